@@ -1,0 +1,1 @@
+"""What both stages need: configs, data, corruptions, encoders, the train loop, artifacts, tracking."""

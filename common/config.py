@@ -1,0 +1,171 @@
+"""Configs: frozen pydantic models, read from YAML with dotted overrides, every error told at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from common.errors import UserError
+
+
+class Config(BaseModel):
+    """A frozen block of settings. Unknown keys are errors, so a misspelled key is never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def load_config(schema: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
+    """Read ``path`` (YAML), apply ``key.sub=value`` overrides in order, and validate against ``schema``.
+
+    An override that changes a block's ``kind`` replaces the whole block, so no key of the old kind survives.
+
+    Raises:
+        UserError: the file is missing or is not YAML, an override has no ``=``, or any value is wrong; all at once.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"config file not found: {path}")
+    try:
+        loaded = OmegaConf.load(path)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} is not valid YAML: {_one_line(error)}") from None
+    if not isinstance(loaded, DictConfig):
+        raise UserError(f"{path} must hold `key: value` lines at its top level")
+    return validate(schema, _resolved(apply_overrides(loaded, overrides)), str(path))
+
+
+def apply_overrides(tree: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Apply ``key.sub=value`` overrides to ``tree`` in order (values are YAML; ``1e-3`` is a number)."""
+    bad = [text for text in overrides if "=" not in text or text.startswith("=")]
+    if bad:
+        raise UserError(*(f"{text!r}: an override is written key=value" for text in bad))
+    # `kind` goes first, whatever the order typed: it empties its block, and must not take a sibling override with it.
+    for text in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith(".kind")):
+        key, _, value = text.partition("=")
+        try:
+            parsed = OmegaConf.create(f"value: {value}" if value else "value: null").value
+        except (yaml.YAMLError, OmegaConfBaseException):
+            parsed = value
+        block, _, leaf = key.rpartition(".")
+        try:
+            if leaf == "kind" and block:
+                old = OmegaConf.select(tree, block)
+                if isinstance(old, DictConfig) and old.get("kind") != parsed:
+                    OmegaConf.update(tree, block, {}, merge=False, force_add=True)
+            OmegaConf.update(tree, key, parsed, merge=False, force_add=True)
+        except (OmegaConfBaseException, AttributeError, TypeError, ValueError) as error:
+            raise UserError(f"{text!r}: {_one_line(error)}") from None
+    return tree
+
+
+def validate(schema: type[C], values: Mapping[str, Any], origin: str = "the config") -> C:
+    """Validate plain ``values``; every problem is reported in one message with its dotted key."""
+    try:
+        return schema.model_validate(dict(values))
+    except ValidationError as error:
+        problems = list(dict.fromkeys(_problem(schema, item) for item in error.errors(include_url=False)))
+        count = f"{len(problems)} error{'s' if len(problems) > 1 else ''}"
+        raise UserError(*problems, title=f"Found {count} in {origin}:") from None
+
+
+def dump_config(config: Config) -> str:
+    """The complete config as YAML, defaults included; ``load_config`` reads it back to an equal object."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _resolved(tree: DictConfig) -> dict[str, Any]:
+    try:
+        values = OmegaConf.to_container(tree, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(_one_line(error)) from None
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _problem(schema: type[Config], item: Any) -> str:
+    """One pydantic error as one plain line: dotted key, what is wrong, and the nearest name there is."""
+    location = [str(part) for part in item["loc"]]
+    key = ".".join(_without_union_tags(schema, location))
+    kind, context, given = item["type"], item.get("ctx", {}), item.get("input")
+    if kind == "extra_forbidden":
+        return f"{key}: unknown key{_nearest(location[-1], _keys_beside(schema, location))}"
+    if kind == "missing":
+        return f"{key}: required, but not given"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        names = [name.strip().strip("'") for name in str(context.get("expected_tags", "")).split(",") if name]
+        where = f"{key}.kind" if key else "kind"
+        if kind == "union_tag_not_found":
+            return f"{where}: required, one of {', '.join(names) or 'the known kinds'}"
+        return f"{where}: unknown kind {context['tag']!r}{_nearest(str(context['tag']), names)}; one of {', '.join(names)}"
+    message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = message[0].lower() + message[1:] if message else message
+    shown = "" if kind in ("value_error", "assertion_error") or isinstance(given, dict) else f", got {given!r}"
+    return f"{key}: {message}{shown}" if key else f"{message}{shown}"
+
+
+def _nearest(word: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _without_union_tags(schema: type[Config], location: list[str]) -> list[str]:
+    """pydantic puts the union tag into the location (``pretext.denoise.sigma``); the user never typed it."""
+    kept: list[str] = []
+    model: Any = schema
+    for part in location:
+        fields = getattr(model, "model_fields", None)
+        if fields is not None and part in fields:
+            kept.append(part)
+            model = fields[part].annotation
+            continue
+        members = {_tag(member): member for member in _models_in(model)}
+        if fields is None and part in members:
+            model = members[part]
+            continue
+        kept.append(part)
+        # list items keep their annotation, so that [0] of list[Union] still finds its members
+        model = model if part.isdigit() else None
+    return kept
+
+
+def _keys_beside(schema: type[Config], location: list[str]) -> list[str]:
+    model: Any = schema
+    for part in location[:-1]:
+        fields = getattr(model, "model_fields", None)
+        if fields is not None:
+            model = fields[part].annotation if part in fields else None
+        elif not part.isdigit():
+            model = {_tag(member): member for member in _models_in(model)}.get(part)
+        if model is not None and getattr(model, "model_fields", None) is None:
+            only = _models_in(model)
+            model = only[0] if len(only) == 1 else model
+    return list(getattr(model, "model_fields", {}) or {})
+
+
+def _models_in(annotation: Any) -> list[Any]:
+    """Every Config class named anywhere inside an annotation such as ``Annotated[A | B, ...] | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return [annotation]
+    found: list[Any] = []
+    for inner in getattr(annotation, "__args__", ()):
+        found += _models_in(inner)
+    return found
+
+
+def _tag(model: Any) -> str:
+    field = model.model_fields.get("kind")
+    return str(field.default) if field is not None else model.__name__
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

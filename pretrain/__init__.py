@@ -1,0 +1,1 @@
+"""Pretraining: fit an encoder on unlabeled images by restoring what was damaged."""

@@ -1,0 +1,70 @@
+"""The pretext contract: a frozen config that knows how to damage, what to restore and how to score it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from common.config import Config
+from common.encoders.base import Encoder, View
+from pretrain.example import Example
+
+State = Mapping[str, Tensor]
+
+
+class Pretext(Config, ABC):
+    """``minimise E_x d(f(g(c(x))), t(x))``: this object holds ``c`` (corrupt), ``t`` (target) and ``d`` (loss).
+
+    A pretext has settings but no state: what it learns from data (colour bins) is returned by ``fit`` and kept as
+    buffers of the ``Autoencoder``. All randomness comes from torch's global generators, which the loop seeds from
+    (seed, step, rank) before each call.
+    """
+
+    kind: str
+    view: ClassVar[View] = "rgb"  # what the encoder may see, at pretraining and at transfer
+    mask_channel: ClassVar[bool] = False
+
+    def check(self, encoder: Encoder) -> list[str]:
+        """Problems of this pretext with this encoder, as plain lines; empty when they fit."""
+        return []
+
+    def output(self, image_size: int) -> tuple[int, int]:
+        """``(K, h')``: channels and side of the target the decoder must give."""
+        return 3, image_size
+
+    def fit(self, images: Tensor) -> dict[str, Tensor]:
+        """Statistics of a sample of training images ``[N 3 H W]`` in [0, 1], kept as buffers of the Autoencoder."""
+        return {}
+
+    @abstractmethod
+    def corrupt(self, images: Tensor, encoder: Encoder) -> Example:
+        """Clean images ``[B 3 H W]``, RGB in [0, 1] -> the damaged example."""
+
+    @abstractmethod
+    def loss(self, prediction: Tensor, example: Example, state: State) -> Tensor:
+        """Prediction ``[B K h' w']`` (any dtype; computed in float32) -> scalar, mean over what counts."""
+
+    @abstractmethod
+    def picture(self, prediction: Tensor, example: Example, state: State) -> Tensor:
+        """Prediction -> the restored image for people to look at, RGB ``[B 3 H W]`` in [0, 1]."""
+
+
+def weighted_mean(error: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean of ``error`` ``[B K h w]`` under ``weight`` ``[B 1 h w]``, dividing by the weight of all processes.
+
+    DDP averages gradients over R processes; dividing the local sum by (global weight / R) makes that average equal
+    the gradient of one process at the same global batch.
+    """
+    if weight is None:
+        return error.mean()
+    total = weight.sum() * error.shape[1]
+    if dist.is_available() and dist.is_initialized():
+        total = total.detach().clone()
+        dist.all_reduce(total)
+        total = total / dist.get_world_size()
+    return (error * weight).sum() / total.clamp_min(torch.finfo(torch.float32).tiny)
