@@ -80,7 +80,7 @@ def validate(schema: type[C], values: Mapping[str, Any], origin: str = "the conf
 
 def dump_config(config: Config) -> str:
     """The complete config as YAML, defaults included; ``load_config`` reads it back to an equal object."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
 def _resolved(tree: DictConfig) -> dict[str, Any]:

@@ -1,0 +1,102 @@
+"""Checkpoints: everything a run needs to go on bit for bit, in safetensors and JSON, put in place atomically."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.files import new_folder, write_json
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One saved moment. ``tensors`` has one group each for model, ema, optimizer and best (when there is one)."""
+
+    step: int
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    facts: Mapping[str, Any]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write ``folder/step-NNNNNNN`` and remove all but the last ``keep``. A kill at any moment leaves the old ones whole."""
+    path = folder / f"step-{checkpoint.step:07d}"
+    with new_folder(path) as beside:
+        for group, tensors in checkpoint.tensors.items():
+            # safetensors stores rows in order; the memory format is the parameter's business, see copy_into
+            save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, beside / f"{group}.safetensors")
+        write_json(beside / "state.json", {"step": checkpoint.step, **checkpoint.facts})
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return path
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first. A folder under its final name is always complete."""
+    return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read one checkpoint back.
+
+    Raises:
+        UserError: a file of it is missing or damaged; names it and what to do.
+    """
+    try:
+        facts = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+        return Checkpoint(facts.pop("step"), tensors, facts)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"checkpoint {path} is damaged ({error}); remove that folder to resume from the one before it") from None
+
+
+def copy_into(target: Mapping[str, Tensor], source: Mapping[str, Tensor], what: str) -> None:
+    """Copy by name into existing tensors, so that each keeps its memory format and device.
+
+    Fused AdamW on CPU is silently wrong when its state comes back contiguous beside channels_last parameters.
+    """
+    missing, foreign = sorted(target.keys() - source.keys()), sorted(source.keys() - target.keys())
+    wrong = [name for name in target.keys() & source.keys() if target[name].shape != source[name].shape]
+    if missing or foreign or wrong:
+        names = ", ".join((missing + foreign + wrong)[:3])
+        raise UserError(f"the checkpoint's {what} does not fit this run (first: {names}); was it written by another version?")
+    with torch.no_grad():
+        for name, tensor in target.items():
+            tensor.copy_(source[name])
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's state under its parameters' names: ``exp_avg/encoder.stem.weight``."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{key}/{names[parameter]}": value
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Put saved state back beside each parameter, in that parameter's memory format."""
+    parameters = dict(model.named_parameters())
+    for key, value in saved.items():
+        kind, _, name = key.partition("/")
+        if name not in parameters:
+            raise UserError(f"the checkpoint's optimizer does not fit this run (first: {name}); was it written by another version?")
+        parameter = parameters[name]
+        if value.shape == parameter.shape:
+            state = torch.empty_like(parameter, dtype=value.dtype, memory_format=torch.preserve_format).copy_(value)
+        else:
+            state = value.clone()  # the step count, a scalar that AdamW keeps on the CPU unless it is fused on a GPU
+            fused = any(group.get("fused") for group in optimizer.param_groups)
+            state = state.to(parameter.device) if fused else state
+        optimizer.state[parameter][kind] = state

@@ -1,0 +1,44 @@
+"""One logger for the whole program: plain lines on the console and, in a run folder, with times in ``train.log``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+log = logging.getLogger("retouch")
+
+
+class _Console(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to whatever ``sys.stderr`` is now, so that redirected and captured streams are honoured."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()
+        return f"{record.levelname.lower()}: {message}" if record.levelno >= logging.WARNING else message
+
+
+def setup_console(is_main: bool = True) -> None:
+    """Messages to stderr; from ranks other than 0, errors only."""
+    log.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Console) for handler in log.handlers):
+        console = _Console()
+        console.setFormatter(_Plain())
+        log.addHandler(console)
+    for handler in log.handlers:
+        if isinstance(handler, _Console):
+            handler.setLevel(logging.INFO if is_main else logging.ERROR)
+
+
+def add_log_file(path: Path) -> logging.Handler:
+    """Also append every message, with its time, to ``path``; the caller removes the handler."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    return handler

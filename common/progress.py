@@ -1,0 +1,57 @@
+"""A progress bar for people; a plain line every few seconds for pipes, files and CI."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger("retouch")
+
+
+class StepProgress:
+    """Shows step, loss, images/s and time left. Silent in processes other than rank 0."""
+
+    def __init__(self, title: str, steps: int, first_step: int, *, seconds: float, enabled: bool = True) -> None:
+        self.title, self.steps, self.seconds, self.enabled = title, steps, seconds, enabled
+        self._bar: Progress | None = None
+        self._first, self._started = first_step, time.monotonic()
+        self._said = self._started
+        if enabled and sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                TextColumn("{task.fields[facts]}"), console=Console(stderr=True), transient=False,
+            )  # fmt: skip
+            self._task = self._bar.add_task(title, total=steps, completed=first_step, facts="")
+
+    def __enter__(self) -> StepProgress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, step: int, loss: float, images_per_second: float) -> None:
+        """``step`` steps are done."""
+        facts = f"loss {loss:.4f}  {images_per_second:,.0f} images/s"
+        if self._bar:
+            self._bar.update(self._task, completed=step, facts=facts)
+        elif self.enabled:
+            now = time.monotonic()
+            if now - self._said < self.seconds and step < self.steps:
+                return
+            self._said = now
+            left = (now - self._started) / max(1, step - self._first) * (self.steps - step)
+            log.info("%s  step %d/%d  %s  %s left", self.title, step, self.steps, facts, _clock(left))
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,179 @@
+"""A stage's run folder: refused if something is in it, resumed only with the same config, written to by rank 0 alone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from pydantic import Field
+
+from common.config import Config, dump_config
+from common.distributed import World
+from common.errors import UserError
+from common.files import write_text
+from common.logs import add_log_file
+from common.precision import Precision
+from common.tracking import Tracker, WandbConfig
+
+log = logging.getLogger("retouch")
+
+# What a stage writes; `overwrite=true` removes these and nothing else.
+OWN_ENTRIES = (
+    "config.yaml", "metrics.jsonl", "train.log", "checkpoints", "panels", "encoder", "classifier", "wandb",
+    "results.json", "best",
+)  # fmt: skip
+
+
+class StageConfig(Config):
+    """Keys that mean the same in every stage."""
+
+    # keys that may differ between a run and its resumption, because they change no number
+    free_keys: ClassVar[frozenset[str]] = frozenset(
+        {"out", "resume", "overwrite", "wandb", "log_seconds", "checkpoint", "data.workers", "data.cache"}
+    )
+
+    out: Path
+    seed: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=256, gt=0)  # global: over all processes and accumulated micro-batches
+    precision: Precision = "auto"
+    resume: bool = False
+    overwrite: bool = False
+    wandb: WandbConfig = WandbConfig()
+
+
+class Run:
+    """An opened run folder with its tracker and metrics file. Ranks other than 0 hold it too, and write nothing."""
+
+    def __init__(self, folder: Path, world: World, tracker: Tracker | None, resumed: bool) -> None:
+        self.folder, self.world, self.tracker, self.resumed = folder, world, tracker, resumed
+        self.metrics_path = folder / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """One line of ``metrics.jsonl`` and the same to W&B."""
+        if not self.world.is_main:
+            return
+        with self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        if self.tracker:
+            self.tracker.log(metrics, step)
+
+    def image(self, name: str, path: Path, step: int, caption: str = "") -> None:
+        """Tell W&B of a picture in this folder."""
+        if self.tracker:
+            self.tracker.image(name, path, step, caption)
+
+    def cut_back(self, step: int) -> None:
+        """Drop metrics after ``step``: they will be computed again. A half-written last line is dropped too."""
+        if not self.world.is_main or not self.metrics_path.is_file():
+            return
+        kept = []
+        for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue
+        write_text(self.metrics_path, "".join(f"{line}\n" for line in kept))
+
+
+@contextmanager
+def open_run(config: StageConfig, world: World, *, job_type: str, settings: Mapping[str, Any] | None = None) -> Iterator[Run]:
+    """Open ``config.out`` for a stage, and close its log and W&B run at the end.
+
+    Raises:
+        UserError: the folder is not empty and neither ``resume`` nor ``overwrite`` is set; or it is resumed with a
+            config that differs in a key that matters; or ``overwrite`` meets a folder that no stage has written.
+    """
+    resumed = _claim(config, world)
+    if not world.is_main:
+        yield Run(config.out, world, None, resumed)
+        return
+    handler = add_log_file(config.out / "train.log")
+    tracker = Tracker(config.wandb, config.out, job_type=job_type, settings=settings or config.model_dump(mode="json"))
+    exit_code = 1
+    try:
+        yield Run(config.out, world, tracker, resumed)
+        exit_code = 0
+    finally:
+        tracker.finish(exit_code)
+        log.removeHandler(handler)
+        handler.close()
+
+
+def _claim(config: StageConfig, world: World) -> bool:
+    """Decide new, resumed or overwritten, the same in every process; rank 0 alone changes the disk."""
+    out = config.out
+    problem: UserError | None = None
+    resumed = False
+    try:
+        resumed = _check(config)
+    except UserError as error:
+        problem = error
+    world.barrier()  # every rank has looked before rank 0 writes
+    if problem is not None:
+        raise problem
+    if world.is_main and not resumed:
+        for name in OWN_ENTRIES:
+            entry = out / name
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.exists() or entry.is_symlink():
+                entry.unlink()
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "config.yaml", dump_config(config))
+    world.barrier()
+    return resumed
+
+
+def _check(config: StageConfig) -> bool:
+    """Whether this run continues an old one; nothing on disk is changed."""
+    out = config.out
+    if config.resume and config.overwrite:
+        raise UserError("resume=true and overwrite=true exclude each other: choose one")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"out: {out} is a file; choose a folder")
+    if not out.exists() or not any(out.iterdir()):
+        return False
+    saved = out / "config.yaml"
+    if config.overwrite:
+        if not saved.is_file():
+            raise UserError(f"out: {out} holds files that no stage has written; overwrite=true will not touch it, choose another out")
+        return False
+    if not config.resume:
+        raise UserError(f"out: {out} is not empty; use resume=true to go on, overwrite=true to start anew, or another out")
+    if not saved.is_file():
+        raise UserError(f"out: {out} has no config.yaml, so it cannot be resumed; choose another out")
+    old = _flat(yaml.safe_load(saved.read_text(encoding="utf-8")) or {})
+    new = _flat(config.model_dump(mode="json"))
+    differing = [
+        f"{key}: was {old.get(key)!r}, now {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not _is_free(key, config.free_keys)
+    ]
+    if differing:
+        raise UserError(*differing, title=f"resume=true, but the config differs from the one in {saved}:")
+    return True
+
+
+def _is_free(key: str, free: frozenset[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in free)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

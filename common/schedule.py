@@ -1,0 +1,25 @@
+"""Learning rate and random state as functions of the step."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+
+def learning_rate(step: int, steps: int, warmup: float, peak: float) -> float:
+    """Linear warmup over the first ``warmup`` share of ``steps``, then a half cosine to zero. ``step`` counts from 0."""
+    warm = max(1, round(warmup * steps)) if warmup > 0 else 0
+    if step < warm:
+        return peak * (step + 1) / warm
+    return 0.5 * peak * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def seed_step(seed: int, step: int, rank: int = 0, micro: int = 0) -> None:
+    """Seed torch's global generators, CPU and accelerator, from the place in training.
+
+    Augmentation, corruption and dropout draw from them, so a resumed run draws what an uninterrupted one would.
+    """
+    state = np.random.SeedSequence((seed, step, rank, micro)).generate_state(2, np.uint32)
+    torch.manual_seed(int(state[0]) << 31 ^ int(state[1]))

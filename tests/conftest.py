@@ -1,0 +1,31 @@
+"""Shared fixtures: where real images are, and a quiet, thread-limited torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# One test process should not fight over cores with its own data workers.
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("WANDB_SILENT", "true")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real CIFAR-10 and Imagenette as parquet: ``RETOUCH_TEST_DATA``, or ``shared/data`` beside the repository."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("RETOUCH_TEST_DATA", default))
+    if not (folder / "cifar10").is_dir():
+        pytest.skip(f"real images are not at {folder}; set RETOUCH_TEST_DATA to run this test")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _isolated_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep feature caches and W&B's own folders of tests out of the home directory."""
+    monkeypatch.setenv("RETOUCH_CACHE", str(tmp_path_factory.mktemp("cache")))
