@@ -33,7 +33,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     with new_folder(path) as beside:
         for group, tensors in checkpoint.tensors.items():
             # safetensors stores rows in order; the memory format is the parameter's business, see copy_into
-            save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, beside / f"{group}.safetensors")
+            save_file(
+                {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()},
+                beside / f"{group}.safetensors",
+            )
         write_json(beside / "state.json", {"step": checkpoint.step, **checkpoint.facts})
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
@@ -56,7 +59,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
         return Checkpoint(facts.pop("step"), tensors, facts)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"checkpoint {path} is damaged ({error}); remove that folder to resume from the one before it") from None
+        raise UserError(
+            f"checkpoint {path} is damaged ({error}); remove that folder to resume from the one before it"
+        ) from None
 
 
 def copy_into(target: Mapping[str, Tensor], source: Mapping[str, Tensor], what: str) -> None:
@@ -68,7 +73,9 @@ def copy_into(target: Mapping[str, Tensor], source: Mapping[str, Tensor], what: 
     wrong = [name for name in target.keys() & source.keys() if target[name].shape != source[name].shape]
     if missing or foreign or wrong:
         names = ", ".join((missing + foreign + wrong)[:3])
-        raise UserError(f"the checkpoint's {what} does not fit this run (first: {names}); was it written by another version?")
+        raise UserError(
+            f"the checkpoint's {what} does not fit this run (first: {names}); was it written by another version?"
+        )
     with torch.no_grad():
         for name, tensor in target.items():
             tensor.copy_(source[name])
@@ -76,7 +83,7 @@ def copy_into(target: Mapping[str, Tensor], source: Mapping[str, Tensor], what: 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """The optimizer's state under its parameters' names: ``exp_avg/encoder.stem.weight``."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{key}/{names[parameter]}": value
         for parameter, state in optimizer.state.items()
@@ -91,7 +98,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved:
     for key, value in saved.items():
         kind, _, name = key.partition("/")
         if name not in parameters:
-            raise UserError(f"the checkpoint's optimizer does not fit this run (first: {name}); was it written by another version?")
+            raise UserError(
+                f"the checkpoint's optimizer does not fit this run (first: {name}); was it written by another version?"
+            )
         parameter = parameters[name]
         if value.shape == parameter.shape:
             state = torch.empty_like(parameter, dtype=value.dtype, memory_format=torch.preserve_format).copy_(value)

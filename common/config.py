@@ -95,18 +95,23 @@ def _resolved(tree: DictConfig) -> dict[str, Any]:
 def _problem(schema: type[Config], item: Any) -> str:
     """One pydantic error as one plain line: dotted key, what is wrong, and the nearest name there is."""
     location = [str(part) for part in item["loc"]]
-    key = ".".join(_without_union_tags(schema, location))
+    path, annotation = _walk(schema, location)
+    key = ".".join(path)
     kind, context, given = item["type"], item.get("ctx", {}), item.get("input")
     if kind == "extra_forbidden":
-        return f"{key}: unknown key{_nearest(location[-1], _keys_beside(schema, location))}"
+        _, block = _walk(schema, location[:-1])
+        beside = [name for model in _models_in(block) for name in model.model_fields]
+        return f"{key}: unknown key{_nearest(location[-1], beside)}"
     if kind == "missing":
         return f"{key}: required, but not given"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        names = [name.strip().strip("'") for name in str(context.get("expected_tags", "")).split(",") if name]
+        names = [_tag(model) for model in _models_in(annotation)]
         where = f"{key}.kind" if key else "kind"
         if kind == "union_tag_not_found":
-            return f"{where}: required, one of {', '.join(names) or 'the known kinds'}"
-        return f"{where}: unknown kind {context['tag']!r}{_nearest(str(context['tag']), names)}; one of {', '.join(names)}"
+            return f"{where}: required, one of {', '.join(names)}"
+        return (
+            f"{where}: unknown kind {context['tag']!r}{_nearest(str(context['tag']), names)}; one of {', '.join(names)}"
+        )
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = message[0].lower() + message[1:] if message else message
     shown = "" if kind in ("value_error", "assertion_error") or isinstance(given, dict) else f", got {given!r}"
@@ -118,38 +123,25 @@ def _nearest(word: str, names: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _without_union_tags(schema: type[Config], location: list[str]) -> list[str]:
-    """pydantic puts the union tag into the location (``pretext.denoise.sigma``); the user never typed it."""
-    kept: list[str] = []
-    model: Any = schema
+def _walk(schema: type[Config], location: Sequence[str]) -> tuple[list[str], Any]:
+    """Follow an error's location through the schema: the key as the user types it, and the annotation there.
+
+    pydantic puts the tag of a union into the location (``pretext.denoise.sigma``), which no user has typed.
+    """
+    path: list[str] = []
+    here: Any = schema
     for part in location:
-        fields = getattr(model, "model_fields", None)
-        if fields is not None and part in fields:
-            kept.append(part)
-            model = fields[part].annotation
-            continue
-        members = {_tag(member): member for member in _models_in(model)}
-        if fields is None and part in members:
-            model = members[part]
-            continue
-        kept.append(part)
-        # list items keep their annotation, so that [0] of list[Union] still finds its members
-        model = model if part.isdigit() else None
-    return kept
-
-
-def _keys_beside(schema: type[Config], location: list[str]) -> list[str]:
-    model: Any = schema
-    for part in location[:-1]:
-        fields = getattr(model, "model_fields", None)
-        if fields is not None:
-            model = fields[part].annotation if part in fields else None
-        elif not part.isdigit():
-            model = {_tag(member): member for member in _models_in(model)}.get(part)
-        if model is not None and getattr(model, "model_fields", None) is None:
-            only = _models_in(model)
-            model = only[0] if len(only) == 1 else model
-    return list(getattr(model, "model_fields", {}) or {})
+        models = _models_in(here)
+        fields = models[0].model_fields if len(models) == 1 else {}
+        members = {_tag(model): model for model in models}
+        if part in fields:
+            path.append(part)
+            here = fields[part].annotation
+        elif part in members and (len(models) > 1 or "kind" in fields):
+            here = members[part]
+        else:
+            path.append(part)  # a list index keeps the annotation of its list; an unknown key ends the walk anyway
+    return path, here
 
 
 def _models_in(annotation: Any) -> list[Any]:

@@ -17,7 +17,9 @@ class Ema:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.live = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if tensor.is_floating_point()}
+        self.live = {
+            name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if tensor.is_floating_point()
+        }
         self.tensors = {name: tensor.detach().clone() for name, tensor in self.live.items()}
 
     @torch.no_grad()

@@ -87,7 +87,9 @@ class Run:
 
 
 @contextmanager
-def open_run(config: StageConfig, world: World, *, job_type: str, settings: Mapping[str, Any] | None = None) -> Iterator[Run]:
+def open_run(
+    config: StageConfig, world: World, *, job_type: str, settings: Mapping[str, Any] | None = None
+) -> Iterator[Run]:
     """Open ``config.out`` for a stage, and close its log and W&B run at the end.
 
     Raises:
@@ -147,10 +149,14 @@ def _check(config: StageConfig) -> bool:
     saved = out / "config.yaml"
     if config.overwrite:
         if not saved.is_file():
-            raise UserError(f"out: {out} holds files that no stage has written; overwrite=true will not touch it, choose another out")
+            raise UserError(
+                f"out: {out} holds files that no stage has written; overwrite=true will not touch it, choose another out"
+            )
         return False
     if not config.resume:
-        raise UserError(f"out: {out} is not empty; use resume=true to go on, overwrite=true to start anew, or another out")
+        raise UserError(
+            f"out: {out} is not empty; use resume=true to go on, overwrite=true to start anew, or another out"
+        )
     if not saved.is_file():
         raise UserError(f"out: {out} has no config.yaml, so it cannot be resumed; choose another out")
     old = _flat(yaml.safe_load(saved.read_text(encoding="utf-8")) or {})

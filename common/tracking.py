@@ -134,7 +134,9 @@ class Tracker:
                 mode="online" if self.mode == "online" else "offline",
                 config=dict(settings),
                 reinit="create_new",
-                settings=wandb.Settings(silent=True, console="off", init_timeout=30, disable_git=True, disable_code=True),
+                settings=wandb.Settings(
+                    silent=True, console="off", init_timeout=30, disable_git=True, disable_code=True
+                ),
             )
 
     def _stored_id(self) -> str:

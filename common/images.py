@@ -1,0 +1,36 @@
+"""Pictures between their forms: uint8 0..255, float 0..1, PNG on disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 0..255 -> float32 0..1, any shape, on its own device."""
+    return images.float().div_(255)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Float 0..1 -> uint8 0..255, any shape; rounded, what leaves the range is clipped."""
+    return images.detach().float().clamp(0, 1).mul(255).round().byte()
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """One RGB image ``[3 H W]``, uint8 or float in [0, 1] -> PIL."""
+    pixels = image if image.dtype.is_floating_point is False else to_uint8(image)
+    return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
+
+
+def save_png(picture: Image.Image, path: str | Path) -> Path:
+    """Write ``picture`` as PNG beside ``path``, then rename, so that a half-written file is never seen."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    picture.save(beside, format="PNG")
+    beside.replace(path)
+    return path

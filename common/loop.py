@@ -1,0 +1,390 @@
+"""The train loop, the same for pretraining and fine-tuning.
+
+One progress number, the step: data order, augmentation, corruption, dropout and learning rate are functions of
+(seed, step, rank). A run killed at any moment and resumed ends bit for bit like one never interrupted (same machine,
+versions, thread count).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import psutil
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from common.checkpoint import (
+    Checkpoint,
+    copy_into,
+    list_checkpoints,
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+from common.config import Config
+from common.data import Batch, Loader
+from common.ema import Ema
+from common.errors import UserError
+from common.precision import autocast, resolve_precision
+from common.progress import StepProgress
+from common.run import Run, StageConfig
+from common.schedule import learning_rate, seed_step
+
+log = logging.getLogger("retouch")
+
+
+class OptimConfig(Config):
+    """AdamW with linear warmup and a cosine to zero."""
+
+    weight_decay: float = Field(default=0.05, ge=0)  # not on biases, norms and other vectors
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup: float = Field(default=0.05, ge=0, lt=1)  # share of all steps
+    clip: float = Field(default=1.0, ge=0)  # gradient norm; 0 turns clipping off
+
+
+class CheckpointConfig(Config):
+    """How often to save, in steps, and how many to keep."""
+
+    every: int = Field(default=500, gt=0)
+    keep: int = Field(default=2, gt=0)
+
+
+class LoopConfig(StageConfig):
+    """Settings of the loop, common to every stage that trains."""
+
+    steps: int | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    base_lr: float = Field(default=1e-3, gt=0)  # per 256 images; the effective rate is base_lr * batch_size / 256
+    optim: OptimConfig = OptimConfig()
+    ema: float = Field(default=0.998, ge=0, lt=1)  # decay of the averaged weights that are exported; 0 turns it off
+    accumulate: int = Field(default=1, gt=0)  # micro-batches a step
+    compile: bool = False
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log_every: int = Field(default=50, gt=0)  # steps between two lines of metrics.jsonl
+    log_seconds: float = Field(default=5.0, gt=0)  # seconds between two plain progress lines where there is no terminal
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give steps or epochs, exactly one of them")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be cut into accumulate={self.accumulate} equal parts"
+            )
+        return self
+
+    @property
+    def effective_lr(self) -> float:
+        """The learning rate at this batch size: ``base_lr`` is per 256 images."""
+        return self.base_lr * self.batch_size / 256
+
+
+@dataclass(frozen=True)
+class Periodic:
+    """Something to do every so many steps (and after the last), on rank 0, under the averaged weights in eval mode.
+
+    ``call(step)`` returns metrics to log. With ``select``, the weights where that metric was highest are kept and
+    are what ``train`` leaves in the model.
+    """
+
+    every: int
+    call: Callable[[int], Mapping[str, float]]
+    select: str | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training ended. ``finished`` is False after SIGTERM or Ctrl-C, when a checkpoint waits to be resumed."""
+
+    step: int
+    steps: int
+    finished: bool
+    seconds: float  # of training, over all resumptions
+    best: float | None
+    best_step: int | None
+
+
+def train(
+    model: nn.Module,
+    prepare: Callable[[Batch], Any],
+    loader: Loader,
+    config: LoopConfig,
+    run: Run,
+    *,
+    title: str,
+    groups: Sequence[dict[str, Any]] | None = None,
+    periodic: Sequence[Periodic] = (),
+) -> Trained:
+    """Minimise the sum of ``model(prepare(batch))``'s named losses; leave the averaged (or best) weights in ``model``.
+
+    Args:
+        model: maps a prepared batch to a dict of scalar losses; every parameter that requires a gradient gets one.
+        prepare: uint8 batch -> what ``model`` takes, on the device; its randomness is drawn from torch's generators.
+        groups: AdamW parameter groups, each with an optional ``lr_scale``; by default only matrices are decayed.
+
+    Raises:
+        UserError: the loss is no longer a finite number, or a checkpoint does not fit.
+    """
+    world = run.world
+    device = world.device
+    if config.batch_size % (world.size * config.accumulate):
+        raise UserError(
+            f"batch_size {config.batch_size} cannot be cut into {world.size} processes x accumulate={config.accumulate}; "
+            f"choose a multiple of {world.size * config.accumulate}"
+        )
+    steps = config.steps or math.ceil((config.epochs or 0) * loader.steps_per_epoch)
+    dtype = resolve_precision(config.precision, device)
+
+    # model, optimizer, average
+    model.to(device)
+    model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(
+        groups if groups is not None else weight_decay_groups(model, config.optim.weight_decay),
+        lr=config.effective_lr,
+        betas=config.optim.betas,
+        weight_decay=config.optim.weight_decay,
+        fused=True,
+    )
+    ema = Ema(model, config.ema) if config.ema else None
+
+    # resume
+    progress = _Progress()
+    saved = list_checkpoints(run.checkpoints) if run.resumed else []
+    if saved:
+        progress = _restore(load_checkpoint(saved[-1]), model, optimizer, ema)
+        log.info("resumed from step %d (%s)", progress.step, saved[-1])
+    run.cut_back(progress.step)
+
+    # several processes, compilation
+    objective: nn.Module = model
+    if world.size > 1:
+        objective = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    if config.compile:
+        objective = torch.compile(objective)  # type: ignore[assignment]
+
+    log.info(
+        "%s: %d steps of %d images, learning rate %.3g (base_lr %.3g per 256 images), %s on %s%s",
+        title, steps, config.batch_size, config.effective_lr, config.base_lr,
+        str(dtype).removeprefix("torch."), device, f", {world.size} processes" if world.size > 1 else "",
+    )  # fmt: skip
+
+    def save() -> None:
+        if world.is_main:
+            save_checkpoint(run.checkpoints, _snapshot(progress, model, optimizer, ema, run), config.checkpoint.keep)
+
+    def act(task: Periodic, step: int) -> None:
+        if world.is_main:
+            model.eval()
+            with ema.applied() if ema else contextlib.nullcontext(), torch.no_grad():
+                metrics = task.call(step)
+                if metrics:
+                    run.log(metrics, step)
+                if task.select and (progress.best is None or metrics[task.select] > progress.best):
+                    progress.best, progress.best_step = metrics[task.select], step
+                    progress.best_tensors = {
+                        name: tensor.detach().clone() for name, tensor in model.state_dict().items()
+                    }
+            model.train()
+        world.barrier()
+
+    # the loop
+    model.train()
+    meter = _Meter(config.batch_size, progress.step)
+    with (
+        _Stop() as stop,
+        StepProgress(title, steps, progress.step, seconds=config.log_seconds, enabled=world.is_main) as bar,
+    ):
+        for step, batch in zip(range(progress.step, steps), loader.stream(progress.step), strict=False):
+            rate = learning_rate(step, steps, config.optim.warmup, config.effective_lr)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group.get("lr_scale", 1.0)
+            micros = _split(batch, config.accumulate)
+            for number, micro in enumerate(micros):
+                seed_step(config.seed, step, world.rank, number)
+                example = prepare(micro)
+                last = number == len(micros) - 1
+                unsynced = not last and isinstance(objective, DistributedDataParallel)
+                with objective.no_sync() if unsynced else contextlib.nullcontext():  # type: ignore[operator]
+                    with autocast(device, dtype):
+                        losses = objective(example)
+                    torch.stack(list(losses.values())).sum().div(len(micros)).backward()  # type: ignore[no-untyped-call]
+                progress.count(losses, 1 / len(micros))
+            norm = nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip or math.inf)
+            progress.count({"grad_norm": norm}, 1)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if ema:
+                ema.update(step)
+            progress.step = step + 1
+            progress.window += 1
+            last = progress.step == steps
+
+            due = last or progress.step % config.log_every == 0
+            saving = last or progress.step % config.checkpoint.every == 0
+            # asking every process costs a collective, so several processes ask now and then
+            stopping = world.any(stop.asked) if world.size == 1 or step % 8 == 0 else False
+            if due or saving or stopping:
+                means = {name: float(world.mean(total / progress.window)) for name, total in progress.totals.items()}
+                loss = sum(value for name, value in means.items() if name != "grad_norm")
+                if not math.isfinite(loss):
+                    raise UserError(
+                        f"the loss is {loss} at step {progress.step}: lower base_lr (now {config.base_lr:g}) or set "
+                        f"precision=float32; checkpoints in {run.checkpoints} are from before"
+                    )
+                speed, memory = meter.read(progress, device)
+                bar.update(progress.step, loss, speed)
+                if due:
+                    parts = {f"loss/{name}" if name != "grad_norm" else name: value for name, value in means.items()}
+                    run.log(
+                        {"loss": loss, **parts, "lr": rate, "images_per_second": speed, "memory_gb": memory},
+                        progress.step,
+                    )
+                    progress.clear()
+            for task in periodic:
+                if last or progress.step % task.every == 0:
+                    act(task, progress.step)
+            if saving or stopping:
+                meter.read(progress, device)
+                save()
+            if stopping and not last:
+                log.info(
+                    "stopped at step %d of %d with a checkpoint; run the same command with resume=true to go on",
+                    progress.step,
+                    steps,
+                )
+                return Trained(progress.step, steps, False, progress.seconds, progress.best, progress.best_step)
+
+    # what the model is left with: the best weights, else the averages, else its own
+    if progress.best_tensors:
+        copy_into(model.state_dict(), progress.best_tensors, "best weights")
+    elif ema:
+        copy_into({name: tensor.detach() for name, tensor in ema.live.items()}, ema.tensors, "averaged weights")
+    return Trained(progress.step, steps, True, progress.seconds, progress.best, progress.best_step)
+
+
+def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two AdamW groups: matrices and filters decay; biases, norms, tokens and other vectors do not."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+@dataclass
+class _Progress:
+    """What a checkpoint keeps beside tensors. ``totals`` are sums since the last logged line, in float64."""
+
+    step: int = 0
+    seconds: float = 0.0
+    window: int = 0
+    best: float | None = None
+    best_step: int | None = None
+    best_tensors: dict[str, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        self.totals: dict[str, Tensor] = {}
+
+    def count(self, parts: Mapping[str, Tensor], share: float) -> None:
+        for name, value in parts.items():
+            value = value.detach().double() * share
+            self.totals[name] = self.totals[name] + value if name in self.totals else value
+
+    def clear(self) -> None:
+        self.totals, self.window = {}, 0
+
+
+class _Meter:
+    """Images a second since the last reading, seconds of training, and memory."""
+
+    def __init__(self, batch_size: int, step: int) -> None:
+        self.batch_size, self.step, self.speed = batch_size, step, 0.0
+        self.time = time.perf_counter()
+
+    def read(self, progress: _Progress, device: torch.device) -> tuple[float, float]:
+        now = time.perf_counter()
+        if progress.step > self.step:
+            self.speed = (progress.step - self.step) * self.batch_size / (now - self.time)
+        progress.seconds += now - self.time
+        self.time, self.step = now, progress.step
+        held = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+        return self.speed, held / 1e9
+
+
+class _Stop:
+    """Turns the first SIGTERM or Ctrl-C into a wish to stop after this step; a second Ctrl-C interrupts as usual."""
+
+    def __enter__(self) -> _Stop:
+        self.asked = False
+        self._old: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._old[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: object) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+def _split(batch: Batch, parts: int) -> list[Batch]:
+    """Cut a batch into equal micro-batches."""
+    if parts == 1:
+        return [batch]
+    size = len(batch.images) // parts
+    return [
+        Batch(*(None if field is None else field[i * size : (i + 1) * size] for field in batch)) for i in range(parts)
+    ]
+
+
+def _snapshot(
+    progress: _Progress, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None, run: Run
+) -> Checkpoint:
+    tensors: dict[str, Mapping[str, Tensor]] = {
+        "model": model.state_dict(),
+        "optimizer": optimizer_tensors(optimizer, model),
+    }
+    if ema:
+        tensors["ema"] = ema.tensors
+    if progress.best_tensors:
+        tensors["best"] = progress.best_tensors
+    facts = {
+        "seconds": progress.seconds,
+        "window": progress.window,
+        "totals": {name: float(value) for name, value in progress.totals.items()},
+        "best": progress.best,
+        "best_step": progress.best_step,
+        "wandb_id": run.tracker.run_id if run.tracker else None,
+    }
+    return Checkpoint(progress.step, tensors, facts)
+
+
+def _restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None) -> _Progress:
+    tensors, facts = checkpoint.tensors, checkpoint.facts
+    copy_into(model.state_dict(), tensors["model"], "model")
+    restore_optimizer(optimizer, model, tensors["optimizer"])
+    if ema:
+        copy_into(ema.tensors, tensors["ema"], "averaged weights")
+    device = next(model.parameters()).device
+    best = {name: tensor.to(device) for name, tensor in tensors["best"].items()} if "best" in tensors else None
+    progress = _Progress(checkpoint.step, facts["seconds"], facts["window"], facts["best"], facts["best_step"], best)
+    progress.totals = {
+        name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in facts["totals"].items()
+    }
+    return progress

@@ -1,0 +1,53 @@
+"""The shape of the house: who may import whom."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MAY_IMPORT = {
+    "common": {"common"},
+    "pretrain": {"pretrain", "common"},
+    "finetune": {"finetune", "common"},
+    "retouch": {"retouch", "pretrain", "finetune", "common"},
+}
+FILES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
+
+
+def imported_packages(path: Path) -> set[str]:
+    """Top-level names of our own packages that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names & MAY_IMPORT.keys()
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_packages_import_only_downwards(package: str) -> None:
+    wrong = {
+        str(path.relative_to(ROOT)): sorted(imported_packages(path) - MAY_IMPORT[package])
+        for path in FILES
+        if path.is_relative_to(ROOT / package) and imported_packages(path) - MAY_IMPORT[package]
+    }
+    assert wrong == {}
+
+
+def test_no_file_is_a_drawer_and_none_is_too_long() -> None:
+    assert [str(path) for path in FILES if path.stem in {"utils", "helpers", "misc"}] == []
+    assert [str(path) for path in FILES if len(path.read_text(encoding="utf-8").splitlines()) > 440] == []
+
+
+def test_nothing_is_unpickled() -> None:
+    banned = {"pickle", "joblib", "dill", "shelve"}
+    for path in FILES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        assert not imported & banned, path
+        calls = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        assert not [call for call in calls if call.startswith("torch.load(") and "weights_only=True" not in call], path
