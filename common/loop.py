@@ -130,7 +130,7 @@ def train(
 
     Args:
         model: maps a prepared batch to a dict of scalar losses; every parameter that requires a gradient gets one.
-        prepare: uint8 batch -> what ``model`` takes, on the device; its randomness is drawn from torch's generators.
+        prepare: uint8 batch -> what ``model`` takes, on the device; draws from torch's global generators.
         groups: AdamW parameter groups, each with an optional ``lr_scale``; by default only matrices are decayed.
 
     Raises:
@@ -167,9 +167,10 @@ def train(
     run.cut_back(progress.step)
 
     # several processes, compilation
-    objective: nn.Module = model
+    parallel: DistributedDataParallel | None = None
     if world.size > 1:
-        objective = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+        parallel = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    objective: nn.Module = parallel or model
     if config.compile:
         objective = torch.compile(objective)  # type: ignore[assignment]
 
@@ -213,9 +214,8 @@ def train(
             for number, micro in enumerate(micros):
                 seed_step(config.seed, step, world.rank, number)
                 example = prepare(micro)
-                last = number == len(micros) - 1
-                unsynced = not last and isinstance(objective, DistributedDataParallel)
-                with objective.no_sync() if unsynced else contextlib.nullcontext():  # type: ignore[operator]
+                unsynced = number < len(micros) - 1
+                with parallel.no_sync() if parallel and unsynced else contextlib.nullcontext():
                     with autocast(device, dtype):
                         losses = objective(example)
                     torch.stack(list(losses.values())).sum().div(len(micros)).backward()  # type: ignore[no-untyped-call]

@@ -1,0 +1,105 @@
+"""Checkpoints: whole or absent, exact, and safe against the memory-format trap."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from common.checkpoint import (
+    Checkpoint,
+    copy_into,
+    list_checkpoints,
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+from common.errors import UserError
+from common.files import new_folder
+
+
+def checkpoint(step: int) -> Checkpoint:
+    return Checkpoint(step, {"model": {"weight": torch.full((2, 3), float(step))}}, {"seconds": 0.1 + 0.2})
+
+
+def test_round_trip_keeps_tensors_and_floats_exactly(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, checkpoint(7), keep=2)
+    loaded = load_checkpoint(path)
+    assert loaded.step == 7
+    assert loaded.facts == {"seconds": 0.1 + 0.2}
+    assert torch.equal(loaded.tensors["model"]["weight"], torch.full((2, 3), 7.0))
+
+
+def test_only_the_last_k_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 10):
+        save_checkpoint(tmp_path, checkpoint(step), keep=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-0000003", "step-0000010"]
+
+
+def test_failed_write_leaves_the_old_checkpoint_and_no_rubbish(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint(1), keep=2)
+    with pytest.raises(RuntimeError, match="disk"), new_folder(tmp_path / "step-0000001") as beside:
+        (beside / "model.safetensors").write_text("half")
+        raise RuntimeError("disk full")
+    assert [path.name for path in tmp_path.iterdir()] == ["step-0000001"]
+    assert load_checkpoint(tmp_path / "step-0000001").step == 1
+
+
+def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, checkpoint(1), keep=1)
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(UserError, match=r"step-0000001 is damaged .* remove that folder"):
+        load_checkpoint(path)
+
+
+def test_folder_without_state_is_not_a_checkpoint(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, checkpoint(1), keep=1)
+    (path / "state.json").unlink()
+    assert list_checkpoints(tmp_path) == []
+    shutil.rmtree(path)
+
+
+def test_copying_refuses_a_mismatch_and_names_it() -> None:
+    target = {"a": torch.zeros(2), "b": torch.zeros(3)}
+    for source in ({"a": torch.ones(2)}, {"a": torch.ones(2), "b": torch.ones(4)}):
+        with pytest.raises(UserError, match=r"first: b"):
+            copy_into(target, source, "model")
+    assert torch.equal(target["a"], torch.zeros(2))
+
+
+def test_restored_optimizer_continues_bit_for_bit_under_channels_last(tmp_path: Path) -> None:
+    """Fused AdamW on CPU walks raw memory: state that came back contiguous would be paired with the wrong weights."""
+
+    def fresh() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 4))
+        model.to(memory_format=torch.channels_last)
+        return model, torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> None:
+        torch.manual_seed(number)
+        model(torch.randn(4, 3, 8, 8)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    model, optimizer = fresh()
+    for number in range(2):
+        step(model, optimizer, number)
+    groups = {"model": model.state_dict(), "optimizer": optimizer_tensors(optimizer, model)}
+    path = save_checkpoint(tmp_path, Checkpoint(2, groups, {}), keep=1)
+    step(model, optimizer, 2)
+
+    resumed, resumed_optimizer = fresh()
+    loaded = load_checkpoint(path)
+    copy_into(resumed.state_dict(), loaded.tensors["model"], "model")
+    restore_optimizer(resumed_optimizer, resumed, loaded.tensors["optimizer"])
+    step(resumed, resumed_optimizer, 2)
+
+    for left, right in zip(model.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(left, right)
+        assert resumed_optimizer.state[right]["exp_avg"].stride() == right.stride()

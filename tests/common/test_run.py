@@ -1,0 +1,125 @@
+"""Run folders: nothing is lost or overwritten, and a resumed run must be the same run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.config import load_config
+from common.distributed import World
+from common.errors import UserError
+from common.run import Run, StageConfig, open_run
+
+HERE = World(0, 1, torch.device("cpu"))
+QUIET = {"mode": "disabled"}
+
+
+def config(out: Path, **changes: object) -> StageConfig:
+    return StageConfig.model_validate({"out": out, "wandb": QUIET, **changes})
+
+
+def started(out: Path) -> None:
+    with open_run(config(out), HERE, job_type="pretrain") as run:
+        run.log({"loss": 1.0}, 1)
+        (out / "checkpoints").mkdir()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_new_run_writes_a_complete_config_that_reads_back(tmp_path: Path) -> None:
+    started(tmp_path / "run")
+    assert load_config(StageConfig, tmp_path / "run" / "config.yaml") == config(tmp_path / "run")
+
+
+def test_log_lines_stand_in_metrics_jsonl_and_messages_in_train_log(tmp_path: Path) -> None:
+    with open_run(config(tmp_path / "run"), HERE, job_type="pretrain") as run:
+        run.log({"loss": 0.5}, 3)
+        logging.getLogger("retouch").info("hello")
+    assert [json.loads(line) for line in run.metrics_path.read_text().splitlines()] == [{"step": 3, "loss": 0.5}]
+    assert "hello" in (run.folder / "train.log").read_text()
+
+
+def test_non_empty_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    started(out)
+    before = contents(out)
+    with pytest.raises(UserError, match=r"is not empty; use resume=true to go on, overwrite=true"):
+        started(out)
+    assert contents(out) == before
+
+
+def test_overwrite_removes_only_what_a_stage_wrote(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    started(out)
+    (out / "notes.txt").write_text("mine")
+    with open_run(config(out, overwrite=True), HERE, job_type="pretrain"):
+        pass
+    assert (out / "notes.txt").read_text() == "mine"
+    assert not (out / "metrics.jsonl").exists()
+    assert not (out / "checkpoints").exists()
+
+
+def test_overwrite_refuses_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_text("precious")
+    with (
+        pytest.raises(UserError, match="holds files that no stage has written"),
+        open_run(config(tmp_path, overwrite=True), HERE, job_type="pretrain"),
+    ):
+        pass
+    assert contents(tmp_path) == {"photo.jpg": b"precious"}
+
+
+def test_resume_with_another_config_names_every_difference(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    started(out)
+    before = contents(out)
+    with (
+        pytest.raises(UserError) as caught,
+        open_run(config(out, resume=True, seed=1, batch_size=8), HERE, job_type="pretrain"),
+    ):
+        pass
+    assert caught.value.problems == ("batch_size: was 256, now 8", "seed: was 0, now 1")
+    assert contents(out) == before
+
+
+def test_resume_allows_changes_that_change_no_number(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    started(out)
+    with open_run(config(out, resume=True, wandb={"mode": "offline"}), HERE, job_type="pretrain") as run:
+        assert run.resumed
+
+
+def test_resume_and_overwrite_together_are_refused(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match="exclude each other"),
+        open_run(config(tmp_path / "run", resume=True, overwrite=True), HERE, job_type="pretrain"),
+    ):
+        pass
+
+
+def test_resume_of_nothing_starts_anew(tmp_path: Path) -> None:
+    with open_run(config(tmp_path / "run", resume=True), HERE, job_type="pretrain") as run:
+        assert not run.resumed
+
+
+def test_metrics_are_cut_back_to_the_checkpoint_and_a_torn_line_is_dropped(tmp_path: Path) -> None:
+    run = Run(tmp_path, HERE, None, True)
+    for step in (1, 2, 3):
+        run.log({"loss": 1.0 / step}, step)
+    with run.metrics_path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    run.cut_back(2)
+    assert [json.loads(line)["step"] for line in run.metrics_path.read_text().splitlines()] == [1, 2]
+
+
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+    run = Run(tmp_path, World(1, 2, torch.device("cpu")), None, False)
+    run.log({"loss": 1.0}, 1)
+    run.cut_back(0)
+    assert list(tmp_path.iterdir()) == []
