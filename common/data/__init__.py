@@ -1,0 +1,25 @@
+"""Images from anywhere: sources, decoded views, and batches whose order is a function of the step."""
+
+from common.data.build import build_source
+from common.data.duplicates import find_duplicates, warn_of_duplicates
+from common.data.images import Images, load_images
+from common.data.loader import Batch, Loader, in_order
+from common.data.source import Labels, Source, Subset
+from common.data.split import check_same_classes, split_source, stratified_split
+
+__all__ = [
+    "Batch",
+    "Images",
+    "Labels",
+    "Loader",
+    "Source",
+    "Subset",
+    "build_source",
+    "check_same_classes",
+    "find_duplicates",
+    "in_order",
+    "load_images",
+    "split_source",
+    "stratified_split",
+    "warn_of_duplicates",
+]

@@ -1,0 +1,102 @@
+"""From the one string a user writes to a source of images."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from common.data.folder import FolderSource
+from common.data.shapes import LENGTHS, ShapesSource
+from common.data.source import Source
+from common.errors import UserError
+
+FORMS = {
+    "shapes": "shapes[:train|test[:LENGTH]]",
+    "folder": "folder:PATH",
+    "parquet": "parquet:GLOB",
+    "hf": "hf:NAME[:SPLIT]",
+    "torchvision": "torchvision:NAME[:SPLIT]",
+}
+
+
+def build_source(
+    spec: str,
+    *,
+    split: str = "train",
+    image: str | None = None,
+    label: str | None = None,
+    root: str | None = None,
+    seed: int = 0,
+) -> Source:
+    """Open the images that ``spec`` names (see ``FORMS``). Nothing is decoded, and no label is read.
+
+    Args:
+        spec: ``scheme:rest``.
+        split: ``train`` or ``test``, for sources that have both and where ``spec`` itself says nothing. A folder and a
+            set of parquet files are taken whole.
+        image: column of the images, where it is not the obvious one (``parquet``, ``hf``).
+        label: column, or task, that ``labels(None)`` gives.
+        root: folder for downloads (``hf``, ``torchvision``); by default in the user's cache.
+        seed: of ``shapes``, which are generated.
+
+    Raises:
+        UserError: the scheme is unknown, or there is nothing to read; every problem with what to do about it.
+    """
+    scheme, _, rest = spec.partition(":")
+    if scheme not in FORMS:
+        raise UserError(_unknown(spec, scheme))
+    if not rest and scheme != "shapes":
+        raise UserError(f"{spec!r}: incomplete; written {FORMS[scheme]}")
+    if image is not None and scheme not in ("parquet", "hf"):
+        raise UserError(f"data.image: {spec} has no columns to choose from; leave it out")
+    name, _, part = rest.partition(":")
+    match scheme:
+        case "shapes":
+            return _shapes(spec, rest, split, label, seed)
+        case "parquet":
+            from common.data.tables import parquet_source  # takes a second to import
+
+            return parquet_source(spec, rest, image, label)
+        case "hf":
+            from common.data.tables import hub_source
+
+            return hub_source(spec, name, part or split, root, image, label)
+        case "torchvision":
+            from common.data.published import TorchvisionSource
+
+            source: Source = TorchvisionSource(spec, name, part or split, root)
+        case _:
+            source = FolderSource(rest, spec)
+    if label not in (None, "label"):
+        raise UserError(f"data.label: {spec} has no label {label!r}; leave it out, or write label")
+    return source
+
+
+def _shapes(spec: str, rest: str, split: str, label: str | None, seed: int) -> ShapesSource:
+    name, _, length = rest.partition(":")
+    name = name or split
+    problems = []
+    if name not in LENGTHS:
+        problems.append(f"{spec!r}: no split {name!r}; written {FORMS['shapes']}")
+    if length and not (length.isdecimal() and int(length) > 0):
+        problems.append(f"{spec!r}: {length!r} is not a number of images; written {FORMS['shapes']}")
+    tasks = ShapesSource().tasks
+    if label is not None and label not in tasks:
+        problems.append(f"data.label: shapes has no label {label!r}; it has {', '.join(tasks)}")
+    if problems:
+        raise UserError(*problems)
+    return ShapesSource(name, int(length) if length else None, seed, label or "shape")
+
+
+def _unknown(spec: str, scheme: str) -> str:
+    path = Path(spec).expanduser()
+    near = difflib.get_close_matches(scheme.lower(), list(FORMS), n=1, cutoff=0.6)
+    if path.is_dir():
+        hint = f"did you mean folder:{spec}?"
+    elif path.suffix == ".parquet":
+        hint = f"did you mean parquet:{spec}?"
+    elif near:
+        hint = f"did you mean {near[0]!r}?"
+    else:
+        hint = "a source is one of " + ", ".join(FORMS.values())
+    return f"{spec!r}: unknown source {scheme!r}; {hint}"

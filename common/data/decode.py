@@ -1,0 +1,103 @@
+"""From the bytes of an image file to a square of RGB pixels."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+# what PIL registers but cannot read by itself, or what is no picture
+_NOT_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+
+
+def image_suffixes() -> frozenset[str]:
+    """Lower-case file suffixes (``.png``) of every image type that PIL or torchvision opens."""
+    known = Image.registered_extensions()  # loads PIL's plugins
+    readable = (suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in _NOT_PICTURES)
+    return frozenset(readable) | {".avif", ".heic", ".heif"}
+
+
+def open_image(data: bytes | str | Path) -> Image.Image | Tensor:
+    """An image file, or its bytes, as PIL (header read only), or uint8 ``[3 h w]`` where only torchvision can.
+
+    Raises:
+        OSError, ValueError: nothing can read it.
+    """
+    try:
+        return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+    except UnidentifiedImageError:
+        # HEIC, and AVIF on older versions of PIL
+        from torchvision.io import ImageReadMode, decode_image
+
+        raw = data if isinstance(data, bytes) else Path(data).read_bytes()
+        if not raw:
+            raise ValueError("the file is empty") from None
+        try:
+            decoded: Tensor = decode_image(torch.frombuffer(bytearray(raw), dtype=torch.uint8), ImageReadMode.RGB)
+        except RuntimeError:
+            raise ValueError("not an image that PIL or torchvision can read") from None
+        return decoded
+
+
+def square(image: Image.Image | Tensor, size: int) -> NDArray[np.uint8]:
+    """Decode, turn upright (EXIF), convert to RGB, scale the shorter side to ``size`` and crop the centre.
+
+    Scaling is bicubic and antialiased; large images are first reduced by whole factors, JPEGs while they are decoded.
+    Scale and crop are one resampling of the central square.
+
+    Args:
+        image: PIL of any mode, or uint8 ``[1 h w]`` or ``[3 h w]``.
+        size: side of the square in pixels.
+
+    Returns:
+        uint8 ``[3 size size]``.
+    """
+    if isinstance(image, Tensor):
+        if image.shape == (3, size, size):
+            return image.numpy()
+        image = Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+    elif image.format == "JPEG":
+        image.draft(None, (2 * size, 2 * size))  # never below twice the size: resampling does the rest
+    image = to_rgb(ImageOps.exif_transpose(image))
+    width, height = image.size
+    if (width, height) != (size, size):
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+        image = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL mode -> RGB.
+
+    Transparent parts are laid on white. 16-bit values keep their high byte. Floats and wider integers are taken as
+    [0, 1], [0, 255] or 16-bit where they fit, and else stretched from their least to their greatest.
+    """
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith(("I", "F")):
+        return _from_wide(np.asarray(image)).convert("RGB")
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_wide(values: NDArray[np.generic]) -> Image.Image:
+    gray = values.astype(np.float64)
+    gray = np.nan_to_num(gray, posinf=0.0, neginf=0.0)
+    low, high = float(gray.min()), float(gray.max())
+    if values.dtype == np.uint16 or (values.dtype.kind in "iu" and low >= 0 and 255 < high <= 65535):
+        gray = np.floor(gray / 256)
+    elif values.dtype.kind == "f" and low >= 0 and high <= 1:
+        gray = gray * 255
+    elif low < 0 or high > 255:
+        gray = (gray - low) * (255 / (high - low))
+    return Image.fromarray(np.rint(gray).astype(np.uint8))

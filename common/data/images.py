@@ -1,0 +1,264 @@
+"""Decoded images: every row a square of uint8 pixels, kept in memory where they fit, decoded by workers where not."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from common.data.decode import square
+from common.data.source import Labels, Source
+from common.errors import UserError
+
+log = logging.getLogger("retouch")
+
+Cache = Literal["auto", "ram", "none"]
+RAM_SHARE = 0.25  # of the memory that is free: what cache="auto" takes at most, for all processes of a machine together
+FILL_ROWS = 256  # decoded by one worker at a time while filling
+SHOWN = 3  # paths named in a warning about unreadable images
+GIVE_UP = 100  # unreadable rows after one another, with no readable one between, before decoding stops
+
+
+class Fetched(NamedTuple):
+    images: Tensor  # uint8 [b 3 S S]
+    index: Tensor  # type: ignore[assignment]  # int64 [b]: their rows; others than asked for where those are unreadable
+
+
+class Images:
+    """Square images of one size, by row.
+
+    Attributes:
+        size: side in pixels.
+        kept: int64 ``[N]``, the row of the source that each row here comes from.
+        pixels: uint8 ``[N 3 S S]`` when kept in memory, else ``None``.
+    """
+
+    def __init__(self, source: Source, size: int, kept: Tensor, pixels: Tensor | None = None) -> None:
+        self.source, self.size, self.kept, self.pixels = source, size, kept, pixels
+        self._unreadable: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Rows ``[b]`` -> uint8 ``[b 3 S S]``, in this process. An unreadable row is replaced as in ``batches``."""
+        return next(self.batches([index])).images
+
+    def labels(self, task: str | None = None) -> Labels:
+        """Labels of the rows here (not of all rows of the source)."""
+        return self.source.labels(task, self.kept)
+
+    def where(self, row: int) -> str:
+        """Where a row comes from: a path, or a file and row."""
+        return self.source.where(int(self.kept[row]))
+
+    def batches(self, rows: Iterable[Tensor], workers: int = 0) -> Iterator[Fetched]:
+        """Each batch of rows asked for, in order, whatever the number of workers decoding ahead.
+
+        A row that turns out to be unreadable is replaced by the next readable one, and warned of once; ``index`` says
+        which it is. Only images that are not kept in memory can be unreadable here.
+
+        Raises:
+            UserError: a hundred rows after one another are unreadable.
+        """
+        if self.pixels is not None:
+            pixels = self.pixels.numpy()
+            for index in rows:
+                # numpy copies whole rows on this thread: several times quicker than torch's index_select, which goes
+                # element by element and wakes the threads that the training step is using
+                yield Fetched(torch.from_numpy(np.take(pixels, index.numpy(), axis=0)), index)
+            return
+        for batch in _decode_ahead(_Decoder(self.source, self.size, self.kept, replace=True), rows, workers):
+            self._warn(batch.failures)
+            if batch.pixels is None:
+                raise UserError(_all_unreadable(self.source, batch.failures))
+            yield Fetched(torch.from_numpy(batch.pixels), torch.from_numpy(batch.rows))
+
+    def _warn(self, failures: list[Failure]) -> None:
+        for row, why in failures:
+            if row not in self._unreadable:
+                self._unreadable.add(row)
+                log.warning("unreadable image, replaced by the next readable one: %s (%s)", self.where(row), why)
+
+
+def load_images(
+    source: Source, size: int, *, limit: int | None = None, workers: int = 0, cache: Cache = "auto", seed: int = 0
+) -> Images:
+    """Open ``source`` as squares of ``size`` pixels: shorter side scaled to ``size``, centre cropped, uint8 RGB.
+
+    With ``cache="ram"`` all are decoded now and kept; unreadable images are left out, with one warning. With ``"none"``
+    each is decoded when it is asked for. ``"auto"`` keeps them if they take at most a quarter of the free memory.
+
+    Args:
+        limit: take this many rows only: the first of a fixed shuffle (a folder is sorted by class), so that a smaller
+            limit takes a subset of a larger one; they stay in the source's order. Generated sources simply stop there,
+            sooner or later than their own length.
+        workers: processes that decode; 0 decodes in this one. The result does not depend on it.
+        seed: of the shuffle behind ``limit``.
+
+    Raises:
+        UserError: every image is unreadable.
+    """
+    warn_of_workers(workers)
+    kept = _limited(source, limit, seed)
+    need = len(kept) * 3 * size * size
+    room = int(available_memory() * RAM_SHARE / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if cache == "none" or (cache == "auto" and need > room):
+        reason = (
+            "" if cache == "none" else f": they would take {gib(need)}, a quarter of the free memory is {gib(room)}"
+        )
+        log.info("%s: %s images, decoded when needed%s", source.spec, f"{len(kept):,}", reason)
+        return Images(source, size, kept)
+    return _fill(source, size, kept, workers)
+
+
+def available_memory() -> int:
+    """Bytes that can be taken without swapping: of the machine, or of this container where that is less."""
+    free = int(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text())
+        return free if limit == "max" else min(free, max(int(limit) - used, 0))
+    except (OSError, ValueError):
+        return free
+
+
+def usable_cores() -> int:
+    """CPU cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def warn_of_workers(workers: int) -> None:
+    """Warn, and go on, when there are more workers than cores."""
+    cores = usable_cores()
+    if workers > cores:
+        log.warning(
+            "data.workers=%d, but this machine has %d cores: more workers will not decode faster", workers, cores
+        )
+
+
+def gib(size: int) -> str:
+    """Bytes for people: ``147 MiB``, ``1.5 GiB``."""
+    return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
+
+
+def _limited(source: Source, limit: int | None, seed: int) -> Tensor:
+    if limit is None or (limit >= len(source) and not source.endless):
+        return torch.arange(len(source))
+    if source.endless:
+        return torch.arange(limit)
+    chosen = np.random.default_rng([seed, len(source)]).permutation(len(source))[:limit]
+    return torch.from_numpy(np.sort(chosen))
+
+
+def _fill(source: Source, size: int, kept: Tensor, workers: int) -> Images:
+    """Decode every row now, and keep what can be read."""
+    start = told = time.monotonic()
+    pixels = torch.empty((len(kept), 3, size, size), dtype=torch.uint8)
+    readable = torch.ones(len(kept), dtype=torch.bool)
+    failures: list[Failure] = []
+    done = 0
+    chunks = torch.split(torch.arange(len(kept)), FILL_ROWS)
+    for batch in _decode_ahead(_Decoder(source, size, kept, replace=False), chunks, workers):
+        assert batch.pixels is not None  # only replacing can run out of rows
+        pixels[torch.from_numpy(batch.rows)] = torch.from_numpy(batch.pixels)
+        readable[[row for row, _ in batch.failures]] = False
+        failures += batch.failures
+        done += len(batch.rows)
+        if time.monotonic() - told > 5:
+            told = time.monotonic()
+            log.info("%s: %s of %s images decoded", source.spec, f"{done:,}", f"{len(kept):,}")
+    if len(failures) == len(kept):
+        raise UserError(_all_unreadable(source, [(int(kept[row]), why) for row, why in failures]))
+    if failures:
+        shown = "; ".join(f"{source.where(int(kept[row]))} ({why})" for row, why in failures[:SHOWN])
+        more = "; ..." if len(failures) > SHOWN else ""
+        log.warning("%d of %d images cannot be read and are left out: %s%s", len(failures), len(kept), shown, more)
+        pixels, kept = pixels[readable], kept[readable]
+    seconds = time.monotonic() - start
+    log.info(
+        "%s: %s images decoded in %.1f s, %s in memory", source.spec, f"{len(kept):,}", seconds, gib(pixels.numel())
+    )
+    return Images(source, size, kept, pixels)
+
+
+def _all_unreadable(source: Source, failures: list[Failure]) -> str:
+    shown = "; ".join(f"{source.where(row)} ({why})" for row, why in failures[:SHOWN])
+    return f"{source.spec}: no image can be read, such as {shown}"
+
+
+# Decoding, in this process or in workers.
+
+Failure = tuple[int, str]  # row, and why it cannot be read
+
+
+class Decoded(NamedTuple):
+    pixels: NDArray[np.uint8] | None  # [b 3 S S]; None: gave up
+    rows: NDArray[np.int64]  # [b]
+    failures: list[Failure]
+
+
+class _Decoder(Dataset[Decoded]):
+    """Turns a batch of rows into pixels. ``replace``: put the next readable row in place of an unreadable one."""
+
+    def __init__(self, source: Source, size: int, kept: Tensor, *, replace: bool) -> None:
+        # numpy, so that batches cross between processes by pipe: shared memory is scarce in containers
+        self.source, self.size, self.kept, self.replace = source, size, kept.numpy(), replace
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> Decoded:
+        pixels = np.zeros((len(rows), 3, self.size, self.size), np.uint8)
+        rows, failures = rows.copy(), []
+        bulk = self.source.bulk(torch.from_numpy(self.kept[rows]))
+        for slot, row in enumerate(rows):
+            tries = range(row, row + (GIVE_UP if self.replace else 1))
+            for candidate in (number % len(self.kept) for number in tries):
+                try:
+                    image = self.source.image(int(self.kept[candidate])) if bulk is None else bulk[slot]
+                    pixels[slot] = square(image, self.size)
+                    rows[slot] = candidate
+                    break
+                except Exception as error:  # decoders raise whatever they like on broken files
+                    failures.append((int(candidate), " ".join(str(error).split()) or type(error).__name__))
+            else:
+                if self.replace:
+                    return Decoded(None, rows, failures)
+        return Decoded(pixels, rows, failures)
+
+
+def _decode_ahead(decoder: _Decoder, rows: Iterable[Tensor], workers: int) -> Iterator[Decoded]:
+    requests = (index.numpy() for index in rows)
+    if workers == 0:
+        yield from map(decoder.__getitem__, requests)
+        return
+    loader: DataLoader[Any] = DataLoader(
+        decoder,
+        batch_size=None,
+        sampler=requests,  # with batch_size=None an item is whatever the decoder takes
+        num_workers=workers,
+        prefetch_factor=4,
+        collate_fn=_as_it_is,
+        worker_init_fn=_quiet_worker,
+    )
+    yield from loader
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _quiet_worker(number: int) -> None:
+    """The parent alone answers Ctrl-C and SIGTERM, and may still want batches before it stops."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

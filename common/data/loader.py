@@ -1,0 +1,122 @@
+"""Batches in an order that is a function of the step, so that any step can be reached directly."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.data.images import Images, warn_of_workers
+from common.errors import UserError
+
+
+class Batch(NamedTuple):
+    images: Tensor  # uint8 [b 3 S S]
+    labels: Tensor | None  # int64 [b]
+    index: Tensor  # type: ignore[assignment]  # int64 [b]: rows of the Images
+
+
+class Loader:
+    """Endless shuffled batches. Batch t is a function of (seed, t) alone, and a rank's share of (seed, t, rank).
+
+    Position ``p = t * batch_size + j`` of the stream is row ``permutation(seed, p // N)[p % N]``: epochs follow each
+    other without a short last batch, also where a batch is larger than the set. Rank r of ``world`` takes the r-th
+    contiguous slice of each batch, so the global batch is the same for any number of processes.
+
+    Args:
+        labels: int64 ``[N]``, of the rows of ``images``.
+        workers: processes that decode ahead, for images that are not kept in memory.
+
+    Raises:
+        UserError: ``batch_size`` cannot be shared evenly, or there is no image, or labels of another number.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        *,
+        batch_size: int,
+        seed: int,
+        labels: Tensor | None = None,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+    ) -> None:
+        if batch_size < 1 or batch_size % world:
+            raise UserError(f"batch_size={batch_size} cannot be shared evenly by {world} processes")
+        if not len(images):
+            raise UserError(f"{images.source.spec}: no images")
+        if labels is not None and len(labels) != len(images):
+            raise UserError(f"{len(labels)} labels for {len(images)} images")
+        if images.pixels is None:
+            warn_of_workers(workers)
+        self.images, self.labels, self.batch_size, self.seed = images, labels, batch_size, seed
+        self.share = batch_size // world
+        self.first = rank * self.share
+        self.workers = workers
+        # one epoch ends and the next begins within a batch: two permutations are in use
+        self._permutation = lru_cache(maxsize=2)(partial(permutation, seed, len(images)))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps after which every row has been seen once; the last of them may reach into the next epoch."""
+        return -(-len(self.images) // self.batch_size)
+
+    def rows(self, step: int) -> Tensor:
+        """This rank's rows of batch ``step``, int64 ``[batch_size / world]``."""
+        start = step * self.batch_size + self.first
+        stop, length, parts = start + self.share, len(self.images), []
+        while start < stop:
+            epoch, offset = divmod(start, length)
+            part = self._permutation(epoch)[offset : offset + stop - start]
+            parts.append(part)
+            start += len(part)
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def stream(self, first_step: int = 0) -> Iterator[Batch]:
+        """This rank's share of batches ``first_step``, ``first_step + 1``, ... without end."""
+        fetched = self.images.batches(map(self.rows, _count(first_step)), self.workers)
+        batches = (
+            Batch(images, None if self.labels is None else self.labels[index], index) for images, index in fetched
+        )
+        return _pinned(batches) if torch.cuda.is_initialized() else batches  # type: ignore[no-untyped-call]
+
+
+def in_order(images: Images, batch_size: int, workers: int = 0) -> Iterator[Batch]:
+    """Every row once, in order; the last batch may be short. No labels."""
+    for fetched, index in images.batches(torch.split(torch.arange(len(images)), batch_size), workers):
+        yield Batch(fetched, None, index)
+
+
+def permutation(seed: int, length: int, epoch: int) -> Tensor:
+    """The order of the rows in one epoch, int64 ``[length]``."""
+    return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(length))
+
+
+def _count(step: int) -> Iterator[int]:
+    while True:
+        yield step
+        step += 1
+
+
+def _pinned(batches: Iterator[Batch], ahead: int = 2) -> Iterator[Batch]:
+    """The same batches in page-locked memory, gathered by a thread while the device works."""
+    device = torch.cuda.current_device()
+
+    def gather() -> Batch:
+        torch.cuda.set_device(device)  # the current device belongs to a thread; the default would wake device 0
+        images, labels, index = next(batches)
+        return Batch(images.pin_memory(), None if labels is None else labels.pin_memory(), index)
+
+    with ThreadPoolExecutor(1, "retouch-batches") as thread:
+        queue = deque(thread.submit(gather) for _ in range(ahead))
+        while True:
+            batch = queue.popleft().result()
+            queue.append(thread.submit(gather))
+            yield batch

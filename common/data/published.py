@@ -1,0 +1,114 @@
+"""`torchvision:NAME[:split]`: data sets that torchvision knows how to fetch and read."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor
+
+from common.data.source import Labels, Source, digest
+from common.errors import UserError
+
+
+class TorchvisionSource(Source):
+    """A class of ``torchvision.datasets`` by its name, downloaded when it is not there yet.
+
+    ``split`` becomes ``train=True/False`` or ``split=...``, as the class has it; ``train`` finds ``trainval`` too.
+
+    Raises:
+        UserError: there is no such class, or split, or it is not an image classification set, or the download fails.
+    """
+
+    def __init__(self, spec: str, name: str, split: str = "train", root: str | None = None) -> None:
+        self.spec, self.name, self.split = spec, name, split
+        known = [key for key in torchvision.datasets.__all__ if isinstance(getattr(torchvision.datasets, key), type)]
+        if name not in known:
+            near = difflib.get_close_matches(name.lower(), [key.lower() for key in known], n=1)
+            hint = next((f"; did you mean {key!r}?" for key in known if near and key.lower() == near[0]), "")
+            raise UserError(f"{spec}: torchvision has no data set {name!r}{hint}")
+        self._data = self._open(getattr(torchvision.datasets, name), Path(root) if root else cache_folder())
+        self.tasks = ("label",) if self._has_labels() else ()
+
+    def _open(self, kind: Any, root: Path) -> Any:
+        parameters = inspect.signature(kind).parameters
+        options: dict[str, Any] = {}
+        if "root" in parameters:
+            root.mkdir(parents=True, exist_ok=True)
+            options["root"] = str(root)
+        if "download" in parameters:
+            options["download"] = True
+        names = [self.split]
+        if "train" in parameters:
+            if self.split not in ("train", "test"):
+                raise UserError(f"{self.spec}: no split {self.split!r}; it has train, test")
+            options["train"] = self.split == "train"
+        elif "split" in parameters:
+            names += ["trainval"] if self.split == "train" else []
+        elif self.split != "train":
+            raise UserError(
+                f"{self.spec}: no split {self.split!r}; it comes in one piece: name no test set, and a part is held out"
+            )
+        problem: Exception | None = None
+        for name in names:
+            if "split" in parameters and "train" not in parameters:
+                options["split"] = name
+            try:
+                return kind(**options)
+            except Exception as error:  # download, checksum and split errors share no base class
+                problem = problem or error
+        reason = " ".join(str(problem).split())[:300]
+        raise UserError(f"{self.spec}: torchvision could not open it in {root}: {reason}")
+
+    def _has_labels(self) -> bool:
+        stored = _stored_labels(self._data)
+        return stored is None or not len(stored) or min(int(value) for value in stored) >= 0
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return digest(["torchvision", self.name, self.split, len(self)])  # published sets do not change
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def image(self, index: int) -> Image.Image | Tensor:
+        image: Image.Image | Tensor = self._data[index][0]
+        return image
+
+    def where(self, index: int) -> str:
+        return f"{self.spec}[{index}]"
+
+    def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
+        task = self.resolve(task)
+        stored = _stored_labels(self._data)
+        if stored is None:
+            stored = [self._data[index][1] for index in range(len(self))]
+        try:
+            values = torch.tensor([int(value) for value in stored])
+        except (TypeError, ValueError):
+            raise UserError(f"{self.spec}: its targets are not classes, so it gives images only") from None
+        given = getattr(self._data, "classes", None)
+        names = tuple(map(str, given)) if given else tuple(map(str, range(int(values.max()) + 1)))
+        return Labels(values if rows is None else values[rows], names, task)
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: ``torchvision`` in ``$RETOUCH_CACHE``, else in ``~/.cache/retouch``."""
+    return Path(os.environ.get("RETOUCH_CACHE") or Path.home() / ".cache" / "retouch") / "torchvision"
+
+
+def _stored_labels(data: Any) -> Any | None:
+    """The list of labels that most sets hold under one of a few names; ``None``: only reading each row will tell."""
+    for name in ("targets", "labels", "_labels"):
+        stored = getattr(data, name, None)
+        if stored is not None:
+            return stored
+    samples = getattr(data, "samples", None) or getattr(data, "_samples", None)
+    return [label for _, label in samples] if samples else None

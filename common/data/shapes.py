@@ -1,0 +1,317 @@
+"""`shapes`: the embedded data set. A generator of small labelled scenes that needs no disk and has any length.
+
+Each 32x32 image shows one object (10 shapes, 8 colours, 4 textures, independent and uniform) at any position, size
+and rotation, under uneven light, on a patterned background strewn with small bits of other colours. Image i is a
+function of (seed, split, i) alone. Apart from two trigonometric calls an image, taken in float64, pixels are made by
+exactly rounded operations only, so they do not depend on how rows are batched, nor on the vector unit of the machine.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from common.data.source import Labels, Source, digest
+
+SIZE = 32
+SHAPES = ("circle", "ring", "square", "triangle", "pentagon", "star", "cross", "crescent", "heart", "arrow")
+COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
+TEXTURES = ("plain", "stripes", "dots", "checker")  # of the object
+HUES = (0.0, 28.0, 54.0, 118.0, 180.0, 222.0, 272.0, 322.0)  # degrees, jittered by HUE_JITTER
+HUE_JITTER = 7.0
+LENGTHS = {"train": 20_000, "test": 4_000}
+VERSION = 1  # part of the fingerprint: raise it whenever any pixel changes
+
+CELLS = 4  # clutter: one bit at most in each cell of a 4x4 grid
+CHUNK = 64  # images drawn at once: their planes stay in the second-level cache
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+class ShapesSource(Source):
+    """Rows 0, 1, 2, ... of the generator. ``length`` only says where to stop: rows beyond it exist as well."""
+
+    endless = True
+
+    def __init__(self, split: str = "train", length: int | None = None, seed: int = 0, default: str = "shape") -> None:
+        self.split, self.seed = split, seed
+        self.length = LENGTHS[split] if length is None else length
+        self.spec = f"shapes:{split}:{self.length}"
+        self.tasks = (default, *(task for task in ("shape", "color", "texture", "all") if task != default))
+
+    @property
+    def fingerprint(self) -> str:
+        return digest(["shapes", VERSION, self.split, self.length, self.seed])
+
+    def __len__(self) -> int:
+        return self.length
+
+    def image(self, index: int) -> Tensor:
+        return self.bulk(torch.tensor([index]))[0]
+
+    def bulk(self, rows: Tensor) -> Tensor:
+        return torch.from_numpy(draw(self.seed, self.split, rows.numpy()))
+
+    def where(self, index: int) -> str:
+        return f"shapes:{self.split}[{index}]"
+
+    def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
+        task = self.resolve(task)
+        index = np.arange(self.length) if rows is None else rows.numpy()
+        shape, color, texture = classes(_random(self.seed, self.split, index, 3))
+        values = {"shape": shape, "color": color, "texture": texture, "all": (shape * 8 + color) * 4 + texture}
+        names = {"shape": SHAPES, "color": COLORS, "texture": TEXTURES, "all": COMBINED}
+        return Labels(torch.from_numpy(values[task]), names[task], task)
+
+
+COMBINED = tuple(f"{color} {texture} {shape}" for shape in SHAPES for color in COLORS for texture in TEXTURES)
+
+
+def classes(u: Floats) -> tuple[Ints, Ints, Ints]:
+    """The first three uniform numbers of each image ``[n >=3]`` -> its shape, color and texture, each ``[n]``."""
+    shape, color, texture = ((u[:, k] * count).astype(np.int64) for k, count in enumerate((10, 8, 4)))
+    return shape, color, texture
+
+
+def draw(seed: int, split: str, rows: Ints) -> NDArray[np.uint8]:
+    """Images ``rows`` ``[n]`` of the generator, uint8 ``[n 3 32 32]``, antialiased."""
+    out = np.empty((len(rows), 3, SIZE, SIZE), np.uint8)
+    for start in range(0, len(rows), CHUNK):
+        part = rows[start : start + CHUNK]
+        out[start : start + CHUNK] = _draw_chunk(seed, split, part)
+    return out
+
+
+# Randomness: a counter-based generator, so that any row can be reached directly and rows are drawn together.
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _keys(seed: int, split: str, rows: Ints) -> NDArray[np.uint64]:
+    """One 64-bit key for each row, from (seed, split, row)."""
+    stream = np.array([seed * len(LENGTHS) + list(LENGTHS).index(split)], np.uint64)
+    return _mix(_mix(stream * GOLDEN + GOLDEN) + rows.astype(np.uint64) * GOLDEN)
+
+
+def _random(seed: int, split: str, rows: Ints, count: int, first: int = 0) -> Floats:
+    """Numbers ``first .. first + count - 1`` of each row, uniform in [0, 1), ``[n count]``."""
+    lanes = np.arange(first + 1, first + count + 1, dtype=np.uint64) * GOLDEN
+    bits = _mix(_keys(seed, split, rows)[:, None] + lanes) >> np.uint64(40)
+    return bits.astype(np.float32) * np.float32(2.0**-24)
+
+
+def _noise(seed: int, split: str, rows: Ints) -> Floats:
+    """Pixel noise ``[n 3 32 32]``, uniform in [-1, 1): three bytes of one 32-bit hash for each pixel."""
+    key = (_keys(seed, split, rows) >> np.uint64(32)).astype(np.uint32)
+    x = key[:, None] ^ (np.arange(SIZE * SIZE, dtype=np.uint32) * np.uint32(0x9E3779B9))
+    x ^= x >> np.uint32(16)
+    x *= np.uint32(0x21F0AAAD)
+    x ^= x >> np.uint32(15)
+    x *= np.uint32(0x735A2D97)
+    x ^= x >> np.uint32(15)
+    byte = x.astype("<u4", copy=False).view(np.uint8).reshape(len(rows), SIZE, SIZE, 4)[..., :3]
+    return np.moveaxis(byte, 3, 1).astype(np.float32) * np.float32(2 / 256) - np.float32(1)
+
+
+# Drawing, in units of pixels, x to the right and y down, the origin in the middle of the image.
+
+
+class _Draws:
+    """Hands out the uniform numbers of each image in order, scaled: every use has its own column."""
+
+    def __init__(self, u: Floats) -> None:
+        self.u, self.column = u, 0
+
+    def __call__(self, low: float = 0.0, high: float = 1.0) -> Floats:
+        self.column += 1
+        return self.u[:, self.column - 1] * np.float32(high - low) + np.float32(low)
+
+
+def _draw_chunk(seed: int, split: str, rows: Ints) -> NDArray[np.uint8]:
+    numbers = _random(seed, split, rows, 48)
+    shape, color, texture = classes(numbers)
+    draws = _Draws(numbers[:, 3:])
+    axis = np.arange(SIZE, dtype=np.float32) - np.float32((SIZE - 1) / 2)
+    x, y = np.broadcast_to(axis, (len(rows), SIZE, SIZE)), np.broadcast_to(axis[:, None], (len(rows), SIZE, SIZE))
+
+    # background: two related dull colours, joined by a pattern of its own that says nothing of the object's
+    hue, value, saturation = draws(0, 360), draws(0.25, 0.85), draws(0.05, 0.4)
+    base = _rgb(hue, saturation, value)
+    other = _rgb(hue + draws(-50, 50), saturation + draws(-0.05, 0.15), value * draws(0.62, 0.85))
+    pattern = _pattern((draws() * 4).astype(np.int64), x, y, draws(0, 180), draws(6, 11), draws)
+    image = base[:, :, None, None] + (other - base)[:, :, None, None] * pattern[:, None]
+
+    # clutter: bits of any vivid colour, at most one in each cell of a grid, so that a pixel looks at one bit only
+    image = _clutter(image, _random(seed, split, rows, CELLS * CELLS * 8, first=48))
+
+    # object: u, v are its own coordinates, 1 at the radius
+    radius = draws(7.0, 12.5)
+    reach = np.float32(SIZE / 2 + 0.5) - radius * np.float32(0.9)
+    dx, dy = x - _planes(draws(-1, 1) * reach), y - _planes(draws(-1, 1) * reach)
+    cos, sin = _turn(draws(0, 360))
+    u = (dx * cos + dy * sin) / _planes(radius)
+    v = (dy * cos - dx * sin) / _planes(radius)
+    distance = _distance(shape, u, v) * _planes(radius)
+    cover = np.clip(np.float32(0.5) - distance, 0, 1)
+    hue = np.array(HUES, np.float32)[color] + draws(-HUE_JITTER, HUE_JITTER)
+    saturation, value = draws(0.7, 0.95), draws(0.8, 1.0)
+    light = _rgb(hue, saturation, value)
+    dark = _rgb(hue, saturation, value * draws(0.35, 0.5))
+    pattern = _pattern(texture, dx, dy, draws(0, 180), draws(4.4, 6.2), draws)
+    surface = light[:, :, None, None] + (dark - light)[:, :, None, None] * pattern[:, None]
+    image += (surface - image) * cover[:, None]
+
+    # light: brighter on one side; then the camera's noise
+    cos, sin = _turn(draws(0, 360))
+    slope = (x * cos + y * sin) * _planes(draws(0.0, 0.35) / np.float32(SIZE / 2))
+    image *= (_planes(draws(0.7, 1.05)) * (slope + np.float32(1)))[:, None]
+    image += _noise(seed, split, rows) * _planes(draws(0.03, 0.12))[:, None]
+    return (np.clip(image, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+
+
+def _clutter(image: Floats, u: Floats) -> Any:
+    n, side = len(u), SIZE // CELLS
+    u = u.reshape(n, CELLS, CELLS, 8)
+    there, round_, radius, left, top, hue, saturation, value = np.moveaxis(u, 3, 0)
+    radius = radius * np.float32(1.4) + np.float32(1.1)
+    room = np.float32(side / 2) - radius
+    axis = np.arange(side, dtype=np.float32) - np.float32((side - 1) / 2)
+    cells = (slice(None), slice(None), None, slice(None), None)  # [n row (y) column (x)]
+    dx = np.abs(axis - ((left * 2 - 1) * room)[cells])
+    dy = np.abs(axis[:, None, None] - ((top * 2 - 1) * room)[cells])
+    disc = np.sqrt(dx * dx + dy * dy)
+    box = np.maximum(dx, dy) * np.float32(1.2)
+    distance = np.where((round_ < 0.5)[cells], disc, box) - radius[cells]
+    cover = np.clip(np.float32(0.5) - distance, 0, 1) * (there < 0.5)[cells]
+    cover = cover.reshape(n, 1, SIZE, SIZE)
+    color = _rgb(hue * 360, saturation * np.float32(0.4) + np.float32(0.5), value * np.float32(0.4) + np.float32(0.55))
+    color = np.broadcast_to(color[:, :, :, None, :, None], (n, 3, CELLS, side, CELLS, side)).reshape(n, 3, SIZE, SIZE)
+    return image + (color - image) * cover
+
+
+def _pattern(kind: Ints, x: Floats, y: Floats, angle: Floats, period: Floats, draws: _Draws) -> Any:
+    """How much of the second colour a pixel has, ``[n 32 32]`` in [0, 1]; 0 everywhere for ``plain``."""
+    cos, sin = _turn(angle)
+    turns = np.float32(1) / _planes(period)
+    # triangle waves in [-1, 1] along two axes; their slope is 4 / period a pixel, which sets the soft edge
+    a = _wave((x * cos + y * sin) * turns + _planes(draws()))
+    b = _wave((y * cos - x * sin) * turns + _planes(draws()))
+    soft = _planes(period) * np.float32(0.25)
+    kind = kind[:, None, None]
+    level = np.where(kind == 1, a, np.where(kind == 2, a + b - np.float32(0.55), a * b * np.float32(1.5)))
+    return np.where(kind == 0, np.float32(0), np.clip(level * soft + np.float32(0.5), 0, 1))
+
+
+def _wave(turns: Floats) -> Any:
+    return np.abs(turns - np.floor(turns) - np.float32(0.5)) * np.float32(4) - np.float32(1)
+
+
+def _distance(shape: Ints, u: Any, v: Any) -> Floats:
+    """Signed distance to the outline ``[n 32 32]``, negative inside, each row by its own shape."""
+    out = np.empty_like(u)
+    for k, outline in enumerate(_OUTLINES):
+        mine = np.flatnonzero(shape == k)
+        if len(mine):
+            out[mine] = outline(u[mine], v[mine])
+    return out
+
+
+def _circle(u: Floats, v: Floats) -> Any:
+    return np.sqrt(u * u + v * v) - np.float32(0.92)
+
+
+def _ring(u: Floats, v: Floats) -> Any:
+    return np.abs(np.sqrt(u * u + v * v) - np.float32(0.75)) - np.float32(0.23)
+
+
+def _square(u: Floats, v: Floats) -> Any:
+    return np.maximum(np.abs(u), np.abs(v)) - np.float32(0.78)
+
+
+def _triangle(u: Floats, v: Floats) -> Any:
+    return _sides(u + np.float32(0.05), v, 3)[0] - np.float32(0.56)
+
+
+def _pentagon(u: Floats, v: Floats) -> Any:
+    return _sides(u, v, 5)[0] - np.float32(0.8)
+
+
+def _star(u: Floats, v: Floats) -> Any:
+    # inside a pentagram: beyond at most one of the five lines that make its core
+    return _sides(u, v, 5)[1] - np.float32(0.4)
+
+
+def _cross(u: Floats, v: Floats) -> Any:
+    u, v = np.abs(u), np.abs(v)
+    return np.maximum(np.maximum(u, v) - np.float32(0.95), np.minimum(u, v) - np.float32(0.3))
+
+
+def _crescent(u: Floats, v: Floats) -> Any:
+    w = u - np.float32(0.5)
+    hole = np.float32(0.75) - np.sqrt(w * w + v * v)
+    return np.maximum(np.sqrt(u * u + v * v) - np.float32(1), hole)
+
+
+def _heart(u: Floats, v: Floats) -> Any:
+    # a square and a disc on each of two neighbouring sides
+    h = np.float32(0.56)
+    u, v = u + np.float32(0.16), v + np.float32(0.16)
+    first = np.sqrt((u - h) * (u - h) + v * v)
+    second = np.sqrt(u * u + (v - h) * (v - h))
+    return np.minimum(np.minimum(first, second), np.maximum(np.abs(u), np.abs(v))) - h
+
+
+def _arrow(u: Floats, v: Floats) -> Any:
+    v = np.abs(v)
+    head = np.maximum(np.float32(-0.02) - u, (u - np.float32(1)) * np.float32(0.62) + v * np.float32(0.785))
+    shaft = np.maximum(np.abs(u + np.float32(0.45)) - np.float32(0.5), v - np.float32(0.25))
+    return np.minimum(head, shaft)
+
+
+_OUTLINES = (_circle, _ring, _square, _triangle, _pentagon, _star, _cross, _crescent, _heart, _arrow)
+
+
+def _sides(u: Floats, v: Floats, count: int) -> tuple[Floats, Floats]:
+    """How far a point lies out along each of ``count`` directions evenly round: the largest and the second largest."""
+    first = second = np.full_like(u, -np.inf)
+    for k in range(count):
+        angle = 2 * math.pi * k / count
+        out = u * np.float32(math.cos(angle)) + v * np.float32(math.sin(angle))
+        second = np.maximum(second, np.minimum(first, out))
+        first = np.maximum(first, out)
+    return first, second
+
+
+def _planes(values: Floats) -> Floats:
+    """One number an image ``[n]``, to be spread over its pixels ``[n 1 1]``."""
+    return values[:, None, None]
+
+
+def _turn(degrees: Floats) -> tuple[Floats, Floats]:
+    radians = np.deg2rad(degrees.astype(np.float64))
+    return _planes(np.cos(radians).astype(np.float32)), _planes(np.sin(radians).astype(np.float32))
+
+
+def _rgb(hue: Floats, saturation: Floats, value: Floats) -> Floats:
+    """HSV (degrees, [0, 1], [0, 1]), each ``[n ...]`` -> RGB in [0, 1] ``[n 3 ...]``."""
+    sector = hue * np.float32(1 / 60)
+    channels = []
+    for offset in (5, 3, 1):
+        k = sector + np.float32(offset)
+        k = k - np.floor(k * np.float32(1 / 6)) * np.float32(6)
+        channels.append(value - value * saturation * np.clip(np.minimum(k, np.float32(4) - k), 0, 1))
+    return np.stack(channels, axis=1)

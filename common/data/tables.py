@@ -1,0 +1,193 @@
+"""`parquet:GLOB` and `hf:NAME[:split]`: tables with a column of images, read through Hugging Face `datasets`.
+
+`datasets` keeps a memory-mapped copy in its cache, so that any row of a table larger than memory is reached directly.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from common.data.decode import open_image
+from common.data.source import Labels, Source, digest
+from common.errors import UserError
+
+# the columns taken by default where several would do, in this order
+IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture", "pixel_values")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "category")
+
+
+class TableSource(Source):
+    """Rows of a `datasets` table. ``image`` and ``label`` name columns; otherwise the obvious ones are taken.
+
+    Raises:
+        UserError: there is no column of that name, none that holds images, or several.
+    """
+
+    def __init__(
+        self, spec: str, table: Any, identity: str, image: str | None = None, label: str | None = None
+    ) -> None:
+        self.spec, self._identity = spec, identity
+        images = [name for name, feature in table.features.items() if _holds_images(feature)]
+        tasks = [name for name, feature in table.features.items() if _holds_labels(feature)]
+        problems = []
+        self._image = image or _only(images, IMAGE_COLUMNS)
+        if image is not None and image not in images:
+            problems.append(f"data.image: {_wrong_column(image, table, images, 'images')}")
+        elif not images:
+            problems.append(f"no column holds images; it has {_columns(table)}")
+        elif self._image is None:
+            problems.append(f"several columns hold images: {', '.join(images)}; name one with data.image=")
+        if label is not None and label not in tasks:
+            problems.append(f"data.label: {_wrong_column(label, table, tasks, 'labels')}")
+        if problems:
+            raise UserError(*(f"{spec}: {problem}" for problem in problems))
+        classes = [name for name in tasks if isinstance(table.features[name], datasets.ClassLabel)]
+        first = label or _only(classes, LABEL_COLUMNS) or _only(tasks, LABEL_COLUMNS)
+        self.tasks = tuple(sorted(tasks, key=lambda name: (name != first, name not in classes)))
+        self._sure = first is not None or not tasks
+        self._table = table.select_columns([self._image, *tasks])
+        if isinstance(table.features[self._image], datasets.Image):
+            self._table = self._table.cast_column(self._image, datasets.Image(decode=False))
+        self._images = self._table.select_columns([self._image])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return digest([self._identity, len(self), self._image, *self.tasks])
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def image(self, index: int) -> Image.Image | Tensor:
+        cell = self._images[index][self._image]
+        if isinstance(cell, dict):
+            cell = cell["bytes"] or cell["path"]
+        if not cell:
+            raise ValueError("the row holds no image")
+        return open_image(cell)
+
+    def where(self, index: int) -> str:
+        return f"{self.spec}[{index}]"
+
+    def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
+        if task is None and not self._sure:
+            choices = ", ".join(self.tasks)
+            raise UserError(f"{self.spec}: several columns may be labels: {choices}; name one with data.label=")
+        task = self.resolve(task)
+        cells = self._table.select_columns([task]).to_pandas()[task]
+        missing = int(cells.isna().sum())
+        feature = self._table.features[task]
+        if isinstance(feature, datasets.ClassLabel):
+            missing += int((cells < 0).sum())
+            names, values = tuple(feature.names), cells.to_numpy()
+        else:
+            # sorted values are the classes, so that train and test agree as long as both show every class
+            found, values = np.unique(cells.dropna().to_numpy(), return_inverse=True)
+            names = tuple(str(name) for name in found)
+        if missing:
+            raise UserError(f"{self.spec}: {missing} of {len(self)} rows have no label in column {task!r}")
+        chosen = torch.from_numpy(values.astype(np.int64))
+        return Labels(chosen if rows is None else chosen[rows], names, task)
+
+
+def parquet_source(spec: str, pattern: str, image: str | None = None, label: str | None = None) -> TableSource:
+    """``parquet:GLOB``: all files that match, in order of their names (``**`` reaches into folders).
+
+    Raises:
+        UserError: no file matches, or one is no parquet file.
+    """
+    pattern = str(Path(pattern).expanduser())
+    files = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())  # noqa: PTH207
+    if not files:
+        folder = Path(pattern)
+        hint = f"; for a folder write {spec}/*.parquet" if folder.is_dir() else f" (from {Path.cwd()})"
+        raise UserError(f"{spec}: no file matches{hint}")
+    with _quiet():
+        try:
+            table = datasets.load_dataset("parquet", data_files={"train": files}, split="train")
+        except Exception as error:  # whatever its readers raise on a foreign or truncated file
+            raise UserError(f"{spec}: not readable as parquet: {_reason(error)}") from None
+    status = [(Path(file).name, Path(file).stat()) for file in files]
+    parts = [part for name, stat in status for part in (name, stat.st_size, stat.st_mtime_ns)]
+    return TableSource(spec, table, digest(parts), image, label)
+
+
+def hub_source(
+    spec: str, name: str, split: str, root: str | None = None, image: str | None = None, label: str | None = None
+) -> TableSource:
+    """``hf:NAME[:split]``: a data set of the Hugging Face hub, or a local folder in one of its layouts.
+
+    Raises:
+        UserError: it cannot be found or loaded, or has no such split.
+    """
+    local = Path(name).expanduser()
+    path = str(local) if local.exists() else name
+    try:
+        table = datasets.load_dataset(path, split=split, cache_dir=root)
+    except Exception as error:  # hub, network and builder errors share no base class
+        raise UserError(f"{spec}: cannot load split {split!r}: {_reason(error)}") from None
+    # the names of its cache files hold the hash of what they were made from
+    built = ["/".join(Path(file["filename"]).parts[-4:]) for file in table.cache_files]
+    return TableSource(spec, table, digest([name, split, *built]), image, label)
+
+
+def _holds_images(feature: Any) -> bool:
+    """An Image feature, raw bytes, or the struct that an Image feature becomes when its metadata is lost."""
+    if isinstance(feature, dict):
+        return "bytes" in feature and _is_value(feature["bytes"], "binary")
+    return isinstance(feature, datasets.Image) or _is_value(feature, "binary")
+
+
+def _holds_labels(feature: Any) -> bool:
+    return isinstance(feature, datasets.ClassLabel) or _is_value(
+        feature, "int", "uint", "string", "large_string", "bool"
+    )
+
+
+def _is_value(feature: Any, *kinds: str) -> bool:
+    return isinstance(feature, datasets.Value) and re.sub(r"\d+$", "", feature.dtype).removeprefix("large_") in kinds
+
+
+def _only(names: list[str], usual: tuple[str, ...]) -> str | None:
+    """The one name there is, or the most usual one of several."""
+    return names[0] if len(names) == 1 else next((name for name in usual if name in names), None)
+
+
+def _wrong_column(name: str, table: Any, good: list[str], what: str) -> str:
+    if name not in table.features:
+        return f"no column {name!r}; it has {_columns(table)}"
+    return f"column {name!r} holds no {what}; those that do: {', '.join(good) or 'none'}"
+
+
+def _columns(table: Any) -> str:
+    return ", ".join(table.features)
+
+
+def _reason(error: BaseException) -> str:
+    """The root cause in one line: `datasets` wraps it in a general one."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars of `datasets`: a local file is read in a moment."""
+    shown = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
