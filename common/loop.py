@@ -347,10 +347,9 @@ def _split(batch: Batch, parts: int) -> list[Batch]:
     """Cut a batch into equal micro-batches."""
     if parts == 1:
         return [batch]
-    size = len(batch.images) // parts
-    return [
-        Batch(*(None if field is None else field[i * size : (i + 1) * size] for field in batch)) for i in range(parts)
-    ]
+    images, index = batch.images.chunk(parts), batch.index.chunk(parts)
+    labels = [None] * parts if batch.labels is None else batch.labels.chunk(parts)
+    return [Batch(*micro) for micro in zip(images, labels, index, strict=True)]
 
 
 def _snapshot(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field
 
 from common.augment import AugmentConfig
 from common.config import Config
-from common.data import Cache
+from common.data.images import Cache, usable_cores
 from common.encoders import EncoderConfig
 from common.loop import LoopConfig
 from pretrain.decoders import DecoderConfig
@@ -23,10 +21,10 @@ class DataConfig(Config):
     )  # shapes | folder:PATH | parquet:GLOB | hf:NAME | torchvision:NAME
     image_size: int = Field(default=32, ge=8, le=1024)  # pixels; the shorter side is resized, the centre cropped
     limit: int | None = Field(default=None, gt=0)  # images
-    workers: int | None = Field(default=None, ge=0)  # processes that decode; default one a core
+    workers: int = Field(default_factory=usable_cores, ge=0)  # processes that decode; default one a core
     cache: Cache = "auto"  # keep decoded images in memory: auto (if they fit comfortably), ram, none
     image: str | None = None  # column that holds images, where it is not the obvious one
-    root: Path | None = None  # where torchvision keeps its downloads
+    root: str | None = None  # where torchvision keeps its downloads
 
 
 class PretrainConfig(LoopConfig):

@@ -92,8 +92,7 @@ def pretrain(config: PretrainConfig) -> Pretrained:
 
 def _open_source(config: PretrainConfig) -> Source:
     data = config.data
-    source = build_source(data.source, image=data.image, root=data.root, seed=config.seed)
-    return source
+    return build_source(data.source, image=data.image, root=data.root, seed=config.seed)
 
 
 def _build_encoder(config: PretrainConfig) -> Encoder:

@@ -1,0 +1,185 @@
+"""The loop: it minimises, resumes bit for bit, and stops politely."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from common.data import Batch, Loader
+from common.distributed import World
+from common.errors import UserError
+from common.loop import LoopConfig, Periodic, Trained, train, weight_decay_groups
+from common.run import open_run
+from tests.toys import ToyAutoencoder, loop_config, noise_images, noisy
+
+HERE = World(0, 1, torch.device("cpu"))
+
+
+class Killed(BaseException):
+    """Ends a run at once, like SIGKILL: nothing in the loop may catch it."""
+
+
+def run_loop(
+    config: LoopConfig,
+    *,
+    norm: bool = True,
+    prepare: Callable[[Batch], Any] = noisy,
+    periodic: tuple[Periodic, ...] = (),
+    model: nn.Module | None = None,
+) -> tuple[nn.Module, Trained]:
+    torch.manual_seed(0)
+    model = model or ToyAutoencoder(norm)
+    loader = Loader(noise_images(), batch_size=config.batch_size, seed=config.seed)
+    with open_run(config, HERE, job_type="pretrain") as run:
+        trained = train(model, prepare, loader, config, run, title="toy", periodic=periodic)
+    return model, trained
+
+
+def killed_at(step: int) -> Callable[[Batch], Any]:
+    """A ``prepare`` that dies while preparing ``step`` (counted from 0)."""
+    calls = iter(range(10**6))
+
+    def prepare(batch: Batch) -> Any:
+        if next(calls) == step:
+            raise Killed
+        return noisy(batch)
+
+    return prepare
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    """What was logged, without what depends on the clock."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("images_per_second", "memory_gb")} for row in rows]
+
+
+def same(left: nn.Module, right: nn.Module) -> bool:
+    pairs = zip(left.state_dict().values(), right.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "step"),
+    [({}, 2), ({}, 9), ({"ema": 0.0}, 5), ({"accumulate": 2}, 5), ({"precision": "bfloat16"}, 6)],
+    ids=str,
+)
+def test_run_killed_at_any_step_and_resumed_ends_bit_for_bit_the_same(
+    tmp_path: Path, changes: dict[str, Any], step: int
+) -> None:
+    whole, _ = run_loop(loop_config(tmp_path / "whole", **changes))
+    micro = changes.get("accumulate", 1)
+    with pytest.raises(Killed):
+        run_loop(loop_config(tmp_path / "cut", **changes), prepare=killed_at(step * micro))
+    resumed, trained = run_loop(loop_config(tmp_path / "cut", resume=True, **changes))
+    assert trained.finished
+    assert same(whole, resumed)
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+
+
+def test_loss_falls(tmp_path: Path) -> None:
+    run_loop(loop_config(tmp_path / "run", steps=60))
+    rows = metrics(tmp_path / "run")
+    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+    assert rows[-1]["loss"] == rows[-1]["loss/restore"]
+    assert all(row["grad_norm"] > 0 for row in rows)
+
+
+def test_resuming_a_finished_run_trains_no_further(tmp_path: Path) -> None:
+    first, _ = run_loop(loop_config(tmp_path / "run"))
+    again, trained = run_loop(loop_config(tmp_path / "run", resume=True), prepare=killed_at(0))
+    assert trained.step == 12
+    assert same(first, again)
+
+
+def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+    def clean(batch: Batch) -> tuple[Tensor, Tensor]:
+        images = batch.images.float() / 255
+        return images, images
+
+    def trained(out: Path, **changes: Any) -> nn.Module:
+        torch.manual_seed(0)
+        return run_loop(loop_config(out, **changes), prepare=clean, model=ToyAutoencoder(dropout=0.0))[0]
+
+    whole, parts = trained(tmp_path / "a"), trained(tmp_path / "b", accumulate=4)
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole, _ = run_loop(loop_config(tmp_path / "whole"))
+    calls = iter(range(10**6))
+
+    def interrupted(batch: Batch) -> Any:
+        if next(calls) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return noisy(batch)
+
+    _, trained = run_loop(loop_config(tmp_path / "cut"), prepare=interrupted)
+    assert (trained.finished, trained.step) == (False, 7)
+    assert "run the same command with resume=true" in caplog.text
+    resumed, _ = run_loop(loop_config(tmp_path / "cut", resume=True))
+    assert same(whole, resumed)
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+
+
+def test_best_weights_are_kept_through_a_kill(tmp_path: Path) -> None:
+    scores = {3: 0.2, 6: 0.9, 9: 0.5, 12: 0.1}
+    seen: dict[int, list[Tensor]] = {}
+
+    def evaluated(model: nn.Module) -> Periodic:
+        def call(step: int) -> dict[str, float]:
+            assert not model.training
+            seen[step] = [parameter.detach().clone() for parameter in model.parameters()]
+            return {"val/accuracy": scores[step]}
+
+        return Periodic(3, call, select="val/accuracy")
+
+    torch.manual_seed(0)
+    model = ToyAutoencoder(True)
+    with pytest.raises(Killed):
+        run_loop(loop_config(tmp_path / "run"), model=model, periodic=(evaluated(model),), prepare=killed_at(10))
+    torch.manual_seed(0)
+    model = ToyAutoencoder(True)
+    _, trained = run_loop(loop_config(tmp_path / "run", resume=True), model=model, periodic=(evaluated(model),))
+    assert (trained.best, trained.best_step) == (0.9, 6)
+    for kept, parameter in zip(seen[6], model.parameters(), strict=True):
+        assert torch.equal(kept, parameter)
+
+
+def test_loss_that_is_not_finite_stops_with_advice_and_keeps_the_old_checkpoints(tmp_path: Path) -> None:
+    calls = iter(range(10**6))
+
+    def poisoned(batch: Batch) -> Any:
+        damaged, clean = noisy(batch)
+        return (damaged * float("nan"), clean) if next(calls) == 6 else (damaged, clean)
+
+    with pytest.raises(UserError, match=r"the loss is nan at step 8: lower base_lr"):
+        run_loop(loop_config(tmp_path / "run"), prepare=poisoned)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-0000004"]
+
+
+def test_epochs_are_turned_into_steps(tmp_path: Path) -> None:
+    _, trained = run_loop(loop_config(tmp_path / "run", steps=None, epochs=1.5))
+    assert trained.steps == 8  # 40 images, 8 a batch: 5 steps an epoch
+
+
+def test_vectors_are_not_decayed() -> None:
+    model = ToyAutoencoder(norm=True)
+    decayed, free = weight_decay_groups(model, 0.05)
+    assert all(parameter.ndim >= 2 for parameter in decayed["params"])
+    assert free["weight_decay"] == 0
+    assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
+
+
+def test_length_must_be_given_once() -> None:
+    for changes in ({"steps": None}, {"epochs": 1.0}):
+        with pytest.raises(ValueError, match="give steps or epochs, exactly one"):
+            loop_config(Path("run"), **changes)

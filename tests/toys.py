@@ -1,0 +1,84 @@
+"""Small stand-ins shared by tests of the loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from common.data import Batch, Images, Labels, Source
+from common.loop import LoopConfig
+
+
+class RandomSource(Source):
+    """Seeded noise images, already decoded."""
+
+    spec = "noise"
+    tasks = ()
+
+    def __init__(self, length: int = 40, size: int = 8) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.pixels = torch.randint(0, 256, (length, 3, size, size), dtype=torch.uint8, generator=generator)
+
+    @property
+    def fingerprint(self) -> str:
+        return "0" * 64
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def image(self, index: int) -> Image.Image | Tensor:
+        return self.pixels[index]
+
+    def where(self, index: int) -> str:
+        return f"noise {index}"
+
+    def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
+        raise AssertionError("no labels here")
+
+
+def noise_images(length: int = 40, size: int = 8) -> Images:
+    """Noise images in memory."""
+    source = RandomSource(length, size)
+    return Images(source, size, torch.arange(length), source.pixels)
+
+
+class ToyAutoencoder(nn.Module):
+    """A convolutional autoencoder with dropout, so that a lost random state shows; no BatchNorm unless asked."""
+
+    def __init__(self, norm: bool = False, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8) if norm else nn.Identity(),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Conv2d(8, 3, 3, padding=1),
+        )
+
+    def forward(self, example: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        damaged, clean = example
+        return {"restore": (self.net(damaged).float() - clean).square().mean()}
+
+
+def noisy(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Random damage from the global generator, as real pretexts draw theirs."""
+    clean = batch.images.float() / 255
+    return clean + 0.1 * torch.randn_like(clean), clean
+
+
+def loop_config(out: Path, **changes: Any) -> LoopConfig:
+    values: dict[str, Any] = {
+        "out": out,
+        "steps": 12,
+        "batch_size": 8,
+        "base_lr": 0.05,
+        "precision": "float32",
+        "log_every": 5,
+        "checkpoint": {"every": 4},
+        "wandb": {"mode": "disabled"},
+    }
+    return LoopConfig.model_validate(values | changes)
