@@ -58,10 +58,14 @@ def apply_overrides(tree: DictConfig, overrides: Sequence[str]) -> DictConfig:
             parsed = value
         block, _, leaf = key.rpartition(".")
         try:
-            if leaf == "kind" and block:
-                old = OmegaConf.select(tree, block)
-                if isinstance(old, DictConfig) and old.get("kind") != parsed:
-                    OmegaConf.update(tree, block, {}, merge=False, force_add=True)
+            around, old = OmegaConf.select(tree, block) if block else None, OmegaConf.select(tree, key)
+            if leaf == "kind" and isinstance(around, DictConfig) and around.get("kind") != parsed:
+                OmegaConf.update(tree, block, {}, merge=False, force_add=True)
+            # a block that is found by its path may be named by it alone: encoder=runs/a is encoder.path=runs/a
+            if isinstance(around, str):
+                OmegaConf.update(tree, block, {"path": around}, merge=False, force_add=True)
+            if isinstance(old, DictConfig) and "path" in old and isinstance(parsed, str):
+                key = f"{key}.path"
             OmegaConf.update(tree, key, parsed, merge=False, force_add=True)
         except (OmegaConfBaseException, AttributeError, TypeError, ValueError) as error:
             raise UserError(f"{text!r}: {_one_line(error)}") from None

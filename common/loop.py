@@ -138,10 +138,11 @@ def train(
     """
     world = run.world
     device = world.device
-    if config.batch_size % (world.size * config.accumulate):
+    parts = world.size * config.accumulate
+    if config.batch_size % parts:
         raise UserError(
-            f"batch_size {config.batch_size} cannot be cut into {world.size} processes x accumulate={config.accumulate}; "
-            f"choose a multiple of {world.size * config.accumulate}"
+            f"batch_size {config.batch_size} cannot be shared by {world.size} processes with "
+            f"accumulate={config.accumulate}; use a multiple of {parts}"
         )
     steps = config.steps or math.ceil((config.epochs or 0) * loader.steps_per_epoch)
     dtype = resolve_precision(config.precision, device)

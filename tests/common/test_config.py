@@ -143,6 +143,17 @@ def test_list_at_top_level_is_refused(tmp_path: Path) -> None:
         load_config(Example, path)
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [["encoder=runs/a", "encoder.scratch=true"], ["encoder.scratch=true", "encoder=runs/a"]],
+    ids=["path-first", "path-last"],
+)
+@pytest.mark.parametrize("given_as", ["old", {"path": "old"}, {"path": None}], ids=str)
+def test_a_block_may_be_named_by_its_path_alone(overrides: list[str], given_as: object) -> None:
+    tree = apply_overrides(OmegaConf.create({"encoder": given_as}), overrides)
+    assert tree.encoder == {"path": "runs/a", "scratch": True}
+
+
 @given(st.floats(min_value=1e-8, max_value=1e8, allow_nan=False))
 def test_any_float_survives_an_override(value: float) -> None:
     tree = OmegaConf.create({"steps": 1})

@@ -1,0 +1,92 @@
+"""Retouch: learn from pictures without labels, by putting damaged pictures right again.
+
+    import retouch
+
+    result = retouch.pretrain("configs/pretrain/denoise.yaml", "data.source=folder:photos", "out=runs/photos")
+    encoder = retouch.load_encoder(result.encoder)
+    vectors = encoder.encode(images)  # [B 3 H W], RGB in [0, 1] -> [B D]
+
+Each stage takes a config object, a YAML path or a mapping, and ``key.sub=value`` overrides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from omegaconf import OmegaConf
+
+from common.config import Config, apply_overrides, load_config, validate
+from common.errors import UserError
+
+if TYPE_CHECKING:
+    from common.encoders.base import Encoder
+    from pretrain.run import Pretrained
+
+__all__ = ["UserError", "embed", "finetune", "load_encoder", "pretrain", "probe"]
+
+C = TypeVar("C", bound=Config)
+
+
+def pretrain(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> Pretrained:
+    """Fit an encoder on unlabeled images. See ``pretrain.config.PretrainConfig`` for the settings.
+
+    Returns:
+        The exported folder, its sha256 and how training ended.
+
+    Raises:
+        UserError: with every problem at once; nothing has been written then.
+    """
+    from pretrain.config import PretrainConfig
+    from pretrain.run import pretrain as stage
+
+    return stage(_read(PretrainConfig, config, overrides))
+
+
+def probe(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> dict[str, Any]:
+    """Measure a frozen encoder on labelled tasks, beside baselines; returns what ``results.json`` holds."""
+    from finetune.config import ProbeConfig
+    from finetune.probe import probe as stage
+
+    return stage(_read(ProbeConfig, config, overrides))
+
+
+def finetune(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> dict[str, Any]:
+    """Train the whole encoder with a new head; returns what ``results.json`` holds."""
+    from finetune.config import FinetuneConfig
+    from finetune.finetune import finetune as stage
+
+    return stage(_read(FinetuneConfig, config, overrides))
+
+
+def embed(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> Path:
+    """Write path, label and features of every image to parquet; returns the file."""
+    from finetune.config import EmbedConfig
+    from finetune.embed import embed as stage
+
+    return stage(_read(EmbedConfig, config, overrides))
+
+
+def load_encoder(folder: str | Path) -> Encoder:
+    """Open an exported encoder: frozen, in eval mode, every tensor checked.
+
+    Its calls take images ``[B 3 H W]``, RGB in [0, 1]: ``encoder(images)`` gives the last map ``[B D h w]``,
+    ``encoder.layers(images)`` all maps, shallow to deep, ``encoder.encode(images)`` one vector an image ``[B D]``.
+
+    Raises:
+        UserError: the folder is not an encoder, or is damaged; says what to do.
+    """
+    from common.artifact import load_encoder as load
+
+    return load(Path(folder))
+
+
+def _read(schema: type[C], config: Config | str | Path | Mapping[str, Any], overrides: tuple[str, ...]) -> C:
+    if isinstance(config, (str, Path)):
+        return load_config(schema, config, overrides)
+    values = config.model_dump(mode="json") if isinstance(config, Config) else dict(config)
+    tree = apply_overrides(OmegaConf.create(values), overrides)
+    plain = OmegaConf.to_container(tree, resolve=True)
+    assert isinstance(plain, dict)
+    return validate(schema, {str(key): value for key, value in plain.items()})

@@ -1,0 +1,62 @@
+"""Two real processes (gloo): bit-equal with each other, and equal to one process at the same global batch."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from common.data import Batch, Loader
+from common.distributed import World, world
+from common.errors import UserError
+from common.loop import train
+from common.run import open_run
+from tests.toys import ToyAutoencoder, loop_config, noise_images
+
+
+def clean(batch: Batch) -> tuple[Tensor, Tensor]:
+    images = batch.images.float() / 255
+    return images, images
+
+
+def train_here(here: World, out: Path) -> dict[str, Tensor]:
+    """The identity task without BatchNorm, dropout or random damage: all processes together do what one does."""
+    config = loop_config(out, accumulate=2)
+    torch.manual_seed(0)
+    model = ToyAutoencoder(norm=False, dropout=0.0)
+    loader = Loader(noise_images(), batch_size=config.batch_size, seed=0, rank=here.rank, world=here.size)
+    with open_run(config, here, job_type="pretrain") as run:
+        train(model, clean, loader, config, run, title="toy")
+    return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+
+
+def one_of_two(rank: int, port: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    with world() as here:
+        save_file(train_here(here, folder / "run"), folder / f"rank-{rank}.safetensors")
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(one_of_two, args=(port, tmp_path), nprocs=2)  # type: ignore[no-untyped-call]
+    first, second = (load_file(tmp_path / f"rank-{rank}.safetensors") for rank in range(2))
+    alone = train_here(World(0, 1, torch.device("cpu")), tmp_path / "alone")
+    for name, tensor in alone.items():
+        assert torch.equal(first[name], second[name]), name
+        assert torch.allclose(first[name], tensor, atol=1e-5), name
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3  # rank 0 alone wrote
+
+
+def test_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
+    config = loop_config(tmp_path / "run", batch_size=6)
+    with pytest.raises(UserError, match="cannot be shared evenly by 4 processes"):
+        Loader(noise_images(), batch_size=config.batch_size, seed=0, rank=0, world=4)
