@@ -22,7 +22,7 @@ def to_uint8(images: Tensor) -> Tensor:
 
 def to_pil(image: Tensor) -> Image.Image:
     """One RGB image ``[3 H W]``, uint8 or float in [0, 1] -> PIL."""
-    pixels = image if image.dtype.is_floating_point is False else to_uint8(image)
+    pixels = to_uint8(image) if image.is_floating_point() else image
     return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
 
 

@@ -1,0 +1,52 @@
+"""The corruption contract: a frozen config that can be called on images."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated, Any
+
+import torch
+from pydantic import AfterValidator, BeforeValidator
+from torch import Tensor
+
+from common.config import Config
+
+
+class Corruption(Config, ABC):
+    """Damages images, each with parameters of its own, drawn from the global generator of their device."""
+
+    kind: str
+
+    @abstractmethod
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images ``[B 3 H W]``, RGB in [0, 1], float32 -> the damaged images, same shape."""
+
+
+def _one_is_both(value: Any) -> Any:
+    return (value, value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _in_order(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError(f"must be [lowest, highest], got [{value[0]:g}, {value[1]:g}]")
+    return value
+
+
+# `[lowest, highest]`, drawn uniformly per image; a single number is both
+Range = Annotated[tuple[float, float], BeforeValidator(_one_is_both), AfterValidator(_in_order)]
+
+
+def between(low: float, high: float) -> AfterValidator:
+    """A range must lie inside [low, high]."""
+
+    def check(value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] < low or value[1] > high:
+            raise ValueError(f"must lie between {low:g} and {high:g}, got [{value[0]:g}, {value[1]:g}]")
+        return value
+
+    return AfterValidator(check)
+
+
+def draw(limits: tuple[float, float], images: Tensor) -> Tensor:
+    """One number per image ``[B]``, uniform in ``limits``."""
+    return torch.empty(len(images), device=images.device).uniform_(*limits)

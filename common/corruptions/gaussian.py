@@ -1,0 +1,34 @@
+"""Gaussian noise of a fixed or a log-normal level."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from common.corruptions.base import Corruption
+
+
+class Gaussian(Corruption):
+    """``x + σ ε`` with ``ε ~ N(0, 1)``; σ is in units of [0, 1], and the result is never clipped.
+
+    ``sigma`` fixes σ. Without it, ``ln σ ~ N(log_mean, log_std)`` per image (Karras et al. 2022, EDM, section 5:
+    mean -1.2, deviation 1.2, for images in [-1, 1]; σ halves in [0, 1], so the mean falls by ln 2).
+    """
+
+    kind: Literal["gaussian"] = "gaussian"
+    sigma: float | None = Field(None, gt=0)
+    log_mean: float = -1.9
+    log_std: float = Field(1.2, ge=0)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images + self.levels(images) * torch.randn_like(images)
+
+    def levels(self, images: Tensor) -> Tensor:
+        """σ of each image, ``[B 1 1 1]``."""
+        shape = (len(images), 1, 1, 1)
+        if self.sigma is not None:
+            return images.new_full(shape, self.sigma)
+        return torch.randn(shape, device=images.device).mul_(self.log_std).add_(self.log_mean).exp_()

@@ -1,0 +1,23 @@
+"""Salt and pepper: some pixels turn white, as many turn black."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from common.corruptions.base import Corruption, Range, between, draw
+
+
+class SaltPepper(Corruption):
+    """Each pixel is lost with probability ``amount``, to black or white alike, all three channels together."""
+
+    kind: Literal["salt_pepper"] = "salt_pepper"
+    amount: Annotated[Range, between(0, 1)] = (0.02, 0.4)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        half = draw(self.amount, images).view(-1, 1, 1, 1) / 2
+        chance = torch.rand_like(images[:, :1])
+        damaged = torch.where(chance < half, 0.0, images)
+        return torch.where(chance >= 1 - half, 1.0, damaged)
