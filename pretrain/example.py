@@ -13,8 +13,11 @@ class Example(NamedTuple):
     ``C`` is 3, or 4 with a mask channel (1 where hidden). Images are RGB in [0, 1]; noisy inputs are not clipped.
     """
 
-    input: Tensor  # what the encoder sees                  [B C H W]
-    clean: Tensor  # the undamaged image, for pictures      [B 3 H W]
-    target: Tensor  # what the decoder must give             [B K h' w']
-    weight: Tensor | None = None  # where error counts, >= 0               [B 1 h' w']
-    visible: Tensor | None = None  # kept patches, where tokens are dropped [B n]
+    input: Tensor  # what the encoder sees                     [B C H W]
+    clean: Tensor  # the undamaged image, for pictures         [B 3 H W]
+    target: Tensor  # what should be restored                   [B K h' w']
+    weight: Tensor | None = None  # where error counts, >= 0                  [B 1 h' w']
+    visible: Tensor | None = None  # kept patches, where tokens are dropped    [B n]
+    # a normalised target is (image - shift) / scale, and only these bring a prediction back to an image
+    shift: Tensor | None = None  # [B 1 h' w']
+    scale: Tensor | None = None  # [B 1 h' w']

@@ -1,0 +1,66 @@
+"""Decoders follow from the encoder: its maps, or its tokens, back to an image."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import nn
+
+from common.config import Config
+from common.encoders.base import Encoder
+from common.errors import UserError
+from pretrain.decoders.transformer import HEAD, TransformerDecoder
+from pretrain.decoders.unet import UNet
+from pretrain.decoders.upsampler import Upsampler
+
+__all__ = ["DecoderConfig", "TransformerDecoder", "UNet", "Upsampler", "build_decoder"]
+
+
+class DecoderConfig(Config):
+    """The decoder, thrown away after pretraining."""
+
+    kind: Literal["auto", "upsampler", "unet", "transformer"] = "auto"
+    """``auto``: transformer where tokens are dropped, else upsampler."""
+    width: int = Field(128, ge=32, le=4096)
+    """Channels next to the encoder; convolutional decoders halve them as the side doubles."""
+    depth: int | None = Field(None, ge=1, le=64)
+    """Transformer blocks (default 4), or convolutions at every side (default 1)."""
+
+
+def build_decoder(
+    config: DecoderConfig, encoder: Encoder, channels: int, side: int, *, masked: bool = False
+) -> nn.Module:
+    """A decoder that gives ``[B channels side side]``; ``masked`` where the encoder drops tokens.
+
+    An ``Upsampler`` or ``UNet`` takes the list of maps of ``encoder.layers``; a ``TransformerDecoder`` takes tokens
+    ``[B n D]`` and the indices of the visible patches, or None.
+
+    Raises:
+        UserError: this kind cannot serve this encoder and target.
+    """
+    kind = config.kind
+    if kind == "auto":
+        kind = "transformer" if masked else "upsampler"
+    depth, height, width = encoder.map_shape
+    if kind == "transformer":
+        problems = []
+        if side % height or side % width:
+            problems.append(
+                f"decoder.kind=transformer needs a target whose side is a multiple of the encoder's map: {encoder.name}"
+                f" ends in {height}x{width}, the target has side {side}; use decoder.kind=upsampler"
+            )
+        if config.width % HEAD:
+            problems.append(f"decoder.width must be a multiple of {HEAD} for a transformer, got {config.width}")
+        if problems:
+            raise UserError(*problems)
+        return TransformerDecoder(
+            depth, (height, width), channels, side, width=config.width, blocks=config.depth or 4, masked=masked
+        )
+    if masked:
+        raise UserError(
+            f"decoder.kind={kind} cannot put back the patches that this encoder drops: use decoder.kind=auto"
+        )
+    if kind == "unet":
+        return UNet(encoder.layer_shapes, channels, side, width=config.width, blocks=config.depth or 1)
+    return Upsampler(depth, height, channels, side, width=config.width, blocks=config.depth or 1)

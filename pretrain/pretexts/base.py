@@ -27,14 +27,22 @@ class Pretext(Config, ABC):
 
     kind: str
     view: ClassVar[View] = "rgb"  # what the encoder may see, at pretraining and at transfer
-    mask_channel: ClassVar[bool] = False
+    narrow_code: ClassVar[bool] = False  # nothing is damaged: only a code with no way round it teaches anything
+
+    def needs_mask_channel(self, token_encoder: bool) -> bool:
+        """Whether the encoder must be told which pixels are hidden, by a fourth channel."""
+        return False
+
+    def drops_tokens(self, encoder: Encoder) -> bool:
+        """Whether hidden patches are not shown at all, so that the decoder must put tokens in their place."""
+        return False
 
     def check(self, encoder: Encoder) -> list[str]:
         """Problems of this pretext with this encoder, as plain lines; empty when they fit."""
         return []
 
     def output(self, image_size: int) -> tuple[int, int]:
-        """``(K, h')``: channels and side of the target the decoder must give."""
+        """``(K, h')``: channels and side of what the decoder must give."""
         return 3, image_size
 
     def fit(self, images: Tensor) -> dict[str, Tensor]:
@@ -45,9 +53,14 @@ class Pretext(Config, ABC):
     def corrupt(self, images: Tensor, encoder: Encoder) -> Example:
         """Clean images ``[B 3 H W]``, RGB in [0, 1] -> the damaged example."""
 
-    @abstractmethod
     def loss(self, prediction: Tensor, example: Example, state: State) -> Tensor:
-        """Prediction ``[B K h' w']`` (any dtype; computed in float32) -> scalar, mean over what counts."""
+        """Prediction ``[B K h' w']`` (any dtype) -> scalar, mean over what counts; float32 whatever the autocast."""
+        with torch.autocast(prediction.device.type, enabled=False):
+            return self.score(prediction.float(), example, state)
+
+    @abstractmethod
+    def score(self, prediction: Tensor, example: Example, state: State) -> Tensor:
+        """The loss of a float32 prediction ``[B K h' w']``, a scalar."""
 
     @abstractmethod
     def picture(self, prediction: Tensor, example: Example, state: State) -> Tensor:

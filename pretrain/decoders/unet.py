@@ -1,0 +1,44 @@
+"""A U-Net decoder: from the last map upwards, joined at every side by the encoder's map of that side."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pretrain.decoders.upsampler import NARROWEST, convolution, resize
+
+
+class UNet(nn.Module):
+    """All maps ``[B D_l h_l w_l]`` -> ``[B K side side]`` (Ronneberger et al. 2015).
+
+    Fine detail reaches the output by the skips, so that the deep maps need not carry it.
+    """
+
+    def __init__(
+        self, shapes: list[tuple[int, int, int]], channels: int, side: int, *, width: int, blocks: int
+    ) -> None:
+        super().__init__()
+        self.side = side
+        self.skips = [index for index, shape in enumerate(shapes[:-1]) if shape[1] <= side][::-1]
+        self.first = convolution(shapes[-1][0], width, kernel=1)
+        self.joins = nn.ModuleList()
+        below = shapes[-1][1]
+        for index in self.skips:
+            depth, height, _ = shapes[index]
+            inputs = width + depth
+            if height > below:
+                width = max(width // 2, NARROWEST)
+            below = height
+            self.joins.append(
+                nn.Sequential(convolution(inputs, width), *(convolution(width, width) for _ in range(blocks - 1)))
+            )
+        self.last = nn.Conv2d(width, channels, 3, padding=1)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        decoded: Tensor = self.first(maps[-1])
+        for index, join in zip(self.skips, self.joins, strict=True):
+            skip = maps[index]
+            decoded = join(torch.cat([F.interpolate(decoded, skip.shape[2:], mode="nearest"), skip], dim=1))
+        restored: Tensor = self.last(resize(decoded, self.side))
+        return restored

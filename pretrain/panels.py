@@ -1,0 +1,56 @@
+"""Panels: original, damaged and restored images in one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from common.images import save_png, to_pil
+from pretrain.example import Example
+
+TILE = 128  # pixels of one image, at least: 32 px images are enlarged four times
+GAP, EDGE, LABEL = 6, 20, 100  # between images, around the picture, and the column of row labels
+INK, FAINT, PAPER = (28, 30, 34), (120, 124, 130), (255, 255, 255)
+HIDDEN = 0.5  # how a pixel that the encoder cannot see is shown
+
+
+def panel(example: Example, restored: Tensor, title: str = "") -> Image.Image:
+    """Three rows, ``original``, ``damaged`` and ``restored``, one column an image.
+
+    ``restored`` is RGB ``[B 3 H W]`` in [0, 1]. Small images are enlarged by whole numbers, every pixel a crisp
+    square. The damaged row is what the encoder saw: noise clipped to [0, 1], hidden pixels gray.
+    """
+    rows = {"original": example.clean, "damaged": seen(example), "restored": restored}
+    count, side = len(restored), restored.shape[3]
+    zoom = max(1, round(TILE / side))
+    tile, head = side * zoom, 44 if title else 0
+    width = EDGE + LABEL + count * (tile + GAP) - GAP + EDGE
+    height = EDGE + head + len(rows) * (tile + GAP) - GAP + EDGE
+    picture = Image.new("RGB", (width, height), PAPER)
+    pen = ImageDraw.Draw(picture)
+    if title:
+        pen.text((EDGE, EDGE), title, fill=INK, font=ImageFont.load_default(22))
+    for row, (label, images) in enumerate(rows.items()):
+        top = EDGE + head + row * (tile + GAP)
+        pen.text((EDGE, top + tile // 2), label, fill=FAINT, font=ImageFont.load_default(17), anchor="lm")
+        for column, image in enumerate(images):
+            enlarged = to_pil(image).resize((tile, tile), Image.Resampling.NEAREST)
+            picture.paste(enlarged, (EDGE + LABEL + column * (tile + GAP), top))
+    return picture
+
+
+def seen(example: Example) -> Tensor:
+    """What the encoder saw, as RGB ``[B 3 H W]`` in [0, 1]."""
+    rgb = example.input[:, :3].float().clamp(0, 1)
+    hidden = example.input[:, 3:4]
+    if example.visible is not None and example.weight is not None:
+        hidden = example.weight
+    return torch.where(hidden > 0, HIDDEN, rgb) if hidden.shape[1] else rgb
+
+
+def save_panel(path: str | Path, example: Example, restored: Tensor, title: str = "") -> Path:
+    """Write ``panel`` as PNG, atomically."""
+    return save_png(panel(example, restored, title), path)

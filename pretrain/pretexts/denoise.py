@@ -1,0 +1,23 @@
+"""Denoising: restore an image from one kind of damage."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from common.corruptions import Blur, Gaussian, Jpeg, SaltPepper
+from common.encoders.base import Encoder
+from pretrain.example import Example
+from pretrain.pretexts.restore import Restore
+
+
+class Denoise(Restore):
+    """``d(f(g(x + noise)), x)`` (Vincent et al. 2008), with Gaussian noise of many levels unless said otherwise."""
+
+    kind: Literal["denoise"] = "denoise"
+    corruption: Annotated[Gaussian | SaltPepper | Blur | Jpeg, Field(discriminator="kind")] = Gaussian()
+
+    def corrupt(self, images: Tensor, encoder: Encoder) -> Example:
+        return Example(input=self.corruption(images), clean=images, target=images)

@@ -1,0 +1,34 @@
+"""Plain reconstruction through a narrow code."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from common.encoders.base import Encoder
+from pretrain.example import Example
+from pretrain.pretexts.restore import Restore
+
+
+class Identity(Restore):
+    """``d(f(g(x)), x)``: nothing is damaged, so the code must be narrower than the image to learn anything."""
+
+    kind: Literal["identity"] = "identity"
+    narrow_code: ClassVar[bool] = True
+
+    def check(self, encoder: Encoder) -> list[str]:
+        depth, height, width = encoder.map_shape
+        code, image = depth * height * width, 3 * encoder.image_size**2
+        if code < image:
+            return []
+        at_most = max((image - 1) // (height * width), 1)
+        return [
+            f"pretext.kind=identity needs a code narrower than the image, but {encoder.name} gives"
+            f" {depth}x{height}x{width} = {code} numbers for an image of {image}: set"
+            f" encoder.model_args.code_channels (small_cnn) to at most {at_most}, or choose an encoder with a"
+            " smaller last map"
+        ]
+
+    def corrupt(self, images: Tensor, encoder: Encoder) -> Example:
+        return Example(input=images, clean=images, target=images)

@@ -1,0 +1,94 @@
+"""Masking: restore patches that were hidden."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.corruptions.holes import draw_patches, enlarge
+from common.encoders.base import Encoder, TokenEncoder
+from pretrain.example import Example
+from pretrain.pretexts.base import Pretext, State, weighted_mean
+
+# Added to the variance of a patch, pixels in [0, 1]: a flat patch is not blown up to show its 1/255 steps.
+VARIANCE_FLOOR = 1e-4
+
+
+class Mask(Pretext):
+    """``d(f(g(visible)), hidden)`` over hidden pixels only.
+
+    On a vision transformer the encoder looks at the visible patches alone (He et al. 2022, MAE). On a CNN hidden
+    patches are filled with gray and a fourth channel says where they are.
+    """
+
+    kind: Literal["mask"] = "mask"
+    ratio: float = Field(0.75, gt=0, lt=1)
+    """Share of the patches hidden, the same number in every image."""
+    size: int = Field(4, ge=1)
+    """Side of a hidden patch in pixels on a CNN; a vision transformer hides its own patches."""
+    distance: Literal["l2", "l1"] = "l2"
+    normalize_patches: bool = True
+    """Target: each patch less its mean, divided by its deviation (MAE's norm_pix_loss)."""
+    paste_visible: bool = True
+    """In pictures, show the visible patches as they were."""
+
+    def needs_mask_channel(self, token_encoder: bool) -> bool:
+        return not token_encoder
+
+    def drops_tokens(self, encoder: Encoder) -> bool:
+        return isinstance(encoder, TokenEncoder)
+
+    def patch_size(self, encoder: Encoder) -> int:
+        """Side in pixels of what is hidden as one."""
+        return encoder.patch_size if isinstance(encoder, TokenEncoder) else self.size
+
+    def check(self, encoder: Encoder) -> list[str]:
+        size, image = self.patch_size(encoder), encoder.image_size
+        key = "the encoder's patch size" if isinstance(encoder, TokenEncoder) else "pretext.size"
+        if image % size:
+            return [
+                f"{key} is {size}, which does not divide the image size {image}: hidden patches must fill the image"
+            ]
+        if image == size:
+            return [f"{key} is {size}, the whole image: nothing would be left to see; make it smaller"]
+        return []
+
+    def corrupt(self, images: Tensor, encoder: Encoder) -> Example:
+        size = self.patch_size(encoder)
+        grid = (images.shape[2] // size, images.shape[3] // size)
+        visible, patches = draw_patches(images, grid, self.ratio)
+        hidden = enlarge(patches.view(-1, 1, *grid), size)
+        target, shift, scale = images, None, None
+        if self.normalize_patches:
+            shift, scale = patch_statistics(images, size)
+            target = (images - shift) / scale
+        if self.drops_tokens(encoder):
+            return Example(images, images, target, hidden, visible, shift, scale)
+        seen = torch.cat([torch.where(hidden > 0, 0.5, images), hidden], dim=1)
+        return Example(seen, images, target, hidden, None, shift, scale)
+
+    def score(self, prediction: Tensor, example: Example, state: State) -> Tensor:
+        wrong = prediction - example.target.float()
+        return weighted_mean(wrong.abs() if self.distance == "l1" else wrong.square(), example.weight)
+
+    def picture(self, prediction: Tensor, example: Example, state: State) -> Tensor:
+        restored = prediction.float()
+        if example.shift is not None and example.scale is not None:
+            restored = restored * example.scale + example.shift
+        if self.paste_visible and example.weight is not None:
+            restored = torch.where(example.weight > 0, restored, example.clean)
+        return restored.clamp(0, 1)
+
+
+def patch_statistics(images: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of every patch, over its pixels and colours, spread over its pixels: ``[B 1 H W]`` each."""
+    numbers = images.shape[1] * size * size
+    mean = F.avg_pool2d(images, size).mean(dim=1, keepdim=True)
+    centred = images - enlarge(mean, size)
+    # unbiased, as in MAE
+    variance = F.avg_pool2d(centred.square(), size).mean(dim=1, keepdim=True) * (numbers / max(numbers - 1, 1))
+    return enlarge(mean, size), enlarge((variance + VARIANCE_FLOOR).sqrt(), size)

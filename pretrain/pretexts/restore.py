@@ -1,0 +1,28 @@
+"""What all pretexts share whose target is the whole clean image."""
+
+from __future__ import annotations
+
+from abc import ABC
+
+from torch import Tensor
+
+from pretrain.example import Example
+from pretrain.pretexts.base import Pretext, State, weighted_mean
+from pretrain.pretexts.distance import Distance, error, fit_spectrum
+
+
+class Restore(Pretext, ABC):
+    """Target: the clean image ``[B 3 H W]`` in [0, 1]; subclasses choose the damage."""
+
+    distance: Distance = "l2"
+    """l2, l1, or whitened: every frequency counts alike, not only the broad ones that hold most variance."""
+
+    def fit(self, images: Tensor) -> dict[str, Tensor]:
+        return {"spectrum": fit_spectrum(images)} if self.distance == "whitened" else {}
+
+    def score(self, prediction: Tensor, example: Example, state: State) -> Tensor:
+        wrong = error(self.distance, prediction, example.target.float(), state.get("spectrum"))
+        return weighted_mean(wrong, example.weight)
+
+    def picture(self, prediction: Tensor, example: Example, state: State) -> Tensor:
+        return prediction.float().clamp(0, 1)
