@@ -105,9 +105,9 @@ def _image_paths(root: str, suffixes: frozenset[str]) -> tuple[list[str], Counte
                 path = relative + entry.name
                 if entry.is_symlink():
                     target = os.path.realpath(entry.path)
-                    if entry.is_dir():
+                    if os.path.isdir(target):  # noqa: PTH112 -- False also for a link to itself
                         waiting.append((path + "/", target))
-                    elif entry.is_file():
+                    elif os.path.isfile(target):  # noqa: PTH113
                         links.append((path, target))
                 elif entry.is_dir():
                     pending.append((path + "/", entry.path))

@@ -180,7 +180,8 @@ def _draw_chunk(seed: int, split: str, rows: Ints) -> NDArray[np.uint8]:
     slope = (x * cos + y * sin) * _planes(draws(0.0, 0.35) / np.float32(SIZE / 2))
     image *= (_planes(draws(0.7, 1.05)) * (slope + np.float32(1)))[:, None]
     image += _noise(seed, split, rows) * _planes(draws(0.03, 0.12))[:, None]
-    return (np.clip(image, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+    pixels: NDArray[np.uint8] = (np.clip(image, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+    return pixels
 
 
 def _clutter(image: Floats, u: Floats) -> Any:
@@ -222,7 +223,7 @@ def _wave(turns: Floats) -> Any:
 
 def _distance(shape: Ints, u: Any, v: Any) -> Floats:
     """Signed distance to the outline ``[n 32 32]``, negative inside, each row by its own shape."""
-    out = np.empty_like(u)
+    out = np.empty(u.shape, np.float32)
     for k, outline in enumerate(_OUTLINES):
         mine = np.flatnonzero(shape == k)
         if len(mine):

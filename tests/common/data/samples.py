@@ -1,0 +1,70 @@
+"""Tiny sources of every kind, written to disk in their own formats."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import datasets
+import numpy as np
+from PIL import Image
+
+
+def picture(seed: int, width: int = 20, height: int = 16) -> Image.Image:
+    """A small picture that differs from seed to seed."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def png(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    picture(seed).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_folder(root: Path) -> Path:
+    """Six pictures in the class folders cat and dog."""
+    for number in range(6):
+        path = root / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(number).save(path)
+    return root
+
+
+def write_parquet(path: Path, rows: int = 6) -> Path:
+    """Pictures with a ClassLabel, as the Hugging Face hub stores them."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    cells = {
+        "image": [{"bytes": png(number), "path": None} for number in range(rows)],
+        "label": [number % 2 for number in range(rows)],
+    }
+    datasets.Dataset.from_dict(cells, features=features).to_parquet(path)
+    return path
+
+
+def write_mnist(root: Path) -> Path:
+    """Six digits for each split in MNIST's own format."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 28, 28), np.uint8)
+    for part in ("train", "t10k"):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, *pixels.shape) + pixels.tobytes())
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, 6) + bytes([0, 1, 0, 1, 0, 9]))
+    return root
+
+
+def write_eurosat(root: Path) -> Path:
+    """Six pictures in EuroSAT's layout: class folders, and no splits."""
+    write_folder(root / "eurosat" / "2750")
+    return root
+
+
+def write_dtd(root: Path) -> Path:
+    """Six pictures in DTD's layout, whose splits are lists of names: four to train, two to test."""
+    dtd = root / "dtd" / "dtd"
+    write_folder(dtd / "images")
+    (dtd / "labels").mkdir()
+    names = [f"{('cat', 'dog')[number % 2]}/{number}.png" for number in range(6)]
+    (dtd / "labels" / "train1.txt").write_text("\n".join(names[:4]))
+    (dtd / "labels" / "test1.txt").write_text("\n".join(names[4:]))
+    return root

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+
+from common.data import build_source
+from common.data.shapes import ShapesSource
+from common.errors import UserError
+from tests.common.data.samples import png, write_dtd, write_folder, write_mnist, write_parquet
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("shape", "'shape': unknown source 'shape'; did you mean 'shapes'?"),
+        ("Folder:x", "'Folder:x': unknown source 'Folder'; did you mean 'folder'?"),
+        ("imagenet", "'imagenet': unknown source 'imagenet'; a source is one of shapes[:train|test[:LENGTH]], "
+         "folder:PATH, parquet:GLOB, hf:NAME[:SPLIT], torchvision:NAME[:SPLIT]"),
+        ("{tmp}", "'{tmp}': unknown source '{tmp}'; did you mean folder:{tmp}?"),
+        ("{tmp}/a.parquet", "'{tmp}/a.parquet': unknown source '{tmp}/a.parquet'; "
+         "did you mean parquet:{tmp}/a.parquet?"),
+        ("folder:", "'folder:': incomplete; written folder:PATH"),
+        ("folder:{tmp}/gone", "folder:{tmp}/gone: there is no such folder: {tmp}/gone"),
+        ("folder:{tmp}/file.txt", "folder:{tmp}/file.txt: this is a file, not a folder: {tmp}/file.txt"),
+        ("folder:{tmp}/empty", "folder:{tmp}/empty: the folder is empty: {tmp}/empty"),
+        ("folder:{tmp}/texts", "folder:{tmp}/texts: no image files in {tmp}/texts (found 2 .txt, 1 .parquet); "
+         "for parquet files write parquet:PATH/*.parquet"),
+        ("parquet:{tmp}/*.parquet", "parquet:{tmp}/*.parquet: no file matches (from {cwd})"),
+        ("parquet:{tmp}/empty", "parquet:{tmp}/empty: no file matches; "
+         "for a folder write parquet:{tmp}/empty/*.parquet"),
+        ("shapes:val", "'shapes:val': no split 'val'; written shapes[:train|test[:LENGTH]]"),
+        ("shapes:train:many", "'shapes:train:many': 'many' is not a number of images; "
+         "written shapes[:train|test[:LENGTH]]"),
+        ("torchvision:CIFAR", "torchvision:CIFAR: torchvision has no data set 'CIFAR'; did you mean 'CIFAR10'?"),
+        ("torchvision:FakeData:test", "torchvision:FakeData:test: no split 'test'; it comes in one piece: "
+         "name no test set, and a part is held out"),
+    ],
+)  # fmt: skip
+def test_mistakes_get_one_plain_message(spec: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.txt").write_text("")
+    (tmp_path / "texts").mkdir()
+    for name in ("a.txt", "b.txt", "c.parquet"):
+        (tmp_path / "texts" / name).write_text("")
+    fill = {"tmp": str(tmp_path), "cwd": str(Path.cwd())}
+    with pytest.raises(UserError) as error:
+        build_source(spec.format(**fill))
+    assert str(error.value) == message.format(**fill)
+
+
+def test_truncated_parquet_is_refused(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet")
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match="not readable as parquet: "):
+        build_source(f"parquet:{path}")
+
+
+def test_missing_hub_folder_split_is_refused_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot load split 'test'.*train"):
+        build_source(f"hf:{write_folder(tmp_path / 'photos')}", split="test")
+
+
+def test_split_of_the_spec_wins_over_the_argument(tmp_path: Path) -> None:
+    assert build_source("shapes", split="test").spec == "shapes:test:4000"
+    assert build_source("shapes:train", split="test").spec == "shapes:train:20000"
+    root = str(write_mnist(tmp_path))
+    assert build_source("torchvision:MNIST:test", root=root).fingerprint == (
+        build_source("torchvision:MNIST:test", split="train", root=root).fingerprint
+    )
+    with pytest.raises(UserError, match="no split 'val'; it has train, test"):
+        build_source("torchvision:MNIST:val", root=root)
+
+
+def test_torchvision_split_goes_by_its_own_name(tmp_path: Path) -> None:
+    root = str(write_dtd(tmp_path))
+    assert [len(build_source("torchvision:DTD", split=split, root=root)) for split in ("train", "test")] == [4, 2]
+    with pytest.raises(UserError, match=r"could not open it in .*train"):
+        build_source("torchvision:DTD:everything", root=root)
+
+
+def test_seed_and_label_reach_shapes() -> None:
+    one, two = build_source("shapes", seed=1, label="color"), build_source("shapes", seed=2, label="color")
+    assert isinstance(one, ShapesSource)
+    assert one.fingerprint != two.fingerprint
+    assert one.labels().task == "color"
+    with pytest.raises(UserError, match="no label 'hue'; it has shape, color, texture, all"):
+        build_source("shapes", label="hue")
+
+
+def test_columns_are_refused_where_there_are_none(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path)
+    with pytest.raises(UserError, match="has no columns to choose from"):
+        build_source(f"folder:{folder}", image="image")
+    with pytest.raises(UserError, match="has no label 'breed'"):
+        build_source(f"folder:{folder}", label="breed")
+
+
+def table(folder: Path, **columns: list[object]) -> str:
+    datasets.Dataset.from_dict(columns).to_parquet(folder / "t.parquet")
+    return f"parquet:{folder}/t.parquet"
+
+
+def test_raw_bytes_and_text_labels_serve(tmp_path: Path) -> None:
+    source = build_source(table(tmp_path, picture=[png(0), png(1), png(2)], animal=["dog", "cat", "dog"]))
+    assert source.labels().names == ("cat", "dog")
+    assert source.labels().values.tolist() == [1, 0, 1]
+    assert source.tasks == ("animal",)
+    assert torch.is_tensor(source.image(0)) or source.image(0).size == (20, 16)
+
+
+def test_struct_of_bytes_and_path_serves(tmp_path: Path) -> None:
+    cells = [{"bytes": png(0), "path": "a.png"}, {"bytes": png(1), "path": None}]
+    source = build_source(table(tmp_path, photo=cells, label=[3, 8]))
+    assert source.labels().names == ("3", "8")
+    assert source.labels().values.tolist() == [0, 1]
+
+
+def test_several_columns_are_asked_about(tmp_path: Path) -> None:
+    spec = table(tmp_path, left=[png(0)], right=[png(1)], size=[1], age=[2])
+    with pytest.raises(UserError, match=r"several columns hold images: left, right; name one with data\.image="):
+        build_source(spec)
+    source = build_source(spec, image="left")  # labels are not needed, so not asked about
+    with pytest.raises(UserError, match=r"several columns may be labels: size, age; name one with data\.label="):
+        source.labels()
+    assert source.labels("age").names == ("2",)
+    assert build_source(spec, image="right", label="age").labels().task == "age"
+
+
+def test_wrong_columns_are_told_at_once_with_those_there_are(tmp_path: Path) -> None:
+    spec = table(tmp_path, photo=[png(0)], score=[0.5])
+    with pytest.raises(UserError) as error:
+        build_source(spec, image="img", label="score")
+    assert str(error.value).splitlines() == [
+        f"{spec}: data.image: no column 'img'; it has photo, score",
+        f"{spec}: data.label: column 'score' holds no labels; those that do: none",
+    ]
+    with pytest.raises(UserError, match="has no labels, and labels are needed here"):
+        build_source(spec).labels()
+
+
+def test_rows_without_a_label_are_counted_when_labels_are_read(tmp_path: Path) -> None:
+    source = build_source(table(tmp_path, photo=[png(0), png(1)], label=["a", None]))
+    with pytest.raises(UserError, match="1 of 2 rows have no label in column 'label'"):
+        source.labels()

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torchvision.transforms.v2 import functional as F
+
+from common.data.decode import image_suffixes, open_image, square, to_rgb
+from tests.common.data.samples import picture
+
+
+def smooth(width: int, height: int) -> Image.Image:
+    """A photograph-like picture: no fine detail, so that resamplers agree."""
+    return picture(3, 8, 8).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("shape", [(64, 48), (48, 64), (61, 47), (300, 200), (10, 14), (32, 32)])
+def test_shorter_side_is_scaled_and_the_centre_cropped(shape: tuple[int, int]) -> None:
+    image = smooth(*shape)
+    width, height = image.size
+    scale = 32 / min(shape)
+    scaled = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    reference = np.asarray(ImageOps.fit(scaled, (32, 32))).transpose(2, 0, 1).astype(int)
+    ours = square(image, 32)
+    assert ours.shape == (3, 32, 32)
+    assert np.abs(ours - reference).mean() < 3
+
+
+def test_the_right_size_is_left_untouched() -> None:
+    image = picture(0, 32, 32)
+    assert np.array_equal(square(image, 32), np.asarray(image).transpose(2, 0, 1))
+    tensor = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
+    assert np.array_equal(square(tensor, 32), tensor.numpy())
+    gray = torch.randint(0, 256, (1, 32, 32), dtype=torch.uint8)
+    assert np.array_equal(square(gray, 32), gray.expand(3, -1, -1).numpy())
+
+
+def test_scaling_down_does_not_alias() -> None:
+    # a fine checkerboard averages to gray
+    board = np.indices((256, 256)).sum(0) % 2 * 255
+    small = square(Image.fromarray(board.astype(np.uint8)).convert("RGB"), 32)
+    assert np.abs(small[:, 2:-2, 2:-2].astype(int) - 128).max() <= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_honoured(orientation: int, tmp_path: Path) -> None:
+    # stored so that turning it by its tag gives the upright picture back
+    upright = smooth(40, 40)
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Image.Transpose that reverses each orientation
+    stored = upright.transpose(Image.Transpose(undo[orientation])) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(square(open_image(tmp_path / "a.png"), 40), square(upright, 40))
+
+
+def test_a_large_jpeg_agrees_with_decoding_it_whole(tmp_path: Path) -> None:
+    smooth(800, 600).save(tmp_path / "a.jpg", quality=95)
+    whole = Image.open(tmp_path / "a.jpg").convert("RGB").crop((100, 0, 700, 600))
+    reference = np.asarray(whole.resize((32, 32), Image.Resampling.BICUBIC)).transpose(2, 0, 1).astype(int)
+    assert np.abs(square(open_image(tmp_path / "a.jpg"), 32) - reference).mean() < 2
+
+
+GRAY = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "tolerance"),
+    [
+        ("gray", Image.fromarray(GRAY), 0),
+        ("palette", Image.fromarray(GRAY).convert("P"), 0),
+        ("gray and alpha", Image.fromarray(GRAY).convert("LA"), 0),
+        ("16 bit", Image.fromarray(GRAY.astype(np.uint16) * 256), 0),
+        ("32 bit holding 16", Image.fromarray(GRAY.astype(np.int32) * 256), 0),
+        ("float in [0, 1]", Image.fromarray(GRAY.astype(np.float32) / 255), 0),
+        ("float in [0, 255]", Image.fromarray(GRAY.astype(np.float32)), 0),
+        ("CMYK", Image.fromarray(GRAY).convert("RGB").convert("CMYK"), 1),
+        ("YCbCr", Image.fromarray(GRAY).convert("RGB").convert("YCbCr"), 1),
+    ],
+)
+def test_every_mode_becomes_rgb(name: str, image: Image.Image, tolerance: int) -> None:
+    rgb = np.asarray(to_rgb(image)).astype(int)
+    assert rgb.shape == (32, 32, 3), name
+    assert np.abs(rgb - GRAY[..., None].astype(int)).max() <= tolerance
+
+
+def test_wider_values_are_stretched() -> None:
+    rgb = np.asarray(to_rgb(Image.fromarray(np.array([[-5.0, 0.0, 5.0]], np.float32))))
+    assert rgb[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_transparent_parts_are_white() -> None:
+    image = Image.new("RGBA", (2, 1), (10, 20, 30, 255))
+    image.putpixel((1, 0), (10, 20, 30, 0))
+    assert np.asarray(to_rgb(image)).tolist() == [[[10, 20, 30], [255, 255, 255]]]
+    palette = Image.new("P", (1, 1), 0)
+    palette.info["transparency"] = 0
+    assert np.asarray(to_rgb(palette)).tolist() == [[[255, 255, 255]]]
+
+
+def test_what_only_torchvision_reads_is_read_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    picture(1).save(buffer, "PNG")
+    monkeypatch.setattr(Image, "open", lambda *_: (_ for _ in ()).throw(Image.UnidentifiedImageError()))
+    decoded = open_image(buffer.getvalue())
+    assert isinstance(decoded, torch.Tensor)
+    assert torch.equal(decoded, F.pil_to_tensor(picture(1)))
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n but no more"])
+def test_broken_files_raise(data: bytes) -> None:
+    with pytest.raises((OSError, ValueError)):
+        square(open_image(data), 8)
+
+
+def test_suffixes_cover_the_usual_and_leave_out_films() -> None:
+    assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".heic", ".avif", ".ppm"} <= image_suffixes()
+    assert not {".mpg", ".pdf", ".txt", ".h5"} & image_suffixes()

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.data import build_source, images, load_images
+from common.data.images import Cache, available_memory
+from common.errors import UserError
+from tests.common.data.samples import picture, write_folder
+
+
+@pytest.fixture
+def spoiled(tmp_path: Path) -> str:
+    """Ten pictures, of which 2, 3 and 9 cannot be read."""
+    for number in range(10):
+        picture(number).save(tmp_path / f"{number}.png")
+    whole = (tmp_path / "3.png").read_bytes()
+    (tmp_path / "2.png").write_bytes(b"")
+    (tmp_path / "3.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "9.png").write_bytes(b"hello")
+    return f"folder:{tmp_path}"
+
+
+def test_the_result_does_not_depend_on_cache_or_workers(tmp_path: Path) -> None:
+    source = build_source(f"folder:{write_folder(tmp_path)}")
+    every = torch.tensor([5, 0, 3, 3])
+    here = load_images(source, 8, cache="ram")
+    for cache, workers in (("ram", 2), ("none", 0), ("none", 1)):
+        other = load_images(source, 8, workers=workers, cache=cache)  # type: ignore[arg-type]
+        fetched = list(other.batches([every, every[:2]], workers))
+        assert torch.equal(fetched[0].images, here.rows(every))
+        assert torch.equal(fetched[1].images, here.rows(every[:2]))
+        assert torch.equal(other.kept, here.kept)
+
+
+def test_rows_are_copies() -> None:
+    loaded = load_images(build_source("shapes:train:4"), 32)
+    loaded.rows(torch.tensor([1])).zero_()
+    assert loaded.rows(torch.tensor([1])).any()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_images_are_left_out_with_one_warning(
+    spoiled: str, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = load_images(build_source(spoiled), 8, workers=workers, cache="ram")
+    assert loaded.kept.tolist() == [0, 1, 4, 5, 6, 7, 8]
+    assert loaded.pixels is not None
+    assert len(loaded) == len(loaded.pixels) == 7
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warning.startswith("3 of 10 images cannot be read and are left out: ")
+    assert "2.png (the file is empty)" in warning
+
+
+def test_labels_follow_the_rows_that_are_left(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "cat" / "0.png").write_bytes(b"")
+    loaded = load_images(build_source(f"folder:{tmp_path}"), 8)
+    assert loaded.labels().values.tolist() == [0, 0, 1, 1, 1]
+    assert loaded.where(0).endswith("cat/2.png")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_without_a_cache_the_next_readable_row_takes_the_place(
+    spoiled: str, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    lazy = load_images(build_source(spoiled), 8, cache="none")
+    (first, again) = lazy.batches([torch.tensor([1, 2, 3, 9])] * 2, workers)
+    assert first.index.tolist() == [1, 4, 4, 0]  # 9 is the last: its next is the first
+    assert torch.equal(first.images[1], lazy.rows(torch.tensor([4]))[0])
+    assert torch.equal(first.images, again.images)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(warnings) == 3  # once for each, however often it is met
+
+
+@pytest.mark.parametrize("cache", ["ram", "none"])
+def test_a_set_without_any_readable_image_is_refused(tmp_path: Path, cache: Cache) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"no image can be read, such as .*0\.png \(not an image"):
+        load_images(build_source(f"folder:{tmp_path}"), 8, cache=cache).rows(torch.tensor([0]))
+
+
+def test_limit_takes_a_fixed_sample_and_a_smaller_one_is_part_of_it(tmp_path: Path) -> None:
+    for number in range(40):
+        (tmp_path / f"{number:02}.png").write_bytes(b"")
+    source = build_source(f"folder:{tmp_path}")
+    small, large = (load_images(source, 8, limit=limit, cache="none").kept.tolist() for limit in (10, 20))
+    assert len(small) == 10
+    assert set(small) < set(large)
+    assert small == sorted(small) != list(range(10))
+    assert load_images(source, 8, limit=10, cache="none").kept.tolist() == small
+    assert len(load_images(source, 8, limit=99, cache="none")) == 40
+
+
+def test_auto_keeps_what_takes_a_quarter_of_the_free_memory(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "retouch")
+    source, need = build_source("shapes:train:8"), 8 * 3 * 32 * 32
+    monkeypatch.setattr(images, "available_memory", lambda: 4 * need)
+    assert load_images(source, 32).pixels is not None
+    assert "8 images decoded in" in caplog.text
+    monkeypatch.setattr(images, "available_memory", lambda: 4 * need - 4)
+    assert load_images(source, 32).pixels is None
+    assert "8 images, decoded when needed" in caplog.text
+    assert load_images(source, 32, cache="ram").pixels is not None
+    monkeypatch.setattr(images, "available_memory", lambda: 4 * need)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # two processes on this machine share the memory
+    assert load_images(source, 32).pixels is None
+
+
+def test_free_memory_is_a_number_of_bytes() -> None:
+    assert 2**20 < available_memory() < 2**50
+
+
+def test_more_workers_than_cores_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(images, "usable_cores", lambda: 2)
+    images.warn_of_workers(2)
+    assert not caplog.records
+    images.warn_of_workers(3)
+    assert "data.workers=3, but this machine has 2 cores" in caplog.text

@@ -1,0 +1,89 @@
+"""One contract over every kind of source."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.data import Source, Subset, build_source, load_images
+from common.errors import UserError
+from tests.common.data.samples import write_dtd, write_eurosat, write_folder, write_mnist, write_parquet
+
+Make = Callable[[Path], Source]
+
+SOURCES: dict[str, Make] = {
+    "shapes": lambda folder: build_source("shapes:train:6"),
+    "folder": lambda folder: build_source(f"folder:{write_folder(folder / 'photos')}"),
+    "parquet": lambda folder: build_source(f"parquet:{write_parquet(folder / 'a.parquet').parent}/*.parquet"),
+    "hf": lambda folder: build_source(f"hf:{write_folder(folder / 'photos')}:train"),
+    "torchvision, train=": lambda folder: build_source("torchvision:MNIST", root=str(write_mnist(folder))),
+    "torchvision, no split": lambda folder: build_source("torchvision:EuroSAT", root=str(write_eurosat(folder))),
+    "torchvision, split=": lambda folder: build_source("torchvision:DTD", root=str(write_dtd(folder))),
+    "subset": lambda folder: Subset(build_source("shapes:train:9"), torch.tensor([7, 1, 4, 2, 8, 0]), "some"),
+}
+
+
+@pytest.fixture(params=SOURCES)
+def made(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
+    return SOURCES[request.param](tmp_path)
+
+
+def test_every_row_is_a_picture_that_says_where_it_is_from(made: Source) -> None:
+    images = load_images(made, 12)
+    assert images.pixels is not None
+    assert images.pixels.shape == (len(made), 3, 12, 12)
+    assert images.pixels.dtype == torch.uint8
+    assert len({images.where(row) for row in range(len(made))}) == len(made) >= 4
+    assert images.pixels.unique(dim=0).shape[0] == len(made)
+
+
+def test_labels_are_classes_of_the_chosen_rows(made: Source) -> None:
+    labels = made.labels()
+    assert labels.task == made.tasks[0]
+    assert labels.values.dtype == torch.int64
+    assert labels.values.shape == (len(made),)
+    assert 0 <= int(labels.values.min()) <= int(labels.values.max()) < len(labels.names)
+    rows = torch.tensor([3, 0, 3])
+    assert torch.equal(made.labels(None, rows).values, labels.values[rows])
+
+
+def test_unknown_task_is_refused_with_the_known_ones(made: Source) -> None:
+    with pytest.raises(UserError, match="no task 'breed'; it has"):
+        made.labels("breed")
+
+
+def test_sources_cross_to_worker_processes(made: Source) -> None:
+    there = pickle.loads(pickle.dumps(made))
+    assert there.fingerprint == made.fingerprint
+    assert torch.equal(load_images(there, 8, limit=3).rows(torch.arange(3)), load_images(made, 8, limit=3).pixels)
+
+
+def test_opening_again_gives_the_same_fingerprint(tmp_path: Path) -> None:
+    for kind in ("shapes:train:6", f"folder:{write_folder(tmp_path / 'a')}", f"hf:{tmp_path / 'a'}"):
+        first, again = build_source(kind).fingerprint, build_source(kind).fingerprint
+        assert first == again
+        assert len(first) == 64
+
+
+def test_fingerprint_follows_the_files(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "photos")
+    table = write_parquet(tmp_path / "a.parquet")
+    before = [build_source(f"folder:{folder}").fingerprint, build_source(f"parquet:{table}").fingerprint]
+    for path in (folder / "cat" / "0.png", table):
+        os.utime(path, ns=(1, 1))
+    after = [build_source(f"folder:{folder}").fingerprint, build_source(f"parquet:{table}").fingerprint]
+    assert not set(before) & set(after)
+
+
+def test_real_parquet_gives_cifar10(shared_data: Path) -> None:
+    source = build_source(f"parquet:{shared_data}/cifar10/test-*.parquet")
+    assert len(source) == 10_000
+    labels = source.labels()
+    assert labels.names[:3] == ("airplane", "automobile", "bird")
+    assert torch.bincount(labels.values).tolist() == [1000] * 10
+    assert load_images(source, 32, limit=20).pixels is not None

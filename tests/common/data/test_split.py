@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.data import Labels, build_source, check_same_classes, split_source, stratified_split
+from common.errors import UserError
+
+LABELS = st.lists(st.integers(0, 6), min_size=1, max_size=200).map(torch.tensor)
+FRACTION = st.floats(0.01, 0.99)
+
+
+@settings(max_examples=100, deadline=None)
+@given(labels=LABELS, fraction=FRACTION, seed=st.integers(0, 2**32))
+def test_every_row_is_on_one_side_and_every_class_on_both(labels: torch.Tensor, fraction: float, seed: int) -> None:
+    train, held = stratified_split(labels, fraction, seed)
+    assert sorted(train.tolist() + held.tolist()) == list(range(len(labels)))
+    assert train.tolist() == sorted(train.tolist())
+    for label in labels.unique():
+        size = int((labels == label).sum())
+        taken = int((labels[held] == label).sum())
+        assert taken == 0 if size == 1 else 1 <= taken <= size - 1
+        assert abs(taken - size * fraction) < 1 + 1e-9
+
+
+@settings(max_examples=50, deadline=None)
+@given(labels=LABELS, fraction=FRACTION, seed=st.integers(0, 2**32))
+def test_the_same_seed_gives_the_same_split(labels: torch.Tensor, fraction: float, seed: int) -> None:
+    for ours, again in zip(*(stratified_split(labels, fraction, seed) for _ in range(2)), strict=True):
+        assert torch.equal(ours, again)
+
+
+def test_the_total_is_the_fraction_of_all_rows() -> None:
+    labels = torch.arange(10).repeat_interleave(15)  # 1.5 of each class
+    assert len(stratified_split(labels, 0.1, 0)[1]) == 15
+
+
+def test_another_seed_gives_another_split_and_rows_of_a_class_are_drawn_evenly() -> None:
+    labels = torch.zeros(40, dtype=torch.int64)
+    counts = torch.zeros(40)
+    for seed in range(400):
+        counts[stratified_split(labels, 0.25, seed)[1]] += 1
+    # binomial(400, 1/4): mean 100, standard deviation 8.7
+    assert counts.min() > 100 - 5 * 8.7
+    assert counts.max() < 100 + 5 * 8.7
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5])
+def test_a_fraction_outside_is_refused(fraction: float) -> None:
+    with pytest.raises(UserError, match="between 0 and 1"):
+        stratified_split(torch.zeros(3), fraction, 0)
+
+
+def test_a_set_without_a_test_set_is_split_into_two_sources() -> None:
+    source = build_source("shapes:train:200")
+    train, test = split_source(source, "color", fraction=0.25, seed=4)
+    assert len(train) == 150
+    assert len(test) == 50
+    held = stratified_split(source.labels("color").values, 0.25, 4)[1]
+    assert torch.equal(test.labels("shape").values, source.labels("shape").values[held])
+    assert test.where(0) == source.where(int(held[0]))
+    assert len({source.fingerprint, train.fingerprint, test.fingerprint}) == 3
+    with pytest.raises(UserError, match="too few images to hold out a test set"):
+        split_source(build_source("shapes:train:1"), fraction=0.2, seed=0)
+
+
+def names(*values: str) -> Labels:
+    return Labels(torch.zeros(1, dtype=torch.int64), values, "label")
+
+
+def test_classes_must_agree_between_training_and_test() -> None:
+    check_same_classes(names("cat", "dog"), names("cat", "dog"))
+    with pytest.raises(UserError) as error:
+        check_same_classes(names("cat", "dog", "emu"), names("cat", "gnu"))
+    assert str(error.value) == (
+        "task 'label': 3 classes in training, 2 in the test set; only in training: dog, emu; "
+        "only in the test set: gnu; both sets need the same classes"
+    )
+    with pytest.raises(UserError, match="the same names in another order"):
+        check_same_classes(names("a", "b"), names("b", "a"))
