@@ -1,0 +1,94 @@
+"""Every decoder gives the asked shape from every encoder it serves, and refuses the rest plainly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.encoders import Encoder
+from common.errors import UserError
+from pretrain.decoders import DecoderConfig, TransformerDecoder, UNet, Upsampler, build_decoder
+from pretrain.decoders.transformer import sine_positions
+from pretrain.pretexts import Denoise, Pretext
+
+EncoderFor = Callable[[Pretext, str], Encoder]
+
+
+@pytest.mark.parametrize("name", ["cnn", "vit"])
+@pytest.mark.parametrize("kind", ["upsampler", "unet"])
+@pytest.mark.parametrize(("channels", "side"), [(3, 16), (12, 4), (2, 8), (1, 1), (3, 12), (3, 32)])
+def test_maps_become_the_asked_shape(
+    name: str,
+    kind: Literal["upsampler", "unet"],
+    channels: int,
+    side: int,
+    encoder_for: EncoderFor,
+    photographs: Tensor,
+) -> None:
+    encoder = encoder_for(Denoise(), name)
+    decoder = build_decoder(DecoderConfig(kind=kind, width=32), encoder, channels, side)
+    assert decoder(encoder.layers(photographs)).shape == (16, channels, side, side)
+
+
+@pytest.mark.parametrize(
+    ("kind", "masked"), [("upsampler", False), ("unet", False), ("transformer", False), ("transformer", True)]
+)
+def test_every_parameter_takes_part(
+    kind: Literal["upsampler", "unet", "transformer"], masked: bool, encoder_for: EncoderFor, photographs: Tensor
+) -> None:
+    encoder = encoder_for(Denoise(), "vit")
+    decoder = build_decoder(DecoderConfig(kind=kind, width=32), encoder, 3, 16, masked=masked)
+    if kind == "transformer":
+        visible = torch.arange(4).expand(16, -1) if masked else None
+        output = decoder(torch.randn(16, 4 if masked else 16, 32), visible)
+    else:
+        output = decoder(encoder.layers(photographs))
+    output.square().mean().backward()
+    assert [name for name, parameter in decoder.named_parameters() if parameter.grad is None] == []
+
+
+def test_auto_follows_from_what_the_encoder_gives(encoder_for: EncoderFor) -> None:
+    vit = encoder_for(Denoise(), "vit")
+    assert isinstance(build_decoder(DecoderConfig(), vit, 3, 16, masked=True), TransformerDecoder)
+    assert isinstance(build_decoder(DecoderConfig(), vit, 3, 16), Upsampler)
+    assert isinstance(build_decoder(DecoderConfig(kind="unet"), vit, 3, 16), UNet)
+
+
+def test_the_transformer_reads_tokens_in_any_order() -> None:
+    torch.manual_seed(0)
+    decoder = TransformerDecoder(8, (4, 4), 3, 16, width=32, blocks=2, masked=True).eval()
+    tokens, visible = torch.randn(2, 5, 8), torch.tensor([[0, 3, 7, 8, 15], [1, 2, 4, 9, 14]])
+    order = torch.tensor([3, 0, 4, 1, 2])
+    assert torch.allclose(decoder(tokens, visible), decoder(tokens[:, order], visible[:, order]), atol=1e-5)
+
+
+def test_patches_land_where_they_belong() -> None:
+    decoder = TransformerDecoder(8, (2, 3), 1, 4, width=32, blocks=1, masked=False)
+    patches = torch.arange(2 * 3 * 4).view(1, 6, 4).float()
+    image = decoder.unpatch(patches)[0, 0]
+    assert image.tolist() == [
+        [0, 1, 4, 5, 8, 9],
+        [2, 3, 6, 7, 10, 11],
+        [12, 13, 16, 17, 20, 21],
+        [14, 15, 18, 19, 22, 23],
+    ]
+
+
+def test_positions_tell_all_patches_apart() -> None:
+    positions = sine_positions((8, 8), 64)[0]
+    assert positions.shape == (64, 64)
+    assert (torch.cdist(positions, positions) + torch.eye(64) > 0.5).all()
+
+
+def test_what_cannot_serve_is_refused(encoder_for: EncoderFor) -> None:
+    vit = encoder_for(Denoise(), "vit")
+    with pytest.raises(UserError, match="cannot put back the patches that this encoder drops"):
+        build_decoder(DecoderConfig(kind="unet"), vit, 3, 16, masked=True)
+    with pytest.raises(UserError) as caught:
+        build_decoder(DecoderConfig(kind="transformer", width=40), vit, 3, 18)
+    assert len(caught.value.problems) == 2
+    assert "ends in 4x4, the target has side 18; use decoder.kind=upsampler" in str(caught.value)
