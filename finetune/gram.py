@@ -1,0 +1,50 @@
+"""Second moments of a feature matrix, accurate enough to be inverted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+BLOCK = 4096  # rows a block: long enough for a fast product, short enough for float32 sums to stay exact to 1e-6
+
+
+def blocks(rows: Tensor, size: int = BLOCK) -> Iterator[Tensor]:
+    """Views of ``rows`` ``[n ...]``, ``size`` rows at a time."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def column_mean(features: Tensor) -> Tensor:
+    """Features ``[n F]`` -> their mean ``[F]``, float64: float32 blocks, summed in float64."""
+    total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
+    for rows in blocks(features):
+        total += rows.sum(0).double()
+    return total / len(features)
+
+
+def column_moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Features ``[n F]`` -> mean and population standard deviation ``[F]``, float64."""
+    mean = column_mean(features)
+    shift = mean.to(features.dtype)
+    squares = torch.zeros_like(mean)
+    for rows in blocks(features):
+        squares += (rows - shift).square_().sum(0).double()
+    # the mean was rounded to the features' precision before it was subtracted: take that shift out again
+    variance = squares / len(features) - (mean - shift.double()).square()
+    return mean, variance.clamp_min(0).sqrt()
+
+
+def gram(features: Tensor, mean: Tensor) -> Tensor:
+    """``(X - mean)ᵀ (X - mean) / n`` of features ``[n F]``, float64 ``[F F]``.
+
+    Products are taken block by block in the features' precision and summed in float64; a sum in bfloat16, or in
+    float32 over all rows, loses the small eigenvalues that a weak penalty divides by.
+    """
+    shift = mean.to(features.dtype)
+    total = torch.zeros(features.shape[1], features.shape[1], dtype=torch.float64, device=features.device)
+    for rows in blocks(features):
+        centred = rows - shift
+        total += centred.T @ centred
+    return total / len(features)

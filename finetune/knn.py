@@ -1,0 +1,48 @@
+"""Weighted k-nearest-neighbour classification by cosine similarity (Wu et al. 2018, arXiv:1805.01978, section 3.4).
+
+A query's vote for class c is ``Σ exp(s_i / T)`` over those of its k most similar training rows that carry label c;
+``s_i`` is the cosine. Nothing is learned, so it shows what the features hold without a classifier's help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from finetune.gram import blocks
+
+SIMILARITIES = 1 << 25  # entries of the similarity matrix held at once
+
+
+def knn_predict(
+    queries: Tensor, bank: Tensor, labels: Tensor, classes: int, k: Sequence[int], temperature: float = 0.07
+) -> Tensor:
+    """Classify queries ``[m F]`` by a labelled bank ``[n F]`` under each number of neighbours.
+
+    Args:
+        queries: rows to classify.
+        bank: rows with known labels; any scale, only directions count.
+        labels: int64 ``[n]`` in ``0..classes-1``.
+        classes: number of classes.
+        k: numbers of neighbours; one above n means all n.
+        temperature: T above.
+
+    Returns:
+        int64 ``[len(k) m]``, the class of each query for each k.
+    """
+    bank = normalize(bank, dim=1)
+    most = min(max(k), len(bank))
+    answers: list[Tensor] = []
+    for rows in blocks(queries, max(1, SIMILARITIES // len(bank))):
+        similarity, nearest = (normalize(rows, dim=1) @ bank.T).topk(most, dim=1)  # [b most], most similar first
+        # Relative to the best neighbour: the winner is the same, and exp cannot overflow.
+        votes = ((similarity - similarity[:, :1]) / temperature).exp()
+        chosen = labels[nearest]
+        totals = votes.new_zeros(len(k), len(rows), classes)
+        for index, count in enumerate(k):
+            totals[index].scatter_add_(1, chosen[:, :count], votes[:, :count])
+        answers.append(totals.argmax(2))
+    return torch.cat(answers, dim=1)

@@ -1,0 +1,73 @@
+"""Ridge regression onto one-hot labels, in closed form for a whole grid of L2 strengths.
+
+With centred features ``X`` ``[n F]`` and centred one-hot labels ``Y`` ``[n C]``, for each strength λ:
+
+    minimise over W   (1/n) ‖X W - Y‖²_F  +  λ ‖W‖²_F        =>        W = (A + λ I)⁻¹ B,   A = XᵀX/n,  B = XᵀY/n
+
+and the bias follows from the means. One eigendecomposition ``A = V Λ Vᵀ`` serves the grid:
+``W = V (Λ + λ)⁻¹ VᵀB``. With fewer rows than features the same solution is written by rows (the dual):
+``W = Xᵀ/n (K + λ I)⁻¹ Y`` with ``K = X Xᵀ/n``, whose eigendecomposition is the smaller one. Both are float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from finetune.gram import blocks, column_mean, gram
+from finetune.logistic import LinearFit, check_problem
+
+
+def fit_ridge(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float]) -> LinearFit:
+    """Fit one ridge classifier per strength in ``l2``; the class with the largest prediction is the answer.
+
+    Args:
+        features: ``[n F]``, float32 or float64.
+        labels: int64 ``[n]`` in ``0..classes-1``.
+        classes: number of classes C, at least 2.
+        l2: strengths λ > 0, on the scale of the mean squared error.
+
+    Raises:
+        ValueError: shapes, labels or strengths that do not make a problem.
+    """
+    check_problem(features, labels, classes, l2)
+    n, F = features.shape
+    mean = column_mean(features)
+    shares = torch.bincount(labels, minlength=classes).double() / n  # mean of the one-hot labels
+    strengths = torch.tensor(list(l2), dtype=torch.float64, device=features.device)
+    if n >= F:
+        values, basis = torch.linalg.eigh(gram(features, mean))
+        target = basis.T @ _cross(features, labels, classes, mean)
+        weight = basis @ (target / (values.clamp_min(0) + strengths[:, None])[:, :, None])  # [G F C]
+    else:
+        centred = features.double() - mean
+        values, basis = torch.linalg.eigh(centred @ centred.T / n)
+        one_hot = torch.nn.functional.one_hot(labels, classes).double() - shares
+        target = basis.T @ one_hot
+        rows = basis @ (target / (values.clamp_min(0) + strengths[:, None])[:, :, None])  # [G n C]
+        weight = centred.T @ rows / n
+    bias = shares - mean @ weight
+    error = torch.stack([_squared_error(features, labels, w, b) for w, b in zip(weight, bias, strict=True)])
+    objective = error + strengths * weight.square().sum(dim=(1, 2))
+    kept = features.dtype
+    return LinearFit(tuple(l2), weight.to(kept), bias.to(kept), objective)
+
+
+def _cross(features: Tensor, labels: Tensor, classes: int, mean: Tensor) -> Tensor:
+    """``Xᵀ Y / n`` of centred features and labels, float64 ``[F C]``: sums of the rows of each class."""
+    sums = torch.zeros(classes, features.shape[1], dtype=torch.float64, device=features.device)
+    for rows, y in zip(blocks(features), blocks(labels), strict=True):
+        sums.index_add_(0, y, rows.double() - mean)
+    return sums.T / len(features)  # centring one side is enough: the centred rows sum to zero
+
+
+def _squared_error(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``(1/n) ‖X W + b - Y‖²_F``, float64 scalar; the products are in the features' precision."""
+    total = torch.zeros((), dtype=torch.float64, device=features.device)
+    for rows, y in zip(blocks(features), blocks(labels), strict=True):
+        prediction = rows @ weight.to(rows.dtype) + bias.to(rows.dtype)
+        prediction[torch.arange(len(y), device=y.device), y] -= 1
+        total += prediction.square().sum(dtype=torch.float64)
+    return total / len(features)

@@ -1,0 +1,56 @@
+"""Weighted nearest neighbours against a loop, row by row."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from finetune.knn import knn_predict
+
+
+def by_hand(query: list[float], bank: list[list[float]], labels: list[int], classes: int, k: int, T: float) -> int:
+    def cosine(a: list[float], b: list[float]) -> float:
+        return sum(x * y for x, y in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
+
+    nearest = sorted(range(len(bank)), key=lambda row: -cosine(query, bank[row]))[:k]
+    votes = [0.0] * classes
+    for row in nearest:
+        votes[labels[row]] += math.exp(cosine(query, bank[row]) / T)
+    return votes.index(max(votes))
+
+
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+def test_votes_equal_a_loop_by_hand(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    bank = torch.randn(40, 5, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 3, (40,), generator=generator)
+    queries = torch.randn(25, 5, generator=generator, dtype=torch.float64)
+    monkeypatch.setattr("finetune.knn.SIMILARITIES", 40 * 7)  # chunks of 7 queries, the last one shorter
+    answers = knn_predict(queries, bank, labels, 3, [1, 5, 40], temperature)
+    for index, k in enumerate([1, 5, 40]):
+        expected = [by_hand(q, bank.tolist(), labels.tolist(), 3, k, temperature) for q in queries.tolist()]
+        assert answers[index].tolist() == expected
+
+
+def test_scale_of_features_does_not_count() -> None:
+    generator = torch.Generator().manual_seed(0)
+    bank, labels = torch.randn(50, 4, generator=generator), torch.arange(50) % 2
+    queries = torch.randn(20, 4, generator=generator)
+    scales = torch.rand(50, 1, generator=generator) + 0.5
+    plain = knn_predict(queries, bank, labels, 2, [3])
+    assert torch.equal(plain, knn_predict(queries * 1000, bank * scales, labels, 2, [3]))
+
+
+def test_more_neighbours_than_rows_means_all_rows() -> None:
+    bank, labels = torch.eye(3), torch.tensor([0, 1, 1])
+    assert knn_predict(torch.tensor([[1.0, 0.0, 0.0]]), bank, labels, 2, [3, 200]).tolist() == [[0], [0]]
+
+
+def test_a_low_temperature_follows_the_nearest_and_a_high_one_the_many() -> None:
+    bank = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.8, -0.6]])
+    labels = torch.tensor([0, 1, 1])
+    query = torch.tensor([[1.0, 0.0]])
+    assert knn_predict(query, bank, labels, 2, [3], 0.07).item() == 0
+    assert knn_predict(query, bank, labels, 2, [3], 10.0).item() == 1

@@ -1,0 +1,168 @@
+"""The grid solver against scikit-learn, against its own gradient, and where problems are hard."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from finetune.logistic import fit_logistic, objective
+
+L2 = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
+
+
+def correlated(n: int, F: int, C: int, noise: float = 2.0, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Correlated features with a constant column and means off zero, and labels that follow them with noise."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(n, F, generator=generator, dtype=torch.float64)
+    features = features @ torch.randn(F, F, generator=generator, dtype=torch.float64) + 1
+    features[:, 0] = 3.0
+    planted = torch.randn(F, C, generator=generator, dtype=torch.float64)
+    logits = features @ planted + noise * torch.randn(n, C, generator=generator, dtype=torch.float64)
+    labels = logits.argmax(1)
+    labels[:C] = torch.arange(C)  # no class is absent
+    return features, labels
+
+
+def sklearn_minimum(features: Tensor, labels: Tensor, l2: float) -> tuple[Tensor, Tensor]:
+    """Weights ``[F C]`` and bias ``[C]``; of two classes, sklearn keeps the second alone: ``[F 1]`` and ``[1]``."""
+    model = LogisticRegression(C=1 / (len(labels) * l2), solver="newton-cg", tol=1e-10, max_iter=1000)
+    model.fit(features.numpy(), labels.numpy())
+    return torch.from_numpy(model.coef_.T.copy()), torch.from_numpy(model.intercept_.copy())
+
+
+@pytest.mark.parametrize(("n", "F", "C"), [(300, 10, 4), (60, 100, 3), (500, 5, 7)], ids=["tall", "wide", "many"])
+def test_every_strength_reaches_sklearns_minimum(n: int, F: int, C: int) -> None:
+    features, labels = correlated(n, F, C)
+    fit = fit_logistic(features, labels, C, L2, tolerance=1e-12)
+    assert all(fit.converged)
+    for index, l2 in enumerate(L2):
+        weight, bias = sklearn_minimum(features, labels, l2)
+        reference = objective(features, labels, weight[None], bias[None], [l2])
+        assert fit.objective[index] <= reference[0] * (1 + 1e-8)
+        torch.testing.assert_close(fit.weight[index], weight, rtol=1e-3, atol=1e-3 * float(weight.abs().max()))
+
+
+def test_two_classes_agree_with_sklearns_single_logit() -> None:
+    features, labels = correlated(200, 6, 2)
+    # sklearn penalises w once where softmax penalises w/2 twice: strength l2/2 there is l2 here
+    fit = fit_logistic(features, labels, 2, [1e-2], tolerance=1e-12)
+    weight, bias = sklearn_minimum(features, labels, 0.5e-2)
+    torch.testing.assert_close(fit.weight[0, :, 1] - fit.weight[0, :, 0], weight[:, 0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fit.bias[0, 1] - fit.bias[0, 0], bias[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_gradient_vanishes_at_the_solution(dtype: torch.dtype) -> None:
+    features, labels = correlated(200, 8, 3)
+    fit = fit_logistic(features.to(dtype), labels, 3, L2, tolerance=1e-7)
+    weight = fit.weight.double().requires_grad_()
+    bias = fit.bias.double().requires_grad_()
+    per_row = (features @ weight) + bias[:, None]
+    loss = torch.nn.functional.cross_entropy(per_row.flatten(0, 1), labels.repeat(len(L2)), reduction="none")
+    penalties = weight.square().sum(dim=(1, 2)) * torch.tensor(L2, dtype=torch.float64) / 2
+    values = loss.view(len(L2), -1).mean(1) + penalties
+    torch.testing.assert_close(fit.objective, values.detach(), rtol=1e-5, atol=0)
+    for gradient in torch.autograd.grad(values.sum(), [weight, bias]):
+        assert float(gradient.abs().max()) < 2e-3  # it was above 0.3 at zero weights
+    assert float(values.detach().max()) < float(torch.tensor(3.0).log())
+
+
+def test_objective_is_the_formula() -> None:
+    features = torch.tensor([[1.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
+    weight = torch.tensor([[[0.5, 0.0], [0.0, 1.0]]], dtype=torch.float64)
+    bias = torch.tensor([[0.0, 0.25]], dtype=torch.float64)
+    # logits: (0.5, 0.25) with label 0, (0, 2.25) with label 1; penalty 0.1/2 (0.25 + 1)
+    expected = (torch.log(1 + torch.tensor(-0.25).exp()) + torch.log(1 + torch.tensor(-2.25).exp())) / 2 + 0.0625
+    assert float(objective(features, torch.tensor([0, 1]), weight, bias, [0.1])[0]) == pytest.approx(float(expected))
+
+
+def test_separable_data_with_a_tiny_penalty_ends_finite_and_all_right() -> None:
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(90) % 3
+    features = torch.nn.functional.one_hot(labels, 3).float() * 4 + 0.1 * torch.randn(90, 3, generator=generator)
+    fit = fit_logistic(features, labels, 3, [1e-7, 1e-3])
+    assert torch.isfinite(fit.weight).all()
+    assert (fit.predict(features) == labels).all()
+    assert fit.objective[0] < 1e-4
+
+
+def test_constant_features_get_no_weight_and_shares_become_the_bias() -> None:
+    labels = torch.tensor([0] * 10 + [1] * 30 + [2] * 60)
+    fit = fit_logistic(torch.full((100, 2), 0.5, dtype=torch.float64), labels, 3, [1e-3], tolerance=1e-12)
+    assert float(fit.weight.abs().max()) < 1e-6
+    torch.testing.assert_close(
+        fit.bias[0].softmax(0), torch.tensor([0.1, 0.3, 0.6], dtype=torch.float64), atol=1e-4, rtol=0
+    )
+
+
+def test_a_class_without_rows_is_never_predicted() -> None:
+    features, labels = correlated(120, 5, 3)
+    fit = fit_logistic(features, labels, 4, L2)
+    assert not (fit.predict(features) == 3).any()
+
+
+def test_solving_together_equals_solving_alone() -> None:
+    features, labels = correlated(250, 9, 4)
+    together = fit_logistic(features, labels, 4, L2, tolerance=1e-12)
+    for index, l2 in enumerate(L2):
+        alone = fit_logistic(features, labels, 4, [l2], tolerance=1e-12)
+        torch.testing.assert_close(together.objective[index], alone.objective[0], rtol=1e-10, atol=0)
+
+
+def test_order_of_strengths_does_not_matter() -> None:
+    features, labels = correlated(150, 6, 3)
+    forward = fit_logistic(features, labels, 3, L2)
+    backward = fit_logistic(features, labels, 3, L2[::-1])
+    torch.testing.assert_close(forward.weight, backward.weight.flip(0))
+    assert forward.steps == backward.steps[::-1]
+
+
+def test_groups_that_do_not_fit_in_memory_end_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = correlated(200, 7, 3)
+    whole = fit_logistic(features, labels, 3, L2, tolerance=1e-12)
+    monkeypatch.setattr("finetune.logistic.MEMORY", 1)
+    grouped = fit_logistic(features, labels, 3, L2, tolerance=1e-12)
+    torch.testing.assert_close(whole.objective, grouped.objective, rtol=1e-9, atol=0)
+
+
+def test_wide_features_with_a_diagonal_metric_end_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = correlated(200, 7, 3)
+    whole = fit_logistic(features, labels, 3, L2, tolerance=1e-10)
+    monkeypatch.setattr("finetune.logistic.LARGEST_METRIC", 1)
+    diagonal = fit_logistic(features, labels, 3, L2, tolerance=1e-10, max_steps=2000)
+    torch.testing.assert_close(whole.objective, diagonal.objective, rtol=1e-6, atol=0)
+
+
+def test_a_solution_given_as_start_needs_no_step() -> None:
+    features, labels = correlated(200, 7, 3)
+    fit = fit_logistic(features, labels, 3, [1e-2], tolerance=1e-10)
+    again = fit_logistic(features, labels, 3, [1e-2], start=(fit.weight[0], fit.bias[0]), tolerance=1e-8)
+    assert again.steps == (0,)
+    torch.testing.assert_close(again.weight, fit.weight)
+
+
+def test_too_few_steps_are_admitted() -> None:
+    features, labels = correlated(200, 7, 3)
+    fit = fit_logistic(features, labels, 3, [1e-5], tolerance=1e-10, max_steps=2)
+    assert fit.converged == (False,)
+    assert fit.steps == (2,)
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "classes", "l2", "message"),
+    [
+        (torch.zeros(3), torch.zeros(3).long(), 2, [1.0], "features"),
+        (torch.zeros(3, 2), torch.zeros(4).long(), 2, [1.0], "features"),
+        (torch.zeros(3, 2).half(), torch.zeros(3).long(), 2, [1.0], "float32"),
+        (torch.zeros(3, 2), torch.tensor([0, 1, 2]), 2, [1.0], "0..1"),
+        (torch.zeros(3, 2), torch.zeros(3).long(), 2, [0.0], "positive"),
+        (torch.zeros(3, 2), torch.zeros(3).long(), 2, [], "positive"),
+    ],
+)
+def test_what_is_no_problem_is_refused(
+    features: Tensor, labels: Tensor, classes: int, l2: list[float], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit_logistic(features, labels, classes, l2)

@@ -1,0 +1,48 @@
+"""Closed-form ridge against scikit-learn's, with more rows than features and the other way round."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from finetune.ridge import fit_ridge
+
+L2 = (1e-6, 1e-3, 1e-1, 10.0)
+
+
+@pytest.mark.parametrize(("n", "F"), [(200, 12), (30, 80)], ids=["tall", "wide"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_strength_equals_sklearns(n: int, F: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(n, F, generator=generator, dtype=torch.float64) + 0.5
+    labels = torch.randint(0, 3, (n,), generator=generator)
+    one_hot = torch.nn.functional.one_hot(labels, 3).double()
+    fit = fit_ridge(features.to(dtype), labels, 3, L2)
+    close = {"rtol": 1e-7, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-3, "atol": 2e-4}
+    for index, l2 in enumerate(L2):
+        reference = Ridge(alpha=n * l2, solver="svd").fit(features.numpy(), one_hot.numpy())
+        weight, bias = torch.from_numpy(reference.coef_.T.copy()), torch.from_numpy(reference.intercept_.copy())
+        torch.testing.assert_close(fit.weight[index].double(), weight, **close)
+        torch.testing.assert_close(fit.bias[index].double(), bias, **close)
+        error = (features @ weight + bias - one_hot).square().sum() / n + l2 * weight.square().sum()
+        torch.testing.assert_close(
+            fit.objective[index], error, rtol=1e-3 if dtype == torch.float32 else 1e-8, atol=1e-6
+        )
+
+
+def test_large_means_do_not_spoil_float32() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(20_000, 8, generator=generator)
+    labels = (features[:, 0] + 0.1 * torch.randn(20_000, generator=generator) > 0).long()
+    plain = fit_ridge(features, labels, 2, [1e-4])
+    moved = fit_ridge(features + 100, labels, 2, [1e-4])
+    torch.testing.assert_close(moved.weight, plain.weight, rtol=1e-3, atol=1e-4)
+
+
+def test_two_copies_of_a_feature_share_its_weight() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(100, 1, generator=generator, dtype=torch.float64)
+    labels = (features[:, 0] > 0).long()
+    fit = fit_ridge(features.expand(-1, 2).contiguous(), labels, 2, [1e-3])
+    torch.testing.assert_close(fit.weight[0, 0], fit.weight[0, 1])
