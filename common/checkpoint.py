@@ -28,7 +28,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write ``folder/step-NNNNNNN`` and remove all but the last ``keep``. A kill at any moment leaves the old ones whole."""
+    """Write ``folder/step-NNNNNNN`` and remove all but the last ``keep``. A kill leaves the old ones whole."""
     path = folder / f"step-{checkpoint.step:07d}"
     with new_folder(path) as beside:
         for group, tensors in checkpoint.tensors.items():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 
 class UserError(Exception):
     """A user's mistake, told plainly: every problem at once, each with what to do about it.
@@ -18,3 +21,19 @@ class UserError(Exception):
         if not self.title:
             return "\n".join(self.problems)
         return "\n".join([self.title, *(f"  {problem}" for problem in self.problems)])
+
+
+def together(*steps: Callable[[], Any]) -> list[Any]:
+    """Run independent checks and give back their values; the problems of all are raised in one error."""
+    values: list[Any] = []
+    problems: list[str] = []
+    for step in steps:
+        try:
+            values.append(step())
+        except UserError as error:
+            problems += (
+                [error.title, *(f"  {problem}" for problem in error.problems)] if error.title else error.problems
+            )
+    if problems:
+        raise UserError(*problems)
+    return values

@@ -1,4 +1,4 @@
-"""A stage's run folder: refused if something is in it, resumed only with the same config, written to by rank 0 alone."""
+"""A stage's run folder: refused if something is in it, resumed only with the same config, written by rank 0."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _claim(config: StageConfig, world: World) -> bool:
     problem: UserError | None = None
     resumed = False
     try:
-        resumed = _check(config)
+        resumed = check_out(config)
     except UserError as error:
         problem = error
     world.barrier()  # every rank has looked before rank 0 writes
@@ -137,8 +137,8 @@ def _claim(config: StageConfig, world: World) -> bool:
     return resumed
 
 
-def _check(config: StageConfig) -> bool:
-    """Whether this run continues an old one; nothing on disk is changed."""
+def check_out(config: StageConfig) -> bool:
+    """Whether this run continues an old one. Changes nothing on disk; raises what ``open_run`` would."""
     out = config.out
     if config.resume and config.overwrite:
         raise UserError("resume=true and overwrite=true exclude each other: choose one")
@@ -150,7 +150,7 @@ def _check(config: StageConfig) -> bool:
     if config.overwrite:
         if not saved.is_file():
             raise UserError(
-                f"out: {out} holds files that no stage has written; overwrite=true will not touch it, choose another out"
+                f"out: {out} holds files that no stage has written; overwrite=true will not touch it; choose another"
             )
         return False
     if not config.resume:

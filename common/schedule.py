@@ -9,7 +9,7 @@ import torch
 
 
 def learning_rate(step: int, steps: int, warmup: float, peak: float) -> float:
-    """Linear warmup over the first ``warmup`` share of ``steps``, then a half cosine to zero. ``step`` counts from 0."""
+    """Linear warmup over the first ``warmup`` share of ``steps``, then a half cosine to zero. Steps count from 0."""
     warm = max(1, round(warmup * steps)) if warmup > 0 else 0
     if step < warm:
         return peak * (step + 1) / warm

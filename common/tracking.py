@@ -1,7 +1,7 @@
 """Weights & Biases, as a guest: it is told everything and can break nothing.
 
-Every call is guarded. Whatever W&B does (no network, bad key, full disk), training goes on and the same numbers stand in
-``metrics.jsonl``.
+Every call is guarded. Whatever W&B does (no network, bad key, full disk), training goes on and the same numbers
+stand in ``metrics.jsonl``.
 """
 
 from __future__ import annotations

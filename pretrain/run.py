@@ -15,10 +15,10 @@ from common.data import Batch, Loader, Source, build_source, load_images
 from common.distributed import World, world
 from common.encoders import build_encoder
 from common.encoders.base import Encoder, TokenEncoder
-from common.errors import UserError
+from common.errors import UserError, together
 from common.images import to_float
 from common.loop import Periodic, Trained, train
-from common.run import Run, open_run
+from common.run import Run, check_out, open_run
 from common.schedule import seed_step
 from pretrain.autoencoder import Autoencoder
 from pretrain.config import PretrainConfig
@@ -53,8 +53,9 @@ def pretrain(config: PretrainConfig) -> Pretrained:
     """
     with world() as here:
         # everything a user can get wrong is looked at before anything is written
-        source = _open_source(config)
-        encoder = _build_encoder(config)
+        source, encoder, _ = together(
+            lambda: _open_source(config), lambda: _build_encoder(config), lambda: check_out(config)
+        )
         with open_run(config, here, job_type="pretrain") as run:
             # data
             data = config.data

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-# One test process should not fight over cores with its own data workers.
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+# Tests are small: a second thread gains nothing, and waits badly where other processes share the cores.
+torch.set_num_threads(1)
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
