@@ -134,7 +134,7 @@ def brute_code(colours: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     """Colours ``[N 2]`` -> their 5 nearest bins, nearest first, and Gaussian shares that sum to 1, ``[N 5]`` each."""
     nearest = torch.cdist(colours, centers).topk(min(NEIGHBOURS, len(centers)), largest=False)
     # softmax of -d² / 2σ² is the normalised Gaussian, and stays finite far away from every bin
-    return nearest.indices.short(), (-nearest.values.square() / (2 * SOFTNESS**2)).softmax(dim=1)
+    return nearest.indices.int(), (-nearest.values.square() / (2 * SOFTNESS**2)).softmax(dim=1)
 
 
 def soft_code(colours: Tensor, state: State) -> tuple[Tensor, Tensor]:

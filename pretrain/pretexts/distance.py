@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -48,15 +47,14 @@ def cosine_transform(images: Tensor) -> Tensor:
 
     Over three colours it gives what the eye also uses: (R + G + B)/√3, (R - B)/√2, (R - 2G + B)/√6.
     """
-    rows, columns = (_cosines(side).to(images) for side in images.shape[2:])
-    colours = _cosines(images.shape[1]).to(images)
+    rows, columns = (_cosines(side, images) for side in images.shape[2:])
+    colours = _cosines(images.shape[1], images)
     mixed = (colours @ images.flatten(2)).view_as(images)
     return rows @ mixed @ columns.T
 
 
-@lru_cache
-def _cosines(size: int) -> Tensor:
+def _cosines(size: int, like: Tensor) -> Tensor:
     place = torch.arange(size, dtype=torch.float64)
     rows = torch.cos((2 * place + 1) * place[:, None] * (math.pi / (2 * size))) * math.sqrt(2 / size)
     rows[0] /= math.sqrt(2)
-    return rows.float()
+    return rows.to(like)
