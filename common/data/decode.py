@@ -63,7 +63,8 @@ def square(image: Image.Image | Tensor, size: int) -> NDArray[np.uint8]:
         image = Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
     elif image.format == "JPEG":
         image.draft(None, (2 * size, 2 * size))  # never below twice the size: resampling does the rest
-    image = to_rgb(ImageOps.exif_transpose(image))
+    ImageOps.exif_transpose(image, in_place=True)  # otherwise it copies every image, turned or not
+    image = to_rgb(image)
     width, height = image.size
     if (width, height) != (size, size):
         side = min(width, height)

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,6 +28,7 @@ Cache = Literal["auto", "ram", "none"]
 RAM_SHARE = 0.25  # of the memory that is free: what cache="auto" takes at most, for all processes of a machine together
 FILL_ROWS = 256  # decoded by one worker at a time while filling
 SHOWN = 3  # paths named in a warning about unreadable images
+TOLD = 10  # unreadable images named one by one when they are met while training
 GIVE_UP = 100  # unreadable rows after one another, with no readable one between, before decoding stops
 
 
@@ -87,9 +89,13 @@ class Images:
 
     def _warn(self, failures: list[Failure]) -> None:
         for row, why in failures:
-            if row not in self._unreadable:
-                self._unreadable.add(row)
+            if row in self._unreadable:
+                continue
+            self._unreadable.add(row)
+            if len(self._unreadable) <= TOLD:
                 log.warning("unreadable image, replaced by the next readable one: %s (%s)", self.where(row), why)
+            elif len(self._unreadable) == TOLD + 1:
+                log.warning("more than %d images are unreadable and replaced; the others are not named", TOLD)
 
 
 def load_images(
@@ -242,15 +248,18 @@ def _decode_ahead(decoder: _Decoder, rows: Iterable[Tensor], workers: int) -> It
     if workers == 0:
         yield from map(decoder.__getitem__, requests)
         return
-    loader: DataLoader[Any] = DataLoader(
-        decoder,
-        batch_size=None,
-        sampler=requests,  # with batch_size=None an item is whatever the decoder takes
-        num_workers=workers,
-        prefetch_factor=4,
-        collate_fn=_as_it_is,
-        worker_init_fn=_quiet_worker,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about too many workers: `warn_of_workers` has told
+        loader: DataLoader[Any] = DataLoader(
+            decoder,
+            batch_size=None,
+            sampler=requests,  # with batch_size=None an item is whatever the decoder takes
+            num_workers=workers,
+            prefetch_factor=4,
+            collate_fn=_as_it_is,
+            worker_init_fn=_quiet_worker,
+            generator=torch.Generator(),  # its own: the global one belongs to the training step
+        )
     yield from loader
 
 

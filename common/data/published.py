@@ -56,20 +56,24 @@ class TorchvisionSource(Source):
             raise UserError(
                 f"{self.spec}: no split {self.split!r}; it comes in one piece: name no test set, and a part is held out"
             )
-        problem: Exception | None = None
+        reason = ""
         for name in names:
             if "split" in parameters and "train" not in parameters:
                 options["split"] = name
             try:
                 return kind(**options)
             except Exception as error:  # download, checksum and split errors share no base class
-                problem = problem or error
-        reason = " ".join(str(problem).split())[:300]
+                reason = " ".join(str(error).split())[:300]
+                if not isinstance(error, ValueError):
+                    break  # a ValueError says there is no such split: the next name may be the one
         raise UserError(f"{self.spec}: torchvision could not open it in {root}: {reason}")
 
     def _has_labels(self) -> bool:
         stored = _stored_labels(self._data)
-        return stored is None or not len(stored) or min(int(value) for value in stored) >= 0
+        if stored is None:
+            return True  # only reading the rows will tell
+        values = _as_classes(stored)
+        return bool(values) and min(values or [-1]) >= 0  # -1: STL-10's unlabeled part
 
     @cached_property
     def fingerprint(self) -> str:
@@ -90,10 +94,10 @@ class TorchvisionSource(Source):
         stored = _stored_labels(self._data)
         if stored is None:
             stored = [self._data[index][1] for index in range(len(self))]
-        try:
-            values = torch.tensor([int(value) for value in stored])
-        except (TypeError, ValueError):
-            raise UserError(f"{self.spec}: its targets are not classes, so it gives images only") from None
+        classes = _as_classes(stored)
+        if classes is None:
+            raise UserError(f"{self.spec}: its targets are not classes, so it gives images only")
+        values = torch.tensor(classes, dtype=torch.int64)
         given = getattr(self._data, "classes", None)
         names = tuple(map(str, given)) if given else tuple(map(str, range(int(values.max()) + 1)))
         return Labels(values if rows is None else values[rows], names, task)
@@ -104,8 +108,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("RETOUCH_CACHE") or Path.home() / ".cache" / "retouch") / "torchvision"
 
 
+def _as_classes(stored: Any) -> list[int] | None:
+    """Targets as numbers, or ``None`` where they are boxes, masks, attributes or words."""
+    try:
+        return [int(value) for value in stored]
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
 def _stored_labels(data: Any) -> Any | None:
-    """The list of labels that most sets hold under one of a few names; ``None``: only reading each row will tell."""
+    """The list of labels that most sets hold under one of a few names; ``None`` if this one does not."""
     for name in ("targets", "labels", "_labels"):
         stored = getattr(data, name, None)
         if stored is not None:

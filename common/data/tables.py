@@ -150,9 +150,7 @@ def _holds_images(feature: Any) -> bool:
 
 
 def _holds_labels(feature: Any) -> bool:
-    return isinstance(feature, datasets.ClassLabel) or _is_value(
-        feature, "int", "uint", "string", "large_string", "bool"
-    )
+    return isinstance(feature, datasets.ClassLabel) or _is_value(feature, "int", "uint", "string", "bool")
 
 
 def _is_value(feature: Any, *kinds: str) -> bool:

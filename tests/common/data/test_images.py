@@ -55,6 +55,24 @@ def test_unreadable_images_are_left_out_with_one_warning(
     assert "2.png (the file is empty)" in warning
 
 
+def test_many_unreadable_images_do_not_flood_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(30):
+        (tmp_path / f"{number:02}.png").write_bytes(b"")
+    picture(0).save(tmp_path / "whole.png")
+    lazy = load_images(build_source(f"folder:{tmp_path}"), 8, cache="none")
+    assert next(lazy.batches([torch.arange(31)])).index.tolist() == [30] * 31
+    assert len(caplog.records) == images.TOLD + 1
+    assert "the others are not named" in caplog.records[-1].getMessage()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_decoding_leaves_the_global_generator_alone(tmp_path: Path, workers: int) -> None:
+    lazy = load_images(build_source(f"folder:{write_folder(tmp_path)}"), 8, cache="none")
+    before = torch.get_rng_state()
+    list(lazy.batches([torch.arange(3)], workers))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_labels_follow_the_rows_that_are_left(tmp_path: Path) -> None:
     write_folder(tmp_path)
     (tmp_path / "cat" / "0.png").write_bytes(b"")
