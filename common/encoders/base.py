@@ -3,48 +3,93 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from common.encoders.config import EncoderConfig
+from common.errors import UserError
+
 View = Literal["rgb", "gray"]
 
-MEAN = (0.485, 0.456, 0.406)  # ImageNet statistics, in [0, 1]: what timm's models expect
+MEAN = (0.485, 0.456, 0.406)  # ImageNet statistics, in [0, 1]: what most of timm's models expect
 STD = (0.229, 0.224, 0.225)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of a gray photograph
+
+
+@contextmanager
+def _in_eval(module: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block: BatchNorm takes a batch of one, and dropout draws no random numbers."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 class Encoder(nn.Module, ABC):
     """Maps images to feature maps.
 
+    A subclass builds its layers in its constructor and ends it with ``settle()``.
+
     Attributes:
         name: what the config calls it, e.g. ``small_cnn`` or ``timm/convnext_atto``.
+        config: what builds it again, every automatic choice made explicit.
         image_size: side in pixels of the square images it was built for.
         view: ``rgb``, or ``gray``: the encoder sees only luminance, repeated on three channels, whatever it is given.
         mask_channel: whether the input may carry a fourth channel, 1 where a pixel is hidden; zero when absent.
         layer_shapes: ``(D, h, w)`` of each map that ``layers`` returns, shallow to deep.
+        num_classes: outputs of its classifier; 0 without one.
     """
 
     name: str
+    config: EncoderConfig
     image_size: int
     view: View
     mask_channel: bool
     layer_shapes: list[tuple[int, int, int]]
+    num_classes: int
     mean: Tensor
     std: Tensor
+    luma: Tensor
+    classifier: nn.Linear | None
 
-    def __init__(self, name: str, image_size: int, view: View, mask_channel: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        image_size: int,
+        view: View,
+        mask_channel: bool,
+        *,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+    ) -> None:
         super().__init__()
         self.name, self.image_size, self.view, self.mask_channel = name, image_size, view, mask_channel
+        self.config = EncoderConfig(name=name)
+        self.num_classes, self.classifier = 0, None
+        self._frozen = False
+        self._trainable: frozenset[str] | None = None  # parameters on the path; None: all of them
         # constants of the class, not weights: they follow the device but are not saved
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("luma", torch.tensor(LUMA).view(1, 3, 1, 1), persistent=False)
 
     @property
     def map_shape(self) -> tuple[int, int, int]:
         """``(D, h, w)`` of the last map."""
         return self.layer_shapes[-1]
+
+    @property
+    def body(self) -> nn.Module:
+        """The module whose tensors are exported."""
+        return self
+
+    # ---- images to features
 
     @abstractmethod
     def layers(self, images: Tensor) -> list[Tensor]:
@@ -59,15 +104,99 @@ class Encoder(nn.Module, ABC):
         return self.layers(images)[layer].float().mean(dim=(2, 3))
 
     def prepare(self, images: Tensor) -> Tensor:
-        """RGB in [0, 1] -> the network's own input: view, ImageNet standardisation, mask channel (zero if absent)."""
+        """RGB in [0, 1] -> the network's own input: view, standardisation, mask channel (zero if absent)."""
         rgb, mask = images[:, :3], images[:, 3:]
         if self.view == "gray":
-            weights = rgb.new_tensor(LUMA).view(1, 3, 1, 1)
-            rgb = (rgb * weights).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+            rgb = (rgb * self.luma.to(rgb.dtype)).sum(1, keepdim=True).expand(-1, 3, -1, -1)
         rgb = (rgb - self.mean.to(rgb.dtype)) / self.std.to(rgb.dtype)
         if not self.mask_channel:
             return rgb
         return torch.cat([rgb, mask if mask.shape[1] else torch.zeros_like(rgb[:, :1])], dim=1)
+
+    # ---- classification, for fine-tuning
+
+    def add_classifier(self, num_classes: int) -> None:
+        """Put a new classifier on top (replacing any): here, linear on the average of the last map."""
+        self.classifier = nn.Linear(self.map_shape[0], num_classes).to(self.mean.device)
+        self.num_classes = num_classes
+        self._train_only_path_of(self.logits)
+
+    def remove_classifier(self) -> None:
+        """Back to an encoder alone."""
+        self.classifier, self.num_classes = None, 0
+        self._train_only_path_of(self.forward)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Images ``[B 3 H W]``, RGB in [0, 1] -> logits ``[B classes]``; only after ``add_classifier``."""
+        assert self.classifier is not None, "add_classifier comes first"
+        logits: Tensor = self.classifier(self.encode(images))
+        return logits
+
+    def depths(self) -> dict[str, int]:
+        """Depth of each parameter by name, 0 nearest the image, for layer-wise learning rates."""
+        return {name: 0 for name, _ in self.named_parameters()}
+
+    # ---- frozen and trained
+
+    def freeze(self) -> Self:
+        """No gradients, and eval mode that ``train()`` does not undo: a frozen encoder's features never drift."""
+        self._frozen = True
+        self.eval()
+        return self.requires_grad_(False)
+
+    def unfreeze(self) -> Self:
+        """Undo ``freeze``: every parameter on the way to the output may learn again."""
+        self._frozen = False
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(self._trainable is None or name in self._trainable)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch, but a frozen encoder stays in eval mode."""
+        return super().train(mode and not self._frozen)
+
+    # ---- set-up
+
+    def settle(self) -> None:
+        """End of construction: measure ``layer_shapes`` on one image, refuse what cannot serve, freeze idle parameters.
+
+        Raises:
+            UserError: the network refuses images of this size, or its maps are not finite spatial maps.
+        """
+        try:
+            with torch.no_grad(), _in_eval(self):
+                maps = self.layers(self._trial_image())
+        except Exception as error:  # whatever a third-party network raises, the user needs its reason
+            raise self.refusal(str(error) or type(error).__name__) from error
+        for tensor in maps:
+            if tensor.ndim != 4 or tensor.shape[0] != 1 or 0 in tensor.shape:
+                raise self.refusal(f"a layer gives {list(tensor.shape)}, not a map [B D h w]")
+            if not tensor.isfinite().all():
+                raise self.refusal("its features are not finite")
+        self.layer_shapes = [(t.shape[1], t.shape[2], t.shape[3]) for t in maps]
+        self._train_only_path_of(self.forward)
+
+    def refusal(self, reason: str) -> UserError:
+        """The one line that says why this encoder cannot serve."""
+        return UserError(f"{self.name} cannot serve as an encoder at {self.image_size} px: {' '.join(reason.split())}")
+
+    def _train_only_path_of(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Freeze the parameters that do not reach ``function``'s output (DDP refuses parameters without gradient)."""
+        named = dict(self.named_parameters())
+        for parameter in named.values():
+            parameter.requires_grad_(True)
+        with torch.enable_grad(), _in_eval(self):
+            output = function(self._trial_image())
+            if output.requires_grad:
+                gradients = torch.autograd.grad(output.sum(), list(named.values()), allow_unused=True)
+                self._trainable = frozenset(name for name, g in zip(named, gradients, strict=True) if g is not None)
+        self.unfreeze()
+
+    def _trial_image(self) -> Tensor:
+        """One smooth image, without drawing random numbers."""
+        ramp = torch.linspace(0, 1, self.image_size, device=self.mean.device)
+        image = torch.stack([ramp.expand(self.image_size, -1), ramp[:, None].expand(-1, self.image_size)])
+        return torch.cat([image, image.mean(0, keepdim=True)])[None]
 
 
 class TokenEncoder(Encoder):

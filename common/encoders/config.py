@@ -1,0 +1,29 @@
+"""How a config names an encoder."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from common.config import Config
+
+Stem = Literal["auto", "small", "default"]
+
+
+class EncoderConfig(Config):
+    """Which encoder to build.
+
+    Attributes:
+        name: ``small_cnn``, or ``timm/`` and any timm model that gives intermediate features.
+        pretrained: start from timm's own weights.
+        model_args: passed to the model, e.g. ``{patch_size: 4, depth: 6}``; ``small_cnn`` takes ``SmallCNNArgs``.
+        stem: ``auto`` suits a timm model to small images: a 3x3 stem without pooling in ResNets up to 64 px, and a
+            lower ``patch_size`` or ``output_stride`` where the last map would be under 4x4 (a token grid: under 8x8).
+            Pretrained models are left as they are. ``small`` asks for the ResNet stem; ``default`` changes nothing.
+    """
+
+    name: str = "small_cnn"
+    pretrained: bool = False
+    model_args: dict[str, Any] = Field(default_factory=dict)
+    stem: Stem = "auto"

@@ -1,0 +1,80 @@
+"""A small convolutional network for images of 32 to 64 px, quick on CPUs."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from common.config import Config, validate
+from common.encoders.base import Encoder, View
+from common.encoders.config import EncoderConfig
+from common.errors import UserError
+
+STAGES = 3  # each halves the side: 32 px -> 16, 8, 4
+
+
+class SmallCNNArgs(Config):
+    """Settings of ``small_cnn``, given as ``encoder.model_args``.
+
+    Attributes:
+        width: channels of the first stage; each next stage has twice as many.
+        depth: 3x3 convolutions in a stage.
+        code_channels: append a 1x1 convolution to so many channels: a narrow code as the last map.
+    """
+
+    width: int = Field(default=64, ge=1, le=4096)
+    depth: int = Field(default=2, ge=1, le=64)
+    code_channels: int | None = Field(default=None, ge=1, le=65536)
+
+
+class SmallCNN(Encoder):
+    """Three stages of dense 3x3 convolutions with BatchNorm and ReLU; a stage begins with stride 2.
+
+    Dense 3x3 convolutions keep a CPU's matrix units busy; depthwise ones wait for memory.
+    """
+
+    def __init__(self, config: EncoderConfig, image_size: int, view: View, mask_channel: bool) -> None:
+        if config.pretrained:
+            raise UserError("encoder.pretrained: small_cnn has no pretrained weights; use a timm model, or false")
+        if config.stem == "small":
+            raise UserError("encoder.stem: small_cnn is made for small images already; leave it at auto")
+        args = validate(SmallCNNArgs, config.model_args, "encoder.model_args")
+        super().__init__(config.name, image_size, view, mask_channel)
+        if image_size % 2**STAGES or image_size < 2 ** (STAGES + 1):
+            raise self.refusal(f"it halves images {STAGES} times; use a multiple of {2**STAGES} px from 16 px on")
+        self.config = config.model_copy(update={"model_args": args.model_dump(), "stem": "default"})
+        self.stages = nn.ModuleList()
+        channels = 4 if mask_channel else 3
+        for stage in range(STAGES):
+            width = args.width * 2**stage
+            blocks = [_block(channels, width, stride=2)]
+            blocks += [_block(width, width, stride=1) for _ in range(args.depth - 1)]
+            self.stages.append(nn.Sequential(*blocks))
+            channels = width
+        self.code = None if args.code_channels is None else nn.Conv2d(channels, args.code_channels, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.settle()
+
+    def layers(self, images: Tensor) -> list[Tensor]:
+        """Images ``[B 3 S S]`` -> maps ``[B w S/2 S/2]``, ``[B 2w S/4 S/4]``, ``[B 4w S/8 S/8]`` (and the code)."""
+        x = self.prepare(images)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps if self.code is None else [*maps, self.code(x)]
+
+    def depths(self) -> dict[str, int]:
+        """One depth a stage; code and classifier are deepest."""
+        names = [name for name, _ in self.named_parameters()]
+        return {name: int(name.split(".")[1]) if name.startswith("stages.") else STAGES for name in names}
+
+
+def _block(channels: int, width: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,172 @@
+"""Build a timm model fit for small images, or say in one line why not."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+from timm.models.resnet import ResNet
+from torch import nn
+
+from common.encoders.config import EncoderConfig
+from common.errors import UserError
+
+log = logging.getLogger("retouch")
+
+SMALL_STEM_UP_TO = 64  # px; above, a ResNet's own stem (7x7, then pooling) leaves enough of the image
+MIN_SIDE, MIN_GRID = 4, 8  # least side of a convolutional network's last map, and of a grid of tokens
+MANAGED = {  # model arguments that Retouch sets itself, and what the user does instead
+    "in_chans": "it follows from the pretext",
+    "num_classes": "it follows from the labels",
+    "features_only": "features are read from the whole model",
+    "out_indices": "every stage is read",
+    "pretrained": "set encoder.pretrained",
+    "pretrained_cfg": "set encoder.pretrained",
+    "pretrained_cfg_overlay": "set encoder.pretrained",
+    "checkpoint_path": "export an encoder folder and give its path",
+    "patch_drop_rate": "use the pretext `mask`, which drops patches and knows which",
+}
+
+
+def create_timm_model(config: EncoderConfig, image_size: int) -> tuple[Any, EncoderConfig]:
+    """The timm model without a classifier, and the config with every automatic choice made explicit.
+
+    Raises:
+        UserError: no such model, wrong ``model_args``, or timm cannot build it or fetch its weights.
+    """
+    architecture = config.name.removeprefix("timm/")
+    _check_name(architecture)
+    problems = [f"encoder.model_args.{key}: {MANAGED[key]}; remove it" for key in config.model_args if key in MANAGED]
+    args = dict(config.model_args)
+    pretrained_cfg = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
+    if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
+        args.setdefault("img_size", image_size)
+    if args.get("img_size", image_size) not in (image_size, [image_size] * 2, (image_size,) * 2):
+        problems.append(
+            f"encoder.model_args.img_size is {args['img_size']}, but images are {image_size} px; "
+            f"leave it out, or set data.image_size={args['img_size']}"
+        )
+    if problems:
+        raise UserError(*problems)
+
+    model = _create(architecture, config.pretrained, args)
+    if not hasattr(model, "forward_intermediates"):
+        raise UserError(
+            f"{config.name} cannot serve as an encoder: timm gives no intermediate features of it "
+            "(it has no forward_intermediates); choose another model"
+        )
+    stem = config.stem
+    if stem == "auto":
+        small = isinstance(model, ResNet) and image_size <= SMALL_STEM_UP_TO and not config.pretrained
+        stem = "small" if small else "default"
+        if stem == "default" and not config.pretrained:
+            model, args = _finer(config.name, model, image_size, args)
+    if stem == "small":
+        _replace_stem(config.name, model)
+        if config.pretrained:
+            log.warning("%s: the small stem has no pretrained weights and starts at random", config.name)
+    return model, config.model_copy(update={"model_args": args, "stem": stem})
+
+
+def add_mask_channel(model: Any, config: EncoderConfig) -> bool:
+    """Give the first convolution a fourth input channel, with weights of zero; False if the model has no such layer.
+
+    One slice of one weight, so that an export can drop it and the features of whole images stay what they are.
+    """
+    name = "conv1" if config.stem == "small" else model.pretrained_cfg.get("first_conv")
+    first = dict(model.named_modules()).get(name) if isinstance(name, str) else None
+    if not isinstance(first, nn.Conv2d) or first.in_channels != 3 or first.groups != 1:
+        return False
+    first.weight = nn.Parameter(torch.cat([first.weight.detach(), torch.zeros_like(first.weight[:, :1])], dim=1))
+    first.in_channels = 4
+    return True
+
+
+def _check_name(architecture: str) -> None:
+    known = timm.list_models()
+    base, _, tag = architecture.partition(".")
+    if base not in known:
+        raise UserError(f"encoder.name: timm has no model {base!r}{nearest(base, known)}")
+    if tag and architecture not in timm.list_pretrained(f"{base}.*"):
+        tags = ", ".join(f"timm/{name}" for name in timm.list_pretrained(f"{base}.*"))
+        raise UserError(f"encoder.name: timm has no weights {architecture!r}; it has {tags or 'none for this model'}")
+
+
+def nearest(word: str, names: list[str]) -> str:
+    """``; did you mean ...?`` with up to three close names, or nothing."""
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(f'timm/{name}' for name in close)}?" if close else ""
+
+
+def _create(architecture: str, pretrained: bool, args: dict[str, Any]) -> Any:
+    try:
+        return timm.create_model(architecture, pretrained=pretrained, num_classes=0, in_chans=3, **args)
+    except Exception as error:  # timm and its downloaders raise anything from TypeError to connection errors
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if pretrained:
+            raise UserError(
+                f"timm/{architecture}: its pretrained weights cannot be fetched or do not fit these model_args "
+                f"({reason}); check the network and model_args, or set encoder.pretrained=false"
+            ) from error
+        raise UserError(f"timm/{architecture} cannot be built with model_args {args}: {reason}") from error
+
+
+def _finer(name: str, model: Any, image_size: int, args: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The same architecture with a lower patch size or output stride, if its last map would be too coarse."""
+    if {"patch_size", "output_stride"} & set(args):
+        return model, args  # the user has chosen
+    strides = [_stride(info) for info in getattr(model, "feature_info", [])]
+    if not strides:
+        return model, args
+    wanted = MIN_GRID if len(set(strides)) == 1 else MIN_SIDE
+    if image_size / strides[-1] >= wanted:
+        return model, args
+    parameters = inspect.signature(type(model).__init__).parameters
+    patches = [p for p in range(_patch_size(model, parameters) - 1, 0, -1) if image_size % p == 0]
+    choices = [{"patch_size": p} for p in patches if image_size / p >= wanted]
+    if "output_stride" in parameters:
+        choices += [{"output_stride": stride} for stride in (16, 8)]
+    finer: list[tuple[float, Any, dict[str, int]]] = []  # side of the last map, model, what was changed
+    for choice in choices:
+        try:
+            candidate = _create(model.pretrained_cfg["architecture"], False, args | choice)
+        except UserError:
+            continue  # some models name the argument but refuse the value
+        side = image_size / _stride(candidate.feature_info[-1])
+        if side >= wanted:
+            finer.append((side, candidate, choice))
+            if side < 2 * wanted:
+                break  # halving less often would be too coarse, so nothing is cheaper
+    if not finer:
+        return model, args
+    side, chosen, choice = min(finer, key=lambda found: found[0])  # the least work; the first of equals
+    key, value = next(iter(choice.items()))
+    log.info("%s: %s=%d, so that the last map of a %d px image is %dx%d", name, key, value, image_size, side, side)
+    return chosen, args | choice
+
+
+def _stride(info: dict[str, Any]) -> int:
+    stride = info["reduction"]
+    return int(max(stride)) if isinstance(stride, (tuple, list)) else int(stride)
+
+
+def _patch_size(model: Any, parameters: Mapping[str, inspect.Parameter]) -> int:
+    """The patch size in use; 0 if the model takes no such argument."""
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if patch is None:
+        patch = parameters["patch_size"].default if "patch_size" in parameters else 0
+    return int(max(patch)) if isinstance(patch, (tuple, list)) else int(patch)
+
+
+def _replace_stem(name: str, model: Any) -> None:
+    """A 3x3 convolution at full resolution and no pooling, as is usual for CIFAR (He et al. 2016, section 4.2)."""
+    if not isinstance(model, ResNet):
+        raise UserError(f"encoder.stem: small replaces the stem of a ResNet, which {name} is not; use auto or default")
+    model.conv1 = nn.Conv2d(3, model.bn1.num_features, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()

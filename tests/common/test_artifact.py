@@ -1,0 +1,379 @@
+"""Exported folders: read back exactly, opened by plain timm, and refused in one line when anything is wrong."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from common.artifact import (
+    encoder_sha256,
+    export_classifier,
+    export_encoder,
+    load_classifier,
+    load_encoder,
+    random_twin,
+    read_encoder_card,
+)
+from common.encoders import Classifier, Encoder, EncoderConfig, build_encoder
+from common.errors import UserError
+
+SMALL = {"width": 8, "depth": 1}
+TINY_VIT = {"patch_size": 4, "embed_dim": 48, "depth": 2, "num_heads": 3}
+
+
+def build(name: str = "small_cnn", model_args: dict[str, Any] | None = None, **settings: Any) -> Encoder:
+    torch.manual_seed(0)
+    stem = settings.pop("stem", "auto")
+    args = SMALL if name == "small_cnn" and model_args is None else model_args or {}
+    encoder = build_encoder(EncoderConfig(name=name, model_args=args, stem=stem), image_size=32, **settings)
+    with torch.no_grad():  # so that no tensor is what a fresh network has
+        for tensor in encoder.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.add_(0.01 * torch.rand_like(tensor))
+    return encoder.eval()
+
+
+def images(count: int = 2) -> Tensor:
+    return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "encoder"
+    export_encoder(build(), folder, {"step": 7})
+    return folder
+
+
+@pytest.fixture
+def folder(exported: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return shutil.copytree(exported, tmp_path / "encoder")
+
+
+# ---- what an export says and keeps
+
+
+def test_card_tells_what_was_exported(tmp_path: Path) -> None:
+    encoder = build(view="gray")
+    sha256 = export_encoder(encoder, tmp_path / "encoder", {"step": 7, "config": {"seed": 0}, "where": Path("runs/a")})
+    card = read_encoder_card(tmp_path / "encoder")
+    assert (card.name, card.image_size, card.view) == ("small_cnn", 32, "gray")
+    assert card.provenance == {"step": 7, "config": {"seed": 0}, "where": "runs/a"}
+    assert card.parameters == sum(p.numel() for p in encoder.parameters())
+    assert card.tensors == len(load_file(tmp_path / "encoder" / "model.safetensors"))
+    assert list(card.layer_shapes) == encoder.layer_shapes
+    assert sha256 == card.sha256 == encoder_sha256(tmp_path / "encoder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["encoder"]
+    assert sorted(path.name for path in (tmp_path / "encoder").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_loading_says_what_was_loaded_and_gives_a_frozen_encoder(
+    exported: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="retouch"):
+        encoder = load_encoder(exported)
+    card = read_encoder_card(exported)
+    parts = ("small_cnn", f"{card.tensors} tensors", "rgb at 32 px", card.sha256[:12])
+    assert all(part in caplog.text for part in parts)
+    assert not encoder.train().training
+    assert not any(p.requires_grad for p in encoder.parameters())
+
+
+def test_sha256_follows_weights_and_view_but_not_provenance(exported: Path, tmp_path: Path) -> None:
+    first = encoder_sha256(exported)
+    assert export_encoder(build(), tmp_path / "same", {"step": 8}) == first
+    assert export_encoder(build(view="gray"), tmp_path / "gray", {}) != first
+    other = build()
+    other.load_state_dict({name: tensor + 1 for name, tensor in other.state_dict().items()})
+    assert export_encoder(other, tmp_path / "other", {}) != first
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "args"), [("small_cnn", SMALL), ("timm/test_resnet", {}), ("timm/vit_tiny_patch16_224", TINY_VIT)]
+)
+def test_mask_channel_is_left_out_of_the_export(name: str, args: dict[str, Any], tmp_path: Path) -> None:
+    encoder = build(name, args, mask_channel=True)
+    export_encoder(encoder, tmp_path / "encoder", {})
+    loaded = load_encoder(tmp_path / "encoder")
+    assert not loaded.mask_channel
+    torch.testing.assert_close(loaded(images()), encoder(images()), rtol=1e-4, atol=1e-5)
+
+
+def test_export_and_load_draw_no_random_numbers(tmp_path: Path) -> None:
+    encoder = build("timm/test_vit")
+    before = torch.get_rng_state()
+    export_encoder(encoder, tmp_path / "encoder", {})
+    load_encoder(tmp_path / "encoder")
+    random_twin(tmp_path / "encoder", seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@torch.no_grad()
+def test_exporting_again_replaces_the_old_export(folder: Path) -> None:
+    other = build("timm/test_vit")
+    export_encoder(other, folder, {})
+    torch.testing.assert_close(load_encoder(folder)(images()), other(images()), rtol=0, atol=0)
+    assert [path.name for path in folder.parent.iterdir()] == ["encoder"]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda p: p.mkdir() or (p / "thesis.tex").write_text("x"), lambda p: p.write_text("x")]
+)
+def test_nothing_of_the_users_is_overwritten(make: Callable[[Path], Any], tmp_path: Path) -> None:
+    target = tmp_path / "encoder"
+    make(target)
+    with pytest.raises(UserError, match="export to a new folder"):
+        export_encoder(build(), target, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["encoder"]
+
+
+def test_diverged_weights_are_not_exported(tmp_path: Path) -> None:
+    encoder = build()
+    with torch.no_grad():
+        next(encoder.parameters()).view(-1)[0] = float("nan")
+    with pytest.raises(UserError, match=r"not written, .*weight is not finite: training diverged"):
+        export_encoder(encoder, tmp_path / "encoder", {})
+    assert not (tmp_path / "encoder").exists()
+
+
+def test_random_twin_is_the_same_network_with_other_weights(tmp_path: Path) -> None:
+    encoder = build("timm/test_resnet", view="gray")
+    export_encoder(encoder, tmp_path / "encoder", {})
+    twin, again, other = (random_twin(tmp_path / "encoder", seed) for seed in (1, 1, 2))
+    assert (twin.view, twin.layer_shapes, twin.config) == ("gray", encoder.layer_shapes, encoder.config)
+    weight = "model.conv1.weight"
+    assert torch.equal(twin.state_dict()[weight], again.state_dict()[weight])
+    assert not torch.equal(twin.state_dict()[weight], other.state_dict()[weight])
+    assert not torch.equal(twin.state_dict()[weight], encoder.state_dict()[weight])
+    assert not twin.training
+    assert any(p.requires_grad for p in twin.parameters())
+
+
+# ---- plain timm reads it
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "args", "stem"),
+    [
+        ("timm/convnext_atto", {}, "auto"),
+        ("timm/resnet18", {}, "default"),
+        ("timm/vit_tiny_patch16_224", TINY_VIT, "auto"),
+        ("timm/vit_tiny_patch16_224", {**TINY_VIT, "class_token": False, "global_pool": "avg"}, "auto"),
+        ("timm/test_efficientnet", {}, "auto"),
+    ],
+)
+def test_plain_timm_opens_the_folder_with_identical_features(
+    name: str, args: dict[str, Any], stem: str, tmp_path: Path
+) -> None:
+    encoder = build(name, args, stem=stem)
+    export_encoder(encoder, tmp_path / "encoder", {"step": 1})
+    assert read_encoder_card(tmp_path / "encoder").plain_timm
+    plain = timm.create_model(f"local-dir:{tmp_path / 'encoder'}", pretrained=True, num_classes=0).eval()
+    ours: Any = encoder.body
+    x = encoder.prepare(images())
+    torch.testing.assert_close(plain.forward_features(x), ours.forward_features(x), rtol=0, atol=0)
+    described = timm.data.resolve_data_config(model=plain)
+    assert tuple(described["input_size"]) == (3, 32, 32)
+    assert described["mean"] == pytest.approx(encoder.mean.flatten().tolist())
+    assert described["std"] == pytest.approx(encoder.std.flatten().tolist())
+
+
+def test_folder_that_plain_timm_cannot_open_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="retouch"):
+        export_encoder(build("timm/test_resnet"), tmp_path / "encoder", {})
+    card = read_encoder_card(tmp_path / "encoder")
+    assert not card.plain_timm
+    assert "stem was replaced" in card.note
+    assert card.note in caplog.text
+    assert "architecture" not in json.loads((tmp_path / "encoder" / "config.json").read_text())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num_classes", [0, 5])
+def test_folder_written_by_timm_is_taken_as_an_rgb_encoder(num_classes: int, tmp_path: Path) -> None:
+    model = timm.create_model("test_vit", num_classes=num_classes, img_size=48).eval()
+    timm.models.save_for_hf(model, tmp_path / "theirs", safe_serialization=True, model_args={"img_size": 48})
+    encoder = load_encoder(tmp_path / "theirs")
+    assert (encoder.view, encoder.image_size) == ("rgb", 48)
+    x = torch.rand(2, 3, 48, 48)
+    patches = model.forward_features(encoder.prepare(x))[:, model.num_prefix_tokens :]
+    torch.testing.assert_close(encoder(x).flatten(2).transpose(1, 2), patches, rtol=0, atol=0)
+    assert len(read_encoder_card(tmp_path / "theirs").sha256) == 64
+
+
+# ---- classifiers
+
+
+CLASSIFIERS = [
+    ("small_cnn", SMALL, "auto"),
+    ("timm/test_convnext", {}, "auto"),
+    ("timm/test_resnet", {}, "default"),
+    ("timm/vit_tiny_patch16_224", TINY_VIT, "auto"),
+    ("timm/mobilenetv4_conv_small_035", {}, "auto"),
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "args", "stem"), CLASSIFIERS)
+def test_classifier_is_read_back_exactly_by_us_and_by_plain_timm(
+    name: str, args: dict[str, Any], stem: str, tmp_path: Path
+) -> None:
+    classifier = Classifier(build(name, args, stem=stem), ["cat", "dog", "owl"]).eval()
+    logits = classifier(images())
+    export_classifier(classifier, tmp_path / "classifier", {})
+    loaded = load_classifier(tmp_path / "classifier")
+    assert loaded.class_names == ("cat", "dog", "owl")
+    torch.testing.assert_close(loaded(images()), logits, rtol=0, atol=0)
+    if name.startswith("timm/"):
+        plain = timm.create_model(f"local-dir:{tmp_path / 'classifier'}", pretrained=True).eval()
+        torch.testing.assert_close(plain(classifier.encoder.prepare(images())), logits, rtol=0, atol=0)
+        assert plain.pretrained_cfg["label_names"] == ["cat", "dog", "owl"]
+    # its encoder can be frozen and probed like any other
+    encoder = load_encoder(tmp_path / "classifier")
+    assert encoder.num_classes == 0
+    torch.testing.assert_close(encoder(images()), classifier.encoder(images()), rtol=0, atol=0)
+    assert not any(p.requires_grad for p in encoder.parameters())
+
+
+@torch.no_grad()
+def test_encoder_of_a_classifier_is_exported_without_it(tmp_path: Path) -> None:
+    classifier = Classifier(build(), ["cat", "dog"])
+    sha256 = export_encoder(classifier.encoder, tmp_path / "encoder", {})
+    assert read_encoder_card(tmp_path / "encoder").class_names == ()
+    assert sha256 == export_encoder(build(), tmp_path / "same", {})
+
+
+def test_encoder_alone_is_no_classifier(exported: Path) -> None:
+    with pytest.raises(UserError, match="holds an encoder without a classifier"):
+        load_classifier(exported)
+
+
+# ---- damage: every tensor is checked
+
+
+def edit_tensors(folder: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+FIRST = "stages.0.0.0.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop(FIRST), f"{FIRST} is missing"),
+        (lambda t: t.update(extra=torch.zeros(1)), "extra is not of this network"),
+        (lambda t: t.update({FIRST: t[FIRST][:4].clone()}), f"{FIRST} has shape [4, 3, 3, 3], not [8, 3, 3, 3]"),
+        (lambda t: t.update({FIRST: t[FIRST].half()}), f"{FIRST} is float16, not float32"),
+        (lambda t: t.update({FIRST: t[FIRST] * float("inf")}), f"{FIRST} is not finite"),
+        (lambda t: t.update({FIRST: t[FIRST] + 1}), "not as they were written (sha256 differs)"),
+        (lambda t: t.clear(), "more"),
+    ],
+)
+def test_damaged_tensor_is_named_in_one_line(change: Callable[[Any], Any], message: str, folder: Path) -> None:
+    edit_tensors(folder, change)
+    with pytest.raises(UserError) as caught:
+        load_encoder(folder)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 100, -1])
+def test_weights_cut_short_are_refused(kept: int, folder: Path) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:kept])
+    with pytest.raises(UserError, match="cut short") as caught:
+        load_encoder(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_changed_view_is_noticed(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["retouch"]["view"] = "gray"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="sha256 differs"):
+        load_encoder(folder)
+
+
+# ---- folders that are something else
+
+
+def write(path: Path, text: str = "") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def a_run(root: Path) -> None:
+    write(root / "config.yaml")
+    write(root / "encoder" / "config.json", "{}")
+
+
+@pytest.mark.parametrize(
+    ("make", "given", "message"),
+    [
+        (lambda r: None, "nowhere", "no such folder"),
+        (lambda r: write(r / "model.safetensors"), "model.safetensors", "is a file; give the folder"),
+        (lambda r: write(r / "a.txt"), "", "is not an encoder: it has no config.json"),
+        (a_run, "", "is a run folder; use {root}/encoder"),
+        (lambda r: (a_run(r), write(r / "checkpoints/step-9/x")), "checkpoints/step-9", "use {root}/encoder"),
+        (lambda r: write(r / "checkpoints/step-9/x"), "checkpoints/step-9", "is a training checkpoint"),
+        (lambda r: write(r / "checkpoints/step-9/x"), "checkpoints", "is a training checkpoint"),
+        (lambda r: write(r / "config.json", "{}"), "", "has no model.safetensors"),
+        (lambda r: (write(r / "config.json", "{"), write(r / "model.safetensors")), "", "is not JSON"),
+        (
+            lambda r: (write(r / "config.json", "{}"), write(r / "model.safetensors")),
+            "",
+            "does not describe an encoder",
+        ),
+        (
+            lambda r: (write(r / "config.json", '{"model_type": "vit"}'), write(r / "model.safetensors")),
+            "",
+            "is a Hugging Face transformers model",
+        ),
+        (
+            lambda r: (write(r / "config.json", '{"retouch": {"format": 99}}'), write(r / "model.safetensors")),
+            "",
+            "written by another version of Retouch",
+        ),
+        (
+            lambda r: (write(r / "config.json", '{"retouch": {"format": 1}}'), write(r / "model.safetensors")),
+            "",
+            "the retouch block is damaged",
+        ),
+    ],
+)
+def test_foreign_folder_is_refused_with_what_to_give_instead(
+    make: Callable[[Path], Any], given: str, message: str, tmp_path: Path
+) -> None:
+    make(tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_encoder(tmp_path / given)
+    assert message.format(root=tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_encoder_inside_a_module_is_exported_with_its_current_weights(tmp_path: Path) -> None:
+    encoder = build()
+    optimizer = torch.optim.SGD(nn.Sequential(encoder).parameters(), lr=0.1)
+    encoder.train()(images()).square().mean().backward()
+    optimizer.step()
+    export_encoder(encoder, tmp_path / "encoder", {})
+    with torch.no_grad():
+        torch.testing.assert_close(
+            load_encoder(tmp_path / "encoder")(images()), encoder.eval()(images()), rtol=0, atol=0
+        )
