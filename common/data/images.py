@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -257,7 +258,7 @@ def _decode_ahead(decoder: _Decoder, rows: Iterable[Tensor], workers: int) -> It
             num_workers=workers,
             prefetch_factor=4,
             collate_fn=_as_it_is,
-            worker_init_fn=_quiet_worker,
+            worker_init_fn=_start_worker,
             generator=torch.Generator(),  # its own: the global one belongs to the training step
         )
     yield from loader
@@ -267,7 +268,15 @@ def _as_it_is(item: Any) -> Any:
     return item
 
 
-def _quiet_worker(number: int) -> None:
-    """The parent alone answers Ctrl-C and SIGTERM, and may still want batches before it stops."""
+def _start_worker(number: int) -> None:
+    """The parent alone answers Ctrl-C and SIGTERM, and may still want batches before it stops. If it is killed, its
+    workers end as well, also one that is waiting for room in the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

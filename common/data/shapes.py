@@ -2,8 +2,8 @@
 
 Each 32x32 image shows one object (10 shapes, 8 colours, 4 textures, independent and uniform) at any position, size
 and rotation, under uneven light, on a patterned background strewn with small bits of other colours. Image i is a
-function of (seed, split, i) alone. Apart from two trigonometric calls an image, taken in float64, pixels are made by
-exactly rounded operations only, so they do not depend on how rows are batched, nor on the vector unit of the machine.
+function of (seed, split, i) alone. Apart from the sine and cosine of four angles an image, taken in float64, pixels are
+made by exactly rounded operations only, so they depend neither on the batch nor on the machine's vector unit.
 """
 
 from __future__ import annotations
@@ -185,6 +185,7 @@ def _draw_chunk(seed: int, split: str, rows: Ints) -> NDArray[np.uint8]:
 
 
 def _clutter(image: Floats, u: Floats) -> Any:
+    """Lay discs and boxes of 1 to 2.5 pixels over the background; eight numbers a cell, ``[n 16 * 8]``, say which."""
     n, side = len(u), SIZE // CELLS
     u = u.reshape(n, CELLS, CELLS, 8)
     there, round_, radius, left, top, hue, saturation, value = np.moveaxis(u, 3, 0)

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -71,6 +77,50 @@ def test_decoding_leaves_the_global_generator_alone(tmp_path: Path, workers: int
     before = torch.get_rng_state()
     list(lazy.batches([torch.arange(3)], workers))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_workers_outlive_sigterm_and_end_with_their_killed_parent() -> None:
+    # big batches: the workers are left waiting for room in the pipe
+    program = """if True:
+        import multiprocessing, torch
+        from common.data import Images, build_source
+        lazy = Images(build_source("shapes:train:4096"), 32, torch.arange(4096))
+        batches = lazy.batches((torch.arange(256) for _ in range(10**6)), workers=2)
+        next(batches)
+        print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+        next(batches)
+        input()
+        next(batches)
+        print("more", flush=True)
+        input()
+    """
+    command = [sys.executable, "-c", program]
+    root = Path(__file__).parents[3]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        try:
+            workers = [int(pid) for pid in parent.stdout.readline().split()]
+            assert len(workers) == 2
+            for pid in workers:
+                os.kill(pid, signal.SIGTERM)
+            parent.stdin.write("\n")
+            parent.stdin.flush()
+            assert parent.stdout.readline() == "more\n"
+        finally:
+            parent.kill()
+    deadline = time.monotonic() + 30
+    while any(map(running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(running, workers))
+
+
+def running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_labels_follow_the_rows_that_are_left(tmp_path: Path) -> None:
