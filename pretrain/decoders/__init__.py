@@ -26,6 +26,8 @@ class DecoderConfig(Config):
     """Channels next to the encoder; convolutional decoders halve them as the side doubles."""
     depth: int | None = Field(None, ge=1, le=64)
     """Transformer blocks (default 4), or convolutions at every side (default 1)."""
+    subpixel: Literal[1, 2, 4, 8] = 2
+    """Convolutional decoders stop at this fraction of the side; each place then gives so many pixels down and across."""
 
 
 def build_decoder(
@@ -62,5 +64,14 @@ def build_decoder(
             f"decoder.kind={kind} cannot put back the patches that this encoder drops: use decoder.kind=auto"
         )
     if kind == "unet":
-        return UNet(encoder.layer_shapes, channels, side, width=config.width, blocks=config.depth or 1)
-    return Upsampler(depth, height, channels, side, width=config.width, blocks=config.depth or 1)
+        return UNet(
+            encoder.layer_shapes,
+            channels,
+            side,
+            width=config.width,
+            blocks=config.depth or 1,
+            subpixel=config.subpixel,
+        )
+    return Upsampler(
+        depth, height, channels, side, width=config.width, blocks=config.depth or 1, subpixel=config.subpixel
+    )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretrain.decoders.upsampler import NARROWEST, convolution, resize
+from pretrain.decoders.upsampler import NARROWEST, Output, convolution, output_factor
 
 
 class UNet(nn.Module):
@@ -16,14 +16,21 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self, shapes: list[tuple[int, int, int]], channels: int, side: int, *, width: int, blocks: int
+        self,
+        shapes: list[tuple[int, int, int]],
+        channels: int,
+        side: int,
+        *,
+        width: int,
+        blocks: int,
+        subpixel: int,
     ) -> None:
         super().__init__()
-        self.side = side
-        self.skips = [index for index, shape in enumerate(shapes[:-1]) if shape[1] <= side][::-1]
+        below = shapes[-1][1]
+        factor = output_factor(below, side, subpixel)
+        self.skips = [index for index, shape in enumerate(shapes[:-1]) if shape[1] * factor <= side][::-1]
         self.first = convolution(shapes[-1][0], width, kernel=1)
         self.joins = nn.ModuleList()
-        below = shapes[-1][1]
         for index in self.skips:
             depth, height, _ = shapes[index]
             inputs = width + depth
@@ -33,12 +40,13 @@ class UNet(nn.Module):
             self.joins.append(
                 nn.Sequential(convolution(inputs, width), *(convolution(width, width) for _ in range(blocks - 1)))
             )
-        self.last = nn.Conv2d(width, channels, 3, padding=1)
+        self.output = Output(width, channels, side, factor)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
+        """``maps``: what ``encoder.layers`` gives, shallow to deep."""
         decoded: Tensor = self.first(maps[-1])
         for index, join in zip(self.skips, self.joins, strict=True):
             skip = maps[index]
             decoded = join(torch.cat([F.interpolate(decoded, skip.shape[2:], mode="nearest"), skip], dim=1))
-        restored: Tensor = self.last(resize(decoded, self.side))
+        restored: Tensor = self.output(decoded)
         return restored

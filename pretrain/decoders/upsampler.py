@@ -2,35 +2,65 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-NARROWEST = 32  # channels at full resolution: fewer save no time on a CPU
+NARROWEST = 32  # channels of the widest maps: fewer save no time on a CPU
 
 
 class Upsampler(nn.Module):
     """Last map ``[B D h w]`` -> ``[B K side side]``.
 
-    Every step doubles the side by a sub-pixel convolution (Shi et al. 2016), which does its work at the smaller side,
-    and halves the width.
+    Every step doubles the side and halves the width: nearest neighbours, then a 3x3 convolution. That costs what a
+    transposed convolution does and leaves no checkerboard (Odena, Dumoulin and Olah 2016). The last convolution gives
+    ``subpixel`` x ``subpixel`` pixels of the output at every place.
     """
 
-    def __init__(self, depth: int, map_side: int, channels: int, side: int, *, width: int, blocks: int) -> None:
+    def __init__(
+        self, depth: int, map_side: int, channels: int, side: int, *, width: int, blocks: int, subpixel: int
+    ) -> None:
         super().__init__()
-        self.side = side
+        factor = output_factor(map_side, side, subpixel)
         steps: list[nn.Module] = [convolution(depth, width, kernel=1)]
-        while map_side * 2 <= side:
+        while map_side * 2 * factor <= side:
             narrower = max(width // 2, NARROWEST)
-            steps += [convolution(width, width) for _ in range(blocks - 1)]
-            steps += [nn.Conv2d(width, 4 * narrower, 3, padding=1, bias=False), nn.PixelShuffle(2)]
-            steps += [nn.BatchNorm2d(narrower), nn.GELU()]
+            steps += [nn.Upsample(scale_factor=2, mode="nearest"), convolution(width, narrower)]
+            steps += [convolution(narrower, narrower) for _ in range(blocks - 1)]
             map_side, width = map_side * 2, narrower
         self.steps = nn.Sequential(*steps)
-        self.last = nn.Conv2d(width, channels, 3, padding=1)
+        self.output = Output(width, channels, side, factor)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        restored: Tensor = self.last(resize(self.steps(maps[-1]), self.side))
+        """``maps``: what ``encoder.layers`` gives; the last is read."""
+        restored: Tensor = self.output(self.steps(maps[-1]))
         return restored
+
+
+class Output(nn.Module):
+    """Maps ``[B D h w]`` -> ``[B K side side]``, by a sub-pixel convolution (Shi et al. 2016) of the given factor.
+
+    Work at the full resolution is the dearest of a decoder; this does none. The pixels of one place start equal (Aitken
+    et al. 2017), so that no checkerboard is there to be unlearned.
+    """
+
+    def __init__(self, depth: int, channels: int, side: int, factor: int) -> None:
+        super().__init__()
+        self.coarse = side // factor
+        self.last = nn.Conv2d(depth, channels * factor**2, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(factor)
+        with torch.no_grad():
+            for parameter in self.last.parameters():
+                parameter.copy_(parameter[:: factor**2].repeat_interleave(factor**2, dim=0))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        pixels: Tensor = self.shuffle(self.last(resize(maps, self.coarse)))
+        return pixels
+
+
+def output_factor(map_side: int, side: int, subpixel: int) -> int:
+    """``subpixel`` where at least one doubling comes before it and it divides the side; else 1."""
+    return subpixel if map_side * 2 * subpixel <= side and side % subpixel == 0 else 1
 
 
 def convolution(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:

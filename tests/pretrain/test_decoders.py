@@ -34,6 +34,18 @@ def test_maps_become_the_asked_shape(
     assert decoder(encoder.layers(photographs)).shape == (16, channels, side, side)
 
 
+@pytest.mark.parametrize("kind", ["upsampler", "unet"])
+def test_pixels_of_one_place_start_equal(
+    kind: Literal["upsampler", "unet"], encoder_for: EncoderFor, photographs: Tensor
+) -> None:
+    encoder = encoder_for(Denoise(), "vit")  # maps of 4x4
+    decoder = build_decoder(DecoderConfig(kind=kind, width=32, subpixel=2), encoder, 3, 16)
+    image = decoder(encoder.layers(photographs))
+    coarse = image[:, :, ::2, ::2].repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    assert torch.allclose(image, coarse, atol=1e-6)
+    assert image.std() > 0
+
+
 @pytest.mark.parametrize(
     ("kind", "masked"), [("upsampler", False), ("unet", False), ("transformer", False), ("transformer", True)]
 )
