@@ -27,7 +27,7 @@ class DecoderConfig(Config):
     depth: int | None = Field(None, ge=1, le=64)
     """Transformer blocks (default 4), or convolutions at every side (default 1)."""
     subpixel: Literal[1, 2, 4, 8] = 2
-    """Convolutional decoders stop at this fraction of the side; each place then gives so many pixels down and across."""
+    """Convolutional decoders stop at this fraction of the side; each place then gives so many pixels a side."""
 
 
 def build_decoder(
