@@ -12,7 +12,7 @@ from torch import Tensor
 
 def to_float(images: Tensor) -> Tensor:
     """uint8 0..255 -> float32 0..1, any shape, on its own device."""
-    return images.float().div_(255)
+    return images.float() / 255
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -21,9 +21,12 @@ def panel(example: Example, restored: Tensor, title: str = "") -> Image.Image:
     """Three rows, ``original``, ``damaged`` and ``restored``, one column an image.
 
     ``restored`` is RGB ``[B 3 H W]`` in [0, 1]. Small images are enlarged by whole numbers, every pixel a crisp
-    square. The damaged row is what the encoder saw: noise clipped to [0, 1], hidden pixels gray.
+    square. The damaged row is what the encoder saw: noise clipped to [0, 1], hidden pixels gray; it is left out where nothing was damaged.
     """
-    rows = {"original": example.clean, "damaged": seen(example), "restored": restored}
+    damaged = seen(example)
+    rows = {"original": example.clean, "damaged": damaged, "restored": restored}
+    if torch.equal(damaged, example.clean):
+        del rows["damaged"]
     count, side = len(restored), restored.shape[3]
     zoom = max(1, round(TILE / side))
     tile, head = side * zoom, 44 if title else 0

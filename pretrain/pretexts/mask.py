@@ -77,6 +77,7 @@ class Mask(Pretext):
 
     def picture(self, prediction: Tensor, example: Example, state: State) -> Tensor:
         restored = prediction.float()
+        # the network gives only contrast within a patch: its true mean and deviation are lent to the picture
         if example.shift is not None and example.scale is not None:
             restored = restored * example.scale + example.shift
         if self.paste_visible and example.weight is not None:

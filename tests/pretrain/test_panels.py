@@ -24,6 +24,11 @@ def test_every_image_stands_in_its_row_and_column_in_crisp_pixels(photographs: T
             assert np.array_equal(tile, expected.repeat(8, axis=0).repeat(8, axis=1))
 
 
+def test_an_undamaged_image_is_shown_once(photographs: Tensor) -> None:
+    example = Example(photographs, photographs, photographs)
+    assert panel(example, photographs).height == 2 * EDGE + 2 * 128 + GAP
+
+
 def test_the_damaged_row_shows_what_the_encoder_saw() -> None:
     clean = torch.full((1, 3, 4, 4), 0.8)
     noisy = clean + torch.tensor([1.0, -1.0, 0.0]).view(1, 3, 1, 1)
