@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from common.encoder_card import (
 from common.encoders import Classifier, Encoder
 from common.encoders.timm_encoder import TimmEncoder
 from common.errors import UserError
+from common.files import new_folder, write_json
 
 __all__ = [
     "EncoderCard",
@@ -81,10 +81,7 @@ def _export(encoder: Encoder, folder: Path, provenance: Mapping[str, Any], class
         note = "the stem was replaced for small images, so plain timm cannot open this folder; Retouch can"
         log.info("%s: %s", folder, note)
 
-    writing = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(writing, ignore_errors=True)  # left by a killed process
-    writing.mkdir(parents=True)
-    try:
+    with new_folder(folder) as writing:
         save_file(tensors, writing / WEIGHTS, metadata={"format": "pt"})
         card = EncoderCard(
             name=copy.name,
@@ -101,15 +98,12 @@ def _export(encoder: Encoder, folder: Path, provenance: Mapping[str, Any], class
             sha256="",
             plain_timm=plain,
             note=note,
-            provenance=json.loads(json.dumps(dict(provenance), default=str)),
+            provenance=json.loads(json.dumps(dict(provenance), default=str), parse_constant=str),
         )
         card = card.model_copy(update={"sha256": digest(card, writing / WEIGHTS)})
         config = _timm_config(copy, class_names) if isinstance(copy, TimmEncoder) and plain else {}
         config["retouch"] = card.model_dump(mode="json")
-        (writing / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        _replace(writing, folder)
-    finally:
-        shutil.rmtree(writing, ignore_errors=True)
+        write_json(writing / CONFIG, config)
     return card.sha256
 
 
@@ -160,16 +154,6 @@ def _timm_config(encoder: TimmEncoder, class_names: Sequence[str]) -> dict[str, 
         "pretrained_cfg": pretrained_cfg,
     }
     return config | ({"label_names": list(class_names)} if class_names else {})
-
-
-def _replace(writing: Path, folder: Path) -> None:
-    """Rename ``writing`` to ``folder``; a former export steps aside first: a full folder cannot be renamed over."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.replace(old)
-    writing.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 # ---- reading

@@ -171,7 +171,8 @@ def rebuild(config: EncoderConfig, image_size: int, view: View, num_classes: int
     """The network with weights drawn from ``seed``; the global generator goes on as if nothing had been drawn."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        encoder = build_encoder(config, image_size=image_size, view=view)
+        bare = config.model_copy(update={"pretrained": False})  # weights follow from a file, not from the network
+        encoder = build_encoder(bare, image_size=image_size, view=view)
         if num_classes:
             encoder.add_classifier(num_classes)
     return encoder

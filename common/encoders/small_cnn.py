@@ -18,7 +18,7 @@ class SmallCNNArgs(Config):
 
     Attributes:
         width: channels of the first stage; each next stage has twice as many.
-        depth: 3x3 convolutions in a stage.
+        depth: convolutions in a stage; the first halves the side.
         code_channels: append a 1x1 convolution to so many channels: a narrow code as the last map.
     """
 
@@ -28,7 +28,7 @@ class SmallCNNArgs(Config):
 
 
 class SmallCNN(Encoder):
-    """Three stages of dense 3x3 convolutions with BatchNorm and ReLU; a stage begins with stride 2.
+    """Three stages of dense convolutions, 4x4 first and then 3x3, with BatchNorm and ReLU.
 
     Dense 3x3 convolutions keep a CPU's matrix units busy; depthwise ones wait for memory.
     """
@@ -43,14 +43,14 @@ class SmallCNN(Encoder):
         if image_size % 2**STAGES or image_size < 2 ** (STAGES + 1):
             raise self.refusal(f"it halves images {STAGES} times; use a multiple of {2**STAGES} px from 16 px on")
         self.config = config.model_copy(update={"model_args": args.model_dump(), "stem": "default"})
-        self.stages = nn.ModuleList()
-        channels = 4 if mask_channel else 3
+        # A strided 4x4 stem: a 3x3 convolution of three channels at full resolution costs a CPU five times as much.
+        channels = args.width
+        self.blocks = nn.ModuleList([_block(4 if mask_channel else 3, channels, kernel=4, stride=2)])
         for stage in range(STAGES):
             width = args.width * 2**stage
-            blocks = [_block(channels, width, stride=2)]
-            blocks += [_block(width, width, stride=1) for _ in range(args.depth - 1)]
-            self.stages.append(nn.Sequential(*blocks))
-            channels = width
+            for place in range(1 if stage == 0 else 0, args.depth):
+                self.blocks.append(_block(channels, width, kernel=3, stride=1 if place or stage == 0 else 2))
+                channels = width
         self.code = None if args.code_channels is None else nn.Conv2d(channels, args.code_channels, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -58,23 +58,26 @@ class SmallCNN(Encoder):
         self.settle()
 
     def layers(self, images: Tensor) -> list[Tensor]:
-        """Images ``[B 3 S S]`` -> maps ``[B w S/2 S/2]``, ``[B 2w S/4 S/4]``, ``[B 4w S/8 S/8]`` (and the code)."""
+        """Images ``[B 3 S S]`` -> each convolution's map, ``[B w S/2 S/2]`` to ``[B 4w S/8 S/8]``, then the code."""
         x = self.prepare(images)
         maps = []
-        for stage in self.stages:
-            x = stage(x)
+        for block in self.blocks:
+            x = block(x)
             maps.append(x)
         return maps if self.code is None else [*maps, self.code(x)]
 
     def depths(self) -> dict[str, int]:
-        """One depth a stage; code and classifier are deepest."""
-        names = [name for name, _ in self.named_parameters()]
-        return {name: int(name.split(".")[1]) if name.startswith("stages.") else STAGES for name in names}
+        """One depth a convolution; code and classifier are deepest."""
+        depths, deepest = {}, len(self.blocks)
+        for name, _ in self.named_parameters():
+            module, _, rest = name.partition(".")
+            depths[name] = int(rest.partition(".")[0]) if module == "blocks" else deepest
+        return depths
 
 
-def _block(channels: int, width: int, stride: int) -> nn.Sequential:
+def _block(channels: int, width: int, kernel: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False),
+        nn.Conv2d(channels, width, kernel, stride=stride, padding=1, bias=False),
         nn.BatchNorm2d(width),
         nn.ReLU(inplace=True),
     )

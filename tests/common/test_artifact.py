@@ -138,6 +138,11 @@ def test_nothing_of_the_users_is_overwritten(make: Callable[[Path], Any], tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["encoder"]
 
 
+def test_any_provenance_can_be_written(tmp_path: Path) -> None:
+    export_encoder(build(), tmp_path / "encoder", {"loss": float("nan"), "device": torch.device("cpu")})
+    assert read_encoder_card(tmp_path / "encoder").provenance == {"loss": "NaN", "device": "cpu"}
+
+
 def test_diverged_weights_are_not_exported(tmp_path: Path) -> None:
     encoder = build()
     with torch.no_grad():
@@ -269,7 +274,7 @@ def edit_tensors(folder: Path, change: Callable[[dict[str, Tensor]], Any]) -> No
     save_file(tensors, folder / "model.safetensors")
 
 
-FIRST = "stages.0.0.0.weight"
+FIRST = "blocks.0.0.weight"
 
 
 @pytest.mark.parametrize(
@@ -277,7 +282,7 @@ FIRST = "stages.0.0.0.weight"
     [
         (lambda t: t.pop(FIRST), f"{FIRST} is missing"),
         (lambda t: t.update(extra=torch.zeros(1)), "extra is not of this network"),
-        (lambda t: t.update({FIRST: t[FIRST][:4].clone()}), f"{FIRST} has shape [4, 3, 3, 3], not [8, 3, 3, 3]"),
+        (lambda t: t.update({FIRST: t[FIRST][:4].clone()}), f"{FIRST} has shape [4, 3, 4, 4], not [8, 3, 4, 4]"),
         (lambda t: t.update({FIRST: t[FIRST].half()}), f"{FIRST} is float16, not float32"),
         (lambda t: t.update({FIRST: t[FIRST] * float("inf")}), f"{FIRST} is not finite"),
         (lambda t: t.update({FIRST: t[FIRST] + 1}), "not as they were written (sha256 differs)"),

@@ -310,6 +310,13 @@ def test_images_are_standardised_as_timm_does_for_the_model() -> None:
 # ---- the small CNN
 
 
+def test_small_cnn_gives_the_map_of_every_convolution() -> None:
+    encoder = build_encoder(EncoderConfig(), image_size=32)
+    sides = [(64, 16, 16), (64, 16, 16), (128, 8, 8), (128, 8, 8), (256, 4, 4), (256, 4, 4)]
+    assert encoder.layer_shapes == sides
+    assert sorted(set(encoder.depths().values())) == [0, 1, 2, 3, 4, 5]
+
+
 def test_small_cnn_can_end_in_a_narrow_code() -> None:
     config = EncoderConfig(model_args={"width": 16, "depth": 1, "code_channels": 5})
     encoder = build_encoder(config, image_size=64)
@@ -376,3 +383,33 @@ def test_weights_that_cannot_be_fetched_are_a_plain_message(monkeypatch: pytest.
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(UserError, match=r"pretrained weights cannot be fetched .*no route to host.*pretrained=false"):
         build_encoder(EncoderConfig(name="timm/resnet18", pretrained=True), image_size=32)
+
+
+@pytest.fixture
+def local_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """timm finds "pretrained" weights of test_resnet in a file; gives those weights."""
+    torch.manual_seed(1)
+    weights: dict[str, Tensor] = timm.create_model("test_resnet").state_dict()
+    torch.save(weights, tmp_path / "weights.pth")
+    create = timm.create_model
+
+    def create_offline(*args: Any, **kwargs: Any) -> Any:
+        return create(*args, pretrained_cfg_overlay={"file": str(tmp_path / "weights.pth")}, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", create_offline)
+    return weights
+
+
+@torch.no_grad()
+def test_pretrained_weights_are_kept_as_they_are(local_weights: dict[str, Tensor], tmp_path: Path) -> None:
+    config = EncoderConfig(name="timm/test_resnet", pretrained=True)
+    encoder = build_encoder(config, image_size=32).eval()
+    assert encoder.config.stem == "default"
+    assert all(torch.equal(t, local_weights[n]) for n, t in encoder.body.state_dict().items())
+    # a mask channel starts unseen, and the export needs no second download
+    masked = build_encoder(config, image_size=32, mask_channel=True).eval()
+    ones = torch.cat([images(2), torch.ones(2, 1, 32, 32)], 1)
+    torch.testing.assert_close(masked(ones), encoder(images(2)), rtol=1e-4, atol=1e-5)
+    (tmp_path / "weights.pth").unlink()
+    export_encoder(encoder, tmp_path / "encoder", {})
+    torch.testing.assert_close(load_encoder(tmp_path / "encoder")(images(2)), encoder(images(2)), rtol=0, atol=0)
