@@ -21,7 +21,8 @@ def panel(example: Example, restored: Tensor, title: str = "") -> Image.Image:
     """Three rows, ``original``, ``damaged`` and ``restored``, one column an image.
 
     ``restored`` is RGB ``[B 3 H W]`` in [0, 1]. Small images are enlarged by whole numbers, every pixel a crisp
-    square. The damaged row is what the encoder saw: noise clipped to [0, 1], hidden pixels gray; it is left out where nothing was damaged.
+    square. The damaged row is what the encoder saw: noise clipped to [0, 1], hidden pixels gray. Where nothing was
+    damaged it is left out.
     """
     damaged = seen(example)
     rows = {"original": example.clean, "damaged": damaged, "restored": restored}
