@@ -29,7 +29,10 @@ def build_timm_encoder(config: EncoderConfig, image_size: int, view: View, mask_
     encoder = kind(model, resolved, image_size, view, mask_channel)
     side = min(encoder.map_shape[1:])
     if config.stem == "auto" and side < MIN_SIDE:
-        log.warning("%s: the last map of a %d px image is only %dx%d", config.name, image_size, side, side)
+        log.warning(
+            "%s: the last map of a %d px image is only %dx%d; larger images or another model may learn more",
+            *(config.name, image_size, side, side),
+        )
     return encoder
 
 
