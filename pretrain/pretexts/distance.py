@@ -10,17 +10,18 @@ from torch import Tensor
 
 Distance = Literal["l2", "l1", "whitened"]
 
-# Of the mean variance, about (2 / 255)²: below it lies what no encoder should be paid to keep, such as pixel noise.
-FLOOR = 1e-3
+# Added to every variance, as a share of their mean. Most coefficients of an image are fine, faint and unpredictable:
+# whitened in full (1e-3), they drown all others, and a small network gives up on the image and predicts its mean.
+FLOOR = 0.1
 
 
 def error(distance: Distance, prediction: Tensor, target: Tensor, spectrum: Tensor | None) -> Tensor:
     """Error of every pixel or coefficient, same shape as its inputs ``[B 3 S S]``; its mean is the distance.
 
     ``l2``: ``(p - t)²``. ``l1``: ``|p - t|``. ``whitened``: ``(D(p - t))² / v``, where ``D`` is the cosine transform
-    over space and colour and ``v`` the variance of each coefficient in the training images (``spectrum``). Natural
-    images hold nearly all their variance in a few broad waves, and plain l2 is spent on them; here an edge counts as
-    much as the sky. The cosine basis is close to the principal components of natural images (Ahmed, Natarajan and
+    over space and colour and ``v`` (``spectrum``) the variance of each coefficient in the training images, plus a
+    floor. Natural images hold nearly all their variance in a few broad waves, and plain l2 is spent on them; here an
+    edge counts too. The cosine basis is close to the principal components of natural images (Ahmed, Natarajan and
     Rao 1974), so that this is close to the Mahalanobis distance.
     """
     if distance == "l1":
