@@ -246,9 +246,9 @@ def train(
                 speed, memory = meter.read(progress, device)
                 bar.update(progress.step, loss, speed)
                 if due:
-                    parts = {f"loss/{name}" if name != "grad_norm" else name: value for name, value in means.items()}
+                    named = {f"loss/{name}" if name != "grad_norm" else name: value for name, value in means.items()}
                     run.log(
-                        {"loss": loss, **parts, "lr": rate, "images_per_second": speed, "memory_gb": memory},
+                        {"loss": loss, **named, "lr": rate, "images_per_second": speed, "memory_gb": memory},
                         progress.step,
                     )
                     progress.clear()

@@ -15,14 +15,14 @@ from pretrain.pretexts.base import Pretext, State
 class Autoencoder(nn.Module):
     """``d(f(g(c(x))), t(x))`` as named losses.
 
-    ``state`` is what ``pretext.fit`` learned from data. It is kept in buffers ``state_<name>``: saved with the
-    weights, moved with the module.
+    What the pretext learns from data (``fit``) is kept in buffers ``state_<name>``: saved with the weights, moved with
+    the module.
 
     Raises:
         UserError: no decoder of this kind can serve this encoder and pretext.
     """
 
-    def __init__(self, encoder: Encoder, decoder: DecoderConfig, pretext: Pretext, state: State) -> None:
+    def __init__(self, encoder: Encoder, decoder: DecoderConfig, pretext: Pretext, state: State | None = None) -> None:
         super().__init__()
         if pretext.narrow_code and decoder.kind == "unet":
             raise UserError(
@@ -31,6 +31,13 @@ class Autoencoder(nn.Module):
         channels, side = pretext.output(encoder.image_size)
         self.encoder, self.pretext = encoder, pretext
         self.decoder = build_decoder(decoder, encoder, channels, side, masked=pretext.drops_tokens(encoder))
+        self._keep(state or {})
+
+    def fit(self, images: Tensor) -> None:
+        """Let the pretext learn what it needs from a sample of training images ``[N 3 H W]`` in [0, 1]."""
+        self._keep(self.pretext.fit(images))
+
+    def _keep(self, state: State) -> None:
         self._state_names = tuple(state)
         for name, value in state.items():
             self.register_buffer(f"state_{name}", value)

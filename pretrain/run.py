@@ -53,9 +53,10 @@ def pretrain(config: PretrainConfig) -> Pretrained:
     """
     with world() as here:
         # everything a user can get wrong is looked at before anything is written
-        source, encoder, _ = together(
-            lambda: _open_source(config), lambda: _build_encoder(config), lambda: check_out(config)
+        source, model, _ = together(
+            lambda: _open_source(config, here), lambda: _build_model(config), lambda: check_out(config)
         )
+        encoder = model.encoder
         with open_run(config, here, job_type="pretrain") as run:
             # data
             data = config.data
@@ -71,7 +72,8 @@ def pretrain(config: PretrainConfig) -> Pretrained:
 
             # model
             sample = to_float(images.rows(_spread(len(images), FIT_IMAGES)))
-            model = Autoencoder(encoder, config.decoder, config.pretext, config.pretext.fit(sample)).to(here.device)
+            model.fit(sample)
+            model.to(here.device)
             log.info("%s", _describe(model, len(images), source.spec))
 
             def prepare(batch: Batch) -> Example:
@@ -91,12 +93,22 @@ def pretrain(config: PretrainConfig) -> Pretrained:
             return _export(encoder, config, source, run, training, here)
 
 
-def _open_source(config: PretrainConfig) -> Source:
+def _open_source(config: PretrainConfig, here: World) -> Source:
     data = config.data
-    return build_source(data.source, image=data.image, root=data.root, seed=config.seed)
+
+    def open_it() -> Source:
+        return build_source(data.source, image=data.image, root=data.root)
+
+    if not here.is_main:
+        here.barrier()  # rank 0 opens first: what has to be downloaded or unpacked is so once
+        return open_it()
+    try:
+        return open_it()
+    finally:
+        here.barrier()
 
 
-def _build_encoder(config: PretrainConfig) -> Encoder:
+def _build_model(config: PretrainConfig) -> Autoencoder:
     """Weights start from the seed, the same in every process; a pretext that cannot use the encoder says why."""
     pretext, size = config.pretext, config.data.image_size
     seed_step(config.seed, 0)
@@ -107,7 +119,7 @@ def _build_encoder(config: PretrainConfig) -> Encoder:
     problems = pretext.check(encoder)
     if problems:
         raise UserError(*problems, title=f"{config.encoder.name} cannot be pretrained by {pretext.kind}:")
-    return encoder
+    return Autoencoder(encoder, config.decoder, pretext)
 
 
 def _spread(length: int, count: int) -> torch.Tensor:

@@ -28,15 +28,16 @@ class UNet(nn.Module):
         super().__init__()
         below = shapes[-1][1]
         factor = output_factor(below, side, subpixel)
-        self.skips = [index for index, shape in enumerate(shapes[:-1]) if shape[1] * factor <= side][::-1]
+        # one skip a side, from the deepest map of that side; a map of the last one's side would only lead round it
+        deepest = {
+            shape[1]: index for index, shape in enumerate(shapes) if below < shape[1] and shape[1] * factor <= side
+        }
+        self.skips = [deepest[height] for height in sorted(deepest)]
         self.first = convolution(shapes[-1][0], width, kernel=1)
         self.joins = nn.ModuleList()
         for index in self.skips:
-            depth, height, _ = shapes[index]
-            inputs = width + depth
-            if height > below:
-                width = max(width // 2, NARROWEST)
-            below = height
+            depth = shapes[index][0]
+            inputs, width = width + depth, max(width // 2, NARROWEST)
             self.joins.append(
                 nn.Sequential(convolution(inputs, width), *(convolution(width, width) for _ in range(blocks - 1)))
             )
