@@ -28,12 +28,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune.gram import blocks, column_mean, gram
+from finetune.gram import blocks, column_mean, column_moments, gram
 
 MEMORY = 2 << 30  # bytes for logits, slopes and probabilities; strengths that do not fit are solved in later groups
 SUFFICIENT, FLAT = 1e-4, 0.5  # Wolfe's constants: decrease asked of a step, and how much flatter its end must be
 MOST_TRIALS = 20  # step lengths a line search tries
 ROUNDING = 1e-7  # of the objective: what float32 cannot tell apart
+METRIC_ROWS = 8  # rows per feature that a metric is estimated from
 LARGEST_METRIC = 6144  # wider features get a diagonal metric: an eigendecomposition would cost more than it saves
 
 
@@ -69,6 +70,7 @@ def fit_logistic(
     l2: Sequence[float],
     *,
     start: tuple[Tensor, Tensor] | None = None,
+    metric: Metric | None = None,
     tolerance: float = 1e-5,
     max_steps: int = 500,
     history: int = 10,
@@ -81,6 +83,7 @@ def fit_logistic(
         classes: number of classes C, at least 2; a class may be absent.
         l2: strengths λ > 0, on the scale of the mean loss.
         start: weights ``[F C]`` and bias ``[C]`` all problems start from; zero by default.
+        metric: of these features or nearly these; computed from them by default.
         tolerance: a problem is solved when the decrease that its quadratic model still promises is below this
             fraction of its objective.
         max_steps: iterations after which a problem is given up as it stands (``converged`` says so).
@@ -92,7 +95,7 @@ def fit_logistic(
     check_problem(features, labels, classes, l2)
     n, F = features.shape
     mean = column_mean(features)
-    metric = _Metric(features, mean)
+    metric = metric or Metric(features)
     # logits, slopes, probabilities and a temporary; and the histories
     per_problem = features.element_size() * classes * (4 * n + 2 * (history + 4) * F)
     group = max(1, min(len(l2), MEMORY // per_problem))
@@ -136,21 +139,24 @@ def objective(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, l2
     return total / len(features) + penalty / 2
 
 
-class _Metric:
-    """``(s A + λ I)⁻¹`` for any s and λ, by one eigendecomposition of the Gram matrix ``A = V Λ Vᵀ``."""
+class Metric:
+    """``(s A + λ I)⁻¹`` for any s and λ, by one eigendecomposition of the Gram matrix ``A = V Λ Vᵀ``.
 
-    def __init__(self, features: Tensor, mean: Tensor) -> None:
+    A metric steers the solver and does not change what it converges to, so that a sample of rows is enough, and one
+    metric serves several fits on nearly the same features (a split and the whole, several tasks).
+    """
+
+    def __init__(self, features: Tensor) -> None:
+        """Features ``[n F]``; at most ``METRIC_ROWS * F`` of them, evenly spread, are looked at."""
+        n, F = features.shape
+        rows = features[:: max(1, n // (METRIC_ROWS * F))]
+        mean = column_mean(rows)
         self.vectors: Tensor | None = None
-        if features.shape[1] <= LARGEST_METRIC:
-            # A metric need not be exact: the eigenvectors are taken in the features' own precision.
-            values, self.vectors = torch.linalg.eigh(gram(features, mean).to(features.dtype))
+        if F <= LARGEST_METRIC:
+            values, self.vectors = torch.linalg.eigh(gram(rows, mean).to(features.dtype))
             self.values = values.clamp_min(0)
         else:
-            squares = sum(
-                ((rows - mean.to(rows.dtype)).square().sum(0) for rows in blocks(features)),
-                torch.zeros_like(features[0]),
-            )
-            self.values = squares / len(features)
+            self.values = column_moments(rows)[1].square().to(features.dtype)
 
     def apply(self, gradient: Tensor, curvature: Tensor, l2: Tensor) -> Tensor:
         """Gradient ``[g C F]``, s and λ ``[g]`` -> ``(s A + λ I)⁻¹`` times it ``[g C F]``."""
@@ -175,7 +181,7 @@ class _Problems:
         classes: int,
         l2: Sequence[float],
         mean: Tensor,
-        metric: _Metric,
+        metric: Metric,
         history: int,
     ) -> None:
         self.features, self.labels, self.metric, self.history = features, labels, metric, history

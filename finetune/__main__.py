@@ -1,0 +1,48 @@
+"""``python -m finetune probe|finetune|embed CONFIG [key.sub=value ...]``: the transfer stages by themselves."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from common.errors import UserError
+from common.logs import setup_console
+
+STAGES = ("probe", "finetune", "embed")
+USAGE = f"usage: python -m finetune {'|'.join(STAGES)} CONFIG [key.sub=value ...]"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one stage; returns the exit code: 0, or 2 with one plain message for a user's mistake."""
+    setup_console(is_main=os.environ.get("RANK", "0") == "0")
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if len(arguments) < 2 or arguments[0] not in STAGES:
+        print(USAGE, file=sys.stderr)
+        return 2
+    try:
+        _stage(arguments[0])(arguments[1], arguments[2:])
+    except UserError as error:
+        print(f"{arguments[0]}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _stage(name: str) -> Callable[[str, Sequence[str]], object]:
+    if name == "embed":
+        from finetune.embed import command as embed
+
+        return embed
+    if name == "finetune":
+        from finetune.finetune import command as finetune
+
+        return finetune
+    from finetune.probe import command as probe
+
+    return probe
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,76 @@
+"""What an encoder is measured against: itself untrained, and no network at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from common.artifact import random_twin
+from common.data import Images
+from common.encoders.base import Encoder
+from common.images import to_float
+from finetune.gram import blocks
+
+STATISTICS_IMAGES = (
+    1024  # for BatchNorm of the untrained network: channel means are then known to about 1% of a deviation
+)
+PIXEL_SIDE = 32  # larger images are averaged down to this side before their pixels are taken as features
+
+
+class Pixels(Encoder):
+    """No network: the image itself as its only map, averaged down to at most 32 px a side."""
+
+    def __init__(self, image_size: int) -> None:
+        super().__init__("pixels", image_size, "rgb", mask_channel=False)
+        self.side = min(image_size, PIXEL_SIDE)
+        self.settle()
+
+    def layers(self, images: Tensor) -> list[Tensor]:
+        """Images ``[B 3 S S]``, RGB in [0, 1] -> themselves, ``[B 3 s s]``."""
+        if images.shape[2] == self.side:
+            return [images]
+        return [interpolate(images, (self.side, self.side), mode="area")]
+
+
+def untrained(folder: Path, seed: int, images: Images, device: torch.device) -> Encoder:
+    """The encoder in ``folder`` at random initialisation, frozen, its BatchNorm statistics taken from ``images``.
+
+    A trained network has seen its data's statistics; without them an untrained one with BatchNorm would be handicapped.
+    They are averaged over evenly spread training images, whose labels are not used.
+    """
+    encoder = random_twin(folder, seed).to(device)
+    norms = [module for module in encoder.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if norms:
+        estimate_statistics(encoder, norms, _spread_batches(images, device))
+    return encoder.freeze()
+
+
+def estimate_statistics(encoder: nn.Module, norms: list[_BatchNorm], batches: Iterator[Tensor]) -> None:
+    """Set the running statistics of ``norms`` to their plain average over ``batches`` ``[B 3 H W]`` in [0, 1].
+
+    All but the norms stay in eval mode, so dropout draws nothing.
+    """
+    momenta = [norm.momentum for norm in norms]
+    encoder.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative average: every batch counts the same
+        norm.train()
+    with torch.no_grad():
+        for batch in batches:
+            encoder(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def _spread_batches(images: Images, device: torch.device) -> Iterator[Tensor]:
+    rows = torch.linspace(0, len(images) - 1, min(len(images), STATISTICS_IMAGES)).round().long()
+    for part in blocks(rows, 256):
+        if len(part) > 1:  # a variance needs two
+            yield to_float(images.rows(part).to(device))

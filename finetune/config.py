@@ -1,0 +1,114 @@
+"""Configs of the probe and embed stages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from common.config import Config
+from common.corruptions import AnyCorruption, Gaussian, Gray, Holes
+from common.run import StageConfig
+from finetune.data import LabelledData
+from finetune.pooling import POOLINGS
+
+
+def _poolings(value: str) -> str:
+    names = value.split("+")
+    if not set(names) <= set(POOLINGS) or len(set(names)) < len(names):
+        raise ValueError(f"must be {', '.join(POOLINGS)}, or several joined by '+'")
+    return value
+
+
+def _layer(value: int | str) -> int | str:
+    if isinstance(value, str) and value not in ("each", "all") and not re.fullmatch(r"last[1-9][0-9]*", value):
+        raise ValueError("must be a layer number, each, all, or lastN")
+    return value
+
+
+PoolingName = Annotated[str, AfterValidator(_poolings)]
+LayerChoice = Annotated[int | str, AfterValidator(_layer)]
+Strength = Annotated[float, Field(gt=0)]
+
+# Half decades: between neighbours the validation accuracy changes by less than its own error.
+STRENGTHS = {
+    "logistic": tuple(float(f"{10 ** (exponent / 2):.3g}") for exponent in range(-10, 0)),  # 1e-5 .. 0.316
+    "ridge": tuple(float(f"{10 ** (exponent / 2):.3g}") for exponent in range(-6, 6)),  # 1e-3 .. 316
+}
+
+
+class LinearConfig(Config):
+    """The linear probe and what it may choose among on the validation split."""
+
+    kind: Literal["logistic", "ridge"] = "logistic"
+    layers: tuple[LayerChoice, ...] = Field(default=("each", "last3"), min_length=1)
+    poolings: tuple[PoolingName, ...] = Field(default=("avg", "avg+avg2+max"), min_length=1)
+    l2: tuple[Strength, ...] | None = None  # strengths; a grid of half decades that suits the kind by default
+    validation: float = Field(default=0.1, gt=0, lt=1)  # share of the training set that choices are made on
+    max_width: int = Field(default=16384, gt=0)  # features; wider spaces are left out, and named
+    # Layers and poolings are compared on at most this many training images; the best `finalists` then on all.
+    search_images: int | None = Field(default=10_000, gt=1)
+    finalists: int = Field(default=2, gt=0)
+
+    @model_validator(mode="after")
+    def _grid_has_something(self) -> LinearConfig:
+        if self.l2 is not None and not self.l2:
+            raise ValueError("l2: give at least one strength, or leave it out")
+        return self
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        return STRENGTHS[self.kind] if self.l2 is None else self.l2
+
+
+class NearestConfig(Config):
+    """Weighted nearest neighbours beside the linear probe."""
+
+    k: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(10, 20, 100, 200), min_length=1)
+    temperature: float = Field(default=0.07, gt=0)
+
+
+class BaselineConfig(Config):
+    """What the encoder is measured against."""
+
+    random_init: bool = True  # the same network, never trained
+    pixels: bool = True  # no network
+
+
+class ProbeConfig(StageConfig):
+    """``retouch probe``: measure a frozen encoder on labelled tasks."""
+
+    encoder: Path
+    data: LabelledData = LabelledData()
+    more_data: tuple[LabelledData, ...] = ()  # further data sets for the same encoder
+    probe: LinearConfig = LinearConfig()
+    knn: NearestConfig = NearestConfig()
+    baselines: BaselineConfig = BaselineConfig()
+    # The chosen probe, as it stands, on damaged test images: is the representation resistant?
+    damage: tuple[AnyCorruption, ...] = (Gaussian(sigma=0.1), Gray(), Holes(ratio=0.25))
+    feature_cache: bool = True
+    cache_folder: Path | None = None  # of features; RETOUCH_CACHE or ~/.cache/retouch by default
+
+
+class EmbedData(Config):
+    """Images to embed; labels are written where there are some."""
+
+    source: str = Field(default="shapes", min_length=1)
+    task: str | None = None
+    image_size: int | None = Field(default=None, ge=8, le=1024)
+    limit: int | None = Field(default=None, gt=0)
+    workers: int = Field(default=0, ge=0)
+    image: str | None = None
+    label: str | None = None
+    root: str | None = None
+
+
+class EmbedConfig(StageConfig):
+    """``retouch embed``: features of a frozen encoder as ``OUT/features.parquet``."""
+
+    encoder: Path
+    data: EmbedData = EmbedData()
+    layer: LayerChoice = -1
+    pooling: PoolingName = "avg"

@@ -1,0 +1,117 @@
+"""Labelled data of the transfer stages: a training set and a test set that speak of the same classes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pydantic import Field, field_validator
+
+from common.config import Config
+from common.data import Images, Labels, Source, build_source, check_same_classes, load_images, split_source
+from common.data.images import Cache, usable_cores
+from common.errors import UserError
+
+
+class LabelledData(Config):
+    """Where labelled images are.
+
+    Without ``test``, ``shapes`` and ``torchvision:`` use their own test set, ``hf:`` its ``test`` split if there is
+    one; anything else is split, seeded and stratified by the first task.
+    """
+
+    train: str = Field(
+        default="shapes", min_length=1
+    )  # shapes | folder:PATH | parquet:GLOB | hf:NAME | torchvision:NAME
+    test: str | None = None
+    task: str | list[str] | None = None  # one or several label columns; the obvious one by default
+    image_size: int | None = Field(default=None, ge=8, le=1024)  # pixels; the encoder's own by default
+    limit: int | None = Field(default=None, gt=1)  # training images
+    test_limit: int | None = Field(default=None, gt=0)  # test images
+    test_fraction: float = Field(default=0.2, gt=0, lt=1)  # held out where there is no test set
+    workers: int = Field(default_factory=usable_cores, ge=0)  # processes that decode; default one a core
+    cache: Cache = "auto"  # keep decoded images in memory: auto (if they fit comfortably), ram, none
+    image: str | None = None  # column that holds images, where it is not the obvious one
+    label: str | None = None  # column that holds the labels of the default task
+    root: str | None = None  # where torchvision keeps its downloads
+
+    @field_validator("task")
+    @classmethod
+    def _tasks_differ(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(value, list) and (not value or len(set(value)) < len(value)):
+            raise ValueError("must be one task or a list of different tasks")
+        return value
+
+    @property
+    def task_list(self) -> list[str | None]:
+        return list(self.task) if isinstance(self.task, list) else [self.task]
+
+
+class Sources(NamedTuple):
+    """An opened pair of sources; images are not decoded yet."""
+
+    train: Source
+    test: Source
+
+
+class LabelledImages(NamedTuple):
+    """Decoded images and the labels of one or several tasks: ``(train, test)`` each."""
+
+    train: Images
+    test: Images
+    tasks: dict[str, tuple[Labels, Labels]]
+
+
+def open_sources(data: LabelledData, seed: int) -> Sources:
+    """Open training and test set and check their labels, before anything is decoded.
+
+    Raises:
+        UserError: a source cannot be opened, has no labels or no such task, or the classes of the two differ.
+    """
+    train = build_source(data.train, image=data.image, label=data.label, root=data.root, seed=seed)
+    names = [train.resolve(task) for task in data.task_list]
+    if data.test is not None:
+        test = build_source(data.test, split="test", image=data.image, label=data.label, root=data.root, seed=seed)
+    else:
+        published = _published_test(data, seed)
+        if published is not None:
+            test = published
+        else:
+            train, test = split_source(train, names[0], fraction=data.test_fraction, seed=seed)
+    problems: list[str] = []
+    for name in names:
+        try:
+            labels = train.labels(name)
+            check_same_classes(labels, test.labels(name))
+            if int(labels.values.max()) == int(labels.values.min()):
+                problems.append(f"{train.spec}: task {name!r} has one class only; a probe needs at least two")
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(*problems)
+    return Sources(train, test)
+
+
+def load_labelled(sources: Sources, data: LabelledData, size: int, seed: int) -> LabelledImages:
+    """Decode both sets at ``size`` pixels; labels follow the images that could be read."""
+    train = load_images(sources.train, size, limit=data.limit, workers=data.workers, cache=data.cache, seed=seed)
+    test = load_images(sources.test, size, limit=data.test_limit, workers=data.workers, cache=data.cache, seed=seed)
+    tasks = {}
+    for task in data.task_list:
+        name = sources.train.resolve(task)
+        tasks[name] = (train.labels(name), test.labels(name))
+    return LabelledImages(train, test, tasks)
+
+
+def _published_test(data: LabelledData, seed: int) -> Source | None:
+    """The test set that comes with the training set, if it names no split of its own."""
+    scheme, _, rest = data.train.partition(":")
+    if scheme == "shapes":
+        return build_source("shapes", split="test", label=data.label, seed=seed)
+    if scheme == "torchvision" and ":" not in rest:
+        return build_source(data.train, split="test", root=data.root, seed=seed)
+    if scheme == "hf" and ":" not in rest:
+        try:
+            return build_source(data.train, split="test", image=data.image, label=data.label, root=data.root)
+        except UserError:
+            return None
+    return None

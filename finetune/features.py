@@ -1,0 +1,227 @@
+"""Features of a frozen encoder: every layer and pooling from one pass over the images, kept on disk.
+
+Maps are pooled as they come, so whole maps of a data set never lie in memory. Features are float32, on disk too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from common.data import Images, in_order
+from common.data.images import gib
+from common.encoders.base import Encoder
+from common.images import to_float
+from common.precision import autocast
+from common.schedule import seed_step
+from finetune.pooling import Part, Shape, Space, concatenate, pool
+
+log = logging.getLogger("retouch")
+
+FORMAT = 1  # raise it whenever the same key would give other features
+
+
+@dataclass(frozen=True)
+class FeatureKey:
+    """All that decides the features of a set of images. Two keys that differ in anything have files of their own."""
+
+    encoder: str  # sha256 of weights and what reads them
+    view: str
+    source: str  # fingerprint
+    split: str
+    limit: int | None
+    rows: str  # digest of the rows of the source that were readable and taken
+    size: int
+    layers: tuple[str, ...]  # parts, as layer.pooling
+    precision: str
+    device: str
+    format: int = FORMAT
+
+    @property
+    def digest(self) -> str:
+        """sha256, hex."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def text(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How features are computed."""
+
+    device: torch.device
+    precision: torch.dtype  # of autocast
+    batch_size: int
+    workers: int
+
+
+class Features:
+    """Pooled features of n images, by part.
+
+    Attributes:
+        parts: float32 ``[n F]`` each.
+        index: int64 ``[n]``, the row of the images that each row here was computed from: its own, unless that turned
+            out to be unreadable while decoding and another took its place. Labels must follow it.
+    """
+
+    def __init__(self, parts: dict[Part, Tensor], index: Tensor) -> None:
+        self.parts, self.index = parts, index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def matrix(self, space: Space, rows: Tensor | None = None) -> Tensor:
+        """Features of ``rows`` (all by default) in a space: a fresh float32 tensor ``[n F]``."""
+        chosen = [self.parts[part] if rows is None else self.parts[part][rows] for part in space.parts]
+        return concatenate(chosen)
+
+
+def cache_folder(configured: Path | None) -> Path:
+    """Where features are kept: the config's folder, else ``RETOUCH_CACHE``, else ``~/.cache/retouch``."""
+    return configured or Path(os.environ.get("RETOUCH_CACHE") or Path.home() / ".cache" / "retouch").expanduser()
+
+
+def feature_key(
+    encoder: Encoder,
+    sha256: str,
+    images: Images,
+    split: str,
+    limit: int | None,
+    parts: Sequence[Part],
+    how: Extraction,
+) -> FeatureKey:
+    """The key of these images' features."""
+    return FeatureKey(
+        encoder=sha256,
+        view=encoder.view,
+        source=images.source.fingerprint,
+        split=f"{split} {images.source.spec}",
+        limit=limit,
+        rows=hashlib.sha256(images.kept.numpy().tobytes()).hexdigest(),
+        size=images.size,
+        layers=tuple(part.name for part in parts),
+        precision=str(how.precision).removeprefix("torch."),
+        device=how.device.type,
+    )
+
+
+def cached_features(
+    folder: Path, key: FeatureKey, encoder: Encoder, images: Images, parts: Sequence[Part], how: Extraction
+) -> Features:
+    """Features from the cache, else computed and kept there. A damaged file is computed anew and replaced."""
+    path = folder / "features" / f"{key.digest}.safetensors"
+    found = _read(path, key, parts, len(images))
+    if found is not None:
+        log.info("%s: %s features read from %s", images.source.spec, f"{len(images):,}", path)
+        return found
+    features = extract(encoder, images, parts, how)
+    _write(path, key, features)
+    return features
+
+
+def extract(
+    encoder: Encoder,
+    images: Images,
+    parts: Sequence[Part],
+    how: Extraction,
+    damage: Callable[[Tensor], Tensor] | None = None,
+    seed: int = 0,
+) -> Features:
+    """One pass of the encoder, in eval and inference mode, over all images in order.
+
+    Args:
+        encoder: on any device; it is moved to ``how.device`` and set to eval mode.
+        parts: layers and poolings to keep.
+        damage: applied to each batch ``[B 3 S S]``, RGB in [0, 1], first; its random numbers are a function of ``seed``
+            and the place of the batch.
+    """
+    started = time.monotonic()
+    encoder = encoder.to(how.device).eval()
+    kept: dict[Part, Tensor] = {}
+    index = torch.empty(len(images), dtype=torch.int64)
+    done = 0
+    with torch.inference_mode():
+        for number, batch in enumerate(in_order(images, how.batch_size, how.workers)):
+            pixels = to_float(batch.images.to(how.device))  # uint8 0..255 -> float 0..1
+            if damage is not None:
+                seed_step(seed, number)
+                pixels = damage(pixels)
+            with autocast(how.device, how.precision):
+                maps = encoder.layers(pixels)
+            for part in parts:
+                vectors = pool(maps[part.layer], part.pooling)
+                if part not in kept:
+                    kept[part] = torch.empty(len(images), vectors.shape[1])
+                kept[part][done : done + len(vectors)] = vectors.cpu()
+            index[done : done + len(pixels)] = batch.index
+            done += len(pixels)
+    seconds = time.monotonic() - started
+    if damage is None:
+        log.info(
+            "%s: features of %s images in %.1f s (%s images/s), %s float32",
+            *(images.source.spec, f"{done:,}", seconds, f"{done / max(seconds, 1e-9):,.0f}"),
+            gib(sum(tensor.numel() * 4 for tensor in kept.values())),
+        )
+    return Features(kept, index)
+
+
+def layer_shapes(encoder: Encoder, size: int) -> list[Shape]:
+    """Shapes of the maps at ``size`` pixels, which need not be the size the encoder was built for.
+
+    Raises:
+        UserError: the encoder refuses images of this size.
+    """
+    if size == encoder.image_size:
+        return list(encoder.layer_shapes)
+    try:
+        with torch.inference_mode():
+            maps = encoder.eval().layers(torch.full((1, 3, size, size), 0.5, device=encoder.mean.device))
+    except Exception as error:  # whatever a third-party network raises, the user needs its reason
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise encoder.refusal(f"data.image_size={size}: {reason}; leave data.image_size out") from None
+    return [(tensor.shape[1], tensor.shape[2], tensor.shape[3]) for tensor in maps]
+
+
+def _read(path: Path, key: FeatureKey, parts: Sequence[Part], rows: int) -> Features | None:
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("key") != key.text:
+                raise ValueError("it belongs to something else")
+            found = {part: file.get_tensor(part.name) for part in parts}
+            index = file.get_tensor("index")
+        if len(index) != rows or any(len(tensor) != rows for tensor in found.values()):
+            raise ValueError("its tensors are not as they were written")
+    except (SafetensorError, ValueError, OSError) as error:
+        log.warning("%s cannot be used (%s): features are computed again", path, " ".join(str(error).split()))
+        return None
+    return Features(found, index)
+
+
+def _write(path: Path, key: FeatureKey, features: Features) -> None:
+    """Beside, then renamed. A cache that cannot be written costs time later, nothing else."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {part.name: tensor for part, tensor in features.parts.items()} | {"index": features.index}
+        save_file(tensors, beside, metadata={"key": key.text})
+        beside.replace(path)
+    except (OSError, SafetensorError) as error:
+        log.warning("features are not kept: %s cannot be written (%s)", path, " ".join(str(error).split()))
+    finally:
+        beside.unlink(missing_ok=True)

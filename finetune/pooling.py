@@ -1,0 +1,146 @@
+"""From feature maps to vectors, and the spaces a probe may choose among."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from common.errors import UserError
+
+Pooling = Literal["avg", "avg2", "max", "flatten"]
+POOLINGS: tuple[str, ...] = get_args(Pooling)
+Shape = tuple[int, int, int]  # D, h, w of a map
+
+
+class Part(NamedTuple):
+    """One layer under one pooling: what is extracted, stored and put together to spaces."""
+
+    layer: int
+    pooling: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.layer}.{self.pooling}"
+
+
+class Space(NamedTuple):
+    """Some layers under some poolings, side by side."""
+
+    layers: tuple[int, ...]  # counted from 0, shallow to deep
+    poolings: tuple[str, ...]
+    parts: tuple[Part, ...]
+    width: int  # features
+
+    @property
+    def layer(self) -> str:
+        """For results: ``2`` or ``0+1+2``."""
+        return "+".join(map(str, self.layers))
+
+    @property
+    def pooling(self) -> str:
+        """For results: ``avg`` or ``avg+avg2+max``."""
+        return "+".join(self.poolings)
+
+
+def pool(maps: Tensor, pooling: str) -> Tensor:
+    """Maps ``[B D h w]`` -> vectors, float32.
+
+    ``avg`` and ``max`` give ``[B D]``; ``avg2``, the averages of the four quarters (fewer where a side is 1),
+    ``[B 4D]``; ``flatten`` ``[B D*h*w]``.
+    """
+    maps = maps.float()
+    match pooling:
+        case "avg":
+            return maps.mean(dim=(2, 3))
+        case "avg2":
+            return adaptive_avg_pool2d(maps, (min(2, maps.shape[2]), min(2, maps.shape[3]))).flatten(1)
+        case "max":
+            return maps.amax(dim=(2, 3))
+        case "flatten":
+            return maps.flatten(1)
+    raise ValueError(f"no pooling {pooling!r}")
+
+
+def pooled_width(shape: Shape, pooling: str) -> int:
+    """Features that ``pool`` makes of one map."""
+    channels, height, width = shape
+    factors = {"avg": 1, "max": 1, "avg2": min(2, height) * min(2, width), "flatten": height * width}
+    return channels * factors[pooling]
+
+
+def build_spaces(
+    shapes: Sequence[Shape], layers: Sequence[int | str], poolings: Sequence[str], max_width: int
+) -> tuple[list[Space], list[str]]:
+    """All layer choices under all poolings, each different space once, narrowest first.
+
+    Args:
+        shapes: of the encoder's maps, shallow to deep.
+        layers: layer numbers (negative from the end), ``each``, ``all``, or ``lastN``.
+        poolings: names joined by ``+``, as in ``avg+max``.
+        max_width: wider spaces are left out.
+
+    Returns:
+        The spaces, and a line about each one that was left out.
+
+    Raises:
+        UserError: a layer that is not there, or nothing is left.
+    """
+    problems: list[str] = []
+    choices: list[tuple[int, ...]] = []
+    for layer in layers:
+        try:
+            choices += _layer_choices(layer, len(shapes))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(*problems)
+    spaces: dict[tuple[Part, ...], Space] = {}
+    left_out: list[str] = []
+    for chosen in dict.fromkeys(choices):
+        for names in poolings:
+            parts: dict[Part, None] = {}
+            for layer in chosen:
+                for pooling in names.split("+"):
+                    parts[Part(layer, _simplest(shapes[layer], pooling))] = None
+            kept = tuple(dict.fromkeys(part.pooling for part in parts))
+            width = sum(pooled_width(shapes[part.layer], part.pooling) for part in parts)
+            space = Space(chosen, kept, tuple(parts), width)
+            if width > max_width:
+                left_out.append(f"layer {space.layer}, {space.pooling}: {width:,} features, more than {max_width:,}")
+            else:
+                spaces.setdefault(tuple(parts), space)
+    if not spaces:
+        raise UserError(
+            *left_out, title="probe.max_width leaves no features; raise it, or choose other layers or poolings:"
+        )
+    return sorted(spaces.values(), key=lambda space: space.width), left_out
+
+
+def concatenate(parts: Sequence[Tensor]) -> Tensor:
+    """Parts ``[n F_p]`` -> one matrix ``[n ΣF_p]``, always a fresh tensor."""
+    return torch.cat(list(parts), dim=1) if len(parts) > 1 else parts[0].clone()
+
+
+def _layer_choices(layer: int | str, count: int) -> list[tuple[int, ...]]:
+    if layer == "each":
+        return [(index,) for index in range(count)]
+    if layer == "all":
+        return [tuple(range(count))]
+    if isinstance(layer, str):
+        return [tuple(range(max(0, count - int(layer.removeprefix("last"))), count))]
+    if not -count <= layer < count:
+        raise UserError(f"probe.layers: no layer {layer}; the encoder has layers 0 to {count - 1}")
+    return [(layer % count,)]
+
+
+def _simplest(shape: Shape, pooling: str) -> str:
+    """Poolings that give the same features of a map have one name."""
+    if shape[1:] == (1, 1):
+        return "avg"
+    if max(shape[1:]) <= 2 and pooling == "flatten":
+        return "avg2"
+    return pooling
