@@ -244,7 +244,6 @@ def train(
                         f"precision=float32; checkpoints in {run.checkpoints} are from before"
                     )
                 speed, memory = meter.read(progress, device)
-                bar.update(progress.step, loss, speed)
                 if due:
                     named = {f"loss/{name}" if name != "grad_norm" else name: value for name, value in means.items()}
                     run.log(
@@ -252,6 +251,8 @@ def train(
                         progress.step,
                     )
                     progress.clear()
+            if last or bar.waiting:
+                bar.update(progress.step, float(sum(losses.values())), meter.read(progress, device)[0])
             for task in periodic:
                 if last or progress.step % task.every == 0:
                     act(task, progress.step)

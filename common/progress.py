@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 log = logging.getLogger("retouch")
 
+BAR_SECONDS = 0.5
+
 
 class StepProgress:
     """Shows step, loss, images/s and time left. Silent in processes other than rank 0."""
@@ -39,18 +41,22 @@ class StepProgress:
         if self._bar:
             self._bar.stop()
 
+    @property
+    def waiting(self) -> bool:
+        """Whether it is time to show something again: reading a loss makes a GPU wait, so not at every step."""
+        return self.enabled and time.monotonic() - self._said >= (BAR_SECONDS if self._bar else self.seconds)
+
     def update(self, step: int, loss: float, images_per_second: float) -> None:
         """``step`` steps are done."""
+        if not self.enabled:
+            return
+        now = self._said = time.monotonic()
         facts = f"loss {loss:.4f}  {images_per_second:,.0f} images/s"
         if self._bar:
             self._bar.update(self._task, completed=step, facts=facts)
-        elif self.enabled:
-            now = time.monotonic()
-            if now - self._said < self.seconds and step < self.steps:
-                return
-            self._said = now
-            left = (now - self._started) / max(1, step - self._first) * (self.steps - step)
-            log.info("%s  step %d/%d  %s  %s left", self.title, step, self.steps, facts, _clock(left))
+            return
+        left = (now - self._started) / max(1, step - self._first) * (self.steps - step)
+        log.info("%s  step %d/%d  %s  %s left", self.title, step, self.steps, facts, _clock(left))
 
 
 def _clock(seconds: float) -> str:

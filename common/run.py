@@ -26,7 +26,7 @@ log = logging.getLogger("retouch")
 # What a stage writes; `overwrite=true` removes these and nothing else.
 OWN_ENTRIES = (
     "config.yaml", "metrics.jsonl", "train.log", "checkpoints", "panels", "encoder", "classifier", "wandb",
-    "results.json", "best",
+    "results.json", "features.parquet", "linear_probe", "from_scratch",
 )  # fmt: skip
 
 

@@ -1,15 +1,18 @@
-"""Configs of the probe and embed stages."""
+"""Configs of the transfer stages."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from common.augment import AugmentConfig
 from common.config import Config
 from common.corruptions import AnyCorruption, Gaussian, Gray, Holes
+from common.encoders import EncoderConfig
+from common.loop import LoopConfig
 from common.run import StageConfig
 from finetune.data import LabelledData
 from finetune.pooling import POOLINGS
@@ -112,3 +115,55 @@ class EmbedConfig(StageConfig):
     data: EmbedData = EmbedData()
     layer: LayerChoice = -1
     pooling: PoolingName = "avg"
+
+
+class StartConfig(EncoderConfig):
+    """What fine-tuning starts from: an exported folder, or a network named here.
+
+    ``encoder=PATH`` means ``encoder.path=PATH``.
+    """
+
+    path: Path | None = None  # an exported encoder; without it the network is built from name and model_args
+    from_scratch: bool = False  # the same architecture at random initialisation
+    image_size: int | None = Field(
+        default=None, ge=8, le=1024
+    )  # of a network named here; an exported one knows its own
+
+    @model_validator(mode="after")
+    def _has_a_start(self) -> Self:
+        if self.path is None and not self.from_scratch and not self.pretrained:
+            raise ValueError("give encoder=PATH of an exported encoder, or encoder.from_scratch=true")
+        return self
+
+
+class CompareConfig(Config):
+    """What stands beside the fine-tuned encoder in the table. Not run when it starts from scratch itself."""
+
+    linear_probe: bool = True  # the frozen encoder under a linear probe
+    from_scratch: bool = True  # the same network and recipe from random initialisation
+
+
+class FinetuneConfig(LoopConfig):
+    """``retouch finetune``: train the whole encoder with a new head on labelled images."""
+
+    encoder: StartConfig
+    data: LabelledData = LabelledData()
+    augment: AugmentConfig = AugmentConfig()
+    layer_decay: float = Field(default=0.75, gt=0, le=1)  # learning rate of each layer, relative to the one after it
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    validation: float = Field(default=0.1, gt=0, lt=1)  # share of the training set on which the best step is chosen
+    evaluate_every: int = Field(default=200, gt=0)  # steps between two looks at it
+    compare: CompareConfig = CompareConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("encoder"), (str, Path)):
+            return {**values, "encoder": {"path": values["encoder"]}}
+        return values
+
+    @model_validator(mode="after")
+    def _one_task(self) -> Self:
+        if isinstance(self.data.task, list):
+            raise ValueError("data.task: fine-tuning learns one task at a time; give one name")
+        return self

@@ -1,0 +1,316 @@
+"""The fine-tuning stage: the whole encoder with a new head, in the same loop as pretraining."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.artifact import export_classifier, export_encoder, load_encoder, random_twin
+from common.config import load_config
+from common.data import Batch, Images, Loader, in_order, stratified_split, warn_of_duplicates
+from common.distributed import World, world
+from common.encoders import Classifier, build_encoder, layer_decay_groups
+from common.encoders.base import Encoder
+from common.errors import together
+from common.files import write_json
+from common.images import to_float
+from common.loop import Periodic, Trained, train
+from common.precision import autocast, resolve_precision
+from common.run import Run, check_out, open_run
+from common.schedule import seed_step
+from finetune.config import FinetuneConfig, ProbeConfig
+from finetune.data import Sources, load_labelled, open_sources
+from finetune.metrics import confusion_matrix, per_class_accuracy, wilson_interval
+from finetune.probe import probe
+
+log = logging.getLogger("retouch")
+
+Result = dict[str, Any]
+
+
+class Split(NamedTuple):
+    """Some rows of the images, with their labels."""
+
+    images: Images
+    rows: Tensor  # int64 [n]
+    labels: Tensor  # int64 [n]
+
+
+class Supervised(nn.Module):
+    """Cross-entropy of a classifier, as the loop wants it."""
+
+    def __init__(self, classifier: Classifier, label_smoothing: float) -> None:
+        super().__init__()
+        self.classifier, self.label_smoothing = classifier, label_smoothing
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Images ``[B 3 S S]`` in [0, 1] and labels ``[B]`` -> the named loss."""
+        images, labels = batch
+        logits = self.classifier(images).float()
+        return {"cross_entropy": F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)}
+
+
+def command(path: str, overrides: Sequence[str]) -> Result:
+    """``retouch finetune CONFIG [key.sub=value ...]``."""
+    return finetune(load_config(FinetuneConfig, path, overrides))
+
+
+def finetune(config: FinetuneConfig) -> Result:
+    """Train encoder and head, keep the step that is best on the validation split, test it once.
+
+    Writes ``classifier/``, ``encoder/`` and ``results.json``; beside an exported encoder's result stand its linear
+    probe and the same network from scratch, each in a folder of its own. Stopped early by a signal, it returns ``{}``.
+
+    Raises:
+        UserError: encoder, data or run folder cannot serve; nothing has been written then.
+    """
+    with world() as here:
+        # everything a user can get wrong is looked at before anything is written
+        encoder, sources, _ = together(
+            lambda: _start(config), lambda: open_sources(config.data, config.seed), lambda: check_out(config)
+        )
+        with open_run(config, here, job_type="finetune") as run:
+            if run.tracker and config.encoder.path:
+                run.tracker.summary({"encoder_path": str(config.encoder.path)})
+            result = _train_and_test(config, encoder, sources, run)
+            if result is None:
+                return {}
+            if here.is_main:
+                write_json(config.out / "results.json", result)
+
+    # what it is compared with, each a run of its own
+    if config.encoder.path is not None and not config.encoder.from_scratch:
+        if config.compare.from_scratch:
+            scratch = finetune(_from_scratch(config))
+            if not scratch:
+                return {}
+            result["baselines"]["from_scratch"] = _brief(scratch)
+        if config.compare.linear_probe and here.is_main and here.size == 1:
+            result["baselines"]["linear_probe"] = _linear_probe(config)
+    if here.is_main:
+        write_json(config.out / "results.json", result)
+        _tell(config, result)
+    return result
+
+
+def _start(config: FinetuneConfig) -> Encoder:
+    """The exported encoder, or the same or a named architecture at random initialisation."""
+    start = config.encoder
+    if start.path is None:
+        seed_step(config.seed, 0)
+        return build_encoder(start, image_size=start.image_size or config.data.image_size or 32)
+    return random_twin(start.path, config.seed) if start.from_scratch else load_encoder(start.path)
+
+
+def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, run: Run) -> Result | None:
+    here, data = run.world, config.data
+    device = here.device
+
+    # data
+    images = load_labelled(sources, data, data.image_size or encoder.image_size, config.seed)
+    duplicates = warn_of_duplicates(images.test, images.train, workers=data.workers)
+    [(task, (train_labels, test_labels))] = images.tasks.items()
+    fit, held = stratified_split(train_labels.values, config.validation, config.seed)
+    validation = Split(images.train, held, train_labels.values[held])
+    loader = Loader(
+        _only(images.train, fit),
+        labels=train_labels.values[fit],
+        batch_size=config.batch_size,
+        seed=config.seed,
+        rank=here.rank,
+        world=here.size,
+        workers=data.workers,
+    )
+
+    # model
+    seed_step(config.seed, 1)  # the new head starts the same in every process
+    classifier = Classifier(encoder, train_labels.names)
+    model = Supervised(classifier, config.label_smoothing).to(device)
+    log.info("%s: %d classes, %d to train on, %d to choose on", task, len(train_labels.names), len(fit), len(held))
+
+    def prepare(batch: Batch) -> tuple[Tensor, Tensor]:
+        assert batch.labels is not None
+        pixels = config.augment(batch.images.to(device, non_blocking=True))  # uint8 0..255 -> float 0..1
+        return pixels, batch.labels.to(device, non_blocking=True)
+
+    def evaluate(step: int) -> dict[str, float]:
+        answers = _predict(classifier, validation, config, here)
+        return {"val/accuracy": float((answers == validation.labels).double().mean())}
+
+    # train, keeping the weights that validation likes best
+    training = train(
+        model,
+        prepare,
+        loader,
+        config,
+        run,
+        title=f"finetune {task}",
+        groups=decayed_groups(model, config),
+        periodic=[Periodic(config.evaluate_every, evaluate, select="val/accuracy")],
+    )
+    if not training.finished:
+        return None
+    if not here.is_main:
+        return {"baselines": {}}
+
+    # test once, export
+    test = Split(images.test, torch.arange(len(images.test)), test_labels.values)
+    answers = _predict(classifier, test, config, here)
+    provenance = {
+        "stage": "finetune",
+        "task": task,
+        "source": sources.train.spec,
+        "steps": training.best_step,
+        "seed": config.seed,
+        "started_from": "scratch" if config.encoder.from_scratch else str(config.encoder.path),
+    }
+    export_classifier(classifier, config.out / "classifier", provenance)
+    sha256 = export_encoder(encoder, config.out / "encoder", provenance)
+    if run.tracker:
+        run.tracker.artifact(f"classifier-{config.out.name}", config.out / "classifier", "classifier", provenance)
+        run.tracker.artifact(f"encoder-{config.out.name}", config.out / "encoder", "encoder", provenance)
+    return _result(config, task, training, answers, test, train_labels.names, len(fit), len(held), sha256, duplicates)
+
+
+def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[dict[str, Any]]:
+    """AdamW groups with layer-wise learning-rate decay (Bao et al. 2022): ``layer_decay ** (deepest - depth)``."""
+    named = {name: p for name, p in model.classifier.named_parameters() if p.requires_grad}
+    depths = dict(layer_decay_groups(model.classifier))
+    deepest = max(depths.values())
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in named.items():
+        decays = parameter.ndim >= 2
+        group = groups.setdefault(
+            (depths[name], decays),
+            {
+                "params": [],
+                "lr_scale": config.layer_decay ** (deepest - depths[name]),
+                "weight_decay": config.optim.weight_decay if decays else 0.0,
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _only(images: Images, rows: Tensor) -> Images:
+    """Some rows of the images, as images of their own."""
+    pixels = None if images.pixels is None else images.pixels[rows]
+    return Images(images.source, images.size, images.kept[rows], pixels)
+
+
+def _predict(classifier: Classifier, split: Split, config: FinetuneConfig, here: World) -> Tensor:
+    """The class of each row, int64 ``[n]``, on the CPU."""
+    training = classifier.training
+    classifier.eval()
+    dtype = resolve_precision(config.precision, here.device)
+    answers = []
+    with torch.inference_mode(), autocast(here.device, dtype):
+        for batch in in_order(_only(split.images, split.rows), config.batch_size, config.data.workers):
+            answers.append(classifier(to_float(batch.images.to(here.device))).argmax(1).cpu())
+    classifier.train(training)
+    return torch.cat(answers)
+
+
+def _result(
+    config: FinetuneConfig,
+    task: str,
+    training: Trained,
+    answers: Tensor,
+    test: Split,
+    classes: Sequence[str],
+    n_train: int,
+    n_val: int,
+    sha256: str,
+    duplicates: int,
+) -> Result:
+    right, total = int((answers == test.labels).sum()), len(answers)
+    confusion = confusion_matrix(answers, test.labels, len(classes))
+    return {
+        "task": task,
+        "protocol": (
+            f"whole encoder trained with a new head on {1 - config.validation:.0%} of the training set; the step with "
+            f"the best accuracy on the other {config.validation:.0%} (stratified, seed {config.seed}) was kept; tested "
+            "once; ci95: Wilson"
+        ),
+        "start": "scratch" if config.encoder.from_scratch else str(config.encoder.path or config.encoder.name),
+        "encoder_sha256": sha256,
+        "n_train": n_train,
+        "n_val": n_val,
+        "n_test": total,
+        "steps": training.steps,
+        "best_step": training.best_step,
+        "val_accuracy": training.best,
+        "test_accuracy": right / total,
+        "ci95": list(wilson_interval(right, total)),
+        "per_class_accuracy": per_class_accuracy(confusion),
+        "confusion": confusion.tolist(),
+        "classes": list(classes),
+        "duplicates": duplicates,
+        "baselines": {},
+        "seconds": round(training.seconds, 1),
+    }
+
+
+def _from_scratch(config: FinetuneConfig) -> FinetuneConfig:
+    """The same recipe without what pretraining learned; all layers at one rate, since none has anything to keep."""
+    started = (config.out / "from_scratch" / "config.yaml").exists()
+    return config.model_copy(
+        update={
+            "out": config.out / "from_scratch",
+            "encoder": config.encoder.model_copy(update={"from_scratch": True}),
+            "layer_decay": 1.0,
+            "resume": config.resume and started,
+            "overwrite": config.overwrite,
+            "wandb": config.wandb.model_copy(update={"name": f"{config.wandb.name or config.out.name}-from-scratch"}),
+        }
+    )
+
+
+def _linear_probe(config: FinetuneConfig) -> Result:
+    """The frozen encoder on the same images and the same task."""
+    assert config.encoder.path is not None
+    folder = config.out / "linear_probe"
+    report = probe(
+        ProbeConfig.model_validate(
+            {
+                "out": folder,
+                "seed": config.seed,
+                "encoder": config.encoder.path,
+                "data": config.data.model_dump(),
+                "precision": config.precision,
+                "overwrite": (folder / "config.yaml").exists(),
+                "wandb": config.wandb.model_copy(
+                    update={"name": f"{config.wandb.name or config.out.name}-probe"}
+                ).model_dump(),
+            }
+        )
+    )
+    return _brief(report["results"][0])
+
+
+def _brief(result: Result) -> Result:
+    keys = ("test_accuracy", "ci95", "val_accuracy", "n_test", "seconds")
+    return {key: result[key] for key in keys}
+
+
+def _tell(config: FinetuneConfig, result: Result) -> None:
+    """One table: linear probe, fine-tuned, from scratch."""
+    names = {"linear_probe": "linear probe of the frozen encoder", "from_scratch": "same network from scratch"}
+    own = "trained from scratch" if config.encoder.from_scratch else "fine-tuned"
+    table = Table(title=f"{result['task']}: accuracy on {result['n_test']:,} test images")
+    table.add_column("method")
+    table.add_column("test accuracy", justify="right")
+    table.add_column("95% interval", justify="right")
+    rows = {own: result} | {names[key]: result["baselines"][key] for key in names if key in result["baselines"]}
+    for name, row in rows.items():
+        low, high = row["ci95"]
+        table.add_row(name, f"{100 * row['test_accuracy']:.1f}%", f"{100 * low:.1f} to {100 * high:.1f}")
+    Console(width=None if Console().is_terminal else 100).print(table)
+    log.info("classifier written to %s, results to %s", config.out / "classifier", config.out / "results.json")
