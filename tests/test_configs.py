@@ -1,0 +1,38 @@
+"""Every shipped config is complete, valid, and named by the command in its header."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.config import dump_config, load_config
+from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
+from pretrain.config import PretrainConfig
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+SCHEMAS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "probe": ProbeConfig}
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_shipped_config_is_valid_and_survives_its_own_dump(path: Path, tmp_path: Path) -> None:
+    schema = EmbedConfig if path.stem == "embed" else SCHEMAS[path.parent.name]
+    config = load_config(schema, path)
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(schema, copy) == config
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_header_names_the_command(path: Path) -> None:
+    header = "".join(line for line in path.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
+    assert f"configs/{path.parent.name}/{path.name}" in header
+
+
+def test_each_kind_is_shipped_for_shapes_and_for_cifar10() -> None:
+    shipped = {path.relative_to(CONFIGS).as_posix() for path in FILES}
+    kinds = ("denoise", "colorize", "mask", "mixed")
+    assert {f"pretrain/{kind}{end}.yaml" for kind in kinds for end in ("", "_cifar10")} <= shipped
+    assert {"pretrain/bottleneck.yaml", "pretrain/mask_imagenette.yaml", "probe/linear.yaml"} <= shipped
+    assert {"finetune/full.yaml", "finetune/many_class.yaml"} <= shipped
