@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -224,4 +225,5 @@ def _write(path: Path, key: FeatureKey, features: Features) -> None:
     except (OSError, SafetensorError) as error:
         log.warning("features are not kept: %s cannot be written (%s)", path, " ".join(str(error).split()))
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()

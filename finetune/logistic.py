@@ -85,7 +85,7 @@ def fit_logistic(
         start: weights ``[F C]`` and bias ``[C]`` all problems start from; zero by default.
         metric: of these features or nearly these; computed from them by default.
         tolerance: a problem is solved when the decrease that its quadratic model still promises is below this
-            fraction of its objective.
+            fraction of its objective (or below what the precision can tell apart).
         max_steps: iterations after which a problem is given up as it stands (``converged`` says so).
         history: pairs of steps and gradient changes that the metric remembers.
 
@@ -211,11 +211,14 @@ class _Problems:
         here = self._evaluate(logits)
         value, gradient = self._penalised(here, point, l2)
         pairs: list[_Pair] = []
+        stalled = torch.zeros_like(active, dtype=torch.bool)
+        # what rounding makes of a loss near 0: no less can be asked
+        floor = torch.finfo(logits.dtype).eps
         for step_index in range(max_steps + 1):
             direction = -self._inverse_hessian(gradient, here.curvature, l2, pairs)
             slope = _dot(direction, gradient)
-            done = -slope / 2 <= tolerance * value
-            leaving = torch.ones_like(done) if step_index == max_steps else done
+            done = -slope / 2 <= tolerance * value + floor
+            leaving = torch.ones_like(done) if step_index == max_steps else done | stalled
             if bool(leaving.any()):
                 self._store(active, point, leaving, done, step_index)
                 keep = (~leaving).nonzero().squeeze(1)
@@ -225,7 +228,7 @@ class _Problems:
                 value, gradient, direction, slope = value[keep], gradient[keep], direction[keep], slope[keep]
                 pairs = [pair.only(keep) for pair in pairs]
             slopes = self._product(direction)
-            length, here = self._line_search(logits, slopes, point, direction, value, slope, l2)
+            length, here, stalled = self._line_search(logits, slopes, point, direction, value, slope, l2)
             step = length[:, None, None] * direction
             point = point + step
             logits += length[:, None, None] * slopes
@@ -284,8 +287,8 @@ class _Problems:
         value: Tensor,
         slope: Tensor,
         l2: Tensor,
-    ) -> tuple[Tensor, _Point]:
-        """A step length for each problem that meets the strong Wolfe conditions, and what is found there.
+    ) -> tuple[Tensor, _Point, Tensor]:
+        """A step length for each problem that meets the strong Wolfe conditions, what is found there, and who failed.
 
         Along a line the objective is convex and its derivative costs no product with the features, so the search is
         for a zero of the derivative by the secant, kept inside a bracket: the first trial is 1, and nearly
@@ -319,7 +322,9 @@ class _Problems:
                 break
             length[pending] = _secant(low[pending], low_slope[pending], high[pending], high_slope[pending])
         assert found is not None
-        return length, found
+        stalled = torch.zeros_like(slope, dtype=torch.bool)
+        stalled[pending] = True  # only where rounding hides all progress
+        return length, found, stalled
 
     def _store(self, active: Tensor, point: Tensor, leaving: Tensor, done: Tensor, step: int) -> None:
         places = active[leaving]

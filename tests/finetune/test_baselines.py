@@ -1,0 +1,76 @@
+"""Baselines: raw pixels as they are, and an untrained twin with its data's statistics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from common.artifact import export_encoder, load_encoder
+from common.encoders import EncoderConfig, build_encoder
+from common.images import to_float
+from finetune.baselines import Pixels, estimate_statistics, untrained
+from tests.finetune.toys import bright_images
+from tests.toys import noise_images
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "encoder"
+    torch.manual_seed(0)
+    config = EncoderConfig(name="small_cnn", model_args={"width": 4, "depth": 1})
+    export_encoder(build_encoder(config, image_size=16, view="gray"), folder, {})
+    return folder
+
+
+def test_small_images_are_their_own_pixels() -> None:
+    images = to_float(bright_images(4).rows(torch.arange(4)))
+    assert torch.equal(Pixels(8)(images), images)
+
+
+def test_large_images_are_averaged_down_to_32_pixels() -> None:
+    images = torch.rand(2, 3, 64, 64)
+    encoder = Pixels(64)
+    assert encoder.map_shape == (3, 32, 32)
+    torch.testing.assert_close(encoder(images), nn.functional.avg_pool2d(images, 2))
+
+
+def test_statistics_are_the_plain_average_over_batches() -> None:
+    norm = nn.BatchNorm2d(3, momentum=0.1)
+    network = nn.Sequential(norm, nn.Dropout(0.9))
+    norm.running_mean += 5  # whatever was there is forgotten
+    batches = [torch.rand(8, 3, 4, 4) * scale for scale in (1.0, 2.0, 3.0)]
+    estimate_statistics(network, [norm], iter(batches))
+    expected = torch.stack([batch.mean(dim=(0, 2, 3)) for batch in batches]).mean(0)
+    torch.testing.assert_close(norm.running_mean, expected)
+    assert norm.momentum == 0.1
+    assert not norm.training
+
+
+def test_the_untrained_twin_has_the_view_and_none_of_the_weights(exported: Path) -> None:
+    trained = load_encoder(exported)
+    twin = untrained(exported, 1, noise_images(64, 16), torch.device("cpu"))
+    assert (twin.view, twin.layer_shapes) == (trained.view, trained.layer_shapes)
+    weights = dict(trained.named_parameters())
+    convolutions = [name for name, parameter in twin.named_parameters() if parameter.ndim == 4]
+    assert convolutions
+    assert all(not torch.equal(dict(twin.named_parameters())[name], weights[name]) for name in convolutions)
+    assert not twin.training
+    assert not any(parameter.requires_grad for parameter in twin.parameters())
+
+
+def test_the_untrained_twin_is_a_function_of_the_seed_and_sees_standardised_maps(exported: Path) -> None:
+    images = noise_images(64, 16)
+    one, same, other = (untrained(exported, seed, images, torch.device("cpu")) for seed in (1, 1, 2))
+    batch = to_float(images.rows(torch.arange(64)))
+    assert torch.equal(one(batch), same(batch))
+    assert not torch.equal(one(batch), other(batch))
+    norm = next(module for module in one.modules() if isinstance(module, nn.BatchNorm2d))
+    caught: list[torch.Tensor] = []
+    norm.register_forward_hook(lambda module, given, output: caught.append(output.clone()))
+    one(batch)
+    # after its first norm (and before the ReLU, which works in place), with weight 1 and bias 0, every channel has mean 0 and deviation 1 over the images
+    torch.testing.assert_close(caught[0].mean(dim=(0, 2, 3)), torch.zeros(4), atol=0.02, rtol=0)
+    torch.testing.assert_close(caught[0].std(dim=(0, 2, 3)), torch.ones(4), atol=0.05, rtol=0)

@@ -1,0 +1,70 @@
+"""Labelled data: where the test set comes from, and what does not fit together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from common.errors import UserError
+from finetune.data import LabelledData, load_labelled, open_sources
+
+
+def folder(root: Path, classes: dict[str, int]) -> Path:
+    """A folder of plain images, a subfolder a class."""
+    for number, (name, count) in enumerate(classes.items()):
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (9, 8), (40 * number, index, 7)).save(root / name / f"{index}.png")
+    return root
+
+
+def test_shapes_has_a_test_set_of_its_own() -> None:
+    sources = open_sources(LabelledData(), seed=0)
+    assert [source.spec.split(":")[1] for source in sources] == ["train", "test"]
+
+
+def test_a_folder_without_a_test_set_is_split_stratified(tmp_path: Path) -> None:
+    root = folder(tmp_path / "all", {"cat": 10, "dog": 20})
+    data = LabelledData(train=f"folder:{root}", workers=0)
+    train, test = open_sources(data, seed=0)
+    assert torch.bincount(train.labels().values).tolist() == [8, 16]
+    assert torch.bincount(test.labels().values).tolist() == [2, 4]
+    train_places = {train.where(index) for index in range(len(train))}
+    assert not train_places & {test.where(index) for index in range(len(test))}
+    images = load_labelled(open_sources(data, seed=0), data, 8, seed=0)
+    assert len(images.train) == 24
+    assert [len(labels.values) for labels in images.tasks["label"]] == [24, 6]
+
+
+def test_several_tasks_come_from_one_set_of_images() -> None:
+    data = LabelledData(task=["shape", "color"], limit=30, test_limit=10, workers=0)
+    images = load_labelled(open_sources(data, seed=0), data, 32, seed=0)
+    assert list(images.tasks) == ["shape", "color"]
+    assert [len(labels.values) for pair in images.tasks.values() for labels in pair] == [30, 10, 30, 10]
+
+
+def test_other_classes_in_the_test_set_are_refused(tmp_path: Path) -> None:
+    train = folder(tmp_path / "train", {"cat": 2, "dog": 2})
+    test = folder(tmp_path / "test", {"cat": 2, "bird": 2})
+    with pytest.raises(UserError, match="only in training: dog; only in the test set: bird"):
+        open_sources(LabelledData(train=f"folder:{train}", test=f"folder:{test}"), seed=0)
+
+
+def test_one_class_is_no_task(tmp_path: Path) -> None:
+    root = folder(tmp_path / "one", {"cat": 10})
+    with pytest.raises(UserError, match="one class only"):
+        open_sources(LabelledData(train=f"folder:{root}", test=f"folder:{root}"), seed=0)
+
+
+def test_an_unknown_task_is_refused_with_those_there_are() -> None:
+    with pytest.raises(UserError, match="no task 'size'; it has shape, color, texture"):
+        open_sources(LabelledData(task=["shape", "size"]), seed=0)
+
+
+def test_unlabelled_images_are_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    with pytest.raises(UserError, match="no labels"):
+        open_sources(LabelledData(train=f"folder:{tmp_path}"), seed=0)

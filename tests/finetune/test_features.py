@@ -1,0 +1,156 @@
+"""Features: what is extracted, what is kept, and when it is computed again."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.corruptions import Gaussian
+from common.errors import UserError
+from common.images import to_float
+from finetune.features import Extraction, FeatureKey, Features, cached_features, extract, feature_key, layer_shapes
+from finetune.pooling import Part, Space, build_spaces, pool
+from tests.finetune.toys import HalvingEncoder, bright_images
+
+CPU = torch.device("cpu")
+HOW = Extraction(CPU, torch.float32, batch_size=16, workers=0)
+PARTS = [Part(0, "avg2"), Part(1, "avg"), Part(1, "max")]
+KEY = FeatureKey("e", "rgb", "s", "train", None, "r", 8, ("0.avg",), "float32", "cpu")
+
+
+def test_one_pass_gives_every_layer_and_pooling() -> None:
+    encoder, images = HalvingEncoder(), bright_images(40)
+    encoder.passes = 0
+    features = extract(encoder, images, PARTS, HOW)
+    assert encoder.passes == 3  # batches of 16, 16 and 8, once each
+    with torch.no_grad():
+        maps = encoder.layers(to_float(images.rows(torch.arange(40))))
+    for part in PARTS:
+        torch.testing.assert_close(features.parts[part], pool(maps[part.layer], part.pooling))
+    assert features.index.tolist() == list(range(40))
+
+
+def test_the_encoder_is_in_eval_mode_whatever_it_was() -> None:
+    encoder = HalvingEncoder().train()
+    extract(encoder, bright_images(16), PARTS, HOW)
+    assert not encoder.training
+
+
+def test_a_space_is_its_parts_side_by_side() -> None:
+    features = Features({Part(0, "avg"): torch.ones(3, 2), Part(1, "max"): torch.zeros(3, 1)}, torch.arange(3))
+    space = Space((0, 1), ("avg", "max"), (Part(0, "avg"), Part(1, "max")), 3)
+    assert features.matrix(space).tolist() == [[1, 1, 0]] * 3
+    matrix = features.matrix(space, torch.tensor([1]))
+    assert matrix.shape == (1, 3)
+    matrix.zero_()  # standardised in place later: what is kept must not change
+    assert features.parts[Part(0, "avg")].eq(1).all()
+
+
+def test_damage_is_applied_and_is_a_function_of_the_seed() -> None:
+    encoder, images = HalvingEncoder(), bright_images(20)
+    clean = extract(encoder, images, PARTS, HOW).parts[PARTS[0]]
+    noisy = [extract(encoder, images, PARTS, HOW, Gaussian(sigma=0.2), seed).parts[PARTS[0]] for seed in (1, 1, 2)]
+    assert torch.equal(noisy[0], noisy[1])
+    assert not torch.equal(noisy[0], noisy[2])
+    assert not torch.equal(noisy[0], clean)
+
+
+def test_cached_features_equal_fresh_ones_without_a_second_pass(tmp_path: Path) -> None:
+    encoder, images = HalvingEncoder(), bright_images()
+    key = feature_key(encoder, "sha", images, "train", None, PARTS, HOW)
+    fresh = cached_features(tmp_path, key, encoder, images, PARTS, HOW)
+    encoder.passes = 0
+    again = cached_features(tmp_path, key, encoder, images, PARTS, HOW)
+    assert encoder.passes == 0
+    uncached = extract(encoder, images, PARTS, HOW)
+    for part in PARTS:
+        assert torch.equal(fresh.parts[part], again.parts[part])
+        assert torch.equal(uncached.parts[part], again.parts[part])
+    assert torch.equal(again.index, fresh.index)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not safetensors at all", None], ids=["empty", "foreign", "cut short"])
+def test_a_damaged_cache_file_is_computed_again_and_replaced(
+    damage: bytes | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder, images = HalvingEncoder(), bright_images()
+    key = feature_key(encoder, "sha", images, "train", None, PARTS, HOW)
+    good = cached_features(tmp_path, key, encoder, images, PARTS, HOW)
+    expected = good.parts[PARTS[0]].clone()
+    path = tmp_path / "features" / f"{key.digest}.safetensors"
+    whole = path.read_bytes()
+    path.unlink()  # the tensors above are a view of the old file
+    path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    with caplog.at_level(logging.WARNING, logger="retouch"):
+        again = cached_features(tmp_path, key, encoder, images, PARTS, HOW)
+    assert "computed again" in caplog.text
+    assert torch.equal(again.parts[PARTS[0]], expected)
+    assert path.read_bytes() == whole
+
+
+def test_a_cache_that_cannot_be_written_only_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "features").write_text("a file where the folder should be")
+    encoder, images = HalvingEncoder(), bright_images()
+    key = feature_key(encoder, "sha", images, "train", None, PARTS, HOW)
+    with caplog.at_level(logging.WARNING, logger="retouch"):
+        features = cached_features(tmp_path, key, encoder, images, PARTS, HOW)
+    assert len(features) == len(images)
+    assert "not kept" in caplog.text
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(FeatureKey)])
+def test_every_part_of_the_key_changes_the_file(field: str) -> None:
+    value = getattr(KEY, field)
+    other = (
+        value + 1
+        if isinstance(value, int)
+        else ("1.avg",)
+        if isinstance(value, tuple)
+        else 7
+        if value is None
+        else f"{value}x"
+    )
+    assert dataclasses.replace(KEY, **{field: other}).digest != KEY.digest
+    assert dataclasses.replace(KEY).digest == KEY.digest
+
+
+def test_the_key_follows_encoder_images_and_precision() -> None:
+    encoder, images = HalvingEncoder(), bright_images()
+
+    def digest(**changes: object) -> str:
+        given = {"encoder": encoder, "sha256": "a", "images": images, "split": "train", "limit": None, "parts": PARTS}
+        return feature_key(**{**given, "how": HOW, **changes}).digest  # type: ignore[arg-type]
+
+    fewer = bright_images()
+    fewer.kept = fewer.kept[:50]
+    others = [
+        digest(sha256="b"),
+        digest(images=bright_images(seed=1)),
+        digest(images=fewer),
+        digest(split="test"),
+        digest(limit=60),
+        digest(parts=PARTS[:1]),
+        digest(how=dataclasses.replace(HOW, precision=torch.bfloat16)),
+    ]
+    assert len({digest(), *others}) == 1 + len(others)
+    assert digest(how=dataclasses.replace(HOW, batch_size=3)) == digest()
+
+
+def test_shapes_at_another_size_are_measured_and_refusals_name_the_key() -> None:
+    encoder = HalvingEncoder(8)
+    assert layer_shapes(encoder, 16) == [(3, 8, 8), (3, 4, 4)]
+    with pytest.raises(UserError, match=r"data\.image_size=1"):
+        layer_shapes(encoder, 1)
+
+
+def test_the_search_space_of_an_encoder_can_be_extracted() -> None:
+    encoder = HalvingEncoder()
+    spaces, _ = build_spaces(encoder.layer_shapes, ["each", "all"], ["avg+avg2+max", "flatten"], 10_000)
+    parts = sorted({part for space in spaces for part in space.parts})
+    features = extract(encoder, bright_images(10), parts, HOW)
+    for space in spaces:
+        assert features.matrix(space).shape == (10, space.width)

@@ -1,0 +1,64 @@
+"""Small stand-ins for transfer: an encoder whose maps are easy to compute, and labelled images that fit a formula."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from common.data import Images, Labels, Source
+from common.encoders.base import Encoder
+
+
+class HalvingEncoder(Encoder):
+    """Two maps: the standardised image averaged to half and to a quarter of its side, times a weight."""
+
+    def __init__(self, size: int = 8, weight: float = 1.0) -> None:
+        super().__init__("halving", size, "rgb", mask_channel=False)
+        self.weight = torch.nn.Parameter(torch.tensor(weight))
+        self.passes = 0
+        self.settle()
+
+    def layers(self, images: Tensor) -> list[Tensor]:
+        self.passes += 1
+        half = torch.nn.functional.avg_pool2d(self.prepare(images), 2) * self.weight
+        return [half, torch.nn.functional.avg_pool2d(half, 2)]
+
+
+class BrightSource(Source):
+    """Seeded noise; class k is brighter in its k-th quarter, so the classes can be told apart by the place of light."""
+
+    tasks = ("quarter",)
+
+    def __init__(self, length: int = 60, classes: int = 3, size: int = 8, seed: int = 0, name: str = "bright") -> None:
+        self.spec, self.seed, self.classes = name, seed, classes
+        generator = torch.Generator().manual_seed(seed)
+        pixels = torch.randint(0, 130, (length, 3, size, size), generator=generator, dtype=torch.uint8)
+        self.values = torch.arange(length) % classes
+        half = size // 2
+        for row, label in enumerate(self.values.tolist()):
+            top, left = divmod(label, 2)
+            pixels[row, :, top * half : (top + 1) * half, left * half : (left + 1) * half] += 60
+        self.pixels = pixels
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.spec} {self.seed} {len(self)}"
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def image(self, index: int) -> Image.Image | Tensor:
+        return self.pixels[index]
+
+    def where(self, index: int) -> str:
+        return f"{self.spec}[{index}]"
+
+    def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
+        values = self.values if rows is None else self.values[rows]
+        return Labels(values, tuple(f"q{k}" for k in range(self.classes)), self.resolve(task))
+
+
+def bright_images(length: int = 60, seed: int = 0, classes: int = 3) -> Images:
+    source = BrightSource(length, classes, seed=seed)
+    return Images(source, 8, torch.arange(length), source.pixels)
