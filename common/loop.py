@@ -252,7 +252,8 @@ def train(
                     )
                     progress.clear()
             if last or bar.waiting:
-                bar.update(progress.step, float(sum(losses.values())), meter.read(progress, device)[0])
+                loss = float(sum(part.detach() for part in losses.values()))
+                bar.update(progress.step, loss, meter.read(progress, device)[0])
             for task in periodic:
                 if last or progress.step % task.every == 0:
                     act(task, progress.step)

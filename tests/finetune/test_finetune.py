@@ -19,10 +19,10 @@ from finetune.config import FinetuneConfig
 from finetune.finetune import Supervised, decayed_groups, finetune
 
 
-def exported(folder: Path, name: str = "small_cnn", **model_args: Any) -> Path:
+def exported(folder: Path, config: EncoderConfig | None = None, image_size: int = 16) -> Path:
     torch.manual_seed(0)
-    config = EncoderConfig(name=name, model_args=model_args or {"width": 8})
-    export_encoder(build_encoder(config, image_size=16), folder, {})
+    config = config or EncoderConfig(model_args={"width": 8})
+    export_encoder(build_encoder(config, image_size=image_size), folder, {})
     return folder
 
 
@@ -58,7 +58,7 @@ def test_result_is_that_of_the_exported_classifier_on_the_test_set(tmp_path: Pat
 
 def test_it_learns_and_stands_beside_its_linear_probe_and_from_scratch(tmp_path: Path) -> None:
     comparison = {"linear_probe": True, "from_scratch": True}
-    start = exported(tmp_path / "encoder", width=16)
+    start = exported(tmp_path / "encoder", EncoderConfig(model_args={"width": 16}))
     run = config(tmp_path / "run", encoder=start, steps=60, evaluate_every=20, base_lr=0.05, compare=comparison)
     result = finetune(run)
     assert result["val_accuracy"] > 0.3  # of 8 colours
@@ -70,11 +70,11 @@ def test_it_learns_and_stands_beside_its_linear_probe_and_from_scratch(tmp_path:
 
 
 def test_fine_tuned_timm_model_opens_in_plain_timm_with_the_same_logits(tmp_path: Path) -> None:
-    start = exported(tmp_path / "encoder", "timm/test_convnext", patch_size=2)
+    start = exported(tmp_path / "encoder", EncoderConfig(name="timm/test_convnext"), image_size=32)
     finetune(config(tmp_path / "run", encoder=start, steps=2))
     ours = load_classifier(tmp_path / "run" / "classifier")
     plain = timm.create_model(f"local-dir:{tmp_path / 'run' / 'classifier'}", pretrained=True).eval()
-    images = torch.rand(2, 3, 16, 16)
+    images = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
         assert torch.allclose(plain(ours.encoder.prepare(images)), ours(images), atol=1e-5)
 
