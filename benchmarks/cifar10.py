@@ -1,0 +1,94 @@
+"""Linear-probe accuracy on CIFAR-10 after at most ten minutes of pretraining without labels, beside baselines.
+
+    python benchmarks/cifar10.py --data PATH/TO/cifar10 --kinds denoise colorize mask mixed
+    python benchmarks/cifar10.py --data PATH/TO/cifar10 --kinds mask --seeds 1 2
+
+``--data`` holds ``train-*.parquet`` and ``test-*.parquet`` with columns ``image`` and ``label``. Each run follows its
+shipped config, ``configs/pretrain/KIND_cifar10.yaml``; layer, pooling and strength are chosen on 10% of the training set
+and the test set is looked at once. Results are added to ``benchmarks/results/cifar10.json``, one entry a kind and seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from record import record
+
+from common.config import load_config
+from common.logs import setup_console
+from finetune.config import ProbeConfig
+from finetune.probe import probe
+from pretrain.config import PretrainConfig
+from pretrain.run import pretrain
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(kind: str, seed: int, data: Path, out: Path, overrides: list[str]) -> dict[str, Any]:
+    """Pretrain one kind and probe it; returns what is recorded."""
+    folder = out / f"{kind}-{seed}"
+    started = time.monotonic()
+    pretraining = load_config(
+        PretrainConfig,
+        ROOT / "configs" / "pretrain" / f"{kind}_cifar10.yaml",
+        [f"out={folder}", f"data.source=parquet:{data}/train-*.parquet", f"seed={seed}", "overwrite=true", *overrides],
+    )
+    pretrained = pretrain(pretraining)
+    probing = load_config(
+        ProbeConfig,
+        ROOT / "configs" / "probe" / "cifar10.yaml",
+        [
+            f"out={folder}-probe",
+            f"encoder={pretrained.encoder}",
+            f"data.train=parquet:{data}/train-*.parquet",
+            f"data.test=parquet:{data}/test-*.parquet",
+            "overwrite=true",
+        ],
+    )
+    [result] = probe(probing)["results"]
+    random_init = result["baselines"]["random_init"]
+    return {
+        "kind": kind,
+        "seed": seed,
+        "test_accuracy": result["test_accuracy"],
+        "ci95": result["ci95"],
+        "val_accuracy": result["val_accuracy"],
+        "random_init_test_accuracy": random_init["test_accuracy"],
+        "gain_over_random_init": result["test_accuracy"] - random_init["test_accuracy"],
+        "pixels_test_accuracy": result["baselines"]["pixels"]["test_accuracy"],
+        "knn_test_accuracy": result["knn"]["test_accuracy"],
+        "damaged": {name: one["test_accuracy"] for name, one in result["damaged"].items()},
+        "layer": result["layer"],
+        "pooling": result["pooling"],
+        "l2": result["l2"],
+        "features": result["features"],
+        "random_init_layer": random_init["layer"],
+        "random_init_features": random_init["features"],
+        "steps": pretrained.training.steps,
+        "batch_size": pretraining.batch_size,
+        "pretraining_seconds": round(pretrained.training.seconds, 1),
+        "all_seconds": round(time.monotonic() - started, 1),
+        "config": pretraining.model_dump(mode="json", exclude={"out", "data", "wandb", "overwrite", "resume"}),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--kinds", nargs="+", default=["denoise", "colorize", "mask", "mixed"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/cifar10"))
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the pretraining config")
+    given = parser.parse_args()
+    setup_console()
+    for seed in given.seeds:
+        for kind in given.kinds:
+            entry = run(kind, seed, given.data, given.out, given.overrides)
+            record("cifar10", {f"{kind}-{seed}": entry}, seed=seed, add=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""What the data path costs: the full training step fed by the loader, against the same step on one resident batch.
+
+    python benchmarks/data_supply.py --cifar10 PATH/TO/cifar10
+
+Steps are augmentation, corruption, forward, backward and optimizer of the small CNN under the shipped denoising config.
+Fed and resident steps alternate in pairs; the median ratio of seven pairs is reported, so that a machine that drifts
+slows both. Also: the share of a step that each corruption takes, cache filling time, and uncached PNG decoding.
+Results go to ``benchmarks/results/data_supply.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import record
+
+from common.config import load_config
+from common.corruptions import Blur, Corruption, Gaussian, Gray, Holes, Jpeg, SaltPepper
+from common.data import Batch, Loader, build_source, in_order, load_images
+from common.data.images import usable_cores
+from common.encoders import build_encoder
+from common.images import to_float
+from common.logs import setup_console
+from common.loop import weight_decay_groups
+from common.precision import autocast, resolve_precision
+from pretrain.autoencoder import Autoencoder
+from pretrain.config import PretrainConfig
+from pretrain.pretexts import Colorize, Mask, Pretext
+
+ROOT = Path(__file__).resolve().parents[1]
+PAIRS = 7
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cifar10", type=Path, help="folder with CIFAR-10 as train-*.parquet")
+    parser.add_argument("--steps", type=int, default=20, help="steps in each half of a pair")
+    given = parser.parse_args()
+    setup_console()
+    config = load_config(PretrainConfig, ROOT / "configs" / "pretrain" / "denoise.yaml", ["batch_size=256"])
+    sources = {"shapes": "shapes"}
+    if given.cifar10:
+        sources["cifar10"] = f"parquet:{given.cifar10}/train-*.parquet"
+    results: dict[str, Any] = {"supply": {}}
+    for name, spec in sources.items():
+        results["supply"][name] = supply(config, spec, given.steps)
+    results["shares"] = shares(config)
+    if given.cifar10:
+        results["uncached_png"] = uncached(sources["cifar10"])
+    record("data_supply", results, seed=config.seed)
+
+
+def supply(config: PretrainConfig, spec: str, steps: int) -> dict[str, Any]:
+    """Speed fed by the loader over speed on a resident batch, as the median of alternating pairs."""
+    started = time.perf_counter()
+    images = load_images(build_source(spec), config.data.image_size, workers=usable_cores())
+    filling = time.perf_counter() - started
+    step = training_step(config)
+    stream = Loader(images, batch_size=config.batch_size, seed=0).stream()
+    resident = next(stream)
+
+    def fed() -> None:
+        for _ in range(steps):
+            step(next(stream))
+
+    def still() -> None:
+        for _ in range(steps):
+            step(resident)
+
+    fed(), still()
+    pairs = [(seconds(still), seconds(fed)) for _ in range(PAIRS)]
+    ratios = [resident_s / fed_s for resident_s, fed_s in pairs]
+    return {
+        "images": len(images),
+        "cache_filling_seconds": round(filling, 2),
+        "speed_relative_to_resident_batch": round(statistics.median(ratios), 4),
+        "all_ratios": [round(ratio, 4) for ratio in ratios],
+        "images_per_second": round(steps * config.batch_size / statistics.median(fed_s for _, fed_s in pairs)),
+    }
+
+
+def shares(config: PretrainConfig) -> dict[str, Any]:
+    """Milliseconds of each kind of damage for a batch, and as a share of the whole step with flip, crop and noise."""
+    images = load_images(build_source("shapes"), config.data.image_size, limit=config.batch_size)
+    batch = next(Loader(images, batch_size=config.batch_size, seed=0).stream())
+    clean = to_float(batch.images)
+    encoder = build_encoder(config.encoder, image_size=config.data.image_size)
+    step = training_step(config)
+    corruptions: list[Corruption] = [Gaussian(), SaltPepper(), Blur(), Jpeg(), Gray(), Holes()]
+    pretexts: list[Pretext] = [Colorize(), Mask()]
+    jobs: dict[str, Callable[[], object]] = {
+        "flip_crop_gaussian": lambda: config.pretext.corrupt(config.augment(batch.images), encoder),
+        **{one.kind: lambda one=one: one(clean) for one in corruptions},
+        **{f"{one.kind} (pretext)": lambda one=one: one.corrupt(clean, encoder) for one in pretexts},
+    }
+    for job in (*jobs.values(), lambda: step(batch)):
+        job()
+    rounds: list[dict[str, float]] = []
+    for _ in range(PAIRS):
+        rounds.append({name: seconds(job, 3) / 3 for name, job in jobs.items()})
+        rounds[-1]["step"] = seconds(lambda: step(batch), 3) / 3
+    return {
+        name: {
+            "milliseconds": round(1000 * statistics.median(one[name] for one in rounds), 2),
+            "share_of_step": round(statistics.median(one[name] / one["step"] for one in rounds), 4),
+        }
+        for name in rounds[0]
+    }
+
+
+def uncached(spec: str) -> dict[str, Any]:
+    """Images a second when every PNG is decoded as it is needed."""
+    workers = usable_cores()
+    images = load_images(build_source(spec), 32, limit=10_000, cache="none")
+    started = time.perf_counter()
+    count = sum(len(batch.images) for batch in in_order(images, 256, workers))
+    return {"workers": workers, "images_per_second": round(count / (time.perf_counter() - started))}
+
+
+def training_step(config: PretrainConfig) -> Callable[[Batch], None]:
+    """One full step of the loop: augment, damage, forward, backward, optimizer."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = resolve_precision(config.precision, device)
+    encoder = build_encoder(config.encoder, image_size=config.data.image_size)
+    model = Autoencoder(encoder, config.decoder, config.pretext).to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(weight_decay_groups(model, 0.05), lr=1e-3, fused=True)
+
+    def step(batch: Batch) -> None:
+        example = config.pretext.corrupt(config.augment(batch.images.to(device)), encoder)
+        with autocast(device, dtype):
+            losses = model(example)
+        sum(losses.values()).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def seconds(job: Callable[[], object], times: int = 1) -> float:
+    """Wall time of running a job some times."""
+    started = time.perf_counter()
+    for _ in range(times):
+        job()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

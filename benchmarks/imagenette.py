@@ -1,0 +1,72 @@
+"""MAE on Imagenette at 128 px with a small vision transformer: does the loss fall, does the probe beat its baselines?
+
+    python benchmarks/imagenette.py --data PATH/TO/imagenette128
+
+Follows ``configs/pretrain/mask_imagenette.yaml``; the result goes to ``benchmarks/results/imagenette.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from record import record
+
+from common.config import load_config
+from common.logs import setup_console
+from finetune.config import ProbeConfig
+from finetune.probe import probe
+from pretrain.config import PretrainConfig
+from pretrain.run import pretrain
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/imagenette"))
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the pretraining config")
+    given = parser.parse_args()
+    setup_console()
+    source = f"data.source=parquet:{given.data}/train-*.parquet"
+    pretraining = load_config(
+        PretrainConfig,
+        ROOT / "configs" / "pretrain" / "mask_imagenette.yaml",
+        [f"out={given.out}/mask", source, "overwrite=true", *given.overrides],
+    )
+    pretrained = pretrain(pretraining)
+    losses = [json.loads(line)["loss"] for line in (given.out / "mask" / "metrics.jsonl").read_text().splitlines()]
+    probing = ProbeConfig.model_validate(
+        {
+            "out": given.out / "probe",
+            "overwrite": True,
+            "encoder": pretrained.encoder,
+            "data": {
+                "train": f"parquet:{given.data}/train-*.parquet",
+                "test": f"parquet:{given.data}/test-*.parquet",
+            },
+            "probe": {"layers": ["each", "all"]},
+        }
+    )
+    [result] = probe(probing)["results"]
+    entry = {
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "test_accuracy": result["test_accuracy"],
+        "ci95": result["ci95"],
+        "random_init_test_accuracy": result["baselines"]["random_init"]["test_accuracy"],
+        "pixels_test_accuracy": result["baselines"]["pixels"]["test_accuracy"],
+        "knn_test_accuracy": result["knn"]["test_accuracy"],
+        "layer": result["layer"],
+        "pooling": result["pooling"],
+        "steps": pretrained.training.steps,
+        "pretraining_seconds": round(pretrained.training.seconds, 1),
+        "config": pretraining.model_dump(mode="json", exclude={"out", "data", "wandb", "overwrite", "resume"}),
+    }
+    record("imagenette", {"mask": entry}, seed=pretraining.seed)
+
+
+if __name__ == "__main__":
+    main()
