@@ -71,6 +71,6 @@ def test_the_untrained_twin_is_a_function_of_the_seed_and_sees_standardised_maps
     caught: list[torch.Tensor] = []
     norm.register_forward_hook(lambda module, given, output: caught.append(output.clone()))
     one(batch)
-    # after its first norm (and before the ReLU, which works in place), with weight 1 and bias 0, every channel has mean 0 and deviation 1 over the images
+    # after its first norm, with weight 1 and bias 0, every channel has mean 0 and deviation 1 over the images
     torch.testing.assert_close(caught[0].mean(dim=(0, 2, 3)), torch.zeros(4), atol=0.02, rtol=0)
     torch.testing.assert_close(caught[0].std(dim=(0, 2, 3)), torch.ones(4), atol=0.05, rtol=0)

@@ -1,0 +1,264 @@
+"""The probe stage from an exported encoder to results.json, on made-up images."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common.artifact import export_encoder, read_encoder_card
+from common.data import Labels, Source
+from common.encoders import EncoderConfig, build_encoder
+from common.errors import UserError
+from finetune import probe as stage
+from finetune.config import ProbeConfig
+from finetune.data import Sources, open_sources
+from finetune.probe import damage_name, probe
+
+CHOSEN = ("layer", "pooling", "l2", "val_accuracy")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "encoder"
+    torch.manual_seed(0)
+    config = EncoderConfig(name="small_cnn", model_args={"width": 4, "depth": 1})
+    export_encoder(build_encoder(config, image_size=16, view="gray"), folder, {"pretext": {"kind": "colorize"}})
+    return folder
+
+
+def config_of(out: Path, encoder: Path, **changes: Any) -> ProbeConfig:
+    data = {"train": "shapes", "limit": 300, "test_limit": 90, "task": ["color", "texture"], "workers": 0}
+    values: dict[str, Any] = {
+        "out": out,
+        "encoder": encoder,
+        "data": data | changes.pop("data", {}),
+        "probe": {"l2": [1e-3, 1e-1], "layers": ["each"], "poolings": ["avg", "avg2"], "search_images": 200},
+        "precision": "float32",
+        "wandb": {"mode": "disabled"},
+    }
+    return ProbeConfig.model_validate(values | changes)
+
+
+@pytest.fixture(scope="module")
+def report(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One whole probe; the module's tests look at what it left."""
+    out = tmp_path_factory.mktemp("probe") / "out"
+    returned = probe(config_of(out, encoder))
+    assert json.loads((out / "results.json").read_text()) == returned
+    return returned
+
+
+def test_results_hold_every_promised_key_for_every_task(report: dict[str, Any], encoder: Path) -> None:
+    assert [result["task"] for result in report["results"]] == ["color", "texture"]
+    for result in report["results"]:
+        assert {
+            *("task", "protocol", "encoder_sha256", "layer", "pooling", "l2", "n_train", "n_val", "n_test"),
+            *(
+                "val_accuracy",
+                "test_accuracy",
+                "ci95",
+                "per_class_accuracy",
+                "confusion",
+                "knn",
+                "baselines",
+                "seconds",
+            ),
+        } <= result.keys()
+        assert (result["n_train"], result["n_val"], result["n_test"]) == (300, 30, 90)
+        assert result["encoder_sha256"] == read_encoder_card(encoder).sha256
+        confusion = torch.tensor(result["confusion"])
+        assert int(confusion.sum()) == 90
+        assert result["test_accuracy"] == pytest.approx(int(confusion.diagonal().sum()) / 90)
+        assert result["ci95"][0] < result["test_accuracy"] < result["ci95"][1]
+        assert result["knn"]["k"] in (10, 20, 100, 200)
+
+
+def test_baselines_choose_among_the_same_spaces(report: dict[str, Any]) -> None:
+    for result in report["results"]:
+        twin, pixels = result["baselines"]["random_init"], result["baselines"]["pixels"]
+        assert twin["layer"] in ("0", "1", "2")
+        assert twin["l2"] in (1e-3, 1e-1)
+        assert pixels["features"] == 3 * 16 * 16
+        assert (twin["n_train"], twin["n_test"]) == (pixels["n_train"], pixels["n_test"]) == (300, 90)
+
+
+def test_the_untrained_network_is_offered_exactly_the_encoders_spaces(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered: dict[str, list[str]] = {}
+    real = stage._measure
+
+    def spy(config: Any, data: Any, subject: stage.Subject, *rest: Any) -> Any:
+        offered[subject.name] = [f"{space.layer} {space.pooling}" for space in subject.spaces]
+        return real(config, data, subject, *rest)
+
+    monkeypatch.setattr(stage, "_measure", spy)
+    probe(config_of(tmp_path / "out", encoder, damage=[], data={"task": "texture"}))
+    assert offered["random init"] == offered["encoder"]
+    assert offered["pixels"] == ["0 flatten"]
+
+
+def test_a_colour_task_is_possible_from_pixels_but_hidden_from_a_gray_encoder(report: dict[str, Any]) -> None:
+    color = report["results"][0]
+    assert color["baselines"]["pixels"]["test_accuracy"] > color["test_accuracy"] + 0.1
+    assert any("gray only" in note for note in report["notes"])
+    assert color["damaged"]["gray"]["test_accuracy"] == color["test_accuracy"]
+
+
+def test_damaged_images_are_judged_by_the_same_classifier(report: dict[str, Any]) -> None:
+    for result in report["results"]:
+        assert list(result["damaged"]) == ["gaussian sigma=0.1", "gray", "holes ratio=0.25"]
+        for damaged in result["damaged"].values():
+            assert set(damaged) == {"test_accuracy", "ci95"}
+
+
+class Shuffled(Source):
+    """Another source with its labels in another order."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.spec, self.tasks, self.endless = source, source.spec, source.tasks, source.endless
+
+    @property
+    def fingerprint(self) -> str:
+        return self.source.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def image(self, index: int) -> Any:
+        return self.source.image(index)
+
+    def bulk(self, rows: torch.Tensor) -> Any:
+        return self.source.bulk(rows)
+
+    def where(self, index: int) -> str:
+        return self.source.where(index)
+
+    def labels(self, task: str | None = None, rows: torch.Tensor | None = None) -> Labels:
+        labels = self.source.labels(task, rows)
+        return labels._replace(values=labels.values.roll(1))
+
+
+def test_test_labels_change_the_accuracy_and_nothing_that_is_chosen(
+    report: dict[str, Any], encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shuffled(data: Any, seed: int) -> Sources:
+        train, test = open_sources(data, seed)
+        return Sources(train, Shuffled(test))
+
+    monkeypatch.setattr(stage, "open_sources", shuffled)
+    other = probe(config_of(tmp_path / "out", encoder, damage=[]))
+    for one, two in zip(report["results"], other["results"], strict=True):
+        assert one["confusion"] != two["confusion"]
+        for first, second in (
+            (one, two),
+            (one["baselines"]["random_init"], two["baselines"]["random_init"]),
+            (one["baselines"]["pixels"], two["baselines"]["pixels"]),
+        ):
+            assert [first[key] for key in CHOSEN] == [second[key] for key in CHOSEN]
+            assert first["knn"]["k"] == second["knn"]["k"]
+
+
+def test_the_test_set_is_scored_once_for_each_reported_row(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[int] = []
+    real = stage._scores
+    monkeypatch.setattr(stage, "_scores", lambda predictions, task: scored.append(1) or real(predictions, task))
+    config = config_of(tmp_path / "out", encoder, damage=[], baselines={"random_init": False, "pixels": False})
+    probe(config)
+    assert len(scored) == 2 * 2  # linear and k-NN, two tasks
+
+
+def test_a_second_probe_reads_features_from_the_cache_and_agrees(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = {"damage": [], "baselines": {"pixels": False}, "cache_folder": tmp_path / "cache"}
+    first = probe(config_of(tmp_path / "one", encoder, **short))
+    monkeypatch.setattr("finetune.features.extract", lambda *given: pytest.fail("features were computed again"))
+    second = probe(config_of(tmp_path / "two", encoder, **short))
+    for one, two in zip(first["results"], second["results"], strict=True):
+        assert one["confusion"] == two["confusion"]
+        assert one["baselines"]["random_init"]["confusion"] == two["baselines"]["random_init"]["confusion"]
+
+
+def test_several_data_sets_in_one_call(encoder: Path, tmp_path: Path) -> None:
+    more = {"train": "shapes", "task": "shape", "limit": 150, "test_limit": 40, "workers": 0}
+    config = config_of(
+        tmp_path / "out",
+        encoder,
+        damage=[],
+        baselines={"random_init": False, "pixels": False},
+        more_data=[more],
+    )
+    results = probe(config)["results"]
+    assert [(result["task"], result["n_train"]) for result in results] == [
+        ("color", 300),
+        ("texture", 300),
+        ("shape", 150),
+    ]
+
+
+def test_ridge_is_a_probe_too(encoder: Path, tmp_path: Path) -> None:
+    config = config_of(
+        tmp_path / "out",
+        encoder,
+        damage=[],
+        baselines={"random_init": False, "pixels": False},
+        probe={"kind": "ridge"},
+    )
+    result = probe(config)["results"][0]
+    assert "ridge probe" in result["protocol"]
+    assert result["test_accuracy"] > 1 / 8
+
+
+def test_test_images_that_are_training_images_are_told(
+    encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_of(
+        tmp_path / "out",
+        encoder,
+        data={"train": "shapes:train:120", "test": "shapes:train:40", "limit": None, "test_limit": None},
+        damage=[],
+        baselines={"random_init": False, "pixels": False},
+    )
+    with caplog.at_level(logging.WARNING, logger="retouch"):
+        report = probe(config)
+    assert "40 of 40 test images are byte-identical" in caplog.text
+    assert any("40 of 40 test images are also training images" in note for note in report["notes"])
+
+
+def test_everything_wrong_is_told_at_once_and_nothing_is_written(encoder: Path, tmp_path: Path) -> None:
+    config = config_of(tmp_path / "out", tmp_path / "nowhere", data={"task": "size"})
+    with pytest.raises(UserError) as caught:
+        probe(config)
+    assert "no such folder" in str(caught.value)
+    assert "no task 'size'" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"probe": {"poolings": ["avg+mean"]}}, "must be avg, avg2, max, flatten"),
+        ({"probe": {"layers": ["first"]}}, "must be a layer number, each, all, or lastN"),
+        ({"probe": {"l2": [0.0]}}, "greater than 0"),
+        ({"probe": {"kind": "svm"}}, "'logistic' or 'ridge'"),
+        ({"knn": {"k": []}}, "at least 1 item"),
+        ({"damage": [{"kind": "fog"}]}, "fog"),
+        ({"data": {"task": ["a", "a"]}}, "different tasks"),
+    ],
+)
+def test_wrong_settings_are_refused(settings: dict[str, Any], message: str, encoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        config_of(tmp_path / "out", encoder, **settings)
+
+
+def test_damage_is_named_by_what_sets_it_apart() -> None:
+    names = [damage_name(damage) for damage in ProbeConfig(out=Path("o"), encoder=Path("e")).damage]
+    assert names == ["gaussian sigma=0.1", "gray", "holes ratio=0.25"]

@@ -1,0 +1,90 @@
+"""Tables that people read: everything in 100 columns, shared baselines once, gray encoders marked."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from finetune.table import damage_table, markdown_table, results_table, table_columns, table_rows
+
+
+def scores(accuracy: float, **more: Any) -> dict[str, Any]:
+    return {
+        "test_accuracy": accuracy,
+        "ci95": [accuracy - 0.01, accuracy + 0.01],
+        "layer": "0+1+2",
+        "pooling": "avg",
+    } | more
+
+
+def result(task: str, accuracy: float, pretext: str = "denoise", view: str = "rgb") -> dict[str, Any]:
+    def subject(value: float) -> dict[str, Any]:
+        return scores(value, l2=0.001, n_test=10_000, knn=scores(value / 2, k=20))
+
+    return {
+        "task": task,
+        "data": {"train": "shapes:train:20000", "test": "shapes:test:4000", "image_size": 32},
+        "encoder": {"name": "small_cnn", "pretext": pretext, "view": view, "path": "e"},
+        **subject(accuracy),
+        "baselines": {"random_init": subject(accuracy - 0.2), "pixels": subject(0.25)},
+        "damaged": {"gaussian sigma=0.1": scores(0.3), "gray": scores(0.2)},
+    }
+
+
+def printed(table: Any) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    console.print(table)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_three_tasks_fit_100_columns_with_interval_layer_and_strength() -> None:
+    text = printed(results_table([result(task, 0.712) for task in ("shape", "color", "texture")]))
+    assert max(map(len, text.splitlines())) <= 100
+    for expected in ("71.2 [70.2, 72.2]", "layer 0+1+2, l2 0.001", "k 20", "10,000 test images", "raw pixels, linear"):
+        assert text.count(expected) >= 3 or expected == "raw pixels, linear"
+        assert expected in text
+
+
+def test_many_tasks_go_one_below_the_other() -> None:
+    text = printed(results_table([result(f"task{number}", 0.5) for number in range(5)]))
+    assert max(map(len, text.splitlines())) <= 100
+    assert all(f"task{number}" in text for number in range(5))
+    assert "50.0 [49.0, 51.0]" in text
+
+
+def test_several_encoders_share_their_pixels_and_keep_their_own_random_twins() -> None:
+    text = printed(results_table([result("shape", 0.7), result("shape", 0.6, "mask")]))
+    assert text.count("raw pixels, linear") == 1
+    assert "random init (denoise), linear" in text
+    assert "random init (mask), linear" in text
+
+
+def test_a_gray_encoder_is_marked_on_tasks_about_colour_alone() -> None:
+    rows = table_rows([result("color", 0.3, "colorize", "gray"), result("shape", 0.6, "colorize", "gray")])
+    column = {name: index for index, name in enumerate(table_columns())}
+    marked = {(row[column["task"]], row[column["method"]]) for row in rows if row[column["note"]] == "saw gray only"}
+    methods = ("colorize, linear", "colorize, k-NN", "random init, linear", "random init, k-NN")
+    assert marked == {("color", method) for method in methods}
+    assert "saw gray only" in printed(results_table([result("color", 0.3, "colorize", "gray")]))
+    assert "saw gray only" not in printed(results_table([result("color", 0.3)]))
+
+
+def test_markdown_has_methods_down_and_tasks_across() -> None:
+    lines = markdown_table([result("shape", 0.712), result("color", 0.5)]).splitlines()
+    assert lines[0] == "| method | shape | color |"
+    assert lines[1] == "| --- | --- | --- |"
+    assert lines[2] == "| denoise, linear | 71.2 [70.2, 72.2] | 50.0 [49.0, 51.0] |"
+    assert len(lines) == 2 + 6
+
+
+def test_damage_stands_beside_the_clean_accuracy() -> None:
+    text = printed(damage_table([result("shape", 0.712)]))
+    assert all(expected in text for expected in ("clean", "71.2", "gaussian sigma=0.1", "30.0", "gray", "20.0"))
+
+
+def test_rows_for_wandb_are_as_long_as_their_columns() -> None:
+    rows = table_rows([result("shape", 0.712)])
+    assert len(rows) == 6
+    assert {len(row) for row in rows} == {len(table_columns())}
