@@ -4,8 +4,8 @@
     python benchmarks/cifar10.py --data PATH/TO/cifar10 --kinds mask --seeds 1 2
 
 ``--data`` holds ``train-*.parquet`` and ``test-*.parquet`` with columns ``image`` and ``label``. Each run follows its
-shipped config, ``configs/pretrain/KIND_cifar10.yaml``; layer, pooling and strength are chosen on 10% of the training set
-and the test set is looked at once. Results are added to ``benchmarks/results/cifar10.json``, one entry a kind and seed.
+shipped config, ``configs/pretrain/KIND_cifar10.yaml``. Layer, pooling and strength are chosen on 10% of the training
+set; the test set is looked at once. Results are added to ``benchmarks/results/cifar10.json``, one entry a kind and seed.
 """
 
 from __future__ import annotations

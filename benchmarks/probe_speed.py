@@ -1,0 +1,117 @@
+"""The probe's whole grid of L2 strengths against scikit-learn's, in one run.
+
+    python -m benchmarks.probe_speed --data ../shared/data/cifar10
+
+Features: 128 random 6x6 filters on CIFAR-10, rectified, averaged over quarters, standardised: 512 columns that are as
+correlated as those of a real encoder. Both sides get the same float32 matrix, the same ten strengths and two threads.
+Targets: ours in at most a tenth of the time, every objective at most 1e-4 (relative) above scikit-learn's, test
+accuracy within 0.2 points.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from typing import Any
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, conv2d
+
+from benchmarks.record import record
+from common.data import build_source, load_images
+from common.images import to_float
+from finetune.config import STRENGTHS
+from finetune.gram import blocks
+from finetune.logistic import fit_logistic, objective
+from finetune.metrics import accuracy
+from finetune.select import Standardiser
+
+THREADS, SEED, FILTERS = 2, 0, 128
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder with CIFAR-10 as train-*.parquet and test-*.parquet")
+    parser.add_argument("--rows", type=int, default=50_000, help="training rows (default: 50000)")
+    given = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    X, y = features(f"parquet:{given.data}/train-*.parquet", given.rows)
+    X_test, y_test = features(f"parquet:{given.data}/test-*.parquet", None)
+    standardise = Standardiser.of(X)
+    standardise.apply_(X)
+    standardise.apply_(X_test)
+    strengths, classes = STRENGTHS["logistic"], int(y.max()) + 1
+
+    fit_logistic(X[:1000], y[:1000], classes, strengths[:1])  # threads and kernels are started before the clock is
+    started = time.perf_counter()
+    fit = fit_logistic(X, y, classes, strengths)
+    seconds = time.perf_counter() - started
+    right = accuracy(fit.predict(X_test), y_test)
+    print(f"ours: {seconds:.2f} s for {len(strengths)} strengths", flush=True)
+
+    rows: list[dict[str, Any]] = []
+    for index, l2 in enumerate(strengths):
+        theirs = sklearn_fit(X, y, l2)
+        value = float(objective(X, y, theirs["weight"], theirs["bias"], [l2])[0])
+        their_right = float((theirs["model"].predict(X_test.numpy()) == y_test.numpy()).mean())
+        rows.append(
+            {
+                "l2": l2,
+                "objective": float(fit.objective[index]),
+                "objective_sklearn": value,
+                "relative_excess": float(fit.objective[index]) / value - 1,
+                "test_accuracy": float(right[index]),
+                "test_accuracy_sklearn": their_right,
+                "steps": fit.steps[index],
+                "steps_sklearn": theirs["steps"],
+                "seconds_sklearn": round(theirs["seconds"], 2),
+            }
+        )
+        print(rows[-1], flush=True)
+    total = sum(row["seconds_sklearn"] for row in rows)
+    summary = {
+        "seconds": round(seconds, 2),
+        "seconds_sklearn": round(total, 2),
+        "times_faster": round(total / seconds, 1),
+        "largest_relative_excess": max(row["relative_excess"] for row in rows),
+        "largest_accuracy_difference": max(abs(row["test_accuracy"] - row["test_accuracy_sklearn"]) for row in rows),
+    }
+    print(summary)
+    shape = {"rows": len(X), "features": X.shape[1], "classes": classes, "dtype": "float32", "threads": THREADS}
+    record("probe_speed", {"summary": summary, "problem": shape, "strengths": rows}, seed=SEED)
+
+
+def features(spec: str, rows: int | None) -> tuple[Tensor, Tensor]:
+    """Random convolutional features float32 ``[n 512]`` and labels ``[n]``."""
+    images = load_images(build_source(spec), 32, limit=rows, workers=THREADS, cache="ram")
+    filters = torch.randn(FILTERS, 3, 6, 6, generator=torch.Generator().manual_seed(SEED))
+    filters -= filters.mean(dim=(1, 2, 3), keepdim=True)
+    filters /= filters.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    assert images.pixels is not None
+    parts = [
+        adaptive_avg_pool2d(conv2d(to_float(part), filters, stride=2).relu_(), 2).flatten(1)
+        for part in blocks(images.pixels, 500)
+    ]
+    return torch.cat(parts), images.labels().values
+
+
+def sklearn_fit(X: Tensor, y: Tensor, l2: float) -> dict[str, Any]:
+    """scikit-learn's lbfgs on the same objective: C = 1 / (n l2)."""
+    model = LogisticRegression(C=1 / (len(X) * l2), tol=1e-4, max_iter=1000, solver="lbfgs")
+    with threadpool_limits(THREADS), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        started = time.perf_counter()
+        model.fit(X.numpy(), y.numpy())
+        seconds = time.perf_counter() - started
+    weight = torch.from_numpy(model.coef_.T.copy()).to(X.dtype)[None]
+    bias = torch.from_numpy(model.intercept_.copy()).to(X.dtype)[None]
+    return {"model": model, "seconds": seconds, "weight": weight, "bias": bias, "steps": int(model.n_iter_[0])}
+
+
+if __name__ == "__main__":
+    main()
