@@ -76,8 +76,11 @@ def command(path: str, overrides: Sequence[str]) -> Result:
     return probe(load_config(ProbeConfig, path, overrides))
 
 
-def probe(config: ProbeConfig) -> Result:
+def probe(config: ProbeConfig, *, show: bool = True) -> Result:
     """Measure a frozen encoder by linear probes and nearest neighbours, beside baselines; write ``results.json``.
+
+    Args:
+        show: print the tables; a caller that gathers several probes prints one of its own.
 
     Returns:
         What ``results.json`` holds: ``{"results": [one a task and data set], "notes": [...]}``.
@@ -108,7 +111,9 @@ def probe(config: ProbeConfig) -> Result:
                 results += _probe_data(config, data, opened, choices, encoder, card, how)
             report = {"results": results, "notes": _notes(config, results)}
             write_json(run.folder / "results.json", report)
-            _tell(run, report)
+            if show:
+                _print(run, report)
+            _log(run, report)
             return report
 
 
@@ -320,16 +325,20 @@ def _artifact_name(config: ProbeConfig) -> str:
     return f"encoder-{config.encoder.absolute().parent.name}"
 
 
-def _tell(run: Run, report: Result) -> None:
-    """To the console, ``metrics.jsonl`` and W&B."""
-    results, notes = report["results"], report["notes"]
+def _print(run: Run, report: Result) -> None:
+    results = report["results"]
     console = Console(width=None if Console().is_terminal else 100)
     console.print(results_table(results))
     if results[0]["damaged"]:
         console.print(damage_table(results))
-    for note in notes:
+    for note in report["notes"]:
         console.print(f"  {note}", highlight=False)
     console.print(f"  all of it: {run.folder / 'results.json'}", highlight=False)
+
+
+def _log(run: Run, report: Result) -> None:
+    """To ``metrics.jsonl`` and W&B."""
+    results = report["results"]
     for step, result in enumerate(results):
         run.log({f"{result['task']}/{key}": value for key, value in _numbers(result).items()}, step)
     if run.tracker:
