@@ -37,6 +37,8 @@ def run(kind: str, seed: int, data: Path, out: Path, overrides: list[str]) -> di
         [f"out={folder}", f"data.source=parquet:{data}/train-*.parquet", f"seed={seed}", "overwrite=true", *overrides],
     )
     pretrained = pretrain(pretraining)
+    if pretrained.encoder is None:
+        raise SystemExit("stopped before pretraining was done; nothing recorded")
     probing = load_config(
         ProbeConfig,
         ROOT / "configs" / "probe" / "cifar10.yaml",

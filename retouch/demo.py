@@ -22,6 +22,7 @@ PRETEXTS: dict[str, dict[str, Any]] = {
     "denoise": {"kind": "denoise"},
     "colorize": {"kind": "colorize"},
 }
+UNLABELED, LABELLED = 20_000, 4_000  # images
 STEPS = 350  # about a minute each on two cores
 TASKS = ["shape", "color", "texture"]
 
@@ -38,7 +39,7 @@ def demo(out: str | Path = "runs/demo") -> list[dict[str, Any]]:
     wandb = {"group": out.name}
     results: list[dict[str, Any]] = []
     for name, pretext in PRETEXTS.items():
-        log.info("\n%s: learning from 20,000 unlabeled images", name)
+        log.info("\n%s: learning from %s unlabeled images", name, f"{UNLABELED:,}")
         pretrained = pretrain(
             PretrainConfig.model_validate(
                 {
@@ -47,7 +48,7 @@ def demo(out: str | Path = "runs/demo") -> list[dict[str, Any]]:
                     "steps": STEPS,
                     "batch_size": 128,
                     "base_lr": 4e-3,
-                    "data": {"source": "shapes"},
+                    "data": {"source": "shapes", "limit": UNLABELED},
                     "pretext": pretext,
                     "wandb": {**wandb, "name": name},
                 }
@@ -62,7 +63,7 @@ def demo(out: str | Path = "runs/demo") -> list[dict[str, Any]]:
                     "out": out / f"{name}-probe",
                     "overwrite": True,
                     "encoder": pretrained.encoder,
-                    "data": {"train": "shapes", "limit": 4000, "test_limit": 4000, "task": TASKS},
+                    "data": {"train": "shapes", "limit": LABELLED, "test_limit": LABELLED, "task": TASKS},
                     "probe": {"layers": ["each", "all"]},
                     "wandb": {**wandb, "name": f"{name}-probe"},
                 }

@@ -1,0 +1,77 @@
+"""From Python: a folder of pictures to an encoder and its features, and the demo in small."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+import retouch
+from common.data import build_source
+from retouch import demo
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["steps=2", "batch_size=8", "data.workers=0", "wandb.mode=disabled", "encoder.model_args={width: 8}"]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Twelve pictures of two colours, in class folders."""
+    source = build_source("shapes")
+    for index in range(12):
+        folder = tmp_path / "pictures" / ("even", "odd")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        image = source.image(index)
+        assert isinstance(image, torch.Tensor)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{index}.png")
+    return tmp_path / "pictures"
+
+
+def test_folder_to_features(pictures: Path, tmp_path: Path) -> None:
+    config = ROOT / "configs" / "pretrain" / "denoise.yaml"
+    result = retouch.pretrain(config, f"data.source=folder:{pictures}", f"out={tmp_path / 'run'}", *SMALL)
+    assert result.encoder == tmp_path / "run" / "encoder"
+    encoder = retouch.load_encoder(result.encoder)
+    images = torch.rand(3, 3, 32, 32)
+    assert encoder(images).shape == (3, *encoder.map_shape)
+    assert [tuple(one.shape[1:]) for one in encoder.layers(images)] == encoder.layer_shapes
+    assert encoder.encode(images).shape == (3, encoder.map_shape[0])
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+    file = retouch.embed(
+        {"out": tmp_path / "embed", "encoder": result.encoder, "wandb": {"mode": "disabled"}},
+        f"data.source=folder:{pictures}",
+    )
+    rows = pq.read_table(file).to_pylist()
+    assert len(rows) == 12
+    assert {row["label"] for row in rows} == {"even", "odd"}
+    assert len(rows[0]["features"]) == encoder.map_shape[0]
+
+
+def test_mistake_in_python_is_the_same_plain_error() -> None:
+    with pytest.raises(retouch.UserError, match="did you mean 'steps'"):
+        retouch.pretrain({"out": "run", "steps": 1}, "stepz=2")
+
+
+def test_demo_ends_with_one_table_over_both_encoders_and_all_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "STEPS", 2)
+    monkeypatch.setattr(demo, "UNLABELED", 64)
+    monkeypatch.setattr(demo, "LABELLED", 120)
+    results = demo.demo(tmp_path / "demo")
+    assert [(one["encoder"]["pretext"], one["task"]) for one in results] == [
+        (pretext, task) for pretext in ("denoise", "colorize") for task in ("shape", "color", "texture")
+    ]
+    said = capsys.readouterr().out
+    assert said.count("Test accuracy") == 1
+    assert "data.source=folder:PATH" in said
+    for run in ("denoise", "colorize"):
+        assert list((tmp_path / "demo" / run / "panels").glob("*.png"))
+        assert json.loads((tmp_path / "demo" / f"{run}-probe" / "results.json").read_text())["results"]
+    again = demo.demo(tmp_path / "demo")  # an earlier demo is replaced
+    assert [one["test_accuracy"] for one in again] == [one["test_accuracy"] for one in results]
