@@ -5,7 +5,7 @@
 
 ``--data`` holds ``train-*.parquet`` and ``test-*.parquet`` with columns ``image`` and ``label``. Each run follows its
 shipped config, ``configs/pretrain/KIND_cifar10.yaml``. Layer, pooling and strength are chosen on 10% of the training
-set; the test set is looked at once. Results are added to ``benchmarks/results/cifar10.json``, one entry a kind and seed.
+set; the test set is looked at once. Results are added to ``benchmarks/results/cifar10.json``, one a kind and seed.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def raw_records(path: Path) -> Iterator[bytes]:
 
 
 def offline_records(folder: Path, kind: str) -> list[Any]:
-    """Every record of one kind (``run``, ``history``, ``artifact``, ...) of all offline parts under ``folder``, in order."""
+    """Every record of one kind (``run``, ``history``, ...) of all offline parts under ``folder``, in order."""
     found = []
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         for data in raw_records(path):
