@@ -22,8 +22,9 @@ PRETEXTS: dict[str, dict[str, Any]] = {
     "denoise": {"kind": "denoise"},
     "colorize": {"kind": "colorize"},
 }
-UNLABELED, LABELLED = 20_000, 4_000  # images
-STEPS = 350  # about a minute each on two cores
+UNLABELED, LABELLED = 20_000, 2_000  # images
+STEPS = 500  # about a minute each on two cores
+STRENGTHS = [1e-4, 1e-3, 1e-2, 1e-1]
 TASKS = ["shape", "color", "texture"]
 
 
@@ -64,7 +65,12 @@ def demo(out: str | Path = "runs/demo") -> list[dict[str, Any]]:
                     "overwrite": True,
                     "encoder": pretrained.encoder,
                     "data": {"train": "shapes", "limit": LABELLED, "test_limit": LABELLED, "task": TASKS},
-                    "probe": {"layers": ["each", "all"]},
+                    # a short search, so that the demo is; configs/probe/linear.yaml has the whole one
+                    "probe": {"layers": ["each", "all"], "poolings": ["avg+avg2+max"], "l2": STRENGTHS, "finalists": 1},
+                    "knn": {"k": [20, 100]},
+                    "damage": [],
+                    # raw pixels are the same for every encoder
+                    "baselines": {"pixels": name == next(iter(PRETEXTS))},
                     "wandb": {**wandb, "name": f"{name}-probe"},
                 }
             ),
