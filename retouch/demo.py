@@ -22,6 +22,7 @@ PRETEXTS: dict[str, dict[str, Any]] = {
     "denoise": {"kind": "denoise"},
     "colorize": {"kind": "colorize"},
 }
+ENCODER: dict[str, Any] = {"name": "small_cnn"}
 UNLABELED, LABELLED = 20_000, 2_000  # images
 STEPS = 500  # about a minute each on two cores
 STRENGTHS = [1e-4, 1e-3, 1e-2, 1e-1]
@@ -50,6 +51,7 @@ def demo(out: str | Path = "runs/demo") -> list[dict[str, Any]]:
                     "batch_size": 128,
                     "base_lr": 4e-3,
                     "data": {"source": "shapes", "limit": UNLABELED},
+                    "encoder": ENCODER,
                     "pretext": pretext,
                     "wandb": {**wandb, "name": name},
                 }
@@ -66,7 +68,7 @@ def demo(out: str | Path = "runs/demo") -> list[dict[str, Any]]:
                     "encoder": pretrained.encoder,
                     "data": {"train": "shapes", "limit": LABELLED, "test_limit": LABELLED, "task": TASKS},
                     # a short search, so that the demo is; configs/probe/linear.yaml has the whole one
-                    "probe": {"layers": ["each", "all"], "poolings": ["avg+avg2+max"], "l2": STRENGTHS, "finalists": 1},
+                    "probe": {"layers": ["each"], "poolings": ["avg+avg2+max"], "l2": STRENGTHS, "finalists": 1},
                     "knn": {"k": [20, 100]},
                     "damage": [],
                     # raw pixels are the same for every encoder
