@@ -122,6 +122,9 @@ class Tracker:
     def _start(self, config: WandbConfig, job_type: str, settings: Mapping[str, Any]) -> None:
         import wandb
 
+        # A process that W&B started in hands its service down to its children by this variable. If a child is killed,
+        # that service still holds its run, and takes nothing more under its id: a resumed run would be lost.
+        os.environ.pop("WANDB_SERVICE", None)
         with contextlib.redirect_stdout(None):
             self._run = wandb.init(
                 project=config.project,

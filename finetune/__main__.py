@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 
-from common.errors import UserError
-from common.logs import setup_console
+from common.console import answer
 
 STAGES = ("probe", "finetune", "embed")
 USAGE = f"usage: python -m finetune {'|'.join(STAGES)} CONFIG [key.sub=value ...]"
@@ -15,22 +13,17 @@ USAGE = f"usage: python -m finetune {'|'.join(STAGES)} CONFIG [key.sub=value ...
 
 def main(arguments: Sequence[str]) -> int:
     """Run one stage; returns the exit code: 0, or 2 with one plain message for a user's mistake."""
-    setup_console(is_main=os.environ.get("RANK", "0") == "0")
     if arguments and arguments[0] in ("-h", "--help"):
         print(USAGE)
         return 0
     if len(arguments) < 2 or arguments[0] not in STAGES:
         print(USAGE, file=sys.stderr)
         return 2
-    try:
-        _stage(arguments[0])(arguments[1], arguments[2:])
-    except UserError as error:
-        print(f"{arguments[0]}: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return answer(arguments[0], lambda: stage_command(arguments[0])(arguments[1], arguments[2:]))
 
 
-def _stage(name: str) -> Callable[[str, Sequence[str]], object]:
+def stage_command(name: str) -> Callable[[str, Sequence[str]], object]:
+    """The stage behind a command, imported only when it is asked for."""
     if name == "embed":
         from finetune.embed import command as embed
 

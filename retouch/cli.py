@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 
-from common.errors import UserError
-from common.logs import setup_console
+from common.console import answer
 
 EPILOG = """\
 examples:
@@ -30,7 +27,6 @@ STAGES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 2 with one plain message for a user's mistake."""
-    setup_console(is_main=os.environ.get("RANK", "0") == "0")
     parser = argparse.ArgumentParser(
         prog="retouch",
         description="Learn from pictures without labels, by putting damaged pictures right again.",
@@ -46,39 +42,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo = commands.add_parser("demo", help="the whole way on made-up images, in a few minutes: no data, no account")
     demo.add_argument("--out", default="runs/demo", help="folder for everything the demo writes (default: runs/demo)")
     given = parser.parse_args(arguments)
-    try:
-        if given.command == "demo":
-            from retouch.demo import demo as run_demo
-
-            run_demo(given.out)
-        else:
-            stage_command(given.command)(given.config, given.overrides)
-    except UserError as error:
-        print(f"retouch {given.command}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return answer(f"retouch {given.command}", lambda: _work(given))
 
 
-def stage_command(name: str) -> Callable[[str, Sequence[str]], object]:
-    """The stage behind a command, imported only when it is asked for: ``retouch --help`` should not load torch."""
-    if name == "pretrain":
+def _work(given: argparse.Namespace) -> None:
+    """Stages are imported only when they are asked for: ``retouch --help`` should not load torch."""
+    if given.command == "demo":
+        from retouch.demo import demo
+
+        demo(given.out)
+    elif given.command == "pretrain":
         from pretrain.run import command
 
-        return command
-    if name == "finetune":
-        from finetune.finetune import command as finetune
+        command(given.config, given.overrides)
+    else:
+        from finetune.__main__ import stage_command
 
-        return finetune
-    if name == "embed":
-        from finetune.embed import command as embed
-
-        return embed
-    from finetune.probe import command as probe
-
-    return probe
+        stage_command(given.command)(given.config, given.overrides)
 
 
 if __name__ == "__main__":

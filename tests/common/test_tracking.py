@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,6 +47,25 @@ def test_resumed_run_keeps_its_id_and_one_command_names_both_parts(
     second.finish()
     assert command is not None
     assert len(command.split()) == 4  # wandb sync PART PART
+
+
+def test_run_killed_below_a_process_that_uses_wandb_is_continued(tmp_path: Path) -> None:
+    """W&B's service is handed down to child processes: it must not keep a killed run for itself."""
+    above = Tracker(WandbConfig(mode="offline"), tmp_path / "above", job_type="probe", settings={})
+    folder = tmp_path / "below"
+    folder.mkdir()
+    script = (
+        "import os, sys; from pathlib import Path; from common.tracking import Tracker, WandbConfig\n"
+        f"tracker = Tracker(WandbConfig(mode='offline'), Path({str(folder)!r}), job_type='pretrain', settings={{}})\n"
+        "tracker.log({'loss': 1.0}, 1)\n"
+        "os.kill(os.getpid(), 9) if sys.argv[1] == 'killed' else tracker.finish()"
+    )
+    root = Path(__file__).resolve().parents[2]
+    for end, code in (("killed", -9), ("finished", 0)):
+        assert subprocess.run([sys.executable, "-c", script, end], cwd=root, check=False).returncode == code
+    above.finish()
+    assert {"loss": 1.0}.items() <= history(folder)[-1].items()
+    assert len({run.run_id for run in offline_records(folder, "run")}) == 1
 
 
 def test_disabled_writes_nothing(tmp_path: Path) -> None:

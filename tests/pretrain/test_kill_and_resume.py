@@ -69,8 +69,9 @@ def test_killed_run_ends_bit_for_bit_like_one_never_interrupted(uninterrupted: P
     weights = "encoder/model.safetensors"
     assert (out / weights).read_bytes() == (uninterrupted / weights).read_bytes()
     assert steps_and_losses(out) == steps_and_losses(uninterrupted)
+    logged = {(row["_step"], row["loss"]) for row in history(out) if "loss" in row}
     ids = {run.run_id for run in offline_records(out, "run")}
-    assert len(ids) == 1  # continued, not doubled
+    assert len(ids) == 1, said  # continued, not doubled
     commands = [line for line in said.splitlines() if "wandb sync" in line]
     assert len(commands) == 1, said
     parts = [word for word in commands[0].split() if "offline-run-" in word]
@@ -78,7 +79,6 @@ def test_killed_run_ends_bit_for_bit_like_one_never_interrupted(uninterrupted: P
     # W&B writes behind our back, so what it had not written when it was killed is lost to it, but not to metrics.jsonl
     resumed = int(said.partition("resumed from step ")[2].split()[0])
     after = {(step, loss) for step, loss in steps_and_losses(uninterrupted) if step > resumed}
-    logged = {(row["_step"], row["loss"]) for row in history(out) if "loss" in row}
     assert after <= logged
     assert logged <= set(steps_and_losses(uninterrupted))
 
