@@ -26,8 +26,8 @@ from common.data import Batch, Loader, build_source, in_order, load_images
 from common.data.images import usable_cores
 from common.encoders import build_encoder
 from common.images import to_float
+from common.learner import weight_decay_groups
 from common.logs import setup_console
-from common.loop import weight_decay_groups
 from common.precision import autocast, resolve_precision
 from pretrain.autoencoder import Autoencoder
 from pretrain.config import PretrainConfig

@@ -7,13 +7,12 @@ versions, thread count).
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -21,22 +20,13 @@ import psutil
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from common.checkpoint import (
-    Checkpoint,
-    copy_into,
-    list_checkpoints,
-    load_checkpoint,
-    optimizer_tensors,
-    restore_optimizer,
-    save_checkpoint,
-)
+from common.checkpoint import Checkpoint, copy_into, list_checkpoints, load_checkpoint, save_checkpoint
 from common.config import Config
 from common.data import Batch, Loader
-from common.ema import Ema
 from common.errors import UserError
-from common.precision import autocast, resolve_precision
+from common.learner import GradientLearner, Learner, weight_decay_groups
+from common.precision import resolve_precision
 from common.progress import StepProgress
 from common.run import Run, StageConfig
 from common.schedule import learning_rate, seed_step
@@ -136,7 +126,46 @@ def train(
     Raises:
         UserError: the loss is no longer a finite number, or a checkpoint does not fit.
     """
-    world = run.world
+    device = run.world.device
+    dtype = resolve_precision(config.precision, device)
+    model.to(device)
+    model.to(memory_format=torch.channels_last)
+    learner = GradientLearner(
+        model,
+        groups if groups is not None else weight_decay_groups(model, config.optim.weight_decay),
+        run.world,
+        rate=config.effective_lr,
+        betas=config.optim.betas,
+        clip=config.optim.clip,
+        ema=config.ema,
+        dtype=dtype,
+        compiled=config.compile,
+    )
+    how = (
+        f"learning rate {config.effective_lr:.3g} (base_lr {config.base_lr:.3g} per 256 images), "
+        f"{str(dtype).removeprefix('torch.')}"
+    )
+    return learn(learner, prepare, loader, config, run, title=title, how=how, periodic=periodic)
+
+
+def learn(
+    learner: Learner,
+    prepare: Callable[[Batch], Any],
+    loader: Loader,
+    config: LoopConfig,
+    run: Run,
+    *,
+    title: str,
+    how: str = "",
+    periodic: Sequence[Periodic] = (),
+) -> Trained:
+    """The loop itself, whatever a step is: order, resumption, logging, checkpoints, signals.
+
+    Args:
+        learner: its model is on the device already.
+        how: what to say of the rule it learns by.
+    """
+    world, model = run.world, learner.model
     device = world.device
     parts = world.size * config.accumulate
     if config.batch_size % parts:
@@ -145,50 +174,30 @@ def train(
             f"accumulate={config.accumulate}; use a multiple of {parts}"
         )
     steps = config.steps or math.ceil((config.epochs or 0) * loader.steps_per_epoch)
-    dtype = resolve_precision(config.precision, device)
-
-    # model, optimizer, average
-    model.to(device)
-    model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(
-        groups if groups is not None else weight_decay_groups(model, config.optim.weight_decay),
-        lr=config.effective_lr,
-        betas=config.optim.betas,
-        weight_decay=config.optim.weight_decay,
-        fused=True,
-    )
-    ema = Ema(model, config.ema) if config.ema else None
 
     # resume
     progress = _Progress()
     saved = list_checkpoints(run.checkpoints) if run.resumed else []
     if saved:
-        progress = _restore(load_checkpoint(saved[-1]), model, optimizer, ema)
+        progress = _restore(load_checkpoint(saved[-1]), learner, device)
         log.info("resumed from step %d (%s)", progress.step, saved[-1])
     run.cut_back(progress.step)
-
-    # several processes, compilation
-    parallel: DistributedDataParallel | None = None
-    if world.size > 1:
-        parallel = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
-    objective: nn.Module = parallel or model
-    if config.compile:
-        objective = torch.compile(objective)  # type: ignore[assignment]
+    learner.begin()
 
     log.info(
-        "%s: %d steps of %d images, learning rate %.3g (base_lr %.3g per 256 images), %s on %s%s",
-        title, steps, config.batch_size, config.effective_lr, config.base_lr,
-        str(dtype).removeprefix("torch."), device, f", {world.size} processes" if world.size > 1 else "",
+        "%s: %d steps of %d images%s on %s%s",
+        title, steps, config.batch_size, f", {how}" if how else "", device,
+        f", {world.size} processes" if world.size > 1 else "",
     )  # fmt: skip
 
     def save() -> None:
         if world.is_main:
-            save_checkpoint(run.checkpoints, _snapshot(progress, model, optimizer, ema, run), config.checkpoint.keep)
+            save_checkpoint(run.checkpoints, _snapshot(progress, learner, run), config.checkpoint.keep)
 
     def act(task: Periodic, step: int) -> None:
         if world.is_main:
             model.eval()
-            with ema.applied() if ema else contextlib.nullcontext(), torch.no_grad():
+            with learner.averaged(), torch.no_grad():
                 metrics = task.call(step)
                 if metrics:
                     run.log(metrics, step)
@@ -209,24 +218,10 @@ def train(
     ):
         for step, batch in zip(range(progress.step, steps), loader.stream(progress.step), strict=False):
             rate = learning_rate(step, steps, config.optim.warmup, config.effective_lr)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group.get("lr_scale", 1.0)
-            micros = _split(batch, config.accumulate)
-            for number, micro in enumerate(micros):
-                seed_step(config.seed, step, world.rank, number)
-                example = prepare(micro)
-                unsynced = number < len(micros) - 1
-                with parallel.no_sync() if parallel and unsynced else contextlib.nullcontext():
-                    with autocast(device, dtype):
-                        losses = objective(example)
-                    torch.stack(list(losses.values())).sum().div(len(micros)).backward()  # type: ignore[no-untyped-call]
-                progress.count(losses, 1 / len(micros))
-            norm = nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip or math.inf)
-            progress.count({"grad_norm": norm}, 1)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if ema:
-                ema.update(step)
+            losses, others = learner.step(
+                _examples(batch, prepare, config, step, world.rank), config.accumulate, rate, step
+            )
+            progress.count(losses, others)
             progress.step = step + 1
             progress.window += 1
             last = progress.step == steps
@@ -237,7 +232,7 @@ def train(
             stopping = world.any(stop.asked) if world.size == 1 or step % 8 == 0 else False
             if due or saving or stopping:
                 means = {name: float(world.mean(total / progress.window)) for name, total in progress.totals.items()}
-                loss = sum(value for name, value in means.items() if name != "grad_norm")
+                loss = sum(means[name] for name in losses)
                 if not math.isfinite(loss):
                     raise UserError(
                         f"the loss is {loss} at step {progress.step}: lower base_lr (now {config.base_lr:g}) or set "
@@ -245,14 +240,14 @@ def train(
                     )
                 speed, memory = meter.read(progress, device)
                 if due:
-                    named = {f"loss/{name}" if name != "grad_norm" else name: value for name, value in means.items()}
+                    named = {f"loss/{name}" if name in losses else name: value for name, value in means.items()}
                     run.log(
                         {"loss": loss, **named, "lr": rate, "images_per_second": speed, "memory_gb": memory},
                         progress.step,
                     )
                     progress.clear()
             if last or bar.waiting:
-                loss = float(sum(part.detach() for part in losses.values()))
+                loss = float(sum(losses.values()))
                 bar.update(progress.step, loss, meter.read(progress, device)[0])
             for task in periodic:
                 if last or progress.step % task.every == 0:
@@ -271,18 +266,9 @@ def train(
     # what the model is left with: the best weights, else the averages, else its own
     if progress.best_tensors:
         copy_into(model.state_dict(), progress.best_tensors, "best weights")
-    elif ema:
-        copy_into({name: tensor.detach() for name, tensor in ema.live.items()}, ema.tensors, "averaged weights")
+    else:
+        learner.finish()
     return Trained(progress.step, steps, True, progress.seconds, progress.best, progress.best_step)
-
-
-def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two AdamW groups: matrices and filters decay; biases, norms, tokens and other vectors do not."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
-    ]
 
 
 @dataclass
@@ -299,9 +285,9 @@ class _Progress:
     def __post_init__(self) -> None:
         self.totals: dict[str, Tensor] = {}
 
-    def count(self, parts: Mapping[str, Tensor], share: float) -> None:
-        for name, value in parts.items():
-            value = value.detach().double() * share
+    def count(self, *numbers: Mapping[str, Tensor]) -> None:
+        for name, value in (item for group in numbers for item in group.items()):
+            value = value.detach().double()
             self.totals[name] = self.totals[name] + value if name in self.totals else value
 
     def clear(self) -> None:
@@ -346,6 +332,13 @@ class _Stop:
         self.asked = True
 
 
+def _examples(batch: Batch, prepare: Callable[[Batch], Any], config: LoopConfig, step: int, rank: int) -> Iterator[Any]:
+    """Prepared micro-batches; the global generators are a function of (seed, step, rank, number) before each."""
+    for number, micro in enumerate(_split(batch, config.accumulate)):
+        seed_step(config.seed, step, rank, number)
+        yield prepare(micro)
+
+
 def _split(batch: Batch, parts: int) -> list[Batch]:
     """Cut a batch into equal micro-batches."""
     if parts == 1:
@@ -355,17 +348,8 @@ def _split(batch: Batch, parts: int) -> list[Batch]:
     return [Batch(*micro) for micro in zip(images, labels, index, strict=True)]
 
 
-def _snapshot(
-    progress: _Progress, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None, run: Run
-) -> Checkpoint:
-    tensors: dict[str, Mapping[str, Tensor]] = {
-        "model": model.state_dict(),
-        "optimizer": optimizer_tensors(optimizer, model),
-    }
-    if ema:
-        tensors["ema"] = ema.tensors
-    if progress.best_tensors:
-        tensors["best"] = progress.best_tensors
+def _snapshot(progress: _Progress, learner: Learner, run: Run) -> Checkpoint:
+    tensors = learner.tensors() | ({"best": progress.best_tensors} if progress.best_tensors else {})
     facts = {
         "seconds": progress.seconds,
         "window": progress.window,
@@ -377,13 +361,9 @@ def _snapshot(
     return Checkpoint(progress.step, tensors, facts)
 
 
-def _restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None) -> _Progress:
+def _restore(checkpoint: Checkpoint, learner: Learner, device: torch.device) -> _Progress:
     tensors, facts = checkpoint.tensors, checkpoint.facts
-    copy_into(model.state_dict(), tensors["model"], "model")
-    restore_optimizer(optimizer, model, tensors["optimizer"])
-    if ema:
-        copy_into(ema.tensors, tensors["ema"], "averaged weights")
-    device = next(model.parameters()).device
+    learner.restore(tensors)
     best = {name: tensor.to(device) for name, tensor in tensors["best"].items()} if "best" in tensors else None
     progress = _Progress(checkpoint.step, facts["seconds"], facts["window"], facts["best"], facts["best_step"], best)
     progress.totals = {

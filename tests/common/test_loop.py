@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from common.data import Batch, Loader
 from common.distributed import World
 from common.errors import UserError
-from common.loop import LoopConfig, Periodic, Trained, train, weight_decay_groups
+from common.learner import weight_decay_groups
+from common.loop import LoopConfig, Periodic, Trained, train
 from common.run import open_run
 from tests.toys import ToyAutoencoder, loop_config, noise_images, noisy
 
