@@ -6,17 +6,20 @@ import difflib
 from pathlib import Path
 
 from common.data.folder import FolderSource
-from common.data.shapes import LENGTHS, ShapesSource
+from common.data.photos import PhotosSource
+from common.data.shapes import ShapesSource
 from common.data.source import Source
 from common.errors import UserError
 
 FORMS = {
     "shapes": "shapes[:train|test[:LENGTH]]",
+    "photos": "photos[:train|test[:LENGTH]]",
     "folder": "folder:PATH",
     "parquet": "parquet:GLOB",
     "hf": "hf:NAME[:SPLIT]",
     "torchvision": "torchvision:NAME[:SPLIT]",
 }
+GENERATED = ("shapes", "photos")  # always at hand, of any length
 
 
 def build_source(
@@ -37,7 +40,7 @@ def build_source(
         image: column of the images, where it is not the obvious one (``parquet``, ``hf``).
         label: column, or task, that ``labels(None)`` gives.
         root: folder for downloads (``hf``, ``torchvision``); by default in the user's cache.
-        seed: of ``shapes``, which are generated.
+        seed: of ``shapes`` and ``photos``, which are generated.
 
     Raises:
         UserError: the scheme is unknown, or there is nothing to read; every problem with what to do about it.
@@ -45,14 +48,14 @@ def build_source(
     scheme, _, rest = spec.partition(":")
     if scheme not in FORMS:
         raise UserError(_unknown(spec, scheme))
-    if not rest and scheme != "shapes":
+    if not rest and scheme not in GENERATED:
         raise UserError(f"{spec!r}: incomplete; written {FORMS[scheme]}")
     if image is not None and scheme not in ("parquet", "hf"):
         raise UserError(f"data.image: {spec} has no columns to choose from; leave it out")
     name, _, part = rest.partition(":")
     match scheme:
-        case "shapes":
-            return _shapes(spec, rest, split, label, seed)
+        case "shapes" | "photos":
+            return _generated(spec, scheme, rest, split, label, seed)
         case "parquet":
             from common.data.tables import parquet_source  # takes a second to import
 
@@ -72,20 +75,22 @@ def build_source(
     return source
 
 
-def _shapes(spec: str, rest: str, split: str, label: str | None, seed: int) -> ShapesSource:
+def _generated(spec: str, scheme: str, rest: str, split: str, label: str | None, seed: int) -> Source:
     name, _, length = rest.partition(":")
     name = name or split
     problems = []
-    if name not in LENGTHS:
-        problems.append(f"{spec!r}: no split {name!r}; written {FORMS['shapes']}")
+    if name not in ("train", "test"):
+        problems.append(f"{spec!r}: no split {name!r}; written {FORMS[scheme]}")
     if length and not (length.isdecimal() and int(length) > 0):
-        problems.append(f"{spec!r}: {length!r} is not a number of images; written {FORMS['shapes']}")
-    tasks = ShapesSource().tasks
+        problems.append(f"{spec!r}: {length!r} is not a number of images; written {FORMS[scheme]}")
+    tasks = ShapesSource().tasks if scheme == "shapes" else ()
     if label is not None and label not in tasks:
-        problems.append(f"data.label: shapes has no label {label!r}; it has {', '.join(tasks)}")
+        known = f"no label {label!r}; it has {', '.join(tasks)}" if tasks else "no labels; leave it out"
+        problems.append(f"data.label: {scheme} has {known}")
     if problems:
         raise UserError(*problems)
-    return ShapesSource(name, int(length) if length else None, seed, label or "shape")
+    count = int(length) if length else None
+    return PhotosSource(name, count, seed) if scheme == "photos" else ShapesSource(name, count, seed, label or "shape")
 
 
 def _unknown(spec: str, scheme: str) -> str:

@@ -104,6 +104,8 @@ def load_images(
 ) -> Images:
     """Open ``source`` as squares of ``size`` pixels: shorter side scaled to ``size``, centre cropped, uint8 RGB.
 
+    Generated sources that can (``Source.at``) make their images in that size to begin with.
+
     With ``cache="ram"`` all are decoded now and kept; unreadable images are left out, with one warning. With ``"none"``
     each is decoded when it is asked for. ``"auto"`` keeps them if they take at most a quarter of the free memory.
 
@@ -118,6 +120,7 @@ def load_images(
         UserError: every image is unreadable.
     """
     warn_of_workers(workers)
+    source = source.at(size)
     kept = _limited(source, limit, seed)
     need = len(kept) * 3 * size * size
     room = int(available_memory() * RAM_SHARE / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

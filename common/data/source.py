@@ -46,6 +46,13 @@ class Source(ABC):
     def image(self, index: int) -> Image.Image | Tensor:
         """One image, as stored: PIL, or uint8 ``[3 h w]``. Raises some exception if it cannot be read."""
 
+    def at(self, size: int) -> Source:
+        """The same rows for square images of ``size`` pixels, from sources that can make them so; others: themselves.
+
+        ``load_images`` asks for this first, and resizes what does not have that size all the same.
+        """
+        return self
+
     def bulk(self, rows: Tensor) -> Tensor | None:
         """Rows ``[b]`` at once as uint8 ``[b 3 h w]``, from sources that are quicker that way; ``None`` from others."""
         return None
@@ -77,7 +84,7 @@ class Subset(Source):
     """Some rows of another source, in the given order."""
 
     def __init__(self, source: Source, rows: Tensor, name: str) -> None:
-        self.source, self.rows = source, rows
+        self.source, self.rows, self.name = source, rows, name
         self.spec = f"{source.spec} ({name})"
         self.tasks = source.tasks
 
@@ -87,6 +94,9 @@ class Subset(Source):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def at(self, size: int) -> Source:
+        return Subset(self.source.at(size), self.rows, self.name)
 
     def image(self, index: int) -> Image.Image | Tensor:
         return self.source.image(int(self.rows[index]))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from common.data import build_source
+from common.data.photos import PhotosSource
 from common.data.shapes import ShapesSource
 from common.errors import UserError
 from tests.common.data.samples import png, write_dtd, write_folder, write_mnist, write_parquet
@@ -18,7 +19,7 @@ from tests.common.data.samples import png, write_dtd, write_folder, write_mnist,
         ("shape", "'shape': unknown source 'shape'; did you mean 'shapes'?"),
         ("Folder:x", "'Folder:x': unknown source 'Folder'; did you mean 'folder'?"),
         ("imagenet", "'imagenet': unknown source 'imagenet'; a source is one of shapes[:train|test[:LENGTH]], "
-         "folder:PATH, parquet:GLOB, hf:NAME[:SPLIT], torchvision:NAME[:SPLIT]"),
+         "photos[:train|test[:LENGTH]], folder:PATH, parquet:GLOB, hf:NAME[:SPLIT], torchvision:NAME[:SPLIT]"),
         ("{tmp}", "'{tmp}': unknown source '{tmp}'; did you mean folder:{tmp}?"),
         ("{tmp}/a.parquet", "'{tmp}/a.parquet': unknown source '{tmp}/a.parquet'; "
          "did you mean parquet:{tmp}/a.parquet?"),
@@ -34,6 +35,10 @@ from tests.common.data.samples import png, write_dtd, write_folder, write_mnist,
         ("shapes:val", "'shapes:val': no split 'val'; written shapes[:train|test[:LENGTH]]"),
         ("shapes:train:many", "'shapes:train:many': 'many' is not a number of images; "
          "written shapes[:train|test[:LENGTH]]"),
+        ("photos:val", "'photos:val': no split 'val'; written photos[:train|test[:LENGTH]]"),
+        ("photos:train:0", "'photos:train:0': '0' is not a number of images; "
+         "written photos[:train|test[:LENGTH]]"),
+        ("photo", "'photo': unknown source 'photo'; did you mean 'photos'?"),
         ("torchvision:CIFAR", "torchvision:CIFAR: torchvision has no data set 'CIFAR'; did you mean 'CIFAR10'?"),
         ("torchvision:FakeData:test", "torchvision:FakeData:test: no split 'test'; it comes in one piece: "
          "name no test set, and a part is held out"),
@@ -88,6 +93,16 @@ def test_seed_and_label_reach_shapes() -> None:
     assert one.labels().task == "color"
     with pytest.raises(UserError, match="no label 'hue'; it has shape, color, texture, all"):
         build_source("shapes", label="hue")
+
+
+def test_seed_reaches_photos_which_have_no_labels() -> None:
+    one, two = build_source("photos", seed=1), build_source("photos", seed=2)
+    assert isinstance(one, PhotosSource)
+    assert one.fingerprint != two.fingerprint
+    assert [len(build_source("photos", split=split)) for split in ("train", "test")] == [20_000, 4_000]
+    assert len(build_source("photos:test:7")) == 7
+    with pytest.raises(UserError, match=r"data\.label: photos has no labels; leave it out"):
+        build_source("photos", label="flower")
 
 
 def test_columns_are_refused_where_there_are_none(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ Make = Callable[[Path], Source]
 
 SOURCES: dict[str, Make] = {
     "shapes": lambda folder: build_source("shapes:train:6"),
+    "photos": lambda folder: build_source("photos:train:6"),
     "folder": lambda folder: build_source(f"folder:{write_folder(folder / 'photos')}"),
     "parquet": lambda folder: build_source(f"parquet:{write_parquet(folder / 'a.parquet').parent}/*.parquet"),
     "hf": lambda folder: build_source(f"hf:{write_folder(folder / 'photos')}:train"),
@@ -28,8 +29,16 @@ SOURCES: dict[str, Make] = {
 }
 
 
+UNLABELED = ("photos",)
+
+
 @pytest.fixture(params=SOURCES)
 def made(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
+    return SOURCES[request.param](tmp_path)
+
+
+@pytest.fixture(params=[name for name in SOURCES if name not in UNLABELED])
+def labelled(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
     return SOURCES[request.param](tmp_path)
 
 
@@ -42,19 +51,35 @@ def test_every_row_is_a_picture_that_says_where_it_is_from(made: Source) -> None
     assert images.pixels.unique(dim=0).shape[0] == len(made)
 
 
-def test_labels_are_classes_of_the_chosen_rows(made: Source) -> None:
-    labels = made.labels()
-    assert labels.task == made.tasks[0]
+def test_labels_are_classes_of_the_chosen_rows(labelled: Source) -> None:
+    labels = labelled.labels()
+    assert labels.task == labelled.tasks[0]
     assert labels.values.dtype == torch.int64
-    assert labels.values.shape == (len(made),)
+    assert labels.values.shape == (len(labelled),)
     assert 0 <= int(labels.values.min()) <= int(labels.values.max()) < len(labels.names)
     rows = torch.tensor([3, 0, 3])
-    assert torch.equal(made.labels(None, rows).values, labels.values[rows])
+    assert torch.equal(labelled.labels(None, rows).values, labels.values[rows])
 
 
-def test_unknown_task_is_refused_with_the_known_ones(made: Source) -> None:
+def test_unknown_task_is_refused_with_the_known_ones(labelled: Source) -> None:
     with pytest.raises(UserError, match="no task 'breed'; it has"):
-        made.labels("breed")
+        labelled.labels("breed")
+
+
+@pytest.mark.parametrize("name", UNLABELED)
+def test_a_source_without_labels_says_so(name: str, tmp_path: Path) -> None:
+    source = SOURCES[name](tmp_path)
+    assert source.tasks == ()
+    for ask in (source.labels, source.resolve):
+        with pytest.raises(UserError, match="has no labels, and labels are needed here"):
+            ask(None)
+
+
+def test_a_source_at_another_size_has_the_same_rows(made: Source) -> None:
+    for size in (8, 12):
+        sized = made.at(size)
+        assert (len(sized), sized.spec, sized.tasks) == (len(made), made.spec, made.tasks)
+        assert [sized.where(row) for row in range(len(made))] == [made.where(row) for row in range(len(made))]
 
 
 def test_sources_cross_to_worker_processes(made: Source) -> None:
@@ -64,7 +89,7 @@ def test_sources_cross_to_worker_processes(made: Source) -> None:
 
 
 def test_opening_again_gives_the_same_fingerprint(tmp_path: Path) -> None:
-    for kind in ("shapes:train:6", f"folder:{write_folder(tmp_path / 'a')}", f"hf:{tmp_path / 'a'}"):
+    for kind in ("shapes:train:6", "photos:train:6", f"folder:{write_folder(tmp_path / 'a')}", f"hf:{tmp_path / 'a'}"):
         first, again = build_source(kind).fingerprint, build_source(kind).fingerprint
         assert first == again
         assert len(first) == 64

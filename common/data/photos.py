@@ -1,0 +1,89 @@
+"""`photos`: square patches of two photographs, for learning dictionaries without a download.
+
+The photographs, a temple in China and a dahlia (640x427 each), come inside scikit-learn's own package. Patches are cut
+in natural resolution, at the size that is asked for, so that ``data.image_size=12`` gives crisp pixels. They are drawn
+uniformly over place and photograph, sky and all: nothing is selected, so their statistics are the photographs' own.
+Patch i is a function of (seed, split, i) and its side alone.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from torch import Tensor
+
+from common.data.shapes import Ints, _random
+from common.data.source import Labels, Source, digest
+from common.errors import UserError
+
+SIDE = 16  # pixels, where nobody asks for a size
+LARGEST = 160  # larger patches are cut at this side and enlarged: it is the width of the test region
+LENGTHS = {"train": 20_000, "test": 4_000}
+# Columns: the left three quarters and the right one. The border lies between the JPEGs' own 16-pixel blocks.
+REGIONS = {"train": slice(0, 480), "test": slice(480, 640)}
+VERSION = 1  # part of the fingerprint: raise it whenever other patches are cut
+
+
+class PhotosSource(Source):
+    """Rows 0, 1, 2, ... of the cutter, unlabeled. ``length`` only says where to stop: rows beyond it exist as well.
+
+    Training and test patches come from regions that share no pixel.
+    """
+
+    endless = True
+    tasks = ()
+
+    def __init__(self, split: str = "train", length: int | None = None, seed: int = 0, side: int = SIDE) -> None:
+        self.split, self.seed, self.side = split, seed, side
+        self.length = LENGTHS[split] if length is None else length
+        self.spec = f"photos:{split}:{self.length}"
+
+    @property
+    def fingerprint(self) -> str:
+        # the pixels themselves are part of it: decoders of JPEG may differ in the last bit
+        return digest(["photos", VERSION, self.split, self.length, self.seed, self.side, photographs().tobytes()])
+
+    def __len__(self) -> int:
+        return self.length
+
+    def at(self, size: int) -> PhotosSource:
+        return PhotosSource(self.split, self.length, self.seed, min(size, LARGEST))
+
+    def image(self, index: int) -> Tensor:
+        return self.bulk(torch.tensor([index]))[0]
+
+    def bulk(self, rows: Tensor) -> Tensor:
+        return torch.from_numpy(cut(self.seed, self.split, rows.numpy(), self.side))
+
+    def where(self, index: int) -> str:
+        return f"photos:{self.split}[{index}]"
+
+    def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
+        raise UserError(f"{self.spec}: has no labels, and labels are needed here")
+
+
+def cut(seed: int, split: str, rows: Ints, side: int) -> NDArray[np.uint8]:
+    """Patches ``rows`` ``[n]``, uint8 ``[n 3 side side]``; ``side`` is at most ``LARGEST``."""
+    region = photographs()[..., REGIONS[split]]
+    windows = sliding_window_view(region, (side, side), axis=(2, 3))  # [photograph 3 top left side side], a view
+    which, _, tops, lefts = windows.shape[:4]
+    u = _random(seed, split, rows, 3).astype(np.float64)
+    photograph, top, left = ((u[:, k] * count).astype(np.int64) for k, count in enumerate((which, tops, lefts)))
+    patches: NDArray[np.uint8] = windows[photograph, :, top, left]
+    return patches
+
+
+@lru_cache(maxsize=1)
+def photographs() -> NDArray[np.uint8]:
+    """The two photographs, read-only uint8 ``[2 3 427 640]``."""
+    from sklearn.datasets import load_sample_images  # takes a second to import
+
+    images: list[Any] = load_sample_images().images
+    pixels = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
+    pixels.setflags(write=False)
+    return pixels
