@@ -91,6 +91,7 @@ class ProbeConfig(StageConfig):
     baselines: BaselineConfig = BaselineConfig()
     # The chosen probe, as it stands, on damaged test images: is the representation resistant?
     damage: tuple[AnyCorruption, ...] = (Gaussian(sigma=0.1), Gray(), Holes(ratio=0.25))
+    purposes: bool = True  # how compact, invariant and abstract the code is: results.json, "purposes"
     feature_cache: bool = True
     cache_folder: Path | None = None  # of features; RETOUCH_CACHE or ~/.cache/retouch by default
 
@@ -115,6 +116,7 @@ class EmbedConfig(StageConfig):
     data: EmbedData = EmbedData()
     layer: LayerChoice = -1
     pooling: PoolingName = "avg"
+    store: Literal["dense", "sparse"] = "dense"  # all features of an image, or its non-zeros and where they are
 
 
 class StartConfig(EncoderConfig):

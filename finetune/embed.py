@@ -1,11 +1,15 @@
-"""The embed stage: features of a frozen encoder as a parquet file, for use elsewhere."""
+"""The embed stage: features of a frozen encoder as a parquet file, dense or sparse, for use elsewhere."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +20,7 @@ from torch import Tensor
 from common.artifact import load_encoder
 from common.config import load_config
 from common.data import Images, Labels, Source, build_source, in_order, load_images
+from common.data.images import gib
 from common.distributed import world
 from common.encoders.base import Encoder
 from common.errors import UserError, together
@@ -29,6 +34,43 @@ from finetune.pooling import Space, build_spaces, concatenate, pool
 log = logging.getLogger("retouch")
 
 GROUP_ROWS = 8192  # rows a row group: large enough to compress, small enough to stream
+COLUMNS = {
+    "dense": {"features": pa.list_(pa.float32())},
+    "sparse": {"indices": pa.list_(pa.int32()), "values": pa.list_(pa.float32())},
+}
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What the features of one file take."""
+
+    rows: int  # images
+    width: int  # features an image
+    nonzeros: int  # of all images together; exact zeros are all that is left out
+    bytes_on_disk: int  # of the columns that hold features, compressed
+
+    @property
+    def bytes_dense(self) -> int:
+        """As a float32 array, uncompressed."""
+        return 4 * self.rows * self.width
+
+    @property
+    def nonzeros_an_image(self) -> float:
+        return self.nonzeros / max(self.rows, 1)
+
+    @property
+    def zero_share(self) -> float:
+        """Of all entries, in [0, 1]."""
+        return 1 - self.nonzeros / max(self.rows * self.width, 1)
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        return (
+            f"{_size(self.bytes_on_disk)} on disk, {_size(self.bytes_dense)} as dense float32 "
+            f"({self.bytes_on_disk / max(self.bytes_dense, 1):.0%}); "
+            f"{self.nonzeros_an_image:,.1f} of {self.width:,} features an image are not zero, {self.zero_share:.1%} are"
+        )
 
 
 def command(path: str, overrides: Sequence[str]) -> Path:
@@ -39,7 +81,10 @@ def command(path: str, overrides: Sequence[str]) -> Path:
 def embed(config: EmbedConfig) -> Path:
     """Write ``OUT/features.parquet`` and return its path.
 
-    Columns: ``path`` (string), ``label`` (the class name; null without labels), ``features`` (list of float32).
+    Columns: ``path`` (string), ``label`` (the class name; null without labels), and ``features`` (list of float32), or
+    with ``store=sparse`` ``indices`` (list of int32, ascending) and ``values`` (list of float32) of what is not zero.
+    The file's own metadata hold the ``shape``, ``[images, features]``. ``read_sparse`` reads sparse ones back, and
+    ``storage_report`` says of both what they take; it is logged here too.
 
     Raises:
         UserError: encoder, data or run folder cannot serve; nothing has been written then.
@@ -61,10 +106,63 @@ def embed(config: EmbedConfig) -> Path:
             path = run.folder / "features.parquet"
             precision = resolve_precision(config.precision, here.device)
             _write(path, encoder.to(here.device), images, labels, spaces[0], config, precision)
-            log.info("%s: %s rows of %d features", path, f"{len(images):,}", spaces[0].width)
+            storage = storage_report(path)
+            log.info("%s: %s rows of %d features", path, f"{storage.rows:,}", storage.width)
+            log.info("%s", storage.text)
             if run.tracker:
-                run.tracker.summary({"rows": len(images), "features": spaces[0].width})
+                run.tracker.summary(
+                    {
+                        "rows": storage.rows,
+                        "features": storage.width,
+                        "bytes_on_disk": storage.bytes_on_disk,
+                        "bytes_dense": storage.bytes_dense,
+                        "nonzeros_an_image": storage.nonzeros_an_image,
+                        "zero_share": storage.zero_share,
+                    }
+                )
             return path
+
+
+def storage_report(path: str | Path) -> Storage:
+    """What the features in a file of ``retouch embed`` take, from its metadata alone.
+
+    Raises:
+        UserError: there is no such file, or something else wrote it.
+    """
+    file = _open_features(path)
+    shape, nonzeros = _notes(file, path)
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+    held = {name for of_store in COLUMNS.values() for name in of_store}
+    on_disk = sum(one.total_compressed_size for one in columns if one.path_in_schema.split(".")[0] in held)
+    return Storage(*shape, nonzeros, on_disk)
+
+
+def read_sparse(path: str | Path) -> Tensor:
+    """What ``retouch embed`` wrote with ``store=sparse``, as a sparse CSR tensor ``[images features]``, float32.
+
+    Rows are in the order of the file's ``path`` and ``label``; ``read_sparse(path).to_dense()`` is what
+    ``store=dense`` would hold.
+
+    Raises:
+        UserError: there is no such file, or it holds no sparse features.
+    """
+    file = _open_features(path)
+    shape, _ = _notes(file, path)
+    if "indices" not in file.schema_arrow.names:
+        raise UserError(f"{path}: holds dense features; read its column 'features', or embed again with store=sparse")
+    table = file.read(columns=["indices", "values"])
+    indices, values = (table[name].combine_chunks() for name in ("indices", "values"))
+    starts = np.concatenate([[0], np.cumsum(indices.value_lengths().to_numpy(zero_copy_only=False))])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR")  # torch calls all of it a beta, at every first use
+        return torch.sparse_csr_tensor(
+            torch.tensor(starts, dtype=torch.int64),
+            torch.tensor(indices.flatten().to_numpy(), dtype=torch.int64),
+            torch.tensor(values.flatten().to_numpy(), dtype=torch.float32),
+            size=shape,
+            check_invariants=True,
+        )
 
 
 def _open(config: EmbedConfig) -> tuple[Source, str | None]:
@@ -86,19 +184,22 @@ def _write(
     precision: torch.dtype,
 ) -> None:
     """Row groups as they come, beside the final place; renamed when whole."""
-    schema = pa.schema([("path", pa.string()), ("label", pa.string()), ("features", pa.list_(pa.float32()))])
+    schema = pa.schema({"path": pa.string(), "label": pa.string(), **COLUMNS[config.store]})
+    shape, nonzeros = [len(images), space.width], 0
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     waiting: list[pa.RecordBatch] = []
     try:
         with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
             for batch in in_order(images, config.batch_size, config.data.workers):
                 vectors = _vectors(encoder, batch.images, space, precision)
+                nonzeros += int(vectors.count_nonzero())
                 waiting.append(_rows(schema, images, labels, batch.index, vectors))
                 if sum(map(len, waiting)) >= GROUP_ROWS:
                     writer.write_table(pa.Table.from_batches(waiting))
                     waiting = []
             if waiting:
                 writer.write_table(pa.Table.from_batches(waiting))
+            writer.add_key_value_metadata({"shape": json.dumps(shape), "nonzeros": json.dumps(nonzeros)})
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
@@ -116,8 +217,46 @@ def _vectors(encoder: Encoder, images: Tensor, space: Space, precision: torch.dt
 def _rows(schema: pa.Schema, images: Images, labels: Labels | None, index: Tensor, vectors: Tensor) -> pa.RecordBatch:
     rows = index.tolist()
     names = [None] * len(rows) if labels is None else [labels.names[labels.values[row]] for row in rows]
-    offsets = np.arange(len(rows) + 1, dtype=np.int32) * vectors.shape[1]
-    features = pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.contiguous().numpy().reshape(-1)))
+    columns = _lists(vectors) if "features" in schema.names else _sparse_lists(vectors)
     return pa.RecordBatch.from_arrays(
-        [pa.array([images.where(row) for row in rows]), pa.array(names, pa.string()), features], schema=schema
+        [pa.array([images.where(row) for row in rows]), pa.array(names, pa.string()), *columns], schema=schema
     )
+
+
+def _lists(vectors: Tensor) -> list[Any]:
+    """``[B F]`` -> the column ``features``."""
+    count, width = vectors.shape
+    offsets = np.arange(count + 1, dtype=np.int32) * width
+    return [pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.contiguous().numpy().reshape(-1)))]
+
+
+def _sparse_lists(vectors: Tensor) -> list[Any]:
+    """``[B F]`` -> the columns ``indices`` and ``values``, each row's own non-zeros in ascending order of index."""
+    dense = vectors.contiguous().numpy()
+    row, index = np.nonzero(dense)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(dense)))]).astype(np.int32)
+    flat = (index.astype(np.int32), dense[row, index])
+    return [pa.ListArray.from_arrays(pa.array(offsets), pa.array(entries)) for entries in flat]
+
+
+def _open_features(path: str | Path) -> Any:
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; give the features.parquet of a finished retouch embed")
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: not readable as parquet: {' '.join(str(error).split())}") from None
+
+
+def _notes(file: Any, path: str | Path) -> tuple[tuple[int, int], int]:
+    """Shape and number of non-zeros, from the metadata that ``_write`` leaves."""
+    notes = file.metadata.metadata or {}
+    try:
+        rows, width = json.loads(notes[b"shape"])
+        return (int(rows), int(width)), int(json.loads(notes[b"nonzeros"]))
+    except (KeyError, ValueError, TypeError):
+        raise UserError(f"{path}: has no shape in its metadata: retouch embed did not write it") from None
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**10:.1f} KiB" if count < 2**20 else gib(count)

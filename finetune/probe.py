@@ -31,6 +31,7 @@ from finetune.data import LabelledData, LabelledImages, Sources, load_labelled, 
 from finetune.features import Extraction, Features, cache_folder, cached_features, extract, feature_key, layer_shapes
 from finetune.metrics import confusion_matrix, per_class_accuracy, wilson_interval
 from finetune.pooling import Part, Space, build_spaces
+from finetune.purposes import measure_purposes
 from finetune.select import (
     Candidates,
     Choice,
@@ -42,7 +43,7 @@ from finetune.select import (
     predict_nearest,
     refit_linear,
 )
-from finetune.table import damage_table, results_table, table_columns, table_rows
+from finetune.table import damage_table, purposes_table, results_table, table_columns, table_rows
 
 log = logging.getLogger("retouch")
 
@@ -134,6 +135,7 @@ def _probe_data(
     # the encoder itself
     measured = _measure(config, data, Subject("encoder", encoder, card.sha256, spaces), images, how)
     damaged = _damaged(config, measured, encoder, images, how)
+    purposes = measure_purposes(encoder, images.test, how, config.seed) if config.purposes else None
 
     # what it is measured against
     baselines: dict[str, dict[str, Measured]] = {}
@@ -163,6 +165,7 @@ def _probe_data(
                 **main.result,
                 "baselines": {kind: of_task[name].result for kind, of_task in baselines.items()},
                 "damaged": damaged[name],
+                **({"purposes": purposes | {"abstract": main.result["test_accuracy"]}} if purposes else {}),
                 "duplicates": duplicates,
             }
         )
@@ -331,6 +334,8 @@ def _print(run: Run, report: Result) -> None:
     console.print(results_table(results))
     if results[0]["damaged"]:
         console.print(damage_table(results))
+    if any("purposes" in result for result in results):
+        console.print(purposes_table(results))
     for note in report["notes"]:
         console.print(f"  {note}", highlight=False)
     console.print(f"  all of it: {run.folder / 'results.json'}", highlight=False)
@@ -354,4 +359,10 @@ def _numbers(result: Result) -> dict[str, float]:
     }
     for kind, baseline in result["baselines"].items():
         numbers[f"{kind}_test_accuracy"] = baseline["test_accuracy"]
+    if "purposes" in result:
+        for key, value in result["purposes"]["compact"].items():
+            numbers[f"compact_{key}"] = value
+        for name, value in result["purposes"]["invariant"].items():
+            if value is not None:
+                numbers[f"invariant_{name}"] = value
     return numbers

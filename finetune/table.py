@@ -92,6 +92,29 @@ def damage_table(results: Sequence[Result]) -> Table:
     return table
 
 
+def purposes_table(results: Sequence[Result]) -> Table:
+    """How compact, invariant and abstract each code is; what tasks of one data set share stands in the first row."""
+    title = "The code: compact, invariant (1: does not move), abstract (accuracy, %)"
+    table = Table(title=title, title_justify="left")
+    found = [result for result in results if "purposes" in result]
+    changes = _in_order(change for result in found for change in result["purposes"]["invariant"])
+    for column in ("encoder", "non-zero", "bytes", *changes, "abstract"):
+        table.add_column(column)
+    above: list[str] = []
+    for result in found:
+        compact, invariant = result["purposes"]["compact"], result["purposes"]["invariant"]
+        entries = f"{compact['nonzeros']:,.0f} of {compact['code_size']:,}"
+        marks = [invariant.get(change) for change in changes]
+        # adding zero: what rounds to nothing should not read -0.00
+        shown = ["" if mark is None else f"{round(mark, 2) + 0.0:.2f}" for mark in marks]
+        shared = [_label(result), entries, f"{compact['bytes']:,.0f}", *shown]
+        blank = [""] * len(shared)
+        abstract = f"{result['task']} {100 * result['purposes']['abstract']:.1f}"
+        table.add_row(*(blank if shared == above else shared), abstract)
+        above = shared
+    return table
+
+
 def markdown_table(results: Sequence[Result]) -> str:
     """The results table for a document: methods down, tasks across."""
     found = list(lines(results))

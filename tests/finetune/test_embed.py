@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,7 +20,7 @@ from common.errors import UserError
 from common.images import to_float
 from finetune import embed as stage
 from finetune.config import EmbedConfig
-from finetune.embed import embed
+from finetune.embed import Storage, embed, read_sparse, storage_report
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,93 @@ def test_images_without_labels_have_null_labels(encoder: Path, tmp_path: Path) -
 def test_layers_and_poolings_can_be_joined(encoder: Path, tmp_path: Path) -> None:
     path = embed(config_of(tmp_path / "out", encoder, layer="last2", pooling="avg+max"))
     assert len(pq.read_table(path)["features"][0]) == 2 * (8 + 16)
+
+
+def through_relu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features less their mean over the features, and nothing below zero: about half of the entries are."""
+    real = stage._vectors
+
+    def relu(*given: Any) -> torch.Tensor:
+        vectors = real(*given)
+        return (vectors - vectors.mean(1, keepdim=True)).relu()
+
+    monkeypatch.setattr(stage, "_vectors", relu)
+
+
+def test_sparse_features_come_back_as_the_dense_ones(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    through_relu(monkeypatch)
+    monkeypatch.setattr(stage, "GROUP_ROWS", 10)
+    dense = pq.read_table(embed(config_of(tmp_path / "dense", encoder, pooling="flatten")))
+    path = embed(config_of(tmp_path / "sparse", encoder, pooling="flatten", store="sparse"))
+    expected = torch.tensor(dense["features"].to_pylist())
+    assert 0.2 < float((expected == 0).float().mean()) < 0.8
+
+    found = read_sparse(path)
+    assert found.layout == torch.sparse_csr
+    assert torch.equal(found.to_dense(), expected)
+    table = pq.read_table(path)
+    assert table.column_names == ["path", "label", "indices", "values"]
+    assert table.schema.field("indices").type == pa.list_(pa.int32())
+    assert table.schema.field("values").type == pa.list_(pa.float32())
+    assert pq.ParquetFile(path).num_row_groups == 2
+    assert table.select(["path", "label"]).equals(dense.select(["path", "label"]))
+    for row, (indices, values) in enumerate(
+        zip(table["indices"].to_pylist(), table["values"].to_pylist(), strict=True)
+    ):
+        assert indices == expected[row].nonzero().flatten().tolist()
+        assert values == expected[row][expected[row] != 0].tolist()
+
+
+@pytest.mark.parametrize("store", ["dense", "sparse"])
+def test_the_storage_report_counts_what_is_there(
+    store: str, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    through_relu(monkeypatch)
+    with caplog.at_level(logging.INFO, logger="retouch"):
+        path = embed(config_of(tmp_path / "out", encoder, store=store))
+    report = storage_report(path)
+    table = pq.read_table(path)
+    lists = table["features" if store == "dense" else "values"].to_pylist()
+    count = sum(value != 0 for values in lists for value in values)
+    assert (report.rows, report.width, report.nonzeros) == (20, 16, count)
+    assert report.bytes_dense == 20 * 16 * 4
+    assert 0 < report.bytes_on_disk < path.stat().st_size
+    assert report.nonzeros_an_image == count / 20
+    assert report.zero_share == pytest.approx(1 - count / 320)
+    assert report.text in caplog.text
+    assert json.loads(pq.ParquetFile(path).metadata.metadata[b"shape"]) == [20, 16]
+
+
+def test_the_report_reads_as_a_sentence() -> None:
+    assert Storage(1000, 2048, 12_500, 110_000).text == (
+        "107.4 KiB on disk, 8 MiB as dense float32 (1%); 12.5 of 2,048 features an image are not zero, 99.4% are"
+    )
+
+
+def test_codes_that_are_zero_everywhere_can_be_kept(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "_vectors", lambda encoder, images, space, precision: torch.zeros(len(images), 16))
+    path = embed(config_of(tmp_path / "out", encoder, store="sparse"))
+    assert torch.equal(read_sparse(path).to_dense(), torch.zeros(20, 16))
+    assert storage_report(path).zero_share == 1
+
+
+def test_files_that_hold_no_sparse_features_are_refused(encoder: Path, tmp_path: Path) -> None:
+    dense = embed(config_of(tmp_path / "out", encoder))
+    with pytest.raises(UserError, match="holds dense features"):
+        read_sparse(dense)
+    pq.write_table(pa.table({"indices": [[0]], "values": [[1.0]]}), tmp_path / "other.parquet")
+    (tmp_path / "text.parquet").write_text("hello")
+    for read in (read_sparse, storage_report):
+        with pytest.raises(UserError, match="retouch embed did not write it"):
+            read(tmp_path / "other.parquet")
+        with pytest.raises(UserError, match="not readable as parquet"):
+            read(tmp_path / "text.parquet")
+        with pytest.raises(UserError, match="no such file"):
+            read(tmp_path / "gone.parquet")
 
 
 def test_a_full_folder_is_not_written_to(encoder: Path, tmp_path: Path) -> None:

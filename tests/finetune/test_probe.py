@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from common.artifact import export_encoder, read_encoder_card
+from common.artifact import export_encoder, load_encoder, read_encoder_card
 from common.data import Labels, Source
 from common.encoders import EncoderConfig, build_encoder
 from common.errors import UserError
@@ -115,6 +116,29 @@ def test_damaged_images_are_judged_by_the_same_classifier(report: dict[str, Any]
         assert list(result["damaged"]) == ["gaussian sigma=0.1", "gray", "holes ratio=0.25"]
         for damaged in result["damaged"].values():
             assert set(damaged) == {"test_accuracy", "ci95"}
+
+
+def test_purposes_are_shared_by_tasks_but_for_what_is_abstract(report: dict[str, Any], encoder: Path) -> None:
+    first, second = (result["purposes"] for result in report["results"])
+    assert list(first) == ["compact", "invariant", "abstract"]
+    assert first["compact"]["code_size"] == math.prod(load_encoder(encoder).map_shape)
+    assert 0 < first["compact"]["nonzeros"] <= first["compact"]["code_size"]
+    assert list(first["invariant"]) == ["gaussian", "shift", "flip", "brightness", "gray"]
+    assert first["invariant"]["gray"] == pytest.approx(1, abs=1e-4)  # this encoder sees gray only
+    assert (first["compact"], first["invariant"]) == (second["compact"], second["invariant"])
+    for result in report["results"]:
+        assert result["purposes"]["abstract"] == result["test_accuracy"]
+
+
+def test_purposes_are_logged_beside_accuracies_unless_switched_off(
+    report: dict[str, Any], encoder: Path, tmp_path: Path
+) -> None:
+    numbers = stage._numbers(report["results"][0])
+    assert numbers["compact_code_size"] == report["results"][0]["purposes"]["compact"]["code_size"]
+    assert numbers["invariant_flip"] == report["results"][0]["purposes"]["invariant"]["flip"]
+    baselines = {"random_init": False, "pixels": False}
+    config = config_of(tmp_path / "out", encoder, purposes=False, damage=[], baselines=baselines)
+    assert all("purposes" not in result for result in probe(config)["results"])
 
 
 class Shuffled(Source):

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from finetune.table import damage_table, markdown_table, results_table, table_columns, table_rows
+from finetune.table import damage_table, markdown_table, purposes_table, results_table, table_columns, table_rows
 
 
 def scores(accuracy: float, **more: Any) -> dict[str, Any]:
@@ -30,6 +30,11 @@ def result(task: str, accuracy: float, pretext: str = "denoise", view: str = "rg
         **subject(accuracy),
         "baselines": {"random_init": subject(accuracy - 0.2), "pixels": subject(0.25)},
         "damaged": {"gaussian sigma=0.1": scores(0.3), "gray": scores(0.2)},
+        "purposes": {
+            "compact": {"code_size": 2048, "nonzeros": 12.3, "bytes": 98.4},
+            "invariant": {"gaussian": 0.912, "shift": -1.234, "flip": None, "brightness": 1.0, "gray": -0.001},
+            "abstract": accuracy,
+        },
     }
 
 
@@ -82,6 +87,20 @@ def test_markdown_has_methods_down_and_tasks_across() -> None:
 def test_damage_stands_beside_the_clean_accuracy() -> None:
     text = printed(damage_table([result("shape", 0.712)]))
     assert all(expected in text for expected in ("clean", "71.2", "gaussian sigma=0.1", "30.0", "gray", "20.0"))
+
+
+def test_purposes_fit_100_columns_and_what_tasks_share_stands_once() -> None:
+    shared = [result("shape", 0.712), result("color", 0.5)]
+    text = printed(purposes_table([*shared, result("texture", 0.4, "mask")]))
+    assert max(map(len, text.splitlines())) <= 100
+    for once in ("denoise", "mask", "shape 71.2", "color 50.0", "texture 40.0", "brightness", "non-zero"):
+        assert text.count(once) == 1
+    for twice in ("12 of 2,048", "98", "0.91", "-1.23", "1.00"):  # once an encoder
+        assert text.count(twice) == 2
+    assert "-0.00" not in text
+    without = result("shape", 0.7)
+    del without["purposes"]
+    assert "shape" not in printed(purposes_table([without, result("color", 0.5)]))
 
 
 def test_rows_for_wandb_are_as_long_as_their_columns() -> None:

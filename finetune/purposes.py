@@ -1,0 +1,150 @@
+"""What a code is for: how compact it is, and how little it minds what should not matter.
+
+The third purpose, to be abstract, is what the probe measures: accuracy on a task. The code g(x) is the encoder's last
+map, flattened, so that deep and linear encoders are judged alike. No label is looked at here.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from common.corruptions import Gaussian, Gray
+from common.data import Images
+from common.encoders.base import Encoder
+from common.images import to_float
+from common.precision import autocast
+from common.schedule import seed_step
+from finetune.features import Extraction
+
+log = logging.getLogger("retouch")
+
+Change = Callable[[Tensor], Tensor]
+
+IMAGES = 1000  # looked at, at most
+NOTHING = 1e-6  # an entry of a code is zero where it is at most this share of the code's largest magnitude
+SHIFT = 2  # pixels to the right
+BRIGHTNESS = 0.8
+ENTRY_BYTES, NONZERO_BYTES = 4, 8  # float32; int32 index and float32 value, as `retouch embed store=sparse` has it
+
+
+def shift(images: Tensor) -> Tensor:
+    """``[B 3 H W]`` moved two pixels to the right; what comes in on the left is the reflection."""
+    return pad(images, (SHIFT, 0, 0, 0), mode="reflect")[..., :-SHIFT]
+
+
+def flip(images: Tensor) -> Tensor:
+    """``[B 3 H W]``, left and right exchanged."""
+    return images.flip(-1)
+
+
+def darken(images: Tensor) -> Tensor:
+    """``[B 3 H W]`` in [0, 1], times 0.8."""
+    return images * BRIGHTNESS
+
+
+CHANGES: dict[str, Change] = {
+    "gaussian": Gaussian(sigma=0.1),
+    "shift": shift,
+    "flip": flip,
+    "brightness": darken,
+    "gray": Gray(),
+}
+
+
+def measure_purposes(encoder: Encoder, images: Images, how: Extraction, seed: int = 0) -> dict[str, Any]:
+    """How compact and how invariant the code of a frozen encoder is, on at most 1,000 images, evenly spread.
+
+    - ``compact``: ``code_size``, entries of the last map, D*h*w; ``nonzeros``, the mean count of entries that are not
+      zero; ``bytes``, what the smaller of two forms takes an image: all entries as float32, or the non-zeros with
+      their indices.
+    - ``invariant``: for every change c, ``1 - E ‖g(c(x)) - g(x)‖² / E ‖g(x) - g(x')‖²`` with x' any other image: 1 does
+      not move at all, 0 moves as far as to another picture, below 0 farther. ``None`` where it is not defined: there
+      is only one image, all have the same code and a change moves it, or codes are not finite.
+
+    Args:
+        encoder: on any device; it is moved to ``how.device`` and set to eval mode.
+        seed: of the noise, which also depends on the place of the batch.
+    """
+    started = time.monotonic()
+    encoder = encoder.to(how.device).eval()
+    rows = torch.linspace(0, len(images) - 1, min(len(images), IMAGES)).round().long()
+    spread, nonzeros = _Spread(), 0
+    moved = dict.fromkeys(CHANGES, 0.0)
+    with torch.inference_mode():
+        for number, batch in enumerate(images.batches(torch.split(rows, how.batch_size), how.workers)):
+            pixels = to_float(batch.images.to(how.device))  # uint8 0..255 -> float 0..1
+            codes = _codes(encoder, pixels, how)
+            spread.add(codes)
+            magnitudes = codes.abs()
+            nonzeros += int((magnitudes > NOTHING * magnitudes.amax(1, keepdim=True)).sum())
+            for name, change in CHANGES.items():
+                seed_step(seed, number)
+                away = _codes(encoder, change(pixels), how) - codes
+                moved[name] += float(away.square().sum(dtype=torch.float64))
+    count, size = spread.count, spread.size
+    log.info("purposes of %s images in %.1f s", f"{count:,}", time.monotonic() - started)
+    kept = nonzeros / count
+    return {
+        "compact": {
+            "code_size": size,
+            "nonzeros": kept,
+            "bytes": min(ENTRY_BYTES * size, NONZERO_BYTES * kept),
+        },
+        "invariant": {name: invariance(total / count, spread.between) for name, total in moved.items()},
+    }
+
+
+def invariance(moved: float, between: float) -> float | None:
+    """``1 - moved / between``, from mean squared distances; 1 where nothing moves, ``None`` where it is not defined."""
+    if moved == 0:
+        return 1.0
+    return 1 - moved / between if between > 0 and math.isfinite(moved + between) else None
+
+
+def _codes(encoder: Encoder, pixels: Tensor, how: Extraction) -> Tensor:
+    """Images ``[B 3 H W]``, RGB -> codes ``[B D*h*w]``, float32."""
+    with autocast(how.device, how.precision):
+        maps: Tensor = encoder(pixels)
+    return maps.flatten(1).float()
+
+
+@dataclass
+class _Spread:
+    """The mean squared distance between the codes of two different images, from one pass.
+
+    Over all pairs i ≠ j of n codes, ``mean ‖g_i - g_j‖² = 2 / (n - 1) (Σ ‖g_i‖² - ‖Σ g_i‖² / n)``: no pair needs to
+    be drawn. Codes are counted from the first one, which changes no distance, but keeps a large common part from
+    cancelling badly.
+    """
+
+    count: int = 0
+    origin: Tensor | None = None  # [1 F]
+    sum: Tensor | None = None  # [F], float64
+    squares: float = 0.0
+
+    def add(self, codes: Tensor) -> None:
+        if self.origin is None or self.sum is None:
+            self.origin, self.sum = codes[:1].clone(), torch.zeros_like(codes[0], dtype=torch.float64)
+        away = codes - self.origin
+        self.count += len(codes)
+        self.sum += away.sum(0, dtype=torch.float64)
+        self.squares += float(away.square().sum(dtype=torch.float64))
+
+    @property
+    def size(self) -> int:
+        return 0 if self.sum is None else len(self.sum)
+
+    @property
+    def between(self) -> float:
+        if self.count < 2 or self.sum is None:
+            return 0.0
+        return 2 / (self.count - 1) * max(self.squares - float(self.sum.square().sum()) / self.count, 0.0)

@@ -1,0 +1,151 @@
+"""The purposes of a code, on encoders whose figures can be worked out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.data import Images
+from common.encoders.base import Encoder
+from common.images import to_float
+from finetune import purposes as module
+from finetune.features import Extraction
+from finetune.purposes import CHANGES, darken, flip, invariance, measure_purposes, shift
+from tests.finetune.toys import BrightSource, bright_images
+
+SIDE = 8
+INVARIANT = ["gaussian", "shift", "flip", "brightness", "gray"]
+
+
+class FormulaEncoder(Encoder):
+    """One map, by a formula of the image ``[B 3 8 8]`` in [0, 1]."""
+
+    def __init__(self, formula: Callable[[Tensor], Tensor]) -> None:
+        super().__init__("formula", SIDE, "rgb", mask_channel=False)
+        self.formula = formula
+        self.settle()
+
+    def layers(self, images: Tensor) -> list[Tensor]:
+        return [torch.zeros_like(images), self.formula(images)]  # the first one must not count
+
+
+def extraction(batch_size: int = 16) -> Extraction:
+    return Extraction(torch.device("cpu"), torch.float32, batch_size, workers=0)
+
+
+def measured(
+    formula: Callable[[Tensor], Tensor], images: Images | None = None, **how: int
+) -> dict[str, dict[str, float]]:
+    return measure_purposes(FormulaEncoder(formula), images or bright_images(), extraction(**how))
+
+
+def pairs(images: Tensor) -> float:
+    """Mean squared distance over all pairs of different images, one by one."""
+    flat = images.flatten(1).double()
+    apart = [(one - other).square().sum() for i, one in enumerate(flat) for j, other in enumerate(flat) if i != j]
+    return float(torch.stack(apart).mean())
+
+
+def test_an_image_as_its_own_code_moves_as_far_as_its_pixels() -> None:
+    found = measured(lambda images: images)
+    images = to_float(bright_images().rows(torch.arange(60)))
+    between = pairs(images)
+    assert found["compact"]["code_size"] == 3 * SIDE * SIDE
+    assert list(found["invariant"]) == INVARIANT
+    for name in ("shift", "flip", "brightness", "gray"):
+        moved = float((CHANGES[name](images) - images).double().square().flatten(1).sum(1).mean())
+        assert found["invariant"][name] == pytest.approx(1 - moved / between, rel=1e-6)
+    # noise of deviation 0.1 on each of 192 entries; its mean square is known to about 1%
+    assert found["invariant"]["gaussian"] == pytest.approx(1 - 192 * 0.01 / between, abs=0.02 * 1.92 / between)
+
+
+def test_a_constant_code_does_not_move() -> None:
+    found = measured(lambda images: torch.full((len(images), 5, 1, 1), 0.1))
+    assert found["invariant"] == dict.fromkeys(INVARIANT, 1.0)
+    assert found["compact"] == {"code_size": 5, "nonzeros": 5.0, "bytes": 20}
+
+
+def test_a_code_averaged_over_flips_minds_no_flip() -> None:
+    found = measured(lambda images: (images + images.flip(-1)) / 2)["invariant"]
+    assert found["flip"] == 1
+    assert found["shift"] < 0.9
+    assert found["gaussian"] < 1
+
+
+def test_a_code_that_multiplies_brightness_is_known_exactly() -> None:
+    # two images of one gray each: codes a and b, darkened 0.8 a and 0.8 b
+    source = BrightSource(2)
+    source.pixels[0], source.pixels[1] = 51, 204  # 0.2 and 0.8
+    images = Images(source, SIDE, torch.arange(2), source.pixels)
+    found = measured(lambda images: images[:, :1, :1, :1], images)["invariant"]
+    moved = 0.2**2 * (0.2**2 + 0.8**2) / 2
+    assert found["brightness"] == pytest.approx(1 - moved / 0.6**2, rel=1e-6)
+    assert found["shift"] == found["flip"] == 1
+    assert found["gray"] == pytest.approx(1)
+
+
+def test_a_code_without_colour_minds_no_loss_of_colour() -> None:
+    luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    assert measured(lambda images: (images * luma).sum(1, keepdim=True))["invariant"]["gray"] == pytest.approx(1)
+
+
+def test_a_code_may_move_farther_than_to_another_picture() -> None:
+    # near-constant images whose code is their roughness: noise changes it more than the picture does
+    found = measured(lambda images: 100 * (images[..., 1:] - images[..., :-1]).square().mean((1, 2, 3), keepdim=True))
+    assert found["invariant"]["gaussian"] < 0
+
+
+def test_scale_and_offset_of_the_code_change_nothing() -> None:
+    plain, other = (measured(formula)["invariant"] for formula in (lambda x: x, lambda x: 1000 + 7 * x))
+    assert other == pytest.approx(plain, abs=1e-3)
+
+
+def test_entries_that_are_nothing_beside_the_largest_are_not_counted() -> None:
+    entries = torch.tensor([0, 1e-9, -1e-9, 1e-3, -1.0, 0, 0, 0, 0, 0]).view(1, 10, 1, 1)
+    compact = measured(lambda images: entries.expand(len(images), -1, -1, -1))["compact"]
+    assert compact == {"code_size": 10, "nonzeros": 2.0, "bytes": 16.0}
+    nothing = measured(lambda images: torch.zeros(len(images), 10, 1, 1))
+    assert nothing["compact"] == {"code_size": 10, "nonzeros": 0.0, "bytes": 0.0}
+    assert nothing["invariant"] == dict.fromkeys(INVARIANT, 1.0)
+
+
+def test_figures_do_not_depend_on_the_batches_but_for_the_noise() -> None:
+    whole, parts = measured(lambda images: images, batch_size=64), measured(lambda images: images, batch_size=7)
+    assert whole["compact"] == parts["compact"]
+    assert whole["invariant"] == pytest.approx(parts["invariant"], abs=0.01)
+    assert all(whole["invariant"][name] == pytest.approx(parts["invariant"][name]) for name in INVARIANT[1:])
+
+
+def test_the_same_seed_gives_the_same_figures() -> None:
+    encoder, images = FormulaEncoder(lambda images: images), bright_images()
+    first, again, other = (measure_purposes(encoder, images, extraction(), seed) for seed in (3, 3, 4))
+    assert first == again
+    assert first["invariant"]["gaussian"] != other["invariant"]["gaussian"]
+
+
+def test_many_images_are_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IMAGES", 4)
+    asked: list[list[int]] = []
+    images = bright_images()
+    real = images.batches
+    monkeypatch.setattr(images, "batches", lambda rows, workers: real([asked.append(r.tolist()) or r for r in rows]))
+    measured(lambda images: images, images, batch_size=3)
+    assert asked == [[0, 20, 39], [59]]
+
+
+def test_what_is_not_defined_is_none() -> None:
+    assert measured(lambda images: images, bright_images(1))["invariant"]["flip"] is None
+    assert invariance(0, 0) == 1
+    assert invariance(1, 0) is None
+    assert invariance(float("nan"), 1) is invariance(float("inf"), float("inf")) is None
+    assert invariance(1, 2) == 0.5
+
+
+def test_changes_are_what_they_say() -> None:
+    images = torch.arange(5.0).expand(1, 3, 5, 5)
+    assert shift(images)[0, 0, 0].tolist() == [2, 1, 0, 1, 2]
+    assert flip(images)[0, 0, 0].tolist() == [4, 3, 2, 1, 0]
+    assert darken(images)[0, 0, 0].tolist() == pytest.approx([0, 0.8, 1.6, 2.4, 3.2])
