@@ -1,0 +1,137 @@
+"""Pictures of dictionaries: all atoms at a glance, and the patches that excite some of them most."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from common.images import save_png, to_pil
+from pretrain.panels import EDGE, FAINT, INK, PAPER
+
+GRID = 880  # pixels across that a grid of atoms fills at most, where its atoms are enlarged
+ATOM = 96  # pixels of one atom at most: a small dictionary need not fill a screen
+TILE = 64  # pixels of one atom, or patch, beside those that excite it
+GAP, ASIDE = 3, 18  # between atoms or patches, and between an atom and its patches
+TITLE, SMALL, HEAD = 22, 17, 44  # letters of a title and of what stands beside it, and the height they take
+DIMMED = 0.7  # how much of the paper shines through an atom that is never used
+STROKE = (176, 179, 184)  # through such an atom: many of them should not shout
+
+
+def atoms_picture(atoms: Tensor, use: Tensor | None = None, title: str = "") -> Image.Image:
+    """All atoms in a near-square grid, the most used first, row by row.
+
+    Every atom is scaled to its own largest magnitude around mid-gray: its sign and its shape are shown, its size is
+    not. Pixels are enlarged by whole numbers. Atoms that are never used come last, dimmed and struck through, and are
+    counted beside the title.
+
+    Args:
+        atoms: ``[h 3 p p]``, any real values.
+        use: ``[h]``, how often, or how much, each atom is used; without it atoms stay in their own order.
+
+    Raises:
+        ValueError: shapes that do not fit, or no atom.
+    """
+    atoms, use = _checked(atoms, use)
+    count, side = len(atoms), atoms.shape[3]
+    order = torch.arange(count) if use is None else use.argsort(descending=True, stable=True)
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    zoom = max(1, min((GRID // columns - GAP) // side, ATOM // side))
+    tile = side * zoom
+    picture, pen, head = _sheet(columns * (tile + GAP) - GAP, rows * (tile + GAP) - GAP, title, _count(use, count))
+    for place, atom in enumerate(order.tolist()):
+        row, column = divmod(place, columns)
+        left, top = EDGE + column * (tile + GAP), EDGE + head + row * (tile + GAP)
+        dead = use is not None and float(use[atom]) == 0
+        shown = _enlarged(around_gray(atoms[atom]), tile)
+        if dead:
+            shown = Image.blend(shown, Image.new("RGB", shown.size, PAPER), DIMMED)
+        picture.paste(shown, (left, top))
+        if dead:
+            pen.line((left, top + tile - 1, left + tile - 1, top), fill=STROKE)
+    return picture
+
+
+def exciting_picture(atoms: Tensor, patches: Tensor, title: str = "") -> Image.Image:
+    """One row an atom: the atom, then the patches that excite it most.
+
+    Args:
+        atoms: ``[k 3 p p]``, any real values; each is scaled to its own largest magnitude around mid-gray.
+        patches: ``[k m 3 p p]``, RGB in [0, 1], in the order to be shown.
+
+    Raises:
+        ValueError: shapes that do not fit, or no atom.
+    """
+    atoms, _ = _checked(atoms, None)
+    if patches.ndim != 5 or len(patches) != len(atoms) or patches.shape[2:] != atoms.shape[1:]:
+        raise ValueError(f"patches {list(patches.shape)} do not fit atoms {list(atoms.shape)}: [k m 3 p p] are asked")
+    count, many, side = len(atoms), patches.shape[1], atoms.shape[3]
+    tile = side * max(1, round(TILE / side))
+    most = "patch that excites it most" if many == 1 else f"{many:,} patches that excite it most"
+    width = tile + ASIDE + many * (tile + GAP) - GAP
+    picture, _, head = _sheet(width, count * (tile + GAP) - GAP, title, f"{_number(count)}, each with the {most}")
+    for row in range(count):
+        top = EDGE + head + row * (tile + GAP)
+        picture.paste(_enlarged(around_gray(atoms[row]), tile), (EDGE, top))
+        for column in range(many):
+            left = EDGE + tile + ASIDE + column * (tile + GAP)
+            picture.paste(_enlarged(patches[row, column], tile), (left, top))
+    return picture
+
+
+def around_gray(atom: Tensor) -> Tensor:
+    """Any real values, any shape -> [0, 1]: zero is mid-gray, the largest magnitude black or white."""
+    atom = atom.detach().float().cpu()
+    return 0.5 + 0.5 * atom / atom.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def save_atoms(path: str | Path, atoms: Tensor, use: Tensor | None = None, title: str = "") -> Path:
+    """Write ``atoms_picture`` as PNG, atomically."""
+    return save_png(atoms_picture(atoms, use, title), path)
+
+
+def save_exciting(path: str | Path, atoms: Tensor, patches: Tensor, title: str = "") -> Path:
+    """Write ``exciting_picture`` as PNG, atomically."""
+    return save_png(exciting_picture(atoms, patches, title), path)
+
+
+def _checked(atoms: Tensor, use: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    if atoms.ndim != 4 or atoms.shape[1] != 3 or atoms.shape[2] != atoms.shape[3] or 0 in atoms.shape:
+        raise ValueError(f"atoms {list(atoms.shape)} cannot be shown: [h 3 p p] are asked")
+    if use is not None and use.shape != atoms.shape[:1]:
+        raise ValueError(f"use {list(use.shape)} of {len(atoms)} atoms: one number each is asked")
+    return atoms.detach().float().cpu(), None if use is None else use.detach().cpu()
+
+
+def _count(use: Tensor | None, count: int) -> str:
+    """``256 atoms by use, 3 unused``."""
+    if use is None:
+        return _number(count)
+    dead = int((use == 0).sum())
+    return f"{_number(count)} by use" + (f", {dead:,} unused" if dead else "")
+
+
+def _number(atoms: int) -> str:
+    return "1 atom" if atoms == 1 else f"{atoms:,} atoms"
+
+
+def _sheet(width: int, height: int, title: str, beside: str) -> tuple[Image.Image, ImageDraw.ImageDraw, int]:
+    """Paper for ``width`` x ``height`` pixels under a title and, fainter, what stands beside it; the title's height."""
+    large, small = ImageFont.load_default(TITLE), ImageFont.load_default(SMALL)
+    indent = round(large.getlength(title)) + 14 if title else 0
+    across = max(width, indent + math.ceil(small.getlength(beside)))
+    picture = Image.new("RGB", (EDGE + across + EDGE, EDGE + HEAD + height + EDGE), PAPER)
+    pen = ImageDraw.Draw(picture)
+    baseline = EDGE + TITLE - 4
+    pen.text((EDGE, baseline), title, fill=INK, font=large, anchor="ls")
+    pen.text((EDGE + indent, baseline), beside, fill=FAINT, font=small, anchor="ls")
+    return picture, pen, HEAD
+
+
+def _enlarged(image: Tensor, tile: int) -> Image.Image:
+    """RGB ``[3 p p]`` in [0, 1], every pixel a crisp square; ``tile`` is a whole multiple of p."""
+    return to_pil(image.cpu()).resize((tile, tile), Image.Resampling.NEAREST)
