@@ -11,7 +11,7 @@ Kernel = Literal["linear", "rbf"]
 
 
 def kernel_rows(rows: Tensor, landmarks: Tensor, kernel: Kernel, width: float | None) -> Tensor:
-    """``k(rows, landmarks)`` of ``[n d]`` and ``[m d]`` -> ``[n m]``, in the precision and on the device of the landmarks."""
+    """``k(rows, landmarks)`` of ``[n d]`` and ``[m d]`` -> ``[n m]``, in the landmarks' precision, on their device."""
     rows = rows.to(landmarks)
     if kernel == "linear":
         return rows @ landmarks.T

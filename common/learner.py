@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +30,11 @@ class Learner(ABC):
 
     Attributes:
         model: what is learned; its parameters and buffers are part of every checkpoint.
+        uses_rate: whether it has a learning rate.
     """
 
     model: nn.Module
+    uses_rate: ClassVar[bool] = False
 
     def begin(self) -> None:  # noqa: B027  a hook that may be left out
         """Called once, after a checkpoint was restored and before the first step."""
@@ -77,6 +79,8 @@ class GradientLearner(Learner):
         dtype: of autocast.
         compiled: use ``torch.compile``.
     """
+
+    uses_rate: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -241,14 +241,15 @@ def learn(
                 speed, memory = meter.read(progress, device)
                 if due:
                     named = {f"loss/{name}" if name in losses else name: value for name, value in means.items()}
+                    whole = {"loss": loss} if losses else {}
+                    scheduled = {"lr": rate} if learner.uses_rate else {}
                     run.log(
-                        {"loss": loss, **named, "lr": rate, "images_per_second": speed, "memory_gb": memory},
-                        progress.step,
+                        {**whole, **named, **scheduled, "images_per_second": speed, "memory_gb": memory}, progress.step
                     )
                     progress.clear()
             if last or bar.waiting:
-                loss = float(sum(losses.values()))
-                bar.update(progress.step, loss, meter.read(progress, device)[0])
+                now = float(sum(losses.values())) if losses else None
+                bar.update(progress.step, now, meter.read(progress, device)[0])
             for task in periodic:
                 if last or progress.step % task.every == 0:
                     act(task, progress.step)

@@ -46,12 +46,13 @@ class StepProgress:
         """Whether it is time to show something again: reading a loss makes a GPU wait, so not at every step."""
         return self.enabled and time.monotonic() - self._said >= (BAR_SECONDS if self._bar else self.seconds)
 
-    def update(self, step: int, loss: float, images_per_second: float) -> None:
-        """``step`` steps are done."""
+    def update(self, step: int, loss: float | None, images_per_second: float) -> None:
+        """``step`` steps are done; ``loss`` is None where there is none."""
         if not self.enabled:
             return
         now = self._said = time.monotonic()
-        facts = f"loss {loss:.4f}  {images_per_second:,.0f} images/s"
+        said = "" if loss is None else f"loss {loss:.4f}  "
+        facts = f"{said}{images_per_second:,.0f} images/s"
         if self._bar:
             self._bar.update(self._task, completed=step, facts=facts)
             return

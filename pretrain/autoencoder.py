@@ -1,4 +1,4 @@
-"""The autoencoder: an encoder, a decoder, and the pretext that says what they are for."""
+"""The autoencoder: an encoder, a decoder, the pretext that says what they are for, and penalties on the code."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import torch
 from torch import Tensor, nn
 
 from common.encoders.base import Encoder, TokenEncoder
+from common.encoders.vector import VectorEncoder
 from common.errors import UserError
-from pretrain.decoders import DecoderConfig, TransformerDecoder, build_decoder
+from pretrain.decoders import DecoderConfig, LinearDecoder, TransformerDecoder, build_decoder
 from pretrain.example import Example
+from pretrain.explained import Explained
+from pretrain.penalty import PenaltyConfig
 from pretrain.pretexts.base import Pretext, State
+from pretrain.pretexts.restore import Restore
 
 
 class Autoencoder(nn.Module):
-    """``d(f(g(c(x))), t(x))`` as named losses.
+    """``d(f(g(c(x))), t(x)) + λ ‖g(c(x))‖₁ + γ ‖W‖²_F`` as named losses.
 
     What the pretext learns from data (``fit``) is kept in buffers ``state_<name>``: saved with the weights, moved with
     the module.
@@ -22,20 +26,45 @@ class Autoencoder(nn.Module):
         UserError: no decoder of this kind can serve this encoder and pretext.
     """
 
-    def __init__(self, encoder: Encoder, decoder: DecoderConfig, pretext: Pretext, state: State | None = None) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: DecoderConfig,
+        pretext: Pretext,
+        state: State | None = None,
+        penalty: PenaltyConfig | None = None,
+    ) -> None:
         super().__init__()
+        self.penalty = penalty or PenaltyConfig()
         if pretext.narrow_code and decoder.kind == "unet":
             raise UserError(
                 f"decoder.kind=unet would lead pretext.kind={pretext.kind} round its narrow code: use upsampler"
             )
         channels, side = pretext.output(encoder.image_size)
         self.encoder, self.pretext = encoder, pretext
-        self.decoder = build_decoder(decoder, encoder, channels, side, masked=pretext.drops_tokens(encoder))
+        sparse = bool(self.penalty.l1) or encoder.code_kept is not None
+        self.decoder = build_decoder(
+            decoder,
+            encoder,
+            channels,
+            side,
+            masked=pretext.drops_tokens(encoder),
+            sparse=sparse,
+            unit_norm=sparse and not self.penalty.dictionary,
+        )
+        if self.penalty.dictionary and not isinstance(self.decoder, LinearDecoder):
+            raise UserError(
+                "penalty.dictionary is for the atoms of decoder.kind=linear: set it, or leave the penalty out"
+            )
         self._keep(state or {})
 
     def fit(self, images: Tensor) -> None:
         """Let the pretext learn what it needs from a sample of training images ``[N 3 H W]`` in [0, 1]."""
         self._keep(self.pretext.fit(images))
+        if isinstance(self.encoder, VectorEncoder):
+            self.encoder.fit_centre(images)
+        if isinstance(self.decoder, LinearDecoder) and isinstance(self.pretext, Restore):
+            self.decoder.fit(images)  # its target is the image itself
 
     def _keep(self, state: State) -> None:
         self._state_names = tuple(state)
@@ -49,7 +78,16 @@ class Autoencoder(nn.Module):
 
     def forward(self, example: Example) -> dict[str, Tensor]:
         """Named losses, each a scalar; their sum is minimised."""
-        return {"restore": self.pretext.loss(self.predict(example), example, self.state)}
+        if isinstance(self.decoder, TransformerDecoder):
+            return {"restore": self.pretext.loss(self.predict(example), example, self.state)}
+        maps = self.encoder.layers(example.input)
+        losses = {"restore": self.pretext.loss(self.decoder(maps), example, self.state)}
+        if self.penalty.l1:
+            losses["sparsity"] = self.penalty.l1 * maps[-1].float().abs().flatten(1).sum(1).mean()
+        if self.penalty.dictionary:
+            assert isinstance(self.decoder, LinearDecoder)
+            losses["dictionary"] = self.penalty.dictionary * self.decoder.weight.square().sum()
+        return losses
 
     def predict(self, example: Example) -> Tensor:
         """What the decoder makes of the damaged input, ``[B K h' w']``."""
@@ -73,3 +111,14 @@ class Autoencoder(nn.Module):
             return example, self.pretext.picture(self.predict(example), example, self.state)
         finally:
             self.train(training)
+
+    @torch.no_grad()
+    def explain(self, images: Tensor) -> Explained | None:
+        """Atoms of a linear decoder, and how much the cells of images ``[N 3 S S]`` in [0, 1] excite each of them."""
+        decoder = self.decoder
+        if not isinstance(decoder, LinearDecoder) or decoder.atoms.shape[1] != 3:
+            return None
+        codes = self.encoder(images).float().permute(0, 2, 3, 1).flatten(0, 2)  # [N*h*w D]
+        cells = images.unfold(2, decoder.cell, decoder.cell).unfold(3, decoder.cell, decoder.cell)
+        patches = cells.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+        return Explained(decoder.atoms.detach(), codes, patches)

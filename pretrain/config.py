@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any, Self
+
+from pydantic import Field, model_validator
 
 from common.augment import AugmentConfig
 from common.config import Config
@@ -10,6 +12,8 @@ from common.data.images import Cache, usable_cores
 from common.encoders import EncoderConfig
 from common.loop import LoopConfig
 from pretrain.decoders import DecoderConfig
+from pretrain.fits import AnyFit, Cca, Tca
+from pretrain.penalty import PenaltyConfig
 from pretrain.pretexts import AnyPretext, Denoise
 
 
@@ -25,14 +29,67 @@ class DataConfig(Config):
     cache: Cache = "auto"  # keep decoded images in memory: auto (if they fit comfortably), ram, none
     image: str | None = None  # column that holds images, where it is not the obvious one
     root: str | None = None  # where torchvision keeps its downloads
+    other: str | None = None  # a second source: CCA's second view, row by row, or TCA's second domain
 
 
 class PretrainConfig(LoopConfig):
-    """``retouch pretrain``: fit an encoder on unlabeled images."""
+    """``retouch pretrain``: fit an encoder on unlabeled images.
+
+    By default an autoencoder learns by gradient (``encoder``, ``decoder``, ``pretext``, ``penalty``). With ``fit`` a
+    method of the linear family does, by a rule of its own: it brings its own encoder, sees images as they are, and one
+    epoch is its default length.
+    """
 
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     encoder: EncoderConfig = EncoderConfig()
     decoder: DecoderConfig = DecoderConfig()
     pretext: AnyPretext = Denoise()
+    penalty: PenaltyConfig = PenaltyConfig()
+    fit: AnyFit | None = None
     panels_every: int = Field(default=1000, gt=0)  # steps between two pictures of originals, damaged and restored
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_fits(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("fit") and not (values.get("steps") or values.get("epochs")):
+            values = {**values, "epochs": 1}
+        if isinstance(values, dict) and values.get("fit") and values.get("augment") is None:
+            # moments and atoms of the images as they are, unless asked otherwise
+            values = {**values, "augment": {"crop": None, "flip": False}}
+        return values
+
+    @model_validator(mode="after")
+    def _parts_go_together(self) -> Self:
+        problems: list[str] = []
+        if self.fit is None:
+            if self.data.other is not None:
+                problems.append("data.other is for fit.kind=cca or tca: leave it out")
+            if self.penalty.dictionary and self.optim.weight_decay:
+                problems.append("penalty.dictionary decays the atoms itself: set optim.weight_decay=0")
+        else:
+            kind = self.fit.kind
+            defaults = {
+                "encoder": EncoderConfig(), "decoder": DecoderConfig(), "pretext": Denoise(), "penalty": PenaltyConfig()
+            }  # fmt: skip
+            given = [name for name, default in defaults.items() if getattr(self, name) != default]
+            if given:
+                problems.append(f"fit.kind={kind} brings its own encoder and objective: leave out {', '.join(given)}")
+            if self.fit.one_pass and (self.steps is not None or self.epochs != 1):
+                problems.append(f"fit.kind={kind} sees every image once: leave out steps, and epochs too or 1")
+            if self.accumulate > 1:
+                problems.append(f"fit.kind={kind} learns from whole batches: leave out accumulate")
+            problems += self._other(kind)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _other(self, kind: str) -> list[str]:
+        """Where a second source is needed, or is of no use."""
+        given = self.data.other is not None
+        if isinstance(self.fit, Cca) and self.fit.views == "other":
+            return [] if given else ["fit.views=other needs data.other, the source of the second view"]
+        if isinstance(self.fit, Tca):
+            either = given or self.fit.damage is not None
+            return [] if either else ["fit.kind=tca needs a second domain: data.other, or fit.damage of the first"]
+        return [f"data.other is of no use to fit.kind={kind} here: leave it out"] if given else []

@@ -1,4 +1,4 @@
-"""The pretraining stage, from a config to an exported encoder."""
+"""The pretraining stage: unlabeled images in, an encoder folder out."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from common.artifact import export_encoder
 from common.config import load_config
-from common.data import Batch, Loader, Source, build_source, load_images
+from common.data import Batch, Images, Loader, Source, build_source, load_images
 from common.distributed import World, world
 from common.encoders import build_encoder
 from common.encoders.base import Encoder, TokenEncoder
@@ -23,7 +24,8 @@ from common.schedule import seed_step
 from pretrain.autoencoder import Autoencoder
 from pretrain.config import PretrainConfig
 from pretrain.example import Example
-from pretrain.panels import save_panel
+from pretrain.fitting import fit_encoder
+from pretrain.report import save_report, show_panel
 
 log = logging.getLogger("retouch")
 
@@ -53,76 +55,109 @@ def pretrain(config: PretrainConfig) -> Pretrained:
     """
     with world() as here:
         # everything a user can get wrong is looked at before anything is written
-        source, model, _ = together(
-            lambda: _open_source(config, here), lambda: _build_model(config), lambda: check_out(config)
+        sources, model, _ = together(
+            lambda: _open_sources(config, here), lambda: _build_model(config, here), lambda: check_out(config)
         )
-        encoder = model.encoder
+        encoder = model.encoder if isinstance(model, Autoencoder) else model
         with open_run(config, here, job_type="pretrain") as run:
             # data
-            data = config.data
-            images = load_images(source, data.image_size, limit=data.limit, workers=data.workers, cache=data.cache)
-            loader = Loader(
-                images,
-                batch_size=config.batch_size,
-                seed=config.seed,
-                rank=here.rank,
-                world=here.size,
-                workers=data.workers,
-            )
-
-            # model
-            sample = to_float(images.rows(_spread(len(images), FIT_IMAGES)))
-            model.fit(sample)
-            model.to(here.device)
-            log.info("%s", _describe(model, len(images), source.spec))
-
-            def prepare(batch: Batch) -> Example:
-                images = config.augment(batch.images.to(here.device, non_blocking=True))  # uint8 0..255 -> float 0..1
-                return config.pretext.corrupt(images, encoder)
+            images = [_load(source, config) for source in sources]
 
             # train
-            shown = sample[:: max(1, len(sample) // PANEL_IMAGES)][:PANEL_IMAGES].to(here.device)
-            panels = Periodic(config.panels_every, lambda step: _panel(model, shown, run, config, step))
-            training = train(
-                model, prepare, loader, config, run, title=f"pretrain {config.pretext.kind}", periodic=[panels]
-            )
+            if isinstance(model, Autoencoder):
+                training = _train(model, images[0], config, run)
+            else:
+                training = fit_encoder(model, images, config, run)
 
             # export
             if not training.finished or not here.is_main:
                 return Pretrained(None, None, training)
-            return _export(encoder, config, source, run, training, here)
+            return _export(encoder, config, sources, run, training)
 
 
-def _open_source(config: PretrainConfig, here: World) -> Source:
+def _train(model: Autoencoder, images: Images, config: PretrainConfig, run: Run) -> Trained:
+    """By gradient: an autoencoder and its pretext."""
+    here = run.world
+    loader = Loader(
+        images,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        rank=here.rank,
+        world=here.size,
+        workers=config.data.workers,
+    )
+    sample = to_float(images.rows(_spread(len(images), FIT_IMAGES)))
+    model.fit(sample)
+    model.to(here.device)
+    log.info("%s", _describe(model, len(images), images.source.spec))
+
+    def prepare(batch: Batch) -> Example:
+        pixels = config.augment(batch.images.to(here.device, non_blocking=True))  # uint8 0..255 -> float 0..1
+        return config.pretext.corrupt(pixels, model.encoder)
+
+    kind = config.pretext.kind
+    shown = sample[:: max(1, len(sample) // PANEL_IMAGES)][:PANEL_IMAGES].to(here.device)
+
+    def panel(step: int) -> dict[str, float]:
+        """The same images with the same damage at every step, so that panels can be compared."""
+        seed_step(config.seed, 0)
+        show_panel(run, step, *model.restore(shown), title=f"{kind}, step {step}")
+        return {}
+
+    training = train(
+        model, prepare, loader, config, run, title=f"pretrain {kind}", periodic=[Periodic(config.panels_every, panel)]
+    )
+    if training.finished and here.is_main:
+        explained = model.eval().explain(sample.to(here.device))
+        if explained is not None:
+            save_report(run, training.step, explained, None, {})
+    return training
+
+
+def _open_sources(config: PretrainConfig, here: World) -> list[Source]:
+    """The images, and the second source where there is one."""
     data = config.data
 
-    def open_it() -> Source:
-        return build_source(data.source, image=data.image, root=data.root)
+    def open_them() -> list[Source]:
+        specs = [data.source] if data.other is None else [data.source, data.other]
+        return [build_source(spec, image=data.image, root=data.root) for spec in specs]
 
     if not here.is_main:
         here.barrier()  # rank 0 opens first: what has to be downloaded or unpacked is so once
-        return open_it()
+        return open_them()
     try:
-        return open_it()
+        return open_them()
     finally:
         here.barrier()
 
 
-def _build_model(config: PretrainConfig) -> Autoencoder:
+def _load(source: Source, config: PretrainConfig) -> Images:
+    data = config.data
+    size = data.image_size if config.fit is None else config.fit.loaded_size(data.image_size)
+    return load_images(source, size, limit=data.limit, workers=data.workers, cache=data.cache)
+
+
+def _build_model(config: PretrainConfig, here: World) -> Autoencoder | Encoder:
     """Weights start from the seed, the same in every process; a pretext that cannot use the encoder says why."""
     pretext, size = config.pretext, config.data.image_size
     seed_step(config.seed, 0)
+    if config.fit is not None:
+        if here.size > 1:
+            raise UserError(f"fit.kind={config.fit.kind} runs in one process: start it without torchrun")
+        return config.fit.build(size)
     encoder = build_encoder(config.encoder, image_size=size, view=pretext.view)
     if pretext.needs_mask_channel(isinstance(encoder, TokenEncoder)):
         seed_step(config.seed, 0)
         encoder = build_encoder(config.encoder, image_size=size, view=pretext.view, mask_channel=True)
-    problems = pretext.check(encoder)
+    sparse = bool(config.penalty.l1) or encoder.code_kept is not None
+    # nothing is damaged: the code must be narrow, or sparse
+    problems = [] if pretext.narrow_code and sparse else pretext.check(encoder)
     if problems:
         raise UserError(*problems, title=f"{config.encoder.name} cannot be pretrained by {pretext.kind}:")
-    return Autoencoder(encoder, config.decoder, pretext)
+    return Autoencoder(encoder, config.decoder, pretext, penalty=config.penalty)
 
 
-def _spread(length: int, count: int) -> torch.Tensor:
+def _spread(length: int, count: int) -> Tensor:
     """At most ``count`` rows, evenly spread."""
     return torch.linspace(0, length - 1, min(length, count)).round().long()
 
@@ -138,23 +173,14 @@ def _describe(model: Autoencoder, images: int, source: str) -> str:
     )
 
 
-def _panel(model: Autoencoder, images: torch.Tensor, run: Run, config: PretrainConfig, step: int) -> dict[str, float]:
-    """The same images with the same damage at every step, so that panels can be compared."""
-    seed_step(config.seed, 0)
-    path = run.folder / "panels" / f"step-{step:07d}.png"
-    example, restored = model.restore(images)
-    save_panel(path, example, restored, title=f"{config.pretext.kind}, step {step}")
-    run.image("panel", path, step)
-    return {}
-
-
 def _export(
-    encoder: Encoder, config: PretrainConfig, source: Source, run: Run, training: Trained, here: World
+    encoder: Encoder, config: PretrainConfig, sources: Sequence[Source], run: Run, training: Trained
 ) -> Pretrained:
     folder = config.out / "encoder"
+    pretext = config.pretext if config.fit is None else config.fit
     provenance = {
-        "pretext": config.pretext.model_dump(mode="json"),
-        "source": source.spec,
+        "pretext": pretext.model_dump(mode="json"),
+        "source": sources[0].spec,
         "steps": training.steps,
         "batch_size": config.batch_size,
         "base_lr": config.base_lr,

@@ -85,6 +85,11 @@ class Encoder(nn.Module, ABC):
         return self.layer_shapes[-1]
 
     @property
+    def code_kept(self) -> int | None:
+        """How many entries of its code it keeps at each place (top-k); None where it keeps all."""
+        return None
+
+    @property
     def body(self) -> nn.Module:
         """The module whose tensors are exported."""
         return self

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import timm
 
 from common.encoders.base import Encoder, View
 from common.encoders.config import EncoderConfig
+from common.encoders.kernel import KernelCode
+from common.encoders.linear import Linear
+from common.encoders.mlp import MLP
+from common.encoders.patch_dictionary import PatchDictionary
 from common.encoders.small_cnn import SmallCNN
+from common.encoders.sparse_code import SparseCode
 from common.encoders.timm_encoder import build_timm_encoder
 from common.encoders.timm_model import nearest
 from common.errors import UserError
+
+OWN: dict[str, Callable[[EncoderConfig, int, View, bool], Encoder]] = {
+    "small_cnn": SmallCNN,
+    "mlp": MLP,
+    "linear": Linear,
+    "sparse_code": SparseCode,
+    "patch_dictionary": PatchDictionary,
+    "kernel": KernelCode,
+}
 
 
 def build_encoder(config: EncoderConfig, *, image_size: int, view: View = "rgb", mask_channel: bool = False) -> Encoder:
@@ -19,11 +35,11 @@ def build_encoder(config: EncoderConfig, *, image_size: int, view: View = "rgb",
         UserError: no such encoder, wrong ``model_args``, weights that cannot be fetched, or a network that cannot
             serve at this image size, with its reason.
     """
-    if config.name == "small_cnn":
-        return SmallCNN(config, image_size, view, mask_channel)
+    if config.name in OWN:
+        return OWN[config.name](config, image_size, view, mask_channel)
     if config.name.startswith("timm/"):
         return build_timm_encoder(config, image_size, view, mask_channel)
     raise UserError(
-        f"encoder.name: no encoder {config.name!r}{nearest(config.name, timm.list_models())}; "
-        "use small_cnn, or timm/ and the name of a timm model"
+        f"encoder.name: no encoder {config.name!r}{nearest(config.name, [*OWN, *timm.list_models()])}; "
+        f"use {', '.join(OWN)}, or timm/ and the name of a timm model"
     )

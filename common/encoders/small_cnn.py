@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from common.config import Config, validate
 from common.encoders.base import Encoder, View
 from common.encoders.config import EncoderConfig
+from common.encoders.vector import code_activation
 from common.errors import UserError
 
 STAGES = 3  # each halves the side: 32 px -> 16, 8, 4
@@ -20,11 +23,21 @@ class SmallCNNArgs(Config):
         width: channels of the first stage; each next stage has twice as many.
         depth: convolutions in a stage; the first halves the side.
         code_channels: append a 1x1 convolution to so many channels: a narrow code as the last map.
+        rectify: let that code have no negative values, so that an L1 penalty can reach exact zeros.
+        top_k: keep the k channels of largest magnitude at each place of that code.
     """
 
     width: int = Field(default=64, ge=1, le=4096)
     depth: int = Field(default=2, ge=1, le=64)
     code_channels: int | None = Field(default=None, ge=1, le=65536)
+    rectify: bool = False
+    top_k: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _code_is_there(self) -> Self:
+        if self.code_channels is None and (self.rectify or self.top_k):
+            raise ValueError("rectify and top_k are for a code: set code_channels as well")
+        return self
 
 
 class SmallCNN(Encoder):
@@ -40,6 +53,7 @@ class SmallCNN(Encoder):
             raise UserError("encoder.stem: small_cnn is made for small images already; leave it at auto")
         args = validate(SmallCNNArgs, config.model_args, "encoder.model_args")
         super().__init__(config.name, image_size, view, mask_channel)
+        self.args = args
         if image_size % 2**STAGES or image_size < 2 ** (STAGES + 1):
             raise self.refusal(f"it halves images {STAGES} times; use a multiple of {2**STAGES} px from 16 px on")
         self.config = config.model_copy(update={"model_args": args.model_dump(), "stem": "default"})
@@ -64,7 +78,13 @@ class SmallCNN(Encoder):
         for block in self.blocks:
             x = block(x)
             maps.append(x)
-        return maps if self.code is None else [*maps, self.code(x)]
+        if self.code is None:
+            return maps
+        return [*maps, code_activation(self.code(x), self.args.rectify, self.args.top_k)]
+
+    @property
+    def code_kept(self) -> int | None:
+        return self.args.top_k
 
     def depths(self) -> dict[str, int]:
         """One depth a convolution; code and classifier are deepest."""

@@ -10,30 +10,51 @@ from torch import nn
 from common.config import Config
 from common.encoders.base import Encoder
 from common.errors import UserError
+from pretrain.decoders.atoms import LinearDecoder, MLPDecoder
 from pretrain.decoders.transformer import HEAD, TransformerDecoder
 from pretrain.decoders.unet import UNet
 from pretrain.decoders.upsampler import Upsampler
 
-__all__ = ["DecoderConfig", "TransformerDecoder", "UNet", "Upsampler", "build_decoder"]
+__all__ = [
+    "DecoderConfig",
+    "LinearDecoder",
+    "MLPDecoder",
+    "TransformerDecoder",
+    "UNet",
+    "Upsampler",
+    "build_decoder",
+]
 
 
 class DecoderConfig(Config):
     """The decoder, thrown away after pretraining."""
 
-    kind: Literal["auto", "upsampler", "unet", "transformer"] = "auto"
-    """``auto``: transformer where tokens are dropped, else upsampler."""
+    kind: Literal["auto", "upsampler", "unet", "transformer", "linear", "mlp"] = "auto"
+    """``auto``: transformer where tokens are dropped, linear where the code is penalised or top-k, else upsampler."""
     width: int = Field(128, ge=32, le=4096)
-    """Channels next to the encoder; convolutional decoders halve them as the side doubles."""
+    """Channels next to the encoder; convolutional decoders halve them as the side doubles. Of ``mlp``: hidden units."""
     depth: int | None = Field(None, ge=1, le=64)
-    """Transformer blocks (default 4), or convolutions at every side (default 1)."""
+    """Transformer blocks (default 4), convolutions at every side (default 1), or ``mlp``'s hidden layers (default 1)."""
     subpixel: Literal[1, 2, 4, 8] = 2
     """Convolutional decoders stop at this fraction of the side; each place then gives so many pixels a side."""
 
 
 def build_decoder(
-    config: DecoderConfig, encoder: Encoder, channels: int, side: int, *, masked: bool = False
+    config: DecoderConfig,
+    encoder: Encoder,
+    channels: int,
+    side: int,
+    *,
+    masked: bool = False,
+    sparse: bool = False,
+    unit_norm: bool = False,
 ) -> nn.Module:
-    """A decoder that gives ``[B channels side side]``; ``masked`` where the encoder drops tokens.
+    """A decoder that gives ``[B channels side side]``.
+
+    Args:
+        masked: the encoder drops tokens.
+        sparse: the code is penalised, or top-k: batch normalisation in a decoder would undo its scale.
+        unit_norm: atoms (columns of the decoder) have unit norm.
 
     An ``Upsampler`` or ``UNet`` takes the list of maps of ``encoder.layers``; a ``TransformerDecoder`` takes tokens
     ``[B n D]`` and the indices of the visible patches, or None.
@@ -43,7 +64,7 @@ def build_decoder(
     """
     kind = config.kind
     if kind == "auto":
-        kind = "transformer" if masked else "upsampler"
+        kind = "transformer" if masked else "linear" if sparse else "upsampler"
     depth, height, width = encoder.map_shape
     if kind == "transformer":
         problems = []
@@ -63,6 +84,21 @@ def build_decoder(
         raise UserError(
             f"decoder.kind={kind} cannot put back the patches that this encoder drops: use decoder.kind=auto"
         )
+    if sparse and kind in ("unet", "upsampler"):
+        raise UserError(
+            f"decoder.kind={kind} normalises its batches, so the scale of a sparse code would mean nothing: use "
+            "decoder.kind=linear or mlp"
+        )
+    if kind == "linear":
+        if side % height or height != width:
+            raise UserError(
+                f"decoder.kind=linear needs a side that is a multiple of the code's: {encoder.name} ends in "
+                f"{height}x{width}, the target has side {side}; use decoder.kind=mlp"
+            )
+        return LinearDecoder(depth, height, channels, side, unit_norm=unit_norm)
+    if kind == "mlp":
+        hidden = [config.width] * (config.depth or 1)
+        return MLPDecoder(depth * height * width, channels, side, hidden=hidden, unit_norm=unit_norm)
     if kind == "unet":
         return UNet(
             encoder.layer_shapes,

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Distance = Literal["l2", "l1", "whitened"]
+Distance = Literal["l2", "l1", "whitened", "squared"]
 
 # Added to every variance, as a share of their mean. Most coefficients of an image are fine, faint and unpredictable:
 # whitened in full (1e-3), they drown all others, and a small network gives up on the image and predicts its mean.
@@ -18,7 +18,8 @@ FLOOR = 0.1
 def error(distance: Distance, prediction: Tensor, target: Tensor, spectrum: Tensor | None) -> Tensor:
     """Error of every pixel or coefficient, same shape as its inputs ``[B 3 S S]``; its mean is the distance.
 
-    ``l2``: ``(p - t)²``. ``l1``: ``|p - t|``. ``whitened``: ``(D(p - t))² / v``, where ``D`` is the cosine transform
+    ``l2``: ``(p - t)²``. ``squared``: the same, summed over an image instead of averaged, as sparse coding's objective
+    has it: ``‖p - t‖²``. ``l1``: ``|p - t|``. ``whitened``: ``(D(p - t))² / v``, where ``D`` is the cosine transform
     over space and colour and ``v`` (``spectrum``) the variance of each coefficient in the training images, plus a
     floor. Natural images hold nearly all their variance in a few broad waves, and plain l2 is spent on them; here an
     edge counts too. The cosine basis is close to the principal components of natural images (Ahmed, Natarajan and
@@ -28,6 +29,8 @@ def error(distance: Distance, prediction: Tensor, target: Tensor, spectrum: Tens
         return (prediction - target).abs()
     if distance == "l2":
         return (prediction - target).square()
+    if distance == "squared":
+        return (prediction - target).square() * prediction[0].numel()
     assert spectrum is not None, "the whitened distance reads the spectrum that fit() measured"
     return cosine_transform(prediction - target).square() / spectrum
 

@@ -26,8 +26,8 @@ class Identity(Restore):
         return [
             f"pretext.kind=identity needs a code narrower than the image, but {encoder.name} gives"
             f" {depth}x{height}x{width} = {code} numbers for an image of {image}: set"
-            f" encoder.model_args.code_channels (small_cnn) to at most {at_most}, or choose an encoder with a"
-            " smaller last map"
+            f" encoder.model_args.code_channels (small_cnn) to at most {at_most}, choose an encoder with a"
+            " smaller last map, or make the code sparse (penalty.l1, or top_k of the encoder)"
         ]
 
     def corrupt(self, images: Tensor, encoder: Encoder) -> Example:

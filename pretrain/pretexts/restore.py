@@ -15,7 +15,8 @@ class Restore(Pretext, ABC):
     """Target: the clean image ``[B 3 H W]`` in [0, 1]; subclasses choose the damage."""
 
     distance: Distance = "l2"
-    """l2, l1, or whitened: every frequency counts alike, not only the broad ones that hold most variance."""
+    """l2, l1, squared (l2 summed over an image), or whitened: every frequency counts alike, not only the broad
+    ones that hold most variance."""
 
     def fit(self, images: Tensor) -> dict[str, Tensor]:
         return {"spectrum": fit_spectrum(images)} if self.distance == "whitened" else {}

@@ -1,0 +1,256 @@
+"""The classical single-layer network: a dictionary of patches at every position, coded, and pooled over a grid.
+
+Coates, Ng and Lee 2011, *An analysis of single-layer networks in unsupervised feature learning*. For the patch ``x`` at
+each position:
+
+    n(x) = (x - mean(x)) / sqrt(var(x) + contrast)         its own mean and contrast taken out
+    y = P (n(x) - m)                                       whitened by the training patches' statistics
+    z = Dᵀ y                                               against unit-norm atoms
+    code = max(z - t, 0) and max(-z - t, 0)                two-sided soft threshold; or top-k, lasso, triangle
+    map = average of the code over each cell of a grid
+
+Whitening is folded into the filters ``PᵀD``, so one product a position is all the arithmetic there is. Code maps are 25
+times the size of an image's patches: they are made, pooled and forgotten a few images at a time, while they are in the
+cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, normalize
+
+from common.config import Config, validate
+from common.encoders.base import Encoder, View
+from common.encoders.config import EncoderConfig
+from common.errors import UserError
+from common.sparse import fista, top_k
+
+# Numbers of a code map that are worked on at once: on a CPU what stays in the cache, on a GPU what fills it.
+CHUNK = {"cpu": 1 << 20, "cuda": 1 << 27}
+
+
+class PatchDictionaryArgs(Config):
+    """Settings of ``patch_dictionary``, given as ``encoder.model_args``.
+
+    Attributes:
+        atoms: filters applied at every position, mirrored ones counted.
+        patch: side in pixels.
+        code: ``threshold`` (two-sided, at ``threshold``), ``top_k`` (the k largest of a position, by magnitude),
+            ``lasso`` (``‖y - D s‖² + l1 ‖s‖₁`` by FISTA) or ``triangle`` (Coates 2011: how much nearer than the average
+            atom). All but ``triangle`` give positive and negative parts as channels of their own.
+        grid: cells a side that the code is averaged over.
+        mirror: half of the atoms are mirror images of the other half, and a feature is the sum of an atom's and its
+            mirror's in mirrored cells: exactly invariant to left and right, at half the features. A classifier of
+            features with the mirrored training images added would weigh the two alike anyway.
+        contrast: added to a patch's variance (pixels in [0, 1]) before it is divided by: keeps noise of flat patches
+            small.
+    """
+
+    atoms: int = Field(default=400, ge=2, le=1 << 16)
+    patch: int = Field(default=6, ge=2, le=64)
+    code: Literal["threshold", "top_k", "lasso", "triangle"] = "threshold"
+    threshold: float = Field(default=0.5, ge=0)
+    top_k: int = Field(default=16, gt=0)
+    l1: float = Field(default=0.5, gt=0)
+    grid: int = Field(default=2, ge=1, le=16)
+    mirror: bool = True
+    contrast: float = Field(default=1.5e-4, gt=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.mirror and self.atoms % 2:
+            raise ValueError(f"mirror needs an even number of atoms, not {self.atoms}")
+        if self.code == "top_k" and self.top_k > self.atoms:
+            raise ValueError(f"top_k {self.top_k} is more than there are atoms ({self.atoms})")
+        return self
+
+    @property
+    def learned(self) -> int:
+        """Atoms that are learned: mirrored ones follow."""
+        return self.atoms // 2 if self.mirror else self.atoms
+
+    @property
+    def channels(self) -> int:
+        """Channels of the map."""
+        return self.learned * (1 if self.code == "triangle" else 2)
+
+
+class PatchDictionary(Encoder):
+    """Images -> ``[B channels grid grid]``; images of any size from the patch's side on.
+
+    Buffers: ``dictionary`` ``[learned d]``, unit rows in whitened space, ``d = 3 patch²``; ``whiten`` ``[d d]``,
+    symmetric; ``patch_mean`` ``[d]``, of normalised patches.
+    """
+
+    dictionary: Tensor
+    whiten: Tensor
+    patch_mean: Tensor
+
+    def __init__(self, config: EncoderConfig, image_size: int, view: View, mask_channel: bool) -> None:
+        if config.pretrained:
+            raise UserError("encoder.pretrained: patch_dictionary has no pretrained weights; use false")
+        if mask_channel:
+            raise UserError("encoder.name: patch_dictionary takes no mask channel; use another encoder for masking")
+        args = validate(PatchDictionaryArgs, config.model_args, "encoder.model_args")
+        super().__init__(config.name, image_size, view, mask_channel, mean=(0, 0, 0), std=(1, 1, 1))
+        positions = image_size - args.patch + 1
+        if positions < args.grid:
+            raise self.refusal(
+                f"patches of {args.patch} px leave {positions} positions a side for a grid of {args.grid}"
+            )
+        self.args = args
+        self.config = config.model_copy(update={"model_args": args.model_dump(), "stem": "default"})
+        d = 3 * args.patch**2
+        self.register_buffer("dictionary", normalize(torch.randn(args.learned, d), dim=1))
+        self.register_buffer("whiten", torch.eye(d))
+        self.register_buffer("patch_mean", torch.zeros(d))
+        self.settle()
+
+    def layers(self, images: Tensor) -> list[Tensor]:
+        """Images ``[B 3 H W]``, RGB in [0, 1] -> ``[[B channels grid grid]]``, float32."""
+        device = images.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+        with torch.autocast(device, enabled=False):
+            images = self.prepare(images.float())
+            height, width = (side - self.args.patch + 1 for side in images.shape[2:])
+            pool = self._pooling(height, width, images.device)
+            size = max(1, CHUNK["cpu" if device == "cpu" else "cuda"] // (height * width * self.args.atoms))
+            weight, bias = self.filters()
+            coder = _CODERS[self.args.code](self, weight, bias, pool, dtype)
+            maps = torch.cat([coder(rows) for rows in self._chunks(images, size)])  # [B signs cells atoms]
+        return [self._arranged(maps)]
+
+    def patches(self, images: Tensor) -> Tensor:
+        """Images ``[B 3 H W]``, RGB in [0, 1] -> normalised patches ``[B n d]``, row by row; not yet whitened."""
+        p = self.args.patch
+        d = 3 * p * p
+        gray = images.mean(1, keepdim=True)
+        mean = avg_pool2d(gray, p, 1)
+        variance = avg_pool2d(images.square().mean(1, keepdim=True), p, 1) - mean.square()
+        scale = (variance.clamp_min_(0) + self.args.contrast).rsqrt_()
+        windows = images.unfold(2, p, 1).unfold(3, p, 1).permute(0, 2, 3, 1, 4, 5)  # [B h w 3 p p], a view
+        rows = windows.reshape(len(images), -1, d)
+        return rows.sub_(mean.flatten(1)[:, :, None]).mul_(scale.flatten(1)[:, :, None])
+
+    def filters(self) -> tuple[Tensor, Tensor]:
+        """Filters ``[d atoms]`` for normalised patches and their biases ``[atoms]``: whitening folded in."""
+        weight = self.whiten @ self.full_dictionary().T
+        return weight, -(self.patch_mean @ weight)
+
+    def full_dictionary(self) -> Tensor:
+        """All atoms ``[atoms d]``, in whitened space, mirrored ones last."""
+        own = self.dictionary
+        return torch.cat([own, mirrored(own)]) if self.args.mirror else own
+
+    def atoms(self) -> Tensor:
+        """What each atom looks like among pixels: the patch that whitening maps to it, ``[learned 3 p p]``."""
+        back = torch.linalg.pinv(self.whiten.double(), rtol=1e-6).to(self.dictionary)
+        p = self.args.patch
+        pixels: Tensor = self.dictionary @ back
+        return pixels.view(-1, 3, p, p)
+
+    def _chunks(self, images: Tensor, size: int) -> Iterator[Tensor]:
+        # patches are small beside code maps: cutting them for a few chunks at once spares calls
+        for part in torch.split(images, 16 * size):
+            yield from torch.split(self.patches(part), size)
+
+    def _pooling(self, height: int, width: int, device: torch.device) -> Tensor:
+        """Averages over the cells, as a matrix ``[grid² height*width]``; cells as in ``adaptive_avg_pool2d``."""
+        rows, columns = (_cells(side, self.args.grid, device) for side in (height, width))
+        return torch.einsum("ih,jw->ijhw", rows, columns).reshape(self.args.grid**2, height * width)
+
+    def _arranged(self, maps: Tensor) -> Tensor:
+        """``[B signs cells atoms]`` -> ``[B channels grid grid]``; an atom and its mirror add up in mirrored cells."""
+        g = self.args.grid
+        maps = maps.view(*maps.shape[:2], g, g, maps.shape[3])
+        if self.args.mirror:
+            own, mirror = torch.split(maps, self.args.learned, dim=4)
+            maps = own + mirror.flip(3)
+        return maps.permute(0, 1, 4, 2, 3).reshape(len(maps), -1, g, g)
+
+
+def mirrored(filters: Tensor) -> Tensor:
+    """Filters or patches ``[n 3pp]`` with left and right exchanged."""
+    side = round((filters.shape[1] / 3) ** 0.5)
+    return filters.view(len(filters), 3, side, side).flip(3).reshape(filters.shape)
+
+
+def _cells(side: int, grid: int, device: torch.device) -> Tensor:
+    """``[grid side]``: each row averages the positions of one cell."""
+    cells = torch.zeros(grid, side, device=device)
+    for index in range(grid):
+        first, last = index * side // grid, -(-(index + 1) * side // grid)
+        cells[index, first:last] = 1 / (last - first)
+    return cells
+
+
+class _Coder:
+    """Normalised patches of a few images ``[c n d]`` -> their pooled code ``[c signs cells atoms]``, float32."""
+
+    def __init__(
+        self, encoder: PatchDictionary, weight: Tensor, bias: Tensor, pool: Tensor, dtype: torch.dtype
+    ) -> None:
+        self.encoder, self.args, self.dtype = encoder, encoder.args, dtype
+        self.pool = pool.to(dtype)
+        # a last column of ones brings the bias into the product: one pass over the code map less
+        self.weight = torch.cat([weight, self.shifted(bias)[None]]).to(dtype)
+
+    def shifted(self, bias: Tensor) -> Tensor:
+        """The bias as the product adds it."""
+        return bias
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        c, n, d = rows.shape
+        with_one = rows.new_ones(c, n, d + 1)
+        with_one[..., :d] = rows
+        z = (with_one.to(self.dtype).view(c * n, d + 1) @ self.weight).view(c, n, -1)
+        return self.code(z, rows)
+
+    def code(self, z: Tensor, rows: Tensor) -> Tensor:
+        """Responses ``[c n atoms]`` (may be overwritten) and patches ``[c n d]`` -> pooled codes."""
+        raise NotImplementedError
+
+    def signs(self, codes: Tensor) -> Tensor:
+        """Signed codes ``[c n atoms]`` -> pooled positive and negative parts ``[c 2 cells atoms]``."""
+        positive = torch.matmul(self.pool, codes.clamp_min(0)).float()
+        return torch.stack([positive, positive - torch.matmul(self.pool, codes).float()], dim=1)
+
+
+class _Threshold(_Coder):
+    def shifted(self, bias: Tensor) -> Tensor:
+        return bias - self.args.threshold  # the product gives z - t
+
+    def code(self, z: Tensor, rows: Tensor) -> Tensor:
+        twice = 2 * self.args.threshold
+        positive = torch.matmul(self.pool, z.clamp_min(0))
+        # max(-z - t, 0) = -min(z - t, -2t) - 2t, and the cells' weights add up to 1
+        negative = torch.matmul(self.pool, z.clamp_max_(-twice))
+        return torch.stack([positive.float(), (-negative.float()).sub_(twice).clamp_min_(0)], dim=1)
+
+
+class _TopK(_Coder):
+    def code(self, z: Tensor, rows: Tensor) -> Tensor:
+        return self.signs(top_k(z, self.args.top_k))
+
+
+class _Lasso(_Coder):
+    def code(self, z: Tensor, rows: Tensor) -> Tensor:
+        y = (rows - self.encoder.patch_mean) @ self.encoder.whiten
+        codes = fista(y.flatten(0, 1), self.encoder.full_dictionary().T.contiguous(), self.args.l1)
+        return self.signs(codes.view(z.shape).to(self.dtype))
+
+
+class _Triangle(_Coder):
+    def code(self, z: Tensor, rows: Tensor) -> Tensor:
+        y = (rows - self.encoder.patch_mean) @ self.encoder.whiten
+        distance = (y.square().sum(2, keepdim=True) + 1 - 2 * z.float()).clamp_min_(0).sqrt_()  # atoms have norm 1
+        nearer = (distance.mean(2, keepdim=True) - distance).clamp_min_(0)
+        return torch.matmul(self.pool.float(), nearer)[:, None]
+
+
+_CODERS: dict[str, type[_Coder]] = {"threshold": _Threshold, "top_k": _TopK, "lasso": _Lasso, "triangle": _Triangle}

@@ -1,0 +1,72 @@
+"""Sparse codes of whole small images or patches under a dictionary: ``s(x) = argmin_s ‖x - W s‖² + penalty(s)``."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from common.config import Config, validate
+from common.encoders.base import View
+from common.encoders.config import EncoderConfig
+from common.encoders.vector import Centre, VectorEncoder
+from common.sparse import fista, iht, omp
+
+
+class SparseCodeArgs(Config):
+    """Settings of ``sparse_code``, given as ``encoder.model_args``.
+
+    Attributes:
+        atoms: columns of the dictionary.
+        penalty: ``l1`` (``λ ‖s‖₁``, by FISTA), ``l0`` (``λ ‖s‖₀``, by iterative hard thresholding) or ``atoms`` (at
+            most ``top_k`` non-zeros, by orthogonal matching pursuit).
+        strength: λ, for pixels in [0, 1].
+        top_k: non-zeros, with ``penalty: atoms``.
+        centring: what is subtracted from an image first: ``own`` mean level, or the training ``data``'s mean image.
+        steps: the most steps a code takes.
+    """
+
+    atoms: int = Field(default=256, ge=1, le=1 << 16)
+    penalty: Literal["l1", "l0", "atoms"] = "l1"
+    strength: float = Field(default=0.1, gt=0)
+    top_k: int = Field(default=8, gt=0)
+    centring: Centre = "own"
+    steps: int = Field(default=200, gt=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.penalty == "atoms" and self.top_k > self.atoms:
+            raise ValueError(f"top_k {self.top_k} is more than there are atoms ({self.atoms})")
+        return self
+
+
+class SparseCode(VectorEncoder):
+    """``dictionary`` is ``W`` ``[d h]``, ``d = 3 S²``."""
+
+    dictionary: Tensor
+
+    def __init__(self, config: EncoderConfig, image_size: int, view: View, mask_channel: bool) -> None:
+        args = validate(SparseCodeArgs, config.model_args, "encoder.model_args")
+        super().__init__(config, image_size, view, mask_channel, args.centring)
+        self.args = args
+        self.config = self.config.model_copy(update={"model_args": args.model_dump()})
+        self.register_buffer("dictionary", normalize(torch.randn(self.dimension, args.atoms), dim=0))
+        self.settle()
+
+    def codes(self, rows: Tensor) -> list[Tensor]:
+        with torch.autocast(rows.device.type, enabled=False):  # a gap of 1e-5 cannot be seen in bfloat16
+            return [self.solve(rows.float())]
+
+    def solve(self, rows: Tensor, start: Tensor | None = None) -> Tensor:
+        """Centred rows ``[B d]``, float32 -> codes ``[B h]``; from ``start`` where the penalty can use one."""
+        args = self.args
+        match args.penalty:
+            case "l1":
+                return fista(rows, self.dictionary, args.strength, steps=args.steps, start=start)
+            case "l0":
+                return iht(rows, self.dictionary, args.strength, steps=args.steps, start=start)
+            case "atoms":
+                return omp(rows, self.dictionary, min(args.top_k, self.dimension))

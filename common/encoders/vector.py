@@ -1,0 +1,91 @@
+"""Encoders of whole images as vectors: small images and patches, ``x = image - centre`` to a code without a place."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from common.encoders.base import Encoder, View
+from common.encoders.config import EncoderConfig
+from common.errors import UserError
+
+Centre = Literal["data", "own"]
+
+
+class VectorEncoder(Encoder):
+    """Flattens an image ``[3 S S]`` to ``x`` ``[d]``, ``d = 3 S²``, and codes it: maps are ``[B h 1 1]``.
+
+    Attributes:
+        centring: ``data`` subtracts ``centre``, the training images' mean; ``own`` each image's own mean level, as is
+            usual for patches of photographs, whose levels say nothing of structure.
+        centre: ``[d]``, zero until it is fitted.
+    """
+
+    centre: Tensor
+    centring: Centre
+
+    def __init__(
+        self, config: EncoderConfig, image_size: int, view: View, mask_channel: bool, centring: Centre = "data"
+    ) -> None:
+        if config.pretrained:
+            raise UserError(f"encoder.pretrained: {config.name} has no pretrained weights; use false")
+        if config.stem == "small":
+            raise UserError(f"encoder.stem: {config.name} has no stem; leave it at auto")
+        if mask_channel:
+            raise UserError(f"encoder.name: {config.name} takes no mask channel; use another encoder for masking")
+        super().__init__(config.name, image_size, view, mask_channel, mean=(0, 0, 0), std=(1, 1, 1))
+        self.config, self.centring = config.model_copy(update={"stem": "default"}), centring
+        self.register_buffer("centre", torch.zeros(self.dimension))
+
+    @property
+    def dimension(self) -> int:
+        """d: numbers of an image."""
+        return 3 * self.image_size**2
+
+    def fit_centre(self, images: Tensor) -> None:
+        """Take the mean of training images ``[N 3 S S]`` in [0, 1] where that is what is subtracted."""
+        if self.centring == "data":
+            self.centre.copy_(self.prepare(images.to(self.centre.device)).double().mean(0).flatten())
+
+    def vectors(self, images: Tensor) -> Tensor:
+        """Images ``[B 3 S S]``, RGB in [0, 1] -> centred rows ``[B d]``."""
+        if images.shape[2] != self.image_size or images.shape[3] != self.image_size:
+            raise ValueError(
+                f"it codes images of {self.image_size} px as they are, not of {images.shape[2]}x{images.shape[3]}"
+            )
+        rows = self.prepare(images).flatten(1)
+        return rows - (rows.mean(1, keepdim=True) if self.centring == "own" else self.centre.to(rows.dtype))
+
+    def layers(self, images: Tensor) -> list[Tensor]:
+        """Images ``[B 3 S S]``, RGB in [0, 1] -> maps ``[B h 1 1]``, the code last."""
+        return [code[:, :, None, None] for code in self.codes(self.vectors(images))]
+
+    @abstractmethod
+    def codes(self, rows: Tensor) -> Sequence[Tensor]:
+        """Centred rows ``[B d]`` -> vectors ``[B h_l]``, shallow to deep, the code last."""
+
+
+def code_activation(code: Tensor, rectify: bool, kept: int | None, dim: int = 1) -> Tensor:
+    """What makes a code sparse: no negative values, and only the ``kept`` largest by magnitude along ``dim``."""
+    if rectify:
+        code = code.relu()
+    if kept is None or kept >= code.shape[dim]:
+        return code
+    places = code.abs().topk(kept, dim=dim).indices
+    return torch.where(torch.zeros_like(code, dtype=torch.bool).scatter_(dim, places, True), code, 0.0)
+
+
+class Rows(nn.Module):
+    """A linear map whose weight ``[h d]`` starts as orthonormal rows (or columns, where h > d)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(outputs, inputs)))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """``[B d]`` -> ``[B h]``."""
+        return nn.functional.linear(rows, self.weight)

@@ -1,0 +1,67 @@
+"""Decoders whose weights can be looked at: a dictionary of atoms, and a multilayer perceptron."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LinearDecoder(nn.Module):
+    """Last map ``[B D h w]`` -> ``[B K side side]``: each place writes its own cell as a sum of atoms, plus ``base``.
+
+    ``weight`` ``[D K p p]`` holds the atoms, ``p = side / h``; a vector code has one cell, the whole image, and this is
+    ``W`` of ``x ≈ W s``. With ``unit_norm`` atoms are divided by their norm wherever they are used, so that a penalised
+    code cannot shrink while atoms grow.
+    """
+
+    def __init__(self, depth: int, map_side: int, channels: int, side: int, *, unit_norm: bool) -> None:
+        super().__init__()
+        self.cell, self.unit_norm = side // map_side, unit_norm
+        shape = (channels, self.cell, self.cell)
+        self.weight = nn.Parameter(F.normalize(torch.randn(depth, *shape).flatten(1), dim=1).view(depth, *shape))
+        self.base = nn.Parameter(torch.zeros(shape))
+
+    @property
+    def atoms(self) -> Tensor:
+        """The atoms as they are used, ``[D K p p]``."""
+        if not self.unit_norm:
+            return self.weight
+        return F.normalize(self.weight.flatten(1), dim=1).view_as(self.weight)
+
+    def fit(self, target: Tensor) -> None:
+        """Start ``base`` at the mean cell of targets ``[N K side side]``: atoms need not learn it."""
+        cells = target.unfold(2, self.cell, self.cell).unfold(3, self.cell, self.cell)
+        with torch.no_grad():
+            self.base.copy_(cells.mean(dim=(0, 2, 3)))
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """``maps``: what ``encoder.layers`` gives; the last is read."""
+        written = F.conv_transpose2d(maps[-1], self.atoms.to(maps[-1].dtype), stride=self.cell)
+        cells = written.shape[2] // self.cell
+        return written + self.base.to(written.dtype).repeat(1, cells, cells)
+
+
+class MLPDecoder(nn.Module):
+    """Last map, flattened, -> ``[B K side side]`` through hidden layers with GELU.
+
+    With ``unit_norm`` every layer's columns have unit norm, the hidden ones too: otherwise a deeper layer could grow
+    for the first.
+    """
+
+    def __init__(self, code: int, channels: int, side: int, *, hidden: list[int], unit_norm: bool) -> None:
+        super().__init__()
+        self.shape, self.unit_norm = (channels, side, side), unit_norm
+        widths = [code, *hidden, channels * side**2]
+        self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths))
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """``maps``: what ``encoder.layers`` gives; the last is read."""
+        x = maps[-1].flatten(1)
+        for number, layer in enumerate(self.layers):
+            assert isinstance(layer, nn.Linear)
+            weight = F.normalize(layer.weight, dim=0) if self.unit_norm else layer.weight
+            x = F.linear(x if number == 0 else F.gelu(x), weight, layer.bias)
+        return x.view(-1, *self.shape)

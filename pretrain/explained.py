@@ -1,0 +1,15 @@
+"""What a code means among pixels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Explained(NamedTuple):
+    """Atoms of a code, and how much each of some patches excites each of them."""
+
+    atoms: Tensor  # [h 3 p p], any scale
+    codes: Tensor  # [n h]
+    patches: Tensor  # [n 3 p p], RGB in [0, 1]

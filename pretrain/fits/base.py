@@ -1,0 +1,95 @@
+"""The contract of methods that are fitted by a rule of their own instead of a gradient: the linear family."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from common.config import Config
+from common.encoders import Encoder, EncoderConfig, build_encoder
+from common.learner import Learner, Named
+from pretrain.explained import Explained
+
+
+class Fit(Config, ABC):
+    """Settings of one method; ``learner`` makes what learns by them.
+
+    Attributes:
+        streams: whether it learns from batches, any number of them; others from one bounded sample (``sample``).
+        one_pass: whether every image is to be seen once, so that ``epochs`` can only be 1.
+    """
+
+    kind: str
+    streams: ClassVar[bool] = True
+    one_pass: ClassVar[bool] = False
+
+    def loaded_size(self, image_size: int) -> int:
+        """Side of the images to load for an encoder of ``image_size``."""
+        return image_size
+
+    @abstractmethod
+    def encoder_config(self) -> EncoderConfig:
+        """The encoder to be fitted."""
+
+    @abstractmethod
+    def learner(self, encoder: Encoder, seed: int, total: int) -> FitLearner:
+        """What fits ``encoder``, which ``build`` made; ``total`` images are there."""
+
+    def build(self, image_size: int) -> Encoder:
+        """The encoder, not yet fitted; its weights start from torch's global generator.
+
+        Raises:
+            UserError: it cannot serve at this image size.
+        """
+        return build_encoder(self.encoder_config(), image_size=image_size)
+
+
+class FitLearner(Learner):
+    """A method at work. Statistics that are not part of the encoder are kept by ``tensors`` and ``restore``.
+
+    Attributes:
+        encoder: what is fitted and exported.
+    """
+
+    encoder: Encoder
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder, self.model = encoder, nn.Module()
+        self.model.add_module("encoder", encoder)
+        encoder.requires_grad_(False)
+
+    def to(self, device: torch.device) -> None:
+        """Move model and statistics."""
+        self.model.to(device)
+
+    def start(self, sample: Tensor, other: Tensor | None) -> None:
+        """What has to be known before the first batch, from a sample of training images ``[N 3 S S]`` in [0, 1].
+
+        Methods that do not stream are done with this. ``other`` is the second view or domain, where there is one.
+        """
+
+    def step(self, examples: Iterable[Tensor], count: int, rate: float, step: int) -> tuple[Named, Named]:
+        """Learn from float images ``[B 3 S S]`` in [0, 1]; CCA's ``[B 6 S S]`` hold both views."""
+        parts = [self.learn(images, step) for images in examples]
+        losses, others = ([part[place] for part in parts] for place in (0, 1))
+        return _means(losses), _means(others)
+
+    @abstractmethod
+    def learn(self, images: Tensor, step: int) -> tuple[Named, Named]:
+        """One batch; losses and other numbers by name."""
+
+    def reconstruct(self, images: Tensor) -> Tensor | None:
+        """Images ``[B 3 S S]`` as their codes give them back, same shape and scale; None where a code gives none."""
+        return None
+
+    def explain(self, images: Tensor) -> Explained | None:
+        """Atoms, and codes of patches of some images ``[N 3 S S]``; None where a code has no atoms."""
+        return None
+
+
+def _means(parts: list[Named]) -> Named:
+    return {name: torch.stack([part[name].double() for part in parts]).mean() for name in parts[0]}

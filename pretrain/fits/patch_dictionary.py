@@ -1,0 +1,181 @@
+"""Learning the dictionary of a ``patch_dictionary``: whitening from a sample, atoms from a stream of patches.
+
+Each step cuts patches at random places of a batch, takes out their mean and contrast, whitens them, and improves the
+atoms: by k-means (one atom a patch, the gain-shape vector quantiser of Coates & Ng 2012, *Learning feature
+representations with k-means*) or by sparse coding. PCA, ICA and random patches are there to compare the bases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from common.encoders import Encoder, EncoderConfig
+from common.encoders.patch_dictionary import PatchDictionary, PatchDictionaryArgs, mirrored
+from common.learner import Named
+from common.sparse import fista
+from pretrain.explained import Explained
+from pretrain.fits.base import Fit, FitLearner
+from pretrain.fits.sparse_coding import random_rows
+from pretrain.fits.told import told
+from pretrain.linear.dictionary import DictionaryStatistics, replace_unused, unused_atoms, update_dictionary
+from pretrain.linear.ica import ica
+
+SAMPLE_PATCHES = 200_000  # patches that whitening is measured on
+EXPLAINED_PATCHES = 4096
+REPLACE_EVERY = 10  # steps
+
+Basis = Literal["random", "kmeans", "sparse_coding", "pca", "ica"]
+
+
+class PatchDictionaryFit(Fit):
+    """Settings.
+
+    Attributes:
+        learn: where atoms come from.
+        network: how they are used, see ``PatchDictionaryArgs``.
+        whitening: added to the eigenvalues of the patches' covariance (patches have variance 1) before they are
+            equalised: small values bring out noise.
+        patches: cut from each image of a batch.
+        strength: λ of sparse coding, on whitened patches.
+        forgetting: ρ of the running moments, as in sparse coding.
+    """
+
+    kind: Literal["patch_dictionary"] = "patch_dictionary"
+    learn: Basis = "kmeans"
+    network: PatchDictionaryArgs = PatchDictionaryArgs()
+    whitening: float = Field(default=0.1, gt=0)
+    patches: int = Field(default=8, ge=1, le=4096)
+    strength: float = Field(default=1.0, gt=0)
+    forgetting: float = Field(default=1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _enough_dimensions(self) -> Self:
+        most = 3 * self.network.patch**2
+        if self.learn in ("pca", "ica") and self.network.learned > most:
+            raise ValueError(f"learn={self.learn} finds at most {most} atoms of {self.network.patch} px patches")
+        return self
+
+    def encoder_config(self) -> EncoderConfig:
+        return EncoderConfig(name="patch_dictionary", model_args=self.network.model_dump())
+
+    def learner(self, encoder: Encoder, seed: int, total: int) -> FitLearner:
+        assert isinstance(encoder, PatchDictionary)
+        return PatchDictionaryLearner(encoder, self, seed)
+
+
+class PatchDictionaryLearner(FitLearner):
+    """Whitening and a first dictionary in ``start``; k-means and sparse coding then stream."""
+
+    encoder: PatchDictionary
+
+    def __init__(self, encoder: PatchDictionary, fit: PatchDictionaryFit, seed: int) -> None:
+        super().__init__(encoder)
+        self.encoder, self.fit, self.seed = encoder, fit, seed
+        self._statistics(torch.device("cpu"))
+
+    def _statistics(self, device: torch.device) -> None:
+        h, d = self.encoder.dictionary.shape
+        self.statistics = DictionaryStatistics(d, h, forgetting=self.fit.forgetting, device=device)
+
+    def to(self, device: torch.device) -> None:
+        super().to(device)
+        self._statistics(device)
+
+    def start(self, sample: Tensor, other: Tensor | None) -> None:
+        encoder, fit = self.encoder, self.fit
+        generator = torch.Generator().manual_seed(self.seed)
+        rows = self.cut(sample, max(1, SAMPLE_PATCHES // len(sample)), generator)
+        if encoder.args.mirror:
+            rows = torch.cat([rows, mirrored(rows)])  # statistics that know no left and right
+        mean = rows.double().mean(0)
+        covariance = (rows.double() - mean).T @ (rows.double() - mean) / len(rows)
+        values, vectors = torch.linalg.eigh(covariance)
+        encoder.patch_mean.copy_(mean)
+        encoder.whiten.copy_(vectors @ torch.diag((values.clamp_min(0) + fit.whitening).rsqrt()) @ vectors.T)
+        white, learned = self.whitened(rows), encoder.args.learned
+        match fit.learn:
+            case "pca":
+                atoms = vectors.T.flip(0)[:learned]  # the largest first; whitening keeps directions
+            case "ica":
+                projection = told("patch_dictionary", lambda: ica(white[:50_000], learned, seed=self.seed))
+                atoms = projection.weight
+            case _:
+                atoms = random_rows(white, learned, self.seed)
+        encoder.dictionary.copy_(normalize(atoms.to(white), dim=1))
+
+    def learn(self, images: Tensor, step: int) -> tuple[Named, Named]:
+        if self.fit.learn not in ("kmeans", "sparse_coding"):
+            return {}, {}
+        encoder = self.encoder
+        y = self.whitened(self.cut(images, self.fit.patches, None))
+        dictionary = encoder.dictionary.T.contiguous()  # [d h]
+        if self.fit.learn == "kmeans":
+            y, codes = self._nearest(y)
+            losses = {"restore": (y - codes @ encoder.dictionary).square().sum(1).mean()}
+        else:
+            codes = fista(y, dictionary, self.fit.strength, tolerance=1e-3)
+            restore = (y - codes @ encoder.dictionary).square().sum(1)
+            losses = {"restore": restore.mean(), "sparsity": self.fit.strength * codes.abs().sum(1).mean()}
+        self.statistics.add(y, codes)
+        fresh = update_dictionary(dictionary, self.statistics.codes_gram, self.statistics.cross)
+        dead = unused_atoms(self.statistics.use)
+        if step % REPLACE_EVERY == REPLACE_EVERY - 1 and bool(dead.any()):
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+            fresh = replace_unused(fresh, self.statistics.use, y[: int(dead.sum())], generator)
+            self.statistics.forget(dead)
+        encoder.dictionary.copy_(fresh.T)
+        return losses, {"nonzeros": (codes != 0).sum(1).float().mean(), "unused_atoms": dead.sum()}
+
+    def _nearest(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """One atom a patch, by magnitude: patches ``[n d]``, mirrored where the mirrored atom fits better, and codes.
+
+        A patch under a mirrored atom is the mirrored patch under the atom itself.
+        """
+        own = self.encoder.dictionary
+        responses = y @ own.T
+        if self.encoder.args.mirror:
+            flipped = mirrored(y)
+            other = flipped @ own.T
+            better = other.abs().amax(1) > responses.abs().amax(1)
+            y = torch.where(better[:, None], flipped, y)
+            responses = torch.where(better[:, None], other, responses)
+        best = responses.abs().argmax(1, keepdim=True)
+        return y, torch.zeros_like(responses).scatter_(1, best, responses.gather(1, best))
+
+    def cut(self, images: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+        """``count`` normalised patches of each image ``[B 3 S S]``, at random places -> ``[B*count d]``."""
+        p, side = self.encoder.args.patch, images.shape[2]
+        places = torch.randint(0, side - p + 1, (2, len(images), count), generator=generator).to(images.device)
+        offsets = torch.arange(p, device=images.device)
+        rows = places[0][..., None, None] + offsets[:, None]  # [B count p 1]
+        columns = places[1][..., None, None] + offsets  # [B count 1 p]
+        which = torch.arange(len(images), device=images.device)[:, None, None, None]
+        patches = images.permute(0, 2, 3, 1)[which, rows, columns]  # [B count p p 3]
+        patches = patches.permute(0, 1, 4, 2, 3).flatten(0, 1)
+        return self.encoder.patches(patches).flatten(0, 1)
+
+    def whitened(self, rows: Tensor) -> Tensor:
+        """Normalised patches ``[n d]`` -> whitened ones."""
+        return (rows - self.encoder.patch_mean) @ self.encoder.whiten
+
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        return {**super().tensors(), "statistics": self.statistics.state_dict()}
+
+    def restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        super().restore(groups)
+        self.statistics.load_state_dict(dict(groups["statistics"]))
+
+    def explain(self, images: Tensor) -> Explained:
+        encoder, p = self.encoder, self.encoder.args.patch
+        windows = images.unfold(2, p, p).unfold(3, p, p).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, p, p)
+        windows = windows[torch.linspace(0, len(windows) - 1, min(len(windows), EXPLAINED_PATCHES)).long()]
+        white = self.whitened(encoder.patches(windows).flatten(0, 1))
+        responses = white @ encoder.dictionary.T
+        strength = (responses.abs() - encoder.args.threshold).clamp_min(0)
+        return Explained(encoder.atoms(), strength, windows)

@@ -1,0 +1,206 @@
+"""PCA, ICA and CCA as encoders of small images: ``s = V (x - mean)``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from common.corruptions import AnyCorruption, Gaussian
+from common.encoders import Encoder, EncoderConfig
+from common.encoders.linear import Linear
+from common.learner import Named
+from pretrain.explained import Explained
+from pretrain.fits.base import Fit, FitLearner
+from pretrain.fits.told import told
+from pretrain.linear.cca import cca
+from pretrain.linear.ica import ica
+from pretrain.linear.moments import CrossMoments, Moments
+from pretrain.linear.pca import pca
+from pretrain.linear.projection import Projection
+
+
+class Pca(Fit):
+    """Principal components: the projection that gives back most variance. One pass, float64 moments."""
+
+    kind: Literal["pca"] = "pca"
+    one_pass: ClassVar[bool] = True
+    components: int = Field(default=64, ge=1, le=1 << 14)
+    whiten: bool = False  # scale every component to variance 1
+
+    def encoder_config(self) -> EncoderConfig:
+        return EncoderConfig(name="linear", model_args={"code": self.components})
+
+    def learner(self, encoder: Encoder, seed: int, total: int) -> FitLearner:
+        return _PcaLearner(encoder, self, total)
+
+
+class Ica(Fit):
+    """Independent components, by scikit-learn's FastICA on a bounded sample; a resumed run fits it again."""
+
+    kind: Literal["ica"] = "ica"
+    streams: ClassVar[bool] = False
+    components: int = Field(default=64, ge=1, le=1 << 14)
+    sample: int = Field(default=20_000, ge=2)  # images
+    max_steps: int = Field(default=200, gt=0)
+    tolerance: float = Field(default=1e-4, gt=0)
+
+    def encoder_config(self) -> EncoderConfig:
+        return EncoderConfig(name="linear", model_args={"code": self.components})
+
+    def learner(self, encoder: Encoder, seed: int, total: int) -> FitLearner:
+        return _IcaLearner(encoder, self, seed)
+
+
+class Cca(Fit):
+    """Canonical correlations of two views: what of one can be told from the other. One pass, float64 moments.
+
+    Attributes:
+        views: ``damage``: an image and the same image damaged; ``neighbours``: two patches side by side, cut from
+            images of twice the size; ``other``: the row of the same number in the second source (``data.other``).
+        damage: of the second view.
+        ridge: added to each view's covariance, relative to its mean variance.
+    """
+
+    kind: Literal["cca"] = "cca"
+    one_pass: ClassVar[bool] = True
+    components: int = Field(default=64, ge=1, le=1 << 14)
+    views: Literal["damage", "neighbours", "other"] = "damage"
+    damage: AnyCorruption = Gaussian()
+    ridge: float = Field(default=1e-3, ge=0)
+
+    @model_validator(mode="after")
+    def _damage_is_used(self) -> Self:
+        if self.views != "damage" and self.damage != Gaussian():
+            raise ValueError(f"damage is for views=damage, not views={self.views}: leave it out")
+        return self
+
+    def loaded_size(self, image_size: int) -> int:
+        return 2 * image_size if self.views == "neighbours" else image_size
+
+    def encoder_config(self) -> EncoderConfig:
+        return EncoderConfig(name="linear", model_args={"code": self.components})
+
+    def learner(self, encoder: Encoder, seed: int, total: int) -> FitLearner:
+        return _CcaLearner(encoder, self, total)
+
+
+class _ProjectionLearner(FitLearner):
+    """Ends by putting a ``Projection`` into a ``linear`` encoder; ``back`` ``[d h]`` is kept for pictures."""
+
+    encoder: Linear
+    back: Tensor
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder)
+        assert isinstance(encoder, Linear)
+        self.encoder = encoder
+        self.model.register_buffer("back", encoder.code.weight.detach().T.clone())
+
+    def settle(self, projection: Projection) -> None:
+        """Take over a fitted projection."""
+        with torch.no_grad():
+            self.encoder.centre.copy_(projection.mean)
+            self.encoder.code.weight.copy_(projection.weight)
+            self.model.get_buffer("back").copy_(projection.back)
+
+    def rows(self, images: Tensor) -> Tensor:
+        """Images as rows, nothing subtracted yet, ``[B d]``."""
+        return self.encoder.prepare(images).flatten(1)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        back = self.model.get_buffer("back")
+        codes = self.encoder(images).flatten(1).float()
+        rows: Tensor = self.encoder.centre + codes @ back.T
+        return rows.view(images.shape)
+
+    def explain(self, images: Tensor) -> Explained:
+        atoms = self.model.get_buffer("back").T.reshape(-1, *images.shape[1:])
+        return Explained(atoms, self.encoder(images).flatten(1).float(), images)
+
+
+class _PcaLearner(_ProjectionLearner):
+    def __init__(self, encoder: Encoder, fit: Pca, total: int) -> None:
+        super().__init__(encoder)
+        self.fit, self.total = fit, total
+        self.moments = Moments(self.encoder.dimension)
+
+    def to(self, device: torch.device) -> None:
+        super().to(device)
+        if self.moments.count == 0:
+            self.moments = Moments(self.encoder.dimension, device)
+
+    def learn(self, images: Tensor, step: int) -> tuple[Named, Named]:
+        # the stream goes on into the next epoch: no image counts twice
+        self.moments.add(self.rows(images)[: max(0, self.total - self.moments.count)])
+        return {}, {"images": torch.tensor(float(self.moments.count))}
+
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        return {**super().tensors(), "moments": self.moments.state()}
+
+    def restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        super().restore(groups)
+        self.moments.load(dict(groups["moments"]))
+
+    def finish(self) -> None:
+        self.settle(told("pca", lambda: pca(self.moments, self.fit.components, whiten=self.fit.whiten)))
+
+
+class _IcaLearner(_ProjectionLearner):
+    def __init__(self, encoder: Encoder, fit: Ica, seed: int) -> None:
+        super().__init__(encoder)
+        self.fit, self.seed = fit, seed
+
+    def start(self, sample: Tensor, other: Tensor | None) -> None:
+        fit = self.fit
+        rows = self.rows(sample)
+        projection = told(
+            "ica", lambda: ica(rows, fit.components, seed=self.seed, max_steps=fit.max_steps, tolerance=fit.tolerance)
+        )
+        self.settle(projection)
+
+    def learn(self, images: Tensor, step: int) -> tuple[Named, Named]:
+        raise AssertionError("ICA does not stream")
+
+
+class _CcaLearner(_ProjectionLearner):
+    def __init__(self, encoder: Encoder, fit: Cca, total: int) -> None:
+        super().__init__(encoder)
+        self.fit, self.total = fit, total
+        self.moments = CrossMoments(self.encoder.dimension, self.encoder.dimension)
+
+    def to(self, device: torch.device) -> None:
+        super().to(device)
+        if self.moments.count == 0:
+            self.moments = CrossMoments(self.encoder.dimension, self.encoder.dimension, device)
+
+    def learn(self, images: Tensor, step: int) -> tuple[Named, Named]:
+        left = max(0, self.total - self.moments.count)
+        x, y = self.views(images)
+        self.moments.add(self.rows(x)[:left], self.rows(y)[:left])
+        return {}, {"pairs": torch.tensor(float(self.moments.count))}
+
+    def views(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch as pairs; draws from torch's global generators, which the loop has seeded."""
+        if self.fit.views == "other":
+            return images[:, :3], images[:, 3:]
+        if self.fit.views == "damage":
+            return images, self.fit.damage(images)
+        side = self.encoder.image_size
+        row = int(torch.randint(0, side + 1, ()))  # images are twice the side: any band of them holds one pair
+        band = images[:, :, row : row + side]
+        return band[..., :side], band[..., side:]
+
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        return {**super().tensors(), "moments": self.moments.state()}
+
+    def restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        super().restore(groups)
+        self.moments.load(dict(groups["moments"]))
+
+    def finish(self) -> None:
+        own, _, _ = told("cca", lambda: cca(self.moments, self.fit.components, ridge=self.fit.ridge))
+        self.settle(own)

@@ -1,0 +1,153 @@
+"""Sparse coding: a dictionary whose few atoms write an image or patch.
+
+    minimise over W, s_1..s_N   1/N Σ_i [ ‖x_i − W s_i‖² + λ ‖s_i‖₁ ]  +  γ ‖W‖²_F        (L0: ‖s_i‖₀ for ‖s_i‖₁)
+
+Online (Mairal et al. 2010): codes of a batch under the present dictionary, running moments of codes and images, and the
+dictionary that is best for these. With γ = 0 atoms have unit norm, or codes could shrink and atoms grow for ever; with
+the L0 penalties this is the only choice, since they do not see a code's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from common.encoders import Encoder, EncoderConfig
+from common.encoders.sparse_code import SparseCode
+from common.encoders.vector import Centre
+from common.learner import Named
+from pretrain.explained import Explained
+from pretrain.fits.base import Fit, FitLearner
+from pretrain.linear.dictionary import (
+    DictionaryStatistics,
+    replace_unused,
+    unused_atoms,
+    update_dictionary,
+    worst_reconstructed,
+)
+
+REPLACE_EVERY = 10  # steps: an atom gets this long to be found useful before it is replaced
+
+
+class SparseCoding(Fit):
+    """Settings; λ is for pixels in [0, 1].
+
+    Attributes:
+        penalty: ``l1`` (λ ‖s‖₁ by monotone FISTA), ``l0`` (λ ‖s‖₀ by iterative hard thresholding), ``atoms`` (at most
+            ``top_k`` non-zeros by orthogonal matching pursuit).
+        gamma: γ, with ``l1`` only; 0 keeps atoms at unit norm instead.
+        centring: what is subtracted from an image first: its ``own`` mean level, or the ``data``'s mean image.
+        forgetting: ρ of the running moments: how much the latest of t batches count, (i/t)^ρ.
+    """
+
+    kind: Literal["sparse_coding"] = "sparse_coding"
+    atoms: int = Field(default=256, ge=2, le=1 << 14)
+    penalty: Literal["l1", "l0", "atoms"] = "l1"
+    strength: float = Field(default=0.1, gt=0)
+    top_k: int = Field(default=8, gt=0)
+    gamma: float = Field(default=0.0, ge=0)
+    centring: Centre = "own"
+    forgetting: float = Field(default=2.0, ge=0)
+
+    @model_validator(mode="after")
+    def _freedoms_are_closed(self) -> Self:
+        if self.gamma and self.penalty != "l1":
+            raise ValueError(f"gamma is for penalty=l1: with penalty={self.penalty} atoms have unit norm; leave it out")
+        if self.penalty == "atoms" and self.top_k > self.atoms:
+            raise ValueError(f"top_k {self.top_k} is more than there are atoms ({self.atoms})")
+        return self
+
+    def encoder_config(self) -> EncoderConfig:
+        keys = ("atoms", "penalty", "strength", "top_k", "centring")
+        return EncoderConfig(name="sparse_code", model_args={key: getattr(self, key) for key in keys})
+
+    def learner(self, encoder: Encoder, seed: int, total: int) -> FitLearner:
+        assert isinstance(encoder, SparseCode)
+        return SparseCodingLearner(encoder, self, seed)
+
+
+class SparseCodingLearner(FitLearner):
+    """Minibatches for W and its moments A, B."""
+
+    encoder: SparseCode
+
+    def __init__(self, encoder: SparseCode, fit: SparseCoding, seed: int) -> None:
+        super().__init__(encoder)
+        self.encoder, self.fit, self.seed = encoder, fit, seed
+        self._statistics(torch.device("cpu"))
+
+    def _statistics(self, device: torch.device) -> None:
+        d, h = self.encoder.dictionary.shape
+        self.statistics = DictionaryStatistics(d, h, forgetting=self.fit.forgetting, device=device)
+
+    def to(self, device: torch.device) -> None:
+        super().to(device)
+        self._statistics(device)
+
+    def start(self, sample: Tensor, other: Tensor | None) -> None:
+        """Atoms begin as images of the sample, a function of the seed."""
+        self.encoder.fit_centre(sample)
+        rows = self.encoder.vectors(sample)
+        self.encoder.dictionary.copy_(random_rows(rows, self.encoder.args.atoms, self.seed).T)
+
+    def learn(self, images: Tensor, step: int) -> tuple[Named, Named]:
+        x, encoder, fit = self.encoder.vectors(images), self.encoder, self.fit
+        codes = encoder.solve(x)
+        restore = (x - codes @ encoder.dictionary.T).square().sum(1).mean()
+        losses = {"restore": restore, "sparsity": self.penalty(codes).mean()}
+        if fit.gamma:
+            losses["dictionary"] = fit.gamma * encoder.dictionary.square().sum()
+        self.statistics.add(x, codes)
+        fresh = update_dictionary(
+            encoder.dictionary,
+            self.statistics.codes_gram,
+            self.statistics.cross,
+            gamma=fit.gamma,
+            unit_norm=not fit.gamma,
+        )
+        dead = unused_atoms(self.statistics.use)
+        if step % REPLACE_EVERY == REPLACE_EVERY - 1 and bool(dead.any()):
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+            candidates = worst_reconstructed(x, encoder.dictionary, codes, int(dead.sum()))
+            fresh = replace_unused(fresh, self.statistics.use, candidates, generator)
+            self.statistics.forget(dead)
+        encoder.dictionary.copy_(fresh)
+        return losses, {"nonzeros": (codes != 0).sum(1).float().mean(), "unused_atoms": dead.sum()}
+
+    def penalty(self, codes: Tensor) -> Tensor:
+        """λ ‖s‖₁ or λ ‖s‖₀ of each row ``[B]``; with a budget of atoms there is none."""
+        if self.fit.penalty == "l1":
+            return self.fit.strength * codes.abs().sum(1)
+        return (self.fit.strength if self.fit.penalty == "l0" else 0.0) * (codes != 0).sum(1)
+
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        return {**super().tensors(), "statistics": self.statistics.state_dict()}
+
+    def restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        super().restore(groups)
+        self.statistics.load_state_dict(dict(groups["statistics"]))
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        rows = self.encoder.vectors(images)
+        lost = images.flatten(1) - rows  # what centring took out
+        return (lost + self.encoder.solve(rows) @ self.encoder.dictionary.T).view(images.shape)
+
+    def explain(self, images: Tensor) -> Explained:
+        atoms = self.encoder.dictionary.T.reshape(-1, *images.shape[1:])
+        return Explained(atoms, self.encoder(images).flatten(1), images)
+
+
+def random_rows(rows: Tensor, count: int, seed: int) -> Tensor:
+    """``count`` of the rows ``[n d]`` at random, normalised, ``[count d]``; again, with noise, where they run out."""
+    generator = torch.Generator().manual_seed(seed)
+    usable = rows[rows.norm(dim=1) > 1e-3 * rows.norm(dim=1).mean()]  # a flat patch has no direction
+    usable = usable if len(usable) else torch.randn(1, rows.shape[1], generator=generator).to(rows)
+    order = torch.randperm(len(usable), generator=generator)
+    chosen = normalize(usable[order[torch.arange(count) % len(usable)].to(rows.device)], dim=1)
+    noise = torch.randn(chosen.shape, generator=generator).to(chosen) * 0.01 / chosen.shape[1] ** 0.5
+    return normalize(chosen + noise, dim=1)

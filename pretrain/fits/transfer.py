@@ -1,0 +1,125 @@
+"""Transfer component analysis as an encoder: a kernel code in which two domains look alike."""
+
+from __future__ import annotations
+
+import logging
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from common.corruptions import AnyCorruption
+from common.encoders import Encoder, EncoderConfig
+from common.encoders.kernel import KernelCode
+from common.errors import UserError
+from common.kernels import Kernel, kernel_rows
+from common.learner import Named
+from pretrain.fits.base import Fit, FitLearner
+from pretrain.fits.told import told
+from pretrain.linear.moments import Moments
+from pretrain.linear.pca import pca
+from pretrain.linear.tca import maximum_mean_discrepancy, median_width, tca
+
+log = logging.getLogger("retouch")
+
+COMPARED = 1000  # images of each domain whose codes are compared
+
+
+class Tca(Fit):
+    """Pan et al. 2011, in the span of ``landmarks`` images, half of them from each domain.
+
+    Attributes:
+        damage: makes the second domain of the first, or changes ``data.other`` where that is given too.
+        sample: images of each domain it is fitted on.
+        width: of the RBF kernel; the median distance between landmarks where it is not given.
+        mu: weight of the penalty, relative to the squared gap between the domains' mean kernel features: small, and the
+            domains must agree; large, and it is kernel PCA.
+    """
+
+    kind: Literal["tca"] = "tca"
+    streams: ClassVar[bool] = False
+    components: int = Field(default=64, ge=1, le=1 << 14)
+    landmarks: int = Field(default=1000, ge=4, le=1 << 14)
+    sample: int = Field(default=5000, ge=2)
+    kernel: Kernel = "rbf"
+    width: float | None = Field(default=None, gt=0)
+    mu: float = Field(default=1e-3, gt=0)
+    damage: AnyCorruption | None = None
+
+    def encoder_config(self) -> EncoderConfig:
+        args = {"code": self.components, "landmarks": 2 * (self.landmarks // 2), "kernel": self.kernel}
+        return EncoderConfig(name="kernel", model_args=args | ({"width": self.width} if self.width else {}))
+
+    def learner(self, encoder: Encoder, seed: int, total: int) -> FitLearner:
+        assert isinstance(encoder, KernelCode)
+        return TcaLearner(encoder, self, seed)
+
+
+class TcaLearner(FitLearner):
+    """Attributes ``discrepancy`` holds the domains' maximum mean discrepancy by name, once fitted."""
+
+    encoder: KernelCode
+
+    def __init__(self, encoder: KernelCode, fit: Tca, seed: int) -> None:
+        super().__init__(encoder)
+        self.encoder, self.fit, self.seed = encoder, fit, seed
+        self.discrepancy: dict[str, float] = {}
+
+    def start(self, sample: Tensor, other: Tensor | None) -> None:
+        assert other is not None, "the stage gives the second domain"
+        fit, encoder = self.fit, self.encoder
+        encoder.fit_centre(torch.cat([sample, other]))
+        source, target = encoder.vectors(sample).double(), encoder.vectors(other).double()
+        half = fit.landmarks // 2
+        if min(len(source), len(target)) < half:
+            raise UserError(
+                f"fit.landmarks={fit.landmarks} takes {half} images of each domain; there are {len(source)} and "
+                f"{len(target)}: lower it"
+            )
+        landmarks = torch.cat([spread(source, half), spread(target, half)])
+        width = fit.width or (told("tca", lambda: median_width(landmarks)) if fit.kernel == "rbf" else None)
+        gap = mean_gap(source, target, landmarks, fit.kernel, width)
+        fitted = told(
+            "tca",
+            lambda: tca(
+                source, target, landmarks, fit.components, kernel=fit.kernel, width=width, mu=fit.mu * max(gap, 1e-12)
+            ),
+        )
+        args = encoder.args.model_copy(update={"width": width or encoder.args.width})
+        encoder.args = args
+        encoder.config = encoder.config.model_copy(update={"model_args": args.model_dump()})
+        encoder.landmarks.copy_(fitted.landmarks)
+        encoder.weight.copy_(fitted.weight)
+        encoder.shift.copy_(fitted.shift)
+        moments = Moments(source.shape[1], source.device)
+        moments.add(torch.cat([source, target]))
+        plain = told("tca", lambda: pca(moments, min(fit.components, source.shape[1]), whiten=False))
+        a, b = spread(source, COMPARED), spread(target, COMPARED)
+        self.discrepancy = {
+            "pixels": maximum_mean_discrepancy(a, b),
+            "pca": maximum_mean_discrepancy(plain.encode(a), plain.encode(b)),
+            "tca": maximum_mean_discrepancy(fitted.apply(a), fitted.apply(b)),
+        }
+        log.info(
+            "maximum mean discrepancy of the two domains: %s",
+            ", ".join(f"{name} {value:.4f}" for name, value in self.discrepancy.items()),
+        )
+
+    def learn(self, images: Tensor, step: int) -> tuple[Named, Named]:
+        raise AssertionError("TCA does not stream")
+
+
+def mean_gap(source: Tensor, target: Tensor, landmarks: Tensor, kernel: Kernel, width: float | None) -> float:
+    """``‖δ‖²``: the squared distance of the domains' mean kernel features; rows ``[n d]``, float64."""
+    means = [
+        torch.stack([kernel_rows(rows, landmarks, kernel, width).sum(0) for rows in torch.split(domain, 1024)]).sum(0)
+        / len(domain)
+        for domain in (source, target)
+    ]
+    return float((means[0] - means[1]).square().sum())
+
+
+def spread(rows: Tensor, count: int) -> Tensor:
+    """At most ``count`` of the rows, evenly spread."""
+    return rows[torch.linspace(0, len(rows) - 1, min(len(rows), count)).round().long().to(rows.device)]

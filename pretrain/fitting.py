@@ -1,0 +1,131 @@
+"""Fitting the linear family: the same data, loop, checkpoints and panels, with a method's own rule as the step."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from common.data import Batch, Images, Loader
+from common.encoders.base import Encoder
+from common.encoders.vector import VectorEncoder
+from common.errors import UserError
+from common.images import to_float
+from common.loop import Periodic, Trained, learn
+from common.run import Run
+from common.schedule import seed_step
+from pretrain.config import PretrainConfig
+from pretrain.example import Example
+from pretrain.fits import Cca, Fit, FitLearner, Tca
+from pretrain.fits.transfer import TcaLearner
+from pretrain.report import relative_error, save_report, show_panel
+
+log = logging.getLogger("retouch")
+
+START_IMAGES = 2048  # a sample for what has to be known before the first batch: centre, whitening, first atoms
+REPORT_IMAGES = 2048
+PANEL_IMAGES = 8
+
+
+def fit_encoder(encoder: Encoder, images: list[Images], config: PretrainConfig, run: Run) -> Trained:
+    """Fit ``encoder``, in place, on one set of images, or on two: views (CCA) or domains (TCA).
+
+    Raises:
+        UserError: the settings do not fit the data.
+    """
+    fit, device = config.fit, run.world.device
+    assert fit is not None
+    own = images[0]
+    if isinstance(fit, Cca) and fit.views == "other" and len(own) != len(images[1]):
+        raise UserError(
+            f"fit.views=other pairs rows, but {own.source.spec} has {len(own):,} and {images[1].source.spec} "
+            f"{len(images[1]):,}"
+        )
+    learner = fit.learner(encoder, config.seed, len(own))
+    learner.to(device)
+    log.info("%s unlabeled images of %s; %s by %s", f"{len(own):,}", own.source.spec, encoder.name, fit.kind)
+
+    # a bounded sample: all that methods without a stream look at
+    started = time.perf_counter()
+    count = getattr(fit, "sample", START_IMAGES)
+    sample = _sample(own, count, config, device)
+    with torch.no_grad():
+        learner.start(sample, _other(fit, images, count, config, device))
+
+    shown = sample[:: max(1, len(sample) // PANEL_IMAGES)][:PANEL_IMAGES]
+
+    def panel(step: int) -> dict[str, float]:
+        restored = learner.reconstruct(shown)
+        if restored is not None:
+            example = Example(input=shown, clean=shown, target=shown)
+            show_panel(run, step, example, restored, title=f"{fit.kind}, step {step}")
+        return {}
+
+    if fit.streams:
+        training = _stream(learner, images, config, run, fit, panel)
+    else:
+        training = Trained(0, 0, True, time.perf_counter() - started, None, None)
+        panel(0)
+    if training.finished:
+        _report(learner, sample[:REPORT_IMAGES], run, training.step)
+    return training
+
+
+def _stream(
+    learner: FitLearner,
+    images: list[Images],
+    config: PretrainConfig,
+    run: Run,
+    fit: Fit,
+    panel: Callable[[int], dict[str, float]],
+) -> Trained:
+    device = run.world.device
+    loader = Loader(images[0], batch_size=config.batch_size, seed=config.seed, workers=config.data.workers)
+    second = images[1] if len(images) > 1 else None
+
+    def prepare(batch: Batch) -> Tensor:
+        pixels = config.augment(batch.images.to(device, non_blocking=True))  # uint8 0..255 -> float 0..1
+        if second is None:
+            return pixels
+        return torch.cat([pixels, to_float(second.rows(batch.index).to(device))], dim=1)
+
+    every = config.panels_every
+    # a method of one pass has nothing to show before its end
+    periodic = [] if fit.one_pass else [Periodic(every, panel)]
+    with torch.no_grad():
+        training = learn(learner, prepare, loader, config, run, title=f"fit {fit.kind}", periodic=periodic)
+    if training.finished and fit.one_pass:
+        panel(training.step)
+    return training
+
+
+def _sample(images: Images, count: int, config: PretrainConfig, device: torch.device) -> Tensor:
+    """At most ``count`` images ``[N 3 S S]`` in [0, 1], evenly spread, at the encoder's size."""
+    rows = torch.linspace(0, len(images) - 1, min(len(images), count)).round().long()
+    size = config.data.image_size
+    return to_float(images.rows(rows).to(device))[:, :, :size, :size]
+
+
+def _other(fit: Fit, images: list[Images], count: int, config: PretrainConfig, device: torch.device) -> Tensor | None:
+    """TCA's second domain: the second source, or the first one, damaged."""
+    if not isinstance(fit, Tca):
+        return None
+    domain = _sample(images[-1], count, config, device)
+    if fit.damage is None:
+        return domain
+    seed_step(config.seed, 0)
+    return fit.damage(domain)
+
+
+@torch.no_grad()
+def _report(learner: FitLearner, images: Tensor, run: Run, step: int) -> None:
+    encoder = learner.encoder.eval()
+    restored = learner.reconstruct(images)
+    error = None
+    if restored is not None and isinstance(encoder, VectorEncoder):
+        error = relative_error(images, restored, encoder.vectors(images))
+    facts = {"maximum_mean_discrepancy": learner.discrepancy} if isinstance(learner, TcaLearner) else {}
+    save_report(run, step, learner.explain(images), error, facts)

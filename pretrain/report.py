@@ -1,0 +1,81 @@
+"""What pretraining shows beside numbers: panels, atoms, what excites them, and how sparse the code is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.files import write_json
+from common.run import Run
+from pretrain.atoms import save_atoms, save_exciting
+from pretrain.example import Example
+from pretrain.explained import Explained
+from pretrain.panels import save_panel
+
+log = logging.getLogger("retouch")
+
+EXCITED = 12  # atoms whose patches are shown
+PATCHES = 10  # patches of each
+DENSE, SPARSE = 4, 8  # bytes of a float32; of a non-zero with its index, int32
+
+
+def show_panel(run: Run, step: int, example: Example, restored: Tensor, title: str) -> None:
+    """Originals, damaged and restored images as ``panels/step-*.png``, and to W&B."""
+    path = run.folder / "panels" / f"step-{step:07d}.png"
+    save_panel(path, example, restored, title=title)
+    run.image("panel", path, step)
+
+
+def save_report(
+    run: Run, step: int, explained: Explained | None, error: float | None, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write ``panels/atoms.png``, ``panels/exciting.png`` and ``results.json``; returns what the last holds.
+
+    Args:
+        error: ``Σ ‖x − x̂‖² / Σ ‖x‖²`` of images as their codes give them back, centred.
+        facts: further entries.
+    """
+    results: dict[str, Any] = dict(facts)
+    if error is not None:
+        results["relative_reconstruction_error"] = error
+    if explained is not None:
+        codes = explained.codes
+        use = codes.abs().mean(0)
+        nonzeros = float((codes != 0).sum(1).float().mean())
+        results |= {
+            "atoms": codes.shape[1],
+            "unused_atoms": int((use == 0).sum()),
+            "nonzeros": nonzeros,
+            "bytes_dense": DENSE * codes.shape[1],
+            "bytes_sparse": round(SPARSE * nonzeros, 1),
+        }
+        atoms = save_atoms(run.folder / "panels" / "atoms.png", explained.atoms.cpu(), use.cpu(), title="atoms by use")
+        exciting = save_exciting(run.folder / "panels" / "exciting.png", *_most_exciting(explained, use))
+        for name, path in (("atoms", atoms), ("exciting", exciting)):
+            run.image(name, path, step)
+        log.info(
+            "%d atoms, %d unused; %.1f non-zeros a code: %.0f bytes sparse, %d dense",
+            *(results[key] for key in ("atoms", "unused_atoms", "nonzeros", "bytes_sparse", "bytes_dense")),
+        )
+    if run.tracker:
+        run.tracker.summary(results)
+    write_json(run.folder / "results.json", results)
+    return results
+
+
+def _most_exciting(explained: Explained, use: Tensor) -> tuple[Tensor, Tensor]:
+    """The most used atoms ``[k 3 p p]`` and the patches that excite each most ``[k m 3 p p]``."""
+    best = use.argsort(descending=True)[:EXCITED]
+    strength = explained.codes[:, best].abs()
+    places = strength.topk(min(PATCHES, len(strength)), dim=0).indices.T  # [k m]
+    return explained.atoms[best].cpu(), explained.patches[places].cpu()
+
+
+def relative_error(images: Tensor, restored: Tensor, centred: Tensor) -> float:
+    """``Σ ‖x − x̂‖² / Σ ‖x - centre‖²`` of images and their reconstructions ``[N 3 S S]``; ``centred`` ``[N d]``."""
+    lost = (images - restored).double().square().sum()
+    return float(lost / centred.double().square().sum().clamp_min(torch.finfo(torch.float64).tiny))
