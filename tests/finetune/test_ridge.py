@@ -31,6 +31,20 @@ def test_every_strength_equals_sklearns(n: int, F: int, dtype: torch.dtype) -> N
         )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_strengths_one_by_one_equal_all_at_once(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(500, 60, generator=generator) @ torch.diag(torch.logspace(0, -3, 60))
+    labels = torch.randint(0, 4, (500,), generator=generator)
+    together = fit_ridge(features.to(dtype), labels, 4, L2)
+    monkeypatch.setattr("finetune.ridge.WIDE", 1)
+    monkeypatch.setattr("finetune.gram.COLUMNS", 17)
+    one_by_one = fit_ridge(features.to(dtype), labels, 4, L2)
+    close = {"rtol": 1e-6, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(one_by_one.weight, together.weight, **close)
+    torch.testing.assert_close(one_by_one.objective, together.objective, **close)
+
+
 def test_large_means_do_not_spoil_float32() -> None:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(20_000, 8, generator=generator)
