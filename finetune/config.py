@@ -87,7 +87,7 @@ class ProbeConfig(StageConfig):
     data: LabelledData = LabelledData()
     more_data: tuple[LabelledData, ...] = ()  # further data sets for the same encoder
     probe: LinearConfig = LinearConfig()
-    knn: NearestConfig = NearestConfig()
+    knn: NearestConfig | None = NearestConfig()  # null leaves it out: with wide features its bank costs most
     baselines: BaselineConfig = BaselineConfig()
     # The chosen probe, as it stands, on damaged test images: is the representation resistant?
     damage: tuple[AnyCorruption, ...] = (Gaussian(sigma=0.1), Gray(), Holes(ratio=0.25))

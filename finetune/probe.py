@@ -26,7 +26,7 @@ from common.files import write_json
 from common.precision import resolve_precision
 from common.run import Run, check_out, open_run
 from finetune.baselines import Pixels, untrained
-from finetune.config import ProbeConfig
+from finetune.config import NearestConfig, ProbeConfig
 from finetune.data import LabelledData, LabelledImages, Sources, load_labelled, open_sources
 from finetune.features import Extraction, Features, cache_folder, cached_features, extract, feature_key, layer_shapes
 from finetune.metrics import confusion_matrix, per_class_accuracy, wilson_interval
@@ -190,14 +190,12 @@ def _measure_task(config: ProbeConfig, subject: str, task: Task, candidates: Can
     choice = choose_linear(candidates, task, config.probe)
     linear = refit_linear(candidates, task, choice, config.probe)
     scores = _scores(linear.predict(test), task)
-    near = choose_nearest(candidates, task, config.knn, config.probe.finalists)
-    near_scores = _scores(predict_nearest(candidates, test, task, near, config.knn), task)
+    nearest = None if config.knn is None else _nearest(config, config.knn, task, candidates, test)
     seconds = time.monotonic() - started
-    log.info(
-        "%s, %s: linear %.2f%% (layer %s, %s, l2 %g), k-NN %.2f%% (layer %s, %s, k %d), in %.1f s",
-        *(subject, task.name, 100 * scores["test_accuracy"], choice.space.layer, choice.space.pooling),
-        *(choice.value, 100 * near_scores["test_accuracy"], near.space.layer, near.space.pooling, near.value, seconds),
-    )
+    found = f"{scores['test_accuracy']:.2%} (layer {choice.space.layer}, {choice.space.pooling}, l2 {choice.value:g})"
+    if nearest is not None:
+        found += ", k-NN {test_accuracy:.2%} (layer {layer}, {pooling}, k {k})".format(**nearest)
+    log.info("%s, %s: linear %s, in %.1f s", subject, task.name, found, seconds)
     result = {
         **_chosen(choice),
         "l2": choice.value,
@@ -207,10 +205,17 @@ def _measure_task(config: ProbeConfig, subject: str, task: Task, candidates: Can
         "n_test": len(task.test),
         **scores,
         "classes": list(task.classes),
-        "knn": {**_chosen(near), "k": int(near.value), "temperature": config.knn.temperature, **near_scores},
+        "knn": nearest,
         "seconds": round(seconds, 2),
     }
     return Measured(result, linear)
+
+
+def _nearest(config: ProbeConfig, knn: NearestConfig, task: Task, candidates: Candidates, test: Features) -> Result:
+    """Nearest neighbours, chosen like the linear probe."""
+    choice = choose_nearest(candidates, task, knn, config.probe.finalists)
+    scores = _scores(predict_nearest(candidates, test, task, choice, knn), task)
+    return {**_chosen(choice), "k": int(choice.value), "temperature": knn.temperature, **scores}
 
 
 def _damaged(
@@ -355,8 +360,9 @@ def _numbers(result: Result) -> dict[str, float]:
     numbers = {
         "test_accuracy": result["test_accuracy"],
         "val_accuracy": result["val_accuracy"],
-        "knn_test_accuracy": result["knn"]["test_accuracy"],
     }
+    if result["knn"] is not None:
+        numbers["knn_test_accuracy"] = result["knn"]["test_accuracy"]
     for kind, baseline in result["baselines"].items():
         numbers[f"{kind}_test_accuracy"] = baseline["test_accuracy"]
     if "purposes" in result:

@@ -5,8 +5,8 @@ With centred features ``X`` ``[n F]`` and centred one-hot labels ``Y`` ``[n C]``
     minimise over W   (1/n) ‖X W - Y‖²_F  +  λ ‖W‖²_F        =>        W = (A + λ I)⁻¹ B,   A = XᵀX/n,  B = XᵀY/n
 
 and the bias follows from the means. One eigendecomposition ``A = V Λ Vᵀ`` serves the grid:
-``W = V (Λ + λ)⁻¹ VᵀB``. It costs some 30 times a Cholesky factor, so that wide features get one of these for each strength,
-in place of a copy of ``A``. With fewer rows than features the same solution is written by rows (the dual):
+``W = V (Λ + λ)⁻¹ VᵀB``. It costs some 30 times a Cholesky factor, so that wide features get one of these for each
+strength. With fewer rows than features the same solution is written by rows (the dual):
 ``W = Xᵀ/n (K + λ I)⁻¹ Y`` with ``K = X Xᵀ/n``, whose eigendecomposition is the smaller one. Both are float64.
 """
 

@@ -44,10 +44,10 @@ def lines(results: Sequence[Result]) -> Iterator[Line]:
                 name = f"{name} ({_label(result)})"
             subjects.append((name, baseline, gray and kind != "pixels"))
         for name, one, saw_gray in subjects:
-            for method, found, setting in (
-                (f"{name}, linear", one, f"l2 {one['l2']:g}"),
-                (f"{name}, k-NN", one["knn"], f"k {one['knn']['k']}"),
-            ):
+            methods = [(f"{name}, linear", one, f"l2 {one['l2']:g}")]
+            if one["knn"] is not None:
+                methods.append((f"{name}, k-NN", one["knn"], f"k {one['knn']['k']}"))
+            for method, found, setting in methods:
                 low, high = found["ci95"]
                 line = Line(
                     *(task, method, found["test_accuracy"], low, high, found["layer"], found["pooling"], setting),
