@@ -60,13 +60,19 @@ class SparseCode(VectorEncoder):
         with torch.autocast(rows.device.type, enabled=False):  # a gap of 1e-5 cannot be seen in bfloat16
             return [self.solve(rows.float())]
 
-    def solve(self, rows: Tensor, start: Tensor | None = None) -> Tensor:
-        """Centred rows ``[B d]``, float32 -> codes ``[B h]``; from ``start`` where the penalty can use one."""
+    def solve(self, rows: Tensor, *, steps: int | None = None, tolerance: float = 1e-5) -> Tensor:
+        """Centred rows ``[B d]``, float32 -> codes ``[B h]``.
+
+        Args:
+            steps: the most steps a code takes; the encoder's own number by default.
+            tolerance: relative duality gap at which an L1 code is done.
+        """
         args = self.args
+        steps = steps or args.steps
         match args.penalty:
             case "l1":
-                return fista(rows, self.dictionary, args.strength, steps=args.steps, start=start)
+                return fista(rows, self.dictionary, args.strength, steps=steps, tolerance=tolerance)
             case "l0":
-                return iht(rows, self.dictionary, args.strength, steps=args.steps, start=start)
+                return iht(rows, self.dictionary, args.strength, steps=steps)
             case "atoms":
                 return omp(rows, self.dictionary, min(args.top_k, self.dimension))

@@ -34,7 +34,7 @@ class DecoderConfig(Config):
     width: int = Field(128, ge=32, le=4096)
     """Channels next to the encoder; convolutional decoders halve them as the side doubles. Of ``mlp``: hidden units."""
     depth: int | None = Field(None, ge=1, le=64)
-    """Transformer blocks (default 4), convolutions at every side (default 1), or ``mlp``'s hidden layers (default 1)."""
+    """Transformer blocks (default 4), convolutions a side (default 1), or ``mlp``'s hidden layers (default 1)."""
     subpixel: Literal[1, 2, 4, 8] = 2
     """Convolutional decoders stop at this fraction of the side; each place then gives so many pixels a side."""
 

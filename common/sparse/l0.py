@@ -1,0 +1,188 @@
+"""Codes with few non-zeros: a penalty on their number (IHT), or a budget of them (OMP), for all rows at once.
+
+For rows ``x`` ``[B d]`` and a dictionary ``W`` ``[d h]``, for every row on its own:
+
+    iht:  minimise over s   ‖x − W s‖² + λ ‖s‖₀
+    omp:  minimise over s   ‖x − W s‖²   with  ‖s‖₀ <= k,   greedily
+
+Both problems are NP-hard; both answers are good ones, not the best.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from common.sparse.problem import (
+    check_penalty,
+    check_problem,
+    curvature,
+    row_blocks,
+    solve_on_support,
+    squared_error,
+)
+
+POLISH = 10  # steps between two least-squares fits on the support
+UNIT = 1e-3  # how far from 1 the norm of a unit atom may be
+
+
+def hard_threshold(x: Tensor, t: float) -> Tensor:
+    """``x`` where ``|x| > t``, else 0: the minimiser of ``(s − x)² + t² ‖s‖₀``, for any shape and ``t >= 0``.
+
+    Raises:
+        ValueError: ``t`` is negative.
+    """
+    if not t >= 0:
+        raise ValueError(f"a threshold must be at least 0, not {t}")
+    return x.masked_fill(x.abs() <= t, 0)
+
+
+def top_k(codes: Tensor, k: int) -> Tensor:
+    """Codes ``[... h]`` with all but the ``k`` of largest magnitude set to zero; among equal ones exactly k stay.
+
+    Raises:
+        ValueError: ``k`` is not in ``0..h``.
+    """
+    h = codes.shape[-1]
+    if not 0 <= k <= h:
+        raise ValueError(f"k must be in 0..{h}, the size of a code, not {k}")
+    kept = codes.abs().topk(k, dim=-1, sorted=False).indices
+    return torch.zeros_like(codes).scatter(-1, kept, codes.gather(-1, kept))
+
+
+def l0_objective(x: Tensor, dictionary: Tensor, codes: Tensor, l0: float) -> Tensor:
+    """``‖x − W s‖² + λ ‖s‖₀`` of every row, float64 ``[B]``: rows ``[B d]``, dictionary ``[d h]``, codes ``[B h]``.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit each other.
+    """
+    check_problem(x, dictionary, codes)
+    return squared_error(x, dictionary, codes) + l0 * (codes != 0).sum(1)
+
+
+def iht(x: Tensor, dictionary: Tensor, l0: float, *, steps: int = 200, start: Tensor | None = None) -> Tensor:
+    """Codes ``[B h]`` by iterative hard thresholding of ``‖x − W s‖² + λ ‖s‖₀``.
+
+    With ``c >= λmax(WᵀW)`` a step is ``s <- hard(s + Wᵀ(x − W s) / c, √(λ / c))``, the minimiser of a bound from above
+    that touches the objective at ``s`` (Blumensath & Davies 2008, "Iterative thresholding for sparse approximations",
+    section 2), so no objective rises. Every ``POLISH`` steps the codes are fitted by least squares on their support,
+    where that lowers the objective (as Foucart 2011, "Hard thresholding pursuit"): the plain steps only creep there.
+    A row is done when the next step would not move it after such a fit: it is then a fixed point.
+
+    Args:
+        x: rows ``[B d]``, float32 or float64.
+        dictionary: ``[d h]``, atoms of any norm.
+        l0: λ, the price of a non-zero; at least 0.
+        steps: the most steps a row may take.
+        start: codes ``[B h]`` to begin from; zero by default. A start from ``omp`` often ends lower.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit each other, or a number is out of range.
+    """
+    check_problem(x, dictionary, start, "start")
+    check_penalty(l0, steps, "l0")
+    codes = x.new_zeros(len(x), dictionary.shape[1]) if start is None else start.clone()
+    bound, gram = curvature(dictionary), dictionary.T @ dictionary
+    threshold, settled = (l0 / bound) ** 0.5, 0.1 * torch.finfo(x.dtype).eps ** 0.5
+    for rows in row_blocks(x, dictionary.shape[1]):
+        X, s, out = x[rows], codes[rows], codes[rows]
+        remaining = torch.arange(len(out), device=x.device)
+        for step in range(1, steps + 1):
+            s = _thresholded(X, dictionary, s, bound, threshold)
+            if step % POLISH and step < steps:
+                continue
+            s = _debiased(X, dictionary, gram, s)
+            out[remaining] = s
+            change = torch.linalg.vector_norm(_thresholded(X, dictionary, s, bound, threshold) - s, dim=1)
+            moving = change > settled * torch.linalg.vector_norm(s, dim=1)
+            remaining, X, s = remaining[moving], X[moving], s[moving]
+            if not len(remaining):
+                break
+    return codes
+
+
+def omp(x: Tensor, dictionary: Tensor, atoms: int) -> Tensor:
+    """Codes ``[B h]`` with at most ``atoms`` non-zeros by orthogonal matching pursuit, all rows at once.
+
+    Each round takes the atom that correlates most with the residual, then fits all atoms taken by least squares. The
+    Cholesky factor of their Gram matrix grows by a row a round (Rubinstein, Zibulevsky & Elad 2008, "Efficient
+    implementation of the K-SVD algorithm using batch orthogonal matching pursuit", section 2). A row stops early when
+    nothing is left of it, or when the next atom depends linearly on those it has.
+
+    Args:
+        x: rows ``[B d]``, float32 or float64.
+        dictionary: ``[d h]``, atoms of unit norm.
+        atoms: the budget k, in ``0..min(d, h)``.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit, an atom is not of unit norm, or the budget is out of range.
+    """
+    check_problem(x, dictionary)
+    check_unit_norm(dictionary)
+    if not 0 <= atoms <= min(dictionary.shape):
+        raise ValueError(f"atoms must be in 0..{min(dictionary.shape)}, not {atoms}")
+    gram = dictionary.T @ dictionary
+    codes = x.new_zeros(len(x), dictionary.shape[1])
+    if atoms:
+        for rows in row_blocks(x, dictionary.shape[1] + atoms * atoms):
+            codes[rows] = _pursue(x[rows], dictionary, gram, atoms)
+    return codes
+
+
+def check_unit_norm(dictionary: Tensor) -> None:
+    """Refuse a dictionary ``[d h]`` with an atom whose norm is not 1 (ValueError)."""
+    norms = dictionary.norm(dim=0)
+    if not bool(((norms - 1).abs() <= UNIT).all()):
+        raise ValueError(
+            f"atoms of unit norm are needed; norms are {float(norms.min()):.3g} to {float(norms.max()):.3g}"
+        )
+
+
+def _thresholded(x: Tensor, dictionary: Tensor, codes: Tensor, bound: float, threshold: float) -> Tensor:
+    residual = torch.addmm(x, codes, dictionary.T, alpha=-1)
+    return hard_threshold(torch.addmm(codes, residual, dictionary, alpha=1 / bound), threshold)
+
+
+def _debiased(x: Tensor, dictionary: Tensor, gram: Tensor, codes: Tensor) -> Tensor:
+    """The least-squares codes on the same support, in the rows whose error they lower."""
+    residual = torch.addmm(x, codes, dictionary.T, alpha=-1)
+    # dependent atoms need it, and a smaller one would let rounding choose among them; the next fit does what it leaves
+    ridge = torch.finfo(x.dtype).eps ** 0.5 * float(gram.diagonal().mean())
+    fitted = codes + solve_on_support(gram, residual @ dictionary, codes, ridge)
+    better = squared_error(x, dictionary, fitted) < residual.double().square().sum(1)
+    return torch.where(better[:, None], fitted, codes)
+
+
+def _pursue(x: Tensor, dictionary: Tensor, gram: Tensor, atoms: int) -> Tensor:
+    """``omp`` of one block of rows."""
+    B, eps = len(x), torch.finfo(x.dtype).eps
+    correlation = x @ dictionary  # [B h]
+    nothing = (10 * eps * x.norm(dim=1)).clamp_min(torch.finfo(x.dtype).tiny)
+    left = correlation.clone()
+    factor = torch.eye(atoms, dtype=x.dtype, device=x.device).expand(B, -1, -1).contiguous()  # L, identity where unused
+    taken = torch.zeros(B, atoms, dtype=torch.long, device=x.device)
+    right = x.new_zeros(B, atoms, 1)
+    codes = torch.zeros_like(correlation)
+    active = torch.ones(B, dtype=torch.bool, device=x.device)
+    for k in range(atoms):
+        strength, chosen = left.abs().max(dim=1)
+        new = x.new_zeros(B, k, 1)
+        if k:  # L w = G[taken, chosen] gives the factor's next row
+            new = torch.linalg.solve_triangular(
+                factor[:, :k, :k], gram[taken[:, :k], chosen[:, None]][..., None], upper=False
+            )
+        corner = gram.diagonal()[chosen] - new.square().sum(dim=(1, 2))
+        active = active & (strength > nothing) & (corner > 10 * eps)
+        if not active.any():
+            break
+        # a row that has stopped keeps the identity and a zero on the right: its further codes are zero
+        factor[:, k, :k] = new[:, :, 0] * active[:, None]
+        factor[:, k, k] = torch.where(active, corner, 1).sqrt()
+        taken[:, k] = chosen
+        right[:, k, 0] = correlation.gather(1, chosen[:, None])[:, 0] * active
+        found = torch.cholesky_solve(right[:, : k + 1], factor[:, : k + 1, : k + 1])[:, :, 0]
+        codes = torch.zeros_like(codes).scatter_add_(1, taken[:, : k + 1], found)
+        left = torch.addmm(x, codes, dictionary.T, alpha=-1) @ dictionary
+        # exact least squares leaves no correlation with what is taken; rounding must not take it twice
+        left = left.masked_fill(codes != 0, 0)
+    return codes

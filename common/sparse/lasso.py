@@ -1,0 +1,241 @@
+"""Codes under an L1 penalty, by monotone FISTA on all rows at once.
+
+For rows ``x`` ``[B d]`` and a dictionary ``W`` ``[d h]``, for every row on its own:
+
+    minimise over s   F(s) = ‖x − W s‖² + λ ‖s‖₁
+
+(scikit-learn's ``sparse_encode`` halves the squared error: its ``alpha`` is λ/2.) With a curvature ``c`` a
+step from ``y`` is ``z = soft(y + Wᵀ(x − W y) / c, λ / 2c)``. ``y`` extrapolates past the best codes so far as in MFISTA
+(Beck & Teboulle 2009, "Fast gradient-based algorithms for constrained total variation image denoising"): a ``z`` that
+is worse than those is not taken. Momentum starts anew, row by row, after such a ``z`` and where it points uphill
+(O'Donoghue & Candès 2015, "Adaptive restart for accelerated gradient schemes", section 3.2).
+
+``c = λmax(WᵀW)`` always descends, but is far from what a few atoms make together: each row keeps a smaller curvature of
+its own, corrected by the one that every step turns out to have met, and raised when a ``z`` is not taken. Which steps
+are tried is thereby free; that no objective rises is not.
+
+The residual ``x − W s`` is what is carried along, not ``WᵀW s``: it is shorter than a code where the dictionary is
+overcomplete, it extrapolates linearly, both its products fuse with the sums around them, and its squared norm loses no
+digits to cancellation in float32.
+
+First-order steps find which atoms a code uses long before they find how much of each, so every ``CHECK`` steps the
+signs are taken as known and F, now a quadratic, is minimised over those atoms exactly: the step of feature-sign search
+(Lee, Battle, Raina & Ng 2006, "Efficient sparse coding algorithms", algorithm 1), kept where it lowers F.
+
+A row is done when its duality gap is at most ``tolerance`` times its objective. The gap bounds what is left to gain:
+``u = 2 a (x − W s)`` with ``|Wᵀu| <= λ`` is feasible for the dual ``max u·x − ‖u‖²/4``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softshrink
+
+from common.sparse.problem import check_penalty, check_problem, curvature, row_blocks, solve_on_support, squared_error
+
+CHECK = 20  # steps between two polishings and looks at the gap, which together cost some ten steps
+
+RIDGE = 1e-5  # of the mean diagonal of WᵀW: dependent atoms need it to be solved for, others hardly feel it
+SHARES = (1.0, 0.2, 0.04)  # of a polishing, tried in turn where sign changes spoil the whole of it
+# A row's curvature: its first share of λmax, its factor over one that proved too small, its factor where it was enough.
+# On 8x8 patches of CIFAR-10 the objective after 60 steps is then nearer the least one than with λmax after 100.
+FIRST, GROW, SHRINK = 0.25, 1.1, 0.95
+FLAT = 1e-3  # share of λmax below which no row's curvature falls, which at rest would shrink for ever
+
+
+def soft_threshold(x: Tensor, t: float) -> Tensor:
+    """``sign(x) max(|x| − t, 0)``: the minimiser of ``(s − x)²/2 + t |s|``, for any shape and ``t >= 0``.
+
+    Raises:
+        ValueError: ``t`` is negative.
+    """
+    if not t >= 0:
+        raise ValueError(f"a threshold must be at least 0, not {t}")
+    return softshrink(x, t)
+
+
+def lasso_objective(x: Tensor, dictionary: Tensor, codes: Tensor, l1: float) -> Tensor:
+    """``‖x − W s‖² + λ ‖s‖₁`` of every row, float64 ``[B]``: rows ``[B d]``, dictionary ``[d h]``, codes ``[B h]``.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit each other.
+    """
+    check_problem(x, dictionary, codes)
+    return squared_error(x, dictionary, codes) + l1 * codes.double().abs().sum(1)
+
+
+def fista(
+    x: Tensor,
+    dictionary: Tensor,
+    l1: float,
+    *,
+    steps: int = 200,
+    tolerance: float = 1e-5,
+    start: Tensor | None = None,
+    nonnegative: bool = False,
+) -> Tensor:
+    """Codes ``[B h]`` that minimise ``‖x − W s‖² + λ ‖s‖₁`` for every row.
+
+    Rows leave the batch when they are done, so that the work shrinks; a block of rows at a time is in work, so that
+    memory is bounded by the codes themselves.
+
+    Args:
+        x: rows ``[B d]``, float32 or float64.
+        dictionary: ``[d h]``, atoms of any norm.
+        l1: λ, at least 0. At 0 there is no dual bound, and all ``steps`` are taken.
+        steps: the most steps a row may take.
+        tolerance: relative duality gap at which a row is done; 0 takes all ``steps``. Gaps below some 1e-6 of ``‖x‖²``
+            are lost in float32 rounding.
+        start: codes ``[B h]`` to begin from; zero by default. The result is never worse than these.
+        nonnegative: allow no negative code; ``start`` must have none.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit each other, or a number is out of range.
+    """
+    _check(x, dictionary, l1, steps, start, nonnegative)
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must be at least 0, not {tolerance}")
+    codes = x.new_zeros(len(x), dictionary.shape[1]) if start is None else start.clone()
+    bound, gram = curvature(dictionary), dictionary.T @ dictionary
+    for rows in row_blocks(x, dictionary.shape[1]):
+        block = _Block(x[rows], dictionary, l1, bound, codes[rows], nonnegative)
+        out = codes[rows]
+        remaining = torch.arange(len(out), device=x.device)
+        for step in range(1, steps + 1):
+            block.step()
+            if step % CHECK == 0 or step == steps:
+                block.polish(gram)
+            if step % CHECK == 0 and step < steps:
+                done = block.relative_gap() <= tolerance
+                # the rest is copied together only where that saves more work than it makes
+                if int(done.sum()) * 8 >= len(done):
+                    out[remaining[done]] = block.codes[done]
+                    remaining = remaining[~done]
+                    block.keep(~done)
+                    if not len(remaining):
+                        break
+        out[remaining] = block.codes
+    return codes
+
+
+def fista_path(
+    x: Tensor,
+    dictionary: Tensor,
+    l1: float,
+    *,
+    steps: int = 200,
+    start: Tensor | None = None,
+    nonnegative: bool = False,
+) -> Iterator[Tensor]:
+    """The codes ``[B h]`` after every step that ``fista`` would take, all rows together and none leaving.
+
+    Raises:
+        ValueError: as ``fista``, when the first codes are asked for.
+    """
+    _check(x, dictionary, l1, steps, start, nonnegative)
+    first = x.new_zeros(len(x), dictionary.shape[1]) if start is None else start
+    block, gram = _Block(x, dictionary, l1, curvature(dictionary), first, nonnegative), dictionary.T @ dictionary
+    for step in range(1, steps + 1):
+        block.step()
+        if step % CHECK == 0 or step == steps:
+            block.polish(gram)
+        yield block.codes.clone()
+
+
+class _Block:
+    """Rows in work: the best codes so far with residual and objective, and the point ahead of them."""
+
+    def __init__(
+        self, x: Tensor, dictionary: Tensor, l1: float, bound: float, codes: Tensor, nonnegative: bool
+    ) -> None:
+        self.x, self.dictionary, self.l1, self.bound, self.nonnegative = x, dictionary, l1, bound, nonnegative
+        self.codes = codes.clone()
+        self.residual = torch.addmm(x, self.codes, dictionary.T, alpha=-1)
+        self.objective = self._objective(self.residual, self.codes)
+        self.ahead, self.ahead_residual = self.codes.clone(), self.residual.clone()  # y and x − W y
+        self.momentum = x.new_ones(len(x))  # t of FISTA
+        self.curvature = x.new_full((len(x),), bound * FIRST)
+
+    def step(self) -> None:
+        """One step of every row; no objective rises."""
+        z = torch.addmm(self.ahead, self.ahead_residual / self.curvature[:, None], self.dictionary)
+        threshold = (self.l1 / 2 / self.curvature)[:, None]
+        z = z.sub_(threshold).clamp_min_(0) if self.nonnegative else z - z.clamp(-threshold, threshold)
+        residual = torch.addmm(self.x, z, self.dictionary.T, alpha=-1)
+        objective = self._objective(residual, z)
+
+        move, fall = z - self.codes, self.ahead - z
+        uphill = torch.linalg.vecdot(fall, move) > 0
+        # ‖W (y − z)‖² / ‖y − z‖²: what the curvature turned out to be along this step
+        met = _square(self.ahead_residual - residual) / _square(fall).clamp_min(torch.finfo(z.dtype).tiny)
+        worse = objective > self.objective
+        enough = torch.where(worse, 2 * self.curvature, self.curvature * SHRINK)
+        self.curvature = torch.where(met > self.curvature, met * GROW, enough).clamp(FLAT * self.bound, self.bound)
+        if worse.any():
+            z[worse], residual[worse], objective[worse] = self.codes[worse], self.residual[worse], self.objective[worse]
+        following = (1 + (1 + 4 * self.momentum.square()).sqrt()) / 2
+        stop = uphill | worse
+        factor = ((self.momentum - 1) / following).masked_fill_(stop, 0)[:, None]
+        self.momentum = following.masked_fill_(stop, 1)
+        self.ahead = torch.addcmul(z, factor, move)
+        self.ahead_residual = torch.addcmul(residual, factor, residual - self.residual)
+        self.codes, self.residual, self.objective = z, residual, objective
+
+    def polish(self, gram: Tensor) -> None:
+        """Minimise F exactly over the atoms in use, signs fixed; taken where F falls. ``gram``: WᵀW ``[h h]``."""
+        # the minimiser is s + (W_SᵀW_S)⁻¹ (W_Sᵀr − λ/2 sign s)
+        slope = (self.residual @ self.dictionary).sub_(self.codes.sign(), alpha=self.l1 / 2)
+        direction = solve_on_support(gram, slope, self.codes, ridge=RIDGE * float(gram.diagonal().mean()))
+        pending = torch.arange(len(slope), device=slope.device)
+        for share in SHARES:
+            x, codes = self.x[pending], self.codes[pending]
+            z = codes + share * direction[pending]
+            z.mul_(z * codes > 0)  # a code that would change its sign stops at zero
+            residual = torch.addmm(x, z, self.dictionary.T, alpha=-1)
+            objective = self._objective(residual, z)
+            better = objective < self.objective[pending]
+            rows = pending[better]
+            self.codes[rows], self.residual[rows], self.objective[rows] = z[better], residual[better], objective[better]
+            self.ahead[rows], self.ahead_residual[rows], self.momentum[rows] = z[better], residual[better], 1
+            pending = pending[~better]
+            if not len(pending):
+                break
+
+    def relative_gap(self) -> Tensor:
+        """Duality gap over objective ``[B]``: no codes of that row are lower by a larger share than this."""
+        tiny = torch.finfo(self.x.dtype).tiny
+        correlation = self.residual @ self.dictionary
+        largest = correlation.amax(1) if self.nonnegative else torch.linalg.vector_norm(correlation, torch.inf, dim=1)
+        along = torch.linalg.vecdot(self.residual, self.x)
+        square = _square(self.residual)
+        # the best multiple of the residual that is feasible: 2 a |Wᵀr| <= λ
+        limit = self.l1 / (2 * largest).clamp_min(tiny)
+        a = torch.minimum((along / square.clamp_min(tiny)).clamp_min(0), limit)
+        dual = 2 * a * along - a.square() * square
+        gap: Tensor = (self.objective - dual) / self.objective.clamp_min(tiny)
+        return gap
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some rows only: bool ``[B]``."""
+        for name in ("x", "codes", "residual", "objective", "ahead", "ahead_residual", "momentum", "curvature"):
+            setattr(self, name, getattr(self, name)[rows])
+
+    def _objective(self, residual: Tensor, codes: Tensor) -> Tensor:
+        size = torch.linalg.vector_norm(codes, 1, dim=1)
+        return _square(residual).add_(size, alpha=self.l1)
+
+
+def _square(rows: Tensor) -> Tensor:
+    """Squared norms ``[B]`` of rows ``[B n]``."""
+    squares: Tensor = torch.linalg.vecdot(rows, rows)
+    return squares
+
+
+def _check(x: Tensor, dictionary: Tensor, l1: float, steps: int, start: Tensor | None, nonnegative: bool) -> None:
+    check_problem(x, dictionary, start, "start")
+    check_penalty(l1, steps, "l1")
+    if nonnegative and start is not None and bool((start < 0).any()):
+        raise ValueError("start has negative codes, but nonnegative ones are asked for")
