@@ -11,6 +11,7 @@ from common.console import answer
 EPILOG = """\
 examples:
   retouch demo
+  retouch lecture
   retouch pretrain configs/pretrain/denoise.yaml data.source=folder:my/pictures out=runs/mine
   retouch probe configs/probe/linear.yaml encoder=runs/mine/encoder data.train=folder:labelled/train
   retouch finetune configs/finetune/full.yaml encoder=runs/mine/encoder data.train=folder:labelled/train
@@ -41,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stage.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace the file's")
     demo = commands.add_parser("demo", help="the whole way on made-up images, in a few minutes: no data, no account")
     demo.add_argument("--out", default="runs/demo", help="folder for everything the demo writes (default: runs/demo)")
+    lecture = commands.add_parser(
+        "lecture", help="every code from PCA to colorization, with its pictures: no data needed"
+    )
+    lecture.add_argument("--out", default="runs/lecture", help="folder for what it writes (default: runs/lecture)")
     given = parser.parse_args(arguments)
     return answer(f"retouch {given.command}", lambda: _work(given))
 
@@ -51,6 +56,10 @@ def _work(given: argparse.Namespace) -> None:
         from retouch.demo import demo
 
         demo(given.out)
+    elif given.command == "lecture":
+        from retouch.lecture import lecture
+
+        lecture(given.out)
     elif given.command == "pretrain":
         from pretrain.run import command
 

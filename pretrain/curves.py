@@ -1,0 +1,81 @@
+"""What sparsity costs: reconstruction error against the number of non-zeros, under an L1 and under L0 penalties."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from common.sparse import fista, iht, omp
+
+L1 = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # λ of ‖s‖₁, for pixels in [0, 1]
+L0 = (0.0005, 0.002, 0.005, 0.02, 0.05, 0.2)  # λ of ‖s‖₀
+BUDGETS = (1, 2, 4, 8, 16, 32)  # atoms of orthogonal matching pursuit
+BYTES = 8  # of a non-zero with its index: float32 and int32
+
+INK, FAINT = "#1c1e22", "#787c82"
+COLOURS = {"L1, FISTA": "#c2410c", "L0, hard thresholding": "#7c8aa0", "L0, matching pursuit": "#1d4ed8"}
+
+
+class Point(NamedTuple):
+    """One penalty on one set of patches."""
+
+    method: str
+    setting: str
+    nonzeros: float  # mean of a patch
+    error: float  # Σ ‖x − W s‖² / Σ ‖x‖²
+    bytes: float  # of a code that stores its non-zeros only; a dense one takes 4 h
+
+
+def sparsity_curves(rows: Tensor, dictionary: Tensor) -> list[Point]:
+    """Codes of centred rows ``[n d]`` under one dictionary ``[d h]`` of unit-norm atoms, along each penalty."""
+    d, h = dictionary.shape
+    total = rows.double().square().sum()
+
+    def point(method: str, setting: str, codes: Tensor) -> Point:
+        nonzeros = float((codes != 0).sum(1).float().mean())
+        error = float((rows - codes @ dictionary.T).double().square().sum() / total)
+        return Point(method, setting, nonzeros, error, BYTES * nonzeros)
+
+    return [
+        *(point("L1, FISTA", f"λ {value:g}", fista(rows, dictionary, value)) for value in L1),
+        *(point("L0, hard thresholding", f"λ {value:g}", iht(rows, dictionary, value)) for value in L0),
+        *(point("L0, matching pursuit", f"k {k}", omp(rows, dictionary, k)) for k in BUDGETS if k <= min(d, h)),
+    ]
+
+
+def save_curves(path: str | Path, points: Sequence[Point], title: str) -> Path:
+    """The curves as a PNG, atomically: error against non-zeros, both on logarithmic axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes a second to import
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for method, colour in COLOURS.items():
+        along = sorted((one.nonzeros, one.error, one.setting) for one in points if one.method == method)
+        kept = [one for one in along if one[0] > 0]
+        axes.plot([one[0] for one in kept], [one[1] for one in kept], "o-", color=colour, label=method, markersize=4)
+    axes.set(xscale="log", yscale="log", xlabel="non-zeros of a code", ylabel="reconstruction error, share of ‖x‖²")
+    axes.set_title(title, loc="left", color=INK, fontsize=12)
+    axes.grid(True, which="both", color="#e6e7ea", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.legend(frameon=False, labelcolor=FAINT)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    figure.savefig(beside, format="png")
+    beside.replace(path)
+    return path
+
+
+def centred_rows(images: Tensor) -> Tensor:
+    """Patches ``[n 3 p p]`` in [0, 1] -> rows ``[n d]``, each less its mean level."""
+    rows = torch.flatten(images, 1)
+    return rows - rows.mean(1, keepdim=True)
