@@ -19,10 +19,11 @@ from pretrain.fits.base import Fit, FitLearner
 from pretrain.fits.told import told
 from pretrain.linear.moments import Moments
 from pretrain.linear.pca import pca
-from pretrain.linear.tca import maximum_mean_discrepancy, median_width, tca
+from pretrain.linear.tca import KernelProjection, maximum_mean_discrepancy, median_width, tca
 
 log = logging.getLogger("retouch")
 
+KERNEL_PCA = 1e6  # a μ at which domains do not matter
 COMPARED = 1000  # images of each domain whose codes are compared
 
 
@@ -39,12 +40,12 @@ class Tca(Fit):
 
     kind: Literal["tca"] = "tca"
     streams: ClassVar[bool] = False
-    components: int = Field(default=64, ge=1, le=1 << 14)
+    components: int = Field(default=16, ge=1, le=1 << 14)
     landmarks: int = Field(default=1000, ge=4, le=1 << 14)
     sample: int = Field(default=5000, ge=2)
     kernel: Kernel = "rbf"
     width: float | None = Field(default=None, gt=0)
-    mu: float = Field(default=1e-3, gt=0)
+    mu: float = Field(default=1e-4, gt=0)
     damage: AnyCorruption | None = None
 
     def encoder_config(self) -> EncoderConfig:
@@ -80,12 +81,12 @@ class TcaLearner(FitLearner):
         landmarks = torch.cat([spread(source, half), spread(target, half)])
         width = fit.width or (told("tca", lambda: median_width(landmarks)) if fit.kernel == "rbf" else None)
         gap = mean_gap(source, target, landmarks, fit.kernel, width)
-        fitted = told(
-            "tca",
-            lambda: tca(
-                source, target, landmarks, fit.components, kernel=fit.kernel, width=width, mu=fit.mu * max(gap, 1e-12)
-            ),
-        )
+
+        def fitted_at(mu: float) -> KernelProjection:
+            scaled = mu * max(gap, 1e-12)
+            return tca(source, target, landmarks, fit.components, kernel=fit.kernel, width=width, mu=scaled)
+
+        fitted = told("tca", lambda: fitted_at(fit.mu))
         args = encoder.args.model_copy(update={"width": width or encoder.args.width})
         encoder.args = args
         encoder.config = encoder.config.model_copy(update={"model_args": args.model_dump()})
@@ -94,11 +95,14 @@ class TcaLearner(FitLearner):
         encoder.shift.copy_(fitted.shift)
         moments = Moments(source.shape[1], source.device)
         moments.add(torch.cat([source, target]))
-        plain = told("tca", lambda: pca(moments, min(fit.components, source.shape[1]), whiten=False))
+        # beside it what asks for variance only; all have components of variance 1
+        plain = told("tca", lambda: pca(moments, min(fit.components, source.shape[1]), whiten=True))
+        kernel_pca = fitted_at(KERNEL_PCA)
         a, b = spread(source, COMPARED), spread(target, COMPARED)
         self.discrepancy = {
             "pixels": maximum_mean_discrepancy(a, b),
             "pca": maximum_mean_discrepancy(plain.encode(a), plain.encode(b)),
+            "kernel_pca": maximum_mean_discrepancy(kernel_pca.apply(a), kernel_pca.apply(b)),
             "tca": maximum_mean_discrepancy(fitted.apply(a), fitted.apply(b)),
         }
         log.info(
