@@ -43,6 +43,7 @@ def save_report(
     if error is not None:
         results["relative_reconstruction_error"] = error
     if explained is not None:
+        explained = _upright(explained)
         codes = explained.codes
         use = codes.abs().mean(0)
         nonzeros = float((codes != 0).sum(1).float().mean())
@@ -67,10 +68,16 @@ def save_report(
     return results
 
 
+def _upright(explained: Explained) -> Explained:
+    """The same code with every atom's sign such that it is added more than subtracted: what it looks like in use."""
+    sign = torch.where(explained.codes.sum(0) < 0, -1.0, 1.0)
+    return explained._replace(atoms=explained.atoms * sign[:, None, None, None], codes=explained.codes * sign)
+
+
 def _most_exciting(explained: Explained, use: Tensor) -> tuple[Tensor, Tensor]:
     """The most used atoms ``[k 3 p p]`` and the patches that excite each most ``[k m 3 p p]``."""
     best = use.argsort(descending=True)[:EXCITED]
-    strength = explained.codes[:, best].abs()
+    strength = explained.codes[:, best]
     places = strength.topk(min(PATCHES, len(strength)), dim=0).indices.T  # [k m]
     return explained.atoms[best].cpu(), explained.patches[places].cpu()
 
