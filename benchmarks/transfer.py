@@ -4,8 +4,8 @@
 
 Codes are fitted on unlabeled training images, in colour and in gray. A ridge classifier is then trained on colour
 images with labels and tested on colour and on gray ones (``damage: gray`` of the probe): by TCA, by the same kernel
-code without regard to the domains (a large μ: kernel PCA), and by PCA of the colour images. Strengths are chosen on 10% of
-the training set; the test set is looked at once. Results go to ``benchmarks/results/transfer.json``.
+code without regard to the domains (a large μ: kernel PCA), and by PCA of the colour images. Strengths are chosen on
+10% of the training set; the test set is looked at once. Results go to ``benchmarks/results/transfer.json``.
 """
 
 from __future__ import annotations
