@@ -64,15 +64,18 @@ class LabelledImages(NamedTuple):
 def open_sources(data: LabelledData, seed: int) -> Sources:
     """Open training and test set and check their labels, before anything is decoded.
 
+    ``seed`` divides a source that has no test set. Generated images do not follow it: a data set is one fixed set of
+    images, or results of different seeds would speak of different tests.
+
     Raises:
         UserError: a source cannot be opened, has no labels or no such task, or the classes of the two differ.
     """
-    train = build_source(data.train, image=data.image, label=data.label, root=data.root, seed=seed)
+    train = build_source(data.train, image=data.image, label=data.label, root=data.root)
     names = [train.resolve(task) for task in data.task_list]
     if data.test is not None:
-        test = build_source(data.test, split="test", image=data.image, label=data.label, root=data.root, seed=seed)
+        test = build_source(data.test, split="test", image=data.image, label=data.label, root=data.root)
     else:
-        published = _published_test(data, seed)
+        published = _published_test(data)
         if published is not None:
             test = published
         else:
@@ -92,9 +95,12 @@ def open_sources(data: LabelledData, seed: int) -> Sources:
 
 
 def load_labelled(sources: Sources, data: LabelledData, size: int, seed: int) -> LabelledImages:
-    """Decode both sets at ``size`` pixels; labels follow the images that could be read."""
+    """Decode both sets at ``size`` pixels; labels follow the images that could be read.
+
+    ``seed`` draws the training images where there is a limit. A limited test set is the same whatever the seed.
+    """
     train = load_images(sources.train, size, limit=data.limit, workers=data.workers, cache=data.cache, seed=seed)
-    test = load_images(sources.test, size, limit=data.test_limit, workers=data.workers, cache=data.cache, seed=seed)
+    test = load_images(sources.test, size, limit=data.test_limit, workers=data.workers, cache=data.cache)
     tasks = {}
     for task in data.task_list:
         name = sources.train.resolve(task)
@@ -102,13 +108,13 @@ def load_labelled(sources: Sources, data: LabelledData, size: int, seed: int) ->
     return LabelledImages(train, test, tasks)
 
 
-def _published_test(data: LabelledData, seed: int) -> Source | None:
+def _published_test(data: LabelledData) -> Source | None:
     """The test set that comes with the training set, if it names no split of its own."""
     scheme, _, rest = data.train.partition(":")
     if scheme == "shapes":
-        return build_source("shapes", split="test", label=data.label, seed=seed)
+        return build_source("shapes", split="test", label=data.label)
     if scheme == "torchvision" and ":" not in rest:
-        return build_source(data.train, split="test", root=data.root, seed=seed)
+        return build_source(data.train, split="test", root=data.root)
     if scheme == "hf" and ":" not in rest:
         try:
             return build_source(data.train, split="test", image=data.image, label=data.label, root=data.root)

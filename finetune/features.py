@@ -23,6 +23,7 @@ from torch import Tensor
 from common.data import Images, in_order
 from common.data.images import gib
 from common.encoders.base import Encoder
+from common.errors import UserError
 from common.images import to_float
 from common.precision import autocast
 from common.schedule import seed_step
@@ -192,7 +193,9 @@ def layer_shapes(encoder: Encoder, size: int) -> list[Shape]:
             maps = encoder.eval().layers(torch.full((1, 3, size, size), 0.5, device=encoder.mean.device))
     except Exception as error:  # whatever a third-party network raises, the user needs its reason
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise encoder.refusal(f"data.image_size={size}: {reason}; leave data.image_size out") from None
+        raise UserError(
+            f"data.image_size={size}: {encoder.name} cannot serve at this size: {reason}; leave data.image_size out"
+        ) from None
     return [(tensor.shape[1], tensor.shape[2], tensor.shape[3]) for tensor in maps]
 
 

@@ -285,6 +285,7 @@ def _linear_probe(config: FinetuneConfig) -> Result:
                 "encoder": config.encoder.path,
                 "data": config.data.model_dump(),
                 "precision": config.precision,
+                "purposes": False,  # one number is compared; the rest belongs to a probe of its own
                 "overwrite": (folder / "config.yaml").exists(),
                 "wandb": config.wandb.model_copy(
                     update={"name": f"{config.wandb.name or config.out.name}-probe"}

@@ -7,7 +7,7 @@ For each strength λ of the grid, with features ``x_i`` and labels ``y_i``, ``i 
 scikit-learn's ``LogisticRegression(C=1 / (n λ))`` has the same minimum.
 
 The solver is L-BFGS (Nocedal & Wright 2006, algorithm 7.4), each strength with its own history, line search and
-convergence. Three things make it fast:
+convergence. Four things make it fast:
 
 - One product serves the grid: the problems share the features, so ``[n F] x [F G·C]`` gives all their logits, in
   one reading of the features.
@@ -17,6 +17,7 @@ convergence. Three things make it fast:
   Gram matrix and ``s`` the mean curvature ``E[1 - Σ_c p_c²] / (C - 1)`` at the current point. (Böhning 1992,
   *Multinomial logistic regression algorithm*, bounds the Hessian by the same matrix with ``s = 1/2``: safe, but its
   steps are several times too short.) Correlated features then cost no more iterations than independent ones.
+- Fewer rows than features are turned into the coordinates of their own span first, ``[n F] -> [n r]``, ``r < n``.
 """
 
 from __future__ import annotations
@@ -28,14 +29,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune.gram import blocks, column_mean, column_moments, gram
+from finetune.gram import blocks, column_mean
+from finetune.metric import Metric, Span, few_rows
 
 MEMORY = 2 << 30  # bytes for logits, slopes and probabilities; strengths that do not fit are solved in later groups
 SUFFICIENT, FLAT = 1e-4, 0.5  # Wolfe's constants: decrease asked of a step, and how much flatter its end must be
 MOST_TRIALS = 20  # step lengths a line search tries
 ROUNDING = 1e-7  # of the objective: what float32 cannot tell apart
-METRIC_ROWS = 8  # rows per feature that a metric is estimated from
-LARGEST_METRIC = 6144  # wider features get a diagonal metric: an eigendecomposition would cost more than it saves
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def fit_logistic(
         classes: number of classes C, at least 2; a class may be absent.
         l2: strengths λ > 0, on the scale of the mean loss.
         start: weights ``[F C]`` and bias ``[C]`` all problems start from; zero by default.
-        metric: of these features or nearly these; computed from them by default.
+        metric: of these features or nearly these; computed from them by default. Not needed where there are few rows:
+            their span brings its own.
         tolerance: a problem is solved when the decrease that its quadratic model still promises is below this
             fraction of its objective (or below what the precision can tell apart).
         max_steps: iterations after which a problem is given up as it stands (``converged`` says so).
@@ -93,27 +94,37 @@ def fit_logistic(
         ValueError: shapes, labels or strengths that do not make a problem.
     """
     check_problem(features, labels, classes, l2)
-    n, F = features.shape
-    mean = column_mean(features)
-    metric = metric or Metric(features)
+    exact_mean = column_mean(features)
+    mean = exact_mean.to(features.dtype)
+    if start is not None:
+        weight, bias = (part.to(features) for part in start)
+        start = weight, bias + mean @ weight
+    if few_rows(features):
+        span = Span(features, exact_mean)
+        if start is not None:
+            start = span.coordinates_of(start[0]), start[1]
+        rows, row_mean, metric = span.coordinates, torch.zeros_like(span.coordinates[0]), span.metric
+    else:
+        span, rows, row_mean, metric = None, features, mean, metric or Metric.of(features)
     # logits, slopes, probabilities and a temporary; and the histories
-    per_problem = features.element_size() * classes * (4 * n + 2 * (history + 4) * F)
+    per_problem = rows.element_size() * classes * (4 * len(rows) + 2 * (history + 4) * rows.shape[1])
     group = max(1, min(len(l2), MEMORY // per_problem))
     parts: list[_Problems] = []
     # strongest first: where the grid does not fit at once, a group starts from the nearest solution of the one before
     order = sorted(range(len(l2)), key=lambda index: -l2[index])
     for first in range(0, len(order), group):
         strengths = [l2[index] for index in order[first : first + group]]
-        problems = _Problems(features, labels, classes, strengths, mean, metric, history)
+        problems = _Problems(rows, labels, classes, strengths, row_mean, metric, history)
         if parts:
-            problems.begin(parts[-1].weight[-1].T, parts[-1].bias[-1])
+            problems.begin(parts[-1].weight[-1].T, parts[-1].centred_bias[-1])
         elif start is not None:
             problems.begin(*start)
         problems.solve(tolerance, max_steps)
         parts.append(problems)
     back = torch.tensor(order).argsort().tolist()
-    weight = torch.cat([part.weight for part in parts])[back].transpose(1, 2).contiguous()
-    bias = torch.cat([part.bias for part in parts])[back]
+    weight = torch.cat([part.weight for part in parts])[back].transpose(1, 2)
+    weight = (weight if span is None else span.weight_of(weight)).contiguous()
+    bias = torch.cat([part.centred_bias for part in parts])[back] - mean @ weight
     steps = [count for part in parts for count in part.steps]
     converged = [done for part in parts for done in part.converged]
     return LogisticFit(
@@ -139,33 +150,6 @@ def objective(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, l2
     return total / len(features) + penalty / 2
 
 
-class Metric:
-    """``(s A + λ I)⁻¹`` for any s and λ, by one eigendecomposition of the Gram matrix ``A = V Λ Vᵀ``.
-
-    A metric steers the solver and does not change what it converges to, so that a sample of rows is enough, and one
-    metric serves several fits on nearly the same features (a split and the whole, several tasks).
-    """
-
-    def __init__(self, features: Tensor) -> None:
-        """Features ``[n F]``; at most ``METRIC_ROWS * F`` of them, evenly spread, are looked at."""
-        n, F = features.shape
-        rows = features[:: max(1, n // (METRIC_ROWS * F))]
-        mean = column_mean(rows)
-        self.vectors: Tensor | None = None
-        if F <= LARGEST_METRIC:
-            values, self.vectors = torch.linalg.eigh(gram(rows, mean).to(features.dtype))
-            self.values = values.clamp_min(0)
-        else:
-            self.values = column_moments(rows)[1].square().to(features.dtype)
-
-    def apply(self, gradient: Tensor, curvature: Tensor, l2: Tensor) -> Tensor:
-        """Gradient ``[g C F]``, s and λ ``[g]`` -> ``(s A + λ I)⁻¹`` times it ``[g C F]``."""
-        scale = (curvature[:, None] * self.values + l2[:, None])[:, None]
-        if self.vectors is None:
-            return torch.div(gradient, scale)
-        return torch.matmul((gradient @ self.vectors) / scale, self.vectors.T)
-
-
 class _Problems:
     """The problems of one group while they are solved.
 
@@ -185,22 +169,16 @@ class _Problems:
         history: int,
     ) -> None:
         self.features, self.labels, self.metric, self.history = features, labels, metric, history
-        self.mean = mean.to(features.dtype)
+        self.mean = mean
         self.l2 = features.new_tensor(list(l2))
         self.weight = features.new_zeros(len(l2), classes, features.shape[1])
         self.centred_bias = features.new_zeros(len(l2), classes)
         self.steps, self.converged = [0] * len(l2), [False] * len(l2)
 
-    @property
-    def bias(self) -> Tensor:
-        """Bias ``[G C]`` for the features as they were given."""
-        return self.centred_bias - self.weight @ self.mean
-
-    def begin(self, weight: Tensor, bias: Tensor) -> None:
-        """Start every problem from weights ``[F C]`` and bias ``[C]``."""
-        weight, bias = weight.to(self.features), bias.to(self.features)
+    def begin(self, weight: Tensor, centred_bias: Tensor) -> None:
+        """Start every problem from weights ``[F C]`` and the bias of centred features ``[C]``."""
         self.weight = weight.T.expand_as(self.weight).clone()
-        self.centred_bias = (bias + self.mean @ weight).expand_as(self.centred_bias).clone()
+        self.centred_bias = centred_bias.expand_as(self.centred_bias).clone()
 
     def solve(self, tolerance: float, max_steps: int) -> None:
         """L-BFGS on every problem until it is solved; solved ones leave the batch."""

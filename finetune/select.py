@@ -15,7 +15,8 @@ from finetune.config import LinearConfig, NearestConfig
 from finetune.features import Features
 from finetune.gram import column_moments
 from finetune.knn import knn_predict
-from finetune.logistic import LinearFit, Metric, fit_logistic
+from finetune.logistic import LinearFit, fit_logistic
+from finetune.metric import Metric, few_rows
 from finetune.metrics import accuracy
 from finetune.pooling import Space
 from finetune.ridge import fit_ridge
@@ -57,10 +58,15 @@ class Candidates:
         """Features of training images ``rows`` (all by default), a fresh float32 tensor ``[n F]``."""
         return self.features.matrix(space, rows).to(self.device)
 
-    def metric(self, space: Space, standardised: Tensor) -> Metric:
-        """The solver's metric in a space, computed once: splits and tasks differ too little to need their own."""
+    def metric(self, space: Space, standardised: Tensor) -> Metric | None:
+        """The solver's metric in a space, computed once: splits and tasks differ too little to need their own.
+
+        None for few rows: those are solved in their own span, which other rows do not share.
+        """
+        if few_rows(standardised):
+            return None
         if space not in self._metrics:
-            self._metrics[space] = Metric(standardised)
+            self._metrics[space] = Metric.of(standardised)
         return self._metrics[space]
 
 

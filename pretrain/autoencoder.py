@@ -36,13 +36,13 @@ class Autoencoder(nn.Module):
     ) -> None:
         super().__init__()
         self.penalty = penalty or PenaltyConfig()
-        if pretext.narrow_code and decoder.kind == "unet":
+        sparse = bool(self.penalty.l1) or encoder.code_kept is not None
+        if pretext.narrow_code and decoder.kind == "unet" and not sparse:
             raise UserError(
                 f"decoder.kind=unet would lead pretext.kind={pretext.kind} round its narrow code: use upsampler"
             )
         channels, side = pretext.output(encoder.image_size)
         self.encoder, self.pretext = encoder, pretext
-        sparse = bool(self.penalty.l1) or encoder.code_kept is not None
         self.decoder = build_decoder(
             decoder,
             encoder,

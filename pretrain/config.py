@@ -16,6 +16,8 @@ from pretrain.fits import AnyFit, Cca, Tca
 from pretrain.penalty import PenaltyConfig
 from pretrain.pretexts import AnyPretext, Denoise
 
+AS_THEY_ARE = AugmentConfig(crop=None, flip=False)
+
 
 class DataConfig(Config):
     """Unlabeled images: labels are neither needed nor read."""
@@ -56,7 +58,7 @@ class PretrainConfig(LoopConfig):
             values = {**values, "epochs": 1}
         if isinstance(values, dict) and values.get("fit") and values.get("augment") is None:
             # moments and atoms of the images as they are, unless asked otherwise
-            values = {**values, "augment": {"crop": None, "flip": False}}
+            values = {**values, "augment": AS_THEY_ARE.model_dump()}
         return values
 
     @model_validator(mode="after")
@@ -77,6 +79,12 @@ class PretrainConfig(LoopConfig):
                 problems.append(f"fit.kind={kind} brings its own encoder and objective: leave out {', '.join(given)}")
             if self.fit.one_pass and (self.steps is not None or self.epochs != 1):
                 problems.append(f"fit.kind={kind} sees every image once: leave out steps, and epochs too or 1")
+            if not self.fit.streams and (self.steps is not None or self.epochs != 1):
+                problems.append(f"fit.kind={kind} is fitted on one sample: leave out steps, and epochs too or 1")
+            if self.augment != AS_THEY_ARE and not self.fit.streams:
+                problems.append(f"fit.kind={kind} looks at its sample as it is: leave out augment")
+            if self.augment != AS_THEY_ARE and isinstance(self.fit, Cca) and self.fit.views == "other":
+                problems.append("fit.views=other pairs images as they are: leave out augment")
             if self.accumulate > 1:
                 problems.append(f"fit.kind={kind} learns from whole batches: leave out accumulate")
             problems += self._other(kind)

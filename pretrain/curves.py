@@ -13,7 +13,7 @@ from torch import Tensor
 from common.sparse import fista, iht, omp
 
 L1 = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # λ of ‖s‖₁, for pixels in [0, 1]
-L0 = (0.0005, 0.002, 0.005, 0.02, 0.05, 0.2)  # λ of ‖s‖₀
+L0 = (0.0001, 0.0005, 0.002, 0.01, 0.05, 0.2, 0.5)  # λ of ‖s‖₀
 BUDGETS = (1, 2, 4, 8, 16, 32)  # atoms of orthogonal matching pursuit
 BYTES = 8  # of a non-zero with its index: float32 and int32
 
@@ -43,9 +43,14 @@ def sparsity_curves(rows: Tensor, dictionary: Tensor) -> list[Point]:
 
     return [
         *(point("L1, FISTA", f"λ {value:g}", fista(rows, dictionary, value)) for value in L1),
-        *(point("L0, hard thresholding", f"λ {value:g}", iht(rows, dictionary, value)) for value in L0),
+        *(point("L0, hard thresholding", f"λ {value:g}", hard(rows, dictionary, value)) for value in L0),
         *(point("L0, matching pursuit", f"k {k}", omp(rows, dictionary, k)) for k in BUDGETS if k <= min(d, h)),
     ]
+
+
+def hard(rows: Tensor, dictionary: Tensor, l0: float) -> Tensor:
+    """Hard thresholding from the L1 codes of the same threshold: from zero it stops at a poor local minimum."""
+    return iht(rows, dictionary, l0, start=fista(rows, dictionary, 2 * l0**0.5))
 
 
 def save_curves(path: str | Path, points: Sequence[Point], title: str) -> Path:
@@ -58,7 +63,7 @@ def save_curves(path: str | Path, points: Sequence[Point], title: str) -> Path:
     axes = figure.add_subplot()
     for method, colour in COLOURS.items():
         along = sorted((one.nonzeros, one.error, one.setting) for one in points if one.method == method)
-        kept = [one for one in along if one[0] > 0]
+        kept = [one for one in along if one[0] > 0.5]
         axes.plot([one[0] for one in kept], [one[1] for one in kept], "o-", color=colour, label=method, markersize=4)
     axes.set(xscale="log", yscale="log", xlabel="non-zeros of a code", ylabel="reconstruction error, share of ‖x‖²")
     axes.set_title(title, loc="left", color=INK, fontsize=12)

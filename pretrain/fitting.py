@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from common.data import Batch, Images, Loader
+from common.data import Batch, Images, Loader, Source
+from common.data.images import kept_rows
 from common.encoders.base import Encoder
 from common.encoders.vector import VectorEncoder
 from common.errors import UserError
 from common.images import to_float
 from common.loop import Periodic, Trained, learn
 from common.run import Run
-from common.schedule import seed_step
 from pretrain.config import PretrainConfig
 from pretrain.example import Example
-from pretrain.fits import Cca, Fit, FitLearner, Tca
-from pretrain.fits.transfer import TcaLearner
+from pretrain.fits import Cca, Fit, FitLearner
+from pretrain.fits.transfer import TcaLearner, second_domain
 from pretrain.report import relative_error, save_report, show_panel
 
 log = logging.getLogger("retouch")
 
-START_IMAGES = 2048  # a sample for what has to be known before the first batch: centre, whitening, first atoms
 REPORT_IMAGES = 2048
 PANEL_IMAGES = 8
 
@@ -39,10 +38,10 @@ def fit_encoder(encoder: Encoder, images: list[Images], config: PretrainConfig, 
     fit, device = config.fit, run.world.device
     assert fit is not None
     own = images[0]
-    if isinstance(fit, Cca) and fit.views == "other" and len(own) != len(images[1]):
+    if isinstance(fit, Cca) and fit.views == "other" and not torch.equal(own.kept, images[1].kept):
         raise UserError(
-            f"fit.views=other pairs rows, but {own.source.spec} has {len(own):,} and {images[1].source.spec} "
-            f"{len(images[1]):,}"
+            f"fit.views=other pairs rows, but an image of {own.source.spec} or {images[1].source.spec} cannot be read: "
+            "remove it and its partner"
         )
     learner = fit.learner(encoder, config.seed, len(own))
     learner.to(device)
@@ -50,10 +49,10 @@ def fit_encoder(encoder: Encoder, images: list[Images], config: PretrainConfig, 
 
     # a bounded sample: all that methods without a stream look at
     started = time.perf_counter()
-    count = getattr(fit, "sample", START_IMAGES)
-    sample = _sample(own, count, config, device)
+    sample = _sample(own, fit.sampled, config, device)
+    other = second_domain(fit, _sample(images[-1], fit.sampled, config, device), config.seed)
     with torch.no_grad():
-        learner.start(sample, _other(fit, images, count, config, device))
+        learner.start(sample, other)
 
     shown = sample[:: max(1, len(sample) // PANEL_IMAGES)][:PANEL_IMAGES]
 
@@ -72,6 +71,26 @@ def fit_encoder(encoder: Encoder, images: list[Images], config: PretrainConfig, 
     if training.finished:
         _report(learner, sample[:REPORT_IMAGES], run, training.step)
     return training
+
+
+def check_fit(config: PretrainConfig, sources: Sequence[Source]) -> None:
+    """Refuse what cannot be fitted on these sources, before anything is decoded or written.
+
+    Raises:
+        UserError: with every problem.
+    """
+    fit, limit = config.fit, config.data.limit
+    if fit is None:
+        return
+    rows = [kept_rows(source, limit) for source in sources]
+    problems = fit.check(config.data.image_size, min(map(len, rows)))
+    if isinstance(fit, Cca) and fit.views == "other" and not torch.equal(*rows):
+        first, second = sources  # two lengths under one limit give equally many rows, but not the same
+        problems.append(
+            f"fit.views=other pairs rows, but {first.spec} has {len(first):,} and {second.spec} {len(second):,}"
+        )
+    if problems:
+        raise UserError(*problems)
 
 
 def _stream(
@@ -107,17 +126,6 @@ def _sample(images: Images, count: int, config: PretrainConfig, device: torch.de
     rows = torch.linspace(0, len(images) - 1, min(len(images), count)).round().long()
     size = config.data.image_size
     return to_float(images.rows(rows).to(device))[:, :, :size, :size]
-
-
-def _other(fit: Fit, images: list[Images], count: int, config: PretrainConfig, device: torch.device) -> Tensor | None:
-    """TCA's second domain: the second source, or the first one, damaged."""
-    if not isinstance(fit, Tca):
-        return None
-    domain = _sample(images[-1], count, config, device)
-    if fit.damage is None:
-        return domain
-    seed_step(config.seed, 0)
-    return fit.damage(domain)
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from common.schedule import seed_step
 from pretrain.autoencoder import Autoencoder
 from pretrain.config import PretrainConfig
 from pretrain.example import Example
-from pretrain.fitting import fit_encoder
+from pretrain.fitting import check_fit, fit_encoder
 from pretrain.report import save_report, show_panel
 
 log = logging.getLogger("retouch")
@@ -58,6 +58,7 @@ def pretrain(config: PretrainConfig) -> Pretrained:
         sources, model, _ = together(
             lambda: _open_sources(config, here), lambda: _build_model(config, here), lambda: check_out(config)
         )
+        check_fit(config, sources)
         encoder = model.encoder if isinstance(model, Autoencoder) else model
         with open_run(config, here, job_type="pretrain") as run:
             # data

@@ -21,10 +21,13 @@ from common.config import Config, apply_overrides, load_config, validate
 from common.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from common.encoders.base import Encoder
+    from pretrain.fits import Fit
     from pretrain.run import Pretrained
 
-__all__ = ["UserError", "embed", "finetune", "load_encoder", "pretrain", "probe"]
+__all__ = ["UserError", "embed", "finetune", "fit", "load_encoder", "pretrain", "probe"]
 
 C = TypeVar("C", bound=Config)
 
@@ -66,6 +69,39 @@ def embed(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> P
     from finetune.embed import embed as stage
 
     return stage(_read(EmbedConfig, config, overrides))
+
+
+def fit(
+    config: Fit | Mapping[str, Any],
+    images: Tensor,
+    other: Tensor | None = None,
+    *,
+    steps: int | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> Encoder:
+    """Fit PCA, ICA, CCA, TCA, sparse coding or a patch dictionary on images in memory, without a run folder.
+
+        encoder = retouch.fit({"kind": "pca", "components": 16}, images)
+
+    Args:
+        config: one of ``pretrain.fits``, or a mapping with its ``kind``.
+        images: ``[N 3 S S]``, RGB in [0, 1]; for CCA of ``neighbours`` their side is twice the encoder's.
+        other: CCA's second view with ``views: other``, row by row, or TCA's second domain ``[M 3 S S]``.
+        steps: batches that sparse coding and patch dictionaries learn from; one pass over the images by default.
+
+    Returns:
+        The encoder, frozen and in eval mode, on the device of ``images``; on the CPU the one that ``pretrain`` exports
+        from the same images and seed.
+
+    Raises:
+        UserError: with every problem of the settings and the images.
+    """
+    from pretrain.fits import OneFit
+    from pretrain.fits import fit as work
+
+    chosen = validate(OneFit, {"fit": dict(config)}).fit if isinstance(config, Mapping) else config
+    return work(chosen, images, other, steps=steps, batch_size=batch_size, seed=seed)
 
 
 def load_encoder(folder: str | Path) -> Encoder:

@@ -68,7 +68,7 @@ def demo(out: str | Path = "runs/demo") -> list[dict[str, Any]]:
                     "encoder": pretrained.encoder,
                     "data": {"train": "shapes", "limit": LABELLED, "test_limit": LABELLED, "task": TASKS},
                     # a short search, so that the demo is; configs/probe/linear.yaml has the whole one
-                    "probe": {"layers": ["each"], "poolings": ["avg+avg2+max"], "l2": STRENGTHS, "finalists": 1},
+                    "probe": {"layers": ["each", "all"], "poolings": ["avg+avg2+max"], "l2": STRENGTHS, "finalists": 1},
                     "knn": {"k": [20, 100]},
                     "damage": [],
                     # raw pixels are the same for every encoder

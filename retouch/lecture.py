@@ -106,7 +106,7 @@ def lecture(out: str | Path = "runs/lecture") -> list[dict[str, Any]]:
         _pretrain(out, name, {"data": IMAGES, **settings})
         rows.append(_worth(out, name, wide=name == "patch_dictionary"))
 
-    Console(width=None if Console().is_terminal else 110).print(_table(rows))
+    Console(width=None if Console().is_terminal else 120).print(_table(rows))
     write_text(out / "table.md", _markdown(rows))
     for line in (
         f"done in {time.monotonic() - started:.0f} s",
@@ -189,7 +189,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         title_justify="left", title="Compact; invariant (1: a change does not move it); abstract (linear probe, %)"
     )
     for index, name in enumerate(HEADER):
-        table.add_column(name, justify="left" if index == 0 else "right")
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
     for row in rows:
         table.add_row(*_cells(row))
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -29,3 +30,14 @@ def shared_data() -> Path:
 def _isolated_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep feature caches and W&B's own folders of tests out of the home directory."""
     monkeypatch.setenv("RETOUCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_logger() -> None:
+    """Undo what a command did to the program's one logger: its level and its console handler stay when it has ended.
+
+    Before the test, not after: a run made by a fixture of a whole module comes before what a test's own fixtures save.
+    """
+    logger = logging.getLogger("retouch")
+    logger.setLevel(logging.NOTSET)
+    logger.handlers.clear()

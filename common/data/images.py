@@ -121,7 +121,7 @@ def load_images(
     """
     warn_of_workers(workers)
     source = source.at(size)
-    kept = _limited(source, limit, seed)
+    kept = kept_rows(source, limit, seed)
     need = len(kept) * 3 * size * size
     room = int(available_memory() * RAM_SHARE / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if cache == "none" or (cache == "auto" and need > room):
@@ -164,7 +164,8 @@ def gib(size: int) -> str:
     return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
 
 
-def _limited(source: Source, limit: int | None, seed: int) -> Tensor:
+def kept_rows(source: Source, limit: int | None, seed: int = 0) -> Tensor:
+    """The rows that ``limit`` leaves, in the source's order, int64; see ``load_images``."""
     if limit is None or (limit >= len(source) and not source.endless):
         return torch.arange(len(source))
     if source.endless:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -70,14 +70,7 @@ class Loader:
 
     def rows(self, step: int) -> Tensor:
         """This rank's rows of batch ``step``, int64 ``[batch_size / world]``."""
-        start = step * self.batch_size + self.first
-        stop, length, parts = start + self.share, len(self.images), []
-        while start < stop:
-            epoch, offset = divmod(start, length)
-            part = self._permutation(epoch)[offset : offset + stop - start]
-            parts.append(part)
-            start += len(part)
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+        return positions(self._permutation, len(self.images), step * self.batch_size + self.first, self.share)
 
     def stream(self, first_step: int = 0) -> Iterator[Batch]:
         """This rank's share of batches ``first_step``, ``first_step + 1``, ... without end."""
@@ -92,6 +85,17 @@ def in_order(images: Images, batch_size: int, workers: int = 0) -> Iterator[Batc
     """Every row once, in order; the last batch may be short. No labels."""
     for fetched, index in images.batches(torch.split(torch.arange(len(images)), batch_size), workers):
         yield Batch(fetched, None, index)
+
+
+def positions(order: Callable[[int], Tensor], length: int, start: int, count: int) -> Tensor:
+    """Rows at ``count`` positions of the stream from ``start`` on, int64 ``[count]``; ``order(epoch)`` is a shuffle."""
+    stop, parts = start + count, []
+    while start < stop:
+        epoch, offset = divmod(start, length)
+        part = order(epoch)[offset : offset + stop - start]
+        parts.append(part)
+        start += len(part)
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def permutation(seed: int, length: int, epoch: int) -> Tensor:

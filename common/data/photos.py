@@ -17,7 +17,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.data.shapes import Ints, _random
+from common.data.counter import Ints, uniform
 from common.data.source import Labels, Source, digest
 from common.errors import UserError
 
@@ -72,7 +72,7 @@ def cut(seed: int, split: str, rows: Ints, side: int) -> NDArray[np.uint8]:
     region = photographs()[..., REGIONS[split]]
     windows = sliding_window_view(region, (side, side), axis=(2, 3))  # [photograph 3 top left side side], a view
     which, _, tops, lefts = windows.shape[:4]
-    u = _random(seed, split, rows, 3).astype(np.float64)
+    u = uniform(seed, split, rows, 3).astype(np.float64)
     photograph, top, left = ((u[:, k] * count).astype(np.int64) for k, count in enumerate((which, tops, lefts)))
     patches: NDArray[np.uint8] = windows[photograph, :, top, left]
     return patches

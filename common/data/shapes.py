@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.data.counter import Floats, Ints, keys, uniform
 from common.data.source import Labels, Source, digest
 
 SIZE = 32
@@ -29,9 +30,6 @@ VERSION = 1  # part of the fingerprint: raise it whenever any pixel changes
 
 CELLS = 4  # clutter: one bit at most in each cell of a 4x4 grid
 CHUNK = 64  # images drawn at once: their planes stay in the second-level cache
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 
 
 class ShapesSource(Source):
@@ -64,7 +62,7 @@ class ShapesSource(Source):
     def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
         task = self.resolve(task)
         index = np.arange(self.length) if rows is None else rows.numpy()
-        shape, color, texture = classes(_random(self.seed, self.split, index, 3))
+        shape, color, texture = classes(uniform(self.seed, self.split, index, 3))
         values = {"shape": shape, "color": color, "texture": texture, "all": (shape * 8 + color) * 4 + texture}
         names = {"shape": SHAPES, "color": COLORS, "texture": TEXTURES, "all": COMBINED}
         return Labels(torch.from_numpy(values[task]), names[task], task)
@@ -88,35 +86,9 @@ def draw(seed: int, split: str, rows: Ints) -> NDArray[np.uint8]:
     return out
 
 
-# Randomness: a counter-based generator, so that any row can be reached directly and rows are drawn together.
-
-
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _keys(seed: int, split: str, rows: Ints) -> NDArray[np.uint64]:
-    """One 64-bit key for each row, from (seed, split, row)."""
-    stream = np.array([seed * len(LENGTHS) + list(LENGTHS).index(split)], np.uint64)
-    return _mix(_mix(stream * GOLDEN + GOLDEN) + rows.astype(np.uint64) * GOLDEN)
-
-
-def _random(seed: int, split: str, rows: Ints, count: int, first: int = 0) -> Floats:
-    """Numbers ``first .. first + count - 1`` of each row, uniform in [0, 1), ``[n count]``."""
-    lanes = np.arange(first + 1, first + count + 1, dtype=np.uint64) * GOLDEN
-    bits = _mix(_keys(seed, split, rows)[:, None] + lanes) >> np.uint64(40)
-    return bits.astype(np.float32) * np.float32(2.0**-24)
-
-
 def _noise(seed: int, split: str, rows: Ints) -> Floats:
     """Pixel noise ``[n 3 32 32]``, uniform in [-1, 1): three bytes of one 32-bit hash for each pixel."""
-    key = (_keys(seed, split, rows) >> np.uint64(32)).astype(np.uint32)
+    key = (keys(seed, split, rows) >> np.uint64(32)).astype(np.uint32)
     x = key[:, None] ^ (np.arange(SIZE * SIZE, dtype=np.uint32) * np.uint32(0x9E3779B9))
     x ^= x >> np.uint32(16)
     x *= np.uint32(0x21F0AAAD)
@@ -142,7 +114,7 @@ class _Draws:
 
 
 def _draw_chunk(seed: int, split: str, rows: Ints) -> NDArray[np.uint8]:
-    numbers = _random(seed, split, rows, 48)
+    numbers = uniform(seed, split, rows, 48)
     shape, color, texture = classes(numbers)
     draws = _Draws(numbers[:, 3:])
     axis = np.arange(SIZE, dtype=np.float32) - np.float32((SIZE - 1) / 2)
@@ -156,7 +128,7 @@ def _draw_chunk(seed: int, split: str, rows: Ints) -> NDArray[np.uint8]:
     image = base[:, :, None, None] + (other - base)[:, :, None, None] * pattern[:, None]
 
     # clutter: bits of any vivid colour, at most one in each cell of a grid, so that a pixel looks at one bit only
-    image = _clutter(image, _random(seed, split, rows, CELLS * CELLS * 8, first=48))
+    image = _clutter(image, uniform(seed, split, rows, CELLS * CELLS * 8, first=48))
 
     # object: u, v are its own coordinates, 1 at the radius
     radius = draws(7.0, 12.5)

@@ -40,6 +40,6 @@ def build_encoder(config: EncoderConfig, *, image_size: int, view: View = "rgb",
     if config.name.startswith("timm/"):
         return build_timm_encoder(config, image_size, view, mask_channel)
     raise UserError(
-        f"encoder.name: no encoder {config.name!r}{nearest(config.name, [*OWN, *timm.list_models()])}; "
+        f"encoder.name: no encoder {config.name!r}{nearest(config.name, timm.list_models(), OWN)}; "
         f"use {', '.join(OWN)}, or timm/ and the name of a timm model"
     )

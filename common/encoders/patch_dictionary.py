@@ -54,7 +54,7 @@ class PatchDictionaryArgs(Config):
     atoms: int = Field(default=400, ge=2, le=1 << 16)
     patch: int = Field(default=6, ge=2, le=64)
     code: Literal["threshold", "top_k", "lasso", "triangle"] = "threshold"
-    threshold: float = Field(default=0.5, ge=0)
+    threshold: float = Field(default=0.25, ge=0)
     top_k: int = Field(default=16, gt=0)
     l1: float = Field(default=0.5, gt=0)
     grid: int = Field(default=2, ge=1, le=16)
@@ -94,6 +94,8 @@ class PatchDictionary(Encoder):
     def __init__(self, config: EncoderConfig, image_size: int, view: View, mask_channel: bool) -> None:
         if config.pretrained:
             raise UserError("encoder.pretrained: patch_dictionary has no pretrained weights; use false")
+        if config.stem == "small":
+            raise UserError("encoder.stem: patch_dictionary has no stem; leave it at auto")
         if mask_channel:
             raise UserError("encoder.name: patch_dictionary takes no mask channel; use another encoder for masking")
         args = validate(PatchDictionaryArgs, config.model_args, "encoder.model_args")
@@ -113,6 +115,8 @@ class PatchDictionary(Encoder):
 
     def layers(self, images: Tensor) -> list[Tensor]:
         """Images ``[B 3 H W]``, RGB in [0, 1] -> ``[[B channels grid grid]]``, float32."""
+        if min(images.shape[2:]) < self.args.patch:
+            raise ValueError(f"patches of {self.args.patch} px do not fit into {images.shape[2]}x{images.shape[3]}")
         device = images.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
         with torch.autocast(device, enabled=False):

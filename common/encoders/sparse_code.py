@@ -15,6 +15,8 @@ from common.encoders.config import EncoderConfig
 from common.encoders.vector import Centre, VectorEncoder
 from common.sparse import fista, iht, omp
 
+L0_START = 0.01  # duality gap of the L1 codes that hard thresholding begins from
+
 
 class SparseCodeArgs(Config):
     """Settings of ``sparse_code``, given as ``encoder.model_args``.
@@ -73,6 +75,8 @@ class SparseCode(VectorEncoder):
             case "l1":
                 return fista(rows, self.dictionary, args.strength, steps=steps, tolerance=tolerance)
             case "l0":
-                return iht(rows, self.dictionary, args.strength, steps=steps)
+                # not convex: begin at the L1 code whose threshold is the same for an orthonormal dictionary
+                start = fista(rows, self.dictionary, 2 * args.strength**0.5, steps=steps, tolerance=L0_START)
+                return iht(rows, self.dictionary, args.strength, steps=steps, start=start)
             case "atoms":
                 return omp(rows, self.dictionary, min(args.top_k, self.dimension))

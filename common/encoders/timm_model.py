@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import timm
@@ -97,10 +97,10 @@ def _check_name(architecture: str) -> None:
         raise UserError(f"encoder.name: timm has no weights {architecture!r}; it has {tags or 'none for this model'}")
 
 
-def nearest(word: str, names: list[str]) -> str:
-    """``; did you mean ...?`` with up to three close names, or nothing."""
-    close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(f'timm/{name}' for name in close)}?" if close else ""
+def nearest(word: str, models: Iterable[str], own: Collection[str] = ()) -> str:
+    """``; did you mean ...?`` with up to three close names of timm's models and our own encoders, or nothing."""
+    close = difflib.get_close_matches(word, [*own, *models], n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(name if name in own else f'timm/{name}' for name in close)}?" if close else ""
 
 
 def _create(architecture: str, pretrained: bool, args: dict[str, Any]) -> Any:

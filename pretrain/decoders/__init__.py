@@ -66,6 +66,14 @@ def build_decoder(
     if kind == "auto":
         kind = "transformer" if masked else "linear" if sparse else "upsampler"
     depth, height, width = encoder.map_shape
+    if sparse and masked:
+        raise UserError("penalty.l1 is for a code of the whole image, but this encoder drops tokens: leave it out")
+    if sparse and kind in ("unet", "upsampler", "transformer"):
+        norm = "tokens" if kind == "transformer" else "batches"
+        raise UserError(
+            f"decoder.kind={kind} normalises its {norm}, so the scale of a sparse code would mean nothing: use "
+            "decoder.kind=linear or mlp"
+        )
     if kind == "transformer":
         problems = []
         if side % height or side % width:
@@ -83,11 +91,6 @@ def build_decoder(
     if masked:
         raise UserError(
             f"decoder.kind={kind} cannot put back the patches that this encoder drops: use decoder.kind=auto"
-        )
-    if sparse and kind in ("unet", "upsampler"):
-        raise UserError(
-            f"decoder.kind={kind} normalises its batches, so the scale of a sparse code would mean nothing: use "
-            "decoder.kind=linear or mlp"
         )
     if kind == "linear":
         if side % height or height != width:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+FREE = 0.1  # norm that atoms start with where they may have any: small, so that what they begin as does not last
+
 
 class LinearDecoder(nn.Module):
     """Last map ``[B D h w]`` -> ``[B K side side]``: each place writes its own cell as a sum of atoms, plus ``base``.
@@ -32,10 +34,19 @@ class LinearDecoder(nn.Module):
         return F.normalize(self.weight.flatten(1), dim=1).view_as(self.weight)
 
     def fit(self, target: Tensor) -> None:
-        """Start ``base`` at the mean cell of targets ``[N K side side]``: atoms need not learn it."""
+        """Start ``base`` at the mean cell of targets ``[N K side side]``, and atoms as cells less that mean.
+
+        Noise that atoms start with stays in them for ever where pictures have no variance, such as in fine detail.
+        """
         cells = target.unfold(2, self.cell, self.cell).unfold(3, self.cell, self.cell)
+        cells = cells.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)  # [n K p p]
+        mean = cells.mean(0)
+        rows = (cells[torch.randint(len(cells), (len(self.weight),)).to(cells.device)] - mean).flatten(1)
+        rows = rows + 1e-6 * torch.randn_like(rows)  # a cell that is the mean itself has no direction
+        size = 1.0 if self.unit_norm else FREE
         with torch.no_grad():
-            self.base.copy_(cells.mean(dim=(0, 2, 3)))
+            self.base.copy_(mean)
+            self.weight.copy_((size * F.normalize(rows, dim=1)).view_as(self.weight))
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """``maps``: what ``encoder.layers`` gives; the last is read."""

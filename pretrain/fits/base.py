@@ -14,6 +14,8 @@ from common.encoders import Encoder, EncoderConfig, build_encoder
 from common.learner import Learner, Named
 from pretrain.explained import Explained
 
+START_IMAGES = 2048  # a sample for what has to be known before the first batch: centre, whitening, first atoms
+
 
 class Fit(Config, ABC):
     """Settings of one method; ``learner`` makes what learns by them.
@@ -26,6 +28,15 @@ class Fit(Config, ABC):
     kind: str
     streams: ClassVar[bool] = True
     one_pass: ClassVar[bool] = False
+
+    @property
+    def sampled(self) -> int:
+        """How many images ``FitLearner.start`` is shown at most; the field ``sample`` of methods that have one."""
+        return int(getattr(self, "sample", START_IMAGES))
+
+    def check(self, image_size: int, images: int) -> list[str]:
+        """What makes these settings unfit for so many ``images`` of this side, known before any is decoded."""
+        return []
 
     def loaded_size(self, image_size: int) -> int:
         """Side of the images to load for an encoder of ``image_size``."""
@@ -89,6 +100,22 @@ class FitLearner(Learner):
     def explain(self, images: Tensor) -> Explained | None:
         """Atoms, and codes of patches of some images ``[N 3 S S]``; None where a code has no atoms."""
         return None
+
+
+def check_components(components: int, image_size: int, images: int) -> list[str]:
+    """Why a linear code of ``components`` numbers cannot be fitted on so many images of this side; or nothing."""
+    numbers = 3 * image_size**2
+    if components <= min(numbers, images - 1):
+        return []
+    if numbers < images:
+        return [
+            f"fit.components={components}: images of {image_size} px have {numbers:,} numbers and allow no more "
+            "components; lower it, or raise data.image_size"
+        ]
+    return [
+        f"fit.components={components}: it takes at least {components + 1:,} images, there are {images:,}; lower it, or "
+        "give more (data.source, data.limit)"
+    ]
 
 
 def _means(parts: list[Named]) -> Named:

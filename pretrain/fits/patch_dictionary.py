@@ -49,7 +49,7 @@ class PatchDictionaryFit(Fit):
     kind: Literal["patch_dictionary"] = "patch_dictionary"
     learn: Basis = "kmeans"
     network: PatchDictionaryArgs = PatchDictionaryArgs()
-    whitening: float = Field(default=0.1, gt=0)
+    whitening: float = Field(default=0.3, gt=0)
     patches: int = Field(default=8, ge=1, le=4096)
     strength: float = Field(default=1.0, gt=0)
     forgetting: float = Field(default=1.0, ge=0)
@@ -127,7 +127,8 @@ class PatchDictionaryLearner(FitLearner):
         dead = unused_atoms(self.statistics.use)
         if step % REPLACE_EVERY == REPLACE_EVERY - 1 and bool(dead.any()):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-            fresh = replace_unused(fresh, self.statistics.use, y[: int(dead.sum())], generator)
+            use, present, candidates = self.statistics.use, fresh, y[: int(dead.sum())]
+            fresh = told(self.fit.kind, lambda: replace_unused(present, use, candidates, generator))
             self.statistics.forget(dead)
         encoder.dictionary.copy_(fresh.T)
         return losses, {"nonzeros": (codes != 0).sum(1).float().mean(), "unused_atoms": dead.sum()}

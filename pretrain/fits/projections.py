@@ -14,7 +14,7 @@ from common.encoders import Encoder, EncoderConfig
 from common.encoders.linear import Linear
 from common.learner import Named
 from pretrain.explained import Explained
-from pretrain.fits.base import Fit, FitLearner
+from pretrain.fits.base import Fit, FitLearner, check_components
 from pretrain.fits.told import told
 from pretrain.linear.cca import cca
 from pretrain.linear.ica import ica
@@ -30,6 +30,9 @@ class Pca(Fit):
     one_pass: ClassVar[bool] = True
     components: int = Field(default=64, ge=1, le=1 << 14)
     whiten: bool = False  # scale every component to variance 1
+
+    def check(self, image_size: int, images: int) -> list[str]:
+        return check_components(self.components, image_size, images)
 
     def encoder_config(self) -> EncoderConfig:
         return EncoderConfig(name="linear", model_args={"code": self.components})
@@ -47,6 +50,9 @@ class Ica(Fit):
     sample: int = Field(default=20_000, ge=2)  # images
     max_steps: int = Field(default=200, gt=0)
     tolerance: float = Field(default=1e-4, gt=0)
+
+    def check(self, image_size: int, images: int) -> list[str]:
+        return check_components(self.components, image_size, min(images, self.sample))
 
     def encoder_config(self) -> EncoderConfig:
         return EncoderConfig(name="linear", model_args={"code": self.components})
@@ -80,6 +86,9 @@ class Cca(Fit):
 
     def loaded_size(self, image_size: int) -> int:
         return 2 * image_size if self.views == "neighbours" else image_size
+
+    def check(self, image_size: int, images: int) -> list[str]:
+        return check_components(self.components, image_size, images)
 
     def encoder_config(self) -> EncoderConfig:
         return EncoderConfig(name="linear", model_args={"code": self.components})

@@ -23,6 +23,7 @@ from common.encoders.vector import Centre
 from common.learner import Named
 from pretrain.explained import Explained
 from pretrain.fits.base import Fit, FitLearner
+from pretrain.fits.told import told
 from pretrain.linear.dictionary import (
     DictionaryStatistics,
     replace_unused,
@@ -61,7 +62,7 @@ class SparseCoding(Fit):
         if self.gamma and self.penalty != "l1":
             raise ValueError(f"gamma is for penalty=l1: with penalty={self.penalty} atoms have unit norm; leave it out")
         if self.penalty == "atoms" and self.top_k > self.atoms:
-            raise ValueError(f"top_k {self.top_k} is more than there are atoms ({self.atoms})")
+            raise ValueError(f"top_k {self.top_k} is more than there are atoms ({self.atoms}): lower it")
         return self
 
     def encoder_config(self) -> EncoderConfig:
@@ -117,7 +118,8 @@ class SparseCodingLearner(FitLearner):
         if step % REPLACE_EVERY == REPLACE_EVERY - 1 and bool(dead.any()):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
             candidates = worst_reconstructed(x, encoder.dictionary, codes, int(dead.sum()))
-            fresh = replace_unused(fresh, self.statistics.use, candidates, generator)
+            use, present = self.statistics.use, fresh
+            fresh = told(fit.kind, lambda: replace_unused(present, use, candidates, generator))
             self.statistics.forget(dead)
         encoder.dictionary.copy_(fresh)
         return losses, {"nonzeros": (codes != 0).sum(1).float().mean(), "unused_atoms": dead.sum()}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from common.corruptions import AnyCorruption
@@ -15,10 +15,12 @@ from common.encoders.kernel import KernelCode
 from common.errors import UserError
 from common.kernels import Kernel, kernel_rows
 from common.learner import Named
+from common.schedule import seed_step
 from pretrain.fits.base import Fit, FitLearner
 from pretrain.fits.told import told
 from pretrain.linear.moments import Moments
 from pretrain.linear.pca import pca
+from pretrain.linear.projection import Projection
 from pretrain.linear.tca import KernelProjection, maximum_mean_discrepancy, median_width, tca
 
 log = logging.getLogger("retouch")
@@ -48,6 +50,20 @@ class Tca(Fit):
     mu: float = Field(default=1e-4, gt=0)
     damage: AnyCorruption | None = None
 
+    @model_validator(mode="after")
+    def _in_the_span_of_landmarks(self) -> Self:
+        if self.components > (most := 2 * (self.landmarks // 2)):
+            raise ValueError(f"components {self.components} is more than there are landmarks ({most}): lower it")
+        return self
+
+    def check(self, image_size: int, images: int) -> list[str]:
+        half, there = self.landmarks // 2, min(images, self.sample)
+        if there < half:
+            return [
+                f"fit.landmarks={self.landmarks} takes {half:,} images of each domain; there are {there:,}: lower it"
+            ]
+        return []
+
     def encoder_config(self) -> EncoderConfig:
         args = {"code": self.components, "landmarks": 2 * (self.landmarks // 2), "kernel": self.kernel}
         return EncoderConfig(name="kernel", model_args=args | ({"width": self.width} if self.width else {}))
@@ -73,11 +89,8 @@ class TcaLearner(FitLearner):
         encoder.fit_centre(torch.cat([sample, other]))
         source, target = encoder.vectors(sample).double(), encoder.vectors(other).double()
         half = fit.landmarks // 2
-        if min(len(source), len(target)) < half:
-            raise UserError(
-                f"fit.landmarks={fit.landmarks} takes {half} images of each domain; there are {len(source)} and "
-                f"{len(target)}: lower it"
-            )
+        if problems := fit.check(encoder.image_size, min(len(source), len(target))):
+            raise UserError(*problems)
         landmarks = torch.cat([spread(source, half), spread(target, half)])
         width = fit.width or (told("tca", lambda: median_width(landmarks)) if fit.kernel == "rbf" else None)
         gap = mean_gap(source, target, landmarks, fit.kernel, width)
@@ -96,7 +109,7 @@ class TcaLearner(FitLearner):
         moments = Moments(source.shape[1], source.device)
         moments.add(torch.cat([source, target]))
         # beside it what asks for variance only; all have components of variance 1
-        plain = told("tca", lambda: pca(moments, min(fit.components, source.shape[1]), whiten=True))
+        plain = told("tca", lambda: _whitened(moments, min(fit.components, source.shape[1])))
         kernel_pca = fitted_at(KERNEL_PCA)
         a, b = spread(source, COMPARED), spread(target, COMPARED)
         self.discrepancy = {
@@ -112,6 +125,22 @@ class TcaLearner(FitLearner):
 
     def learn(self, images: Tensor, step: int) -> tuple[Named, Named]:
         raise AssertionError("TCA does not stream")
+
+
+def _whitened(moments: Moments, components: int) -> Projection:
+    """PCA of variance 1, of fewer components where the rows vary in fewer directions."""
+    varying = int((pca(moments, components).explained > 1e-12).sum())
+    return pca(moments, varying, whiten=True)
+
+
+def second_domain(fit: Fit, images: Tensor, seed: int) -> Tensor | None:
+    """TCA's second domain, from images ``[N 3 S S]`` of it or, to be damaged, of the first; None for other methods."""
+    if not isinstance(fit, Tca):
+        return None
+    if fit.damage is None:
+        return images
+    seed_step(seed, 0)
+    return fit.damage(images)
 
 
 def mean_gap(source: Tensor, target: Tensor, landmarks: Tensor, kernel: Kernel, width: float | None) -> float:

@@ -26,6 +26,19 @@ def test_shapes_has_a_test_set_of_its_own() -> None:
     assert [source.spec.split(":")[1] for source in sources] == ["train", "test"]
 
 
+@pytest.mark.parametrize("test", [None, "shapes:test:50"])
+def test_the_images_of_a_data_set_are_the_same_whatever_the_seed(test: str | None) -> None:
+    data = LabelledData(test=test, task=["shape", "color"])
+    one, other = open_sources(data, seed=0), open_sources(data, seed=7)
+    rows = torch.arange(5)
+    for mine, theirs in zip(one, other, strict=True):
+        assert mine.fingerprint == theirs.fingerprint
+        mine_pixels, their_pixels = mine.bulk(rows), theirs.bulk(rows)
+        assert mine_pixels is not None
+        assert their_pixels is not None
+        assert torch.equal(mine_pixels, their_pixels)
+
+
 def test_a_folder_without_a_test_set_is_split_stratified(tmp_path: Path) -> None:
     root = folder(tmp_path / "all", {"cat": 10, "dog": 20})
     data = LabelledData(train=f"folder:{root}", workers=0)
@@ -37,6 +50,15 @@ def test_a_folder_without_a_test_set_is_split_stratified(tmp_path: Path) -> None
     images = load_labelled(open_sources(data, seed=0), data, 8, seed=0)
     assert len(images.train) == 24
     assert [len(labels.values) for labels in images.tasks["label"]] == [24, 6]
+
+
+def test_a_limited_test_set_is_the_same_whatever_the_seed(tmp_path: Path) -> None:
+    root = folder(tmp_path / "all", {"cat": 20, "dog": 20})
+    data = LabelledData(train=f"folder:{root}", test=f"folder:{root}", limit=8, test_limit=8, workers=0)
+    sources = open_sources(data, seed=0)
+    one, other = load_labelled(sources, data, 8, seed=0), load_labelled(sources, data, 8, seed=7)
+    assert torch.equal(one.test.kept, other.test.kept)
+    assert not torch.equal(one.train.kept, other.train.kept)
 
 
 def test_several_tasks_come_from_one_set_of_images() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from common.corruptions import Gaussian
+from common.encoders import EncoderConfig, build_encoder
 from common.errors import UserError
 from common.images import to_float
 from finetune.features import Extraction, FeatureKey, Features, cached_features, extract, feature_key, layer_shapes
@@ -145,6 +146,16 @@ def test_shapes_at_another_size_are_measured_and_refusals_name_the_key() -> None
     assert layer_shapes(encoder, 16) == [(3, 8, 8), (3, 4, 4)]
     with pytest.raises(UserError, match=r"data\.image_size=1"):
         layer_shapes(encoder, 1)
+
+
+def test_an_encoder_of_one_size_says_so_when_another_is_asked_for() -> None:
+    linear = build_encoder(EncoderConfig(name="linear", model_args={"code": 4}), image_size=8)
+    with pytest.raises(UserError) as caught:
+        layer_shapes(linear, 16)
+    assert str(caught.value) == (
+        "data.image_size=16: linear cannot serve at this size: it codes images of 8 px as they are, not of 16x16; "
+        "leave data.image_size out"
+    )
 
 
 def test_the_search_space_of_an_encoder_can_be_extracted() -> None:

@@ -67,6 +67,9 @@ def test_it_learns_and_stands_beside_its_linear_probe_and_from_scratch(tmp_path:
         low, high = baseline["ci95"]
         assert low <= baseline["test_accuracy"] <= high
         assert baseline["n_test"] == 80
+    # one number is compared: what else a code is good for is not measured here
+    probed = json.loads((run.out / "linear_probe" / "results.json").read_text())
+    assert "purposes" not in probed["results"][0]
 
 
 def test_fine_tuned_timm_model_opens_in_plain_timm_with_the_same_logits(tmp_path: Path) -> None:

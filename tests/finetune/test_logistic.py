@@ -127,16 +127,49 @@ def test_groups_that_do_not_fit_in_memory_end_the_same(monkeypatch: pytest.Monke
     torch.testing.assert_close(whole.objective, grouped.objective, rtol=1e-9, atol=0)
 
 
-def test_wide_features_with_a_diagonal_metric_end_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_principal_directions_alone_end_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = correlated(200, 7, 3)
     whole = fit_logistic(features, labels, 3, L2, tolerance=1e-10)
-    monkeypatch.setattr("finetune.logistic.LARGEST_METRIC", 1)
-    diagonal = fit_logistic(features, labels, 3, L2, tolerance=1e-10, max_steps=2000)
-    torch.testing.assert_close(whole.objective, diagonal.objective, rtol=1e-6, atol=0)
+    monkeypatch.setattr("finetune.metric.LARGEST_WHOLE", 1)
+    monkeypatch.setattr("finetune.metric.PRINCIPAL", 2)
+    principal = fit_logistic(features, labels, 3, L2, tolerance=1e-10, max_steps=2000)
+    torch.testing.assert_close(whole.objective, principal.objective, rtol=1e-6, atol=0)
 
 
-def test_a_solution_given_as_start_needs_no_step() -> None:
-    features, labels = correlated(200, 7, 3)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_few_rows_in_their_span_end_where_the_features_do(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = correlated(60, 100, 3)
+    features = features.to(dtype)
+    features[1] = features[0]  # rows that depend on each other leave a smaller span
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-6
+    # partly outside the span, which the solution must forget
+    start = (1e-3 * torch.randn(100, 3, generator=torch.Generator().manual_seed(2)), torch.zeros(3))
+    span = fit_logistic(features, labels, 3, L2, tolerance=tolerance)
+    started = fit_logistic(features, labels, 3, L2, tolerance=tolerance, start=start)
+    monkeypatch.setattr("finetune.logistic.few_rows", lambda features: False)
+    direct = fit_logistic(features, labels, 3, L2, tolerance=tolerance)
+    assert all(span.converged)
+    for fit in (span, started):
+        exact = dtype == torch.float64
+        torch.testing.assert_close(fit.objective, direct.objective, rtol=1e-6 if exact else 1e-3, atol=0)
+        if exact:  # the minimum is flat: weights say it less sharply
+            bound = 1e-2 * float(direct.weight.abs().max())
+            torch.testing.assert_close(fit.weight, direct.weight, rtol=0, atol=bound)
+            torch.testing.assert_close(fit.bias, direct.bias, rtol=1e-2, atol=1e-2)
+
+
+def test_few_rows_without_any_difference_get_the_shares() -> None:
+    labels = torch.tensor([0, 1, 1, 1])
+    fit = fit_logistic(torch.ones(4, 9, dtype=torch.float64), labels, 2, [1e-3], tolerance=1e-12)
+    assert float(fit.weight.abs().max()) == 0
+    torch.testing.assert_close(
+        fit.bias[0].softmax(0), torch.tensor([0.25, 0.75], dtype=torch.float64), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize(("n", "F"), [(200, 7), (60, 100)], ids=["tall", "wide"])
+def test_a_solution_given_as_start_needs_no_step(n: int, F: int) -> None:
+    features, labels = correlated(n, F, 3)
     fit = fit_logistic(features, labels, 3, [1e-2], tolerance=1e-10)
     again = fit_logistic(features, labels, 3, [1e-2], start=(fit.weight[0], fit.bias[0]), tolerance=1e-8)
     assert again.steps == (0,)

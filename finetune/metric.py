@@ -1,0 +1,118 @@
+"""What is known of a problem's curvature before it is solved: metrics, and the span of a few rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from finetune.gram import blocks, column_mean, gram
+
+METRIC_ROWS = 8  # rows per feature that a whole metric is estimated from
+LARGEST_WHOLE = 4096  # features, or rows; of more, all eigenvectors cost more than the steps they save
+PRINCIPAL = 1024  # directions that are told apart among more features than that
+PRINCIPAL_ROWS = 8192  # rows that those are estimated from
+PASSES = 2  # subspace iterations
+
+
+class Metric:
+    """``(s A + λ I)⁻¹`` for any s and λ, where ``A ≈ V Λ Vᵀ + δ (I - V Vᵀ)`` is the centred Gram matrix of features.
+
+    ``V`` has all eigenvectors of A (then δ plays no part), or the principal ones: what is left of strongly correlated
+    features is small, and δ is its mean. A metric steers the solver and does not change what it converges to, so that
+    a sample of rows is enough, and one metric serves several fits on nearly the same features (a split and the whole,
+    several tasks).
+
+    Attributes:
+        values: Λ ``[k]``.
+        vectors: V, orthonormal columns ``[F k]``; None where the features are their own principal directions.
+        rest: δ.
+    """
+
+    def __init__(self, values: Tensor, vectors: Tensor | None = None, rest: float = 0.0) -> None:
+        self.values, self.vectors, self.rest = values, vectors, rest
+
+    @classmethod
+    def of(cls, features: Tensor) -> Metric:
+        """The metric of features ``[n F]``, or of as many rows of them, evenly spread, as it takes."""
+        n, F = features.shape
+        if F > LARGEST_WHOLE:
+            return cls._principal(features[:: max(1, n // PRINCIPAL_ROWS)])
+        rows = features[:: max(1, n // (METRIC_ROWS * F))]
+        values, vectors = torch.linalg.eigh(gram(rows, column_mean(rows)).to(features.dtype))
+        return cls(values.clamp_min(0), vectors)
+
+    @classmethod
+    def _principal(cls, rows: Tensor) -> Metric:
+        """By subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4); its start is seeded."""
+        m, F = rows.shape
+        rows = rows - column_mean(rows).to(rows.dtype)
+        generator = torch.Generator().manual_seed(0)
+        basis = torch.randn(F, min(PRINCIPAL, m, F), generator=generator).to(rows)
+        for _ in range(PASSES):
+            basis = torch.linalg.qr(rows.T @ (rows @ basis)).Q
+        projected = rows @ basis
+        values, turn = torch.linalg.eigh(projected.T @ projected / m)
+        values = values.clamp_min(0)
+        left = sum(float(part.square().sum(dtype=torch.float64)) for part in blocks(rows)) / m - float(values.sum())
+        return cls(values, basis @ turn, max(0.0, left) / max(1, F - len(values)))
+
+    def apply(self, gradient: Tensor, curvature: Tensor, l2: Tensor) -> Tensor:
+        """Gradient ``[g C F]``, s and λ ``[g]`` -> ``(s A + λ I)⁻¹`` times it ``[g C F]``."""
+        scale = (curvature[:, None] * self.values + l2[:, None])[:, None]
+        if self.vectors is None:
+            return torch.div(gradient, scale)
+        along = gradient @ self.vectors
+        if self.vectors.shape[0] == self.vectors.shape[1]:
+            return torch.matmul(along / scale, self.vectors.T)
+        elsewhere = (curvature * self.rest + l2)[:, None, None]
+        return torch.matmul(along / scale - along / elsewhere, self.vectors.T) + gradient / elsewhere
+
+
+def few_rows(features: Tensor) -> bool:
+    """Whether features ``[n F]`` are best looked at in the span of their rows."""
+    n, F = features.shape
+    return n < F and n <= LARGEST_WHOLE
+
+
+class Span:
+    """Coordinates of n rows in the space they span, where the features are more than the rows.
+
+    With centred rows ``X_c`` ``[n F]`` and ``X_c X_cᵀ = U Λ Uᵀ``, the columns of ``V = X_cᵀ U Λ^-½`` ``[F r]`` are an
+    orthonormal basis of their span, and ``Z = X_c V = U Λ^½`` are the rows in it. A weight outside the span changes no
+    logit and only adds to the penalty; one inside, ``W = V w``, has ``‖W‖ = ‖w‖``. So the minimum over ``w`` on Z is
+    the minimum over ``W`` on the features. The Gram matrix of Z is diagonal: its metric is free, and exact.
+
+    Attributes:
+        coordinates: Z ``[n r]``, ``r < n``, of mean zero.
+        metric: of the coordinates.
+    """
+
+    def __init__(self, features: Tensor, mean: Tensor) -> None:
+        """Features ``[n F]`` and their mean ``[F]``, float64."""
+        self.features, self.mean = features, mean.to(features.dtype)
+        n = len(features)
+        # float64 throughout: in float32 the small eigenvalues, which a weak penalty divides by, would be noise
+        total = torch.zeros(n, n, dtype=torch.float64, device=features.device)
+        for columns, shift in zip(blocks(features.T), blocks(mean), strict=True):
+            centred = columns.T.double() - shift
+            total += centred @ centred.T
+        values, vectors = torch.linalg.eigh(total)
+        there = values > n * torch.finfo(values.dtype).eps * values[-1].clamp_min(torch.finfo(features.dtype).tiny)
+        values, vectors = values[there], vectors[:, there]
+        self.coordinates = (vectors * values.sqrt()).to(features.dtype)
+        self._back = (vectors * values.rsqrt()).to(features.dtype)  # U Λ^-½
+        self.metric = Metric((values / n).to(features.dtype))
+
+    def weight_of(self, coordinates: Tensor) -> Tensor:
+        """Weights of the coordinates ``[G r C]`` -> weights of the features ``[G F C]``: ``V w``."""
+        G, r, C = coordinates.shape
+        shares = self._back @ coordinates.permute(1, 0, 2).reshape(r, G * C)
+        flat = self.features.T @ shares - torch.outer(self.mean, shares.sum(0))
+        weight: Tensor = flat.view(-1, G, C).permute(1, 0, 2)
+        return weight
+
+    def coordinates_of(self, weight: Tensor) -> Tensor:
+        """Weights of the features ``[F C]`` -> those of the coordinates with the same logits ``[r C]``: ``Vᵀ W``."""
+        weight = weight.to(self.features)
+        coordinates: Tensor = self._back.T @ (self.features @ weight - self.mean @ weight)
+        return coordinates

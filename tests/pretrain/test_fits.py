@@ -1,0 +1,540 @@
+"""One contract over every method that is fitted by a rule of its own, through the real stage; and what is special."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from PIL import Image
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+import pretrain.run as stage
+import retouch
+from common.artifact import load_encoder
+from common.config import load_config, validate
+from common.data import build_source, load_images
+from common.distributed import World
+from common.encoders import Encoder
+from common.encoders.linear import Linear
+from common.encoders.patch_dictionary import PatchDictionary
+from common.encoders.sparse_code import SparseCode
+from common.errors import UserError
+from common.images import to_float
+from pretrain.config import PretrainConfig
+from pretrain.fits import Cca, FitLearner, Ica, PatchDictionaryFit, Pca, SparseCoding, Tca, fit
+from pretrain.fitting import check_fit
+from pretrain.linear.moments import CrossMoments, Moments
+from pretrain.run import Pretrained, pretrain
+from tests.toys import RandomSource
+
+ROOT = Path(__file__).resolve().parents[2]
+SIDE, IMAGES, BATCH, STEPS = 8, 96, 32, 12  # four epochs
+NETWORK = {"atoms": 16, "patch": 4}
+SPARSE = {"kind": "sparse_coding", "atoms": 24}
+EVERY: dict[str, dict[str, Any]] = {
+    "pca": {"kind": "pca", "components": 8},
+    "pca-whitened": {"kind": "pca", "components": 8, "whiten": True},
+    "ica": {"kind": "ica", "components": 6, "max_steps": 60, "tolerance": 1e-3},
+    "cca-damage": {"kind": "cca", "components": 8},
+    "cca-neighbours": {"kind": "cca", "components": 8, "views": "neighbours"},
+    "cca-other": {"kind": "cca", "components": 8, "views": "other"},
+    "tca-damage": {"kind": "tca", "components": 8, "landmarks": 20, "damage": {"kind": "gray"}},
+    "tca-other": {"kind": "tca", "components": 8, "landmarks": 20},
+    "sparse_coding-l1": SPARSE,
+    "sparse_coding-gamma": {**SPARSE, "gamma": 0.01},
+    "sparse_coding-data": {**SPARSE, "centring": "data"},
+    "sparse_coding-l0": {**SPARSE, "penalty": "l0", "strength": 0.02},
+    "sparse_coding-atoms": {**SPARSE, "penalty": "atoms", "top_k": 4},
+    **{
+        f"patch_dictionary-{learn}": {"kind": "patch_dictionary", "learn": learn, "network": NETWORK}
+        for learn in ("random", "kmeans", "sparse_coding", "pca", "ica")
+    },
+}
+STREAMING = [name for name in EVERY if name.startswith(("sparse_coding", "patch_dictionary"))]
+LEARNING = [name for name in STREAMING if not name.endswith(("random", "-pca", "-ica"))]
+RESUMED = [*LEARNING, "pca", "cca-damage", "cca-neighbours", "cca-other"]
+OTHERS = {"cca-other": "photos:test", "tca-other": "shapes"}
+
+
+class Killed(BaseException):
+    """Ends a run at once, like SIGKILL: nothing in the stage may catch it."""
+
+
+class Finished(NamedTuple):
+    out: Path
+    result: Pretrained
+    fitted: Encoder  # what the stage had in memory when it exported
+
+
+def settings(out: Path, name: str, **changes: Any) -> PretrainConfig:
+    values: dict[str, Any] = {
+        "out": out,
+        "batch_size": BATCH,
+        "data": {"source": "photos", "image_size": SIDE, "limit": IMAGES, "workers": 0, "other": OTHERS.get(name)},
+        "fit": EVERY[name],
+        "checkpoint": {"every": 2},
+        "log_every": 1,
+        "wandb": {"mode": "disabled"},
+    }
+    if name in STREAMING:
+        values["steps"] = STEPS
+    return PretrainConfig.model_validate(values | changes)
+
+
+def run(config: PretrainConfig) -> Finished:
+    fitted: list[Encoder] = []
+    with pytest.MonkeyPatch.context() as patch:
+        export = stage.export_encoder
+        patch.setattr(
+            stage, "export_encoder", lambda encoder, *rest: (fitted.append(encoder), export(encoder, *rest))[1]
+        )
+        result = pretrain(config)
+    return Finished(config.out, result, fitted[0])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Finished]:
+    """``finished(name)``: a method of ``EVERY`` fitted once for all tests."""
+    done: dict[str, Finished] = {}
+
+    def get(name: str) -> Finished:
+        if name not in done:
+            done[name] = run(settings(tmp_path_factory.mktemp(name) / "run", name))
+        return done[name]
+
+    return get
+
+
+def images_of(name: str, source: str = "photos", limit: int = IMAGES) -> Tensor:
+    """The stage's own images ``[N 3 S S]`` in [0, 1], at the size it loads them in."""
+    loaded = load_images(build_source(source), SIDE * (2 if name.endswith("neighbours") else 1), limit=limit)
+    return to_float(loaded.rows(torch.arange(len(loaded))))
+
+
+def weights(out: Path) -> bytes:
+    return (out / "encoder" / "model.safetensors").read_bytes()
+
+
+def metrics(out: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("images_per_second", "memory_gb")} for row in rows]
+
+
+def same(left: Encoder, right: Encoder) -> bool:
+    pairs = zip(left.state_dict().items(), right.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+Runs = Callable[[str], Finished]
+
+
+# ---- the contract
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_finished_run_holds_an_encoder_results_and_pictures(name: str, finished: Runs) -> None:
+    out, result, _ = finished(name)
+    assert result.training.finished
+    assert result.encoder == out / "encoder"
+    results = json.loads((out / "results.json").read_text())
+    pictures = [out / "panels" / f"{picture}.png" for picture in ("atoms", "exciting")]
+    if name.startswith("tca"):
+        assert not any(path.exists() for path in pictures)
+        return
+    for path in pictures:
+        with Image.open(path) as picture:
+            assert min(picture.size) > 40
+    assert results["atoms"] > 0
+    assert 0 <= results["unused_atoms"] <= results["atoms"]
+    assert 0 < results["nonzeros"] <= results["atoms"]
+    if not name.startswith("patch_dictionary"):
+        assert 0 <= results["relative_reconstruction_error"] < 1
+        assert list((out / "panels").glob("step-*.png"))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_loaded_encoder_gives_the_features_of_the_fitted_one(name: str, finished: Runs) -> None:
+    out, _, fitted = finished(name)
+    loaded = load_encoder(out / "encoder")
+    images = images_of("")[:5]
+    features = loaded(images)
+    assert features.shape == (5, *loaded.map_shape)
+    assert features.isfinite().all()
+    assert torch.equal(features, fitted.eval()(images))
+    assert len({tuple(code.flatten().tolist()) for code in features}) == 5
+    assert same(loaded, fitted)
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in RESUMED])  # the others: by resuming, below
+def test_the_same_seed_gives_the_same_encoder_bit_for_bit(name: str, finished: Runs, tmp_path: Path) -> None:
+    out, result, _ = finished(name)
+    again = run(settings(tmp_path / "run", name))
+    assert again.result.sha256 == result.sha256
+    assert weights(again.out) == weights(out)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_fit_in_memory_gives_the_encoder_of_the_stage(name: str, finished: Runs) -> None:
+    config = settings(Path("none"), name).fit
+    assert config is not None
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    encoder = fit(
+        config,
+        images_of(name),
+        images_of(name, OTHERS[name]) if name in OTHERS else None,
+        steps=STEPS if name in STREAMING else None,
+        batch_size=BATCH,
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert same(encoder, finished(name).fitted)
+    assert not encoder.training
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_the_loss_falls_from_the_first_epoch_to_the_last(name: str, finished: Runs) -> None:
+    losses = [row["loss"] for row in metrics(finished(name).out)]
+    epoch = IMAGES // BATCH
+    assert len(losses) == STEPS
+    assert sum(losses[-epoch:]) < 0.98 * sum(losses[:epoch])
+
+
+# ---- stopped and resumed
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_run_cut_off_and_resumed_ends_bit_for_bit_the_same(
+    name: str, finished: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, cut = FitLearner.step, 9 if name in STREAMING else 1  # the last checkpoint is from before
+
+    def dying(self: FitLearner, examples: Any, count: int, rate: float, number: int) -> Any:
+        if number == cut:
+            raise Killed
+        return step(self, examples, count, rate, number)
+
+    every = {"every": 4 if name in STREAMING else 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(FitLearner, "step", dying)
+        with pytest.raises(Killed):
+            pretrain(settings(tmp_path / "run", name, checkpoint=every))
+    assert not (tmp_path / "run" / "encoder").exists()
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
+    resumed = run(settings(tmp_path / "run", name, checkpoint=every, resume=True))
+    assert weights(resumed.out) == weights(finished(name).out)
+    assert metrics(resumed.out) == metrics(finished(name).out)
+
+
+@pytest.mark.parametrize("name", ["ica", "tca-damage"])
+def test_a_method_of_one_sample_is_fitted_again_on_resume(
+    name: str, finished: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "export_encoder", dying)
+        with pytest.raises(Killed):
+            pretrain(settings(tmp_path / "run", name))
+    resumed = run(settings(tmp_path / "run", name, resume=True))
+    assert weights(resumed.out) == weights(finished(name).out)
+
+
+def test_sparse_coding_killed_by_the_system_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    path = ROOT / "configs/pretrain/sparse_coding.yaml"
+    overrides = [
+        "steps=100", "batch_size=32", "data.limit=96", "data.image_size=8", "data.workers=0", "fit.atoms=24",
+        "checkpoint.every=10", "panels_every=1000", "wandb.mode=disabled",
+    ]  # fmt: skip
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pretrain", str(path), f"out={out}", *overrides],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    patience = time.monotonic() + 240
+    while not list(out.glob("checkpoints/step-*")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < patience
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (out / "encoder").exists()
+    pretrain(load_config(PretrainConfig, path, [f"out={out}", *overrides, "resume=true"]))
+    pretrain(load_config(PretrainConfig, path, [f"out={tmp_path / 'whole'}", *overrides]))
+    assert weights(out) == weights(tmp_path / "whole")
+    assert metrics(out) == metrics(tmp_path / "whole")
+
+
+# ---- principal components
+
+
+def test_pca_is_that_of_scikit_learn_up_to_sign(tmp_path: Path) -> None:
+    count = 100  # not a multiple of the batch
+    data = {"source": "photos", "image_size": SIDE, "limit": count, "workers": 0}
+    encoder = run(settings(tmp_path / "run", "pca", data=data)).fitted
+    assert isinstance(encoder, Linear)
+    images = images_of("", limit=count)
+    reference = PCA(8, svd_solver="full").fit(images.flatten(1).double().numpy())
+    components = torch.from_numpy(reference.components_)
+    own = encoder.code.weight.double()
+    sign = (own * components).sum(1, keepdim=True).sign()
+    torch.testing.assert_close(own * sign, components, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(encoder.centre.double(), torch.from_numpy(reference.mean_), atol=1e-6, rtol=0)
+    codes = torch.from_numpy(reference.transform(images.flatten(1).double().numpy()))
+    torch.testing.assert_close(encoder(images).flatten(1).double() * sign.T, codes, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["pca", "cca-damage"])
+@pytest.mark.parametrize("batch_size", [32, 33, 97, 250])
+def test_one_epoch_counts_every_image_once_whatever_the_batch(
+    name: str, batch_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    for kind in (Moments, CrossMoments):
+
+        def spy(self: Any, x: Tensor, *rest: Tensor, add: Any = kind.add) -> None:
+            seen.append(x)
+            add(self, x, *rest)
+
+        monkeypatch.setattr(f"pretrain.fits.projections.{kind.__name__}.add", spy)
+    pretrain(settings(tmp_path / "run", name, batch_size=batch_size))
+    rows = torch.cat([x for x in seen if x.shape[1] == 3 * SIDE**2])
+    assert sorted(map(bytes, rows.numpy())) == sorted(map(bytes, images_of("").flatten(1).numpy()))
+
+
+# ---- views and domains
+
+
+def test_neighbours_are_side_by_side() -> None:
+    config = Cca(components=2, views="neighbours")
+    learner: Any = config.learner(config.build(SIDE), 0, 1)
+    rows, columns = torch.meshgrid(torch.arange(2.0 * SIDE), torch.arange(2.0 * SIDE), indexing="ij")
+    images = torch.stack([rows, columns, rows])[None]
+    tops = set()
+    for seed in range(40):
+        torch.manual_seed(seed)
+        left, right = learner.views(images)
+        assert left.shape == right.shape == (1, 3, SIDE, SIDE)
+        assert torch.equal(right[:, 0], left[:, 0])
+        assert torch.equal(right[:, 1], left[:, 1] + SIDE)
+        tops.add(float(left[0, 0, 0, 0]))
+    assert min(tops) == 0
+    assert max(tops) == SIDE
+
+
+def test_cca_of_two_views_finds_what_they_share() -> None:
+    """One hidden number sets the red level of the one view and the blue level of the other; all else is noise."""
+    torch.manual_seed(0)
+    shared, noise = torch.rand(400), 0.2 * torch.rand(2, 400, 3, SIDE, SIDE)
+    first, second = noise
+    first[:, 0] += 0.7 * shared[:, None, None]
+    second[:, 2] += 0.7 * shared[:, None, None]
+    encoder = fit(Cca(components=1, views="other"), first, second)
+    code = encoder(first).flatten()
+    assert abs(float(torch.corrcoef(torch.stack([code, shared]))[0, 1])) > 0.95
+
+
+def test_pairs_that_are_no_pairs_are_refused(tmp_path: Path) -> None:
+    config = settings(tmp_path / "run", "cca-other")
+    config = config.model_copy(update={"data": config.data.model_copy(update={"limit": 20})})
+    check_fit(config, [RandomSource(40), RandomSource(40)])
+    with pytest.raises(UserError) as caught:  # twenty of each, but not the same twenty
+        check_fit(config, [RandomSource(40), RandomSource(30)])
+    assert str(caught.value) == "fit.views=other pairs rows, but noise has 40 and noise 30"
+
+
+def test_a_pair_of_which_one_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    for name, broken in (("a", 3), ("b", 5)):
+        (tmp_path / name).mkdir()
+        for index in range(12):
+            noise = torch.randint(0, 256, (SIDE, SIDE, 3), dtype=torch.uint8).numpy()
+            Image.fromarray(noise).save(tmp_path / name / f"{index:02d}.png")
+        (tmp_path / name / f"{broken:02d}.png").write_bytes(b"no picture")
+    data = {"source": f"folder:{tmp_path / 'a'}", "other": f"folder:{tmp_path / 'b'}", "image_size": SIDE, "workers": 0}
+    with pytest.raises(UserError, match=r"pairs rows, but an image of folder:.* cannot be read: remove it and its"):
+        pretrain(settings(tmp_path / "run", "cca-other", data=data))
+
+
+@pytest.mark.parametrize("name", ["tca-damage", "tca-other"])
+def test_tca_says_how_far_apart_the_domains_are_before_and_after(name: str, finished: Runs) -> None:
+    told = json.loads((finished(name).out / "results.json").read_text())["maximum_mean_discrepancy"]
+    assert {"pixels", "kernel_pca", "tca"} <= told.keys()
+    assert all(0 <= value <= 2 for value in told.values())
+    assert told["tca"] < told["kernel_pca"]  # the same kernel code without regard to the domains
+
+
+def test_tca_has_more_components_than_directions_in_which_pixels_vary() -> None:
+    """Gray images of 8 px vary in 64 directions; their kernel features in more."""
+    images = images_of("").mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    encoder = fit(Tca(components=70, landmarks=80), images, 1 - images)
+    assert encoder(images[:4]).shape == (4, 70, 1, 1)
+
+
+# ---- dictionaries
+
+
+def dictionary(config: SparseCoding, steps: int = 12) -> Tensor:
+    encoder = fit(config, images_of(""), steps=steps, batch_size=BATCH)
+    assert isinstance(encoder, SparseCode)
+    return encoder.dictionary
+
+
+@pytest.mark.parametrize("penalty", ["l1", "l0", "atoms"])
+def test_atoms_have_unit_norm_without_gamma(penalty: Any) -> None:
+    norms = dictionary(SparseCoding(atoms=24, penalty=penalty, strength=0.05, top_k=4)).norm(dim=0)
+    torch.testing.assert_close(norms, torch.ones(24), atol=1e-5, rtol=0)
+
+
+def test_gamma_lets_atoms_have_the_norm_they_like_and_shrinks_them() -> None:
+    norms = [dictionary(SparseCoding(atoms=24, gamma=gamma)).norm(dim=0) for gamma in (1e-3, 1e-2, 1e-1)]
+    assert all(float(one.max() - one.min()) > 1e-3 for one in norms)
+    means = [float(one.square().sum()) for one in norms]
+    assert means[0] > means[1] > means[2]
+
+
+@pytest.mark.parametrize("kind", ["sparse_coding", "kmeans"])
+def test_an_atom_that_no_image_uses_is_replaced(kind: str) -> None:
+    """Gray images never excite an atom of pure colour."""
+    config: SparseCoding | PatchDictionaryFit = SparseCoding(atoms=24, strength=0.05)
+    if kind == "kmeans":
+        config = PatchDictionaryFit.model_validate({"network": NETWORK, "patches": 32})
+    images = images_of("").mean(1, keepdim=True).expand(-1, 3, -1, -1).contiguous()
+    torch.manual_seed(0)
+    encoder = config.build(SIDE)
+    learner = config.learner(encoder, 0, len(images))
+    learner.start(images, None)
+    assert isinstance(encoder, (SparseCode, PatchDictionary))
+    atoms = encoder.dictionary if isinstance(encoder, SparseCode) else encoder.dictionary.T  # views, [d h]
+    colour = torch.zeros(3, len(atoms) // 3)
+    colour[0], colour[1] = 1, -1
+    colour = colour.flatten() / colour.norm()
+    atoms[:, 0] = colour
+    for step in range(9):
+        _, told = learner.learn(images, step)
+        assert int(told["unused_atoms"]) == 1
+        assert float(atoms[:, 0] @ colour) == pytest.approx(1, abs=1e-5)
+    learner.learn(images, 9)
+    assert abs(float(atoms[:, 0] @ colour)) < 0.1
+    assert float(atoms[:, 0].norm()) == pytest.approx(1, abs=1e-5)
+    _, told = learner.learn(images, 10)
+    assert int(told["unused_atoms"]) == 0
+
+
+def test_images_without_any_structure_are_told_as_a_mistake() -> None:
+    flat = torch.full((40, 3, SIDE, SIDE), 0.5)
+    with pytest.raises(UserError, match=r"fit.kind=sparse_coding: 24 atoms are unused, but no candidate row"):
+        fit(SparseCoding(atoms=24), flat, steps=10)
+
+
+# ---- what cannot serve
+
+
+def test_several_processes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        stage._build_model(settings(tmp_path / "run", "pca"), World(0, 2, torch.device("cpu")))
+    assert str(caught.value) == "fit.kind=pca runs in one process: start it without torchrun"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("ica", {"steps": 5}, "fit.kind=ica is fitted on one sample: leave out steps, and epochs too or 1"),
+        ("tca-damage", {"epochs": 2}, "fit.kind=tca is fitted on one sample: leave out steps, and epochs too or 1"),
+        ("ica", {"augment": {"flip": True}}, "fit.kind=ica looks at its sample as it is: leave out augment"),
+        ("cca-other", {"augment": {"flip": True}}, "fit.views=other pairs images as they are: leave out augment"),
+        ("pca", {"accumulate": 2}, "fit.kind=pca learns from whole batches: leave out accumulate"),
+    ],
+)
+def test_a_setting_that_would_be_ignored_is_refused(name: str, changes: dict[str, Any], message: str) -> None:
+    values = settings(Path("run"), name).model_dump(mode="json") | changes
+    values |= {"epochs": None} if "steps" in changes else {}
+    with pytest.raises(UserError) as caught:
+        validate(PretrainConfig, values)
+    assert caught.value.problems == (message,)
+
+
+PHOTOS = torch.rand(20, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("config", "images", "other", "more", "messages"),
+    [
+        (Pca(), PHOTOS[0], None, {}, ["images must be [N 3 S S], not [3, 8, 8]"]),
+        (Pca(), PHOTOS[..., :6], None, {}, ["images must be [N 3 S S], not [20, 3, 8, 6]"]),
+        (Pca(), PHOTOS * 255, None, {}, ["images must be RGB in [0, 1], floating point (uint8: divide by 255)"]),
+        (
+            Pca(components=30),
+            PHOTOS,
+            PHOTOS,
+            {"steps": 3},
+            [
+                "other is of no use to fit.kind=pca here: leave it out",
+                "fit.kind=pca sees every image once: leave out steps",
+                "fit.components=30: it takes at least 31 images, there are 20; lower it, or give more "
+                "(data.source, data.limit)",
+            ],
+        ),
+        (Ica(components=4), PHOTOS, None, {"steps": 3}, ["fit.kind=ica is fitted on one sample: leave out steps"]),
+        (Cca(components=4, views="other"), PHOTOS, None, {}, ["fit.views=other needs other, the second view"]),
+        (
+            Cca(components=4, views="other"),
+            PHOTOS,
+            PHOTOS[:10],
+            {},
+            ["fit.views=other pairs rows, but images has 20 and other 10"],
+        ),
+        (
+            Cca(components=4, views="neighbours"),
+            PHOTOS[..., :7, :7],
+            None,
+            {},
+            ["images are cut into neighbours: their side must be even, not 7"],
+        ),
+        (
+            Tca(components=4, landmarks=60),
+            PHOTOS,
+            None,
+            {},
+            [
+                "fit.kind=tca needs a second domain: other, or fit.damage of the first",
+                "fit.landmarks=60 takes 30 images of each domain; there are 20: lower it",
+            ],
+        ),
+        (
+            SparseCoding(),
+            PHOTOS,
+            None,
+            {"steps": 0, "batch_size": 0},
+            ["steps and batch_size must be positive, not 0 and 0"],
+        ),
+    ],
+)  # fmt: skip
+def test_fit_in_memory_names_every_problem(
+    config: Any, images: Tensor, other: Tensor | None, more: dict[str, int], messages: list[str]
+) -> None:
+    with pytest.raises(UserError) as caught:
+        fit(config, images, other, **more)
+    assert list(caught.value.problems) == messages
+
+
+def test_fit_is_public_and_takes_a_mapping() -> None:
+    encoder = retouch.fit({"kind": "pca", "components": 4}, PHOTOS)
+    assert same(encoder, retouch.fit(Pca(components=4), PHOTOS))
+    assert encoder.encode(PHOTOS).shape == (20, 4)
+    with pytest.raises(retouch.UserError, match=r"fit.kind: unknown kind 'pcaa'; did you mean 'pca'\?"):
+        retouch.fit({"kind": "pcaa"}, PHOTOS)

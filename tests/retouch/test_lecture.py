@@ -1,0 +1,86 @@
+"""The lecture in small: every code is learned, pictured and probed, and the pictures and tables are written."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from finetune.config import ProbeConfig
+from finetune.probe import probe
+from retouch import lecture as walk
+
+PATCH = {"source": "photos", "image_size": 8, "limit": 64, "workers": 0}
+IMAGES = {"source": "shapes", "image_size": 32, "limit": 64, "workers": 0}
+
+
+def tiny(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same code, small: few components or atoms, two steps."""
+    small = {**settings, "batch_size": 32, "wandb": {"mode": "disabled"}}
+    fit, encoder = settings.get("fit"), settings.get("encoder")
+    if "steps" in settings:
+        small["steps"] = 2
+    if fit and "components" in fit:
+        small["fit"] = {**fit, "components": 6}
+    if fit and "atoms" in fit:
+        small["fit"] = {**fit, "atoms": 16}
+    if fit and "network" in fit:
+        small["fit"] = {**fit, "network": {**fit["network"], "atoms": 8}}
+    if encoder:
+        sizes = {"code": 24, "hidden": [16], "width": 8}
+        args = {key: sizes.get(key, value) for key, value in encoder["model_args"].items()}
+        small["encoder"] = {**encoder, "model_args": args | ({"width": 8} if encoder["name"] == "small_cnn" else {})}
+    elif not fit:
+        small["encoder"] = {"name": "small_cnn", "model_args": {"width": 8}}
+    return small
+
+
+def without_workers(config: ProbeConfig, *, show: bool) -> dict[str, Any]:
+    """To start processes that decode would take longer than all the rest."""
+    return probe(config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})}), show=show)
+
+
+def test_the_walk_writes_its_pictures_and_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr(walk, "PATCH", PATCH)
+    monkeypatch.setattr(walk, "IMAGES", IMAGES)
+    monkeypatch.setattr(walk, "LABELLED", 80)
+    monkeypatch.setattr(walk, "probe", without_workers)
+    monkeypatch.setattr(walk, "CURVE_PATCHES", 40)
+    for table in ("ATOMS", "CODES"):
+        monkeypatch.setattr(walk, table, {name: tiny(one) for name, one in getattr(walk, table).items()})
+    out = tmp_path / "lecture"
+    rows = walk.lecture(out)
+
+    for name in walk.ATOMS:
+        for picture in ("atoms", "exciting"):
+            Image.open(out / name / "panels" / f"{picture}.png").verify()
+        assert json.loads((out / name / "results.json").read_text())["atoms"] in (6, 16, 24)
+    Image.open(out / "sparsity.png").verify()
+    told = json.loads((out / "sparsity.json").read_text())
+    assert told["dense_bytes"] == 4 * 16
+    assert {point["method"] for point in told["points"]} == {
+        "L1, FISTA", "L0, hard thresholding", "L0, matching pursuit"
+    }  # fmt: skip
+    for name in ("denoise", "colorize"):
+        assert list((out / name / "panels").glob("step-*.png"))
+
+    assert [row["code"] for row in rows] == list(walk.CODES)
+    for row in rows:
+        assert 0 < row["nonzeros"] <= row["size"]
+        assert row["accuracy"].keys() == set(walk.TASKS)
+        assert all(0 <= value <= 1 for value in row["accuracy"].values())
+        moved = [row["invariant"][change] for change in walk.CHANGES]
+        assert all(value is None or math.isfinite(value) for value in moved)
+    lines = (out / "table.md").read_text().splitlines()
+    assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == walk.HEADER
+    assert [line.split("|")[1].strip() for line in lines[2:]] == list(walk.CODES)
+    assert {line.count("|") for line in lines} == {len(walk.HEADER) + 1}
+    said = capsys.readouterr().out
+    assert all(name in said for name in walk.CODES)
