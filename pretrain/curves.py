@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from common.images import save_png
 from common.sparse import fista, iht, omp
 
 L1 = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # λ of ‖s‖₁, for pixels in [0, 1]
@@ -59,7 +61,7 @@ def save_curves(path: str | Path, points: Sequence[Point], title: str) -> Path:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for method, colour in COLOURS.items():
         along = sorted((one.nonzeros, one.error, one.setting) for one in points if one.method == method)
@@ -72,12 +74,8 @@ def save_curves(path: str | Path, points: Sequence[Point], title: str) -> Path:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.legend(frameon=False, labelcolor=FAINT)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    figure.savefig(beside, format="png")
-    beside.replace(path)
-    return path
+    canvas.draw()
+    return save_png(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), path)
 
 
 def centred_rows(images: Tensor) -> Tensor:
