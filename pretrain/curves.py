@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ def save_curves(path: str | Path, points: Sequence[Point], title: str) -> Path:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.6), dpi=150, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for method, colour in COLOURS.items():
         along = sorted((one.nonzeros, one.error, one.setting) for one in points if one.method == method)
