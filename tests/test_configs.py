@@ -36,3 +36,13 @@ def test_each_kind_is_shipped_for_shapes_and_for_cifar10() -> None:
     assert {f"pretrain/{kind}{end}.yaml" for kind in kinds for end in ("", "_cifar10")} <= shipped
     assert {"pretrain/bottleneck.yaml", "pretrain/mask_imagenette.yaml", "probe/linear.yaml"} <= shipped
     assert {"finetune/full.yaml", "finetune/many_class.yaml"} <= shipped
+
+
+def test_the_linear_family_is_shipped() -> None:
+    shipped = {path.relative_to(CONFIGS).as_posix() for path in FILES}
+    names = (
+        "sparse_coding", "sparse_coding_l0", "linear_sparse_autoencoder", "deep_sparse_autoencoder",
+        "patch_dictionary", "patch_dictionary_best", "pca", "ica", "cca", "tca",
+    )  # fmt: skip
+    assert {f"pretrain/{name}.yaml" for name in names} <= shipped
+    assert {"probe/patch_dictionary.yaml", "probe/patch_dictionary_best.yaml"} <= shipped
