@@ -15,6 +15,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from common.errors import UserError
 
 
+class ProblemsError(ValueError):
+    """What a validator found, when that may be several things at once; ``validate`` tells each on a line of its own."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(problems))
+
+
 class Config(BaseModel):
     """A frozen block of settings. Unknown keys are errors, so a misspelled key is never ignored."""
 
@@ -77,7 +85,8 @@ def validate(schema: type[C], values: Mapping[str, Any], origin: str = "the conf
     try:
         return schema.model_validate(dict(values))
     except ValidationError as error:
-        problems = list(dict.fromkeys(_problem(schema, item) for item in error.errors(include_url=False)))
+        found = [line for item in error.errors(include_url=False) for line in _problems(schema, item)]
+        problems = list(dict.fromkeys(found))
         count = f"{len(problems)} error{'s' if len(problems) > 1 else ''}"
         raise UserError(*problems, title=f"Found {count} in {origin}:") from None
 
@@ -96,8 +105,15 @@ def _resolved(tree: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
+def _problems(schema: type[Config], item: Any) -> list[str]:
+    """One pydantic error as plain lines: dotted key, what is wrong, and the nearest name there is."""
+    several = item.get("ctx", {}).get("error")
+    if isinstance(several, ProblemsError):
+        return [_problem(schema, item | {"msg": problem}) for problem in several.problems]
+    return [_problem(schema, item)]
+
+
 def _problem(schema: type[Config], item: Any) -> str:
-    """One pydantic error as one plain line: dotted key, what is wrong, and the nearest name there is."""
     location = [str(part) for part in item["loc"]]
     path, annotation = _walk(schema, location)
     key = ".".join(path)

@@ -7,7 +7,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from common.augment import AugmentConfig
-from common.config import Config
+from common.config import Config, ProblemsError
 from common.data.images import Cache, usable_cores
 from common.encoders import EncoderConfig
 from common.loop import LoopConfig
@@ -71,26 +71,29 @@ class PretrainConfig(LoopConfig):
                 problems.append("penalty.dictionary decays the atoms itself: set optim.weight_decay=0")
         else:
             kind = self.fit.kind
-            defaults = {
-                "encoder": EncoderConfig(), "decoder": DecoderConfig(), "pretext": Denoise(), "penalty": PenaltyConfig()
-            }  # fmt: skip
-            given = [name for name, default in defaults.items() if getattr(self, name) != default]
-            if given:
+            if given := self._changed("encoder", "decoder", "pretext", "penalty"):
                 problems.append(f"fit.kind={kind} brings its own encoder and objective: leave out {', '.join(given)}")
+            if given := self._changed("base_lr", "optim", "ema", "precision", "compile"):
+                problems.append(f"fit.kind={kind} learns without a gradient: leave out {', '.join(given)}")
             if self.fit.one_pass and (self.steps is not None or self.epochs != 1):
                 problems.append(f"fit.kind={kind} sees every image once: leave out steps, and epochs too or 1")
             if not self.fit.streams and (self.steps is not None or self.epochs != 1):
-                problems.append(f"fit.kind={kind} is fitted on one sample: leave out steps, and epochs too or 1")
+                problems.append(f"{self.fit.title} is fitted on one sample: leave out steps, and epochs too or 1")
             if self.augment != AS_THEY_ARE and not self.fit.streams:
-                problems.append(f"fit.kind={kind} looks at its sample as it is: leave out augment")
+                problems.append(f"{self.fit.title} looks at its sample as it is: leave out augment")
             if self.augment != AS_THEY_ARE and isinstance(self.fit, Cca) and self.fit.views == "other":
                 problems.append("fit.views=other pairs images as they are: leave out augment")
             if self.accumulate > 1:
                 problems.append(f"fit.kind={kind} learns from whole batches: leave out accumulate")
             problems += self._other(kind)
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ProblemsError(problems)
         return self
+
+    def _changed(self, *names: str) -> list[str]:
+        """Which of these fields are not at their default."""
+        fields = type(self).model_fields
+        return [name for name in names if getattr(self, name) != fields[name].get_default(call_default_factory=True)]
 
     def _other(self, kind: str) -> list[str]:
         """Where a second source is needed, or is of no use."""

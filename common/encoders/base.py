@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +44,10 @@ class Encoder(nn.Module, ABC):
         mask_channel: whether the input may carry a fourth channel, 1 where a pixel is hidden; zero when absent.
         layer_shapes: ``(D, h, w)`` of each map that ``layers`` returns, shallow to deep.
         num_classes: outputs of its classifier; 0 without one.
+        narrowed_by: the model argument that sets the width of its code, if there is one.
     """
 
+    narrowed_by: ClassVar[str | None] = None
     name: str
     config: EncoderConfig
     image_size: int

@@ -20,6 +20,8 @@ class LinearArgs(Config):
 class Linear(VectorEncoder):
     """``V`` is ``[h d]``, ``d = 3 S²``; there is no bias, so that the mean image has code zero."""
 
+    narrowed_by = "code"
+
     def __init__(self, config: EncoderConfig, image_size: int, view: View, mask_channel: bool) -> None:
         args = validate(LinearArgs, config.model_args, "encoder.model_args")
         super().__init__(config, image_size, view, mask_channel)

@@ -33,6 +33,8 @@ class MLPArgs(Config):
 class MLP(VectorEncoder):
     """Every hidden layer and the code are layers of it, maps ``[B h_l 1 1]``."""
 
+    narrowed_by = "code"
+
     def __init__(self, config: EncoderConfig, image_size: int, view: View, mask_channel: bool) -> None:
         args = validate(MLPArgs, config.model_args, "encoder.model_args")
         super().__init__(config, image_size, view, mask_channel)

@@ -46,6 +46,8 @@ class SmallCNN(Encoder):
     Dense 3x3 convolutions keep a CPU's matrix units busy; depthwise ones wait for memory.
     """
 
+    narrowed_by = "code_channels"
+
     def __init__(self, config: EncoderConfig, image_size: int, view: View, mask_channel: bool) -> None:
         if config.pretrained:
             raise UserError("encoder.pretrained: small_cnn has no pretrained weights; use a timm model, or false")

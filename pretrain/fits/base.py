@@ -21,13 +21,21 @@ class Fit(Config, ABC):
     """Settings of one method; ``learner`` makes what learns by them.
 
     Attributes:
-        streams: whether it learns from batches, any number of them; others from one bounded sample (``sample``).
         one_pass: whether every image is to be seen once, so that ``epochs`` can only be 1.
     """
 
     kind: str
-    streams: ClassVar[bool] = True
     one_pass: ClassVar[bool] = False
+
+    @property
+    def streams(self) -> bool:
+        """Whether it learns from batches, any number of them; others from one bounded sample (``sampled``)."""
+        return True
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return f"fit.kind={self.kind}"
 
     @property
     def sampled(self) -> int:

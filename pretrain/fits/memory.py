@@ -88,7 +88,7 @@ def _problems(
         problems.append(f"fit.views=other pairs rows, but images has {count:,} and other {len(other):,}")
     if steps is not None and (config.one_pass or not config.streams):
         how = "sees every image once" if config.one_pass else "is fitted on one sample"
-        problems.append(f"fit.kind={config.kind} {how}: leave out steps")
+        problems.append(f"{config.title} {how}: leave out steps")
     if (steps is not None and steps < 1) or batch_size < 1:
         problems.append(f"steps and batch_size must be positive, not {steps} and {batch_size}")
     return problems + config.check(side, count if other is None else min(count, len(other)))

@@ -61,6 +61,14 @@ class PatchDictionaryFit(Fit):
             raise ValueError(f"learn={self.learn} finds at most {most} atoms of {self.network.patch} px patches")
         return self
 
+    @property
+    def streams(self) -> bool:
+        return self.learn in ("kmeans", "sparse_coding")
+
+    @property
+    def title(self) -> str:
+        return f"{super().title} with learn={self.learn}"
+
     def encoder_config(self) -> EncoderConfig:
         return EncoderConfig(name="patch_dictionary", model_args=self.network.model_dump())
 
@@ -110,8 +118,6 @@ class PatchDictionaryLearner(FitLearner):
         encoder.dictionary.copy_(normalize(atoms.to(white), dim=1))
 
     def learn(self, images: Tensor, step: int) -> tuple[Named, Named]:
-        if self.fit.learn not in ("kmeans", "sparse_coding"):
-            return {}, {}
         encoder = self.encoder
         y = self.whitened(self.cut(images, self.fit.patches, None))
         dictionary = encoder.dictionary.T.contiguous()  # [d h]
@@ -176,7 +182,5 @@ class PatchDictionaryLearner(FitLearner):
         encoder, p = self.encoder, self.encoder.args.patch
         windows = images.unfold(2, p, p).unfold(3, p, p).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, p, p)
         windows = windows[torch.linspace(0, len(windows) - 1, min(len(windows), EXPLAINED_PATCHES)).long()]
-        white = self.whitened(encoder.patches(windows).flatten(0, 1))
-        responses = white @ encoder.dictionary.T
-        strength = (responses.abs() - encoder.args.threshold).clamp_min(0)
-        return Explained(encoder.atoms(), strength, windows)
+        codes = encoder(windows)[:, :, 0, 0]  # of one position: every cell of the grid holds the same
+        return Explained(encoder.atoms(), codes.view(len(codes), -1, encoder.args.learned).sum(1), windows)

@@ -45,11 +45,14 @@ class Ica(Fit):
     """Independent components, by scikit-learn's FastICA on a bounded sample; a resumed run fits it again."""
 
     kind: Literal["ica"] = "ica"
-    streams: ClassVar[bool] = False
     components: int = Field(default=64, ge=1, le=1 << 14)
     sample: int = Field(default=20_000, ge=2)  # images
     max_steps: int = Field(default=200, gt=0)
     tolerance: float = Field(default=1e-4, gt=0)
+
+    @property
+    def streams(self) -> bool:
+        return False
 
     def check(self, image_size: int, images: int) -> list[str]:
         return check_components(self.components, image_size, min(images, self.sample))
@@ -145,7 +148,7 @@ class _PcaLearner(_ProjectionLearner):
     def learn(self, images: Tensor, step: int) -> tuple[Named, Named]:
         # the stream goes on into the next epoch: no image counts twice
         self.moments.add(self.rows(images)[: max(0, self.total - self.moments.count)])
-        return {}, {"images": torch.tensor(float(self.moments.count))}
+        return {}, {}
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
         return {**super().tensors(), "moments": self.moments.state()}
@@ -190,7 +193,7 @@ class _CcaLearner(_ProjectionLearner):
         left = max(0, self.total - self.moments.count)
         x, y = self.views(images)
         self.moments.add(self.rows(x)[:left], self.rows(y)[:left])
-        return {}, {"pairs": torch.tensor(float(self.moments.count))}
+        return {}, {}
 
     def views(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """A batch as pairs; draws from torch's global generators, which the loop has seeded."""

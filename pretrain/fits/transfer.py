@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -41,7 +41,6 @@ class Tca(Fit):
     """
 
     kind: Literal["tca"] = "tca"
-    streams: ClassVar[bool] = False
     components: int = Field(default=16, ge=1, le=1 << 14)
     landmarks: int = Field(default=1000, ge=4, le=1 << 14)
     sample: int = Field(default=5000, ge=2)
@@ -49,6 +48,10 @@ class Tca(Fit):
     width: float | None = Field(default=None, gt=0)
     mu: float = Field(default=1e-4, gt=0)
     damage: AnyCorruption | None = None
+
+    @property
+    def streams(self) -> bool:
+        return False
 
     @model_validator(mode="after")
     def _in_the_span_of_landmarks(self) -> Self:

@@ -23,11 +23,11 @@ class Identity(Restore):
         if code < image:
             return []
         at_most = max((image - 1) // (height * width), 1)
+        narrower = f"set encoder.model_args.{encoder.narrowed_by} to at most {at_most}, " if encoder.narrowed_by else ""
         return [
             f"pretext.kind=identity needs a code narrower than the image, but {encoder.name} gives"
-            f" {depth}x{height}x{width} = {code} numbers for an image of {image}: set"
-            f" encoder.model_args.code_channels (small_cnn) to at most {at_most}, choose an encoder with a"
-            " smaller last map, or make the code sparse (penalty.l1, or top_k of the encoder)"
+            f" {depth}x{height}x{width} = {code} numbers for an image of {image}: {narrower}"
+            "choose an encoder with a smaller last map, or make the code sparse (penalty.l1, or top_k of the encoder)"
         ]
 
     def corrupt(self, images: Tensor, encoder: Encoder) -> Example:

@@ -209,7 +209,7 @@ def test_nothing_damaged_asks_for_a_code_that_is_narrow_or_sparse(
     assert str(caught.value) == (
         "mlp cannot be pretrained by identity:\n"
         "  pretext.kind=identity needs a code narrower than the image, but mlp gives 300x1x1 = 300 numbers for an "
-        "image of 192: set encoder.model_args.code_channels (small_cnn) to at most 191, choose an encoder with a "
+        "image of 192: set encoder.model_args.code to at most 191, choose an encoder with a "
         "smaller last map, or make the code sparse (penalty.l1, or top_k of the encoder)"
     )
     assert not (tmp_path / "run").exists()

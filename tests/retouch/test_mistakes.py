@@ -114,6 +114,16 @@ FIT_MISTAKES = [
     ),
     pytest.param(
         "pca",
+        ["steps=10", "precision=bfloat16"],
+        [
+            "Found 2 errors in {config}:",
+            "  fit.kind=pca learns without a gradient: leave out precision",
+            "  fit.kind=pca sees every image once: leave out steps, and epochs too or 1",
+        ],
+        id="several-settings-without-use",
+    ),
+    pytest.param(
+        "pca",
         ["steps=10"],
         [ONE_ERROR, "  fit.kind=pca sees every image once: leave out steps, and epochs too or 1"],
         id="one-pass-with-steps",
