@@ -112,7 +112,9 @@ class PatchDictionaryLearner(FitLearner):
                 atoms = vectors.T.flip(0)[:learned]  # the largest first; whitening keeps directions
             case "ica":
                 projection = told("patch_dictionary", lambda: ica(white[:50_000], learned, seed=self.seed))
-                atoms = projection.weight
+                # what a component is made of, as the other atoms are: the filters that find components in whitened
+                # patches are mostly noise, since ICA whitens once more, and wholly
+                atoms = projection.back.T
             case _:
                 atoms = random_rows(white, learned, self.seed)
         encoder.dictionary.copy_(normalize(atoms.to(white), dim=1))
