@@ -23,13 +23,10 @@ from pretrain.linear.pca import pca
 from pretrain.linear.projection import Projection
 
 
-class Pca(Fit):
-    """Principal components: the projection that gives back most variance. One pass, float64 moments."""
+class _Projected(Fit):
+    """Whatever gives a ``linear`` encoder of ``components`` numbers."""
 
-    kind: Literal["pca"] = "pca"
-    one_pass: ClassVar[bool] = True
     components: int = Field(default=64, ge=1, le=1 << 14)
-    whiten: bool = False  # scale every component to variance 1
 
     def check(self, image_size: int, images: int) -> list[str]:
         return check_components(self.components, image_size, images)
@@ -37,15 +34,22 @@ class Pca(Fit):
     def encoder_config(self) -> EncoderConfig:
         return EncoderConfig(name="linear", model_args={"code": self.components})
 
+
+class Pca(_Projected):
+    """Principal components: the projection that gives back most variance. One pass, float64 moments."""
+
+    kind: Literal["pca"] = "pca"
+    one_pass: ClassVar[bool] = True
+    whiten: bool = False  # scale every component to variance 1
+
     def learner(self, encoder: Encoder, seed: int, total: int) -> FitLearner:
         return _PcaLearner(encoder, self, total)
 
 
-class Ica(Fit):
+class Ica(_Projected):
     """Independent components, by scikit-learn's FastICA on a bounded sample; a resumed run fits it again."""
 
     kind: Literal["ica"] = "ica"
-    components: int = Field(default=64, ge=1, le=1 << 14)
     sample: int = Field(default=20_000, ge=2)  # images
     max_steps: int = Field(default=200, gt=0)
     tolerance: float = Field(default=1e-4, gt=0)
@@ -55,16 +59,13 @@ class Ica(Fit):
         return False
 
     def check(self, image_size: int, images: int) -> list[str]:
-        return check_components(self.components, image_size, min(images, self.sample))
-
-    def encoder_config(self) -> EncoderConfig:
-        return EncoderConfig(name="linear", model_args={"code": self.components})
+        return super().check(image_size, min(images, self.sample))
 
     def learner(self, encoder: Encoder, seed: int, total: int) -> FitLearner:
         return _IcaLearner(encoder, self, seed)
 
 
-class Cca(Fit):
+class Cca(_Projected):
     """Canonical correlations of two views: what of one can be told from the other. One pass, float64 moments.
 
     Attributes:
@@ -76,7 +77,6 @@ class Cca(Fit):
 
     kind: Literal["cca"] = "cca"
     one_pass: ClassVar[bool] = True
-    components: int = Field(default=64, ge=1, le=1 << 14)
     views: Literal["damage", "neighbours", "other"] = "damage"
     damage: AnyCorruption = Gaussian()
     ridge: float = Field(default=1e-3, ge=0)
@@ -89,12 +89,6 @@ class Cca(Fit):
 
     def loaded_size(self, image_size: int) -> int:
         return 2 * image_size if self.views == "neighbours" else image_size
-
-    def check(self, image_size: int, images: int) -> list[str]:
-        return check_components(self.components, image_size, images)
-
-    def encoder_config(self) -> EncoderConfig:
-        return EncoderConfig(name="linear", model_args={"code": self.components})
 
     def learner(self, encoder: Encoder, seed: int, total: int) -> FitLearner:
         return _CcaLearner(encoder, self, total)
