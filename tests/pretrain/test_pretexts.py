@@ -170,7 +170,7 @@ def test_weighted_mean_is_the_hand_computed_one() -> None:
 def test_identity_refuses_a_code_wider_than_the_image(encoder_for: EncoderFor) -> None:
     (problem,) = Identity().check(encoder_for(Identity(), "wide"))
     assert "256x2x2 = 1024 numbers for an image of 768" in problem
-    assert "code_channels (small_cnn) to at most 191" in problem
+    assert "encoder.model_args.code_channels to at most 191" in problem
 
 
 def test_identity_refuses_skips_round_its_code(encoder_for: EncoderFor) -> None:
