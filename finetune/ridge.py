@@ -20,6 +20,7 @@ from torch import Tensor
 from finetune.gram import blocks, column_mean, gram
 from finetune.logistic import LinearFit, check_problem
 
+SOLVED = 1e-6  # relative residual above which a factor in float32 was no use
 REFINEMENTS = 3  # of a solution whose factor is float32: each wins the digits that float32 has
 WIDE = 2048  # features from which on strengths are solved one by one
 
@@ -72,12 +73,14 @@ def _one_by_one(A: Tensor, target: Tensor, l2: Sequence[float]) -> Tensor:
     for strength in l2:
         A.diagonal().copy_(own + strength)
         factor, failed = torch.linalg.cholesky_ex(A.float())
-        if int(failed):  # λ is below the rounding of A in float32
-            factor = torch.linalg.cholesky(A)
-        solution = torch.cholesky_solve(target.to(factor.dtype), factor).double()
-        for _ in range(REFINEMENTS):
+        solution = torch.zeros_like(target)
+        for _ in range(0 if int(failed) else 1 + REFINEMENTS):
             residual = target - A @ solution
             solution += torch.cholesky_solve(residual.to(factor.dtype), factor).double()
+        if int(failed) or not (target - A @ solution).norm() <= SOLVED * target.norm():
+            # λ is below the rounding of A: no factor of float32 can be trusted, and A itself may have lost its sign
+            values, vectors = torch.linalg.eigh(A)
+            solution = vectors @ ((vectors.T @ target) / values.clamp_min(strength)[:, None])
         solutions.append(solution)
     A.diagonal().copy_(own)
     return torch.stack(solutions)

@@ -60,10 +60,10 @@ def pretrain(config: PretrainConfig) -> Pretrained:
         )
         check_fit(config, sources)
         encoder = model.encoder if isinstance(model, Autoencoder) else model
-        with open_run(config, here, job_type="pretrain") as run:
-            # data
-            images = [_load(source, config) for source in sources]
 
+        # data: first, since images that cannot be read must not leave a run folder behind
+        images = [_load(source, config) for source in sources]
+        with open_run(config, here, job_type="pretrain") as run:
             # train
             if isinstance(model, Autoencoder):
                 training = _train(model, images[0], config, run)

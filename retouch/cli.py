@@ -13,8 +13,8 @@ examples:
   retouch demo
   retouch lecture
   retouch pretrain configs/pretrain/denoise.yaml data.source=folder:my/pictures out=runs/mine
-  retouch probe configs/probe/linear.yaml encoder=runs/mine/encoder data.train=folder:labelled/train
-  retouch finetune configs/finetune/full.yaml encoder=runs/mine/encoder data.train=folder:labelled/train
+  retouch probe configs/probe/linear.yaml encoder=runs/mine/encoder data.train=folder:labelled/train data.task=null
+  retouch finetune configs/finetune/full.yaml encoder=runs/mine/encoder data.train=folder:labelled/train data.task=null
   retouch embed configs/probe/embed.yaml encoder=runs/mine/encoder data.source=folder:my/pictures
 """
 

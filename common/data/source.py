@@ -76,7 +76,9 @@ class Source(ABC):
         if task is None:
             return self.tasks[0]
         if task not in self.tasks:
-            raise UserError(f"{self.spec}: no task {task!r}; it has {', '.join(self.tasks)}")
+            raise UserError(
+                f"{self.spec}: no task {task!r}; it has {', '.join(self.tasks)}: set data.task to that, or to null"
+            )
         return task
 
 

@@ -138,8 +138,8 @@ class PatchDictionary(Encoder):
         variance = avg_pool2d(images.square().mean(1, keepdim=True), p, 1) - mean.square()
         scale = (variance.clamp_min_(0) + self.args.contrast).rsqrt_()
         windows = images.unfold(2, p, 1).unfold(3, p, 1).permute(0, 2, 3, 1, 4, 5)  # [B h w 3 p p], a view
-        rows = windows.reshape(len(images), -1, d)
-        return rows.sub_(mean.flatten(1)[:, :, None]).mul_(scale.flatten(1)[:, :, None])
+        rows = windows.reshape(len(images), -1, d)  # a copy, but for images of a patch's size
+        return (rows - mean.flatten(1)[:, :, None]).mul_(scale.flatten(1)[:, :, None])
 
     def filters(self) -> tuple[Tensor, Tensor]:
         """Filters ``[d atoms]`` for normalised patches and their biases ``[atoms]``: whitening folded in."""

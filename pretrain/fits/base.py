@@ -115,7 +115,7 @@ def check_components(components: int, image_size: int, images: int) -> list[str]
     numbers = 3 * image_size**2
     if components <= min(numbers, images - 1):
         return []
-    if numbers < images:
+    if components > numbers:
         return [
             f"fit.components={components}: images of {image_size} px have {numbers:,} numbers and allow no more "
             "components; lower it, or raise data.image_size"

@@ -27,6 +27,7 @@ from pretrain.linear.dictionary import DictionaryStatistics, replace_unused, unu
 from pretrain.linear.ica import ica
 
 SAMPLE_PATCHES = 200_000  # patches that whitening is measured on
+ICA_PATCHES = 50_000
 EXPLAINED_PATCHES = 4096
 REPLACE_EVERY = 10  # steps
 
@@ -111,7 +112,8 @@ class PatchDictionaryLearner(FitLearner):
             case "pca":
                 atoms = vectors.T.flip(0)[:learned]  # the largest first; whitening keeps directions
             case "ica":
-                projection = told("patch_dictionary", lambda: ica(white[:50_000], learned, seed=self.seed))
+                some = white[:: -(-len(white) // ICA_PATCHES)]
+                projection = told("patch_dictionary", lambda: ica(some, learned, seed=self.seed))
                 # what a component is made of, as the other atoms are: the filters that find components in whitened
                 # patches are mostly noise, since ICA whitens once more, and wholly
                 atoms = projection.back.T

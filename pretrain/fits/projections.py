@@ -59,7 +59,9 @@ class Ica(_Projected):
         return False
 
     def check(self, image_size: int, images: int) -> list[str]:
-        return super().check(image_size, min(images, self.sample))
+        if self.sample < images and self.sample <= self.components:
+            return [f"fit.components={self.components}: it takes more images than fit.sample={self.sample}; raise it"]
+        return super().check(image_size, images)
 
     def learner(self, encoder: Encoder, seed: int, total: int) -> FitLearner:
         return _IcaLearner(encoder, self, seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Literal, Self
 
 import torch
@@ -61,6 +62,10 @@ class Tca(Fit):
 
     def check(self, image_size: int, images: int) -> list[str]:
         half, there = self.landmarks // 2, min(images, self.sample)
+        if self.sample < half <= images:
+            return [
+                f"fit.landmarks={self.landmarks} takes {half:,} images of each domain; raise fit.sample={self.sample}"
+            ]
         if there < half:
             return [
                 f"fit.landmarks={self.landmarks} takes {half:,} images of each domain; there are {there:,}: lower it"
@@ -112,15 +117,19 @@ class TcaLearner(FitLearner):
         moments = Moments(source.shape[1], source.device)
         moments.add(torch.cat([source, target]))
         # beside it what asks for variance only; all have components of variance 1
-        plain = told("tca", lambda: _whitened(moments, min(fit.components, source.shape[1])))
-        kernel_pca = fitted_at(KERNEL_PCA)
         a, b = spread(source, COMPARED), spread(target, COMPARED)
-        self.discrepancy = {
-            "pixels": maximum_mean_discrepancy(a, b),
-            "pca": maximum_mean_discrepancy(plain.encode(a), plain.encode(b)),
-            "kernel_pca": maximum_mean_discrepancy(kernel_pca.apply(a), kernel_pca.apply(b)),
-            "tca": maximum_mean_discrepancy(fitted.apply(a), fitted.apply(b)),
+        codes: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
+            "pixels": lambda: lambda rows: rows,
+            "pca": lambda: _whitened(moments, min(fit.components, source.shape[1])).encode,
+            "kernel_pca": lambda: fitted_at(KERNEL_PCA).apply,
+            "tca": lambda: fitted.apply,
         }
+        for name, make in codes.items():
+            try:
+                code = make()
+                self.discrepancy[name] = maximum_mean_discrepancy(code(a), code(b))
+            except ValueError as error:  # a comparison that these images do not allow; the fit stands without it
+                log.warning("no discrepancy of %s: %s", name, error)
         log.info(
             "maximum mean discrepancy of the two domains: %s",
             ", ".join(f"{name} {value:.4f}" for name, value in self.discrepancy.items()),

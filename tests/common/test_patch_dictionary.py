@@ -182,3 +182,10 @@ def test_a_mask_channel_is_refused() -> None:
         build_encoder(EncoderConfig(name="patch_dictionary"), image_size=32, mask_channel=True)
     message = "encoder.name: patch_dictionary takes no mask channel; use another encoder for masking"
     assert str(caught.value) == message
+
+
+def test_cutting_patches_leaves_images_of_a_patchs_size_as_they_were() -> None:
+    small = images(2, side=4)
+    before = small.clone()
+    fitted().patches(small)
+    assert torch.equal(small, before)

@@ -45,6 +45,16 @@ def test_strengths_one_by_one_equal_all_at_once(dtype: torch.dtype, monkeypatch:
     torch.testing.assert_close(one_by_one.objective, together.objective, **close)
 
 
+@pytest.mark.parametrize("l2", [1e-6, 1e-8])
+def test_one_by_one_is_right_below_the_rounding_of_float32(l2: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(2)
+    features = torch.randn(1500, 40, generator=generator) @ torch.randn(40, 200, generator=generator)  # of rank 40
+    labels = torch.randint(0, 5, (1500,), generator=generator)
+    reference = fit_ridge(features.double(), labels, 5, [l2]).objective
+    monkeypatch.setattr("finetune.ridge.WIDE", 100)
+    torch.testing.assert_close(fit_ridge(features, labels, 5, [l2]).objective, reference, rtol=1e-3, atol=0)
+
+
 def test_large_means_do_not_spoil_float32() -> None:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(20_000, 8, generator=generator)

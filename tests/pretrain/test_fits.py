@@ -454,7 +454,23 @@ def test_images_without_any_structure_are_told_as_a_mistake() -> None:
         fit(SparseCoding(atoms=24), flat, steps=10)
 
 
+def test_tca_stands_where_domains_are_too_alike_to_be_compared() -> None:
+    images = torch.rand(100, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    alike = torch.cat([images[:1].expand(80, -1, -1, -1), images[80:]])  # most distances are zero
+    encoder = fit(Tca(components=2, landmarks=20, kernel="linear"), alike, alike.flip(0))
+    assert encoder(images).isfinite().all()
+
+
 # ---- what cannot serve
+
+
+def test_images_that_cannot_be_read_leave_no_run_folder_behind(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("no image")
+    config = settings(tmp_path / "run", "patch_dictionary-random").model_dump(mode="json")
+    config["data"]["source"] = f"folder:{tmp_path}"
+    with pytest.raises(UserError, match="no image can be read"):
+        pretrain(PretrainConfig.model_validate(config))
+    assert not (tmp_path / "run").exists()
 
 
 def test_several_processes_are_refused(tmp_path: Path) -> None:
