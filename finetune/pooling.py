@@ -133,7 +133,7 @@ def _layer_choices(layer: int | str, count: int) -> list[tuple[int, ...]]:
     if isinstance(layer, str):
         return [tuple(range(max(0, count - int(layer.removeprefix("last"))), count))]
     if not -count <= layer < count:
-        raise UserError(f"probe.layers: no layer {layer}; the encoder has layers 0 to {count - 1}")
+        raise UserError(f"there is no layer {layer}; the encoder has layers 0 to {count - 1}")
     return [(layer % count,)]
 
 

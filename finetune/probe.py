@@ -319,7 +319,11 @@ def _notes(config: ProbeConfig, results: list[Result]) -> list[str]:
         )
     at_end = [result["task"] for result in results if result["l2_at_end_of_grid"]]
     if at_end:
-        notes.append(f"the chosen strength is an end of the grid for {', '.join(at_end)}: widen probe.l2")
+        low, high = min(config.probe.strengths), max(config.probe.strengths)
+        notes.append(
+            f"the chosen strength is an end of the grid for {', '.join(at_end)}: widen probe.l2, which is a list and "
+            f"now goes from {low:g} to {high:g}"
+        )
     for result in results:
         if result["duplicates"]:
             notes.append(

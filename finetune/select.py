@@ -148,15 +148,16 @@ def refit_linear(candidates: Candidates, task: Task, choice: Choice, config: Lin
 
 def choose_nearest(candidates: Candidates, task: Task, config: NearestConfig, finalists: int) -> Choice:
     """The space and number of neighbours with the best validation accuracy, of standardised features."""
+    neighbours = sorted({min(k, len(task.fit)) for k in config.k})  # there are no more than the bank has
 
     def score(space: Space, rows: Tensor) -> list[float]:
         bank = candidates.matrix(space, rows)
         standardise = Standardiser.of(bank)
         held = standardise.apply_(candidates.matrix(space, task.validation))
-        answers = _nearest(held, standardise.apply_(bank), task.train[rows], task, config.k, config)
+        answers = _nearest(held, standardise.apply_(bank), task.train[rows], task, neighbours, config)
         return accuracy(answers, task.train[task.validation]).tolist()
 
-    return _choose(candidates.spaces, task, config.k, finalists, score)
+    return _choose(candidates.spaces, task, neighbours, finalists, score)
 
 
 def predict_nearest(

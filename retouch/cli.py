@@ -39,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, text in STAGES.items():
         stage = commands.add_parser(name, help=text, description=text)
         stage.add_argument("config", help="a YAML file, e.g. from configs/")
-        stage.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace the file's")
+        stage.add_argument(
+            "overrides", nargs="*", default=[], metavar="key.sub=value", help="settings that replace the file's"
+        )
     demo = commands.add_parser("demo", help="the whole way on made-up images, in a few minutes: no data, no account")
     demo.add_argument("--out", default="runs/demo", help="folder for everything the demo writes (default: runs/demo)")
     lecture = commands.add_parser(

@@ -146,3 +146,11 @@ def test_constant_features_become_zero() -> None:
     standardised = Standardiser.of(matrix).apply_(matrix.clone())
     assert standardised[:, [0, 2]].abs().max() < 1e-2
     torch.testing.assert_close(standardised[:, 1].std(correction=0), torch.tensor(1.0))
+
+
+def test_no_more_neighbours_are_chosen_than_there_are_to_ask() -> None:
+    features, labels = informative(60, seed=3)
+    choice = choose_nearest(
+        Candidates(features, [GOOD_SPACE], CPU), task_of(labels, labels), NearestConfig(k=(5, 500)), 1
+    )
+    assert choice.value in (5, 54)  # 54 are left to choose on
