@@ -20,7 +20,7 @@ from torch import Tensor
 from finetune.gram import blocks, column_mean, gram
 from finetune.logistic import LinearFit, check_problem
 
-SOLVED = 1e-6  # relative residual above which a factor in float32 was no use
+SOLVED = 1e-4  # relative residual above which a factor in float32 was no use
 REFINEMENTS = 3  # of a solution whose factor is float32: each wins the digits that float32 has
 WIDE = 2048  # features from which on strengths are solved one by one
 
@@ -66,7 +66,8 @@ def _one_by_one(A: Tensor, target: Tensor, l2: Sequence[float]) -> Tensor:
     """``(A + λ I)⁻¹ B`` for each strength, float64 ``[G F C]``; ``A`` ``[F F]`` is overwritten.
 
     The factor is float32, which is twice as quick and half the memory; a few steps of refinement with float64 residuals
-    bring the solution to float64 accuracy while λ is above float32's rounding of ``A``.
+    bring the solution to float64 accuracy while λ is above float32's rounding of ``A``. Below it a float64 factor
+    serves, and an eigendecomposition, the dearest, only where ``A``, a sum of float32 products, has lost its sign.
     """
     solutions = []
     own = A.diagonal().clone()
@@ -78,12 +79,20 @@ def _one_by_one(A: Tensor, target: Tensor, l2: Sequence[float]) -> Tensor:
             residual = target - A @ solution
             solution += torch.cholesky_solve(residual.to(factor.dtype), factor).double()
         if int(failed) or not (target - A @ solution).norm() <= SOLVED * target.norm():
-            # λ is below the rounding of A: no factor of float32 can be trusted, and A itself may have lost its sign
-            values, vectors = torch.linalg.eigh(A)
-            solution = vectors @ ((vectors.T @ target) / values.clamp_min(strength)[:, None])
+            solution = _in_float64(A, target, strength)
         solutions.append(solution)
     A.diagonal().copy_(own)
     return torch.stack(solutions)
+
+
+def _in_float64(A: Tensor, target: Tensor, strength: float) -> Tensor:
+    """``A⁻¹ B``, float64 ``[F C]``, of an ``A`` whose eigenvalues would be at least ``strength`` without rounding."""
+    factor, failed = torch.linalg.cholesky_ex(A)
+    if not int(failed):
+        return torch.cholesky_solve(target, factor)
+    values, vectors = torch.linalg.eigh(A)
+    solution: Tensor = vectors @ ((vectors.T @ target) / values.clamp_min(strength)[:, None])
+    return solution
 
 
 def _cross(features: Tensor, labels: Tensor, classes: int, mean: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ cache.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Literal, Self
 
@@ -138,8 +139,9 @@ class PatchDictionary(Encoder):
         variance = avg_pool2d(images.square().mean(1, keepdim=True), p, 1) - mean.square()
         scale = (variance.clamp_min_(0) + self.args.contrast).rsqrt_()
         windows = images.unfold(2, p, 1).unfold(3, p, 1).permute(0, 2, 3, 1, 4, 5)  # [B h w 3 p p], a view
-        rows = windows.reshape(len(images), -1, d)  # a copy, but for images of a patch's size
-        return (rows - mean.flatten(1)[:, :, None]).mul_(scale.flatten(1)[:, :, None])
+        # always a copy: for images of a patch's size a reshape would be a view of the caller's own
+        rows = windows.clone(memory_format=torch.contiguous_format).view(len(images), mean[0].numel(), d)
+        return rows.sub_(mean.flatten(1)[:, :, None]).mul_(scale.flatten(1)[:, :, None])
 
     def filters(self) -> tuple[Tensor, Tensor]:
         """Filters ``[d atoms]`` for normalised patches and their biases ``[atoms]``: whitening folded in."""
@@ -193,7 +195,7 @@ def _cells(side: int, grid: int, device: torch.device) -> Tensor:
     return cells
 
 
-class _Coder:
+class _Coder(ABC):
     """Normalised patches of a few images ``[c n d]`` -> their pooled code ``[c signs cells atoms]``, float32."""
 
     def __init__(
@@ -215,9 +217,9 @@ class _Coder:
         z = (with_one.to(self.dtype).view(c * n, d + 1) @ self.weight).view(c, n, -1)
         return self.code(z, rows)
 
+    @abstractmethod
     def code(self, z: Tensor, rows: Tensor) -> Tensor:
         """Responses ``[c n atoms]`` (may be overwritten) and patches ``[c n d]`` -> pooled codes."""
-        raise NotImplementedError
 
     def signs(self, codes: Tensor) -> Tensor:
         """Signed codes ``[c n atoms]`` -> pooled positive and negative parts ``[c 2 cells atoms]``."""
