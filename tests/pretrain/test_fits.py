@@ -19,50 +19,35 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 import pretrain.run as stage
-import retouch
 from common.artifact import load_encoder
-from common.config import load_config, validate
-from common.data import build_source, load_images
-from common.distributed import World
+from common.config import load_config
 from common.encoders import Encoder
 from common.encoders.linear import Linear
 from common.encoders.patch_dictionary import PatchDictionary
 from common.encoders.sparse_code import SparseCode
 from common.errors import UserError
-from common.images import to_float
 from pretrain.config import PretrainConfig
-from pretrain.fits import Cca, FitLearner, Ica, PatchDictionaryFit, Pca, SparseCoding, Tca, fit
+from pretrain.fits import Cca, FitLearner, PatchDictionaryFit, SparseCoding, Tca, fit
 from pretrain.fitting import check_fit
 from pretrain.linear.moments import CrossMoments, Moments
 from pretrain.run import Pretrained, pretrain
+from tests.pretrain.toys import (
+    BATCH,
+    EVERY,
+    IMAGES,
+    NETWORK,
+    OTHERS,
+    RESUMED,
+    SIDE,
+    STEPS,
+    STREAMING,
+    images_of,
+    same,
+    settings,
+)
 from tests.toys import RandomSource
 
 ROOT = Path(__file__).resolve().parents[2]
-SIDE, IMAGES, BATCH, STEPS = 8, 96, 32, 12  # four epochs
-NETWORK = {"atoms": 16, "patch": 4}
-SPARSE = {"kind": "sparse_coding", "atoms": 24}
-EVERY: dict[str, dict[str, Any]] = {
-    "pca": {"kind": "pca", "components": 8},
-    "pca-whitened": {"kind": "pca", "components": 8, "whiten": True},
-    "ica": {"kind": "ica", "components": 6, "max_steps": 60, "tolerance": 1e-3},
-    "cca-damage": {"kind": "cca", "components": 8},
-    "cca-neighbours": {"kind": "cca", "components": 8, "views": "neighbours"},
-    "cca-other": {"kind": "cca", "components": 8, "views": "other"},
-    "tca-damage": {"kind": "tca", "components": 8, "landmarks": 20, "damage": {"kind": "gray"}},
-    "tca-other": {"kind": "tca", "components": 8, "landmarks": 20},
-    "sparse_coding-l1": SPARSE,
-    "sparse_coding-gamma": {**SPARSE, "gamma": 0.01},
-    "sparse_coding-data": {**SPARSE, "centring": "data"},
-    "sparse_coding-l0": {**SPARSE, "penalty": "l0", "strength": 0.02},
-    "sparse_coding-atoms": {**SPARSE, "penalty": "atoms", "top_k": 4},
-    **{
-        f"patch_dictionary-{learn}": {"kind": "patch_dictionary", "learn": learn, "network": NETWORK}
-        for learn in ("random", "kmeans", "sparse_coding", "pca", "ica")
-    },
-}
-STREAMING = [name for name in EVERY if "sparse_coding" in name or "kmeans" in name]
-RESUMED = [*STREAMING, "pca", "cca-damage", "cca-neighbours", "cca-other"]
-OTHERS = {"cca-other": "photos:test", "tca-other": "shapes"}
 
 
 class Killed(BaseException):
@@ -73,21 +58,6 @@ class Finished(NamedTuple):
     out: Path
     result: Pretrained
     fitted: Encoder  # what the stage had in memory when it exported
-
-
-def settings(out: Path, name: str, **changes: Any) -> PretrainConfig:
-    values: dict[str, Any] = {
-        "out": out,
-        "batch_size": BATCH,
-        "data": {"source": "photos", "image_size": SIDE, "limit": IMAGES, "workers": 0, "other": OTHERS.get(name)},
-        "fit": EVERY[name],
-        "checkpoint": {"every": 2},
-        "log_every": 1,
-        "wandb": {"mode": "disabled"},
-    }
-    if name in STREAMING:
-        values["steps"] = STEPS
-    return PretrainConfig.model_validate(values | changes)
 
 
 def run(config: PretrainConfig) -> Finished:
@@ -114,12 +84,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Finish
     return get
 
 
-def images_of(name: str, source: str = "photos", limit: int = IMAGES) -> Tensor:
-    """The stage's own images ``[N 3 S S]`` in [0, 1], at the size it loads them in."""
-    loaded = load_images(build_source(source), SIDE * (2 if name.endswith("neighbours") else 1), limit=limit)
-    return to_float(loaded.rows(torch.arange(len(loaded))))
-
-
 def weights(out: Path) -> bytes:
     return (out / "encoder" / "model.safetensors").read_bytes()
 
@@ -127,11 +91,6 @@ def weights(out: Path) -> bytes:
 def metrics(out: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k not in ("images_per_second", "memory_gb")} for row in rows]
-
-
-def same(left: Encoder, right: Encoder) -> bool:
-    pairs = zip(left.state_dict().items(), right.state_dict().items(), strict=True)
-    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
 
 
 Runs = Callable[[str], Finished]
@@ -459,117 +418,3 @@ def test_tca_stands_where_domains_are_too_alike_to_be_compared() -> None:
     alike = torch.cat([images[:1].expand(80, -1, -1, -1), images[80:]])  # most distances are zero
     encoder = fit(Tca(components=2, landmarks=20, kernel="linear"), alike, alike.flip(0))
     assert encoder(images).isfinite().all()
-
-
-# ---- what cannot serve
-
-
-def test_images_that_cannot_be_read_leave_no_run_folder_behind(tmp_path: Path) -> None:
-    (tmp_path / "bad.png").write_text("no image")
-    config = settings(tmp_path / "run", "patch_dictionary-random").model_dump(mode="json")
-    config["data"]["source"] = f"folder:{tmp_path}"
-    with pytest.raises(UserError, match="no image can be read"):
-        pretrain(PretrainConfig.model_validate(config))
-    assert not (tmp_path / "run").exists()
-
-
-def test_several_processes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError) as caught:
-        stage._build_model(settings(tmp_path / "run", "pca"), World(0, 2, torch.device("cpu")))
-    assert str(caught.value) == "fit.kind=pca runs in one process: start it without torchrun"
-
-
-@pytest.mark.parametrize(
-    ("name", "changes", "message"),
-    [
-        ("ica", {"steps": 5}, "fit.kind=ica is fitted on one sample: leave out steps, and epochs too or 1"),
-        ("tca-damage", {"epochs": 2}, "fit.kind=tca is fitted on one sample: leave out steps, and epochs too or 1"),
-        ("ica", {"augment": {"flip": True}}, "fit.kind=ica looks at its sample as it is: leave out augment"),
-        ("cca-other", {"augment": {"flip": True}}, "fit.views=other pairs images as they are: leave out augment"),
-        (
-            "patch_dictionary-random",
-            {"steps": 5},
-            "fit.kind=patch_dictionary with learn=random is fitted on one sample: leave out steps, and epochs too or 1",
-        ),
-        ("pca", {"base_lr": 0.1, "ema": 0}, "fit.kind=pca learns without a gradient: leave out base_lr, ema"),
-        ("pca", {"accumulate": 2}, "fit.kind=pca learns from whole batches: leave out accumulate"),
-    ],
-)
-def test_a_setting_that_would_be_ignored_is_refused(name: str, changes: dict[str, Any], message: str) -> None:
-    values = settings(Path("run"), name).model_dump(mode="json") | changes
-    values |= {"epochs": None} if "steps" in changes else {}
-    with pytest.raises(UserError) as caught:
-        validate(PretrainConfig, values)
-    assert caught.value.problems == (message,)
-
-
-PHOTOS = torch.rand(20, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.mark.parametrize(
-    ("config", "images", "other", "more", "messages"),
-    [
-        (Pca(), PHOTOS[0], None, {}, ["images must be [N 3 S S], not [3, 8, 8]"]),
-        (Pca(), PHOTOS[..., :6], None, {}, ["images must be [N 3 S S], not [20, 3, 8, 6]"]),
-        (Pca(), PHOTOS * 255, None, {}, ["images must be RGB in [0, 1], floating point (uint8: divide by 255)"]),
-        (
-            Pca(components=30),
-            PHOTOS,
-            PHOTOS,
-            {"steps": 3},
-            [
-                "other is of no use to fit.kind=pca here: leave it out",
-                "fit.kind=pca sees every image once: leave out steps",
-                "fit.components=30: it takes at least 31 images, there are 20; lower it, or give more "
-                "(data.source, data.limit)",
-            ],
-        ),
-        (Ica(components=4), PHOTOS, None, {"steps": 3}, ["fit.kind=ica is fitted on one sample: leave out steps"]),
-        (Cca(components=4, views="other"), PHOTOS, None, {}, ["fit.views=other needs other, the second view"]),
-        (
-            Cca(components=4, views="other"),
-            PHOTOS,
-            PHOTOS[:10],
-            {},
-            ["fit.views=other pairs rows, but images has 20 and other 10"],
-        ),
-        (
-            Cca(components=4, views="neighbours"),
-            PHOTOS[..., :7, :7],
-            None,
-            {},
-            ["images are cut into neighbours: their side must be even, not 7"],
-        ),
-        (
-            Tca(components=4, landmarks=60),
-            PHOTOS,
-            None,
-            {},
-            [
-                "fit.kind=tca needs a second domain: other, or fit.damage of the first",
-                "fit.landmarks=60 takes 30 images of each domain; there are 20: lower it",
-            ],
-        ),
-        (
-            SparseCoding(),
-            PHOTOS,
-            None,
-            {"steps": 0, "batch_size": 0},
-            ["steps and batch_size must be positive, not 0 and 0"],
-        ),
-    ],
-)  # fmt: skip
-def test_fit_in_memory_names_every_problem(
-    config: Any, images: Tensor, other: Tensor | None, more: dict[str, int], messages: list[str]
-) -> None:
-    with pytest.raises(UserError) as caught:
-        fit(config, images, other, **more)
-    assert list(caught.value.problems) == messages
-
-
-def test_fit_is_public_and_takes_a_mapping() -> None:
-    encoder = retouch.fit({"kind": "pca", "components": 4}, PHOTOS)
-    assert same(encoder, retouch.fit(Pca(components=4), PHOTOS))
-    assert encoder.encode(PHOTOS).shape == (20, 4)
-    with pytest.raises(retouch.UserError, match=r"fit.kind: unknown kind 'pcaa'; did you mean 'pca'\?"):
-        retouch.fit({"kind": "pcaa"}, PHOTOS)

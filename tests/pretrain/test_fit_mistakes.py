@@ -1,0 +1,131 @@
+"""What fitting refuses, in the stage and in memory, with the exact message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import pretrain.run as stage
+import retouch
+from common.config import validate
+from common.distributed import World
+from common.errors import UserError
+from pretrain.config import PretrainConfig
+from pretrain.fits import Cca, Ica, Pca, SparseCoding, Tca, fit
+from pretrain.run import pretrain
+from tests.pretrain.toys import SIDE, same, settings
+
+
+def test_images_that_cannot_be_read_leave_no_run_folder_behind(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("no image")
+    config = settings(tmp_path / "run", "patch_dictionary-random").model_dump(mode="json")
+    config["data"]["source"] = f"folder:{tmp_path}"
+    with pytest.raises(UserError, match="no image can be read"):
+        pretrain(PretrainConfig.model_validate(config))
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_processes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        stage._build_model(settings(tmp_path / "run", "pca"), World(0, 2, torch.device("cpu")))
+    assert str(caught.value) == "fit.kind=pca runs in one process: start it without torchrun"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("ica", {"steps": 5}, "fit.kind=ica is fitted on one sample: leave out steps, and epochs too or 1"),
+        ("tca-damage", {"epochs": 2}, "fit.kind=tca is fitted on one sample: leave out steps, and epochs too or 1"),
+        ("ica", {"augment": {"flip": True}}, "fit.kind=ica looks at its sample as it is: leave out augment"),
+        ("cca-other", {"augment": {"flip": True}}, "fit.views=other pairs images as they are: leave out augment"),
+        (
+            "patch_dictionary-random",
+            {"steps": 5},
+            "fit.kind=patch_dictionary with learn=random is fitted on one sample: leave out steps, and epochs too or 1",
+        ),
+        ("pca", {"base_lr": 0.1, "ema": 0}, "fit.kind=pca learns without a gradient: leave out base_lr, ema"),
+        ("pca", {"accumulate": 2}, "fit.kind=pca learns from whole batches: leave out accumulate"),
+    ],
+)
+def test_a_setting_that_would_be_ignored_is_refused(name: str, changes: dict[str, Any], message: str) -> None:
+    values = settings(Path("run"), name).model_dump(mode="json") | changes
+    values |= {"epochs": None} if "steps" in changes else {}
+    with pytest.raises(UserError) as caught:
+        validate(PretrainConfig, values)
+    assert caught.value.problems == (message,)
+
+
+PHOTOS = torch.rand(20, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("config", "images", "other", "more", "messages"),
+    [
+        (Pca(), PHOTOS[0], None, {}, ["images must be [N 3 S S], not [3, 8, 8]"]),
+        (Pca(), PHOTOS[..., :6], None, {}, ["images must be [N 3 S S], not [20, 3, 8, 6]"]),
+        (Pca(), PHOTOS * 255, None, {}, ["images must be RGB in [0, 1], floating point (uint8: divide by 255)"]),
+        (
+            Pca(components=30),
+            PHOTOS,
+            PHOTOS,
+            {"steps": 3},
+            [
+                "other is of no use to fit.kind=pca here: leave it out",
+                "fit.kind=pca sees every image once: leave out steps",
+                "fit.components=30: it takes at least 31 images, there are 20; lower it, or give more "
+                "(data.source, data.limit)",
+            ],
+        ),
+        (Ica(components=4), PHOTOS, None, {"steps": 3}, ["fit.kind=ica is fitted on one sample: leave out steps"]),
+        (Cca(components=4, views="other"), PHOTOS, None, {}, ["fit.views=other needs other, the second view"]),
+        (
+            Cca(components=4, views="other"),
+            PHOTOS,
+            PHOTOS[:10],
+            {},
+            ["fit.views=other pairs rows, but images has 20 and other 10"],
+        ),
+        (
+            Cca(components=4, views="neighbours"),
+            PHOTOS[..., :7, :7],
+            None,
+            {},
+            ["images are cut into neighbours: their side must be even, not 7"],
+        ),
+        (
+            Tca(components=4, landmarks=60),
+            PHOTOS,
+            None,
+            {},
+            [
+                "fit.kind=tca needs a second domain: other, or fit.damage of the first",
+                "fit.landmarks=60 takes 30 images of each domain; there are 20: lower it",
+            ],
+        ),
+        (
+            SparseCoding(),
+            PHOTOS,
+            None,
+            {"steps": 0, "batch_size": 0},
+            ["steps and batch_size must be positive, not 0 and 0"],
+        ),
+    ],
+)  # fmt: skip
+def test_fit_in_memory_names_every_problem(
+    config: Any, images: Tensor, other: Tensor | None, more: dict[str, int], messages: list[str]
+) -> None:
+    with pytest.raises(UserError) as caught:
+        fit(config, images, other, **more)
+    assert list(caught.value.problems) == messages
+
+
+def test_fit_is_public_and_takes_a_mapping() -> None:
+    encoder = retouch.fit({"kind": "pca", "components": 4}, PHOTOS)
+    assert same(encoder, retouch.fit(Pca(components=4), PHOTOS))
+    assert encoder.encode(PHOTOS).shape == (20, 4)
+    with pytest.raises(retouch.UserError, match=r"fit.kind: unknown kind 'pcaa'; did you mean 'pca'\?"):
+        retouch.fit({"kind": "pcaa"}, PHOTOS)
