@@ -54,7 +54,7 @@ def save_report(
             "bytes_dense": DENSE * codes.shape[1],
             "bytes_sparse": round(SPARSE * nonzeros, 1),
         }
-        atoms = save_atoms(run.folder / "panels" / "atoms.png", explained.atoms.cpu(), use.cpu(), title="atoms by use")
+        atoms = save_atoms(run.folder / "panels" / "atoms.png", explained.atoms.cpu(), use.cpu(), title="dictionary")
         exciting = save_exciting(run.folder / "panels" / "exciting.png", *_most_exciting(explained, use))
         for name, path in (("atoms", atoms), ("exciting", exciting)):
             run.image(name, path, step)
