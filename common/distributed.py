@@ -10,6 +10,10 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+# Its functions take the group of the moment of import as a default. DDP imports it on its way, and a group that is then
+# held for ever outlives `destroy_process_group`: its threads meet an interpreter that is gone, and abort the process.
+import torch.distributed.nn.functional
+
 
 @dataclass(frozen=True)
 class World:

@@ -41,6 +41,9 @@ def one_of_two(rank: int, port: int, folder: Path) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     with world() as here:
         save_file(train_here(here, folder / "run"), folder / f"rank-{rank}.safetensors")
+    tasks = Path("/proc/self/task")  # Linux alone tells
+    threads = [(task / "comm").read_text().strip() for task in tasks.iterdir()] if tasks.is_dir() else []
+    (folder / f"threads-{rank}.txt").write_text("\n".join(threads))
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
@@ -53,6 +56,9 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     for name, tensor in alone.items():
         assert torch.equal(first[name], second[name]), name
         assert torch.allclose(first[name], tensor, atol=1e-5), name
+    # threads of a group that is left are gone with it: one that met the end of the interpreter would abort the process
+    left = [(tmp_path / f"threads-{rank}.txt").read_text() for rank in range(2)]
+    assert not any("gloo" in names for names in left), left
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3  # rank 0 alone wrote
 
 
