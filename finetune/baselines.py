@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from common.artifact import random_twin
+from common.artifact import load_encoder, random_twin
 from common.data import Images
 from common.encoders.base import Encoder
 from common.images import to_float
@@ -38,12 +38,18 @@ class Pixels(Encoder):
 
 
 def untrained(folder: Path, seed: int, images: Images, device: torch.device) -> Encoder:
-    """The encoder in ``folder`` at random initialisation, frozen, its BatchNorm statistics taken from ``images``.
+    """The encoder in ``folder`` at random initialisation, frozen, with the statistics of its data.
 
-    A trained network has seen its data's statistics; without them an untrained one with BatchNorm would be handicapped.
-    They are averaged over evenly spread training images, whose labels are not used.
+    A trained encoder has seen them; without them an untrained one would be handicapped by more than its weights. Those
+    of BatchNorm are averaged over evenly spread training images, whose labels are not used; a mean image or a whitening
+    is the trained encoder's own.
     """
-    encoder = random_twin(folder, seed).to(device)
+    encoder = random_twin(folder, seed)
+    if encoder.statistics:
+        trained = load_encoder(folder)
+        for name in encoder.statistics:
+            encoder.get_buffer(name).copy_(trained.get_buffer(name))
+    encoder = encoder.to(device)
     norms = [module for module in encoder.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if norms:
         estimate_statistics(encoder, norms, _spread_batches(images, device))

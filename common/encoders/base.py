@@ -45,9 +45,12 @@ class Encoder(nn.Module, ABC):
         layer_shapes: ``(D, h, w)`` of each map that ``layers`` returns, shallow to deep.
         num_classes: outputs of its classifier; 0 without one.
         narrowed_by: the model argument that sets the width of its code, if there is one.
+        statistics: buffers that hold statistics of the training images, not what was learned from them: an untrained
+            twin is given them too.
     """
 
     narrowed_by: ClassVar[str | None] = None
+    statistics: ClassVar[tuple[str, ...]] = ()
     name: str
     config: EncoderConfig
     image_size: int

@@ -88,6 +88,7 @@ class PatchDictionary(Encoder):
     symmetric; ``patch_mean`` ``[d]``, of normalised patches.
     """
 
+    statistics = ("whiten", "patch_mean")
     dictionary: Tensor
     whiten: Tensor
     patch_mean: Tensor

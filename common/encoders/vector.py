@@ -25,6 +25,7 @@ class VectorEncoder(Encoder):
         centre: ``[d]``, zero until it is fitted.
     """
 
+    statistics = ("centre",)
     centre: Tensor
     centring: Centre
 

@@ -74,3 +74,18 @@ def test_the_untrained_twin_is_a_function_of_the_seed_and_sees_standardised_maps
     # after its first norm, with weight 1 and bias 0, every channel has mean 0 and deviation 1 over the images
     torch.testing.assert_close(caught[0].mean(dim=(0, 2, 3)), torch.zeros(4), atol=0.02, rtol=0)
     torch.testing.assert_close(caught[0].std(dim=(0, 2, 3)), torch.ones(4), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "learned"), [("patch_dictionary", "dictionary"), ("sparse_code", "dictionary")])
+def test_the_untrained_twin_shares_the_statistics_of_the_data_and_no_atom(
+    name: str, learned: str, tmp_path: Path
+) -> None:
+    encoder = build_encoder(EncoderConfig(name=name, model_args={"atoms": 8}), image_size=16)
+    assert encoder.statistics
+    for statistic in encoder.statistics:
+        encoder.get_buffer(statistic).copy_(torch.rand_like(encoder.get_buffer(statistic)))
+    export_encoder(encoder, tmp_path / "encoder", {})
+    twin = untrained(tmp_path / "encoder", 1, noise_images(64, 16), torch.device("cpu"))
+    for statistic in encoder.statistics:
+        assert torch.equal(twin.get_buffer(statistic), encoder.get_buffer(statistic))
+    assert not torch.equal(twin.get_buffer(learned), encoder.get_buffer(learned))
