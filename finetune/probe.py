@@ -18,7 +18,6 @@ from torch import Tensor
 from common.artifact import EncoderCard, load_encoder, read_encoder_card
 from common.config import load_config
 from common.corruptions import Corruption
-from common.data import warn_of_duplicates
 from common.distributed import world
 from common.encoders.base import Encoder
 from common.errors import UserError, together
@@ -130,7 +129,6 @@ def _probe_data(
     """One result a task of this data set."""
     # data
     images = load_labelled(sources, data, data.image_size or encoder.image_size, config.seed)
-    duplicates = warn_of_duplicates(images.test, images.train, workers=data.workers)
 
     # the encoder itself
     measured = _measure(config, data, Subject("encoder", encoder, card.sha256, spaces), images, how)
@@ -166,7 +164,7 @@ def _probe_data(
                 "baselines": {kind: of_task[name].result for kind, of_task in baselines.items()},
                 "damaged": damaged[name],
                 **({"purposes": purposes | {"abstract": main.result["test_accuracy"]}} if purposes else {}),
-                "duplicates": duplicates,
+                "duplicates": images.duplicates,
             }
         )
     return results
