@@ -290,8 +290,13 @@ def _accuracy(predictions: Tensor, labels: Tensor) -> Result:
 
 
 def _protocol(config: ProbeConfig) -> str:
-    search = config.probe.search_images
-    first = "" if search is None else f" (layers and poolings first compared on at most {search:,} training images)"
+    search, finalists = config.probe.search_images, config.probe.finalists
+    first = (
+        ""
+        if search is None
+        else f" (layers and poolings first compared on at most {search:,} training images; the best {finalists} of "
+        "them and the widest then on all)"
+    )
     return (
         f"frozen encoder; features standardised by training statistics; {config.probe.kind} probe; layer, pooling and "
         f"strength chosen on {config.probe.validation:.0%} of the training set, stratified, seed {config.seed}{first}; "
