@@ -42,7 +42,7 @@ from finetune.select import (
     predict_nearest,
     refit_linear,
 )
-from finetune.table import damage_table, purposes_table, results_table, table_columns, table_rows
+from finetune.table import damage_table, data_names, purposes_table, results_table, table_columns, table_rows
 
 log = logging.getLogger("retouch")
 
@@ -356,10 +356,18 @@ def _print(run: Run, report: Result) -> None:
 def _log(run: Run, report: Result) -> None:
     """To ``metrics.jsonl`` and W&B."""
     results = report["results"]
-    for step, result in enumerate(results):
-        run.log({f"{result['task']}/{key}": value for key, value in _numbers(result).items()}, step)
+    # several data sets can have a task of the same name
+    prefixes = [
+        f"{data}/{r['task']}" if data else r["task"] for data, r in zip(data_names(results), results, strict=True)
+    ]
+    named = [
+        {f"{prefix}/{key}": value for key, value in _numbers(result).items()}
+        for prefix, result in zip(prefixes, results, strict=True)
+    ]
+    for step, numbers in enumerate(named):
+        run.log(numbers, step)
     if run.tracker:
-        run.tracker.summary({f"{r['task']}/{key}": value for r in results for key, value in _numbers(r).items()})
+        run.tracker.summary({key: value for numbers in named for key, value in numbers.items()})
         run.tracker.table("results", table_columns(), table_rows(results))
 
 
