@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from common.artifact import load_encoder
+from common.artifact import load_encoder, read_encoder_card
 from common.config import load_config
 from common.data import Images, Labels, Source, build_source, in_order, load_images
 from common.data.images import gib
@@ -100,6 +100,8 @@ def embed(config: EmbedConfig) -> Path:
         if len(spaces) != 1:
             raise UserError(f"layer: {config.layer!r} names several features; give a number, all, or lastN")
         with open_run(config, here, job_type="embed") as run:
+            if run.tracker:
+                run.tracker.use_encoder(config.encoder, read_encoder_card(config.encoder).sha256)
             data = config.data
             images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", seed=config.seed)
             labels = None if task is None else images.labels(task)

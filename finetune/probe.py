@@ -26,7 +26,7 @@ from common.precision import resolve_precision
 from common.run import Run, check_out, open_run
 from finetune.baselines import Pixels, untrained
 from finetune.config import NearestConfig, ProbeConfig
-from finetune.data import LabelledData, LabelledImages, Sources, load_labelled, open_sources
+from finetune.data import LabelledData, LabelledImages, Sources, check_enough, load_labelled, open_sources
 from finetune.features import Extraction, Features, cache_folder, cached_features, extract, feature_key, layer_shapes
 from finetune.metrics import confusion_matrix, per_class_accuracy, wilson_interval
 from finetune.pooling import Part, Space, build_spaces
@@ -96,7 +96,7 @@ def probe(config: ProbeConfig, *, show: bool = True) -> Result:
         _, card, *sources = together(
             lambda: check_out(config),
             lambda: read_encoder_card(config.encoder),
-            *(lambda data=data: open_sources(data, config.seed) for data in all_data),
+            *(lambda data=data: _open(config, data) for data in all_data),
         )
         encoder = load_encoder(config.encoder)
         spaces = [_spaces(config, data, encoder) for data in all_data]
@@ -104,7 +104,7 @@ def probe(config: ProbeConfig, *, show: bool = True) -> Result:
 
         with open_run(config, here, job_type="probe") as run:
             if run.tracker:
-                run.tracker.use_encoder(config.encoder, card.sha256, _artifact_name(config))
+                run.tracker.use_encoder(config.encoder, card.sha256)
             results: list[Result] = []
             for data, opened, choices in zip(all_data, sources, spaces, strict=True):
                 how = Extraction(here.device, precision, config.batch_size, data.workers)
@@ -236,6 +236,12 @@ def damage_name(corruption: Corruption) -> str:
     return " ".join([corruption.kind, *(f"{key}={value}" for key, value in settings.items())])
 
 
+def _open(config: ProbeConfig, data: LabelledData) -> Sources:
+    sources = open_sources(data, config.seed)
+    check_enough(sources, data, config.probe.validation, config.seed)
+    return sources
+
+
 def _spaces(config: ProbeConfig, data: LabelledData, encoder: Encoder) -> list[Space]:
     shapes = layer_shapes(encoder, data.image_size or encoder.image_size)
     spaces, left_out = build_spaces(shapes, config.probe.layers, config.probe.poolings, config.probe.max_width)
@@ -333,11 +339,6 @@ def _notes(config: ProbeConfig, results: list[Result]) -> list[str]:
                 f"{result['task']}: {result['duplicates']} of {result['n_test']} test images are also training images"
             )
     return list(dict.fromkeys(notes))
-
-
-def _artifact_name(config: ProbeConfig) -> str:
-    """What the pretraining stage called the artifact of this folder."""
-    return f"encoder-{config.encoder.absolute().parent.name}"
 
 
 def _print(run: Run, report: Result) -> None:
