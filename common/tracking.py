@@ -94,12 +94,13 @@ class Tracker:
 
         self._guarded("save an artifact", send)
 
-    def use_encoder(self, folder: Path, sha256: str, artifact: str | None) -> None:
+    def use_encoder(self, folder: Path, sha256: str) -> None:
         """Name the encoder this run read: as an input artifact online, by hash and path offline."""
+        artifact = f"encoder-{folder.absolute().parent.name}"  # what the stage that wrote this folder called it
 
         def send() -> None:
             self._run.config.update({"encoder_sha256": sha256, "encoder_path": str(folder)}, allow_val_change=True)
-            if self.mode == "online" and artifact:
+            if self.mode == "online":
                 self._run.use_artifact(f"{artifact}:latest")
 
         self._guarded("name the input encoder", send)

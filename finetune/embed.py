@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from common.artifact import load_encoder
+from common.artifact import load_encoder, read_encoder_card
 from common.config import load_config
 from common.data import Images, Labels, Source, build_source, in_order, load_images
 from common.data.images import gib
@@ -79,7 +79,7 @@ def command(path: str, overrides: Sequence[str]) -> Path:
 
 
 def embed(config: EmbedConfig) -> Path:
-    """Write ``OUT/features.parquet`` and return its path.
+    """Write ``OUT/features.parquet``, one row an image that can be read, and return its path.
 
     Columns: ``path`` (string), ``label`` (the class name; null without labels), and ``features`` (list of float32), or
     with ``store=sparse`` ``indices`` (list of int32, ascending) and ``values`` (list of float32) of what is not zero.
@@ -100,6 +100,8 @@ def embed(config: EmbedConfig) -> Path:
         if len(spaces) != 1:
             raise UserError(f"layer: {config.layer!r} names several features; give a number, all, or lastN")
         with open_run(config, here, job_type="embed") as run:
+            if run.tracker:
+                run.tracker.use_encoder(config.encoder, read_encoder_card(config.encoder).sha256)
             data = config.data
             images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", seed=config.seed)
             labels = None if task is None else images.labels(task)
@@ -185,13 +187,14 @@ def _write(
 ) -> None:
     """Row groups as they come, beside the final place; renamed when whole."""
     schema = pa.schema({"path": pa.string(), "label": pa.string(), **COLUMNS[config.store]})
-    shape, nonzeros = [len(images), space.width], 0
+    rows = nonzeros = 0
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     waiting: list[pa.RecordBatch] = []
     try:
         with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
             for batch in in_order(images, config.batch_size, config.data.workers):
                 vectors = _vectors(encoder, batch.images, space, precision)
+                rows += len(vectors)
                 nonzeros += int(vectors.count_nonzero())
                 waiting.append(_rows(schema, images, labels, batch.index, vectors))
                 if sum(map(len, waiting)) >= GROUP_ROWS:
@@ -199,7 +202,8 @@ def _write(
                     waiting = []
             if waiting:
                 writer.write_table(pa.Table.from_batches(waiting))
-            writer.add_key_value_metadata({"shape": json.dumps(shape), "nonzeros": json.dumps(nonzeros)})
+            notes = {"shape": [rows, space.width], "nonzeros": nonzeros}
+            writer.add_key_value_metadata({key: json.dumps(note) for key, note in notes.items()})
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
