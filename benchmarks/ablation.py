@@ -1,7 +1,7 @@
 """What led to the recipe on CIFAR-10: one change at a time, compared on images held out of the training set.
 
     python benchmarks/ablation.py --data PATH/TO/cifar10 --list
-    python benchmarks/ablation.py --data PATH/TO/cifar10 --only mask mask-wide
+    python benchmarks/ablation.py --data PATH/TO/cifar10 --only mask mask-crop
 
 Encoders are pretrained on the first three of four training shards (37,500 images), and all their maps are probed by
 ridge regression: fitted on these shards, its strength chosen on a tenth of them, tested on the fourth (12,500 images).
@@ -30,7 +30,6 @@ STEPS = "steps=1500"
 CHANGES: dict[str, tuple[str, list[str]]] = {
     "mask": ("mask", [STEPS]),
     "mask-long": ("mask", ["steps=6000"]),
-    "mask-wide": ("mask", [STEPS, "encoder.model_args.width=96"]),
     "mask-crop": ("mask", [STEPS, "augment.crop=[0.6,1.0]"]),
     "mask-75": ("mask", [STEPS, "pretext.ratio=0.75"]),
     "mask-normalized": ("mask", [STEPS, "pretext.normalize_patches=true"]),
