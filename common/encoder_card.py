@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,9 @@ def _refuse_unlikely(folder: Path) -> None:
         raise UserError(f"{folder} is a file; give the folder that holds {CONFIG} and {WEIGHTS}")
     if (folder / CONFIG).is_file():
         if (folder / WEIGHTS).is_file():
+            closed = [name for name in (CONFIG, WEIGHTS) if not os.access(folder / name, os.R_OK)]
+            if closed:
+                raise UserError(f"{folder}: this user may not read {' and '.join(closed)}; change their permissions")
             return
         raise UserError(f"{folder} has no {WEIGHTS}: the copy is not complete, or its weights are of another format")
     run = next(

@@ -15,7 +15,8 @@ def write_text(path: Path, text: str) -> None:
     """Replace ``path`` by ``text`` atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with beside.open("w", encoding="utf-8") as file:
+    # names of files that are no UTF-8 are written as escapes, which JSON reads back
+    with beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -38,6 +39,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         yield beside
         for file in beside.rglob("*"):
             if file.is_file():
+                file.chmod(beside.stat().st_mode & 0o666)  # safetensors makes files that only their owner may read
                 _sync(file)
         if path.exists():
             old = path.with_name(f".{path.name}.{os.getpid()}.old")

@@ -37,7 +37,7 @@ def setup_console(is_main: bool = True) -> None:
 
 def add_log_file(path: Path) -> logging.Handler:
     """Also append every message, with its time, to ``path``; the caller removes the handler."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
     log.setLevel(logging.INFO)
     log.addHandler(handler)

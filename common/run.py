@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -131,8 +132,11 @@ def _claim(config: StageConfig, world: World) -> bool:
                 shutil.rmtree(entry)
             elif entry.exists() or entry.is_symlink():
                 entry.unlink()
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "config.yaml", dump_config(config))
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            write_text(out / "config.yaml", dump_config(config))
+        except OSError as error:
+            raise UserError(f"out: {out} cannot be written: {error.strerror}; choose another out") from None
     world.barrier()
     return resumed
 
@@ -144,7 +148,16 @@ def check_out(config: StageConfig) -> bool:
         raise UserError("resume=true and overwrite=true exclude each other: choose one")
     if out.exists() and not out.is_dir():
         raise UserError(f"out: {out} is a file; choose a folder")
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists():
+        above = next(parent for parent in out.absolute().parents if parent.exists())
+        if not above.is_dir():
+            raise UserError(f"out: {out} cannot be made: {above} is a file; choose another out")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise UserError(f"out: {out} cannot be made: this user may not write to {above}; choose another out")
+        return False
+    if not os.access(out, os.R_OK | os.W_OK | os.X_OK):
+        raise UserError(f"out: this user may not write to {out}; choose another out")
+    if not any(out.iterdir()):
         return False
     saved = out / "config.yaml"
     if config.overwrite:

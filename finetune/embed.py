@@ -220,11 +220,16 @@ def _vectors(encoder: Encoder, images: Tensor, space: Space, precision: torch.dt
 
 def _rows(schema: pa.Schema, images: Images, labels: Labels | None, index: Tensor, vectors: Tensor) -> pa.RecordBatch:
     rows = index.tolist()
-    names = [None] * len(rows) if labels is None else [labels.names[labels.values[row]] for row in rows]
+    names = [None] * len(rows) if labels is None else [_text(labels.names[labels.values[row]]) for row in rows]
     columns = _lists(vectors) if "features" in schema.names else _sparse_lists(vectors)
     return pa.RecordBatch.from_arrays(
-        [pa.array([images.where(row) for row in rows]), pa.array(names, pa.string()), *columns], schema=schema
+        [pa.array([_text(images.where(row)) for row in rows]), pa.array(names, pa.string()), *columns], schema=schema
     )
+
+
+def _text(name: str) -> str:
+    """A file's name for parquet, which takes UTF-8 only: other bytes as ``\\xff``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _lists(vectors: Tensor) -> list[Any]:

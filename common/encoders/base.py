@@ -114,7 +114,18 @@ class Encoder(nn.Module, ABC):
         return self.layers(images)[layer].float().mean(dim=(2, 3))
 
     def prepare(self, images: Tensor) -> Tensor:
-        """RGB in [0, 1] -> the network's own input: view, standardisation, mask channel (zero if absent)."""
+        """RGB in [0, 1] -> the network's own input: view, standardisation, mask channel (zero if absent).
+
+        Raises:
+            ValueError: these are not images ``[B 3 H W]`` of floating point numbers.
+        """
+        channels = (3, 4) if self.mask_channel else (3,)
+        if images.ndim != 4 or images.shape[1] not in channels or not images.is_floating_point():
+            raise ValueError(
+                f"images must be floating point RGB in [0, 1], [B 3 H W], not {images.dtype} {list(images.shape)}"
+                + ("; divide by 255" if images.dtype == torch.uint8 else "")
+                + ("; for one image, image[None]" if images.ndim == 3 else "")
+            )
         rgb, mask = images[:, :3], images[:, 3:]
         if self.view == "gray":
             rgb = (rgb * self.luma.to(rgb.dtype)).sum(1, keepdim=True).expand(-1, 3, -1, -1)

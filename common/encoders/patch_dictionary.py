@@ -122,7 +122,7 @@ class PatchDictionary(Encoder):
         device = images.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
         with torch.autocast(device, enabled=False):
-            images = self.prepare(images.float())
+            images = self.prepare(images).float()
             height, width = (side - self.args.patch + 1 for side in images.shape[2:])
             pool = self._pooling(height, width, images.device)
             size = max(1, CHUNK["cpu" if device == "cpu" else "cuda"] // (height * width * self.args.atoms))

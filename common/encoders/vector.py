@@ -54,11 +54,12 @@ class VectorEncoder(Encoder):
 
     def vectors(self, images: Tensor) -> Tensor:
         """Images ``[B 3 S S]``, RGB in [0, 1] -> centred rows ``[B d]``."""
+        prepared = self.prepare(images)
         if images.shape[2] != self.image_size or images.shape[3] != self.image_size:
             raise ValueError(
                 f"it codes images of {self.image_size} px as they are, not of {images.shape[2]}x{images.shape[3]}"
             )
-        rows = self.prepare(images).flatten(1)
+        rows = prepared.flatten(1)
         return rows - (rows.mean(1, keepdim=True) if self.centring == "own" else self.centre.to(rows.dtype))
 
     def layers(self, images: Tensor) -> list[Tensor]:

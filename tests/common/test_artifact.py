@@ -382,3 +382,14 @@ def test_encoder_inside_a_module_is_exported_with_its_current_weights(tmp_path: 
         torch.testing.assert_close(
             load_encoder(tmp_path / "encoder")(images()), encoder.eval()(images()), rtol=0, atol=0
         )
+
+
+def test_others_may_read_an_export_as_far_as_the_umask_says(folder: Path) -> None:
+    modes = {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}
+    assert len(set(modes.values())) == 1, modes
+
+
+def test_weights_that_may_not_be_read_are_not_called_damaged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "model.safetensors")  # root reads anything
+    with pytest.raises(UserError, match=r"this user may not read model\.safetensors; change their permissions"):
+        load_encoder(folder)

@@ -12,7 +12,7 @@ import torch
 from common.config import load_config
 from common.distributed import World
 from common.errors import UserError
-from common.run import Run, StageConfig, open_run
+from common.run import Run, StageConfig, check_out, open_run
 
 HERE = World(0, 1, torch.device("cpu"))
 QUIET = {"mode": "disabled"}
@@ -123,3 +123,18 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     run.log({"loss": 1.0}, 1)
     run.cut_back(0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"cannot be made: .*file is a file; choose another out"):
+        check_out(config(tmp_path / "file" / "run"))
+
+
+def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "theirs").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "theirs")  # root may write anywhere
+    with pytest.raises(UserError, match=r"may not write to .*theirs; choose another out"):
+        check_out(config(tmp_path / "theirs"))
+    with pytest.raises(UserError, match=r"cannot be made: this user may not write to .*theirs; choose another out"):
+        check_out(config(tmp_path / "theirs" / "run"))

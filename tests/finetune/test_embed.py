@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +188,13 @@ def test_mistakes_are_told_before_anything_is_written(
     with pytest.raises(UserError, match=message):
         embed(config_of(tmp_path / "out", encoder, **changes))
     assert not (tmp_path / "out").exists()
+
+
+def test_names_that_are_not_utf8_are_written_as_escapes(encoder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    odd = os.fsencode(folder) + b"/caf\xe9"
+    os.makedirs(odd)  # noqa: PTH103 -- bytes, which pathlib does not take
+    Image.new("RGB", (20, 16)).save(os.fsdecode(odd + b"/\xff.png"))
+    table = pq.read_table(embed(config_of(tmp_path / "out", encoder, data={"source": f"folder:{folder}"})))
+    assert table["label"].to_pylist() == ["caf\\xe9"]
+    assert table["path"][0].as_py().endswith("/caf\\xe9/\\xff.png")
