@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.artifact import export_classifier, export_encoder, load_encoder, random_twin
+from common.artifact import export_classifier, export_encoder, load_encoder, random_twin, read_encoder_card
 from common.config import load_config
 from common.data import Batch, Images, Loader, in_order, stratified_split, warn_of_duplicates
 from common.distributed import World, world
@@ -23,7 +23,7 @@ from common.files import write_json
 from common.images import to_float
 from common.loop import Periodic, Trained, train
 from common.precision import autocast, resolve_precision
-from common.run import Run, check_out, open_run
+from common.run import Run, check_out, in_group, open_run
 from common.schedule import seed_step
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.data import Sources, load_labelled, open_sources
@@ -76,9 +76,12 @@ def finetune(config: FinetuneConfig) -> Result:
         encoder, sources, _ = together(
             lambda: _start(config), lambda: open_sources(config.data, config.seed), lambda: check_out(config)
         )
+        start = config.encoder.path
+        card = read_encoder_card(start) if start else None
+        config = in_group(config, card.provenance if card else None)
         with open_run(config, here, job_type="finetune") as run:
-            if run.tracker and config.encoder.path:
-                run.tracker.summary({"encoder_path": str(config.encoder.path)})
+            if run.tracker and start and card and not config.encoder.from_scratch:
+                run.tracker.use_encoder(start, card.sha256, card.provenance.get("artifact"))
             result = _train_and_test(config, encoder, sources, run)
             if result is None:
                 return {}
@@ -170,12 +173,14 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
         "steps": training.best_step,
         "seed": config.seed,
         "started_from": "scratch" if config.encoder.from_scratch else str(config.encoder.path),
+        "group": config.wandb.group,
     }
     export_classifier(classifier, config.out / "classifier", provenance)
-    sha256 = export_encoder(encoder, config.out / "encoder", provenance)
+    artifact = f"encoder-{config.out.name}"
+    sha256 = export_encoder(encoder, config.out / "encoder", {**provenance, "artifact": artifact})
     if run.tracker:
         run.tracker.artifact(f"classifier-{config.out.name}", config.out / "classifier", "classifier", provenance)
-        run.tracker.artifact(f"encoder-{config.out.name}", config.out / "encoder", "encoder", provenance)
+        run.tracker.artifact(artifact, config.out / "encoder", "encoder", {"sha256": sha256, **provenance})
     return _result(config, task, training, answers, test, train_labels.names, len(fit), len(held), sha256, duplicates)
 
 

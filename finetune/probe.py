@@ -24,7 +24,7 @@ from common.encoders.base import Encoder
 from common.errors import UserError, together
 from common.files import write_json
 from common.precision import resolve_precision
-from common.run import Run, check_out, open_run
+from common.run import Run, check_out, in_group, open_run
 from finetune.baselines import Pixels, untrained
 from finetune.config import NearestConfig, ProbeConfig
 from finetune.data import LabelledData, LabelledImages, Sources, load_labelled, open_sources
@@ -94,18 +94,18 @@ def probe(config: ProbeConfig, *, show: bool = True) -> Result:
         all_data = [config.data, *config.more_data]
         if here.size > 1:
             raise UserError("probe runs in one process: start it without torchrun")
-        _, card, *sources = together(
+        _, (card, encoder), *sources = together(
             lambda: check_out(config),
-            lambda: read_encoder_card(config.encoder),
+            lambda: (read_encoder_card(config.encoder), load_encoder(config.encoder)),
             *(lambda data=data: open_sources(data, config.seed) for data in all_data),
         )
-        encoder = load_encoder(config.encoder)
+        config = in_group(config, card.provenance)
         spaces = [_spaces(config, data, encoder) for data in all_data]
         precision = resolve_precision(config.precision, here.device)
 
         with open_run(config, here, job_type="probe") as run:
             if run.tracker:
-                run.tracker.use_encoder(config.encoder, card.sha256, _artifact_name(config))
+                run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
             results: list[Result] = []
             for data, opened, choices in zip(all_data, sources, spaces, strict=True):
                 how = Extraction(here.device, precision, config.batch_size, data.workers)
@@ -330,11 +330,6 @@ def _notes(config: ProbeConfig, results: list[Result]) -> list[str]:
                 f"{result['task']}: {result['duplicates']} of {result['n_test']} test images are also training images"
             )
     return list(dict.fromkeys(notes))
-
-
-def _artifact_name(config: ProbeConfig) -> str:
-    """What the pretraining stage called the artifact of this folder."""
-    return f"encoder-{config.encoder.absolute().parent.name}"
 
 
 def _print(run: Run, report: Result) -> None:
