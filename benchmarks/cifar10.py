@@ -17,6 +17,7 @@ from typing import Any
 
 from record import record
 
+from common.artifact import read_encoder_card
 from common.config import load_config
 from common.logs import setup_console
 from finetune.config import ProbeConfig
@@ -67,6 +68,7 @@ def run(kind: str, seed: int, data: Path, out: Path, overrides: list[str]) -> di
         "pooling": result["pooling"],
         "l2": result["l2"],
         "features": result["features"],
+        "parameters": read_encoder_card(pretrained.encoder).parameters,
         "random_init_layer": random_init["layer"],
         "random_init_features": random_init["features"],
         "steps": pretrained.training.steps,

@@ -30,6 +30,7 @@ from common.precision import resolve_precision
 from common.progress import StepProgress
 from common.run import Run, StageConfig
 from common.schedule import learning_rate, seed_step
+from common.threads import warn_of_busy_cores
 
 log = logging.getLogger("retouch")
 
@@ -189,6 +190,9 @@ def learn(
         title, steps, config.batch_size, f", {how}" if how else "", device,
         f", {world.size} processes" if world.size > 1 else "",
     )  # fmt: skip
+
+    if device.type == "cpu":
+        warn_of_busy_cores()
 
     def save() -> None:
         if world.is_main:

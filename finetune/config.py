@@ -51,7 +51,8 @@ class LinearConfig(Config):
     l2: tuple[Strength, ...] | None = None  # strengths; a grid of half decades that suits the kind by default
     validation: float = Field(default=0.1, gt=0, lt=1)  # share of the training set that choices are made on
     max_width: int = Field(default=16384, gt=0)  # features; wider spaces are left out, and named
-    # Layers and poolings are compared on at most this many training images; the best `finalists` then on all.
+    # Layers and poolings are compared on at most this many training images; the best `finalists` then on all, and the
+    # widest too: few images suit wide features worst.
     search_images: int | None = Field(default=10_000, gt=1)
     finalists: int = Field(default=2, gt=0)
 

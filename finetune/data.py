@@ -5,10 +5,21 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pydantic import Field, field_validator
+from torch import Tensor
 
 from common.config import Config
-from common.data import Images, Labels, Source, build_source, check_same_classes, load_images, split_source
-from common.data.images import Cache, usable_cores
+from common.data import (
+    Images,
+    Labels,
+    Source,
+    build_source,
+    check_same_classes,
+    load_images,
+    split_source,
+    stratified_split,
+    warn_of_duplicates,
+)
+from common.data.images import Cache, kept_rows, usable_cores
 from common.errors import UserError, together
 
 
@@ -54,11 +65,12 @@ class Sources(NamedTuple):
 
 
 class LabelledImages(NamedTuple):
-    """Decoded images and the labels of one or several tasks: ``(train, test)`` each."""
+    """Images that can be read, and the labels of one or several tasks: ``(train, test)`` each."""
 
     train: Images
     test: Images
     tasks: dict[str, tuple[Labels, Labels]]
+    duplicates: int  # test images that are also training images
 
 
 def open_sources(data: LabelledData, seed: int) -> Sources:
@@ -103,14 +115,43 @@ def load_labelled(sources: Sources, data: LabelledData, size: int, seed: int) ->
     """Decode both sets at ``size`` pixels; labels follow the images that could be read.
 
     ``seed`` draws the training images where there is a limit. A limited test set is the same whatever the seed.
+    Looking for duplicates is a pass over all images. Those it could not read are left out of everything that follows,
+    so that splits and results are the same whether images are kept in memory or not.
     """
     train = load_images(sources.train, size, limit=data.limit, workers=data.workers, cache=data.cache, seed=seed)
     test = load_images(sources.test, size, limit=data.test_limit, workers=data.workers, cache=data.cache)
+    duplicates = warn_of_duplicates(test, train, workers=data.workers)
+    train, test = train.readable(), test.readable()
     tasks = {}
     for task in data.task_list:
         name = sources.train.resolve(task)
         tasks[name] = (train.labels(name), test.labels(name))
-    return LabelledImages(train, test, tasks)
+    return LabelledImages(train, test, tasks, duplicates)
+
+
+def hold_out(labels: Labels, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows to fit on and rows to choose on, int64: seeded and stratified.
+
+    Raises:
+        UserError: too few training images to hold any out.
+    """
+    fit, held = stratified_split(labels.values, fraction, seed)
+    if not len(held):
+        raise UserError(
+            f"task {labels.task!r}: {len(labels.values)} training images of {len(labels.names)} classes are too "
+            "few to hold out a validation split; give more images"
+        )
+    return fit, held
+
+
+def check_enough(sources: Sources, data: LabelledData, fraction: float, seed: int) -> None:
+    """Whether every task has a validation split, as far as labels tell before images are decoded.
+
+    Raises:
+        UserError: a task has too few training images to hold any out.
+    """
+    rows = kept_rows(sources.train, data.limit, seed)
+    together(*(lambda task=task: hold_out(sources.train.labels(task, rows), fraction, seed) for task in data.task_list))
 
 
 def _published_test(data: LabelledData) -> Source | None:

@@ -79,7 +79,7 @@ def command(path: str, overrides: Sequence[str]) -> Path:
 
 
 def embed(config: EmbedConfig) -> Path:
-    """Write ``OUT/features.parquet`` and return its path.
+    """Write ``OUT/features.parquet``, one row an image that can be read, and return its path.
 
     Columns: ``path`` (string), ``label`` (the class name; null without labels), and ``features`` (list of float32), or
     with ``store=sparse`` ``indices`` (list of int32, ascending) and ``values`` (list of float32) of what is not zero.
@@ -189,13 +189,14 @@ def _write(
 ) -> None:
     """Row groups as they come, beside the final place; renamed when whole."""
     schema = pa.schema({"path": pa.string(), "label": pa.string(), **COLUMNS[config.store]})
-    shape, nonzeros = [len(images), space.width], 0
+    rows = nonzeros = 0
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     waiting: list[pa.RecordBatch] = []
     try:
         with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
             for batch in in_order(images, config.batch_size, config.data.workers):
                 vectors = _vectors(encoder, batch.images, space, precision)
+                rows += len(vectors)
                 nonzeros += int(vectors.count_nonzero())
                 waiting.append(_rows(schema, images, labels, batch.index, vectors))
                 if sum(map(len, waiting)) >= GROUP_ROWS:
@@ -203,7 +204,8 @@ def _write(
                     waiting = []
             if waiting:
                 writer.write_table(pa.Table.from_batches(waiting))
-            writer.add_key_value_metadata({"shape": json.dumps(shape), "nonzeros": json.dumps(nonzeros)})
+            notes = {"shape": [rows, space.width], "nonzeros": nonzeros}
+            writer.add_key_value_metadata({key: json.dumps(note) for key, note in notes.items()})
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

@@ -75,8 +75,8 @@ class Features:
 
     Attributes:
         parts: float32 ``[n F]`` each.
-        index: int64 ``[n]``, the row of the images that each row here was computed from: its own, unless that turned
-            out to be unreadable while decoding and another took its place. Labels must follow it.
+        index: int64 ``[n]``, the row of the images that each row here was computed from, in ascending order. Rows that
+            turned out to be unreadable while decoding are not there: labels must follow it.
     """
 
     def __init__(self, parts: dict[Part, Tensor], index: Tensor) -> None:
@@ -130,7 +130,8 @@ def cached_features(
         log.info("%s: %s features read from %s", images.source.spec, f"{len(images):,}", path)
         return found
     features = extract(encoder, images, parts, how)
-    _write(path, key, features)
+    if len(features) == len(images):  # an image that cannot be read now may be readable again
+        _write(path, key, features)
     return features
 
 
@@ -142,13 +143,16 @@ def extract(
     damage: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
 ) -> Features:
-    """One pass of the encoder, in eval and inference mode, over all images in order.
+    """One pass of the encoder, in eval and inference mode, over all readable images in order.
 
     Args:
         encoder: on any device; it is moved to ``how.device`` and set to eval mode.
         parts: layers and poolings to keep.
         damage: applied to each batch ``[B 3 S S]``, RGB in [0, 1], first; its random numbers are a function of ``seed``
             and the place of the batch.
+
+    Raises:
+        UserError: no image is readable.
     """
     started = time.monotonic()
     encoder = encoder.to(how.device).eval()
@@ -170,6 +174,7 @@ def extract(
                 kept[part][done : done + len(vectors)] = vectors.cpu()
             index[done : done + len(pixels)] = batch.index
             done += len(pixels)
+    kept, index = {part: tensor[:done] for part, tensor in kept.items()}, index[:done]
     seconds = time.monotonic() - started
     if damage is None:
         log.info(

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.artifact import export_classifier, export_encoder, load_encoder, random_twin, read_encoder_card
 from common.config import load_config
-from common.data import Batch, Images, Loader, in_order, stratified_split, warn_of_duplicates
+from common.data import Batch, Images, Loader, in_order
 from common.distributed import World, world
 from common.encoders import Classifier, build_encoder, layer_decay_groups
 from common.encoders.base import Encoder
@@ -26,9 +27,11 @@ from common.precision import autocast, resolve_precision
 from common.run import Run, check_out, in_group, open_run
 from common.schedule import seed_step
 from finetune.config import FinetuneConfig, ProbeConfig
-from finetune.data import Sources, load_labelled, open_sources
-from finetune.metrics import confusion_matrix, per_class_accuracy, wilson_interval
+from finetune.data import Sources, check_enough, hold_out, load_labelled, open_sources
+from finetune.features import layer_shapes
+from finetune.metrics import accuracy, confusion_matrix, per_class_accuracy, wilson_interval
 from finetune.probe import probe
+from finetune.table import percent
 
 log = logging.getLogger("retouch")
 
@@ -66,50 +69,83 @@ def finetune(config: FinetuneConfig) -> Result:
     """Train encoder and head, keep the step that is best on the validation split, test it once.
 
     Writes ``classifier/``, ``encoder/`` and ``results.json``; beside an exported encoder's result stand its linear
-    probe and the same network from scratch, each in a folder of its own. Stopped early by a signal, it returns ``{}``.
+    probe and the same network from scratch, each in a folder of its own. Stopped early by a signal, it returns ``{}``,
+    and so do all processes but the first.
 
     Raises:
         UserError: encoder, data or run folder cannot serve; nothing has been written then.
     """
-    with world() as here:
-        # everything a user can get wrong is looked at before anything is written
-        encoder, sources, _ = together(
-            lambda: _start(config), lambda: open_sources(config.data, config.seed), lambda: check_out(config)
-        )
-        start = config.encoder.path
-        card = read_encoder_card(start) if start else None
-        config = in_group(config, card.provenance if card else None)
-        with open_run(config, here, job_type="finetune") as run:
-            if run.tracker and start and card and not config.encoder.from_scratch:
-                run.tracker.use_encoder(start, card.sha256, card.provenance.get("artifact"))
-            result = _train_and_test(config, encoder, sources, run)
-            if result is None:
-                return {}
-            if here.is_main:
-                write_json(config.out / "results.json", result)
+    with world() as here:  # once: a group of processes that was left is not joined again
+        result = _run(config, here)
+        if result is None:
+            return {}
 
-    # what it is compared with, each a run of its own
-    if config.encoder.path is not None and not config.encoder.from_scratch:
-        if config.compare.from_scratch:
-            scratch = finetune(_from_scratch(config))
-            if not scratch:
-                return {}
-            result["baselines"]["from_scratch"] = _brief(scratch)
-        if config.compare.linear_probe and here.is_main and here.size == 1:
-            result["baselines"]["linear_probe"] = _linear_probe(config)
-    if here.is_main:
+        # what it is compared with, each a run of its own, in the same group
+        config = _in_group(config)
+        baselines: dict[str, Result] = {}
+        if config.encoder.path is not None and not config.encoder.from_scratch:
+            if config.compare.from_scratch:
+                scratch = _run(_from_scratch(config), here)
+                if scratch is None:
+                    return {}
+                if here.is_main:
+                    baselines["from_scratch"] = _brief(scratch, "steps", "best_step")
+            if config.compare.linear_probe and here.size == 1:
+                baselines["linear_probe"] = _brief(_linear_probe(config), "layer", "pooling", "l2")
+            elif config.compare.linear_probe and here.is_main:
+                log.info(
+                    "compare.linear_probe: left out, since a probe runs in one process: start retouch probe for it"
+                )
+        if not here.is_main:
+            return {}
+        result["baselines"] = baselines
         write_json(config.out / "results.json", result)
         _tell(config, result)
-    return result
+        return result
+
+
+def _run(config: FinetuneConfig, here: World) -> Result | None:
+    """One training and its test, in ``config.out``: None when stopped, ``{}`` in processes other than the first."""
+    # everything a user can get wrong is looked at before anything is written
+    encoder, sources, _ = together(lambda: _start(config), lambda: _open(config), lambda: check_out(config))
+    config = _in_group(config)
+    with open_run(config, here, job_type="finetune") as run:
+        start = config.encoder
+        if run.tracker and start.path is not None and not start.from_scratch:
+            card = read_encoder_card(start.path)
+            run.tracker.use_encoder(start.path, card.sha256, card.provenance.get("artifact"))
+        result = _train_and_test(config, encoder, sources, run)
+        if result and here.is_main:
+            write_json(config.out / "results.json", result)
+            _log(config, result, run)
+        return result
+
+
+def _in_group(config: FinetuneConfig) -> FinetuneConfig:
+    path = config.encoder.path
+    return in_group(config, None if path is None else read_encoder_card(path).provenance)
 
 
 def _start(config: FinetuneConfig) -> Encoder:
-    """The exported encoder, or the same or a named architecture at random initialisation."""
+    """The exported encoder, or the same or a named architecture at random initialisation.
+
+    Raises:
+        UserError: there is no such encoder, or it refuses images of this size.
+    """
     start = config.encoder
     if start.path is None:
         seed_step(config.seed, 0)
-        return build_encoder(start, image_size=start.image_size or config.data.image_size or 32)
-    return random_twin(start.path, config.seed) if start.from_scratch else load_encoder(start.path)
+        encoder = build_encoder(start, image_size=start.image_size or config.data.image_size or 32)
+    else:
+        encoder = random_twin(start.path, config.seed) if start.from_scratch else load_encoder(start.path)
+    layer_shapes(encoder, config.data.image_size or encoder.image_size)
+    return encoder
+
+
+def _open(config: FinetuneConfig) -> Sources:
+    sources = open_sources(config.data, config.seed)
+    check_enough(sources, config.data, config.validation, config.seed)
+    return sources
 
 
 def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, run: Run) -> Result | None:
@@ -118,9 +154,8 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
 
     # data
     images = load_labelled(sources, data, data.image_size or encoder.image_size, config.seed)
-    duplicates = warn_of_duplicates(images.test, images.train, workers=data.workers)
     [(task, (train_labels, test_labels))] = images.tasks.items()
-    fit, held = stratified_split(train_labels.values, config.validation, config.seed)
+    fit, held = hold_out(train_labels, config.validation, config.seed)
     validation = Split(images.train, held, train_labels.values[held])
     loader = Loader(
         _only(images.train, fit),
@@ -144,8 +179,8 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
         return pixels, batch.labels.to(device, non_blocking=True)
 
     def evaluate(step: int) -> dict[str, float]:
-        answers = _predict(classifier, validation, config, here)
-        return {"val/accuracy": float((answers == validation.labels).double().mean())}
+        answers, labels = _predict(classifier, validation, config, here)
+        return {"val/accuracy": float(accuracy(answers, labels))}
 
     # train, keeping the weights that validation likes best
     training = train(
@@ -161,11 +196,11 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     if not training.finished:
         return None
     if not here.is_main:
-        return {"baselines": {}}
+        return {}
 
     # test once, export
     test = Split(images.test, torch.arange(len(images.test)), test_labels.values)
-    answers = _predict(classifier, test, config, here)
+    answers, labels = _predict(classifier, test, config, here)
     provenance = {
         "stage": "finetune",
         "task": task,
@@ -181,7 +216,9 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     if run.tracker:
         run.tracker.artifact(f"classifier-{config.out.name}", config.out / "classifier", "classifier", provenance)
         run.tracker.artifact(artifact, config.out / "encoder", "encoder", {"sha256": sha256, **provenance})
-    return _result(config, task, training, answers, test, train_labels.names, len(fit), len(held), sha256, duplicates)
+    return _result(
+        config, task, training, answers, labels, train_labels.names, len(fit), len(held), sha256, images.duplicates
+    )
 
 
 def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[dict[str, Any]]:
@@ -210,17 +247,18 @@ def _only(images: Images, rows: Tensor) -> Images:
     return Images(images.source, images.size, images.kept[rows], pixels)
 
 
-def _predict(classifier: Classifier, split: Split, config: FinetuneConfig, here: World) -> Tensor:
-    """The class of each row, int64 ``[n]``, on the CPU."""
+def _predict(classifier: Classifier, split: Split, config: FinetuneConfig, here: World) -> tuple[Tensor, Tensor]:
+    """The class of each readable row of the split, and its label: int64 ``[n]`` each, on the CPU."""
     training = classifier.training
     classifier.eval()
     dtype = resolve_precision(config.precision, here.device)
-    answers = []
+    answers, index = [], []
     with torch.inference_mode(), autocast(here.device, dtype):
         for batch in in_order(_only(split.images, split.rows), config.batch_size, config.data.workers):
             answers.append(classifier(to_float(batch.images.to(here.device))).argmax(1).cpu())
+            index.append(batch.index)
     classifier.train(training)
-    return torch.cat(answers)
+    return torch.cat(answers), split.labels[torch.cat(index)]
 
 
 def _result(
@@ -228,15 +266,15 @@ def _result(
     task: str,
     training: Trained,
     answers: Tensor,
-    test: Split,
+    labels: Tensor,
     classes: Sequence[str],
     n_train: int,
     n_val: int,
     sha256: str,
     duplicates: int,
 ) -> Result:
-    right, total = int((answers == test.labels).sum()), len(answers)
-    confusion = confusion_matrix(answers, test.labels, len(classes))
+    right, total = int((answers == labels).sum()), len(answers)
+    confusion = confusion_matrix(answers, labels, len(classes))
     return {
         "task": task,
         "protocol": (
@@ -279,7 +317,7 @@ def _from_scratch(config: FinetuneConfig) -> FinetuneConfig:
 
 
 def _linear_probe(config: FinetuneConfig) -> Result:
-    """The frozen encoder on the same images and the same task."""
+    """The frozen encoder's result on the same images and the same task."""
     assert config.encoder.path is not None
     folder = config.out / "linear_probe"
     report = probe(
@@ -298,25 +336,55 @@ def _linear_probe(config: FinetuneConfig) -> Result:
             }
         )
     )
-    return _brief(report["results"][0])
+    result: Result = report["results"][0]
+    return result
 
 
-def _brief(result: Result) -> Result:
-    keys = ("test_accuracy", "ci95", "val_accuracy", "n_test", "seconds")
+def _brief(result: Result, *chosen: str) -> Result:
+    """What a comparison needs of a result, and what was chosen on validation."""
+    keys = ("test_accuracy", "ci95", "val_accuracy", *chosen, "n_test", "seconds")
     return {key: result[key] for key in keys}
 
 
-def _tell(config: FinetuneConfig, result: Result) -> None:
-    """One table: linear probe, fine-tuned, from scratch."""
+def _log(config: FinetuneConfig, result: Result, run: Run) -> None:
+    """To ``metrics.jsonl`` and W&B."""
+    task, (low, high) = result["task"], result["ci95"]
+    numbers = {f"{task}/{key}": result[key] for key in ("test_accuracy", "val_accuracy")}
+    # a step of its own: a finished run that is resumed cuts it back, and tests again
+    run.log(numbers, result["steps"] + 1)
+    if run.tracker:
+        run.tracker.summary(
+            {**numbers, "best_step": result["best_step"], "trained_encoder_sha256": result["encoder_sha256"]}
+        )
+        columns = ("task", "method", "test_accuracy", "low", "high", "chosen", "n_test")
+        cells = (task, _method(config), result["test_accuracy"], low, high, _chosen(result), result["n_test"])
+        run.tracker.table("results", columns, [cells])
+
+
+def _method(config: FinetuneConfig) -> str:
+    return "trained from scratch" if config.encoder.from_scratch else "fine-tuned"
+
+
+def _chosen(result: Result) -> str:
+    """What validation chose."""
+    if "l2" in result:
+        return f"layer {result['layer']}, {result['pooling']}, l2 {result['l2']:g}"
+    return f"step {result['best_step']:,} of {result['steps']:,}"
+
+
+def comparison_table(config: FinetuneConfig, result: Result) -> Table:
+    """Fine-tuned, linear probe, from scratch: test accuracy in percent with its 95% interval, and what was chosen."""
     names = {"linear_probe": "linear probe of the frozen encoder", "from_scratch": "same network from scratch"}
-    own = "trained from scratch" if config.encoder.from_scratch else "fine-tuned"
-    table = Table(title=f"{result['task']}: accuracy on {result['n_test']:,} test images")
-    table.add_column("method")
-    table.add_column("test accuracy", justify="right")
-    table.add_column("95% interval", justify="right")
-    rows = {own: result} | {names[key]: result["baselines"][key] for key in names if key in result["baselines"]}
-    for name, row in rows.items():
-        low, high = row["ci95"]
-        table.add_row(name, f"{100 * row['test_accuracy']:.1f}%", f"{100 * low:.1f} to {100 * high:.1f}")
-    Console(width=None if Console().is_terminal else 100).print(table)
+    baselines = {name: result["baselines"][key] for key, name in names.items() if key in result["baselines"]}
+    table = Table(title="Test accuracy, % [95% Wilson interval]", title_justify="left")
+    for column in ("method", f"{result['task']}\n{result['n_test']:,} test images", "chosen on validation"):
+        table.add_column(column)
+    for name, row in {_method(config): result, **baselines}.items():
+        table.add_row(name, escape(percent(row["test_accuracy"], row["ci95"])), _chosen(row))
+    return table
+
+
+def _tell(config: FinetuneConfig, result: Result) -> None:
+    console = Console(width=None if Console().is_terminal else 100)
+    console.print(comparison_table(config, result))
     log.info("classifier written to %s, results to %s", config.out / "classifier", config.out / "results.json")

@@ -18,7 +18,6 @@ from torch import Tensor
 from common.artifact import EncoderCard, load_encoder, read_encoder_card
 from common.config import load_config
 from common.corruptions import Corruption
-from common.data import warn_of_duplicates
 from common.distributed import world
 from common.encoders.base import Encoder
 from common.errors import UserError, together
@@ -27,7 +26,7 @@ from common.precision import resolve_precision
 from common.run import Run, check_out, in_group, open_run
 from finetune.baselines import Pixels, untrained
 from finetune.config import NearestConfig, ProbeConfig
-from finetune.data import LabelledData, LabelledImages, Sources, load_labelled, open_sources
+from finetune.data import LabelledData, LabelledImages, Sources, check_enough, load_labelled, open_sources
 from finetune.features import Extraction, Features, cache_folder, cached_features, extract, feature_key, layer_shapes
 from finetune.metrics import confusion_matrix, per_class_accuracy, wilson_interval
 from finetune.pooling import Part, Space, build_spaces
@@ -43,7 +42,7 @@ from finetune.select import (
     predict_nearest,
     refit_linear,
 )
-from finetune.table import damage_table, purposes_table, results_table, table_columns, table_rows
+from finetune.table import damage_table, data_names, purposes_table, results_table, table_columns, table_rows
 
 log = logging.getLogger("retouch")
 
@@ -97,7 +96,7 @@ def probe(config: ProbeConfig, *, show: bool = True) -> Result:
         _, (card, encoder), *sources = together(
             lambda: check_out(config),
             lambda: (read_encoder_card(config.encoder), load_encoder(config.encoder)),
-            *(lambda data=data: open_sources(data, config.seed) for data in all_data),
+            *(lambda data=data: _open(config, data) for data in all_data),
         )
         config = in_group(config, card.provenance)
         spaces = [_spaces(config, data, encoder) for data in all_data]
@@ -130,7 +129,6 @@ def _probe_data(
     """One result a task of this data set."""
     # data
     images = load_labelled(sources, data, data.image_size or encoder.image_size, config.seed)
-    duplicates = warn_of_duplicates(images.test, images.train, workers=data.workers)
 
     # the encoder itself
     measured = _measure(config, data, Subject("encoder", encoder, card.sha256, spaces), images, how)
@@ -166,7 +164,7 @@ def _probe_data(
                 "baselines": {kind: of_task[name].result for kind, of_task in baselines.items()},
                 "damaged": damaged[name],
                 **({"purposes": purposes | {"abstract": main.result["test_accuracy"]}} if purposes else {}),
-                "duplicates": duplicates,
+                "duplicates": images.duplicates,
             }
         )
     return results
@@ -238,6 +236,12 @@ def damage_name(corruption: Corruption) -> str:
     return " ".join([corruption.kind, *(f"{key}={value}" for key, value in settings.items())])
 
 
+def _open(config: ProbeConfig, data: LabelledData) -> Sources:
+    sources = open_sources(data, config.seed)
+    check_enough(sources, data, config.probe.validation, config.seed)
+    return sources
+
+
 def _spaces(config: ProbeConfig, data: LabelledData, encoder: Encoder) -> list[Space]:
     shapes = layer_shapes(encoder, data.image_size or encoder.image_size)
     spaces, left_out = build_spaces(shapes, config.probe.layers, config.probe.poolings, config.probe.max_width)
@@ -292,8 +296,13 @@ def _accuracy(predictions: Tensor, labels: Tensor) -> Result:
 
 
 def _protocol(config: ProbeConfig) -> str:
-    search = config.probe.search_images
-    first = "" if search is None else f" (layers and poolings first compared on at most {search:,} training images)"
+    search, finalists = config.probe.search_images, config.probe.finalists
+    first = (
+        ""
+        if search is None
+        else f" (layers and poolings first compared on at most {search:,} training images; the best {finalists} of "
+        "them and the widest then on all)"
+    )
     return (
         f"frozen encoder; features standardised by training statistics; {config.probe.kind} probe; layer, pooling and "
         f"strength chosen on {config.probe.validation:.0%} of the training set, stratified, seed {config.seed}{first}; "
@@ -348,10 +357,18 @@ def _print(run: Run, report: Result) -> None:
 def _log(run: Run, report: Result) -> None:
     """To ``metrics.jsonl`` and W&B."""
     results = report["results"]
-    for step, result in enumerate(results):
-        run.log({f"{result['task']}/{key}": value for key, value in _numbers(result).items()}, step)
+    # several data sets can have a task of the same name
+    prefixes = [
+        f"{data}/{r['task']}" if data else r["task"] for data, r in zip(data_names(results), results, strict=True)
+    ]
+    named = [
+        {f"{prefix}/{key}": value for key, value in _numbers(result).items()}
+        for prefix, result in zip(prefixes, results, strict=True)
+    ]
+    for step, numbers in enumerate(named):
+        run.log(numbers, step)
     if run.tracker:
-        run.tracker.summary({f"{r['task']}/{key}": value for r in results for key, value in _numbers(r).items()})
+        run.tracker.summary({key: value for numbers in named for key, value in numbers.items()})
         run.tracker.table("results", table_columns(), table_rows(results))
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from common.data import Labels, stratified_split
-from common.errors import UserError
 from finetune.config import LinearConfig, NearestConfig
+from finetune.data import hold_out
 from finetune.features import Features
 from finetune.gram import column_moments
 from finetune.knn import knn_predict
@@ -110,12 +110,7 @@ def build_task(train: Labels, test: Labels, validation: float, search_images: in
     Raises:
         UserError: too few training images to hold any out.
     """
-    fit, held = stratified_split(train.values, validation, seed)
-    if not len(held):
-        raise UserError(
-            f"task {train.task!r}: {len(train.values)} training images of {len(train.names)} classes are too "
-            "few to hold out a validation split; give more images"
-        )
+    fit, held = hold_out(train, validation, seed)
     search = fit
     if search_images is not None and search_images < len(fit):
         search = fit[stratified_split(train.values[fit], search_images / len(fit), seed)[1]]
@@ -134,7 +129,9 @@ def choose_linear(candidates: Candidates, task: Task, config: LinearConfig) -> C
         held = standardise.apply_(candidates.matrix(space, task.validation))
         return accuracy(fit.predict(held).cpu(), task.train[task.validation]).tolist()
 
-    return _choose(candidates.spaces, task, config.strengths, config.finalists, score)
+    # Few rows are too few for many features: what they say of the widest space is not held against it.
+    widest = max(candidates.spaces, key=lambda space: space.width)
+    return _choose(candidates.spaces, task, config.strengths, config.finalists, score, always=[widest])
 
 
 def refit_linear(candidates: Candidates, task: Task, choice: Choice, config: LinearConfig) -> LinearProbe:
@@ -176,16 +173,19 @@ def _choose(
     grid: Sequence[float],
     finalists: int,
     score: Callable[[Space, Tensor], list[float]],
+    always: Sequence[Space] = (),
 ) -> Choice:
     """``score(space, rows)`` gives the validation accuracy of each grid value when fitted on ``rows``.
 
-    Where the search rows are fewer than the fit rows, all spaces are compared on those, and the best few on all. On a
-    tie the narrower space and the larger value (stronger penalty, more neighbours) win: the simpler of equals.
+    Where the search rows are fewer than the fit rows, all spaces are compared on those, and the best few on all, with
+    those of ``always``. On a tie the narrower space and the larger value (stronger penalty, more neighbours) win: the
+    simpler of equals.
     """
     scores: dict[Space, list[float]] = {}
     if len(task.search) < len(task.fit) and len(spaces) > finalists:
         searched = {space: max(score(space, task.search)) for space in spaces}
-        spaces = sorted(spaces, key=lambda space: (-searched[space], space.width))[:finalists]
+        ranked = sorted(spaces, key=lambda space: (-searched[space], space.width))
+        spaces = list(dict.fromkeys([*ranked[:finalists], *always]))
     for space in spaces:
         scores[space] = score(space, task.fit)
     best = max(

@@ -17,7 +17,7 @@ COLOUR_WORDS = ("color", "colour", "hue")
 class Line(NamedTuple):
     """One method on one task."""
 
-    task: str
+    task: str  # with what sets its data apart, where there are several
     method: str
     test_accuracy: float
     low: float
@@ -29,13 +29,30 @@ class Line(NamedTuple):
     note: str
 
 
+def data_names(results: Sequence[Result]) -> list[str]:
+    """What sets the data of each result apart from that of the others, as short as can be; empty where all agree."""
+    told = [
+        (
+            str(result["data"]["train"]),
+            f"tested on {result['data']['test']}",
+            f"{result['n_train']:,} training images",
+            f"{result['n_test']:,} test images",
+        )
+        for result in results
+    ]
+    names: list[tuple[str, ...]] = [()] * len(told)
+    for values in zip(*told, strict=True):
+        longer = [(*name, value) for name, value in zip(names, values, strict=True)]
+        if len(set(longer)) > len(set(names)):
+            names = longer
+    return [", ".join(name) for name in names]
+
+
 def lines(results: Sequence[Result]) -> Iterator[Line]:
     """Every method on every task, from the ``results`` of one or several probes; a baseline they share comes once."""
     labels = {_label(result) for result in results}
-    several_data = len({result["data"]["train"] for result in results}) > 1
     seen: set[tuple[Any, ...]] = set()
-    for result in results:
-        task = f"{result['task']} ({result['data']['train']})" if several_data else result["task"]
+    for task, result in zip(_tasks(results), results, strict=True):
         gray = result["encoder"]["view"] == "gray" and any(word in result["task"].lower() for word in COLOUR_WORDS)
         subjects = [(_label(result), result, gray)]
         for kind, baseline in result["baselines"].items():
@@ -81,14 +98,16 @@ def results_table(results: Sequence[Result]) -> Table:
 
 def damage_table(results: Sequence[Result]) -> Table:
     """The same linear probe on clean and on damaged test images, in percent."""
-    table = Table(title="The linear probe on damaged test images, %", title_justify="left")
+    title = "The linear probe on damaged test images, % [95% Wilson interval]"
+    table = Table(title=title, title_justify="left")
     damages = _in_order(damage for result in results for damage in result["damaged"])
     for column in ("encoder", "task", "clean", *damages):
         table.add_column(column)
-    for result in results:
-        marks = [result["damaged"].get(damage) for damage in damages]
-        shown = [f"{100 * mark['test_accuracy']:.1f}" if mark else "" for mark in marks]
-        table.add_row(_label(result), result["task"], f"{100 * result['test_accuracy']:.1f}", *shown)
+    for task, result in zip(_tasks(results), results, strict=True):
+        marks = [result, *(result["damaged"].get(damage) for damage in damages)]
+        # interval below accuracy: side by side three damages would not fit 100 columns
+        shown = [escape(percent(mark["test_accuracy"], mark["ci95"], "\n")) if mark else "" for mark in marks]
+        table.add_row(_label(result), task, *shown)
     return table
 
 
@@ -97,11 +116,12 @@ def purposes_table(results: Sequence[Result]) -> Table:
     title = "The code: compact, invariant (1: does not move), abstract (accuracy, %)"
     table = Table(title=title, title_justify="left")
     found = [result for result in results if "purposes" in result]
+    tasks = _tasks(found)
     changes = _in_order(change for result in found for change in result["purposes"]["invariant"])
     for column in ("encoder", "non-zero", "bytes", *changes, "abstract"):
         table.add_column(column)
     above: list[str] = []
-    for result in found:
+    for task, result in zip(tasks, found, strict=True):
         compact, invariant = result["purposes"]["compact"], result["purposes"]["invariant"]
         entries = f"{compact['nonzeros']:,.0f} of {compact['code_size']:,}"
         marks = [invariant.get(change) for change in changes]
@@ -109,7 +129,7 @@ def purposes_table(results: Sequence[Result]) -> Table:
         shown = ["" if mark is None else f"{round(mark, 2) + 0.0:.2f}" for mark in marks]
         shared = [_label(result), entries, f"{compact['bytes']:,.0f}", *shown]
         blank = [""] * len(shared)
-        abstract = f"{result['task']} {100 * result['purposes']['abstract']:.1f}"
+        abstract = f"{task} {100 * result['purposes']['abstract']:.1f}"
         table.add_row(*(blank if shared == above else shared), abstract)
         above = shared
     return table
@@ -140,13 +160,25 @@ def table_rows(results: Sequence[Result]) -> list[list[Any]]:
     return [list(line) for line in lines(results)]
 
 
+def percent(accuracy: float, interval: Sequence[float], apart: str = " ") -> str:
+    """``71.2 [70.2, 72.2]``: an accuracy and its interval, in percent."""
+    low, high = interval
+    return f"{100 * accuracy:.1f}{apart}[{100 * low:.1f}, {100 * high:.1f}]"
+
+
 def _label(result: Result) -> str:
     """What people call this encoder: what it learned from, or else its network."""
     return str(result["encoder"]["pretext"] or result["encoder"]["name"])
 
 
+def _tasks(results: Sequence[Result]) -> list[str]:
+    """What people call the task of each result, different for different data."""
+    names = zip(data_names(results), results, strict=True)
+    return [f"{result['task']} ({data})" if data else str(result["task"]) for data, result in names]
+
+
 def _accuracy(line: Line) -> str:
-    return f"{100 * line.test_accuracy:.1f} [{100 * line.low:.1f}, {100 * line.high:.1f}]"
+    return percent(line.test_accuracy, (line.low, line.high))
 
 
 def _cell(line: Line | None) -> str:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from common.console import program
 from common.files import write_text
+from common.threads import leave_busy_cores
 from finetune.config import ProbeConfig
 from finetune.probe import probe
 from finetune.table import markdown_table, results_table
@@ -39,6 +40,7 @@ def demo(out: str | Path = "runs/demo") -> list[dict[str, Any]]:
         The results of both probes, as in their ``results.json``.
     """
     started, out = time.monotonic(), Path(out)
+    leave_busy_cores()
     wandb = {"group": out.name}
     results: list[dict[str, Any]] = []
     for name, pretext in PRETEXTS.items():

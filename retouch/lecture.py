@@ -16,6 +16,7 @@ from common.data import build_source, load_images
 from common.encoders.sparse_code import SparseCode
 from common.files import write_json, write_text
 from common.images import to_float
+from common.threads import leave_busy_cores
 from finetune.config import ProbeConfig
 from finetune.probe import probe
 from pretrain.config import PretrainConfig
@@ -95,6 +96,7 @@ def lecture(out: str | Path = "runs/lecture") -> list[dict[str, Any]]:
         One row a code of images: name, code size, non-zeros, invariance, accuracy by task.
     """
     started, out = time.monotonic(), Path(out)
+    leave_busy_cores()
     for name, settings in ATOMS.items():
         log.info("\n%s, of patches of photographs", name)
         _pretrain(out, name, {"data": PATCH, **settings})

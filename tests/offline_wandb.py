@@ -56,3 +56,11 @@ def history(folder: Path, seconds: float = 20) -> list[dict[str, Any]]:
         {(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in row.item}
         for row in offline_records(folder, "history")
     ]
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    """The run's config as a sync would leave it: what it started with, and what was added later."""
+    parts = [run.config for run in offline_records(folder, "run")] + offline_records(folder, "config")
+    return {
+        item.key or "/".join(item.nested_key): json.loads(item.value_json) for part in parts for item in part.update
+    }

@@ -35,7 +35,7 @@ GIVE_UP = 100  # unreadable rows after one another, with no readable one between
 
 class Fetched(NamedTuple):
     images: Tensor  # uint8 [b 3 S S]
-    index: Tensor  # type: ignore[assignment]  # int64 [b]: their rows; others than asked for where those are unreadable
+    index: Tensor  # type: ignore[assignment]  # int64 [b]: their rows; unreadable ones are replaced or left out
 
 
 class Images:
@@ -49,7 +49,7 @@ class Images:
 
     def __init__(self, source: Source, size: int, kept: Tensor, pixels: Tensor | None = None) -> None:
         self.source, self.size, self.kept, self.pixels = source, size, kept, pixels
-        self._unreadable: set[int] = set()
+        self._unreadable: dict[int, str] = {}  # rows met so far, and why
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -66,14 +66,24 @@ class Images:
         """Where a row comes from: a path, or a file and row."""
         return self.source.where(int(self.kept[row]))
 
-    def batches(self, rows: Iterable[Tensor], workers: int = 0) -> Iterator[Fetched]:
+    def readable(self) -> Images:
+        """These images without the rows that turned out to be unreadable so far: after one pass, without any."""
+        if not self._unreadable:
+            return self
+        stays = torch.ones(len(self), dtype=torch.bool)
+        stays[list(self._unreadable)] = False
+        return Images(self.source, self.size, self.kept[stays])
+
+    def batches(self, rows: Iterable[Tensor], workers: int = 0, *, replace: bool = True) -> Iterator[Fetched]:
         """Each batch of rows asked for, in order, whatever the number of workers decoding ahead.
 
-        A row that turns out to be unreadable is replaced by the next readable one, and warned of once; ``index`` says
-        which it is. Only images that are not kept in memory can be unreadable here.
+        A row that turns out to be unreadable is replaced by the next readable one, so that a training batch keeps its
+        size, or with ``replace=False`` left out, so that no image counts twice. It is warned of once; ``index`` says
+        which rows came. Only images that are not kept in memory can be unreadable here.
 
         Raises:
-            UserError: a hundred rows after one another are unreadable.
+            UserError: a hundred rows after one another are unreadable; or with ``replace=False`` all that were asked
+                for.
         """
         if self.pixels is not None:
             pixels = self.pixels.numpy()
@@ -82,21 +92,34 @@ class Images:
                 # element by element and wakes the threads that the training step is using
                 yield Fetched(torch.from_numpy(np.take(pixels, index.numpy(), axis=0)), index)
             return
-        for batch in _decode_ahead(_Decoder(self.source, self.size, self.kept, replace=True), rows, workers):
-            self._warn(batch.failures)
+        done = "replaced by the next readable one" if replace else "left out"
+        failures, came = [], 0
+        for batch in _decode_ahead(_Decoder(self.source, self.size, self.kept, replace=replace), rows, workers):
+            self._warn(batch.failures, done)
             if batch.pixels is None:
-                raise UserError(_all_unreadable(self.source, batch.failures))
-            yield Fetched(torch.from_numpy(batch.pixels), torch.from_numpy(batch.rows))
+                raise UserError(self._none_readable(batch.failures))
+            fetched = Fetched(torch.from_numpy(batch.pixels), torch.from_numpy(batch.rows))
+            if not replace and batch.failures:
+                whole = ~torch.isin(fetched.index, torch.tensor([row for row, _ in batch.failures]))
+                fetched = Fetched(fetched.images[whole], fetched.index[whole])
+            failures += batch.failures
+            came += len(fetched.index)
+            yield fetched
+        if failures and not came:
+            raise UserError(self._none_readable(failures))
 
-    def _warn(self, failures: list[Failure]) -> None:
+    def _warn(self, failures: list[Failure], done: str) -> None:
         for row, why in failures:
             if row in self._unreadable:
                 continue
-            self._unreadable.add(row)
+            self._unreadable[row] = why
             if len(self._unreadable) <= TOLD:
-                log.warning("unreadable image, replaced by the next readable one: %s (%s)", self.where(row), why)
+                log.warning("unreadable image, %s: %s (%s)", done, self.where(row), why)
             elif len(self._unreadable) == TOLD + 1:
-                log.warning("more than %d images are unreadable and replaced; the others are not named", TOLD)
+                log.warning("more than %d images are unreadable and %s; the others are not named", TOLD, done)
+
+    def _none_readable(self, failures: list[Failure]) -> str:
+        return _all_unreadable(self.source, [(int(self.kept[row]), why) for row, why in failures])
 
 
 def load_images(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.images import Images, warn_of_workers
+from common.data.images import Fetched, Images, warn_of_workers
 from common.errors import UserError
 
 
@@ -82,9 +82,28 @@ class Loader:
 
 
 def in_order(images: Images, batch_size: int, workers: int = 0) -> Iterator[Batch]:
-    """Every row once, in order; the last batch may be short. No labels."""
-    for fetched, index in images.batches(torch.split(torch.arange(len(images)), batch_size), workers):
-        yield Batch(fetched, None, index)
+    """Every readable row once, in order; the last batch may be short. No labels: they follow ``index``.
+
+    Rows that turn out to be unreadable are left out and warned of. Later rows close the gap, so that the batches are
+    those of the same images kept in memory.
+
+    Raises:
+        UserError: no row is readable.
+    """
+    waiting: Fetched | None = None
+    for fetched in images.batches(torch.split(torch.arange(len(images)), batch_size), workers, replace=False):
+        if waiting is None or not len(waiting.index):
+            waiting = fetched
+        else:
+            waiting = Fetched(
+                torch.cat([waiting.images, fetched.images]),
+                torch.cat([waiting.index, fetched.index]),
+            )
+        if len(waiting.index) >= batch_size:
+            yield Batch(waiting.images[:batch_size], None, waiting.index[:batch_size])
+            waiting = Fetched(waiting.images[batch_size:], waiting.index[batch_size:])
+    if waiting is not None and len(waiting.index):
+        yield Batch(waiting.images, None, waiting.index)
 
 
 def positions(order: Callable[[int], Tensor], length: int, start: int, count: int) -> Tensor:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.artifact import export_encoder, load_encoder
+from common.artifact import export_encoder, load_encoder, read_encoder_card
 from common.data import build_source, load_images
 from common.encoders import EncoderConfig, build_encoder
 from common.errors import UserError
@@ -21,6 +21,7 @@ from common.images import to_float
 from finetune import embed as stage
 from finetune.config import EmbedConfig
 from finetune.embed import Storage, embed, read_sparse, storage_report
+from tests.offline_wandb import history, settings
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,13 @@ def test_features_labels_and_places_are_written_row_by_row(
     labels = images.labels("shape")
     assert table["label"].to_pylist() == [labels.names[value] for value in labels.values]
     assert table["path"].to_pylist() == [source.where(row) for row in range(20)]
+
+
+def test_wandb_holds_the_hash_of_the_encoder(encoder: Path, tmp_path: Path) -> None:
+    config = config_of(tmp_path / "out", encoder, wandb={"mode": "offline"})
+    embed(config)
+    history(config.out)  # waits until the file is whole
+    assert settings(config.out)["encoder_sha256"] == read_encoder_card(encoder).sha256
 
 
 def test_images_without_labels_have_null_labels(encoder: Path, tmp_path: Path) -> None:

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from common.corruptions import Gaussian
+from common.data import Images
 from common.encoders import EncoderConfig, build_encoder
 from common.errors import UserError
 from common.images import to_float
 from finetune.features import Extraction, FeatureKey, Features, cached_features, extract, feature_key, layer_shapes
 from finetune.pooling import Part, Space, build_spaces, pool
-from tests.finetune.toys import HalvingEncoder, bright_images
+from tests.finetune.toys import BrightSource, HalvingEncoder, bright_images
 
 CPU = torch.device("cpu")
 HOW = Extraction(CPU, torch.float32, batch_size=16, workers=0)
@@ -33,6 +35,25 @@ def test_one_pass_gives_every_layer_and_pooling() -> None:
     for part in PARTS:
         torch.testing.assert_close(features.parts[part], pool(maps[part.layer], part.pooling))
     assert features.index.tolist() == list(range(40))
+
+
+def test_rows_that_cannot_be_read_are_left_out_and_not_kept(tmp_path: Path) -> None:
+    whole, encoder = bright_images(20), HalvingEncoder()
+    expected = extract(encoder, whole, PARTS, HOW)
+
+    class Spoiled(BrightSource):
+        def image(self, index: int) -> Image.Image | torch.Tensor:
+            if index in (0, 7):
+                raise OSError("broken")
+            return super().image(index)
+
+    lazy = Images(Spoiled(20), 8, torch.arange(20))
+    key = feature_key(encoder, "sha", lazy, "train", None, PARTS, HOW)
+    found = cached_features(tmp_path, key, encoder, lazy, PARTS, HOW)
+    assert found.index.tolist() == [row for row in range(20) if row not in (0, 7)]
+    for part in PARTS:
+        torch.testing.assert_close(found.parts[part], expected.parts[part][found.index])
+    assert not list(tmp_path.rglob("*.safetensors"))  # what cannot be read now may be readable again
 
 
 def test_the_encoder_is_in_eval_mode_whatever_it_was() -> None:

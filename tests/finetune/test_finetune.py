@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from rich.console import Console
 
-from common.artifact import export_encoder, load_classifier, load_encoder
+from common.artifact import export_encoder, load_classifier, load_encoder, read_encoder_card
 from common.data import build_source, load_images
-from common.encoders import Classifier, EncoderConfig, build_encoder
+from common.encoders import Classifier, EncoderConfig, build_encoder, layer_decay_groups
 from common.errors import UserError
 from common.images import to_float
+from common.schedule import seed_step
+from finetune import finetune as stage
 from finetune.config import FinetuneConfig
-from finetune.finetune import Supervised, decayed_groups, finetune
+from finetune.data import Sources, open_sources
+from finetune.finetune import Supervised, comparison_table, decayed_groups, finetune
+from tests.finetune.toys import Shuffled
+from tests.offline_wandb import history, offline_records, settings
 
 
 def exported(folder: Path, config: EncoderConfig | None = None, image_size: int = 16) -> Path:
@@ -41,6 +50,16 @@ def config(out: Path, **changes: Any) -> FinetuneConfig:
     return FinetuneConfig.model_validate(values | changes)
 
 
+def validation_looks(out: Path) -> dict[int, float]:
+    """Validation accuracy by step."""
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["val/accuracy"] for row in rows if "val/accuracy" in row}
+
+
+def weights(out: Path) -> bytes:
+    return (out / "classifier" / "model.safetensors").read_bytes()
+
+
 def test_result_is_that_of_the_exported_classifier_on_the_test_set(tmp_path: Path) -> None:
     run = config(tmp_path / "run", encoder=exported(tmp_path / "encoder"))
     result = finetune(run)
@@ -52,7 +71,10 @@ def test_result_is_that_of_the_exported_classifier_on_the_test_set(tmp_path: Pat
         answers = classifier(to_float(images.rows(torch.arange(80)))).argmax(1)
     assert result["test_accuracy"] == pytest.approx(float((answers == labels).double().mean()))
     assert (result["n_train"], result["n_val"], result["n_test"]) == (180, 20, 80)
-    assert result["best_step"] in (2, 4, 6)
+    looks = validation_looks(run.out)
+    assert list(looks) == [2, 4, 6]
+    assert result["val_accuracy"] == max(looks.values())
+    assert result["best_step"] == max(looks, key=looks.__getitem__)  # the first of equals
     assert sum(map(sum, result["confusion"])) == 80
 
 
@@ -67,9 +89,93 @@ def test_it_learns_and_stands_beside_its_linear_probe_and_from_scratch(tmp_path:
         low, high = baseline["ci95"]
         assert low <= baseline["test_accuracy"] <= high
         assert baseline["n_test"] == 80
+    scratch = json.loads((run.out / "from_scratch" / "results.json").read_text())
+    assert result["baselines"]["from_scratch"]["best_step"] == scratch["best_step"]
     # one number is compared: what else a code is good for is not measured here
     probed = json.loads((run.out / "linear_probe" / "results.json").read_text())
     assert "purposes" not in probed["results"][0]
+    linear = result["baselines"]["linear_probe"]
+    assert [linear[key] for key in ("layer", "pooling", "l2")] == [
+        probed["results"][0][key] for key in ("layer", "pooling", "l2")
+    ]
+    console = Console(file=io.StringIO(), width=100)
+    console.print(comparison_table(run, result))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for expected in (
+        "[95% Wilson interval]",
+        f"layer {linear['layer']}, {linear['pooling']}, l2 {linear['l2']:g}",
+        f"step {result['best_step']} of 60",
+        "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * x for x in (linear["test_accuracy"], *linear["ci95"]))),
+    ):
+        assert expected in text
+
+
+def test_test_labels_change_the_accuracy_and_nothing_that_is_trained_or_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"encoder": exported(tmp_path / "encoder"), "steps": 12, "evaluate_every": 1, "base_lr": 0.1}
+    one = finetune(config(tmp_path / "one", **changes))
+
+    def shuffled(data: Any, seed: int) -> Sources:
+        train, test = open_sources(data, seed)
+        return Sources(train, Shuffled(test))
+
+    monkeypatch.setattr(stage, "open_sources", shuffled)
+    other = finetune(config(tmp_path / "other", **changes))
+    assert one["confusion"] != other["confusion"]
+    assert one["best_step"] == other["best_step"] < 12  # chosen early
+    assert one["val_accuracy"] == other["val_accuracy"]
+    assert weights(tmp_path / "one") == weights(tmp_path / "other")
+
+
+def test_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_like_one_never_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the best step comes before the stop: its weights must come back too
+    changes = {"encoder": exported(tmp_path / "encoder"), "steps": 12, "evaluate_every": 1, "base_lr": 0.1}
+    whole = finetune(config(tmp_path / "whole", **changes))
+    stop = whole["best_step"] + 1
+    assert stop < 12
+    real, looks = stage._predict, iter(range(1, 100))
+
+    def interrupted(*given: Any) -> Any:
+        if next(looks) == stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "_predict", interrupted)
+        assert finetune(config(tmp_path / "run", **changes)) == {}
+    assert not (tmp_path / "run" / "classifier").exists()
+    resumed = finetune(config(tmp_path / "run", **changes, resume=True))
+    assert {**resumed, "seconds": 0} == {**whole, "seconds": 0}
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    assert validation_looks(tmp_path / "run") == validation_looks(tmp_path / "whole")
+
+
+def test_finished_run_that_is_resumed_tells_its_test_once(tmp_path: Path) -> None:
+    run = config(tmp_path / "run", encoder=exported(tmp_path / "encoder"), steps=2)
+    finetune(run)
+    lines = (run.out / "metrics.jsonl").read_text()
+    assert lines.count("color/test_accuracy") == 1
+    finetune(run.model_copy(update={"resume": True}))
+    assert (run.out / "metrics.jsonl").read_text() == lines
+
+
+def test_wandb_holds_the_encoder_it_started_from_and_the_test_result(tmp_path: Path) -> None:
+    start = exported(tmp_path / "encoder")
+    run = config(tmp_path / "run", encoder=start, steps=2, wandb={"mode": "offline"})
+    result = finetune(run)
+    rows = history(run.out)
+    found = [row for row in rows if "color/test_accuracy" in row]
+    assert [row["color/test_accuracy"] for row in found] == [result["test_accuracy"]]
+    assert any(name.startswith("results") for row in rows for name in row)
+    assert settings(run.out)["encoder_sha256"] == read_encoder_card(start).sha256
+    summary = {item.key: item.value_json for part in offline_records(run.out, "summary") for item in part.update}
+    assert json.loads(summary["color/test_accuracy"]) == result["test_accuracy"]
+    assert json.loads(summary["best_step"]) == result["best_step"]
+    last = json.loads((run.out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["color/test_accuracy"] == result["test_accuracy"]
 
 
 def test_fine_tuned_timm_model_opens_in_plain_timm_with_the_same_logits(tmp_path: Path) -> None:
@@ -105,6 +211,21 @@ def test_each_layer_learns_slower_than_the_one_after_it(tmp_path: Path) -> None:
     assert first == min(scales.values()) == 0.5 ** (len(set(scales.values())) - 1)
 
 
+@pytest.mark.parametrize(("decay", "moves"), [(1e-6, False), (1.0, True)])
+def test_a_tiny_decay_leaves_the_first_layer_where_it_was(tmp_path: Path, decay: float, moves: bool) -> None:
+    start = exported(tmp_path / "encoder")
+    seed_step(0, 1)
+    before = Classifier(load_encoder(start), ["?"] * 8).state_dict()  # head and encoder as training finds them
+    finetune(config(tmp_path / "run", encoder=start, steps=2, layer_decay=decay))
+    after = load_classifier(tmp_path / "run" / "classifier").state_dict()
+    depths = dict(layer_decay_groups(Classifier(load_encoder(start), ["?"] * 8)))
+    moved = {name: float((after[name] - before[name]).abs().max()) for name in depths}
+    first = max(moved[name] for name in depths if depths[name] == 0)
+    head = min(moved[name] for name in depths if depths[name] == max(depths.values()))
+    assert head > 1e-4
+    assert (first > 1e-5) is moves
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -123,4 +244,21 @@ def test_problems_of_encoder_and_data_come_together_and_nothing_is_written(tmp_p
     with pytest.raises(UserError) as caught:
         finetune(run)
     assert len(caught.value.problems) == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_image_size_and_number_of_images_are_looked_at_before_anything_is_written(tmp_path: Path) -> None:
+    start = exported(tmp_path / "encoder", EncoderConfig(name="linear", model_args={"code": 4}), image_size=8)
+    run = config(
+        tmp_path / "run",
+        encoder=start,
+        data={"train": "shapes:train:40", "test": "shapes:test:40", "task": "color", "limit": 2, "image_size": 16},
+    )
+    with pytest.raises(UserError) as caught:
+        finetune(run)
+    assert caught.value.problems == (
+        "data.image_size=16: linear cannot serve at this size: it codes images of 8 px as they are, not of 16x16; "
+        "leave data.image_size out",
+        "task 'color': 2 training images of 8 classes are too few to hold out a validation split; give more images",
+    )
     assert not (tmp_path / "run").exists()

@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from common.artifact import export_encoder, load_encoder, read_encoder_card
-from common.data import Labels, Source
 from common.encoders import EncoderConfig, build_encoder
 from common.errors import UserError
 from finetune import probe as stage
 from finetune.config import ProbeConfig
 from finetune.data import Sources, open_sources
 from finetune.probe import damage_name, probe
+from tests.finetune.toys import Shuffled
+from tests.offline_wandb import history, settings
 
 CHOSEN = ("layer", "pooling", "l2", "val_accuracy")
 
@@ -76,14 +77,15 @@ def test_results_hold_every_promised_key_for_every_task(report: dict[str, Any], 
         assert int(confusion.sum()) == 90
         assert result["test_accuracy"] == pytest.approx(int(confusion.diagonal().sum()) / 90)
         assert result["ci95"][0] < result["test_accuracy"] < result["ci95"][1]
-        assert result["knn"]["k"] in (10, 20, 100, 200)
+        hits = torch.tensor(result["knn"]["confusion"]).diagonal().sum()
+        assert result["knn"]["test_accuracy"] == pytest.approx(int(hits) / 90)
 
 
 def test_baselines_choose_among_the_same_spaces(report: dict[str, Any]) -> None:
     for result in report["results"]:
         twin, pixels = result["baselines"]["random_init"], result["baselines"]["pixels"]
-        assert twin["layer"] in ("0", "1", "2")
-        assert twin["l2"] in (1e-3, 1e-1)
+        assert twin["confusion"] != result["confusion"]  # another network
+        assert twin["l2_at_end_of_grid"]  # a grid of two strengths has nothing but ends
         assert pixels["features"] == 3 * 16 * 16
         assert (twin["n_train"], twin["n_test"]) == (pixels["n_train"], pixels["n_test"]) == (300, 90)
 
@@ -141,33 +143,6 @@ def test_purposes_are_logged_beside_accuracies_unless_switched_off(
     assert all("purposes" not in result for result in probe(config)["results"])
 
 
-class Shuffled(Source):
-    """Another source with its labels in another order."""
-
-    def __init__(self, source: Source) -> None:
-        self.source, self.spec, self.tasks, self.endless = source, source.spec, source.tasks, source.endless
-
-    @property
-    def fingerprint(self) -> str:
-        return self.source.fingerprint
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def image(self, index: int) -> Any:
-        return self.source.image(index)
-
-    def bulk(self, rows: torch.Tensor) -> Any:
-        return self.source.bulk(rows)
-
-    def where(self, index: int) -> str:
-        return self.source.where(index)
-
-    def labels(self, task: str | None = None, rows: torch.Tensor | None = None) -> Labels:
-        labels = self.source.labels(task, rows)
-        return labels._replace(values=labels.values.roll(1))
-
-
 def test_test_labels_change_the_accuracy_and_nothing_that_is_chosen(
     report: dict[str, Any], encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,20 +187,54 @@ def test_a_second_probe_reads_features_from_the_cache_and_agrees(
 
 
 def test_several_data_sets_in_one_call(encoder: Path, tmp_path: Path) -> None:
-    more = {"train": "shapes", "task": "shape", "limit": 150, "test_limit": 40, "workers": 0}
+    more = {"train": "shapes", "task": "color", "limit": 150, "test_limit": 40, "workers": 0}
+    other = {"train": "shapes", "test": "shapes:train:60", "task": "color", "limit": 150, "workers": 0}
     config = config_of(
         tmp_path / "out",
         encoder,
         damage=[],
+        knn=None,
+        purposes=False,
         baselines={"random_init": False, "pixels": False},
-        more_data=[more],
+        more_data=[more, other],
     )
     results = probe(config)["results"]
-    assert [(result["task"], result["n_train"]) for result in results] == [
-        ("color", 300),
-        ("texture", 300),
-        ("shape", 150),
+    assert [(result["task"], result["n_train"], result["n_test"]) for result in results] == [
+        ("color", 300, 90),
+        ("texture", 300, 90),
+        ("color", 150, 40),
+        ("color", 150, 60),
     ]
+    # each has a name of its own in what is logged
+    logged = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    accuracies = [value for row in logged for key, value in row.items() if key.endswith("/test_accuracy")]
+    assert accuracies == [result["test_accuracy"] for result in results]
+    assert len({key for row in logged for key in row if key.endswith("/test_accuracy")}) == 4
+
+
+def test_wandb_holds_the_hash_of_the_encoder_and_its_results(encoder: Path, tmp_path: Path) -> None:
+    config = config_of(
+        tmp_path / "out",
+        encoder,
+        data={"task": "texture"},
+        damage=[],
+        knn=None,
+        purposes=False,
+        baselines={"random_init": False, "pixels": False},
+        wandb={"mode": "offline"},
+    )
+    [result] = probe(config)["results"]
+    rows = history(config.out)
+    assert settings(config.out)["encoder_sha256"] == read_encoder_card(encoder).sha256
+    assert settings(config.out)["encoder_path"] == str(encoder)
+    assert [row["texture/test_accuracy"] for row in rows if "texture/test_accuracy" in row] == [result["test_accuracy"]]
+
+
+def test_protocol_says_how_layers_and_poolings_were_compared(report: dict[str, Any]) -> None:
+    assert (
+        "layers and poolings first compared on at most 200 training images; the best 2 of them and the widest then on "
+        "all" in report["results"][0]["protocol"]
+    )
 
 
 def test_ridge_is_a_probe_too(encoder: Path, tmp_path: Path) -> None:
@@ -267,7 +276,7 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_written(encoder: Path, 
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("changes", "message"),
     [
         ({"probe": {"poolings": ["avg+mean"]}}, "must be avg, avg2, max, flatten"),
         ({"probe": {"layers": ["first"]}}, "must be a layer number, each, all, or lastN"),
@@ -278,9 +287,9 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_written(encoder: Path, 
         ({"data": {"task": ["a", "a"]}}, "different tasks"),
     ],
 )
-def test_wrong_settings_are_refused(settings: dict[str, Any], message: str, encoder: Path, tmp_path: Path) -> None:
+def test_wrong_settings_are_refused(changes: dict[str, Any], message: str, encoder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        config_of(tmp_path / "out", encoder, **settings)
+        config_of(tmp_path / "out", encoder, **changes)
 
 
 def test_damage_is_named_by_what_sets_it_apart() -> None:

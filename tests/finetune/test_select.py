@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -74,6 +76,23 @@ def test_the_informative_layer_is_chosen(kind: str, search: int | None) -> None:
     assert choice.space == GOOD_SPACE
     assert choice.val_accuracy > 0.8
     assert choose_nearest(candidates, task, NearestConfig(), 1).space == GOOD_SPACE
+
+
+def test_the_widest_space_is_compared_on_all_rows_however_badly_few_rows_suit_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(900) % 3
+    signal = torch.nn.functional.one_hot(labels, 3).float()
+    parts, spaces = {}, []
+    # the wide one has more to say, spread over so many features that 24 rows do not find it
+    for layer, (width, strength) in enumerate([(3, 1.5), (6, 0.5), (120, 0.4)]):
+        part = Part(layer, "avg")
+        parts[part] = strength * signal.repeat(1, width // 3) + torch.randn(900, width, generator=generator)
+        spaces.append(Space((layer,), ("avg",), (part,), width))
+    candidates = Candidates(Features(parts, torch.arange(900)), spaces, CPU)
+    config = LinearConfig(l2=(1e-2,), finalists=1)
+    few = task_of(labels, labels, search=24)
+    assert choose_linear(candidates, replace(few, fit=few.search), config).space != spaces[-1]
+    assert choose_linear(candidates, few, config).space == spaces[-1]
 
 
 def test_test_labels_and_test_features_play_no_part_in_the_choice() -> None:
@@ -150,7 +169,5 @@ def test_constant_features_become_zero() -> None:
 
 def test_no_more_neighbours_are_chosen_than_there_are_to_ask() -> None:
     features, labels = informative(60, seed=3)
-    choice = choose_nearest(
-        Candidates(features, [GOOD_SPACE], CPU), task_of(labels, labels), NearestConfig(k=(5, 500)), 1
-    )
-    assert choice.value in (5, 54)  # 54 are left to choose on
+    candidates, task = Candidates(features, [GOOD_SPACE], CPU), task_of(labels, labels)
+    assert choose_nearest(candidates, task, NearestConfig(k=(500,)), 1).value == 54  # so many are left to choose on

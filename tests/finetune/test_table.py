@@ -7,7 +7,16 @@ from typing import Any
 
 from rich.console import Console
 
-from finetune.table import damage_table, markdown_table, purposes_table, results_table, table_columns, table_rows
+from finetune.table import (
+    damage_table,
+    data_names,
+    lines,
+    markdown_table,
+    purposes_table,
+    results_table,
+    table_columns,
+    table_rows,
+)
 
 
 def scores(accuracy: float, **more: Any) -> dict[str, Any]:
@@ -26,6 +35,7 @@ def result(task: str, accuracy: float, pretext: str = "denoise", view: str = "rg
     return {
         "task": task,
         "data": {"train": "shapes:train:20000", "test": "shapes:test:4000", "image_size": 32},
+        "n_train": 20_000,
         "encoder": {"name": "small_cnn", "pretext": pretext, "view": view, "path": "e"},
         **subject(accuracy),
         "baselines": {"random_init": subject(accuracy - 0.2), "pixels": subject(0.25)},
@@ -84,9 +94,46 @@ def test_markdown_has_methods_down_and_tasks_across() -> None:
     assert len(lines) == 2 + 6
 
 
-def test_damage_stands_beside_the_clean_accuracy() -> None:
-    text = printed(damage_table([result("shape", 0.712)]))
-    assert all(expected in text for expected in ("clean", "71.2", "gaussian sigma=0.1", "30.0", "gray", "20.0"))
+def test_data_sets_that_differ_in_their_test_alone_have_columns_of_their_own() -> None:
+    one, other = result("shape", 0.712), result("shape", 0.5)
+    other["data"] = {**other["data"], "test": "folder:photos"}
+    other["n_test"] = 50
+    for subject in other["baselines"].values():
+        subject["n_test"] = 50
+    assert data_names([one, other]) == ["tested on shapes:test:4000", "tested on folder:photos"]
+    found = {(line.task, line.method): (line.test_accuracy, line.n_test) for line in lines([one, other])}
+    assert found["shape (tested on shapes:test:4000)", "denoise, linear"] == (0.712, 10_000)
+    assert found["shape (tested on folder:photos)", "denoise, linear"] == (0.5, 50)
+    text = printed(results_table([one, other]))
+    for expected in ("10,000 test images", "50 test images", "71.2 [70.2, 72.2]", "50.0 [49.0, 51.0]"):
+        assert text.count(expected) == 1
+    assert text.count("raw pixels, linear") == 1
+    assert "tested on folder:photos" in printed(damage_table([one, other]))
+    assert markdown_table([one, other]).splitlines()[2].count("[") == 2
+
+
+def test_names_of_data_are_as_short_as_tells_them_apart() -> None:
+    one, other, third = (result("shape", 0.5) for _ in range(3))
+    assert data_names([one, other]) == ["", ""]
+    other["n_train"] = 500
+    assert data_names([one, other]) == ["20,000 training images", "500 training images"]
+    other["data"] = {**other["data"], "train": "folder:a", "test": "folder:b"}
+    assert data_names([one, other]) == ["shapes:train:20000", "folder:a"]
+    third["data"] = {**third["data"], "train": "folder:a"}
+    assert data_names([one, other, third])[1:] == [
+        "folder:a, tested on folder:b",
+        "folder:a, tested on shapes:test:4000",
+    ]
+
+
+def test_damage_stands_beside_the_clean_accuracy_with_intervals() -> None:
+    several = result("shape", 0.712)
+    several["damaged"]["holes ratio=0.25"] = scores(0.4)
+    text = printed(damage_table([several]))
+    assert max(map(len, text.splitlines())) <= 100
+    for expected in ("clean", "71.2", "[70.2, 72.2]", "gaussian", "30.0", "[29.0, 31.0]", "gray", "20.0", "Wilson"):
+        assert text.count(expected) == 1
+    assert "[39.0, 41.0]" in text
 
 
 def test_purposes_fit_100_columns_and_what_tasks_share_stands_once() -> None:

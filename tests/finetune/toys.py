@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from PIL import Image
 from torch import Tensor
@@ -57,6 +59,33 @@ class BrightSource(Source):
     def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
         values = self.values if rows is None else self.values[rows]
         return Labels(values, tuple(f"q{k}" for k in range(self.classes)), self.resolve(task))
+
+
+class Shuffled(Source):
+    """Another source with its labels in another order."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.spec, self.tasks, self.endless = source, source.spec, source.tasks, source.endless
+
+    @property
+    def fingerprint(self) -> str:
+        return self.source.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def image(self, index: int) -> Any:
+        return self.source.image(index)
+
+    def bulk(self, rows: Tensor) -> Any:
+        return self.source.bulk(rows)
+
+    def where(self, index: int) -> str:
+        return self.source.where(index)
+
+    def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
+        labels = self.source.labels(task, rows)
+        return labels._replace(values=labels.values.roll(1))
 
 
 def bright_images(length: int = 60, seed: int = 0, classes: int = 3) -> Images:

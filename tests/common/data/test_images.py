@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from common.data import build_source, images, load_images
+from common.data import build_source, images, in_order, load_images
 from common.data.images import Cache, available_memory
 from common.errors import UserError
 from tests.common.data.samples import picture, write_folder
@@ -142,6 +142,34 @@ def test_without_a_cache_the_next_readable_row_takes_the_place(
     assert torch.equal(first.images, again.images)
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warnings) == 3  # once for each, however often it is met
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_in_order_unreadable_rows_are_left_out_and_later_rows_close_the_gap(
+    spoiled: str, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    lazy = load_images(build_source(spoiled), 8, cache="none")
+    kept = load_images(build_source(spoiled), 8, cache="ram")
+    caplog.clear()
+    batches = [list(in_order(held, 3, workers)) for held in (kept, lazy)]
+    assert [batch.index.tolist() for batch in batches[1]] == [[0, 1, 4], [5, 6, 7], [8]]
+    for ours, theirs in zip(*batches, strict=True):
+        assert torch.equal(ours.images, theirs.images)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(warnings) == 3
+    assert warnings[0].startswith("unreadable image, left out: ")
+    assert torch.equal(lazy.readable().kept, kept.kept)
+    assert lazy.readable().pixels is None
+
+
+def test_in_order_without_any_readable_image_is_refused(tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.png").write_bytes(b"nothing")
+    lazy = load_images(build_source(f"folder:{tmp_path}"), 8, cache="none", limit=2, seed=1)
+    first = int(lazy.kept[0])
+    assert first > 0
+    with pytest.raises(UserError, match=rf"no image can be read, such as .*{first}\.png"):
+        list(in_order(lazy, 4))
 
 
 @pytest.mark.parametrize("cache", ["ram", "none"])

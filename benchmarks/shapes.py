@@ -1,0 +1,107 @@
+"""Every method side by side on ``shapes``: learned by its shipped config, frozen, and probed on the three tasks.
+
+    python benchmarks/shapes.py
+    python benchmarks/shapes.py --only denoise pca many_class
+
+All but one learn without labels. ``many_class`` learns the 320 shape x color x texture classes with labels, and is
+then probed on the simple tasks that these classes are made of: transfer from a hard task to a simple one. Methods whose
+config is for patches of photographs learn from ``shapes`` at 16 px here. One protocol serves all; results are added to
+``benchmarks/results/shapes.json``, which README's table is made from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from record import record
+
+from common.config import load_config
+from common.logs import setup_console
+from finetune.config import FinetuneConfig, ProbeConfig
+from finetune.finetune import finetune
+from finetune.probe import probe
+from pretrain.config import PretrainConfig
+from pretrain.run import pretrain
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+# at 32 px PCA's kin have thousands of pixels to explain and most of them are noise: all of them at 16
+SMALL = ["data.source=shapes", "data.image_size=16", "data.limit=20000"]
+PRETRAINED: dict[str, list[str]] = {
+    "denoise": [],
+    "colorize": [],
+    "mask": [],
+    "mixed": [],
+    "bottleneck": [],
+    "deep_sparse_autoencoder": [],
+    "patch_dictionary": [],
+    "pca": [],
+    "ica": SMALL,
+    "cca": SMALL,
+    "tca": SMALL,
+    "sparse_coding": SMALL,
+    "sparse_coding_l0": SMALL,
+    "linear_sparse_autoencoder": SMALL,
+}
+
+
+def learn(name: str, out: Path) -> dict[str, Any]:
+    """Learn by a shipped config; returns what is recorded of it."""
+    started = time.monotonic()
+    if name == "many_class":
+        supervised = load_config(
+            FinetuneConfig, CONFIGS / "finetune" / "many_class.yaml", [f"out={out}", "overwrite=true"]
+        )
+        facts = {"test_accuracy_320_classes": finetune(supervised)["test_accuracy"]}
+        config = "finetune/many_class"
+    else:
+        unlabeled = load_config(
+            PretrainConfig,
+            CONFIGS / "pretrain" / f"{name}.yaml",
+            [f"out={out}", "overwrite=true", *PRETRAINED[name]],
+        )
+        facts = {"steps": pretrain(unlabeled).training.steps}
+        config = f"pretrain/{name}"
+    seconds = round(time.monotonic() - started, 1)
+    return {"config": config, "changes": PRETRAINED.get(name, []), "seconds": seconds, **facts}
+
+
+def measure(name: str, out: Path) -> dict[str, Any]:
+    """The linear probe of the shipped config on all three tasks."""
+    changes = [
+        f"out={out}/{name}-probe",
+        f"encoder={out}/{name}/encoder",
+        "overwrite=true",
+        "probe.layers=[each,all]",
+        "probe.poolings=[avg+avg2+max]",
+        "damage=[]",
+    ]
+    results = probe(load_config(ProbeConfig, CONFIGS / "probe" / "linear.yaml", changes), show=False)["results"]
+    keys = ("test_accuracy", "ci95", "n_train", "n_test", "layer", "pooling", "features", "l2")
+    tasks = {
+        result["task"]: {
+            **{key: result[key] for key in keys},
+            "knn_test_accuracy": result["knn"]["test_accuracy"],
+            "baselines": {kind: one["test_accuracy"] for kind, one in result["baselines"].items()},
+        }
+        for result in results
+    }
+    return {"view": results[0]["encoder"]["view"], "tasks": tasks, "purposes": results[0]["purposes"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [*PRETRAINED, "many_class"]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
+    parser.add_argument("--out", type=Path, default=Path("runs/shapes"))
+    given = parser.parse_args()
+    setup_console()
+    for name in given.only:
+        entry = {**learn(name, given.out / name), **measure(name, given.out)}
+        record("shapes", {name: entry}, seed=0, add=True)
+
+
+if __name__ == "__main__":
+    main()

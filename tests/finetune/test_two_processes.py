@@ -1,0 +1,60 @@
+"""Fine-tuning by two real processes (gloo), with the comparisons that are shipped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from common.artifact import export_encoder
+from common.encoders import EncoderConfig, build_encoder
+from finetune.config import FinetuneConfig
+from finetune.finetune import finetune
+
+
+def one_of_two(rank: int, port: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    logger = logging.getLogger("retouch")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(logging.FileHandler(folder / f"said-{rank}.txt"))
+    joined: list[str] = []
+    real = dist.init_process_group
+    dist.init_process_group = lambda *given, **named: joined.append("group") or real(*given, **named)
+    values = {
+        "out": folder / "run",
+        "encoder": folder / "encoder",
+        "steps": 2,
+        "batch_size": 16,
+        "precision": "float32",
+        "data": {"train": "shapes", "task": "color", "limit": 100, "test_limit": 40, "workers": 0},
+        "wandb": {"mode": "disabled"},
+    }
+    result = finetune(FinetuneConfig.model_validate(values))
+    (folder / f"rank-{rank}.json").write_text(json.dumps({"result": result, "joined": joined}))
+
+
+def test_first_process_alone_tests_and_tells_and_their_group_is_joined_once(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = EncoderConfig(model_args={"width": 4, "depth": 1})
+    export_encoder(build_encoder(small, image_size=16), tmp_path / "encoder", {})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(one_of_two, args=(port, tmp_path), nprocs=2)  # type: ignore[no-untyped-call]
+    first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
+    assert first["joined"] == second["joined"] == ["group"]
+    assert second["result"] == {}
+    assert first["result"] == json.loads((tmp_path / "run" / "results.json").read_text())
+    scratch = json.loads((tmp_path / "run" / "from_scratch" / "results.json").read_text())
+    # a linear probe runs in one process, and that it is left out is said
+    assert first["result"]["baselines"].keys() == {"from_scratch"}
+    said = [(tmp_path / f"said-{rank}.txt").read_text().count("linear_probe: left out") for rank in range(2)]
+    assert said == [1, 0]
+    assert first["result"]["baselines"]["from_scratch"]["test_accuracy"] == scratch["test_accuracy"]

@@ -1,0 +1,114 @@
+"""Broken files in labelled folders: the same results whether images are kept in memory or decoded when needed."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from common.artifact import export_encoder, load_encoder
+from common.data import build_source, load_images
+from common.encoders import EncoderConfig, build_encoder
+from common.images import to_float
+from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
+from finetune.embed import embed
+from finetune.finetune import finetune
+from finetune.probe import probe
+
+TIMES = {"seconds"}
+BROKEN = {"train": ("dark/03", "dark/19", "light/00", "light/07"), "test": ("dark/11", "light/00", "light/01")}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes that are not quite told apart by their brightness; some files are cut short, one is empty."""
+    root = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for split, count in (("train", 40), ("test", 12)):
+        for number in range(2 * count):
+            path = root / split / ("dark", "light")[number % 2] / f"{number // 2:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = random.integers(0, 180, (16, 16, 3)) + random.integers(0, 60) + 15 * (number % 2)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+        for name in BROKEN[split]:
+            path = root / split / f"{name}.png"
+            path.write_bytes(path.read_bytes()[: 0 if name.endswith("0") else 300])
+    return root
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "encoder"
+    torch.manual_seed(0)
+    config = EncoderConfig(name="small_cnn", model_args={"width": 4, "depth": 1})
+    export_encoder(build_encoder(config, image_size=16), folder, {})
+    return folder
+
+
+def settings(pictures: Path, encoder: Path, out: Path, cache: str) -> dict[str, Any]:
+    folders = {split: f"folder:{pictures / split}" for split in ("train", "test")}
+    return {
+        "out": out,
+        "encoder": encoder,
+        "data": folders | {"workers": 0, "cache": cache},
+        "batch_size": 16,
+        "precision": "float32",
+        "wandb": {"mode": "disabled"},
+    }
+
+
+def without_times(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: without_times(value) for key, value in tree.items() if key not in TIMES}
+    return [without_times(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def test_probes_agree_in_every_number(pictures: Path, encoder: Path, tmp_path: Path) -> None:
+    changes = {"probe": {"layers": ["each"], "poolings": ["avg"], "l2": [1e-3, 1e-1]}, "knn": {"k": [5]}}
+    reports = []
+    for cache in ("ram", "none"):
+        values = settings(pictures, encoder, tmp_path / cache, cache) | changes | {"feature_cache": False}
+        reports.append(without_times(probe(ProbeConfig.model_validate(values))))
+    assert reports[0] == reports[1]
+    [result] = reports[1]["results"]
+    assert (result["n_train"], result["n_test"]) == (76, 21)
+    assert sum(map(sum, result["confusion"])) == 21
+
+
+def test_fine_tunings_agree_to_the_last_bit(pictures: Path, encoder: Path, tmp_path: Path) -> None:
+    results = []
+    for cache in ("ram", "none"):
+        changes: dict[str, Any] = {"steps": 4, "evaluate_every": 2, "compare": {"from_scratch": False}}
+        changes["compare"]["linear_probe"] = False
+        values = settings(pictures, encoder, tmp_path / cache, cache) | changes
+        results.append(finetune(FinetuneConfig.model_validate(values)))
+        results[-1]["start"] = ""
+    assert without_times(results[0]) == without_times(results[1])
+    assert results[1]["n_train"] + results[1]["n_val"] == 76
+    assert results[1]["n_test"] == 21
+    weights = [(tmp_path / cache / "classifier" / "model.safetensors").read_bytes() for cache in ("ram", "none")]
+    assert weights[0] == weights[1]
+
+
+def test_embedded_rows_are_those_of_readable_images(
+    pictures: Path, encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = f"folder:{pictures / 'test'}"
+    values = settings(pictures, encoder, tmp_path / "out", "none") | {"data": {"source": source}}
+    with caplog.at_level(logging.WARNING, logger="retouch"):
+        path = embed(EmbedConfig.model_validate(values))
+    assert sum("unreadable image, left out" in record.getMessage() for record in caplog.records) == 3
+    table = pq.read_table(path)
+    kept = load_images(build_source(source), 16, cache="ram")
+    labels = kept.labels()
+    assert table["path"].to_pylist() == [kept.where(row) for row in range(21)]
+    assert table["label"].to_pylist() == [labels.names[value] for value in labels.values]
+    expected = load_encoder(encoder).encode(to_float(kept.rows(torch.arange(21))))
+    torch.testing.assert_close(torch.tensor(table["features"].to_pylist()), expected)
+    assert pq.ParquetFile(path).metadata.metadata[b"shape"] == b"[21, 16]"
