@@ -35,5 +35,5 @@ def together(*steps: Callable[[], Any]) -> list[Any]:
                 [error.title, *(f"  {problem}" for problem in error.problems)] if error.title else error.problems
             )
     if problems:
-        raise UserError(*problems)
+        raise UserError(*dict.fromkeys(problems))  # two steps may meet the same one
     return values

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import Field
@@ -46,6 +46,20 @@ class StageConfig(Config):
     resume: bool = False
     overwrite: bool = False
     wandb: WandbConfig = WandbConfig()
+
+
+S = TypeVar("S", bound=StageConfig)
+
+
+def in_group(config: S, provenance: Mapping[str, Any] | None = None) -> S:
+    """``config`` with a W&B group, so that the stages of one experiment stand together.
+
+    Where none is set, it is the group of the encoder that the stage is given (``provenance``); a stage that begins an
+    experiment, or whose encoder has no group, takes the name of its run folder.
+    """
+    inherited = (provenance or {}).get("group")
+    group = config.wandb.group or (str(inherited) if inherited else config.out.absolute().name)
+    return config.model_copy(update={"wandb": config.wandb.model_copy(update={"group": group})})
 
 
 class Run:

@@ -1,7 +1,7 @@
 """Weights & Biases, as a guest: it is told everything and can break nothing.
 
 Every call is guarded. Whatever W&B does (no network, bad key, full disk), training goes on and the same numbers
-stand in ``metrics.jsonl``.
+stand in ``metrics.jsonl``; and no call that waits for a server waits for ever.
 """
 
 from __future__ import annotations
@@ -11,18 +11,25 @@ import logging
 import netrc
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+import shlex
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from common.config import Config
+from common.console import program
 from common.files import write_text
 
 log = logging.getLogger("retouch")
 
 Mode = Literal["auto", "online", "offline", "disabled"]
+
+ANSWER_SECONDS = 30.0  # for a server to answer at the start, or about an artifact
+FINISH_SECONDS = 600.0  # for what is still to be uploaded at the end
+FAILED_SECONDS = 15.0  # for closing a run that has failed already
 
 
 class WandbConfig(Config):
@@ -30,18 +37,22 @@ class WandbConfig(Config):
 
     mode: Mode = "auto"
     project: str = Field(default="retouch", min_length=1)
-    group: str | None = None  # stages of one experiment stand together under one group
+    group: str | None = None  # stages of one experiment stand together; by default the pretraining run's folder name
     name: str | None = None
 
 
 class Tracker:
-    """One W&B run, or none. Never raises; after its first failure it says so once and stays silent."""
+    """One W&B run, or none. Never raises; after its first failure it says so once, logs no more, and is still finished.
+
+    What is missing of an input (``use_encoder``) is no failure: it is said once, and logging goes on.
+    """
 
     def __init__(self, config: WandbConfig, folder: Path, *, job_type: str, settings: Mapping[str, Any]) -> None:
         self.folder = folder
         self.mode = _resolve_mode(config.mode)
         self.run_id: str | None = None
         self._run: Any = None
+        self._failed: Any = None  # a run that takes nothing more, but is not closed yet
         if self.mode == "disabled":
             return
         try:
@@ -94,23 +105,36 @@ class Tracker:
 
         self._guarded("save an artifact", send)
 
-    def use_encoder(self, folder: Path, sha256: str) -> None:
-        """Name the encoder this run read: as an input artifact online, by hash and path offline."""
-        artifact = f"encoder-{folder.absolute().parent.name}"  # what the stage that wrote this folder called it
+    def use_encoder(self, folder: Path, sha256: str, artifact: str | None) -> None:
+        """Name the encoder this run read: by hash and path, and online as the input artifact of that hash too.
 
-        def send() -> None:
-            self._run.config.update({"encoder_sha256": sha256, "encoder_path": str(folder)}, allow_val_change=True)
-            if self.mode == "online":
-                self._run.use_artifact(f"{artifact}:latest")
-
-        self._guarded("name the input encoder", send)
+        Args:
+            artifact: what its own run called it, if it had one; a server that lacks it costs a warning and no more.
+        """
+        values = {"encoder_sha256": sha256, "encoder_path": str(folder)}
+        self._guarded("note the input encoder", lambda: self._run.config.update(values, allow_val_change=True))
+        if self._run is None or self.mode != "online" or artifact is None:
+            return
+        try:
+            _within(ANSWER_SECONDS, lambda: _use_version(self._run, artifact, sha256))
+        except Exception as error:
+            log.warning(
+                "W&B could not name the input artifact (%s); the encoder's sha256 and path stand in the run's config",
+                _reason(error),
+            )
 
     def finish(self, exit_code: int = 0) -> None:
-        """Close the run; offline, say how to send it later."""
-        if self._run is None:
+        """Close the run, also one that failed; offline, say how to send it later."""
+        if self._run is not None:
+            self._guarded("finish", lambda: self._run.finish(exit_code=exit_code))
+        elif self._failed is not None:
+            # said already that it failed: how this ends changes nothing, and is not worth a long wait
+            failed = self._failed
+            with contextlib.suppress(Exception):
+                _within(FAILED_SECONDS, lambda: failed.finish(exit_code=exit_code))
+        else:
             return
-        self._guarded("finish", lambda: self._run.finish(exit_code=exit_code))
-        self._run = None
+        self._run = self._failed = None
         command = self.sync_command()
         if self.mode == "offline" and command:
             log.info("W&B ran offline; to send it: %s", command)
@@ -118,7 +142,7 @@ class Tracker:
     def sync_command(self) -> str | None:
         """The one command that sends every offline part of this run; a resumed run has several parts under one id."""
         parts = sorted(self.folder.glob(f"wandb/offline-run-*-{self.run_id}"))
-        return f"wandb sync {' '.join(str(part) for part in parts)}" if self.run_id and parts else None
+        return f"{program('wandb')} sync {shlex.join(map(str, parts))}" if self.run_id and parts else None
 
     def _start(self, config: WandbConfig, job_type: str, settings: Mapping[str, Any]) -> None:
         import wandb
@@ -139,7 +163,13 @@ class Tracker:
                 config=dict(settings),
                 reinit="create_new",
                 settings=wandb.Settings(
-                    silent=True, console="off", init_timeout=30, disable_git=True, disable_code=True
+                    silent=True,
+                    console="off",
+                    disable_git=True,
+                    disable_code=True,
+                    init_timeout=ANSWER_SECONDS,
+                    finish_timeout=FINISH_SECONDS,
+                    finish_timeout_raises=True,
                 ),
             )
 
@@ -150,7 +180,7 @@ class Tracker:
             write_text(path, secrets.token_hex(4) + "\n")
         return path.read_text(encoding="utf-8").strip()
 
-    def _guarded(self, what: str, call: Any) -> None:
+    def _guarded(self, what: str, call: Callable[[], object]) -> None:
         if self._run is None:
             return
         try:
@@ -161,9 +191,47 @@ class Tracker:
     def _fail(self, what: str, error: BaseException) -> None:
         if isinstance(error, KeyboardInterrupt):
             raise error
-        self._run = None
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        log.warning("W&B %s (%s); going on without it, the numbers stand in metrics.jsonl", what, reason)
+        self._run, self._failed = None, self._run
+        log.warning("W&B %s (%s); going on without it, the numbers stand in metrics.jsonl", what, _reason(error))
+
+
+def _use_version(run: Any, artifact: str, sha256: str) -> None:
+    """Of the versions of an artifact, the one that holds this very encoder becomes an input of ``run``."""
+    import wandb
+
+    versions = wandb.Api().artifacts("encoder", f"{run.entity}/{run.project}/{artifact}")
+    same = next((version for version in versions if version.metadata.get("sha256") == sha256), None)
+    if same is None:
+        raise LookupError(f"no version of {artifact} has its sha256")
+    run.use_artifact(same)
+
+
+def _within(seconds: float, call: Callable[[], object]) -> None:
+    """Call, but wait so long only: what takes longer is left to a thread that ends with the program.
+
+    Raises:
+        TimeoutError: it was not done in time. What ``call`` raises in time is raised here.
+    """
+    raised: list[Exception] = []
+
+    def work() -> None:
+        try:
+            call()
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=work, name="retouch-wandb", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer in {seconds:g} s")
+    if raised:
+        raise raised[0]
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _resolve_mode(mode: Mode) -> Literal["online", "offline", "disabled"]:

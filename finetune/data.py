@@ -82,10 +82,15 @@ def open_sources(data: LabelledData, seed: int) -> Sources:
     Raises:
         UserError: a source cannot be opened, has no labels or no such task, or the classes of the two differ.
     """
-    train = build_source(data.train, image=data.image, label=data.label, root=data.root)
-    names = [train.resolve(task) for task in data.task_list]
-    if data.test is not None:
-        test = build_source(data.test, split="test", image=data.image, label=data.label, root=data.root)
+
+    def opened(spec: str, split: str) -> Source:
+        return build_source(spec, split=split, image=data.image, label=data.label, root=data.root)
+
+    named = [(data.train, "train")] if data.test is None else [(data.train, "train"), (data.test, "test")]
+    train, *given = together(*(lambda one=one: opened(*one) for one in named))
+    names = together(*(lambda task=task: train.resolve(task) for task in data.task_list))
+    if given:
+        [test] = given
     else:
         published = _published_test(data)
         if published is not None:

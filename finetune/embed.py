@@ -26,7 +26,7 @@ from common.encoders.base import Encoder
 from common.errors import UserError, together
 from common.images import to_float
 from common.precision import autocast, resolve_precision
-from common.run import check_out, open_run
+from common.run import check_out, in_group, open_run
 from finetune.config import EmbedConfig
 from finetune.features import layer_shapes
 from finetune.pooling import Space, build_spaces, concatenate, pool
@@ -99,9 +99,11 @@ def embed(config: EmbedConfig) -> Path:
         spaces, _ = build_spaces(layer_shapes(encoder, size), [config.layer], [config.pooling], max_width=1 << 30)
         if len(spaces) != 1:
             raise UserError(f"layer: {config.layer!r} names several features; give a number, all, or lastN")
+        card = read_encoder_card(config.encoder)
+        config = in_group(config, card.provenance)
         with open_run(config, here, job_type="embed") as run:
             if run.tracker:
-                run.tracker.use_encoder(config.encoder, read_encoder_card(config.encoder).sha256)
+                run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
             data = config.data
             images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", seed=config.seed)
             labels = None if task is None else images.labels(task)

@@ -197,7 +197,7 @@ def layer_shapes(encoder: Encoder, size: int) -> list[Shape]:
         with torch.inference_mode():
             maps = encoder.eval().layers(torch.full((1, 3, size, size), 0.5, device=encoder.mean.device))
     except Exception as error:  # whatever a third-party network raises, the user needs its reason
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise UserError(
             f"data.image_size={size}: {encoder.name} cannot serve at this size: {reason}; leave data.image_size out"
         ) from None

@@ -24,7 +24,7 @@ from common.files import write_json
 from common.images import to_float
 from common.loop import Periodic, Trained, train
 from common.precision import autocast, resolve_precision
-from common.run import Run, check_out, open_run
+from common.run import Run, check_out, in_group, open_run
 from common.schedule import seed_step
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.data import Sources, check_enough, hold_out, load_labelled, open_sources
@@ -80,7 +80,8 @@ def finetune(config: FinetuneConfig) -> Result:
         if result is None:
             return {}
 
-        # what it is compared with, each a run of its own
+        # what it is compared with, each a run of its own, in the same group
+        config = _in_group(config)
         baselines: dict[str, Result] = {}
         if config.encoder.path is not None and not config.encoder.from_scratch:
             if config.compare.from_scratch:
@@ -107,15 +108,22 @@ def _run(config: FinetuneConfig, here: World) -> Result | None:
     """One training and its test, in ``config.out``: None when stopped, ``{}`` in processes other than the first."""
     # everything a user can get wrong is looked at before anything is written
     encoder, sources, _ = together(lambda: _start(config), lambda: _open(config), lambda: check_out(config))
+    config = _in_group(config)
     with open_run(config, here, job_type="finetune") as run:
         start = config.encoder
         if run.tracker and start.path is not None and not start.from_scratch:
-            run.tracker.use_encoder(start.path, read_encoder_card(start.path).sha256)
+            card = read_encoder_card(start.path)
+            run.tracker.use_encoder(start.path, card.sha256, card.provenance.get("artifact"))
         result = _train_and_test(config, encoder, sources, run)
         if result and here.is_main:
             write_json(config.out / "results.json", result)
             _log(config, result, run)
         return result
+
+
+def _in_group(config: FinetuneConfig) -> FinetuneConfig:
+    path = config.encoder.path
+    return in_group(config, None if path is None else read_encoder_card(path).provenance)
 
 
 def _start(config: FinetuneConfig) -> Encoder:
@@ -200,12 +208,14 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
         "steps": training.best_step,
         "seed": config.seed,
         "started_from": "scratch" if config.encoder.from_scratch else str(config.encoder.path),
+        "group": config.wandb.group,
     }
     export_classifier(classifier, config.out / "classifier", provenance)
-    sha256 = export_encoder(encoder, config.out / "encoder", provenance)
+    artifact = f"encoder-{config.out.name}"
+    sha256 = export_encoder(encoder, config.out / "encoder", {**provenance, "artifact": artifact})
     if run.tracker:
         run.tracker.artifact(f"classifier-{config.out.name}", config.out / "classifier", "classifier", provenance)
-        run.tracker.artifact(f"encoder-{config.out.name}", config.out / "encoder", "encoder", provenance)
+        run.tracker.artifact(artifact, config.out / "encoder", "encoder", {"sha256": sha256, **provenance})
     return _result(
         config, task, training, answers, labels, train_labels.names, len(fit), len(held), sha256, images.duplicates
     )

@@ -23,7 +23,7 @@ from common.encoders.base import Encoder
 from common.errors import UserError, together
 from common.files import write_json
 from common.precision import resolve_precision
-from common.run import Run, check_out, open_run
+from common.run import Run, check_out, in_group, open_run
 from finetune.baselines import Pixels, untrained
 from finetune.config import NearestConfig, ProbeConfig
 from finetune.data import LabelledData, LabelledImages, Sources, check_enough, load_labelled, open_sources
@@ -93,18 +93,18 @@ def probe(config: ProbeConfig, *, show: bool = True) -> Result:
         all_data = [config.data, *config.more_data]
         if here.size > 1:
             raise UserError("probe runs in one process: start it without torchrun")
-        _, card, *sources = together(
+        _, (card, encoder), *sources = together(
             lambda: check_out(config),
-            lambda: read_encoder_card(config.encoder),
+            lambda: (read_encoder_card(config.encoder), load_encoder(config.encoder)),
             *(lambda data=data: _open(config, data) for data in all_data),
         )
-        encoder = load_encoder(config.encoder)
+        config = in_group(config, card.provenance)
         spaces = [_spaces(config, data, encoder) for data in all_data]
         precision = resolve_precision(config.precision, here.device)
 
         with open_run(config, here, job_type="probe") as run:
             if run.tracker:
-                run.tracker.use_encoder(config.encoder, card.sha256)
+                run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
             results: list[Result] = []
             for data, opened, choices in zip(all_data, sources, spaces, strict=True):
                 how = Extraction(here.device, precision, config.batch_size, data.workers)

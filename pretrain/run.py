@@ -19,7 +19,7 @@ from common.encoders.base import Encoder, TokenEncoder
 from common.errors import UserError, together
 from common.images import to_float
 from common.loop import Periodic, Trained, train
-from common.run import Run, check_out, open_run
+from common.run import Run, check_out, in_group, open_run
 from common.schedule import seed_step
 from pretrain.autoencoder import Autoencoder
 from pretrain.config import PretrainConfig
@@ -53,6 +53,7 @@ def pretrain(config: PretrainConfig) -> Pretrained:
     Raises:
         UserError: the data, the encoder or the run folder cannot serve; nothing has been written then.
     """
+    config = in_group(config)
     with world() as here:
         # everything a user can get wrong is looked at before anything is written
         sources, model, _ = together(
@@ -177,7 +178,7 @@ def _describe(model: Autoencoder, images: int, source: str) -> str:
 def _export(
     encoder: Encoder, config: PretrainConfig, sources: Sequence[Source], run: Run, training: Trained
 ) -> Pretrained:
-    folder = config.out / "encoder"
+    folder, artifact = config.out / "encoder", f"encoder-{config.out.name}"
     pretext = config.pretext if config.fit is None else config.fit
     provenance = {
         "pretext": pretext.model_dump(mode="json"),
@@ -187,10 +188,12 @@ def _export(
         "base_lr": config.base_lr,
         "seed": config.seed,
         "seconds": round(training.seconds, 1),
+        "group": config.wandb.group,
+        "artifact": artifact,
     }
     sha256 = export_encoder(encoder, folder, provenance)
     log.info("encoder written to %s (sha256 %s)", folder, sha256[:12])
     if run.tracker:
         run.tracker.summary({"encoder_sha256": sha256, "seconds": training.seconds, "steps": training.step})
-        run.tracker.artifact(f"encoder-{config.out.name}", folder, "encoder", {"sha256": sha256, **provenance})
+        run.tracker.artifact(artifact, folder, "encoder", {"sha256": sha256, **provenance})
     return Pretrained(folder, sha256, training)

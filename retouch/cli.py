@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from common.console import answer
+from common.console import answer, program
 
 EPILOG = """\
 examples:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="retouch",
         description="Learn from pictures without labels, by putting damaged pictures right again.",
-        epilog=EPILOG,
+        epilog=EPILOG.replace("  retouch ", f"  {program('retouch')} "),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"retouch {version('retouch')}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from common.console import program
 from common.files import write_text
 from common.threads import leave_busy_cores
 from finetune.config import ProbeConfig
@@ -91,7 +92,7 @@ def demo(out: str | Path = "runs/demo") -> list[dict[str, Any]]:
         f"  encoders, to open with retouch.load_encoder: {out}/denoise/encoder, {out}/colorize/encoder",
         f"  all numbers: {out}/*/results.json; W&B runs: {out}/*/wandb",
         "next, with a folder of your own pictures:",
-        "  retouch pretrain configs/pretrain/denoise.yaml data.source=folder:PATH out=runs/mine",
+        f"  {program('retouch')} pretrain configs/pretrain/denoise.yaml data.source=folder:PATH out=runs/mine",
     ):
         console.print(line, highlight=False, soft_wrap=True)
     return results

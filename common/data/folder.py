@@ -68,12 +68,15 @@ class FolderSource(Source):
     def where(self, index: int) -> str:
         return f"{self.root}/{self.path(index)}"
 
-    def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
+    def resolve(self, task: str | None) -> str:
         if not self.tasks:
             raise UserError(
                 f"{self.spec}: labels are needed, and some images (such as {self._stray()}) lie in no class folder: "
                 "put each image in a folder named after its class"
             )
+        return super().resolve(task)
+
+    def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
         task = self.resolve(task)
         names, values = np.unique([self.path(i).partition("/")[0] for i in range(len(self))], return_inverse=True)
         chosen = torch.from_numpy(values.astype(np.int64))

@@ -88,5 +88,5 @@ def test_an_unknown_task_is_refused_with_those_there_are() -> None:
 
 def test_unlabelled_images_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
-    with pytest.raises(UserError, match="no labels"):
+    with pytest.raises(UserError, match="labels are needed"):
         open_sources(LabelledData(train=f"folder:{tmp_path}"), seed=0)

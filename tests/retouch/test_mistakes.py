@@ -2,52 +2,115 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from common.artifact import export_encoder
+from common.config import dump_config, load_config
+from common.encoders import EncoderConfig, build_encoder
+from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
+from pretrain.config import PretrainConfig
 from retouch.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs" / "pretrain" / "denoise.yaml")
 
+# each stage by a shipped config, with what makes it right in the working folder below
+CONFIGS: dict[str, tuple[str, Any, list[str]]] = {
+    "pretrain": (CONFIG, PretrainConfig, []),
+    "probe": (
+        str(ROOT / "configs" / "probe" / "linear.yaml"),
+        ProbeConfig,
+        ["encoder=cnn", "data.train=folder:two", "data.task=null"],
+    ),
+    "finetune": (
+        str(ROOT / "configs" / "finetune" / "full.yaml"),
+        FinetuneConfig,
+        ["encoder=cnn", "data.train=folder:two", "data.task=null"],
+    ),
+    "embed": (
+        str(ROOT / "configs" / "probe" / "embed.yaml"),
+        EmbedConfig,
+        ["encoder=cnn", "data.source=folder:two"],
+    ),
+}
+LABELLED = ("probe", "finetune")
+FROZEN = ("probe", "finetune", "embed")
+TINY_VIT = {"patch_size": 4, "embed_dim": 48, "depth": 1, "num_heads": 3}
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small encoder, and one that serves its own image size only."""
+    folder = tmp_path_factory.mktemp("encoders")
+    for name, config in (
+        ("cnn", EncoderConfig(model_args={"width": 4, "depth": 1})),
+        ("vit", EncoderConfig(name="timm/vit_tiny_patch16_224", model_args=TINY_VIT)),
+    ):
+        torch.manual_seed(0)
+        export_encoder(build_encoder(config, image_size=16), folder / name, {})
+    return folder
+
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with an empty folder, a folder of notes, a full one, and one photo."""
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoders: Path) -> Path:
+    """A working folder with an empty folder, a folder of notes, a full one, photos with and without classes, and
+    encoders whole and damaged."""
     monkeypatch.chdir(tmp_path)
     for name in ("empty", "notes", "full", "photos"):
         (tmp_path / name).mkdir()
     (tmp_path / "notes" / "readme.txt").write_text("no image here")
     (tmp_path / "full" / "thesis.txt").write_text("precious")
     Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "one.png")
+    for folder, classes, first in (("two", "ab", 0), ("three", "abc", 12), ("one", "a", 24)):
+        for number in range(12):
+            picture(tmp_path / folder / classes[number % len(classes)] / f"{number}.png", first + number)
+    shutil.copytree(encoders, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(encoders / "cnn", tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    (tmp_path / "earlier" / "encoder").mkdir(parents=True)
+    (tmp_path / "earlier" / "encoder" / "config.json").write_text("{}")
     return tmp_path
+
+
+def picture(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8)).save(path)
 
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-PRETRAIN_MISTAKES = [
+MISTAKES = [
     pytest.param(
+        "pretrain",
         ["stepz=3"],
-        [f"Found 1 error in {CONFIG}:", "  stepz: unknown key; did you mean 'steps'?"],
+        ["Found 1 error in {config}:", "  stepz: unknown key; did you mean 'steps'?"],
         id="unknown-key",
     ),
     pytest.param(
+        "pretrain",
         ["pretext.kind=denoize"],
         [
-            f"Found 1 error in {CONFIG}:",
+            "Found 1 error in {config}:",
             "  pretext.kind: unknown kind 'denoize'; did you mean 'denoise'?; "
             "one of denoise, colorize, mask, mixed, identity",
         ],
         id="misspelled-kind",
     ),
     pytest.param(
+        "pretrain",
         ["batch_size=0", "base_lr=fast", "data.image_size=4"],
         [
-            f"Found 3 errors in {CONFIG}:",
+            "Found 3 errors in {config}:",
             "  batch_size: input should be greater than 0, got 0",
             "  base_lr: input should be a valid number, unable to parse string as a number, got 'fast'",
             "  data.image_size: input should be greater than or equal to 8, got 4",
@@ -55,22 +118,26 @@ PRETRAIN_MISTAKES = [
         id="types-and-ranges-all-at-once",
     ),
     pytest.param(
+        "pretrain",
         ["steps=10", "epochs=2"],
-        [f"Found 1 error in {CONFIG}:", "  give steps or epochs, exactly one of them"],
+        ["Found 1 error in {config}:", "  give steps or epochs, exactly one of them"],
         id="two-lengths",
     ),
-    pytest.param(["steps"], ["'steps': an override is written key=value"], id="override-without-value"),
+    pytest.param("pretrain", ["steps"], ["'steps': an override is written key=value"], id="override-without-value"),
     pytest.param(
+        "pretrain",
         ["out=full"],
         ["out: full is not empty; use resume=true to go on, overwrite=true to start anew, or another out"],
         id="non-empty-out",
     ),
     pytest.param(
+        "pretrain",
         ["out=full", "overwrite=true"],
         ["out: full holds files that no stage has written; overwrite=true will not touch it; choose another"],
         id="overwrite-of-foreign-folder",
     ),
     pytest.param(
+        "pretrain",
         ["encoder.name=smal_cnn"],
         [
             "encoder.name: no encoder 'smal_cnn'; did you mean small_cnn?; use small_cnn, mlp, linear, sparse_code, "
@@ -78,17 +145,285 @@ PRETRAIN_MISTAKES = [
         ],
         id="unknown-encoder",
     ),
+    pytest.param(
+        "pretrain",
+        ["data.image_size=8"],
+        [
+            "small_cnn cannot serve as an encoder at 8 px: it halves images 3 times; use a multiple of 8 px from 16 px "
+            "on"
+        ],
+        id="image-size-refused",
+    ),
+    pytest.param(
+        "pretrain",
+        ["data.source=foldr:photos"],
+        ["'foldr:photos': unknown source 'foldr'; did you mean 'folder'?"],
+        id="unknown-source",
+    ),
+    pytest.param(
+        "pretrain",
+        ["data.source=parquet:none-*.parquet"],
+        ["parquet:none-*.parquet: no file matches (from {here})"],
+        id="parquet-that-matches-nothing",
+    ),
+    pytest.param(
+        "pretrain",
+        ["out=full", "data.source=folder:nowhere", "encoder.name=none"],
+        [
+            "folder:nowhere: there is no such folder: {here}/nowhere",
+            "encoder.name: no encoder 'none'; use small_cnn, mlp, linear, sparse_code, patch_dictionary, kernel, or "
+            "timm/ and the name of a timm model",
+            "out: full is not empty; use resume=true to go on, overwrite=true to start anew, or another out",
+        ],
+        id="several-at-once",
+    ),
+    *(
+        pytest.param(stage, [f"{key}={source}"], [f"{source}: {message}"], id=f"{stage}-{source}")
+        for stage, key in (
+            ("pretrain", "data.source"),
+            ("probe", "data.train"),
+            ("probe", "data.test"),
+            ("finetune", "data.train"),
+            ("finetune", "data.test"),
+            ("embed", "data.source"),
+        )
+        for source, message in (
+            ("folder:nowhere", "there is no such folder: {here}/nowhere"),
+            ("folder:empty", "the folder is empty: {here}/empty"),
+            ("folder:notes", "no image files in {here}/notes (found 1 .txt)"),
+        )
+    ),
+    *(
+        pytest.param(
+            stage,
+            ["out=full"],
+            ["out: full is not empty; use resume=true to go on, overwrite=true to start anew, or another out"],
+            id=f"{stage}-non-empty-out",
+        )
+        for stage in FROZEN
+    ),
+    *(
+        pytest.param(stage, [f"encoder={folder}"], [message], id=f"{stage}-encoder-{folder}")
+        for stage in FROZEN
+        for folder, message in (
+            ("nowhere", "nowhere: no such folder; give the encoder/ folder of a finished run"),
+            ("photos", "photos is not an encoder: it has no config.json; give the encoder/ folder of a finished run"),
+            ("earlier", "earlier is a run folder; use earlier/encoder"),
+            (
+                "cut",
+                "cut/model.safetensors cannot be read (Error while deserializing header: incomplete metadata, file not "
+                "fully covered): it is cut short or not safetensors; copy or export it again",
+            ),
+        )
+    ),
+    *(
+        pytest.param(
+            stage,
+            ["data.task=colour"],
+            ["folder:two: no task 'colour'; it has label: set data.task to that, or to null"],
+            id=f"{stage}-no-such-task",
+        )
+        for stage in FROZEN
+    ),
+    pytest.param(
+        "probe",
+        ["data.train=shapes", "data.task=[colour, shape, size]"],
+        [
+            f"shapes:train:20000: no task '{task}'; it has shape, color, texture, all: set data.task to that, or to "
+            "null"
+            for task in ("colour", "size")
+        ],
+        id="probe-no-such-tasks",
+    ),
+    *(
+        pytest.param(stage, overrides, lines, id=f"{stage}-{name}")
+        for stage in LABELLED
+        for name, overrides, lines in (
+            (
+                "more-classes-in-test",
+                ["data.test=folder:three"],
+                [
+                    "task 'label': 2 classes in training, 3 in the test set; only in the test set: c; both sets need "
+                    "the same classes"
+                ],
+            ),
+            (
+                "fewer-classes-in-test",
+                ["data.train=folder:three", "data.test=folder:two"],
+                [
+                    "task 'label': 3 classes in training, 2 in the test set; only in training: c; both sets need the "
+                    "same classes"
+                ],
+            ),
+            (
+                "one-class",
+                ["data.train=folder:one"],
+                ["folder:one (80% for training, seed 0): task 'label' has one class only; a probe needs at least two"],
+            ),
+            (
+                "no-labels",
+                ["data.train=folder:photos"],
+                [
+                    "folder:photos: labels are needed, and some images (such as one.png) lie in no class folder: put "
+                    "each image in a folder named after its class"
+                ],
+            ),
+        )
+    ),
+    *(
+        pytest.param(
+            stage,
+            ["encoder=vit", "data.image_size=30"],
+            [
+                "data.image_size=30: timm/vit_tiny_patch16_224 cannot serve at this size: Input height (30) doesn't "
+                "match model (16); leave data.image_size out"
+            ],
+            id=f"{stage}-image-size-refused",
+        )
+        for stage in FROZEN
+    ),
+    pytest.param(
+        "embed",
+        ["layer=each"],
+        ["layer: 'each' names several features; give a number, all, or lastN"],
+        id="embed-several-layers",
+    ),
+    pytest.param(
+        "probe",
+        ["data.train=folder:nowhere", "data.test=folder:empty", "encoder=cut", "out=full"],
+        [
+            "out: full is not empty; use resume=true to go on, overwrite=true to start anew, or another out",
+            "cut/model.safetensors cannot be read (Error while deserializing header: incomplete metadata, file not "
+            "fully covered): it is cut short or not safetensors; copy or export it again",
+            "folder:nowhere: there is no such folder: {here}/nowhere",
+            "folder:empty: the folder is empty: {here}/empty",
+        ],
+        id="probe-several-at-once",
+    ),
+    pytest.param(
+        "finetune",
+        ["data.train=folder:nowhere", "data.test=folder:empty", "encoder=photos", "out=full"],
+        [
+            "photos is not an encoder: it has no config.json; give the encoder/ folder of a finished run",
+            "folder:nowhere: there is no such folder: {here}/nowhere",
+            "folder:empty: the folder is empty: {here}/empty",
+            "out: full is not empty; use resume=true to go on, overwrite=true to start anew, or another out",
+        ],
+        id="finetune-several-at-once",
+    ),
+    pytest.param(
+        "embed",
+        ["data.source=folder:nowhere", "encoder=nowhere", "out=full"],
+        [
+            "out: full is not empty; use resume=true to go on, overwrite=true to start anew, or another out",
+            "nowhere: no such folder; give the encoder/ folder of a finished run",
+            "folder:nowhere: there is no such folder: {here}/nowhere",
+        ],
+        id="embed-several-at-once",
+    ),
+    pytest.param(
+        "probe",
+        ["batch_size=0", "seeed=1", "probe.kind=logistik", "knn.kk=1", "data.task=[shape, shape]"],
+        [
+            "Found 5 errors in {config}:",
+            "  batch_size: input should be greater than 0, got 0",
+            "  data.task: must be one task or a list of different tasks",
+            "  probe.kind: input should be 'logistic' or 'ridge', got 'logistik'",
+            "  knn.kk: unknown key; did you mean 'k'?",
+            "  seeed: unknown key; did you mean 'seed'?",
+        ],
+        id="probe-config",
+    ),
+    pytest.param(
+        "finetune",
+        ["batch_size=0", "seeed=1", "layer_decay=2", "encoder.from_scrach=true"],
+        [
+            "Found 4 errors in {config}:",
+            "  batch_size: input should be greater than 0, got 0",
+            "  encoder.from_scrach: unknown key; did you mean 'from_scratch'?",
+            "  layer_decay: input should be less than or equal to 1, got 2",
+            "  seeed: unknown key; did you mean 'seed'?",
+        ],
+        id="finetune-config",
+    ),
+    pytest.param(
+        "embed",
+        ["batch_size=0", "seeed=1", "store=thin", "pooling=mean", "data.sourc=shapes"],
+        [
+            "Found 5 errors in {config}:",
+            "  batch_size: input should be greater than 0, got 0",
+            "  data.sourc: unknown key; did you mean 'source'?",
+            "  pooling: must be avg, avg2, max, flatten, or several joined by '+'",
+            "  store: input should be 'dense' or 'sparse', got 'thin'",
+            "  seeed: unknown key; did you mean 'seed'?",
+        ],
+        id="embed-config",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("overrides", "lines"), PRETRAIN_MISTAKES)
+def answered(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What was said, without what tells that an encoder was loaded before another problem was found."""
+    return [line for line in capsys.readouterr().err.splitlines() if not line.startswith("loaded ")]
+
+
+@pytest.mark.parametrize(("stage", "overrides", "lines"), MISTAKES)
 def test_mistake_is_answered_plainly(
-    here: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], lines: list[str]
+    here: Path, capsys: pytest.CaptureFixture[str], stage: str, overrides: list[str], lines: list[str]
 ) -> None:
+    config, _, right = CONFIGS[stage]
     before = files(here)
-    assert main(["pretrain", CONFIG, "out=run", "wandb.mode=disabled", *overrides]) == 2
-    assert capsys.readouterr().err.splitlines() == [f"retouch pretrain: {lines[0]}", *lines[1:]]
+    common = ["out=new", "data.workers=0", "wandb.mode=disabled"]
+    assert main([stage, config, *common, *right, *overrides]) == 2
+    expected = [line.format(config=config, here=here) for line in lines]
+    assert answered(capsys) == [f"retouch {stage}: {expected[0]}", *expected[1:]]
     assert files(here) == before
+
+
+@pytest.mark.parametrize("stage", list(CONFIGS))
+def test_resumption_with_another_config_is_refused(here: Path, capsys: pytest.CaptureFixture[str], stage: str) -> None:
+    config, schema, right = CONFIGS[stage]
+    (here / "old").mkdir()
+    (here / "old" / "config.yaml").write_text(dump_config(load_config(schema, config, ["out=old", *right])))
+    before = files(here)
+    assert main([stage, config, "out=old", *right, "resume=true", "seed=1", "batch_size=64", "data.limit=10"]) == 2
+    old = load_config(schema, config, ["out=old", *right])
+    assert answered(capsys) == [
+        f"retouch {stage}: resume=true, but the config differs from the one in old/config.yaml:",
+        f"  batch_size: was {old.batch_size}, now 64",
+        f"  data.limit: was {old.data.limit}, now 10",
+        "  seed: was 0, now 1",
+    ]
+    assert files(here) == before
+
+
+# ---- what is told, and gone on with
+
+
+def test_test_images_that_are_training_images_are_counted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("0", "1", "2"):
+        shutil.copy(next((here / "two").glob(f"*/{name}.png")), here / "three" / "a" / f"copy{name}.png")
+    shutil.rmtree(here / "three" / "c")
+    config, _, right = CONFIGS["probe"]
+    quick = ["knn=null", "damage=[]", "purposes=false", "baselines.random_init=false", "baselines.pixels=false"]
+    common = ["out=new", "data.workers=0", "wandb.mode=disabled", "data.test=folder:three"]
+    assert main(["probe", config, *common, *right, *quick]) == 0
+    assert [line for line in answered(capsys) if line.startswith("warning")] == [
+        "warning: 3 of 11 test images are byte-identical to training images: the test accuracy may flatter"
+    ]
+    assert (here / "new" / "results.json").is_file()
+
+
+def test_more_workers_than_cores_are_counted(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.data.images.usable_cores", lambda: 1)
+    config, _, right = CONFIGS["embed"]
+    assert main(["embed", config, "out=new", "data.workers=2", "wandb.mode=disabled", *right]) == 0
+    assert [line for line in answered(capsys) if line.startswith("warning")] == [
+        "warning: data.workers=2, but this machine has 1 cores: more workers will not decode faster"
+    ]
+    assert (here / "new" / "features.parquet").is_file()
 
 
 KINDS = "pca, ica, cca, tca, sparse_coding, patch_dictionary"
@@ -237,36 +572,6 @@ def test_mistake_with_a_fit_is_answered_plainly(
     expected = [line.format(config=config) for line in lines]
     assert capsys.readouterr().err.splitlines() == [f"retouch pretrain: {expected[0]}", *expected[1:]]
     assert files(here) == before
-
-
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        ("folder:nowhere", ["folder:nowhere", "no such folder"]),
-        ("folder:empty", ["folder:empty", "empty"]),
-        ("folder:notes", ["folder:notes", "no image"]),
-        ("foldr:photos", ["foldr", "did you mean"]),
-        ("parquet:none-*.parquet", ["none-*.parquet", "no file matches"]),
-    ],
-)
-def test_source_that_cannot_serve_is_named(
-    here: Path, capsys: pytest.CaptureFixture[str], source: str, words: list[str]
-) -> None:
-    assert main(["pretrain", CONFIG, "out=run", "wandb.mode=disabled", f"data.source={source}"]) == 2
-    said = capsys.readouterr().err
-    assert all(word in said for word in words), said
-    assert len(said.splitlines()) == 1
-    assert not (here / "run").exists()
-
-
-def test_problems_of_source_encoder_and_folder_come_together(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    overrides = ["out=full", "data.source=folder:nowhere", "encoder.name=none", "wandb.mode=disabled"]
-    assert main(["pretrain", CONFIG, *overrides]) == 2
-    said = capsys.readouterr().err
-    assert len(said.splitlines()) == 3
-    assert "nowhere" in said
-    assert "encoder.name" in said
-    assert "out: full is not empty" in said
 
 
 def test_missing_config_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
