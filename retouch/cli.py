@@ -18,6 +18,11 @@ examples:
   retouch embed configs/probe/embed.yaml encoder=runs/mine/encoder data.source=folder:my/pictures
 """
 
+SETTINGS = (
+    "CONFIG and any key.sub=value are checked before anything is written. All settings with their values stand in the "
+    "config.yaml that a run writes to its folder; an unknown one is answered with the nearest name there is."
+)
+
 STAGES = {
     "pretrain": "learn an encoder from unlabeled images",
     "probe": "measure a frozen encoder by linear probes and k-NN, beside baselines",
@@ -37,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"retouch {version('retouch')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in STAGES.items():
-        stage = commands.add_parser(name, help=text, description=text)
+        stage = commands.add_parser(name, help=text, description=text, epilog=SETTINGS)
         stage.add_argument("config", help="a YAML file, e.g. from configs/")
         stage.add_argument(
             "overrides", nargs="*", default=[], metavar="key.sub=value", help="settings that replace the file's"

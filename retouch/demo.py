@@ -10,7 +10,9 @@ from typing import Any
 from rich.console import Console
 
 from common.console import program
+from common.errors import UserError
 from common.files import write_text
+from common.run import check_out
 from common.threads import leave_busy_cores
 from finetune.config import ProbeConfig
 from finetune.probe import probe
@@ -34,33 +36,33 @@ TASKS = ["shape", "color", "texture"]
 def demo(out: str | Path = "runs/demo") -> list[dict[str, Any]]:
     """Pretrain a denoiser and a colorizer on ``shapes``, probe both on its three tasks beside their baselines.
 
-    Writes one run folder a stage under ``out`` and the table as ``out/table.md``; an earlier demo there is replaced.
+    Writes one run folder a stage under ``out`` and, last, the table as ``out/table.md``. An earlier demo there is
+    replaced, or continued if it was stopped.
 
     Returns:
         The results of both probes, as in their ``results.json``.
     """
     started, out = time.monotonic(), Path(out)
     leave_busy_cores()
+    unfinished = not (out / "table.md").exists()
+    (out / "table.md").unlink(missing_ok=True)  # until there is a new one, this demo can be continued
     wandb = {"group": out.name}
     results: list[dict[str, Any]] = []
     for name, pretext in PRETEXTS.items():
         log.info("\n%s: learning from %s unlabeled images", name, f"{UNLABELED:,}")
-        pretrained = pretrain(
-            PretrainConfig.model_validate(
-                {
-                    "out": out / name,
-                    "overwrite": True,
-                    "steps": STEPS,
-                    "batch_size": 128,
-                    "base_lr": 4e-3,
-                    "data": {"source": "shapes", "limit": UNLABELED},
-                    "encoder": ENCODER,
-                    "pretext": pretext,
-                    "wandb": {**wandb, "name": name},
-                }
-            )
-        )
+        settings = {
+            "out": out / name,
+            "steps": STEPS,
+            "batch_size": 128,
+            "base_lr": 4e-3,
+            "data": {"source": "shapes", "limit": UNLABELED},
+            "encoder": ENCODER,
+            "pretext": pretext,
+            "wandb": {**wandb, "name": name},
+        }
+        pretrained = pretrain(_continued(settings) if unfinished else _anew(settings))
         if pretrained.encoder is None:  # stopped by a signal, and said so
+            log.info("for the demo: start it again, and it goes on from there")
             return results
         log.info("\n%s: probing the frozen encoder", name)
         report = probe(
@@ -96,3 +98,17 @@ def demo(out: str | Path = "runs/demo") -> list[dict[str, Any]]:
     ):
         console.print(line, highlight=False, soft_wrap=True)
     return results
+
+
+def _anew(settings: dict[str, Any]) -> PretrainConfig:
+    return PretrainConfig.model_validate({**settings, "overwrite": True})
+
+
+def _continued(settings: dict[str, Any]) -> PretrainConfig:
+    """Resumed where a run of the same settings was stopped."""
+    resumed = PretrainConfig.model_validate({**settings, "resume": True})
+    try:
+        check_out(resumed)
+    except UserError:  # left by another version of the demo
+        return _anew(settings)
+    return resumed

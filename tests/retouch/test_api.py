@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import signal
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,6 +14,7 @@ from PIL import Image
 
 import retouch
 from common.data import build_source
+from common.progress import StepProgress
 from retouch import demo
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,3 +79,27 @@ def test_demo_ends_with_one_table_over_both_encoders_and_all_tasks(
     for run in ("denoise", "colorize"):
         assert list((tmp_path / "demo" / run / "panels").glob("*.png"))
         assert json.loads((tmp_path / "demo" / f"{run}-probe" / "results.json").read_text())["results"]
+
+
+def test_a_demo_that_was_stopped_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(demo, "ENCODER", {"name": "small_cnn", "model_args": {"width": 8}})
+    monkeypatch.setattr(demo, "STEPS", 4)
+    monkeypatch.setattr(demo, "UNLABELED", 256)
+    monkeypatch.setattr(demo, "LABELLED", 120)
+    finish = StepProgress.update
+
+    def stop(self: StepProgress, step: int, *numbers: float | None) -> None:
+        finish(self, step, *numbers)
+        if step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.INFO, "retouch"):
+        patch.setattr(StepProgress, "waiting", True)
+        patch.setattr(StepProgress, "update", stop)
+        assert demo.demo(tmp_path / "demo") == []
+        assert "start it again, and it goes on" in caplog.text
+    with caplog.at_level(logging.INFO, "retouch"):
+        assert len(demo.demo(tmp_path / "demo")) == 6
+        assert "resumed from step 3" in caplog.text
