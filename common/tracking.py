@@ -100,7 +100,8 @@ class Tracker:
             import wandb
 
             artifact = wandb.Artifact(name, type=kind, metadata=dict(metadata))
-            artifact.add_dir(str(folder))
+            for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+                artifact.add_file(str(file), name=file.relative_to(folder).as_posix())  # add_dir would print
             self._run.log_artifact(artifact)
 
         self._guarded("save an artifact", send)
