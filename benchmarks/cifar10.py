@@ -1,21 +1,25 @@
 """Linear-probe accuracy on CIFAR-10 after at most ten minutes of pretraining without labels, beside baselines.
 
     python benchmarks/cifar10.py --data PATH/TO/cifar10 --kinds denoise colorize mask mixed
-    python benchmarks/cifar10.py --data PATH/TO/cifar10 --kinds mask --seeds 1 2
+    python benchmarks/cifar10.py --data PATH/TO/cifar10 --kinds mask --seeds 1 2 --baselines-of mask-0
 
 ``--data`` holds ``train-*.parquet`` and ``test-*.parquet`` with columns ``image`` and ``label``. Each run follows its
 shipped config, ``configs/pretrain/KIND_cifar10.yaml``. Layer, pooling and strength are chosen on 10% of the training
 set; the test set is looked at once. Results are added to ``benchmarks/results/cifar10.json``, one a kind and seed.
+
+The untrained twin is drawn from the seed of the probe: it is the same network for all encoders of one architecture and
+view, whatever they learned, and so are its numbers. ``--baselines-of`` takes them from a recorded entry.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 from typing import Any
 
-from record import record
+from record import RESULTS, record
 
 from common.artifact import read_encoder_card
 from common.config import load_config
@@ -28,8 +32,13 @@ from pretrain.run import pretrain
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(kind: str, seed: int, data: Path, out: Path, overrides: list[str]) -> dict[str, Any]:
-    """Pretrain one kind and probe it; returns what is recorded."""
+BASELINES = ("random_init_test_accuracy", "random_init_layer", "random_init_features", "pixels_test_accuracy")
+
+
+def run(
+    kind: str, seed: int, data: Path, out: Path, overrides: list[str], recorded: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Pretrain one kind and probe it, with ``recorded`` baselines where they are given; returns what is recorded."""
     folder = out / f"{kind}-{seed}"
     started = time.monotonic()
     pretraining = load_config(
@@ -49,19 +58,26 @@ def run(kind: str, seed: int, data: Path, out: Path, overrides: list[str]) -> di
             f"data.train=parquet:{data}/train-*.parquet",
             f"data.test=parquet:{data}/test-*.parquet",
             "overwrite=true",
+            *([] if recorded is None else ["baselines.random_init=false", "baselines.pixels=false"]),
         ],
     )
     [result] = probe(probing)["results"]
-    random_init = result["baselines"]["random_init"]
+    if recorded is None:
+        random_init = result["baselines"]["random_init"]
+        recorded = {
+            "random_init_test_accuracy": random_init["test_accuracy"],
+            "random_init_layer": random_init["layer"],
+            "random_init_features": random_init["features"],
+            "pixels_test_accuracy": result["baselines"]["pixels"]["test_accuracy"],
+        }
     return {
         "kind": kind,
         "seed": seed,
         "test_accuracy": result["test_accuracy"],
         "ci95": result["ci95"],
         "val_accuracy": result["val_accuracy"],
-        "random_init_test_accuracy": random_init["test_accuracy"],
-        "gain_over_random_init": result["test_accuracy"] - random_init["test_accuracy"],
-        "pixels_test_accuracy": result["baselines"]["pixels"]["test_accuracy"],
+        **recorded,
+        "gain_over_random_init": result["test_accuracy"] - recorded["random_init_test_accuracy"],
         "knn_test_accuracy": result["knn"]["test_accuracy"],
         "damaged": {name: one["test_accuracy"] for name, one in result["damaged"].items()},
         "layer": result["layer"],
@@ -69,8 +85,6 @@ def run(kind: str, seed: int, data: Path, out: Path, overrides: list[str]) -> di
         "l2": result["l2"],
         "features": result["features"],
         "parameters": read_encoder_card(pretrained.encoder).parameters,
-        "random_init_layer": random_init["layer"],
-        "random_init_features": random_init["features"],
         "steps": pretrained.training.steps,
         "batch_size": pretraining.batch_size,
         "pretraining_seconds": round(pretrained.training.seconds, 1),
@@ -85,12 +99,17 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=["denoise", "colorize", "mask", "mixed"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--out", type=Path, default=Path("runs/cifar10"))
+    parser.add_argument("--baselines-of", metavar="KIND-SEED", help="a recorded entry of the same view")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the pretraining config")
     given = parser.parse_args()
     setup_console()
+    recorded = None
+    if given.baselines_of:
+        entry = json.loads((RESULTS / "cifar10.json").read_text(encoding="utf-8"))[given.baselines_of]
+        recorded = {key: entry[key] for key in BASELINES} | {"baselines_of": given.baselines_of}
     for seed in given.seeds:
         for kind in given.kinds:
-            entry = run(kind, seed, given.data, given.out, given.overrides)
+            entry = run(kind, seed, given.data, given.out, given.overrides, recorded)
             record("cifar10", {f"{kind}-{seed}": entry}, seed=seed, add=True)
 
 

@@ -39,7 +39,7 @@ def test_offline_run_holds_config_metrics_group_and_job_type(tmp_path: Path, mon
     assert command.startswith("wandb sync ")
     # where the environment is not active, the command says where it is
     assert inactive is not None
-    assert inactive.split()[0] == str(Path(sys.executable).with_name("wandb"))
+    assert Path(inactive.split()[0]).absolute() == Path(sys.executable).with_name("wandb")
 
 
 def test_resumed_run_keeps_its_id_and_one_command_names_both_parts(
