@@ -76,14 +76,15 @@ def measure(name: str, out: Path) -> dict[str, Any]:
         "overwrite=true",
         "probe.layers=[each,all]",
         "probe.poolings=[avg+avg2+max]",
+        "knn=null",
         "damage=[]",
+        f"baselines.pixels={str(name == next(iter(PRETRAINED))).lower()}",  # the same for every encoder
     ]
     results = probe(load_config(ProbeConfig, CONFIGS / "probe" / "linear.yaml", changes), show=False)["results"]
     keys = ("test_accuracy", "ci95", "n_train", "n_test", "layer", "pooling", "features", "l2")
     tasks = {
         result["task"]: {
             **{key: result[key] for key in keys},
-            "knn_test_accuracy": result["knn"]["test_accuracy"],
             "baselines": {kind: one["test_accuracy"] for kind, one in result["baselines"].items()},
         }
         for result in results
