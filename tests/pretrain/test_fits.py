@@ -350,6 +350,15 @@ def test_tca_says_how_far_apart_the_domains_are_before_and_after(name: str, fini
     assert told["tca"] < told["kernel_pca"]  # the same kernel code without regard to the domains
 
 
+def test_tca_solves_nothing_that_grows_with_the_size_of_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    solve, sizes = torch.linalg.eigh, []
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: sizes.append(len(matrix)) or solve(matrix))
+    images = images_of("", limit=30)
+    fit(Tca(components=4, landmarks=20), images, 1 - images)
+    assert len(sizes) == 3  # TCA, kernel PCA, and PCA of the 60 images that are compared
+    assert max(sizes) == 60 < 3 * SIDE**2
+
+
 def test_tca_has_more_components_than_directions_in_which_pixels_vary() -> None:
     """Gray images of 8 px vary in 64 directions; their kernel features in more."""
     images = images_of("").mean(1, keepdim=True).expand(-1, 3, -1, -1)
