@@ -186,5 +186,8 @@ class PatchDictionaryLearner(FitLearner):
         encoder, p = self.encoder, self.encoder.args.patch
         windows = images.unfold(2, p, p).unfold(3, p, p).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, p, p)
         windows = windows[torch.linspace(0, len(windows) - 1, min(len(windows), EXPLAINED_PATCHES)).long()]
-        codes = encoder(windows)[:, :, 0, 0]  # of one position: every cell of the grid holds the same
-        return Explained(encoder.atoms(), codes.view(len(codes), -1, encoder.args.learned).sum(1), windows)
+        codes = encoder.signed(windows)
+        if encoder.args.mirror:
+            # a patch under the mirrored atom is the mirrored patch under the atom itself, and is shown so
+            windows, codes = torch.cat([windows, windows.flip(3)]), torch.cat(codes.split(encoder.args.learned, dim=1))
+        return Explained(encoder.atoms(), codes, windows)

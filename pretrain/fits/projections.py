@@ -46,8 +46,8 @@ class _Projected(Fit):
             return []
         most = int((free / (8 * COPIES)) ** 0.25 / (3 * self.moment_views) ** 0.5)
         return [
-            f"fit.kind={self.kind} at {image_size} px solves for moments of {columns:,} x {columns:,} numbers, which takes "
-            f"{gib(need)} of memory, and {gib(free)} are free; lower data.image_size, to {most} at most"
+            f"fit.kind={self.kind} at {image_size} px solves for moments of {columns:,} x {columns:,} numbers, which "
+            f"takes {gib(need)} of memory, and {gib(free)} are free; lower data.image_size, to {most} at most"
         ]
 
     def encoder_config(self) -> EncoderConfig:
