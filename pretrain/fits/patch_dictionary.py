@@ -56,9 +56,17 @@ class PatchDictionaryFit(Fit):
     forgetting: float = Field(default=1.0, ge=0)
 
     @model_validator(mode="after")
-    def _enough_dimensions(self) -> Self:
-        most = 3 * self.network.patch**2
-        if self.learn in ("pca", "ica") and self.network.learned > most:
+    def _serves_as_a_basis(self) -> Self:
+        if self.learn not in ("pca", "ica"):
+            return self
+        if self.network.mirror:
+            # components of mirrored and unmirrored patches together are even, odd, or come in mirrored pairs: all of
+            # PCA's, and nearly half of ICA's on photographs
+            raise ValueError(
+                f"learn={self.learn} finds atoms that are mirror images of themselves or of each other, and mirroring "
+                "them adds none: set fit.network.mirror=false"
+            )
+        if self.network.atoms > (most := 3 * self.network.patch**2):
             raise ValueError(f"learn={self.learn} finds at most {most} atoms of {self.network.patch} px patches")
         return self
 
@@ -189,5 +197,6 @@ class PatchDictionaryLearner(FitLearner):
         codes = encoder.signed(windows)
         if encoder.args.mirror:
             # a patch under the mirrored atom is the mirrored patch under the atom itself, and is shown so
-            windows, codes = torch.cat([windows, windows.flip(3)]), torch.cat(codes.split(encoder.args.learned, dim=1))
+            windows = torch.cat([windows, windows.flip(3)])
+            codes = torch.cat(torch.split(codes, encoder.args.learned, dim=1))
         return Explained(encoder.atoms(), codes, windows)

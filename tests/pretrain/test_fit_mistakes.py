@@ -48,6 +48,17 @@ def test_several_processes_are_refused(tmp_path: Path) -> None:
             "fit.kind=patch_dictionary with learn=random is fitted on one sample: leave out steps, and epochs too or 1",
         ),
         ("pca", {"base_lr": 0.1, "ema": 0}, "fit.kind=pca learns without a gradient: leave out base_lr, ema"),
+        (
+            "patch_dictionary-pca",
+            {"fit": {"kind": "patch_dictionary", "learn": "pca"}},
+            "fit: learn=pca finds atoms that are mirror images of themselves or of each other, and mirroring them adds "
+            "none: set fit.network.mirror=false",
+        ),
+        (
+            "patch_dictionary-ica",
+            {"fit": {"kind": "patch_dictionary", "learn": "ica", "network": {"mirror": False}}},
+            "fit: learn=ica finds at most 108 atoms of 6 px patches",
+        ),
         ("pca", {"accumulate": 2}, "fit.kind=pca learns from whole batches: leave out accumulate"),
     ],
 )
