@@ -66,16 +66,24 @@ class Pca(_Projected):
 
 
 class Ica(_Projected):
-    """Independent components, by scikit-learn's FastICA on a bounded sample; a resumed run fits it again."""
+    """Independent components, by scikit-learn's FastICA on a bounded sample; a resumed run fits it again.
+
+    Attributes:
+        sample: images it is fitted on at most, drawn at random by the seed.
+    """
 
     kind: Literal["ica"] = "ica"
-    sample: int = Field(default=20_000, ge=2)  # images
+    sample: int = Field(default=20_000, ge=2)
     max_steps: int = Field(default=200, gt=0)
     tolerance: float = Field(default=1e-4, gt=0)
 
     @property
     def streams(self) -> bool:
         return False
+
+    def sample_rows(self, images: int, seed: int) -> Tensor:
+        drawn = torch.randperm(images, generator=torch.Generator().manual_seed(seed))[: self.sample]
+        return drawn.sort().values  # in the source's order, which reads quicker
 
     def check(self, image_size: int, images: int) -> list[str]:
         if self.sample < images and self.sample <= self.components:

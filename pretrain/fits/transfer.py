@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.kernels import Kernel, kernel_rows
 from common.learner import Named
 from common.schedule import seed_step
-from pretrain.fits.base import Fit, FitLearner
+from pretrain.fits.base import Fit, FitLearner, even_rows
 from pretrain.fits.told import told
 from pretrain.linear.pca import whitened_codes
 from pretrain.linear.tca import KernelProjection, maximum_mean_discrepancy, median_width, tca
@@ -158,4 +158,4 @@ def mean_gap(source: Tensor, target: Tensor, landmarks: Tensor, kernel: Kernel, 
 
 def spread(rows: Tensor, count: int) -> Tensor:
     """At most ``count`` of the rows, evenly spread."""
-    return rows[torch.linspace(0, len(rows) - 1, min(len(rows), count)).round().long().to(rows.device)]
+    return rows[even_rows(len(rows), count).to(rows.device)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -27,7 +28,7 @@ from common.encoders.patch_dictionary import PatchDictionary
 from common.encoders.sparse_code import SparseCode
 from common.errors import UserError
 from pretrain.config import PretrainConfig
-from pretrain.fits import Cca, FitLearner, PatchDictionaryFit, SparseCoding, Tca, fit
+from pretrain.fits import Cca, FitLearner, Ica, PatchDictionaryFit, SparseCoding, Tca, fit
 from pretrain.fitting import check_fit
 from pretrain.linear.moments import CrossMoments, Moments
 from pretrain.report import _most_exciting, _upright
@@ -288,6 +289,50 @@ def test_one_epoch_counts_every_image_once_whatever_the_batch(
     pretrain(settings(tmp_path / "run", name, batch_size=batch_size))
     rows = torch.cat([x for x in seen if x.shape[1] == 3 * SIDE**2])
     assert sorted(map(bytes, rows.numpy())) == sorted(map(bytes, images_of("").flatten(1).numpy()))
+
+
+# ---- samples
+
+
+def test_the_sample_of_ica_is_drawn_by_the_seed() -> None:
+    config = Ica(components=4, sample=50)
+    drawn = [config.sample_rows(1000, seed).tolist() for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    for rows in drawn:
+        assert len(set(rows)) == 50
+        assert 0 <= min(rows) < 100
+        assert 900 <= max(rows) < 1000
+        assert rows == sorted(rows)
+    assert config.sample_rows(30, 0).tolist() == list(range(30))
+
+
+def test_ica_says_how_large_its_sample_is_and_depends_on_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples: list[Tensor] = []
+    monkeypatch.setattr("pretrain.fits.projections.ica", lambda rows, *rest, **more: samples.append(rows) or 1 / 0)
+    caplog.set_level(logging.INFO, logger="retouch")
+    for name, seed in (("a", 0), ("b", 1)):
+        values = {**EVERY["ica"], "sample": 40}
+        with pytest.raises(ZeroDivisionError):
+            pretrain(settings(tmp_path / name, "ica", fit=values, seed=seed))
+        assert f"fit.kind=ica is fitted on a sample of 40 of them (seed {seed})" in caplog.messages
+    assert [len(rows) for rows in samples] == [40, 40]
+    assert not torch.equal(*samples)
+
+
+@pytest.mark.parametrize("name", ["ica", "tca-damage"])
+def test_the_report_sees_all_of_a_sorted_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pretrain.fitting.REPORT_IMAGES", 8)
+    reported: list[Tensor] = []
+    monkeypatch.setattr(FitLearner, "explain", lambda self, images: reported.append(images))
+    monkeypatch.setattr("pretrain.fits.projections._ProjectionLearner.explain", FitLearner.explain)
+    pretrain(settings(tmp_path / "run", name))
+    [shown], everything = reported, images_of("")
+    places = [int((everything - image).flatten(1).abs().sum(1).argmin()) for image in shown]
+    assert len(places) == 8
+    assert places[0] < 15
+    assert places[-1] > IMAGES - 15
 
 
 # ---- views and domains
