@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from common.config import ProblemsError
 from common.encoders import Encoder, EncoderConfig
 from common.encoders.patch_dictionary import PatchDictionary, PatchDictionaryArgs, mirrored
 from common.learner import Named
@@ -59,15 +60,21 @@ class PatchDictionaryFit(Fit):
     def _serves_as_a_basis(self) -> Self:
         if self.learn not in ("pca", "ica"):
             return self
+        problems = []
         if self.network.mirror:
             # components of mirrored and unmirrored patches together are even, odd, or come in mirrored pairs: all of
             # PCA's, and nearly half of ICA's on photographs
-            raise ValueError(
+            problems.append(
                 f"learn={self.learn} finds atoms that are mirror images of themselves or of each other, and mirroring "
                 "them adds none: set fit.network.mirror=false"
             )
         if self.network.atoms > (most := 3 * self.network.patch**2):
-            raise ValueError(f"learn={self.learn} finds at most {most} atoms of {self.network.patch} px patches")
+            problems.append(
+                f"learn={self.learn} finds at most {most} atoms of {self.network.patch} px patches: lower "
+                "fit.network.atoms"
+            )
+        if problems:
+            raise ProblemsError(problems)
         return self
 
     @property

@@ -50,14 +50,14 @@ def test_several_processes_are_refused(tmp_path: Path) -> None:
         ("pca", {"base_lr": 0.1, "ema": 0}, "fit.kind=pca learns without a gradient: leave out base_lr, ema"),
         (
             "patch_dictionary-pca",
-            {"fit": {"kind": "patch_dictionary", "learn": "pca"}},
+            {"fit": {"kind": "patch_dictionary", "learn": "pca", "network": {"atoms": 100}}},
             "fit: learn=pca finds atoms that are mirror images of themselves or of each other, and mirroring them adds "
             "none: set fit.network.mirror=false",
         ),
         (
             "patch_dictionary-ica",
             {"fit": {"kind": "patch_dictionary", "learn": "ica", "network": {"mirror": False}}},
-            "fit: learn=ica finds at most 108 atoms of 6 px patches",
+            "fit: learn=ica finds at most 108 atoms of 6 px patches: lower fit.network.atoms",
         ),
         ("pca", {"accumulate": 2}, "fit.kind=pca learns from whole batches: leave out accumulate"),
     ],
