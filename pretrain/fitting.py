@@ -20,7 +20,7 @@ from common.run import Run
 from pretrain.config import PretrainConfig
 from pretrain.example import Example
 from pretrain.fits import Cca, Fit, FitLearner
-from pretrain.fits.transfer import TcaLearner, second_domain
+from pretrain.fits.transfer import TcaLearner, second_domain, spread
 from pretrain.report import relative_error, save_report, show_panel
 
 log = logging.getLogger("retouch")
@@ -49,8 +49,10 @@ def fit_encoder(encoder: Encoder, images: list[Images], config: PretrainConfig, 
 
     # a bounded sample: all that methods without a stream look at
     started = time.perf_counter()
-    sample = _sample(own, fit.sampled, config, device)
-    other = second_domain(fit, _sample(images[-1], fit.sampled, config, device), config.seed)
+    sample = _sample(own, fit, config, device)
+    other = second_domain(fit, _sample(images[-1], fit, config, device), config.seed)
+    if not fit.streams:
+        log.info("%s is fitted on a sample of %s of them (seed %d)", fit.title, f"{len(sample):,}", config.seed)
     with torch.no_grad():
         learner.start(sample, other)
 
@@ -69,7 +71,7 @@ def fit_encoder(encoder: Encoder, images: list[Images], config: PretrainConfig, 
         training = Trained(0, 0, True, time.perf_counter() - started, None, None)
         panel(0)
     if training.finished:
-        _report(learner, sample[:REPORT_IMAGES], run, training.step)
+        _report(learner, sample, run, training.step)
     return training
 
 
@@ -121,16 +123,15 @@ def _stream(
     return training
 
 
-def _sample(images: Images, count: int, config: PretrainConfig, device: torch.device) -> Tensor:
-    """At most ``count`` images ``[N 3 S S]`` in [0, 1], evenly spread, at the encoder's size."""
-    rows = torch.linspace(0, len(images) - 1, min(len(images), count)).round().long()
-    size = config.data.image_size
+def _sample(images: Images, fit: Fit, config: PretrainConfig, device: torch.device) -> Tensor:
+    """The images that ``fit`` asks for first, ``[N 3 S S]`` in [0, 1], at the encoder's size."""
+    rows, size = fit.sample_rows(len(images), config.seed), config.data.image_size
     return to_float(images.rows(rows).to(device))[:, :, :size, :size]
 
 
 @torch.no_grad()
-def _report(learner: FitLearner, images: Tensor, run: Run, step: int) -> None:
-    encoder = learner.encoder.eval()
+def _report(learner: FitLearner, sample: Tensor, run: Run, step: int) -> None:
+    encoder, images = learner.encoder.eval(), spread(sample, REPORT_IMAGES)
     restored = learner.reconstruct(images)
     error = None
     if restored is not None and isinstance(encoder, VectorEncoder):

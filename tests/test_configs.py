@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pretrain.config import PretrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SCHEMAS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "probe": ProbeConfig}
+STAGES = {**SCHEMAS, "embed": EmbedConfig}
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 
 
@@ -28,6 +30,20 @@ def test_shipped_config_is_valid_and_survives_its_own_dump(path: Path, tmp_path:
 def test_header_names_the_command(path: Path) -> None:
     header = "".join(line for line in path.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
     assert f"configs/{path.parent.name}/{path.name}" in header
+
+
+def commands(path: Path) -> list[list[str]]:
+    """The ``retouch`` commands of a config's header, split as a shell would; lines that end in a backslash go on."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    text = "\n".join(line.removeprefix("#").strip() for line in lines).replace("\\\n", "")
+    return [shlex.split(line) for line in text.splitlines() if line.startswith("retouch ")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_commands_of_the_header_are_accepted_as_typed(path: Path) -> None:
+    assert commands(path)
+    for _, stage, config, *overrides in commands(path):
+        load_config(STAGES[stage], CONFIGS.parent / config, overrides)
 
 
 def test_each_kind_is_shipped_for_shapes_and_for_cifar10() -> None:

@@ -6,6 +6,7 @@ import difflib
 from pathlib import Path
 
 from common.data.folder import FolderSource
+from common.data.patches import PatchesSource
 from common.data.photos import PhotosSource
 from common.data.shapes import ShapesSource
 from common.data.source import Source
@@ -18,6 +19,7 @@ FORMS = {
     "parquet": "parquet:GLOB",
     "hf": "hf:NAME[:SPLIT]",
     "torchvision": "torchvision:NAME[:SPLIT]",
+    "patches": "patches:SOURCE",
 }
 GENERATED = ("shapes", "photos")  # always at hand, of any length
 
@@ -40,7 +42,7 @@ def build_source(
         image: column of the images, where it is not the obvious one (``parquet``, ``hf``).
         label: column, or task, that ``labels(None)`` gives.
         root: folder for downloads (``hf``, ``torchvision``); by default in the user's cache.
-        seed: of ``shapes`` and ``photos``, which are generated.
+        seed: of ``shapes`` and ``photos``, which are generated, and of the places of ``patches``.
 
     Raises:
         UserError: the scheme is unknown, or there is nothing to read; every problem with what to do about it.
@@ -50,6 +52,8 @@ def build_source(
         raise UserError(_unknown(spec, scheme))
     if not rest and scheme not in GENERATED:
         raise UserError(f"{spec!r}: incomplete; written {FORMS[scheme]}")
+    if scheme == "patches":
+        return _patches(spec, rest, split, image, label, root, seed)
     if image is not None and scheme not in ("parquet", "hf"):
         raise UserError(f"data.image: {spec} has no columns to choose from; leave it out")
     name, _, part = rest.partition(":")
@@ -91,6 +95,20 @@ def _generated(spec: str, scheme: str, rest: str, split: str, label: str | None,
         raise UserError(*problems)
     count = int(length) if length else None
     return PhotosSource(name, count, seed) if scheme == "photos" else ShapesSource(name, count, seed, label or "shape")
+
+
+def _patches(
+    spec: str, rest: str, split: str, image: str | None, label: str | None, root: str | None, seed: int
+) -> Source:
+    scheme = rest.partition(":")[0]
+    problems = []
+    if scheme in ("photos", "patches"):
+        problems.append(f"{spec!r}: {scheme} are patches already; write {rest}")
+    if label is not None:
+        problems.append("data.label: patches has no labels; leave it out")
+    if problems:
+        raise UserError(*problems)
+    return PatchesSource(build_source(rest, split=split, image=image, root=root, seed=seed), seed)
 
 
 def _unknown(spec: str, scheme: str) -> str:

@@ -60,11 +60,9 @@ def square(image: Image.Image | Tensor, size: int) -> NDArray[np.uint8]:
     if isinstance(image, Tensor):
         if image.shape == (3, size, size):
             return image.numpy()
-        image = Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
     elif image.format == "JPEG":
         image.draft(None, (2 * size, 2 * size))  # never below twice the size: resampling does the rest
-    ImageOps.exif_transpose(image, in_place=True)  # otherwise it copies every image, turned or not
-    image = to_rgb(image)
+    image = upright(image)
     width, height = image.size
     if (width, height) != (size, size):
         side = min(width, height)
@@ -72,6 +70,18 @@ def square(image: Image.Image | Tensor, size: int) -> NDArray[np.uint8]:
         box = (left, top, left + side, top + side)
         image = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def upright(image: Image.Image | Tensor) -> Image.Image:
+    """Decode, turn upright (EXIF) and convert to RGB, at its own resolution.
+
+    Args:
+        image: PIL of any mode, or uint8 ``[1 h w]`` or ``[3 h w]``.
+    """
+    if isinstance(image, Tensor):
+        return Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+    ImageOps.exif_transpose(image, in_place=True)  # otherwise it copies every image, turned or not
+    return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

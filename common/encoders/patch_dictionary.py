@@ -42,8 +42,11 @@ class PatchDictionaryArgs(Config):
         atoms: filters applied at every position, mirrored ones counted.
         patch: side in pixels.
         code: ``threshold`` (two-sided, at ``threshold``), ``top_k`` (the k largest of a position, by magnitude),
-            ``lasso`` (``‖y - D s‖² + l1 ‖s‖₁`` by FISTA) or ``triangle`` (Coates 2011: how much nearer than the average
-            atom). All but ``triangle`` give positive and negative parts as channels of their own.
+            ``lasso`` (``‖y - D s‖² + l1 ‖s‖₁`` by FISTA) or ``triangle`` (how much nearer than the average one is an
+            atom). All give positive and negative parts as channels of their own. ``triangle`` is Coates's soft k-means
+            but for its centroids: theirs are means of patches, of any length and sign; here they are the atoms, of
+            length 1, and their negatives, since an atom stands for both. From a patch much longer than that all are
+            about as far: the code is then nearly ``max(z, 0) / ‖y‖``, a patch's shape without its contrast.
         grid: cells a side that the code is averaged over.
         mirror: half of the atoms are mirror images of the other half, and a feature is the sum of an atom's and its
             mirror's in mirrored cells: exactly invariant to left and right, at half the features. A classifier of
@@ -78,7 +81,7 @@ class PatchDictionaryArgs(Config):
     @property
     def channels(self) -> int:
         """Channels of the map."""
-        return self.learned * (1 if self.code == "triangle" else 2)
+        return 2 * self.learned
 
 
 class PatchDictionary(Encoder):
@@ -122,14 +125,15 @@ class PatchDictionary(Encoder):
         device = images.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
         with torch.autocast(device, enabled=False):
-            images = self.prepare(images).float()
-            height, width = (side - self.args.patch + 1 for side in images.shape[2:])
-            pool = self._pooling(height, width, images.device)
-            size = max(1, CHUNK["cpu" if device == "cpu" else "cuda"] // (height * width * self.args.atoms))
-            weight, bias = self.filters()
-            coder = _CODERS[self.args.code](self, weight, bias, pool, dtype)
-            maps = torch.cat([coder(rows) for rows in self._chunks(images, size)])  # [B signs cells atoms]
-        return [self._arranged(maps)]
+            return [self._arranged(self._maps(images, dtype))]
+
+    def signed(self, patches: Tensor) -> Tensor:
+        """Patches ``[n 3 p p]``, RGB in [0, 1] -> their codes, positive part less negative, ``[n atoms]``, float32.
+
+        In the order of ``full_dictionary``: with ``mirror``, the last half are codes of the mirrored patches.
+        """
+        maps = self._maps(patches, torch.float32)[:, :, 0]  # one position: every cell of the grid holds the same
+        return maps[:, 0] - maps[:, 1]
 
     def patches(self, images: Tensor) -> Tensor:
         """Images ``[B 3 H W]``, RGB in [0, 1] -> normalised patches ``[B n d]``, row by row; not yet whitened."""
@@ -160,6 +164,17 @@ class PatchDictionary(Encoder):
         p = self.args.patch
         pixels: Tensor = self.dictionary @ back
         return pixels.view(-1, 3, p, p)
+
+    def _maps(self, images: Tensor, dtype: torch.dtype) -> Tensor:
+        """Images ``[B 3 H W]`` -> pooled codes ``[B signs cells atoms]``, float32, worked out in ``dtype``."""
+        images = self.prepare(images).float()
+        height, width = (side - self.args.patch + 1 for side in images.shape[2:])
+        pool = self._pooling(height, width, images.device)
+        chunk = CHUNK["cpu" if images.device.type == "cpu" else "cuda"]
+        size = max(1, chunk // (height * width * self.args.atoms))
+        weight, bias = self.filters()
+        coder = _CODERS[self.args.code](self, weight, bias, pool, dtype)
+        return torch.cat([coder(rows) for rows in self._chunks(images, size)])
 
     def _chunks(self, images: Tensor, size: int) -> Iterator[Tensor]:
         # patches are small beside code maps: cutting them for a few chunks at once spares calls
@@ -255,9 +270,11 @@ class _Lasso(_Coder):
 class _Triangle(_Coder):
     def code(self, z: Tensor, rows: Tensor) -> Tensor:
         y = (rows - self.encoder.patch_mean) @ self.encoder.whiten
-        distance = (y.square().sum(2, keepdim=True) + 1 - 2 * z.float()).clamp_min_(0).sqrt_()  # atoms have norm 1
-        nearer = (distance.mean(2, keepdim=True) - distance).clamp_min_(0)
-        return torch.matmul(self.pool.float(), nearer)[:, None]
+        square, z = y.square().sum(2, keepdim=True) + 1, z.float()  # atoms have norm 1
+        to, away = ((square - sign * 2 * z).clamp_min_(0).sqrt_() for sign in (1, -1))  # ‖y - d‖ and ‖y + d‖
+        average = (to.mean(2, keepdim=True) + away.mean(2, keepdim=True)) / 2
+        nearer = torch.stack([average - to, average - away], dim=1).clamp_min_(0)  # [c 2 n atoms]
+        return torch.matmul(self.pool.float(), nearer)
 
 
 _CODERS: dict[str, type[_Coder]] = {"threshold": _Threshold, "top_k": _TopK, "lasso": _Lasso, "triangle": _Triangle}

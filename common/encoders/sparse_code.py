@@ -28,7 +28,8 @@ class SparseCodeArgs(Config):
         strength: λ, for pixels in [0, 1].
         top_k: non-zeros, with ``penalty: atoms``.
         centring: what is subtracted from an image first: ``own`` mean level, or the training ``data``'s mean image.
-        steps: the most steps a code takes.
+        steps: the most steps a code takes; it stops when it is done, so that few take many. Where λ is small beside the
+            images' contrast, some need more than these: the smaller it is, the longer the search for the atoms in use.
     """
 
     atoms: int = Field(default=256, ge=1, le=1 << 16)
@@ -36,7 +37,7 @@ class SparseCodeArgs(Config):
     strength: float = Field(default=0.1, gt=0)
     top_k: int = Field(default=8, gt=0)
     centring: Centre = "own"
-    steps: int = Field(default=200, gt=0)
+    steps: int = Field(default=500, gt=0)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -72,7 +72,7 @@ def fista(
     dictionary: Tensor,
     l1: float,
     *,
-    steps: int = 200,
+    steps: int = 500,
     tolerance: float = 1e-5,
     start: Tensor | None = None,
     nonnegative: bool = False,
@@ -126,7 +126,7 @@ def fista_path(
     dictionary: Tensor,
     l1: float,
     *,
-    steps: int = 200,
+    steps: int = 500,
     start: Tensor | None = None,
     nonnegative: bool = False,
 ) -> Iterator[Tensor]:

@@ -42,6 +42,10 @@ class Fit(Config, ABC):
         """How many images ``FitLearner.start`` is shown at most; the field ``sample`` of methods that have one."""
         return int(getattr(self, "sample", START_IMAGES))
 
+    def sample_rows(self, images: int, seed: int) -> Tensor:
+        """Which of so many ``images`` ``FitLearner.start`` is shown: at most ``sampled``, evenly spread, int64."""
+        return even_rows(images, self.sampled)
+
     def check(self, image_size: int, images: int) -> list[str]:
         """What makes these settings unfit for so many ``images`` of this side, known before any is decoded."""
         return []
@@ -108,6 +112,11 @@ class FitLearner(Learner):
     def explain(self, images: Tensor) -> Explained | None:
         """Atoms, and codes of patches of some images ``[N 3 S S]``; None where a code has no atoms."""
         return None
+
+
+def even_rows(length: int, count: int) -> Tensor:
+    """At most ``count`` of the rows 0..length-1, evenly spread, int64: of a folder sorted by class, some of each."""
+    return torch.linspace(0, length - 1, min(length, count), dtype=torch.float64).round().long()
 
 
 def check_components(components: int, image_size: int, images: int) -> list[str]:

@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.schedule import seed_step
 from pretrain.fits.base import Fit
 from pretrain.fits.projections import Cca
-from pretrain.fits.transfer import Tca, second_domain, spread
+from pretrain.fits.transfer import Tca, second_domain
 
 
 @torch.no_grad()
@@ -53,8 +53,8 @@ def fit(
         encoder = config.build(side)
         learner = config.learner(encoder, seed, len(images))
         learner.to(device)
-        sample = spread(images, config.sampled).float()[:, :, :side, :side]
-        domain = sample if other is None else spread(other, config.sampled).float()
+        sample = images[config.sample_rows(len(images), seed).to(device)].float()[:, :, :side, :side]
+        domain = sample if other is None else other[config.sample_rows(len(other), seed).to(device)].float()
         learner.start(sample, second_domain(config, domain, seed))
         if config.streams:
             order = lru_cache(maxsize=2)(partial(permutation, seed, len(images)))

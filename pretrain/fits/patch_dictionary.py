@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from common.config import ProblemsError
 from common.encoders import Encoder, EncoderConfig
 from common.encoders.patch_dictionary import PatchDictionary, PatchDictionaryArgs, mirrored
 from common.learner import Named
@@ -56,10 +57,24 @@ class PatchDictionaryFit(Fit):
     forgetting: float = Field(default=1.0, ge=0)
 
     @model_validator(mode="after")
-    def _enough_dimensions(self) -> Self:
-        most = 3 * self.network.patch**2
-        if self.learn in ("pca", "ica") and self.network.learned > most:
-            raise ValueError(f"learn={self.learn} finds at most {most} atoms of {self.network.patch} px patches")
+    def _serves_as_a_basis(self) -> Self:
+        if self.learn not in ("pca", "ica"):
+            return self
+        problems = []
+        if self.network.mirror:
+            # components of mirrored and unmirrored patches together are even, odd, or come in mirrored pairs: all of
+            # PCA's, and nearly half of ICA's on photographs
+            problems.append(
+                f"learn={self.learn} finds atoms that are mirror images of themselves or of each other, and mirroring "
+                "them adds none: set fit.network.mirror=false"
+            )
+        if self.network.atoms > (most := 3 * self.network.patch**2):
+            problems.append(
+                f"learn={self.learn} finds at most {most} atoms of {self.network.patch} px patches: lower "
+                "fit.network.atoms"
+            )
+        if problems:
+            raise ProblemsError(problems)
         return self
 
     @property
@@ -186,5 +201,9 @@ class PatchDictionaryLearner(FitLearner):
         encoder, p = self.encoder, self.encoder.args.patch
         windows = images.unfold(2, p, p).unfold(3, p, p).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, p, p)
         windows = windows[torch.linspace(0, len(windows) - 1, min(len(windows), EXPLAINED_PATCHES)).long()]
-        codes = encoder(windows)[:, :, 0, 0]  # of one position: every cell of the grid holds the same
-        return Explained(encoder.atoms(), codes.view(len(codes), -1, encoder.args.learned).sum(1), windows)
+        codes = encoder.signed(windows)
+        if encoder.args.mirror:
+            # a patch under the mirrored atom is the mirrored patch under the atom itself, and is shown so
+            windows = torch.cat([windows, windows.flip(3)])
+            codes = torch.cat(torch.split(codes, encoder.args.learned, dim=1))
+        return Explained(encoder.atoms(), codes, windows)

@@ -17,11 +17,9 @@ from common.errors import UserError
 from common.kernels import Kernel, kernel_rows
 from common.learner import Named
 from common.schedule import seed_step
-from pretrain.fits.base import Fit, FitLearner
+from pretrain.fits.base import Fit, FitLearner, even_rows
 from pretrain.fits.told import told
-from pretrain.linear.moments import Moments
-from pretrain.linear.pca import pca
-from pretrain.linear.projection import Projection
+from pretrain.linear.pca import whitened_codes
 from pretrain.linear.tca import KernelProjection, maximum_mean_discrepancy, median_width, tca
 
 log = logging.getLogger("retouch")
@@ -114,20 +112,19 @@ class TcaLearner(FitLearner):
         encoder.landmarks.copy_(fitted.landmarks)
         encoder.weight.copy_(fitted.weight)
         encoder.shift.copy_(fitted.shift)
-        moments = Moments(source.shape[1], source.device)
-        moments.add(torch.cat([source, target]))
         # beside it what asks for variance only; all have components of variance 1
         a, b = spread(source, COMPARED), spread(target, COMPARED)
-        codes: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
-            "pixels": lambda: lambda rows: rows,
-            "pca": lambda: _whitened(moments, min(fit.components, source.shape[1])).encode,
-            "kernel_pca": lambda: fitted_at(KERNEL_PCA).apply,
-            "tca": lambda: fitted.apply,
+        codes: dict[str, Callable[[Tensor], Tensor]] = {
+            "pixels": lambda rows: rows,
+            # of the compared rows alone: moments of all rows would be d x d, and d grows with the images' area
+            "pca": lambda rows: whitened_codes(rows, fit.components),
+            "kernel_pca": lambda rows: fitted_at(KERNEL_PCA).apply(rows),
+            "tca": fitted.apply,
         }
-        for name, make in codes.items():
+        for name, code in codes.items():
             try:
-                code = make()
-                self.discrepancy[name] = maximum_mean_discrepancy(code(a), code(b))
+                both = code(torch.cat([a, b]))
+                self.discrepancy[name] = maximum_mean_discrepancy(both[: len(a)], both[len(a) :])
             except ValueError as error:  # a comparison that these images do not allow; the fit stands without it
                 log.warning("no discrepancy of %s: %s", name, error)
         log.info(
@@ -137,12 +134,6 @@ class TcaLearner(FitLearner):
 
     def learn(self, images: Tensor, step: int) -> tuple[Named, Named]:
         raise AssertionError("TCA does not stream")
-
-
-def _whitened(moments: Moments, components: int) -> Projection:
-    """PCA of variance 1, of fewer components where the rows vary in fewer directions."""
-    varying = int((pca(moments, components).explained > 1e-12).sum())
-    return pca(moments, varying, whiten=True)
 
 
 def second_domain(fit: Fit, images: Tensor, seed: int) -> Tensor | None:
@@ -167,4 +158,4 @@ def mean_gap(source: Tensor, target: Tensor, landmarks: Tensor, kernel: Kernel, 
 
 def spread(rows: Tensor, count: int) -> Tensor:
     """At most ``count`` of the rows, evenly spread."""
-    return rows[torch.linspace(0, len(rows) - 1, min(len(rows), count)).round().long().to(rows.device)]
+    return rows[even_rows(len(rows), count).to(rows.device)]

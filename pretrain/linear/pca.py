@@ -9,8 +9,9 @@ variance 1, and multiplied by it on the way back: the reconstruction is the same
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from pretrain.linear.moments import Moments
+from pretrain.linear.moments import Moments, check_rows
 from pretrain.linear.projection import Projection, check_components, signs
 
 
@@ -44,3 +45,25 @@ def pca(moments: Moments, components: int, *, whiten: bool = False) -> Projectio
         back=(directions.T * scale).contiguous(),
         explained=values[:components] / values.sum(),
     )
+
+
+def whitened_codes(rows: Tensor, components: int) -> Tensor:
+    """The whitened PCA codes of ``n`` rows ``[n d]`` among themselves, ``[n h]``, float64, up to the columns' signs.
+
+    With centred rows ``X = U Σ Rᵀ`` they are ``√(n - 1) U``, and ``X Xᵀ = U Σ² Uᵀ`` is ``[n n]``, however large d is.
+    Columns are ``components``, or as many as there are directions in which the rows vary.
+
+    Raises:
+        ValueError: rows that are not finite ``[n d]``, or that do not vary.
+    """
+    check_rows(rows, "rows")
+    x = rows.double()
+    x = x - x.mean(0)
+    values, basis = torch.linalg.eigh(x @ x.T)
+    values, basis = values.flip(0), basis.flip(1)
+    floor = max(x.shape) * torch.finfo(values.dtype).eps * values[0]
+    rank = int((values > floor).sum())
+    if rank == 0:
+        raise ValueError(f"all {len(rows)} rows are the same: there is no variance to keep")
+    codes: Tensor = basis[:, : min(components, rank)] * (len(rows) - 1) ** 0.5
+    return codes

@@ -67,8 +67,8 @@ FAMILY = [
     Member("patch_dictionary", (24, 2, 2), {**ATOMS, "mirror": False}, "threshold_unmirrored"),
     Member("patch_dictionary", (12, 2, 2), {**ATOMS, "code": "top_k", "top_k": 3}, "top_k"),
     Member("patch_dictionary", (12, 2, 2), {**ATOMS, "code": "lasso", "l1": 4.0}, "lasso"),
-    Member("patch_dictionary", (6, 2, 2), {**ATOMS, "code": "triangle"}, "triangle"),
-    Member("patch_dictionary", (12, 2, 2), {**ATOMS, "code": "triangle", "mirror": False}, "triangle_unmirrored"),
+    Member("patch_dictionary", (12, 2, 2), {**ATOMS, "code": "triangle"}, "triangle"),
+    Member("patch_dictionary", (24, 2, 2), {**ATOMS, "code": "triangle", "mirror": False}, "triangle_unmirrored"),
 ]
 
 

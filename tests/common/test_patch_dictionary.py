@@ -44,7 +44,7 @@ def by_hand(encoder: PatchDictionary, image: Tensor) -> Tensor:
     flipped = torch.stack([atom.view(3, p, p).flip(2).flatten() for atom in own])
     atoms = torch.cat([own, flipped]) if args.mirror else own
     height, width = (side - p + 1 for side in image.shape[1:])
-    parts = torch.zeros(1 if args.code == "triangle" else 2, len(atoms), height, width, dtype=torch.float64)
+    parts = torch.zeros(2, len(atoms), height, width, dtype=torch.float64)
     for top, left in itertools.product(range(height), range(width)):
         x = image[:, top : top + p, left : left + p].double().flatten()
         x = (x - x.mean()) / (x.var(correction=0) + args.contrast).sqrt()
@@ -59,8 +59,9 @@ def by_hand(encoder: PatchDictionary, image: Tensor) -> Tensor:
                 kept = torch.where(z.abs() >= smallest, z, 0)
                 parts[0, :, top, left], parts[1, :, top, left] = kept.clamp_min(0), (-kept).clamp_min(0)
             case "triangle":
-                distance = (y - atoms).norm(dim=1)
-                parts[0, :, top, left] = (distance.mean() - distance).clamp_min(0)
+                # soft k-means, whose centroids are the atoms and their negatives
+                distance = (y - torch.cat([atoms, -atoms])).norm(dim=1)
+                parts[:, :, top, left] = (distance.mean() - distance).clamp_min(0).view(2, -1)
     maps = adaptive_avg_pool2d(parts, args.grid)
     if args.mirror:
         maps = maps[:, : len(own)] + maps[:, len(own) :].flip(3)
@@ -75,6 +76,17 @@ def test_features_are_those_computed_by_hand(code: str, mirror: bool) -> None:
     batch = torch.stack([images(2)[0], images(2)[1] * 0.01 + 0.5])  # the second is nearly flat
     expected = torch.stack([by_hand(encoder, image) for image in batch])
     torch.testing.assert_close(encoder(batch).double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_patch_and_its_negative_exchange_the_channels_of_the_triangle_code() -> None:
+    encoder = fitted(code="triangle", mirror=False, grid=1)
+    encoder.patch_mean.zero_()
+    patch = images(1, side=4)
+    positive, negative = encoder(patch).view(2, 10)
+    assert positive.any()
+    assert negative.any()
+    torch.testing.assert_close(encoder(1 - patch).view(2, 10), torch.stack([negative, positive]))
 
 
 @torch.no_grad()
@@ -108,6 +120,21 @@ def test_with_mirror_left_and_right_make_no_difference(code: str) -> None:
     torch.testing.assert_close(encoder(images(3).flip(3)), features, rtol=1e-3, atol=1e-3 if code == "lasso" else 1e-5)
     plain = fitted(code=code, mirror=False)
     assert not torch.allclose(plain(images(3).flip(3)), plain(images(3)), rtol=1e-2, atol=1e-2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("code", CODES)
+def test_signed_codes_of_patches_are_the_parts_of_the_features_and_turn_round_with_a_mirrored_patch(code: str) -> None:
+    patches = images(5, side=4)
+    signed = fitted(code=code).signed(patches)
+    own, mirror = signed.split(5, dim=1)
+    near = {"rtol": 1e-3, "atol": 1e-3 if code == "lasso" else 1e-5}
+    torch.testing.assert_close(fitted(code=code).signed(patches.flip(3)), torch.cat([mirror, own], dim=1), **near)
+    positive, negative = fitted(code=code, mirror=False, atoms=5, grid=1)(patches).view(5, 2, -1).unbind(1)
+    plain = fitted(code=code, mirror=False, atoms=5).signed(patches)
+    torch.testing.assert_close(plain, positive - negative, **near)
+    assert (signed < 0).any()
+    assert (signed > 0).any()
 
 
 @torch.no_grad()

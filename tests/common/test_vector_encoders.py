@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from common.artifact import export_encoder, load_encoder
+from common.data import build_source, load_images
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.kernel import KernelCode
 from common.encoders.linear import Linear
@@ -17,6 +19,7 @@ from common.encoders.mlp import MLP
 from common.encoders.sparse_code import L0_START, SparseCode
 from common.encoders.vector import VectorEncoder, code_activation
 from common.errors import UserError
+from common.images import to_float
 from common.sparse import fista, iht, l0_objective, lasso_objective, omp
 
 SIDE, DIMENSION = 8, 192
@@ -104,6 +107,24 @@ def test_a_sparse_code_is_the_solvers_and_better_than_none(name: str) -> None:
     torch.testing.assert_close(codes, expected, rtol=1e-4, atol=1e-5)
     assert (gain > 0).all()
     assert ((codes == 0).sum(1) > 0).all()
+
+
+@torch.no_grad()
+def test_l1_codes_of_photographs_are_within_1e4_of_the_least_objective_by_default() -> None:
+    """Patches written with patches: atoms as alike as these are the hard case."""
+    args = {"atoms": 256, "strength": 0.5}
+    encoder = build_encoder(EncoderConfig(name="sparse_code", model_args=args), image_size=12)
+    assert isinstance(encoder, SparseCode)
+
+    def patches(source: str, count: int) -> Tensor:
+        return to_float(load_images(build_source(source), 12, limit=count).rows(torch.arange(count)))
+
+    encoder.dictionary.copy_(normalize(encoder.vectors(patches("photos", 256)), dim=1).T)
+    x, W = encoder.vectors(patches("photos:test", 100)), encoder.dictionary
+    exact = fista(x.double(), W.double(), 0.5, steps=5000, tolerance=1e-8)
+    least = lasso_objective(x.double(), W.double(), exact, 0.5)
+    codes = encoder(patches("photos:test", 100)).flatten(1)
+    assert (lasso_objective(x.double(), W.double(), codes.double(), 0.5) / least - 1).max() < 1e-4
 
 
 @torch.no_grad()

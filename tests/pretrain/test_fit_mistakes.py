@@ -15,7 +15,7 @@ from common.config import validate
 from common.distributed import World
 from common.errors import UserError
 from pretrain.config import PretrainConfig
-from pretrain.fits import Cca, Ica, Pca, SparseCoding, Tca, fit
+from pretrain.fits import Cca, Fit, Ica, Pca, SparseCoding, Tca, fit
 from pretrain.run import pretrain
 from tests.pretrain.toys import SIDE, same, settings
 
@@ -48,6 +48,17 @@ def test_several_processes_are_refused(tmp_path: Path) -> None:
             "fit.kind=patch_dictionary with learn=random is fitted on one sample: leave out steps, and epochs too or 1",
         ),
         ("pca", {"base_lr": 0.1, "ema": 0}, "fit.kind=pca learns without a gradient: leave out base_lr, ema"),
+        (
+            "patch_dictionary-pca",
+            {"fit": {"kind": "patch_dictionary", "learn": "pca", "network": {"atoms": 100}}},
+            "fit: learn=pca finds atoms that are mirror images of themselves or of each other, and mirroring them adds "
+            "none: set fit.network.mirror=false",
+        ),
+        (
+            "patch_dictionary-ica",
+            {"fit": {"kind": "patch_dictionary", "learn": "ica", "network": {"mirror": False}}},
+            "fit: learn=ica finds at most 108 atoms of 6 px patches: lower fit.network.atoms",
+        ),
         ("pca", {"accumulate": 2}, "fit.kind=pca learns from whole batches: leave out accumulate"),
     ],
 )
@@ -57,6 +68,34 @@ def test_a_setting_that_would_be_ignored_is_refused(name: str, changes: dict[str
     with pytest.raises(UserError) as caught:
         validate(PretrainConfig, values)
     assert caught.value.problems == (message,)
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "message"),
+    [
+        (Pca(), 128, "fit.kind=pca at 128 px solves for moments of 49,152 x 49,152 numbers, which takes 108.0 GiB of "
+         "memory, and 8.0 GiB are free; lower data.image_size, to 66 at most"),
+        (Ica(), 67, "fit.kind=ica at 67 px solves for moments of 13,467 x 13,467 numbers, which takes 8.1 GiB of "
+         "memory, and 8.0 GiB are free; lower data.image_size, to 66 at most"),
+        (Cca(), 64, "fit.kind=cca at 64 px solves for moments of 24,576 x 24,576 numbers, which takes 27.0 GiB of "
+         "memory, and 8.0 GiB are free; lower data.image_size, to 47 at most"),
+    ],
+)  # fmt: skip
+def test_images_too_large_for_their_moments_are_refused_with_the_size_that_fits(
+    config: Fit, size: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pretrain.fits.projections.available_memory", lambda: 8 << 30)
+    assert config.check(size, 10_000) == [message]
+    most = int(message.split()[-3])
+    assert config.check(most, 10_000) == []
+    assert config.check(most + 1, 10_000) != []
+
+
+def test_what_has_no_room_leaves_no_run_folder_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pretrain.fits.projections.available_memory", lambda: 1 << 20)
+    with pytest.raises(UserError, match=r"takes 2 MiB of memory, and 1 MiB are free; lower data\.image_size, to 7 at"):
+        pretrain(settings(tmp_path / "run", "pca"))
+    assert not (tmp_path / "run").exists()
 
 
 PHOTOS = torch.rand(20, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pretrain.linear.ica import ica
 from pretrain.linear.moments import Moments
-from pretrain.linear.pca import pca
+from pretrain.linear.pca import pca, whitened_codes
 from pretrain.linear.projection import Projection
 
 
@@ -55,6 +55,21 @@ def test_the_axes_of_a_case_known_by_hand() -> None:
     torch.testing.assert_close(fitted.weight, torch.eye(2, dtype=torch.float64))
     torch.testing.assert_close(fitted.explained, torch.tensor([0.9, 0.1], dtype=torch.float64))
     torch.testing.assert_close(fitted.mean, torch.tensor([0.0, 1.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("n", "d"), [(40, 6), (12, 30)], ids=["tall", "wide"])
+def test_codes_of_few_rows_are_those_of_scikit_learn(n: int, d: int) -> None:
+    rows = sample(n, d)
+    reference = torch.from_numpy(PCA(5, whiten=True, svd_solver="full").fit_transform(rows.numpy()))
+    codes = whitened_codes(rows, 5)
+    torch.testing.assert_close(codes * (codes * reference).sum(0).sign(), reference, rtol=1e-6, atol=1e-7)
+
+
+def test_codes_of_few_rows_are_no_more_than_the_directions_in_which_they_vary() -> None:
+    flat = sample(20, 3) @ torch.randn(3, 50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert whitened_codes(flat, 9).shape == (20, 3)
+    with pytest.raises(ValueError, match="all 4 rows are the same"):
+        whitened_codes(torch.ones(4, 7), 2)
 
 
 @pytest.mark.parametrize("whiten", [False, True])

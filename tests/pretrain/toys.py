@@ -32,7 +32,15 @@ EVERY: dict[str, dict[str, Any]] = {
     "sparse_coding-atoms": {**SPARSE, "penalty": "atoms", "top_k": 4},
     **{
         f"patch_dictionary-{learn}": {"kind": "patch_dictionary", "learn": learn, "network": NETWORK}
-        for learn in ("random", "kmeans", "sparse_coding", "pca", "ica")
+        for learn in ("random", "kmeans", "sparse_coding")
+    },
+    **{
+        f"patch_dictionary-{learn}": {
+            "kind": "patch_dictionary",
+            "learn": learn,
+            "network": {**NETWORK, "mirror": False},
+        }
+        for learn in ("pca", "ica")
     },
 }
 STREAMING = [name for name in EVERY if "sparse_coding" in name or "kmeans" in name]

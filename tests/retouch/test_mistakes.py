@@ -532,7 +532,12 @@ FIT_MISTAKES = [
     pytest.param(
         "patch_dictionary",
         ["fit.learn=pca"],
-        [ONE_ERROR, "  fit: learn=pca finds at most 108 atoms of 6 px patches"],
+        [
+            "Found 2 errors in {config}:",
+            "  fit: learn=pca finds atoms that are mirror images of themselves or of each other, and mirroring them "
+            "adds none: set fit.network.mirror=false",
+            "  fit: learn=pca finds at most 108 atoms of 6 px patches: lower fit.network.atoms",
+        ],
         id="more-components-than-a-patch-has-numbers",
     ),
     pytest.param(

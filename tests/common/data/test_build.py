@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from common.data import build_source
+from common.data.patches import PatchesSource
 from common.data.photos import PhotosSource
 from common.data.shapes import ShapesSource
 from common.errors import UserError
@@ -19,7 +20,8 @@ from tests.common.data.samples import png, write_dtd, write_folder, write_mnist,
         ("shape", "'shape': unknown source 'shape'; did you mean 'shapes'?"),
         ("Folder:x", "'Folder:x': unknown source 'Folder'; did you mean 'folder'?"),
         ("imagenet", "'imagenet': unknown source 'imagenet'; a source is one of shapes[:train|test[:LENGTH]], "
-         "photos[:train|test[:LENGTH]], folder:PATH, parquet:GLOB, hf:NAME[:SPLIT], torchvision:NAME[:SPLIT]"),
+         "photos[:train|test[:LENGTH]], folder:PATH, parquet:GLOB, hf:NAME[:SPLIT], torchvision:NAME[:SPLIT], "
+         "patches:SOURCE"),
         ("{tmp}", "'{tmp}': unknown source '{tmp}'; did you mean folder:{tmp}?"),
         ("{tmp}/a.parquet", "'{tmp}/a.parquet': unknown source '{tmp}/a.parquet'; "
          "did you mean parquet:{tmp}/a.parquet?"),
@@ -39,6 +41,11 @@ from tests.common.data.samples import png, write_dtd, write_folder, write_mnist,
         ("photos:train:0", "'photos:train:0': '0' is not a number of images; "
          "written photos[:train|test[:LENGTH]]"),
         ("photo", "'photo': unknown source 'photo'; did you mean 'photos'?"),
+        ("patches:", "'patches:': incomplete; written patches:SOURCE"),
+        ("patches:photos", "'patches:photos': photos are patches already; write photos"),
+        ("patches:patches:shapes", "'patches:patches:shapes': patches are patches already; write patches:shapes"),
+        ("patches:foldr:x", "'foldr:x': unknown source 'foldr'; did you mean 'folder'?"),
+        ("patches:folder:{tmp}/empty", "folder:{tmp}/empty: the folder is empty: {tmp}/empty"),
         ("torchvision:CIFAR", "torchvision:CIFAR: torchvision has no data set 'CIFAR'; did you mean 'CIFAR10'?"),
         ("torchvision:FakeData:test", "torchvision:FakeData:test: no split 'test'; it comes in one piece: "
          "name no test set, and a part is held out"),
@@ -103,6 +110,18 @@ def test_seed_reaches_photos_which_have_no_labels() -> None:
     assert len(build_source("photos:test:7")) == 7
     with pytest.raises(UserError, match=r"data\.label: photos has no labels; leave it out"):
         build_source("photos", label="flower")
+
+
+def test_patches_are_opened_as_the_source_they_are_cut_from(tmp_path: Path) -> None:
+    source = build_source(f"patches:folder:{write_folder(tmp_path)}", seed=3)
+    assert isinstance(source, PatchesSource)
+    assert source.spec == f"patches:folder:{tmp_path}"
+    assert source.fingerprint != build_source(source.spec, seed=4).fingerprint
+    assert len(build_source("patches:shapes", split="test")) == 25 * 4_000
+    with pytest.raises(UserError, match=r"data\.label: patches has no labels; leave it out"):
+        build_source(source.spec, label="label")
+    with pytest.raises(UserError, match="has no columns to choose from"):
+        build_source(source.spec, image="image")
 
 
 def test_columns_are_refused_where_there_are_none(tmp_path: Path) -> None:

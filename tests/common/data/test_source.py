@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from common.data import Source, Subset, build_source, load_images
+from common.data.folder import FolderSource
+from common.data.patches import PatchesSource
 from common.errors import UserError
 from tests.common.data.samples import write_dtd, write_eurosat, write_folder, write_mnist, write_parquet
 
@@ -25,11 +27,12 @@ SOURCES: dict[str, Make] = {
     "torchvision, train=": lambda folder: build_source("torchvision:MNIST", root=str(write_mnist(folder))),
     "torchvision, no split": lambda folder: build_source("torchvision:EuroSAT", root=str(write_eurosat(folder))),
     "torchvision, split=": lambda folder: build_source("torchvision:DTD", root=str(write_dtd(folder))),
+    "patches": lambda folder: PatchesSource(FolderSource(str(write_folder(folder / "photos"))), each=1),
     "subset": lambda folder: Subset(build_source("shapes:train:9"), torch.tensor([7, 1, 4, 2, 8, 0]), "some"),
 }
 
 
-UNLABELED = ("photos",)
+UNLABELED = ("photos", "patches")
 
 
 @pytest.fixture(params=SOURCES)
@@ -89,7 +92,8 @@ def test_sources_cross_to_worker_processes(made: Source) -> None:
 
 
 def test_opening_again_gives_the_same_fingerprint(tmp_path: Path) -> None:
-    for kind in ("shapes:train:6", "photos:train:6", f"folder:{write_folder(tmp_path / 'a')}", f"hf:{tmp_path / 'a'}"):
+    folder = f"folder:{write_folder(tmp_path / 'a')}"
+    for kind in ("shapes:train:6", "photos:train:6", folder, f"patches:{folder}", f"hf:{tmp_path / 'a'}"):
         first, again = build_source(kind).fingerprint, build_source(kind).fingerprint
         assert first == again
         assert len(first) == 64
