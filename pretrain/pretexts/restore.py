@@ -7,7 +7,7 @@ from abc import ABC
 from torch import Tensor
 
 from pretrain.example import Example
-from pretrain.pretexts.base import Pretext, State, weighted_mean
+from pretrain.pretexts.base import Pretext, State
 from pretrain.pretexts.distance import Distance, error, fit_spectrum
 
 
@@ -22,8 +22,7 @@ class Restore(Pretext, ABC):
         return {"spectrum": fit_spectrum(images)} if self.distance == "whitened" else {}
 
     def score(self, prediction: Tensor, example: Example, state: State) -> Tensor:
-        wrong = error(self.distance, prediction, example.target.float(), state.get("spectrum"))
-        return weighted_mean(wrong, example.weight)
+        return error(self.distance, prediction, example.target.float(), state.get("spectrum")).mean()
 
     def picture(self, prediction: Tensor, example: Example, state: State) -> Tensor:
         return prediction.float().clamp(0, 1)
