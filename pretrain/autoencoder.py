@@ -23,7 +23,7 @@ class Autoencoder(nn.Module):
     the module.
 
     Raises:
-        UserError: no decoder of this kind can serve this encoder and pretext.
+        UserError: no decoder of this kind can serve this encoder and pretext, or the penalties do not fit the encoder.
     """
 
     def __init__(
@@ -36,6 +36,8 @@ class Autoencoder(nn.Module):
     ) -> None:
         super().__init__()
         self.penalty = penalty or PenaltyConfig()
+        if problems := self.penalty.check(encoder.name):
+            raise UserError(*problems)
         sparse = bool(self.penalty.l1) or encoder.code_kept is not None
         if pretext.narrow_code and decoder.kind == "unet" and not sparse:
             raise UserError(
