@@ -44,6 +44,11 @@ class Pretext(Config, ABC):
         """``(K, h')``: channels and side of what the decoder must give."""
         return 3, image_size
 
+    @property
+    def fits(self) -> bool:
+        """Whether ``fit`` has anything to learn from images."""
+        return False
+
     def fit(self, images: Tensor) -> dict[str, Tensor]:
         """Statistics of a sample of training images ``[N 3 H W]`` in [0, 1], kept as buffers of the Autoencoder."""
         return {}

@@ -71,13 +71,17 @@ class Colorize(Pretext):
 
     # ---- the colour bins
 
+    @property
+    def fits(self) -> bool:
+        return self.objective == "classification"
+
     def fit(self, images: Tensor) -> dict[str, Tensor]:
         """Bins ``centers [Q 2]`` (ab units), and the ``rarity [Q]`` of each, whose mean over the sample is 1.
 
         Raises:
             UserError: the sample has fewer different colours than bins, as a set of gray images has.
         """
-        if self.objective == "regression":
+        if not self.fits:
             return {}
         colours = self.colours(images.float().cpu()).permute(0, 2, 3, 1).reshape(-1, 2).numpy()
         colours = np.random.default_rng(0).permutation(colours)[:SAMPLE]

@@ -18,8 +18,12 @@ class Restore(Pretext, ABC):
     """l2, l1, squared (l2 summed over an image), or whitened: every frequency counts alike, not only the broad
     ones that hold most variance."""
 
+    @property
+    def fits(self) -> bool:
+        return self.distance == "whitened"
+
     def fit(self, images: Tensor) -> dict[str, Tensor]:
-        return {"spectrum": fit_spectrum(images)} if self.distance == "whitened" else {}
+        return {"spectrum": fit_spectrum(images)} if self.fits else {}
 
     def score(self, prediction: Tensor, example: Example, state: State) -> Tensor:
         return error(self.distance, prediction, example.target.float(), state.get("spectrum")).mean()

@@ -111,6 +111,10 @@ def test_training_lowers_the_loss(pair: tuple[Pretext, Encoder], photographs: Te
     assert losses[-1] < 0.95 * losses[0]
 
 
+def test_a_pretext_says_whether_it_learns_from_images(pair: tuple[Pretext, Encoder], photographs: Tensor) -> None:
+    assert bool(pair[0].fit(photographs)) == pair[0].fits
+
+
 def test_the_gradient_of_a_batch_is_the_mean_of_its_parts(pair: tuple[Pretext, Encoder], photographs: Tensor) -> None:
     """Whatever weights errors have: accumulated micro-batches and several processes learn what one batch does."""
     pretext, encoder = pair
