@@ -78,8 +78,8 @@ class Autoencoder(nn.Module):
         """Let the pretext learn what it needs from a sample of training images ``[N 3 H W]`` in [0, 1].
 
         Codes of images as vectors are centred, atoms start as cells of images, and a linear encoder with a linear
-        decoder starts at the best code of each principal component by itself: stochastic gradient would take many
-        thousand steps to find the components of little variance, and a sum of squares is nearly all of what it sees.
+        decoder starts at the best code of each principal component by itself, which stochastic gradient alone does not
+        reach in thousands of steps.
         """
         self._keep(self.pretext.fit(images))
         if isinstance(self.encoder, VectorEncoder):

@@ -21,8 +21,8 @@ from pretrain.run import pretrain
 log = logging.getLogger("retouch")
 
 PRETEXTS: dict[str, dict[str, Any]] = {
-    "denoise": {"kind": "denoise"},
-    "colorize": {"kind": "colorize"},
+    "denoise": {"pretext": {"kind": "denoise"}, "decoder": {"kind": "unet"}},
+    "colorize": {"pretext": {"kind": "colorize"}},
 }
 ENCODER: dict[str, Any] = {"name": "small_cnn"}
 UNLABELED, LABELLED = 20_000, 2_000  # images
@@ -43,7 +43,7 @@ def demo(out: str | Path = "runs/demo") -> list[dict[str, Any]]:
     leave_busy_cores()
     wandb = {"group": out.name}
     results: list[dict[str, Any]] = []
-    for name, pretext in PRETEXTS.items():
+    for name, settings in PRETEXTS.items():
         log.info("\n%s: learning from %s unlabeled images", name, f"{UNLABELED:,}")
         pretrained = pretrain(
             PretrainConfig.model_validate(
@@ -55,7 +55,7 @@ def demo(out: str | Path = "runs/demo") -> list[dict[str, Any]]:
                     "base_lr": 4e-3,
                     "data": {"source": "shapes", "limit": UNLABELED},
                     "encoder": ENCODER,
-                    "pretext": pretext,
+                    **settings,
                     "wandb": {**wandb, "name": name},
                 }
             )
