@@ -6,8 +6,16 @@ import os
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
+
+CHUNK_PIXELS = 1 << 18  # of images that go through a network together where no gradient is asked: 256 of 32 px
+
+
+def in_chunks(images: Tensor) -> tuple[Tensor, ...]:
+    """Images ``[N C H W]`` a few at a time, so that a network's maps of all of them are never in memory together."""
+    return torch.split(images, max(1, CHUNK_PIXELS // images.shape[2:].numel()))
 
 
 def to_float(images: Tensor) -> Tensor:

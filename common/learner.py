@@ -149,9 +149,22 @@ class GradientLearner(Learner):
 
 
 def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two AdamW groups: matrices and filters decay; biases, norms, tokens and other vectors do not."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """Two AdamW groups: matrices and filters decay; biases, norms, tokens and positions do not."""
+    names = decayed_names(model)
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     return [
-        {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
+        {"params": [parameter for name, parameter in trained if name in names], "weight_decay": weight_decay},
+        {"params": [parameter for name, parameter in trained if name not in names], "weight_decay": 0.0},
     ]
+
+
+def decayed_names(model: nn.Module) -> set[str]:
+    """Names of the parameters to be decayed: all of two dimensions and more, but what a module keeps from it.
+
+    A module says so as in timm: ``no_weight_decay()`` gives names of its own parameters, such as tokens and positions.
+    """
+    kept: set[str] = set()
+    for place, module in model.named_modules():
+        if names := getattr(module, "no_weight_decay", None):
+            kept |= {f"{place}.{name}" if place else name for name in names()}
+    return {name for name, parameter in model.named_parameters() if parameter.ndim >= 2} - kept

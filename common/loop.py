@@ -38,7 +38,7 @@ log = logging.getLogger("retouch")
 class OptimConfig(Config):
     """AdamW with linear warmup and a cosine to zero."""
 
-    weight_decay: float = Field(default=0.05, ge=0)  # not on biases, norms and other vectors
+    weight_decay: float = Field(default=0.05, ge=0)  # not on biases, norms, tokens and positions
     betas: tuple[float, float] = (0.9, 0.95)
     warmup: float = Field(default=0.05, ge=0, lt=1)  # share of all steps
     clip: float = Field(default=1.0, ge=0)  # gradient norm; 0 turns clipping off
@@ -122,7 +122,7 @@ def train(
     Args:
         model: maps a prepared batch to a dict of scalar losses; every parameter that requires a gradient gets one.
         prepare: uint8 batch -> what ``model`` takes, on the device; draws from torch's global generators.
-        groups: AdamW parameter groups, each with an optional ``lr_scale``; by default only matrices are decayed.
+        groups: AdamW parameter groups, each with an optional ``lr_scale``; by default ``weight_decay_groups``.
 
     Raises:
         UserError: the loss is no longer a finite number, or a checkpoint does not fit.

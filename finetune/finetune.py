@@ -22,6 +22,7 @@ from common.encoders.base import Encoder
 from common.errors import together
 from common.files import write_json
 from common.images import to_float
+from common.learner import decayed_names
 from common.loop import Periodic, Trained, train
 from common.precision import autocast, resolve_precision
 from common.run import Run, check_out, in_group, open_run
@@ -225,10 +226,10 @@ def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[dict[str, 
     """AdamW groups with layer-wise learning-rate decay (Bao et al. 2022): ``layer_decay ** (deepest - depth)``."""
     named = {name: p for name, p in model.classifier.named_parameters() if p.requires_grad}
     depths = dict(layer_decay_groups(model.classifier))
-    deepest = max(depths.values())
+    deepest, decayed = max(depths.values()), decayed_names(model.classifier)
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in named.items():
-        decays = parameter.ndim >= 2
+        decays = name in decayed
         group = groups.setdefault(
             (depths[name], decays),
             {

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from common.encoders.base import Encoder, TokenEncoder
+from common.encoders.linear import Linear
 from common.encoders.vector import VectorEncoder
 from common.errors import UserError
+from common.images import in_chunks
 from pretrain.decoders import DecoderConfig, LinearDecoder, TransformerDecoder, build_decoder
 from pretrain.example import Example
 from pretrain.explained import Explained
+from pretrain.linear.diagonal import diagonal_autoencoder
 from pretrain.penalty import PenaltyConfig
 from pretrain.pretexts.base import Pretext, State
 from pretrain.pretexts.restore import Restore
@@ -23,7 +26,7 @@ class Autoencoder(nn.Module):
     the module.
 
     Raises:
-        UserError: no decoder of this kind can serve this encoder and pretext.
+        UserError: no decoder of this kind can serve this encoder and pretext, or the penalties do not fit the encoder.
     """
 
     def __init__(
@@ -36,6 +39,8 @@ class Autoencoder(nn.Module):
     ) -> None:
         super().__init__()
         self.penalty = penalty or PenaltyConfig()
+        if problems := self.penalty.check(encoder.name):
+            raise UserError(*problems)
         sparse = bool(self.penalty.l1) or encoder.code_kept is not None
         if pretext.narrow_code and decoder.kind == "unet" and not sparse:
             raise UserError(
@@ -58,13 +63,43 @@ class Autoencoder(nn.Module):
             )
         self._keep(state or {})
 
+    @property
+    def fits(self) -> bool:
+        """Whether ``fit`` has anything to learn."""
+        return self.pretext.fits or isinstance(self.encoder, VectorEncoder) or self._dictionary is not None
+
+    @property
+    def _dictionary(self) -> LinearDecoder | None:
+        """The decoder, where it writes the image itself as a sum of atoms."""
+        decoder = self.decoder
+        return decoder if isinstance(decoder, LinearDecoder) and isinstance(self.pretext, Restore) else None
+
     def fit(self, images: Tensor) -> None:
-        """Let the pretext learn what it needs from a sample of training images ``[N 3 H W]`` in [0, 1]."""
+        """Let the pretext learn what it needs from a sample of training images ``[N 3 H W]`` in [0, 1].
+
+        Codes of images as vectors are centred, atoms start as cells of images, and a linear encoder with a linear
+        decoder starts at the best code of each principal component by itself, which stochastic gradient alone does not
+        reach in thousands of steps.
+        """
         self._keep(self.pretext.fit(images))
         if isinstance(self.encoder, VectorEncoder):
             self.encoder.fit_centre(images)
-        if isinstance(self.decoder, LinearDecoder) and isinstance(self.pretext, Restore):
-            self.decoder.fit(images)  # its target is the image itself
+        if self._dictionary is not None:
+            self._dictionary.fit(images)
+            if isinstance(self.encoder, Linear):
+                self._start_diagonal(self.encoder, self._dictionary, images)
+
+    @torch.no_grad()
+    def _start_diagonal(self, encoder: Linear, decoder: LinearDecoder, images: Tensor) -> None:
+        assert isinstance(self.pretext, Restore)
+        # penalties are beside an error summed over an image; where it is averaged they weigh so many times more
+        share = 1 if self.pretext.distance == "squared" else encoder.dimension
+        l1, gamma = self.penalty.l1 * share, self.penalty.dictionary * share
+        weight, atoms = diagonal_autoencoder(encoder.vectors(images), l1, gamma or None)
+        kept = min(len(weight), len(encoder.code.weight))
+        # entries that are left over say nothing yet, and wait with the atoms they have
+        encoder.code.weight.zero_()[:kept] = weight[:kept].to(encoder.code.weight)
+        decoder.weight.flatten(1)[:kept] = atoms.T[:kept].to(decoder.weight)
 
     def _keep(self, state: State) -> None:
         self._state_names = tuple(state)
@@ -118,7 +153,16 @@ class Autoencoder(nn.Module):
         decoder = self.decoder
         if not isinstance(decoder, LinearDecoder) or decoder.atoms.shape[1] != 3:
             return None
-        codes = self.encoder(images).float().permute(0, 2, 3, 1).flatten(0, 2)  # [N*h*w D]
-        cells = images.unfold(2, decoder.cell, decoder.cell).unfold(3, decoder.cell, decoder.cell)
+        device = decoder.weight.device
+        codes = [self.encoder(some.to(device)).float().permute(0, 2, 3, 1).cpu() for some in in_chunks(images)]
+        cells = images.cpu().unfold(2, decoder.cell, decoder.cell).unfold(3, decoder.cell, decoder.cell)
         patches = cells.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
-        return Explained(decoder.atoms.detach(), codes, patches)
+        return Explained(decoder.atoms.cpu(), torch.cat(codes).flatten(0, 2), patches)  # codes [N*h*w D]
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Tensor | None:
+        """Undamaged images ``[N 3 S S]`` in [0, 1] as the decoder gives them back; None where it gives none."""
+        if not isinstance(self.pretext, Restore):
+            return None
+        device = self.encoder.mean.device
+        return torch.cat([self.predict(Example(*[some.to(device)] * 3)).float().cpu() for some in in_chunks(images)])

@@ -69,6 +69,7 @@ class PretrainConfig(LoopConfig):
                 problems.append("data.other is for fit.kind=cca or tca: leave it out")
             if self.penalty.dictionary and self.optim.weight_decay:
                 problems.append("penalty.dictionary decays the atoms itself: set optim.weight_decay=0")
+            problems += self.penalty.check(self.encoder.name)
         else:
             kind = self.fit.kind
             if given := self._changed("encoder", "decoder", "pretext", "penalty"):

@@ -1,7 +1,8 @@
-"""What pretraining shows beside numbers: panels, atoms, what excites them, and how sparse the code is."""
+"""What pretraining shows beside numbers: panels, atoms, what excites them, and what a code takes."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.encoders.base import Encoder
 from common.files import write_json
+from common.images import in_chunks
 from common.run import Run
 from pretrain.atoms import save_atoms, save_exciting
 from pretrain.example import Example
@@ -21,6 +24,7 @@ log = logging.getLogger("retouch")
 EXCITED = 12  # atoms whose patches are shown
 PATCHES = 10  # patches of each
 DENSE, SPARSE = 4, 8  # bytes of a float32; of a non-zero with its index, int32
+RESULTS = "results.json"
 
 
 def show_panel(run: Run, step: int, example: Example, restored: Tensor, title: str) -> None:
@@ -46,26 +50,49 @@ def save_report(
         explained = _upright(explained)
         codes = explained.codes
         use = codes.abs().mean(0)
-        nonzeros = float((codes != 0).sum(1).float().mean())
-        results |= {
-            "atoms": codes.shape[1],
-            "unused_atoms": int((use == 0).sum()),
-            "nonzeros": nonzeros,
-            "bytes_dense": DENSE * codes.shape[1],
-            "bytes_sparse": round(SPARSE * nonzeros, 1),
-        }
+        results |= {"atoms": codes.shape[1], "unused_atoms": int((use == 0).sum())}
         atoms = save_atoms(run.folder / "panels" / "atoms.png", explained.atoms.cpu(), use.cpu(), title="dictionary")
         exciting = save_exciting(run.folder / "panels" / "exciting.png", *_most_exciting(explained, use))
         for name, path in (("atoms", atoms), ("exciting", exciting)):
             run.image(name, path, step)
-        log.info(
-            "%d atoms, %d unused; %.1f non-zeros a code: %.0f bytes sparse, %d dense",
-            *(results[key] for key in ("atoms", "unused_atoms", "nonzeros", "bytes_sparse", "bytes_dense")),
-        )
+        log.info("%d atoms, %d unused", results["atoms"], results["unused_atoms"])
     if run.tracker:
         run.tracker.summary(results)
-    write_json(run.folder / "results.json", results)
+    write_json(run.folder / RESULTS, results)
     return results
+
+
+@torch.no_grad()
+def add_storage(run: Run, encoder: Encoder, images: Tensor) -> dict[str, Any]:
+    """Add to ``results.json`` what the code of an image takes, whatever the encoder; returns what was added.
+
+    ``code_size``: entries of the encoder's output, all places of its map together; ``nonzeros``: of them, on average
+    over ``images`` ``[N 3 S S]`` in [0, 1]; ``bytes_dense`` and ``bytes_sparse``: of an image, as float32, and as
+    non-zeros with their indices.
+    """
+    nonzeros = size = 0
+    for some in in_chunks(images):
+        codes = encoder(some.to(encoder.mean.device)).flatten(1)
+        nonzeros, size = nonzeros + int(codes.count_nonzero()), codes.shape[1]
+    mean = nonzeros / len(images)
+    storage = {
+        "code_size": size,
+        "nonzeros": round(mean, 2),
+        "bytes_dense": DENSE * size,
+        "bytes_sparse": round(SPARSE * mean, 1),
+    }
+    log.info(
+        "%.1f of %d entries of an image's code are not zero: %.0f bytes sparse, %d dense",
+        mean,
+        size,
+        storage["bytes_sparse"],
+        storage["bytes_dense"],
+    )
+    if run.tracker:
+        run.tracker.summary(storage)
+    path = run.folder / RESULTS
+    write_json(path, {**json.loads(path.read_text()), **storage})
+    return storage
 
 
 def _upright(explained: Explained) -> Explained:

@@ -25,11 +25,14 @@ from pretrain.autoencoder import Autoencoder
 from pretrain.config import PretrainConfig
 from pretrain.example import Example
 from pretrain.fitting import check_fit, fit_encoder
-from pretrain.report import save_report, show_panel
+from pretrain.report import add_storage, relative_error, save_report, show_panel
 
 log = logging.getLogger("retouch")
 
-FIT_IMAGES = 2048  # a sample for what a pretext learns from data (colour bins), bounded for any number of images
+# A sample for what is learned from data before the first step (colour bins, principal components), and for the report:
+# so many images, or fewer where their floats would take more than SAMPLE_BYTES. To fit on, more where they are small.
+SAMPLE_IMAGES, SAMPLE_BYTES = 2048, 1 << 28
+SMALL_BYTES = 24 << 20  # what 2,048 images of 32 px take
 PANEL_IMAGES = 8
 
 
@@ -71,9 +74,18 @@ def pretrain(config: PretrainConfig) -> Pretrained:
             else:
                 training = fit_encoder(model, images, config, run)
 
-            # export
             if not training.finished or not here.is_main:
                 return Pretrained(None, None, training)
+
+            # report
+            model.eval()
+            size = config.data.image_size  # some fits load larger images, and cut them
+            sample = _sample(images[0], SAMPLE_IMAGES)[:, :, :size, :size]
+            if isinstance(model, Autoencoder):
+                _report(model, sample, run, training.step)
+            add_storage(run, encoder, sample)
+
+            # export
             return _export(encoder, config, sources, run, training)
 
 
@@ -88,8 +100,8 @@ def _train(model: Autoencoder, images: Images, config: PretrainConfig, run: Run)
         world=here.size,
         workers=config.data.workers,
     )
-    sample = to_float(images.rows(_spread(len(images), FIT_IMAGES)))
-    model.fit(sample)
+    if model.fits:
+        model.fit(_sample(images, max(SAMPLE_IMAGES, SMALL_BYTES // _image_bytes(images.size))))
     model.to(here.device)
     log.info("%s", _describe(model, len(images), images.source.spec))
 
@@ -98,7 +110,8 @@ def _train(model: Autoencoder, images: Images, config: PretrainConfig, run: Run)
         return config.pretext.corrupt(pixels, model.encoder)
 
     kind = config.pretext.kind
-    shown = sample[:: max(1, len(sample) // PANEL_IMAGES)][:PANEL_IMAGES].to(here.device)
+    rows = _sample_rows(images, SAMPLE_IMAGES)
+    shown = to_float(images.rows(rows[:: max(1, len(rows) // PANEL_IMAGES)][:PANEL_IMAGES]).to(here.device))
 
     def panel(step: int) -> dict[str, float]:
         """The same images with the same damage at every step, so that panels can be compared."""
@@ -106,14 +119,16 @@ def _train(model: Autoencoder, images: Images, config: PretrainConfig, run: Run)
         show_panel(run, step, *model.restore(shown), title=f"{kind}, step {step}")
         return {}
 
-    training = train(
+    return train(
         model, prepare, loader, config, run, title=f"pretrain {kind}", periodic=[Periodic(config.panels_every, panel)]
     )
-    if training.finished and here.is_main:
-        explained = model.eval().explain(sample.to(here.device))
-        if explained is not None:
-            save_report(run, training.step, explained, None, {})
-    return training
+
+
+def _report(model: Autoencoder, images: Tensor, run: Run, step: int) -> None:
+    """Of an autoencoder: its atoms, and how well the decoder gives undamaged images ``[N 3 S S]`` back."""
+    restored = model.reconstruct(images)
+    error = None if restored is None else relative_error(images, restored, images - images.mean(0))
+    save_report(run, step, model.explain(images), error, {})
 
 
 def _open_sources(config: PretrainConfig, here: World) -> list[Source]:
@@ -159,9 +174,19 @@ def _build_model(config: PretrainConfig, here: World) -> Autoencoder | Encoder:
     return Autoencoder(encoder, config.decoder, pretext, penalty=config.penalty)
 
 
-def _spread(length: int, count: int) -> Tensor:
-    """At most ``count`` rows, evenly spread."""
-    return torch.linspace(0, length - 1, min(length, count)).round().long()
+def _sample(images: Images, count: int) -> Tensor:
+    """At most ``count`` images ``[N 3 S S]`` in [0, 1], evenly spread, and at most ``SAMPLE_BYTES`` of them."""
+    return to_float(images.rows(_sample_rows(images, count)))
+
+
+def _sample_rows(images: Images, count: int) -> Tensor:
+    count = min(len(images), count, SAMPLE_BYTES // _image_bytes(images.size))
+    return torch.linspace(0, len(images) - 1, count).round().long()
+
+
+def _image_bytes(size: int) -> int:
+    """Of one image of this side as float32."""
+    return 4 * 3 * size**2
 
 
 def _describe(model: Autoencoder, images: int, source: str) -> str:

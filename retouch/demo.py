@@ -23,8 +23,8 @@ from pretrain.run import pretrain
 log = logging.getLogger("retouch")
 
 PRETEXTS: dict[str, dict[str, Any]] = {
-    "denoise": {"kind": "denoise"},
-    "colorize": {"kind": "colorize"},
+    "denoise": {"pretext": {"kind": "denoise"}, "decoder": {"kind": "unet"}},
+    "colorize": {"pretext": {"kind": "colorize"}},
 }
 ENCODER: dict[str, Any] = {"name": "small_cnn"}
 UNLABELED, LABELLED = 20_000, 2_000  # images
@@ -48,19 +48,19 @@ def demo(out: str | Path = "runs/demo") -> list[dict[str, Any]]:
     (out / "table.md").unlink(missing_ok=True)  # until there is a new one, this demo can be continued
     wandb = {"group": out.name}
     results: list[dict[str, Any]] = []
-    for name, pretext in PRETEXTS.items():
+    for name, settings in PRETEXTS.items():
         log.info("\n%s: learning from %s unlabeled images", name, f"{UNLABELED:,}")
-        settings = {
+        config = {
             "out": out / name,
             "steps": STEPS,
             "batch_size": 128,
             "base_lr": 4e-3,
             "data": {"source": "shapes", "limit": UNLABELED},
             "encoder": ENCODER,
-            "pretext": pretext,
+            **settings,
             "wandb": {**wandb, "name": name},
         }
-        pretrained = pretrain(_continued(settings) if unfinished else _anew(settings))
+        pretrained = pretrain(_continued(config) if unfinished else _anew(config))
         if pretrained.encoder is None:  # stopped by a signal, and said so
             log.info("for the demo: start it again, and it goes on from there")
             return results

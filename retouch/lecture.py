@@ -82,7 +82,13 @@ CODES: dict[str, dict[str, Any]] = {
         "batch_size": 256,
         "steps": 100,
     },
-    "denoise": {"pretext": {"kind": "denoise"}, "batch_size": 128, "base_lr": 4e-3, "steps": 500},
+    "denoise": {
+        "decoder": {"kind": "unet"},
+        "pretext": {"kind": "denoise"},
+        "batch_size": 128,
+        "base_lr": 4e-3,
+        "steps": 500,
+    },
     "colorize": {"pretext": {"kind": "colorize"}, "batch_size": 128, "base_lr": 4e-3, "steps": 500},
 }
 

@@ -10,6 +10,7 @@ import pytest
 from common.config import dump_config, load_config
 from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
 from pretrain.config import PretrainConfig
+from retouch import demo, lecture
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SCHEMAS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "probe": ProbeConfig}
@@ -52,6 +53,12 @@ def test_each_kind_is_shipped_for_shapes_and_for_cifar10() -> None:
     assert {f"pretrain/{kind}{end}.yaml" for kind in kinds for end in ("", "_cifar10")} <= shipped
     assert {"pretrain/bottleneck.yaml", "pretrain/mask_imagenette.yaml", "probe/linear.yaml"} <= shipped
     assert {"finetune/full.yaml", "finetune/many_class.yaml"} <= shipped
+
+
+def test_denoisers_that_are_looked_at_have_skips() -> None:
+    assert load_config(PretrainConfig, CONFIGS / "pretrain" / "denoise.yaml").decoder.kind == "unet"
+    assert demo.PRETEXTS["denoise"]["decoder"] == lecture.CODES["denoise"]["decoder"] == {"kind": "unet"}
+    assert "decoder" not in demo.PRETEXTS["colorize"]
 
 
 def test_the_linear_family_is_shipped() -> None:

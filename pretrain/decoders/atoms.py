@@ -26,6 +26,10 @@ class LinearDecoder(nn.Module):
         self.weight = nn.Parameter(F.normalize(torch.randn(depth, *shape).flatten(1), dim=1).view(depth, *shape))
         self.base = nn.Parameter(torch.zeros(shape))
 
+    def no_weight_decay(self) -> set[str]:
+        """``base`` is a bias, though an image of one."""
+        return {"base"}
+
     @property
     def atoms(self) -> Tensor:
         """The atoms as they are used, ``[D K p p]``."""

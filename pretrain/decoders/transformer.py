@@ -30,6 +30,9 @@ class TransformerDecoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.last = nn.Linear(width, channels * self.patch**2)
 
+    def no_weight_decay(self) -> set[str]:
+        return {"mask_token"}
+
     def forward(self, tokens: Tensor, visible: Tensor | None = None) -> Tensor:
         """``visible`` ``[B n]``: which patches the tokens are, row by row; None where all are there, in order."""
         tokens = self.embed(tokens)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from common.config import Config
@@ -45,6 +44,11 @@ class Pretext(Config, ABC):
         """``(K, h')``: channels and side of what the decoder must give."""
         return 3, image_size
 
+    @property
+    def fits(self) -> bool:
+        """Whether ``fit`` has anything to learn from images."""
+        return False
+
     def fit(self, images: Tensor) -> dict[str, Tensor]:
         """Statistics of a sample of training images ``[N 3 H W]`` in [0, 1], kept as buffers of the Autoencoder."""
         return {}
@@ -60,24 +64,12 @@ class Pretext(Config, ABC):
 
     @abstractmethod
     def score(self, prediction: Tensor, example: Example, state: State) -> Tensor:
-        """The loss of a float32 prediction ``[B K h' w']``, a scalar."""
+        """The loss of a float32 prediction ``[B K h' w']``, a scalar.
+
+        A mean over images that looks at no other image: then the mean over micro-batches and processes is that of the
+        whole batch, and so is its gradient. Weights therefore are never divided by their sum in the batch.
+        """
 
     @abstractmethod
     def picture(self, prediction: Tensor, example: Example, state: State) -> Tensor:
         """Prediction -> the restored image for people to look at, RGB ``[B 3 H W]`` in [0, 1]."""
-
-
-def weighted_mean(error: Tensor, weight: Tensor | None) -> Tensor:
-    """Mean of ``error`` ``[B K h w]`` under ``weight`` ``[B 1 h w]``, dividing by the weight of all processes.
-
-    DDP averages gradients over R processes; dividing the local sum by (global weight / R) makes that average equal
-    the gradient of one process at the same global batch.
-    """
-    if weight is None:
-        return error.mean()
-    total = weight.sum() * error.shape[1]
-    if dist.is_available() and dist.is_initialized():
-        total = total.detach().clone()
-        dist.all_reduce(total)
-        total = total / dist.get_world_size()
-    return (error * weight).sum() / total.clamp_min(torch.finfo(torch.float32).tiny)

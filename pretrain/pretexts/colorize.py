@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from common.encoders.base import Encoder, View
 from common.errors import UserError
 from pretrain.example import Example
-from pretrain.pretexts.base import Pretext, State, weighted_mean
+from pretrain.pretexts.base import Pretext, State
 
 AB_SCALE = 25.0  # ab units in one unit of a regression target: brings colours of photographs near variance 1
 AB_REACH = 110  # every colour of sRGB has |a|, |b| below this
@@ -32,9 +32,12 @@ class Colorize(Pretext):
     ``((1 - λ) p + λ / Q)^-1``. Bins are k-means centres of the training images' colours rather than a regular grid:
     photographs fill little of the ab plane. ``regression``: squared error of ab / 25.
 
-    The encoder sees gray at pretraining and at transfer. Colour changes slowly over an image and the eye places it
-    by luminance, so a quarter of the resolution is enough; at full resolution the target would cost more than the
-    whole training step.
+    The encoder sees gray at pretraining and at transfer: luma (ITU-R BT.601, ``0.299 R + 0.587 G + 0.114 B``), not the
+    L* that belongs to ab. Luma is the gray of photographs, JPEG and PIL, so that a gray picture comes to the encoder as
+    it is, and it is one weighted sum where L* takes two powers of every pixel. It is no function of L* alone, and so
+    tells a little of the colour. Pictures for people keep the true L*. Colour changes slowly over an image and the eye
+    places it by luminance, so a quarter of the resolution is enough; at full resolution the target would cost more
+    than the whole training step.
     """
 
     kind: Literal["colorize"] = "colorize"
@@ -68,13 +71,17 @@ class Colorize(Pretext):
 
     # ---- the colour bins
 
+    @property
+    def fits(self) -> bool:
+        return self.objective == "classification"
+
     def fit(self, images: Tensor) -> dict[str, Tensor]:
         """Bins ``centers [Q 2]`` (ab units), and the ``rarity [Q]`` of each, whose mean over the sample is 1.
 
         Raises:
             UserError: the sample has fewer different colours than bins, as a set of gray images has.
         """
-        if self.objective == "regression":
+        if not self.fits:
             return {}
         colours = self.colours(images.float().cpu()).permute(0, 2, 3, 1).reshape(-1, 2).numpy()
         colours = np.random.default_rng(0).permutation(colours)[:SAMPLE]
@@ -101,7 +108,8 @@ class Colorize(Pretext):
         # cross-entropy against a target of five bins: log Z - Σ share * logit
         logits = prediction.gather(1, bins)
         wrong = prediction.logsumexp(dim=1, keepdim=True) - (shares * logits).sum(dim=1, keepdim=True)
-        return weighted_mean(wrong, state["rarity"][bins[:, :1]])
+        # rarity averages 1 over the training images: its sum in a batch would tie the images of a batch together
+        return (wrong * state["rarity"][bins[:, :1]]).mean()
 
     # ---- the picture
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from common.corruptions.holes import draw_patches, enlarge
 from common.encoders.base import Encoder, TokenEncoder
 from pretrain.example import Example
-from pretrain.pretexts.base import Pretext, State, weighted_mean
+from pretrain.pretexts.base import Pretext, State
 
 # Added to the variance of a patch, pixels in [0, 1]: a flat patch is not blown up to show its 1/255 steps.
 VARIANCE_FLOOR = 1e-4
@@ -72,8 +72,9 @@ class Mask(Pretext):
         return Example(seen, images, target, hidden, None, shift, scale)
 
     def score(self, prediction: Tensor, example: Example, state: State) -> Tensor:
+        assert example.weight is not None, "corrupt() says what is hidden"
         wrong = prediction - example.target.float()
-        return weighted_mean(wrong.abs() if self.distance == "l1" else wrong.square(), example.weight)
+        return hidden_mean(wrong.abs() if self.distance == "l1" else wrong.square(), example.weight)
 
     def picture(self, prediction: Tensor, example: Example, state: State) -> Tensor:
         restored = prediction.float()
@@ -83,6 +84,12 @@ class Mask(Pretext):
         if self.paste_visible and example.weight is not None:
             restored = torch.where(example.weight > 0, restored, example.clean)
         return restored.clamp(0, 1)
+
+
+def hidden_mean(error: Tensor, hidden: Tensor) -> Tensor:
+    """Mean of ``error`` ``[B K H W]`` where ``hidden`` ``[B 1 H W]`` is 1; every image hides equally much."""
+    count = (hidden.sum() * error.shape[1]).clamp_min(1)
+    return (error * hidden).sum() / count
 
 
 def patch_statistics(images: Tensor, size: int) -> tuple[Tensor, Tensor]:

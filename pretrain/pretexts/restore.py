@@ -7,7 +7,7 @@ from abc import ABC
 from torch import Tensor
 
 from pretrain.example import Example
-from pretrain.pretexts.base import Pretext, State, weighted_mean
+from pretrain.pretexts.base import Pretext, State
 from pretrain.pretexts.distance import Distance, error, fit_spectrum
 
 
@@ -18,12 +18,15 @@ class Restore(Pretext, ABC):
     """l2, l1, squared (l2 summed over an image), or whitened: every frequency counts alike, not only the broad
     ones that hold most variance."""
 
+    @property
+    def fits(self) -> bool:
+        return self.distance == "whitened"
+
     def fit(self, images: Tensor) -> dict[str, Tensor]:
-        return {"spectrum": fit_spectrum(images)} if self.distance == "whitened" else {}
+        return {"spectrum": fit_spectrum(images)} if self.fits else {}
 
     def score(self, prediction: Tensor, example: Example, state: State) -> Tensor:
-        wrong = error(self.distance, prediction, example.target.float(), state.get("spectrum"))
-        return weighted_mean(wrong, example.weight)
+        return error(self.distance, prediction, example.target.float(), state.get("spectrum")).mean()
 
     def picture(self, prediction: Tensor, example: Example, state: State) -> Tensor:
         return prediction.float().clamp(0, 1)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from common.data import Batch, Loader
 from common.distributed import World
+from common.encoders import EncoderConfig, build_encoder
 from common.errors import UserError
 from common.learner import weight_decay_groups
 from common.loop import LoopConfig, Periodic, Trained, train
@@ -178,6 +179,15 @@ def test_vectors_are_not_decayed() -> None:
     assert all(parameter.ndim >= 2 for parameter in decayed["params"])
     assert free["weight_decay"] == 0
     assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
+
+
+def test_what_a_module_keeps_from_decay_is_not_decayed() -> None:
+    args = {"patch_size": 4, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    vit = build_encoder(EncoderConfig(name="timm/vit_tiny_patch16_224", model_args=args), image_size=16)
+    names = {parameter: name for name, parameter in vit.named_parameters()}
+    decayed, free = ({names[p] for p in group["params"]} for group in weight_decay_groups(vit, 0.05))
+    assert {"model.cls_token", "model.pos_embed", "model.norm.bias"} <= free
+    assert {"model.patch_embed.proj.weight", "model.blocks.0.mlp.fc1.weight"} <= decayed
 
 
 def test_length_must_be_given_once() -> None:

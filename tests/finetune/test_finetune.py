@@ -211,6 +211,17 @@ def test_each_layer_learns_slower_than_the_one_after_it(tmp_path: Path) -> None:
     assert first == min(scales.values()) == 0.5 ** (len(set(scales.values())) - 1)
 
 
+def test_tokens_and_positions_are_not_decayed(tmp_path: Path) -> None:
+    args = {"patch_size": 4, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    vit = build_encoder(EncoderConfig(name="timm/vit_tiny_patch16_224", model_args=args), image_size=16)
+    model = Supervised(Classifier(vit, ["a", "b"]), 0.0)
+    names = {parameter: name for name, parameter in model.classifier.named_parameters()}
+    groups = decayed_groups(model, config(tmp_path, encoder=tmp_path / "none"))
+    free = {names[p] for group in groups if group["weight_decay"] == 0 for p in group["params"]}
+    assert {"encoder.model.cls_token", "encoder.model.pos_embed"} <= free
+    assert "encoder.model.blocks.0.mlp.fc1.weight" not in free
+
+
 @pytest.mark.parametrize(("decay", "moves"), [(1e-6, False), (1.0, True)])
 def test_a_tiny_decay_leaves_the_first_layer_where_it_was(tmp_path: Path, decay: float, moves: bool) -> None:
     start = exported(tmp_path / "encoder")

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from common.encoders import Encoder
 from common.errors import UserError
-from pretrain.decoders import DecoderConfig, TransformerDecoder, UNet, Upsampler, build_decoder
+from common.learner import decayed_names
+from pretrain.decoders import DecoderConfig, LinearDecoder, TransformerDecoder, UNet, Upsampler, build_decoder
 from pretrain.decoders.transformer import sine_positions
 from pretrain.pretexts import Denoise, Pretext
 
@@ -104,3 +105,11 @@ def test_what_cannot_serve_is_refused(encoder_for: EncoderFor) -> None:
         build_decoder(DecoderConfig(kind="transformer", width=40), vit, 3, 18)
     assert len(caught.value.problems) == 2
     assert "ends in 4x4, the target has side 18; use decoder.kind=upsampler" in str(caught.value)
+
+
+def test_tokens_and_the_mean_cell_are_not_decayed() -> None:
+    transformer = TransformerDecoder(8, (2, 2), 3, 16, width=32, blocks=1, masked=True)
+    assert transformer.mask_token is not None
+    assert "mask_token" not in decayed_names(transformer)
+    assert {"embed.weight", "last.weight"} <= decayed_names(transformer)
+    assert decayed_names(LinearDecoder(8, 2, 3, 16, unit_norm=True)) == {"weight"}

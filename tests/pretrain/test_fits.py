@@ -116,24 +116,23 @@ def test_a_finished_run_holds_an_encoder_results_and_pictures(name: str, finishe
             assert min(picture.size) > 40
     assert results["atoms"] > 0
     assert 0 <= results["unused_atoms"] <= results["atoms"]
-    assert 0 < results["nonzeros"] <= results["atoms"]
+    assert 0 < results["nonzeros"] <= results["code_size"]
     if not name.startswith("patch_dictionary"):
         assert 0 <= results["relative_reconstruction_error"] < 1
         assert list((out / "panels").glob("step-*.png"))
 
 
 @pytest.mark.parametrize("code", [{"code": "top_k", "top_k": 3}, {"code": "lasso", "l1": 50.0}, {"code": "triangle"}])
-def test_a_patch_dictionary_is_explained_by_the_code_it_gives(code: dict[str, Any], tmp_path: Path) -> None:
+def test_what_a_code_takes_is_counted_on_the_exported_encoder(code: dict[str, Any], tmp_path: Path) -> None:
     values = {"kind": "patch_dictionary", "learn": "random", "network": {**NETWORK, **code}}
     out = run(settings(tmp_path / "run", "patch_dictionary-random", fit=values)).out
-    nonzeros = json.loads((out / "results.json").read_text())["nonzeros"]
-    match code["code"]:
-        case "top_k":
-            assert 0 < nonzeros <= 1.5  # of three atoms, half are mirrored ones on average
-        case "lasso":
-            assert nonzeros == 0  # a penalty that nothing outweighs
-        case _:
-            assert 0.8 < nonzeros / (NETWORK["atoms"] // 2) <= 1  # an atom or its negative is nearer than the average
+    results = json.loads((out / "results.json").read_text())
+    codes = load_encoder(out / "encoder")(images_of("patch_dictionary-random")).flatten(1)
+    mean = float((codes != 0).sum(1).double().mean())
+    assert results["code_size"] == codes.shape[1]
+    assert results["nonzeros"] == pytest.approx(mean, abs=0.01)
+    assert results["bytes_dense"] == 4 * codes.shape[1]
+    assert results["bytes_sparse"] == pytest.approx(8 * mean, abs=0.1)
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -168,23 +168,52 @@ def test_l1_is_refused_where_tokens_are_dropped() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["mlp", "upsampler", "auto"])
-def test_a_penalty_on_the_dictionary_needs_one(kind: Any) -> None:
+def test_a_penalty_on_the_dictionary_needs_one() -> None:
+    penalty = PenaltyConfig(l1=0.1, dictionary=0.1)
     with pytest.raises(UserError) as caught:
-        Autoencoder(
-            encoder("mlp", code=24), DecoderConfig(kind=kind, width=32), Denoise(), {}, PenaltyConfig(dictionary=0.1)
-        )
+        Autoencoder(encoder("linear", code=24), DecoderConfig(kind="mlp", width=32), Denoise(), {}, penalty)
     assert str(caught.value) == (
         "penalty.dictionary is for the atoms of decoder.kind=linear: set it, or leave the penalty out"
     )
 
 
+LINEAR = {"name": "linear", "model_args": {"code": 24}}
+
+
 def test_weight_decay_beside_a_penalty_on_the_dictionary_is_refused(tmp_path: Path) -> None:
-    values = settings(tmp_path / "run", decoder={"kind": "linear"}, penalty={"dictionary": 0.1})
+    values = settings(tmp_path / "run", encoder=LINEAR, penalty={"l1": 0.1, "dictionary": 0.1})
     with pytest.raises(UserError) as caught:
         validate(PretrainConfig, values)
     assert caught.value.problems == ("penalty.dictionary decays the atoms itself: set optim.weight_decay=0",)
     assert validate(PretrainConfig, values | {"optim": {"weight_decay": 0}}).penalty.dictionary == 0.1
+
+
+@pytest.mark.parametrize(
+    ("l1", "chosen"),
+    [
+        (0.0, LINEAR),
+        (0.0, {"name": "mlp", "model_args": {"code": 24, "top_k": 3}}),
+        (0.1, {"name": "mlp", "model_args": {"code": 24, "top_k": 3}}),
+        (0.1, {"name": "mlp", "model_args": {"code": 24}}),
+        (0.1, {"name": "small_cnn"}),
+    ],
+    ids=["without-l1", "top_k", "top_k-and-l1", "deep", "convolutional"],
+)
+def test_gamma_is_refused_where_it_leaves_the_scale_open(l1: float, chosen: dict[str, Any], tmp_path: Path) -> None:
+    """Without L1, ‖W‖² falls for ever while the code grows and the reconstruction stays."""
+    message = (
+        "penalty.dictionary is for a linear code under L1: set encoder.name=linear and penalty.l1, or leave it out "
+        "(the atoms of any sparse code have unit norm without it)"
+    )
+    penalty = {"l1": l1, "dictionary": 0.1}
+    values = settings(tmp_path / "run", encoder=chosen, penalty=penalty, optim={"weight_decay": 0})
+    with pytest.raises(UserError) as caught:
+        validate(PretrainConfig, values)
+    assert caught.value.problems == (message,)
+    built = encoder(chosen["name"], **chosen.get("model_args", {}))
+    with pytest.raises(UserError) as caught:
+        Autoencoder(built, DecoderConfig(kind="linear"), Denoise(), {}, PenaltyConfig.model_validate(penalty))
+    assert caught.value.problems == (message,)
 
 
 @pytest.mark.parametrize(

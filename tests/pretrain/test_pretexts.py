@@ -15,7 +15,7 @@ from common.errors import UserError
 from pretrain.autoencoder import Autoencoder
 from pretrain.decoders import DecoderConfig
 from pretrain.pretexts import AnyPretext, Colorize, Denoise, Identity, Mask, Mixed, Pretext
-from pretrain.pretexts.base import weighted_mean
+from pretrain.pretexts.mask import hidden_mean
 
 SIDE = 16
 EncoderFor = Callable[[Pretext, str], Encoder]
@@ -111,6 +111,27 @@ def test_training_lowers_the_loss(pair: tuple[Pretext, Encoder], photographs: Te
     assert losses[-1] < 0.95 * losses[0]
 
 
+def test_a_pretext_says_whether_it_learns_from_images(pair: tuple[Pretext, Encoder], photographs: Tensor) -> None:
+    assert bool(pair[0].fit(photographs)) == pair[0].fits
+
+
+def test_the_gradient_of_a_batch_is_the_mean_of_its_parts(pair: tuple[Pretext, Encoder], photographs: Tensor) -> None:
+    """Whatever weights errors have: accumulated micro-batches and several processes learn what one batch does."""
+    pretext, encoder = pair
+    state = pretext.fit(photographs)
+    example = pretext.corrupt(photographs, encoder)
+    channels, side = pretext.output(SIDE)
+    prediction = torch.randn(len(photographs), channels, side, side, generator=torch.Generator().manual_seed(0))
+    prediction.requires_grad_()
+    (whole,) = torch.autograd.grad(pretext.loss(prediction, example, state), prediction)
+    parts = []
+    for one in range(len(photographs)):
+        alone = example._make(None if tensor is None else tensor[one : one + 1] for tensor in example)
+        parts.append(pretext.loss(prediction[one : one + 1], alone, state))
+    (mean,) = torch.autograd.grad(torch.stack(parts).mean(), prediction)
+    torch.testing.assert_close(mean, whole)
+
+
 @pytest.mark.parametrize("name", [name for name in EVERY if name.startswith("mask")])
 def test_a_nan_free_zero_loss_where_no_pixel_counts(name: str, photographs: Tensor, encoder_for: EncoderFor) -> None:
     pretext, encoder = EVERY[name][0], encoder_for(*EVERY[name])
@@ -159,12 +180,11 @@ def test_reads_back_from_its_own_dump(pair: tuple[Pretext, Encoder]) -> None:
 # ---- what belongs to one of them
 
 
-def test_weighted_mean_is_the_hand_computed_one() -> None:
+def test_hidden_mean_is_the_hand_computed_one() -> None:
     error = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])  # [1 2 1 2]
-    weight = torch.tensor([[[[1.0, 3.0]]]])
-    assert weighted_mean(error, weight).item() == pytest.approx((1 + 3 + 3 * (2 + 4)) / (2 * 4))
-    assert weighted_mean(error, None).item() == pytest.approx(2.5)
-    assert weighted_mean(error, torch.zeros_like(weight)).item() == 0
+    hidden = torch.tensor([[[[0.0, 1.0]]]])
+    assert hidden_mean(error, hidden).item() == pytest.approx((2 + 4) / 2)
+    assert hidden_mean(error, torch.zeros_like(hidden)).item() == 0
 
 
 def test_identity_refuses_a_code_wider_than_the_image(encoder_for: EncoderFor) -> None:

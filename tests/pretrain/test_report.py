@@ -1,0 +1,116 @@
+"""What pretraining reports, and that neither it nor what is fitted needs more memory for larger images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pretrain.run as stage
+from common.artifact import load_encoder
+from common.data import Images, build_source, load_images
+from common.encoders import EncoderConfig, build_encoder
+from common.images import CHUNK_PIXELS, to_float
+from common.loop import Trained
+from pretrain.autoencoder import Autoencoder
+from pretrain.config import PretrainConfig
+from pretrain.decoders import DecoderConfig
+from pretrain.pretexts import Identity
+
+
+class Sized:
+    """As many images of some side as one likes, never decoded."""
+
+    def __init__(self, length: int, size: int) -> None:
+        self.length, self.size = length, size
+
+    def __len__(self) -> int:
+        return self.length
+
+
+@pytest.mark.parametrize(("size", "count"), [(8, 2048), (32, 2048), (128, 1365), (1024, 21)])
+def test_the_sample_is_bounded_by_bytes(size: int, count: int) -> None:
+    rows = stage._sample_rows(cast(Images, Sized(5000, size)), stage.SAMPLE_IMAGES)
+    assert torch.equal(rows, torch.linspace(0, 4999, count).round().long())
+    assert len(rows) * 3 * size**2 * 4 <= stage.SAMPLE_BYTES
+
+
+def settings(out: Path, **changes: Any) -> PretrainConfig:
+    values: dict[str, Any] = {
+        "out": out,
+        "steps": 2,
+        "batch_size": 8,
+        "data": {"source": "shapes", "image_size": 16, "limit": 40, "workers": 0},
+        "encoder": {"name": "small_cnn", "model_args": {"width": 8, "depth": 1}},
+        "decoder": {"width": 32},
+        "wandb": {"mode": "disabled"},
+    }
+    return PretrainConfig.model_validate(values | changes)
+
+
+@pytest.mark.parametrize(
+    ("pretext", "read"),
+    [({"kind": "denoise"}, [8]), ({"kind": "denoise", "distance": "whitened"}, [40, 8])],
+    ids=["nothing-to-fit", "spectrum"],
+)
+def test_images_are_only_read_for_what_is_fitted_and_shown(
+    pretext: dict[str, Any], read: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    rows = Images.rows
+
+    def counted(images: Images, index: Tensor) -> Tensor:
+        asked.append(len(index))
+        return rows(images, index)
+
+    monkeypatch.setattr(Images, "rows", counted)
+    monkeypatch.setattr(stage, "train", lambda *_, **__: Trained(0, 2, False, 0.0, None, None))
+    stage.pretrain(settings(tmp_path / "run", pretext=pretext))
+    assert asked == read
+
+
+def test_codes_are_made_a_few_images_at_a_time() -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(EncoderConfig(name="mlp", model_args={"hidden": [], "code": 8, "top_k": 2}), image_size=16)
+    model = Autoencoder(encoder, DecoderConfig(kind="linear"), Identity()).eval()
+    images = torch.rand(1500, 3, 16, 16)
+    seen: list[int] = []
+    hook: Any = lambda _, inputs: seen.append(len(inputs[0]))  # noqa: E731
+    assert isinstance(encoder, nn.Module)
+    with encoder.register_forward_pre_hook(hook):
+        explained = model.explain(images)
+    assert explained is not None
+    assert sum(seen) == 1500
+    assert max(seen) <= CHUNK_PIXELS // 16**2 < 1500
+    torch.testing.assert_close(explained.codes, encoder(images).detach().flatten(1))
+    torch.testing.assert_close(explained.patches, images)
+    restored = model.reconstruct(images)
+    assert restored is not None
+    torch.testing.assert_close(restored, model.decoder(encoder.layers(images)).detach())
+
+
+def test_a_convolutional_code_is_counted_an_image(tmp_path: Path) -> None:
+    """Cells are atoms' affair: what is exported is a map of them."""
+    encoder = {"name": "small_cnn", "model_args": {"width": 8, "depth": 1, "code_channels": 16, "top_k": 3}}
+    config = settings(tmp_path / "run", encoder=encoder, pretext={"kind": "identity"})
+    stage.pretrain(config)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    images = load_images(build_source("shapes"), 16, limit=40)
+    codes = load_encoder(tmp_path / "run" / "encoder")(to_float(images.rows(torch.arange(40)))).flatten(1)
+    assert codes.shape[1] > 16
+    assert results["atoms"] == 16
+    assert results["code_size"] == codes.shape[1]
+    assert results["nonzeros"] == pytest.approx(float(codes.count_nonzero()) / 40, abs=0.01)
+    assert results["bytes_dense"] == 4 * codes.shape[1]
+    assert results["bytes_sparse"] == pytest.approx(8 * results["nonzeros"], abs=0.1)
+    assert 0 < results["relative_reconstruction_error"] < 10
+
+
+def test_a_decoder_that_gives_no_image_has_no_reconstruction_error(tmp_path: Path) -> None:
+    stage.pretrain(settings(tmp_path / "run", pretext={"kind": "colorize", "objective": "regression"}))
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results.keys() == {"code_size", "nonzeros", "bytes_dense", "bytes_sparse"}
