@@ -29,6 +29,15 @@ class Holes(Config):
 Damage = Annotated[Noise | Holes, Field(discriminator="kind")]
 
 
+class Restore(Config):
+    kind: Literal["restore"] = "restore"
+    damage: Damage = Noise()
+
+
+class Sort(Config):
+    kind: Literal["sort"] = "sort"
+
+
 class Data(Config):
     source: str = "shapes"
     limit: int | None = None
@@ -40,6 +49,7 @@ class Example(Config):
     data: Data = Data()
     damage: Damage = Noise()
     several: tuple[Damage, ...] = ()
+    task: Annotated[Restore | Sort, Field(discriminator="kind")] = Sort()
 
 
 @pytest.fixture
@@ -65,6 +75,12 @@ def test_keeping_a_kind_keeps_the_block(config_file: Path) -> None:
 def test_a_new_kind_keeps_its_own_overrides_in_any_order(config_file: Path) -> None:
     config = load_config(Example, config_file, ["damage.sigma=0.3", "damage.kind=noise"])
     assert config.damage == Noise(sigma=0.3)
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["outer-first", "inner-first"])
+def test_a_kind_within_a_new_kind_is_kept_in_any_order(config_file: Path, order: int) -> None:
+    overrides = ["task.kind=restore", "task.damage.kind=holes", "task.damage.size=2"][::order]
+    assert load_config(Example, config_file, overrides).task == Restore(damage=Holes(size=2))
 
 
 def test_later_override_wins(config_file: Path) -> None:
