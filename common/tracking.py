@@ -240,7 +240,7 @@ def _reason(error: BaseException) -> str:
 def _resolve_mode(mode: Mode) -> Literal["online", "offline", "disabled"]:
     """A mode given in the config wins; then WANDB_MODE; then online if there is an account.
 
-    Without one it is offline, also where online was asked for: in a terminal W&B would ask for a key, and wait for ever.
+    Without one it is offline, also where online was asked for: in a terminal W&B would ask for a key and wait for ever.
     """
     asked = os.environ.get("WANDB_MODE", "").lower() if mode == "auto" else mode
     if asked == "disabled":
@@ -259,7 +259,7 @@ def _resolve_mode(mode: Mode) -> Literal["online", "offline", "disabled"]:
 
 
 def _logged_in() -> bool:
-    """Whether W&B would find a key by itself: in the environment, or in the netrc file where ``wandb login`` puts it."""
+    """Whether W&B would find a key: in the environment, or in the netrc file where ``wandb login`` puts it."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     home = Path.home()
