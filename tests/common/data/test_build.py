@@ -50,8 +50,8 @@ from tests.common.data.samples import png, write_dtd, write_folder, write_mnist,
         ("patches:foldr:x", "'foldr:x': unknown source 'foldr'; did you mean 'folder'?"),
         ("patches:folder:{tmp}/empty", "folder:{tmp}/empty: the folder is empty: {tmp}/empty"),
         ("torchvision:CIFAR", "torchvision:CIFAR: torchvision has no data set 'CIFAR'; did you mean 'CIFAR10'?"),
-        ("torchvision:ImageFolder", "torchvision:ImageFolder: this is no published set but any folder of class folders: "
-         "use folder:PATH"),
+        ("torchvision:ImageFolder", "torchvision:ImageFolder: this is no published set but any folder of class "
+         "folders: use folder:PATH"),
         ("torchvision:FakeData:test", "torchvision:FakeData:test: no split 'test'; it comes in one piece: "
          "name no test set, and a part is held out"),
     ],
