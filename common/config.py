@@ -38,13 +38,18 @@ def load_config(schema: type[C], path: str | Path, overrides: Sequence[str] = ()
     An override that changes a block's ``kind`` replaces the whole block, so no key of the old kind survives.
 
     Raises:
-        UserError: the file is missing or is not YAML, an override has no ``=``, or any value is wrong; all at once.
+        UserError: the file is missing, cannot be read or is not YAML, an override has no ``=``, or any value is wrong;
+            all at once.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"config file not found: {path}")
     try:
+        if not path.is_file():
+            raise UserError(f"config file not found: {path}")
         loaded = OmegaConf.load(path)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({_one_line(error)}); save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or _one_line(error)}") from None
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is not valid YAML: {_one_line(error)}") from None
     if not isinstance(loaded, DictConfig):

@@ -152,6 +152,22 @@ def test_missing_file_bad_yaml_and_bad_override_are_user_errors(tmp_path: Path, 
         load_config(Example, config_file, ["steps"])
 
 
+def test_a_file_that_is_no_text_or_may_not_be_read_is_a_user_error(
+    tmp_path: Path, config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes("steps: 1  # Schärfe\n".encode("latin-1"))
+    with pytest.raises(UserError, match=rf"^{latin} is not UTF-8 text \(.*\); save it as UTF-8$"):
+        load_config(Example, latin)
+
+    def closed(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(OmegaConf, "load", closed)
+    with pytest.raises(UserError, match=f"^{config_file} cannot be read: Permission denied$"):
+        load_config(Example, config_file)
+
+
 def test_list_at_top_level_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "list.yaml"
     path.write_text("- 1\n", encoding="utf-8")
