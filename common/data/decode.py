@@ -113,7 +113,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     [0, 1], [0, 255] or 16-bit where they fit, and else stretched from their least to their greatest.
     """
     transparent = image.info.get("transparency")
-    if image.mode == "RGB" and transparent is None:
+    if image.mode == "RGB" and not isinstance(transparent, tuple):
         return image
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image)
@@ -124,6 +124,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(gray).convert("RGB")
     if image.mode == "La":
         image = image.convert("LA")  # the only mode that PIL converts it to
+    if image.mode == "RGB" and max(transparent) > 255:  # of 16 bits: like that of the pixels, the high byte
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
     if image.mode in ("RGBA", "RGBa", "LA", "PA") or transparent is not None:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

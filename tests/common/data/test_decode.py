@@ -132,6 +132,13 @@ def test_a_colour_marked_as_transparent_is_white(tmp_path: Path, mode: str) -> N
     assert np.asarray(to_rgb(opened)).tolist() == [[[255] * 3, [40, 50, 60] if mode == "RGB" else [40] * 3]]
 
 
+def test_a_transparent_colour_of_16_bits_is_found_among_pixels_of_8() -> None:
+    image = Image.new("RGB", (2, 1), (10, 20, 30))
+    image.putpixel((1, 0), (0, 0, 0))
+    image.info["transparency"] = (10 << 8, 20 << 8, 30 << 8)  # as PIL reads a PNG of 3 x 16 bits
+    assert np.asarray(to_rgb(image)).tolist() == [[[255] * 3, [0] * 3]]
+
+
 @pytest.mark.parametrize("as_bytes", [True, False])
 def test_an_image_too_large_for_pil_is_read_up_to_a_bound_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_bytes: bool
