@@ -124,7 +124,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(gray).convert("RGB")
     if image.mode == "La":
         image = image.convert("LA")  # the only mode that PIL converts it to
-    if image.mode == "RGB" and max(transparent) > 255:  # of 16 bits: like that of the pixels, the high byte
+    if isinstance(transparent, tuple) and max(transparent) > 255:  # of 16 bits: as of the pixels, the high byte
         image.info["transparency"] = tuple(value >> 8 for value in transparent)
     if image.mode in ("RGBA", "RGBa", "LA", "PA") or transparent is not None:
         image = image.convert("RGBA")
