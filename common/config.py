@@ -38,13 +38,18 @@ def load_config(schema: type[C], path: str | Path, overrides: Sequence[str] = ()
     An override that changes a block's ``kind`` replaces the whole block, so no key of the old kind survives.
 
     Raises:
-        UserError: the file is missing or is not YAML, an override has no ``=``, or any value is wrong; all at once.
+        UserError: the file is missing, cannot be read or is not YAML, an override has no ``=``, or any value is wrong;
+            all at once.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"config file not found: {path}")
     try:
+        if not path.is_file():
+            raise UserError(f"config file not found: {path}")
         loaded = OmegaConf.load(path)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({_one_line(error)}); save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or _one_line(error)}") from None
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is not valid YAML: {_one_line(error)}") from None
     if not isinstance(loaded, DictConfig):
@@ -57,8 +62,9 @@ def apply_overrides(tree: DictConfig, overrides: Sequence[str]) -> DictConfig:
     bad = [text for text in overrides if "=" not in text or text.startswith("=")]
     if bad:
         raise UserError(*(f"{text!r}: an override is written key=value" for text in bad))
-    # `kind` goes first, whatever the order typed: it empties its block, and must not take a sibling override with it.
-    for text in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith(".kind")):
+    # `kind` goes first, outer ones before inner ones, whatever the order typed: it empties its block, and must not take
+    # an override of a sibling, or of a kind within, with it.
+    for text in sorted(overrides, key=_turn):
         key, _, value = text.partition("=")
         try:
             parsed = OmegaConf.create(f"value: {value}" if value else "value: null").value
@@ -94,6 +100,12 @@ def validate(schema: type[C], values: Mapping[str, Any], origin: str = "the conf
 def dump_config(config: Config) -> str:
     """The complete config as YAML, defaults included; ``load_config`` reads it back to an equal object."""
     return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def _turn(override: str) -> tuple[bool, int]:
+    """Where an override stands in the order they are applied in; those that are equal keep the order typed."""
+    key = override.partition("=")[0]
+    return (False, key.count(".")) if key.endswith(".kind") else (True, 0)
 
 
 def _resolved(tree: DictConfig) -> dict[str, Any]:

@@ -6,6 +6,7 @@ stand in ``metrics.jsonl``; and no call that waits for a server waits for ever.
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import logging
 import netrc
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -236,17 +238,48 @@ def _reason(error: BaseException) -> str:
 
 
 def _resolve_mode(mode: Mode) -> Literal["online", "offline", "disabled"]:
-    """A mode given in the config wins; then WANDB_MODE; then online if there is an account, else offline."""
-    if mode != "auto":
-        return mode
-    asked = os.environ.get("WANDB_MODE", "").lower()
-    if asked in ("disabled", "dryrun", "offline", "online"):
-        return {"disabled": "disabled", "online": "online"}.get(asked, "offline")  # type: ignore[return-value]
-    return "online" if os.environ.get("WANDB_API_KEY") or _logged_in() else "offline"
+    """A mode given in the config wins; then WANDB_MODE; then online if there is an account.
+
+    Without one it is offline, also where online was asked for: in a terminal W&B would ask for a key and wait for ever.
+    """
+    asked = os.environ.get("WANDB_MODE", "").lower() if mode == "auto" else mode
+    if asked == "disabled":
+        return "disabled"
+    if asked in ("dryrun", "offline"):
+        return "offline"
+    try:
+        if _logged_in():
+            return "online"
+        reason = "no API key was found: set WANDB_API_KEY or type `wandb login`" if asked == "online" else ""
+    except Exception as error:  # whatever a file of the user's or W&B's own settings hold
+        reason = f"its login cannot be read: {_reason(error)}"
+    if reason:
+        log.warning("W&B runs offline (%s)", reason)
+    return "offline"
 
 
 def _logged_in() -> bool:
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
+    """Whether W&B would find a key: in the environment, or in the netrc file where ``wandb login`` puts it."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    home = Path.home()
+    places = [Path(os.environ["NETRC"]).expanduser()] if os.environ.get("NETRC") else [home / ".netrc", home / "_netrc"]
+    file = next((path for path in places if path.is_file()), None)
+    if file is None:
         return False
+    found = netrc.netrc(file)
+    return any((found.authenticators(host) or ("", "", ""))[2] for host in _hosts())
+
+
+def _hosts() -> list[str]:
+    """Whose key W&B would take: that of WANDB_BASE_URL, or of ``wandb login --host``, or of its own servers."""
+    import wandb
+
+    own: str = wandb.Settings().base_url
+    stored = configparser.ConfigParser(interpolation=None)
+    folder = Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb").expanduser()
+    stored.read([folder / "settings", Path("wandb") / "settings"], encoding="utf-8")  # passes over those not there
+    asked = os.environ.get("WANDB_BASE_URL") or stored.get("default", "base_url", fallback=own)
+    server: str = wandb.Settings(base_url=asked).base_url
+    # a login from before W&B's own servers were renamed is still good there
+    return [urlsplit(server).netloc, *(["api.wandb.ai"] if server == own else [])]

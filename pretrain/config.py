@@ -24,7 +24,7 @@ class DataConfig(Config):
 
     source: str = Field(
         default="shapes", min_length=1
-    )  # shapes | photos | folder:PATH | parquet:GLOB | hf:NAME | torchvision:NAME
+    )  # shapes | photos | folder:PATH | parquet:GLOB | hf:NAME | torchvision:NAME | patches:SOURCE
     image_size: int = Field(default=32, ge=8, le=1024)  # pixels; the shorter side is resized, the centre cropped
     limit: int | None = Field(default=None, gt=0)  # images
     workers: int = Field(default_factory=usable_cores, ge=0)  # processes that decode; default one a core

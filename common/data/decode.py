@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from torch import Tensor
 
 # what PIL registers but cannot read by itself, or what is no picture
 _NOT_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+
+MAX_PIXELS = 1_000_000_000  # of one image; PIL's own bound of 179 million refuses panoramas and scans
+_bound = threading.Lock()
 
 
 def image_suffixes() -> frozenset[str]:
@@ -26,10 +30,12 @@ def open_image(data: bytes | str | Path) -> Image.Image | Tensor:
     """An image file, or its bytes, as PIL (header read only), or uint8 ``[3 h w]`` where only torchvision can.
 
     Raises:
-        OSError, ValueError: nothing can read it.
+        OSError, ValueError: nothing can read it, or it has more than ``MAX_PIXELS``.
     """
     try:
         return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+    except Image.DecompressionBombError:
+        return _open_large(data)
     except UnidentifiedImageError:
         # HEIC, and AVIF on older versions of PIL
         from torchvision.io import ImageReadMode, decode_image
@@ -42,6 +48,22 @@ def open_image(data: bytes | str | Path) -> Image.Image | Tensor:
         except RuntimeError:
             raise ValueError("not an image that PIL or torchvision can read") from None
         return decoded
+
+
+def _open_large(data: bytes | str | Path) -> Image.Image:
+    """An image that PIL holds to be too large, where it is not larger than ``MAX_PIXELS``.
+
+    PIL's bound is one for the whole program: it is as it was once the header is read, for other code that opens images.
+    """
+    with _bound:
+        usual = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # PIL warns above it, and refuses above its double
+        try:
+            return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+        except Image.DecompressionBombError:
+            raise ValueError(f"the image has more than {MAX_PIXELS:,} pixels") from None
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual
 
 
 def square(image: Image.Image | Tensor, size: int) -> NDArray[np.uint8]:
@@ -90,25 +112,35 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Transparent parts are laid on white. 16-bit values keep their high byte. Floats and wider integers are taken as
     [0, 1], [0, 255] or 16-bit where they fit, and else stretched from their least to their greatest.
     """
-    if image.mode == "RGB":
+    transparent = image.info.get("transparency")
+    if image.mode == "RGB" and not isinstance(transparent, tuple):
         return image
     if image.mode.startswith(("I", "F")):
-        return _from_wide(np.asarray(image)).convert("RGB")
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        values = np.asarray(image)
+        # 16 bits by their type; PIL widens those of PGM, and older versions of it those of PNG, to 32
+        gray = _from_wide(values, values.dtype.itemsize == 2 or (image.mode == "I" and image.format in ("PPM", "PNG")))
+        if isinstance(transparent, int):
+            gray[values == transparent] = 255
+        return Image.fromarray(gray).convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")  # the only mode that PIL converts it to
+    if isinstance(transparent, tuple) and max(transparent) > 255:  # of 16 bits: as of the pixels, the high byte
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+    if image.mode in ("RGBA", "RGBa", "LA", "PA") or transparent is not None:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
 
 
-def _from_wide(values: NDArray[np.generic]) -> Image.Image:
+def _from_wide(values: NDArray[np.generic], of_16_bits: bool) -> NDArray[np.uint8]:
     gray = values.astype(np.float64)
     gray = np.nan_to_num(gray, posinf=0.0, neginf=0.0)
     low, high = float(gray.min()), float(gray.max())
-    if values.dtype == np.uint16 or (values.dtype.kind in "iu" and low >= 0 and 255 < high <= 65535):
+    if of_16_bits or (values.dtype.kind in "iu" and low >= 0 and 255 < high <= 65535):
         gray = np.floor(gray / 256)
     elif values.dtype.kind == "f" and low >= 0 and high <= 1:
         gray = gray * 255
     elif low < 0 or high > 255:
         gray = (gray - low) * (255 / (high - low))
-    return Image.fromarray(np.rint(gray).astype(np.uint8))
+    return np.rint(gray).astype(np.uint8)

@@ -50,7 +50,13 @@ class FolderSource(Source):
         parts: list[object] = []
         for index in range(len(self)):
             path = self.path(index)
-            status = os.stat(f"{self.root}/{path}")  # noqa: PTH116 -- a million times
+            try:
+                status = os.stat(f"{self.root}/{path}")  # noqa: PTH116 -- a million times
+            except OSError as error:
+                raise UserError(
+                    f"{self.spec}: {self.root}/{path} was there when the folder was listed, and cannot be found now "
+                    f"({error.strerror}): start again once the folder no longer changes"
+                ) from None
             parts += (os.fsencode(path), status.st_size, status.st_mtime_ns)
         return digest(parts)
 

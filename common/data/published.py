@@ -17,6 +17,9 @@ from torch import Tensor
 from common.data.source import Labels, Source, digest
 from common.errors import UserError
 
+# read a folder of the user's own, whose images may change: a name, split and length do not identify them
+_OWN_FOLDERS = ("DatasetFolder", "ImageFolder")
+
 
 class TorchvisionSource(Source):
     """A class of ``torchvision.datasets`` by its name, downloaded when it is not there yet.
@@ -34,6 +37,8 @@ class TorchvisionSource(Source):
             near = difflib.get_close_matches(name.lower(), [key.lower() for key in known], n=1)
             hint = next((f"; did you mean {key!r}?" for key in known if near and key.lower() == near[0]), "")
             raise UserError(f"{spec}: torchvision has no data set {name!r}{hint}")
+        if name in _OWN_FOLDERS:
+            raise UserError(f"{spec}: this is no published set but any folder of class folders: use folder:PATH")
         self._data = self._open(getattr(torchvision.datasets, name), Path(root) if root else cache_folder())
         self.tasks = ("label",) if self._has_labels() else ()
 

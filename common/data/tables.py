@@ -15,6 +15,8 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torch import Tensor
@@ -104,8 +106,10 @@ class TableSource(Source):
 def parquet_source(spec: str, pattern: str, image: str | None = None, label: str | None = None) -> TableSource:
     """``parquet:GLOB``: all files that match, in order of their names (``**`` reaches into folders).
 
+    Files without rows are left out: an empty shard may lack the types of the others.
+
     Raises:
-        UserError: no file matches, or one is no parquet file.
+        UserError: no file matches, one is no parquet file, or none has a row.
     """
     pattern = str(Path(pattern).expanduser())
     files = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())  # noqa: PTH207
@@ -113,6 +117,7 @@ def parquet_source(spec: str, pattern: str, image: str | None = None, label: str
         folder = Path(pattern)
         hint = f"; for a folder write {spec}/*.parquet" if folder.is_dir() else f" (from {Path.cwd()})"
         raise UserError(f"{spec}: no file matches{hint}")
+    files = _with_rows(spec, files)
     with _quiet():
         try:
             table = datasets.load_dataset("parquet", data_files={"train": files}, split="train")
@@ -121,6 +126,23 @@ def parquet_source(spec: str, pattern: str, image: str | None = None, label: str
     status = [(Path(file).name, Path(file).stat()) for file in files]
     parts = [part for name, stat in status for part in (name, stat.st_size, stat.st_mtime_ns)]
     return TableSource(spec, table, digest(parts), image, label)
+
+
+def _with_rows(spec: str, files: list[str]) -> list[str]:
+    """Those of ``files`` that have rows, by what stands at the end of each."""
+    kept, problems = [], []
+    for file in files:
+        try:
+            if pq.read_metadata(file).num_rows:
+                kept.append(file)
+        except (OSError, pa.ArrowException) as error:
+            problems.append(f"{spec}: {file} is not readable as parquet: {_reason(error)}")
+    if problems:
+        more = [f"{spec}: and {len(problems) - 3} more files"] if len(problems) > 3 else []
+        raise UserError(*problems[:3], *more)
+    if not kept:
+        raise UserError(f"{spec}: no rows in {', '.join(files[:3])}{' and others' if len(files) > 3 else ''}")
+    return kept
 
 
 def hub_source(

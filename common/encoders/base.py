@@ -182,8 +182,10 @@ class Encoder(nn.Module, ABC):
         """End of construction: measure ``layer_shapes`` on one image, refuse what cannot serve, freeze idle parameters.
 
         Raises:
-            UserError: the network refuses images of this size, or its maps are not finite spatial maps.
+            UserError: the network refuses images of this size, its maps are not finite spatial maps, or two of its
+                weights are one tensor.
         """
+        self._refuse_shared_weights()
         try:
             with torch.no_grad(), _in_eval(self):
                 maps = self.layers(self._trial_image())
@@ -196,6 +198,14 @@ class Encoder(nn.Module, ABC):
                 raise self.refusal("its features are not finite")
         self.layer_shapes = [(t.shape[1], t.shape[2], t.shape[3]) for t in maps]
         self._train_only_path_of(self.forward)
+
+    def _refuse_shared_weights(self) -> None:
+        """A file of tensors holds each by itself: once read back, weights that were shared would go their own ways."""
+        first: dict[int, str] = {}
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            other = first.setdefault(id(parameter), name)
+            if other != name:
+                raise self.refusal(f"{other} and {name} are one shared weight, which its file cannot hold")
 
     def refusal(self, reason: str) -> UserError:
         """The one line that says why this encoder cannot serve."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from common.encoders.base import Encoder, View
 from common.encoders.config import EncoderConfig
 from common.errors import UserError
+from common.sparse import top_k
 
 Centre = Literal["data", "own"]
 
@@ -71,14 +72,13 @@ class VectorEncoder(Encoder):
         """Centred rows ``[B d]`` -> vectors ``[B h_l]``, shallow to deep, the code last."""
 
 
-def code_activation(code: Tensor, rectify: bool, kept: int | None, dim: int = 1) -> Tensor:
-    """What makes a code sparse: no negative values, and only the ``kept`` largest by magnitude along ``dim``."""
+def code_activation(code: Tensor, rectify: bool, kept: int | None) -> Tensor:
+    """What makes a code ``[B h ...]`` sparse: no negative values, and only the ``kept`` largest by magnitude."""
     if rectify:
         code = code.relu()
-    if kept is None or kept >= code.shape[dim]:
+    if kept is None or kept >= code.shape[1]:
         return code
-    places = code.abs().topk(kept, dim=dim).indices
-    return torch.where(torch.zeros_like(code, dtype=torch.bool).scatter_(dim, places, True), code, 0.0)
+    return top_k(code, kept, dim=1)
 
 
 class Rows(nn.Module):

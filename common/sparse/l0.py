@@ -37,17 +37,20 @@ def hard_threshold(x: Tensor, t: float) -> Tensor:
     return x.masked_fill(x.abs() <= t, 0)
 
 
-def top_k(codes: Tensor, k: int) -> Tensor:
+def top_k(codes: Tensor, k: int, dim: int = -1) -> Tensor:
     """Codes ``[... h]`` with all but the ``k`` of largest magnitude set to zero; among equal ones exactly k stay.
+
+    Args:
+        dim: where the ``h`` entries of a code lie.
 
     Raises:
         ValueError: ``k`` is not in ``0..h``.
     """
-    h = codes.shape[-1]
+    h = codes.shape[dim]
     if not 0 <= k <= h:
         raise ValueError(f"k must be in 0..{h}, the size of a code, not {k}")
-    kept = codes.abs().topk(k, dim=-1, sorted=False).indices
-    return torch.zeros_like(codes).scatter(-1, kept, codes.gather(-1, kept))
+    kept = codes.abs().topk(k, dim=dim, sorted=False).indices
+    return torch.zeros_like(codes).scatter_(dim, kept, codes.gather(dim, kept))
 
 
 def l0_objective(x: Tensor, dictionary: Tensor, codes: Tensor, l0: float) -> Tensor:

@@ -77,6 +77,18 @@ def test_card_tells_what_was_exported(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "encoder").iterdir()) == ["config.json", "model.safetensors"]
 
 
+@pytest.mark.parametrize("name", ["timm/vit_xsmall_patch16_clip_224", "timm/vit_tiny_patch16_224", "small_cnn"])
+def test_constants_of_the_network_come_back_exactly(tmp_path: Path, name: str) -> None:
+    """CLIP's have eight digits; the usual ones stand in the card as people write them."""
+    encoder = build(name, TINY_VIT if name.startswith("timm/") else None)
+    export_encoder(encoder, tmp_path / "encoder", {})
+    loaded = load_encoder(tmp_path / "encoder")
+    assert torch.equal(loaded.mean, encoder.mean)
+    assert torch.equal(loaded.std, encoder.std)
+    assert torch.equal(loaded(images()), encoder(images()))
+    assert len(str(read_encoder_card(tmp_path / "encoder").mean[0])) <= len("0.48145466")
+
+
 def test_loading_says_what_was_loaded_and_gives_a_frozen_encoder(
     exported: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -29,6 +29,15 @@ class Holes(Config):
 Damage = Annotated[Noise | Holes, Field(discriminator="kind")]
 
 
+class Restore(Config):
+    kind: Literal["restore"] = "restore"
+    damage: Damage = Noise()
+
+
+class Sort(Config):
+    kind: Literal["sort"] = "sort"
+
+
 class Data(Config):
     source: str = "shapes"
     limit: int | None = None
@@ -40,6 +49,7 @@ class Example(Config):
     data: Data = Data()
     damage: Damage = Noise()
     several: tuple[Damage, ...] = ()
+    task: Annotated[Restore | Sort, Field(discriminator="kind")] = Sort()
 
 
 @pytest.fixture
@@ -65,6 +75,12 @@ def test_keeping_a_kind_keeps_the_block(config_file: Path) -> None:
 def test_a_new_kind_keeps_its_own_overrides_in_any_order(config_file: Path) -> None:
     config = load_config(Example, config_file, ["damage.sigma=0.3", "damage.kind=noise"])
     assert config.damage == Noise(sigma=0.3)
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["outer-first", "inner-first"])
+def test_a_kind_within_a_new_kind_is_kept_in_any_order(config_file: Path, order: int) -> None:
+    overrides = ["task.kind=restore", "task.damage.kind=holes", "task.damage.size=2"][::order]
+    assert load_config(Example, config_file, overrides).task == Restore(damage=Holes(size=2))
 
 
 def test_later_override_wins(config_file: Path) -> None:
@@ -134,6 +150,22 @@ def test_missing_file_bad_yaml_and_bad_override_are_user_errors(tmp_path: Path, 
         load_config(Example, broken)
     with pytest.raises(UserError, match="an override is written key=value"):
         load_config(Example, config_file, ["steps"])
+
+
+def test_a_file_that_is_no_text_or_may_not_be_read_is_a_user_error(
+    tmp_path: Path, config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes("steps: 1  # Schärfe\n".encode("latin-1"))
+    with pytest.raises(UserError, match=rf"^{latin} is not UTF-8 text \(.*\); save it as UTF-8$"):
+        load_config(Example, latin)
+
+    def closed(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(OmegaConf, "load", closed)
+    with pytest.raises(UserError, match=f"^{config_file} cannot be read: Permission denied$"):
+        load_config(Example, config_file)
 
 
 def test_list_at_top_level_is_refused(tmp_path: Path) -> None:

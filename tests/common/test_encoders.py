@@ -285,3 +285,19 @@ def test_network_whose_features_are_not_finite_is_refused() -> None:
 
     with pytest.raises(UserError, match="broken cannot serve as an encoder at 32 px: its features are not finite"):
         Broken()
+
+
+def test_network_that_shares_a_weight_is_refused() -> None:
+    class Tied(Encoder):
+        def __init__(self) -> None:
+            super().__init__("tied", 32, "rgb", False)
+            self.first = nn.Conv2d(3, 3, 1)
+            self.second = nn.Conv2d(3, 3, 1, bias=False)
+            self.second.weight = self.first.weight
+            self.settle()
+
+        def layers(self, images: Tensor) -> list[Tensor]:
+            return [self.second(self.first(self.prepare(images)))]
+
+    with pytest.raises(UserError, match=r"tied cannot serve .*: first.weight and second.weight are one shared weight"):
+        Tied()

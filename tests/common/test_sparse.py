@@ -240,6 +240,10 @@ def test_thresholds_and_budgets_by_hand() -> None:
     assert top_k(x, 2).tolist() == [-2, 0, 0, 0, 3]
     assert (top_k(torch.ones(3, 7), 4) != 0).sum(1).tolist() == [4, 4, 4]
     assert not top_k(x, 0).any()
+    maps = torch.randn(2, 7, 3, 3).to(memory_format=torch.channels_last)
+    along = top_k(maps, 4, dim=1)
+    assert torch.equal(along.movedim(1, -1), top_k(maps.movedim(1, -1), 4))
+    assert along.stride() == maps.stride()  # a map of codes keeps its memory format
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,7 @@ def test_images_are_standardised_as_timm_does_for_the_model() -> None:
         ({"name": "timm/test_vit", "model_args": {"patch_size": 5}}, 32, "patches of 5x5 px do not tile it"),
         ({"name": "timm/convnext_atto", "stem": "small"}, 32, "small replaces the stem of a ResNet"),
         ({"name": "timm/inception_v3"}, 32, "timm/inception_v3 cannot serve as an encoder"),
+        ({"name": "timm/coat_tiny"}, 32, "cpe1.proj.weight and model.serial_blocks1.0.cpe.proj.weight are one shared"),
     ],
 )
 def test_what_cannot_serve_is_refused_with_its_reason(config: dict[str, Any], image_size: int, message: str) -> None:

@@ -12,9 +12,22 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import wandb
+from wandb.sdk.lib.wbauth import wbnetrc
 
 from common.tracking import Tracker, WandbConfig
 from tests.offline_wandb import history, offline_records
+
+KEY = "k" * 40
+ACCOUNT = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "WANDB_CONFIG_DIR", "NETRC")
+
+
+@pytest.fixture(autouse=True)
+def _no_account(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who has never logged in, wherever the tests run."""
+    for name in ACCOUNT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
 
 
 def test_offline_run_holds_config_metrics_group_and_job_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,26 +97,99 @@ def test_disabled_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The modes W&B is started in: nothing is started here."""
+    modes: list[str] = []
+    monkeypatch.setattr(wandb, "init", lambda **options: modes.append(options["mode"]))
+    return modes
+
+
 @pytest.mark.parametrize(
     ("config", "environment", "expected"),
     [
         ("auto", {}, "offline"),
-        ("auto", {"WANDB_API_KEY": "k" * 40}, "online"),
-        ("auto", {"WANDB_API_KEY": "k" * 40, "WANDB_MODE": "offline"}, "offline"),
+        ("auto", {"WANDB_API_KEY": KEY}, "online"),
+        ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "offline"),
         ("auto", {"WANDB_MODE": "disabled"}, "disabled"),
         ("disabled", {"WANDB_MODE": "online"}, "disabled"),
+        ("online", {"WANDB_API_KEY": KEY}, "online"),
+        ("online", {"WANDB_IDENTITY_TOKEN_FILE": "token"}, "online"),
     ],
 )
 def test_mode_is_offline_without_an_account(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Any, environment: dict[str, str], expected: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    starts: list[str],
+    config: Any,
+    environment: dict[str, str],
+    expected: str,
 ) -> None:
-    for name in ("WANDB_MODE", "WANDB_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("common.tracking._logged_in", lambda: False)
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: None, Settings=lambda **_: None))
     assert Tracker(WandbConfig(mode=config), tmp_path, job_type="x", settings={}).mode == expected
+    assert starts == ([] if expected == "disabled" else [expected])
+
+
+OWN, OTHER = wandb.Settings().base_url, "https://wandb.example:8080"
+
+
+@pytest.mark.parametrize(
+    ("written", "environment", "expected"),
+    [
+        ({".netrc": OWN}, {}, "online"),
+        ({".netrc": "https://api.wandb.ai"}, {}, "online"),  # by an older W&B
+        ({".netrc": OTHER}, {}, "offline"),
+        ({".netrc": OTHER}, {"WANDB_BASE_URL": OTHER}, "online"),
+        ({".netrc": "https://api.wandb.ai"}, {"WANDB_BASE_URL": OTHER}, "offline"),
+        ({"_netrc": OWN}, {}, "online"),
+        ({"keys": OWN}, {"NETRC": "~/keys"}, "online"),
+        ({".netrc": OWN}, {"NETRC": "~/keys"}, "offline"),
+    ],
+)
+def test_a_login_is_found_where_wandb_wrote_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    starts: list[str],
+    written: dict[str, str],
+    environment: dict[str, str],
+    expected: str,
+) -> None:
+    for name, host in written.items():
+        with monkeypatch.context() as login:
+            login.setenv("NETRC", f"~/{name}")
+            wbnetrc.write_netrc_auth(host=host, api_key=KEY)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert Tracker(WandbConfig(), tmp_path, job_type="x", settings={}).mode == expected
+    assert starts == [expected]
+
+
+def test_a_login_at_a_server_of_ones_own_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starts: list[str]
+) -> None:
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    (tmp_path / "settings").write_text(f"[default]\nbase_url = {OTHER}\n")  # as `wandb login --host` leaves it
+    wbnetrc.write_netrc_auth(host=OTHER, api_key=KEY)
+    assert Tracker(WandbConfig(), tmp_path, job_type="x", settings={}).mode == "online"
+
+
+def test_online_without_an_account_is_offline_with_a_warning(
+    tmp_path: Path, starts: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert Tracker(WandbConfig(mode="online"), tmp_path, job_type="x", settings={}).mode == "offline"
+    assert starts == ["offline"]
+    assert caplog.messages == ["W&B runs offline (no API key was found: set WANDB_API_KEY or type `wandb login`)"]
+
+
+@pytest.mark.parametrize("mode", ["auto", "online"])
+def test_a_login_that_cannot_be_read_is_told_and_harms_nothing(
+    tmp_path: Path, starts: list[str], caplog: pytest.LogCaptureFixture, mode: Any
+) -> None:
+    (Path.home() / ".netrc").write_bytes("machine example login Zoë password x".encode("latin-1"))
+    assert Tracker(WandbConfig(mode=mode), tmp_path, job_type="x", settings={}).mode == "offline"
+    assert starts == ["offline"]
+    assert [message.partition(": ")[0] for message in caplog.messages] == ["W&B runs offline (its login cannot be read"]
 
 
 class BrokenRun:
@@ -125,6 +211,7 @@ def test_failure_is_told_once_and_training_goes_on(
             raise TimeoutError("no network")
         return BrokenRun()
 
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Settings=lambda **_: None))
     tracker = Tracker(WandbConfig(mode="online"), tmp_path, job_type="pretrain", settings={})
     for step in range(3):
@@ -166,6 +253,7 @@ def online(folder: Path, monkeypatch: pytest.MonkeyPatch, run: OnlineRun, artifa
         Table=lambda **_: "table",
         Api=lambda: SimpleNamespace(artifacts=artifacts),
     )
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     return Tracker(WandbConfig(mode="online"), folder, job_type="probe", settings={})
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -47,6 +50,8 @@ from tests.common.data.samples import png, write_dtd, write_folder, write_mnist,
         ("patches:foldr:x", "'foldr:x': unknown source 'foldr'; did you mean 'folder'?"),
         ("patches:folder:{tmp}/empty", "folder:{tmp}/empty: the folder is empty: {tmp}/empty"),
         ("torchvision:CIFAR", "torchvision:CIFAR: torchvision has no data set 'CIFAR'; did you mean 'CIFAR10'?"),
+        ("torchvision:ImageFolder", "torchvision:ImageFolder: this is no published set but any folder of class "
+         "folders: use folder:PATH"),
         ("torchvision:FakeData:test", "torchvision:FakeData:test: no split 'test'; it comes in one piece: "
          "name no test set, and a part is held out"),
     ],
@@ -63,11 +68,24 @@ def test_mistakes_get_one_plain_message(spec: str, message: str, tmp_path: Path)
     assert str(error.value) == message.format(**fill)
 
 
-def test_truncated_parquet_is_refused(tmp_path: Path) -> None:
-    path = write_parquet(tmp_path / "a.parquet")
+def test_truncated_parquet_is_refused_by_its_name(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet")
+    path = write_parquet(tmp_path / "b.parquet")
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UserError, match="not readable as parquet: "):
-        build_source(f"parquet:{path}")
+    with pytest.raises(UserError, match=f"{path} is not readable as parquet: "):
+        build_source(f"parquet:{tmp_path}/*.parquet")
+
+
+@pytest.mark.parametrize("columns", [{}, {"image": pa.array([], pa.null()), "label": pa.array([], pa.null())}])
+@pytest.mark.parametrize("name", ["a.parquet", "c.parquet"], ids=["first", "last"])
+def test_parquet_file_without_rows_is_left_out(tmp_path: Path, name: str, columns: dict[str, Any]) -> None:
+    whole = build_source(f"parquet:{write_parquet(tmp_path / 'b.parquet')}")
+    pq.write_table(pa.table(columns), tmp_path / name)
+    source = build_source(f"parquet:{tmp_path}/*.parquet")
+    assert len(source) == 6
+    assert source.tasks == whole.tasks == ("label",)
+    with pytest.raises(UserError, match=f"parquet:{tmp_path}/{name}: no rows in {tmp_path}/{name}$"):
+        build_source(f"parquet:{tmp_path}/{name}")
 
 
 def test_missing_hub_folder_split_is_refused_with_the_reason(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional as F
 
+from common.data import decode
 from common.data.decode import image_suffixes, open_image, square, to_rgb
 from tests.common.data.samples import picture
 
@@ -74,6 +76,7 @@ GRAY = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
         ("gray", Image.fromarray(GRAY), 0),
         ("palette", Image.fromarray(GRAY).convert("P"), 0),
         ("gray and alpha", Image.fromarray(GRAY).convert("LA"), 0),
+        ("gray and alpha, multiplied", Image.fromarray(GRAY).convert("LA").convert("La"), 0),
         ("16 bit", Image.fromarray(GRAY.astype(np.uint16) * 256), 0),
         ("32 bit holding 16", Image.fromarray(GRAY.astype(np.int32) * 256), 0),
         ("float in [0, 1]", Image.fromarray(GRAY.astype(np.float32) / 255), 0),
@@ -88,6 +91,21 @@ def test_every_mode_becomes_rgb(name: str, image: Image.Image, tolerance: int) -
     assert np.abs(rgb - GRAY[..., None].astype(int)).max() <= tolerance
 
 
+@pytest.mark.parametrize("kind", ["little.tif", "big.tif", "gray.pgm", "gray.png"])
+@pytest.mark.parametrize("brightest", [200, 60_000], ids=["dark", "bright"])
+def test_16_bit_files_keep_their_high_byte_in_any_format(tmp_path: Path, kind: str, brightest: int) -> None:
+    values = np.linspace(0, brightest, 64).astype(np.uint16).reshape(8, 8)
+    if kind == "gray.pgm":
+        (tmp_path / kind).write_bytes(b"P5 8 8 65535\n" + values.astype(">u2").tobytes())
+    elif kind == "big.tif":
+        Image.frombytes("I;16B", (8, 8), values.astype(">u2").tobytes()).save(tmp_path / kind)
+    else:
+        Image.fromarray(values).save(tmp_path / kind)
+    opened = open_image(tmp_path / kind)
+    assert isinstance(opened, Image.Image)
+    assert np.array_equal(np.asarray(to_rgb(opened))[..., 0], values >> 8)
+
+
 def test_wider_values_are_stretched() -> None:
     rgb = np.asarray(to_rgb(Image.fromarray(np.array([[-5.0, 0.0, 5.0]], np.float32))))
     assert rgb[0, :, 0].tolist() == [0, 128, 255]
@@ -100,6 +118,41 @@ def test_transparent_parts_are_white() -> None:
     palette = Image.new("P", (1, 1), 0)
     palette.info["transparency"] = 0
     assert np.asarray(to_rgb(palette)).tolist() == [[[255, 255, 255]]]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "I;16"])
+def test_a_colour_marked_as_transparent_is_white(tmp_path: Path, mode: str) -> None:
+    colours: dict[str, tuple[Any, Any]] = {"RGB": ((10, 20, 30), (40, 50, 60)), "L": (10, 40), "I;16": (2560, 10240)}
+    clear, kept = colours[mode]
+    image = Image.new(mode, (2, 1), clear)
+    image.putpixel((1, 0), kept)
+    image.save(tmp_path / "a.png", transparency=clear)
+    opened = open_image(tmp_path / "a.png")
+    assert isinstance(opened, Image.Image)
+    assert np.asarray(to_rgb(opened)).tolist() == [[[255] * 3, [40, 50, 60] if mode == "RGB" else [40] * 3]]
+
+
+def test_a_transparent_colour_of_16_bits_is_found_among_pixels_of_8() -> None:
+    image = Image.new("RGB", (2, 1), (10, 20, 30))
+    image.putpixel((1, 0), (0, 0, 0))
+    image.info["transparency"] = (10 << 8, 20 << 8, 30 << 8)  # as PIL reads a PNG of 3 x 16 bits
+    assert np.asarray(to_rgb(image)).tolist() == [[[255] * 3, [0] * 3]]
+
+
+@pytest.mark.parametrize("as_bytes", [True, False])
+def test_an_image_too_large_for_pil_is_read_up_to_a_bound_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_bytes: bool
+) -> None:
+    path = tmp_path / "a.png"
+    picture(1).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    data = path.read_bytes() if as_bytes else path
+    assert np.array_equal(square(open_image(data), 16), square(picture(1), 16))
+    assert Image.MAX_IMAGE_PIXELS == 10
+    monkeypatch.setattr(decode, "MAX_PIXELS", 50)
+    with pytest.raises(ValueError, match="the image has more than 50 pixels"):
+        open_image(data)
+    assert Image.MAX_IMAGE_PIXELS == 10
 
 
 def test_what_only_torchvision_reads_is_read_by_it(monkeypatch: pytest.MonkeyPatch) -> None:

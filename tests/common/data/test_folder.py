@@ -65,6 +65,13 @@ def test_labels_are_needed_only_when_asked_for(tmp_path: Path) -> None:
         source.labels()
 
 
+def test_fingerprint_says_which_file_has_gone(tmp_path: Path) -> None:
+    source = FolderSource(str(write_folder(tmp_path)))
+    (tmp_path / "dog" / "3.png").unlink()
+    with pytest.raises(UserError, match=f"{tmp_path}/dog/3.png was there when the folder was listed"):
+        _ = source.fingerprint
+
+
 def test_fingerprint_covers_names_and_sizes(tmp_path: Path) -> None:
     one, two = write_folder(tmp_path / "one"), write_folder(tmp_path / "two")
     for folder in (one, two):
