@@ -31,7 +31,7 @@ from finetune.pooling import Part, Shape, Space, concatenate, pool
 
 log = logging.getLogger("retouch")
 
-FORMAT = 3  # raise it whenever the same key would give other features
+FORMAT = 2  # raise it whenever the same key would give other features
 
 
 @dataclass(frozen=True)
