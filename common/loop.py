@@ -125,7 +125,7 @@ def train(
         groups: AdamW parameter groups, each with an optional ``lr_scale``; by default only matrices are decayed.
 
     Raises:
-        UserError: the loss is no longer a finite number, or a checkpoint does not fit.
+        UserError: the loss or the gradient is no longer a finite number, or a checkpoint does not fit.
     """
     device = run.world.device
     dtype = resolve_precision(config.precision, device)
@@ -234,14 +234,17 @@ def learn(
             saving = last or progress.step % config.checkpoint.every == 0
             # asking every process costs a collective, so several processes ask now and then
             stopping = world.any(stop.asked) if world.size == 1 or step % 8 == 0 else False
-            if due or saving or stopping:
+            acting = [task for task in periodic if last or progress.step % task.every == 0]
+            if due or saving or stopping or acting:
                 means = {name: float(world.mean(total / progress.window)) for name, total in progress.totals.items()}
                 loss = sum(means[name] for name in losses)
-                if not math.isfinite(loss):
-                    raise UserError(
-                        f"the loss is {loss} at step {progress.step}: lower base_lr (now {config.base_lr:g}) or set "
-                        f"precision=float32; checkpoints in {run.checkpoints} are from before"
-                    )
+                # a gradient can be lost while the loss is not yet: the weights that it made must not be saved
+                for name, value in {"loss": loss, **means}.items():
+                    if not math.isfinite(value):
+                        raise UserError(
+                            f"the {name} is {value} at step {progress.step}: lower base_lr (now {config.base_lr:g}) or "
+                            f"set precision=float32; checkpoints in {run.checkpoints} are from before"
+                        )
                 speed, memory = meter.read(progress, device)
                 if due:
                     named = {f"loss/{name}" if name in losses else name: value for name, value in means.items()}
@@ -254,9 +257,8 @@ def learn(
             if last or bar.waiting:
                 now = float(sum(losses.values())) if losses else None
                 bar.update(progress.step, now, meter.read(progress, device)[0])
-            for task in periodic:
-                if last or progress.step % task.every == 0:
-                    act(task, progress.step)
+            for task in acting:
+                act(task, progress.step)
             if saving or stopping:
                 meter.read(progress, device)
                 save()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -74,11 +75,18 @@ class Run:
         return self.folder / "checkpoints"
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """One line of ``metrics.jsonl`` and the same to W&B."""
+        """One line of ``metrics.jsonl`` and the same to W&B.
+
+        Raises:
+            UserError: a metric is not a finite number, which JSON does not have.
+        """
         if not self.world.is_main:
             return
+        lost = [f"{name} is {value} at step {step}" for name, value in metrics.items() if not math.isfinite(value)]
+        if lost:
+            raise UserError(*lost, title=f"not written to {self.metrics_path}, which holds finite numbers only:")
         with self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+            file.write(json.dumps({"step": step, **metrics}, allow_nan=False) + "\n")
         if self.tracker:
             self.tracker.log(metrics, step)
 

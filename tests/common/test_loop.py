@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from common.checkpoint import list_checkpoints, load_checkpoint
 from common.data import Batch, Loader
 from common.distributed import World
 from common.errors import UserError
@@ -165,6 +166,40 @@ def test_loss_that_is_not_finite_stops_with_advice_and_keeps_the_old_checkpoints
     with pytest.raises(UserError, match=r"the loss is nan at step 8: lower base_lr"):
         run_loop(loop_config(tmp_path / "run"), prepare=poisoned)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-0000004"]
+
+
+class _Lost(torch.autograd.Function):
+    """The same numbers, but their gradient is NaN."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient * float("nan")
+
+
+@pytest.mark.parametrize(("number", "noticed"), [(7, 8), (11, 12), (5, 6)], ids=["saving", "last", "showing"])
+def test_gradient_that_is_not_finite_stops_before_its_weights_are_saved_or_shown(
+    tmp_path: Path, number: int, noticed: int
+) -> None:
+    class Losing(ToyAutoencoder):
+        calls = 0
+
+        def forward(self, example: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+            losses = super().forward(example)
+            self.calls += 1
+            return {name: _Lost.apply(loss) for name, loss in losses.items()} if self.calls == number + 1 else losses
+
+    shown: list[int] = []
+    periodic = Periodic(3, lambda step: shown.append(step) or {})  # type: ignore[func-returns-value]
+    with pytest.raises(UserError, match=rf"the grad_norm is nan at step {noticed}: lower base_lr"):
+        run_loop(loop_config(tmp_path / "run"), model=Losing(), periodic=(periodic,))
+    for path in list_checkpoints(tmp_path / "run" / "checkpoints"):
+        assert all(tensor.isfinite().all() for tensor in load_checkpoint(path).tensors["model"].values())
+    assert shown == list(range(3, noticed, 3))
+    assert all(row["grad_norm"] > 0 for row in metrics(tmp_path / "run"))
 
 
 def test_epochs_are_turned_into_steps(tmp_path: Path) -> None:

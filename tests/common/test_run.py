@@ -45,6 +45,13 @@ def test_log_lines_stand_in_metrics_jsonl_and_messages_in_train_log(tmp_path: Pa
     assert "hello" in (run.folder / "train.log").read_text()
 
 
+def test_metric_that_is_not_finite_is_named_and_not_written(tmp_path: Path) -> None:
+    run = Run(tmp_path, HERE, None, False)
+    with pytest.raises(UserError, match=r"val/error is nan at step 3"):
+        run.log({"loss": 0.5, "val/error": float("nan")}, 3)
+    assert not run.metrics_path.exists()
+
+
 def test_non_empty_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "run"
     started(out)
