@@ -236,7 +236,9 @@ def learn(
             stopping = world.any(stop.asked) if world.size == 1 or step % 8 == 0 else False
             acting = [task for task in periodic if last or progress.step % task.every == 0]
             if due or saving or stopping or acting:
-                means = {name: float(world.mean(total / progress.window)) for name, total in progress.totals.items()}
+                # the mean of all processes takes the place of each one's sums: rank 0 saves it, all go on from it
+                progress.totals = {name: world.mean(total.clone()) for name, total in progress.totals.items()}
+                means = {name: float(total / progress.window) for name, total in progress.totals.items()}
                 loss = sum(means[name] for name in losses)
                 # a gradient can be lost while the loss is not yet: the weights that it made must not be saved
                 for name, value in {"loss": loss, **means}.items():
@@ -280,7 +282,8 @@ def learn(
 
 @dataclass
 class _Progress:
-    """What a checkpoint keeps beside tensors. ``totals`` are sums since the last logged line, in float64."""
+    """What a checkpoint keeps beside tensors. ``totals`` are sums since the last logged line, in float64; in a
+    checkpoint those of all processes, averaged."""
 
     step: int = 0
     seconds: float = 0.0
