@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from common.checkpoint import list_checkpoints, load_checkpoint
-from common.data import Batch, Loader
+from common.data import Batch, Images, Loader
 from common.distributed import World
 from common.errors import UserError
 from common.learner import weight_decay_groups
 from common.loop import LoopConfig, Periodic, Trained, train
 from common.run import open_run
-from tests.toys import ToyAutoencoder, loop_config, noise_images, noisy
+from tests.toys import RandomSource, ToyAutoencoder, loop_config, noise_images, noisy
 
 HERE = World(0, 1, torch.device("cpu"))
 
@@ -36,10 +36,11 @@ def run_loop(
     prepare: Callable[[Batch], Any] = noisy,
     periodic: tuple[Periodic, ...] = (),
     model: nn.Module | None = None,
+    images: Images | None = None,
 ) -> tuple[nn.Module, Trained]:
     torch.manual_seed(0)
     model = model or ToyAutoencoder(norm)
-    loader = Loader(noise_images(), batch_size=config.batch_size, seed=config.seed)
+    loader = Loader(images or noise_images(), batch_size=config.batch_size, seed=config.seed)
     with open_run(config, HERE, job_type="pretrain") as run:
         trained = train(model, prepare, loader, config, run, title="toy", periodic=periodic)
     return model, trained
@@ -84,6 +85,18 @@ def test_run_killed_at_any_step_and_resumed_ends_bit_for_bit_the_same(
     assert trained.finished
     assert same(whole, resumed)
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+
+
+@pytest.mark.parametrize(
+    ("images", "now"),
+    [(noise_images(39), "now 39"), (Images(RandomSource(41), 8, torch.arange(1, 41)), "now as many, but others")],
+    ids=["fewer", "others"],
+)
+def test_resuming_with_other_images_is_refused(tmp_path: Path, images: Images, now: str) -> None:
+    with pytest.raises(Killed):
+        run_loop(loop_config(tmp_path / "run"), prepare=killed_at(6))
+    with pytest.raises(UserError, match=rf"training images differ from those of .*step-0000004: then 40, {now}; bring"):
+        run_loop(loop_config(tmp_path / "run", resume=True), images=images)
 
 
 def test_loss_falls(tmp_path: Path) -> None:
