@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from common.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
 from common.config import load_config
 from common.distributed import World
 from common.errors import UserError
@@ -26,6 +29,11 @@ def started(out: Path) -> None:
     with open_run(config(out), HERE, job_type="pretrain") as run:
         run.log({"loss": 1.0}, 1)
         (out / "checkpoints").mkdir()
+
+
+def started_anew(out: Path) -> None:
+    with open_run(config(out, overwrite=True), HERE, job_type="pretrain"):
+        pass
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -80,6 +88,44 @@ def test_overwrite_refuses_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
     ):
         pass
     assert contents(tmp_path) == {"photo.jpg": b"precious"}
+
+
+@pytest.mark.parametrize("kills", range(1, 4))
+def test_a_kill_while_overwriting_leaves_a_folder_to_resume_or_overwrite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: int
+) -> None:
+    out, calls, remove = tmp_path / "run", iter(range(10**6)), shutil.rmtree
+    started(out)
+    (out / "panels").mkdir()
+    (out / "notes.txt").write_text("mine")
+    for step in (1, 2):
+        save_checkpoint(out / "checkpoints", Checkpoint(step, {}, {}), keep=2)
+
+    def killed(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors and next(calls) + 1 == kills:
+            raise KeyboardInterrupt
+        remove(path, ignore_errors=ignore_errors)
+
+    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+        patched.setattr(shutil, "rmtree", killed)
+        started_anew(out)
+    assert not list_checkpoints(out / "checkpoints")
+    assert check_out(config(out, resume=True))
+    started_anew(out)
+    assert sorted(path.name for path in out.iterdir()) == ["config.yaml", "notes.txt", "train.log"]
+
+
+def test_what_a_killed_run_left_beside_its_files_is_removed_and_does_not_fill_a_folder(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    (out / ".encoder.123.tmp").mkdir(parents=True)
+    (out / ".config.yaml.123.tmp").write_text("half")
+    started(out)
+    (out / "checkpoints" / ".step-0000004.123.old").mkdir()
+    (out / ".metrics.jsonl.123.tmp").write_text("half")
+    (out / ".theirs.123.tmp").write_text("not ours")
+    with open_run(config(out, resume=True), HERE, job_type="pretrain") as run:
+        assert run.resumed
+    assert sorted(path.name for path in out.rglob(".*")) == [".theirs.123.tmp"]
 
 
 def test_resume_with_another_config_names_every_difference(tmp_path: Path) -> None:
