@@ -56,10 +56,11 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def remove_folder(path: Path) -> None:
     """Remove ``path``, which is gone from its place at once: a kill leaves no half of it under its name."""
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    path.rename(old)
-    shutil.rmtree(old)
+    if leftover(path) is None:
+        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        path = path.rename(old)
+    shutil.rmtree(path)
 
 
 def leftover(path: Path) -> str | None:

@@ -128,6 +128,22 @@ def test_what_a_killed_run_left_beside_its_files_is_removed_and_does_not_fill_a_
     assert sorted(path.name for path in out.rglob(".*")) == [".theirs.123.tmp"]
 
 
+def test_a_kill_while_leftovers_are_removed_leaves_them_known_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    (out / ".encoder.123.tmp").mkdir(parents=True)
+
+    def killed(path: Path, ignore_errors: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(shutil, "rmtree", killed)
+        started(out)
+    started(out)
+    assert not list(out.glob(".*"))
+
+
 def test_resume_with_another_config_names_every_difference(tmp_path: Path) -> None:
     out = tmp_path / "run"
     started(out)
