@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.files import new_folder, write_json
+from common.files import new_folder, remove_folder, write_json
+
+ADAMW = ("exp_avg", "exp_avg_sq", "step")  # what it keeps of every parameter
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,22 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
                 {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()},
                 beside / f"{group}.safetensors",
             )
-        write_json(beside / "state.json", {"step": checkpoint.step, **checkpoint.facts})
+        write_json(
+            beside / "state.json", {"step": checkpoint.step, "groups": sorted(checkpoint.tensors), **checkpoint.facts}
+        )
     for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        remove_folder(old)
     return path
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first. A folder under its final name is always complete."""
-    return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
+    complete = (path for path in folder.glob("step-*") if (path / "state.json").is_file())
+    return sorted((path for path in complete if _step(path).isdecimal()), key=lambda path: int(_step(path)))
+
+
+def _step(path: Path) -> str:
+    return path.name.removeprefix("step-")
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -56,7 +64,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         facts = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+        tensors = {group: load_file(path / f"{group}.safetensors") for group in facts.pop("groups")}
         return Checkpoint(facts.pop("step"), tensors, facts)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
@@ -93,14 +101,20 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    """Put saved state back beside each parameter, in that parameter's memory format."""
-    parameters = dict(model.named_parameters())
+    """Put saved AdamW state back beside each parameter, in that parameter's memory format.
+
+    Raises:
+        UserError: some of it is missing, or belongs to no parameter that this optimizer has.
+    """
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
+    trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    expected = {f"{kind}/{name}" for name, value in parameters.items() if value in trained for kind in ADAMW}
+    if wrong := sorted(expected ^ saved.keys()):
+        raise UserError(
+            f"the checkpoint's optimizer does not fit this run (first: {wrong[0]}); was it written by another version?"
+        )
     for key, value in saved.items():
         kind, _, name = key.partition("/")
-        if name not in parameters:
-            raise UserError(
-                f"the checkpoint's optimizer does not fit this run (first: {name}); was it written by another version?"
-            )
         parameter = parameters[name]
         if value.shape == parameter.shape:
             state = torch.empty_like(parameter, dtype=value.dtype, memory_format=torch.preserve_format).copy_(value)

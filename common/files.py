@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,21 @@ def new_folder(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove ``path``, which is gone from its place at once: a kill leaves no half of it under its name."""
+    if leftover(path) is None:
+        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        path = path.rename(old)
+    shutil.rmtree(path)
+
+
+def leftover(path: Path) -> str | None:
+    """The name that was being written or removed when a kill left ``path`` behind; ``None`` for anything else."""
+    found = re.fullmatch(r"\.(.+)\.\d+\.(?:tmp|old)", path.name)
+    return found[1] if found else None
 
 
 def _sync(path: Path) -> None:

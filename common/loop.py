@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import psutil
@@ -125,7 +126,7 @@ def train(
         groups: AdamW parameter groups, each with an optional ``lr_scale``; by default ``weight_decay_groups``.
 
     Raises:
-        UserError: the loss is no longer a finite number, or a checkpoint does not fit.
+        UserError: the loss or the gradient is no longer a finite number, or a checkpoint does not fit model or images.
     """
     device = run.world.device
     dtype = resolve_precision(config.precision, device)
@@ -180,7 +181,9 @@ def learn(
     progress = _Progress()
     saved = list_checkpoints(run.checkpoints) if run.resumed else []
     if saved:
-        progress = _restore(load_checkpoint(saved[-1]), learner, device)
+        checkpoint = load_checkpoint(saved[-1])
+        _check_data(checkpoint.facts["data"], loader, saved[-1])
+        progress = _restore(checkpoint, learner, device)
         log.info("resumed from step %d (%s)", progress.step, saved[-1])
     run.cut_back(progress.step)
     learner.begin()
@@ -196,7 +199,7 @@ def learn(
 
     def save() -> None:
         if world.is_main:
-            save_checkpoint(run.checkpoints, _snapshot(progress, learner, run), config.checkpoint.keep)
+            save_checkpoint(run.checkpoints, _snapshot(progress, learner, loader, run), config.checkpoint.keep)
 
     def act(task: Periodic, step: int) -> None:
         if world.is_main:
@@ -234,14 +237,19 @@ def learn(
             saving = last or progress.step % config.checkpoint.every == 0
             # asking every process costs a collective, so several processes ask now and then
             stopping = world.any(stop.asked) if world.size == 1 or step % 8 == 0 else False
-            if due or saving or stopping:
-                means = {name: float(world.mean(total / progress.window)) for name, total in progress.totals.items()}
+            acting = [task for task in periodic if last or progress.step % task.every == 0]
+            if due or saving or stopping or acting:
+                # the mean of all processes takes the place of each one's sums: rank 0 saves it, all go on from it
+                progress.totals = {name: world.mean(total.clone()) for name, total in progress.totals.items()}
+                means = {name: float(total / progress.window) for name, total in progress.totals.items()}
                 loss = sum(means[name] for name in losses)
-                if not math.isfinite(loss):
-                    raise UserError(
-                        f"the loss is {loss} at step {progress.step}: lower base_lr (now {config.base_lr:g}) or set "
-                        f"precision=float32; checkpoints in {run.checkpoints} are from before"
-                    )
+                # a gradient can be lost while the loss is not yet: the weights that it made must not be saved
+                for name, value in {"loss": loss, **means}.items():
+                    if not math.isfinite(value):
+                        raise UserError(
+                            f"the {name} is {value} at step {progress.step}: lower base_lr (now {config.base_lr:g}) or "
+                            f"set precision=float32; checkpoints in {run.checkpoints} are from before"
+                        )
                 speed, memory = meter.read(progress, device)
                 if due:
                     named = {f"loss/{name}" if name in losses else name: value for name, value in means.items()}
@@ -254,9 +262,8 @@ def learn(
             if last or bar.waiting:
                 now = float(sum(losses.values())) if losses else None
                 bar.update(progress.step, now, meter.read(progress, device)[0])
-            for task in periodic:
-                if last or progress.step % task.every == 0:
-                    act(task, progress.step)
+            for task in acting:
+                act(task, progress.step)
             if saving or stopping:
                 meter.read(progress, device)
                 save()
@@ -278,7 +285,8 @@ def learn(
 
 @dataclass
 class _Progress:
-    """What a checkpoint keeps beside tensors. ``totals`` are sums since the last logged line, in float64."""
+    """What a checkpoint keeps beside tensors. ``totals`` are sums since the last logged line, in float64; in a
+    checkpoint those of all processes, averaged."""
 
     step: int = 0
     seconds: float = 0.0
@@ -353,7 +361,7 @@ def _split(batch: Batch, parts: int) -> list[Batch]:
     return [Batch(*micro) for micro in zip(images, labels, index, strict=True)]
 
 
-def _snapshot(progress: _Progress, learner: Learner, run: Run) -> Checkpoint:
+def _snapshot(progress: _Progress, learner: Learner, loader: Loader, run: Run) -> Checkpoint:
     tensors = learner.tensors() | ({"best": progress.best_tensors} if progress.best_tensors else {})
     facts = {
         "seconds": progress.seconds,
@@ -361,9 +369,21 @@ def _snapshot(progress: _Progress, learner: Learner, run: Run) -> Checkpoint:
         "totals": {name: float(value) for name, value in progress.totals.items()},
         "best": progress.best,
         "best_step": progress.best_step,
+        "data": loader.identity,
         "wandb_id": run.tracker.run_id if run.tracker else None,
     }
     return Checkpoint(progress.step, tensors, facts)
+
+
+def _check_data(saved: Mapping[str, Any], loader: Loader, path: Path) -> None:
+    """Refuse to go on with other images: the order of the rows would be another one."""
+    found = loader.identity
+    if found != saved:
+        now = f"now {found['images']:,}" if found["images"] != saved["images"] else "now as many, but others"
+        raise UserError(
+            f"resume=true, but the training images differ from those of {path}: then {saved['images']:,}, {now}; bring "
+            "them back, or start anew with overwrite=true"
+        )
 
 
 def _restore(checkpoint: Checkpoint, learner: Learner, device: torch.device) -> _Progress:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,17 +17,18 @@ from pydantic import Field
 from common.config import Config, dump_config
 from common.distributed import World
 from common.errors import UserError
-from common.files import write_text
+from common.files import leftover, remove_folder, write_text
 from common.logs import add_log_file
 from common.precision import Precision
 from common.tracking import Tracker, WandbConfig
 
 log = logging.getLogger("retouch")
 
-# What a stage writes; `overwrite=true` removes these and nothing else.
+# What a stage writes; `overwrite=true` removes these and nothing else. Checkpoints go first: while there is one, a run
+# that is resumed needs the rest.
 OWN_ENTRIES = (
-    "config.yaml", "metrics.jsonl", "train.log", "checkpoints", "panels", "encoder", "classifier", "wandb",
-    "results.json", "features.parquet", "linear_probe", "from_scratch",
+    "checkpoints", "metrics.jsonl", "train.log", "panels", "encoder", "classifier", "wandb", "results.json",
+    "features.parquet", "linear_probe", "from_scratch", "config.yaml",
 )  # fmt: skip
 
 
@@ -74,11 +75,18 @@ class Run:
         return self.folder / "checkpoints"
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """One line of ``metrics.jsonl`` and the same to W&B."""
+        """One line of ``metrics.jsonl`` and the same to W&B.
+
+        Raises:
+            UserError: a metric is not a finite number, which JSON does not have.
+        """
         if not self.world.is_main:
             return
+        lost = [f"{name} is {value} at step {step}" for name, value in metrics.items() if not math.isfinite(value)]
+        if lost:
+            raise UserError(*lost, title=f"not written to {self.metrics_path}, which holds finite numbers only:")
         with self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+            file.write(json.dumps({"step": step, **metrics}, allow_nan=False) + "\n")
         if self.tracker:
             self.tracker.log(metrics, step)
 
@@ -139,13 +147,14 @@ def _claim(config: StageConfig, world: World) -> bool:
     world.barrier()  # every rank has looked before rank 0 writes
     if problem is not None:
         raise problem
+    if world.is_main:
+        for entry in _leftovers(out):
+            _remove(entry)
     if world.is_main and not resumed:
         for name in OWN_ENTRIES:
-            entry = out / name
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            elif entry.exists() or entry.is_symlink():
-                entry.unlink()
+            # replaced below: without it, a folder that was emptied half could be neither resumed nor overwritten
+            if name != "config.yaml":
+                _remove(out / name)
         try:
             out.mkdir(parents=True, exist_ok=True)
             write_text(out / "config.yaml", dump_config(config))
@@ -153,6 +162,21 @@ def _claim(config: StageConfig, world: World) -> bool:
             raise UserError(f"out: {out} cannot be written: {error.strerror}; choose another out") from None
     world.barrier()
     return resumed
+
+
+def _leftovers(out: Path) -> list[Path]:
+    """What killed runs left beside their entries and checkpoints, half written or half removed."""
+    return [
+        *(path for path in out.glob(".*") if leftover(path) in OWN_ENTRIES),
+        *(path for path in (out / "checkpoints").glob(".*") if leftover(path)),
+    ]
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        remove_folder(entry)
+    elif entry.exists() or entry.is_symlink():
+        entry.unlink()
 
 
 def check_out(config: StageConfig) -> bool:
@@ -171,7 +195,7 @@ def check_out(config: StageConfig) -> bool:
         return False
     if not os.access(out, os.R_OK | os.W_OK | os.X_OK):
         raise UserError(f"out: this user may not write to {out}; choose another out")
-    if not any(out.iterdir()):
+    if not set(out.iterdir()) - set(_leftovers(out)):
         return False
     saved = out / "config.yaml"
     if config.overwrite:

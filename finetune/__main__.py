@@ -19,7 +19,8 @@ def main(arguments: Sequence[str]) -> int:
     if len(arguments) < 2 or arguments[0] not in STAGES:
         print(USAGE, file=sys.stderr)
         return 2
-    return answer(arguments[0], lambda: stage_command(arguments[0])(arguments[1], arguments[2:]))
+    stage, path, *overrides = arguments
+    return answer(stage, lambda: stage_command(stage)(path, overrides), lossless=stage == "finetune")
 
 
 def stage_command(name: str) -> Callable[[str, Sequence[str]], object]:

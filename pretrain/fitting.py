@@ -38,11 +38,8 @@ def fit_encoder(encoder: Encoder, images: list[Images], config: PretrainConfig, 
     fit, device = config.fit, run.world.device
     assert fit is not None
     own = images[0]
-    if isinstance(fit, Cca) and fit.views == "other" and not torch.equal(own.kept, images[1].kept):
-        raise UserError(
-            f"fit.views=other pairs rows, but an image of {own.source.spec} or {images[1].source.spec} cannot be read: "
-            "remove it and its partner"
-        )
+    if isinstance(fit, Cca) and fit.views == "other":
+        _check_pairs(*images)
     learner = fit.learner(encoder, config.seed, len(own))
     learner.to(device)
     log.info("%s unlabeled images of %s; %s by %s", f"{len(own):,}", own.source.spec, encoder.name, fit.kind)
@@ -111,7 +108,9 @@ def _stream(
         pixels = config.augment(batch.images.to(device, non_blocking=True))  # uint8 0..255 -> float 0..1
         if second is None:
             return pixels
-        return torch.cat([pixels, to_float(second.rows(batch.index).to(device))], dim=1)
+        partners = second.rows(batch.index)
+        _check_pairs(images[0], second)  # images that are decoded only now
+        return torch.cat([pixels, to_float(partners.to(device))], dim=1)
 
     every = config.panels_every
     # a method of one pass has nothing to show before its end
@@ -121,6 +120,15 @@ def _stream(
     if training.finished and fit.one_pass:
         panel(training.step)
     return training
+
+
+def _check_pairs(first: Images, second: Images) -> None:
+    """Refuse pairs of which an image, as far as known, cannot be read: another would take its place."""
+    if first.unreadable or second.unreadable:
+        raise UserError(
+            f"fit.views=other pairs rows, but an image of {first.source.spec} or {second.source.spec} cannot be read: "
+            "remove it and its partner"
+        )
 
 
 def _sample(images: Images, fit: Fit, config: PretrainConfig, device: torch.device) -> Tensor:

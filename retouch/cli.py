@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 
 from common.console import answer, program
@@ -54,7 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     lecture.add_argument("--out", default="runs/lecture", help="folder for what it writes (default: runs/lecture)")
     given = parser.parse_args(arguments)
-    return answer(f"retouch {given.command}", lambda: _work(given))
+    work, lossless = partial(_work, given), given.command in ("pretrain", "finetune", "demo")
+    if given.command in STAGES:
+        return answer(f"retouch {given.command}", work, lossless=lossless)
+    return answer(f"retouch {given.command}", work, lossless=lossless, again="start it again")
 
 
 def _work(given: argparse.Namespace) -> None:

@@ -1,4 +1,8 @@
-"""Decoded images: every row a square of uint8 pixels, kept in memory where they fit, decoded by workers where not."""
+"""Decoded images: every row a square of uint8 pixels, kept in memory where they fit, decoded by workers where not.
+
+Both ways give the same numbers, also where rows cannot be read: these keep their place, so that the order of training
+does not depend on them, and the next readable row is shown instead; what looks at every row once leaves them out.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,7 +34,6 @@ RAM_SHARE = 0.25  # of the memory that is free: what cache="auto" takes at most,
 FILL_ROWS = 256  # decoded by one worker at a time while filling
 SHOWN = 3  # paths named in a warning about unreadable images
 TOLD = 10  # unreadable images named one by one when they are met while training
-GIVE_UP = 100  # unreadable rows after one another, with no readable one between, before decoding stops
 
 
 class Fetched(NamedTuple):
@@ -45,11 +48,20 @@ class Images:
         size: side in pixels.
         kept: int64 ``[N]``, the row of the source that each row here comes from.
         pixels: uint8 ``[N 3 S S]`` when kept in memory, else ``None``.
+        unreadable: rows here that cannot be read, as far as known, and why: all of them when kept in memory.
     """
 
-    def __init__(self, source: Source, size: int, kept: Tensor, pixels: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        size: int,
+        kept: Tensor,
+        pixels: Tensor | None = None,
+        unreadable: Mapping[int, str] | None = None,
+    ) -> None:
         self.source, self.size, self.kept, self.pixels = source, size, kept, pixels
-        self._unreadable: dict[int, str] = {}  # rows met so far, and why
+        self.unreadable: dict[int, str] = dict(unreadable or {})
+        self._shown = _next_readable(len(kept), self.unreadable) if pixels is not None and unreadable else None
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -68,26 +80,29 @@ class Images:
 
     def readable(self) -> Images:
         """These images without the rows that turned out to be unreadable so far: after one pass, without any."""
-        if not self._unreadable:
+        if not self.unreadable:
             return self
         stays = torch.ones(len(self), dtype=torch.bool)
-        stays[list(self._unreadable)] = False
-        return Images(self.source, self.size, self.kept[stays])
+        stays[list(self.unreadable)] = False
+        pixels = None if self.pixels is None else self.pixels[stays]
+        return Images(self.source, self.size, self.kept[stays], pixels)
 
     def batches(self, rows: Iterable[Tensor], workers: int = 0, *, replace: bool = True) -> Iterator[Fetched]:
         """Each batch of rows asked for, in order, whatever the number of workers decoding ahead.
 
         A row that turns out to be unreadable is replaced by the next readable one, so that a training batch keeps its
         size, or with ``replace=False`` left out, so that no image counts twice. It is warned of once; ``index`` says
-        which rows came. Only images that are not kept in memory can be unreadable here.
+        which rows came.
 
         Raises:
-            UserError: a hundred rows after one another are unreadable; or with ``replace=False`` all that were asked
-                for.
+            UserError: no row is readable; or with ``replace=False`` none that was asked for.
         """
         if self.pixels is not None:
             pixels = self.pixels.numpy()
             for index in rows:
+                if self._shown is not None:
+                    shown = self._shown[index]
+                    index = shown if replace else index[shown == index]
                 # numpy copies whole rows on this thread: several times quicker than torch's index_select, which goes
                 # element by element and wakes the threads that the training step is using
                 yield Fetched(torch.from_numpy(np.take(pixels, index.numpy(), axis=0)), index)
@@ -102,20 +117,20 @@ class Images:
             if not replace and batch.failures:
                 whole = ~torch.isin(fetched.index, torch.tensor([row for row, _ in batch.failures]))
                 fetched = Fetched(fetched.images[whole], fetched.index[whole])
-            failures += batch.failures
             came += len(fetched.index)
+            failures += [] if came else batch.failures
             yield fetched
         if failures and not came:
             raise UserError(self._none_readable(failures))
 
     def _warn(self, failures: list[Failure], done: str) -> None:
         for row, why in failures:
-            if row in self._unreadable:
+            if row in self.unreadable:
                 continue
-            self._unreadable[row] = why
-            if len(self._unreadable) <= TOLD:
+            self.unreadable[row] = why
+            if len(self.unreadable) <= TOLD:
                 log.warning("unreadable image, %s: %s (%s)", done, self.where(row), why)
-            elif len(self._unreadable) == TOLD + 1:
+            elif len(self.unreadable) == TOLD + 1:
                 log.warning("more than %d images are unreadable and %s; the others are not named", TOLD, done)
 
     def _none_readable(self, failures: list[Failure]) -> str:
@@ -129,8 +144,9 @@ def load_images(
 
     Generated sources that can (``Source.at``) make their images in that size to begin with.
 
-    With ``cache="ram"`` all are decoded now and kept; unreadable images are left out, with one warning. With ``"none"``
-    each is decoded when it is asked for. ``"auto"`` keeps them if they take at most a quarter of the free memory.
+    With ``cache="ram"`` all are decoded now and kept; unreadable images are told of in one warning. With ``"none"``
+    each is decoded when it is asked for. ``"auto"`` keeps them if they take at most a quarter of the free memory. What
+    the images then give is the same, so that a run may be resumed, or shared by processes, with one and the other.
 
     Args:
         limit: take this many rows only: the first of a fixed shuffle (a folder is sorted by class), so that a smaller
@@ -198,17 +214,15 @@ def kept_rows(source: Source, limit: int | None, seed: int = 0) -> Tensor:
 
 
 def _fill(source: Source, size: int, kept: Tensor, workers: int) -> Images:
-    """Decode every row now, and keep what can be read."""
+    """Decode every row now. The pixels of a row that cannot be read are never shown."""
     start = told = time.monotonic()
     pixels = torch.empty((len(kept), 3, size, size), dtype=torch.uint8)
-    readable = torch.ones(len(kept), dtype=torch.bool)
     failures: list[Failure] = []
     done = 0
     chunks = torch.split(torch.arange(len(kept)), FILL_ROWS)
     for batch in _decode_ahead(_Decoder(source, size, kept, replace=False), chunks, workers):
         assert batch.pixels is not None  # only replacing can run out of rows
         pixels[torch.from_numpy(batch.rows)] = torch.from_numpy(batch.pixels)
-        readable[[row for row, _ in batch.failures]] = False
         failures += batch.failures
         done += len(batch.rows)
         if time.monotonic() - told > 5:
@@ -219,13 +233,22 @@ def _fill(source: Source, size: int, kept: Tensor, workers: int) -> Images:
     if failures:
         shown = "; ".join(f"{source.where(int(kept[row]))} ({why})" for row, why in failures[:SHOWN])
         more = "; ..." if len(failures) > SHOWN else ""
-        log.warning("%d of %d images cannot be read and are left out: %s%s", len(failures), len(kept), shown, more)
-        pixels, kept = pixels[readable], kept[readable]
+        log.warning(
+            "%d of %d images cannot be read and are left out, or in training replaced by the next readable one: %s%s",
+            len(failures), len(kept), shown, more,
+        )  # fmt: skip
     seconds = time.monotonic() - start
     log.info(
         "%s: %s images decoded in %.1f s, %s in memory", source.spec, f"{len(kept):,}", seconds, gib(pixels.numel())
     )
-    return Images(source, size, kept, pixels)
+    return Images(source, size, kept, pixels, dict(failures))
+
+
+def _next_readable(length: int, unreadable: Iterable[int]) -> Tensor:
+    """Each row, or where it is unreadable the next readable one, after the last the first; int64 ``[length]``."""
+    readable = np.setdiff1d(np.arange(length), list(unreadable))
+    following = np.searchsorted(readable, np.arange(length)) % len(readable)
+    return torch.from_numpy(readable[following])
 
 
 def _all_unreadable(source: Source, failures: list[Failure]) -> str:
@@ -239,7 +262,7 @@ Failure = tuple[int, str]  # row, and why it cannot be read
 
 
 class Decoded(NamedTuple):
-    pixels: NDArray[np.uint8] | None  # [b 3 S S]; None: gave up
+    pixels: NDArray[np.uint8] | None  # [b 3 S S]; None: no row at all is readable
     rows: NDArray[np.int64]  # [b]
     failures: list[Failure]
 
@@ -250,25 +273,36 @@ class _Decoder(Dataset[Decoded]):
     def __init__(self, source: Source, size: int, kept: Tensor, *, replace: bool) -> None:
         # numpy, so that batches cross between processes by pipe: shared memory is scarce in containers
         self.source, self.size, self.kept, self.replace = source, size, kept.numpy(), replace
+        self._failed: dict[int, str] = {}  # rows met so far: a long run of them is walked once, then stepped over
 
     def __getitem__(self, rows: NDArray[np.int64]) -> Decoded:
         pixels = np.zeros((len(rows), 3, self.size, self.size), np.uint8)
-        rows, failures = rows.copy(), []
+        rows = rows.copy()
+        failures: dict[int, str] = {}
         bulk = self.source.bulk(torch.from_numpy(self.kept[rows]))
-        for slot, row in enumerate(rows):
-            tries = range(row, row + (GIVE_UP if self.replace else 1))
-            for candidate in (number % len(self.kept) for number in tries):
-                try:
-                    image = self.source.image(int(self.kept[candidate])) if bulk is None else bulk[slot]
-                    pixels[slot] = square(image, self.size)
-                    rows[slot] = candidate
+        reach = len(self.kept) if self.replace else 1
+        for slot, row in enumerate(rows.tolist()):
+            for candidate in (number % len(self.kept) for number in range(row, row + reach)):
+                made = bulk[slot] if bulk is not None and candidate == row else None
+                image = self._read(candidate, made)
+                if image is not None:
+                    pixels[slot], rows[slot] = image, candidate
                     break
-                except Exception as error:  # decoders raise whatever they like on broken files
-                    failures.append((int(candidate), " ".join(str(error).split()) or type(error).__name__))
+                failures[candidate] = self._failed[candidate]
             else:
                 if self.replace:
-                    return Decoded(None, rows, failures)
-        return Decoded(pixels, rows, failures)
+                    return Decoded(None, rows, list(failures.items()))
+        return Decoded(pixels, rows, list(failures.items()))
+
+    def _read(self, row: int, made: Tensor | None) -> NDArray[np.uint8] | None:
+        """One square, of the image that is ``made`` already or of the source's; ``None`` where it cannot be read."""
+        if row in self._failed:
+            return None
+        try:
+            return square(self.source.image(int(self.kept[row])) if made is None else made, self.size)
+        except Exception as error:  # decoders raise whatever they like on broken files
+            self._failed[row] = " ".join(str(error).split()) or type(error).__name__
+            return None
 
 
 def _decode_ahead(decoder: _Decoder, rows: Iterable[Tensor], workers: int) -> Iterator[Decoded]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from common.data.images import Fetched, Images, warn_of_workers
+from common.data.source import digest
 from common.errors import UserError
 
 
@@ -62,6 +63,16 @@ class Loader:
         self.workers = workers
         # one epoch ends and the next begins within a batch: two permutations are in use
         self._permutation = lru_cache(maxsize=2)(partial(permutation, seed, len(images)))
+
+    @property
+    def identity(self) -> dict[str, int | str]:
+        """What the order of the rows hangs on, for a run to know its data by: how many, which of the source, labels.
+
+        The images themselves are not looked at, which would take as long as a pass over them.
+        """
+        labels = b"" if self.labels is None else self.labels.numpy().tobytes()
+        rows = digest([len(self.images.source), self.images.kept.numpy().tobytes(), labels])
+        return {"images": len(self.images), "rows": rows}
 
     @property
     def steps_per_epoch(self) -> int:

@@ -28,8 +28,6 @@ A row is done when its duality gap is at most ``tolerance`` times its objective.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 from torch.nn.functional import softshrink
@@ -119,30 +117,6 @@ def fista(
                         break
         out[remaining] = block.codes
     return codes
-
-
-def fista_path(
-    x: Tensor,
-    dictionary: Tensor,
-    l1: float,
-    *,
-    steps: int = 500,
-    start: Tensor | None = None,
-    nonnegative: bool = False,
-) -> Iterator[Tensor]:
-    """The codes ``[B h]`` after every step that ``fista`` would take, all rows together and none leaving.
-
-    Raises:
-        ValueError: as ``fista``, when the first codes are asked for.
-    """
-    _check(x, dictionary, l1, steps, start, nonnegative)
-    first = x.new_zeros(len(x), dictionary.shape[1]) if start is None else start
-    block, gram = _Block(x, dictionary, l1, curvature(dictionary), first, nonnegative), dictionary.T @ dictionary
-    for step in range(1, steps + 1):
-        block.step()
-        if step % CHECK == 0 or step == steps:
-            block.polish(gram)
-        yield block.codes.clone()
 
 
 class _Block:

@@ -40,6 +40,29 @@ def test_only_the_last_k_are_kept(tmp_path: Path) -> None:
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-0000003", "step-0000010"]
 
 
+def test_the_last_is_that_of_the_largest_step_however_many_digits_it_has(tmp_path: Path) -> None:
+    for step in (9_999_999, 10_000_000):
+        save_checkpoint(tmp_path, checkpoint(step), keep=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-9999999", "step-10000000"]
+    save_checkpoint(tmp_path, checkpoint(10_000_001), keep=1)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-10000001"]
+
+
+def test_a_kill_while_an_old_checkpoint_is_removed_leaves_no_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path, checkpoint(1), keep=1)
+
+    def killed(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, checkpoint(2), keep=1)
+    assert [load_checkpoint(path).step for path in list_checkpoints(tmp_path)] == [2]
+
+
 def test_failed_write_leaves_the_old_checkpoint_and_no_rubbish(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, checkpoint(1), keep=2)
     with pytest.raises(RuntimeError, match="disk"), new_folder(tmp_path / "step-0000001") as beside:
@@ -57,6 +80,13 @@ def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
+def test_checkpoint_of_which_a_file_is_missing_is_named(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, checkpoint(1), keep=1)
+    (path / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"step-0000001 is damaged .*model\.safetensors.* remove that folder"):
+        load_checkpoint(path)
+
+
 def test_folder_without_state_is_not_a_checkpoint(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, checkpoint(1), keep=1)
     (path / "state.json").unlink()
@@ -70,6 +100,24 @@ def test_copying_refuses_a_mismatch_and_names_it() -> None:
         with pytest.raises(UserError, match=r"first: b"):
             copy_into(target, source, "model")
     assert torch.equal(target["a"], torch.zeros(2))
+
+
+@pytest.mark.parametrize("change", ["missing", "foreign", "none"])
+def test_optimizer_state_that_does_not_fit_is_refused(change: str) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    saved = optimizer_tensors(optimizer, model)
+    if change == "missing":
+        del saved["exp_avg/bias"]
+    elif change == "foreign":
+        saved["exp_avg/other"] = torch.zeros(2)
+    else:
+        saved = {}
+    name = {"missing": "exp_avg/bias", "foreign": "exp_avg/other", "none": "exp_avg/bias"}[change]
+    with pytest.raises(UserError, match=rf"optimizer does not fit this run \(first: {name}\)"):
+        restore_optimizer(torch.optim.AdamW(model.parameters()), model, saved)
 
 
 def test_restored_optimizer_continues_bit_for_bit_under_channels_last(tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
-"""Printed commands work as they are typed."""
+"""Commands end in order, and printed ones work as they are typed."""
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from common.console import program
+from common.console import RESUMED, answer, program
+from common.loop import _Stop
 
 
 @pytest.fixture
@@ -51,3 +55,39 @@ def test_path_with_a_space_is_quoted(installed: Path, monkeypatch: pytest.Monkey
 
 def test_program_that_is_nowhere_keeps_its_name(installed: Path) -> None:
     assert program("wandb") == "wandb"
+
+
+@pytest.mark.parametrize(("lossless", "code"), [(True, 0), (False, 143)])
+def test_sigterm_outside_the_loop_closes_what_is_open_and_says_what_to_do(
+    lossless: bool, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "retouch")
+    done: list[str] = []
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("worked on")
+        except Exception:
+            done.append("taken for an error")
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # twice, as `timeout` does
+            done.append("closed")
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert answer("retouch stage", work, lossless=lossless) == code
+    assert done == ["closed"]
+    assert caplog.messages == [f"stopped by SIGTERM; to go on, {RESUMED}"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_in_the_loop_is_left_to_the_loop() -> None:
+    asked: list[bool] = []
+
+    def work() -> None:
+        with _Stop() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            asked.append(stop.asked)
+
+    assert answer("retouch stage", work) == 0
+    assert asked == [True]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,15 +29,27 @@ def clean(batch: Batch) -> tuple[Tensor, Tensor]:
     return images, images
 
 
-def train_here(here: World, out: Path) -> dict[str, Tensor]:
+def train_here(here: World, out: Path, prepare: Callable[[Batch], Any] = clean, **changes: Any) -> dict[str, Tensor]:
     """The identity task without BatchNorm, dropout or random damage: all processes together do what one does."""
-    config = loop_config(out, accumulate=2)
+    config = loop_config(out, accumulate=2, **changes)
     torch.manual_seed(0)
     model = ToyAutoencoder(norm=False, dropout=0.0)
     loader = Loader(noise_images(), batch_size=config.batch_size, seed=0, rank=here.rank, world=here.size)
     with open_run(config, here, job_type="pretrain") as run:
-        train(model, clean, loader, config, run, title="toy")
+        train(model, prepare, loader, config, run, title="toy")
     return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+
+
+def killed_in_step(step: int) -> Callable[[Batch], Any]:
+    """``clean`` of two micro-batches a step, until all processes die."""
+    calls = iter(range(10**6))
+
+    def prepare(batch: Batch) -> Any:
+        if next(calls) == 2 * step:
+            raise KeyboardInterrupt
+        return clean(batch)
+
+    return prepare
 
 
 def one_of_two(rank: int, port: int, folder: Path) -> None:
@@ -41,6 +57,9 @@ def one_of_two(rank: int, port: int, folder: Path) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     with world() as here:
         save_file(train_here(here, folder / "run"), folder / f"rank-{rank}.safetensors")
+        with contextlib.suppress(KeyboardInterrupt):
+            train_here(here, folder / "cut", killed_in_step(6))
+        save_file(train_here(here, folder / "cut", resume=True), folder / f"resumed-{rank}.safetensors")
     tasks = Path("/proc/self/task")  # Linux alone tells
     threads = [(task / "comm").read_text().strip() for task in tasks.iterdir()] if tasks.is_dir() else []
     (folder / f"threads-{rank}.txt").write_text("\n".join(threads))
@@ -52,14 +71,22 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         port = free.getsockname()[1]
     mp.spawn(one_of_two, args=(port, tmp_path), nprocs=2)  # type: ignore[no-untyped-call]
     first, second = (load_file(tmp_path / f"rank-{rank}.safetensors") for rank in range(2))
+    resumed = load_file(tmp_path / "resumed-0.safetensors")
     alone = train_here(World(0, 1, torch.device("cpu")), tmp_path / "alone")
     for name, tensor in alone.items():
         assert torch.equal(first[name], second[name]), name
+        assert torch.equal(first[name], resumed[name]), name
         assert torch.allclose(first[name], tensor, atol=1e-5), name
     # threads of a group that is left are gone with it: one that met the end of the interpreter would abort the process
     left = [(tmp_path / f"threads-{rank}.txt").read_text() for rank in range(2)]
     assert not any("gloo" in names for names in left), left
-    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3  # rank 0 alone wrote
+    assert len(logged(tmp_path / "run")) == 3  # rank 0 alone wrote
+    assert logged(tmp_path / "cut") == logged(tmp_path / "run")  # the means of both, also where a checkpoint cuts them
+
+
+def logged(folder: Path) -> list[tuple[float, ...]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [tuple(row[name] for name in ("step", "loss", "loss/restore", "grad_norm")) for row in rows]
 
 
 def test_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:

@@ -13,14 +13,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.data import Batch, Loader
+from common.checkpoint import list_checkpoints, load_checkpoint
+from common.data import Batch, Images, Loader
 from common.distributed import World
 from common.encoders import EncoderConfig, build_encoder
 from common.errors import UserError
 from common.learner import weight_decay_groups
 from common.loop import LoopConfig, Periodic, Trained, train
 from common.run import open_run
-from tests.toys import ToyAutoencoder, loop_config, noise_images, noisy
+from tests.toys import RandomSource, ToyAutoencoder, loop_config, noise_images, noisy
 
 HERE = World(0, 1, torch.device("cpu"))
 
@@ -36,10 +37,11 @@ def run_loop(
     prepare: Callable[[Batch], Any] = noisy,
     periodic: tuple[Periodic, ...] = (),
     model: nn.Module | None = None,
+    images: Images | None = None,
 ) -> tuple[nn.Module, Trained]:
     torch.manual_seed(0)
     model = model or ToyAutoencoder(norm)
-    loader = Loader(noise_images(), batch_size=config.batch_size, seed=config.seed)
+    loader = Loader(images or noise_images(), batch_size=config.batch_size, seed=config.seed)
     with open_run(config, HERE, job_type="pretrain") as run:
         trained = train(model, prepare, loader, config, run, title="toy", periodic=periodic)
     return model, trained
@@ -84,6 +86,18 @@ def test_run_killed_at_any_step_and_resumed_ends_bit_for_bit_the_same(
     assert trained.finished
     assert same(whole, resumed)
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+
+
+@pytest.mark.parametrize(
+    ("images", "now"),
+    [(noise_images(39), "now 39"), (Images(RandomSource(41), 8, torch.arange(1, 41)), "now as many, but others")],
+    ids=["fewer", "others"],
+)
+def test_resuming_with_other_images_is_refused(tmp_path: Path, images: Images, now: str) -> None:
+    with pytest.raises(Killed):
+        run_loop(loop_config(tmp_path / "run"), prepare=killed_at(6))
+    with pytest.raises(UserError, match=rf"training images differ from those of .*step-0000004: then 40, {now}; bring"):
+        run_loop(loop_config(tmp_path / "run", resume=True), images=images)
 
 
 def test_loss_falls(tmp_path: Path) -> None:
@@ -166,6 +180,40 @@ def test_loss_that_is_not_finite_stops_with_advice_and_keeps_the_old_checkpoints
     with pytest.raises(UserError, match=r"the loss is nan at step 8: lower base_lr"):
         run_loop(loop_config(tmp_path / "run"), prepare=poisoned)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-0000004"]
+
+
+class _Lost(torch.autograd.Function):
+    """The same numbers, but their gradient is NaN."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient * float("nan")
+
+
+@pytest.mark.parametrize(("number", "noticed"), [(7, 8), (11, 12), (5, 6)], ids=["saving", "last", "showing"])
+def test_gradient_that_is_not_finite_stops_before_its_weights_are_saved_or_shown(
+    tmp_path: Path, number: int, noticed: int
+) -> None:
+    class Losing(ToyAutoencoder):
+        calls = 0
+
+        def forward(self, example: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+            losses = super().forward(example)
+            self.calls += 1
+            return {name: _Lost.apply(loss) for name, loss in losses.items()} if self.calls == number + 1 else losses
+
+    shown: list[int] = []
+    periodic = Periodic(3, lambda step: shown.append(step) or {})  # type: ignore[func-returns-value]
+    with pytest.raises(UserError, match=rf"the grad_norm is nan at step {noticed}: lower base_lr"):
+        run_loop(loop_config(tmp_path / "run"), model=Losing(), periodic=(periodic,))
+    for path in list_checkpoints(tmp_path / "run" / "checkpoints"):
+        assert all(tensor.isfinite().all() for tensor in load_checkpoint(path).tensors["model"].values())
+    assert shown == list(range(3, noticed, 3))
+    assert all(row["grad_norm"] > 0 for row in metrics(tmp_path / "run"))
 
 
 def test_epochs_are_turned_into_steps(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from common.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
 from common.config import load_config
 from common.distributed import World
 from common.errors import UserError
@@ -28,6 +31,11 @@ def started(out: Path) -> None:
         (out / "checkpoints").mkdir()
 
 
+def started_anew(out: Path) -> None:
+    with open_run(config(out, overwrite=True), HERE, job_type="pretrain"):
+        pass
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -43,6 +51,13 @@ def test_log_lines_stand_in_metrics_jsonl_and_messages_in_train_log(tmp_path: Pa
         logging.getLogger("retouch").info("hello")
     assert [json.loads(line) for line in run.metrics_path.read_text().splitlines()] == [{"step": 3, "loss": 0.5}]
     assert "hello" in (run.folder / "train.log").read_text()
+
+
+def test_metric_that_is_not_finite_is_named_and_not_written(tmp_path: Path) -> None:
+    run = Run(tmp_path, HERE, None, False)
+    with pytest.raises(UserError, match=r"val/error is nan at step 3"):
+        run.log({"loss": 0.5, "val/error": float("nan")}, 3)
+    assert not run.metrics_path.exists()
 
 
 def test_non_empty_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -73,6 +88,60 @@ def test_overwrite_refuses_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
     ):
         pass
     assert contents(tmp_path) == {"photo.jpg": b"precious"}
+
+
+@pytest.mark.parametrize("kills", range(1, 4))
+def test_a_kill_while_overwriting_leaves_a_folder_to_resume_or_overwrite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: int
+) -> None:
+    out, calls, remove = tmp_path / "run", iter(range(10**6)), shutil.rmtree
+    started(out)
+    (out / "panels").mkdir()
+    (out / "notes.txt").write_text("mine")
+    for step in (1, 2):
+        save_checkpoint(out / "checkpoints", Checkpoint(step, {}, {}), keep=2)
+
+    def killed(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors and next(calls) + 1 == kills:
+            raise KeyboardInterrupt
+        remove(path, ignore_errors=ignore_errors)
+
+    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+        patched.setattr(shutil, "rmtree", killed)
+        started_anew(out)
+    assert not list_checkpoints(out / "checkpoints")
+    assert check_out(config(out, resume=True))
+    started_anew(out)
+    assert sorted(path.name for path in out.iterdir()) == ["config.yaml", "notes.txt", "train.log"]
+
+
+def test_what_a_killed_run_left_beside_its_files_is_removed_and_does_not_fill_a_folder(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    (out / ".encoder.123.tmp").mkdir(parents=True)
+    (out / ".config.yaml.123.tmp").write_text("half")
+    started(out)
+    (out / "checkpoints" / ".step-0000004.123.old").mkdir()
+    (out / ".metrics.jsonl.123.tmp").write_text("half")
+    (out / ".theirs.123.tmp").write_text("not ours")
+    with open_run(config(out, resume=True), HERE, job_type="pretrain") as run:
+        assert run.resumed
+    assert sorted(path.name for path in out.rglob(".*")) == [".theirs.123.tmp"]
+
+
+def test_a_kill_while_leftovers_are_removed_leaves_them_known_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    (out / ".encoder.123.tmp").mkdir(parents=True)
+
+    def killed(path: Path, ignore_errors: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(shutil, "rmtree", killed)
+        started(out)
+    started(out)
+    assert not list(out.glob(".*"))
 
 
 def test_resume_with_another_config_names_every_difference(tmp_path: Path) -> None:

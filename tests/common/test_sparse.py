@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,10 @@ from torch import Tensor
 
 from common.sparse import (
     fista,
-    fista_path,
     hard_threshold,
     iht,
     l0_objective,
+    lasso,
     lasso_objective,
     omp,
     soft_threshold,
@@ -88,16 +89,35 @@ def test_no_objective_rises_at_any_step(
     start = torch.randn(5, h, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
     start = (start.abs() if nonnegative else start) if warm else torch.zeros_like(start)
     before = lasso_objective(x, dictionary, start, l1)
-    for codes in fista_path(x, dictionary, l1, steps=45, start=start, nonnegative=nonnegative):
+    seen = steps_of_fista(x, dictionary, l1, steps=45, start=start, nonnegative=nonnegative)
+    assert len(seen) == 45 + 3  # and polished after 20, 40 and 45
+    for codes in seen:
         after = lasso_objective(x, dictionary, codes, l1)
         assert (after <= before * (1 + 1e-12) + 1e-15).all()
         before = after
 
 
-def test_the_path_ends_where_fista_does() -> None:
-    x, dictionary = problem(B=6)
-    *_, last = fista_path(x, dictionary, 0.2, steps=30)
-    torch.testing.assert_close(fista(x, dictionary, 0.2, steps=30, tolerance=0), last)
+def steps_of_fista(x: Tensor, dictionary: Tensor, l1: float, **how: Any) -> list[Tensor]:
+    """The codes after everything that ``fista`` does to them."""
+    seen: list[Tensor] = []
+
+    class Watched(lasso._Block):
+        def step(self) -> None:
+            super().step()
+            seen.append(self.codes.clone())
+
+        def polish(self, gram: Tensor) -> None:
+            super().polish(gram)
+            seen.append(self.codes.clone())
+
+        def relative_gap(self) -> Tensor:
+            return torch.full_like(self.objective, torch.inf)  # all rows stay to the end
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(lasso, "_Block", Watched)
+        codes = fista(x, dictionary, l1, tolerance=0, **how)
+    assert torch.equal(codes, seen[-1])
+    return seen
 
 
 def test_rows_that_leave_do_not_change_the_others() -> None:

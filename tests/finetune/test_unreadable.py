@@ -105,7 +105,7 @@ def test_embedded_rows_are_those_of_readable_images(
         path = embed(EmbedConfig.model_validate(values))
     assert sum("unreadable image, left out" in record.getMessage() for record in caplog.records) == 3
     table = pq.read_table(path)
-    kept = load_images(build_source(source), 16, cache="ram")
+    kept = load_images(build_source(source), 16, cache="ram").readable()
     labels = kept.labels()
     assert table["path"].to_pylist() == [kept.where(row) for row in range(21)]
     assert table["label"].to_pylist() == [labels.names[value] for value in labels.values]

@@ -375,7 +375,8 @@ def test_pairs_that_are_no_pairs_are_refused(tmp_path: Path) -> None:
     assert str(caught.value) == "fit.views=other pairs rows, but noise has 40 and noise 30"
 
 
-def test_a_pair_of_which_one_cannot_be_read_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cache", ["ram", "none"])
+def test_a_pair_of_which_one_cannot_be_read_is_refused(tmp_path: Path, cache: str) -> None:
     for name, broken in (("a", 3), ("b", 5)):
         (tmp_path / name).mkdir()
         for index in range(12):
@@ -383,6 +384,7 @@ def test_a_pair_of_which_one_cannot_be_read_is_refused(tmp_path: Path) -> None:
             Image.fromarray(noise).save(tmp_path / name / f"{index:02d}.png")
         (tmp_path / name / f"{broken:02d}.png").write_bytes(b"no picture")
     data = {"source": f"folder:{tmp_path / 'a'}", "other": f"folder:{tmp_path / 'b'}", "image_size": SIDE, "workers": 0}
+    data["cache"] = cache
     with pytest.raises(UserError, match=r"pairs rows, but an image of folder:.* cannot be read: remove it and its"):
         pretrain(settings(tmp_path / "run", "cca-other", data=data))
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from common.data import build_source, images, in_order, load_images
+from common.data import Loader, build_source, images, in_order, load_images
 from common.data.images import Cache, available_memory
 from common.errors import UserError
 from tests.common.data.samples import picture, write_folder
@@ -53,12 +53,34 @@ def test_unreadable_images_are_left_out_with_one_warning(
     spoiled: str, workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     loaded = load_images(build_source(spoiled), 8, workers=workers, cache="ram")
-    assert loaded.kept.tolist() == [0, 1, 4, 5, 6, 7, 8]
+    assert loaded.readable().kept.tolist() == [0, 1, 4, 5, 6, 7, 8]
     assert loaded.pixels is not None
-    assert len(loaded) == len(loaded.pixels) == 7
+    assert len(loaded) == len(loaded.pixels) == 10  # the order of training does not depend on them
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert warning.startswith("3 of 10 images cannot be read and are left out: ")
+    assert warning.startswith("3 of 10 images cannot be read and are left out, or in training replaced by ")
     assert "2.png (the file is empty)" in warning
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_with_unreadable_images_is_the_same_with_and_without_a_cache(spoiled: str, workers: int) -> None:
+    streams = []
+    for cache in ("ram", "none"):
+        loaded = load_images(build_source(spoiled), 8, cache=cache)  # type: ignore[arg-type]
+        streams.append(Loader(loaded, batch_size=4, seed=0, workers=workers).stream(3))
+    for _ in range(5):
+        kept, lazy = (next(stream) for stream in streams)
+        assert kept.index.tolist() == lazy.index.tolist()
+        assert torch.equal(kept.images, lazy.images)
+
+
+@pytest.mark.parametrize("cache", ["ram", "none"])
+def test_however_many_rows_in_a_row_are_unreadable_training_goes_on(tmp_path: Path, cache: Cache) -> None:
+    for number in range(150):
+        (tmp_path / f"{number:03}.png").write_bytes(b"")
+    for number in (150, 151):
+        picture(number).save(tmp_path / f"{number}.png")
+    loaded = load_images(build_source(f"folder:{tmp_path}"), 8, cache=cache)
+    assert next(loaded.batches([torch.tensor([0, 75, 151])])).index.tolist() == [150, 150, 151]
 
 
 def test_many_unreadable_images_do_not_flood_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -127,8 +149,9 @@ def test_labels_follow_the_rows_that_are_left(tmp_path: Path) -> None:
     write_folder(tmp_path)
     (tmp_path / "cat" / "0.png").write_bytes(b"")
     loaded = load_images(build_source(f"folder:{tmp_path}"), 8)
-    assert loaded.labels().values.tolist() == [0, 0, 1, 1, 1]
-    assert loaded.where(0).endswith("cat/2.png")
+    assert loaded.labels().values.tolist() == [0, 0, 0, 1, 1, 1]
+    assert loaded.readable().labels().values.tolist() == [0, 0, 1, 1, 1]
+    assert loaded.readable().where(0).endswith("cat/2.png")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -158,8 +181,10 @@ def test_in_order_unreadable_rows_are_left_out_and_later_rows_close_the_gap(
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warnings) == 3
     assert warnings[0].startswith("unreadable image, left out: ")
-    assert torch.equal(lazy.readable().kept, kept.kept)
+    assert torch.equal(lazy.readable().kept, kept.readable().kept)
     assert lazy.readable().pixels is None
+    rows = torch.tensor([1, 2, 6])
+    assert torch.equal(lazy.readable().rows(rows), kept.readable().rows(rows))
 
 
 def test_in_order_without_any_readable_image_is_refused(tmp_path: Path) -> None:
