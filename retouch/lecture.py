@@ -83,7 +83,7 @@ CODES: dict[str, dict[str, Any]] = {
         "steps": 100,
     },
     "denoise": {
-        "decoder": {"kind": "unet"},
+        # no skips: the table is of the last map, which then has to carry all
         "pretext": {"kind": "denoise"},
         "batch_size": 128,
         "base_lr": 4e-3,
