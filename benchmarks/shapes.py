@@ -6,7 +6,7 @@
 All but one learn without labels. ``many_class`` learns the 320 shape x color x texture classes with labels, and is
 then probed on the simple tasks that these classes are made of: transfer from a hard task to a simple one. Methods whose
 config is for patches of photographs learn from ``shapes`` at 16 px here. One protocol serves all; results are added to
-``benchmarks/results/shapes.json``, which README's table is made from.
+``benchmarks/results/shapes.json``.
 """
 
 from __future__ import annotations

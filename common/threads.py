@@ -20,8 +20,10 @@ ENOUGH = 0.75  # a core that others leave this share of counts as free
 
 
 def busy_cores(seconds: float = 0.5) -> float:
-    """How many cores other programs keep busy, measured while this process sleeps for ``seconds``."""
-    return float(psutil.cpu_percent(interval=seconds)) / 100 * (psutil.cpu_count() or 1)
+    """How many of the cores this process may use others keep busy, measured while it sleeps for ``seconds``."""
+    percent = psutil.cpu_percent(interval=seconds, percpu=True)
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(percent))
+    return float(sum(percent[core] for core in usable if core < len(percent))) / 100
 
 
 def free_threads(busy: float) -> int:

@@ -15,7 +15,7 @@ from common import threads
 @pytest.fixture(autouse=True)
 def four_threads_on_four_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(threads, "usable_cores", lambda: 4)
-    monkeypatch.setattr(psutil, "cpu_count", lambda: 4)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     before = torch.get_num_threads()
     torch.set_num_threads(4)
@@ -24,8 +24,8 @@ def four_threads_on_four_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 
 def keep_busy(monkeypatch: pytest.MonkeyPatch, percent: float) -> None:
-    """Of all cores together, as psutil says it."""
-    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: percent)
+    """Each of the four usable cores; another four, which this process may not use, are idle or busy all the same."""
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval, percpu: [percent] * 4 + [100.0 - percent] * 4)
 
 
 @pytest.mark.parametrize(("busy", "free"), [(0.0, 4), (0.2, 4), (0.3, 3), (1.0, 3), (3.9, 1), (4.0, 1)])
