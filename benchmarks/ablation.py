@@ -17,7 +17,7 @@ from typing import Any
 from record import record
 
 from common.config import load_config
-from common.logs import setup_console
+from common.runs.logs import setup_console
 from finetune.config import ProbeConfig
 from finetune.probe import probe
 from pretrain.config import PretrainConfig

@@ -21,9 +21,9 @@ from typing import Any
 
 from record import RESULTS, record
 
-from common.artifact import read_encoder_card
 from common.config import load_config
-from common.logs import setup_console
+from common.encoders.folder import read_encoder_card
+from common.runs.logs import setup_console
 from finetune.config import ProbeConfig
 from finetune.probe import probe
 from pretrain.config import PretrainConfig

@@ -23,15 +23,15 @@ from record import record
 from common.config import load_config
 from common.corruptions import Blur, Corruption, Gaussian, Gray, Holes, Jpeg, SaltPepper
 from common.data import Batch, Loader, build_source, in_order, load_images
-from common.data.images import usable_cores
 from common.encoders import build_encoder
-from common.images import to_float
-from common.learner import weight_decay_groups
-from common.logs import setup_console
-from common.precision import autocast, resolve_precision
-from pretrain.autoencoder import Autoencoder
+from common.engine.learner import weight_decay_groups
+from common.machine.cores import usable_cores
+from common.machine.precision import autocast, resolve_precision
+from common.pixels import to_float
+from common.runs.logs import setup_console
 from pretrain.config import PretrainConfig
-from pretrain.pretexts import Colorize, Mask, Pretext
+from pretrain.gradient.objective import Autoencoder
+from pretrain.gradient.pretexts import Colorize, Mask, Pretext
 
 ROOT = Path(__file__).resolve().parents[1]
 PAIRS = 7

@@ -29,12 +29,12 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from common.data import build_source, load_images
-from common.images import to_float
-from common.logs import setup_console
-from common.sparse import fista, lasso_objective
-from finetune.gram import blocks
-from pretrain.fits import SparseCoding
-from pretrain.fits.sparse_coding import SparseCodingLearner
+from common.pixels import to_float
+from common.runs.logs import setup_console
+from common.solvers import fista, lasso_objective
+from finetune.solvers.gram import blocks
+from pretrain.linear import SparseCoding
+from pretrain.linear.sparse_coding import SparseCodingLearner
 
 THREADS, SIDE, ATOMS, L1, HELD_OUT, CODED = 2, 8, 256, 0.6, 10_000, 2000
 BATCH, FIRST = 512, 2048  # ours: patches a step, and those that the first atoms are drawn from

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from record import record
 
-from common.artifact import load_encoder
 from common.config import load_config
-from common.logs import setup_console
-from common.precision import autocast, resolve_precision
+from common.encoders.folder import load_encoder
+from common.machine.precision import autocast, resolve_precision
+from common.runs.logs import setup_console
 from finetune.config import ProbeConfig
 from finetune.probe import probe
 from pretrain.config import PretrainConfig

@@ -26,13 +26,13 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, conv2d
 
 from common.data import build_source, load_images
-from common.images import to_float
-from common.logs import setup_console
+from common.pixels import to_float
+from common.runs.logs import setup_console
 from finetune.config import STRENGTHS
-from finetune.gram import blocks
-from finetune.logistic import fit_logistic, objective
 from finetune.metrics import accuracy
 from finetune.select import Standardiser
+from finetune.solvers.gram import blocks
+from finetune.solvers.logistic import fit_logistic, objective
 
 THREADS, SEED, FILTERS = 2, 0, 128
 

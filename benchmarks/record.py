@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import torch
 
-from common.data.images import usable_cores
 from common.files import write_json
+from common.machine.cores import usable_cores
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("torch", "torchvision", "timm", "kornia", "scikit-learn", "numpy")

@@ -19,9 +19,9 @@ from typing import Any
 from record import record
 
 from common.config import load_config
-from common.logs import setup_console
+from common.runs.logs import setup_console
 from finetune.config import FinetuneConfig, ProbeConfig
-from finetune.finetune import finetune
+from finetune.full import finetune
 from finetune.probe import probe
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain

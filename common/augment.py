@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import Config
-from common.images import to_float
+from common.pixels import to_float
 
 
 def _scales(value: tuple[float, float] | None) -> tuple[float, float] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from common.console import answer
+from common.runs.console import answer
 
 STAGES = ("probe", "finetune", "embed")
 USAGE = f"usage: python -m finetune {'|'.join(STAGES)} CONFIG [key.sub=value ...]"
@@ -30,7 +30,7 @@ def stage_command(name: str) -> Callable[[str, Sequence[str]], object]:
 
         return embed
     if name == "finetune":
-        from finetune.finetune import command as finetune
+        from finetune.full import command as finetune
 
         return finetune
     from finetune.probe import command as probe

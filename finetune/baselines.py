@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from common.artifact import load_encoder, random_twin
 from common.data import Images
 from common.encoders.base import Encoder
-from common.images import to_float
-from finetune.gram import blocks
+from common.encoders.folder import load_encoder, random_twin
+from common.pixels import to_float
+from finetune.solvers.gram import blocks
 
 STATISTICS_IMAGES = (
     1024  # for BatchNorm of the untrained network: channel means are then known to about 1% of a deviation

@@ -12,8 +12,8 @@ from common.augment import AugmentConfig
 from common.config import Config
 from common.corruptions import AnyCorruption, Gaussian, Gray, Holes
 from common.encoders import EncoderConfig
-from common.loop import LoopConfig
-from common.run import StageConfig
+from common.engine.loop import LoopConfig
+from common.runs.folder import StageConfig
 from finetune.data import LabelledData
 from finetune.pooling import POOLINGS
 

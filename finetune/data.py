@@ -19,8 +19,9 @@ from common.data import (
     stratified_split,
     warn_of_duplicates,
 )
-from common.data.images import Cache, kept_rows, usable_cores
+from common.data.images import Cache, kept_rows
 from common.errors import UserError, together
+from common.machine.cores import usable_cores
 
 
 class LabelledData(Config):

@@ -17,16 +17,16 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from common.artifact import load_encoder, read_encoder_card
 from common.config import load_config
 from common.data import Images, Labels, Source, build_source, in_order, load_images
-from common.data.images import gib
-from common.distributed import world
 from common.encoders.base import Encoder
+from common.encoders.folder import load_encoder, read_encoder_card
 from common.errors import UserError, together
-from common.images import to_float
-from common.precision import autocast, resolve_precision
-from common.run import check_out, in_group, open_run
+from common.machine.distributed import world
+from common.machine.memory import gib
+from common.machine.precision import autocast, resolve_precision
+from common.pixels import to_float
+from common.runs.folder import check_out, in_group, open_run
 from finetune.config import EmbedConfig
 from finetune.features import layer_shapes
 from finetune.pooling import Space, build_spaces, concatenate, pool

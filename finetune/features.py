@@ -21,12 +21,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from common.data import Images, in_order
-from common.data.images import gib
 from common.encoders.base import Encoder
+from common.engine.schedule import seed_step
 from common.errors import UserError
-from common.images import to_float
-from common.precision import autocast
-from common.schedule import seed_step
+from common.machine.memory import gib
+from common.machine.precision import autocast
+from common.pixels import to_float
 from finetune.pooling import Part, Shape, Space, concatenate, pool
 
 log = logging.getLogger("retouch")

@@ -13,20 +13,20 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.artifact import export_classifier, export_encoder, load_encoder, random_twin, read_encoder_card
 from common.config import load_config
 from common.data import Batch, Images, Loader, in_order
-from common.distributed import World, world
 from common.encoders import Classifier, build_encoder, layer_decay_groups
 from common.encoders.base import Encoder
+from common.encoders.folder import export_classifier, export_encoder, load_encoder, random_twin, read_encoder_card
+from common.engine.learner import decayed_names
+from common.engine.loop import Periodic, Trained, train
+from common.engine.schedule import seed_step
 from common.errors import together
 from common.files import write_json
-from common.images import to_float
-from common.learner import decayed_names
-from common.loop import Periodic, Trained, train
-from common.precision import autocast, resolve_precision
-from common.run import Run, check_out, in_group, open_run
-from common.schedule import seed_step
+from common.machine.distributed import World, world
+from common.machine.precision import autocast, resolve_precision
+from common.pixels import to_float
+from common.runs.folder import Run, check_out, in_group, open_run
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.data import Sources, check_enough, hold_out, load_labelled, open_sources
 from finetune.features import layer_shapes

@@ -15,22 +15,22 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from common.artifact import EncoderCard, load_encoder, read_encoder_card
 from common.config import load_config
 from common.corruptions import Corruption
-from common.distributed import world
 from common.encoders.base import Encoder
+from common.encoders.folder import EncoderCard, load_encoder, read_encoder_card
 from common.errors import UserError, together
 from common.files import write_json
-from common.precision import resolve_precision
-from common.run import Run, check_out, in_group, open_run
+from common.machine.distributed import world
+from common.machine.precision import resolve_precision
+from common.runs.folder import Run, check_out, in_group, open_run
 from finetune.baselines import Pixels, untrained
 from finetune.config import NearestConfig, ProbeConfig
 from finetune.data import LabelledData, LabelledImages, Sources, check_enough, load_labelled, open_sources
 from finetune.features import Extraction, Features, cache_folder, cached_features, extract, feature_key, layer_shapes
 from finetune.metrics import confusion_matrix, per_class_accuracy, wilson_interval
 from finetune.pooling import Part, Space, build_spaces
-from finetune.purposes import measure_purposes
+from finetune.properties import measure_purposes
 from finetune.select import (
     Candidates,
     Choice,

@@ -20,9 +20,9 @@ from torch.nn.functional import pad
 from common.corruptions import Gaussian, Gray
 from common.data import Images
 from common.encoders.base import Encoder
-from common.images import to_float
-from common.precision import autocast
-from common.schedule import seed_step
+from common.engine.schedule import seed_step
+from common.machine.precision import autocast
+from common.pixels import to_float
 from finetune.features import Extraction
 
 log = logging.getLogger("retouch")

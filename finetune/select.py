@@ -13,13 +13,13 @@ from common.data import Labels, stratified_split
 from finetune.config import LinearConfig, NearestConfig
 from finetune.data import hold_out
 from finetune.features import Features
-from finetune.gram import column_moments
-from finetune.knn import knn_predict
-from finetune.logistic import LinearFit, fit_logistic
-from finetune.metric import Metric, few_rows
 from finetune.metrics import accuracy
 from finetune.pooling import Space
-from finetune.ridge import fit_ridge
+from finetune.solvers.gram import column_moments
+from finetune.solvers.knn import knn_predict
+from finetune.solvers.logistic import LinearFit, fit_logistic
+from finetune.solvers.preconditioner import Metric, few_rows
+from finetune.solvers.ridge import fit_ridge
 
 CHOOSING = 1e-4  # solver tolerance while strengths are compared: a tenth of a point of accuracy is noise there
 FINAL = 1e-6  # and for the classifier that is tested

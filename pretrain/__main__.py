@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from common.console import answer
+from common.runs.console import answer
 from pretrain.run import command
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ from pydantic import Field, model_validator
 
 from common.augment import AugmentConfig
 from common.config import Config, ProblemsError
-from common.data.images import Cache, usable_cores
+from common.data.images import Cache
 from common.encoders import EncoderConfig
-from common.loop import LoopConfig
-from pretrain.decoders import DecoderConfig
-from pretrain.fits import AnyFit, Cca, Tca
-from pretrain.penalty import PenaltyConfig
-from pretrain.pretexts import AnyPretext, Denoise
+from common.engine.loop import LoopConfig
+from common.machine.cores import usable_cores
+from pretrain.gradient.decoders import DecoderConfig
+from pretrain.gradient.penalty import PenaltyConfig
+from pretrain.gradient.pretexts import AnyPretext, Denoise
+from pretrain.linear import AnyFit, Cca, Tca
 
 AS_THEY_ARE = AugmentConfig(crop=None, flip=False)
 

@@ -13,15 +13,15 @@ from common.data import Batch, Images, Loader, Source
 from common.data.images import kept_rows
 from common.encoders.base import Encoder
 from common.encoders.vector import VectorEncoder
+from common.engine.loop import Periodic, Trained, learn
 from common.errors import UserError
-from common.images import to_float
-from common.loop import Periodic, Trained, learn
-from common.run import Run
+from common.pixels import to_float
+from common.runs.folder import Run
 from pretrain.config import PretrainConfig
-from pretrain.example import Example
-from pretrain.fits import Cca, Fit, FitLearner
-from pretrain.fits.transfer import TcaLearner, second_domain, spread
-from pretrain.report import relative_error, save_report, show_panel
+from pretrain.gradient.example import Example
+from pretrain.linear import Cca, Fit, FitLearner
+from pretrain.linear.transfer import TcaLearner, second_domain, spread
+from pretrain.report.storage import relative_error, save_report, show_panel
 
 log = logging.getLogger("retouch")
 

@@ -10,22 +10,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.artifact import export_encoder
 from common.config import load_config
 from common.data import Batch, Images, Loader, Source, build_source, load_images
-from common.distributed import World, world
 from common.encoders import build_encoder
 from common.encoders.base import Encoder, TokenEncoder
+from common.encoders.folder import export_encoder
+from common.engine.loop import Periodic, Trained, train
+from common.engine.schedule import seed_step
 from common.errors import UserError, together
-from common.images import to_float
-from common.loop import Periodic, Trained, train
-from common.run import Run, check_out, in_group, open_run
-from common.schedule import seed_step
-from pretrain.autoencoder import Autoencoder
+from common.machine.distributed import World, world
+from common.pixels import to_float
+from common.runs.folder import Run, check_out, in_group, open_run
 from pretrain.config import PretrainConfig
-from pretrain.example import Example
 from pretrain.fitting import check_fit, fit_encoder
-from pretrain.report import add_storage, relative_error, save_report, show_panel
+from pretrain.gradient.example import Example
+from pretrain.gradient.objective import Autoencoder
+from pretrain.report.storage import add_storage, relative_error, save_report, show_panel
 
 log = logging.getLogger("retouch")
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from common.encoders.base import Encoder
-    from pretrain.fits import Fit
+    from pretrain.linear import Fit
     from pretrain.run import Pretrained
 
 __all__ = ["UserError", "embed", "finetune", "fit", "load_encoder", "pretrain", "probe"]
@@ -58,7 +58,7 @@ def probe(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> d
 def finetune(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> dict[str, Any]:
     """Train the whole encoder with a new head; returns what ``results.json`` holds."""
     from finetune.config import FinetuneConfig
-    from finetune.finetune import finetune as stage
+    from finetune.full import finetune as stage
 
     return stage(_read(FinetuneConfig, config, overrides))
 
@@ -85,7 +85,7 @@ def fit(
         encoder = retouch.fit({"kind": "pca", "components": 16}, images)
 
     Args:
-        config: one of ``pretrain.fits``, or a mapping with its ``kind``.
+        config: one of ``pretrain.linear``, or a mapping with its ``kind``.
         images: ``[N 3 S S]``, RGB in [0, 1]; for CCA of ``neighbours`` their side is twice the encoder's.
         other: CCA's second view with ``views: other``, row by row, or TCA's second domain ``[M 3 S S]``.
         steps: batches that sparse coding and patch dictionaries learn from; one pass over the images by default.
@@ -97,8 +97,8 @@ def fit(
     Raises:
         UserError: with every problem of the settings and the images.
     """
-    from pretrain.fits import OneFit
-    from pretrain.fits import fit as work
+    from pretrain.linear import OneFit
+    from pretrain.linear import fit as work
 
     chosen = validate(OneFit, {"fit": dict(config)}).fit if isinstance(config, Mapping) else config
     return work(chosen, images, other, steps=steps, batch_size=batch_size, seed=seed)
@@ -113,7 +113,7 @@ def load_encoder(folder: str | Path) -> Encoder:
     Raises:
         UserError: the folder is not an encoder, or is damaged; says what to do.
     """
-    from common.artifact import load_encoder as load
+    from common.encoders.folder import load_encoder as load
 
     return load(Path(folder))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 
-from common.console import answer, program
+from common.runs.console import answer, program
 
 EPILOG = """\
 examples:

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from common.images import save_png
-from common.sparse import fista, iht, omp
+from common.pixels import save_png
+from common.solvers import fista, iht, omp
 
 L1 = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # λ of ‖s‖₁, for pixels in [0, 1]
 L0 = (0.0001, 0.0005, 0.002, 0.01, 0.05, 0.2, 0.5)  # λ of ‖s‖₀

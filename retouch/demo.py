@@ -9,11 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
-from common.console import program
 from common.errors import UserError
 from common.files import write_text
-from common.run import check_out
-from common.threads import leave_busy_cores
+from common.machine.cores import leave_busy_cores
+from common.runs.console import program
+from common.runs.folder import check_out
 from finetune.config import ProbeConfig
 from finetune.probe import probe
 from finetune.table import markdown_table, results_table

@@ -11,17 +11,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from common.artifact import load_encoder
 from common.data import build_source, load_images
+from common.encoders.folder import load_encoder
 from common.encoders.sparse_code import SparseCode
 from common.files import write_json, write_text
-from common.images import to_float
-from common.threads import leave_busy_cores
+from common.machine.cores import leave_busy_cores
+from common.pixels import to_float
 from finetune.config import ProbeConfig
 from finetune.probe import probe
 from pretrain.config import PretrainConfig
-from pretrain.curves import Point, centred_rows, save_curves, sparsity_curves
 from pretrain.run import pretrain
+from retouch.curves import Point, centred_rows, save_curves, sparsity_curves
 
 log = logging.getLogger("retouch")
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from common.data import Batch, Images, Labels, Source
-from common.loop import LoopConfig
+from common.engine.loop import LoopConfig
 
 
 class RandomSource(Source):

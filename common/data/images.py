@@ -13,11 +13,9 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -26,6 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 from common.data.decode import square
 from common.data.source import Labels, Source
 from common.errors import UserError
+from common.machine.cores import warn_of_workers
+from common.machine.memory import available_memory, gib
 
 log = logging.getLogger("retouch")
 
@@ -170,37 +170,6 @@ def load_images(
         log.info("%s: %s images, decoded when needed%s", source.spec, f"{len(kept):,}", reason)
         return Images(source, size, kept)
     return _fill(source, size, kept, workers)
-
-
-def available_memory() -> int:
-    """Bytes that can be taken without swapping: of the machine, or of this container where that is less."""
-    free = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        used = int((group / "memory.current").read_text())
-        return free if limit == "max" else min(free, max(int(limit) - used, 0))
-    except (OSError, ValueError):
-        return free
-
-
-def usable_cores() -> int:
-    """CPU cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def warn_of_workers(workers: int) -> None:
-    """Warn, and go on, when there are more workers than cores."""
-    cores = usable_cores()
-    if workers > cores:
-        log.warning(
-            "data.workers=%d, but this machine has %d cores: more workers will not decode faster", workers, cores
-        )
-
-
-def gib(size: int) -> str:
-    """Bytes for people: ``147 MiB``, ``1.5 GiB``."""
-    return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
 
 
 def kept_rows(source: Source, limit: int | None, seed: int = 0) -> Tensor:

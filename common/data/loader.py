@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.images import Fetched, Images, warn_of_workers
+from common.data.images import Fetched, Images
 from common.data.source import digest
 from common.errors import UserError
+from common.machine.cores import warn_of_workers
 
 
 class Batch(NamedTuple):

@@ -2,7 +2,7 @@
 
 from common.encoders.base import Encoder, TokenEncoder, View
 from common.encoders.build import build_encoder
-from common.encoders.classifier import Classifier, layer_decay_groups
 from common.encoders.config import EncoderConfig
+from common.encoders.head import Classifier, layer_decay_groups
 
 __all__ = ["Classifier", "Encoder", "EncoderConfig", "TokenEncoder", "View", "build_encoder", "layer_decay_groups"]

@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from common.encoder_card import (
+from common.encoders import Classifier, Encoder
+from common.encoders.card import (
     CONFIG,
     WEIGHTS,
     EncoderCard,
@@ -27,7 +28,6 @@ from common.encoder_card import (
     read_json,
     rebuild,
 )
-from common.encoders import Classifier, Encoder
 from common.encoders.timm_encoder import TimmEncoder
 from common.errors import UserError
 from common.files import new_folder, write_json

@@ -10,7 +10,7 @@ from common.config import Config, validate
 from common.encoders.base import View
 from common.encoders.config import EncoderConfig
 from common.encoders.vector import VectorEncoder
-from common.kernels import Kernel, kernel_rows
+from common.solvers.kernels import Kernel, kernel_rows
 
 
 class KernelArgs(Config):

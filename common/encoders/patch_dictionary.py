@@ -29,7 +29,7 @@ from common.config import Config, validate
 from common.encoders.base import Encoder, View
 from common.encoders.config import EncoderConfig
 from common.errors import UserError
-from common.sparse import fista, top_k
+from common.solvers import fista, top_k
 
 # Numbers of a code map that are worked on at once: on a CPU what stays in the cache, on a GPU what fills it.
 CHUNK = {"cpu": 1 << 20, "cuda": 1 << 27}

@@ -13,7 +13,7 @@ from common.config import Config, validate
 from common.encoders.base import View
 from common.encoders.config import EncoderConfig
 from common.encoders.vector import Centre, VectorEncoder
-from common.sparse import fista, iht, omp
+from common.solvers import fista, iht, omp
 
 L0_START = 0.01  # duality gap of the L1 codes that hard thresholding begins from
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from common.encoders.base import Encoder, View
 from common.encoders.config import EncoderConfig
 from common.errors import UserError
-from common.sparse import top_k
+from common.solvers import top_k
 
 Centre = Literal["data", "own"]
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.checkpoint import copy_into, optimizer_tensors, restore_optimizer
-from common.distributed import World
-from common.ema import Ema
-from common.precision import autocast
+from common.engine.checkpoint import copy_into, optimizer_tensors, restore_optimizer
+from common.engine.ema import Ema
+from common.machine.distributed import World
+from common.machine.precision import autocast
 
 Named = dict[str, Tensor]  # scalars by name
 

@@ -22,16 +22,16 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from common.checkpoint import Checkpoint, copy_into, list_checkpoints, load_checkpoint, save_checkpoint
 from common.config import Config
 from common.data import Batch, Loader
+from common.engine.checkpoint import Checkpoint, copy_into, list_checkpoints, load_checkpoint, save_checkpoint
+from common.engine.learner import GradientLearner, Learner, weight_decay_groups
+from common.engine.progress import StepProgress
+from common.engine.schedule import learning_rate, seed_step
 from common.errors import UserError
-from common.learner import GradientLearner, Learner, weight_decay_groups
-from common.precision import resolve_precision
-from common.progress import StepProgress
-from common.run import Run, StageConfig
-from common.schedule import learning_rate, seed_step
-from common.threads import warn_of_busy_cores
+from common.machine.cores import warn_of_busy_cores
+from common.machine.precision import resolve_precision
+from common.runs.folder import Run, StageConfig
 
 log = logging.getLogger("retouch")
 

@@ -12,11 +12,14 @@ import os
 import psutil
 import torch
 
-from common.data.images import usable_cores
-
 log = logging.getLogger("retouch")
 
 ENOUGH = 0.75  # a core that others leave this share of counts as free
+
+
+def usable_cores() -> int:
+    """CPU cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def busy_cores(seconds: float = 0.5) -> float:
@@ -54,3 +57,12 @@ def warn_of_busy_cores() -> None:
             "than %d; set OMP_NUM_THREADS=%d before starting, also when the run is resumed",
             threads, fewer, fewer,
         )  # fmt: skip
+
+
+def warn_of_workers(workers: int) -> None:
+    """Warn, and go on, when there are more workers than cores."""
+    cores = usable_cores()
+    if workers > cores:
+        log.warning(
+            "data.workers=%d, but this machine has %d cores: more workers will not decode faster", workers, cores
+        )

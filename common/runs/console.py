@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import UserError
-from common.logs import setup_console
+from common.runs.logs import setup_console
 
 log = logging.getLogger("retouch")
 

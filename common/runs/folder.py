@@ -15,12 +15,12 @@ import yaml
 from pydantic import Field
 
 from common.config import Config, dump_config
-from common.distributed import World
+from common.machine.distributed import World
 from common.errors import UserError
 from common.files import leftover, remove_folder, write_text
-from common.logs import add_log_file
-from common.precision import Precision
-from common.tracking import Tracker, WandbConfig
+from common.runs.logs import add_log_file
+from common.machine.precision import Precision
+from common.runs.tracking import Tracker, WandbConfig
 
 log = logging.getLogger("retouch")
 

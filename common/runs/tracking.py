@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from common.config import Config
-from common.console import program
+from common.runs.console import program
 from common.files import write_text
 
 log = logging.getLogger("retouch")

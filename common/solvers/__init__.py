@@ -1,7 +1,7 @@
 """Sparse codes of vectors under a fixed dictionary: an L1 penalty (FISTA), an L0 penalty (IHT), or a budget (OMP)."""
 
-from common.sparse.l0 import hard_threshold, iht, l0_objective, omp, top_k
-from common.sparse.lasso import fista, lasso_objective, soft_threshold
+from common.solvers.l0 import hard_threshold, iht, l0_objective, omp, top_k
+from common.solvers.lasso import fista, lasso_objective, soft_threshold
 
 __all__ = [
     "fista",

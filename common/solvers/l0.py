@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from common.sparse.problem import (
+from common.solvers.problem import (
     check_penalty,
     check_problem,
     curvature,

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softshrink
 
-from common.sparse.problem import check_penalty, check_problem, curvature, row_blocks, solve_on_support, squared_error
+from common.solvers.problem import check_penalty, check_problem, curvature, row_blocks, solve_on_support, squared_error
 
 CHECK = 20  # steps between two polishings and looks at the gap, which together cost some ten steps
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from finetune.gram import blocks
+from finetune.solvers.gram import blocks
 
 SIMILARITIES = 1 << 25  # entries of the similarity matrix held at once
 

@@ -29,8 +29,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune.gram import blocks, column_mean
-from finetune.metric import Metric, Span, few_rows
+from finetune.solvers.gram import blocks, column_mean
+from finetune.solvers.preconditioner import Metric, Span, few_rows
 
 MEMORY = 2 << 30  # bytes for logits, slopes and probabilities; strengths that do not fit are solved in later groups
 SUFFICIENT, FLAT = 1e-4, 0.5  # Wolfe's constants: decrease asked of a step, and how much flatter its end must be

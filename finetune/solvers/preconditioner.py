@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from finetune.gram import blocks, column_mean, gram
+from finetune.solvers.gram import blocks, column_mean, gram
 
 METRIC_ROWS = 8  # rows per feature that a whole metric is estimated from
 LARGEST_WHOLE = 4096  # features, or rows; of more, all eigenvectors cost more than the steps they save

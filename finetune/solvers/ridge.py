@@ -17,8 +17,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from finetune.gram import blocks, column_mean, gram
-from finetune.logistic import LinearFit, check_problem
+from finetune.solvers.gram import blocks, column_mean, gram
+from finetune.solvers.logistic import LinearFit, check_problem
 
 SOLVED = 1e-4  # relative residual above which a factor in float32 was no use
 REFINEMENTS = 3  # of a solution whose factor is float32: each wins the digits that float32 has

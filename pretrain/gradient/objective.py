@@ -9,14 +9,14 @@ from common.encoders.base import Encoder, TokenEncoder
 from common.encoders.linear import Linear
 from common.encoders.vector import VectorEncoder
 from common.errors import UserError
-from common.images import in_chunks
-from pretrain.decoders import DecoderConfig, LinearDecoder, TransformerDecoder, build_decoder
-from pretrain.example import Example
-from pretrain.explained import Explained
+from common.pixels import in_chunks
+from pretrain.gradient.decoders import DecoderConfig, LinearDecoder, TransformerDecoder, build_decoder
+from pretrain.gradient.example import Example
+from pretrain.gradient.penalty import PenaltyConfig
+from pretrain.gradient.pretexts.base import Pretext, State
+from pretrain.gradient.pretexts.restore import Restore
 from pretrain.linear.diagonal import diagonal_autoencoder
-from pretrain.penalty import PenaltyConfig
-from pretrain.pretexts.base import Pretext, State
-from pretrain.pretexts.restore import Restore
+from pretrain.report.explained import Explained
 
 
 class Autoencoder(nn.Module):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from common.config import Config
 from common.encoders import Encoder, EncoderConfig, build_encoder
-from common.learner import Learner, Named
-from pretrain.explained import Explained
+from common.engine.learner import Learner, Named
+from pretrain.report.explained import Explained
 
 START_IMAGES = 2048  # a sample for what has to be known before the first batch: centre, whitening, first atoms
 

@@ -16,8 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from common.sparse.l0 import check_unit_norm
-from common.sparse.problem import check_problem, squared_error
+from common.solvers.l0 import check_unit_norm
+from common.solvers.problem import check_problem, squared_error
 
 BLOCK = 32  # atoms whose mutual corrections are made one by one; beyond a block they are one product
 STAY = 1e-6  # how much an atom holds on to its place, relative to A_jj

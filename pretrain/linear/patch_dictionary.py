@@ -18,14 +18,14 @@ from torch.nn.functional import normalize
 from common.config import ProblemsError
 from common.encoders import Encoder, EncoderConfig
 from common.encoders.patch_dictionary import PatchDictionary, PatchDictionaryArgs, mirrored
-from common.learner import Named
-from common.sparse import fista
-from pretrain.explained import Explained
-from pretrain.fits.base import Fit, FitLearner
-from pretrain.fits.sparse_coding import random_rows
-from pretrain.fits.told import told
+from common.engine.learner import Named
+from common.solvers import fista
+from pretrain.linear.base import Fit, FitLearner
 from pretrain.linear.dictionary import DictionaryStatistics, replace_unused, unused_atoms, update_dictionary
 from pretrain.linear.ica import ica
+from pretrain.linear.sparse_coding import random_rows
+from pretrain.linear.told import told
+from pretrain.report.explained import Explained
 
 SAMPLE_PATCHES = 200_000  # patches that whitening is measured on
 ICA_PATCHES = 50_000

@@ -10,18 +10,18 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from common.corruptions import AnyCorruption, Gaussian
-from common.data.images import available_memory, gib
 from common.encoders import Encoder, EncoderConfig
 from common.encoders.linear import Linear
-from common.learner import Named
-from pretrain.explained import Explained
-from pretrain.fits.base import Fit, FitLearner, check_components
-from pretrain.fits.told import told
+from common.engine.learner import Named
+from common.machine.memory import available_memory, gib
+from pretrain.linear.base import Fit, FitLearner, check_components
 from pretrain.linear.cca import cca
 from pretrain.linear.ica import ica
 from pretrain.linear.moments import CrossMoments, Moments
 from pretrain.linear.pca import pca
 from pretrain.linear.projection import Projection
+from pretrain.linear.told import told
+from pretrain.report.explained import Explained
 
 COPIES = 6  # of the moments, in memory at once while they are solved: 5.2 measured for PCA, 5.5 for CCA
 

@@ -20,10 +20,8 @@ from torch.nn.functional import normalize
 from common.encoders import Encoder, EncoderConfig
 from common.encoders.sparse_code import SparseCode
 from common.encoders.vector import Centre
-from common.learner import Named
-from pretrain.explained import Explained
-from pretrain.fits.base import Fit, FitLearner
-from pretrain.fits.told import told
+from common.engine.learner import Named
+from pretrain.linear.base import Fit, FitLearner
 from pretrain.linear.dictionary import (
     DictionaryStatistics,
     replace_unused,
@@ -31,6 +29,8 @@ from pretrain.linear.dictionary import (
     update_dictionary,
     worst_reconstructed,
 )
+from pretrain.linear.told import told
+from pretrain.report.explained import Explained
 
 REPLACE_EVERY = 10  # steps: an atom gets this long to be found useful before it is replaced
 # Codes and atoms need not be exact while the others still move: measured in benchmarks/dictionary.py.

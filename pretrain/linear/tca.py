@@ -31,7 +31,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from common.kernels import Kernel, check_width, kernel_rows, squared_distances
+from common.solvers.kernels import Kernel, check_width, kernel_rows, squared_distances
 from pretrain.linear.moments import Moments, check_rows
 from pretrain.linear.projection import check_components, signs
 

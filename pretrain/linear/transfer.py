@@ -13,14 +13,14 @@ from torch import Tensor
 from common.corruptions import AnyCorruption
 from common.encoders import Encoder, EncoderConfig
 from common.encoders.kernel import KernelCode
+from common.engine.learner import Named
+from common.engine.schedule import seed_step
 from common.errors import UserError
-from common.kernels import Kernel, kernel_rows
-from common.learner import Named
-from common.schedule import seed_step
-from pretrain.fits.base import Fit, FitLearner, even_rows
-from pretrain.fits.told import told
+from common.solvers.kernels import Kernel, kernel_rows
+from pretrain.linear.base import Fit, FitLearner, even_rows
 from pretrain.linear.pca import whitened_codes
 from pretrain.linear.tca import KernelProjection, maximum_mean_discrepancy, median_width, tca
+from pretrain.linear.told import told
 
 log = logging.getLogger("retouch")
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from common.images import save_png, to_pil
-from pretrain.panels import EDGE, FAINT, INK, PAPER
+from common.pixels import save_png, to_pil
+from pretrain.report.panels import EDGE, FAINT, INK, PAPER
 
 GRID = 880  # pixels across that a grid of atoms fills at most, where its atoms are enlarged
 ATOM = 96  # pixels of one atom at most: a small dictionary need not fill a screen

@@ -8,8 +8,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from common.images import save_png, to_pil
-from pretrain.example import Example
+from common.pixels import save_png, to_pil
+from pretrain.gradient.example import Example
 
 TILE = 128  # pixels of one image, at least: 32 px images are enlarged four times
 GAP, EDGE, LABEL = 6, 20, 100  # between images, around the picture, and the column of row labels

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from common.encoders.base import Encoder
 from common.files import write_json
-from common.images import in_chunks
-from common.run import Run
-from pretrain.atoms import save_atoms, save_exciting
-from pretrain.example import Example
-from pretrain.explained import Explained
-from pretrain.panels import save_panel
+from common.pixels import in_chunks
+from common.runs.folder import Run
+from pretrain.gradient.example import Example
+from pretrain.report.atoms import save_atoms, save_exciting
+from pretrain.report.explained import Explained
+from pretrain.report.panels import save_panel
 
 log = logging.getLogger("retouch")
 

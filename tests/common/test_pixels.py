@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.images import save_png, to_float, to_pil, to_uint8
+from common.pixels import save_png, to_float, to_pil, to_uint8
 
 LEVELS = torch.arange(256, dtype=torch.uint8)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from common.artifact import export_encoder, load_encoder
 from common.encoders import EncoderConfig, build_encoder
-from common.images import to_float
+from common.encoders.folder import export_encoder, load_encoder
+from common.pixels import to_float
 from finetune.baselines import Pixels, estimate_statistics, untrained
 from tests.finetune.toys import bright_images
 from tests.toys import noise_images

@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from common.artifact import export_encoder, load_encoder, read_encoder_card
 from common.data import build_source, load_images
 from common.encoders import EncoderConfig, build_encoder
+from common.encoders.folder import export_encoder, load_encoder, read_encoder_card
 from common.errors import UserError
-from common.images import to_float
+from common.pixels import to_float
 from finetune import embed as stage
 from finetune.config import EmbedConfig
 from finetune.embed import Storage, embed, read_sparse, storage_report

@@ -14,7 +14,7 @@ from common.corruptions import Gaussian
 from common.data import Images
 from common.encoders import EncoderConfig, build_encoder
 from common.errors import UserError
-from common.images import to_float
+from common.pixels import to_float
 from finetune.features import Extraction, FeatureKey, Features, cached_features, extract, feature_key, layer_shapes
 from finetune.pooling import Part, Space, build_spaces, pool
 from tests.finetune.toys import BrightSource, HalvingEncoder, bright_images

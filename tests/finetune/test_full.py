@@ -14,16 +14,16 @@ import timm
 import torch
 from rich.console import Console
 
-from common.artifact import export_encoder, load_classifier, load_encoder, read_encoder_card
 from common.data import build_source, load_images
 from common.encoders import Classifier, EncoderConfig, build_encoder, layer_decay_groups
+from common.encoders.folder import export_encoder, load_classifier, load_encoder, read_encoder_card
+from common.engine.schedule import seed_step
 from common.errors import UserError
-from common.images import to_float
-from common.schedule import seed_step
-from finetune import finetune as stage
+from common.pixels import to_float
+from finetune import full as stage
 from finetune.config import FinetuneConfig
 from finetune.data import Sources, open_sources
-from finetune.finetune import Supervised, comparison_table, decayed_groups, finetune
+from finetune.full import Supervised, comparison_table, decayed_groups, finetune
 from tests.finetune.toys import Shuffled
 from tests.offline_wandb import history, offline_records, settings
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from common.artifact import export_encoder, load_encoder, read_encoder_card
 from common.encoders import EncoderConfig, build_encoder
+from common.encoders.folder import export_encoder, load_encoder, read_encoder_card
 from common.errors import UserError
 from finetune import probe as stage
 from finetune.config import ProbeConfig

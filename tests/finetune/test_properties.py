@@ -10,10 +10,10 @@ from torch import Tensor
 
 from common.data import Images
 from common.encoders.base import Encoder
-from common.images import to_float
-from finetune import purposes as module
+from common.pixels import to_float
+from finetune import properties as module
 from finetune.features import Extraction
-from finetune.purposes import CHANGES, darken, flip, invariance, measure_purposes, shift
+from finetune.properties import CHANGES, darken, flip, invariance, measure_purposes, shift
 from tests.finetune.toys import BrightSource, bright_images
 
 SIDE = 8

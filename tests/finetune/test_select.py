@@ -11,7 +11,6 @@ from common.data import Labels
 from common.errors import UserError
 from finetune.config import LinearConfig, NearestConfig
 from finetune.features import Features
-from finetune.logistic import fit_logistic
 from finetune.pooling import Part, Space
 from finetune.select import (
     Candidates,
@@ -23,6 +22,7 @@ from finetune.select import (
     predict_nearest,
     refit_linear,
 )
+from finetune.solvers.logistic import fit_logistic
 
 CPU = torch.device("cpu")
 GOOD, BAD = Part(0, "avg"), Part(1, "avg")

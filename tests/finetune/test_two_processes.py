@@ -12,10 +12,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from common.artifact import export_encoder
 from common.encoders import EncoderConfig, build_encoder
+from common.encoders.folder import export_encoder
 from finetune.config import FinetuneConfig
-from finetune.finetune import finetune
+from finetune.full import finetune
 
 
 def one_of_two(rank: int, port: int, folder: Path) -> None:

@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from common.artifact import export_encoder, load_encoder
 from common.data import build_source, load_images
 from common.encoders import EncoderConfig, build_encoder
-from common.images import to_float
+from common.encoders.folder import export_encoder, load_encoder
+from common.pixels import to_float
 from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
 from finetune.embed import embed
-from finetune.finetune import finetune
+from finetune.full import finetune
 from finetune.probe import probe
 
 TIMES = {"seconds"}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.encoders import Encoder, EncoderConfig, build_encoder
 from common.encoders.base import TokenEncoder
-from pretrain.pretexts import Pretext
+from pretrain.gradient.pretexts import Pretext
 
 SIDE = 16
 CONFIGS = {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.data import build_source, load_images
 from common.encoders import Encoder
-from common.images import to_float
+from common.pixels import to_float
 from pretrain.config import PretrainConfig
 
 SIDE, IMAGES, BATCH, STEPS = 8, 96, 32, 12  # four epochs

@@ -14,7 +14,7 @@ from PIL import Image
 
 import retouch
 from common.data import build_source
-from common.progress import StepProgress
+from common.engine.progress import StepProgress
 from retouch import demo
 
 ROOT = Path(__file__).resolve().parents[2]

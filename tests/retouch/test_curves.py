@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from common.data import build_source, load_images
-from common.images import to_float
-from common.sparse import omp
-from pretrain.curves import BUDGETS, BYTES, COLOURS, L0, L1, Point, centred_rows, save_curves, sparsity_curves
-from pretrain.fits.sparse_coding import random_rows
+from common.pixels import to_float
+from common.solvers import omp
+from pretrain.linear.sparse_coding import random_rows
+from retouch.curves import BUDGETS, BYTES, COLOURS, L0, L1, Point, centred_rows, save_curves, sparsity_curves
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from common.artifact import export_encoder, read_encoder_card
 from common.encoders import EncoderConfig, build_encoder
+from common.encoders.folder import export_encoder, read_encoder_card
 from retouch.cli import main
 from tests.offline_wandb import history, offline_records
 

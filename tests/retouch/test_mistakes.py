@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from common.artifact import export_encoder
 from common.config import dump_config, load_config
 from common.encoders import EncoderConfig, build_encoder
+from common.encoders.folder import export_encoder
 from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
 from pretrain.config import PretrainConfig
 from retouch.cli import main
@@ -417,7 +417,7 @@ def test_test_images_that_are_training_images_are_counted(here: Path, capsys: py
 def test_more_workers_than_cores_are_counted(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("common.data.images.usable_cores", lambda: 1)
+    monkeypatch.setattr("common.machine.cores.usable_cores", lambda: 1)
     config, _, right = CONFIGS["embed"]
     assert main(["embed", config, "out=new", "data.workers=2", "wandb.mode=disabled", *right]) == 0
     assert [line for line in answered(capsys) if line.startswith("warning")] == [

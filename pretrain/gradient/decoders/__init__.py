@@ -10,10 +10,10 @@ from torch import nn
 from common.config import Config
 from common.encoders.base import Encoder
 from common.errors import UserError
-from pretrain.decoders.atoms import LinearDecoder, MLPDecoder
-from pretrain.decoders.transformer import HEAD, TransformerDecoder
-from pretrain.decoders.unet import UNet
-from pretrain.decoders.upsampler import Upsampler
+from pretrain.gradient.decoders.linear import LinearDecoder, MLPDecoder
+from pretrain.gradient.decoders.transformer import HEAD, TransformerDecoder
+from pretrain.gradient.decoders.unet import UNet
+from pretrain.gradient.decoders.upsampler import Upsampler
 
 __all__ = [
     "DecoderConfig",

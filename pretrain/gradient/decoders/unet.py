@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretrain.decoders.upsampler import NARROWEST, Output, convolution, output_factor
+from pretrain.gradient.decoders.upsampler import NARROWEST, Output, convolution, output_factor
 
 
 class UNet(nn.Module):

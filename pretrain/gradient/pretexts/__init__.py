@@ -9,12 +9,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pretrain.pretexts.base import Pretext
-from pretrain.pretexts.colorize import Colorize
-from pretrain.pretexts.denoise import Denoise
-from pretrain.pretexts.identity import Identity
-from pretrain.pretexts.mask import Mask
-from pretrain.pretexts.mixed import Mixed
+from pretrain.gradient.pretexts.base import Pretext
+from pretrain.gradient.pretexts.colorize import Colorize
+from pretrain.gradient.pretexts.denoise import Denoise
+from pretrain.gradient.pretexts.identity import Identity
+from pretrain.gradient.pretexts.mask import Mask
+from pretrain.gradient.pretexts.mixed import Mixed
 
 AnyPretext = Annotated[Denoise | Colorize | Mask | Mixed | Identity, Field(discriminator="kind")]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from common.config import Config
 from common.encoders.base import Encoder, View
-from pretrain.example import Example
+from pretrain.gradient.example import Example
 
 State = Mapping[str, Tensor]
 

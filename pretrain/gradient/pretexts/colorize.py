@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from common.encoders.base import Encoder, View
 from common.errors import UserError
-from pretrain.example import Example
-from pretrain.pretexts.base import Pretext, State
+from pretrain.gradient.example import Example
+from pretrain.gradient.pretexts.base import Pretext, State
 
 AB_SCALE = 25.0  # ab units in one unit of a regression target: brings colours of photographs near variance 1
 AB_REACH = 110  # every colour of sRGB has |a|, |b| below this

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from common.corruptions import Blur, Gaussian, Jpeg, SaltPepper
 from common.encoders.base import Encoder
-from pretrain.example import Example
-from pretrain.pretexts.restore import Restore
+from pretrain.gradient.example import Example
+from pretrain.gradient.pretexts.restore import Restore
 
 
 class Denoise(Restore):

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from common.encoders.base import Encoder
-from pretrain.example import Example
-from pretrain.pretexts.restore import Restore
+from pretrain.gradient.example import Example
+from pretrain.gradient.pretexts.restore import Restore
 
 
 class Identity(Restore):

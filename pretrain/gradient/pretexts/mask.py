@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from common.corruptions.holes import draw_patches, enlarge
 from common.encoders.base import Encoder, TokenEncoder
-from pretrain.example import Example
-from pretrain.pretexts.base import Pretext, State
+from pretrain.gradient.example import Example
+from pretrain.gradient.pretexts.base import Pretext, State
 
 # Added to the variance of a patch, pixels in [0, 1]: a flat patch is not blown up to show its 1/255 steps.
 VARIANCE_FLOOR = 1e-4

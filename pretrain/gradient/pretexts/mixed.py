@@ -10,8 +10,8 @@ from torch import Tensor
 
 from common.corruptions import AnyCorruption, Gaussian, Gray, Holes
 from common.encoders.base import Encoder
-from pretrain.example import Example
-from pretrain.pretexts.restore import Restore
+from pretrain.gradient.example import Example
+from pretrain.gradient.pretexts.restore import Restore
 
 
 class Mixed(Restore):

@@ -6,9 +6,9 @@ from abc import ABC
 
 from torch import Tensor
 
-from pretrain.example import Example
-from pretrain.pretexts.base import Pretext, State
-from pretrain.pretexts.distance import Distance, error, fit_spectrum
+from pretrain.gradient.example import Example
+from pretrain.gradient.pretexts.base import Pretext, State
+from pretrain.gradient.pretexts.distance import Distance, error, fit_spectrum
 
 
 class Restore(Pretext, ABC):

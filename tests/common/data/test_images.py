@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from common.data import Loader, build_source, images, in_order, load_images
-from common.data.images import Cache, available_memory
+from common.data.images import Cache
 from common.errors import UserError
+from common.machine.memory import available_memory
 from tests.common.data.samples import picture, write_folder
 
 
@@ -241,7 +242,7 @@ def test_free_memory_is_a_number_of_bytes() -> None:
 def test_more_workers_than_cores_are_warned_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(images, "usable_cores", lambda: 2)
+    monkeypatch.setattr("common.machine.cores.usable_cores", lambda: 2)
     images.warn_of_workers(2)
     assert not caplog.records
     images.warn_of_workers(3)

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from common.artifact import (
+from common.encoders import Classifier, Encoder, EncoderConfig, build_encoder
+from common.encoders.folder import (
     encoder_sha256,
     export_classifier,
     export_encoder,
@@ -24,7 +25,6 @@ from common.artifact import (
     random_twin,
     read_encoder_card,
 )
-from common.encoders import Classifier, Encoder, EncoderConfig, build_encoder
 from common.errors import UserError
 
 SMALL = {"width": 8, "depth": 1}

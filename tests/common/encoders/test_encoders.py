@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.artifact import export_encoder, load_encoder
 from common.encoders import (
     Classifier,
     Encoder,
@@ -18,6 +17,7 @@ from common.encoders import (
     build_encoder,
     layer_decay_groups,
 )
+from common.encoders.folder import export_encoder, load_encoder
 from common.errors import UserError
 
 TINY_VIT = {"patch_size": 4, "embed_dim": 48, "depth": 3, "num_heads": 3}

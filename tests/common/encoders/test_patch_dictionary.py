@@ -14,7 +14,7 @@ from common.encoders import EncoderConfig, build_encoder
 from common.encoders import patch_dictionary as module
 from common.encoders.patch_dictionary import PatchDictionary, mirrored
 from common.errors import UserError
-from common.sparse import lasso_objective
+from common.solvers import lasso_objective
 
 ARGS: dict[str, Any] = {"atoms": 10, "patch": 4, "grid": 3, "threshold": 0.3, "top_k": 3, "l1": 0.4}
 CODES = ("threshold", "top_k", "lasso", "triangle")

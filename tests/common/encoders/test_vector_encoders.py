@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from common.artifact import export_encoder, load_encoder
 from common.data import build_source, load_images
 from common.encoders import EncoderConfig, build_encoder
+from common.encoders.folder import export_encoder, load_encoder
 from common.encoders.kernel import KernelCode
 from common.encoders.linear import Linear
 from common.encoders.mlp import MLP
 from common.encoders.sparse_code import L0_START, SparseCode
 from common.encoders.vector import VectorEncoder, code_activation
 from common.errors import UserError
-from common.images import to_float
-from common.sparse import fista, iht, l0_objective, lasso_objective, omp
+from common.pixels import to_float
+from common.solvers import fista, iht, l0_objective, lasso_objective, omp
 
 SIDE, DIMENSION = 8, 192
 MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {

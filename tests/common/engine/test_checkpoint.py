@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.checkpoint import (
+from common.engine.checkpoint import (
     Checkpoint,
     copy_into,
     list_checkpoints,

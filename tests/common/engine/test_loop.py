@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.checkpoint import list_checkpoints, load_checkpoint
 from common.data import Batch, Images, Loader
-from common.distributed import World
 from common.encoders import EncoderConfig, build_encoder
+from common.engine.checkpoint import list_checkpoints, load_checkpoint
+from common.engine.learner import weight_decay_groups
+from common.engine.loop import LoopConfig, Periodic, Trained, train
 from common.errors import UserError
-from common.learner import weight_decay_groups
-from common.loop import LoopConfig, Periodic, Trained, train
-from common.run import open_run
+from common.machine.distributed import World
+from common.runs.folder import open_run
 from tests.toys import RandomSource, ToyAutoencoder, loop_config, noise_images, noisy
 
 HERE = World(0, 1, torch.device("cpu"))

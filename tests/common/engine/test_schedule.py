@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from common.ema import Ema
-from common.schedule import learning_rate, seed_step
+from common.engine.ema import Ema
+from common.engine.schedule import learning_rate, seed_step
 
 
 def test_learning_rate_by_hand() -> None:

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 
-from common import threads
+from common.machine import cores as threads
 
 
 @pytest.fixture(autouse=True)

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from common.data import Batch, Loader
-from common.distributed import World, world
+from common.engine.loop import train
 from common.errors import UserError
-from common.loop import train
-from common.run import open_run
+from common.machine.distributed import World, world
+from common.runs.folder import open_run
 from tests.toys import ToyAutoencoder, loop_config, noise_images
 
 

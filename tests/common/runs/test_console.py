@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from common.console import RESUMED, answer, program
-from common.loop import _Stop
+from common.runs.console import RESUMED, answer, program
+from common.engine.loop import _Stop
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
+from common.engine.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
 from common.config import load_config
-from common.distributed import World
+from common.machine.distributed import World
 from common.errors import UserError
-from common.run import Run, StageConfig, check_out, open_run
+from common.runs.folder import Run, StageConfig, check_out, open_run
 
 HERE = World(0, 1, torch.device("cpu"))
 QUIET = {"mode": "disabled"}

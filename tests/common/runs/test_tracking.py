@@ -15,7 +15,7 @@ import pytest
 import wandb
 from wandb.sdk.lib.wbauth import wbnetrc
 
-from common.tracking import Tracker, WandbConfig
+from common.runs.tracking import Tracker, WandbConfig
 from tests.offline_wandb import history, offline_records
 
 KEY = "k" * 40
@@ -76,12 +76,12 @@ def test_run_killed_below_a_process_that_uses_wandb_is_continued(tmp_path: Path)
     folder = tmp_path / "below"
     folder.mkdir()
     script = (
-        "import os, sys; from pathlib import Path; from common.tracking import Tracker, WandbConfig\n"
+        "import os, sys; from pathlib import Path; from common.runs.tracking import Tracker, WandbConfig\n"
         f"tracker = Tracker(WandbConfig(mode='offline'), Path({str(folder)!r}), job_type='pretrain', settings={{}})\n"
         "tracker.log({'loss': 1.0}, 1)\n"
         "os.kill(os.getpid(), 9) if sys.argv[1] == 'killed' else tracker.finish()"
     )
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     for end, code in (("killed", -9), ("finished", 0)):
         assert subprocess.run([sys.executable, "-c", script, end], cwd=root, check=False).returncode == code
     above.finish()
@@ -297,7 +297,7 @@ def silent(kind: str, name: str) -> list[Any]:
 def test_input_artifact_that_cannot_be_named_costs_one_warning_and_no_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, artifacts: Any, reason: str
 ) -> None:
-    monkeypatch.setattr("common.tracking.ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr("common.runs.tracking.ANSWER_SECONDS", 0.05)
     run = OnlineRun()
     tracker = online(tmp_path, monkeypatch, run, artifacts)
     tracker.use_encoder(Path("runs/a/encoder"), "this", "encoder-a")
@@ -343,7 +343,7 @@ def test_run_that_failed_takes_nothing_more_and_is_finished(tmp_path: Path, monk
 def test_run_that_failed_and_cannot_be_closed_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("common.tracking.FAILED_SECONDS", 0.05)
+    monkeypatch.setattr("common.runs.tracking.FAILED_SECONDS", 0.05)
     run = OnlineRun(full=True)
     monkeypatch.setattr(run, "finish", lambda **_: threading.Event().wait())
     tracker = online(tmp_path, monkeypatch, run)

@@ -13,7 +13,7 @@ from sklearn.decomposition import sparse_encode
 from sklearn.linear_model import orthogonal_mp_gram
 from torch import Tensor
 
-from common.sparse import (
+from common.solvers import (
     fista,
     hard_threshold,
     iht,
@@ -24,7 +24,7 @@ from common.sparse import (
     soft_threshold,
     top_k,
 )
-from common.sparse.problem import curvature, solve_on_support
+from common.solvers.problem import curvature, solve_on_support
 
 few = settings(max_examples=25, deadline=None)
 
@@ -132,7 +132,7 @@ def test_rows_that_leave_do_not_change_the_others() -> None:
 def test_blocks_of_rows_join_seamlessly(monkeypatch: pytest.MonkeyPatch) -> None:
     x, dictionary = problem(B=50)
     whole = fista(x, dictionary, 0.2, tolerance=0), iht(x, dictionary, 0.2), omp(x, dictionary, 4)
-    monkeypatch.setattr("common.sparse.problem.BLOCK_CPU", 40 * 7)
+    monkeypatch.setattr("common.solvers.problem.BLOCK_CPU", 40 * 7)
     parts = fista(x, dictionary, 0.2, tolerance=0), iht(x, dictionary, 0.2), omp(x, dictionary, 4)
     for a, b in zip(whole, parts, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)  # rounding goes through many steps

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from finetune.knn import knn_predict
+from finetune.solvers.knn import knn_predict
 
 
 def by_hand(query: list[float], bank: list[list[float]], labels: list[int], classes: int, k: int, T: float) -> int:
@@ -27,7 +27,7 @@ def test_votes_equal_a_loop_by_hand(temperature: float, monkeypatch: pytest.Monk
     bank = torch.randn(40, 5, generator=generator, dtype=torch.float64)
     labels = torch.randint(0, 3, (40,), generator=generator)
     queries = torch.randn(25, 5, generator=generator, dtype=torch.float64)
-    monkeypatch.setattr("finetune.knn.SIMILARITIES", 40 * 7)  # chunks of 7 queries, the last one shorter
+    monkeypatch.setattr("finetune.solvers.knn.SIMILARITIES", 40 * 7)  # chunks of 7 queries, the last one shorter
     answers = knn_predict(queries, bank, labels, 3, [1, 5, 40], temperature)
     for index, k in enumerate([1, 5, 40]):
         expected = [by_hand(q, bank.tolist(), labels.tolist(), 3, k, temperature) for q in queries.tolist()]

@@ -7,7 +7,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from finetune.logistic import fit_logistic, objective
+from finetune.solvers.logistic import fit_logistic, objective
 
 L2 = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 
@@ -122,7 +122,7 @@ def test_order_of_strengths_does_not_matter() -> None:
 def test_groups_that_do_not_fit_in_memory_end_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = correlated(200, 7, 3)
     whole = fit_logistic(features, labels, 3, L2, tolerance=1e-12)
-    monkeypatch.setattr("finetune.logistic.MEMORY", 1)
+    monkeypatch.setattr("finetune.solvers.logistic.MEMORY", 1)
     grouped = fit_logistic(features, labels, 3, L2, tolerance=1e-12)
     torch.testing.assert_close(whole.objective, grouped.objective, rtol=1e-9, atol=0)
 
@@ -130,8 +130,8 @@ def test_groups_that_do_not_fit_in_memory_end_the_same(monkeypatch: pytest.Monke
 def test_principal_directions_alone_end_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = correlated(200, 7, 3)
     whole = fit_logistic(features, labels, 3, L2, tolerance=1e-10)
-    monkeypatch.setattr("finetune.metric.LARGEST_WHOLE", 1)
-    monkeypatch.setattr("finetune.metric.PRINCIPAL", 2)
+    monkeypatch.setattr("finetune.solvers.preconditioner.LARGEST_WHOLE", 1)
+    monkeypatch.setattr("finetune.solvers.preconditioner.PRINCIPAL", 2)
     principal = fit_logistic(features, labels, 3, L2, tolerance=1e-10, max_steps=2000)
     torch.testing.assert_close(whole.objective, principal.objective, rtol=1e-6, atol=0)
 
@@ -146,7 +146,7 @@ def test_few_rows_in_their_span_end_where_the_features_do(dtype: torch.dtype, mo
     start = (1e-3 * torch.randn(100, 3, generator=torch.Generator().manual_seed(2)), torch.zeros(3))
     span = fit_logistic(features, labels, 3, L2, tolerance=tolerance)
     started = fit_logistic(features, labels, 3, L2, tolerance=tolerance, start=start)
-    monkeypatch.setattr("finetune.logistic.few_rows", lambda features: False)
+    monkeypatch.setattr("finetune.solvers.logistic.few_rows", lambda features: False)
     direct = fit_logistic(features, labels, 3, L2, tolerance=tolerance)
     assert all(span.converged)
     for fit in (span, started):

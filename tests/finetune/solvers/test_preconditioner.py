@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune.gram import column_mean
-from finetune.metric import Metric, Span, few_rows
+from finetune.solvers.gram import column_mean
+from finetune.solvers.preconditioner import Metric, Span, few_rows
 
 CURVATURE, L2 = torch.tensor([0.1, 0.4]).double(), torch.tensor([1e-3, 1e-1]).double()
 
@@ -35,8 +35,8 @@ def test_a_whole_metric_is_the_inverse() -> None:
 def test_principal_directions_are_nearly_the_inverse_where_features_are_correlated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("finetune.metric.LARGEST_WHOLE", 30)
-    monkeypatch.setattr("finetune.metric.PRINCIPAL", 20)
+    monkeypatch.setattr("finetune.solvers.preconditioner.LARGEST_WHOLE", 30)
+    monkeypatch.setattr("finetune.solvers.preconditioner.PRINCIPAL", 20)
     features = decaying(300, 60)
     metric = Metric.of(features)
     assert metric.vectors is not None
@@ -52,7 +52,7 @@ def test_principal_directions_are_nearly_the_inverse_where_features_are_correlat
 
 
 def test_a_metric_draws_no_global_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune.metric.LARGEST_WHOLE", 5)
+    monkeypatch.setattr("finetune.solvers.preconditioner.LARGEST_WHOLE", 5)
     before = torch.get_rng_state()
     first, second = Metric.of(decaying(50, 10)), Metric.of(decaying(50, 10))
     assert torch.equal(first.values, second.values)
@@ -62,7 +62,7 @@ def test_a_metric_draws_no_global_random_numbers(monkeypatch: pytest.MonkeyPatch
 def test_few_rows_are_fewer_than_features_and_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     assert few_rows(torch.empty(5, 6))
     assert not few_rows(torch.empty(6, 6))
-    monkeypatch.setattr("finetune.metric.LARGEST_WHOLE", 4)
+    monkeypatch.setattr("finetune.solvers.preconditioner.LARGEST_WHOLE", 4)
     assert not few_rows(torch.empty(5, 6))
 
 

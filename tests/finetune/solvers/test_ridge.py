@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from finetune.ridge import fit_ridge
+from finetune.solvers.ridge import fit_ridge
 
 L2 = (1e-6, 1e-3, 1e-1, 10.0)
 
@@ -37,8 +37,8 @@ def test_strengths_one_by_one_equal_all_at_once(dtype: torch.dtype, monkeypatch:
     features = torch.randn(500, 60, generator=generator) @ torch.diag(torch.logspace(0, -3, 60))
     labels = torch.randint(0, 4, (500,), generator=generator)
     together = fit_ridge(features.to(dtype), labels, 4, L2)
-    monkeypatch.setattr("finetune.ridge.WIDE", 1)
-    monkeypatch.setattr("finetune.gram.COLUMNS", 17)
+    monkeypatch.setattr("finetune.solvers.ridge.WIDE", 1)
+    monkeypatch.setattr("finetune.solvers.gram.COLUMNS", 17)
     one_by_one = fit_ridge(features.to(dtype), labels, 4, L2)
     close = {"rtol": 1e-6, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(one_by_one.weight, together.weight, **close)
@@ -51,7 +51,7 @@ def test_one_by_one_is_right_below_the_rounding_of_float32(l2: float, monkeypatc
     features = torch.randn(1500, 40, generator=generator) @ torch.randn(40, 200, generator=generator)  # of rank 40
     labels = torch.randint(0, 5, (1500,), generator=generator)
     reference = fit_ridge(features.double(), labels, 5, [l2]).objective
-    monkeypatch.setattr("finetune.ridge.WIDE", 100)
+    monkeypatch.setattr("finetune.solvers.ridge.WIDE", 100)
     torch.testing.assert_close(fit_ridge(features, labels, 5, [l2]).objective, reference, rtol=1e-3, atol=0)
 
 

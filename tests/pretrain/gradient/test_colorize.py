@@ -12,8 +12,8 @@ from torch import Tensor
 
 from common.encoders import Encoder
 from common.errors import UserError
-from pretrain.pretexts import Colorize, Pretext
-from pretrain.pretexts.colorize import AB_SCALE, soft_code
+from pretrain.gradient.pretexts import Colorize, Pretext
+from pretrain.gradient.pretexts.colorize import AB_SCALE, soft_code
 
 EncoderFor = Callable[[Pretext, str], Encoder]
 

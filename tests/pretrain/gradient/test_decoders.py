@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from common.encoders import Encoder
+from common.engine.learner import decayed_names
 from common.errors import UserError
-from common.learner import decayed_names
-from pretrain.decoders import DecoderConfig, LinearDecoder, TransformerDecoder, UNet, Upsampler, build_decoder
-from pretrain.decoders.transformer import sine_positions
-from pretrain.pretexts import Denoise, Pretext
+from pretrain.gradient.decoders import DecoderConfig, LinearDecoder, TransformerDecoder, UNet, Upsampler, build_decoder
+from pretrain.gradient.decoders.transformer import sine_positions
+from pretrain.gradient.pretexts import Denoise, Pretext
 
 EncoderFor = Callable[[Pretext, str], Encoder]
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from common.encoders import Encoder
 from common.encoders.base import TokenEncoder
-from pretrain.pretexts import Mask, Pretext
-from pretrain.pretexts.mask import patch_statistics
+from pretrain.gradient.pretexts import Mask, Pretext
+from pretrain.gradient.pretexts.mask import patch_statistics
 
 EncoderFor = Callable[[Pretext, str], Encoder]
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from common.encoders import Encoder
-from pretrain.autoencoder import Autoencoder
-from pretrain.decoders import DecoderConfig
-from pretrain.pretexts import Colorize, Denoise, Mask, Pretext
+from pretrain.gradient.decoders import DecoderConfig
+from pretrain.gradient.objective import Autoencoder
+from pretrain.gradient.pretexts import Colorize, Denoise, Mask, Pretext
 
 EncoderFor = Callable[[Pretext, str], Encoder]
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from common.config import validate
 from common.encoders import Encoder, EncoderConfig, build_encoder
 from common.errors import UserError
-from pretrain.autoencoder import Autoencoder
 from pretrain.config import PretrainConfig
-from pretrain.decoders import DecoderConfig, LinearDecoder, MLPDecoder
-from pretrain.penalty import PenaltyConfig
-from pretrain.pretexts import Denoise, Identity, Mask
+from pretrain.gradient.decoders import DecoderConfig, LinearDecoder, MLPDecoder
+from pretrain.gradient.objective import Autoencoder
+from pretrain.gradient.penalty import PenaltyConfig
+from pretrain.gradient.pretexts import Denoise, Identity, Mask
 from pretrain.run import pretrain
 
 SIDE = 16  # of the photographs

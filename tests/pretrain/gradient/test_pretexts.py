@@ -12,10 +12,10 @@ from torch import Tensor
 from common.corruptions import Blur, Gaussian, Gray, Holes, Jpeg, SaltPepper
 from common.encoders import Encoder
 from common.errors import UserError
-from pretrain.autoencoder import Autoencoder
-from pretrain.decoders import DecoderConfig
-from pretrain.pretexts import AnyPretext, Colorize, Denoise, Identity, Mask, Mixed, Pretext
-from pretrain.pretexts.mask import hidden_mean
+from pretrain.gradient.decoders import DecoderConfig
+from pretrain.gradient.objective import Autoencoder
+from pretrain.gradient.pretexts import AnyPretext, Colorize, Denoise, Identity, Mask, Mixed, Pretext
+from pretrain.gradient.pretexts.mask import hidden_mean
 
 SIDE = 16
 EncoderFor = Callable[[Pretext, str], Encoder]

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from common.data import build_source, load_images
 from common.encoders import EncoderConfig, build_encoder
-from common.images import to_float
-from pretrain.autoencoder import Autoencoder
+from common.pixels import to_float
 from pretrain.config import PretrainConfig
-from pretrain.decoders import DecoderConfig
+from pretrain.gradient.decoders import DecoderConfig
+from pretrain.gradient.objective import Autoencoder
+from pretrain.gradient.penalty import PenaltyConfig
+from pretrain.gradient.pretexts import Identity
 from pretrain.linear.diagonal import diagonal_autoencoder
-from pretrain.penalty import PenaltyConfig
-from pretrain.pretexts import Identity
 from pretrain.run import pretrain
 
 SIDE, IMAGES = 8, 2000

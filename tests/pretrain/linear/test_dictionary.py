@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from common.sparse import fista, lasso_objective, top_k
+from common.solvers import fista, lasso_objective, top_k
 from pretrain.linear.dictionary import (
     DictionaryStatistics,
     dictionary_objective,

@@ -12,10 +12,10 @@ from torch import Tensor
 import pretrain.run as stage
 import retouch
 from common.config import validate
-from common.distributed import World
 from common.errors import UserError
+from common.machine.distributed import World
 from pretrain.config import PretrainConfig
-from pretrain.fits import Cca, Fit, Ica, Pca, SparseCoding, Tca, fit
+from pretrain.linear import Cca, Fit, Ica, Pca, SparseCoding, Tca, fit
 from pretrain.run import pretrain
 from tests.pretrain.toys import SIDE, same, settings
 
@@ -84,7 +84,7 @@ def test_a_setting_that_would_be_ignored_is_refused(name: str, changes: dict[str
 def test_images_too_large_for_their_moments_are_refused_with_the_size_that_fits(
     config: Fit, size: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pretrain.fits.projections.available_memory", lambda: 8 << 30)
+    monkeypatch.setattr("pretrain.linear.projections.available_memory", lambda: 8 << 30)
     assert config.check(size, 10_000) == [message]
     most = int(message.split()[-3])
     assert config.check(most, 10_000) == []
@@ -92,7 +92,7 @@ def test_images_too_large_for_their_moments_are_refused_with_the_size_that_fits(
 
 
 def test_what_has_no_room_leaves_no_run_folder_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretrain.fits.projections.available_memory", lambda: 1 << 20)
+    monkeypatch.setattr("pretrain.linear.projections.available_memory", lambda: 1 << 20)
     with pytest.raises(UserError, match=r"takes 2 MiB of memory, and 1 MiB are free; lower data\.image_size, to 7 at"):
         pretrain(settings(tmp_path / "run", "pca"))
     assert not (tmp_path / "run").exists()

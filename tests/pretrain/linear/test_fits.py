@@ -20,18 +20,18 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 import pretrain.run as stage
-from common.artifact import load_encoder
 from common.config import load_config
 from common.encoders import Encoder
+from common.encoders.folder import load_encoder
 from common.encoders.linear import Linear
 from common.encoders.patch_dictionary import PatchDictionary
 from common.encoders.sparse_code import SparseCode
 from common.errors import UserError
 from pretrain.config import PretrainConfig
-from pretrain.fits import Cca, FitLearner, Ica, PatchDictionaryFit, SparseCoding, Tca, fit
 from pretrain.fitting import check_fit
+from pretrain.linear import Cca, FitLearner, Ica, PatchDictionaryFit, SparseCoding, Tca, fit
 from pretrain.linear.moments import CrossMoments, Moments
-from pretrain.report import _most_exciting, _upright
+from pretrain.report.storage import _most_exciting, _upright
 from pretrain.run import Pretrained, pretrain
 from tests.pretrain.toys import (
     BATCH,
@@ -49,7 +49,7 @@ from tests.pretrain.toys import (
 )
 from tests.toys import RandomSource
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Killed(BaseException):
@@ -284,7 +284,7 @@ def test_one_epoch_counts_every_image_once_whatever_the_batch(
             seen.append(x)
             add(self, x, *rest)
 
-        monkeypatch.setattr(f"pretrain.fits.projections.{kind.__name__}.add", spy)
+        monkeypatch.setattr(f"pretrain.linear.projections.{kind.__name__}.add", spy)
     pretrain(settings(tmp_path / "run", name, batch_size=batch_size))
     rows = torch.cat([x for x in seen if x.shape[1] == 3 * SIDE**2])
     assert sorted(map(bytes, rows.numpy())) == sorted(map(bytes, images_of("").flatten(1).numpy()))
@@ -309,7 +309,7 @@ def test_ica_says_how_large_its_sample_is_and_depends_on_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples: list[Tensor] = []
-    monkeypatch.setattr("pretrain.fits.projections.ica", lambda rows, *rest, **more: samples.append(rows) or 1 / 0)
+    monkeypatch.setattr("pretrain.linear.projections.ica", lambda rows, *rest, **more: samples.append(rows) or 1 / 0)
     caplog.set_level(logging.INFO, logger="retouch")
     for name, seed in (("a", 0), ("b", 1)):
         values = {**EVERY["ica"], "sample": 40}
@@ -325,7 +325,7 @@ def test_the_report_sees_all_of_a_sorted_folder(name: str, tmp_path: Path, monke
     monkeypatch.setattr("pretrain.fitting.REPORT_IMAGES", 8)
     reported: list[Tensor] = []
     monkeypatch.setattr(FitLearner, "explain", lambda self, images: reported.append(images))
-    monkeypatch.setattr("pretrain.fits.projections._ProjectionLearner.explain", FitLearner.explain)
+    monkeypatch.setattr("pretrain.linear.projections._ProjectionLearner.explain", FitLearner.explain)
     pretrain(settings(tmp_path / "run", name))
     [shown], everything = reported, images_of("")
     places = [int((everything - image).flatten(1).abs().sum(1).argmin()) for image in shown]

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pretrain import atoms as module
-from pretrain.atoms import (
+from pretrain.report import atoms as module
+from pretrain.report.atoms import (
     ASIDE,
     DIMMED,
     GAP,
@@ -24,7 +24,7 @@ from pretrain.atoms import (
     save_atoms,
     save_exciting,
 )
-from pretrain.panels import EDGE, PAPER
+from pretrain.report.panels import EDGE, PAPER
 
 Pixels = NDArray[np.uint8]
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pretrain.example import Example
-from pretrain.panels import EDGE, GAP, LABEL, panel, save_panel, seen
+from pretrain.gradient.example import Example
+from pretrain.report.panels import EDGE, GAP, LABEL, panel, save_panel, seen
 
 
 def test_every_image_stands_in_its_row_and_column_in_crisp_pixels(photographs: Tensor) -> None:

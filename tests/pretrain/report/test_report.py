@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 import pretrain.run as stage
-from common.artifact import load_encoder
 from common.data import Images, build_source, load_images
 from common.encoders import EncoderConfig, build_encoder
-from common.images import CHUNK_PIXELS, to_float
-from common.loop import Trained
-from pretrain.autoencoder import Autoencoder
+from common.encoders.folder import load_encoder
+from common.engine.loop import Trained
+from common.pixels import CHUNK_PIXELS, to_float
 from pretrain.config import PretrainConfig
-from pretrain.decoders import DecoderConfig
-from pretrain.pretexts import Identity
+from pretrain.gradient.decoders import DecoderConfig
+from pretrain.gradient.objective import Autoencoder
+from pretrain.gradient.pretexts import Identity
 
 
 class Sized:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from common.data.loader import permutation, positions
 from common.encoders import Encoder
+from common.engine.schedule import seed_step
 from common.errors import UserError
-from common.schedule import seed_step
-from pretrain.fits.base import Fit
-from pretrain.fits.projections import Cca
-from pretrain.fits.transfer import Tca, second_domain
+from pretrain.linear.base import Fit
+from pretrain.linear.projections import Cca
+from pretrain.linear.transfer import Tca, second_domain
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""The engine: the training loop, what one step does to a model, checkpoints and schedules."""

@@ -1,0 +1,1 @@
+"""What pretraining shows besides numbers: panels, atoms, and what a code takes to store."""
