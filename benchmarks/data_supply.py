@@ -24,13 +24,13 @@ from common.config import load_config
 from common.corruptions import Blur, Corruption, Gaussian, Gray, Holes, Jpeg, SaltPepper
 from common.data import Batch, Loader, build_source, in_order, load_images
 from common.encoders import build_encoder
-from common.engine.learner import weight_decay_groups
+from common.engine.gradient import weight_decay_groups
 from common.machine.cores import usable_cores
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
 from common.runs.logs import setup_console
 from pretrain.config import PretrainConfig
-from pretrain.gradient.objective import Autoencoder
+from pretrain.gradient.objective import Objective
 from pretrain.gradient.pretexts import Colorize, Mask, Pretext
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,13 +128,13 @@ def training_step(config: PretrainConfig) -> Callable[[Batch], None]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = resolve_precision(config.precision, device)
     encoder = build_encoder(config.encoder, image_size=config.data.image_size)
-    model = Autoencoder(encoder, config.decoder, config.pretext).to(device, memory_format=torch.channels_last)
+    model = Objective(encoder, config.decoder, config.pretext, augment=config.augment)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(weight_decay_groups(model, 0.05), lr=1e-3, fused=True)
 
     def step(batch: Batch) -> None:
-        example = config.pretext.corrupt(config.augment(batch.images.to(device)), encoder)
         with autocast(device, dtype):
-            losses = model(example)
+            losses = model(batch.images.to(device))
         sum(losses.values()).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

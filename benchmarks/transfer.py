@@ -17,6 +17,7 @@ from typing import Any
 
 from record import record
 
+from common.config import validate
 from common.runs.logs import setup_console
 from finetune.config import ProbeConfig
 from finetune.probe import probe
@@ -42,7 +43,7 @@ def main() -> None:
     for name, fit in FITS.items():
         source = {"source": f"parquet:{given.data}/train-*.parquet", "image_size": SIZE}
         pretrained = pretrain(
-            PretrainConfig.model_validate({"out": given.out / name, "overwrite": True, "data": source, "fit": fit})
+            validate(PretrainConfig, {"out": given.out / name, "overwrite": True, "data": source, "fit": fit})
         )
         probing = {
             "out": given.out / f"{name}-probe",

@@ -38,7 +38,7 @@ class AugmentConfig(Config):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images ``[B 3 H W]``, uint8 0..255 or float 0..1 -> float32 0..1, same shape."""
-        images = images.float() if images.is_floating_point() else to_float(images)
+        images = to_float(images)
         if self.crop is not None:
             images = self._crop(images, self.crop)
         elif self.flip:
@@ -71,6 +71,9 @@ class AugmentConfig(Config):
         images = images * bright
         images = torch.lerp(images.mean(dim=(1, 2, 3), keepdim=True), images, contrast)
         return torch.lerp(images.mean(dim=1, keepdim=True), images, colour).clamp(0, 1)
+
+
+WHOLE = AugmentConfig(crop=None, flip=False)  # images as they are
 
 
 def _coin(images: Tensor) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -27,6 +28,16 @@ class Config(BaseModel):
     """A frozen block of settings. Unknown keys are errors, so a misspelled key is never ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def variant(cls, values: Mapping[str, Any]) -> type[Self]:
+        """The class that ``values`` are meant for, where a block has several; see ``validate``."""
+        return cls
+
+    @classmethod
+    def about_unknown(cls, key: str) -> str:
+        """What to say of a key that this block does not have, where there is something better than its nearest name."""
+        return ""
 
 
 C = TypeVar("C", bound=Config)
@@ -88,11 +99,11 @@ def apply_overrides(tree: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 def validate(schema: type[C], values: Mapping[str, Any], origin: str = "the config") -> C:
     """Validate plain ``values``; every problem is reported in one message with its dotted key."""
+    schema = schema.variant(values)
     try:
         return schema.model_validate(dict(values))
     except ValidationError as error:
-        found = [line for item in error.errors(include_url=False) for line in _problems(schema, item)]
-        problems = list(dict.fromkeys(found))
+        problems = list(dict.fromkeys(_all_problems(schema, values, error)))
         count = f"{len(problems)} error{'s' if len(problems) > 1 else ''}"
         raise UserError(*problems, title=f"Found {count} in {origin}:") from None
 
@@ -117,6 +128,29 @@ def _resolved(tree: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
+def _all_problems(schema: type[Config], values: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
+    """Every problem as a plain line, also those that pydantic finds only once unknown keys are out of its way."""
+    items = error.errors(include_url=False)
+    for item in items:
+        yield from _problems(schema, item)
+    unknown = [item["loc"] for item in items if item["type"] == "extra_forbidden"]
+    if unknown:
+        rest = copy.deepcopy(dict(values))
+        for location in unknown:
+            _remove(rest, _walk(schema, [str(part) for part in location])[0])
+        try:
+            schema.model_validate(rest)
+        except ValidationError as further:
+            yield from _all_problems(schema, rest, further)
+
+
+def _remove(tree: Any, path: Sequence[str]) -> None:
+    """Take the key at the end of ``path`` out of nested mappings and lists."""
+    for part in path[:-1]:
+        tree = tree[int(part)] if isinstance(tree, Sequence) else tree[part]
+    del tree[path[-1]]
+
+
 def _problems(schema: type[Config], item: Any) -> list[str]:
     """One pydantic error as plain lines: dotted key, what is wrong, and the nearest name there is."""
     several = item.get("ctx", {}).get("error")
@@ -132,7 +166,10 @@ def _problem(schema: type[Config], item: Any) -> str:
     kind, context, given = item["type"], item.get("ctx", {}), item.get("input")
     if kind == "extra_forbidden":
         _, block = _walk(schema, location[:-1])
-        beside = [name for model in _models_in(block) for name in model.model_fields]
+        models = _models_in(block)
+        for about in filter(None, (model.about_unknown(location[-1]) for model in models)):
+            return f"{key}: {about}"
+        beside = [name for model in models for name in model.model_fields]
         return f"{key}: unknown key{_nearest(location[-1], beside)}"
     if kind == "missing":
         return f"{key}: required, but not given"

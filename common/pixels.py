@@ -19,8 +19,8 @@ def in_chunks(images: Tensor) -> tuple[Tensor, ...]:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 0..1, any shape, on its own device."""
-    return images.float() / 255
+    """uint8 0..255 -> float32 0..1, any shape, on its own device; floats, in [0, 1] already, become float32."""
+    return images.float() if images.is_floating_point() else images.float() / 255
 
 
 def to_uint8(images: Tensor) -> Tensor:

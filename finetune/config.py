@@ -12,7 +12,8 @@ from common.augment import AugmentConfig
 from common.config import Config
 from common.corruptions import AnyCorruption, Gaussian, Gray, Holes
 from common.encoders import EncoderConfig
-from common.engine.loop import LoopConfig
+from common.engine.settings import GradientConfig
+from common.machine.precision import Precision
 from common.runs.folder import StageConfig
 from finetune.data import LabelledData
 from finetune.pooling import POOLINGS
@@ -85,6 +86,7 @@ class ProbeConfig(StageConfig):
     """``retouch probe``: measure a frozen encoder on labelled tasks."""
 
     encoder: Path
+    precision: Precision = "auto"
     data: LabelledData = LabelledData()
     more_data: tuple[LabelledData, ...] = ()  # further data sets for the same encoder
     probe: LinearConfig = LinearConfig()
@@ -114,6 +116,7 @@ class EmbedConfig(StageConfig):
     """``retouch embed``: features of a frozen encoder as ``OUT/features.parquet``."""
 
     encoder: Path
+    precision: Precision = "auto"
     data: EmbedData = EmbedData()
     layer: LayerChoice = -1
     pooling: PoolingName = "avg"
@@ -146,7 +149,7 @@ class CompareConfig(Config):
     from_scratch: bool = True  # the same network and recipe from random initialisation
 
 
-class FinetuneConfig(LoopConfig):
+class FinetuneConfig(StageConfig, GradientConfig):
     """``retouch finetune``: train the whole encoder with a new head on labelled images."""
 
     encoder: StartConfig

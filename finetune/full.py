@@ -13,13 +13,14 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.augment import AugmentConfig
 from common.config import load_config
-from common.data import Batch, Images, Loader, in_order
+from common.data import Images, Loader, in_order
 from common.encoders import Classifier, build_encoder, layer_decay_groups
 from common.encoders.base import Encoder
 from common.encoders.folder import export_classifier, export_encoder, load_encoder, random_twin, read_encoder_card
-from common.engine.learner import decayed_names
-from common.engine.loop import Periodic, Trained, train
+from common.engine.gradient import GradientLearner, decayed_names
+from common.engine.loop import Periodic, Trained, learn
 from common.engine.schedule import seed_step
 from common.errors import together
 from common.files import write_json
@@ -48,17 +49,23 @@ class Split(NamedTuple):
 
 
 class Supervised(nn.Module):
-    """Cross-entropy of a classifier, as the loop wants it."""
+    """The objective of fine-tuning: augment, classify, and score by cross-entropy."""
 
-    def __init__(self, classifier: Classifier, label_smoothing: float) -> None:
+    def __init__(self, classifier: Classifier, label_smoothing: float, augment: AugmentConfig) -> None:
         super().__init__()
-        self.classifier, self.label_smoothing = classifier, label_smoothing
+        self.classifier, self.label_smoothing, self.augment = classifier, label_smoothing, augment
 
-    def forward(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """Images ``[B 3 S S]`` in [0, 1] and labels ``[B]`` -> the named loss."""
-        images, labels = batch
-        logits = self.classifier(images).float()
+    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Images uint8 ``[B 3 S S]`` and labels ``[B]`` -> the named loss."""
+        logits = self.classifier(self.augmented(images)).float()
         return {"cross_entropy": F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)}
+
+    # random numbers gain nothing from compiling, and stay those of eager
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def augmented(self, images: Tensor) -> Tensor:
+        """uint8 0..255 -> float32 0..1, whatever the autocast."""
+        with torch.autocast(images.device.type, enabled=False):
+            return self.augment(images)
 
 
 def command(path: str, overrides: Sequence[str]) -> Result:
@@ -151,7 +158,6 @@ def _open(config: FinetuneConfig) -> Sources:
 
 def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, run: Run) -> Result | None:
     here, data = run.world, config.data
-    device = here.device
 
     # data
     images = load_labelled(sources, data, data.image_size or encoder.image_size, config.seed)
@@ -171,27 +177,20 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     # model
     seed_step(config.seed, 1)  # the new head starts the same in every process
     classifier = Classifier(encoder, train_labels.names)
-    model = Supervised(classifier, config.label_smoothing).to(device)
+    model = Supervised(classifier, config.label_smoothing, config.augment)
     log.info("%s: %d classes, %d to train on, %d to choose on", task, len(train_labels.names), len(fit), len(held))
-
-    def prepare(batch: Batch) -> tuple[Tensor, Tensor]:
-        assert batch.labels is not None
-        pixels = config.augment(batch.images.to(device, non_blocking=True))  # uint8 0..255 -> float 0..1
-        return pixels, batch.labels.to(device, non_blocking=True)
 
     def evaluate(step: int) -> dict[str, float]:
         answers, labels = _predict(classifier, validation, config, here)
         return {"val/accuracy": float(accuracy(answers, labels))}
 
     # train, keeping the weights that validation likes best
-    training = train(
-        model,
-        prepare,
+    training = learn(
+        GradientLearner(model, config, here, groups=decayed_groups(model, config)),
         loader,
         config,
         run,
         title=f"finetune {task}",
-        groups=decayed_groups(model, config),
         periodic=[Periodic(config.evaluate_every, evaluate, select="val/accuracy")],
     )
     if not training.finished:

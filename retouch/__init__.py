@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from common.encoders.base import Encoder
-    from pretrain.linear import Fit
-    from pretrain.run import Pretrained
+    from pretrain.linear.base import LinearMethod
+    from pretrain.results import Pretrained
 
 __all__ = ["UserError", "embed", "finetune", "fit", "load_encoder", "pretrain", "probe"]
 
@@ -72,7 +72,7 @@ def embed(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> P
 
 
 def fit(
-    config: Fit | Mapping[str, Any],
+    config: LinearMethod | Mapping[str, Any],
     images: Tensor,
     other: Tensor | None = None,
     *,
@@ -97,11 +97,11 @@ def fit(
     Raises:
         UserError: with every problem of the settings and the images.
     """
-    from pretrain.linear import OneFit
-    from pretrain.linear import fit as work
+    from pretrain.linear import OneMethod
+    from pretrain.memory import fit as work
 
-    chosen = validate(OneFit, {"fit": dict(config)}).fit if isinstance(config, Mapping) else config
-    return work(chosen, images, other, steps=steps, batch_size=batch_size, seed=seed)
+    method = validate(OneMethod, {"fit": dict(config)}).fit if isinstance(config, Mapping) else config
+    return work(method, images, other, steps=steps, batch_size=batch_size, seed=seed)
 
 
 def load_encoder(folder: str | Path) -> Encoder:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from common.config import validate
 from common.errors import UserError
 from common.files import write_text
 from common.machine.cores import leave_busy_cores
@@ -101,12 +102,12 @@ def demo(out: str | Path = "runs/demo") -> list[dict[str, Any]]:
 
 
 def _anew(settings: dict[str, Any]) -> PretrainConfig:
-    return PretrainConfig.model_validate({**settings, "overwrite": True})
+    return validate(PretrainConfig, {**settings, "overwrite": True})
 
 
 def _continued(settings: dict[str, Any]) -> PretrainConfig:
     """Resumed where a run of the same settings was stopped."""
-    resumed = PretrainConfig.model_validate({**settings, "resume": True})
+    resumed = validate(PretrainConfig, {**settings, "resume": True})
     try:
         check_out(resumed)
     except UserError:  # left by another version of the demo

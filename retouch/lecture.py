@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from common.config import validate
 from common.data import build_source, load_images
 from common.encoders.folder import load_encoder
 from common.encoders.sparse_code import SparseCode
@@ -129,8 +130,9 @@ def lecture(out: str | Path = "runs/lecture") -> list[dict[str, Any]]:
 
 def _pretrain(out: Path, name: str, settings: dict[str, Any]) -> None:
     pretrain(
-        PretrainConfig.model_validate(
-            {"out": out / name, "overwrite": True, "wandb": {"group": out.name, "name": name}, **settings}
+        validate(
+            PretrainConfig,
+            {"out": out / name, "overwrite": True, "wandb": {"group": out.name, "name": name}, **settings},
         )
     )
 

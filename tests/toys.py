@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from common.data import Batch, Images, Labels, Source
-from common.engine.loop import LoopConfig
+from common.data import Images, Labels, Source
+from common.engine.settings import GradientConfig
+from common.runs.folder import StageConfig
 
 
 class RandomSource(Source):
@@ -46,11 +48,25 @@ def noise_images(length: int = 40, size: int = 8) -> Images:
     return Images(source, size, torch.arange(length), source.pixels)
 
 
+Example = tuple[Tensor, Tensor]  # damaged, clean
+
+
+def noisy(images: Tensor) -> Example:
+    """Random damage of uint8 images from the global generator, as real pretexts draw theirs."""
+    clean = images.float() / 255
+    return clean + 0.1 * torch.randn_like(clean), clean
+
+
+class ToyConfig(StageConfig, GradientConfig):
+    """A stage that trains by gradient, and nothing else."""
+
+
 class ToyAutoencoder(nn.Module):
     """A convolutional autoencoder with dropout, so that a lost random state shows; no BatchNorm unless asked."""
 
-    def __init__(self, norm: bool = False, dropout: float = 0.1) -> None:
+    def __init__(self, norm: bool = False, dropout: float = 0.1, prepare: Callable[[Tensor], Example] = noisy) -> None:
         super().__init__()
+        self.prepare = prepare
         self.net = nn.Sequential(
             nn.Conv2d(3, 8, 3, padding=1),
             nn.BatchNorm2d(8) if norm else nn.Identity(),
@@ -59,18 +75,12 @@ class ToyAutoencoder(nn.Module):
             nn.Conv2d(8, 3, 3, padding=1),
         )
 
-    def forward(self, example: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        damaged, clean = example
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        damaged, clean = self.prepare(images)
         return {"restore": (self.net(damaged).float() - clean).square().mean()}
 
 
-def noisy(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Random damage from the global generator, as real pretexts draw theirs."""
-    clean = batch.images.float() / 255
-    return clean + 0.1 * torch.randn_like(clean), clean
-
-
-def loop_config(out: Path, **changes: Any) -> LoopConfig:
+def loop_config(out: Path, **changes: Any) -> ToyConfig:
     values: dict[str, Any] = {
         "out": out,
         "steps": 12,
@@ -81,4 +91,4 @@ def loop_config(out: Path, **changes: Any) -> LoopConfig:
         "checkpoint": {"every": 4},
         "wandb": {"mode": "disabled"},
     }
-    return LoopConfig.model_validate(values | changes)
+    return ToyConfig.model_validate(values | changes)

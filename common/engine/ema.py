@@ -22,6 +22,10 @@ class Ema:
         }
         self.tensors = {name: tensor.detach().clone() for name, tensor in self.live.items()}
 
+    def reset(self) -> None:
+        """Start over from the live weights, where they were set after construction."""
+        _copy(self.tensors, {name: tensor.detach() for name, tensor in self.live.items()})
+
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the live weights after optimizer step ``step`` (counted from 0)."""

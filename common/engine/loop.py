@@ -1,4 +1,4 @@
-"""The train loop, the same for pretraining and fine-tuning.
+"""The training loop, the same for pretraining and fine-tuning.
 
 One progress number, the step: data order, augmentation, corruption, dropout and learning rate are functions of
 (seed, step, rank). A run killed at any moment and resumed ends bit for bit like one never interrupted (same machine,
@@ -12,86 +12,38 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import psutil
 import torch
-from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
-from common.config import Config
-from common.data import Batch, Loader
+from common.data import Loader
 from common.engine.checkpoint import Checkpoint, copy_into, list_checkpoints, load_checkpoint, save_checkpoint
-from common.engine.learner import GradientLearner, Learner, weight_decay_groups
+from common.engine.learner import Learner
 from common.engine.progress import StepProgress
-from common.engine.schedule import learning_rate, seed_step
+from common.engine.settings import LoopConfig
 from common.errors import UserError
 from common.machine.cores import warn_of_busy_cores
-from common.machine.precision import resolve_precision
-from common.runs.folder import Run, StageConfig
+from common.runs.folder import Run
 
 log = logging.getLogger("retouch")
 
 
-class OptimConfig(Config):
-    """AdamW with linear warmup and a cosine to zero."""
-
-    weight_decay: float = Field(default=0.05, ge=0)  # not on biases, norms, tokens and positions
-    betas: tuple[float, float] = (0.9, 0.95)
-    warmup: float = Field(default=0.05, ge=0, lt=1)  # share of all steps
-    clip: float = Field(default=1.0, ge=0)  # gradient norm; 0 turns clipping off
-
-
-class CheckpointConfig(Config):
-    """How often to save, in steps, and how many to keep."""
-
-    every: int = Field(default=500, gt=0)
-    keep: int = Field(default=2, gt=0)
-
-
-class LoopConfig(StageConfig):
-    """Settings of the loop, common to every stage that trains."""
-
-    steps: int | None = Field(default=None, gt=0)
-    epochs: float | None = Field(default=None, gt=0)
-    base_lr: float = Field(default=1e-3, gt=0)  # per 256 images; the effective rate is base_lr * batch_size / 256
-    optim: OptimConfig = OptimConfig()
-    ema: float = Field(default=0.998, ge=0, lt=1)  # decay of the averaged weights that are exported; 0 turns it off
-    accumulate: int = Field(default=1, gt=0)  # micro-batches a step
-    compile: bool = False
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    log_every: int = Field(default=50, gt=0)  # steps between two lines of metrics.jsonl
-    log_seconds: float = Field(default=5.0, gt=0)  # seconds between two plain progress lines where there is no terminal
-
-    @model_validator(mode="after")
-    def _one_length(self) -> Self:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give steps or epochs, exactly one of them")
-        if self.batch_size % self.accumulate:
-            raise ValueError(
-                f"batch_size {self.batch_size} cannot be cut into accumulate={self.accumulate} equal parts"
-            )
-        return self
-
-    @property
-    def effective_lr(self) -> float:
-        """The learning rate at this batch size: ``base_lr`` is per 256 images."""
-        return self.base_lr * self.batch_size / 256
-
-
 @dataclass(frozen=True)
 class Periodic:
-    """Something to do every so many steps (and after the last), on rank 0, under the averaged weights in eval mode.
+    """Something to do every so many steps, on rank 0, under the averaged weights in eval mode.
 
-    ``call(step)`` returns metrics to log. With ``select``, the weights where that metric was highest are kept and
-    are what ``train`` leaves in the model.
+    ``call(step)`` returns metrics to log. With ``at_end`` it is done after the last step as well. With ``select``, the
+    weights where that metric was highest are kept, and are what ``learn`` leaves in the model.
     """
 
     every: int
     call: Callable[[int], Mapping[str, float]]
+    at_end: bool = True
     select: str | None = None
 
 
@@ -107,77 +59,24 @@ class Trained:
     best_step: int | None
 
 
-def train(
-    model: nn.Module,
-    prepare: Callable[[Batch], Any],
-    loader: Loader,
-    config: LoopConfig,
-    run: Run,
-    *,
-    title: str,
-    groups: Sequence[dict[str, Any]] | None = None,
-    periodic: Sequence[Periodic] = (),
-) -> Trained:
-    """Minimise the sum of ``model(prepare(batch))``'s named losses; leave the averaged (or best) weights in ``model``.
-
-    Args:
-        model: maps a prepared batch to a dict of scalar losses; every parameter that requires a gradient gets one.
-        prepare: uint8 batch -> what ``model`` takes, on the device; draws from torch's global generators.
-        groups: AdamW parameter groups, each with an optional ``lr_scale``; by default ``weight_decay_groups``.
-
-    Raises:
-        UserError: the loss or the gradient is no longer a finite number, or a checkpoint does not fit model or images.
-    """
-    device = run.world.device
-    dtype = resolve_precision(config.precision, device)
-    model.to(device)
-    model.to(memory_format=torch.channels_last)
-    learner = GradientLearner(
-        model,
-        groups if groups is not None else weight_decay_groups(model, config.optim.weight_decay),
-        run.world,
-        rate=config.effective_lr,
-        betas=config.optim.betas,
-        clip=config.optim.clip,
-        ema=config.ema,
-        dtype=dtype,
-        compiled=config.compile,
-    )
-    how = (
-        f"learning rate {config.effective_lr:.3g} (base_lr {config.base_lr:.3g} per 256 images), "
-        f"{str(dtype).removeprefix('torch.')}"
-    )
-    return learn(learner, prepare, loader, config, run, title=title, how=how, periodic=periodic)
-
-
 def learn(
     learner: Learner,
-    prepare: Callable[[Batch], Any],
     loader: Loader,
     config: LoopConfig,
     run: Run,
     *,
     title: str,
-    how: str = "",
     periodic: Sequence[Periodic] = (),
 ) -> Trained:
-    """The loop itself, whatever a step is: order, resumption, logging, checkpoints, signals.
+    """Take all steps, and leave the averaged (or best) weights in the learner's model.
 
-    Args:
-        learner: its model is on the device already.
-        how: what to say of the rule it learns by.
+    Raises:
+        UserError: a loss or gradient is no longer a finite number, or a checkpoint does not fit model or images.
     """
-    world, model = run.world, learner.model
-    device = world.device
-    parts = world.size * config.accumulate
-    if config.batch_size % parts:
-        raise UserError(
-            f"batch_size {config.batch_size} cannot be shared by {world.size} processes with "
-            f"accumulate={config.accumulate}; use a multiple of {parts}"
-        )
-    steps = config.steps or math.ceil((config.epochs or 0) * loader.steps_per_epoch)
+    world, model, device = run.world, learner.model, run.world.device
+    steps = config.total_steps(loader.steps_per_epoch) if learner.streams else 0
 
-    # resume
+    # start, or resume
     progress = _Progress()
     saved = list_checkpoints(run.checkpoints) if run.resumed else []
     if saved:
@@ -185,20 +84,22 @@ def learn(
         _check_data(checkpoint.facts["data"], loader, saved[-1])
         progress = _restore(checkpoint, learner, device)
         log.info("resumed from step %d (%s)", progress.step, saved[-1])
+    else:
+        began = time.perf_counter()
+        learner.start()
+        progress.seconds = time.perf_counter() - began
     run.cut_back(progress.step)
-    learner.begin()
+    learner.begin(steps)
 
-    log.info(
-        "%s: %d steps of %d images%s on %s%s",
-        title, steps, config.batch_size, f", {how}" if how else "", device,
-        f", {world.size} processes" if world.size > 1 else "",
-    )  # fmt: skip
-
-    if device.type == "cpu":
-        warn_of_busy_cores()
+    if steps:
+        rule = f", {learner.rule}" if learner.rule else ""
+        processes = f", {world.size} processes" if world.size > 1 else ""
+        log.info("%s: %d steps of %d images%s on %s%s", title, steps, config.batch_size, rule, device, processes)
+        if device.type == "cpu":
+            warn_of_busy_cores()
 
     def save() -> None:
-        if world.is_main:
+        if world.is_main and run.recorded:
             save_checkpoint(run.checkpoints, _snapshot(progress, learner, loader, run), config.checkpoint.keep)
 
     def act(task: Periodic, step: int) -> None:
@@ -217,18 +118,16 @@ def learn(
         world.barrier()
 
     # the loop
+    shown = world.is_main and run.recorded and progress.step < steps
     model.train()
     meter = _Meter(config.batch_size, progress.step)
     with (
-        _Stop() as stop,
-        StepProgress(title, steps, progress.step, seconds=config.log_seconds, enabled=world.is_main) as bar,
+        _Stop(enabled=run.recorded) as stop,
+        StepProgress(title, steps, progress.step, seconds=config.log_seconds, enabled=shown) as bar,
     ):
         for step, batch in zip(range(progress.step, steps), loader.stream(progress.step), strict=False):
-            rate = learning_rate(step, steps, config.optim.warmup, config.effective_lr)
-            losses, others = learner.step(
-                _examples(batch, prepare, config, step, world.rank), config.accumulate, rate, step
-            )
-            progress.count(losses, others)
+            losses, numbers = learner.step(batch, step)
+            progress.count(losses, numbers)
             progress.step = step + 1
             progress.window += 1
             last = progress.step == steps
@@ -237,7 +136,7 @@ def learn(
             saving = last or progress.step % config.checkpoint.every == 0
             # asking every process costs a collective, so several processes ask now and then
             stopping = world.any(stop.asked) if world.size == 1 or step % 8 == 0 else False
-            acting = [task for task in periodic if last or progress.step % task.every == 0]
+            acting = [task for task in periodic if (task.at_end if last else progress.step % task.every == 0)]
             if due or saving or stopping or acting:
                 # the mean of all processes takes the place of each one's sums: rank 0 saves it, all go on from it
                 progress.totals = {name: world.mean(total.clone()) for name, total in progress.totals.items()}
@@ -247,14 +146,15 @@ def learn(
                 for name, value in {"loss": loss, **means}.items():
                     if not math.isfinite(value):
                         raise UserError(
-                            f"the {name} is {value} at step {progress.step}: lower base_lr (now {config.base_lr:g}) or "
-                            f"set precision=float32; checkpoints in {run.checkpoints} are from before"
+                            f"the {name} is {value} at step {progress.step}: {learner.remedy}; checkpoints in "
+                            f"{run.checkpoints} are from before"
                         )
                 speed, memory = meter.read(progress, device)
                 if due:
                     named = {f"loss/{name}" if name in losses else name: value for name, value in means.items()}
                     whole = {"loss": loss} if losses else {}
-                    scheduled = {"lr": rate} if learner.uses_rate else {}
+                    rate = learner.rate(step)
+                    scheduled = {} if rate is None else {"lr": rate}
                     run.log(
                         {**whole, **named, **scheduled, "images_per_second": speed, "memory_gb": memory}, progress.step
                     )
@@ -327,10 +227,12 @@ class _Meter:
 class _Stop:
     """Turns the first SIGTERM or Ctrl-C into a wish to stop after this step; a second Ctrl-C interrupts as usual."""
 
-    def __enter__(self) -> _Stop:
-        self.asked = False
+    def __init__(self, *, enabled: bool) -> None:
+        self.asked, self.enabled = False, enabled
         self._old: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
+
+    def __enter__(self) -> _Stop:
+        if self.enabled and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._old[number] = signal.signal(number, self._ask)
         return self
@@ -343,22 +245,6 @@ class _Stop:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
-
-
-def _examples(batch: Batch, prepare: Callable[[Batch], Any], config: LoopConfig, step: int, rank: int) -> Iterator[Any]:
-    """Prepared micro-batches; the global generators are a function of (seed, step, rank, number) before each."""
-    for number, micro in enumerate(_split(batch, config.accumulate)):
-        seed_step(config.seed, step, rank, number)
-        yield prepare(micro)
-
-
-def _split(batch: Batch, parts: int) -> list[Batch]:
-    """Cut a batch into equal micro-batches."""
-    if parts == 1:
-        return [batch]
-    images, index = batch.images.chunk(parts), batch.index.chunk(parts)
-    labels = [None] * parts if batch.labels is None else batch.labels.chunk(parts)
-    return [Batch(*micro) for micro in zip(images, labels, index, strict=True)]
 
 
 def _snapshot(progress: _Progress, learner: Learner, loader: Loader, run: Run) -> Checkpoint:

@@ -19,7 +19,6 @@ from common.machine.distributed import World
 from common.errors import UserError
 from common.files import leftover, remove_folder, write_text
 from common.runs.logs import add_log_file
-from common.machine.precision import Precision
 from common.runs.tracking import Tracker, WandbConfig
 
 log = logging.getLogger("retouch")
@@ -43,7 +42,6 @@ class StageConfig(Config):
     out: Path
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=256, gt=0)  # global: over all processes and accumulated micro-batches
-    precision: Precision = "auto"
     resume: bool = False
     overwrite: bool = False
     wandb: WandbConfig = WandbConfig()
@@ -64,7 +62,13 @@ def in_group(config: S, provenance: Mapping[str, Any] | None = None) -> S:
 
 
 class Run:
-    """An opened run folder with its tracker and metrics file. Ranks other than 0 hold it too, and write nothing."""
+    """An opened run folder with its tracker and metrics file. Ranks other than 0 hold it too, and write nothing.
+
+    Attributes:
+        recorded: whether it leaves checkpoints, logs and metrics, and listens to the signals that stop it.
+    """
+
+    recorded: ClassVar[bool] = True
 
     def __init__(self, folder: Path, world: World, tracker: Tracker | None, resumed: bool) -> None:
         self.folder, self.world, self.tracker, self.resumed = folder, world, tracker, resumed

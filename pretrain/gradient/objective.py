@@ -1,10 +1,11 @@
-"""The autoencoder: an encoder, a decoder, the pretext that says what they are for, and penalties on the code."""
+"""The objective of an autoencoder: augment, corrupt, encode, decode and score, in one module."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from common.augment import AugmentConfig
 from common.encoders.base import Encoder, TokenEncoder
 from common.encoders.linear import Linear
 from common.encoders.vector import VectorEncoder
@@ -13,17 +14,17 @@ from common.pixels import in_chunks
 from pretrain.gradient.decoders import DecoderConfig, LinearDecoder, TransformerDecoder, build_decoder
 from pretrain.gradient.example import Example
 from pretrain.gradient.penalty import PenaltyConfig
-from pretrain.gradient.pretexts.base import Pretext, State
+from pretrain.gradient.pretexts.base import Pretext
 from pretrain.gradient.pretexts.restore import Restore
 from pretrain.linear.diagonal import diagonal_autoencoder
 from pretrain.report.explained import Explained
 
 
-class Autoencoder(nn.Module):
-    """``d(f(g(c(x))), t(x)) + λ ‖g(c(x))‖₁ + γ ‖W‖²_F`` as named losses.
+class Objective(nn.Module):
+    """``d(f(g(c(x))), t(x)) + λ ‖g(c(x))‖₁ + γ ‖W‖²_F`` of images ``x``, as named losses.
 
-    What the pretext learns from data (``fit``) is kept in buffers ``state_<name>``: saved with the weights, moved with
-    the module.
+    What the pretext learns from data (``fit``) lies in buffers ``state_<name>``: saved with the weights, moved with the
+    module. All randomness comes from torch's global generators.
 
     Raises:
         UserError: no decoder of this kind can serve this encoder and pretext, or the penalties do not fit the encoder.
@@ -34,11 +35,11 @@ class Autoencoder(nn.Module):
         encoder: Encoder,
         decoder: DecoderConfig,
         pretext: Pretext,
-        state: State | None = None,
         penalty: PenaltyConfig | None = None,
+        augment: AugmentConfig | None = None,
     ) -> None:
         super().__init__()
-        self.penalty = penalty or PenaltyConfig()
+        self.penalty, self.augment = penalty or PenaltyConfig(), augment or AugmentConfig(crop=None, flip=False)
         if problems := self.penalty.check(encoder.name):
             raise UserError(*problems)
         sparse = bool(self.penalty.l1) or encoder.code_kept is not None
@@ -61,12 +62,55 @@ class Autoencoder(nn.Module):
             raise UserError(
                 "penalty.dictionary is for the atoms of decoder.kind=linear: set it, or leave the penalty out"
             )
-        self._keep(state or {})
+        blank = pretext.blank_state(encoder.image_size)
+        self._state_names = tuple(blank)
+        for name, value in blank.items():
+            self.register_buffer(f"state_{name}", value)
+
+    # ---- images to losses
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Images ``[B 3 S S]``, uint8 0..255 or float 0..1 -> named losses, each a scalar; their sum is minimised."""
+        example = self.corrupt(images)
+        prediction, code = self.predict(example)
+        losses = {"restore": self.pretext.loss(prediction, example, self.state)}
+        if self.penalty.l1:
+            losses["sparsity"] = self.penalty.l1 * code.float().abs().flatten(1).sum(1).mean()
+        if self.penalty.dictionary:
+            assert isinstance(self.decoder, LinearDecoder)
+            losses["dictionary"] = self.penalty.dictionary * self.decoder.weight.square().sum()
+        return losses
+
+    # random numbers and colour tables gain nothing from compiling, and stay those of eager
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def corrupt(self, images: Tensor) -> Example:
+        """Images ``[B 3 S S]``, uint8 0..255 or float 0..1 -> augmented and damaged; float32 whatever the autocast."""
+        with torch.autocast(images.device.type, enabled=False):
+            return self.pretext.corrupt(self.augment(images), self.encoder)
+
+    def predict(self, example: Example) -> tuple[Tensor, Tensor]:
+        """What the decoder makes of the damaged input ``[B K h' w']``, and the code: the last map, or tokens."""
+        if isinstance(self.decoder, TransformerDecoder):
+            if example.visible is None:
+                tokens = self.encoder(example.input).flatten(2).transpose(1, 2)
+            else:
+                assert isinstance(self.encoder, TokenEncoder), "only an encoder of tokens can have some dropped"
+                tokens = self.encoder.tokens(example.input, example.visible)
+            return self.decoder(tokens, example.visible), tokens
+        maps = self.encoder.layers(example.input)
+        return self.decoder(maps), maps[-1]
+
+    # ---- what is learned from a sample, before the first step
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """What the pretext learned from data."""
+        return {name: self.get_buffer(f"state_{name}") for name in self._state_names}
 
     @property
     def fits(self) -> bool:
         """Whether ``fit`` has anything to learn."""
-        return self.pretext.fits or isinstance(self.encoder, VectorEncoder) or self._dictionary is not None
+        return bool(self._state_names) or isinstance(self.encoder, VectorEncoder) or self._dictionary is not None
 
     @property
     def _dictionary(self) -> LinearDecoder | None:
@@ -74,14 +118,16 @@ class Autoencoder(nn.Module):
         decoder = self.decoder
         return decoder if isinstance(decoder, LinearDecoder) and isinstance(self.pretext, Restore) else None
 
+    @torch.no_grad()
     def fit(self, images: Tensor) -> None:
-        """Let the pretext learn what it needs from a sample of training images ``[N 3 H W]`` in [0, 1].
+        """Learn from a sample of training images ``[N 3 S S]`` in [0, 1] what the first step needs.
 
-        Codes of images as vectors are centred, atoms start as cells of images, and a linear encoder with a linear
-        decoder starts at the best code of each principal component by itself, which stochastic gradient alone does not
-        reach in thousands of steps.
+        The pretext fits its statistics. Codes of images as vectors are centred, atoms start as cells of images, and a
+        linear encoder with a linear decoder starts at the best code of each principal component by itself, which
+        stochastic gradient alone does not reach in thousands of steps.
         """
-        self._keep(self.pretext.fit(images))
+        for name, value in self.pretext.fit(images).items():
+            self.get_buffer(f"state_{name}").copy_(value)
         if isinstance(self.encoder, VectorEncoder):
             self.encoder.fit_centre(images)
         if self._dictionary is not None:
@@ -89,61 +135,30 @@ class Autoencoder(nn.Module):
             if isinstance(self.encoder, Linear):
                 self._start_diagonal(self.encoder, self._dictionary, images)
 
-    @torch.no_grad()
     def _start_diagonal(self, encoder: Linear, decoder: LinearDecoder, images: Tensor) -> None:
         assert isinstance(self.pretext, Restore)
-        # penalties are beside an error summed over an image; where it is averaged they weigh so many times more
+        # penalties stand next to an error summed over an image; where it is averaged they weigh so many times more
         share = 1 if self.pretext.distance == "squared" else encoder.dimension
         l1, gamma = self.penalty.l1 * share, self.penalty.dictionary * share
         weight, atoms = diagonal_autoencoder(encoder.vectors(images), l1, gamma or None)
         kept = min(len(weight), len(encoder.code.weight))
-        # entries that are left over say nothing yet, and wait with the atoms they have
+        # entries that are left over code nothing yet, and keep the atoms they have
         encoder.code.weight.zero_()[:kept] = weight[:kept].to(encoder.code.weight)
-        decoder.weight.flatten(1)[:kept] = atoms.T[:kept].to(decoder.weight)
+        decoder.weight[:kept] = atoms.T[:kept].to(decoder.weight).view_as(decoder.weight[:kept])
 
-    def _keep(self, state: State) -> None:
-        self._state_names = tuple(state)
-        for name, value in state.items():
-            self.register_buffer(f"state_{name}", value)
-
-    @property
-    def state(self) -> dict[str, Tensor]:
-        """What the pretext learned from data."""
-        return {name: getattr(self, f"state_{name}") for name in self._state_names}
-
-    def forward(self, example: Example) -> dict[str, Tensor]:
-        """Named losses, each a scalar; their sum is minimised."""
-        if isinstance(self.decoder, TransformerDecoder):
-            return {"restore": self.pretext.loss(self.predict(example), example, self.state)}
-        maps = self.encoder.layers(example.input)
-        losses = {"restore": self.pretext.loss(self.decoder(maps), example, self.state)}
-        if self.penalty.l1:
-            losses["sparsity"] = self.penalty.l1 * maps[-1].float().abs().flatten(1).sum(1).mean()
-        if self.penalty.dictionary:
-            assert isinstance(self.decoder, LinearDecoder)
-            losses["dictionary"] = self.penalty.dictionary * self.decoder.weight.square().sum()
-        return losses
-
-    def predict(self, example: Example) -> Tensor:
-        """What the decoder makes of the damaged input, ``[B K h' w']``."""
-        prediction: Tensor
-        if not isinstance(self.decoder, TransformerDecoder):
-            prediction = self.decoder(self.encoder.layers(example.input))
-        elif example.visible is None:
-            prediction = self.decoder(self.encoder(example.input).flatten(2).transpose(1, 2))
-        else:
-            assert isinstance(self.encoder, TokenEncoder), "only an encoder of tokens can have some dropped"
-            prediction = self.decoder(self.encoder.tokens(example.input, example.visible), example.visible)
-        return prediction
+    # ---- for people to look at
 
     @torch.no_grad()
     def restore(self, images: Tensor) -> tuple[Example, Tensor]:
-        """Clean images ``[B 3 H W]`` in [0, 1] -> the damaged example, and restored RGB in [0, 1], same shape."""
+        """Clean images ``[B 3 S S]`` in [0, 1] -> the damaged example, and restored RGB in [0, 1], same shape.
+
+        The images are shown whole: they are not augmented.
+        """
         training = self.training
         self.eval()
         try:
             example = self.pretext.corrupt(images, self.encoder)
-            return example, self.pretext.picture(self.predict(example), example, self.state)
+            return example, self.pretext.picture(self.predict(example)[0], example, self.state)
         finally:
             self.train(training)
 
@@ -165,4 +180,5 @@ class Autoencoder(nn.Module):
         if not isinstance(self.pretext, Restore):
             return None
         device = self.encoder.mean.device
-        return torch.cat([self.predict(Example(*[some.to(device)] * 3)).float().cpu() for some in in_chunks(images)])
+        parts = [self.predict(Example(*[some.to(device)] * 3))[0] for some in in_chunks(images)]
+        return torch.cat([part.float().cpu() for part in parts])

@@ -1,4 +1,7 @@
-"""The linear family: methods that learn by a rule of their own instead of a gradient."""
+"""The linear family: methods that learn by a rule of their own instead of a gradient.
+
+To add one: write its settings and learner in a file here, and name it in ``AnyLinear``.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +10,20 @@ from typing import Annotated
 from pydantic import Field
 
 from common.config import Config
-from pretrain.linear.base import Fit, FitLearner
-from pretrain.linear.memory import fit
+from pretrain.linear.cca import Cca
+from pretrain.linear.ica import Ica
 from pretrain.linear.patch_dictionary import PatchDictionaryFit
-from pretrain.linear.projections import Cca, Ica, Pca
+from pretrain.linear.pca import Pca
 from pretrain.linear.sparse_coding import SparseCoding
 from pretrain.linear.transfer import Tca
 
-AnyFit = Annotated[Pca | Ica | Cca | Tca | SparseCoding | PatchDictionaryFit, Field(discriminator="kind")]
+AnyLinear = Annotated[Pca | Ica | Cca | Tca | SparseCoding | PatchDictionaryFit, Field(discriminator="kind")]
 
 
-class OneFit(Config):
+class OneMethod(Config):
     """A method given alone, by its mapping."""
 
-    fit: AnyFit
+    fit: AnyLinear
 
 
-__all__ = [
-    "AnyFit",
-    "Cca",
-    "Fit",
-    "FitLearner",
-    "Ica",
-    "OneFit",
-    "PatchDictionaryFit",
-    "Pca",
-    "SparseCoding",
-    "Tca",
-    "fit",
-]
+__all__ = ["AnyLinear", "Cca", "Ica", "OneMethod", "PatchDictionaryFit", "Pca", "SparseCoding", "Tca"]

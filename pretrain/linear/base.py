@@ -1,122 +1,144 @@
-"""The contract of methods that are fitted by a rule of their own instead of a gradient: the linear family."""
+"""What the linear family shares: methods that learn by a rule of their own instead of a gradient."""
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 
-from common.config import Config
+from common.augment import AugmentConfig
+from common.data import Batch, Images
+from common.data.rows import even_rows
 from common.encoders import Encoder, EncoderConfig, build_encoder
-from common.engine.learner import Learner, Named
-from pretrain.report.explained import Explained
+from common.engine.learner import Named, StepResult
+from common.engine.schedule import seed_step
+from common.errors import UserError
+from common.machine.distributed import World
+from common.pixels import to_float
+from pretrain.gradient.example import Example
+from pretrain.method import Method, MethodLearner
+
+log = logging.getLogger("retouch")
 
 START_IMAGES = 2048  # a sample for what has to be known before the first batch: centre, whitening, first atoms
 
 
-class Fit(Config, ABC):
-    """Settings of one method; ``learner`` makes what learns by them.
-
-    Attributes:
-        one_pass: whether every image is to be seen once, so that ``epochs`` can only be 1.
-    """
+class LinearMethod(Method, ABC):
+    """Settings of one method of the linear family."""
 
     kind: str
-    one_pass: ClassVar[bool] = False
-
-    @property
-    def streams(self) -> bool:
-        """Whether it learns from batches, any number of them; others from one bounded sample (``sampled``)."""
-        return True
 
     @property
     def title(self) -> str:
-        """What messages call it."""
+        return self.kind
+
+    @property
+    def provenance(self) -> dict[str, JsonValue]:
+        return {"pretext": self.model_dump(mode="json")}
+
+    @property
+    def key(self) -> str:
         return f"fit.kind={self.kind}"
 
     @property
     def sampled(self) -> int:
-        """How many images ``FitLearner.start`` is shown at most; the field ``sample`` of methods that have one."""
-        return int(getattr(self, "sample", START_IMAGES))
+        """How many images ``initialise`` is shown at most; none where one pass over all images says everything."""
+        return 0 if self.one_pass else START_IMAGES
 
     def sample_rows(self, images: int, seed: int) -> Tensor:
-        """Which of so many ``images`` ``FitLearner.start`` is shown: at most ``sampled``, evenly spread, int64."""
+        """Which of so many ``images`` ``initialise`` is shown: at most ``sampled``, evenly spread, int64."""
         return even_rows(images, self.sampled)
-
-    def check(self, image_size: int, images: int) -> list[str]:
-        """What makes these settings unfit for so many ``images`` of this side, known before any is decoded."""
-        return []
-
-    def loaded_size(self, image_size: int) -> int:
-        """Side of the images to load for an encoder of ``image_size``."""
-        return image_size
 
     @abstractmethod
     def encoder_config(self) -> EncoderConfig:
-        """The encoder to be fitted."""
+        """The encoder that is to be fitted."""
 
+    @property
     @abstractmethod
-    def learner(self, encoder: Encoder, seed: int, total: int) -> FitLearner:
-        """What fits ``encoder``, which ``build`` made; ``total`` images are there."""
+    def learner(self) -> type[LinearLearner]:
+        """What fits that encoder."""
 
-    def build(self, image_size: int) -> Encoder:
-        """The encoder, not yet fitted; its weights start from torch's global generator.
+    def build(self, image_size: int, augment: AugmentConfig, world: World, seed: int) -> LinearLearner:
+        if world.size > 1:
+            raise UserError(f"{self.key} runs in one process: start it without torchrun")
+        seed_step(seed, 0)
+        encoder = build_encoder(self.encoder_config(), image_size=image_size)
+        return self.learner(encoder, self, augment, world, seed)
 
-        Raises:
-            UserError: it cannot serve at this image size.
-        """
-        return build_encoder(self.encoder_config(), image_size=image_size)
 
+class LinearLearner(MethodLearner):
+    """A method of the linear family at work.
 
-class FitLearner(Learner):
-    """A method at work. Statistics that are not part of the encoder are kept by ``tensors`` and ``restore``.
-
-    Attributes:
-        encoder: what is fitted and exported.
+    Statistics that are not part of the encoder are saved by ``tensors`` and read back by ``restore``.
     """
 
-    encoder: Encoder
+    method: LinearMethod
 
-    def __init__(self, encoder: Encoder) -> None:
-        self.encoder, self.model = encoder, nn.Module()
-        self.model.add_module("encoder", encoder)
+    def __init__(self, encoder: Encoder, method: LinearMethod, augment: AugmentConfig, world: World, seed: int) -> None:
+        self.encoder, self.method, self.augment, self.world, self.seed = encoder, method, augment, world, seed
+        self.title = method.title
         encoder.requires_grad_(False)
+        self.model = nn.Module()
+        self.model.add_module("encoder", encoder)
+        self.model.to(world.device)
 
-    def to(self, device: torch.device) -> None:
-        """Move model and statistics."""
-        self.model.to(device)
+    @property
+    def streams(self) -> bool:
+        return self.method.streams
 
-    def start(self, sample: Tensor, other: Tensor | None) -> None:
-        """What has to be known before the first batch, from a sample of training images ``[N 3 S S]`` in [0, 1].
+    def attach(self, images: Images, other: Images | None = None) -> None:
+        super().attach(images, other)
+        log.info(
+            "%s unlabeled images of %s; %s by %s",
+            f"{len(images):,}", images.source.spec, self.encoder.name, self.method.title,
+        )  # fmt: skip
 
-        Methods that do not stream are done with this. ``other`` is the second view or domain, where there is one.
+    @torch.no_grad()
+    def start(self) -> None:
+        if not self.method.sampled:
+            return
+        sample = self.sample(self.images)
+        if not self.method.streams:
+            log.info("%s is fitted on a sample of %s of them (seed %d)", self.method.key, f"{len(sample):,}", self.seed)
+        self.initialise(sample)
+
+    def initialise(self, sample: Tensor) -> None:
+        """Learn what has to be known before the first batch from a sample of training images ``[N 3 S S]`` in [0, 1].
+
+        Methods that do not stream are done with this.
         """
 
-    def step(self, examples: Iterable[Tensor], count: int, rate: float, step: int) -> tuple[Named, Named]:
-        """Learn from float images ``[B 3 S S]`` in [0, 1]; CCA's ``[B 6 S S]`` hold both views."""
-        parts = [self.learn(images, step) for images in examples]
-        losses, others = ([part[place] for part in parts] for place in (0, 1))
-        return _means(losses), _means(others)
+    def sample(self, images: Images) -> Tensor:
+        """The images that the method asks for first, ``[N 3 S S]`` in [0, 1], at the encoder's size, on the device."""
+        rows, size = self.method.sample_rows(len(images), self.seed), self.encoder.image_size
+        return to_float(images.rows(rows).to(self.world.device))[:, :, :size, :size]
+
+    @torch.no_grad()
+    def step(self, batch: Batch, step: int) -> StepResult:
+        seed_step(self.seed, step)
+        images = self.augment(batch.images.to(self.world.device, non_blocking=True))  # uint8 0..255 -> float 0..1
+        losses, numbers = self.learn(images, step, batch.index)
+        return StepResult(_double(losses), _double(numbers))
 
     @abstractmethod
-    def learn(self, images: Tensor, step: int) -> tuple[Named, Named]:
-        """One batch; losses and other numbers by name."""
+    def learn(self, images: Tensor, step: int, index: Tensor) -> StepResult:
+        """Learn from float images ``[B 3 S S]`` in [0, 1], which are the rows ``index`` ``[B]`` of the source."""
 
-    def reconstruct(self, images: Tensor) -> Tensor | None:
-        """Images ``[B 3 S S]`` as their codes give them back, same shape and scale; None where a code gives none."""
-        return None
-
-    def explain(self, images: Tensor) -> Explained | None:
-        """Atoms, and codes of patches of some images ``[N 3 S S]``; None where a code has no atoms."""
-        return None
+    def restored(self, images: Tensor) -> tuple[Example, Tensor] | None:
+        found = self.reconstruct(images)
+        return None if found is None else (Example(input=images, clean=images, target=images), found[0])
 
 
-def even_rows(length: int, count: int) -> Tensor:
-    """At most ``count`` of the rows 0..length-1, evenly spread, int64: of a folder sorted by class, some of each."""
-    return torch.linspace(0, length - 1, min(length, count), dtype=torch.float64).round().long()
+class SampleLearner(LinearLearner):
+    """A method that is fitted on one sample, and takes no steps."""
+
+    def learn(self, images: Tensor, step: int, index: Tensor) -> StepResult:
+        raise AssertionError(f"{self.method.kind} does not stream")
 
 
 def check_components(components: int, image_size: int, images: int) -> list[str]:
@@ -135,5 +157,14 @@ def check_components(components: int, image_size: int, images: int) -> list[str]
     ]
 
 
-def _means(parts: list[Named]) -> Named:
-    return {name: torch.stack([part[name].double() for part in parts]).mean() for name in parts[0]}
+@contextmanager
+def user_errors(method: LinearMethod) -> Iterator[None]:
+    """What the mathematics refuses (ValueError) becomes a message for the user that names the method."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"fit.kind={method.kind}: {error}") from None
+
+
+def _double(numbers: Mapping[str, Tensor]) -> Named:
+    return {name: value.double() for name, value in numbers.items()}

@@ -15,15 +15,18 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+from typing import Literal
 
 import torch
+from pydantic import Field
 from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from pretrain.linear.base import SampleLearner, user_errors
 from pretrain.linear.moments import Moments, check_rows
 from pretrain.linear.pca import pca
-from pretrain.linear.projection import Projection, check_components, signs
+from pretrain.linear.projection import ProjectedMethod, Projection, ProjectionLearner, check_components, signs
 
 log = logging.getLogger("retouch")
 
@@ -72,3 +75,51 @@ def ica(rows: Tensor, components: int, *, seed: int, max_steps: int = 200, toler
         back=back * sign,
         explained=back.square().sum(0) / total,
     )
+
+
+# ---- the method
+
+
+class Ica(ProjectedMethod):
+    """Independent components, by scikit-learn's FastICA on a bounded sample; a resumed run fits it again.
+
+    Attributes:
+        sample: images it is fitted on at most, drawn at random by the seed.
+    """
+
+    kind: Literal["ica"] = "ica"
+    sample: int = Field(default=20_000, ge=2)
+    max_steps: int = Field(default=200, gt=0)
+    tolerance: float = Field(default=1e-4, gt=0)
+
+    @property
+    def streams(self) -> bool:
+        return False
+
+    @property
+    def sampled(self) -> int:
+        return self.sample
+
+    def sample_rows(self, images: int, seed: int) -> Tensor:
+        drawn = torch.randperm(images, generator=torch.Generator().manual_seed(seed))[: self.sample]
+        return drawn.sort().values  # in the source's order, which reads quicker
+
+    def check(self, image_size: int, images: int) -> list[str]:
+        if self.sample < images and self.sample <= self.components:
+            return [f"fit.components={self.components}: it takes more images than fit.sample={self.sample}; raise it"]
+        return super().check(image_size, images)
+
+    @property
+    def learner(self) -> type[IcaLearner]:
+        return IcaLearner
+
+
+class IcaLearner(SampleLearner, ProjectionLearner):
+    """Is done once it has seen its sample."""
+
+    method: Ica
+
+    def initialise(self, sample: Tensor) -> None:
+        fit, rows = self.method, self.rows(sample)
+        with user_errors(fit):
+            self.settle(ica(rows, fit.components, seed=self.seed, max_steps=fit.max_steps, tolerance=fit.tolerance))

@@ -15,16 +15,18 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from common.augment import AugmentConfig
 from common.config import ProblemsError
+from common.data.rows import even_rows
 from common.encoders import Encoder, EncoderConfig
 from common.encoders.patch_dictionary import PatchDictionary, PatchDictionaryArgs, mirrored
-from common.engine.learner import Named
+from common.engine.learner import StepResult
+from common.machine.distributed import World
 from common.solvers import fista
-from pretrain.linear.base import Fit, FitLearner
+from pretrain.linear.base import LinearLearner, LinearMethod, user_errors
 from pretrain.linear.dictionary import DictionaryStatistics, replace_unused, unused_atoms, update_dictionary
 from pretrain.linear.ica import ica
 from pretrain.linear.sparse_coding import random_rows
-from pretrain.linear.told import told
 from pretrain.report.explained import Explained
 
 SAMPLE_PATCHES = 200_000  # patches that whitening is measured on
@@ -35,7 +37,7 @@ REPLACE_EVERY = 10  # steps
 Basis = Literal["random", "kmeans", "sparse_coding", "pca", "ica"]
 
 
-class PatchDictionaryFit(Fit):
+class PatchDictionaryFit(LinearMethod):
     """Settings.
 
     Attributes:
@@ -82,37 +84,32 @@ class PatchDictionaryFit(Fit):
         return self.learn in ("kmeans", "sparse_coding")
 
     @property
-    def title(self) -> str:
-        return f"{super().title} with learn={self.learn}"
+    def key(self) -> str:
+        return f"{super().key} with learn={self.learn}"
 
     def encoder_config(self) -> EncoderConfig:
         return EncoderConfig(name="patch_dictionary", model_args=self.network.model_dump())
 
-    def learner(self, encoder: Encoder, seed: int, total: int) -> FitLearner:
-        assert isinstance(encoder, PatchDictionary)
-        return PatchDictionaryLearner(encoder, self, seed)
+    @property
+    def learner(self) -> type[PatchDictionaryLearner]:
+        return PatchDictionaryLearner
 
 
-class PatchDictionaryLearner(FitLearner):
+class PatchDictionaryLearner(LinearLearner):
     """Whitening and a first dictionary in ``start``; k-means and sparse coding then stream."""
 
     encoder: PatchDictionary
+    method: PatchDictionaryFit
 
-    def __init__(self, encoder: PatchDictionary, fit: PatchDictionaryFit, seed: int) -> None:
-        super().__init__(encoder)
-        self.encoder, self.fit, self.seed = encoder, fit, seed
-        self._statistics(torch.device("cpu"))
-
-    def _statistics(self, device: torch.device) -> None:
+    def __init__(
+        self, encoder: Encoder, method: PatchDictionaryFit, augment: AugmentConfig, world: World, seed: int
+    ) -> None:
+        super().__init__(encoder, method, augment, world, seed)
         h, d = self.encoder.dictionary.shape
-        self.statistics = DictionaryStatistics(d, h, forgetting=self.fit.forgetting, device=device)
+        self.statistics = DictionaryStatistics(d, h, forgetting=method.forgetting, device=world.device)
 
-    def to(self, device: torch.device) -> None:
-        super().to(device)
-        self._statistics(device)
-
-    def start(self, sample: Tensor, other: Tensor | None) -> None:
-        encoder, fit = self.encoder, self.fit
+    def initialise(self, sample: Tensor) -> None:
+        encoder, fit = self.encoder, self.method
         generator = torch.Generator().manual_seed(self.seed)
         rows = self.cut(sample, max(1, SAMPLE_PATCHES // len(sample)), generator)
         if encoder.args.mirror:
@@ -128,7 +125,8 @@ class PatchDictionaryLearner(FitLearner):
                 atoms = vectors.T.flip(0)[:learned]  # the largest first; whitening keeps directions
             case "ica":
                 some = white[:: -(-len(white) // ICA_PATCHES)]
-                projection = told("patch_dictionary", lambda: ica(some, learned, seed=self.seed))
+                with user_errors(fit):
+                    projection = ica(some, learned, seed=self.seed)
                 # what a component is made of, as the other atoms are: the filters that find components in whitened
                 # patches are mostly noise, since ICA whitens once more, and wholly
                 atoms = projection.back.T
@@ -136,27 +134,27 @@ class PatchDictionaryLearner(FitLearner):
                 atoms = random_rows(white, learned, self.seed)
         encoder.dictionary.copy_(normalize(atoms.to(white), dim=1))
 
-    def learn(self, images: Tensor, step: int) -> tuple[Named, Named]:
+    def learn(self, images: Tensor, step: int, index: Tensor) -> StepResult:
         encoder = self.encoder
-        y = self.whitened(self.cut(images, self.fit.patches, None))
+        y = self.whitened(self.cut(images, self.method.patches, None))
         dictionary = encoder.dictionary.T.contiguous()  # [d h]
-        if self.fit.learn == "kmeans":
+        if self.method.learn == "kmeans":
             y, codes = self._nearest(y)
             losses = {"restore": (y - codes @ encoder.dictionary).square().sum(1).mean()}
         else:
-            codes = fista(y, dictionary, self.fit.strength, tolerance=1e-3)
+            codes = fista(y, dictionary, self.method.strength, tolerance=1e-3)
             restore = (y - codes @ encoder.dictionary).square().sum(1)
-            losses = {"restore": restore.mean(), "sparsity": self.fit.strength * codes.abs().sum(1).mean()}
+            losses = {"restore": restore.mean(), "sparsity": self.method.strength * codes.abs().sum(1).mean()}
         self.statistics.add(y, codes)
         fresh = update_dictionary(dictionary, self.statistics.codes_gram, self.statistics.cross)
         dead = unused_atoms(self.statistics.use)
         if step % REPLACE_EVERY == REPLACE_EVERY - 1 and bool(dead.any()):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-            use, present, candidates = self.statistics.use, fresh, y[: int(dead.sum())]
-            fresh = told(self.fit.kind, lambda: replace_unused(present, use, candidates, generator))
+            with user_errors(self.method):
+                fresh = replace_unused(fresh, self.statistics.use, y[: int(dead.sum())], generator)
             self.statistics.forget(dead)
         encoder.dictionary.copy_(fresh.T)
-        return losses, {"nonzeros": (codes != 0).sum(1).float().mean(), "unused_atoms": dead.sum()}
+        return StepResult(losses, {"nonzeros": (codes != 0).sum(1).float().mean(), "unused_atoms": dead.sum()})
 
     def _nearest(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """One atom a patch, by magnitude: patches ``[n d]``, mirrored where the mirrored atom fits better, and codes.
@@ -197,10 +195,12 @@ class PatchDictionaryLearner(FitLearner):
         super().restore(groups)
         self.statistics.load_state_dict(dict(groups["statistics"]))
 
+    @torch.no_grad()
     def explain(self, images: Tensor) -> Explained:
+        images = images.to(self.world.device)
         encoder, p = self.encoder, self.encoder.args.patch
         windows = images.unfold(2, p, p).unfold(3, p, p).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, p, p)
-        windows = windows[torch.linspace(0, len(windows) - 1, min(len(windows), EXPLAINED_PATCHES)).long()]
+        windows = windows[even_rows(len(windows), EXPLAINED_PATCHES).to(windows.device)]
         codes = encoder.signed(windows)
         if encoder.args.mirror:
             # a patch under the mirrored atom is the mirrored patch under the atom itself, and is shown so

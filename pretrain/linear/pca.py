@@ -8,11 +8,19 @@ variance 1, and multiplied by it on the way back: the reconstruction is the same
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
 import torch
 from torch import Tensor
 
+from common.augment import AugmentConfig
+from common.encoders import Encoder
+from common.engine.learner import StepResult
+from common.machine.distributed import World
+from pretrain.linear.base import user_errors
 from pretrain.linear.moments import Moments, check_rows
-from pretrain.linear.projection import Projection, check_components, signs
+from pretrain.linear.projection import ProjectedMethod, Projection, ProjectionLearner, check_components, signs
 
 
 def pca(moments: Moments, components: int, *, whiten: bool = False) -> Projection:
@@ -67,3 +75,44 @@ def whitened_codes(rows: Tensor, components: int) -> Tensor:
         raise ValueError(f"all {len(rows)} rows are the same: there is no variance to keep")
     codes: Tensor = basis[:, : min(components, rank)] * (len(rows) - 1) ** 0.5
     return codes
+
+
+# ---- the method
+
+
+class Pca(ProjectedMethod):
+    """Principal components: the projection that gives back most variance. One pass, float64 moments."""
+
+    kind: Literal["pca"] = "pca"
+    one_pass: ClassVar[bool] = True
+    whiten: bool = False  # scale every component to variance 1
+
+    @property
+    def learner(self) -> type[PcaLearner]:
+        return PcaLearner
+
+
+class PcaLearner(ProjectionLearner):
+    """Gathers moments, and solves them at the end."""
+
+    method: Pca
+
+    def __init__(self, encoder: Encoder, method: Pca, augment: AugmentConfig, world: World, seed: int) -> None:
+        super().__init__(encoder, method, augment, world, seed)
+        self.moments = Moments(self.encoder.dimension, world.device)
+
+    def learn(self, images: Tensor, step: int, index: Tensor) -> StepResult:
+        # the stream goes on into the next epoch: no image counts twice
+        self.moments.add(self.rows(images)[: max(0, len(self.images) - self.moments.count)])
+        return StepResult({}, {})
+
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        return {**super().tensors(), "moments": self.moments.state()}
+
+    def restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        super().restore(groups)
+        self.moments.load(dict(groups["moments"]))
+
+    def finish(self) -> None:
+        with user_errors(self.method):
+            self.settle(pca(self.moments, self.method.components, whiten=self.method.whiten))

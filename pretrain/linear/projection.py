@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from common.augment import AugmentConfig
+from common.encoders import Encoder, EncoderConfig
+from common.encoders.linear import Linear
+from common.machine.distributed import World
+from common.machine.memory import available_memory, gib
+from pretrain.linear.base import LinearLearner, LinearMethod
+from pretrain.linear.base import check_components as check_length
 from pretrain.linear.moments import BLOCK
+from pretrain.report.explained import Explained
+
+COPIES = 6  # of the moments, in memory at once while they are solved: 5.2 measured for PCA, 5.5 for CCA
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,3 +63,72 @@ def check_components(components: int, limit: int, given: str) -> None:
         raise ValueError(f"{given} allow no component at all")
     if not 1 <= components <= limit:
         raise ValueError(f"components is {components}; {given} allow 1 to {limit}")
+
+
+# ---- the methods that end as a projection
+
+
+class ProjectedMethod(LinearMethod, ABC):
+    """Whatever gives a ``linear`` encoder of ``components`` numbers, from float64 moments of the pixels.
+
+    Attributes:
+        moment_views: images whose pixels make one row of the moments.
+    """
+
+    moment_views: ClassVar[int] = 1
+    components: int = Field(default=64, ge=1, le=1 << 14)
+
+    def check(self, image_size: int, images: int) -> list[str]:
+        return check_length(self.components, image_size, images) + self._room(image_size)
+
+    def _room(self, image_size: int) -> list[str]:
+        """Why moments of images this large do not fit into memory; or nothing."""
+        columns, free = self.moment_views * 3 * image_size**2, available_memory()
+        if (need := 8 * COPIES * columns**2) <= free:
+            return []
+        most = int((free / (8 * COPIES)) ** 0.25 / (3 * self.moment_views) ** 0.5)
+        return [
+            f"fit.kind={self.kind} at {image_size} px solves for moments of {columns:,} x {columns:,} numbers, which "
+            f"takes {gib(need)} of memory, and {gib(free)} are free; lower data.image_size, to {most} at most"
+        ]
+
+    def encoder_config(self) -> EncoderConfig:
+        return EncoderConfig(name="linear", model_args={"code": self.components})
+
+
+class ProjectionLearner(LinearLearner):
+    """Ends by putting a ``Projection`` into a ``linear`` encoder; ``back`` ``[d h]`` is kept for pictures."""
+
+    encoder: Linear
+
+    def __init__(self, encoder: Encoder, method: LinearMethod, augment: AugmentConfig, world: World, seed: int) -> None:
+        super().__init__(encoder, method, augment, world, seed)
+        self.settled = False
+        self.model.register_buffer("back", self.encoder.code.weight.detach().T.clone())
+
+    def settle(self, projection: Projection) -> None:
+        """Take over a fitted projection."""
+        with torch.no_grad():
+            self.encoder.centre.copy_(projection.mean)
+            self.encoder.code.weight.copy_(projection.weight)
+            self.model.get_buffer("back").copy_(projection.back)
+        self.settled = True
+
+    def rows(self, images: Tensor) -> Tensor:
+        """Images as rows, nothing subtracted yet, ``[B d]``."""
+        return self.encoder.prepare(images).flatten(1)
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
+        if not self.settled:
+            return None  # a method of one pass has nothing to show before its end
+        back = self.model.get_buffer("back")
+        images = images.to(back.device)
+        rows: Tensor = self.encoder.centre + self.encoder(images).flatten(1).float() @ back.T
+        return rows.view(images.shape), self.encoder.vectors(images)
+
+    @torch.no_grad()
+    def explain(self, images: Tensor) -> Explained:
+        back = self.model.get_buffer("back")
+        atoms = back.T.reshape(-1, *images.shape[1:])
+        return Explained(atoms, self.encoder(images.to(back.device)).flatten(1).float(), images)

@@ -17,11 +17,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from common.augment import AugmentConfig
 from common.encoders import Encoder, EncoderConfig
 from common.encoders.sparse_code import SparseCode
 from common.encoders.vector import Centre
-from common.engine.learner import Named
-from pretrain.linear.base import Fit, FitLearner
+from common.engine.learner import StepResult
+from common.machine.distributed import World
+from pretrain.linear.base import LinearLearner, LinearMethod, user_errors
 from pretrain.linear.dictionary import (
     DictionaryStatistics,
     replace_unused,
@@ -29,7 +31,6 @@ from pretrain.linear.dictionary import (
     update_dictionary,
     worst_reconstructed,
 )
-from pretrain.linear.told import told
 from pretrain.report.explained import Explained
 
 REPLACE_EVERY = 10  # steps: an atom gets this long to be found useful before it is replaced
@@ -37,7 +38,7 @@ REPLACE_EVERY = 10  # steps: an atom gets this long to be found useful before it
 STEPS, GAP, SWEEPS = 30, 0.1, 2
 
 
-class SparseCoding(Fit):
+class SparseCoding(LinearMethod):
     """Settings; λ is for pixels in [0, 1].
 
     Attributes:
@@ -69,37 +70,30 @@ class SparseCoding(Fit):
         keys = ("atoms", "penalty", "strength", "top_k", "centring")
         return EncoderConfig(name="sparse_code", model_args={key: getattr(self, key) for key in keys})
 
-    def learner(self, encoder: Encoder, seed: int, total: int) -> FitLearner:
-        assert isinstance(encoder, SparseCode)
-        return SparseCodingLearner(encoder, self, seed)
+    @property
+    def learner(self) -> type[SparseCodingLearner]:
+        return SparseCodingLearner
 
 
-class SparseCodingLearner(FitLearner):
+class SparseCodingLearner(LinearLearner):
     """Minibatches for W and its moments A, B."""
 
     encoder: SparseCode
+    method: SparseCoding
 
-    def __init__(self, encoder: SparseCode, fit: SparseCoding, seed: int) -> None:
-        super().__init__(encoder)
-        self.encoder, self.fit, self.seed = encoder, fit, seed
-        self._statistics(torch.device("cpu"))
-
-    def _statistics(self, device: torch.device) -> None:
+    def __init__(self, encoder: Encoder, method: SparseCoding, augment: AugmentConfig, world: World, seed: int) -> None:
+        super().__init__(encoder, method, augment, world, seed)
         d, h = self.encoder.dictionary.shape
-        self.statistics = DictionaryStatistics(d, h, forgetting=self.fit.forgetting, device=device)
+        self.statistics = DictionaryStatistics(d, h, forgetting=method.forgetting, device=world.device)
 
-    def to(self, device: torch.device) -> None:
-        super().to(device)
-        self._statistics(device)
-
-    def start(self, sample: Tensor, other: Tensor | None) -> None:
+    def initialise(self, sample: Tensor) -> None:
         """Atoms begin as images of the sample, a function of the seed."""
         self.encoder.fit_centre(sample)
         rows = self.encoder.vectors(sample)
         self.encoder.dictionary.copy_(random_rows(rows, self.encoder.args.atoms, self.seed).T)
 
-    def learn(self, images: Tensor, step: int) -> tuple[Named, Named]:
-        x, encoder, fit = self.encoder.vectors(images), self.encoder, self.fit
+    def learn(self, images: Tensor, step: int, index: Tensor) -> StepResult:
+        x, encoder, fit = self.encoder.vectors(images), self.encoder, self.method
         codes = encoder.solve(x, steps=STEPS, tolerance=GAP)
         restore = (x - codes @ encoder.dictionary.T).square().sum(1).mean()
         losses = {"restore": restore, "sparsity": self.penalty(codes).mean()}
@@ -118,17 +112,17 @@ class SparseCodingLearner(FitLearner):
         if step % REPLACE_EVERY == REPLACE_EVERY - 1 and bool(dead.any()):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
             candidates = worst_reconstructed(x, encoder.dictionary, codes, int(dead.sum()))
-            use, present = self.statistics.use, fresh
-            fresh = told(fit.kind, lambda: replace_unused(present, use, candidates, generator))
+            with user_errors(fit):
+                fresh = replace_unused(fresh, self.statistics.use, candidates, generator)
             self.statistics.forget(dead)
         encoder.dictionary.copy_(fresh)
-        return losses, {"nonzeros": (codes != 0).sum(1).float().mean(), "unused_atoms": dead.sum()}
+        return StepResult(losses, {"nonzeros": (codes != 0).sum(1).float().mean(), "unused_atoms": dead.sum()})
 
     def penalty(self, codes: Tensor) -> Tensor:
         """λ ‖s‖₁ or λ ‖s‖₀ of each row ``[B]``; with a budget of atoms there is none."""
-        if self.fit.penalty == "l1":
-            return self.fit.strength * codes.abs().sum(1)
-        return (self.fit.strength if self.fit.penalty == "l0" else 0.0) * (codes != 0).sum(1)
+        if self.method.penalty == "l1":
+            return self.method.strength * codes.abs().sum(1)
+        return (self.method.strength if self.method.penalty == "l0" else 0.0) * (codes != 0).sum(1)
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
         return {**super().tensors(), "statistics": self.statistics.state_dict()}
@@ -137,14 +131,17 @@ class SparseCodingLearner(FitLearner):
         super().restore(groups)
         self.statistics.load_state_dict(dict(groups["statistics"]))
 
-    def reconstruct(self, images: Tensor) -> Tensor:
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        images = images.to(self.world.device)
         rows = self.encoder.vectors(images)
         lost = images.flatten(1) - rows  # what centring took out
-        return (lost + self.encoder.solve(rows) @ self.encoder.dictionary.T).view(images.shape)
+        return (lost + self.encoder.solve(rows) @ self.encoder.dictionary.T).view(images.shape), rows
 
+    @torch.no_grad()
     def explain(self, images: Tensor) -> Explained:
         atoms = self.encoder.dictionary.T.reshape(-1, *images.shape[1:])
-        return Explained(atoms, self.encoder(images).flatten(1), images)
+        return Explained(atoms, self.encoder(images.to(self.world.device)).flatten(1), images)
 
 
 def random_rows(rows: Tensor, count: int, seed: int) -> Tensor:

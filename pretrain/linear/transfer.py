@@ -10,17 +10,19 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from common.augment import AugmentConfig
 from common.corruptions import AnyCorruption
+from common.data.rows import even_rows
 from common.encoders import Encoder, EncoderConfig
 from common.encoders.kernel import KernelCode
-from common.engine.learner import Named
 from common.engine.schedule import seed_step
 from common.errors import UserError
+from common.machine.distributed import World
 from common.solvers.kernels import Kernel, kernel_rows
-from pretrain.linear.base import Fit, FitLearner, even_rows
+from pretrain.linear.base import LinearMethod, SampleLearner, user_errors
 from pretrain.linear.pca import whitened_codes
 from pretrain.linear.tca import KernelProjection, maximum_mean_discrepancy, median_width, tca
-from pretrain.linear.told import told
+from pretrain.method import Second
 
 log = logging.getLogger("retouch")
 
@@ -28,7 +30,7 @@ KERNEL_PCA = 1e6  # a μ at which domains do not matter
 COMPARED = 1000  # images of each domain whose codes are compared
 
 
-class Tca(Fit):
+class Tca(LinearMethod):
     """Pan et al. 2011, in the span of ``landmarks`` images, half of them from each domain.
 
     Attributes:
@@ -52,6 +54,18 @@ class Tca(Fit):
     def streams(self) -> bool:
         return False
 
+    @property
+    def sampled(self) -> int:
+        return self.sample
+
+    @property
+    def second(self) -> Second:
+        return "domain"
+
+    @property
+    def needs(self) -> str:
+        return "" if self.damage else "fit.kind=tca needs a second domain: {other}, or fit.damage of the first"
+
     @model_validator(mode="after")
     def _in_the_span_of_landmarks(self) -> Self:
         if self.components > (most := 2 * (self.landmarks // 2)):
@@ -74,38 +88,53 @@ class Tca(Fit):
         args = {"code": self.components, "landmarks": 2 * (self.landmarks // 2), "kernel": self.kernel}
         return EncoderConfig(name="kernel", model_args=args | ({"width": self.width} if self.width else {}))
 
-    def learner(self, encoder: Encoder, seed: int, total: int) -> FitLearner:
-        assert isinstance(encoder, KernelCode)
-        return TcaLearner(encoder, self, seed)
+    @property
+    def learner(self) -> type[TcaLearner]:
+        return TcaLearner
 
 
-class TcaLearner(FitLearner):
-    """Attributes ``discrepancy`` holds the domains' maximum mean discrepancy by name, once fitted."""
+class TcaLearner(SampleLearner):
+    """Is done once it has seen a sample of each domain."""
 
     encoder: KernelCode
+    method: Tca
 
-    def __init__(self, encoder: KernelCode, fit: Tca, seed: int) -> None:
-        super().__init__(encoder)
-        self.encoder, self.fit, self.seed = encoder, fit, seed
-        self.discrepancy: dict[str, float] = {}
+    def __init__(self, encoder: Encoder, method: Tca, augment: AugmentConfig, world: World, seed: int) -> None:
+        super().__init__(encoder, method, augment, world, seed)
+        self._discrepancy: dict[str, float] = {}
 
-    def start(self, sample: Tensor, other: Tensor | None) -> None:
-        assert other is not None, "the stage gives the second domain"
-        fit, encoder = self.fit, self.encoder
+    @property
+    def discrepancy(self) -> dict[str, float]:
+        return self._discrepancy
+
+    def second_domain(self) -> Tensor:
+        """A sample of the second source, or of the first, as its damage makes it: ``[N 3 S S]`` in [0, 1]."""
+        images = self.sample(self.other or self.images)
+        if self.method.damage is None:
+            return images
+        seed_step(self.seed, 0)
+        return self.method.damage(images)
+
+    def initialise(self, sample: Tensor) -> None:
+        fit, encoder, other = self.method, self.encoder, self.second_domain()
         encoder.fit_centre(torch.cat([sample, other]))
         source, target = encoder.vectors(sample).double(), encoder.vectors(other).double()
         half = fit.landmarks // 2
         if problems := fit.check(encoder.image_size, min(len(source), len(target))):
             raise UserError(*problems)
         landmarks = torch.cat([spread(source, half), spread(target, half)])
-        width = fit.width or (told("tca", lambda: median_width(landmarks)) if fit.kernel == "rbf" else None)
+        width = fit.width
+        if width is None and fit.kernel == "rbf":
+            with user_errors(fit):
+                width = median_width(landmarks)
         gap = mean_gap(source, target, landmarks, fit.kernel, width)
 
         def fitted_at(mu: float) -> KernelProjection:
             scaled = mu * max(gap, 1e-12)
             return tca(source, target, landmarks, fit.components, kernel=fit.kernel, width=width, mu=scaled)
 
-        fitted = told("tca", lambda: fitted_at(fit.mu))
+        with user_errors(fit):
+            fitted = fitted_at(fit.mu)
         args = encoder.args.model_copy(update={"width": width or encoder.args.width})
         encoder.args = args
         encoder.config = encoder.config.model_copy(update={"model_args": args.model_dump()})
@@ -124,26 +153,13 @@ class TcaLearner(FitLearner):
         for name, code in codes.items():
             try:
                 both = code(torch.cat([a, b]))
-                self.discrepancy[name] = maximum_mean_discrepancy(both[: len(a)], both[len(a) :])
+                self._discrepancy[name] = maximum_mean_discrepancy(both[: len(a)], both[len(a) :])
             except ValueError as error:  # a comparison that these images do not allow; the fit stands without it
                 log.warning("no discrepancy of %s: %s", name, error)
         log.info(
             "maximum mean discrepancy of the two domains: %s",
-            ", ".join(f"{name} {value:.4f}" for name, value in self.discrepancy.items()),
+            ", ".join(f"{name} {value:.4f}" for name, value in self._discrepancy.items()),
         )
-
-    def learn(self, images: Tensor, step: int) -> tuple[Named, Named]:
-        raise AssertionError("TCA does not stream")
-
-
-def second_domain(fit: Fit, images: Tensor, seed: int) -> Tensor | None:
-    """TCA's second domain, from images ``[N 3 S S]`` of it or, to be damaged, of the first; None for other methods."""
-    if not isinstance(fit, Tca):
-        return None
-    if fit.damage is None:
-        return images
-    seed_step(seed, 0)
-    return fit.damage(images)
 
 
 def mean_gap(source: Tensor, target: Tensor, landmarks: Tensor, kernel: Kernel, width: float | None) -> float:

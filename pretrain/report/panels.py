@@ -8,8 +8,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from common.data import Images
 from common.pixels import save_png, to_pil
+from common.runs.folder import Run
 from pretrain.gradient.example import Example
+from pretrain.method import MethodLearner
+from pretrain.sample import PANEL_IMAGES, sample
 
 TILE = 128  # pixels of one image, at least: 32 px images are enlarged four times
 GAP, EDGE, LABEL = 6, 20, 100  # between images, around the picture, and the column of row labels
@@ -53,6 +57,23 @@ def seen(example: Example) -> Tensor:
     if example.visible is not None and example.weight is not None:
         hidden = example.weight
     return torch.where(hidden > 0, HIDDEN, rgb) if hidden.shape[1] else rgb
+
+
+class Panels:
+    """Pictures of the same images, damaged in the same way, as a learner restores them while it learns."""
+
+    def __init__(self, learner: MethodLearner, images: Images, title: str, run: Run) -> None:
+        self.learner, self.images, self.title, self.run = learner, images, title, run
+
+    def show(self, step: int) -> dict[str, float]:
+        """Write ``panels/step-*.png``, and send it to W&B; there is no metric to log."""
+        shown = sample(self.images, PANEL_IMAGES, size=self.learner.encoder.image_size)
+        found = self.learner.restored(shown.to(self.learner.encoder.mean.device))
+        if found is not None:
+            path = self.run.folder / "panels" / f"step-{step:07d}.png"
+            save_panel(path, *found, title=f"{self.title}, step {step}")
+            self.run.image("panel", path, step)
+        return {}
 
 
 def save_panel(path: str | Path, example: Example, restored: Tensor, title: str = "") -> Path:

@@ -14,6 +14,7 @@ import timm
 import torch
 from rich.console import Console
 
+from common.augment import WHOLE
 from common.data import build_source, load_images
 from common.encoders import Classifier, EncoderConfig, build_encoder, layer_decay_groups
 from common.encoders.folder import export_encoder, load_classifier, load_encoder, read_encoder_card
@@ -197,7 +198,7 @@ def test_encoder_trained_by_labels_can_be_probed_like_any_other(tmp_path: Path) 
 
 def test_each_layer_learns_slower_than_the_one_after_it(tmp_path: Path) -> None:
     encoder = build_encoder(EncoderConfig(model_args={"width": 8, "depth": 1}), image_size=16)
-    model = Supervised(Classifier(encoder, ["a", "b"]), 0.0)
+    model = Supervised(Classifier(encoder, ["a", "b"]), 0.0, WHOLE)
     groups = decayed_groups(model, config(tmp_path, encoder=tmp_path / "none", layer_decay=0.5))
     names = {parameter: name for name, parameter in model.classifier.named_parameters()}
     scales: dict[str, float] = {}
@@ -214,7 +215,7 @@ def test_each_layer_learns_slower_than_the_one_after_it(tmp_path: Path) -> None:
 def test_tokens_and_positions_are_not_decayed(tmp_path: Path) -> None:
     args = {"patch_size": 4, "embed_dim": 32, "depth": 1, "num_heads": 2}
     vit = build_encoder(EncoderConfig(name="timm/vit_tiny_patch16_224", model_args=args), image_size=16)
-    model = Supervised(Classifier(vit, ["a", "b"]), 0.0)
+    model = Supervised(Classifier(vit, ["a", "b"]), 0.0, WHOLE)
     names = {parameter: name for name, parameter in model.classifier.named_parameters()}
     groups = decayed_groups(model, config(tmp_path, encoder=tmp_path / "none"))
     free = {names[p] for group in groups if group["weight_decay"] == 0 for p in group["params"]}

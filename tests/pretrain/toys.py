@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.config import validate
 from common.data import build_source, load_images
 from common.encoders import Encoder
 from common.pixels import to_float
@@ -60,7 +61,7 @@ def settings(out: Path, name: str, **changes: Any) -> PretrainConfig:
     }
     if name in STREAMING:
         values["steps"] = STEPS
-    return PretrainConfig.model_validate(values | changes)
+    return validate(PretrainConfig, values | changes)
 
 
 def images_of(name: str, source: str = "photos", limit: int = IMAGES) -> Tensor:

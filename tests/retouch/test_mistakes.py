@@ -444,7 +444,11 @@ FIT_MISTAKES = [
     pytest.param(
         "pca",
         ["encoder.name=mlp", "penalty.l1=0.1"],
-        [ONE_ERROR, "  fit.kind=pca brings its own encoder and objective: leave out encoder, penalty"],
+        [
+            "Found 2 errors in {config}:",
+            "  encoder: the methods of `fit` have an encoder and an objective of their own: remove it",
+            "  penalty: the methods of `fit` have an encoder and an objective of their own: remove it",
+        ],
         id="encoder-beside-fit",
     ),
     pytest.param(
@@ -452,27 +456,27 @@ FIT_MISTAKES = [
         ["steps=10", "precision=bfloat16"],
         [
             "Found 2 errors in {config}:",
-            "  fit.kind=pca learns without a gradient: leave out precision",
-            "  fit.kind=pca sees every image once: leave out steps, and epochs too or 1",
+            "  precision: the methods of `fit` learn without a gradient: remove it",
+            "  fit.kind=pca makes exactly one pass: remove steps; remove epochs or set epochs=1",
         ],
         id="several-settings-without-use",
     ),
     pytest.param(
         "pca",
         ["steps=10"],
-        [ONE_ERROR, "  fit.kind=pca sees every image once: leave out steps, and epochs too or 1"],
+        [ONE_ERROR, "  fit.kind=pca makes exactly one pass: remove steps; remove epochs or set epochs=1"],
         id="one-pass-with-steps",
     ),
     pytest.param(
         "ica",
         ["steps=10"],
-        [ONE_ERROR, "  fit.kind=ica is fitted on one sample: leave out steps, and epochs too or 1"],
+        [ONE_ERROR, "  fit.kind=ica is fitted on one sample: remove steps; remove epochs or set epochs=1"],
         id="one-sample-with-steps",
     ),
     pytest.param(
         "cca",
         ["fit={kind: cca, views: other}"],
-        [ONE_ERROR, "  fit.views=other needs data.other, the source of the second view"],
+        [ONE_ERROR, "  fit.views=other needs data.other, the second view"],
         id="second-view-not-given",
     ),
     pytest.param(
@@ -484,13 +488,13 @@ FIT_MISTAKES = [
     pytest.param(
         "pca",
         ["data.other=shapes"],
-        [ONE_ERROR, "  data.other is of no use to fit.kind=pca here: leave it out"],
+        [ONE_ERROR, "  data.other is of no use to fit.kind=pca: remove it"],
         id="second-source-without-use",
     ),
     pytest.param(
         "denoise",
         ["data.other=shapes"],
-        [ONE_ERROR, "  data.other is for fit.kind=cca or tca: leave it out"],
+        [ONE_ERROR, "  data.other is of no use to pretext.kind=denoise: remove it"],
         id="second-source-without-fit",
     ),
     pytest.param(
@@ -561,7 +565,7 @@ FIT_MISTAKES = [
     pytest.param(
         "cca",
         ["fit={kind: cca, views: other}", "data.other=shapes:test"],
-        ["fit.views=other pairs rows, but shapes:train:20000 has 20,000 and shapes:test:4000 4,000"],
+        ["fit.kind=cca pairs rows, but shapes:train:20000 has 20,000 and shapes:test:4000 4,000"],
         id="pairs-of-unequal-sources",
     ),
 ]

@@ -20,7 +20,7 @@ class Pretext(Config, ABC):
     """``minimise E_x d(f(g(c(x))), t(x))``: this object holds ``c`` (corrupt), ``t`` (target) and ``d`` (loss).
 
     A pretext has settings but no state: what it learns from data (colour bins) is returned by ``fit`` and kept as
-    buffers of the ``Autoencoder``. All randomness comes from torch's global generators, which the loop seeds from
+    buffers of the ``Objective``. All randomness comes from torch's global generators, which the loop seeds from
     (seed, step, rank) before each call.
     """
 
@@ -44,13 +44,15 @@ class Pretext(Config, ABC):
         """``(K, h')``: channels and side of what the decoder must give."""
         return 3, image_size
 
-    @property
-    def fits(self) -> bool:
-        """Whether ``fit`` has anything to learn from images."""
-        return False
+    def blank_state(self, image_size: int) -> dict[str, Tensor]:
+        """Buffers for what ``fit`` learns from images of this side, by name, not yet fitted; often none.
+
+        Their shapes do not depend on the images, so that a checkpoint can be read back into them.
+        """
+        return {}
 
     def fit(self, images: Tensor) -> dict[str, Tensor]:
-        """Statistics of a sample of training images ``[N 3 H W]`` in [0, 1], kept as buffers of the Autoencoder."""
+        """What ``blank_state`` names, from a sample of training images ``[N 3 S S]`` in [0, 1]."""
         return {}
 
     @abstractmethod

@@ -71,9 +71,11 @@ class Colorize(Pretext):
 
     # ---- the colour bins
 
-    @property
-    def fits(self) -> bool:
-        return self.objective == "classification"
+    def blank_state(self, image_size: int) -> dict[str, Tensor]:
+        if self.objective == "regression":
+            return {}
+        centers = torch.zeros(self.bins, 2)
+        return {"centers": centers, "rarity": torch.ones(self.bins), **code_table(centers)}
 
     def fit(self, images: Tensor) -> dict[str, Tensor]:
         """Bins ``centers [Q 2]`` (ab units), and the ``rarity [Q]`` of each, whose mean over the sample is 1.
@@ -81,7 +83,7 @@ class Colorize(Pretext):
         Raises:
             UserError: the sample has fewer different colours than bins, as a set of gray images has.
         """
-        if not self.fits:
+        if self.objective == "regression":
             return {}
         colours = self.colours(images.float().cpu()).permute(0, 2, 3, 1).reshape(-1, 2).numpy()
         colours = np.random.default_rng(0).permutation(colours)[:SAMPLE]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 
+import torch
 from torch import Tensor
 
 from pretrain.gradient.example import Example
@@ -18,12 +19,11 @@ class Restore(Pretext, ABC):
     """l2, l1, squared (l2 summed over an image), or whitened: every frequency counts alike, not only the broad
     ones that hold most variance."""
 
-    @property
-    def fits(self) -> bool:
-        return self.distance == "whitened"
+    def blank_state(self, image_size: int) -> dict[str, Tensor]:
+        return {"spectrum": torch.ones(3, image_size, image_size)} if self.distance == "whitened" else {}
 
     def fit(self, images: Tensor) -> dict[str, Tensor]:
-        return {"spectrum": fit_spectrum(images)} if self.fits else {}
+        return {"spectrum": fit_spectrum(images)} if self.distance == "whitened" else {}
 
     def score(self, prediction: Tensor, example: Example, state: State) -> Tensor:
         return error(self.distance, prediction, example.target.float(), state.get("spectrum")).mean()

@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.data import Batch, Images, Loader
+from common.data import Images, Loader
 from common.encoders import EncoderConfig, build_encoder
 from common.engine.checkpoint import list_checkpoints, load_checkpoint
-from common.engine.learner import weight_decay_groups
-from common.engine.loop import LoopConfig, Periodic, Trained, train
+from common.engine.gradient import GradientLearner, weight_decay_groups
+from common.engine.loop import Periodic, Trained, learn
 from common.errors import UserError
 from common.machine.distributed import World
 from common.runs.folder import open_run
-from tests.toys import RandomSource, ToyAutoencoder, loop_config, noise_images, noisy
+from tests.toys import Example, RandomSource, ToyAutoencoder, ToyConfig, loop_config, noise_images, noisy
 
 HERE = World(0, 1, torch.device("cpu"))
 
@@ -31,30 +31,31 @@ class Killed(BaseException):
 
 
 def run_loop(
-    config: LoopConfig,
+    config: ToyConfig,
     *,
     norm: bool = True,
-    prepare: Callable[[Batch], Any] = noisy,
+    prepare: Callable[[Tensor], Example] = noisy,
     periodic: tuple[Periodic, ...] = (),
-    model: nn.Module | None = None,
+    model: ToyAutoencoder | None = None,
     images: Images | None = None,
 ) -> tuple[nn.Module, Trained]:
     torch.manual_seed(0)
     model = model or ToyAutoencoder(norm)
+    model.prepare = prepare
     loader = Loader(images or noise_images(), batch_size=config.batch_size, seed=config.seed)
     with open_run(config, HERE, job_type="pretrain") as run:
-        trained = train(model, prepare, loader, config, run, title="toy", periodic=periodic)
+        trained = learn(GradientLearner(model, config, HERE), loader, config, run, title="toy", periodic=periodic)
     return model, trained
 
 
-def killed_at(step: int) -> Callable[[Batch], Any]:
+def killed_at(step: int) -> Callable[[Tensor], Example]:
     """A ``prepare`` that dies while preparing ``step`` (counted from 0)."""
     calls = iter(range(10**6))
 
-    def prepare(batch: Batch) -> Any:
+    def prepare(images: Tensor) -> Example:
         if next(calls) == step:
             raise Killed
-        return noisy(batch)
+        return noisy(images)
 
     return prepare
 
@@ -116,8 +117,8 @@ def test_resuming_a_finished_run_trains_no_further(tmp_path: Path) -> None:
 
 
 def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
-    def clean(batch: Batch) -> tuple[Tensor, Tensor]:
-        images = batch.images.float() / 255
+    def clean(images: Tensor) -> Example:
+        images = images.float() / 255
         return images, images
 
     def trained(out: Path, **changes: Any) -> nn.Module:
@@ -133,10 +134,10 @@ def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, caplo
     whole, _ = run_loop(loop_config(tmp_path / "whole"))
     calls = iter(range(10**6))
 
-    def interrupted(batch: Batch) -> Any:
+    def interrupted(images: Tensor) -> Example:
         if next(calls) == 6:
             os.kill(os.getpid(), signal.SIGTERM)
-        return noisy(batch)
+        return noisy(images)
 
     _, trained = run_loop(loop_config(tmp_path / "cut"), prepare=interrupted)
     assert (trained.finished, trained.step) == (False, 7)
@@ -173,8 +174,8 @@ def test_best_weights_are_kept_through_a_kill(tmp_path: Path) -> None:
 def test_loss_that_is_not_finite_stops_with_advice_and_keeps_the_old_checkpoints(tmp_path: Path) -> None:
     calls = iter(range(10**6))
 
-    def poisoned(batch: Batch) -> Any:
-        damaged, clean = noisy(batch)
+    def poisoned(images: Tensor) -> Example:
+        damaged, clean = noisy(images)
         return (damaged * float("nan"), clean) if next(calls) == 6 else (damaged, clean)
 
     with pytest.raises(UserError, match=r"the loss is nan at step 8: lower base_lr"):
@@ -201,8 +202,8 @@ def test_gradient_that_is_not_finite_stops_before_its_weights_are_saved_or_shown
     class Losing(ToyAutoencoder):
         calls = 0
 
-        def forward(self, example: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-            losses = super().forward(example)
+        def forward(self, images: Tensor) -> dict[str, Tensor]:
+            losses = super().forward(images)
             self.calls += 1
             return {name: _Lost.apply(loss) for name, loss in losses.items()} if self.calls == number + 1 else losses
 

@@ -16,38 +16,41 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from common.data import Batch, Loader
-from common.engine.loop import train
+from common.data import Loader
+from common.engine.gradient import GradientLearner
+from common.engine.loop import learn
 from common.errors import UserError
 from common.machine.distributed import World, world
 from common.runs.folder import open_run
-from tests.toys import ToyAutoencoder, loop_config, noise_images
+from tests.toys import Example, ToyAutoencoder, loop_config, noise_images
 
 
-def clean(batch: Batch) -> tuple[Tensor, Tensor]:
-    images = batch.images.float() / 255
+def clean(images: Tensor) -> Example:
+    images = images.float() / 255
     return images, images
 
 
-def train_here(here: World, out: Path, prepare: Callable[[Batch], Any] = clean, **changes: Any) -> dict[str, Tensor]:
+def train_here(
+    here: World, out: Path, prepare: Callable[[Tensor], Example] = clean, **changes: Any
+) -> dict[str, Tensor]:
     """The identity task without BatchNorm, dropout or random damage: all processes together do what one does."""
     config = loop_config(out, accumulate=2, **changes)
     torch.manual_seed(0)
-    model = ToyAutoencoder(norm=False, dropout=0.0)
+    model = ToyAutoencoder(norm=False, dropout=0.0, prepare=prepare)
     loader = Loader(noise_images(), batch_size=config.batch_size, seed=0, rank=here.rank, world=here.size)
     with open_run(config, here, job_type="pretrain") as run:
-        train(model, prepare, loader, config, run, title="toy")
+        learn(GradientLearner(model, config, here), loader, config, run, title="toy")
     return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
 
 
-def killed_in_step(step: int) -> Callable[[Batch], Any]:
+def killed_in_step(step: int) -> Callable[[Tensor], Example]:
     """``clean`` of two micro-batches a step, until all processes die."""
     calls = iter(range(10**6))
 
-    def prepare(batch: Batch) -> Any:
+    def prepare(images: Tensor) -> Example:
         if next(calls) == 2 * step:
             raise KeyboardInterrupt
-        return clean(batch)
+        return clean(images)
 
     return prepare
 

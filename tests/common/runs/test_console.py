@@ -85,7 +85,7 @@ def test_sigterm_in_the_loop_is_left_to_the_loop() -> None:
     asked: list[bool] = []
 
     def work() -> None:
-        with _Stop() as stop:
+        with _Stop(enabled=True) as stop:
             os.kill(os.getpid(), signal.SIGTERM)
             asked.append(stop.asked)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from common.encoders import Encoder
-from common.engine.learner import decayed_names
+from common.engine.gradient import decayed_names
 from common.errors import UserError
 from pretrain.gradient.decoders import DecoderConfig, LinearDecoder, TransformerDecoder, UNet, Upsampler, build_decoder
 from pretrain.gradient.decoders.transformer import sine_positions

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.encoders import Encoder
 from pretrain.gradient.decoders import DecoderConfig
-from pretrain.gradient.objective import Autoencoder
+from pretrain.gradient.objective import Objective
 from pretrain.gradient.pretexts import Colorize, Denoise, Mask, Pretext
 
 EncoderFor = Callable[[Pretext, str], Encoder]
@@ -18,8 +18,10 @@ EncoderFor = Callable[[Pretext, str], Encoder]
 
 def test_what_the_pretext_learned_is_saved_with_the_weights(photographs: Tensor, encoder_for: EncoderFor) -> None:
     pretext = Colorize(bins=12)
-    model = Autoencoder(encoder_for(pretext, "cnn"), DecoderConfig(width=32), pretext, pretext.fit(photographs))
-    other = Autoencoder(encoder_for(pretext, "cnn"), DecoderConfig(width=32), pretext, pretext.fit(photographs.flip(1)))
+    model = Objective(encoder_for(pretext, "cnn"), DecoderConfig(width=32), pretext)
+    other = Objective(encoder_for(pretext, "cnn"), DecoderConfig(width=32), pretext)
+    model.fit(photographs)
+    other.fit(photographs.flip(1))
     assert not torch.equal(model.state["centers"], other.state["centers"])
     assert torch.equal(model.state_dict()["state_centers"], model.state["centers"])
     other.load_state_dict(model.state_dict())
@@ -29,7 +31,7 @@ def test_what_the_pretext_learned_is_saved_with_the_weights(photographs: Tensor,
 @pytest.mark.parametrize("name", ["cnn", "vit"])
 def test_restore_leaves_training_undisturbed(name: str, photographs: Tensor, encoder_for: EncoderFor) -> None:
     pretext = Mask(size=4)
-    model = Autoencoder(encoder_for(pretext, name), DecoderConfig(width=32), pretext, {}).train()
+    model = Objective(encoder_for(pretext, name), DecoderConfig(width=32), pretext).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     example, restored = model.restore(photographs)
     assert restored.shape == example.clean.shape == photographs.shape
@@ -41,14 +43,14 @@ def test_restore_leaves_training_undisturbed(name: str, photographs: Tensor, enc
 
 def test_restore_shows_one_image_as_it_would_among_others(photographs: Tensor, encoder_for: EncoderFor) -> None:
     pretext = Colorize(objective="regression")
-    model = Autoencoder(encoder_for(pretext, "cnn"), DecoderConfig(width=32), pretext, {})
+    model = Objective(encoder_for(pretext, "cnn"), DecoderConfig(width=32), pretext)
     assert torch.allclose(model.restore(photographs)[1][:1], model.restore(photographs[:1])[1], atol=1e-5)
 
 
 def test_a_transformer_decodes_whole_images_too(photographs: Tensor, encoder_for: EncoderFor) -> None:
     pretext = Denoise()
-    model = Autoencoder(encoder_for(pretext, "vit"), DecoderConfig(kind="transformer", width=32, depth=1), pretext, {})
-    losses = model(pretext.corrupt(photographs, model.encoder))
+    model = Objective(encoder_for(pretext, "vit"), DecoderConfig(kind="transformer", width=32, depth=1), pretext)
+    losses = model(photographs)
     assert list(losses) == ["restore"]
     losses["restore"].backward()
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]

@@ -15,7 +15,7 @@ from common.encoders import Encoder, EncoderConfig, build_encoder
 from common.errors import UserError
 from pretrain.config import PretrainConfig
 from pretrain.gradient.decoders import DecoderConfig, LinearDecoder, MLPDecoder
-from pretrain.gradient.objective import Autoencoder
+from pretrain.gradient.objective import Objective
 from pretrain.gradient.penalty import PenaltyConfig
 from pretrain.gradient.pretexts import Denoise, Identity, Mask
 from pretrain.run import pretrain
@@ -33,9 +33,9 @@ def test_the_linear_sparse_autoencoder_has_the_loss_of_the_lecture(photographs: 
     strength, eta = 0.3, 0.02
     pretext = Identity(distance="squared")
     penalty = PenaltyConfig(l1=strength, dictionary=eta)
-    model = Autoencoder(encoder("linear", code=40), DecoderConfig(kind="linear"), pretext, penalty=penalty)
+    model = Objective(encoder("linear", code=40), DecoderConfig(kind="linear"), pretext, penalty=penalty)
     model.fit(photographs)
-    losses = model(pretext.corrupt(photographs, model.encoder))
+    losses = model(photographs)
 
     assert isinstance(model.decoder, LinearDecoder)
     X = photographs.flatten(1).double()
@@ -64,14 +64,14 @@ def test_atoms_of_a_sparse_code_have_unit_norm_however_weights_grow(
     kind: Any, penalty: PenaltyConfig, args: dict[str, Any], photographs: Tensor
 ) -> None:
     pretext = Denoise()
-    model = Autoencoder(encoder("mlp", hidden=[32], **args), DecoderConfig(kind=kind, width=32), pretext, {}, penalty)
+    model = Objective(encoder("mlp", hidden=[32], **args), DecoderConfig(kind=kind, width=32), pretext, penalty)
     example = pretext.corrupt(photographs, model.encoder)
-    before = model.predict(example)
+    before = model.predict(example)[0]
     weights = [weight for name, weight in model.decoder.named_parameters() if name.endswith("weight")]
     with torch.no_grad():
         for weight in weights:
             weight *= 7
-    torch.testing.assert_close(model.predict(example), before)
+    torch.testing.assert_close(model.predict(example)[0], before)
     if kind == "mlp":
         assert isinstance(model.decoder, MLPDecoder)
     else:
@@ -98,7 +98,7 @@ def test_atoms_start_as_cells_of_images_also_where_a_cell_is_the_mean(unit_norm:
 
 def test_a_penalised_dictionary_has_the_norms_it_likes() -> None:
     penalty = PenaltyConfig(l1=0.1, dictionary=0.1)
-    model = Autoencoder(encoder("linear", code=24), DecoderConfig(), Denoise(), {}, penalty)
+    model = Objective(encoder("linear", code=24), DecoderConfig(), Denoise(), penalty)
     assert isinstance(model.decoder, LinearDecoder)
     with torch.no_grad():
         model.decoder.weight *= 7
@@ -129,9 +129,9 @@ def test_l1_on_a_rectified_code_gives_exact_zeros_the_more_the_stronger_it_is(tm
     nonzeros = []
     for strength in (0.01, 0.1, 1.0):
         out = tmp_path / str(strength)
-        pretrain(PretrainConfig.model_validate(settings(out, penalty={"l1": strength})))
+        pretrain(validate(PretrainConfig, settings(out, penalty={"l1": strength})))
         results = json.loads((out / "results.json").read_text())
-        nonzeros.append(results["nonzeros"])
+        nonzeros.append(results["code"]["nonzeros"])
         assert results["atoms"] == 48
         assert (out / "panels" / "atoms.png").is_file()
         assert (out / "panels" / "exciting.png").is_file()
@@ -152,7 +152,7 @@ def test_a_decoder_that_normalises_is_refused_to_a_sparse_code(
     args = {"code": 24} | ({"top_k": 3} if sparse == "top_k" else {})
     penalty = PenaltyConfig(l1=0.1 if sparse == "l1" else 0)
     with pytest.raises(UserError) as caught:
-        Autoencoder(encoder("mlp", **args), DecoderConfig(kind=kind, width=32), pretext, {}, penalty)
+        Objective(encoder("mlp", **args), DecoderConfig(kind=kind, width=32), pretext, penalty)
     assert str(caught.value) == (
         f"decoder.kind={kind} normalises its {norm}, so the scale of a sparse code would mean nothing: use "
         "decoder.kind=linear or mlp"
@@ -162,7 +162,7 @@ def test_a_decoder_that_normalises_is_refused_to_a_sparse_code(
 def test_l1_is_refused_where_tokens_are_dropped() -> None:
     vit = encoder("timm/vit_tiny_patch16_224", patch_size=4, embed_dim=32, depth=1, num_heads=2)
     with pytest.raises(UserError) as caught:
-        Autoencoder(vit, DecoderConfig(width=32), Mask(), {}, PenaltyConfig(l1=0.1))
+        Objective(vit, DecoderConfig(width=32), Mask(), PenaltyConfig(l1=0.1))
     assert str(caught.value) == (
         "penalty.l1 is for a code of the whole image, but this encoder drops tokens: leave it out"
     )
@@ -171,7 +171,7 @@ def test_l1_is_refused_where_tokens_are_dropped() -> None:
 def test_a_penalty_on_the_dictionary_needs_one() -> None:
     penalty = PenaltyConfig(l1=0.1, dictionary=0.1)
     with pytest.raises(UserError) as caught:
-        Autoencoder(encoder("linear", code=24), DecoderConfig(kind="mlp", width=32), Denoise(), {}, penalty)
+        Objective(encoder("linear", code=24), DecoderConfig(kind="mlp", width=32), Denoise(), penalty)
     assert str(caught.value) == (
         "penalty.dictionary is for the atoms of decoder.kind=linear: set it, or leave the penalty out"
     )
@@ -212,7 +212,7 @@ def test_gamma_is_refused_where_it_leaves_the_scale_open(l1: float, chosen: dict
     assert caught.value.problems == (message,)
     built = encoder(chosen["name"], **chosen.get("model_args", {}))
     with pytest.raises(UserError) as caught:
-        Autoencoder(built, DecoderConfig(kind="linear"), Denoise(), {}, PenaltyConfig.model_validate(penalty))
+        Objective(built, DecoderConfig(kind="linear"), Denoise(), PenaltyConfig.model_validate(penalty))
     assert caught.value.problems == (message,)
 
 
@@ -229,7 +229,7 @@ def test_nothing_damaged_asks_for_a_code_that_is_narrow_or_sparse(
     changes: dict[str, Any], accepted: bool, tmp_path: Path
 ) -> None:
     values = settings(tmp_path / "run", steps=1, encoder={"name": "mlp", "model_args": {"code": 300}})
-    config = PretrainConfig.model_validate(values | changes)
+    config = validate(PretrainConfig, values | changes)
     if accepted:
         assert pretrain(config).training.finished
         return

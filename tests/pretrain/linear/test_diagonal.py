@@ -11,12 +11,13 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from common.config import validate
 from common.data import build_source, load_images
 from common.encoders import EncoderConfig, build_encoder
 from common.pixels import to_float
 from pretrain.config import PretrainConfig
 from pretrain.gradient.decoders import DecoderConfig
-from pretrain.gradient.objective import Autoencoder
+from pretrain.gradient.objective import Objective
 from pretrain.gradient.penalty import PenaltyConfig
 from pretrain.gradient.pretexts import Identity
 from pretrain.linear.diagonal import diagonal_autoencoder
@@ -77,9 +78,9 @@ def test_the_autoencoder_starts_there(distance: str, l1: float, gamma: float, pa
     pretext = Identity.model_validate({"distance": distance})
     scale = 1 if distance == "squared" else 3 * SIDE**2
     penalty = PenaltyConfig(l1=l1 / scale, dictionary=gamma / scale)
-    model = Autoencoder(encoder, DecoderConfig(kind="linear"), pretext, penalty=penalty)
+    model = Objective(encoder, DecoderConfig(kind="linear"), pretext, penalty=penalty)
     model.fit(patches)
-    loss = sum(part.item() for part in model(pretext.corrupt(patches, encoder)).values()) * scale
+    loss = sum(part.item() for part in model(patches).values()) * scale
     # entries that are left over wait with atoms of norm 0.1
     assert loss <= cheapest(centred(patches), l1, gamma) * (1 + 1e-4) + gamma * 0.01 * 3 * SIDE**2 + 1e-6
 
@@ -99,6 +100,6 @@ def test_training_ends_at_or_below_it(tmp_path: Path, patches: Tensor) -> None:
         "optim": {"weight_decay": 0},
         "wandb": {"mode": "disabled"},
     }
-    pretrain(PretrainConfig.model_validate(values))
+    pretrain(validate(PretrainConfig, values))
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["loss"] <= cheapest(centred(patches), l1, gamma)

@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-import pretrain.run as stage
 import retouch
+from common.augment import WHOLE
 from common.config import validate
 from common.errors import UserError
 from common.machine.distributed import World
 from pretrain.config import PretrainConfig
-from pretrain.linear import Cca, Fit, Ica, Pca, SparseCoding, Tca, fit
+from pretrain.linear import Cca, Ica, Pca, SparseCoding, Tca
+from pretrain.linear.base import LinearMethod
+from pretrain.memory import fit
 from pretrain.run import pretrain
 from tests.pretrain.toys import SIDE, same, settings
 
@@ -25,29 +27,39 @@ def test_images_that_cannot_be_read_leave_no_run_folder_behind(tmp_path: Path) -
     config = settings(tmp_path / "run", "patch_dictionary-random").model_dump(mode="json")
     config["data"]["source"] = f"folder:{tmp_path}"
     with pytest.raises(UserError, match="no image can be read"):
-        pretrain(PretrainConfig.model_validate(config))
+        pretrain(validate(PretrainConfig, config))
     assert not (tmp_path / "run").exists()
 
 
 def test_several_processes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        stage._build_model(settings(tmp_path / "run", "pca"), World(0, 2, torch.device("cpu")))
+        settings(tmp_path / "run", "pca").method.build(SIDE, WHOLE, World(0, 2, torch.device("cpu")), 0)
     assert str(caught.value) == "fit.kind=pca runs in one process: start it without torchrun"
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("ica", {"steps": 5}, "fit.kind=ica is fitted on one sample: leave out steps, and epochs too or 1"),
-        ("tca-damage", {"epochs": 2}, "fit.kind=tca is fitted on one sample: leave out steps, and epochs too or 1"),
-        ("ica", {"augment": {"flip": True}}, "fit.kind=ica looks at its sample as it is: leave out augment"),
-        ("cca-other", {"augment": {"flip": True}}, "fit.views=other pairs images as they are: leave out augment"),
+        ("ica", {"steps": 5}, "fit.kind=ica is fitted on one sample: remove steps; remove epochs or set epochs=1"),
+        (
+            "tca-damage",
+            {"epochs": 2},
+            "fit.kind=tca is fitted on one sample: remove steps; remove epochs or set epochs=1",
+        ),
+        ("ica", {"augment": {"flip": True}}, "fit.kind=ica looks at its sample as it is: remove augment"),
+        ("cca-other", {"augment": {"flip": True}}, "fit.kind=cca pairs images as they are: remove augment"),
         (
             "patch_dictionary-random",
             {"steps": 5},
-            "fit.kind=patch_dictionary with learn=random is fitted on one sample: leave out steps, and epochs too or 1",
+            "fit.kind=patch_dictionary with learn=random is fitted on one sample: remove steps; "
+            "remove epochs or set epochs=1",
         ),
-        ("pca", {"base_lr": 0.1, "ema": 0}, "fit.kind=pca learns without a gradient: leave out base_lr, ema"),
+        ("pca", {"base_lr": 0.1}, "base_lr: the methods of `fit` learn without a gradient: remove it"),
+        (
+            "pca",
+            {"decoder": {}},
+            "decoder: the methods of `fit` have an encoder and an objective of their own: remove it",
+        ),
         (
             "patch_dictionary-pca",
             {"fit": {"kind": "patch_dictionary", "learn": "pca", "network": {"atoms": 100}}},
@@ -59,7 +71,7 @@ def test_several_processes_are_refused(tmp_path: Path) -> None:
             {"fit": {"kind": "patch_dictionary", "learn": "ica", "network": {"mirror": False}}},
             "fit: learn=ica finds at most 108 atoms of 6 px patches: lower fit.network.atoms",
         ),
-        ("pca", {"accumulate": 2}, "fit.kind=pca learns from whole batches: leave out accumulate"),
+        ("pca", {"accumulate": 2}, "accumulate: the methods of `fit` learn without a gradient: remove it"),
     ],
 )
 def test_a_setting_that_would_be_ignored_is_refused(name: str, changes: dict[str, Any], message: str) -> None:
@@ -82,9 +94,9 @@ def test_a_setting_that_would_be_ignored_is_refused(name: str, changes: dict[str
     ],
 )  # fmt: skip
 def test_images_too_large_for_their_moments_are_refused_with_the_size_that_fits(
-    config: Fit, size: int, message: str, monkeypatch: pytest.MonkeyPatch
+    config: LinearMethod, size: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pretrain.linear.projections.available_memory", lambda: 8 << 30)
+    monkeypatch.setattr("pretrain.linear.projection.available_memory", lambda: 8 << 30)
     assert config.check(size, 10_000) == [message]
     most = int(message.split()[-3])
     assert config.check(most, 10_000) == []
@@ -92,7 +104,7 @@ def test_images_too_large_for_their_moments_are_refused_with_the_size_that_fits(
 
 
 def test_what_has_no_room_leaves_no_run_folder_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretrain.linear.projections.available_memory", lambda: 1 << 20)
+    monkeypatch.setattr("pretrain.linear.projection.available_memory", lambda: 1 << 20)
     with pytest.raises(UserError, match=r"takes 2 MiB of memory, and 1 MiB are free; lower data\.image_size, to 7 at"):
         pretrain(settings(tmp_path / "run", "pca"))
     assert not (tmp_path / "run").exists()
@@ -113,20 +125,20 @@ PHOTOS = torch.rand(20, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0
             PHOTOS,
             {"steps": 3},
             [
-                "other is of no use to fit.kind=pca here: leave it out",
-                "fit.kind=pca sees every image once: leave out steps",
+                "other is of no use to fit.kind=pca: remove it",
+                "fit.kind=pca makes exactly one pass: remove steps",
                 "fit.components=30: it takes at least 31 images, there are 20; lower it, or give more "
                 "(data.source, data.limit)",
             ],
         ),
-        (Ica(components=4), PHOTOS, None, {"steps": 3}, ["fit.kind=ica is fitted on one sample: leave out steps"]),
+        (Ica(components=4), PHOTOS, None, {"steps": 3}, ["fit.kind=ica is fitted on one sample: remove steps"]),
         (Cca(components=4, views="other"), PHOTOS, None, {}, ["fit.views=other needs other, the second view"]),
         (
             Cca(components=4, views="other"),
             PHOTOS,
             PHOTOS[:10],
             {},
-            ["fit.views=other pairs rows, but images has 20 and other 10"],
+            ["fit.kind=cca pairs rows, but images has 20 and other 10"],
         ),
         (
             Cca(components=4, views="neighbours"),

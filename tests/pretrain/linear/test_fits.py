@@ -20,19 +20,26 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 import pretrain.run as stage
+from common.augment import WHOLE
 from common.config import load_config
+from common.data import Batch
 from common.encoders import Encoder
 from common.encoders.folder import load_encoder
 from common.encoders.linear import Linear
 from common.encoders.patch_dictionary import PatchDictionary
 from common.encoders.sparse_code import SparseCode
 from common.errors import UserError
+from common.machine.distributed import World
 from pretrain.config import PretrainConfig
-from pretrain.fitting import check_fit
-from pretrain.linear import Cca, FitLearner, Ica, PatchDictionaryFit, SparseCoding, Tca, fit
+from pretrain.linear import Cca, Ica, PatchDictionaryFit, SparseCoding, Tca
+from pretrain.linear.base import LinearLearner, LinearMethod
 from pretrain.linear.moments import CrossMoments, Moments
-from pretrain.report.storage import _most_exciting, _upright
-from pretrain.run import Pretrained, pretrain
+from pretrain.linear.projection import ProjectionLearner
+from pretrain.memory import fit
+from pretrain.method import MethodLearner
+from pretrain.report.dictionary import most_exciting, upright
+from pretrain.results import Pretrained
+from pretrain.run import check_sources, pretrain
 from tests.pretrain.toys import (
     BATCH,
     EVERY,
@@ -49,6 +56,7 @@ from tests.pretrain.toys import (
 )
 from tests.toys import RandomSource
 
+HERE = World(0, 1, torch.device("cpu"))
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -116,7 +124,7 @@ def test_a_finished_run_holds_an_encoder_results_and_pictures(name: str, finishe
             assert min(picture.size) > 40
     assert results["atoms"] > 0
     assert 0 <= results["unused_atoms"] <= results["atoms"]
-    assert 0 < results["nonzeros"] <= results["code_size"]
+    assert 0 < results["code"]["nonzeros"] <= results["code"]["code_size"]
     if not name.startswith("patch_dictionary"):
         assert 0 <= results["relative_reconstruction_error"] < 1
         assert list((out / "panels").glob("step-*.png"))
@@ -126,7 +134,7 @@ def test_a_finished_run_holds_an_encoder_results_and_pictures(name: str, finishe
 def test_what_a_code_takes_is_counted_on_the_exported_encoder(code: dict[str, Any], tmp_path: Path) -> None:
     values = {"kind": "patch_dictionary", "learn": "random", "network": {**NETWORK, **code}}
     out = run(settings(tmp_path / "run", "patch_dictionary-random", fit=values)).out
-    results = json.loads((out / "results.json").read_text())
+    results = json.loads((out / "results.json").read_text())["code"]
     codes = load_encoder(out / "encoder")(images_of("patch_dictionary-random")).flatten(1)
     mean = float((codes != 0).sum(1).double().mean())
     assert results["code_size"] == codes.shape[1]
@@ -158,8 +166,8 @@ def test_the_same_seed_gives_the_same_encoder_bit_for_bit(name: str, finished: R
 
 @pytest.mark.parametrize("name", EVERY)
 def test_fit_in_memory_gives_the_encoder_of_the_stage(name: str, finished: Runs) -> None:
-    config = settings(Path("none"), name).fit
-    assert config is not None
+    config = settings(Path("none"), name).method
+    assert isinstance(config, LinearMethod)
     torch.manual_seed(5)
     state = torch.get_rng_state()
     encoder = fit(
@@ -190,16 +198,16 @@ def test_the_loss_falls_from_the_first_epoch_to_the_last(name: str, finished: Ru
 def test_a_run_cut_off_and_resumed_ends_bit_for_bit_the_same(
     name: str, finished: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, cut = FitLearner.step, 9 if name in STREAMING else 1  # the last checkpoint is from before
+    step, cut = LinearLearner.step, 9 if name in STREAMING else 1  # the last checkpoint is from before
 
-    def dying(self: FitLearner, examples: Any, count: int, rate: float, number: int) -> Any:
+    def dying(self: LinearLearner, batch: Batch, number: int) -> Any:
         if number == cut:
             raise Killed
-        return step(self, examples, count, rate, number)
+        return step(self, batch, number)
 
     every = {"every": 4 if name in STREAMING else 1}
     with monkeypatch.context() as patch:
-        patch.setattr(FitLearner, "step", dying)
+        patch.setattr(LinearLearner, "step", dying)
         with pytest.raises(Killed):
             pretrain(settings(tmp_path / "run", name, checkpoint=every))
     assert not (tmp_path / "run" / "encoder").exists()
@@ -284,7 +292,7 @@ def test_one_epoch_counts_every_image_once_whatever_the_batch(
             seen.append(x)
             add(self, x, *rest)
 
-        monkeypatch.setattr(f"pretrain.linear.projections.{kind.__name__}.add", spy)
+        monkeypatch.setattr(kind, "add", spy)
     pretrain(settings(tmp_path / "run", name, batch_size=batch_size))
     rows = torch.cat([x for x in seen if x.shape[1] == 3 * SIDE**2])
     assert sorted(map(bytes, rows.numpy())) == sorted(map(bytes, images_of("").flatten(1).numpy()))
@@ -309,7 +317,7 @@ def test_ica_says_how_large_its_sample_is_and_depends_on_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples: list[Tensor] = []
-    monkeypatch.setattr("pretrain.linear.projections.ica", lambda rows, *rest, **more: samples.append(rows) or 1 / 0)
+    monkeypatch.setattr("pretrain.linear.ica.ica", lambda rows, *rest, **more: samples.append(rows) or 1 / 0)
     caplog.set_level(logging.INFO, logger="retouch")
     for name, seed in (("a", 0), ("b", 1)):
         values = {**EVERY["ica"], "sample": 40}
@@ -322,10 +330,10 @@ def test_ica_says_how_large_its_sample_is_and_depends_on_it(
 
 @pytest.mark.parametrize("name", ["ica", "tca-damage"])
 def test_the_report_sees_all_of_a_sorted_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretrain.fitting.REPORT_IMAGES", 8)
+    monkeypatch.setattr("pretrain.sample.SAMPLE_BYTES", 8 * 3 * SIDE**2 * 4)
     reported: list[Tensor] = []
-    monkeypatch.setattr(FitLearner, "explain", lambda self, images: reported.append(images))
-    monkeypatch.setattr("pretrain.linear.projections._ProjectionLearner.explain", FitLearner.explain)
+    for learner in (ProjectionLearner, MethodLearner):
+        monkeypatch.setattr(learner, "explain", lambda self, images: reported.append(images))
     pretrain(settings(tmp_path / "run", name))
     [shown], everything = reported, images_of("")
     places = [int((everything - image).flatten(1).abs().sum(1).argmin()) for image in shown]
@@ -339,13 +347,13 @@ def test_the_report_sees_all_of_a_sorted_folder(name: str, tmp_path: Path, monke
 
 def test_neighbours_are_side_by_side() -> None:
     config = Cca(components=2, views="neighbours")
-    learner: Any = config.learner(config.build(SIDE), 0, 1)
+    learner: Any = config.build(SIDE, WHOLE, HERE, 0)
     rows, columns = torch.meshgrid(torch.arange(2.0 * SIDE), torch.arange(2.0 * SIDE), indexing="ij")
     images = torch.stack([rows, columns, rows])[None]
     tops = set()
     for seed in range(40):
         torch.manual_seed(seed)
-        left, right = learner.views(images)
+        left, right = learner.views(images, torch.arange(1))
         assert left.shape == right.shape == (1, 3, SIDE, SIDE)
         assert torch.equal(right[:, 0], left[:, 0])
         assert torch.equal(right[:, 1], left[:, 1] + SIDE)
@@ -369,10 +377,10 @@ def test_cca_of_two_views_finds_what_they_share() -> None:
 def test_pairs_that_are_no_pairs_are_refused(tmp_path: Path) -> None:
     config = settings(tmp_path / "run", "cca-other")
     config = config.model_copy(update={"data": config.data.model_copy(update={"limit": 20})})
-    check_fit(config, [RandomSource(40), RandomSource(40)])
+    check_sources(config, [RandomSource(40), RandomSource(40)])
     with pytest.raises(UserError) as caught:  # twenty of each, but not the same twenty
-        check_fit(config, [RandomSource(40), RandomSource(30)])
-    assert str(caught.value) == "fit.views=other pairs rows, but noise has 40 and noise 30"
+        check_sources(config, [RandomSource(40), RandomSource(30)])
+    assert str(caught.value) == "fit.kind=cca pairs rows, but noise has 40 and noise 30"
 
 
 @pytest.mark.parametrize("cache", ["ram", "none"])
@@ -420,16 +428,15 @@ def test_tca_has_more_components_than_directions_in_which_pixels_vary() -> None:
 def test_patches_that_excite_an_atom_are_shown_the_way_round_that_it_is(mirror: bool) -> None:
     config = PatchDictionaryFit.model_validate({"learn": "random", "network": {**NETWORK, "mirror": mirror}})
     images = images_of("")
-    torch.manual_seed(0)
-    encoder = config.build(SIDE)
-    learner = config.learner(encoder, 0, len(images))
-    learner.start(images, None)
+    learner = config.build(SIDE, WHOLE, HERE, 0)
+    encoder = learner.encoder
+    learner.initialise(images)
     assert isinstance(encoder, PatchDictionary)
     explained = learner.explain(images)
     assert explained is not None
-    upright = _upright(explained)
-    _, shown = _most_exciting(upright, upright.codes.abs().mean(0))
-    order = upright.codes.abs().mean(0).argsort(descending=True)[: len(shown)]
+    turned = upright(explained)
+    _, shown = most_exciting(turned, turned.codes.abs().mean(0))
+    order = turned.codes.abs().mean(0).argsort(descending=True)[: len(shown)]
     # by hand: every window, and its mirror image, against an atom or its negative
     windows = torch.cat([images[:, :, y : y + 4, x : x + 4] for y in (0, 4) for x in (0, 4)])
     windows = torch.cat([windows, windows.flip(3)]) if mirror else windows
@@ -472,24 +479,24 @@ def test_an_atom_that_no_image_uses_is_replaced(kind: str) -> None:
     if kind == "kmeans":
         config = PatchDictionaryFit.model_validate({"network": NETWORK, "patches": 32})
     images = images_of("").mean(1, keepdim=True).expand(-1, 3, -1, -1).contiguous()
-    torch.manual_seed(0)
-    encoder = config.build(SIDE)
-    learner = config.learner(encoder, 0, len(images))
-    learner.start(images, None)
+    learner = config.build(SIDE, WHOLE, HERE, 0)
+    encoder = learner.encoder
+    learner.initialise(images)
     assert isinstance(encoder, (SparseCode, PatchDictionary))
     atoms = encoder.dictionary if isinstance(encoder, SparseCode) else encoder.dictionary.T  # views, [d h]
     colour = torch.zeros(3, len(atoms) // 3)
     colour[0], colour[1] = 1, -1
     colour = colour.flatten() / colour.norm()
     atoms[:, 0] = colour
+    rows = torch.arange(len(images))
     for step in range(9):
-        _, told = learner.learn(images, step)
+        _, told = learner.learn(images, step, rows)
         assert int(told["unused_atoms"]) == 1
         assert float(atoms[:, 0] @ colour) == pytest.approx(1, abs=1e-5)
-    learner.learn(images, 9)
+    learner.learn(images, 9, rows)
     assert abs(float(atoms[:, 0] @ colour)) < 0.1
     assert float(atoms[:, 0].norm()) == pytest.approx(1, abs=1e-5)
-    _, told = learner.learn(images, 10)
+    _, told = learner.learn(images, 10, rows)
     assert int(told["unused_atoms"]) == 0
 
 

@@ -1,0 +1,156 @@
+"""Learning by gradient: AdamW with warmup and cosine, clipping, averaged weights, micro-batches, several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from common.data import Batch
+from common.engine.checkpoint import copy_into, optimizer_tensors, restore_optimizer
+from common.engine.ema import Ema
+from common.engine.learner import Learner, Named, StepResult
+from common.engine.schedule import learning_rate, seed_step
+from common.engine.settings import GradientConfig
+from common.errors import UserError
+from common.machine.distributed import World
+from common.machine.precision import autocast, resolve_precision
+
+
+class GradientLearner(Learner):
+    """Minimise the sum of an objective's named losses.
+
+    Args:
+        model: the objective. ``model(images)``, or ``model(images, labels)`` where there are labels, takes uint8
+            ``[b 3 S S]`` on the device and gives a dict of scalar losses. Every parameter that requires a gradient
+            gets one. Whatever it draws at random comes from torch's global generators, which are a function of
+            (seed, step, rank, micro-batch) at each call.
+        groups: AdamW parameter groups, each with an optional ``lr_scale``; by default ``weight_decay_groups``.
+
+    Raises:
+        UserError: the batch cannot be shared evenly by processes and micro-batches.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: GradientConfig,
+        world: World,
+        groups: Sequence[dict[str, Any]] | None = None,
+    ) -> None:
+        parts = world.size * config.accumulate
+        if config.batch_size % parts:
+            raise UserError(
+                f"batch_size {config.batch_size} cannot be shared by {world.size} processes with "
+                f"accumulate={config.accumulate}; use a multiple of {parts}"
+            )
+        self.config, self.world = config, world
+        self.dtype = resolve_precision(config.precision, world.device)
+        self.model = model.to(world.device).to(memory_format=torch.channels_last)
+        chosen = weight_decay_groups(model, config.optim.weight_decay) if groups is None else groups
+        self.optimizer = torch.optim.AdamW(list(chosen), lr=config.effective_lr, betas=config.optim.betas, fused=True)
+        self.ema = Ema(model, config.ema) if config.ema else None
+        self.steps = 0
+        self._parallel: DistributedDataParallel | None = None
+        self._objective: nn.Module = model
+
+    @property
+    def rule(self) -> str:
+        config = self.config
+        return (
+            f"learning rate {config.effective_lr:.3g} (base_lr {config.base_lr:.3g} per 256 images), "
+            f"{str(self.dtype).removeprefix('torch.')}"
+        )
+
+    @property
+    def remedy(self) -> str:
+        return f"lower base_lr (now {self.config.base_lr:g}) or set precision=float32"
+
+    def begin(self, steps: int) -> None:
+        device = self.world.device
+        self.steps = steps
+        if self.world.size > 1:
+            ids = [device] if device.type == "cuda" else None
+            self._parallel = DistributedDataParallel(self.model, device_ids=ids)
+            self._objective = self._parallel
+        if self.config.compile:
+            # random numbers as eager draws them: a compiled run loses nothing but time
+            self._objective = torch.compile(self._objective, options={"fallback_random": True})  # type: ignore[assignment]
+
+    def step(self, batch: Batch, step: int) -> StepResult:
+        count = self.config.accumulate
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(step) * group.get("lr_scale", 1.0)
+        means: Named = {}
+        for number, inputs in enumerate(_micro_batches(batch, count)):
+            seed_step(self.config.seed, step, self.world.rank, number)
+            unsynced = self._parallel is not None and number < count - 1
+            with self._parallel.no_sync() if self._parallel and unsynced else contextlib.nullcontext():
+                with autocast(self.world.device, self.dtype):
+                    losses = self._objective(*(part.to(self.world.device, non_blocking=True) for part in inputs))
+                torch.stack(list(losses.values())).sum().div(count).backward()  # type: ignore[no-untyped-call]
+            for name, loss in losses.items():
+                means[name] = means.get(name, 0.0) + loss.detach().double() / count
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip or math.inf)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema:
+            self.ema.update(step)
+        return StepResult(means, {"grad_norm": norm})
+
+    def rate(self, step: int) -> float:
+        return learning_rate(step, self.steps, self.config.optim.warmup, self.config.effective_lr)
+
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        groups = {**super().tensors(), "optimizer": optimizer_tensors(self.optimizer, self.model)}
+        return groups | ({"ema": self.ema.tensors} if self.ema else {})
+
+    def restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        super().restore(groups)
+        restore_optimizer(self.optimizer, self.model, groups["optimizer"])
+        if self.ema:
+            copy_into(self.ema.tensors, groups["ema"], "averaged weights")
+
+    def averaged(self) -> AbstractContextManager[None]:
+        return self.ema.applied() if self.ema else contextlib.nullcontext()
+
+    def finish(self) -> None:
+        if self.ema:
+            live = {name: tensor.detach() for name, tensor in self.ema.live.items()}
+            copy_into(live, self.ema.tensors, "averaged weights")
+
+
+def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two AdamW groups: matrices and filters decay; biases, norms, tokens and positions do not."""
+    names = decayed_names(model)
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for name, parameter in trained if name in names], "weight_decay": weight_decay},
+        {"params": [parameter for name, parameter in trained if name not in names], "weight_decay": 0.0},
+    ]
+
+
+def decayed_names(model: nn.Module) -> set[str]:
+    """Names of the parameters that decay: all of two or more dimensions, except those that a module exempts.
+
+    A module exempts parameters as in timm: ``no_weight_decay()`` gives names of its own, such as tokens and positions.
+    """
+    kept: set[str] = set()
+    for place, module in model.named_modules():
+        if names := getattr(module, "no_weight_decay", None):
+            kept |= {f"{place}.{name}" if place else name for name in names()}
+    return {name for name, parameter in model.named_parameters() if parameter.ndim >= 2} - kept
+
+
+def _micro_batches(batch: Batch, parts: int) -> Iterator[tuple[Tensor, ...]]:
+    """Images, and labels where there are any, of equal slices of a batch."""
+    images = batch.images.chunk(parts)
+    labels = None if batch.labels is None else batch.labels.chunk(parts)
+    for number in range(parts):
+        yield (images[number],) if labels is None else (images[number], labels[number])

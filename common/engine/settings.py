@@ -1,0 +1,73 @@
+"""Settings of the training loop, and of learning by gradient."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from common.config import Config
+from common.machine.precision import Precision
+
+
+class CheckpointConfig(Config):
+    """How often to save, in steps, and how many checkpoints to keep."""
+
+    every: int = Field(default=500, gt=0)
+    keep: int = Field(default=2, gt=0)
+
+
+class LoopConfig(Config):
+    """What the loop needs to know, whatever a step does."""
+
+    seed: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=256, gt=0)  # images per step: over all processes and micro-batches
+    steps: int | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log_every: int = Field(default=50, gt=0)  # steps between two lines of metrics.jsonl
+    log_seconds: float = Field(default=5.0, gt=0)  # seconds between two plain progress lines where there is no terminal
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give steps or epochs, exactly one of them")
+        return self
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """How many steps training takes."""
+        return self.steps or math.ceil((self.epochs or 0) * steps_per_epoch)
+
+
+class OptimConfig(Config):
+    """AdamW with linear warmup and a cosine decay to zero."""
+
+    weight_decay: float = Field(default=0.05, ge=0)  # not on biases, norms, tokens and positions
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup: float = Field(default=0.05, ge=0, lt=1)  # share of all steps
+    clip: float = Field(default=1.0, ge=0)  # largest gradient norm; 0 turns clipping off
+
+
+class GradientConfig(LoopConfig):
+    """The loop's settings where a step follows a gradient."""
+
+    base_lr: float = Field(default=1e-3, gt=0)  # per 256 images; the effective rate is base_lr * batch_size / 256
+    optim: OptimConfig = OptimConfig()
+    ema: float = Field(default=0.998, ge=0, lt=1)  # decay of the averaged weights that are exported; 0 turns it off
+    accumulate: int = Field(default=1, gt=0)  # micro-batches per step
+    precision: Precision = "auto"
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _equal_micro_batches(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be cut into accumulate={self.accumulate} equal parts"
+            )
+        return self
+
+    @property
+    def effective_lr(self) -> float:
+        """The learning rate at this batch size: ``base_lr`` is per 256 images."""
+        return self.base_lr * self.batch_size / 256

@@ -1,0 +1,120 @@
+"""Autoencoders as a method: an encoder, a decoder, a pretext and penalties, learned by gradient."""
+
+from __future__ import annotations
+
+import logging
+
+from pydantic import JsonValue, model_validator
+from torch import Tensor, nn
+
+from common.augment import AugmentConfig
+from common.config import ProblemsError
+from common.data import Images
+from common.encoders import EncoderConfig, build_encoder
+from common.encoders.base import Encoder, TokenEncoder
+from common.engine.gradient import GradientLearner
+from common.engine.schedule import seed_step
+from common.engine.settings import GradientConfig
+from common.errors import UserError
+from common.machine.distributed import World
+from pretrain.gradient.decoders import DecoderConfig
+from pretrain.gradient.example import Example
+from pretrain.gradient.objective import Objective
+from pretrain.gradient.penalty import PenaltyConfig
+from pretrain.gradient.pretexts import AnyPretext, Denoise
+from pretrain.method import Method, MethodLearner
+from pretrain.report.explained import Explained
+from pretrain.sample import SAMPLE_IMAGES, sample
+
+log = logging.getLogger("retouch")
+
+SMALL_BYTES = 24 << 20  # what 2,048 float images of 32 px take: of smaller images, the sample holds more
+
+
+class Gradient(GradientConfig, Method):
+    """Settings of an autoencoder, and of the optimizer that trains it."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    pretext: AnyPretext = Denoise()
+    penalty: PenaltyConfig = PenaltyConfig()
+
+    @model_validator(mode="after")
+    def _penalties_fit(self) -> Gradient:
+        problems = self.penalty.check(self.encoder.name)
+        if self.penalty.dictionary and self.optim.weight_decay:
+            problems.insert(0, "penalty.dictionary decays the atoms itself: set optim.weight_decay=0")
+        if problems:
+            raise ProblemsError(problems)
+        return self
+
+    @property
+    def title(self) -> str:
+        return self.pretext.kind
+
+    @property
+    def key(self) -> str:
+        return f"pretext.kind={self.pretext.kind}"
+
+    @property
+    def provenance(self) -> dict[str, JsonValue]:
+        return {"pretext": self.pretext.model_dump(mode="json"), "base_lr": self.base_lr}
+
+    def build(self, image_size: int, augment: AugmentConfig, world: World, seed: int) -> AutoencoderLearner:
+        encoder = self._encoder(image_size, seed)
+        objective = Objective(encoder, self.decoder, self.pretext, self.penalty, augment)
+        return AutoencoderLearner(objective, self, world)
+
+    def _encoder(self, image_size: int, seed: int) -> Encoder:
+        """Weights start from the seed; a pretext that cannot use the encoder says why."""
+        pretext = self.pretext
+        seed_step(seed, 0)
+        encoder = build_encoder(self.encoder, image_size=image_size, view=pretext.view)
+        if pretext.needs_mask_channel(isinstance(encoder, TokenEncoder)):
+            seed_step(seed, 0)
+            encoder = build_encoder(self.encoder, image_size=image_size, view=pretext.view, mask_channel=True)
+        # where nothing is damaged, the code must be narrow, or sparse
+        sparse = bool(self.penalty.l1) or encoder.code_kept is not None
+        problems = [] if pretext.narrow_code and sparse else pretext.check(encoder)
+        if problems:
+            raise UserError(*problems, title=f"{self.encoder.name} cannot be pretrained by {pretext.kind}:")
+        return encoder
+
+
+class AutoencoderLearner(GradientLearner, MethodLearner):
+    """An objective at work."""
+
+    def __init__(self, objective: Objective, config: Gradient, world: World) -> None:
+        super().__init__(objective, config, world)
+        self.title, self.objective, self.encoder = config.title, objective, objective.encoder
+
+    def attach(self, images: Images, other: Images | None = None) -> None:
+        super().attach(images, other)
+        channels, height, width = self.encoder.map_shape
+        log.info(
+            "%s unlabeled images of %s; %s %.2fM parameters, last map %dx%dx%d; decoder %.2fM",
+            f"{len(images):,}", images.source.spec, self.encoder.name, _millions(self.encoder), channels, height, width,
+            _millions(self.objective.decoder),
+        )  # fmt: skip
+
+    def start(self) -> None:
+        if self.objective.fits:
+            count = max(SAMPLE_IMAGES, SMALL_BYTES // (4 * 3 * self.images.size**2))
+            self.objective.fit(sample(self.images, count).to(self.world.device))
+        if self.ema:
+            self.ema.reset()
+
+    def restored(self, images: Tensor) -> tuple[Example, Tensor]:
+        seed_step(self.config.seed, 0)
+        return self.objective.restore(images)
+
+    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
+        restored = self.objective.reconstruct(images)
+        return None if restored is None else (restored, images - images.mean(0))
+
+    def explain(self, images: Tensor) -> Explained | None:
+        return self.objective.explain(images)
+
+
+def _millions(module: nn.Module) -> float:
+    return sum(parameter.numel() for parameter in module.parameters()) / 1e6
