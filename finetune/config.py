@@ -80,7 +80,7 @@ class EmbedConfig(StageConfig):
     data: EmbedData = EmbedData()
     layer: LayerChoice = -1
     pooling: PoolingName = "avg"
-    store: Literal["dense", "sparse"] = "dense"  # all features of an image, or its non-zeros and where they are
+    store: Literal["dense", "sparse"] = "dense"  # all features, or the non-zeros with their indices
 
 
 class StartConfig(EncoderConfig):
@@ -103,7 +103,7 @@ class StartConfig(EncoderConfig):
 
 
 class CompareConfig(Config):
-    """What stands beside the fine-tuned encoder in the table. Not run when it starts from scratch itself."""
+    """What the fine-tuned encoder is compared with. Not run when it starts from scratch itself."""
 
     linear_probe: bool = True  # the frozen encoder under a linear probe
     from_scratch: bool = True  # the same network and recipe from random initialisation

@@ -164,7 +164,7 @@ def _write(
     config: EmbedConfig,
     precision: torch.dtype,
 ) -> None:
-    """Row groups as they come, beside the final place; renamed when whole."""
+    """Row groups as they come, to a temporary file that is renamed when complete."""
     schema = pa.schema({"path": pa.string(), "label": pa.string(), **COLUMNS[config.store]})
     rows = nonzeros = 0
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -1,4 +1,4 @@
-"""What a row of predictions is worth: accuracy with its interval, per class, and the confusion of classes."""
+"""Scores of predictions: accuracy with its interval, per class, and the confusion matrix."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def command(path: str, overrides: Sequence[str]) -> ProbeReport:
 
 
 def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
-    """Measure a frozen encoder by its probes, beside baselines; write ``results.json``.
+    """Measure a frozen encoder by its probes, with baselines; write ``results.json``.
 
     Args:
         show: print the tables; a caller that gathers several probes prints one of its own.

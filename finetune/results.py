@@ -45,6 +45,11 @@ class Score(Record):
     n: int  # images
 
 
+def choice_text(layer: str, pooling: str, setting: str) -> str:
+    """``layer 2, avg, l2 0.001``, without what is empty."""
+    return ", ".join(filter(None, [f"layer {layer}" if layer else "", pooling, setting]))
+
+
 class Choice(Record):
     """What the validation split chose."""
 
@@ -57,9 +62,8 @@ class Choice(Record):
 
     @property
     def text(self) -> str:
-        """One line for people: ``layer 2, avg, l2 0.001``."""
-        layer, *others = self.cells
-        return ", ".join(filter(None, [f"layer {layer}" if layer else "", *others]))
+        """One line for people."""
+        return choice_text(*self.cells)
 
 
 class ProbeChoice(Choice):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rich.markup import escape
 from rich.table import Table
 
-from finetune.results import Choice, FinetuneResult, Outcome, ProbeResult, Score
+from finetune.results import Choice, FinetuneResult, Outcome, ProbeResult, Score, choice_text
 
 TASKS_ACROSS = 3  # tasks side by side in 100 columns
 TITLE = "Test accuracy, % [95% Wilson interval]"
@@ -38,7 +38,7 @@ class Line(NamedTuple):
     @property
     def chosen(self) -> str:
         """What validation chose."""
-        return ", ".join(filter(None, [f"layer {self.layer}" if self.layer else "", self.pooling, self.setting]))
+        return choice_text(self.layer, self.pooling, self.setting)
 
 
 # ---- lines
@@ -198,7 +198,7 @@ def _percent(accuracy: float, low: float, high: float, apart: str = " ") -> str:
 
 
 def _cell(line: Line) -> str:
-    chosen = ", ".join(filter(None, [f"layer {line.layer}" if line.layer else "", line.setting]))
+    chosen = choice_text(line.layer, "", line.setting)  # a pooling would not fit 100 columns
     return f"{escape(line.accuracy)}{_dim(chosen)}{_dim(line.note)}"
 
 

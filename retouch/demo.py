@@ -37,7 +37,7 @@ TASKS = ["shape", "color", "texture"]
 def demo(out: str | Path = "runs/demo") -> list[ProbeResult]:
     """Pretrain a denoiser and a colorizer on ``shapes``, probe both on its three tasks beside their baselines.
 
-    Writes one run folder a stage under ``out`` and, last, the table as ``out/table.md``. An earlier demo there is
+    Writes one run folder per stage under ``out`` and, last, the table as ``out/table.md``. An earlier demo there is
     replaced, or continued if it was stopped.
 
     Returns:
@@ -51,16 +51,18 @@ def demo(out: str | Path = "runs/demo") -> list[ProbeResult]:
     results: list[ProbeResult] = []
     for name, settings in PRETEXTS.items():
         log.info("\n%s: learning from %s unlabeled images", name, f"{UNLABELED:,}")
-        config = {
-            "out": out / name,
-            "steps": STEPS,
-            "batch_size": 128,
-            "base_lr": 4e-3,
-            "data": {"source": "shapes", "limit": UNLABELED},
-            "encoder": ENCODER,
-            **settings,
-            "wandb": {**wandb, "name": name},
-        }
+        config = PretrainConfig.model_validate(
+            {
+                "out": out / name,
+                "steps": STEPS,
+                "batch_size": 128,
+                "base_lr": 4e-3,
+                "data": {"source": "shapes", "limit": UNLABELED},
+                "encoder": ENCODER,
+                **settings,
+                "wandb": {**wandb, "name": name},
+            }
+        )
         pretrained = pretrain(_continued(config) if unfinished else _anew(config))
         if pretrained.encoder is None:  # stopped by a signal, and said so
             log.info("for the demo: start it again, and it goes on from there")
@@ -101,15 +103,15 @@ def demo(out: str | Path = "runs/demo") -> list[ProbeResult]:
     return results
 
 
-def _anew(settings: dict[str, Any]) -> PretrainConfig:
-    return PretrainConfig.model_validate({**settings, "overwrite": True})
+def _anew(config: PretrainConfig) -> PretrainConfig:
+    return config.model_copy(update={"overwrite": True})
 
 
-def _continued(settings: dict[str, Any]) -> PretrainConfig:
+def _continued(config: PretrainConfig) -> PretrainConfig:
     """Resumed where a run of the same settings was stopped."""
-    resumed = PretrainConfig.model_validate({**settings, "resume": True})
+    resumed = config.model_copy(update={"resume": True})
     try:
         check_out(resumed)
     except UserError:  # left by another version of the demo
-        return _anew(settings)
+        return _anew(config)
     return resumed

@@ -115,13 +115,13 @@ def lecture(out: str | Path = "runs/lecture") -> list[Row]:
     leave_busy_cores()
     for name, settings in ATOMS.items():
         log.info("\n%s, of patches of photographs", name)
-        _pretrain(out, name, {"data": PATCH, **settings})
+        pretrain(_config(out, name, data=PATCH, **settings))
     points = _sparsity(out)
 
     rows = []
     for name, settings in CODES.items():
         log.info("\n%s, of images", name)
-        _pretrain(out, name, {"data": IMAGES, **settings})
+        pretrain(_config(out, name, data=IMAGES, **settings))
         rows.append(_measure(out, name, wide=name == "patch_dictionary"))
 
     Console(width=None if Console().is_terminal else 120).print(_table(rows))
@@ -137,11 +137,9 @@ def lecture(out: str | Path = "runs/lecture") -> list[Row]:
     return rows
 
 
-def _pretrain(out: Path, name: str, settings: dict[str, Any]) -> None:
-    pretrain(
-        PretrainConfig.model_validate(
-            {"out": out / name, "overwrite": True, "wandb": {"group": out.name, "name": name}, **settings}
-        )
+def _config(out: Path, name: str, **settings: Any) -> PretrainConfig:
+    return PretrainConfig.model_validate(
+        {"out": out / name, "overwrite": True, "wandb": {"group": out.name, "name": name}, **settings}
     )
 
 

@@ -1,4 +1,4 @@
-"""Which rows stand for all of them."""
+"""Which rows stand for many."""
 
 from __future__ import annotations
 
@@ -7,8 +7,5 @@ from torch import Tensor
 
 
 def even_rows(length: int, count: int) -> Tensor:
-    """At most ``count`` of ``length`` rows, evenly spread from the first to the last: int64, ascending.
-
-    Computed in float64: float32 cannot tell rows beyond 2**24 apart.
-    """
+    """At most ``count`` of the rows 0..length-1, evenly spread, int64: some of each class in a sorted folder."""
     return torch.linspace(0, length - 1, min(length, count), dtype=torch.float64).round().long()

@@ -9,7 +9,7 @@ from finetune.solvers.gram import blocks, column_mean, gram
 
 ROWS_PER_FEATURE = 8  # that all eigenvectors are estimated from
 LARGEST_WHOLE = 4096  # features, or rows; of more, all eigenvectors cost more than the steps they save
-PRINCIPAL = 1024  # directions that are told apart among more features than that
+PRINCIPAL = 1024  # eigenvectors kept of more features than that
 PRINCIPAL_ROWS = 8192  # rows that those are estimated from
 PASSES = 2  # subspace iterations
 

@@ -1,19 +1,23 @@
-"""Evenly spread rows."""
+"""Evenly spread rows, against fractions computed exactly."""
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
+import torch
 
 from common.data.rows import even_rows
 
 
-@pytest.mark.parametrize(
-    ("length", "count", "rows"),
-    [(5, 10, [0, 1, 2, 3, 4]), (9, 3, [0, 4, 8]), (60, 4, [0, 20, 39, 59]), (7, 1, [0]), (1, 5, [0])],
-)
-def test_rows_reach_from_the_first_to_the_last(length: int, count: int, rows: list[int]) -> None:
-    assert even_rows(length, count).tolist() == rows
+@pytest.mark.parametrize(("length", "count"), [(1, 1), (5, 1), (5, 2), (7, 3), (10, 10), (10, 99), (1 << 25, 1001)])
+def test_rows_are_the_nearest_to_exact_even_steps(length: int, count: int) -> None:
+    rows = even_rows(length, count)
+    kept = min(length, count)
+    exact = [Fraction(index * (length - 1), max(kept - 1, 1)) for index in range(kept)]
+    assert rows.dtype == torch.int64
+    assert rows.tolist() == [round(place) for place in exact]  # halves to even, as in torch
 
 
-def test_rows_of_a_huge_set_are_exact() -> None:
-    assert even_rows(2**25, 3).tolist() == [0, 2**24, 2**25 - 1]
+def test_no_rows_of_nothing() -> None:
+    assert even_rows(0, 5).tolist() == []
