@@ -93,7 +93,7 @@ def open_sources(data: LabelledData, seed: int) -> Sources:
     if given:
         [test] = given
     else:
-        published = _published_test(data)
+        published = train.published_test()
         if published is not None:
             test = published
         else:
@@ -153,18 +153,3 @@ def check_enough(sources: Sources, data: LabelledData, fraction: float, seed: in
     """
     rows = kept_rows(sources.train, data.limit, seed)
     together(*(lambda task=task: hold_out(sources.train.labels(task, rows), fraction, seed) for task in data.task_list))
-
-
-def _published_test(data: LabelledData) -> Source | None:
-    """The test set that comes with the training set, if it names no split of its own."""
-    scheme, _, rest = data.train.partition(":")
-    if scheme == "shapes":
-        return build_source("shapes", split="test", label=data.label)
-    if scheme == "torchvision" and ":" not in rest:
-        return build_source(data.train, split="test", root=data.root)
-    if scheme == "hf" and ":" not in rest:
-        try:
-            return build_source(data.train, split="test", image=data.image, label=data.label, root=data.root)
-        except UserError:
-            return None
-    return None

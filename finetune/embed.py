@@ -7,7 +7,6 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,61 +29,29 @@ from common.runs.folder import check_out, in_group, open_run
 from finetune.config import EmbedConfig
 from finetune.features import layer_shapes
 from finetune.pooling import Space, build_spaces, concatenate, pool
+from finetune.results import EmbedResult
 
 log = logging.getLogger("retouch")
 
-GROUP_ROWS = 8192  # rows a row group: large enough to compress, small enough to stream
+GROUP_ROWS = 8192  # rows per row group: large enough to compress, small enough to stream
 COLUMNS = {
     "dense": {"features": pa.list_(pa.float32())},
     "sparse": {"indices": pa.list_(pa.int32()), "values": pa.list_(pa.float32())},
 }
 
 
-@dataclass(frozen=True)
-class Storage:
-    """What the features of one file take."""
-
-    rows: int  # images
-    width: int  # features an image
-    nonzeros: int  # of all images together; exact zeros are all that is left out
-    bytes_on_disk: int  # of the columns that hold features, compressed
-
-    @property
-    def bytes_dense(self) -> int:
-        """As a float32 array, uncompressed."""
-        return 4 * self.rows * self.width
-
-    @property
-    def nonzeros_an_image(self) -> float:
-        return self.nonzeros / max(self.rows, 1)
-
-    @property
-    def zero_share(self) -> float:
-        """Of all entries, in [0, 1]."""
-        return 1 - self.nonzeros / max(self.rows * self.width, 1)
-
-    @property
-    def text(self) -> str:
-        """One line for people."""
-        return (
-            f"{_size(self.bytes_on_disk)} on disk, {_size(self.bytes_dense)} as dense float32 "
-            f"({self.bytes_on_disk / max(self.bytes_dense, 1):.0%}); "
-            f"{self.nonzeros_an_image:,.1f} of {self.width:,} features an image are not zero, {self.zero_share:.1%} are"
-        )
-
-
-def command(path: str, overrides: Sequence[str]) -> Path:
+def command(path: str, overrides: Sequence[str]) -> EmbedResult:
     """``retouch embed CONFIG [key.sub=value ...]``."""
     return embed(load_config(EmbedConfig, path, overrides))
 
 
-def embed(config: EmbedConfig) -> Path:
-    """Write ``OUT/features.parquet``, one row an image that can be read, and return its path.
+def embed(config: EmbedConfig) -> EmbedResult:
+    """Write ``OUT/features.parquet``, one row per readable image; returns its path and what its features take.
 
     Columns: ``path`` (string), ``label`` (the class name; null without labels), and ``features`` (list of float32), or
     with ``store=sparse`` ``indices`` (list of int32, ascending) and ``values`` (list of float32) of what is not zero.
     The file's own metadata hold the ``shape``, ``[images, features]``. ``read_sparse`` reads sparse ones back, and
-    ``storage_report`` says of both what they take; it is logged here too.
+    ``storage_report`` tells again what either takes.
 
     Raises:
         UserError: encoder, data or run folder cannot serve; nothing has been written then.
@@ -110,24 +77,24 @@ def embed(config: EmbedConfig) -> Path:
             path = run.folder / "features.parquet"
             precision = resolve_precision(config.precision, here.device)
             _write(path, encoder.to(here.device), images, labels, spaces[0], config, precision)
-            storage = storage_report(path)
-            log.info("%s: %s rows of %d features", path, f"{storage.rows:,}", storage.width)
-            log.info("%s", storage.text)
+            found = storage_report(path)
+            log.info("%s: %s rows of %d features", path, f"{found.rows:,}", found.width)
+            log.info("%s", storage_text(found))
             if run.tracker:
                 run.tracker.summary(
                     {
-                        "rows": storage.rows,
-                        "features": storage.width,
-                        "bytes_on_disk": storage.bytes_on_disk,
-                        "bytes_dense": storage.bytes_dense,
-                        "nonzeros_an_image": storage.nonzeros_an_image,
-                        "zero_share": storage.zero_share,
+                        "rows": found.rows,
+                        "features": found.width,
+                        "bytes_on_disk": found.bytes_on_disk,
+                        "bytes_dense": found.bytes_dense,
+                        "nonzeros_per_image": found.nonzeros_per_image,
+                        "zero_share": found.zero_share,
                     }
                 )
-            return path
+            return found
 
 
-def storage_report(path: str | Path) -> Storage:
+def storage_report(path: str | Path) -> EmbedResult:
     """What the features in a file of ``retouch embed`` take, from its metadata alone.
 
     Raises:
@@ -139,7 +106,17 @@ def storage_report(path: str | Path) -> Storage:
     columns = [group.column(number) for group in groups for number in range(group.num_columns)]
     held = {name for of_store in COLUMNS.values() for name in of_store}
     on_disk = sum(one.total_compressed_size for one in columns if one.path_in_schema.split(".")[0] in held)
-    return Storage(*shape, nonzeros, on_disk)
+    rows, width = shape
+    return EmbedResult(path=Path(path), rows=rows, width=width, nonzeros=nonzeros, bytes_on_disk=on_disk)
+
+
+def storage_text(found: EmbedResult) -> str:
+    """What the features take, in one line for people."""
+    return (
+        f"{_size(found.bytes_on_disk)} on disk, {_size(found.bytes_dense)} as dense float32 "
+        f"({found.bytes_on_disk / max(found.bytes_dense, 1):.0%}); {found.nonzeros_per_image:,.1f} of {found.width:,} "
+        f"features per image are non-zero ({found.zero_share:.1%} zeros)"
+    )
 
 
 def read_sparse(path: str | Path) -> Tensor:
@@ -187,7 +164,7 @@ def _write(
     config: EmbedConfig,
     precision: torch.dtype,
 ) -> None:
-    """Row groups as they come, beside the final place; renamed when whole."""
+    """Row groups as they come, to a temporary file that is renamed when complete."""
     schema = pa.schema({"path": pa.string(), "label": pa.string(), **COLUMNS[config.store]})
     rows = nonzeros = 0
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from common.encoders.base import Encoder
+    from finetune.results import EmbedResult, FinetuneResult, ProbeReport
     from pretrain.linear.base import LinearMethod
     from pretrain.results import Pretrained
 
@@ -47,24 +48,45 @@ def pretrain(config: Config | str | Path | Mapping[str, Any], *overrides: str) -
     return stage(_read(PretrainConfig, config, overrides))
 
 
-def probe(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> dict[str, Any]:
-    """Measure a frozen encoder on labelled tasks, beside baselines; returns what ``results.json`` holds."""
+def probe(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> ProbeReport:
+    """Measure a frozen encoder on labelled tasks, with baselines. See ``finetune.config.ProbeConfig`` for the settings.
+
+    Returns:
+        What ``results.json`` holds; ``report.results[0].linear.test.accuracy`` is the first task's.
+
+    Raises:
+        UserError: with every problem at once; nothing has been written then.
+    """
     from finetune.config import ProbeConfig
     from finetune.probe import probe as stage
 
     return stage(_read(ProbeConfig, config, overrides))
 
 
-def finetune(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> dict[str, Any]:
-    """Train the whole encoder with a new head; returns what ``results.json`` holds."""
+def finetune(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> FinetuneResult | None:
+    """Train the whole encoder with a new head. See ``finetune.config.FinetuneConfig`` for the settings.
+
+    Returns:
+        What ``results.json`` holds; None where training was stopped by a signal.
+
+    Raises:
+        UserError: with every problem at once; nothing has been written then.
+    """
     from finetune.config import FinetuneConfig
     from finetune.full import finetune as stage
 
     return stage(_read(FinetuneConfig, config, overrides))
 
 
-def embed(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> Path:
-    """Write path, label and features of every image to parquet; returns the file."""
+def embed(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> EmbedResult:
+    """Write path, label and features of every image to parquet.
+
+    Returns:
+        The file's ``path``, and what its features take.
+
+    Raises:
+        UserError: with every problem at once; nothing has been written then.
+    """
     from finetune.config import EmbedConfig
     from finetune.embed import embed as stage
 

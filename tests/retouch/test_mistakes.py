@@ -405,7 +405,7 @@ def test_test_images_that_are_training_images_are_counted(here: Path, capsys: py
         shutil.copy(next((here / "two").glob(f"*/{name}.png")), here / "three" / "a" / f"copy{name}.png")
     shutil.rmtree(here / "three" / "c")
     config, _, right = CONFIGS["probe"]
-    quick = ["knn=null", "damage=[]", "purposes=false", "baselines.random_init=false", "baselines.pixels=false"]
+    quick = ["knn=null", "damage=[]", "properties=false", "baselines.random_init=false", "baselines.pixels=false"]
     common = ["out=new", "data.workers=0", "wandb.mode=disabled", "data.test=folder:three"]
     assert main(["probe", config, *common, *right, *quick]) == 0
     assert [line for line in answered(capsys) if line.startswith("warning")] == [
