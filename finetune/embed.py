@@ -102,8 +102,7 @@ def embed(config: EmbedConfig) -> Path:
         card = read_encoder_card(config.encoder)
         config = in_group(config, card.provenance)
         with open_run(config, here, job_type="embed") as run:
-            if run.tracker:
-                run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
+            run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
             data = config.data
             images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", seed=config.seed)
             labels = None if task is None else images.labels(task)
@@ -113,17 +112,16 @@ def embed(config: EmbedConfig) -> Path:
             storage = storage_report(path)
             log.info("%s: %s rows of %d features", path, f"{storage.rows:,}", storage.width)
             log.info("%s", storage.text)
-            if run.tracker:
-                run.tracker.summary(
-                    {
-                        "rows": storage.rows,
-                        "features": storage.width,
-                        "bytes_on_disk": storage.bytes_on_disk,
-                        "bytes_dense": storage.bytes_dense,
-                        "nonzeros_an_image": storage.nonzeros_an_image,
-                        "zero_share": storage.zero_share,
-                    }
-                )
+            run.tracker.summary(
+                {
+                    "rows": storage.rows,
+                    "features": storage.width,
+                    "bytes_on_disk": storage.bytes_on_disk,
+                    "bytes_dense": storage.bytes_dense,
+                    "nonzeros_an_image": storage.nonzeros_an_image,
+                    "zero_share": storage.zero_share,
+                }
+            )
             return path
 
 

@@ -112,7 +112,7 @@ def _run(config: FinetuneConfig, here: World) -> Result | None:
     config = _in_group(config)
     with open_run(config, here, job_type="finetune") as run:
         start = config.encoder
-        if run.tracker and start.path is not None and not start.from_scratch:
+        if start.path is not None and not start.from_scratch:
             card = read_encoder_card(start.path)
             run.tracker.use_encoder(start.path, card.sha256, card.provenance.get("artifact"))
         result = _train_and_test(config, encoder, sources, run)
@@ -214,9 +214,8 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     export_classifier(classifier, config.out / "classifier", provenance)
     artifact = f"encoder-{config.out.name}"
     sha256 = export_encoder(encoder, config.out / "encoder", {**provenance, "artifact": artifact})
-    if run.tracker:
-        run.tracker.artifact(f"classifier-{config.out.name}", config.out / "classifier", "classifier", provenance)
-        run.tracker.artifact(artifact, config.out / "encoder", "encoder", {"sha256": sha256, **provenance})
+    run.tracker.artifact(f"classifier-{config.out.name}", config.out / "classifier", "classifier", provenance)
+    run.tracker.artifact(artifact, config.out / "encoder", "encoder", {"sha256": sha256, **provenance})
     return _result(
         config, task, training, answers, labels, train_labels.names, len(fit), len(held), sha256, images.duplicates
     )
@@ -353,13 +352,12 @@ def _log(config: FinetuneConfig, result: Result, run: Run) -> None:
     numbers = {f"{task}/{key}": result[key] for key in ("test_accuracy", "val_accuracy")}
     # a step of its own: a finished run that is resumed cuts it back, and tests again
     run.log(numbers, result["steps"] + 1)
-    if run.tracker:
-        run.tracker.summary(
-            {**numbers, "best_step": result["best_step"], "trained_encoder_sha256": result["encoder_sha256"]}
-        )
-        columns = ("task", "method", "test_accuracy", "low", "high", "chosen", "n_test")
-        cells = (task, _method(config), result["test_accuracy"], low, high, _chosen(result), result["n_test"])
-        run.tracker.table("results", columns, [cells])
+    run.tracker.summary(
+        {**numbers, "best_step": result["best_step"], "trained_encoder_sha256": result["encoder_sha256"]}
+    )
+    columns = ("task", "method", "test_accuracy", "low", "high", "chosen", "n_test")
+    cells = (task, _method(config), result["test_accuracy"], low, high, _chosen(result), result["n_test"])
+    run.tracker.table("results", columns, [cells])
 
 
 def _method(config: FinetuneConfig) -> str:

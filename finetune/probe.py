@@ -103,8 +103,7 @@ def probe(config: ProbeConfig, *, show: bool = True) -> Result:
         precision = resolve_precision(config.precision, here.device)
 
         with open_run(config, here, job_type="probe") as run:
-            if run.tracker:
-                run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
+            run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
             results: list[Result] = []
             for data, opened, choices in zip(all_data, sources, spaces, strict=True):
                 how = Extraction(here.device, precision, config.batch_size, data.workers)
@@ -367,9 +366,8 @@ def _log(run: Run, report: Result) -> None:
     ]
     for step, numbers in enumerate(named):
         run.log(numbers, step)
-    if run.tracker:
-        run.tracker.summary({key: value for numbers in named for key, value in numbers.items()})
-        run.tracker.table("results", table_columns(), table_rows(results))
+    run.tracker.summary({key: value for numbers in named for key, value in numbers.items()})
+    run.tracker.table("results", table_columns(), table_rows(results))
 
 
 def _numbers(result: Result) -> dict[str, float]:

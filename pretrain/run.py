@@ -218,7 +218,6 @@ def _export(
     }
     sha256 = export_encoder(encoder, folder, provenance)
     log.info("encoder written to %s (sha256 %s)", folder, sha256[:12])
-    if run.tracker:
-        run.tracker.summary({"encoder_sha256": sha256, "seconds": training.seconds, "steps": training.step})
-        run.tracker.artifact(artifact, folder, "encoder", {"sha256": sha256, **provenance})
+    run.tracker.summary({"encoder_sha256": sha256, "seconds": training.seconds, "steps": training.step})
+    run.tracker.artifact(artifact, folder, "encoder", {"sha256": sha256, **provenance})
     return Pretrained(folder, sha256, training)

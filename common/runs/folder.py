@@ -66,7 +66,7 @@ def in_group(config: S, provenance: Mapping[str, Any] | None = None) -> S:
 class Run:
     """An opened run folder with its tracker and metrics file. Ranks other than 0 hold it too, and write nothing."""
 
-    def __init__(self, folder: Path, world: World, tracker: Tracker | None, resumed: bool) -> None:
+    def __init__(self, folder: Path, world: World, tracker: Tracker, resumed: bool) -> None:
         self.folder, self.world, self.tracker, self.resumed = folder, world, tracker, resumed
         self.metrics_path = folder / "metrics.jsonl"
 
@@ -87,13 +87,11 @@ class Run:
             raise UserError(*lost, title=f"not written to {self.metrics_path}, which holds finite numbers only:")
         with self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}, allow_nan=False) + "\n")
-        if self.tracker:
-            self.tracker.log(metrics, step)
+        self.tracker.log(metrics, step)
 
     def image(self, name: str, path: Path, step: int, caption: str = "") -> None:
-        """Tell W&B of a picture in this folder."""
-        if self.tracker:
-            self.tracker.image(name, path, step, caption)
+        """Send an image file of this folder to W&B."""
+        self.tracker.image(name, path, step, caption)
 
     def cut_back(self, step: int) -> None:
         """Drop metrics after ``step``: they will be computed again. A half-written last line is dropped too."""
@@ -121,7 +119,7 @@ def open_run(
     """
     resumed = _claim(config, world)
     if not world.is_main:
-        yield Run(config.out, world, None, resumed)
+        yield Run(config.out, world, Tracker.disabled(config.out), resumed)
         return
     handler = add_log_file(config.out / "train.log")
     tracker = Tracker(config.wandb, config.out, job_type=job_type, settings=settings or config.model_dump(mode="json"))

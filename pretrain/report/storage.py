@@ -56,8 +56,7 @@ def save_report(
         for name, path in (("atoms", atoms), ("exciting", exciting)):
             run.image(name, path, step)
         log.info("%d atoms, %d unused", results["atoms"], results["unused_atoms"])
-    if run.tracker:
-        run.tracker.summary(results)
+    run.tracker.summary(results)
     write_json(run.folder / RESULTS, results)
     return results
 
@@ -88,8 +87,7 @@ def add_storage(run: Run, encoder: Encoder, images: Tensor) -> dict[str, Any]:
         storage["bytes_sparse"],
         storage["bytes_dense"],
     )
-    if run.tracker:
-        run.tracker.summary(storage)
+    run.tracker.summary(storage)
     path = run.folder / RESULTS
     write_json(path, {**json.loads(path.read_text()), **storage})
     return storage

@@ -16,6 +16,7 @@ from common.config import load_config
 from common.machine.distributed import World
 from common.errors import UserError
 from common.runs.folder import Run, StageConfig, check_out, open_run
+from common.runs.tracking import Tracker
 
 HERE = World(0, 1, torch.device("cpu"))
 QUIET = {"mode": "disabled"}
@@ -54,7 +55,7 @@ def test_log_lines_stand_in_metrics_jsonl_and_messages_in_train_log(tmp_path: Pa
 
 
 def test_metric_that_is_not_finite_is_named_and_not_written(tmp_path: Path) -> None:
-    run = Run(tmp_path, HERE, None, False)
+    run = Run(tmp_path, HERE, Tracker.disabled(tmp_path), False)
     with pytest.raises(UserError, match=r"val/error is nan at step 3"):
         run.log({"loss": 0.5, "val/error": float("nan")}, 3)
     assert not run.metrics_path.exists()
@@ -178,7 +179,7 @@ def test_resume_of_nothing_starts_anew(tmp_path: Path) -> None:
 
 
 def test_metrics_are_cut_back_to_the_checkpoint_and_a_torn_line_is_dropped(tmp_path: Path) -> None:
-    run = Run(tmp_path, HERE, None, True)
+    run = Run(tmp_path, HERE, Tracker.disabled(tmp_path), True)
     for step in (1, 2, 3):
         run.log({"loss": 1.0 / step}, step)
     with run.metrics_path.open("a") as file:
@@ -188,7 +189,7 @@ def test_metrics_are_cut_back_to_the_checkpoint_and_a_torn_line_is_dropped(tmp_p
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
-    run = Run(tmp_path, World(1, 2, torch.device("cpu")), None, False)
+    run = Run(tmp_path, World(1, 2, torch.device("cpu")), Tracker.disabled(tmp_path), False)
     run.log({"loss": 1.0}, 1)
     run.cut_back(0)
     assert list(tmp_path.iterdir()) == []
