@@ -21,12 +21,12 @@ from common.config import load_config
 from common.data import Images, Labels, Source, build_source, in_order, load_images
 from common.encoders.base import Encoder
 from common.encoders.folder import load_encoder, read_encoder_card
-from common.errors import UserError, together
+from common.errors import UserError, check_all
 from common.machine.distributed import world
 from common.machine.memory import gib
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
-from common.runs.folder import check_out, in_group, open_run
+from common.runs.folder import check_run_folder, open_run, with_group
 from finetune.config import EmbedConfig
 from finetune.features import layer_shapes
 from finetune.pooling import Space, build_spaces, concatenate, pool
@@ -92,15 +92,15 @@ def embed(config: EmbedConfig) -> Path:
     with world() as here:
         if here.size > 1:
             raise UserError("embed runs in one process: start it without torchrun")
-        _, encoder, (source, task) = together(
-            lambda: check_out(config), lambda: load_encoder(config.encoder), lambda: _open(config)
+        _, encoder, (source, task) = check_all(
+            lambda: check_run_folder(config), lambda: load_encoder(config.encoder), lambda: _open(config)
         )
         size = config.data.image_size or encoder.image_size
         spaces, _ = build_spaces(layer_shapes(encoder, size), [config.layer], [config.pooling], max_width=1 << 30)
         if len(spaces) != 1:
             raise UserError(f"layer: {config.layer!r} names several features; give a number, all, or lastN")
         card = read_encoder_card(config.encoder)
-        config = in_group(config, card.provenance)
+        config = with_group(config, card.provenance)
         with open_run(config, here, job_type="embed") as run:
             run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
             data = config.data

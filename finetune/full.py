@@ -21,12 +21,12 @@ from common.encoders.folder import export_classifier, export_encoder, load_encod
 from common.engine.learner import decayed_names
 from common.engine.loop import Periodic, Trained, train
 from common.engine.schedule import seed_step
-from common.errors import together
+from common.errors import check_all
 from common.files import write_json
 from common.machine.distributed import World, world
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
-from common.runs.folder import Run, check_out, in_group, open_run
+from common.runs.folder import Run, check_run_folder, open_run, with_group
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.data import Sources, check_enough, hold_out, load_labelled, open_sources
 from finetune.features import layer_shapes
@@ -82,7 +82,7 @@ def finetune(config: FinetuneConfig) -> Result:
             return {}
 
         # what it is compared with, each a run of its own, in the same group
-        config = _in_group(config)
+        config = _with_group(config)
         baselines: dict[str, Result] = {}
         if config.encoder.path is not None and not config.encoder.from_scratch:
             if config.compare.from_scratch:
@@ -108,8 +108,8 @@ def finetune(config: FinetuneConfig) -> Result:
 def _run(config: FinetuneConfig, here: World) -> Result | None:
     """One training and its test, in ``config.out``: None when stopped, ``{}`` in processes other than the first."""
     # everything a user can get wrong is looked at before anything is written
-    encoder, sources, _ = together(lambda: _start(config), lambda: _open(config), lambda: check_out(config))
-    config = _in_group(config)
+    encoder, sources, _ = check_all(lambda: _start(config), lambda: _open(config), lambda: check_run_folder(config))
+    config = _with_group(config)
     with open_run(config, here, job_type="finetune") as run:
         start = config.encoder
         if start.path is not None and not start.from_scratch:
@@ -122,9 +122,9 @@ def _run(config: FinetuneConfig, here: World) -> Result | None:
         return result
 
 
-def _in_group(config: FinetuneConfig) -> FinetuneConfig:
+def _with_group(config: FinetuneConfig) -> FinetuneConfig:
     path = config.encoder.path
-    return in_group(config, None if path is None else read_encoder_card(path).provenance)
+    return with_group(config, None if path is None else read_encoder_card(path).provenance)
 
 
 def _start(config: FinetuneConfig) -> Encoder:

@@ -19,11 +19,11 @@ from common.config import load_config
 from common.corruptions import Corruption
 from common.encoders.base import Encoder
 from common.encoders.folder import EncoderCard, load_encoder, read_encoder_card
-from common.errors import UserError, together
+from common.errors import UserError, check_all
 from common.files import write_json
 from common.machine.distributed import world
 from common.machine.precision import resolve_precision
-from common.runs.folder import Run, check_out, in_group, open_run
+from common.runs.folder import Run, check_run_folder, open_run, with_group
 from finetune.baselines import Pixels, untrained
 from finetune.config import NearestConfig, ProbeConfig
 from finetune.data import LabelledData, LabelledImages, Sources, check_enough, load_labelled, open_sources
@@ -93,12 +93,12 @@ def probe(config: ProbeConfig, *, show: bool = True) -> Result:
         all_data = [config.data, *config.more_data]
         if here.size > 1:
             raise UserError("probe runs in one process: start it without torchrun")
-        _, (card, encoder), *sources = together(
-            lambda: check_out(config),
+        _, (card, encoder), *sources = check_all(
+            lambda: check_run_folder(config),
             lambda: (read_encoder_card(config.encoder), load_encoder(config.encoder)),
             *(lambda data=data: _open(config, data) for data in all_data),
         )
-        config = in_group(config, card.provenance)
+        config = with_group(config, card.provenance)
         spaces = [_spaces(config, data, encoder) for data in all_data]
         precision = resolve_precision(config.precision, here.device)
 

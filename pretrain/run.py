@@ -17,10 +17,10 @@ from common.encoders.base import Encoder, TokenEncoder
 from common.encoders.folder import export_encoder
 from common.engine.loop import Periodic, Trained, train
 from common.engine.schedule import seed_step
-from common.errors import UserError, together
+from common.errors import UserError, check_all
 from common.machine.distributed import World, world
 from common.pixels import to_float
-from common.runs.folder import Run, check_out, in_group, open_run
+from common.runs.folder import Run, check_run_folder, open_run, with_group
 from pretrain.config import PretrainConfig
 from pretrain.fitting import check_fit, fit_encoder
 from pretrain.gradient.example import Example
@@ -56,11 +56,11 @@ def pretrain(config: PretrainConfig) -> Pretrained:
     Raises:
         UserError: the data, the encoder or the run folder cannot serve; nothing has been written then.
     """
-    config = in_group(config)
+    config = with_group(config)
     with world() as here:
         # everything a user can get wrong is looked at before anything is written
-        sources, model, _ = together(
-            lambda: _open_sources(config, here), lambda: _build_model(config, here), lambda: check_out(config)
+        sources, model, _ = check_all(
+            lambda: _open_sources(config, here), lambda: _build_model(config, here), lambda: check_run_folder(config)
         )
         check_fit(config, sources)
         encoder = model.encoder if isinstance(model, Autoencoder) else model

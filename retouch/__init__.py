@@ -13,11 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
-from common.config import Config, apply_overrides, load_config, validate
+from common.config import Config, load_config, validate
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
     from pretrain.run import Pretrained
 
 __all__ = ["UserError", "embed", "finetune", "fit", "load_encoder", "pretrain", "probe"]
-
-C = TypeVar("C", bound=Config)
 
 
 def pretrain(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> Pretrained:
@@ -44,7 +40,7 @@ def pretrain(config: Config | str | Path | Mapping[str, Any], *overrides: str) -
     from pretrain.config import PretrainConfig
     from pretrain.run import pretrain as stage
 
-    return stage(_read(PretrainConfig, config, overrides))
+    return stage(load_config(PretrainConfig, config, overrides))
 
 
 def probe(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> dict[str, Any]:
@@ -52,7 +48,7 @@ def probe(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> d
     from finetune.config import ProbeConfig
     from finetune.probe import probe as stage
 
-    return stage(_read(ProbeConfig, config, overrides))
+    return stage(load_config(ProbeConfig, config, overrides))
 
 
 def finetune(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> dict[str, Any]:
@@ -60,7 +56,7 @@ def finetune(config: Config | str | Path | Mapping[str, Any], *overrides: str) -
     from finetune.config import FinetuneConfig
     from finetune.full import finetune as stage
 
-    return stage(_read(FinetuneConfig, config, overrides))
+    return stage(load_config(FinetuneConfig, config, overrides))
 
 
 def embed(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> Path:
@@ -68,7 +64,7 @@ def embed(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> P
     from finetune.config import EmbedConfig
     from finetune.embed import embed as stage
 
-    return stage(_read(EmbedConfig, config, overrides))
+    return stage(load_config(EmbedConfig, config, overrides))
 
 
 def fit(
@@ -116,13 +112,3 @@ def load_encoder(folder: str | Path) -> Encoder:
     from common.encoders.folder import load_encoder as load
 
     return load(Path(folder))
-
-
-def _read(schema: type[C], config: Config | str | Path | Mapping[str, Any], overrides: tuple[str, ...]) -> C:
-    if isinstance(config, (str, Path)):
-        return load_config(schema, config, overrides)
-    values = config.model_dump(mode="json") if isinstance(config, Config) else dict(config)
-    tree = apply_overrides(OmegaConf.create(values), overrides)
-    plain = OmegaConf.to_container(tree, resolve=True)
-    assert isinstance(plain, dict)
-    return validate(schema, {str(key): value for key, value in plain.items()})

@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.files import write_text
 from common.machine.cores import leave_busy_cores
 from common.runs.console import program
-from common.runs.folder import check_out
+from common.runs.folder import check_run_folder
 from finetune.config import ProbeConfig
 from finetune.probe import probe
 from finetune.table import markdown_table, results_table
@@ -108,7 +108,7 @@ def _continued(settings: dict[str, Any]) -> PretrainConfig:
     """Resumed where a run of the same settings was stopped."""
     resumed = PretrainConfig.model_validate({**settings, "resume": True})
     try:
-        check_out(resumed)
+        check_run_folder(resumed)
     except UserError:  # left by another version of the demo
         return _anew(settings)
     return resumed

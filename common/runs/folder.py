@@ -52,7 +52,7 @@ class StageConfig(Config):
 S = TypeVar("S", bound=StageConfig)
 
 
-def in_group(config: S, provenance: Mapping[str, Any] | None = None) -> S:
+def with_group(config: S, provenance: Mapping[str, Any] | None = None) -> S:
     """``config`` with a W&B group, so that the stages of one experiment stand together.
 
     Where none is set, it is the group of the encoder that the stage is given (``provenance``); a stage that begins an
@@ -139,7 +139,7 @@ def _claim(config: StageConfig, world: World) -> bool:
     problem: UserError | None = None
     resumed = False
     try:
-        resumed = check_out(config)
+        resumed = check_run_folder(config)
     except UserError as error:
         problem = error
     world.barrier()  # every rank has looked before rank 0 writes
@@ -177,7 +177,7 @@ def _remove(entry: Path) -> None:
         entry.unlink()
 
 
-def check_out(config: StageConfig) -> bool:
+def check_run_folder(config: StageConfig) -> bool:
     """Whether this run continues an old one. Changes nothing on disk; raises what ``open_run`` would."""
     out = config.out
     if config.resume and config.overwrite:

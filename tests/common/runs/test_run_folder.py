@@ -15,7 +15,7 @@ from common.engine.checkpoint import Checkpoint, list_checkpoints, save_checkpoi
 from common.config import load_config
 from common.machine.distributed import World
 from common.errors import UserError
-from common.runs.folder import Run, StageConfig, check_out, open_run
+from common.runs.folder import Run, StageConfig, check_run_folder, open_run
 from common.runs.tracking import Tracker
 
 HERE = World(0, 1, torch.device("cpu"))
@@ -111,7 +111,7 @@ def test_a_kill_while_overwriting_leaves_a_folder_to_resume_or_overwrite(
         patched.setattr(shutil, "rmtree", killed)
         started_anew(out)
     assert not list_checkpoints(out / "checkpoints")
-    assert check_out(config(out, resume=True))
+    assert check_run_folder(config(out, resume=True))
     started_anew(out)
     assert sorted(path.name for path in out.iterdir()) == ["config.yaml", "notes.txt", "train.log"]
 
@@ -198,13 +198,13 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match=r"cannot be made: .*file is a file; choose another out"):
-        check_out(config(tmp_path / "file" / "run"))
+        check_run_folder(config(tmp_path / "file" / "run"))
 
 
 def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "theirs").mkdir()
     monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "theirs")  # root may write anywhere
     with pytest.raises(UserError, match=r"may not write to .*theirs; choose another out"):
-        check_out(config(tmp_path / "theirs"))
+        check_run_folder(config(tmp_path / "theirs"))
     with pytest.raises(UserError, match=r"cannot be made: this user may not write to .*theirs; choose another out"):
-        check_out(config(tmp_path / "theirs" / "run"))
+        check_run_folder(config(tmp_path / "theirs" / "run"))
