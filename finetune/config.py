@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -84,6 +84,9 @@ class BaselineConfig(Config):
 class ProbeConfig(StageConfig):
     """``retouch probe``: measure a frozen encoder on labelled tasks."""
 
+    stage: ClassVar[str] = "probe"
+    free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers", "data.cache"}
+
     encoder: Path
     data: LabelledData = LabelledData()
     more_data: tuple[LabelledData, ...] = ()  # further data sets for the same encoder
@@ -112,6 +115,10 @@ class EmbedData(Config):
 
 class EmbedConfig(StageConfig):
     """``retouch embed``: features of a frozen encoder as ``OUT/features.parquet``."""
+
+    stage: ClassVar[str] = "embed"
+    writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, "features.parquet")
+    free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers"}
 
     encoder: Path
     data: EmbedData = EmbedData()
@@ -148,6 +155,10 @@ class CompareConfig(Config):
 
 class FinetuneConfig(LoopConfig):
     """``retouch finetune``: train the whole encoder with a new head on labelled images."""
+
+    stage: ClassVar[str] = "finetune"
+    writes: ClassVar[tuple[str, ...]] = (*LoopConfig.writes, "classifier", "encoder", "linear_probe", "from_scratch")
+    free_keys: ClassVar[frozenset[str]] = LoopConfig.free_keys | {"data.workers", "data.cache"}
 
     encoder: StartConfig
     data: LabelledData = LabelledData()

@@ -101,7 +101,7 @@ def embed(config: EmbedConfig) -> Path:
             raise UserError(f"layer: {config.layer!r} names several features; give a number, all, or lastN")
         card = read_encoder_card(config.encoder)
         config = with_group(config, card.provenance)
-        with open_run(config, here, job_type="embed") as run:
+        with open_run(config, here) as run:
             run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
             data = config.data
             images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", seed=config.seed)

@@ -110,7 +110,7 @@ def _run(config: FinetuneConfig, here: World) -> Result | None:
     # everything a user can get wrong is looked at before anything is written
     encoder, sources, _ = check_all(lambda: _start(config), lambda: _open(config), lambda: check_run_folder(config))
     config = _with_group(config)
-    with open_run(config, here, job_type="finetune") as run:
+    with open_run(config, here) as run:
         start = config.encoder
         if start.path is not None and not start.from_scratch:
             card = read_encoder_card(start.path)

@@ -102,7 +102,7 @@ def probe(config: ProbeConfig, *, show: bool = True) -> Result:
         spaces = [_spaces(config, data, encoder) for data in all_data]
         precision = resolve_precision(config.precision, here.device)
 
-        with open_run(config, here, job_type="probe") as run:
+        with open_run(config, here) as run:
             run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
             results: list[Result] = []
             for data, opened, choices in zip(all_data, sources, spaces, strict=True):

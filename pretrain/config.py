@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -42,6 +42,10 @@ class PretrainConfig(LoopConfig):
     method of the linear family does, by a rule of its own: it brings its own encoder, sees images as they are, and one
     epoch is its default length.
     """
+
+    stage: ClassVar[str] = "pretrain"
+    writes: ClassVar[tuple[str, ...]] = (*LoopConfig.writes, "panels", "encoder")
+    free_keys: ClassVar[frozenset[str]] = LoopConfig.free_keys | {"data.workers", "data.cache"}
 
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()

@@ -67,7 +67,7 @@ def pretrain(config: PretrainConfig) -> Pretrained:
 
         # data: first, since images that cannot be read must not leave a run folder behind
         images = [_load(source, config) for source in sources]
-        with open_run(config, here, job_type="pretrain") as run:
+        with open_run(config, here) as run:
             # train
             if isinstance(model, Autoencoder):
                 training = _train(model, images[0], config, run)

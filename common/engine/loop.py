@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import psutil
 import torch
@@ -54,6 +54,10 @@ class CheckpointConfig(Config):
 
 class LoopConfig(StageConfig):
     """Settings of the loop, common to every stage that trains."""
+
+    # checkpoints go first: while there is one, a run that is resumed needs the rest
+    writes: ClassVar[tuple[str, ...]] = ("checkpoints", *StageConfig.writes)
+    free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"log_seconds", "checkpoint"}
 
     steps: int | None = Field(default=None, gt=0)
     epochs: float | None = Field(default=None, gt=0)

@@ -42,7 +42,7 @@ def run_loop(
     torch.manual_seed(0)
     model = model or ToyAutoencoder(norm)
     loader = Loader(images or noise_images(), batch_size=config.batch_size, seed=config.seed)
-    with open_run(config, HERE, job_type="pretrain") as run:
+    with open_run(config, HERE) as run:
         trained = train(model, prepare, loader, config, run, title="toy", periodic=periodic)
     return model, trained
 

@@ -35,7 +35,7 @@ def train_here(here: World, out: Path, prepare: Callable[[Batch], Any] = clean, 
     torch.manual_seed(0)
     model = ToyAutoencoder(norm=False, dropout=0.0)
     loader = Loader(noise_images(), batch_size=config.batch_size, seed=0, rank=here.rank, world=here.size)
-    with open_run(config, here, job_type="pretrain") as run:
+    with open_run(config, here) as run:
         train(model, prepare, loader, config, run, title="toy")
     return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
 
