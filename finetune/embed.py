@@ -21,9 +21,10 @@ from common.config import load_config
 from common.data import Images, Labels, Source, build_source, in_order, load_images
 from common.encoders.base import Encoder
 from common.encoders.folder import load_encoder, read_encoder_card
-from common.errors import UserError, check_all
+from common.errors import UserError, check_all, one_line
+from common.files import replacing
 from common.machine.distributed import world
-from common.machine.memory import gib
+from common.machine.memory import readable_size
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
 from common.runs.folder import check_run_folder, open_run, with_group
@@ -67,7 +68,7 @@ class Storage:
     def text(self) -> str:
         """One line for people."""
         return (
-            f"{_size(self.bytes_on_disk)} on disk, {_size(self.bytes_dense)} as dense float32 "
+            f"{readable_size(self.bytes_on_disk)} on disk, {readable_size(self.bytes_dense)} as dense float32 "
             f"({self.bytes_on_disk / max(self.bytes_dense, 1):.0%}); "
             f"{self.nonzeros_an_image:,.1f} of {self.width:,} features an image are not zero, {self.zero_share:.1%} are"
         )
@@ -185,28 +186,23 @@ def _write(
     config: EmbedConfig,
     precision: torch.dtype,
 ) -> None:
-    """Row groups as they come, beside the final place; renamed when whole."""
+    """Row groups as they come."""
     schema = pa.schema({"path": pa.string(), "label": pa.string(), **COLUMNS[config.store]})
     rows = nonzeros = 0
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     waiting: list[pa.RecordBatch] = []
-    try:
-        with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
-            for batch in in_order(images, config.batch_size, config.data.workers):
-                vectors = _vectors(encoder, batch.images, space, precision)
-                rows += len(vectors)
-                nonzeros += int(vectors.count_nonzero())
-                waiting.append(_rows(schema, images, labels, batch.index, vectors))
-                if sum(map(len, waiting)) >= GROUP_ROWS:
-                    writer.write_table(pa.Table.from_batches(waiting))
-                    waiting = []
-            if waiting:
+    with replacing(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+        for batch in in_order(images, config.batch_size, config.data.workers):
+            vectors = _vectors(encoder, batch.images, space, precision)
+            rows += len(vectors)
+            nonzeros += int(vectors.count_nonzero())
+            waiting.append(_rows(schema, images, labels, batch.index, vectors))
+            if sum(map(len, waiting)) >= GROUP_ROWS:
                 writer.write_table(pa.Table.from_batches(waiting))
-            notes = {"shape": [rows, space.width], "nonzeros": nonzeros}
-            writer.add_key_value_metadata({key: json.dumps(note) for key, note in notes.items()})
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+                waiting = []
+        if waiting:
+            writer.write_table(pa.Table.from_batches(waiting))
+        notes = {"shape": [rows, space.width], "nonzeros": nonzeros}
+        writer.add_key_value_metadata({key: json.dumps(note) for key, note in notes.items()})
 
 
 def _vectors(encoder: Encoder, images: Tensor, space: Space, precision: torch.dtype) -> Tensor:
@@ -254,7 +250,7 @@ def _open_features(path: str | Path) -> Any:
     try:
         return pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: not readable as parquet: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not readable as parquet: {one_line(error)}") from None
 
 
 def _notes(file: Any, path: str | Path) -> tuple[tuple[int, int], int]:
@@ -265,7 +261,3 @@ def _notes(file: Any, path: str | Path) -> tuple[tuple[int, int], int]:
         return (int(rows), int(width)), int(json.loads(notes[b"nonzeros"]))
     except (KeyError, ValueError, TypeError):
         raise UserError(f"{path}: has no shape in its metadata: retouch embed did not write it") from None
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**10:.1f} KiB" if count < 2**20 else gib(count)

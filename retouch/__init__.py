@@ -1,4 +1,4 @@
-"""Retouch: learn from pictures without labels, by putting damaged pictures right again.
+"""Retouch: learn from images without labels, by restoring damaged ones.
 
     import retouch
 
@@ -11,12 +11,38 @@ Each stage takes a config object, a YAML path or a mapping, and ``key.sub=value`
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.config import Config, load_config, validate
-from common.errors import UserError
+
+def _check_packages() -> None:
+    """Refuse a package or script of the user's own that hides one of ours.
+
+    Raises:
+        ImportError: naming the file and what to do about it.
+    """
+    root = Path(__file__).resolve().parent.parent
+    for name in ("common", "pretrain", "finetune"):
+        loaded = sys.modules.get(name)
+        spec = getattr(loaded, "__spec__", None) or (None if loaded else importlib.util.find_spec(name))
+        found = getattr(loaded, "__file__", None) or (spec.origin if spec else None)
+        if found is None or Path(found).resolve().parent != root / name:
+            hidden = Path(found) if found else None
+            if hidden is not None and hidden.name == "__init__.py":
+                hidden = hidden.parent
+            what = (
+                f"{hidden} is imported in its place; rename it" if hidden else "it cannot be found; reinstall retouch"
+            )
+            raise ImportError(f"retouch needs its own package {name!r}, but {what}")
+
+
+_check_packages()  # before ours are imported
+
+from common.config import Config, load_config, validate  # noqa: E402
+from common.errors import UserError  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +70,7 @@ def pretrain(config: Config | str | Path | Mapping[str, Any], *overrides: str) -
 
 
 def probe(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> dict[str, Any]:
-    """Measure a frozen encoder on labelled tasks, beside baselines; returns what ``results.json`` holds."""
+    """Measure a frozen encoder on labelled tasks, with baselines; returns what ``results.json`` holds."""
     from finetune.config import ProbeConfig
     from finetune.probe import probe as stage
 
@@ -103,8 +129,8 @@ def fit(
 def load_encoder(folder: str | Path) -> Encoder:
     """Open an exported encoder: frozen, in eval mode, every tensor checked.
 
-    Its calls take images ``[B 3 H W]``, RGB in [0, 1]: ``encoder(images)`` gives the last map ``[B D h w]``,
-    ``encoder.layers(images)`` all maps, shallow to deep, ``encoder.encode(images)`` one vector an image ``[B D]``.
+    Its calls take images ``[B 3 H W]``, RGB in [0, 1]: ``encoder(images)`` returns the last map ``[B D h w]``,
+    ``encoder.layers(images)`` all maps, shallow to deep, ``encoder.encode(images)`` one vector per image ``[B D]``.
 
     Raises:
         UserError: the folder is not an encoder, or is damaged; says what to do.

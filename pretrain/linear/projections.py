@@ -13,7 +13,7 @@ from common.corruptions import AnyCorruption, Gaussian
 from common.encoders import Encoder, EncoderConfig
 from common.encoders.linear import Linear
 from common.engine.learner import Named
-from common.machine.memory import available_memory, gib
+from common.machine.memory import available_memory, readable_size
 from pretrain.linear.base import Fit, FitLearner, check_components
 from pretrain.linear.cca import cca
 from pretrain.linear.ica import ica
@@ -47,7 +47,8 @@ class _Projected(Fit):
         most = int((free / (8 * COPIES)) ** 0.25 / (3 * self.moment_views) ** 0.5)
         return [
             f"fit.kind={self.kind} at {image_size} px solves for moments of {columns:,} x {columns:,} numbers, which "
-            f"takes {gib(need)} of memory, and {gib(free)} are free; lower data.image_size, to {most} at most"
+            f"takes {readable_size(need)} of memory, and {readable_size(free)} are free; "
+            f"lower data.image_size, to {most} at most"
         ]
 
     def encoder_config(self) -> EncoderConfig:

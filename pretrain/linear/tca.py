@@ -31,6 +31,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from common.pixels import split_rows
 from common.solvers.kernels import Kernel, check_width, kernel_rows, squared_distances
 from pretrain.linear.moments import Moments, check_rows
 from pretrain.linear.projection import check_components, signs
@@ -187,4 +188,4 @@ def _mean_kernel(a: Tensor, b: Tensor, width: float) -> float:
 
 def _chunks(rows: Tensor, columns: int) -> tuple[Tensor, ...]:
     """``rows`` in runs whose products with ``columns`` landmarks hold at most ``CHUNK`` numbers."""
-    return torch.split(rows, max(1, CHUNK // columns))
+    return split_rows(rows, columns, CHUNK)

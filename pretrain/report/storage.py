@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from common.encoders.base import Encoder
+from common.encoders.storage import ENTRY_BYTES, NONZERO_BYTES
 from common.files import write_json
 from common.pixels import in_chunks
 from common.runs.folder import Run
@@ -23,7 +24,6 @@ log = logging.getLogger("retouch")
 
 EXCITED = 12  # atoms whose patches are shown
 PATCHES = 10  # patches of each
-DENSE, SPARSE = 4, 8  # bytes of a float32; of a non-zero with its index, int32
 RESULTS = "results.json"
 
 
@@ -77,8 +77,8 @@ def add_storage(run: Run, encoder: Encoder, images: Tensor) -> dict[str, Any]:
     storage = {
         "code_size": size,
         "nonzeros": round(mean, 2),
-        "bytes_dense": DENSE * size,
-        "bytes_sparse": round(SPARSE * mean, 1),
+        "bytes_dense": ENTRY_BYTES * size,
+        "bytes_sparse": round(NONZERO_BYTES * mean, 1),
     }
     log.info(
         "%.1f of %d entries of an image's code are not zero: %.0f bytes sparse, %d dense",

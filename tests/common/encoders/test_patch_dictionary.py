@@ -194,8 +194,12 @@ def test_patterns_of_the_atoms_respond_as_the_atoms_do() -> None:
             "patch_dictionary cannot serve as an encoder at 8 px: "
             "patches of 6 px leave 3 positions a side for a grid of 4",
         ),
-        ({"pretrained": True}, 32, "encoder.pretrained: patch_dictionary has no pretrained weights; use false"),
-        ({"stem": "small"}, 32, "encoder.stem: patch_dictionary has no stem; leave it at auto"),
+        (
+            {"pretrained": True},
+            32,
+            "encoder.pretrained: patch_dictionary has no pretrained weights; use a timm model, or false",
+        ),
+        ({"stem": "small"}, 32, "encoder.stem: patch_dictionary has no stem to replace; leave it at auto"),
     ],
 )
 def test_what_it_cannot_serve_is_refused(config: dict[str, Any], image_size: int, message: str) -> None:
