@@ -26,17 +26,16 @@ def _check_packages() -> None:
     """
     root = Path(__file__).resolve().parent.parent
     for name in ("common", "pretrain", "finetune"):
-        loaded = sys.modules.get(name)
-        spec = getattr(loaded, "__spec__", None) or (None if loaded else importlib.util.find_spec(name))
-        found = getattr(loaded, "__file__", None) or (spec.origin if spec else None)
-        if found is None or Path(found).resolve().parent != root / name:
-            hidden = Path(found) if found else None
-            if hidden is not None and hidden.name == "__init__.py":
-                hidden = hidden.parent
-            what = (
-                f"{hidden} is imported in its place; rename it" if hidden else "it cannot be found; reinstall retouch"
+        spec = None if name in sys.modules else importlib.util.find_spec(name)
+        found = getattr(sys.modules.get(name), "__file__", None) if spec is None else spec.origin
+        if found is None:
+            raise ImportError(f"retouch needs its own package {name!r}, which cannot be found; reinstall retouch")
+        file = Path(found).resolve()
+        if file.parent != root / name:
+            shown = file.parent if file.name == "__init__.py" else file
+            raise ImportError(
+                f"retouch needs its own package {name!r}, but {shown} is imported in its place; rename it"
             )
-            raise ImportError(f"retouch needs its own package {name!r}, but {what}")
 
 
 _check_packages()  # before ours are imported

@@ -62,3 +62,7 @@ def _lecture(given: argparse.Namespace) -> int:
         lecture(given.out)
 
     return answer("retouch lecture", work, again="start it again")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
