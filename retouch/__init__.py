@@ -32,9 +32,9 @@ def _check_packages() -> None:
             raise ImportError(f"retouch needs its own package {name!r}, which cannot be found; reinstall retouch")
         file = Path(found).resolve()
         if file.parent != root / name:
-            shown = file.parent if file.name == "__init__.py" else file
+            other = file.parent if file.name == "__init__.py" else file
             raise ImportError(
-                f"retouch needs its own package {name!r}, but {shown} is imported in its place; rename it"
+                f"retouch needs its own package {name!r}, but {other} is imported in its place; rename it"
             )
 
 

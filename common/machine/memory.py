@@ -6,11 +6,12 @@ from pathlib import Path
 
 import psutil
 
+CGROUP = Path("/sys/fs/cgroup")  # where a container sees its own limits
 
-def available_memory() -> int:
+
+def available_memory(group: Path = CGROUP) -> int:
     """Bytes that can be allocated without swapping: in the machine, or in this container if it has a lower limit."""
     free = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
     try:
         limit = (group / "memory.max").read_text().strip()
         used = int((group / "memory.current").read_text())
