@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,7 +11,7 @@ from common.augment import AugmentConfig
 from common.config import Config
 from common.corruptions import AnyCorruption, Gaussian, Gray, Holes
 from common.encoders import EncoderConfig
-from common.engine.settings import GradientConfig
+from common.engine.settings import GradientConfig, LoopConfig
 from common.machine.precision import Precision
 from common.runs.folder import StageConfig
 from finetune.data import LabelledData
@@ -32,6 +32,9 @@ class BaselineConfig(Config):
 
 class ProbeConfig(StageConfig):
     """``retouch probe``: measure a frozen encoder on labelled tasks."""
+
+    stage: ClassVar[str] = "probe"
+    free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers", "data.cache"}
 
     encoder: Path
     precision: Precision = "auto"
@@ -78,6 +81,10 @@ class EmbedData(Config):
 class EmbedConfig(StageConfig):
     """``retouch embed``: features of a frozen encoder as ``OUT/features.parquet``."""
 
+    stage: ClassVar[str] = "embed"
+    writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, "features.parquet")
+    free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers"}
+
     encoder: Path
     precision: Precision = "auto"
     data: EmbedData = EmbedData()
@@ -114,6 +121,19 @@ class CompareConfig(Config):
 
 class FinetuneConfig(StageConfig, GradientConfig):
     """``retouch finetune``: train the whole encoder with a new head on labelled images."""
+
+    stage: ClassVar[str] = "finetune"
+    writes: ClassVar[tuple[str, ...]] = (
+        *LoopConfig.loop_writes,
+        *StageConfig.writes,
+        "classifier",
+        "encoder",
+        "linear_probe",
+        "from_scratch",
+    )
+    free_keys: ClassVar[frozenset[str]] = (
+        StageConfig.free_keys | LoopConfig.loop_free_keys | {"data.workers", "data.cache"}
+    )
 
     encoder: StartConfig
     data: LabelledData = LabelledData()

@@ -20,12 +20,13 @@ from common.config import load_config
 from common.data import Images, Labels, Source, build_source, in_order, load_images
 from common.encoders.base import Encoder
 from common.encoders.folder import load_encoder, read_encoder_card
-from common.errors import UserError, together
+from common.errors import UserError, check_all, one_line
+from common.files import replacing
 from common.machine.distributed import world
-from common.machine.memory import gib
+from common.machine.memory import readable_size
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
-from common.runs.folder import check_out, in_group, open_run
+from common.runs.folder import check_run_folder, open_run, with_group
 from finetune.config import EmbedConfig
 from finetune.features import layer_shapes
 from finetune.pooling import Space, build_spaces, concatenate, pool
@@ -59,18 +60,17 @@ def embed(config: EmbedConfig) -> EmbedResult:
     with world() as here:
         if here.size > 1:
             raise UserError("embed runs in one process: start it without torchrun")
-        _, encoder, (source, task) = together(
-            lambda: check_out(config), lambda: load_encoder(config.encoder), lambda: _open(config)
+        _, encoder, (source, task) = check_all(
+            lambda: check_run_folder(config), lambda: load_encoder(config.encoder), lambda: _open(config)
         )
         size = config.data.image_size or encoder.image_size
         spaces, _ = build_spaces(layer_shapes(encoder, size), [config.layer], [config.pooling], max_width=1 << 30)
         if len(spaces) != 1:
             raise UserError(f"layer: {config.layer!r} names several features; give a number, all, or lastN")
         card = read_encoder_card(config.encoder)
-        config = in_group(config, card.provenance)
-        with open_run(config, here, job_type="embed") as run:
-            if run.tracker:
-                run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
+        config = with_group(config, card.provenance)
+        with open_run(config, here) as run:
+            run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
             data = config.data
             images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", seed=config.seed)
             labels = None if task is None else images.labels(task)
@@ -80,17 +80,16 @@ def embed(config: EmbedConfig) -> EmbedResult:
             found = storage_report(path)
             log.info("%s: %s rows of %d features", path, f"{found.rows:,}", found.width)
             log.info("%s", storage_text(found))
-            if run.tracker:
-                run.tracker.summary(
-                    {
-                        "rows": found.rows,
-                        "features": found.width,
-                        "bytes_on_disk": found.bytes_on_disk,
-                        "bytes_dense": found.bytes_dense,
-                        "nonzeros_per_image": found.nonzeros_per_image,
-                        "zero_share": found.zero_share,
-                    }
-                )
+            run.tracker.summary(
+                {
+                    "rows": found.rows,
+                    "features": found.width,
+                    "bytes_on_disk": found.bytes_on_disk,
+                    "bytes_dense": found.bytes_dense,
+                    "nonzeros_per_image": found.nonzeros_per_image,
+                    "zero_share": found.zero_share,
+                }
+            )
             return found
 
 
@@ -113,7 +112,7 @@ def storage_report(path: str | Path) -> EmbedResult:
 def storage_text(found: EmbedResult) -> str:
     """What the features take, in one line for people."""
     return (
-        f"{_size(found.bytes_on_disk)} on disk, {_size(found.bytes_dense)} as dense float32 "
+        f"{readable_size(found.bytes_on_disk)} on disk, {readable_size(found.bytes_dense)} as dense float32 "
         f"({found.bytes_on_disk / max(found.bytes_dense, 1):.0%}); {found.nonzeros_per_image:,.1f} of {found.width:,} "
         f"features per image are non-zero ({found.zero_share:.1%} zeros)"
     )
@@ -167,25 +166,20 @@ def _write(
     """Row groups as they come, to a temporary file that is renamed when complete."""
     schema = pa.schema({"path": pa.string(), "label": pa.string(), **COLUMNS[config.store]})
     rows = nonzeros = 0
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     waiting: list[pa.RecordBatch] = []
-    try:
-        with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
-            for batch in in_order(images, config.batch_size, config.data.workers):
-                vectors = _vectors(encoder, batch.images, space, precision)
-                rows += len(vectors)
-                nonzeros += int(vectors.count_nonzero())
-                waiting.append(_rows(schema, images, labels, batch.index, vectors))
-                if sum(map(len, waiting)) >= GROUP_ROWS:
-                    writer.write_table(pa.Table.from_batches(waiting))
-                    waiting = []
-            if waiting:
+    with replacing(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+        for batch in in_order(images, config.batch_size, config.data.workers):
+            vectors = _vectors(encoder, batch.images, space, precision)
+            rows += len(vectors)
+            nonzeros += int(vectors.count_nonzero())
+            waiting.append(_rows(schema, images, labels, batch.index, vectors))
+            if sum(map(len, waiting)) >= GROUP_ROWS:
                 writer.write_table(pa.Table.from_batches(waiting))
-            notes = {"shape": [rows, space.width], "nonzeros": nonzeros}
-            writer.add_key_value_metadata({key: json.dumps(note) for key, note in notes.items()})
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+                waiting = []
+        if waiting:
+            writer.write_table(pa.Table.from_batches(waiting))
+        notes = {"shape": [rows, space.width], "nonzeros": nonzeros}
+        writer.add_key_value_metadata({key: json.dumps(note) for key, note in notes.items()})
 
 
 def _vectors(encoder: Encoder, images: Tensor, space: Space, precision: torch.dtype) -> Tensor:
@@ -233,7 +227,7 @@ def _open_features(path: str | Path) -> Any:
     try:
         return pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: not readable as parquet: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not readable as parquet: {one_line(error)}") from None
 
 
 def _notes(file: Any, path: str | Path) -> tuple[tuple[int, int], int]:
@@ -244,7 +238,3 @@ def _notes(file: Any, path: str | Path) -> tuple[tuple[int, int], int]:
         return (int(rows), int(width)), int(json.loads(notes[b"nonzeros"]))
     except (KeyError, ValueError, TypeError):
         raise UserError(f"{path}: has no shape in its metadata: retouch embed did not write it") from None
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**10:.1f} KiB" if count < 2**20 else gib(count)

@@ -20,11 +20,11 @@ from common.encoders.folder import export_classifier, export_encoder, load_encod
 from common.engine.gradient import GradientLearner, decayed_names
 from common.engine.loop import Periodic, learn
 from common.engine.schedule import seed_step
-from common.errors import together
+from common.errors import check_all
 from common.machine.distributed import World, world
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
-from common.runs.folder import Run, check_out, in_group, open_run
+from common.runs.folder import Run, check_run_folder, open_run, with_group
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.data import Sources, check_enough, hold_out, load_labelled, open_sources
 from finetune.features import layer_shapes
@@ -94,7 +94,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
             return None
 
         # what it is compared with, each a run of its own, in the same group
-        config = _in_group(config)
+        config = _with_group(config)
         scratch: Ran | None = None
         linear_probe: Probed | None = None
         if config.encoder.path is not None and not config.encoder.from_scratch:
@@ -118,11 +118,11 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
 def _run(config: FinetuneConfig, here: World) -> Ran:
     """One training and its test, in ``config.out``."""
     # everything a user can get wrong is looked at before anything is written
-    encoder, sources, _ = together(lambda: _start(config), lambda: _open(config), lambda: check_out(config))
-    config = _in_group(config)
-    with open_run(config, here, job_type="finetune") as run:
+    encoder, sources, _ = check_all(lambda: _start(config), lambda: _open(config), lambda: check_run_folder(config))
+    config = _with_group(config)
+    with open_run(config, here) as run:
         start = config.encoder
-        if run.tracker and start.path is not None and not start.from_scratch:
+        if start.path is not None and not start.from_scratch:
             card = read_encoder_card(start.path)
             run.tracker.use_encoder(start.path, card.sha256, card.provenance.get("artifact"))
         ran = _train_and_test(config, encoder, sources, run)
@@ -132,9 +132,9 @@ def _run(config: FinetuneConfig, here: World) -> Ran:
         return ran
 
 
-def _in_group(config: FinetuneConfig) -> FinetuneConfig:
+def _with_group(config: FinetuneConfig) -> FinetuneConfig:
     path = config.encoder.path
-    return in_group(config, None if path is None else read_encoder_card(path).provenance)
+    return with_group(config, None if path is None else read_encoder_card(path).provenance)
 
 
 def _start(config: FinetuneConfig) -> Encoder:
@@ -214,9 +214,8 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     export_classifier(classifier, config.out / "classifier", provenance)
     artifact = f"encoder-{config.out.name}"
     sha256 = export_encoder(encoder, config.out / "encoder", {**provenance, "artifact": artifact})
-    if run.tracker:
-        run.tracker.artifact(f"classifier-{config.out.name}", config.out / "classifier", "classifier", provenance)
-        run.tracker.artifact(artifact, config.out / "encoder", "encoder", {"sha256": sha256, **provenance})
+    run.tracker.artifact(f"classifier-{config.out.name}", config.out / "classifier", "classifier", provenance)
+    run.tracker.artifact(artifact, config.out / "encoder", "encoder", {"sha256": sha256, **provenance})
     tested = score(answers, labels, len(train_labels.names))
     assert training.best_step is not None
     assert training.best is not None
@@ -339,11 +338,8 @@ def _log(result: FinetuneResult, run: Run) -> None:
     }
     # a step of its own: a finished run that is resumed cuts it back, and tests again
     run.log(numbers, tuned.choice.of_steps + 1)
-    if run.tracker:
-        run.tracker.summary(
-            {**numbers, "best_step": tuned.choice.step, "trained_encoder_sha256": result.encoder_sha256}
-        )
-        run.tracker.table("results", Line._fields, finetune_lines(result))
+    run.tracker.summary({**numbers, "best_step": tuned.choice.step, "trained_encoder_sha256": result.encoder_sha256})
+    run.tracker.table("results", Line._fields, finetune_lines(result))
 
 
 def _print(config: FinetuneConfig, result: FinetuneResult) -> None:

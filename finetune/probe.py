@@ -18,10 +18,10 @@ from common.config import load_config
 from common.corruptions import Corruption
 from common.encoders.base import Encoder
 from common.encoders.folder import EncoderCard, load_encoder, read_encoder_card
-from common.errors import UserError, together
+from common.errors import UserError, check_all
 from common.machine.distributed import world
 from common.machine.precision import resolve_precision
-from common.runs.folder import Run, check_out, in_group, open_run
+from common.runs.folder import Run, check_run_folder, open_run, with_group
 from finetune.baselines import Pixels, untrained
 from finetune.config import ProbeConfig
 from finetune.data import LabelledData, LabelledImages, Sources, check_enough, load_labelled, open_sources
@@ -95,18 +95,17 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
         all_data = [config.data, *config.more_data]
         if here.size > 1:
             raise UserError("probe runs in one process: start it without torchrun")
-        _, (card, encoder), *sources = together(
-            lambda: check_out(config),
+        _, (card, encoder), *sources = check_all(
+            lambda: check_run_folder(config),
             lambda: (read_encoder_card(config.encoder), load_encoder(config.encoder)),
             *(lambda data=data: _open(config, data) for data in all_data),
         )
-        config = in_group(config, card.provenance)
+        config = with_group(config, card.provenance)
         spaces = [_spaces(config, data, encoder) for data in all_data]
         precision = resolve_precision(config.precision, here.device)
 
-        with open_run(config, here, job_type="probe") as run:
-            if run.tracker:
-                run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
+        with open_run(config, here) as run:
+            run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
             results: list[ProbeResult] = []
             for data, opened, choices in zip(all_data, sources, spaces, strict=True):
                 how = Extraction(here.device, precision, config.batch_size, data.workers)
@@ -328,9 +327,8 @@ def _log(run: Run, report: ProbeReport) -> None:
     ]
     for step, numbers in enumerate(named):
         run.log(numbers, step)
-    if run.tracker:
-        run.tracker.summary({key: value for numbers in named for key, value in numbers.items()})
-        run.tracker.table("results", Line._fields, probe_lines(report.results))
+    run.tracker.summary({key: value for numbers in named for key, value in numbers.items()})
+    run.tracker.table("results", Line._fields, probe_lines(report.results))
 
 
 def logged_numbers(result: ProbeResult) -> Mapping[str, float]:

@@ -20,6 +20,7 @@ from common.corruptions import Gaussian, Gray
 from common.data import Images
 from common.data.rows import even_rows
 from common.encoders.base import Encoder
+from common.encoders.storage import ENTRY_BYTES, NONZERO_BYTES
 from common.engine.schedule import seed_step
 from common.machine.precision import autocast
 from common.pixels import to_float
@@ -34,7 +35,6 @@ IMAGES = 1000  # of which properties are estimated, at most
 ZERO = 1e-6  # an entry counts as zero where it is at most this share of its code's largest magnitude
 SHIFT = 2  # pixels to the right
 BRIGHTNESS = 0.8
-ENTRY_BYTES, NONZERO_BYTES = 4, 8  # float32; int32 index and float32 value, as `retouch embed store=sparse` has it
 
 
 def shift(images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.files import write_text
 from common.machine.cores import leave_busy_cores
 from common.runs.console import program
-from common.runs.folder import check_out
+from common.runs.folder import check_run_folder
 from finetune.config import ProbeConfig
 from finetune.probe import probe
 from finetune.results import ProbeResult
@@ -113,7 +113,7 @@ def _continued(config: PretrainConfig) -> PretrainConfig:
     """Resumed where a run of the same settings was stopped."""
     resumed = config.model_copy(update={"resume": True})
     try:
-        check_out(resumed)
+        check_run_folder(resumed)
     except UserError:  # left by another version of the demo
         return _anew(config)
     return resumed

@@ -15,6 +15,7 @@ from common.config import validate
 from common.data import build_source, load_images
 from common.encoders.folder import load_encoder
 from common.encoders.sparse_code import SparseCode
+from common.encoders.storage import ENTRY_BYTES
 from common.files import write_json, write_text
 from common.machine.cores import leave_busy_cores
 from common.pixels import to_float
@@ -152,7 +153,10 @@ def _sparsity(out: Path) -> list[Point]:
     rows = centred_rows(to_float(images.rows(torch.arange(len(images)))))
     points = sparsity_curves(rows, encoder.dictionary)
     save_curves(out / "sparsity.png", points, "What sparsity costs: held-out patches of photographs")
-    write_json(out / "sparsity.json", {"dense_bytes": 4 * encoder.args.atoms, "points": [p._asdict() for p in points]})
+    write_json(
+        out / "sparsity.json",
+        {"dense_bytes": ENTRY_BYTES * encoder.args.atoms, "points": [p._asdict() for p in points]},
+    )
     return points
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from common.data.source import Labels, Source, digest
-from common.errors import UserError
+from common.errors import UserError, one_line
 
 # read a folder of the user's own, whose images may change: a name, split and length do not identify them
 _OWN_FOLDERS = ("DatasetFolder", "ImageFolder")
@@ -70,7 +70,7 @@ class TorchvisionSource(Source):
             try:
                 return kind(**options)
             except Exception as error:  # download, checksum and split errors share no base class
-                reason = " ".join(str(error).split())[:300]
+                reason = one_line(error, 300)
                 if not isinstance(error, ValueError):
                     break  # a ValueError says there is no such split: the next name may be the one
         raise UserError(f"{self.spec}: torchvision could not open it in {root}: {reason}")

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from common.data.decode import open_image
 from common.data.source import Labels, Source, digest
-from common.errors import UserError
+from common.errors import UserError, one_line
 
 # the columns taken by default where several would do, in this order
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture", "pixel_values")
@@ -228,7 +228,7 @@ def _reason(error: BaseException) -> str:
     """The root cause in one line: `datasets` wraps it in a general one."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return one_line(error, 300)
 
 
 @contextmanager
