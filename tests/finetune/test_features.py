@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -136,7 +137,8 @@ def test_every_part_of_the_key_changes_the_file(field: str) -> None:
         if value is None
         else f"{value}x"
     )
-    assert dataclasses.replace(KEY, **{field: other}).digest != KEY.digest
+    changed: dict[str, Any] = {field: other}
+    assert dataclasses.replace(KEY, **changed).digest != KEY.digest
     assert dataclasses.replace(KEY).digest == KEY.digest
 
 

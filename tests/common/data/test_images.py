@@ -34,8 +34,9 @@ def test_the_result_does_not_depend_on_cache_or_workers(tmp_path: Path) -> None:
     source = build_source(f"folder:{write_folder(tmp_path)}")
     every = torch.tensor([5, 0, 3, 3])
     here = load_images(source, 8, cache="ram")
-    for cache, workers in (("ram", 2), ("none", 0), ("none", 1)):
-        other = load_images(source, 8, workers=workers, cache=cache)  # type: ignore[arg-type]
+    cases: list[tuple[Cache, int]] = [("ram", 2), ("none", 0), ("none", 1)]
+    for cache, workers in cases:
+        other = load_images(source, 8, workers=workers, cache=cache)
         fetched = list(other.batches([every, every[:2]], workers))
         assert torch.equal(fetched[0].images, here.rows(every))
         assert torch.equal(fetched[1].images, here.rows(every[:2]))
@@ -65,7 +66,7 @@ def test_unreadable_images_are_left_out_with_one_warning(
 def test_training_with_unreadable_images_is_the_same_with_and_without_a_cache(spoiled: str, workers: int) -> None:
     streams = []
     for cache in ("ram", "none"):
-        loaded = load_images(build_source(spoiled), 8, cache=cache)  # type: ignore[arg-type]
+        loaded = load_images(build_source(spoiled), 8, cache=cache)
         streams.append(Loader(loaded, batch_size=4, seed=0, workers=workers).stream(3))
     for _ in range(5):
         kept, lazy = (next(stream) for stream in streams)

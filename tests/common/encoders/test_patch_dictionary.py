@@ -126,7 +126,7 @@ def test_signed_codes_of_patches_are_the_parts_of_the_features_and_turn_round_wi
     patches = images(5, side=4)
     signed = fitted(code=code).signed(patches)
     own, mirror = signed.split(5, dim=1)
-    near = {"rtol": 1e-3, "atol": 1e-3 if code == "lasso" else 1e-5}
+    near: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-3 if code == "lasso" else 1e-5}
     torch.testing.assert_close(fitted(code=code).signed(patches.flip(3)), torch.cat([mirror, own], dim=1), **near)
     positive, negative = fitted(code=code, mirror=False, atoms=5, grid=1)(patches).view(5, 2, -1).unbind(1)
     plain = fitted(code=code, mirror=False, atoms=5).signed(patches)

@@ -26,13 +26,14 @@ def images(count: int, seed: int = 1) -> Tensor:
 
 @pytest.fixture(scope="module", params=["plain", "registers", "no_embed_class", "no_class_token", "distilled"])
 def token_encoder(request: pytest.FixtureRequest) -> TokenEncoder:
-    name, args = {
+    members: dict[str, tuple[str, dict[str, Any]]] = {
         "plain": ("vit_tiny_patch16_224", {}),
         "registers": ("vit_tiny_patch16_224", {"reg_tokens": 2, "pre_norm": True}),
         "no_embed_class": ("vit_tiny_patch16_224", {"no_embed_class": True}),
         "no_class_token": ("vit_tiny_patch16_224", {"class_token": False, "global_pool": "avg"}),
         "distilled": ("deit_tiny_distilled_patch16_224", {}),
-    }[request.param]
+    }
+    name, args = members[request.param]
     torch.manual_seed(0)
     config = EncoderConfig(name=f"timm/{name}", model_args={**TINY_VIT, **args})
     encoder = build_encoder(config, image_size=32)

@@ -69,7 +69,9 @@ def test_linear_is_a_product_with_the_centred_image() -> None:
 @torch.no_grad()
 def test_mlp_is_its_layers_one_after_another() -> None:
     encoder: MLP = build("mlp")
-    hidden = torch.nn.functional.gelu(encoder.hidden[0][0](centred(encoder, images(5))))
+    block = encoder.hidden[0]
+    assert isinstance(block, torch.nn.Sequential)
+    hidden = torch.nn.functional.gelu(block[0](centred(encoder, images(5))))
     first, code = encoder.layers(images(5))
     torch.testing.assert_close(first.flatten(1), hidden)
     torch.testing.assert_close(code.flatten(1), encoder.code(hidden))
