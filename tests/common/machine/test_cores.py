@@ -62,8 +62,8 @@ def test_training_beside_other_work_is_warned_of(
     with caplog.at_level(logging.INFO, "retouch"):
         threads.warn_of_busy_cores()
     assert [record.getMessage() for record in caplog.records] == [
-        "other programs keep this machine busy: 4 threads that wait for each other may be several times slower than 1; "
-        "set OMP_NUM_THREADS=1 before starting, also when the run is resumed"
+        "other programs keep this machine busy: 4 threads, which wait for each other, may be several times slower than "
+        "1; set OMP_NUM_THREADS=1 before starting, and again when resuming"
     ]
     assert torch.get_num_threads() == 4  # sums are rounded as on a quiet machine
 
