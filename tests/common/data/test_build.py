@@ -181,7 +181,7 @@ def test_several_columns_are_asked_about(tmp_path: Path) -> None:
     assert build_source(spec, image="right", label="age").labels().task == "age"
 
 
-def test_wrong_columns_are_told_at_once_with_those_there_are(tmp_path: Path) -> None:
+def test_all_wrong_columns_are_reported_with_the_existing_ones(tmp_path: Path) -> None:
     spec = table(tmp_path, photo=[png(0)], score=[0.5])
     with pytest.raises(UserError) as error:
         build_source(spec, image="img", label="score")

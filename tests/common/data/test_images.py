@@ -74,7 +74,7 @@ def test_training_with_unreadable_images_is_the_same_with_and_without_a_cache(sp
 
 
 @pytest.mark.parametrize("cache", ["ram", "none"])
-def test_however_many_rows_in_a_row_are_unreadable_training_goes_on(tmp_path: Path, cache: Cache) -> None:
+def test_training_continues_past_any_run_of_unreadable_rows(tmp_path: Path, cache: Cache) -> None:
     for number in range(150):
         (tmp_path / f"{number:03}.png").write_bytes(b"")
     for number in (150, 151):

@@ -267,7 +267,7 @@ def test_small_cnns_code_can_be_sparse_and_nonnegative() -> None:
         ({"name": "small_cnn"}, 33, "small_cnn cannot be used as an encoder at 33 px"),
     ],
 )
-def test_what_cannot_serve_is_refused_with_its_reason(config: dict[str, Any], image_size: int, message: str) -> None:
+def test_what_is_no_encoder_is_refused_with_its_reason(config: dict[str, Any], image_size: int, message: str) -> None:
     with pytest.raises(UserError) as caught:
         build_encoder(EncoderConfig(**config), image_size=image_size)
     assert message in str(caught.value)

@@ -200,7 +200,7 @@ def test_patterns_of_the_atoms_respond_as_the_atoms_do() -> None:
         ({"stem": "small"}, 32, "encoder.stem: patch_dictionary has no stem to replace; leave it at auto"),
     ],
 )
-def test_what_it_cannot_serve_is_refused(config: dict[str, Any], image_size: int, message: str) -> None:
+def test_what_it_cannot_encode_is_refused(config: dict[str, Any], image_size: int, message: str) -> None:
     with pytest.raises(UserError) as caught:
         build_encoder(EncoderConfig(name="patch_dictionary", **config), image_size=image_size)
     assert str(caught.value).splitlines()[-1].strip() == message

@@ -153,7 +153,7 @@ def test_images_are_standardised_as_timm_does_for_the_model() -> None:
         ({"name": "timm/coat_tiny"}, 32, "cpe1.proj.weight and model.serial_blocks1.0.cpe.proj.weight share one"),
     ],
 )
-def test_what_cannot_serve_is_refused_with_its_reason(config: dict[str, Any], image_size: int, message: str) -> None:
+def test_what_is_no_encoder_is_refused_with_its_reason(config: dict[str, Any], image_size: int, message: str) -> None:
     with pytest.raises(UserError) as caught:
         build_encoder(EncoderConfig(**config), image_size=image_size)
     assert message in str(caught.value)

@@ -48,14 +48,14 @@ def test_a_quiet_machine_is_used_whole(monkeypatch: pytest.MonkeyPatch, caplog: 
     assert not caplog.records
 
 
-def test_the_users_number_of_threads_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_number_of_threads_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     keep_busy(monkeypatch, 100)
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     threads.leave_busy_cores()
     assert torch.get_num_threads() == 4
 
 
-def test_training_beside_other_work_is_warned_of(
+def test_training_on_a_busy_machine_is_warned_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     keep_busy(monkeypatch, 75)
