@@ -176,7 +176,7 @@ def test_an_encoder_of_one_size_says_so_when_another_is_asked_for() -> None:
     with pytest.raises(UserError) as caught:
         layer_shapes(linear, 16)
     assert str(caught.value) == (
-        "data.image_size=16: linear cannot serve at this size: it codes images of 8 px as they are, not of 16x16; "
+        "data.image_size=16: linear cannot serve at this size: it encodes images of 8 px only, not 16x16; "
         "leave data.image_size out"
     )
 

@@ -74,7 +74,7 @@ def test_a_source_without_labels_says_so(name: str, tmp_path: Path) -> None:
     source = SOURCES[name](tmp_path)
     assert source.tasks == ()
     for ask in (source.labels, source.resolve):
-        with pytest.raises(UserError, match="has no labels, and labels are needed here"):
+        with pytest.raises(UserError, match="has no labels, but labels are needed here"):
             ask(None)
 
 

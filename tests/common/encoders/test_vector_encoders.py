@@ -172,7 +172,7 @@ def test_a_gray_views_centre_is_gray() -> None:
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_images_of_another_size_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="it codes images of 8 px as they are, not of 16x16"):
+    with pytest.raises(ValueError, match="it encodes images of 8 px only, not 16x16"):
         build(name)(images(2, side=16))
 
 
@@ -187,7 +187,7 @@ def test_images_of_another_size_are_refused(name: str) -> None:
         ({"name": "linear", "model_args": {"code": 0}}, "code: input should be greater than or equal to 1, got 0"),
         (
             {"name": "sparse_code", "model_args": {"penalty": "atoms", "atoms": 4, "top_k": 5}},
-            "top_k 5 is more than there are atoms (4)",
+            "top_k 5 exceeds the number of atoms (4)",
         ),
     ],
 )
