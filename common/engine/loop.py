@@ -28,6 +28,7 @@ from common.engine.progress import StepProgress
 from common.engine.settings import LoopConfig
 from common.errors import UserError
 from common.machine.cores import warn_of_busy_cores
+from common.machine.distributed import World
 from common.runs.folder import Run
 
 log = logging.getLogger("retouch")
@@ -73,54 +74,16 @@ def learn(
     Raises:
         UserError: a loss or gradient is no longer a finite number, or a checkpoint does not fit model or images.
     """
-    world, model, device = run.world, learner.model, run.world.device
+    world, model = run.world, learner.model
     steps = config.total_steps(loader.steps_per_epoch) if learner.streams else 0
-
-    # start, or resume
-    progress = _Progress()
-    saved = list_checkpoints(run.checkpoints) if run.resumed else []
-    if saved:
-        checkpoint = load_checkpoint(saved[-1])
-        _check_data(checkpoint.facts["data"], loader, saved[-1])
-        progress = _restore(checkpoint, learner, device)
-        log.info("resumed from step %d (%s)", progress.step, saved[-1])
-    else:
-        began = time.perf_counter()
-        learner.start()
-        progress.seconds = time.perf_counter() - began
-    run.cut_back(progress.step)
+    progress = _start_or_resume(learner, loader, run)
     learner.begin(steps)
-
     if steps:
-        rule = f", {learner.rule}" if learner.rule else ""
-        processes = f", {world.size} processes" if world.size > 1 else ""
-        log.info("%s: %d steps of %d images%s on %s%s", title, steps, config.batch_size, rule, device, processes)
-        if device.type == "cpu":
-            warn_of_busy_cores()
+        _announce(title, steps, config, learner, world)
 
-    def save() -> None:
-        if world.is_main and run.recorded:
-            save_checkpoint(run.checkpoints, _snapshot(progress, learner, loader, run), config.checkpoint.keep)
-
-    def act(task: Periodic, step: int) -> None:
-        if world.is_main:
-            model.eval()
-            with learner.averaged(), torch.no_grad():
-                metrics = task.call(step)
-                if metrics:
-                    run.log(metrics, step)
-                if task.select and (progress.best is None or metrics[task.select] > progress.best):
-                    progress.best, progress.best_step = metrics[task.select], step
-                    progress.best_tensors = {
-                        name: tensor.detach().clone() for name, tensor in model.state_dict().items()
-                    }
-            model.train()
-        world.barrier()
-
-    # the loop
-    shown = world.is_main and run.recorded and progress.step < steps
     model.train()
     meter = _Meter(config.batch_size, progress.step)
+    shown = world.is_main and run.recorded and progress.step < steps
     with (
         _Stop(enabled=run.recorded) as stop,
         StepProgress(title, steps, progress.step, seconds=config.log_seconds, enabled=shown) as bar,
@@ -128,64 +91,107 @@ def learn(
         for step, batch in zip(range(progress.step, steps), loader.stream(progress.step), strict=False):
             losses, numbers = learner.step(batch, step)
             progress.count(losses, numbers)
-            progress.step = step + 1
-            progress.window += 1
-            last = progress.step == steps
 
+            last = progress.step == steps
             due = last or progress.step % config.log_every == 0
             saving = last or progress.step % config.checkpoint.every == 0
             # asking every process costs a collective, so several processes ask now and then
             stopping = world.any(stop.asked) if world.size == 1 or step % 8 == 0 else False
             acting = [task for task in periodic if (task.at_end if last else progress.step % task.every == 0)]
             if due or saving or stopping or acting:
-                # the mean of all processes takes the place of each one's sums: rank 0 saves it, all go on from it
-                progress.totals = {name: world.mean(total.clone()) for name, total in progress.totals.items()}
-                means = {name: float(total / progress.window) for name, total in progress.totals.items()}
-                loss = sum(means[name] for name in losses)
+                means = progress.means(world)
                 # a gradient can be lost while the loss is not yet: the weights that it made must not be saved
-                for name, value in {"loss": loss, **means}.items():
-                    if not math.isfinite(value):
-                        raise UserError(
-                            f"the {name} is {value} at step {progress.step}: {learner.remedy}; checkpoints in "
-                            f"{run.checkpoints} are from before"
-                        )
-                speed, memory = meter.read(progress, device)
+                _refuse_infinite({"loss": sum(means[name] for name in losses), **means}, progress.step, learner, run)
+                speed, memory = meter.read(progress, world.device)
                 if due:
-                    named = {f"loss/{name}" if name in losses else name: value for name, value in means.items()}
-                    whole = {"loss": loss} if losses else {}
                     rate = learner.rate(step)
                     scheduled = {} if rate is None else {"lr": rate}
-                    run.log(
-                        {**whole, **named, **scheduled, "images_per_second": speed, "memory_gb": memory}, progress.step
-                    )
+                    speeds = {"images_per_second": speed, "memory_gb": memory}
+                    run.log({**_curves(means, losses), **scheduled, **speeds}, progress.step)
                     progress.clear()
             if last or bar.waiting:
                 now = float(sum(losses.values())) if losses else None
-                bar.update(progress.step, now, meter.read(progress, device)[0])
+                bar.update(progress.step, now, meter.read(progress, world.device)[0])
             for task in acting:
-                act(task, progress.step)
-            if saving or stopping:
-                meter.read(progress, device)
-                save()
+                _act(task, learner, progress, run)
+            if (saving or stopping) and run.recorded:
+                meter.read(progress, world.device)
+                if world.is_main:
+                    save_checkpoint(run.checkpoints, _snapshot(progress, learner, loader, run), config.checkpoint.keep)
             if stopping and not last:
                 log.info(
-                    "stopped at step %d of %d with a checkpoint; run the same command with resume=true to go on",
+                    "stopped at step %d of %d with a checkpoint; run the same command with resume=true to continue",
                     progress.step,
                     steps,
                 )
-                return Trained(progress.step, steps, False, progress.seconds, progress.best, progress.best_step)
+                return progress.trained(steps, finished=False)
 
     # what the model is left with: the best weights, else the averages, else its own
     if progress.best_tensors:
         copy_into(model.state_dict(), progress.best_tensors, "best weights")
     else:
         learner.finish()
-    return Trained(progress.step, steps, True, progress.seconds, progress.best, progress.best_step)
+    return progress.trained(steps, finished=True)
+
+
+def _start_or_resume(learner: Learner, loader: Loader, run: Run) -> _Progress:
+    """From the run's last checkpoint, or from nothing."""
+    saved = list_checkpoints(run.checkpoints) if run.resumed else []
+    if saved:
+        checkpoint = load_checkpoint(saved[-1])
+        _check_data(checkpoint.facts["data"], loader, saved[-1])
+        progress = _restore(checkpoint, learner, run.world.device)
+        log.info("resumed from step %d (%s)", progress.step, saved[-1])
+    else:
+        started = time.perf_counter()
+        learner.start()
+        progress = _Progress(seconds=time.perf_counter() - started)
+    run.cut_back(progress.step)
+    return progress
+
+
+def _announce(title: str, steps: int, config: LoopConfig, learner: Learner, world: World) -> None:
+    rule = f", {learner.rule}" if learner.rule else ""
+    processes = f", {world.size} processes" if world.size > 1 else ""
+    log.info("%s: %d steps of %d images%s on %s%s", title, steps, config.batch_size, rule, world.device, processes)
+    if world.device.type == "cpu":
+        warn_of_busy_cores()
+
+
+def _act(task: Periodic, learner: Learner, progress: _Progress, run: Run) -> None:
+    """Do a periodic task on rank 0, and keep the weights if they are the best so far; the others wait."""
+    model = learner.model
+    if run.world.is_main:
+        model.eval()
+        with learner.averaged(), torch.no_grad():
+            metrics = task.call(progress.step)
+            if metrics:
+                run.log(metrics, progress.step)
+            if task.select and (progress.best is None or metrics[task.select] > progress.best):
+                progress.best, progress.best_step = metrics[task.select], progress.step
+                progress.best_tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        model.train()
+    run.world.barrier()
+
+
+def _refuse_infinite(means: Mapping[str, float], step: int, learner: Learner, run: Run) -> None:
+    for name, value in means.items():
+        if not math.isfinite(value):
+            raise UserError(
+                f"the {name} is {value} at step {step}: {learner.remedy}; checkpoints in {run.checkpoints} are from "
+                "before"
+            )
+
+
+def _curves(means: Mapping[str, float], losses: Mapping[str, Tensor]) -> dict[str, float]:
+    """Means under the names of the curves: ``loss`` and its parts, ``loss/restore``; then other numbers."""
+    whole = {"loss": sum(means[name] for name in losses)} if losses else {}
+    return {**whole, **{f"loss/{name}" if name in losses else name: value for name, value in means.items()}}
 
 
 @dataclass
 class _Progress:
-    """What a checkpoint keeps beside tensors. ``totals`` are sums since the last logged line, in float64; in a
+    """What a checkpoint keeps besides tensors. ``totals`` are sums since the last logged line, in float64; in a
     checkpoint those of all processes, averaged."""
 
     step: int = 0
@@ -199,12 +205,26 @@ class _Progress:
         self.totals: dict[str, Tensor] = {}
 
     def count(self, *numbers: Mapping[str, Tensor]) -> None:
+        """One step is done, and reported these numbers."""
+        self.step += 1
+        self.window += 1
         for name, value in (item for group in numbers for item in group.items()):
             value = value.detach().double()
             self.totals[name] = self.totals[name] + value if name in self.totals else value
 
+    def means(self, world: World) -> dict[str, float]:
+        """Per step since the last logged line. The mean of all processes takes the place of each one's sums, so that
+        rank 0 saves it and all continue from it."""
+        self.totals = {name: world.mean(total.clone()) for name, total in self.totals.items()}
+        return {name: float(total / self.window) for name, total in self.totals.items()}
+
     def clear(self) -> None:
+        """A line was logged."""
         self.totals, self.window = {}, 0
+
+    def trained(self, steps: int, *, finished: bool) -> Trained:
+        """How training ended."""
+        return Trained(self.step, steps, finished, self.seconds, self.best, self.best_step)
 
 
 class _Meter:

@@ -15,7 +15,7 @@ from pretrain.linear.ica import Ica
 from pretrain.linear.patch_dictionary import PatchDictionaryFit
 from pretrain.linear.pca import Pca
 from pretrain.linear.sparse_coding import SparseCoding
-from pretrain.linear.transfer import Tca
+from pretrain.linear.tca import Tca
 
 AnyLinear = Annotated[Pca | Ica | Cca | Tca | SparseCoding | PatchDictionaryFit, Field(discriminator="kind")]
 

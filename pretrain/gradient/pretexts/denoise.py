@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
 from torch import Tensor
 
-from common.corruptions import Blur, Gaussian, Jpeg, SaltPepper
+from common.corruptions import AnyCorruption, Gaussian
 from common.encoders.base import Encoder
 from pretrain.gradient.example import Example
 from pretrain.gradient.pretexts.restore import Restore
@@ -17,7 +16,7 @@ class Denoise(Restore):
     """``d(f(g(x + noise)), x)`` (Vincent et al. 2008), with Gaussian noise of many levels unless said otherwise."""
 
     kind: Literal["denoise"] = "denoise"
-    corruption: Annotated[Gaussian | SaltPepper | Blur | Jpeg, Field(discriminator="kind")] = Gaussian()
+    corruption: AnyCorruption = Gaussian()
 
     def corrupt(self, images: Tensor, encoder: Encoder) -> Example:
         return Example(input=self.corruption(images), clean=images, target=images)

@@ -9,7 +9,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from common.corruptions import Blur, Gaussian, Gray, Holes, Jpeg, SaltPepper
+from common.corruptions import AnyCorruption, Blur, Gaussian, Gray, Holes, Jpeg, SaltPepper
 from common.encoders import Encoder
 from common.errors import UserError
 from pretrain.gradient.decoders import DecoderConfig
@@ -236,4 +236,16 @@ def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValidationError, match="at_most is 3, but there are 2 members"):
         Mixed(members=[Gray(), Blur()], at_most=3)
     with pytest.raises(ValidationError, match="does not match any of the expected tags"):
-        TypeAdapter(AnyPretext).validate_python({"kind": "denoise", "corruption": {"kind": "gray"}})
+        TypeAdapter(AnyPretext).validate_python({"kind": "denoise", "corruption": {"kind": "fog"}})
+
+
+@pytest.mark.parametrize("corruption", EVERYTHING, ids=lambda one: one.kind)
+def test_denoising_takes_off_any_corruption(
+    corruption: AnyCorruption, photographs: Tensor, encoder_for: EncoderFor
+) -> None:
+    pretext = Denoise(corruption=corruption)
+    torch.manual_seed(0)
+    example = pretext.corrupt(photographs, encoder_for(pretext, "cnn"))
+    torch.manual_seed(0)
+    assert torch.equal(example.input, corruption(photographs))
+    assert torch.equal(example.target, photographs)
