@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from common.config import Config
-from common.runs.console import program
 from common.files import write_text
+from common.runs.console import program
 
 log = logging.getLogger("retouch")
 
