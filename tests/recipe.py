@@ -59,7 +59,9 @@ def last_checkpoint(out: Path) -> Path:
 def rows_of_batch(seed: int, length: int, batch: int, step: int) -> Tensor:
     """Position ``p = step * batch + j`` of the stream is row ``permutation(seed, p // N)[p % N]``."""
     places = range(step * batch, (step + 1) * batch)
-    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(length) for epoch in {p // length for p in places}}
+    orders = {
+        epoch: np.random.default_rng([seed, epoch]).permutation(length) for epoch in {p // length for p in places}
+    }
     return torch.tensor([int(orders[p // length][p % length]) for p in places])
 
 

