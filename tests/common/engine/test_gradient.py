@@ -122,7 +122,7 @@ def test_groups_scale_the_rate() -> None:
     made = GradientLearner(model, config, World(0, 1, torch.device("cpu")), groups=groups)
     made.begin(STEPS)
     made.step(batches(1)[0], 0)  # the first step of AdamW is as long as the rate
-    moved = [float((2 - parameter).max()) for parameter in (model.matrix, model.vector)]
+    moved = [(2 - parameter.detach()).max().item() for parameter in (model.matrix, model.vector)]
     assert moved == pytest.approx([RATE / 4, RATE], rel=1e-2)
 
 
@@ -166,3 +166,17 @@ def test_batch_that_micro_batches_cannot_share_is_refused() -> None:
     config = loop_config(Path("unused"), batch_size=8, accumulate=4)
     with pytest.raises(UserError, match="cannot be shared by 4 processes with accumulate=4; use a multiple of 16"):
         GradientLearner(Slope(), config, World(0, 4, torch.device("cpu")))
+
+
+def test_objective_is_compiled_where_asked_and_not_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+
+    def instead(module: nn.Module, **_: Any) -> nn.Module:
+        compiled.append(module)
+        return module
+
+    monkeypatch.setattr(torch, "compile", instead)
+    learner()
+    assert compiled == []
+    _, model = learner(compile=True)
+    assert compiled == [model]
