@@ -65,19 +65,19 @@ def run(name: str, data: Path, out: Path) -> dict[str, Any]:
             "knn": None,
             "baselines": {"random_init": False, "pixels": False},
             "damage": [],
-            "purposes": False,
+            "properties": False,
             "feature_cache": False,
             "wandb": {"mode": "disabled"},
         }
     )
-    [result] = probe(probing, show=False)["results"]
+    [result] = probe(probing, show=False).results
     return {
         "config": f"configs/pretrain/{config}_cifar10.yaml",
         "changes": changes,
-        "held_out_accuracy": result["test_accuracy"],
-        "ci95": result["ci95"],
-        "l2": result["l2"],
-        "features": result["features"],
+        "held_out_accuracy": result.linear.test.accuracy,
+        "ci95": result.linear.test.ci95,
+        "l2": result.linear.choice.setting["l2"],
+        "features": result.linear.choice.features,
         "pretraining_seconds": round(pretrained.training.seconds, 1),
     }
 

@@ -61,29 +61,30 @@ def run(
             *([] if recorded is None else ["baselines.random_init=false", "baselines.pixels=false"]),
         ],
     )
-    [result] = probe(probing)["results"]
+    [result] = probe(probing).results
     if recorded is None:
-        random_init = result["baselines"]["random_init"]
+        random_init = result.baselines["random_init"].probes["linear"]
         recorded = {
-            "random_init_test_accuracy": random_init["test_accuracy"],
-            "random_init_layer": random_init["layer"],
-            "random_init_features": random_init["features"],
-            "pixels_test_accuracy": result["baselines"]["pixels"]["test_accuracy"],
+            "random_init_test_accuracy": random_init.test.accuracy,
+            "random_init_layer": random_init.choice.layer,
+            "random_init_features": random_init.choice.features,
+            "pixels_test_accuracy": result.baselines["pixels"].probes["linear"].test.accuracy,
         }
+    linear = result.linear
     return {
         "kind": kind,
         "seed": seed,
-        "test_accuracy": result["test_accuracy"],
-        "ci95": result["ci95"],
-        "val_accuracy": result["val_accuracy"],
+        "test_accuracy": linear.test.accuracy,
+        "ci95": linear.test.ci95,
+        "val_accuracy": linear.choice.val_accuracy,
         **recorded,
-        "gain_over_random_init": result["test_accuracy"] - recorded["random_init_test_accuracy"],
-        "knn_test_accuracy": result["knn"]["test_accuracy"],
-        "damaged": {name: one["test_accuracy"] for name, one in result["damaged"].items()},
-        "layer": result["layer"],
-        "pooling": result["pooling"],
-        "l2": result["l2"],
-        "features": result["features"],
+        "gain_over_random_init": linear.test.accuracy - recorded["random_init_test_accuracy"],
+        "knn_test_accuracy": result.subjects["encoder"].probes["knn"].test.accuracy,
+        "damaged": {name: score.accuracy for name, score in linear.damaged.items()},
+        "layer": linear.choice.layer,
+        "pooling": linear.choice.pooling,
+        "l2": linear.choice.setting["l2"],
+        "features": linear.choice.features,
         "parameters": read_encoder_card(pretrained.encoder).parameters,
         "steps": pretrained.training.steps,
         "batch_size": pretraining.batch_size,

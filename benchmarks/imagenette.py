@@ -50,17 +50,20 @@ def main() -> None:
             "probe": {"layers": ["each", "all"]},
         }
     )
-    [result] = probe(probing)["results"]
+    [result] = probe(probing).results
+    linear = result.linear
     entry = {
         "first_loss": losses[0],
         "last_loss": losses[-1],
-        "test_accuracy": result["test_accuracy"],
-        "ci95": result["ci95"],
-        "random_init_test_accuracy": result["baselines"]["random_init"]["test_accuracy"],
-        "pixels_test_accuracy": result["baselines"]["pixels"]["test_accuracy"],
-        "knn_test_accuracy": result["knn"]["test_accuracy"],
-        "layer": result["layer"],
-        "pooling": result["pooling"],
+        "test_accuracy": linear.test.accuracy,
+        "ci95": linear.test.ci95,
+        **{
+            f"{name}_test_accuracy": baseline.probes["linear"].test.accuracy
+            for name, baseline in result.baselines.items()
+        },
+        "knn_test_accuracy": result.subjects["encoder"].probes["knn"].test.accuracy,
+        "layer": linear.choice.layer,
+        "pooling": linear.choice.pooling,
         "steps": pretrained.training.steps,
         "pretraining_seconds": round(pretrained.training.seconds, 1),
         "config": pretraining.model_dump(mode="json", exclude={"out", "data", "wandb", "overwrite", "resume"}),

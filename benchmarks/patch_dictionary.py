@@ -59,16 +59,17 @@ def run(name: str, data: Path, out: Path, overrides: list[str], probing: Sequenc
             *probing,
         ],
     )
-    [result] = probe(classifier)["results"]
+    [result] = probe(classifier).results
+    linear = result.linear
     assert pretraining.fit is not None
     return {
-        "test_accuracy": result["test_accuracy"],
-        "ci95": result["ci95"],
-        "val_accuracy": result["val_accuracy"],
-        "l2": result["l2"],
-        "features": result["features"],
-        "purposes": result.get("purposes"),
-        "baselines": {kind: one["test_accuracy"] for kind, one in result["baselines"].items()},
+        "test_accuracy": linear.test.accuracy,
+        "ci95": linear.test.ci95,
+        "val_accuracy": linear.choice.val_accuracy,
+        "l2": linear.choice.setting["l2"],
+        "features": linear.choice.features,
+        "code": None if result.code is None else result.code.model_dump(mode="json"),
+        "baselines": {name: one.probes["linear"].test.accuracy for name, one in result.baselines.items()},
         "seconds_learning": round(learned, 1),
         "seconds_altogether": round(time.monotonic() - started, 1),
         "config": pretraining.fit.model_dump(mode="json"),

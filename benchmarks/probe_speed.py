@@ -28,9 +28,9 @@ from torch.nn.functional import adaptive_avg_pool2d, conv2d
 from common.data import build_source, load_images
 from common.pixels import to_float
 from common.runs.logs import setup_console
-from finetune.config import STRENGTHS
 from finetune.metrics import accuracy
-from finetune.select import Standardiser
+from finetune.probes import Standardiser
+from finetune.probes.linear import STRENGTHS
 from finetune.solvers.gram import blocks
 from finetune.solvers.logistic import fit_logistic, objective
 

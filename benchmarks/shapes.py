@@ -54,7 +54,10 @@ def learn(name: str, out: Path) -> dict[str, Any]:
         supervised = load_config(
             FinetuneConfig, CONFIGS / "finetune" / "many_class.yaml", [f"out={out}", "overwrite=true"]
         )
-        facts = {"test_accuracy_320_classes": finetune(supervised)["test_accuracy"]}
+        result = finetune(supervised)
+        if result is None:
+            raise SystemExit("stopped before fine-tuning was done; nothing recorded")
+        facts: dict[str, float] = {"test_accuracy_320_classes": result.tuned.test.accuracy}
         config = "finetune/many_class"
     else:
         unlabeled = load_config(
@@ -80,16 +83,25 @@ def measure(name: str, out: Path) -> dict[str, Any]:
         "damage=[]",
         f"baselines.pixels={str(name == next(iter(PRETRAINED))).lower()}",  # the same for every encoder
     ]
-    results = probe(load_config(ProbeConfig, CONFIGS / "probe" / "linear.yaml", changes), show=False)["results"]
-    keys = ("test_accuracy", "ci95", "n_train", "n_test", "layer", "pooling", "features", "l2")
+    results = probe(load_config(ProbeConfig, CONFIGS / "probe" / "linear.yaml", changes), show=False).results
     tasks = {
-        result["task"]: {
-            **{key: result[key] for key in keys},
-            "baselines": {kind: one["test_accuracy"] for kind, one in result["baselines"].items()},
+        result.task: {
+            "test_accuracy": result.linear.test.accuracy,
+            "ci95": result.linear.test.ci95,
+            "n_train": result.linear.n_train,
+            "n_test": result.linear.test.n,
+            **result.linear.choice.model_dump(include={"layer", "pooling", "features"}),
+            **result.linear.choice.setting,
+            "baselines": {name: one.probes["linear"].test.accuracy for name, one in result.baselines.items()},
         }
         for result in results
     }
-    return {"view": results[0]["encoder"]["view"], "tasks": tasks, "purposes": results[0]["purposes"]}
+    code = results[0].code
+    return {
+        "view": results[0].encoder.view,
+        "tasks": tasks,
+        "code": None if code is None else code.model_dump(mode="json"),
+    }
 
 
 def main() -> None:

@@ -58,14 +58,15 @@ def main() -> None:
             "baselines": {"random_init": False, "pixels": name == "pca"},
             "damage": [{"kind": "gray"}],
         }
-        [result] = probe(ProbeConfig.model_validate(probing))["results"]
+        [result] = probe(ProbeConfig.model_validate(probing)).results
+        linear = result.linear
         fitted = json.loads((given.out / name / "results.json").read_text(encoding="utf-8"))
         entries[name] = {
             "maximum_mean_discrepancy": fitted.get("maximum_mean_discrepancy"),
-            "test_accuracy_colour": result["test_accuracy"],
-            "test_accuracy_gray": result["damaged"]["gray"]["test_accuracy"],
-            "ci95_gray": result["damaged"]["gray"]["ci95"],
-            "baselines": {kind: one["test_accuracy"] for kind, one in result["baselines"].items()},
+            "test_accuracy_colour": linear.test.accuracy,
+            "test_accuracy_gray": linear.damaged["gray"].accuracy,
+            "ci95_gray": linear.damaged["gray"].ci95,
+            "baselines": {name: one.probes["linear"].test.accuracy for name, one in result.baselines.items()},
             "fit": fit,
             "image_size": SIZE,
         }

@@ -1,4 +1,4 @@
-"""Configs: frozen pydantic models, read from YAML with dotted overrides, every error told at once."""
+"""Configs: frozen pydantic models; every problem in a file, a mapping or an override is reported at once."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.errors import UserError
+from common.settings import apply_overrides, kind_of, models_in, plain, read_yaml, write_yaml
 
 
 class ProblemsError(ValueError):
-    """What a validator found, when that may be several things at once; ``validate`` tells each on a line of its own."""
+    """Raised by a validator that finds several problems; ``validate`` reports each on a line of its own."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -43,62 +41,25 @@ class Config(BaseModel):
 C = TypeVar("C", bound=Config)
 
 
-def load_config(schema: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
-    """Read ``path`` (YAML), apply ``key.sub=value`` overrides in order, and validate against ``schema``.
+def load_config(schema: type[C], source: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str] = ()) -> C:
+    """Read settings, apply ``key.sub=value`` overrides in order, and validate against ``schema``.
 
-    An override that changes a block's ``kind`` replaces the whole block, so no key of the old kind survives.
+    Args:
+        source: a YAML file, a mapping (its values are taken as they are) or another config.
 
     Raises:
-        UserError: the file is missing, cannot be read or is not YAML, an override has no ``=``, or any value is wrong;
-            all at once.
+        UserError: the file cannot be read or is not YAML, an override has no ``key=``, or values are wrong (then with
+            every problem at once).
     """
-    path = Path(path)
-    try:
-        if not path.is_file():
-            raise UserError(f"config file not found: {path}")
-        loaded = OmegaConf.load(path)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({_one_line(error)}); save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or _one_line(error)}") from None
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} is not valid YAML: {_one_line(error)}") from None
-    if not isinstance(loaded, DictConfig):
-        raise UserError(f"{path} must hold `key: value` lines at its top level")
-    return validate(schema, _resolved(apply_overrides(loaded, overrides)), str(path))
-
-
-def apply_overrides(tree: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """Apply ``key.sub=value`` overrides to ``tree`` in order (values are YAML; ``1e-3`` is a number)."""
-    bad = [text for text in overrides if "=" not in text or text.startswith("=")]
-    if bad:
-        raise UserError(*(f"{text!r}: an override is written key=value" for text in bad))
-    # `kind` goes first, outer ones before inner ones, whatever the order typed: it empties its block, and must not take
-    # an override of a sibling, or of a kind within, with it.
-    for text in sorted(overrides, key=_turn):
-        key, _, value = text.partition("=")
-        try:
-            parsed = OmegaConf.create(f"value: {value}" if value else "value: null").value
-        except (yaml.YAMLError, OmegaConfBaseException):
-            parsed = value
-        block, _, leaf = key.rpartition(".")
-        try:
-            around, old = OmegaConf.select(tree, block) if block else None, OmegaConf.select(tree, key)
-            if leaf == "kind" and isinstance(around, DictConfig) and around.get("kind") != parsed:
-                OmegaConf.update(tree, block, {}, merge=False, force_add=True)
-            # a block that is found by its path may be named by it alone: encoder=runs/a is encoder.path=runs/a
-            if isinstance(around, str):
-                OmegaConf.update(tree, block, {"path": around}, merge=False, force_add=True)
-            if isinstance(old, DictConfig) and "path" in old and isinstance(parsed, str):
-                key = f"{key}.path"
-            OmegaConf.update(tree, key, parsed, merge=False, force_add=True)
-        except (OmegaConfBaseException, AttributeError, TypeError, ValueError) as error:
-            raise UserError(f"{text!r}: {_one_line(error)}") from None
-    return tree
+    if isinstance(source, (str, Path)):
+        tree, origin = read_yaml(schema, Path(source)), str(source)
+    else:
+        tree, origin = plain(source), "the config"
+    return validate(schema, apply_overrides(schema, tree, overrides), origin)
 
 
 def validate(schema: type[C], values: Mapping[str, Any], origin: str = "the config") -> C:
-    """Validate plain ``values``; every problem is reported in one message with its dotted key."""
+    """Validate plain ``values``; one message reports every problem with its dotted key."""
     schema = schema.variant(values)
     try:
         return schema.model_validate(dict(values))
@@ -110,22 +71,7 @@ def validate(schema: type[C], values: Mapping[str, Any], origin: str = "the conf
 
 def dump_config(config: Config) -> str:
     """The complete config as YAML, defaults included; ``load_config`` reads it back to an equal object."""
-    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-
-
-def _turn(override: str) -> tuple[bool, int]:
-    """Where an override stands in the order they are applied in; those that are equal keep the order typed."""
-    key = override.partition("=")[0]
-    return (False, key.count(".")) if key.endswith(".kind") else (True, 0)
-
-
-def _resolved(tree: DictConfig) -> dict[str, Any]:
-    try:
-        values = OmegaConf.to_container(tree, resolve=True)
-    except OmegaConfBaseException as error:
-        raise UserError(_one_line(error)) from None
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    return write_yaml(config.model_dump(mode="json"))
 
 
 def _all_problems(schema: type[Config], values: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
@@ -152,7 +98,7 @@ def _remove(tree: Any, path: Sequence[str]) -> None:
 
 
 def _problems(schema: type[Config], item: Any) -> list[str]:
-    """One pydantic error as plain lines: dotted key, what is wrong, and the nearest name there is."""
+    """One pydantic error as plain lines: dotted key, what is wrong, and the nearest known name."""
     several = item.get("ctx", {}).get("error")
     if isinstance(several, ProblemsError):
         return [_problem(schema, item | {"msg": problem}) for problem in several.problems]
@@ -166,7 +112,7 @@ def _problem(schema: type[Config], item: Any) -> str:
     kind, context, given = item["type"], item.get("ctx", {}), item.get("input")
     if kind == "extra_forbidden":
         _, block = _walk(schema, location[:-1])
-        models = _models_in(block)
+        models = models_in(block)
         for about in filter(None, (model.about_unknown(location[-1]) for model in models)):
             return f"{key}: {about}"
         beside = [name for model in models for name in model.model_fields]
@@ -174,7 +120,7 @@ def _problem(schema: type[Config], item: Any) -> str:
     if kind == "missing":
         return f"{key}: required, but not given"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        names = [_tag(model) for model in _models_in(annotation)]
+        names = [kind_of(model) for model in models_in(annotation)]
         where = f"{key}.kind" if key else "kind"
         if kind == "union_tag_not_found":
             return f"{where}: required, one of {', '.join(names)}"
@@ -195,38 +141,19 @@ def _nearest(word: str, names: Iterable[str]) -> str:
 def _walk(schema: type[Config], location: Sequence[str]) -> tuple[list[str], Any]:
     """Follow an error's location through the schema: the key as the user types it, and the annotation there.
 
-    pydantic puts the tag of a union into the location (``pretext.denoise.sigma``), which no user has typed.
+    pydantic adds the tag of a union to the location (``pretext.denoise.sigma``), which no user typed.
     """
     path: list[str] = []
     here: Any = schema
     for part in location:
-        models = _models_in(here)
+        models = models_in(here)
         fields = models[0].model_fields if len(models) == 1 else {}
-        members = {_tag(model): model for model in models}
+        members = {kind_of(model): model for model in models}
         if part in fields:
             path.append(part)
             here = fields[part].annotation
         elif part in members and (len(models) > 1 or "kind" in fields):
             here = members[part]
         else:
-            path.append(part)  # a list index keeps the annotation of its list; an unknown key ends the walk anyway
+            path.append(part)  # a list index keeps the annotation of its list; an unknown key ends the walk
     return path, here
-
-
-def _models_in(annotation: Any) -> list[Any]:
-    """Every Config class named anywhere inside an annotation such as ``Annotated[A | B, ...] | None``."""
-    if isinstance(annotation, type) and issubclass(annotation, Config):
-        return [annotation]
-    found: list[Any] = []
-    for inner in getattr(annotation, "__args__", ()):
-        found += _models_in(inner)
-    return found
-
-
-def _tag(model: Any) -> str:
-    field = model.model_fields.get("kind")
-    return str(field.default) if field is not None else model.__name__
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

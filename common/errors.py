@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can mend."""
+"""Raised for errors the user can fix."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class UserError(Exception):
-    """A user's mistake, told plainly: every problem at once, each with what to do about it.
+    """A user's mistake in plain words: every problem at once, each with what to do about it.
 
     The command line prints ``str(error)`` without a traceback and exits with code 2.
     """
@@ -23,8 +23,8 @@ class UserError(Exception):
         return "\n".join([self.title, *(f"  {problem}" for problem in self.problems)])
 
 
-def together(*steps: Callable[[], Any]) -> list[Any]:
-    """Run independent checks and give back their values; the problems of all are raised in one error."""
+def check_all(*steps: Callable[[], Any]) -> list[Any]:
+    """Run independent checks and return their values; the problems of all are raised as one error."""
     values: list[Any] = []
     problems: list[str] = []
     for step in steps:
@@ -35,5 +35,10 @@ def together(*steps: Callable[[], Any]) -> list[Any]:
                 [error.title, *(f"  {problem}" for problem in error.problems)] if error.title else error.problems
             )
     if problems:
-        raise UserError(*dict.fromkeys(problems))  # two steps may meet the same one
+        raise UserError(*dict.fromkeys(problems))  # two steps may find the same problem
     return values
+
+
+def one_line(error: BaseException, limit: int | None = None) -> str:
+    """An error's message on one line, at most ``limit`` characters of it; its type where it has no message."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__

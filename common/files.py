@@ -1,4 +1,4 @@
-"""Writing files that matter: beside their place, then renamed, so that a reader never sees half of one."""
+"""Writing files that matter: under a temporary name, then renamed, so that a reader never sees half of one."""
 
 from __future__ import annotations
 
@@ -12,16 +12,27 @@ from pathlib import Path
 from typing import Any
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file under a temporary name next to ``path``; on success it replaces ``path``, on failure it is removed.
+
+    The temporary name is one that ``leftover`` recognises if a kill leaves it behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = _temporary(path)
+    try:
+        yield unfinished
+        _sync(unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace ``path`` by ``text`` atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    # names of files that are no UTF-8 are written as escapes, which JSON reads back
-    with beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    with replacing(path) as unfinished:
+        # file names that are not UTF-8 are written as escapes, which JSON reads back
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -31,42 +42,50 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Fill a temporary folder beside ``path``; on success it takes the place of ``path``, on failure it is removed."""
+    """Fill a temporary folder next to ``path``; on success it replaces ``path``, on failure it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
+    unfinished = _temporary(path)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
     try:
-        yield beside
-        for file in beside.rglob("*"):
+        yield unfinished
+        for file in unfinished.rglob("*"):
             if file.is_file():
-                file.chmod(beside.stat().st_mode & 0o666)  # safetensors makes files that only their owner may read
+                file.chmod(unfinished.stat().st_mode & 0o666)  # safetensors writes files that only their owner may read
                 _sync(file)
         if path.exists():
-            old = path.with_name(f".{path.name}.{os.getpid()}.old")
+            old = _discarded(path)
             path.rename(old)
-            beside.rename(path)
+            unfinished.rename(path)
             shutil.rmtree(old)
         else:
-            beside.rename(path)
+            unfinished.rename(path)
         _sync(path.parent)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def remove_folder(path: Path) -> None:
-    """Remove ``path``, which is gone from its place at once: a kill leaves no half of it under its name."""
+    """Rename ``path``, then remove it: a kill never leaves half of it under its own name."""
     if leftover(path) is None:
-        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        old = _discarded(path)
         shutil.rmtree(old, ignore_errors=True)
         path = path.rename(old)
     shutil.rmtree(path)
 
 
 def leftover(path: Path) -> str | None:
-    """The name that was being written or removed when a kill left ``path`` behind; ``None`` for anything else."""
+    """The name being written or removed when a kill left ``path`` behind; ``None`` if it is not such a leftover."""
     found = re.fullmatch(r"\.(.+)\.\d+\.(?:tmp|old)", path.name)
     return found[1] if found else None
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _discarded(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.old")
 
 
 def _sync(path: Path) -> None:

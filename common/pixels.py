@@ -1,8 +1,7 @@
-"""Pictures between their forms: uint8 0..255, float 0..1, PNG on disk."""
+"""Images in their three forms, uint8 0..255, float 0..1 and PNG, and a bounded number of them at a time."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-CHUNK_PIXELS = 1 << 18  # of images that go through a network together where no gradient is asked: 256 of 32 px
+from common.files import replacing
+
+CHUNK_PIXELS = 1 << 18  # per forward pass without gradients: 256 images of 32 px
 
 
 def in_chunks(images: Tensor) -> tuple[Tensor, ...]:
-    """Images ``[N C H W]`` a few at a time, so that a network's maps of all of them are never in memory together."""
-    return torch.split(images, max(1, CHUNK_PIXELS // images.shape[2:].numel()))
+    """Images ``[N C H W]`` in chunks of at most ``CHUNK_PIXELS`` pixels, which bound the memory of a network's maps."""
+    return split_rows(images, images.shape[2:].numel(), CHUNK_PIXELS)
+
+
+def split_rows(rows: Tensor, cost: int, limit: int) -> tuple[Tensor, ...]:
+    """``rows`` in chunks of at most ``limit``, where each row costs ``cost``; a chunk has at least one row."""
+    return torch.split(rows, max(1, limit // cost))
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -24,7 +30,7 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Float 0..1 -> uint8 0..255, any shape; rounded, what leaves the range is clipped."""
+    """Float 0..1 -> uint8 0..255, any shape; rounded, values outside the range are clipped."""
     return images.detach().float().clamp(0, 1).mul(255).round().byte()
 
 
@@ -35,10 +41,8 @@ def to_pil(image: Tensor) -> Image.Image:
 
 
 def save_png(picture: Image.Image, path: str | Path) -> Path:
-    """Write ``picture`` as PNG beside ``path``, then rename, so that a half-written file is never seen."""
+    """Replace ``path`` by ``picture`` as PNG, atomically; returns the path."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    picture.save(beside, format="PNG")
-    beside.replace(path)
+    with replacing(path) as unfinished:
+        picture.save(unfinished, format="PNG")
     return path

@@ -11,14 +11,14 @@ from torch.nn.functional import interpolate
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.data import Images
+from common.data.rows import even_rows
 from common.encoders.base import Encoder
 from common.encoders.folder import load_encoder, random_twin
 from common.pixels import to_float
 from finetune.solvers.gram import blocks
 
-STATISTICS_IMAGES = (
-    1024  # for BatchNorm of the untrained network: channel means are then known to about 1% of a deviation
-)
+# for BatchNorm of the untrained network: channel means are then known to about 1% of a standard deviation
+STATISTICS_IMAGES = 1024
 PIXEL_SIDE = 32  # larger images are averaged down to this side before their pixels are taken as features
 
 
@@ -76,7 +76,6 @@ def estimate_statistics(encoder: nn.Module, norms: list[_BatchNorm], batches: It
 
 
 def _spread_batches(images: Images, device: torch.device) -> Iterator[Tensor]:
-    rows = torch.linspace(0, len(images) - 1, min(len(images), STATISTICS_IMAGES)).round().long()
-    for part in blocks(rows, 256):
+    for part in blocks(even_rows(len(images), STATISTICS_IMAGES), 256):
         if len(part) > 1:  # a variance needs two
             yield to_float(images.rows(part).to(device))

@@ -2,77 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from common.augment import AugmentConfig
 from common.config import Config
 from common.corruptions import AnyCorruption, Gaussian, Gray, Holes
 from common.encoders import EncoderConfig
-from common.engine.settings import GradientConfig
+from common.engine.settings import GradientConfig, LoopConfig
 from common.machine.precision import Precision
 from common.runs.folder import StageConfig
 from finetune.data import LabelledData
-from finetune.pooling import POOLINGS
+from finetune.probes import AnyProbe, Linear, Nearest, Probe, Search
+from finetune.probes.search import LayerChoice, PoolingName
 
 
-def _poolings(value: str) -> str:
-    names = value.split("+")
-    if not set(names) <= set(POOLINGS) or len(set(names)) < len(names):
-        raise ValueError(f"must be {', '.join(POOLINGS)}, or several joined by '+'")
-    return value
-
-
-def _layer(value: int | str) -> int | str:
-    if isinstance(value, str) and value not in ("each", "all") and not re.fullmatch(r"last[1-9][0-9]*", value):
-        raise ValueError("must be a layer number, each, all, or lastN")
-    return value
-
-
-PoolingName = Annotated[str, AfterValidator(_poolings)]
-LayerChoice = Annotated[int | str, AfterValidator(_layer)]
-Strength = Annotated[float, Field(gt=0)]
-
-# Half decades: between neighbours the validation accuracy changes by less than its own error.
-STRENGTHS = {
-    "logistic": tuple(float(f"{10 ** (exponent / 2):.3g}") for exponent in range(-10, 0)),  # 1e-5 .. 0.316
-    "ridge": tuple(float(f"{10 ** (exponent / 2):.3g}") for exponent in range(-6, 6)),  # 1e-3 .. 316
-}
-
-
-class LinearConfig(Config):
-    """The linear probe and what it may choose among on the validation split."""
-
-    kind: Literal["logistic", "ridge"] = "logistic"
-    layers: tuple[LayerChoice, ...] = Field(default=("each", "last3"), min_length=1)
-    poolings: tuple[PoolingName, ...] = Field(default=("avg", "avg+avg2+max"), min_length=1)
-    l2: tuple[Strength, ...] | None = None  # strengths; a grid of half decades that suits the kind by default
-    validation: float = Field(default=0.1, gt=0, lt=1)  # share of the training set that choices are made on
-    max_width: int = Field(default=16384, gt=0)  # features; wider spaces are left out, and named
-    # Layers and poolings are compared on at most this many training images; the best `finalists` then on all, and the
-    # widest too: few images suit wide features worst.
-    search_images: int | None = Field(default=10_000, gt=1)
-    finalists: int = Field(default=2, gt=0)
-
-    @model_validator(mode="after")
-    def _grid_has_something(self) -> LinearConfig:
-        if self.l2 is not None and not self.l2:
-            raise ValueError("l2: give at least one strength, or leave it out")
-        return self
-
-    @property
-    def strengths(self) -> tuple[float, ...]:
-        return STRENGTHS[self.kind] if self.l2 is None else self.l2
-
-
-class NearestConfig(Config):
-    """Weighted nearest neighbours beside the linear probe."""
-
-    k: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(10, 20, 100, 200), min_length=1)
-    temperature: float = Field(default=0.07, gt=0)
+class LinearConfig(Linear, Search):
+    """The linear probe, and what all probes may choose among on the validation split."""
 
 
 class BaselineConfig(Config):
@@ -85,18 +33,36 @@ class BaselineConfig(Config):
 class ProbeConfig(StageConfig):
     """``retouch probe``: measure a frozen encoder on labelled tasks."""
 
+    stage: ClassVar[str] = "probe"
+    free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers", "data.cache"}
+
     encoder: Path
     precision: Precision = "auto"
     data: LabelledData = LabelledData()
     more_data: tuple[LabelledData, ...] = ()  # further data sets for the same encoder
     probe: LinearConfig = LinearConfig()
-    knn: NearestConfig | None = NearestConfig()  # null leaves it out: with wide features its bank costs most
+    knn: Nearest | None = Nearest()  # null leaves it out: with wide features its bank costs most
+    more_probes: tuple[AnyProbe, ...] = ()  # further ones, named by their kind
     baselines: BaselineConfig = BaselineConfig()
-    # The chosen probe, as it stands, on damaged test images: is the representation resistant?
+    # The chosen linear probe, not fitted again, on damaged test images: is the representation robust?
     damage: tuple[AnyCorruption, ...] = (Gaussian(sigma=0.1), Gray(), Holes(ratio=0.25))
-    purposes: bool = True  # how compact, invariant and abstract the code is: results.json, "purposes"
+    properties: bool = True  # how compact and how invariant the code is: results.json, "code"
     feature_cache: bool = True
     cache_folder: Path | None = None  # of features; RETOUCH_CACHE or ~/.cache/retouch by default
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = ["linear", *(["knn"] if self.knn else []), *(one.kind for one in self.more_probes)]
+        double = sorted({name for name in names if names.count(name) > 1})
+        if double:
+            raise ValueError(f"more_probes: there is already a probe named {', '.join(double)}; give each kind once")
+        return self
+
+    @property
+    def probes(self) -> dict[str, Probe]:
+        """All probes by their name in results, the linear one first."""
+        nearest: dict[str, Probe] = {} if self.knn is None else {"knn": self.knn}
+        return {"linear": self.probe, **nearest, **{one.kind: one for one in self.more_probes}}
 
 
 class EmbedData(Config):
@@ -115,12 +81,16 @@ class EmbedData(Config):
 class EmbedConfig(StageConfig):
     """``retouch embed``: features of a frozen encoder as ``OUT/features.parquet``."""
 
+    stage: ClassVar[str] = "embed"
+    writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, "features.parquet")
+    free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers"}
+
     encoder: Path
     precision: Precision = "auto"
     data: EmbedData = EmbedData()
     layer: LayerChoice = -1
     pooling: PoolingName = "avg"
-    store: Literal["dense", "sparse"] = "dense"  # all features of an image, or its non-zeros and where they are
+    store: Literal["dense", "sparse"] = "dense"  # all features, or the non-zeros with their indices
 
 
 class StartConfig(EncoderConfig):
@@ -143,7 +113,7 @@ class StartConfig(EncoderConfig):
 
 
 class CompareConfig(Config):
-    """What stands beside the fine-tuned encoder in the table. Not run when it starts from scratch itself."""
+    """What the fine-tuned encoder is compared with. Not run when it starts from scratch itself."""
 
     linear_probe: bool = True  # the frozen encoder under a linear probe
     from_scratch: bool = True  # the same network and recipe from random initialisation
@@ -151,6 +121,19 @@ class CompareConfig(Config):
 
 class FinetuneConfig(StageConfig, GradientConfig):
     """``retouch finetune``: train the whole encoder with a new head on labelled images."""
+
+    stage: ClassVar[str] = "finetune"
+    writes: ClassVar[tuple[str, ...]] = (
+        *LoopConfig.loop_writes,
+        *StageConfig.writes,
+        "classifier",
+        "encoder",
+        "linear_probe",
+        "from_scratch",
+    )
+    free_keys: ClassVar[frozenset[str]] = (
+        StageConfig.free_keys | LoopConfig.loop_free_keys | {"data.workers", "data.cache"}
+    )
 
     encoder: StartConfig
     data: LabelledData = LabelledData()

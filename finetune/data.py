@@ -20,7 +20,7 @@ from common.data import (
     warn_of_duplicates,
 )
 from common.data.images import Cache, kept_rows
-from common.errors import UserError, together
+from common.errors import UserError, check_all
 from common.machine.cores import usable_cores
 
 
@@ -88,12 +88,12 @@ def open_sources(data: LabelledData, seed: int) -> Sources:
         return build_source(spec, split=split, image=data.image, label=data.label, root=data.root)
 
     named = [(data.train, "train")] if data.test is None else [(data.train, "train"), (data.test, "test")]
-    train, *given = together(*(lambda one=one: opened(*one) for one in named))
-    names = together(*(lambda task=task: train.resolve(task) for task in data.task_list))
+    train, *given = check_all(*(lambda one=one: opened(*one) for one in named))
+    names = check_all(*(lambda task=task: train.resolve(task) for task in data.task_list))
     if given:
         [test] = given
     else:
-        published = _published_test(data)
+        published = train.published_test()
         if published is not None:
             test = published
         else:
@@ -152,19 +152,6 @@ def check_enough(sources: Sources, data: LabelledData, fraction: float, seed: in
         UserError: a task has too few training images to hold any out.
     """
     rows = kept_rows(sources.train, data.limit, seed)
-    together(*(lambda task=task: hold_out(sources.train.labels(task, rows), fraction, seed) for task in data.task_list))
-
-
-def _published_test(data: LabelledData) -> Source | None:
-    """The test set that comes with the training set, if it names no split of its own."""
-    scheme, _, rest = data.train.partition(":")
-    if scheme == "shapes":
-        return build_source("shapes", split="test", label=data.label)
-    if scheme == "torchvision" and ":" not in rest:
-        return build_source(data.train, split="test", root=data.root)
-    if scheme == "hf" and ":" not in rest:
-        try:
-            return build_source(data.train, split="test", image=data.image, label=data.label, root=data.root)
-        except UserError:
-            return None
-    return None
+    check_all(
+        *(lambda task=task: hold_out(sources.train.labels(task, rows), fraction, seed) for task in data.task_list)
+    )

@@ -7,7 +7,6 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,70 +20,39 @@ from common.config import load_config
 from common.data import Images, Labels, Source, build_source, in_order, load_images
 from common.encoders.base import Encoder
 from common.encoders.folder import load_encoder, read_encoder_card
-from common.errors import UserError, together
+from common.errors import UserError, check_all, one_line
+from common.files import replacing
 from common.machine.distributed import world
-from common.machine.memory import gib
+from common.machine.memory import readable_size
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
-from common.runs.folder import check_out, in_group, open_run
+from common.runs.folder import check_run_folder, open_run, with_group
 from finetune.config import EmbedConfig
 from finetune.features import layer_shapes
 from finetune.pooling import Space, build_spaces, concatenate, pool
+from finetune.results import EmbedResult
 
 log = logging.getLogger("retouch")
 
-GROUP_ROWS = 8192  # rows a row group: large enough to compress, small enough to stream
+GROUP_ROWS = 8192  # rows per row group: large enough to compress, small enough to stream
 COLUMNS = {
     "dense": {"features": pa.list_(pa.float32())},
     "sparse": {"indices": pa.list_(pa.int32()), "values": pa.list_(pa.float32())},
 }
 
 
-@dataclass(frozen=True)
-class Storage:
-    """What the features of one file take."""
-
-    rows: int  # images
-    width: int  # features an image
-    nonzeros: int  # of all images together; exact zeros are all that is left out
-    bytes_on_disk: int  # of the columns that hold features, compressed
-
-    @property
-    def bytes_dense(self) -> int:
-        """As a float32 array, uncompressed."""
-        return 4 * self.rows * self.width
-
-    @property
-    def nonzeros_an_image(self) -> float:
-        return self.nonzeros / max(self.rows, 1)
-
-    @property
-    def zero_share(self) -> float:
-        """Of all entries, in [0, 1]."""
-        return 1 - self.nonzeros / max(self.rows * self.width, 1)
-
-    @property
-    def text(self) -> str:
-        """One line for people."""
-        return (
-            f"{_size(self.bytes_on_disk)} on disk, {_size(self.bytes_dense)} as dense float32 "
-            f"({self.bytes_on_disk / max(self.bytes_dense, 1):.0%}); "
-            f"{self.nonzeros_an_image:,.1f} of {self.width:,} features an image are not zero, {self.zero_share:.1%} are"
-        )
-
-
-def command(path: str, overrides: Sequence[str]) -> Path:
+def command(path: str, overrides: Sequence[str]) -> EmbedResult:
     """``retouch embed CONFIG [key.sub=value ...]``."""
     return embed(load_config(EmbedConfig, path, overrides))
 
 
-def embed(config: EmbedConfig) -> Path:
-    """Write ``OUT/features.parquet``, one row an image that can be read, and return its path.
+def embed(config: EmbedConfig) -> EmbedResult:
+    """Write ``OUT/features.parquet``, one row per readable image; returns its path and what its features take.
 
     Columns: ``path`` (string), ``label`` (the class name; null without labels), and ``features`` (list of float32), or
     with ``store=sparse`` ``indices`` (list of int32, ascending) and ``values`` (list of float32) of what is not zero.
     The file's own metadata hold the ``shape``, ``[images, features]``. ``read_sparse`` reads sparse ones back, and
-    ``storage_report`` says of both what they take; it is logged here too.
+    ``storage_report`` tells again what either takes.
 
     Raises:
         UserError: encoder, data or run folder cannot serve; nothing has been written then.
@@ -92,42 +60,40 @@ def embed(config: EmbedConfig) -> Path:
     with world() as here:
         if here.size > 1:
             raise UserError("embed runs in one process: start it without torchrun")
-        _, encoder, (source, task) = together(
-            lambda: check_out(config), lambda: load_encoder(config.encoder), lambda: _open(config)
+        _, encoder, (source, task) = check_all(
+            lambda: check_run_folder(config), lambda: load_encoder(config.encoder), lambda: _open(config)
         )
         size = config.data.image_size or encoder.image_size
         spaces, _ = build_spaces(layer_shapes(encoder, size), [config.layer], [config.pooling], max_width=1 << 30)
         if len(spaces) != 1:
             raise UserError(f"layer: {config.layer!r} names several features; give a number, all, or lastN")
         card = read_encoder_card(config.encoder)
-        config = in_group(config, card.provenance)
-        with open_run(config, here, job_type="embed") as run:
-            if run.tracker:
-                run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
+        config = with_group(config, card.provenance)
+        with open_run(config, here) as run:
+            run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
             data = config.data
             images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", seed=config.seed)
             labels = None if task is None else images.labels(task)
             path = run.folder / "features.parquet"
             precision = resolve_precision(config.precision, here.device)
             _write(path, encoder.to(here.device), images, labels, spaces[0], config, precision)
-            storage = storage_report(path)
-            log.info("%s: %s rows of %d features", path, f"{storage.rows:,}", storage.width)
-            log.info("%s", storage.text)
-            if run.tracker:
-                run.tracker.summary(
-                    {
-                        "rows": storage.rows,
-                        "features": storage.width,
-                        "bytes_on_disk": storage.bytes_on_disk,
-                        "bytes_dense": storage.bytes_dense,
-                        "nonzeros_an_image": storage.nonzeros_an_image,
-                        "zero_share": storage.zero_share,
-                    }
-                )
-            return path
+            found = storage_report(path)
+            log.info("%s: %s rows of %d features", path, f"{found.rows:,}", found.width)
+            log.info("%s", storage_text(found))
+            run.tracker.summary(
+                {
+                    "rows": found.rows,
+                    "features": found.width,
+                    "bytes_on_disk": found.bytes_on_disk,
+                    "bytes_dense": found.bytes_dense,
+                    "nonzeros_per_image": found.nonzeros_per_image,
+                    "zero_share": found.zero_share,
+                }
+            )
+            return found
 
 
-def storage_report(path: str | Path) -> Storage:
+def storage_report(path: str | Path) -> EmbedResult:
     """What the features in a file of ``retouch embed`` take, from its metadata alone.
 
     Raises:
@@ -139,7 +105,17 @@ def storage_report(path: str | Path) -> Storage:
     columns = [group.column(number) for group in groups for number in range(group.num_columns)]
     held = {name for of_store in COLUMNS.values() for name in of_store}
     on_disk = sum(one.total_compressed_size for one in columns if one.path_in_schema.split(".")[0] in held)
-    return Storage(*shape, nonzeros, on_disk)
+    rows, width = shape
+    return EmbedResult(path=Path(path), rows=rows, width=width, nonzeros=nonzeros, bytes_on_disk=on_disk)
+
+
+def storage_text(found: EmbedResult) -> str:
+    """What the features take, in one line for people."""
+    return (
+        f"{readable_size(found.bytes_on_disk)} on disk, {readable_size(found.bytes_dense)} as dense float32 "
+        f"({found.bytes_on_disk / max(found.bytes_dense, 1):.0%}); {found.nonzeros_per_image:,.1f} of {found.width:,} "
+        f"features per image are non-zero ({found.zero_share:.1%} zeros)"
+    )
 
 
 def read_sparse(path: str | Path) -> Tensor:
@@ -187,28 +163,23 @@ def _write(
     config: EmbedConfig,
     precision: torch.dtype,
 ) -> None:
-    """Row groups as they come, beside the final place; renamed when whole."""
+    """Row groups as they come, to a temporary file that is renamed when complete."""
     schema = pa.schema({"path": pa.string(), "label": pa.string(), **COLUMNS[config.store]})
     rows = nonzeros = 0
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     waiting: list[pa.RecordBatch] = []
-    try:
-        with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
-            for batch in in_order(images, config.batch_size, config.data.workers):
-                vectors = _vectors(encoder, batch.images, space, precision)
-                rows += len(vectors)
-                nonzeros += int(vectors.count_nonzero())
-                waiting.append(_rows(schema, images, labels, batch.index, vectors))
-                if sum(map(len, waiting)) >= GROUP_ROWS:
-                    writer.write_table(pa.Table.from_batches(waiting))
-                    waiting = []
-            if waiting:
+    with replacing(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+        for batch in in_order(images, config.batch_size, config.data.workers):
+            vectors = _vectors(encoder, batch.images, space, precision)
+            rows += len(vectors)
+            nonzeros += int(vectors.count_nonzero())
+            waiting.append(_rows(schema, images, labels, batch.index, vectors))
+            if sum(map(len, waiting)) >= GROUP_ROWS:
                 writer.write_table(pa.Table.from_batches(waiting))
-            notes = {"shape": [rows, space.width], "nonzeros": nonzeros}
-            writer.add_key_value_metadata({key: json.dumps(note) for key, note in notes.items()})
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+                waiting = []
+        if waiting:
+            writer.write_table(pa.Table.from_batches(waiting))
+        notes = {"shape": [rows, space.width], "nonzeros": nonzeros}
+        writer.add_key_value_metadata({key: json.dumps(note) for key, note in notes.items()})
 
 
 def _vectors(encoder: Encoder, images: Tensor, space: Space, precision: torch.dtype) -> Tensor:
@@ -256,7 +227,7 @@ def _open_features(path: str | Path) -> Any:
     try:
         return pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: not readable as parquet: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not readable as parquet: {one_line(error)}") from None
 
 
 def _notes(file: Any, path: str | Path) -> tuple[tuple[int, int], int]:
@@ -267,7 +238,3 @@ def _notes(file: Any, path: str | Path) -> tuple[tuple[int, int], int]:
         return (int(rows), int(width)), int(json.loads(notes[b"nonzeros"]))
     except (KeyError, ValueError, TypeError):
         raise UserError(f"{path}: has no shape in its metadata: retouch embed did not write it") from None
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**10:.1f} KiB" if count < 2**20 else gib(count)

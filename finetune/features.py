@@ -11,7 +11,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,8 +22,9 @@ from torch import Tensor
 from common.data import Images, in_order
 from common.encoders.base import Encoder
 from common.engine.schedule import seed_step
-from common.errors import UserError
-from common.machine.memory import gib
+from common.errors import UserError, one_line
+from common.files import replacing
+from common.machine.memory import readable_size
 from common.machine.precision import autocast
 from common.pixels import to_float
 from finetune.pooling import Part, Shape, Space, concatenate, pool
@@ -180,7 +180,7 @@ def extract(
         log.info(
             "%s: features of %s images in %.1f s (%s images/s), %s float32",
             *(images.source.spec, f"{done:,}", seconds, f"{done / max(seconds, 1e-9):,.0f}"),
-            gib(sum(tensor.numel() * 4 for tensor in kept.values())),
+            readable_size(sum(tensor.numel() * 4 for tensor in kept.values())),
         )
     return Features(kept, index)
 
@@ -197,7 +197,7 @@ def layer_shapes(encoder: Encoder, size: int) -> list[Shape]:
         with torch.inference_mode():
             maps = encoder.eval().layers(torch.full((1, 3, size, size), 0.5, device=encoder.mean.device))
     except Exception as error:  # whatever a third-party network raises, the user needs its reason
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        reason = one_line(error).rstrip(".")
         raise UserError(
             f"data.image_size={size}: {encoder.name} cannot serve at this size: {reason}; leave data.image_size out"
         ) from None
@@ -217,21 +217,16 @@ def _read(path: Path, key: FeatureKey, parts: Sequence[Part], rows: int) -> Feat
         if len(index) != rows or any(len(tensor) != rows for tensor in found.values()):
             raise ValueError("its tensors are not as they were written")
     except (SafetensorError, ValueError, OSError) as error:
-        log.warning("%s cannot be used (%s): features are computed again", path, " ".join(str(error).split()))
+        log.warning("%s cannot be used (%s): features are computed again", path, one_line(error))
         return None
     return Features(found, index)
 
 
 def _write(path: Path, key: FeatureKey, features: Features) -> None:
-    """Beside, then renamed. A cache that cannot be written costs time later, nothing else."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """A cache that cannot be written costs time later, nothing else."""
+    tensors = {part.name: tensor for part, tensor in features.parts.items()} | {"index": features.index}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {part.name: tensor for part, tensor in features.parts.items()} | {"index": features.index}
-        save_file(tensors, beside, metadata={"key": key.text})
-        beside.replace(path)
+        with replacing(path) as unfinished:
+            save_file(tensors, unfinished, metadata={"key": key.text})
     except (OSError, SafetensorError) as error:
-        log.warning("features are not kept: %s cannot be written (%s)", path, " ".join(str(error).split()))
-    finally:
-        with suppress(OSError):
-            beside.unlink()
+        log.warning("features are not kept: %s cannot be written (%s)", path, one_line(error))

@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,24 +18,22 @@ from common.encoders import Classifier, build_encoder, layer_decay_groups
 from common.encoders.base import Encoder
 from common.encoders.folder import export_classifier, export_encoder, load_encoder, random_twin, read_encoder_card
 from common.engine.gradient import GradientLearner, decayed_names
-from common.engine.loop import Periodic, Trained, learn
+from common.engine.loop import Periodic, learn
 from common.engine.schedule import seed_step
-from common.errors import together
-from common.files import write_json
+from common.errors import check_all
 from common.machine.distributed import World, world
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
-from common.runs.folder import Run, check_out, in_group, open_run
+from common.runs.folder import Run, check_run_folder, open_run, with_group
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.data import Sources, check_enough, hold_out, load_labelled, open_sources
 from finetune.features import layer_shapes
-from finetune.metrics import accuracy, confusion_matrix, per_class_accuracy, wilson_interval
+from finetune.metrics import accuracy, score
 from finetune.probe import probe
-from finetune.table import percent
+from finetune.results import RESULTS, DataFacts, FinetuneResult, Probed, StepChoice, Tuned, write_results
+from finetune.table import Line, finetune_lines, results_table
 
 log = logging.getLogger("retouch")
-
-Result = dict[str, Any]
 
 
 class Split(NamedTuple):
@@ -46,6 +42,13 @@ class Split(NamedTuple):
     images: Images
     rows: Tensor  # int64 [n]
     labels: Tensor  # int64 [n]
+
+
+class Ran(NamedTuple):
+    """How one training ended."""
+
+    finished: bool  # not stopped by a signal
+    result: FinetuneResult | None  # of the test; in the first process only
 
 
 class Supervised(nn.Module):
@@ -68,70 +71,70 @@ class Supervised(nn.Module):
             return self.augment(images)
 
 
-def command(path: str, overrides: Sequence[str]) -> Result:
+def command(path: str, overrides: Sequence[str]) -> FinetuneResult | None:
     """``retouch finetune CONFIG [key.sub=value ...]``."""
     return finetune(load_config(FinetuneConfig, path, overrides))
 
 
-def finetune(config: FinetuneConfig) -> Result:
+def finetune(config: FinetuneConfig) -> FinetuneResult | None:
     """Train encoder and head, keep the step that is best on the validation split, test it once.
 
-    Writes ``classifier/``, ``encoder/`` and ``results.json``; beside an exported encoder's result stand its linear
-    probe and the same network from scratch, each in a folder of its own. Stopped early by a signal, it returns ``{}``,
-    and so do all processes but the first.
+    Writes ``classifier/``, ``encoder/`` and ``results.json``. An exported encoder is compared with its linear probe and
+    with the same network from scratch, each in a folder of its own.
+
+    Returns:
+        What ``results.json`` holds; None where training was stopped by a signal, and in all processes but the first.
 
     Raises:
         UserError: encoder, data or run folder cannot serve; nothing has been written then.
     """
     with world() as here:  # once: a group of processes that was left is not joined again
-        result = _run(config, here)
-        if result is None:
-            return {}
+        ran = _run(config, here)
+        if not ran.finished:
+            return None
 
         # what it is compared with, each a run of its own, in the same group
-        config = _in_group(config)
-        baselines: dict[str, Result] = {}
+        config = _with_group(config)
+        scratch: Ran | None = None
+        linear_probe: Probed | None = None
         if config.encoder.path is not None and not config.encoder.from_scratch:
             if config.compare.from_scratch:
                 scratch = _run(_from_scratch(config), here)
-                if scratch is None:
-                    return {}
-                if here.is_main:
-                    baselines["from_scratch"] = _brief(scratch, "steps", "best_step")
+                if not scratch.finished:
+                    return None
             if config.compare.linear_probe and here.size == 1:
-                baselines["linear_probe"] = _brief(_linear_probe(config), "layer", "pooling", "l2")
+                linear_probe = _linear_probe(config)
             elif config.compare.linear_probe and here.is_main:
-                log.info(
-                    "compare.linear_probe: left out, since a probe runs in one process: start retouch probe for it"
-                )
-        if not here.is_main:
-            return {}
-        result["baselines"] = baselines
-        write_json(config.out / "results.json", result)
-        _tell(config, result)
+                log.info("compare.linear_probe: left out, since a probe runs in one process; use retouch probe for it")
+        if ran.result is None:
+            return None
+        from_scratch = scratch.result.tuned if scratch is not None and scratch.result is not None else None
+        result = ran.result.model_copy(update={"from_scratch": from_scratch, "linear_probe": linear_probe})
+        write_results(config.out, result)
+        _print(config, result)
         return result
 
 
-def _run(config: FinetuneConfig, here: World) -> Result | None:
-    """One training and its test, in ``config.out``: None when stopped, ``{}`` in processes other than the first."""
+def _run(config: FinetuneConfig, here: World) -> Ran:
+    """One training and its test, in ``config.out``."""
     # everything a user can get wrong is looked at before anything is written
-    encoder, sources, _ = together(lambda: _start(config), lambda: _open(config), lambda: check_out(config))
-    config = _in_group(config)
-    with open_run(config, here, job_type="finetune") as run:
+    encoder, sources, _ = check_all(lambda: _start(config), lambda: _open(config), lambda: check_run_folder(config))
+    config = _with_group(config)
+    with open_run(config, here) as run:
         start = config.encoder
-        if run.tracker and start.path is not None and not start.from_scratch:
+        if start.path is not None and not start.from_scratch:
             card = read_encoder_card(start.path)
             run.tracker.use_encoder(start.path, card.sha256, card.provenance.get("artifact"))
-        result = _train_and_test(config, encoder, sources, run)
-        if result and here.is_main:
-            write_json(config.out / "results.json", result)
-            _log(config, result, run)
-        return result
+        ran = _train_and_test(config, encoder, sources, run)
+        if ran.result is not None:
+            write_results(config.out, ran.result)
+            _log(ran.result, run)
+        return ran
 
 
-def _in_group(config: FinetuneConfig) -> FinetuneConfig:
+def _with_group(config: FinetuneConfig) -> FinetuneConfig:
     path = config.encoder.path
-    return in_group(config, None if path is None else read_encoder_card(path).provenance)
+    return with_group(config, None if path is None else read_encoder_card(path).provenance)
 
 
 def _start(config: FinetuneConfig) -> Encoder:
@@ -156,7 +159,7 @@ def _open(config: FinetuneConfig) -> Sources:
     return sources
 
 
-def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, run: Run) -> Result | None:
+def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, run: Run) -> Ran:
     here, data = run.world, config.data
 
     # data
@@ -193,10 +196,8 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
         title=f"finetune {task}",
         periodic=[Periodic(config.evaluate_every, evaluate, select="val/accuracy")],
     )
-    if not training.finished:
-        return None
-    if not here.is_main:
-        return {}
+    if not training.finished or not here.is_main:
+        return Ran(training.finished, None)
 
     # test once, export
     test = Split(images.test, torch.arange(len(images.test)), test_labels.values)
@@ -213,12 +214,33 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     export_classifier(classifier, config.out / "classifier", provenance)
     artifact = f"encoder-{config.out.name}"
     sha256 = export_encoder(encoder, config.out / "encoder", {**provenance, "artifact": artifact})
-    if run.tracker:
-        run.tracker.artifact(f"classifier-{config.out.name}", config.out / "classifier", "classifier", provenance)
-        run.tracker.artifact(artifact, config.out / "encoder", "encoder", {"sha256": sha256, **provenance})
-    return _result(
-        config, task, training, answers, labels, train_labels.names, len(fit), len(held), sha256, images.duplicates
+    run.tracker.artifact(f"classifier-{config.out.name}", config.out / "classifier", "classifier", provenance)
+    run.tracker.artifact(artifact, config.out / "encoder", "encoder", {"sha256": sha256, **provenance})
+    tested = score(answers, labels, len(train_labels.names))
+    assert training.best_step is not None
+    assert training.best is not None
+    tuned = Tuned(
+        choice=StepChoice(val_accuracy=training.best, step=training.best_step, of_steps=training.steps),
+        n_train=len(fit),
+        n_val=len(held),
+        test=tested,
+        seconds=round(training.seconds, 1),
     )
+    result = FinetuneResult(
+        task=task,
+        classes=train_labels.names,
+        data=DataFacts(
+            train=sources.train.spec,
+            test=sources.test.spec,
+            image_size=images.train.size,
+            duplicates=images.duplicates,
+        ),
+        protocol=_protocol(config),
+        start="scratch" if config.encoder.from_scratch else str(config.encoder.path or config.encoder.name),
+        encoder_sha256=sha256,
+        tuned=tuned,
+    )
+    return Ran(True, result)
 
 
 def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[dict[str, Any]]:
@@ -261,44 +283,12 @@ def _predict(classifier: Classifier, split: Split, config: FinetuneConfig, here:
     return torch.cat(answers), split.labels[torch.cat(index)]
 
 
-def _result(
-    config: FinetuneConfig,
-    task: str,
-    training: Trained,
-    answers: Tensor,
-    labels: Tensor,
-    classes: Sequence[str],
-    n_train: int,
-    n_val: int,
-    sha256: str,
-    duplicates: int,
-) -> Result:
-    right, total = int((answers == labels).sum()), len(answers)
-    confusion = confusion_matrix(answers, labels, len(classes))
-    return {
-        "task": task,
-        "protocol": (
-            f"whole encoder trained with a new head on {1 - config.validation:.0%} of the training set; the step with "
-            f"the best accuracy on the other {config.validation:.0%} (stratified, seed {config.seed}) was kept; tested "
-            "once; ci95: Wilson"
-        ),
-        "start": "scratch" if config.encoder.from_scratch else str(config.encoder.path or config.encoder.name),
-        "encoder_sha256": sha256,
-        "n_train": n_train,
-        "n_val": n_val,
-        "n_test": total,
-        "steps": training.steps,
-        "best_step": training.best_step,
-        "val_accuracy": training.best,
-        "test_accuracy": right / total,
-        "ci95": list(wilson_interval(right, total)),
-        "per_class_accuracy": per_class_accuracy(confusion),
-        "confusion": confusion.tolist(),
-        "classes": list(classes),
-        "duplicates": duplicates,
-        "baselines": {},
-        "seconds": round(training.seconds, 1),
-    }
+def _protocol(config: FinetuneConfig) -> str:
+    return (
+        f"whole encoder trained with a new head on {1 - config.validation:.0%} of the training set; the step with "
+        f"the best accuracy on the other {config.validation:.0%} (stratified, seed {config.seed}) was kept; tested "
+        "once; ci95: Wilson"
+    )
 
 
 def _from_scratch(config: FinetuneConfig) -> FinetuneConfig:
@@ -316,7 +306,7 @@ def _from_scratch(config: FinetuneConfig) -> FinetuneConfig:
     )
 
 
-def _linear_probe(config: FinetuneConfig) -> Result:
+def _linear_probe(config: FinetuneConfig) -> Probed:
     """The frozen encoder's result on the same images and the same task."""
     assert config.encoder.path is not None
     folder = config.out / "linear_probe"
@@ -328,7 +318,7 @@ def _linear_probe(config: FinetuneConfig) -> Result:
                 "encoder": config.encoder.path,
                 "data": config.data.model_dump(),
                 "precision": config.precision,
-                "purposes": False,  # one number is compared; the rest belongs to a probe of its own
+                "properties": False,  # one number is compared; the rest belongs to a probe of its own
                 "overwrite": (folder / "config.yaml").exists(),
                 "wandb": config.wandb.model_copy(
                     update={"name": f"{config.wandb.name or config.out.name}-probe"}
@@ -336,55 +326,23 @@ def _linear_probe(config: FinetuneConfig) -> Result:
             }
         )
     )
-    result: Result = report["results"][0]
-    return result
+    return report.results[0].linear
 
 
-def _brief(result: Result, *chosen: str) -> Result:
-    """What a comparison needs of a result, and what was chosen on validation."""
-    keys = ("test_accuracy", "ci95", "val_accuracy", *chosen, "n_test", "seconds")
-    return {key: result[key] for key in keys}
-
-
-def _log(config: FinetuneConfig, result: Result, run: Run) -> None:
+def _log(result: FinetuneResult, run: Run) -> None:
     """To ``metrics.jsonl`` and W&B."""
-    task, (low, high) = result["task"], result["ci95"]
-    numbers = {f"{task}/{key}": result[key] for key in ("test_accuracy", "val_accuracy")}
+    tuned = result.tuned
+    numbers = {
+        f"{result.task}/test_accuracy": tuned.test.accuracy,
+        f"{result.task}/val_accuracy": tuned.choice.val_accuracy,
+    }
     # a step of its own: a finished run that is resumed cuts it back, and tests again
-    run.log(numbers, result["steps"] + 1)
-    if run.tracker:
-        run.tracker.summary(
-            {**numbers, "best_step": result["best_step"], "trained_encoder_sha256": result["encoder_sha256"]}
-        )
-        columns = ("task", "method", "test_accuracy", "low", "high", "chosen", "n_test")
-        cells = (task, _method(config), result["test_accuracy"], low, high, _chosen(result), result["n_test"])
-        run.tracker.table("results", columns, [cells])
+    run.log(numbers, tuned.choice.of_steps + 1)
+    run.tracker.summary({**numbers, "best_step": tuned.choice.step, "trained_encoder_sha256": result.encoder_sha256})
+    run.tracker.table("results", Line._fields, finetune_lines(result))
 
 
-def _method(config: FinetuneConfig) -> str:
-    return "trained from scratch" if config.encoder.from_scratch else "fine-tuned"
-
-
-def _chosen(result: Result) -> str:
-    """What validation chose."""
-    if "l2" in result:
-        return f"layer {result['layer']}, {result['pooling']}, l2 {result['l2']:g}"
-    return f"step {result['best_step']:,} of {result['steps']:,}"
-
-
-def comparison_table(config: FinetuneConfig, result: Result) -> Table:
-    """Fine-tuned, linear probe, from scratch: test accuracy in percent with its 95% interval, and what was chosen."""
-    names = {"linear_probe": "linear probe of the frozen encoder", "from_scratch": "same network from scratch"}
-    baselines = {name: result["baselines"][key] for key, name in names.items() if key in result["baselines"]}
-    table = Table(title="Test accuracy, % [95% Wilson interval]", title_justify="left")
-    for column in ("method", f"{result['task']}\n{result['n_test']:,} test images", "chosen on validation"):
-        table.add_column(column)
-    for name, row in {_method(config): result, **baselines}.items():
-        table.add_row(name, escape(percent(row["test_accuracy"], row["ci95"])), _chosen(row))
-    return table
-
-
-def _tell(config: FinetuneConfig, result: Result) -> None:
+def _print(config: FinetuneConfig, result: FinetuneResult) -> None:
     console = Console(width=None if Console().is_terminal else 100)
-    console.print(comparison_table(config, result))
-    log.info("classifier written to %s, results to %s", config.out / "classifier", config.out / "results.json")
+    console.print(results_table(finetune_lines(result)))
+    log.info("classifier written to %s, results to %s", config.out / "classifier", config.out / RESULTS)

@@ -1,13 +1,28 @@
-"""What a row of predictions is worth: accuracy with its interval, per class, and who is taken for whom."""
+"""Scores of predictions: accuracy with its interval, per class, and the confusion matrix."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
 
-Z95 = 1.959963984540054  # 97.5% quantile of the normal distribution
+from finetune.results import Score
+
+
+def score(predictions: Tensor, labels: Tensor, classes: int) -> Score:
+    """Predictions and labels, int64 ``[n]`` in ``0..classes-1``, as every result reports them.
+
+    Raises:
+        ValueError: there are none.
+    """
+    confusion = confusion_matrix(predictions, labels, classes)
+    right, total = int(confusion.diagonal().sum()), len(labels)
+    return Score(
+        accuracy=right / total if total else 0.0,
+        ci95=wilson_interval(right, total),
+        per_class=tuple(per_class_accuracy(confusion)),
+        confusion=tuple(map(tuple, confusion.tolist())),
+        n=total,
+    )
 
 
 def accuracy(predictions: Tensor, labels: Tensor) -> Tensor:
@@ -15,24 +30,20 @@ def accuracy(predictions: Tensor, labels: Tensor) -> Tensor:
     return (predictions == labels).double().mean(-1)
 
 
-def wilson_interval(right: int, total: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a share ``right / total`` (Wilson 1927), 95% by default.
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
+    """Wilson's 95% score interval of a share ``right / total`` (Wilson 1927).
 
     Unlike the normal approximation it stays inside [0, 1] and is not empty at 0% or 100%.
 
     Raises:
         ValueError: not ``0 <= right <= total`` with a positive total.
     """
+    from scipy.stats import binomtest  # takes a second to import
+
     if total <= 0 or not 0 <= right <= total:
         raise ValueError(f"{right} right of {total} is no share")
-    share = right / total
-    centre = share + z * z / (2 * total)
-    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    # the ends are exact where they are known: rounding must not exclude the share itself
-    low = 0.0 if right == 0 else (centre - spread) / scale
-    high = 1.0 if right == total else (centre + spread) / scale
-    return low, high
+    interval = binomtest(right, total).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def confusion_matrix(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""What a code is for: how compact it is, and how little it minds what should not matter.
+"""Properties of a code that need no label: how compact it is, and how invariant to nuisance changes.
 
-The third purpose, to be abstract, is what the probe measures: accuracy on a task. The code g(x) is the encoder's last
-map, flattened, so that deep and linear encoders are judged alike. No label is looked at here.
+The third property, to be abstract, is what probes measure: accuracy on a task. The code g(x) is the encoder's last map,
+flattened, so that deep and linear encoders are judged alike.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,21 +18,23 @@ from torch.nn.functional import pad
 
 from common.corruptions import Gaussian, Gray
 from common.data import Images
+from common.data.rows import even_rows
 from common.encoders.base import Encoder
+from common.encoders.storage import ENTRY_BYTES, NONZERO_BYTES
 from common.engine.schedule import seed_step
 from common.machine.precision import autocast
 from common.pixels import to_float
 from finetune.features import Extraction
+from finetune.results import CodeProperties
 
 log = logging.getLogger("retouch")
 
 Change = Callable[[Tensor], Tensor]
 
-IMAGES = 1000  # looked at, at most
-NOTHING = 1e-6  # an entry of a code is zero where it is at most this share of the code's largest magnitude
+IMAGES = 1000  # of which properties are estimated, at most
+ZERO = 1e-6  # an entry counts as zero where it is at most this share of its code's largest magnitude
 SHIFT = 2  # pixels to the right
 BRIGHTNESS = 0.8
-ENTRY_BYTES, NONZERO_BYTES = 4, 8  # float32; int32 index and float32 value, as `retouch embed store=sparse` has it
 
 
 def shift(images: Tensor) -> Tensor:
@@ -60,23 +61,22 @@ CHANGES: dict[str, Change] = {
 }
 
 
-def measure_purposes(encoder: Encoder, images: Images, how: Extraction, seed: int = 0) -> dict[str, Any]:
-    """How compact and how invariant the code of a frozen encoder is, on at most 1,000 images, evenly spread.
+def measure_properties(encoder: Encoder, images: Images, how: Extraction, seed: int = 0) -> CodeProperties:
+    """How compact and how invariant the code of a frozen encoder is, on at most 1,000 evenly spread images.
 
-    - ``compact``: ``code_size``, entries of the last map, D*h*w; ``nonzeros``, the mean count of entries that are not
-      zero; ``bytes``, what the smaller of two forms takes an image: all entries as float32, or the non-zeros with
-      their indices.
-    - ``invariant``: for every change c, ``1 - E ‖g(c(x)) - g(x)‖² / E ‖g(x) - g(x')‖²`` with x' any other image: 1 does
-      not move at all, 0 moves as far as to another picture, below 0 farther. ``None`` where it is not defined: there
-      is only one image, all have the same code and a change moves it, or codes are not finite.
+    - ``size``: entries of the last map, D*h*w; ``nonzeros``: mean count of non-zero entries per image; ``bytes``: per
+      image, of the smaller of two forms: all entries as float32, or the non-zeros with their indices.
+    - ``invariance``: for every change c, ``1 - E ‖g(c(x)) - g(x)‖² / E ‖g(x) - g(x')‖²`` with x' any other image: 1 if
+      the code does not move at all, 0 if it moves as far as to another image, below 0 if farther. ``None`` where it is
+      not defined: there is only one image, all have the same code and a change moves it, or codes are not finite.
 
     Args:
         encoder: on any device; it is moved to ``how.device`` and set to eval mode.
-        seed: of the noise, which also depends on the place of the batch.
+        seed: of the noise, which also depends on the number of the batch.
     """
     started = time.monotonic()
     encoder = encoder.to(how.device).eval()
-    rows = torch.linspace(0, len(images) - 1, min(len(images), IMAGES)).round().long()
+    rows = even_rows(len(images), IMAGES)
     spread, nonzeros = _Spread(), 0
     moved = dict.fromkeys(CHANGES, 0.0)
     with torch.inference_mode():
@@ -85,22 +85,19 @@ def measure_purposes(encoder: Encoder, images: Images, how: Extraction, seed: in
             codes = _codes(encoder, pixels, how)
             spread.add(codes)
             magnitudes = codes.abs()
-            nonzeros += int((magnitudes > NOTHING * magnitudes.amax(1, keepdim=True)).sum())
+            nonzeros += int((magnitudes > ZERO * magnitudes.amax(1, keepdim=True)).sum())
             for name, change in CHANGES.items():
                 seed_step(seed, number)
                 away = _codes(encoder, change(pixels), how) - codes
                 moved[name] += float(away.square().sum(dtype=torch.float64))
-    count, size = spread.count, spread.size
-    log.info("purposes of %s images in %.1f s", f"{count:,}", time.monotonic() - started)
-    kept = nonzeros / count
-    return {
-        "compact": {
-            "code_size": size,
-            "nonzeros": kept,
-            "bytes": min(ENTRY_BYTES * size, NONZERO_BYTES * kept),
-        },
-        "invariant": {name: invariance(total / count, spread.between) for name, total in moved.items()},
-    }
+    count, kept = spread.count, nonzeros / spread.count
+    log.info("properties of the code, from %s images in %.1f s", f"{count:,}", time.monotonic() - started)
+    return CodeProperties(
+        size=spread.size,
+        nonzeros=kept,
+        bytes=min(ENTRY_BYTES * spread.size, NONZERO_BYTES * kept),
+        invariance={name: invariance(total / count, spread.between) for name, total in moved.items()},
+    )
 
 
 def invariance(moved: float, between: float) -> float | None:

@@ -1,14 +1,10 @@
-"""``python -m pretrain CONFIG [key.sub=value ...]``, and under ``torchrun -m pretrain``: the stage by itself."""
+"""``python -m pretrain CONFIG [key.sub=value ...]``, also under ``torchrun -m pretrain``."""
 
 from __future__ import annotations
 
-import sys
+from common.runs.console import Stage, run_stages
 
-from common.runs.console import answer
-from pretrain.run import command
+STAGES = (Stage("pretrain", "learn an encoder from unlabeled images", "pretrain.run", lossless=True),)
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        print("usage: python -m pretrain CONFIG [key.sub=value ...]")
-        raise SystemExit(0 if len(sys.argv) > 1 else 2)
-    raise SystemExit(answer("pretrain", lambda: command(sys.argv[1], sys.argv[2:]), lossless=True))
+    raise SystemExit(run_stages("python -m pretrain", STAGES))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -42,6 +42,12 @@ class PretrainConfig(StageConfig, LoopConfig):
     An autoencoder learns by gradient (``encoder``, ``decoder``, ``pretext``, ``penalty``). With ``fit`` a method of the
     linear family learns by a rule of its own.
     """
+
+    stage: ClassVar[str] = "pretrain"
+    writes: ClassVar[tuple[str, ...]] = (*LoopConfig.loop_writes, *StageConfig.writes, "panels", "encoder")
+    free_keys: ClassVar[frozenset[str]] = (
+        StageConfig.free_keys | LoopConfig.loop_free_keys | {"data.workers", "data.cache"}
+    )
 
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()

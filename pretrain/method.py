@@ -88,7 +88,7 @@ class Method(Config, ABC):
         """What learns, on the device; its weights start as a function of ``seed``, the same in every process.
 
         Raises:
-            UserError: the settings do not go together, or not with images of this size.
+            UserError: the settings do not go check_all, or not with images of this size.
         """
 
 

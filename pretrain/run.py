@@ -13,10 +13,10 @@ from common.data import Images, Loader, Source, build_source, load_images
 from common.data.images import kept_rows
 from common.encoders.folder import export_encoder
 from common.engine.loop import Periodic, Trained, learn
-from common.errors import UserError, together
+from common.errors import UserError, check_all
 from common.files import write_json
 from common.machine.distributed import World, world
-from common.runs.folder import Run, check_out, in_group, open_run
+from common.runs.folder import Run, check_run_folder, open_run, with_group
 from pretrain.config import PretrainConfig
 from pretrain.method import MethodLearner
 from pretrain.report.dictionary import show_dictionary
@@ -39,16 +39,16 @@ def pretrain(config: PretrainConfig) -> Pretrained:
     Raises:
         UserError: the data, the encoder or the run folder cannot serve; nothing has been written then.
     """
-    config = in_group(config)
+    config = with_group(config)
     with world() as here:
         # everything a user can get wrong is checked before anything is written
-        sources, learner, _ = together(
-            lambda: _open(config, here), lambda: _build(config, here), lambda: check_out(config)
+        sources, learner, _ = check_all(
+            lambda: _open(config, here), lambda: _build(config, here), lambda: check_run_folder(config)
         )
         check_sources(config, sources)
         images = [_load(source, config) for source in sources]
         learner.attach(*images)
-        with open_run(config, here, job_type="pretrain") as run:
+        with open_run(config, here) as run:
             panels = Panels(learner, images[0], config.method.title, run)
             training = learn(
                 learner,
@@ -138,8 +138,7 @@ def _export(learner: MethodLearner, config: PretrainConfig, run: Run, training: 
     }
     sha256 = export_encoder(learner.encoder, folder, provenance)
     log.info("encoder written to %s (sha256 %s)", folder, sha256[:12])
-    if run.tracker:
-        run.tracker.artifact(artifact, folder, "encoder", {"sha256": sha256, **provenance})
+    run.tracker.artifact(artifact, folder, "encoder", {"sha256": sha256, **provenance})
     return sha256
 
 
@@ -160,6 +159,5 @@ def _results(learner: MethodLearner, images: Tensor, run: Run, training: Trained
     for line in results.lines:
         log.info("%s", line)
     write_json(run.folder / "results.json", results.model_dump(mode="json"))
-    if run.tracker:
-        run.tracker.summary(results.model_dump(mode="json", exclude_none=True))
+    run.tracker.summary(results.model_dump(mode="json", exclude_none=True))
     return results

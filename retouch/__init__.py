@@ -1,4 +1,4 @@
-"""Retouch: learn from pictures without labels, by putting damaged pictures right again.
+"""Retouch: learn from images without labels, by restoring damaged ones.
 
     import retouch
 
@@ -11,25 +11,47 @@ Each stage takes a config object, a YAML path or a mapping, and ``key.sub=value`
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
 
-from common.config import Config, apply_overrides, load_config, validate
-from common.errors import UserError
+def _check_packages() -> None:
+    """Refuse a package or script of the user's own that hides one of ours.
+
+    Raises:
+        ImportError: naming the file and what to do about it.
+    """
+    root = Path(__file__).resolve().parent.parent
+    for name in ("common", "pretrain", "finetune"):
+        spec = None if name in sys.modules else importlib.util.find_spec(name)
+        found = getattr(sys.modules.get(name), "__file__", None) if spec is None else spec.origin
+        if found is None:
+            raise ImportError(f"retouch needs its own package {name!r}, which cannot be found; reinstall retouch")
+        file = Path(found).resolve()
+        if file.parent != root / name:
+            other = file.parent if file.name == "__init__.py" else file
+            raise ImportError(
+                f"retouch needs its own package {name!r}, but {other} is imported in its place; rename it"
+            )
+
+
+_check_packages()  # before ours are imported
+
+from common.config import Config, load_config, validate  # noqa: E402
+from common.errors import UserError  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from common.encoders.base import Encoder
+    from finetune.results import EmbedResult, FinetuneResult, ProbeReport
     from pretrain.linear.base import LinearMethod
     from pretrain.results import Pretrained
 
 __all__ = ["UserError", "embed", "finetune", "fit", "load_encoder", "pretrain", "probe"]
-
-C = TypeVar("C", bound=Config)
 
 
 def pretrain(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> Pretrained:
@@ -44,31 +66,52 @@ def pretrain(config: Config | str | Path | Mapping[str, Any], *overrides: str) -
     from pretrain.config import PretrainConfig
     from pretrain.run import pretrain as stage
 
-    return stage(_read(PretrainConfig, config, overrides))
+    return stage(load_config(PretrainConfig, config, overrides))
 
 
-def probe(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> dict[str, Any]:
-    """Measure a frozen encoder on labelled tasks, beside baselines; returns what ``results.json`` holds."""
+def probe(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> ProbeReport:
+    """Measure a frozen encoder on labelled tasks, with baselines. See ``finetune.config.ProbeConfig`` for the settings.
+
+    Returns:
+        What ``results.json`` holds; ``report.results[0].linear.test.accuracy`` is the first task's.
+
+    Raises:
+        UserError: with every problem at once; nothing has been written then.
+    """
     from finetune.config import ProbeConfig
     from finetune.probe import probe as stage
 
-    return stage(_read(ProbeConfig, config, overrides))
+    return stage(load_config(ProbeConfig, config, overrides))
 
 
-def finetune(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> dict[str, Any]:
-    """Train the whole encoder with a new head; returns what ``results.json`` holds."""
+def finetune(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> FinetuneResult | None:
+    """Train the whole encoder with a new head. See ``finetune.config.FinetuneConfig`` for the settings.
+
+    Returns:
+        What ``results.json`` holds; None where training was stopped by a signal.
+
+    Raises:
+        UserError: with every problem at once; nothing has been written then.
+    """
     from finetune.config import FinetuneConfig
     from finetune.full import finetune as stage
 
-    return stage(_read(FinetuneConfig, config, overrides))
+    return stage(load_config(FinetuneConfig, config, overrides))
 
 
-def embed(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> Path:
-    """Write path, label and features of every image to parquet; returns the file."""
+def embed(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> EmbedResult:
+    """Write path, label and features of every image to parquet.
+
+    Returns:
+        The file's ``path``, and what its features take.
+
+    Raises:
+        UserError: with every problem at once; nothing has been written then.
+    """
     from finetune.config import EmbedConfig
     from finetune.embed import embed as stage
 
-    return stage(_read(EmbedConfig, config, overrides))
+    return stage(load_config(EmbedConfig, config, overrides))
 
 
 def fit(
@@ -107,8 +150,8 @@ def fit(
 def load_encoder(folder: str | Path) -> Encoder:
     """Open an exported encoder: frozen, in eval mode, every tensor checked.
 
-    Its calls take images ``[B 3 H W]``, RGB in [0, 1]: ``encoder(images)`` gives the last map ``[B D h w]``,
-    ``encoder.layers(images)`` all maps, shallow to deep, ``encoder.encode(images)`` one vector an image ``[B D]``.
+    Its calls take images ``[B 3 H W]``, RGB in [0, 1]: ``encoder(images)`` returns the last map ``[B D h w]``,
+    ``encoder.layers(images)`` all maps, shallow to deep, ``encoder.encode(images)`` one vector per image ``[B D]``.
 
     Raises:
         UserError: the folder is not an encoder, or is damaged; says what to do.
@@ -116,13 +159,3 @@ def load_encoder(folder: str | Path) -> Encoder:
     from common.encoders.folder import load_encoder as load
 
     return load(Path(folder))
-
-
-def _read(schema: type[C], config: Config | str | Path | Mapping[str, Any], overrides: tuple[str, ...]) -> C:
-    if isinstance(config, (str, Path)):
-        return load_config(schema, config, overrides)
-    values = config.model_dump(mode="json") if isinstance(config, Config) else dict(config)
-    tree = apply_overrides(OmegaConf.create(values), overrides)
-    plain = OmegaConf.to_container(tree, resolve=True)
-    assert isinstance(plain, dict)
-    return validate(schema, {str(key): value for key, value in plain.items()})

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from importlib.metadata import version
 
-from common.runs.console import answer, program
+from common.runs.console import Parser, add_stages, answer, program
+from finetune.__main__ import STAGES as TRANSFER
+from pretrain.__main__ import STAGES as PRETRAINING
 
 EPILOG = """\
 examples:
@@ -19,66 +20,48 @@ examples:
   retouch embed configs/probe/embed.yaml encoder=runs/mine/encoder data.source=folder:my/pictures
 """
 
-SETTINGS = (
-    "CONFIG and any key.sub=value are checked before anything is written. All settings with their values stand in the "
-    "config.yaml that a run writes to its folder; an unknown one is answered with the nearest name there is."
-)
-
-STAGES = {
-    "pretrain": "learn an encoder from unlabeled images",
-    "probe": "measure a frozen encoder by linear probes and k-NN, beside baselines",
-    "finetune": "train the whole encoder with a new head on labelled images",
-    "embed": "write features of a frozen encoder to parquet",
-}
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 2 with one plain message for a user's mistake."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="retouch",
-        description="Learn from pictures without labels, by putting damaged pictures right again.",
+        description="Learn from images without labels, by restoring damaged ones.",
         epilog=EPILOG.replace("  retouch ", f"  {program('retouch')} "),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"retouch {version('retouch')}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in STAGES.items():
-        stage = commands.add_parser(name, help=text, description=text, epilog=SETTINGS)
-        stage.add_argument("config", help="a YAML file, e.g. from configs/")
-        stage.add_argument(
-            "overrides", nargs="*", default=[], metavar="key.sub=value", help="settings that replace the file's"
-        )
-    demo = commands.add_parser("demo", help="the whole way on made-up images, in a few minutes: no data, no account")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_stages(commands, (*PRETRAINING, *TRANSFER))
+    demo = commands.add_parser("demo", help="the whole way on generated images, in minutes: no data, no account")
     demo.add_argument("--out", default="runs/demo", help="folder for everything the demo writes (default: runs/demo)")
-    lecture = commands.add_parser(
-        "lecture", help="every code from PCA to colorization, with its pictures: no data needed"
-    )
+    demo.set_defaults(run=_demo)
+    lecture = commands.add_parser("lecture", help="every code from PCA to colorization, with pictures: no data needed")
     lecture.add_argument("--out", default="runs/lecture", help="folder for what it writes (default: runs/lecture)")
+    lecture.set_defaults(run=_lecture)
     given = parser.parse_args(arguments)
-    work, lossless = partial(_work, given), given.command in ("pretrain", "finetune", "demo")
-    if given.command in STAGES:
-        return answer(f"retouch {given.command}", work, lossless=lossless)
-    return answer(f"retouch {given.command}", work, lossless=lossless, again="start it again")
+    code: int = given.run(given)
+    return code
 
 
-def _work(given: argparse.Namespace) -> None:
-    """Stages are imported only when they are asked for: ``retouch --help`` should not load torch."""
-    if given.command == "demo":
+# Imported when they are asked for: ``retouch --help`` must not load torch.
+
+
+def _demo(given: argparse.Namespace) -> int:
+    def work() -> None:
         from retouch.demo import demo
 
         demo(given.out)
-    elif given.command == "lecture":
+
+    return answer("retouch demo", work, lossless=True, again="start it again")
+
+
+def _lecture(given: argparse.Namespace) -> int:
+    def work() -> None:
         from retouch.lecture import lecture
 
         lecture(given.out)
-    elif given.command == "pretrain":
-        from pretrain.run import command
 
-        command(given.config, given.overrides)
-    else:
-        from finetune.__main__ import stage_command
-
-        stage_command(given.command)(given.config, given.overrides)
+    return answer("retouch lecture", work, again="start it again")
 
 
 if __name__ == "__main__":

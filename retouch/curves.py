@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from common.encoders.storage import NONZERO_BYTES
 from common.pixels import save_png
 from common.solvers import fista, iht, omp
 
 L1 = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # λ of ‖s‖₁, for pixels in [0, 1]
 L0 = (0.0001, 0.0005, 0.002, 0.01, 0.05, 0.2, 0.5)  # λ of ‖s‖₀
 BUDGETS = (1, 2, 4, 8, 16, 32)  # atoms of orthogonal matching pursuit
-BYTES = 8  # of a non-zero with its index: float32 and int32
 
 INK, FAINT = "#1c1e22", "#787c82"
 COLOURS = {"L1, FISTA": "#c2410c", "L0, hard thresholding": "#7c8aa0", "L0, matching pursuit": "#1d4ed8"}
@@ -41,7 +41,7 @@ def sparsity_curves(rows: Tensor, dictionary: Tensor) -> list[Point]:
     def point(method: str, setting: str, codes: Tensor) -> Point:
         nonzeros = float((codes != 0).sum(1).float().mean())
         error = float((rows - codes @ dictionary.T).double().square().sum() / total)
-        return Point(method, setting, nonzeros, error, BYTES * nonzeros)
+        return Point(method, setting, nonzeros, error, NONZERO_BYTES * nonzeros)
 
     return [
         *(point("L1, FISTA", f"λ {value:g}", fista(rows, dictionary, value)) for value in L1),

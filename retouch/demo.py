@@ -14,10 +14,11 @@ from common.errors import UserError
 from common.files import write_text
 from common.machine.cores import leave_busy_cores
 from common.runs.console import program
-from common.runs.folder import check_out
+from common.runs.folder import check_run_folder
 from finetune.config import ProbeConfig
 from finetune.probe import probe
-from finetune.table import markdown_table, results_table
+from finetune.results import ProbeResult
+from finetune.table import probe_lines, results_markdown, results_table
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
 
@@ -34,10 +35,10 @@ STRENGTHS = [1e-4, 1e-3, 1e-2, 1e-1]
 TASKS = ["shape", "color", "texture"]
 
 
-def demo(out: str | Path = "runs/demo") -> list[dict[str, Any]]:
+def demo(out: str | Path = "runs/demo") -> list[ProbeResult]:
     """Pretrain a denoiser and a colorizer on ``shapes``, probe both on its three tasks beside their baselines.
 
-    Writes one run folder a stage under ``out`` and, last, the table as ``out/table.md``. An earlier demo there is
+    Writes one run folder per stage under ``out`` and, last, the table as ``out/table.md``. An earlier demo there is
     replaced, or continued if it was stopped.
 
     Returns:
@@ -48,19 +49,22 @@ def demo(out: str | Path = "runs/demo") -> list[dict[str, Any]]:
     unfinished = not (out / "table.md").exists()
     (out / "table.md").unlink(missing_ok=True)  # until there is a new one, this demo can be continued
     wandb = {"group": out.name}
-    results: list[dict[str, Any]] = []
+    results: list[ProbeResult] = []
     for name, settings in PRETEXTS.items():
         log.info("\n%s: learning from %s unlabeled images", name, f"{UNLABELED:,}")
-        config = {
-            "out": out / name,
-            "steps": STEPS,
-            "batch_size": 128,
-            "base_lr": 4e-3,
-            "data": {"source": "shapes", "limit": UNLABELED},
-            "encoder": ENCODER,
-            **settings,
-            "wandb": {**wandb, "name": name},
-        }
+        config = validate(
+            PretrainConfig,
+            {
+                "out": out / name,
+                "steps": STEPS,
+                "batch_size": 128,
+                "base_lr": 4e-3,
+                "data": {"source": "shapes", "limit": UNLABELED},
+                "encoder": ENCODER,
+                **settings,
+                "wandb": {**wandb, "name": name},
+            },
+        )
         pretrained = pretrain(_continued(config) if unfinished else _anew(config))
         if pretrained.encoder is None:  # stopped by a signal, and said so
             log.info("for the demo: start it again, and it goes on from there")
@@ -84,11 +88,11 @@ def demo(out: str | Path = "runs/demo") -> list[dict[str, Any]]:
             ),
             show=False,
         )
-        results += report["results"]
+        results += report.results
 
     console = Console(width=None if Console().is_terminal else 100)
-    console.print(results_table(results))
-    write_text(out / "table.md", markdown_table(results))
+    console.print(results_table(probe_lines(results)))
+    write_text(out / "table.md", results_markdown(probe_lines(results)))
     for line in (
         f"done in {time.monotonic() - started:.0f} s",
         f"  pictures of what was restored: {out}/denoise/panels, {out}/colorize/panels",
@@ -101,15 +105,15 @@ def demo(out: str | Path = "runs/demo") -> list[dict[str, Any]]:
     return results
 
 
-def _anew(settings: dict[str, Any]) -> PretrainConfig:
-    return validate(PretrainConfig, {**settings, "overwrite": True})
+def _anew(config: PretrainConfig) -> PretrainConfig:
+    return config.model_copy(update={"overwrite": True})
 
 
-def _continued(settings: dict[str, Any]) -> PretrainConfig:
+def _continued(config: PretrainConfig) -> PretrainConfig:
     """Resumed where a run of the same settings was stopped."""
-    resumed = validate(PretrainConfig, {**settings, "resume": True})
+    resumed = config.model_copy(update={"resume": True})
     try:
-        check_out(resumed)
+        check_run_folder(resumed)
     except UserError:  # left by another version of the demo
-        return _anew(settings)
+        return _anew(config)
     return resumed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -15,11 +15,14 @@ from common.config import validate
 from common.data import build_source, load_images
 from common.encoders.folder import load_encoder
 from common.encoders.sparse_code import SparseCode
+from common.encoders.storage import ENTRY_BYTES
 from common.files import write_json, write_text
 from common.machine.cores import leave_busy_cores
 from common.pixels import to_float
 from finetune.config import ProbeConfig
 from finetune.probe import probe
+from finetune.results import CodeProperties
+from finetune.table import markdown, two_decimals
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
 from retouch.curves import Point, centred_rows, save_curves, sparsity_curves
@@ -94,29 +97,37 @@ CODES: dict[str, dict[str, Any]] = {
 }
 
 
-def lecture(out: str | Path = "runs/lecture") -> list[dict[str, Any]]:
+class Row(NamedTuple):
+    """What one code is good for."""
+
+    name: str
+    code: CodeProperties  # compact, invariant
+    accuracy: dict[str, float]  # abstract: of a linear probe, by task
+
+
+def lecture(out: str | Path = "runs/lecture") -> list[Row]:
     """Learn every code of the lecture on embedded data, picture its atoms, and say what each is good for.
 
     Writes a run folder for each code under ``out``, ``sparsity.png``, ``sparsity.json`` (L1 against L0), ``table.md``.
 
     Returns:
-        One row a code of images: name, code size, non-zeros, invariance, accuracy by task.
+        One row per code of images.
     """
     started, out = time.monotonic(), Path(out)
     leave_busy_cores()
     for name, settings in ATOMS.items():
         log.info("\n%s, of patches of photographs", name)
-        _pretrain(out, name, {"data": PATCH, **settings})
+        pretrain(_config(out, name, data=PATCH, **settings))
     points = _sparsity(out)
 
     rows = []
     for name, settings in CODES.items():
         log.info("\n%s, of images", name)
-        _pretrain(out, name, {"data": IMAGES, **settings})
-        rows.append(_worth(out, name, wide=name == "patch_dictionary"))
+        pretrain(_config(out, name, data=IMAGES, **settings))
+        rows.append(_measure(out, name, wide=name == "patch_dictionary"))
 
     Console(width=None if Console().is_terminal else 120).print(_table(rows))
-    write_text(out / "table.md", _markdown(rows))
+    write_text(out / "table.md", markdown(HEADER, map(_cells, rows), right=True))
     for line in (
         f"done in {time.monotonic() - started:.0f} s",
         f"  atoms: {out}/*/panels/atoms.png, and what excites them: {out}/*/panels/exciting.png",
@@ -128,12 +139,9 @@ def lecture(out: str | Path = "runs/lecture") -> list[dict[str, Any]]:
     return rows
 
 
-def _pretrain(out: Path, name: str, settings: dict[str, Any]) -> None:
-    pretrain(
-        validate(
-            PretrainConfig,
-            {"out": out / name, "overwrite": True, "wandb": {"group": out.name, "name": name}, **settings},
-        )
+def _config(out: Path, name: str, **settings: Any) -> PretrainConfig:
+    return validate(
+        PretrainConfig, {"out": out / name, "overwrite": True, "wandb": {"group": out.name, "name": name}, **settings}
     )
 
 
@@ -145,11 +153,14 @@ def _sparsity(out: Path) -> list[Point]:
     rows = centred_rows(to_float(images.rows(torch.arange(len(images)))))
     points = sparsity_curves(rows, encoder.dictionary)
     save_curves(out / "sparsity.png", points, "What sparsity costs: held-out patches of photographs")
-    write_json(out / "sparsity.json", {"dense_bytes": 4 * encoder.args.atoms, "points": [p._asdict() for p in points]})
+    write_json(
+        out / "sparsity.json",
+        {"dense_bytes": ENTRY_BYTES * encoder.args.atoms, "points": [p._asdict() for p in points]},
+    )
     return points
 
 
-def _worth(out: Path, name: str, wide: bool) -> dict[str, Any]:
+def _measure(out: Path, name: str, wide: bool) -> Row:
     """Compact, invariant, abstract: of the code itself, the encoder's last map."""
     report = probe(
         ProbeConfig.model_validate(
@@ -172,29 +183,22 @@ def _worth(out: Path, name: str, wide: bool) -> dict[str, Any]:
         ),
         show=False,
     )
-    results = report["results"]
-    purposes = results[0]["purposes"]
-    return {
-        "code": name,
-        "size": purposes["compact"]["code_size"],
-        "nonzeros": purposes["compact"]["nonzeros"],
-        "invariant": purposes["invariant"],
-        "accuracy": {result["task"]: result["test_accuracy"] for result in results},
-    }
+    code = report.results[0].code
+    assert code is not None
+    return Row(name, code, {result.task: result.linear.test.accuracy for result in report.results})
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    moved = [row["invariant"][change] for change in CHANGES]
+def _cells(row: Row) -> list[str]:
     return [
-        row["code"],
-        f"{row['size']:,}",
-        f"{row['nonzeros']:,.0f}",
-        *("" if value is None else f"{value:.2f}" for value in moved),
-        *(f"{100 * row['accuracy'][task]:.1f}" for task in TASKS),
+        row.name,
+        f"{row.code.size:,}",
+        f"{row.code.nonzeros:,.0f}",
+        *(two_decimals(row.code.invariance[change]) for change in CHANGES),
+        *(f"{100 * row.accuracy[task]:.1f}" for task in TASKS),
     ]
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
+def _table(rows: list[Row]) -> Table:
     table = Table(
         title_justify="left", title="Compact; invariant (1: a change does not move it); abstract (linear probe, %)"
     )
@@ -203,8 +207,3 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         table.add_row(*_cells(row))
     return table
-
-
-def _markdown(rows: list[dict[str, Any]]) -> str:
-    lines = [HEADER, ["---"] + ["---:"] * (len(HEADER) - 1), *(_cells(row) for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -59,6 +59,9 @@ def noisy(images: Tensor) -> Example:
 
 class ToyConfig(StageConfig, GradientConfig):
     """A stage that trains by gradient, and nothing else."""
+
+    writes: ClassVar[tuple[str, ...]] = (*GradientConfig.loop_writes, *StageConfig.writes)
+    free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | GradientConfig.loop_free_keys
 
 
 class ToyAutoencoder(nn.Module):

@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from common.data.decode import square
 from common.data.source import Labels, Source
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.machine.cores import warn_of_workers
-from common.machine.memory import available_memory, gib
+from common.machine.memory import available_memory, readable_size
 
 log = logging.getLogger("retouch")
 
@@ -164,9 +164,8 @@ def load_images(
     need = len(kept) * 3 * size * size
     room = int(available_memory() * RAM_SHARE / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if cache == "none" or (cache == "auto" and need > room):
-        reason = (
-            "" if cache == "none" else f": they would take {gib(need)}, a quarter of the free memory is {gib(room)}"
-        )
+        sizes = f"they would take {readable_size(need)}, a quarter of the free memory is {readable_size(room)}"
+        reason = "" if cache == "none" else f": {sizes}"
         log.info("%s: %s images, decoded when needed%s", source.spec, f"{len(kept):,}", reason)
         return Images(source, size, kept)
     return _fill(source, size, kept, workers)
@@ -208,7 +207,11 @@ def _fill(source: Source, size: int, kept: Tensor, workers: int) -> Images:
         )  # fmt: skip
     seconds = time.monotonic() - start
     log.info(
-        "%s: %s images decoded in %.1f s, %s in memory", source.spec, f"{len(kept):,}", seconds, gib(pixels.numel())
+        "%s: %s images decoded in %.1f s, %s in memory",
+        source.spec,
+        f"{len(kept):,}",
+        seconds,
+        readable_size(pixels.numel()),
     )
     return Images(source, size, kept, pixels, dict(failures))
 
@@ -270,7 +273,7 @@ class _Decoder(Dataset[Decoded]):
         try:
             return square(self.source.image(int(self.kept[row])) if made is None else made, self.size)
         except Exception as error:  # decoders raise whatever they like on broken files
-            self._failed[row] = " ".join(str(error).split()) or type(error).__name__
+            self._failed[row] = one_line(error)
             return None
 
 

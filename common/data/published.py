@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from common.data.source import Labels, Source, digest
-from common.errors import UserError
+from common.errors import UserError, one_line
 
 # read a folder of the user's own, whose images may change: a name, split and length do not identify them
 _OWN_FOLDERS = ("DatasetFolder", "ImageFolder")
@@ -31,7 +31,7 @@ class TorchvisionSource(Source):
     """
 
     def __init__(self, spec: str, name: str, split: str = "train", root: str | None = None) -> None:
-        self.spec, self.name, self.split = spec, name, split
+        self.spec, self.name, self.split, self.root = spec, name, split, root
         known = [key for key in torchvision.datasets.__all__ if isinstance(getattr(torchvision.datasets, key), type)]
         if name not in known:
             near = difflib.get_close_matches(name.lower(), [key.lower() for key in known], n=1)
@@ -39,7 +39,9 @@ class TorchvisionSource(Source):
             raise UserError(f"{spec}: torchvision has no data set {name!r}{hint}")
         if name in _OWN_FOLDERS:
             raise UserError(f"{spec}: this is no published set but any folder of class folders: use folder:PATH")
-        self._data = self._open(getattr(torchvision.datasets, name), Path(root) if root else cache_folder())
+        kind = getattr(torchvision.datasets, name)
+        self.one_piece = not {"train", "split"} & set(inspect.signature(kind).parameters)
+        self._data = self._open(kind, Path(root) if root else cache_folder())
         self.tasks = ("label",) if self._has_labels() else ()
 
     def _open(self, kind: Any, root: Path) -> Any:
@@ -68,7 +70,7 @@ class TorchvisionSource(Source):
             try:
                 return kind(**options)
             except Exception as error:  # download, checksum and split errors share no base class
-                reason = " ".join(str(error).split())[:300]
+                reason = one_line(error, 300)
                 if not isinstance(error, ValueError):
                     break  # a ValueError says there is no such split: the next name may be the one
         raise UserError(f"{self.spec}: torchvision could not open it in {root}: {reason}")
@@ -90,6 +92,16 @@ class TorchvisionSource(Source):
     def image(self, index: int) -> Image.Image | Tensor:
         image: Image.Image | Tensor = self._data[index][0]
         return image
+
+    def published_test(self) -> Source | None:
+        """Its own test split, where the set is not one piece and the spec names no split.
+
+        Raises:
+            UserError: the test split cannot be fetched.
+        """
+        if self.one_piece or ":" in self.spec.partition(":")[2]:
+            return None
+        return TorchvisionSource(self.spec, self.name, "test", self.root)
 
     def where(self, index: int) -> str:
         return f"{self.spec}[{index}]"

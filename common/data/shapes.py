@@ -36,6 +36,7 @@ class ShapesSource(Source):
     """Rows 0, 1, 2, ... of the generator. ``length`` only says where to stop: rows beyond it exist as well."""
 
     endless = True
+    color_tasks = ("color", "all")
 
     def __init__(self, split: str = "train", length: int | None = None, seed: int = 0, default: str = "shape") -> None:
         self.split, self.seed = split, seed
@@ -55,6 +56,10 @@ class ShapesSource(Source):
 
     def bulk(self, rows: Tensor) -> Tensor:
         return torch.from_numpy(draw(self.seed, self.split, rows.numpy()))
+
+    def published_test(self) -> Source:
+        """The test split in its whole length: the same images whatever the seed of the training set."""
+        return ShapesSource("test", default=self.tasks[0])
 
     def where(self, index: int) -> str:
         return f"shapes:{self.split}[{index}]"

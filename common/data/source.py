@@ -27,11 +27,13 @@ class Source(ABC):
     Attributes:
         spec: the string the user gave, e.g. ``folder:photos``.
         tasks: names of the labels it can give, the one meant by default first; empty when unlabeled.
+        color_tasks: those of ``tasks`` that are known to need colour: an encoder that sees gray only cannot learn them.
         endless: rows are generated, and exist beyond ``len`` too.
     """
 
     spec: str
     tasks: tuple[str, ...]
+    color_tasks: tuple[str, ...] = ()
     endless: bool = False
 
     @property
@@ -69,6 +71,10 @@ class Source(ABC):
             UserError: there are no labels, no such task, or some row has none.
         """
 
+    def published_test(self) -> Source | None:
+        """The test set that belongs to this training set; ``None`` where there is none, or the user named a split."""
+        return None
+
     def resolve(self, task: str | None) -> str:
         """The name of the task meant by ``task``."""
         if not self.tasks:
@@ -88,7 +94,7 @@ class Subset(Source):
     def __init__(self, source: Source, rows: Tensor, name: str) -> None:
         self.source, self.rows, self.name = source, rows, name
         self.spec = f"{source.spec} ({name})"
-        self.tasks = source.tasks
+        self.tasks, self.color_tasks = source.tasks, source.color_tasks
 
     @property
     def fingerprint(self) -> str:

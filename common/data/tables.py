@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from common.data.decode import open_image
 from common.data.source import Labels, Source, digest
-from common.errors import UserError
+from common.errors import UserError, one_line
 
 # the columns taken by default where several would do, in this order
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture", "pixel_values")
@@ -145,9 +145,38 @@ def _with_rows(spec: str, files: list[str]) -> list[str]:
     return kept
 
 
+class HubSource(TableSource):
+    """A table of the Hugging Face hub, which may have a test split as well.
+
+    Args:
+        another: opens another split of the same data set.
+    """
+
+    def __init__(
+        self,
+        spec: str,
+        table: Any,
+        identity: str,
+        image: str | None,
+        label: str | None,
+        another: Callable[[str], HubSource],
+    ) -> None:
+        super().__init__(spec, table, identity, image, label)
+        self._another = another
+
+    def published_test(self) -> Source | None:
+        """Its split ``test``, where the spec names no split and there is one."""
+        if ":" in self.spec.partition(":")[2]:
+            return None
+        try:
+            return self._another("test")
+        except UserError:
+            return None
+
+
 def hub_source(
     spec: str, name: str, split: str, root: str | None = None, image: str | None = None, label: str | None = None
-) -> TableSource:
+) -> HubSource:
     """``hf:NAME[:split]``: a data set of the Hugging Face hub, or a local folder in one of its layouts.
 
     Raises:
@@ -161,7 +190,8 @@ def hub_source(
         raise UserError(f"{spec}: cannot load split {split!r}: {_reason(error)}") from None
     # the names of its cache files hold the hash of what they were made from
     built = ["/".join(Path(file["filename"]).parts[-4:]) for file in table.cache_files]
-    return TableSource(spec, table, digest([name, split, *built]), image, label)
+    another = partial(hub_source, spec, name, root=root, image=image, label=label)
+    return HubSource(spec, table, digest([name, split, *built]), image, label, another)
 
 
 def _holds_images(feature: Any) -> bool:
@@ -198,7 +228,7 @@ def _reason(error: BaseException) -> str:
     """The root cause in one line: `datasets` wraps it in a general one."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return one_line(error, 300)
 
 
 @contextmanager

@@ -31,6 +31,24 @@ def _in_eval(module: nn.Module) -> Iterator[None]:
         module.train(training)
 
 
+def check_own(config: EncoderConfig, mask_channel: bool = False) -> None:
+    """Refuse the settings that only timm's models have, and a mask channel where the encoder takes none.
+
+    Raises:
+        UserError: with every problem.
+    """
+    name = config.name
+    problems = []
+    if config.pretrained:
+        problems.append(f"encoder.pretrained: {name} has no pretrained weights; use a timm model, or false")
+    if config.stem == "small":
+        problems.append(f"encoder.stem: {name} has no stem to replace; leave it at auto")
+    if mask_channel:
+        problems.append(f"encoder.name: {name} takes no mask channel; use another encoder for masking")
+    if problems:
+        raise UserError(*problems)
+
+
 class Encoder(nn.Module, ABC):
     """Maps images to feature maps.
 

@@ -29,7 +29,7 @@ from common.encoders.card import (
     rebuild,
 )
 from common.encoders.timm_encoder import TimmEncoder
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.files import new_folder, write_json
 
 __all__ = [
@@ -217,7 +217,7 @@ def _load_tensors(encoder: Encoder, card: EncoderCard, folder: Path) -> None:
                 tensors[name] = tensor
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{folder}/{WEIGHTS} cannot be read ({' '.join(str(error).split())}): it is cut short or not safetensors; "
+            f"{folder}/{WEIGHTS} cannot be read ({one_line(error)}): it is cut short or not safetensors; "
             "copy or export it again"
         ) from None
     if problems:

@@ -26,9 +26,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
 
 from common.config import Config, validate
-from common.encoders.base import Encoder, View
+from common.encoders.base import Encoder, View, check_own
 from common.encoders.config import EncoderConfig
-from common.errors import UserError
 from common.solvers import fista, top_k
 
 # Numbers of a code map that are worked on at once: on a CPU what stays in the cache, on a GPU what fills it.
@@ -97,12 +96,7 @@ class PatchDictionary(Encoder):
     patch_mean: Tensor
 
     def __init__(self, config: EncoderConfig, image_size: int, view: View, mask_channel: bool) -> None:
-        if config.pretrained:
-            raise UserError("encoder.pretrained: patch_dictionary has no pretrained weights; use false")
-        if config.stem == "small":
-            raise UserError("encoder.stem: patch_dictionary has no stem; leave it at auto")
-        if mask_channel:
-            raise UserError("encoder.name: patch_dictionary takes no mask channel; use another encoder for masking")
+        check_own(config, mask_channel)
         args = validate(PatchDictionaryArgs, config.model_args, "encoder.model_args")
         super().__init__(config.name, image_size, view, mask_channel, mean=(0, 0, 0), std=(1, 1, 1))
         positions = image_size - args.patch + 1

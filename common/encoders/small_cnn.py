@@ -8,10 +8,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from common.config import Config, validate
-from common.encoders.base import Encoder, View
+from common.encoders.base import Encoder, View, check_own
 from common.encoders.config import EncoderConfig
 from common.encoders.vector import code_activation
-from common.errors import UserError
 
 STAGES = 3  # each halves the side: 32 px -> 16, 8, 4
 
@@ -49,10 +48,7 @@ class SmallCNN(Encoder):
     narrowed_by = "code_channels"
 
     def __init__(self, config: EncoderConfig, image_size: int, view: View, mask_channel: bool) -> None:
-        if config.pretrained:
-            raise UserError("encoder.pretrained: small_cnn has no pretrained weights; use a timm model, or false")
-        if config.stem == "small":
-            raise UserError("encoder.stem: small_cnn is made for small images already; leave it at auto")
+        check_own(config)
         args = validate(SmallCNNArgs, config.model_args, "encoder.model_args")
         super().__init__(config.name, image_size, view, mask_channel)
         self.args = args

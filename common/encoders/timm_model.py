@@ -14,7 +14,7 @@ from timm.models.resnet import ResNet
 from torch import nn
 
 from common.encoders.config import EncoderConfig
-from common.errors import UserError
+from common.errors import UserError, one_line
 
 log = logging.getLogger("retouch")
 
@@ -107,7 +107,7 @@ def _create(architecture: str, pretrained: bool, args: dict[str, Any]) -> Any:
     try:
         return timm.create_model(architecture, pretrained=pretrained, num_classes=0, in_chans=3, **args)
     except Exception as error:  # timm and its downloaders raise anything from TypeError to connection errors
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         if pretrained:
             raise UserError(
                 f"timm/{architecture}: its pretrained weights cannot be fetched or do not fit these model_args "

@@ -9,9 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from common.encoders.base import Encoder, View
+from common.encoders.base import Encoder, View, check_own
 from common.encoders.config import EncoderConfig
-from common.errors import UserError
 from common.solvers import top_k
 
 Centre = Literal["data", "own"]
@@ -33,12 +32,7 @@ class VectorEncoder(Encoder):
     def __init__(
         self, config: EncoderConfig, image_size: int, view: View, mask_channel: bool, centring: Centre = "data"
     ) -> None:
-        if config.pretrained:
-            raise UserError(f"encoder.pretrained: {config.name} has no pretrained weights; use false")
-        if config.stem == "small":
-            raise UserError(f"encoder.stem: {config.name} has no stem; leave it at auto")
-        if mask_channel:
-            raise UserError(f"encoder.name: {config.name} takes no mask channel; use another encoder for masking")
+        check_own(config, mask_channel)
         super().__init__(config.name, image_size, view, mask_channel, mean=(0, 0, 0), std=(1, 1, 1))
         self.config, self.centring = config.model_copy(update={"stem": "default"}), centring
         self.register_buffer("centre", torch.zeros(self.dimension))

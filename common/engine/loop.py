@@ -276,7 +276,7 @@ def _snapshot(progress: _Progress, learner: Learner, loader: Loader, run: Run) -
         "best": progress.best,
         "best_step": progress.best_step,
         "data": loader.identity,
-        "wandb_id": run.tracker.run_id if run.tracker else None,
+        "wandb_id": run.tracker.run_id,
     }
     return Checkpoint(progress.step, tensors, facts)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -19,7 +19,16 @@ class CheckpointConfig(Config):
 
 
 class LoopConfig(Config):
-    """What the loop needs to know, whatever a step does."""
+    """What the loop needs to know, whatever a step does.
+
+    Attributes:
+        loop_writes: what training leaves in a run folder. Checkpoints go first where a run is overwritten: while there
+            is one, a run that is resumed needs the rest.
+        loop_free_keys: settings that may differ between a run and its resumption, because they change no number.
+    """
+
+    loop_writes: ClassVar[tuple[str, ...]] = ("checkpoints",)
+    loop_free_keys: ClassVar[frozenset[str]] = frozenset({"log_seconds", "checkpoint"})
 
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=256, gt=0)  # images per step: over all processes and micro-batches

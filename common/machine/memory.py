@@ -1,4 +1,4 @@
-"""How much memory is free, and sizes as people read them."""
+"""Free memory, and sizes in readable units."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from pathlib import Path
 
 import psutil
 
+CGROUP = Path("/sys/fs/cgroup")  # where a container sees its own limits
 
-def available_memory() -> int:
-    """Bytes that can be taken without swapping: of the machine, or of this container where that is less."""
+
+def available_memory(group: Path = CGROUP) -> int:
+    """Bytes that can be allocated without swapping: in the machine, or in this container if it has a lower limit."""
     free = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
     try:
         limit = (group / "memory.max").read_text().strip()
         used = int((group / "memory.current").read_text())
@@ -19,6 +20,8 @@ def available_memory() -> int:
         return free
 
 
-def gib(size: int) -> str:
-    """Bytes for people: ``147 MiB``, ``1.5 GiB``."""
+def readable_size(size: int) -> str:
+    """Bytes as text: ``3.2 KiB``, ``147 MiB``, ``1.5 GiB``."""
+    if size < 2**20:
+        return f"{size / 2**10:.1f} KiB"
     return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"

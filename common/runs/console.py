@@ -1,7 +1,9 @@
-"""What every command line of the project does around its work: messages, and answers to mistakes."""
+"""The command line: stages by name, messages, exit codes, and plain answers to mistakes."""
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import logging
 import os
 import shlex
@@ -9,9 +11,11 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from common.errors import UserError
 from common.runs.logs import setup_console
@@ -19,28 +23,96 @@ from common.runs.logs import setup_console
 log = logging.getLogger("retouch")
 
 RESUMED = "start the same command again, with resume=true if its run folder exists"
+SETTINGS = (
+    "CONFIG and every key.sub=value are checked before anything is written. A run writes all settings with their values "
+    "to config.yaml in its folder; for an unknown key, the error names the nearest known one."
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage, run as ``NAME CONFIG [key.sub=value ...]``.
+
+    Attributes:
+        module: holds ``command(path, overrides)``; imported when the stage runs, so that ``--help`` is quick.
+        lossless: a stopped run continues from its checkpoints, so SIGTERM is not a failure.
+    """
+
+    name: str
+    help: str
+    module: str
+    lossless: bool = False
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """The arguments of every stage."""
+        parser.epilog = SETTINGS
+        parser.add_argument("config", metavar="CONFIG", help="a YAML file, for example from configs/")
+        parser.add_argument(
+            "overrides", nargs="*", default=[], metavar="key.sub=value", help="settings that replace those of the file"
+        )
+        parser.set_defaults(run=self.run)
+
+    def run(self, given: argparse.Namespace) -> int:
+        """Run the stage; returns the exit code."""
+
+        def work() -> None:
+            importlib.import_module(self.module).command(given.config, given.overrides)
+
+        return answer(f"retouch {self.name}", work, lossless=self.lossless)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says how settings are written where they look like options."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments") and "=" in message:
+            message += "; settings are written key=value, without dashes (in a W&B sweep: ${args_no_hyphens})"
+        super().error(message)
+
+
+def run_stages(program: str, stages: Sequence[Stage], arguments: Sequence[str] | None = None) -> int:
+    """The command line of one package: its one stage, or the stage that the first argument names.
+
+    Returns:
+        The exit code: 0, or 2 with one plain message for a user's mistake.
+    """
+    if len(stages) == 1:
+        parser = Parser(prog=program, description=stages[0].help)
+        stages[0].add_arguments(parser)
+    else:
+        parser = Parser(prog=program)
+        add_stages(parser.add_subparsers(required=True, metavar="STAGE"), stages)
+    given = parser.parse_args(arguments)
+    code: int = given.run(given)
+    return code
+
+
+def add_stages(commands: argparse._SubParsersAction[Parser], stages: Sequence[Stage]) -> None:
+    """One command per stage."""
+    for stage in stages:
+        stage.add_arguments(commands.add_parser(stage.name, help=stage.help, description=stage.help))
 
 
 class _Terminated(BaseException):
-    """SIGTERM. Like Ctrl-C it passes through whatever catches errors, and closes what is open on its way."""
+    """SIGTERM. Like Ctrl-C, it is not caught where errors are, and closes what is open on its way up."""
 
 
 def answer(name: str, work: Callable[[], object], *, lossless: bool = False, again: str = RESUMED) -> int:
-    """Do the work; the exit code is 0, 2 with one plain message for a user's mistake, or 130 for Ctrl-C.
+    """Do the work; returns the exit code: 0, 2 with one plain message for a user's mistake, or 130 for Ctrl-C.
 
-    SIGTERM is the train loop's affair while it runs. Before and after it ends the work in order, with a line about what
-    to do; the exit code is 143 then, or 0.
+    While the train loop runs, it handles SIGTERM itself. Before and after, SIGTERM closes what is open and logs how to
+    continue; the exit code is then 143, or 0 for lossless work.
 
     Args:
-        lossless: a stopped run goes on from its checkpoints, so that SIGTERM is no failure.
-        again: what to do after SIGTERM.
+        lossless: a stopped run continues from its checkpoints, so SIGTERM is not a failure.
+        again: how to continue after SIGTERM.
     """
     setup_console(is_main=os.environ.get("RANK", "0") == "0")
     try:
         with _orderly_end():
             work()
     except _Terminated:
-        log.info("stopped by SIGTERM; to go on, %s", again)
+        log.info("stopped by SIGTERM; to continue, %s", again)
         return 0 if lossless else 128 + signal.SIGTERM
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
@@ -53,7 +125,7 @@ def answer(name: str, work: Callable[[], object], *, lossless: bool = False, aga
 
 @contextmanager
 def _orderly_end() -> Iterator[None]:
-    """Inside, the first SIGTERM raises; later ones do not disturb what it closes."""
+    """Inside, the first SIGTERM raises; later ones do not interrupt what is being closed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -73,12 +145,12 @@ def _orderly_end() -> Iterator[None]:
 
 
 def program(name: str) -> str:
-    """``name`` as it can be typed here: bare where a shell finds it, else by its path beside this Python.
+    """``name`` as it can be typed here: bare if a shell finds it, else its path in the folder of this Python.
 
-    A path below the working folder is given from there, such as ``.venv/bin/retouch``.
+    A path below the working folder is relative to it, such as ``.venv/bin/retouch``.
     """
-    beside = shutil.which(name, path=str(Path(sys.executable).parent))
-    if shutil.which(name) or beside is None:
+    installed = shutil.which(name, path=str(Path(sys.executable).parent))
+    if shutil.which(name) or installed is None:
         return name
-    path, here = Path(beside), Path.cwd()
+    path, here = Path(installed), Path.cwd()
     return shlex.quote(str(path.relative_to(here) if here in path.parent.parents else path))

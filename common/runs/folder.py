@@ -1,4 +1,4 @@
-"""A stage's run folder: refused if something is in it, resumed only with the same config, written by rank 0."""
+"""A stage's run folder: refused if it is not empty, resumed only with the same config, written by rank 0 alone."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import yaml
 from pydantic import Field
 
 from common.config import Config, dump_config
@@ -20,24 +20,19 @@ from common.files import leftover, remove_folder, write_text
 from common.machine.distributed import World
 from common.runs.logs import add_log_file
 from common.runs.tracking import Tracker, WandbConfig
+from common.settings import read_yaml
 
 log = logging.getLogger("retouch")
-
-# What a stage writes; `overwrite=true` removes these and nothing else. Checkpoints go first: while there is one, a run
-# that is resumed needs the rest.
-OWN_ENTRIES = (
-    "checkpoints", "metrics.jsonl", "train.log", "panels", "encoder", "classifier", "wandb", "results.json",
-    "features.parquet", "linear_probe", "from_scratch", "config.yaml",
-)  # fmt: skip
 
 
 class StageConfig(Config):
     """Keys that mean the same in every stage."""
 
-    # keys that may differ between a run and its resumption, because they change no number
-    free_keys: ClassVar[frozenset[str]] = frozenset(
-        {"out", "resume", "overwrite", "wandb", "log_seconds", "checkpoint", "data.workers", "data.cache"}
-    )
+    stage: ClassVar[str] = "stage"  # its name: `retouch STAGE`, and the job type of its W&B runs
+    # What a stage writes into its folder; `overwrite=true` removes these entries, in this order, and nothing else.
+    writes: ClassVar[tuple[str, ...]] = ("metrics.jsonl", "train.log", "results.json", "wandb", "config.yaml")
+    # Keys that may differ between a run and its resumption, because they change no number.
+    free_keys: ClassVar[frozenset[str]] = frozenset({"out", "resume", "overwrite", "wandb"})
 
     out: Path
     seed: int = Field(default=0, ge=0)
@@ -50,11 +45,11 @@ class StageConfig(Config):
 S = TypeVar("S", bound=StageConfig)
 
 
-def in_group(config: S, provenance: Mapping[str, Any] | None = None) -> S:
-    """``config`` with a W&B group, so that the stages of one experiment stand together.
+def with_group(config: S, provenance: Mapping[str, Any] | None = None) -> S:
+    """``config`` with a W&B group, which the stages of one experiment share.
 
-    Where none is set, it is the group of the encoder that the stage is given (``provenance``); a stage that begins an
-    experiment, or whose encoder has no group, takes the name of its run folder.
+    A group set by the user stays. Otherwise the stage joins the group of the encoder it reads (``provenance``); a stage
+    without an encoder, or whose encoder has no group, takes the name of its run folder.
     """
     inherited = (provenance or {}).get("group")
     group = config.wandb.group or (str(inherited) if inherited else config.out.absolute().name)
@@ -62,7 +57,7 @@ def in_group(config: S, provenance: Mapping[str, Any] | None = None) -> S:
 
 
 class Run:
-    """An opened run folder with its tracker and metrics file. Ranks other than 0 hold it too, and write nothing.
+    """An open run folder with its tracker and metrics file. Ranks other than 0 hold one too, which writes nothing.
 
     Attributes:
         recorded: whether it leaves checkpoints, logs and metrics, and listens to the signals that stop it.
@@ -70,7 +65,7 @@ class Run:
 
     recorded: ClassVar[bool] = True
 
-    def __init__(self, folder: Path, world: World, tracker: Tracker | None, resumed: bool) -> None:
+    def __init__(self, folder: Path, world: World, tracker: Tracker, resumed: bool) -> None:
         self.folder, self.world, self.tracker, self.resumed = folder, world, tracker, resumed
         self.metrics_path = folder / "metrics.jsonl"
 
@@ -79,28 +74,26 @@ class Run:
         return self.folder / "checkpoints"
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """One line of ``metrics.jsonl`` and the same to W&B.
+        """Append a line to ``metrics.jsonl`` and send the same numbers to W&B.
 
         Raises:
-            UserError: a metric is not a finite number, which JSON does not have.
+            UserError: a metric is not finite; JSON has no such numbers.
         """
         if not self.world.is_main:
             return
-        lost = [f"{name} is {value} at step {step}" for name, value in metrics.items() if not math.isfinite(value)]
-        if lost:
-            raise UserError(*lost, title=f"not written to {self.metrics_path}, which holds finite numbers only:")
+        invalid = [f"{name} is {value} at step {step}" for name, value in metrics.items() if not math.isfinite(value)]
+        if invalid:
+            raise UserError(*invalid, title=f"not written to {self.metrics_path}, which takes finite numbers only:")
         with self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}, allow_nan=False) + "\n")
-        if self.tracker:
-            self.tracker.log(metrics, step)
+        self.tracker.log(metrics, step)
 
     def image(self, name: str, path: Path, step: int, caption: str = "") -> None:
-        """Tell W&B of a picture in this folder."""
-        if self.tracker:
-            self.tracker.image(name, path, step, caption)
+        """Send an image file of this folder to W&B."""
+        self.tracker.image(name, path, step, caption)
 
     def cut_back(self, step: int) -> None:
-        """Drop metrics after ``step``: they will be computed again. A half-written last line is dropped too."""
+        """Drop metrics after ``step``, which will be computed again, and a half-written last line."""
         if not self.world.is_main or not self.metrics_path.is_file():
             return
         kept = []
@@ -115,20 +108,24 @@ class Run:
 
 @contextmanager
 def open_run(
-    config: StageConfig, world: World, *, job_type: str, settings: Mapping[str, Any] | None = None
+    config: StageConfig, world: World, *, settings: Mapping[str, Any] | None = None
 ) -> Iterator[Run]:
-    """Open ``config.out`` for a stage, and close its log and W&B run at the end.
+    """Open ``config.out`` for a stage; at the end, close its log and its W&B run.
+
+    Args:
+        settings: recorded as the config of the W&B run; by default the whole config.
 
     Raises:
-        UserError: the folder is not empty and neither ``resume`` nor ``overwrite`` is set; or it is resumed with a
-            config that differs in a key that matters; or ``overwrite`` meets a folder that no stage has written.
+        UserError: the folder is not empty and neither ``resume`` nor ``overwrite`` is set; it is to be resumed with a
+            config that differs in a key that matters; or this stage did not write what is to be overwritten.
     """
     resumed = _claim(config, world)
     if not world.is_main:
-        yield Run(config.out, world, None, resumed)
+        yield Run(config.out, world, Tracker.disabled(config.out), resumed)
         return
     handler = add_log_file(config.out / "train.log")
-    tracker = Tracker(config.wandb, config.out, job_type=job_type, settings=settings or config.model_dump(mode="json"))
+    recorded = settings or config.model_dump(mode="json")
+    tracker = Tracker(config.wandb, config.out, job_type=config.stage, settings=recorded)
     exit_code = 1
     try:
         yield Run(config.out, world, tracker, resumed)
@@ -140,39 +137,40 @@ def open_run(
 
 
 def _claim(config: StageConfig, world: World) -> bool:
-    """Decide new, resumed or overwritten, the same in every process; rank 0 alone changes the disk."""
+    """Decide between new, resumed and overwritten, alike in every process; rank 0 alone changes the disk."""
     out = config.out
     problem: UserError | None = None
     resumed = False
     try:
-        resumed = check_out(config)
+        resumed = check_run_folder(config)
     except UserError as error:
         problem = error
     world.barrier()  # every rank has looked before rank 0 writes
     if problem is not None:
         raise problem
     if world.is_main:
-        for entry in _leftovers(out):
+        for entry in _leftovers(config):
             _remove(entry)
     if world.is_main and not resumed:
-        for name in OWN_ENTRIES:
-            # replaced below: without it, a folder that was emptied half could be neither resumed nor overwritten
+        for name in config.writes:
+            # replaced below: without it, a half-emptied folder could be neither resumed nor overwritten
             if name != "config.yaml":
                 _remove(out / name)
         try:
             out.mkdir(parents=True, exist_ok=True)
-            write_text(out / "config.yaml", dump_config(config))
+            write_text(out / "config.yaml", f"# retouch {config.stage}\n{dump_config(config)}")
         except OSError as error:
             raise UserError(f"out: {out} cannot be written: {error.strerror}; choose another out") from None
     world.barrier()
     return resumed
 
 
-def _leftovers(out: Path) -> list[Path]:
-    """What killed runs left beside their entries and checkpoints, half written or half removed."""
+def _leftovers(config: StageConfig) -> list[Path]:
+    """What killed runs left next to their entries, and inside those that are folders: half-written or half-removed."""
+    out = config.out
     return [
-        *(path for path in out.glob(".*") if leftover(path) in OWN_ENTRIES),
-        *(path for path in (out / "checkpoints").glob(".*") if leftover(path)),
+        *(path for path in out.glob(".*") if leftover(path) in config.writes),
+        *(path for name in config.writes for path in (out / name).glob(".*") if leftover(path)),
     ]
 
 
@@ -183,38 +181,37 @@ def _remove(entry: Path) -> None:
         entry.unlink()
 
 
-def check_out(config: StageConfig) -> bool:
-    """Whether this run continues an old one. Changes nothing on disk; raises what ``open_run`` would."""
+def check_run_folder(config: StageConfig) -> bool:
+    """Whether this run continues an earlier one; raises what ``open_run`` would raise, and changes nothing on disk."""
     out = config.out
     if config.resume and config.overwrite:
-        raise UserError("resume=true and overwrite=true exclude each other: choose one")
+        raise UserError("resume=true and overwrite=true exclude each other; set one of them")
     if out.exists() and not out.is_dir():
         raise UserError(f"out: {out} is a file; choose a folder")
     if not out.exists():
         above = next(parent for parent in out.absolute().parents if parent.exists())
         if not above.is_dir():
-            raise UserError(f"out: {out} cannot be made: {above} is a file; choose another out")
+            raise UserError(f"out: {out} cannot be created: {above} is a file; choose another out")
         if not os.access(above, os.W_OK | os.X_OK):
-            raise UserError(f"out: {out} cannot be made: this user may not write to {above}; choose another out")
+            raise UserError(f"out: {out} cannot be created: no permission to write to {above}; choose another out")
         return False
     if not os.access(out, os.R_OK | os.W_OK | os.X_OK):
-        raise UserError(f"out: this user may not write to {out}; choose another out")
-    if not set(out.iterdir()) - set(_leftovers(out)):
+        raise UserError(f"out: no permission to write to {out}; choose another out")
+    if not set(out.iterdir()) - set(_leftovers(config)):
         return False
     saved = out / "config.yaml"
-    if config.overwrite:
-        if not saved.is_file():
-            raise UserError(
-                f"out: {out} holds files that no stage has written; overwrite=true will not touch it; choose another"
-            )
-        return False
-    if not config.resume:
+    if not (config.resume or config.overwrite):
         raise UserError(
-            f"out: {out} is not empty; use resume=true to go on, overwrite=true to start anew, or another out"
+            f"out: {out} is not empty; use resume=true to continue, overwrite=true to start over, or another out"
         )
     if not saved.is_file():
+        if config.overwrite:
+            raise UserError(f"out: {out} holds files that no stage wrote, so it cannot be overwritten; choose another out")
         raise UserError(f"out: {out} has no config.yaml, so it cannot be resumed; choose another out")
-    old = _flat(yaml.safe_load(saved.read_text(encoding="utf-8")) or {})
+    _check_writer(config, saved)
+    if config.overwrite:
+        return False
+    old = _flat(read_yaml(type(config), saved))
     new = _flat(config.model_dump(mode="json"))
     differing = [
         f"{key}: was {old.get(key)!r}, now {new.get(key)!r}"
@@ -224,6 +221,23 @@ def check_out(config: StageConfig) -> bool:
     if differing:
         raise UserError(*differing, title=f"resume=true, but the config differs from the one in {saved}:")
     return True
+
+
+def _check_writer(config: StageConfig, saved: Path) -> None:
+    """Refuse a run of another stage, named on the first line of its ``config.yaml``: nothing of it may be lost."""
+    first = re.match(r"# retouch (\w+)\n", saved.read_text(encoding="utf-8", errors="replace"))
+    if first is not None:
+        writer = f"retouch {first[1]}"
+    elif unknown := read_yaml(type(config), saved).keys() - type(config).model_fields.keys():
+        writer = f"another stage or version (its config.yaml has {', '.join(sorted(unknown))})"
+    else:
+        return
+    if writer != f"retouch {config.stage}":
+        verb = "overwrite" if config.overwrite else "resume"
+        raise UserError(
+            f"out: {config.out} holds a run of {writer}, and {verb}=true of retouch {config.stage} is for its own runs "
+            "only; choose another out"
+        )
 
 
 def _is_free(key: str, free: frozenset[str]) -> bool:

@@ -1,23 +1,22 @@
-"""Weights & Biases, as a guest: it is told everything and can break nothing.
+"""Weights & Biases, as a guest: it receives everything and can break nothing.
 
-Every call is guarded. Whatever W&B does (no network, bad key, full disk), training goes on and the same numbers
-stand in ``metrics.jsonl``; and no call that waits for a server waits for ever.
+Every call is guarded. Whatever W&B does (no network, bad key, full disk), training continues and the same numbers
+are in ``metrics.jsonl``. Every call that waits for a server has a time limit.
 """
 
 from __future__ import annotations
 
-import configparser
 import contextlib
+import io
 import logging
-import netrc
 import os
+import re
 import secrets
 import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field
 
@@ -28,25 +27,27 @@ from common.runs.console import program
 log = logging.getLogger("retouch")
 
 Mode = Literal["auto", "online", "offline", "disabled"]
+T = TypeVar("T")
 
-ANSWER_SECONDS = 30.0  # for a server to answer at the start, or about an artifact
-FINISH_SECONDS = 600.0  # for what is still to be uploaded at the end
-FAILED_SECONDS = 15.0  # for closing a run that has failed already
+ANSWER_SECONDS = 30.0  # time limit for a server's answer, at the start or about an artifact
+FINISH_SECONDS = 600.0  # time limit for the remaining uploads at the end
+FAILED_SECONDS = 15.0  # time limit for closing a run that has already failed
 
 
 class WandbConfig(Config):
-    """How a stage reports to W&B. ``auto``: online with an account (WANDB_API_KEY or a login), else offline."""
+    """How a stage reports to W&B. ``auto``: online with an account (WANDB_API_KEY or a login), offline without."""
 
     mode: Mode = "auto"
     project: str = Field(default="retouch", min_length=1)
-    group: str | None = None  # stages of one experiment stand together; by default the pretraining run's folder name
+    group: str | None = None  # shared by the stages of one experiment; default: the pretraining run's folder name
     name: str | None = None
 
 
 class Tracker:
-    """One W&B run, or none. Never raises; after its first failure it says so once, logs no more, and is still finished.
+    """One W&B run, or with ``mode: disabled`` none: then every call does nothing.
 
-    What is missing of an input (``use_encoder``) is no failure: it is said once, and logging goes on.
+    Never raises. After its first failure it warns once and logs nothing more; its run is still finished. An input that
+    W&B does not know (``use_encoder``) is not a failure: it costs one warning, and logging continues.
     """
 
     def __init__(self, config: WandbConfig, folder: Path, *, job_type: str, settings: Mapping[str, Any]) -> None:
@@ -54,7 +55,7 @@ class Tracker:
         self.mode = _resolve_mode(config.mode)
         self.run_id: str | None = None
         self._run: Any = None
-        self._failed: Any = None  # a run that takes nothing more, but is not closed yet
+        self._failed: Any = None  # a failed run: it receives nothing more, but is not closed yet
         if self.mode == "disabled":
             return
         try:
@@ -63,8 +64,14 @@ class Tracker:
         except BaseException as error:
             self._fail("could not start", error)
 
+    @classmethod
+    def disabled(cls, folder: Path) -> Self:
+        """A tracker that does nothing, for example for ranks other than 0."""
+        return cls(WandbConfig(mode="disabled"), folder, job_type="none", settings={})
+
     @property
     def active(self) -> bool:
+        """Whether there is a run that still receives what is logged."""
         return self._run is not None
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -72,7 +79,7 @@ class Tracker:
         self._guarded("log", lambda: self._run.log(dict(metrics), step=step))
 
     def image(self, name: str, path: Path, step: int, caption: str = "") -> None:
-        """A picture file at a step."""
+        """An image file at a step."""
 
         def send() -> None:
             import wandb
@@ -92,46 +99,46 @@ class Tracker:
         self._guarded("log a table", send)
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Final values of the run."""
+        """The run's final values."""
         self._guarded("write the summary", lambda: self._run.summary.update(dict(values)))
 
     def artifact(self, name: str, folder: Path, kind: str, metadata: Mapping[str, Any]) -> None:
-        """A folder as an output of this run."""
+        """A folder, as an output artifact of this run."""
 
         def send() -> None:
             import wandb
 
             artifact = wandb.Artifact(name, type=kind, metadata=dict(metadata))
             for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-                artifact.add_file(str(file), name=file.relative_to(folder).as_posix())  # add_dir would print
+                artifact.add_file(str(file), name=file.relative_to(folder).as_posix())  # add_dir prints
             self._run.log_artifact(artifact)
 
         self._guarded("save an artifact", send)
 
     def use_encoder(self, folder: Path, sha256: str, artifact: str | None) -> None:
-        """Name the encoder this run read: by hash and path, and online as the input artifact of that hash too.
+        """Record the encoder this run reads: its hash and path, and online also the input artifact with that hash.
 
         Args:
-            artifact: what its own run called it, if it had one; a server that lacks it costs a warning and no more.
+            artifact: the artifact name its own run gave it, if any; if the server does not have it, one warning says so.
         """
         values = {"encoder_sha256": sha256, "encoder_path": str(folder)}
-        self._guarded("note the input encoder", lambda: self._run.config.update(values, allow_val_change=True))
+        self._guarded("record the input encoder", lambda: self._run.config.update(values, allow_val_change=True))
         if self._run is None or self.mode != "online" or artifact is None:
             return
         try:
             _within(ANSWER_SECONDS, lambda: _use_version(self._run, artifact, sha256))
         except Exception as error:
             log.warning(
-                "W&B could not name the input artifact (%s); the encoder's sha256 and path stand in the run's config",
+                "W&B could not link the input artifact (%s); the encoder's sha256 and path are in the run's config",
                 _reason(error),
             )
 
     def finish(self, exit_code: int = 0) -> None:
-        """Close the run, also one that failed; offline, say how to send it later."""
+        """Close the run, even a failed one; offline, log the command that uploads it later."""
         if self._run is not None:
             self._guarded("finish", lambda: self._run.finish(exit_code=exit_code))
         elif self._failed is not None:
-            # said already that it failed: how this ends changes nothing, and is not worth a long wait
+            # the failure has been reported: whether closing works changes nothing and is not worth a long wait
             failed = self._failed
             with contextlib.suppress(Exception):
                 _within(FAILED_SECONDS, lambda: failed.finish(exit_code=exit_code))
@@ -140,18 +147,18 @@ class Tracker:
         self._run = self._failed = None
         command = self.sync_command()
         if self.mode == "offline" and command:
-            log.info("W&B ran offline; to send it: %s", command)
+            log.info("W&B ran offline; to upload the run: %s", command)
 
     def sync_command(self) -> str | None:
-        """The one command that sends every offline part of this run; a resumed run has several parts under one id."""
+        """The command that uploads every offline part of this run; a resumed run has several parts under one id."""
         parts = sorted(self.folder.glob(f"wandb/offline-run-*-{self.run_id}"))
         return f"{program('wandb')} sync {shlex.join(map(str, parts))}" if self.run_id and parts else None
 
     def _start(self, config: WandbConfig, job_type: str, settings: Mapping[str, Any]) -> None:
         import wandb
 
-        # A process that W&B started in hands its service down to its children by this variable. If a child is killed,
-        # that service still holds its run, and takes nothing more under its id: a resumed run would be lost.
+        # A process that uses W&B passes its service on to its children through this variable. If a child is killed, the
+        # service still holds the child's run and accepts nothing more under its id: a resumed run would be lost.
         os.environ.pop("WANDB_SERVICE", None)
         with contextlib.redirect_stdout(None):
             self._run = wandb.init(
@@ -177,7 +184,7 @@ class Tracker:
             )
 
     def _stored_id(self) -> str:
-        """A resumed run continues under its old id, so it is never doubled."""
+        """The run's id, kept in the folder: a resumed run continues under it instead of becoming a second run."""
         path = self.folder / "wandb" / "run-id"
         if not path.is_file():
             write_text(path, secrets.token_hex(4) + "\n")
@@ -195,31 +202,32 @@ class Tracker:
         if isinstance(error, KeyboardInterrupt):
             raise error
         self._run, self._failed = None, self._run
-        log.warning("W&B %s (%s); going on without it, the numbers stand in metrics.jsonl", what, _reason(error))
+        log.warning("W&B %s (%s); continuing without it, the numbers are in metrics.jsonl", what, _reason(error))
 
 
 def _use_version(run: Any, artifact: str, sha256: str) -> None:
-    """Of the versions of an artifact, the one that holds this very encoder becomes an input of ``run``."""
+    """Make the version of ``artifact`` that holds exactly this encoder an input of ``run``."""
     import wandb
 
     versions = wandb.Api().artifacts("encoder", f"{run.entity}/{run.project}/{artifact}")
     same = next((version for version in versions if version.metadata.get("sha256") == sha256), None)
     if same is None:
-        raise LookupError(f"no version of {artifact} has its sha256")
+        raise LookupError(f"no version of {artifact} has this sha256")
     run.use_artifact(same)
 
 
-def _within(seconds: float, call: Callable[[], object]) -> None:
-    """Call, but wait so long only: what takes longer is left to a thread that ends with the program.
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """Call with a time limit; a call that exceeds it is left to a daemon thread, which ends with the program.
 
     Raises:
-        TimeoutError: it was not done in time. What ``call`` raises in time is raised here.
+        TimeoutError: no result in time. What ``call`` raises in time is raised here.
     """
+    results: list[T] = []
     raised: list[Exception] = []
 
     def work() -> None:
         try:
-            call()
+            results.append(call())
         except Exception as error:
             raised.append(error)
 
@@ -230,17 +238,19 @@ def _within(seconds: float, call: Callable[[], object]) -> None:
         raise TimeoutError(f"no answer in {seconds:g} s")
     if raised:
         raise raised[0]
+    return results[0]
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what an error says."""
+    """The first line of an error's message, or its type."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _resolve_mode(mode: Mode) -> Literal["online", "offline", "disabled"]:
-    """A mode given in the config wins; then WANDB_MODE; then online if there is an account.
+    """A mode set in the config wins, then WANDB_MODE; otherwise online if there is an account.
 
-    Without one it is offline, also where online was asked for: in a terminal W&B would ask for a key and wait for ever.
+    Without an account the run is offline even where online was asked for: on a terminal, W&B would prompt for a key
+    and wait indefinitely.
     """
     asked = os.environ.get("WANDB_MODE", "").lower() if mode == "auto" else mode
     if asked == "disabled":
@@ -248,38 +258,40 @@ def _resolve_mode(mode: Mode) -> Literal["online", "offline", "disabled"]:
     if asked in ("dryrun", "offline"):
         return "offline"
     try:
-        if _logged_in():
-            return "online"
-        reason = "no API key was found: set WANDB_API_KEY or type `wandb login`" if asked == "online" else ""
-    except Exception as error:  # whatever a file of the user's or W&B's own settings hold
-        reason = f"its login cannot be read: {_reason(error)}"
-    if reason:
-        log.warning("W&B runs offline (%s)", reason)
+        found, complaint = _find_login()
+    except Exception as error:  # whatever the user's or W&B's own files contain
+        found, complaint = False, _reason(error)
+    if found:
+        return "online"
+    if complaint:
+        log.warning("W&B runs offline (its login cannot be read: %s)", complaint)
+    elif asked == "online":
+        log.warning("W&B runs offline (no API key was found: set WANDB_API_KEY or run `wandb login`)")
     return "offline"
 
 
-def _logged_in() -> bool:
-    """Whether W&B would find a key: in the environment, or in the netrc file where ``wandb login`` puts it."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    home = Path.home()
-    places = [Path(os.environ["NETRC"]).expanduser()] if os.environ.get("NETRC") else [home / ".netrc", home / "_netrc"]
-    file = next((path for path in places if path.is_file()), None)
-    if file is None:
-        return False
-    found = netrc.netrc(file)
-    return any((found.authenticators(host) or ("", "", ""))[2] for host in _hosts())
-
-
-def _hosts() -> list[str]:
-    """Whose key W&B would take: that of WANDB_BASE_URL, or of ``wandb login --host``, or of its own servers."""
+def _find_login() -> tuple[bool, str]:
+    """Whether W&B has an account to log in with, and what it complained of while it looked. Asks and prints nothing."""
     import wandb
 
-    own: str = wandb.Settings().base_url
-    stored = configparser.ConfigParser(interpolation=None)
-    folder = Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb").expanduser()
-    stored.read([folder / "settings", Path("wandb") / "settings"], encoding="utf-8")  # passes over those not there
-    asked = os.environ.get("WANDB_BASE_URL") or stored.get("default", "base_url", fallback=own)
-    server: str = wandb.Settings(base_url=asked).base_url
-    # a login from before W&B's own servers were renamed is still good there
-    return [urlsplit(server).netloc, *(["api.wandb.ai"] if server == own else [])]
+    if wandb.run is not None:  # the caller's own run is open, and `wandb.login` refuses to look
+        return not wandb.run.offline, ""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        found = _within(ANSWER_SECONDS, _login)
+    complaints = re.findall(r"WARNING (.+)", said.getvalue())
+    return found, complaints[-1] if complaints else ""
+
+
+def _login() -> bool:
+    """``wandb.login`` without a prompt and without a network connection, for an online run."""
+    import wandb
+    from wandb.sdk import wandb_setup
+
+    settings = wandb_setup.singleton().settings  # of this process; `wandb.setup` would start a service to read them
+    silent, mode = settings.silent, settings.mode
+    settings.silent, settings.mode = True, "online"  # W&B asks its server for the account's name in order to print it
+    try:
+        return bool(wandb.login(prompt=False, verify=False))
+    finally:
+        settings.silent, settings.mode = silent, mode

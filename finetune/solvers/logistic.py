@@ -13,7 +13,7 @@ convergence. Four things make it fast:
   one reading of the features.
 - Logits are linear in the weights: the product of the *direction* with the features is taken once an iteration, and
   a line search then only looks at ``logits + t · slopes``, without touching the features again.
-- The initial metric is the Hessian with its softmax part averaged: ``H₀ = (s A + λ I)⁻¹``, where ``A`` is the centred
+- The preconditioner is the Hessian with its softmax part averaged: ``H₀ = (s A + λ I)⁻¹``, where ``A`` is the centred
   Gram matrix and ``s`` the mean curvature ``E[1 - Σ_c p_c²] / (C - 1)`` at the current point. (Böhning 1992,
   *Multinomial logistic regression algorithm*, bounds the Hessian by the same matrix with ``s = 1/2``: safe, but its
   steps are several times too short.) Correlated features then cost no more iterations than independent ones.
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from finetune.solvers.gram import blocks, column_mean
-from finetune.solvers.preconditioner import Metric, Span, few_rows
+from finetune.solvers.preconditioner import Preconditioner, Span, few_rows
 
 MEMORY = 2 << 30  # bytes for logits, slopes and probabilities; strengths that do not fit are solved in later groups
 SUFFICIENT, FLAT = 1e-4, 0.5  # Wolfe's constants: decrease asked of a step, and how much flatter its end must be
@@ -70,7 +70,7 @@ def fit_logistic(
     l2: Sequence[float],
     *,
     start: tuple[Tensor, Tensor] | None = None,
-    metric: Metric | None = None,
+    preconditioner: Preconditioner | None = None,
     tolerance: float = 1e-5,
     max_steps: int = 500,
     history: int = 10,
@@ -83,12 +83,12 @@ def fit_logistic(
         classes: number of classes C, at least 2; a class may be absent.
         l2: strengths λ > 0, on the scale of the mean loss.
         start: weights ``[F C]`` and bias ``[C]`` all problems start from; zero by default.
-        metric: of these features or nearly these; computed from them by default. Not needed where there are few rows:
-            their span brings its own.
+        preconditioner: of these features or nearly these; computed from them by default. Not needed where there are few
+            rows: their span brings its own.
         tolerance: a problem is solved when the decrease that its quadratic model still promises is below this
             fraction of its objective (or below what the precision can tell apart).
         max_steps: iterations after which a problem is given up as it stands (``converged`` says so).
-        history: pairs of steps and gradient changes that the metric remembers.
+        history: pairs of steps and gradient changes that L-BFGS remembers.
 
     Raises:
         ValueError: shapes, labels or strengths that do not make a problem.
@@ -103,9 +103,9 @@ def fit_logistic(
         span = Span(features, exact_mean)
         if start is not None:
             start = span.coordinates_of(start[0]), start[1]
-        rows, row_mean, metric = span.coordinates, torch.zeros_like(span.coordinates[0]), span.metric
+        rows, row_mean, preconditioner = span.coordinates, torch.zeros_like(span.coordinates[0]), span.preconditioner
     else:
-        span, rows, row_mean, metric = None, features, mean, metric or Metric.of(features)
+        span, rows, row_mean, preconditioner = None, features, mean, preconditioner or Preconditioner.of(features)
     # logits, slopes, probabilities and a temporary; and the histories
     per_problem = rows.element_size() * classes * (4 * len(rows) + 2 * (history + 4) * rows.shape[1])
     group = max(1, min(len(l2), MEMORY // per_problem))
@@ -114,7 +114,7 @@ def fit_logistic(
     order = sorted(range(len(l2)), key=lambda index: -l2[index])
     for first in range(0, len(order), group):
         strengths = [l2[index] for index in order[first : first + group]]
-        problems = _Problems(rows, labels, classes, strengths, row_mean, metric, history)
+        problems = _Problems(rows, labels, classes, strengths, row_mean, preconditioner, history)
         if parts:
             problems.begin(parts[-1].weight[-1].T, parts[-1].centred_bias[-1])
         elif start is not None:
@@ -155,7 +155,7 @@ class _Problems:
 
     Class comes before row or feature, ``[g C n]`` and ``[g C F]``: a softmax then runs over long contiguous rows (20
     times faster than over the last dimension), and dropping solved problems is taking slices. The bias here is
-    that of centred features: it does not depend on the weights, and the metric may treat the two apart.
+    that of centred features: it does not depend on the weights, and the preconditioner may treat the two apart.
     """
 
     def __init__(
@@ -165,10 +165,10 @@ class _Problems:
         classes: int,
         l2: Sequence[float],
         mean: Tensor,
-        metric: Metric,
+        preconditioner: Preconditioner,
         history: int,
     ) -> None:
-        self.features, self.labels, self.metric, self.history = features, labels, metric, history
+        self.features, self.labels, self.preconditioner, self.history = features, labels, preconditioner, history
         self.mean = mean
         self.l2 = features.new_tensor(list(l2))
         self.weight = features.new_zeros(len(l2), classes, features.shape[1])
@@ -250,7 +250,7 @@ class _Problems:
         for pair in reversed(pairs):
             factors.append(pair.weight * _dot(pair.step, result))
             result = result - factors[-1][:, None, None] * pair.change
-        weight = self.metric.apply(result[..., :-1], curvature, l2)
+        weight = self.preconditioner.apply(result[..., :-1], curvature, l2)
         result = torch.cat([weight, result[..., -1:] / curvature[:, None, None]], dim=2)
         for pair, factor in zip(pairs, reversed(factors), strict=True):
             result = result + (factor - pair.weight * _dot(pair.change, result))[:, None, None] * pair.step

@@ -1,4 +1,4 @@
-"""What is known of a problem's curvature before it is solved: metrics, and the span of a few rows."""
+"""Preconditioners, and the low-dimensional span of few rows."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from torch import Tensor
 
 from finetune.solvers.gram import blocks, column_mean, gram
 
-METRIC_ROWS = 8  # rows per feature that a whole metric is estimated from
+ROWS_PER_FEATURE = 8  # that all eigenvectors are estimated from
 LARGEST_WHOLE = 4096  # features, or rows; of more, all eigenvectors cost more than the steps they save
-PRINCIPAL = 1024  # directions that are told apart among more features than that
+PRINCIPAL = 1024  # eigenvectors kept of more features than that
 PRINCIPAL_ROWS = 8192  # rows that those are estimated from
 PASSES = 2  # subspace iterations
 
 
-class Metric:
+class Preconditioner:
     """``(s A + λ I)⁻¹`` for any s and λ, where ``A ≈ V Λ Vᵀ + δ (I - V Vᵀ)`` is the centred Gram matrix of features.
 
     ``V`` has all eigenvectors of A (then δ plays no part), or the principal ones: what is left of strongly correlated
-    features is small, and δ is its mean. A metric steers the solver and does not change what it converges to, so that
-    a sample of rows is enough, and one metric serves several fits on nearly the same features (a split and the whole,
-    several tasks).
+    features is small, and δ is its mean. A preconditioner changes how fast the solver converges, not where to: a
+    subsample of rows is enough, and one preconditioner serves several fits on nearly the same features (a split and the
+    whole, several tasks).
 
     Attributes:
         values: Λ ``[k]``.
@@ -32,17 +32,17 @@ class Metric:
         self.values, self.vectors, self.rest = values, vectors, rest
 
     @classmethod
-    def of(cls, features: Tensor) -> Metric:
-        """The metric of features ``[n F]``, or of as many rows of them, evenly spread, as it takes."""
+    def of(cls, features: Tensor) -> Preconditioner:
+        """Of features ``[n F]``, from a subsample of evenly spread rows where there are many."""
         n, F = features.shape
         if F > LARGEST_WHOLE:
             return cls._principal(features[:: max(1, n // PRINCIPAL_ROWS)])
-        rows = features[:: max(1, n // (METRIC_ROWS * F))]
+        rows = features[:: max(1, n // (ROWS_PER_FEATURE * F))]
         values, vectors = torch.linalg.eigh(gram(rows, column_mean(rows)).to(features.dtype))
         return cls(values.clamp_min(0), vectors)
 
     @classmethod
-    def _principal(cls, rows: Tensor) -> Metric:
+    def _principal(cls, rows: Tensor) -> Preconditioner:
         """By subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4); its start is seeded."""
         m, F = rows.shape
         rows = rows - column_mean(rows).to(rows.dtype)
@@ -80,11 +80,11 @@ class Span:
     With centred rows ``X_c`` ``[n F]`` and ``X_c X_cᵀ = U Λ Uᵀ``, the columns of ``V = X_cᵀ U Λ^-½`` ``[F r]`` are an
     orthonormal basis of their span, and ``Z = X_c V = U Λ^½`` are the rows in it. A weight outside the span changes no
     logit and only adds to the penalty; one inside, ``W = V w``, has ``‖W‖ = ‖w‖``. So the minimum over ``w`` on Z is
-    the minimum over ``W`` on the features. The Gram matrix of Z is diagonal: its metric is free, and exact.
+    the minimum over ``W`` on the features. The Gram matrix of Z is diagonal: its preconditioner is free, and exact.
 
     Attributes:
         coordinates: Z ``[n r]``, ``r < n``, of mean zero.
-        metric: of the coordinates.
+        preconditioner: of the coordinates.
     """
 
     def __init__(self, features: Tensor, mean: Tensor) -> None:
@@ -101,7 +101,7 @@ class Span:
         values, vectors = values[there], vectors[:, there]
         self.coordinates = (vectors * values.sqrt()).to(features.dtype)
         self._back = (vectors * values.rsqrt()).to(features.dtype)  # U Λ^-½
-        self.metric = Metric((values / n).to(features.dtype))
+        self.preconditioner = Preconditioner((values / n).to(features.dtype))
 
     def weight_of(self, coordinates: Tensor) -> Tensor:
         """Weights of the coordinates ``[G r C]`` -> weights of the features ``[G F C]``: ``V w``."""

@@ -67,7 +67,7 @@ def _one_by_one(A: Tensor, target: Tensor, l2: Sequence[float]) -> Tensor:
 
     The factor is float32, which is twice as quick and half the memory; a few steps of refinement with float64 residuals
     bring the solution to float64 accuracy while λ is above float32's rounding of ``A``. Below it a float64 factor
-    serves, and an eigendecomposition, the dearest, only where ``A``, a sum of float32 products, has lost its sign.
+    serves, and an eigendecomposition, the slowest, only where ``A``, a sum of float32 products, is no longer positive.
     """
     solutions = []
     own = A.diagonal().clone()

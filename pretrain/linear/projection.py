@@ -14,7 +14,7 @@ from common.augment import AugmentConfig
 from common.encoders import Encoder, EncoderConfig
 from common.encoders.linear import Linear
 from common.machine.distributed import World
-from common.machine.memory import available_memory, gib
+from common.machine.memory import available_memory, readable_size
 from pretrain.linear.base import LinearLearner, LinearMethod
 from pretrain.linear.base import check_components as check_length
 from pretrain.linear.moments import BLOCK
@@ -89,7 +89,8 @@ class ProjectedMethod(LinearMethod, ABC):
         most = int((free / (8 * COPIES)) ** 0.25 / (3 * self.moment_views) ** 0.5)
         return [
             f"fit.kind={self.kind} at {image_size} px solves for moments of {columns:,} x {columns:,} numbers, which "
-            f"takes {gib(need)} of memory, and {gib(free)} are free; lower data.image_size, to {most} at most"
+            f"takes {readable_size(need)} of memory, and {readable_size(free)} are free; lower data.image_size, "
+            f"to {most} at most"
         ]
 
     def encoder_config(self) -> EncoderConfig:

@@ -161,7 +161,7 @@ def maximum_mean_discrepancy(a: Tensor, b: Tensor, *, width: float | None = None
         MMD² = mean k(a, a') + mean k(b, b') - 2 mean k(a, b)
 
     over all pairs, a row with itself included (Gretton et al. 2012, "A kernel two-sample test"). Memory is
-    bounded, time is (n + m)² h. ``width=None`` takes :func:`median_width` of both samples together, so that the number
+    bounded, time is (n + m)² h. ``width=None`` takes :func:`median_width` of both samples check_all, so that the number
     does not depend on the scale of the codes.
 
     Raises:

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from common.encoders.base import Encoder
+from common.encoders.storage import ENTRY_BYTES, NONZERO_BYTES
 from common.pixels import in_chunks
 from pretrain.results import CodeStorage
-
-DENSE, SPARSE = 4, 8  # bytes of a float32; of a non-zero with its index, int32
 
 
 @torch.no_grad()
@@ -21,5 +20,8 @@ def code_storage(encoder: Encoder, images: Tensor) -> CodeStorage:
         nonzeros, size = nonzeros + int(codes.count_nonzero()), codes.shape[1]
     mean = nonzeros / len(images)
     return CodeStorage(
-        code_size=size, nonzeros=round(mean, 2), bytes_dense=DENSE * size, bytes_sparse=round(SPARSE * mean, 1)
+        code_size=size,
+        nonzeros=round(mean, 2),
+        bytes_dense=ENTRY_BYTES * size,
+        bytes_sparse=round(NONZERO_BYTES * mean, 1),
     )

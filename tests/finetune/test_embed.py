@@ -21,7 +21,8 @@ from common.errors import UserError
 from common.pixels import to_float
 from finetune import embed as stage
 from finetune.config import EmbedConfig
-from finetune.embed import Storage, embed, read_sparse, storage_report
+from finetune.embed import embed, read_sparse, storage_report, storage_text
+from finetune.results import EmbedResult
 from tests.offline_wandb import history, settings
 
 
@@ -43,7 +44,7 @@ def test_features_labels_and_places_are_written_row_by_row(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "GROUP_ROWS", 10)
-    path = embed(config_of(tmp_path / "out", encoder))
+    path = embed(config_of(tmp_path / "out", encoder)).path
     table = pq.read_table(path)
     assert table.column_names == ["path", "label", "features"]
     assert pq.ParquetFile(path).num_row_groups == 2  # 16 rows, then 4: streamed, not gathered
@@ -68,14 +69,14 @@ def test_images_without_labels_have_null_labels(encoder: Path, tmp_path: Path) -
     folder.mkdir()
     for number in range(3):
         Image.new("RGB", (20, 16), (number, 0, 0)).save(folder / f"{number}.png")
-    path = embed(config_of(tmp_path / "out", encoder, data={"source": f"folder:{folder}"}))
+    path = embed(config_of(tmp_path / "out", encoder, data={"source": f"folder:{folder}"})).path
     table = pq.read_table(path)
     assert table["label"].to_pylist() == [None] * 3
     assert [Path(place).name for place in table["path"].to_pylist()] == ["0.png", "1.png", "2.png"]
 
 
 def test_layers_and_poolings_can_be_joined(encoder: Path, tmp_path: Path) -> None:
-    path = embed(config_of(tmp_path / "out", encoder, layer="last2", pooling="avg+max"))
+    path = embed(config_of(tmp_path / "out", encoder, layer="last2", pooling="avg+max")).path
     assert len(pq.read_table(path)["features"][0]) == 2 * (8 + 16)
 
 
@@ -95,8 +96,8 @@ def test_sparse_features_come_back_as_the_dense_ones(
 ) -> None:
     through_relu(monkeypatch)
     monkeypatch.setattr(stage, "GROUP_ROWS", 10)
-    dense = pq.read_table(embed(config_of(tmp_path / "dense", encoder, pooling="flatten")))
-    path = embed(config_of(tmp_path / "sparse", encoder, pooling="flatten", store="sparse"))
+    dense = pq.read_table(embed(config_of(tmp_path / "dense", encoder, pooling="flatten")).path)
+    path = embed(config_of(tmp_path / "sparse", encoder, pooling="flatten", store="sparse")).path
     expected = torch.tensor(dense["features"].to_pylist())
     assert 0.2 < float((expected == 0).float().mean()) < 0.8
 
@@ -122,7 +123,7 @@ def test_the_storage_report_counts_what_is_there(
 ) -> None:
     through_relu(monkeypatch)
     with caplog.at_level(logging.INFO, logger="retouch"):
-        path = embed(config_of(tmp_path / "out", encoder, store=store))
+        path = embed(config_of(tmp_path / "out", encoder, store=store)).path
     report = storage_report(path)
     table = pq.read_table(path)
     lists = table["features" if store == "dense" else "values"].to_pylist()
@@ -130,15 +131,16 @@ def test_the_storage_report_counts_what_is_there(
     assert (report.rows, report.width, report.nonzeros) == (20, 16, count)
     assert report.bytes_dense == 20 * 16 * 4
     assert 0 < report.bytes_on_disk < path.stat().st_size
-    assert report.nonzeros_an_image == count / 20
+    assert report.nonzeros_per_image == count / 20
     assert report.zero_share == pytest.approx(1 - count / 320)
-    assert report.text in caplog.text
+    assert storage_text(report) in caplog.text
     assert json.loads(pq.ParquetFile(path).metadata.metadata[b"shape"]) == [20, 16]
 
 
 def test_the_report_reads_as_a_sentence() -> None:
-    assert Storage(1000, 2048, 12_500, 110_000).text == (
-        "107.4 KiB on disk, 8 MiB as dense float32 (1%); 12.5 of 2,048 features an image are not zero, 99.4% are"
+    found = EmbedResult(path=Path("f.parquet"), rows=1000, width=2048, nonzeros=12_500, bytes_on_disk=110_000)
+    assert storage_text(found) == (
+        "107.4 KiB on disk, 8 MiB as dense float32 (1%); 12.5 of 2,048 features per image are non-zero (99.4% zeros)"
     )
 
 
@@ -146,13 +148,13 @@ def test_codes_that_are_zero_everywhere_can_be_kept(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "_vectors", lambda encoder, images, space, precision: torch.zeros(len(images), 16))
-    path = embed(config_of(tmp_path / "out", encoder, store="sparse"))
+    path = embed(config_of(tmp_path / "out", encoder, store="sparse")).path
     assert torch.equal(read_sparse(path).to_dense(), torch.zeros(20, 16))
     assert storage_report(path).zero_share == 1
 
 
 def test_files_that_hold_no_sparse_features_are_refused(encoder: Path, tmp_path: Path) -> None:
-    dense = embed(config_of(tmp_path / "out", encoder))
+    dense = embed(config_of(tmp_path / "out", encoder)).path
     with pytest.raises(UserError, match="holds dense features"):
         read_sparse(dense)
     pq.write_table(pa.table({"indices": [[0]], "values": [[1.0]]}), tmp_path / "other.parquet")
@@ -167,7 +169,7 @@ def test_files_that_hold_no_sparse_features_are_refused(encoder: Path, tmp_path:
 
 
 def test_a_full_folder_is_not_written_to(encoder: Path, tmp_path: Path) -> None:
-    path = embed(config_of(tmp_path / "out", encoder))
+    path = embed(config_of(tmp_path / "out", encoder)).path
     before = path.read_bytes()
     with pytest.raises(UserError, match="not empty"):
         embed(config_of(tmp_path / "out", encoder, layer=0))
@@ -195,6 +197,6 @@ def test_names_that_are_not_utf8_are_written_as_escapes(encoder: Path, tmp_path:
     odd = os.fsencode(folder) + b"/caf\xe9"
     os.makedirs(odd)  # noqa: PTH103 -- bytes, which pathlib does not take
     Image.new("RGB", (20, 16)).save(os.fsdecode(odd + b"/\xff.png"))
-    table = pq.read_table(embed(config_of(tmp_path / "out", encoder, data={"source": f"folder:{folder}"})))
+    table = pq.read_table(embed(config_of(tmp_path / "out", encoder, data={"source": f"folder:{folder}"})).path)
     assert table["label"].to_pylist() == ["caf\\xe9"]
     assert table["path"][0].as_py().endswith("/caf\\xe9/\\xff.png")

@@ -24,7 +24,10 @@ from common.pixels import to_float
 from finetune import full as stage
 from finetune.config import FinetuneConfig
 from finetune.data import Sources, open_sources
-from finetune.full import Supervised, comparison_table, decayed_groups, finetune
+from finetune.full import Supervised, decayed_groups
+from finetune.full import finetune as run_stage
+from finetune.results import FinetuneResult, ProbeReport, read_results
+from finetune.table import finetune_lines, results_table
 from tests.finetune.toys import Shuffled
 from tests.offline_wandb import history, offline_records, settings
 
@@ -51,10 +54,21 @@ def config(out: Path, **changes: Any) -> FinetuneConfig:
     return FinetuneConfig.model_validate(values | changes)
 
 
+def finetune(config: FinetuneConfig) -> FinetuneResult:
+    """A fine-tuning that is not stopped."""
+    result = run_stage(config)
+    assert result is not None
+    return result
+
+
 def validation_looks(out: Path) -> dict[int, float]:
     """Validation accuracy by step."""
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return {row["step"]: row["val/accuracy"] for row in rows if "val/accuracy" in row}
+
+
+def without_time(result: FinetuneResult) -> FinetuneResult:
+    return result.model_copy(update={"tuned": result.tuned.model_copy(update={"seconds": 0.0})})
 
 
 def weights(out: Path) -> bytes:
@@ -64,19 +78,21 @@ def weights(out: Path) -> bytes:
 def test_result_is_that_of_the_exported_classifier_on_the_test_set(tmp_path: Path) -> None:
     run = config(tmp_path / "run", encoder=exported(tmp_path / "encoder"))
     result = finetune(run)
-    assert json.loads((tmp_path / "run" / "results.json").read_text()) == result
+    assert read_results(tmp_path / "run") == result
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == result.model_dump(mode="json")
     classifier = load_classifier(tmp_path / "run" / "classifier")
     images = load_images(build_source("shapes", split="test"), 16, limit=80)
     labels = images.labels("color").values
     with torch.inference_mode():
         answers = classifier(to_float(images.rows(torch.arange(80)))).argmax(1)
-    assert result["test_accuracy"] == pytest.approx(float((answers == labels).double().mean()))
-    assert (result["n_train"], result["n_val"], result["n_test"]) == (180, 20, 80)
+    tuned = result.tuned
+    assert tuned.test.accuracy == pytest.approx(float((answers == labels).double().mean()))
+    assert (tuned.n_train, tuned.n_val, tuned.test.n) == (180, 20, 80)
     looks = validation_looks(run.out)
     assert list(looks) == [2, 4, 6]
-    assert result["val_accuracy"] == max(looks.values())
-    assert result["best_step"] == max(looks, key=looks.__getitem__)  # the first of equals
-    assert sum(map(sum, result["confusion"])) == 80
+    assert tuned.choice.val_accuracy == max(looks.values())
+    assert tuned.choice.step == max(looks, key=looks.__getitem__)  # the first of equals
+    assert sum(map(sum, tuned.test.confusion)) == 80
 
 
 def test_it_learns_and_stands_beside_its_linear_probe_and_from_scratch(tmp_path: Path) -> None:
@@ -84,29 +100,29 @@ def test_it_learns_and_stands_beside_its_linear_probe_and_from_scratch(tmp_path:
     start = exported(tmp_path / "encoder", EncoderConfig(model_args={"width": 16}))
     run = config(tmp_path / "run", encoder=start, steps=60, evaluate_every=20, base_lr=0.05, compare=comparison)
     result = finetune(run)
-    assert result["val_accuracy"] > 0.3  # of 8 colours
-    assert result["baselines"].keys() == {"linear_probe", "from_scratch"}
-    for baseline in result["baselines"].values():
-        low, high = baseline["ci95"]
-        assert low <= baseline["test_accuracy"] <= high
-        assert baseline["n_test"] == 80
-    scratch = json.loads((run.out / "from_scratch" / "results.json").read_text())
-    assert result["baselines"]["from_scratch"]["best_step"] == scratch["best_step"]
-    # one number is compared: what else a code is good for is not measured here
-    probed = json.loads((run.out / "linear_probe" / "results.json").read_text())
-    assert "purposes" not in probed["results"][0]
-    linear = result["baselines"]["linear_probe"]
-    assert [linear[key] for key in ("layer", "pooling", "l2")] == [
-        probed["results"][0][key] for key in ("layer", "pooling", "l2")
-    ]
+    assert result.tuned.choice.val_accuracy > 0.3  # of 8 colours
+    assert result.linear_probe is not None
+    assert result.from_scratch is not None
+    for baseline in (result.linear_probe, result.from_scratch):
+        low, high = baseline.test.ci95
+        assert low <= baseline.test.accuracy <= high
+        assert baseline.test.n == 80
+    scratch = read_results(run.out / "from_scratch")
+    assert isinstance(scratch, FinetuneResult)
+    assert result.from_scratch == scratch.tuned
+    probed = read_results(run.out / "linear_probe")
+    assert isinstance(probed, ProbeReport)
+    assert probed.results[0].code is None  # one number is compared: what else a code is like is not measured here
+    assert result.linear_probe == probed.results[0].linear
     console = Console(file=io.StringIO(), width=100)
-    console.print(comparison_table(run, result))
+    console.print(results_table(finetune_lines(result)))
     text = console.file.getvalue()  # type: ignore[attr-defined]
+    linear = result.linear_probe
     for expected in (
         "[95% Wilson interval]",
-        f"layer {linear['layer']}, {linear['pooling']}, l2 {linear['l2']:g}",
-        f"step {result['best_step']} of 60",
-        "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * x for x in (linear["test_accuracy"], *linear["ci95"]))),
+        "layer {layer}, {pooling}, l2 {l2:g}".format(**linear.choice.model_dump(), **linear.choice.setting),
+        f"step {result.tuned.choice.step} of 60",
+        "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * x for x in (linear.test.accuracy, *linear.test.ci95))),
     ):
         assert expected in text
 
@@ -123,9 +139,9 @@ def test_test_labels_change_the_accuracy_and_nothing_that_is_trained_or_chosen(
 
     monkeypatch.setattr(stage, "open_sources", shuffled)
     other = finetune(config(tmp_path / "other", **changes))
-    assert one["confusion"] != other["confusion"]
-    assert one["best_step"] == other["best_step"] < 12  # chosen early
-    assert one["val_accuracy"] == other["val_accuracy"]
+    assert one.tuned.test.confusion != other.tuned.test.confusion
+    assert one.tuned.choice == other.tuned.choice
+    assert one.tuned.choice.step < 12  # chosen early
     assert weights(tmp_path / "one") == weights(tmp_path / "other")
 
 
@@ -135,7 +151,7 @@ def test_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_like_one_never_sto
     # the best step comes before the stop: its weights must come back too
     changes = {"encoder": exported(tmp_path / "encoder"), "steps": 12, "evaluate_every": 1, "base_lr": 0.1}
     whole = finetune(config(tmp_path / "whole", **changes))
-    stop = whole["best_step"] + 1
+    stop = whole.tuned.choice.step + 1
     assert stop < 12
     real, looks = stage._predict, iter(range(1, 100))
 
@@ -146,10 +162,10 @@ def test_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_like_one_never_sto
 
     with monkeypatch.context() as patch:
         patch.setattr(stage, "_predict", interrupted)
-        assert finetune(config(tmp_path / "run", **changes)) == {}
+        assert run_stage(config(tmp_path / "run", **changes)) is None
     assert not (tmp_path / "run" / "classifier").exists()
     resumed = finetune(config(tmp_path / "run", **changes, resume=True))
-    assert {**resumed, "seconds": 0} == {**whole, "seconds": 0}
+    assert without_time(resumed) == without_time(whole)
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
     assert validation_looks(tmp_path / "run") == validation_looks(tmp_path / "whole")
 
@@ -169,14 +185,14 @@ def test_wandb_holds_the_encoder_it_started_from_and_the_test_result(tmp_path: P
     result = finetune(run)
     rows = history(run.out)
     found = [row for row in rows if "color/test_accuracy" in row]
-    assert [row["color/test_accuracy"] for row in found] == [result["test_accuracy"]]
+    assert [row["color/test_accuracy"] for row in found] == [result.tuned.test.accuracy]
     assert any(name.startswith("results") for row in rows for name in row)
     assert settings(run.out)["encoder_sha256"] == read_encoder_card(start).sha256
     summary = {item.key: item.value_json for part in offline_records(run.out, "summary") for item in part.update}
-    assert json.loads(summary["color/test_accuracy"]) == result["test_accuracy"]
-    assert json.loads(summary["best_step"]) == result["best_step"]
+    assert json.loads(summary["color/test_accuracy"]) == result.tuned.test.accuracy
+    assert json.loads(summary["best_step"]) == result.tuned.choice.step
     last = json.loads((run.out / "metrics.jsonl").read_text().splitlines()[-1])
-    assert last["color/test_accuracy"] == result["test_accuracy"]
+    assert last["color/test_accuracy"] == result.tuned.test.accuracy
 
 
 def test_fine_tuned_timm_model_opens_in_plain_timm_with_the_same_logits(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.metrics import accuracy, confusion_matrix, per_class_accuracy, wilson_interval
+from finetune.metrics import accuracy, confusion_matrix, per_class_accuracy, score, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,15 @@ def test_confusion_counts_true_by_predicted() -> None:
     confusion = confusion_matrix(predictions, labels, 4)
     assert confusion.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 2, 0], [0, 0, 0, 0]]
     assert per_class_accuracy(confusion) == [0.5, 1.0, pytest.approx(2 / 3), None]
+
+
+def test_a_score_is_all_of_them_at_once() -> None:
+    labels = torch.tensor([0, 0, 1, 2, 2, 2])
+    predictions = torch.tensor([0, 1, 1, 2, 2, 0])
+    found = score(predictions, labels, 4)
+    assert (found.accuracy, found.n) == (4 / 6, 6)
+    assert found.ci95 == wilson_interval(4, 6)
+    assert found.per_class == (0.5, 1.0, pytest.approx(2 / 3), None)
+    assert found.confusion == ((1, 1, 0, 0), (0, 1, 0, 0), (1, 0, 2, 0), (0, 0, 0, 0))
+    with pytest.raises(ValueError, match="no share"):
+        score(labels[:0], labels[:0], 4)

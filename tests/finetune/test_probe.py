@@ -17,11 +17,10 @@ from common.errors import UserError
 from finetune import probe as stage
 from finetune.config import ProbeConfig
 from finetune.data import Sources, open_sources
-from finetune.probe import damage_name, probe
+from finetune.probe import damage_name, logged_numbers, probe
+from finetune.results import ProbeReport, read_results
 from tests.finetune.toys import Shuffled
 from tests.offline_wandb import history, settings
-
-CHOSEN = ("layer", "pooling", "l2", "val_accuracy")
 
 
 @pytest.fixture(scope="module")
@@ -47,47 +46,50 @@ def config_of(out: Path, encoder: Path, **changes: Any) -> ProbeConfig:
 
 
 @pytest.fixture(scope="module")
-def report(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def report(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> ProbeReport:
     """One whole probe; the module's tests look at what it left."""
     out = tmp_path_factory.mktemp("probe") / "out"
     returned = probe(config_of(out, encoder))
-    assert json.loads((out / "results.json").read_text()) == returned
+    assert json.loads((out / "results.json").read_text()) == returned.model_dump(mode="json")
+    assert read_results(out) == returned
     return returned
 
 
-def test_results_hold_every_promised_key_for_every_task(report: dict[str, Any], encoder: Path) -> None:
-    assert [result["task"] for result in report["results"]] == ["color", "texture"]
-    for result in report["results"]:
-        assert {
-            *("task", "protocol", "encoder_sha256", "layer", "pooling", "l2", "n_train", "n_val", "n_test"),
-            *(
-                "val_accuracy",
-                "test_accuracy",
-                "ci95",
-                "per_class_accuracy",
-                "confusion",
-                "knn",
-                "baselines",
-                "seconds",
-            ),
-        } <= result.keys()
-        assert (result["n_train"], result["n_val"], result["n_test"]) == (300, 30, 90)
-        assert result["encoder_sha256"] == read_encoder_card(encoder).sha256
-        confusion = torch.tensor(result["confusion"])
-        assert int(confusion.sum()) == 90
-        assert result["test_accuracy"] == pytest.approx(int(confusion.diagonal().sum()) / 90)
-        assert result["ci95"][0] < result["test_accuracy"] < result["ci95"][1]
-        hits = torch.tensor(result["knn"]["confusion"]).diagonal().sum()
-        assert result["knn"]["test_accuracy"] == pytest.approx(int(hits) / 90)
+def test_results_say_what_was_measured_on_what_and_how(report: ProbeReport, encoder: Path) -> None:
+    assert [result.task for result in report.results] == ["color", "texture"]
+    assert [result.needs_color for result in report.results] == [True, False]
+    for result in report.results:
+        assert result.data.model_dump() == {
+            "train": "shapes:train:20000", "test": "shapes:test:4000", "image_size": 16, "duplicates": 0
+        }  # fmt: skip
+        assert (result.encoder.path, result.encoder.pretext) == (str(encoder), "colorize")
+        assert result.encoder.sha256 == read_encoder_card(encoder).sha256
+        assert list(result.subjects) == ["encoder", "random_init", "pixels"]
+        assert [subject.view for subject in result.subjects.values()] == ["gray", "gray", "rgb"]
+        assert len(result.classes) == len(result.linear.test.confusion)
+        assert "tested once" in result.protocol
 
 
-def test_baselines_choose_among_the_same_spaces(report: dict[str, Any]) -> None:
-    for result in report["results"]:
-        twin, pixels = result["baselines"]["random_init"], result["baselines"]["pixels"]
-        assert twin["confusion"] != result["confusion"]  # another network
-        assert twin["l2_at_end_of_grid"]  # a grid of two strengths has nothing but ends
-        assert pixels["features"] == 3 * 16 * 16
-        assert (twin["n_train"], twin["n_test"]) == (pixels["n_train"], pixels["n_test"]) == (300, 90)
+def test_every_outcome_has_its_counts_and_a_score_that_agrees_with_its_confusion(report: ProbeReport) -> None:
+    for result in report.results:
+        for subject in result.subjects.values():
+            assert list(subject.probes) == ["linear", "knn"]
+            for outcome in subject.probes.values():
+                assert (outcome.n_train, outcome.n_val, outcome.test.n) == (300, 30, 90)
+                confusion = torch.tensor(outcome.test.confusion)
+                assert int(confusion.sum()) == 90
+                assert outcome.test.accuracy == pytest.approx(int(confusion.diagonal().sum()) / 90)
+                assert outcome.test.ci95[0] < outcome.test.accuracy < outcome.test.ci95[1]
+                assert len(outcome.test.per_class) == len(result.classes)
+                assert outcome.seconds >= 0
+
+
+def test_baselines_choose_among_the_same_spaces(report: ProbeReport) -> None:
+    for result in report.results:
+        twin, pixels = (result.baselines[name].probes["linear"] for name in ("random_init", "pixels"))
+        assert twin.test.confusion != result.linear.test.confusion  # another network
+        assert twin.choice.at_end_of_grid  # a grid of two strengths has nothing but ends
+        assert pixels.choice.features == 3 * 16 * 16
 
 
 def test_the_untrained_network_is_offered_exactly_the_encoders_spaces(
@@ -102,49 +104,59 @@ def test_the_untrained_network_is_offered_exactly_the_encoders_spaces(
 
     monkeypatch.setattr(stage, "_measure", spy)
     probe(config_of(tmp_path / "out", encoder, damage=[], data={"task": "texture"}))
-    assert offered["random init"] == offered["encoder"]
+    assert offered["random_init"] == offered["encoder"]
     assert offered["pixels"] == ["0 flatten"]
 
 
-def test_a_colour_task_is_possible_from_pixels_but_hidden_from_a_gray_encoder(report: dict[str, Any]) -> None:
-    color = report["results"][0]
-    assert color["baselines"]["pixels"]["test_accuracy"] > color["test_accuracy"] + 0.1
-    assert any("gray only" in note for note in report["notes"])
-    assert color["damaged"]["gray"]["test_accuracy"] == color["test_accuracy"]
+def test_a_colour_task_is_possible_from_pixels_but_hidden_from_a_gray_encoder(report: ProbeReport) -> None:
+    color = report.results[0]
+    pixels = color.baselines["pixels"].probes["linear"]
+    assert pixels.test.accuracy > color.linear.test.accuracy + 0.1
+    assert any("gray only" in note for note in report.notes)
+    assert color.linear.damaged["gray"].accuracy == color.linear.test.accuracy
 
 
-def test_damaged_images_are_judged_by_the_same_classifier(report: dict[str, Any]) -> None:
-    for result in report["results"]:
-        assert list(result["damaged"]) == ["gaussian sigma=0.1", "gray", "holes ratio=0.25"]
-        for damaged in result["damaged"].values():
-            assert set(damaged) == {"test_accuracy", "ci95"}
+def test_damaged_images_are_judged_by_the_same_linear_classifier(report: ProbeReport) -> None:
+    for result in report.results:
+        assert list(result.linear.damaged) == ["gaussian sigma=0.1", "gray", "holes ratio=0.25"]
+        for damaged in result.linear.damaged.values():
+            assert damaged.n == sum(map(sum, damaged.confusion)) == 90
+            assert damaged.ci95[0] <= damaged.accuracy <= damaged.ci95[1]
+        others = [one for subject in result.subjects.values() for one in subject.probes.values()]
+        assert all(not one.damaged for one in others if one is not result.linear)
 
 
-def test_purposes_are_shared_by_tasks_but_for_what_is_abstract(report: dict[str, Any], encoder: Path) -> None:
-    first, second = (result["purposes"] for result in report["results"])
-    assert list(first) == ["compact", "invariant", "abstract"]
-    assert first["compact"]["code_size"] == math.prod(load_encoder(encoder).map_shape)
-    assert 0 < first["compact"]["nonzeros"] <= first["compact"]["code_size"]
-    assert list(first["invariant"]) == ["gaussian", "shift", "flip", "brightness", "gray"]
-    assert first["invariant"]["gray"] == pytest.approx(1, abs=1e-4)  # this encoder sees gray only
-    assert (first["compact"], first["invariant"]) == (second["compact"], second["invariant"])
-    for result in report["results"]:
-        assert result["purposes"]["abstract"] == result["test_accuracy"]
+def test_properties_of_the_code_are_shared_by_tasks(report: ProbeReport, encoder: Path) -> None:
+    first, second = (result.code for result in report.results)
+    assert first is not None
+    assert first == second
+    assert first.size == math.prod(load_encoder(encoder).map_shape)
+    assert 0 < first.nonzeros <= first.size
+    assert list(first.invariance) == ["gaussian", "shift", "flip", "brightness", "gray"]
+    assert first.invariance["gray"] == pytest.approx(1, abs=1e-4)  # this encoder sees gray only
 
 
-def test_purposes_are_logged_beside_accuracies_unless_switched_off(
-    report: dict[str, Any], encoder: Path, tmp_path: Path
-) -> None:
-    numbers = stage._numbers(report["results"][0])
-    assert numbers["compact_code_size"] == report["results"][0]["purposes"]["compact"]["code_size"]
-    assert numbers["invariant_flip"] == report["results"][0]["purposes"]["invariant"]["flip"]
+def test_numbers_are_logged_under_names_of_their_own(report: ProbeReport) -> None:
+    result = report.results[0]
+    numbers = logged_numbers(result)
+    assert result.code is not None
+    assert numbers["test_accuracy"] == result.linear.test.accuracy
+    assert numbers["val_accuracy"] == result.linear.choice.val_accuracy
+    assert numbers["knn_test_accuracy"] == result.subjects["encoder"].probes["knn"].test.accuracy
+    assert numbers["random_init_test_accuracy"] == result.baselines["random_init"].probes["linear"].test.accuracy
+    assert numbers["pixels_knn_test_accuracy"] == result.baselines["pixels"].probes["knn"].test.accuracy
+    assert numbers["code_size"] == result.code.size
+    assert numbers["invariance_flip"] == result.code.invariance["flip"]
+
+
+def test_properties_can_be_switched_off(encoder: Path, tmp_path: Path) -> None:
     baselines = {"random_init": False, "pixels": False}
-    config = config_of(tmp_path / "out", encoder, purposes=False, damage=[], baselines=baselines)
-    assert all("purposes" not in result for result in probe(config)["results"])
+    config = config_of(tmp_path / "out", encoder, properties=False, damage=[], baselines=baselines)
+    assert all(result.code is None for result in probe(config).results)
 
 
 def test_test_labels_change_the_accuracy_and_nothing_that_is_chosen(
-    report: dict[str, Any], encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    report: ProbeReport, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def shuffled(data: Any, seed: int) -> Sources:
         train, test = open_sources(data, seed)
@@ -152,23 +164,20 @@ def test_test_labels_change_the_accuracy_and_nothing_that_is_chosen(
 
     monkeypatch.setattr(stage, "open_sources", shuffled)
     other = probe(config_of(tmp_path / "out", encoder, damage=[]))
-    for one, two in zip(report["results"], other["results"], strict=True):
-        assert one["confusion"] != two["confusion"]
-        for first, second in (
-            (one, two),
-            (one["baselines"]["random_init"], two["baselines"]["random_init"]),
-            (one["baselines"]["pixels"], two["baselines"]["pixels"]),
-        ):
-            assert [first[key] for key in CHOSEN] == [second[key] for key in CHOSEN]
-            assert first["knn"]["k"] == second["knn"]["k"]
+    for one, two in zip(report.results, other.results, strict=True):
+        assert one.linear.test.confusion != two.linear.test.confusion
+        assert list(one.subjects) == list(two.subjects) == ["encoder", "random_init", "pixels"]
+        for name, subject in one.subjects.items():
+            for key, outcome in subject.probes.items():
+                assert outcome.choice == two.subjects[name].probes[key].choice
 
 
 def test_the_test_set_is_scored_once_for_each_reported_row(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scored: list[int] = []
-    real = stage._scores
-    monkeypatch.setattr(stage, "_scores", lambda predictions, task: scored.append(1) or real(predictions, task))
+    real = stage.score
+    monkeypatch.setattr(stage, "score", lambda *given: scored.append(1) or real(*given))
     config = config_of(tmp_path / "out", encoder, damage=[], baselines={"random_init": False, "pixels": False})
     probe(config)
     assert len(scored) == 2 * 2  # linear and k-NN, two tasks
@@ -181,9 +190,10 @@ def test_a_second_probe_reads_features_from_the_cache_and_agrees(
     first = probe(config_of(tmp_path / "one", encoder, **short))
     monkeypatch.setattr("finetune.features.extract", lambda *given: pytest.fail("features were computed again"))
     second = probe(config_of(tmp_path / "two", encoder, **short))
-    for one, two in zip(first["results"], second["results"], strict=True):
-        assert one["confusion"] == two["confusion"]
-        assert one["baselines"]["random_init"]["confusion"] == two["baselines"]["random_init"]["confusion"]
+    for one, two in zip(first.results, second.results, strict=True):
+        assert one.linear.test.confusion == two.linear.test.confusion
+        mine, again = (result.baselines["random_init"].probes["linear"] for result in (one, two))
+        assert mine.test.confusion == again.test.confusion
 
 
 def test_several_data_sets_in_one_call(encoder: Path, tmp_path: Path) -> None:
@@ -194,12 +204,12 @@ def test_several_data_sets_in_one_call(encoder: Path, tmp_path: Path) -> None:
         encoder,
         damage=[],
         knn=None,
-        purposes=False,
+        properties=False,
         baselines={"random_init": False, "pixels": False},
         more_data=[more, other],
     )
-    results = probe(config)["results"]
-    assert [(result["task"], result["n_train"], result["n_test"]) for result in results] == [
+    results = probe(config).results
+    assert [(result.task, result.linear.n_train, result.linear.test.n) for result in results] == [
         ("color", 300, 90),
         ("texture", 300, 90),
         ("color", 150, 40),
@@ -208,7 +218,7 @@ def test_several_data_sets_in_one_call(encoder: Path, tmp_path: Path) -> None:
     # each has a name of its own in what is logged
     logged = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     accuracies = [value for row in logged for key, value in row.items() if key.endswith("/test_accuracy")]
-    assert accuracies == [result["test_accuracy"] for result in results]
+    assert accuracies == [result.linear.test.accuracy for result in results]
     assert len({key for row in logged for key in row if key.endswith("/test_accuracy")}) == 4
 
 
@@ -219,21 +229,23 @@ def test_wandb_holds_the_hash_of_the_encoder_and_its_results(encoder: Path, tmp_
         data={"task": "texture"},
         damage=[],
         knn=None,
-        purposes=False,
+        properties=False,
         baselines={"random_init": False, "pixels": False},
         wandb={"mode": "offline"},
     )
-    [result] = probe(config)["results"]
+    [result] = probe(config).results
     rows = history(config.out)
     assert settings(config.out)["encoder_sha256"] == read_encoder_card(encoder).sha256
     assert settings(config.out)["encoder_path"] == str(encoder)
-    assert [row["texture/test_accuracy"] for row in rows if "texture/test_accuracy" in row] == [result["test_accuracy"]]
+    assert [row["texture/test_accuracy"] for row in rows if "texture/test_accuracy" in row] == [
+        result.linear.test.accuracy
+    ]
 
 
-def test_protocol_says_how_layers_and_poolings_were_compared(report: dict[str, Any]) -> None:
+def test_protocol_says_how_layers_and_poolings_were_compared(report: ProbeReport) -> None:
     assert (
         "layers and poolings first compared on at most 200 training images; the best 2 of them and the widest then on "
-        "all" in report["results"][0]["protocol"]
+        "all" in report.results[0].protocol
     )
 
 
@@ -245,9 +257,9 @@ def test_ridge_is_a_probe_too(encoder: Path, tmp_path: Path) -> None:
         baselines={"random_init": False, "pixels": False},
         probe={"kind": "ridge"},
     )
-    result = probe(config)["results"][0]
-    assert "ridge probe" in result["protocol"]
-    assert result["test_accuracy"] > 1 / 8
+    result = probe(config).results[0]
+    assert "ridge probe" in result.protocol
+    assert result.linear.test.accuracy > 1 / 8
 
 
 def test_test_images_that_are_training_images_are_told(
@@ -263,7 +275,7 @@ def test_test_images_that_are_training_images_are_told(
     with caplog.at_level(logging.WARNING, logger="retouch"):
         report = probe(config)
     assert "40 of 40 test images are byte-identical" in caplog.text
-    assert any("40 of 40 test images are also training images" in note for note in report["notes"])
+    assert any("40 of 40 test images are also training images" in note for note in report.notes)
 
 
 def test_everything_wrong_is_told_at_once_and_nothing_is_written(encoder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The purposes of a code, on encoders whose figures can be worked out by hand."""
+"""The properties of a code, on encoders whose figures can be worked out by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from common.encoders.base import Encoder
 from common.pixels import to_float
 from finetune import properties as module
 from finetune.features import Extraction
-from finetune.properties import CHANGES, darken, flip, invariance, measure_purposes, shift
+from finetune.properties import CHANGES, darken, flip, invariance, measure_properties, shift
+from finetune.results import CodeProperties
 from tests.finetune.toys import BrightSource, bright_images
 
 SIDE = 8
@@ -36,10 +37,12 @@ def extraction(batch_size: int = 16) -> Extraction:
     return Extraction(torch.device("cpu"), torch.float32, batch_size, workers=0)
 
 
-def measured(
-    formula: Callable[[Tensor], Tensor], images: Images | None = None, **how: int
-) -> dict[str, dict[str, float]]:
-    return measure_purposes(FormulaEncoder(formula), images or bright_images(), extraction(**how))
+def measured(formula: Callable[[Tensor], Tensor], images: Images | None = None, **how: int) -> CodeProperties:
+    return measure_properties(FormulaEncoder(formula), images or bright_images(), extraction(**how))
+
+
+def compact(found: CodeProperties) -> tuple[int, float, float]:
+    return found.size, found.nonzeros, found.bytes
 
 
 def pairs(images: Tensor) -> float:
@@ -53,23 +56,23 @@ def test_an_image_as_its_own_code_moves_as_far_as_its_pixels() -> None:
     found = measured(lambda images: images)
     images = to_float(bright_images().rows(torch.arange(60)))
     between = pairs(images)
-    assert found["compact"]["code_size"] == 3 * SIDE * SIDE
-    assert list(found["invariant"]) == INVARIANT
+    assert found.size == 3 * SIDE * SIDE
+    assert list(found.invariance) == INVARIANT
     for name in ("shift", "flip", "brightness", "gray"):
         moved = float((CHANGES[name](images) - images).double().square().flatten(1).sum(1).mean())
-        assert found["invariant"][name] == pytest.approx(1 - moved / between, rel=1e-6)
+        assert found.invariance[name] == pytest.approx(1 - moved / between, rel=1e-6)
     # noise of deviation 0.1 on each of 192 entries; its mean square is known to about 1%
-    assert found["invariant"]["gaussian"] == pytest.approx(1 - 192 * 0.01 / between, abs=0.02 * 1.92 / between)
+    assert found.invariance["gaussian"] == pytest.approx(1 - 192 * 0.01 / between, abs=0.02 * 1.92 / between)
 
 
 def test_a_constant_code_does_not_move() -> None:
     found = measured(lambda images: torch.full((len(images), 5, 1, 1), 0.1))
-    assert found["invariant"] == dict.fromkeys(INVARIANT, 1.0)
-    assert found["compact"] == {"code_size": 5, "nonzeros": 5.0, "bytes": 20}
+    assert found.invariance == dict.fromkeys(INVARIANT, 1.0)
+    assert compact(found) == (5, 5.0, 20)
 
 
 def test_a_code_averaged_over_flips_minds_no_flip() -> None:
-    found = measured(lambda images: (images + images.flip(-1)) / 2)["invariant"]
+    found = measured(lambda images: (images + images.flip(-1)) / 2).invariance
     assert found["flip"] == 1
     assert found["shift"] < 0.9
     assert found["gaussian"] < 1
@@ -80,7 +83,7 @@ def test_a_code_that_multiplies_brightness_is_known_exactly() -> None:
     source = BrightSource(2)
     source.pixels[0], source.pixels[1] = 51, 204  # 0.2 and 0.8
     images = Images(source, SIDE, torch.arange(2), source.pixels)
-    found = measured(lambda images: images[:, :1, :1, :1], images)["invariant"]
+    found = measured(lambda images: images[:, :1, :1, :1], images).invariance
     moved = 0.2**2 * (0.2**2 + 0.8**2) / 2
     assert found["brightness"] == pytest.approx(1 - moved / 0.6**2, rel=1e-6)
     assert found["shift"] == found["flip"] == 1
@@ -89,41 +92,41 @@ def test_a_code_that_multiplies_brightness_is_known_exactly() -> None:
 
 def test_a_code_without_colour_minds_no_loss_of_colour() -> None:
     luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-    assert measured(lambda images: (images * luma).sum(1, keepdim=True))["invariant"]["gray"] == pytest.approx(1)
+    assert measured(lambda images: (images * luma).sum(1, keepdim=True)).invariance["gray"] == pytest.approx(1)
 
 
 def test_a_code_may_move_farther_than_to_another_picture() -> None:
     # near-constant images whose code is their roughness: noise changes it more than the picture does
     found = measured(lambda images: 100 * (images[..., 1:] - images[..., :-1]).square().mean((1, 2, 3), keepdim=True))
-    assert found["invariant"]["gaussian"] < 0
+    assert found.invariance["gaussian"] < 0
 
 
 def test_scale_and_offset_of_the_code_change_nothing() -> None:
-    plain, other = (measured(formula)["invariant"] for formula in (lambda x: x, lambda x: 1000 + 7 * x))
+    plain, other = (measured(formula).invariance for formula in (lambda x: x, lambda x: 1000 + 7 * x))
     assert other == pytest.approx(plain, abs=1e-3)
 
 
 def test_entries_that_are_nothing_beside_the_largest_are_not_counted() -> None:
     entries = torch.tensor([0, 1e-9, -1e-9, 1e-3, -1.0, 0, 0, 0, 0, 0]).view(1, 10, 1, 1)
-    compact = measured(lambda images: entries.expand(len(images), -1, -1, -1))["compact"]
-    assert compact == {"code_size": 10, "nonzeros": 2.0, "bytes": 16.0}
+    found = measured(lambda images: entries.expand(len(images), -1, -1, -1))
+    assert compact(found) == (10, 2.0, 16.0)
     nothing = measured(lambda images: torch.zeros(len(images), 10, 1, 1))
-    assert nothing["compact"] == {"code_size": 10, "nonzeros": 0.0, "bytes": 0.0}
-    assert nothing["invariant"] == dict.fromkeys(INVARIANT, 1.0)
+    assert compact(nothing) == (10, 0.0, 0.0)
+    assert nothing.invariance == dict.fromkeys(INVARIANT, 1.0)
 
 
 def test_figures_do_not_depend_on_the_batches_but_for_the_noise() -> None:
     whole, parts = measured(lambda images: images, batch_size=64), measured(lambda images: images, batch_size=7)
-    assert whole["compact"] == parts["compact"]
-    assert whole["invariant"] == pytest.approx(parts["invariant"], abs=0.01)
-    assert all(whole["invariant"][name] == pytest.approx(parts["invariant"][name]) for name in INVARIANT[1:])
+    assert compact(whole) == compact(parts)
+    assert whole.invariance == pytest.approx(parts.invariance, abs=0.01)
+    assert all(whole.invariance[name] == pytest.approx(parts.invariance[name]) for name in INVARIANT[1:])
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:
     encoder, images = FormulaEncoder(lambda images: images), bright_images()
-    first, again, other = (measure_purposes(encoder, images, extraction(), seed) for seed in (3, 3, 4))
+    first, again, other = (measure_properties(encoder, images, extraction(), seed) for seed in (3, 3, 4))
     assert first == again
-    assert first["invariant"]["gaussian"] != other["invariant"]["gaussian"]
+    assert first.invariance["gaussian"] != other.invariance["gaussian"]
 
 
 def test_many_images_are_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +140,7 @@ def test_many_images_are_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_what_is_not_defined_is_none() -> None:
-    assert measured(lambda images: images, bright_images(1))["invariant"]["flip"] is None
+    assert measured(lambda images: images, bright_images(1)).invariance["flip"] is None
     assert invariance(0, 0) == 1
     assert invariance(1, 0) is None
     assert invariance(float("nan"), 1) is invariance(float("inf"), float("inf")) is None

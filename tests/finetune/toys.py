@@ -9,7 +9,18 @@ from PIL import Image
 from torch import Tensor
 
 from common.data import Images, Labels, Source
-from common.encoders.base import Encoder
+from common.encoders.base import Encoder, View
+from finetune.results import (
+    CodeProperties,
+    DataFacts,
+    EncoderFacts,
+    ProbeChoice,
+    Probed,
+    ProbeResult,
+    Score,
+    Setting,
+    SubjectResult,
+)
 
 
 class HalvingEncoder(Encoder):
@@ -91,3 +102,48 @@ class Shuffled(Source):
 def bright_images(length: int = 60, seed: int = 0, classes: int = 3) -> Images:
     source = BrightSource(length, classes, seed=seed)
     return Images(source, 8, torch.arange(length), source.pixels)
+
+
+def score_of(accuracy: float, n: int = 10_000) -> Score:
+    """A score with an interval of a point either way."""
+    return Score(accuracy=accuracy, ci95=(accuracy - 0.01, accuracy + 0.01), per_class=(None,), confusion=((n,),), n=n)
+
+
+def probed(accuracy: float, setting: Setting, n: int = 10_000, **damaged: float) -> Probed:
+    choice = ProbeChoice(
+        val_accuracy=accuracy, layer="0+1+2", pooling="avg", features=8, setting=setting, at_end_of_grid=False
+    )
+    scores = {name: score_of(value) for name, value in damaged.items()}
+    return Probed(choice=choice, n_train=20_000, n_val=2000, test=score_of(accuracy, n), seconds=1.0, damaged=scores)
+
+
+def probe_result(
+    task: str, accuracy: float, pretext: str = "denoise", view: View = "rgb", n: int = 10_000, **data: str
+) -> ProbeResult:
+    """A result of three subjects and two probes each, as tables show them."""
+
+    def subject(value: float, view: View = view, **damaged: float) -> SubjectResult:
+        probes = {"linear": probed(value, {"l2": 0.001}, n, **damaged), "knn": probed(value / 2, {"k": 20}, n)}
+        return SubjectResult(view=view, probes=probes)
+
+    return ProbeResult(
+        task=task,
+        classes=("one",),
+        needs_color=task == "color",
+        data=DataFacts.model_validate(
+            {"train": "shapes:train:20000", "test": "shapes:test:4000", "image_size": 32, "duplicates": 0} | data
+        ),
+        protocol="tested once",
+        encoder=EncoderFacts(path="e", name="small_cnn", view=view, pretext=pretext, sha256="0" * 64),
+        subjects={
+            "encoder": subject(accuracy, **{"gaussian sigma=0.1": 0.3, "gray": 0.2}),
+            "random_init": subject(accuracy - 0.2),
+            "pixels": subject(0.25, "rgb"),
+        },
+        code=CodeProperties(
+            size=2048,
+            nonzeros=12.3,
+            bytes=98.4,
+            invariance={"gaussian": 0.912, "shift": -1.234, "flip": None, "brightness": 1.0, "gray": -0.001},
+        ),
+    )

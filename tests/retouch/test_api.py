@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 import retouch
 from common.data import build_source
 from common.engine.progress import StepProgress
+from finetune.results import ProbeReport, read_results
 from retouch import demo
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,11 +45,12 @@ def test_folder_to_features(pictures: Path, tmp_path: Path) -> None:
     assert encoder.encode(images).shape == (3, encoder.map_shape[0])
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
-    file = retouch.embed(
+    found = retouch.embed(
         {"out": tmp_path / "embed", "encoder": result.encoder, "wandb": {"mode": "disabled"}},
         f"data.source=folder:{pictures}",
     )
-    rows = pq.read_table(file).to_pylist()
+    assert (found.rows, found.width) == (12, encoder.map_shape[0])
+    rows = pq.read_table(found.path).to_pylist()
     assert len(rows) == 12
     assert {row["label"] for row in rows} == {"even", "odd"}
     assert len(rows[0]["features"]) == encoder.map_shape[0]
@@ -70,7 +71,7 @@ def test_demo_ends_with_one_table_over_both_encoders_and_all_tasks(
     (tmp_path / "demo" / "denoise").mkdir(parents=True)
     (tmp_path / "demo" / "denoise" / "config.yaml").write_text("seed: 7\n")  # an earlier demo is replaced
     results = demo.demo(tmp_path / "demo")
-    assert [(one["encoder"]["pretext"], one["task"]) for one in results] == [
+    assert [(one.encoder.pretext, one.task) for one in results] == [
         (pretext, task) for pretext in ("denoise", "colorize") for task in ("shape", "color", "texture")
     ]
     said = capsys.readouterr().out
@@ -78,7 +79,7 @@ def test_demo_ends_with_one_table_over_both_encoders_and_all_tasks(
     assert "data.source=folder:PATH" in said
     for run in ("denoise", "colorize"):
         assert list((tmp_path / "demo" / run / "panels").glob("*.png"))
-        assert json.loads((tmp_path / "demo" / f"{run}-probe" / "results.json").read_text())["results"]
+        assert isinstance(read_results(tmp_path / "demo" / f"{run}-probe"), ProbeReport)
 
 
 def test_a_demo_that_was_stopped_goes_on(

@@ -11,10 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from common.data import build_source, load_images
+from common.encoders.storage import NONZERO_BYTES
 from common.pixels import to_float
 from common.solvers import omp
 from pretrain.linear.sparse_coding import random_rows
-from retouch.curves import BUDGETS, BYTES, COLOURS, L0, L1, Point, centred_rows, save_curves, sparsity_curves
+from retouch.curves import BUDGETS, COLOURS, L0, L1, Point, centred_rows, save_curves, sparsity_curves
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_every_penalty_gives_a_point(points: list[Point]) -> None:
     for point in points:
         assert 0 <= point.error <= 1 + 1e-6
         assert 0 <= point.nonzeros <= 64
-        assert point.bytes == BYTES * point.nonzeros
+        assert point.bytes == NONZERO_BYTES * point.nonzeros
     assert [point.setting for point in along(points, "L1, FISTA")] == [f"λ {value:g}" for value in L1]
 
 

@@ -23,7 +23,7 @@ CONFIGS = {
 SMALL = {
     "pretrain": ["steps=1", "batch_size=8", "data.limit=16", "encoder.model_args={width: 4, depth: 1}"],
     "probe": [
-        *("data.limit=60", "data.test_limit=30", "data.task=color", "knn=null", "damage=[]", "purposes=false"),
+        *("data.limit=60", "data.test_limit=30", "data.task=color", "knn=null", "damage=[]", "properties=false"),
         *("baselines.random_init=false", "baselines.pixels=false", "probe.layers=[-1]", "probe.poolings=[avg]"),
     ],
     "finetune": [

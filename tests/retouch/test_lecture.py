@@ -12,6 +12,7 @@ from PIL import Image
 
 from finetune.config import ProbeConfig
 from finetune.probe import probe
+from finetune.results import ProbeReport
 from retouch import lecture as walk
 
 PATCH = {"source": "photos", "image_size": 8, "limit": 64, "workers": 0}
@@ -39,7 +40,7 @@ def tiny(settings: dict[str, Any]) -> dict[str, Any]:
     return small
 
 
-def without_workers(config: ProbeConfig, *, show: bool) -> dict[str, Any]:
+def without_workers(config: ProbeConfig, *, show: bool) -> ProbeReport:
     """To start processes that decode would take longer than all the rest."""
     return probe(config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})}), show=show)
 
@@ -71,12 +72,12 @@ def test_the_walk_writes_its_pictures_and_tables(
     for name in ("denoise", "colorize"):
         assert list((out / name / "panels").glob("step-*.png"))
 
-    assert [row["code"] for row in rows] == list(walk.CODES)
+    assert [row.name for row in rows] == list(walk.CODES)
     for row in rows:
-        assert 0 < row["nonzeros"] <= row["size"]
-        assert row["accuracy"].keys() == set(walk.TASKS)
-        assert all(0 <= value <= 1 for value in row["accuracy"].values())
-        moved = [row["invariant"][change] for change in walk.CHANGES]
+        assert 0 < row.code.nonzeros <= row.code.size
+        assert row.accuracy.keys() == set(walk.TASKS)
+        assert all(0 <= value <= 1 for value in row.accuracy.values())
+        moved = [row.code.invariance[change] for change in walk.CHANGES]
         assert all(value is None or math.isfinite(value) for value in moved)
     lines = (out / "table.md").read_text().splitlines()
     assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == walk.HEADER

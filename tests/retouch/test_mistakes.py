@@ -127,13 +127,13 @@ MISTAKES = [
     pytest.param(
         "pretrain",
         ["out=full"],
-        ["out: full is not empty; use resume=true to go on, overwrite=true to start anew, or another out"],
+        ["out: full is not empty; use resume=true to continue, overwrite=true to start over, or another out"],
         id="non-empty-out",
     ),
     pytest.param(
         "pretrain",
         ["out=full", "overwrite=true"],
-        ["out: full holds files that no stage has written; overwrite=true will not touch it; choose another"],
+        ["out: full holds files that no stage wrote, so it cannot be overwritten; choose another out"],
         id="overwrite-of-foreign-folder",
     ),
     pytest.param(
@@ -173,7 +173,7 @@ MISTAKES = [
             "folder:nowhere: there is no such folder: {here}/nowhere",
             "encoder.name: no encoder 'none'; use small_cnn, mlp, linear, sparse_code, patch_dictionary, kernel, or "
             "timm/ and the name of a timm model",
-            "out: full is not empty; use resume=true to go on, overwrite=true to start anew, or another out",
+            "out: full is not empty; use resume=true to continue, overwrite=true to start over, or another out",
         ],
         id="several-at-once",
     ),
@@ -197,7 +197,7 @@ MISTAKES = [
         pytest.param(
             stage,
             ["out=full"],
-            ["out: full is not empty; use resume=true to go on, overwrite=true to start anew, or another out"],
+            ["out: full is not empty; use resume=true to continue, overwrite=true to start over, or another out"],
             id=f"{stage}-non-empty-out",
         )
         for stage in FROZEN
@@ -292,7 +292,7 @@ MISTAKES = [
         "probe",
         ["data.train=folder:nowhere", "data.test=folder:empty", "encoder=cut", "out=full"],
         [
-            "out: full is not empty; use resume=true to go on, overwrite=true to start anew, or another out",
+            "out: full is not empty; use resume=true to continue, overwrite=true to start over, or another out",
             "cut/model.safetensors cannot be read (Error while deserializing header: incomplete metadata, file not "
             "fully covered): it is cut short or not safetensors; copy or export it again",
             "folder:nowhere: there is no such folder: {here}/nowhere",
@@ -307,7 +307,7 @@ MISTAKES = [
             "photos is not an encoder: it has no config.json; give the encoder/ folder of a finished run",
             "folder:nowhere: there is no such folder: {here}/nowhere",
             "folder:empty: the folder is empty: {here}/empty",
-            "out: full is not empty; use resume=true to go on, overwrite=true to start anew, or another out",
+            "out: full is not empty; use resume=true to continue, overwrite=true to start over, or another out",
         ],
         id="finetune-several-at-once",
     ),
@@ -315,7 +315,7 @@ MISTAKES = [
         "embed",
         ["data.source=folder:nowhere", "encoder=nowhere", "out=full"],
         [
-            "out: full is not empty; use resume=true to go on, overwrite=true to start anew, or another out",
+            "out: full is not empty; use resume=true to continue, overwrite=true to start over, or another out",
             "nowhere: no such folder; give the encoder/ folder of a finished run",
             "folder:nowhere: there is no such folder: {here}/nowhere",
         ],
@@ -405,7 +405,7 @@ def test_test_images_that_are_training_images_are_counted(here: Path, capsys: py
         shutil.copy(next((here / "two").glob(f"*/{name}.png")), here / "three" / "a" / f"copy{name}.png")
     shutil.rmtree(here / "three" / "c")
     config, _, right = CONFIGS["probe"]
-    quick = ["knn=null", "damage=[]", "purposes=false", "baselines.random_init=false", "baselines.pixels=false"]
+    quick = ["knn=null", "damage=[]", "properties=false", "baselines.random_init=false", "baselines.pixels=false"]
     common = ["out=new", "data.workers=0", "wandb.mode=disabled", "data.test=folder:three"]
     assert main(["probe", config, *common, *right, *quick]) == 0
     assert [line for line in answered(capsys) if line.startswith("warning")] == [

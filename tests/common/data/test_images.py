@@ -15,7 +15,6 @@ import torch
 from common.data import Loader, build_source, images, in_order, load_images
 from common.data.images import Cache
 from common.errors import UserError
-from common.machine.memory import available_memory
 from tests.common.data.samples import picture, write_folder
 
 
@@ -233,17 +232,3 @@ def test_auto_keeps_what_takes_a_quarter_of_the_free_memory(
     monkeypatch.setattr(images, "available_memory", lambda: 4 * need)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # two processes on this machine share the memory
     assert load_images(source, 32).pixels is None
-
-
-def test_free_memory_is_a_number_of_bytes() -> None:
-    assert 2**20 < available_memory() < 2**50
-
-
-def test_more_workers_than_cores_are_warned_of(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("common.machine.cores.usable_cores", lambda: 2)
-    images.warn_of_workers(2)
-    assert not caplog.records
-    images.warn_of_workers(3)
-    assert "data.workers=3, but this machine has 2 cores" in caplog.text

@@ -116,3 +116,42 @@ def test_real_parquet_gives_cifar10(shared_data: Path) -> None:
     assert labels.names[:3] == ("airplane", "automobile", "bird")
     assert torch.bincount(labels.values).tolist() == [1000] * 10
     assert load_images(source, 32, limit=20).pixels is not None
+
+
+def test_a_source_that_was_published_with_a_test_set_brings_it(tmp_path: Path) -> None:
+    shapes = build_source("shapes:train:50", label="color", seed=3)
+    test = shapes.published_test()
+    assert test is not None
+    assert (test.spec, test.tasks) == ("shapes:test:4000", shapes.tasks)
+    assert test.fingerprint == build_source("shapes:test").fingerprint  # whatever the seed of the training set
+
+    root = str(write_mnist(tmp_path))
+    mnist = build_source("torchvision:MNIST", root=root)
+    test = mnist.published_test()
+    assert test is not None
+    assert test.fingerprint == build_source("torchvision:MNIST:test", root=root).fingerprint != mnist.fingerprint
+    assert build_source("torchvision:MNIST:train", root=root).published_test() is None  # the user named a split
+
+
+def test_a_test_split_of_the_hub_is_found_and_its_absence_is_no_error(tmp_path: Path) -> None:
+    with_test = tmp_path / "with_test"
+    write_parquet(with_test / "train.parquet")
+    assert build_source(f"hf:{with_test}").published_test() is None
+    write_parquet(with_test / "test.parquet")
+    source = build_source(f"hf:{with_test}")
+    test = source.published_test()
+    assert test is not None
+    assert test.tasks == source.tasks
+    assert test.fingerprint != source.fingerprint
+    assert build_source(f"hf:{with_test}:train").published_test() is None
+
+
+@pytest.mark.parametrize("name", ["folder", "parquet", "photos", "patches", "subset", "torchvision, no split"])
+def test_most_sources_have_no_test_set_of_their_own(name: str, tmp_path: Path) -> None:
+    assert SOURCES[name](tmp_path).published_test() is None
+
+
+def test_tasks_that_need_colour_are_declared_and_survive_a_subset() -> None:
+    source = build_source("shapes")
+    assert set(source.color_tasks) == {"color", "all"} <= set(source.tasks)
+    assert Subset(source, torch.arange(3), "some").color_tasks == source.color_tasks

@@ -177,8 +177,11 @@ def test_images_of_another_size_are_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"name": "linear", "pretrained": True}, "encoder.pretrained: linear has no pretrained weights; use false"),
-        ({"name": "mlp", "stem": "small"}, "encoder.stem: mlp has no stem; leave it at auto"),
+        (
+            {"name": "linear", "pretrained": True},
+            "encoder.pretrained: linear has no pretrained weights; use a timm model, or false",
+        ),
+        ({"name": "mlp", "stem": "small"}, "encoder.stem: mlp has no stem to replace; leave it at auto"),
         ({"name": "linear", "model_args": {"code": 0}}, "code: input should be greater than or equal to 1, got 0"),
         (
             {"name": "sparse_code", "model_args": {"penalty": "atoms", "atoms": 4, "top_k": 5}},

@@ -43,7 +43,7 @@ def run_loop(
     model = model or ToyAutoencoder(norm)
     model.prepare = prepare
     loader = Loader(images or noise_images(), batch_size=config.batch_size, seed=config.seed)
-    with open_run(config, HERE, job_type="pretrain") as run:
+    with open_run(config, HERE) as run:
         trained = learn(GradientLearner(model, config, HERE), loader, config, run, title="toy", periodic=periodic)
     return model, trained
 

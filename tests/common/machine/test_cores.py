@@ -66,3 +66,12 @@ def test_training_beside_other_work_is_warned_of(
         "set OMP_NUM_THREADS=1 before starting, also when the run is resumed"
     ]
     assert torch.get_num_threads() == 4  # sums are rounded as on a quiet machine
+
+
+def test_more_workers_than_cores_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    threads.warn_of_workers(4)
+    assert not caplog.records
+    threads.warn_of_workers(5)
+    assert [record.getMessage() for record in caplog.records] == [
+        "data.workers=5, but this machine has 4 cores: more workers will not decode faster"
+    ]

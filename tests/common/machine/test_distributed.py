@@ -38,7 +38,7 @@ def train_here(
     torch.manual_seed(0)
     model = ToyAutoencoder(norm=False, dropout=0.0, prepare=prepare)
     loader = Loader(noise_images(), batch_size=config.batch_size, seed=0, rank=here.rank, world=here.size)
-    with open_run(config, here, job_type="pretrain") as run:
+    with open_run(config, here) as run:
         learn(GradientLearner(model, config, here), loader, config, run, title="toy")
     return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
 

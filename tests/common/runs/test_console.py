@@ -77,7 +77,7 @@ def test_sigterm_outside_the_loop_closes_what_is_open_and_says_what_to_do(
     before = signal.getsignal(signal.SIGTERM)
     assert answer("retouch stage", work, lossless=lossless) == code
     assert done == ["closed"]
-    assert caplog.messages == [f"stopped by SIGTERM; to go on, {RESUMED}"]
+    assert caplog.messages == [f"stopped by SIGTERM; to continue, {RESUMED}"]
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -15,24 +16,42 @@ from common.engine.checkpoint import Checkpoint, list_checkpoints, save_checkpoi
 from common.config import load_config
 from common.machine.distributed import World
 from common.errors import UserError
-from common.runs.folder import Run, StageConfig, check_out, open_run
+from common.runs.folder import Run, StageConfig, check_run_folder, open_run
+from common.runs.tracking import Tracker
 
 HERE = World(0, 1, torch.device("cpu"))
 QUIET = {"mode": "disabled"}
 
 
-def config(out: Path, **changes: object) -> StageConfig:
-    return StageConfig.model_validate({"out": out, "wandb": QUIET, **changes})
+class Paint(StageConfig):
+    """A stage that writes a folder of its own."""
+
+    stage: ClassVar[str] = "paint"
+    writes: ClassVar[tuple[str, ...]] = ("checkpoints", "panels", "encoder", *StageConfig.writes)
+    free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"workers"}
+
+    workers: int = 0
+
+
+class Sculpt(StageConfig):
+    stage: ClassVar[str] = "sculpt"
+    writes: ClassVar[tuple[str, ...]] = ("statue", *StageConfig.writes)
+
+    clay: str = "red"
+
+
+def config(out: Path, **changes: object) -> Paint:
+    return Paint.model_validate({"out": out, "wandb": QUIET, **changes})
 
 
 def started(out: Path) -> None:
-    with open_run(config(out), HERE, job_type="pretrain") as run:
+    with open_run(config(out), HERE) as run:
         run.log({"loss": 1.0}, 1)
         (out / "checkpoints").mkdir()
 
 
 def started_anew(out: Path) -> None:
-    with open_run(config(out, overwrite=True), HERE, job_type="pretrain"):
+    with open_run(config(out, overwrite=True), HERE):
         pass
 
 
@@ -42,11 +61,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_new_run_writes_a_complete_config_that_reads_back(tmp_path: Path) -> None:
     started(tmp_path / "run")
-    assert load_config(StageConfig, tmp_path / "run" / "config.yaml") == config(tmp_path / "run")
+    assert load_config(Paint, tmp_path / "run" / "config.yaml") == config(tmp_path / "run")
 
 
 def test_log_lines_stand_in_metrics_jsonl_and_messages_in_train_log(tmp_path: Path) -> None:
-    with open_run(config(tmp_path / "run"), HERE, job_type="pretrain") as run:
+    with open_run(config(tmp_path / "run"), HERE) as run:
         run.log({"loss": 0.5}, 3)
         logging.getLogger("retouch").info("hello")
     assert [json.loads(line) for line in run.metrics_path.read_text().splitlines()] == [{"step": 3, "loss": 0.5}]
@@ -54,7 +73,7 @@ def test_log_lines_stand_in_metrics_jsonl_and_messages_in_train_log(tmp_path: Pa
 
 
 def test_metric_that_is_not_finite_is_named_and_not_written(tmp_path: Path) -> None:
-    run = Run(tmp_path, HERE, None, False)
+    run = Run(tmp_path, HERE, Tracker.disabled(tmp_path), False)
     with pytest.raises(UserError, match=r"val/error is nan at step 3"):
         run.log({"loss": 0.5, "val/error": float("nan")}, 3)
     assert not run.metrics_path.exists()
@@ -64,7 +83,7 @@ def test_non_empty_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "run"
     started(out)
     before = contents(out)
-    with pytest.raises(UserError, match=r"is not empty; use resume=true to go on, overwrite=true"):
+    with pytest.raises(UserError, match=r"is not empty; use resume=true to continue, overwrite=true to start over"):
         started(out)
     assert contents(out) == before
 
@@ -73,18 +92,55 @@ def test_overwrite_removes_only_what_a_stage_wrote(tmp_path: Path) -> None:
     out = tmp_path / "run"
     started(out)
     (out / "notes.txt").write_text("mine")
-    with open_run(config(out, overwrite=True), HERE, job_type="pretrain"):
+    with open_run(config(out, overwrite=True), HERE):
         pass
     assert (out / "notes.txt").read_text() == "mine"
     assert not (out / "metrics.jsonl").exists()
     assert not (out / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "by its keys"])
+@pytest.mark.parametrize("asked", ["resume", "overwrite"])
+def test_a_run_of_another_stage_is_neither_overwritten_nor_resumed(tmp_path: Path, asked: str, recorded: bool) -> None:
+    out = tmp_path / "run"
+    with open_run(Sculpt.model_validate({"out": out, "wandb": QUIET}), HERE):
+        (out / "statue").mkdir()
+        (out / "statue" / "david").write_text("precious")
+    if not recorded:  # a config.yaml that an earlier version wrote
+        lines = (out / "config.yaml").read_text().splitlines(keepends=True)
+        (out / "config.yaml").write_text("".join(lines[1:]))
+    before = contents(out)
+    writer = "retouch sculpt" if recorded else "another stage or version (its config.yaml has clay)"
+    with pytest.raises(UserError) as caught:
+        check_run_folder(config(out, **{asked: True}))
+    assert str(caught.value) == (
+        f"out: {out} holds a run of {writer}, and {asked}=true of retouch paint is for its own runs only; choose another "
+        "out"
+    )
+    assert contents(out) == before
+
+
+def test_a_run_of_an_earlier_version_that_has_only_known_keys_can_be_overwritten(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.yaml").write_text("seed: 7\n")
+    started_anew(out)
+    assert load_config(Paint, out / "config.yaml") == config(out, overwrite=True)
+
+
+def test_overwrite_leaves_what_only_another_stage_writes(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    started(out)
+    (out / "statue").mkdir()
+    started_anew(out)
+    assert (out / "statue").is_dir()
+
+
 def test_overwrite_refuses_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_text("precious")
     with (
-        pytest.raises(UserError, match="holds files that no stage has written"),
-        open_run(config(tmp_path, overwrite=True), HERE, job_type="pretrain"),
+        pytest.raises(UserError, match="holds files that no stage wrote"),
+        open_run(config(tmp_path, overwrite=True), HERE),
     ):
         pass
     assert contents(tmp_path) == {"photo.jpg": b"precious"}
@@ -110,7 +166,7 @@ def test_a_kill_while_overwriting_leaves_a_folder_to_resume_or_overwrite(
         patched.setattr(shutil, "rmtree", killed)
         started_anew(out)
     assert not list_checkpoints(out / "checkpoints")
-    assert check_out(config(out, resume=True))
+    assert check_run_folder(config(out, resume=True))
     started_anew(out)
     assert sorted(path.name for path in out.iterdir()) == ["config.yaml", "notes.txt", "train.log"]
 
@@ -121,9 +177,11 @@ def test_what_a_killed_run_left_beside_its_files_is_removed_and_does_not_fill_a_
     (out / ".config.yaml.123.tmp").write_text("half")
     started(out)
     (out / "checkpoints" / ".step-0000004.123.old").mkdir()
+    (out / "panels").mkdir()
+    (out / "panels" / ".atoms.png.123.tmp").write_text("half")
     (out / ".metrics.jsonl.123.tmp").write_text("half")
     (out / ".theirs.123.tmp").write_text("not ours")
-    with open_run(config(out, resume=True), HERE, job_type="pretrain") as run:
+    with open_run(config(out, resume=True), HERE) as run:
         assert run.resumed
     assert sorted(path.name for path in out.rglob(".*")) == [".theirs.123.tmp"]
 
@@ -150,7 +208,7 @@ def test_resume_with_another_config_names_every_difference(tmp_path: Path) -> No
     before = contents(out)
     with (
         pytest.raises(UserError) as caught,
-        open_run(config(out, resume=True, seed=1, batch_size=8), HERE, job_type="pretrain"),
+        open_run(config(out, resume=True, seed=1, batch_size=8), HERE),
     ):
         pass
     assert caught.value.problems == ("batch_size: was 256, now 8", "seed: was 0, now 1")
@@ -160,25 +218,25 @@ def test_resume_with_another_config_names_every_difference(tmp_path: Path) -> No
 def test_resume_allows_changes_that_change_no_number(tmp_path: Path) -> None:
     out = tmp_path / "run"
     started(out)
-    with open_run(config(out, resume=True, wandb={"mode": "offline"}), HERE, job_type="pretrain") as run:
+    with open_run(config(out, resume=True, wandb={"mode": "offline"}, workers=3), HERE) as run:
         assert run.resumed
 
 
 def test_resume_and_overwrite_together_are_refused(tmp_path: Path) -> None:
     with (
         pytest.raises(UserError, match="exclude each other"),
-        open_run(config(tmp_path / "run", resume=True, overwrite=True), HERE, job_type="pretrain"),
+        open_run(config(tmp_path / "run", resume=True, overwrite=True), HERE),
     ):
         pass
 
 
 def test_resume_of_nothing_starts_anew(tmp_path: Path) -> None:
-    with open_run(config(tmp_path / "run", resume=True), HERE, job_type="pretrain") as run:
+    with open_run(config(tmp_path / "run", resume=True), HERE) as run:
         assert not run.resumed
 
 
 def test_metrics_are_cut_back_to_the_checkpoint_and_a_torn_line_is_dropped(tmp_path: Path) -> None:
-    run = Run(tmp_path, HERE, None, True)
+    run = Run(tmp_path, HERE, Tracker.disabled(tmp_path), True)
     for step in (1, 2, 3):
         run.log({"loss": 1.0 / step}, step)
     with run.metrics_path.open("a") as file:
@@ -188,7 +246,7 @@ def test_metrics_are_cut_back_to_the_checkpoint_and_a_torn_line_is_dropped(tmp_p
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
-    run = Run(tmp_path, World(1, 2, torch.device("cpu")), None, False)
+    run = Run(tmp_path, World(1, 2, torch.device("cpu")), Tracker.disabled(tmp_path), False)
     run.log({"loss": 1.0}, 1)
     run.cut_back(0)
     assert list(tmp_path.iterdir()) == []
@@ -196,14 +254,14 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match=r"cannot be made: .*file is a file; choose another out"):
-        check_out(config(tmp_path / "file" / "run"))
+    with pytest.raises(UserError, match=r"cannot be created: .*file is a file; choose another out"):
+        check_run_folder(config(tmp_path / "file" / "run"))
 
 
 def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "theirs").mkdir()
     monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "theirs")  # root may write anywhere
-    with pytest.raises(UserError, match=r"may not write to .*theirs; choose another out"):
-        check_out(config(tmp_path / "theirs"))
-    with pytest.raises(UserError, match=r"cannot be made: this user may not write to .*theirs; choose another out"):
-        check_out(config(tmp_path / "theirs" / "run"))
+    with pytest.raises(UserError, match=r"no permission to write to .*theirs; choose another out"):
+        check_run_folder(config(tmp_path / "theirs"))
+    with pytest.raises(UserError, match=r"cannot be created: no permission to write to .*theirs; choose another out"):
+        check_run_folder(config(tmp_path / "theirs" / "run"))

@@ -1,15 +1,19 @@
-"""W&B as a guest: real offline files are read back; its failures stay its own."""
+"""W&B as a guest: its real offline files are read back, and its failures harm nothing else."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import wandb
@@ -23,11 +27,20 @@ ACCOUNT = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BA
 
 
 @pytest.fixture(autouse=True)
-def _no_account(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user who has never logged in, wherever the tests run."""
+def _no_account(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A user who has never logged in, wherever the tests run; W&B reads its own settings once per process."""
     for name in ACCOUNT:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.chdir(tmp_path_factory.mktemp("work"))  # no ./wandb/settings
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+def ours(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What this program logged; W&B logs to Python's own loggers too."""
+    return [record.getMessage() for record in caplog.records if record.name == "retouch"]
 
 
 def test_offline_run_holds_config_metrics_group_and_job_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +110,24 @@ def test_disabled_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_disabled_tracker_takes_every_call_and_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    tracker = Tracker.disabled(tmp_path)
+    tracker.log({"loss": 1.0}, 1)
+    tracker.image("panel", tmp_path / "none.png", 1)
+    tracker.table("results", ["a"], [[1]])
+    tracker.summary({"best": 1})
+    tracker.artifact("encoder-a", tmp_path, "encoder", {})
+    tracker.use_encoder(tmp_path, "this", "encoder-a")
+    tracker.finish()
+    assert (tracker.active, tracker.mode, tracker.run_id, tracker.sync_command()) == (False, "disabled", None, None)
+    assert list(tmp_path.iterdir()) == []
+    assert not ours(caplog)
+
+
 @pytest.fixture
 def starts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The modes W&B is started in: nothing is started here."""
@@ -114,6 +145,8 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ("auto", {"WANDB_MODE": "disabled"}, "disabled"),
         ("disabled", {"WANDB_MODE": "online"}, "disabled"),
         ("online", {"WANDB_API_KEY": KEY}, "online"),
+        ("online", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "online"),
+        ("online", {"WANDB_API_KEY": KEY, "WANDB_MODE": "disabled"}, "online"),
         ("online", {"WANDB_IDENTITY_TOKEN_FILE": "token"}, "online"),
     ],
 )
@@ -174,22 +207,88 @@ def test_a_login_at_a_server_of_ones_own_is_found(
     assert Tracker(WandbConfig(), tmp_path, job_type="x", settings={}).mode == "online"
 
 
+def test_a_key_in_the_settings_file_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starts: list[str]
+) -> None:
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    (tmp_path / "settings").write_text(f"[default]\napi_key = {KEY}\n")
+    assert Tracker(WandbConfig(), tmp_path, job_type="x", settings={}).mode == "online"
+
+
+@pytest.mark.parametrize("key", [None, KEY], ids=["no account", "account"])
+def test_looking_for_a_login_asks_prints_and_leaves_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    starts: list[str],
+    capfd: pytest.CaptureFixture[str],
+    key: str | None,
+) -> None:
+    def no_network(*_: Any) -> None:
+        raise AssertionError("no network connection is needed to find a key")
+
+    monkeypatch.delenv("WANDB_SILENT", raising=False)
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    monkeypatch.setattr("builtins.input", no_network)
+    if key:
+        monkeypatch.setenv("WANDB_API_KEY", key)
+    environment, streams = dict(os.environ), (sys.stdout, sys.stderr)
+    tracker = Tracker(WandbConfig(), tmp_path, job_type="x", settings={})
+    assert tracker.mode == ("online" if key else "offline")
+    assert dict(os.environ) == environment
+    assert (sys.stdout, sys.stderr) == streams
+    assert capfd.readouterr() == ("", "")
+    assert list(Path.home().iterdir()) == []
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_server_that_is_silent_at_the_login_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starts: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("common.runs.tracking.ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(wandb, "login", lambda **_: threading.Event().wait())
+    streams = (sys.stdout, sys.stderr)
+    assert Tracker(WandbConfig(), tmp_path, job_type="x", settings={}).mode == "offline"
+    assert (sys.stdout, sys.stderr) == streams
+    assert ours(caplog) == ["W&B runs offline (its login cannot be read: no answer in 0.05 s)"]
+
+
+def test_an_open_run_of_the_callers_own_shows_the_account(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starts: list[str]
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    for offline in (False, True):
+        monkeypatch.setattr(wandb, "run", SimpleNamespace(offline=offline))
+        mode = Tracker(WandbConfig(), tmp_path, job_type="x", settings={}).mode
+        assert mode == ("offline" if offline else "online")
+
+
 def test_online_without_an_account_is_offline_with_a_warning(
     tmp_path: Path, starts: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert Tracker(WandbConfig(mode="online"), tmp_path, job_type="x", settings={}).mode == "offline"
     assert starts == ["offline"]
-    assert caplog.messages == ["W&B runs offline (no API key was found: set WANDB_API_KEY or type `wandb login`)"]
+    assert ours(caplog) == ["W&B runs offline (no API key was found: set WANDB_API_KEY or run `wandb login`)"]
 
 
 @pytest.mark.parametrize("mode", ["auto", "online"])
-def test_a_login_that_cannot_be_read_is_told_and_harms_nothing(
-    tmp_path: Path, starts: list[str], caplog: pytest.LogCaptureFixture, mode: Any
+@pytest.mark.parametrize(
+    "content",
+    ["machine example login Zoë password x".encode("latin-1"), b"nonsense", f"machine {urlsplit(OWN).netloc} password 'x'".encode()],
+    ids=["not UTF-8", "not a netrc file", "a key that cannot be one"],
+)
+def test_a_login_that_cannot_be_read_is_reported_and_harms_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    starts: list[str],
+    caplog: pytest.LogCaptureFixture,
+    mode: Any,
+    content: bytes,
 ) -> None:
-    (Path.home() / ".netrc").write_bytes("machine example login Zoë password x".encode("latin-1"))
+    monkeypatch.delenv("WANDB_SILENT", raising=False)
+    (Path.home() / ".netrc").write_bytes(content)
     assert Tracker(WandbConfig(mode=mode), tmp_path, job_type="x", settings={}).mode == "offline"
     assert starts == ["offline"]
-    assert [message.partition(": ")[0] for message in caplog.messages] == ["W&B runs offline (its login cannot be read"]
+    assert [message.partition(": ")[0] for message in ours(caplog)] == ["W&B runs offline (its login cannot be read"]
 
 
 class BrokenRun:
@@ -203,7 +302,7 @@ class BrokenRun:
 
 
 @pytest.mark.parametrize("moment", ["start", "log"])
-def test_failure_is_told_once_and_training_goes_on(
+def test_failure_is_reported_once_and_training_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, moment: str
 ) -> None:
     def init(**_: Any) -> BrokenRun:
@@ -212,7 +311,7 @@ def test_failure_is_told_once_and_training_goes_on(
         return BrokenRun()
 
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Settings=lambda **_: None))
+    monkeypatch.setattr(wandb, "init", init)
     tracker = Tracker(WandbConfig(mode="online"), tmp_path, job_type="pretrain", settings={})
     for step in range(3):
         tracker.log({"loss": 1.0}, step)
@@ -223,7 +322,7 @@ def test_failure_is_told_once_and_training_goes_on(
 
 
 class OnlineRun:
-    """A run on a server, which remembers what it was told; ``full`` refuses what is logged."""
+    """A run on a server that remembers what it received; with ``full`` it refuses what is logged."""
 
     entity, project = "me", "pictures"
 
@@ -247,14 +346,10 @@ class OnlineRun:
 
 
 def online(folder: Path, monkeypatch: pytest.MonkeyPatch, run: OnlineRun, artifacts: Any = None) -> Tracker:
-    fake = SimpleNamespace(
-        init=lambda **_: run,
-        Settings=lambda **_: None,
-        Table=lambda **_: "table",
-        Api=lambda: SimpleNamespace(artifacts=artifacts),
-    )
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setattr(wandb, "init", lambda **_: run)
+    monkeypatch.setattr(wandb, "Table", lambda **_: "table")
+    monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(artifacts=artifacts))
     return Tracker(WandbConfig(mode="online"), folder, job_type="probe", settings={})
 
 
@@ -289,17 +384,17 @@ def silent(kind: str, name: str) -> list[Any]:
     ("artifacts", "reason"),
     [
         (missing, "artifact me/pictures/encoder-a not found"),
-        (lambda *_: [version("v0", sha256="other")], "no version of encoder-a has its sha256"),
+        (lambda *_: [version("v0", sha256="other")], "no version of encoder-a has this sha256"),
         (silent, "no answer in 0.05 s"),
     ],
     ids=["missing", "another-encoder", "silent-server"],
 )
-def test_input_artifact_that_cannot_be_named_costs_one_warning_and_no_number(
+def test_input_artifact_that_cannot_be_linked_costs_one_warning_and_no_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, artifacts: Any, reason: str
 ) -> None:
-    monkeypatch.setattr("common.runs.tracking.ANSWER_SECONDS", 0.05)
     run = OnlineRun()
     tracker = online(tmp_path, monkeypatch, run, artifacts)
+    monkeypatch.setattr("common.runs.tracking.ANSWER_SECONDS", 0.05)
     tracker.use_encoder(Path("runs/a/encoder"), "this", "encoder-a")
     tracker.log({"accuracy": 0.5}, 1)
     tracker.table("results", ["a"], [[1]])
@@ -315,17 +410,17 @@ def test_input_artifact_that_cannot_be_named_costs_one_warning_and_no_number(
     }
     assert run.ended == [0]
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
-        f"W&B could not name the input artifact ({reason}); the encoder's sha256 and path stand in the run's config"
+        f"W&B could not link the input artifact ({reason}); the encoder's sha256 and path are in the run's config"
     ]
 
 
-def test_encoder_that_no_run_has_logged_is_named_by_hash_and_path_alone(
+def test_encoder_that_no_run_has_logged_is_recorded_by_hash_and_path_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = OnlineRun()
     online(tmp_path, monkeypatch, run, missing).use_encoder(Path("timm/vit"), "this", None)
     assert run.told == {"encoder_sha256": "this", "encoder_path": "timm/vit"}
-    assert not caplog.records
+    assert not ours(caplog)
 
 
 def test_run_that_failed_takes_nothing_more_and_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from finetune.solvers.gram import column_mean
-from finetune.solvers.preconditioner import Metric, Span, few_rows
+from finetune.solvers.preconditioner import Preconditioner, Span, few_rows
 
 CURVATURE, L2 = torch.tensor([0.1, 0.4]).double(), torch.tensor([1e-3, 1e-1]).double()
 
@@ -27,9 +27,9 @@ def direct(features: Tensor, gradient: Tensor) -> Tensor:
     return torch.stack(solved)
 
 
-def test_a_whole_metric_is_the_inverse() -> None:
+def test_a_whole_preconditioner_is_the_inverse() -> None:
     features, gradient = decaying(90, 12), torch.randn(2, 3, 12).double()
-    torch.testing.assert_close(Metric.of(features).apply(gradient, CURVATURE, L2), direct(features, gradient))
+    torch.testing.assert_close(Preconditioner.of(features).apply(gradient, CURVATURE, L2), direct(features, gradient))
 
 
 def test_principal_directions_are_nearly_the_inverse_where_features_are_correlated(
@@ -38,23 +38,23 @@ def test_principal_directions_are_nearly_the_inverse_where_features_are_correlat
     monkeypatch.setattr("finetune.solvers.preconditioner.LARGEST_WHOLE", 30)
     monkeypatch.setattr("finetune.solvers.preconditioner.PRINCIPAL", 20)
     features = decaying(300, 60)
-    metric = Metric.of(features)
-    assert metric.vectors is not None
-    assert metric.vectors.shape == (60, 20)
-    torch.testing.assert_close(metric.vectors.T @ metric.vectors, torch.eye(20).double())
+    preconditioner = Preconditioner.of(features)
+    assert preconditioner.vectors is not None
+    assert preconditioner.vectors.shape == (60, 20)
+    torch.testing.assert_close(preconditioner.vectors.T @ preconditioner.vectors, torch.eye(20).double())
     spectrum = torch.linalg.eigvalsh(torch.cov(features.T, correction=0)).flip(0)
-    torch.testing.assert_close(metric.values.flip(0)[:10], spectrum[:10], rtol=0.01, atol=0)
-    assert metric.rest == pytest.approx(float(spectrum.sum() - metric.values.sum()) / 40, rel=1e-6)
+    torch.testing.assert_close(preconditioner.values.flip(0)[:10], spectrum[:10], rtol=0.01, atol=0)
+    assert preconditioner.rest == pytest.approx(float(spectrum.sum() - preconditioner.values.sum()) / 40, rel=1e-6)
     gradient = torch.randn(2, 3, 60, generator=torch.Generator().manual_seed(1)).double()
     expected = direct(features, gradient)
-    error = (metric.apply(gradient, CURVATURE, L2) - expected).norm() / expected.norm()
+    error = (preconditioner.apply(gradient, CURVATURE, L2) - expected).norm() / expected.norm()
     assert float(error) < 0.1  # without the directions it would be near 1
 
 
-def test_a_metric_draws_no_global_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_preconditioner_draws_no_global_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetune.solvers.preconditioner.LARGEST_WHOLE", 5)
     before = torch.get_rng_state()
-    first, second = Metric.of(decaying(50, 10)), Metric.of(decaying(50, 10))
+    first, second = Preconditioner.of(decaying(50, 10)), Preconditioner.of(decaying(50, 10))
     assert torch.equal(first.values, second.values)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -74,7 +74,7 @@ def test_the_span_keeps_distances_logits_and_norms() -> None:
     assert Z.shape == (20, 19)  # the mean takes one dimension
     torch.testing.assert_close(torch.cdist(Z, Z), torch.cdist(features, features))
     torch.testing.assert_close(Z.mean(0), torch.zeros(19).double())
-    torch.testing.assert_close(Z.T @ Z / 20, span.metric.values.diag())
+    torch.testing.assert_close(Z.T @ Z / 20, span.preconditioner.values.diag())
     w = torch.randn(2, 19, 3).double()
     weight = span.weight_of(w)
     torch.testing.assert_close((features - mean) @ weight, Z @ w)
@@ -82,7 +82,7 @@ def test_the_span_keeps_distances_logits_and_norms() -> None:
     torch.testing.assert_close(span.coordinates_of(weight[0]), w[0])
 
 
-def test_the_spans_metric_is_the_inverse() -> None:
+def test_the_spans_preconditioner_is_the_inverse() -> None:
     span = Span(features := decaying(12, 40), column_mean(features))
     gradient = torch.randn(2, 3, 11).double()
-    torch.testing.assert_close(span.metric.apply(gradient, CURVATURE, L2), direct(span.coordinates, gradient))
+    torch.testing.assert_close(span.preconditioner.apply(gradient, CURVATURE, L2), direct(span.coordinates, gradient))

@@ -244,8 +244,9 @@ def test_denoising_takes_off_any_corruption(
     corruption: AnyCorruption, photographs: Tensor, encoder_for: EncoderFor
 ) -> None:
     pretext = Denoise(corruption=corruption)
+    encoder = encoder_for(pretext, "cnn")
     torch.manual_seed(0)
-    example = pretext.corrupt(photographs, encoder_for(pretext, "cnn"))
+    example = pretext.corrupt(photographs, encoder)
     torch.manual_seed(0)
     assert torch.equal(example.input, corruption(photographs))
     assert torch.equal(example.target, photographs)

@@ -1,0 +1,291 @@
+"""Settings arrive as typed: YAML files, mappings and ``key.sub=value`` overrides become one tree of plain values.
+
+A scalar is read by the type its field expects: ``2024``, ``no`` and ``a: b #c`` stay text where text is expected, and
+``1e-3`` is a number where a number is. Nothing is interpolated: ``${x}`` is text everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel
+
+from common.errors import UserError, one_line
+
+Schema = type[BaseModel]
+Tree = dict[str, Any]
+
+TAG = "tag:yaml.org,2002:"
+INT = re.compile(r"[-+]?(?:0b[01][01_]*|0x[0-9a-fA-F][0-9a-fA-F_]*|0o?[0-7_]+|0|[1-9][0-9_]*)$")
+FLOAT = re.compile(
+    r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?"
+    r"|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"
+)
+
+# values of the left type are read as such where a field expects one of the right
+FITS: dict[type, tuple[type, ...]] = {
+    type(None): (type(None),),
+    bool: (bool,),
+    int: (int, float, bool),
+    float: (float, int),
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, but ``1e-3`` is a number, while dates and ``12:30`` are text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in pairs if tag.removeprefix(TAG) not in ("timestamp", "int", "float")]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that ``_Loader`` would read as a number."""
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(f"{TAG}int", INT, list("-+0123456789"))
+    _class.add_implicit_resolver(f"{TAG}float", FLOAT, list("-+.0123456789"))
+
+
+def read_yaml(schema: Schema, path: Path) -> Tree:
+    """The settings in a YAML file, typed by the fields of ``schema`` but not validated.
+
+    Raises:
+        UserError: the file is missing or cannot be read, is not YAML, or is not a mapping.
+    """
+    try:
+        if not path.is_file():
+            raise UserError(f"config file not found: {path}")
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({one_line(error)}); save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or one_line(error)}") from None
+    try:
+        tree = _parse(text, schema)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{path} is not valid YAML: {one_line(error)}") from None
+    if tree is None:  # an empty file
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} must hold `key: value` lines at its top level")
+    return tree
+
+
+def write_yaml(tree: Mapping[str, Any]) -> str:
+    """YAML text that ``read_yaml`` reads back to the same values."""
+    return str(yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+
+
+def plain(values: Any) -> Any:
+    """A copy of Python values in which mappings and pydantic models are dicts and tuples are lists."""
+    if isinstance(values, BaseModel):
+        return values.model_dump(mode="json")
+    if isinstance(values, Mapping):
+        return {str(key): plain(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [plain(value) for value in values]
+    return values
+
+
+def apply_overrides(schema: Schema, tree: Tree, overrides: Sequence[str]) -> Tree:
+    """Apply ``key.sub=value`` overrides to ``tree`` in place, in order; returns it.
+
+    A value is text, a number, ``null``, a YAML ``[list]`` or a YAML ``{mapping}``, as its field in ``schema`` expects.
+    An override that changes a block's ``kind`` empties the block, so no key of the old kind survives.
+
+    Raises:
+        UserError: every override that has no ``key=``, or whose key lies inside a value that is not a block.
+    """
+    bad = [text for text in overrides if not all(text.partition("=")[0].split(".")) or "=" not in text]
+    if bad:
+        raise UserError(*(f"{text!r}: an override is written key=value" for text in bad))
+    problems = []
+    # `kind` goes first, outer ones before inner ones, in whatever order they were typed: it empties its block, and must
+    # not remove the override of a sibling, or of an inner kind.
+    for text in sorted(overrides, key=_turn):
+        key, _, value = text.partition("=")
+        try:
+            _apply(schema, tree, key.split("."), value)
+        except (ValueError, IndexError) as error:
+            problems.append(f"{text!r}: {one_line(error)}")
+    if problems:
+        raise UserError(*problems)
+    return tree
+
+
+def models_in(annotation: Any) -> list[Any]:
+    """Every pydantic model named anywhere inside an annotation such as ``Annotated[A | B, ...] | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    found: list[Any] = []
+    for inner in get_args(annotation):
+        found += models_in(inner)
+    return found
+
+
+def kind_of(model: Any) -> str:
+    """The ``kind`` that selects ``model`` in a union."""
+    field = model.model_fields.get("kind")
+    return str(field.default) if field is not None else str(model.__name__)
+
+
+def _turn(override: str) -> tuple[bool, int]:
+    """Sort key for the order in which overrides are applied; equal ones keep the order typed."""
+    key = override.partition("=")[0]
+    return (False, key.count(".")) if key.endswith(".kind") else (True, 0)
+
+
+def _apply(schema: Schema, tree: Tree, names: Sequence[str], text: str) -> None:
+    *outer, leaf = names
+    annotation: Any = schema
+    block: Any = tree
+    for depth, name in enumerate(outer, start=1):
+        annotation = _child(annotation, name, block)
+        inner = _get(block, name)
+        if inner is None:
+            inner = {}
+        elif isinstance(inner, (str, Path)):  # a block may be named by its path alone: encoder=runs/a
+            inner = {"path": inner}
+        elif not isinstance(inner, (dict, list)):
+            raise ValueError(f"{'.'.join(outer[:depth])} is {inner!r}, not a block")
+        _set(block, name, inner)
+        block = inner
+    value = _read_value(text, _child(annotation, leaf, block))
+    if leaf == "kind" and outer and isinstance(block, dict) and block.get("kind") != value:
+        block.clear()
+    old = _get(block, leaf)
+    if isinstance(old, dict) and "path" in old and isinstance(value, str):
+        old["path"] = value
+    else:
+        _set(block, leaf, value)
+
+
+def _get(block: Tree | list[Any], name: str) -> Any:
+    if isinstance(block, dict):
+        return block.get(name)
+    if not name.isdecimal() or int(name) >= len(block):
+        raise IndexError(f"{name} is not an index of a list of {len(block)}")
+    return block[int(name)]
+
+
+def _set(block: Tree | list[Any], name: str, value: Any) -> None:
+    if isinstance(block, dict):
+        block[name] = value
+    else:
+        block[int(name)] = value
+
+
+def _read_value(text: str, annotation: Any) -> Any:
+    """The value of an override, by the type its field expects."""
+    expected = _expected(annotation)
+    if text.strip()[:1] in ("[", "{") and _takes(expected, list, dict):
+        try:
+            return _parse(text, annotation)
+        except (yaml.YAMLError, RecursionError) as error:
+            if not _takes_text(expected):
+                raise ValueError(f"not a valid YAML list or mapping: {one_line(error)}") from None
+            return text
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError:
+            return text
+    return _typed(_scalar(text), text, expected)
+
+
+def _parse(text: str, annotation: Any) -> Any:
+    """YAML text as plain values, scalars by the types expected at their place."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        return None if node is None else _build(loader, node, annotation)
+    finally:
+        loader.dispose()
+
+
+def _build(loader: _Loader, node: yaml.Node, annotation: Any) -> Any:
+    if isinstance(node, yaml.SequenceNode):
+        return [_build(loader, item, _items(annotation)) for item in node.value]
+    if isinstance(node, yaml.MappingNode):
+        names = [str(key.value) for key, _ in node.value if key.tag != f"{TAG}merge"]
+        twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+        if twice:
+            raise yaml.YAMLError(f"key {twice[0]!r} appears twice {str(node.start_mark).strip()}")
+        loader.flatten_mapping(node)
+        pairs = {str(key.value): value for key, value in node.value}
+        kind = {"kind": pairs["kind"].value} if "kind" in pairs else {}
+        return {name: _build(loader, value, _child(annotation, name, kind)) for name, value in pairs.items()}
+    value = loader.construct_object(node)
+    if isinstance(node, yaml.ScalarNode) and node.style is None:
+        return _typed(value, node.value, _expected(annotation))
+    return value
+
+
+def _scalar(text: str) -> Any:
+    """What an unquoted YAML scalar says: null, a truth value, a number, or else ``text``."""
+    loader, word = _Loader(""), text.strip()
+    tag = loader.resolve(yaml.ScalarNode, word, (True, False))  # type: ignore[no-untyped-call]
+    if tag.removeprefix(TAG) not in ("null", "bool", "int", "float"):
+        return text
+    return loader.construct_object(yaml.ScalarNode(tag, word))
+
+
+def _typed(value: Any, text: str, expected: Collection[Any]) -> Any:
+    """``value``, unless the field has a place for ``text`` and none for a value of this type."""
+    return text if _takes_text(expected) and not _takes(expected, *FITS.get(type(value), ())) else value
+
+
+def _child(annotation: Any, name: str, block: Any) -> Any:
+    """The annotation of ``name`` in a block: of its own kind where that is known, else of all kinds it may have."""
+    if isinstance(block, list):
+        return _items(annotation)
+    models = models_in(annotation)
+    kind = block.get("kind")
+    models = [model for model in models if kind_of(model) == kind] or models
+    found = [model.model_fields[name].annotation for model in models if name in model.model_fields]
+    return Union[tuple(found)] if found else Any  # noqa: UP007
+
+
+def _items(annotation: Any) -> Any:
+    """The annotation of the items of a sequence, wherever in ``annotation`` one is named."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return Union[tuple(inner for inner in arguments if inner is not ...)]  # noqa: UP007
+    members = arguments[:1] if origin is Annotated else arguments if origin in (Union, types.UnionType) else ()
+    found = [item for item in map(_items, members) if item is not Any]
+    return Union[tuple(found)] if found else Any  # noqa: UP007
+
+
+def _expected(annotation: Any) -> set[Any]:
+    """The types of value that an annotation accepts; ``list`` and the types of its items for any sequence."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _expected(arguments[0])
+    if origin is Literal:
+        return {type(value) for value in arguments}
+    if origin in (Union, types.UnionType):
+        return set().union(*map(_expected, arguments))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return {dict}
+    if isinstance(origin, type) and issubclass(origin, Collection):
+        return {list}.union(*(_expected(inner) for inner in arguments if inner is not ...))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        path = annotation.model_fields.get("path")  # a block that its path alone may name
+        return {dict} if path is None else {dict} | _expected(path.annotation)
+    return {annotation}
+
+
+def _takes(expected: Collection[Any], *wanted: type) -> bool:
+    return Any in expected or any(kind in expected for kind in wanted)
+
+
+def _takes_text(expected: Collection[Any]) -> bool:
+    return any(isinstance(kind, type) and issubclass(kind, (str, Path)) for kind in expected)

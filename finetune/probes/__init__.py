@@ -1,0 +1,33 @@
+"""Probes: small classifiers on frozen features, each a frozen config that chooses, refits and predicts.
+
+To add one: write its class with a ``kind`` of its own, and name it in ``AnyProbe``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune.probes.base import Classifiers, Fitted, Probe, Rows
+from finetune.probes.linear import Linear
+from finetune.probes.nearest import Nearest
+from finetune.probes.search import Candidates, Chosen, Search, Standardiser, Task, build_task
+
+AnyProbe = Annotated[Linear | Nearest, Field(discriminator="kind")]
+
+__all__ = [
+    "AnyProbe",
+    "Candidates",
+    "Chosen",
+    "Classifiers",
+    "Fitted",
+    "Linear",
+    "Nearest",
+    "Probe",
+    "Rows",
+    "Search",
+    "Standardiser",
+    "Task",
+    "build_task",
+]

@@ -1,0 +1,116 @@
+"""The probe contract: choose on validation, refit on all of the training set, predict.
+
+What all probes share is written here once, so that none can choose on anything but the validation split, or be tested
+without having been refitted: features are standardised by the rows a classifier is fitted on, every space and every
+setting of the grid is scored on the validation split, and the winner is fitted again on all training images. A new
+probe says what its grid is, and how classifiers are fitted on standardised rows.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor
+
+from common.config import Config
+from finetune.features import Features
+from finetune.metrics import accuracy
+from finetune.pooling import Space
+from finetune.probes.search import Candidates, Chosen, Standardiser, Task, choose_best
+from finetune.results import Setting
+from finetune.solvers.preconditioner import Preconditioner
+
+
+class Rows(NamedTuple):
+    """Labelled rows that classifiers are fitted on."""
+
+    features: Tensor  # float32 [n F], standardised
+    labels: Tensor  # int64 [n]
+    classes: int
+    preconditioner: Callable[[], Preconditioner | None]  # of the space, for solvers that want one
+
+
+class Classifiers(ABC):
+    """Fitted classifiers, one per setting."""
+
+    @abstractmethod
+    def predict(self, features: Tensor) -> Tensor:
+        """Standardised features ``[m F]`` -> the class of each row under each setting, int64 ``[G m]``."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Classifiers on one space, with the statistics that standardise its features."""
+
+    space: Space
+    standardise: Standardiser
+    classifiers: Classifiers
+
+    def predict_all(self, matrix: Tensor) -> Tensor:
+        """A fresh feature matrix ``[m F]``, which is overwritten -> int64 ``[G m]`` on the CPU."""
+        return self.classifiers.predict(self.standardise.apply_(matrix)).cpu()
+
+    def predict(self, features: Features) -> Tensor:
+        """The class of each row of the features by the first classifier, int64 ``[n]``, on the CPU."""
+        return self.predict_all(features.matrix(self.space).to(self.standardise.mean.device))[0]
+
+
+class Probe(Config, ABC):
+    """A kind of classifier on frozen features, with its settings."""
+
+    keep_widest: ClassVar[bool] = False  # the widest space is always a finalist: a subsample underrates it
+
+    kind: str
+
+    @property
+    def text(self) -> str:
+        """For the protocol: ``logistic probe``."""
+        return f"{self.kind.replace('_', ' ')} probe"
+
+    @abstractmethod
+    def grid(self, task: Task) -> Sequence[Setting]:
+        """Hyperparameters to choose among, simpler ones later; ``[{}]`` where there are none."""
+
+    @abstractmethod
+    def fit(self, rows: Rows, settings: Sequence[Setting], *, final: bool) -> Classifiers:
+        """Classifiers of these rows, one per setting; ``final``: the one that is tested, not one to compare."""
+
+    def choose(self, candidates: Candidates, task: Task) -> Chosen:
+        """The space and setting with the best validation accuracy."""
+        grid = self.grid(task)
+        held = task.labels[task.validation]
+
+        def validate(space: Space, rows: Tensor) -> list[float]:
+            fitted = self._fitted(candidates, space, task, rows, grid, final=False)
+            shares: list[float] = accuracy(fitted.predict_all(candidates.matrix(space, task.validation)), held).tolist()
+            return shares
+
+        widest = max(candidates.spaces, key=lambda space: space.width)
+        return choose_best(candidates, task, grid, validate, always=[widest] if self.keep_widest else [])
+
+    def refit(self, candidates: Candidates, task: Task, chosen: Chosen) -> Fitted:
+        """The chosen space and setting, standardised and fitted again on every training image."""
+        return self._fitted(candidates, chosen.space, task, None, [chosen.setting], final=True)
+
+    def _fitted(
+        self,
+        candidates: Candidates,
+        space: Space,
+        task: Task,
+        rows: Tensor | None,
+        settings: Sequence[Setting],
+        *,
+        final: bool,
+    ) -> Fitted:
+        """Classifiers of training images ``rows``, or of all."""
+        matrix = candidates.matrix(space, rows)
+        standardise = Standardiser.of(matrix)
+        standardise.apply_(matrix)
+        labels = (task.labels if rows is None else task.labels[rows]).to(matrix.device)
+        preconditioner = partial(candidates.preconditioner, space, matrix)
+        classifiers = self.fit(Rows(matrix, labels, len(task.classes), preconditioner), settings, final=final)
+        return Fitted(space, standardise, classifiers)

@@ -1,0 +1,70 @@
+"""The linear probe: logistic or ridge regression, its L2 strength chosen on the validation split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from finetune.probes.base import Classifiers, Probe, Rows
+from finetune.probes.search import Task
+from finetune.results import Setting
+from finetune.solvers.logistic import LinearFit, fit_logistic
+from finetune.solvers.ridge import fit_ridge
+
+CHOOSING = 1e-4  # solver tolerance while strengths are compared: a tenth of a point of accuracy is noise there
+FINAL = 1e-6  # and for the classifier that is tested
+
+# Half decades: between neighbours the validation accuracy changes by less than its own error.
+STRENGTHS = {
+    "logistic": tuple(float(f"{10 ** (exponent / 2):.3g}") for exponent in range(-10, 0)),  # 1e-5 .. 0.316
+    "ridge": tuple(float(f"{10 ** (exponent / 2):.3g}") for exponent in range(-6, 6)),  # 1e-3 .. 316
+}
+
+
+class Linear(Probe):
+    """Multinomial logistic regression, or ridge regression onto one-hot labels."""
+
+    keep_widest: ClassVar[bool] = True
+
+    kind: Literal["logistic", "ridge"] = "logistic"
+    # strengths of the penalty on the weights; a grid of half decades that suits the kind by default
+    l2: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+
+    @model_validator(mode="after")
+    def _grid_has_something(self) -> Linear:
+        if self.l2 is not None and not self.l2:
+            raise ValueError("l2: give at least one strength, or leave it out")
+        return self
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        """The grid, weakest first."""
+        return tuple(sorted(STRENGTHS[self.kind] if self.l2 is None else self.l2))
+
+    def grid(self, task: Task) -> list[Setting]:
+        return [{"l2": strength} for strength in self.strengths]
+
+    def fit(self, rows: Rows, settings: Sequence[Setting], *, final: bool) -> LinearClassifiers:
+        l2 = [setting["l2"] for setting in settings]
+        if self.kind == "ridge":
+            return LinearClassifiers(fit_ridge(rows.features, rows.labels, rows.classes, l2))
+        tolerance = FINAL if final else CHOOSING
+        preconditioner = rows.preconditioner()
+        return LinearClassifiers(
+            fit_logistic(
+                rows.features, rows.labels, rows.classes, l2, preconditioner=preconditioner, tolerance=tolerance
+            )
+        )
+
+
+class LinearClassifiers(Classifiers):
+    """Hyperplanes, one set per strength."""
+
+    def __init__(self, fit: LinearFit) -> None:
+        self.fit = fit
+
+    def predict(self, features: Tensor) -> Tensor:
+        return self.fit.predict(features)

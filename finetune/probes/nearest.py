@@ -1,0 +1,44 @@
+"""Weighted nearest neighbours, their number chosen on the validation split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from finetune.probes.base import Classifiers, Probe, Rows
+from finetune.probes.search import Task
+from finetune.results import Setting
+from finetune.solvers.knn import knn_predict
+
+
+class Nearest(Probe):
+    """The vote of the k most similar training images, by cosine similarity of standardised features."""
+
+    kind: Literal["knn"] = "knn"
+    k: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(10, 20, 100, 200), min_length=1)
+    temperature: float = Field(default=0.07, gt=0)
+
+    @property
+    def text(self) -> str:
+        return f"k-NN (temperature {self.temperature:g})"
+
+    def grid(self, task: Task) -> list[Setting]:
+        neighbours = sorted({min(k, len(task.fit)) for k in self.k})  # there are no more than the bank has
+        return [{"k": k} for k in neighbours]
+
+    def fit(self, rows: Rows, settings: Sequence[Setting], *, final: bool) -> Neighbours:
+        return Neighbours(rows, [int(setting["k"]) for setting in settings], self.temperature)
+
+
+class Neighbours(Classifiers):
+    """The labelled bank itself: nothing is learned."""
+
+    def __init__(self, bank: Rows, k: Sequence[int], temperature: float) -> None:
+        self.bank, self.k, self.temperature = bank, k, temperature
+
+    def predict(self, features: Tensor) -> Tensor:
+        bank = self.bank
+        return knn_predict(features, bank.features, bank.labels, bank.classes, self.k, self.temperature)

@@ -1,0 +1,185 @@
+"""What every probe chooses among: spaces of features and their grid, compared on a validation split.
+
+Nothing here knows the test set. A probe gets a ``Task``, which has training labels only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+
+import torch
+from pydantic import AfterValidator, Field
+from torch import Tensor
+
+from common.config import Config
+from common.data import Labels, stratified_split
+from finetune.data import hold_out
+from finetune.features import Features
+from finetune.pooling import POOLINGS, Space
+from finetune.results import ProbeChoice, Setting
+from finetune.solvers.gram import column_moments
+from finetune.solvers.preconditioner import Preconditioner, few_rows
+
+
+def _poolings(value: str) -> str:
+    names = value.split("+")
+    if not set(names) <= set(POOLINGS) or len(set(names)) < len(names):
+        raise ValueError(f"must be {', '.join(POOLINGS)}, or several joined by '+'")
+    return value
+
+
+def _layer(value: int | str) -> int | str:
+    if isinstance(value, str) and value not in ("each", "all") and not re.fullmatch(r"last[1-9][0-9]*", value):
+        raise ValueError("must be a layer number, each, all, or lastN")
+    return value
+
+
+PoolingName = Annotated[str, AfterValidator(_poolings)]
+LayerChoice = Annotated[int | str, AfterValidator(_layer)]
+
+
+class Search(Config):
+    """The spaces that probes may choose among, and how they are compared."""
+
+    layers: tuple[LayerChoice, ...] = Field(default=("each", "last3"), min_length=1)
+    poolings: tuple[PoolingName, ...] = Field(default=("avg", "avg+avg2+max"), min_length=1)
+    validation: float = Field(default=0.1, gt=0, lt=1)  # share of the training set that choices are made on
+    max_width: int = Field(default=16384, gt=0)  # features; wider spaces are left out, and named
+    # Layers and poolings are compared on at most this many training images; the best `finalists` then on all, and for
+    # linear probes the widest too: a small subsample underrates wide feature sets.
+    search_images: int | None = Field(default=10_000, gt=1)
+    finalists: int = Field(default=2, gt=0)
+
+    @property
+    def protocol(self) -> str:
+        """How spaces are compared, for people; empty where all are compared on the same images."""
+        if self.search_images is None:
+            return ""
+        return (
+            f"layers and poolings first compared on at most {self.search_images:,} training images; the best "
+            f"{self.finalists} of them and the widest then on all"
+        )
+
+
+@dataclass(frozen=True)
+class Task:
+    """A labelled task and how its training images are divided. Rows are int64 and count training images."""
+
+    name: str
+    classes: tuple[str, ...]
+    labels: Tensor  # int64 [n], of all training images
+    fit: Tensor  # rows that candidates are fitted on
+    validation: Tensor  # rows that candidates are compared on
+    search: Tensor  # the rows of `fit` on which spaces are compared first
+
+
+def build_task(train: Labels, validation: float, search_images: int | None, seed: int) -> Task:
+    """Hold out the validation split, seeded and stratified, and draw the rows to search on.
+
+    Raises:
+        UserError: too few training images to hold any out.
+    """
+    fit, held = hold_out(train, validation, seed)
+    search = fit
+    if search_images is not None and search_images < len(fit):
+        search = fit[stratified_split(train.values[fit], search_images / len(fit), seed)[1]]
+    return Task(train.task, train.names, train.values, fit, held, search)
+
+
+class Candidates:
+    """The training features of one subject, and the spaces to choose among, on the device where fits are computed."""
+
+    def __init__(
+        self, features: Features, spaces: Sequence[Space], device: torch.device, finalists: int = Search().finalists
+    ) -> None:
+        self.features, self.spaces, self.device, self.finalists = features, spaces, device, finalists
+        self._preconditioners: dict[Space, Preconditioner] = {}
+
+    def matrix(self, space: Space, rows: Tensor | None = None) -> Tensor:
+        """Features of training images ``rows`` (all by default), a fresh float32 tensor ``[n F]``."""
+        return self.features.matrix(space, rows).to(self.device)
+
+    def preconditioner(self, space: Space, standardised: Tensor) -> Preconditioner | None:
+        """Of a space, computed once: splits and tasks differ too little to need their own.
+
+        None for few rows: those are solved in their own span, which other rows do not share.
+        """
+        if few_rows(standardised):
+            return None
+        if space not in self._preconditioners:
+            self._preconditioners[space] = Preconditioner.of(standardised)
+        return self._preconditioners[space]
+
+
+@dataclass(frozen=True)
+class Standardiser:
+    """``(x - mean) / scale`` by the statistics of the rows a classifier is fitted on; constant features become 0."""
+
+    mean: Tensor  # [F]
+    scale: Tensor  # [F]
+
+    @classmethod
+    def of(cls, features: Tensor) -> Standardiser:
+        mean, deviation = column_moments(features)
+        # what float32 cannot tell from a constant is one: dividing by its rounding would make noise of it
+        constant = deviation <= 1e-6 * mean.abs() + 1e-30
+        scale = torch.where(constant, torch.ones_like(deviation), deviation)
+        return cls(mean.to(features.dtype), scale.to(features.dtype))
+
+    def apply_(self, features: Tensor) -> Tensor:
+        """In place: features are large."""
+        return features.sub_(self.mean).div_(self.scale)
+
+
+class Chosen(NamedTuple):
+    """What validation chose."""
+
+    space: Space
+    setting: Setting
+    val_accuracy: float
+    at_end_of_grid: bool
+
+    @property
+    def facts(self) -> ProbeChoice:
+        """For results."""
+        return ProbeChoice(
+            val_accuracy=self.val_accuracy,
+            layer=self.space.layer,
+            pooling=self.space.pooling,
+            features=self.space.width,
+            setting=self.setting,
+            at_end_of_grid=self.at_end_of_grid,
+        )
+
+
+def choose_best(
+    candidates: Candidates,
+    task: Task,
+    grid: Sequence[Setting],
+    validate: Callable[[Space, Tensor], Sequence[float]],
+    always: Sequence[Space] = (),
+) -> Chosen:
+    """The space and setting with the best validation accuracy.
+
+    Where the search rows are fewer than the fit rows, all spaces are compared on those, and the best few on all, with
+    those of ``always``. On a tie the narrower space and the later setting win: the simpler of equals.
+
+    Args:
+        grid: settings, simpler ones later.
+        validate: ``validate(space, rows)`` is the validation accuracy of each setting when fitted on ``rows``.
+    """
+    spaces = candidates.spaces
+    if len(task.search) < len(task.fit) and len(spaces) > candidates.finalists:
+        searched = {space: max(validate(space, task.search)) for space in spaces}
+        ranked = sorted(spaces, key=lambda space: (-searched[space], space.width))
+        spaces = list(dict.fromkeys([*ranked[: candidates.finalists], *always]))
+    scores = {space: validate(space, task.fit) for space in spaces}
+    space, index = max(
+        ((space, index) for space in scores for index in range(len(grid))),
+        key=lambda place: (scores[place[0]][place[1]], -place[0].width, place[1]),
+    )
+    at_end = len(grid) > 1 and grid[index] in (grid[0], grid[-1])
+    return Chosen(space, grid[index], scores[space][index], at_end)

@@ -1,0 +1,61 @@
+"""A reader sees a whole file or folder, or none; what a kill leaves is known by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.files import leftover, new_folder, remove_folder, replacing, write_json, write_text
+
+
+def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.bin"
+    for content in (b"first", b"second"):
+        with replacing(path) as unfinished:
+            unfinished.write_bytes(content)
+            assert not path.exists() or path.read_bytes() == b"first"
+        assert path.read_bytes() == content
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failure_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), replacing(path) as unfinished:
+        unfinished.write_bytes(b"half")
+        raise RuntimeError
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"a.bin": b"old"}
+
+
+def test_temporary_names_are_known_as_leftovers(tmp_path: Path) -> None:
+    with replacing(tmp_path / "a.png") as file, new_folder(tmp_path / "encoder") as folder:
+        assert (leftover(file), leftover(folder)) == ("a.png", "encoder")
+        file.touch()
+    assert all(leftover(entry) is None for entry in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [".a.tmp", "a.1.tmp", ".a.x.tmp", ".git", ".a.1.part"])
+def test_other_names_are_no_leftovers(name: str) -> None:
+    assert leftover(Path(name)) is None
+
+
+def test_a_failure_keeps_the_old_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "encoder"
+    write_text(folder / "a.txt", "old")
+    with pytest.raises(RuntimeError), new_folder(folder) as unfinished:
+        (unfinished / "a.txt").write_text("half")
+        raise RuntimeError
+    assert (folder / "a.txt").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [folder]
+    remove_folder(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_is_readable_text_that_holds_names_of_any_bytes(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"path": "\udcff.png", "wort": "Schärfe"})
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert "Schärfe" in text
+    assert "\\udcff.png" in text
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", float("nan"))

@@ -1,0 +1,204 @@
+"""One contract over every probe: chosen on validation alone, refitted on everything, every row predicted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.data import Labels
+from common.encoders import EncoderConfig, build_encoder
+from common.encoders.folder import export_encoder
+from common.errors import UserError
+from finetune.config import ProbeConfig
+from finetune.features import Features
+from finetune.probe import probe
+from finetune.probes import AnyProbe, Classifiers, Linear, Nearest, Probe, Rows, Task, build_task
+from finetune.results import Setting, read_results
+from finetune.table import probe_lines
+from tests.finetune.probes.features import GOOD, GOOD_SPACE, both, informative, task_of
+
+
+class Means(Classifiers):
+    """The nearest of the class means."""
+
+    def __init__(self, means: Tensor) -> None:
+        self.means = means
+
+    def predict(self, features: Tensor) -> Tensor:
+        return torch.cdist(features, self.means).argmin(1)[None]
+
+
+class NearestMean(Probe):
+    """A throw-away probe without hyperparameters: all that a new one has to say."""
+
+    kind: Literal["nearest_mean"] = "nearest_mean"
+
+    def grid(self, task: Task) -> list[Setting]:
+        return [{}]
+
+    def fit(self, rows: Rows, settings: Sequence[Setting], *, final: bool) -> Means:
+        return Means(torch.stack([rows.features[rows.labels == k].mean(0) for k in range(rows.classes)]))
+
+
+class MoreProbes(ProbeConfig):
+    """The config with one more member in the union of probes."""
+
+    more_probes: tuple[AnyProbe | NearestMean, ...] = ()
+
+
+PROBES: dict[str, Probe] = {
+    "logistic": Linear(l2=(1e-4, 1e-2, 1.0)),
+    "ridge": Linear(kind="ridge", l2=(1e-2, 1.0)),
+    "knn": Nearest(k=(1, 5, 20)),
+    "nearest_mean": NearestMean(),
+}
+
+
+@pytest.fixture(params=PROBES)
+def one(request: pytest.FixtureRequest) -> Probe:
+    return PROBES[request.param]
+
+
+@pytest.mark.parametrize("search", [None, 60])
+def test_the_informative_features_are_chosen_and_the_choice_is_reported(one: Probe, search: int | None) -> None:
+    features, labels = informative(300, 0)
+    task = task_of(labels, search)
+    chosen = one.choose(both(features, finalists=1), task)
+    assert chosen.space == GOOD_SPACE
+    assert chosen.val_accuracy > 0.8
+    facts = chosen.facts
+    assert (facts.layer, facts.pooling, facts.features) == ("0", "avg", 4)
+    assert facts.setting in one.grid(task)
+    assert facts.val_accuracy == chosen.val_accuracy
+    assert facts.text.startswith("layer 0, avg")
+
+
+def test_a_probe_is_given_no_test_label() -> None:
+    assert {field.name for field in fields(Task)} == {"name", "classes", "labels", "fit", "validation", "search"}
+    _, labels = informative(300, 0)
+    assert len(task_of(labels).labels) == 300  # those of the training set
+
+
+def test_validation_labels_decide(one: Probe) -> None:
+    features, labels = informative(300, 0)
+    task = task_of(labels)
+    spoiled = labels.clone()
+    spoiled[task.validation] = (spoiled[task.validation] + 1) % 3
+    chosen = one.choose(both(features), replace(task, labels=spoiled))
+    assert chosen.space != GOOD_SPACE  # the informative layer is now nearly always wrong there
+
+
+def test_the_same_task_gives_the_same_choice_and_predictions(one: Probe) -> None:
+    features, labels = informative(300, 0)
+    answers = []
+    for _ in range(2):
+        torch.rand(1)  # the global generator plays no part
+        candidates, task = both(features), task_of(labels)
+        chosen = one.choose(candidates, task)
+        answers.append((chosen, one.refit(candidates, task, chosen).predict(features)))
+    assert answers[0][0] == answers[1][0]
+    assert torch.equal(answers[0][1], answers[1][1])
+
+
+def test_the_refit_is_given_all_training_rows_and_the_chosen_setting_alone(
+    one: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, labels = informative(300, 0)
+    candidates, task = both(features), task_of(labels)
+    chosen = one.choose(candidates, task)
+    given: list[tuple[Tensor, Tensor, Sequence[Setting], bool]] = []
+    real = type(one).fit
+
+    def spy(self: Probe, rows: Rows, settings: Sequence[Setting], *, final: bool) -> Classifiers:
+        given.append((rows.features.clone(), rows.labels, settings, final))
+        return real(self, rows, settings, final=final)
+
+    monkeypatch.setattr(type(one), "fit", spy)
+    one.refit(candidates, task, chosen)
+    [(matrix, fitted_labels, settings, final)] = given
+    assert final
+    assert settings == [chosen.setting]
+    assert torch.equal(fitted_labels, labels)
+    whole = features.matrix(chosen.space)
+    torch.testing.assert_close(matrix, (whole - whole.mean(0)) / whole.std(0, correction=0), atol=1e-4, rtol=1e-4)
+
+
+def test_every_row_is_predicted_by_training_statistics(one: Probe) -> None:
+    features, labels = informative(300, 0)
+    candidates, task = both(features), task_of(labels)
+    fitted = one.refit(candidates, task, one.choose(candidates, task))
+    answers = fitted.predict(features)
+    assert answers.shape == labels.shape
+    assert answers.dtype == torch.int64
+    assert set(answers.tolist()) == {0, 1, 2}
+    assert (answers == labels).float().mean() > 0.85
+    # one row alone has no statistics of its own: it must get the answer it gets among others
+    row = Features({GOOD: features.parts[GOOD][5:6]}, torch.arange(1))
+    assert fitted.predict(row)[0] == answers[5]
+    assert torch.equal(fitted.predict(features), answers)  # predicting leaves the features as they were
+
+
+def test_too_few_images_to_hold_any_out_are_refused() -> None:
+    with pytest.raises(UserError, match="too few"):
+        build_task(Labels(torch.tensor([0, 1, 2]), ("a", "b", "c"), "t"), 0.1, None, 0)
+
+
+def test_a_probe_is_its_frozen_settings(one: Probe) -> None:
+    assert type(one).model_validate(one.model_dump()) == one
+    assert one.text
+    with pytest.raises(ValueError, match="frozen"):
+        one.kind = "other"
+
+
+# ---- a new probe is one file and one line
+
+
+def config_of(out: Path, encoder: Path, **changes: Any) -> MoreProbes:
+    values: dict[str, Any] = {
+        "out": out,
+        "encoder": encoder,
+        "data": {"train": "shapes", "limit": 120, "test_limit": 40, "task": "color", "workers": 0},
+        "probe": {"l2": [1e-2], "layers": [-1], "poolings": ["avg"]},
+        "baselines": {"random_init": False},
+        "damage": [],
+        "properties": False,
+        "precision": "float32",
+        "wandb": {"mode": "disabled"},
+    }
+    return MoreProbes.model_validate(values | changes)
+
+
+def test_a_new_probe_is_measured_reported_logged_and_tabled_like_the_others(tmp_path: Path) -> None:
+    small = EncoderConfig(name="small_cnn", model_args={"width": 4, "depth": 1})
+    export_encoder(build_encoder(small, image_size=16), tmp_path / "encoder", {})
+    config = config_of(tmp_path / "out", tmp_path / "encoder", more_probes=[{"kind": "nearest_mean"}])
+    report = probe(config)
+    assert read_results(config.out) == report
+    [result] = report.results
+    for subject in result.subjects.values():
+        assert list(subject.probes) == ["linear", "knn", "nearest_mean"]
+        assert subject.probes["nearest_mean"].choice.setting == {}
+        assert subject.probes["nearest_mean"].test.n == 40
+    assert "nearest mean probe" in result.protocol
+    methods = [line.method for line in probe_lines(report.results)]
+    assert "small_cnn, nearest mean" in methods
+    assert "raw pixels, nearest mean" in methods
+    [logged] = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
+    found = result.subjects["encoder"].probes["nearest_mean"]
+    assert logged["color/nearest_mean_test_accuracy"] == found.test.accuracy
+
+
+def test_a_second_linear_probe_can_be_added_and_names_must_differ(tmp_path: Path) -> None:
+    config = config_of(
+        tmp_path / "out", tmp_path / "encoder", more_probes=[{"kind": "ridge"}, {"kind": "nearest_mean"}]
+    )
+    assert list(config.probes) == ["linear", "knn", "ridge", "nearest_mean"]
+    with pytest.raises(ValueError, match="already a probe named knn"):
+        config_of(tmp_path / "out", tmp_path / "encoder", more_probes=[{"kind": "knn"}])

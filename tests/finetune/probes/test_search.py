@@ -1,0 +1,114 @@
+"""Choosing among spaces: splits, finalists, ties, standardised features."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from finetune.features import Features
+from finetune.pooling import Part, Space
+from finetune.probes import Candidates, Linear, Nearest, Standardiser
+from finetune.solvers.logistic import fit_logistic
+from tests.finetune.probes.features import BAD, CPU, GOOD, GOOD_SPACE, informative, task_of
+
+LINEAR = Linear(l2=(1e-4, 1e-2, 1.0))
+
+
+def test_the_validation_split_is_a_tenth_stratified_and_disjoint() -> None:
+    labels = torch.arange(300) % 3
+    task = task_of(labels)
+    assert (len(task.fit), len(task.validation)) == (270, 30)
+    assert torch.bincount(labels[task.validation]).tolist() == [10, 10, 10]
+    assert sorted(torch.cat([task.fit, task.validation]).tolist()) == list(range(300))
+    assert torch.equal(task.search, task.fit)
+
+
+def test_search_rows_are_a_stratified_part_of_the_fit_rows() -> None:
+    labels = torch.arange(300) % 3
+    task = task_of(labels, search=90)
+    assert torch.bincount(labels[task.search]).tolist() == [30, 30, 30]
+    assert set(task.search.tolist()) <= set(task.fit.tolist())
+
+
+def test_the_widest_space_is_compared_on_all_rows_however_badly_few_rows_suit_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(900) % 3
+    signal = torch.nn.functional.one_hot(labels, 3).float()
+    parts, spaces = {}, []
+    # the wide one has more to say, spread over so many features that 24 rows do not find it
+    for layer, (width, strength) in enumerate([(3, 1.5), (6, 0.5), (120, 0.4)]):
+        part = Part(layer, "avg")
+        parts[part] = strength * signal.repeat(1, width // 3) + torch.randn(900, width, generator=generator)
+        spaces.append(Space((layer,), ("avg",), (part,), width))
+    candidates = Candidates(Features(parts, torch.arange(900)), spaces, CPU, finalists=1)
+    linear = Linear(l2=(1e-2,))
+    few = task_of(labels, search=24)
+    assert linear.choose(candidates, replace(few, fit=few.search)).space != spaces[-1]
+    assert linear.choose(candidates, few).space == spaces[-1]
+
+
+def test_on_a_tie_the_narrower_space_and_the_stronger_penalty_win() -> None:
+    features, labels = informative(300, 0)
+    features.parts[GOOD][:, :3] += 100.0 * torch.nn.functional.one_hot(labels, 3)  # every strength is perfect
+    wide = Space((0,), ("avg", "max"), (GOOD, BAD), 6)
+    candidates, task = Candidates(features, [wide, GOOD_SPACE], CPU), task_of(labels)
+    for linear in (LINEAR, Linear(l2=(1.0, 1e-4, 1e-2))):  # whatever the order of the grid
+        chosen = linear.choose(candidates, task)
+        assert (chosen.space, chosen.setting, chosen.at_end_of_grid) == (GOOD_SPACE, {"l2": 1.0}, True)
+
+
+def test_a_setting_inside_its_grid_is_not_at_the_end() -> None:
+    features, labels = informative(300, 0)
+    candidates, task = Candidates(features, [GOOD_SPACE], CPU), task_of(labels)
+    chosen = Linear(l2=(1e-4, 1e-1, 1e6)).choose(candidates, task)  # too strong a penalty leaves the class shares
+    assert (chosen.setting, chosen.at_end_of_grid) == ({"l2": 1e-1}, False)
+    alone = Linear(l2=(1e-1,)).choose(candidates, task)
+    assert not alone.at_end_of_grid  # nothing to widen towards
+
+
+def test_the_refit_solves_the_problem_of_all_training_rows() -> None:
+    features, labels = informative(300, 0)
+    candidates, task = Candidates(features, [GOOD_SPACE], CPU), task_of(labels)
+    chosen = LINEAR.choose(candidates, task)
+    fitted = LINEAR.refit(candidates, task, chosen)
+    matrix = features.matrix(GOOD_SPACE)
+    standardised = (matrix - matrix.mean(0)) / matrix.std(0, correction=0)
+    expected = fit_logistic(standardised, labels, 3, [chosen.setting["l2"]], tolerance=1e-8)
+    found = fitted.classifiers.fit  # type: ignore[attr-defined]
+    torch.testing.assert_close(found.objective, expected.objective, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found.weight, expected.weight, rtol=0.02, atol=0.01)
+    assert (fitted.predict(features) == labels).float().mean() > 0.85
+
+
+def test_nearest_neighbours_are_sought_among_all_training_rows() -> None:
+    features, labels = informative(300, 0)
+    candidates, task, nearest = Candidates(features, [GOOD_SPACE], CPU), task_of(labels), Nearest(k=(1,))
+    # each training row is its own nearest neighbour, those of the validation split too
+    fitted = nearest.refit(candidates, task, nearest.choose(candidates, task))
+    assert torch.equal(fitted.predict(features), labels)
+
+
+def test_no_more_neighbours_are_chosen_than_there_are_to_ask() -> None:
+    features, labels = informative(60, seed=3)
+    candidates, task = Candidates(features, [GOOD_SPACE], CPU), task_of(labels)
+    chosen = Nearest(k=(500,)).choose(candidates, task)
+    assert chosen.setting == {"k": 54}  # so many are left to choose on
+    assert isinstance(chosen.facts.setting["k"], int)
+
+
+def test_constant_features_become_zero() -> None:
+    matrix = torch.stack([torch.full((50,), 1e4), torch.arange(50.0), torch.zeros(50)], dim=1)
+    standardised = Standardiser.of(matrix).apply_(matrix.clone())
+    assert standardised[:, [0, 2]].abs().max() < 1e-2
+    torch.testing.assert_close(standardised[:, 1].std(correction=0), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("kind", ["logistic", "ridge"])
+def test_the_default_grid_is_half_decades_weakest_first(kind: str) -> None:
+    strengths = Linear.model_validate({"kind": kind}).strengths
+    assert list(strengths) == sorted(strengths)
+    for weaker, stronger in pairwise(strengths):
+        assert stronger / weaker == pytest.approx(10**0.5, rel=0.01)

@@ -1,0 +1,95 @@
+"""Results as files: exactly what was dumped comes back, and what is not ours is refused plainly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.errors import UserError
+from finetune.results import FinetuneResult, ProbeReport, StepChoice, Tuned, read_results, write_results
+from tests.finetune.toys import probe_result, score_of
+
+
+def finetuned() -> FinetuneResult:
+    result = probe_result("shape", 0.5)
+    choice = StepChoice(val_accuracy=0.5, step=450, of_steps=1000)
+    return FinetuneResult(
+        task="shape",
+        classes=result.classes,
+        data=result.data,
+        protocol="trained",
+        start="runs/denoise/encoder",
+        encoder_sha256="0" * 64,
+        tuned=Tuned(choice=choice, n_train=90, n_val=10, test=score_of(0.6), seconds=1.5),
+        linear_probe=result.linear,
+    )
+
+
+def test_what_is_written_comes_back_with_its_version(tmp_path: Path) -> None:
+    report = ProbeReport(results=(probe_result("shape", 0.712), probe_result("color", 0.5)), notes=("one",))
+    for folder, found in ((tmp_path / "probe", report), (tmp_path / "finetune", finetuned())):
+        write_results(folder, found)
+        written = json.loads((folder / "results.json").read_text())
+        assert written == found.model_dump(mode="json")
+        assert written["schema_version"] == 1
+        assert read_results(folder) == read_results(folder / "results.json") == found
+
+
+def test_numbers_keep_their_kind(tmp_path: Path) -> None:
+    write_results(tmp_path, ProbeReport(results=(probe_result("shape", 0.5),)))
+    found = read_results(tmp_path)
+    assert isinstance(found, ProbeReport)
+    probes = found.results[0].subjects["encoder"].probes
+    assert isinstance(probes["knn"].choice.setting["k"], int)
+    assert isinstance(probes["linear"].choice.setting["l2"], float)
+
+
+def test_results_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        probe_result("shape", 0.5).task = "color"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file; give the results.json of a finished retouch probe or finetune"),
+        ("{", "cannot be read"),
+        ("[]", "has no schema_version"),
+        ('{"atoms": 64}', "has no schema_version: another stage or an older Retouch wrote it"),
+        ('{"schema_version": 99}', "has schema_version 99, and this Retouch reads 1"),
+        (
+            '{"schema_version": 1, "stage": "probe"}',
+            "is damaged; run the stage again:\n  probe.results: field required",
+        ),
+        ('{"schema_version": 1, "stage": "paint"}', "is damaged"),
+    ],
+    ids=["missing", "cut", "list", "pretraining", "future", "field", "stage"],
+)
+def test_what_is_no_result_is_refused_plainly(content: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError) as caught:
+        read_results(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_every_damaged_field_is_named(tmp_path: Path) -> None:
+    values: dict[str, Any] = finetuned().model_dump(mode="json")
+    values["tuned"]["test"]["accuracy"] = "much"
+    values["misspelled"] = 1
+    (tmp_path / "results.json").write_text(json.dumps(values))
+    with pytest.raises(UserError) as caught:
+        read_results(tmp_path)
+    assert "finetune.tuned.test.accuracy: input should be a valid number" in str(caught.value)
+    assert "finetune.misspelled: extra inputs are not permitted" in str(caught.value)
+
+
+def test_choices_read_as_a_line() -> None:
+    result = probe_result("shape", 0.5)
+    assert result.linear.choice.text == "layer 0+1+2, avg, l2 0.001"
+    assert finetuned().tuned.choice.text == "step 450 of 1,000"

@@ -1,0 +1,69 @@
+"""Three ways in, one command line: ``retouch``, ``python -m`` and stages by themselves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.runs.console import Stage, run_stages
+from finetune.__main__ import STAGES as TRANSFER
+from pretrain.__main__ import STAGES as PRETRAINING
+from retouch.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+WAYS = [
+    ([sys.executable, "-m", "retouch", "pretrain"], PRETRAINING[0]),
+    ([sys.executable, "-m", "pretrain"], PRETRAINING[0]),
+    *(([sys.executable, "-m", module, stage.name], stage) for module in ("retouch", "finetune") for stage in TRANSFER),
+]
+
+
+@pytest.mark.parametrize(("command", "stage"), WAYS, ids=[" ".join(command[2:]) for command, _ in WAYS])
+def test_every_way_to_a_stage_explains_it_and_answers_a_mistake_alike(command: list[str], stage: Stage) -> None:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    code, said, _ = run("--help")
+    assert (code, stage.help in " ".join(said.split()), "key.sub=value" in said) == (0, True, True)
+    assert run("none.yaml") == (2, "", f"retouch {stage.name}: config file not found: none.yaml\n")
+    code, said, errors = run()
+    assert (code, said, errors.startswith("usage: ")) == (2, "", True)
+
+
+def test_stages_are_named_alike_in_the_config_and_on_the_command_line() -> None:
+    from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
+    from pretrain.config import PretrainConfig
+
+    configs = (PretrainConfig, ProbeConfig, FinetuneConfig, EmbedConfig)
+    assert [stage.name for stage in (*PRETRAINING, *TRANSFER)] == [config.stage for config in configs]
+
+
+def test_help_does_not_load_torch() -> None:
+    script = (
+        "import sys; from retouch.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["pretrain", "a.yaml", "--steps=2"], ["probe", "a.yaml", "--data.limit=2", "x=1"]]
+)
+def test_settings_typed_as_options_are_answered_with_how_they_are_written(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "settings are written key=value, without dashes" in capsys.readouterr().err
+
+
+def test_a_program_of_one_stage_takes_its_config_first(tmp_path: Path) -> None:
+    (tmp_path / "nothing.yaml").write_text("")
+    assert run_stages("python -m pretrain", PRETRAINING, [str(tmp_path / "nothing.yaml"), "steps=x"]) == 2

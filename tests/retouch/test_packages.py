@@ -1,0 +1,56 @@
+"""A file of the user's own that hides one of ours is named when Retouch is imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("files", "script", "hides"),
+    [
+        ({"common/__init__.py": "X = 1"}, "train.py", "common"),
+        ({"common/__init__.py": "X = 1"}, "from_common.py", "common"),
+        ({"pretrain.py": "raise SystemExit('this script was run')"}, "train.py", "pretrain.py"),
+        ({"finetune.py": "raise SystemExit('this script was run')"}, "train.py", "finetune.py"),
+    ],
+)
+def test_a_hidden_package_is_one_clear_error(files: dict[str, str], script: str, hides: str, tmp_path: Path) -> None:
+    scripts = {"train.py": "import retouch", "from_common.py": "from common import X\nimport retouch"}
+    for name, text in (files | scripts).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    done = subprocess.run(
+        [sys.executable, tmp_path / script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )
+    package = Path(hides).stem
+    assert done.stderr.splitlines()[-1] == (
+        f"ImportError: retouch needs its own package {package!r}, but {tmp_path / hides} is imported in its place; "
+        "rename it"
+    )
+
+
+def test_a_folder_of_the_same_name_that_is_no_package_hides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "common").mkdir()
+    (tmp_path / "train.py").write_text("import retouch; print(retouch.UserError.__module__)")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "train.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )
+    assert (done.stdout, done.stderr) == ("common.errors\n", "")
+
+
+def test_types_are_exported() -> None:
+    assert all((ROOT / package / "py.typed").is_file() for package in ("common", "pretrain", "finetune", "retouch"))
