@@ -15,9 +15,9 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import Field
 
 from common.config import Config, dump_config
-from common.machine.distributed import World
 from common.errors import UserError
 from common.files import leftover, remove_folder, write_text
+from common.machine.distributed import World
 from common.runs.logs import add_log_file
 from common.runs.tracking import Tracker, WandbConfig
 from common.settings import read_yaml

@@ -21,8 +21,8 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import Field
 
 from common.config import Config
-from common.runs.console import program
 from common.files import write_text
+from common.runs.console import program
 
 log = logging.getLogger("retouch")
 
