@@ -275,7 +275,7 @@ def test_test_images_that_are_training_images_are_told(
     )
     with caplog.at_level(logging.WARNING, logger="retouch"):
         report = probe(config)
-    assert "40 of 40 test images are byte-identical" in caplog.text
+    assert "40 of 40 test images are identical" in caplog.text
     assert any("40 of 40 test images are also training images" in note for note in report.notes)
 
 
