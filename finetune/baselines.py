@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from common.data import Images
 from common.data.rows import even_rows
 from common.encoders.base import Encoder
-from common.encoders.folder import load_encoder, random_twin
+from common.encoders.load import load_encoder, random_twin
 from common.pixels import to_float
 from finetune.solvers.gram import blocks
 

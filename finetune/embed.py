@@ -19,7 +19,7 @@ from torch import Tensor
 from common.config import load_config
 from common.data import Images, Labels, Source, build_source, in_order, load_images
 from common.encoders.base import Encoder
-from common.encoders.folder import load_encoder, read_encoder_card
+from common.encoders.load import load_encoder, read_encoder_card
 from common.errors import UserError, check_all, one_line
 from common.files import replacing
 from common.machine.distributed import world

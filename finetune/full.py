@@ -16,7 +16,8 @@ from common.config import load_config
 from common.data import Images, Loader, in_order
 from common.encoders import Classifier, build_encoder, layer_decay_groups
 from common.encoders.base import Encoder
-from common.encoders.folder import export_classifier, export_encoder, load_encoder, random_twin, read_encoder_card
+from common.encoders.export import export_classifier, export_encoder
+from common.encoders.load import load_encoder, random_twin, read_encoder_card
 from common.engine.gradient import GradientLearner, decayed_names
 from common.engine.loop import Periodic, learn
 from common.engine.schedule import seed_step

@@ -17,7 +17,8 @@ from torch import Tensor
 from common.config import load_config
 from common.corruptions import Corruption
 from common.encoders.base import Encoder
-from common.encoders.folder import EncoderCard, load_encoder, read_encoder_card
+from common.encoders.card import EncoderCard
+from common.encoders.load import load_encoder, read_encoder_card
 from common.errors import UserError, check_all
 from common.machine.distributed import world
 from common.machine.precision import resolve_precision

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 SIDE, IMAGES, BATCH, STEPS = 16, 40, 16, 8  # 40 images, 16 a batch: batches reach into the next epoch
-OPTIM = {"weight_decay": 0.4, "betas": [0.7, 0.9], "warmup": 0.25, "clip": 0.5}
+OPTIM: dict[str, Any] = {"weight_decay": 0.4, "betas": [0.7, 0.9], "warmup": 0.25, "clip": 0.5}
 BASE_LR, EMA = 0.16, 0.2  # the average's decay is young for two steps, and 0.2 from then on
 AUGMENT = {"crop": [0.3, 0.8], "flip": True, "jitter": 0.3}
 
@@ -87,7 +87,7 @@ class ByHand:
             {"params": [p], "name": name, "weight_decay": OPTIM["weight_decay"] if p.ndim >= 2 else 0.0}
             for name, p in self.trained.items()
         ]
-        self.optimizer = torch.optim.AdamW(groups, betas=tuple(OPTIM["betas"]), fused=False, foreach=False)  # type: ignore[arg-type]
+        self.optimizer = torch.optim.AdamW(groups, betas=tuple(OPTIM["betas"]), fused=False, foreach=False)
         self.averages = self._floats()
 
     def _floats(self) -> dict[str, Tensor]:
@@ -95,15 +95,15 @@ class ByHand:
 
     def step(self, step: int, losses: Iterable[Tensor], parts: int = 1) -> None:
         """``losses`` are those of the micro-batches, computed one after the other."""
-        rate = rate_by_hand(step, STEPS, round(OPTIM["warmup"] * STEPS), BASE_LR * BATCH / 256)  # type: ignore[operator]
+        rate = rate_by_hand(step, STEPS, round(OPTIM["warmup"] * STEPS), BASE_LR * BATCH / 256)
         self.optimizer.zero_grad()
         for loss in losses:
             (loss / parts).backward()
-        gradients = [p.grad for p in self.trained.values()]
+        gradients = [p.grad for p in self.trained.values() if p.grad is not None]
         norm = torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt()
         self.norms.append(float(norm))
         for gradient in gradients:
-            gradient.mul_(min(1.0, float(OPTIM["clip"] / norm)))  # type: ignore[operator]
+            gradient.mul_(min(1.0, OPTIM["clip"] / float(norm)))
         for group in self.optimizer.param_groups:
             group["lr"] = rate * self.scale(group["name"])
         self.optimizer.step()

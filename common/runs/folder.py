@@ -201,7 +201,9 @@ def check_run_folder(config: StageConfig) -> bool:
         )
     if not saved.is_file():
         if config.overwrite:
-            raise UserError(f"out: {out} holds files that no stage wrote, so it cannot be overwritten; choose another out")
+            raise UserError(
+                f"out: {out} holds files that no stage wrote, so it cannot be overwritten; choose another out"
+            )
         raise UserError(f"out: {out} has no config.yaml, so it cannot be resumed; choose another out")
     _check_writer(config, saved)
     if config.overwrite:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from common.encoders import EncoderConfig, build_encoder
-from common.encoders.folder import export_encoder, load_encoder
+from common.encoders.export import export_encoder
+from common.encoders.load import load_encoder
 from common.pixels import to_float
 from finetune.baselines import Pixels, estimate_statistics, untrained
 from tests.finetune.toys import bright_images

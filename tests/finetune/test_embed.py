@@ -16,7 +16,8 @@ from PIL import Image
 
 from common.data import build_source, load_images
 from common.encoders import EncoderConfig, build_encoder
-from common.encoders.folder import export_encoder, load_encoder, read_encoder_card
+from common.encoders.export import export_encoder
+from common.encoders.load import load_encoder, read_encoder_card
 from common.errors import UserError
 from common.pixels import to_float
 from finetune import embed as stage

@@ -17,7 +17,8 @@ from rich.console import Console
 from common.augment import WHOLE
 from common.data import build_source, load_images
 from common.encoders import Classifier, EncoderConfig, build_encoder, layer_decay_groups
-from common.encoders.folder import export_encoder, load_classifier, load_encoder, read_encoder_card
+from common.encoders.export import export_encoder
+from common.encoders.load import load_classifier, load_encoder, read_encoder_card
 from common.engine.schedule import seed_step
 from common.errors import UserError
 from common.pixels import to_float

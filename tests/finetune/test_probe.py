@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from common.encoders import EncoderConfig, build_encoder
-from common.encoders.folder import export_encoder, load_encoder, read_encoder_card
+from common.encoders.export import export_encoder
+from common.encoders.load import load_encoder, read_encoder_card
 from common.errors import UserError
 from finetune import metrics
 from finetune import probe as stage

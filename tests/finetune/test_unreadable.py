@@ -14,7 +14,8 @@ from PIL import Image
 
 from common.data import build_source, load_images
 from common.encoders import EncoderConfig, build_encoder
-from common.encoders.folder import export_encoder, load_encoder
+from common.encoders.export import export_encoder
+from common.encoders.load import load_encoder
 from common.pixels import to_float
 from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
 from finetune.embed import embed

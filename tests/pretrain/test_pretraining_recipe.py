@@ -47,7 +47,8 @@ def by_hand(parts: int) -> tuple[ByHand, list[float]]:
     reference = ByHand(Objective(encoder, DecoderConfig(kind="upsampler"), Denoise(), augment=augment).train(), EMA)
     means: list[float] = []
     for step in range(STEPS):
-        batch, values = images[rows_of_batch(3, IMAGES, BATCH, step)], []
+        batch = images[rows_of_batch(3, IMAGES, BATCH, step)]
+        values: list[float] = []
 
         def losses(batch: Tensor = batch, values: list[float] = values, step: int = step) -> Iterator[Tensor]:
             for number, part in enumerate(batch.chunk(parts)):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from common.config import dump_config, load_config
 from common.encoders import EncoderConfig, build_encoder
-from common.encoders.folder import export_encoder
+from common.encoders.export import export_encoder
 from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
 from pretrain.config import PretrainConfig
 from retouch.cli import main

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from common.data import Labels
 from common.encoders import EncoderConfig, build_encoder
-from common.encoders.folder import export_encoder
+from common.encoders.export import export_encoder
 from common.errors import UserError
 from finetune.config import ProbeConfig
 from finetune.features import Features
