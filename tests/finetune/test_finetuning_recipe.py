@@ -102,8 +102,8 @@ def test_steps_are_those_of_plain_adamw_with_layer_decay_and_label_smoothing(tmp
         looks.append(float((answers == labels.values[held]).double().mean()))
         weights.append(averaged.state_dict())
 
-    rows = logged(tmp_path / "run")
-    logged_steps = [row for row in rows if "loss" in row]
+    found = logged(tmp_path / "run")
+    logged_steps = [row for row in found if "loss" in row]
     assert [row["loss"] for row in logged_steps] == pytest.approx(losses, rel=1e-4)
     assert [row["grad_norm"] for row in logged_steps] == pytest.approx(reference.norms, rel=1e-3)
     assert OPTIM["clip"] < max(reference.norms)
@@ -113,7 +113,7 @@ def test_steps_are_those_of_plain_adamw_with_layer_decay_and_label_smoothing(tmp
     )
 
     # the step that validation likes best is kept; the first of equals
-    assert [row["val/accuracy"] for row in rows if "val/accuracy" in row] == pytest.approx(looks)
+    assert [row["val/accuracy"] for row in found if "val/accuracy" in row] == pytest.approx(looks)
     best = looks.index(max(looks))
     assert 0 < best < STEPS - 1
     assert_close(load_classifier(tmp_path / "run" / "classifier").state_dict(), weights[best])
