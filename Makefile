@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint mutants bench clean
 
 setup: $(STAMP)
 
@@ -25,6 +25,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Breaks the code on purpose, in a copy, and says which test notices (tests/mutants.toml): some ten minutes.
+mutants: $(STAMP)
+	$(BIN)/python tests/mutants.py --write
 
 # The quick speed benchmarks; the long accuracy runs name their own command in benchmarks/README.md.
 bench: $(STAMP)

@@ -119,6 +119,25 @@ def test_steps_are_those_of_plain_adamw_with_layer_decay_and_label_smoothing(tmp
     assert_close(load_classifier(tmp_path / "run" / "classifier").state_dict(), weights[best])
 
 
+def test_from_scratch_is_the_same_recipe_at_one_rate_for_all_layers(tmp_path: Path) -> None:
+    """Nothing in a random network deserves a lower rate; everything else of the recipe stays."""
+    retouch.finetune(finetuning(tmp_path / "first", steps=2))
+    start = {"path": str(tmp_path / "first" / "encoder")}
+    settings = {"steps": 4, "layer_decay": 0.5}
+    compare = {"linear_probe": False, "from_scratch": True}
+    retouch.finetune(finetuning(tmp_path / "run", encoder=start, compare=compare, **settings))
+    by_hand = {**settings, "layer_decay": 1.0, "encoder": {**start, "from_scratch": True}}
+    retouch.finetune(finetuning(tmp_path / "alone", **by_hand))
+    beside, alone = (
+        load_file(folder / "classifier" / "model.safetensors")
+        for folder in (tmp_path / "run" / "from_scratch", tmp_path / "alone")
+    )
+    assert beside.keys() == alone.keys()
+    for name, tensor in alone.items():
+        assert torch.equal(beside[name], tensor), name
+    assert logged(tmp_path / "run" / "from_scratch") == logged(tmp_path / "alone")
+
+
 CHANGES: dict[str, dict[str, Any]] = {
     "base_lr": {"base_lr": 0.1},
     "weight_decay": {"optim": {**OPTIM, "weight_decay": 0.0}},

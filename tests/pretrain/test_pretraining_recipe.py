@@ -128,3 +128,15 @@ def test_every_setting_of_the_recipe_is_felt_in_the_weights(tmp_path: Path) -> N
         if (found[one] - found[other]).abs().max() < 1e-5
     ]
     assert alike == []
+
+
+@pytest.mark.parametrize(("kind", "view"), [("denoise", "rgb"), ("colorize", "gray")])
+def test_export_sees_at_transfer_what_it_saw_when_it_learned(tmp_path: Path, kind: str, view: str) -> None:
+    pretext = {"kind": kind, "bins": 8} if kind == "colorize" else {"kind": kind}
+    retouch.pretrain(pretraining(tmp_path / "run", steps=2, pretext=pretext))
+    encoder = retouch.load_encoder(tmp_path / "run" / "encoder")
+    assert encoder.view == view
+    images = torch.rand(2, 3, SIDE, SIDE)
+    gray = (images * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True).expand_as(images)
+    with torch.inference_mode():
+        assert torch.allclose(encoder(images), encoder(gray), atol=1e-5) == (view == "gray")
