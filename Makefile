@@ -5,7 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint mutants bench clean
+# In CI the tests also print which lines and branches they reach.
+COVERAGE := $(if $(CI),--cov --cov-report=term)
+
+.PHONY: setup demo test coverage mutants lint bench clean
 
 setup: $(STAMP)
 
@@ -19,7 +22,10 @@ demo: $(STAMP)
 	$(BIN)/retouch demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(COVERAGE)
+
+coverage: $(STAMP)
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html:build/coverage
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

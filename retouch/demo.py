@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from common.config import validate
+from common.config import load_config
 from common.errors import UserError
 from common.files import write_text
 from common.machine.cores import leave_busy_cores
@@ -21,14 +20,13 @@ from finetune.results import ProbeResult
 from finetune.table import probe_lines, results_markdown, results_table
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
+from retouch.recipes import recipe
 
 log = logging.getLogger("retouch")
 
-PRETEXTS: dict[str, dict[str, Any]] = {
-    "denoise": {"pretext": {"kind": "denoise"}, "decoder": {"kind": "unet"}},
-    "colorize": {"pretext": {"kind": "colorize"}},
-}
-ENCODER: dict[str, Any] = {"name": "small_cnn"}
+COLOURS = ["pretext.bins=96", "pretext.stride=4"]
+# What differs from the shipped recipes: the demo is short.
+RECIPES = {"denoise": ["augment.crop=[0.6, 1.0]"], "colorize": ["augment.crop=[0.6, 1.0]", *COLOURS]}
 UNLABELED, LABELLED = 20_000, 2_000  # images
 STEPS = 500  # about a minute each on two cores
 STRENGTHS = [1e-4, 1e-3, 1e-2, 1e-1]
@@ -48,23 +46,11 @@ def demo(out: str | Path = "runs/demo") -> list[ProbeResult]:
     leave_busy_cores()
     unfinished = not (out / "table.md").exists()
     (out / "table.md").unlink(missing_ok=True)  # until there is a new one, this demo can be continued
-    wandb = {"group": out.name}
     results: list[ProbeResult] = []
-    for name, settings in PRETEXTS.items():
+    for name, changes in RECIPES.items():
         log.info("\n%s: learning from %s unlabeled images", name, f"{UNLABELED:,}")
-        config = validate(
-            PretrainConfig,
-            {
-                "out": out / name,
-                "steps": STEPS,
-                "batch_size": 128,
-                "base_lr": 4e-3,
-                "data": {"source": "shapes", "limit": UNLABELED},
-                "encoder": ENCODER,
-                **settings,
-                "wandb": {**wandb, "name": name},
-            },
-        )
+        short = [f"steps={STEPS}", f"data.limit={UNLABELED}", f"wandb.group={out.name}", f"wandb.name={name}"]
+        config = load_config(PretrainConfig, recipe(name), [*short, *changes, f"out={out / name}"])
         pretrained = pretrain(_continued(config) if unfinished else _anew(config))
         if pretrained.encoder is None:  # stopped by a signal, and said so
             log.info("for the demo: start it again, and it goes on from there")
@@ -82,8 +68,8 @@ def demo(out: str | Path = "runs/demo") -> list[ProbeResult]:
                     "knn": {"k": [20, 100]},
                     "damage": [],
                     # raw pixels are the same for every encoder
-                    "baselines": {"pixels": name == next(iter(PRETEXTS))},
-                    "wandb": {**wandb, "name": f"{name}-probe"},
+                    "baselines": {"pixels": name == next(iter(RECIPES))},
+                    "wandb": {"group": out.name, "name": f"{name}-probe"},
                 }
             ),
             show=False,

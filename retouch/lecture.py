@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from common.config import validate
+from common.config import load_config
 from common.data import build_source, load_images
 from common.encoders.folder import load_encoder
 from common.encoders.sparse_code import SparseCode
@@ -26,74 +27,40 @@ from finetune.table import markdown, two_decimals
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
 from retouch.curves import Point, centred_rows, save_curves, sparsity_curves
+from retouch.recipes import recipe
 
 log = logging.getLogger("retouch")
 
-PATCH = {"source": "photos", "image_size": 12, "limit": 100_000}
-IMAGES = {"source": "shapes", "image_size": 32, "limit": 20_000}
+PHOTOS = ["data.source=photos", "data.image_size=12", "data.limit=100000"]
+SHAPES = ["data.source=shapes", "data.image_size=32", "data.limit=20000"]
+CROP = "augment.crop=[0.6, 1.0]"
 LABELLED = 2000  # images
 CURVE_PATCHES = 2000
 CHANGES = ("gaussian", "shift", "flip", "brightness", "gray")
 TASKS = ("shape", "color", "texture")
 HEADER = ["code", "numbers", "non-zeros", *CHANGES, *TASKS]
 
+Recipes = dict[str, tuple[str, list[str]]]  # by the name of the run: a shipped recipe, and what differs from it
+
 # patches of photographs: what the atoms of a code look like
-ATOMS: dict[str, dict[str, Any]] = {
-    "pca": {"fit": {"kind": "pca", "components": 64}, "batch_size": 2048},
-    "ica": {"fit": {"kind": "ica", "components": 64, "sample": 20_000}},
-    "cca": {"fit": {"kind": "cca", "components": 64, "views": "neighbours"}, "batch_size": 2048},
-    "sparse_coding": {
-        "fit": {"kind": "sparse_coding", "atoms": 256, "strength": 0.5},
-        "batch_size": 512,
-        "steps": 300,
-    },
-    "sparse_coding_l0": {
-        "fit": {"kind": "sparse_coding", "atoms": 256, "penalty": "atoms", "top_k": 8},
-        "batch_size": 512,
-        "steps": 300,
-    },
-    "linear_sparse_autoencoder": {
-        "encoder": {"name": "linear", "model_args": {"code": 256}},
-        "decoder": {"kind": "linear"},
-        "pretext": {"kind": "identity", "distance": "squared"},
-        "penalty": {"l1": 0.02, "dictionary": 1e-3},
-        "optim": {"weight_decay": 0},
-        "augment": {"crop": None, "flip": False},
-        "batch_size": 512,
-        "steps": 1500,
-    },
+ATOMS: Recipes = {
+    "pca": ("pca", [*PHOTOS, "batch_size=2048"]),
+    "ica": ("ica", PHOTOS),
+    "cca": ("cca", [*PHOTOS, "batch_size=2048", "fit={kind: cca, components: 64, views: neighbours}"]),
+    "sparse_coding": ("sparse_coding", [*PHOTOS, "steps=300"]),
+    "sparse_coding_l0": ("sparse_coding_l0", [*PHOTOS, "steps=300"]),
+    "linear_sparse_autoencoder": ("linear_sparse_autoencoder", [*PHOTOS, "steps=1500"]),
 }
 
 # whole images with labels to probe: what a code is good for
-CODES: dict[str, dict[str, Any]] = {
-    "pca_images": {"fit": {"kind": "pca", "components": 64}, "batch_size": 2048},
-    "deep_sparse": {
-        "encoder": {"name": "mlp", "model_args": {"hidden": [1024], "code": 512, "rectify": True, "top_k": 16}},
-        "decoder": {"kind": "linear"},
-        "pretext": {"kind": "identity"},
-        "batch_size": 256,
-        "steps": 600,
-    },
-    "bottleneck": {
-        "encoder": {"name": "small_cnn", "model_args": {"code_channels": 8}},
-        "pretext": {"kind": "identity"},
-        "batch_size": 128,
-        "base_lr": 4e-3,
-        "steps": 500,
-    },
-    "patch_dictionary": {
-        "fit": {"kind": "patch_dictionary", "network": {"atoms": 400, "threshold": 0.25, "grid": 3}},
-        "batch_size": 256,
-        "steps": 100,
-    },
-    "denoise": {
-        # no skips: the table is of the last map, which then has to carry all
-        "pretext": {"kind": "denoise"},
-        "batch_size": 128,
-        "base_lr": 4e-3,
-        "steps": 500,
-    },
-    "colorize": {"pretext": {"kind": "colorize"}, "batch_size": 128, "base_lr": 4e-3, "steps": 500},
+CODES: Recipes = {
+    "pca_images": ("pca", [*SHAPES, "batch_size=2048"]),
+    "deep_sparse": ("deep_sparse_autoencoder", [*SHAPES, CROP, "steps=600"]),
+    "bottleneck": ("bottleneck", [*SHAPES, CROP, "steps=500"]),
+    "patch_dictionary": ("pretrain/patch_dictionary", SHAPES),
+    # without skips: the table is of the last map, which then has to carry everything
+    "denoise": ("denoise", [*SHAPES, CROP, "steps=500", "decoder.kind=upsampler"]),
+    "colorize": ("colorize", [*SHAPES, CROP, "steps=500", "pretext.bins=96", "pretext.stride=4"]),
 }
 
 
@@ -115,15 +82,15 @@ def lecture(out: str | Path = "runs/lecture") -> list[Row]:
     """
     started, out = time.monotonic(), Path(out)
     leave_busy_cores()
-    for name, settings in ATOMS.items():
+    for name in ATOMS:
         log.info("\n%s, of patches of photographs", name)
-        pretrain(_config(out, name, data=PATCH, **settings))
+        pretrain(_config(out, name, *ATOMS[name]))
     points = _sparsity(out)
 
     rows = []
-    for name, settings in CODES.items():
+    for name in CODES:
         log.info("\n%s, of images", name)
-        pretrain(_config(out, name, data=IMAGES, **settings))
+        pretrain(_config(out, name, *CODES[name]))
         rows.append(_measure(out, name, wide=name == "patch_dictionary"))
 
     Console(width=None if Console().is_terminal else 120).print(_table(rows))
@@ -139,10 +106,9 @@ def lecture(out: str | Path = "runs/lecture") -> list[Row]:
     return rows
 
 
-def _config(out: Path, name: str, **settings: Any) -> PretrainConfig:
-    return validate(
-        PretrainConfig, {"out": out / name, "overwrite": True, "wandb": {"group": out.name, "name": name}, **settings}
-    )
+def _config(out: Path, name: str, shipped: str, changes: Sequence[str]) -> PretrainConfig:
+    run = [f"out={out / name}", "overwrite=true", f"wandb.group={out.name}", f"wandb.name={name}"]
+    return load_config(PretrainConfig, recipe(shipped), [*changes, *run])
 
 
 def _sparsity(out: Path) -> list[Point]:

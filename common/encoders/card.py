@@ -1,4 +1,4 @@
-"""The card of an encoder folder: what ``config.json`` tells, and what a wrong folder looks like."""
+"""The card of an encoder folder: what ``config.json`` says, and why a folder is not one."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ READING = {
     "mean",
     "std",
     "class_names",
-}  # decide how weights are read
+}  # determine how weights are read
 
 
 class EncoderCard(Config):
-    """What ``config.json`` tells about an encoder, under ``retouch``.
+    """What ``config.json`` says about an encoder, under ``retouch``.
 
     Attributes:
-        sha256: hex digest of the weights and of all that decides how they are read (not of the provenance).
-        plain_timm: whether plain timm opens the folder; if not, ``note`` says why.
-        class_names: of a classifier; empty for an encoder.
-        tensors, parameters: how many the weights file holds.
-        provenance: what the writer knew: run, config, step, data, versions.
+        sha256: hex digest of the weights and of everything that determines how they are read (not the provenance).
+        plain_timm: whether timm alone can open the folder; if not, ``note`` says why.
+        class_names: classes of a classifier; empty for an encoder.
+        tensors, parameters: counts in the weights file.
+        provenance: recorded by the writer: run, config, step, data, versions.
     """
 
     format: int = FORMAT
@@ -61,54 +61,54 @@ class EncoderCard(Config):
 
     @property
     def config(self) -> EncoderConfig:
-        """What builds the network."""
+        """The config that builds the network."""
         return EncoderConfig(name=self.name, model_args=self.model_args, stem=self.stem)
 
 
 def read_encoder_card(folder: str | Path) -> EncoderCard:
-    """What ``config.json`` says, without reading tensors.
+    """The card in ``config.json``, without reading tensors.
 
-    A plain timm folder is taken as an encoder of RGB images at its own input size.
+    A plain timm folder counts as an encoder of RGB images at its own input size.
 
     Raises:
-        UserError: no such folder, or not an encoder's; says what it looks like and what to give instead.
+        UserError: there is no such folder, or it is not an encoder; says what it looks like and what to use instead.
     """
     folder = Path(folder)
     _refuse_unlikely(folder)
     config = read_json(folder)
     if "retouch" in config:
         if config["retouch"].get("format") != FORMAT:
-            raise UserError(f"{folder} was written by another version of Retouch; update Retouch, or export again")
+            raise UserError(f"{folder} was written by another version of Retouch; update Retouch, or export it again")
         try:
             return EncoderCard.model_validate(config["retouch"])
         except ValidationError as error:
             keys = ", ".join(".".join(map(str, item["loc"])) for item in error.errors()[:3])
-            raise UserError(f"{folder}/{CONFIG}: the retouch block is damaged ({keys}); export again") from None
+            raise UserError(f"{folder}/{CONFIG}: the retouch block is damaged ({keys}); export it again") from None
     if "architecture" in config:
         return _card_of_plain_timm(folder, config)
     if {"model_type", "transformers_version"} & set(config):
-        raise UserError(f"{folder} is a Hugging Face transformers model; give a Retouch encoder folder, or a timm one")
-    raise UserError(f"{folder}/{CONFIG} does not describe an encoder; give the folder that `retouch pretrain` wrote")
+        raise UserError(f"{folder} is a Hugging Face transformers model; use a Retouch or timm encoder folder")
+    raise UserError(f"{folder}/{CONFIG} does not describe an encoder; use the folder that `retouch pretrain` wrote")
 
 
 def encoder_sha256(folder: str | Path) -> str:
-    """sha256 (hex) of the weights and what reads them, computed anew from the files in ``folder``."""
+    """sha256 (hex) of the weights and how they are read, computed from the files in ``folder``."""
     card = read_encoder_card(folder)
     return digest(card, Path(folder) / WEIGHTS)
 
 
 def _refuse_unlikely(folder: Path) -> None:
     if not folder.exists():
-        raise UserError(f"{folder}: no such folder; give the encoder/ folder of a finished run")
+        raise UserError(f"{folder}: no such folder; use the encoder/ folder of a finished run")
     if not folder.is_dir():
-        raise UserError(f"{folder} is a file; give the folder that holds {CONFIG} and {WEIGHTS}")
+        raise UserError(f"{folder} is a file; use the folder that contains {CONFIG} and {WEIGHTS}")
     if (folder / CONFIG).is_file():
         if (folder / WEIGHTS).is_file():
             closed = [name for name in (CONFIG, WEIGHTS) if not os.access(folder / name, os.R_OK)]
             if closed:
-                raise UserError(f"{folder}: this user may not read {' and '.join(closed)}; change their permissions")
+                raise UserError(f"{folder}: no permission to read {' and '.join(closed)}; change their permissions")
             return
-        raise UserError(f"{folder} has no {WEIGHTS}: the copy is not complete, or its weights are of another format")
+        raise UserError(f"{folder} has no {WEIGHTS}: the copy is incomplete, or its weights have another format")
     run = next(
         (path for path in (folder, *folder.absolute().parents[:2]) if (path / "encoder" / CONFIG).is_file()), None
     )
@@ -119,17 +119,17 @@ def _refuse_unlikely(folder: Path) -> None:
         raise UserError(
             f"{folder} is a training checkpoint; finish the run (resume=true), then use its encoder/ folder"
         )
-    raise UserError(f"{folder} is not an encoder: it has no {CONFIG}; give the encoder/ folder of a finished run")
+    raise UserError(f"{folder} is not an encoder: it has no {CONFIG}; use the encoder/ folder of a finished run")
 
 
 def read_json(folder: Path) -> dict[str, Any]:
-    """``config.json`` of ``folder``; empty if there is none or it holds no block."""
+    """``config.json`` of ``folder``; empty if it is missing or not a mapping."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (json.JSONDecodeError, UnicodeDecodeError):
-        raise UserError(f"{folder}/{CONFIG} is not JSON: it is damaged; export again or copy it again") from None
+        raise UserError(f"{folder}/{CONFIG} is damaged (not JSON); copy or export it again") from None
     return config if isinstance(config, dict) else {}
 
 
@@ -162,7 +162,7 @@ def _card_of_plain_timm(folder: Path, config: Mapping[str, Any]) -> EncoderCard:
 
 
 def digest(card: EncoderCard, weights: Path) -> str:
-    """sha256 (hex) of the weights file and of all in ``card`` that decides how it is read."""
+    """sha256 (hex) of the weights file and of everything in ``card`` that determines how it is read."""
     facts = card.model_dump(mode="json", include=READING)
     total = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     with weights.open("rb") as file:
@@ -172,10 +172,10 @@ def digest(card: EncoderCard, weights: Path) -> str:
 
 
 def rebuild(config: EncoderConfig, image_size: int, view: View, num_classes: int = 0, seed: int = 0) -> Encoder:
-    """The network with weights drawn from ``seed``; the global generator goes on as if nothing had been drawn."""
+    """The network with weights drawn from ``seed``; the state of the global generator does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        bare = config.model_copy(update={"pretrained": False})  # weights follow from a file, not from the network
+        bare = config.model_copy(update={"pretrained": False})  # weights come from a file, not from a download
         encoder = build_encoder(bare, image_size=image_size, view=view)
         if num_classes:
             encoder.add_classifier(num_classes)

@@ -1,7 +1,7 @@
-"""The encoder folder: what pretraining leaves behind, and all that crosses to transfer.
+"""The encoder folder: what pretraining exports, and all that the transfer stages read of it.
 
-``config.json`` says what the network is and where it came from, ``model.safetensors`` holds its tensors. The
-folder of an unmodified timm model opens in timm itself: ``timm.create_model("local-dir:FOLDER", pretrained=True)``.
+``config.json`` describes the network and its provenance, ``model.safetensors`` holds its tensors. The folder of an
+unmodified timm model opens in timm itself: ``timm.create_model("local-dir:FOLDER", pretrained=True)``.
 """
 
 from __future__ import annotations
@@ -53,21 +53,21 @@ TEST_KEYS = ("pool_size", "test_input_size", "test_pool_size", "test_crop_pct", 
 
 
 def export_encoder(encoder: Encoder, folder: str | Path, provenance: Mapping[str, Any]) -> str:
-    """Write ``encoder`` to ``folder``, whole or not at all, and return its sha256.
+    """Write ``encoder`` to ``folder`` atomically, and return its sha256.
 
-    A mask channel is left out: it is zero wherever an image is whole. A classifier on top is left out too.
+    Without its mask channel, which is zero for whole images, and without its classifier.
 
     Raises:
-        UserError: ``folder`` holds something else, or a tensor is not finite.
+        UserError: ``folder`` contains something else, or a tensor is not finite.
     """
     return _export(encoder, Path(folder), provenance, class_names=())
 
 
 def export_classifier(classifier: Classifier, folder: str | Path, provenance: Mapping[str, Any]) -> str:
-    """Write encoder and classifier to ``folder``, whole or not at all, and return their sha256.
+    """Write encoder and classifier to ``folder`` atomically, and return their sha256.
 
     Raises:
-        UserError: ``folder`` holds something else, or a tensor is not finite.
+        UserError: ``folder`` contains something else, or a tensor is not finite.
     """
     return _export(classifier.encoder, Path(folder), provenance, classifier.class_names)
 
@@ -108,7 +108,7 @@ def _export(encoder: Encoder, folder: Path, provenance: Mapping[str, Any], class
 
 
 def _three(constants: Tensor) -> tuple[float, float, float]:
-    """The shortest numbers that give these float32 exactly: 0.485, as it was given, not 0.48500001430511475."""
+    """The shortest decimals that round to these float32 values: 0.485, not 0.48500001430511475."""
     red, green, blue = (float(str(value)) for value in constants.flatten().numpy())
     return red, green, blue
 
@@ -117,13 +117,13 @@ def _refuse_foreign(folder: Path) -> None:
     if folder.is_dir() and (found := sorted(path.name for path in folder.iterdir())):
         ours = set(found) <= {CONFIG, WEIGHTS} and "retouch" in read_json(folder)
         if not ours:
-            raise UserError(f"{folder} holds other files ({', '.join(found[:3])}); export to a new folder")
+            raise UserError(f"{folder} contains other files ({', '.join(found[:3])}); export to a new folder")
     elif folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; export to a new folder")
 
 
 def _clean_copy(encoder: Encoder, num_classes: int, folder: Path) -> Encoder:
-    """What a reader will build: the same network for whole RGB images, with the same tensors, on the CPU."""
+    """What loading will build: the same network for whole RGB images, with the same tensors, on the CPU."""
     copy = rebuild(encoder.config, encoder.image_size, encoder.view, num_classes)
     own, tensors = encoder.state_dict(), {}
     for name, wanted in copy.state_dict().items():
@@ -131,14 +131,14 @@ def _clean_copy(encoder: Encoder, num_classes: int, folder: Path) -> Encoder:
         if encoder.mask_channel and tensor.shape != wanted.shape:
             tensor = tensor[:, :3]  # the stem's weights, without the mask
         if not tensor.isfinite().all():
-            raise UserError(f"{folder}: not written, {name} is not finite: training diverged; lower base_lr")
+            raise UserError(f"{folder} was not written: {name} is not finite, so training diverged; lower base_lr")
         tensors[name] = tensor.clone()
     copy.load_state_dict(tensors)
     return copy.eval()
 
 
 def _timm_config(encoder: TimmEncoder, class_names: Sequence[str]) -> dict[str, Any]:
-    """timm's own description of the model; timm passes over the ``retouch`` block beside it."""
+    """timm's own description of the model; timm ignores the ``retouch`` block."""
     model: Any = encoder.model
     pretrained_cfg = {
         key: value
@@ -161,10 +161,10 @@ def _timm_config(encoder: TimmEncoder, class_names: Sequence[str]) -> dict[str, 
 
 
 def load_encoder(folder: str | Path) -> Encoder:
-    """The encoder in ``folder``, frozen and in eval mode, every tensor checked. A classifier gives its encoder.
+    """The encoder in ``folder``, frozen and in eval mode, every tensor checked. Of a classifier, its encoder.
 
     Raises:
-        UserError: the folder is missing, foreign, damaged or changed; one line says which tensor and what to do.
+        UserError: the folder is missing, not an encoder, damaged or modified; says what is wrong and what to do.
     """
     folder = Path(folder)
     card = read_encoder_card(folder)
@@ -179,12 +179,12 @@ def load_classifier(folder: str | Path) -> Classifier:
     """The classifier in ``folder``, frozen and in eval mode, every tensor checked.
 
     Raises:
-        UserError: as ``load_encoder``, or the folder holds an encoder without a classifier.
+        UserError: as ``load_encoder``, or the folder contains an encoder without a classifier.
     """
     folder = Path(folder)
     card = read_encoder_card(folder)
     if not card.class_names:
-        raise UserError(f"{folder} holds an encoder without a classifier; give the folder that fine-tuning wrote")
+        raise UserError(f"{folder} contains an encoder without a classifier; use the folder that fine-tuning wrote")
     encoder = rebuild(card.config, card.image_size, card.view, len(card.class_names))
     _load_tensors(encoder, card, folder)
     classifier = Classifier(encoder, card.class_names)
@@ -193,23 +193,23 @@ def load_classifier(folder: str | Path) -> Classifier:
 
 
 def random_twin(folder: str | Path, seed: int) -> Encoder:
-    """The same architecture and view with random weights, a function of ``seed``, in eval mode.
+    """The same architecture and view with random weights drawn from ``seed``, in eval mode.
 
-    It is not frozen: BatchNorm statistics of random weights are still to be estimated; ``freeze()`` it then.
+    Not frozen, because BatchNorm statistics for the random weights must still be estimated; call ``freeze()`` then.
     """
     card = read_encoder_card(folder)
     return rebuild(card.config, card.image_size, card.view, seed=seed).eval()
 
 
 def _load_tensors(encoder: Encoder, card: EncoderCard, folder: Path) -> None:
-    """Copy the tensors of ``folder`` into ``encoder``; every one must be there, fit, and be as it was written."""
+    """Copy the tensors of ``folder`` into ``encoder``; each must be present, match, and be unmodified."""
     expected = encoder.body.state_dict()
     problems, tensors = [], {}
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             names = set(file.keys())
             problems += [f"{name} is missing" for name in expected if name not in names]
-            problems += [f"{name} is not of this network" for name in sorted(names - set(expected))]
+            problems += [f"{name} does not belong to this network" for name in sorted(names - set(expected))]
             for name in names & set(expected):
                 tensor, wanted = file.get_tensor(name), expected[name]
                 problem = _misfit(tensor, wanted)
@@ -217,16 +217,14 @@ def _load_tensors(encoder: Encoder, card: EncoderCard, folder: Path) -> None:
                 tensors[name] = tensor
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{folder}/{WEIGHTS} cannot be read ({one_line(error)}): it is cut short or not safetensors; "
+            f"{folder}/{WEIGHTS} cannot be read ({one_line(error)}): it is truncated or not safetensors; "
             "copy or export it again"
         ) from None
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(
-            f"{folder}: {'; '.join(problems[:3])}{more}; export the encoder again, or give the right folder"
-        )
+        raise UserError(f"{folder}: {'; '.join(problems[:3])}{more}; export the encoder again, or use the right folder")
     if digest(card, folder / WEIGHTS) != card.sha256:
-        raise UserError(f"{folder}: the files are not as they were written (sha256 differs); copy or export them again")
+        raise UserError(f"{folder}: the files have been modified (sha256 differs); copy or export them again")
     encoder.body.load_state_dict(tensors)
     encoder.mean.copy_(torch.tensor(card.mean).view(1, 3, 1, 1))
     encoder.std.copy_(torch.tensor(card.std).view(1, 3, 1, 1))

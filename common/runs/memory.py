@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from common.machine.distributed import World
 from common.runs.folder import Run
+from common.runs.tracking import Tracker
 
 
 class MemoryRun(Run):
@@ -16,7 +17,7 @@ class MemoryRun(Run):
     recorded: ClassVar[bool] = False
 
     def __init__(self, world: World) -> None:
-        super().__init__(Path(), world, None, resumed=False)
+        super().__init__(Path(), world, Tracker.disabled(Path()), resumed=False)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Nothing is kept."""

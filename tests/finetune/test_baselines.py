@@ -40,6 +40,7 @@ def test_large_images_are_averaged_down_to_32_pixels() -> None:
 def test_statistics_are_the_plain_average_over_batches() -> None:
     norm = nn.BatchNorm2d(3, momentum=0.1)
     network = nn.Sequential(norm, nn.Dropout(0.9))
+    assert norm.running_mean is not None
     norm.running_mean += 5  # whatever was there is forgotten
     batches = [torch.rand(8, 3, 4, 4) * scale for scale in (1.0, 2.0, 3.0)]
     estimate_statistics(network, [norm], iter(batches))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -136,7 +137,8 @@ def test_every_part_of_the_key_changes_the_file(field: str) -> None:
         if value is None
         else f"{value}x"
     )
-    assert dataclasses.replace(KEY, **{field: other}).digest != KEY.digest
+    changed: dict[str, Any] = {field: other}
+    assert dataclasses.replace(KEY, **changed).digest != KEY.digest
     assert dataclasses.replace(KEY).digest == KEY.digest
 
 
@@ -174,7 +176,7 @@ def test_an_encoder_of_one_size_says_so_when_another_is_asked_for() -> None:
     with pytest.raises(UserError) as caught:
         layer_shapes(linear, 16)
     assert str(caught.value) == (
-        "data.image_size=16: linear cannot serve at this size: it codes images of 8 px as they are, not of 16x16; "
+        "data.image_size=16: linear cannot serve at this size: it encodes images of 8 px only, not 16x16; "
         "leave data.image_size out"
     )
 

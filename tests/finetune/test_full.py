@@ -285,7 +285,7 @@ def test_image_size_and_number_of_images_are_looked_at_before_anything_is_writte
     with pytest.raises(UserError) as caught:
         finetune(run)
     assert caught.value.problems == (
-        "data.image_size=16: linear cannot serve at this size: it codes images of 8 px as they are, not of 16x16; "
+        "data.image_size=16: linear cannot serve at this size: it encodes images of 8 px only, not 16x16; "
         "leave data.image_size out",
         "task 'color': 2 training images of 8 classes are too few to hold out a validation split; give more images",
     )

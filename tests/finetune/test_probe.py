@@ -14,6 +14,7 @@ import torch
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.folder import export_encoder, load_encoder, read_encoder_card
 from common.errors import UserError
+from finetune import metrics
 from finetune import probe as stage
 from finetune.config import ProbeConfig
 from finetune.data import Sources, open_sources
@@ -176,7 +177,7 @@ def test_the_test_set_is_scored_once_for_each_reported_row(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scored: list[int] = []
-    real = stage.score
+    real = metrics.score
     monkeypatch.setattr(stage, "score", lambda *given: scored.append(1) or real(*given))
     config = config_of(tmp_path / "out", encoder, damage=[], baselines={"random_init": False, "pixels": False})
     probe(config)

@@ -49,7 +49,7 @@ def test_numbers_keep_their_kind(tmp_path: Path) -> None:
 
 def test_results_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        probe_result("shape", 0.5).task = "color"
+        probe_result("shape", 0.5).task = "color"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.folder import export_encoder
@@ -48,7 +48,7 @@ def test_first_process_alone_tests_and_tells_and_their_group_is_joined_once(tmp_
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(one_of_two, args=(port, tmp_path), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(one_of_two, args=(port, tmp_path), nprocs=2)
     first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
     assert first["joined"] == second["joined"] == ["group"]
     assert second["result"] is None

@@ -122,8 +122,8 @@ def probe_result(
 ) -> ProbeResult:
     """A result of three subjects and two probes each, as tables show them."""
 
-    def subject(value: float, view: View = view, **damaged: float) -> SubjectResult:
-        probes = {"linear": probed(value, {"l2": 0.001}, n, **damaged), "knn": probed(value / 2, {"k": 20}, n)}
+    def subject(value: float, view: View = view, damaged: dict[str, float] | None = None) -> SubjectResult:
+        probes = {"linear": probed(value, {"l2": 0.001}, n, **(damaged or {})), "knn": probed(value / 2, {"k": 20}, n)}
         return SubjectResult(view=view, probes=probes)
 
     return ProbeResult(
@@ -136,7 +136,7 @@ def probe_result(
         protocol="tested once",
         encoder=EncoderFacts(path="e", name="small_cnn", view=view, pretext=pretext, sha256="0" * 64),
         subjects={
-            "encoder": subject(accuracy, **{"gaussian sigma=0.1": 0.3, "gray": 0.2}),
+            "encoder": subject(accuracy, damaged={"gaussian sigma=0.1": 0.3, "gray": 0.2}),
             "random_init": subject(accuracy - 0.2),
             "pixels": subject(0.25, "rgb"),
         },

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 import retouch
 from common.machine.distributed import world
@@ -56,7 +56,7 @@ def test_signal_to_one_process_stops_both_at_one_step_and_nothing_is_lost(tmp_pa
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = mp.spawn(one_of_two, args=(port, tmp_path), nprocs=2, join=False)  # type: ignore[no-untyped-call]
+    context = spawn(one_of_two, args=(port, tmp_path), nprocs=2, join=False)
     patience = time.monotonic() + 150
     while not context.join(1):
         if time.monotonic() > patience:

@@ -64,7 +64,8 @@ def test_mistake_in_python_is_the_same_plain_error() -> None:
 def test_demo_ends_with_one_table_over_both_encoders_and_all_tasks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "ENCODER", {"name": "small_cnn", "model_args": {"width": 8}})
+    small = {name: [*changes, "encoder.model_args={width: 8}"] for name, changes in demo.RECIPES.items()}
+    monkeypatch.setattr(demo, "RECIPES", small)
     monkeypatch.setattr(demo, "STEPS", 2)
     monkeypatch.setattr(demo, "UNLABELED", 64)
     monkeypatch.setattr(demo, "LABELLED", 120)
@@ -85,14 +86,15 @@ def test_demo_ends_with_one_table_over_both_encoders_and_all_tasks(
 def test_a_demo_that_was_stopped_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(demo, "ENCODER", {"name": "small_cnn", "model_args": {"width": 8}})
+    small = {name: [*changes, "encoder.model_args={width: 8}"] for name, changes in demo.RECIPES.items()}
+    monkeypatch.setattr(demo, "RECIPES", small)
     monkeypatch.setattr(demo, "STEPS", 4)
     monkeypatch.setattr(demo, "UNLABELED", 256)
     monkeypatch.setattr(demo, "LABELLED", 120)
     finish = StepProgress.update
 
-    def stop(self: StepProgress, step: int, *numbers: float | None) -> None:
-        finish(self, step, *numbers)
+    def stop(self: StepProgress, step: int, loss: float | None, speed: float) -> None:
+        finish(self, step, loss, speed)
         if step == 2:
             signal.raise_signal(signal.SIGTERM)
 

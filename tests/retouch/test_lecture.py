@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -15,29 +14,26 @@ from finetune.probe import probe
 from finetune.results import ProbeReport
 from retouch import lecture as walk
 
-PATCH = {"source": "photos", "image_size": 8, "limit": 64, "workers": 0}
-IMAGES = {"source": "shapes", "image_size": 32, "limit": 64, "workers": 0}
+TINY = {
+    "pca": ["fit.components=6"],
+    "ica": ["fit.components=6"],
+    "cca": ["fit.components=6"],
+    "sparse_coding": ["fit.atoms=16", "steps=2"],
+    "sparse_coding_l0": ["fit.atoms=16", "steps=2"],
+    "linear_sparse_autoencoder": ["encoder.model_args.code=24", "steps=2"],
+    "deep_sparse_autoencoder": ["encoder.model_args={hidden: [16], code: 24, rectify: true, top_k: 16}", "steps=2"],
+    "bottleneck": ["encoder.model_args={width: 8, code_channels: 8}", "steps=2"],
+    "pretrain/patch_dictionary": ["fit.network.atoms=8", "steps=2"],
+    "denoise": ["encoder.model_args={width: 8}", "steps=2"],
+    "colorize": ["encoder.model_args={width: 8}", "steps=2"],
+}
 
 
-def tiny(settings: dict[str, Any]) -> dict[str, Any]:
-    """The same code, small: few components or atoms, two steps."""
-    small = {**settings, "batch_size": 32, "wandb": {"mode": "disabled"}}
-    fit, encoder = settings.get("fit"), settings.get("encoder")
-    if "steps" in settings:
-        small["steps"] = 2
-    if fit and "components" in fit:
-        small["fit"] = {**fit, "components": 6}
-    if fit and "atoms" in fit:
-        small["fit"] = {**fit, "atoms": 16}
-    if fit and "network" in fit:
-        small["fit"] = {**fit, "network": {**fit["network"], "atoms": 8}}
-    if encoder:
-        sizes = {"code": 24, "hidden": [16], "width": 8}
-        args = {key: sizes.get(key, value) for key, value in encoder["model_args"].items()}
-        small["encoder"] = {**encoder, "model_args": args | ({"width": 8} if encoder["name"] == "small_cnn" else {})}
-    elif not fit:
-        small["encoder"] = {"name": "small_cnn", "model_args": {"width": 8}}
-    return small
+def tiny(shipped: str, changes: list[str]) -> tuple[str, list[str]]:
+    """The same code, small: few components or atoms, few images, two steps."""
+    side = ["data.image_size=8"] if "data.source=photos" in changes else []
+    few = ["data.limit=64", "data.workers=0", "batch_size=32", "wandb.mode=disabled"]
+    return shipped, [*changes, *side, *few, *TINY[shipped]]
 
 
 def without_workers(config: ProbeConfig, *, show: bool) -> ProbeReport:
@@ -49,13 +45,11 @@ def test_the_walk_writes_its_pictures_and_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setattr(walk, "PATCH", PATCH)
-    monkeypatch.setattr(walk, "IMAGES", IMAGES)
     monkeypatch.setattr(walk, "LABELLED", 80)
     monkeypatch.setattr(walk, "probe", without_workers)
     monkeypatch.setattr(walk, "CURVE_PATCHES", 40)
     for table in ("ATOMS", "CODES"):
-        monkeypatch.setattr(walk, table, {name: tiny(one) for name, one in getattr(walk, table).items()})
+        monkeypatch.setattr(walk, table, {name: tiny(*one) for name, one in getattr(walk, table).items()})
     out = tmp_path / "lecture"
     rows = walk.lecture(out)
 

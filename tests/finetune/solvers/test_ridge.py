@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from sklearn.linear_model import Ridge
@@ -19,7 +21,7 @@ def test_every_strength_equals_sklearns(n: int, F: int, dtype: torch.dtype) -> N
     labels = torch.randint(0, 3, (n,), generator=generator)
     one_hot = torch.nn.functional.one_hot(labels, 3).double()
     fit = fit_ridge(features.to(dtype), labels, 3, L2)
-    close = {"rtol": 1e-7, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-3, "atol": 2e-4}
+    close: dict[str, Any] = {"rtol": 1e-7, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-3, "atol": 2e-4}
     for index, l2 in enumerate(L2):
         reference = Ridge(alpha=n * l2, solver="svd").fit(features.numpy(), one_hot.numpy())
         weight, bias = torch.from_numpy(reference.coef_.T.copy()), torch.from_numpy(reference.intercept_.copy())
@@ -40,7 +42,7 @@ def test_strengths_one_by_one_equal_all_at_once(dtype: torch.dtype, monkeypatch:
     monkeypatch.setattr("finetune.solvers.ridge.WIDE", 1)
     monkeypatch.setattr("finetune.solvers.gram.COLUMNS", 17)
     one_by_one = fit_ridge(features.to(dtype), labels, 4, L2)
-    close = {"rtol": 1e-6, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
+    close: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(one_by_one.weight, together.weight, **close)
     torch.testing.assert_close(one_by_one.objective, together.objective, **close)
 

@@ -26,8 +26,13 @@ def seen(augment: AugmentConfig, sigma: float, images: Tensor) -> tuple[Tensor, 
     objective = Objective(encoder, DecoderConfig(kind="upsampler"), pretext, augment=augment)
     shown: list[Tensor] = []
     whole = encoder.layers
-    encoder.layers = lambda inputs: shown.append(inputs.detach().clone()) or whole(inputs)  # type: ignore[method-assign,func-returns-value]
-    objective.decoder.forward = lambda maps: torch.zeros(len(images), 3, SIDE, SIDE)  # type: ignore[method-assign]
+
+    def watched(images: Tensor) -> list[Tensor]:
+        shown.append(images.detach().clone())
+        return whole(images)
+
+    encoder.layers = watched  # type: ignore[method-assign]
+    objective.decoder.forward = lambda maps: torch.zeros(len(images), 3, SIDE, SIDE)
     [loss] = objective(images).values()
     return shown[0], loss
 

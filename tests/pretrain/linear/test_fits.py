@@ -23,7 +23,7 @@ import pretrain.run as stage
 from common.augment import WHOLE
 from common.config import load_config
 from common.data import Batch
-from common.encoders import Encoder
+from common.encoders import Encoder, folder
 from common.encoders.folder import load_encoder
 from common.encoders.linear import Linear
 from common.encoders.patch_dictionary import PatchDictionary
@@ -73,7 +73,7 @@ class Finished(NamedTuple):
 def run(config: PretrainConfig) -> Finished:
     fitted: list[Encoder] = []
     with pytest.MonkeyPatch.context() as patch:
-        export = stage.export_encoder
+        export = folder.export_encoder
         patch.setattr(
             stage, "export_encoder", lambda encoder, *rest: (fitted.append(encoder), export(encoder, *rest))[1]
         )
