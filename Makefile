@@ -32,6 +32,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Breaks the code on purpose, in a copy, and says which test notices (tests/mutants.toml): some ten minutes.
+mutants: $(STAMP)
+	$(BIN)/python tests/mutants.py --write
+
 # The quick speed benchmarks; the long accuracy runs name their own command in benchmarks/README.md.
 bench: $(STAMP)
 	$(BIN)/python benchmarks/probe_speed.py

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 SIDE, IMAGES, BATCH, STEPS = 16, 40, 16, 8  # 40 images, 16 a batch: batches reach into the next epoch
-OPTIM: dict[str, Any] = {"weight_decay": 0.4, "betas": [0.7, 0.9], "warmup": 0.25, "clip": 0.5}
+DECAY, BETAS, WARMUP, CLIP = 0.4, (0.7, 0.9), 0.25, 0.5
+OPTIM = {"weight_decay": DECAY, "betas": list(BETAS), "warmup": WARMUP, "clip": CLIP}
 BASE_LR, EMA = 0.16, 0.2  # the average's decay is young for two steps, and 0.2 from then on
 AUGMENT = {"crop": [0.3, 0.8], "flip": True, "jitter": 0.3}
 
@@ -84,10 +85,10 @@ class ByHand:
         self.norms: list[float] = []
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         groups = [
-            {"params": [p], "name": name, "weight_decay": OPTIM["weight_decay"] if p.ndim >= 2 else 0.0}
+            {"params": [p], "name": name, "weight_decay": DECAY if p.ndim >= 2 else 0.0}
             for name, p in self.trained.items()
         ]
-        self.optimizer = torch.optim.AdamW(groups, betas=tuple(OPTIM["betas"]), fused=False, foreach=False)
+        self.optimizer = torch.optim.AdamW(groups, betas=BETAS, fused=False, foreach=False)
         self.averages = self._floats()
 
     def _floats(self) -> dict[str, Tensor]:
@@ -95,15 +96,16 @@ class ByHand:
 
     def step(self, step: int, losses: Iterable[Tensor], parts: int = 1) -> None:
         """``losses`` are those of the micro-batches, computed one after the other."""
-        rate = rate_by_hand(step, STEPS, round(OPTIM["warmup"] * STEPS), BASE_LR * BATCH / 256)
+        rate = rate_by_hand(step, STEPS, round(WARMUP * STEPS), BASE_LR * BATCH / 256)
         self.optimizer.zero_grad()
         for loss in losses:
             (loss / parts).backward()
         gradients = [p.grad for p in self.trained.values() if p.grad is not None]
+        assert len(gradients) == len(self.trained)
         norm = torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt()
         self.norms.append(float(norm))
         for gradient in gradients:
-            gradient.mul_(min(1.0, OPTIM["clip"] / float(norm)))
+            gradient.mul_(min(1.0, float(CLIP / norm)))
         for group in self.optimizer.param_groups:
             group["lr"] = rate * self.scale(group["name"])
         self.optimizer.step()

@@ -23,6 +23,7 @@ from tests.recipe import (
     AUGMENT,
     BASE_LR,
     BATCH,
+    CLIP,
     EMA,
     IMAGES,
     OPTIM,
@@ -84,7 +85,7 @@ def test_steps_are_those_of_plain_adamw_with_warmup_cosine_clipping_and_averages
     assert [row["lr"] for row in rows] == pytest.approx([rate_by_hand(t, STEPS, warm, peak) for t in range(STEPS)])
     assert [row["loss"] for row in rows] == pytest.approx(losses, rel=1e-4)
     assert [row["grad_norm"] for row in rows] == pytest.approx(reference.norms, rel=1e-3)
-    assert min(reference.norms) < OPTIM["clip"] < max(reference.norms)  # some steps are clipped  # type: ignore[operator]
+    assert min(reference.norms) < CLIP < max(reference.norms)  # some steps are clipped
 
 
 def weights(out: Path) -> dict[str, Tensor]:
@@ -129,3 +130,15 @@ def test_every_setting_of_the_recipe_is_felt_in_the_weights(tmp_path: Path) -> N
         if (found[one] - found[other]).abs().max() < 1e-5
     ]
     assert alike == []
+
+
+@pytest.mark.parametrize(("kind", "view"), [("denoise", "rgb"), ("colorize", "gray")])
+def test_export_sees_at_transfer_what_it_saw_when_it_learned(tmp_path: Path, kind: str, view: str) -> None:
+    pretext = {"kind": kind, "bins": 8} if kind == "colorize" else {"kind": kind}
+    retouch.pretrain(pretraining(tmp_path / "run", steps=2, pretext=pretext))
+    encoder = retouch.load_encoder(tmp_path / "run" / "encoder")
+    assert encoder.view == view
+    images = torch.rand(2, 3, SIDE, SIDE)
+    gray = (images * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True).expand_as(images)
+    with torch.inference_mode():
+        assert torch.allclose(encoder(images), encoder(gray), atol=1e-5) == (view == "gray")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("name", PRETEXTS)
 def test_killed_run_goes_on_bit_for_bit_with_what_it_had_fitted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fits: list[str], name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fits: list[str], name: str
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     retouch.pretrain(settings(whole, name))
@@ -59,8 +60,10 @@ def test_killed_run_goes_on_bit_for_bit_with_what_it_had_fitted(
     assert last_checkpoint(cut).name == "step-0000004"
     assert not (cut / "encoder").exists()
     fits.clear()
-    retouch.pretrain(settings(cut, name, resume=True))
+    with caplog.at_level(logging.INFO, "retouch"):
+        retouch.pretrain(settings(cut, name, resume=True))
     assert fits == []
+    assert "resumed from step 4" in caplog.text  # the last checkpoint of two
     assert logged(cut) == logged(whole)
     for file in ("encoder/model.safetensors", "checkpoints/step-0000008/model.safetensors"):
         assert (cut / file).read_bytes() == (whole / file).read_bytes(), file

@@ -37,8 +37,10 @@ class Slope(nn.Module):
 
 
 def batches(count: int, labels: bool = False) -> list[Batch]:
+    """Images of which each batch is several times as bright as the one before, and so are gradients."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 9, (count, 8, 3, 4, 4), generator=generator, dtype=torch.uint8)
+    images = torch.randint(0, 3, (count, 8, 3, 4, 4), generator=generator, dtype=torch.uint8)
+    images *= 5 ** torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1, 1)
     return [Batch(some, torch.arange(8) if labels else None, torch.arange(8)) for some in images]
 
 

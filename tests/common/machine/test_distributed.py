@@ -84,6 +84,9 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     left = [(tmp_path / f"threads-{rank}.txt").read_text() for rank in range(2)]
     assert not any("gloo" in names for names in left), left
     assert len(logged(tmp_path / "run")) == 3  # rank 0 alone wrote
+    # the means of both processes are logged, which are those of one at the same batch
+    for row, expected in zip(logged(tmp_path / "run"), logged(tmp_path / "alone"), strict=True):
+        assert row == pytest.approx(expected, rel=1e-4)
     assert logged(tmp_path / "cut") == logged(tmp_path / "run")  # the means of both, also where a checkpoint cuts them
 
 
