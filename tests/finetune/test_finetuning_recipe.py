@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from common.encoders.folder import load_classifier
+from common.encoders.load import load_classifier
 from safetensors.torch import load_file
 from torch import Tensor
 

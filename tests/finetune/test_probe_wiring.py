@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from common.encoders.folder import export_encoder
+from common.encoders.load import export_encoder
 
 import retouch
 from common.data import Images
