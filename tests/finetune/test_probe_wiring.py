@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from common.encoders.load import export_encoder
 
 import retouch
 from common.data import Images
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.base import Encoder
+from common.encoders.export import export_encoder
 from finetune.features import Extraction, cached_features, extract, feature_key
 from finetune.pooling import Part
 from tests.finetune.toys import HalvingEncoder, bright_images
