@@ -22,7 +22,7 @@ import torch
 from record import record
 
 from common.config import load_config
-from common.encoders.folder import load_encoder
+from common.encoders.load import load_encoder
 from common.machine.precision import autocast, resolve_precision
 from common.runs.logs import setup_console
 from finetune.config import ProbeConfig

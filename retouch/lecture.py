@@ -14,7 +14,7 @@ from rich.table import Table
 
 from common.config import load_config
 from common.data import build_source, load_images
-from common.encoders.folder import load_encoder
+from common.encoders.load import load_encoder
 from common.encoders.sparse_code import SparseCode
 from common.encoders.storage import ENTRY_BYTES
 from common.files import write_json, write_text

@@ -119,7 +119,7 @@ class Tracker:
         """Record the encoder this run reads: its hash and path, and online also the input artifact with that hash.
 
         Args:
-            artifact: the artifact name its own run gave it, if any; a server that does not have it costs one warning.
+            artifact: the artifact name its own run gave it, if any; one warning says so if the server lacks it.
         """
         values = {"encoder_sha256": sha256, "encoder_path": str(folder)}
         self._guarded("record the input encoder", lambda: self._run.config.update(values, allow_val_change=True))

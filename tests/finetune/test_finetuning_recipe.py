@@ -15,7 +15,7 @@ import retouch
 from common.augment import AugmentConfig
 from common.data import build_source, load_images, stratified_split
 from common.encoders import Classifier, EncoderConfig, build_encoder
-from common.encoders.folder import load_classifier
+from common.encoders.load import load_classifier
 from common.engine.schedule import seed_step
 from common.pixels import to_float
 from tests.recipe import (

@@ -13,7 +13,7 @@ import retouch
 from common.data import Images
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.base import Encoder
-from common.encoders.folder import export_encoder
+from common.encoders.export import export_encoder
 from finetune.features import Extraction, cached_features, extract, feature_key
 from finetune.pooling import Part
 from tests.finetune.toys import HalvingEncoder, bright_images

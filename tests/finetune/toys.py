@@ -1,4 +1,4 @@
-"""Small stand-ins for transfer: an encoder whose maps are easy to compute, and labelled images that fit a formula."""
+"""Small stand-ins for transfer: an encoder whose maps are easy to compute, and labelled images given by a formula."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class HalvingEncoder(Encoder):
 
 
 class BrightSource(Source):
-    """Seeded noise; class k is brighter in its k-th quarter, so the classes can be told apart by the place of light."""
+    """Seeded noise; class k is brighter in its k-th quarter, so the position of the light separates the classes."""
 
     tasks = ("quarter",)
 
@@ -105,7 +105,7 @@ def bright_images(length: int = 60, seed: int = 0, classes: int = 3) -> Images:
 
 
 def score_of(accuracy: float, n: int = 10_000) -> Score:
-    """A score with an interval of a point either way."""
+    """A score with an interval of one point on each side."""
     return Score(accuracy=accuracy, ci95=(accuracy - 0.01, accuracy + 0.01), per_class=(None,), confusion=((n,),), n=n)
 
 

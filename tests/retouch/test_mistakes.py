@@ -13,7 +13,7 @@ from PIL import Image
 
 from common.config import dump_config, load_config
 from common.encoders import EncoderConfig, build_encoder
-from common.encoders.folder import export_encoder
+from common.encoders.export import export_encoder
 from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
 from pretrain.config import PretrainConfig
 from retouch.cli import main
@@ -257,7 +257,7 @@ MISTAKES = [
             (
                 "one-class",
                 ["data.train=folder:one"],
-                ["folder:one (80% for training, seed 0): task 'label' has one class only; a probe needs at least two"],
+                ["folder:one (80% for training, seed 0): task 'label' has only one class; at least two are needed"],
             ),
             (
                 "no-labels",
@@ -274,8 +274,8 @@ MISTAKES = [
             stage,
             ["encoder=vit", "data.image_size=30"],
             [
-                "data.image_size=30: timm/vit_tiny_patch16_224 cannot serve at this size: Input height (30) doesn't "
-                "match model (16); leave data.image_size out"
+                "data.image_size=30: timm/vit_tiny_patch16_224 does not support this size: Input height (30) "
+                "doesn't match model (16); remove data.image_size"
             ],
             id=f"{stage}-image-size-refused",
         )
@@ -284,7 +284,7 @@ MISTAKES = [
     pytest.param(
         "embed",
         ["layer=each"],
-        ["layer: 'each' names several features; give a number, all, or lastN"],
+        ["layer: 'each' selects several feature sets; choose one with a number, all, or lastN"],
         id="embed-several-layers",
     ),
     pytest.param(

@@ -16,15 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from common.encoders import Classifier, Encoder, EncoderConfig, build_encoder
-from common.encoders.folder import (
-    encoder_sha256,
-    export_classifier,
-    export_encoder,
-    load_classifier,
-    load_encoder,
-    random_twin,
-    read_encoder_card,
-)
+from common.encoders.export import export_classifier, export_encoder
+from common.encoders.load import encoder_sha256, load_classifier, load_encoder, random_twin, read_encoder_card
 from common.errors import UserError
 
 SMALL = {"width": 8, "depth": 1}

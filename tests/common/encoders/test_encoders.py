@@ -17,7 +17,8 @@ from common.encoders import (
     build_encoder,
     layer_decay_groups,
 )
-from common.encoders.folder import export_encoder, load_encoder
+from common.encoders.export import export_encoder
+from common.encoders.load import load_encoder
 from common.errors import UserError
 
 TINY_VIT = {"patch_size": 4, "embed_dim": 48, "depth": 3, "num_heads": 3}

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from common.encoders import EncoderConfig, TokenEncoder, build_encoder
-from common.encoders.folder import export_encoder, load_encoder
+from common.encoders.export import export_encoder
+from common.encoders.load import load_encoder
 from common.errors import UserError
 
 TINY_VIT = {"patch_size": 4, "embed_dim": 48, "depth": 3, "num_heads": 3}

@@ -12,9 +12,10 @@ from torch.nn.functional import normalize
 
 from common.data import build_source, load_images
 from common.encoders import EncoderConfig, build_encoder
-from common.encoders.folder import export_encoder, load_encoder
+from common.encoders.export import export_encoder
 from common.encoders.kernel import KernelCode
 from common.encoders.linear import Linear
+from common.encoders.load import load_encoder
 from common.encoders.mlp import MLP
 from common.encoders.sparse_code import L0_START, SparseCode
 from common.encoders.vector import VectorEncoder, code_activation

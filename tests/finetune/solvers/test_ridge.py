@@ -1,4 +1,4 @@
-"""Closed-form ridge against scikit-learn's, with more rows than features and the other way round."""
+"""Closed-form ridge against scikit-learn, with more rows than features and with fewer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_strengths_one_by_one_equal_all_at_once(dtype: torch.dtype, monkeypatch:
 
 
 @pytest.mark.parametrize("l2", [1e-6, 1e-8])
-def test_one_by_one_is_right_below_the_rounding_of_float32(l2: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_by_one_is_accurate_below_float32_rounding(l2: float, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(2)
     features = torch.randn(1500, 40, generator=generator) @ torch.randn(40, 200, generator=generator)  # of rank 40
     labels = torch.randint(0, 5, (1500,), generator=generator)
@@ -57,7 +57,7 @@ def test_one_by_one_is_right_below_the_rounding_of_float32(l2: float, monkeypatc
     torch.testing.assert_close(fit_ridge(features, labels, 5, [l2]).objective, reference, rtol=1e-3, atol=0)
 
 
-def test_large_means_do_not_spoil_float32() -> None:
+def test_large_means_do_not_degrade_float32() -> None:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(20_000, 8, generator=generator)
     labels = (features[:, 0] + 0.1 * torch.randn(20_000, generator=generator) > 0).long()

@@ -1,4 +1,4 @@
-"""The encoder folder: what pretraining exports, and all that the transfer stages read of it.
+"""Write an encoder folder: what pretraining exports, and all that the transfer stages read of it.
 
 ``config.json`` describes the network and its provenance, ``model.safetensors`` holds its tensors. The folder of an
 unmodified timm model opens in timm itself: ``timm.create_model("local-dir:FOLDER", pretrained=True)``.
@@ -12,44 +12,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from common.encoders import Classifier, Encoder
-from common.encoders.card import (
-    CONFIG,
-    WEIGHTS,
-    EncoderCard,
-    digest,
-    encoder_sha256,
-    read_encoder_card,
-    read_json,
-    rebuild,
-)
+from common.encoders.card import CONFIG, WEIGHTS, EncoderCard, digest, read_json, rebuild
 from common.encoders.timm_encoder import TimmEncoder
-from common.errors import UserError, one_line
+from common.errors import UserError
 from common.files import new_folder, write_json
-
-__all__ = [
-    "EncoderCard",
-    "encoder_sha256",
-    "export_classifier",
-    "export_encoder",
-    "load_classifier",
-    "load_encoder",
-    "random_twin",
-    "read_encoder_card",
-]
 
 log = logging.getLogger("retouch")
 
 SOURCE_KEYS = ("url", "file", "source", "state_dict", "hf_hub_id", "hf_hub_filename", "custom_load", "label_offset")
 TEST_KEYS = ("pool_size", "test_input_size", "test_pool_size", "test_crop_pct", "min_input_size")
-
-
-# ---- writing
 
 
 def export_encoder(encoder: Encoder, folder: str | Path, provenance: Mapping[str, Any]) -> str:
@@ -155,88 +130,3 @@ def _timm_config(encoder: TimmEncoder, class_names: Sequence[str]) -> dict[str, 
         "pretrained_cfg": pretrained_cfg,
     }
     return config | ({"label_names": list(class_names)} if class_names else {})
-
-
-# ---- reading
-
-
-def load_encoder(folder: str | Path) -> Encoder:
-    """The encoder in ``folder``, frozen and in eval mode, every tensor checked. Of a classifier, its encoder.
-
-    Raises:
-        UserError: the folder is missing, not an encoder, damaged or modified; says what is wrong and what to do.
-    """
-    folder = Path(folder)
-    card = read_encoder_card(folder)
-    encoder = rebuild(card.config, card.image_size, card.view, len(card.class_names))
-    _load_tensors(encoder, card, folder)
-    if card.class_names:
-        encoder.remove_classifier()
-    return encoder.freeze()
-
-
-def load_classifier(folder: str | Path) -> Classifier:
-    """The classifier in ``folder``, frozen and in eval mode, every tensor checked.
-
-    Raises:
-        UserError: as ``load_encoder``, or the folder contains an encoder without a classifier.
-    """
-    folder = Path(folder)
-    card = read_encoder_card(folder)
-    if not card.class_names:
-        raise UserError(f"{folder} contains an encoder without a classifier; use the folder that fine-tuning wrote")
-    encoder = rebuild(card.config, card.image_size, card.view, len(card.class_names))
-    _load_tensors(encoder, card, folder)
-    classifier = Classifier(encoder, card.class_names)
-    encoder.freeze()
-    return classifier.eval()
-
-
-def random_twin(folder: str | Path, seed: int) -> Encoder:
-    """The same architecture and view with random weights drawn from ``seed``, in eval mode.
-
-    Not frozen, because BatchNorm statistics for the random weights must still be estimated; call ``freeze()`` then.
-    """
-    card = read_encoder_card(folder)
-    return rebuild(card.config, card.image_size, card.view, seed=seed).eval()
-
-
-def _load_tensors(encoder: Encoder, card: EncoderCard, folder: Path) -> None:
-    """Copy the tensors of ``folder`` into ``encoder``; each must be present, match, and be unmodified."""
-    expected = encoder.body.state_dict()
-    problems, tensors = [], {}
-    try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            names = set(file.keys())
-            problems += [f"{name} is missing" for name in expected if name not in names]
-            problems += [f"{name} does not belong to this network" for name in sorted(names - set(expected))]
-            for name in names & set(expected):
-                tensor, wanted = file.get_tensor(name), expected[name]
-                problem = _misfit(tensor, wanted)
-                problems += [f"{name} {problem}"] if problem else []
-                tensors[name] = tensor
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{folder}/{WEIGHTS} cannot be read ({one_line(error)}): it is truncated or not safetensors; "
-            "copy or export it again"
-        ) from None
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(f"{folder}: {'; '.join(problems[:3])}{more}; export the encoder again, or use the right folder")
-    if digest(card, folder / WEIGHTS) != card.sha256:
-        raise UserError(f"{folder}: the files have been modified (sha256 differs); copy or export them again")
-    encoder.body.load_state_dict(tensors)
-    encoder.mean.copy_(torch.tensor(card.mean).view(1, 3, 1, 1))
-    encoder.std.copy_(torch.tensor(card.std).view(1, 3, 1, 1))
-    log.info(
-        "loaded %s from %s: %d tensors, %s parameters, %s at %d px, sha256 %s",
-        *(card.name, folder, len(tensors), f"{card.parameters:,}", card.view, card.image_size, card.sha256[:12]),
-    )
-
-
-def _misfit(tensor: Tensor, wanted: Tensor) -> str:
-    if tensor.shape != wanted.shape:
-        return f"has shape {list(tensor.shape)}, not {list(wanted.shape)}"
-    if tensor.dtype != wanted.dtype:
-        return f"is {str(tensor.dtype).removeprefix('torch.')}, not {str(wanted.dtype).removeprefix('torch.')}"
-    return "" if tensor.isfinite().all() else "is not finite"
