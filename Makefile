@@ -5,7 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint bench clean
+# In CI the tests also print which lines and branches they reach.
+COVERAGE := $(if $(CI),--cov --cov-report=term)
+
+.PHONY: setup demo test coverage mutants lint bench clean
 
 setup: $(STAMP)
 
@@ -19,12 +22,19 @@ demo: $(STAMP)
 	$(BIN)/retouch demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(COVERAGE)
+
+coverage: $(STAMP)
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html:build/coverage
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Breaks the code on purpose, in a copy, and says which test notices (tests/mutants.toml): some ten minutes.
+mutants: $(STAMP)
+	$(BIN)/python tests/mutants.py --write
 
 # The quick speed benchmarks; the long accuracy runs name their own command in benchmarks/README.md.
 bench: $(STAMP)

@@ -23,7 +23,7 @@ from typing import Any
 from record import RESULTS, record
 
 from common.config import load_config
-from common.encoders.folder import read_encoder_card
+from common.encoders.load import read_encoder_card
 from common.runs.logs import setup_console
 from finetune.config import ProbeConfig
 from finetune.probe import probe

@@ -14,6 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from common.machine.cores import usable_cores
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
 from common.runs.logs import setup_console
-from pretrain.config import PretrainConfig
+from pretrain.config import GradientPretraining
 from pretrain.gradient.objective import Objective
 from pretrain.gradient.pretexts import Colorize, Mask, Pretext
 
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="steps in each half of a pair")
     given = parser.parse_args()
     setup_console()
-    config = load_config(PretrainConfig, ROOT / "configs" / "pretrain" / "denoise.yaml", ["batch_size=256"])
+    config = load_config(GradientPretraining, ROOT / "configs" / "pretrain" / "denoise.yaml", ["batch_size=256"])
     sources = {"shapes": "shapes"}
     if given.cifar10:
         sources["cifar10"] = f"parquet:{given.cifar10}/train-*.parquet"
@@ -56,7 +57,7 @@ def main() -> None:
     record("data_supply", results, seed=config.seed)
 
 
-def supply(config: PretrainConfig, spec: str, steps: int) -> dict[str, Any]:
+def supply(config: GradientPretraining, spec: str, steps: int) -> dict[str, Any]:
     """Speed fed by the loader, relative to the speed on a resident batch: the median of alternating pairs."""
     started = time.perf_counter()
     images = load_images(build_source(spec), config.data.image_size, workers=usable_cores())
@@ -73,7 +74,8 @@ def supply(config: PretrainConfig, spec: str, steps: int) -> dict[str, Any]:
         for _ in range(steps):
             step(resident)
 
-    fed(), still()
+    fed()
+    still()
     pairs = [(seconds(still), seconds(fed)) for _ in range(PAIRS)]
     ratios = [resident_s / fed_s for resident_s, fed_s in pairs]
     return {
@@ -85,7 +87,7 @@ def supply(config: PretrainConfig, spec: str, steps: int) -> dict[str, Any]:
     }
 
 
-def shares(config: PretrainConfig) -> dict[str, Any]:
+def shares(config: GradientPretraining) -> dict[str, Any]:
     """Milliseconds of each corruption per batch, and as a share of the whole step with flip, crop and noise."""
     images = load_images(build_source("shapes"), config.data.image_size, limit=config.batch_size)
     batch = next(Loader(images, batch_size=config.batch_size, seed=0).stream())
@@ -96,15 +98,13 @@ def shares(config: PretrainConfig) -> dict[str, Any]:
     pretexts: list[Pretext] = [Colorize(), Mask()]
     jobs: dict[str, Callable[[], object]] = {
         "flip_crop_gaussian": lambda: config.pretext.corrupt(config.augment(batch.images), encoder),
-        **{one.kind: lambda one=one: one(clean) for one in corruptions},
-        **{f"{one.kind} (pretext)": lambda one=one: one.corrupt(clean, encoder) for one in pretexts},
+        **{one.kind: partial(one, clean) for one in corruptions},
+        **{f"{one.kind} (pretext)": partial(one.corrupt, clean, encoder) for one in pretexts},
+        "step": partial(step, batch),
     }
-    for job in (*jobs.values(), lambda: step(batch)):
+    for job in jobs.values():
         job()
-    rounds: list[dict[str, float]] = []
-    for _ in range(PAIRS):
-        rounds.append({name: seconds(job, 3) / 3 for name, job in jobs.items()})
-        rounds[-1]["step"] = seconds(lambda: step(batch), 3) / 3
+    rounds = [{name: seconds(job, 3) / 3 for name, job in jobs.items()} for _ in range(PAIRS)]
     return {
         name: {
             "milliseconds": round(1000 * statistics.median(one[name] for one in rounds), 2),
@@ -123,7 +123,7 @@ def uncached(spec: str) -> dict[str, Any]:
     return {"workers": workers, "images_per_second": round(count / (time.perf_counter() - started))}
 
 
-def training_step(config: PretrainConfig) -> Callable[[Batch], None]:
+def training_step(config: GradientPretraining) -> Callable[[Batch], None]:
     """One full step of the loop: augment, corrupt, forward, backward, optimizer."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = resolve_precision(config.precision, device)

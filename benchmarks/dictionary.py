@@ -28,7 +28,9 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from common.augment import WHOLE
 from common.data import build_source, load_images
+from common.machine.distributed import World
 from common.pixels import to_float
 from common.runs.logs import setup_console
 from common.solvers import fista, lasso_objective
@@ -58,9 +60,8 @@ def main() -> None:
         held_out = patches(images[-HELD_OUT_IMAGES:], HELD_OUT, generator)
     else:
         photographs = torch.stack([torch.from_numpy(image.copy()) for image in load_sample_images().images])
-        x, held_out = patches(photographs.permute(0, 3, 1, 2), given.patches + HELD_OUT, generator).split(
-            [given.patches, HELD_OUT]
-        )
+        both = patches(photographs.permute(0, 3, 1, 2), given.patches + HELD_OUT, generator)
+        x, held_out = torch.split(both, [given.patches, HELD_OUT])
     warnings.simplefilter("ignore", ConvergenceWarning)
 
     learn(x[:2048], given.seed)  # warm-up: threads and kernels start before the clock
@@ -111,16 +112,15 @@ def patches(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 def learn(x: Tensor, seed: int) -> Tensor:
     """One pass of ``fit.kind=sparse_coding`` over ``x`` ``[n d]`` in a random order -> the dictionary ``[d h]``."""
-    torch.manual_seed(seed)
-    fit = SparseCoding(atoms=ATOMS, strength=L1)
-    encoder = fit.build(SIDE)
-    learner = fit.learner(encoder, seed, len(x))
+    method = SparseCoding(atoms=ATOMS, strength=L1)
+    learner = method.build(SIDE, WHOLE, World(0, 1, torch.device("cpu")), seed)
     assert isinstance(learner, SparseCodingLearner)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     images = x.view(-1, 3, SIDE, SIDE)
-    learner.start(images[order[:FIRST]], None)
+    learner.initialise(images[order[:FIRST]])
     for step, index in enumerate(blocks(order, BATCH)):
-        learner.learn(images[index], step)
+        with torch.no_grad():
+            learner.learn(images[index], step, index)
     return learner.encoder.dictionary
 
 

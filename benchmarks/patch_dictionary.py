@@ -22,7 +22,7 @@ import torch
 from record import record
 
 from common.config import load_config
-from common.encoders.folder import load_encoder
+from common.encoders.load import load_encoder
 from common.machine.precision import autocast, resolve_precision
 from common.runs.logs import setup_console
 from finetune.config import ProbeConfig
@@ -61,7 +61,6 @@ def run(name: str, data: Path, out: Path, overrides: list[str], probing: Sequenc
     )
     [result] = probe(classifier).results
     linear = result.linear
-    assert pretraining.fit is not None
     return {
         "test_accuracy": linear.test.accuracy,
         "ci95": linear.test.ci95,
@@ -72,7 +71,7 @@ def run(name: str, data: Path, out: Path, overrides: list[str], probing: Sequenc
         "baselines": {name: one.probes["linear"].test.accuracy for name, one in result.baselines.items()},
         "seconds_learning": round(learned, 1),
         "seconds_altogether": round(time.monotonic() - started, 1),
-        "config": pretraining.fit.model_dump(mode="json"),
+        "config": pretraining.method.model_dump(mode="json"),
         "steps": pretraining.steps,
         "batch_size": pretraining.batch_size,
     }

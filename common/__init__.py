@@ -1,1 +1,1 @@
-"""What both stages need: configs, data, corruptions, encoders, the train loop, artifacts, tracking."""
+"""What all stages share: configs, data, corruptions, encoders, solvers, the train loop, run folders, the machine."""

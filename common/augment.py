@@ -1,4 +1,4 @@
-"""Augmentation: a mild random crop and a flip, per image, batched on the device."""
+"""Augmentation: a mild random crop and flip per image, batched on the device."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def _scales(value: tuple[float, float] | None) -> tuple[float, float] | None:
 class AugmentConfig(Config):
     """Random resized crop, horizontal flip, colour jitter; every parameter is drawn per image.
 
-    Crop and flip are one affine map, read once by bilinear interpolation: cheaper than kornia's chain of two
-    (docs/architecture.md), and drawn on the device from torch's global generator, as everything random here.
+    Crop and flip are one affine map, sampled once with bilinear interpolation, which is cheaper than kornia's chain of
+    two (docs/architecture.md). Like all randomness here, it is drawn on the device from torch's global generator.
     """
 
     crop: Annotated[tuple[float, float] | None, AfterValidator(_scales)] = (0.6, 1.0)
-    """Share of the area kept, smallest and largest (0.2 to 1 is MAE's); null keeps whole images."""
+    """Smallest and largest share of the area to keep (MAE uses 0.2 to 1); null keeps whole images."""
     aspect: float = Field(4 / 3, ge=1, le=4)
-    """Widest aspect ratio of a crop, either way."""
+    """Largest aspect ratio of a crop, in either direction."""
     flip: bool = True
-    """Mirror half of the images; turn it off where left and right mean something (digits, text)."""
+    """Mirror half of the images; turn it off where left and right matter (digits, text)."""
     jitter: float = Field(0.0, ge=0, le=1)
     """Strength of brightness, contrast and saturation changes: factors in [1 - jitter, 1 + jitter]."""
 
@@ -48,11 +48,11 @@ class AugmentConfig(Config):
         return images
 
     def _crop(self, images: Tensor, scales: tuple[float, float]) -> Tensor:
-        """A box of random area, aspect and place, brought back to the full size."""
+        """A box of random area, aspect ratio and position, resized to the full image."""
         count, device = len(images), images.device
         area = torch.empty(count, device=device).uniform_(*scales)
         aspect = torch.empty(count, device=device).uniform_(-1, 1).mul(math.log(self.aspect)).exp().sqrt()
-        # half-widths in grid coordinates, where the image spans -1..1; a box never leaves the image
+        # half-widths in grid coordinates, where the image spans -1..1; the box stays inside the image
         half_x, half_y = (area.sqrt() * aspect).clamp_max(1), (area.sqrt() / aspect).clamp_max(1)
         shift = torch.empty(2, count, device=device).uniform_(-1, 1)
         sign = torch.where(_coin(images).flatten(), -1.0, 1.0) if self.flip else torch.ones_like(area)
@@ -61,7 +61,7 @@ class AugmentConfig(Config):
             [half_x * sign, zero, shift[0] * (1 - half_x), zero, half_y, shift[1] * (1 - half_y)], dim=1
         ).view(count, 2, 3)
         grid = F.affine_grid(affine, list(images.shape), align_corners=False)
-        # bilinear reading mixes at most 2x2 pixels: no antialiasing is needed, a crop only ever enlarges
+        # no antialiasing is needed, since a crop is only ever enlarged
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
     def _jitter(self, images: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ FLOAT = re.compile(
     r"|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"
 )
 
-# values of the left type are read as such where a field expects one of the right
+# a scalar of the left type keeps it where a field expects one of the types on the right
 FITS: dict[type, tuple[type, ...]] = {
     type(None): (type(None),),
     bool: (bool,),
@@ -108,8 +108,8 @@ def apply_overrides(schema: Schema, tree: Tree, overrides: Sequence[str]) -> Tre
     if bad:
         raise UserError(*(f"{text!r}: an override is written key=value" for text in bad))
     problems = []
-    # `kind` goes first, outer ones before inner ones, in whatever order they were typed: it empties its block, and must
-    # not remove the override of a sibling, or of an inner kind.
+    # `kind` goes first, outer before inner, whatever the order typed: it empties its block, and must not remove the
+    # override of a sibling or of an inner kind.
     for text in sorted(overrides, key=_turn):
         key, _, value = text.partition("=")
         try:
@@ -202,7 +202,7 @@ def _read_value(text: str, annotation: Any) -> Any:
 
 
 def _parse(text: str, annotation: Any) -> Any:
-    """YAML text as plain values, scalars by the types expected at their place."""
+    """YAML text as plain values, with each scalar read by the type expected there."""
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -230,7 +230,7 @@ def _build(loader: _Loader, node: yaml.Node, annotation: Any) -> Any:
 
 
 def _scalar(text: str) -> Any:
-    """What an unquoted YAML scalar says: null, a truth value, a number, or else ``text``."""
+    """The value of an unquoted YAML scalar: null, a boolean, a number, or else ``text``."""
     loader, word = _Loader(""), text.strip()
     tag = loader.resolve(yaml.ScalarNode, word, (True, False))  # type: ignore[no-untyped-call]
     if tag.removeprefix(TAG) not in ("null", "bool", "int", "float"):
@@ -239,12 +239,12 @@ def _scalar(text: str) -> Any:
 
 
 def _typed(value: Any, text: str, expected: Collection[Any]) -> Any:
-    """``value``, unless the field has a place for ``text`` and none for a value of this type."""
+    """``value``, unless the field accepts text and no value of this type: then ``text``."""
     return text if _takes_text(expected) and not _takes(expected, *FITS.get(type(value), ())) else value
 
 
 def _child(annotation: Any, name: str, block: Any) -> Any:
-    """The annotation of ``name`` in a block: of its own kind where that is known, else of all kinds it may have."""
+    """The annotation of ``name`` in a block: that of the block's kind if known, else those of all possible kinds."""
     if isinstance(block, list):
         return _items(annotation)
     models = models_in(annotation)
@@ -255,7 +255,7 @@ def _child(annotation: Any, name: str, block: Any) -> Any:
 
 
 def _items(annotation: Any) -> Any:
-    """The annotation of the items of a sequence, wherever in ``annotation`` one is named."""
+    """The annotation of a sequence's items, for any sequence type inside ``annotation``."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return Union[tuple(inner for inner in arguments if inner is not ...)]  # noqa: UP007
@@ -278,7 +278,7 @@ def _expected(annotation: Any) -> set[Any]:
     if isinstance(origin, type) and issubclass(origin, Collection):
         return {list}.union(*(_expected(inner) for inner in arguments if inner is not ...))
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        path = annotation.model_fields.get("path")  # a block that its path alone may name
+        path = annotation.model_fields.get("path")  # such a block may be named by its path alone
         return {dict} if path is None else {dict} | _expected(path.annotation)
     return {annotation}
 

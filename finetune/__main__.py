@@ -5,9 +5,9 @@ from __future__ import annotations
 from common.runs.console import Stage, run_stages
 
 STAGES = (
-    Stage("probe", "measure a frozen encoder by linear probes and k-NN, with baselines", "finetune.probe"),
-    Stage("finetune", "train the whole encoder with a new head on labelled images", "finetune.full", lossless=True),
-    Stage("embed", "write features of a frozen encoder to parquet", "finetune.embed"),
+    Stage("probe", "evaluate a frozen encoder with a linear probe and k-NN, next to baselines", "finetune.probe"),
+    Stage("finetune", "fine-tune the whole encoder with a new head on labelled images", "finetune.full", lossless=True),
+    Stage("embed", "write a frozen encoder's features to a parquet file", "finetune.embed"),
 )
 
 if __name__ == "__main__":

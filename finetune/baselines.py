@@ -1,4 +1,4 @@
-"""What an encoder is measured against: itself untrained, and no network at all."""
+"""Baselines: the untrained twin of the encoder, and raw pixels."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from common.data import Images
 from common.data.rows import even_rows
 from common.encoders.base import Encoder
-from common.encoders.folder import load_encoder, random_twin
+from common.encoders.load import load_encoder, random_twin
 from common.pixels import to_float
 from finetune.solvers.gram import blocks
 
-# for BatchNorm of the untrained network: channel means are then known to about 1% of a standard deviation
+# for the untrained twin's BatchNorm: estimates channel means to about 1% of a standard deviation
 STATISTICS_IMAGES = 1024
-PIXEL_SIDE = 32  # larger images are averaged down to this side before their pixels are taken as features
+PIXEL_SIDE = 32  # px; larger images are area-averaged to this side before their pixels become features
 
 
 class Pixels(Encoder):
-    """No network: the image itself as its only map, averaged down to at most 32 px a side."""
+    """Raw pixels: the image itself is the only map, area-averaged to at most 32 px per side."""
 
     def __init__(self, image_size: int) -> None:
         super().__init__("pixels", image_size, "rgb", mask_channel=False)
@@ -31,18 +31,18 @@ class Pixels(Encoder):
         self.settle()
 
     def layers(self, images: Tensor) -> list[Tensor]:
-        """Images ``[B 3 S S]``, RGB in [0, 1] -> themselves, ``[B 3 s s]``."""
+        """Images ``[B 3 S S]``, RGB in [0, 1] -> the image as one map, ``[B 3 s s]``."""
         if images.shape[2] == self.side:
             return [images]
         return [interpolate(images, (self.side, self.side), mode="area")]
 
 
 def untrained(folder: Path, seed: int, images: Images, device: torch.device) -> Encoder:
-    """The encoder in ``folder`` at random initialisation, frozen, with the statistics of its data.
+    """The untrained twin of the encoder in ``folder``: random initialization, frozen, with the statistics of its data.
 
-    A trained encoder has seen them; without them an untrained one would be handicapped by more than its weights. Those
-    of BatchNorm are averaged over evenly spread training images, whose labels are not used; a mean image or a whitening
-    is the trained encoder's own.
+    A trained encoder has seen these statistics; without them the twin would lack more than trained weights. BatchNorm
+    statistics are averaged over evenly spaced training images, without their labels. A mean image or a whitening
+    transform is copied from the trained encoder.
     """
     encoder = random_twin(folder, seed)
     if encoder.statistics:
@@ -59,7 +59,7 @@ def untrained(folder: Path, seed: int, images: Images, device: torch.device) -> 
 def estimate_statistics(encoder: nn.Module, norms: list[_BatchNorm], batches: Iterator[Tensor]) -> None:
     """Set the running statistics of ``norms`` to their plain average over ``batches`` ``[B 3 H W]`` in [0, 1].
 
-    All but the norms stay in eval mode, so dropout draws nothing.
+    Everything but the norms stays in eval mode, so dropout is inactive.
     """
     momenta = [norm.momentum for norm in norms]
     encoder.eval()
@@ -77,5 +77,5 @@ def estimate_statistics(encoder: nn.Module, norms: list[_BatchNorm], batches: It
 
 def _spread_batches(images: Images, device: torch.device) -> Iterator[Tensor]:
     for part in blocks(even_rows(len(images), STATISTICS_IMAGES), 256):
-        if len(part) > 1:  # a variance needs two
+        if len(part) > 1:  # a variance needs at least two images
             yield to_float(images.rows(part).to(device))

@@ -20,18 +20,18 @@ from finetune.probes.search import LayerChoice, PoolingName
 
 
 class LinearConfig(Linear, Search):
-    """The linear probe, and what all probes may choose among on the validation split."""
+    """The linear probe, and the search space that all probes share."""
 
 
 class BaselineConfig(Config):
-    """What the encoder is measured against."""
+    """The baselines that the encoder is compared with."""
 
-    random_init: bool = True  # the same network, never trained
-    pixels: bool = True  # no network
+    random_init: bool = True  # the untrained twin
+    pixels: bool = True  # raw pixels
 
 
 class ProbeConfig(StageConfig):
-    """``retouch probe``: measure a frozen encoder on labelled tasks."""
+    """``retouch probe``: evaluate a frozen encoder on labelled tasks."""
 
     stage: ClassVar[str] = "probe"
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers", "data.cache"}
@@ -41,14 +41,14 @@ class ProbeConfig(StageConfig):
     data: LabelledData = LabelledData()
     more_data: tuple[LabelledData, ...] = ()  # further data sets for the same encoder
     probe: LinearConfig = LinearConfig()
-    knn: Nearest | None = Nearest()  # null leaves it out: with wide features its bank costs most
-    more_probes: tuple[AnyProbe, ...] = ()  # further ones, named by their kind
+    knn: Nearest | None = Nearest()  # null skips it: with wide features it is the most expensive probe
+    more_probes: tuple[AnyProbe, ...] = ()  # further probes, named after their kind
     baselines: BaselineConfig = BaselineConfig()
-    # The chosen linear probe, not fitted again, on damaged test images: is the representation robust?
+    # Robustness: evaluate the chosen linear probe on damaged test images, without refitting.
     damage: tuple[AnyCorruption, ...] = (Gaussian(sigma=0.1), Gray(), Holes(ratio=0.25))
-    properties: bool = True  # how compact and how invariant the code is: results.json, "code"
+    properties: bool = True  # compactness and invariance of the code: "code" in results.json
     feature_cache: bool = True
-    cache_folder: Path | None = None  # of features; RETOUCH_CACHE or ~/.cache/retouch by default
+    cache_folder: Path | None = None  # for features; RETOUCH_CACHE or ~/.cache/retouch by default
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -60,13 +60,13 @@ class ProbeConfig(StageConfig):
 
     @property
     def probes(self) -> dict[str, Probe]:
-        """All probes by their name in results, the linear one first."""
+        """All probes by their name in the results, the linear probe first."""
         nearest: dict[str, Probe] = {} if self.knn is None else {"knn": self.knn}
         return {"linear": self.probe, **nearest, **{one.kind: one for one in self.more_probes}}
 
 
 class EmbedData(Config):
-    """Images to embed; labels are written where there are some."""
+    """The images to embed. Labels are written if the source has any."""
 
     source: str = Field(default="shapes", min_length=1)
     task: str | None = None
@@ -90,33 +90,33 @@ class EmbedConfig(StageConfig):
     data: EmbedData = EmbedData()
     layer: LayerChoice = -1
     pooling: PoolingName = "avg"
-    store: Literal["dense", "sparse"] = "dense"  # all features, or the non-zeros with their indices
+    store: Literal["dense", "sparse"] = "dense"  # all features, or only the non-zeros with their indices
 
 
 class StartConfig(EncoderConfig):
-    """What fine-tuning starts from: an exported folder, or a network named here.
+    """Where fine-tuning starts: an exported encoder, or a network named here.
 
     ``encoder=PATH`` means ``encoder.path=PATH``.
     """
 
     path: Path | None = None  # an exported encoder; without it the network is built from name and model_args
-    from_scratch: bool = False  # the same architecture at random initialisation
+    from_scratch: bool = False  # the same architecture at random initialization
     image_size: int | None = Field(
         default=None, ge=8, le=1024
-    )  # of a network named here; an exported one knows its own
+    )  # px, for a network named here; an exported encoder has its own
 
     @model_validator(mode="after")
     def _has_a_start(self) -> Self:
         if self.path is None and not self.from_scratch and not self.pretrained:
-            raise ValueError("give encoder=PATH of an exported encoder, or encoder.from_scratch=true")
+            raise ValueError("set encoder=PATH to an exported encoder, or set encoder.from_scratch=true")
         return self
 
 
 class CompareConfig(Config):
-    """What the fine-tuned encoder is compared with. Not run when it starts from scratch itself."""
+    """The baselines of the fine-tuned encoder. Skipped if it is trained from scratch itself."""
 
-    linear_probe: bool = True  # the frozen encoder under a linear probe
-    from_scratch: bool = True  # the same network and recipe from random initialisation
+    linear_probe: bool = True  # a linear probe of the frozen encoder
+    from_scratch: bool = True  # the same network and recipe from random initialization
 
 
 class FinetuneConfig(StageConfig, GradientConfig):
@@ -138,10 +138,10 @@ class FinetuneConfig(StageConfig, GradientConfig):
     encoder: StartConfig
     data: LabelledData = LabelledData()
     augment: AugmentConfig = AugmentConfig()
-    layer_decay: float = Field(default=0.75, gt=0, le=1)  # learning rate of each layer, relative to the one after it
+    layer_decay: float = Field(default=0.75, gt=0, le=1)  # learning rate of each layer, relative to the next layer
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    validation: float = Field(default=0.1, gt=0, lt=1)  # share of the training set on which the best step is chosen
-    evaluate_every: int = Field(default=200, gt=0)  # steps between two looks at it
+    validation: float = Field(default=0.1, gt=0, lt=1)  # held-out share of the training set; chooses the best step
+    evaluate_every: int = Field(default=200, gt=0)  # steps between evaluations on it
     compare: CompareConfig = CompareConfig()
 
     @model_validator(mode="before")
@@ -154,5 +154,5 @@ class FinetuneConfig(StageConfig, GradientConfig):
     @model_validator(mode="after")
     def _one_task(self) -> Self:
         if isinstance(self.data.task, list):
-            raise ValueError("data.task: fine-tuning learns one task at a time; give one name")
+            raise ValueError("data.task: fine-tuning trains on one task at a time; give one name")
         return self

@@ -1,4 +1,4 @@
-"""Labelled data of the transfer stages: a training set and a test set that speak of the same classes."""
+"""Labelled data of the transfer stages: a training set and a test set with the same classes."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from common.machine.cores import usable_cores
 
 
 class LabelledData(Config):
-    """Where labelled images are.
+    """The labelled images.
 
-    Without ``test``, ``shapes`` and ``torchvision:`` use their own test set, ``hf:`` its ``test`` split if there is
-    one; anything else is split, seeded and stratified by the first task.
+    If ``test`` is not set, ``shapes`` and ``torchvision:`` use their own test set, and ``hf:`` uses its ``test`` split
+    if it has one. Any other source is split (seeded, stratified by the first task).
     """
 
     train: str = Field(
         default="shapes", min_length=1
     )  # shapes | folder:PATH | parquet:GLOB | hf:NAME | torchvision:NAME
     test: str | None = None
-    task: str | list[str] | None = None  # one or several label columns; the obvious one by default
-    image_size: int | None = Field(default=None, ge=8, le=1024)  # pixels; the encoder's own by default
+    task: str | list[str] | None = None  # one or more label columns; the obvious one by default
+    image_size: int | None = Field(default=None, ge=8, le=1024)  # px; the encoder's image size by default
     limit: int | None = Field(default=None, gt=1)  # training images
     test_limit: int | None = Field(default=None, gt=0)  # test images
-    test_fraction: float = Field(default=0.2, gt=0, lt=1)  # held out where there is no test set
-    workers: int = Field(default_factory=usable_cores, ge=0)  # processes that decode; default one a core
+    test_fraction: float = Field(default=0.2, gt=0, lt=1)  # held-out share if there is no test set
+    workers: int = Field(default_factory=usable_cores, ge=0)  # decoding processes; one per core by default
     cache: Cache = "auto"  # keep decoded images in memory: auto (if they fit comfortably), ram, none
-    image: str | None = None  # column that holds images, where it is not the obvious one
-    label: str | None = None  # column that holds the labels of the default task
-    root: str | None = None  # where torchvision keeps its downloads
+    image: str | None = None  # image column, if it is not the obvious one
+    label: str | None = None  # label column of the default task
+    root: str | None = None  # download folder of torchvision
 
     @field_validator("task")
     @classmethod
@@ -59,14 +59,14 @@ class LabelledData(Config):
 
 
 class Sources(NamedTuple):
-    """An opened pair of sources; images are not decoded yet."""
+    """Opened training and test sources; no image is decoded yet."""
 
     train: Source
     test: Source
 
 
 class LabelledImages(NamedTuple):
-    """Images that can be read, and the labels of one or several tasks: ``(train, test)`` each."""
+    """Images, and the ``(train, test)`` labels of one or more tasks. All images are readable."""
 
     train: Images
     test: Images
@@ -75,13 +75,13 @@ class LabelledImages(NamedTuple):
 
 
 def open_sources(data: LabelledData, seed: int) -> Sources:
-    """Open training and test set and check their labels, before anything is decoded.
+    """Open the training and test sets and check their labels before anything is decoded.
 
-    ``seed`` divides a source that has no test set. Generated images do not follow it: a data set is one fixed set of
-    images, or results of different seeds would speak of different tests.
+    ``seed`` splits a source that has no test set. Generated images do not depend on it, so results with different seeds
+    share one test set.
 
     Raises:
-        UserError: a source cannot be opened, has no labels or no such task, or the classes of the two differ.
+        UserError: a source cannot be opened, has no labels or no such task, or the two sets have different classes.
     """
 
     def opened(spec: str, split: str) -> Source:
@@ -104,7 +104,7 @@ def open_sources(data: LabelledData, seed: int) -> Sources:
             labels = train.labels(name)
             check_same_classes(labels, test.labels(name))
             if int(labels.values.max()) == int(labels.values.min()):
-                problems.append(f"{train.spec}: task {name!r} has one class only; a probe needs at least two")
+                problems.append(f"{train.spec}: task {name!r} has only one class; at least two are needed")
         except UserError as error:
             problems += error.problems
     if problems:
@@ -113,11 +113,11 @@ def open_sources(data: LabelledData, seed: int) -> Sources:
 
 
 def load_labelled(sources: Sources, data: LabelledData, size: int, seed: int) -> LabelledImages:
-    """Decode both sets at ``size`` pixels; labels follow the images that could be read.
+    """Decode both sets at ``size`` pixels, and keep the labels of the readable images.
 
-    ``seed`` draws the training images where there is a limit. A limited test set is the same whatever the seed.
-    Looking for duplicates is a pass over all images. Those it could not read are left out of everything that follows,
-    so that splits and results are the same whether images are kept in memory or not.
+    ``seed`` draws the training images if there is a limit. A limited test set is the same for every seed. The search
+    for duplicates reads all images. Unreadable images are dropped from everything that follows, so splits and results
+    do not depend on whether images are kept in memory.
     """
     train = load_images(sources.train, size, limit=data.limit, workers=data.workers, cache=data.cache, seed=seed)
     test = load_images(sources.test, size, limit=data.test_limit, workers=data.workers, cache=data.cache)
@@ -131,25 +131,25 @@ def load_labelled(sources: Sources, data: LabelledData, size: int, seed: int) ->
 
 
 def hold_out(labels: Labels, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows to fit on and rows to choose on, int64: seeded and stratified.
+    """Split rows into fit rows and validation rows, int64: seeded and stratified.
 
     Raises:
-        UserError: too few training images to hold any out.
+        UserError: too few training images for a validation split.
     """
     fit, held = stratified_split(labels.values, fraction, seed)
     if not len(held):
         raise UserError(
-            f"task {labels.task!r}: {len(labels.values)} training images of {len(labels.names)} classes are too "
-            "few to hold out a validation split; give more images"
+            f"task {labels.task!r}: {len(labels.values)} training images in {len(labels.names)} classes are too "
+            "few for a validation split; add images"
         )
     return fit, held
 
 
 def check_enough(sources: Sources, data: LabelledData, fraction: float, seed: int) -> None:
-    """Whether every task has a validation split, as far as labels tell before images are decoded.
+    """Check by the labels, before decoding, that every task has enough images for a validation split.
 
     Raises:
-        UserError: a task has too few training images to hold any out.
+        UserError: a task has too few training images for a validation split.
     """
     rows = kept_rows(sources.train, data.limit, seed)
     check_all(

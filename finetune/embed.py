@@ -1,4 +1,4 @@
-"""The embed stage: features of a frozen encoder as a parquet file, dense or sparse, for use elsewhere."""
+"""The embed stage: write the features of a frozen encoder to a parquet file, dense or sparse."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from common.config import load_config
 from common.data import Images, Labels, Source, build_source, in_order, load_images
 from common.encoders.base import Encoder
-from common.encoders.folder import load_encoder, read_encoder_card
+from common.encoders.load import load_encoder, read_encoder_card
 from common.errors import UserError, check_all, one_line
 from common.files import replacing
 from common.machine.distributed import world
@@ -47,15 +47,15 @@ def command(path: str, overrides: Sequence[str]) -> EmbedResult:
 
 
 def embed(config: EmbedConfig) -> EmbedResult:
-    """Write ``OUT/features.parquet``, one row per readable image; returns its path and what its features take.
+    """Write ``OUT/features.parquet``, one row per readable image; returns its path and storage size.
 
     Columns: ``path`` (string), ``label`` (the class name; null without labels), and ``features`` (list of float32), or
-    with ``store=sparse`` ``indices`` (list of int32, ascending) and ``values`` (list of float32) of what is not zero.
-    The file's own metadata hold the ``shape``, ``[images, features]``. ``read_sparse`` reads sparse ones back, and
-    ``storage_report`` tells again what either takes.
+    with ``store=sparse`` the ``indices`` (list of int32, ascending) and ``values`` (list of float32) of the non-zeros.
+    The file's metadata hold the ``shape``, ``[images, features]``. ``read_sparse`` reads sparse features back, and
+    ``storage_report`` returns the storage size of either kind.
 
     Raises:
-        UserError: encoder, data or run folder cannot serve; nothing has been written then.
+        UserError: the encoder, data or run folder cannot be used; nothing has been written.
     """
     with world() as here:
         if here.size > 1:
@@ -66,7 +66,9 @@ def embed(config: EmbedConfig) -> EmbedResult:
         size = config.data.image_size or encoder.image_size
         spaces, _ = build_spaces(layer_shapes(encoder, size), [config.layer], [config.pooling], max_width=1 << 30)
         if len(spaces) != 1:
-            raise UserError(f"layer: {config.layer!r} names several features; give a number, all, or lastN")
+            raise UserError(
+                f"layer: {config.layer!r} selects several feature sets; choose one with a number, all, or lastN"
+            )
         card = read_encoder_card(config.encoder)
         config = with_group(config, card.provenance)
         with open_run(config, here) as run:
@@ -94,10 +96,10 @@ def embed(config: EmbedConfig) -> EmbedResult:
 
 
 def storage_report(path: str | Path) -> EmbedResult:
-    """What the features in a file of ``retouch embed`` take, from its metadata alone.
+    """The storage size of the features in a ``retouch embed`` file, read from its metadata alone.
 
     Raises:
-        UserError: there is no such file, or something else wrote it.
+        UserError: there is no such file, or ``retouch embed`` did not write it.
     """
     file = _open_features(path)
     shape, nonzeros = _notes(file, path)
@@ -110,7 +112,7 @@ def storage_report(path: str | Path) -> EmbedResult:
 
 
 def storage_text(found: EmbedResult) -> str:
-    """What the features take, in one line for people."""
+    """The storage size of the features, in one readable line."""
     return (
         f"{readable_size(found.bytes_on_disk)} on disk, {readable_size(found.bytes_dense)} as dense float32 "
         f"({found.bytes_on_disk / max(found.bytes_dense, 1):.0%}); {found.nonzeros_per_image:,.1f} of {found.width:,} "
@@ -119,23 +121,23 @@ def storage_text(found: EmbedResult) -> str:
 
 
 def read_sparse(path: str | Path) -> Tensor:
-    """What ``retouch embed`` wrote with ``store=sparse``, as a sparse CSR tensor ``[images features]``, float32.
+    """Read the features of ``retouch embed`` with ``store=sparse``: a sparse CSR tensor ``[images features]``, float32.
 
-    Rows are in the order of the file's ``path`` and ``label``; ``read_sparse(path).to_dense()`` is what
-    ``store=dense`` would hold.
+    Rows are in the order of the file's ``path`` and ``label``. ``read_sparse(path).to_dense()`` equals the features
+    of ``store=dense``.
 
     Raises:
-        UserError: there is no such file, or it holds no sparse features.
+        UserError: there is no such file, or it has no sparse features.
     """
     file = _open_features(path)
     shape, _ = _notes(file, path)
     if "indices" not in file.schema_arrow.names:
-        raise UserError(f"{path}: holds dense features; read its column 'features', or embed again with store=sparse")
+        raise UserError(f"{path} holds dense features; read its column 'features', or embed again with store=sparse")
     table = file.read(columns=["indices", "values"])
     indices, values = (table[name].combine_chunks() for name in ("indices", "values"))
     starts = np.concatenate([[0], np.cumsum(indices.value_lengths().to_numpy(zero_copy_only=False))])
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR")  # torch calls all of it a beta, at every first use
+        warnings.filterwarnings("ignore", message="Sparse CSR")  # torch warns on first use that sparse CSR is in beta
         return torch.sparse_csr_tensor(
             torch.tensor(starts, dtype=torch.int64),
             torch.tensor(indices.flatten().to_numpy(), dtype=torch.int64),
@@ -146,7 +148,7 @@ def read_sparse(path: str | Path) -> Tensor:
 
 
 def _open(config: EmbedConfig) -> tuple[Source, str | None]:
-    """The source, and the task whose labels go along: the one asked for, or the default one if there is any."""
+    """The source, and the task whose labels are written: the configured one, or the default one if there is any."""
     data = config.data
     source = build_source(data.source, image=data.image, label=data.label, root=data.root, seed=config.seed)
     if data.task is None and not source.tasks:
@@ -163,7 +165,7 @@ def _write(
     config: EmbedConfig,
     precision: torch.dtype,
 ) -> None:
-    """Row groups as they come, to a temporary file that is renamed when complete."""
+    """Write row groups to a temporary file, and rename it when it is complete."""
     schema = pa.schema({"path": pa.string(), "label": pa.string(), **COLUMNS[config.store]})
     rows = nonzeros = 0
     waiting: list[pa.RecordBatch] = []
@@ -201,7 +203,7 @@ def _rows(schema: pa.Schema, images: Images, labels: Labels | None, index: Tenso
 
 
 def _text(name: str) -> str:
-    """A file's name for parquet, which takes UTF-8 only: other bytes as ``\\xff``."""
+    """A file name as UTF-8, which parquet requires; other bytes become ``\\xff``."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -213,7 +215,7 @@ def _lists(vectors: Tensor) -> list[Any]:
 
 
 def _sparse_lists(vectors: Tensor) -> list[Any]:
-    """``[B F]`` -> the columns ``indices`` and ``values``, each row's own non-zeros in ascending order of index."""
+    """``[B F]`` -> the columns ``indices`` and ``values``, the non-zeros of each row in ascending order of index."""
     dense = vectors.contiguous().numpy()
     row, index = np.nonzero(dense)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(dense)))]).astype(np.int32)
@@ -223,7 +225,7 @@ def _sparse_lists(vectors: Tensor) -> list[Any]:
 
 def _open_features(path: str | Path) -> Any:
     if not Path(path).is_file():
-        raise UserError(f"{path}: no such file; give the features.parquet of a finished retouch embed")
+        raise UserError(f"{path}: no such file; give the features.parquet of a finished retouch embed run")
     try:
         return pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
@@ -231,10 +233,10 @@ def _open_features(path: str | Path) -> Any:
 
 
 def _notes(file: Any, path: str | Path) -> tuple[tuple[int, int], int]:
-    """Shape and number of non-zeros, from the metadata that ``_write`` leaves."""
+    """Shape and number of non-zeros, from the metadata that ``_write`` adds."""
     notes = file.metadata.metadata or {}
     try:
         rows, width = json.loads(notes[b"shape"])
         return (int(rows), int(width)), int(json.loads(notes[b"nonzeros"]))
     except (KeyError, ValueError, TypeError):
-        raise UserError(f"{path}: has no shape in its metadata: retouch embed did not write it") from None
+        raise UserError(f"{path} has no shape in its metadata: retouch embed did not write it") from None

@@ -1,6 +1,6 @@
-"""Features of a frozen encoder: every layer and pooling from one pass over the images, kept on disk.
+"""Features of a frozen encoder: every layer and pooling from one pass over the images, cached on disk.
 
-Maps are pooled as they come, so whole maps of a data set never lie in memory. Features are float32, on disk too.
+Maps are pooled batch by batch, so the maps of a whole data set are never in memory. Features are float32, also on disk.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from finetune.pooling import Part, Shape, Space, concatenate, pool
 
 log = logging.getLogger("retouch")
 
-FORMAT = 2  # raise it whenever the same key would give other features
+FORMAT = 2  # increase it whenever the same key would give different features
 
 
 @dataclass(frozen=True)
 class FeatureKey:
-    """All that decides the features of a set of images. Two keys that differ in anything have files of their own."""
+    """Everything that determines the features of a set of images. Keys that differ in any field have separate files."""
 
-    encoder: str  # sha256 of weights and what reads them
+    encoder: str  # sha256 of the exported encoder, or the identity of a baseline
     view: str
     source: str  # fingerprint
     split: str
     limit: int | None
-    rows: str  # digest of the rows of the source that were readable and taken
+    rows: str  # digest of the source rows that are used
     size: int
     layers: tuple[str, ...]  # parts, as layer.pooling
     precision: str
@@ -75,8 +75,8 @@ class Features:
 
     Attributes:
         parts: float32 ``[n F]`` each.
-        index: int64 ``[n]``, the row of the images that each row here was computed from, in ascending order. Rows that
-            turned out to be unreadable while decoding are not there: labels must follow it.
+        index: int64 ``[n]``, ascending: the image that each feature row was computed from. Images that turn out to be
+            unreadable have no row, so labels must be selected by this index.
     """
 
     def __init__(self, parts: dict[Part, Tensor], index: Tensor) -> None:
@@ -86,13 +86,13 @@ class Features:
         return len(self.index)
 
     def matrix(self, space: Space, rows: Tensor | None = None) -> Tensor:
-        """Features of ``rows`` (all by default) in a space: a fresh float32 tensor ``[n F]``."""
+        """Features of ``rows`` (all by default) in a space: a new float32 tensor ``[n F]``."""
         chosen = [self.parts[part] if rows is None else self.parts[part][rows] for part in space.parts]
         return concatenate(chosen)
 
 
 def cache_folder(configured: Path | None) -> Path:
-    """Where features are kept: the config's folder, else ``RETOUCH_CACHE``, else ``~/.cache/retouch``."""
+    """Where features are cached: the config's folder, else ``RETOUCH_CACHE``, else ``~/.cache/retouch``."""
     return configured or Path(os.environ.get("RETOUCH_CACHE") or Path.home() / ".cache" / "retouch").expanduser()
 
 
@@ -123,14 +123,14 @@ def feature_key(
 def cached_features(
     folder: Path, key: FeatureKey, encoder: Encoder, images: Images, parts: Sequence[Part], how: Extraction
 ) -> Features:
-    """Features from the cache, else computed and kept there. A damaged file is computed anew and replaced."""
+    """Read features from the cache, or compute and cache them. A damaged file is recomputed and replaced."""
     path = folder / "features" / f"{key.digest}.safetensors"
     found = _read(path, key, parts, len(images))
     if found is not None:
-        log.info("%s: %s features read from %s", images.source.spec, f"{len(images):,}", path)
+        log.info("%s: features of %s images read from %s", images.source.spec, f"{len(images):,}", path)
         return found
     features = extract(encoder, images, parts, how)
-    if len(features) == len(images):  # an image that cannot be read now may be readable again
+    if len(features) == len(images):  # an unreadable image may be readable next time
         _write(path, key, features)
     return features
 
@@ -148,8 +148,8 @@ def extract(
     Args:
         encoder: on any device; it is moved to ``how.device`` and set to eval mode.
         parts: layers and poolings to keep.
-        damage: applied to each batch ``[B 3 S S]``, RGB in [0, 1], first; its random numbers are a function of ``seed``
-            and the place of the batch.
+        damage: applied first, to each batch ``[B 3 S S]``, RGB in [0, 1]; its random numbers depend only on
+            ``seed`` and the batch number.
 
     Raises:
         UserError: no image is readable.
@@ -186,20 +186,20 @@ def extract(
 
 
 def layer_shapes(encoder: Encoder, size: int) -> list[Shape]:
-    """Shapes of the maps at ``size`` pixels, which need not be the size the encoder was built for.
+    """Map shapes at ``size`` pixels, which may differ from the size the encoder was built for.
 
     Raises:
-        UserError: the encoder refuses images of this size.
+        UserError: the encoder does not accept images of this size.
     """
     if size == encoder.image_size:
         return list(encoder.layer_shapes)
     try:
         with torch.inference_mode():
             maps = encoder.eval().layers(torch.full((1, 3, size, size), 0.5, device=encoder.mean.device))
-    except Exception as error:  # whatever a third-party network raises, the user needs its reason
+    except Exception as error:  # third-party networks raise anything; the user needs the reason
         reason = one_line(error).rstrip(".")
         raise UserError(
-            f"data.image_size={size}: {encoder.name} cannot serve at this size: {reason}; leave data.image_size out"
+            f"data.image_size={size}: {encoder.name} does not support this size: {reason}; remove data.image_size"
         ) from None
     return [(tensor.shape[1], tensor.shape[2], tensor.shape[3]) for tensor in maps]
 
@@ -211,22 +211,22 @@ def _read(path: Path, key: FeatureKey, parts: Sequence[Part], rows: int) -> Feat
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("key") != key.text:
-                raise ValueError("it belongs to something else")
+                raise ValueError("it belongs to another key")
             found = {part: file.get_tensor(part.name) for part in parts}
             index = file.get_tensor("index")
         if len(index) != rows or any(len(tensor) != rows for tensor in found.values()):
-            raise ValueError("its tensors are not as they were written")
+            raise ValueError("its tensors have the wrong length")
     except (SafetensorError, ValueError, OSError) as error:
-        log.warning("%s cannot be used (%s): features are computed again", path, one_line(error))
+        log.warning("%s cannot be used (%s): recomputing features", path, one_line(error))
         return None
     return Features(found, index)
 
 
 def _write(path: Path, key: FeatureKey, features: Features) -> None:
-    """A cache that cannot be written costs time later, nothing else."""
+    """A cache that cannot be written only costs time later."""
     tensors = {part.name: tensor for part, tensor in features.parts.items()} | {"index": features.index}
     try:
         with replacing(path) as unfinished:
             save_file(tensors, unfinished, metadata={"key": key.text})
     except (OSError, SafetensorError) as error:
-        log.warning("features are not kept: %s cannot be written (%s)", path, one_line(error))
+        log.warning("features are not cached: %s cannot be written (%s)", path, one_line(error))

@@ -1,4 +1,4 @@
-"""The fine-tuning stage: the whole encoder with a new head, in the same loop as pretraining."""
+"""The fine-tuning stage: train the whole encoder with a new head, in the same loop as pretraining."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from common.config import load_config
 from common.data import Images, Loader, in_order
 from common.encoders import Classifier, build_encoder, layer_decay_groups
 from common.encoders.base import Encoder
-from common.encoders.folder import export_classifier, export_encoder, load_encoder, random_twin, read_encoder_card
+from common.encoders.export import export_classifier, export_encoder
+from common.encoders.load import load_encoder, random_twin, read_encoder_card
 from common.engine.gradient import GradientLearner, decayed_names
 from common.engine.loop import Periodic, learn
 from common.engine.schedule import seed_step
@@ -45,10 +46,10 @@ class Split(NamedTuple):
 
 
 class Ran(NamedTuple):
-    """How one training ended."""
+    """How one training run ended."""
 
     finished: bool  # not stopped by a signal
-    result: FinetuneResult | None  # of the test; in the first process only
+    result: FinetuneResult | None  # the test result; in the first process only
 
 
 class Supervised(nn.Module):
@@ -63,10 +64,10 @@ class Supervised(nn.Module):
         logits = self.classifier(self.augmented(images)).float()
         return {"cross_entropy": F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)}
 
-    # random numbers gain nothing from compiling, and stay those of eager
+    # compiling would not speed this up, and eager random numbers stay reproducible
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def augmented(self, images: Tensor) -> Tensor:
-        """uint8 0..255 -> float32 0..1, whatever the autocast."""
+        """uint8 0..255 -> float32 0..1, with autocast off."""
         with torch.autocast(images.device.type, enabled=False):
             return self.augment(images)
 
@@ -77,23 +78,23 @@ def command(path: str, overrides: Sequence[str]) -> FinetuneResult | None:
 
 
 def finetune(config: FinetuneConfig) -> FinetuneResult | None:
-    """Train encoder and head, keep the step that is best on the validation split, test it once.
+    """Train encoder and head, keep the step with the best validation accuracy, test it once.
 
     Writes ``classifier/``, ``encoder/`` and ``results.json``. An exported encoder is compared with its linear probe and
-    with the same network from scratch, each in a folder of its own.
+    with the same network from scratch, each in its own folder.
 
     Returns:
-        What ``results.json`` holds; None where training was stopped by a signal, and in all processes but the first.
+        The content of ``results.json``; None if a signal stopped training, and in all processes but the first.
 
     Raises:
-        UserError: encoder, data or run folder cannot serve; nothing has been written then.
+        UserError: the encoder, data or run folder cannot be used; nothing has been written.
     """
-    with world() as here:  # once: a group of processes that was left is not joined again
+    with world() as here:  # once: a process group cannot be rejoined after leaving it
         ran = _run(config, here)
         if not ran.finished:
             return None
 
-        # what it is compared with, each a run of its own, in the same group
+        # baselines, each a separate run in the same group
         config = _with_group(config)
         scratch: Ran | None = None
         linear_probe: Probed | None = None
@@ -105,7 +106,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
             if config.compare.linear_probe and here.size == 1:
                 linear_probe = _linear_probe(config)
             elif config.compare.linear_probe and here.is_main:
-                log.info("compare.linear_probe: left out, since a probe runs in one process; use retouch probe for it")
+                log.info("compare.linear_probe: skipped, a probe runs in one process; run retouch probe instead")
         if ran.result is None:
             return None
         from_scratch = scratch.result.tuned if scratch is not None and scratch.result is not None else None
@@ -117,7 +118,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
 
 def _run(config: FinetuneConfig, here: World) -> Ran:
     """One training and its test, in ``config.out``."""
-    # everything a user can get wrong is looked at before anything is written
+    # everything the user can get wrong is checked before anything is written
     encoder, sources, _ = check_all(lambda: _start(config), lambda: _open(config), lambda: check_run_folder(config))
     config = _with_group(config)
     with open_run(config, here) as run:
@@ -138,10 +139,10 @@ def _with_group(config: FinetuneConfig) -> FinetuneConfig:
 
 
 def _start(config: FinetuneConfig) -> Encoder:
-    """The exported encoder, or the same or a named architecture at random initialisation.
+    """The exported encoder, or its architecture or a named one at random initialization.
 
     Raises:
-        UserError: there is no such encoder, or it refuses images of this size.
+        UserError: there is no such encoder, or it does not accept images of this size.
     """
     start = config.encoder
     if start.path is None:
@@ -178,16 +179,17 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     )
 
     # model
-    seed_step(config.seed, 1)  # the new head starts the same in every process
+    seed_step(config.seed, 1)  # the new head starts with the same weights in every process
     classifier = Classifier(encoder, train_labels.names)
     model = Supervised(classifier, config.label_smoothing, config.augment)
-    log.info("%s: %d classes, %d to train on, %d to choose on", task, len(train_labels.names), len(fit), len(held))
+    counts = len(train_labels.names), len(fit), len(held)
+    log.info("%s: %d classes, %d training images, %d validation images", task, *counts)
 
     def evaluate(step: int) -> dict[str, float]:
         answers, labels = _predict(classifier, validation, config, here)
         return {"val/accuracy": float(accuracy(answers, labels))}
 
-    # train, keeping the weights that validation likes best
+    # train, keeping the weights with the best validation accuracy
     training = learn(
         GradientLearner(model, config, here, groups=decayed_groups(model, config)),
         loader,
@@ -264,13 +266,13 @@ def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[dict[str, 
 
 
 def _only(images: Images, rows: Tensor) -> Images:
-    """Some rows of the images, as images of their own."""
+    """A subset of the images."""
     pixels = None if images.pixels is None else images.pixels[rows]
     return Images(images.source, images.size, images.kept[rows], pixels)
 
 
 def _predict(classifier: Classifier, split: Split, config: FinetuneConfig, here: World) -> tuple[Tensor, Tensor]:
-    """The class of each readable row of the split, and its label: int64 ``[n]`` each, on the CPU."""
+    """Predicted class and label of each readable row of the split: int64 ``[n]`` each, on the CPU."""
     training = classifier.training
     classifier.eval()
     dtype = resolve_precision(config.precision, here.device)
@@ -286,13 +288,13 @@ def _predict(classifier: Classifier, split: Split, config: FinetuneConfig, here:
 def _protocol(config: FinetuneConfig) -> str:
     return (
         f"whole encoder trained with a new head on {1 - config.validation:.0%} of the training set; the step with "
-        f"the best accuracy on the other {config.validation:.0%} (stratified, seed {config.seed}) was kept; tested "
+        f"the best accuracy on the held-out {config.validation:.0%} (stratified, seed {config.seed}) was kept; tested "
         "once; ci95: Wilson"
     )
 
 
 def _from_scratch(config: FinetuneConfig) -> FinetuneConfig:
-    """The same recipe without what pretraining learned; all layers at one rate, since none has anything to keep."""
+    """The same recipe from random initialization; one rate for all layers, since no weights are worth preserving."""
     started = (config.out / "from_scratch" / "config.yaml").exists()
     return config.model_copy(
         update={
@@ -318,7 +320,7 @@ def _linear_probe(config: FinetuneConfig) -> Probed:
                 "encoder": config.encoder.path,
                 "data": config.data.model_dump(),
                 "precision": config.precision,
-                "properties": False,  # one number is compared; the rest belongs to a probe of its own
+                "properties": False,  # only the accuracy is compared; retouch probe reports the rest
                 "overwrite": (folder / "config.yaml").exists(),
                 "wandb": config.wandb.model_copy(
                     update={"name": f"{config.wandb.name or config.out.name}-probe"}
@@ -330,13 +332,13 @@ def _linear_probe(config: FinetuneConfig) -> Probed:
 
 
 def _log(result: FinetuneResult, run: Run) -> None:
-    """To ``metrics.jsonl`` and W&B."""
+    """Log to ``metrics.jsonl`` and W&B."""
     tuned = result.tuned
     numbers = {
         f"{result.task}/test_accuracy": tuned.test.accuracy,
         f"{result.task}/val_accuracy": tuned.choice.val_accuracy,
     }
-    # a step of its own: a finished run that is resumed cuts it back, and tests again
+    # a separate step: a finished run that is resumed removes it and tests again
     run.log(numbers, tuned.choice.of_steps + 1)
     run.tracker.summary({**numbers, "best_step": tuned.choice.step, "trained_encoder_sha256": result.encoder_sha256})
     run.tracker.table("results", Line._fields, finetune_lines(result))

@@ -1,4 +1,4 @@
-"""Scores of predictions: accuracy with its interval, per class, and the confusion matrix."""
+"""Scores of predictions: accuracy with its interval, per-class accuracy, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from finetune.results import Score
 
 
 def score(predictions: Tensor, labels: Tensor, classes: int) -> Score:
-    """Predictions and labels, int64 ``[n]`` in ``0..classes-1``, as every result reports them.
+    """Score predictions against labels, int64 ``[n]`` in ``0..classes-1`` each.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no rows.
     """
     confusion = confusion_matrix(predictions, labels, classes)
     right, total = int(confusion.diagonal().sum()), len(labels)
@@ -26,14 +26,14 @@ def score(predictions: Tensor, labels: Tensor, classes: int) -> Score:
 
 
 def accuracy(predictions: Tensor, labels: Tensor) -> Tensor:
-    """Share of right predictions ``[... n]`` against labels ``[n]``, float64 ``[...]`` in [0, 1]."""
+    """Share of correct predictions ``[... n]``, given labels ``[n]``, float64 ``[...]`` in [0, 1]."""
     return (predictions == labels).double().mean(-1)
 
 
 def wilson_interval(right: int, total: int) -> tuple[float, float]:
-    """Wilson's 95% score interval of a share ``right / total`` (Wilson 1927).
+    """Wilson's 95% score interval of a proportion ``right / total`` (Wilson 1927).
 
-    Unlike the normal approximation it stays inside [0, 1] and is not empty at 0% or 100%.
+    Unlike the normal approximation it stays inside [0, 1] and has a positive width at 0% and 100%.
 
     Raises:
         ValueError: not ``0 <= right <= total`` with a positive total.
@@ -41,7 +41,7 @@ def wilson_interval(right: int, total: int) -> tuple[float, float]:
     from scipy.stats import binomtest  # takes a second to import
 
     if total <= 0 or not 0 <= right <= total:
-        raise ValueError(f"{right} right of {total} is no share")
+        raise ValueError(f"{right} of {total} is not a proportion")
     interval = binomtest(right, total).proportion_ci(confidence_level=0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -52,7 +52,7 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, classes: int) -> Tenso
 
 
 def per_class_accuracy(confusion: Tensor) -> list[float | None]:
-    """Share of each class's rows that were recognised; ``None`` for a class without rows."""
+    """Accuracy on the rows of each class; ``None`` for a class without rows."""
     rows = confusion.sum(1).tolist()
     right = confusion.diagonal().tolist()
     return [hit / count if count else None for hit, count in zip(right, rows, strict=True)]

@@ -1,4 +1,4 @@
-"""From feature maps to vectors, and the spaces a probe may choose among."""
+"""Pooling of feature maps into vectors, and the feature spaces a probe chooses from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Shape = tuple[int, int, int]  # D, h, w of a map
 
 
 class Part(NamedTuple):
-    """One layer under one pooling: what is extracted, stored and put together to spaces."""
+    """One layer with one pooling: the unit that is extracted, stored and combined into spaces."""
 
     layer: int
     pooling: str
@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
 
 class Space(NamedTuple):
-    """Some layers under some poolings, side by side."""
+    """A feature space: the concatenated parts of some layers with some poolings."""
 
     layers: tuple[int, ...]  # counted from 0, shallow to deep
     poolings: tuple[str, ...]
@@ -49,8 +49,8 @@ class Space(NamedTuple):
 def pool(maps: Tensor, pooling: str) -> Tensor:
     """Maps ``[B D h w]`` -> vectors, float32.
 
-    ``avg`` and ``max`` give ``[B D]``; ``avg2``, the averages of the four quarters (fewer where a side is 1),
-    ``[B 4D]``; ``flatten`` ``[B D*h*w]``.
+    ``avg`` and ``max`` give ``[B D]``; ``avg2`` averages each quarter (fewer if a side is 1) and gives ``[B 4D]``;
+    ``flatten`` gives ``[B D*h*w]``.
     """
     maps = maps.float()
     match pooling:
@@ -62,11 +62,11 @@ def pool(maps: Tensor, pooling: str) -> Tensor:
             return maps.amax(dim=(2, 3))
         case "flatten":
             return maps.flatten(1)
-    raise ValueError(f"no pooling {pooling!r}")
+    raise ValueError(f"unknown pooling {pooling!r}")
 
 
 def pooled_width(shape: Shape, pooling: str) -> int:
-    """Features that ``pool`` makes of one map."""
+    """The number of features that ``pool`` makes from one map."""
     channels, height, width = shape
     factors = {"avg": 1, "max": 1, "avg2": min(2, height) * min(2, width), "flatten": height * width}
     return channels * factors[pooling]
@@ -75,19 +75,19 @@ def pooled_width(shape: Shape, pooling: str) -> int:
 def build_spaces(
     shapes: Sequence[Shape], layers: Sequence[int | str], poolings: Sequence[str], max_width: int
 ) -> tuple[list[Space], list[str]]:
-    """All layer choices under all poolings, each different space once, narrowest first.
+    """All layer choices with all poolings, without duplicates, narrowest first.
 
     Args:
-        shapes: of the encoder's maps, shallow to deep.
+        shapes: the shapes of the encoder's maps, shallow to deep.
         layers: layer numbers (negative from the end), ``each``, ``all``, or ``lastN``.
         poolings: names joined by ``+``, as in ``avg+max``.
-        max_width: wider spaces are left out.
+        max_width: wider spaces are skipped.
 
     Returns:
-        The spaces, and a line about each one that was left out.
+        The spaces, and a line about each skipped space.
 
     Raises:
-        UserError: a layer that is not there, or nothing is left.
+        UserError: a layer does not exist, or no space is left.
     """
     problems: list[str] = []
     choices: list[tuple[int, ...]] = []
@@ -99,7 +99,7 @@ def build_spaces(
     if problems:
         raise UserError(*problems)
     spaces: dict[tuple[Part, ...], Space] = {}
-    left_out: list[str] = []
+    skipped: list[str] = []
     for chosen in dict.fromkeys(choices):
         for names in poolings:
             parts: dict[Part, None] = {}
@@ -110,18 +110,18 @@ def build_spaces(
             width = sum(pooled_width(shapes[part.layer], part.pooling) for part in parts)
             space = Space(chosen, kept, tuple(parts), width)
             if width > max_width:
-                left_out.append(f"layer {space.layer}, {space.pooling}: {width:,} features, more than {max_width:,}")
+                skipped.append(f"layer {space.layer}, {space.pooling}: {width:,} features, more than {max_width:,}")
             else:
                 spaces.setdefault(tuple(parts), space)
     if not spaces:
         raise UserError(
-            *left_out, title="probe.max_width leaves no features; raise it, or choose other layers or poolings:"
+            *skipped, title="probe.max_width excludes all features; raise it, or choose other layers or poolings:"
         )
-    return sorted(spaces.values(), key=lambda space: space.width), left_out
+    return sorted(spaces.values(), key=lambda space: space.width), skipped
 
 
 def concatenate(parts: Sequence[Tensor]) -> Tensor:
-    """Parts ``[n F_p]`` -> one matrix ``[n ΣF_p]``, always a fresh tensor."""
+    """Parts ``[n F_p]`` -> one matrix ``[n ΣF_p]``, always a new tensor."""
     return torch.cat(list(parts), dim=1) if len(parts) > 1 else parts[0].clone()
 
 
@@ -138,7 +138,7 @@ def _layer_choices(layer: int | str, count: int) -> list[tuple[int, ...]]:
 
 
 def _simplest(shape: Shape, pooling: str) -> str:
-    """Poolings that give the same features of a map have one name."""
+    """One name for all poolings that give the same features of a map."""
     if shape[1:] == (1, 1):
         return "avg"
     if max(shape[1:]) <= 2 and pooling == "flatten":

@@ -1,6 +1,6 @@
-"""The probe stage: what a frozen encoder's features are worth, measured fairly.
+"""The probe stage: a fair evaluation of a frozen encoder's features.
 
-Everything is chosen on a validation split of the training set; the test set is looked at once per reported number.
+All choices are made on a validation split of the training set. The test set is used once per reported number.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor
 from common.config import load_config
 from common.corruptions import Corruption
 from common.encoders.base import Encoder
-from common.encoders.folder import EncoderCard, load_encoder, read_encoder_card
+from common.encoders.card import EncoderCard
+from common.encoders.load import load_encoder, read_encoder_card
 from common.errors import UserError, check_all
 from common.machine.distributed import world
 from common.machine.precision import resolve_precision
@@ -48,11 +49,11 @@ log = logging.getLogger("retouch")
 
 @dataclass(frozen=True)
 class Subject:
-    """One thing measured: the encoder, or a baseline."""
+    """What is evaluated: the encoder or a baseline."""
 
     name: str  # its key in results
     encoder: Encoder
-    identity: str | None  # of its features in the cache; None: not worth keeping
+    identity: str | None  # identifies its features in the cache; None: not cached
     spaces: list[Space]
 
     @property
@@ -62,13 +63,13 @@ class Subject:
 
 @dataclass(frozen=True)
 class Measured:
-    """A subject's outcomes on one task by probe, and the linear classifier behind its own."""
+    """The outcomes of one subject on one task, by probe, and its fitted linear classifier."""
 
     outcomes: dict[str, Probed]
     linear: Fitted
 
     def with_damage(self, scores: dict[str, Score]) -> Measured:
-        """The same, with the linear classifier's scores on damaged images."""
+        """A copy with the linear classifier's scores on damaged images."""
         linear = self.outcomes["linear"].model_copy(update={"damaged": scores})
         return replace(self, outcomes={**self.outcomes, "linear": linear})
 
@@ -79,19 +80,19 @@ def command(path: str, overrides: Sequence[str]) -> ProbeReport:
 
 
 def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
-    """Measure a frozen encoder by its probes, with baselines; write ``results.json``.
+    """Evaluate a frozen encoder and its baselines with all probes; write ``results.json``.
 
     Args:
-        show: print the tables; a caller that gathers several probes prints one of its own.
+        show: print the tables; a caller that combines several probes prints its own.
 
     Returns:
-        What ``results.json`` holds: one result per task and data set, and notes.
+        The content of ``results.json``: one result per task and data set, and notes.
 
     Raises:
-        UserError: encoder, data or run folder cannot serve; nothing has been written then.
+        UserError: the encoder, data or run folder cannot be used; nothing has been written.
     """
     with world() as here:
-        # everything a user can get wrong is looked at before anything is written
+        # everything the user can get wrong is checked before anything is written
         all_data = [config.data, *config.more_data]
         if here.size > 1:
             raise UserError("probe runs in one process: start it without torchrun")
@@ -126,9 +127,9 @@ def _open(config: ProbeConfig, data: LabelledData) -> Sources:
 
 def _spaces(config: ProbeConfig, data: LabelledData, encoder: Encoder) -> list[Space]:
     shapes = layer_shapes(encoder, data.image_size or encoder.image_size)
-    spaces, left_out = build_spaces(shapes, config.probe.layers, config.probe.poolings, config.probe.max_width)
-    if left_out:
-        log.info("left out of the search: %s", "; ".join(left_out))
+    spaces, skipped = build_spaces(shapes, config.probe.layers, config.probe.poolings, config.probe.max_width)
+    if skipped:
+        log.info("skipped in the search: %s", "; ".join(skipped))
     return spaces
 
 
@@ -150,7 +151,7 @@ def _probe_data(
     measured[itself.name] = _damaged(config, measured[itself.name], encoder, images, how)
     code = measure_properties(encoder, images.test, how, config.seed) if config.properties else None
 
-    # what it is measured against
+    # the baselines
     subjects = [itself, *_baselines(config, itself, images, how)]
     for subject in subjects[1:]:
         measured[subject.name] = _measure(config, data, subject, images, how)
@@ -181,7 +182,7 @@ def _probe_data(
 
 
 def _baselines(config: ProbeConfig, itself: Subject, images: LabelledImages, how: Extraction) -> list[Subject]:
-    """The same network without training, and no network, as the config asks for them."""
+    """The untrained twin and raw pixels, as configured."""
     subjects = []
     if config.baselines.random_init:
         twin = untrained(config.encoder, config.seed, images.train, how.device)
@@ -198,13 +199,13 @@ def _baselines(config: ProbeConfig, itself: Subject, images: LabelledImages, how
 def _measure(
     config: ProbeConfig, data: LabelledData, subject: Subject, images: LabelledImages, how: Extraction
 ) -> dict[str, Measured]:
-    """Features once, then for every task and probe: choose on validation, refit on all of train, test once."""
+    """Extract features once; then for every task and probe choose on validation, refit on all of train, test once."""
     train = _features(config, subject, images, "train", data.limit, how)
     test = _features(config, subject, images, "test", data.test_limit, how)
     candidates = Candidates(train, subject.spaces, how.device, config.probe.finalists)
     found: dict[str, Measured] = {}
     for name, (train_labels, test_labels) in images.tasks.items():
-        # labels follow the features' rows
+        # the labels of the rows that have features
         train_labels = train_labels._replace(values=train_labels.values[train.index])
         task = build_task(train_labels, config.probe.validation, config.probe.search_images, config.seed)
         outcomes: dict[str, Probed] = {}
@@ -221,7 +222,7 @@ def _measure(
 def run_probe(
     one: Probe, candidates: Candidates, task: Task, test: Features, test_labels: Tensor
 ) -> tuple[Probed, Fitted]:
-    """One probe on one task: choose, refit, and look at the test set once."""
+    """Run one probe on one task: choose, refit, test once."""
     started = time.monotonic()
     chosen = one.choose(candidates, task)
     fitted = one.refit(candidates, task, chosen)
@@ -239,7 +240,7 @@ def run_probe(
 def _damaged(
     config: ProbeConfig, measured: dict[str, Measured], encoder: Encoder, images: LabelledImages, how: Extraction
 ) -> dict[str, Measured]:
-    """The same with the chosen linear classifiers, not fitted again, on damaged test images."""
+    """Add the scores of the chosen linear classifiers on damaged test images, without refitting."""
     parts = sorted({part for one in measured.values() for part in one.linear.space.parts})
     scores: dict[str, dict[str, Score]] = {name: {} for name in measured}
     for corruption in config.damage:
@@ -252,7 +253,7 @@ def _damaged(
 
 
 def damage_name(corruption: Corruption) -> str:
-    """``gaussian sigma=0.1``: the kind, and what differs from its defaults."""
+    """``gaussian sigma=0.1``: the kind and its non-default settings."""
     settings = corruption.model_dump(exclude_defaults=True, exclude={"kind"})
     return " ".join([corruption.kind, *(f"{key}={value}" for key, value in settings.items())])
 
@@ -269,12 +270,12 @@ def _features(
 
 def _protocol(config: ProbeConfig) -> str:
     search = config.probe
-    compared = f" ({search.protocol})" if search.protocol else ""
+    compared = f"; {search.protocol}" if search.protocol else ""
     return (
         f"frozen encoder; features standardised by training statistics; "
         f"{', '.join(one.text for one in config.probes.values())}; layer, pooling and hyperparameters chosen on "
-        f"{search.validation:.0%} of the training set, stratified, seed {config.seed}{compared}; "
-        "refitted on all of it; tested once; ci95: Wilson"
+        f"a held-out {search.validation:.0%} of the training set (stratified, seed {config.seed}{compared}); "
+        "refitted on the whole training set; tested once; ci95: Wilson"
     )
 
 
@@ -287,15 +288,13 @@ def _pretext(card: EncoderCard) -> str | None:
 def _notes(config: ProbeConfig, results: Sequence[ProbeResult]) -> tuple[str, ...]:
     notes = []
     if results[0].encoder.view == "gray":
-        notes.append(
-            "this encoder and its random initialisation saw gray only: colour is hidden from them, not from pixels"
-        )
+        notes.append("this encoder and its random initialization saw gray only; raw pixels keep their color")
     at_end = [result.task for result in results if result.linear.choice.at_end_of_grid]
     if at_end:
         low, high = config.probe.strengths[0], config.probe.strengths[-1]
         notes.append(
-            f"the chosen strength is at an end of the grid for {', '.join(at_end)}: widen probe.l2, a list that now "
-            f"goes from {low:g} to {high:g}"
+            f"the chosen L2 strength is at an end of the grid for {', '.join(at_end)}: widen probe.l2, which now goes "
+            f"from {low:g} to {high:g}"
         )
     for result in results:
         if result.data.duplicates:
@@ -313,12 +312,12 @@ def _print(run: Run, report: ProbeReport) -> None:
         console.print(properties_table(report.results))
     for note in report.notes:
         console.print(f"  {note}", highlight=False)
-    console.print(f"  everything: {run.folder / RESULTS}", highlight=False)
+    console.print(f"  all results: {run.folder / RESULTS}", highlight=False)
 
 
 def _log(run: Run, report: ProbeReport) -> None:
-    """To ``metrics.jsonl`` and W&B."""
-    # several data sets can have a task of the same name
+    """Log to ``metrics.jsonl`` and W&B."""
+    # several data sets can share a task name
     named = [
         {f"{data}/{result.task}/{key}" if data else f"{result.task}/{key}": value for key, value in numbers.items()}
         for data, result, numbers in zip(
@@ -332,7 +331,7 @@ def _log(run: Run, report: ProbeReport) -> None:
 
 
 def logged_numbers(result: ProbeResult) -> Mapping[str, float]:
-    """What is logged of a result: ``test_accuracy`` of the encoder's linear probe, ``pixels_knn_test_accuracy``, ..."""
+    """The logged numbers: ``test_accuracy`` of the encoder's linear probe, ``pixels_knn_test_accuracy``, ..."""
     numbers = {"val_accuracy": result.linear.choice.val_accuracy}
     for subject, measured in result.subjects.items():
         for key, outcome in measured.probes.items():

@@ -1,7 +1,7 @@
-"""Properties of a code that need no label: how compact it is, and how invariant to nuisance changes.
+"""Label-free properties of a code: how compact it is, and how invariant to nuisance changes.
 
-The third property, to be abstract, is what probes measure: accuracy on a task. The code g(x) is the encoder's last map,
-flattened, so that deep and linear encoders are judged alike.
+The third property, abstraction, is measured by probes: accuracy on a task. The code g(x) is the encoder's last map,
+flattened, so deep and linear encoders are measured in the same way.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ log = logging.getLogger("retouch")
 
 Change = Callable[[Tensor], Tensor]
 
-IMAGES = 1000  # of which properties are estimated, at most
-ZERO = 1e-6  # an entry counts as zero where it is at most this share of its code's largest magnitude
+IMAGES = 1000  # at most this many images are used
+ZERO = 1e-6  # an entry counts as zero if it is at most this fraction of its code's largest magnitude
 SHIFT = 2  # pixels to the right
 BRIGHTNESS = 0.8
 
 
 def shift(images: Tensor) -> Tensor:
-    """``[B 3 H W]`` moved two pixels to the right; what comes in on the left is the reflection."""
+    """Shift ``[B 3 H W]`` two pixels to the right; the left edge is filled by reflection."""
     return pad(images, (SHIFT, 0, 0, 0), mode="reflect")[..., :-SHIFT]
 
 
 def flip(images: Tensor) -> Tensor:
-    """``[B 3 H W]``, left and right exchanged."""
+    """Flip ``[B 3 H W]`` left to right."""
     return images.flip(-1)
 
 
 def darken(images: Tensor) -> Tensor:
-    """``[B 3 H W]`` in [0, 1], times 0.8."""
+    """Multiply ``[B 3 H W]`` in [0, 1] by 0.8."""
     return images * BRIGHTNESS
 
 
@@ -62,17 +62,18 @@ CHANGES: dict[str, Change] = {
 
 
 def measure_properties(encoder: Encoder, images: Images, how: Extraction, seed: int = 0) -> CodeProperties:
-    """How compact and how invariant the code of a frozen encoder is, on at most 1,000 evenly spread images.
+    """Measure how compact and invariant a frozen encoder's code is, on at most 1,000 evenly spaced images.
 
     - ``size``: entries of the last map, D*h*w; ``nonzeros``: mean count of non-zero entries per image; ``bytes``: per
-      image, of the smaller of two forms: all entries as float32, or the non-zeros with their indices.
-    - ``invariance``: for every change c, ``1 - E ‖g(c(x)) - g(x)‖² / E ‖g(x) - g(x')‖²`` with x' any other image: 1 if
-      the code does not move at all, 0 if it moves as far as to another image, below 0 if farther. ``None`` where it is
-      not defined: there is only one image, all have the same code and a change moves it, or codes are not finite.
+      image, in the smaller of two formats: all entries as float32, or the non-zeros with their indices.
+    - ``invariance``: a score per nuisance change c, ``1 - E ‖g(c(x)) - g(x)‖² / E ‖g(x) - g(x')‖²`` with x' another
+      image: 1 if the change does not move the code, 0 if it moves the code as far as to another image, negative if
+      farther. ``None`` if undefined: there is only one image, all images have the same code and a change moves it, or
+      codes are not finite.
 
     Args:
         encoder: on any device; it is moved to ``how.device`` and set to eval mode.
-        seed: of the noise, which also depends on the number of the batch.
+        seed: of the noise, which also depends on the batch number.
     """
     started = time.monotonic()
     encoder = encoder.to(how.device).eval()
@@ -91,7 +92,7 @@ def measure_properties(encoder: Encoder, images: Images, how: Extraction, seed: 
                 away = _codes(encoder, change(pixels), how) - codes
                 moved[name] += float(away.square().sum(dtype=torch.float64))
     count, kept = spread.count, nonzeros / spread.count
-    log.info("properties of the code, from %s images in %.1f s", f"{count:,}", time.monotonic() - started)
+    log.info("code properties from %s images in %.1f s", f"{count:,}", time.monotonic() - started)
     return CodeProperties(
         size=spread.size,
         nonzeros=kept,
@@ -101,7 +102,7 @@ def measure_properties(encoder: Encoder, images: Images, how: Extraction, seed: 
 
 
 def invariance(moved: float, between: float) -> float | None:
-    """``1 - moved / between``, from mean squared distances; 1 where nothing moves, ``None`` where it is not defined."""
+    """``1 - moved / between`` from mean squared distances; 1 if nothing moves, ``None`` if undefined."""
     if moved == 0:
         return 1.0
     return 1 - moved / between if between > 0 and math.isfinite(moved + between) else None
@@ -118,9 +119,9 @@ def _codes(encoder: Encoder, pixels: Tensor, how: Extraction) -> Tensor:
 class _Spread:
     """The mean squared distance between the codes of two different images, from one pass.
 
-    Over all pairs i ≠ j of n codes, ``mean ‖g_i - g_j‖² = 2 / (n - 1) (Σ ‖g_i‖² - ‖Σ g_i‖² / n)``: no pair needs to
-    be drawn. Codes are counted from the first one, which changes no distance, but keeps a large common part from
-    cancelling badly.
+    Over all pairs i ≠ j of n codes, ``mean ‖g_i - g_j‖² = 2 / (n - 1) (Σ ‖g_i‖² - ‖Σ g_i‖² / n)``: no pairs need to
+    be drawn. Codes are taken relative to the first one: this changes no distance, and avoids the cancellation error
+    of a large common offset.
     """
 
     count: int = 0

@@ -1,12 +1,12 @@
-"""What the transfer stages find, as types: ``results.json`` is exactly the dump of one of these, and reads back.
+"""Typed results of the transfer stages: ``results.json`` is the exact dump of one of them, and can be read back.
 
 report = read_results("runs/probe/results.json")     # a ProbeReport
 report.results[0].subjects["encoder"].probes["linear"].test.accuracy
 
 ProbeReport     results, notes
 ProbeResult     one task of one data set: data, encoder, protocol, subjects, properties of the code
-SubjectResult   one thing measured: the encoder, its untrained twin, raw pixels
-Probed          one probe of it: what validation chose, and the score on the test set
+SubjectResult   one subject: the encoder, its untrained twin, or raw pixels
+Probed          one probe of a subject: the choice made on validation, and the test score
 FinetuneResult  the fine-tuned network and its baselines
 """
 
@@ -23,14 +23,14 @@ from common.encoders.base import View
 from common.errors import UserError
 from common.files import write_json
 
-SCHEMA_VERSION: Final = 1  # raise it whenever an older reader would misread a field
+SCHEMA_VERSION: Final = 1  # increase it whenever an older reader would misread a field
 RESULTS = "results.json"
 
-Setting = dict[str, int | float]  # hyperparameters by name: {"l2": 0.001}, {"k": 20}; {} where a probe has none
+Setting = dict[str, int | float]  # hyperparameters by name: {"l2": 0.001}, {"k": 20}; {} if a probe has none
 
 
 class Record(BaseModel):
-    """A frozen block of results. Unknown keys are errors, so that nothing is read as what it is not."""
+    """A frozen block of results. Unknown keys are errors, so no file is misread as another kind."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -46,23 +46,23 @@ class Score(Record):
 
 
 def choice_text(layer: str, pooling: str, setting: str) -> str:
-    """``layer 2, avg, l2 0.001``, without what is empty."""
+    """``layer 2, avg, l2 0.001``; empty parts are skipped."""
     return ", ".join(filter(None, [f"layer {layer}" if layer else "", pooling, setting]))
 
 
 class Choice(Record):
-    """What the validation split chose."""
+    """A choice made on the validation split."""
 
     val_accuracy: float
 
     @property
     def cells(self) -> tuple[str, str, str]:
-        """Layer, pooling and setting, as tables show them; empty where there is none."""
+        """Layer, pooling and setting, as shown in tables; empty if there is none."""
         raise NotImplementedError
 
     @property
     def text(self) -> str:
-        """One line for people."""
+        """One readable line."""
         return choice_text(*self.cells)
 
 
@@ -73,7 +73,7 @@ class ProbeChoice(Choice):
     pooling: str  # avg, or avg+avg2+max
     features: int  # width of the space
     setting: Setting
-    at_end_of_grid: bool  # the setting is the first or last of its grid: a wider grid may have a better one
+    at_end_of_grid: bool  # the setting is the first or last of its grid: a wider grid may be better
 
     @property
     def cells(self) -> tuple[str, str, str]:
@@ -117,7 +117,7 @@ class Tuned(Outcome[StepChoice]):
 class DataFacts(Record):
     """The data of one task."""
 
-    train: str  # as the user named it, or what was made of that
+    train: str  # as the user gave it, with its split if it was split
     test: str
     image_size: int
     duplicates: int  # test images that are also training images
@@ -129,29 +129,29 @@ class EncoderFacts(Record):
     path: str
     name: str
     view: View
-    pretext: str | None  # what it learned from, where its folder says so
+    pretext: str | None  # the pretext it was trained with, if its folder records one
     sha256: str
 
     @property
     def title(self) -> str:
-        """What people call it: its pretext, or else its network."""
+        """Its display name: the pretext, or else the network."""
         return self.pretext or self.name
 
 
 class SubjectResult(Record):
-    """One thing measured on one task."""
+    """One subject on one task."""
 
-    view: View  # what it saw of the images
+    view: View  # what it sees of the images
     probes: dict[str, Probed]  # by name: linear, knn, ...
 
 
 class CodeProperties(Record):
-    """What the code (the encoder's last map) is like, whatever the task."""
+    """Properties of the code (the encoder's last map), independent of the task."""
 
     size: int  # entries, D*h*w
     nonzeros: float  # mean count per image
-    bytes: float  # per image: of the smaller of two forms, dense, or non-zeros with their indices
-    invariance: dict[str, float | None]  # by change: 1 does not move, 0 moves as far as to another image
+    bytes: float  # per image, in the smaller of two formats: dense, or non-zeros with their indices
+    invariance: dict[str, float | None]  # score by change: 1 is unchanged, 0 is as far as another image
 
 
 class ProbeResult(Record):
@@ -159,7 +159,7 @@ class ProbeResult(Record):
 
     task: str
     classes: tuple[str, ...]
-    needs_color: bool  # known to need colour
+    needs_color: bool  # the task is known to need color
     data: DataFacts
     protocol: str
     encoder: EncoderFacts
@@ -168,12 +168,12 @@ class ProbeResult(Record):
 
     @property
     def linear(self) -> Probed:
-        """The linear probe of the encoder: the number that people quote."""
+        """The encoder's linear probe: the headline result."""
         return self.subjects["encoder"].probes["linear"]
 
     @property
     def baselines(self) -> dict[str, SubjectResult]:
-        """The subjects that the encoder is measured against."""
+        """The subjects that the encoder is compared with."""
         return {name: subject for name, subject in self.subjects.items() if name != "encoder"}
 
 
@@ -198,18 +198,18 @@ class FinetuneResult(Record):
     start: str  # the exported encoder or network it started from, or scratch
     encoder_sha256: str  # of the trained encoder
     tuned: Tuned
-    from_scratch: Tuned | None = None  # the same network and recipe at random initialisation
+    from_scratch: Tuned | None = None  # the same network and recipe from random initialization
     linear_probe: Probed | None = None  # of the frozen encoder, on the same images
 
 
 class EmbedResult(Record):
-    """The file that ``retouch embed`` wrote, and what its features take."""
+    """The file that ``retouch embed`` wrote, and the storage size of its features."""
 
     path: Path
     rows: int  # images
     width: int  # features per image
-    nonzeros: int  # of all images together; exact zeros are all that is left out
-    bytes_on_disk: int  # of the columns that hold features, compressed
+    nonzeros: int  # of all images together; only exact zeros are not counted
+    bytes_on_disk: int  # of the feature columns, compressed
 
     @property
     def bytes_dense(self) -> int:
@@ -222,7 +222,7 @@ class EmbedResult(Record):
 
     @property
     def zero_share(self) -> float:
-        """Zeros among all entries, in [0, 1]."""
+        """Share of zeros among all entries, in [0, 1]."""
         return 1 - self.nonzeros / max(self.rows * self.width, 1)
 
 
@@ -235,7 +235,7 @@ def write_results(folder: Path, found: Written) -> None:
 
 
 def read_results(path: str | Path) -> Written:
-    """Read what ``retouch probe`` or ``retouch finetune`` wrote: a ``results.json``, or the run folder that holds it.
+    """Read the results of ``retouch probe`` or ``retouch finetune``: a ``results.json``, or the run folder around it.
 
     Raises:
         UserError: there is no such file, it is damaged, or another stage or version of Retouch wrote it.
@@ -245,7 +245,9 @@ def read_results(path: str | Path) -> Written:
     try:
         found: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give the {RESULTS} of a finished retouch probe or finetune") from None
+        raise UserError(
+            f"{path}: no such file; give the {RESULTS} of a finished retouch probe or finetune run"
+        ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}; run the stage again") from None
     version = found.get("schema_version") if isinstance(found, dict) else None
@@ -256,7 +258,7 @@ def read_results(path: str | Path) -> Written:
         )
     if version != SCHEMA_VERSION:
         raise UserError(
-            f"{path} has schema_version {version!r}, and this Retouch reads {SCHEMA_VERSION}: read it with the version "
+            f"{path} has schema_version {version!r}, but this Retouch reads version {SCHEMA_VERSION}: use the Retouch "
             "that wrote it, or run the stage again"
         )
     try:

@@ -12,14 +12,14 @@ from finetune.results import Choice, FinetuneResult, Outcome, ProbeResult, Score
 
 TASKS_ACROSS = 3  # tasks side by side in 100 columns
 TITLE = "Test accuracy, % [95% Wilson interval]"
-SUBJECTS = {"pixels": "raw pixels"}  # what people call them, where it is not the key
+SUBJECTS = {"pixels": "raw pixels"}  # display names that differ from the key
 PROBES = {"knn": "k-NN"}
 
 
 class Line(NamedTuple):
     """One method on one task."""
 
-    task: str  # with what sets its data apart, where there are several
+    task: str  # with the data that distinguishes it, if there are several
     method: str
     test_accuracy: float
     low: float
@@ -37,7 +37,7 @@ class Line(NamedTuple):
 
     @property
     def chosen(self) -> str:
-        """What validation chose."""
+        """The choice made on the validation split."""
         return choice_text(self.layer, self.pooling, self.setting)
 
 
@@ -45,7 +45,7 @@ class Line(NamedTuple):
 
 
 def probe_lines(results: Sequence[ProbeResult]) -> list[Line]:
-    """Every method on every task, from the results of one or several probes; a baseline they share comes once."""
+    """Every method on every task, from the results of one or more probe runs; a shared baseline appears once."""
     several = len({result.encoder.title for result in results}) > 1
     found: dict[Line, None] = {}
     for task, result in zip(task_names(results), results, strict=True):
@@ -61,7 +61,7 @@ def probe_lines(results: Sequence[ProbeResult]) -> list[Line]:
 
 
 def finetune_lines(result: FinetuneResult) -> list[Line]:
-    """The fine-tuned network and what it is compared with."""
+    """The fine-tuned network and its baselines."""
     outcomes: dict[str, Outcome[Choice] | None] = {
         "trained from scratch" if result.start == "scratch" else "fine-tuned": result.tuned,
         "linear probe of the frozen encoder": result.linear_probe,
@@ -76,13 +76,13 @@ def _line(task: str, method: str, outcome: Outcome[Choice], note: str = "") -> L
 
 
 def task_names(results: Sequence[ProbeResult]) -> list[str]:
-    """What people call the task of each result, different for different data."""
+    """The display name of each result's task, different for different data."""
     names = zip(data_names(results), results, strict=True)
     return [f"{result.task} ({data})" if data else result.task for data, result in names]
 
 
 def data_names(results: Sequence[ProbeResult]) -> list[str]:
-    """What sets the data of each result apart from that of the others, as short as possible; empty if all agree."""
+    """The shortest name that distinguishes each result's data from the others; empty if all are the same."""
     facts = [
         (
             result.data.train,
@@ -104,7 +104,7 @@ def data_names(results: Sequence[ProbeResult]) -> list[str]:
 
 
 def results_table(lines: Sequence[Line]) -> Table:
-    """Test accuracy in percent with its 95% interval, methods down, tasks across; readable at 100 columns."""
+    """Test accuracy in percent with its 95% interval: methods in rows, tasks in columns; readable at 100 columns."""
     tasks, methods, cells = _grid(lines)
     table = Table(title=TITLE, title_justify="left", show_lines=False)
     if len(tasks) > TASKS_ACROSS:
@@ -129,7 +129,7 @@ def results_table(lines: Sequence[Line]) -> Table:
 
 
 def results_markdown(lines: Sequence[Line]) -> str:
-    """The results table for a document: methods down, tasks across."""
+    """The results table for a document: methods in rows, tasks in columns."""
     tasks, methods, cells = _grid(lines)
 
     def text(line: Line | None) -> str:
@@ -140,23 +140,23 @@ def results_markdown(lines: Sequence[Line]) -> str:
 
 
 def damage_table(results: Sequence[ProbeResult]) -> Table:
-    """The same linear probe on clean and on damaged test images, in percent."""
-    title = "The linear probe on damaged test images, % [95% Wilson interval]"
+    """Accuracy of the same linear probe on clean and on damaged test images, in percent."""
+    title = "Linear probe on damaged test images: accuracy, % [95% Wilson interval]"
     table = Table(title=title, title_justify="left")
     damages = _in_order(damage for result in results for damage in result.linear.damaged)
     for column in ("encoder", "task", "clean", *damages):
         table.add_column(column)
     for task, result in zip(task_names(results), results, strict=True):
         scores = [result.linear.test, *(result.linear.damaged.get(damage) for damage in damages)]
-        # interval below accuracy: side by side three damages would not fit 100 columns
+        # the interval goes below the accuracy, so that three kinds of damage fit in 100 columns
         shown = ["" if score is None else escape(percent(score, "\n")) for score in scores]
         table.add_row(result.encoder.title, task, *shown)
     return table
 
 
 def properties_table(results: Sequence[ProbeResult]) -> Table:
-    """How compact, invariant and abstract each code is; what tasks of one data set share is shown in the first row."""
-    title = "The code: compact, invariant (1: does not move), abstract (linear probe, %)"
+    """How compact, invariant and abstract each code is; values that tasks share appear only in the first row."""
+    title = "Code properties: compact, invariant (1 = unchanged), abstract (linear probe, %)"
     table = Table(title=title, title_justify="left")
     codes = [(task, r, r.code) for task, r in zip(task_names(results), results, strict=True) if r.code is not None]
     changes = _in_order(change for _, _, code in codes for change in code.invariance)
@@ -189,7 +189,7 @@ def percent(score: Score, apart: str = " ") -> str:
 
 
 def two_decimals(value: float | None) -> str:
-    """``0.91``; empty where it is not defined. Adding zero: what rounds to nothing should not read -0.00."""
+    """``0.91``; empty if undefined. Adding zero turns -0.00 into 0.00."""
     return "" if value is None else f"{round(value, 2) + 0.0:.2f}"
 
 
@@ -198,7 +198,7 @@ def _percent(accuracy: float, low: float, high: float, apart: str = " ") -> str:
 
 
 def _cell(line: Line) -> str:
-    chosen = choice_text(line.layer, "", line.setting)  # a pooling would not fit 100 columns
+    chosen = choice_text(line.layer, "", line.setting)  # the pooling would not fit in 100 columns
     return f"{escape(line.accuracy)}{_dim(chosen)}{_dim(line.note)}"
 
 

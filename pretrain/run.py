@@ -11,7 +11,7 @@ from torch import Tensor
 from common.config import load_config
 from common.data import Images, Loader, Source, build_source, load_images
 from common.data.images import kept_rows
-from common.encoders.folder import export_encoder
+from common.encoders.export import export_encoder
 from common.engine.loop import Periodic, Trained, learn
 from common.errors import UserError, check_all
 from common.files import write_json

@@ -156,6 +156,6 @@ def load_encoder(folder: str | Path) -> Encoder:
     Raises:
         UserError: the folder is not an encoder, or is damaged; says what to do.
     """
-    from common.encoders.folder import load_encoder as load
+    from common.encoders.load import load_encoder as load
 
     return load(Path(folder))

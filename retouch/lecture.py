@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +15,10 @@ from rich.table import Table
 
 from common.config import load_config
 from common.data import build_source, load_images
-from common.encoders.folder import load_encoder
+from common.encoders.load import load_encoder
 from common.encoders.sparse_code import SparseCode
 from common.encoders.storage import ENTRY_BYTES
+from common.errors import UserError
 from common.files import write_json, write_text
 from common.machine.cores import leave_busy_cores
 from common.pixels import to_float
@@ -80,6 +82,8 @@ def lecture(out: str | Path = "runs/lecture") -> list[Row]:
     Returns:
         One row per code of images.
     """
+    if find_spec("matplotlib") is None:
+        raise UserError("the lecture draws its curves with matplotlib: install it with pip install 'retouch[lecture]'")
     started, out = time.monotonic(), Path(out)
     leave_busy_cores()
     for name in ATOMS:

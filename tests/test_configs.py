@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from common.config import dump_config, load_config
+from common.config import Config, dump_config, load_config
 from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
 from pretrain.config import GradientPretraining, PretrainConfig
 from retouch import lecture
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-SCHEMAS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "probe": ProbeConfig}
-STAGES = {**SCHEMAS, "embed": EmbedConfig}
+SCHEMAS: dict[str, type[Config]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "probe": ProbeConfig}
+STAGES: dict[str, type[Config]] = {**SCHEMAS, "embed": EmbedConfig}
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 
 

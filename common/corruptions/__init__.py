@@ -1,6 +1,6 @@
-"""Corruptions: one small class a file, callable on ``[B 3 H W]`` RGB in [0, 1], batched on the device.
+"""Corruptions: one small class per file, callable on ``[B 3 H W]`` RGB in [0, 1], batched on the device.
 
-To add one: write its class with a ``kind`` of its own, and name it in ``AnyCorruption``.
+To add one, write a class with its own ``kind`` and name it in ``AnyCorruption``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The corruption contract: a frozen config that can be called on images."""
+"""The corruption contract: a frozen config, callable on images."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from common.config import Config
 
 
 class Corruption(Config, ABC):
-    """Damages images, each with parameters of its own, drawn from the global generator of their device."""
+    """Corrupts images; each draws its own parameters from the global generator of their device."""
 
     kind: str
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
-        """Images ``[B 3 H W]``, RGB in [0, 1], float32 -> the damaged images, same shape."""
+        """Images ``[B 3 H W]``, RGB in [0, 1], float32 -> the corrupted images, same shape."""
 
 
 def _one_is_both(value: Any) -> Any:
@@ -32,12 +32,12 @@ def _in_order(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
-# `[lowest, highest]`, drawn uniformly per image; a single number is both
+# `[lowest, highest]`, from which each image draws uniformly; a single number stands for both
 Range = Annotated[tuple[float, float], BeforeValidator(_one_is_both), AfterValidator(_in_order)]
 
 
 def between(low: float, high: float) -> AfterValidator:
-    """A range must lie inside [low, high]."""
+    """A validator: the range must lie inside [low, high]."""
 
     def check(value: tuple[float, float]) -> tuple[float, float]:
         if value[0] < low or value[1] > high:
@@ -48,5 +48,5 @@ def between(low: float, high: float) -> AfterValidator:
 
 
 def draw(limits: tuple[float, float], images: Tensor) -> Tensor:
-    """One number per image ``[B]``, uniform in ``limits``."""
+    """One number per image, uniform in ``limits``, ``[B]``."""
     return torch.empty(len(images), device=images.device).uniform_(*limits)

@@ -15,7 +15,7 @@ class Gaussian(Corruption):
     """``x + σ ε`` with ``ε ~ N(0, 1)``; σ is in units of [0, 1], and the result is never clipped.
 
     ``sigma`` fixes σ. Without it, ``ln σ ~ N(log_mean, log_std)`` per image (Karras et al. 2022, EDM, section 5:
-    mean -1.2, deviation 1.2, for images in [-1, 1]; σ halves in [0, 1], so the mean falls by ln 2).
+    mean -1.2, deviation 1.2 for images in [-1, 1]; in [0, 1] σ is half as large, so the mean is lower by ln 2).
     """
 
     kind: Literal["gaussian"] = "gaussian"

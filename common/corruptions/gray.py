@@ -1,4 +1,4 @@
-"""Colour taken away."""
+"""Colour removed."""
 
 from __future__ import annotations
 

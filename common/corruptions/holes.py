@@ -1,4 +1,4 @@
-"""Holes: square patches hidden."""
+"""Holes: hidden square patches."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from common.corruptions.base import Corruption
 
 
 class Holes(Corruption):
-    """A fixed share of the patches of a grid, chosen anew for every image, filled with one colour."""
+    """A fixed share of the patches of a grid, drawn independently per image and filled with one colour."""
 
     kind: Literal["holes"] = "holes"
     ratio: float = Field(0.5, gt=0, lt=1)
-    """Share of the patches hidden."""
+    """Share of the patches to hide."""
     size: int = Field(4, ge=1)
     """Side of a patch in pixels."""
     fill: Literal["gray", "mean"] = "gray"
@@ -26,7 +26,7 @@ class Holes(Corruption):
         return self.punch(images)[0]
 
     def punch(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images ``[B 3 H W]`` -> images with holes, and where the holes are ``[B 1 H W]``, 1 where hidden."""
+        """Images ``[B 3 H W]`` -> images with holes, and a mask ``[B 1 H W]``, 1 where hidden."""
         height, width = images.shape[2:]
         grid = (-(-height // self.size), -(-width // self.size))
         _, hidden = draw_patches(images, grid, self.ratio)
@@ -36,11 +36,11 @@ class Holes(Corruption):
 
 
 def draw_patches(images: Tensor, grid: tuple[int, int], ratio: float) -> tuple[Tensor, Tensor]:
-    """Hide ``ratio`` of the patches of each image: exactly as many in every image, at least one, never all.
+    """Hide ``ratio`` of the patches of each image: the same number in every image, at least one, never all.
 
     Returns:
-        The indices of the kept patches, row by row and rising ``[B n]``, and a map of the hidden ones, float,
-        1 where hidden ``[B h*w]``.
+        The indices of the kept patches in row-major order, ascending, ``[B n]``, and a float mask ``[B h*w]``, 1 where
+        a patch is hidden.
     """
     patches = grid[0] * grid[1]
     kept = patches - min(max(round(ratio * patches), 1), patches - 1)
@@ -51,5 +51,5 @@ def draw_patches(images: Tensor, grid: tuple[int, int], ratio: float) -> tuple[T
 
 
 def enlarge(patches: Tensor, size: int) -> Tensor:
-    """One number a patch ``[B K h w]`` -> one a pixel ``[B K h*size w*size]``."""
+    """One number per patch ``[B K h w]`` -> one per pixel ``[B K h*size w*size]``."""
     return patches.repeat_interleave(size, dim=2).repeat_interleave(size, dim=3)

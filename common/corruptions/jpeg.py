@@ -38,10 +38,10 @@ YCBCR = (
 
 
 class Jpeg(Corruption):
-    """What JPEG at ``quality`` 1..100, drawn per image, leaves of the image (4:2:0 chroma, baseline tables).
+    """JPEG artefacts at ``quality`` 1..100, drawn per image (4:2:0 chroma, baseline tables).
 
-    kornia's codec is made to be differentiable: its rounding lets a little of every lost coefficient through, which a
-    network could learn to amplify. This one rounds, stays nearer to libjpeg, and is several times faster.
+    kornia's codec is differentiable: its soft rounding leaks a little of every discarded coefficient, which a network
+    could learn to amplify. This one rounds exactly, is closer to libjpeg, and is several times faster.
     """
 
     kind: Literal["jpeg"] = "jpeg"
@@ -53,14 +53,14 @@ class Jpeg(Corruption):
 
 
 def compress(images: Tensor, quality: Tensor) -> Tensor:
-    """Images ``[B 3 H W]`` in [0, 1] and whole qualities ``[B]`` in 1..100 -> decompressed images in [0, 1]."""
+    """Images ``[B 3 H W]`` in [0, 1] and integer qualities ``[B]`` in 1..100 -> decompressed images in [0, 1]."""
     height, width = images.shape[2:]
     # a macroblock of 4:2:0 JPEG is 16 pixels wide
     padded = F.pad(images, (0, -width % 16, 0, -height % 16), mode="replicate")
     mix = images.new_tensor(YCBCR)
     levels = padded.mul(255).flatten(2)  # 0..255
     ycc = (mix @ levels).view_as(padded)
-    # libjpeg's scaling: below 50 the tables grow as 1 / quality, above they shrink linearly
+    # libjpeg's scaling: below quality 50 the tables grow as 1 / quality, above it they shrink linearly
     percent = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality).view(-1, 1, 1, 1, 1, 1)
     luma = _quantise(ycc[:, :1] - 128, LUMINANCE, percent) + 128
     chroma = _quantise(F.avg_pool2d(ycc[:, 1:], 2), CHROMINANCE, percent)
@@ -70,7 +70,7 @@ def compress(images: Tensor, quality: Tensor) -> Tensor:
 
 
 def _quantise(plane: Tensor, table: tuple[tuple[int, ...], ...], percent: Tensor) -> Tensor:
-    """Levels ``[B K H W]``: cosine transform of every 8x8 block, rounded to the table, and back."""
+    """Levels ``[B K H W]`` -> the same after quantising the cosine transform of every 8x8 block."""
     count, channels, height, width = plane.shape
     steps = ((plane.new_tensor(table) * percent + 50) / 100).floor().clamp(1, 255)
     blocks = plane.view(count, channels, height // 8, 8, width // 8, 8).transpose(3, 4)
@@ -81,7 +81,7 @@ def _quantise(plane: Tensor, table: tuple[tuple[int, ...], ...], percent: Tensor
 
 
 def _cosine(like: Tensor) -> Tensor:
-    """The orthonormal 8-point cosine transform (DCT-II), ``[8 8]``, a row a frequency."""
+    """The orthonormal 8-point cosine transform (DCT-II), ``[8 8]``, one row per frequency."""
     place = torch.arange(8, dtype=torch.float32, device=like.device)
     rows = torch.cos((2 * place + 1) * place[:, None] * (math.pi / 16)) / 2
     return torch.cat([rows[:1] / math.sqrt(2), rows[1:]])

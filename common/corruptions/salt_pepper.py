@@ -1,4 +1,4 @@
-"""Salt and pepper: some pixels turn white, as many turn black."""
+"""Salt-and-pepper noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from common.corruptions.base import Corruption, Range, between, draw
 
 
 class SaltPepper(Corruption):
-    """Each pixel is lost with probability ``amount``, to black or white alike, all three channels together."""
+    """Each pixel is replaced with probability ``amount``, by black or white equally often, in all three channels."""
 
     kind: Literal["salt_pepper"] = "salt_pepper"
     amount: Annotated[Range, between(0, 1)] = (0.02, 0.4)

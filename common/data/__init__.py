@@ -1,4 +1,4 @@
-"""Images from anywhere: sources, decoded views, and batches whose order is a function of the step."""
+"""Images from anywhere: sources, decoded images, and batches whose order is a function of the step."""
 
 from common.data.build import build_source
 from common.data.duplicates import find_duplicates, warn_of_duplicates

@@ -1,4 +1,4 @@
-"""From the one string a user writes to a source of images."""
+"""From the string a user writes to a source of images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMS = {
     "torchvision": "torchvision:NAME[:SPLIT]",
     "patches": "patches:SOURCE",
 }
-GENERATED = ("shapes", "photos")  # always at hand, of any length
+GENERATED = ("shapes", "photos")  # always available, at any length
 
 
 def build_source(
@@ -33,29 +33,29 @@ def build_source(
     root: str | None = None,
     seed: int = 0,
 ) -> Source:
-    """Open the images that ``spec`` names (see ``FORMS``). Nothing is decoded, and no label is read.
+    """Open the images that ``spec`` names (see ``FORMS``). No image is decoded and no label is read.
 
     Args:
         spec: ``scheme:rest``.
-        split: ``train`` or ``test``, for sources that have both and where ``spec`` itself says nothing. A folder and a
-            set of parquet files are taken whole.
-        image: column of the images, where it is not the obvious one (``parquet``, ``hf``).
-        label: column, or task, that ``labels(None)`` gives.
+        split: ``train`` or ``test``, for sources that have both, unless ``spec`` names one. Folders and parquet files
+            are taken whole.
+        image: column that holds images, if it is not the obvious one (``parquet``, ``hf``).
+        label: column, or task, that ``labels(None)`` returns.
         root: folder for downloads (``hf``, ``torchvision``); by default in the user's cache.
-        seed: of ``shapes`` and ``photos``, which are generated, and of the places of ``patches``.
+        seed: seed of ``shapes`` and ``photos``, which are generated, and of the positions of ``patches``.
 
     Raises:
-        UserError: the scheme is unknown, or there is nothing to read; every problem with what to do about it.
+        UserError: the scheme is unknown, or there is nothing to read; each problem says what to do about it.
     """
     scheme, _, rest = spec.partition(":")
     if scheme not in FORMS:
         raise UserError(_unknown(spec, scheme))
     if not rest and scheme not in GENERATED:
-        raise UserError(f"{spec!r}: incomplete; written {FORMS[scheme]}")
+        raise UserError(f"{spec!r} is incomplete; the form is {FORMS[scheme]}")
     if scheme == "patches":
         return _patches(spec, rest, split, image, label, root, seed)
     if image is not None and scheme not in ("parquet", "hf"):
-        raise UserError(f"data.image: {spec} has no columns to choose from; leave it out")
+        raise UserError(f"data.image: {spec} has no columns to choose from; remove it")
     name, _, part = rest.partition(":")
     match scheme:
         case "shapes" | "photos":
@@ -75,7 +75,7 @@ def build_source(
         case _:
             source = FolderSource(rest, spec)
     if label not in (None, "label"):
-        raise UserError(f"data.label: {spec} has no label {label!r}; leave it out, or write label")
+        raise UserError(f"data.label: {spec} has no label {label!r}; remove it, or use label")
     return source
 
 
@@ -84,12 +84,12 @@ def _generated(spec: str, scheme: str, rest: str, split: str, label: str | None,
     name = name or split
     problems = []
     if name not in ("train", "test"):
-        problems.append(f"{spec!r}: no split {name!r}; written {FORMS[scheme]}")
+        problems.append(f"{spec!r}: no split {name!r}; the form is {FORMS[scheme]}")
     if length and not (length.isdecimal() and int(length) > 0):
-        problems.append(f"{spec!r}: {length!r} is not a number of images; written {FORMS[scheme]}")
+        problems.append(f"{spec!r}: {length!r} is not a number of images; the form is {FORMS[scheme]}")
     tasks = ShapesSource().tasks if scheme == "shapes" else ()
     if label is not None and label not in tasks:
-        known = f"no label {label!r}; it has {', '.join(tasks)}" if tasks else "no labels; leave it out"
+        known = f"no label {label!r}; it has {', '.join(tasks)}" if tasks else "no labels; remove it"
         problems.append(f"data.label: {scheme} has {known}")
     if problems:
         raise UserError(*problems)
@@ -103,9 +103,9 @@ def _patches(
     scheme = rest.partition(":")[0]
     problems = []
     if scheme in ("photos", "patches"):
-        problems.append(f"{spec!r}: {scheme} are patches already; write {rest}")
+        problems.append(f"{spec!r}: {scheme} are already patches; use {rest}")
     if label is not None:
-        problems.append("data.label: patches has no labels; leave it out")
+        problems.append("data.label: patches have no labels; remove it")
     if problems:
         raise UserError(*problems)
     return PatchesSource(build_source(rest, split=split, image=image, root=root, seed=seed), seed)
@@ -121,5 +121,5 @@ def _unknown(spec: str, scheme: str) -> str:
     elif near:
         hint = f"did you mean {near[0]!r}?"
     else:
-        hint = "a source is one of " + ", ".join(FORMS.values())
+        hint = "use one of " + ", ".join(FORMS.values())
     return f"{spec!r}: unknown source {scheme!r}; {hint}"

@@ -12,25 +12,25 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-# what PIL registers but cannot read by itself, or what is no picture
-_NOT_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+# registered by PIL, but not readable by PIL alone, or not images
+_NOT_IMAGES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 
-MAX_PIXELS = 1_000_000_000  # of one image; PIL's own bound of 179 million refuses panoramas and scans
-_bound = threading.Lock()
+MAX_PIXELS = 1_000_000_000  # per image; PIL's own limit of 179 million refuses panoramas and scans
+_limit = threading.Lock()
 
 
 def image_suffixes() -> frozenset[str]:
     """Lower-case file suffixes (``.png``) of every image type that PIL or torchvision opens."""
     known = Image.registered_extensions()  # loads PIL's plugins
-    readable = (suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in _NOT_PICTURES)
+    readable = (suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in _NOT_IMAGES)
     return frozenset(readable) | {".avif", ".heic", ".heif"}
 
 
 def open_image(data: bytes | str | Path) -> Image.Image | Tensor:
-    """An image file, or its bytes, as PIL (header read only), or uint8 ``[3 h w]`` where only torchvision can.
+    """An image file or its bytes as PIL (only the header is read), or uint8 ``[3 h w]`` if only torchvision reads it.
 
     Raises:
-        OSError, ValueError: nothing can read it, or it has more than ``MAX_PIXELS``.
+        OSError, ValueError: neither can read it, or it has more than ``MAX_PIXELS``.
     """
     try:
         return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
@@ -51,13 +51,13 @@ def open_image(data: bytes | str | Path) -> Image.Image | Tensor:
 
 
 def _open_large(data: bytes | str | Path) -> Image.Image:
-    """An image that PIL holds to be too large, where it is not larger than ``MAX_PIXELS``.
+    """An image above PIL's limit, but not above ``MAX_PIXELS``.
 
-    PIL's bound is one for the whole program: it is as it was once the header is read, for other code that opens images.
+    PIL's limit is global to the program, so it is restored after the header is read.
     """
-    with _bound:
+    with _limit:
         usual = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # PIL warns above it, and refuses above its double
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # PIL warns above the limit, and refuses above twice the limit
         try:
             return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
         except Image.DecompressionBombError:
@@ -67,10 +67,10 @@ def _open_large(data: bytes | str | Path) -> Image.Image:
 
 
 def square(image: Image.Image | Tensor, size: int) -> NDArray[np.uint8]:
-    """Decode, turn upright (EXIF), convert to RGB, scale the shorter side to ``size`` and crop the centre.
+    """Decode, apply the EXIF orientation, convert to RGB, scale the shorter side to ``size`` and crop the centre.
 
-    Scaling is bicubic and antialiased; large images are first reduced by whole factors, JPEGs while they are decoded.
-    Scale and crop are one resampling of the central square.
+    Scaling is bicubic with antialiasing; large images are first reduced by integer factors, JPEGs during decoding.
+    Scaling and cropping are one resampling of the central square.
 
     Args:
         image: PIL of any mode, or uint8 ``[1 h w]`` or ``[3 h w]``.
@@ -83,7 +83,7 @@ def square(image: Image.Image | Tensor, size: int) -> NDArray[np.uint8]:
         if image.shape == (3, size, size):
             return image.numpy()
     elif image.format == "JPEG":
-        image.draft(None, (2 * size, 2 * size))  # never below twice the size: resampling does the rest
+        image.draft(None, (2 * size, 2 * size))  # never below twice the size; resampling does the rest
     image = upright(image)
     width, height = image.size
     if (width, height) != (size, size):
@@ -95,36 +95,36 @@ def square(image: Image.Image | Tensor, size: int) -> NDArray[np.uint8]:
 
 
 def upright(image: Image.Image | Tensor) -> Image.Image:
-    """Decode, turn upright (EXIF) and convert to RGB, at its own resolution.
+    """Decode, apply the EXIF orientation and convert to RGB, at its own resolution.
 
     Args:
         image: PIL of any mode, or uint8 ``[1 h w]`` or ``[3 h w]``.
     """
     if isinstance(image, Tensor):
         return Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
-    ImageOps.exif_transpose(image, in_place=True)  # otherwise it copies every image, turned or not
+    ImageOps.exif_transpose(image, in_place=True)  # not in place, it copies every image, rotated or not
     return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any PIL mode -> RGB.
 
-    Transparent parts are laid on white. 16-bit values keep their high byte. Floats and wider integers are taken as
-    [0, 1], [0, 255] or 16-bit where they fit, and else stretched from their least to their greatest.
+    Transparent images are composited on white. 16-bit values keep their high byte. Floats and wider integers count as
+    [0, 1], [0, 255] or 16-bit if they fit that range; otherwise they are stretched from minimum to maximum.
     """
     transparent = image.info.get("transparency")
     if image.mode == "RGB" and not isinstance(transparent, tuple):
         return image
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image)
-        # 16 bits by their type; PIL widens those of PGM, and older versions of it those of PNG, to 32
+        # 16-bit by dtype; PIL widens 16-bit PGM to 32 bits, and its older versions 16-bit PNG too
         gray = _from_wide(values, values.dtype.itemsize == 2 or (image.mode == "I" and image.format in ("PPM", "PNG")))
         if isinstance(transparent, int):
             gray[values == transparent] = 255
         return Image.fromarray(gray).convert("RGB")
     if image.mode == "La":
-        image = image.convert("LA")  # the only mode that PIL converts it to
-    if isinstance(transparent, tuple) and max(transparent) > 255:  # of 16 bits: as of the pixels, the high byte
+        image = image.convert("LA")  # the only mode that PIL converts La to
+    if isinstance(transparent, tuple) and max(transparent) > 255:  # 16-bit: the high byte, as for pixels
         image.info["transparency"] = tuple(value >> 8 for value in transparent)
     if image.mode in ("RGBA", "RGBa", "LA", "PA") or transparent is not None:
         image = image.convert("RGBA")

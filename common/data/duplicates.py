@@ -16,17 +16,17 @@ log = logging.getLogger("retouch")
 
 
 def find_duplicates(test: Images, train: Images, *, workers: int = 0) -> Tensor:
-    """Rows of ``test`` whose decoded pixels are, byte for byte, those of some row of ``train``: int64, ascending."""
+    """Rows of ``test`` whose decoded pixels equal those of some row of ``train``: int64, ascending."""
     known = {key for _, key in _hashes(train, workers)}
     return torch.tensor([row for row, key in _hashes(test, workers) if key in known], dtype=torch.int64)
 
 
 def warn_of_duplicates(test: Images, train: Images, *, workers: int = 0) -> int:
-    """Count them; warn of them, and go on."""
+    """Count them, and warn if there are any."""
     count = len(find_duplicates(test, train, workers=workers))
     if count:
         log.warning(
-            "%d of %d test images are byte-identical to training images: the test accuracy may flatter",
+            "%d of %d test images are identical to training images: test accuracy may be too high",
             count,
             len(test.readable()),
         )
@@ -34,7 +34,7 @@ def warn_of_duplicates(test: Images, train: Images, *, workers: int = 0) -> int:
 
 
 def _hashes(images: Images, workers: int) -> Iterator[tuple[int, bytes]]:
-    """Each readable row with its 128-bit hash: two different images share one with a chance of 2**-128."""
+    """Each readable row with its 128-bit hash; two different images collide with probability 2**-128."""
     for batch in in_order(images, 256, workers):
         for row, image in zip(batch.index.tolist(), batch.images.numpy(), strict=True):
             yield row, hashlib.blake2b(image, digest_size=16).digest()

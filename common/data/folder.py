@@ -1,4 +1,4 @@
-"""`folder:PATH`: every image file below a folder. A million files open in seconds: no file is touched at the start."""
+"""`folder:PATH`: every image file below a folder. A million files take seconds to open: only folders are read."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from common.errors import UserError
 
 
 class FolderSource(Source):
-    """Image files below ``folder``, sorted by path; hidden files and folders are left out.
+    """Image files below ``folder``, sorted by path, without hidden files and folders.
 
-    Symbolic links are followed once: a file or folder reached twice counts once, so links cannot go round in circles.
-    The class of an image, where asked for, is the first folder below ``folder``.
+    Symbolic links are followed, but a file or folder reached twice counts once, so cycles of links end. The class of an
+    image is the first folder below ``folder``.
 
     Raises:
-        UserError: there is no such folder, it cannot be listed, or there is no image in it.
+        UserError: there is no such folder, it cannot be listed, or it contains no image.
     """
 
     def __init__(self, folder: str, spec: str | None = None) -> None:
-        self.root = os.path.expanduser(folder)  # noqa: PTH111 -- stays a string: it is joined a million times
+        self.root = os.path.expanduser(folder)  # noqa: PTH111 -- a string, since it is joined a million times
         self.spec = spec or f"folder:{folder}"
         if not Path(self.root).is_dir():
-            what = "this is a file, not a folder" if Path(self.root).exists() else "there is no such folder"
+            what = "is a file, not a folder" if Path(self.root).exists() else "no such folder"
             raise UserError(f"{self.spec}: {what}: {Path(self.root).absolute()}")
         try:
             found, others = _image_paths(self.root, image_suffixes())
@@ -39,7 +39,7 @@ class FolderSource(Source):
             raise UserError(f"{self.spec}: cannot list {error.filename}: {error.strerror}") from None
         if not found:
             raise UserError(f"{self.spec}: {_nothing(self.root, others)}")
-        # one block of bytes instead of a million strings: small, and quick to hand to worker processes
+        # one block of bytes instead of a million strings: small, and fast to send to worker processes
         paths = [os.fsencode(path) for path in sorted(found)]
         self._ends = np.cumsum([len(path) for path in paths], dtype=np.int64)
         self._bytes = b"".join(paths)
@@ -54,8 +54,8 @@ class FolderSource(Source):
                 status = os.stat(f"{self.root}/{path}")  # noqa: PTH116 -- a million times
             except OSError as error:
                 raise UserError(
-                    f"{self.spec}: {self.root}/{path} was there when the folder was listed, and cannot be found now "
-                    f"({error.strerror}): start again once the folder no longer changes"
+                    f"{self.spec}: {self.root}/{path} has disappeared since the folder was listed ({error.strerror}): "
+                    "start again once the folder no longer changes"
                 ) from None
             parts += (os.fsencode(path), status.st_size, status.st_mtime_ns)
         return digest(parts)
@@ -77,8 +77,8 @@ class FolderSource(Source):
     def resolve(self, task: str | None) -> str:
         if not self.tasks:
             raise UserError(
-                f"{self.spec}: labels are needed, and some images (such as {self._stray()}) lie in no class folder: "
-                "put each image in a folder named after its class"
+                f"{self.spec}: labels are needed, but some images (such as {self._stray()}) are not in a class folder: "
+                "put each image into a folder named after its class"
             )
         return super().resolve(task)
 
@@ -93,12 +93,12 @@ class FolderSource(Source):
 
 
 def _image_paths(root: str, suffixes: frozenset[str]) -> tuple[list[str], Counter[str]]:
-    """Relative paths of the image files below ``root``, in no order, and a count of the other files by suffix."""
+    """Relative paths of the image files below ``root``, unordered, and a count of the other files by suffix."""
     found: list[str] = []
     others: Counter[str] = Counter()
     visited: set[str] = set()  # real paths of the folders listed so far
     links: list[tuple[str, str]] = []  # links to files: (relative path, real path)
-    pending = [("", os.path.realpath(root))]  # folders to list; links to folders wait until the real ones are through
+    pending = [("", os.path.realpath(root))]  # folders to list; links to folders come after all real ones
     waiting: list[tuple[str, str]] = []
     while pending or waiting:
         if not pending:
@@ -139,9 +139,9 @@ def _suffix(name: str) -> str:
 
 
 def _nothing(root: str, others: Counter[str]) -> str:
-    """Why a folder gave no image, and what to do."""
+    """Why a folder has no images, and what to do."""
     if not others:
         return f"the folder is empty: {Path(root).absolute()}"
     kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in others.most_common(3))
-    hint = "; for parquet files write parquet:PATH/*.parquet" if others[".parquet"] else ""
+    hint = "; for parquet files use parquet:PATH/*.parquet" if others[".parquet"] else ""
     return f"no image files in {Path(root).absolute()} (found {kinds}){hint}"

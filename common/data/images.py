@@ -1,7 +1,8 @@
-"""Decoded images: every row a square of uint8 pixels, kept in memory where they fit, decoded by workers where not.
+"""Decoded images: every row a square of uint8 pixels, kept in memory if they fit, otherwise decoded by workers.
 
-Both ways give the same numbers, also where rows cannot be read: these keep their place, so that the order of training
-does not depend on them, and the next readable row is shown instead; what looks at every row once leaves them out.
+Both ways give the same numbers, even if some rows are unreadable: these keep their position, so that the order of
+training does not depend on them, and training uses the next readable row instead; a single pass over all rows skips
+them.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ from common.machine.memory import available_memory, readable_size
 log = logging.getLogger("retouch")
 
 Cache = Literal["auto", "ram", "none"]
-RAM_SHARE = 0.25  # of the memory that is free: what cache="auto" takes at most, for all processes of a machine together
-FILL_ROWS = 256  # decoded by one worker at a time while filling
-SHOWN = 3  # paths named in a warning about unreadable images
-TOLD = 10  # unreadable images named one by one when they are met while training
+RAM_SHARE = 0.25  # largest share of the free memory that cache="auto" takes, for all processes of a machine together
+FILL_ROWS = 256  # rows per request while filling the cache
+SHOWN = 3  # paths listed in one warning about unreadable images
+WARNED = 10  # unreadable images reported one by one during training
 
 
 class Fetched(NamedTuple):
     images: Tensor  # uint8 [b 3 S S]
-    index: Tensor  # type: ignore[assignment]  # int64 [b]: their rows; unreadable ones are replaced or left out
+    index: Tensor  # type: ignore[assignment]  # int64 [b]: their rows; unreadable ones are replaced or skipped
 
 
 class Images:
@@ -46,9 +47,9 @@ class Images:
 
     Attributes:
         size: side in pixels.
-        kept: int64 ``[N]``, the row of the source that each row here comes from.
-        pixels: uint8 ``[N 3 S S]`` when kept in memory, else ``None``.
-        unreadable: rows here that cannot be read, as far as known, and why: all of them when kept in memory.
+        kept: int64 ``[N]``, the source row of each row here.
+        pixels: uint8 ``[N 3 S S]`` if kept in memory, else ``None``.
+        unreadable: rows known to be unreadable, and why; complete if the pixels are kept in memory.
     """
 
     def __init__(
@@ -67,19 +68,19 @@ class Images:
         return len(self.kept)
 
     def rows(self, index: Tensor) -> Tensor:
-        """Rows ``[b]`` -> uint8 ``[b 3 S S]``, in this process. An unreadable row is replaced as in ``batches``."""
+        """Rows ``[b]`` -> uint8 ``[b 3 S S]``, in this process. Unreadable rows are replaced as in ``batches``."""
         return next(self.batches([index])).images
 
     def labels(self, task: str | None = None) -> Labels:
-        """Labels of the rows here (not of all rows of the source)."""
+        """Labels of these rows (not of all rows of the source)."""
         return self.source.labels(task, self.kept)
 
     def where(self, row: int) -> str:
-        """Where a row comes from: a path, or a file and row."""
+        """Where a row comes from: a path, or a file and a row."""
         return self.source.where(int(self.kept[row]))
 
     def readable(self) -> Images:
-        """These images without the rows that turned out to be unreadable so far: after one pass, without any."""
+        """These images without the rows found unreadable so far; after one pass, without all unreadable ones."""
         if not self.unreadable:
             return self
         stays = torch.ones(len(self), dtype=torch.bool)
@@ -88,14 +89,13 @@ class Images:
         return Images(self.source, self.size, self.kept[stays], pixels)
 
     def batches(self, rows: Iterable[Tensor], workers: int = 0, *, replace: bool = True) -> Iterator[Fetched]:
-        """Each batch of rows asked for, in order, whatever the number of workers decoding ahead.
+        """Each requested batch of rows, in order, whatever the number of workers.
 
-        A row that turns out to be unreadable is replaced by the next readable one, so that a training batch keeps its
-        size, or with ``replace=False`` left out, so that no image counts twice. It is warned of once; ``index`` says
-        which rows came.
+        An unreadable row is replaced by the next readable one, so that a training batch keeps its size, or skipped with
+        ``replace=False``, so that no image counts twice. Each causes one warning; ``index`` holds the actual rows.
 
         Raises:
-            UserError: no row is readable; or with ``replace=False`` none that was asked for.
+            UserError: no row is readable, or with ``replace=False`` no requested row.
         """
         if self.pixels is not None:
             pixels = self.pixels.numpy()
@@ -103,11 +103,11 @@ class Images:
                 if self._shown is not None:
                     shown = self._shown[index]
                     index = shown if replace else index[shown == index]
-                # numpy copies whole rows on this thread: several times quicker than torch's index_select, which goes
-                # element by element and wakes the threads that the training step is using
+                # numpy copies whole rows on this thread: several times faster than torch's index_select, which copies
+                # element by element and wakes the threads that the training step uses
                 yield Fetched(torch.from_numpy(np.take(pixels, index.numpy(), axis=0)), index)
             return
-        done = "replaced by the next readable one" if replace else "left out"
+        done = "replaced by the next readable one" if replace else "skipped"
         failures, came = [], 0
         for batch in _decode_ahead(_Decoder(self.source, self.size, self.kept, replace=replace), rows, workers):
             self._warn(batch.failures, done)
@@ -128,10 +128,10 @@ class Images:
             if row in self.unreadable:
                 continue
             self.unreadable[row] = why
-            if len(self.unreadable) <= TOLD:
+            if len(self.unreadable) <= WARNED:
                 log.warning("unreadable image, %s: %s (%s)", done, self.where(row), why)
-            elif len(self.unreadable) == TOLD + 1:
-                log.warning("more than %d images are unreadable and %s; the others are not named", TOLD, done)
+            elif len(self.unreadable) == WARNED + 1:
+                log.warning("more than %d images are unreadable and %s; no others are listed", WARNED, done)
 
     def _none_readable(self, failures: list[Failure]) -> str:
         return _all_unreadable(self.source, [(int(self.kept[row]), why) for row, why in failures])
@@ -142,18 +142,18 @@ def load_images(
 ) -> Images:
     """Open ``source`` as squares of ``size`` pixels: shorter side scaled to ``size``, centre cropped, uint8 RGB.
 
-    Generated sources that can (``Source.at``) make their images in that size to begin with.
+    Sources that generate images (``Source.at``) generate them at that size.
 
-    With ``cache="ram"`` all are decoded now and kept; unreadable images are told of in one warning. With ``"none"``
-    each is decoded when it is asked for. ``"auto"`` keeps them if they take at most a quarter of the free memory. What
-    the images then give is the same, so that a run may be resumed, or shared by processes, with one and the other.
+    ``cache="ram"`` decodes all images now and keeps them, with one warning about unreadable ones. ``"none"`` decodes
+    each image when it is needed. ``"auto"`` keeps them if they take at most a quarter of the free memory. The images
+    are the same in all cases, so a run may be resumed, or shared by processes, with a different cache.
 
     Args:
-        limit: take this many rows only: the first of a fixed shuffle (a folder is sorted by class), so that a smaller
-            limit takes a subset of a larger one; they stay in the source's order. Generated sources simply stop there,
-            sooner or later than their own length.
+        limit: use this many rows only: the first of a fixed shuffle (a folder is sorted by class), so that a smaller
+            limit takes a subset of a larger one; they stay in the source's order. Generated sources simply have this
+            length.
         workers: processes that decode; 0 decodes in this one. The result does not depend on it.
-        seed: of the shuffle behind ``limit``.
+        seed: seed of the shuffle behind ``limit``.
 
     Raises:
         UserError: every image is unreadable.
@@ -172,7 +172,7 @@ def load_images(
 
 
 def kept_rows(source: Source, limit: int | None, seed: int = 0) -> Tensor:
-    """The rows that ``limit`` leaves, in the source's order, int64; see ``load_images``."""
+    """The rows that ``limit`` selects, in the source's order, int64; see ``load_images``."""
     if limit is None or (limit >= len(source) and not source.endless):
         return torch.arange(len(source))
     if source.endless:
@@ -182,8 +182,8 @@ def kept_rows(source: Source, limit: int | None, seed: int = 0) -> Tensor:
 
 
 def _fill(source: Source, size: int, kept: Tensor, workers: int) -> Images:
-    """Decode every row now. The pixels of a row that cannot be read are never shown."""
-    start = told = time.monotonic()
+    """Decode every row now. The pixels of unreadable rows are never used."""
+    start = logged = time.monotonic()
     pixels = torch.empty((len(kept), 3, size, size), dtype=torch.uint8)
     failures: list[Failure] = []
     done = 0
@@ -193,8 +193,8 @@ def _fill(source: Source, size: int, kept: Tensor, workers: int) -> Images:
         pixels[torch.from_numpy(batch.rows)] = torch.from_numpy(batch.pixels)
         failures += batch.failures
         done += len(batch.rows)
-        if time.monotonic() - told > 5:
-            told = time.monotonic()
+        if time.monotonic() - logged > 5:
+            logged = time.monotonic()
             log.info("%s: %s of %s images decoded", source.spec, f"{done:,}", f"{len(kept):,}")
     if len(failures) == len(kept):
         raise UserError(_all_unreadable(source, [(int(kept[row]), why) for row, why in failures]))
@@ -202,7 +202,7 @@ def _fill(source: Source, size: int, kept: Tensor, workers: int) -> Images:
         shown = "; ".join(f"{source.where(int(kept[row]))} ({why})" for row, why in failures[:SHOWN])
         more = "; ..." if len(failures) > SHOWN else ""
         log.warning(
-            "%d of %d images cannot be read and are left out, or in training replaced by the next readable one: %s%s",
+            "%d of %d images cannot be read; they are skipped, or in training replaced by the next readable one: %s%s",
             len(failures), len(kept), shown, more,
         )  # fmt: skip
     seconds = time.monotonic() - start
@@ -217,7 +217,7 @@ def _fill(source: Source, size: int, kept: Tensor, workers: int) -> Images:
 
 
 def _next_readable(length: int, unreadable: Iterable[int]) -> Tensor:
-    """Each row, or where it is unreadable the next readable one, after the last the first; int64 ``[length]``."""
+    """For each row the row itself if readable, else the next readable one, cyclically; int64 ``[length]``."""
     readable = np.setdiff1d(np.arange(length), list(unreadable))
     following = np.searchsorted(readable, np.arange(length)) % len(readable)
     return torch.from_numpy(readable[following])
@@ -225,27 +225,27 @@ def _next_readable(length: int, unreadable: Iterable[int]) -> Tensor:
 
 def _all_unreadable(source: Source, failures: list[Failure]) -> str:
     shown = "; ".join(f"{source.where(row)} ({why})" for row, why in failures[:SHOWN])
-    return f"{source.spec}: no image can be read, such as {shown}"
+    return f"{source.spec}: no image can be read, for example {shown}"
 
 
 # Decoding, in this process or in workers.
 
-Failure = tuple[int, str]  # row, and why it cannot be read
+Failure = tuple[int, str]  # a row, and why it cannot be read
 
 
 class Decoded(NamedTuple):
-    pixels: NDArray[np.uint8] | None  # [b 3 S S]; None: no row at all is readable
+    pixels: NDArray[np.uint8] | None  # [b 3 S S]; None if no row at all is readable
     rows: NDArray[np.int64]  # [b]
     failures: list[Failure]
 
 
 class _Decoder(Dataset[Decoded]):
-    """Turns a batch of rows into pixels. ``replace``: put the next readable row in place of an unreadable one."""
+    """Turns a batch of rows into pixels. ``replace``: use the next readable row instead of an unreadable one."""
 
     def __init__(self, source: Source, size: int, kept: Tensor, *, replace: bool) -> None:
-        # numpy, so that batches cross between processes by pipe: shared memory is scarce in containers
+        # numpy, so that batches travel between processes by pipe: shared memory is scarce in containers
         self.source, self.size, self.kept, self.replace = source, size, kept.numpy(), replace
-        self._failed: dict[int, str] = {}  # rows met so far: a long run of them is walked once, then stepped over
+        self._failed: dict[int, str] = {}  # unreadable rows found so far, so that a long run of them is tried only once
 
     def __getitem__(self, rows: NDArray[np.int64]) -> Decoded:
         pixels = np.zeros((len(rows), 3, self.size, self.size), np.uint8)
@@ -267,12 +267,12 @@ class _Decoder(Dataset[Decoded]):
         return Decoded(pixels, rows, list(failures.items()))
 
     def _read(self, row: int, made: Tensor | None) -> NDArray[np.uint8] | None:
-        """One square, of the image that is ``made`` already or of the source's; ``None`` where it cannot be read."""
+        """One square from the image already ``made``, or from the source; ``None`` if it cannot be read."""
         if row in self._failed:
             return None
         try:
             return square(self.source.image(int(self.kept[row])) if made is None else made, self.size)
-        except Exception as error:  # decoders raise whatever they like on broken files
+        except Exception as error:  # decoders raise anything on broken files
             self._failed[row] = one_line(error)
             return None
 
@@ -283,33 +283,33 @@ def _decode_ahead(decoder: _Decoder, rows: Iterable[Tensor], workers: int) -> It
         yield from map(decoder.__getitem__, requests)
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch about too many workers: `warn_of_workers` has told
+        warnings.simplefilter("ignore")  # torch's about too many workers: `warn_of_workers` has warned
         loader: DataLoader[Any] = DataLoader(
             decoder,
             batch_size=None,
-            sampler=requests,  # with batch_size=None an item is whatever the decoder takes
+            sampler=requests,  # with batch_size=None, an item is whatever the decoder takes
             num_workers=workers,
             prefetch_factor=4,
-            collate_fn=_as_it_is,
+            collate_fn=_unchanged,
             worker_init_fn=_start_worker,
-            generator=torch.Generator(),  # its own: the global one belongs to the training step
+            generator=torch.Generator(),  # not the global one, which belongs to the training step
         )
     yield from loader
 
 
-def _as_it_is(item: Any) -> Any:
+def _unchanged(item: Any) -> Any:
     return item
 
 
 def _start_worker(number: int) -> None:
-    """The parent alone answers Ctrl-C and SIGTERM, and may still want batches before it stops. If it is killed, its
-    workers end as well, also one that is waiting for room in the pipe."""
+    """Ignore Ctrl-C and SIGTERM: the parent handles them, and may need further batches before it stops. If the parent
+    is killed, its workers exit too, even one that waits for space in the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
+def _exit_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -25,18 +25,18 @@ class Batch(NamedTuple):
 
 
 class Loader:
-    """Endless shuffled batches. Batch t is a function of (seed, t) alone, and a rank's share of (seed, t, rank).
+    """Endless shuffled batches. Batch t is a function of (seed, t), and a rank's share of it of (seed, t, rank).
 
     Position ``p = t * batch_size + j`` of the stream is row ``permutation(seed, p // N)[p % N]``: epochs follow each
-    other without a short last batch, also where a batch is larger than the set. Rank r of ``world`` takes the r-th
+    other without a short last batch, even if a batch is larger than the data set. Rank r of ``world`` takes the r-th
     contiguous slice of each batch, so the global batch is the same for any number of processes.
 
     Args:
-        labels: int64 ``[N]``, of the rows of ``images``.
-        workers: processes that decode ahead, for images that are not kept in memory.
+        labels: int64 ``[N]``, one per row of ``images``.
+        workers: processes that decode ahead, if the images are not kept in memory.
 
     Raises:
-        UserError: ``batch_size`` cannot be shared evenly, or there is no image, or labels of another number.
+        UserError: ``batch_size`` cannot be shared evenly, there are no images, or the number of labels differs.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Loader:
         self.share = batch_size // world
         self.first = rank * self.share
         self.workers = workers
-        # one epoch ends and the next begins within a batch: two permutations are in use
+        # an epoch may end within a batch, so two permutations are in use
         self._permutation = lru_cache(maxsize=2)(partial(permutation, seed, len(images)))
 
     @property
     def identity(self) -> dict[str, int | str]:
-        """What the order of the rows hangs on, for a run to know its data by: how many, which of the source, labels.
+        """Everything that determines row order; identifies the data of a run: number of images, source rows, labels.
 
-        The images themselves are not looked at, which would take as long as a pass over them.
+        The images themselves are not read, which would take a pass over the data.
         """
         labels = b"" if self.labels is None else self.labels.numpy().tobytes()
         rows = digest([len(self.images.source), self.images.kept.numpy().tobytes(), labels])
@@ -77,7 +77,7 @@ class Loader:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps after which every row has been seen once; the last of them may reach into the next epoch."""
+        """Steps after which every row has been seen at least once; the last may reach into the next epoch."""
         return -(-len(self.images) // self.batch_size)
 
     def rows(self, step: int) -> Tensor:
@@ -94,10 +94,10 @@ class Loader:
 
 
 def in_order(images: Images, batch_size: int, workers: int = 0) -> Iterator[Batch]:
-    """Every readable row once, in order; the last batch may be short. No labels: they follow ``index``.
+    """Every readable row once, in order; the last batch may be short. Without labels: look them up by ``index``.
 
-    Rows that turn out to be unreadable are left out and warned of. Later rows close the gap, so that the batches are
-    those of the same images kept in memory.
+    Unreadable rows are skipped with a warning. Later rows close the gap, so the batches are the same as for images kept
+    in memory.
 
     Raises:
         UserError: no row is readable.
@@ -119,7 +119,7 @@ def in_order(images: Images, batch_size: int, workers: int = 0) -> Iterator[Batc
 
 
 def positions(order: Callable[[int], Tensor], length: int, start: int, count: int) -> Tensor:
-    """Rows at ``count`` positions of the stream from ``start`` on, int64 ``[count]``; ``order(epoch)`` is a shuffle."""
+    """Rows at ``count`` positions of the stream from ``start``, int64 ``[count]``; ``order(epoch)`` is a shuffle."""
     stop, parts = start + count, []
     while start < stop:
         epoch, offset = divmod(start, length)
@@ -141,11 +141,11 @@ def _count(step: int) -> Iterator[int]:
 
 
 def _pinned(batches: Iterator[Batch], ahead: int = 2) -> Iterator[Batch]:
-    """The same batches in page-locked memory, gathered by a thread while the device works."""
+    """The same batches in page-locked memory, gathered by a thread while the device computes."""
     device = torch.cuda.current_device()
 
     def gather() -> Batch:
-        torch.cuda.set_device(device)  # the current device belongs to a thread; the default would wake device 0
+        torch.cuda.set_device(device)  # the current device is per thread; the default would initialise device 0
         images, labels, index = next(batches)
         return Batch(images.pin_memory(), None if labels is None else labels.pin_memory(), index)
 

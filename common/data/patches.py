@@ -1,9 +1,9 @@
-"""`patches:SOURCE`: square patches of one's own pictures, for learning dictionaries.
+"""`patches:SOURCE`: square patches of one's own images, for learning dictionaries.
 
-Patches are cut in natural resolution at the side that is asked for, where other sources shrink whole images to it: a
-photograph shrunk to 12 px has no edges left to learn. Each image gives the same number of them, neighbours by row, so
-that a pass in order opens every image once or a few times; where they lie in it is a function of (seed, row) alone. One
-image at a time is in memory.
+Patches are cut at native resolution with the requested side, where other sources shrink whole images to it: a
+photograph shrunk to 12 px has no edges left to learn. Each image gives the same number of patches, in neighbouring
+rows, so a pass in order opens every image once or a few times. A patch's position is a function of (seed, row) alone.
+One image at a time is in memory.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from common.data.decode import upright
 from common.data.source import Labels, Source, digest
 from common.errors import UserError
 
-SIDE = 16  # pixels, where nobody asks for a size
-ROWS = 100_000  # few images give this many patches together: enough for a dictionary of hundreds of atoms
-EACH = 10  # many images give this many each
-VERSION = 1  # part of the fingerprint: raise it whenever other patches are cut
+SIDE = 16  # pixels, by default
+ROWS = 100_000  # few images give this many patches in total: enough for a dictionary of hundreds of atoms
+EACH = 10  # many images give this many patches each
+VERSION = 1  # part of the fingerprint: raise it whenever the patches change
 
 
 class PatchesSource(Source):
     """``each`` patches of every image of ``source``, unlabeled: row i is cut from image ``i // each``.
 
-    An image smaller than a patch counts as unreadable: it is left out with a warning, and where all are, refused.
+    An image smaller than a patch counts as unreadable: it is skipped with a warning, and an error if all are.
     """
 
     tasks = ()
@@ -55,7 +55,7 @@ class PatchesSource(Source):
         try:
             for number in torch.unique(images).tolist():
                 patches[images == number] = self._cut(number, rows[images == number])
-        except Exception:  # decoders raise whatever they like; row by row it is found out which image it was
+        except Exception:  # decoders raise anything; reading row by row will find the image
             return None
         return patches
 
@@ -63,14 +63,14 @@ class PatchesSource(Source):
         return f"{self.source.where(index // self.each)}, patch {index % self.each}"
 
     def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
-        raise UserError(f"{self.spec}: has no labels, and labels are needed here")
+        raise UserError(f"{self.spec} has no labels, but labels are needed here")
 
     def _cut(self, number: int, rows: Tensor) -> Tensor:
-        """Patches ``rows`` ``[n]``, all of image ``number``, uint8 ``[n 3 side side]``."""
+        """Patches ``rows`` ``[n]``, all from image ``number``, uint8 ``[n 3 side side]``."""
         image, side = upright(self.source.image(number)), self.side
         width, height = image.size
         if min(width, height) < side:
-            raise ValueError(f"{width}x{height} pixels are smaller than a patch of {side} px")
+            raise ValueError(f"the image has {width}x{height} px, less than a patch of {side} px")
         places = uniform(self.seed, "train", rows.numpy(), 2).astype(np.float64) * (height - side + 1, width - side + 1)
         boxes = [(left, top, left + side, top + side) for top, left in places.astype(int).tolist()]
         patches = np.stack([np.asarray(image.crop(box)) for box in boxes])  # [n side side 3]

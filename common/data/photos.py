@@ -1,9 +1,9 @@
 """`photos`: square patches of two photographs, for learning dictionaries without a download.
 
-The photographs, a temple in China and a dahlia (640x427 each), come inside scikit-learn's own package. Patches are cut
-in natural resolution, at the size that is asked for, so that ``data.image_size=12`` gives crisp pixels. They are drawn
-uniformly over place and photograph, sky and all: nothing is selected, so their statistics are the photographs' own.
-Patch i is a function of (seed, split, i) and its side alone.
+The photographs, a temple in China and a dahlia (640x427 each), come with the scikit-learn package. Patches are cut at
+native resolution with the requested side, so ``data.image_size=12`` gives crisp pixels. They are drawn uniformly over
+photographs and positions, sky included: nothing is selected, so their statistics are those of the photographs. Patch i
+is a function of (seed, split, i) and its side alone.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from common.data.counter import Ints, uniform
 from common.data.source import Labels, Source, digest
 from common.errors import UserError
 
-SIDE = 16  # pixels, where nobody asks for a size
-LARGEST = 160  # larger patches are cut at this side and enlarged: it is the width of the test region
+SIDE = 16  # pixels, by default
+LARGEST = 160  # larger patches are cut at this side and enlarged; it is the width of the test region
 LENGTHS = {"train": 20_000, "test": 4_000}
-# Columns: the left three quarters and the right one. The border lies between the JPEGs' own 16-pixel blocks.
+# Columns: the left three quarters, and the right one. The border coincides with the JPEGs' 16-pixel blocks.
 REGIONS = {"train": slice(0, 480), "test": slice(480, 640)}
-VERSION = 1  # part of the fingerprint: raise it whenever other patches are cut
+VERSION = 1  # part of the fingerprint: raise it whenever the patches change
 
 
 class PhotosSource(Source):
-    """Rows 0, 1, 2, ... of the cutter, unlabeled. ``length`` only says where to stop: rows beyond it exist as well.
+    """Rows 0, 1, 2, ... of the generator, unlabeled. ``length`` only limits a pass: rows beyond it exist too.
 
-    Training and test patches come from regions that share no pixel.
+    Training and test patches come from disjoint regions.
     """
 
     endless = True
@@ -45,7 +45,7 @@ class PhotosSource(Source):
 
     @property
     def fingerprint(self) -> str:
-        # the pixels themselves are part of it: decoders of JPEG may differ in the last bit
+        # includes the pixels: JPEG decoders may differ in the last bit
         return digest(["photos", VERSION, self.split, self.length, self.seed, self.side, photographs().tobytes()])
 
     def __len__(self) -> int:
@@ -64,7 +64,7 @@ class PhotosSource(Source):
         return f"photos:{self.split}[{index}]"
 
     def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
-        raise UserError(f"{self.spec}: has no labels, and labels are needed here")
+        raise UserError(f"{self.spec} has no labels, but labels are needed here")
 
 
 def cut(seed: int, split: str, rows: Ints, side: int) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""`torchvision:NAME[:split]`: data sets that torchvision knows how to fetch and read."""
+"""`torchvision:NAME[:split]`: data sets that torchvision can download and read."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from torch import Tensor
 from common.data.source import Labels, Source, digest
 from common.errors import UserError, one_line
 
-# read a folder of the user's own, whose images may change: a name, split and length do not identify them
+# these read a folder of the user's own, whose images may change: name, split and length do not identify them
 _OWN_FOLDERS = ("DatasetFolder", "ImageFolder")
 
 
 class TorchvisionSource(Source):
-    """A class of ``torchvision.datasets`` by its name, downloaded when it is not there yet.
+    """A class of ``torchvision.datasets`` by name, downloaded on first use.
 
-    ``split`` becomes ``train=True/False`` or ``split=...``, as the class has it; ``train`` finds ``trainval`` too.
+    ``split`` becomes ``train=True/False`` or ``split=...``, whichever the class has; ``train`` also finds ``trainval``.
 
     Raises:
-        UserError: there is no such class, or split, or it is not an image classification set, or the download fails.
+        UserError: there is no such class or split, it is not an image classification set, or the download fails.
     """
 
     def __init__(self, spec: str, name: str, split: str = "train", root: str | None = None) -> None:
@@ -38,7 +38,7 @@ class TorchvisionSource(Source):
             hint = next((f"; did you mean {key!r}?" for key in known if near and key.lower() == near[0]), "")
             raise UserError(f"{spec}: torchvision has no data set {name!r}{hint}")
         if name in _OWN_FOLDERS:
-            raise UserError(f"{spec}: this is no published set but any folder of class folders: use folder:PATH")
+            raise UserError(f"{spec} is not a published data set but reads folders of your own; use folder:PATH")
         kind = getattr(torchvision.datasets, name)
         self.one_piece = not {"train", "split"} & set(inspect.signature(kind).parameters)
         self._data = self._open(kind, Path(root) if root else cache_folder())
@@ -61,7 +61,7 @@ class TorchvisionSource(Source):
             names += ["trainval"] if self.split == "train" else []
         elif self.split != "train":
             raise UserError(
-                f"{self.spec}: no split {self.split!r}; it comes in one piece: name no test set, and a part is held out"
+                f"{self.spec}: no split {self.split!r}; it has no test set: leave data.test out, and a part is held out"
             )
         reason = ""
         for name in names:
@@ -72,13 +72,13 @@ class TorchvisionSource(Source):
             except Exception as error:  # download, checksum and split errors share no base class
                 reason = one_line(error, 300)
                 if not isinstance(error, ValueError):
-                    break  # a ValueError says there is no such split: the next name may be the one
+                    break  # a ValueError means no such split; the next name may be right
         raise UserError(f"{self.spec}: torchvision could not open it in {root}: {reason}")
 
     def _has_labels(self) -> bool:
         stored = _stored_labels(self._data)
         if stored is None:
-            return True  # only reading the rows will tell
+            return True  # known only after reading the rows
         values = _as_classes(stored)
         return bool(values) and min(values or [-1]) >= 0  # -1: STL-10's unlabeled part
 
@@ -113,7 +113,7 @@ class TorchvisionSource(Source):
             stored = [self._data[index][1] for index in range(len(self))]
         classes = _as_classes(stored)
         if classes is None:
-            raise UserError(f"{self.spec}: its targets are not classes, so it gives images only")
+            raise UserError(f"{self.spec}: its targets are not classes, so it has images only")
         values = torch.tensor(classes, dtype=torch.int64)
         given = getattr(self._data, "classes", None)
         names = tuple(map(str, given)) if given else tuple(map(str, range(int(values.max()) + 1)))
@@ -121,12 +121,12 @@ class TorchvisionSource(Source):
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: ``torchvision`` in ``$RETOUCH_CACHE``, else in ``~/.cache/retouch``."""
+    """Where downloads are kept: ``torchvision`` in ``$RETOUCH_CACHE``, or in ``~/.cache/retouch``."""
     return Path(os.environ.get("RETOUCH_CACHE") or Path.home() / ".cache" / "retouch") / "torchvision"
 
 
 def _as_classes(stored: Any) -> list[int] | None:
-    """Targets as numbers, or ``None`` where they are boxes, masks, attributes or words."""
+    """Targets as class numbers, or ``None`` if they are boxes, masks, attributes or words."""
     try:
         return [int(value) for value in stored]
     except (TypeError, ValueError, RuntimeError):
@@ -134,7 +134,7 @@ def _as_classes(stored: Any) -> list[int] | None:
 
 
 def _stored_labels(data: Any) -> Any | None:
-    """The list of labels that most sets hold under one of a few names; ``None`` if this one does not."""
+    """The list of labels, which most sets keep under one of a few names; ``None`` if there is none."""
     for name in ("targets", "labels", "_labels"):
         stored = getattr(data, name, None)
         if stored is not None:

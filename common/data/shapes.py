@@ -1,9 +1,9 @@
-"""`shapes`: the embedded data set. A generator of small labelled scenes that needs no disk and has any length.
+"""`shapes`: the built-in data set, a generator of small labelled scenes that needs no disk and has any length.
 
-Each 32x32 image shows one object (10 shapes, 8 colours, 4 textures, independent and uniform) at any position, size
-and rotation, under uneven light, on a patterned background strewn with small bits of other colours. Image i is a
-function of (seed, split, i) alone. Apart from the sine and cosine of four angles an image, taken in float64, pixels are
-made by exactly rounded operations only, so they depend neither on the batch nor on the machine's vector unit.
+Each 32x32 image shows one object (10 shapes, 8 colours, 4 textures, independent and uniform) at a random position, size
+and rotation, under uneven light, on a patterned background scattered with small distractors of other colours. Image i
+is a function of (seed, split, i) alone. Apart from the sine and cosine of four angles per image, computed in float64,
+pixels come from correctly rounded operations only, so they depend neither on the batch nor on the vector unit.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ HUE_JITTER = 7.0
 LENGTHS = {"train": 20_000, "test": 4_000}
 VERSION = 1  # part of the fingerprint: raise it whenever any pixel changes
 
-CELLS = 4  # clutter: one bit at most in each cell of a 4x4 grid
-CHUNK = 64  # images drawn at once: their planes stay in the second-level cache
+CELLS = 4  # clutter: at most one distractor in each cell of a 4x4 grid
+CHUNK = 64  # images drawn at once: their planes stay in the L2 cache
 
 
 class ShapesSource(Source):
-    """Rows 0, 1, 2, ... of the generator. ``length`` only says where to stop: rows beyond it exist as well."""
+    """Rows 0, 1, 2, ... of the generator. ``length`` only limits a pass: rows beyond it exist too."""
 
     endless = True
     color_tasks = ("color", "all")
@@ -77,7 +77,7 @@ COMBINED = tuple(f"{color} {texture} {shape}" for shape in SHAPES for color in C
 
 
 def classes(u: Floats) -> tuple[Ints, Ints, Ints]:
-    """The first three uniform numbers of each image ``[n >=3]`` -> its shape, color and texture, each ``[n]``."""
+    """The first three uniform numbers of each image ``[n >=3]`` -> shape, color and texture, each ``[n]``."""
     shape, color, texture = ((u[:, k] * count).astype(np.int64) for k, count in enumerate((10, 8, 4)))
     return shape, color, texture
 
@@ -92,7 +92,7 @@ def draw(seed: int, split: str, rows: Ints) -> NDArray[np.uint8]:
 
 
 def _noise(seed: int, split: str, rows: Ints) -> Floats:
-    """Pixel noise ``[n 3 32 32]``, uniform in [-1, 1): three bytes of one 32-bit hash for each pixel."""
+    """Pixel noise ``[n 3 32 32]``, uniform in [-1, 1): three bytes of one 32-bit hash per pixel."""
     key = (keys(seed, split, rows) >> np.uint64(32)).astype(np.uint32)
     x = key[:, None] ^ (np.arange(SIZE * SIZE, dtype=np.uint32) * np.uint32(0x9E3779B9))
     x ^= x >> np.uint32(16)
@@ -108,7 +108,7 @@ def _noise(seed: int, split: str, rows: Ints) -> Floats:
 
 
 class _Draws:
-    """Hands out the uniform numbers of each image in order, scaled: every use has its own column."""
+    """The uniform numbers of each image in order, scaled; every use takes its own column."""
 
     def __init__(self, u: Floats) -> None:
         self.u, self.column = u, 0
@@ -125,17 +125,17 @@ def _draw_chunk(seed: int, split: str, rows: Ints) -> NDArray[np.uint8]:
     axis = np.arange(SIZE, dtype=np.float32) - np.float32((SIZE - 1) / 2)
     x, y = np.broadcast_to(axis, (len(rows), SIZE, SIZE)), np.broadcast_to(axis[:, None], (len(rows), SIZE, SIZE))
 
-    # background: two related dull colours, joined by a pattern of its own that says nothing of the object's
+    # background: two related dull colours in a pattern independent of the object's
     hue, value, saturation = draws(0, 360), draws(0.25, 0.85), draws(0.05, 0.4)
     base = _rgb(hue, saturation, value)
     other = _rgb(hue + draws(-50, 50), saturation + draws(-0.05, 0.15), value * draws(0.62, 0.85))
     pattern = _pattern((draws() * 4).astype(np.int64), x, y, draws(0, 180), draws(6, 11), draws)
     image = base[:, :, None, None] + (other - base)[:, :, None, None] * pattern[:, None]
 
-    # clutter: bits of any vivid colour, at most one in each cell of a grid, so that a pixel looks at one bit only
+    # clutter: vivid distractors, at most one in each cell of a grid, so that each pixel depends on one only
     image = _clutter(image, uniform(seed, split, rows, CELLS * CELLS * 8, first=48))
 
-    # object: u, v are its own coordinates, 1 at the radius
+    # object: u and v are its own coordinates, 1 at the radius
     radius = draws(7.0, 12.5)
     reach = np.float32(SIZE / 2 + 0.5) - radius * np.float32(0.9)
     dx, dy = x - _planes(draws(-1, 1) * reach), y - _planes(draws(-1, 1) * reach)
@@ -152,7 +152,7 @@ def _draw_chunk(seed: int, split: str, rows: Ints) -> NDArray[np.uint8]:
     surface = light[:, :, None, None] + (dark - light)[:, :, None, None] * pattern[:, None]
     image += (surface - image) * cover[:, None]
 
-    # light: brighter on one side; then the camera's noise
+    # light: brighter on one side; then camera noise
     cos, sin = _turn(draws(0, 360))
     slope = (x * cos + y * sin) * _planes(draws(0.0, 0.35) / np.float32(SIZE / 2))
     image *= (_planes(draws(0.7, 1.05)) * (slope + np.float32(1)))[:, None]
@@ -162,7 +162,7 @@ def _draw_chunk(seed: int, split: str, rows: Ints) -> NDArray[np.uint8]:
 
 
 def _clutter(image: Floats, u: Floats) -> Any:
-    """Lay discs and boxes of 1 to 2.5 pixels over the background; eight numbers a cell, ``[n 16 * 8]``, say which."""
+    """Draw discs and boxes of 1 to 2.5 pixels over the background, by eight numbers per cell, ``[n 16 * 8]``."""
     n, side = len(u), SIZE // CELLS
     u = u.reshape(n, CELLS, CELLS, 8)
     there, round_, radius, left, top, hue, saturation, value = np.moveaxis(u, 3, 0)
@@ -183,10 +183,10 @@ def _clutter(image: Floats, u: Floats) -> Any:
 
 
 def _pattern(kind: Ints, x: Floats, y: Floats, angle: Floats, period: Floats, draws: _Draws) -> Any:
-    """How much of the second colour a pixel has, ``[n 32 32]`` in [0, 1]; 0 everywhere for ``plain``."""
+    """Weight of the second colour, ``[n 32 32]`` in [0, 1]; 0 everywhere for ``plain``."""
     cos, sin = _turn(angle)
     turns = np.float32(1) / _planes(period)
-    # triangle waves in [-1, 1] along two axes; their slope is 4 / period a pixel, which sets the soft edge
+    # triangle waves in [-1, 1] along two axes; their slope is 4 / period per pixel, which sets the soft edge
     a = _wave((x * cos + y * sin) * turns + _planes(draws()))
     b = _wave((y * cos - x * sin) * turns + _planes(draws()))
     soft = _planes(period) * np.float32(0.25)
@@ -200,7 +200,7 @@ def _wave(turns: Floats) -> Any:
 
 
 def _distance(shape: Ints, u: Any, v: Any) -> Floats:
-    """Signed distance to the outline ``[n 32 32]``, negative inside, each row by its own shape."""
+    """Signed distance to the outline ``[n 32 32]``, negative inside, for each row's own shape."""
     out = np.empty(u.shape, np.float32)
     for k, outline in enumerate(_OUTLINES):
         mine = np.flatnonzero(shape == k)
@@ -230,7 +230,7 @@ def _pentagon(u: Floats, v: Floats) -> Any:
 
 
 def _star(u: Floats, v: Floats) -> Any:
-    # inside a pentagram: beyond at most one of the five lines that make its core
+    # inside a pentagram: outside at most one of the five lines that bound its core
     return _sides(u, v, 5)[1] - np.float32(0.4)
 
 
@@ -246,7 +246,7 @@ def _crescent(u: Floats, v: Floats) -> Any:
 
 
 def _heart(u: Floats, v: Floats) -> Any:
-    # a square and a disc on each of two neighbouring sides
+    # a square, and a disc on each of two adjacent sides
     h = np.float32(0.56)
     u, v = u + np.float32(0.16), v + np.float32(0.16)
     first = np.sqrt((u - h) * (u - h) + v * v)
@@ -265,7 +265,7 @@ _OUTLINES = (_circle, _ring, _square, _triangle, _pentagon, _star, _cross, _cres
 
 
 def _sides(u: Floats, v: Floats, count: int) -> tuple[Floats, Floats]:
-    """How far a point lies out along each of ``count`` directions evenly round: the largest and the second largest."""
+    """The largest and second largest projection of a point on ``count`` evenly spaced directions."""
     first = second = np.full_like(u, -np.inf)
     for k in range(count):
         angle = 2 * math.pi * k / count
@@ -276,7 +276,7 @@ def _sides(u: Floats, v: Floats, count: int) -> tuple[Floats, Floats]:
 
 
 def _planes(values: Floats) -> Floats:
-    """One number an image ``[n]``, to be spread over its pixels ``[n 1 1]``."""
+    """One number per image ``[n]``, shaped to broadcast over its pixels ``[n 1 1]``."""
     return values[:, None, None]
 
 

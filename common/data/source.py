@@ -1,4 +1,4 @@
-"""The source contract: one set of images, labelled or not, read row by row and not yet decoded."""
+"""The source contract: a set of images, labelled or not, read row by row and not yet decoded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from common.errors import UserError
 
 
 class Labels(NamedTuple):
-    """The classes of the rows of one task."""
+    """The classes of one task, by row."""
 
     values: Tensor  # int64 [N], each in 0..len(names) - 1
     names: tuple[str, ...]
@@ -22,13 +22,13 @@ class Labels(NamedTuple):
 
 
 class Source(ABC):
-    """A set of images. Opening a source reads no image, and no label until ``labels`` is called.
+    """A set of images. Opening a source reads no image, and labels are read only by ``labels``.
 
     Attributes:
         spec: the string the user gave, e.g. ``folder:photos``.
-        tasks: names of the labels it can give, the one meant by default first; empty when unlabeled.
-        color_tasks: those of ``tasks`` that are known to need colour: an encoder that sees gray only cannot learn them.
-        endless: rows are generated, and exist beyond ``len`` too.
+        tasks: names of the labels it has, the default first; empty if unlabeled.
+        color_tasks: those of ``tasks`` that need color: an encoder that sees gray only cannot learn them.
+        endless: rows are generated, and exist beyond ``len``.
     """
 
     spec: str
@@ -39,36 +39,36 @@ class Source(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """sha256 in hex that changes when the images or labels it would give change. Computed when first asked."""
+        """sha256 in hex that changes whenever the images or labels change. Computed on first use."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def image(self, index: int) -> Image.Image | Tensor:
-        """One image, as stored: PIL, or uint8 ``[3 h w]``. Raises some exception if it cannot be read."""
+        """One image as stored: PIL, or uint8 ``[3 h w]``. Raises any exception if it cannot be read."""
 
     def at(self, size: int) -> Source:
-        """The same rows for square images of ``size`` pixels, from sources that can make them so; others: themselves.
+        """The same rows generated as squares of ``size`` pixels, if the source can do that; otherwise itself.
 
-        ``load_images`` asks for this first, and resizes what does not have that size all the same.
+        ``load_images`` calls this first, and then resizes whatever does not have that size.
         """
         return self
 
     def bulk(self, rows: Tensor) -> Tensor | None:
-        """Rows ``[b]`` at once as uint8 ``[b 3 h w]``, from sources that are quicker that way; ``None`` from others."""
+        """Rows ``[b]`` at once as uint8 ``[b 3 h w]``, if that is faster for this source; otherwise ``None``."""
         return None
 
     @abstractmethod
     def where(self, index: int) -> str:
-        """Where the image comes from, for people: a path, or a file and row."""
+        """Where the image comes from, in readable form: a path, or a file and a row."""
 
     @abstractmethod
     def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
-        """Labels of ``task`` (``None``: the default one) of all rows, or of ``rows`` ``[b]``.
+        """Labels of ``task`` (``None``: the default) for all rows, or for ``rows`` ``[b]``.
 
         Raises:
-            UserError: there are no labels, no such task, or some row has none.
+            UserError: there are no labels or no such task, or some row has no label.
         """
 
     def published_test(self) -> Source | None:
@@ -76,14 +76,14 @@ class Source(ABC):
         return None
 
     def resolve(self, task: str | None) -> str:
-        """The name of the task meant by ``task``."""
+        """The name of ``task``, or of the default task for ``None``."""
         if not self.tasks:
-            raise UserError(f"{self.spec}: has no labels, and labels are needed here")
+            raise UserError(f"{self.spec} has no labels, but labels are needed here")
         if task is None:
             return self.tasks[0]
         if task not in self.tasks:
             raise UserError(
-                f"{self.spec}: no task {task!r}; it has {', '.join(self.tasks)}: set data.task to that, or to null"
+                f"{self.spec}: no task {task!r}; it has {', '.join(self.tasks)}; set data.task to one, or to null"
             )
         return task
 
@@ -120,7 +120,7 @@ class Subset(Source):
 
 
 def digest(parts: Iterable[object]) -> str:
-    """sha256 over a sequence of strings, numbers or bytes; no two different sequences of parts run together."""
+    """sha256 over a sequence of strings, numbers or bytes; each part is hashed with its length."""
     hashed = hashlib.sha256()
     for part in parts:
         data = part if isinstance(part, bytes) else str(part).encode(errors="surrogateescape")

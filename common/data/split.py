@@ -1,4 +1,4 @@
-"""Seeded, stratified splits, and whether two sets speak of the same classes."""
+"""Seeded, stratified splits, and a check that two sets have the same classes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from common.errors import UserError
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Hold out about ``fraction`` of the rows of every class.
 
-    Every class of two rows or more has at least one on each side; a class of one stays in training. Within these
-    bounds each class gives its share rounded down or up, the largest remainders up, so that the total is as close to
-    ``fraction`` of all rows as can be.
+    Every class with two or more rows has at least one on each side; a class with one row stays in training. Within
+    these bounds each class holds out its share rounded down or up, the largest remainders up, so that the total is as
+    close to ``fraction`` of all rows as possible.
 
     Args:
         labels: int64 ``[N]``.
@@ -25,7 +25,7 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
         Rows to train on and rows held out, int64, each in ascending order.
     """
     if not 0 < fraction < 1:
-        raise UserError(f"the held-out fraction must lie between 0 and 1, got {fraction}")
+        raise UserError(f"the held-out fraction must be between 0 and 1, got {fraction}")
     values = labels.numpy()
     _, inverse, sizes = np.unique(values, return_inverse=True, return_counts=True)
     share = sizes * fraction
@@ -33,7 +33,7 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
     spare = round(float(share.sum())) - int(take.sum())
     take[np.argsort(take - share, kind="stable")[:spare]] += 1
     take = np.minimum(np.maximum(take, 1), sizes - 1)
-    # shuffle all rows once, then count them off within their class
+    # shuffle all rows once, then number them within their class
     order = np.random.default_rng(seed).permutation(len(values))
     order = order[np.argsort(inverse[order], kind="stable")]
     rank = np.arange(len(values)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -48,16 +48,16 @@ def split_source(
     """A labelled set without a test set -> (train, test): seeded, stratified by ``task``."""
     train, test = stratified_split(source.labels(task).values, fraction, seed)
     if not len(test):
-        raise UserError(f"{source.spec}: too few images to hold out a test set: name one with data.test=")
+        raise UserError(f"{source.spec}: too few images to hold out a test set; set data.test")
     kept, held = f"{1 - fraction:.0%} for training, seed {seed}", f"{fraction:.0%} held out, seed {seed}"
     return Subset(source, train, kept), Subset(source, test, held)
 
 
 def check_same_classes(train: Labels, test: Labels) -> None:
-    """Training and test labels must mean the same.
+    """Training and test labels must have the same classes.
 
     Raises:
-        UserError: they have other classes, naming the first that only one side has.
+        UserError: they do not; names the first classes that only one side has.
     """
     if train.names == test.names:
         return
@@ -69,5 +69,5 @@ def check_same_classes(train: Labels, test: Labels) -> None:
         if names:
             problems.append(f"only in {side}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
     if len(problems) == 1:
-        problems.append("they are the same names in another order")
+        problems.append("their names are the same in a different order")
     raise UserError("; ".join(problems) + "; both sets need the same classes")

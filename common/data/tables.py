@@ -1,6 +1,6 @@
 """`parquet:GLOB` and `hf:NAME[:split]`: tables with a column of images, read through Hugging Face `datasets`.
 
-`datasets` keeps a memory-mapped copy in its cache, so that any row of a table larger than memory is reached directly.
+`datasets` keeps a memory-mapped copy in its cache, so any row of a table larger than memory can be read directly.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from common.data.decode import open_image
 from common.data.source import Labels, Source, digest
 from common.errors import UserError, one_line
 
-# the columns taken by default where several would do, in this order
+# default columns if there are several candidates, in this order
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture", "pixel_values")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "category")
 
 
 class TableSource(Source):
-    """Rows of a `datasets` table. ``image`` and ``label`` name columns; otherwise the obvious ones are taken.
+    """Rows of a `datasets` table. ``image`` and ``label`` name columns; by default, the obvious ones are used.
 
     Raises:
-        UserError: there is no column of that name, none that holds images, or several.
+        UserError: there is no column of that name, or not exactly one candidate for images.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class TableSource(Source):
         elif not images:
             problems.append(f"no column holds images; it has {_columns(table)}")
         elif self._image is None:
-            problems.append(f"several columns hold images: {', '.join(images)}; name one with data.image=")
+            problems.append(f"several columns hold images: {', '.join(images)}; set data.image to one of them")
         if label is not None and label not in tasks:
             problems.append(f"data.label: {_wrong_column(label, table, tasks, 'labels')}")
         if problems:
@@ -85,7 +85,7 @@ class TableSource(Source):
     def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
         if task is None and not self._sure:
             choices = ", ".join(self.tasks)
-            raise UserError(f"{self.spec}: several columns may be labels: {choices}; name one with data.label=")
+            raise UserError(f"{self.spec}: several columns may be labels: {choices}; set data.label to one of them")
         task = self.resolve(task)
         cells = self._table.select_columns([task]).to_pandas()[task]
         missing = int(cells.isna().sum())
@@ -94,7 +94,7 @@ class TableSource(Source):
             missing += int((cells < 0).sum())
             names, values = tuple(feature.names), cells.to_numpy()
         else:
-            # sorted values are the classes, so that train and test agree as long as both show every class
+            # sorted values are the classes, so that train and test agree if both contain every class
             found, values = np.unique(cells.dropna().to_numpy(), return_inverse=True)
             names = tuple(str(name) for name in found)
         if missing:
@@ -104,32 +104,32 @@ class TableSource(Source):
 
 
 def parquet_source(spec: str, pattern: str, image: str | None = None, label: str | None = None) -> TableSource:
-    """``parquet:GLOB``: all files that match, in order of their names (``**`` reaches into folders).
+    """``parquet:GLOB``: all matching files, sorted by name (``**`` also matches folders).
 
-    Files without rows are left out: an empty shard may lack the types of the others.
+    Files without rows are skipped: an empty shard may lack the types of the others.
 
     Raises:
-        UserError: no file matches, one is no parquet file, or none has a row.
+        UserError: no file matches, one is not a parquet file, or none has rows.
     """
     pattern = str(Path(pattern).expanduser())
     files = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())  # noqa: PTH207
     if not files:
         folder = Path(pattern)
-        hint = f"; for a folder write {spec}/*.parquet" if folder.is_dir() else f" (from {Path.cwd()})"
+        hint = f"; for a folder use {spec}/*.parquet" if folder.is_dir() else f" (from {Path.cwd()})"
         raise UserError(f"{spec}: no file matches{hint}")
     files = _with_rows(spec, files)
     with _quiet():
         try:
             table = datasets.load_dataset("parquet", data_files={"train": files}, split="train")
-        except Exception as error:  # whatever its readers raise on a foreign or truncated file
-            raise UserError(f"{spec}: not readable as parquet: {_reason(error)}") from None
+        except Exception as error:  # its readers raise anything on a foreign or truncated file
+            raise UserError(f"{spec} is not readable as parquet: {_reason(error)}") from None
     status = [(Path(file).name, Path(file).stat()) for file in files]
     parts = [part for name, stat in status for part in (name, stat.st_size, stat.st_mtime_ns)]
     return TableSource(spec, table, digest(parts), image, label)
 
 
 def _with_rows(spec: str, files: list[str]) -> list[str]:
-    """Those of ``files`` that have rows, by what stands at the end of each."""
+    """Those of ``files`` that have rows, according to their footers."""
     kept, problems = [], []
     for file in files:
         try:
@@ -188,14 +188,14 @@ def hub_source(
         table = datasets.load_dataset(path, split=split, cache_dir=root)
     except Exception as error:  # hub, network and builder errors share no base class
         raise UserError(f"{spec}: cannot load split {split!r}: {_reason(error)}") from None
-    # the names of its cache files hold the hash of what they were made from
+    # the names of its cache files contain a hash of what they were built from
     built = ["/".join(Path(file["filename"]).parts[-4:]) for file in table.cache_files]
     another = partial(hub_source, spec, name, root=root, image=image, label=label)
     return HubSource(spec, table, digest([name, split, *built]), image, label, another)
 
 
 def _holds_images(feature: Any) -> bool:
-    """An Image feature, raw bytes, or the struct that an Image feature becomes when its metadata is lost."""
+    """An Image feature, raw bytes, or the struct that an Image feature becomes without its metadata."""
     if isinstance(feature, dict):
         return "bytes" in feature and _is_value(feature["bytes"], "binary")
     return isinstance(feature, datasets.Image) or _is_value(feature, "binary")
@@ -210,14 +210,14 @@ def _is_value(feature: Any, *kinds: str) -> bool:
 
 
 def _only(names: list[str], usual: tuple[str, ...]) -> str | None:
-    """The one name there is, or the most usual one of several."""
+    """The only name, or the most usual one of several."""
     return names[0] if len(names) == 1 else next((name for name in usual if name in names), None)
 
 
 def _wrong_column(name: str, table: Any, good: list[str], what: str) -> str:
     if name not in table.features:
         return f"no column {name!r}; it has {_columns(table)}"
-    return f"column {name!r} holds no {what}; those that do: {', '.join(good) or 'none'}"
+    return f"column {name!r} does not hold {what}; columns that do: {', '.join(good) or 'none'}"
 
 
 def _columns(table: Any) -> str:
@@ -225,7 +225,7 @@ def _columns(table: Any) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The root cause in one line: `datasets` wraps it in a general one."""
+    """The root cause in one line: `datasets` wraps it in a general error."""
     while error.__cause__ is not None:
         error = error.__cause__
     return one_line(error, 300)
@@ -233,7 +233,7 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress bars of `datasets`: a local file is read in a moment."""
+    """Without the progress bars of `datasets`: a local file takes a moment."""
     shown = datasets.utils.logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:

@@ -1,4 +1,4 @@
-"""The encoder contract: every encoder, ours or timm's, is read through these few calls."""
+"""The encoder contract: a few calls, the same for our encoders and timm's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of a gray photograph
 
 @contextmanager
 def _in_eval(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block: BatchNorm takes a batch of one, and dropout draws no random numbers."""
+    """Eval mode inside the block: BatchNorm accepts a batch of one, and dropout draws no random numbers."""
     training = module.training
     module.eval()
     try:
@@ -52,19 +52,19 @@ def check_own(config: EncoderConfig, mask_channel: bool = False) -> None:
 class Encoder(nn.Module, ABC):
     """Maps images to feature maps.
 
-    A subclass builds its layers in its constructor and ends it with ``settle()``.
+    A subclass builds its layers in its constructor and ends with ``settle()``.
 
     Attributes:
-        name: what the config calls it, e.g. ``small_cnn`` or ``timm/convnext_atto``.
-        config: what builds it again, every automatic choice made explicit.
+        name: its name in the config, e.g. ``small_cnn`` or ``timm/convnext_atto``.
+        config: the config that rebuilds it, with every automatic choice made explicit.
         image_size: side in pixels of the square images it was built for.
-        view: ``rgb``, or ``gray``: the encoder sees only luminance, repeated on three channels, whatever it is given.
-        mask_channel: whether the input may carry a fourth channel, 1 where a pixel is hidden; zero when absent.
+        view: ``rgb``, or ``gray``: the encoder converts its input to luminance, repeated on three channels.
+        mask_channel: whether the input may have a fourth channel, 1 where a pixel is hidden; zero if absent.
         layer_shapes: ``(D, h, w)`` of each map that ``layers`` returns, shallow to deep.
         num_classes: outputs of its classifier; 0 without one.
         narrowed_by: the model argument that sets the width of its code, if there is one.
-        statistics: buffers that hold statistics of the training images, not what was learned from them: an untrained
-            twin is given them too.
+        statistics: buffers with statistics of the training images rather than learned weights; an untrained twin gets
+            them too.
     """
 
     narrowed_by: ClassVar[str | None] = None
@@ -96,8 +96,8 @@ class Encoder(nn.Module, ABC):
         self.config = EncoderConfig(name=name)
         self.num_classes, self.classifier = 0, None
         self._frozen = False
-        self._trainable: frozenset[str] | None = None  # parameters on the path; None: all of them
-        # constants of the class, not weights: they follow the device but are not saved
+        self._trainable: frozenset[str] | None = None  # parameters that reach the output; None: all of them
+        # constants, not weights: they follow the device but are not saved
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("luma", torch.tensor(LUMA).view(1, 3, 1, 1), persistent=False)
@@ -109,7 +109,7 @@ class Encoder(nn.Module, ABC):
 
     @property
     def code_kept(self) -> int | None:
-        """How many entries of its code it keeps at each place (top-k); None where it keeps all."""
+        """The number of entries its code keeps at each position (top-k); None if it keeps all."""
         return None
 
     @property
@@ -124,25 +124,25 @@ class Encoder(nn.Module, ABC):
         """Images ``[B 3 H W]`` (or ``[B 4 H W]`` with a mask channel), RGB in [0, 1] -> maps ``[B D_l h_l w_l]``."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``[B 3 H W]``, RGB in [0, 1] (noise may leave the range) -> the last map ``[B D h w]``."""
+        """Images ``[B 3 H W]``, RGB in [0, 1] (noise may exceed the range) -> the last map ``[B D h w]``."""
         return self.layers(images)[-1]
 
     def encode(self, images: Tensor, layer: int = -1) -> Tensor:
-        """Images ``[B 3 H W]``, RGB in [0, 1] -> one vector an image ``[B D]``: the average of one layer's map."""
+        """Images ``[B 3 H W]``, RGB in [0, 1] -> one vector per image ``[B D]``: the average of one layer's map."""
         return self.layers(images)[layer].float().mean(dim=(2, 3))
 
     def prepare(self, images: Tensor) -> Tensor:
-        """RGB in [0, 1] -> the network's own input: view, standardisation, mask channel (zero if absent).
+        """RGB in [0, 1] -> the network's input: view, standardisation, mask channel (zero if absent).
 
         Raises:
-            ValueError: these are not images ``[B 3 H W]`` of floating point numbers.
+            ValueError: not floating-point images ``[B 3 H W]``.
         """
         channels = (3, 4) if self.mask_channel else (3,)
         if images.ndim != 4 or images.shape[1] not in channels or not images.is_floating_point():
             raise ValueError(
-                f"images must be floating point RGB in [0, 1], [B 3 H W], not {images.dtype} {list(images.shape)}"
+                f"images must be floating-point RGB in [0, 1], [B 3 H W], not {images.dtype} {list(images.shape)}"
                 + ("; divide by 255" if images.dtype == torch.uint8 else "")
-                + ("; for one image, image[None]" if images.ndim == 3 else "")
+                + ("; for one image, pass image[None]" if images.ndim == 3 else "")
             )
         rgb, mask = images[:, :3], images[:, 3:]
         if self.view == "gray":
@@ -155,82 +155,84 @@ class Encoder(nn.Module, ABC):
     # ---- classification, for fine-tuning
 
     def add_classifier(self, num_classes: int) -> None:
-        """Put a new classifier on top (replacing any): here, linear on the average of the last map."""
+        """Add a new classifier, or replace the old one: by default, linear on the average of the last map."""
         self.classifier = nn.Linear(self.map_shape[0], num_classes).to(self.mean.device)
         self.num_classes = num_classes
         self._train_only_path_of(self.logits)
 
     def remove_classifier(self) -> None:
-        """Back to an encoder alone."""
+        """Remove the classifier."""
         self.classifier, self.num_classes = None, 0
         self._train_only_path_of(self.forward)
 
     def logits(self, images: Tensor) -> Tensor:
         """Images ``[B 3 H W]``, RGB in [0, 1] -> logits ``[B classes]``; only after ``add_classifier``."""
-        assert self.classifier is not None, "add_classifier comes first"
+        assert self.classifier is not None, "call add_classifier first"
         logits: Tensor = self.classifier(self.encode(images))
         return logits
 
     def depths(self) -> dict[str, int]:
-        """Depth of each parameter by name, 0 nearest the image, for layer-wise learning rates."""
+        """Depth of each parameter by name, 0 closest to the image, for layer-wise learning rates."""
         return {name: 0 for name, _ in self.named_parameters()}
 
     # ---- frozen and trained
 
     def freeze(self) -> Self:
-        """No gradients, and eval mode that ``train()`` does not undo: a frozen encoder's features never drift."""
+        """No gradients, and eval mode that ``train()`` does not change: frozen features never drift."""
         self._frozen = True
         self.eval()
         return self.requires_grad_(False)
 
     def unfreeze(self) -> Self:
-        """Undo ``freeze``: every parameter on the way to the output may learn again."""
+        """Undo ``freeze``: every parameter that reaches the output is trainable again."""
         self._frozen = False
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(self._trainable is None or name in self._trainable)
         return self
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch, but a frozen encoder stays in eval mode."""
+        """As in torch, except that a frozen encoder stays in eval mode."""
         return super().train(mode and not self._frozen)
 
     # ---- set-up
 
     def settle(self) -> None:
-        """End of construction: measure ``layer_shapes`` on one image, refuse what cannot serve, freeze idle parameters.
+        """End construction: measure ``layer_shapes`` on one image, refuse what cannot work, freeze unused parameters.
 
         Raises:
-            UserError: the network refuses images of this size, its maps are not finite spatial maps, or two of its
-                weights are one tensor.
+            UserError: the network rejects images of this size, its outputs are not finite spatial maps, or two of its
+                weights share a tensor.
         """
         self._refuse_shared_weights()
         try:
             with torch.no_grad(), _in_eval(self):
                 maps = self.layers(self._trial_image())
-        except Exception as error:  # whatever a third-party network raises, the user needs its reason
+        except Exception as error:  # third-party networks raise anything; the user needs the reason
             raise self.refusal(str(error) or type(error).__name__) from error
         for tensor in maps:
             if tensor.ndim != 4 or tensor.shape[0] != 1 or 0 in tensor.shape:
-                raise self.refusal(f"a layer gives {list(tensor.shape)}, not a map [B D h w]")
+                raise self.refusal(f"a layer returns {list(tensor.shape)}, not a map [B D h w]")
             if not tensor.isfinite().all():
                 raise self.refusal("its features are not finite")
         self.layer_shapes = [(t.shape[1], t.shape[2], t.shape[3]) for t in maps]
         self._train_only_path_of(self.forward)
 
     def _refuse_shared_weights(self) -> None:
-        """A file of tensors holds each by itself: once read back, weights that were shared would go their own ways."""
+        """A weights file stores every tensor separately: shared weights would diverge after loading."""
         first: dict[int, str] = {}
         for name, parameter in self.named_parameters(remove_duplicate=False):
             other = first.setdefault(id(parameter), name)
             if other != name:
-                raise self.refusal(f"{other} and {name} are one shared weight, which its file cannot hold")
+                raise self.refusal(f"{other} and {name} share one weight, which a weights file cannot represent")
 
     def refusal(self, reason: str) -> UserError:
-        """The one line that says why this encoder cannot serve."""
-        return UserError(f"{self.name} cannot serve as an encoder at {self.image_size} px: {' '.join(reason.split())}")
+        """The error that says in one line why this encoder cannot be used."""
+        return UserError(
+            f"{self.name} cannot be used as an encoder at {self.image_size} px: {' '.join(reason.split())}"
+        )
 
     def _train_only_path_of(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Freeze the parameters that do not reach ``function``'s output (DDP refuses parameters without gradient)."""
+        """Freeze the parameters that do not affect ``function``'s output (DDP refuses parameters without gradient)."""
         named = dict(self.named_parameters())
         for parameter in named.values():
             parameter.requires_grad_(True)
@@ -242,22 +244,22 @@ class Encoder(nn.Module, ABC):
         self.unfreeze()
 
     def _trial_image(self) -> Tensor:
-        """One smooth image, without drawing random numbers."""
+        """One smooth image, made without random numbers."""
         ramp = torch.linspace(0, 1, self.image_size, device=self.mean.device)
         image = torch.stack([ramp.expand(self.image_size, -1), ramp[:, None].expand(-1, self.image_size)])
         return torch.cat([image, image.mean(0, keepdim=True)])[None]
 
 
 class TokenEncoder(Encoder):
-    """An encoder made of patch tokens, which can look at some patches only (timm VisionTransformer)."""
+    """An encoder of patch tokens, which can process a subset of the patches (timm VisionTransformer)."""
 
     patch_size: int
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches down and across."""
+        """Patches per column and per row."""
         return self.image_size // self.patch_size, self.image_size // self.patch_size
 
     @abstractmethod
     def tokens(self, images: Tensor, visible: Tensor) -> Tensor:
-        """Images ``[B 3 H W]`` and indices of kept patches ``[B n]``, row by row -> their tokens ``[B n D]``."""
+        """Images ``[B 3 H W]`` and indices of kept patches ``[B n]`` (row-major) -> their tokens ``[B n D]``."""

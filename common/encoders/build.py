@@ -32,8 +32,8 @@ def build_encoder(config: EncoderConfig, *, image_size: int, view: View = "rgb",
     """Build the encoder that ``config`` names, on the CPU, in train mode.
 
     Raises:
-        UserError: no such encoder, wrong ``model_args``, weights that cannot be fetched, or a network that cannot
-            serve at this image size, with its reason.
+        UserError: no such encoder, wrong ``model_args``, weights that cannot be downloaded, or a network that cannot
+            be used at this image size, with the reason.
     """
     if config.name in OWN:
         return OWN[config.name](config, image_size, view, mask_channel)

@@ -1,4 +1,4 @@
-"""How a config names an encoder."""
+"""How a config specifies an encoder."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class EncoderConfig(Config):
     """Which encoder to build.
 
     Attributes:
-        name: ``small_cnn``, or ``timm/`` and any timm model that gives intermediate features.
+        name: ``small_cnn``, or ``timm/`` and any timm model with intermediate features.
         pretrained: start from timm's own weights.
         model_args: passed to the model, e.g. ``{patch_size: 4, depth: 6}``; ``small_cnn`` takes ``SmallCNNArgs``.
-        stem: ``auto`` suits a timm model to small images: a 3x3 stem without pooling in ResNets up to 64 px, and a
-            lower ``patch_size`` or ``output_stride`` where the last map would be under 4x4 (a token grid: under 8x8).
-            Pretrained models are left as they are. ``small`` asks for the ResNet stem; ``default`` changes nothing.
+        stem: ``auto`` adapts a timm model to small images: a 3x3 stem without pooling in ResNets up to 64 px, and a
+            lower ``patch_size`` or ``output_stride`` if the last map would be below 4x4 (a token grid below 8x8).
+            Pretrained models stay as they are. ``small`` forces the ResNet stem; ``default`` changes nothing.
     """
 
     name: str = "small_cnn"

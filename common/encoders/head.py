@@ -12,12 +12,12 @@ from common.encoders.base import Encoder
 class Classifier(nn.Module):
     """The whole encoder and a new classifier, both trained.
 
-    A timm model gets timm's own pooling and classifier, so that plain timm opens its export; any other encoder a
+    A timm model gets timm's own pooling and classifier, so that plain timm opens its export; any other encoder gets a
     linear layer on the average of its last map.
 
     Args:
-        encoder: taken over and unfrozen; a classifier it has already for as many classes is kept.
-        class_names: one a class, in the order of the labels.
+        encoder: used in place and unfrozen; an existing classifier for the same number of classes is kept.
+        class_names: one per class, in the order of the labels.
     """
 
     def __init__(self, encoder: Encoder, class_names: Sequence[str]) -> None:
@@ -33,7 +33,7 @@ class Classifier(nn.Module):
 
 
 def layer_decay_groups(model: Encoder | Classifier) -> list[tuple[str, int]]:
-    """``(name, depth)`` of every parameter that learns, depth 0 nearest the image and the classifier deepest.
+    """``(name, depth)`` of every trainable parameter, depth 0 closest to the image and the classifier deepest.
 
     For layer-wise learning-rate decay (Bao et al. 2022, "BEiT"): the rate of depth i is ``decay ** (deepest - i)``
     times the base rate. Names are those of ``model.named_parameters()``.

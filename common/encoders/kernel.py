@@ -18,9 +18,9 @@ class KernelArgs(Config):
 
     Attributes:
         code: length h of the code.
-        landmarks: images m whose kernel functions the code is made of.
+        landmarks: number m of images whose kernel functions span the code.
         kernel: ``linear`` or ``rbf``.
-        width: of the RBF kernel, in the units of ``‖x‖``, pixels in [0, 1].
+        width: width of the RBF kernel, in units of ``‖x‖`` for pixels in [0, 1].
     """
 
     code: int = Field(default=64, ge=1, le=1 << 16)
@@ -41,7 +41,7 @@ class KernelCode(VectorEncoder):
         super().__init__(config, image_size, view, mask_channel)
         self.args = args
         self.config = self.config.model_copy(update={"model_args": args.model_dump()})
-        # untrained: random places, as far from each other as images are
+        # untrained: random points, about as far apart as images are
         places = torch.randn(args.landmarks, self.dimension) * args.width / self.dimension**0.5
         self.register_buffer("landmarks", places)
         self.register_buffer("weight", nn.init.orthogonal_(torch.empty(args.landmarks, args.code)))

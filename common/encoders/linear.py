@@ -18,7 +18,7 @@ class LinearArgs(Config):
 
 
 class Linear(VectorEncoder):
-    """``V`` is ``[h d]``, ``d = 3 S²``; there is no bias, so that the mean image has code zero."""
+    """``V`` is ``[h d]``, ``d = 3 S²``; without a bias, so that the mean image has code zero."""
 
     narrowed_by = "code"
 

@@ -20,7 +20,7 @@ class MLPArgs(Config):
     Attributes:
         hidden: widths of the hidden layers, each followed by GELU.
         code: length h of the code.
-        rectify: let the code have no negative values, so that an L1 penalty can reach exact zeros.
+        rectify: apply ReLU to the code, so that an L1 penalty can produce exact zeros.
         top_k: keep the k entries of largest magnitude in each code and set the others to zero.
     """
 
@@ -31,7 +31,7 @@ class MLPArgs(Config):
 
 
 class MLP(VectorEncoder):
-    """Every hidden layer and the code are layers of it, maps ``[B h_l 1 1]``."""
+    """Its layers are the hidden layers and the code, as maps ``[B h_l 1 1]``."""
 
     narrowed_by = "code"
 
@@ -63,7 +63,7 @@ class MLP(VectorEncoder):
         return self.args.top_k
 
     def depths(self) -> dict[str, int]:
-        """One depth a layer; code and classifier are deepest."""
+        """One depth per layer; code and classifier are deepest."""
         deepest = len(self.hidden)
         return {
             name: int(name.split(".")[1]) if name.startswith("hidden.") else deepest

@@ -1,17 +1,16 @@
-"""The classical single-layer network: a dictionary of patches at every position, coded, and pooled over a grid.
+"""The classical single-layer network: patches at every position, coded in a dictionary, pooled over a grid.
 
 Coates, Ng and Lee 2011, *An analysis of single-layer networks in unsupervised feature learning*. For the patch ``x`` at
 each position:
 
-    n(x) = (x - mean(x)) / sqrt(var(x) + contrast)         its own mean and contrast taken out
-    y = P (n(x) - m)                                       whitened by the training patches' statistics
-    z = Dᵀ y                                               against unit-norm atoms
+    n(x) = (x - mean(x)) / sqrt(var(x) + contrast)         normalise mean and contrast
+    y = P (n(x) - m)                                       whiten with the training patches' statistics
+    z = Dᵀ y                                               correlate with unit-norm atoms
     code = max(z - t, 0) and max(-z - t, 0)                two-sided soft threshold; or top-k, lasso, triangle
     map = average of the code over each cell of a grid
 
-Whitening is folded into the filters ``PᵀD``, so one product a position is all the arithmetic there is. Code maps are 25
-times the size of an image's patches: they are made, pooled and forgotten a few images at a time, while they are in the
-cache.
+Whitening is folded into the filters ``PᵀD``, so a position costs one product. Code maps are 25 times larger than an
+image's patches: they are computed and pooled a few images at a time, while they are in the cache.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from common.encoders.base import Encoder, View, check_own
 from common.encoders.config import EncoderConfig
 from common.solvers import fista, top_k
 
-# Numbers of a code map that are worked on at once: on a CPU what stays in the cache, on a GPU what fills it.
+# Entries of a code map per chunk: what stays in the cache of a CPU, and what fills a GPU.
 CHUNK = {"cpu": 1 << 20, "cuda": 1 << 27}
 
 
@@ -38,19 +37,19 @@ class PatchDictionaryArgs(Config):
     """Settings of ``patch_dictionary``, given as ``encoder.model_args``.
 
     Attributes:
-        atoms: filters applied at every position, mirrored ones counted.
+        atoms: filters applied at every position, including mirrored ones.
         patch: side in pixels.
-        code: ``threshold`` (two-sided, at ``threshold``), ``top_k`` (the k largest of a position, by magnitude),
-            ``lasso`` (``‖y - D s‖² + l1 ‖s‖₁`` by FISTA) or ``triangle`` (how much nearer than the average one is an
-            atom). All give positive and negative parts as channels of their own. ``triangle`` is Coates's soft k-means
-            but for its centroids: theirs are means of patches, of any length and sign; here they are the atoms, of
-            length 1, and their negatives, since an atom stands for both. From a patch much longer than that all are
-            about as far: the code is then nearly ``max(z, 0) / ‖y‖``, a patch's shape without its contrast.
-        grid: cells a side that the code is averaged over.
-        mirror: half of the atoms are mirror images of the other half, and a feature is the sum of an atom's and its
-            mirror's in mirrored cells: exactly invariant to left and right, at half the features. A classifier of
-            features with the mirrored training images added would weigh the two alike anyway.
-        contrast: added to a patch's variance (pixels in [0, 1]) before it is divided by: keeps noise of flat patches
+        code: ``threshold`` (two-sided, at ``threshold``), ``top_k`` (the k largest per position, by magnitude),
+            ``lasso`` (``‖y - D s‖² + l1 ‖s‖₁`` by FISTA) or ``triangle`` (how much closer an atom is than the average
+            one). Positive and negative parts are separate channels. ``triangle`` is Coates's soft k-means with other
+            centroids: theirs are means of patches, of any norm and sign; here they are the unit-norm atoms and their
+            negatives, since an atom stands for both. A patch of much larger norm is about equally far from all: its
+            code is then nearly ``max(z, 0) / ‖y‖``, the patch's shape without its contrast.
+        grid: cells per side over which the code is averaged.
+        mirror: half of the atoms are mirror images of the other half, and a feature is the sum of an atom's response
+            and its mirror's in the mirrored cell: exactly invariant to horizontal flips, with half the features. A
+            classifier trained on mirrored images too would weight the two equally anyway.
+        contrast: added to a patch's variance (pixels in [0, 1]) before dividing by it; keeps the noise of flat patches
             small.
     """
 
@@ -69,12 +68,12 @@ class PatchDictionaryArgs(Config):
         if self.mirror and self.atoms % 2:
             raise ValueError(f"mirror needs an even number of atoms, not {self.atoms}")
         if self.code == "top_k" and self.top_k > self.atoms:
-            raise ValueError(f"top_k {self.top_k} is more than there are atoms ({self.atoms})")
+            raise ValueError(f"top_k {self.top_k} exceeds the number of atoms ({self.atoms})")
         return self
 
     @property
     def learned(self) -> int:
-        """Atoms that are learned: mirrored ones follow."""
+        """Number of learned atoms; mirrored ones are derived."""
         return self.atoms // 2 if self.mirror else self.atoms
 
     @property
@@ -84,7 +83,7 @@ class PatchDictionaryArgs(Config):
 
 
 class PatchDictionary(Encoder):
-    """Images -> ``[B channels grid grid]``; images of any size from the patch's side on.
+    """Images -> ``[B channels grid grid]``; images of any size, at least one patch wide.
 
     Buffers: ``dictionary`` ``[learned d]``, unit rows in whitened space, ``d = 3 patch²``; ``whiten`` ``[d d]``,
     symmetric; ``patch_mean`` ``[d]``, of normalised patches.
@@ -102,7 +101,7 @@ class PatchDictionary(Encoder):
         positions = image_size - args.patch + 1
         if positions < args.grid:
             raise self.refusal(
-                f"patches of {args.patch} px leave {positions} positions a side for a grid of {args.grid}"
+                f"patches of {args.patch} px leave {positions} positions per side for a grid of {args.grid}"
             )
         self.args = args
         self.config = config.model_copy(update={"model_args": args.model_dump(), "stem": "default"})
@@ -115,22 +114,22 @@ class PatchDictionary(Encoder):
     def layers(self, images: Tensor) -> list[Tensor]:
         """Images ``[B 3 H W]``, RGB in [0, 1] -> ``[[B channels grid grid]]``, float32."""
         if min(images.shape[2:]) < self.args.patch:
-            raise ValueError(f"patches of {self.args.patch} px do not fit into {images.shape[2]}x{images.shape[3]}")
+            raise ValueError(f"patches of {self.args.patch} px do not fit into {images.shape[2]}x{images.shape[3]} px")
         device = images.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
         with torch.autocast(device, enabled=False):
             return [self._arranged(self._maps(images, dtype))]
 
     def signed(self, patches: Tensor) -> Tensor:
-        """Patches ``[n 3 p p]``, RGB in [0, 1] -> their codes, positive part less negative, ``[n atoms]``, float32.
+        """Patches ``[n 3 p p]``, RGB in [0, 1] -> signed codes, positive minus negative part, ``[n atoms]``, float32.
 
-        In the order of ``full_dictionary``: with ``mirror``, the last half are codes of the mirrored patches.
+        In the order of ``full_dictionary``: with ``mirror``, the second half belongs to the mirrored atoms.
         """
-        maps = self._maps(patches, torch.float32)[:, :, 0]  # one position: every cell of the grid holds the same
+        maps = self._maps(patches, torch.float32)[:, :, 0]  # one position, so every cell of the grid is equal
         return maps[:, 0] - maps[:, 1]
 
     def patches(self, images: Tensor) -> Tensor:
-        """Images ``[B 3 H W]``, RGB in [0, 1] -> normalised patches ``[B n d]``, row by row; not yet whitened."""
+        """Images ``[B 3 H W]``, RGB in [0, 1] -> normalised patches ``[B n d]`` (row-major), not yet whitened."""
         p = self.args.patch
         d = 3 * p * p
         gray = images.mean(1, keepdim=True)
@@ -138,7 +137,7 @@ class PatchDictionary(Encoder):
         variance = avg_pool2d(images.square().mean(1, keepdim=True), p, 1) - mean.square()
         scale = (variance.clamp_min_(0) + self.args.contrast).rsqrt_()
         windows = images.unfold(2, p, 1).unfold(3, p, 1).permute(0, 2, 3, 1, 4, 5)  # [B h w 3 p p], a view
-        # always a copy: for images of a patch's size a reshape would be a view of the caller's own
+        # always a copy: for images of exactly one patch, a reshape would be a view of the caller's tensor
         rows = windows.clone(memory_format=torch.contiguous_format).view(len(images), mean[0].numel(), d)
         return rows.sub_(mean.flatten(1)[:, :, None]).mul_(scale.flatten(1)[:, :, None])
 
@@ -148,19 +147,19 @@ class PatchDictionary(Encoder):
         return weight, -(self.patch_mean @ weight)
 
     def full_dictionary(self) -> Tensor:
-        """All atoms ``[atoms d]``, in whitened space, mirrored ones last."""
+        """All atoms ``[atoms d]`` in whitened space, mirrored ones last."""
         own = self.dictionary
         return torch.cat([own, mirrored(own)]) if self.args.mirror else own
 
     def atoms(self) -> Tensor:
-        """What each atom looks like among pixels: the patch that whitening maps to it, ``[learned 3 p p]``."""
+        """Each atom in pixel space: the patch that whitening maps to it, ``[learned 3 p p]``."""
         back = torch.linalg.pinv(self.whiten.double(), rtol=1e-6).to(self.dictionary)
         p = self.args.patch
         pixels: Tensor = self.dictionary @ back
         return pixels.view(-1, 3, p, p)
 
     def _maps(self, images: Tensor, dtype: torch.dtype) -> Tensor:
-        """Images ``[B 3 H W]`` -> pooled codes ``[B signs cells atoms]``, float32, worked out in ``dtype``."""
+        """Images ``[B 3 H W]`` -> pooled codes ``[B signs cells atoms]``, float32, computed in ``dtype``."""
         images = self.prepare(images).float()
         height, width = (side - self.args.patch + 1 for side in images.shape[2:])
         pool = self._pooling(height, width, images.device)
@@ -171,12 +170,12 @@ class PatchDictionary(Encoder):
         return torch.cat([coder(rows) for rows in self._chunks(images, size)])
 
     def _chunks(self, images: Tensor, size: int) -> Iterator[Tensor]:
-        # patches are small beside code maps: cutting them for a few chunks at once spares calls
+        # patches are small compared with code maps: cutting them for several chunks at once saves calls
         for part in torch.split(images, 16 * size):
             yield from torch.split(self.patches(part), size)
 
     def _pooling(self, height: int, width: int, device: torch.device) -> Tensor:
-        """Averages over the cells, as a matrix ``[grid² height*width]``; cells as in ``adaptive_avg_pool2d``."""
+        """The average over each cell as a matrix ``[grid² height*width]``; cells as in ``adaptive_avg_pool2d``."""
         rows, columns = (_cells(side, self.args.grid, device) for side in (height, width))
         return torch.einsum("ih,jw->ijhw", rows, columns).reshape(self.args.grid**2, height * width)
 
@@ -213,11 +212,11 @@ class _Coder(ABC):
     ) -> None:
         self.encoder, self.args, self.dtype = encoder, encoder.args, dtype
         self.pool = pool.to(dtype)
-        # a last column of ones brings the bias into the product: one pass over the code map less
+        # a last column of ones includes the bias in the product: one pass over the code map less
         self.weight = torch.cat([weight, self.shifted(bias)[None]]).to(dtype)
 
     def shifted(self, bias: Tensor) -> Tensor:
-        """The bias as the product adds it."""
+        """The bias that the product adds."""
         return bias
 
     def __call__(self, rows: Tensor) -> Tensor:
@@ -229,7 +228,7 @@ class _Coder(ABC):
 
     @abstractmethod
     def code(self, z: Tensor, rows: Tensor) -> Tensor:
-        """Responses ``[c n atoms]`` (may be overwritten) and patches ``[c n d]`` -> pooled codes."""
+        """Responses ``[c n atoms]`` (which may be overwritten) and patches ``[c n d]`` -> pooled codes."""
 
     def signs(self, codes: Tensor) -> Tensor:
         """Signed codes ``[c n atoms]`` -> pooled positive and negative parts ``[c 2 cells atoms]``."""
@@ -244,7 +243,7 @@ class _Threshold(_Coder):
     def code(self, z: Tensor, rows: Tensor) -> Tensor:
         twice = 2 * self.args.threshold
         positive = torch.matmul(self.pool, z.clamp_min(0))
-        # max(-z - t, 0) = -min(z - t, -2t) - 2t, and the cells' weights add up to 1
+        # max(-z - t, 0) = -min(z - t, -2t) - 2t, and the weights of a cell sum to 1
         negative = torch.matmul(self.pool, z.clamp_max_(-twice))
         return torch.stack([positive.float(), (-negative.float()).sub_(twice).clamp_min_(0)], dim=1)
 

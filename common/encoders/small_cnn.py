@@ -1,4 +1,4 @@
-"""A small convolutional network for images of 32 to 64 px, quick on CPUs."""
+"""A small convolutional network for images of 32 to 64 px, fast on CPUs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class SmallCNNArgs(Config):
     """Settings of ``small_cnn``, given as ``encoder.model_args``.
 
     Attributes:
-        width: channels of the first stage; each next stage has twice as many.
-        depth: convolutions in a stage; the first halves the side.
-        code_channels: append a 1x1 convolution to so many channels: a narrow code as the last map.
-        rectify: let that code have no negative values, so that an L1 penalty can reach exact zeros.
-        top_k: keep the k channels of largest magnitude at each place of that code.
+        width: channels of the first stage; each further stage has twice as many.
+        depth: convolutions per stage; the first halves the side.
+        code_channels: append a 1x1 convolution to this many channels: a narrow code as the last map.
+        rectify: apply ReLU to that code, so that an L1 penalty can produce exact zeros.
+        top_k: keep the k channels of largest magnitude at each position of that code.
     """
 
     width: int = Field(default=64, ge=1, le=4096)
@@ -35,14 +35,14 @@ class SmallCNNArgs(Config):
     @model_validator(mode="after")
     def _code_is_there(self) -> Self:
         if self.code_channels is None and (self.rectify or self.top_k):
-            raise ValueError("rectify and top_k are for a code: set code_channels as well")
+            raise ValueError("rectify and top_k need a code: set code_channels too")
         return self
 
 
 class SmallCNN(Encoder):
     """Three stages of dense convolutions, 4x4 first and then 3x3, with BatchNorm and ReLU.
 
-    Dense 3x3 convolutions keep a CPU's matrix units busy; depthwise ones wait for memory.
+    Dense 3x3 convolutions keep a CPU's matrix units busy; depthwise ones are memory-bound.
     """
 
     narrowed_by = "code_channels"
@@ -53,9 +53,11 @@ class SmallCNN(Encoder):
         super().__init__(config.name, image_size, view, mask_channel)
         self.args = args
         if image_size % 2**STAGES or image_size < 2 ** (STAGES + 1):
-            raise self.refusal(f"it halves images {STAGES} times; use a multiple of {2**STAGES} px from 16 px on")
+            raise self.refusal(
+                f"it halves images {STAGES} times; use a multiple of {2**STAGES} px, at least {2 ** (STAGES + 1)} px"
+            )
         self.config = config.model_copy(update={"model_args": args.model_dump(), "stem": "default"})
-        # A strided 4x4 stem: a 3x3 convolution of three channels at full resolution costs a CPU five times as much.
+        # A strided 4x4 stem: a 3x3 convolution of three channels at full resolution is five times slower on a CPU.
         channels = args.width
         self.blocks = nn.ModuleList([_block(4 if mask_channel else 3, channels, kernel=4, stride=2)])
         for stage in range(STAGES):
@@ -85,7 +87,7 @@ class SmallCNN(Encoder):
         return self.args.top_k
 
     def depths(self) -> dict[str, int]:
-        """One depth a convolution; code and classifier are deepest."""
+        """One depth per convolution; code and classifier are deepest."""
         depths, deepest = {}, len(self.blocks)
         for name, _ in self.named_parameters():
             module, _, rest = name.partition(".")

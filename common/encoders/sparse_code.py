@@ -15,7 +15,7 @@ from common.encoders.config import EncoderConfig
 from common.encoders.vector import Centre, VectorEncoder
 from common.solvers import fista, iht, omp
 
-L0_START = 0.01  # duality gap of the L1 codes that hard thresholding begins from
+L0_START = 0.01  # relative duality gap of the L1 codes from which hard thresholding starts
 
 
 class SparseCodeArgs(Config):
@@ -27,9 +27,9 @@ class SparseCodeArgs(Config):
             most ``top_k`` non-zeros, by orthogonal matching pursuit).
         strength: λ, for pixels in [0, 1].
         top_k: non-zeros, with ``penalty: atoms``.
-        centring: what is subtracted from an image first: ``own`` mean level, or the training ``data``'s mean image.
-        steps: the most steps a code takes; it stops when it is done, so that few take many. Where λ is small beside the
-            images' contrast, some need more than these: the smaller it is, the longer the search for the atoms in use.
+        centring: subtracted from an image first: its ``own`` mean level, or the mean image of the training ``data``.
+        steps: maximum number of steps per code. Most codes converge much earlier; if λ is small relative to the
+            images' contrast, some need more, since the smaller λ, the longer the search for the active atoms.
     """
 
     atoms: int = Field(default=256, ge=1, le=1 << 16)
@@ -42,7 +42,7 @@ class SparseCodeArgs(Config):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.penalty == "atoms" and self.top_k > self.atoms:
-            raise ValueError(f"top_k {self.top_k} is more than there are atoms ({self.atoms})")
+            raise ValueError(f"top_k {self.top_k} exceeds the number of atoms ({self.atoms})")
         return self
 
 
@@ -60,14 +60,14 @@ class SparseCode(VectorEncoder):
         self.settle()
 
     def codes(self, rows: Tensor) -> list[Tensor]:
-        with torch.autocast(rows.device.type, enabled=False):  # a gap of 1e-5 cannot be seen in bfloat16
+        with torch.autocast(rows.device.type, enabled=False):  # bfloat16 cannot resolve a gap of 1e-5
             return [self.solve(rows.float())]
 
     def solve(self, rows: Tensor, *, steps: int | None = None, tolerance: float = 1e-5) -> Tensor:
         """Centred rows ``[B d]``, float32 -> codes ``[B h]``.
 
         Args:
-            steps: the most steps a code takes; the encoder's own number by default.
+            steps: maximum number of steps per code; by default the encoder's.
             tolerance: relative duality gap at which an L1 code is done.
         """
         args = self.args
@@ -76,7 +76,7 @@ class SparseCode(VectorEncoder):
             case "l1":
                 return fista(rows, self.dictionary, args.strength, steps=steps, tolerance=tolerance)
             case "l0":
-                # not convex: begin at the L1 code whose threshold is the same for an orthonormal dictionary
+                # not convex: start at the L1 code, whose threshold is the same for an orthonormal dictionary
                 start = fista(rows, self.dictionary, 2 * args.strength**0.5, steps=steps, tolerance=L0_START)
                 return iht(rows, self.dictionary, args.strength, steps=steps, start=start)
             case "atoms":

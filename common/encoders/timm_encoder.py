@@ -18,11 +18,11 @@ from common.encoders.timm_model import MIN_SIDE, add_mask_channel, create_timm_m
 
 log = logging.getLogger("retouch")
 
-MAX_LAYERS = 6  # of a deep model, so many maps are read, evenly spaced
+MAX_LAYERS = 6  # evenly spaced maps read from a deep model
 
 
 def build_timm_encoder(config: EncoderConfig, image_size: int, view: View, mask_channel: bool) -> TimmEncoder:
-    """A token encoder for a VisionTransformer whose patches are embedded one by one, a plain one for all others."""
+    """A token encoder for a VisionTransformer that embeds patches independently, a plain one for all other models."""
     model, resolved = create_timm_model(config, image_size)
     by_patch = isinstance(model, VisionTransformer) and type(model.patch_embed) is PatchEmbed
     kind = TimmTokenEncoder if by_patch else TimmEncoder
@@ -48,7 +48,7 @@ class TimmEncoder(Encoder):
         self.model = model
         self._picks: list[int] | None = None  # all
         if mask_channel and not add_mask_channel(model, config):
-            raise self.refusal("its first layer takes no mask channel; choose another model or pretext")
+            raise self.refusal("its first layer takes no mask channel; use another model or pretext")
         self.settle()
         count = len(self.layer_shapes)
         if count > MAX_LAYERS:
@@ -57,17 +57,17 @@ class TimmEncoder(Encoder):
 
     @property
     def body(self) -> nn.Module:
-        """timm's own model: its tensors carry timm's names."""
+        """timm's own model, whose tensors have timm's names."""
         body: nn.Module = self.model
         return body
 
     @property
     def plain(self) -> bool:
-        """Whether timm alone builds the same network from its name and arguments."""
+        """Whether timm alone can build this network from its name and arguments."""
         return self.config.stem != "small"
 
     def layers(self, images: Tensor) -> list[Tensor]:
-        """Images ``[B 3 H W]`` -> one map a stage, or of six blocks evenly spaced; normed where timm norms them."""
+        """Images ``[B 3 H W]`` -> one map per stage, or of six evenly spaced blocks, with timm's final norm."""
         maps: list[Tensor] = self.model.forward_intermediates(
             self.prepare(images), indices=self._picks, norm=True, intermediates_only=True
         )
@@ -81,7 +81,7 @@ class TimmEncoder(Encoder):
         self._train_only_path_of(self.logits)
 
     def remove_classifier(self) -> None:
-        """Back to an encoder alone; timm's pooling and final norm stay."""
+        """Remove the classifier; timm's pooling and final norm stay."""
         self.model.reset_classifier(0)
         self.num_classes = 0
         self._train_only_path_of(self.forward)
@@ -92,7 +92,7 @@ class TimmEncoder(Encoder):
         return logits
 
     def depths(self) -> dict[str, int]:
-        """timm's own grouping of layers; what it does not place (the classifier) is deepest."""
+        """timm's own grouping of layers; anything it does not group (the classifier) is deepest."""
         if hasattr(self.model, "group_matcher"):
             places = group_parameters(self.model, self.model.group_matcher(coarse=False), reverse=True)
         else:
@@ -108,7 +108,7 @@ class TimmTokenEncoder(TimmEncoder, TokenEncoder):
     """
 
     def settle(self) -> None:
-        """Also refuses patches that do not tile the image."""
+        """Also refuse patches that do not tile the image."""
         down, across = self.model.patch_embed.patch_size
         if down != across or self.image_size % down:
             raise self.refusal(f"patches of {down}x{across} px do not tile it; set encoder.model_args.patch_size")
@@ -116,7 +116,7 @@ class TimmTokenEncoder(TimmEncoder, TokenEncoder):
         super().settle()
 
     def layers(self, images: Tensor) -> list[Tensor]:
-        """Images ``[B 3 H W]`` -> the patch tokens of six blocks evenly spaced as maps; the last is normed."""
+        """Images ``[B 3 H W]`` -> the patch tokens of six evenly spaced blocks as maps; the last is normalised."""
         blocks = self.model.blocks
         picks = range(len(blocks)) if self._picks is None else self._picks
         x, maps = self._embed(images, None), []
@@ -131,16 +131,16 @@ class TimmTokenEncoder(TimmEncoder, TokenEncoder):
         return self._as_map(self.model.norm(self.model.blocks(self._embed(images, None))))
 
     def tokens(self, images: Tensor, visible: Tensor) -> Tensor:
-        """Images ``[B 3 H W]``, kept patches ``[B n]`` (row by row) -> their tokens ``[B n D]``.
+        """Images ``[B 3 H W]``, indices of kept patches ``[B n]`` (row-major) -> their tokens ``[B n D]``.
 
-        The other patches are gone before the first block (He et al. 2022, "Masked autoencoders", section 3): with every
-        patch kept, in order, the tokens are those of ``forward``.
+        The other patches are dropped before the first block (He et al. 2022, "Masked autoencoders", section 3). With
+        all patches kept in order, the tokens are those of ``forward``.
         """
         x: Tensor = self.model.norm(self.model.blocks(self._embed(images, visible)))
         return x[:, self.model.num_prefix_tokens :]
 
     def _embed(self, images: Tensor, visible: Tensor | None) -> Tensor:
-        """Embedded patches with their positions, after the class and register tokens ``[B p+n D]``."""
+        """Class and register tokens, then embedded patches with positions ``[B p+n D]``."""
         x = self.model._pos_embed(self.model.patch_embed(self.prepare(images)))
         if visible is not None:
             prefix, patches = x[:, : self.model.num_prefix_tokens], x[:, self.model.num_prefix_tokens :]

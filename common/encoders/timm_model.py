@@ -1,4 +1,4 @@
-"""Build a timm model fit for small images, or say in one line why not."""
+"""Build a timm model suited to small images, or say in one line why that fails."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from common.errors import UserError, one_line
 
 log = logging.getLogger("retouch")
 
-SMALL_STEM_UP_TO = 64  # px; above, a ResNet's own stem (7x7, then pooling) leaves enough of the image
-MIN_SIDE, MIN_GRID = 4, 8  # least side of a convolutional network's last map, and of a grid of tokens
-MANAGED = {  # model arguments that Retouch sets itself, and what the user does instead
-    "in_chans": "it follows from the pretext",
-    "num_classes": "it follows from the labels",
+SMALL_STEM_UP_TO = 64  # px; above it, a ResNet's own stem (7x7, then pooling) leaves enough resolution
+MIN_SIDE, MIN_GRID = 4, 8  # smallest side of a convolutional network's last map, and of a token grid
+MANAGED = {  # model arguments that Retouch sets itself, and what to do instead
+    "in_chans": "it is determined by the pretext",
+    "num_classes": "it is determined by the labels",
     "features_only": "features are read from the whole model",
     "out_indices": "every stage is read",
     "pretrained": "set encoder.pretrained",
     "pretrained_cfg": "set encoder.pretrained",
     "pretrained_cfg_overlay": "set encoder.pretrained",
-    "checkpoint_path": "export an encoder folder and give its path",
-    "patch_drop_rate": "use the pretext `mask`, which drops patches and knows which",
+    "checkpoint_path": "export an encoder folder and use its path",
+    "patch_drop_rate": "use the pretext `mask`, which drops patches and records which",
 }
 
 
@@ -37,7 +37,7 @@ def create_timm_model(config: EncoderConfig, image_size: int) -> tuple[Any, Enco
     """The timm model without a classifier, and the config with every automatic choice made explicit.
 
     Raises:
-        UserError: no such model, wrong ``model_args``, or timm cannot build it or fetch its weights.
+        UserError: no such model, wrong ``model_args``, or timm cannot build it or download its weights.
     """
     architecture = config.name.removeprefix("timm/")
     _check_name(architecture)
@@ -49,7 +49,7 @@ def create_timm_model(config: EncoderConfig, image_size: int) -> tuple[Any, Enco
     if args.get("img_size", image_size) not in (image_size, [image_size] * 2, (image_size,) * 2):
         problems.append(
             f"encoder.model_args.img_size is {args['img_size']}, but images are {image_size} px; "
-            f"leave it out, or set data.image_size={args['img_size']}"
+            f"remove it, or set data.image_size={args['img_size']}"
         )
     if problems:
         raise UserError(*problems)
@@ -57,8 +57,8 @@ def create_timm_model(config: EncoderConfig, image_size: int) -> tuple[Any, Enco
     model = _create(architecture, config.pretrained, args)
     if not hasattr(model, "forward_intermediates"):
         raise UserError(
-            f"{config.name} cannot serve as an encoder: timm gives no intermediate features of it "
-            "(it has no forward_intermediates); choose another model"
+            f"{config.name} cannot be used as an encoder: it has no intermediate features in timm "
+            "(no forward_intermediates); use another model"
         )
     stem = config.stem
     if stem == "auto":
@@ -69,14 +69,14 @@ def create_timm_model(config: EncoderConfig, image_size: int) -> tuple[Any, Enco
     if stem == "small":
         _replace_stem(config.name, model)
         if config.pretrained:
-            log.warning("%s: the small stem has no pretrained weights and starts at random", config.name)
+            log.warning("%s: the small stem has no pretrained weights and starts from random ones", config.name)
     return model, config.model_copy(update={"model_args": args, "stem": stem})
 
 
 def add_mask_channel(model: Any, config: EncoderConfig) -> bool:
-    """Give the first convolution a fourth input channel, with weights of zero; False if the model has no such layer.
+    """Add a fourth input channel with zero weights to the first convolution; False if the model has no such layer.
 
-    One slice of one weight, so that an export can drop it and the features of whole images stay what they are.
+    It is one slice of one weight, so an export can drop it without changing the features of whole images.
     """
     name = "conv1" if config.stem == "small" else model.pretrained_cfg.get("first_conv")
     first = dict(model.named_modules()).get(name) if isinstance(name, str) else None
@@ -98,7 +98,7 @@ def _check_name(architecture: str) -> None:
 
 
 def nearest(word: str, models: Iterable[str], own: Collection[str] = ()) -> str:
-    """``; did you mean ...?`` with up to three close names of timm's models and our own encoders, or nothing."""
+    """``; did you mean ...?`` with up to three similar names of timm models and our own encoders, or nothing."""
     close = difflib.get_close_matches(word, [*own, *models], n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(name if name in own else f'timm/{name}' for name in close)}?" if close else ""
 
@@ -106,20 +106,20 @@ def nearest(word: str, models: Iterable[str], own: Collection[str] = ()) -> str:
 def _create(architecture: str, pretrained: bool, args: dict[str, Any]) -> Any:
     try:
         return timm.create_model(architecture, pretrained=pretrained, num_classes=0, in_chans=3, **args)
-    except Exception as error:  # timm and its downloaders raise anything from TypeError to connection errors
+    except Exception as error:  # timm and its downloaders raise anything
         reason = one_line(error)
         if pretrained:
             raise UserError(
-                f"timm/{architecture}: its pretrained weights cannot be fetched or do not fit these model_args "
+                f"timm/{architecture}: its pretrained weights cannot be downloaded or do not match these model_args "
                 f"({reason}); check the network and model_args, or set encoder.pretrained=false"
             ) from error
         raise UserError(f"timm/{architecture} cannot be built with model_args {args}: {reason}") from error
 
 
 def _finer(name: str, model: Any, image_size: int, args: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The same architecture with a lower patch size or output stride, if its last map would be too coarse."""
+    """The same architecture with a lower patch size or output stride, if its last map is too coarse."""
     if {"patch_size", "output_stride"} & set(args):
-        return model, args  # the user has chosen
+        return model, args  # the user's choice
     strides = [_stride(info) for info in getattr(model, "feature_info", [])]
     if not strides:
         return model, args
@@ -136,17 +136,17 @@ def _finer(name: str, model: Any, image_size: int, args: dict[str, Any]) -> tupl
         try:
             candidate = _create(model.pretrained_cfg["architecture"], False, args | choice)
         except UserError:
-            continue  # some models name the argument but refuse the value
+            continue  # some models have the argument but reject the value
         side = image_size / _stride(candidate.feature_info[-1])
         if side >= wanted:
             finer.append((side, candidate, choice))
             if side < 2 * wanted:
-                break  # halving less often would be too coarse, so nothing is cheaper
+                break  # a map of half this side would be too coarse, so none is cheaper
     if not finer:
         return model, args
-    side, chosen, choice = min(finer, key=lambda found: found[0])  # the least work; the first of equals
+    side, chosen, choice = min(finer, key=lambda found: found[0])  # the cheapest; the first of equals
     key, value = next(iter(choice.items()))
-    log.info("%s: %s=%d, so that the last map of a %d px image is %dx%d", name, key, value, image_size, side, side)
+    log.info("%s: set %s=%d, so that the last map of a %d px image is %dx%d", name, key, value, image_size, side, side)
     return chosen, args | choice
 
 
@@ -156,7 +156,7 @@ def _stride(info: dict[str, Any]) -> int:
 
 
 def _patch_size(model: Any, parameters: Mapping[str, inspect.Parameter]) -> int:
-    """The patch size in use; 0 if the model takes no such argument."""
+    """The patch size in use; 0 if the model has no such argument."""
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if patch is None:
         patch = parameters["patch_size"].default if "patch_size" in parameters else 0
@@ -166,7 +166,7 @@ def _patch_size(model: Any, parameters: Mapping[str, inspect.Parameter]) -> int:
 def _replace_stem(name: str, model: Any) -> None:
     """A 3x3 convolution at full resolution and no pooling, as is usual for CIFAR (He et al. 2016, section 4.2)."""
     if not isinstance(model, ResNet):
-        raise UserError(f"encoder.stem: small replaces the stem of a ResNet, which {name} is not; use auto or default")
+        raise UserError(f"encoder.stem: small replaces the stem of a ResNet, not of {name}; use auto or default")
     model.conv1 = nn.Conv2d(3, model.bn1.num_features, 3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()

@@ -1,4 +1,4 @@
-"""Encoders of whole images as vectors: small images and patches, ``x = image - centre`` to a code without a place."""
+"""Encoders of whole small images or patches as vectors: ``x = image - centre`` to a code without spatial layout."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class VectorEncoder(Encoder):
     """Flattens an image ``[3 S S]`` to ``x`` ``[d]``, ``d = 3 S²``, and codes it: maps are ``[B h 1 1]``.
 
     Attributes:
-        centring: ``data`` subtracts ``centre``, the training images' mean; ``own`` each image's own mean level, as is
-            usual for patches of photographs, whose levels say nothing of structure.
-        centre: ``[d]``, zero until it is fitted.
+        centring: ``data`` subtracts ``centre``, the mean of the training images; ``own`` subtracts each image's mean
+            level, as usual for patches of photographs, whose brightness says nothing about structure.
+        centre: ``[d]``, zero until fitted.
     """
 
     statistics = ("centre",)
@@ -39,11 +39,11 @@ class VectorEncoder(Encoder):
 
     @property
     def dimension(self) -> int:
-        """d: numbers of an image."""
+        """d: values per image."""
         return 3 * self.image_size**2
 
     def fit_centre(self, images: Tensor) -> None:
-        """Take the mean of training images ``[N 3 S S]`` in [0, 1] where that is what is subtracted."""
+        """With ``data`` centring, set ``centre`` to the mean of training images ``[N 3 S S]`` in [0, 1]."""
         if self.centring == "data":
             self.centre.copy_(self.prepare(images.to(self.centre.device)).double().mean(0).flatten())
 
@@ -51,9 +51,7 @@ class VectorEncoder(Encoder):
         """Images ``[B 3 S S]``, RGB in [0, 1] -> centred rows ``[B d]``."""
         prepared = self.prepare(images)
         if images.shape[2] != self.image_size or images.shape[3] != self.image_size:
-            raise ValueError(
-                f"it codes images of {self.image_size} px as they are, not of {images.shape[2]}x{images.shape[3]}"
-            )
+            raise ValueError(f"it encodes images of {self.image_size} px only, not {images.shape[2]}x{images.shape[3]}")
         rows = prepared.flatten(1)
         return rows - (rows.mean(1, keepdim=True) if self.centring == "own" else self.centre.to(rows.dtype))
 
@@ -67,7 +65,7 @@ class VectorEncoder(Encoder):
 
 
 def code_activation(code: Tensor, rectify: bool, kept: int | None) -> Tensor:
-    """What makes a code ``[B h ...]`` sparse: no negative values, and only the ``kept`` largest by magnitude."""
+    """Sparsify a code ``[B h ...]``: ReLU, and only the ``kept`` entries of largest magnitude."""
     if rectify:
         code = code.relu()
     if kept is None or kept >= code.shape[1]:
@@ -76,7 +74,7 @@ def code_activation(code: Tensor, rectify: bool, kept: int | None) -> Tensor:
 
 
 class Rows(nn.Module):
-    """A linear map whose weight ``[h d]`` starts as orthonormal rows (or columns, where h > d)."""
+    """A linear map whose weight ``[h d]`` is initialised with orthonormal rows (columns, if h > d)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""The machine: its cores, memory and precision, and the processes that share the work."""
+"""The machine: cores, memory, precision, and the processes that share the work."""

@@ -1,7 +1,7 @@
-"""How many threads should compute, on a machine that may have other work.
+"""How many threads to compute with on a machine that may be running other programs.
 
-Threads meet at the end of every operation. If one of them has to wait for its core, all wait, thousands of times a
-second: on two cores of which one is busy, two threads were measured to train 3 to 50 times slower than one.
+Threads synchronise at the end of every operation. If one of them waits for its core, all wait, thousands of times per
+second: with one of two cores busy, two threads were measured to train 3 to 50 times slower than one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 log = logging.getLogger("retouch")
 
-ENOUGH = 0.75  # a core that others leave this share of counts as free
+ENOUGH = 0.75  # a core counts as free if other programs leave this share of it
 
 
 def usable_cores() -> int:
@@ -23,21 +23,21 @@ def usable_cores() -> int:
 
 
 def busy_cores(seconds: float = 0.5) -> float:
-    """How many of the cores this process may use others keep busy, measured while it sleeps for ``seconds``."""
+    """How many of this process's cores other programs keep busy, measured while it sleeps for ``seconds``."""
     percent = psutil.cpu_percent(interval=seconds, percpu=True)
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(percent))
     return float(sum(percent[core] for core in usable if core < len(percent))) / 100
 
 
 def free_threads(busy: float) -> int:
-    """How many threads would each have a core of their own while others keep ``busy`` cores busy; at least one."""
+    """How many threads can have a core each while other programs keep ``busy`` cores busy; at least one."""
     return max(1, int(usable_cores() - busy + 1 - ENOUGH))
 
 
 def leave_busy_cores() -> None:
-    """Compute with no more threads than there are free cores, unless ``OMP_NUM_THREADS`` says how many.
+    """Compute with no more threads than there are free cores, unless ``OMP_NUM_THREADS`` is set.
 
-    For work whose last bits do not matter: with other threads, sums are rounded in another order.
+    For work whose last bits do not matter: the thread count changes floating-point summation order.
     """
     threads = free_threads(busy_cores())
     if "OMP_NUM_THREADS" not in os.environ and threads < torch.get_num_threads():
@@ -46,21 +46,21 @@ def leave_busy_cores() -> None:
 
 
 def warn_of_busy_cores() -> None:
-    """Say once what would help, where threads would wait for cores that others use."""
+    """Warn if threads will wait for cores that other programs use, with the setting that helps."""
     threads = torch.get_num_threads()
     if threads == 1:
         return
     fewer = free_threads(busy_cores(0.2))
     if fewer < threads:
         log.warning(
-            "other programs keep this machine busy: %d threads that wait for each other may be several times slower "
-            "than %d; set OMP_NUM_THREADS=%d before starting, also when the run is resumed",
+            "other programs keep this machine busy: %d threads, which wait for each other, may be several times slower "
+            "than %d; set OMP_NUM_THREADS=%d before starting, and again when resuming",
             threads, fewer, fewer,
         )  # fmt: skip
 
 
 def warn_of_workers(workers: int) -> None:
-    """Warn, and go on, when there are more workers than cores."""
+    """Warn if there are more workers than cores."""
     cores = usable_cores()
     if workers > cores:
         log.warning(

@@ -1,4 +1,4 @@
-"""One process, or several started by ``torchrun``: who am I, and the few collectives that the loop needs."""
+"""One process, or several started by ``torchrun``: rank, device, and the few collectives that the loop needs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-# Its functions take the group of the moment of import as a default. DDP imports it on its way, and a group that is then
-# held for ever outlives `destroy_process_group`: its threads meet an interpreter that is gone, and abort the process.
+# Its functions take the process group at import time as a default argument. DDP imports it lazily, which would keep
+# that group alive after `destroy_process_group`: its threads would outlive the interpreter and abort the process.
 import torch.distributed.nn.functional
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all: its rank, how many there are, and the device it computes on."""
+    """This process: its rank, the number of processes, and its device."""
 
     rank: int
     size: int
@@ -29,7 +29,7 @@ class World:
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is up in any process."""
+        """Whether the flag is set in any process."""
         if self.size == 1:
             return flag
         tensor = torch.tensor(float(flag), device=self.device)
@@ -51,7 +51,7 @@ class World:
 
 @contextmanager
 def world() -> Iterator[World]:
-    """Join the processes ``torchrun`` started, or be alone; leave the group at the end."""
+    """Join the processes that ``torchrun`` started, if it did; leave their group at the end."""
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Autocast to bfloat16 where the machine is fast at it; float32 elsewhere."""
+"""Autocast to bfloat16 where the hardware is fast at it, float32 elsewhere."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
-    """``auto`` is bfloat16 on CUDA GPUs that have it in hardware and on CPUs with AMX or AVX512-BF16, else float32.
+    """``auto`` is bfloat16 on CUDA GPUs with hardware support and on CPUs with AMX or AVX512-BF16, else float32.
 
-    Emulated bfloat16 is correct but several times slower than float32, so it is never chosen by itself.
+    Emulated bfloat16 is correct but several times slower than float32, so ``auto`` never chooses it.
     """
     if precision == "auto":
         return torch.bfloat16 if _fast_bfloat16(device) else torch.float32
@@ -21,7 +21,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """Autocast to ``dtype``, or nothing at float32."""
+    """Autocast to ``dtype``; for float32, do nothing."""
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype)

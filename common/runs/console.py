@@ -24,8 +24,8 @@ log = logging.getLogger("retouch")
 
 RESUMED = "start the same command again, with resume=true if its run folder exists"
 SETTINGS = (
-    "CONFIG and every key.sub=value are checked before anything is written. A run writes all settings with their values "
-    "to config.yaml in its folder; for an unknown key, the error names the nearest known one."
+    "CONFIG and every key.sub=value are checked before anything is written. A run writes all settings with their "
+    "values to config.yaml in its folder; for an unknown key, the error names the nearest known one."
 )
 
 

@@ -15,9 +15,9 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import Field
 
 from common.config import Config, dump_config
-from common.machine.distributed import World
 from common.errors import UserError
 from common.files import leftover, remove_folder, write_text
+from common.machine.distributed import World
 from common.runs.logs import add_log_file
 from common.runs.tracking import Tracker, WandbConfig
 from common.settings import read_yaml
@@ -107,13 +107,8 @@ class Run:
 
 
 @contextmanager
-def open_run(
-    config: StageConfig, world: World, *, settings: Mapping[str, Any] | None = None
-) -> Iterator[Run]:
+def open_run(config: StageConfig, world: World) -> Iterator[Run]:
     """Open ``config.out`` for a stage; at the end, close its log and its W&B run.
-
-    Args:
-        settings: recorded as the config of the W&B run; by default the whole config.
 
     Raises:
         UserError: the folder is not empty and neither ``resume`` nor ``overwrite`` is set; it is to be resumed with a
@@ -124,8 +119,8 @@ def open_run(
         yield Run(config.out, world, Tracker.disabled(config.out), resumed)
         return
     handler = add_log_file(config.out / "train.log")
-    recorded = settings or config.model_dump(mode="json")
-    tracker = Tracker(config.wandb, config.out, job_type=config.stage, settings=recorded)
+    settings = config.model_dump(mode="json")
+    tracker = Tracker(config.wandb, config.out, job_type=config.stage, settings=settings)
     exit_code = 1
     try:
         yield Run(config.out, world, tracker, resumed)
@@ -206,7 +201,9 @@ def check_run_folder(config: StageConfig) -> bool:
         )
     if not saved.is_file():
         if config.overwrite:
-            raise UserError(f"out: {out} holds files that no stage wrote, so it cannot be overwritten; choose another out")
+            raise UserError(
+                f"out: {out} holds files that no stage wrote, so it cannot be overwritten; choose another out"
+            )
         raise UserError(f"out: {out} has no config.yaml, so it cannot be resumed; choose another out")
     _check_writer(config, saved)
     if config.overwrite:

@@ -1,4 +1,4 @@
-"""One logger for the whole program: plain lines on the console and, in a run folder, with times in ``train.log``."""
+"""One logger for the whole program: plain lines on the console, and lines with times in a run's ``train.log``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ log = logging.getLogger("retouch")
 
 
 class _Console(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to whatever ``sys.stderr`` is now, so that redirected and captured streams are honoured."""
+    """Writes to the current ``sys.stderr``, so that redirected and captured streams work."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -24,7 +24,7 @@ class _Plain(logging.Formatter):
 
 
 def setup_console(is_main: bool = True) -> None:
-    """Messages to stderr; from ranks other than 0, errors only."""
+    """Send messages to stderr; from ranks other than 0, errors only."""
     log.setLevel(logging.INFO)
     if not any(isinstance(handler, _Console) for handler in log.handlers):
         console = _Console()
@@ -36,7 +36,7 @@ def setup_console(is_main: bool = True) -> None:
 
 
 def add_log_file(path: Path) -> logging.Handler:
-    """Also append every message, with its time, to ``path``; the caller removes the handler."""
+    """Also append every message with its time to ``path``; the caller removes the handler."""
     handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
     log.setLevel(logging.INFO)

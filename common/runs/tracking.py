@@ -21,8 +21,8 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import Field
 
 from common.config import Config
-from common.runs.console import program
 from common.files import write_text
+from common.runs.console import program
 
 log = logging.getLogger("retouch")
 
@@ -119,7 +119,7 @@ class Tracker:
         """Record the encoder this run reads: its hash and path, and online also the input artifact with that hash.
 
         Args:
-            artifact: the artifact name its own run gave it, if any; if the server does not have it, one warning says so.
+            artifact: the artifact name its own run gave it, if any; one warning says so if the server lacks it.
         """
         values = {"encoder_sha256": sha256, "encoder_path": str(folder)}
         self._guarded("record the input encoder", lambda: self._run.config.update(values, allow_val_change=True))
@@ -271,26 +271,26 @@ def _resolve_mode(mode: Mode) -> Literal["online", "offline", "disabled"]:
 
 
 def _find_login() -> tuple[bool, str]:
-    """Whether W&B has an account to log in with, and what it complained of while it looked. Asks and prints nothing."""
+    """Whether W&B finds an account to log in with, and its last warning about that. Never prompts, prints nothing."""
     import wandb
 
-    if wandb.run is not None:  # the caller's own run is open, and `wandb.login` refuses to look
+    if wandb.run is not None:  # the caller has an open run, during which `wandb.login` always returns False
         return not wandb.run.offline, ""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         found = _within(ANSWER_SECONDS, _login)
-    complaints = re.findall(r"WARNING (.+)", said.getvalue())
+    complaints = re.findall(r"WARNING (.+)", printed.getvalue())
     return found, complaints[-1] if complaints else ""
 
 
 def _login() -> bool:
-    """``wandb.login`` without a prompt and without a network connection, for an online run."""
+    """``wandb.login`` for an online run, without a prompt and without the network."""
     import wandb
     from wandb.sdk import wandb_setup
 
-    settings = wandb_setup.singleton().settings  # of this process; `wandb.setup` would start a service to read them
+    settings = wandb_setup.singleton().settings  # `wandb.setup` would start a service
     silent, mode = settings.silent, settings.mode
-    settings.silent, settings.mode = True, "online"  # W&B asks its server for the account's name in order to print it
+    settings.silent, settings.mode = True, "online"  # not silent, it would ask its server for the name of the account
     try:
         return bool(wandb.login(prompt=False, verify=False))
     finally:

@@ -1,4 +1,4 @@
-"""Sparse codes of vectors under a fixed dictionary: an L1 penalty (FISTA), an L0 penalty (IHT), or a budget (OMP)."""
+"""Sparse codes under a fixed dictionary: L1 penalty (FISTA), L0 penalty (IHT), or at most k non-zeros (OMP)."""
 
 from common.solvers.l0 import hard_threshold, iht, l0_objective, omp, top_k
 from common.solvers.lasso import fista, lasso_objective, soft_threshold

@@ -1,11 +1,11 @@
-"""Codes with few non-zeros: a penalty on their number (IHT), or a budget of them (OMP), for all rows at once.
+"""Codes with few non-zeros: a penalty on their number (IHT), or at most k of them (OMP), for all rows at once.
 
-For rows ``x`` ``[B d]`` and a dictionary ``W`` ``[d h]``, for every row on its own:
+For rows ``x`` ``[B d]`` and a dictionary ``W`` ``[d h]``, independently for every row:
 
     iht:  minimise over s   ‖x − W s‖² + λ ‖s‖₀
     omp:  minimise over s   ‖x − W s‖²   with  ‖s‖₀ <= k,   greedily
 
-Both problems are NP-hard; both answers are good ones, not the best.
+Both problems are NP-hard; the solutions are good, not optimal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from common.solvers.problem import (
 )
 
 POLISH = 10  # steps between two least-squares fits on the support
-UNIT = 1e-3  # how far from 1 the norm of a unit atom may be
+UNIT = 1e-3  # tolerance of the norm of a unit atom
 
 
 def hard_threshold(x: Tensor, t: float) -> Tensor:
@@ -38,10 +38,10 @@ def hard_threshold(x: Tensor, t: float) -> Tensor:
 
 
 def top_k(codes: Tensor, k: int, dim: int = -1) -> Tensor:
-    """Codes ``[... h]`` with all but the ``k`` of largest magnitude set to zero; among equal ones exactly k stay.
+    """Codes ``[... h]`` with all but the ``k`` of largest magnitude set to zero; with ties, exactly k remain.
 
     Args:
-        dim: where the ``h`` entries of a code lie.
+        dim: the dimension of size ``h``.
 
     Raises:
         ValueError: ``k`` is not in ``0..h``.
@@ -57,7 +57,7 @@ def l0_objective(x: Tensor, dictionary: Tensor, codes: Tensor, l0: float) -> Ten
     """``‖x − W s‖² + λ ‖s‖₀`` of every row, float64 ``[B]``: rows ``[B d]``, dictionary ``[d h]``, codes ``[B h]``.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit each other.
+        ValueError: shapes, dtypes or devices do not match.
     """
     check_problem(x, dictionary, codes)
     return squared_error(x, dictionary, codes) + l0 * (codes != 0).sum(1)
@@ -66,21 +66,21 @@ def l0_objective(x: Tensor, dictionary: Tensor, codes: Tensor, l0: float) -> Ten
 def iht(x: Tensor, dictionary: Tensor, l0: float, *, steps: int = 200, start: Tensor | None = None) -> Tensor:
     """Codes ``[B h]`` by iterative hard thresholding of ``‖x − W s‖² + λ ‖s‖₀``.
 
-    With ``c >= λmax(WᵀW)`` a step is ``s <- hard(s + Wᵀ(x − W s) / c, √(λ / c))``, the minimiser of a bound from above
-    that touches the objective at ``s`` (Blumensath & Davies 2008, "Iterative thresholding for sparse approximations",
-    section 2), so no objective rises. Every ``POLISH`` steps the codes are fitted by least squares on their support,
-    where that lowers the objective (as Foucart 2011, "Hard thresholding pursuit"): the plain steps only creep there.
-    A row is done when the next step would not move it after such a fit: it is then a fixed point.
+    With ``c >= λmax(WᵀW)`` a step is ``s <- hard(s + Wᵀ(x − W s) / c, √(λ / c))``, the minimiser of an upper bound that
+    is tight at ``s`` (Blumensath & Davies 2008, "Iterative thresholding for sparse approximations", section 2), so the
+    objective never increases. Every ``POLISH`` steps the codes are refitted by least squares on their support where
+    that lowers the objective (as in Foucart 2011, "Hard thresholding pursuit"): plain steps converge slowly there.
+    A row is done when the step after a refit does not move it: it is then a fixed point.
 
     Args:
         x: rows ``[B d]``, float32 or float64.
         dictionary: ``[d h]``, atoms of any norm.
-        l0: λ, the price of a non-zero; at least 0.
-        steps: the most steps a row may take.
-        start: codes ``[B h]`` to begin from; zero by default. A start from ``omp`` often ends lower.
+        l0: λ, the cost per non-zero; at least 0.
+        steps: maximum number of steps per row.
+        start: initial codes ``[B h]``; zero by default. A start from ``omp`` often reaches a lower objective.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit each other, or a number is out of range.
+        ValueError: shapes, dtypes or devices do not match, or a number is out of range.
     """
     check_problem(x, dictionary, start, "start")
     check_penalty(l0, steps, "l0")
@@ -107,18 +107,18 @@ def iht(x: Tensor, dictionary: Tensor, l0: float, *, steps: int = 200, start: Te
 def omp(x: Tensor, dictionary: Tensor, atoms: int) -> Tensor:
     """Codes ``[B h]`` with at most ``atoms`` non-zeros by orthogonal matching pursuit, all rows at once.
 
-    Each round takes the atom that correlates most with the residual, then fits all atoms taken by least squares. The
-    Cholesky factor of their Gram matrix grows by a row a round (Rubinstein, Zibulevsky & Elad 2008, "Efficient
-    implementation of the K-SVD algorithm using batch orthogonal matching pursuit", section 2). A row stops early when
-    nothing is left of it, or when the next atom depends linearly on those it has.
+    Each iteration selects the atom that correlates most with the residual, then refits all selected atoms by least
+    squares. The Cholesky factor of their Gram matrix grows by one row per iteration (Rubinstein, Zibulevsky & Elad
+    2008, "Efficient implementation of the K-SVD algorithm using batch orthogonal matching pursuit", section 2). A row
+    stops early when its residual is zero, or when the next atom depends linearly on the selected ones.
 
     Args:
         x: rows ``[B d]``, float32 or float64.
         dictionary: ``[d h]``, atoms of unit norm.
-        atoms: the budget k, in ``0..min(d, h)``.
+        atoms: the maximum number of non-zeros k, in ``0..min(d, h)``.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit, an atom is not of unit norm, or the budget is out of range.
+        ValueError: shapes, dtypes or devices do not match, an atom is not of unit norm, or ``atoms`` is out of range.
     """
     check_problem(x, dictionary)
     check_unit_norm(dictionary)
@@ -136,9 +136,7 @@ def check_unit_norm(dictionary: Tensor) -> None:
     """Refuse a dictionary ``[d h]`` with an atom whose norm is not 1 (ValueError)."""
     norms = dictionary.norm(dim=0)
     if not bool(((norms - 1).abs() <= UNIT).all()):
-        raise ValueError(
-            f"atoms of unit norm are needed; norms are {float(norms.min()):.3g} to {float(norms.max()):.3g}"
-        )
+        raise ValueError(f"atoms must have unit norm; norms are {float(norms.min()):.3g} to {float(norms.max()):.3g}")
 
 
 def _thresholded(x: Tensor, dictionary: Tensor, codes: Tensor, bound: float, threshold: float) -> Tensor:
@@ -147,9 +145,9 @@ def _thresholded(x: Tensor, dictionary: Tensor, codes: Tensor, bound: float, thr
 
 
 def _debiased(x: Tensor, dictionary: Tensor, gram: Tensor, codes: Tensor) -> Tensor:
-    """The least-squares codes on the same support, in the rows whose error they lower."""
+    """Least-squares codes on the same support, for rows whose error they lower."""
     residual = torch.addmm(x, codes, dictionary.T, alpha=-1)
-    # dependent atoms need it, and a smaller one would let rounding choose among them; the next fit does what it leaves
+    # dependent atoms need a ridge; with a smaller one, rounding would choose among them. The next fit removes its bias
     ridge = torch.finfo(x.dtype).eps ** 0.5 * float(gram.diagonal().mean())
     fitted = codes + solve_on_support(gram, residual @ dictionary, codes, ridge)
     better = squared_error(x, dictionary, fitted) < residual.double().square().sum(1)
@@ -162,7 +160,7 @@ def _pursue(x: Tensor, dictionary: Tensor, gram: Tensor, atoms: int) -> Tensor:
     correlation = x @ dictionary  # [B h]
     nothing = (10 * eps * x.norm(dim=1)).clamp_min(torch.finfo(x.dtype).tiny)
     left = correlation.clone()
-    factor = torch.eye(atoms, dtype=x.dtype, device=x.device).expand(B, -1, -1).contiguous()  # L, identity where unused
+    factor = torch.eye(atoms, dtype=x.dtype, device=x.device).expand(B, -1, -1).contiguous()  # L; identity where unused
     taken = torch.zeros(B, atoms, dtype=torch.long, device=x.device)
     right = x.new_zeros(B, atoms, 1)
     codes = torch.zeros_like(correlation)
@@ -178,7 +176,7 @@ def _pursue(x: Tensor, dictionary: Tensor, gram: Tensor, atoms: int) -> Tensor:
         active = active & (strength > nothing) & (corner > 10 * eps)
         if not active.any():
             break
-        # a row that has stopped keeps the identity and a zero on the right: its further codes are zero
+        # a stopped row keeps the identity and a zero right-hand side, so its further codes are zero
         factor[:, k, :k] = new[:, :, 0] * active[:, None]
         factor[:, k, k] = torch.where(active, corner, 1).sqrt()
         taken[:, k] = chosen
@@ -186,6 +184,6 @@ def _pursue(x: Tensor, dictionary: Tensor, gram: Tensor, atoms: int) -> Tensor:
         found = torch.cholesky_solve(right[:, : k + 1], factor[:, : k + 1, : k + 1])[:, :, 0]
         codes = torch.zeros_like(codes).scatter_add_(1, taken[:, : k + 1], found)
         left = torch.addmm(x, codes, dictionary.T, alpha=-1) @ dictionary
-        # exact least squares leaves no correlation with what is taken; rounding must not take it twice
+        # exact least squares leaves no correlation with selected atoms; rounding must not select one twice
         left = left.masked_fill(codes != 0, 0)
     return codes

@@ -1,28 +1,27 @@
 """Codes under an L1 penalty, by monotone FISTA on all rows at once.
 
-For rows ``x`` ``[B d]`` and a dictionary ``W`` ``[d h]``, for every row on its own:
+For rows ``x`` ``[B d]`` and a dictionary ``W`` ``[d h]``, independently for every row:
 
     minimise over s   F(s) = ‖x − W s‖² + λ ‖s‖₁
 
-(scikit-learn's ``sparse_encode`` halves the squared error: its ``alpha`` is λ/2.) With a curvature ``c`` a
-step from ``y`` is ``z = soft(y + Wᵀ(x − W y) / c, λ / 2c)``. ``y`` extrapolates past the best codes so far as in MFISTA
-(Beck & Teboulle 2009, "Fast gradient-based algorithms for constrained total variation image denoising"): a ``z`` that
-is worse than those is not taken. Momentum starts anew, row by row, after such a ``z`` and where it points uphill
-(O'Donoghue & Candès 2015, "Adaptive restart for accelerated gradient schemes", section 3.2).
+(scikit-learn's ``sparse_encode`` halves the squared error: its ``alpha`` is λ/2.) With curvature ``c``, a step from
+``y`` is ``z = soft(y + Wᵀ(x − W y) / c, λ / 2c)``. ``y`` extrapolates beyond the best codes so far, as in MFISTA (Beck
+& Teboulle 2009, "Fast gradient-based algorithms for constrained total variation image denoising"); a worse ``z`` is
+rejected. Momentum restarts, row by row, after a rejection and where it points uphill (O'Donoghue & Candès 2015,
+"Adaptive restart for accelerated gradient schemes", section 3.2).
 
-``c = λmax(WᵀW)`` always descends, but is far from what a few atoms make together: each row keeps a smaller curvature of
-its own, corrected by the one that every step turns out to have met, and raised when a ``z`` is not taken. Which steps
-are tried is thereby free; that no objective rises is not.
+``c = λmax(WᵀW)`` always descends but is pessimistic for codes of a few atoms, so each row keeps its own smaller
+curvature, updated from the curvature observed along each step and raised after a rejection. Any step may be tried this
+way, because one that would increase the objective is rejected.
 
-The residual ``x − W s`` is what is carried along, not ``WᵀW s``: it is shorter than a code where the dictionary is
-overcomplete, it extrapolates linearly, both its products fuse with the sums around them, and its squared norm loses no
-digits to cancellation in float32.
+The state is the residual ``x − W s``, not ``WᵀW s``: it is shorter than a code if the dictionary is overcomplete, it
+extrapolates linearly, both its products fuse with the adjacent sums, and its squared norm does not cancel in float32.
 
-First-order steps find which atoms a code uses long before they find how much of each, so every ``CHECK`` steps the
-signs are taken as known and F, now a quadratic, is minimised over those atoms exactly: the step of feature-sign search
-(Lee, Battle, Raina & Ng 2006, "Efficient sparse coding algorithms", algorithm 1), kept where it lowers F.
+First-order steps find which atoms a code uses long before they find their coefficients, so every ``CHECK`` steps the
+signs are fixed and F, now a quadratic, is minimised exactly over those atoms: the step of feature-sign search (Lee,
+Battle, Raina & Ng 2006, "Efficient sparse coding algorithms", algorithm 1), accepted where it lowers F.
 
-A row is done when its duality gap is at most ``tolerance`` times its objective. The gap bounds what is left to gain:
+A row is done when its duality gap is at most ``tolerance`` times its objective. The gap bounds the suboptimality:
 ``u = 2 a (x − W s)`` with ``|Wᵀu| <= λ`` is feasible for the dual ``max u·x − ‖u‖²/4``.
 """
 
@@ -34,14 +33,14 @@ from torch.nn.functional import softshrink
 
 from common.solvers.problem import check_penalty, check_problem, curvature, row_blocks, solve_on_support, squared_error
 
-CHECK = 20  # steps between two polishings and looks at the gap, which together cost some ten steps
+CHECK = 20  # steps between two polishings and gap evaluations, which together cost about ten steps
 
-RIDGE = 1e-5  # of the mean diagonal of WᵀW: dependent atoms need it to be solved for, others hardly feel it
-SHARES = (1.0, 0.2, 0.04)  # of a polishing, tried in turn where sign changes spoil the whole of it
-# A row's curvature: its first share of λmax, its factor over one that proved too small, its factor where it was enough.
-# On 8x8 patches of CIFAR-10 the objective after 60 steps is then nearer the least one than with λmax after 100.
+RIDGE = 1e-5  # relative to the mean diagonal of WᵀW: dependent atoms need it, others are hardly affected
+SHARES = (1.0, 0.2, 0.04)  # step lengths of a polishing, tried in turn where sign changes spoil the full step
+# A row's curvature: its initial share of λmax, and its factors after a step that was too long and after a good one.
+# On 8x8 patches of CIFAR-10 the objective after 60 steps is then closer to the optimum than with λmax after 100.
 FIRST, GROW, SHRINK = 0.25, 1.1, 0.95
-FLAT = 1e-3  # share of λmax below which no row's curvature falls, which at rest would shrink for ever
+FLAT = 1e-3  # lower bound of a row's curvature as a share of λmax; at rest it would shrink without end
 
 
 def soft_threshold(x: Tensor, t: float) -> Tensor:
@@ -59,7 +58,7 @@ def lasso_objective(x: Tensor, dictionary: Tensor, codes: Tensor, l1: float) -> 
     """``‖x − W s‖² + λ ‖s‖₁`` of every row, float64 ``[B]``: rows ``[B d]``, dictionary ``[d h]``, codes ``[B h]``.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit each other.
+        ValueError: shapes, dtypes or devices do not match.
     """
     check_problem(x, dictionary, codes)
     return squared_error(x, dictionary, codes) + l1 * codes.double().abs().sum(1)
@@ -77,21 +76,21 @@ def fista(
 ) -> Tensor:
     """Codes ``[B h]`` that minimise ``‖x − W s‖² + λ ‖s‖₁`` for every row.
 
-    Rows leave the batch when they are done, so that the work shrinks; a block of rows at a time is in work, so that
-    memory is bounded by the codes themselves.
+    Rows leave the batch when they are done, so the work shrinks. Rows are processed in blocks, so memory stays close to
+    that of the codes.
 
     Args:
         x: rows ``[B d]``, float32 or float64.
         dictionary: ``[d h]``, atoms of any norm.
         l1: λ, at least 0. At 0 there is no dual bound, and all ``steps`` are taken.
-        steps: the most steps a row may take.
-        tolerance: relative duality gap at which a row is done; 0 takes all ``steps``. Gaps below some 1e-6 of ``‖x‖²``
-            are lost in float32 rounding.
-        start: codes ``[B h]`` to begin from; zero by default. The result is never worse than these.
-        nonnegative: allow no negative code; ``start`` must have none.
+        steps: maximum number of steps per row.
+        tolerance: relative duality gap at which a row is done; 0 takes all ``steps``. In float32, gaps below about
+            1e-6 of ``‖x‖²`` are rounding error.
+        start: initial codes ``[B h]``; zero by default. The result is never worse.
+        nonnegative: constrain codes to be non-negative; ``start`` must be too.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit each other, or a number is out of range.
+        ValueError: shapes, dtypes or devices do not match, or a number is out of range.
     """
     _check(x, dictionary, l1, steps, start, nonnegative)
     if not tolerance >= 0:
@@ -108,7 +107,7 @@ def fista(
                 block.polish(gram)
             if step % CHECK == 0 and step < steps:
                 done = block.relative_gap() <= tolerance
-                # the rest is copied together only where that saves more work than it makes
+                # the remaining rows are compacted only where that saves more work than it costs
                 if int(done.sum()) * 8 >= len(done):
                     out[remaining[done]] = block.codes[done]
                     remaining = remaining[~done]
@@ -120,7 +119,7 @@ def fista(
 
 
 class _Block:
-    """Rows in work: the best codes so far with residual and objective, and the point ahead of them."""
+    """A block of rows: the best codes so far with residual and objective, and the extrapolated point."""
 
     def __init__(
         self, x: Tensor, dictionary: Tensor, l1: float, bound: float, codes: Tensor, nonnegative: bool
@@ -134,7 +133,7 @@ class _Block:
         self.curvature = x.new_full((len(x),), bound * FIRST)
 
     def step(self) -> None:
-        """One step of every row; no objective rises."""
+        """One step of every row; no objective increases."""
         z = torch.addmm(self.ahead, self.ahead_residual / self.curvature[:, None], self.dictionary)
         threshold = (self.l1 / 2 / self.curvature)[:, None]
         z = z.sub_(threshold).clamp_min_(0) if self.nonnegative else z - z.clamp(-threshold, threshold)
@@ -143,7 +142,7 @@ class _Block:
 
         move, fall = z - self.codes, self.ahead - z
         uphill = torch.linalg.vecdot(fall, move) > 0
-        # ‖W (y − z)‖² / ‖y − z‖²: what the curvature turned out to be along this step
+        # ‖W (y − z)‖² / ‖y − z‖²: the curvature observed along this step
         met = _square(self.ahead_residual - residual) / _square(fall).clamp_min(torch.finfo(z.dtype).tiny)
         worse = objective > self.objective
         enough = torch.where(worse, 2 * self.curvature, self.curvature * SHRINK)
@@ -159,7 +158,7 @@ class _Block:
         self.codes, self.residual, self.objective = z, residual, objective
 
     def polish(self, gram: Tensor) -> None:
-        """Minimise F exactly over the atoms in use, signs fixed; taken where F falls. ``gram``: WᵀW ``[h h]``."""
+        """Minimise F exactly over the atoms in use, signs fixed; accepted where F falls. ``gram``: WᵀW ``[h h]``."""
         # the minimiser is s + (W_SᵀW_S)⁻¹ (W_Sᵀr − λ/2 sign s)
         slope = (self.residual @ self.dictionary).sub_(self.codes.sign(), alpha=self.l1 / 2)
         direction = solve_on_support(gram, slope, self.codes, ridge=RIDGE * float(gram.diagonal().mean()))
@@ -167,7 +166,7 @@ class _Block:
         for share in SHARES:
             x, codes = self.x[pending], self.codes[pending]
             z = codes + share * direction[pending]
-            z.mul_(z * codes > 0)  # a code that would change its sign stops at zero
+            z.mul_(z * codes > 0)  # a coefficient that would change sign stops at zero
             residual = torch.addmm(x, z, self.dictionary.T, alpha=-1)
             objective = self._objective(residual, z)
             better = objective < self.objective[pending]
@@ -179,13 +178,13 @@ class _Block:
                 break
 
     def relative_gap(self) -> Tensor:
-        """Duality gap over objective ``[B]``: no codes of that row are lower by a larger share than this."""
+        """Duality gap over objective ``[B]``: an upper bound of the relative suboptimality of each row."""
         tiny = torch.finfo(self.x.dtype).tiny
         correlation = self.residual @ self.dictionary
         largest = correlation.amax(1) if self.nonnegative else torch.linalg.vector_norm(correlation, torch.inf, dim=1)
         along = torch.linalg.vecdot(self.residual, self.x)
         square = _square(self.residual)
-        # the best multiple of the residual that is feasible: 2 a |Wᵀr| <= λ
+        # the best feasible multiple of the residual: 2 a |Wᵀr| <= λ
         limit = self.l1 / (2 * largest).clamp_min(tiny)
         a = torch.minimum((along / square.clamp_min(tiny)).clamp_min(0), limit)
         dual = 2 * a * along - a.square() * square
@@ -193,7 +192,7 @@ class _Block:
         return gap
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with some rows only: bool ``[B]``."""
+        """Keep some rows only: bool ``[B]``."""
         for name in ("x", "codes", "residual", "objective", "ahead", "ahead_residual", "momentum", "curvature"):
             setattr(self, name, getattr(self, name)[rows])
 
@@ -212,4 +211,4 @@ def _check(x: Tensor, dictionary: Tensor, l1: float, steps: int, start: Tensor |
     check_problem(x, dictionary, start, "start")
     check_penalty(l1, steps, "l1")
     if nonnegative and start is not None and bool((start < 0).any()):
-        raise ValueError("start has negative codes, but nonnegative ones are asked for")
+        raise ValueError("start has negative codes, but nonnegative=True")

@@ -1,7 +1,7 @@
-"""What every sparse coder shares: one convention of shapes, the squared error, its curvature, and blocks of rows.
+"""What all sparse coders share: one convention of shapes, the squared error, its curvature, and blocks of rows.
 
-Rows ``x`` ``[B d]`` are written with a dictionary ``W`` ``[d h]``, whose columns are the atoms, and codes ``[B h]``:
-``x ≈ W s`` for every row. The squared error has no one half.
+Rows ``x`` ``[B d]`` are approximated with a dictionary ``W`` ``[d h]``, whose columns are the atoms, and codes
+``[B h]``: ``x ≈ W s`` for every row. The squared error has no factor 1/2.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# Entries of a block's codes. On a CPU the handful of such arrays that a step reads should stay in the cache.
+# Entries per block of codes. On a CPU, the few arrays of this size that a step reads should stay in the cache.
 BLOCK_CPU, BLOCK_GPU = 1 << 18, 1 << 25
 
-# Atoms of a code that are solved for exactly, and rows that are solved together: the two bound the memory. Few rows pad
-# little, which is what counts on a CPU; a GPU wants many.
+# The largest support solved exactly, and the rows solved per batch: together they bound the memory. Small batches need
+# little padding, which matters on a CPU; a GPU needs large ones.
 SOLVABLE, TOGETHER_CPU, TOGETHER_GPU = 128, 64, 4096
 
 
 def check_problem(x: Tensor, dictionary: Tensor, codes: Tensor | None = None, name: str = "codes") -> None:
-    """Refuse what is not rows ``[B d]``, a dictionary ``[d h]`` and, if given, codes ``[B h]`` of one kind.
+    """Refuse anything but rows ``[B d]``, a dictionary ``[d h]`` and codes ``[B h]`` of one dtype and device.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit each other.
+        ValueError: shapes, dtypes or devices do not match.
     """
     if x.ndim != 2 or dictionary.ndim != 2 or x.shape[1] != dictionary.shape[0]:
         raise ValueError(
@@ -35,11 +35,11 @@ def check_problem(x: Tensor, dictionary: Tensor, codes: Tensor | None = None, na
         raise ValueError(f"{name} must be {[x.shape[0], dictionary.shape[1]]}, not {list(codes.shape)}")
     for other in (dictionary, codes):
         if other is not None and (other.dtype, other.device) != (x.dtype, x.device):
-            raise ValueError(f"rows are {x.dtype} on {x.device}, but a {other.dtype} on {other.device} came with them")
+            raise ValueError(f"rows are {x.dtype} on {x.device}, but another tensor is {other.dtype} on {other.device}")
 
 
 def check_penalty(value: float, steps: int, name: str) -> None:
-    """Refuse a negative or undefined penalty, and a negative number of steps (ValueError)."""
+    """Refuse a negative or non-finite penalty, and a negative number of steps (ValueError)."""
     if not 0 <= value < float("inf"):
         raise ValueError(f"{name} must be a finite number of at least 0, not {value}")
     if steps < 0:
@@ -47,15 +47,15 @@ def check_penalty(value: float, steps: int, name: str) -> None:
 
 
 def squared_error(x: Tensor, dictionary: Tensor, codes: Tensor) -> Tensor:
-    """``‖x − W s‖²`` of every row, float64 ``[B]``; the product is in the rows' precision."""
+    """``‖x − W s‖²`` of every row, float64 ``[B]``; the product is computed in the rows' dtype."""
     return torch.addmm(x, codes, dictionary.T, alpha=-1).double().square_().sum(1)
 
 
 def curvature(dictionary: Tensor) -> float:
-    """An upper bound of λmax(WᵀW), tight to 1e-6, so that ``‖W u‖² <= bound ‖u‖²`` in rounded arithmetic too.
+    """An upper bound of λmax(WᵀW), tight to 1e-6, so that ``‖W u‖² <= bound ‖u‖²`` holds in rounded arithmetic too.
 
-    The exact eigenvalues of the smaller Gram matrix: a few power iterations would come from below, and a step that is
-    too long by their error does not descend.
+    From the exact eigenvalues of the smaller Gram matrix: power iteration converges from below, and a step that is
+    slightly too long may not descend.
     """
     exact = dictionary.double()
     smaller = exact @ exact.T if exact.shape[0] <= exact.shape[1] else exact.T @ exact
@@ -64,7 +64,7 @@ def curvature(dictionary: Tensor) -> float:
 
 
 def row_blocks(x: Tensor, entries: int) -> Iterator[slice]:
-    """Slices over the rows of ``x`` that bound the memory at work: ``entries`` is how many numbers a row takes."""
+    """Slices over the rows of ``x`` that bound the working memory; ``entries`` is the numbers needed per row."""
     size = max(1, (BLOCK_CPU if x.device.type == "cpu" else BLOCK_GPU) // max(1, entries))
     for start in range(0, len(x), size):
         yield slice(start, min(start + size, len(x)))
@@ -73,17 +73,17 @@ def row_blocks(x: Tensor, entries: int) -> Iterator[slice]:
 def solve_on_support(gram: Tensor, target: Tensor, codes: Tensor, ridge: float = 0.0) -> Tensor:
     """Solve ``(G_SS + ridge I) v_S = target_S`` for every row, S being the support of its code; zero elsewhere.
 
-    Rows with more than ``SOLVABLE`` atoms, or with dependent ones and no ridge, are answered with zeros.
+    Rows with more than ``SOLVABLE`` atoms, or with dependent ones and no ridge, get zeros.
 
     Args:
         gram: G = WᵀW, ``[h h]``.
         target: ``[B h]``.
-        codes: ``[B h]``, of which only the support matters.
+        codes: ``[B h]``; only their support matters.
         ridge: added to the diagonal.
     """
     solution = torch.zeros_like(codes)
     used = codes != 0
-    sizes, order = used.sum(1).sort(stable=True)  # rows of like size together: little is padded
+    sizes, order = used.sum(1).sort(stable=True)  # rows of similar size together need little padding
     first, last = torch.searchsorted(sizes, torch.tensor([1, SOLVABLE + 1], device=sizes.device)).tolist()
     together = TOGETHER_CPU if codes.device.type == "cpu" else TOGETHER_GPU
     while first < last:

@@ -1,6 +1,6 @@
 """Probes: small classifiers on frozen features, each a frozen config that chooses, refits and predicts.
 
-To add one: write its class with a ``kind`` of its own, and name it in ``AnyProbe``.
+To add one, write its class with a new ``kind``, and list it in ``AnyProbe``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The probe contract: choose on validation, refit on all of the training set, predict.
+"""The probe contract: choose on validation, refit on the whole training set, predict.
 
-What all probes share is written here once, so that none can choose on anything but the validation split, or be tested
-without having been refitted: features are standardised by the rows a classifier is fitted on, every space and every
-setting of the grid is scored on the validation split, and the winner is fitted again on all training images. A new
-probe says what its grid is, and how classifiers are fitted on standardised rows.
+The shared steps are written here once, so no probe can choose on anything but the validation split or skip the refit.
+Features are standardised with the statistics of the rows a classifier is fitted on. Every space and every setting of
+the grid is scored on the validation split, and the best is refitted on all training images. A new probe defines only
+its grid, and how classifiers are fitted on standardised rows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Rows(NamedTuple):
     features: Tensor  # float32 [n F], standardised
     labels: Tensor  # int64 [n]
     classes: int
-    preconditioner: Callable[[], Preconditioner | None]  # of the space, for solvers that want one
+    preconditioner: Callable[[], Preconditioner | None]  # of the space, for solvers that use one
 
 
 class Classifiers(ABC):
@@ -51,16 +51,16 @@ class Fitted:
     classifiers: Classifiers
 
     def predict_all(self, matrix: Tensor) -> Tensor:
-        """A fresh feature matrix ``[m F]``, which is overwritten -> int64 ``[G m]`` on the CPU."""
+        """A feature matrix ``[m F]``, which is overwritten -> predictions, int64 ``[G m]``, on the CPU."""
         return self.classifiers.predict(self.standardise.apply_(matrix)).cpu()
 
     def predict(self, features: Features) -> Tensor:
-        """The class of each row of the features by the first classifier, int64 ``[n]``, on the CPU."""
+        """The class that the first classifier predicts for each row, int64 ``[n]``, on the CPU."""
         return self.predict_all(features.matrix(self.space).to(self.standardise.mean.device))[0]
 
 
 class Probe(Config, ABC):
-    """A kind of classifier on frozen features, with its settings."""
+    """A classifier on frozen features, with its settings."""
 
     keep_widest: ClassVar[bool] = False  # the widest space is always a finalist: a subsample underrates it
 
@@ -68,16 +68,16 @@ class Probe(Config, ABC):
 
     @property
     def text(self) -> str:
-        """For the protocol: ``logistic probe``."""
+        """Its name in the protocol: ``logistic probe``."""
         return f"{self.kind.replace('_', ' ')} probe"
 
     @abstractmethod
     def grid(self, task: Task) -> Sequence[Setting]:
-        """Hyperparameters to choose among, simpler ones later; ``[{}]`` where there are none."""
+        """Hyperparameters to choose from, simpler ones later; ``[{}]`` if there are none."""
 
     @abstractmethod
     def fit(self, rows: Rows, settings: Sequence[Setting], *, final: bool) -> Classifiers:
-        """Classifiers of these rows, one per setting; ``final``: the one that is tested, not one to compare."""
+        """Fit classifiers on these rows, one per setting; ``final`` marks the refit that is tested."""
 
     def choose(self, candidates: Candidates, task: Task) -> Chosen:
         """The space and setting with the best validation accuracy."""
@@ -93,7 +93,7 @@ class Probe(Config, ABC):
         return choose_best(candidates, task, grid, validate, always=[widest] if self.keep_widest else [])
 
     def refit(self, candidates: Candidates, task: Task, chosen: Chosen) -> Fitted:
-        """The chosen space and setting, standardised and fitted again on every training image."""
+        """Fit the chosen setting in the chosen space, standardised, on all training images."""
         return self._fitted(candidates, chosen.space, task, None, [chosen.setting], final=True)
 
     def _fitted(
@@ -106,7 +106,7 @@ class Probe(Config, ABC):
         *,
         final: bool,
     ) -> Fitted:
-        """Classifiers of training images ``rows``, or of all."""
+        """Classifiers fitted on training images ``rows``, or on all."""
         matrix = candidates.matrix(space, rows)
         standardise = Standardiser.of(matrix)
         standardise.apply_(matrix)

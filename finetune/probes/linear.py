@@ -1,4 +1,4 @@
-"""The linear probe: logistic or ridge regression, its L2 strength chosen on the validation split."""
+"""The linear probe: logistic or ridge regression, with the L2 strength chosen on the validation split."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from finetune.results import Setting
 from finetune.solvers.logistic import LinearFit, fit_logistic
 from finetune.solvers.ridge import fit_ridge
 
-CHOOSING = 1e-4  # solver tolerance while strengths are compared: a tenth of a point of accuracy is noise there
-FINAL = 1e-6  # and for the classifier that is tested
+CHOOSING = 1e-4  # solver tolerance while strengths are compared, where a tenth of a point of accuracy is noise
+FINAL = 1e-6  # solver tolerance of the classifier that is tested
 
-# Half decades: between neighbours the validation accuracy changes by less than its own error.
+# Half decades: neighbouring strengths differ in validation accuracy by less than its standard error.
 STRENGTHS = {
     "logistic": tuple(float(f"{10 ** (exponent / 2):.3g}") for exponent in range(-10, 0)),  # 1e-5 .. 0.316
     "ridge": tuple(float(f"{10 ** (exponent / 2):.3g}") for exponent in range(-6, 6)),  # 1e-3 .. 316
@@ -30,13 +30,13 @@ class Linear(Probe):
     keep_widest: ClassVar[bool] = True
 
     kind: Literal["logistic", "ridge"] = "logistic"
-    # strengths of the penalty on the weights; a grid of half decades that suits the kind by default
+    # regularization strengths; by default a grid of half decades that suits the kind
     l2: tuple[Annotated[float, Field(gt=0)], ...] | None = None
 
     @model_validator(mode="after")
     def _grid_has_something(self) -> Linear:
         if self.l2 is not None and not self.l2:
-            raise ValueError("l2: give at least one strength, or leave it out")
+            raise ValueError("l2: give at least one strength, or remove it")
         return self
 
     @property
@@ -61,7 +61,7 @@ class Linear(Probe):
 
 
 class LinearClassifiers(Classifiers):
-    """Hyperplanes, one set per strength."""
+    """Linear classifiers, one per strength."""
 
     def __init__(self, fit: LinearFit) -> None:
         self.fit = fit

@@ -1,4 +1,4 @@
-"""Weighted nearest neighbours, their number chosen on the validation split."""
+"""Weighted k-nearest neighbours, with k chosen on the validation split."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finetune.solvers.knn import knn_predict
 
 
 class Nearest(Probe):
-    """The vote of the k most similar training images, by cosine similarity of standardised features."""
+    """A weighted vote of the k most similar training images, by cosine similarity of standardised features."""
 
     kind: Literal["knn"] = "knn"
     k: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(10, 20, 100, 200), min_length=1)
@@ -26,7 +26,7 @@ class Nearest(Probe):
         return f"k-NN (temperature {self.temperature:g})"
 
     def grid(self, task: Task) -> list[Setting]:
-        neighbours = sorted({min(k, len(task.fit)) for k in self.k})  # there are no more than the bank has
+        neighbours = sorted({min(k, len(task.fit)) for k in self.k})  # the bank has no more rows
         return [{"k": k} for k in neighbours]
 
     def fit(self, rows: Rows, settings: Sequence[Setting], *, final: bool) -> Neighbours:
@@ -34,7 +34,7 @@ class Nearest(Probe):
 
 
 class Neighbours(Classifiers):
-    """The labelled bank itself: nothing is learned."""
+    """The labelled bank: nothing is learned."""
 
     def __init__(self, bank: Rows, k: Sequence[int], temperature: float) -> None:
         self.bank, self.k, self.temperature = bank, k, temperature

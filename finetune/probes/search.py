@@ -1,6 +1,6 @@
-"""What every probe chooses among: spaces of features and their grid, compared on a validation split.
+"""The search of every probe: feature spaces and settings, compared on a validation split.
 
-Nothing here knows the test set. A probe gets a ``Task``, which has training labels only.
+Nothing here sees the test set. A probe gets a ``Task``, which has training labels only.
 """
 
 from __future__ import annotations
@@ -42,31 +42,31 @@ LayerChoice = Annotated[int | str, AfterValidator(_layer)]
 
 
 class Search(Config):
-    """The spaces that probes may choose among, and how they are compared."""
+    """The feature spaces that probes choose from, and how they are compared."""
 
     layers: tuple[LayerChoice, ...] = Field(default=("each", "last3"), min_length=1)
     poolings: tuple[PoolingName, ...] = Field(default=("avg", "avg+avg2+max"), min_length=1)
-    validation: float = Field(default=0.1, gt=0, lt=1)  # share of the training set that choices are made on
-    max_width: int = Field(default=16384, gt=0)  # features; wider spaces are left out, and named
-    # Layers and poolings are compared on at most this many training images; the best `finalists` then on all, and for
-    # linear probes the widest too: a small subsample underrates wide feature sets.
+    validation: float = Field(default=0.1, gt=0, lt=1)  # held-out share of the training set, for all choices
+    max_width: int = Field(default=16384, gt=0)  # features; wider spaces are skipped and logged
+    # Layers and poolings are compared on at most this many training images, then the best `finalists` on all of them.
+    # Linear probes add the widest space, because a small subsample underrates wide feature sets.
     search_images: int | None = Field(default=10_000, gt=1)
     finalists: int = Field(default=2, gt=0)
 
     @property
     def protocol(self) -> str:
-        """How spaces are compared, for people; empty where all are compared on the same images."""
+        """How spaces are compared, in words; empty if all are compared on the same images."""
         if self.search_images is None:
             return ""
         return (
-            f"layers and poolings first compared on at most {self.search_images:,} training images; the best "
-            f"{self.finalists} of them and the widest then on all"
+            f"layers and poolings first compared on at most {self.search_images:,} training images, then the best "
+            f"{self.finalists} and the widest on all of them"
         )
 
 
 @dataclass(frozen=True)
 class Task:
-    """A labelled task and how its training images are divided. Rows are int64 and count training images."""
+    """A labelled task and the split of its training images. Rows are int64 indices of training images."""
 
     name: str
     classes: tuple[str, ...]
@@ -77,10 +77,10 @@ class Task:
 
 
 def build_task(train: Labels, validation: float, search_images: int | None, seed: int) -> Task:
-    """Hold out the validation split, seeded and stratified, and draw the rows to search on.
+    """Hold out the validation split, seeded and stratified, and draw the subsample to search on.
 
     Raises:
-        UserError: too few training images to hold any out.
+        UserError: too few training images for a validation split.
     """
     fit, held = hold_out(train, validation, seed)
     search = fit
@@ -90,7 +90,7 @@ def build_task(train: Labels, validation: float, search_images: int | None, seed
 
 
 class Candidates:
-    """The training features of one subject, and the spaces to choose among, on the device where fits are computed."""
+    """The training features of one subject and the spaces to choose from, on the device that computes the fits."""
 
     def __init__(
         self, features: Features, spaces: Sequence[Space], device: torch.device, finalists: int = Search().finalists
@@ -99,13 +99,13 @@ class Candidates:
         self._preconditioners: dict[Space, Preconditioner] = {}
 
     def matrix(self, space: Space, rows: Tensor | None = None) -> Tensor:
-        """Features of training images ``rows`` (all by default), a fresh float32 tensor ``[n F]``."""
+        """Features of training images ``rows`` (all by default), a new float32 tensor ``[n F]``."""
         return self.features.matrix(space, rows).to(self.device)
 
     def preconditioner(self, space: Space, standardised: Tensor) -> Preconditioner | None:
-        """Of a space, computed once: splits and tasks differ too little to need their own.
+        """The preconditioner of a space, computed once: splits and tasks are too similar to need their own.
 
-        None for few rows: those are solved in their own span, which other rows do not share.
+        None for few rows: they are solved in their own span, which other rows do not share.
         """
         if few_rows(standardised):
             return None
@@ -116,7 +116,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Standardiser:
-    """``(x - mean) / scale`` by the statistics of the rows a classifier is fitted on; constant features become 0."""
+    """``(x - mean) / scale`` with the statistics of the rows a classifier is fitted on; constant features become 0."""
 
     mean: Tensor  # [F]
     scale: Tensor  # [F]
@@ -124,18 +124,18 @@ class Standardiser:
     @classmethod
     def of(cls, features: Tensor) -> Standardiser:
         mean, deviation = column_moments(features)
-        # what float32 cannot tell from a constant is one: dividing by its rounding would make noise of it
+        # features that are constant up to float32 rounding: dividing by the rounding error would amplify it
         constant = deviation <= 1e-6 * mean.abs() + 1e-30
         scale = torch.where(constant, torch.ones_like(deviation), deviation)
         return cls(mean.to(features.dtype), scale.to(features.dtype))
 
     def apply_(self, features: Tensor) -> Tensor:
-        """In place: features are large."""
+        """Standardise in place: features are large."""
         return features.sub_(self.mean).div_(self.scale)
 
 
 class Chosen(NamedTuple):
-    """What validation chose."""
+    """The choice made on the validation split."""
 
     space: Space
     setting: Setting
@@ -144,7 +144,7 @@ class Chosen(NamedTuple):
 
     @property
     def facts(self) -> ProbeChoice:
-        """For results."""
+        """The choice, as results report it."""
         return ProbeChoice(
             val_accuracy=self.val_accuracy,
             layer=self.space.layer,
@@ -164,12 +164,12 @@ def choose_best(
 ) -> Chosen:
     """The space and setting with the best validation accuracy.
 
-    Where the search rows are fewer than the fit rows, all spaces are compared on those, and the best few on all, with
-    those of ``always``. On a tie the narrower space and the later setting win: the simpler of equals.
+    If the search rows are a subsample of the fit rows, all spaces are compared on it first, and then the best few and
+    those of ``always`` on all fit rows. Ties go to the narrower space and the later setting: the simpler choice.
 
     Args:
         grid: settings, simpler ones later.
-        validate: ``validate(space, rows)`` is the validation accuracy of each setting when fitted on ``rows``.
+        validate: ``validate(space, rows)`` returns the validation accuracy of each setting when fitted on ``rows``.
     """
     spaces = candidates.spaces
     if len(task.search) < len(task.fit) and len(spaces) > candidates.finalists:

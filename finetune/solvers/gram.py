@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-COLUMNS = 2048  # columns of a product: narrow enough to spare nearly half of a wide symmetric one
-BLOCK = 4096  # rows a block: long enough for a fast product, short enough for float32 sums to stay exact to 1e-6
+COLUMNS = 2048  # columns per product: narrow enough to skip nearly half of a wide symmetric matrix
+BLOCK = 4096  # rows per block: enough for a fast product, few enough for float32 sums to be accurate to 1e-6
 
 
 def blocks(rows: Tensor, size: int = BLOCK) -> Iterator[Tensor]:
@@ -32,7 +32,7 @@ def column_moments(features: Tensor) -> tuple[Tensor, Tensor]:
     squares = torch.zeros_like(mean)
     for rows in blocks(features):
         squares += (rows - shift).square_().sum(0).double()
-    # the mean was rounded to the features' precision before it was subtracted: take that shift out again
+    # the subtracted mean was rounded to the features' precision: correct for the difference
     variance = squares / len(features) - (mean - shift.double()).square()
     return mean, variance.clamp_min(0).sqrt()
 
@@ -40,13 +40,13 @@ def column_moments(features: Tensor) -> tuple[Tensor, Tensor]:
 def gram(features: Tensor, mean: Tensor) -> Tensor:
     """``(X - mean)ᵀ (X - mean) / n`` of features ``[n F]``, float64 ``[F F]``.
 
-    Products are taken block by block in the features' precision and summed in float64; a sum in bfloat16, or in
+    Products are computed block by block in the features' precision and summed in float64; a sum in bfloat16, or in
     float32 over all rows, loses the small eigenvalues that a weak penalty divides by.
     """
     shift = mean.to(features.dtype)
     width = features.shape[1]
     total = torch.zeros(width, width, dtype=torch.float64, device=features.device)
-    # the matrix is symmetric: of wide ones only the blocks on and above the diagonal are multiplied
+    # the matrix is symmetric: only the blocks on and above the diagonal are computed
     columns = [slice(start, start + COLUMNS) for start in range(0, width, COLUMNS)]
     for rows in blocks(features):
         centred = rows - shift

@@ -1,7 +1,7 @@
 """Weighted k-nearest-neighbour classification by cosine similarity (Wu et al. 2018, arXiv:1805.01978, section 3.4).
 
-A query's vote for class c is ``Σ exp(s_i / T)`` over those of its k most similar training rows that carry label c;
-``s_i`` is the cosine. Nothing is learned, so it shows what the features hold without a classifier's help.
+A query's vote for class c is ``Σ exp(s_i / T)`` over those of its k most similar training rows that have label c, where
+``s_i`` is the cosine similarity. Nothing is learned, so the result depends on the features alone.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ SIMILARITIES = 1 << 25  # entries of the similarity matrix held at once
 def knn_predict(
     queries: Tensor, bank: Tensor, labels: Tensor, classes: int, k: Sequence[int], temperature: float = 0.07
 ) -> Tensor:
-    """Classify queries ``[m F]`` by a labelled bank ``[n F]`` under each number of neighbours.
+    """Classify queries ``[m F]`` by a labelled bank ``[n F]``, with each number of neighbours.
 
     Args:
         queries: rows to classify.
-        bank: rows with known labels; any scale, only directions count.
+        bank: labelled rows; only their directions matter, not their scale.
         labels: int64 ``[n]`` in ``0..classes-1``.
         classes: number of classes.
-        k: numbers of neighbours; one above n means all n.
+        k: numbers of neighbours; any number above n means all n.
         temperature: T above.
 
     Returns:

@@ -9,15 +9,16 @@ scikit-learn's ``LogisticRegression(C=1 / (n λ))`` has the same minimum.
 The solver is L-BFGS (Nocedal & Wright 2006, algorithm 7.4), each strength with its own history, line search and
 convergence. Four things make it fast:
 
-- One product serves the grid: the problems share the features, so ``[n F] x [F G·C]`` gives all their logits, in
-  one reading of the features.
-- Logits are linear in the weights: the product of the *direction* with the features is taken once an iteration, and
-  a line search then only looks at ``logits + t · slopes``, without touching the features again.
-- The preconditioner is the Hessian with its softmax part averaged: ``H₀ = (s A + λ I)⁻¹``, where ``A`` is the centred
-  Gram matrix and ``s`` the mean curvature ``E[1 - Σ_c p_c²] / (C - 1)`` at the current point. (Böhning 1992,
+- One product serves the grid: the problems share the features, so ``[n F] x [F G·C]`` gives all their logits in
+  one pass over the features.
+- Logits are linear in the weights: the product of the *direction* with the features is computed once per iteration,
+  and the line search then only evaluates ``logits + t · slopes``, without touching the features again.
+- The preconditioner is the inverse Hessian with its softmax part averaged: ``H₀ = (s A + λ I)⁻¹``, where ``A`` is the
+  centred Gram matrix and ``s`` the mean curvature ``E[1 - Σ_c p_c²] / (C - 1)`` at the current point. (Böhning 1992,
   *Multinomial logistic regression algorithm*, bounds the Hessian by the same matrix with ``s = 1/2``: safe, but its
-  steps are several times too short.) Correlated features then cost no more iterations than independent ones.
-- Fewer rows than features are turned into the coordinates of their own span first, ``[n F] -> [n r]``, ``r < n``.
+  steps are several times too short.) Correlated features then need no more iterations than independent ones.
+- With fewer rows than features, the rows are first replaced by their coordinates in their own span,
+  ``[n F] -> [n r]``, ``r < n``.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ from finetune.solvers.gram import blocks, column_mean
 from finetune.solvers.preconditioner import Preconditioner, Span, few_rows
 
 MEMORY = 2 << 30  # bytes for logits, slopes and probabilities; strengths that do not fit are solved in later groups
-SUFFICIENT, FLAT = 1e-4, 0.5  # Wolfe's constants: decrease asked of a step, and how much flatter its end must be
-MOST_TRIALS = 20  # step lengths a line search tries
-ROUNDING = 1e-7  # of the objective: what float32 cannot tell apart
+SUFFICIENT, FLAT = 1e-4, 0.5  # Wolfe constants: sufficient decrease, and curvature
+MOST_TRIALS = 20  # step lengths tried per line search
+ROUNDING = 1e-7  # relative change of the objective that float32 cannot resolve
 
 
 @dataclass(frozen=True)
 class LinearFit:
-    """Linear classifiers for each of G strengths, in the order they were given."""
+    """Linear classifiers for each of G strengths, in the given order."""
 
     l2: tuple[float, ...]
     weight: Tensor  # [G F C]
@@ -57,7 +58,7 @@ class LinearFit:
 
 @dataclass(frozen=True)
 class LogisticFit(LinearFit):
-    """Logistic classifiers, and how the solver came to them."""
+    """Logistic classifiers, with the number of solver steps and whether each converged."""
 
     steps: tuple[int, ...]
     converged: tuple[bool, ...]
@@ -78,20 +79,20 @@ def fit_logistic(
     """Fit one classifier per strength in ``l2``.
 
     Args:
-        features: ``[n F]``, float32 or float64; the work is done in this precision, sums of losses in float64.
+        features: ``[n F]``, float32 or float64; also the precision of the computation; losses are summed in float64.
         labels: int64 ``[n]`` in ``0..classes-1``.
         classes: number of classes C, at least 2; a class may be absent.
         l2: strengths λ > 0, on the scale of the mean loss.
-        start: weights ``[F C]`` and bias ``[C]`` all problems start from; zero by default.
-        preconditioner: of these features or nearly these; computed from them by default. Not needed where there are few
-            rows: their span brings its own.
-        tolerance: a problem is solved when the decrease that its quadratic model still promises is below this
-            fraction of its objective (or below what the precision can tell apart).
-        max_steps: iterations after which a problem is given up as it stands (``converged`` says so).
-        history: pairs of steps and gradient changes that L-BFGS remembers.
+        start: initial weights ``[F C]`` and bias ``[C]`` of all problems; zero by default.
+        preconditioner: of these or nearly these features; computed from them by default. Unused for few rows,
+            whose span has its own.
+        tolerance: a problem is solved when the decrease predicted by its quadratic model is below this fraction of its
+            objective (or below the numerical precision).
+        max_steps: iterations after which a problem stops without having converged (see ``converged``).
+        history: pairs of steps and gradient changes that L-BFGS keeps.
 
     Raises:
-        ValueError: shapes, labels or strengths that do not make a problem.
+        ValueError: shapes, labels or strengths are invalid.
     """
     check_problem(features, labels, classes, l2)
     exact_mean = column_mean(features)
@@ -110,7 +111,7 @@ def fit_logistic(
     per_problem = rows.element_size() * classes * (4 * len(rows) + 2 * (history + 4) * rows.shape[1])
     group = max(1, min(len(l2), MEMORY // per_problem))
     parts: list[_Problems] = []
-    # strongest first: where the grid does not fit at once, a group starts from the nearest solution of the one before
+    # strongest first: if the grid is solved in groups, each starts from the nearest solution so far
     order = sorted(range(len(l2)), key=lambda index: -l2[index])
     for first in range(0, len(order), group):
         strengths = [l2[index] for index in order[first : first + group]]
@@ -151,11 +152,11 @@ def objective(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, l2
 
 
 class _Problems:
-    """The problems of one group while they are solved.
+    """The state of one group of problems during the solve.
 
-    Class comes before row or feature, ``[g C n]`` and ``[g C F]``: a softmax then runs over long contiguous rows (20
-    times faster than over the last dimension), and dropping solved problems is taking slices. The bias here is
-    that of centred features: it does not depend on the weights, and the preconditioner may treat the two apart.
+    The class dimension comes before rows or features, ``[g C n]`` and ``[g C F]``: softmax then runs over long
+    contiguous rows (20 times faster than over the last dimension), and solved problems are dropped by slicing. The bias
+    is for centred features: it does not depend on the weights, so the preconditioner can treat the two separately.
     """
 
     def __init__(
@@ -190,7 +191,7 @@ class _Problems:
         value, gradient = self._penalised(here, point, l2)
         pairs: list[_Pair] = []
         stalled = torch.zeros_like(active, dtype=torch.bool)
-        # what rounding makes of a loss near 0: no less can be asked
+        # the rounding error of a loss near 0: no smaller decrease can be measured
         floor = torch.finfo(logits.dtype).eps
         for step_index in range(max_steps + 1):
             direction = -self._inverse_hessian(gradient, here.curvature, l2, pairs)
@@ -218,7 +219,7 @@ class _Problems:
         """Weights and bias ``[g C F+1]`` -> logits of all rows ``[g C n]``."""
         weight, bias = point[..., :-1], point[..., -1]
         g, C, F = weight.shape
-        # [n F] x [F g·C]: this order reads the features once, and is the fastest of the four on CPUs measured
+        # [n F] x [F g·C]: this order reads the features once, and was the fastest of the four in measurements on CPUs
         logits = torch.mm(weight.reshape(g * C, F), self.features.T).view(g, C, -1)
         return logits.add_((bias - weight @ self.mean)[:, :, None])
 
@@ -266,11 +267,10 @@ class _Problems:
         slope: Tensor,
         l2: Tensor,
     ) -> tuple[Tensor, _Point, Tensor]:
-        """A step length for each problem that meets the strong Wolfe conditions, what is found there, and who failed.
+        """Step lengths that meet the strong Wolfe conditions, the points they lead to, and which searches failed.
 
-        Along a line the objective is convex and its derivative costs no product with the features, so the search is
-        for a zero of the derivative by the secant, kept inside a bracket: the first trial is 1, and nearly
-        always good enough.
+        Along a line the objective is convex and its derivative needs no product with the features. So a bracketed
+        secant method searches for a zero of the derivative. The first trial is 1, which is nearly always good enough.
         """
         weight, along = point[..., :-1], direction[..., :-1]
         linear, square = l2 * _dot(weight, along), l2 * _dot(along, along)
@@ -286,7 +286,7 @@ class _Problems:
             slope_t = (here.residual * slopes[pending]).sum(dim=(1, 2)) / logits.shape[2]
             slope_t = slope_t + linear[pending] + t * square[pending]
             penalty = norm[pending] + (t * linear[pending] + t.square() / 2 * square[pending]).double()
-            # float32 logits carry the loss to about 1e-6 of itself: no less is asked of a step
+            # with float32 logits the loss has a relative error of about 1e-6: smaller decreases are not required
             enough = value[pending] * (1 + ROUNDING) + (SUFFICIENT * t * slope[pending]).double()
             falls = here.loss + penalty <= enough
             flat = slope_t.abs() <= -FLAT * slope[pending]
@@ -301,7 +301,7 @@ class _Problems:
             length[pending] = _secant(low[pending], low_slope[pending], high[pending], high_slope[pending])
         assert found is not None
         stalled = torch.zeros_like(slope, dtype=torch.bool)
-        stalled[pending] = True  # only where rounding hides all progress
+        stalled[pending] = True  # happens only if rounding hides all progress
         return length, found, stalled
 
     def _store(self, active: Tensor, point: Tensor, leaving: Tensor, done: Tensor, step: int) -> None:
@@ -312,7 +312,7 @@ class _Problems:
 
 
 class _Point(NamedTuple):
-    """What the logits of the active problems say."""
+    """Loss, residual and curvature of the active problems at one point."""
 
     loss: Tensor  # [g], float64
     residual: Tensor  # probabilities minus one-hot labels [g C n]
@@ -325,7 +325,7 @@ class _Point(NamedTuple):
 
 
 class _Pair(NamedTuple):
-    """One remembered step and the change of gradient along it, ``[g C F+1]``; weight is 1 / their product ``[g]``."""
+    """One stored step and the change of gradient along it, ``[g C F+1]``; weight is 1 / their product ``[g]``."""
 
     step: Tensor
     change: Tensor
@@ -334,7 +334,7 @@ class _Pair(NamedTuple):
     @classmethod
     def of(cls, step: Tensor, change: Tensor) -> _Pair:
         product = _dot(step, change)
-        # a pair without positive curvature can only be rounding: a weight of zero forgets it
+        # a pair without positive curvature can only be a rounding error: a weight of zero discards it
         usable = product > torch.finfo(product.dtype).eps * _dot(change, change).sqrt() * _dot(step, step).sqrt()
         return cls(step, change, torch.where(usable, 1 / product, torch.zeros_like(product)))
 
@@ -348,7 +348,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _secant(low: Tensor, low_slope: Tensor, high: Tensor, high_slope: Tensor) -> Tensor:
-    """The next trial: where the secant of the derivative crosses zero, inside the bracket; without one, farther out."""
+    """The next trial: where the secant of the derivative crosses zero, inside the bracket; farther out without one."""
     width = high - low
     crossing = low + width * low_slope / (low_slope - high_slope)
     inside = torch.clamp(crossing, low + 0.1 * width, high - 0.1 * width)
@@ -356,13 +356,13 @@ def _secant(low: Tensor, low_slope: Tensor, high: Tensor, high_slope: Tensor) ->
 
 
 def check_problem(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float]) -> None:
-    """Raise ValueError unless these make a classification problem with a penalty."""
+    """Raise ValueError unless these define a classification problem with a penalty."""
     if features.ndim != 2 or labels.shape != features.shape[:1] or not len(features):
         shapes = f"{list(features.shape)} and {list(labels.shape)}"
-        raise ValueError(f"features [n F] and labels [n] are needed, with n > 0, not {shapes}")
+        raise ValueError(f"expected features [n F] and labels [n] with n > 0, got {shapes}")
     if features.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"features must be float32 or float64, not {features.dtype}")
+        raise ValueError(f"features must be float32 or float64, got {features.dtype}")
     if classes < 2 or int(labels.min()) < 0 or int(labels.max()) >= classes:
-        raise ValueError(f"labels must lie in 0..{classes - 1}, in at least 2 classes")
+        raise ValueError(f"labels must be in 0..{classes - 1}, with at least 2 classes")
     if not l2 or min(l2) <= 0:
-        raise ValueError(f"every strength must be positive, not {list(l2)}: without a penalty there may be no minimum")
+        raise ValueError(f"every strength must be positive, got {list(l2)}: without a penalty there may be no minimum")

@@ -7,24 +7,24 @@ from torch import Tensor
 
 from finetune.solvers.gram import blocks, column_mean, gram
 
-ROWS_PER_FEATURE = 8  # that all eigenvectors are estimated from
-LARGEST_WHOLE = 4096  # features, or rows; of more, all eigenvectors cost more than the steps they save
-PRINCIPAL = 1024  # eigenvectors kept of more features than that
-PRINCIPAL_ROWS = 8192  # rows that those are estimated from
+ROWS_PER_FEATURE = 8  # rows used per feature to estimate all eigenvectors
+LARGEST_WHOLE = 4096  # features or rows; with more, all eigenvectors cost more than the solver steps they save
+PRINCIPAL = 1024  # eigenvectors kept if there are more features than that
+PRINCIPAL_ROWS = 8192  # rows used to estimate those
 PASSES = 2  # subspace iterations
 
 
 class Preconditioner:
     """``(s A + λ I)⁻¹`` for any s and λ, where ``A ≈ V Λ Vᵀ + δ (I - V Vᵀ)`` is the centred Gram matrix of features.
 
-    ``V`` has all eigenvectors of A (then δ plays no part), or the principal ones: what is left of strongly correlated
-    features is small, and δ is its mean. A preconditioner changes how fast the solver converges, not where to: a
-    subsample of rows is enough, and one preconditioner serves several fits on nearly the same features (a split and the
-    whole, several tasks).
+    ``V`` holds all eigenvectors of A (δ is then unused), or the principal ones: the other eigenvalues of strongly
+    correlated features are small, and δ is their mean. A preconditioner changes how fast the solver converges, not the
+    solution. So a subsample of rows is enough, and one preconditioner serves several fits on nearly the same features
+    (a split and the full set, several tasks).
 
     Attributes:
         values: Λ ``[k]``.
-        vectors: V, orthonormal columns ``[F k]``; None where the features are their own principal directions.
+        vectors: V, orthonormal columns ``[F k]``; None if the features are their own principal directions.
         rest: δ.
     """
 
@@ -33,7 +33,7 @@ class Preconditioner:
 
     @classmethod
     def of(cls, features: Tensor) -> Preconditioner:
-        """Of features ``[n F]``, from a subsample of evenly spread rows where there are many."""
+        """Estimate it from features ``[n F]``, using a subsample of evenly spaced rows if there are many."""
         n, F = features.shape
         if F > LARGEST_WHOLE:
             return cls._principal(features[:: max(1, n // PRINCIPAL_ROWS)])
@@ -43,7 +43,7 @@ class Preconditioner:
 
     @classmethod
     def _principal(cls, rows: Tensor) -> Preconditioner:
-        """By subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4); its start is seeded."""
+        """By subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4) from a seeded start."""
         m, F = rows.shape
         rows = rows - column_mean(rows).to(rows.dtype)
         generator = torch.Generator().manual_seed(0)
@@ -57,7 +57,7 @@ class Preconditioner:
         return cls(values, basis @ turn, max(0.0, left) / max(1, F - len(values)))
 
     def apply(self, gradient: Tensor, curvature: Tensor, l2: Tensor) -> Tensor:
-        """Gradient ``[g C F]``, s and λ ``[g]`` -> ``(s A + λ I)⁻¹`` times it ``[g C F]``."""
+        """Gradient ``[g C F]``, s and λ ``[g]`` -> ``(s A + λ I)⁻¹`` times the gradient ``[g C F]``."""
         scale = (curvature[:, None] * self.values + l2[:, None])[:, None]
         if self.vectors is None:
             return torch.div(gradient, scale)
@@ -69,21 +69,22 @@ class Preconditioner:
 
 
 def few_rows(features: Tensor) -> bool:
-    """Whether features ``[n F]`` are best looked at in the span of their rows."""
+    """Whether features ``[n F]`` are best represented in the span of their rows."""
     n, F = features.shape
     return n < F and n <= LARGEST_WHOLE
 
 
 class Span:
-    """Coordinates of n rows in the space they span, where the features are more than the rows.
+    """Coordinates of n rows in the space they span, for fewer rows than features.
 
     With centred rows ``X_c`` ``[n F]`` and ``X_c X_cᵀ = U Λ Uᵀ``, the columns of ``V = X_cᵀ U Λ^-½`` ``[F r]`` are an
-    orthonormal basis of their span, and ``Z = X_c V = U Λ^½`` are the rows in it. A weight outside the span changes no
-    logit and only adds to the penalty; one inside, ``W = V w``, has ``‖W‖ = ‖w‖``. So the minimum over ``w`` on Z is
-    the minimum over ``W`` on the features. The Gram matrix of Z is diagonal: its preconditioner is free, and exact.
+    orthonormal basis of their span, and ``Z = X_c V = U Λ^½`` are the rows in that basis. A weight outside the span
+    changes no logit and only adds to the penalty. A weight inside, ``W = V w``, has ``‖W‖ = ‖w‖``. So minimising over
+    ``w`` on Z is the same as minimising over ``W`` on the features. The Gram matrix of Z is diagonal: its
+    preconditioner is free, and exact.
 
     Attributes:
-        coordinates: Z ``[n r]``, ``r < n``, of mean zero.
+        coordinates: Z ``[n r]``, ``r < n``, with mean zero.
         preconditioner: of the coordinates.
     """
 
@@ -97,8 +98,8 @@ class Span:
             centred = columns.T.double() - shift
             total += centred @ centred.T
         values, vectors = torch.linalg.eigh(total)
-        there = values > n * torch.finfo(values.dtype).eps * values[-1].clamp_min(torch.finfo(features.dtype).tiny)
-        values, vectors = values[there], vectors[:, there]
+        nonzero = values > n * torch.finfo(values.dtype).eps * values[-1].clamp_min(torch.finfo(features.dtype).tiny)
+        values, vectors = values[nonzero], vectors[:, nonzero]
         self.coordinates = (vectors * values.sqrt()).to(features.dtype)
         self._back = (vectors * values.rsqrt()).to(features.dtype)  # U Λ^-½
         self.preconditioner = Preconditioner((values / n).to(features.dtype))
@@ -112,7 +113,7 @@ class Span:
         return weight
 
     def coordinates_of(self, weight: Tensor) -> Tensor:
-        """Weights of the features ``[F C]`` -> those of the coordinates with the same logits ``[r C]``: ``Vᵀ W``."""
+        """Weights of the features ``[F C]`` -> weights of the coordinates with the same logits ``[r C]``: ``Vᵀ W``."""
         weight = weight.to(self.features)
         coordinates: Tensor = self._back.T @ (self.features @ weight - self.mean @ weight)
         return coordinates

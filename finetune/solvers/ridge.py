@@ -5,9 +5,9 @@ With centred features ``X`` ``[n F]`` and centred one-hot labels ``Y`` ``[n C]``
     minimise over W   (1/n) ‖X W - Y‖²_F  +  λ ‖W‖²_F        =>        W = (A + λ I)⁻¹ B,   A = XᵀX/n,  B = XᵀY/n
 
 and the bias follows from the means. One eigendecomposition ``A = V Λ Vᵀ`` serves the grid:
-``W = V (Λ + λ)⁻¹ VᵀB``. It costs some 30 times a Cholesky factor, so that wide features get one of these for each
-strength. With fewer rows than features the same solution is written by rows (the dual):
-``W = Xᵀ/n (K + λ I)⁻¹ Y`` with ``K = X Xᵀ/n``, whose eigendecomposition is the smaller one. Both are float64.
+``W = V (Λ + λ)⁻¹ VᵀB``. It costs about 30 times as much as a Cholesky factorization, so wide features use one
+factorization per strength instead. With fewer rows than features the same solution is computed in the dual form:
+``W = Xᵀ/n (K + λ I)⁻¹ Y`` with ``K = X Xᵀ/n``, whose eigendecomposition is smaller. Both are computed in float64.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch import Tensor
 from finetune.solvers.gram import blocks, column_mean, gram
 from finetune.solvers.logistic import LinearFit, check_problem
 
-SOLVED = 1e-4  # relative residual above which a factor in float32 was no use
-REFINEMENTS = 3  # of a solution whose factor is float32: each wins the digits that float32 has
-WIDE = 2048  # features from which on strengths are solved one by one
+SOLVED = 1e-4  # relative residual above which a float32 factor is rejected
+REFINEMENTS = 3  # refinement steps with a float32 factor; each gains the digits that float32 has
+WIDE = 2048  # with more features than this, strengths are solved one by one
 
 
 def fit_ridge(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float]) -> LinearFit:
-    """Fit one ridge classifier per strength in ``l2``; the class with the largest prediction is the answer.
+    """Fit one ridge classifier per strength in ``l2``; the class with the largest output is predicted.
 
     Args:
         features: ``[n F]``, float32 or float64.
@@ -35,7 +35,7 @@ def fit_ridge(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float
         l2: strengths λ > 0, on the scale of the mean squared error.
 
     Raises:
-        ValueError: shapes, labels or strengths that do not make a problem.
+        ValueError: shapes, labels or strengths are invalid.
     """
     check_problem(features, labels, classes, l2)
     n, F = features.shape
@@ -65,9 +65,9 @@ def fit_ridge(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float
 def _one_by_one(A: Tensor, target: Tensor, l2: Sequence[float]) -> Tensor:
     """``(A + λ I)⁻¹ B`` for each strength, float64 ``[G F C]``; ``A`` ``[F F]`` is overwritten.
 
-    The factor is float32, which is twice as quick and half the memory; a few steps of refinement with float64 residuals
-    bring the solution to float64 accuracy while λ is above float32's rounding of ``A``. Below it a float64 factor
-    serves, and an eigendecomposition, the slowest, only where ``A``, a sum of float32 products, is no longer positive.
+    The factor is float32: twice as fast, with half the memory. A few refinement steps with float64 residuals reach
+    float64 accuracy if λ exceeds the float32 rounding error of ``A``. For a smaller λ a float64 factor is used, and if
+    ``A``, a sum of float32 products, is no longer positive, an eigendecomposition, which is the slowest.
     """
     solutions = []
     own = A.diagonal().clone()
@@ -86,7 +86,7 @@ def _one_by_one(A: Tensor, target: Tensor, l2: Sequence[float]) -> Tensor:
 
 
 def _in_float64(A: Tensor, target: Tensor, strength: float) -> Tensor:
-    """``A⁻¹ B``, float64 ``[F C]``, of an ``A`` whose eigenvalues would be at least ``strength`` without rounding."""
+    """``A⁻¹ B``, float64 ``[F C]``, of an ``A`` whose exact eigenvalues are at least ``strength``."""
     factor, failed = torch.linalg.cholesky_ex(A)
     if not int(failed):
         return torch.cholesky_solve(target, factor)
@@ -96,7 +96,7 @@ def _in_float64(A: Tensor, target: Tensor, strength: float) -> Tensor:
 
 
 def _cross(features: Tensor, labels: Tensor, classes: int, mean: Tensor) -> Tensor:
-    """``Xᵀ Y / n`` of centred features and labels, float64 ``[F C]``: sums of the rows of each class."""
+    """``Xᵀ Y / n`` of centred features and labels, float64 ``[F C]``, from the sum of the rows of each class."""
     sums = torch.zeros(classes, features.shape[1], dtype=torch.float64, device=features.device)
     for rows, y in zip(blocks(features), blocks(labels), strict=True):
         sums.index_add_(0, y, rows.double() - mean)

@@ -9,7 +9,7 @@ import pytest
 from common.files import leftover, new_folder, remove_folder, replacing, write_json, write_text
 
 
-def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_file_is_replaced_whole_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.bin"
     for content in (b"first", b"second"):
         with replacing(path) as unfinished:
@@ -19,7 +19,7 @@ def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: Path) -
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_failure_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
     with pytest.raises(RuntimeError), replacing(path) as unfinished:

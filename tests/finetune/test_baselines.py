@@ -1,4 +1,4 @@
-"""Baselines: raw pixels as they are, and an untrained twin with its data's statistics."""
+"""Baselines: raw pixels, and the untrained twin with the statistics of its data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from common.encoders import EncoderConfig, build_encoder
-from common.encoders.folder import export_encoder, load_encoder
+from common.encoders.export import export_encoder
+from common.encoders.load import load_encoder
 from common.pixels import to_float
 from finetune.baselines import Pixels, estimate_statistics, untrained
 from tests.finetune.toys import bright_images
@@ -40,7 +41,8 @@ def test_large_images_are_averaged_down_to_32_pixels() -> None:
 def test_statistics_are_the_plain_average_over_batches() -> None:
     norm = nn.BatchNorm2d(3, momentum=0.1)
     network = nn.Sequential(norm, nn.Dropout(0.9))
-    norm.running_mean += 5  # whatever was there is forgotten
+    assert norm.running_mean is not None
+    norm.running_mean += 5  # earlier statistics are discarded
     batches = [torch.rand(8, 3, 4, 4) * scale for scale in (1.0, 2.0, 3.0)]
     estimate_statistics(network, [norm], iter(batches))
     expected = torch.stack([batch.mean(dim=(0, 2, 3)) for batch in batches]).mean(0)
@@ -61,7 +63,7 @@ def test_the_untrained_twin_has_the_view_and_none_of_the_weights(exported: Path)
     assert not any(parameter.requires_grad for parameter in twin.parameters())
 
 
-def test_the_untrained_twin_is_a_function_of_the_seed_and_sees_standardised_maps(exported: Path) -> None:
+def test_the_untrained_twin_depends_only_on_the_seed_and_sees_standardised_maps(exported: Path) -> None:
     images = noise_images(64, 16)
     one, same, other = (untrained(exported, seed, images, torch.device("cpu")) for seed in (1, 1, 2))
     batch = to_float(images.rows(torch.arange(64)))
@@ -77,7 +79,7 @@ def test_the_untrained_twin_is_a_function_of_the_seed_and_sees_standardised_maps
 
 
 @pytest.mark.parametrize(("name", "learned"), [("patch_dictionary", "dictionary"), ("sparse_code", "dictionary")])
-def test_the_untrained_twin_shares_the_statistics_of_the_data_and_no_atom(
+def test_the_untrained_twin_shares_the_statistics_of_the_data_but_no_atom(
     name: str, learned: str, tmp_path: Path
 ) -> None:
     encoder = build_encoder(EncoderConfig(name=name, model_args={"atoms": 8}), image_size=16)

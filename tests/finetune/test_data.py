@@ -1,4 +1,4 @@
-"""Labelled data: where the test set comes from, and what does not fit together."""
+"""Labelled data: where the test set comes from, and training and test sets that do not match."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune.data import LabelledData, load_labelled, open_sources
 
 
 def folder(root: Path, classes: dict[str, int]) -> Path:
-    """A folder of plain images, a subfolder a class."""
+    """A folder of plain images, with one subfolder per class."""
     for number, (name, count) in enumerate(classes.items()):
         (root / name).mkdir(parents=True)
         for index in range(count):
@@ -27,7 +27,7 @@ def test_shapes_has_a_test_set_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("test", [None, "shapes:test:50"])
-def test_the_images_of_a_data_set_are_the_same_whatever_the_seed(test: str | None) -> None:
+def test_the_images_of_a_data_set_do_not_depend_on_the_seed(test: str | None) -> None:
     data = LabelledData(test=test, task=["shape", "color"])
     one, other = open_sources(data, seed=0), open_sources(data, seed=7)
     rows = torch.arange(5)
@@ -52,7 +52,7 @@ def test_a_folder_without_a_test_set_is_split_stratified(tmp_path: Path) -> None
     assert [len(labels.values) for labels in images.tasks["label"]] == [24, 6]
 
 
-def test_a_limited_test_set_is_the_same_whatever_the_seed(tmp_path: Path) -> None:
+def test_a_limited_test_set_does_not_depend_on_the_seed(tmp_path: Path) -> None:
     root = folder(tmp_path / "all", {"cat": 20, "dog": 20})
     data = LabelledData(train=f"folder:{root}", test=f"folder:{root}", limit=8, test_limit=8, workers=0)
     sources = open_sources(data, seed=0)
@@ -75,13 +75,13 @@ def test_other_classes_in_the_test_set_are_refused(tmp_path: Path) -> None:
         open_sources(LabelledData(train=f"folder:{train}", test=f"folder:{test}"), seed=0)
 
 
-def test_one_class_is_no_task(tmp_path: Path) -> None:
+def test_a_single_class_is_refused(tmp_path: Path) -> None:
     root = folder(tmp_path / "one", {"cat": 10})
-    with pytest.raises(UserError, match="one class only"):
+    with pytest.raises(UserError, match="only one class"):
         open_sources(LabelledData(train=f"folder:{root}", test=f"folder:{root}"), seed=0)
 
 
-def test_an_unknown_task_is_refused_with_those_there_are() -> None:
+def test_an_unknown_task_is_refused_and_the_message_lists_the_known_ones() -> None:
     with pytest.raises(UserError, match="no task 'size'; it has shape, color, texture"):
         open_sources(LabelledData(task=["shape", "size"]), seed=0)
 

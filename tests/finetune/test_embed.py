@@ -1,4 +1,4 @@
-"""Embedding: the same features as the encoder gives, with paths and labels, in a file others can read."""
+"""Embedding: the encoder's features, with paths and labels, in a file that other tools can read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from PIL import Image
 
 from common.data import build_source, load_images
 from common.encoders import EncoderConfig, build_encoder
-from common.encoders.folder import export_encoder, load_encoder, read_encoder_card
+from common.encoders.export import export_encoder
+from common.encoders.load import load_encoder, read_encoder_card
 from common.errors import UserError
 from common.pixels import to_float
 from finetune import embed as stage
@@ -40,14 +41,14 @@ def config_of(out: Path, encoder: Path, **changes: Any) -> EmbedConfig:
     return EmbedConfig.model_validate(values | {"wandb": {"mode": "disabled"}, "batch_size": 8} | changes)
 
 
-def test_features_labels_and_places_are_written_row_by_row(
+def test_features_labels_and_paths_are_written_row_by_row(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "GROUP_ROWS", 10)
     path = embed(config_of(tmp_path / "out", encoder)).path
     table = pq.read_table(path)
     assert table.column_names == ["path", "label", "features"]
-    assert pq.ParquetFile(path).num_row_groups == 2  # 16 rows, then 4: streamed, not gathered
+    assert pq.ParquetFile(path).num_row_groups == 2  # 16 rows, then 4: streamed, not collected first
     source = build_source("shapes")
     images = load_images(source, 16, limit=20)
     expected = load_encoder(encoder).encode(to_float(images.rows(torch.arange(20))))
@@ -60,7 +61,7 @@ def test_features_labels_and_places_are_written_row_by_row(
 def test_wandb_holds_the_hash_of_the_encoder(encoder: Path, tmp_path: Path) -> None:
     config = config_of(tmp_path / "out", encoder, wandb={"mode": "offline"})
     embed(config)
-    history(config.out)  # waits until the file is whole
+    history(config.out)  # waits until the file is complete
     assert settings(config.out)["encoder_sha256"] == read_encoder_card(encoder).sha256
 
 
@@ -81,7 +82,7 @@ def test_layers_and_poolings_can_be_joined(encoder: Path, tmp_path: Path) -> Non
 
 
 def through_relu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features less their mean over the features, and nothing below zero: about half of the entries are."""
+    """Subtract the mean over features and apply a ReLU, so that about half of the entries are zero."""
     real = stage._vectors
 
     def relu(*given: Any) -> torch.Tensor:
@@ -91,9 +92,7 @@ def through_relu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "_vectors", relu)
 
 
-def test_sparse_features_come_back_as_the_dense_ones(
-    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sparse_features_equal_the_dense_ones(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     through_relu(monkeypatch)
     monkeypatch.setattr(stage, "GROUP_ROWS", 10)
     dense = pq.read_table(embed(config_of(tmp_path / "dense", encoder, pooling="flatten")).path)
@@ -118,7 +117,7 @@ def test_sparse_features_come_back_as_the_dense_ones(
 
 
 @pytest.mark.parametrize("store", ["dense", "sparse"])
-def test_the_storage_report_counts_what_is_there(
+def test_the_storage_report_counts_the_non_zeros(
     store: str, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     through_relu(monkeypatch)
@@ -144,7 +143,7 @@ def test_the_report_reads_as_a_sentence() -> None:
     )
 
 
-def test_codes_that_are_zero_everywhere_can_be_kept(
+def test_codes_that_are_zero_everywhere_can_be_written(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "_vectors", lambda encoder, images, space, precision: torch.zeros(len(images), 16))
@@ -153,7 +152,7 @@ def test_codes_that_are_zero_everywhere_can_be_kept(
     assert storage_report(path).zero_share == 1
 
 
-def test_files_that_hold_no_sparse_features_are_refused(encoder: Path, tmp_path: Path) -> None:
+def test_files_without_sparse_features_are_refused(encoder: Path, tmp_path: Path) -> None:
     dense = embed(config_of(tmp_path / "out", encoder)).path
     with pytest.raises(UserError, match="holds dense features"):
         read_sparse(dense)
@@ -168,7 +167,7 @@ def test_files_that_hold_no_sparse_features_are_refused(encoder: Path, tmp_path:
             read(tmp_path / "gone.parquet")
 
 
-def test_a_full_folder_is_not_written_to(encoder: Path, tmp_path: Path) -> None:
+def test_a_non_empty_folder_is_not_written_to(encoder: Path, tmp_path: Path) -> None:
     path = embed(config_of(tmp_path / "out", encoder)).path
     before = path.read_bytes()
     with pytest.raises(UserError, match="not empty"):
@@ -179,12 +178,12 @@ def test_a_full_folder_is_not_written_to(encoder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layer": "each"}, "names several features"),
+        ({"layer": "each"}, "selects several feature sets"),
         ({"layer": 9}, "no layer 9"),
         ({"data": {"source": "shapes", "task": "size"}}, "no task 'size'"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_written(
+def test_mistakes_are_reported_before_anything_is_written(
     changes: dict[str, Any], message: str, encoder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):

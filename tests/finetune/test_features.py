@@ -1,10 +1,11 @@
-"""Features: what is extracted, what is kept, and when it is computed again."""
+"""Features: what is extracted, what is cached, and when it is recomputed."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def test_one_pass_gives_every_layer_and_pooling() -> None:
     assert features.index.tolist() == list(range(40))
 
 
-def test_rows_that_cannot_be_read_are_left_out_and_not_kept(tmp_path: Path) -> None:
+def test_unreadable_images_are_skipped_and_nothing_is_cached(tmp_path: Path) -> None:
     whole, encoder = bright_images(20), HalvingEncoder()
     expected = extract(encoder, whole, PARTS, HOW)
 
@@ -53,26 +54,26 @@ def test_rows_that_cannot_be_read_are_left_out_and_not_kept(tmp_path: Path) -> N
     assert found.index.tolist() == [row for row in range(20) if row not in (0, 7)]
     for part in PARTS:
         torch.testing.assert_close(found.parts[part], expected.parts[part][found.index])
-    assert not list(tmp_path.rglob("*.safetensors"))  # what cannot be read now may be readable again
+    assert not list(tmp_path.rglob("*.safetensors"))  # unreadable images may be readable next time
 
 
-def test_the_encoder_is_in_eval_mode_whatever_it_was() -> None:
+def test_the_encoder_is_set_to_eval_mode() -> None:
     encoder = HalvingEncoder().train()
     extract(encoder, bright_images(16), PARTS, HOW)
     assert not encoder.training
 
 
-def test_a_space_is_its_parts_side_by_side() -> None:
+def test_a_space_is_its_parts_concatenated() -> None:
     features = Features({Part(0, "avg"): torch.ones(3, 2), Part(1, "max"): torch.zeros(3, 1)}, torch.arange(3))
     space = Space((0, 1), ("avg", "max"), (Part(0, "avg"), Part(1, "max")), 3)
     assert features.matrix(space).tolist() == [[1, 1, 0]] * 3
     matrix = features.matrix(space, torch.tensor([1]))
     assert matrix.shape == (1, 3)
-    matrix.zero_()  # standardised in place later: what is kept must not change
+    matrix.zero_()  # standardised in place later: the stored features must not change
     assert features.parts[Part(0, "avg")].eq(1).all()
 
 
-def test_damage_is_applied_and_is_a_function_of_the_seed() -> None:
+def test_damage_is_applied_and_depends_only_on_the_seed() -> None:
     encoder, images = HalvingEncoder(), bright_images(20)
     clean = extract(encoder, images, PARTS, HOW).parts[PARTS[0]]
     noisy = [extract(encoder, images, PARTS, HOW, Gaussian(sigma=0.2), seed).parts[PARTS[0]] for seed in (1, 1, 2)]
@@ -96,7 +97,7 @@ def test_cached_features_equal_fresh_ones_without_a_second_pass(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("damage", [b"", b"not safetensors at all", None], ids=["empty", "foreign", "cut short"])
-def test_a_damaged_cache_file_is_computed_again_and_replaced(
+def test_a_damaged_cache_file_is_recomputed_and_replaced(
     damage: bytes | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     encoder, images = HalvingEncoder(), bright_images()
@@ -109,7 +110,7 @@ def test_a_damaged_cache_file_is_computed_again_and_replaced(
     path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
     with caplog.at_level(logging.WARNING, logger="retouch"):
         again = cached_features(tmp_path, key, encoder, images, PARTS, HOW)
-    assert "computed again" in caplog.text
+    assert "recomputing features" in caplog.text
     assert torch.equal(again.parts[PARTS[0]], expected)
     assert path.read_bytes() == whole
 
@@ -121,7 +122,7 @@ def test_a_cache_that_cannot_be_written_only_warns(tmp_path: Path, caplog: pytes
     with caplog.at_level(logging.WARNING, logger="retouch"):
         features = cached_features(tmp_path, key, encoder, images, PARTS, HOW)
     assert len(features) == len(images)
-    assert "not kept" in caplog.text
+    assert "not cached" in caplog.text
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(FeatureKey)])
@@ -136,11 +137,12 @@ def test_every_part_of_the_key_changes_the_file(field: str) -> None:
         if value is None
         else f"{value}x"
     )
-    assert dataclasses.replace(KEY, **{field: other}).digest != KEY.digest
+    changed: dict[str, Any] = {field: other}
+    assert dataclasses.replace(KEY, **changed).digest != KEY.digest
     assert dataclasses.replace(KEY).digest == KEY.digest
 
 
-def test_the_key_follows_encoder_images_and_precision() -> None:
+def test_the_key_depends_on_encoder_images_and_precision() -> None:
     encoder, images = HalvingEncoder(), bright_images()
 
     def digest(**changes: object) -> str:
@@ -174,8 +176,8 @@ def test_an_encoder_of_one_size_says_so_when_another_is_asked_for() -> None:
     with pytest.raises(UserError) as caught:
         layer_shapes(linear, 16)
     assert str(caught.value) == (
-        "data.image_size=16: linear cannot serve at this size: it codes images of 8 px as they are, not of 16x16; "
-        "leave data.image_size out"
+        "data.image_size=16: linear does not support this size: it encodes images of 8 px only, not 16x16; "
+        "remove data.image_size"
     )
 
 

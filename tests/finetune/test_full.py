@@ -1,4 +1,4 @@
-"""Fine-tuning: the same loop, chosen on validation, tested once, opened by plain timm."""
+"""Fine-tuning: the same loop, the step chosen on validation, tested once, readable by plain timm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from rich.console import Console
 from common.augment import WHOLE
 from common.data import build_source, load_images
 from common.encoders import Classifier, EncoderConfig, build_encoder, layer_decay_groups
-from common.encoders.folder import export_encoder, load_classifier, load_encoder, read_encoder_card
+from common.encoders.export import export_encoder
+from common.encoders.load import load_classifier, load_encoder, read_encoder_card
 from common.engine.schedule import seed_step
 from common.errors import UserError
 from common.pixels import to_float
@@ -55,7 +56,7 @@ def config(out: Path, **changes: Any) -> FinetuneConfig:
 
 
 def finetune(config: FinetuneConfig) -> FinetuneResult:
-    """A fine-tuning that is not stopped."""
+    """Fine-tune without being stopped."""
     result = run_stage(config)
     assert result is not None
     return result
@@ -75,7 +76,7 @@ def weights(out: Path) -> bytes:
     return (out / "classifier" / "model.safetensors").read_bytes()
 
 
-def test_result_is_that_of_the_exported_classifier_on_the_test_set(tmp_path: Path) -> None:
+def test_result_equals_the_score_of_the_exported_classifier_on_the_test_set(tmp_path: Path) -> None:
     run = config(tmp_path / "run", encoder=exported(tmp_path / "encoder"))
     result = finetune(run)
     assert read_results(tmp_path / "run") == result
@@ -91,16 +92,16 @@ def test_result_is_that_of_the_exported_classifier_on_the_test_set(tmp_path: Pat
     looks = validation_looks(run.out)
     assert list(looks) == [2, 4, 6]
     assert tuned.choice.val_accuracy == max(looks.values())
-    assert tuned.choice.step == max(looks, key=looks.__getitem__)  # the first of equals
+    assert tuned.choice.step == max(looks, key=looks.__getitem__)  # ties go to the first step
     assert sum(map(sum, tuned.test.confusion)) == 80
 
 
-def test_it_learns_and_stands_beside_its_linear_probe_and_from_scratch(tmp_path: Path) -> None:
+def test_it_learns_and_is_reported_with_its_linear_probe_and_from_scratch(tmp_path: Path) -> None:
     comparison = {"linear_probe": True, "from_scratch": True}
     start = exported(tmp_path / "encoder", EncoderConfig(model_args={"width": 16}))
     run = config(tmp_path / "run", encoder=start, steps=60, evaluate_every=20, base_lr=0.05, compare=comparison)
     result = finetune(run)
-    assert result.tuned.choice.val_accuracy > 0.3  # of 8 colours
+    assert result.tuned.choice.val_accuracy > 0.3  # of 8 colors
     assert result.linear_probe is not None
     assert result.from_scratch is not None
     for baseline in (result.linear_probe, result.from_scratch):
@@ -112,7 +113,7 @@ def test_it_learns_and_stands_beside_its_linear_probe_and_from_scratch(tmp_path:
     assert result.from_scratch == scratch.tuned
     probed = read_results(run.out / "linear_probe")
     assert isinstance(probed, ProbeReport)
-    assert probed.results[0].code is None  # one number is compared: what else a code is like is not measured here
+    assert probed.results[0].code is None  # only the accuracy is compared: code properties are not measured here
     assert result.linear_probe == probed.results[0].linear
     console = Console(file=io.StringIO(), width=100)
     console.print(results_table(finetune_lines(result)))
@@ -127,7 +128,7 @@ def test_it_learns_and_stands_beside_its_linear_probe_and_from_scratch(tmp_path:
         assert expected in text
 
 
-def test_test_labels_change_the_accuracy_and_nothing_that_is_trained_or_chosen(
+def test_test_labels_change_only_the_accuracy_not_training_or_choice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"encoder": exported(tmp_path / "encoder"), "steps": 12, "evaluate_every": 1, "base_lr": 0.1}
@@ -170,7 +171,7 @@ def test_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_like_one_never_sto
     assert validation_looks(tmp_path / "run") == validation_looks(tmp_path / "whole")
 
 
-def test_finished_run_that_is_resumed_tells_its_test_once(tmp_path: Path) -> None:
+def test_finished_run_that_is_resumed_logs_its_test_once(tmp_path: Path) -> None:
     run = config(tmp_path / "run", encoder=exported(tmp_path / "encoder"), steps=2)
     finetune(run)
     lines = (run.out / "metrics.jsonl").read_text()
@@ -205,7 +206,7 @@ def test_fine_tuned_timm_model_opens_in_plain_timm_with_the_same_logits(tmp_path
         assert torch.allclose(plain(ours.encoder.prepare(images)), ours(images), atol=1e-5)
 
 
-def test_encoder_trained_by_labels_can_be_probed_like_any_other(tmp_path: Path) -> None:
+def test_encoder_trained_on_labels_can_be_loaded_like_any_other(tmp_path: Path) -> None:
     scratch = {"name": "small_cnn", "model_args": {"width": 8}, "from_scratch": True, "image_size": 16}
     finetune(config(tmp_path / "run", encoder=scratch, steps=2))
     encoder = load_encoder(tmp_path / "run" / "encoder")
@@ -240,10 +241,10 @@ def test_tokens_and_positions_are_not_decayed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("decay", "moves"), [(1e-6, False), (1.0, True)])
-def test_a_tiny_decay_leaves_the_first_layer_where_it_was(tmp_path: Path, decay: float, moves: bool) -> None:
+def test_a_tiny_layer_decay_keeps_the_first_layer_fixed(tmp_path: Path, decay: float, moves: bool) -> None:
     start = exported(tmp_path / "encoder")
     seed_step(0, 1)
-    before = Classifier(load_encoder(start), ["?"] * 8).state_dict()  # head and encoder as training finds them
+    before = Classifier(load_encoder(start), ["?"] * 8).state_dict()  # head and encoder at the start of training
     finetune(config(tmp_path / "run", encoder=start, steps=2, layer_decay=decay))
     after = load_classifier(tmp_path / "run" / "classifier").state_dict()
     depths = dict(layer_decay_groups(Classifier(load_encoder(start), ["?"] * 8)))
@@ -257,17 +258,17 @@ def test_a_tiny_decay_leaves_the_first_layer_where_it_was(tmp_path: Path, decay:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoder": {}}, "give encoder=PATH of an exported encoder, or encoder.from_scratch=true"),
-        ({"encoder": "e", "data": {"task": ["shape", "color"]}}, "fine-tuning learns one task at a time"),
+        ({"encoder": {}}, "set encoder=PATH to an exported encoder, or set encoder.from_scratch=true"),
+        ({"encoder": "e", "data": {"task": ["shape", "color"]}}, "fine-tuning trains on one task at a time"),
     ],
     ids=["no-start", "two-tasks"],
 )
-def test_config_that_makes_no_sense_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_contradictory_config_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(tmp_path, **changes)
 
 
-def test_problems_of_encoder_and_data_come_together_and_nothing_is_written(tmp_path: Path) -> None:
+def test_problems_of_encoder_and_data_are_reported_together_and_nothing_is_written(tmp_path: Path) -> None:
     run = config(tmp_path / "run", encoder=tmp_path / "none", data={"train": "folder:nowhere"})
     with pytest.raises(UserError) as caught:
         finetune(run)
@@ -275,7 +276,7 @@ def test_problems_of_encoder_and_data_come_together_and_nothing_is_written(tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_image_size_and_number_of_images_are_looked_at_before_anything_is_written(tmp_path: Path) -> None:
+def test_image_size_and_number_of_images_are_checked_before_anything_is_written(tmp_path: Path) -> None:
     start = exported(tmp_path / "encoder", EncoderConfig(name="linear", model_args={"code": 4}), image_size=8)
     run = config(
         tmp_path / "run",
@@ -285,8 +286,8 @@ def test_image_size_and_number_of_images_are_looked_at_before_anything_is_writte
     with pytest.raises(UserError) as caught:
         finetune(run)
     assert caught.value.problems == (
-        "data.image_size=16: linear cannot serve at this size: it codes images of 8 px as they are, not of 16x16; "
-        "leave data.image_size out",
-        "task 'color': 2 training images of 8 classes are too few to hold out a validation split; give more images",
+        "data.image_size=16: linear does not support this size: it encodes images of 8 px only, not 16x16; "
+        "remove data.image_size",
+        "task 'color': 2 training images in 8 classes are too few for a validation split; add images",
     )
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Accuracy, Wilson's interval and confusion, against numbers worked out by hand."""
+"""Accuracy, Wilson's interval and confusion, against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_wilson_interval_equals_the_published_table(right: int, total: int, low:
 
 
 @given(st.integers(1, 10**6).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
-def test_wilson_interval_holds_its_share_and_is_symmetric(case: tuple[int, int]) -> None:
+def test_wilson_interval_contains_the_proportion_and_is_symmetric(case: tuple[int, int]) -> None:
     right, total = case
     low, high = wilson_interval(right, total)
     assert 0 <= low <= right / total <= high <= 1
@@ -34,8 +34,8 @@ def test_wilson_interval_holds_its_share_and_is_symmetric(case: tuple[int, int])
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 0), (3, 2), (-1, 5)])
-def test_wilson_interval_refuses_what_is_no_share(right: int, total: int) -> None:
-    with pytest.raises(ValueError, match="no share"):
+def test_wilson_interval_refuses_what_is_not_a_proportion(right: int, total: int) -> None:
+    with pytest.raises(ValueError, match="not a proportion"):
         wilson_interval(right, total)
 
 
@@ -53,13 +53,13 @@ def test_confusion_counts_true_by_predicted() -> None:
     assert per_class_accuracy(confusion) == [0.5, 1.0, pytest.approx(2 / 3), None]
 
 
-def test_a_score_is_all_of_them_at_once() -> None:
+def test_a_score_holds_all_metrics() -> None:
     labels = torch.tensor([0, 0, 1, 2, 2, 2])
     predictions = torch.tensor([0, 1, 1, 2, 2, 0])
     found = score(predictions, labels, 4)
     assert (found.accuracy, found.n) == (4 / 6, 6)
     assert found.ci95 == wilson_interval(4, 6)
-    assert found.per_class == (0.5, 1.0, pytest.approx(2 / 3), None)
+    assert list(found.per_class) == [0.5, 1.0, pytest.approx(2 / 3), None]
     assert found.confusion == ((1, 1, 0, 0), (0, 1, 0, 0), (1, 0, 2, 0), (0, 0, 0, 0))
-    with pytest.raises(ValueError, match="no share"):
+    with pytest.raises(ValueError, match="not a proportion"):
         score(labels[:0], labels[:0], 4)

@@ -1,4 +1,4 @@
-"""The probe stage from an exported encoder to results.json, on made-up images."""
+"""The probe stage from an exported encoder to results.json, on generated images."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from common.encoders import EncoderConfig, build_encoder
-from common.encoders.folder import export_encoder, load_encoder, read_encoder_card
+from common.encoders.export import export_encoder
+from common.encoders.load import load_encoder, read_encoder_card
 from common.errors import UserError
+from finetune import metrics
 from finetune import probe as stage
 from finetune.config import ProbeConfig
 from finetune.data import Sources, open_sources
@@ -47,7 +49,7 @@ def config_of(out: Path, encoder: Path, **changes: Any) -> ProbeConfig:
 
 @pytest.fixture(scope="module")
 def report(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> ProbeReport:
-    """One whole probe; the module's tests look at what it left."""
+    """One complete probe run; the tests of this module check its results."""
     out = tmp_path_factory.mktemp("probe") / "out"
     returned = probe(config_of(out, encoder))
     assert json.loads((out / "results.json").read_text()) == returned.model_dump(mode="json")
@@ -88,11 +90,11 @@ def test_baselines_choose_among_the_same_spaces(report: ProbeReport) -> None:
     for result in report.results:
         twin, pixels = (result.baselines[name].probes["linear"] for name in ("random_init", "pixels"))
         assert twin.test.confusion != result.linear.test.confusion  # another network
-        assert twin.choice.at_end_of_grid  # a grid of two strengths has nothing but ends
+        assert twin.choice.at_end_of_grid  # a grid of two strengths has only ends
         assert pixels.choice.features == 3 * 16 * 16
 
 
-def test_the_untrained_network_is_offered_exactly_the_encoders_spaces(
+def test_the_untrained_twin_gets_exactly_the_encoders_spaces(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offered: dict[str, list[str]] = {}
@@ -108,7 +110,7 @@ def test_the_untrained_network_is_offered_exactly_the_encoders_spaces(
     assert offered["pixels"] == ["0 flatten"]
 
 
-def test_a_colour_task_is_possible_from_pixels_but_hidden_from_a_gray_encoder(report: ProbeReport) -> None:
+def test_a_color_task_can_be_solved_from_pixels_but_not_by_a_gray_encoder(report: ProbeReport) -> None:
     color = report.results[0]
     pixels = color.baselines["pixels"].probes["linear"]
     assert pixels.test.accuracy > color.linear.test.accuracy + 0.1
@@ -116,7 +118,7 @@ def test_a_colour_task_is_possible_from_pixels_but_hidden_from_a_gray_encoder(re
     assert color.linear.damaged["gray"].accuracy == color.linear.test.accuracy
 
 
-def test_damaged_images_are_judged_by_the_same_linear_classifier(report: ProbeReport) -> None:
+def test_damaged_images_are_classified_by_the_same_linear_classifier(report: ProbeReport) -> None:
     for result in report.results:
         assert list(result.linear.damaged) == ["gaussian sigma=0.1", "gray", "holes ratio=0.25"]
         for damaged in result.linear.damaged.values():
@@ -136,7 +138,7 @@ def test_properties_of_the_code_are_shared_by_tasks(report: ProbeReport, encoder
     assert first.invariance["gray"] == pytest.approx(1, abs=1e-4)  # this encoder sees gray only
 
 
-def test_numbers_are_logged_under_names_of_their_own(report: ProbeReport) -> None:
+def test_numbers_are_logged_under_distinct_names(report: ProbeReport) -> None:
     result = report.results[0]
     numbers = logged_numbers(result)
     assert result.code is not None
@@ -155,7 +157,7 @@ def test_properties_can_be_switched_off(encoder: Path, tmp_path: Path) -> None:
     assert all(result.code is None for result in probe(config).results)
 
 
-def test_test_labels_change_the_accuracy_and_nothing_that_is_chosen(
+def test_test_labels_change_only_the_accuracy_not_the_choice(
     report: ProbeReport, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def shuffled(data: Any, seed: int) -> Sources:
@@ -176,7 +178,7 @@ def test_the_test_set_is_scored_once_for_each_reported_row(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scored: list[int] = []
-    real = stage.score
+    real = metrics.score
     monkeypatch.setattr(stage, "score", lambda *given: scored.append(1) or real(*given))
     config = config_of(tmp_path / "out", encoder, damage=[], baselines={"random_init": False, "pixels": False})
     probe(config)
@@ -188,7 +190,7 @@ def test_a_second_probe_reads_features_from_the_cache_and_agrees(
 ) -> None:
     short = {"damage": [], "baselines": {"pixels": False}, "cache_folder": tmp_path / "cache"}
     first = probe(config_of(tmp_path / "one", encoder, **short))
-    monkeypatch.setattr("finetune.features.extract", lambda *given: pytest.fail("features were computed again"))
+    monkeypatch.setattr("finetune.features.extract", lambda *given: pytest.fail("features were recomputed"))
     second = probe(config_of(tmp_path / "two", encoder, **short))
     for one, two in zip(first.results, second.results, strict=True):
         assert one.linear.test.confusion == two.linear.test.confusion
@@ -196,7 +198,7 @@ def test_a_second_probe_reads_features_from_the_cache_and_agrees(
         assert mine.test.confusion == again.test.confusion
 
 
-def test_several_data_sets_in_one_call(encoder: Path, tmp_path: Path) -> None:
+def test_several_data_sets_can_be_probed_in_one_call(encoder: Path, tmp_path: Path) -> None:
     more = {"train": "shapes", "task": "color", "limit": 150, "test_limit": 40, "workers": 0}
     other = {"train": "shapes", "test": "shapes:train:60", "task": "color", "limit": 150, "workers": 0}
     config = config_of(
@@ -215,7 +217,7 @@ def test_several_data_sets_in_one_call(encoder: Path, tmp_path: Path) -> None:
         ("color", 150, 40),
         ("color", 150, 60),
     ]
-    # each has a name of its own in what is logged
+    # each is logged under its own name
     logged = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     accuracies = [value for row in logged for key, value in row.items() if key.endswith("/test_accuracy")]
     assert accuracies == [result.linear.test.accuracy for result in results]
@@ -244,8 +246,8 @@ def test_wandb_holds_the_hash_of_the_encoder_and_its_results(encoder: Path, tmp_
 
 def test_protocol_says_how_layers_and_poolings_were_compared(report: ProbeReport) -> None:
     assert (
-        "layers and poolings first compared on at most 200 training images; the best 2 of them and the widest then on "
-        "all" in report.results[0].protocol
+        "layers and poolings first compared on at most 200 training images, then the best 2 and the widest on all of "
+        "them" in report.results[0].protocol
     )
 
 
@@ -262,7 +264,7 @@ def test_ridge_is_a_probe_too(encoder: Path, tmp_path: Path) -> None:
     assert result.linear.test.accuracy > 1 / 8
 
 
-def test_test_images_that_are_training_images_are_told(
+def test_test_images_that_are_training_images_are_reported(
     encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = config_of(
@@ -274,11 +276,11 @@ def test_test_images_that_are_training_images_are_told(
     )
     with caplog.at_level(logging.WARNING, logger="retouch"):
         report = probe(config)
-    assert "40 of 40 test images are byte-identical" in caplog.text
+    assert "40 of 40 test images are identical" in caplog.text
     assert any("40 of 40 test images are also training images" in note for note in report.notes)
 
 
-def test_everything_wrong_is_told_at_once_and_nothing_is_written(encoder: Path, tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once_and_nothing_is_written(encoder: Path, tmp_path: Path) -> None:
     config = config_of(tmp_path / "out", tmp_path / "nowhere", data={"task": "size"})
     with pytest.raises(UserError) as caught:
         probe(config)
@@ -304,6 +306,6 @@ def test_wrong_settings_are_refused(changes: dict[str, Any], message: str, encod
         config_of(tmp_path / "out", encoder, **changes)
 
 
-def test_damage_is_named_by_what_sets_it_apart() -> None:
+def test_damage_is_named_by_its_non_default_settings() -> None:
     names = [damage_name(damage) for damage in ProbeConfig(out=Path("o"), encoder=Path("e")).damage]
     assert names == ["gaussian sigma=0.1", "gray", "holes ratio=0.25"]

@@ -1,4 +1,4 @@
-"""The properties of a code, on encoders whose figures can be worked out by hand."""
+"""Code properties, on encoders whose numbers can be computed by hand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INVARIANT = ["gaussian", "shift", "flip", "brightness", "gray"]
 
 
 class FormulaEncoder(Encoder):
-    """One map, by a formula of the image ``[B 3 8 8]`` in [0, 1]."""
+    """One map, computed by a formula from the image ``[B 3 8 8]`` in [0, 1]."""
 
     def __init__(self, formula: Callable[[Tensor], Tensor]) -> None:
         super().__init__("formula", SIDE, "rgb", mask_channel=False)
@@ -52,7 +52,7 @@ def pairs(images: Tensor) -> float:
     return float(torch.stack(apart).mean())
 
 
-def test_an_image_as_its_own_code_moves_as_far_as_its_pixels() -> None:
+def test_a_code_equal_to_the_image_moves_as_far_as_its_pixels() -> None:
     found = measured(lambda images: images)
     images = to_float(bright_images().rows(torch.arange(60)))
     between = pairs(images)
@@ -71,15 +71,17 @@ def test_a_constant_code_does_not_move() -> None:
     assert compact(found) == (5, 5.0, 20)
 
 
-def test_a_code_averaged_over_flips_minds_no_flip() -> None:
+def test_a_code_averaged_over_flips_is_invariant_to_flips() -> None:
     found = measured(lambda images: (images + images.flip(-1)) / 2).invariance
     assert found["flip"] == 1
+    assert found["shift"] is not None
+    assert found["gaussian"] is not None
     assert found["shift"] < 0.9
     assert found["gaussian"] < 1
 
 
-def test_a_code_that_multiplies_brightness_is_known_exactly() -> None:
-    # two images of one gray each: codes a and b, darkened 0.8 a and 0.8 b
+def test_a_code_proportional_to_brightness_has_the_exact_score() -> None:
+    # two uniform gray images: codes a and b, darkened 0.8 a and 0.8 b
     source = BrightSource(2)
     source.pixels[0], source.pixels[1] = 51, 204  # 0.2 and 0.8
     images = Images(source, SIDE, torch.arange(2), source.pixels)
@@ -90,15 +92,17 @@ def test_a_code_that_multiplies_brightness_is_known_exactly() -> None:
     assert found["gray"] == pytest.approx(1)
 
 
-def test_a_code_without_colour_minds_no_loss_of_colour() -> None:
+def test_a_code_without_color_is_invariant_to_gray() -> None:
     luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
     assert measured(lambda images: (images * luma).sum(1, keepdim=True)).invariance["gray"] == pytest.approx(1)
 
 
-def test_a_code_may_move_farther_than_to_another_picture() -> None:
-    # near-constant images whose code is their roughness: noise changes it more than the picture does
+def test_a_code_can_move_farther_than_to_another_image() -> None:
+    # the code is the roughness of near-constant images: noise changes it more than the image does
     found = measured(lambda images: 100 * (images[..., 1:] - images[..., :-1]).square().mean((1, 2, 3), keepdim=True))
-    assert found.invariance["gaussian"] < 0
+    moved = found.invariance["gaussian"]
+    assert moved is not None
+    assert moved < 0
 
 
 def test_scale_and_offset_of_the_code_change_nothing() -> None:
@@ -106,7 +110,7 @@ def test_scale_and_offset_of_the_code_change_nothing() -> None:
     assert other == pytest.approx(plain, abs=1e-3)
 
 
-def test_entries_that_are_nothing_beside_the_largest_are_not_counted() -> None:
+def test_entries_negligible_next_to_the_largest_are_not_counted() -> None:
     entries = torch.tensor([0, 1e-9, -1e-9, 1e-3, -1.0, 0, 0, 0, 0, 0]).view(1, 10, 1, 1)
     found = measured(lambda images: entries.expand(len(images), -1, -1, -1))
     assert compact(found) == (10, 2.0, 16.0)
@@ -115,21 +119,21 @@ def test_entries_that_are_nothing_beside_the_largest_are_not_counted() -> None:
     assert nothing.invariance == dict.fromkeys(INVARIANT, 1.0)
 
 
-def test_figures_do_not_depend_on_the_batches_but_for_the_noise() -> None:
+def test_numbers_do_not_depend_on_the_batches_except_for_the_noise() -> None:
     whole, parts = measured(lambda images: images, batch_size=64), measured(lambda images: images, batch_size=7)
     assert compact(whole) == compact(parts)
     assert whole.invariance == pytest.approx(parts.invariance, abs=0.01)
     assert all(whole.invariance[name] == pytest.approx(parts.invariance[name]) for name in INVARIANT[1:])
 
 
-def test_the_same_seed_gives_the_same_figures() -> None:
+def test_the_same_seed_gives_the_same_numbers() -> None:
     encoder, images = FormulaEncoder(lambda images: images), bright_images()
     first, again, other = (measure_properties(encoder, images, extraction(), seed) for seed in (3, 3, 4))
     assert first == again
     assert first.invariance["gaussian"] != other.invariance["gaussian"]
 
 
-def test_many_images_are_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_images_are_subsampled_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "IMAGES", 4)
     asked: list[list[int]] = []
     images = bright_images()
@@ -139,7 +143,7 @@ def test_many_images_are_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None
     assert asked == [[0, 20, 39], [59]]
 
 
-def test_what_is_not_defined_is_none() -> None:
+def test_undefined_scores_are_none() -> None:
     assert measured(lambda images: images, bright_images(1)).invariance["flip"] is None
     assert invariance(0, 0) == 1
     assert invariance(1, 0) is None
@@ -147,7 +151,7 @@ def test_what_is_not_defined_is_none() -> None:
     assert invariance(1, 2) == 0.5
 
 
-def test_changes_are_what_they_say() -> None:
+def test_changes_do_what_their_names_say() -> None:
     images = torch.arange(5.0).expand(1, 3, 5, 5)
     assert shift(images)[0, 0, 0].tolist() == [2, 1, 0, 1, 2]
     assert flip(images)[0, 0, 0].tolist() == [4, 3, 2, 1, 0]

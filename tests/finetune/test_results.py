@@ -1,4 +1,4 @@
-"""Results as files: exactly what was dumped comes back, and what is not ours is refused plainly."""
+"""Results as files: they are read back exactly, and foreign files are refused with a plain message."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def finetuned() -> FinetuneResult:
     )
 
 
-def test_what_is_written_comes_back_with_its_version(tmp_path: Path) -> None:
+def test_results_are_read_back_with_their_version(tmp_path: Path) -> None:
     report = ProbeReport(results=(probe_result("shape", 0.712), probe_result("color", 0.5)), notes=("one",))
     for folder, found in ((tmp_path / "probe", report), (tmp_path / "finetune", finetuned())):
         write_results(folder, found)
@@ -38,7 +38,7 @@ def test_what_is_written_comes_back_with_its_version(tmp_path: Path) -> None:
         assert read_results(folder) == read_results(folder / "results.json") == found
 
 
-def test_numbers_keep_their_kind(tmp_path: Path) -> None:
+def test_numbers_keep_their_type(tmp_path: Path) -> None:
     write_results(tmp_path, ProbeReport(results=(probe_result("shape", 0.5),)))
     found = read_results(tmp_path)
     assert isinstance(found, ProbeReport)
@@ -49,17 +49,17 @@ def test_numbers_keep_their_kind(tmp_path: Path) -> None:
 
 def test_results_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        probe_result("shape", 0.5).task = "color"
+        probe_result("shape", 0.5).task = "color"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such file; give the results.json of a finished retouch probe or finetune"),
+        (None, "no such file; give the results.json of a finished retouch probe or finetune run"),
         ("{", "cannot be read"),
         ("[]", "has no schema_version"),
         ('{"atoms": 64}', "has no schema_version: another stage or an older Retouch wrote it"),
-        ('{"schema_version": 99}', "has schema_version 99, and this Retouch reads 1"),
+        ('{"schema_version": 99}', "has schema_version 99, but this Retouch reads version 1"),
         (
             '{"schema_version": 1, "stage": "probe"}',
             "is damaged; run the stage again:\n  probe.results: field required",
@@ -68,7 +68,7 @@ def test_results_cannot_be_changed() -> None:
     ],
     ids=["missing", "cut", "list", "pretraining", "future", "field", "stage"],
 )
-def test_what_is_no_result_is_refused_plainly(content: str | None, message: str, tmp_path: Path) -> None:
+def test_other_files_are_refused_with_a_plain_message(content: str | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     if content is not None:
         path.write_text(content)
@@ -89,7 +89,7 @@ def test_every_damaged_field_is_named(tmp_path: Path) -> None:
     assert "finetune.misspelled: extra inputs are not permitted" in str(caught.value)
 
 
-def test_choices_read_as_a_line() -> None:
+def test_choices_read_as_one_line() -> None:
     result = probe_result("shape", 0.5)
     assert result.linear.choice.text == "layer 0+1+2, avg, l2 0.001"
     assert finetuned().tuned.choice.text == "step 450 of 1,000"

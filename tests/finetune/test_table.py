@@ -1,4 +1,4 @@
-"""Tables that people read: everything in 100 columns, shared baselines once, gray encoders marked."""
+"""Result tables: everything fits in 100 columns, shared baselines appear once, gray encoders are marked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.finetune.toys import probe_result, score_of
 def printed(table: Any) -> str:
     console = Console(file=io.StringIO(), width=100)
     console.print(table)
-    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_three_tasks_fit_100_columns_with_interval_layer_and_strength() -> None:
@@ -43,21 +43,21 @@ def test_one_task_leaves_room_for_the_whole_choice() -> None:
     assert "layer 0+1+2, avg, l2 0.001" in text
 
 
-def test_many_tasks_go_one_below_the_other() -> None:
+def test_many_tasks_are_listed_in_rows() -> None:
     text = printed(results_table(probe_lines([probe_result(f"task{number}", 0.5) for number in range(5)])))
     assert max(map(len, text.splitlines())) <= 100
     assert all(f"task{number}" in text for number in range(5))
     assert "50.0 [49.0, 51.0]" in text
 
 
-def test_several_encoders_share_their_pixels_and_keep_their_own_random_twins() -> None:
+def test_several_encoders_share_the_pixel_baseline_and_keep_their_own_untrained_twins() -> None:
     text = printed(results_table(probe_lines([probe_result("shape", 0.7), probe_result("shape", 0.6, "mask")])))
     assert text.count("raw pixels, linear") == 1
     assert "random init (denoise), linear" in text
     assert "random init (mask), linear" in text
 
 
-def test_what_saw_gray_only_is_marked_on_tasks_that_need_colour() -> None:
+def test_encoders_that_see_gray_only_are_marked_on_tasks_that_need_color() -> None:
     gray = [probe_result(task, 0.3, "colorize", "gray") for task in ("color", "shape")]
     marked = {(line.task, line.method) for line in probe_lines(gray) if line.note == "saw gray only"}
     methods = ("colorize, linear", "colorize, k-NN", "random init, linear", "random init, k-NN")
@@ -66,12 +66,12 @@ def test_what_saw_gray_only_is_marked_on_tasks_that_need_colour() -> None:
     assert "saw gray only" in printed(results_table(probe_lines(gray[:1])))
     assert "saw gray only" in results_markdown(probe_lines(gray))
     assert "saw gray only" not in printed(results_table(probe_lines([probe_result("color", 0.3)])))
-    # a name says nothing: the source declares which tasks need colour
+    # the name does not matter: the source declares which tasks need color
     named = probe_result("color", 0.3, "colorize", "gray").model_copy(update={"needs_color": False})
     assert not any(line.note for line in probe_lines([named]))
 
 
-def test_markdown_has_methods_down_and_tasks_across() -> None:
+def test_markdown_has_methods_in_rows_and_tasks_in_columns() -> None:
     text = results_markdown(probe_lines([probe_result("shape", 0.712), probe_result("color", 0.5)]))
     lines = text.splitlines()
     assert lines[0] == "| method | shape | color |"
@@ -84,7 +84,7 @@ def test_numbers_in_markdown_can_be_aligned_to_the_right() -> None:
     assert markdown(["code", "n"], [["pca", "64"]], right=True) == "| code | n |\n| --- | ---: |\n| pca | 64 |\n"
 
 
-def test_data_sets_that_differ_in_their_test_alone_have_columns_of_their_own() -> None:
+def test_data_sets_that_differ_only_in_their_test_set_have_separate_columns() -> None:
     one, other = probe_result("shape", 0.712), probe_result("shape", 0.5, n=50, test="folder:photos")
     assert data_names([one, other]) == ["tested on shapes:test:4000", "tested on folder:photos"]
     lines = probe_lines([one, other])
@@ -99,7 +99,7 @@ def test_data_sets_that_differ_in_their_test_alone_have_columns_of_their_own() -
     assert results_markdown(lines).splitlines()[2].count("[") == 2
 
 
-def test_names_of_data_are_as_short_as_tells_them_apart() -> None:
+def test_names_of_data_are_as_short_as_needed_to_distinguish_them() -> None:
     one, fewer = probe_result("shape", 0.5), probe_result("shape", 0.5)
     assert data_names([one, fewer]) == ["", ""]
     subject = fewer.subjects["encoder"]
@@ -116,7 +116,7 @@ def test_names_of_data_are_as_short_as_tells_them_apart() -> None:
     ]
 
 
-def test_damage_stands_beside_the_clean_accuracy_with_intervals() -> None:
+def test_damage_is_shown_next_to_the_clean_accuracy_with_intervals() -> None:
     several = probe_result("shape", 0.712)
     several.linear.damaged["holes ratio=0.25"] = score_of(0.4)
     text = printed(damage_table([several]))
@@ -126,7 +126,7 @@ def test_damage_stands_beside_the_clean_accuracy_with_intervals() -> None:
     assert "[39.0, 41.0]" in text
 
 
-def test_properties_fit_100_columns_and_what_tasks_share_stands_once() -> None:
+def test_properties_fit_100_columns_and_shared_values_appear_once() -> None:
     shared = [probe_result("shape", 0.712), probe_result("color", 0.5)]
     text = printed(properties_table([*shared, probe_result("texture", 0.4, "mask")]))
     assert max(map(len, text.splitlines())) <= 100

@@ -1,4 +1,4 @@
-"""Fine-tuning by two real processes (gloo), with the comparisons that are shipped."""
+"""Fine-tuning in two real processes (gloo), with the default comparisons."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from common.encoders import EncoderConfig, build_encoder
-from common.encoders.folder import export_encoder
+from common.encoders.export import export_encoder
 from finetune.config import FinetuneConfig
 from finetune.full import finetune
 
@@ -41,21 +41,21 @@ def one_of_two(rank: int, port: int, folder: Path) -> None:
     (folder / f"rank-{rank}.json").write_text(json.dumps({"result": found, "joined": joined}))
 
 
-def test_first_process_alone_tests_and_tells_and_their_group_is_joined_once(tmp_path: Path) -> None:
+def test_only_the_first_process_tests_and_logs_and_the_group_is_joined_once(tmp_path: Path) -> None:
     torch.manual_seed(0)
     small = EncoderConfig(model_args={"width": 4, "depth": 1})
     export_encoder(build_encoder(small, image_size=16), tmp_path / "encoder", {})
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(one_of_two, args=(port, tmp_path), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(one_of_two, args=(port, tmp_path), nprocs=2)
     first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
     assert first["joined"] == second["joined"] == ["group"]
     assert second["result"] is None
     assert first["result"] == json.loads((tmp_path / "run" / "results.json").read_text())
     scratch = json.loads((tmp_path / "run" / "from_scratch" / "results.json").read_text())
-    # a linear probe runs in one process, and that it is left out is said
+    # a linear probe runs in one process, and skipping it is logged
     assert first["result"]["linear_probe"] is None
-    said = [(tmp_path / f"said-{rank}.txt").read_text().count("linear_probe: left out") for rank in range(2)]
+    said = [(tmp_path / f"said-{rank}.txt").read_text().count("linear_probe: skipped") for rank in range(2)]
     assert said == [1, 0]
     assert first["result"]["from_scratch"] == scratch["tuned"]

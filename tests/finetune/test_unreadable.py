@@ -1,4 +1,4 @@
-"""Broken files in labelled folders: the same results whether images are kept in memory or decoded when needed."""
+"""Broken files in labelled folders: results do not depend on whether images are kept in memory or decoded on demand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from PIL import Image
 
 from common.data import build_source, load_images
 from common.encoders import EncoderConfig, build_encoder
-from common.encoders.folder import export_encoder, load_encoder
+from common.encoders.export import export_encoder
+from common.encoders.load import load_encoder
 from common.pixels import to_float
 from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
 from finetune.embed import embed
@@ -27,7 +28,7 @@ BROKEN = {"train": ("dark/03", "dark/19", "light/00", "light/07"), "test": ("dar
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes that are not quite told apart by their brightness; some files are cut short, one is empty."""
+    """Two classes that brightness does not quite separate; some files are truncated, one is empty."""
     root = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(0)
     for split, count in (("train", 40), ("test", 12)):
@@ -82,7 +83,7 @@ def test_probes_agree_in_every_number(pictures: Path, encoder: Path, tmp_path: P
     assert sum(map(sum, linear["test"]["confusion"])) == 21
 
 
-def test_fine_tunings_agree_to_the_last_bit(pictures: Path, encoder: Path, tmp_path: Path) -> None:
+def test_fine_tuning_runs_agree_to_the_last_bit(pictures: Path, encoder: Path, tmp_path: Path) -> None:
     results = []
     for cache in ("ram", "none"):
         changes: dict[str, Any] = {"steps": 4, "evaluate_every": 2, "compare": {"from_scratch": False}}
@@ -106,7 +107,7 @@ def test_embedded_rows_are_those_of_readable_images(
     values = settings(pictures, encoder, tmp_path / "out", "none") | {"data": {"source": source}}
     with caplog.at_level(logging.WARNING, logger="retouch"):
         path = embed(EmbedConfig.model_validate(values)).path
-    assert sum("unreadable image, left out" in record.getMessage() for record in caplog.records) == 3
+    assert sum("unreadable image, skipped" in record.getMessage() for record in caplog.records) == 3
     table = pq.read_table(path)
     kept = load_images(build_source(source), 16, cache="ram").readable()
     labels = kept.labels()

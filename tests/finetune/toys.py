@@ -1,4 +1,4 @@
-"""Small stand-ins for transfer: an encoder whose maps are easy to compute, and labelled images that fit a formula."""
+"""Small stand-ins for transfer: an encoder whose maps are easy to compute, and labelled images given by a formula."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class HalvingEncoder(Encoder):
 
 
 class BrightSource(Source):
-    """Seeded noise; class k is brighter in its k-th quarter, so the classes can be told apart by the place of light."""
+    """Seeded noise; class k is brighter in its k-th quarter, so the position of the light separates the classes."""
 
     tasks = ("quarter",)
 
@@ -105,7 +105,7 @@ def bright_images(length: int = 60, seed: int = 0, classes: int = 3) -> Images:
 
 
 def score_of(accuracy: float, n: int = 10_000) -> Score:
-    """A score with an interval of a point either way."""
+    """A score with an interval of one point on each side."""
     return Score(accuracy=accuracy, ci95=(accuracy - 0.01, accuracy + 0.01), per_class=(None,), confusion=((n,),), n=n)
 
 
@@ -122,8 +122,8 @@ def probe_result(
 ) -> ProbeResult:
     """A result of three subjects and two probes each, as tables show them."""
 
-    def subject(value: float, view: View = view, **damaged: float) -> SubjectResult:
-        probes = {"linear": probed(value, {"l2": 0.001}, n, **damaged), "knn": probed(value / 2, {"k": 20}, n)}
+    def subject(value: float, view: View = view, damaged: dict[str, float] | None = None) -> SubjectResult:
+        probes = {"linear": probed(value, {"l2": 0.001}, n, **(damaged or {})), "knn": probed(value / 2, {"k": 20}, n)}
         return SubjectResult(view=view, probes=probes)
 
     return ProbeResult(
@@ -136,7 +136,7 @@ def probe_result(
         protocol="tested once",
         encoder=EncoderFacts(path="e", name="small_cnn", view=view, pretext=pretext, sha256="0" * 64),
         subjects={
-            "encoder": subject(accuracy, **{"gaussian sigma=0.1": 0.3, "gray": 0.2}),
+            "encoder": subject(accuracy, damaged={"gaussian sigma=0.1": 0.3, "gray": 0.2}),
             "random_init": subject(accuracy - 0.2),
             "pixels": subject(0.25, "rgb"),
         },

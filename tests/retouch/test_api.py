@@ -93,8 +93,8 @@ def test_a_demo_that_was_stopped_goes_on(
     monkeypatch.setattr(demo, "LABELLED", 120)
     finish = StepProgress.update
 
-    def stop(self: StepProgress, step: int, *numbers: float | None) -> None:
-        finish(self, step, *numbers)
+    def stop(self: StepProgress, step: int, loss: float | None, speed: float) -> None:
+        finish(self, step, loss, speed)
         if step == 2:
             signal.raise_signal(signal.SIGTERM)
 

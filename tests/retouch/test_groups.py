@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from common.encoders import EncoderConfig, build_encoder
-from common.encoders.folder import export_encoder, read_encoder_card
+from common.encoders.export import export_encoder
+from common.encoders.load import read_encoder_card
 from retouch.cli import main
 from tests.offline_wandb import history, offline_records
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from common.errors import UserError
 from finetune.config import ProbeConfig
 from finetune.probe import probe
 from finetune.results import ProbeReport
@@ -79,3 +80,12 @@ def test_the_walk_writes_its_pictures_and_tables(
     assert {line.count("|") for line in lines} == {len(walk.HEADER) + 1}
     said = capsys.readouterr().out
     assert all(name in said for name in walk.CODES)
+
+
+def test_without_matplotlib_the_lecture_says_what_to_install_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'retouch\[lecture\]'"):
+        walk.lecture(tmp_path / "lecture")
+    assert not (tmp_path / "lecture").exists()

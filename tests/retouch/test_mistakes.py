@@ -13,7 +13,7 @@ from PIL import Image
 
 from common.config import dump_config, load_config
 from common.encoders import EncoderConfig, build_encoder
-from common.encoders.folder import export_encoder
+from common.encoders.export import export_encoder
 from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
 from pretrain.config import PretrainConfig
 from retouch.cli import main
@@ -149,8 +149,8 @@ MISTAKES = [
         "pretrain",
         ["data.image_size=8"],
         [
-            "small_cnn cannot serve as an encoder at 8 px: it halves images 3 times; use a multiple of 8 px from 16 px "
-            "on"
+            "small_cnn cannot be used as an encoder at 8 px: it halves images 3 times; use a multiple of 8 px, at "
+            "least 16 px"
         ],
         id="image-size-refused",
     ),
@@ -170,7 +170,7 @@ MISTAKES = [
         "pretrain",
         ["out=full", "data.source=folder:nowhere", "encoder.name=none"],
         [
-            "folder:nowhere: there is no such folder: {here}/nowhere",
+            "folder:nowhere: no such folder: {here}/nowhere",
             "encoder.name: no encoder 'none'; use small_cnn, mlp, linear, sparse_code, patch_dictionary, kernel, or "
             "timm/ and the name of a timm model",
             "out: full is not empty; use resume=true to continue, overwrite=true to start over, or another out",
@@ -188,7 +188,7 @@ MISTAKES = [
             ("embed", "data.source"),
         )
         for source, message in (
-            ("folder:nowhere", "there is no such folder: {here}/nowhere"),
+            ("folder:nowhere", "no such folder: {here}/nowhere"),
             ("folder:empty", "the folder is empty: {here}/empty"),
             ("folder:notes", "no image files in {here}/notes (found 1 .txt)"),
         )
@@ -206,13 +206,13 @@ MISTAKES = [
         pytest.param(stage, [f"encoder={folder}"], [message], id=f"{stage}-encoder-{folder}")
         for stage in FROZEN
         for folder, message in (
-            ("nowhere", "nowhere: no such folder; give the encoder/ folder of a finished run"),
-            ("photos", "photos is not an encoder: it has no config.json; give the encoder/ folder of a finished run"),
+            ("nowhere", "nowhere: no such folder; use the encoder/ folder of a finished run"),
+            ("photos", "photos is not an encoder: it has no config.json; use the encoder/ folder of a finished run"),
             ("earlier", "earlier is a run folder; use earlier/encoder"),
             (
                 "cut",
                 "cut/model.safetensors cannot be read (Error while deserializing header: incomplete metadata, file not "
-                "fully covered): it is cut short or not safetensors; copy or export it again",
+                "fully covered): it is truncated or not safetensors; copy or export it again",
             ),
         )
     ),
@@ -220,7 +220,7 @@ MISTAKES = [
         pytest.param(
             stage,
             ["data.task=colour"],
-            ["folder:two: no task 'colour'; it has label: set data.task to that, or to null"],
+            ["folder:two: no task 'colour'; it has label; set data.task to one, or to null"],
             id=f"{stage}-no-such-task",
         )
         for stage in FROZEN
@@ -229,8 +229,7 @@ MISTAKES = [
         "probe",
         ["data.train=shapes", "data.task=[colour, shape, size]"],
         [
-            f"shapes:train:20000: no task '{task}'; it has shape, color, texture, all: set data.task to that, or to "
-            "null"
+            f"shapes:train:20000: no task '{task}'; it has shape, color, texture, all; set data.task to one, or to null"
             for task in ("colour", "size")
         ],
         id="probe-no-such-tasks",
@@ -258,14 +257,14 @@ MISTAKES = [
             (
                 "one-class",
                 ["data.train=folder:one"],
-                ["folder:one (80% for training, seed 0): task 'label' has one class only; a probe needs at least two"],
+                ["folder:one (80% for training, seed 0): task 'label' has only one class; at least two are needed"],
             ),
             (
                 "no-labels",
                 ["data.train=folder:photos"],
                 [
-                    "folder:photos: labels are needed, and some images (such as one.png) lie in no class folder: put "
-                    "each image in a folder named after its class"
+                    "folder:photos: labels are needed, but some images (such as one.png) are not in a class folder: "
+                    "put each image into a folder named after its class"
                 ],
             ),
         )
@@ -275,8 +274,8 @@ MISTAKES = [
             stage,
             ["encoder=vit", "data.image_size=30"],
             [
-                "data.image_size=30: timm/vit_tiny_patch16_224 cannot serve at this size: Input height (30) doesn't "
-                "match model (16); leave data.image_size out"
+                "data.image_size=30: timm/vit_tiny_patch16_224 does not support this size: Input height (30) "
+                "doesn't match model (16); remove data.image_size"
             ],
             id=f"{stage}-image-size-refused",
         )
@@ -285,7 +284,7 @@ MISTAKES = [
     pytest.param(
         "embed",
         ["layer=each"],
-        ["layer: 'each' names several features; give a number, all, or lastN"],
+        ["layer: 'each' selects several feature sets; choose one with a number, all, or lastN"],
         id="embed-several-layers",
     ),
     pytest.param(
@@ -294,8 +293,8 @@ MISTAKES = [
         [
             "out: full is not empty; use resume=true to continue, overwrite=true to start over, or another out",
             "cut/model.safetensors cannot be read (Error while deserializing header: incomplete metadata, file not "
-            "fully covered): it is cut short or not safetensors; copy or export it again",
-            "folder:nowhere: there is no such folder: {here}/nowhere",
+            "fully covered): it is truncated or not safetensors; copy or export it again",
+            "folder:nowhere: no such folder: {here}/nowhere",
             "folder:empty: the folder is empty: {here}/empty",
         ],
         id="probe-several-at-once",
@@ -304,8 +303,8 @@ MISTAKES = [
         "finetune",
         ["data.train=folder:nowhere", "data.test=folder:empty", "encoder=photos", "out=full"],
         [
-            "photos is not an encoder: it has no config.json; give the encoder/ folder of a finished run",
-            "folder:nowhere: there is no such folder: {here}/nowhere",
+            "photos is not an encoder: it has no config.json; use the encoder/ folder of a finished run",
+            "folder:nowhere: no such folder: {here}/nowhere",
             "folder:empty: the folder is empty: {here}/empty",
             "out: full is not empty; use resume=true to continue, overwrite=true to start over, or another out",
         ],
@@ -316,8 +315,8 @@ MISTAKES = [
         ["data.source=folder:nowhere", "encoder=nowhere", "out=full"],
         [
             "out: full is not empty; use resume=true to continue, overwrite=true to start over, or another out",
-            "nowhere: no such folder; give the encoder/ folder of a finished run",
-            "folder:nowhere: there is no such folder: {here}/nowhere",
+            "nowhere: no such folder; use the encoder/ folder of a finished run",
+            "folder:nowhere: no such folder: {here}/nowhere",
         ],
         id="embed-several-at-once",
     ),
@@ -409,7 +408,7 @@ def test_test_images_that_are_training_images_are_counted(here: Path, capsys: py
     common = ["out=new", "data.workers=0", "wandb.mode=disabled", "data.test=folder:three"]
     assert main(["probe", config, *common, *right, *quick]) == 0
     assert [line for line in answered(capsys) if line.startswith("warning")] == [
-        "warning: 3 of 11 test images are byte-identical to training images: the test accuracy may flatter"
+        "warning: 3 of 11 test images are identical to training images: test accuracy may be too high"
     ]
     assert (here / "new" / "results.json").is_file()
 

@@ -18,6 +18,6 @@ def test_a_name_of_several_stages_asks_for_the_stage() -> None:
         recipe("patch_dictionary")
 
 
-def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:
-    with pytest.raises(UserError, match="no recipe 'denois'; there are .*pretrain/denoise,"):
+def test_an_unknown_recipe_is_refused_and_the_message_lists_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"no recipe 'denois'; there are .*pretrain/denoise,"):
         recipe("denois")

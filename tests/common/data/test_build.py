@@ -22,38 +22,38 @@ from tests.common.data.samples import png, write_dtd, write_folder, write_mnist,
     [
         ("shape", "'shape': unknown source 'shape'; did you mean 'shapes'?"),
         ("Folder:x", "'Folder:x': unknown source 'Folder'; did you mean 'folder'?"),
-        ("imagenet", "'imagenet': unknown source 'imagenet'; a source is one of shapes[:train|test[:LENGTH]], "
+        ("imagenet", "'imagenet': unknown source 'imagenet'; use one of shapes[:train|test[:LENGTH]], "
          "photos[:train|test[:LENGTH]], folder:PATH, parquet:GLOB, hf:NAME[:SPLIT], torchvision:NAME[:SPLIT], "
          "patches:SOURCE"),
         ("{tmp}", "'{tmp}': unknown source '{tmp}'; did you mean folder:{tmp}?"),
         ("{tmp}/a.parquet", "'{tmp}/a.parquet': unknown source '{tmp}/a.parquet'; "
          "did you mean parquet:{tmp}/a.parquet?"),
-        ("folder:", "'folder:': incomplete; written folder:PATH"),
-        ("folder:{tmp}/gone", "folder:{tmp}/gone: there is no such folder: {tmp}/gone"),
-        ("folder:{tmp}/file.txt", "folder:{tmp}/file.txt: this is a file, not a folder: {tmp}/file.txt"),
+        ("folder:", "'folder:' is incomplete; the form is folder:PATH"),
+        ("folder:{tmp}/gone", "folder:{tmp}/gone: no such folder: {tmp}/gone"),
+        ("folder:{tmp}/file.txt", "folder:{tmp}/file.txt: is a file, not a folder: {tmp}/file.txt"),
         ("folder:{tmp}/empty", "folder:{tmp}/empty: the folder is empty: {tmp}/empty"),
         ("folder:{tmp}/texts", "folder:{tmp}/texts: no image files in {tmp}/texts (found 2 .txt, 1 .parquet); "
-         "for parquet files write parquet:PATH/*.parquet"),
+         "for parquet files use parquet:PATH/*.parquet"),
         ("parquet:{tmp}/*.parquet", "parquet:{tmp}/*.parquet: no file matches (from {cwd})"),
         ("parquet:{tmp}/empty", "parquet:{tmp}/empty: no file matches; "
-         "for a folder write parquet:{tmp}/empty/*.parquet"),
-        ("shapes:val", "'shapes:val': no split 'val'; written shapes[:train|test[:LENGTH]]"),
+         "for a folder use parquet:{tmp}/empty/*.parquet"),
+        ("shapes:val", "'shapes:val': no split 'val'; the form is shapes[:train|test[:LENGTH]]"),
         ("shapes:train:many", "'shapes:train:many': 'many' is not a number of images; "
-         "written shapes[:train|test[:LENGTH]]"),
-        ("photos:val", "'photos:val': no split 'val'; written photos[:train|test[:LENGTH]]"),
+         "the form is shapes[:train|test[:LENGTH]]"),
+        ("photos:val", "'photos:val': no split 'val'; the form is photos[:train|test[:LENGTH]]"),
         ("photos:train:0", "'photos:train:0': '0' is not a number of images; "
-         "written photos[:train|test[:LENGTH]]"),
+         "the form is photos[:train|test[:LENGTH]]"),
         ("photo", "'photo': unknown source 'photo'; did you mean 'photos'?"),
-        ("patches:", "'patches:': incomplete; written patches:SOURCE"),
-        ("patches:photos", "'patches:photos': photos are patches already; write photos"),
-        ("patches:patches:shapes", "'patches:patches:shapes': patches are patches already; write patches:shapes"),
+        ("patches:", "'patches:' is incomplete; the form is patches:SOURCE"),
+        ("patches:photos", "'patches:photos': photos are already patches; use photos"),
+        ("patches:patches:shapes", "'patches:patches:shapes': patches are already patches; use patches:shapes"),
         ("patches:foldr:x", "'foldr:x': unknown source 'foldr'; did you mean 'folder'?"),
         ("patches:folder:{tmp}/empty", "folder:{tmp}/empty: the folder is empty: {tmp}/empty"),
         ("torchvision:CIFAR", "torchvision:CIFAR: torchvision has no data set 'CIFAR'; did you mean 'CIFAR10'?"),
-        ("torchvision:ImageFolder", "torchvision:ImageFolder: this is no published set but any folder of class "
-         "folders: use folder:PATH"),
-        ("torchvision:FakeData:test", "torchvision:FakeData:test: no split 'test'; it comes in one piece: "
-         "name no test set, and a part is held out"),
+        ("torchvision:ImageFolder", "torchvision:ImageFolder is not a published data set but reads folders of "
+         "your own; use folder:PATH"),
+        ("torchvision:FakeData:test", "torchvision:FakeData:test: no split 'test'; it has no test set: "
+         "leave data.test out, and a part is held out"),
     ],
 )  # fmt: skip
 def test_mistakes_get_one_plain_message(spec: str, message: str, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_seed_reaches_photos_which_have_no_labels() -> None:
     assert one.fingerprint != two.fingerprint
     assert [len(build_source("photos", split=split)) for split in ("train", "test")] == [20_000, 4_000]
     assert len(build_source("photos:test:7")) == 7
-    with pytest.raises(UserError, match=r"data\.label: photos has no labels; leave it out"):
+    with pytest.raises(UserError, match=r"data\.label: photos has no labels; remove it"):
         build_source("photos", label="flower")
 
 
@@ -136,7 +136,7 @@ def test_patches_are_opened_as_the_source_they_are_cut_from(tmp_path: Path) -> N
     assert source.spec == f"patches:folder:{tmp_path}"
     assert source.fingerprint != build_source(source.spec, seed=4).fingerprint
     assert len(build_source("patches:shapes", split="test")) == 25 * 4_000
-    with pytest.raises(UserError, match=r"data\.label: patches has no labels; leave it out"):
+    with pytest.raises(UserError, match=r"data\.label: patches have no labels; remove it"):
         build_source(source.spec, label="label")
     with pytest.raises(UserError, match="has no columns to choose from"):
         build_source(source.spec, image="image")
@@ -172,24 +172,24 @@ def test_struct_of_bytes_and_path_serves(tmp_path: Path) -> None:
 
 def test_several_columns_are_asked_about(tmp_path: Path) -> None:
     spec = table(tmp_path, left=[png(0)], right=[png(1)], size=[1], age=[2])
-    with pytest.raises(UserError, match=r"several columns hold images: left, right; name one with data\.image="):
+    with pytest.raises(UserError, match=r"several columns hold images: left, right; set data\.image to one of them"):
         build_source(spec)
     source = build_source(spec, image="left")  # labels are not needed, so not asked about
-    with pytest.raises(UserError, match=r"several columns may be labels: size, age; name one with data\.label="):
+    with pytest.raises(UserError, match=r"several columns may be labels: size, age; set data\.label to one of them"):
         source.labels()
     assert source.labels("age").names == ("2",)
     assert build_source(spec, image="right", label="age").labels().task == "age"
 
 
-def test_wrong_columns_are_told_at_once_with_those_there_are(tmp_path: Path) -> None:
+def test_all_wrong_columns_are_reported_with_the_existing_ones(tmp_path: Path) -> None:
     spec = table(tmp_path, photo=[png(0)], score=[0.5])
     with pytest.raises(UserError) as error:
         build_source(spec, image="img", label="score")
     assert str(error.value).splitlines() == [
         f"{spec}: data.image: no column 'img'; it has photo, score",
-        f"{spec}: data.label: column 'score' holds no labels; those that do: none",
+        f"{spec}: data.label: column 'score' does not hold labels; columns that do: none",
     ]
-    with pytest.raises(UserError, match="has no labels, and labels are needed here"):
+    with pytest.raises(UserError, match="has no labels, but labels are needed here"):
         build_source(spec).labels()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.transforms.v2 import functional as F
 
 from common.data import decode
@@ -158,7 +158,7 @@ def test_an_image_too_large_for_pil_is_read_up_to_a_bound_of_its_own(
 def test_what_only_torchvision_reads_is_read_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = io.BytesIO()
     picture(1).save(buffer, "PNG")
-    monkeypatch.setattr(Image, "open", lambda *_: (_ for _ in ()).throw(Image.UnidentifiedImageError()))
+    monkeypatch.setattr(Image, "open", lambda *_: (_ for _ in ()).throw(UnidentifiedImageError()))
     decoded = open_image(buffer.getvalue())
     assert isinstance(decoded, torch.Tensor)
     assert torch.equal(decoded, F.pil_to_tensor(picture(1)))

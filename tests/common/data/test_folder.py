@@ -61,14 +61,14 @@ def test_labels_are_needed_only_when_asked_for(tmp_path: Path) -> None:
     source = FolderSource(str(tmp_path))
     assert source.tasks == ()
     assert len(source) == 7
-    with pytest.raises(UserError, match=r"stray\.png.*put each image in a folder named after its class"):
+    with pytest.raises(UserError, match=r"stray\.png.*put each image into a folder named after its class"):
         source.labels()
 
 
 def test_fingerprint_says_which_file_has_gone(tmp_path: Path) -> None:
     source = FolderSource(str(write_folder(tmp_path)))
     (tmp_path / "dog" / "3.png").unlink()
-    with pytest.raises(UserError, match=f"{tmp_path}/dog/3.png was there when the folder was listed"):
+    with pytest.raises(UserError, match=f"{tmp_path}/dog/3.png has disappeared since the folder was listed"):
         _ = source.fingerprint
 
 

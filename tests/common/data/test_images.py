@@ -34,8 +34,9 @@ def test_the_result_does_not_depend_on_cache_or_workers(tmp_path: Path) -> None:
     source = build_source(f"folder:{write_folder(tmp_path)}")
     every = torch.tensor([5, 0, 3, 3])
     here = load_images(source, 8, cache="ram")
-    for cache, workers in (("ram", 2), ("none", 0), ("none", 1)):
-        other = load_images(source, 8, workers=workers, cache=cache)  # type: ignore[arg-type]
+    cases: list[tuple[Cache, int]] = [("ram", 2), ("none", 0), ("none", 1)]
+    for cache, workers in cases:
+        other = load_images(source, 8, workers=workers, cache=cache)
         fetched = list(other.batches([every, every[:2]], workers))
         assert torch.equal(fetched[0].images, here.rows(every))
         assert torch.equal(fetched[1].images, here.rows(every[:2]))
@@ -57,7 +58,7 @@ def test_unreadable_images_are_left_out_with_one_warning(
     assert loaded.pixels is not None
     assert len(loaded) == len(loaded.pixels) == 10  # the order of training does not depend on them
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert warning.startswith("3 of 10 images cannot be read and are left out, or in training replaced by ")
+    assert warning.startswith("3 of 10 images cannot be read; they are skipped, or in training replaced by ")
     assert "2.png (the file is empty)" in warning
 
 
@@ -65,7 +66,7 @@ def test_unreadable_images_are_left_out_with_one_warning(
 def test_training_with_unreadable_images_is_the_same_with_and_without_a_cache(spoiled: str, workers: int) -> None:
     streams = []
     for cache in ("ram", "none"):
-        loaded = load_images(build_source(spoiled), 8, cache=cache)  # type: ignore[arg-type]
+        loaded = load_images(build_source(spoiled), 8, cache=cache)
         streams.append(Loader(loaded, batch_size=4, seed=0, workers=workers).stream(3))
     for _ in range(5):
         kept, lazy = (next(stream) for stream in streams)
@@ -74,7 +75,7 @@ def test_training_with_unreadable_images_is_the_same_with_and_without_a_cache(sp
 
 
 @pytest.mark.parametrize("cache", ["ram", "none"])
-def test_however_many_rows_in_a_row_are_unreadable_training_goes_on(tmp_path: Path, cache: Cache) -> None:
+def test_training_continues_past_any_run_of_unreadable_rows(tmp_path: Path, cache: Cache) -> None:
     for number in range(150):
         (tmp_path / f"{number:03}.png").write_bytes(b"")
     for number in (150, 151):
@@ -89,8 +90,8 @@ def test_many_unreadable_images_do_not_flood_the_log(tmp_path: Path, caplog: pyt
     picture(0).save(tmp_path / "whole.png")
     lazy = load_images(build_source(f"folder:{tmp_path}"), 8, cache="none")
     assert next(lazy.batches([torch.arange(31)])).index.tolist() == [30] * 31
-    assert len(caplog.records) == images.TOLD + 1
-    assert "the others are not named" in caplog.records[-1].getMessage()
+    assert len(caplog.records) == images.WARNED + 1
+    assert "no others are listed" in caplog.records[-1].getMessage()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -180,7 +181,7 @@ def test_in_order_unreadable_rows_are_left_out_and_later_rows_close_the_gap(
         assert torch.equal(ours.images, theirs.images)
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warnings) == 3
-    assert warnings[0].startswith("unreadable image, left out: ")
+    assert warnings[0].startswith("unreadable image, skipped: ")
     assert torch.equal(lazy.readable().kept, kept.readable().kept)
     assert lazy.readable().pixels is None
     rows = torch.tensor([1, 2, 6])
@@ -193,7 +194,7 @@ def test_in_order_without_any_readable_image_is_refused(tmp_path: Path) -> None:
     lazy = load_images(build_source(f"folder:{tmp_path}"), 8, cache="none", limit=2, seed=1)
     first = int(lazy.kept[0])
     assert first > 0
-    with pytest.raises(UserError, match=rf"no image can be read, such as .*{first}\.png"):
+    with pytest.raises(UserError, match=rf"no image can be read, for example .*{first}\.png"):
         list(in_order(lazy, 4))
 
 
@@ -201,7 +202,7 @@ def test_in_order_without_any_readable_image_is_refused(tmp_path: Path) -> None:
 def test_a_set_without_any_readable_image_is_refused(tmp_path: Path, cache: Cache) -> None:
     for number in range(3):
         (tmp_path / f"{number}.png").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"no image can be read, such as .*0\.png \(not an image"):
+    with pytest.raises(UserError, match=r"no image can be read, for example .*0\.png \(not an image"):
         load_images(build_source(f"folder:{tmp_path}"), 8, cache=cache).rows(torch.tensor([0]))
 
 

@@ -88,12 +88,12 @@ def test_images_smaller_than_a_patch_are_left_out_and_refused_where_all_are(
     caplog.set_level("WARNING", logger="retouch")
     loaded = load_images(source, 10)
     assert loaded.readable().kept.tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
-    assert "4 of 12 images cannot be read and are left out" in caplog.text
-    assert ": place 1, patch 0 (30x9 pixels are smaller than a patch of " in caplog.text
+    assert "4 of 12 images cannot be read; they are skipped" in caplog.text
+    assert ": place 1, patch 0 (the image has 30x9 px, less than a patch of " in caplog.text
     with pytest.raises(UserError) as caught:
         load_images(source, 31, limit=2)
-    assert str(caught.value).startswith("patches:places: no image can be read, such as place ")
-    assert str(caught.value).endswith("pixels are smaller than a patch of 31 px)")
+    assert str(caught.value).startswith("patches:places: no image can be read, for example place ")
+    assert str(caught.value).endswith("px, less than a patch of 31 px)")
 
 
 def test_pictures_of_a_folder_are_turned_upright_and_cut_as_they_are(tmp_path: Path) -> None:

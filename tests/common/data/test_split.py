@@ -78,5 +78,5 @@ def test_classes_must_agree_between_training_and_test() -> None:
         "task 'label': 3 classes in training, 2 in the test set; only in training: dog, emu; "
         "only in the test set: gnu; both sets need the same classes"
     )
-    with pytest.raises(UserError, match="the same names in another order"):
+    with pytest.raises(UserError, match="their names are the same in a different order"):
         check_same_classes(names("a", "b"), names("b", "a"))

@@ -16,15 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from common.encoders import Classifier, Encoder, EncoderConfig, build_encoder
-from common.encoders.folder import (
-    encoder_sha256,
-    export_classifier,
-    export_encoder,
-    load_classifier,
-    load_encoder,
-    random_twin,
-    read_encoder_card,
-)
+from common.encoders.export import export_classifier, export_encoder
+from common.encoders.load import encoder_sha256, load_classifier, load_encoder, random_twin, read_encoder_card
 from common.errors import UserError
 
 SMALL = {"width": 8, "depth": 1}
@@ -159,7 +152,7 @@ def test_diverged_weights_are_not_exported(tmp_path: Path) -> None:
     encoder = build()
     with torch.no_grad():
         next(encoder.parameters()).view(-1)[0] = float("nan")
-    with pytest.raises(UserError, match=r"not written, .*weight is not finite: training diverged"):
+    with pytest.raises(UserError, match=r"was not written: .*weight is not finite, so training diverged"):
         export_encoder(encoder, tmp_path / "encoder", {})
     assert not (tmp_path / "encoder").exists()
 
@@ -273,7 +266,7 @@ def test_encoder_of_a_classifier_is_exported_without_it(tmp_path: Path) -> None:
 
 
 def test_encoder_alone_is_no_classifier(exported: Path) -> None:
-    with pytest.raises(UserError, match="holds an encoder without a classifier"):
+    with pytest.raises(UserError, match="contains an encoder without a classifier"):
         load_classifier(exported)
 
 
@@ -293,11 +286,11 @@ FIRST = "blocks.0.0.weight"
     ("change", "message"),
     [
         (lambda t: t.pop(FIRST), f"{FIRST} is missing"),
-        (lambda t: t.update(extra=torch.zeros(1)), "extra is not of this network"),
+        (lambda t: t.update(extra=torch.zeros(1)), "extra does not belong to this network"),
         (lambda t: t.update({FIRST: t[FIRST][:4].clone()}), f"{FIRST} has shape [4, 3, 4, 4], not [8, 3, 4, 4]"),
         (lambda t: t.update({FIRST: t[FIRST].half()}), f"{FIRST} is float16, not float32"),
         (lambda t: t.update({FIRST: t[FIRST] * float("inf")}), f"{FIRST} is not finite"),
-        (lambda t: t.update({FIRST: t[FIRST] + 1}), "not as they were written (sha256 differs)"),
+        (lambda t: t.update({FIRST: t[FIRST] + 1}), "have been modified (sha256 differs)"),
         (lambda t: t.clear(), "more"),
     ],
 )
@@ -314,7 +307,7 @@ def test_damaged_tensor_is_named_in_one_line(change: Callable[[Any], Any], messa
 def test_weights_cut_short_are_refused(kept: int, folder: Path) -> None:
     data = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[:kept])
-    with pytest.raises(UserError, match="cut short") as caught:
+    with pytest.raises(UserError, match="truncated") as caught:
         load_encoder(folder)
     assert "\n" not in str(caught.value)
 
@@ -344,14 +337,14 @@ def a_run(root: Path) -> None:
     ("make", "given", "message"),
     [
         (lambda r: None, "nowhere", "no such folder"),
-        (lambda r: write(r / "model.safetensors"), "model.safetensors", "is a file; give the folder"),
+        (lambda r: write(r / "model.safetensors"), "model.safetensors", "is a file; use the folder"),
         (lambda r: write(r / "a.txt"), "", "is not an encoder: it has no config.json"),
         (a_run, "", "is a run folder; use {root}/encoder"),
         (lambda r: (a_run(r), write(r / "checkpoints/step-9/x")), "checkpoints/step-9", "use {root}/encoder"),
         (lambda r: write(r / "checkpoints/step-9/x"), "checkpoints/step-9", "is a training checkpoint"),
         (lambda r: write(r / "checkpoints/step-9/x"), "checkpoints", "is a training checkpoint"),
         (lambda r: write(r / "config.json", "{}"), "", "has no model.safetensors"),
-        (lambda r: (write(r / "config.json", "{"), write(r / "model.safetensors")), "", "is not JSON"),
+        (lambda r: (write(r / "config.json", "{"), write(r / "model.safetensors")), "", "is damaged (not JSON)"),
         (
             lambda r: (write(r / "config.json", "{}"), write(r / "model.safetensors")),
             "",
@@ -403,5 +396,5 @@ def test_others_may_read_an_export_as_far_as_the_umask_says(folder: Path) -> Non
 
 def test_weights_that_may_not_be_read_are_not_called_damaged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "model.safetensors")  # root reads anything
-    with pytest.raises(UserError, match=r"this user may not read model\.safetensors; change their permissions"):
+    with pytest.raises(UserError, match=r"no permission to read model\.safetensors; change their permissions"):
         load_encoder(folder)

@@ -17,7 +17,8 @@ from common.encoders import (
     build_encoder,
     layer_decay_groups,
 )
-from common.encoders.folder import export_encoder, load_encoder
+from common.encoders.export import export_encoder
+from common.encoders.load import load_encoder
 from common.errors import UserError
 
 TINY_VIT = {"patch_size": 4, "embed_dim": 48, "depth": 3, "num_heads": 3}
@@ -263,11 +264,11 @@ def test_small_cnns_code_can_be_sparse_and_nonnegative() -> None:
         ({"name": "small_cnn", "model_args": {"widht": 3}}, 32, "widht: unknown key; did you mean 'width'?"),
         ({"name": "small_cnn", "model_args": {"width": 0}}, 32, "width: "),
         ({"name": "small_cnn", "pretrained": True}, 32, "small_cnn has no pretrained weights"),
-        ({"name": "small_cnn", "model_args": {"top_k": 4}}, 32, "rectify and top_k are for a code: set code_channels"),
-        ({"name": "small_cnn"}, 33, "small_cnn cannot serve as an encoder at 33 px"),
+        ({"name": "small_cnn", "model_args": {"top_k": 4}}, 32, "rectify and top_k need a code: set code_channels"),
+        ({"name": "small_cnn"}, 33, "small_cnn cannot be used as an encoder at 33 px"),
     ],
 )
-def test_what_cannot_serve_is_refused_with_its_reason(config: dict[str, Any], image_size: int, message: str) -> None:
+def test_what_is_no_encoder_is_refused_with_its_reason(config: dict[str, Any], image_size: int, message: str) -> None:
     with pytest.raises(UserError) as caught:
         build_encoder(EncoderConfig(**config), image_size=image_size)
     assert message in str(caught.value)
@@ -283,7 +284,7 @@ def test_network_whose_features_are_not_finite_is_refused() -> None:
         def layers(self, images: Tensor) -> list[Tensor]:
             return [images / 0]
 
-    with pytest.raises(UserError, match="broken cannot serve as an encoder at 32 px: its features are not finite"):
+    with pytest.raises(UserError, match="broken cannot be used as an encoder at 32 px: its features are not finite"):
         Broken()
 
 
@@ -299,5 +300,5 @@ def test_network_that_shares_a_weight_is_refused() -> None:
         def layers(self, images: Tensor) -> list[Tensor]:
             return [self.second(self.first(self.prepare(images)))]
 
-    with pytest.raises(UserError, match=r"tied cannot serve .*: first.weight and second.weight are one shared weight"):
+    with pytest.raises(UserError, match=r"tied cannot be used .*: first.weight and second.weight share one weight"):
         Tied()

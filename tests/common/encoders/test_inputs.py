@@ -13,7 +13,7 @@ from common.encoders import EncoderConfig, build_encoder
     ("images", "hint"),
     [
         (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "divide by 255"),
-        (torch.zeros(3, 32, 32), r"for one image, image\[None\]"),
+        (torch.zeros(3, 32, 32), r"for one image, pass image\[None\]"),
         (torch.zeros(1, 1, 32, 32), r"not torch.float32 \[1, 1, 32, 32\]"),
         (torch.zeros(1, 4, 32, 32), r"not torch.float32 \[1, 4, 32, 32\]"),
     ],

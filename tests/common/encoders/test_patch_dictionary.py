@@ -126,7 +126,7 @@ def test_signed_codes_of_patches_are_the_parts_of_the_features_and_turn_round_wi
     patches = images(5, side=4)
     signed = fitted(code=code).signed(patches)
     own, mirror = signed.split(5, dim=1)
-    near = {"rtol": 1e-3, "atol": 1e-3 if code == "lasso" else 1e-5}
+    near: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-3 if code == "lasso" else 1e-5}
     torch.testing.assert_close(fitted(code=code).signed(patches.flip(3)), torch.cat([mirror, own], dim=1), **near)
     positive, negative = fitted(code=code, mirror=False, atoms=5, grid=1)(patches).view(5, 2, -1).unbind(1)
     plain = fitted(code=code, mirror=False, atoms=5).signed(patches)
@@ -184,13 +184,13 @@ def test_patterns_of_the_atoms_respond_as_the_atoms_do() -> None:
         (
             {"model_args": {"atoms": 6, "code": "top_k", "top_k": 9}},
             32,
-            "top_k 9 is more than there are atoms (6)",
+            "top_k 9 exceeds the number of atoms (6)",
         ),
         (
             {"model_args": {"patch": 6, "grid": 4}},
             8,
-            "patch_dictionary cannot serve as an encoder at 8 px: "
-            "patches of 6 px leave 3 positions a side for a grid of 4",
+            "patch_dictionary cannot be used as an encoder at 8 px: "
+            "patches of 6 px leave 3 positions per side for a grid of 4",
         ),
         (
             {"pretrained": True},
@@ -200,7 +200,7 @@ def test_patterns_of_the_atoms_respond_as_the_atoms_do() -> None:
         ({"stem": "small"}, 32, "encoder.stem: patch_dictionary has no stem to replace; leave it at auto"),
     ],
 )
-def test_what_it_cannot_serve_is_refused(config: dict[str, Any], image_size: int, message: str) -> None:
+def test_what_it_cannot_encode_is_refused(config: dict[str, Any], image_size: int, message: str) -> None:
     with pytest.raises(UserError) as caught:
         build_encoder(EncoderConfig(name="patch_dictionary", **config), image_size=image_size)
     assert str(caught.value).splitlines()[-1].strip() == message

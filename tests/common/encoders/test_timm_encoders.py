@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from common.encoders import EncoderConfig, TokenEncoder, build_encoder
-from common.encoders.folder import export_encoder, load_encoder
+from common.encoders.export import export_encoder
+from common.encoders.load import load_encoder
 from common.errors import UserError
 
 TINY_VIT = {"patch_size": 4, "embed_dim": 48, "depth": 3, "num_heads": 3}
@@ -26,13 +27,14 @@ def images(count: int, seed: int = 1) -> Tensor:
 
 @pytest.fixture(scope="module", params=["plain", "registers", "no_embed_class", "no_class_token", "distilled"])
 def token_encoder(request: pytest.FixtureRequest) -> TokenEncoder:
-    name, args = {
+    members: dict[str, tuple[str, dict[str, Any]]] = {
         "plain": ("vit_tiny_patch16_224", {}),
         "registers": ("vit_tiny_patch16_224", {"reg_tokens": 2, "pre_norm": True}),
         "no_embed_class": ("vit_tiny_patch16_224", {"no_embed_class": True}),
         "no_class_token": ("vit_tiny_patch16_224", {"class_token": False, "global_pool": "avg"}),
         "distilled": ("deit_tiny_distilled_patch16_224", {}),
-    }[request.param]
+    }
+    name, args = members[request.param]
     torch.manual_seed(0)
     config = EncoderConfig(name=f"timm/{name}", model_args={**TINY_VIT, **args})
     encoder = build_encoder(config, image_size=32)
@@ -145,15 +147,15 @@ def test_images_are_standardised_as_timm_does_for_the_model() -> None:
         ({"name": "timm/resnet19"}, 32, "timm has no model 'resnet19'; did you mean timm/resnet1"),
         ({"name": "timm/resnet18.nope"}, 32, "timm has no weights 'resnet18.nope'; it has timm/resnet18."),
         ({"name": "timm/resnet18", "model_args": {"foo": 1}}, 32, "unexpected keyword argument 'foo'"),
-        ({"name": "timm/resnet18", "model_args": {"in_chans": 1}}, 32, "encoder.model_args.in_chans: it follows"),
+        ({"name": "timm/resnet18", "model_args": {"in_chans": 1}}, 32, "encoder.model_args.in_chans: it is determined"),
         ({"name": "timm/test_vit", "model_args": {"img_size": 48}}, 32, "set data.image_size=48"),
         ({"name": "timm/test_vit", "model_args": {"patch_size": 5}}, 32, "patches of 5x5 px do not tile it"),
         ({"name": "timm/convnext_atto", "stem": "small"}, 32, "small replaces the stem of a ResNet"),
-        ({"name": "timm/inception_v3"}, 32, "timm/inception_v3 cannot serve as an encoder"),
-        ({"name": "timm/coat_tiny"}, 32, "cpe1.proj.weight and model.serial_blocks1.0.cpe.proj.weight are one shared"),
+        ({"name": "timm/inception_v3"}, 32, "timm/inception_v3 cannot be used as an encoder"),
+        ({"name": "timm/coat_tiny"}, 32, "cpe1.proj.weight and model.serial_blocks1.0.cpe.proj.weight share one"),
     ],
 )
-def test_what_cannot_serve_is_refused_with_its_reason(config: dict[str, Any], image_size: int, message: str) -> None:
+def test_what_is_no_encoder_is_refused_with_its_reason(config: dict[str, Any], image_size: int, message: str) -> None:
     with pytest.raises(UserError) as caught:
         build_encoder(EncoderConfig(**config), image_size=image_size)
     assert message in str(caught.value)
@@ -162,7 +164,7 @@ def test_what_cannot_serve_is_refused_with_its_reason(config: dict[str, Any], im
 
 def test_model_without_intermediate_features_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: nn.Conv2d(3, 8, 3))
-    with pytest.raises(UserError, match="timm gives no intermediate features"):
+    with pytest.raises(UserError, match="it has no intermediate features in timm"):
         build_encoder(EncoderConfig(name="timm/resnet18"), image_size=32)
 
 
@@ -176,7 +178,7 @@ def test_weights_that_cannot_be_fetched_are_a_plain_message(monkeypatch: pytest.
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(UserError, match=r"pretrained weights cannot be fetched .*no route to host.*pretrained=false"):
+    with pytest.raises(UserError, match=r"weights cannot be downloaded .*no route to host.*pretrained=false"):
         build_encoder(EncoderConfig(name="timm/resnet18", pretrained=True), image_size=32)
 
 

@@ -12,9 +12,10 @@ from torch.nn.functional import normalize
 
 from common.data import build_source, load_images
 from common.encoders import EncoderConfig, build_encoder
-from common.encoders.folder import export_encoder, load_encoder
+from common.encoders.export import export_encoder
 from common.encoders.kernel import KernelCode
 from common.encoders.linear import Linear
+from common.encoders.load import load_encoder
 from common.encoders.mlp import MLP
 from common.encoders.sparse_code import L0_START, SparseCode
 from common.encoders.vector import VectorEncoder, code_activation
@@ -69,7 +70,9 @@ def test_linear_is_a_product_with_the_centred_image() -> None:
 @torch.no_grad()
 def test_mlp_is_its_layers_one_after_another() -> None:
     encoder: MLP = build("mlp")
-    hidden = torch.nn.functional.gelu(encoder.hidden[0][0](centred(encoder, images(5))))
+    block = encoder.hidden[0]
+    assert isinstance(block, torch.nn.Sequential)
+    hidden = torch.nn.functional.gelu(block[0](centred(encoder, images(5))))
     first, code = encoder.layers(images(5))
     torch.testing.assert_close(first.flatten(1), hidden)
     torch.testing.assert_close(code.flatten(1), encoder.code(hidden))
@@ -170,7 +173,7 @@ def test_a_gray_views_centre_is_gray() -> None:
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_images_of_another_size_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="it codes images of 8 px as they are, not of 16x16"):
+    with pytest.raises(ValueError, match="it encodes images of 8 px only, not 16x16"):
         build(name)(images(2, side=16))
 
 
@@ -185,7 +188,7 @@ def test_images_of_another_size_are_refused(name: str) -> None:
         ({"name": "linear", "model_args": {"code": 0}}, "code: input should be greater than or equal to 1, got 0"),
         (
             {"name": "sparse_code", "model_args": {"penalty": "atoms", "atoms": 4, "top_k": 5}},
-            "top_k 5 is more than there are atoms (4)",
+            "top_k 5 exceeds the number of atoms (4)",
         ),
     ],
 )

@@ -191,7 +191,7 @@ class _Lost(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> Tensor:
         return gradient * float("nan")
 
 
@@ -208,7 +208,7 @@ def test_gradient_that_is_not_finite_stops_before_its_weights_are_saved_or_shown
             return {name: _Lost.apply(loss) for name, loss in losses.items()} if self.calls == number + 1 else losses
 
     shown: list[int] = []
-    periodic = Periodic(3, lambda step: shown.append(step) or {})  # type: ignore[func-returns-value]
+    periodic = Periodic(3, lambda step: shown.append(step) or {})
     with pytest.raises(UserError, match=rf"the grad_norm is nan at step {noticed}: lower base_lr"):
         run_loop(loop_config(tmp_path / "run"), model=Losing(), periodic=(periodic,))
     for path in list_checkpoints(tmp_path / "run" / "checkpoints"):

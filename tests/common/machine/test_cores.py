@@ -48,22 +48,22 @@ def test_a_quiet_machine_is_used_whole(monkeypatch: pytest.MonkeyPatch, caplog: 
     assert not caplog.records
 
 
-def test_the_users_number_of_threads_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_number_of_threads_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     keep_busy(monkeypatch, 100)
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     threads.leave_busy_cores()
     assert torch.get_num_threads() == 4
 
 
-def test_training_beside_other_work_is_warned_of(
+def test_training_on_a_busy_machine_is_warned_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     keep_busy(monkeypatch, 75)
     with caplog.at_level(logging.INFO, "retouch"):
         threads.warn_of_busy_cores()
     assert [record.getMessage() for record in caplog.records] == [
-        "other programs keep this machine busy: 4 threads that wait for each other may be several times slower than 1; "
-        "set OMP_NUM_THREADS=1 before starting, also when the run is resumed"
+        "other programs keep this machine busy: 4 threads, which wait for each other, may be several times slower than "
+        "1; set OMP_NUM_THREADS=1 before starting, and again when resuming"
     ]
     assert torch.get_num_threads() == 4  # sums are rounded as on a quiet machine
 

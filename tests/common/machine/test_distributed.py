@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from common.data import Loader
 from common.engine.gradient import GradientLearner
@@ -72,7 +72,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(one_of_two, args=(port, tmp_path), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(one_of_two, args=(port, tmp_path), nprocs=2)
     first, second = (load_file(tmp_path / f"rank-{rank}.safetensors") for rank in range(2))
     resumed = load_file(tmp_path / "resumed-0.safetensors")
     alone = train_here(World(0, 1, torch.device("cpu")), tmp_path / "alone")
@@ -84,6 +84,9 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     left = [(tmp_path / f"threads-{rank}.txt").read_text() for rank in range(2)]
     assert not any("gloo" in names for names in left), left
     assert len(logged(tmp_path / "run")) == 3  # rank 0 alone wrote
+    # the means of both processes are logged, which are those of one at the same batch
+    for row, expected in zip(logged(tmp_path / "run"), logged(tmp_path / "alone"), strict=True):
+        assert row == pytest.approx(expected, rel=1e-4)
     assert logged(tmp_path / "cut") == logged(tmp_path / "run")  # the means of both, also where a checkpoint cuts them
 
 

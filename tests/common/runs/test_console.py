@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from common.runs.console import RESUMED, answer, program
 from common.engine.loop import _Stop
+from common.runs.console import RESUMED, answer, program
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from typing import ClassVar
 import pytest
 import torch
 
-from common.engine.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
 from common.config import load_config
-from common.machine.distributed import World
+from common.engine.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
 from common.errors import UserError
+from common.machine.distributed import World
 from common.runs.folder import Run, StageConfig, check_run_folder, open_run
 from common.runs.tracking import Tracker
 
@@ -64,7 +64,7 @@ def test_new_run_writes_a_complete_config_that_reads_back(tmp_path: Path) -> Non
     assert load_config(Paint, tmp_path / "run" / "config.yaml") == config(tmp_path / "run")
 
 
-def test_log_lines_stand_in_metrics_jsonl_and_messages_in_train_log(tmp_path: Path) -> None:
+def test_metrics_go_to_metrics_jsonl_and_messages_to_train_log(tmp_path: Path) -> None:
     with open_run(config(tmp_path / "run"), HERE) as run:
         run.log({"loss": 0.5}, 3)
         logging.getLogger("retouch").info("hello")
@@ -114,8 +114,8 @@ def test_a_run_of_another_stage_is_neither_overwritten_nor_resumed(tmp_path: Pat
     with pytest.raises(UserError) as caught:
         check_run_folder(config(out, **{asked: True}))
     assert str(caught.value) == (
-        f"out: {out} holds a run of {writer}, and {asked}=true of retouch paint is for its own runs only; choose another "
-        "out"
+        f"out: {out} holds a run of {writer}, and {asked}=true of retouch paint is for its own runs only; "
+        "choose another out"
     )
     assert contents(out) == before
 
@@ -171,7 +171,7 @@ def test_a_kill_while_overwriting_leaves_a_folder_to_resume_or_overwrite(
     assert sorted(path.name for path in out.iterdir()) == ["config.yaml", "notes.txt", "train.log"]
 
 
-def test_what_a_killed_run_left_beside_its_files_is_removed_and_does_not_fill_a_folder(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_run_are_removed_and_do_not_make_a_folder_non_empty(tmp_path: Path) -> None:
     out = tmp_path / "run"
     (out / ".encoder.123.tmp").mkdir(parents=True)
     (out / ".config.yaml.123.tmp").write_text("half")
@@ -230,7 +230,7 @@ def test_resume_and_overwrite_together_are_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_resume_of_nothing_starts_anew(tmp_path: Path) -> None:
+def test_resume_of_nothing_starts_a_new_run(tmp_path: Path) -> None:
     with open_run(config(tmp_path / "run", resume=True), HERE) as run:
         assert not run.resumed
 

@@ -273,7 +273,11 @@ def test_online_without_an_account_is_offline_with_a_warning(
 @pytest.mark.parametrize("mode", ["auto", "online"])
 @pytest.mark.parametrize(
     "content",
-    ["machine example login Zoë password x".encode("latin-1"), b"nonsense", f"machine {urlsplit(OWN).netloc} password 'x'".encode()],
+    [
+        "machine example login Zoë password x".encode("latin-1"),
+        b"nonsense",
+        f"machine {urlsplit(OWN).netloc} password 'x'".encode(),
+    ],
     ids=["not UTF-8", "not a netrc file", "a key that cannot be one"],
 )
 def test_a_login_that_cannot_be_read_is_reported_and_harms_nothing(

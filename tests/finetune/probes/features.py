@@ -1,4 +1,4 @@
-"""Features of which one layer tells three classes apart and the other is noise."""
+"""Features with one informative layer and one layer of noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GOOD_SPACE, BAD_SPACE = Space((0,), ("avg",), (GOOD,), 4), Space((1,), ("avg",),
 
 
 def informative(n: int, seed: int) -> tuple[Features, torch.Tensor]:
-    """Layer 0 tells the three classes apart, mostly; layer 1 is noise."""
+    """Layer 0 mostly separates the three classes; layer 1 is noise."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 3
     good = torch.nn.functional.one_hot(labels, 4) * 3.0 + torch.randn(n, 4, generator=generator) + 5

@@ -1,4 +1,4 @@
-"""One contract over every probe: chosen on validation alone, refitted on everything, every row predicted."""
+"""One contract for every probe: choose on validation only, refit on all training rows, predict every row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from common.data import Labels
 from common.encoders import EncoderConfig, build_encoder
-from common.encoders.folder import export_encoder
+from common.encoders.export import export_encoder
 from common.errors import UserError
 from finetune.config import ProbeConfig
 from finetune.features import Features
@@ -36,7 +36,7 @@ class Means(Classifiers):
 
 
 class NearestMean(Probe):
-    """A throw-away probe without hyperparameters: all that a new one has to say."""
+    """A throwaway probe without hyperparameters: all that a new probe has to define."""
 
     kind: Literal["nearest_mean"] = "nearest_mean"
 
@@ -50,7 +50,7 @@ class NearestMean(Probe):
 class MoreProbes(ProbeConfig):
     """The config with one more member in the union of probes."""
 
-    more_probes: tuple[AnyProbe | NearestMean, ...] = ()
+    more_probes: tuple[AnyProbe | NearestMean, ...] = ()  # type: ignore[assignment]
 
 
 PROBES: dict[str, Probe] = {
@@ -80,26 +80,26 @@ def test_the_informative_features_are_chosen_and_the_choice_is_reported(one: Pro
     assert facts.text.startswith("layer 0, avg")
 
 
-def test_a_probe_is_given_no_test_label() -> None:
+def test_a_probe_gets_no_test_labels() -> None:
     assert {field.name for field in fields(Task)} == {"name", "classes", "labels", "fit", "validation", "search"}
     _, labels = informative(300, 0)
     assert len(task_of(labels).labels) == 300  # those of the training set
 
 
-def test_validation_labels_decide(one: Probe) -> None:
+def test_validation_labels_decide_the_choice(one: Probe) -> None:
     features, labels = informative(300, 0)
     task = task_of(labels)
     spoiled = labels.clone()
     spoiled[task.validation] = (spoiled[task.validation] + 1) % 3
     chosen = one.choose(both(features), replace(task, labels=spoiled))
-    assert chosen.space != GOOD_SPACE  # the informative layer is now nearly always wrong there
+    assert chosen.space != GOOD_SPACE  # on these labels the informative layer is now nearly always wrong
 
 
 def test_the_same_task_gives_the_same_choice_and_predictions(one: Probe) -> None:
     features, labels = informative(300, 0)
     answers = []
     for _ in range(2):
-        torch.rand(1)  # the global generator plays no part
+        torch.rand(1)  # the global generator is not used
         candidates, task = both(features), task_of(labels)
         chosen = one.choose(candidates, task)
         answers.append((chosen, one.refit(candidates, task, chosen).predict(features)))
@@ -107,7 +107,7 @@ def test_the_same_task_gives_the_same_choice_and_predictions(one: Probe) -> None
     assert torch.equal(answers[0][1], answers[1][1])
 
 
-def test_the_refit_is_given_all_training_rows_and_the_chosen_setting_alone(
+def test_the_refit_gets_all_training_rows_and_only_the_chosen_setting(
     one: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     features, labels = informative(300, 0)
@@ -130,7 +130,7 @@ def test_the_refit_is_given_all_training_rows_and_the_chosen_setting_alone(
     torch.testing.assert_close(matrix, (whole - whole.mean(0)) / whole.std(0, correction=0), atol=1e-4, rtol=1e-4)
 
 
-def test_every_row_is_predicted_by_training_statistics(one: Probe) -> None:
+def test_every_row_is_predicted_with_training_statistics(one: Probe) -> None:
     features, labels = informative(300, 0)
     candidates, task = both(features), task_of(labels)
     fitted = one.refit(candidates, task, one.choose(candidates, task))
@@ -139,22 +139,22 @@ def test_every_row_is_predicted_by_training_statistics(one: Probe) -> None:
     assert answers.dtype == torch.int64
     assert set(answers.tolist()) == {0, 1, 2}
     assert (answers == labels).float().mean() > 0.85
-    # one row alone has no statistics of its own: it must get the answer it gets among others
+    # a single row has no statistics: its prediction must be the same as among other rows
     row = Features({GOOD: features.parts[GOOD][5:6]}, torch.arange(1))
     assert fitted.predict(row)[0] == answers[5]
-    assert torch.equal(fitted.predict(features), answers)  # predicting leaves the features as they were
+    assert torch.equal(fitted.predict(features), answers)  # predicting does not change the features
 
 
-def test_too_few_images_to_hold_any_out_are_refused() -> None:
+def test_too_few_images_for_a_validation_split_are_refused() -> None:
     with pytest.raises(UserError, match="too few"):
         build_task(Labels(torch.tensor([0, 1, 2]), ("a", "b", "c"), "t"), 0.1, None, 0)
 
 
-def test_a_probe_is_its_frozen_settings(one: Probe) -> None:
+def test_a_probe_is_a_frozen_config(one: Probe) -> None:
     assert type(one).model_validate(one.model_dump()) == one
     assert one.text
     with pytest.raises(ValueError, match="frozen"):
-        one.kind = "other"
+        one.kind = "other"  # type: ignore[misc]
 
 
 # ---- a new probe is one file and one line

@@ -33,12 +33,12 @@ def test_search_rows_are_a_stratified_part_of_the_fit_rows() -> None:
     assert set(task.search.tolist()) <= set(task.fit.tolist())
 
 
-def test_the_widest_space_is_compared_on_all_rows_however_badly_few_rows_suit_it() -> None:
+def test_the_widest_space_is_compared_on_all_rows_even_if_it_does_badly_on_few_rows() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(900) % 3
     signal = torch.nn.functional.one_hot(labels, 3).float()
     parts, spaces = {}, []
-    # the wide one has more to say, spread over so many features that 24 rows do not find it
+    # the widest space has more signal, spread over so many features that 24 rows do not find it
     for layer, (width, strength) in enumerate([(3, 1.5), (6, 0.5), (120, 0.4)]):
         part = Part(layer, "avg")
         parts[part] = strength * signal.repeat(1, width // 3) + torch.randn(900, width, generator=generator)
@@ -63,10 +63,10 @@ def test_on_a_tie_the_narrower_space_and_the_stronger_penalty_win() -> None:
 def test_a_setting_inside_its_grid_is_not_at_the_end() -> None:
     features, labels = informative(300, 0)
     candidates, task = Candidates(features, [GOOD_SPACE], CPU), task_of(labels)
-    chosen = Linear(l2=(1e-4, 1e-1, 1e6)).choose(candidates, task)  # too strong a penalty leaves the class shares
+    chosen = Linear(l2=(1e-4, 1e-1, 1e6)).choose(candidates, task)  # the strongest leaves only class shares
     assert (chosen.setting, chosen.at_end_of_grid) == ({"l2": 1e-1}, False)
     alone = Linear(l2=(1e-1,)).choose(candidates, task)
-    assert not alone.at_end_of_grid  # nothing to widen towards
+    assert not alone.at_end_of_grid  # a grid of one has no end to widen
 
 
 def test_the_refit_solves_the_problem_of_all_training_rows() -> None:
@@ -83,19 +83,19 @@ def test_the_refit_solves_the_problem_of_all_training_rows() -> None:
     assert (fitted.predict(features) == labels).float().mean() > 0.85
 
 
-def test_nearest_neighbours_are_sought_among_all_training_rows() -> None:
+def test_nearest_neighbours_come_from_all_training_rows() -> None:
     features, labels = informative(300, 0)
     candidates, task, nearest = Candidates(features, [GOOD_SPACE], CPU), task_of(labels), Nearest(k=(1,))
-    # each training row is its own nearest neighbour, those of the validation split too
+    # each training row is its own nearest neighbour, also in the validation split
     fitted = nearest.refit(candidates, task, nearest.choose(candidates, task))
     assert torch.equal(fitted.predict(features), labels)
 
 
-def test_no_more_neighbours_are_chosen_than_there_are_to_ask() -> None:
+def test_k_is_at_most_the_number_of_rows() -> None:
     features, labels = informative(60, seed=3)
     candidates, task = Candidates(features, [GOOD_SPACE], CPU), task_of(labels)
     chosen = Nearest(k=(500,)).choose(candidates, task)
-    assert chosen.setting == {"k": 54}  # so many are left to choose on
+    assert chosen.setting == {"k": 54}  # the number of fit rows
     assert isinstance(chosen.facts.setting["k"], int)
 
 

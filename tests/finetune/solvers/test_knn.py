@@ -22,7 +22,7 @@ def by_hand(query: list[float], bank: list[list[float]], labels: list[int], clas
 
 
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
-def test_votes_equal_a_loop_by_hand(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_votes_equal_a_plain_loop(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     bank = torch.randn(40, 5, generator=generator, dtype=torch.float64)
     labels = torch.randint(0, 3, (40,), generator=generator)
@@ -34,7 +34,7 @@ def test_votes_equal_a_loop_by_hand(temperature: float, monkeypatch: pytest.Monk
         assert answers[index].tolist() == expected
 
 
-def test_scale_of_features_does_not_count() -> None:
+def test_scale_of_features_does_not_matter() -> None:
     generator = torch.Generator().manual_seed(0)
     bank, labels = torch.randn(50, 4, generator=generator), torch.arange(50) % 2
     queries = torch.randn(20, 4, generator=generator)
@@ -48,7 +48,7 @@ def test_more_neighbours_than_rows_means_all_rows() -> None:
     assert knn_predict(torch.tensor([[1.0, 0.0, 0.0]]), bank, labels, 2, [3, 200]).tolist() == [[0], [0]]
 
 
-def test_a_low_temperature_follows_the_nearest_and_a_high_one_the_many() -> None:
+def test_a_low_temperature_follows_the_nearest_row_and_a_high_one_the_majority() -> None:
     bank = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.8, -0.6]])
     labels = torch.tensor([0, 1, 1])
     query = torch.tensor([[1.0, 0.0]])

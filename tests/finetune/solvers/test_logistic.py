@@ -1,4 +1,4 @@
-"""The grid solver against scikit-learn, against its own gradient, and where problems are hard."""
+"""The grid solver against scikit-learn, against its own gradient, and on hard problems."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def correlated(n: int, F: int, C: int, noise: float = 2.0, seed: int = 0) -> tup
     planted = torch.randn(F, C, generator=generator, dtype=torch.float64)
     logits = features @ planted + noise * torch.randn(n, C, generator=generator, dtype=torch.float64)
     labels = logits.argmax(1)
-    labels[:C] = torch.arange(C)  # no class is absent
+    labels[:C] = torch.arange(C)  # every class is present
     return features, labels
 
 
 def sklearn_minimum(features: Tensor, labels: Tensor, l2: float) -> tuple[Tensor, Tensor]:
-    """Weights ``[F C]`` and bias ``[C]``; of two classes, sklearn keeps the second alone: ``[F 1]`` and ``[1]``."""
+    """Weights ``[F C]`` and bias ``[C]``; with two classes, sklearn keeps only the second: ``[F 1]`` and ``[1]``."""
     model = LogisticRegression(C=1 / (len(labels) * l2), solver="newton-cg", tol=1e-10, max_iter=1000)
     model.fit(features.numpy(), labels.numpy())
     return torch.from_numpy(model.coef_.T.copy()), torch.from_numpy(model.intercept_.copy())
@@ -78,7 +78,7 @@ def test_objective_is_the_formula() -> None:
     assert float(objective(features, torch.tensor([0, 1]), weight, bias, [0.1])[0]) == pytest.approx(float(expected))
 
 
-def test_separable_data_with_a_tiny_penalty_ends_finite_and_all_right() -> None:
+def test_separable_data_with_a_tiny_penalty_gives_finite_and_correct_classifiers() -> None:
     generator = torch.Generator().manual_seed(1)
     labels = torch.arange(90) % 3
     features = torch.nn.functional.one_hot(labels, 3).float() * 4 + 0.1 * torch.randn(90, 3, generator=generator)
@@ -119,7 +119,7 @@ def test_order_of_strengths_does_not_matter() -> None:
     assert forward.steps == backward.steps[::-1]
 
 
-def test_groups_that_do_not_fit_in_memory_end_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_solving_in_groups_gives_the_same_solution(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = correlated(200, 7, 3)
     whole = fit_logistic(features, labels, 3, L2, tolerance=1e-12)
     monkeypatch.setattr("finetune.solvers.logistic.MEMORY", 1)
@@ -127,7 +127,7 @@ def test_groups_that_do_not_fit_in_memory_end_the_same(monkeypatch: pytest.Monke
     torch.testing.assert_close(whole.objective, grouped.objective, rtol=1e-9, atol=0)
 
 
-def test_principal_directions_alone_end_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_principal_preconditioner_gives_the_same_solution(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = correlated(200, 7, 3)
     whole = fit_logistic(features, labels, 3, L2, tolerance=1e-10)
     monkeypatch.setattr("finetune.solvers.preconditioner.LARGEST_WHOLE", 1)
@@ -137,10 +137,10 @@ def test_principal_directions_alone_end_the_same(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_few_rows_in_their_span_end_where_the_features_do(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_rows_in_their_span_give_the_same_solution(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = correlated(60, 100, 3)
     features = features.to(dtype)
-    features[1] = features[0]  # rows that depend on each other leave a smaller span
+    features[1] = features[0]  # linearly dependent rows have a smaller span
     tolerance = 1e-12 if dtype == torch.float64 else 1e-6
     # partly outside the span, which the solution must forget
     start = (1e-3 * torch.randn(100, 3, generator=torch.Generator().manual_seed(2)), torch.zeros(3))
@@ -152,13 +152,13 @@ def test_few_rows_in_their_span_end_where_the_features_do(dtype: torch.dtype, mo
     for fit in (span, started):
         exact = dtype == torch.float64
         torch.testing.assert_close(fit.objective, direct.objective, rtol=1e-6 if exact else 1e-3, atol=0)
-        if exact:  # the minimum is flat: weights say it less sharply
+        if exact:  # the minimum is flat: weights are less well determined
             bound = 1e-2 * float(direct.weight.abs().max())
             torch.testing.assert_close(fit.weight, direct.weight, rtol=0, atol=bound)
             torch.testing.assert_close(fit.bias, direct.bias, rtol=1e-2, atol=1e-2)
 
 
-def test_few_rows_without_any_difference_get_the_shares() -> None:
+def test_identical_rows_predict_the_class_shares() -> None:
     labels = torch.tensor([0, 1, 1, 1])
     fit = fit_logistic(torch.ones(4, 9, dtype=torch.float64), labels, 2, [1e-3], tolerance=1e-12)
     assert float(fit.weight.abs().max()) == 0
@@ -168,7 +168,7 @@ def test_few_rows_without_any_difference_get_the_shares() -> None:
 
 
 @pytest.mark.parametrize(("n", "F"), [(200, 7), (60, 100)], ids=["tall", "wide"])
-def test_a_solution_given_as_start_needs_no_step(n: int, F: int) -> None:
+def test_starting_from_the_solution_needs_no_step(n: int, F: int) -> None:
     features, labels = correlated(n, F, 3)
     fit = fit_logistic(features, labels, 3, [1e-2], tolerance=1e-10)
     again = fit_logistic(features, labels, 3, [1e-2], start=(fit.weight[0], fit.bias[0]), tolerance=1e-8)
@@ -176,7 +176,7 @@ def test_a_solution_given_as_start_needs_no_step(n: int, F: int) -> None:
     torch.testing.assert_close(again.weight, fit.weight)
 
 
-def test_too_few_steps_are_admitted() -> None:
+def test_too_few_steps_are_reported_as_not_converged() -> None:
     features, labels = correlated(200, 7, 3)
     fit = fit_logistic(features, labels, 3, [1e-5], tolerance=1e-10, max_steps=2)
     assert fit.converged == (False,)
@@ -194,7 +194,7 @@ def test_too_few_steps_are_admitted() -> None:
         (torch.zeros(3, 2), torch.zeros(3).long(), 2, [], "positive"),
     ],
 )
-def test_what_is_no_problem_is_refused(
+def test_invalid_problems_are_refused(
     features: Tensor, labels: Tensor, classes: int, l2: list[float], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""What steers the solver: inverses against plain linear algebra, and the span against the features themselves."""
+"""Preconditioners against plain linear algebra, and the span against the features themselves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CURVATURE, L2 = torch.tensor([0.1, 0.4]).double(), torch.tensor([1e-3, 1e-1]).do
 
 
 def decaying(n: int, F: int) -> Tensor:
-    """Features whose eigenvalues fall as 1/k², off zero; float64."""
+    """Features with eigenvalues that decay as 1/k² and a mean away from zero; float64."""
     generator = torch.Generator().manual_seed(0)
     turn = torch.linalg.qr(torch.randn(F, F, generator=generator).double()).Q
     return torch.randn(n, F, generator=generator).double() / torch.arange(1, F + 1) @ turn + 2
@@ -27,7 +27,7 @@ def direct(features: Tensor, gradient: Tensor) -> Tensor:
     return torch.stack(solved)
 
 
-def test_a_whole_preconditioner_is_the_inverse() -> None:
+def test_a_full_preconditioner_is_the_inverse() -> None:
     features, gradient = decaying(90, 12), torch.randn(2, 3, 12).double()
     torch.testing.assert_close(Preconditioner.of(features).apply(gradient, CURVATURE, L2), direct(features, gradient))
 
@@ -48,7 +48,7 @@ def test_principal_directions_are_nearly_the_inverse_where_features_are_correlat
     gradient = torch.randn(2, 3, 60, generator=torch.Generator().manual_seed(1)).double()
     expected = direct(features, gradient)
     error = (preconditioner.apply(gradient, CURVATURE, L2) - expected).norm() / expected.norm()
-    assert float(error) < 0.1  # without the directions it would be near 1
+    assert float(error) < 0.1  # without the principal directions it would be near 1
 
 
 def test_a_preconditioner_draws_no_global_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
-"""Closed-form ridge against scikit-learn's, with more rows than features and the other way round."""
+"""Closed-form ridge against scikit-learn, with more rows than features and with fewer."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ def test_every_strength_equals_sklearns(n: int, F: int, dtype: torch.dtype) -> N
     labels = torch.randint(0, 3, (n,), generator=generator)
     one_hot = torch.nn.functional.one_hot(labels, 3).double()
     fit = fit_ridge(features.to(dtype), labels, 3, L2)
-    close = {"rtol": 1e-7, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-3, "atol": 2e-4}
+    close: dict[str, Any] = {"rtol": 1e-7, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-3, "atol": 2e-4}
     for index, l2 in enumerate(L2):
         reference = Ridge(alpha=n * l2, solver="svd").fit(features.numpy(), one_hot.numpy())
         weight, bias = torch.from_numpy(reference.coef_.T.copy()), torch.from_numpy(reference.intercept_.copy())
@@ -40,13 +42,13 @@ def test_strengths_one_by_one_equal_all_at_once(dtype: torch.dtype, monkeypatch:
     monkeypatch.setattr("finetune.solvers.ridge.WIDE", 1)
     monkeypatch.setattr("finetune.solvers.gram.COLUMNS", 17)
     one_by_one = fit_ridge(features.to(dtype), labels, 4, L2)
-    close = {"rtol": 1e-6, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
+    close: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(one_by_one.weight, together.weight, **close)
     torch.testing.assert_close(one_by_one.objective, together.objective, **close)
 
 
 @pytest.mark.parametrize("l2", [1e-6, 1e-8])
-def test_one_by_one_is_right_below_the_rounding_of_float32(l2: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_by_one_is_accurate_below_float32_rounding(l2: float, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(2)
     features = torch.randn(1500, 40, generator=generator) @ torch.randn(40, 200, generator=generator)  # of rank 40
     labels = torch.randint(0, 5, (1500,), generator=generator)
@@ -55,7 +57,7 @@ def test_one_by_one_is_right_below_the_rounding_of_float32(l2: float, monkeypatc
     torch.testing.assert_close(fit_ridge(features, labels, 5, [l2]).objective, reference, rtol=1e-3, atol=0)
 
 
-def test_large_means_do_not_spoil_float32() -> None:
+def test_large_means_do_not_degrade_float32() -> None:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(20_000, 8, generator=generator)
     labels = (features[:, 0] + 0.1 * torch.randn(20_000, generator=generator) > 0).long()

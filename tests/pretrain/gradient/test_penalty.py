@@ -13,7 +13,7 @@ from torch import Tensor
 from common.config import validate
 from common.encoders import Encoder, EncoderConfig, build_encoder
 from common.errors import UserError
-from pretrain.config import PretrainConfig
+from pretrain.config import GradientPretraining, PretrainConfig
 from pretrain.gradient.decoders import DecoderConfig, LinearDecoder, MLPDecoder
 from pretrain.gradient.objective import Objective
 from pretrain.gradient.penalty import PenaltyConfig
@@ -70,7 +70,7 @@ def test_atoms_of_a_sparse_code_have_unit_norm_however_weights_grow(
     weights = [weight for name, weight in model.decoder.named_parameters() if name.endswith("weight")]
     with torch.no_grad():
         for weight in weights:
-            weight *= 7
+            weight.mul_(7)
     torch.testing.assert_close(model.predict(example)[0], before)
     if kind == "mlp":
         assert isinstance(model.decoder, MLPDecoder)
@@ -101,7 +101,7 @@ def test_a_penalised_dictionary_has_the_norms_it_likes() -> None:
     model = Objective(encoder("linear", code=24), DecoderConfig(), Denoise(), penalty)
     assert isinstance(model.decoder, LinearDecoder)
     with torch.no_grad():
-        model.decoder.weight *= 7
+        model.decoder.weight.mul_(7)
     assert torch.equal(model.decoder.atoms, model.decoder.weight)
 
 
@@ -185,7 +185,9 @@ def test_weight_decay_beside_a_penalty_on_the_dictionary_is_refused(tmp_path: Pa
     with pytest.raises(UserError) as caught:
         validate(PretrainConfig, values)
     assert caught.value.problems == ("penalty.dictionary decays the atoms itself: set optim.weight_decay=0",)
-    assert validate(PretrainConfig, values | {"optim": {"weight_decay": 0}}).penalty.dictionary == 0.1
+    allowed = validate(PretrainConfig, values | {"optim": {"weight_decay": 0}})
+    assert isinstance(allowed, GradientPretraining)
+    assert allowed.penalty.dictionary == 0.1
 
 
 @pytest.mark.parametrize(

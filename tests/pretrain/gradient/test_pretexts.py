@@ -13,6 +13,7 @@ from common.corruptions import AnyCorruption, Blur, Gaussian, Gray, Holes, Jpeg,
 from common.encoders import Encoder
 from common.errors import UserError
 from pretrain.gradient.decoders import DecoderConfig
+from pretrain.gradient.example import Example
 from pretrain.gradient.objective import Objective
 from pretrain.gradient.pretexts import AnyPretext, Colorize, Denoise, Identity, Mask, Mixed, Pretext
 from pretrain.gradient.pretexts.mask import hidden_mean
@@ -39,7 +40,7 @@ EVERY: dict[str, tuple[Pretext, str]] = {
 }
 
 
-@pytest.fixture(params=EVERY.values(), ids=EVERY.keys())
+@pytest.fixture(params=list(EVERY.values()), ids=list(EVERY))
 def pair(request: pytest.FixtureRequest, encoder_for: EncoderFor) -> tuple[Pretext, Encoder]:
     pretext, name = request.param
     return pretext, encoder_for(pretext, name)
@@ -130,7 +131,7 @@ def test_the_gradient_of_a_batch_is_the_mean_of_its_parts(pair: tuple[Pretext, E
     (whole,) = torch.autograd.grad(pretext.loss(prediction, example, state), prediction)
     parts = []
     for one in range(len(photographs)):
-        alone = example._make(None if tensor is None else tensor[one : one + 1] for tensor in example)
+        alone = Example(*(None if tensor is None else tensor[one : one + 1] for tensor in example))  # type: ignore[arg-type]
         parts.append(pretext.loss(prediction[one : one + 1], alone, state))
     (mean,) = torch.autograd.grad(torch.stack(parts).mean(), prediction)
     torch.testing.assert_close(mean, whole)

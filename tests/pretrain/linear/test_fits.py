@@ -24,8 +24,9 @@ from common.augment import WHOLE
 from common.config import load_config
 from common.data import Batch
 from common.encoders import Encoder
-from common.encoders.folder import load_encoder
+from common.encoders import export as exports
 from common.encoders.linear import Linear
+from common.encoders.load import load_encoder
 from common.encoders.patch_dictionary import PatchDictionary
 from common.encoders.sparse_code import SparseCode
 from common.errors import UserError
@@ -73,7 +74,7 @@ class Finished(NamedTuple):
 def run(config: PretrainConfig) -> Finished:
     fitted: list[Encoder] = []
     with pytest.MonkeyPatch.context() as patch:
-        export = stage.export_encoder
+        export = exports.export_encoder
         patch.setattr(
             stage, "export_encoder", lambda encoder, *rest: (fitted.append(encoder), export(encoder, *rest))[1]
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def moments_of(rows: Tensor) -> Moments:
 def sample(n: int, d: int, seed: int = 0) -> Tensor:
     """Rows ``[n d]``, correlated, with a mean that is not zero."""
     generator = torch.Generator().manual_seed(seed)
-    draw = {"generator": generator, "dtype": torch.float64}
+    draw: dict[str, Any] = {"generator": generator, "dtype": torch.float64}
     return torch.randn(n, d, **draw) @ torch.randn(d, d, **draw) + 3 * torch.randn(d, **draw)
 
 

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from common.solvers.kernels import Kernel
 from pretrain.linear import tca as module
 from pretrain.linear.moments import Moments
 from pretrain.linear.pca import pca
-from pretrain.linear.tca import Kernel, maximum_mean_discrepancy, median_width, tca
+from pretrain.linear.tca import maximum_mean_discrepancy, median_width, tca
 
 
 def domains(n1: int = 40, n2: int = 30, d: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:

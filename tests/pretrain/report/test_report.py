@@ -14,7 +14,7 @@ import pretrain.run as stage
 from common.config import validate
 from common.data import Images, build_source, load_images
 from common.encoders import EncoderConfig, build_encoder
-from common.encoders.folder import load_encoder
+from common.encoders.load import load_encoder
 from common.engine.learner import Learner
 from common.engine.loop import Trained
 from common.pixels import CHUNK_PIXELS, to_float

@@ -1,0 +1,132 @@
+"""Write an encoder folder: what pretraining exports, and all that the transfer stages read of it.
+
+``config.json`` describes the network and its provenance, ``model.safetensors`` holds its tensors. The folder of an
+unmodified timm model opens in timm itself: ``timm.create_model("local-dir:FOLDER", pretrained=True)``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from common.encoders import Classifier, Encoder
+from common.encoders.card import CONFIG, WEIGHTS, EncoderCard, digest, read_json, rebuild
+from common.encoders.timm_encoder import TimmEncoder
+from common.errors import UserError
+from common.files import new_folder, write_json
+
+log = logging.getLogger("retouch")
+
+SOURCE_KEYS = ("url", "file", "source", "state_dict", "hf_hub_id", "hf_hub_filename", "custom_load", "label_offset")
+TEST_KEYS = ("pool_size", "test_input_size", "test_pool_size", "test_crop_pct", "min_input_size")
+
+
+def export_encoder(encoder: Encoder, folder: str | Path, provenance: Mapping[str, Any]) -> str:
+    """Write ``encoder`` to ``folder`` atomically, and return its sha256.
+
+    Without its mask channel, which is zero for whole images, and without its classifier.
+
+    Raises:
+        UserError: ``folder`` contains something else, or a tensor is not finite.
+    """
+    return _export(encoder, Path(folder), provenance, class_names=())
+
+
+def export_classifier(classifier: Classifier, folder: str | Path, provenance: Mapping[str, Any]) -> str:
+    """Write encoder and classifier to ``folder`` atomically, and return their sha256.
+
+    Raises:
+        UserError: ``folder`` contains something else, or a tensor is not finite.
+    """
+    return _export(classifier.encoder, Path(folder), provenance, classifier.class_names)
+
+
+def _export(encoder: Encoder, folder: Path, provenance: Mapping[str, Any], class_names: tuple[str, ...]) -> str:
+    _refuse_foreign(folder)
+    copy = _clean_copy(encoder, len(class_names), folder)
+    tensors = {name: tensor.contiguous() for name, tensor in copy.body.state_dict().items()}
+    plain, note = isinstance(copy, TimmEncoder) and copy.plain, ""
+    if isinstance(copy, TimmEncoder) and not plain:
+        note = "the stem was replaced for small images, so plain timm cannot open this folder; Retouch can"
+        log.info("%s: %s", folder, note)
+
+    with new_folder(folder) as writing:
+        save_file(tensors, writing / WEIGHTS, metadata={"format": "pt"})
+        card = EncoderCard(
+            name=copy.name,
+            image_size=copy.image_size,
+            view=copy.view,
+            stem=copy.config.stem,
+            model_args=copy.config.model_args,
+            mean=_three(copy.mean),
+            std=_three(copy.std),
+            layer_shapes=tuple(copy.layer_shapes),
+            class_names=class_names,
+            tensors=len(tensors),
+            parameters=sum(parameter.numel() for parameter in copy.body.parameters()),
+            sha256="",
+            plain_timm=plain,
+            note=note,
+            provenance=json.loads(json.dumps(dict(provenance), default=str), parse_constant=str),
+        )
+        card = card.model_copy(update={"sha256": digest(card, writing / WEIGHTS)})
+        config = _timm_config(copy, class_names) if isinstance(copy, TimmEncoder) and plain else {}
+        config["retouch"] = card.model_dump(mode="json")
+        write_json(writing / CONFIG, config)
+    return card.sha256
+
+
+def _three(constants: Tensor) -> tuple[float, float, float]:
+    """The shortest decimals that round to these float32 values: 0.485, not 0.48500001430511475."""
+    red, green, blue = (float(str(value)) for value in constants.flatten().numpy())
+    return red, green, blue
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if folder.is_dir() and (found := sorted(path.name for path in folder.iterdir())):
+        ours = set(found) <= {CONFIG, WEIGHTS} and "retouch" in read_json(folder)
+        if not ours:
+            raise UserError(f"{folder} contains other files ({', '.join(found[:3])}); export to a new folder")
+    elif folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; export to a new folder")
+
+
+def _clean_copy(encoder: Encoder, num_classes: int, folder: Path) -> Encoder:
+    """What loading will build: the same network for whole RGB images, with the same tensors, on the CPU."""
+    copy = rebuild(encoder.config, encoder.image_size, encoder.view, num_classes)
+    own, tensors = encoder.state_dict(), {}
+    for name, wanted in copy.state_dict().items():
+        tensor = own[name].detach().cpu()
+        if encoder.mask_channel and tensor.shape != wanted.shape:
+            tensor = tensor[:, :3]  # the stem's weights, without the mask
+        if not tensor.isfinite().all():
+            raise UserError(f"{folder} was not written: {name} is not finite, so training diverged; lower base_lr")
+        tensors[name] = tensor.clone()
+    copy.load_state_dict(tensors)
+    return copy.eval()
+
+
+def _timm_config(encoder: TimmEncoder, class_names: Sequence[str]) -> dict[str, Any]:
+    """timm's own description of the model; timm ignores the ``retouch`` block."""
+    model: Any = encoder.model
+    pretrained_cfg = {
+        key: value
+        for key, value in dict(model.pretrained_cfg).items()
+        if value is not None and key not in (*SOURCE_KEYS, *TEST_KEYS, "architecture")
+    }
+    size = encoder.image_size
+    pretrained_cfg |= {"num_classes": len(class_names), "input_size": [3, size, size], "crop_pct": 1.0}
+    config = {
+        "architecture": model.pretrained_cfg["architecture"],
+        "num_classes": len(class_names),
+        "num_features": model.num_features,
+        "model_args": encoder.config.model_args,
+        "pretrained_cfg": pretrained_cfg,
+    }
+    return config | ({"label_names": list(class_names)} if class_names else {})

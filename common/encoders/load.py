@@ -1,0 +1,190 @@
+"""Read an encoder folder back: every tensor checked, and a plain reason where a folder is not an encoder's."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from common.encoders import Classifier, Encoder, EncoderConfig
+from common.encoders.card import CONFIG, FORMAT, WEIGHTS, EncoderCard, digest, read_json, rebuild
+from common.errors import UserError, one_line
+
+log = logging.getLogger("retouch")
+
+
+def load_encoder(folder: str | Path) -> Encoder:
+    """The encoder in ``folder``, frozen and in eval mode, every tensor checked. Of a classifier, its encoder.
+
+    Raises:
+        UserError: the folder is missing, not an encoder, damaged or modified; says what is wrong and what to do.
+    """
+    folder = Path(folder)
+    card = read_encoder_card(folder)
+    encoder = rebuild(card.config, card.image_size, card.view, len(card.class_names))
+    _load_tensors(encoder, card, folder)
+    if card.class_names:
+        encoder.remove_classifier()
+    return encoder.freeze()
+
+
+def load_classifier(folder: str | Path) -> Classifier:
+    """The classifier in ``folder``, frozen and in eval mode, every tensor checked.
+
+    Raises:
+        UserError: as ``load_encoder``, or the folder contains an encoder without a classifier.
+    """
+    folder = Path(folder)
+    card = read_encoder_card(folder)
+    if not card.class_names:
+        raise UserError(f"{folder} contains an encoder without a classifier; use the folder that fine-tuning wrote")
+    encoder = rebuild(card.config, card.image_size, card.view, len(card.class_names))
+    _load_tensors(encoder, card, folder)
+    classifier = Classifier(encoder, card.class_names)
+    encoder.freeze()
+    return classifier.eval()
+
+
+def random_twin(folder: str | Path, seed: int) -> Encoder:
+    """The same architecture and view with random weights drawn from ``seed``, in eval mode.
+
+    Not frozen, because BatchNorm statistics for the random weights must still be estimated; call ``freeze()`` then.
+    """
+    card = read_encoder_card(folder)
+    return rebuild(card.config, card.image_size, card.view, seed=seed).eval()
+
+
+def _load_tensors(encoder: Encoder, card: EncoderCard, folder: Path) -> None:
+    """Copy the tensors of ``folder`` into ``encoder``; each must be present, match, and be unmodified."""
+    expected = encoder.body.state_dict()
+    problems, tensors = [], {}
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            names = set(file.keys())
+            problems += [f"{name} is missing" for name in expected if name not in names]
+            problems += [f"{name} does not belong to this network" for name in sorted(names - set(expected))]
+            for name in names & set(expected):
+                tensor, wanted = file.get_tensor(name), expected[name]
+                problem = _misfit(tensor, wanted)
+                problems += [f"{name} {problem}"] if problem else []
+                tensors[name] = tensor
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{folder}/{WEIGHTS} cannot be read ({one_line(error)}): it is truncated or not safetensors; "
+            "copy or export it again"
+        ) from None
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(f"{folder}: {'; '.join(problems[:3])}{more}; export the encoder again, or use the right folder")
+    if digest(card, folder / WEIGHTS) != card.sha256:
+        raise UserError(f"{folder}: the files have been modified (sha256 differs); copy or export them again")
+    encoder.body.load_state_dict(tensors)
+    encoder.mean.copy_(torch.tensor(card.mean).view(1, 3, 1, 1))
+    encoder.std.copy_(torch.tensor(card.std).view(1, 3, 1, 1))
+    log.info(
+        "loaded %s from %s: %d tensors, %s parameters, %s at %d px, sha256 %s",
+        *(card.name, folder, len(tensors), f"{card.parameters:,}", card.view, card.image_size, card.sha256[:12]),
+    )
+
+
+def _misfit(tensor: Tensor, wanted: Tensor) -> str:
+    if tensor.shape != wanted.shape:
+        return f"has shape {list(tensor.shape)}, not {list(wanted.shape)}"
+    if tensor.dtype != wanted.dtype:
+        return f"is {str(tensor.dtype).removeprefix('torch.')}, not {str(wanted.dtype).removeprefix('torch.')}"
+    return "" if tensor.isfinite().all() else "is not finite"
+
+
+# ---- the card
+
+
+def read_encoder_card(folder: str | Path) -> EncoderCard:
+    """The card in ``config.json``, without reading tensors.
+
+    A plain timm folder counts as an encoder of RGB images at its own input size.
+
+    Raises:
+        UserError: there is no such folder, or it is not an encoder; says what it looks like and what to use instead.
+    """
+    folder = Path(folder)
+    _refuse_unlikely(folder)
+    config = read_json(folder)
+    if "retouch" in config:
+        if config["retouch"].get("format") != FORMAT:
+            raise UserError(f"{folder} was written by another version of Retouch; update Retouch, or export it again")
+        try:
+            return EncoderCard.model_validate(config["retouch"])
+        except ValidationError as error:
+            keys = ", ".join(".".join(map(str, item["loc"])) for item in error.errors()[:3])
+            raise UserError(f"{folder}/{CONFIG}: the retouch block is damaged ({keys}); export it again") from None
+    if "architecture" in config:
+        return _card_of_plain_timm(folder, config)
+    if {"model_type", "transformers_version"} & set(config):
+        raise UserError(f"{folder} is a Hugging Face transformers model; use a Retouch or timm encoder folder")
+    raise UserError(f"{folder}/{CONFIG} does not describe an encoder; use the folder that `retouch pretrain` wrote")
+
+
+def encoder_sha256(folder: str | Path) -> str:
+    """sha256 (hex) of the weights and how they are read, computed from the files in ``folder``."""
+    card = read_encoder_card(folder)
+    return digest(card, Path(folder) / WEIGHTS)
+
+
+def _refuse_unlikely(folder: Path) -> None:
+    if not folder.exists():
+        raise UserError(f"{folder}: no such folder; use the encoder/ folder of a finished run")
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file; use the folder that contains {CONFIG} and {WEIGHTS}")
+    if (folder / CONFIG).is_file():
+        if (folder / WEIGHTS).is_file():
+            closed = [name for name in (CONFIG, WEIGHTS) if not os.access(folder / name, os.R_OK)]
+            if closed:
+                raise UserError(f"{folder}: no permission to read {' and '.join(closed)}; change their permissions")
+            return
+        raise UserError(f"{folder} has no {WEIGHTS}: the copy is incomplete, or its weights have another format")
+    run = next(
+        (path for path in (folder, *folder.absolute().parents[:2]) if (path / "encoder" / CONFIG).is_file()), None
+    )
+    if run is not None:
+        what = "a run folder" if run == folder else "inside a run, but not its encoder"
+        raise UserError(f"{folder} is {what}; use {run / 'encoder'}")
+    if folder.name.startswith("step-") or any(folder.glob("step-*")):
+        raise UserError(
+            f"{folder} is a training checkpoint; finish the run (resume=true), then use its encoder/ folder"
+        )
+    raise UserError(f"{folder} is not an encoder: it has no {CONFIG}; use the encoder/ folder of a finished run")
+
+
+def _card_of_plain_timm(folder: Path, config: Mapping[str, Any]) -> EncoderCard:
+    described = {**config, **config.get("pretrained_cfg", {})}
+    args = {k: v for k, v in config.get("model_args", {}).items() if k not in ("in_chans", "num_classes")}
+    classes = config.get("num_classes", 0)
+    names = config.get("label_names") or [str(i) for i in range(classes)]
+    encoder_config = EncoderConfig(name=f"timm/{config['architecture']}", model_args=args, stem="default")
+    size = args.get("img_size", described.get("input_size", (3, 224, 224)))
+    image_size = int(size if isinstance(size, int) else size[-1])
+    encoder = rebuild(encoder_config, image_size, "rgb")
+    card = EncoderCard(
+        name=encoder_config.name,
+        image_size=image_size,
+        view="rgb",
+        stem="default",
+        model_args=args,
+        mean=described.get("mean", tuple(encoder.mean.flatten().tolist())),
+        std=described.get("std", tuple(encoder.std.flatten().tolist())),
+        layer_shapes=tuple(encoder.layer_shapes),
+        class_names=tuple(map(str, names)) if len(names) == classes else tuple(map(str, range(classes))),
+        tensors=len(encoder.body.state_dict()),
+        parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+        sha256="",
+        plain_timm=True,
+        note="written by timm, not by Retouch",
+    )
+    return card.model_copy(update={"sha256": digest(card, folder / WEIGHTS)})
