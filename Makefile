@@ -1,4 +1,4 @@
-# make demo   set up and run the main job on made-up images (a few minutes)
+# make demo   set up and run the main job on generated images (a few minutes)
 # make test   set up and run the tests
 PYTHON ?= python3
 VENV := .venv

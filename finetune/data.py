@@ -22,6 +22,7 @@ from common.data import (
 from common.data.images import Cache, kept_rows
 from common.errors import UserError, check_all
 from common.machine.cores import usable_cores
+from finetune.results import DataFacts
 
 
 class LabelledData(Config):
@@ -128,6 +129,16 @@ def load_labelled(sources: Sources, data: LabelledData, size: int, seed: int) ->
         name = sources.train.resolve(task)
         tasks[name] = (train.labels(name), test.labels(name))
     return LabelledImages(train, test, tasks, duplicates)
+
+
+def data_facts(sources: Sources, images: LabelledImages) -> DataFacts:
+    """What results say of the data."""
+    return DataFacts(
+        train=sources.train.spec,
+        test=sources.test.spec,
+        image_size=images.train.size,
+        duplicates=images.duplicates,
+    )
 
 
 def hold_out(labels: Labels, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

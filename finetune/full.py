@@ -27,11 +27,11 @@ from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
 from common.runs.folder import Run, check_run_folder, open_run, with_group
 from finetune.config import FinetuneConfig, ProbeConfig
-from finetune.data import Sources, check_enough, hold_out, load_labelled, open_sources
+from finetune.data import Sources, check_enough, data_facts, hold_out, load_labelled, open_sources
 from finetune.features import layer_shapes
 from finetune.metrics import accuracy, score
 from finetune.probe import probe
-from finetune.results import RESULTS, DataFacts, FinetuneResult, Probed, StepChoice, Tuned, write_results
+from finetune.results import RESULTS, FinetuneResult, Probed, StepChoice, Tuned, write_results
 from finetune.table import Line, finetune_lines, results_table
 
 log = logging.getLogger("retouch")
@@ -231,12 +231,7 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     result = FinetuneResult(
         task=task,
         classes=train_labels.names,
-        data=DataFacts(
-            train=sources.train.spec,
-            test=sources.test.spec,
-            image_size=images.train.size,
-            duplicates=images.duplicates,
-        ),
+        data=data_facts(sources, images),
         protocol=_protocol(config),
         start="scratch" if config.encoder.from_scratch else str(config.encoder.path or config.encoder.name),
         encoder_sha256=sha256,

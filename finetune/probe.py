@@ -25,7 +25,7 @@ from common.machine.precision import resolve_precision
 from common.runs.folder import Run, check_run_folder, open_run, with_group
 from finetune.baselines import Pixels, untrained
 from finetune.config import ProbeConfig
-from finetune.data import LabelledData, LabelledImages, Sources, check_enough, load_labelled, open_sources
+from finetune.data import LabelledData, LabelledImages, Sources, check_enough, data_facts, load_labelled, open_sources
 from finetune.features import Extraction, Features, cache_folder, cached_features, extract, feature_key, layer_shapes
 from finetune.metrics import score
 from finetune.pooling import Part, Space, build_spaces
@@ -33,7 +33,6 @@ from finetune.probes import Candidates, Fitted, Probe, Task, build_task
 from finetune.properties import measure_properties
 from finetune.results import (
     RESULTS,
-    DataFacts,
     EncoderFacts,
     Probed,
     ProbeReport,
@@ -161,12 +160,7 @@ def _probe_data(
             task=name,
             classes=train_labels.names,
             needs_color=name in sources.train.color_tasks,
-            data=DataFacts(
-                train=sources.train.spec,
-                test=sources.test.spec,
-                image_size=images.train.size,
-                duplicates=images.duplicates,
-            ),
+            data=data_facts(sources, images),
             protocol=_protocol(config),
             encoder=EncoderFacts(
                 path=str(config.encoder), name=card.name, view=card.view, pretext=_pretext(card), sha256=card.sha256

@@ -106,8 +106,8 @@ class Averages(Encoder):
         (
             ('    "mlp": MLP,\n', '    "mlp": MLP,\n    "averages": Averages,\n'),
             (
-                "from common.encoders.base import Encoder, View\n",
-                "from common.encoders.averages import Averages\nfrom common.encoders.base import Encoder, View\n",
+                "X
+                "from common.encoders.averages import Averages\nX
             ),
         ),
     ),

@@ -270,6 +270,8 @@ class _Decoder(Dataset[Decoded]):
         """One square from the image already ``made``, or from the source; ``None`` if it cannot be read."""
         if row in self._failed:
             return None
+        if made is not None and made.shape == (3, self.size, self.size):
+            return made.numpy()
         try:
             return square(self.source.image(int(self.kept[row])) if made is None else made, self.size)
         except Exception as error:  # decoders raise anything on broken files

@@ -14,6 +14,8 @@ from common.encoders.config import EncoderConfig
 from common.errors import UserError
 
 View = Literal["rgb", "gray"]
+# Whether a fourth input channel marks hidden pixels; "maps": unless the encoder can drop hidden patches (tokens).
+MaskChannel = bool | Literal["maps"]
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet statistics, in [0, 1]: what most of timm's models expect
 STD = (0.229, 0.224, 0.225)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import timm
 
-from common.encoders.base import Encoder, View
+from common.encoders.base import Encoder, MaskChannel, View
 from common.encoders.config import EncoderConfig
 from common.encoders.kernel import KernelCode
 from common.encoders.linear import Linear
@@ -28,7 +28,9 @@ OWN: dict[str, Callable[[EncoderConfig, int, View, bool], Encoder]] = {
 }
 
 
-def build_encoder(config: EncoderConfig, *, image_size: int, view: View = "rgb", mask_channel: bool = False) -> Encoder:
+def build_encoder(
+    config: EncoderConfig, *, image_size: int, view: View = "rgb", mask_channel: MaskChannel = False
+) -> Encoder:
     """Build the encoder that ``config`` names, on the CPU, in train mode.
 
     Raises:
@@ -36,7 +38,7 @@ def build_encoder(config: EncoderConfig, *, image_size: int, view: View = "rgb",
             be used at this image size, with the reason.
     """
     if config.name in OWN:
-        return OWN[config.name](config, image_size, view, mask_channel)
+        return OWN[config.name](config, image_size, view, bool(mask_channel))  # none has tokens
     if config.name.startswith("timm/"):
         return build_timm_encoder(config, image_size, view, mask_channel)
     raise UserError(

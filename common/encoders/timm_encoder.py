@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.optim import auto_group_layers
 from torch import Tensor, nn
 
-from common.encoders.base import MEAN, STD, Encoder, TokenEncoder, View
+from common.encoders.base import MEAN, STD, Encoder, MaskChannel, TokenEncoder, View
 from common.encoders.config import EncoderConfig
 from common.encoders.timm_model import MIN_SIDE, add_mask_channel, create_timm_model
 
@@ -21,12 +21,13 @@ log = logging.getLogger("retouch")
 MAX_LAYERS = 6  # evenly spaced maps read from a deep model
 
 
-def build_timm_encoder(config: EncoderConfig, image_size: int, view: View, mask_channel: bool) -> TimmEncoder:
+def build_timm_encoder(config: EncoderConfig, image_size: int, view: View, mask_channel: MaskChannel) -> TimmEncoder:
     """A token encoder for a VisionTransformer that embeds patches independently, a plain one for all other models."""
     model, resolved = create_timm_model(config, image_size)
     by_patch = isinstance(model, VisionTransformer) and type(model.patch_embed) is PatchEmbed
     kind = TimmTokenEncoder if by_patch else TimmEncoder
-    encoder = kind(model, resolved, image_size, view, mask_channel)
+    masked = not by_patch if mask_channel == "maps" else mask_channel
+    encoder = kind(model, resolved, image_size, view, masked)
     side = min(encoder.map_shape[1:])
     if config.stem == "auto" and side < MIN_SIDE:
         log.warning(

@@ -11,7 +11,7 @@ from common.augment import AugmentConfig
 from common.config import ProblemsError
 from common.data import Images
 from common.encoders import EncoderConfig, build_encoder
-from common.encoders.base import Encoder, TokenEncoder
+from common.encoders.base import Encoder
 from common.engine.gradient import GradientLearner
 from common.engine.schedule import seed_step
 from common.engine.settings import GradientConfig
@@ -69,10 +69,9 @@ class Gradient(GradientConfig, Method):
         """Build the encoder from the seed, and check that the pretext can use it."""
         pretext = self.pretext
         seed_step(seed, 0)
-        encoder = build_encoder(self.encoder, image_size=image_size, view=pretext.view)
-        if pretext.needs_mask_channel(isinstance(encoder, TokenEncoder)):
-            seed_step(seed, 0)
-            encoder = build_encoder(self.encoder, image_size=image_size, view=pretext.view, mask_channel=True)
+        encoder = build_encoder(
+            self.encoder, image_size=image_size, view=pretext.view, mask_channel=pretext.mask_channel
+        )
         # if nothing is damaged, the code must be narrow or sparse
         sparse = bool(self.penalty.l1) or encoder.code_kept is not None
         problems = [] if pretext.narrow_code and sparse else pretext.check(encoder)

@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from pydantic import JsonValue
@@ -71,6 +72,16 @@ class LinearMethod(Method, ABC):
         return self.learner(encoder, self, augment, world, seed)
 
 
+class Statistics(Protocol):
+    """Running sums that a checkpoint keeps."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of all tensors, by name."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put them back."""
+
+
 class LinearLearner(MethodLearner):
     """The learner of a method of the linear family.
 
@@ -78,6 +89,7 @@ class LinearLearner(MethodLearner):
     """
 
     method: LinearMethod
+    statistics: Statistics | None = None
 
     def __init__(self, encoder: Encoder, method: LinearMethod, augment: AugmentConfig, world: World, seed: int) -> None:
         self.encoder, self.method, self.augment, self.world, self.seed = encoder, method, augment, world, seed
@@ -90,6 +102,14 @@ class LinearLearner(MethodLearner):
     @property
     def streams(self) -> bool:
         return self.method.streams
+
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        return super().tensors() | ({"statistics": self.statistics.state_dict()} if self.statistics else {})
+
+    def restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        super().restore(groups)
+        if self.statistics:
+            self.statistics.load_state_dict(groups["statistics"])
 
     def attach(self, images: Images, other: Images | None = None) -> None:
         super().attach(images, other)

@@ -11,7 +11,6 @@ does not depend on the scale of the rows. Without a ridge, as many columns as ro
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -138,7 +137,7 @@ class CcaLearner(ProjectionLearner):
 
     def __init__(self, encoder: Encoder, method: Cca, augment: AugmentConfig, world: World, seed: int) -> None:
         super().__init__(encoder, method, augment, world, seed)
-        self.moments = CrossMoments(self.encoder.dimension, self.encoder.dimension, world.device)
+        self.statistics = self.moments = CrossMoments(self.encoder.dimension, self.encoder.dimension, world.device)
 
     def attach(self, images: Images, other: Images | None = None) -> None:
         super().attach(images, other)
@@ -170,13 +169,6 @@ class CcaLearner(ProjectionLearner):
                 f"fit.views=other pairs images by row, but an image of {self.images.source.spec} or "
                 f"{self.other.source.spec} cannot be read: remove it and its partner"
             )
-
-    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
-        return {**super().tensors(), "moments": self.moments.state()}
-
-    def restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
-        super().restore(groups)
-        self.moments.load(dict(groups["moments"]))
 
     def finish(self) -> None:
         with user_errors(self.method):

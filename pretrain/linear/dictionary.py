@@ -13,6 +13,8 @@ Everything here is a function of its arguments: a run that saves A, B and W cont
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -208,7 +210,7 @@ class DictionaryStatistics:
         """The complete state for a checkpoint, as tensors; later minibatches do not change them."""
         return {name: value.clone() for name, value in self._sums.items()}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore from ``state_dict()``.
 
         Raises:

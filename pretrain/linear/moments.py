@@ -66,17 +66,17 @@ class Moments:
             raise ValueError(f"a covariance needs at least 2 rows; {self.count} were added")
         return self._scatter / (self.count - 1)
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """A copy of the complete state, by name; a run that loads it continues bit for bit."""
         return {"count": torch.tensor(self.count), "mean": self.mean.clone(), "scatter": self._scatter.clone()}
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore the moments from ``state``.
 
         Raises:
             ValueError: names, shapes or types differ from this object's own; nothing is changed.
         """
-        check_state(self.state(), state)
+        check_state(self.state_dict(), state)
         self.count = int(state["count"])
         self.mean = state["mean"].to(self.mean.device, copy=True)
         self._scatter.copy_(state["scatter"])
@@ -130,16 +130,16 @@ class CrossMoments:
         joint, cut = self._joint.covariance(), self.columns_x
         return joint[:cut, :cut], joint[:cut, cut:], joint[cut:, cut:]
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """As :meth:`Moments.state`, with the lengths of the two views as ``columns``."""
-        return {**self._joint.state(), "columns": torch.tensor([self.columns_x, self.columns_y])}
+        return {**self._joint.state_dict(), "columns": torch.tensor([self.columns_x, self.columns_y])}
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """As :meth:`Moments.load`; a state of views of other lengths is refused too."""
-        check_state(self.state(), state)
+        check_state(self.state_dict(), state)
         if (columns := state["columns"].tolist()) != [self.columns_x, self.columns_y]:
             raise ValueError(f"state: views of {columns} columns, not of {[self.columns_x, self.columns_y]}")
-        self._joint.load({name: tensor for name, tensor in state.items() if name != "columns"})
+        self._joint.load_state_dict({name: tensor for name, tensor in state.items() if name != "columns"})
 
 
 def check_rows(rows: Tensor, name: str, columns: int | None = None) -> None:

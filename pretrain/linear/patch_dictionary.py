@@ -7,7 +7,6 @@ representations with k-means*) or by sparse coding. PCA, ICA and random patches 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal, Self
 
 import torch
@@ -99,6 +98,7 @@ class PatchDictionaryLearner(LinearLearner):
     """Fits whitening and a first dictionary in ``start``; k-means and sparse coding then stream."""
 
     encoder: PatchDictionary
+    statistics: DictionaryStatistics
     method: PatchDictionaryFit
 
     def __init__(
@@ -187,13 +187,6 @@ class PatchDictionaryLearner(LinearLearner):
     def whitened(self, rows: Tensor) -> Tensor:
         """Normalised patches ``[n d]`` -> whitened ones."""
         return (rows - self.encoder.patch_mean) @ self.encoder.whiten
-
-    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
-        return {**super().tensors(), "statistics": self.statistics.state_dict()}
-
-    def restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
-        super().restore(groups)
-        self.statistics.load_state_dict(dict(groups["statistics"]))
 
     @torch.no_grad()
     def explain(self, images: Tensor) -> Explained:

@@ -8,7 +8,6 @@ variance 1, and multiplied by it for decoding: the reconstruction is the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -99,19 +98,12 @@ class PcaLearner(ProjectionLearner):
 
     def __init__(self, encoder: Encoder, method: Pca, augment: AugmentConfig, world: World, seed: int) -> None:
         super().__init__(encoder, method, augment, world, seed)
-        self.moments = Moments(self.encoder.dimension, world.device)
+        self.statistics = self.moments = Moments(self.encoder.dimension, world.device)
 
     def learn(self, images: Tensor, step: int, index: Tensor) -> StepResult:
         # the stream continues into the next epoch: count no image twice
         self.moments.add(self.rows(images)[: max(0, len(self.images) - self.moments.count)])
         return StepResult({}, {})
-
-    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
-        return {**super().tensors(), "moments": self.moments.state()}
-
-    def restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
-        super().restore(groups)
-        self.moments.load(dict(groups["moments"]))
 
     def finish(self) -> None:
         with user_errors(self.method):

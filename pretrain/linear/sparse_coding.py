@@ -9,7 +9,6 @@ without bound. With the L0 penalties this is the only choice, since they ignore 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal, Self
 
 import torch
@@ -79,6 +78,7 @@ class SparseCodingLearner(LinearLearner):
     """Learns W and its moments A, B from minibatches."""
 
     encoder: SparseCode
+    statistics: DictionaryStatistics
     method: SparseCoding
 
     def __init__(self, encoder: Encoder, method: SparseCoding, augment: AugmentConfig, world: World, seed: int) -> None:
@@ -123,13 +123,6 @@ class SparseCodingLearner(LinearLearner):
         if self.method.penalty == "l1":
             return self.method.strength * codes.abs().sum(1)
         return (self.method.strength if self.method.penalty == "l0" else 0.0) * (codes != 0).sum(1)
-
-    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
-        return {**super().tensors(), "statistics": self.statistics.state_dict()}
-
-    def restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
-        super().restore(groups)
-        self.statistics.load_state_dict(dict(groups["statistics"]))
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:

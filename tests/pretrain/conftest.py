@@ -32,8 +32,7 @@ def encoder_for() -> Callable[[Pretext, str], Encoder]:
 
     def build(pretext: Pretext, name: str) -> Encoder:
         torch.manual_seed(0)
-        mask_channel = pretext.needs_mask_channel(token_encoder=name == "vit")
-        encoder = build_encoder(CONFIGS[name], image_size=SIDE, view=pretext.view, mask_channel=mask_channel)
+        encoder = build_encoder(CONFIGS[name], image_size=SIDE, view=pretext.view, mask_channel=pretext.mask_channel)
         assert isinstance(encoder, TokenEncoder) == (name == "vit")
         return encoder
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from common.config import Config
-from common.encoders.base import Encoder, View
+from common.encoders.base import Encoder, MaskChannel, View
 from pretrain.gradient.example import Example
 
 State = Mapping[str, Tensor]
@@ -28,7 +28,8 @@ class Pretext(Config, ABC):
     view: ClassVar[View] = "rgb"  # what the encoder sees, in pretraining and transfer
     narrow_code: ClassVar[bool] = False  # nothing is damaged: a narrow code without a bypass is needed
 
-    def needs_mask_channel(self, token_encoder: bool) -> bool:
+    @property
+    def mask_channel(self) -> MaskChannel:
         """Whether the encoder needs a fourth channel that marks hidden pixels."""
         return False
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.corruptions.holes import draw_patches, enlarge
-from common.encoders.base import Encoder, TokenEncoder
+from common.encoders.base import Encoder, MaskChannel, TokenEncoder
 from pretrain.gradient.example import Example
 from pretrain.gradient.pretexts.base import Pretext, State
 
@@ -36,8 +36,9 @@ class Mask(Pretext):
     paste_visible: bool = True
     """In panels, show the original visible patches."""
 
-    def needs_mask_channel(self, token_encoder: bool) -> bool:
-        return not token_encoder
+    @property
+    def mask_channel(self) -> MaskChannel:
+        return "maps"
 
     def drops_tokens(self, encoder: Encoder) -> bool:
         return isinstance(encoder, TokenEncoder)

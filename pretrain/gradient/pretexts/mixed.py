@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from common.corruptions import AnyCorruption, Gaussian, Gray, Holes
-from common.encoders.base import Encoder
+from common.encoders.base import Encoder, MaskChannel
 from pretrain.gradient.example import Example
 from pretrain.gradient.pretexts.restore import Restore
 
@@ -31,7 +31,8 @@ class Mixed(Restore):
             raise ValueError(f"at_most is {self.at_most}, but there are only {len(self.members)} members")
         return self
 
-    def needs_mask_channel(self, token_encoder: bool) -> bool:
+    @property
+    def mask_channel(self) -> MaskChannel:
         return any(isinstance(member, Holes) for member in self.members)
 
     def corrupt(self, images: Tensor, encoder: Encoder) -> Example:
@@ -47,7 +48,7 @@ class Mixed(Restore):
             else:
                 holed = member(damaged)
             damaged = torch.where(where, holed, damaged)
-        if self.needs_mask_channel(False):
+        if self.mask_channel:
             damaged = torch.cat([damaged, hidden], dim=1)
         return Example(input=damaged, clean=images, target=images)
 

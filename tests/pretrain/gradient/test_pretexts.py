@@ -229,8 +229,8 @@ def test_mixed_damages_each_image_only_by_its_own_member(photographs: Tensor, en
 
 
 def test_mixed_needs_a_mask_channel_only_if_there_are_holes() -> None:
-    assert Mixed().needs_mask_channel(token_encoder=True)
-    assert not Mixed(members=[Gray()]).needs_mask_channel(token_encoder=False)
+    assert Mixed().mask_channel is True
+    assert Mixed(members=[Gray()]).mask_channel is False
 
 
 def test_wrong_settings_are_refused() -> None:

@@ -74,13 +74,13 @@ def test_a_loaded_state_continues_bit_for_bit(cut: int) -> None:
     first, second = Moments(4), Moments(4)
     for batch in batches[:cut]:
         first.add(batch)
-    state = first.state()
+    state = first.state_dict()
     first.add(batches[0])  # later batches do not change the copy
-    second.load(state)
+    second.load_state_dict(state)
     for batch in batches[cut:]:
         second.add(batch)
-    assert second.state().keys() == whole.state().keys()
-    assert all(torch.equal(tensor, whole.state()[name]) for name, tensor in second.state().items())
+    assert second.state_dict().keys() == whole.state_dict().keys()
+    assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in second.state_dict().items())
 
 
 def test_pairs_have_the_covariances_of_both_views_and_between_them() -> None:
@@ -96,14 +96,14 @@ def test_pairs_have_the_covariances_of_both_views_and_between_them() -> None:
     torch.testing.assert_close(pairs.mean_x, x.mean(0))
     torch.testing.assert_close(pairs.mean_y, y.mean(0))
     again = CrossMoments(3, 2)
-    again.load(pairs.state())
+    again.load_state_dict(pairs.state_dict())
     assert again.count == 80
     assert all(torch.equal(a, b) for a, b in zip(again.covariance(), pairs.covariance(), strict=True))
 
 
 def test_mistakes_are_refused_and_do_not_change_the_sums() -> None:
     moments = moments_of(rows_of(5, 3))
-    before = moments.state()
+    before = moments.state_dict()
     for rows, message in [
         (torch.zeros(4, 2), r"rows must be \[rows 3\], not \[4, 2\]"),
         (torch.zeros(3), r"rows must be \[rows 3\], not \[3\]"),
@@ -111,7 +111,7 @@ def test_mistakes_are_refused_and_do_not_change_the_sums() -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             moments.add(rows)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in moments.state().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in moments.state_dict().items())
     with pytest.raises(ValueError, match="at least 2 rows; 1 were added"):
         moments_of(rows_of(1, 3)).covariance()
     with pytest.raises(ValueError, match="at least one column"):
@@ -121,11 +121,11 @@ def test_mistakes_are_refused_and_do_not_change_the_sums() -> None:
 
 
 def test_a_wrong_state_is_refused_with_all_problems() -> None:
-    state = moments_of(rows_of(5, 3)).state()
+    state = moments_of(rows_of(5, 3)).state_dict()
     del state["mean"]
     state["scatter"] = state["scatter"].float()
     state["extra"] = torch.zeros(1)
     with pytest.raises(ValueError, match=r"mean is missing; extra is unknown; scatter is \[3, 3\] torch.float32"):
-        Moments(3).load(state)
+        Moments(3).load_state_dict(state)
     with pytest.raises(ValueError, match=r"views of \[3, 2\] columns, not of \[2, 3\]"):
-        CrossMoments(2, 3).load(CrossMoments(3, 2).state())
+        CrossMoments(2, 3).load_state_dict(CrossMoments(3, 2).state_dict())
