@@ -1,4 +1,4 @@
-"""The lecture in small: every code is learned, pictured and probed, and the pictures and tables are written."""
+"""A small lecture: every code is learned, pictured and probed, and the pictures and tables are written."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def tiny(shipped: str, changes: list[str]) -> tuple[str, list[str]]:
 
 
 def without_workers(config: ProbeConfig, *, show: bool) -> ProbeReport:
-    """To start processes that decode would take longer than all the rest."""
+    """Starting decoding processes would take longer than everything else."""
     return probe(config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})}), show=show)
 
 
-def test_the_walk_writes_its_pictures_and_tables(
+def test_the_lecture_writes_its_pictures_and_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
