@@ -1,11 +1,11 @@
-"""What led to the recipe on CIFAR-10: one change at a time, compared on images held out of the training set.
+"""What led to the CIFAR-10 recipe: one change at a time, compared on images held out from the training set.
 
     python benchmarks/ablation.py --data PATH/TO/cifar10 --list
     python benchmarks/ablation.py --data PATH/TO/cifar10 --only mask mask-crop
 
-Encoders are pretrained on the first three of four training shards (37,500 images), and all their maps are probed by
-ridge regression: fitted on these shards, its strength chosen on a tenth of them, tested on the fourth (12,500 images).
-The test set is not opened. Results are added to ``benchmarks/results/ablation.json``.
+Encoders are pretrained on the first three of four training shards (37,500 images). All their maps are probed by ridge
+regression, fitted on the same shards with its strength chosen on a tenth of them, and tested on the fourth shard
+(12,500 images). The test set is not opened. Results are added to ``benchmarks/results/ablation.json``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pretrain.run import pretrain
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = "steps=1500"
 
-# name: the shipped config it starts from, and what is changed
+# name: the shipped config it starts from, and the changes
 CHANGES: dict[str, tuple[str, list[str]]] = {
     "mask": ("mask", [STEPS]),
     "mask-long": ("mask", ["steps=6000"]),

@@ -1,14 +1,15 @@
-"""Linear-probe accuracy on CIFAR-10 after at most ten minutes of pretraining without labels, beside baselines.
+"""Linear-probe accuracy on CIFAR-10 after at most ten minutes of pretraining without labels, with baselines.
 
     python benchmarks/cifar10.py --data PATH/TO/cifar10 --kinds denoise colorize mask mixed
     python benchmarks/cifar10.py --data PATH/TO/cifar10 --kinds mask --seeds 1 2 --baselines-of mask-0
 
-``--data`` holds ``train-*.parquet`` and ``test-*.parquet`` with columns ``image`` and ``label``. Each run follows its
-shipped config, ``configs/pretrain/KIND_cifar10.yaml``. Layer, pooling and strength are chosen on 10% of the training
-set; the test set is looked at once. Results are added to ``benchmarks/results/cifar10.json``, one a kind and seed.
+``--data`` holds ``train-*.parquet`` and ``test-*.parquet`` with columns ``image`` and ``label``. Each run uses its
+shipped config, ``configs/pretrain/KIND_cifar10.yaml``. Layer, pooling and regularization strength are chosen on 10% of
+the training set; the test set is used once. Results are added to ``benchmarks/results/cifar10.json``, one entry per
+kind and seed.
 
-The untrained twin is drawn from the seed of the probe: it is the same network for all encoders of one architecture and
-view, whatever they learned, and so are its numbers. ``--baselines-of`` takes them from a recorded entry.
+The untrained twin is drawn from the seed of the probe: it is the same network, with the same results, for all encoders
+of one architecture and view. ``--baselines-of`` takes its numbers from a recorded entry.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ BASELINES = ("random_init_test_accuracy", "random_init_layer", "random_init_feat
 def run(
     kind: str, seed: int, data: Path, out: Path, overrides: list[str], recorded: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Pretrain one kind and probe it, with ``recorded`` baselines where they are given; returns what is recorded."""
+    """Pretrain one kind and probe it, with ``recorded`` baselines if given; returns what is recorded."""
     folder = out / f"{kind}-{seed}"
     started = time.monotonic()
     pretraining = load_config(

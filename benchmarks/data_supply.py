@@ -1,11 +1,11 @@
-"""What the data path costs: the full training step fed by the loader, against the same step on one resident batch.
+"""The cost of the data path: a full training step fed by the loader, compared with one on a resident batch.
 
     python benchmarks/data_supply.py --cifar10 PATH/TO/cifar10
 
-Steps are augmentation, corruption, forward, backward and optimizer of the small CNN under the shipped denoising config.
-Fed and resident steps alternate in pairs; the median ratio of seven pairs is reported, so that a machine that drifts
-slows both. Also: the share of a step that each corruption takes, cache filling time, and uncached PNG decoding.
-Results go to ``benchmarks/results/data_supply.json``.
+A step is augmentation, corruption, forward, backward and optimizer of the small CNN with the shipped denoising config.
+Fed and resident steps alternate in pairs, and the median ratio of seven pairs is reported, so that a drift of the
+machine's speed affects both. Also measured: the share of a step that each corruption takes, the time to fill the cache,
+and decoding of PNG files without a cache. Results are written to ``benchmarks/results/data_supply.json``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def supply(config: GradientPretraining, spec: str, steps: int) -> dict[str, Any]:
-    """Speed fed by the loader over speed on a resident batch, as the median of alternating pairs."""
+    """Speed fed by the loader, relative to the speed on a resident batch: the median of alternating pairs."""
     started = time.perf_counter()
     images = load_images(build_source(spec), config.data.image_size, workers=usable_cores())
     filling = time.perf_counter() - started
@@ -88,7 +88,7 @@ def supply(config: GradientPretraining, spec: str, steps: int) -> dict[str, Any]
 
 
 def shares(config: GradientPretraining) -> dict[str, Any]:
-    """Milliseconds of each kind of damage for a batch, and as a share of the whole step with flip, crop and noise."""
+    """Milliseconds of each corruption per batch, and as a share of the whole step with flip, crop and noise."""
     images = load_images(build_source("shapes"), config.data.image_size, limit=config.batch_size)
     batch = next(Loader(images, batch_size=config.batch_size, seed=0).stream())
     clean = to_float(batch.images)
@@ -115,7 +115,7 @@ def shares(config: GradientPretraining) -> dict[str, Any]:
 
 
 def uncached(spec: str) -> dict[str, Any]:
-    """Images a second when every PNG is decoded as it is needed."""
+    """Images per second when every PNG is decoded on demand."""
     workers = usable_cores()
     images = load_images(build_source(spec), 32, limit=10_000, cache="none")
     started = time.perf_counter()
@@ -124,7 +124,7 @@ def uncached(spec: str) -> dict[str, Any]:
 
 
 def training_step(config: GradientPretraining) -> Callable[[Batch], None]:
-    """One full step of the loop: augment, damage, forward, backward, optimizer."""
+    """One full step of the loop: augment, corrupt, forward, backward, optimizer."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = resolve_precision(config.precision, device)
     encoder = build_encoder(config.encoder, image_size=config.data.image_size)
@@ -143,7 +143,7 @@ def training_step(config: GradientPretraining) -> Callable[[Batch], None]:
 
 
 def seconds(job: Callable[[], object], times: int = 1) -> float:
-    """Wall time of running a job some times."""
+    """Wall-clock seconds of running a job ``times`` times."""
     started = time.perf_counter()
     for _ in range(times):
         job()

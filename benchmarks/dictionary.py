@@ -1,15 +1,15 @@
-"""Our dictionary learning and sparse codes against scikit-learn's, on small patches of real images.
+"""Our dictionary learning and sparse coding compared with scikit-learn's, on small patches of real images.
 
     python benchmarks/dictionary.py --cifar10 PATH/TO/cifar10
 
-Patches: 8x8 RGB in [0, 1], the mean of each taken off, of CIFAR-10, or of scikit-learn's two sample photographs where
-that is not given. Both sides learn 256 unit atoms for λ = 0.6 (of ``‖x − W s‖² + λ ‖s‖₁``; scikit-learn's alpha is
-λ/2) in one pass over 100,000 patches, in float32 and with two threads; scikit-learn codes with coordinate descent and,
-of one or two jobs, with what is faster. ``--default-stopping SECONDS`` also lets it go on until it stops by itself, or
-that long. Both dictionaries, atoms made unit, are judged by the mean objective of 10,000 held-out patches, whose codes
-one accurate solver finds for both. Then the solvers alone: ``fista`` and ``sparse_encode`` at our dictionary.
-Targets: our objective not above theirs in at most a fifth of the time of their one pass; ``fista``'s objective at most
-1e-4 (relative) above coordinate descent's in any row.
+Patches are 8x8 RGB in [0, 1], each less its mean, from CIFAR-10, or from scikit-learn's two sample photographs without
+it. Both sides learn 256 unit-norm atoms with λ = 0.6 (of ``‖x − W s‖² + λ ‖s‖₁``; scikit-learn's alpha is λ/2) in one
+pass over 100,000 patches, in float32 and with two threads. scikit-learn uses coordinate descent and one or two jobs,
+whichever is faster. ``--default-stopping SECONDS`` also runs it until it stops by itself, or for that long. Both
+dictionaries, with atoms normalised, are judged by the mean objective on 10,000 held-out patches, coded for both by one
+accurate solver. Then the solvers alone are compared: ``fista`` and ``sparse_encode`` with our dictionary.
+Targets: our objective is not above theirs, in at most a fifth of the time of their one pass; ``fista``'s objective is
+at most 1e-4 (relative) above coordinate descent's in any row.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from pretrain.linear import SparseCoding
 from pretrain.linear.sparse_coding import SparseCodingLearner
 
 THREADS, SIDE, ATOMS, L1, HELD_OUT, CODED = 2, 8, 256, 0.6, 10_000, 2000
-BATCH, FIRST = 512, 2048  # ours: patches a step, and those that the first atoms are drawn from
-HELD_OUT_IMAGES = 5000  # of CIFAR-10's training images: their patches are for judging only
+BATCH, FIRST = 512, 2048  # ours: patches per step, and patches that the first atoms are drawn from
+HELD_OUT_IMAGES = 5000  # of CIFAR-10's training images: their patches are used for judging only
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
         x, held_out = torch.split(both, [given.patches, HELD_OUT])
     warnings.simplefilter("ignore", ConvergenceWarning)
 
-    learn(x[:2048], given.seed)  # threads and kernels are started before the clock is
+    learn(x[:2048], given.seed)  # warm-up: threads and kernels start before the clock
     dictionary, ours = timed(lambda: learn(x, given.seed))
     ours |= judge(dictionary, held_out)
     print("ours", ours, flush=True)
@@ -125,7 +125,7 @@ def learn(x: Tensor, seed: int) -> Tensor:
 
 
 class OutOfTimeError(Exception):
-    """scikit-learn has had its time; what it had learned comes along."""
+    """scikit-learn's time is up; what it has learned so far is kept."""
 
 
 def sklearn_learn(

@@ -2,7 +2,7 @@
 
     python benchmarks/imagenette.py --data PATH/TO/imagenette128
 
-Follows ``configs/pretrain/mask_imagenette.yaml``; the result goes to ``benchmarks/results/imagenette.json``.
+Uses ``configs/pretrain/mask_imagenette.yaml``; the result is written to ``benchmarks/results/imagenette.json``.
 """
 
 from __future__ import annotations

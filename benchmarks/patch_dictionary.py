@@ -2,11 +2,11 @@
 
     python benchmarks/patch_dictionary.py --data PATH/TO/cifar10             the shipped configuration
     python benchmarks/patch_dictionary.py --data PATH/TO/cifar10 --name grid2 fit.network.grid=2
-    python benchmarks/patch_dictionary.py --data PATH/TO/cifar10 --bases     random, k-means, ... side by side
-    python benchmarks/patch_dictionary.py --data PATH/TO/cifar10 --speed     images a second beside the floor
+    python benchmarks/patch_dictionary.py --data PATH/TO/cifar10 --bases     random, k-means, ... compared
+    python benchmarks/patch_dictionary.py --data PATH/TO/cifar10 --speed     images per second, and the lower bound
 
-No labels are used in learning the dictionary. The classifier's strength is chosen on 10% of the training set; the test
-set is looked at once a run. ``--bases`` compares them at ``ATOMS`` atoms, as many as PCA and ICA have, under the same
+The dictionary is learned without labels. The classifier's strength is chosen on 10% of the training set; the test set
+is used once per run. ``--bases`` compares bases of ``ATOMS`` atoms, as many as PCA and ICA have, with the same
 threshold and pooling. Results are added to ``benchmarks/results/patch_dictionary.json``.
 """
 
@@ -33,12 +33,12 @@ from pretrain.run import pretrain
 ROOT = Path(__file__).resolve().parents[1]
 BASES = ("random", "kmeans", "sparse_coding", "pca", "ica")
 ATOMS = 108  # the dimension of a 6x6 colour patch: the most that PCA and ICA can find
-NARROW = "probe.l2=[0.0003,0.001,0.003,0.01,0.03,0.1]"  # so few features need less of a penalty
+NARROW = "probe.l2=[0.0003,0.001,0.003,0.01,0.03,0.1]"  # few features need less regularization
 ROUNDS = 7
 
 
 def run(name: str, data: Path, out: Path, overrides: list[str], probing: Sequence[str] = ()) -> dict[str, Any]:
-    """Learn one dictionary and classify with it; returns what is recorded. ``probing`` changes the classifier."""
+    """Learn one dictionary and classify with it; returns what is recorded. ``probing`` overrides its probe config."""
     started = time.monotonic()
     pretraining = load_config(
         PretrainConfig,
@@ -78,7 +78,7 @@ def run(name: str, data: Path, out: Path, overrides: list[str], probing: Sequenc
 
 
 def speed(folder: Path) -> dict[str, Any]:
-    """Images a second of the encoder, beside the product that is all its arithmetic, at the same precision."""
+    """Images per second of the encoder and of the matrix product that is all its arithmetic, at the same precision."""
     encoder = load_encoder(folder)
     dtype = resolve_precision("auto", torch.device("cpu"))
     images = torch.rand(128, 3, 32, 32, generator=torch.Generator().manual_seed(0))

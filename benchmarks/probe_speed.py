@@ -1,13 +1,13 @@
-"""The probe's whole grid of L2 strengths against scikit-learn's, in one run.
+"""The probe's whole grid of L2 strengths compared with scikit-learn, in one run.
 
     python benchmarks/probe_speed.py --cifar10 PATH/TO/cifar10
 
-Features: 128 random 6x6 filters, rectified, averaged over quarters, standardised: 512 columns that are as correlated as
-those of a real encoder; of CIFAR-10, or of ``shapes`` where it is not given. Both sides get the same float32 matrix,
-the same ten strengths and two threads; scikit-learn keeps to one where that is faster, since the thread pools of numpy,
-scipy and OpenMP can hinder each other. It takes some minutes.
-Targets: ours in at most a tenth of the time, every objective at most 1e-4 (relative) above scikit-learn's, test
-accuracy within 0.2 points.
+Features: 128 random 6x6 filters, rectified, averaged over quarters of the image and standardised, which gives 512
+columns as correlated as those of a real encoder; from CIFAR-10, or from ``shapes`` without it. Both sides get the same
+float32 matrix, the same ten strengths and two threads; scikit-learn uses one thread if that is faster, because the
+thread pools of numpy, scipy and OpenMP can hinder each other. It takes a few minutes.
+Targets: at most a tenth of scikit-learn's time, every objective at most 1e-4 (relative) above its own, test accuracies
+within 0.2 points.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
     standardise.apply_(X_test)
     strengths, classes = STRENGTHS["logistic"], int(y.max()) + 1
 
-    fit_logistic(X[:1000], y[:1000], classes, strengths[:1])  # threads and kernels are started before the clock is
+    fit_logistic(X[:1000], y[:1000], classes, strengths[:1])  # warm-up: threads and kernels start before the clock
     started, worked = time.perf_counter(), time.process_time()
     fit = fit_logistic(X, y, classes, strengths)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - worked
@@ -90,7 +90,7 @@ def main() -> None:
         "seconds": round(seconds, 2),
         "seconds_sklearn": round(total, 2),
         "times_faster": round(total / seconds, 1),
-        # of this process, all threads: what other work on the machine hardly changes
+        # of this process, all threads: hardly affected by other work on the machine
         "cpu_seconds": round(cpu_seconds, 2),
         "cpu_seconds_sklearn": round(sum(row["cpu_seconds_sklearn"] for row in rows), 2),
         "largest_relative_excess": max(row["relative_excess"] for row in rows),
@@ -118,7 +118,7 @@ def features(spec: str, rows: int) -> tuple[Tensor, Tensor]:
 
 
 def sklearn_fit(X: Tensor, y: Tensor, l2: float, threads: int) -> dict[str, Any]:
-    """scikit-learn's lbfgs on the same objective: C = 1 / (n l2)."""
+    """scikit-learn's lbfgs on the same objective, with C = 1 / (n l2)."""
     model = LogisticRegression(C=1 / (len(X) * l2), tol=1e-4, max_iter=1000, solver="lbfgs")
     with threadpool_limits(threads), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

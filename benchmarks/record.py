@@ -1,4 +1,4 @@
-"""Benchmark results as committed JSON: the numbers, and the machine, versions, date and seed they belong to."""
+"""Benchmark results as committed JSON: the numbers, with the machine, versions, date and seed of their measurement."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PACKAGES = ("torch", "torchvision", "timm", "kornia", "scikit-learn", "numpy")
 def record(name: str, results: dict[str, Any], *, seed: int, add: bool = False) -> Path:
     """Write ``results/NAME.json``; with ``add``, entries of an earlier run under other names are kept.
 
-    The circumstances are noted beside each entry, so that entries of several runs never borrow each other's.
+    Each entry records its own circumstances, because entries may come from several runs.
     """
     path = RESULTS / f"{name}.json"
     kept = json.loads(path.read_text(encoding="utf-8")) if add and path.exists() else {}

@@ -1,12 +1,12 @@
-"""Every method side by side on ``shapes``: learned by its shipped config, frozen, and probed on the three tasks.
+"""All methods compared on ``shapes``: trained with the shipped config, frozen, and probed on the three tasks.
 
     python benchmarks/shapes.py
     python benchmarks/shapes.py --only denoise pca many_class
 
-All but one learn without labels. ``many_class`` learns the 320 shape x color x texture classes with labels, and is
-then probed on the simple tasks that these classes are made of: transfer from a hard task to a simple one. Methods whose
-config is for patches of photographs learn from ``shapes`` at 16 px here. One protocol serves all; results are added to
-``benchmarks/results/shapes.json``.
+All but one learn without labels. ``many_class`` learns the 320 shape x color x texture classes with labels and is then
+probed on the simple tasks that these classes are made of: transfer from a hard task to a simple one. Methods whose
+config is for smaller images or patches of photographs learn from ``shapes`` at 16 px here. All follow one protocol;
+results are added to ``benchmarks/results/shapes.json``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-# at 32 px PCA's kin have thousands of pixels to explain and most of them are noise: all of them at 16
+# at 32 px an image has thousands of numbers, most of them noise; these methods are compared at 16 px
 SMALL = ["data.source=shapes", "data.image_size=16", "data.limit=20000"]
 PRETRAINED: dict[str, list[str]] = {
     "denoise": [],
@@ -48,7 +48,7 @@ PRETRAINED: dict[str, list[str]] = {
 
 
 def learn(name: str, out: Path) -> dict[str, Any]:
-    """Learn by a shipped config; returns what is recorded of it."""
+    """Train with a shipped config; returns what is recorded of it."""
     started = time.monotonic()
     if name == "many_class":
         supervised = load_config(
@@ -72,7 +72,7 @@ def learn(name: str, out: Path) -> dict[str, Any]:
 
 
 def measure(name: str, out: Path) -> dict[str, Any]:
-    """The linear probe of the shipped config on all three tasks."""
+    """Probe all three tasks with the shipped probe config, a smaller search and the linear probe only."""
     changes = [
         f"out={out}/{name}-probe",
         f"encoder={out}/{name}/encoder",

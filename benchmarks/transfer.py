@@ -1,11 +1,12 @@
-"""Transfer component analysis between Imagenette in colour and in gray: does a code serve both?
+"""Transfer component analysis between Imagenette in colour and in gray: does one code serve both?
 
     python benchmarks/transfer.py --data PATH/TO/imagenette128
 
-Codes are fitted on unlabeled training images, in colour and in gray. A ridge classifier is then trained on colour
-images with labels and tested on colour and on gray ones (``damage: gray`` of the probe): by TCA, by the same kernel
-code without regard to the domains (a large μ: kernel PCA), and by PCA of the colour images. Strengths are chosen on
-10% of the training set; the test set is looked at once. Results go to ``benchmarks/results/transfer.json``.
+Codes are fitted on unlabeled training images, in colour and in gray. A ridge classifier is then trained on labelled
+colour images and tested on colour and on gray ones (``damage: gray`` of the probe). Three codes are compared: TCA, the
+same kernel code without regard to the domains (a large μ: kernel PCA), and PCA of the colour images. Strengths are
+chosen on 10% of the training set; the test set is used once. Results are written to
+``benchmarks/results/transfer.json``.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Pretraining: fit an encoder on unlabeled images by restoring what was damaged."""
+"""Pretraining: learn an encoder from unlabeled images, for example by restoring damaged ones."""

@@ -1,4 +1,4 @@
-"""Settings of the pretraining stage: data, the loop, and one method, learned by gradient or by a rule of its own."""
+"""Settings of the pretraining stage: data, the loop, and one method, with gradient descent or its own fitting rule."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ class DataConfig(Config):
     source: str = Field(
         default="shapes", min_length=1
     )  # shapes | photos | folder:PATH | parquet:GLOB | hf:NAME | torchvision:NAME | patches:SOURCE
-    image_size: int = Field(default=32, ge=8, le=1024)  # pixels; the shorter side is resized, the centre cropped
+    image_size: int = Field(default=32, ge=8, le=1024)  # px; the shorter side is resized, the centre cropped
     limit: int | None = Field(default=None, gt=0)  # images
-    workers: int = Field(default_factory=usable_cores, ge=0)  # processes that decode; one per core by default
+    workers: int = Field(default_factory=usable_cores, ge=0)  # decoding processes; one per core by default
     cache: Cache = "auto"  # keep decoded images in memory: auto (if they fit comfortably), ram, none
-    image: str | None = None  # column that holds images, where it is not the obvious one
-    root: str | None = None  # where torchvision keeps its downloads
+    image: str | None = None  # image column, if it is not the obvious one
+    root: str | None = None  # download folder of torchvision
     other: str | None = None  # a second source: CCA's second view, row by row, or TCA's second domain
 
 
 class PretrainConfig(StageConfig, LoopConfig):
     """``retouch pretrain``: fit an encoder on unlabeled images.
 
-    An autoencoder learns by gradient (``encoder``, ``decoder``, ``pretext``, ``penalty``). With ``fit`` a method of the
-    linear family learns by a rule of its own.
+    An autoencoder is trained by gradient descent (``encoder``, ``decoder``, ``pretext``, ``penalty``). With ``fit``, a
+    method of the linear family is fitted by its own rule.
     """
 
     stage: ClassVar[str] = "pretrain"
@@ -51,11 +51,11 @@ class PretrainConfig(StageConfig, LoopConfig):
 
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
-    panels_every: int = Field(default=1000, gt=0)  # steps between two pictures of originals, damaged and restored
+    panels_every: int = Field(default=1000, gt=0)  # steps between panels of original, damaged and restored images
 
     @classmethod
     def variant(cls, values: Mapping[str, Any]) -> type[PretrainConfig]:
-        """Which of the two the settings are meant for."""
+        """The one of the two subclasses that the settings select."""
         if cls is not PretrainConfig:
             return cls
         return LinearPretraining if values.get("fit") is not None else GradientPretraining
@@ -63,7 +63,7 @@ class PretrainConfig(StageConfig, LoopConfig):
     @property
     @abstractmethod
     def method(self) -> Method:
-        """What learns."""
+        """The method that learns."""
 
     @model_validator(mode="after")
     def _second_source_is_used(self) -> Self:
@@ -73,7 +73,7 @@ class PretrainConfig(StageConfig, LoopConfig):
 
 
 class GradientPretraining(PretrainConfig, Gradient):
-    """An autoencoder learns by gradient."""
+    """An autoencoder, trained by gradient descent."""
 
     @property
     def method(self) -> Gradient:
@@ -81,7 +81,7 @@ class GradientPretraining(PretrainConfig, Gradient):
 
 
 class LinearPretraining(PretrainConfig):
-    """A method of the linear family: it has its own encoder, sees whole images, and takes one epoch by default."""
+    """A method of the linear family: it has its own encoder, sees whole images, and runs for one epoch by default."""
 
     fit: AnyLinear
     augment: AugmentConfig = WHOLE
@@ -93,8 +93,8 @@ class LinearPretraining(PretrainConfig):
     @classmethod
     def about_unknown(cls, key: str) -> str:
         if key in PARTS:
-            return "the methods of `fit` have an encoder and an objective of their own: remove it"
-        return "the methods of `fit` learn without a gradient: remove it" if key in Gradient.model_fields else ""
+            return "`fit` methods have their own encoder and objective: remove it"
+        return "`fit` methods do not use gradient descent: remove it" if key in Gradient.model_fields else ""
 
     @model_validator(mode="before")
     @classmethod
@@ -109,9 +109,9 @@ class LinearPretraining(PretrainConfig):
         if self.fit.fixed_length and (self.steps is not None or self.epochs != 1):
             problems.append(f"{self.fit.fixed_length}: remove steps; remove epochs or set epochs=1")
         if self.augment != WHOLE and not self.fit.streams:
-            problems.append(f"{self.fit.key} looks at its sample as it is: remove augment")
+            problems.append(f"{self.fit.key} does not augment its sample: remove augment")
         if self.augment != WHOLE and self.fit.second == "view":
-            problems.append(f"{self.fit.key} pairs images as they are: remove augment")
+            problems.append(f"{self.fit.key} pairs images without augmentation: remove augment")
         if problems:
             raise ProblemsError(problems)
         return self

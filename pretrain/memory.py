@@ -1,4 +1,4 @@
-"""Learning from images in memory: the stage's own learner and loop, without a run folder."""
+"""Fitting on images in memory: the learner and loop of the stage, without a run folder."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def fit(
     batch_size: int = 256,
     seed: int = 0,
 ) -> Encoder:
-    """Fit an encoder on images in memory: what ``pretrain`` exports of the same images and seed, bit for bit.
+    """Fit an encoder on images in memory: bit for bit what ``pretrain`` exports for the same images and seed.
 
-    The caller's random generators are left as they were.
+    The caller's random generators do not change.
 
     Args:
         method: such as ``Pca(components=16)``.
-        images: ``[N 3 S S]``, RGB in [0, 1]; for CCA of ``neighbours`` their side is twice the encoder's.
+        images: ``[N 3 S S]``, RGB in [0, 1]; for CCA of ``neighbours`` with twice the encoder's side.
         other: CCA's second view with ``views="other"``, row by row, or TCA's second domain ``[M 3 S S]``.
-        steps: batches a streaming method learns from; one pass by default. Methods of one pass, or of one sample, have
-            no choice.
+        steps: number of batches for a streaming method; one pass by default. Not allowed for methods that make exactly
+            one pass or are fitted on one sample.
 
     Returns:
         The encoder, frozen and in eval mode, on the device of ``images``.
@@ -67,20 +67,20 @@ def _problems(
     if side * method.loaded_size(1) != images.shape[3]:
         problems.append(f"images are cut into neighbours: their side must be even, not {images.shape[3]}")
     if other is not None and other.shape[1:] != images.shape[1:]:
-        problems.append(f"other {list(other.shape)} and images {list(images.shape)} must be of one size")
+        problems.append(f"other {list(other.shape)} and images {list(images.shape)} must have the same image size")
     if other is not None and method.second == "view" and len(other) != count:
-        problems.append(f"{method.key} pairs rows, but images has {count:,} and other {len(other):,}")
+        problems.append(f"{method.key} pairs images by row, but images has {count:,} rows and other has {len(other):,}")
     if steps is not None and method.fixed_length:
         problems.append(f"{method.fixed_length}: remove steps")
     if (steps is not None and steps < 1) or batch_size < 1:
-        problems.append(f"steps and batch_size must be positive, not {steps} and {batch_size}")
+        problems.append(f"steps and batch_size must be positive, got {steps} and {batch_size}")
     return problems + method.check(side, count if other is None else min(count, len(other)))
 
 
 def _unfit(name: str, images: Tensor) -> list[str]:
     shape = list(images.shape)
     if images.ndim != 4 or shape[1] != 3 or shape[2] != shape[3] or 0 in shape:
-        return [f"{name} must be [N 3 S S], not {shape}"]
+        return [f"{name} must be [N 3 S S], got {shape}"]
     if not images.is_floating_point() or not bool(((images >= 0) & (images <= 1)).all()):
-        return [f"{name} must be RGB in [0, 1], floating point (uint8: divide by 255)"]
+        return [f"{name} must be floating-point RGB in [0, 1] (uint8: divide by 255)"]
     return []

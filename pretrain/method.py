@@ -1,4 +1,4 @@
-"""The contract of a method: settings that say what they need, and build what learns from images."""
+"""The method contract: settings that declare what they need, and build a learner."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from common.machine.distributed import World
 from pretrain.gradient.example import Example
 from pretrain.report.explained import Explained
 
-# What a second source (`data.other`) is to a method: of no use; another view of every image, row by row; or images of
-# another domain, in any number.
+# How a method uses a second source (`data.other`): not at all; as another view of every image, row by row; or as any
+# number of images of another domain.
 Second = Literal["none", "view", "domain"]
 
 
@@ -27,7 +27,7 @@ class Method(Config, ABC):
     """A way to learn an encoder from unlabeled images.
 
     Attributes:
-        one_pass: every image is to be seen exactly once, so ``epochs`` can only be 1.
+        one_pass: every image must be seen exactly once, so ``epochs`` must be 1.
     """
 
     one_pass: ClassVar[bool] = False
@@ -35,37 +35,37 @@ class Method(Config, ABC):
     @property
     @abstractmethod
     def title(self) -> str:
-        """What logs and pictures call it, such as ``denoise`` or ``pca``."""
+        """Its name in logs and pictures, such as ``denoise`` or ``pca``."""
 
     @property
     @abstractmethod
     def key(self) -> str:
-        """What messages call it, such as ``pretext.kind=denoise`` or ``fit.kind=pca``."""
+        """Its name in messages, such as ``pretext.kind=denoise`` or ``fit.kind=pca``."""
 
     @property
     def streams(self) -> bool:
-        """Whether it learns from batches, any number of them; others learn from one bounded sample."""
+        """Whether it learns from any number of batches; other methods learn from one bounded sample."""
         return True
 
     @property
     def second(self) -> Second:
-        """What it can use a second source for."""
+        """How it uses a second source."""
         return "none"
 
     @property
     def needs(self) -> str:
-        """What to say where there is no second source, called ``{other}``; empty where the method does without."""
+        """The message if a second source, called ``{other}``, is needed but missing; empty if none is needed."""
         return ""
 
     def check_second(self, given: bool, other: str) -> list[str]:
-        """What is wrong with having, or not having, a second source, which the user knows as ``other``."""
+        """Problems with a given or missing second source, which the user knows as ``other``."""
         if self.needs and not given:
             return [self.needs.format(other=other)]
-        return [f"{other} is of no use to {self.key}: remove it"] if given and self.second == "none" else []
+        return [f"{self.key} does not use {other}: remove it"] if given and self.second == "none" else []
 
     @property
     def fixed_length(self) -> str:
-        """Why nobody can choose how long it learns; empty for methods that learn from any number of batches."""
+        """Why the number of steps is fixed; empty for methods that learn from any number of batches."""
         if self.one_pass:
             return f"{self.key} makes exactly one pass"
         return "" if self.streams else f"{self.key} is fitted on one sample"
@@ -75,30 +75,30 @@ class Method(Config, ABC):
         return image_size
 
     def check(self, image_size: int, images: int) -> list[str]:
-        """What makes these settings unfit for so many ``images`` of this side, known before any is decoded."""
+        """Problems of these settings with this many ``images`` of this size, known before any is decoded."""
         return []
 
     @property
     @abstractmethod
     def provenance(self) -> dict[str, JsonValue]:
-        """What the exported encoder says of how it was learned: its ``pretext``, and settings worth knowing."""
+        """What the exported encoder records about its training: its ``pretext`` and the relevant settings."""
 
     @abstractmethod
     def build(self, image_size: int, augment: AugmentConfig, world: World, seed: int) -> MethodLearner:
-        """What learns, on the device; its weights start as a function of ``seed``, the same in every process.
+        """Build the learner on the device. Its initial weights depend only on ``seed``, in every process.
 
         Raises:
-            UserError: the settings do not go check_all, or not with images of this size.
+            UserError: the settings do not fit together, or do not fit images of this size.
         """
 
 
 class MethodLearner(Learner):
-    """A method at work: a learner whose encoder is exported.
+    """The learner of a method. Its encoder is exported.
 
     Attributes:
-        title: the method's.
-        encoder: what is learned and exported.
-        images: what it learns from, and ``other``, the second source where there is one; see ``attach``.
+        title: of the method.
+        encoder: the encoder that is trained and exported.
+        images, other: the training images, and the second source if there is one; see ``attach``.
     """
 
     title: str
@@ -107,26 +107,26 @@ class MethodLearner(Learner):
     other: Images | None = None
 
     def attach(self, images: Images, other: Images | None = None) -> None:
-        """Say what it is to learn from, before ``start``."""
+        """Set the images to learn from. Call it before ``start``."""
         self.images, self.other = images, other
 
     def restored(self, images: Tensor) -> tuple[Example, Tensor] | None:
-        """Images ``[B 3 S S]`` in [0, 1] -> damaged, and restored, RGB in [0, 1]; None where there is nothing to show.
+        """Images ``[B 3 S S]`` in [0, 1] -> damaged and restored RGB in [0, 1]; None if there is nothing to show.
 
-        The same images are damaged in the same way at every call.
+        Every call damages the same images in the same way.
         """
         return None
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Undamaged images ``[N 3 S S]`` in [0, 1] as their codes give them back, same shape and scale.
+        """Reconstruct undamaged images ``[N 3 S S]`` in [0, 1] from their codes, same shape and scale.
 
-        With them comes what the error is relative to: the images less the mean that the method takes out, ``[N ...]``.
-        None where a code gives no image.
+        Also returns the reference of the relative error: the images minus the mean that the method subtracts,
+        ``[N ...]``. None if codes cannot be decoded to images.
         """
         return None
 
     def reconstruction_error(self, images: Tensor) -> float | None:
-        """``Σ ‖x − x̂‖² / Σ ‖x − mean‖²`` of images ``[N 3 S S]`` in [0, 1]; None where a code gives no image."""
+        """``Σ ‖x − x̂‖² / Σ ‖x − mean‖²`` of images ``[N 3 S S]`` in [0, 1]; None if codes give no images."""
         found = self.reconstruct(images)
         if found is None:
             return None
@@ -135,10 +135,10 @@ class MethodLearner(Learner):
         return float((images.cpu() - restored).square().sum() / centred.square().sum().clamp_min(tiny))
 
     def explain(self, images: Tensor) -> Explained | None:
-        """Atoms, and codes of patches of some images ``[N 3 S S]``; None where a code has no atoms."""
+        """Atoms, and codes of patches of images ``[N 3 S S]``; None if the code has no atoms."""
         return None
 
     @property
     def discrepancy(self) -> dict[str, float] | None:
-        """Maximum mean discrepancy of two domains, by code; None for methods of one domain."""
+        """Maximum mean discrepancy between two domains, by code; None for methods with one domain."""
         return None

@@ -1,4 +1,4 @@
-"""What pretraining leaves behind, as typed facts: ``results.json`` is their dump."""
+"""Typed results of pretraining: ``results.json`` is their dump."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from common.engine.loop import Trained
 
 
 class CodeStorage(Config):
-    """What the code of an image takes, on average over a sample of the training images.
+    """The storage size of the code of an image, averaged over a sample of training images.
 
     Attributes:
-        code_size: entries of the encoder's output, all places of its map together.
-        nonzeros: of them, per image.
-        bytes_dense, bytes_sparse: per image, as float32, and as non-zeros with their indices (int32).
+        code_size: entries of the encoder's output, over all positions of its map.
+        nonzeros: non-zero entries, per image.
+        bytes_dense, bytes_sparse: bytes per image as float32, and as non-zeros with int32 indices.
     """
 
     code_size: int
@@ -29,13 +29,13 @@ class PretrainResults(Config):
     """``results.json`` of a pretraining run.
 
     Attributes:
-        method: what the encoder was learned by, such as ``denoise`` or ``pca``.
-        steps, seconds: how long training took, over all resumptions.
+        method: the method that trained the encoder, such as ``denoise`` or ``pca``.
+        steps, seconds: length of training, over all resumptions.
         encoder_sha256: of the exported encoder.
-        code: what a code takes.
-        relative_reconstruction_error: ``Σ ‖x − x̂‖² / Σ ‖x − mean‖²`` of undamaged images, where codes give images back.
+        code: the storage size of a code.
+        relative_reconstruction_error: ``Σ ‖x − x̂‖² / Σ ‖x − mean‖²`` of undamaged images, if codes can be decoded.
         atoms, unused_atoms: of a dictionary.
-        maximum_mean_discrepancy: of two domains, by code.
+        maximum_mean_discrepancy: between two domains, by code.
     """
 
     schema_version: Literal[1] = 1
@@ -51,11 +51,11 @@ class PretrainResults(Config):
 
     @property
     def lines(self) -> list[str]:
-        """What people are told."""
+        """The results as lines for the log."""
         code, share = self.code, self.code.nonzeros / max(self.code.code_size, 1)
-        told = [] if self.atoms is None else [f"{self.atoms} atoms, {self.unused_atoms} unused"]
+        atoms = [] if self.atoms is None else [f"{self.atoms} atoms, {self.unused_atoms} unused"]
         return [
-            *told,
+            *atoms,
             f"{code.nonzeros:,.1f} of {code.code_size:,} features per image are non-zero ({1 - share:.1%} zeros): "
             f"{code.bytes_sparse:,.0f} bytes as sparse, {code.bytes_dense:,} as dense float32",
         ]
@@ -63,7 +63,7 @@ class PretrainResults(Config):
 
 @dataclass(frozen=True)
 class Pretrained:
-    """How pretraining ended. All but ``training`` is None while the run waits to be resumed."""
+    """How pretraining ended. Everything but ``training`` is None if the run was stopped and can be resumed."""
 
     training: Trained
     encoder: Path | None = None  # the exported folder

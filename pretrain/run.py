@@ -37,11 +37,11 @@ def pretrain(config: PretrainConfig) -> Pretrained:
     """Fit an encoder on unlabeled images; write ``config.out`` with checkpoints, panels and ``encoder/``.
 
     Raises:
-        UserError: the data, the encoder or the run folder cannot serve; nothing has been written then.
+        UserError: the data, the encoder or the run folder cannot be used; nothing has been written.
     """
     config = with_group(config)
     with world() as here:
-        # everything a user can get wrong is checked before anything is written
+        # everything the user can get wrong is checked before anything is written
         sources, learner, _ = check_all(
             lambda: _open(config, here), lambda: _build(config, here), lambda: check_run_folder(config)
         )
@@ -68,7 +68,7 @@ def pretrain(config: PretrainConfig) -> Pretrained:
 
 
 def check_sources(config: PretrainConfig, sources: Sequence[Source]) -> None:
-    """Refuse what cannot be learned from these sources, before anything is decoded or written.
+    """Check that the method can learn from these sources, before anything is decoded or written.
 
     Raises:
         UserError: with every problem.
@@ -77,16 +77,17 @@ def check_sources(config: PretrainConfig, sources: Sequence[Source]) -> None:
     rows = [kept_rows(source, config.data.limit) for source in sources]
     problems = method.check(config.data.image_size, min(map(len, rows)))
     if method.second == "view" and not torch.equal(*rows):
-        first, second = sources  # two lengths under one limit give equally many rows, but not the same
+        first, second = sources  # with a limit, two lengths give equally many rows, but not the same ones
         problems.append(
-            f"{method.key} pairs rows, but {first.spec} has {len(first):,} and {second.spec} {len(second):,}"
+            f"{method.key} pairs images by row, but {first.spec} has {len(first):,} rows and {second.spec} has "
+            f"{len(second):,}"
         )
     if problems:
         raise UserError(*problems)
 
 
 def _open(config: PretrainConfig, here: World) -> list[Source]:
-    """The images, and the second source where there is one."""
+    """Open the images, and the second source if there is one."""
     data = config.data
 
     def opened() -> list[Source]:
@@ -94,7 +95,7 @@ def _open(config: PretrainConfig, here: World) -> list[Source]:
         return [build_source(spec, image=data.image, root=data.root) for spec in specs]
 
     if not here.is_main:
-        here.barrier()  # rank 0 opens first: what has to be downloaded or unpacked is so once
+        here.barrier()  # rank 0 opens first, so downloading and unpacking happen only once
         return opened()
     try:
         return opened()
@@ -143,7 +144,7 @@ def _export(learner: MethodLearner, config: PretrainConfig, run: Run, training: 
 
 
 def _results(learner: MethodLearner, images: Tensor, run: Run, training: Trained, sha256: str) -> PretrainResults:
-    """What can be said of the encoder from a sample of the training images ``[N 3 S S]``; writes ``results.json``."""
+    """Measure the encoder on a sample of training images ``[N 3 S S]``; writes ``results.json``."""
     explained = learner.explain(images)
     results = PretrainResults(
         method=learner.title,

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 
 def _check_packages() -> None:
-    """Refuse a package or script of the user's own that hides one of ours.
+    """Refuse a user's package or script that hides one of ours.
 
     Raises:
-        ImportError: naming the file and what to do about it.
+        ImportError: names the file and what to do.
     """
     root = Path(__file__).resolve().parent.parent
     for name in ("common", "pretrain", "finetune"):
@@ -58,10 +58,10 @@ def pretrain(config: Config | str | Path | Mapping[str, Any], *overrides: str) -
     """Fit an encoder on unlabeled images. See ``pretrain.config.PretrainConfig`` for the settings.
 
     Returns:
-        The exported folder, its sha256 and how training ended.
+        The exported folder, its sha256, and how training ended.
 
     Raises:
-        UserError: with every problem at once; nothing has been written then.
+        UserError: with every problem at once; nothing has been written.
     """
     from pretrain.config import PretrainConfig
     from pretrain.run import pretrain as stage
@@ -70,13 +70,13 @@ def pretrain(config: Config | str | Path | Mapping[str, Any], *overrides: str) -
 
 
 def probe(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> ProbeReport:
-    """Measure a frozen encoder on labelled tasks, with baselines. See ``finetune.config.ProbeConfig`` for the settings.
+    """Evaluate a frozen encoder on labelled tasks with baselines. See ``finetune.config.ProbeConfig`` for the settings.
 
     Returns:
-        What ``results.json`` holds; ``report.results[0].linear.test.accuracy`` is the first task's.
+        The content of ``results.json``; ``report.results[0].linear.test.accuracy`` is for the first task.
 
     Raises:
-        UserError: with every problem at once; nothing has been written then.
+        UserError: with every problem at once; nothing has been written.
     """
     from finetune.config import ProbeConfig
     from finetune.probe import probe as stage
@@ -85,13 +85,13 @@ def probe(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> P
 
 
 def finetune(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> FinetuneResult | None:
-    """Train the whole encoder with a new head. See ``finetune.config.FinetuneConfig`` for the settings.
+    """Fine-tune the whole encoder with a new head. See ``finetune.config.FinetuneConfig`` for the settings.
 
     Returns:
-        What ``results.json`` holds; None where training was stopped by a signal.
+        The content of ``results.json``; None if a signal stopped training.
 
     Raises:
-        UserError: with every problem at once; nothing has been written then.
+        UserError: with every problem at once; nothing has been written.
     """
     from finetune.config import FinetuneConfig
     from finetune.full import finetune as stage
@@ -103,10 +103,10 @@ def embed(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> E
     """Write path, label and features of every image to parquet.
 
     Returns:
-        The file's ``path``, and what its features take.
+        The file's ``path``, and the storage size of its features.
 
     Raises:
-        UserError: with every problem at once; nothing has been written then.
+        UserError: with every problem at once; nothing has been written.
     """
     from finetune.config import EmbedConfig
     from finetune.embed import embed as stage
@@ -129,13 +129,13 @@ def fit(
 
     Args:
         config: one of ``pretrain.linear``, or a mapping with its ``kind``.
-        images: ``[N 3 S S]``, RGB in [0, 1]; for CCA of ``neighbours`` their side is twice the encoder's.
+        images: ``[N 3 S S]``, RGB in [0, 1]; for CCA of ``neighbours`` with twice the encoder's side.
         other: CCA's second view with ``views: other``, row by row, or TCA's second domain ``[M 3 S S]``.
         steps: batches that sparse coding and patch dictionaries learn from; one pass over the images by default.
 
     Returns:
-        The encoder, frozen and in eval mode, on the device of ``images``; on the CPU the one that ``pretrain`` exports
-        from the same images and seed.
+        The encoder, frozen and in eval mode, on the device of ``images``; on the CPU it equals what ``pretrain``
+        exports for the same images and seed.
 
     Raises:
         UserError: with every problem of the settings and the images.
@@ -150,11 +150,11 @@ def fit(
 def load_encoder(folder: str | Path) -> Encoder:
     """Open an exported encoder: frozen, in eval mode, every tensor checked.
 
-    Its calls take images ``[B 3 H W]``, RGB in [0, 1]: ``encoder(images)`` returns the last map ``[B D h w]``,
+    Calls take images ``[B 3 H W]``, RGB in [0, 1]: ``encoder(images)`` returns the last map ``[B D h w]``,
     ``encoder.layers(images)`` all maps, shallow to deep, ``encoder.encode(images)`` one vector per image ``[B D]``.
 
     Raises:
-        UserError: the folder is not an encoder, or is damaged; says what to do.
+        UserError: the folder is not an encoder, or is damaged; the message says what to do.
     """
     from common.encoders.load import load_encoder as load
 

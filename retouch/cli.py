@@ -32,18 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"retouch {version('retouch')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_stages(commands, (*PRETRAINING, *TRANSFER))
-    demo = commands.add_parser("demo", help="the whole way on generated images, in minutes: no data, no account")
+    demo = commands.add_parser("demo", help="pretrain and probe on generated images, in minutes; no data, no account")
     demo.add_argument("--out", default="runs/demo", help="folder for everything the demo writes (default: runs/demo)")
     demo.set_defaults(run=_demo)
-    lecture = commands.add_parser("lecture", help="every code from PCA to colorization, with pictures: no data needed")
-    lecture.add_argument("--out", default="runs/lecture", help="folder for what it writes (default: runs/lecture)")
+    lecture = commands.add_parser("lecture", help="every code from PCA to colorization, with pictures; no data")
+    lecture.add_argument("--out", default="runs/lecture", help="folder for all it writes (default: runs/lecture)")
     lecture.set_defaults(run=_lecture)
     given = parser.parse_args(arguments)
     code: int = given.run(given)
     return code
 
 
-# Imported when they are asked for: ``retouch --help`` must not load torch.
+# Imported only when needed: ``retouch --help`` must not load torch.
 
 
 def _demo(given: argparse.Namespace) -> int:
@@ -52,7 +52,7 @@ def _demo(given: argparse.Namespace) -> int:
 
         demo(given.out)
 
-    return answer("retouch demo", work, lossless=True, again="start it again")
+    return answer("retouch demo", work, lossless=True, again="run it again")
 
 
 def _lecture(given: argparse.Namespace) -> int:
@@ -61,7 +61,7 @@ def _lecture(given: argparse.Namespace) -> int:
 
         lecture(given.out)
 
-    return answer("retouch lecture", work, again="start it again")
+    return answer("retouch lecture", work, again="run it again")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What sparsity costs: reconstruction error against the number of non-zeros, under an L1 and under L0 penalties."""
+"""The cost of sparsity: reconstruction error against the number of non-zeros, with L1 and L0 penalties."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ L0 = (0.0001, 0.0005, 0.002, 0.01, 0.05, 0.2, 0.5)  # λ of ‖s‖₀
 BUDGETS = (1, 2, 4, 8, 16, 32)  # atoms of orthogonal matching pursuit
 
 INK, FAINT = "#1c1e22", "#787c82"
-COLOURS = {"L1, FISTA": "#c2410c", "L0, hard thresholding": "#7c8aa0", "L0, matching pursuit": "#1d4ed8"}
+COLORS = {"L1, FISTA": "#c2410c", "L0, hard thresholding": "#7c8aa0", "L0, matching pursuit": "#1d4ed8"}
 
 
 class Point(NamedTuple):
@@ -28,13 +28,13 @@ class Point(NamedTuple):
 
     method: str
     setting: str
-    nonzeros: float  # mean of a patch
+    nonzeros: float  # mean per patch
     error: float  # Σ ‖x − W s‖² / Σ ‖x‖²
-    bytes: float  # of a code that stores its non-zeros only; a dense one takes 4 h
+    bytes: float  # of a code that stores only its non-zeros; a dense code takes 4 h
 
 
 def sparsity_curves(rows: Tensor, dictionary: Tensor) -> list[Point]:
-    """Codes of centred rows ``[n d]`` under one dictionary ``[d h]`` of unit-norm atoms, along each penalty."""
+    """Codes of centred rows ``[n d]`` in one dictionary ``[d h]`` of unit-norm atoms, for each penalty and strength."""
     d, h = dictionary.shape
     total = rows.double().square().sum()
 
@@ -51,7 +51,7 @@ def sparsity_curves(rows: Tensor, dictionary: Tensor) -> list[Point]:
 
 
 def hard(rows: Tensor, dictionary: Tensor, l0: float) -> Tensor:
-    """Hard thresholding from the L1 codes of the same threshold: from zero it stops at a poor local minimum."""
+    """Hard thresholding from the L1 codes of the same threshold: from zero, it stops at a poor local minimum."""
     return iht(rows, dictionary, l0, start=fista(rows, dictionary, 2 * l0**0.5))
 
 
@@ -63,11 +63,11 @@ def save_curves(path: str | Path, points: Sequence[Point], title: str) -> Path:
     figure = Figure(figsize=(7.2, 4.6), dpi=150, layout="constrained")
     canvas: Any = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for method, colour in COLOURS.items():
+    for method, color in COLORS.items():
         along = sorted((one.nonzeros, one.error, one.setting) for one in points if one.method == method)
         kept = [one for one in along if one[0] > 0.5]
-        axes.plot([one[0] for one in kept], [one[1] for one in kept], "o-", color=colour, label=method, markersize=4)
-    axes.set(xscale="log", yscale="log", xlabel="non-zeros of a code", ylabel="reconstruction error, share of ‖x‖²")
+        axes.plot([one[0] for one in kept], [one[1] for one in kept], "o-", color=color, label=method, markersize=4)
+    axes.set(xscale="log", yscale="log", xlabel="non-zeros per code", ylabel="relative reconstruction error")
     axes.set_title(title, loc="left", color=INK, fontsize=12)
     axes.grid(True, which="both", color="#e6e7ea", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -79,6 +79,6 @@ def save_curves(path: str | Path, points: Sequence[Point], title: str) -> Path:
 
 
 def centred_rows(images: Tensor) -> Tensor:
-    """Patches ``[n 3 p p]`` in [0, 1] -> rows ``[n d]``, each less its mean level."""
+    """Patches ``[n 3 p p]`` in [0, 1] -> rows ``[n d]``, each minus its mean."""
     rows = torch.flatten(images, 1)
     return rows - rows.mean(1, keepdim=True)

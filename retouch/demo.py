@@ -1,4 +1,4 @@
-"""The main job on made-up images: two encoders without labels, three tasks, one table."""
+"""The main use case on generated images: two encoders trained without labels, three tasks, one table."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from retouch.recipes import recipe
 
 log = logging.getLogger("retouch")
 
-COLOURS = ["pretext.bins=96", "pretext.stride=4"]
-# What differs from the shipped recipes: the demo is short.
-RECIPES = {"denoise": ["augment.crop=[0.6, 1.0]"], "colorize": ["augment.crop=[0.6, 1.0]", *COLOURS]}
+COLORS = ["pretext.bins=96", "pretext.stride=4"]
+# Changes to the shipped recipes, to keep the demo short.
+RECIPES = {"denoise": ["augment.crop=[0.6, 1.0]"], "colorize": ["augment.crop=[0.6, 1.0]", *COLORS]}
 UNLABELED, LABELLED = 20_000, 2_000  # images
-STEPS = 500  # about a minute each on two cores
+STEPS = 500  # about a minute per encoder on two cores
 STRENGTHS = [1e-4, 1e-3, 1e-2, 1e-1]
 TASKS = ["shape", "color", "texture"]
 
 
 def demo(out: str | Path = "runs/demo") -> list[ProbeResult]:
-    """Pretrain a denoiser and a colorizer on ``shapes``, probe both on its three tasks beside their baselines.
+    """Pretrain a denoiser and a colorizer on ``shapes``, and probe both on its three tasks, next to their baselines.
 
     Writes one run folder per stage under ``out`` and, last, the table as ``out/table.md``. An earlier demo there is
     replaced, or continued if it was stopped.
@@ -45,15 +45,15 @@ def demo(out: str | Path = "runs/demo") -> list[ProbeResult]:
     started, out = time.monotonic(), Path(out)
     leave_busy_cores()
     unfinished = not (out / "table.md").exists()
-    (out / "table.md").unlink(missing_ok=True)  # until there is a new one, this demo can be continued
+    (out / "table.md").unlink(missing_ok=True)  # until the new one is written, this demo can be continued
     results: list[ProbeResult] = []
     for name, changes in RECIPES.items():
-        log.info("\n%s: learning from %s unlabeled images", name, f"{UNLABELED:,}")
+        log.info("\n%s: training on %s unlabeled images", name, f"{UNLABELED:,}")
         short = [f"steps={STEPS}", f"data.limit={UNLABELED}", f"wandb.group={out.name}", f"wandb.name={name}"]
         config = load_config(PretrainConfig, recipe(name), [*short, *changes, f"out={out / name}"])
-        pretrained = pretrain(_continued(config) if unfinished else _anew(config))
-        if pretrained.encoder is None:  # stopped by a signal, and said so
-            log.info("for the demo: start it again, and it goes on from there")
+        pretrained = pretrain(_continued(config) if unfinished else _restarted(config))
+        if pretrained.encoder is None:  # stopped by a signal, which has been logged
+            log.info("to continue the demo, run it again")
             return results
         log.info("\n%s: probing the frozen encoder", name)
         report = probe(
@@ -63,7 +63,7 @@ def demo(out: str | Path = "runs/demo") -> list[ProbeResult]:
                     "overwrite": True,
                     "encoder": pretrained.encoder,
                     "data": {"train": "shapes", "limit": LABELLED, "test_limit": LABELLED, "task": TASKS},
-                    # a short search, so that the demo is; configs/probe/linear.yaml has the whole one
+                    # a short search to keep the demo short; configs/probe/linear.yaml has the full one
                     "probe": {"layers": ["each", "all"], "poolings": ["avg+avg2+max"], "l2": STRENGTHS, "finalists": 1},
                     "knn": {"k": [20, 100]},
                     "damage": [],
@@ -81,25 +81,25 @@ def demo(out: str | Path = "runs/demo") -> list[ProbeResult]:
     write_text(out / "table.md", results_markdown(probe_lines(results)))
     for line in (
         f"done in {time.monotonic() - started:.0f} s",
-        f"  pictures of what was restored: {out}/denoise/panels, {out}/colorize/panels",
-        f"  encoders, to open with retouch.load_encoder: {out}/denoise/encoder, {out}/colorize/encoder",
+        f"  restored pictures: {out}/denoise/panels, {out}/colorize/panels",
+        f"  encoders, for retouch.load_encoder: {out}/denoise/encoder, {out}/colorize/encoder",
         f"  all numbers: {out}/*/results.json; W&B runs: {out}/*/wandb",
-        "next, with a folder of your own pictures:",
+        "next, try a folder of your own pictures:",
         f"  {program('retouch')} pretrain configs/pretrain/denoise.yaml data.source=folder:PATH out=runs/mine",
     ):
         console.print(line, highlight=False, soft_wrap=True)
     return results
 
 
-def _anew(config: PretrainConfig) -> PretrainConfig:
+def _restarted(config: PretrainConfig) -> PretrainConfig:
     return config.model_copy(update={"overwrite": True})
 
 
 def _continued(config: PretrainConfig) -> PretrainConfig:
-    """Resumed where a run of the same settings was stopped."""
+    """Resume a stopped run that has the same settings, or start over."""
     resumed = config.model_copy(update={"resume": True})
     try:
         check_run_folder(resumed)
     except UserError:  # left by another version of the demo
-        return _anew(config)
+        return _restarted(config)
     return resumed

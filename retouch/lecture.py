@@ -1,10 +1,11 @@
-"""The lecture as one walk: from principal components to colorization, every claim shown by a picture or a number."""
+"""The lecture in one run: from principal components to colorization, every claim with a picture or a number."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from common.data import build_source, load_images
 from common.encoders.load import load_encoder
 from common.encoders.sparse_code import SparseCode
 from common.encoders.storage import ENTRY_BYTES
+from common.errors import UserError
 from common.files import write_json, write_text
 from common.machine.cores import leave_busy_cores
 from common.pixels import to_float
@@ -40,7 +42,7 @@ CHANGES = ("gaussian", "shift", "flip", "brightness", "gray")
 TASKS = ("shape", "color", "texture")
 HEADER = ["code", "numbers", "non-zeros", *CHANGES, *TASKS]
 
-Recipes = dict[str, tuple[str, list[str]]]  # by the name of the run: a shipped recipe, and what differs from it
+Recipes = dict[str, tuple[str, list[str]]]  # by name of the run: a shipped recipe, and changes to it
 
 # patches of photographs: what the atoms of a code look like
 ATOMS: Recipes = {
@@ -52,44 +54,46 @@ ATOMS: Recipes = {
     "linear_sparse_autoencoder": ("linear_sparse_autoencoder", [*PHOTOS, "steps=1500"]),
 }
 
-# whole images with labels to probe: what a code is good for
+# whole images with labels to probe: how useful a code is
 CODES: Recipes = {
     "pca_images": ("pca", [*SHAPES, "batch_size=2048"]),
     "deep_sparse": ("deep_sparse_autoencoder", [*SHAPES, CROP, "steps=600"]),
     "bottleneck": ("bottleneck", [*SHAPES, CROP, "steps=500"]),
     "patch_dictionary": ("pretrain/patch_dictionary", SHAPES),
-    # without skips: the table is of the last map, which then has to carry everything
+    # without skips: the table measures the last map, which then has to carry everything
     "denoise": ("denoise", [*SHAPES, CROP, "steps=500", "decoder.kind=upsampler"]),
     "colorize": ("colorize", [*SHAPES, CROP, "steps=500", "pretext.bins=96", "pretext.stride=4"]),
 }
 
 
 class Row(NamedTuple):
-    """What one code is good for."""
+    """How useful one code is."""
 
     name: str
     code: CodeProperties  # compact, invariant
-    accuracy: dict[str, float]  # abstract: of a linear probe, by task
+    accuracy: dict[str, float]  # abstract: accuracy of a linear probe, by task
 
 
 def lecture(out: str | Path = "runs/lecture") -> list[Row]:
-    """Learn every code of the lecture on embedded data, picture its atoms, and say what each is good for.
+    """Learn every code of the lecture on built-in data, picture its atoms, and measure how useful it is.
 
-    Writes a run folder for each code under ``out``, ``sparsity.png``, ``sparsity.json`` (L1 against L0), ``table.md``.
+    Writes a run folder per code under ``out``, ``sparsity.png``, ``sparsity.json`` (L1 against L0) and ``table.md``.
 
     Returns:
         One row per code of images.
     """
+    if find_spec("matplotlib") is None:
+        raise UserError("the lecture draws its curves with matplotlib: install it with pip install 'retouch[lecture]'")
     started, out = time.monotonic(), Path(out)
     leave_busy_cores()
     for name in ATOMS:
-        log.info("\n%s, of patches of photographs", name)
+        log.info("\n%s, on patches of photographs", name)
         pretrain(_config(out, name, *ATOMS[name]))
     points = _sparsity(out)
 
     rows = []
     for name in CODES:
-        log.info("\n%s, of images", name)
+        log.info("\n%s, on images", name)
         pretrain(_config(out, name, *CODES[name]))
         rows.append(_measure(out, name, wide=name == "patch_dictionary"))
 
@@ -97,10 +101,10 @@ def lecture(out: str | Path = "runs/lecture") -> list[Row]:
     write_text(out / "table.md", markdown(HEADER, map(_cells, rows), right=True))
     for line in (
         f"done in {time.monotonic() - started:.0f} s",
-        f"  atoms: {out}/*/panels/atoms.png, and what excites them: {out}/*/panels/exciting.png",
+        f"  atoms: {out}/*/panels/atoms.png, and the patches that excite them: {out}/*/panels/exciting.png",
         f"  L1 against L0: {out}/sparsity.png ({len(points)} points)",
         f"  restored pictures: {out}/denoise/panels, {out}/colorize/panels",
-        "the walk, step by step: docs/guides/lecture.md",
+        "step-by-step guide: docs/guides/lecture.md",
     ):
         log.info("%s", line)
     return rows
@@ -112,13 +116,13 @@ def _config(out: Path, name: str, shipped: str, changes: Sequence[str]) -> Pretr
 
 
 def _sparsity(out: Path) -> list[Point]:
-    """L1 against L0 under one dictionary, on patches of the part of the photographs it has not seen."""
+    """L1 against L0 with one dictionary, on held-out patches of the photographs."""
     encoder = load_encoder(out / "sparse_coding" / "encoder")
     assert isinstance(encoder, SparseCode)
     images = load_images(build_source("photos:test"), encoder.image_size, limit=CURVE_PATCHES)
     rows = centred_rows(to_float(images.rows(torch.arange(len(images)))))
     points = sparsity_curves(rows, encoder.dictionary)
-    save_curves(out / "sparsity.png", points, "What sparsity costs: held-out patches of photographs")
+    save_curves(out / "sparsity.png", points, "The cost of sparsity on held-out patches of photographs")
     write_json(
         out / "sparsity.json",
         {"dense_bytes": ENTRY_BYTES * encoder.args.atoms, "points": [p._asdict() for p in points]},
@@ -127,7 +131,7 @@ def _sparsity(out: Path) -> list[Point]:
 
 
 def _measure(out: Path, name: str, wide: bool) -> Row:
-    """Compact, invariant, abstract: of the code itself, the encoder's last map."""
+    """How compact, invariant and abstract the code itself is: the encoder's last map."""
     report = probe(
         ProbeConfig.model_validate(
             {
@@ -166,7 +170,7 @@ def _cells(row: Row) -> list[str]:
 
 def _table(rows: list[Row]) -> Table:
     table = Table(
-        title_justify="left", title="Compact; invariant (1: a change does not move it); abstract (linear probe, %)"
+        title_justify="left", title="Code properties: compact, invariant (1 = unchanged), abstract (linear probe, %)"
     )
     for index, name in enumerate(HEADER):
         table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)

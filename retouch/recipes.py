@@ -19,4 +19,5 @@ def recipe(name: str) -> Path:
     if len(found) == 1:
         return found[0]
     names = ", ".join(f"{path.parent.name}/{path.stem}" for path in found or sorted(FOLDER.rglob("*.yaml")))
-    raise UserError(f"no recipe {name!r}; there are {names}" if not found else f"which {name!r}? there are {names}")
+    problem = f"recipe {name!r} is ambiguous" if found else f"no recipe {name!r}"
+    raise UserError(f"{problem}; choose one of {names}")

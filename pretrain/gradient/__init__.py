@@ -1,1 +1,1 @@
-"""Autoencoders that learn by gradient: pretexts, decoders, and the objective that joins them to an encoder."""
+"""Autoencoders trained by gradient descent: pretexts, decoders, and the objective that joins them to an encoder."""

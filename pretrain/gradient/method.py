@@ -1,4 +1,4 @@
-"""Autoencoders as a method: an encoder, a decoder, a pretext and penalties, learned by gradient."""
+"""Autoencoders as a method: an encoder, a decoder, a pretext and penalties, trained by gradient descent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pretrain.sample import SAMPLE_IMAGES, sample
 
 log = logging.getLogger("retouch")
 
-SMALL_BYTES = 24 << 20  # what 2,048 float images of 32 px take: of smaller images, the sample holds more
+SMALL_BYTES = 24 << 20  # size of 2,048 float images of 32 px; the sample has more images if they are smaller
 
 
 class Gradient(GradientConfig, Method):
@@ -43,7 +43,7 @@ class Gradient(GradientConfig, Method):
     def _penalties_fit(self) -> Gradient:
         problems = self.penalty.check(self.encoder.name)
         if self.penalty.dictionary and self.optim.weight_decay:
-            problems.insert(0, "penalty.dictionary decays the atoms itself: set optim.weight_decay=0")
+            problems.insert(0, "penalty.dictionary already decays the atoms: set optim.weight_decay=0")
         if problems:
             raise ProblemsError(problems)
         return self
@@ -66,23 +66,23 @@ class Gradient(GradientConfig, Method):
         return AutoencoderLearner(objective, self, world)
 
     def _encoder(self, image_size: int, seed: int) -> Encoder:
-        """Weights start from the seed; a pretext that cannot use the encoder says why."""
+        """Build the encoder from the seed, and check that the pretext can use it."""
         pretext = self.pretext
         seed_step(seed, 0)
         encoder = build_encoder(self.encoder, image_size=image_size, view=pretext.view)
         if pretext.needs_mask_channel(isinstance(encoder, TokenEncoder)):
             seed_step(seed, 0)
             encoder = build_encoder(self.encoder, image_size=image_size, view=pretext.view, mask_channel=True)
-        # where nothing is damaged, the code must be narrow, or sparse
+        # if nothing is damaged, the code must be narrow or sparse
         sparse = bool(self.penalty.l1) or encoder.code_kept is not None
         problems = [] if pretext.narrow_code and sparse else pretext.check(encoder)
         if problems:
-            raise UserError(*problems, title=f"{self.encoder.name} cannot be pretrained by {pretext.kind}:")
+            raise UserError(*problems, title=f"{self.encoder.name} cannot be pretrained with {pretext.kind}:")
         return encoder
 
 
 class AutoencoderLearner(GradientLearner, MethodLearner):
-    """An objective at work."""
+    """Trains an ``Objective``."""
 
     def __init__(self, objective: Objective, config: Gradient, world: World) -> None:
         super().__init__(objective, config, world)
@@ -92,7 +92,7 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
         super().attach(images, other)
         channels, height, width = self.encoder.map_shape
         log.info(
-            "%s unlabeled images of %s; %s %.2fM parameters, last map %dx%dx%d; decoder %.2fM",
+            "%s unlabeled images from %s; encoder %s: %.2fM parameters, last map %dx%dx%d; decoder: %.2fM parameters",
             f"{len(images):,}", images.source.spec, self.encoder.name, _millions(self.encoder), channels, height, width,
             _millions(self.objective.decoder),
         )  # fmt: skip

@@ -23,11 +23,11 @@ from pretrain.report.explained import Explained
 class Objective(nn.Module):
     """``d(f(g(c(x))), t(x)) + λ ‖g(c(x))‖₁ + γ ‖W‖²_F`` of images ``x``, as named losses.
 
-    What the pretext learns from data (``fit``) lies in buffers ``state_<name>``: saved with the weights, moved with the
-    module. All randomness comes from torch's global generators.
+    What the pretext learns from data (``fit``) is kept in buffers ``state_<name>``: saved with the weights, moved with
+    the module. All randomness comes from torch's global generators.
 
     Raises:
-        UserError: no decoder of this kind can serve this encoder and pretext, or the penalties do not fit the encoder.
+        UserError: the decoder does not fit this encoder and pretext, or the penalties do not fit the encoder.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Objective(nn.Module):
         sparse = bool(self.penalty.l1) or encoder.code_kept is not None
         if pretext.narrow_code and decoder.kind == "unet" and not sparse:
             raise UserError(
-                f"decoder.kind=unet would lead pretext.kind={pretext.kind} round its narrow code: use upsampler"
+                f"decoder.kind=unet has skips that bypass the narrow code of pretext.kind={pretext.kind}: use upsampler"
             )
         channels, side = pretext.output(encoder.image_size)
         self.encoder, self.pretext = encoder, pretext
@@ -59,9 +59,7 @@ class Objective(nn.Module):
             unit_norm=sparse and not self.penalty.dictionary,
         )
         if self.penalty.dictionary and not isinstance(self.decoder, LinearDecoder):
-            raise UserError(
-                "penalty.dictionary is for the atoms of decoder.kind=linear: set it, or leave the penalty out"
-            )
+            raise UserError("penalty.dictionary needs the atoms of decoder.kind=linear: set it, or remove the penalty")
         blank = pretext.blank_state(encoder.image_size)
         self._state_names = tuple(blank)
         for name, value in blank.items():
@@ -81,20 +79,20 @@ class Objective(nn.Module):
             losses["dictionary"] = self.penalty.dictionary * self.decoder.weight.square().sum()
         return losses
 
-    # random numbers and colour tables gain nothing from compiling, and stay those of eager
+    # compiling would not speed up random numbers and color tables, and eager random numbers stay reproducible
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def corrupt(self, images: Tensor) -> Example:
-        """Images ``[B 3 S S]``, uint8 0..255 or float 0..1 -> augmented and damaged; float32 whatever the autocast."""
+        """Images ``[B 3 S S]``, uint8 0..255 or float 0..1 -> augmented and damaged, float32 also under autocast."""
         with torch.autocast(images.device.type, enabled=False):
             return self.pretext.corrupt(self.augment(images), self.encoder)
 
     def predict(self, example: Example) -> tuple[Tensor, Tensor]:
-        """What the decoder makes of the damaged input ``[B K h' w']``, and the code: the last map, or tokens."""
+        """The decoder's prediction ``[B K h' w']`` from the damaged input, and the code: the last map, or tokens."""
         if isinstance(self.decoder, TransformerDecoder):
             if example.visible is None:
                 tokens = self.encoder(example.input).flatten(2).transpose(1, 2)
             else:
-                assert isinstance(self.encoder, TokenEncoder), "only an encoder of tokens can have some dropped"
+                assert isinstance(self.encoder, TokenEncoder), "only a token encoder can drop tokens"
                 tokens = self.encoder.tokens(example.input, example.visible)
             return self.decoder(tokens, example.visible), tokens
         maps = self.encoder.layers(example.input)
@@ -114,17 +112,17 @@ class Objective(nn.Module):
 
     @property
     def _dictionary(self) -> LinearDecoder | None:
-        """The decoder, where it writes the image itself as a sum of atoms."""
+        """The decoder, if it reconstructs the image itself as a sum of atoms."""
         decoder = self.decoder
         return decoder if isinstance(decoder, LinearDecoder) and isinstance(self.pretext, Restore) else None
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
-        """Learn from a sample of training images ``[N 3 S S]`` in [0, 1] what the first step needs.
+        """Fit what the first step needs on a sample of training images ``[N 3 S S]`` in [0, 1].
 
-        The pretext fits its statistics. Codes of images as vectors are centred, atoms start as cells of images, and a
-        linear encoder with a linear decoder starts at the best code of each principal component by itself, which
-        stochastic gradient alone does not reach in thousands of steps.
+        The pretext fits its statistics. Encoders of image vectors fit their centre, and atoms start as cells of images.
+        A linear encoder with a linear decoder starts at the best separate code of each principal component, which
+        stochastic gradient descent alone does not reach in thousands of steps.
         """
         for name, value in self.pretext.fit(images).items():
             self.get_buffer(f"state_{name}").copy_(value)
@@ -137,22 +135,22 @@ class Objective(nn.Module):
 
     def _start_diagonal(self, encoder: Linear, decoder: LinearDecoder, images: Tensor) -> None:
         assert isinstance(self.pretext, Restore)
-        # penalties stand next to an error summed over an image; where it is averaged they weigh so many times more
+        # penalties are relative to an error summed over an image; if it is averaged, they weigh this much more
         share = 1 if self.pretext.distance == "squared" else encoder.dimension
         l1, gamma = self.penalty.l1 * share, self.penalty.dictionary * share
         weight, atoms = diagonal_autoencoder(encoder.vectors(images), l1, gamma or None)
         kept = min(len(weight), len(encoder.code.weight))
-        # entries that are left over code nothing yet, and keep the atoms they have
+        # the remaining entries code nothing yet, and keep their atoms
         encoder.code.weight.zero_()[:kept] = weight[:kept].to(encoder.code.weight)
         decoder.weight[:kept] = atoms.T[:kept].to(decoder.weight).view_as(decoder.weight[:kept])
 
-    # ---- for people to look at
+    # ---- pictures and reports
 
     @torch.no_grad()
     def restore(self, images: Tensor) -> tuple[Example, Tensor]:
         """Clean images ``[B 3 S S]`` in [0, 1] -> the damaged example, and restored RGB in [0, 1], same shape.
 
-        The images are shown whole: they are not augmented.
+        The images are not augmented.
         """
         training = self.training
         self.eval()
@@ -164,7 +162,7 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def explain(self, images: Tensor) -> Explained | None:
-        """Atoms of a linear decoder, and how much the cells of images ``[N 3 S S]`` in [0, 1] excite each of them."""
+        """Atoms of a linear decoder, and how strongly the cells of images ``[N 3 S S]`` in [0, 1] excite each."""
         decoder = self.decoder
         if not isinstance(decoder, LinearDecoder) or decoder.atoms.shape[1] != 3:
             return None
@@ -176,7 +174,7 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor | None:
-        """Undamaged images ``[N 3 S S]`` in [0, 1] as the decoder gives them back; None where it gives none."""
+        """Reconstruct undamaged images ``[N 3 S S]`` in [0, 1]; None if the decoder does not give images."""
         if not isinstance(self.pretext, Restore):
             return None
         device = self.encoder.mean.device

@@ -1,6 +1,6 @@
-"""The linear family: methods that learn by a rule of their own instead of a gradient.
+"""The linear family: methods with their own fitting rule instead of gradient descent.
 
-To add one: write its settings and learner in a file here, and name it in ``AnyLinear``.
+To add one, write its settings and learner in a file here, and list it in ``AnyLinear``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ AnyLinear = Annotated[Pca | Ica | Cca | Tca | SparseCoding | PatchDictionaryFit,
 
 
 class OneMethod(Config):
-    """A method given alone, by its mapping."""
+    """A single method, given as a mapping."""
 
     fit: AnyLinear
 

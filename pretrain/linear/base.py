@@ -1,4 +1,4 @@
-"""What the linear family shares: methods that learn by a rule of their own instead of a gradient."""
+"""The base of the linear family: methods with their own fitting rule instead of gradient descent."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pretrain.method import Method, MethodLearner
 
 log = logging.getLogger("retouch")
 
-START_IMAGES = 2048  # a sample for what has to be known before the first batch: centre, whitening, first atoms
+START_IMAGES = 2048  # sample for what is needed before the first batch: centre, whitening, initial atoms
 
 
 class LinearMethod(Method, ABC):
@@ -47,21 +47,21 @@ class LinearMethod(Method, ABC):
 
     @property
     def sampled(self) -> int:
-        """How many images ``initialise`` is shown at most; none where one pass over all images says everything."""
+        """The maximum number of images for ``initialise``; 0 if one pass over all images is enough."""
         return 0 if self.one_pass else START_IMAGES
 
     def sample_rows(self, images: int, seed: int) -> Tensor:
-        """Which of so many ``images`` ``initialise`` is shown: at most ``sampled``, evenly spread, int64."""
+        """The rows, out of ``images``, that ``initialise`` gets: at most ``sampled``, evenly spaced, int64."""
         return even_rows(images, self.sampled)
 
     @abstractmethod
     def encoder_config(self) -> EncoderConfig:
-        """The encoder that is to be fitted."""
+        """The encoder to fit."""
 
     @property
     @abstractmethod
     def learner(self) -> type[LinearLearner]:
-        """What fits that encoder."""
+        """The learner that fits the encoder."""
 
     def build(self, image_size: int, augment: AugmentConfig, world: World, seed: int) -> LinearLearner:
         if world.size > 1:
@@ -72,7 +72,7 @@ class LinearMethod(Method, ABC):
 
 
 class LinearLearner(MethodLearner):
-    """A method of the linear family at work.
+    """The learner of a method of the linear family.
 
     Statistics that are not part of the encoder are saved by ``tensors`` and read back by ``restore``.
     """
@@ -94,7 +94,7 @@ class LinearLearner(MethodLearner):
     def attach(self, images: Images, other: Images | None = None) -> None:
         super().attach(images, other)
         log.info(
-            "%s unlabeled images of %s; %s by %s",
+            "%s unlabeled images from %s; encoder %s, method %s",
             f"{len(images):,}", images.source.spec, self.encoder.name, self.method.title,
         )  # fmt: skip
 
@@ -104,17 +104,17 @@ class LinearLearner(MethodLearner):
             return
         sample = self.sample(self.images)
         if not self.method.streams:
-            log.info("%s is fitted on a sample of %s of them (seed %d)", self.method.key, f"{len(sample):,}", self.seed)
+            log.info("%s is fitted on a sample of %s images (seed %d)", self.method.key, f"{len(sample):,}", self.seed)
         self.initialise(sample)
 
     def initialise(self, sample: Tensor) -> None:
-        """Learn what has to be known before the first batch from a sample of training images ``[N 3 S S]`` in [0, 1].
+        """Fit what is needed before the first batch on a sample of training images ``[N 3 S S]`` in [0, 1].
 
-        Methods that do not stream are done with this.
+        Methods that do not stream are completely fitted here.
         """
 
     def sample(self, images: Images) -> Tensor:
-        """The images that the method asks for first, ``[N 3 S S]`` in [0, 1], at the encoder's size, on the device."""
+        """The sample for ``initialise``, ``[N 3 S S]`` in [0, 1], at the encoder's size, on the device."""
         rows, size = self.method.sample_rows(len(images), self.seed), self.encoder.image_size
         return to_float(images.rows(rows).to(self.world.device))[:, :, :size, :size]
 
@@ -142,24 +142,24 @@ class SampleLearner(LinearLearner):
 
 
 def check_components(components: int, image_size: int, images: int) -> list[str]:
-    """Why a linear code of ``components`` numbers cannot be fitted on so many images of this side; or nothing."""
+    """Problems of fitting a linear code of ``components`` numbers on this many images of this size."""
     numbers = 3 * image_size**2
     if components <= min(numbers, images - 1):
         return []
     if components > numbers:
         return [
-            f"fit.components={components}: images of {image_size} px have {numbers:,} numbers and allow no more "
+            f"fit.components={components}: images of {image_size} px have {numbers:,} values and allow no more "
             "components; lower it, or raise data.image_size"
         ]
     return [
-        f"fit.components={components}: it takes at least {components + 1:,} images, there are {images:,}; lower it, or "
-        "give more (data.source, data.limit)"
+        f"fit.components={components} needs at least {components + 1:,} images, but there are {images:,}; lower it, or "
+        "use more (data.source, data.limit)"
     ]
 
 
 @contextmanager
 def user_errors(method: LinearMethod) -> Iterator[None]:
-    """What the mathematics refuses (ValueError) becomes a message for the user that names the method."""
+    """Turn a ``ValueError`` of the mathematics into a ``UserError`` that names the method."""
     try:
         yield
     except ValueError as error:

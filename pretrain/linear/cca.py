@@ -1,11 +1,11 @@
-"""Canonical correlation analysis: two linear codes, one a view, as alike as can be.
+"""Canonical correlation analysis: two linear codes, one per view, with maximum correlation.
 
     maximise over A, B   tr(Aᵀ Cxy B)    subject to   Aᵀ (Cxx + rx I) A = Bᵀ (Cyy + ry I) B = I
 
 (Hotelling 1936, "Relations between two sets of variates"; the ridge r is Vinod's, 1976). With Cholesky factors
 ``Cxx + rx I = Lx Lxᵀ`` and ``Cyy + ry I = Ly Lyᵀ``, the singular value decomposition ``Lx⁻¹ Cxy Ly⁻ᵀ = U ρ Vᵀ`` gives
-``A = Lx⁻ᵀ U`` and ``B = Ly⁻ᵀ V``. The ridge is in units of a view's mean variance, r = ridge · tr(C) / d, so that it
-means the same for rows of any scale; without one, as many columns as rows find correlations of 1 in pure noise.
+``A = Lx⁻ᵀ U`` and ``B = Ly⁻ᵀ V``. The ridge is in units of a view's mean variance, r = ridge · tr(C) / d, so it
+does not depend on the scale of the rows. Without a ridge, as many columns as rows give correlations of 1 in pure noise.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ def cca(moments: CrossMoments, components: int, *, ridge: float = 1e-3) -> tuple
     """Fit ``components`` pairs of directions, most correlated first.
 
     Returns:
-        The projection of the first view, that of the second, and ρ ``[h]`` in 0..1, descending: the correlations of the
-        problem as it was solved, ridge included. With ``ridge=0`` they are the correlations of the codes; otherwise
-        they are at most that, and the codes have variances just below 1. The largest loading of each direction of the
-        first view is positive.
+        The projections of the first and the second view, and ρ ``[h]`` in 0..1, descending: the correlations of the
+        regularized problem. With ``ridge=0`` they equal the correlations of the codes. Otherwise they are at most as
+        large, and the codes have variances just below 1. The largest loading of each direction of the first view is
+        positive.
 
     Raises:
         ValueError: more components than ``min(count - 1, d1, d2)``, a negative ridge, a view that does not vary, or,
-            without a ridge, a view whose covariance has no inverse.
+            without a ridge, a view whose covariance is singular.
     """
     n, d1, d2 = moments.count, moments.columns_x, moments.columns_y
     check_components(components, min(n - 1, d1, d2), f"{n} pairs of {d1} and {d2} columns")
     if not (ridge >= 0 and math.isfinite(ridge)):
-        raise ValueError(f"ridge must be 0 or more, not {ridge}")
+        raise ValueError(f"ridge must be at least 0, got {ridge}")
     cxx, cxy, cyy = moments.covariance()
     lower_x, lower_y = _cholesky(cxx, ridge, "first"), _cholesky(cyy, ridge, "second")
     inner = torch.linalg.solve_triangular(lower_x, cxy, upper=False)  # Lx⁻¹ Cxy
@@ -56,7 +56,7 @@ def cca(moments: CrossMoments, components: int, *, ridge: float = 1e-3) -> tuple
     left, correlations, right = torch.linalg.svd(inner, full_matrices=False)
     weight_x = torch.linalg.solve_triangular(lower_x.T, left[:, :components], upper=True).T  # [h d1]
     weight_y = torch.linalg.solve_triangular(lower_y.T, right[:components].T, upper=True).T  # [h d2]
-    sign = signs(weight_x)[:, None]  # one sign a pair, or the codes would be anticorrelated
+    sign = signs(weight_x)[:, None]  # one sign per pair: otherwise the codes would be anticorrelated
     x = _projection(moments.mean_x, cxx, weight_x * sign)
     y = _projection(moments.mean_y, cyy, weight_y * sign)
     return x, y, correlations[:components].clamp(0, 1)
@@ -73,17 +73,17 @@ def _cholesky(covariance: Tensor, ridge: float, view: str) -> Tensor:
     pivots = lower.diagonal().square()
     if int(failed) or pivots.min() <= d * torch.finfo(pivots.dtype).eps * pivots.max():
         raise ValueError(
-            f"the covariance of the {view} view has no inverse: its {d} columns depend on each other, or rows are too "
-            f"few; a ridge (now {ridge:g}) gives it one"
+            f"the covariance of the {view} view is singular: its {d} columns depend on each other, or there are too "
+            f"few rows; raise the ridge (now {ridge:g})"
         )
     return lower
 
 
 def _projection(mean: Tensor, covariance: Tensor, weight: Tensor) -> Projection:
-    """The weight ``[h d]`` with its least-squares way back, ``C Wᵀ (W C Wᵀ)⁻¹`` ``[d h]``."""
+    """The weight ``[h d]`` with its least-squares inverse map, ``C Wᵀ (W C Wᵀ)⁻¹`` ``[d h]``."""
     cross = covariance @ weight.T  # cov(x, code), [d h]
     inner = weight @ cross  # cov(code, code)
-    # a pseudo-inverse, for with a ridge a direction in which nothing varies may be asked for
+    # a pseudo-inverse: with a ridge, directions without any variance can be requested
     back = cross @ torch.linalg.pinv(inner, hermitian=True)
     alone = cross.square().sum(0) / inner.diagonal().clamp_min(torch.finfo(inner.dtype).tiny)
     return Projection(mean.clone(), weight.contiguous(), back, alone / covariance.diagonal().sum())
@@ -93,12 +93,12 @@ def _projection(mean: Tensor, covariance: Tensor, weight: Tensor) -> Projection:
 
 
 class Cca(ProjectedMethod):
-    """Canonical correlations of two views: what of one can be told from the other. One pass, float64 moments.
+    """Canonical correlations of two views: what one view predicts about the other. One pass, float64 moments.
 
     Attributes:
-        views: ``damage``: an image and the same image damaged; ``neighbours``: two patches side by side, cut from
-            images of twice the size; ``other``: the row of the same number in the second source (``data.other``).
-        damage: of the second view.
+        views: ``damage``: an image and the same image damaged; ``neighbours``: two adjacent patches, cut from images
+            of twice the size; ``other``: the image in the same row of the second source (``data.other``).
+        damage: the damage of the second view.
         ridge: added to each view's covariance, relative to its mean variance.
     """
 
@@ -112,7 +112,7 @@ class Cca(ProjectedMethod):
     @model_validator(mode="after")
     def _damage_is_used(self) -> Self:
         if self.views != "damage" and self.damage != Gaussian():
-            raise ValueError(f"damage is for views=damage, not views={self.views}: leave it out")
+            raise ValueError(f"damage needs views=damage, not views={self.views}: remove it")
         return self
 
     @property
@@ -132,7 +132,7 @@ class Cca(ProjectedMethod):
 
 
 class CcaLearner(ProjectionLearner):
-    """Gathers moments of pairs, and solves them at the end."""
+    """Accumulates moments of pairs, and solves the problem at the end."""
 
     method: Cca
 
@@ -151,12 +151,12 @@ class CcaLearner(ProjectionLearner):
         return StepResult({}, {})
 
     def views(self, images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """A batch as pairs; draws from torch's global generators, which are a function of (seed, step)."""
+        """A batch as pairs; random draws come from torch's global generators, seeded by (seed, step)."""
         if self.method.views == "damage":
             return images, self.method.damage(images)
         if self.other is not None:
             partners = self.other.rows(index)
-            self._check_pairs()  # images that are decoded only now
+            self._check_pairs()  # checks the images that are decoded only now
             return images, to_float(partners.to(images.device))
         side = self.encoder.image_size
         row = int(torch.randint(0, side + 1, ()))  # images are twice the side: any band of them holds one pair
@@ -164,11 +164,11 @@ class CcaLearner(ProjectionLearner):
         return band[..., :side], band[..., side:]
 
     def _check_pairs(self) -> None:
-        """Refuse pairs of which an image, as far as known, cannot be read: another would take its place."""
+        """Refuse pairs with an image known to be unreadable: another would take its place."""
         if self.other is not None and (self.images.unreadable or self.other.unreadable):
             raise UserError(
-                f"fit.views=other pairs rows, but an image of {self.images.source.spec} or {self.other.source.spec} "
-                "cannot be read: remove it and its partner"
+                f"fit.views=other pairs images by row, but an image of {self.images.source.spec} or "
+                f"{self.other.source.spec} cannot be read: remove it and its partner"
             )
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:

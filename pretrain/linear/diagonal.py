@@ -1,4 +1,4 @@
-"""Where a linear sparse autoencoder starts: the best one that codes every principal component by itself."""
+"""The start of a linear sparse autoencoder: the best one that codes every principal component separately."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ HALVINGS = 60
 
 
 def diagonal_autoencoder(rows: Tensor, l1: float, gamma: float | None) -> tuple[Tensor, Tensor]:
-    """``V = diag(a) Uᵀ`` and ``W = U diag(b)`` of least ``1/N Σ [ ‖x − W V x‖² + λ‖V x‖₁ ] + γ‖W‖²_F``.
+    """``V = diag(a) Uᵀ``, ``W = U diag(b)`` that minimise ``1/N Σ [ ‖x − W V x‖² + λ‖V x‖₁ ] + γ‖W‖²_F``.
 
     ``U`` are the principal directions. Each costs ``v (1 − ab)² + λ a m + γ b²``, with ``v = E(uᵀx)²`` and
-    ``m = E|uᵀx|``, so that every pair (a, b) is found by itself. At a given a, ``b = a v / (a² v + γ)``; with
+    ``m = E|uᵀx|``, so every pair (a, b) is found separately. For a given a, ``b = a v / (a² v + γ)``; with
     ``a = t √(γ/v)`` what remains is ``v [ 1 / (1 + t²) + c t ]``, ``c = λ m √γ / v^{3/2}``, whose slope is zero at most
     twice: the larger root is its minimum, unless 0, coding nothing, is cheaper. With columns of unit norm b is 1, and
     ``a = 1 − λ m / 2v`` or 0.
 
     Args:
         rows: ``[N d]``, centred.
-        l1: λ > 0 where there is a γ.
+        l1: λ > 0 if there is a γ.
         gamma: γ > 0; None for columns of unit norm.
 
     Returns:
-        ``V [k d]`` and ``W [d k]`` in float64, largest variance first: the directions worth coding.
+        ``V [k d]`` and ``W [d k]`` in float64, largest variance first, only for directions worth coding.
     """
     rows = rows.double()
     values, directions = torch.linalg.eigh(rows.T @ rows / len(rows))

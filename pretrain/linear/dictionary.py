@@ -1,4 +1,4 @@
-"""The dictionary step of sparse coding: the codes are known, the atoms are sought.
+"""The dictionary step of sparse coding: the codes are given, the atoms are optimized.
 
 For rows ``x_i`` (d numbers), codes ``s_i`` (h numbers) and a dictionary ``W`` ``[d h]``, atoms in its columns:
 
@@ -6,9 +6,9 @@ For rows ``x_i`` (d numbers), codes ``s_i`` (h numbers) and a dictionary ``W`` `
 
     A = 1/N Σ_i s_i s_iᵀ  [h h],    B = 1/N Σ_i x_i s_iᵀ  [d h],
 
-with γ > 0, or with γ = 0 and every atom of unit norm. Rows enter through A and B alone, so these can be kept over
+with γ > 0, or with γ = 0 and every atom of unit norm. Rows enter only through A and B, so these can be accumulated over
 minibatches (Mairal, Bach, Ponce & Sapiro 2010, "Online learning for matrix factorization and sparse coding").
-Everything here is a function of its arguments: a run that saves A, B and W goes on bit for bit.
+Everything here is a function of its arguments: a run that saves A, B and W continues bit for bit.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from torch import Tensor
 from common.solvers.l0 import check_unit_norm
 from common.solvers.problem import check_problem, squared_error
 
-BLOCK = 32  # atoms whose mutual corrections are made one by one; beyond a block they are one product
-STAY = 1e-6  # how much an atom holds on to its place, relative to A_jj
+BLOCK = 32  # atoms that are corrected one by one; between blocks the correction is one product
+STAY = 1e-6  # weight that keeps an atom where it is, relative to A_jj
 UNUSED = 1e-6  # an atom is unused when its mean squared code is below this share of the mean over atoms
-NOISE = 0.01  # what is added to a row that becomes an atom, relative to the row, so that no two atoms are the same
+NOISE = 0.01  # relative noise added to a row that becomes an atom, so that no two atoms are the same
 
 
 def dictionary_objective(dictionary: Tensor, codes_gram: Tensor, cross: Tensor, *, gamma: float = 0.0) -> Tensor:
-    """``tr(W A Wᵀ) − 2 tr(WᵀB) + γ ‖W‖²_F``, float64 scalar: the objective less the mean of ``‖x‖²``.
+    """``tr(W A Wᵀ) − 2 tr(WᵀB) + γ ‖W‖²_F``, float64 scalar: the objective minus the mean of ``‖x‖²``.
 
     Raises:
-        ValueError: shapes do not fit each other.
+        ValueError: shapes do not match.
     """
     _check_statistics(dictionary, codes_gram, cross)
     W, A, B = dictionary.double(), codes_gram.double(), cross.double()
@@ -45,16 +45,16 @@ def update_dictionary(
     unit_norm: bool = True,
     sweeps: int = 1,
 ) -> Tensor:
-    """The next dictionary ``[d h]``; its objective is not above that of ``dictionary``, but for rounding.
+    """The next dictionary ``[d h]``; apart from rounding, its objective is never higher than before.
 
-    Without ``unit_norm`` the minimiser in closed form, ``W = B (A + γ I)⁻¹``, in float64.
+    Without ``unit_norm``, the minimiser in closed form, ``W = B (A + γ I)⁻¹``, in float64.
 
     With ``unit_norm``, block coordinate descent (Mairal et al. 2010, algorithm 2): for one atom, the others fixed, the
-    objective is ``A_jj ‖w‖² − 2 w·c`` with ``c = b_j − Σ_{k≠j} A_jk w_k``. On the sphere its first part is constant, so
-    ``w = c / ‖c‖`` is the exact minimiser. Mairal et al. and scikit-learn project on the unit ball instead, which
-    is convex and gives the same atom wherever ``‖c‖ >= A_jj``; but under a penalty on the codes an atom inside the ball
-    is never the best (a longer atom writes the same with a shorter code), and unit atoms are what OMP needs. Atoms
-    without use (``A_jj <= UNUSED`` mean ``A_kk``) stay as they are: see ``replace_unused``.
+    objective is ``A_jj ‖w‖² − 2 w·c`` with ``c = b_j − Σ_{k≠j} A_jk w_k``. On the sphere the first term is constant, so
+    ``w = c / ‖c‖`` is the exact minimiser. Mairal et al. and scikit-learn project onto the unit ball instead,
+    which is convex and gives the same atom if ``‖c‖ >= A_jj``. But with a penalty on the codes an atom inside the ball
+    is never optimal (a longer atom gives the same with a shorter code), and OMP needs unit atoms. Unused atoms
+    (``A_jj <= UNUSED`` mean ``A_kk``) do not change: see ``replace_unused``.
 
     Args:
         dictionary: W ``[d h]``, float32 or float64; of unit norm with ``unit_norm``.
@@ -62,14 +62,14 @@ def update_dictionary(
         cross: B ``[d h]``.
         gamma: γ; positive without ``unit_norm``, 0 with it.
         unit_norm: keep every atom on the unit sphere.
-        sweeps: how often to go over all atoms, with ``unit_norm``.
+        sweeps: passes over all atoms, with ``unit_norm``.
 
     Raises:
-        ValueError: shapes do not fit, atoms are not of unit norm, or ``gamma`` and ``unit_norm`` exclude each other.
+        ValueError: shapes do not match, atoms do not have unit norm, or ``gamma`` contradicts ``unit_norm``.
     """
     _check_statistics(dictionary, codes_gram, cross)
     if unit_norm and gamma != 0:
-        raise ValueError(f"gamma is {gamma}, but atoms of unit norm have no norm to penalise: give unit_norm=False")
+        raise ValueError(f"gamma is {gamma}, but the norm of unit-norm atoms cannot be penalised: set unit_norm=False")
     if not unit_norm and not 0 < gamma < float("inf"):
         raise ValueError(f"gamma must be a positive number without unit_norm, not {gamma}")
     if sweeps < 1:
@@ -79,7 +79,7 @@ def update_dictionary(
         factor = torch.linalg.cholesky(ridge)  # exists: A is positive semi-definite, γ > 0
         return torch.cholesky_solve(cross.double().T, factor).T.contiguous().to(dictionary.dtype)
     check_unit_norm(dictionary)
-    atoms = dictionary.T.contiguous()  # [h d]: an atom lies in one piece
+    atoms = dictionary.T.contiguous()  # [h d]: each atom is contiguous
     A, B = codes_gram.to(atoms.dtype), cross.T.to(atoms.dtype)
     for _ in range(sweeps):
         _sweep(atoms, A, B)
@@ -87,7 +87,7 @@ def update_dictionary(
 
 
 def unused_atoms(use: Tensor) -> Tensor:
-    """Which atoms hardly any code uses, bool ``[h]``: ``use`` ``[h]`` is the mean squared code, the diagonal of A."""
+    """The atoms that almost no code uses, bool ``[h]``; ``use`` ``[h]`` is the mean squared code, the diagonal of A."""
     return use <= UNUSED * use.mean()
 
 
@@ -95,7 +95,7 @@ def worst_reconstructed(x: Tensor, dictionary: Tensor, codes: Tensor, count: int
     """The ``count`` rows of ``x`` ``[B d]`` (or all, if fewer) with the largest ``‖x − W s‖²``, the worst first.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit each other.
+        ValueError: shapes, dtypes or devices do not match.
     """
     check_problem(x, dictionary, codes)
     error = squared_error(x, dictionary, codes)
@@ -103,23 +103,23 @@ def worst_reconstructed(x: Tensor, dictionary: Tensor, codes: Tensor, count: int
 
 
 def replace_unused(dictionary: Tensor, use: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
-    """The dictionary ``[d h]`` with its unused atoms replaced by rows, normalised; a function of its arguments.
+    """The dictionary ``[d h]`` with its unused atoms replaced by normalised rows; deterministic.
 
-    The statistics of the replaced atoms are out of date: ``DictionaryStatistics.forget`` them.
+    The statistics of the replaced atoms are out of date: call ``DictionaryStatistics.forget``.
 
     Args:
         dictionary: ``[d h]``.
         use: mean squared code of every atom, ``[h]``; see ``unused_atoms``.
-        candidates: rows ``[n d]``, such as ``worst_reconstructed`` gives; taken in their order, over again if they are
-            fewer than the unused atoms, and never a row of zeros.
-        generator: of the noise that tells two copies of a row apart. It is not drawn from where no atom is unused.
+        candidates: rows ``[n d]``, for example from ``worst_reconstructed``; used in order, and repeatedly if they are
+            fewer than the unused atoms. Rows of zeros are skipped.
+        generator: of the noise that distinguishes copies of a row. It is not used if no atom is unused.
 
     Raises:
-        ValueError: shapes do not fit, or there is no row to take.
+        ValueError: shapes do not match, or there is no usable row.
     """
     if dictionary.ndim != 2 or use.shape != dictionary.shape[1:] or candidates.shape[1:] != dictionary.shape[:1]:
         raise ValueError(
-            f"a dictionary [d h], use [h] and candidates [n d] are needed, not "
+            f"expected a dictionary [d h], use [h] and candidates [n d], got "
             f"{list(dictionary.shape)}, {list(use.shape)} and {list(candidates.shape)}"
         )
     dead = unused_atoms(use).nonzero()[:, 0]
@@ -128,7 +128,7 @@ def replace_unused(dictionary: Tensor, use: Tensor, candidates: Tensor, generato
     norms = candidates.norm(dim=1, keepdim=True)
     rows = (candidates / norms)[norms[:, 0] > 0]
     if not len(rows):
-        raise ValueError(f"{len(dead)} atoms are unused, but no candidate row is other than zero")
+        raise ValueError(f"{len(dead)} atoms are unused, but all candidate rows are zero")
     chosen = rows[torch.arange(len(dead), device=rows.device) % len(rows)].to(dictionary)
     noise = torch.randn(chosen.shape, generator=generator, dtype=chosen.dtype, device=generator.device).to(
         chosen.device
@@ -140,11 +140,11 @@ def replace_unused(dictionary: Tensor, use: Tensor, candidates: Tensor, generato
 
 
 class DictionaryStatistics:
-    """Running A and B over minibatches, in which early codes, made with a poor dictionary, are forgotten.
+    """Running A and B over minibatches. Early codes, from a poor dictionary, are gradually forgotten.
 
-    The t-th minibatch (t = 1, 2, ...) scales what came before by ``β_t = (1 − 1/t)^ρ`` (Mairal et al. 2010, section
-    3.4, "Scaling the past data"): minibatch i then counts ``(i/t)^ρ``, and the memory is about the last ``t / (ρ + 1)``
-    of them at every t. ρ = 0 is the plain mean of all rows. Sums are float64, with the weight they carry beside them.
+    The t-th minibatch (t = 1, 2, ...) scales the earlier sums by ``β_t = (1 − 1/t)^ρ`` (Mairal et al. 2010, section
+    3.4, "Scaling the past data"): minibatch i then has weight ``(i/t)^ρ``, so the memory covers about the last
+    ``t / (ρ + 1)`` minibatches. ρ = 0 is the plain mean of all rows. Sums are float64, stored with their total weight.
 
     Args:
         d: length of a row.
@@ -168,14 +168,14 @@ class DictionaryStatistics:
         }
 
     def add(self, x: Tensor, codes: Tensor) -> None:
-        """Take in a minibatch: rows ``[b d]`` and their codes ``[b h]``.
+        """Add a minibatch: rows ``[b d]`` and their codes ``[b h]``.
 
         Raises:
-            ValueError: shapes do not fit.
+            ValueError: shapes do not match.
         """
         d, h = self._sums["cross"].shape
         if x.ndim != 2 or x.shape[1] != d or codes.shape != (len(x), h):
-            raise ValueError(f"rows [b {d}] and codes [b {h}] are needed, not {list(x.shape)} and {list(codes.shape)}")
+            raise ValueError(f"expected rows [b {d}] and codes [b {h}], got {list(x.shape)} and {list(codes.shape)}")
         t = int(self._sums["batches"]) + 1
         beta = (1 - 1 / t) ** self.forgetting if self.forgetting else 1.0
         self._sums["batches"] += 1
@@ -199,36 +199,36 @@ class DictionaryStatistics:
         return self._sums["codes_gram"].diagonal() / self._sums["weight"].clamp_min(1).item()
 
     def forget(self, atoms: Tensor) -> None:
-        """Drop all that is known of some atoms, bool ``[h]``, because they were replaced."""
+        """Discard the statistics of some atoms, bool ``[h]``, because they were replaced."""
         self._sums["codes_gram"][atoms] = 0
         self._sums["codes_gram"][:, atoms] = 0
         self._sums["cross"][:, atoms] = 0
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that a checkpoint must hold, as tensors; later minibatches do not change them."""
+        """The complete state for a checkpoint, as tensors; later minibatches do not change them."""
         return {name: value.clone() for name, value in self._sums.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from ``state_dict()``.
+        """Restore from ``state_dict()``.
 
         Raises:
-            ValueError: names or shapes are not those of these statistics.
+            ValueError: names or shapes do not match these statistics.
         """
         wrong = sorted(state.keys() ^ self._sums.keys())
         wrong += [name for name in self._sums.keys() & state.keys() if state[name].shape != self._sums[name].shape]
         if wrong:
-            raise ValueError(f"these statistics do not fit the saved ones: {', '.join(wrong)}")
+            raise ValueError(f"the saved statistics do not match: {', '.join(wrong)}")
         for name, value in self._sums.items():
             value.copy_(state[name])
 
 
 def _sweep(atoms: Tensor, A: Tensor, B: Tensor) -> None:
-    """Give every atom its minimiser in turn, in place: atoms ``[h d]``, A ``[h h]``, B ``[h d]``.
+    """Set every atom to its minimiser in turn, in place: atoms ``[h d]``, A ``[h h]``, B ``[h d]``.
 
-    ``c = R_j + A_jj w_j`` with ``R = B − A W``. R is kept up to date within a block of atoms by rank-one corrections,
-    and for the next block by one product, so that nearly all the work is matrix products. ``STAY`` adds
-    ``STAY A_jj ‖w − w_j‖²`` to what an atom minimises: no uphill step comes of it, and an atom that is as good as any
-    other (c = 0) stays, without a look at c that a GPU would wait for.
+    ``c = R_j + A_jj w_j`` with ``R = B − A W``. Within a block of atoms, R is updated by rank-one corrections, and
+    for the next block by one product, so nearly all the work is matrix products. ``STAY`` adds
+    ``STAY A_jj ‖w − w_j‖²`` to the objective of an atom: steps still never go uphill, and an atom that is as good as
+    any other (c = 0) stays, without a check of c that a GPU would have to wait for.
     """
     diagonal = A.diagonal()
     floor, scale = UNUSED * float(diagonal.mean()), diagonal.tolist()  # read once: each read waits for a GPU
@@ -249,7 +249,7 @@ def _sweep(atoms: Tensor, A: Tensor, B: Tensor) -> None:
 def _check_statistics(dictionary: Tensor, codes_gram: Tensor, cross: Tensor) -> None:
     if dictionary.ndim != 2 or cross.shape != dictionary.shape or codes_gram.shape != 2 * dictionary.shape[1:]:
         raise ValueError(
-            f"a dictionary [d h], a Gram matrix of codes [h h] and a cross product [d h] are needed, not "
+            f"expected a dictionary [d h], a Gram matrix of codes [h h] and a cross product [d h], got "
             f"{list(dictionary.shape)}, {list(codes_gram.shape)} and {list(cross.shape)}"
         )
     if dictionary.dtype not in (torch.float32, torch.float64):

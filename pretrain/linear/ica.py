@@ -1,13 +1,13 @@
-"""Independent component analysis: the rotation of a whitened code whose components are least Gaussian.
+"""Independent component analysis: the rotation of a whitened code that makes its components least Gaussian.
 
     maximise over orthogonal R [h h]   Σ_k ( E[ G(r_k · z) ] - E[ G(ν) ] )²,   G(u) = log cosh u,   ν ~ N(0, 1)
 
-where z is the PCA code, whitened, of a bounded sample of rows: FastICA, all components at once (Hyvärinen 1999, "Fast
+where z is the whitened PCA code of a bounded sample of rows: FastICA, all components at once (Hyvärinen 1999, "Fast
 and robust fixed-point algorithms for independent component analysis"), in scikit-learn's implementation.
 
-Whitening is our own PCA, not scikit-learn's: that one fixes signs by ``u *= sign(u[0])``, which multiplies components
-by zero where the first column never varies, as a border pixel may not (its quicker solver then ends in NaN, seen with
-1.9), and it divides by rounding errors where rows vary in too few directions.
+Whitening uses our own PCA, not scikit-learn's. That one fixes signs with ``u *= sign(u[0])``, which sets components to
+zero if the first column is constant, as a border pixel can be (its faster solver then returns NaN, seen with 1.9). And
+it divides by rounding errors if rows vary in too few directions.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def ica(rows: Tensor, components: int, *, seed: int, max_steps: int = 200, toler
     """Fit ``components`` independent components to rows ``[n d]``; codes have variance 1 (population) on those rows.
 
     The same rows, seed and thread count give the same components. They come in no particular order, as in
-    scikit-learn, but each row of ``back.T`` (the mixing matrix) has its entry of largest magnitude positive. Where
+    scikit-learn, but each row of ``back.T`` (the mixing matrix) has its entry of largest magnitude positive. If
     ``max_steps`` do not reach ``tolerance`` (the largest change of a direction, 1 - cosine), a warning is logged.
 
     Raises:
@@ -46,11 +46,11 @@ def ica(rows: Tensor, components: int, *, seed: int, max_steps: int = 200, toler
     n, d = rows.shape
     check_components(components, min(n - 1, d), f"{n} rows of {d} columns")
     if max_steps < 1 or not tolerance > 0:
-        raise ValueError(f"max_steps and tolerance must be positive, not {max_steps} and {tolerance}")
+        raise ValueError(f"max_steps and tolerance must be positive, got {max_steps} and {tolerance}")
     moments = Moments(d, rows.device)
     moments.add(rows)
     white = pca(moments, components, whiten=True)
-    scale = math.sqrt(n / (n - 1))  # FastICA's derivation wants E[z²] = 1 over the rows; PCA divides by n - 1
+    scale = math.sqrt(n / (n - 1))  # FastICA assumes E[z²] = 1 over the rows; PCA divides by n - 1
     fitted = FastICA(whiten=False, max_iter=max_steps, tol=tolerance, random_state=seed)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -58,14 +58,14 @@ def ica(rows: Tensor, components: int, *, seed: int, max_steps: int = 200, toler
     for warning in caught:
         if issubclass(warning.category, ConvergenceWarning):
             log.warning(
-                "ICA stopped after %d steps before its directions settled to %g; more steps, fewer components or more "
-                "rows help",
+                "ICA stopped after %d steps without converging to a tolerance of %g; use more steps, fewer components "
+                "or more rows",
                 max_steps,
                 tolerance,
             )
         else:
             log.warning("ICA: %s", warning.message)
-    rotation = torch.from_numpy(fitted.components_).to(white.mean)  # [h h], orthogonal: its transpose goes back
+    rotation = torch.from_numpy(fitted.components_).to(white.mean)  # [h h], orthogonal: its transpose is its inverse
     back = white.back @ rotation.T / scale
     sign = signs(back.T)
     total = moments.covariance().diagonal().sum() * (n - 1) / n
@@ -81,10 +81,10 @@ def ica(rows: Tensor, components: int, *, seed: int, max_steps: int = 200, toler
 
 
 class Ica(ProjectedMethod):
-    """Independent components, by scikit-learn's FastICA on a bounded sample; a resumed run fits it again.
+    """Independent components, by scikit-learn's FastICA on a bounded sample; a resumed run fits them again.
 
     Attributes:
-        sample: images it is fitted on at most, drawn at random by the seed.
+        sample: maximum number of images to fit on, drawn at random with the seed.
     """
 
     kind: Literal["ica"] = "ica"
@@ -102,11 +102,11 @@ class Ica(ProjectedMethod):
 
     def sample_rows(self, images: int, seed: int) -> Tensor:
         drawn = torch.randperm(images, generator=torch.Generator().manual_seed(seed))[: self.sample]
-        return drawn.sort().values  # in the source's order, which reads quicker
+        return drawn.sort().values  # in the source's order, which is faster to read
 
     def check(self, image_size: int, images: int) -> list[str]:
         if self.sample < images and self.sample <= self.components:
-            return [f"fit.components={self.components}: it takes more images than fit.sample={self.sample}; raise it"]
+            return [f"fit.components={self.components} needs more images than fit.sample={self.sample}: raise it"]
         return super().check(image_size, images)
 
     @property
@@ -115,7 +115,7 @@ class Ica(ProjectedMethod):
 
 
 class IcaLearner(SampleLearner, ProjectionLearner):
-    """Is done once it has seen its sample."""
+    """Fits everything on its sample, without steps."""
 
     method: Ica
 

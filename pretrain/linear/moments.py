@@ -1,11 +1,11 @@
 """First and second moments of a stream of rows, in float64, one batch after another.
 
-A block of b rows with mean m and the n rows before it, with mean μ and scatter S = Σ (x - μ)(x - μ)ᵀ, are joined by
+A block of b rows with mean m and the n rows before it, with mean μ and scatter S = Σ (x - μ)(x - μ)ᵀ, are combined by
 
     δ = m - μ,     S += Σ_block (x - m)(x - m)ᵀ  +  n b / (n + b) δ δᵀ,     μ += b / (n + b) δ
 
-(Chan, Golub, LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances"). Every product
-is of centred numbers, so a mean far from zero costs no digits, which Σ x xᵀ - n μ μᵀ would.
+(Chan, Golub, LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances"). Products
+are of centred numbers only, so a mean far from zero loses no precision, unlike Σ x xᵀ - n μ μᵀ.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-BLOCK = 4096  # rows a product: long enough to be quick, short enough that a float64 copy stays small
+BLOCK = 4096  # rows per product: enough to be fast, few enough that a float64 copy stays small
 
 
 class Moments:
@@ -39,10 +39,10 @@ class Moments:
         return len(self.mean)
 
     def add(self, rows: Tensor) -> None:
-        """Take in rows ``[B d]`` of any real type and any B; the sums do not depend on how rows are cut into calls.
+        """Add rows ``[B d]`` of any real type and any B; the sums do not depend on how rows are split into calls.
 
         Raises:
-            ValueError: another shape, or numbers that are not finite; nothing is added then.
+            ValueError: another shape, or numbers that are not finite; nothing is added.
         """
         check_rows(rows, "rows", self.columns)
         for block in torch.split(rows, BLOCK) if len(rows) else ():
@@ -50,7 +50,7 @@ class Moments:
             n, b = self.count, len(x)
             mean = x.mean(0)
             shift = mean - self.mean
-            # δ joins the block as one more row, so that one product serves both terms without a second [d d] matrix
+            # δ is appended to the block as one more row: one product gives both terms, without a second [d d] matrix
             centred = torch.cat([x - mean, shift[None] * math.sqrt(n * b / (n + b))])
             self._scatter.addmm_(centred.T, centred)
             self.mean = self.mean + shift * (b / (n + b))
@@ -67,14 +67,14 @@ class Moments:
         return self._scatter / (self.count - 1)
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of all there is, by name; a run that loads it goes on bit for bit."""
+        """A copy of the complete state, by name; a run that loads it continues bit for bit."""
         return {"count": torch.tensor(self.count), "mean": self.mean.clone(), "scatter": self._scatter.clone()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take the place of the moments that gave ``state``.
+        """Restore the moments from ``state``.
 
         Raises:
-            ValueError: other names, shapes or types than this object's own; nothing is changed then.
+            ValueError: names, shapes or types differ from this object's own; nothing is changed.
         """
         check_state(self.state(), state)
         self.count = int(state["count"])
@@ -83,9 +83,9 @@ class Moments:
 
 
 class CrossMoments:
-    """Moments of pairs: two views x ``[B d1]`` and y ``[B d2]`` of the same things, row by row.
+    """Moments of pairs: two views x ``[B d1]`` and y ``[B d2]`` of the same items, row by row.
 
-    They are the moments of the rows (x, y) set side by side, cut into their blocks when asked.
+    They are the moments of the concatenated rows (x, y), split into blocks on request.
     """
 
     def __init__(self, columns_x: int, columns_y: int, device: torch.device | str = "cpu") -> None:
@@ -110,10 +110,10 @@ class CrossMoments:
         return self._joint.mean[self.columns_x :]
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Take in pairs, x ``[B d1]`` and y ``[B d2]``.
+        """Add pairs, x ``[B d1]`` and y ``[B d2]``.
 
         Raises:
-            ValueError: other shapes, unequal numbers of rows, or numbers that are not finite; nothing is added then.
+            ValueError: other shapes, unequal numbers of rows, or numbers that are not finite; nothing is added.
         """
         check_rows(x, "x", self.columns_x)
         check_rows(y, "y", self.columns_y)
@@ -143,15 +143,15 @@ class CrossMoments:
 
 
 def check_rows(rows: Tensor, name: str, columns: int | None = None) -> None:
-    """Refuse anything but finite rows ``[n d]``, of ``columns`` columns where that is given, with a ``ValueError``."""
+    """Raise ``ValueError`` unless these are finite rows ``[n d]``, with ``columns`` columns if given."""
     if rows.ndim != 2 or rows.shape[1] < 1 or (columns is not None and rows.shape[1] != columns):
         raise ValueError(f"{name} must be [rows {columns or 'columns'}], not {list(rows.shape)}")
     if not torch.isfinite(rows).all():
-        raise ValueError(f"{name} hold numbers that are not finite")
+        raise ValueError(f"{name} contain numbers that are not finite")
 
 
 def check_state(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Refuse a state whose names, shapes or types are not those of ``own``: one ``ValueError`` lists them all."""
+    """Raise one ``ValueError`` that lists all names, shapes and types that differ from ``own``."""
     problems = [f"{name} is missing" for name in own if name not in given]
     problems += [f"{name} is unknown" for name in given if name not in own]
     for name in (name for name in own if name in given):

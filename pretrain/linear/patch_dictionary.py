@@ -1,8 +1,8 @@
-"""Learning the dictionary of a ``patch_dictionary``: whitening from a sample, atoms from a stream of patches.
+"""Learns the dictionary of a ``patch_dictionary``: whitening from a sample, atoms from a stream of patches.
 
-Each step cuts patches at random places of a batch, takes out their mean and contrast, whitens them, and improves the
-atoms: by k-means (one atom a patch, the gain-shape vector quantiser of Coates & Ng 2012, *Learning feature
-representations with k-means*) or by sparse coding. PCA, ICA and random patches are there to compare the bases.
+Each step cuts patches at random positions of a batch, normalises their mean and contrast, whitens them, and updates the
+atoms: by k-means (one atom per patch, the gain-shape vector quantiser of Coates & Ng 2012, *Learning feature
+representations with k-means*) or by sparse coding. PCA, ICA and random patches serve for comparison.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pretrain.linear.ica import ica
 from pretrain.linear.sparse_coding import random_rows
 from pretrain.report.explained import Explained
 
-SAMPLE_PATCHES = 200_000  # patches that whitening is measured on
+SAMPLE_PATCHES = 200_000  # patches used to estimate the whitening
 ICA_PATCHES = 50_000
 EXPLAINED_PATCHES = 4096
 REPLACE_EVERY = 10  # steps
@@ -38,14 +38,14 @@ Basis = Literal["random", "kmeans", "sparse_coding", "pca", "ica"]
 
 
 class PatchDictionaryFit(LinearMethod):
-    """Settings.
+    """Settings of a patch dictionary.
 
     Attributes:
-        learn: where atoms come from.
+        learn: how atoms are found.
         network: how they are used, see ``PatchDictionaryArgs``.
         whitening: added to the eigenvalues of the patches' covariance (patches have variance 1) before they are
-            equalised: small values bring out noise.
-        patches: cut from each image of a batch.
+            equalised: small values amplify noise.
+        patches: number of patches per image of a batch.
         strength: λ of sparse coding, on whitened patches.
         forgetting: ρ of the running moments, as in sparse coding.
     """
@@ -67,8 +67,8 @@ class PatchDictionaryFit(LinearMethod):
             # components of mirrored and unmirrored patches together are even, odd, or come in mirrored pairs: all of
             # PCA's, and nearly half of ICA's on photographs
             problems.append(
-                f"learn={self.learn} finds atoms that are mirror images of themselves or of each other, and mirroring "
-                "them adds none: set fit.network.mirror=false"
+                f"learn={self.learn} finds atoms that are mirror images of themselves or of each other, so mirroring "
+                "adds none: set fit.network.mirror=false"
             )
         if self.network.atoms > (most := 3 * self.network.patch**2):
             problems.append(
@@ -96,7 +96,7 @@ class PatchDictionaryFit(LinearMethod):
 
 
 class PatchDictionaryLearner(LinearLearner):
-    """Whitening and a first dictionary in ``start``; k-means and sparse coding then stream."""
+    """Fits whitening and a first dictionary in ``start``; k-means and sparse coding then stream."""
 
     encoder: PatchDictionary
     method: PatchDictionaryFit
@@ -113,7 +113,7 @@ class PatchDictionaryLearner(LinearLearner):
         generator = torch.Generator().manual_seed(self.seed)
         rows = self.cut(sample, max(1, SAMPLE_PATCHES // len(sample)), generator)
         if encoder.args.mirror:
-            rows = torch.cat([rows, mirrored(rows)])  # statistics that know no left and right
+            rows = torch.cat([rows, mirrored(rows)])  # makes the statistics symmetric
         mean = rows.double().mean(0)
         covariance = (rows.double() - mean).T @ (rows.double() - mean) / len(rows)
         values, vectors = torch.linalg.eigh(covariance)
@@ -127,8 +127,8 @@ class PatchDictionaryLearner(LinearLearner):
                 some = white[:: -(-len(white) // ICA_PATCHES)]
                 with user_errors(fit):
                     projection = ica(some, learned, seed=self.seed)
-                # what a component is made of, as the other atoms are: the filters that find components in whitened
-                # patches are mostly noise, since ICA whitens once more, and wholly
+                # the mixing directions, comparable with other atoms: the filters that extract components from whitened
+                # patches are mostly noise, since ICA whitens them again, and fully
                 atoms = projection.back.T
             case _:
                 atoms = random_rows(white, learned, self.seed)
@@ -157,7 +157,7 @@ class PatchDictionaryLearner(LinearLearner):
         return StepResult(losses, {"nonzeros": (codes != 0).sum(1).float().mean(), "unused_atoms": dead.sum()})
 
     def _nearest(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """One atom a patch, by magnitude: patches ``[n d]``, mirrored where the mirrored atom fits better, and codes.
+        """One atom per patch, by magnitude: patches ``[n d]``, mirrored if the mirrored atom fits better, and codes.
 
         A patch under a mirrored atom is the mirrored patch under the atom itself.
         """
@@ -173,7 +173,7 @@ class PatchDictionaryLearner(LinearLearner):
         return y, torch.zeros_like(responses).scatter_(1, best, responses.gather(1, best))
 
     def cut(self, images: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-        """``count`` normalised patches of each image ``[B 3 S S]``, at random places -> ``[B*count d]``."""
+        """``count`` normalised patches per image ``[B 3 S S]``, at random positions -> ``[B*count d]``."""
         p, side = self.encoder.args.patch, images.shape[2]
         places = torch.randint(0, side - p + 1, (2, len(images), count), generator=generator).to(images.device)
         offsets = torch.arange(p, device=images.device)

@@ -1,9 +1,9 @@
-"""Principal component analysis from moments: the linear code of least squared error.
+"""Principal component analysis from moments: the linear code with the least squared error.
 
     minimise over V [d h] with VᵀV = I   E ‖ (x - m) - V Vᵀ (x - m) ‖²     =>     C V = V Λ,   C = cov(x)
 
 with the h largest eigenvalues λ (Pearson 1901; Hotelling 1933). Whitened codes are divided by √λ, so that each has
-variance 1, and multiplied by it on the way back: the reconstruction is the same.
+variance 1, and multiplied by it for decoding: the reconstruction is the same.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def pca(moments: Moments, components: int, *, whiten: bool = False) -> Projectio
     """Fit the ``components`` directions of largest variance, largest first.
 
     Each direction's loading of largest magnitude is positive. ``whiten``: codes of variance 1 (sample variance,
-    divided by count - 1), for which the rows must vary in every direction asked for.
+    divided by count - 1), for which the rows must vary in every requested direction.
 
     Raises:
         ValueError: more components than ``min(count - 1, d)``; rows that do not vary, or, with ``whiten``, vary in
-            fewer directions than asked.
+            fewer directions than requested.
     """
     n, d = moments.count, moments.columns
     check_components(components, min(n - 1, d), f"{n} rows of {d} columns")
     values, basis = torch.linalg.eigh(moments.covariance())
     values, directions = values.flip(0).clamp_min(0), basis.T.flip(0)[:components]
-    floor = d * torch.finfo(values.dtype).eps * values[0]  # below it an eigenvalue is the rounding of larger ones
+    floor = d * torch.finfo(values.dtype).eps * values[0]  # below this an eigenvalue is a rounding error of larger ones
     rank = int((values > floor).sum())
     if rank == 0:
         raise ValueError(f"all {n} rows are the same: there is no variance to keep")
@@ -45,7 +45,7 @@ def pca(moments: Moments, components: int, *, whiten: bool = False) -> Projectio
     scale = torch.ones_like(values[:components])
     if whiten:
         if components > rank:
-            raise ValueError(f"components is {components}, but the rows vary in {rank} directions only: cannot whiten")
+            raise ValueError(f"components is {components}, but the rows vary in only {rank} directions: cannot whiten")
         scale = values[:components].sqrt()
     return Projection(
         mean=moments.mean,
@@ -56,10 +56,10 @@ def pca(moments: Moments, components: int, *, whiten: bool = False) -> Projectio
 
 
 def whitened_codes(rows: Tensor, components: int) -> Tensor:
-    """The whitened PCA codes of ``n`` rows ``[n d]`` among themselves, ``[n h]``, float64, up to the columns' signs.
+    """The whitened PCA codes of rows ``[n d]``, fitted on the same rows, ``[n h]``, float64, up to the columns' signs.
 
     With centred rows ``X = U Σ Rᵀ`` they are ``√(n - 1) U``, and ``X Xᵀ = U Σ² Uᵀ`` is ``[n n]``, however large d is.
-    Columns are ``components``, or as many as there are directions in which the rows vary.
+    There are ``components`` columns, or fewer if the rows vary in fewer directions.
 
     Raises:
         ValueError: rows that are not finite ``[n d]``, or that do not vary.
@@ -81,7 +81,7 @@ def whitened_codes(rows: Tensor, components: int) -> Tensor:
 
 
 class Pca(ProjectedMethod):
-    """Principal components: the projection that gives back most variance. One pass, float64 moments."""
+    """Principal components: the projection that keeps the most variance. One pass, float64 moments."""
 
     kind: Literal["pca"] = "pca"
     one_pass: ClassVar[bool] = True
@@ -93,7 +93,7 @@ class Pca(ProjectedMethod):
 
 
 class PcaLearner(ProjectionLearner):
-    """Gathers moments, and solves them at the end."""
+    """Accumulates moments, and solves the problem at the end."""
 
     method: Pca
 
@@ -102,7 +102,7 @@ class PcaLearner(ProjectionLearner):
         self.moments = Moments(self.encoder.dimension, world.device)
 
     def learn(self, images: Tensor, step: int, index: Tensor) -> StepResult:
-        # the stream goes on into the next epoch: no image counts twice
+        # the stream continues into the next epoch: count no image twice
         self.moments.add(self.rows(images)[: max(0, len(self.images) - self.moments.count)])
         return StepResult({}, {})
 

@@ -1,4 +1,4 @@
-"""What every linear method ends as: one matrix into the code, one back, around a mean."""
+"""The result of every linear method: an encoding matrix, a decoding matrix and a mean."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pretrain.linear.base import check_components as check_length
 from pretrain.linear.moments import BLOCK
 from pretrain.report.explained import Explained
 
-COPIES = 6  # of the moments, in memory at once while they are solved: 5.2 measured for PCA, 5.5 for CCA
+COPIES = 6  # of the moments, in memory at once during the solve: 5.2 measured for PCA, 5.5 for CCA
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +28,8 @@ class Projection:
     """A fitted linear code: ``code = weight (x - mean)`` and ``x ≈ mean + back code``; all tensors float64.
 
     ``back`` is the least-squares map from the codes of the training rows to those rows. ``explained`` is the share of
-    the rows' total variance that each component of the code gives back alone; where components are uncorrelated (PCA,
-    ICA, CCA without a ridge) the shares add up.
+    the rows' total variance that each component of the code explains alone; if components are uncorrelated (PCA,
+    ICA, CCA without a ridge), the shares add up.
     """
 
     mean: Tensor  # [d]
@@ -51,14 +51,14 @@ class Projection:
 def signs(directions: Tensor) -> Tensor:
     """The sign, 1 or -1, of the entry of largest magnitude in each row of ``[h d]``, as ``[h]``.
 
-    A component and its negative serve equally well; multiplied by this, each has one agreed sign.
+    A component and its negative are equivalent; multiplying by this fixes the sign.
     """
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))[:, 0]
     return torch.where(largest < 0, -1.0, 1.0).to(directions.dtype)
 
 
 def check_components(components: int, limit: int, given: str) -> None:
-    """Refuse a code that is longer than the data allow with a ``ValueError``; ``given`` says in words what they are."""
+    """Raise ``ValueError`` if the code is longer than the data allow; ``given`` describes the data in words."""
     if limit < 1:
         raise ValueError(f"{given} allow no component at all")
     if not 1 <= components <= limit:
@@ -69,10 +69,10 @@ def check_components(components: int, limit: int, given: str) -> None:
 
 
 class ProjectedMethod(LinearMethod, ABC):
-    """Whatever gives a ``linear`` encoder of ``components`` numbers, from float64 moments of the pixels.
+    """A method that gives a ``linear`` encoder of ``components`` numbers, from float64 moments of the pixels.
 
     Attributes:
-        moment_views: images whose pixels make one row of the moments.
+        moment_views: images whose pixels form one row of the moments.
     """
 
     moment_views: ClassVar[int] = 1
@@ -82,15 +82,15 @@ class ProjectedMethod(LinearMethod, ABC):
         return check_length(self.components, image_size, images) + self._room(image_size)
 
     def _room(self, image_size: int) -> list[str]:
-        """Why moments of images this large do not fit into memory; or nothing."""
+        """Problems of keeping the moments of images of this size in memory."""
         columns, free = self.moment_views * 3 * image_size**2, available_memory()
         if (need := 8 * COPIES * columns**2) <= free:
             return []
         most = int((free / (8 * COPIES)) ** 0.25 / (3 * self.moment_views) ** 0.5)
         return [
             f"fit.kind={self.kind} at {image_size} px solves for moments of {columns:,} x {columns:,} numbers, which "
-            f"takes {readable_size(need)} of memory, and {readable_size(free)} are free; lower data.image_size, "
-            f"to {most} at most"
+            f"takes {readable_size(need)} of memory, but only {readable_size(free)} is free; lower data.image_size "
+            f"to at most {most}"
         ]
 
     def encoder_config(self) -> EncoderConfig:
@@ -98,7 +98,7 @@ class ProjectedMethod(LinearMethod, ABC):
 
 
 class ProjectionLearner(LinearLearner):
-    """Ends by putting a ``Projection`` into a ``linear`` encoder; ``back`` ``[d h]`` is kept for pictures."""
+    """Puts the final ``Projection`` into a ``linear`` encoder; keeps ``back`` ``[d h]`` for panels."""
 
     encoder: Linear
 
@@ -108,7 +108,7 @@ class ProjectionLearner(LinearLearner):
         self.model.register_buffer("back", self.encoder.code.weight.detach().T.clone())
 
     def settle(self, projection: Projection) -> None:
-        """Take over a fitted projection."""
+        """Store a fitted projection."""
         with torch.no_grad():
             self.encoder.centre.copy_(projection.mean)
             self.encoder.code.weight.copy_(projection.weight)
@@ -116,13 +116,13 @@ class ProjectionLearner(LinearLearner):
         self.settled = True
 
     def rows(self, images: Tensor) -> Tensor:
-        """Images as rows, nothing subtracted yet, ``[B d]``."""
+        """Images as rows ``[B d]``, not yet centred."""
         return self.encoder.prepare(images).flatten(1)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
         if not self.settled:
-            return None  # a method of one pass has nothing to show before its end
+            return None  # a one-pass method has nothing to show before its end
         back = self.model.get_buffer("back")
         images = images.to(back.device)
         rows: Tensor = self.encoder.centre + self.encoder(images).flatten(1).float() @ back.T

@@ -1,10 +1,10 @@
-"""Sparse coding: a dictionary whose few atoms write an image or patch.
+"""Sparse coding: a dictionary that represents each image or patch with few atoms.
 
-    minimise over W, s_1..s_N   1/N Σ_i [ ‖x_i − W s_i‖² + λ ‖s_i‖₁ ]  +  γ ‖W‖²_F        (L0: ‖s_i‖₀ for ‖s_i‖₁)
+    minimise over W, s_1..s_N   1/N Σ_i [ ‖x_i − W s_i‖² + λ ‖s_i‖₁ ]  +  γ ‖W‖²_F        (L0: ‖s_i‖₀ instead of ‖s_i‖₁)
 
-Online (Mairal et al. 2010): codes of a batch under the present dictionary, running moments of codes and images, and the
-dictionary that is best for these. With γ = 0 atoms have unit norm, or codes could shrink and atoms grow for ever; with
-the L0 penalties this is the only choice, since they do not see a code's size.
+Online (Mairal et al. 2010): compute codes of a batch with the current dictionary, update running moments of codes and
+images, and minimise over the dictionary. With γ = 0 atoms have unit norm: otherwise codes could shrink and atoms grow
+without bound. With the L0 penalties this is the only choice, since they ignore the size of a code.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from pretrain.linear.dictionary import (
 )
 from pretrain.report.explained import Explained
 
-REPLACE_EVERY = 10  # steps: an atom gets this long to be found useful before it is replaced
-# Codes and atoms need not be exact while the others still move: measured in benchmarks/dictionary.py.
+REPLACE_EVERY = 10  # steps; an atom has this long to be used before it is replaced
+# Codes and atoms need not be exact while the other still changes: measured in benchmarks/dictionary.py.
 STEPS, GAP, SWEEPS = 30, 0.1, 2
 
 
@@ -46,7 +46,7 @@ class SparseCoding(LinearMethod):
             ``top_k`` non-zeros by orthogonal matching pursuit).
         gamma: γ, with ``l1`` only; 0 keeps atoms at unit norm instead.
         centring: what is subtracted from an image first: its ``own`` mean level, or the ``data``'s mean image.
-        forgetting: ρ of the running moments: how much the latest of t batches count, (i/t)^ρ.
+        forgetting: ρ of the running moments: batch i of t has weight (i/t)^ρ.
     """
 
     kind: Literal["sparse_coding"] = "sparse_coding"
@@ -61,9 +61,9 @@ class SparseCoding(LinearMethod):
     @model_validator(mode="after")
     def _freedoms_are_closed(self) -> Self:
         if self.gamma and self.penalty != "l1":
-            raise ValueError(f"gamma is for penalty=l1: with penalty={self.penalty} atoms have unit norm; leave it out")
+            raise ValueError(f"gamma needs penalty=l1; with penalty={self.penalty} atoms have unit norm: remove it")
         if self.penalty == "atoms" and self.top_k > self.atoms:
-            raise ValueError(f"top_k {self.top_k} is more than there are atoms ({self.atoms}): lower it")
+            raise ValueError(f"top_k is {self.top_k}, but there are only {self.atoms} atoms: lower it")
         return self
 
     def encoder_config(self) -> EncoderConfig:
@@ -76,7 +76,7 @@ class SparseCoding(LinearMethod):
 
 
 class SparseCodingLearner(LinearLearner):
-    """Minibatches for W and its moments A, B."""
+    """Learns W and its moments A, B from minibatches."""
 
     encoder: SparseCode
     method: SparseCoding
@@ -87,7 +87,7 @@ class SparseCodingLearner(LinearLearner):
         self.statistics = DictionaryStatistics(d, h, forgetting=method.forgetting, device=world.device)
 
     def initialise(self, sample: Tensor) -> None:
-        """Atoms begin as images of the sample, a function of the seed."""
+        """Atoms start as images of the sample, chosen by the seed."""
         self.encoder.fit_centre(sample)
         rows = self.encoder.vectors(sample)
         self.encoder.dictionary.copy_(random_rows(rows, self.encoder.args.atoms, self.seed).T)
@@ -119,7 +119,7 @@ class SparseCodingLearner(LinearLearner):
         return StepResult(losses, {"nonzeros": (codes != 0).sum(1).float().mean(), "unused_atoms": dead.sum()})
 
     def penalty(self, codes: Tensor) -> Tensor:
-        """λ ‖s‖₁ or λ ‖s‖₀ of each row ``[B]``; with a budget of atoms there is none."""
+        """λ ‖s‖₁ or λ ‖s‖₀ of each row ``[B]``; zero for a fixed number of atoms."""
         if self.method.penalty == "l1":
             return self.method.strength * codes.abs().sum(1)
         return (self.method.strength if self.method.penalty == "l0" else 0.0) * (codes != 0).sum(1)
@@ -135,8 +135,8 @@ class SparseCodingLearner(LinearLearner):
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
         images = images.to(self.world.device)
         rows = self.encoder.vectors(images)
-        lost = images.flatten(1) - rows  # what centring took out
-        return (lost + self.encoder.solve(rows) @ self.encoder.dictionary.T).view(images.shape), rows
+        removed = images.flatten(1) - rows  # by centring
+        return (removed + self.encoder.solve(rows) @ self.encoder.dictionary.T).view(images.shape), rows
 
     @torch.no_grad()
     def explain(self, images: Tensor) -> Explained:
@@ -145,7 +145,7 @@ class SparseCodingLearner(LinearLearner):
 
 
 def random_rows(rows: Tensor, count: int, seed: int) -> Tensor:
-    """``count`` of the rows ``[n d]`` at random, normalised, ``[count d]``; again, with noise, where they run out."""
+    """``count`` random rows of ``[n d]``, normalised, ``[count d]``; repeated, with noise, if there are too few."""
     generator = torch.Generator().manual_seed(seed)
     usable = rows[rows.norm(dim=1) > 1e-3 * rows.norm(dim=1).mean()]  # a flat patch has no direction
     usable = usable if len(usable) else torch.randn(1, rows.shape[1], generator=generator).to(rows)

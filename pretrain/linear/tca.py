@@ -1,25 +1,25 @@
-"""Transfer component analysis: a kernel code in which two domains lie on each other and still vary.
+"""Transfer component analysis: a kernel code that aligns two domains and keeps their variance.
 
 Over all n = n1 + n2 rows, source first, with kernel matrix K, centring H = I - 11ᵀ/n, and L = e eᵀ, where e is 1/n1 on
 source rows and -1/n2 on target rows, so that tr(Wᵀ K L K W) is the squared distance between the domains' mean codes,
 
     minimise over W [n h]   tr(Wᵀ K L K W) + μ tr(WᵀW)    subject to   Wᵀ K H K W = I
 
-whose solutions are the leading eigenvectors of (K L K + μ I)⁻¹ K H K (Pan, Tsang, Kwok, Yang 2011, "Domain adaptation
-via transfer component analysis"). That costs n² memory and n³ time. Here codes are sought among
-combinations of m landmarks only (the subset of regressors): with Φ = k(rows, landmarks) [n m] and A [m h],
+The solutions are the leading eigenvectors of (K L K + μ I)⁻¹ K H K (Pan, Tsang, Kwok, Yang 2011, "Domain adaptation
+via transfer component analysis"). That costs n² memory and n³ time. Here codes are restricted to combinations of m
+landmarks (the subset of regressors): with Φ = k(rows, landmarks) [n m] and A [m h],
 
     minimise over A   tr(Aᵀ Φᵀ L Φ A) + μ tr(AᵀA)    subject to   Aᵀ Φᵀ H Φ A = I
 
-The penalty on A is the identity, as Pan's is on W, and not the landmarks' kernel matrix, which would be the norm of the
-function: so with every row a landmark Φ = K, A = W, and the codes are Pan's, but for scale and sign.
+The penalty on A is the identity, like Pan's on W, and not the landmarks' kernel matrix, which would be the norm of the
+function. So if every row is a landmark, Φ = K and A = W, and the codes equal Pan's up to scale and sign.
 
 Since Φᵀ L Φ = δδᵀ with δ the difference of the domains' mean features, P = δδᵀ + μ I has a known inverse root,
 
     P^-½ = μ^-½ ( I - (1 - √(μ / (μ + ‖δ‖²))) δδᵀ / ‖δ‖² )
 
-and one symmetric eigenproblem P^-½ Φᵀ H Φ P^-½ = U Λ Uᵀ is left, A = P^-½ U Λ^-½; it needs moments of Φ only, gathered
-block by block.
+and one symmetric eigenproblem P^-½ Φᵀ H Φ P^-½ = U Λ Uᵀ remains, with A = P^-½ U Λ^-½. It needs only moments of Φ,
+accumulated block by block.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ from pretrain.method import Second
 
 log = logging.getLogger("retouch")
 
-KERNEL_PCA = 1e6  # a μ at which domains do not matter
-COMPARED = 1000  # images of each domain whose codes are compared
+KERNEL_PCA = 1e6  # a μ so large that the domains do not matter
+COMPARED = 1000  # images per domain whose codes are compared
 CHUNK = 2**22  # kernel values at a time: 32 MB in float64
 MEDIAN_ROWS = 2000  # rows whose distances give the median width
 
@@ -91,17 +91,18 @@ def tca(
 ) -> KernelProjection:
     """Fit ``components`` transfer components, best first.
 
-    Codes are scaled: over all rows together they are centred, uncorrelated and of (sample) variance 1. The loading of
+    Codes are scaled: over all rows together they are centred, uncorrelated and have (sample) variance 1. The loading of
     largest magnitude of each component is positive.
 
     Args:
         source: rows of the first domain ``[n1 d]``.
         target: rows of the second domain ``[n2 d]``.
-        landmarks: rows ``[m d]`` whose kernel functions the code is made of, drawn from both domains.
+        landmarks: rows ``[m d]`` from both domains; the code combines their kernel functions.
         components: length h of the code.
         kernel: ``linear`` is x·y; ``rbf`` is exp(-‖x - y‖² / (2 width²)).
         width: of the RBF kernel; ``None`` takes :func:`median_width` of the landmarks. The linear one ignores it.
-        mu: weight μ of the penalty, on the scale of ‖δ‖²: small, and domains must agree; large, and it is a kernel PCA.
+        mu: weight μ of the penalty, on the scale of ‖δ‖²: a small one forces the domains to agree, a
+            large one gives kernel PCA.
 
     Raises:
         ValueError: rows that are not finite or differ in columns, an empty domain, too many components, an unknown
@@ -113,11 +114,11 @@ def tca(
     check_rows(target, "target", d)
     n = len(source) + len(target)
     if min(len(source), len(target), m) < 1:
-        raise ValueError(f"needs rows of each: source {len(source)}, target {len(target)}, landmarks {m}")
+        raise ValueError(f"each needs at least one row: source {len(source)}, target {len(target)}, landmarks {m}")
     if kernel not in get_args(Kernel):
         raise ValueError(f"kernel must be one of {', '.join(get_args(Kernel))}, not {kernel!r}")
     if not (mu > 0 and math.isfinite(mu)):
-        raise ValueError(f"mu must be positive, not {mu}")
+        raise ValueError(f"mu must be positive, got {mu}")
     check_components(components, min(m, n - 1), f"{n} rows and {m} landmarks")
     landmarks = landmarks.to(source.device, torch.float64, copy=True)
     if kernel == "linear":
@@ -149,19 +150,19 @@ def tca(
     values, basis = values.flip(0), basis.flip(1)
     rank = int((values > m * torch.finfo(values.dtype).eps * values[0].clamp_min(0)).sum())
     if components > rank:
-        raise ValueError(f"components is {components}, but the kernel features vary in {rank} directions only")
+        raise ValueError(f"components is {components}, but the kernel features vary in only {rank} directions")
     weight = times_root(basis[:, :components]) / values[:components].sqrt()
     weight = weight * signs(weight.T)
     return KernelProjection(landmarks, weight, kernel, width, pooled.mean @ weight)
 
 
 def maximum_mean_discrepancy(a: Tensor, b: Tensor, *, width: float | None = None) -> float:
-    """How far apart two samples a ``[n h]`` and b ``[m h]`` lie: the squared MMD with an RBF kernel, biased, in 0..2.
+    """The distance of two samples a ``[n h]`` and b ``[m h]``: the squared MMD with an RBF kernel, biased, in 0..2.
 
         MMD² = mean k(a, a') + mean k(b, b') - 2 mean k(a, b)
 
-    over all pairs, a row with itself included (Gretton et al. 2012, "A kernel two-sample test"). Memory is
-    bounded, time is (n + m)² h. ``width=None`` takes :func:`median_width` of both samples check_all, so that the number
+    over all pairs, including each row with itself (Gretton et al. 2012, "A kernel two-sample test"). Memory is
+    bounded, time is (n + m)² h. ``width=None`` takes :func:`median_width` of both samples together, so the result
     does not depend on the scale of the codes.
 
     Raises:
@@ -170,7 +171,7 @@ def maximum_mean_discrepancy(a: Tensor, b: Tensor, *, width: float | None = None
     check_rows(a, "a")
     check_rows(b, "b", a.shape[1])
     if min(len(a), len(b)) < 1:
-        raise ValueError(f"needs rows of each: a {len(a)}, b {len(b)}")
+        raise ValueError(f"each needs at least one row: a {len(a)}, b {len(b)}")
     a, b = a.double(), b.to(a.device).double()
     width = median_width(torch.cat([a, b])) if width is None else check_width(width)
     discrepancy = _mean_kernel(a, a, width) + _mean_kernel(b, b, width) - 2 * _mean_kernel(a, b, width)
@@ -178,7 +179,7 @@ def maximum_mean_discrepancy(a: Tensor, b: Tensor, *, width: float | None = None
 
 
 def median_width(rows: Tensor) -> float:
-    """The median distance between two rows of ``[n d]``: of at most 2000, evenly spaced, so nothing is drawn at random.
+    """The median distance between two rows of ``[n d]``: from at most 2000 evenly spaced rows, so it is deterministic.
 
     Raises:
         ValueError: fewer than two rows, or a median of zero.
@@ -204,7 +205,7 @@ def _mean_kernel(a: Tensor, b: Tensor, width: float) -> float:
 
 
 def _chunks(rows: Tensor, columns: int) -> tuple[Tensor, ...]:
-    """``rows`` in runs whose products with ``columns`` landmarks hold at most ``CHUNK`` numbers."""
+    """``rows`` in chunks whose products with ``columns`` landmarks hold at most ``CHUNK`` numbers."""
     return torch.split(rows, max(1, CHUNK // columns))
 
 
@@ -215,11 +216,11 @@ class Tca(LinearMethod):
     """Pan et al. 2011, in the span of ``landmarks`` images, half of them from each domain.
 
     Attributes:
-        damage: makes the second domain of the first, or changes ``data.other`` where that is given too.
-        sample: images of each domain it is fitted on.
-        width: of the RBF kernel; the median distance between landmarks where it is not given.
-        mu: weight of the penalty, relative to the squared gap between the domains' mean kernel features: small, and the
-            domains must agree; large, and it is kernel PCA.
+        damage: makes the second domain from the first, or is applied to ``data.other`` if that is given.
+        sample: images per domain to fit on.
+        width: of the RBF kernel; by default the median distance between landmarks.
+        mu: weight of the penalty, relative to the squared gap between the domains' mean kernel features: a small value
+            forces the domains to agree, a large one gives kernel PCA.
     """
 
     kind: Literal["tca"] = "tca"
@@ -245,23 +246,23 @@ class Tca(LinearMethod):
 
     @property
     def needs(self) -> str:
-        return "" if self.damage else "fit.kind=tca needs a second domain: {other}, or fit.damage of the first"
+        return (
+            "" if self.damage else "fit.kind=tca needs a second domain: set {other}, or damage the first (fit.damage)"
+        )
 
     @model_validator(mode="after")
     def _in_the_span_of_landmarks(self) -> Self:
         if self.components > (most := 2 * (self.landmarks // 2)):
-            raise ValueError(f"components {self.components} is more than there are landmarks ({most}): lower it")
+            raise ValueError(f"components is {self.components}, but there are only {most} landmarks: lower it")
         return self
 
     def check(self, image_size: int, images: int) -> list[str]:
         half, there = self.landmarks // 2, min(images, self.sample)
         if self.sample < half <= images:
-            return [
-                f"fit.landmarks={self.landmarks} takes {half:,} images of each domain; raise fit.sample={self.sample}"
-            ]
+            return [f"fit.landmarks={self.landmarks} needs {half:,} images per domain: raise fit.sample={self.sample}"]
         if there < half:
             return [
-                f"fit.landmarks={self.landmarks} takes {half:,} images of each domain; there are {there:,}: lower it"
+                f"fit.landmarks={self.landmarks} needs {half:,} images per domain, but there are {there:,}: lower it"
             ]
         return []
 
@@ -275,7 +276,7 @@ class Tca(LinearMethod):
 
 
 class TcaLearner(SampleLearner):
-    """Is done once it has seen a sample of each domain."""
+    """Fits everything on a sample of each domain, without steps."""
 
     encoder: KernelCode
     method: Tca
@@ -289,7 +290,7 @@ class TcaLearner(SampleLearner):
         return self._discrepancy
 
     def second_domain(self) -> Tensor:
-        """A sample of the second source, or of the first, as its damage makes it: ``[N 3 S S]`` in [0, 1]."""
+        """A sample of the second source (or of the first, if there is none), damaged: ``[N 3 S S]`` in [0, 1]."""
         images = self.sample(self.other or self.images)
         if self.method.damage is None:
             return images
@@ -322,11 +323,11 @@ class TcaLearner(SampleLearner):
         encoder.landmarks.copy_(fitted.landmarks)
         encoder.weight.copy_(fitted.weight)
         encoder.shift.copy_(fitted.shift)
-        # beside it what asks for variance only; all have components of variance 1
+        # compared with codes that ignore the domains; all components have variance 1
         a, b = spread(source, COMPARED), spread(target, COMPARED)
         codes: dict[str, Callable[[Tensor], Tensor]] = {
             "pixels": lambda rows: rows,
-            # of the compared rows alone: moments of all rows would be d x d, and d grows with the images' area
+            # from the compared rows only: moments of all rows would be d x d, and d grows with the images' area
             "pca": lambda rows: whitened_codes(rows, fit.components),
             "kernel_pca": lambda rows: fitted_at(KERNEL_PCA).apply(rows),
             "tca": fitted.apply,
@@ -335,16 +336,16 @@ class TcaLearner(SampleLearner):
             try:
                 both = code(torch.cat([a, b]))
                 self._discrepancy[name] = maximum_mean_discrepancy(both[: len(a)], both[len(a) :])
-            except ValueError as error:  # a comparison that these images do not allow; the fit stands without it
-                log.warning("no discrepancy of %s: %s", name, error)
+            except ValueError as error:  # these images do not allow this comparison; the fit is valid without it
+                log.warning("no discrepancy for %s: %s", name, error)
         log.info(
-            "maximum mean discrepancy of the two domains: %s",
+            "maximum mean discrepancy between the two domains: %s",
             ", ".join(f"{name} {value:.4f}" for name, value in self._discrepancy.items()),
         )
 
 
 def mean_gap(source: Tensor, target: Tensor, landmarks: Tensor, kernel: Kernel, width: float | None) -> float:
-    """``‖δ‖²``: the squared distance of the domains' mean kernel features; rows ``[n d]``, float64."""
+    """``‖δ‖²``: the squared distance between the domains' mean kernel features; rows ``[n d]``, float64."""
     means = [
         torch.stack([kernel_rows(rows, landmarks, kernel, width).sum(0) for rows in torch.split(domain, 1024)]).sum(0)
         / len(domain)
@@ -354,5 +355,5 @@ def mean_gap(source: Tensor, target: Tensor, landmarks: Tensor, kernel: Kernel, 
 
 
 def spread(rows: Tensor, count: int) -> Tensor:
-    """At most ``count`` of the rows, evenly spread."""
+    """At most ``count`` of the rows, evenly spaced."""
     return rows[even_rows(len(rows), count).to(rows.device)]

@@ -1,1 +1,1 @@
-"""What pretraining shows besides numbers: panels, atoms, and what a code takes to store."""
+"""Reports of pretraining: panels, atoms, and the storage size of codes."""

@@ -12,28 +12,28 @@ from torch import Tensor
 from common.pixels import save_png, to_pil
 from pretrain.report.panels import EDGE, FAINT, INK, PAPER
 
-GRID = 880  # pixels across that a grid of atoms fills at most, where its atoms are enlarged
-ATOM = 96  # pixels of one atom at most: a small dictionary need not fill a screen
-TILE = 64  # pixels of one atom, or patch, beside those that excite it
+GRID = 880  # maximum width, in pixels, of a grid of enlarged atoms
+ATOM = 96  # maximum pixels per atom: a small dictionary need not fill a screen
+TILE = 64  # pixels of one atom or patch in the picture of exciting patches
 GAP, ASIDE = 3, 18  # between atoms or patches, and between an atom and its patches
-TITLE, SMALL, HEAD = 22, 17, 44  # letters of a title and of what stands beside it, and the height they take
-DIMMED = 0.7  # how much of the paper shines through an atom that is never used
-STROKE = (176, 179, 184)  # through such an atom: many of them should not shout
+TITLE, SMALL, HEAD = 22, 17, 44  # font sizes of the title and of the note next to it, and their height
+DIMMED = 0.7  # how much of the background shows through an unused atom
+STROKE = (176, 179, 184)  # the line through an unused atom: pale, since there may be many
 
 
 def atoms_picture(atoms: Tensor, use: Tensor | None = None, title: str = "") -> Image.Image:
     """All atoms in a near-square grid, the most used first, row by row.
 
-    Every atom is scaled to its own largest magnitude around mid-gray: its sign and its shape are shown, its size is
-    not. Pixels are enlarged by whole numbers. Atoms that are never used come last, dimmed and struck through, and are
-    counted beside the title.
+    Every atom is scaled to its own largest magnitude around mid-gray: its sign and shape are shown, its size is not.
+    Pixels are enlarged by an integer factor. Unused atoms come last, dimmed and struck through, and are counted next to
+    the title.
 
     Args:
         atoms: ``[h 3 p p]``, any real values.
-        use: ``[h]``, how often, or how much, each atom is used; without it atoms stay in their own order.
+        use: ``[h]``, how often, or how much, each atom is used; without it atoms keep their own order.
 
     Raises:
-        ValueError: shapes that do not fit, or no atom.
+        ValueError: shapes do not match, or there is no atom.
     """
     atoms, use = _checked(atoms, use)
     count, side = len(atoms), atoms.shape[3]
@@ -57,18 +57,18 @@ def atoms_picture(atoms: Tensor, use: Tensor | None = None, title: str = "") -> 
 
 
 def exciting_picture(atoms: Tensor, patches: Tensor, title: str = "") -> Image.Image:
-    """One row an atom: the atom, then the patches that excite it most.
+    """One row per atom: the atom, then the patches that excite it most.
 
     Args:
         atoms: ``[k 3 p p]``, any real values; each is scaled to its own largest magnitude around mid-gray.
         patches: ``[k m 3 p p]``, RGB in [0, 1], in the order to be shown.
 
     Raises:
-        ValueError: shapes that do not fit, or no atom.
+        ValueError: shapes do not match, or there is no atom.
     """
     atoms, _ = _checked(atoms, None)
     if patches.ndim != 5 or len(patches) != len(atoms) or patches.shape[2:] != atoms.shape[1:]:
-        raise ValueError(f"patches {list(patches.shape)} do not fit atoms {list(atoms.shape)}: [k m 3 p p] are asked")
+        raise ValueError(f"patches {list(patches.shape)} do not match atoms {list(atoms.shape)}: expected [k m 3 p p]")
     count, many, side = len(atoms), patches.shape[1], atoms.shape[3]
     tile = side * max(1, round(TILE / side))
     most = "patch that excites it most" if many == 1 else f"{many:,} patches that excite it most"
@@ -101,34 +101,34 @@ def save_exciting(path: str | Path, atoms: Tensor, patches: Tensor, title: str =
 
 def _checked(atoms: Tensor, use: Tensor | None) -> tuple[Tensor, Tensor | None]:
     if atoms.ndim != 4 or atoms.shape[1] != 3 or atoms.shape[2] != atoms.shape[3] or 0 in atoms.shape:
-        raise ValueError(f"atoms {list(atoms.shape)} cannot be shown: [h 3 p p] are asked")
+        raise ValueError(f"atoms {list(atoms.shape)} cannot be shown: expected [h 3 p p]")
     if use is not None and use.shape != atoms.shape[:1]:
-        raise ValueError(f"use {list(use.shape)} of {len(atoms)} atoms: one number each is asked")
+        raise ValueError(f"use {list(use.shape)} of {len(atoms)} atoms: expected one number per atom")
     return atoms.detach().float().cpu(), None if use is None else use.detach().cpu()
 
 
 def _count(use: Tensor | None, count: int) -> str:
-    """``256 atoms by use, 3 unused``."""
+    """``256 atoms, most used first, 3 unused``."""
     if use is None:
         return _number(count)
     dead = int((use == 0).sum())
-    return f"{_number(count)} by use" + (f", {dead:,} unused" if dead else "")
+    return f"{_number(count)}, most used first" + (f", {dead:,} unused" if dead else "")
 
 
 def _number(atoms: int) -> str:
     return "1 atom" if atoms == 1 else f"{atoms:,} atoms"
 
 
-def _sheet(width: int, height: int, title: str, beside: str) -> tuple[Image.Image, ImageDraw.ImageDraw, int]:
-    """Paper for ``width`` x ``height`` pixels under a title and, fainter, what stands beside it; the title's height."""
+def _sheet(width: int, height: int, title: str, note: str) -> tuple[Image.Image, ImageDraw.ImageDraw, int]:
+    """Paper for ``width`` x ``height`` pixels under a title with a fainter note; also returns the title's height."""
     large, small = ImageFont.load_default(TITLE), ImageFont.load_default(SMALL)
     indent = round(large.getlength(title)) + 14 if title else 0
-    across = max(width, indent + math.ceil(small.getlength(beside)))
+    across = max(width, indent + math.ceil(small.getlength(note)))
     picture = Image.new("RGB", (EDGE + across + EDGE, EDGE + HEAD + height + EDGE), PAPER)
     pen = ImageDraw.Draw(picture)
     baseline = EDGE + TITLE - 4
     pen.text((EDGE, baseline), title, fill=INK, font=large, anchor="ls")
-    pen.text((EDGE + indent, baseline), beside, fill=FAINT, font=small, anchor="ls")
+    pen.text((EDGE + indent, baseline), note, fill=FAINT, font=small, anchor="ls")
     return picture, pen, HEAD
 
 

@@ -1,4 +1,4 @@
-"""What the atoms of a code look like, and which patches excite them."""
+"""Pictures of the atoms of a code, and of the patches that excite them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pretrain.report.atoms import save_atoms, save_exciting
 from pretrain.report.explained import Explained
 
 EXCITED = 12  # atoms whose patches are shown
-PATCHES = 10  # patches of each
+PATCHES = 10  # patches per atom
 
 
 def show_dictionary(run: Run, step: int, explained: Explained) -> int:
@@ -26,7 +26,7 @@ def show_dictionary(run: Run, step: int, explained: Explained) -> int:
 
 
 def upright(explained: Explained) -> Explained:
-    """The same code with every atom's sign such that it is added more than subtracted: what it looks like in use."""
+    """The same code with signs chosen so that every atom is added more than subtracted: how it looks in use."""
     sign = torch.where(explained.codes.sum(0) < 0, -1.0, 1.0)
     return explained._replace(atoms=explained.atoms * sign[:, None, None, None], codes=explained.codes * sign)
 

@@ -1,4 +1,4 @@
-"""What a code means among pixels."""
+"""Atoms and patches that explain a code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Explained(NamedTuple):
-    """Atoms of a code, and how much each of some patches excites each of them."""
+    """Atoms of a code, and how strongly some patches excite each of them."""
 
     atoms: Tensor  # [h 3 p p], any scale
     codes: Tensor  # [n h]

@@ -15,18 +15,18 @@ from pretrain.gradient.example import Example
 from pretrain.method import MethodLearner
 from pretrain.sample import PANEL_IMAGES, sample
 
-TILE = 128  # pixels of one image, at least: 32 px images are enlarged four times
+TILE = 128  # minimum pixels per image: 32 px images are enlarged four times
 GAP, EDGE, LABEL = 6, 20, 100  # between images, around the picture, and the column of row labels
 INK, FAINT, PAPER = (28, 30, 34), (120, 124, 130), (255, 255, 255)
-HIDDEN = 0.5  # how a pixel that the encoder cannot see is shown
+HIDDEN = 0.5  # gray value for pixels that the encoder cannot see
 
 
 def panel(example: Example, restored: Tensor, title: str = "") -> Image.Image:
-    """Three rows, ``original``, ``damaged`` and ``restored``, one column an image.
+    """Three rows, ``original``, ``damaged`` and ``restored``, one column per image.
 
-    ``restored`` is RGB ``[B 3 H W]`` in [0, 1]. Small images are enlarged by whole numbers, every pixel a crisp
-    square. The damaged row is what the encoder saw: noise clipped to [0, 1], hidden pixels gray. Where nothing was
-    damaged it is left out.
+    ``restored`` is RGB ``[B 3 H W]`` in [0, 1]. Small images are enlarged by an integer factor, every pixel a crisp
+    square. The damaged row is what the encoder saw: noise clipped to [0, 1], hidden pixels gray. It is omitted if
+    nothing was damaged.
     """
     damaged = seen(example)
     rows = {"original": example.clean, "damaged": damaged, "restored": restored}
@@ -60,7 +60,7 @@ def seen(example: Example) -> Tensor:
 
 
 class Panels:
-    """Pictures of the same images, damaged in the same way, as a learner restores them while it learns."""
+    """Pictures of the same images, damaged in the same way and restored by the learner, during training."""
 
     def __init__(self, learner: MethodLearner, images: Images, title: str, run: Run) -> None:
         self.learner, self.images, self.title, self.run = learner, images, title, run

@@ -1,4 +1,4 @@
-"""What the code of an image takes to store."""
+"""The storage size of the code of an image."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ CONFIGS = {
 
 @pytest.fixture(scope="session")
 def encoder_for() -> Callable[[Pretext, str], Encoder]:
-    """``encoder_for(pretext, "cnn" | "wide" | "narrow" | "vit")``: as the pretext asks for it, from a fixed seed."""
+    """``encoder_for(pretext, "cnn" | "wide" | "narrow" | "vit")``: as the pretext needs it, from a fixed seed."""
 
     def build(pretext: Pretext, name: str) -> Encoder:
         torch.manual_seed(0)
@@ -42,7 +42,7 @@ def encoder_for() -> Callable[[Pretext, str], Encoder]:
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Problems this small lose more by handing work around than a second core gains."""
+    """For problems this small, threading costs more than a second core gains."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -51,7 +51,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def photographs() -> Tensor:
-    """16 smooth colour images ``[16 3 16 16]`` in [0, 1]."""
+    """16 smooth color images ``[16 3 16 16]`` in [0, 1]."""
     noise = np.random.default_rng(0).normal(size=(16, 3, SIDE, SIDE))
     smooth = ndimage.gaussian_filter(noise, (0, 0.5, 2, 2), mode="nearest")
     low, high = smooth.min(), smooth.max()

@@ -1,4 +1,4 @@
-"""Real processes, real signals: a killed run goes on as if nothing had happened, in the same W&B run."""
+"""Real processes, real signals: a killed run continues as if nothing had happened, in the same W&B run."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def test_killed_run_ends_bit_for_bit_like_one_never_interrupted(uninterrupted: P
     commands = [line for line in said.splitlines() if "wandb sync" in line]
     assert len(commands) == 1, said
     parts = [word for word in commands[0].split() if "offline-run-" in word]
-    assert len(parts) in (1, 2)  # 1 if both began in the same second
-    # W&B writes behind our back, so what it had not written when it was killed is lost to it, but not to metrics.jsonl
+    assert len(parts) in (1, 2)  # 1 if both started in the same second
+    # W&B writes asynchronously: what it had not written when killed is missing there, but not in metrics.jsonl
     resumed = int(said.partition("resumed from step ")[2].split()[0])
     after = {(step, loss) for step, loss in steps_and_losses(uninterrupted) if step > resumed}
     assert after <= logged

@@ -1,4 +1,4 @@
-"""Every method of the linear family in small, for the tests of fitting."""
+"""Small versions of every method of the linear family, for the tests of fitting."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def settings(out: Path, name: str, **changes: Any) -> PretrainConfig:
 
 
 def images_of(name: str, source: str = "photos", limit: int = IMAGES) -> Tensor:
-    """The stage's own images ``[N 3 S S]`` in [0, 1], at the size it loads them in."""
+    """The images of the stage ``[N 3 S S]`` in [0, 1], at the size it loads."""
     loaded = load_images(build_source(source), SIDE * (2 if name.endswith("neighbours") else 1), limit=limit)
     return to_float(loaded.rows(torch.arange(len(loaded))))
 

@@ -1,4 +1,4 @@
-"""From Python: a folder of pictures to an encoder and its features, and the demo in small."""
+"""The Python API: from a folder of pictures to an encoder and its features, and a small demo."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALL = ["steps=2", "batch_size=8", "data.workers=0", "wandb.mode=disabled", "en
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Twelve pictures of two colours, in class folders."""
+    """Twelve pictures of two colors, in class folders."""
     source = build_source("shapes")
     for index in range(12):
         folder = tmp_path / "pictures" / ("even", "odd")[index % 2]
@@ -56,7 +56,7 @@ def test_folder_to_features(pictures: Path, tmp_path: Path) -> None:
     assert len(rows[0]["features"]) == encoder.map_shape[0]
 
 
-def test_mistake_in_python_is_the_same_plain_error() -> None:
+def test_mistake_in_python_gives_the_same_plain_error() -> None:
     with pytest.raises(retouch.UserError, match="did you mean 'steps'"):
         retouch.pretrain({"out": "run", "steps": 1}, "stepz=2")
 
@@ -83,7 +83,7 @@ def test_demo_ends_with_one_table_over_both_encoders_and_all_tasks(
         assert isinstance(read_results(tmp_path / "demo" / f"{run}-probe"), ProbeReport)
 
 
-def test_a_demo_that_was_stopped_goes_on(
+def test_a_stopped_demo_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     small = {name: [*changes, "encoder.model_args={width: 8}"] for name, changes in demo.RECIPES.items()}
@@ -102,7 +102,7 @@ def test_a_demo_that_was_stopped_goes_on(
         patch.setattr(StepProgress, "waiting", True)
         patch.setattr(StepProgress, "update", stop)
         assert demo.demo(tmp_path / "demo") == []
-        assert "start it again, and it goes on" in caplog.text
+        assert "to continue the demo, run it again" in caplog.text
     with caplog.at_level(logging.INFO, "retouch"):
         assert len(demo.demo(tmp_path / "demo")) == 6
         assert "resumed from step 3" in caplog.text

@@ -1,4 +1,4 @@
-"""Three ways in, one command line: ``retouch``, ``python -m`` and stages by themselves."""
+"""Three entry points, one command line: ``retouch``, ``python -m`` and single stages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WAYS = [
 
 
 @pytest.mark.parametrize(("command", "stage"), WAYS, ids=[" ".join(command[2:]) for command, _ in WAYS])
-def test_every_way_to_a_stage_explains_it_and_answers_a_mistake_alike(command: list[str], stage: Stage) -> None:
+def test_every_entry_point_has_the_same_help_and_errors(command: list[str], stage: Stage) -> None:
     def run(*arguments: str) -> tuple[int, str, str]:
         done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout, done.stderr
@@ -34,7 +34,7 @@ def test_every_way_to_a_stage_explains_it_and_answers_a_mistake_alike(command: l
     assert (code, said, errors.startswith("usage: ")) == (2, "", True)
 
 
-def test_stages_are_named_alike_in_the_config_and_on_the_command_line() -> None:
+def test_stages_have_the_same_names_in_the_config_and_on_the_command_line() -> None:
     from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
     from pretrain.config import PretrainConfig
 
@@ -55,7 +55,7 @@ def test_help_does_not_load_torch() -> None:
 @pytest.mark.parametrize(
     "arguments", [["pretrain", "a.yaml", "--steps=2"], ["probe", "a.yaml", "--data.limit=2", "x=1"]]
 )
-def test_settings_typed_as_options_are_answered_with_how_they_are_written(
+def test_settings_typed_as_options_get_a_hint_on_how_to_write_them(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -64,6 +64,6 @@ def test_settings_typed_as_options_are_answered_with_how_they_are_written(
     assert "settings are written key=value, without dashes" in capsys.readouterr().err
 
 
-def test_a_program_of_one_stage_takes_its_config_first(tmp_path: Path) -> None:
+def test_a_single_stage_program_takes_its_config_first(tmp_path: Path) -> None:
     (tmp_path / "nothing.yaml").write_text("")
     assert run_stages("python -m pretrain", PRETRAINING, [str(tmp_path / "nothing.yaml"), "steps=x"]) == 2

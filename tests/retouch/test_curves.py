@@ -1,4 +1,4 @@
-"""What sparsity costs: the curves' points are ordered as theory has it, and are drawn."""
+"""The cost of sparsity: the points of the curves are ordered as theory predicts, and are drawn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from common.encoders.storage import NONZERO_BYTES
 from common.pixels import to_float
 from common.solvers import omp
 from pretrain.linear.sparse_coding import random_rows
-from retouch.curves import BUDGETS, COLOURS, L0, L1, Point, centred_rows, save_curves, sparsity_curves
+from retouch.curves import BUDGETS, COLORS, L0, L1, Point, centred_rows, save_curves, sparsity_curves
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def rows() -> Tensor:
 
 @pytest.fixture(scope="module")
 def dictionary(rows: Tensor) -> Tensor:
-    """64 of them as atoms, ``[192 64]``."""
+    """64 of the patches as atoms, ``[192 64]``."""
     return random_rows(rows, 64, seed=0).T.contiguous()
 
 
@@ -40,13 +40,13 @@ def along(points: list[Point], method: str) -> list[Point]:
     return [point for point in points if point.method == method]
 
 
-def test_rows_are_centred_each_by_its_own_mean(rows: Tensor) -> None:
+def test_each_row_is_centred_by_its_own_mean(rows: Tensor) -> None:
     assert rows.shape == (200, 192)
     torch.testing.assert_close(rows.mean(1), torch.zeros(200), atol=1e-6, rtol=0)
 
 
 def test_every_penalty_gives_a_point(points: list[Point]) -> None:
-    assert [len(along(points, method)) for method in COLOURS] == [len(L1), len(L0), len(BUDGETS)]
+    assert [len(along(points, method)) for method in COLORS] == [len(L1), len(L0), len(BUDGETS)]
     for point in points:
         assert 0 <= point.error <= 1 + 1e-6
         assert 0 <= point.nonzeros <= 64
@@ -54,7 +54,7 @@ def test_every_penalty_gives_a_point(points: list[Point]) -> None:
     assert [point.setting for point in along(points, "L1, FISTA")] == [f"λ {value:g}" for value in L1]
 
 
-def test_more_atoms_less_error(points: list[Point]) -> None:
+def test_more_atoms_give_less_error(points: list[Point]) -> None:
     for k, (fewer, more) in zip(BUDGETS, pairwise(along(points, "L0, matching pursuit")), strict=False):
         assert fewer.nonzeros <= k
         assert fewer.nonzeros < more.nonzeros
@@ -73,7 +73,7 @@ def test_no_code_of_matching_pursuit_exceeds_its_budget(rows: Tensor, dictionary
         assert int((omp(rows, dictionary, k) != 0).sum(1).max()) <= k
 
 
-def test_a_budget_beyond_the_dictionary_is_left_out(rows: Tensor, dictionary: Tensor) -> None:
+def test_a_budget_beyond_the_dictionary_is_skipped(rows: Tensor, dictionary: Tensor) -> None:
     points = sparsity_curves(rows[:20], dictionary[:, :10].contiguous())
     assert [point.setting for point in along(points, "L0, matching pursuit")] == ["k 1", "k 2", "k 4", "k 8"]
 
@@ -83,7 +83,7 @@ def test_the_picture_opens_at_its_size(points: list[Point], tmp_path: Path) -> N
     with Image.open(path) as picture:
         assert picture.format == "PNG"
         assert picture.size == (1080, 690)
-        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20) or []}
-    for colour in COLOURS.values():
-        assert tuple(bytes.fromhex(colour[1:])) in colours
+        colors = {color for _, color in picture.convert("RGB").getcolors(1 << 20) or []}
+    for color in COLORS.values():
+        assert tuple(bytes.fromhex(color[1:])) in colors
     assert [file.name for file in path.parent.iterdir()] == ["sparsity.png"]

@@ -1,4 +1,4 @@
-"""Stages of one experiment stand together on W&B by default, as its own offline files tell."""
+"""Stages of one experiment share a W&B group by default, as its offline files show."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ SMALL = {
 
 
 def run(stage: str, out: Path, *overrides: str) -> Any:
-    """One stage by its shipped config, in small; the run that W&B has of it."""
+    """Run one stage with its shipped config, made small; returns its W&B run."""
     config = str(ROOT / "configs" / CONFIGS[stage])
     common = [f"out={out}", "wandb.mode=offline", "data.workers=0", "data.image_size=16", "precision=float32"]
     assert main([stage, config, *common, *SMALL[stage], *overrides]) == 0
-    history(out)  # waits until W&B's own process has written all of it
+    history(out)  # waits until the W&B process has written everything
     return offline_records(out, "run")[0]
 
 
@@ -52,10 +52,10 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("stage", ["probe", "finetune", "embed"])
-def test_stage_stands_beside_the_pretraining_of_its_encoder(pretrained: Path, tmp_path: Path, stage: str) -> None:
+def test_stage_joins_the_group_of_the_pretraining_of_its_encoder(pretrained: Path, tmp_path: Path, stage: str) -> None:
     told = run(stage, tmp_path / "out", f"encoder={pretrained}")
     assert (told.run_group, told.job_type) == ("birds", stage)
-    # and says which encoder that was
+    # and records which encoder that was
     settings: dict[str, Any] = {}
     for record in [told, *offline_records(tmp_path / "out", "config")]:
         update = record.config.update if record is told else record.update
@@ -64,14 +64,14 @@ def test_stage_stands_beside_the_pretraining_of_its_encoder(pretrained: Path, tm
     assert settings["encoder_path"] == str(pretrained)
 
 
-def test_what_is_fine_tuned_from_it_hands_the_group_on(pretrained: Path, tmp_path: Path) -> None:
+def test_a_fine_tuned_encoder_passes_the_group_on(pretrained: Path, tmp_path: Path) -> None:
     run("finetune", tmp_path / "tuned", f"encoder={pretrained}")
     card = read_encoder_card(tmp_path / "tuned" / "encoder")
     assert (card.provenance["group"], card.provenance["artifact"]) == ("birds", "encoder-tuned")
 
 
-def test_what_fine_tuning_is_compared_with_stands_in_its_group(tmp_path: Path) -> None:
-    foreign = tmp_path / "foreign"  # an encoder that no experiment of ours has made
+def test_the_baselines_of_fine_tuning_join_its_group(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign"  # an encoder from outside of any experiment
     export_encoder(build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), foreign, {})
     compared = ["compare.linear_probe=true", "compare.from_scratch=true"]
     assert run("finetune", tmp_path / "tuned", f"encoder={foreign}", *compared).run_group == "tuned"
@@ -80,5 +80,5 @@ def test_what_fine_tuning_is_compared_with_stands_in_its_group(tmp_path: Path) -
         assert offline_records(tmp_path / "tuned" / name, "run")[0].run_group == "tuned"
 
 
-def test_a_group_that_is_given_is_taken(pretrained: Path, tmp_path: Path) -> None:
+def test_a_given_group_is_used(pretrained: Path, tmp_path: Path) -> None:
     assert run("embed", tmp_path / "out", f"encoder={pretrained}", "wandb.group=other").run_group == "other"

@@ -1,4 +1,4 @@
-"""The lecture in small: every code is learned, pictured and probed, and the pictures and tables are written."""
+"""A small lecture: every code is learned, pictured and probed, and the pictures and tables are written."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from common.errors import UserError
 from finetune.config import ProbeConfig
 from finetune.probe import probe
 from finetune.results import ProbeReport
@@ -37,11 +38,11 @@ def tiny(shipped: str, changes: list[str]) -> tuple[str, list[str]]:
 
 
 def without_workers(config: ProbeConfig, *, show: bool) -> ProbeReport:
-    """To start processes that decode would take longer than all the rest."""
+    """Starting decoding processes would take longer than everything else."""
     return probe(config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})}), show=show)
 
 
-def test_the_walk_writes_its_pictures_and_tables(
+def test_the_lecture_writes_its_pictures_and_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
@@ -79,3 +80,12 @@ def test_the_walk_writes_its_pictures_and_tables(
     assert {line.count("|") for line in lines} == {len(walk.HEADER) + 1}
     said = capsys.readouterr().out
     assert all(name in said for name in walk.CODES)
+
+
+def test_without_matplotlib_the_lecture_says_what_to_install_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'retouch\[lecture\]'"):
+        walk.lecture(tmp_path / "lecture")
+    assert not (tmp_path / "lecture").exists()

@@ -1,4 +1,4 @@
-"""The mistakes people make, as a table: what is typed, and the exact message. Exit code 2, nothing overwritten."""
+"""Common mistakes, as a table: what is typed, and the exact message. Exit code 2, nothing overwritten."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from retouch.cli import main
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs" / "pretrain" / "denoise.yaml")
 
-# each stage by a shipped config, with what makes it right in the working folder below
+# each stage with a shipped config, and the settings that make it valid in the working folder below
 CONFIGS: dict[str, tuple[str, Any, list[str]]] = {
     "pretrain": (CONFIG, PretrainConfig, []),
     "probe": (
@@ -47,7 +47,7 @@ TINY_VIT = {"patch_size": 4, "embed_dim": 48, "depth": 1, "num_heads": 3}
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small encoder, and one that serves its own image size only."""
+    """A small encoder, and one that supports only its own image size."""
     folder = tmp_path_factory.mktemp("encoders")
     for name, config in (
         ("cnn", EncoderConfig(model_args={"width": 4, "depth": 1})),
@@ -61,7 +61,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoders: Path) -> Path:
     """A working folder with an empty folder, a folder of notes, a full one, photos with and without classes, and
-    encoders whole and damaged."""
+    intact and damaged encoders."""
     monkeypatch.chdir(tmp_path)
     for name in ("empty", "notes", "full", "photos"):
         (tmp_path / name).mkdir()
@@ -361,13 +361,13 @@ MISTAKES = [
 ]
 
 
-def answered(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What was said, without what tells that an encoder was loaded before another problem was found."""
+def messages(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The lines of stderr, except those that say that an encoder was loaded before another problem was found."""
     return [line for line in capsys.readouterr().err.splitlines() if not line.startswith("loaded ")]
 
 
 @pytest.mark.parametrize(("stage", "overrides", "lines"), MISTAKES)
-def test_mistake_is_answered_plainly(
+def test_mistake_gives_a_plain_message(
     here: Path, capsys: pytest.CaptureFixture[str], stage: str, overrides: list[str], lines: list[str]
 ) -> None:
     config, _, right = CONFIGS[stage]
@@ -375,7 +375,7 @@ def test_mistake_is_answered_plainly(
     common = ["out=new", "data.workers=0", "wandb.mode=disabled"]
     assert main([stage, config, *common, *right, *overrides]) == 2
     expected = [line.format(config=config, here=here) for line in lines]
-    assert answered(capsys) == [f"retouch {stage}: {expected[0]}", *expected[1:]]
+    assert messages(capsys) == [f"retouch {stage}: {expected[0]}", *expected[1:]]
     assert files(here) == before
 
 
@@ -387,7 +387,7 @@ def test_resumption_with_another_config_is_refused(here: Path, capsys: pytest.Ca
     before = files(here)
     assert main([stage, config, "out=old", *right, "resume=true", "seed=1", "batch_size=64", "data.limit=10"]) == 2
     old = load_config(schema, config, ["out=old", *right])
-    assert answered(capsys) == [
+    assert messages(capsys) == [
         f"retouch {stage}: resume=true, but the config differs from the one in old/config.yaml:",
         f"  batch_size: was {old.batch_size}, now 64",
         f"  data.limit: was {old.data.limit}, now 10",
@@ -396,7 +396,7 @@ def test_resumption_with_another_config_is_refused(here: Path, capsys: pytest.Ca
     assert files(here) == before
 
 
-# ---- what is told, and gone on with
+# ---- warnings
 
 
 def test_test_images_that_are_training_images_are_counted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -407,7 +407,7 @@ def test_test_images_that_are_training_images_are_counted(here: Path, capsys: py
     quick = ["knn=null", "damage=[]", "properties=false", "baselines.random_init=false", "baselines.pixels=false"]
     common = ["out=new", "data.workers=0", "wandb.mode=disabled", "data.test=folder:three"]
     assert main(["probe", config, *common, *right, *quick]) == 0
-    assert [line for line in answered(capsys) if line.startswith("warning")] == [
+    assert [line for line in messages(capsys) if line.startswith("warning")] == [
         "warning: 3 of 11 test images are identical to training images: test accuracy may be too high"
     ]
     assert (here / "new" / "results.json").is_file()
@@ -419,7 +419,7 @@ def test_more_workers_than_cores_are_counted(
     monkeypatch.setattr("common.machine.cores.usable_cores", lambda: 1)
     config, _, right = CONFIGS["embed"]
     assert main(["embed", config, "out=new", "data.workers=2", "wandb.mode=disabled", *right]) == 0
-    assert [line for line in answered(capsys) if line.startswith("warning")] == [
+    assert [line for line in messages(capsys) if line.startswith("warning")] == [
         "warning: data.workers=2, but this machine has 1 cores: more workers will not decode faster"
     ]
     assert (here / "new" / "features.parquet").is_file()
@@ -445,8 +445,8 @@ FIT_MISTAKES = [
         ["encoder.name=mlp", "penalty.l1=0.1"],
         [
             "Found 2 errors in {config}:",
-            "  encoder: the methods of `fit` have an encoder and an objective of their own: remove it",
-            "  penalty: the methods of `fit` have an encoder and an objective of their own: remove it",
+            "  encoder: `fit` methods have their own encoder and objective: remove it",
+            "  penalty: `fit` methods have their own encoder and objective: remove it",
         ],
         id="encoder-beside-fit",
     ),
@@ -455,7 +455,7 @@ FIT_MISTAKES = [
         ["steps=10", "precision=bfloat16"],
         [
             "Found 2 errors in {config}:",
-            "  precision: the methods of `fit` learn without a gradient: remove it",
+            "  precision: `fit` methods do not use gradient descent: remove it",
             "  fit.kind=pca makes exactly one pass: remove steps; remove epochs or set epochs=1",
         ],
         id="several-settings-without-use",
@@ -481,49 +481,49 @@ FIT_MISTAKES = [
     pytest.param(
         "cca",
         ["fit.views=neighbours"],
-        [ONE_ERROR, "  fit: damage is for views=damage, not views=neighbours: leave it out"],
+        [ONE_ERROR, "  fit: damage needs views=damage, not views=neighbours: remove it"],
         id="damage-of-another-view",
     ),
     pytest.param(
         "pca",
         ["data.other=shapes"],
-        [ONE_ERROR, "  data.other is of no use to fit.kind=pca: remove it"],
+        [ONE_ERROR, "  fit.kind=pca does not use data.other: remove it"],
         id="second-source-without-use",
     ),
     pytest.param(
         "denoise",
         ["data.other=shapes"],
-        [ONE_ERROR, "  data.other is of no use to pretext.kind=denoise: remove it"],
+        [ONE_ERROR, "  pretext.kind=denoise does not use data.other: remove it"],
         id="second-source-without-fit",
     ),
     pytest.param(
         "tca",
         ["fit={kind: tca}"],
-        [ONE_ERROR, "  fit.kind=tca needs a second domain: data.other, or fit.damage of the first"],
+        [ONE_ERROR, "  fit.kind=tca needs a second domain: set data.other, or damage the first (fit.damage)"],
         id="second-domain-not-given",
     ),
     pytest.param(
         "tca",
         ["fit.components=64", "fit.landmarks=33"],
-        [ONE_ERROR, "  fit: components 64 is more than there are landmarks (32): lower it"],
+        [ONE_ERROR, "  fit: components is 64, but there are only 32 landmarks: lower it"],
         id="more-components-than-landmarks",
     ),
     pytest.param(
         "tca",
         ["data.limit=300"],
-        ["fit.landmarks=1000 takes 500 images of each domain; there are 300: lower it"],
+        ["fit.landmarks=1000 needs 500 images per domain, but there are 300: lower it"],
         id="more-landmarks-than-images",
     ),
     pytest.param(
         "sparse_coding",
         ["fit.penalty=l0", "fit.gamma=0.1"],
-        [ONE_ERROR, "  fit: gamma is for penalty=l1: with penalty=l0 atoms have unit norm; leave it out"],
+        [ONE_ERROR, "  fit: gamma needs penalty=l1; with penalty=l0 atoms have unit norm: remove it"],
         id="gamma-with-l0",
     ),
     pytest.param(
         "sparse_coding_l0",
         ["fit.penalty=atoms", "fit.atoms=16", "fit.top_k=20"],
-        [ONE_ERROR, "  fit: top_k 20 is more than there are atoms (16): lower it"],
+        [ONE_ERROR, "  fit: top_k is 20, but there are only 16 atoms: lower it"],
         id="top-k-beyond-atoms",
     ),
     pytest.param(
@@ -537,7 +537,7 @@ FIT_MISTAKES = [
         ["fit.learn=pca"],
         [
             "Found 2 errors in {config}:",
-            "  fit: learn=pca finds atoms that are mirror images of themselves or of each other, and mirroring them "
+            "  fit: learn=pca finds atoms that are mirror images of themselves or of each other, so mirroring "
             "adds none: set fit.network.mirror=false",
             "  fit: learn=pca finds at most 108 atoms of 6 px patches: lower fit.network.atoms",
         ],
@@ -547,7 +547,7 @@ FIT_MISTAKES = [
         "pca",
         ["data.image_size=8", "fit.components=200"],
         [
-            "fit.components=200: images of 8 px have 192 numbers and allow no more components; lower it, or raise "
+            "fit.components=200: images of 8 px have 192 values and allow no more components; lower it, or raise "
             "data.image_size"
         ],
         id="more-components-than-an-image-has-numbers",
@@ -556,7 +556,7 @@ FIT_MISTAKES = [
         "cca",
         ["data.limit=50"],
         [
-            "fit.components=64: it takes at least 65 images, there are 50; lower it, or give more (data.source, "
+            "fit.components=64 needs at least 65 images, but there are 50; lower it, or use more (data.source, "
             "data.limit)"
         ],
         id="more-components-than-images",
@@ -564,14 +564,14 @@ FIT_MISTAKES = [
     pytest.param(
         "cca",
         ["fit={kind: cca, views: other}", "data.other=shapes:test"],
-        ["fit.kind=cca pairs rows, but shapes:train:20000 has 20,000 and shapes:test:4000 4,000"],
+        ["fit.kind=cca pairs images by row, but shapes:train:20000 has 20,000 rows and shapes:test:4000 has 4,000"],
         id="pairs-of-unequal-sources",
     ),
 ]
 
 
 @pytest.mark.parametrize(("name", "overrides", "lines"), FIT_MISTAKES)
-def test_mistake_with_a_fit_is_answered_plainly(
+def test_mistake_with_a_fit_gives_a_plain_message(
     here: Path, capsys: pytest.CaptureFixture[str], name: str, overrides: list[str], lines: list[str]
 ) -> None:
     config = str(ROOT / "configs" / "pretrain" / f"{name}.yaml")

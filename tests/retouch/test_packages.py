@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"finetune.py": "raise SystemExit('this script was run')"}, "train.py", "finetune.py"),
     ],
 )
-def test_a_hidden_package_is_one_clear_error(files: dict[str, str], script: str, hides: str, tmp_path: Path) -> None:
+def test_a_hidden_package_gives_one_clear_error(files: dict[str, str], script: str, hides: str, tmp_path: Path) -> None:
     scripts = {"train.py": "import retouch", "from_common.py": "from common import X\nimport retouch"}
     for name, text in (files | scripts).items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -39,7 +39,7 @@ def test_a_hidden_package_is_one_clear_error(files: dict[str, str], script: str,
     )
 
 
-def test_a_folder_of_the_same_name_that_is_no_package_hides_nothing(tmp_path: Path) -> None:
+def test_a_folder_of_the_same_name_without_a_package_hides_nothing(tmp_path: Path) -> None:
     (tmp_path / "common").mkdir()
     (tmp_path / "train.py").write_text("import retouch; print(retouch.UserError.__module__)")
     done = subprocess.run(

@@ -8,16 +8,16 @@ from common.errors import UserError
 from retouch.recipes import FOLDER, recipe
 
 
-def test_a_recipe_is_found_by_its_name_alone_or_with_its_stage() -> None:
+def test_a_recipe_is_found_by_its_name_with_or_without_its_stage() -> None:
     assert recipe("denoise") == FOLDER / "pretrain" / "denoise.yaml"
     assert recipe("probe/linear") == FOLDER / "probe" / "linear.yaml"
 
 
-def test_a_name_of_several_stages_asks_for_the_stage() -> None:
-    with pytest.raises(UserError, match=r"which 'patch_dictionary'\? there are pretrain/patch_dictionary, probe/patch"):
+def test_an_ambiguous_name_is_refused_and_the_message_lists_the_choices() -> None:
+    with pytest.raises(UserError, match="'patch_dictionary' is ambiguous; choose one of pretrain/patch_dict"):
         recipe("patch_dictionary")
 
 
 def test_an_unknown_recipe_is_refused_and_the_message_lists_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"no recipe 'denois'; there are .*pretrain/denoise,"):
+    with pytest.raises(UserError, match=r"no recipe 'denois'; choose one of .*pretrain/denoise,"):
         recipe("denois")

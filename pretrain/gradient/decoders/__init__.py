@@ -1,4 +1,4 @@
-"""Decoders follow from the encoder: its maps, or its tokens, back to an image."""
+"""Decoders: from the encoder's maps or tokens back to an image."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ __all__ = [
 
 
 class DecoderConfig(Config):
-    """The decoder, thrown away after pretraining."""
+    """The decoder, discarded after pretraining."""
 
     kind: Literal["auto", "upsampler", "unet", "transformer", "linear", "mlp"] = "auto"
-    """``auto``: transformer where tokens are dropped, linear where the code is penalised or top-k, else upsampler."""
+    """``auto``: transformer if tokens are dropped, linear if the code is penalised or top-k, else upsampler."""
     width: int = Field(128, ge=32, le=4096)
-    """Channels next to the encoder; convolutional decoders halve them as the side doubles. Of ``mlp``: hidden units."""
+    """Channels next to the encoder; convolutional decoders halve them as the side doubles. ``mlp``: hidden units."""
     depth: int | None = Field(None, ge=1, le=64)
-    """Transformer blocks (default 4), convolutions a side (default 1), or ``mlp``'s hidden layers (default 1)."""
+    """Transformer blocks (default 4), convolutions per side (default 1), or ``mlp``'s hidden layers (default 1)."""
     subpixel: Literal[1, 2, 4, 8] = 2
-    """Convolutional decoders stop at this fraction of the side; each place then gives so many pixels a side."""
+    """Convolutional decoders stop at ``1/subpixel`` of the side; each position then gives ``subpixel²`` pixels."""
 
 
 def build_decoder(
@@ -49,29 +49,29 @@ def build_decoder(
     sparse: bool = False,
     unit_norm: bool = False,
 ) -> nn.Module:
-    """A decoder that gives ``[B channels side side]``.
+    """Build a decoder with output ``[B channels side side]``.
 
     Args:
         masked: the encoder drops tokens.
-        sparse: the code is penalised, or top-k: batch normalisation in a decoder would undo its scale.
+        sparse: the code is penalised or top-k, so batch normalisation in the decoder would undo its scale.
         unit_norm: atoms (columns of the decoder) have unit norm.
 
     An ``Upsampler`` or ``UNet`` takes the list of maps of ``encoder.layers``; a ``TransformerDecoder`` takes tokens
     ``[B n D]`` and the indices of the visible patches, or None.
 
     Raises:
-        UserError: this kind cannot serve this encoder and target.
+        UserError: this kind of decoder does not fit the encoder and target.
     """
     kind = config.kind
     if kind == "auto":
         kind = "transformer" if masked else "linear" if sparse else "upsampler"
     depth, height, width = encoder.map_shape
     if sparse and masked:
-        raise UserError("penalty.l1 is for a code of the whole image, but this encoder drops tokens: leave it out")
+        raise UserError("penalty.l1 needs a code of the whole image, but this encoder drops tokens: remove it")
     if sparse and kind in ("unet", "upsampler", "transformer"):
         norm = "tokens" if kind == "transformer" else "batches"
         raise UserError(
-            f"decoder.kind={kind} normalises its {norm}, so the scale of a sparse code would mean nothing: use "
+            f"decoder.kind={kind} normalises its {norm}, so the scale of a sparse code would have no effect: use "
             "decoder.kind=linear or mlp"
         )
     if kind == "transformer":
@@ -90,12 +90,12 @@ def build_decoder(
         )
     if masked:
         raise UserError(
-            f"decoder.kind={kind} cannot put back the patches that this encoder drops: use decoder.kind=auto"
+            f"decoder.kind={kind} cannot restore the patches that this encoder drops: use decoder.kind=auto"
         )
     if kind == "linear":
         if side % height or height != width:
             raise UserError(
-                f"decoder.kind=linear needs a side that is a multiple of the code's: {encoder.name} ends in "
+                f"decoder.kind=linear needs a target whose side is a multiple of the code's: {encoder.name} ends in "
                 f"{height}x{width}, the target has side {side}; use decoder.kind=mlp"
             )
         return LinearDecoder(depth, height, channels, side, unit_norm=unit_norm)

@@ -1,4 +1,4 @@
-"""Decoders whose weights can be looked at: a dictionary of atoms, and a multilayer perceptron."""
+"""Decoders with interpretable weights: a dictionary of atoms, and a multilayer perceptron."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FREE = 0.1  # norm that atoms start with where they may have any: small, so that what they begin as does not last
+FREE = 0.1  # initial norm of atoms that can have any norm: small, so that the initial atoms do not persist
 
 
 class LinearDecoder(nn.Module):
-    """Last map ``[B D h w]`` -> ``[B K side side]``: each place writes its own cell as a sum of atoms, plus ``base``.
+    """Last map ``[B D h w]`` -> ``[B K side side]``: each position gives one cell, a sum of atoms, plus ``base``.
 
     ``weight`` ``[D K p p]`` holds the atoms, ``p = side / h``; a vector code has one cell, the whole image, and this is
-    ``W`` of ``x ≈ W s``. With ``unit_norm`` atoms are divided by their norm wherever they are used, so that a penalised
-    code cannot shrink while atoms grow.
+    ``W`` of ``x ≈ W s``. With ``unit_norm``, atoms are divided by their norm whenever they are used, so that a
+    penalised code cannot shrink while atoms grow.
     """
 
     def __init__(self, depth: int, map_side: int, channels: int, side: int, *, unit_norm: bool) -> None:
@@ -27,7 +27,7 @@ class LinearDecoder(nn.Module):
         self.base = nn.Parameter(torch.zeros(shape))
 
     def no_weight_decay(self) -> set[str]:
-        """``base`` is a bias, though an image of one."""
+        """``base`` is a bias, in the shape of an image."""
         return {"base"}
 
     @property
@@ -38,22 +38,22 @@ class LinearDecoder(nn.Module):
         return F.normalize(self.weight.flatten(1), dim=1).view_as(self.weight)
 
     def fit(self, target: Tensor) -> None:
-        """Start ``base`` at the mean cell of targets ``[N K side side]``, and atoms as cells less that mean.
+        """Initialize ``base`` with the mean cell of targets ``[N K side side]``, and atoms with cells minus that mean.
 
-        Noise that atoms start with stays in them for ever where pictures have no variance, such as in fine detail.
+        Random initial atoms would keep their noise forever where images have no variance, such as in fine detail.
         """
         cells = target.unfold(2, self.cell, self.cell).unfold(3, self.cell, self.cell)
         cells = cells.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)  # [n K p p]
         mean = cells.mean(0)
         rows = (cells[torch.randint(len(cells), (len(self.weight),)).to(cells.device)] - mean).flatten(1)
-        rows = rows + 1e-6 * torch.randn_like(rows)  # a cell that is the mean itself has no direction
+        rows = rows + 1e-6 * torch.randn_like(rows)  # a cell equal to the mean has no direction
         size = 1.0 if self.unit_norm else FREE
         with torch.no_grad():
             self.base.copy_(mean)
             self.weight.copy_((size * F.normalize(rows, dim=1)).view_as(self.weight))
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """``maps``: what ``encoder.layers`` gives; the last is read."""
+        """``maps``: the output of ``encoder.layers``; only the last is used."""
         written = F.conv_transpose2d(maps[-1], self.atoms.to(maps[-1].dtype), stride=self.cell)
         cells = written.shape[2] // self.cell
         return written + self.base.to(written.dtype).repeat(1, cells, cells)
@@ -62,8 +62,8 @@ class LinearDecoder(nn.Module):
 class MLPDecoder(nn.Module):
     """Last map, flattened, -> ``[B K side side]`` through hidden layers with GELU.
 
-    With ``unit_norm`` every layer's columns have unit norm, the hidden ones too: otherwise a deeper layer could grow
-    for the first.
+    With ``unit_norm`` the columns of every layer have unit norm, also of hidden layers: otherwise a deeper layer could
+    grow in place of the first.
     """
 
     def __init__(self, code: int, channels: int, side: int, *, hidden: list[int], unit_norm: bool) -> None:
@@ -73,7 +73,7 @@ class MLPDecoder(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths))
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """``maps``: what ``encoder.layers`` gives; the last is read."""
+        """``maps``: the output of ``encoder.layers``; only the last is used."""
         x = maps[-1].flatten(1)
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, nn.Linear)

@@ -1,4 +1,4 @@
-"""The decoder of a masked autoencoder: a light transformer over all patches, seen or not."""
+"""The decoder of a masked autoencoder: a light transformer over all patches, visible and hidden."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEAD = 32  # channels of one attention head
 class TransformerDecoder(nn.Module):
     """Tokens ``[B n D]`` of the visible patches -> ``[B K side side]`` (He et al. 2022, MAE).
 
-    One learned token stands for every hidden patch; fixed sine and cosine positions tell it where it is.
+    One learned token stands in for every hidden patch; fixed sine-cosine embeddings encode the positions.
     """
 
     positions: Tensor
@@ -23,7 +23,7 @@ class TransformerDecoder(nn.Module):
         super().__init__()
         self.grid, self.channels, self.patch = grid, channels, side // grid[0]
         self.embed = nn.Linear(depth, width)
-        # only where something is masked: DDP refuses parameters that take no part
+        # only if patches are masked: DDP refuses unused parameters
         self.mask_token = nn.Parameter(torch.randn(1, 1, width) * 0.02) if masked else None
         self.register_buffer("positions", sine_positions(grid, width), persistent=False)
         self.blocks = nn.Sequential(*(Block(width, width // HEAD, qkv_bias=True) for _ in range(blocks)))
@@ -34,7 +34,7 @@ class TransformerDecoder(nn.Module):
         return {"mask_token"}
 
     def forward(self, tokens: Tensor, visible: Tensor | None = None) -> Tensor:
-        """``visible`` ``[B n]``: which patches the tokens are, row by row; None where all are there, in order."""
+        """``visible`` ``[B n]``: the patch index of each token; None if all patches are present, in order."""
         tokens = self.embed(tokens)
         if visible is not None:
             assert self.mask_token is not None, "built for whole images"
@@ -55,7 +55,7 @@ class TransformerDecoder(nn.Module):
 
 
 def sine_positions(grid: tuple[int, int], width: int) -> Tensor:
-    """Fixed positions ``[1 h*w width]``: a quarter each of sin and cos of the row, sin and cos of the column."""
+    """Fixed embeddings ``[1 h*w width]``: a quarter each for sin and cos of the row, sin and cos of the column."""
     rate = 10_000 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     angles = [place.reshape(-1, 1) * rate for place in (rows, columns)]

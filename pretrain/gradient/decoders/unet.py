@@ -1,4 +1,4 @@
-"""A U-Net decoder: from the last map upwards, joined at every side by the encoder's map of that side."""
+"""A U-Net decoder: upsamples the last map and joins the encoder's map at every resolution."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pretrain.gradient.decoders.upsampler import NARROWEST, Output, convolution,
 class UNet(nn.Module):
     """All maps ``[B D_l h_l w_l]`` -> ``[B K side side]`` (Ronneberger et al. 2015).
 
-    Fine detail reaches the output by the skips, so that the deep maps need not carry it.
+    Fine detail reaches the output through the skips, so the deep maps need not carry it.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class UNet(nn.Module):
         super().__init__()
         below = shapes[-1][1]
         factor = output_factor(below, side, subpixel)
-        # one skip a side, from the deepest map of that side; a map of the last one's side would only lead round it
+        # one skip per side, from the deepest map of that side; none at the last map's side, since it would bypass it
         deepest = {
             shape[1]: index for index, shape in enumerate(shapes) if below < shape[1] and shape[1] * factor <= side
         }
@@ -44,7 +44,7 @@ class UNet(nn.Module):
         self.output = Output(width, channels, side, factor)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """``maps``: what ``encoder.layers`` gives, shallow to deep."""
+        """``maps``: the output of ``encoder.layers``, shallow to deep."""
         decoded: Tensor = self.first(maps[-1])
         for index, join in zip(self.skips, self.joins, strict=True):
             skip = maps[index]

@@ -1,4 +1,4 @@
-"""A convolutional upsampler: the last map, doubled until it is an image."""
+"""A convolutional upsampler: doubles the last map until it is an image."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-NARROWEST = 32  # channels of the widest maps: fewer save no time on a CPU
+NARROWEST = 32  # channels of the largest maps: fewer save no time on a CPU
 
 
 class Upsampler(nn.Module):
     """Last map ``[B D h w]`` -> ``[B K side side]``.
 
-    Every step doubles the side and halves the width: nearest neighbours, then a 3x3 convolution. That costs what a
-    transposed convolution does and leaves no checkerboard (Odena, Dumoulin and Olah 2016). The last convolution gives
-    ``subpixel`` x ``subpixel`` pixels of the output at every place.
+    Every step doubles the side and halves the width: nearest-neighbour upsampling, then a 3x3 convolution. That
+    costs as much as a transposed convolution, without checkerboard artifacts (Odena, Dumoulin and Olah 2016). The last
+    convolution gives ``subpixel`` x ``subpixel`` pixels of the output at every position.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Upsampler(nn.Module):
         self.output = Output(width, channels, side, factor)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """``maps``: what ``encoder.layers`` gives; the last is read."""
+        """``maps``: the output of ``encoder.layers``; only the last is used."""
         restored: Tensor = self.output(self.steps(maps[-1]))
         return restored
 
@@ -40,8 +40,8 @@ class Upsampler(nn.Module):
 class Output(nn.Module):
     """Maps ``[B D h w]`` -> ``[B K side side]``, by a sub-pixel convolution (Shi et al. 2016) of the given factor.
 
-    Work at the full resolution is the dearest of a decoder; this does none. The pixels of one place start equal (Aitken
-    et al. 2017), so that no checkerboard is there to be unlearned.
+    Full-resolution convolutions dominate a decoder's cost; this avoids them. The pixels of one position start equal
+    (Aitken et al. 2017), so there is no checkerboard to unlearn.
     """
 
     def __init__(self, depth: int, channels: int, side: int, factor: int) -> None:
@@ -59,12 +59,12 @@ class Output(nn.Module):
 
 
 def output_factor(map_side: int, side: int, subpixel: int) -> int:
-    """``subpixel`` where at least one doubling comes before it and it divides the side; else 1."""
+    """``subpixel`` if at least one doubling comes before it and it divides the side, else 1."""
     return subpixel if map_side * 2 * subpixel <= side and side % subpixel == 0 else 1
 
 
 def convolution(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
-    """Convolution, batch normalisation, GELU; the side stays."""
+    """Convolution, batch normalisation, GELU; the side does not change."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.GELU()
     )

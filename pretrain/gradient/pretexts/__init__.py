@@ -1,6 +1,6 @@
-"""Pretexts: what is damaged, what is to be restored, how it is scored.
+"""Pretexts: what is damaged, what is restored, and how it is scored.
 
-To add one: write its class with a ``kind`` of its own, and name it in ``AnyPretext``.
+To add one, write its class with a new ``kind``, and list it in ``AnyPretext``.
 """
 
 from __future__ import annotations

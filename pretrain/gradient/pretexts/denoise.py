@@ -13,7 +13,7 @@ from pretrain.gradient.pretexts.restore import Restore
 
 
 class Denoise(Restore):
-    """``d(f(g(x + noise)), x)`` (Vincent et al. 2008), with Gaussian noise of many levels unless said otherwise."""
+    """``d(f(g(x + noise)), x)`` (Vincent et al. 2008), by default with Gaussian noise of many levels."""
 
     kind: Literal["denoise"] = "denoise"
     corruption: AnyCorruption = Gaussian()

@@ -1,4 +1,4 @@
-"""How far a restored image is from its target."""
+"""Distances between a restored image and its target."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 
 Distance = Literal["l2", "l1", "whitened", "squared"]
 
-# Added to every variance, as a share of their mean. Most coefficients of an image are fine, faint and unpredictable:
-# whitened in full (1e-3), they drown all others, and a small network gives up on the image and predicts its mean.
+# Added to every variance, relative to the mean variance. Most coefficients of an image are high-frequency, weak and
+# unpredictable: fully whitened (1e-3), they dominate all others, and a small network only predicts the mean image.
 FLOOR = 0.1
 
 
 def error(distance: Distance, prediction: Tensor, target: Tensor, spectrum: Tensor | None) -> Tensor:
     """Error of every pixel or coefficient, same shape as its inputs ``[B 3 S S]``; its mean is the distance.
 
-    ``l2``: ``(p - t)²``. ``squared``: the same, summed over an image instead of averaged, as sparse coding's objective
-    has it: ``‖p - t‖²``. ``l1``: ``|p - t|``. ``whitened``: ``(D(p - t))² / v``, where ``D`` is the cosine transform
-    over space and colour and ``v`` (``spectrum``) the variance of each coefficient in the training images, plus a
-    floor. Natural images hold nearly all their variance in a few broad waves, and plain l2 is spent on them; here an
-    edge counts too. The cosine basis is close to the principal components of natural images (Ahmed, Natarajan and
-    Rao 1974), so that this is close to the Mahalanobis distance.
+    ``l2``: ``(p - t)²``. ``squared``: the same, summed over an image instead of averaged, as in the objective of sparse
+    coding: ``‖p - t‖²``. ``l1``: ``|p - t|``. ``whitened``: ``(D(p - t))² / v``, where ``D`` is the cosine transform
+    over space and color and ``v`` (``spectrum``) the variance of each coefficient in the training images, plus a floor.
+    Natural images have nearly all their variance in a few low frequencies, which dominate plain l2; here edges count
+    too. The cosine basis is close to the principal components of natural images (Ahmed, Natarajan and Rao 1974), so
+    this is close to the Mahalanobis distance.
     """
     if distance == "l1":
         return (prediction - target).abs()
@@ -38,7 +38,7 @@ def error(distance: Distance, prediction: Tensor, target: Tensor, spectrum: Tens
 def fit_spectrum(images: Tensor) -> Tensor:
     """Variance of each coefficient of ``cosine_transform`` over images ``[N 3 S S]``, with a floor: ``[3 S S]``.
 
-    Scaled so that a prediction of the mean image costs what it costs in l2: learning rates carry over.
+    Scaled so that predicting the mean image costs the same as under l2: learning rates carry over.
     """
     with torch.autocast(images.device.type, enabled=False):
         variance = cosine_transform(images.float()).var(dim=0, correction=0)
@@ -47,13 +47,13 @@ def fit_spectrum(images: Tensor) -> Tensor:
 
 
 def cosine_transform(images: Tensor) -> Tensor:
-    """Orthonormal cosine transform (DCT-II) of images ``[B 3 S S]`` over colour and space, same shape.
+    """Orthonormal cosine transform (DCT-II) of images ``[B 3 S S]`` over color and space, same shape.
 
-    Over three colours it gives what the eye also uses: (R + G + B)/√3, (R - B)/√2, (R - 2G + B)/√6.
+    Over three colors it gives opponent channels, similar to human vision: (R + G + B)/√3, (R - B)/√2, (R - 2G + B)/√6.
     """
     rows, columns = (_cosines(side, images) for side in images.shape[2:])
-    colours = _cosines(images.shape[1], images)
-    mixed = (colours @ images.flatten(2)).view_as(images)
+    colors = _cosines(images.shape[1], images)
+    mixed = (colors @ images.flatten(2)).view_as(images)
     return rows @ mixed @ columns.T
 
 

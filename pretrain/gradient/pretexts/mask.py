@@ -1,4 +1,4 @@
-"""Masking: restore patches that were hidden."""
+"""Masking: restore hidden patches."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from common.encoders.base import Encoder, TokenEncoder
 from pretrain.gradient.example import Example
 from pretrain.gradient.pretexts.base import Pretext, State
 
-# Added to the variance of a patch, pixels in [0, 1]: a flat patch is not blown up to show its 1/255 steps.
+# Added to the variance of a patch, pixels in [0, 1], so that the 1/255 steps of a flat patch are not amplified.
 VARIANCE_FLOOR = 1e-4
 
 
 class Mask(Pretext):
     """``d(f(g(visible)), hidden)`` over hidden pixels only.
 
-    On a vision transformer the encoder looks at the visible patches alone (He et al. 2022, MAE). On a CNN hidden
-    patches are filled with gray and a fourth channel says where they are.
+    A vision transformer encodes only the visible patches (He et al. 2022, MAE). For a CNN, hidden patches are filled
+    with gray and marked in a fourth channel.
     """
 
     kind: Literal["mask"] = "mask"
     ratio: float = Field(0.75, gt=0, lt=1)
-    """Share of the patches hidden, the same number in every image."""
+    """Share of hidden patches; every image has the same number."""
     size: int = Field(4, ge=1)
-    """Side of a hidden patch in pixels on a CNN; a vision transformer hides its own patches."""
+    """Side of a hidden patch in pixels, for a CNN; a vision transformer hides its own patches."""
     distance: Literal["l2", "l1"] = "l2"
     normalize_patches: bool = True
-    """Target: each patch less its mean, divided by its deviation (MAE's norm_pix_loss)."""
+    """Target: each patch minus its mean, divided by its standard deviation (MAE's norm_pix_loss)."""
     paste_visible: bool = True
-    """In pictures, show the visible patches as they were."""
+    """In panels, show the original visible patches."""
 
     def needs_mask_channel(self, token_encoder: bool) -> bool:
         return not token_encoder
@@ -43,7 +43,7 @@ class Mask(Pretext):
         return isinstance(encoder, TokenEncoder)
 
     def patch_size(self, encoder: Encoder) -> int:
-        """Side in pixels of what is hidden as one."""
+        """Side of a hidden patch in pixels."""
         return encoder.patch_size if isinstance(encoder, TokenEncoder) else self.size
 
     def check(self, encoder: Encoder) -> list[str]:
@@ -54,7 +54,7 @@ class Mask(Pretext):
                 f"{key} is {size}, which does not divide the image size {image}: hidden patches must fill the image"
             ]
         if image == size:
-            return [f"{key} is {size}, the whole image: nothing would be left to see; make it smaller"]
+            return [f"{key} is {size}, the whole image: nothing would stay visible; make it smaller"]
         return []
 
     def corrupt(self, images: Tensor, encoder: Encoder) -> Example:
@@ -72,13 +72,13 @@ class Mask(Pretext):
         return Example(seen, images, target, hidden, None, shift, scale)
 
     def score(self, prediction: Tensor, example: Example, state: State) -> Tensor:
-        assert example.weight is not None, "corrupt() says what is hidden"
+        assert example.weight is not None, "corrupt() sets the hidden pixels"
         wrong = prediction - example.target.float()
         return hidden_mean(wrong.abs() if self.distance == "l1" else wrong.square(), example.weight)
 
     def picture(self, prediction: Tensor, example: Example, state: State) -> Tensor:
         restored = prediction.float()
-        # the network gives only contrast within a patch: its true mean and deviation are lent to the picture
+        # the network predicts normalised patches: the picture uses their true mean and deviation
         if example.shift is not None and example.scale is not None:
             restored = restored * example.scale + example.shift
         if self.paste_visible and example.weight is not None:
@@ -87,13 +87,13 @@ class Mask(Pretext):
 
 
 def hidden_mean(error: Tensor, hidden: Tensor) -> Tensor:
-    """Mean of ``error`` ``[B K H W]`` where ``hidden`` ``[B 1 H W]`` is 1; every image hides equally much."""
+    """Mean of ``error`` ``[B K H W]`` where ``hidden`` ``[B 1 H W]`` is 1, equally often in every image."""
     count = (hidden.sum() * error.shape[1]).clamp_min(1)
     return (error * hidden).sum() / count
 
 
 def patch_statistics(images: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of every patch, over its pixels and colours, spread over its pixels: ``[B 1 H W]`` each."""
+    """Mean and deviation of every patch, over pixels and colors, repeated over its pixels: ``[B 1 H W]`` each."""
     numbers = images.shape[1] * size * size
     mean = F.avg_pool2d(images, size).mean(dim=1, keepdim=True)
     centred = images - enlarge(mean, size)

@@ -1,4 +1,4 @@
-"""Mixed damage: every image meets one or several members of a list."""
+"""Mixed damage: every image gets one or more corruptions from a list."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from pretrain.gradient.pretexts.restore import Restore
 
 
 class Mixed(Restore):
-    """Restore the clean image from damage drawn per image among ``members``.
+    """Restore the clean image from damage drawn per image from ``members``.
 
-    Members see the whole image and restore RGB: Gaussian noise, salt and pepper, blur, JPEG, gray, holes.
+    Members damage the whole image, and RGB is restored: Gaussian noise, salt and pepper, blur, JPEG, gray, holes.
     """
 
     kind: Literal["mixed"] = "mixed"
     members: list[AnyCorruption] = Field([Gaussian(), Gray(), Holes()], min_length=1)
     at_most: int = Field(1, ge=1)
-    """Every image meets 1 to ``at_most`` different members, each number as likely, in the order of the list."""
+    """Every image gets 1 to ``at_most`` different members, each number equally likely, in the order of the list."""
 
     @model_validator(mode="after")
     def _enough_members(self) -> Mixed:
         if self.at_most > len(self.members):
-            raise ValueError(f"at_most is {self.at_most}, but there are {len(self.members)} members")
+            raise ValueError(f"at_most is {self.at_most}, but there are only {len(self.members)} members")
         return self
 
     def needs_mask_channel(self, token_encoder: bool) -> bool:
@@ -37,8 +37,8 @@ class Mixed(Restore):
     def corrupt(self, images: Tensor, encoder: Encoder) -> Example:
         chosen = self.choose(images)  # [B M]
         damaged, hidden = images, torch.zeros_like(images[:, :1])
-        # Each member damages the whole batch and is kept where chosen: shapes never depend on the draw, so that
-        # a GPU need not wait for it. All the members together stay at a few percent of a step.
+        # Each member damages the whole batch, and the result is kept where chosen: shapes do not depend on the draw,
+        # so a GPU need not wait for it. All members together take a few percent of a step.
         for member, meets in zip(self.members, chosen.T, strict=True):
             where = meets.view(-1, 1, 1, 1)
             if isinstance(member, Holes):
@@ -52,7 +52,7 @@ class Mixed(Restore):
         return Example(input=damaged, clean=images, target=images)
 
     def choose(self, images: Tensor) -> Tensor:
-        """Which members each image meets, bool ``[B M]``: 1 to ``at_most`` in every row."""
+        """Which members each image gets, bool ``[B M]``: 1 to ``at_most`` in every row."""
         count, members = len(images), len(self.members)
         rank = torch.rand(count, members, device=images.device).argsort(dim=1).argsort(dim=1)
         quota = torch.randint(1, self.at_most + 1, (count, 1), device=images.device)

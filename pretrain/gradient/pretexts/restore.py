@@ -1,4 +1,4 @@
-"""What all pretexts share whose target is the whole clean image."""
+"""The base of all pretexts whose target is the whole clean image."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Restore(Pretext, ABC):
     """Target: the clean image ``[B 3 H W]`` in [0, 1]; subclasses choose the damage."""
 
     distance: Distance = "l2"
-    """l2, l1, squared (l2 summed over an image), or whitened: every frequency counts alike, not only the broad
-    ones that hold most variance."""
+    """l2, l1, squared (l2 summed over an image), or whitened: every frequency counts equally, not only the low
+    ones that have most of the variance."""
 
     def blank_state(self, image_size: int) -> dict[str, Tensor]:
         return {"spectrum": torch.ones(3, image_size, image_size)} if self.distance == "whitened" else {}

@@ -1,4 +1,4 @@
-"""Colour bins and soft codes against brute force in float64; CIELAB against its own formula."""
+"""Color bins and soft codes against brute force in float64; CIELAB against its own formula."""
 
 from __future__ import annotations
 
@@ -34,35 +34,35 @@ def fitted(photographs: Tensor) -> tuple[Colorize, dict[str, Tensor]]:
 
 
 def test_target_is_the_ab_of_cielab(photographs: Tensor) -> None:
-    colours = Colorize(stride=1).colours(photographs)
+    colors = Colorize(stride=1).colors(photographs)
     expected = lab(photographs.double().permute(0, 2, 3, 1).numpy())[..., 1:]
-    assert colours.permute(0, 2, 3, 1).numpy() == pytest.approx(expected, abs=0.05)
+    assert colors.permute(0, 2, 3, 1).numpy() == pytest.approx(expected, abs=0.05)
 
 
 def test_target_has_a_quarter_of_the_resolution(photographs: Tensor) -> None:
     flat = torch.tensor([0.8, 0.3, 0.1]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
-    colours = Colorize().colours(flat)
-    assert colours.shape == (1, 2, 4, 4)
+    colors = Colorize().colors(flat)
+    assert colors.shape == (1, 2, 4, 4)
     expected = np.broadcast_to(lab(np.array([0.8, 0.3, 0.1]))[1:, None, None], (2, 4, 4))
-    assert colours[0].numpy() == pytest.approx(expected, abs=0.05)
+    assert colors[0].numpy() == pytest.approx(expected, abs=0.05)
 
 
-def test_the_encoder_sees_no_colour(photographs: Tensor, encoder_for: EncoderFor) -> None:
+def test_the_encoder_sees_no_color(photographs: Tensor, encoder_for: EncoderFor) -> None:
     pretext = Colorize()
     encoder = encoder_for(pretext, "cnn").eval()
     example = pretext.corrupt(photographs, encoder)
     assert encoder.view == "gray"
     assert torch.equal(example.input[:, 0], example.input[:, 2])
-    # gray or not, the encoder sees the same: what it learns is what it will use at transfer
+    # the encoder sees the same for gray and color images: what it learns is what it uses in transfer
     assert torch.allclose(encoder(example.input), encoder(photographs), atol=1e-4)
 
 
-def test_rarity_averages_one_over_the_sample_and_prefers_rare_colours(
+def test_rarity_averages_one_over_the_sample_and_prefers_rare_colors(
     photographs: Tensor, fitted: tuple[Colorize, dict[str, Tensor]]
 ) -> None:
     pretext, state = fitted
-    colours = pretext.colours(photographs).permute(0, 2, 3, 1).reshape(-1, 2).double()
-    nearest = torch.cdist(colours, state["centers"].double()).argmin(dim=1)
+    colors = pretext.colors(photographs).permute(0, 2, 3, 1).reshape(-1, 2).double()
+    nearest = torch.cdist(colors, state["centers"].double()).argmin(dim=1)
     share = nearest.bincount(minlength=12).double() / len(nearest)
     rarity = 1 / (0.5 * share + 0.5 / 12)
     rarity = rarity / (share * rarity).sum()
@@ -75,9 +75,7 @@ def test_no_rebalancing_at_lambda_one(photographs: Tensor) -> None:
     assert Colorize(bins=12, rebalance=1).fit(photographs)["rarity"].numpy() == pytest.approx(np.ones(12), rel=1e-5)
 
 
-def test_bins_are_the_same_whatever_the_global_seed(
-    photographs: Tensor, fitted: tuple[Colorize, dict[str, Tensor]]
-) -> None:
+def test_bins_do_not_depend_on_the_global_seed(photographs: Tensor, fitted: tuple[Colorize, dict[str, Tensor]]) -> None:
     torch.manual_seed(99)
     np.random.seed(99)
     again = fitted[0].fit(photographs)
@@ -86,12 +84,12 @@ def test_bins_are_the_same_whatever_the_global_seed(
 
 def test_soft_code_is_brute_force_in_float64(fitted: tuple[Colorize, dict[str, Tensor]]) -> None:
     _, state = fitted
-    colours = torch.randint(-60, 60, (3, 2, 4, 4), generator=torch.Generator().manual_seed(0)).float()
-    bins, shares = soft_code(colours, state)
+    colors = torch.randint(-60, 60, (3, 2, 4, 4), generator=torch.Generator().manual_seed(0)).float()
+    bins, shares = soft_code(colors, state)
     dense = torch.zeros(3, 12, 4, 4).scatter(1, bins, shares)
     centers = state["centers"].double().numpy()
     for image, row, column in np.ndindex(3, 4, 4):
-        distance = np.square(colours[image, :, row, column].double().numpy() - centers).sum(axis=1)
+        distance = np.square(colors[image, :, row, column].double().numpy() - centers).sum(axis=1)
         five = np.argsort(distance)[:5]
         gauss = np.exp(-(distance[five] - distance.min()) / (2 * 5.0**2))
         expected = np.zeros(12)
@@ -100,7 +98,7 @@ def test_soft_code_is_brute_force_in_float64(fitted: tuple[Colorize, dict[str, T
         assert bins[image, 0, row, column] == five[0]
 
 
-def test_colours_outside_the_table_take_its_border(fitted: tuple[Colorize, dict[str, Tensor]]) -> None:
+def test_colors_outside_the_table_take_its_border(fitted: tuple[Colorize, dict[str, Tensor]]) -> None:
     far, border = (soft_code(torch.full((1, 2, 1, 1), value), fitted[1]) for value in (500.0, 110.0))
     assert torch.equal(far[0], border[0])
     assert torch.equal(far[1], border[1])
@@ -119,7 +117,7 @@ def test_loss_is_the_rebalanced_cross_entropy(
     assert pretext.loss(logits, example, state).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_regression_loss_is_zero_for_the_true_colours(photographs: Tensor, encoder_for: EncoderFor) -> None:
+def test_regression_loss_is_zero_for_the_true_colors(photographs: Tensor, encoder_for: EncoderFor) -> None:
     pretext = Colorize(objective="regression")
     example = pretext.corrupt(photographs, encoder_for(pretext, "cnn"))
     assert pretext.fit(photographs) == {}
@@ -152,7 +150,7 @@ def test_a_certain_prediction_is_shown_as_its_bin(
 
 
 def test_gray_photographs_are_refused(photographs: Tensor) -> None:
-    with pytest.raises(UserError, match="show only 1 different colours"):
+    with pytest.raises(UserError, match="have only 1 distinct colors"):
         Colorize().fit(photographs[:, :1].repeat(1, 3, 1, 1))
 
 

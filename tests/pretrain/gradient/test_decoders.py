@@ -1,4 +1,4 @@
-"""Every decoder gives the asked shape from every encoder it serves, and refuses the rest plainly."""
+"""Every decoder gives the requested shape for every encoder it supports, and refuses the rest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EncoderFor = Callable[[Pretext, str], Encoder]
 @pytest.mark.parametrize("name", ["cnn", "vit"])
 @pytest.mark.parametrize("kind", ["upsampler", "unet"])
 @pytest.mark.parametrize(("channels", "side"), [(3, 16), (12, 4), (2, 8), (1, 1), (3, 12), (3, 32)])
-def test_maps_become_the_asked_shape(
+def test_maps_become_the_requested_shape(
     name: str,
     kind: Literal["upsampler", "unet"],
     channels: int,
@@ -36,7 +36,7 @@ def test_maps_become_the_asked_shape(
 
 
 @pytest.mark.parametrize("kind", ["upsampler", "unet"])
-def test_pixels_of_one_place_start_equal(
+def test_pixels_of_one_position_start_equal(
     kind: Literal["upsampler", "unet"], encoder_for: EncoderFor, photographs: Tensor
 ) -> None:
     encoder = encoder_for(Denoise(), "vit")  # maps of 4x4
@@ -50,7 +50,7 @@ def test_pixels_of_one_place_start_equal(
 @pytest.mark.parametrize(
     ("kind", "masked"), [("upsampler", False), ("unet", False), ("transformer", False), ("transformer", True)]
 )
-def test_every_parameter_takes_part(
+def test_every_parameter_gets_a_gradient(
     kind: Literal["upsampler", "unet", "transformer"], masked: bool, encoder_for: EncoderFor, photographs: Tensor
 ) -> None:
     encoder = encoder_for(Denoise(), "vit")
@@ -64,7 +64,7 @@ def test_every_parameter_takes_part(
     assert [name for name, parameter in decoder.named_parameters() if parameter.grad is None] == []
 
 
-def test_auto_follows_from_what_the_encoder_gives(encoder_for: EncoderFor) -> None:
+def test_auto_depends_on_the_output_of_the_encoder(encoder_for: EncoderFor) -> None:
     vit = encoder_for(Denoise(), "vit")
     assert isinstance(build_decoder(DecoderConfig(), vit, 3, 16, masked=True), TransformerDecoder)
     assert isinstance(build_decoder(DecoderConfig(), vit, 3, 16), Upsampler)
@@ -79,7 +79,7 @@ def test_the_transformer_reads_tokens_in_any_order() -> None:
     assert torch.allclose(decoder(tokens, visible), decoder(tokens[:, order], visible[:, order]), atol=1e-5)
 
 
-def test_patches_land_where_they_belong() -> None:
+def test_patches_land_in_their_positions() -> None:
     decoder = TransformerDecoder(8, (2, 3), 1, 4, width=32, blocks=1, masked=False)
     patches = torch.arange(2 * 3 * 4).view(1, 6, 4).float()
     image = decoder.unpatch(patches)[0, 0]
@@ -91,15 +91,15 @@ def test_patches_land_where_they_belong() -> None:
     ]
 
 
-def test_positions_tell_all_patches_apart() -> None:
+def test_positions_are_distinct_for_all_patches() -> None:
     positions = sine_positions((8, 8), 64)[0]
     assert positions.shape == (64, 64)
     assert (torch.cdist(positions, positions) + torch.eye(64) > 0.5).all()
 
 
-def test_what_cannot_serve_is_refused(encoder_for: EncoderFor) -> None:
+def test_decoders_that_do_not_fit_are_refused(encoder_for: EncoderFor) -> None:
     vit = encoder_for(Denoise(), "vit")
-    with pytest.raises(UserError, match="cannot put back the patches that this encoder drops"):
+    with pytest.raises(UserError, match="cannot restore the patches that this encoder drops"):
         build_decoder(DecoderConfig(kind="unet"), vit, 3, 16, masked=True)
     with pytest.raises(UserError) as caught:
         build_decoder(DecoderConfig(kind="transformer", width=40), vit, 3, 18)

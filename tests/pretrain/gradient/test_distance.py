@@ -1,4 +1,4 @@
-"""The whitened distance is what its formula says, against scipy in float64."""
+"""The whitened distance equals its formula, computed with scipy in float64."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_fine_error_costs_more_than_a_broad_one_of_equal_size(photographs: Ten
     assert error("whitened", fine, zero, spectrum).mean() > 10 * error("whitened", broad, zero, spectrum).mean()
 
 
-def test_l1_and_l2_are_the_plain_ones() -> None:
+def test_l1_and_l2_are_the_plain_formulas() -> None:
     prediction, target = torch.tensor([0.2, 0.9]), torch.tensor([0.5, 0.5])
     assert error("l1", prediction, target, None).tolist() == pytest.approx([0.3, 0.4])
     assert error("l2", prediction, target, None).tolist() == pytest.approx([0.09, 0.16])

@@ -1,4 +1,4 @@
-"""Masking hides what it says, scores hidden pixels alone, and its pictures are whole again."""
+"""Masking hides the stated share, scores only hidden pixels, and its pictures are complete."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_patch_statistics_are_mae_s_in_float64(photographs: Tensor) -> None:
     assert deviation[:, 0, 3::4, 3::4].numpy() == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_flat_patch_is_not_blown_up() -> None:
+def test_a_flat_patch_is_not_amplified() -> None:
     flat = torch.full((1, 3, 8, 8), 0.9)
     flat[..., 0] += 1 / 255
     mean, deviation = patch_statistics(flat, 4)
@@ -88,7 +88,7 @@ def test_only_hidden_pixels_are_scored(photographs: Tensor, vit: Encoder) -> Non
     assert Mask(normalize_patches=False, distance="l1").loss(off, example, {}).item() == pytest.approx(0.5, rel=1e-5)
 
 
-def test_visible_patches_are_pasted_unless_told_otherwise(photographs: Tensor, vit: Encoder) -> None:
+def test_visible_patches_are_pasted_unless_disabled(photographs: Tensor, vit: Encoder) -> None:
     example = Mask().corrupt(photographs, vit)
     assert example.weight is not None
     seen = (example.weight == 0).expand_as(photographs)

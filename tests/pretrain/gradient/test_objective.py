@@ -41,7 +41,7 @@ def test_restore_leaves_training_undisturbed(name: str, photographs: Tensor, enc
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_restore_shows_one_image_as_it_would_among_others(photographs: Tensor, encoder_for: EncoderFor) -> None:
+def test_restore_of_one_image_does_not_depend_on_the_others(photographs: Tensor, encoder_for: EncoderFor) -> None:
     pretext = Colorize(objective="regression")
     model = Objective(encoder_for(pretext, "cnn"), DecoderConfig(width=32), pretext)
     assert torch.allclose(model.restore(photographs)[1][:1], model.restore(photographs[:1])[1], atol=1e-5)

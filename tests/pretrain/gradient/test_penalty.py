@@ -1,4 +1,4 @@
-"""Penalties on code and dictionary: the lecture's formula, atoms that cannot grow for ever, codes with exact zeros."""
+"""Penalties on code and dictionary: the lecture's formula, atoms of bounded norm, codes with exact zeros."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_linear_sparse_autoencoder_has_the_loss_of_the_lecture(photographs: 
     ids=["l1", "top_k"],
 )
 @pytest.mark.parametrize("kind", ["auto", "linear", "mlp"])
-def test_atoms_of_a_sparse_code_have_unit_norm_however_weights_grow(
+def test_atoms_of_a_sparse_code_keep_unit_norm_while_weights_grow(
     kind: Any, penalty: PenaltyConfig, args: dict[str, Any], photographs: Tensor
 ) -> None:
     pretext = Denoise()
@@ -80,7 +80,7 @@ def test_atoms_of_a_sparse_code_have_unit_norm_however_weights_grow(
 
 
 @pytest.mark.parametrize("unit_norm", [True, False])
-def test_atoms_start_as_cells_of_images_also_where_a_cell_is_the_mean(unit_norm: bool, photographs: Tensor) -> None:
+def test_atoms_start_as_cells_of_images_even_if_a_cell_is_the_mean(unit_norm: bool, photographs: Tensor) -> None:
     decoder = LinearDecoder(8, 2, 3, SIDE, unit_norm=unit_norm)
     decoder.fit(photographs)
     cells = photographs.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flatten(1)
@@ -96,7 +96,7 @@ def test_atoms_start_as_cells_of_images_also_where_a_cell_is_the_mean(unit_norm:
     assert decoder.weight.grad.abs().max() < 1e3
 
 
-def test_a_penalised_dictionary_has_the_norms_it_likes() -> None:
+def test_a_penalised_dictionary_has_free_norms() -> None:
     penalty = PenaltyConfig(l1=0.1, dictionary=0.1)
     model = Objective(encoder("linear", code=24), DecoderConfig(), Denoise(), penalty)
     assert isinstance(model.decoder, LinearDecoder)
@@ -105,7 +105,7 @@ def test_a_penalised_dictionary_has_the_norms_it_likes() -> None:
     assert torch.equal(model.decoder.atoms, model.decoder.weight)
 
 
-def test_top_k_codes_have_k_non_zeros_at_most(photographs: Tensor) -> None:
+def test_top_k_codes_have_at_most_k_non_zeros(photographs: Tensor) -> None:
     codes = encoder("mlp", hidden=[32], code=24, top_k=3)(photographs)
     assert (codes != 0).sum(1).unique().tolist() == [3]
 
@@ -125,7 +125,7 @@ def settings(out: Path, **changes: Any) -> dict[str, Any]:
     return values | changes
 
 
-def test_l1_on_a_rectified_code_gives_exact_zeros_the_more_the_stronger_it_is(tmp_path: Path) -> None:
+def test_a_stronger_l1_on_a_rectified_code_gives_more_exact_zeros(tmp_path: Path) -> None:
     nonzeros = []
     for strength in (0.01, 0.1, 1.0):
         out = tmp_path / str(strength)
@@ -140,13 +140,13 @@ def test_l1_on_a_rectified_code_gives_exact_zeros_the_more_the_stronger_it_is(tm
     assert 48 > nonzeros[0] > nonzeros[1] > nonzeros[2]
 
 
-# ---- what cannot serve
+# ---- what is refused
 
 
 @pytest.mark.parametrize(("kind", "norm"), [("upsampler", "batches"), ("unet", "batches"), ("transformer", "tokens")])
 @pytest.mark.parametrize("pretext", [Identity(), Denoise()], ids=["identity", "denoise"])
 @pytest.mark.parametrize("sparse", ["l1", "top_k"])
-def test_a_decoder_that_normalises_is_refused_to_a_sparse_code(
+def test_a_normalising_decoder_is_refused_for_a_sparse_code(
     kind: Any, norm: str, pretext: Identity | Denoise, sparse: str
 ) -> None:
     args = {"code": 24} | ({"top_k": 3} if sparse == "top_k" else {})
@@ -154,37 +154,35 @@ def test_a_decoder_that_normalises_is_refused_to_a_sparse_code(
     with pytest.raises(UserError) as caught:
         Objective(encoder("mlp", **args), DecoderConfig(kind=kind, width=32), pretext, penalty)
     assert str(caught.value) == (
-        f"decoder.kind={kind} normalises its {norm}, so the scale of a sparse code would mean nothing: use "
+        f"decoder.kind={kind} normalises its {norm}, so the scale of a sparse code would have no effect: use "
         "decoder.kind=linear or mlp"
     )
 
 
-def test_l1_is_refused_where_tokens_are_dropped() -> None:
+def test_l1_is_refused_if_tokens_are_dropped() -> None:
     vit = encoder("timm/vit_tiny_patch16_224", patch_size=4, embed_dim=32, depth=1, num_heads=2)
     with pytest.raises(UserError) as caught:
         Objective(vit, DecoderConfig(width=32), Mask(), PenaltyConfig(l1=0.1))
-    assert str(caught.value) == (
-        "penalty.l1 is for a code of the whole image, but this encoder drops tokens: leave it out"
-    )
+    assert str(caught.value) == ("penalty.l1 needs a code of the whole image, but this encoder drops tokens: remove it")
 
 
-def test_a_penalty_on_the_dictionary_needs_one() -> None:
+def test_a_dictionary_penalty_needs_a_linear_decoder() -> None:
     penalty = PenaltyConfig(l1=0.1, dictionary=0.1)
     with pytest.raises(UserError) as caught:
         Objective(encoder("linear", code=24), DecoderConfig(kind="mlp", width=32), Denoise(), penalty)
     assert str(caught.value) == (
-        "penalty.dictionary is for the atoms of decoder.kind=linear: set it, or leave the penalty out"
+        "penalty.dictionary needs the atoms of decoder.kind=linear: set it, or remove the penalty"
     )
 
 
 LINEAR = {"name": "linear", "model_args": {"code": 24}}
 
 
-def test_weight_decay_beside_a_penalty_on_the_dictionary_is_refused(tmp_path: Path) -> None:
+def test_weight_decay_together_with_a_dictionary_penalty_is_refused(tmp_path: Path) -> None:
     values = settings(tmp_path / "run", encoder=LINEAR, penalty={"l1": 0.1, "dictionary": 0.1})
     with pytest.raises(UserError) as caught:
         validate(PretrainConfig, values)
-    assert caught.value.problems == ("penalty.dictionary decays the atoms itself: set optim.weight_decay=0",)
+    assert caught.value.problems == ("penalty.dictionary already decays the atoms: set optim.weight_decay=0",)
     allowed = validate(PretrainConfig, values | {"optim": {"weight_decay": 0}})
     assert isinstance(allowed, GradientPretraining)
     assert allowed.penalty.dictionary == 0.1
@@ -201,11 +199,11 @@ def test_weight_decay_beside_a_penalty_on_the_dictionary_is_refused(tmp_path: Pa
     ],
     ids=["without-l1", "top_k", "top_k-and-l1", "deep", "convolutional"],
 )
-def test_gamma_is_refused_where_it_leaves_the_scale_open(l1: float, chosen: dict[str, Any], tmp_path: Path) -> None:
-    """Without L1, ‖W‖² falls for ever while the code grows and the reconstruction stays."""
+def test_gamma_is_refused_if_the_scale_is_undetermined(l1: float, chosen: dict[str, Any], tmp_path: Path) -> None:
+    """Without L1, ‖W‖² falls without bound while the code grows and the reconstruction stays the same."""
     message = (
-        "penalty.dictionary is for a linear code under L1: set encoder.name=linear and penalty.l1, or leave it out "
-        "(the atoms of any sparse code have unit norm without it)"
+        "penalty.dictionary needs a linear code with L1: set encoder.name=linear and penalty.l1, or remove it "
+        "(without it, the atoms of a sparse code have unit norm)"
     )
     penalty = {"l1": l1, "dictionary": 0.1}
     values = settings(tmp_path / "run", encoder=chosen, penalty=penalty, optim={"weight_decay": 0})
@@ -227,7 +225,7 @@ def test_gamma_is_refused_where_it_leaves_the_scale_open(l1: float, chosen: dict
     ],
     ids=["dense", "l1", "top_k"],
 )
-def test_nothing_damaged_asks_for_a_code_that_is_narrow_or_sparse(
+def test_without_damage_the_code_must_be_narrow_or_sparse(
     changes: dict[str, Any], accepted: bool, tmp_path: Path
 ) -> None:
     values = settings(tmp_path / "run", steps=1, encoder={"name": "mlp", "model_args": {"code": 300}})
@@ -238,7 +236,7 @@ def test_nothing_damaged_asks_for_a_code_that_is_narrow_or_sparse(
     with pytest.raises(UserError) as caught:
         pretrain(config)
     assert str(caught.value) == (
-        "mlp cannot be pretrained by identity:\n"
+        "mlp cannot be pretrained with identity:\n"
         "  pretext.kind=identity needs a code narrower than the image, but mlp gives 300x1x1 = 300 numbers for an "
         "image of 192: set encoder.model_args.code to at most 191, choose an encoder with a "
         "smaller last map, or make the code sparse (penalty.l1, or top_k of the encoder)"

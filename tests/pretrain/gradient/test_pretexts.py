@@ -1,4 +1,4 @@
-"""One contract over every pretext with every kind of encoder that it serves."""
+"""One contract for every pretext with every kind of encoder it supports."""
 
 from __future__ import annotations
 
@@ -112,16 +112,16 @@ def test_training_lowers_the_loss(pair: tuple[Pretext, Encoder], photographs: Te
     assert losses[-1] < 0.95 * losses[0]
 
 
-def test_what_a_pretext_learns_fits_the_buffers_it_asks_for(pair: tuple[Pretext, Encoder], photographs: Tensor) -> None:
-    """A checkpoint is read back into them before any image is looked at."""
+def test_what_a_pretext_learns_fits_its_blank_buffers(pair: tuple[Pretext, Encoder], photographs: Tensor) -> None:
+    """A checkpoint is loaded into them before any image is read."""
     learned, blank = pair[0].fit(photographs), pair[0].blank_state(SIDE)
     assert {name: (value.shape, value.dtype) for name, value in learned.items()} == {
         name: (value.shape, value.dtype) for name, value in blank.items()
     }
 
 
-def test_the_gradient_of_a_batch_is_the_mean_of_its_parts(pair: tuple[Pretext, Encoder], photographs: Tensor) -> None:
-    """Whatever weights errors have: accumulated micro-batches and several processes learn what one batch does."""
+def test_the_gradient_of_a_batch_is_the_mean_over_its_parts(pair: tuple[Pretext, Encoder], photographs: Tensor) -> None:
+    """For any weights of the error: accumulated micro-batches and several processes give the gradient of one batch."""
     pretext, encoder = pair
     state = pretext.fit(photographs)
     example = pretext.corrupt(photographs, encoder)
@@ -138,7 +138,7 @@ def test_the_gradient_of_a_batch_is_the_mean_of_its_parts(pair: tuple[Pretext, E
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if name.startswith("mask")])
-def test_a_nan_free_zero_loss_where_no_pixel_counts(name: str, photographs: Tensor, encoder_for: EncoderFor) -> None:
+def test_the_loss_is_zero_if_no_pixel_counts(name: str, photographs: Tensor, encoder_for: EncoderFor) -> None:
     pretext, encoder = EVERY[name][0], encoder_for(*EVERY[name])
     state = pretext.fit(photographs)
     example = pretext.corrupt(photographs, encoder)
@@ -152,7 +152,7 @@ def test_a_nan_free_zero_loss_where_no_pixel_counts(name: str, photographs: Tens
     assert (prediction.grad == 0).all()
 
 
-# colour is restored at a quarter of the resolution only: see test_colorize.py
+# color is restored at a quarter of the resolution only: see test_colorize.py
 @pytest.mark.parametrize("name", [name for name in EVERY if not name.startswith("colorize")])
 def test_perfect_prediction_costs_nothing_and_looks_like_the_original(
     name: str, photographs: Tensor, encoder_for: EncoderFor
@@ -164,7 +164,7 @@ def test_perfect_prediction_costs_nothing_and_looks_like_the_original(
     assert torch.allclose(pretext.picture(example.target, example, state), photographs, atol=1e-5)
 
 
-def test_pictures_are_rgb_in_range_whatever_is_predicted(pair: tuple[Pretext, Encoder], photographs: Tensor) -> None:
+def test_pictures_are_rgb_in_range_for_any_prediction(pair: tuple[Pretext, Encoder], photographs: Tensor) -> None:
     pretext, encoder = pair
     state = pretext.fit(photographs)
     example = pretext.corrupt(photographs, encoder)
@@ -182,7 +182,7 @@ def test_reads_back_from_its_own_dump(pair: tuple[Pretext, Encoder]) -> None:
     assert reader.validate_python(pretext.model_dump(mode="json")) == pretext
 
 
-# ---- what belongs to one of them
+# ---- individual pretexts
 
 
 def test_hidden_mean_is_the_hand_computed_one() -> None:
@@ -198,8 +198,8 @@ def test_identity_refuses_a_code_wider_than_the_image(encoder_for: EncoderFor) -
     assert "encoder.model_args.code_channels to at most 191" in problem
 
 
-def test_identity_refuses_skips_round_its_code(encoder_for: EncoderFor) -> None:
-    with pytest.raises(UserError, match="round its narrow code"):
+def test_identity_refuses_skips_that_bypass_its_code(encoder_for: EncoderFor) -> None:
+    with pytest.raises(UserError, match="bypass the narrow code"):
         Objective(encoder_for(Identity(), "narrow"), DecoderConfig(kind="unet"), Identity())
 
 
@@ -213,7 +213,7 @@ def test_mixed_draws_one_to_at_most_members_for_every_image() -> None:
     assert several.bincount(minlength=4).div(3000).tolist() == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3], abs=0.03)
 
 
-def test_mixed_damages_each_image_by_its_own_member_alone(photographs: Tensor, encoder_for: EncoderFor) -> None:
+def test_mixed_damages_each_image_only_by_its_own_member(photographs: Tensor, encoder_for: EncoderFor) -> None:
     pretext = Mixed(members=[Gray(), Holes()])
     encoder = encoder_for(pretext, "cnn")
     torch.manual_seed(0)
@@ -228,20 +228,20 @@ def test_mixed_damages_each_image_by_its_own_member_alone(photographs: Tensor, e
     assert torch.equal(example.input[holed, :3], torch.where(hidden > 0, 0.5, photographs[holed]))
 
 
-def test_mixed_asks_for_a_mask_channel_only_where_there_are_holes() -> None:
+def test_mixed_needs_a_mask_channel_only_if_there_are_holes() -> None:
     assert Mixed().needs_mask_channel(token_encoder=True)
     assert not Mixed(members=[Gray()]).needs_mask_channel(token_encoder=False)
 
 
 def test_wrong_settings_are_refused() -> None:
-    with pytest.raises(ValidationError, match="at_most is 3, but there are 2 members"):
+    with pytest.raises(ValidationError, match="at_most is 3, but there are only 2 members"):
         Mixed(members=[Gray(), Blur()], at_most=3)
     with pytest.raises(ValidationError, match="does not match any of the expected tags"):
         TypeAdapter(AnyPretext).validate_python({"kind": "denoise", "corruption": {"kind": "fog"}})
 
 
 @pytest.mark.parametrize("corruption", EVERYTHING, ids=lambda one: one.kind)
-def test_denoising_takes_off_any_corruption(
+def test_denoising_removes_any_corruption(
     corruption: AnyCorruption, photographs: Tensor, encoder_for: EncoderFor
 ) -> None:
     pretext = Denoise(corruption=corruption)

@@ -17,7 +17,7 @@ from pretrain.linear.projection import Projection
 
 
 def views(n: int = 300, d1: int = 6, d2: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Two views ``[n d1]``, ``[n d2]`` that share two hidden numbers, with noise of their own."""
+    """Two views ``[n d1]``, ``[n d2]`` that share two latent variables, each with its own noise."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -89,7 +89,7 @@ def test_a_ridge_only_lowers_correlations_and_ignores_scale(seed: int, ridge: fl
     torch.testing.assert_close(cca(moments_of(1e3 * x, 1e-3 * y), 3, ridge=ridge)[2], strong[2])
 
 
-def test_the_way_back_is_least_squares() -> None:
+def test_decoding_is_least_squares() -> None:
     x, y = views()
     to_x, to_y, _ = cca(moments_of(x, y), 2, ridge=0.1)
     for projection, rows in ((to_x, x), (to_y, y)):
@@ -103,10 +103,10 @@ def test_the_way_back_is_least_squares() -> None:
             torch.testing.assert_close(projection.explained[k], share)
 
 
-def test_a_ridge_serves_views_that_vary_in_few_directions() -> None:
+def test_a_ridge_allows_views_that_vary_in_few_directions() -> None:
     x, y = views()
     x = torch.cat([x, x[:, :2], torch.ones(300, 1)], dim=1)
-    with pytest.raises(ValueError, match="the covariance of the first view has no inverse"):
+    with pytest.raises(ValueError, match="the covariance of the first view is singular"):
         cca(moments_of(x, y), 2, ridge=0)
     few, other = views(5, 8, 6)
     fits: list[tuple[Projection, Projection, Tensor]] = [
@@ -116,11 +116,11 @@ def test_a_ridge_serves_views_that_vary_in_few_directions() -> None:
     for to_x, to_y, correlations in fits:
         for tensor in (to_x.weight, to_x.back, to_x.explained, to_y.weight, to_y.back, correlations):
             assert torch.isfinite(tensor).all()
-    assert (fits[1][2] > 0.9).all()  # more columns than pairs: noise correlates, and only a larger ridge says so
+    assert (fits[1][2] > 0.9).all()  # more columns than pairs: noise correlates, and only a larger ridge lowers it
     assert cca(moments_of(few, other), 4, ridge=100.0)[2].max() < 0.2
 
 
-def test_signs_are_agreed_in_pairs() -> None:
+def test_signs_are_fixed_per_pair() -> None:
     x, y = views()
     to_x, to_y, _ = cca(moments_of(x, y), 3)
     assert (to_x.weight.gather(1, to_x.weight.abs().argmax(1, keepdim=True)) > 0).all()
@@ -132,7 +132,7 @@ def test_mistakes_are_refused() -> None:
     for components in (0, 5):
         with pytest.raises(ValueError, match=f"components is {components}; 300 pairs of 6 and 4 columns allow 1 to 4"):
             cca(moments_of(x, y), components)
-    with pytest.raises(ValueError, match="ridge must be 0 or more, not -1"):
+    with pytest.raises(ValueError, match="ridge must be at least 0, got -1"):
         cca(moments_of(x, y), 2, ridge=-1)
     with pytest.raises(ValueError, match="the second view does not vary"):
         cca(moments_of(x, torch.ones_like(y)), 2)

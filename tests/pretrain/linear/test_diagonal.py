@@ -1,4 +1,4 @@
-"""The linear sparse autoencoder starts at the best code of each principal component by itself, and ends below it."""
+"""The linear sparse autoencoder starts at the best separate code of each principal component, and ends below it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def centred(images: Tensor) -> Tensor:
 
 
 def cheapest(rows: Tensor, l1: float, gamma: float) -> float:
-    """The objective with every principal component coded by itself, or not at all, found by numerical search."""
+    """The objective with every principal component coded separately, or not at all, found by numerical search."""
     values, directions = np.linalg.eigh(np.cov(rows.numpy().T, bias=True))
     means = np.abs(rows.numpy() @ directions).mean(0)
     total = 0.0
@@ -63,7 +63,7 @@ def objective(rows: Tensor, weight: Tensor, atoms: Tensor, l1: float, gamma: flo
 
 
 @pytest.mark.parametrize(("l1", "gamma"), [(0.02, 1e-3), (0.5, 0.1), (0.1, 0.0), (5.0, 0.0), (50.0, 1.0)])
-def test_each_component_is_coded_as_numerical_search_says(l1: float, gamma: float, patches: Tensor) -> None:
+def test_each_component_is_coded_as_numerical_search_finds(l1: float, gamma: float, patches: Tensor) -> None:
     rows = centred(patches)
     weight, atoms = diagonal_autoencoder(rows, l1, gamma or None)
     assert objective(rows, weight, atoms, l1, gamma) == pytest.approx(cheapest(rows, l1, gamma), rel=1e-6)
@@ -81,7 +81,7 @@ def test_the_autoencoder_starts_there(distance: str, l1: float, gamma: float, pa
     model = Objective(encoder, DecoderConfig(kind="linear"), pretext, penalty=penalty)
     model.fit(patches)
     loss = sum(part.item() for part in model(patches).values()) * scale
-    # entries that are left over wait with atoms of norm 0.1
+    # the remaining entries start with atoms of norm 0.1
     assert loss <= cheapest(centred(patches), l1, gamma) * (1 + 1e-4) + gamma * 0.01 * 3 * SIDE**2 + 1e-6
 
 

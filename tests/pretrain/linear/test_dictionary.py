@@ -1,4 +1,4 @@
-"""The dictionary step: exact where it is claimed to be, never uphill, and the same again after a checkpoint."""
+"""The dictionary step: exact where claimed, never uphill, and the same after a checkpoint."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def moments(x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     return codes.T @ codes / len(x), x.T @ codes / len(x)
 
 
-def test_the_objective_is_the_error_less_what_no_dictionary_changes() -> None:
+def test_the_objective_is_the_error_minus_a_constant() -> None:
     x, dictionary, codes = problem()
     error = (x - codes @ dictionary.T).square().sum(1).mean() + 0.1 * dictionary.square().sum()
     value = dictionary_objective(dictionary, *moments(x, codes), gamma=0.1)
@@ -70,7 +70,7 @@ def test_a_sweep_is_the_plain_loop_over_atoms() -> None:
     torch.testing.assert_close(update_dictionary(dictionary, A, B), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_closed_form_is_where_the_gradient_vanishes() -> None:
+def test_the_gradient_vanishes_at_the_closed_form() -> None:
     x, dictionary, codes = problem()
     A, B = moments(x, codes)
     W = update_dictionary(dictionary, A, B, gamma=0.05, unit_norm=False).requires_grad_()
@@ -78,7 +78,7 @@ def test_the_closed_form_is_where_the_gradient_vanishes() -> None:
     assert gradient.abs().max() < 1e-12
 
 
-def test_the_closed_form_needs_no_code_of_full_rank() -> None:
+def test_the_closed_form_works_for_codes_of_low_rank() -> None:
     x, dictionary, codes = problem()
     codes[:, 3] = 0
     W = update_dictionary(dictionary.float(), *moments(x, codes), gamma=1e-8, unit_norm=False)
@@ -97,7 +97,7 @@ def test_a_larger_gamma_gives_a_smaller_dictionary(seed: int, gamma: float, fact
     assert small.norm() < large.norm()
 
 
-def test_an_unused_atom_is_left_alone_and_then_replaced() -> None:
+def test_an_unused_atom_does_not_change_and_is_then_replaced() -> None:
     x, dictionary, codes = problem()
     codes[:, [2, 7]] = 0
     A, B = moments(x, codes)
@@ -123,7 +123,7 @@ def test_fewer_rows_than_unused_atoms_still_give_different_atoms() -> None:
         replace_unused(dictionary, torch.zeros(12), row[:1], torch.Generator().manual_seed(0))
 
 
-def test_the_worst_rows_come_worst_first() -> None:
+def test_the_worst_rows_are_sorted_worst_first() -> None:
     x = torch.diag(torch.tensor([1.0, 4.0, 2.0, 3.0]))
     worst = worst_reconstructed(x, torch.eye(4), torch.zeros(4, 4), 3)
     assert worst.max(dim=1).values.tolist() == [4, 3, 2]
@@ -140,7 +140,7 @@ def test_without_forgetting_the_statistics_are_plain_means() -> None:
     torch.testing.assert_close(statistics.use, A.diagonal())
 
 
-def test_minibatch_i_of_t_counts_by_the_power_of_i_over_t() -> None:
+def test_minibatch_i_of_t_is_weighted_by_a_power_of_i_over_t() -> None:
     x, _, codes = problem()
     statistics = DictionaryStatistics(8, 12, forgetting=1.5)
     for part in range(6):
@@ -161,7 +161,7 @@ def test_forgotten_atoms_leave_no_trace() -> None:
     assert statistics.use[4] == 0
 
 
-def test_a_run_resumed_from_its_state_goes_on_bit_for_bit() -> None:
+def test_a_run_resumed_from_its_state_continues_bit_for_bit() -> None:
     x, dictionary, _ = problem(N=100)
 
     def learn(W: Tensor, statistics: DictionaryStatistics, batches: range) -> Tensor:
@@ -176,7 +176,7 @@ def test_a_run_resumed_from_its_state_goes_on_bit_for_bit() -> None:
     first = DictionaryStatistics(8, 12)
     middle = learn(dictionary, first, range(4))
     state, second = first.state_dict(), DictionaryStatistics(8, 12)
-    learn(middle, first, range(4, 6))  # the saved state is not the running one
+    learn(middle, first, range(4, 6))  # the saved state is a copy
     second.load_state_dict(state)
     assert torch.equal(learn(middle, second, range(4, 10)), whole)
 
@@ -202,24 +202,24 @@ def test_alternating_codes_and_atoms_lowers_the_joint_objective() -> None:
         ({"sweeps": 0}, "sweeps"),
     ],
 )
-def test_settings_that_exclude_each_other_are_refused(arguments: dict[str, float], message: str) -> None:
+def test_contradictory_settings_are_refused(arguments: dict[str, float], message: str) -> None:
     x, dictionary, codes = problem()
     with pytest.raises(ValueError, match=message):
         update_dictionary(dictionary, *moments(x, codes), **arguments)  # type: ignore[arg-type]
 
 
-def test_shapes_and_norms_that_do_not_fit_are_refused() -> None:
+def test_wrong_shapes_and_norms_are_refused() -> None:
     x, dictionary, codes = problem()
     A, B = moments(x, codes)
     with pytest.raises(ValueError, match="unit norm"):
         update_dictionary(dictionary * 2, A, B)
-    with pytest.raises(ValueError, match="are needed"):
+    with pytest.raises(ValueError, match="expected"):
         update_dictionary(dictionary, A, B.T)
-    with pytest.raises(ValueError, match="are needed"):
+    with pytest.raises(ValueError, match="expected"):
         update_dictionary(dictionary, A[:5], B)
-    with pytest.raises(ValueError, match="are needed"):
+    with pytest.raises(ValueError, match="expected"):
         replace_unused(dictionary, A.diagonal(), x[:, :3], torch.Generator())
-    with pytest.raises(ValueError, match="are needed"):
+    with pytest.raises(ValueError, match="expected"):
         DictionaryStatistics(8, 12).add(x, codes[:5])
     with pytest.raises(ValueError, match="forgetting"):
         DictionaryStatistics(8, 12, forgetting=-1)

@@ -22,7 +22,7 @@ from pretrain.run import pretrain
 from tests.pretrain.toys import SIDE, same, settings
 
 
-def test_images_that_cannot_be_read_leave_no_run_folder_behind(tmp_path: Path) -> None:
+def test_unreadable_images_leave_no_run_folder_behind(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_text("no image")
     config = settings(tmp_path / "run", "patch_dictionary-random").model_dump(mode="json")
     config["data"]["source"] = f"folder:{tmp_path}"
@@ -46,32 +46,32 @@ def test_several_processes_are_refused(tmp_path: Path) -> None:
             {"epochs": 2},
             "fit.kind=tca is fitted on one sample: remove steps; remove epochs or set epochs=1",
         ),
-        ("ica", {"augment": {"flip": True}}, "fit.kind=ica looks at its sample as it is: remove augment"),
-        ("cca-other", {"augment": {"flip": True}}, "fit.kind=cca pairs images as they are: remove augment"),
+        ("ica", {"augment": {"flip": True}}, "fit.kind=ica does not augment its sample: remove augment"),
+        ("cca-other", {"augment": {"flip": True}}, "fit.kind=cca pairs images without augmentation: remove augment"),
         (
             "patch_dictionary-random",
             {"steps": 5},
             "fit.kind=patch_dictionary with learn=random is fitted on one sample: remove steps; "
             "remove epochs or set epochs=1",
         ),
-        ("pca", {"base_lr": 0.1}, "base_lr: the methods of `fit` learn without a gradient: remove it"),
+        ("pca", {"base_lr": 0.1}, "base_lr: `fit` methods do not use gradient descent: remove it"),
         (
             "pca",
             {"decoder": {}},
-            "decoder: the methods of `fit` have an encoder and an objective of their own: remove it",
+            "decoder: `fit` methods have their own encoder and objective: remove it",
         ),
         (
             "patch_dictionary-pca",
             {"fit": {"kind": "patch_dictionary", "learn": "pca", "network": {"atoms": 100}}},
-            "fit: learn=pca finds atoms that are mirror images of themselves or of each other, and mirroring them adds "
-            "none: set fit.network.mirror=false",
+            "fit: learn=pca finds atoms that are mirror images of themselves or of each other, so mirroring adds none: "
+            "set fit.network.mirror=false",
         ),
         (
             "patch_dictionary-ica",
             {"fit": {"kind": "patch_dictionary", "learn": "ica", "network": {"mirror": False}}},
             "fit: learn=ica finds at most 108 atoms of 6 px patches: lower fit.network.atoms",
         ),
-        ("pca", {"accumulate": 2}, "accumulate: the methods of `fit` learn without a gradient: remove it"),
+        ("pca", {"accumulate": 2}, "accumulate: `fit` methods do not use gradient descent: remove it"),
     ],
 )
 def test_a_setting_that_would_be_ignored_is_refused(name: str, changes: dict[str, Any], message: str) -> None:
@@ -86,11 +86,11 @@ def test_a_setting_that_would_be_ignored_is_refused(name: str, changes: dict[str
     ("config", "size", "message"),
     [
         (Pca(), 128, "fit.kind=pca at 128 px solves for moments of 49,152 x 49,152 numbers, which takes 108.0 GiB of "
-         "memory, and 8.0 GiB are free; lower data.image_size, to 66 at most"),
+         "memory, but only 8.0 GiB is free; lower data.image_size to at most 66"),
         (Ica(), 67, "fit.kind=ica at 67 px solves for moments of 13,467 x 13,467 numbers, which takes 8.1 GiB of "
-         "memory, and 8.0 GiB are free; lower data.image_size, to 66 at most"),
+         "memory, but only 8.0 GiB is free; lower data.image_size to at most 66"),
         (Cca(), 64, "fit.kind=cca at 64 px solves for moments of 24,576 x 24,576 numbers, which takes 27.0 GiB of "
-         "memory, and 8.0 GiB are free; lower data.image_size, to 47 at most"),
+         "memory, but only 8.0 GiB is free; lower data.image_size to at most 47"),
     ],
 )  # fmt: skip
 def test_images_too_large_for_their_moments_are_refused_with_the_size_that_fits(
@@ -98,14 +98,14 @@ def test_images_too_large_for_their_moments_are_refused_with_the_size_that_fits(
 ) -> None:
     monkeypatch.setattr("pretrain.linear.projection.available_memory", lambda: 8 << 30)
     assert config.check(size, 10_000) == [message]
-    most = int(message.split()[-3])
+    most = int(message.split()[-1])
     assert config.check(most, 10_000) == []
     assert config.check(most + 1, 10_000) != []
 
 
-def test_what_has_no_room_leaves_no_run_folder_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_leaves_no_run_folder_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pretrain.linear.projection.available_memory", lambda: 1 << 20)
-    with pytest.raises(UserError, match=r"takes 2 MiB of memory, and 1 MiB are free; lower data\.image_size, to 7 at"):
+    with pytest.raises(UserError, match=r"takes 2 MiB of memory, but only 1 MiB is free; lower data\.image_size to at"):
         pretrain(settings(tmp_path / "run", "pca"))
     assert not (tmp_path / "run").exists()
 
@@ -116,18 +116,18 @@ PHOTOS = torch.rand(20, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0
 @pytest.mark.parametrize(
     ("config", "images", "other", "more", "messages"),
     [
-        (Pca(), PHOTOS[0], None, {}, ["images must be [N 3 S S], not [3, 8, 8]"]),
-        (Pca(), PHOTOS[..., :6], None, {}, ["images must be [N 3 S S], not [20, 3, 8, 6]"]),
-        (Pca(), PHOTOS * 255, None, {}, ["images must be RGB in [0, 1], floating point (uint8: divide by 255)"]),
+        (Pca(), PHOTOS[0], None, {}, ["images must be [N 3 S S], got [3, 8, 8]"]),
+        (Pca(), PHOTOS[..., :6], None, {}, ["images must be [N 3 S S], got [20, 3, 8, 6]"]),
+        (Pca(), PHOTOS * 255, None, {}, ["images must be floating-point RGB in [0, 1] (uint8: divide by 255)"]),
         (
             Pca(components=30),
             PHOTOS,
             PHOTOS,
             {"steps": 3},
             [
-                "other is of no use to fit.kind=pca: remove it",
+                "fit.kind=pca does not use other: remove it",
                 "fit.kind=pca makes exactly one pass: remove steps",
-                "fit.components=30: it takes at least 31 images, there are 20; lower it, or give more "
+                "fit.components=30 needs at least 31 images, but there are 20; lower it, or use more "
                 "(data.source, data.limit)",
             ],
         ),
@@ -138,7 +138,7 @@ PHOTOS = torch.rand(20, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0
             PHOTOS,
             PHOTOS[:10],
             {},
-            ["fit.kind=cca pairs rows, but images has 20 and other 10"],
+            ["fit.kind=cca pairs images by row, but images has 20 rows and other has 10"],
         ),
         (
             Cca(components=4, views="neighbours"),
@@ -153,8 +153,8 @@ PHOTOS = torch.rand(20, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0
             None,
             {},
             [
-                "fit.kind=tca needs a second domain: other, or fit.damage of the first",
-                "fit.landmarks=60 takes 30 images of each domain; there are 20: lower it",
+                "fit.kind=tca needs a second domain: set other, or damage the first (fit.damage)",
+                "fit.landmarks=60 needs 30 images per domain, but there are 20: lower it",
             ],
         ),
         (
@@ -162,7 +162,7 @@ PHOTOS = torch.rand(20, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0
             PHOTOS,
             None,
             {"steps": 0, "batch_size": 0},
-            ["steps and batch_size must be positive, not 0 and 0"],
+            ["steps and batch_size must be positive, got 0 and 0"],
         ),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""One contract over every method that is fitted by a rule of its own, through the real stage; and what is special."""
+"""One contract for every linear-family method, run through the real stage, and tests of individual methods."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class Killed(BaseException):
-    """Ends a run at once, like SIGKILL: nothing in the stage may catch it."""
+    """Ends a run at once, like SIGKILL; nothing in the stage may catch it."""
 
 
 class Finished(NamedTuple):
@@ -132,7 +132,7 @@ def test_a_finished_run_holds_an_encoder_results_and_pictures(name: str, finishe
 
 
 @pytest.mark.parametrize("code", [{"code": "top_k", "top_k": 3}, {"code": "lasso", "l1": 50.0}, {"code": "triangle"}])
-def test_what_a_code_takes_is_counted_on_the_exported_encoder(code: dict[str, Any], tmp_path: Path) -> None:
+def test_the_storage_size_of_a_code_is_measured_on_the_exported_encoder(code: dict[str, Any], tmp_path: Path) -> None:
     values = {"kind": "patch_dictionary", "learn": "random", "network": {**NETWORK, **code}}
     out = run(settings(tmp_path / "run", "patch_dictionary-random", fit=values)).out
     results = json.loads((out / "results.json").read_text())["code"]
@@ -233,7 +233,7 @@ def test_a_method_of_one_sample_is_fitted_again_on_resume(
     assert weights(resumed.out) == weights(finished(name).out)
 
 
-def test_sparse_coding_killed_by_the_system_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_sparse_coding_killed_by_the_system_continues_as_if_nothing_had_happened(tmp_path: Path) -> None:
     path = ROOT / "configs/pretrain/sparse_coding.yaml"
     overrides = [
         "steps=100", "batch_size=32", "data.limit=96", "data.image_size=8", "data.workers=0", "fit.atoms=24",
@@ -265,7 +265,7 @@ def test_sparse_coding_killed_by_the_system_goes_on_as_if_nothing_had_happened(t
 # ---- principal components
 
 
-def test_pca_is_that_of_scikit_learn_up_to_sign(tmp_path: Path) -> None:
+def test_pca_equals_scikit_learn_up_to_sign(tmp_path: Path) -> None:
     count = 100  # not a multiple of the batch
     data = {"source": "photos", "image_size": SIDE, "limit": count, "workers": 0}
     encoder = run(settings(tmp_path / "run", "pca", data=data)).fitted
@@ -283,7 +283,7 @@ def test_pca_is_that_of_scikit_learn_up_to_sign(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["pca", "cca-damage"])
 @pytest.mark.parametrize("batch_size", [32, 33, 97, 250])
-def test_one_epoch_counts_every_image_once_whatever_the_batch(
+def test_one_epoch_counts_every_image_once_for_any_batch_size(
     name: str, batch_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Tensor] = []
@@ -324,7 +324,7 @@ def test_ica_says_how_large_its_sample_is_and_depends_on_it(
         values = {**EVERY["ica"], "sample": 40}
         with pytest.raises(ZeroDivisionError):
             pretrain(settings(tmp_path / name, "ica", fit=values, seed=seed))
-        assert f"fit.kind=ica is fitted on a sample of 40 of them (seed {seed})" in caplog.messages
+        assert f"fit.kind=ica is fitted on a sample of 40 images (seed {seed})" in caplog.messages
     assert [len(rows) for rows in samples] == [40, 40]
     assert not torch.equal(*samples)
 
@@ -346,7 +346,7 @@ def test_the_report_sees_all_of_a_sorted_folder(name: str, tmp_path: Path, monke
 # ---- views and domains
 
 
-def test_neighbours_are_side_by_side() -> None:
+def test_neighbours_are_adjacent() -> None:
     config = Cca(components=2, views="neighbours")
     learner: Any = config.build(SIDE, WHOLE, HERE, 0)
     rows, columns = torch.meshgrid(torch.arange(2.0 * SIDE), torch.arange(2.0 * SIDE), indexing="ij")
@@ -364,7 +364,7 @@ def test_neighbours_are_side_by_side() -> None:
 
 
 def test_cca_of_two_views_finds_what_they_share() -> None:
-    """One hidden number sets the red level of the one view and the blue level of the other; all else is noise."""
+    """One latent variable sets the red level of one view and the blue level of the other; everything else is noise."""
     torch.manual_seed(0)
     shared, noise = torch.rand(400), 0.2 * torch.rand(2, 400, 3, SIDE, SIDE)
     first, second = noise
@@ -375,17 +375,17 @@ def test_cca_of_two_views_finds_what_they_share() -> None:
     assert abs(float(torch.corrcoef(torch.stack([code, shared]))[0, 1])) > 0.95
 
 
-def test_pairs_that_are_no_pairs_are_refused(tmp_path: Path) -> None:
+def test_sources_of_unequal_length_are_refused_as_pairs(tmp_path: Path) -> None:
     config = settings(tmp_path / "run", "cca-other")
     config = config.model_copy(update={"data": config.data.model_copy(update={"limit": 20})})
     check_sources(config, [RandomSource(40), RandomSource(40)])
     with pytest.raises(UserError) as caught:  # twenty of each, but not the same twenty
         check_sources(config, [RandomSource(40), RandomSource(30)])
-    assert str(caught.value) == "fit.kind=cca pairs rows, but noise has 40 and noise 30"
+    assert str(caught.value) == "fit.kind=cca pairs images by row, but noise has 40 rows and noise has 30"
 
 
 @pytest.mark.parametrize("cache", ["ram", "none"])
-def test_a_pair_of_which_one_cannot_be_read_is_refused(tmp_path: Path, cache: str) -> None:
+def test_a_pair_with_an_unreadable_image_is_refused(tmp_path: Path, cache: str) -> None:
     for name, broken in (("a", 3), ("b", 5)):
         (tmp_path / name).mkdir()
         for index in range(12):
@@ -394,19 +394,19 @@ def test_a_pair_of_which_one_cannot_be_read_is_refused(tmp_path: Path, cache: st
         (tmp_path / name / f"{broken:02d}.png").write_bytes(b"no picture")
     data = {"source": f"folder:{tmp_path / 'a'}", "other": f"folder:{tmp_path / 'b'}", "image_size": SIDE, "workers": 0}
     data["cache"] = cache
-    with pytest.raises(UserError, match=r"pairs rows, but an image of folder:.* cannot be read: remove it and its"):
+    with pytest.raises(UserError, match=r"by row, but an image of folder:.* cannot be read: remove it and its"):
         pretrain(settings(tmp_path / "run", "cca-other", data=data))
 
 
 @pytest.mark.parametrize("name", ["tca-damage", "tca-other"])
-def test_tca_says_how_far_apart_the_domains_are_before_and_after(name: str, finished: Runs) -> None:
+def test_tca_reports_the_discrepancy_of_the_domains_before_and_after(name: str, finished: Runs) -> None:
     told = json.loads((finished(name).out / "results.json").read_text())["maximum_mean_discrepancy"]
     assert {"pixels", "kernel_pca", "tca"} <= told.keys()
     assert all(0 <= value <= 2 for value in told.values())
-    assert told["tca"] < told["kernel_pca"]  # the same kernel code without regard to the domains
+    assert told["tca"] < told["kernel_pca"]  # the same kernel code, ignoring the domains
 
 
-def test_tca_solves_nothing_that_grows_with_the_size_of_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_problems_tca_solves_do_not_grow_with_the_image_size(monkeypatch: pytest.MonkeyPatch) -> None:
     solve, sizes = torch.linalg.eigh, []
     monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: sizes.append(len(matrix)) or solve(matrix))
     images = images_of("", limit=30)
@@ -415,7 +415,7 @@ def test_tca_solves_nothing_that_grows_with_the_size_of_its_images(monkeypatch: 
     assert max(sizes) == 60 < 3 * SIDE**2
 
 
-def test_tca_has_more_components_than_directions_in_which_pixels_vary() -> None:
+def test_tca_can_have_more_components_than_directions_in_which_pixels_vary() -> None:
     """Gray images of 8 px vary in 64 directions; their kernel features in more."""
     images = images_of("").mean(1, keepdim=True).expand(-1, 3, -1, -1)
     encoder = fit(Tca(components=70, landmarks=80), images, 1 - images)
@@ -426,7 +426,7 @@ def test_tca_has_more_components_than_directions_in_which_pixels_vary() -> None:
 
 
 @pytest.mark.parametrize("mirror", [True, False], ids=["mirror", "plain"])
-def test_patches_that_excite_an_atom_are_shown_the_way_round_that_it_is(mirror: bool) -> None:
+def test_patches_that_excite_an_atom_are_shown_in_its_orientation(mirror: bool) -> None:
     config = PatchDictionaryFit.model_validate({"learn": "random", "network": {**NETWORK, "mirror": mirror}})
     images = images_of("")
     learner = config.build(SIDE, WHOLE, HERE, 0)
@@ -466,7 +466,7 @@ def test_atoms_have_unit_norm_without_gamma(penalty: Any) -> None:
     torch.testing.assert_close(norms, torch.ones(24), atol=1e-5, rtol=0)
 
 
-def test_gamma_lets_atoms_have_the_norm_they_like_and_shrinks_them() -> None:
+def test_gamma_leaves_the_norm_of_atoms_free_and_shrinks_them() -> None:
     norms = [dictionary(SparseCoding(atoms=24, gamma=gamma)).norm(dim=0) for gamma in (1e-3, 1e-2, 1e-1)]
     assert all(float(one.max() - one.min()) > 1e-3 for one in norms)
     means = [float(one.square().sum()) for one in norms]
@@ -475,7 +475,7 @@ def test_gamma_lets_atoms_have_the_norm_they_like_and_shrinks_them() -> None:
 
 @pytest.mark.parametrize("kind", ["sparse_coding", "kmeans"])
 def test_an_atom_that_no_image_uses_is_replaced(kind: str) -> None:
-    """Gray images never excite an atom of pure colour."""
+    """Gray images never excite an atom of pure color."""
     config: SparseCoding | PatchDictionaryFit = SparseCoding(atoms=24, strength=0.05)
     if kind == "kmeans":
         config = PatchDictionaryFit.model_validate({"network": NETWORK, "patches": 32})
@@ -501,13 +501,13 @@ def test_an_atom_that_no_image_uses_is_replaced(kind: str) -> None:
     assert int(told["unused_atoms"]) == 0
 
 
-def test_images_without_any_structure_are_told_as_a_mistake() -> None:
+def test_images_without_any_structure_are_a_user_error() -> None:
     flat = torch.full((40, 3, SIDE, SIDE), 0.5)
-    with pytest.raises(UserError, match=r"fit.kind=sparse_coding: 24 atoms are unused, but no candidate row"):
+    with pytest.raises(UserError, match=r"fit.kind=sparse_coding: 24 atoms are unused, but all candidate rows"):
         fit(SparseCoding(atoms=24), flat, steps=10)
 
 
-def test_tca_stands_where_domains_are_too_alike_to_be_compared() -> None:
+def test_tca_is_fitted_even_if_domains_are_too_similar_to_compare() -> None:
     images = torch.rand(100, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     alike = torch.cat([images[:1].expand(80, -1, -1, -1), images[80:]])  # most distances are zero
     encoder = fit(Tca(components=2, landmarks=20, kernel="linear"), alike, alike.flip(0))

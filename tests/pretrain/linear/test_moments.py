@@ -23,7 +23,7 @@ def moments_of(rows: Tensor) -> Moments:
     return moments
 
 
-def test_a_case_counted_by_hand() -> None:
+def test_a_hand_computed_case() -> None:
     moments = moments_of(torch.tensor([[0.0, 1.0], [2.0, 1.0], [4.0, 4.0]]))
     assert moments.count == 3
     assert moments.mean.tolist() == [2.0, 2.0]
@@ -32,7 +32,7 @@ def test_a_case_counted_by_hand() -> None:
 
 @given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=12), seed=st.integers(0, 99))
 @settings(max_examples=25, deadline=None)
-def test_moments_do_not_depend_on_how_rows_are_cut(sizes: list[int], seed: int) -> None:
+def test_moments_do_not_depend_on_how_rows_are_split(sizes: list[int], seed: int) -> None:
     rows = rows_of(sum(sizes) + 2, 4, seed) + 5
     moments = Moments(4)
     for batch in rows.split([*sizes, 2]):
@@ -42,13 +42,13 @@ def test_moments_do_not_depend_on_how_rows_are_cut(sizes: list[int], seed: int) 
     torch.testing.assert_close(moments.covariance(), torch.cov(rows.T), rtol=1e-11, atol=1e-12)
 
 
-def test_one_long_batch_is_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_batch_is_processed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = rows_of(50, 3)
     monkeypatch.setattr(module, "BLOCK", 7)
     torch.testing.assert_close(moments_of(rows).covariance(), torch.cov(rows.T), rtol=1e-12, atol=1e-13)
 
 
-def test_a_mean_far_from_zero_costs_no_digits() -> None:
+def test_a_mean_far_from_zero_loses_no_precision() -> None:
     rows = rows_of(2000, 3)
     far = Moments(3)
     for batch in (rows + 1e6).split(64):
@@ -66,7 +66,7 @@ def test_float32_and_uint8_rows_are_summed_in_float64() -> None:
 
 @given(cut=st.integers(0, 6))
 @settings(max_examples=7, deadline=None)
-def test_a_loaded_state_goes_on_bit_for_bit(cut: int) -> None:
+def test_a_loaded_state_continues_bit_for_bit(cut: int) -> None:
     batches = rows_of(60, 4).split(10)
     whole = Moments(4)
     for batch in batches:
@@ -75,7 +75,7 @@ def test_a_loaded_state_goes_on_bit_for_bit(cut: int) -> None:
     for batch in batches[:cut]:
         first.add(batch)
     state = first.state()
-    first.add(batches[0])  # what goes on after the copy does not reach into it
+    first.add(batches[0])  # later batches do not change the copy
     second.load(state)
     for batch in batches[cut:]:
         second.add(batch)
@@ -101,7 +101,7 @@ def test_pairs_have_the_covariances_of_both_views_and_between_them() -> None:
     assert all(torch.equal(a, b) for a, b in zip(again.covariance(), pairs.covariance(), strict=True))
 
 
-def test_mistakes_are_refused_and_leave_the_sums_as_they_were() -> None:
+def test_mistakes_are_refused_and_do_not_change_the_sums() -> None:
     moments = moments_of(rows_of(5, 3))
     before = moments.state()
     for rows, message in [
@@ -120,7 +120,7 @@ def test_mistakes_are_refused_and_leave_the_sums_as_they_were() -> None:
         CrossMoments(2, 2).add(torch.zeros(4, 2), torch.zeros(3, 2))
 
 
-def test_another_state_is_refused_with_all_its_faults() -> None:
+def test_a_wrong_state_is_refused_with_all_problems() -> None:
     state = moments_of(rows_of(5, 3)).state()
     del state["mean"]
     state["scatter"] = state["scatter"].float()

@@ -42,7 +42,7 @@ def mixture(n: int = 4000, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def aligned(codes: Tensor, reference: Tensor) -> Tensor:
-    """``codes`` ``[n h]`` with their columns put in the order and sign of ``reference`` by correlation."""
+    """``codes`` ``[n h]`` with columns in the order and sign of ``reference`` by correlation."""
     h = codes.shape[1]
     correlation = torch.corrcoef(torch.cat([reference, codes], dim=1).T)[:h, h:]
     order = correlation.abs().argmax(1)
@@ -50,7 +50,7 @@ def aligned(codes: Tensor, reference: Tensor) -> Tensor:
     return codes[:, order] * correlation[torch.arange(h), order].sign()
 
 
-def test_the_axes_of_a_case_known_by_hand() -> None:
+def test_the_axes_of_a_hand_computed_case() -> None:
     rows = torch.tensor([[3.0, 1.0], [-3.0, 1.0], [0.0, 2.0], [0.0, 0.0]])
     fitted = pca(moments_of(rows), 2)
     torch.testing.assert_close(fitted.weight, torch.eye(2, dtype=torch.float64))
@@ -66,7 +66,7 @@ def test_codes_of_few_rows_are_those_of_scikit_learn(n: int, d: int) -> None:
     torch.testing.assert_close(codes * (codes * reference).sum(0).sign(), reference, rtol=1e-6, atol=1e-7)
 
 
-def test_codes_of_few_rows_are_no_more_than_the_directions_in_which_they_vary() -> None:
+def test_few_rows_have_no_more_codes_than_directions_in_which_they_vary() -> None:
     flat = sample(20, 3) @ torch.randn(3, 50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     assert whitened_codes(flat, 9).shape == (20, 3)
     with pytest.raises(ValueError, match="all 4 rows are the same"):
@@ -90,7 +90,7 @@ def test_pca_equals_sklearns(n: int, d: int, whiten: bool) -> None:
 
 @given(seed=st.integers(0, 999), components=st.integers(1, 5), whiten=st.booleans())
 @settings(max_examples=25, deadline=None)
-def test_pca_codes_are_uncorrelated_and_come_back(seed: int, components: int, whiten: bool) -> None:
+def test_pca_codes_are_uncorrelated_and_decode_to_the_rows(seed: int, components: int, whiten: bool) -> None:
     rows = sample(40, 5, seed)
     fitted = pca(moments_of(rows), components, whiten=whiten)
     covariance = torch.cov(fitted.encode(rows).T).reshape(components, components)
@@ -118,7 +118,7 @@ def test_pca_refuses_what_the_rows_cannot_give() -> None:
         pca(moments_of(torch.ones(6, 2)), 1)
     flat = sample(50, 2) @ torch.ones(2, 4, dtype=torch.float64)
     assert pca(moments_of(flat), 3).explained[1:].max() < 1e-12
-    with pytest.raises(ValueError, match="vary in 1 directions only: cannot whiten"):
+    with pytest.raises(ValueError, match="vary in only 1 directions: cannot whiten"):
         pca(moments_of(flat), 3, whiten=True)
 
 
@@ -126,7 +126,7 @@ def test_ica_unmixes_independent_sources() -> None:
     sources, rows = mixture()
     fitted = ica(rows, 3, seed=0)
     found = aligned(fitted.encode(rows), sources)
-    assert (found - sources).square().mean(0).sqrt().max() < 0.06  # of 1: what 4000 rows leave open
+    assert (found - sources).square().mean(0).sqrt().max() < 0.06  # of 1: the error left by 4000 rows
     torch.testing.assert_close(found.std(0, correction=0), torch.ones(3, dtype=torch.float64))
     torch.testing.assert_close(fitted.decode(fitted.encode(rows)), rows, rtol=0, atol=1e-9)  # all variance is in three
     torch.testing.assert_close(fitted.explained.sum(), torch.tensor(1.0, dtype=torch.float64))
@@ -148,7 +148,7 @@ def test_ica_equals_sklearns(components: int) -> None:
     )
 
 
-def test_each_share_is_what_a_component_gives_back_alone() -> None:
+def test_each_share_is_what_a_component_explains_alone() -> None:
     rows = sample(300, 6)
     for fitted in (pca(moments_of(rows), 4, whiten=True), ica(rows, 4, seed=0, max_steps=5)):
         centred = rows - rows.mean(0)
@@ -176,7 +176,7 @@ def test_ica_takes_rows_whose_first_column_is_constant() -> None:
     assert (found - sources).square().mean(0).sqrt().max() < 0.06
 
 
-def test_ica_says_when_it_did_not_settle(caplog: pytest.LogCaptureFixture) -> None:
+def test_ica_warns_if_it_did_not_converge(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="retouch"):
         ica(mixture()[1], 3, seed=0)
         assert not caplog.records
@@ -188,7 +188,7 @@ def test_ica_refuses_what_the_rows_cannot_give() -> None:
     rows = mixture(100)[1]
     with pytest.raises(ValueError, match="components is 8; 100 rows of 7 columns allow 1 to 7"):
         ica(rows, 8, seed=0)
-    with pytest.raises(ValueError, match="vary in 3 directions only"):
+    with pytest.raises(ValueError, match="vary in only 3 directions"):
         ica(rows, 4, seed=0)
     with pytest.raises(ValueError, match="not finite"):
         ica(rows / 0, 2, seed=0)

@@ -18,7 +18,7 @@ from pretrain.linear.tca import maximum_mean_discrepancy, median_width, tca
 
 
 def domains(n1: int = 40, n2: int = 30, d: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """The same cloud twice, ``[n1 d]`` and ``[n2 d]``; the second moved along its first column and turned a little."""
+    """The same cloud twice, ``[n1 d]`` and ``[n2 d]``; the second shifted along the first column and rotated a bit."""
     generator = torch.Generator().manual_seed(seed)
     scale = torch.linspace(1.5, 0.5, d, dtype=torch.float64)
     source = torch.randn(n1, d, generator=generator, dtype=torch.float64) * scale
@@ -48,7 +48,7 @@ def standard(codes: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("mu", [0.01, 1.0, 100.0])
 @pytest.mark.parametrize("kernel", ["linear", "rbf"])
-def test_with_every_row_a_landmark_it_is_pans_solution(kernel: Kernel, mu: float) -> None:
+def test_if_every_row_is_a_landmark_it_is_pans_solution(kernel: Kernel, mu: float) -> None:
     source, target = domains()
     everything = torch.cat([source, target])
     fitted = tca(source, target, everything, 3, kernel=kernel, width=2.0 if kernel == "rbf" else None, mu=mu)
@@ -66,7 +66,7 @@ def test_codes_are_centred_uncorrelated_and_of_variance_one(seed: int, mu: float
     torch.testing.assert_close(torch.cov(codes.T), torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-7)
 
 
-def test_some_landmarks_minimise_the_stated_objective() -> None:
+def test_a_subset_of_landmarks_minimises_the_stated_objective() -> None:
     source, target = domains()
     landmarks = torch.cat([source[::5], target[::5]])
     m, mu = len(landmarks), 0.5
@@ -100,7 +100,7 @@ def test_domains_lie_closer_than_under_pca(kernel: Kernel) -> None:
     moments.add(everything)
     plain = pca(moments, 2, whiten=True)
     apart = maximum_mean_discrepancy(plain.encode(source), plain.encode(target))
-    # with a large mu the gap between domains counts for nothing: kernel PCA
+    # with a large mu the gap between domains does not matter: kernel PCA
     kernel_pca = tca(source, target, torch.cat([source[::5], target[::5]]), 2, kernel=kernel, mu=1e9)
     apart = min(apart, maximum_mean_discrepancy(kernel_pca.apply(source), kernel_pca.apply(target)))
     assert together < 0.2 * apart
@@ -116,13 +116,13 @@ def test_a_large_mu_is_a_principal_component_analysis_of_the_features() -> None:
     torch.testing.assert_close(codes, reference * (codes * reference).sum(0).sign(), rtol=1e-5, atol=1e-6)
 
 
-def test_two_domains_with_one_mean_are_no_trouble() -> None:
+def test_two_domains_with_the_same_mean_are_handled() -> None:
     rows = domains()[0]
     codes = tca(rows, rows, rows, 2).apply(rows)
     assert torch.isfinite(codes).all()
 
 
-def test_rows_far_from_zero_lose_nothing() -> None:
+def test_rows_far_from_zero_lose_no_precision() -> None:
     source, target = domains()
     near = tca(source, target, source, 2, width=2.0)
     far = tca(source + 1e5, target + 1e5, source + 1e5, 2, width=2.0)
@@ -142,7 +142,7 @@ def test_discrepancy_is_the_mean_over_all_pairs() -> None:
     assert scaled == pytest.approx(maximum_mean_discrepancy(a, b), rel=1e-5)  # the median width follows the scale
 
 
-def test_the_median_width_is_the_middle_distance() -> None:
+def test_the_median_width_is_the_median_distance() -> None:
     assert median_width(torch.tensor([[0.0], [1.0], [3.0]])) == pytest.approx(2.0)
     many = torch.arange(5000.0)[:, None]
     assert median_width(many) == pytest.approx(5000 * (1 - 0.5**0.5), rel=0.01)
@@ -154,13 +154,13 @@ def test_mistakes_are_refused() -> None:
     source, target = domains()
     with pytest.raises(ValueError, match="components is 9; 70 rows and 8 landmarks allow 1 to 8"):
         tca(source, target, source[:8], 9)
-    with pytest.raises(ValueError, match="components is 6, but the kernel features vary in 5 directions only"):
+    with pytest.raises(ValueError, match="components is 6, but the kernel features vary in only 5 directions"):
         tca(source, target, source, 6, kernel="linear")
     with pytest.raises(ValueError, match="kernel must be one of linear, rbf, not 'cubic'"):
         tca(source, target, source, 2, kernel="cubic")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"target must be \[rows 5\], not \[30, 4\]"):
         tca(source, target[:, 1:], source, 2)
-    with pytest.raises(ValueError, match="source hold numbers that are not finite"):
+    with pytest.raises(ValueError, match="source contain numbers that are not finite"):
         tca(source / 0, target, target, 2)
     with pytest.raises(ValueError, match="source 40, target 0, landmarks 40"):
         tca(source, target[:0], source, 2)

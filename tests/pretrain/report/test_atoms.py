@@ -1,4 +1,4 @@
-"""Pictures of dictionaries show every atom in its place, by use, in its own scale."""
+"""Pictures of dictionaries show every atom in its place, sorted by use, at its own scale."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ def crisp(image: Tensor, zoom: int) -> Pixels:
 
 @pytest.fixture
 def beside(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is written beside the titles."""
+    """The notes next to the titles."""
     texts: list[str] = []
     real = module._sheet
     monkeypatch.setattr(
         module, "_sheet", lambda *given: (texts.append(given[3]), real(*given))[1]
-    )  # a picture's letters cannot be read back
+    )  # text in a picture cannot be read back
     return texts
 
 
-def test_atoms_stand_row_by_row_the_most_used_first() -> None:
+def test_atoms_are_arranged_row_by_row_with_the_most_used_first() -> None:
     atoms, use = dictionary(7), torch.tensor([3.0, 9, 1, 9, 5, 2, 4])
     picture = atoms_picture(atoms, use, "dictionary")
-    zoom = 8  # 96 px an atom at most
-    for place, atom in enumerate([1, 3, 4, 6, 0, 5, 2]):  # those of equal use in their own order
+    zoom = 8  # at most 96 px per atom
+    for place, atom in enumerate([1, 3, 4, 6, 0, 5, 2]):  # ties keep their own order
         found = tile_at(picture, *divmod(place, 3), 12 * zoom)
         assert np.array_equal(found, crisp(around_gray(atoms[atom]), zoom))
 
@@ -94,7 +94,7 @@ def test_each_atom_has_its_own_scale_around_mid_gray() -> None:
 def test_unused_atoms_come_last_dimmed_and_counted(beside: list[str]) -> None:
     atoms, use = dictionary(4), torch.tensor([0, 2, 0, 5])
     picture = atoms_picture(atoms, use, "sparse coding")
-    assert beside == ["4 atoms by use, 2 unused"]
+    assert beside == ["4 atoms, most used first, 2 unused"]
     for place, atom, dead in ((0, 3, False), (1, 1, False), (2, 0, True), (3, 2, True)):
         found = tile_at(picture, *divmod(place, 2), 96).astype(int)
         full = crisp(around_gray(atoms[atom]), 8).astype(int)
@@ -106,7 +106,7 @@ def test_unused_atoms_come_last_dimmed_and_counted(beside: list[str]) -> None:
         assert np.abs(found - (full * (1 - DIMMED) + np.array(PAPER) * DIMMED))[~struck].max() <= 1
 
 
-def test_what_stands_beside_the_title_counts_well(beside: list[str]) -> None:
+def test_the_note_next_to_the_title_counts_correctly(beside: list[str]) -> None:
     atoms_picture(dictionary(1, 2))
     atoms_picture(dictionary(1200, 2), torch.arange(1, 1201))
     atoms_picture(dictionary(1200, 2), torch.arange(-600, 600))
@@ -114,8 +114,8 @@ def test_what_stands_beside_the_title_counts_well(beside: list[str]) -> None:
     exciting_picture(dictionary(2), torch.rand(2, 5, 3, 12, 12))
     assert beside == [
         "1 atom",
-        "1,200 atoms by use",
-        "1,200 atoms by use, 1 unused",
+        "1,200 atoms, most used first",
+        "1,200 atoms, most used first, 1 unused",
         "1 atom, each with the patch that excites it most",
         "2 atoms, each with the 5 patches that excite it most",
     ]
@@ -127,7 +127,7 @@ def test_a_long_title_is_never_cut() -> None:
     assert (np.array(long)[:, -EDGE:] == 255).all()
 
 
-def test_patches_stand_beside_the_atom_they_excite() -> None:
+def test_patches_are_shown_next_to_the_atom_they_excite() -> None:
     atoms, patches = dictionary(3), torch.rand(3, 4, 3, 12, 12)
     picture = exciting_picture(atoms, patches, "what they look for")
     zoom, tile = 5, 60
@@ -140,14 +140,14 @@ def test_patches_stand_beside_the_atom_they_excite() -> None:
     assert picture.height == 2 * EDGE + HEAD + 3 * (tile + GAP) - GAP
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_shapes_that_do_not_match_are_refused() -> None:
     for wrong in (torch.rand(4, 12, 12), torch.rand(4, 1, 12, 12), torch.rand(4, 3, 12, 8), torch.rand(0, 3, 12, 12)):
-        with pytest.raises(ValueError, match=r"\[h 3 p p\] are asked"):
+        with pytest.raises(ValueError, match=r"expected \[h 3 p p\]"):
             atoms_picture(wrong)
     with pytest.raises(ValueError, match=r"use \[3\] of 4 atoms"):
         atoms_picture(dictionary(4), torch.ones(3))
     for patches in (torch.rand(3, 5, 3, 12, 12), torch.rand(4, 5, 3, 8, 8), torch.rand(4, 3, 12, 12)):
-        with pytest.raises(ValueError, match=r"\[k m 3 p p\] are asked"):
+        with pytest.raises(ValueError, match=r"expected \[k m 3 p p\]"):
             exciting_picture(dictionary(4), patches)
 
 

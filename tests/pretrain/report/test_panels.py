@@ -13,7 +13,7 @@ from pretrain.gradient.example import Example
 from pretrain.report.panels import EDGE, GAP, LABEL, panel, save_panel, seen
 
 
-def test_every_image_stands_in_its_row_and_column_in_crisp_pixels(photographs: Tensor) -> None:
+def test_every_image_is_in_its_row_and_column_with_crisp_pixels(photographs: Tensor) -> None:
     clean, damaged, restored = photographs[:4], photographs[4:8], photographs[8:12]
     picture = np.array(panel(Example(damaged, clean, clean), restored))
     for row, images in enumerate((clean, damaged, restored)):

@@ -1,4 +1,4 @@
-"""What pretraining reports, and that neither it nor what is fitted needs more memory for larger images."""
+"""Reports of pretraining; neither they nor fitted statistics need more memory for larger images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pretrain.sample import SAMPLE_BYTES, sample
 
 
 class Sized:
-    """As many images of some side as one likes, never decoded."""
+    """Any number of images of a given side, never decoded."""
 
     def __init__(self, length: int, size: int) -> None:
         self.length, self.size = length, size
@@ -65,7 +65,7 @@ def settings(out: Path, **changes: Any) -> PretrainConfig:
     [({"kind": "denoise"}, []), ({"kind": "denoise", "distance": "whitened"}, [40])],
     ids=["nothing-to-fit", "spectrum"],
 )
-def test_images_are_only_read_for_what_is_fitted_and_shown(
+def test_images_are_read_only_for_fits_and_reports(
     pretext: dict[str, Any], read: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
@@ -86,7 +86,7 @@ def test_images_are_only_read_for_what_is_fitted_and_shown(
     assert asked == read
 
 
-def test_codes_are_made_a_few_images_at_a_time() -> None:
+def test_codes_are_computed_for_a_few_images_at_a_time() -> None:
     torch.manual_seed(0)
     encoder = build_encoder(EncoderConfig(name="mlp", model_args={"hidden": [], "code": 8, "top_k": 2}), image_size=16)
     model = Objective(encoder, DecoderConfig(kind="linear"), Identity()).eval()
@@ -106,8 +106,8 @@ def test_codes_are_made_a_few_images_at_a_time() -> None:
     torch.testing.assert_close(restored, model.decoder(encoder.layers(images)).detach())
 
 
-def test_a_convolutional_code_is_counted_an_image(tmp_path: Path) -> None:
-    """Cells are atoms' affair: what is exported is a map of them."""
+def test_a_convolutional_code_is_counted_per_image(tmp_path: Path) -> None:
+    """Atoms belong to cells, but the exported code is a map of them."""
     encoder = {"name": "small_cnn", "model_args": {"width": 8, "depth": 1, "code_channels": 16, "top_k": 3}}
     config = settings(tmp_path / "run", encoder=encoder, pretext={"kind": "identity"})
     stage.pretrain(config)
