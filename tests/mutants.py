@@ -5,8 +5,8 @@
     python tests/mutants.py --list
 
 ``tests/mutants.toml`` names each break: a file, a text that stands in it exactly once, what to put there, and the tests
-that must fail. A text that is not there exactly once is stale, which is an error like a break that no test notices. The
-code is broken in a copy; nothing here is touched.
+that must fail. A text that is not there exactly once, or a test that is gone, is stale: an error, like a break that no
+test notices. The code is broken in a copy; nothing here is touched.
 
 Each break is tried in a fork of a process that has imported the large libraries already, and no Python file is compiled
 to disk: a file that is changed twice within a second would be mistaken for its older self.
@@ -62,6 +62,19 @@ def read_table(path: Path = TABLE) -> list[Mutant]:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SystemExit(f"{path}: named twice: {', '.join(twice)}")
     return mutants
+
+
+def stale(mutant: Mutant, tree: Path) -> str:
+    """What of the entry the code has left behind; empty where it still fits."""
+    path = tree / mutant.file
+    count = path.read_text(encoding="utf-8").count(mutant.old) if path.is_file() else 0
+    if count != 1:
+        return f"its text stands {count} times in {mutant.file}"
+    for test in mutant.tests:
+        file, _, name = test.partition("::")
+        if not (tree / file).is_file() or f"def {name}" not in (tree / file).read_text(encoding="utf-8"):
+            return f"there is no {test}"
+    return ""
 
 
 def copy_tree(target: Path) -> None:
@@ -136,10 +149,10 @@ def _wait(process: int, seconds: float) -> int | None:
 def attempt(mutant: Mutant, tree: Path) -> Outcome:
     """Break the copy, run the tests that should notice, and put the copy right again."""
     started = time.monotonic()
+    if why := stale(mutant, tree):
+        return Outcome("STALE", why, 0.0)
     path = tree / mutant.file
-    whole = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if (count := whole.count(mutant.old)) != 1:
-        return Outcome("STALE", f"its text stands {count} times in {mutant.file}", 0.0)
+    whole = path.read_text(encoding="utf-8")
     path.write_text(whole.replace(mutant.old, mutant.new), encoding="utf-8")
     try:
         code, said = run_tests(tree, mutant.tests, SECONDS)
@@ -160,8 +173,8 @@ def attempt(mutant: Mutant, tree: Path) -> Outcome:
 
 def check_baseline(mutants: Sequence[Mutant], tree: Path) -> None:
     """The tests must pass while nothing is broken, or their failing says nothing."""
-    tests = sorted({test for mutant in mutants for test in mutant.tests})
-    code, said = run_tests(tree, tests, seconds=60 * len(tests))
+    tests = sorted({test for mutant in mutants if not stale(mutant, tree) for test in mutant.tests})
+    code, said = run_tests(tree, tests, seconds=60 * len(tests)) if tests else (0, "")
     if code != 0:
         raise SystemExit(f"these tests fail although nothing is broken:\n{said[-3000:]}")
 
@@ -186,7 +199,7 @@ def report(outcomes: dict[Mutant, Outcome]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", metavar="NAME", help="breaks whose name holds this; repeatable")
-    parser.add_argument("--list", action="store_true", help="names, and whether their text is there")
+    parser.add_argument("--list", action="store_true", help="names, and which entries are stale")
     parser.add_argument("--write", action="store_true", help="write tests/mutants.md, after all of them were tried")
     parser.add_argument("--no-baseline", action="store_true", help="do not run the tests unbroken first")
     given = parser.parse_args()
@@ -197,9 +210,8 @@ def main() -> int:
             raise SystemExit("--write needs all of them" if mutants else "no break has such a name; see --list")
     if given.list:
         for mutant in mutants:
-            path = ROOT / mutant.file
-            fresh = path.is_file() and path.read_text(encoding="utf-8").count(mutant.old) == 1
-            print(f"{'' if fresh else 'STALE '}{mutant.name}")
+            why = stale(mutant, ROOT)
+            print(f"STALE {mutant.name}: {why}" if why else mutant.name)
         return 0
 
     warm_up()
