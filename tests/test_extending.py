@@ -106,8 +106,8 @@ class Averages(Encoder):
         (
             ('    "mlp": MLP,\n', '    "mlp": MLP,\n    "averages": Averages,\n'),
             (
-                "X
-                "from common.encoders.averages import Averages\nX
+                "from common.encoders.config import EncoderConfig\n",
+                "from common.encoders.averages import Averages\nfrom common.encoders.config import EncoderConfig\n",
             ),
         ),
     ),
