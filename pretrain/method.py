@@ -106,6 +106,11 @@ class MethodLearner(Learner):
     images: Images
     other: Images | None = None
 
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """One line about the encoder and what trains it, for the log."""
+
     def attach(self, images: Images, other: Images | None = None) -> None:
         """Set the images to learn from. Call it before ``start``."""
         self.images, self.other = images, other

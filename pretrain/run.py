@@ -49,6 +49,7 @@ def pretrain(config: PretrainConfig) -> Pretrained:
         images = [_load(source, config) for source in sources]
         learner.attach(*images)
         with open_run(config, here) as run:
+            log.info("%s unlabeled images from %s; %s", f"{len(images[0]):,}", sources[0].spec, learner.description)
             panels = Panels(learner, images[0], config.method.title, run)
             training = learn(
                 learner,

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from common.augment import AugmentConfig
 from common.config import ProblemsError
-from common.data import Images
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.base import Encoder
 from common.engine.gradient import GradientLearner
@@ -87,14 +86,13 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
         super().__init__(objective, config, world)
         self.title, self.objective, self.encoder = config.title, objective, objective.encoder
 
-    def attach(self, images: Images, other: Images | None = None) -> None:
-        super().attach(images, other)
+    @property
+    def description(self) -> str:
         channels, height, width = self.encoder.map_shape
-        log.info(
-            "%s unlabeled images from %s; encoder %s: %.2fM parameters, last map %dx%dx%d; decoder: %.2fM parameters",
-            f"{len(images):,}", images.source.spec, self.encoder.name, _millions(self.encoder), channels, height, width,
-            _millions(self.objective.decoder),
-        )  # fmt: skip
+        return (
+            f"encoder {self.encoder.name}: {_millions(self.encoder):.2f}M parameters, last map "
+            f"{channels}x{height}x{width}; decoder: {_millions(self.objective.decoder):.2f}M parameters"
+        )
 
     def start(self) -> None:
         if self.objective.fits:

@@ -111,12 +111,9 @@ class LinearLearner(MethodLearner):
         if self.statistics:
             self.statistics.load_state_dict(groups["statistics"])
 
-    def attach(self, images: Images, other: Images | None = None) -> None:
-        super().attach(images, other)
-        log.info(
-            "%s unlabeled images from %s; encoder %s, method %s",
-            f"{len(images):,}", images.source.spec, self.encoder.name, self.method.title,
-        )  # fmt: skip
+    @property
+    def description(self) -> str:
+        return f"encoder {self.encoder.name}, method {self.title}"
 
     @torch.no_grad()
     def start(self) -> None:
