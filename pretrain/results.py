@@ -6,8 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 from common.config import Config
+from common.encoders.base import Encoder
+from common.encoders.storage import ENTRY_BYTES, NONZERO_BYTES
 from common.engine.loop import Trained
+from common.pixels import in_chunks
 
 
 class CodeStorage(Config):
@@ -23,6 +29,22 @@ class CodeStorage(Config):
     nonzeros: float
     bytes_dense: int
     bytes_sparse: float
+
+
+@torch.no_grad()
+def code_storage(encoder: Encoder, images: Tensor) -> CodeStorage:
+    """Measured on images ``[N 3 S S]`` in [0, 1]."""
+    nonzeros = size = 0
+    for some in in_chunks(images):
+        codes = encoder(some.to(encoder.mean.device)).flatten(1)
+        nonzeros, size = nonzeros + int(codes.count_nonzero()), codes.shape[1]
+    mean = nonzeros / len(images)
+    return CodeStorage(
+        code_size=size,
+        nonzeros=round(mean, 2),
+        bytes_dense=ENTRY_BYTES * size,
+        bytes_sparse=round(NONZERO_BYTES * mean, 1),
+    )
 
 
 class PretrainResults(Config):

@@ -21,8 +21,7 @@ from pretrain.config import PretrainConfig
 from pretrain.method import MethodLearner
 from pretrain.report.dictionary import show_dictionary
 from pretrain.report.panels import Panels
-from pretrain.report.storage import code_storage
-from pretrain.results import Pretrained, PretrainResults
+from pretrain.results import Pretrained, PretrainResults, code_storage
 from pretrain.sample import sample
 
 log = logging.getLogger("retouch")

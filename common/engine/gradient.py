@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from common.data import Batch
 from common.engine.checkpoint import copy_into, optimizer_tensors, restore_optimizer
-from common.engine.ema import Ema
 from common.engine.learner import Learner, Named, StepResult
 from common.engine.schedule import learning_rate, seed_step
 from common.engine.settings import GradientConfig
@@ -124,6 +123,46 @@ class GradientLearner(Learner):
         if self.ema:
             live = {name: tensor.detach() for name, tensor in self.ema.live.items()}
             copy_into(live, self.ema.tensors, "averaged weights")
+
+
+class Ema:
+    """Averages every floating-point parameter and buffer of a model, in float32, under the model's own names.
+
+    The decay at step t is ``min(decay, (1 + t) / (10 + t))``: young averages forget their random start.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.live = {
+            name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if tensor.is_floating_point()
+        }
+        self.tensors = {name: tensor.detach().clone() for name, tensor in self.live.items()}
+
+    def reset(self) -> None:
+        """Start over from the live weights, where they were set after construction."""
+        _copy(self.tensors, {name: tensor.detach() for name, tensor in self.live.items()})
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move towards the live weights after optimizer step ``step`` (counted from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.tensors.values()), [tensor.detach() for tensor in self.live.values()], 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the model holds the averages; outside, its own weights again."""
+        own = {name: tensor.detach().clone() for name, tensor in self.live.items()}
+        _copy(self.live, self.tensors)
+        try:
+            yield
+        finally:
+            _copy(self.live, own)
+
+
+@torch.no_grad()
+def _copy(target: dict[str, Tensor], source: dict[str, Tensor]) -> None:
+    for name, tensor in target.items():
+        tensor.copy_(source[name])
 
 
 def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

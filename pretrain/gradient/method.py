@@ -18,8 +18,7 @@ from common.errors import UserError
 from common.machine.distributed import World
 from pretrain.gradient.decoders import DecoderConfig
 from pretrain.gradient.example import Example
-from pretrain.gradient.objective import Objective
-from pretrain.gradient.penalty import PenaltyConfig
+from pretrain.gradient.objective import Objective, PenaltyConfig
 from pretrain.gradient.pretexts import AnyPretext, Denoise
 from pretrain.method import Method, MethodLearner
 from pretrain.report.explained import Explained

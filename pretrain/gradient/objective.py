@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from common.augment import AugmentConfig
+from common.config import Config
 from common.encoders.base import Encoder, TokenEncoder
 from common.encoders.linear import Linear
 from common.encoders.vector import VectorEncoder
@@ -13,11 +15,37 @@ from common.errors import UserError
 from common.pixels import in_chunks
 from pretrain.gradient.decoders import DecoderConfig, LinearDecoder, TransformerDecoder, build_decoder
 from pretrain.gradient.example import Example
-from pretrain.gradient.penalty import PenaltyConfig
 from pretrain.gradient.pretexts.base import Pretext
 from pretrain.gradient.pretexts.restore import Restore
 from pretrain.linear.diagonal import diagonal_autoencoder
 from pretrain.report.explained import Explained
+
+
+class PenaltyConfig(Config):
+    """Penalties that are added to the distance, per image.
+
+    Attributes:
+        l1: λ of ``λ ‖code‖₁``, summed over the code of an image. Atoms (columns of the decoder) then have unit
+            norm: otherwise the code would shrink while they grow without bound.
+        dictionary: γ of ``γ ‖W‖²_F`` on the atoms of a linear decoder. It fixes the scale for the linear encoder under
+            L1 instead of unit norm: atoms can have any norm, and the optimizer's weight decay must be 0.
+    """
+
+    l1: float = Field(default=0.0, ge=0)
+    dictionary: float = Field(default=0.0, ge=0)
+
+    def check(self, encoder: str) -> list[str]:
+        """Problems of these penalties with the encoder of this name.
+
+        Without L1, atoms could shrink while the code grows without bound. The codes of other encoders are decoded with
+        atoms of unit norm.
+        """
+        if not self.dictionary or (self.l1 and encoder == "linear"):
+            return []
+        return [
+            "penalty.dictionary needs a linear code with L1: set encoder.name=linear and penalty.l1, or remove it "
+            "(without it, the atoms of a sparse code have unit norm)"
+        ]
 
 
 class Objective(nn.Module):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pretrain.gradient.example import Example
 from pretrain.gradient.pretexts.base import Pretext, State
-from pretrain.gradient.pretexts.distance import Distance, error, fit_spectrum
+
+Distance = Literal["l2", "l1", "whitened", "squared"]
 
 
 class Restore(Pretext, ABC):
@@ -30,3 +33,60 @@ class Restore(Pretext, ABC):
 
     def picture(self, prediction: Tensor, example: Example, state: State) -> Tensor:
         return prediction.float().clamp(0, 1)
+
+
+# ---- distances
+
+
+# Added to every variance, relative to the mean variance. Most coefficients of an image are high-frequency, weak and
+# unpredictable: fully whitened (1e-3), they dominate all others, and a small network only predicts the mean image.
+FLOOR = 0.1
+
+
+def error(distance: Distance, prediction: Tensor, target: Tensor, spectrum: Tensor | None) -> Tensor:
+    """Error of every pixel or coefficient, same shape as its inputs ``[B 3 S S]``; its mean is the distance.
+
+    ``l2``: ``(p - t)²``. ``squared``: the same, summed over an image instead of averaged, as in the objective of sparse
+    coding: ``‖p - t‖²``. ``l1``: ``|p - t|``. ``whitened``: ``(D(p - t))² / v``, where ``D`` is the cosine transform
+    over space and color and ``v`` (``spectrum``) the variance of each coefficient in the training images, plus a floor.
+    Natural images have nearly all their variance in a few low frequencies, which dominate plain l2; here edges count
+    too. The cosine basis is close to the principal components of natural images (Ahmed, Natarajan and Rao 1974), so
+    this is close to the Mahalanobis distance.
+    """
+    if distance == "l1":
+        return (prediction - target).abs()
+    if distance == "l2":
+        return (prediction - target).square()
+    if distance == "squared":
+        return (prediction - target).square() * prediction[0].numel()
+    assert spectrum is not None, "the whitened distance reads the spectrum that fit() measured"
+    return cosine_transform(prediction - target).square() / spectrum
+
+
+def fit_spectrum(images: Tensor) -> Tensor:
+    """Variance of each coefficient of ``cosine_transform`` over images ``[N 3 S S]``, with a floor: ``[3 S S]``.
+
+    Scaled so that predicting the mean image costs the same as under l2: learning rates carry over.
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        variance = cosine_transform(images.float()).var(dim=0, correction=0)
+    floored = variance + FLOOR * variance.mean()
+    return floored * (variance / floored).mean() / variance.mean().clamp_min(1e-12)
+
+
+def cosine_transform(images: Tensor) -> Tensor:
+    """Orthonormal cosine transform (DCT-II) of images ``[B 3 S S]`` over color and space, same shape.
+
+    Over three colors it gives opponent channels, similar to human vision: (R + G + B)/√3, (R - B)/√2, (R - 2G + B)/√6.
+    """
+    rows, columns = (_cosines(side, images) for side in images.shape[2:])
+    colors = _cosines(images.shape[1], images)
+    mixed = (colors @ images.flatten(2)).view_as(images)
+    return rows @ mixed @ columns.T
+
+
+def _cosines(size: int, like: Tensor) -> Tensor:
+    place = torch.arange(size, dtype=torch.float64)
+    rows = torch.cos((2 * place + 1) * place[:, None] * (math.pi / (2 * size))) * math.sqrt(2 / size)
+    rows[0] /= math.sqrt(2)
+    return rows.to(like)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from common.engine.ema import Ema
+from common.engine.gradient import Ema
 from common.engine.schedule import learning_rate, seed_step
 
 

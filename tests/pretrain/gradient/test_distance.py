@@ -8,7 +8,7 @@ import torch
 from scipy.fft import dctn
 from torch import Tensor
 
-from pretrain.gradient.pretexts.distance import FLOOR, cosine_transform, error, fit_spectrum
+from pretrain.gradient.pretexts.restore import FLOOR, cosine_transform, error, fit_spectrum
 
 
 def test_cosine_transform_is_scipys() -> None:

@@ -15,8 +15,7 @@ from common.encoders import Encoder, EncoderConfig, build_encoder
 from common.errors import UserError
 from pretrain.config import GradientPretraining, PretrainConfig
 from pretrain.gradient.decoders import DecoderConfig, LinearDecoder, MLPDecoder
-from pretrain.gradient.objective import Objective
-from pretrain.gradient.penalty import PenaltyConfig
+from pretrain.gradient.objective import Objective, PenaltyConfig
 from pretrain.gradient.pretexts import Denoise, Identity, Mask
 from pretrain.run import pretrain
 

@@ -17,8 +17,7 @@ from common.encoders import EncoderConfig, build_encoder
 from common.pixels import to_float
 from pretrain.config import PretrainConfig
 from pretrain.gradient.decoders import DecoderConfig
-from pretrain.gradient.objective import Objective
-from pretrain.gradient.penalty import PenaltyConfig
+from pretrain.gradient.objective import Objective, PenaltyConfig
 from pretrain.gradient.pretexts import Identity
 from pretrain.linear.diagonal import diagonal_autoencoder
 from pretrain.run import pretrain
