@@ -115,8 +115,8 @@ def _problem(schema: type[Config], item: Any) -> str:
         models = models_in(block)
         for about in filter(None, (model.about_unknown(location[-1]) for model in models)):
             return f"{key}: {about}"
-        beside = [name for model in models for name in model.model_fields]
-        return f"{key}: unknown key{_nearest(location[-1], beside)}"
+        known = [name for model in models for name in model.model_fields]
+        return f"{key}: unknown key{_nearest(location[-1], known)}"
     if kind == "missing":
         return f"{key}: required, but not given"
     if kind in ("union_tag_invalid", "union_tag_not_found"):

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on bit for bit, in safetensors and JSON, put in place atomically."""
+"""Checkpoints: everything a run needs to continue bit for bit, as safetensors and JSON, written atomically."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.files import new_folder, remove_folder, write_json
 
-ADAMW = ("exp_avg", "exp_avg_sq", "step")  # what it keeps of every parameter
+ADAMW = ("exp_avg", "exp_avg_sq", "step")  # its state per parameter
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One saved moment. ``tensors`` has one group each for model, ema, optimizer and best (when there is one)."""
+    """The state after ``step`` steps. ``tensors`` has groups: model, ema, optimizer, and best if there is one."""
 
     step: int
     tensors: Mapping[str, Mapping[str, Tensor]]
@@ -29,17 +29,18 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write ``folder/step-NNNNNNN`` and remove all but the last ``keep``. A kill leaves the old ones whole."""
+    """Write ``folder/step-NNNNNNN`` and remove all but the last ``keep``. A kill leaves the older ones intact."""
     path = folder / f"step-{checkpoint.step:07d}"
-    with new_folder(path) as beside:
+    with new_folder(path) as unfinished:
         for group, tensors in checkpoint.tensors.items():
-            # safetensors stores rows in order; the memory format is the parameter's business, see copy_into
+            # safetensors stores contiguous tensors; copy_into restores each parameter's memory format
             save_file(
                 {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()},
-                beside / f"{group}.safetensors",
+                unfinished / f"{group}.safetensors",
             )
         write_json(
-            beside / "state.json", {"step": checkpoint.step, "groups": sorted(checkpoint.tensors), **checkpoint.facts}
+            unfinished / "state.json",
+            {"step": checkpoint.step, "groups": sorted(checkpoint.tensors), **checkpoint.facts},
         )
     for old in list_checkpoints(folder)[:-keep]:
         remove_folder(old)
@@ -75,7 +76,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def copy_into(target: Mapping[str, Tensor], source: Mapping[str, Tensor], what: str) -> None:
     """Copy by name into existing tensors, so that each keeps its memory format and device.
 
-    Fused AdamW on CPU is silently wrong when its state comes back contiguous beside channels_last parameters.
+    Fused AdamW on CPU is silently wrong if its state is contiguous while its parameters are channels_last.
     """
     missing, foreign = sorted(target.keys() - source.keys()), sorted(source.keys() - target.keys())
     wrong = [name for name in target.keys() & source.keys() if target[name].shape != source[name].shape]
@@ -101,7 +102,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    """Put saved AdamW state back beside each parameter, in that parameter's memory format.
+    """Restore the AdamW state of each parameter, in that parameter's memory format.
 
     Raises:
         UserError: some of it is missing, or belongs to no parameter that this optimizer has.

@@ -191,8 +191,10 @@ def _curves(means: Mapping[str, float], losses: Mapping[str, Tensor]) -> dict[st
 
 @dataclass
 class _Progress:
-    """What a checkpoint keeps besides tensors. ``totals`` are sums since the last logged line, in float64; in a
-    checkpoint those of all processes, averaged."""
+    """Progress that a checkpoint keeps besides tensors.
+
+    ``totals`` are sums since the last logged line, in float64; in a checkpoint, their mean over all processes.
+    """
 
     step: int = 0
     seconds: float = 0.0
@@ -228,7 +230,7 @@ class _Progress:
 
 
 class _Meter:
-    """Images a second since the last reading, seconds of training, and memory."""
+    """Images per second since the last reading, seconds of training, and memory."""
 
     def __init__(self, batch_size: int, step: int) -> None:
         self.batch_size, self.step, self.speed = batch_size, step, 0.0
@@ -245,7 +247,7 @@ class _Meter:
 
 
 class _Stop:
-    """Turns the first SIGTERM or Ctrl-C into a wish to stop after this step; a second Ctrl-C interrupts as usual."""
+    """Turns the first SIGTERM or Ctrl-C into a request to stop after this step; a second Ctrl-C interrupts at once."""
 
     def __init__(self, *, enabled: bool) -> None:
         self.asked, self.enabled = False, enabled
@@ -282,13 +284,13 @@ def _snapshot(progress: _Progress, learner: Learner, loader: Loader, run: Run) -
 
 
 def _check_data(saved: Mapping[str, Any], loader: Loader, path: Path) -> None:
-    """Refuse to go on with other images: the order of the rows would be another one."""
+    """Refuse to continue with different images: the order of the rows would differ."""
     found = loader.identity
     if found != saved:
-        now = f"now {found['images']:,}" if found["images"] != saved["images"] else "now as many, but others"
+        now = f"now {found['images']:,}" if found["images"] != saved["images"] else "now the same number of others"
         raise UserError(
-            f"resume=true, but the training images differ from those of {path}: then {saved['images']:,}, {now}; bring "
-            "them back, or start anew with overwrite=true"
+            f"resume=true, but the training images differ from those of {path}: then {saved['images']:,}, {now}; "
+            "restore them, or start over with overwrite=true"
         )
 
 

@@ -22,7 +22,7 @@ class StepProgress:
         self.title, self.steps, self.seconds, self.enabled = title, steps, seconds, enabled
         self._bar: Progress | None = None
         self._first, self._started = first_step, time.monotonic()
-        self._said = self._started
+        self._shown_at = self._started
         if enabled and sys.stderr.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -43,16 +43,16 @@ class StepProgress:
 
     @property
     def waiting(self) -> bool:
-        """Whether it is time to show something again: reading a loss makes a GPU wait, so not at every step."""
-        return self.enabled and time.monotonic() - self._said >= (BAR_SECONDS if self._bar else self.seconds)
+        """Whether an update is due. Reading a loss makes a GPU wait, so not at every step."""
+        return self.enabled and time.monotonic() - self._shown_at >= (BAR_SECONDS if self._bar else self.seconds)
 
     def update(self, step: int, loss: float | None, images_per_second: float) -> None:
-        """``step`` steps are done; ``loss`` is None where there is none."""
+        """Show progress after ``step`` steps; ``loss`` is None if there is none."""
         if not self.enabled:
             return
-        now = self._said = time.monotonic()
-        said = "" if loss is None else f"loss {loss:.4f}  "
-        facts = f"{said}{images_per_second:,.0f} images/s"
+        now = self._shown_at = time.monotonic()
+        shown = "" if loss is None else f"loss {loss:.4f}  "
+        facts = f"{shown}{images_per_second:,.0f} images/s"
         if self._bar:
             self._bar.update(self._task, completed=step, facts=facts)
             return

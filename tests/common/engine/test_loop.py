@@ -91,13 +91,15 @@ def test_run_killed_at_any_step_and_resumed_ends_bit_for_bit_the_same(
 
 @pytest.mark.parametrize(
     ("images", "now"),
-    [(noise_images(39), "now 39"), (Images(RandomSource(41), 8, torch.arange(1, 41)), "now as many, but others")],
+    [(noise_images(39), "now 39"), (Images(RandomSource(41), 8, torch.arange(1, 41)), "now the same number of others")],
     ids=["fewer", "others"],
 )
 def test_resuming_with_other_images_is_refused(tmp_path: Path, images: Images, now: str) -> None:
     with pytest.raises(Killed):
         run_loop(loop_config(tmp_path / "run"), prepare=killed_at(6))
-    with pytest.raises(UserError, match=rf"training images differ from those of .*step-0000004: then 40, {now}; bring"):
+    with pytest.raises(
+        UserError, match=rf"training images differ from those of .*step-0000004: then 40, {now}; restore"
+    ):
         run_loop(loop_config(tmp_path / "run", resume=True), images=images)
 
 
