@@ -55,7 +55,12 @@ def load_config(schema: type[C], source: str | Path | Mapping[str, Any] | Config
         tree, origin = read_yaml(schema, Path(source)), str(source)
     else:
         tree, origin = plain(source), "the config"
-    return validate(schema, apply_overrides(schema, tree, overrides), origin)
+    # the variant decides the types of the values, so it is chosen by the keys first
+    keys = {text.partition("=")[0].partition(".")[0] for text in overrides if text.rpartition("=")[2] != "null"}
+    variant = schema.variant({**tree, **{key: {} for key in keys}})
+    if variant is not schema and isinstance(source, (str, Path)):
+        tree = read_yaml(variant, Path(source))
+    return validate(schema, apply_overrides(variant, tree, overrides), origin)
 
 
 def validate(schema: type[C], values: Mapping[str, Any], origin: str = "the config") -> C:

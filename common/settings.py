@@ -159,7 +159,8 @@ def _apply(schema: Schema, tree: Tree, names: Sequence[str], text: str) -> None:
         _set(block, name, inner)
         block = inner
     value = _read_value(text, _child(annotation, leaf, block))
-    if leaf == "kind" and outer and isinstance(block, dict) and block.get("kind") != value:
+    several = len(models_in(annotation)) > 1  # one class serves all kinds of other blocks, and its fields stay valid
+    if leaf == "kind" and outer and several and isinstance(block, dict) and block.get("kind") != value:
         block.clear()
     old = _get(block, leaf)
     if isinstance(old, dict) and "path" in old and isinstance(value, str):

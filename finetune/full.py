@@ -26,12 +26,13 @@ from common.machine.distributed import World, world
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
 from common.runs.folder import Run, check_run_folder, open_run, with_group
+from common.runs.results import RESULTS
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.data import Sources, check_enough, data_facts, hold_out, load_labelled, open_sources
 from finetune.features import layer_shapes
 from finetune.metrics import accuracy, score
 from finetune.probe import probe
-from finetune.results import RESULTS, FinetuneResult, Probed, StepChoice, Tuned, write_results
+from finetune.results import FinetuneResult, Probed, StepChoice, Tuned, write_results
 from finetune.table import Line, finetune_lines, results_table
 
 log = logging.getLogger("retouch")

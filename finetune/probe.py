@@ -23,6 +23,7 @@ from common.errors import UserError, check_all
 from common.machine.distributed import world
 from common.machine.precision import resolve_precision
 from common.runs.folder import Run, check_run_folder, open_run, with_group
+from common.runs.results import RESULTS
 from finetune.baselines import Pixels, untrained
 from finetune.config import ProbeConfig
 from finetune.data import LabelledData, LabelledImages, Sources, check_enough, data_facts, load_labelled, open_sources
@@ -32,7 +33,6 @@ from finetune.pooling import Part, Space, build_spaces
 from finetune.probes import Candidates, Fitted, Probe, Task, build_task
 from finetune.properties import measure_properties
 from finetune.results import (
-    RESULTS,
     EncoderFacts,
     Probed,
     ProbeReport,
@@ -311,6 +311,7 @@ def _print(run: Run, report: ProbeReport) -> None:
 
 def _log(run: Run, report: ProbeReport) -> None:
     """Log to ``metrics.jsonl`` and W&B."""
+    run.cut_back(-1)  # a probe that is run again logs everything again
     # several data sets can share a task name
     named = [
         {f"{data}/{result.task}/{key}" if data else f"{result.task}/{key}": value for key, value in numbers.items()}

@@ -12,19 +12,14 @@ FinetuneResult  the fine-tuned network and its baselines
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from common.encoders.base import View
-from common.errors import UserError
 from common.files import write_json
-
-SCHEMA_VERSION: Final = 1  # increase it whenever an older reader would misread a field
-RESULTS = "results.json"
+from common.runs.results import RESULTS, SCHEMA_VERSION, load_results
 
 Setting = dict[str, int | float]  # hyperparameters by name: {"l2": 0.001}, {"k": 20}; {} if a probe has none
 
@@ -234,42 +229,13 @@ def write_results(folder: Path, found: Written) -> None:
     write_json(folder / RESULTS, found.model_dump(mode="json"))
 
 
+_READER: TypeAdapter[Written] = TypeAdapter(Annotated[ProbeReport | FinetuneResult, Field(discriminator="stage")])
+
+
 def read_results(path: str | Path) -> Written:
     """Read the results of ``retouch probe`` or ``retouch finetune``: a ``results.json``, or the run folder around it.
 
     Raises:
         UserError: there is no such file, it is damaged, or another stage or version of Retouch wrote it.
     """
-    path = Path(path)
-    path = path / RESULTS if path.is_dir() else path
-    try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such file; give the {RESULTS} of a finished retouch probe or finetune run"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}; run the stage again") from None
-    version = found.get("schema_version") if isinstance(found, dict) else None
-    if version is None:
-        raise UserError(
-            f"{path} has no schema_version: another stage or an older Retouch wrote it; give the {RESULTS} of "
-            "retouch probe or finetune, or run the stage again"
-        )
-    if version != SCHEMA_VERSION:
-        raise UserError(
-            f"{path} has schema_version {version!r}, but this Retouch reads version {SCHEMA_VERSION}: use the Retouch "
-            "that wrote it, or run the stage again"
-        )
-    try:
-        return _READER.validate_python(found)
-    except ValidationError as error:
-        raise UserError(*_problems(error), title=f"{path} is damaged; run the stage again:") from None
-
-
-_READER: TypeAdapter[Written] = TypeAdapter(Annotated[ProbeReport | FinetuneResult, Field(discriminator="stage")])
-
-
-def _problems(error: ValidationError, most: int = 5) -> Sequence[str]:
-    found = [f"{'.'.join(map(str, item['loc']))}: {item['msg'].lower()}" for item in error.errors(include_url=False)]
-    return [*found[:most], *([f"and {len(found) - most} more"] if len(found) > most else [])]
+    return load_results(path, _READER, ("probe", "finetune"))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from common.augment import WHOLE
+from common.config import validate
 from common.data import Loader
 from common.data.memory import images_in_memory
 from common.encoders import Encoder
@@ -43,14 +44,18 @@ def fit(
     Raises:
         UserError: with every problem of the settings and the images.
     """
+    if not isinstance(method, LinearMethod):
+        raise UserError(f"fit takes a method of the linear family, or a mapping with its kind, not {method!r}")
     if problems := _unfit("images", images) + ([] if other is None else _unfit("other", other)):
         raise UserError(*problems)
     side, device = images.shape[3] // method.loaded_size(1), images.device  # side of the encoder's images
     if problems := _problems(method, images, other, steps, batch_size, side):
         raise UserError(*problems)
     here = World(0, 1, device)
-    loop = LoopConfig(seed=seed, batch_size=batch_size, steps=steps, epochs=1 if steps is None else None)
-    sets = [images_in_memory(part.float().cpu()) for part in (images, other) if part is not None]
+    loop = validate(
+        LoopConfig, {"seed": seed, "batch_size": batch_size, "steps": steps, "epochs": 1 if steps is None else None}
+    )
+    sets = [images_in_memory(part.detach().float().cpu()) for part in (images, other) if part is not None]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         learner = method.build(side, WHOLE, here, seed)
         learner.attach(*sets)
@@ -78,6 +83,8 @@ def _problems(
 
 
 def _unfit(name: str, images: Tensor) -> list[str]:
+    if not isinstance(images, Tensor):
+        return [f"{name} must be a torch tensor [N 3 S S], not {type(images).__name__}"]
     shape = list(images.shape)
     if images.ndim != 4 or shape[1] != 3 or shape[2] != shape[3] or 0 in shape:
         return [f"{name} must be [N 3 S S], got {shape}"]

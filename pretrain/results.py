@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from common.config import Config
@@ -14,6 +15,7 @@ from common.encoders.base import Encoder
 from common.encoders.storage import ENTRY_BYTES, NONZERO_BYTES
 from common.engine.loop import Trained
 from common.pixels import in_chunks
+from common.runs.results import SCHEMA_VERSION, load_results
 
 
 class CodeStorage(Config):
@@ -60,7 +62,8 @@ class PretrainResults(Config):
         maximum_mean_discrepancy: between two domains, by code.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1] = SCHEMA_VERSION
+    stage: Literal["pretrain"] = "pretrain"
     method: str
     steps: int
     seconds: float
@@ -81,6 +84,15 @@ class PretrainResults(Config):
             f"{code.nonzeros:,.1f} of {code.code_size:,} features per image are non-zero ({1 - share:.1%} zeros): "
             f"{code.bytes_sparse:,.0f} bytes as sparse, {code.bytes_dense:,} as dense float32",
         ]
+
+
+def read_results(path: str | Path) -> PretrainResults:
+    """Read the results of ``retouch pretrain``: a ``results.json``, or the run folder around it.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or another stage or version of Retouch wrote it.
+    """
+    return load_results(path, TypeAdapter(PretrainResults), ("pretrain",))
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def learn(
             acting = [task for task in periodic if (task.at_end if last else progress.step % task.every == 0)]
             if due or saving or stopping or acting:
                 means = progress.means(world)
-                # a gradient can be lost while the loss is not yet: the weights that it made must not be saved
+                # a gradient can be non-finite while the loss is still finite: its weights must not be saved
                 _refuse_infinite({"loss": sum(means[name] for name in losses), **means}, progress.step, learner, run)
                 speed, memory = meter.read(progress, world.device)
                 if due:
@@ -152,8 +152,9 @@ def _start_or_resume(learner: Learner, loader: Loader, run: Run) -> _Progress:
 
 def _announce(title: str, steps: int, config: LoopConfig, learner: Learner, world: World) -> None:
     rule = f", {learner.rule}" if learner.rule else ""
+    length = "1 step" if steps == 1 else f"{steps} steps"
     processes = f", {world.size} processes" if world.size > 1 else ""
-    log.info("%s: %d steps of %d images%s on %s%s", title, steps, config.batch_size, rule, world.device, processes)
+    log.info("%s: %s of %d images%s on %s%s", title, length, config.batch_size, rule, world.device, processes)
     if world.device.type == "cpu":
         warn_of_busy_cores()
 

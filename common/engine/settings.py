@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -30,7 +30,7 @@ class LoopConfig(Config):
     loop_writes: ClassVar[tuple[str, ...]] = ("checkpoints",)
     loop_free_keys: ClassVar[frozenset[str]] = frozenset({"log_seconds", "checkpoint"})
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
     batch_size: int = Field(default=256, gt=0)  # images per step: over all processes and micro-batches
     steps: int | None = Field(default=None, gt=0)
     epochs: float | None = Field(default=None, gt=0)
@@ -53,7 +53,7 @@ class OptimConfig(Config):
     """AdamW with linear warmup and a cosine decay to zero."""
 
     weight_decay: float = Field(default=0.05, ge=0)  # not on biases, norms, tokens and positions
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     warmup: float = Field(default=0.05, ge=0, lt=1)  # share of all steps
     clip: float = Field(default=1.0, ge=0)  # largest gradient norm; 0 turns clipping off
 

@@ -35,7 +35,7 @@ class StageConfig(Config):
     free_keys: ClassVar[frozenset[str]] = frozenset({"out", "resume", "overwrite", "wandb"})
 
     out: Path
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
     batch_size: int = Field(default=256, gt=0)  # global: over all processes and accumulated micro-batches
     resume: bool = False
     overwrite: bool = False

@@ -61,7 +61,7 @@ class Tracker:
         try:
             self.run_id = self._stored_id()
             self._start(config, job_type, settings)
-        except BaseException as error:
+        except Exception as error:
             self._fail("could not start", error)
 
     @classmethod
@@ -198,9 +198,7 @@ class Tracker:
         except Exception as error:
             self._fail(f"could not {what}", error)
 
-    def _fail(self, what: str, error: BaseException) -> None:
-        if isinstance(error, KeyboardInterrupt):
-            raise error
+    def _fail(self, what: str, error: Exception) -> None:
         self._run, self._failed = None, self._run
         log.warning("W&B %s (%s); continuing without it, the numbers are in metrics.jsonl", what, _reason(error))
 

@@ -17,13 +17,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from common.augment import AugmentConfig
 from common.corruptions import AnyCorruption, Gaussian
 from common.data import Images
-from common.encoders import Encoder
 from common.engine.learner import StepResult
 from common.errors import UserError
-from common.machine.distributed import World
 from common.pixels import to_float
 from pretrain.linear.base import user_errors
 from pretrain.linear.moments import CrossMoments
@@ -135,13 +132,13 @@ class CcaLearner(ProjectionLearner):
 
     method: Cca
 
-    def __init__(self, encoder: Encoder, method: Cca, augment: AugmentConfig, world: World, seed: int) -> None:
-        super().__init__(encoder, method, augment, world, seed)
-        self.statistics = self.moments = CrossMoments(self.encoder.dimension, self.encoder.dimension, world.device)
+    moments: CrossMoments
 
     def attach(self, images: Images, other: Images | None = None) -> None:
         super().attach(images, other)
         self._check_pairs()
+        # only now is it known that a matrix of this size fits into memory
+        self.statistics = self.moments = CrossMoments(self.encoder.dimension, self.encoder.dimension, self.world.device)
 
     def learn(self, images: Tensor, step: int, index: Tensor) -> StepResult:
         left = max(0, len(self.images) - self.moments.count)

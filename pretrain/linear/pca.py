@@ -13,10 +13,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from common.augment import AugmentConfig
-from common.encoders import Encoder
+from common.data import Images
 from common.engine.learner import StepResult
-from common.machine.distributed import World
 from pretrain.linear.base import user_errors
 from pretrain.linear.moments import Moments, check_rows
 from pretrain.linear.projection import ProjectedMethod, Projection, ProjectionLearner, check_components, signs
@@ -96,9 +94,12 @@ class PcaLearner(ProjectionLearner):
 
     method: Pca
 
-    def __init__(self, encoder: Encoder, method: Pca, augment: AugmentConfig, world: World, seed: int) -> None:
-        super().__init__(encoder, method, augment, world, seed)
-        self.statistics = self.moments = Moments(self.encoder.dimension, world.device)
+    moments: Moments
+
+    def attach(self, images: Images, other: Images | None = None) -> None:
+        super().attach(images, other)
+        # only now is it known that a matrix of this size fits into memory
+        self.statistics = self.moments = Moments(self.encoder.dimension, self.world.device)
 
     def learn(self, images: Tensor, step: int, index: Tensor) -> StepResult:
         # the stream continues into the next epoch: count no image twice

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -340,3 +341,29 @@ def test_all_overrides_that_cannot_be_applied_are_reported_at_once() -> None:
     with pytest.raises(UserError) as caught:
         load_config(Example, {"steps": 1}, ["steps.x=1", "steps.y=2"])
     assert len(caught.value.problems) == 2
+
+
+def test_a_kind_of_a_block_that_is_no_union_keeps_the_other_settings_of_the_block() -> None:
+    class Search(Config):
+        kind: Literal["logistic", "ridge"] = "logistic"
+        layers: tuple[str, ...] = ("each",)
+
+    class Stage(Config):
+        probe: Search = Search()
+
+    config = load_config(Stage, {"probe": {"kind": "logistic", "layers": ["all"]}}, ["probe.kind=ridge"])
+    assert config.probe == Search(kind="ridge", layers=("all",))
+
+
+def test_values_are_typed_by_the_variant_that_the_keys_choose(tmp_path: Path) -> None:
+    class Base(Config):
+        @classmethod
+        def variant(cls, values: Mapping[str, Any]) -> type[Base]:
+            return Named if "name" in values else cls
+
+    class Named(Base):
+        name: str
+
+    (tmp_path / "a.yaml").write_text("name: 007\n")
+    assert load_config(Base, tmp_path / "a.yaml") == Named(name="007")
+    assert load_config(Base, {}, ["name=no"]) == Named(name="no")

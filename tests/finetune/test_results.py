@@ -58,13 +58,13 @@ def test_results_cannot_be_changed() -> None:
         (None, "no such file; give the results.json of a finished retouch probe or finetune run"),
         ("{", "cannot be read"),
         ("[]", "has no schema_version"),
-        ('{"atoms": 64}', "has no schema_version: another stage or an older Retouch wrote it"),
+        ('{"atoms": 64}', "has no schema_version: an older Retouch wrote it"),
         ('{"schema_version": 99}', "has schema_version 99, but this Retouch reads version 1"),
         (
             '{"schema_version": 1, "stage": "probe"}',
             "is damaged; run the stage again:\n  probe.results: field required",
         ),
-        ('{"schema_version": 1, "stage": "paint"}', "is damaged"),
+        ('{"schema_version": 1, "stage": "paint"}', "was written by retouch paint; give the"),
     ],
     ids=["missing", "cut", "list", "pretraining", "future", "field", "stage"],
 )

@@ -180,3 +180,25 @@ def test_fit_is_public_and_takes_a_mapping() -> None:
     assert encoder.encode(PHOTOS).shape == (20, 4)
     with pytest.raises(retouch.UserError, match=r"fit.kind: unknown kind 'pcaa'; did you mean 'pca'\?"):
         retouch.fit({"kind": "pcaa"}, PHOTOS)
+
+
+def test_moments_too_large_for_memory_are_refused_by_the_stage_before_they_are_allocated(tmp_path: Path) -> None:
+    data = {"source": "photos", "image_size": 1024, "limit": 96, "workers": 0}
+    for name in ("pca", "cca-damage", "ica"):
+        with pytest.raises(
+            UserError, match=r"solves for moments of .* of memory, .* lower data\.image_size to at most"
+        ):
+            pretrain(settings(tmp_path / "run", name, data=data))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_method_or_no_tensor_is_refused_in_memory() -> None:
+    with pytest.raises(UserError, match="fit takes a method of the linear family"):
+        retouch.fit("pca", PHOTOS)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="images must be a torch tensor"):
+        retouch.fit(Pca(components=4), PHOTOS.numpy())  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="seed"):
+        retouch.fit(Pca(components=4), PHOTOS, seed=-1)
+    assert same(
+        retouch.fit(Pca(components=4), PHOTOS.requires_grad_()), retouch.fit(Pca(components=4), PHOTOS.detach())
+    )

@@ -1,0 +1,53 @@
+"""Reading ``results.json`` back, whichever stage wrote it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from common.errors import UserError, one_line
+
+SCHEMA_VERSION: Final = 1  # increase it whenever an older reader would misread a field
+RESULTS = "results.json"
+
+T = TypeVar("T")
+
+
+def load_results(path: str | Path, schema: TypeAdapter[T], stages: Sequence[str]) -> T:
+    """Read the results of one of these stages: a ``results.json``, or the run folder around it.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or another stage or version of Retouch wrote it.
+    """
+    path = Path(path)
+    path = path / RESULTS if path.is_dir() else path
+    wanted = f"the {RESULTS} of a finished retouch {' or '.join(stages)} run"
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; give {wanted}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}; run the stage again") from None
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if version is None:
+        raise UserError(f"{path} has no schema_version: an older Retouch wrote it; give {wanted}, or run it again")
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema_version {version!r}, but this Retouch reads version {SCHEMA_VERSION}: use the Retouch "
+            "that wrote it, or run the stage again"
+        )
+    if found.get("stage") not in stages:
+        raise UserError(f"{path} was written by retouch {found.get('stage')}; give {wanted}")
+    try:
+        return schema.validate_python(found)
+    except ValidationError as error:
+        raise UserError(*_problems(error), title=f"{path} is damaged; run the stage again:") from None
+
+
+def _problems(error: ValidationError, most: int = 5) -> Sequence[str]:
+    found = [f"{'.'.join(map(str, item['loc']))}: {item['msg'].lower()}" for item in error.errors(include_url=False)]
+    return [*found[:most], *([f"and {len(found) - most} more"] if len(found) > most else [])]
