@@ -26,6 +26,7 @@ from common.machine.distributed import World, world
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
 from common.runs.folder import Run, check_run_folder, open_run, with_group
+from finetune.baselines import share_statistics
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.data import Sources, check_enough, data_facts, hold_out, load_labelled, open_sources
 from finetune.features import layer_shapes
@@ -81,7 +82,8 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
     """Train encoder and head, keep the step with the best validation accuracy, test it once.
 
     Writes ``classifier/``, ``encoder/`` and ``results.json``. An exported encoder is compared with its linear probe and
-    with the same network from scratch, each in its own folder.
+    with the same network from scratch, each in its own folder. From scratch means without the learned weights: the
+    statistics of the data (centre, whitening, BatchNorm) are the encoder's, as for the probe's untrained twin.
 
     Returns:
         The content of ``results.json``; None if a signal stopped training, and in all processes but the first.
@@ -168,8 +170,9 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     [(task, (train_labels, test_labels))] = images.tasks.items()
     fit, held = hold_out(train_labels, config.validation, config.seed)
     validation = Split(images.train, held, train_labels.values[held])
+    shown = _only(images.train, fit)
     loader = Loader(
-        _only(images.train, fit),
+        shown,
         labels=train_labels.values[fit],
         batch_size=config.batch_size,
         seed=config.seed,
@@ -179,6 +182,9 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     )
 
     # model
+    start = config.encoder
+    if start.from_scratch and start.path is not None:
+        share_statistics(encoder, start.path, shown, here.device)
     seed_step(config.seed, 1)  # the new head starts with the same weights in every process
     classifier = Classifier(encoder, train_labels.names)
     model = Supervised(classifier, config.label_smoothing, config.augment)

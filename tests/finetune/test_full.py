@@ -23,6 +23,7 @@ from common.engine.schedule import seed_step
 from common.errors import UserError
 from common.pixels import to_float
 from finetune import full as stage
+from finetune.baselines import untrained
 from finetune.config import FinetuneConfig
 from finetune.data import Sources, open_sources
 from finetune.full import Supervised, decayed_groups
@@ -291,3 +292,24 @@ def test_image_size_and_number_of_images_are_checked_before_anything_is_written(
         "task 'color': 2 training images in 8 classes are too few for a validation split; add images",
     )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "statistic"),
+    [("mlp", {"hidden": [8], "code": 4}, "centre"), ("small_cnn", {"width": 8}, "blocks.0.1.running_mean")],
+)
+def test_training_from_scratch_starts_with_the_statistics_of_the_probes_untrained_twin(
+    name: str, args: dict[str, Any], statistic: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(EncoderConfig(name=name, model_args=args), image_size=16)
+    encoder.get_buffer(statistic).copy_(torch.rand_like(encoder.get_buffer(statistic)))
+    export_encoder(encoder, tmp_path / "encoder", {})
+    start = {"path": tmp_path / "encoder", "from_scratch": True}
+    finetune(config(tmp_path / "run", encoder=start, steps=1, base_lr=1e-12, ema=0))
+    images = load_images(build_source("shapes"), 16, limit=200)
+    twin = untrained(tmp_path / "encoder", 0, images, torch.device("cpu"))
+    found = load_encoder(tmp_path / "run" / "encoder").get_buffer(statistic)
+    # a step moves the running mean by a tenth towards one batch; a fresh one would be a tenth of it
+    torch.testing.assert_close(found, twin.get_buffer(statistic), rtol=0.2, atol=0.05)
+    assert found.abs().max() > 0.2
