@@ -16,6 +16,7 @@ from common.config import load_config
 from common.data import Images, Loader, in_order
 from common.encoders import Classifier, build_encoder, layer_decay_groups
 from common.encoders.base import Encoder
+from common.encoders.card import resized
 from common.encoders.export import export_classifier, export_encoder
 from common.encoders.load import load_encoder, random_twin, read_encoder_card
 from common.engine.gradient import GradientLearner, decayed_names
@@ -141,7 +142,7 @@ def _with_group(config: FinetuneConfig) -> FinetuneConfig:
 
 
 def _start(config: FinetuneConfig) -> Encoder:
-    """The exported encoder, or its architecture or a named one at random initialization.
+    """The exported encoder, or its architecture or a named one at random initialization, at the size of the images.
 
     Raises:
         UserError: there is no such encoder, or it does not accept images of this size.
@@ -152,8 +153,9 @@ def _start(config: FinetuneConfig) -> Encoder:
         encoder = build_encoder(start, image_size=start.image_size or config.data.image_size or 32)
     else:
         encoder = random_twin(start.path, config.seed) if start.from_scratch else load_encoder(start.path)
-    layer_shapes(encoder, config.data.image_size or encoder.image_size)
-    return encoder
+    size = config.data.image_size or encoder.image_size
+    layer_shapes(encoder, size)
+    return resized(encoder, size)
 
 
 def _open(config: FinetuneConfig) -> Sources:

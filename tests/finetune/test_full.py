@@ -313,3 +313,27 @@ def test_training_from_scratch_starts_with_the_statistics_of_the_probes_untraine
     # a step moves the running mean by a tenth towards one batch; a fresh one would be a tenth of it
     torch.testing.assert_close(found, twin.get_buffer(statistic), rtol=0.2, atol=0.05)
     assert found.abs().max() > 0.2
+
+
+def test_encoder_fine_tuned_at_another_size_says_so_and_is_exported_for_that_size(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = exported(tmp_path / "encoder")
+    data = {"train": "shapes", "task": "color", "limit": 200, "test_limit": 80, "workers": 0, "image_size": 32}
+    result = finetune(config(tmp_path / "run", encoder=start, steps=2, data=data))
+    assert "data.image_size=32, but small_cnn was built for images of 16 px" in caplog.text
+    classifier = load_classifier(tmp_path / "run" / "classifier")
+    encoder = load_encoder(tmp_path / "run" / "encoder")
+    assert classifier.encoder.image_size == encoder.image_size == result.data.image_size == 32
+    images = load_images(build_source("shapes", split="test"), 32, limit=80)
+    with torch.inference_mode():
+        answers = classifier(to_float(images.rows(torch.arange(80)))).argmax(1)
+    accuracy = float((answers == images.labels("color").values).double().mean())
+    assert result.tuned.test.accuracy == pytest.approx(accuracy)
+
+
+def test_size_at_which_the_result_could_not_be_loaded_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    data = {"train": "shapes", "task": "color", "limit": 200, "test_limit": 80, "workers": 0, "image_size": 60}
+    with pytest.raises(UserError, match="small_cnn cannot be used as an encoder at 60 px: it halves images 3 times"):
+        finetune(config(tmp_path / "run", encoder=exported(tmp_path / "encoder"), data=data))
+    assert not (tmp_path / "run").exists()
