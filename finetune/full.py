@@ -22,7 +22,7 @@ from common.encoders.load import load_encoder, random_twin, read_encoder_card
 from common.engine.gradient import GradientLearner, decayed_names
 from common.engine.loop import Periodic, learn
 from common.engine.schedule import seed_step
-from common.errors import check_all
+from common.errors import UserError, check_all
 from common.machine.distributed import World, world
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
@@ -145,7 +145,7 @@ def _start(config: FinetuneConfig) -> Encoder:
     """The exported encoder, or its architecture or a named one at random initialization, at the size of the images.
 
     Raises:
-        UserError: there is no such encoder, or it does not accept images of this size.
+        UserError: there is no such encoder, it does not accept images of this size, or no weights of it learn.
     """
     start = config.encoder
     if start.path is None:
@@ -153,6 +153,11 @@ def _start(config: FinetuneConfig) -> Encoder:
         encoder = build_encoder(start, image_size=start.image_size or config.data.image_size or 32)
     else:
         encoder = random_twin(start.path, config.seed) if start.from_scratch else load_encoder(start.path)
+    if not any(True for _ in encoder.parameters()):
+        raise UserError(
+            f"{encoder.name} has no weights that learn by gradient descent, so fine-tuning would train the head alone: "
+            "use retouch probe, or another encoder"
+        )
     size = config.data.image_size or encoder.image_size
     layer_shapes(encoder, size)
     return resized(encoder, size)

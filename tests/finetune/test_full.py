@@ -337,3 +337,11 @@ def test_size_at_which_the_result_could_not_be_loaded_is_refused_before_anything
     with pytest.raises(UserError, match="small_cnn cannot be used as an encoder at 60 px: it halves images 3 times"):
         finetune(config(tmp_path / "run", encoder=exported(tmp_path / "encoder"), data=data))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["patch_dictionary", "sparse_code", "kernel"])
+def test_encoder_without_weights_that_learn_is_not_fine_tuned(name: str, tmp_path: Path) -> None:
+    start = exported(tmp_path / "encoder", EncoderConfig(name=name))
+    with pytest.raises(UserError, match=f"{name} has no weights that learn by gradient descent, .*: use retouch probe"):
+        finetune(config(tmp_path / "run", encoder=start))
+    assert not (tmp_path / "run").exists()
