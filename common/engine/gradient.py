@@ -72,7 +72,8 @@ class GradientLearner(Learner):
 
     @property
     def remedy(self) -> str:
-        return f"lower base_lr (now {self.config.base_lr:g}) or set precision=float32"
+        other = "" if self.dtype == torch.float32 else ", or set precision=float32"
+        return f"lower base_lr (now {self.config.base_lr:g}){other}"
 
     def begin(self, steps: int) -> None:
         device = self.world.device
