@@ -311,7 +311,7 @@ def _from_scratch(config: FinetuneConfig) -> FinetuneConfig:
             "layer_decay": 1.0,
             "resume": config.resume and started,
             "overwrite": config.overwrite,
-            "wandb": config.wandb.model_copy(update={"name": f"{config.wandb.name or config.out.name}-from-scratch"}),
+            "wandb": config.wandb.model_copy(update={"name": f"{config.wandb.name_of(config.out)}-from-scratch"}),
         }
     )
 
@@ -331,7 +331,7 @@ def _linear_probe(config: FinetuneConfig) -> Probed:
                 "properties": False,  # only the accuracy is compared; retouch probe reports the rest
                 "overwrite": (folder / "config.yaml").exists(),
                 "wandb": config.wandb.model_copy(
-                    update={"name": f"{config.wandb.name or config.out.name}-probe"}
+                    update={"name": f"{config.wandb.name_of(config.out)}-probe"}
                 ).model_dump(),
             }
         )

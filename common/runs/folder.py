@@ -52,11 +52,12 @@ S = TypeVar("S", bound=StageConfig)
 def with_group(config: S, provenance: Mapping[str, Any] | None = None) -> S:
     """``config`` with a W&B group, which the stages of one experiment share.
 
-    A group set by the user stays. Otherwise the stage joins the group of the encoder it reads (``provenance``); a stage
-    without an encoder, or whose encoder has no group, takes the name of its run folder.
+    A group set by the user, here or as WANDB_RUN_GROUP, stays. Otherwise the stage joins the group of the encoder it
+    reads (``provenance``); a stage without an encoder, or whose encoder has no group, takes the name of its run folder.
     """
     inherited = (provenance or {}).get("group")
-    group = config.wandb.group or (str(inherited) if inherited else config.out.absolute().name)
+    asked = config.wandb.group or os.environ.get("WANDB_RUN_GROUP")
+    group = asked or (str(inherited) if inherited else config.out.absolute().name)
     return config.model_copy(update={"wandb": config.wandb.model_copy(update={"group": group})})
 
 
