@@ -27,6 +27,7 @@ from common.data import Batch, Loader, build_source, in_order, load_images
 from common.encoders import build_encoder
 from common.engine.gradient import weight_decay_groups
 from common.machine.cores import usable_cores
+from common.machine.layout import channels_last
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
 from common.runs.logs import setup_console
@@ -129,7 +130,7 @@ def training_step(config: GradientPretraining) -> Callable[[Batch], None]:
     dtype = resolve_precision(config.precision, device)
     encoder = build_encoder(config.encoder, image_size=config.data.image_size)
     model = Objective(encoder, config.decoder, config.pretext, augment=config.augment)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    channels_last(model, device)
     optimizer = torch.optim.AdamW(weight_decay_groups(model, 0.05), lr=1e-3, fused=True)
 
     def step(batch: Batch) -> None:

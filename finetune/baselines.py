@@ -40,20 +40,29 @@ class Pixels(Encoder):
 def untrained(folder: Path, seed: int, images: Images, device: torch.device) -> Encoder:
     """The untrained twin of the encoder in ``folder``: random initialization, frozen, with the statistics of its data.
 
-    A trained encoder has seen these statistics; without them the twin would lack more than trained weights. BatchNorm
-    statistics are averaged over evenly spaced training images, without their labels. A mean image or a whitening
-    transform is copied from the trained encoder.
+    Args:
+        images: training images; their labels are not used.
     """
-    encoder = random_twin(folder, seed)
-    if encoder.statistics:
+    twin = random_twin(folder, seed)
+    share_statistics(twin, folder, images, device)
+    return twin.freeze()
+
+
+def share_statistics(twin: Encoder, folder: Path, images: Images, device: torch.device) -> None:
+    """Give the twin all that the encoder in ``folder`` knows of its data besides learned weights, on ``device``.
+
+    The one rule for every untrained baseline, frozen or fine-tuned: twin and encoder differ in learned weights alone. A
+    mean image or a whitening transform is copied from the encoder. BatchNorm statistics belong to the weights below
+    them, so they are averaged for its own, over evenly spaced ``images``. The twin stays in eval mode.
+    """
+    if twin.statistics:
         trained = load_encoder(folder)
-        for name in encoder.statistics:
-            encoder.get_buffer(name).copy_(trained.get_buffer(name))
-    encoder = encoder.to(device)
-    norms = [module for module in encoder.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+        for name in twin.statistics:
+            twin.get_buffer(name).copy_(trained.get_buffer(name))
+    twin.to(device).eval()
+    norms = [module for module in twin.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if norms:
-        estimate_statistics(encoder, norms, _spread_batches(images, device))
-    return encoder.freeze()
+        estimate_statistics(twin, norms, _spread_batches(images, device))
 
 
 def estimate_statistics(encoder: nn.Module, norms: list[_BatchNorm], batches: Iterator[Tensor]) -> None:

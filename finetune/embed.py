@@ -74,7 +74,7 @@ def embed(config: EmbedConfig) -> EmbedResult:
         with open_run(config, here) as run:
             run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
             data = config.data
-            images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", seed=config.seed)
+            images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none")
             labels = None if task is None else images.labels(task)
             path = run.folder / "features.parquet"
             precision = resolve_precision(config.precision, here.device)
@@ -148,12 +148,26 @@ def read_sparse(path: str | Path) -> Tensor:
 
 
 def _open(config: EmbedConfig) -> tuple[Source, str | None]:
-    """The source, and the task whose labels are written: the configured one, or the default one if there is any."""
+    """The source, and the task whose labels are written: the configured one, or the default one if it has labels.
+
+    Images do not depend on the seed: those of a source are the same in every stage.
+
+    Raises:
+        UserError: the source cannot be opened, or labels that the config names are missing.
+    """
     data = config.data
-    source = build_source(data.source, image=data.image, label=data.label, root=data.root, seed=config.seed)
+    source = build_source(data.source, image=data.image, label=data.label, root=data.root)
     if data.task is None and not source.tasks:
         return source, None
-    return source, source.resolve(data.task)
+    try:
+        task = source.resolve(data.task)
+        source.labels(task)
+    except UserError as error:
+        if data.task is not None or data.label is not None:
+            raise
+        log.warning("%s; features need no labels, so the column `label` stays empty", error)
+        return source, None
+    return source, task
 
 
 def _write(

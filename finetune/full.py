@@ -16,17 +16,19 @@ from common.config import load_config
 from common.data import Images, Loader, in_order
 from common.encoders import Classifier, build_encoder, layer_decay_groups
 from common.encoders.base import Encoder
+from common.encoders.card import resized
 from common.encoders.export import export_classifier, export_encoder
 from common.encoders.load import load_encoder, random_twin, read_encoder_card
 from common.engine.gradient import GradientLearner, decayed_names
 from common.engine.loop import Periodic, learn
 from common.engine.schedule import seed_step
-from common.errors import check_all
+from common.errors import UserError, check_all
 from common.machine.distributed import World, world
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
 from common.runs.folder import Run, check_run_folder, open_run, with_group
 from common.runs.results import RESULTS
+from finetune.baselines import share_statistics
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.data import Sources, check_enough, data_facts, hold_out, load_labelled, open_sources
 from finetune.features import layer_shapes
@@ -82,7 +84,8 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
     """Train encoder and head, keep the step with the best validation accuracy, test it once.
 
     Writes ``classifier/``, ``encoder/`` and ``results.json``. An exported encoder is compared with its linear probe and
-    with the same network from scratch, each in its own folder.
+    with the same network from scratch, each in its own folder. From scratch means without the learned weights: the
+    statistics of the data (centre, whitening, BatchNorm) are the encoder's, as for the probe's untrained twin.
 
     Returns:
         The content of ``results.json``; None if a signal stopped training, and in all processes but the first.
@@ -140,10 +143,10 @@ def _with_group(config: FinetuneConfig) -> FinetuneConfig:
 
 
 def _start(config: FinetuneConfig) -> Encoder:
-    """The exported encoder, or its architecture or a named one at random initialization.
+    """The exported encoder, or its architecture or a named one at random initialization, at the size of the images.
 
     Raises:
-        UserError: there is no such encoder, or it does not accept images of this size.
+        UserError: there is no such encoder, it does not accept images of this size, or no weights of it learn.
     """
     start = config.encoder
     if start.path is None:
@@ -151,8 +154,14 @@ def _start(config: FinetuneConfig) -> Encoder:
         encoder = build_encoder(start, image_size=start.image_size or config.data.image_size or 32)
     else:
         encoder = random_twin(start.path, config.seed) if start.from_scratch else load_encoder(start.path)
-    layer_shapes(encoder, config.data.image_size or encoder.image_size)
-    return encoder
+    if not any(True for _ in encoder.parameters()):
+        raise UserError(
+            f"{encoder.name} has no weights that learn by gradient descent, so fine-tuning would train the head alone: "
+            "use retouch probe, or another encoder"
+        )
+    size = config.data.image_size or encoder.image_size
+    layer_shapes(encoder, size)
+    return resized(encoder, size)
 
 
 def _open(config: FinetuneConfig) -> Sources:
@@ -169,8 +178,9 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     [(task, (train_labels, test_labels))] = images.tasks.items()
     fit, held = hold_out(train_labels, config.validation, config.seed)
     validation = Split(images.train, held, train_labels.values[held])
+    shown = _only(images.train, fit)
     loader = Loader(
-        _only(images.train, fit),
+        shown,
         labels=train_labels.values[fit],
         batch_size=config.batch_size,
         seed=config.seed,
@@ -180,6 +190,9 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     )
 
     # model
+    start = config.encoder
+    if start.from_scratch and start.path is not None:
+        share_statistics(encoder, start.path, shown, here.device)
     seed_step(config.seed, 1)  # the new head starts with the same weights in every process
     classifier = Classifier(encoder, train_labels.names)
     model = Supervised(classifier, config.label_smoothing, config.augment)
@@ -299,7 +312,7 @@ def _from_scratch(config: FinetuneConfig) -> FinetuneConfig:
             "layer_decay": 1.0,
             "resume": config.resume and started,
             "overwrite": config.overwrite,
-            "wandb": config.wandb.model_copy(update={"name": f"{config.wandb.name or config.out.name}-from-scratch"}),
+            "wandb": config.wandb.model_copy(update={"name": f"{config.wandb.name_of(config.out)}-from-scratch"}),
         }
     )
 
@@ -319,7 +332,7 @@ def _linear_probe(config: FinetuneConfig) -> Probed:
                 "properties": False,  # only the accuracy is compared; retouch probe reports the rest
                 "overwrite": (folder / "config.yaml").exists(),
                 "wandb": config.wandb.model_copy(
-                    update={"name": f"{config.wandb.name or config.out.name}-probe"}
+                    update={"name": f"{config.wandb.name_of(config.out)}-probe"}
                 ).model_dump(),
             }
         )

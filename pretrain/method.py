@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import JsonValue
 from torch import Tensor
 
@@ -21,6 +20,9 @@ from pretrain.report.explained import Explained
 # How a method uses a second source (`data.other`): not at all; as another view of every image, row by row; or as any
 # number of images of another domain.
 Second = Literal["none", "view", "domain"]
+
+
+ALIKE = 1e-6  # images closer to their mean than this (root mean square, of [0, 1]) differ by rounding alone
 
 
 class Method(Config, ABC):
@@ -131,13 +133,17 @@ class MethodLearner(Learner):
         return None
 
     def reconstruction_error(self, images: Tensor) -> float | None:
-        """``Σ ‖x − x̂‖² / Σ ‖x − mean‖²`` of images ``[N 3 S S]`` in [0, 1]; None if codes give no images."""
+        """``Σ ‖x − x̂‖² / Σ ‖x − mean‖²`` of images ``[N 3 S S]`` in [0, 1].
+
+        None if codes give no images, or if the images are all alike: then the ratio has no meaning.
+        """
         found = self.reconstruct(images)
         if found is None:
             return None
         restored, centred = (part.double().cpu() for part in found)
-        tiny = torch.finfo(torch.float64).tiny
-        return float((images.cpu() - restored).square().sum() / centred.square().sum().clamp_min(tiny))
+        if centred.square().mean() <= ALIKE**2:
+            return None
+        return float((images.cpu() - restored).square().sum() / centred.square().sum())
 
     def explain(self, images: Tensor) -> Explained | None:
         """Atoms, and codes of patches of images ``[N 3 S S]``; None if the code has no atoms."""

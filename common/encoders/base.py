@@ -19,6 +19,9 @@ MaskChannel = bool | Literal["maps"]
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet statistics, in [0, 1]: what most of timm's models expect
 STD = (0.229, 0.224, 0.225)
+# Images are RGB in [0, 1]. Resizing and noise may leave that range a little; images in 0..255, in [-1, 1] or
+# standardised ones leave it by far.
+LOWEST, HIGHEST = -0.5, 1.5
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of a gray photograph
 
 
@@ -130,14 +133,38 @@ class Encoder(nn.Module, ABC):
         return self.layers(images)[-1]
 
     def encode(self, images: Tensor, layer: int = -1) -> Tensor:
-        """Images ``[B 3 H W]``, RGB in [0, 1] -> one vector per image ``[B D]``: the average of one layer's map."""
+        """Images ``[B 3 H W]``, RGB in [0, 1] -> one vector per image ``[B D]``: the average of one layer's map.
+
+        Raises:
+            ValueError: not floating-point images ``[B 3 H W]``, or their values are far outside [0, 1].
+        """
+        self._refuse_other_ranges(images)
+        return self._average(images, layer)
+
+    def _average(self, images: Tensor, layer: int = -1) -> Tensor:
         return self.layers(images)[layer].float().mean(dim=(2, 3))
+
+    def _refuse_other_ranges(self, images: Tensor) -> None:
+        """One pass over the pixels, small compared with the network; ``prepare`` refuses what has no range."""
+        if not images.is_floating_point() or not images.numel():
+            return
+        low, high = (float(value) for value in images.aminmax())
+        if low >= LOWEST and high <= HIGHEST:
+            return
+        if low != low or high != high:
+            hint = "they have NaN"
+        elif low >= 0:
+            hint = "divide them by 255" if high <= 255 else "scale them to [0, 1]"
+        else:
+            hint = "do not standardise them: the encoder does that itself"
+        raise ValueError(f"images must be RGB in [0, 1], but their values go from {low:.3g} to {high:.3g}; {hint}")
 
     def prepare(self, images: Tensor) -> Tensor:
         """RGB in [0, 1] -> the network's input: view, standardisation, mask channel (zero if absent).
 
         Raises:
-            ValueError: not floating-point images ``[B 3 H W]``.
+            ValueError: not floating-point images ``[B 3 H W]``, or, once the encoder is frozen, pixels that are not in
+                [0, 1] on average.
         """
         channels = (3, 4) if self.mask_channel else (3,)
         if images.ndim != 4 or images.shape[1] not in channels or not images.is_floating_point():
@@ -147,6 +174,14 @@ class Encoder(nn.Module, ABC):
                 + ("; for one image, pass image[None]" if images.ndim == 3 else "")
             )
         rgb, mask = images[:, :3], images[:, 3:]
+        # In use, not in training, where it would make a GPU wait. Noise, however strong, does not move the mean.
+        if self._frozen and not torch.compiler.is_compiling():
+            mean = float(rgb.float().mean())
+            if not LOWEST <= mean <= HIGHEST and rgb.numel():
+                raise ValueError(
+                    f"images must be RGB in [0, 1], but their mean is {mean:.3g}"
+                    + ("; divide them by 255" if mean > HIGHEST else "")
+                )
         if self.view == "gray":
             rgb = (rgb * self.luma.to(rgb.dtype)).sum(1, keepdim=True).expand(-1, 3, -1, -1)
         rgb = (rgb - self.mean.to(rgb.dtype)) / self.std.to(rgb.dtype)
@@ -170,7 +205,7 @@ class Encoder(nn.Module, ABC):
     def logits(self, images: Tensor) -> Tensor:
         """Images ``[B 3 H W]``, RGB in [0, 1] -> logits ``[B classes]``; only after ``add_classifier``."""
         assert self.classifier is not None, "call add_classifier first"
-        logits: Tensor = self.classifier(self.encode(images))
+        logits: Tensor = self.classifier(self._average(images))
         return logits
 
     def depths(self) -> dict[str, int]:

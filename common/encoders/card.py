@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -33,8 +33,11 @@ class EncoderCard(Config):
     """What ``config.json`` says about an encoder, under ``retouch``.
 
     Attributes:
+        image_size: side in pixels of the square images it learned from, in pretraining or in fine-tuning.
+        view, channel_order, value_range, resize: how images are shown to it; ``mean`` and ``std`` follow.
         sha256: hex digest of the weights and of everything that determines how they are read (not the provenance).
-        plain_timm: whether timm alone can open the folder; if not, ``note`` says why.
+        plain_timm: whether timm alone can open the folder.
+        note: what timm alone cannot do with the folder, and what to do instead; empty if it can do all.
         class_names: classes of a classifier; empty for an encoder.
         tensors, parameters: counts in the weights file.
         provenance: recorded by the writer: run, config, step, data, versions.
@@ -44,6 +47,9 @@ class EncoderCard(Config):
     name: str
     image_size: int
     view: View
+    channel_order: Literal["RGB"] = "RGB"
+    value_range: tuple[float, float] = (0.0, 1.0)
+    resize: str = "the shorter side to image_size (bicubic, antialiased), then the central square"
     stem: Stem
     model_args: dict[str, Any]
     mean: tuple[float, float, float]
@@ -82,6 +88,27 @@ def rebuild(config: EncoderConfig, image_size: int, view: View, num_classes: int
         if num_classes:
             encoder.add_classifier(num_classes)
     return encoder
+
+
+def resized(encoder: Encoder, size: int) -> Encoder:
+    """The same network with the same weights, built for images of ``size`` pixels; in eval mode.
+
+    Raises:
+        UserError: the network cannot be built at this size, or its weights depend on the size.
+    """
+    if size == encoder.image_size:
+        return encoder
+    args = encoder.config.model_args
+    if "img_size" in args:
+        args = {**args, "img_size": size}
+    other = rebuild(encoder.config.model_copy(update={"model_args": args}), size, encoder.view)
+    try:
+        other.load_state_dict(encoder.state_dict())
+    except RuntimeError:
+        raise other.refusal(f"its weights were learned at {encoder.image_size} px and fit no other size") from None
+    other.mean.copy_(encoder.mean)
+    other.std.copy_(encoder.std)
+    return other.eval()
 
 
 def read_json(folder: Path) -> dict[str, Any]:

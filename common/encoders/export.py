@@ -1,7 +1,8 @@
 """Write an encoder folder: what pretraining exports, and all that the transfer stages read of it.
 
-``config.json`` describes the network and its provenance, ``model.safetensors`` holds its tensors. The folder of an
-unmodified timm model opens in timm itself: ``timm.create_model("local-dir:FOLDER", pretrained=True)``.
+``config.json`` describes the network, how images are shown to it, and its provenance; ``model.safetensors`` holds its
+tensors. The folder of an unmodified timm model opens in timm itself:
+``timm.create_model("local-dir:FOLDER", pretrained=True)``. What timm alone cannot do with a folder is its ``note``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from common.encoders import Classifier, Encoder
+from common.encoders.base import LUMA
 from common.encoders.card import CONFIG, WEIGHTS, EncoderCard, digest, read_json, rebuild
 from common.encoders.timm_encoder import TimmEncoder
 from common.errors import UserError
@@ -51,9 +53,8 @@ def _export(encoder: Encoder, folder: Path, provenance: Mapping[str, Any], class
     _refuse_foreign(folder)
     copy = _clean_copy(encoder, len(class_names), folder)
     tensors = {name: tensor.contiguous() for name, tensor in copy.body.state_dict().items()}
-    plain, note = isinstance(copy, TimmEncoder) and copy.plain, ""
-    if isinstance(copy, TimmEncoder) and not plain:
-        note = "the stem was replaced for small images, so plain timm cannot open this folder; Retouch can"
+    plain, note = isinstance(copy, TimmEncoder) and copy.plain, _note(copy)
+    if isinstance(copy, TimmEncoder) and note:
         log.info("%s: %s", folder, note)
 
     with new_folder(folder) as writing:
@@ -76,10 +77,25 @@ def _export(encoder: Encoder, folder: Path, provenance: Mapping[str, Any], class
             provenance=json.loads(json.dumps(dict(provenance), default=str), parse_constant=str),
         )
         card = card.model_copy(update={"sha256": digest(card, writing / WEIGHTS)})
-        config = _timm_config(copy, class_names) if isinstance(copy, TimmEncoder) and plain else {}
-        config["retouch"] = card.model_dump(mode="json")
-        write_json(writing / CONFIG, config)
+        # otherwise timm knows no such model, and its error quotes the name
+        known = _timm_config(copy, class_names) if isinstance(copy, TimmEncoder) and plain else {"architecture": note}
+        write_json(writing / CONFIG, {**known, "retouch": card.model_dump(mode="json")})
     return card.sha256
+
+
+def _note(encoder: Encoder) -> str:
+    """What timm alone cannot do with the folder of this encoder, and what to do instead; empty if it can do all."""
+    if not isinstance(encoder, TimmEncoder):
+        return f"{encoder.name} is not a timm model, so plain timm cannot open this folder; Retouch can"
+    if not encoder.plain:
+        return "the stem was replaced for small images, so plain timm cannot open this folder; Retouch can"
+    if encoder.view == "gray":
+        luma = " + ".join(f"{weight} {channel}" for weight, channel in zip(LUMA, "RGB", strict=True))
+        return (
+            "this encoder learned from gray images; Retouch converts images itself, but for plain timm, set all three "
+            f"channels to {luma} before standardising"
+        )
+    return ""
 
 
 def _three(constants: Tensor) -> tuple[float, float, float]:
@@ -109,6 +125,8 @@ def _clean_copy(encoder: Encoder, num_classes: int, folder: Path) -> Encoder:
             raise UserError(f"{folder} was not written: {name} is not finite, so training diverged; lower base_lr")
         tensors[name] = tensor.clone()
     copy.load_state_dict(tensors)
+    copy.mean.copy_(encoder.mean)  # a timm folder may have other constants than the architecture's own
+    copy.std.copy_(encoder.std)
     return copy.eval()
 
 
@@ -121,7 +139,15 @@ def _timm_config(encoder: TimmEncoder, class_names: Sequence[str]) -> dict[str, 
         if value is not None and key not in (*SOURCE_KEYS, *TEST_KEYS, "architecture")
     }
     size = encoder.image_size
-    pretrained_cfg |= {"num_classes": len(class_names), "input_size": [3, size, size], "crop_pct": 1.0}
+    pretrained_cfg |= {
+        "num_classes": len(class_names),
+        "input_size": [3, size, size],
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "interpolation": "bicubic",
+        "mean": _three(encoder.mean),
+        "std": _three(encoder.std),
+    }
     config = {
         "architecture": model.pretrained_cfg["architecture"],
         "num_classes": len(class_names),

@@ -19,6 +19,7 @@ from common.engine.schedule import learning_rate, seed_step
 from common.engine.settings import GradientConfig
 from common.errors import UserError
 from common.machine.distributed import World
+from common.machine.layout import channels_last
 from common.machine.precision import autocast, resolve_precision
 
 
@@ -51,7 +52,8 @@ class GradientLearner(Learner):
             )
         self.config, self.world = config, world
         self.dtype = resolve_precision(config.precision, world.device)
-        self.model = model.to(world.device).to(memory_format=torch.channels_last)
+        channels_last(model, world.device)
+        self.model = model
         chosen = weight_decay_groups(model, config.optim.weight_decay) if groups is None else groups
         self.optimizer = torch.optim.AdamW(list(chosen), lr=config.effective_lr, betas=config.optim.betas, fused=True)
         self.ema = Ema(model, config.ema) if config.ema else None
@@ -69,7 +71,8 @@ class GradientLearner(Learner):
 
     @property
     def remedy(self) -> str:
-        return f"lower base_lr (now {self.config.base_lr:g}) or set precision=float32"
+        other = "" if self.dtype == torch.float32 else ", or set precision=float32"
+        return f"lower base_lr (now {self.config.base_lr:g}){other}"
 
     def begin(self, steps: int) -> None:
         device = self.world.device

@@ -178,10 +178,9 @@ def _act(task: Periodic, learner: Learner, progress: _Progress, run: Run) -> Non
 def _refuse_infinite(means: Mapping[str, float], step: int, learner: Learner, run: Run) -> None:
     for name, value in means.items():
         if not math.isfinite(value):
-            raise UserError(
-                f"the {name} is {value} at step {step}: {learner.remedy}; checkpoints in {run.checkpoints} are from "
-                "before"
-            )
+            saved = list_checkpoints(run.checkpoints) if run.recorded else []
+            before = f"; the last good checkpoint is {saved[-1]}" if saved else ""
+            raise UserError(f"the {name} is {value} at step {step}: {learner.remedy}{before}")
 
 
 def _curves(means: Mapping[str, float], losses: Mapping[str, Tensor]) -> dict[str, float]:

@@ -1,4 +1,7 @@
-"""A stage's run folder: refused if it is not empty, resumed only with the same config, written by rank 0 alone."""
+"""A stage's run folder: one run at a time, refused if it is not empty, resumed only with the same config.
+
+Rank 0 alone writes.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -18,6 +21,7 @@ from common.config import Config, dump_config
 from common.errors import UserError
 from common.files import leftover, remove_folder, write_text
 from common.machine.distributed import World
+from common.runs.lock import LOCK, check_unused, locked
 from common.runs.logs import add_log_file
 from common.runs.tracking import Tracker, WandbConfig
 from common.settings import read_yaml
@@ -48,11 +52,12 @@ S = TypeVar("S", bound=StageConfig)
 def with_group(config: S, provenance: Mapping[str, Any] | None = None) -> S:
     """``config`` with a W&B group, which the stages of one experiment share.
 
-    A group set by the user stays. Otherwise the stage joins the group of the encoder it reads (``provenance``); a stage
-    without an encoder, or whose encoder has no group, takes the name of its run folder.
+    A group set by the user, here or as WANDB_RUN_GROUP, stays. Otherwise the stage joins the group of the encoder it
+    reads (``provenance``); a stage without an encoder, or whose encoder has no group, takes the name of its run folder.
     """
     inherited = (provenance or {}).get("group")
-    group = config.wandb.group or (str(inherited) if inherited else config.out.absolute().name)
+    asked = config.wandb.group or os.environ.get("WANDB_RUN_GROUP")
+    group = asked or (str(inherited) if inherited else config.out.absolute().name)
     return config.model_copy(update={"wandb": config.wandb.model_copy(update={"group": group})})
 
 
@@ -112,27 +117,29 @@ def open_run(config: StageConfig, world: World) -> Iterator[Run]:
 
     Raises:
         UserError: the folder is not empty and neither ``resume`` nor ``overwrite`` is set; it is to be resumed with a
-            config that differs in a key that matters; or this stage did not write what is to be overwritten.
+            config that differs in a key that matters; this stage did not write what is to be overwritten; or another
+            process uses the folder.
     """
-    resumed = _claim(config, world)
-    if not world.is_main:
-        yield Run(config.out, world, Tracker.disabled(config.out), resumed)
-        return
-    handler = add_log_file(config.out / "train.log")
-    settings = config.model_dump(mode="json")
-    tracker = Tracker(config.wandb, config.out, job_type=config.stage, settings=settings)
-    exit_code = 1
-    try:
-        yield Run(config.out, world, tracker, resumed)
-        exit_code = 0
-    finally:
-        tracker.finish(exit_code)
-        log.removeHandler(handler)
-        handler.close()
+    with ExitStack() as held:  # the lock
+        resumed = _claim(config, world, held)
+        if not world.is_main:
+            yield Run(config.out, world, Tracker.disabled(config.out), resumed)
+            return
+        handler = add_log_file(config.out / "train.log")
+        settings = config.model_dump(mode="json")
+        tracker = Tracker(config.wandb, config.out, job_type=config.stage, settings=settings)
+        exit_code = 1
+        try:
+            yield Run(config.out, world, tracker, resumed)
+            exit_code = 0
+        finally:
+            tracker.finish(exit_code)
+            log.removeHandler(handler)
+            handler.close()
 
 
-def _claim(config: StageConfig, world: World) -> bool:
-    """Decide between new, resumed and overwritten, alike in every process; rank 0 alone changes the disk."""
+def _claim(config: StageConfig, world: World, held: ExitStack) -> bool:
+    """Decide between new, resumed and overwritten, alike in every process; rank 0 alone locks and changes the disk."""
     out = config.out
     problem: UserError | None = None
     resumed = False
@@ -144,20 +151,26 @@ def _claim(config: StageConfig, world: World) -> bool:
     if problem is not None:
         raise problem
     if world.is_main:
-        for entry in _leftovers(config):
-            _remove(entry)
-    if world.is_main and not resumed:
-        for name in config.writes:
-            # replaced below: without it, a half-emptied folder could be neither resumed nor overwritten
-            if name != "config.yaml":
-                _remove(out / name)
         try:
             out.mkdir(parents=True, exist_ok=True)
-            write_text(out / "config.yaml", f"# retouch {config.stage}\n{dump_config(config)}")
+            held.enter_context(locked(out))
+            _check_contents(config)  # another process may have used it since
+            for entry in _leftovers(config):
+                _remove(entry)
+            if not resumed:
+                _start_over(config)
         except OSError as error:
             raise UserError(f"out: {out} cannot be written: {error.strerror}; choose another out") from None
     world.barrier()
     return resumed
+
+
+def _start_over(config: StageConfig) -> None:
+    for name in config.writes:
+        # replaced below: without it, a half-emptied folder could be neither resumed nor overwritten
+        if name != "config.yaml":
+            _remove(config.out / name)
+    write_text(config.out / "config.yaml", f"# retouch {config.stage}\n{dump_config(config)}")
 
 
 def _leftovers(config: StageConfig) -> list[Path]:
@@ -192,7 +205,14 @@ def check_run_folder(config: StageConfig) -> bool:
         return False
     if not os.access(out, os.R_OK | os.W_OK | os.X_OK):
         raise UserError(f"out: no permission to write to {out}; choose another out")
-    if not set(out.iterdir()) - set(_leftovers(config)):
+    check_unused(out)
+    return _check_contents(config)
+
+
+def _check_contents(config: StageConfig) -> bool:
+    """Whether this run continues what is in the folder; raises where it may neither continue nor replace it."""
+    out = config.out
+    if not set(out.iterdir()) - {out / LOCK, *_leftovers(config)}:
         return False
     saved = out / "config.yaml"
     if not (config.resume or config.overwrite):

@@ -34,13 +34,27 @@ FINISH_SECONDS = 600.0  # time limit for the remaining uploads at the end
 FAILED_SECONDS = 15.0  # time limit for closing a run that has already failed
 
 
-class WandbConfig(Config):
-    """How a stage reports to W&B. ``auto``: online with an account (WANDB_API_KEY or a login), offline without."""
+_used_ids: set[str] = set()  # by this process
 
-    mode: Mode = "auto"
-    project: str = Field(default="retouch", min_length=1)
-    group: str | None = None  # shared by the stages of one experiment; default: the pretraining run's folder name
-    name: str | None = None
+
+class WandbConfig(Config):
+    """How a stage reports to W&B. ``auto``: online with an account (WANDB_API_KEY or a login), offline without.
+
+    What is not set here follows W&B's own environment, such as WANDB_PROJECT or WANDB_TAGS.
+    """
+
+    mode: Mode = "auto"  # auto: or WANDB_MODE
+    entity: str | None = Field(default=None, min_length=1)  # team or user; default: WANDB_ENTITY, or W&B's own default
+    project: str | None = Field(default=None, min_length=1)  # default: WANDB_PROJECT, or retouch
+    # shared by the stages of one experiment; default: WANDB_RUN_GROUP, or the pretraining run's folder name
+    group: str | None = None
+    name: str | None = None  # default: WANDB_NAME, or the run folder's name
+    tags: tuple[str, ...] | None = None  # default: WANDB_TAGS
+    notes: str | None = None  # default: WANDB_NOTES
+
+    def name_of(self, folder: Path) -> str:
+        """The name of the run in ``folder``."""
+        return self.name or os.environ.get("WANDB_NAME") or folder.name
 
 
 class Tracker:
@@ -52,6 +66,7 @@ class Tracker:
 
     def __init__(self, config: WandbConfig, folder: Path, *, job_type: str, settings: Mapping[str, Any]) -> None:
         self.folder = folder
+        self.files = Path(os.environ.get("WANDB_DIR") or folder)  # W&B makes a folder `wandb` in it
         self.mode = _resolve_mode(config.mode)
         self.run_id: str | None = None
         self._run: Any = None
@@ -59,7 +74,7 @@ class Tracker:
         if self.mode == "disabled":
             return
         try:
-            self.run_id = self._stored_id()
+            self.run_id = self._id()
             self._start(config, job_type, settings)
         except Exception as error:
             self._fail("could not start", error)
@@ -151,7 +166,7 @@ class Tracker:
 
     def sync_command(self) -> str | None:
         """The command that uploads every offline part of this run; a resumed run has several parts under one id."""
-        parts = sorted(self.folder.glob(f"wandb/offline-run-*-{self.run_id}"))
+        parts = sorted(self.files.glob(f"wandb/offline-run-*-{self.run_id}"))
         return f"{program('wandb')} sync {shlex.join(map(str, parts))}" if self.run_id and parts else None
 
     def _start(self, config: WandbConfig, job_type: str, settings: Mapping[str, Any]) -> None:
@@ -162,11 +177,14 @@ class Tracker:
         os.environ.pop("WANDB_SERVICE", None)
         with contextlib.redirect_stdout(None):
             self._run = wandb.init(
-                project=config.project,
+                entity=config.entity,
+                project=config.project or os.environ.get("WANDB_PROJECT") or "retouch",
                 group=config.group,
-                name=config.name or self.folder.name,
+                name=config.name_of(self.folder),
+                tags=config.tags,
+                notes=config.notes,
                 job_type=job_type,
-                dir=str(self.folder),
+                dir=str(self.files),
                 id=self.run_id,
                 resume="allow" if self.mode == "online" else None,
                 mode="online" if self.mode == "online" else "offline",
@@ -183,12 +201,20 @@ class Tracker:
                 ),
             )
 
-    def _stored_id(self) -> str:
-        """The run's id, kept in the folder: a resumed run continues under it instead of becoming a second run."""
+    def _id(self) -> str:
+        """The run's id, kept in the folder: a resumed run continues under it instead of becoming a second run.
+
+        WANDB_RUN_ID, which a sweep sets, is the id of the first run of this process; other runs, such as baselines, get
+        one of their own.
+        """
         path = self.folder / "wandb" / "run-id"
         if not path.is_file():
-            write_text(path, secrets.token_hex(4) + "\n")
-        return path.read_text(encoding="utf-8").strip()
+            asked = os.environ.get("WANDB_RUN_ID", "")
+            chosen = asked if asked and asked not in _used_ids else secrets.token_hex(4)
+            write_text(path, chosen + "\n")
+        found = path.read_text(encoding="utf-8").strip()
+        _used_ids.add(found)
+        return found
 
     def _guarded(self, what: str, call: Callable[[], object]) -> None:
         if self._run is None:

@@ -26,6 +26,8 @@ from pretrain.sample import SAMPLE_IMAGES, sample
 
 log = logging.getLogger("retouch")
 
+FEW_IMAGES = 64
+GRAY = 1 / 255  # an image is gray if the largest and the smallest of red, green and blue differ less on average
 SMALL_BYTES = 24 << 20  # size of 2,048 float images of 32 px; the sample has more images if they are smaller
 
 
@@ -85,6 +87,11 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
         super().__init__(objective, config, world)
         self.title, self.objective, self.encoder = config.title, objective, objective.encoder
 
+    def attach(self, images: Images, other: Images | None = None) -> None:
+        super().attach(images, other)
+        if self.objective.pretext.needs_color:
+            _refuse_gray(images, self.objective.pretext.kind)
+
     @property
     def description(self) -> str:
         channels, height, width = self.encoder.map_shape
@@ -110,6 +117,19 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
 
     def explain(self, images: Tensor) -> Explained | None:
         return self.objective.explain(images)
+
+
+def _refuse_gray(images: Images, pretext: str) -> None:
+    """Refuse images that are all gray: a few show it, and more confirm it."""
+    for count in (FEW_IMAGES, SAMPLE_IMAGES):
+        pixels = sample(images, count)
+        colors = pixels.amax(1) - pixels.amin(1)  # 0 where red, green and blue are equal
+        if (colors.mean((1, 2)) > GRAY).any():
+            return
+    raise UserError(
+        f"pretext.kind={pretext} learns from colors, but {images.source.spec} has gray images only ({len(pixels):,} "
+        "were looked at): use color images, or another pretext"
+    )
 
 
 def _millions(module: nn.Module) -> float:

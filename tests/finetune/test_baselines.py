@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
-from common.encoders.load import load_encoder
+from common.encoders.load import load_encoder, random_twin
 from common.pixels import to_float
-from finetune.baselines import Pixels, estimate_statistics, untrained
+from finetune.baselines import Pixels, estimate_statistics, share_statistics, untrained
+from tests.common.encoders.test_encoders import FAMILY, Member
 from tests.finetune.toys import bright_images
 from tests.toys import noise_images
 
@@ -91,3 +94,39 @@ def test_the_untrained_twin_shares_the_statistics_of_the_data_but_no_atom(
     for statistic in encoder.statistics:
         assert torch.equal(twin.get_buffer(statistic), encoder.get_buffer(statistic))
     assert not torch.equal(twin.get_buffer(learned), encoder.get_buffer(learned))
+
+
+@pytest.mark.parametrize("member", FAMILY, ids=str)
+def test_twin_and_encoder_differ_in_learned_weights_alone(member: Member, tmp_path: Path) -> None:
+    """Given the encoder's learned weights, the twin is the encoder."""
+    images = noise_images(64, 32)
+    batch = to_float(images.rows(torch.arange(64)))
+    encoder = member.build(view="gray")
+    statistics = set(encoder.statistics)
+    norms = [name for name, one in encoder.named_modules() if isinstance(one, nn.BatchNorm2d)]
+    statistics |= {f"{name}.{kind}" for name in norms for kind in ("running_mean", "running_var")}
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(0.1 * torch.rand_like(parameter))  # learned, also where all start alike
+        for name in encoder.statistics:
+            encoder.get_buffer(name).copy_(torch.rand_like(encoder.get_buffer(name)) / 10)
+    update_bn([batch], encoder)
+    export_encoder(encoder.eval(), tmp_path / "encoder", {})
+
+    twin = random_twin(tmp_path / "encoder", 1)
+    learned = {name: value for name, value in encoder.state_dict().items() if name not in statistics}
+    twin.load_state_dict(twin.state_dict() | learned)
+    share_statistics(twin, tmp_path / "encoder", images, torch.device("cpu"))
+    with torch.no_grad():
+        torch.testing.assert_close(twin(batch), encoder(batch), rtol=1e-4, atol=1e-5)
+
+
+def test_the_twin_of_a_timm_folder_standardises_images_as_the_folder_says(tmp_path: Path) -> None:
+    export_encoder(build_encoder(EncoderConfig(name="timm/test_convnext"), image_size=32), tmp_path / "timm", {})
+    config = json.loads((tmp_path / "timm" / "config.json").read_text())
+    del config["retouch"]  # as timm itself writes it
+    config["pretrained_cfg"] |= {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    (tmp_path / "timm" / "config.json").write_text(json.dumps(config))
+    twin = random_twin(tmp_path / "timm", 1)
+    torch.testing.assert_close(twin.mean.flatten(), torch.tensor([0.1, 0.2, 0.3]))
+    torch.testing.assert_close(twin.std.flatten(), torch.tensor([0.4, 0.5, 0.6]))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -63,6 +65,48 @@ def test_wandb_holds_the_hash_of_the_encoder(encoder: Path, tmp_path: Path) -> N
     embed(config)
     history(config.out)  # waits until the file is complete
     assert settings(config.out)["encoder_sha256"] == read_encoder_card(encoder).sha256
+
+
+def table_without_all_labels(path: Path, feature: Any, labels: list[Any]) -> str:
+    pictures = []
+    for number in range(len(labels)):
+        file = io.BytesIO()
+        Image.new("RGB", (16, 16), (40 * number, 0, 0)).save(file, "png")
+        pictures.append({"bytes": file.getvalue(), "path": None})
+    features = datasets.Features({"image": datasets.Image(), "label": feature})
+    datasets.Dataset.from_dict({"image": pictures, "label": labels}, features=features).to_parquet(path)
+    return f"parquet:{path}"
+
+
+@pytest.mark.parametrize(
+    ("feature", "labels"),
+    [
+        (datasets.ClassLabel(names=["a", "b"]), [-1, -1, -1]),
+        (datasets.ClassLabel(names=["a", "b"]), [None, None, None]),
+        (datasets.Value("string"), ["a bird", None, "a bird"]),
+    ],
+    ids=["all -1", "all null", "gaps"],
+)
+def test_images_without_all_labels_are_embedded_unless_the_labels_are_asked_for(
+    encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, feature: Any, labels: list[Any]
+) -> None:
+    source = table_without_all_labels(tmp_path / "table.parquet", feature, labels)
+    table = pq.read_table(embed(config_of(tmp_path / "out", encoder, data={"source": source})).path)
+    assert table["label"].to_pylist() == [None] * 3
+    assert len(table["features"]) == 3
+    assert "of 3 rows have no label in column 'label'; features need no labels" in caplog.text
+    for asked in ({"task": "label"}, {"label": "label"}):
+        with pytest.raises(UserError, match="of 3 rows have no label in column 'label'"):
+            embed(config_of(tmp_path / "other", encoder, data={"source": source, **asked}))
+        assert not (tmp_path / "other").exists()
+
+
+def test_the_seed_does_not_change_the_images(encoder: Path, tmp_path: Path) -> None:
+    data = {"source": "shapes", "limit": 10}
+    one, other = (
+        pq.read_table(embed(config_of(tmp_path / f"{seed}", encoder, seed=seed, data=data)).path) for seed in (0, 1)
+    )
+    assert one.equals(other)
 
 
 def test_images_without_labels_have_null_labels(encoder: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from common.engine.schedule import seed_step
 from common.errors import UserError
 from common.pixels import to_float
 from finetune import full as stage
+from finetune.baselines import untrained
 from finetune.config import FinetuneConfig
 from finetune.data import Sources, open_sources
 from finetune.full import Supervised, decayed_groups
@@ -290,4 +291,57 @@ def test_image_size_and_number_of_images_are_checked_before_anything_is_written(
         "remove data.image_size",
         "task 'color': 2 training images in 8 classes are too few for a validation split; add images",
     )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "statistic"),
+    [("mlp", {"hidden": [8], "code": 4}, "centre"), ("small_cnn", {"width": 8}, "blocks.0.1.running_mean")],
+)
+def test_training_from_scratch_starts_with_the_statistics_of_the_probes_untrained_twin(
+    name: str, args: dict[str, Any], statistic: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(EncoderConfig(name=name, model_args=args), image_size=16)
+    encoder.get_buffer(statistic).copy_(torch.rand_like(encoder.get_buffer(statistic)))
+    export_encoder(encoder, tmp_path / "encoder", {})
+    start = {"path": tmp_path / "encoder", "from_scratch": True}
+    finetune(config(tmp_path / "run", encoder=start, steps=1, base_lr=1e-12, ema=0))
+    images = load_images(build_source("shapes"), 16, limit=200)
+    twin = untrained(tmp_path / "encoder", 0, images, torch.device("cpu"))
+    found = load_encoder(tmp_path / "run" / "encoder").get_buffer(statistic)
+    # a step moves the running mean by a tenth towards one batch; a fresh one would be a tenth of it
+    torch.testing.assert_close(found, twin.get_buffer(statistic), rtol=0.2, atol=0.05)
+    assert found.abs().max() > 0.2
+
+
+def test_encoder_fine_tuned_at_another_size_says_so_and_is_exported_for_that_size(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = exported(tmp_path / "encoder")
+    data = {"train": "shapes", "task": "color", "limit": 200, "test_limit": 80, "workers": 0, "image_size": 32}
+    result = finetune(config(tmp_path / "run", encoder=start, steps=2, data=data))
+    assert "data.image_size=32, but small_cnn was built for images of 16 px" in caplog.text
+    classifier = load_classifier(tmp_path / "run" / "classifier")
+    encoder = load_encoder(tmp_path / "run" / "encoder")
+    assert classifier.encoder.image_size == encoder.image_size == result.data.image_size == 32
+    images = load_images(build_source("shapes", split="test"), 32, limit=80)
+    with torch.inference_mode():
+        answers = classifier(to_float(images.rows(torch.arange(80)))).argmax(1)
+    accuracy = float((answers == images.labels("color").values).double().mean())
+    assert result.tuned.test.accuracy == pytest.approx(accuracy)
+
+
+def test_size_at_which_the_result_could_not_be_loaded_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    data = {"train": "shapes", "task": "color", "limit": 200, "test_limit": 80, "workers": 0, "image_size": 60}
+    with pytest.raises(UserError, match="small_cnn cannot be used as an encoder at 60 px: it halves images 3 times"):
+        finetune(config(tmp_path / "run", encoder=exported(tmp_path / "encoder"), data=data))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["patch_dictionary", "sparse_code", "kernel"])
+def test_encoder_without_weights_that_learn_is_not_fine_tuned(name: str, tmp_path: Path) -> None:
+    start = exported(tmp_path / "encoder", EncoderConfig(name=name))
+    with pytest.raises(UserError, match=f"{name} has no weights that learn by gradient descent, .*: use retouch probe"):
+        finetune(config(tmp_path / "run", encoder=start))
     assert not (tmp_path / "run").exists()

@@ -33,6 +33,11 @@ class Pretext(Config, ABC):
         """Whether the encoder needs a fourth channel that marks hidden pixels."""
         return False
 
+    @property
+    def needs_color(self) -> bool:
+        """Whether there is nothing to learn from gray images."""
+        return False
+
     def drops_tokens(self, encoder: Encoder) -> bool:
         """Whether the encoder drops hidden patches, so that the decoder must insert tokens in their place."""
         return False

@@ -52,6 +52,10 @@ class Colorize(Pretext):
     temperature: float = Field(0.38, gt=0)
     """Of the annealed mean that turns a distribution into one color for panels: 0 is the mode, 1 the mean."""
 
+    @property
+    def needs_color(self) -> bool:
+        return True
+
     def check(self, encoder: Encoder) -> list[str]:
         if encoder.image_size % self.stride:
             return [f"pretext.stride is {self.stride}, which does not divide the image size {encoder.image_size}"]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from common.corruptions import AnyCorruption, Gaussian
+from common.corruptions import AnyCorruption, Gaussian, Gray
 from common.encoders.base import Encoder
 from pretrain.gradient.example import Example
 from pretrain.gradient.pretexts.restore import Restore
@@ -17,6 +17,10 @@ class Denoise(Restore):
 
     kind: Literal["denoise"] = "denoise"
     corruption: AnyCorruption = Gaussian()
+
+    @property
+    def needs_color(self) -> bool:
+        return isinstance(self.corruption, Gray)
 
     def corrupt(self, images: Tensor, encoder: Encoder) -> Example:
         return Example(input=self.corruption(images), clean=images, target=images)

@@ -35,6 +35,10 @@ class Mixed(Restore):
     def mask_channel(self) -> MaskChannel:
         return any(isinstance(member, Holes) for member in self.members)
 
+    @property
+    def needs_color(self) -> bool:
+        return all(isinstance(member, Gray) for member in self.members)
+
     def corrupt(self, images: Tensor, encoder: Encoder) -> Example:
         chosen = self.choose(images)  # [B M]
         damaged, hidden = images, torch.zeros_like(images[:, :1])

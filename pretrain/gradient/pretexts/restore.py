@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from pretrain.gradient.example import Example
 from pretrain.gradient.pretexts.base import Pretext, State
 
@@ -41,6 +42,7 @@ class Restore(Pretext, ABC):
 # Added to every variance, relative to the mean variance. Most coefficients of an image are high-frequency, weak and
 # unpredictable: fully whitened (1e-3), they dominate all others, and a small network only predicts the mean image.
 FLOOR = 0.1
+ALIKE = 1e-12  # mean variance below which images in [0, 1] differ by rounding alone
 
 
 def error(distance: Distance, prediction: Tensor, target: Tensor, spectrum: Tensor | None) -> Tensor:
@@ -67,11 +69,19 @@ def fit_spectrum(images: Tensor) -> Tensor:
     """Variance of each coefficient of ``cosine_transform`` over images ``[N 3 S S]``, with a floor: ``[3 S S]``.
 
     Scaled so that predicting the mean image costs the same as under l2: learning rates carry over.
+
+    Raises:
+        UserError: the images are all alike, so no coefficient varies.
     """
     with torch.autocast(images.device.type, enabled=False):
         variance = cosine_transform(images.float()).var(dim=0, correction=0)
+    if variance.mean() <= ALIKE:
+        raise UserError(
+            "pretext.distance=whitened divides errors by how much the training images vary, but they are all alike: "
+            "use more images, or pretext.distance=l2"
+        )
     floored = variance + FLOOR * variance.mean()
-    return floored * (variance / floored).mean() / variance.mean().clamp_min(1e-12)
+    return floored * (variance / floored).mean() / variance.mean()
 
 
 def cosine_transform(images: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from common.encoders import Classifier, Encoder, EncoderConfig, build_encoder
+from common.encoders.card import resized
 from common.encoders.export import export_classifier, export_encoder
 from common.encoders.load import encoder_sha256, load_classifier, load_encoder, random_twin, read_encoder_card
 from common.errors import UserError
@@ -94,6 +95,13 @@ def test_loading_says_what_was_loaded_and_gives_a_frozen_encoder(
     assert not any(p.requires_grad for p in encoder.parameters())
 
 
+def test_the_card_says_how_images_are_shown(folder: Path) -> None:
+    card = json.loads((folder / "config.json").read_text())["retouch"]
+    assert (card["image_size"], card["view"], card["channel_order"]) == (32, "rgb", "RGB")
+    assert (card["value_range"], card["mean"], card["std"]) == ([0, 1], [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert "shorter side" in card["resize"]
+
+
 def test_sha256_follows_weights_and_view_but_not_provenance(exported: Path, tmp_path: Path) -> None:
     first = encoder_sha256(exported)
     assert export_encoder(build(), tmp_path / "same", {"step": 8}) == first
@@ -170,46 +178,6 @@ def test_random_twin_is_the_same_network_with_other_weights(tmp_path: Path) -> N
     assert any(p.requires_grad for p in twin.parameters())
 
 
-# ---- plain timm reads it
-
-
-@torch.no_grad()
-@pytest.mark.parametrize(
-    ("name", "args", "stem"),
-    [
-        ("timm/convnext_atto", {}, "auto"),
-        ("timm/resnet18", {}, "default"),
-        ("timm/vit_tiny_patch16_224", TINY_VIT, "auto"),
-        ("timm/vit_tiny_patch16_224", {**TINY_VIT, "class_token": False, "global_pool": "avg"}, "auto"),
-        ("timm/test_efficientnet", {}, "auto"),
-    ],
-)
-def test_plain_timm_opens_the_folder_with_identical_features(
-    name: str, args: dict[str, Any], stem: str, tmp_path: Path
-) -> None:
-    encoder = build(name, args, stem=stem)
-    export_encoder(encoder, tmp_path / "encoder", {"step": 1})
-    assert read_encoder_card(tmp_path / "encoder").plain_timm
-    plain = timm.create_model(f"local-dir:{tmp_path / 'encoder'}", pretrained=True, num_classes=0).eval()
-    ours: Any = encoder.body
-    x = encoder.prepare(images())
-    torch.testing.assert_close(plain.forward_features(x), ours.forward_features(x), rtol=0, atol=0)
-    described = timm.data.resolve_data_config(model=plain)
-    assert tuple(described["input_size"]) == (3, 32, 32)
-    assert described["mean"] == pytest.approx(encoder.mean.flatten().tolist())
-    assert described["std"] == pytest.approx(encoder.std.flatten().tolist())
-
-
-def test_folder_that_plain_timm_cannot_open_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="retouch"):
-        export_encoder(build("timm/test_resnet"), tmp_path / "encoder", {})
-    card = read_encoder_card(tmp_path / "encoder")
-    assert not card.plain_timm
-    assert "stem was replaced" in card.note
-    assert card.note in caplog.text
-    assert "architecture" not in json.loads((tmp_path / "encoder" / "config.json").read_text())
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("num_classes", [0, 5])
 def test_folder_written_by_timm_is_taken_as_an_rgb_encoder(num_classes: int, tmp_path: Path) -> None:
@@ -221,6 +189,33 @@ def test_folder_written_by_timm_is_taken_as_an_rgb_encoder(num_classes: int, tmp
     patches = model.forward_features(encoder.prepare(x))[:, model.num_prefix_tokens :]
     torch.testing.assert_close(encoder(x).flatten(2).transpose(1, 2), patches, rtol=0, atol=0)
     assert len(read_encoder_card(tmp_path / "theirs").sha256) == 64
+
+
+# ---- another image size
+
+
+@torch.no_grad()
+def test_a_convolutional_encoder_is_rebuilt_at_another_size_with_the_same_weights(tmp_path: Path) -> None:
+    encoder = build("small_cnn", SMALL, view="gray").eval()
+    larger = torch.rand(2, 3, 64, 64)
+    export_encoder(resized(encoder, 64), tmp_path / "encoder", {})
+    loaded = load_encoder(tmp_path / "encoder")
+    assert (loaded.image_size, loaded.view) == (64, "gray")
+    assert loaded.map_shape == tuple(encoder(larger).shape[1:])
+    torch.testing.assert_close(loaded(larger), encoder(larger), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "size", "reason"),
+    [
+        ("linear", {"code": 4}, 64, "linear cannot be used as an encoder at 64 px: its weights were learned at 32 px"),
+        ("timm/vit_tiny_patch16_224", TINY_VIT, 64, "at 64 px: its weights were learned at 32 px and fit no other"),
+        ("small_cnn", SMALL, 60, "small_cnn cannot be used as an encoder at 60 px: it halves images 3 times"),
+    ],
+)
+def test_weights_that_depend_on_the_size_fit_no_other(name: str, args: dict[str, Any], size: int, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        resized(build(name, args), size)
 
 
 # ---- classifiers

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from common.encoders import EncoderConfig, build_encoder
+from common.encoders import Classifier, EncoderConfig, build_encoder
 
 
 @pytest.mark.parametrize("name", ["small_cnn", "timm/resnet10t", "linear", "patch_dictionary"])
@@ -23,3 +25,40 @@ def test_only_rgb_batches_are_encoded(name: str, images: torch.Tensor, hint: str
     encoder = build_encoder(EncoderConfig(name=name), image_size=32).freeze()
     with pytest.raises(ValueError, match=hint):
         encoder.encode(images)
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "timm/resnet10t", "linear", "patch_dictionary"])
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        (lambda images: images * 255, "divide them by 255"),
+        (lambda images: (images - 0.45) / 0.22, "do not standardise them: the encoder does that itself"),
+        (lambda images: images * 2 - 1, "from -1 to 1; do not standardise them"),
+        (lambda images: images * 65535, r"scale them to \[0, 1\]"),
+        (lambda images: images * float("nan"), "they have NaN"),
+    ],
+    ids=["0..255", "standardised", "-1..1", "16 bits", "nan"],
+)
+def test_values_of_another_range_are_not_encoded(
+    name: str, change: Callable[[torch.Tensor], torch.Tensor], hint: str
+) -> None:
+    encoder = build_encoder(EncoderConfig(name=name), image_size=32).freeze()
+    with pytest.raises(ValueError, match=hint):
+        encoder.encode(change(torch.linspace(0, 1, 3 * 32 * 32).view(1, 3, 32, 32)))
+
+
+def test_what_resizing_and_noise_leave_above_one_is_encoded() -> None:
+    encoder = build_encoder(EncoderConfig(), image_size=32).freeze()
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    noise = 0.1 * torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    assert encoder.encode(images + noise).isfinite().all()
+    assert encoder(images + 40 * noise).isfinite().all()  # a probe under damage
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "timm/resnet10t", "linear", "patch_dictionary"])
+def test_a_frozen_encoder_refuses_pixels_of_0_to_255_in_every_call(name: str) -> None:
+    encoder = build_encoder(EncoderConfig(name=name), image_size=32).freeze()
+    images = 255 * torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for call in (encoder, encoder.layers, Classifier(encoder, ["a", "b"]).encoder.freeze().logits):
+        with pytest.raises(ValueError, match=r"their mean is 12\d; divide them by 255"):
+            call(images)

@@ -180,9 +180,31 @@ def test_loss_that_is_not_finite_stops_with_advice_and_keeps_the_old_checkpoints
         damaged, clean = noisy(images)
         return (damaged * float("nan"), clean) if next(calls) == 6 else (damaged, clean)
 
-    with pytest.raises(UserError, match=r"the loss is nan at step 8: lower base_lr"):
+    with pytest.raises(UserError) as caught:
         run_loop(loop_config(tmp_path / "run"), prepare=poisoned)
+    good = tmp_path / "run" / "checkpoints" / "step-0000004"
+    message = f"the loss is nan at step 8: lower base_lr (now 0.05); the last good checkpoint is {good}"
+    assert str(caught.value) == message
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-0000004"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "advice"),
+    [
+        ("float32", "lower base_lr (now 0.05)"),
+        ("bfloat16", "lower base_lr (now 0.05), or set precision=float32"),
+    ],
+)
+def test_loss_lost_before_the_first_checkpoint_names_none_and_advises_only_what_would_change_something(
+    precision: str, advice: str, tmp_path: Path
+) -> None:
+    def poisoned(images: Tensor) -> Example:
+        damaged, clean = noisy(images)
+        return damaged * float("nan"), clean
+
+    with pytest.raises(UserError) as caught:
+        run_loop(loop_config(tmp_path / "run", precision=precision, log_every=1), prepare=poisoned)
+    assert str(caught.value) == f"the loss is nan at step 1: {advice}"
 
 
 class _Lost(torch.autograd.Function):

@@ -8,6 +8,7 @@ import torch
 from scipy.fft import dctn
 from torch import Tensor
 
+from common.errors import UserError
 from pretrain.gradient.pretexts.restore import FLOOR, cosine_transform, error, fit_spectrum
 
 
@@ -49,3 +50,9 @@ def test_l1_and_l2_are_the_plain_formulas() -> None:
     prediction, target = torch.tensor([0.2, 0.9]), torch.tensor([0.5, 0.5])
     assert error("l1", prediction, target, None).tolist() == pytest.approx([0.3, 0.4])
     assert error("l2", prediction, target, None).tolist() == pytest.approx([0.09, 0.16])
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_images_that_are_all_alike_have_no_spectrum(photographs: Tensor, count: int) -> None:
+    with pytest.raises(UserError, match=r"but they are all alike: use more images, or pretext.distance=l2"):
+        fit_spectrum(photographs[:1].expand(count, -1, -1, -1))

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import pretrain.run as stage
@@ -129,3 +130,23 @@ def test_a_decoder_that_gives_no_image_has_no_reconstruction_error(tmp_path: Pat
     assert results["relative_reconstruction_error"] is None
     assert results["atoms"] is None
     assert results["code"]["code_size"] > 0
+
+
+@pytest.mark.parametrize("images", [1, 4])
+@pytest.mark.parametrize(
+    "method",
+    [{"pretext": {"kind": "denoise"}}, {"pretext": {"kind": "identity"}, "encoder": {"name": "linear"}}],
+    ids=["denoise", "linear"],
+)
+def test_images_that_are_all_alike_are_learned_without_a_relative_error(
+    method: dict[str, Any], images: int, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    picture = Image.effect_mandelbrot((16, 16), (-2, -1, 1, 1), 50).convert("RGB")
+    for number in range(images):
+        picture.save(tmp_path / "photos" / f"{number}.png")
+    data = {"source": f"folder:{tmp_path / 'photos'}", "image_size": 16, "workers": 0}
+    stage.pretrain(settings(tmp_path / "run", data=data, **method))
+    assert load_encoder(tmp_path / "run" / "encoder").encode(torch.rand(1, 3, 16, 16)).isfinite().all()
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["relative_reconstruction_error"] is None

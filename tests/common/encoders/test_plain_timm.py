@@ -1,0 +1,92 @@
+"""What plain timm can do with an encoder folder, and what the folder says where it cannot."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from common.encoders import View
+from common.encoders.export import export_encoder
+from common.encoders.load import load_encoder, read_encoder_card
+from tests.common.encoders.test_encoder_folder import TINY_VIT, build, images
+from tests.common.encoders.test_encoders import FAMILY, Member
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "args", "stem"),
+    [
+        ("timm/convnext_atto", {}, "auto"),
+        ("timm/resnet18", {}, "default"),
+        ("timm/vit_tiny_patch16_224", TINY_VIT, "auto"),
+        ("timm/vit_tiny_patch16_224", {**TINY_VIT, "class_token": False, "global_pool": "avg"}, "auto"),
+        ("timm/test_efficientnet", {}, "auto"),
+    ],
+)
+def test_plain_timm_opens_the_folder_with_identical_features(
+    name: str, args: dict[str, Any], stem: str, tmp_path: Path
+) -> None:
+    encoder = build(name, args, stem=stem)
+    export_encoder(encoder, tmp_path / "encoder", {"step": 1})
+    assert read_encoder_card(tmp_path / "encoder").plain_timm
+    plain = timm.create_model(f"local-dir:{tmp_path / 'encoder'}", pretrained=True, num_classes=0).eval()
+    ours: Any = encoder.body
+    x = encoder.prepare(images())
+    torch.testing.assert_close(plain.forward_features(x), ours.forward_features(x), rtol=0, atol=0)
+    described = timm.data.resolve_data_config(model=plain)
+    assert tuple(described["input_size"]) == (3, 32, 32)
+    assert described["mean"] == pytest.approx(encoder.mean.flatten().tolist())
+    assert described["std"] == pytest.approx(encoder.std.flatten().tolist())
+
+
+def test_folder_that_plain_timm_cannot_open_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="retouch"):
+        export_encoder(build("timm/test_resnet"), tmp_path / "encoder", {})
+    card = read_encoder_card(tmp_path / "encoder")
+    assert not card.plain_timm
+    assert "stem was replaced" in card.note
+    assert card.note in caplog.text
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("view", ["rgb", "gray"])
+@pytest.mark.parametrize("member", FAMILY, ids=str)
+def test_what_plain_timm_cannot_do_with_a_folder_stands_in_its_note(member: Member, view: View, tmp_path: Path) -> None:
+    encoder = member.build(view=view).eval()
+    export_encoder(encoder, tmp_path / "encoder", {})
+    card = read_encoder_card(tmp_path / "encoder")
+    if not card.plain_timm:
+        assert "plain timm cannot open this folder; Retouch can" in card.note
+        with pytest.raises(RuntimeError, match=card.note):
+            timm.create_model(f"local-dir:{tmp_path / 'encoder'}", pretrained=True, num_classes=0)
+        return
+    plain = timm.create_model(f"local-dir:{tmp_path / 'encoder'}", pretrained=True, num_classes=0).eval()
+    described = timm.data.resolve_data_config(model=plain)
+    mean, std = (torch.tensor(described[key]).view(3, 1, 1) for key in ("mean", "std"))
+    assert (described["crop_pct"], described["crop_mode"], described["interpolation"]) == (1.0, "center", "bicubic")
+    shown, gray = images(), images() * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    if card.note:  # what it asks for
+        assert "set all three channels to 0.299 R + 0.587 G + 0.114 B before standardising" in card.note
+        shown = gray.sum(1, keepdim=True).expand(-1, 3, -1, -1)
+    ours: Any = encoder.body
+    expected = ours.forward_features(encoder.prepare(images()))
+    torch.testing.assert_close(plain.forward_features((shown - mean) / std), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_standardisation_of_a_timm_folder_survives_another_export(tmp_path: Path) -> None:
+    export_encoder(build("timm/test_convnext"), tmp_path / "first", {})
+    config = json.loads((tmp_path / "first" / "config.json").read_text())
+    del config["retouch"]  # as timm itself writes it
+    config["pretrained_cfg"] |= {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    (tmp_path / "first" / "config.json").write_text(json.dumps(config))
+    encoder = load_encoder(tmp_path / "first")
+    export_encoder(encoder, tmp_path / "second", {})
+    torch.testing.assert_close(load_encoder(tmp_path / "second")(images()), encoder(images()), rtol=0, atol=0)
+    plain = timm.create_model(f"local-dir:{tmp_path / 'second'}", pretrained=True, num_classes=0)
+    assert timm.data.resolve_data_config(model=plain)["mean"] == pytest.approx((0.1, 0.2, 0.3))
