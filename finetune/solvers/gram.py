@@ -37,8 +37,10 @@ def column_moments(features: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance.clamp_min(0).sqrt()
 
 
-def gram(features: Tensor, mean: Tensor) -> Tensor:
+def gram(features: Tensor, mean: Tensor, weights: Tensor | None = None) -> Tensor:
     """``(X - mean)ᵀ (X - mean) / n`` of features ``[n F]``, float64 ``[F F]``.
+
+    With weights ``[n]`` of the rows: ``Σ_i w_i (x_i - mean) (x_i - mean)ᵀ``.
 
     Products are computed block by block in the features' precision and summed in float64; a sum in bfloat16, or in
     float32 over all rows, loses the small eigenvalues that a weak penalty divides by.
@@ -48,12 +50,15 @@ def gram(features: Tensor, mean: Tensor) -> Tensor:
     total = torch.zeros(width, width, dtype=torch.float64, device=features.device)
     # the matrix is symmetric: only the blocks on and above the diagonal are computed
     columns = [slice(start, start + COLUMNS) for start in range(0, width, COLUMNS)]
-    for rows in blocks(features):
+    roots = None if weights is None else weights.sqrt().to(features.dtype)
+    for index, rows in enumerate(blocks(features)):
         centred = rows - shift
+        if roots is not None:
+            centred *= roots[index * BLOCK : index * BLOCK + len(rows), None]
         for place, left in enumerate(columns):
             for right in columns[place:]:
                 total[left, right] += centred[:, left].T @ centred[:, right]
     for place, left in enumerate(columns):
         for right in columns[place + 1 :]:
             total[right, left] = total[left, right].T
-    return total.div_(len(features))
+    return total.div_(len(features)) if weights is None else total
