@@ -9,6 +9,7 @@ from torch import Tensor
 
 COLUMNS = 2048  # columns per product: narrow enough to skip nearly half of a wide symmetric matrix
 BLOCK = 4096  # rows per block: enough for a fast product, few enough for float32 sums to be accurate to 1e-6
+SMALL = 1e-20  # sums of squares below this are computed in float64
 
 
 def blocks(rows: Tensor, size: int = BLOCK) -> Iterator[Tensor]:
@@ -32,6 +33,11 @@ def column_moments(features: Tensor) -> tuple[Tensor, Tensor]:
     squares = torch.zeros_like(mean)
     for rows in blocks(features):
         squares += (rows - shift).square_().sum(0).double()
+    # squares that overflow or vanish in the features' precision
+    extreme = ~((squares > SMALL) & squares.isfinite())
+    if bool(extreme.any()):
+        exact = [(rows[:, extreme].double() - shift[extreme]).square().sum(0) for rows in blocks(features)]
+        squares[extreme] = torch.stack(exact).sum(0)
     # the subtracted mean was rounded to the features' precision: correct for the difference
     variance = squares / len(features) - (mean - shift.double()).square()
     return mean, variance.clamp_min(0).sqrt()

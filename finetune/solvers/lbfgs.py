@@ -22,7 +22,7 @@ from finetune.solvers.preconditioner import Preconditioner
 
 SUFFICIENT, FLAT = 1e-4, 0.5  # Wolfe constants: sufficient decrease, and curvature
 MOST_TRIALS = 30  # step lengths tried per line search
-WINDOW = 5  # steps over which the rate of convergence is measured, twice
+WINDOW = 10  # steps over which the rate of convergence is measured, twice
 SLACK = 10
 
 
@@ -66,12 +66,11 @@ class Problems:
         first, values = value, [value]
         pairs: list[_Pair] = []
         failed = hopeless = torch.zeros_like(active, dtype=torch.bool)
-        # the rounding error of a loss near 0: no smaller decrease can be measured
-        floor = torch.finfo(logits.dtype).eps
+        tolerance += torch.finfo(logits.dtype).eps  # no smaller decrease can be measured
         for step_index in range(max_steps + 1):
             direction = -self._inverse_hessian(gradient, here.curvature, l2, pairs)
             slope = _dot(direction, gradient)
-            small = tolerance * value + floor
+            small = tolerance * value
             # an uphill direction, which only rounding can cause, predicts nothing: its line search will fail
             done = (slope <= 0) & (-slope / 2 <= small)
             last = step_index == max_steps

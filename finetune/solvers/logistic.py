@@ -50,6 +50,11 @@ class LinearFit:
     bias: Tensor  # [G C]
     objective: Tensor  # [G], float64
 
+    @property
+    def unconverged(self) -> tuple[int, ...]:
+        """Which strengths, by their places, have a fit that is not the minimum; none of a closed form."""
+        return ()
+
     def predict(self, features: Tensor) -> Tensor:
         """Features ``[n F]`` -> the class with the largest logit under each strength, int64 ``[G n]``."""
         G, F, C = self.weight.shape
@@ -65,10 +70,15 @@ class LogisticFit(LinearFit):
     steps: tuple[int, ...]
     converged: tuple[bool, ...]
 
+    @property
+    def unconverged(self) -> tuple[int, ...]:
+        return tuple(place for place, done in enumerate(self.converged) if not done)
+
     def replaced(self, places: Sequence[int], other: LogisticFit) -> LogisticFit:
         """A copy with the fits of another at these places, whose steps continued these."""
         weight, bias, values = self.weight.clone(), self.bias.clone(), self.objective.clone()
-        weight[places], bias[places], values[places] = other.weight.to(weight), other.bias.to(bias), other.objective
+        at = list(places)
+        weight[at], bias[at], values[at] = other.weight.to(weight), other.bias.to(bias), other.objective
         steps, converged = list(self.steps), list(self.converged)
         for place, more, done in zip(places, other.steps, other.converged, strict=True):
             steps[place], converged[place] = steps[place] + more, done
@@ -117,7 +127,7 @@ def fit_logistic(
         weight, bias = (part.to(features).expand(G, *part.shape) for part in start)
     chained = start is None
     fit = _fit(features, labels, l2, weight, bias, preconditioner, tolerance, max_steps, history, chained=chained)
-    again = [index for index, done in enumerate(fit.converged) if not done]
+    again = fit.unconverged
     if not again or careful_steps == 0:
         return fit
     exact = features.double() if _fits_in_float64(features) else features
@@ -125,8 +135,8 @@ def fit_logistic(
         exact,
         labels,
         [l2[index] for index in again],
-        fit.weight[again].to(exact),
-        fit.bias[again].to(exact),
+        fit.weight[list(again)].to(exact),
+        fit.bias[list(again)].to(exact),
         None if few_rows(features) else Preconditioner.of(exact, CAREFUL_EFFORT),
         tolerance,
         careful_steps,
