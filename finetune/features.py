@@ -127,6 +127,7 @@ def cached_features(
     path = folder / "features" / f"{key.digest}.safetensors"
     found = _read(path, key, parts, len(images))
     if found is not None:
+        check_finite(found, images, encoder.name)
         log.info("%s: features of %s images read from %s", images.source.spec, f"{len(images):,}", path)
         return found
     features = extract(encoder, images, parts, how)
@@ -175,6 +176,8 @@ def extract(
             index[done : done + len(pixels)] = batch.index
             done += len(pixels)
     kept, index = {part: tensor[:done] for part, tensor in kept.items()}, index[:done]
+    features = Features(kept, index)
+    check_finite(features, images, encoder.name)
     seconds = time.monotonic() - started
     if damage is None:
         log.info(
@@ -182,7 +185,27 @@ def extract(
             *(images.source.spec, f"{done:,}", seconds, f"{done / max(seconds, 1e-9):,.0f}"),
             readable_size(sum(tensor.numel() * 4 for tensor in kept.values())),
         )
-    return Features(kept, index)
+    return features
+
+
+def check_finite(features: Features, images: Images, name: str) -> None:
+    """Refuse NaN and infinite features, which would spoil a classifier without a trace.
+
+    Raises:
+        UserError: names each layer and pooling, how many images, and the first of them.
+    """
+    problems = []
+    for part, values in features.parts.items():
+        if bool(values.sum().isfinite()):  # the cheapest proof
+            continue
+        rows = (~values.isfinite()).any(1).nonzero().squeeze(1)
+        if len(rows):
+            first = images.where(int(features.index[rows[0]]))
+            count = f"{len(rows):,} of {len(values):,} images"
+            problems.append(f"layer {part.layer}, {part.pooling}: {count}, first {first}")
+    if problems:
+        title = f"{name} gives NaN or infinite features for some images; set precision=float32 or use another encoder:"
+        raise UserError(*problems, title=title)
 
 
 def layer_shapes(encoder: Encoder, size: int) -> list[Shape]:

@@ -227,6 +227,7 @@ def run_probe(
         n_val=len(task.validation),
         test=tested,
         seconds=round(time.monotonic() - started, 2),
+        converged=fitted.converged,
     )
     return outcome, fitted
 
@@ -291,10 +292,20 @@ def _notes(config: ProbeConfig, results: Sequence[ProbeResult]) -> tuple[str, ..
             f"from {low:g} to {high:g}"
         )
     for result in results:
+        for subject, measured in result.subjects.items():
+            for key, one in measured.probes.items():
+                notes += [f"{result.task}: {line}" for line in _unconverged(f"the {key} probe of {subject}", one)]
         if result.data.duplicates:
             count, total = result.data.duplicates, result.linear.test.n
             notes.append(f"{result.task}: {count} of {total} test images are also training images")
     return tuple(dict.fromkeys(notes))
+
+
+def _unconverged(name: str, one: Probed) -> list[str]:
+    lines = [] if one.converged else [f"{name} did not converge: its accuracy may be too low"]
+    if one.choice.unconverged:
+        lines.append(f"{name} was chosen among fits of which {one.choice.unconverged} did not converge")
+    return lines
 
 
 def _print(run: Run, report: ProbeReport) -> None:

@@ -40,6 +40,11 @@ class Score(Record):
     n: int  # images
 
 
+def setting_text(setting: Setting) -> str:
+    """``l2 0.001``; empty if there is none."""
+    return ", ".join(f"{name} {value:g}" for name, value in setting.items())
+
+
 def choice_text(layer: str, pooling: str, setting: str) -> str:
     """``layer 2, avg, l2 0.001``; empty parts are skipped."""
     return ", ".join(filter(None, [f"layer {layer}" if layer else "", pooling, setting]))
@@ -69,10 +74,11 @@ class ProbeChoice(Choice):
     features: int  # width of the space
     setting: Setting
     at_end_of_grid: bool  # the setting is the first or last of its grid: a wider grid may be better
+    unconverged: int = 0  # fits compared on validation that did not converge
 
     @property
     def cells(self) -> tuple[str, str, str]:
-        return self.layer, self.pooling, ", ".join(f"{name} {value:g}" for name, value in self.setting.items())
+        return self.layer, self.pooling, setting_text(self.setting)
 
 
 class StepChoice(Choice):
@@ -102,6 +108,7 @@ class Outcome(Record, Generic[C]):
 class Probed(Outcome[ProbeChoice]):
     """A probe of frozen features."""
 
+    converged: bool = True  # whether the fit of the tested classifier did
     damaged: dict[str, Score] = {}  # the same classifier on damaged test images, by damage
 
 

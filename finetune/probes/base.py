@@ -8,6 +8,7 @@ its grid, and how classifiers are fitted on standardised rows.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,11 @@ from common.config import Config
 from finetune.features import Features
 from finetune.metrics import accuracy
 from finetune.pooling import Space
-from finetune.probes.search import Candidates, Chosen, Standardiser, Task, choose_best
-from finetune.results import Setting
+from finetune.probes.search import Candidates, Chosen, Standardiser, Task, Validated, choose_best
+from finetune.results import Setting, choice_text, setting_text
 from finetune.solvers.preconditioner import Preconditioner
+
+log = logging.getLogger("retouch")
 
 
 class Rows(NamedTuple):
@@ -37,6 +40,11 @@ class Rows(NamedTuple):
 class Classifiers(ABC):
     """Fitted classifiers, one per setting."""
 
+    @property
+    def unconverged(self) -> tuple[int, ...]:
+        """Which settings, by position, have a fit that did not converge, although it was repeated more carefully."""
+        return ()
+
     @abstractmethod
     def predict(self, features: Tensor) -> Tensor:
         """Standardised features ``[m F]`` -> the class of each row under each setting, int64 ``[G m]``."""
@@ -49,6 +57,11 @@ class Fitted:
     space: Space
     standardise: Standardiser
     classifiers: Classifiers
+
+    @property
+    def converged(self) -> bool:
+        """Whether every fit converged."""
+        return not self.classifiers.unconverged
 
     def predict_all(self, matrix: Tensor) -> Tensor:
         """A feature matrix ``[m F]``, which is overwritten -> predictions, int64 ``[G m]``, on the CPU."""
@@ -84,10 +97,10 @@ class Probe(Config, ABC):
         grid = self.grid(task)
         held = task.labels[task.validation]
 
-        def validate(space: Space, rows: Tensor) -> list[float]:
+        def validate(space: Space, rows: Tensor) -> Validated:
             fitted = self._fitted(candidates, space, task, rows, grid, final=False)
             shares: list[float] = accuracy(fitted.predict_all(candidates.matrix(space, task.validation)), held).tolist()
-            return shares
+            return Validated(shares, len(fitted.classifiers.unconverged))
 
         widest = max(candidates.spaces, key=lambda space: space.width)
         return choose_best(candidates, task, grid, validate, always=[widest] if self.keep_widest else [])
@@ -113,4 +126,8 @@ class Probe(Config, ABC):
         labels = (task.labels if rows is None else task.labels[rows]).to(matrix.device)
         preconditioner = partial(candidates.preconditioner, space, matrix)
         classifiers = self.fit(Rows(matrix, labels, len(task.classes), preconditioner), settings, final=final)
+        for place in classifiers.unconverged:
+            where = choice_text(space.layer, space.pooling, setting_text(settings[place]))
+            stage = "refit" if final else "search"
+            log.warning("%s, %s: the %s did not converge (%s)", task.name, stage, self.text, where)
         return Fitted(space, standardise, classifiers)

@@ -15,7 +15,7 @@ from finetune.solvers.logistic import LinearFit, fit_logistic
 from finetune.solvers.ridge import fit_ridge
 
 CHOOSING = 1e-4  # solver tolerance while strengths are compared, where a tenth of a point of accuracy is noise
-FINAL = 1e-6  # solver tolerance of the classifier that is tested
+FINAL = 1e-7  # solver tolerance of the classifier that is tested
 
 # Half decades: neighbouring strengths differ in validation accuracy by less than its standard error.
 STRENGTHS = {
@@ -65,6 +65,10 @@ class LinearClassifiers(Classifiers):
 
     def __init__(self, fit: LinearFit) -> None:
         self.fit = fit
+
+    @property
+    def unconverged(self) -> tuple[int, ...]:
+        return self.fit.unconverged
 
     def predict(self, features: Tensor) -> Tensor:
         return self.fit.predict(features)

@@ -105,28 +105,34 @@ class Candidates:
     def preconditioner(self, space: Space, standardised: Tensor) -> Preconditioner | None:
         """The preconditioner of a space, computed once: splits and tasks are too similar to need their own.
 
-        None for few rows: they are solved in their own span, which other rows do not share.
+        An exception is a split with features that the first one lacked. None for few rows: they are solved in their
+        own span, which other rows do not share.
         """
         if few_rows(standardised):
             return None
-        if space not in self._preconditioners:
-            self._preconditioners[space] = Preconditioner.of(standardised)
-        return self._preconditioners[space]
+        known = self._preconditioners.get(space)
+        if known is None or not known.covers(standardised):
+            known = self._preconditioners[space] = Preconditioner.of(standardised)
+        return known
 
 
 @dataclass(frozen=True)
 class Standardiser:
-    """``(x - mean) / scale`` with the statistics of the rows a classifier is fitted on; constant features become 0."""
+    """``(x - mean) / scale`` with the statistics of the rows a classifier is fitted on; constant features become 0.
+
+    They become 0 in all other rows too: a feature that never varied in the fit says nothing about the classes, but
+    unscaled it could outweigh all other features of a test row.
+    """
 
     mean: Tensor  # [F]
-    scale: Tensor  # [F]
+    scale: Tensor  # [F]; infinite for constant features
 
     @classmethod
     def of(cls, features: Tensor) -> Standardiser:
         mean, deviation = column_moments(features)
         # features that are constant up to float32 rounding: dividing by the rounding error would amplify it
         constant = deviation <= 1e-6 * mean.abs() + 1e-30
-        scale = torch.where(constant, torch.ones_like(deviation), deviation)
+        scale = torch.where(constant, torch.inf, deviation)
         return cls(mean.to(features.dtype), scale.to(features.dtype))
 
     def apply_(self, features: Tensor) -> Tensor:
@@ -141,6 +147,7 @@ class Chosen(NamedTuple):
     setting: Setting
     val_accuracy: float
     at_end_of_grid: bool
+    unconverged: int  # fits that were compared but did not converge
 
     @property
     def facts(self) -> ProbeChoice:
@@ -152,14 +159,22 @@ class Chosen(NamedTuple):
             features=self.space.width,
             setting=self.setting,
             at_end_of_grid=self.at_end_of_grid,
+            unconverged=self.unconverged,
         )
+
+
+class Validated(NamedTuple):
+    """One space on the validation split."""
+
+    accuracy: Sequence[float]  # of each setting
+    unconverged: int  # number of settings whose fit did not converge
 
 
 def choose_best(
     candidates: Candidates,
     task: Task,
     grid: Sequence[Setting],
-    validate: Callable[[Space, Tensor], Sequence[float]],
+    validate: Callable[[Space, Tensor], Validated],
     always: Sequence[Space] = (),
 ) -> Chosen:
     """The space and setting with the best validation accuracy.
@@ -169,17 +184,19 @@ def choose_best(
 
     Args:
         grid: settings, simpler ones later.
-        validate: ``validate(space, rows)`` returns the validation accuracy of each setting when fitted on ``rows``.
+        validate: ``validate(space, rows)`` scores every setting in a space when fitted on ``rows``.
     """
-    spaces = candidates.spaces
+    spaces, unconverged = candidates.spaces, 0
     if len(task.search) < len(task.fit) and len(spaces) > candidates.finalists:
-        searched = {space: max(validate(space, task.search)) for space in spaces}
-        ranked = sorted(spaces, key=lambda space: (-searched[space], space.width))
+        searched = {space: validate(space, task.search) for space in spaces}
+        unconverged += sum(one.unconverged for one in searched.values())
+        ranked = sorted(spaces, key=lambda space: (-max(searched[space].accuracy), space.width))
         spaces = list(dict.fromkeys([*ranked[: candidates.finalists], *always]))
     scores = {space: validate(space, task.fit) for space in spaces}
+    unconverged += sum(one.unconverged for one in scores.values())
     space, index = max(
         ((space, index) for space in scores for index in range(len(grid))),
-        key=lambda place: (scores[place[0]][place[1]], -place[0].width, place[1]),
+        key=lambda place: (scores[place[0]].accuracy[place[1]], -place[0].width, place[1]),
     )
     at_end = len(grid) > 1 and grid[index] in (grid[0], grid[-1])
-    return Chosen(space, grid[index], scores[space][index], at_end)
+    return Chosen(space, grid[index], scores[space].accuracy[index], at_end, unconverged)

@@ -12,6 +12,9 @@ LARGEST_WHOLE = 4096  # features or rows; with more, all eigenvectors cost more 
 PRINCIPAL = 1024  # eigenvectors kept if there are more features than that
 PRINCIPAL_ROWS = 8192  # rows used to estimate those
 PASSES = 2  # subspace iterations
+HEAVY = 16  # squared norm of a row, relative to the mean, from which its curvature no longer grows
+TINY = torch.finfo(torch.float64).tiny
+UNSEEN = 0.1  # a feature is unseen in a sample that has less than this share of its variance
 
 
 class Preconditioner:
@@ -19,8 +22,15 @@ class Preconditioner:
 
     ``V`` holds all eigenvectors of A (δ is then unused), or the principal ones: the other eigenvalues of strongly
     correlated features are small, and δ is their mean. A preconditioner changes how fast the solver converges, not the
-    solution. So a subsample of rows is enough, and one preconditioner serves several fits on nearly the same features
-    (a split and the full set, several tasks).
+    solution, so it may be estimated from a sample of the rows, and one preconditioner serves several fits on nearly the
+    same features (a split and the full set, several tasks). Two kinds of features need care:
+
+    - Features that are rarely non-zero. Where the sample has no curvature, the step is 1/λ times the gradient, many
+      thousand times too long. So half of the sample is drawn in proportion to the squared norm of the rows, which are
+      large where standardised features are rare, and the variance of features that it still lacks comes from all rows.
+    - Outlying rows. The model fits such a row with a small change of its weights and then has no curvature there; if
+      the preconditioner kept it, steps would be too short and the predicted decrease too small, which looks like
+      convergence. So a row counts for at most ``HEAVY`` average rows.
 
     Attributes:
         values: Λ ``[k]``.
@@ -32,29 +42,46 @@ class Preconditioner:
         self.values, self.vectors, self.rest = values, vectors, rest
 
     @classmethod
-    def of(cls, features: Tensor) -> Preconditioner:
-        """Estimate it from features ``[n F]``, using a subsample of evenly spaced rows if there are many."""
+    def of(cls, features: Tensor, effort: int = 1) -> Preconditioner:
+        """Estimate it from a sample of features ``[n F]``; of ``effort`` times as many rows as usual."""
         n, F = features.shape
+        mean = column_mean(features)
+        norms, counted = _counted(features, mean)
         if F > LARGEST_WHOLE:
-            return cls._principal(features[:: max(1, n // PRINCIPAL_ROWS)])
-        rows = features[:: max(1, n // (ROWS_PER_FEATURE * F))]
-        values, vectors = torch.linalg.eigh(gram(rows, column_mean(rows)).to(features.dtype))
+            picked, weights = _sample(norms, counted, effort * PRINCIPAL_ROWS)
+            return cls._principal(features[picked], weights, mean)
+        picked, weights = _sample(norms, counted, effort * ROWS_PER_FEATURE * F)
+        A = gram(features[picked], mean, weights)
+        if len(weights) < n:
+            variance, diagonal = _variance(features, mean, counted), A.diagonal()
+            diagonal.copy_(torch.where(diagonal < UNSEEN * variance, variance, diagonal))
+        values, vectors = torch.linalg.eigh(A.to(features.dtype))
         return cls(values.clamp_min(0), vectors)
 
     @classmethod
-    def _principal(cls, rows: Tensor) -> Preconditioner:
+    def _principal(cls, rows: Tensor, weights: Tensor, mean: Tensor) -> Preconditioner:
         """By subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4) from a seeded start."""
         m, F = rows.shape
-        rows = rows - column_mean(rows).to(rows.dtype)
+        rows = (rows - mean.to(rows.dtype)).mul_(weights.sqrt().to(rows.dtype)[:, None])
         generator = torch.Generator().manual_seed(0)
         basis = torch.randn(F, min(PRINCIPAL, m, F), generator=generator).to(rows)
         for _ in range(PASSES):
             basis = torch.linalg.qr(rows.T @ (rows @ basis)).Q
         projected = rows @ basis
-        values, turn = torch.linalg.eigh(projected.T @ projected / m)
+        values, turn = torch.linalg.eigh(projected.T @ projected)
         values = values.clamp_min(0)
-        left = sum(float(part.square().sum(dtype=torch.float64)) for part in blocks(rows)) / m - float(values.sum())
+        left = sum(float(part.square().sum(dtype=torch.float64)) for part in blocks(rows)) - float(values.sum())
         return cls(values, basis @ turn, max(0.0, left) / max(1, F - len(values)))
+
+    def covers(self, features: Tensor) -> bool:
+        """Whether it has the variance of each of these features ``[n F]``: it may come from rows where some are 0."""
+        if self.vectors is None:
+            own = self.values
+        else:
+            squares = self.vectors.square()
+            own = squares @ self.values + self.rest * (1 - squares.sum(1)).clamp_min(0)
+        mean = column_mean(features)
+        return bool((own >= UNSEEN * _variance(features, mean, _counted(features, mean)[1])).all())
 
     def apply(self, gradient: Tensor, curvature: Tensor, l2: Tensor) -> Tensor:
         """Gradient ``[g C F]``, s and λ ``[g]`` -> ``(s A + λ I)⁻¹`` times the gradient ``[g C F]``."""
@@ -66,6 +93,37 @@ class Preconditioner:
             return torch.matmul(along / scale, self.vectors.T)
         elsewhere = (curvature * self.rest + l2)[:, None, None]
         return torch.matmul(along / scale - along / elsewhere, self.vectors.T) + gradient / elsewhere
+
+
+def _counted(features: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared norms of centred rows, float64 ``[n]``, and the share of its curvature that each row counts with."""
+    shift = mean.to(features.dtype)
+    norms = torch.cat([(rows - shift).square_().sum(1) for rows in blocks(features)]).double()
+    return norms, (HEAVY * norms.mean() / norms.clamp_min(TINY)).clamp_max(1)
+
+
+def _variance(features: Tensor, mean: Tensor, counted: Tensor) -> Tensor:
+    """The diagonal of A from all rows, float64 ``[F]``."""
+    shift = mean.to(features.dtype)
+    total = torch.zeros_like(mean)
+    for rows, share in zip(blocks(features), blocks(counted), strict=True):
+        total += (share.to(rows.dtype) @ (rows - shift).square_()).double()
+    return total / len(features)
+
+
+def _sample(norms: Tensor, counted: Tensor, size: int) -> tuple[Tensor | slice, Tensor]:
+    """Which rows to use, about ``size``, and weights ``[m]`` such that ``Σ w (x - mean) (x - mean)ᵀ`` estimates A.
+
+    The chance of a row is half uniform, half in proportion to its squared norm, and its weight the reciprocal, so the
+    estimate is unbiased (Drineas, Kannan and Mahoney 2006). The rows are drawn systematically, without random numbers.
+    """
+    n = len(norms)
+    if n < 2 * size:
+        return slice(None), counted / n
+    norms = norms * counted
+    chance = (size * (norms / norms.sum().clamp_min(TINY) + 1 / n) / 2).clamp_max(1)
+    picked = chance.cumsum(0).floor().diff(prepend=chance.new_zeros(1)) > 0
+    return picked, (counted / chance / n)[picked]
 
 
 def few_rows(features: Tensor) -> bool:

@@ -16,7 +16,16 @@ from common.data import Images
 from common.encoders import EncoderConfig, build_encoder
 from common.errors import UserError
 from common.pixels import to_float
-from finetune.features import Extraction, FeatureKey, Features, cached_features, extract, feature_key, layer_shapes
+from finetune.features import (
+    Extraction,
+    FeatureKey,
+    Features,
+    _write,
+    cached_features,
+    extract,
+    feature_key,
+    layer_shapes,
+)
 from finetune.pooling import Part, Space, build_spaces, pool
 from tests.finetune.toys import BrightSource, HalvingEncoder, bright_images
 
@@ -55,6 +64,44 @@ def test_unreadable_images_are_skipped_and_nothing_is_cached(tmp_path: Path) -> 
     for part in PARTS:
         torch.testing.assert_close(found.parts[part], expected.parts[part][found.index])
     assert not list(tmp_path.rglob("*.safetensors"))  # unreadable images may be readable next time
+
+
+class DividesByZero(HalvingEncoder):
+    """Bright images overflow in the second layer."""
+
+    def layers(self, images: torch.Tensor) -> list[torch.Tensor]:
+        maps = super().layers(images)
+        dark = (images[:, :, :4, :4].mean(dim=(1, 2, 3)) < 0.37)[:, None, None, None]
+        return [maps[0], torch.where(dark, maps[1], torch.inf)]
+
+
+def test_infinite_features_are_refused_with_their_layers_and_the_first_image(tmp_path: Path) -> None:
+    images, encoder = bright_images(30), DividesByZero()  # class 0, every third image, is bright in the first quarter
+    with pytest.raises(UserError) as refused:
+        extract(encoder, images, PARTS, HOW)
+    assert refused.value.problems == (
+        "layer 1, avg: 10 of 30 images, first bright[0]",
+        "layer 1, max: 10 of 30 images, first bright[0]",
+    )
+    assert refused.value.title.startswith("halving gives NaN or infinite features")
+    rest = Images(images.source, 8, torch.tensor([1, 2, 4, 6]), images.source.pixels[[1, 2, 4, 6]])  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"1 of 4 images, first bright\[6\]"):
+        extract(encoder, rest, PARTS, HOW)
+    key = feature_key(encoder, "sha", images, "train", None, PARTS, HOW)
+    with pytest.raises(UserError, match="infinite"):
+        cached_features(tmp_path, key, encoder, images, PARTS, HOW)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_cache_with_nan_features_is_refused(tmp_path: Path) -> None:
+    images, encoder = bright_images(20), HalvingEncoder()
+    key = feature_key(encoder, "sha", images, "train", None, PARTS, HOW)
+    features = extract(encoder, images, PARTS, HOW)
+    parts = {part: values.clone() for part, values in features.parts.items()}
+    parts[PARTS[1]][5] = torch.nan
+    _write(tmp_path / "features" / f"{key.digest}.safetensors", key, Features(parts, features.index.clone()))
+    with pytest.raises(UserError, match=r"layer 1, avg: 1 of 20 images, first bright\[5\]"):
+        cached_features(tmp_path, key, encoder, images, PARTS, HOW)
 
 
 def test_the_encoder_is_set_to_eval_mode() -> None:

@@ -47,6 +47,19 @@ def test_numbers_keep_their_type(tmp_path: Path) -> None:
     assert isinstance(probes["linear"].choice.setting["l2"], float)
 
 
+def test_results_written_before_convergence_was_recorded_are_read(tmp_path: Path) -> None:
+    write_results(tmp_path, ProbeReport(results=(probe_result("shape", 0.5),)))
+    path = tmp_path / "results.json"
+    text = path.read_text()
+    found = json.loads(text)
+    for subject in found["results"][0]["subjects"].values():
+        for one in subject["probes"].values():
+            assert one.pop("converged") is True
+            assert one["choice"].pop("unconverged") == 0
+    path.write_text(json.dumps(found))
+    assert read_results(tmp_path) == ProbeReport(results=(probe_result("shape", 0.5),))
+
+
 def test_results_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         probe_result("shape", 0.5).task = "color"  # type: ignore[misc]

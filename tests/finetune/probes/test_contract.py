@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from finetune.features import Features
 from finetune.probe import probe
 from finetune.probes import AnyProbe, Classifiers, Linear, Nearest, Probe, Rows, Task, build_task
 from finetune.results import Setting, read_results
+from finetune.solvers.logistic import fit_logistic
 from finetune.table import probe_lines
 from tests.finetune.probes.features import GOOD, GOOD_SPACE, both, informative, task_of
 
@@ -157,6 +159,56 @@ def test_a_probe_is_a_frozen_config(one: Probe) -> None:
         one.kind = "other"  # type: ignore[misc]
 
 
+# ---- fits that do not converge
+
+
+class Hasty(Means):
+    """Classifiers of which the first did not converge."""
+
+    @property
+    def unconverged(self) -> tuple[int, ...]:
+        return (0,)
+
+
+class HastyMean(NearestMean):
+    kind: Literal["hasty"] = "hasty"  # type: ignore[assignment]
+
+    def fit(self, rows: Rows, settings: Sequence[Setting], *, final: bool) -> Means:
+        return Hasty(super().fit(rows, settings, final=final).means)
+
+
+def test_every_probe_converges_on_easy_features(one: Probe) -> None:
+    features, labels = informative(300, 0)
+    candidates, task = both(features), task_of(labels)
+    chosen = one.choose(candidates, task)
+    assert chosen.facts.unconverged == 0
+    assert one.refit(candidates, task, chosen).converged
+
+
+def test_fits_that_did_not_converge_are_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    features, labels = informative(300, 0)
+    task = task_of(labels, search=60)
+    hasty = HastyMean()
+    chosen = hasty.choose(both(features, finalists=1), task)
+    assert chosen.facts.unconverged == 3  # two spaces on few rows, and the winner on all
+    assert len(caplog.messages) == 3
+    assert not hasty.refit(both(features), task, chosen).converged
+    assert caplog.messages[-1].startswith("t, refit: the hasty probe did not converge (layer 0, avg)")
+
+
+def test_a_logistic_fit_that_runs_out_of_steps_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = informative(300, 0)
+    candidates, task = both(features), task_of(labels)
+    impatient = partial(fit_logistic, max_steps=1, careful_steps=1)
+    monkeypatch.setattr("finetune.probes.linear.fit_logistic", impatient)
+    linear = Linear(l2=(1e-4, 1e6))
+    chosen = linear.choose(candidates, task)
+    assert chosen.facts.unconverged >= 1
+    fitted = linear.refit(candidates, task, chosen._replace(setting={"l2": 1e-4}))
+    assert not fitted.converged
+    assert linear.refit(candidates, task, chosen._replace(setting={"l2": 1e6})).converged
+
+
 # ---- a new probe is one file and one line
 
 
@@ -193,6 +245,29 @@ def test_a_new_probe_is_measured_reported_logged_and_tabled_like_the_others(tmp_
     [logged] = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
     found = result.subjects["encoder"].probes["nearest_mean"]
     assert logged["color/nearest_mean_test_accuracy"] == found.test.accuracy
+
+
+def test_a_probe_that_did_not_converge_is_named_in_the_notes(tmp_path: Path) -> None:
+    small = EncoderConfig(name="small_cnn", model_args={"width": 4, "depth": 1})
+    export_encoder(build_encoder(small, image_size=16), tmp_path / "encoder", {})
+
+    class WithHasty(ProbeConfig):
+        more_probes: tuple[AnyProbe | HastyMean, ...] = ()  # type: ignore[assignment]
+
+    usual = config_of(tmp_path / "out", tmp_path / "encoder")
+    config = WithHasty.model_validate(usual.model_dump() | {"more_probes": [{"kind": "hasty"}]})
+    report = probe(config, show=False)
+    assert report.notes == read_results(config.out).notes  # type: ignore[union-attr]
+    notes = [note for note in report.notes if "converge" in note]
+    assert notes == [
+        "color: the hasty probe of encoder did not converge: its accuracy may be too low",
+        "color: the hasty probe of encoder was chosen among fits of which 1 did not converge",
+        "color: the hasty probe of pixels did not converge: its accuracy may be too low",
+        "color: the hasty probe of pixels was chosen among fits of which 1 did not converge",
+    ]
+    [result] = report.results
+    assert not result.subjects["encoder"].probes["hasty"].converged
+    assert result.linear.converged
 
 
 def test_a_second_linear_probe_can_be_added_and_names_must_differ(tmp_path: Path) -> None:

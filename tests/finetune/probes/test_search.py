@@ -106,6 +106,42 @@ def test_constant_features_become_zero() -> None:
     torch.testing.assert_close(standardised[:, 1].std(correction=0), torch.tensor(1.0))
 
 
+def test_a_feature_that_is_constant_in_the_fit_is_ignored_where_it_varies() -> None:
+    matrix = torch.stack([torch.zeros(50), torch.arange(50.0)], dim=1)
+    standardise = Standardiser.of(matrix)
+    assert torch.equal(standardise.apply_(torch.tensor([[1e6, 24.5]])), torch.tensor([[0.0, 0.0]]))
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e25])
+def test_any_scale_that_float32_can_hold_is_standardised(scale: float) -> None:
+    matrix = (torch.arange(50.0) * scale)[:, None]
+    deviation = Standardiser.of(matrix).apply_(matrix).std(correction=0)
+    torch.testing.assert_close(deviation, torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("probe", [LINEAR, Nearest(k=(5,))], ids=["logistic", "knn"])
+def test_a_feature_never_active_in_training_does_not_decide_a_prediction(probe: Linear | Nearest) -> None:
+    features, labels = informative(300, 0)
+    dead = Features({GOOD: torch.cat([features.parts[GOOD][:, :3], torch.zeros(300, 1)], 1)}, features.index)
+    candidates, task = Candidates(dead, [GOOD_SPACE], CPU), task_of(labels)
+    fitted = probe.refit(candidates, task, probe.choose(candidates, task))
+    active = Features({GOOD: dead.parts[GOOD] + torch.tensor([0.0, 0.0, 0.0, 1e5])}, features.index)
+    assert torch.equal(fitted.predict(active), fitted.predict(dead))
+
+
+def test_features_that_the_searched_rows_lack_get_their_own_preconditioner() -> None:
+    features, _ = informative(300, 0)
+    matrix = features.parts[GOOD] - features.parts[GOOD].mean(0)
+    candidates = Candidates(features, [GOOD_SPACE], CPU)
+    lacking = matrix.clone()
+    lacking[:, 3] = 0
+    first = candidates.preconditioner(GOOD_SPACE, lacking)
+    assert candidates.preconditioner(GOOD_SPACE, lacking[:150]) is first
+    second = candidates.preconditioner(GOOD_SPACE, matrix)
+    assert second is not first
+    assert candidates.preconditioner(GOOD_SPACE, matrix) is second
+
+
 @pytest.mark.parametrize("kind", ["logistic", "ridge"])
 def test_the_default_grid_is_half_decades_weakest_first(kind: str) -> None:
     strengths = Linear.model_validate({"kind": kind}).strengths

@@ -178,9 +178,12 @@ def test_starting_from_the_solution_needs_no_step(n: int, F: int) -> None:
 
 def test_too_few_steps_are_reported_as_not_converged() -> None:
     features, labels = correlated(200, 7, 3)
-    fit = fit_logistic(features, labels, 3, [1e-5], tolerance=1e-10, max_steps=2)
+    fit = fit_logistic(features, labels, 3, [1e-5], tolerance=1e-10, max_steps=2, careful_steps=0)
     assert fit.converged == (False,)
     assert fit.steps == (2,)
+    more = fit_logistic(features, labels, 3, [1e-5], tolerance=1e-10, max_steps=2, careful_steps=3)
+    assert (more.converged, more.steps) == ((False,), (5,))
+    assert more.objective < fit.objective
 
 
 @pytest.mark.parametrize(

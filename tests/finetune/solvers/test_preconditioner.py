@@ -86,3 +86,59 @@ def test_the_spans_preconditioner_is_the_inverse() -> None:
     span = Span(features := decaying(12, 40), column_mean(features))
     gradient = torch.randn(2, 3, 11).double()
     torch.testing.assert_close(span.preconditioner.apply(gradient, CURVATURE, L2), direct(span.coordinates, gradient))
+
+
+def rare(n: int, F: int) -> Tensor:
+    """Standardised features; the last is non-zero in three neighbouring rows, and a stride skips most of them."""
+    features = torch.randn(n, F, generator=torch.Generator().manual_seed(5)).double()
+    features[:, -1] = 0
+    features[101:104, -1] = torch.tensor([1.0, 2.0, 3.0]).double()
+    return (features - features.mean(0)) / features.std(0, correction=0)
+
+
+def eigenvalue_along(preconditioner: Preconditioner, direction: Tensor) -> float:
+    assert preconditioner.vectors is not None
+    return float((direction @ preconditioner.vectors).square() @ preconditioner.values)
+
+
+def test_a_sample_keeps_the_curvature_of_rare_features() -> None:
+    features = rare(4000, 6)
+    preconditioner = Preconditioner.of(features)  # from 48 rows
+    axis = torch.eye(6).double()
+    for one in axis:  # the truth is 1 for each; outlying rows count for less
+        assert 0.05 < eigenvalue_along(preconditioner, one) < 3
+    lacking = features.clone()
+    lacking[:, -1] = 0
+    assert eigenvalue_along(Preconditioner.of(lacking), axis[-1]) == pytest.approx(0, abs=1e-9)
+
+
+def test_one_outlying_row_does_not_hide_the_others() -> None:
+    features = rare(2000, 5)[:, :4].contiguous()
+    usual = Preconditioner.of(features)
+    features[7] = torch.tensor([1.0, 1.0, 1.0, 1.0]).double() * 1e5
+    direction = torch.full((4,), 0.5).double()
+    whole = float((features @ direction).var(correction=0))
+    counted = eigenvalue_along(Preconditioner.of(features), direction)
+    assert counted < 0.02 * whole  # at most 16 of 2,000 average rows
+    assert usual.values.min() > 0.5
+
+
+def test_a_preconditioner_covers_rows_like_its_own_but_not_features_that_it_lacked() -> None:
+    features = rare(1200, 6)
+    assert Preconditioner.of(features).covers(features)
+    assert Preconditioner.of(features[:, :5]).covers(features[::2, :5])
+    lacking = features.clone()
+    lacking[:, -1] = 0
+    assert not Preconditioner.of(lacking).covers(features)
+
+
+def test_a_sample_has_about_the_size_asked_for_and_is_drawn_without_random_numbers() -> None:
+    features = decaying(5000, 4)
+    before = torch.get_rng_state()
+    first, second = Preconditioner.of(features), Preconditioner.of(features)
+    assert torch.equal(first.values, second.values)
+    assert torch.equal(torch.get_rng_state(), before)
+    exact = torch.linalg.eigvalsh(torch.cov(features.T, correction=0))
+    more = Preconditioner.of(features, effort=40)
+    torch.testing.assert_close(first.values[-1], exact[-1], rtol=0.5, atol=0)
+    torch.testing.assert_close(more.values, exact, rtol=0.1, atol=0)
