@@ -120,8 +120,12 @@ def load_labelled(sources: Sources, data: LabelledData, size: int, seed: int) ->
     for duplicates reads all images. Unreadable images are dropped from everything that follows, so splits and results
     do not depend on whether images are kept in memory.
     """
-    train = load_images(sources.train, size, limit=data.limit, workers=data.workers, cache=data.cache, seed=seed)
-    test = load_images(sources.test, size, limit=data.test_limit, workers=data.workers, cache=data.cache)
+
+    def loaded(source: Source, limit: int | None, seed: int) -> Images:
+        # the search for duplicates, which reads all images, finds those that cannot be read
+        return load_images(source, size, limit=limit, workers=data.workers, cache=data.cache, seed=seed, check=False)
+
+    train, test = loaded(sources.train, data.limit, seed), loaded(sources.test, data.test_limit, 0)
     duplicates = warn_of_duplicates(test, train, workers=data.workers)
     train, test = train.readable(), test.readable()
     tasks = {}

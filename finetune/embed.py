@@ -74,7 +74,9 @@ def embed(config: EmbedConfig) -> EmbedResult:
         with open_run(config, here) as run:
             run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
             data = config.data
-            images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", seed=config.seed)
+            images = load_images(
+                source, size, limit=data.limit, workers=data.workers, cache="none", seed=config.seed, check=False
+            )
             labels = None if task is None else images.labels(task)
             path = run.folder / "features.parquet"
             precision = resolve_precision(config.precision, here.device)

@@ -169,7 +169,7 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     fit, held = hold_out(train_labels, config.validation, config.seed)
     validation = Split(images.train, held, train_labels.values[held])
     loader = Loader(
-        _only(images.train, fit),
+        images.train.only(fit),
         labels=train_labels.values[fit],
         batch_size=config.batch_size,
         seed=config.seed,
@@ -260,12 +260,6 @@ def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[dict[str, 
     return list(groups.values())
 
 
-def _only(images: Images, rows: Tensor) -> Images:
-    """A subset of the images."""
-    pixels = None if images.pixels is None else images.pixels[rows]
-    return Images(images.source, images.size, images.kept[rows], pixels)
-
-
 def _predict(classifier: Classifier, split: Split, config: FinetuneConfig, here: World) -> tuple[Tensor, Tensor]:
     """Predicted class and label of each readable row of the split: int64 ``[n]`` each, on the CPU."""
     training = classifier.training
@@ -273,7 +267,7 @@ def _predict(classifier: Classifier, split: Split, config: FinetuneConfig, here:
     dtype = resolve_precision(config.precision, here.device)
     answers, index = [], []
     with torch.inference_mode(), autocast(here.device, dtype):
-        for batch in in_order(_only(split.images, split.rows), config.batch_size, config.data.workers):
+        for batch in in_order(split.images.only(split.rows), config.batch_size, config.data.workers):
             answers.append(classifier(to_float(batch.images.to(here.device))).argmax(1).cpu())
             index.append(batch.index)
     classifier.train(training)
