@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import logging
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from pydantic import Field, field_validator
 from torch import Tensor
@@ -20,9 +22,12 @@ from common.data import (
     warn_of_duplicates,
 )
 from common.data.images import Cache, kept_rows
+from common.data.levels import Levels
 from common.errors import UserError, check_all
 from common.machine.cores import usable_cores
 from finetune.results import DataFacts
+
+log = logging.getLogger("retouch")
 
 
 class LabelledData(Config):
@@ -113,19 +118,26 @@ def open_sources(data: LabelledData, seed: int) -> Sources:
     return Sources(train, test)
 
 
-def load_labelled(sources: Sources, data: LabelledData, size: int, seed: int) -> LabelledImages:
+def load_labelled(
+    sources: Sources, data: LabelledData, size: int, seed: int, trained_on: Mapping[str, Any] | None = None
+) -> LabelledImages:
     """Decode both sets at ``size`` pixels, and keep the labels of the readable images.
 
     ``seed`` draws the training images if there is a limit. A limited test set is the same for every seed. The search
     for duplicates reads all images. Unreadable images are dropped from everything that follows, so splits and results
-    do not depend on whether images are kept in memory.
+    do not depend on whether images are kept in memory. Both sets have the levels of the training set. ``trained_on``:
+    the provenance of the encoder, for a warning if it was trained on other levels.
     """
 
-    def loaded(source: Source, limit: int | None, seed: int) -> Images:
-        # the search for duplicates, which reads all images, finds those that cannot be read
-        return load_images(source, size, limit=limit, workers=data.workers, cache=data.cache, seed=seed, check=False)
+    def loaded(source: Source, limit: int | None, seed: int, levels: Levels | None = None) -> Images:
+        return load_images(
+            source, size, limit=limit, workers=data.workers, cache=data.cache, seed=seed, levels=levels,
+            check=False,  # the search for duplicates reads all images, and finds those that cannot be read
+        )  # fmt: skip
 
-    train, test = loaded(sources.train, data.limit, seed), loaded(sources.test, data.test_limit, 0)
+    train = loaded(sources.train, data.limit, seed)
+    test = loaded(sources.test, data.test_limit, 0, train.levels)
+    warn_of_levels(trained_on, train)
     duplicates = warn_of_duplicates(test, train, workers=data.workers)
     train, test = train.readable(), test.readable()
     tasks = {}
@@ -133,6 +145,20 @@ def load_labelled(sources: Sources, data: LabelledData, size: int, seed: int) ->
         name = sources.train.resolve(task)
         tasks[name] = (train.labels(name), test.labels(name))
     return LabelledImages(train, test, tasks, duplicates)
+
+
+def warn_of_levels(trained_on: Mapping[str, Any] | None, images: Images) -> None:
+    """Warn if the encoder with this provenance was trained on images whose values were scaled in another way."""
+    if trained_on is None or "levels" not in trained_on:
+        return
+    then = None if trained_on["levels"] is None else Levels(*trained_on["levels"])
+    if then != images.levels:
+        then_text, now = (f"values {levels}" if levels else "images of 8 bits" for levels in (then, images.levels))
+        log.warning(
+            "the encoder was trained on %s, but %s has %s: the same value is another gray; convert the images to one "
+            "range, or pretrain on such images",
+            *(then_text, images.source.spec, now),
+        )
 
 
 def data_facts(sources: Sources, images: LabelledImages) -> DataFacts:

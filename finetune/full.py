@@ -164,7 +164,9 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     here, data = run.world, config.data
 
     # data
-    images = load_labelled(sources, data, data.image_size or encoder.image_size, config.seed)
+    start = config.encoder
+    trained_on = None if start.path is None or start.from_scratch else read_encoder_card(start.path).provenance
+    images = load_labelled(sources, data, data.image_size or encoder.image_size, config.seed, trained_on)
     [(task, (train_labels, test_labels))] = images.tasks.items()
     fit, held = hold_out(train_labels, config.validation, config.seed)
     validation = Split(images.train, held, train_labels.values[held])

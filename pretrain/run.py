@@ -62,7 +62,7 @@ def pretrain(config: PretrainConfig) -> Pretrained:
                 return Pretrained(training)
             learner.model.eval()
             panels.show(training.step)
-            sha256 = _export(learner, config, run, training)
+            sha256 = _export(learner, config, run, training, images[0])
             results = _results(learner, sample(images[0], size=config.data.image_size), run, training, sha256)
             return Pretrained(training, config.out / "encoder", results)
 
@@ -134,12 +134,13 @@ def _loader(images: Images, config: PretrainConfig, here: World) -> Loader:
     )
 
 
-def _export(learner: MethodLearner, config: PretrainConfig, run: Run, training: Trained) -> str:
+def _export(learner: MethodLearner, config: PretrainConfig, run: Run, training: Trained, images: Images) -> str:
     """Write ``encoder/``; returns its sha256."""
     folder, artifact = config.out / "encoder", f"encoder-{config.out.name}"
     provenance = {
         **config.method.provenance,
         "source": config.data.source,
+        "levels": images.levels,  # black and white of images of more than 8 bits
         "steps": training.steps,
         "batch_size": config.batch_size,
         "seed": config.seed,

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from common.data.levels import LOW, Levels, is_deep, levels_of, wide_values, with_low_bytes
+
 # registered by PIL, but not readable by PIL alone, or not images
 _NOT_IMAGES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 
@@ -33,7 +35,8 @@ def open_image(data: bytes | str | Path) -> Image.Image | Tensor:
         OSError, ValueError: neither can read it, or it has more than ``MAX_PIXELS``.
     """
     try:
-        return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+        image = Image.open(_readable(data))
+        return with_low_bytes(image, Image.open(_readable(data))) if is_deep(image) else image
     except Image.DecompressionBombError:
         return _open_large(data)
     except UnidentifiedImageError:
@@ -50,6 +53,10 @@ def open_image(data: bytes | str | Path) -> Image.Image | Tensor:
         return decoded
 
 
+def _readable(data: bytes | str | Path) -> io.BytesIO | str | Path:
+    return io.BytesIO(data) if isinstance(data, bytes) else data
+
+
 def _open_large(data: bytes | str | Path) -> Image.Image:
     """An image above PIL's limit, but not above ``MAX_PIXELS``.
 
@@ -59,14 +66,14 @@ def _open_large(data: bytes | str | Path) -> Image.Image:
         usual = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # PIL warns above the limit, and refuses above twice the limit
         try:
-            return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+            return Image.open(_readable(data))
         except Image.DecompressionBombError:
             raise ValueError(f"the image has more than {MAX_PIXELS:,} pixels") from None
         finally:
             Image.MAX_IMAGE_PIXELS = usual
 
 
-def square(image: Image.Image | Tensor, size: int) -> NDArray[np.uint8]:
+def square(image: Image.Image | Tensor, size: int, levels: Levels | None = None) -> NDArray[np.uint8]:
     """Decode, apply the EXIF orientation, convert to RGB, scale the shorter side to ``size`` and crop the centre.
 
     Scaling is bicubic with antialiasing; large images are first reduced by integer factors, JPEGs during decoding.
@@ -75,6 +82,7 @@ def square(image: Image.Image | Tensor, size: int) -> NDArray[np.uint8]:
     Args:
         image: PIL of any mode, or uint8 ``[1 h w]`` or ``[3 h w]``.
         size: side of the square in pixels.
+        levels: black and white of images of more than 8 bits; by default, those of this image alone.
 
     Returns:
         uint8 ``[3 size size]``.
@@ -84,7 +92,7 @@ def square(image: Image.Image | Tensor, size: int) -> NDArray[np.uint8]:
             return image.numpy()
     elif image.format == "JPEG":
         image.draft(None, (2 * size, 2 * size))  # never below twice the size; resampling does the rest
-    image = upright(image)
+    image = upright(image, levels)
     width, height = image.size
     if (width, height) != (size, size):
         side = min(width, height)
@@ -94,7 +102,7 @@ def square(image: Image.Image | Tensor, size: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def upright(image: Image.Image | Tensor) -> Image.Image:
+def upright(image: Image.Image | Tensor, levels: Levels | None = None) -> Image.Image:
     """Decode, apply the EXIF orientation and convert to RGB, at its own resolution.
 
     Args:
@@ -102,23 +110,35 @@ def upright(image: Image.Image | Tensor) -> Image.Image:
     """
     if isinstance(image, Tensor):
         return Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+    _scale_deep(image, levels)
     ImageOps.exif_transpose(image, in_place=True)  # not in place, it copies every image, rotated or not
-    return to_rgb(image)
+    return to_rgb(image, levels)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def _scale_deep(image: Image.Image, levels: Levels | None) -> None:
+    """Scale a colour image of 16 bits, of which PIL has kept the high byte, in place."""
+    levels = levels or (levels_of([image]) if LOW in image.info else None)
+    values = wide_values(image) if LOW in image.info and levels != Levels(0, 65535) else None
+    image.info.pop(LOW, None)
+    if values is not None and levels is not None:
+        alpha = image.getchannel("A") if image.mode == "RGBA" else None
+        image.paste(Image.fromarray(levels.to_bytes(values)).convert(image.mode))
+        if alpha is not None:
+            image.putalpha(alpha)
+
+
+def to_rgb(image: Image.Image, levels: Levels | None = None) -> Image.Image:
     """Any PIL mode -> RGB.
 
-    Transparent images are composited on white. 16-bit values keep their high byte. Floats and wider integers count as
-    [0, 1], [0, 255] or 16-bit if they fit that range; otherwise they are stretched from minimum to maximum.
+    Transparent images are composited on white. Values of more than 8 bits are scaled by ``levels``, by default the
+    image's own (``levels_of``): an image by itself has no other.
     """
     transparent = image.info.get("transparency")
     if image.mode == "RGB" and not isinstance(transparent, tuple):
         return image
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image)
-        # 16-bit by dtype; PIL widens 16-bit PGM to 32 bits, and its older versions 16-bit PNG too
-        gray = _from_wide(values, values.dtype.itemsize == 2 or (image.mode == "I" and image.format in ("PPM", "PNG")))
+        gray = (levels or levels_of([image]) or Levels(0, 1)).to_bytes(values)
         if isinstance(transparent, int):
             gray[values == transparent] = 255
         return Image.fromarray(gray).convert("RGB")
@@ -131,16 +151,3 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
-
-
-def _from_wide(values: NDArray[np.generic], of_16_bits: bool) -> NDArray[np.uint8]:
-    gray = values.astype(np.float64)
-    gray = np.nan_to_num(gray, posinf=0.0, neginf=0.0)
-    low, high = float(gray.min()), float(gray.max())
-    if of_16_bits or (values.dtype.kind in "iu" and low >= 0 and 255 < high <= 65535):
-        gray = np.floor(gray / 256)
-    elif values.dtype.kind == "f" and low >= 0 and high <= 1:
-        gray = gray * 255
-    elif low < 0 or high > 255:
-        gray = (gray - low) * (255 / (high - low))
-    return np.rint(gray).astype(np.uint8)

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from common.data.findings import read_findings, write_findings
+from common.data.levels import SAMPLE, Levels
 from common.data.reader import Decoder, Failure, decode_ahead
-from common.data.source import Labels, Source
+from common.data.rows import even_rows
+from common.data.source import Labels, Source, digest
 from common.errors import UserError
 from common.machine.cores import warn_of_workers
 from common.machine.distributed import gather, place
@@ -30,6 +32,8 @@ log = logging.getLogger("retouch")
 Cache = Literal["auto", "ram", "none"]
 RAM_SHARE = 0.25  # largest share of the free memory that cache="auto" takes, for all processes of a machine together
 FILL_ROWS = 256  # rows per request while filling the cache, and while looking for unreadable rows
+BLACK = 16  # an image without this value or a larger one is nearly black
+PLAIN = 3  # an image of which no channel varies by this much is of a single colour
 SHOWN = 3  # paths listed in one warning about unreadable images
 WARNED = 10  # unreadable images reported one by one by a single pass
 
@@ -47,6 +51,7 @@ class Images:
         kept: int64 ``[N]``, the source row of each row here.
         pixels: uint8 ``[N 3 S S]`` if kept in memory, else ``None``.
         checked: whether all rows are known to be readable. Rows that are not are unknown until a pass has met them.
+        levels: which values are black and white in images of more than 8 bits; ``None`` for 8 bits.
         unreadable: rows of the source that cannot be read, and why: left out if ``checked``, else those met so far.
     """
 
@@ -59,14 +64,21 @@ class Images:
         unreadable: Mapping[int, str] | None = None,
         *,
         checked: bool = False,
+        levels: Levels | None = None,
     ) -> None:
         self.source, self.size, self.kept, self.pixels = source, size, kept, pixels
         self.unreadable: dict[int, str] = dict(unreadable or {})
         self.checked = checked or pixels is not None or source.endless
+        self.levels = levels
         self._passed = self.checked  # whether a pass has met every row
 
     def __len__(self) -> int:
         return len(self.kept)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the source, and of the scale of its values."""
+        return self.source.fingerprint if self.levels is None else digest([self.source.fingerprint, *self.levels])
 
     def rows(self, index: Tensor) -> Tensor:
         """Rows ``[b]`` -> uint8 ``[b 3 S S]``, in this process."""
@@ -83,7 +95,9 @@ class Images:
     def only(self, rows: Tensor) -> Images:
         """Rows ``[n]`` of these images, in that order."""
         pixels = None if self.pixels is None else self.pixels[rows]
-        return Images(self.source, self.size, self.kept[rows], pixels, self.unreadable, checked=self.checked)
+        return Images(
+            self.source, self.size, self.kept[rows], pixels, self.unreadable, checked=self.checked, levels=self.levels
+        )
 
     def readable(self, workers: int = 0) -> Images:
         """These images without the rows that cannot be read, the same ones in every process.
@@ -125,7 +139,7 @@ class Images:
                 yield Fetched(torch.from_numpy(np.take(pixels, index.numpy(), axis=0)), index)
             return
         came, asked = 0, False
-        for batch in decode_ahead(Decoder(self.source, self.size, self.kept), rows, workers):
+        for batch in decode_ahead(Decoder(self.source, self.size, self.kept, self.levels), rows, workers):
             self._note(batch.failures)
             came, asked = came + len(batch.rows), True
             yield Fetched(torch.from_numpy(batch.pixels), torch.from_numpy(batch.rows))
@@ -158,7 +172,7 @@ class Images:
         known = read_findings(self.source, self.size, self.kept)
         if known is None:
             return False
-        decoder = Decoder(self.source, self.size, self.kept, send=False)
+        decoder = Decoder(self.source, self.size, self.kept, self.levels, send=False)
         rows = np.flatnonzero(np.isin(decoder.kept, list(known)))
         if not all(decoder[np.array([row])].failures for row in rows):
             return False
@@ -171,7 +185,7 @@ class Images:
         start = logged = time.monotonic()
         spec, done, whole = self.source.spec, 0, len(self)
         log.info("%s: looking for images that cannot be read, once before they are used", spec)
-        decoder = Decoder(self.source, self.size, self.kept, send=False)
+        decoder = Decoder(self.source, self.size, self.kept, self.levels, send=False)
         for batch in decode_ahead(decoder, torch.split(torch.arange(whole), FILL_ROWS)[rank::processes], workers):
             self.unreadable |= {int(self.kept[row]): why for row, why in batch.failures}
             done += len(batch.rows) + len(batch.failures)
@@ -190,6 +204,7 @@ def load_images(
     cache: Cache = "auto",
     seed: int = 0,
     check: bool = True,
+    levels: Levels | None = None,
 ) -> Images:
     """Open ``source`` as squares of ``size`` pixels: shorter side scaled to ``size``, centre cropped, uint8 RGB.
 
@@ -208,6 +223,8 @@ def load_images(
         seed: seed of the shuffle behind ``limit``.
         check: without a cache, look for unreadable rows now, which takes a pass over all. Otherwise they are skipped by
             a first pass in order, and ``Images.readable`` leaves them out after it.
+        levels: black and white of images of more than 8 bits: those of the training set, for a test set. By default
+            the source's own, measured on a sample.
 
     Raises:
         UserError: every image is unreadable.
@@ -215,15 +232,21 @@ def load_images(
     warn_of_workers(workers)
     source = source.at(size)
     kept = kept_rows(source, limit, seed)
+    levels = gather(levels or source.levels)[0]  # of the first process, if one has read a sample that others cannot
+    if levels is not None:
+        log.info("%s: has images of more than 8 bits; their values %s become 0 to 255", source.spec, levels)
     need = len(kept) * 3 * size * size
     room = int(available_memory() * RAM_SHARE / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if cache == "none" or (cache == "auto" and need > room):
         sizes = f"they would take {readable_size(need)}, a quarter of the free memory is {readable_size(room)}"
         reason = "" if cache == "none" else f": {sizes}"
         log.info("%s: %s images, decoded when needed%s", source.spec, f"{len(kept):,}", reason)
-        images = Images(source, size, kept)
-        return images.readable(workers) if check else images
-    return _fill(source, size, kept, workers)
+        images = Images(source, size, kept, levels=levels)
+        images = images.readable(workers) if check else images
+    else:
+        images = _fill(source, size, kept, workers, levels)
+    _warn_of_empty(images)
+    return images
 
 
 def paired(first: Images, second: Images) -> tuple[Images, Images]:
@@ -252,12 +275,14 @@ def kept_rows(source: Source, limit: int | None, seed: int = 0) -> Tensor:
     return torch.from_numpy(np.sort(chosen))
 
 
-def _fill(source: Source, size: int, kept: Tensor, workers: int) -> Images:
+def _fill(source: Source, size: int, kept: Tensor, workers: int, levels: Levels | None) -> Images:
     """Decode every row now, and keep the readable ones."""
     start = logged = time.monotonic()
     pixels = torch.empty((len(kept), 3, size, size), dtype=torch.uint8)
     readable, found, done = [], dict[int, str](), 0
-    for batch in decode_ahead(Decoder(source, size, kept), torch.split(torch.arange(len(kept)), FILL_ROWS), workers):
+    for batch in decode_ahead(
+        Decoder(source, size, kept, levels), torch.split(torch.arange(len(kept)), FILL_ROWS), workers
+    ):
         pixels[done : done + len(batch.rows)] = torch.from_numpy(batch.pixels)
         readable.append(torch.from_numpy(batch.rows))
         found |= {int(kept[row]): why for row, why in batch.failures}
@@ -265,7 +290,7 @@ def _fill(source: Source, size: int, kept: Tensor, workers: int) -> Images:
         if time.monotonic() - logged > 5:
             logged = time.monotonic()
             log.info("%s: %s of %s images decoded", source.spec, f"{done:,}", f"{len(kept):,}")
-    images = Images(source, size, kept[torch.cat(readable)], pixels[:done], found)
+    images = Images(source, size, kept[torch.cat(readable)], pixels[:done], found, levels=levels)
     everywhere = _all_found(found)
     if len(everywhere) > len(found):  # another process could not read what this one can
         images = images.only(_without(images.kept, everywhere))
@@ -284,6 +309,26 @@ def _fill(source: Source, size: int, kept: Tensor, workers: int) -> Images:
     return images
 
 
+def _warn_of_empty(images: Images) -> None:
+    """Warn if most images of a sample are black or of one colour: their values may have been misread."""
+    if images.source.endless:
+        return
+    rows = even_rows(len(images), SAMPLE)
+    if images.pixels is None:
+        pixels = Decoder(images.source, images.size, images.kept, images.levels)[rows.numpy()].pixels
+    else:
+        pixels = images.pixels[rows].numpy()
+    flat = pixels.reshape(len(pixels), 3, images.size**2)
+    black, plain = int((flat.max((1, 2)) < BLACK).sum()), int((np.ptp(flat, 2).max(1) < PLAIN).sum())
+    for count, what in ((black, f"nearly black (no value above {BLACK - 1} of 255)"), (plain, "of a single colour")):
+        if 2 * count > len(flat):
+            log.warning(
+                "%s: %d of %d images looked at are %s; check that they hold what you expect",
+                *(images.source.spec, count, len(flat), what),
+            )
+            return
+
+
 def _all_found(found: Mapping[int, str]) -> dict[int, str]:
     """What any process found unreadable, so that all of them order the same rows."""
     every = {row: why for part in gather(dict(found)) for row, why in part.items()}
@@ -296,7 +341,7 @@ def _without(kept: Tensor, found: Mapping[int, str]) -> Tensor:
 
 
 def _report(source: Source, found: Mapping[int, str], count: int) -> None:
-    if found:
+    if found and place()[0] == 0:  # all processes have the same to say
         log.warning("%d of %d images cannot be read and are left out: %s", len(found), count, _shown(source, found))
 
 

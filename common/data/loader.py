@@ -75,7 +75,8 @@ class Loader:
         The images themselves are not read, which would take a pass over the data.
         """
         labels = b"" if self.labels is None else self.labels.numpy().tobytes()
-        rows = digest([len(self.images.source), self.images.kept.numpy().tobytes(), labels])
+        levels = self.images.levels or ()
+        rows = digest([len(self.images.source), self.images.kept.numpy().tobytes(), labels, *levels])
         return {"images": len(self.images), "rows": rows}
 
     @property

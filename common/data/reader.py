@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common.data.decode import square
+from common.data.levels import Levels
 from common.data.source import Source
 from common.errors import one_line
 
@@ -36,9 +37,12 @@ class Decoded(NamedTuple):
 class Decoder(Dataset[Decoded]):
     """Turns a batch of rows into the pixels of those that can be read. ``send=False``: only tells which those are."""
 
-    def __init__(self, source: Source, size: int, kept: Tensor, *, send: bool = True) -> None:
+    def __init__(
+        self, source: Source, size: int, kept: Tensor, levels: Levels | None = None, *, send: bool = True
+    ) -> None:
         # numpy, so that batches travel between processes by pipe: shared memory is scarce in containers
         self.source, self.size, self.kept, self.send = source, size, kept.numpy(), send
+        self.levels = levels
 
     def __getitem__(self, rows: NDArray[np.int64]) -> Decoded:
         pixels = np.zeros((len(rows) if self.send else 1, 3, self.size, self.size), np.uint8)
@@ -62,12 +66,12 @@ class Decoder(Dataset[Decoded]):
             return made.numpy() if whole else square(made, self.size)
         for pause in PAUSES:
             try:
-                return square(self.source.image(number), self.size)
+                return square(self.source.image(number), self.size, self.levels)
             except OSError as error:
                 if error.errno not in PASSING:
                     raise
                 time.sleep(pause)
-        return square(self.source.image(number), self.size)
+        return square(self.source.image(number), self.size, self.levels)
 
 
 def decode_ahead(decoder: Decoder, rows: Iterable[Tensor], workers: int) -> Iterator[Decoded]:

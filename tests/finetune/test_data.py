@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -90,3 +91,23 @@ def test_unlabelled_images_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
     with pytest.raises(UserError, match="labels are needed"):
         open_sources(LabelledData(train=f"folder:{tmp_path}"), seed=0)
+
+
+def test_other_levels_than_the_encoder_was_trained_on_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for split, top in (("train", 4000), ("test", 500)):
+        for number in range(8):
+            path = tmp_path / split / "ab"[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            ramp = np.random.default_rng(number).integers(0, top - number, (16, 16)).astype(np.uint16)
+            Image.fromarray(ramp).save(path)
+    folders = {split: f"folder:{tmp_path / split}" for split in ("train", "test")}
+    data = LabelledData.model_validate(folders | {"workers": 0})
+    sources = open_sources(data, 0)
+    images = load_labelled(sources, data, 16, 0, {"levels": [0, 4095]})
+    assert images.test.levels == images.train.levels == (0, 4095)
+    assert "the encoder was trained on" not in caplog.text
+    load_labelled(sources, data, 16, 0, {"levels": None})
+    assert "the encoder was trained on images of 8 bits, but folder:" in caplog.text
+    assert "has values 0 to 4095 (12 bits)" in caplog.text
