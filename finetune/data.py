@@ -29,12 +29,15 @@ from finetune.results import DataFacts
 
 log = logging.getLogger("retouch")
 
+SHOWN = 20  # classes named in the log
+
 
 class LabelledData(Config):
     """The labelled images.
 
-    If ``test`` is not set, ``shapes`` and ``torchvision:`` use their own test set, and ``hf:`` uses its ``test`` split
-    if it has one. Any other source is split (seeded, stratified by the first task).
+    If ``test`` is not set, ``shapes`` and ``torchvision:`` use their own test set, and ``hf:``, ``folder:`` and
+    ``parquet:`` use their ``test`` split if they have one. Any other source is split (seeded, stratified by the first
+    task).
     """
 
     train: str = Field(
@@ -110,7 +113,8 @@ def open_sources(data: LabelledData, seed: int) -> Sources:
             labels = train.labels(name)
             check_same_classes(labels, test.labels(name))
             if int(labels.values.max()) == int(labels.values.min()):
-                problems.append(f"{train.spec}: task {name!r} has only one class; at least two are needed")
+                only = labels.names[int(labels.values[0])]
+                problems.append(f"{train.spec}: task {name!r} has only one class ({only}); at least two are needed")
         except UserError as error:
             problems += error.problems
     if problems:
@@ -144,7 +148,16 @@ def load_labelled(
     for task in data.task_list:
         name = sources.train.resolve(task)
         tasks[name] = (train.labels(name), test.labels(name))
+        log.info("task %s: %s", name, _classes(*tasks[name]))
     return LabelledImages(train, test, tasks, duplicates)
+
+
+def _classes(train: Labels, test: Labels) -> str:
+    """The classes, and how many images each has."""
+    counts = (part.values.bincount(minlength=len(part.names)).tolist() for part in (train, test))
+    each = [f"{name} ({a:,} + {b:,})" for name, a, b in zip(train.names, *counts, strict=False)]
+    more = f" and {len(each) - SHOWN} more" if len(each) > SHOWN else ""
+    return f"{len(each)} classes (training + test images): {', '.join(each[:SHOWN])}{more}"
 
 
 def warn_of_levels(trained_on: Mapping[str, Any] | None, images: Images) -> None:

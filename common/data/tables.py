@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,8 +23,12 @@ from PIL import Image
 from torch import Tensor
 
 from common.data.decode import open_image
+from common.data.listing import is_run_folder
 from common.data.source import Labels, Source, digest
+from common.data.split import Split, choose_split, split_of
 from common.errors import UserError, one_line
+
+log = logging.getLogger("retouch")
 
 # default columns if there are several candidates, in this order
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture", "pixel_values")
@@ -36,6 +41,8 @@ class TableSource(Source):
     Raises:
         UserError: there is no column of that name, or not exactly one candidate for images.
     """
+
+    test: Callable[[], Source] | None = None
 
     def __init__(
         self, spec: str, table: Any, identity: str, image: str | None = None, label: str | None = None
@@ -63,6 +70,10 @@ class TableSource(Source):
         if isinstance(table.features[self._image], datasets.Image):
             self._table = self._table.cast_column(self._image, datasets.Image(decode=False))
         self._images = self._table.select_columns([self._image])
+
+    def published_test(self) -> Source | None:
+        """The files of its test split, where those of several splits were named."""
+        return None if self.test is None else self.test()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -103,10 +114,13 @@ class TableSource(Source):
         return Labels(chosen if rows is None else chosen[rows], names, task)
 
 
-def parquet_source(spec: str, pattern: str, image: str | None = None, label: str | None = None) -> TableSource:
+def parquet_source(
+    spec: str, pattern: str, image: str | None = None, label: str | None = None, split: str = "train"
+) -> TableSource:
     """``parquet:GLOB``: all matching files, sorted by name (``**`` also matches folders).
 
-    Files without rows are skipped: an empty shard may lack the types of the others.
+    If all are named after splits (``train-00000.parquet``, ``train/0.parquet``), only those of ``split`` are read.
+    Files in run folders are left out, and those without rows: an empty shard may lack the types of the others.
 
     Raises:
         UserError: no file matches, one is not a parquet file, or none has rows.
@@ -117,6 +131,34 @@ def parquet_source(spec: str, pattern: str, image: str | None = None, label: str
         folder = Path(pattern)
         hint = f"; for a folder use {spec}/*.parquet" if folder.is_dir() else f" (from {Path.cwd()})"
         raise UserError(f"{spec}: no file matches{hint}")
+    own = [file for file in files if is_run_folder(str(Path(file).parent))]
+    if own and len(own) < len(files):
+        log.info("%s: %d files written by retouch left out: %s", spec, len(own), ", ".join(own[:3]))
+        files = [file for file in files if file not in own]
+    parts: dict[Split | None, list[str]] = {}
+    for file in files:
+        parts.setdefault(_file_split(file), []).append(file)
+    named = {name: part for name, part in parts.items() if name is not None}
+    if None in parts or len(named) < 2:
+        return _parquet_table(spec, files, image, label)
+    chosen, test = choose_split(named, split)
+    if chosen is None:
+        raise UserError(f"{spec}: no {split} files among those of its splits {', '.join(named)}")
+    counts = ", ".join(f"{name} ({len(part)} files)" for name, part in named.items())
+    log.info("%s holds the splits %s: %s is used", spec, counts, ", ".join(chosen[:3]))
+    source = _parquet_table(spec, chosen, image, label)
+    if test is not None:
+        source.test = partial(_parquet_table, spec, test, image, label)
+    return source
+
+
+def _file_split(file: str) -> Split | None:
+    """The split that a file is named after, or its folder."""
+    path = Path(file)
+    return split_of(re.split(r"[-_.]", path.name)[0]) or split_of(path.parent.name)
+
+
+def _parquet_table(spec: str, files: list[str], image: str | None, label: str | None) -> TableSource:
     files = _with_rows(spec, files)
     with _quiet():
         try:

@@ -111,3 +111,15 @@ def test_other_levels_than_the_encoder_was_trained_on_are_warned_of(
     load_labelled(sources, data, 16, 0, {"levels": None})
     assert "the encoder was trained on images of 8 bits, but folder:" in caplog.text
     assert "has values 0 to 4095 (12 bits)" in caplog.text
+
+
+def test_folders_of_splits_are_the_training_and_test_set(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for split, count in (("train", 6), ("test", 4)):
+        folder(tmp_path / split, {"cat": count, "dog": count + 1})
+    data = LabelledData(train=f"folder:{tmp_path}", workers=0)
+    sources = open_sources(data, seed=0)
+    assert [len(source) for source in sources] == [13, 9]
+    assert sources.train.labels().names == sources.test.labels().names == ("cat", "dog")
+    with caplog.at_level("INFO", logger="retouch"):
+        load_labelled(sources, data, 8, seed=0)
+    assert "task label: 2 classes (training + test images): cat (6 + 4), dog (7 + 5)" in caplog.text
