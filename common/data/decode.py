@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import importlib.util
 import io
 import threading
 from pathlib import Path
@@ -12,10 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from common.data.levels import LOW, Levels, is_deep, levels_of, wide_values, with_low_bytes
+from common.data.levels import LOW, Levels, is_deep, levels_of, load, wide_values, with_low_bytes
+from common.errors import one_line
 
 # registered by PIL, but not readable by PIL alone, or not images
 _NOT_IMAGES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+
+PNG = b"\x89PNG\r\n\x1a\n"  # the first bytes of such a file
+NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}  # chunks of a PNG that decide over its pixels
 
 MAX_PIXELS = 1_000_000_000  # per image; PIL's own limit of 179 million refuses panoramas and scans
 _limit = threading.Lock()
@@ -31,26 +38,63 @@ def image_suffixes() -> frozenset[str]:
 def open_image(data: bytes | str | Path) -> Image.Image | Tensor:
     """An image file or its bytes as PIL (only the header is read), or uint8 ``[3 h w]`` if only torchvision reads it.
 
+    What a file says besides its pixels (texts, profiles) does not decide whether it is read.
+
     Raises:
         OSError, ValueError: neither can read it, or it has more than ``MAX_PIXELS``.
     """
     try:
-        image = Image.open(_readable(data))
-        return with_low_bytes(image, Image.open(_readable(data))) if is_deep(image) else image
+        return _opened(data)
     except Image.DecompressionBombError:
         return _open_large(data)
-    except UnidentifiedImageError:
-        # HEIC, and AVIF on older versions of PIL
-        from torchvision.io import ImageReadMode, decode_image
-
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # PIL raises anything
         raw = data if isinstance(data, bytes) else Path(data).read_bytes()
         if not raw:
             raise ValueError("the file is empty") from None
-        try:
-            decoded: Tensor = decode_image(torch.frombuffer(bytearray(raw), dtype=torch.uint8), ImageReadMode.RGB)
-        except RuntimeError:
-            raise ValueError("not an image that PIL or torchvision can read") from None
-        return decoded
+        if raw.startswith(PNG):
+            with contextlib.suppress(Exception):
+                return _opened(_bare_png(raw))
+        if raw[4:8] == b"ftyp":
+            return _open_heif(raw)
+        return _open_with_torchvision(raw, None if isinstance(error, UnidentifiedImageError) else one_line(error))
+
+
+def _opened(data: bytes | str | Path) -> Image.Image:
+    image = Image.open(_readable(data))
+    return with_low_bytes(image, Image.open(_readable(data))) if is_deep(image) else image
+
+
+def _bare_png(raw: bytes) -> bytes:
+    """A PNG without the chunks that its pixels do not need: PIL refuses the file for a text of a megabyte."""
+    kept, start = [PNG], len(PNG)
+    while start + 12 <= len(raw):
+        end = start + 12 + int.from_bytes(raw[start : start + 4], "big")
+        if raw[start + 4 : start + 8] in NEEDED:
+            kept.append(raw[start:end])
+        start = end
+    return b"".join(kept)
+
+
+def _open_heif(raw: bytes) -> Image.Image | Tensor:
+    """HEIC, which phones write, by the package pillow-heif if there is one, and AVIF for older versions of PIL."""
+    heic = raw[8:12] not in (b"avif", b"avis")
+    if heic and importlib.util.find_spec("pillow_heif") is not None:
+        importlib.import_module("pillow_heif").register_heif_opener()
+        return Image.open(io.BytesIO(raw))
+    kind, remedy = ("HEIC", "pip install pillow-heif") if heic else ("AVIF", "pip install --upgrade pillow")
+    return _open_with_torchvision(raw, f"{kind} images need another package here: {remedy}")
+
+
+def _open_with_torchvision(raw: bytes, reason: str | None) -> Tensor:
+    from torchvision.io import ImageReadMode, decode_image
+
+    try:
+        decoded: Tensor = decode_image(torch.frombuffer(bytearray(raw), dtype=torch.uint8), ImageReadMode.RGB)
+    except RuntimeError:
+        raise ValueError(reason or "not an image that PIL or torchvision can read") from None
+    return decoded
 
 
 def _readable(data: bytes | str | Path) -> io.BytesIO | str | Path:
@@ -110,8 +154,10 @@ def upright(image: Image.Image | Tensor, levels: Levels | None = None) -> Image.
     """
     if isinstance(image, Tensor):
         return Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+    load(image)
     _scale_deep(image, levels)
-    ImageOps.exif_transpose(image, in_place=True)  # not in place, it copies every image, rotated or not
+    with contextlib.suppress(Exception):  # a broken orientation is none
+        ImageOps.exif_transpose(image, in_place=True)  # not in place, it copies every image, rotated or not
     return to_rgb(image, levels)
 
 

@@ -78,13 +78,25 @@ def levels_of(images: Iterable[Image.Image]) -> Levels | None:
     return Levels(low, high if high > low else low + 1)
 
 
+def load(image: Image.Image) -> None:
+    """Decode it; what PIL refuses after the last pixel, such as a long text, costs no image."""
+    try:
+        image.load()
+    except ValueError:
+        if getattr(image, "tile", None):  # pixels are missing
+            raise
+        image.load()
+
+
 def wide_values(image: Image.Image) -> NDArray[Any] | None:
     """The values ``[h w]`` or ``[h w 3]`` of an image of more than 8 bits per channel; ``None`` for one of 8 bits."""
     if image.mode.startswith(("I", "F")):
+        load(image)
         return np.asarray(image)
     low = image.info.get(LOW)
     if low is None:
         return None
+    load(image)
     high, low = (np.asarray(part)[..., :3].astype(np.uint16) for part in (image, low))
     return high << 8 | low
 
