@@ -16,7 +16,7 @@ from torch import Tensor
 
 from common.data.decode import image_suffixes, open_image
 from common.data.listing import Listing, list_images
-from common.data.source import Labels, Source, digest
+from common.data.source import Labels, Source, class_name, digest
 from common.data.split import Split, choose_split, split_of
 from common.errors import UserError
 
@@ -115,7 +115,9 @@ class FolderSource(Source):
 
     def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
         task = self.resolve(task)
-        names, values = np.unique([self.path(i).partition("/")[0] for i in range(len(self))], return_inverse=True)
+        names, values = np.unique(
+            [class_name(self.path(i).partition("/")[0]) for i in range(len(self))], return_inverse=True
+        )
         named = [str(name) for name in names if split_of(str(name))]
         if len({split_of(name) for name in named}) > 1:
             log.warning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
@@ -128,6 +129,11 @@ class Subset(Source):
 
     def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
         return self.source.labels(task, self.rows if rows is None else self.rows[rows])
+
+
+def class_name(name: str) -> str:
+    """A class name in composed characters: ``é`` may be one character or two, which look alike."""
+    return unicodedata.normalize("NFC", name)
 
 
 def digest(parts: Iterable[object]) -> str:

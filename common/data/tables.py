@@ -24,7 +24,7 @@ from torch import Tensor
 
 from common.data.decode import open_image
 from common.data.listing import is_run_folder
-from common.data.source import Labels, Source, digest
+from common.data.source import Labels, Source, class_name, digest
 from common.data.split import Split, choose_split, split_of
 from common.errors import UserError, one_line
 
@@ -65,7 +65,7 @@ class TableSource(Source):
         classes = [name for name in tasks if isinstance(table.features[name], datasets.ClassLabel)]
         first = label or _only(classes, LABEL_COLUMNS) or _only(tasks, LABEL_COLUMNS)
         self.tasks = tuple(sorted(tasks, key=lambda name: (name != first, name not in classes)))
-        self._sure = first is not None or not tasks
+        self.sure = first is not None or not tasks
         self._table = table.select_columns([self._image, *tasks])
         if isinstance(table.features[self._image], datasets.Image):
             self._table = self._table.cast_column(self._image, datasets.Image(decode=False))
@@ -93,20 +93,24 @@ class TableSource(Source):
     def where(self, index: int) -> str:
         return f"{self.spec}[{index}]"
 
-    def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
-        if task is None and not self._sure:
+    def resolve(self, task: str | None) -> str:
+        if task is None and not self.sure:
             choices = ", ".join(self.tasks)
             raise UserError(f"{self.spec}: several columns may be labels: {choices}; set data.label to one of them")
+        return super().resolve(task)
+
+    def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
         task = self.resolve(task)
         cells = self._table.select_columns([task]).to_pandas()[task]
         missing = int(cells.isna().sum())
         feature = self._table.features[task]
         if isinstance(feature, datasets.ClassLabel):
             missing += int((cells < 0).sum())
-            names, values = tuple(feature.names), cells.to_numpy()
+            names, values = tuple(map(class_name, feature.names)), cells.to_numpy()
         else:
             # sorted values are the classes, so that train and test agree if both contain every class
-            found, values = np.unique(cells.dropna().to_numpy(), return_inverse=True)
+            given = [class_name(cell) if isinstance(cell, str) else cell for cell in cells.dropna()]
+            found, values = np.unique(given, return_inverse=True)
             names = tuple(str(name) for name in found)
         if missing:
             raise UserError(f"{self.spec}: {missing} of {len(self)} rows have no label in column {task!r}")
@@ -219,21 +223,43 @@ class HubSource(TableSource):
 def hub_source(
     spec: str, name: str, split: str, root: str | None = None, image: str | None = None, label: str | None = None
 ) -> HubSource:
-    """``hf:NAME[:split]``: a data set of the Hugging Face hub, or a local folder in one of its layouts.
+    """``hf:NAME[:split]``: a data set of the Hugging Face hub, or a local folder in one of its layouts or of
+    ``save_to_disk``.
 
     Raises:
         UserError: it cannot be found or loaded, or has no such split.
     """
     local = Path(name).expanduser()
     path = str(local) if local.exists() else name
+    saved = _is_saved(local)
     try:
-        table = datasets.load_dataset(path, split=split, cache_dir=root)
+        table = _load_saved(local, split) if saved else datasets.load_dataset(path, split=split, cache_dir=root)
     except Exception as error:  # hub, network and builder errors share no base class
         raise UserError(f"{spec}: cannot load split {split!r}: {_reason(error)}") from None
-    # the names of its cache files contain a hash of what they were built from
-    built = ["/".join(Path(file["filename"]).parts[-4:]) for file in table.cache_files]
+    built: list[object]
+    if saved:
+        status = [Path(file["filename"]).stat() for file in table.cache_files]
+        built = [part for one in status for part in (one.st_size, one.st_mtime_ns)]
+    else:  # the names of its cache files contain a hash of what they were built from
+        built = ["/".join(Path(file["filename"]).parts[-4:]) for file in table.cache_files]
     another = partial(hub_source, spec, name, root=root, image=image, label=label)
     return HubSource(spec, table, digest([name, split, *built]), image, label, another)
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether ``save_to_disk`` of `datasets` has written it: a table, or a dictionary of them by split."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def _load_saved(folder: Path, split: str) -> Any:
+    data = datasets.load_from_disk(str(folder))
+    if not isinstance(data, datasets.DatasetDict):
+        if split != "train":
+            raise ValueError("it was saved as one table without splits; leave the split out")
+        return data
+    if split not in data:
+        raise ValueError(f"its splits are {', '.join(data)}")
+    return data[split]
 
 
 def _holds_images(feature: Any) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -123,3 +125,16 @@ def test_folders_of_splits_are_the_training_and_test_set(tmp_path: Path, caplog:
     with caplog.at_level("INFO", logger="retouch"):
         load_labelled(sources, data, 8, seed=0)
     assert "task label: 2 classes (training + test images): cat (6 + 4), dog (7 + 5)" in caplog.text
+
+
+def test_labels_are_never_the_first_of_several_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    cells = {"image": [buffer.getvalue()] * 4, "size": [1, 1, 2, 2], "age": [5, 6, 5, 6]}
+    datasets.Dataset.from_dict(cells).to_parquet(tmp_path / "t.parquet")
+    spec = f"parquet:{tmp_path}/t.parquet"
+    with pytest.raises(UserError, match=r"several columns may be labels: size, age; set data\.label to one of them"):
+        open_sources(LabelledData(train=spec, test=spec), seed=0)
+    assert open_sources(LabelledData(train=spec, test=spec, task="age"), seed=0).train.resolve("age") == "age"
+    assert open_sources(LabelledData(train=spec, test=spec, label="age"), seed=0).train.resolve(None) == "age"
