@@ -58,19 +58,31 @@ class FolderSource(Source):
         self.tasks = ("label",) if all(b"/" in path for path in encoded) else ()
 
     def splits(self) -> dict[Split, FolderSource]:
-        """Its parts, if it is a data set whose folders are splits: all of them have a name such as train or test."""
+        """Its parts, if all of its folders are named after splits, or all folders of every class."""
         paths = [self.path(index) for index in range(len(self))]
-        folders = dict.fromkeys(path.partition("/")[0] if "/" in path else "" for path in paths)
-        named = {folder: split_of(folder) for folder in folders}
-        if None in named.values() or len(set(named.values())) < len(named):
+        return self._parts(paths, 0) or self._parts(paths, 1)
+
+    def _parts(self, paths: list[str], level: int) -> dict[Split, FolderSource]:
+        """The parts by their folders ``level`` folders down; none if one is not named after a split, or two alike."""
+        chosen: dict[str, list[str]] = {}
+        for path in paths:
+            folders = path.split("/")[:-1]
+            chosen.setdefault(folders[level] if len(folders) > level else "", []).append(path)
+        named = {split_of(folder): folder for folder in chosen}
+        if None in named or len(named) < len(chosen) or (level and len(named) == 1):
             return {}
-        parts = {}
-        for folder, name in named.items():
-            part = copy.copy(self)
-            part.root, part.spec = f"{self.root}/{folder}", f"{self.spec.rstrip('/')}/{folder}"
-            part._keep([path.partition("/")[2] for path in paths if path.startswith(f"{folder}/")])
-            parts[name] = part
-        return {name: part for name, part in parts.items() if name is not None}
+        parts: dict[Split, FolderSource] = {}
+        for name, folder in named.items():
+            if name is None:
+                continue
+            part = parts[name] = copy.copy(self)
+            if level:
+                part.spec = f"{self.spec} ({folder})"
+                part._keep(chosen[folder])
+            else:  # the same as if the user had named this folder
+                part.root, part.spec = f"{self.root.rstrip('/')}/{folder}", f"{self.spec.rstrip('/')}/{folder}"
+                part._keep([path.partition("/")[2] for path in chosen[folder]])
+        return parts
 
     def published_test(self) -> Source | None:
         """The folder of test images next to this one of training images, where the user named the folder of both."""
@@ -146,7 +158,7 @@ def folder_source(spec: str, folder: str, split: str = "train") -> FolderSource:
     chosen, test = choose_split(parts, split)
     if chosen is None:
         raise UserError(f"{spec}: no {split} folder among its splits {', '.join(part.spec for part in parts.values())}")
-    counts = ", ".join(f"{part.spec.rpartition('/')[2]} ({len(part):,} images)" for part in parts.values())
+    counts = ", ".join(f"{name} ({len(part):,} images)" for name, part in parts.items())
     log.info("%s holds the splits %s: %s is used", spec, counts, chosen.spec)
     chosen.test = test
     return chosen

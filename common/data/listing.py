@@ -34,6 +34,9 @@ class Listing:
             if folders:
                 shown = ", ".join(sorted(folders)[:SHOWN]) + (", ..." if len(folders) > SHOWN else "")
                 _say_once(f"{spec}: {len(folders)} folder{'s' * (len(folders) > 1)} {what} left out: {shown}")
+        if self.images and self.others.total() > len(self.images):
+            kinds = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in self.others.most_common(3))
+            _say_once(f"{spec}: {len(self.images):,} images; files of other types are not read ({kinds})")
 
 
 def list_images(root: str, suffixes: frozenset[str]) -> Listing:

@@ -132,8 +132,8 @@ class Subset(Source):
 
 
 def class_name(name: str) -> str:
-    """A class name in composed characters: ``é`` may be one character or two, which look alike."""
-    return unicodedata.normalize("NFC", name)
+    """A class name as it looks: ``é`` may be one character or two, and a space at the end is not seen."""
+    return " ".join(unicodedata.normalize("NFC", name).split())
 
 
 def digest(parts: Iterable[object]) -> str:

@@ -210,6 +210,8 @@ def test_names_that_look_the_same_are_one_class(tmp_path: Path, form: Literal["N
         path = tmp_path / name / f"{number}.png"
         path.parent.mkdir()
         picture(number).save(path)
+    (tmp_path / "tea ").mkdir()
+    (tmp_path / "tea" / "2.png").rename(tmp_path / "tea " / "2.png")
     labels = build_source(f"folder:{tmp_path}").labels()
     assert labels.names == ("caf\N{LATIN SMALL LETTER E WITH ACUTE}", "tea")
     assert labels.values.tolist() == [0, 0, 1]

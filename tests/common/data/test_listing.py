@@ -100,8 +100,32 @@ def test_folders_named_after_splits_are_splits(
     if test is not None:
         assert build_source(f"folder:{tmp_path}", split="test").spec == f"folder:{tmp_path}/{test}"
         assert build_source(source.spec).published_test() is None  # the user named a split
-    assert f"{train} (6 images)" in caplog.text
+    assert "train (6 images)" in caplog.text
     assert f"folder:{tmp_path}/{train} is used" in caplog.text
+
+
+def test_splits_below_each_class_are_splits(tmp_path: Path) -> None:
+    for name in ("bottle", "cable"):
+        for split, count in (("train", 3), ("test", 2)):
+            for number in range(count):
+                write_picture(tmp_path / name / split / "good" / f"{number}.png", number)
+    source = build_source(f"folder:{tmp_path}")
+    test = source.published_test()
+    assert test is not None
+    assert [source.spec, test.spec] == [f"folder:{tmp_path} (train)", f"folder:{tmp_path} (test)"]
+    assert source.labels().names == test.labels().names == ("bottle", "cable")
+    assert [source.labels().values.tolist(), test.labels().values.tolist()] == [[0, 0, 0, 1, 1, 1], [0, 0, 1, 1]]
+    assert all("/train/" in place and Path(place).is_file() for place in places(source))
+    assert all("/test/" in place for place in places(test))
+
+
+def test_many_files_of_other_types_are_worth_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "retouch")
+    write_picture(tmp_path / "a.png")
+    for name in ("b", "c", "d.txt"):
+        (tmp_path / name).touch()
+    build_source(f"folder:{tmp_path}")
+    assert "1 images; files of other types are not read (2 without suffix, 1 .txt)" in caplog.text
 
 
 def test_a_split_that_is_not_there_is_refused(tmp_path: Path) -> None:
