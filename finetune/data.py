@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import logging
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from pydantic import Field, field_validator
 from torch import Tensor
@@ -20,16 +22,22 @@ from common.data import (
     warn_of_duplicates,
 )
 from common.data.images import Cache, kept_rows
+from common.data.levels import Levels
 from common.errors import UserError, check_all
 from common.machine.cores import usable_cores
 from finetune.results import DataFacts
+
+log = logging.getLogger("retouch")
+
+SHOWN = 20  # classes named in the log
 
 
 class LabelledData(Config):
     """The labelled images.
 
-    If ``test`` is not set, ``shapes`` and ``torchvision:`` use their own test set, and ``hf:`` uses its ``test`` split
-    if it has one. Any other source is split (seeded, stratified by the first task).
+    If ``test`` is not set, ``shapes`` and ``torchvision:`` use their own test set, and ``hf:``, ``folder:`` and
+    ``parquet:`` use their ``test`` split if they have one. Any other source is split (seeded, stratified by the first
+    task).
     """
 
     train: str = Field(
@@ -105,7 +113,8 @@ def open_sources(data: LabelledData, seed: int) -> Sources:
             labels = train.labels(name)
             check_same_classes(labels, test.labels(name))
             if int(labels.values.max()) == int(labels.values.min()):
-                problems.append(f"{train.spec}: task {name!r} has only one class; at least two are needed")
+                only = labels.names[int(labels.values[0])]
+                problems.append(f"{train.spec}: task {name!r} has only one class ({only}); at least two are needed")
         except UserError as error:
             problems += error.problems
     if problems:
@@ -113,22 +122,56 @@ def open_sources(data: LabelledData, seed: int) -> Sources:
     return Sources(train, test)
 
 
-def load_labelled(sources: Sources, data: LabelledData, size: int, seed: int) -> LabelledImages:
+def load_labelled(
+    sources: Sources, data: LabelledData, size: int, seed: int, trained_on: Mapping[str, Any] | None = None
+) -> LabelledImages:
     """Decode both sets at ``size`` pixels, and keep the labels of the readable images.
 
     ``seed`` draws the training images if there is a limit. A limited test set is the same for every seed. The search
     for duplicates reads all images. Unreadable images are dropped from everything that follows, so splits and results
-    do not depend on whether images are kept in memory.
+    do not depend on whether images are kept in memory. Both sets have the levels of the training set. ``trained_on``:
+    the provenance of the encoder, for a warning if it was trained on other levels.
     """
-    train = load_images(sources.train, size, limit=data.limit, workers=data.workers, cache=data.cache, seed=seed)
-    test = load_images(sources.test, size, limit=data.test_limit, workers=data.workers, cache=data.cache)
+
+    def loaded(source: Source, limit: int | None, seed: int, levels: Levels | None = None) -> Images:
+        return load_images(
+            source, size, limit=limit, workers=data.workers, cache=data.cache, seed=seed, levels=levels,
+            check=False,  # the search for duplicates reads all images, and finds those that cannot be read
+        )  # fmt: skip
+
+    train = loaded(sources.train, data.limit, seed)
+    test = loaded(sources.test, data.test_limit, 0, train.levels)
+    warn_of_levels(trained_on, train)
     duplicates = warn_of_duplicates(test, train, workers=data.workers)
     train, test = train.readable(), test.readable()
     tasks = {}
     for task in data.task_list:
         name = sources.train.resolve(task)
         tasks[name] = (train.labels(name), test.labels(name))
+        log.info("task %s: %s", name, _classes(*tasks[name]))
     return LabelledImages(train, test, tasks, duplicates)
+
+
+def _classes(train: Labels, test: Labels) -> str:
+    """The classes, and how many images each has."""
+    counts = (part.values.bincount(minlength=len(part.names)).tolist() for part in (train, test))
+    each = [f"{name} ({a:,} + {b:,})" for name, a, b in zip(train.names, *counts, strict=False)]
+    more = f" and {len(each) - SHOWN} more" if len(each) > SHOWN else ""
+    return f"{len(each)} classes (training + test images): {', '.join(each[:SHOWN])}{more}"
+
+
+def warn_of_levels(trained_on: Mapping[str, Any] | None, images: Images) -> None:
+    """Warn if the encoder with this provenance was trained on images whose values were scaled in another way."""
+    if trained_on is None or "levels" not in trained_on:
+        return
+    then = None if trained_on["levels"] is None else Levels(*trained_on["levels"])
+    if then != images.levels:
+        then_text, now = (f"values {levels}" if levels else "images of 8 bits" for levels in (then, images.levels))
+        log.warning(
+            "the encoder was trained on %s, but %s has %s: the same value is another gray; convert the images to one "
+            "range, or pretrain on such images",
+            *(then_text, images.source.spec, now),
+        )
 
 
 def data_facts(sources: Sources, images: LabelledImages) -> DataFacts:

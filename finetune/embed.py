@@ -28,6 +28,7 @@ from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
 from common.runs.folder import check_run_folder, open_run, with_group
 from finetune.config import EmbedConfig
+from finetune.data import warn_of_levels
 from finetune.features import layer_shapes
 from finetune.pooling import Space, build_spaces, concatenate, pool
 from finetune.results import EmbedResult
@@ -74,7 +75,8 @@ def embed(config: EmbedConfig) -> EmbedResult:
         with open_run(config, here) as run:
             run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
             data = config.data
-            images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none")
+            images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", check=False)
+            warn_of_levels(card.provenance, images)
             labels = None if task is None else images.labels(task)
             path = run.folder / "features.parquet"
             precision = resolve_precision(config.precision, here.device)

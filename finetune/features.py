@@ -109,7 +109,7 @@ def feature_key(
     return FeatureKey(
         encoder=sha256,
         view=encoder.view,
-        source=images.source.fingerprint,
+        source=images.fingerprint,
         split=f"{split} {images.source.spec}",
         limit=limit,
         rows=hashlib.sha256(images.kept.numpy().tobytes()).hexdigest(),

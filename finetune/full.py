@@ -174,11 +174,13 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     here, data = run.world, config.data
 
     # data
-    images = load_labelled(sources, data, data.image_size or encoder.image_size, config.seed)
+    start = config.encoder
+    trained_on = None if start.path is None or start.from_scratch else read_encoder_card(start.path).provenance
+    images = load_labelled(sources, data, data.image_size or encoder.image_size, config.seed, trained_on)
     [(task, (train_labels, test_labels))] = images.tasks.items()
     fit, held = hold_out(train_labels, config.validation, config.seed)
     validation = Split(images.train, held, train_labels.values[held])
-    shown = _only(images.train, fit)
+    shown = images.train.only(fit)
     loader = Loader(
         shown,
         labels=train_labels.values[fit],
@@ -274,12 +276,6 @@ def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[dict[str, 
     return list(groups.values())
 
 
-def _only(images: Images, rows: Tensor) -> Images:
-    """A subset of the images."""
-    pixels = None if images.pixels is None else images.pixels[rows]
-    return Images(images.source, images.size, images.kept[rows], pixels)
-
-
 def _predict(classifier: Classifier, split: Split, config: FinetuneConfig, here: World) -> tuple[Tensor, Tensor]:
     """Predicted class and label of each readable row of the split: int64 ``[n]`` each, on the CPU."""
     training = classifier.training
@@ -287,7 +283,7 @@ def _predict(classifier: Classifier, split: Split, config: FinetuneConfig, here:
     dtype = resolve_precision(config.precision, here.device)
     answers, index = [], []
     with torch.inference_mode(), autocast(here.device, dtype):
-        for batch in in_order(_only(split.images, split.rows), config.batch_size, config.data.workers):
+        for batch in in_order(split.images.only(split.rows), config.batch_size, config.data.workers):
             answers.append(classifier(to_float(batch.images.to(here.device))).argmax(1).cpu())
             index.append(batch.index)
     classifier.train(training)

@@ -142,7 +142,7 @@ def _probe_data(
     how: Extraction,
 ) -> list[ProbeResult]:
     """One result per task of this data set."""
-    images = load_labelled(sources, data, data.image_size or encoder.image_size, config.seed)
+    images = load_labelled(sources, data, data.image_size or encoder.image_size, config.seed, card.provenance)
 
     # the encoder itself
     itself = Subject("encoder", encoder, card.sha256, spaces)

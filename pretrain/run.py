@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.config import load_config
-from common.data import Images, Loader, Source, build_source, load_images
+from common.data import Images, Loader, Source, build_source, load_images, paired
 from common.data.images import kept_rows
 from common.encoders.export import export_encoder
 from common.engine.loop import Periodic, Trained, learn
@@ -45,7 +45,7 @@ def pretrain(config: PretrainConfig) -> Pretrained:
             lambda: _open(config, here), lambda: _build(config, here), lambda: check_run_folder(config)
         )
         check_sources(config, sources)
-        images = [_load(source, config) for source in sources]
+        images = _load(sources, config)
         learner.attach(*images)
         with open_run(config, here) as run:
             log.info("%s unlabeled images from %s; %s", f"{len(images[0]):,}", sources[0].spec, learner.description)
@@ -62,7 +62,7 @@ def pretrain(config: PretrainConfig) -> Pretrained:
                 return Pretrained(training)
             learner.model.eval()
             panels.show(training.step)
-            sha256 = _export(learner, config, run, training)
+            sha256 = _export(learner, config, run, training, images[0])
             results = _results(learner, sample(images[0], size=config.data.image_size), run, training, sha256)
             return Pretrained(training, config.out / "encoder", results)
 
@@ -107,10 +107,20 @@ def _build(config: PretrainConfig, here: World) -> MethodLearner:
     return config.method.build(config.data.image_size, config.augment, here, config.seed)
 
 
-def _load(source: Source, config: PretrainConfig) -> Images:
-    data = config.data
-    size = config.method.loaded_size(data.image_size)
-    return load_images(source, size, limit=data.limit, workers=data.workers, cache=data.cache)
+def _load(sources: Sequence[Source], config: PretrainConfig) -> list[Images]:
+    """The readable images of each source.
+
+    Raises:
+        UserError: they are too few for the method.
+    """
+    data, method = config.data, config.method
+    size = method.loaded_size(data.image_size)
+    images = [load_images(one, size, limit=data.limit, workers=data.workers, cache=data.cache) for one in sources]
+    if method.second == "view":
+        images = list(paired(*images))
+    if problems := method.check(data.image_size, min(map(len, images))):
+        raise UserError(*problems)
+    return images
 
 
 def _loader(images: Images, config: PretrainConfig, here: World) -> Loader:
@@ -124,12 +134,13 @@ def _loader(images: Images, config: PretrainConfig, here: World) -> Loader:
     )
 
 
-def _export(learner: MethodLearner, config: PretrainConfig, run: Run, training: Trained) -> str:
+def _export(learner: MethodLearner, config: PretrainConfig, run: Run, training: Trained, images: Images) -> str:
     """Write ``encoder/``; returns its sha256."""
     folder, artifact = config.out / "encoder", f"encoder-{config.out.name}"
     provenance = {
         **config.method.provenance,
         "source": config.data.source,
+        "levels": images.levels,  # black and white of images of more than 8 bits
         "steps": training.steps,
         "batch_size": config.batch_size,
         "seed": config.seed,

@@ -2,7 +2,7 @@
 
 from common.data.build import build_source
 from common.data.duplicates import find_duplicates, warn_of_duplicates
-from common.data.images import Images, load_images
+from common.data.images import Images, load_images, paired
 from common.data.loader import Batch, Loader, in_order
 from common.data.source import Labels, Source, Subset
 from common.data.split import check_same_classes, split_source, stratified_split
@@ -19,6 +19,7 @@ __all__ = [
     "find_duplicates",
     "in_order",
     "load_images",
+    "paired",
     "split_source",
     "stratified_split",
     "warn_of_duplicates",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from common.data.folder import FolderSource
+from common.data.folder import folder_source
 from common.data.patches import PatchesSource
 from common.data.photos import PhotosSource
 from common.data.shapes import ShapesSource
@@ -38,7 +38,7 @@ def build_source(
     Args:
         spec: ``scheme:rest``.
         split: ``train`` or ``test``, for sources that have both, unless ``spec`` names one. Folders and parquet files
-            are taken whole.
+            have both if all of them are named after a split; otherwise they are taken whole.
         image: column that holds images, if it is not the obvious one (``parquet``, ``hf``).
         label: column, or task, that ``labels(None)`` returns.
         root: folder for downloads (``hf``, ``torchvision``); by default in the user's cache.
@@ -63,7 +63,7 @@ def build_source(
         case "parquet":
             from common.data.tables import parquet_source  # takes a second to import
 
-            return parquet_source(spec, rest, image, label)
+            return parquet_source(spec, rest, image, label, split)
         case "hf":
             from common.data.tables import hub_source
 
@@ -73,7 +73,7 @@ def build_source(
 
             source: Source = TorchvisionSource(spec, name, part or split, root)
         case _:
-            source = FolderSource(rest, spec)
+            source = folder_source(spec, rest, split)
     if label not in (None, "label"):
         raise UserError(f"data.label: {spec} has no label {label!r}; remove it, or use label")
     return source

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import importlib.util
 import io
 import threading
 from pathlib import Path
@@ -12,8 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from common.data.levels import LOW, Levels, is_deep, levels_of, load, wide_values, with_low_bytes
+from common.errors import one_line
+
 # registered by PIL, but not readable by PIL alone, or not images
 _NOT_IMAGES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+
+PNG = b"\x89PNG\r\n\x1a\n"  # the first bytes of such a file
+NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}  # chunks of a PNG that decide over its pixels
 
 MAX_PIXELS = 1_000_000_000  # per image; PIL's own limit of 179 million refuses panoramas and scans
 _limit = threading.Lock()
@@ -29,25 +38,67 @@ def image_suffixes() -> frozenset[str]:
 def open_image(data: bytes | str | Path) -> Image.Image | Tensor:
     """An image file or its bytes as PIL (only the header is read), or uint8 ``[3 h w]`` if only torchvision reads it.
 
+    What a file says besides its pixels (texts, profiles) does not decide whether it is read.
+
     Raises:
         OSError, ValueError: neither can read it, or it has more than ``MAX_PIXELS``.
     """
     try:
-        return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+        return _opened(data)
     except Image.DecompressionBombError:
         return _open_large(data)
-    except UnidentifiedImageError:
-        # HEIC, and AVIF on older versions of PIL
-        from torchvision.io import ImageReadMode, decode_image
-
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # PIL raises anything
         raw = data if isinstance(data, bytes) else Path(data).read_bytes()
         if not raw:
             raise ValueError("the file is empty") from None
-        try:
-            decoded: Tensor = decode_image(torch.frombuffer(bytearray(raw), dtype=torch.uint8), ImageReadMode.RGB)
-        except RuntimeError:
-            raise ValueError("not an image that PIL or torchvision can read") from None
-        return decoded
+        if raw.startswith(PNG):
+            with contextlib.suppress(Exception):
+                return _opened(_bare_png(raw))
+        if raw[4:8] == b"ftyp":
+            return _open_heif(raw)
+        return _open_with_torchvision(raw, None if isinstance(error, UnidentifiedImageError) else one_line(error))
+
+
+def _opened(data: bytes | str | Path) -> Image.Image:
+    image = Image.open(_readable(data))
+    return with_low_bytes(image, Image.open(_readable(data))) if is_deep(image) else image
+
+
+def _bare_png(raw: bytes) -> bytes:
+    """A PNG without the chunks that its pixels do not need: PIL refuses the file for a text of a megabyte."""
+    kept, start = [PNG], len(PNG)
+    while start + 12 <= len(raw):
+        end = start + 12 + int.from_bytes(raw[start : start + 4], "big")
+        if raw[start + 4 : start + 8] in NEEDED:
+            kept.append(raw[start:end])
+        start = end
+    return b"".join(kept)
+
+
+def _open_heif(raw: bytes) -> Image.Image | Tensor:
+    """HEIC, which phones write, by the package pillow-heif if there is one, and AVIF for older versions of PIL."""
+    heic = raw[8:12] not in (b"avif", b"avis")
+    if heic and importlib.util.find_spec("pillow_heif") is not None:
+        importlib.import_module("pillow_heif").register_heif_opener()
+        return Image.open(io.BytesIO(raw))
+    kind, remedy = ("HEIC", "pip install pillow-heif") if heic else ("AVIF", "pip install --upgrade pillow")
+    return _open_with_torchvision(raw, f"{kind} images need another package here: {remedy}")
+
+
+def _open_with_torchvision(raw: bytes, reason: str | None) -> Tensor:
+    from torchvision.io import ImageReadMode, decode_image
+
+    try:
+        decoded: Tensor = decode_image(torch.frombuffer(bytearray(raw), dtype=torch.uint8), ImageReadMode.RGB)
+    except RuntimeError:
+        raise ValueError(reason or "not an image that PIL or torchvision can read") from None
+    return decoded
+
+
+def _readable(data: bytes | str | Path) -> io.BytesIO | str | Path:
+    return io.BytesIO(data) if isinstance(data, bytes) else data
 
 
 def _open_large(data: bytes | str | Path) -> Image.Image:
@@ -59,14 +110,14 @@ def _open_large(data: bytes | str | Path) -> Image.Image:
         usual = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # PIL warns above the limit, and refuses above twice the limit
         try:
-            return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+            return Image.open(_readable(data))
         except Image.DecompressionBombError:
             raise ValueError(f"the image has more than {MAX_PIXELS:,} pixels") from None
         finally:
             Image.MAX_IMAGE_PIXELS = usual
 
 
-def square(image: Image.Image | Tensor, size: int) -> NDArray[np.uint8]:
+def square(image: Image.Image | Tensor, size: int, levels: Levels | None = None) -> NDArray[np.uint8]:
     """Decode, apply the EXIF orientation, convert to RGB, scale the shorter side to ``size`` and crop the centre.
 
     Scaling is bicubic with antialiasing; large images are first reduced by integer factors, JPEGs during decoding.
@@ -75,6 +126,7 @@ def square(image: Image.Image | Tensor, size: int) -> NDArray[np.uint8]:
     Args:
         image: PIL of any mode, or uint8 ``[1 h w]`` or ``[3 h w]``.
         size: side of the square in pixels.
+        levels: black and white of images of more than 8 bits; by default, those of this image alone.
 
     Returns:
         uint8 ``[3 size size]``.
@@ -84,7 +136,7 @@ def square(image: Image.Image | Tensor, size: int) -> NDArray[np.uint8]:
             return image.numpy()
     elif image.format == "JPEG":
         image.draft(None, (2 * size, 2 * size))  # never below twice the size; resampling does the rest
-    image = upright(image)
+    image = upright(image, levels)
     width, height = image.size
     if (width, height) != (size, size):
         side = min(width, height)
@@ -94,7 +146,7 @@ def square(image: Image.Image | Tensor, size: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def upright(image: Image.Image | Tensor) -> Image.Image:
+def upright(image: Image.Image | Tensor, levels: Levels | None = None) -> Image.Image:
     """Decode, apply the EXIF orientation and convert to RGB, at its own resolution.
 
     Args:
@@ -102,23 +154,37 @@ def upright(image: Image.Image | Tensor) -> Image.Image:
     """
     if isinstance(image, Tensor):
         return Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
-    ImageOps.exif_transpose(image, in_place=True)  # not in place, it copies every image, rotated or not
-    return to_rgb(image)
+    load(image)
+    _scale_deep(image, levels)
+    with contextlib.suppress(Exception):  # a broken orientation is none
+        ImageOps.exif_transpose(image, in_place=True)  # not in place, it copies every image, rotated or not
+    return to_rgb(image, levels)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def _scale_deep(image: Image.Image, levels: Levels | None) -> None:
+    """Scale a colour image of 16 bits, of which PIL has kept the high byte, in place."""
+    levels = levels or (levels_of([image]) if LOW in image.info else None)
+    values = wide_values(image) if LOW in image.info and levels != Levels(0, 65535) else None
+    image.info.pop(LOW, None)
+    if values is not None and levels is not None:
+        alpha = image.getchannel("A") if image.mode == "RGBA" else None
+        image.paste(Image.fromarray(levels.to_bytes(values)).convert(image.mode))
+        if alpha is not None:
+            image.putalpha(alpha)
+
+
+def to_rgb(image: Image.Image, levels: Levels | None = None) -> Image.Image:
     """Any PIL mode -> RGB.
 
-    Transparent images are composited on white. 16-bit values keep their high byte. Floats and wider integers count as
-    [0, 1], [0, 255] or 16-bit if they fit that range; otherwise they are stretched from minimum to maximum.
+    Transparent images are composited on white. Values of more than 8 bits are scaled by ``levels``, by default the
+    image's own (``levels_of``): an image by itself has no other.
     """
     transparent = image.info.get("transparency")
     if image.mode == "RGB" and not isinstance(transparent, tuple):
         return image
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image)
-        # 16-bit by dtype; PIL widens 16-bit PGM to 32 bits, and its older versions 16-bit PNG too
-        gray = _from_wide(values, values.dtype.itemsize == 2 or (image.mode == "I" and image.format in ("PPM", "PNG")))
+        gray = (levels or levels_of([image]) or Levels(0, 1)).to_bytes(values)
         if isinstance(transparent, int):
             gray[values == transparent] = 255
         return Image.fromarray(gray).convert("RGB")
@@ -131,16 +197,3 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
-
-
-def _from_wide(values: NDArray[np.generic], of_16_bits: bool) -> NDArray[np.uint8]:
-    gray = values.astype(np.float64)
-    gray = np.nan_to_num(gray, posinf=0.0, neginf=0.0)
-    low, high = float(gray.min()), float(gray.max())
-    if of_16_bits or (values.dtype.kind in "iu" and low >= 0 and 255 < high <= 65535):
-        gray = np.floor(gray / 256)
-    elif values.dtype.kind == "f" and low >= 0 and high <= 1:
-        gray = gray * 255
-    elif low < 0 or high > 255:
-        gray = (gray - low) * (255 / (high - low))
-    return np.rint(gray).astype(np.uint8)

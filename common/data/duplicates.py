@@ -28,7 +28,7 @@ def warn_of_duplicates(test: Images, train: Images, *, workers: int = 0) -> int:
         log.warning(
             "%d of %d test images are identical to training images: test accuracy may be too high",
             count,
-            len(test.readable()),
+            len(test) - (0 if test.checked else len(test.unreadable)),
         )
     return count
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import os
-from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -13,12 +15,16 @@ from PIL import Image
 from torch import Tensor
 
 from common.data.decode import image_suffixes, open_image
-from common.data.source import Labels, Source, digest
+from common.data.listing import Listing, list_images
+from common.data.source import Labels, Source, class_name, digest
+from common.data.split import Split, choose_split, split_of
 from common.errors import UserError
+
+log = logging.getLogger("retouch")
 
 
 class FolderSource(Source):
-    """Image files below ``folder``, sorted by path, without hidden files and folders.
+    """Image files below ``folder``, sorted by path, without hidden ones and what is no image of the user (``listing``).
 
     Symbolic links are followed, but a file or folder reached twice counts once, so cycles of links end. The class of an
     image is the first folder below ``folder``.
@@ -27,6 +33,8 @@ class FolderSource(Source):
         UserError: there is no such folder, it cannot be listed, or it contains no image.
     """
 
+    test: FolderSource | None = None
+
     def __init__(self, folder: str, spec: str | None = None) -> None:
         self.root = os.path.expanduser(folder)  # noqa: PTH111 -- a string, since it is joined a million times
         self.spec = spec or f"folder:{folder}"
@@ -34,16 +42,51 @@ class FolderSource(Source):
             what = "is a file, not a folder" if Path(self.root).exists() else "no such folder"
             raise UserError(f"{self.spec}: {what}: {Path(self.root).absolute()}")
         try:
-            found, others = _image_paths(self.root, image_suffixes())
+            listing = list_images(self.root, image_suffixes())
         except OSError as error:
             raise UserError(f"{self.spec}: cannot list {error.filename}: {error.strerror}") from None
-        if not found:
-            raise UserError(f"{self.spec}: {_nothing(self.root, others)}")
+        listing.report(self.spec)
+        if not listing.images:
+            raise UserError(f"{self.spec}: {_nothing(self.root, listing)}")
+        self._keep(sorted(listing.images))
+
+    def _keep(self, paths: Sequence[str]) -> None:
         # one block of bytes instead of a million strings: small, and fast to send to worker processes
-        paths = [os.fsencode(path) for path in sorted(found)]
-        self._ends = np.cumsum([len(path) for path in paths], dtype=np.int64)
-        self._bytes = b"".join(paths)
-        self.tasks = ("label",) if all(b"/" in path for path in paths) else ()
+        encoded = [os.fsencode(path) for path in paths]
+        self._ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
+        self._bytes = b"".join(encoded)
+        self.tasks = ("label",) if all(b"/" in path for path in encoded) else ()
+
+    def splits(self) -> dict[Split, FolderSource]:
+        """Its parts, if all of its folders are named after splits, or all folders of every class."""
+        paths = [self.path(index) for index in range(len(self))]
+        return self._parts(paths, 0) or self._parts(paths, 1)
+
+    def _parts(self, paths: list[str], level: int) -> dict[Split, FolderSource]:
+        """The parts by their folders ``level`` folders down; none if one is not named after a split, or two alike."""
+        chosen: dict[str, list[str]] = {}
+        for path in paths:
+            folders = path.split("/")[:-1]
+            chosen.setdefault(folders[level] if len(folders) > level else "", []).append(path)
+        named = {split_of(folder): folder for folder in chosen}
+        if None in named or len(named) < len(chosen) or (level and len(named) == 1):
+            return {}
+        parts: dict[Split, FolderSource] = {}
+        for name, folder in named.items():
+            if name is None:
+                continue
+            part = parts[name] = copy.copy(self)
+            if level:
+                part.spec = f"{self.spec} ({folder})"
+                part._keep(chosen[folder])
+            else:  # the same as if the user had named this folder
+                part.root, part.spec = f"{self.root.rstrip('/')}/{folder}", f"{self.spec.rstrip('/')}/{folder}"
+                part._keep([path.partition("/")[2] for path in chosen[folder]])
+        return parts
+
+    def published_test(self) -> Source | None:
+        """The folder of test images next to this one of training images, where the user named the folder of both."""
+        return self.test
 
     @cached_property
     def fingerprint(self) -> str:
@@ -84,7 +127,15 @@ class FolderSource(Source):
 
     def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
         task = self.resolve(task)
-        names, values = np.unique([self.path(i).partition("/")[0] for i in range(len(self))], return_inverse=True)
+        names, values = np.unique(
+            [class_name(self.path(i).partition("/")[0]) for i in range(len(self))], return_inverse=True
+        )
+        named = [str(name) for name in names if split_of(str(name))]
+        if len({split_of(name) for name in named}) > 1:
+            log.warning(
+                "%s: %s are taken for classes, but look like splits; if they are, name one: %s/%s",
+                *(self.spec, " and ".join(named), self.spec, named[-1]),
+            )
         chosen = torch.from_numpy(values.astype(np.int64))
         return Labels(chosen if rows is None else chosen[rows], tuple(str(name) for name in names), task)
 
@@ -92,54 +143,32 @@ class FolderSource(Source):
         return next(path for path in map(self.path, range(len(self))) if "/" not in path)
 
 
-def _image_paths(root: str, suffixes: frozenset[str]) -> tuple[list[str], Counter[str]]:
-    """Relative paths of the image files below ``root``, unordered, and a count of the other files by suffix."""
-    found: list[str] = []
-    others: Counter[str] = Counter()
-    visited: set[str] = set()  # real paths of the folders listed so far
-    links: list[tuple[str, str]] = []  # links to files: (relative path, real path)
-    pending = [("", os.path.realpath(root))]  # folders to list; links to folders come after all real ones
-    waiting: list[tuple[str, str]] = []
-    while pending or waiting:
-        if not pending:
-            waiting.sort(reverse=True)
-        relative, real = pending.pop() if pending else waiting.pop()
-        if real in visited:
-            continue
-        visited.add(real)
-        with os.scandir(real) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                path = relative + entry.name
-                if entry.is_symlink():
-                    target = os.path.realpath(entry.path)
-                    if os.path.isdir(target):  # noqa: PTH112 -- False also for a link to itself
-                        waiting.append((path + "/", target))
-                    elif os.path.isfile(target):  # noqa: PTH113
-                        links.append((path, target))
-                elif entry.is_dir():
-                    pending.append((path + "/", entry.path))
-                elif _suffix(entry.name) in suffixes:
-                    found.append(path)
-                else:
-                    others[_suffix(entry.name)] += 1
-    taken: set[str] = set()
-    for path, target in sorted(links):
-        folder, _, name = target.rpartition("/")
-        listed = folder in visited and _suffix(name) in suffixes and not name.startswith(".")
-        if _suffix(path) in suffixes and not listed and target not in taken:
-            taken.add(target)
-            found.append(path)
-    return found, others
+def folder_source(spec: str, folder: str, split: str = "train") -> FolderSource:
+    """``folder:PATH``; if the folders there are splits (train, test, val), the one that is asked for.
+
+    The test set of ``train`` is then ``test``, or ``val`` where there is no ``test``.
+
+    Raises:
+        UserError: as ``FolderSource``; or it has splits, but not this one.
+    """
+    whole = FolderSource(folder, spec)
+    parts = whole.splits()
+    if not parts:
+        return whole
+    chosen, test = choose_split(parts, split)
+    if chosen is None:
+        raise UserError(f"{spec}: no {split} folder among its splits {', '.join(part.spec for part in parts.values())}")
+    counts = ", ".join(f"{name} ({len(part):,} images)" for name, part in parts.items())
+    log.info("%s holds the splits %s: %s is used", spec, counts, chosen.spec)
+    chosen.test = test
+    return chosen
 
 
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122 -- a million times
-
-
-def _nothing(root: str, others: Counter[str]) -> str:
+def _nothing(root: str, listing: Listing) -> str:
     """Why a folder has no images, and what to do."""
+    others = listing.others
+    if listing.runs or listing.added:
+        return f"no image files in {Path(root).absolute()}, except in folders that are left out"
     if not others:
         return f"the folder is empty: {Path(root).absolute()}"
     kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in others.most_common(3))

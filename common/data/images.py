@@ -1,45 +1,46 @@
 """Decoded images: every row a square of uint8 pixels, kept in memory if they fit, otherwise decoded by workers.
 
-Both ways give the same numbers, even if some rows are unreadable: these keep their position, so that the order of
-training does not depend on them, and training uses the next readable row instead; a single pass over all rows skips
-them.
+Rows that cannot be read are left out before anything is ordered, drawn or counted. An order of training, a sample and a
+mean are then those of a source without these rows, and both ways give the same numbers. Filling the memory finds them;
+without a cache, one pass decodes every row and keeps none.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from common.data.decode import square
-from common.data.source import Labels, Source
-from common.errors import UserError, one_line
+from common.data.findings import read_findings, write_findings
+from common.data.levels import SAMPLE, Levels
+from common.data.reader import Decoder, Failure, decode_ahead
+from common.data.rows import even_rows
+from common.data.source import Labels, Source, digest
+from common.errors import UserError
 from common.machine.cores import warn_of_workers
+from common.machine.distributed import gather, place
 from common.machine.memory import available_memory, readable_size
 
 log = logging.getLogger("retouch")
 
 Cache = Literal["auto", "ram", "none"]
 RAM_SHARE = 0.25  # largest share of the free memory that cache="auto" takes, for all processes of a machine together
-FILL_ROWS = 256  # rows per request while filling the cache
+FILL_ROWS = 256  # rows per request while filling the cache, and while looking for unreadable rows
+BLACK = 16  # an image without this value or a larger one is nearly black
+PLAIN = 3  # an image of which no channel varies by this much is of a single colour
 SHOWN = 3  # paths listed in one warning about unreadable images
-WARNED = 10  # unreadable images reported one by one during training
+WARNED = 10  # unreadable images reported one by one by a single pass
 
 
 class Fetched(NamedTuple):
     images: Tensor  # uint8 [b 3 S S]
-    index: Tensor  # type: ignore[assignment]  # int64 [b]: their rows; unreadable ones are replaced or skipped
+    index: Tensor  # type: ignore[assignment]  # int64 [b]: their rows
 
 
 class Images:
@@ -49,7 +50,9 @@ class Images:
         size: side in pixels.
         kept: int64 ``[N]``, the source row of each row here.
         pixels: uint8 ``[N 3 S S]`` if kept in memory, else ``None``.
-        unreadable: rows known to be unreadable, and why; complete if the pixels are kept in memory.
+        checked: whether all rows are known to be readable. Rows that are not are unknown until a pass has met them.
+        levels: which values are black and white in images of more than 8 bits; ``None`` for 8 bits.
+        unreadable: rows of the source that cannot be read, and why: left out if ``checked``, else those met so far.
     """
 
     def __init__(
@@ -59,16 +62,26 @@ class Images:
         kept: Tensor,
         pixels: Tensor | None = None,
         unreadable: Mapping[int, str] | None = None,
+        *,
+        checked: bool = False,
+        levels: Levels | None = None,
     ) -> None:
         self.source, self.size, self.kept, self.pixels = source, size, kept, pixels
         self.unreadable: dict[int, str] = dict(unreadable or {})
-        self._shown = _next_readable(len(kept), self.unreadable) if pixels is not None and unreadable else None
+        self.checked = checked or pixels is not None or source.endless
+        self.levels = levels
+        self._passed = self.checked  # whether a pass has met every row
 
     def __len__(self) -> int:
         return len(self.kept)
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the source, and of the scale of its values."""
+        return self.source.fingerprint if self.levels is None else digest([self.source.fingerprint, *self.levels])
+
     def rows(self, index: Tensor) -> Tensor:
-        """Rows ``[b]`` -> uint8 ``[b 3 S S]``, in this process. Unreadable rows are replaced as in ``batches``."""
+        """Rows ``[b]`` -> uint8 ``[b 3 S S]``, in this process."""
         return next(self.batches([index])).images
 
     def labels(self, task: str | None = None) -> Labels:
@@ -79,74 +92,128 @@ class Images:
         """Where a row comes from: a path, or a file and a row."""
         return self.source.where(int(self.kept[row]))
 
-    def readable(self) -> Images:
-        """These images without the rows found unreadable so far; after one pass, without all unreadable ones."""
-        if not self.unreadable:
-            return self
-        stays = torch.ones(len(self), dtype=torch.bool)
-        stays[list(self.unreadable)] = False
-        pixels = None if self.pixels is None else self.pixels[stays]
-        return Images(self.source, self.size, self.kept[stays], pixels)
+    def only(self, rows: Tensor) -> Images:
+        """Rows ``[n]`` of these images, in that order."""
+        pixels = None if self.pixels is None else self.pixels[rows]
+        return Images(
+            self.source, self.size, self.kept[rows], pixels, self.unreadable, checked=self.checked, levels=self.levels
+        )
 
-    def batches(self, rows: Iterable[Tensor], workers: int = 0, *, replace: bool = True) -> Iterator[Fetched]:
-        """Each requested batch of rows, in order, whatever the number of workers.
+    def readable(self, workers: int = 0) -> Images:
+        """These images without the rows that cannot be read, the same ones in every process.
 
-        An unreadable row is replaced by the next readable one, so that a training batch keeps its size, or skipped with
-        ``replace=False``, so that no image counts twice. Each causes one warning; ``index`` holds the actual rows.
+        If no pass has met every row yet, each process decodes its share of them now.
 
         Raises:
-            UserError: no row is readable, or with ``replace=False`` no requested row.
+            UserError: no row is readable.
+        """
+        if self.checked:
+            return self
+        looks = not self._passed and not self._remember()
+        if looks:
+            self._look(workers)
+        found = _all_found(self.unreadable)
+        if looks and place()[0] == 0:
+            write_findings(self.source, self.size, self.kept, found)
+        left = self.only(_without(self.kept, found))
+        if not len(left):
+            raise UserError(_none_readable(self.source, found))
+        left.unreadable, left.checked = found, True
+        if not self._passed:  # a pass has warned of what it met
+            _report(self.source, found, len(self))
+        return left
+
+    def batches(self, rows: Iterable[Tensor], workers: int = 0) -> Iterator[Fetched]:
+        """Each requested batch of rows, in order, whatever the number of workers.
+
+        Unless the images are ``checked``, rows that cannot be read are skipped, with one warning for each.
+
+        Raises:
+            UserError: a row of checked images can no longer be read; no requested row is readable.
         """
         if self.pixels is not None:
             pixels = self.pixels.numpy()
             for index in rows:
-                if self._shown is not None:
-                    shown = self._shown[index]
-                    index = shown if replace else index[shown == index]
                 # numpy copies whole rows on this thread: several times faster than torch's index_select, which copies
                 # element by element and wakes the threads that the training step uses
                 yield Fetched(torch.from_numpy(np.take(pixels, index.numpy(), axis=0)), index)
             return
-        done = "replaced by the next readable one" if replace else "skipped"
-        failures, came = [], 0
-        for batch in _decode_ahead(_Decoder(self.source, self.size, self.kept, replace=replace), rows, workers):
-            self._warn(batch.failures, done)
-            if batch.pixels is None:
-                raise UserError(self._none_readable(batch.failures))
-            fetched = Fetched(torch.from_numpy(batch.pixels), torch.from_numpy(batch.rows))
-            if not replace and batch.failures:
-                whole = ~torch.isin(fetched.index, torch.tensor([row for row, _ in batch.failures]))
-                fetched = Fetched(fetched.images[whole], fetched.index[whole])
-            came += len(fetched.index)
-            failures += [] if came else batch.failures
-            yield fetched
-        if failures and not came:
-            raise UserError(self._none_readable(failures))
+        came, asked = 0, False
+        for batch in decode_ahead(Decoder(self.source, self.size, self.kept, self.levels), rows, workers):
+            self._note(batch.failures)
+            came, asked = came + len(batch.rows), True
+            yield Fetched(torch.from_numpy(batch.pixels), torch.from_numpy(batch.rows))
+        if asked and not came:
+            raise UserError(_none_readable(self.source, self.unreadable))
 
-    def _warn(self, failures: list[Failure], done: str) -> None:
+    def passed(self) -> None:
+        """A pass has met every row: those that cannot be read are known."""
+        self._passed = True
+
+    def _note(self, failures: list[Failure]) -> None:
+        if failures and self.checked:
+            row, why = failures[0]
+            raise UserError(
+                f"{self.where(row)} could be read before, but not any more ({why}): bring it back and start again; "
+                "training continues from its last checkpoint with resume=true"
+            )
         for row, why in failures:
-            if row in self.unreadable:
+            number = int(self.kept[row])
+            if number in self.unreadable:
                 continue
-            self.unreadable[row] = why
+            self.unreadable[number] = why
             if len(self.unreadable) <= WARNED:
-                log.warning("unreadable image, %s: %s (%s)", done, self.where(row), why)
+                log.warning("unreadable image, left out: %s (%s)", self.source.where(number), why)
             elif len(self.unreadable) == WARNED + 1:
-                log.warning("more than %d images are unreadable and %s; no others are listed", WARNED, done)
+                log.warning("more than %d images are unreadable and left out; no others are listed", WARNED)
 
-    def _none_readable(self, failures: list[Failure]) -> str:
-        return _all_unreadable(self.source, [(int(self.kept[row]), why) for row, why in failures])
+    def _remember(self) -> bool:
+        """Take over what an earlier run found, if it is still so."""
+        known = read_findings(self.source, self.size, self.kept)
+        if known is None:
+            return False
+        decoder = Decoder(self.source, self.size, self.kept, self.levels, send=False)
+        rows = np.flatnonzero(np.isin(decoder.kept, list(known)))
+        if not all(decoder[np.array([row])].failures for row in rows):
+            return False
+        self.unreadable = known
+        return True
+
+    def _look(self, workers: int) -> None:
+        """Find the unreadable rows of this process's share by decoding it."""
+        rank, processes = place()
+        start = logged = time.monotonic()
+        spec, done, whole = self.source.spec, 0, len(self)
+        log.info("%s: looking for images that cannot be read, once before they are used", spec)
+        decoder = Decoder(self.source, self.size, self.kept, self.levels, send=False)
+        for batch in decode_ahead(decoder, torch.split(torch.arange(whole), FILL_ROWS)[rank::processes], workers):
+            self.unreadable |= {int(self.kept[row]): why for row, why in batch.failures}
+            done += len(batch.rows) + len(batch.failures)
+            if time.monotonic() - logged > 5:
+                logged = time.monotonic()
+                log.info("%s: %s of %s images looked at", spec, f"{done * processes:,}", f"{whole:,}")
+        log.info("%s: %s images looked at in %.1f s", spec, f"{whole:,}", time.monotonic() - start)
 
 
 def load_images(
-    source: Source, size: int, *, limit: int | None = None, workers: int = 0, cache: Cache = "auto", seed: int = 0
+    source: Source,
+    size: int,
+    *,
+    limit: int | None = None,
+    workers: int = 0,
+    cache: Cache = "auto",
+    seed: int = 0,
+    check: bool = True,
+    levels: Levels | None = None,
 ) -> Images:
     """Open ``source`` as squares of ``size`` pixels: shorter side scaled to ``size``, centre cropped, uint8 RGB.
 
-    Sources that generate images (``Source.at``) generate them at that size.
+    Sources that generate images (``Source.at``) generate them at that size. Images that cannot be read are left out,
+    with a warning.
 
-    ``cache="ram"`` decodes all images now and keeps them, with one warning about unreadable ones. ``"none"`` decodes
-    each image when it is needed. ``"auto"`` keeps them if they take at most a quarter of the free memory. The images
-    are the same in all cases, so a run may be resumed, or shared by processes, with a different cache.
+    ``cache="ram"`` decodes all images now and keeps them. ``"none"`` decodes each image when it is needed. ``"auto"``
+    keeps them if they take at most a quarter of the free memory. The images are the same in all cases, so a run may be
+    resumed, or shared by processes, with a different cache.
 
     Args:
         limit: use this many rows only: the first of a fixed shuffle (a folder is sorted by class), so that a smaller
@@ -154,6 +221,10 @@ def load_images(
             length.
         workers: processes that decode; 0 decodes in this one. The result does not depend on it.
         seed: seed of the shuffle behind ``limit``.
+        check: without a cache, look for unreadable rows now, which takes a pass over all. Otherwise they are skipped by
+            a first pass in order, and ``Images.readable`` leaves them out after it.
+        levels: black and white of images of more than 8 bits: those of the training set, for a test set. By default
+            the source's own, measured on a sample.
 
     Raises:
         UserError: every image is unreadable.
@@ -161,14 +232,37 @@ def load_images(
     warn_of_workers(workers)
     source = source.at(size)
     kept = kept_rows(source, limit, seed)
+    levels = gather(levels or source.levels)[0]  # of the first process, if one has read a sample that others cannot
+    if levels is not None:
+        log.info("%s: has images of more than 8 bits; their values %s become 0 to 255", source.spec, levels)
     need = len(kept) * 3 * size * size
     room = int(available_memory() * RAM_SHARE / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if cache == "none" or (cache == "auto" and need > room):
         sizes = f"they would take {readable_size(need)}, a quarter of the free memory is {readable_size(room)}"
         reason = "" if cache == "none" else f": {sizes}"
         log.info("%s: %s images, decoded when needed%s", source.spec, f"{len(kept):,}", reason)
-        return Images(source, size, kept)
-    return _fill(source, size, kept, workers)
+        images = Images(source, size, kept, levels=levels)
+        images = images.readable(workers) if check else images
+    else:
+        images = _fill(source, size, kept, workers, levels)
+    _warn_of_empty(images)
+    return images
+
+
+def paired(first: Images, second: Images) -> tuple[Images, Images]:
+    """Both without the pairs of which one image cannot be read. Row i of one belongs to row i of the other's source."""
+    if torch.equal(first.kept, second.kept):
+        return first, second
+    both = np.intersect1d(first.kept.numpy(), second.kept.numpy())
+    log.warning(
+        "%d pairs of %s and %s are left out: one of their images cannot be read",
+        len(np.union1d(first.kept.numpy(), second.kept.numpy())) - len(both),
+        *(first.source.spec, second.source.spec),
+    )
+    left = [images.only(torch.from_numpy(np.flatnonzero(np.isin(images.kept, both)))) for images in (first, second)]
+    if not len(both):
+        raise UserError(f"{first.source.spec} and {second.source.spec}: in every pair, an image cannot be read")
+    return left[0], left[1]
 
 
 def kept_rows(source: Source, limit: int | None, seed: int = 0) -> Tensor:
@@ -181,137 +275,82 @@ def kept_rows(source: Source, limit: int | None, seed: int = 0) -> Tensor:
     return torch.from_numpy(np.sort(chosen))
 
 
-def _fill(source: Source, size: int, kept: Tensor, workers: int) -> Images:
-    """Decode every row now. The pixels of unreadable rows are never used."""
+def _fill(source: Source, size: int, kept: Tensor, workers: int, levels: Levels | None) -> Images:
+    """Decode every row now, and keep the readable ones."""
     start = logged = time.monotonic()
     pixels = torch.empty((len(kept), 3, size, size), dtype=torch.uint8)
-    failures: list[Failure] = []
-    done = 0
-    chunks = torch.split(torch.arange(len(kept)), FILL_ROWS)
-    for batch in _decode_ahead(_Decoder(source, size, kept, replace=False), chunks, workers):
-        assert batch.pixels is not None  # only replacing can run out of rows
-        pixels[torch.from_numpy(batch.rows)] = torch.from_numpy(batch.pixels)
-        failures += batch.failures
+    readable, found, done = [], dict[int, str](), 0
+    for batch in decode_ahead(
+        Decoder(source, size, kept, levels), torch.split(torch.arange(len(kept)), FILL_ROWS), workers
+    ):
+        pixels[done : done + len(batch.rows)] = torch.from_numpy(batch.pixels)
+        readable.append(torch.from_numpy(batch.rows))
+        found |= {int(kept[row]): why for row, why in batch.failures}
         done += len(batch.rows)
         if time.monotonic() - logged > 5:
             logged = time.monotonic()
             log.info("%s: %s of %s images decoded", source.spec, f"{done:,}", f"{len(kept):,}")
-    if len(failures) == len(kept):
-        raise UserError(_all_unreadable(source, [(int(kept[row]), why) for row, why in failures]))
-    if failures:
-        shown = "; ".join(f"{source.where(int(kept[row]))} ({why})" for row, why in failures[:SHOWN])
-        more = "; ..." if len(failures) > SHOWN else ""
-        log.warning(
-            "%d of %d images cannot be read; they are skipped, or in training replaced by the next readable one: %s%s",
-            len(failures), len(kept), shown, more,
-        )  # fmt: skip
+    images = Images(source, size, kept[torch.cat(readable)], pixels[:done], found, levels=levels)
+    everywhere = _all_found(found)
+    if len(everywhere) > len(found):  # another process could not read what this one can
+        images = images.only(_without(images.kept, everywhere))
+        images.unreadable = everywhere
+    if not len(images):
+        raise UserError(_none_readable(source, everywhere))
+    _report(source, everywhere, len(kept))
     seconds = time.monotonic() - start
     log.info(
         "%s: %s images decoded in %.1f s, %s in memory",
         source.spec,
-        f"{len(kept):,}",
+        f"{len(images):,}",
         seconds,
-        readable_size(pixels.numel()),
+        readable_size(len(images) * 3 * size * size),
     )
-    return Images(source, size, kept, pixels, dict(failures))
+    return images
 
 
-def _next_readable(length: int, unreadable: Iterable[int]) -> Tensor:
-    """For each row the row itself if readable, else the next readable one, cyclically; int64 ``[length]``."""
-    readable = np.setdiff1d(np.arange(length), list(unreadable))
-    following = np.searchsorted(readable, np.arange(length)) % len(readable)
-    return torch.from_numpy(readable[following])
-
-
-def _all_unreadable(source: Source, failures: list[Failure]) -> str:
-    shown = "; ".join(f"{source.where(row)} ({why})" for row, why in failures[:SHOWN])
-    return f"{source.spec}: no image can be read, for example {shown}"
-
-
-# Decoding, in this process or in workers.
-
-Failure = tuple[int, str]  # a row, and why it cannot be read
-
-
-class Decoded(NamedTuple):
-    pixels: NDArray[np.uint8] | None  # [b 3 S S]; None if no row at all is readable
-    rows: NDArray[np.int64]  # [b]
-    failures: list[Failure]
-
-
-class _Decoder(Dataset[Decoded]):
-    """Turns a batch of rows into pixels. ``replace``: use the next readable row instead of an unreadable one."""
-
-    def __init__(self, source: Source, size: int, kept: Tensor, *, replace: bool) -> None:
-        # numpy, so that batches travel between processes by pipe: shared memory is scarce in containers
-        self.source, self.size, self.kept, self.replace = source, size, kept.numpy(), replace
-        self._failed: dict[int, str] = {}  # unreadable rows found so far, so that a long run of them is tried only once
-
-    def __getitem__(self, rows: NDArray[np.int64]) -> Decoded:
-        pixels = np.zeros((len(rows), 3, self.size, self.size), np.uint8)
-        rows = rows.copy()
-        failures: dict[int, str] = {}
-        bulk = self.source.bulk(torch.from_numpy(self.kept[rows]))
-        reach = len(self.kept) if self.replace else 1
-        for slot, row in enumerate(rows.tolist()):
-            for candidate in (number % len(self.kept) for number in range(row, row + reach)):
-                made = bulk[slot] if bulk is not None and candidate == row else None
-                image = self._read(candidate, made)
-                if image is not None:
-                    pixels[slot], rows[slot] = image, candidate
-                    break
-                failures[candidate] = self._failed[candidate]
-            else:
-                if self.replace:
-                    return Decoded(None, rows, list(failures.items()))
-        return Decoded(pixels, rows, list(failures.items()))
-
-    def _read(self, row: int, made: Tensor | None) -> NDArray[np.uint8] | None:
-        """One square from the image already ``made``, or from the source; ``None`` if it cannot be read."""
-        if row in self._failed:
-            return None
-        if made is not None and made.shape == (3, self.size, self.size):
-            return made.numpy()
-        try:
-            return square(self.source.image(int(self.kept[row])) if made is None else made, self.size)
-        except Exception as error:  # decoders raise anything on broken files
-            self._failed[row] = one_line(error)
-            return None
-
-
-def _decode_ahead(decoder: _Decoder, rows: Iterable[Tensor], workers: int) -> Iterator[Decoded]:
-    requests = (index.numpy() for index in rows)
-    if workers == 0:
-        yield from map(decoder.__getitem__, requests)
+def _warn_of_empty(images: Images) -> None:
+    """Warn if most images of a sample are black or of one colour: their values may have been misread."""
+    if images.source.endless:
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's about too many workers: `warn_of_workers` has warned
-        loader: DataLoader[Any] = DataLoader(
-            decoder,
-            batch_size=None,
-            sampler=requests,  # with batch_size=None, an item is whatever the decoder takes
-            num_workers=workers,
-            prefetch_factor=4,
-            collate_fn=_unchanged,
-            worker_init_fn=_start_worker,
-            generator=torch.Generator(),  # not the global one, which belongs to the training step
-        )
-    yield from loader
+    rows = even_rows(len(images), SAMPLE)
+    if images.pixels is None:
+        pixels = Decoder(images.source, images.size, images.kept, images.levels)[rows.numpy()].pixels
+    else:
+        pixels = images.pixels[rows].numpy()
+    flat = pixels.reshape(len(pixels), 3, images.size**2)
+    black, plain = int((flat.max((1, 2)) < BLACK).sum()), int((np.ptp(flat, 2).max(1) < PLAIN).sum())
+    for count, what in ((black, f"nearly black (no value above {BLACK - 1} of 255)"), (plain, "of a single colour")):
+        if 2 * count > len(flat):
+            log.warning(
+                "%s: %d of %d images looked at are %s; check that they hold what you expect",
+                *(images.source.spec, count, len(flat), what),
+            )
+            return
 
 
-def _unchanged(item: Any) -> Any:
-    return item
+def _all_found(found: Mapping[int, str]) -> dict[int, str]:
+    """What any process found unreadable, so that all of them order the same rows."""
+    every = {row: why for part in gather(dict(found)) for row, why in part.items()}
+    return dict(sorted(every.items()))
 
 
-def _start_worker(number: int) -> None:
-    """Ignore Ctrl-C and SIGTERM: the parent handles them, and may need further batches before it stops. If the parent
-    is killed, its workers exit too, even one that waits for space in the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
+def _without(kept: Tensor, found: Mapping[int, str]) -> Tensor:
+    """Positions in ``kept`` of the rows that are not in ``found``."""
+    return torch.from_numpy(np.flatnonzero(~np.isin(kept.numpy(), list(found))))
 
 
-def _exit_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+def _report(source: Source, found: Mapping[int, str], count: int) -> None:
+    if found and place()[0] == 0:  # all processes have the same to say
+        log.warning("%d of %d images cannot be read and are left out: %s", len(found), count, _shown(source, found))
+
+
+def _none_readable(source: Source, found: Mapping[int, str]) -> str:
+    return f"{source.spec}: no image can be read, for example {_shown(source, found)}"
+
+
+def _shown(source: Source, found: Mapping[int, str]) -> str:
+    """The first few of them, and why."""
+    rows = sorted(found)
+    shown = "; ".join(f"{source.where(row)} ({found[row]})" for row in rows[:SHOWN])
+    return f"{shown}{'; ...' if len(rows) > SHOWN else ''}"

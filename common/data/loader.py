@@ -29,9 +29,11 @@ class Loader:
 
     Position ``p = t * batch_size + j`` of the stream is row ``permutation(seed, p // N)[p % N]``: epochs follow each
     other without a short last batch, even if a batch is larger than the data set. Rank r of ``world`` takes the r-th
-    contiguous slice of each batch, so the global batch is the same for any number of processes.
+    contiguous slice of each batch, so the global batch is the same for any number of processes. N counts the rows that
+    can be read: the others are in no order.
 
     Args:
+        images: checked ones (``Images.readable``).
         labels: int64 ``[N]``, one per row of ``images``.
         workers: processes that decode ahead, if the images are not kept in memory.
 
@@ -54,6 +56,7 @@ class Loader:
             raise UserError(f"batch_size={batch_size} cannot be shared evenly by {world} processes")
         if not len(images):
             raise UserError(f"{images.source.spec}: no images")
+        assert images.checked, "an order needs images that are known to be readable: Images.readable"
         if labels is not None and len(labels) != len(images):
             raise UserError(f"{len(labels)} labels for {len(images)} images")
         if images.pixels is None:
@@ -72,7 +75,8 @@ class Loader:
         The images themselves are not read, which would take a pass over the data.
         """
         labels = b"" if self.labels is None else self.labels.numpy().tobytes()
-        rows = digest([len(self.images.source), self.images.kept.numpy().tobytes(), labels])
+        levels = self.images.levels or ()
+        rows = digest([len(self.images.source), self.images.kept.numpy().tobytes(), labels, *levels])
         return {"images": len(self.images), "rows": rows}
 
     @property
@@ -96,14 +100,14 @@ class Loader:
 def in_order(images: Images, batch_size: int, workers: int = 0) -> Iterator[Batch]:
     """Every readable row once, in order; the last batch may be short. Without labels: look them up by ``index``.
 
-    Unreadable rows are skipped with a warning. Later rows close the gap, so the batches are the same as for images kept
-    in memory.
+    Rows of images that are not ``checked`` are skipped with a warning if they cannot be read. Later rows close the gap,
+    so the batches are the same as for images kept in memory.
 
     Raises:
         UserError: no row is readable.
     """
     waiting: Fetched | None = None
-    for fetched in images.batches(torch.split(torch.arange(len(images)), batch_size), workers, replace=False):
+    for fetched in images.batches(torch.split(torch.arange(len(images)), batch_size), workers):
         if waiting is None or not len(waiting.index):
             waiting = fetched
         else:
@@ -114,6 +118,7 @@ def in_order(images: Images, batch_size: int, workers: int = 0) -> Iterator[Batc
         if len(waiting.index) >= batch_size:
             yield Batch(waiting.images[:batch_size], None, waiting.index[:batch_size])
             waiting = Fetched(waiting.images[batch_size:], waiting.index[batch_size:])
+    images.passed()
     if waiting is not None and len(waiting.index):
         yield Batch(waiting.images, None, waiting.index)
 

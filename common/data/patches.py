@@ -14,6 +14,7 @@ from torch import Tensor
 
 from common.data.counter import uniform
 from common.data.decode import upright
+from common.data.levels import Levels
 from common.data.source import Labels, Source, digest
 from common.errors import UserError
 
@@ -43,6 +44,10 @@ class PatchesSource(Source):
     def __len__(self) -> int:
         return len(self.source) * self.each
 
+    @property
+    def levels(self) -> Levels | None:
+        return self.source.levels
+
     def at(self, size: int) -> PatchesSource:
         return PatchesSource(self.source, self.seed, self.each, size)
 
@@ -67,7 +72,7 @@ class PatchesSource(Source):
 
     def _cut(self, number: int, rows: Tensor) -> Tensor:
         """Patches ``rows`` ``[n]``, all from image ``number``, uint8 ``[n 3 side side]``."""
-        image, side = upright(self.source.image(number)), self.side
+        image, side = upright(self.source.image(number), self.source.levels), self.side
         width, height = image.size
         if min(width, height) < side:
             raise ValueError(f"the image has {width}x{height} px, less than a patch of {side} px")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from functools import cached_property
 from typing import NamedTuple
 
 from PIL import Image
 from torch import Tensor
 
+from common.data.levels import Levels, source_levels
 from common.errors import UserError
 
 
@@ -47,6 +50,11 @@ class Source(ABC):
     @abstractmethod
     def image(self, index: int) -> Image.Image | Tensor:
         """One image as stored: PIL, or uint8 ``[3 h w]``. Raises any exception if it cannot be read."""
+
+    @cached_property
+    def levels(self) -> Levels | None:
+        """Which values are black and white in images of more than 8 bits, measured on a sample; ``None`` for 8 bits."""
+        return None if self.endless else source_levels(self)
 
     def at(self, size: int) -> Source:
         """The same rows generated as squares of ``size`` pixels, if the source can do that; otherwise itself.
@@ -103,6 +111,10 @@ class Subset(Source):
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def levels(self) -> Levels | None:  # of the whole, so that its parts agree
+        return self.source.levels
+
     def at(self, size: int) -> Source:
         return Subset(self.source.at(size), self.rows, self.name)
 
@@ -117,6 +129,11 @@ class Subset(Source):
 
     def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
         return self.source.labels(task, self.rows if rows is None else self.rows[rows])
+
+
+def class_name(name: str) -> str:
+    """A class name as it looks: ``é`` may be one character or two, and a space at the end is not seen."""
+    return " ".join(unicodedata.normalize("NFC", name).split())
 
 
 def digest(parts: Iterable[object]) -> str:

@@ -1,6 +1,9 @@
-"""Seeded, stratified splits, and a check that two sets have the same classes."""
+"""Splits by name, seeded and stratified splits, and a check that two sets have the same classes."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -8,6 +11,30 @@ from torch import Tensor
 
 from common.data.source import Labels, Source, Subset
 from common.errors import UserError
+
+Split = Literal["train", "test", "val"]
+NAMES: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+}
+P = TypeVar("P")
+
+
+def split_of(name: str) -> Split | None:
+    """The split that a folder or file is named after, whatever its case; ``None`` if it is none."""
+    return NAMES.get(name.lower())
+
+
+def choose_split(parts: Mapping[Split, P], split: str) -> tuple[P | None, P | None]:
+    """The part that is asked for, and its test set: ``test``, or ``val`` where there is no ``test``.
+
+    A single part is the one that is asked for.
+    """
+    held = parts.get("test", parts.get("val"))
+    if len(parts) == 1:
+        return next(iter(parts.values())), None
+    return (parts.get("train"), held) if split == "train" else (held, None)
 
 
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,8 +23,12 @@ from PIL import Image
 from torch import Tensor
 
 from common.data.decode import open_image
-from common.data.source import Labels, Source, digest
+from common.data.listing import is_run_folder
+from common.data.source import Labels, Source, class_name, digest
+from common.data.split import Split, choose_split, split_of
 from common.errors import UserError, one_line
+
+log = logging.getLogger("retouch")
 
 # default columns if there are several candidates, in this order
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture", "pixel_values")
@@ -36,6 +41,8 @@ class TableSource(Source):
     Raises:
         UserError: there is no column of that name, or not exactly one candidate for images.
     """
+
+    test: Callable[[], Source] | None = None
 
     def __init__(
         self, spec: str, table: Any, identity: str, image: str | None = None, label: str | None = None
@@ -58,11 +65,15 @@ class TableSource(Source):
         classes = [name for name in tasks if isinstance(table.features[name], datasets.ClassLabel)]
         first = label or _only(classes, LABEL_COLUMNS) or _only(tasks, LABEL_COLUMNS)
         self.tasks = tuple(sorted(tasks, key=lambda name: (name != first, name not in classes)))
-        self._sure = first is not None or not tasks
+        self.sure = first is not None or not tasks
         self._table = table.select_columns([self._image, *tasks])
         if isinstance(table.features[self._image], datasets.Image):
             self._table = self._table.cast_column(self._image, datasets.Image(decode=False))
         self._images = self._table.select_columns([self._image])
+
+    def published_test(self) -> Source | None:
+        """The files of its test split, where those of several splits were named."""
+        return None if self.test is None else self.test()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -82,20 +93,24 @@ class TableSource(Source):
     def where(self, index: int) -> str:
         return f"{self.spec}[{index}]"
 
-    def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
-        if task is None and not self._sure:
+    def resolve(self, task: str | None) -> str:
+        if task is None and not self.sure:
             choices = ", ".join(self.tasks)
             raise UserError(f"{self.spec}: several columns may be labels: {choices}; set data.label to one of them")
+        return super().resolve(task)
+
+    def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
         task = self.resolve(task)
         cells = self._table.select_columns([task]).to_pandas()[task]
         missing = int(cells.isna().sum())
         feature = self._table.features[task]
         if isinstance(feature, datasets.ClassLabel):
             missing += int((cells < 0).sum())
-            names, values = tuple(feature.names), cells.to_numpy()
+            names, values = tuple(map(class_name, feature.names)), cells.to_numpy()
         else:
             # sorted values are the classes, so that train and test agree if both contain every class
-            found, values = np.unique(cells.dropna().to_numpy(), return_inverse=True)
+            given = [class_name(cell) if isinstance(cell, str) else cell for cell in cells.dropna()]
+            found, values = np.unique(given, return_inverse=True)
             names = tuple(str(name) for name in found)
         if missing:
             raise UserError(f"{self.spec}: {missing} of {len(self)} rows have no label in column {task!r}")
@@ -103,10 +118,13 @@ class TableSource(Source):
         return Labels(chosen if rows is None else chosen[rows], names, task)
 
 
-def parquet_source(spec: str, pattern: str, image: str | None = None, label: str | None = None) -> TableSource:
+def parquet_source(
+    spec: str, pattern: str, image: str | None = None, label: str | None = None, split: str = "train"
+) -> TableSource:
     """``parquet:GLOB``: all matching files, sorted by name (``**`` also matches folders).
 
-    Files without rows are skipped: an empty shard may lack the types of the others.
+    If all are named after splits (``train-00000.parquet``, ``train/0.parquet``), only those of ``split`` are read.
+    Files in run folders are left out, and those without rows: an empty shard may lack the types of the others.
 
     Raises:
         UserError: no file matches, one is not a parquet file, or none has rows.
@@ -117,6 +135,34 @@ def parquet_source(spec: str, pattern: str, image: str | None = None, label: str
         folder = Path(pattern)
         hint = f"; for a folder use {spec}/*.parquet" if folder.is_dir() else f" (from {Path.cwd()})"
         raise UserError(f"{spec}: no file matches{hint}")
+    own = [file for file in files if is_run_folder(str(Path(file).parent))]
+    if own and len(own) < len(files):
+        log.info("%s: %d files written by retouch left out: %s", spec, len(own), ", ".join(own[:3]))
+        files = [file for file in files if file not in own]
+    parts: dict[Split | None, list[str]] = {}
+    for file in files:
+        parts.setdefault(_file_split(file), []).append(file)
+    named = {name: part for name, part in parts.items() if name is not None}
+    if None in parts or len(named) < 2:
+        return _parquet_table(spec, files, image, label)
+    chosen, test = choose_split(named, split)
+    if chosen is None:
+        raise UserError(f"{spec}: no {split} files among those of its splits {', '.join(named)}")
+    counts = ", ".join(f"{name} ({len(part)} files)" for name, part in named.items())
+    log.info("%s holds the splits %s: %s is used", spec, counts, ", ".join(chosen[:3]))
+    source = _parquet_table(spec, chosen, image, label)
+    if test is not None:
+        source.test = partial(_parquet_table, spec, test, image, label)
+    return source
+
+
+def _file_split(file: str) -> Split | None:
+    """The split that a file is named after, or its folder."""
+    path = Path(file)
+    return split_of(re.split(r"[-_.]", path.name)[0]) or split_of(path.parent.name)
+
+
+def _parquet_table(spec: str, files: list[str], image: str | None, label: str | None) -> TableSource:
     files = _with_rows(spec, files)
     with _quiet():
         try:
@@ -177,21 +223,43 @@ class HubSource(TableSource):
 def hub_source(
     spec: str, name: str, split: str, root: str | None = None, image: str | None = None, label: str | None = None
 ) -> HubSource:
-    """``hf:NAME[:split]``: a data set of the Hugging Face hub, or a local folder in one of its layouts.
+    """``hf:NAME[:split]``: a data set of the Hugging Face hub, or a local folder in one of its layouts or of
+    ``save_to_disk``.
 
     Raises:
         UserError: it cannot be found or loaded, or has no such split.
     """
     local = Path(name).expanduser()
     path = str(local) if local.exists() else name
+    saved = _is_saved(local)
     try:
-        table = datasets.load_dataset(path, split=split, cache_dir=root)
+        table = _load_saved(local, split) if saved else datasets.load_dataset(path, split=split, cache_dir=root)
     except Exception as error:  # hub, network and builder errors share no base class
         raise UserError(f"{spec}: cannot load split {split!r}: {_reason(error)}") from None
-    # the names of its cache files contain a hash of what they were built from
-    built = ["/".join(Path(file["filename"]).parts[-4:]) for file in table.cache_files]
+    built: list[object]
+    if saved:
+        status = [Path(file["filename"]).stat() for file in table.cache_files]
+        built = [part for one in status for part in (one.st_size, one.st_mtime_ns)]
+    else:  # the names of its cache files contain a hash of what they were built from
+        built = ["/".join(Path(file["filename"]).parts[-4:]) for file in table.cache_files]
     another = partial(hub_source, spec, name, root=root, image=image, label=label)
     return HubSource(spec, table, digest([name, split, *built]), image, label, another)
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether ``save_to_disk`` of `datasets` has written it: a table, or a dictionary of them by split."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def _load_saved(folder: Path, split: str) -> Any:
+    data = datasets.load_from_disk(str(folder))
+    if not isinstance(data, datasets.DatasetDict):
+        if split != "train":
+            raise ValueError("it was saved as one table without splits; leave the split out")
+        return data
+    if split not in data:
+        raise ValueError(f"its splits are {', '.join(data)}")
+    return data[split]
 
 
 def _holds_images(feature: Any) -> bool:

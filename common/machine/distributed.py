@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,8 @@ import torch.distributed as dist
 # Its functions take the process group at import time as a default argument. DDP imports it lazily, which would keep
 # that group alive after `destroy_process_group`: its threads would outlive the interpreter and abort the process.
 import torch.distributed.nn.functional
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,20 @@ class World:
         """Wait for every process."""
         if self.size > 1:
             dist.barrier()
+
+
+def place() -> tuple[int, int]:
+    """This process's rank, and the number of processes that have joined."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def gather(value: T) -> list[T]:
+    """The values of all processes, by rank."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 @contextmanager

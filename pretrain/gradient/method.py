@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from common.augment import AugmentConfig
 from common.config import ProblemsError
+from common.data import Images
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.base import Encoder
 from common.engine.gradient import GradientLearner

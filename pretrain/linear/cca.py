@@ -20,7 +20,6 @@ from torch import Tensor
 from common.corruptions import AnyCorruption, Gaussian
 from common.data import Images
 from common.engine.learner import StepResult
-from common.errors import UserError
 from common.pixels import to_float
 from pretrain.linear.base import user_errors
 from pretrain.linear.moments import CrossMoments
@@ -136,7 +135,6 @@ class CcaLearner(ProjectionLearner):
 
     def attach(self, images: Images, other: Images | None = None) -> None:
         super().attach(images, other)
-        self._check_pairs()
         # only now is it known that a matrix of this size fits into memory
         self.statistics = self.moments = CrossMoments(self.encoder.dimension, self.encoder.dimension, self.world.device)
 
@@ -151,21 +149,11 @@ class CcaLearner(ProjectionLearner):
         if self.method.views == "damage":
             return images, self.method.damage(images)
         if self.other is not None:
-            partners = self.other.rows(index)
-            self._check_pairs()  # checks the images that are decoded only now
-            return images, to_float(partners.to(images.device))
+            return images, to_float(self.other.rows(index).to(images.device))
         side = self.encoder.image_size
         row = int(torch.randint(0, side + 1, ()))  # images are twice the side: any band of them holds one pair
         band = images[:, :, row : row + side]
         return band[..., :side], band[..., side:]
-
-    def _check_pairs(self) -> None:
-        """Refuse pairs with an image known to be unreadable: another would take its place."""
-        if self.other is not None and (self.images.unreadable or self.other.unreadable):
-            raise UserError(
-                f"fit.views=other pairs images by row, but an image of {self.images.source.spec} or "
-                f"{self.other.source.spec} cannot be read: remove it and its partner"
-            )
 
     def finish(self) -> None:
         with user_errors(self.method):

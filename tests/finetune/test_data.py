@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import datasets
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -90,3 +93,48 @@ def test_unlabelled_images_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
     with pytest.raises(UserError, match="labels are needed"):
         open_sources(LabelledData(train=f"folder:{tmp_path}"), seed=0)
+
+
+def test_other_levels_than_the_encoder_was_trained_on_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for split, top in (("train", 4000), ("test", 500)):
+        for number in range(8):
+            path = tmp_path / split / "ab"[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            ramp = np.random.default_rng(number).integers(0, top - number, (16, 16)).astype(np.uint16)
+            Image.fromarray(ramp).save(path)
+    folders = {split: f"folder:{tmp_path / split}" for split in ("train", "test")}
+    data = LabelledData.model_validate(folders | {"workers": 0})
+    sources = open_sources(data, 0)
+    images = load_labelled(sources, data, 16, 0, {"levels": [0, 4095]})
+    assert images.test.levels == images.train.levels == (0, 4095)
+    assert "the encoder was trained on" not in caplog.text
+    load_labelled(sources, data, 16, 0, {"levels": None})
+    assert "the encoder was trained on images of 8 bits, but folder:" in caplog.text
+    assert "has values 0 to 4095 (12 bits)" in caplog.text
+
+
+def test_folders_of_splits_are_the_training_and_test_set(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for split, count in (("train", 6), ("test", 4)):
+        folder(tmp_path / split, {"cat": count, "dog": count + 1})
+    data = LabelledData(train=f"folder:{tmp_path}", workers=0)
+    sources = open_sources(data, seed=0)
+    assert [len(source) for source in sources] == [13, 9]
+    assert sources.train.labels().names == sources.test.labels().names == ("cat", "dog")
+    with caplog.at_level("INFO", logger="retouch"):
+        load_labelled(sources, data, 8, seed=0)
+    assert "task label: 2 classes (training + test images): cat (6 + 4), dog (7 + 5)" in caplog.text
+
+
+def test_labels_are_never_the_first_of_several_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    cells = {"image": [buffer.getvalue()] * 4, "size": [1, 1, 2, 2], "age": [5, 6, 5, 6]}
+    datasets.Dataset.from_dict(cells).to_parquet(tmp_path / "t.parquet")
+    spec = f"parquet:{tmp_path}/t.parquet"
+    with pytest.raises(UserError, match=r"several columns may be labels: size, age; set data\.label to one of them"):
+        open_sources(LabelledData(train=spec, test=spec), seed=0)
+    assert open_sources(LabelledData(train=spec, test=spec, task="age"), seed=0).train.resolve("age") == "age"
+    assert open_sources(LabelledData(train=spec, test=spec, label="age"), seed=0).train.resolve(None) == "age"

@@ -107,7 +107,7 @@ def test_embedded_rows_are_those_of_readable_images(
     values = settings(pictures, encoder, tmp_path / "out", "none") | {"data": {"source": source}}
     with caplog.at_level(logging.WARNING, logger="retouch"):
         path = embed(EmbedConfig.model_validate(values)).path
-    assert sum("unreadable image, skipped" in record.getMessage() for record in caplog.records) == 3
+    assert sum("unreadable image, left out" in record.getMessage() for record in caplog.records) == 3
     table = pq.read_table(path)
     kept = load_images(build_source(source), 16, cache="ram").readable()
     labels = kept.labels()

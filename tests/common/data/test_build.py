@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 import pyarrow as pa
@@ -9,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from common.data import build_source
+from common.data import build_source, load_images
 from common.data.patches import PatchesSource
 from common.data.photos import PhotosSource
 from common.data.shapes import ShapesSource
 from common.errors import UserError
-from tests.common.data.samples import png, write_dtd, write_folder, write_mnist, write_parquet
+from tests.common.data.samples import picture, png, write_dtd, write_folder, write_mnist, write_parquet
 
 
 @pytest.mark.parametrize(
@@ -175,8 +176,11 @@ def test_several_columns_are_asked_about(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"several columns hold images: left, right; set data\.image to one of them"):
         build_source(spec)
     source = build_source(spec, image="left")  # labels are not needed, so not asked about
-    with pytest.raises(UserError, match=r"several columns may be labels: size, age; set data\.label to one of them"):
-        source.labels()
+    for ask in (source.labels, source.resolve):
+        with pytest.raises(
+            UserError, match=r"several columns may be labels: size, age; set data\.label to one of them"
+        ):
+            ask(None)
     assert source.labels("age").names == ("2",)
     assert build_source(spec, image="right", label="age").labels().task == "age"
 
@@ -197,3 +201,53 @@ def test_rows_without_a_label_are_counted_when_labels_are_read(tmp_path: Path) -
     source = build_source(table(tmp_path, photo=[png(0), png(1)], label=["a", None]))
     with pytest.raises(UserError, match="1 of 2 rows have no label in column 'label'"):
         source.labels()
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_that_look_the_same_are_one_class(tmp_path: Path, form: Literal["NFC", "NFD"]) -> None:
+    """macOS writes é as two characters, other systems as one."""
+    for number, name in enumerate(("caf\N{LATIN SMALL LETTER E WITH ACUTE}", "cafe\N{COMBINING ACUTE ACCENT}", "tea")):
+        path = tmp_path / name / f"{number}.png"
+        path.parent.mkdir()
+        picture(number).save(path)
+    (tmp_path / "tea ").mkdir()
+    (tmp_path / "tea" / "2.png").rename(tmp_path / "tea " / "2.png")
+    labels = build_source(f"folder:{tmp_path}").labels()
+    assert labels.names == ("caf\N{LATIN SMALL LETTER E WITH ACUTE}", "tea")
+    assert labels.values.tolist() == [0, 0, 1]
+    names: list[object] = [unicodedata.normalize(form, "th\N{LATIN SMALL LETTER E WITH ACUTE}"), "caf"]
+    assert build_source(table(tmp_path, image=[png(0), png(1)], label=names)).labels().names == (
+        "caf", "th\N{LATIN SMALL LETTER E WITH ACUTE}",
+    )  # fmt: skip
+
+
+def saved(rows: int) -> datasets.Dataset:
+    cells = [{"bytes": png(number), "path": None} for number in range(rows)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    return datasets.Dataset.from_dict({"image": cells, "label": [0, 1] * (rows // 2)}, features=features)
+
+
+def test_a_table_saved_to_disk_is_read(tmp_path: Path) -> None:
+    saved(6).save_to_disk(tmp_path / "one")
+    source = build_source(f"hf:{tmp_path / 'one'}")
+    assert len(source) == 6
+    assert source.labels().names == ("cat", "dog")
+    assert source.published_test() is None
+    assert load_images(source, 8).pixels is not None
+    assert source.fingerprint == build_source(f"hf:{tmp_path / 'one'}").fingerprint
+    with pytest.raises(UserError, match="saved as one table without splits; leave the split out"):
+        build_source(f"hf:{tmp_path / 'one'}:test")
+    saved(4).save_to_disk(tmp_path / "two")
+    (tmp_path / "one").rename(tmp_path / "gone")
+    (tmp_path / "two").rename(tmp_path / "one")
+    assert source.fingerprint != build_source(f"hf:{tmp_path / 'one'}").fingerprint
+
+
+def test_splits_saved_to_disk_are_splits(tmp_path: Path) -> None:
+    datasets.DatasetDict({"train": saved(6), "test": saved(4)}).save_to_disk(tmp_path / "both")
+    source = build_source(f"hf:{tmp_path / 'both'}")
+    test = source.published_test()
+    assert test is not None
+    assert (len(source), len(test)) == (6, 4)
+    with pytest.raises(UserError, match="cannot load split 'val': its splits are train, test"):
+        build_source(f"hf:{tmp_path / 'both'}:val")

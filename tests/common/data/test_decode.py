@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as F
 
 from common.data import decode
 from common.data.decode import image_suffixes, open_image, square, to_rgb
+from common.data.levels import Levels
 from tests.common.data.samples import picture
 
 
@@ -103,7 +104,7 @@ def test_16_bit_files_keep_their_high_byte_in_any_format(tmp_path: Path, kind: s
         Image.fromarray(values).save(tmp_path / kind)
     opened = open_image(tmp_path / kind)
     assert isinstance(opened, Image.Image)
-    assert np.array_equal(np.asarray(to_rgb(opened))[..., 0], values >> 8)
+    assert np.array_equal(np.asarray(to_rgb(opened, Levels(0, 65535)))[..., 0], values >> 8)
 
 
 def test_wider_values_are_stretched() -> None:
@@ -129,7 +130,8 @@ def test_a_colour_marked_as_transparent_is_white(tmp_path: Path, mode: str) -> N
     image.save(tmp_path / "a.png", transparency=clear)
     opened = open_image(tmp_path / "a.png")
     assert isinstance(opened, Image.Image)
-    assert np.asarray(to_rgb(opened)).tolist() == [[[255] * 3, [40, 50, 60] if mode == "RGB" else [40] * 3]]
+    rgb = np.asarray(to_rgb(opened, Levels(0, 65535)))
+    assert rgb.tolist() == [[[255] * 3, [40, 50, 60] if mode == "RGB" else [40] * 3]]
 
 
 def test_a_transparent_colour_of_16_bits_is_found_among_pixels_of_8() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -12,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from common.data import Loader, build_source, images, in_order, load_images
+from common.data import Loader, build_source, images, in_order, load_images, paired, reader
 from common.data.images import Cache
 from common.errors import UserError
 from tests.common.data.samples import picture, write_folder
@@ -54,11 +55,12 @@ def test_unreadable_images_are_left_out_with_one_warning(
     spoiled: str, workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     loaded = load_images(build_source(spoiled), 8, workers=workers, cache="ram")
-    assert loaded.readable().kept.tolist() == [0, 1, 4, 5, 6, 7, 8]
+    assert loaded.kept.tolist() == loaded.readable().kept.tolist() == [0, 1, 4, 5, 6, 7, 8]
     assert loaded.pixels is not None
-    assert len(loaded) == len(loaded.pixels) == 10  # the order of training does not depend on them
+    assert len(loaded) == len(loaded.pixels) == 7
+    assert sorted(loaded.unreadable) == [2, 3, 9]
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert warning.startswith("3 of 10 images cannot be read; they are skipped, or in training replaced by ")
+    assert warning.startswith("3 of 10 images cannot be read and are left out: ")
     assert "2.png (the file is empty)" in warning
 
 
@@ -75,23 +77,111 @@ def test_training_with_unreadable_images_is_the_same_with_and_without_a_cache(sp
 
 
 @pytest.mark.parametrize("cache", ["ram", "none"])
-def test_training_continues_past_any_run_of_unreadable_rows(tmp_path: Path, cache: Cache) -> None:
+def test_a_run_of_unreadable_rows_makes_no_other_row_more_frequent(tmp_path: Path, cache: Cache) -> None:
     for number in range(150):
         (tmp_path / f"{number:03}.png").write_bytes(b"")
-    for number in (150, 151):
+    for number in range(150, 155):
         picture(number).save(tmp_path / f"{number}.png")
     loaded = load_images(build_source(f"folder:{tmp_path}"), 8, cache=cache)
-    assert next(loaded.batches([torch.tensor([0, 75, 151])])).index.tolist() == [150, 150, 151]
+    assert len(loaded) == 5
+    loader = Loader(loaded, batch_size=5, seed=0)
+    for step in range(3):  # an epoch each
+        assert sorted(loaded.kept[loader.rows(step)].tolist()) == [150, 151, 152, 153, 154]
+
+
+@pytest.mark.parametrize("cache", ["ram", "none"])
+def test_the_order_is_that_of_a_source_without_its_unreadable_rows(spoiled: str, tmp_path: Path, cache: Cache) -> None:
+    clean = tmp_path / "clean"
+    clean.mkdir()
+    for number in (0, 1, 4, 5, 6, 7, 8):
+        picture(number).save(clean / f"{number}.png")
+    for where in tmp_path.glob("clean/*"):
+        assert where.read_bytes() == (tmp_path / where.name).read_bytes()
+    expected = load_images(build_source(f"folder:{clean}"), 8, cache="ram")
+    (tmp_path / "clean").rename(tmp_path.parent / f"{tmp_path.name}-clean")  # it lies below the spoiled one
+    found = load_images(build_source(spoiled), 8, cache=cache)
+    streams = [Loader(which, batch_size=4, seed=5).stream(2) for which in (expected, found)]
+    for _ in range(4):
+        ours, theirs = (next(stream) for stream in streams)
+        assert torch.equal(ours.images, theirs.images)
+        assert torch.equal(ours.index, theirs.index)
 
 
 def test_many_unreadable_images_do_not_flood_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(30):
         (tmp_path / f"{number:02}.png").write_bytes(b"")
     picture(0).save(tmp_path / "whole.png")
-    lazy = load_images(build_source(f"folder:{tmp_path}"), 8, cache="none")
-    assert next(lazy.batches([torch.arange(31)])).index.tolist() == [30] * 31
+    lazy = load_images(build_source(f"folder:{tmp_path}"), 8, cache="none", check=False)
+    assert next(lazy.batches([torch.arange(31)])).index.tolist() == [30]
     assert len(caplog.records) == images.WARNED + 1
     assert "no others are listed" in caplog.records[-1].getMessage()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_cannot_be_read_is_looked_for_once(
+    spoiled: str, tmp_path: Path, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "retouch")
+    for looks in (True, False):
+        caplog.clear()
+        assert load_images(build_source(spoiled), 8, cache="none", workers=workers).kept.tolist() == [
+            0, 1, 4, 5, 6, 7, 8,
+        ]  # fmt: skip
+        assert ("looked at in" in caplog.text) == looks
+        assert "3 of 10 images cannot be read and are left out" in caplog.text
+    picture(2).save(tmp_path / "2.png")  # the folder is another one now
+    caplog.clear()
+    assert load_images(build_source(spoiled), 8, cache="none").kept.tolist() == [0, 1, 2, 4, 5, 6, 7, 8]
+    assert "looked at in" in caplog.text
+
+
+def test_an_image_that_can_be_read_again_is_not_left_out_because_it_once_could_not(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    source = build_source(f"folder:{tmp_path}")
+    path = tmp_path / "cat" / "2.png"
+    whole, status = path.read_bytes(), path.stat()
+    path.write_bytes(bytes(len(whole)))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert len(load_images(source, 8, cache="none")) == 5
+    path.write_bytes(whole)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as after a network drive has come back
+    assert len(load_images(source, 8, cache="none")) == 6
+
+
+def test_an_image_that_can_no_longer_be_read_stops_the_run(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    loaded = load_images(build_source(f"folder:{tmp_path}"), 8, cache="none")
+    (tmp_path / "cat" / "2.png").unlink()
+    with pytest.raises(UserError, match=r"2\.png could be read before, but not any more .*resume=true"):
+        list(in_order(loaded, 4))
+
+
+def test_a_file_is_tried_again_after_an_error_of_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = build_source(f"folder:{write_folder(tmp_path)}")
+    expected, failures = load_images(source, 8, cache="ram").rows(torch.arange(6)), iter([True, False] * 6)
+    read = source.image
+
+    def hiccup(index: int) -> object:
+        if next(failures):
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(index)
+
+    monkeypatch.setattr(source, "image", hiccup)
+    monkeypatch.setattr(reader, "PAUSES", (0.0,))
+    assert torch.equal(load_images(source, 8, cache="ram").rows(torch.arange(6)), expected)
+
+
+def test_pairs_stay_pairs_where_one_image_cannot_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sources = []
+    for name, broken in (("a", 1), ("b", 4)):
+        write_folder(tmp_path / name)
+        sources.append(build_source(f"folder:{tmp_path / name}"))
+        Path(sources[-1].where(broken)).write_bytes(b"")
+    for cache in ("ram", "none"):
+        first, second = paired(*(load_images(source, 8, cache=cache) for source in sources))
+        assert first.kept.tolist() == second.kept.tolist() == [0, 2, 3, 5]
+        assert torch.equal(first.rows(torch.arange(4)), second.rows(torch.arange(4)))
+    assert "2 pairs of " in caplog.text
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -150,19 +240,18 @@ def test_labels_follow_the_rows_that_are_left(tmp_path: Path) -> None:
     write_folder(tmp_path)
     (tmp_path / "cat" / "0.png").write_bytes(b"")
     loaded = load_images(build_source(f"folder:{tmp_path}"), 8)
-    assert loaded.labels().values.tolist() == [0, 0, 0, 1, 1, 1]
-    assert loaded.readable().labels().values.tolist() == [0, 0, 1, 1, 1]
-    assert loaded.readable().where(0).endswith("cat/2.png")
+    assert loaded.labels().values.tolist() == [0, 0, 1, 1, 1]
+    assert loaded.where(0).endswith("cat/2.png")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_without_a_cache_the_next_readable_row_takes_the_place(
+def test_before_they_are_known_unreadable_rows_are_skipped(
     spoiled: str, workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lazy = load_images(build_source(spoiled), 8, cache="none")
+    lazy = load_images(build_source(spoiled), 8, cache="none", check=False)
     (first, again) = lazy.batches([torch.tensor([1, 2, 3, 9])] * 2, workers)
-    assert first.index.tolist() == [1, 4, 4, 0]  # 9 is the last: its next is the first
-    assert torch.equal(first.images[1], lazy.rows(torch.tensor([4]))[0])
+    assert first.index.tolist() == [1]
+    assert torch.equal(first.images, lazy.rows(torch.tensor([1])))
     assert torch.equal(first.images, again.images)
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warnings) == 3  # once for each, however often it is met
@@ -172,16 +261,17 @@ def test_without_a_cache_the_next_readable_row_takes_the_place(
 def test_in_order_unreadable_rows_are_left_out_and_later_rows_close_the_gap(
     spoiled: str, workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lazy = load_images(build_source(spoiled), 8, cache="none")
+    lazy = load_images(build_source(spoiled), 8, cache="none", check=False)
     kept = load_images(build_source(spoiled), 8, cache="ram")
     caplog.clear()
     batches = [list(in_order(held, 3, workers)) for held in (kept, lazy)]
     assert [batch.index.tolist() for batch in batches[1]] == [[0, 1, 4], [5, 6, 7], [8]]
+    assert [kept.kept[batch.index].tolist() for batch in batches[0]] == [[0, 1, 4], [5, 6, 7], [8]]
     for ours, theirs in zip(*batches, strict=True):
         assert torch.equal(ours.images, theirs.images)
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warnings) == 3
-    assert warnings[0].startswith("unreadable image, skipped: ")
+    assert warnings[0].startswith("unreadable image, left out: ")
     assert torch.equal(lazy.readable().kept, kept.readable().kept)
     assert lazy.readable().pixels is None
     rows = torch.tensor([1, 2, 6])
@@ -191,7 +281,7 @@ def test_in_order_unreadable_rows_are_left_out_and_later_rows_close_the_gap(
 def test_in_order_without_any_readable_image_is_refused(tmp_path: Path) -> None:
     for number in range(5):
         (tmp_path / f"{number}.png").write_bytes(b"nothing")
-    lazy = load_images(build_source(f"folder:{tmp_path}"), 8, cache="none", limit=2, seed=1)
+    lazy = load_images(build_source(f"folder:{tmp_path}"), 8, cache="none", limit=2, seed=1, check=False)
     first = int(lazy.kept[0])
     assert first > 0
     with pytest.raises(UserError, match=rf"no image can be read, for example .*{first}\.png"):
@@ -210,12 +300,16 @@ def test_limit_takes_a_fixed_sample_and_a_smaller_one_is_part_of_it(tmp_path: Pa
     for number in range(40):
         (tmp_path / f"{number:02}.png").write_bytes(b"")
     source = build_source(f"folder:{tmp_path}")
-    small, large = (load_images(source, 8, limit=limit, cache="none").kept.tolist() for limit in (10, 20))
+
+    def kept(limit: int) -> list[int]:
+        return load_images(source, 8, limit=limit, cache="none", check=False).kept.tolist()
+
+    small, large = kept(10), kept(20)
     assert len(small) == 10
     assert set(small) < set(large)
     assert small == sorted(small) != list(range(10))
-    assert load_images(source, 8, limit=10, cache="none").kept.tolist() == small
-    assert len(load_images(source, 8, limit=99, cache="none")) == 40
+    assert kept(10) == small
+    assert len(kept(99)) == 40
 
 
 def test_auto_keeps_what_takes_a_quarter_of_the_free_memory(

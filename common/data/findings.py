@@ -1,0 +1,53 @@
+"""Which images of a source cannot be read, remembered between runs: finding out takes a pass over all of them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+from pathlib import Path
+
+from torch import Tensor
+
+from common.data.source import Source, digest
+from common.errors import one_line
+from common.files import write_json
+
+log = logging.getLogger("retouch")
+
+VERSION = 1  # raise it whenever decoding accepts or refuses other files
+DECODERS = ("pillow", "torchvision", "pillow-heif")
+
+
+def read_findings(source: Source, size: int, kept: Tensor) -> dict[int, str] | None:
+    """Unreadable rows of the source among ``kept`` and why, as an earlier run found them; ``None`` if none has looked.
+
+    Findings are of these very files (``Source.fingerprint``), this size and these versions of the decoders.
+    """
+    try:
+        found = json.loads(_path(source, size, kept).read_text(encoding="utf-8"))["unreadable"]
+        return {int(row): str(why) for row, why in found.items()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+
+
+def write_findings(source: Source, size: int, kept: Tensor, unreadable: dict[int, str]) -> None:
+    """Remember them; where the cache cannot be written, the next run looks again."""
+    path = _path(source, size, kept)
+    try:
+        write_json(path, {"source": source.spec, "images": len(kept), "unreadable": unreadable})
+    except OSError as error:
+        log.info("%s: not remembered in %s (%s)", source.spec, path.parent, one_line(error))
+
+
+def _path(source: Source, size: int, kept: Tensor) -> Path:
+    versions = []
+    for name in DECODERS:
+        try:
+            versions.append(importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            versions.append("")
+    key = digest([VERSION, *versions, source.fingerprint, size, kept.numpy().tobytes()])
+    folder = Path(os.environ.get("RETOUCH_CACHE") or Path.home() / ".cache" / "retouch")
+    return folder / "readable" / f"{key}.json"

@@ -1,0 +1,114 @@
+"""Which files below a folder are images of the user: not what a drive, an archive or a run of Retouch has put there."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+log = logging.getLogger("retouch")
+
+# folders that network drives, archive programs, desktops and W&B add, in lower case; some hold copies of the images
+ADDED = {
+    "#recycle", "#snapshot", "$recycle.bin", "@__thumb", "@eadir", "@recently-snapshot", "@recycle", "@tmp",
+    "@transcode", "__macosx", "__pycache__", "lost+found", "node_modules", "recycler", "site-packages",
+    "system volume information", "wandb",
+}  # fmt: skip
+SHOWN = 3  # folders named in the log
+
+
+@dataclass
+class Listing:
+    """What is below a folder. Paths are relative, with forward slashes, and unordered."""
+
+    images: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)  # other files, by suffix
+    runs: list[str] = field(default_factory=list)  # run folders, left out
+    added: list[str] = field(default_factory=list)  # other folders that are left out
+
+    def report(self, spec: str) -> None:
+        """Say what is left out, once per program."""
+        for folders, what in ((self.runs, "written by retouch"), (self.added, "that hold no images of yours")):
+            if folders:
+                shown = ", ".join(sorted(folders)[:SHOWN]) + (", ..." if len(folders) > SHOWN else "")
+                _say_once(f"{spec}: {len(folders)} folder{'s' * (len(folders) > 1)} {what} left out: {shown}")
+        if self.images and self.others.total() > len(self.images):
+            kinds = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in self.others.most_common(3))
+            _say_once(f"{spec}: {len(self.images):,} images; files of other types are not read ({kinds})")
+
+
+def list_images(root: str, suffixes: frozenset[str]) -> Listing:
+    """The image files below ``root``, without hidden ones, ``ADDED`` folders and run folders.
+
+    A run folder below the images would otherwise be trained on by the next run, and be other data when it is resumed.
+    """
+    listing = Listing()
+    visited: set[str] = set()  # real paths of the folders listed so far
+    links: list[tuple[str, str]] = []  # links to files: (relative path, real path)
+    pending = [("", os.path.realpath(root))]  # folders to list; links to folders come after all real ones
+    waiting: list[tuple[str, str]] = []
+    while pending or waiting:
+        if not pending:
+            waiting.sort(reverse=True)
+        relative, real = pending.pop() if pending else waiting.pop()
+        if real in visited:
+            continue
+        with os.scandir(real) as found:
+            entries = list(found)
+        if relative and (left_out := _left_out(real, {entry.name for entry in entries}, listing)) is not None:
+            left_out.append(relative.rstrip("/"))
+            continue
+        visited.add(real)
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = relative + entry.name
+            if entry.is_symlink():
+                target = os.path.realpath(entry.path)
+                if os.path.isdir(target):  # noqa: PTH112 -- False also for a link to itself
+                    waiting.append((path + "/", target))
+                elif os.path.isfile(target):  # noqa: PTH113
+                    links.append((path, target))
+            elif entry.is_dir():
+                pending.append((path + "/", entry.path))
+            elif _suffix(entry.name) in suffixes:
+                listing.images.append(path)
+            else:
+                listing.others[_suffix(entry.name)] += 1
+    taken: set[str] = set()
+    for path, target in sorted(links):
+        folder, _, name = target.rpartition("/")
+        listed = folder in visited and _suffix(name) in suffixes and not name.startswith(".")
+        if _suffix(path) in suffixes and not listed and target not in taken:
+            taken.add(target)
+            listing.images.append(path)
+    return listing
+
+
+def is_run_folder(folder: str) -> bool:
+    """Whether a stage of Retouch writes there: the first line of its ``config.yaml`` says so."""
+    try:
+        with open(f"{folder}/config.yaml", "rb") as file:  # noqa: PTH123 -- as below, strings
+            return file.readline(100).startswith(b"# retouch ")
+    except OSError:
+        return False
+
+
+def _left_out(folder: str, names: set[str], listing: Listing) -> list[str] | None:
+    """The list that a folder with entries ``names`` belongs to, if it is left out."""
+    if "config.yaml" in names and is_run_folder(folder):
+        return listing.runs
+    if os.path.basename(folder).lower() in ADDED or "pyvenv.cfg" in names:  # noqa: PTH119
+        return listing.added
+    return None
+
+
+@lru_cache
+def _say_once(text: str) -> None:
+    log.info("%s", text)
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 -- a million times

@@ -1,0 +1,108 @@
+"""Files as people have them: what a file says besides its pixels does not decide whether it is read."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import io
+import struct
+import sys
+import types
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.data import build_source, load_images
+from common.data.decode import open_image, square
+from common.errors import UserError
+
+UPRIGHT = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8))
+HEIC = b"\x00\x00\x00\x1cftypheic\x00\x00\x00\x00mif1heic" + bytes(40)  # the first bytes of what a phone writes
+
+
+def chunk(name: bytes, data: bytes, *, broken: bool = False) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data) ^ broken)
+
+
+def png(image: Image.Image = UPRIGHT, *, before: bytes = b"", after: bytes = b"") -> bytes:
+    """A PNG with chunks before and after its pixels."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    data = buffer.getvalue()
+    return data[:33] + before + data[33:-12] + after + data[-12:]
+
+
+MANY = zlib.compress(bytes(900_000))
+LONG = zlib.compress(bytes(2_000_000))
+ODD = {
+    "a long text": png(before=chunk(b"zTXt", b"workflow\0\0" + LONG)),
+    "a long text after the pixels": png(after=chunk(b"zTXt", b"workflow\0\0" + LONG)),
+    "a long international text": png(after=chunk(b"iTXt", b"workflow\0\1\0\0\0" + LONG)),
+    "many texts": png(
+        before=b"".join(chunk(b"zTXt", b"%d\0\0" % n + zlib.compress(bytes(900_000))) for n in range(80))
+    ),
+    "a text with a wrong checksum": png(before=chunk(b"tEXt", b"a\0b", broken=True)),
+    "a long profile": png(before=chunk(b"iCCP", b"p\0\0" + LONG)),
+    "a broken profile": png(before=chunk(b"iCCP", b"p\0\0garbage")),
+    "a broken orientation": png(before=chunk(b"eXIf", b"II")),
+    "bytes after its end": png() + b"and more" * 9,
+    "no end": png()[:-12],
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("as_bytes", [True, False])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_a_picture_is_read_whatever_else_is_in_its_file(tmp_path: Path, name: str, as_bytes: bool) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(ODD[name])
+    assert np.array_equal(square(open_image(ODD[name] if as_bytes else path), 16), square(UPRIGHT, 16))
+
+
+def test_a_long_text_does_not_cost_the_alpha_channel() -> None:
+    clear = UPRIGHT.copy()
+    clear.putalpha(0)
+    data = png(clear, before=chunk(b"zTXt", b"workflow\0\0" + LONG))
+    assert square(open_image(data), 16).min() == 255  # on white, as without the text
+
+
+def test_missing_pixels_are_missing_whatever_text_follows() -> None:
+    text = chunk(b"zTXt", b"workflow\0\0" + LONG)
+    whole = png()
+    start = whole.index(b"IDAT") - 4
+    size = int.from_bytes(whole[start : start + 4], "big")
+    half = chunk(b"IDAT", whole[start + 8 : start + 8 + size // 2])
+    for data in (whole[:start] + half + text + whole[-12:], whole[: start + 8 + size // 2]):
+        with pytest.raises((OSError, ValueError)):
+            square(open_image(data), 16)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_a_jpeg_with_a_broken_orientation_is_read(tmp_path: Path) -> None:
+    UPRIGHT.save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff", quality=95)
+    plain = io.BytesIO()
+    UPRIGHT.save(plain, "JPEG", quality=95)
+    assert np.array_equal(square(open_image(tmp_path / "a.jpg"), 16), square(open_image(plain.getvalue()), 16))
+
+
+def test_heic_without_a_decoder_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "IMG_1.HEIC").write_bytes(HEIC)
+    with pytest.raises(UserError, match=r"1\.HEIC \(HEIC images need another package here: pip install pillow-heif"):
+        load_images(build_source(f"folder:{tmp_path}"), 8)
+
+
+def test_heic_is_read_by_its_package_if_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = types.ModuleType("pillow_heif")
+    package.__spec__ = importlib.machinery.ModuleSpec("pillow_heif", None)
+    opened = Image.open
+
+    def register() -> None:
+        monkeypatch.setattr(Image, "open", lambda file: UPRIGHT if isinstance(file, io.BytesIO) else opened(file))
+
+    package.register_heif_opener = register  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pillow_heif", package)
+    assert np.array_equal(square(open_image(HEIC), 16), square(UPRIGHT, 16))
