@@ -257,7 +257,7 @@ MISTAKES = [
             (
                 "one-class",
                 ["data.train=folder:one"],
-                ["folder:one (80% for training, seed 0): task 'label' has only one class; at least two are needed"],
+                ["folder:one (80% for training, seed 0): task 'label' has only one class (a); at least two are needed"],
             ),
             (
                 "no-labels",
