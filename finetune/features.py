@@ -256,4 +256,7 @@ def _write(path: Path, key: FeatureKey, features: Features) -> None:
         with replacing(path) as unfinished:
             save_file(tensors, unfinished, metadata={"key": key.text})
     except (OSError, SafetensorError) as error:
-        log.warning("features are not cached: %s cannot be written (%s)", path, one_line(error))
+        log.warning(
+            "features are not cached: %s cannot be written (%s); set RETOUCH_CACHE or cache_folder to another folder",
+            *(path, one_line(error)),
+        )

@@ -19,29 +19,44 @@ from typing import TYPE_CHECKING, Any
 
 
 def _check_packages() -> None:
-    """Refuse a user's package or script that hides one of ours.
+    """Refuse a user's package or module that hides one of ours. A script that is run and not imported hides nothing.
 
     Raises:
         ImportError: names the file and what to do.
     """
     root = Path(__file__).resolve().parent.parent
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
     for name in ("common", "pretrain", "finetune"):
         spec = None if name in sys.modules else importlib.util.find_spec(name)
         found = getattr(sys.modules.get(name), "__file__", None) if spec is None else spec.origin
         if found is None:
             raise ImportError(f"retouch needs its own package {name!r}, which cannot be found; reinstall retouch")
         file = Path(found).resolve()
-        if file.parent != root / name:
+        if script is not None and file == Path(script).resolve():
+            _import_own(name, root / name)
+        elif file.parent != root / name:
             other = file.parent if file.name == "__init__.py" else file
             raise ImportError(
                 f"retouch needs its own package {name!r}, but {other} is imported in its place; rename it"
             )
 
 
+def _import_own(name: str, folder: Path) -> None:
+    """Import one of our packages from its folder, wherever Python would look first."""
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+
+
 _check_packages()  # before ours are imported
 
 from common.config import Config, load_config, validate  # noqa: E402
 from common.errors import UserError  # noqa: E402
+from common.machine.workers import without_main  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +81,8 @@ def pretrain(config: Config | str | Path | Mapping[str, Any], *overrides: str) -
     from pretrain.config import PretrainConfig
     from pretrain.run import pretrain as stage
 
-    return stage(load_config(PretrainConfig, config, overrides))
+    with without_main():
+        return stage(load_config(PretrainConfig, config, overrides))
 
 
 def probe(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> ProbeReport:
@@ -81,7 +97,8 @@ def probe(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> P
     from finetune.config import ProbeConfig
     from finetune.probe import probe as stage
 
-    return stage(load_config(ProbeConfig, config, overrides))
+    with without_main():
+        return stage(load_config(ProbeConfig, config, overrides))
 
 
 def finetune(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> FinetuneResult | None:
@@ -96,7 +113,8 @@ def finetune(config: Config | str | Path | Mapping[str, Any], *overrides: str) -
     from finetune.config import FinetuneConfig
     from finetune.full import finetune as stage
 
-    return stage(load_config(FinetuneConfig, config, overrides))
+    with without_main():
+        return stage(load_config(FinetuneConfig, config, overrides))
 
 
 def embed(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> EmbedResult:
@@ -111,7 +129,8 @@ def embed(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> E
     from finetune.config import EmbedConfig
     from finetune.embed import embed as stage
 
-    return stage(load_config(EmbedConfig, config, overrides))
+    with without_main():
+        return stage(load_config(EmbedConfig, config, overrides))
 
 
 def fit(

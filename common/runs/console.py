@@ -6,6 +6,7 @@ import argparse
 import importlib
 import logging
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from common.errors import UserError
 from common.runs.logs import setup_console
@@ -23,6 +24,7 @@ from common.runs.logs import setup_console
 log = logging.getLogger("retouch")
 
 RESUMED = "start the same command again, with resume=true if its run folder exists"
+DASHED = re.compile(r"--[A-Za-z_][\w.]*=")
 SETTINGS = (
     "CONFIG and every key.sub=value are checked before anything is written. A run writes all settings with their "
     "values to config.yaml in its folder; for an unknown key, the error names the nearest known one."
@@ -43,9 +45,9 @@ class Stage:
     module: str
     lossless: bool = False
 
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+    def add_arguments(self, parser: Parser) -> None:
         """The arguments of every stage."""
-        parser.epilog = SETTINGS
+        parser.epilog, parser.takes_settings = SETTINGS, True
         parser.add_argument("config", metavar="CONFIG", help="a YAML file, for example from configs/")
         parser.add_argument(
             "overrides", nargs="*", default=[], metavar="key.sub=value", help="settings that replace those of the file"
@@ -62,11 +64,19 @@ class Stage:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says how settings are written where they look like options."""
+    """Takes settings with dashes too, ``--key.sub=value``: the agent of a W&B sweep writes them so."""
+
+    takes_settings = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        args = sys.argv[1:] if args is None else args
+        if self.takes_settings:
+            args = [arg.removeprefix("--") if DASHED.match(arg) else arg for arg in args]
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments") and "=" in message:
-            message += "; settings are written key=value, without dashes (in a W&B sweep: ${args_no_hyphens})"
+        if message.startswith("unrecognized arguments"):
+            message += "; settings are written key=value"
         super().error(message)
 
 

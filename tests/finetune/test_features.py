@@ -170,6 +170,7 @@ def test_a_cache_that_cannot_be_written_only_warns(tmp_path: Path, caplog: pytes
         features = cached_features(tmp_path, key, encoder, images, PARTS, HOW)
     assert len(features) == len(images)
     assert "not cached" in caplog.text
+    assert "set RETOUCH_CACHE or cache_folder to another folder" in caplog.text
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(FeatureKey)])

@@ -52,16 +52,35 @@ def test_help_does_not_load_torch() -> None:
     assert done.stdout.splitlines()[-1] == "False"
 
 
-@pytest.mark.parametrize(
-    "arguments", [["pretrain", "a.yaml", "--steps=2"], ["probe", "a.yaml", "--data.limit=2", "x=1"]]
-)
+@pytest.mark.parametrize("command", [["retouch", "pretrain"], ["pretrain"]], ids=["retouch", "single stage"])
+def test_settings_may_have_dashes_as_the_agent_of_a_sweep_writes_them(command: list[str], tmp_path: Path) -> None:
+    """Both are read: the message names both values."""
+    (tmp_path / "a.yaml").write_text("steps: 1\n")
+    settings = [
+        "--steps=none",
+        "data.limit=many",
+        "--base_lr=0.01",
+        "--wandb.notes=a=b --c=d",
+        f"--out={tmp_path / 'run'}",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", *command, str(tmp_path / "a.yaml"), *settings],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Found 2 errors" in done.stderr
+    assert "steps: input should be a valid integer" in done.stderr
+    assert "data.limit: input should be a valid integer" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["pretrain", "a.yaml", "--steps", "2"], ["probe", "a.yaml", "--resume"]])
 def test_settings_typed_as_options_get_a_hint_on_how_to_write_them(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
-    assert "settings are written key=value, without dashes" in capsys.readouterr().err
+    assert "settings are written key=value" in capsys.readouterr().err
 
 
 def test_a_single_stage_program_takes_its_config_first(tmp_path: Path) -> None:

@@ -39,6 +39,24 @@ def test_a_hidden_package_gives_one_clear_error(files: dict[str, str], script: s
     )
 
 
+@pytest.mark.parametrize("name", ["pretrain", "finetune"])
+def test_a_script_may_have_the_name_of_a_package(name: str, tmp_path: Path) -> None:
+    (tmp_path / f"{name}.py").write_text(
+        "import retouch\n"
+        "if __name__ == '__main__':\n"
+        "    try: retouch.pretrain({}) if 'pretrain' in __file__ else retouch.finetune({})\n"
+        "    except retouch.UserError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, tmp_path / f"{name}.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )
+    assert "out: required, but not given" in done.stdout, done.stderr
+
+
 def test_a_folder_of_the_same_name_without_a_package_hides_nothing(tmp_path: Path) -> None:
     (tmp_path / "common").mkdir()
     (tmp_path / "train.py").write_text("import retouch; print(retouch.UserError.__module__)")
