@@ -32,6 +32,11 @@ def _top_k(n: int, F: int, g: torch.Generator) -> Tensor:
     return torch.zeros_like(scores).scatter_(1, largest.indices, largest.values)
 
 
+def _thresholded(n: int, F: int, g: torch.Generator) -> Tensor:
+    """Each feature is active in one of a hundred rows: its logits saturate, and the last digits come slowly."""
+    return (_normal(n, F, g) - 2.3).relu()
+
+
 def _heavy_tailed(n: int, F: int, g: torch.Generator) -> Tensor:
     return _normal(n, F, g) / _normal(n, F, g).abs().clamp_min(1e-3)
 
@@ -66,6 +71,7 @@ FAMILIES: dict[str, Callable[[int, int, torch.Generator], Tensor]] = {
     "normal": _normal,
     "rare": _rare,
     "top_k": _top_k,
+    "thresholded": _thresholded,
     "heavy_tailed": _heavy_tailed,
     "outlying_rows": _outlying_rows,
     "duplicated": _duplicated,

@@ -151,6 +151,14 @@ def test_the_whole_grid_is_as_accurate_as_sklearn_on_rarely_used_atoms(tolerance
         assert accuracy > theirs - 0.01
 
 
+def test_slow_progress_is_not_taken_for_convergence() -> None:
+    # the predicted decrease is already below the tolerance at an excess of 1.4e-3
+    features, labels = problem("thresholded", 600, 30, 5, seed=6)
+    fit = fit_logistic(features, labels, 5, [1e-5], tolerance=1e-5)
+    assert fit.converged == (True,)
+    assert excess(fit, features, labels, 5) < 6e-4
+
+
 def test_a_fit_with_a_useless_preconditioner_is_repeated_until_it_converges() -> None:
     features, labels = rare_codes()
     useless = Preconditioner(torch.zeros(160), torch.eye(160))
