@@ -35,12 +35,14 @@ if hasattr(os, "register_at_fork"):
 
 
 def check_unused(folder: Path) -> None:
-    """Refuse a folder that another process uses; changes nothing on disk.
+    """Refuse a folder that another run uses; changes nothing on disk.
+
+    Of the processes of one run, rank 0 alone looks: the others could meet its own lock.
 
     Raises:
         UserError: names the process, its machine and since when.
     """
-    if fcntl is None:
+    if fcntl is None or os.environ.get("RANK", "0") != "0":
         return
     try:
         descriptor = os.open(folder / LOCK, os.O_RDONLY)

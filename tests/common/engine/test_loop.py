@@ -24,6 +24,7 @@ from common.runs.folder import open_run
 from tests.toys import Example, RandomSource, ToyAutoencoder, ToyConfig, loop_config, noise_images, noisy
 
 HERE = World(0, 1, torch.device("cpu"))
+MORE = RandomSource(41)
 
 
 class Killed(BaseException):
@@ -91,7 +92,10 @@ def test_run_killed_at_any_step_and_resumed_ends_bit_for_bit_the_same(
 
 @pytest.mark.parametrize(
     ("images", "now"),
-    [(noise_images(39), "now 39"), (Images(RandomSource(41), 8, torch.arange(1, 41)), "now the same number of others")],
+    [
+        (noise_images(39), "now 39"),
+        (Images(MORE, 8, torch.arange(1, 41), MORE.pixels[1:]), "now the same number of others"),
+    ],
     ids=["fewer", "others"],
 )
 def test_resuming_with_other_images_is_refused(tmp_path: Path, images: Images, now: str) -> None:
