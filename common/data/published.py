@@ -48,7 +48,13 @@ class TorchvisionSource(Source):
         parameters = inspect.signature(kind).parameters
         options: dict[str, Any] = {}
         if "root" in parameters:
-            root.mkdir(parents=True, exist_ok=True)
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"{self.spec}: downloads cannot be kept in {root} ({error.strerror}); "
+                    "set RETOUCH_CACHE or data.root to a folder that can be written"
+                ) from None
             options["root"] = str(root)
         if "download" in parameters:
             options["download"] = True

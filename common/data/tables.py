@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import logging
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -168,6 +169,7 @@ def _parquet_table(spec: str, files: list[str], image: str | None, label: str | 
         try:
             table = datasets.load_dataset("parquet", data_files={"train": files}, split="train")
         except Exception as error:  # its readers raise anything on a foreign or truncated file
+            _check_cache(spec, None)
             raise UserError(f"{spec} is not readable as parquet: {_reason(error)}") from None
     status = [(Path(file).name, Path(file).stat()) for file in files]
     parts = [part for name, stat in status for part in (name, stat.st_size, stat.st_mtime_ns)]
@@ -235,6 +237,7 @@ def hub_source(
     try:
         table = _load_saved(local, split) if saved else datasets.load_dataset(path, split=split, cache_dir=root)
     except Exception as error:  # hub, network and builder errors share no base class
+        _check_cache(spec, root)
         raise UserError(f"{spec}: cannot load split {split!r}: {_reason(error)}") from None
     built: list[object]
     if saved:
@@ -244,6 +247,27 @@ def hub_source(
         built = ["/".join(Path(file["filename"]).parts[-4:]) for file in table.cache_files]
     another = partial(hub_source, spec, name, root=root, image=image, label=label)
     return HubSource(spec, table, digest([name, split, *built]), image, label, another)
+
+
+def _check_cache(spec: str, root: str | None) -> None:
+    """Say so if a table could not be loaded because `datasets` cannot write its copy of it.
+
+    Its own error does not tell: a good file looks unreadable.
+
+    Raises:
+        UserError: its cache cannot be written.
+    """
+    cache = Path(root or datasets.config.HF_DATASETS_CACHE)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass
+    except OSError as error:
+        setting = "data.root" if root else "HF_HOME"
+        raise UserError(
+            f"{spec}: `datasets` cannot write its cache {cache} ({error.strerror}); "
+            f"set {setting} to a folder that can be written"
+        ) from None
 
 
 def _is_saved(folder: Path) -> bool:

@@ -251,3 +251,18 @@ def test_splits_saved_to_disk_are_splits(tmp_path: Path) -> None:
     assert (len(source), len(test)) == (6, 4)
     with pytest.raises(UserError, match="cannot load split 'val': its splits are train, test"):
         build_source(f"hf:{tmp_path / 'both'}:val")
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_setting_that_moves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_parquet(tmp_path / "good.parquet")
+    (tmp_path / "file").touch()
+    blocked = tmp_path / "file" / "cache"  # no folder can be made inside a file, not even by root
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", blocked)
+    with pytest.raises(UserError, match=f"cannot write its cache {blocked}.*; set HF_HOME to"):
+        build_source(f"parquet:{tmp_path / 'good.parquet'}")
+    with pytest.raises(UserError, match=f"cannot write its cache {blocked}.*; set data.root to"):
+        build_source("hf:nobody/nothing", root=str(blocked))
+    with pytest.raises(UserError, match=f"cannot be kept in {blocked}.*; set RETOUCH_CACHE or data.root to"):
+        build_source("torchvision:MNIST", root=str(blocked))
