@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -89,11 +88,6 @@ class Features:
         """Features of ``rows`` (all by default) in a space: a new float32 tensor ``[n F]``."""
         chosen = [self.parts[part] if rows is None else self.parts[part][rows] for part in space.parts]
         return concatenate(chosen)
-
-
-def cache_folder(configured: Path | None) -> Path:
-    """Where features are cached: the config's folder, else ``RETOUCH_CACHE``, else ``~/.cache/retouch``."""
-    return configured or Path(os.environ.get("RETOUCH_CACHE") or Path.home() / ".cache" / "retouch").expanduser()
 
 
 def feature_key(

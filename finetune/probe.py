@@ -20,6 +20,7 @@ from common.encoders.base import Encoder
 from common.encoders.card import EncoderCard
 from common.encoders.load import load_encoder, read_encoder_card
 from common.errors import UserError, check_all
+from common.machine.cache import cache_folder
 from common.machine.distributed import world
 from common.machine.precision import resolve_precision
 from common.runs.folder import Run, check_run_folder, open_run, with_group
@@ -27,7 +28,7 @@ from common.runs.results import RESULTS
 from finetune.baselines import Pixels, untrained
 from finetune.config import ProbeConfig
 from finetune.data import LabelledData, LabelledImages, Sources, check_enough, data_facts, load_labelled, open_sources
-from finetune.features import Extraction, Features, cache_folder, cached_features, extract, feature_key, layer_shapes
+from finetune.features import Extraction, Features, cached_features, extract, feature_key, layer_shapes
 from finetune.metrics import score
 from finetune.pooling import Part, Space, build_spaces
 from finetune.probes import Candidates, Fitted, Probe, Task, build_task
@@ -260,7 +261,8 @@ def _features(
     if subject.identity is None or not config.feature_cache:
         return extract(subject.encoder, chosen, subject.parts, how)
     key = feature_key(subject.encoder, subject.identity, chosen, split, limit, subject.parts, how)
-    return cached_features(cache_folder(config.cache_folder), key, subject.encoder, chosen, subject.parts, how)
+    folder = (config.cache_folder or cache_folder()).expanduser()
+    return cached_features(folder, key, subject.encoder, chosen, subject.parts, how)
 
 
 def _protocol(config: ProbeConfig) -> str:

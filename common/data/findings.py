@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
-import os
 from pathlib import Path
 
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from common.data.source import Source, digest
 from common.errors import one_line
 from common.files import write_json
+from common.machine.cache import cache_folder
 
 log = logging.getLogger("retouch")
 
@@ -49,5 +49,4 @@ def _path(source: Source, size: int, kept: Tensor) -> Path:
         except importlib.metadata.PackageNotFoundError:
             versions.append("")
     key = digest([VERSION, *versions, source.fingerprint, size, kept.numpy().tobytes()])
-    folder = Path(os.environ.get("RETOUCH_CACHE") or Path.home() / ".cache" / "retouch")
-    return folder / "readable" / f"{key}.json"
+    return cache_folder() / "readable" / f"{key}.json"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from common.data.source import Labels, Source, digest
 from common.errors import UserError, one_line
+from common.machine.cache import cache_folder
 
 # these read a folder of the user's own, whose images may change: name, split and length do not identify them
 _OWN_FOLDERS = ("DatasetFolder", "ImageFolder")
@@ -41,7 +41,7 @@ class TorchvisionSource(Source):
             raise UserError(f"{spec} is not a published data set but reads folders of your own; use folder:PATH")
         kind = getattr(torchvision.datasets, name)
         self.one_piece = not {"train", "split"} & set(inspect.signature(kind).parameters)
-        self._data = self._open(kind, Path(root) if root else cache_folder())
+        self._data = self._open(kind, Path(root) if root else cache_folder() / "torchvision")
         self.tasks = ("label",) if self._has_labels() else ()
 
     def _open(self, kind: Any, root: Path) -> Any:
@@ -124,11 +124,6 @@ class TorchvisionSource(Source):
         given = getattr(self._data, "classes", None)
         names = tuple(map(str, given)) if given else tuple(map(str, range(int(values.max()) + 1)))
         return Labels(values if rows is None else values[rows], names, task)
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: ``torchvision`` in ``$RETOUCH_CACHE``, or in ``~/.cache/retouch``."""
-    return Path(os.environ.get("RETOUCH_CACHE") or Path.home() / ".cache" / "retouch") / "torchvision"
 
 
 def _as_classes(stored: Any) -> list[int] | None:
