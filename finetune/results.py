@@ -12,6 +12,7 @@ FinetuneResult  the fine-tuned network and its baselines
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeVar
 
@@ -56,9 +57,9 @@ class Choice(Record):
     val_accuracy: float
 
     @property
+    @abstractmethod
     def cells(self) -> tuple[str, str, str]:
         """Layer, pooling and setting, as shown in tables; empty if there is none."""
-        raise NotImplementedError
 
     @property
     def text(self) -> str:
