@@ -90,7 +90,6 @@ def copy_tree(target: Path) -> None:
 def warm_up() -> None:
     """Import what every test needs and no break changes."""
     import kornia.color  # noqa: F401
-    import omegaconf  # noqa: F401
     import pydantic  # noqa: F401
     import pytest  # noqa: F401
     import sklearn.cluster  # noqa: F401
