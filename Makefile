@@ -16,7 +16,7 @@ SHOWN := cat
 else
 INSTALLER := pip
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
-SHOWN := awk '/^ *Downloading|^Installing/ {print substr($$0, 1, 100); fflush()}'
+SHOWN := awk '/Downloading.*[MG]B/ || /^(Installing|Building)/ {print substr($$0, 1, 100); fflush()}'  # the large ones
 endif
 
 # One process per core; the tests of one file stay together, and share what they prepared.
