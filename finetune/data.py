@@ -1,4 +1,4 @@
-"""Labelled data of the transfer stages: a training set and a test set with the same classes."""
+"""Labelled data of the transfer stages: a training set, and a test set of the same classes or some of them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from common.data import (
     Labels,
     Source,
     build_source,
-    check_same_classes,
+    check_classes,
     load_images,
+    match_classes,
     split_source,
     stratified_split,
     warn_of_duplicates,
 )
 from common.data.images import Cache, kept_rows
 from common.data.levels import Levels
+from common.data.split import classes_without, first
 from common.errors import UserError, check_all
 from common.machine.cores import usable_cores
 from finetune.results import DataFacts
@@ -75,7 +77,10 @@ class Sources(NamedTuple):
 
 
 class LabelledImages(NamedTuple):
-    """Images, and the ``(train, test)`` labels of one or more tasks. All images are readable."""
+    """Images, and the ``(train, test)`` labels of one or more tasks, both by the training set's classes.
+
+    All images are readable.
+    """
 
     train: Images
     test: Images
@@ -90,7 +95,8 @@ def open_sources(data: LabelledData, seed: int) -> Sources:
     share one test set.
 
     Raises:
-        UserError: a source cannot be opened, has no labels or no such task, or the two sets have different classes.
+        UserError: a source cannot be opened, has no labels or no such task, or the test set has classes that training
+            lacks.
     """
 
     def opened(spec: str, split: str) -> Source:
@@ -99,19 +105,17 @@ def open_sources(data: LabelledData, seed: int) -> Sources:
     named = [(data.train, "train")] if data.test is None else [(data.train, "train"), (data.test, "test")]
     train, *given = check_all(*(lambda one=one: opened(*one) for one in named))
     names = check_all(*(lambda task=task: train.resolve(task) for task in data.task_list))
-    if given:
-        [test] = given
+    separate = given[0] if given else train.published_test()
+    if separate is None:
+        train, test = split_source(train, names[0], fraction=data.test_fraction, seed=seed)
     else:
-        published = train.published_test()
-        if published is not None:
-            test = published
-        else:
-            train, test = split_source(train, names[0], fraction=data.test_fraction, seed=seed)
+        test = separate
     problems: list[str] = []
     for name in names:
         try:
             labels = train.labels(name)
-            check_same_classes(labels, test.labels(name))
+            if separate is not None:
+                check_classes(labels, test.labels(name))
             if int(labels.values.max()) == int(labels.values.min()):
                 only = labels.names[int(labels.values[0])]
                 problems.append(f"{train.spec}: task {name!r} has only one class ({only}); at least two are needed")
@@ -147,17 +151,31 @@ def load_labelled(
     tasks = {}
     for task in data.task_list:
         name = sources.train.resolve(task)
-        tasks[name] = (train.labels(name), test.labels(name))
+        labels = train.labels(name)
+        tasks[name] = labels, match_classes(labels, test.labels(name))
         log.info("task %s: %s", name, _classes(*tasks[name]))
+        _warn_of_gaps(*tasks[name])
     return LabelledImages(train, test, tasks, duplicates)
 
 
 def _classes(train: Labels, test: Labels) -> str:
     """The classes, and how many images each has."""
     counts = (part.values.bincount(minlength=len(part.names)).tolist() for part in (train, test))
-    each = [f"{name} ({a:,} + {b:,})" for name, a, b in zip(train.names, *counts, strict=False)]
+    each = [f"{name} ({a:,} + {b:,})" for name, a, b in zip(train.names, *counts, strict=True)]
     more = f" and {len(each) - SHOWN} more" if len(each) > SHOWN else ""
     return f"{len(each)} classes (training + test images): {', '.join(each[:SHOWN])}{more}"
+
+
+def _warn_of_gaps(train: Labels, test: Labels) -> None:
+    """Say which classes cannot be measured, and which test images cannot be classified rightly."""
+    unlearned, untested = classes_without(train), classes_without(test)
+    wrong = [name for name in unlearned if name not in untested]
+    if untested:
+        log.warning("task %s: no test images of %s, so nothing is measured there", train.task, first(untested))
+    if wrong:
+        log.warning(
+            "task %s: test images of %s count as wrong, since no training image shows them", train.task, first(wrong)
+        )
 
 
 def warn_of_levels(trained_on: Mapping[str, Any] | None, images: Images) -> None:

@@ -103,20 +103,21 @@ class TableSource(Source):
     def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
         task = self.resolve(task)
         cells = self._table.select_columns([task]).to_pandas()[task]
-        missing = int(cells.isna().sum())
         feature = self._table.features[task]
         if isinstance(feature, datasets.ClassLabel):
-            missing += int((cells < 0).sum())
-            names, values = tuple(map(class_name, feature.names)), cells.to_numpy()
+            missing = cells.isna() | (cells < 0)
+            listed = [class_name(name) for name in feature.names]
+            given = cells.where(~missing, 0).astype(int).map(dict(enumerate(listed)))
+            names = list(dict.fromkeys(listed))  # in the order of the file, with or without images
         else:
-            # sorted values are the classes, so that train and test agree if both contain every class
-            given = [class_name(cell) if isinstance(cell, str) else cell for cell in cells.dropna()]
-            found, values = np.unique(given, return_inverse=True)
-            names = tuple(str(name) for name in found)
-        if missing:
-            raise UserError(f"{self.spec}: {missing} of {len(self)} rows have no label in column {task!r}")
-        chosen = torch.from_numpy(values.astype(np.int64))
-        return Labels(chosen if rows is None else chosen[rows], names, task)
+            given = cells.map(lambda cell: class_name(cell) if isinstance(cell, str) else cell)
+            missing = cells.isna() | (given == "")
+            names = sorted(given[~missing].unique())
+        if missing.any():
+            raise UserError(f"{self.spec}: {int(missing.sum())} of {len(self)} rows have no label in column {task!r}")
+        numbers = {name: number for number, name in enumerate(names)}
+        chosen = torch.from_numpy(given.map(numbers).to_numpy(np.int64))
+        return Labels(chosen if rows is None else chosen[rows], tuple(map(str, names)), task)
 
 
 def parquet_source(
