@@ -88,41 +88,42 @@ class LabelledImages(NamedTuple):
     duplicates: int  # test images that are also training images
 
 
-def open_sources(data: LabelledData, seed: int) -> Sources:
+def open_sources(data: LabelledData, seed: int, validation: float | None = None) -> Sources:
     """Open the training and test sets and check their labels before anything is decoded.
 
     ``seed`` splits a source that has no test set. Generated images do not depend on it, so results with different seeds
-    share one test set.
+    share one test set. ``validation``: the share of the training images that will be held out.
 
     Raises:
-        UserError: a source cannot be opened, has no labels or no such task, or the test set has classes that training
-            lacks.
+        UserError: a source cannot be opened, has no labels or no such task, the test set has classes that training
+            lacks, or there are too few training images for a validation split.
     """
 
     def opened(spec: str, split: str) -> Source:
         return build_source(spec, split=split, image=data.image, label=data.label, root=data.root)
 
-    named = [(data.train, "train")] if data.test is None else [(data.train, "train"), (data.test, "test")]
-    train, *given = check_all(*(lambda one=one: opened(*one) for one in named))
-    names = check_all(*(lambda task=task: train.resolve(task) for task in data.task_list))
-    separate = given[0] if given else train.published_test()
-    if separate is None:
-        train, test = split_source(train, names[0], fraction=data.test_fraction, seed=seed)
-    else:
-        test = separate
-    problems: list[str] = []
-    for name in names:
-        try:
-            labels = train.labels(name)
-            if separate is not None:
-                check_classes(labels, test.labels(name))
-            if int(labels.values.max()) == int(labels.values.min()):
-                only = labels.names[int(labels.values[0])]
-                problems.append(f"{train.spec}: task {name!r} has only one class ({only}); at least two are needed")
-        except UserError as error:
-            problems += error.problems
-    if problems:
-        raise UserError(*problems)
+    def training() -> tuple[Source, list[str]]:
+        source = opened(data.train, "train")
+        return source, check_all(*(lambda task=task: source.resolve(task) for task in data.task_list))
+
+    (train, names), given = check_all(training, lambda: None if data.test is None else opened(data.test, "test"))
+    separate: Source | None = given or train.published_test()
+    train, test = (
+        split_source(train, names[0], fraction=data.test_fraction, seed=seed) if separate is None else (train, separate)
+    )
+    rows = kept_rows(train, data.limit, seed)
+
+    def check(name: str) -> None:
+        labels = train.labels(name)
+        if labels.values.min() == labels.values.max():
+            only = labels.names[int(labels.values[0])]
+            raise UserError(f"{train.spec}: task {name!r} has only one class ({only}); at least two are needed")
+        check_all(
+            lambda: separate is None or check_classes(labels, test.labels(name)),
+            lambda: validation is None or hold_out(train.labels(name, rows), validation, seed),
+        )
+
+    check_all(*(lambda name=name: check(name) for name in names))
     return Sources(train, test)
 
 
@@ -206,8 +207,14 @@ def hold_out(labels: Labels, fraction: float, seed: int) -> tuple[Tensor, Tensor
     """Split rows into fit rows and validation rows, int64: seeded and stratified.
 
     Raises:
-        UserError: too few training images for a validation split.
+        UserError: too few training images for a validation split, or of one class only.
     """
+    found = labels.values.unique().tolist()
+    if len(found) == 1:
+        raise UserError(
+            f"task {labels.task!r}: all {len(labels.values)} training images are of one class "
+            f"({labels.names[found[0]]}); at least two are needed: add images"
+        )
     fit, held = stratified_split(labels.values, fraction, seed)
     if not len(held):
         raise UserError(
@@ -217,13 +224,10 @@ def hold_out(labels: Labels, fraction: float, seed: int) -> tuple[Tensor, Tensor
     return fit, held
 
 
-def check_enough(sources: Sources, data: LabelledData, fraction: float, seed: int) -> None:
-    """Check by the labels, before decoding, that every task has enough images for a validation split.
+def check_enough(images: LabelledImages, fraction: float, seed: int) -> None:
+    """Check that enough training images of every task could be read for a validation split.
 
     Raises:
-        UserError: a task has too few training images for a validation split.
+        UserError: names each task that has too few.
     """
-    rows = kept_rows(sources.train, data.limit, seed)
-    check_all(
-        *(lambda task=task: hold_out(sources.train.labels(task, rows), fraction, seed) for task in data.task_list)
-    )
+    check_all(*(lambda labels=labels: hold_out(labels, fraction, seed) for labels, _ in images.tasks.values()))

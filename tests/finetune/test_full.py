@@ -21,6 +21,7 @@ from common.encoders.export import export_encoder
 from common.encoders.load import load_classifier, load_encoder, read_encoder_card
 from common.engine.schedule import seed_step
 from common.errors import UserError
+from common.machine.distributed import World
 from common.pixels import to_float
 from finetune import full as stage
 from finetune.baselines import untrained
@@ -135,8 +136,8 @@ def test_test_labels_change_only_the_accuracy_not_training_or_choice(
     changes = {"encoder": exported(tmp_path / "encoder"), "steps": 12, "evaluate_every": 1, "base_lr": 0.1}
     one = finetune(config(tmp_path / "one", **changes))
 
-    def shuffled(data: Any, seed: int) -> Sources:
-        train, test = open_sources(data, seed)
+    def shuffled(*given: Any) -> Sources:
+        train, test = open_sources(*given)
         return Sources(train, Shuffled(test))
 
     monkeypatch.setattr(stage, "open_sources", shuffled)
@@ -145,6 +146,15 @@ def test_test_labels_change_only_the_accuracy_not_training_or_choice(
     assert one.tuned.choice == other.tuned.choice
     assert one.tuned.choice.step < 12  # chosen early
     assert weights(tmp_path / "one") == weights(tmp_path / "other")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rank_0_opens_the_sources_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(World, "barrier", lambda self: events.append("barrier"))
+    monkeypatch.setattr(stage, "open_sources", lambda *given: events.append("opened"))
+    stage._open(config(tmp_path / "run", encoder=tmp_path), World(rank, 2, torch.device("cpu")))
+    assert events == [["opened", "barrier"], ["barrier", "opened"]][rank]
 
 
 def test_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_like_one_never_stopped(
