@@ -20,6 +20,7 @@ from torch import Tensor
 
 from common.data.findings import read_findings, write_findings
 from common.data.levels import SAMPLE, Levels
+from common.data.pages import warn_of_pages
 from common.data.reader import Decoder, Failure, decode_ahead
 from common.data.rows import even_rows
 from common.data.source import Labels, Source, digest
@@ -248,6 +249,7 @@ def load_images(
         images = _fill(source, size, kept, workers, levels)
     if source.endless:
         return images
+    warn_of_pages(source)
     _warn_of_empty(_sampled(images), source.spec)
     return images
 

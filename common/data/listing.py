@@ -6,9 +6,8 @@ import logging
 import os
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import lru_cache
 
-log = logging.getLogger("retouch")
+from common.runs.logs import say_once
 
 # folders that network drives, archive programs, desktops and W&B add, in lower case; some hold copies of the images
 ADDED = {
@@ -33,10 +32,12 @@ class Listing:
         for folders, what in ((self.runs, "written by retouch"), (self.added, "that hold no images of yours")):
             if folders:
                 shown = ", ".join(sorted(folders)[:SHOWN]) + (", ..." if len(folders) > SHOWN else "")
-                _say_once(f"{spec}: {len(folders)} folder{'s' * (len(folders) > 1)} {what} left out: {shown}")
+                say_once(
+                    logging.INFO, f"{spec}: {len(folders)} folder{'s' * (len(folders) > 1)} {what} left out: {shown}"
+                )
         if self.images and self.others.total() > len(self.images):
             kinds = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in self.others.most_common(3))
-            _say_once(f"{spec}: {len(self.images):,} images; files of other types are not read ({kinds})")
+            say_once(logging.INFO, f"{spec}: {len(self.images):,} images; files of other types are not read ({kinds})")
 
 
 def list_images(root: str, suffixes: frozenset[str]) -> Listing:
@@ -103,11 +104,6 @@ def _left_out(folder: str, names: set[str], listing: Listing) -> list[str] | Non
     if os.path.basename(folder).lower() in ADDED or "pyvenv.cfg" in names:  # noqa: PTH119
         return listing.added
     return None
-
-
-@lru_cache
-def _say_once(text: str) -> None:
-    log.info("%s", text)
 
 
 def _suffix(name: str) -> str:

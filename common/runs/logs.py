@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 log = logging.getLogger("retouch")
@@ -23,6 +24,12 @@ class _Plain(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         message = record.getMessage()
         return f"{record.levelname.lower()}: {message}" if record.levelno >= logging.WARNING else message
+
+
+@lru_cache
+def say_once(level: int, text: str) -> None:
+    """Log it, unless this program has."""
+    log.log(level, "%s", text)
 
 
 def setup_console(is_main: bool = True) -> None:
