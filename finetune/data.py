@@ -23,7 +23,7 @@ from common.data import (
     warn_of_duplicates,
 )
 from common.data.images import Cache, kept_rows
-from common.data.levels import Levels
+from common.data.levels import Levels, LevelsSetting
 from common.data.split import classes_without, first
 from common.errors import UserError, check_all
 from common.machine.cores import usable_cores
@@ -56,6 +56,7 @@ class LabelledData(Config):
     image: str | None = None  # image column, if it is not the obvious one
     label: str | None = None  # label column of the default task
     root: str | None = None  # download folder of torchvision
+    levels: LevelsSetting | None = None  # [black, white] of images of more than 8 bits; a sample decides by default
 
     @field_validator("task")
     @classmethod
@@ -100,7 +101,8 @@ def open_sources(data: LabelledData, seed: int, validation: float | None = None)
     """
 
     def opened(spec: str, split: str) -> Source:
-        return build_source(spec, split=split, image=data.image, label=data.label, root=data.root)
+        levels = data.levels if split == "train" else None  # a test set has those of its training set
+        return build_source(spec, split=split, image=data.image, label=data.label, root=data.root, levels=levels)
 
     def training() -> tuple[Source, list[str]]:
         source = opened(data.train, "train")
@@ -186,10 +188,11 @@ def warn_of_levels(trained_on: Mapping[str, Any] | None, images: Images) -> None
     then = None if trained_on["levels"] is None else Levels(*trained_on["levels"])
     if then != images.levels:
         then_text, now = (f"values {levels}" if levels else "images of 8 bits" for levels in (then, images.levels))
+        setting = f"set data.levels=[{then.black:g}, {then.white:g}], " if then and images.levels else ""
         log.warning(
-            "the encoder was trained on %s, but %s has %s: the same value is another gray; convert the images to one "
+            "the encoder was trained on %s, but %s has %s: the same value is another gray; %sconvert the images to one "
             "range, or pretrain on such images",
-            *(then_text, images.source.spec, now),
+            *(then_text, images.source.spec, now, setting),
         )
 
 

@@ -172,7 +172,7 @@ def _open(config: EmbedConfig) -> tuple[Source, str | None]:
         UserError: the source cannot be opened, or labels that the config names are missing.
     """
     data = config.data
-    source = build_source(data.source, image=data.image, label=data.label, root=data.root)
+    source = build_source(data.source, image=data.image, label=data.label, root=data.root, levels=data.levels)
     if data.task is None and not source.tasks:
         return source, None
     try:

@@ -75,12 +75,14 @@ def _open(config: PretrainConfig, here: World) -> list[Source]:
         UserError: with every problem, before anything is decoded.
     """
     data, method = config.data, config.method
-    specs = [data.source] if data.other is None else [data.source, data.other]
+    asked = [(data.source, data.levels)] if data.other is None else [(data.source, data.levels), (data.other, None)]
+
+    def opened(spec: str, levels: tuple[float, float] | None) -> Source:
+        return build_source(spec, image=data.image, root=data.root, levels=levels)
+
     try:
         with here.main_first():
-            sources = check_all(
-                *(lambda spec=spec: build_source(spec, image=data.image, root=data.root) for spec in specs)
-            )
+            sources = check_all(*(lambda one=one: opened(*one) for one in asked))
     except UserError as error:
         raise UserError(*error.lines, *method.check(data.image_size, sys.maxsize)) from None
     check_sources(config, sources)

@@ -236,7 +236,10 @@ def load_images(
     kept = kept_rows(source, limit, seed)
     levels = gather(levels or source.levels)[0]  # of the first process, if one has read a sample that others cannot
     if levels is not None:
-        log.info("%s: has images of more than 8 bits; their values %s become 0 to 255", source.spec, levels)
+        log.info(
+            "%s: has images of more than 8 bits; their values %s become 0 to 255 (data.levels sets others)",
+            *(source.spec, levels),
+        )
     need = len(kept) * 3 * size * size
     room = int(available_memory() * RAM_SHARE / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if cache == "none" or (cache == "auto" and need > room):

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import AfterValidator
 from torch import Tensor
 
 from common.data.rows import even_rows
@@ -25,6 +26,15 @@ SAMPLE = 64  # images of a source that are looked at
 BITS = (8, 10, 12, 14, 16)
 LOW = "low bytes"  # in `Image.info`: the same image, of which PIL will decode the low instead of the high bytes
 _DEEP = re.compile(r"(RGB[AX]?);16([BLN])")  # PIL's raw modes of which it keeps the high byte
+
+
+def _ascending(value: tuple[float, float]) -> tuple[float, float]:
+    if not value[0] < value[1]:
+        raise ValueError(f"must be [black, white], the smaller value first, got [{value[0]:g}, {value[1]:g}]")
+    return value
+
+
+LevelsSetting = Annotated[tuple[float, float], AfterValidator(_ascending)]  # a setting for which a user gives levels
 
 
 class Levels(NamedTuple):
@@ -50,6 +60,20 @@ class Levels(NamedTuple):
 def source_levels(source: Source) -> Levels | None:
     """Measured on an evenly spread sample of its images; ``None`` if they have 8 bits, as most have."""
     return levels_of(filter(None, (_opened(source, row) for row in even_rows(len(source), SAMPLE).tolist())))
+
+
+def has_deep(source: Source) -> bool:
+    """Whether an image of that sample has more than 8 bits; true as well where none can be opened. Decodes none."""
+    none_opened = True
+    for row in even_rows(len(source), SAMPLE).tolist():
+        try:
+            image = source.image(row)
+        except Exception:  # as below
+            continue
+        none_opened = False
+        if not isinstance(image, Tensor) and (image.mode.startswith(("I", "F")) or LOW in image.info):
+            return True
+    return none_opened
 
 
 def levels_of(images: Iterable[Image.Image]) -> Levels | None:

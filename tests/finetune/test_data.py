@@ -174,7 +174,14 @@ def test_other_levels_than_the_encoder_was_trained_on_are_warned_of(
     assert "the encoder was trained on" not in caplog.text
     load_labelled(sources, data, 16, 0, {"levels": None})
     assert "the encoder was trained on images of 8 bits, but folder:" in caplog.text
-    assert "has values 0 to 4095 (12 bits)" in caplog.text
+    assert "has values 0 to 4095 (12 bits): the same value is another gray; convert the images to one" in caplog.text
+    load_labelled(sources, data, 16, 0, {"levels": [0, 16383]})
+    assert "is another gray; set data.levels=[0, 16383], convert the images to one range, or pretrain on" in caplog.text
+    caplog.clear()
+    data = LabelledData.model_validate(folders | {"workers": 0, "levels": [0, 16383]})
+    images = load_labelled(open_sources(data, 0), data, 16, 0, {"levels": [0, 16383]})
+    assert images.test.levels == images.train.levels == (0, 16383)
+    assert "the encoder was trained on" not in caplog.text
 
 
 def test_folders_of_splits_are_the_training_and_test_set(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -299,6 +299,27 @@ MISTAKES = [
         )
         for stage in FROZEN
     ),
+    *(
+        pytest.param(
+            stage,
+            ["data.levels=[0, 4095]", f"{'data.source' if stage == 'pretrain' else 'data.image_size'}={value}"],
+            ["data.levels: folder:two has images of 8 bits, for which there is nothing to set; remove it"],
+            id=f"{stage}-levels-of-8-bits",
+        )
+        for stage, value in {"pretrain": "folder:two", **dict.fromkeys(FROZEN, "16")}.items()
+    ),
+    *(
+        pytest.param(
+            stage,
+            ["data.levels=[5, 2]"],
+            [
+                "Found 1 error in {config}:",
+                "  data.levels: must be [black, white], the smaller value first, got [5, 2]",
+            ],
+            id=f"{stage}-levels-descending",
+        )
+        for stage in CONFIGS
+    ),
     pytest.param(
         "embed",
         ["layer=each"],

@@ -18,6 +18,7 @@ from common.data import build_source, load_images
 from common.data.decode import open_image, to_rgb
 from common.data.levels import Levels, levels_of
 from common.data.source import Subset
+from common.errors import UserError
 
 
 def write_gray(folder: Path, brightest: list[int], kind: str = "png") -> str:
@@ -133,6 +134,33 @@ def test_the_range_is_logged_and_8_bits_are_not_worth_a_word(tmp_path: Path, cap
     assert loaded.levels is None
     assert loaded.fingerprint == source.at(32).fingerprint
     assert "bits" not in caplog.text
+
+
+def test_levels_can_be_set(tmp_path: Path) -> None:
+    spec = write_gray(tmp_path, [900, 4000])
+    source = build_source(spec, levels=(0, 1023))
+    assert source.levels == (0, 1023)
+    images = load_images(source, 16)
+    assert images.levels == (0, 1023)
+    assert images.rows(torch.arange(2)).amax((1, 2, 3)).tolist() == [900 >> 2, 255]
+    assert images.fingerprint != load_images(build_source(spec), 16).fingerprint
+    assert Subset(source, torch.tensor([0]), "one").levels == (0, 1023)
+    patches = build_source(f"patches:{spec}", levels=(0, 1023))
+    assert load_images(patches, 16).rows(torch.tensor([0])).max() == 900 >> 2
+
+
+def test_levels_for_images_of_8_bits_are_refused(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+    for spec in (f"folder:{tmp_path}", "shapes", "photos:test:9"):
+        with pytest.raises(
+            UserError, match=r"data\.levels: .* has images of 8 bits, for which there is nothing to set"
+        ):
+            build_source(spec, levels=(0, 4095))
+    with pytest.raises(UserError, match=r"data\.levels: folder:"):
+        build_source(f"patches:folder:{tmp_path}", levels=(0, 4095))
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "deep.png")
+    assert build_source(f"folder:{tmp_path}", levels=(0, 4095)).levels == (0, 4095)
 
 
 @pytest.mark.parametrize(("value", "what"), [(3, "nearly black"), (200, "of a single colour")])
