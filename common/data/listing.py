@@ -6,6 +6,7 @@ import logging
 import os
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from common.runs.logs import say_once
 
@@ -95,6 +96,21 @@ def is_run_folder(folder: str) -> bool:
             return file.readline(100).startswith(b"# retouch ")
     except OSError:
         return False
+
+
+def run_folders(root: Path) -> list[Path]:
+    """The run folders below ``root``, not those in other run folders."""
+    found = []
+    for folder, inside, _ in os.walk(root):
+        runs = [name for name in inside if is_run_folder(f"{folder}/{name}")]
+        found += [Path(folder, name) for name in runs]
+        inside[:] = [name for name in inside if name not in runs and not name.startswith(".")]
+    return sorted(found)
+
+
+def in_run_folder(file: Path, root: Path) -> bool:
+    """Whether a run folder below ``root`` holds the file, at any depth."""
+    return any(is_run_folder(str(folder)) for folder in file.parents if root in folder.parents)
 
 
 def _left_out(folder: str, names: set[str], listing: Listing) -> list[str] | None:

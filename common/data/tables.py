@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from common.data.decode import open_image
-from common.data.listing import is_run_folder
+from common.data.listing import in_run_folder, run_folders
 from common.data.source import Labels, Source, class_name, digest
 from common.data.split import Split, choose_split, split_of
 from common.errors import UserError, one_line
@@ -137,7 +137,7 @@ def parquet_source(
         folder = Path(pattern)
         hint = f"; for a folder use {spec}/*.parquet" if folder.is_dir() else f" (from {Path.cwd()})"
         raise UserError(f"{spec}: no file matches{hint}")
-    own = [file for file in files if is_run_folder(str(Path(file).parent))]
+    own = [file for file in files if in_run_folder(Path(file), _fixed(pattern))]
     if own and len(own) < len(files):
         log.info("%s: %d files written by retouch left out: %s", spec, len(own), ", ".join(own[:3]))
         files = [file for file in files if file not in own]
@@ -156,6 +156,13 @@ def parquet_source(
     if test is not None:
         source.test = partial(_parquet_table, spec, test, image, label)
     return source
+
+
+def _fixed(pattern: str) -> Path:
+    """The folder above everything that a glob may match."""
+    parts = Path(pattern).parts
+    fixed = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
+    return Path(*parts[:fixed])
 
 
 def _file_split(file: str) -> Split | None:
@@ -230,11 +237,16 @@ def hub_source(
     ``save_to_disk``.
 
     Raises:
-        UserError: it cannot be found or loaded, or has no such split.
+        UserError: it cannot be found or loaded, has no such split, or is a folder in which runs have been written.
     """
     local = Path(name).expanduser()
     path = str(local) if local.exists() else name
     saved = _is_saved(local)
+    if not saved and (runs := run_folders(local)):
+        raise UserError(
+            f"{spec}: `datasets` would also read what retouch has written to {runs[0]}; use folder:{name} or parquet:, "
+            "which leave it out, or move it"
+        )
     try:
         table = _load_saved(local, split) if saved else datasets.load_dataset(path, split=split, cache_dir=root)
     except Exception as error:  # hub, network and builder errors share no base class
