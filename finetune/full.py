@@ -43,7 +43,7 @@ from finetune.data import (
 from finetune.features import layer_shapes
 from finetune.metrics import accuracy, score
 from finetune.probe import probe
-from finetune.results import FinetuneResult, Probed, StepChoice, Tuned, write_results
+from finetune.results import FinetuneResult, ProbeResult, StepChoice, Tuned, write_results
 from finetune.table import Line, finetune_lines, results_table
 
 log = logging.getLogger("retouch")
@@ -110,20 +110,24 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
         # baselines, each a separate run in the same group
         config = _with_group(config)
         scratch: Ran | None = None
-        linear_probe: Probed | None = None
+        linear_probe: ProbeResult | None = None
         if config.encoder.path is not None and not config.encoder.from_scratch:
             if config.compare.from_scratch:
                 scratch = _run(_from_scratch(config), here)
                 if not scratch.finished:
                     return None
             if config.compare.linear_probe and here.size == 1:
-                linear_probe = probe(_linear_probe(config)).results[0].linear
+                [linear_probe] = probe(_linear_probe(config), show=False).results
             elif config.compare.linear_probe and here.is_main:
                 log.info("compare.linear_probe: skipped, a probe runs in one process; run retouch probe instead")
         if ran.result is None:
             return None
-        from_scratch = scratch.result.tuned if scratch is not None and scratch.result is not None else None
-        result = ran.result.model_copy(update={"from_scratch": from_scratch, "linear_probe": linear_probe})
+        compared = {
+            "from_scratch": scratch.result.tuned if scratch is not None and scratch.result is not None else None,
+            "linear_probe": None if linear_probe is None else linear_probe.linear,
+            "linear_probe_protocol": None if linear_probe is None else linear_probe.protocol,
+        }
+        result = ran.result.model_copy(update=compared)
         write_results(config.out, result)
         _print(config, result)
         return result
@@ -331,7 +335,7 @@ def _from_scratch(config: FinetuneConfig) -> FinetuneConfig:
 
 
 def _linear_probe(config: FinetuneConfig) -> ProbeConfig:
-    """The probe of the frozen encoder on the same images and the same task, as ``retouch probe`` makes it."""
+    """The linear probe of ``retouch probe``, with its defaults, on the same images and the same task."""
     folder = config.out / "linear_probe"
     return ProbeConfig.model_validate(
         {
@@ -340,7 +344,11 @@ def _linear_probe(config: FinetuneConfig) -> ProbeConfig:
             "encoder": config.encoder.path,
             "data": config.data.model_dump(),
             "precision": config.precision,
-            "properties": False,  # only the accuracy is compared; retouch probe reports the rest
+            # only the linear probe is compared; retouch probe reports the rest
+            "knn": None,
+            "baselines": {"random_init": False, "pixels": False},
+            "damage": [],
+            "properties": False,
             "overwrite": (folder / "config.yaml").exists(),
             "wandb": config.wandb.model_copy(update={"name": f"{config.wandb.name_of(config.out)}-probe"}).model_dump(),
         }

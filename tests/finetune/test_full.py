@@ -9,12 +9,15 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from rich.console import Console
 
 from common.augment import WHOLE
+from common.config import load_config
 from common.data import build_source, load_images
 from common.encoders import Classifier, EncoderConfig, build_encoder, layer_decay_groups
 from common.encoders.export import export_encoder
@@ -25,10 +28,11 @@ from common.machine.distributed import World
 from common.pixels import to_float
 from finetune import full as stage
 from finetune.baselines import untrained
-from finetune.config import FinetuneConfig
+from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.data import Sources, open_sources
 from finetune.full import Supervised, decayed_groups
 from finetune.full import finetune as run_stage
+from finetune.probe import probe
 from finetune.results import FinetuneResult, ProbeReport, read_results
 from finetune.table import finetune_lines, results_table
 from tests.finetune.toys import Shuffled
@@ -128,6 +132,30 @@ def test_it_learns_and_is_reported_with_its_linear_probe_and_from_scratch(tmp_pa
         "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * x for x in (linear.test.accuracy, *linear.test.ci95))),
     ):
         assert expected in text
+
+
+def test_its_linear_probe_is_that_of_the_probe_stage(tmp_path: Path) -> None:
+    start = exported(tmp_path / "encoder", EncoderConfig(model_args={"width": 8, "depth": 1}))
+    folder = tmp_path / "pictures"
+    for number, name in enumerate("abc"):
+        for row in range(40):
+            noise = np.random.default_rng([number, row]).integers(0, 200, (20, 20, 3)) + 12 * number
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(noise.astype(np.uint8)).save(folder / name / f"{row}.png")
+    data = {"train": f"folder:{folder}", "limit": 80, "test_limit": 20, "image_size": 24, "workers": 0}
+    comparison = {"linear_probe": True, "from_scratch": False}
+    run = config(tmp_path / "run", encoder=start, seed=5, data=data, validation=0.3, steps=1, compare=comparison)
+    found = finetune(run)
+    shipped = Path(__file__).resolve().parents[2] / "configs" / "probe" / "linear.yaml"
+    quick = ["knn=null", "damage=[]", "properties=false", "baselines.random_init=false", "baselines.pixels=false"]
+    typed = [f"out={tmp_path}/probe", f"encoder={start}", "seed=5", "precision=float32", "wandb.mode=disabled", *quick]
+    chosen = [f"data.{key}={value}" for key, value in {**data, "task": "null"}.items()]
+    [alone] = probe(load_config(ProbeConfig, shipped, [*typed, *chosen])).results
+    assert found.linear_probe is not None
+    assert found.linear_probe.model_copy(update={"seconds": alone.linear.seconds}) == alone.linear
+    assert (found.data, found.classes) == (alone.data, alone.classes)
+    assert found.linear_probe_protocol == alone.protocol
+    assert "a held-out 10% of the training set (stratified, seed 5;" in alone.protocol
 
 
 def test_test_labels_change_only_the_accuracy_not_training_or_choice(
