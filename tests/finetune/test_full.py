@@ -15,6 +15,7 @@ import timm
 import torch
 from PIL import Image
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 from common.augment import WHOLE
 from common.config import load_config
@@ -183,6 +184,25 @@ def test_rank_0_opens_the_sources_first(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(stage, "open_sources", lambda *given: events.append("opened"))
     stage._open(config(tmp_path / "run", encoder=tmp_path), World(rank, 2, torch.device("cpu")))
     assert events == [["opened", "barrier"], ["barrier", "opened"]][rank]
+
+
+@pytest.mark.parametrize("change", ["another shape", "missing"])
+def test_best_weights_of_another_network_are_refused_when_the_run_is_resumed(tmp_path: Path, change: str) -> None:
+    run = config(tmp_path / "run", encoder=exported(tmp_path / "encoder"), steps=4)
+    finetune(run)
+    checkpoint = max((run.out / "checkpoints").iterdir())
+    if change == "missing":
+        facts = json.loads((checkpoint / "state.json").read_text())
+        facts["groups"].remove("best")
+        (checkpoint / "state.json").write_text(json.dumps(facts))
+    else:
+        best = load_file(checkpoint / "best.safetensors")
+        save_file(
+            {name: tensor.repeat(2) if tensor.ndim == 1 else tensor for name, tensor in best.items()},
+            checkpoint / "best.safetensors",
+        )
+    with pytest.raises(UserError, match=rf"checkpoint {checkpoint} cannot be resumed: its best weights "):
+        run_stage(run.model_copy(update={"resume": True}))
 
 
 def test_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_like_one_never_stopped(
