@@ -149,6 +149,11 @@ def _unknown(spec: str, scheme: str) -> str:
         hint = f"did you mean folder:{spec}?"
     elif path.suffix == ".parquet":
         hint = f"did you mean parquet:{spec}?"
+    elif path.suffix in (".csv", ".jsonl"):
+        hint = (
+            f"save the table as metadata{path.suffix} in the folder of the images, with their names in a column "
+            "file_name, and use hf:FOLDER"
+        )
     elif near:
         hint = f"did you mean {near[0]!r}?"
     else:

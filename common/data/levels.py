@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 SAMPLE = 64  # images of a source that are looked at
 BITS = (8, 10, 12, 14, 16)
 LOW = "low bytes"  # in `Image.info`: the same image, of which PIL will decode the low instead of the high bytes
-_DEEP = re.compile(r"(RGB[AX]?);16([BLN])")  # PIL's raw modes of which it keeps the high byte
+_DEEP = re.compile(r"(RGB[AX]?|LA);16([BLN])")  # PIL's raw modes of which it keeps the high byte
+_GRAY_ALPHA = "LA;16B"  # has no raw mode for its low bytes: its four bytes are read as four channels
 
 
 def _ascending(value: tuple[float, float]) -> tuple[float, float]:
@@ -121,8 +122,8 @@ def wide_values(image: Image.Image) -> NDArray[Any] | None:
     if low is None:
         return None
     load(image)
-    high, low = (np.asarray(part)[..., :3].astype(np.uint16) for part in (image, low))
-    return high << 8 | low
+    channels = slice(1, 2) if low.info.get(_GRAY_ALPHA) else slice(0, 3)
+    return np.asarray(image)[..., :3].astype(np.uint16) << 8 | np.asarray(low)[..., channels]
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -134,6 +135,11 @@ def is_deep(image: Image.Image) -> bool:
 def with_low_bytes(image: Image.Image, again: Any) -> Image.Image:
     """A deep image with its low bytes in ``info[LOW]``, decoded from ``again``, the same file opened twice."""
     native = "L" if sys.byteorder == "little" else "B"
+    if again.tile[0].args == _GRAY_ALPHA:
+        again.tile = [tile._replace(args="RGBA") for tile in again.tile]
+        again.info[_GRAY_ALPHA] = True
+        image.info[LOW] = again
+        return image
 
     def swapped(found: re.Match[str]) -> str:
         order = native if found[2] == "N" else found[2]

@@ -25,6 +25,7 @@ class Listing:
 
     images: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)  # other files, by suffix
+    empty: list[str] = field(default_factory=list)  # folders without images and folders, of the first two levels
     runs: list[str] = field(default_factory=list)  # run folders, left out
     added: list[str] = field(default_factory=list)  # other folders that are left out
 
@@ -63,6 +64,7 @@ def list_images(root: str, suffixes: frozenset[str]) -> Listing:
             left_out.append(relative.rstrip("/"))
             continue
         visited.add(real)
+        before = len(listing.images) + len(pending) + len(waiting) + len(links)
         for entry in entries:
             if entry.name.startswith("."):
                 continue
@@ -79,6 +81,8 @@ def list_images(root: str, suffixes: frozenset[str]) -> Listing:
                 listing.images.append(path)
             else:
                 listing.others[_suffix(entry.name)] += 1
+        if 0 < relative.count("/") <= 2 and len(listing.images) + len(pending) + len(waiting) + len(links) == before:
+            listing.empty.append(relative.rstrip("/"))
     taken: set[str] = set()
     for path, target in sorted(links):
         folder, _, name = target.rpartition("/")

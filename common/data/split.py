@@ -76,7 +76,10 @@ def split_source(
     """A labelled set without a test set -> (train, test): seeded, stratified by ``task``."""
     train, test = stratified_split(source.labels(task).values, fraction, seed)
     if not len(test):
-        raise UserError(f"{source.spec}: too few images to hold out a test set; set data.test")
+        raise UserError(
+            f"{source.spec}: too few images to hold out a test set: no class has two or more; set data.test, or choose "
+            "another task"
+        )
     kept, held = f"{1 - fraction:.0%} for training, seed {seed}", f"{fraction:.0%} held out, seed {seed}"
     return Subset(source, train, kept), Subset(source, test, held)
 

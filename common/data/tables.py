@@ -67,6 +67,7 @@ class TableSource(Source):
         first = label or _only(classes, LABEL_COLUMNS) or _only(tasks, LABEL_COLUMNS)
         self.tasks = tuple(sorted(tasks, key=lambda name: (name != first, name not in classes)))
         self.sure = first is not None or not tasks
+        self._kinds = ", ".join(f"{name} ({_kind(feature)})" for name, feature in table.features.items())
         self._table = table.select_columns([self._image, *tasks])
         if isinstance(table.features[self._image], datasets.Image):
             self._table = self._table.cast_column(self._image, datasets.Image(decode=False))
@@ -95,6 +96,11 @@ class TableSource(Source):
         return f"{self.spec}[{index}]"
 
     def resolve(self, task: str | None) -> str:
+        if not self.tasks:
+            raise UserError(
+                f"{self.spec} has no labels, but labels are needed here: no column holds whole numbers, words, or true "
+                f"and false; it has {self._kinds}"
+            )
         if task is None and not self.sure:
             choices = ", ".join(self.tasks)
             raise UserError(f"{self.spec}: several columns may be labels: {choices}; set data.label to one of them")
@@ -116,7 +122,7 @@ class TableSource(Source):
         if missing.any():
             raise UserError(f"{self.spec}: {int(missing.sum())} of {len(self)} rows have no label in column {task!r}")
         numbers = {name: number for number, name in enumerate(names)}
-        chosen = torch.from_numpy(given.map(numbers).to_numpy(np.int64))
+        chosen = torch.from_numpy(given.map(numbers).to_numpy(np.int64, copy=True))
         return Labels(chosen if rows is None else chosen[rows], tuple(map(str, names)), task)
 
 
@@ -132,10 +138,12 @@ def parquet_source(
         UserError: no file matches, one is not a parquet file, or none has rows.
     """
     pattern = str(Path(pattern).expanduser())
-    files = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())  # noqa: PTH207
+    matching = [pattern] if Path(pattern).is_file() else glob.glob(pattern, recursive=True)  # noqa: PTH207
+    files = sorted(path for path in matching if Path(path).is_file())
     if not files:
         folder = Path(pattern)
         hint = f"; for a folder use {spec}/*.parquet" if folder.is_dir() else f" (from {Path.cwd()})"
+        hint += "; in a pattern, a bracket of a name is written [[]" if "[" in pattern else ""
         raise UserError(f"{spec}: no file matches{hint}")
     own = [file for file in files if in_run_folder(Path(file), _fixed(pattern))]
     if own and len(own) < len(files):
@@ -175,7 +183,8 @@ def _parquet_table(spec: str, files: list[str], image: str | None, label: str | 
     files = _with_rows(spec, files)
     with _quiet():
         try:
-            table = datasets.load_dataset("parquet", data_files={"train": files}, split="train")
+            named = [glob.escape(file) for file in files]  # these are patterns, too
+            table = datasets.load_dataset("parquet", data_files={"train": named}, split="train")
         except Exception as error:  # its readers raise anything on a foreign or truncated file
             _check_cache(spec, None)
             raise UserError(f"{spec} is not readable as parquet: {_reason(error)}") from None
@@ -312,6 +321,13 @@ def _holds_labels(feature: Any) -> bool:
 
 def _is_value(feature: Any, *kinds: str) -> bool:
     return isinstance(feature, datasets.Value) and re.sub(r"\d+$", "", feature.dtype).removeprefix("large_") in kinds
+
+
+def _kind(feature: Any) -> str:
+    """The type of a column, in a word."""
+    if _holds_images(feature):
+        return "images"
+    return str(feature.dtype) if isinstance(feature, datasets.Value) else type(feature).__name__.lower()
 
 
 def _only(names: list[str], usual: tuple[str, ...]) -> str | None:

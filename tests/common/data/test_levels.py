@@ -30,10 +30,11 @@ def write_gray(folder: Path, brightest: list[int], kind: str = "png") -> str:
     return f"folder:{folder}"
 
 
-def write_color(path: Path, values: NDArray[np.uint16], alpha: bool = False) -> Path:
-    """A PNG of 16 bits per channel, which PIL cannot write."""
+def write_color(path: Path, values: NDArray[np.uint16]) -> Path:
+    """A PNG of 16 bits and two (gray and alpha) to four channels, which PIL cannot write."""
+    kind = {2: 4, 3: 2, 4: 6}[values.shape[2]]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    parts = [(b"IHDR", struct.pack(">IIBBBBB", *values.shape[1::-1], 16, 6 if alpha else 2, 0, 0, 0))]
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", *values.shape[1::-1], 16, kind, 0, 0, 0))]
     parts += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     chunks = (
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
@@ -89,7 +90,7 @@ def test_colour_files_of_16_bits_keep_the_bits_that_are_used(tmp_path: Path, kin
     if kind == "tif":
         write_color_tiff(path, values)
     else:
-        write_color(path, np.concatenate([values, opaque], 2) if "alpha" in kind else values, "alpha" in kind)
+        write_color(path, np.concatenate([values, opaque], 2) if "alpha" in kind else values)
     opened = open_image(path)
     assert isinstance(opened, Image.Image)
     source = build_source(f"folder:{tmp_path}")
@@ -99,6 +100,19 @@ def test_colour_files_of_16_bits_keep_the_bits_that_are_used(tmp_path: Path, kin
         (8, 8), Image.Resampling.BICUBIC, (0.5, 0, 8.5, 8)
     )
     assert (loaded.permute(1, 2, 0).int() - torch.tensor(np.asarray(expected)).int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_gray_files_with_alpha_of_16_bits_keep_the_bits_that_are_used(tmp_path: Path, bits: int) -> None:
+    values = np.random.default_rng(0).integers(0, 2**bits, (8, 8, 2)).astype(np.uint16)
+    values[0, 0, 0], values[..., 1], values[1, 1, 1] = 2**bits - 1, 65535, 0
+    write_color(tmp_path / "a.png", values)
+    source = build_source(f"folder:{tmp_path}")
+    assert source.levels == Levels(0, 2**bits - 1)
+    loaded = load_images(source, 8).rows(torch.tensor([0]))[0]
+    expected = (values[..., 0] >> (bits - 8)).astype(np.uint8)
+    expected[1, 1] = 255  # transparent
+    assert np.array_equal(loaded.numpy(), np.stack([expected] * 3))
 
 
 def test_colour_files_that_use_16_bits_are_what_pil_makes_of_them(tmp_path: Path) -> None:
