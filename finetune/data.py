@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
@@ -115,13 +116,17 @@ def open_sources(data: LabelledData, seed: int, validation: float | None = None)
     )
     rows = kept_rows(train, data.limit, seed)
 
+    def match(labels: Labels) -> None:
+        if separate is not None:
+            check_classes(labels, separate.labels(labels.task))
+
     def check(name: str) -> None:
         labels = train.labels(name)
         if labels.values.min() == labels.values.max():
             only = labels.names[int(labels.values[0])]
             raise UserError(f"{train.spec}: task {name!r} has only one class ({only}); at least two are needed")
         check_all(
-            lambda: separate is None or check_classes(labels, test.labels(name)),
+            lambda: match(labels),
             lambda: validation is None or hold_out(train.labels(name, rows), validation, seed),
         )
 
@@ -212,7 +217,7 @@ def hold_out(labels: Labels, fraction: float, seed: int) -> tuple[Tensor, Tensor
     Raises:
         UserError: too few training images for a validation split, or of one class only.
     """
-    found = labels.values.unique().tolist()
+    found = torch.unique(labels.values).tolist()
     if len(found) == 1:
         raise UserError(
             f"task {labels.task!r}: all {len(labels.values)} training images are of one class "

@@ -150,7 +150,6 @@ def _encoder(config: ProbeConfig, all_data: Sequence[LabelledData]) -> tuple[Enc
         UserError: there is no such encoder, or it has no such layers or supports no images of a size.
     """
     encoder = load_encoder(config.encoder)
-
     return encoder, check_all(*(lambda data=data: _spaces(config, data, encoder) for data in all_data))
 
 

@@ -58,6 +58,7 @@ def build_source(
         raise UserError(f"{spec!r} is incomplete; the form is {FORMS[scheme]}")
     if scheme == "patches":
         return _patches(spec, rest, split, image, label, root, seed, levels)
+    source: Source
     source, _ = check_all(
         lambda: _opened(spec, scheme, rest, split, image, label, root, seed),
         lambda: _check_columns(spec, scheme, image, label),

@@ -123,7 +123,8 @@ def wide_values(image: Image.Image) -> NDArray[Any] | None:
         return None
     load(image)
     channels = slice(1, 2) if low.info.get(_GRAY_ALPHA) else slice(0, 3)
-    return np.asarray(image)[..., :3].astype(np.uint16) << 8 | np.asarray(low)[..., channels]
+    values: NDArray[np.uint16] = np.asarray(image)[..., :3].astype(np.uint16) << 8 | np.asarray(low)[..., channels]
+    return values
 
 
 def is_deep(image: Image.Image) -> bool:

@@ -128,7 +128,7 @@ def classes_without(labels: Labels) -> list[str]:
 
 
 def _with_images(labels: Labels) -> list[str]:
-    return [labels.names[number] for number in labels.values.unique().tolist()]
+    return [labels.names[number] for number in torch.unique(labels.values).tolist()]
 
 
 def first(names: Sequence[str]) -> str:

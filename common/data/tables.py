@@ -97,9 +97,12 @@ class TableSource(Source):
 
     def resolve(self, task: str | None) -> str:
         if not self.tasks:
+            hint = "; whole numbers of which some are missing are floats: leave these rows out" * (
+                "float" in self._kinds
+            )
             raise UserError(
                 f"{self.spec} has no labels, but labels are needed here: no column holds whole numbers, words, or true "
-                f"and false; it has {self._kinds}"
+                f"and false; it has {self._kinds}{hint}"
             )
         if task is None and not self.sure:
             choices = ", ".join(self.tasks)

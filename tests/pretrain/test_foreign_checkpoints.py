@@ -70,18 +70,28 @@ STATES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "one missing": lambda tensors: without(tensors, min(tensors)),
     "one more": lambda tensors: {**tensors, "other": torch.zeros(2)},
 }
+
+
+def only(group: str) -> Damage:
+    return facts_of(lambda facts: {**facts, "groups": [group]})
+
+
+def lacking(key: str) -> Damage:
+    return facts_of(lambda facts: without(facts, key))
+
+
 CASES = [
     pytest.param(name, tensors_of(group, change), id=f"{name}-{group}-{what}")
     for name in METHODS
     for group in GROUPS.get(name, ("model", "statistics"))
     for what, change in STATES.items()
 ] + [
-    pytest.param(name, facts_of(lambda facts, group=group: {**facts, "groups": [group]}), id=f"{name}-only-{group}")
+    pytest.param(name, only(group), id=f"{name}-only-{group}")
     for name in METHODS
     for group in GROUPS.get(name, ("model", "statistics"))
 ]
 FACTS = [
-    pytest.param(facts_of(lambda facts, key=key: without(facts, key)), id=f"without-{key}")
+    pytest.param(lacking(key), id=f"without-{key}")
     for key in ("step", "groups", "seconds", "window", "totals", "best", "best_step", "data")
 ] + [
     pytest.param(facts_of(lambda facts: []), id="a-list"),

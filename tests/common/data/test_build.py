@@ -199,7 +199,8 @@ def test_all_wrong_columns_are_reported_with_the_existing_ones(tmp_path: Path) -
         build_source(spec).labels()
     assert str(error.value) == (
         f"{spec} has no labels, but labels are needed here: no column holds whole numbers, words, or true and false; "
-        "it has photo (images), score (float64)"
+        "it has photo (images), score (float64); whole numbers of which some are missing are floats: leave these rows "
+        "out"
     )
 
 

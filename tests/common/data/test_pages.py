@@ -22,7 +22,7 @@ def write_stack(path: Path, pages: int = 3) -> None:
     """Pages of which each has its own gray."""
     path.parent.mkdir(parents=True, exist_ok=True)
     first, *others = [Image.new("RGB", (16, 16), (60 * (number + 1),) * 3) for number in range(pages)]
-    first.save(path, save_all=True, append_images=others, **({"lossless": True} if path.suffix == ".webp" else {}))
+    first.save(path, save_all=True, append_images=others, lossless=True)  # for webp
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
