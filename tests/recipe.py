@@ -115,13 +115,13 @@ class ByHand:
 
 
 def assert_close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """The same names, and values that differ by rounding only."""
+    """The same names, and values that differ by rounding only: two orders below what any change of the recipe makes."""
     assert found.keys() == expected.keys()
     apart = {
         name: float(((found[name].double() - value.double()).abs() / (0.1 + value.double().abs())).max())
         for name, value in expected.items()
     }
-    assert max(apart.values()) < 2e-5, sorted(apart.items(), key=lambda item: -item[1])[:3]
+    assert max(apart.values()) < 1e-4, sorted(apart.items(), key=lambda item: -item[1])[:3]
 
 
 class Killed(BaseException):

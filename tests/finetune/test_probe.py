@@ -257,11 +257,12 @@ def test_ridge_is_a_probe_too(encoder: Path, tmp_path: Path) -> None:
         encoder,
         damage=[],
         baselines={"random_init": False, "pixels": False},
+        data={"limit": 600, "test_limit": 300, "task": "texture"},
         probe={"kind": "ridge"},
     )
     result = probe(config).results[0]
     assert "ridge probe" in result.protocol
-    assert result.linear.test.accuracy > 1 / 8
+    assert result.linear.test.ci95[0] > 1 / 4  # of 4 textures
 
 
 def test_test_images_that_are_training_images_are_reported(
