@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
+
+from common.files import run_stage
 
 log = logging.getLogger("retouch")
 
@@ -28,6 +31,11 @@ class Listing:
     runs: list[str] = field(default_factory=list)  # run folders, left out
     added: list[str] = field(default_factory=list)  # other folders that are left out
 
+    @property
+    def kinds(self) -> str:
+        """The most frequent types of other files, with their numbers."""
+        return ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in self.others.most_common(3))
+
     def report(self, spec: str) -> None:
         """Say what is left out, once per program."""
         for folders, what in ((self.runs, "written by retouch"), (self.added, "that hold no images of yours")):
@@ -35,8 +43,7 @@ class Listing:
                 shown = ", ".join(sorted(folders)[:SHOWN]) + (", ..." if len(folders) > SHOWN else "")
                 _say_once(f"{spec}: {len(folders)} folder{'s' * (len(folders) > 1)} {what} left out: {shown}")
         if self.images and self.others.total() > len(self.images):
-            kinds = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in self.others.most_common(3))
-            _say_once(f"{spec}: {len(self.images):,} images; files of other types are not read ({kinds})")
+            _say_once(f"{spec}: {len(self.images):,} images; files of other types are not read ({self.kinds})")
 
 
 def list_images(root: str, suffixes: frozenset[str]) -> Listing:
@@ -87,18 +94,26 @@ def list_images(root: str, suffixes: frozenset[str]) -> Listing:
     return listing
 
 
-def is_run_folder(folder: str) -> bool:
-    """Whether a stage of Retouch writes there: the first line of its ``config.yaml`` says so."""
-    try:
-        with open(f"{folder}/config.yaml", "rb") as file:  # noqa: PTH123 -- as below, strings
-            return file.readline(100).startswith(b"# retouch ")
-    except OSError:
-        return False
+def list_names(names: Iterable[str], suffixes: frozenset[str]) -> Listing:
+    """The image files among the paths of an archive's files, without hidden ones and ``ADDED`` folders."""
+    listing = Listing()
+    for path in names:
+        *folders, name = path.split("/")
+        added = [number for number, folder in enumerate(folders) if folder.lower() in ADDED]
+        if added:
+            folder = "/".join(folders[: added[0] + 1])
+            listing.added += [] if folder in listing.added else [folder]
+        elif not any(part.startswith(".") and part != "." for part in (*folders, name)):
+            if _suffix(name) in suffixes:
+                listing.images.append(path)
+            else:
+                listing.others[_suffix(name)] += 1
+    return listing
 
 
 def _left_out(folder: str, names: set[str], listing: Listing) -> list[str] | None:
     """The list that a folder with entries ``names`` belongs to, if it is left out."""
-    if "config.yaml" in names and is_run_folder(folder):
+    if "config.yaml" in names and run_stage(folder):
         return listing.runs
     if os.path.basename(folder).lower() in ADDED or "pyvenv.cfg" in names:  # noqa: PTH119
         return listing.added

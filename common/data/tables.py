@@ -23,20 +23,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from common.data.columns import IMAGE_COLUMNS, ColumnSource, only
 from common.data.decode import open_image
-from common.data.listing import is_run_folder
 from common.data.source import Labels, Source, class_name, digest
 from common.data.split import Split, choose_split, split_of
 from common.errors import UserError, one_line
+from common.files import run_stage
 
 log = logging.getLogger("retouch")
 
-# default columns if there are several candidates, in this order
-IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture", "pixel_values")
-LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "category")
 
-
-class TableSource(Source):
+class TableSource(ColumnSource):
     """Rows of a `datasets` table. ``image`` and ``label`` name columns; by default, the obvious ones are used.
 
     Raises:
@@ -52,7 +49,7 @@ class TableSource(Source):
         images = [name for name, feature in table.features.items() if _holds_images(feature)]
         tasks = [name for name, feature in table.features.items() if _holds_labels(feature)]
         problems = []
-        self._image = image or _only(images, IMAGE_COLUMNS)
+        self._image = image or only(images, IMAGE_COLUMNS)
         if image is not None and image not in images:
             problems.append(f"data.image: {_wrong_column(image, table, images, 'images')}")
         elif not images:
@@ -64,9 +61,7 @@ class TableSource(Source):
         if problems:
             raise UserError(*(f"{spec}: {problem}" for problem in problems))
         classes = [name for name in tasks if isinstance(table.features[name], datasets.ClassLabel)]
-        first = label or _only(classes, LABEL_COLUMNS) or _only(tasks, LABEL_COLUMNS)
-        self.tasks = tuple(sorted(tasks, key=lambda name: (name != first, name not in classes)))
-        self.sure = first is not None or not tasks
+        self._choose_tasks(tasks, classes, label)
         self._table = table.select_columns([self._image, *tasks])
         if isinstance(table.features[self._image], datasets.Image):
             self._table = self._table.cast_column(self._image, datasets.Image(decode=False))
@@ -94,11 +89,8 @@ class TableSource(Source):
     def where(self, index: int) -> str:
         return f"{self.spec}[{index}]"
 
-    def resolve(self, task: str | None) -> str:
-        if task is None and not self.sure:
-            choices = ", ".join(self.tasks)
-            raise UserError(f"{self.spec}: several columns may be labels: {choices}; set data.label to one of them")
-        return super().resolve(task)
+    def _different(self, column: str) -> int:
+        return len(self._table.unique(column))
 
     def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
         task = self.resolve(task)
@@ -136,7 +128,7 @@ def parquet_source(
         folder = Path(pattern)
         hint = f"; for a folder use {spec}/*.parquet" if folder.is_dir() else f" (from {Path.cwd()})"
         raise UserError(f"{spec}: no file matches{hint}")
-    own = [file for file in files if is_run_folder(str(Path(file).parent))]
+    own = [file for file in files if run_stage(Path(file).parent)]
     if own and len(own) < len(files):
         log.info("%s: %d files written by retouch left out: %s", spec, len(own), ", ".join(own[:3]))
         files = [file for file in files if file not in own]
@@ -299,11 +291,6 @@ def _holds_labels(feature: Any) -> bool:
 
 def _is_value(feature: Any, *kinds: str) -> bool:
     return isinstance(feature, datasets.Value) and re.sub(r"\d+$", "", feature.dtype).removeprefix("large_") in kinds
-
-
-def _only(names: list[str], usual: tuple[str, ...]) -> str | None:
-    """The only name, or the most usual one of several."""
-    return names[0] if len(names) == 1 else next((name for name in usual if name in names), None)
 
 
 def _wrong_column(name: str, table: Any, good: list[str], what: str) -> str:

@@ -11,7 +11,7 @@ from tests.common.data.samples import picture, write_folder
 
 
 def paths(source: FolderSource) -> list[str]:
-    return [source.path(index) for index in range(len(source))]
+    return [source.paths[index] for index in range(len(source))]
 
 
 def test_finds_images_at_any_depth_in_sorted_order_without_opening_them(tmp_path: Path) -> None:
