@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import Field, field_validator
 from torch import Tensor
@@ -40,20 +40,32 @@ class LabelledData(Config):
     task).
     """
 
-    train: str = Field(
-        default="shapes", min_length=1
-    )  # shapes | folder:PATH | parquet:GLOB | hf:NAME | torchvision:NAME
+    short: ClassVar[str] = "train"
+
+    train: str = Field(default="shapes", min_length=1)
+    """Training images: a folder of class folders, or another source."""
     test: str | None = None
-    task: str | list[str] | None = None  # one or more label columns; the obvious one by default
-    image_size: int | None = Field(default=None, ge=8, le=1024)  # px; the encoder's image size by default
-    limit: int | None = Field(default=None, gt=1)  # training images
-    test_limit: int | None = Field(default=None, gt=0)  # test images
-    test_fraction: float = Field(default=0.2, gt=0, lt=1)  # held-out share if there is no test set
-    workers: int = Field(default_factory=usable_cores, ge=0)  # decoding processes; one per core by default
-    cache: Cache = "auto"  # keep decoded images in memory: auto (if they fit comfortably), ram, none
-    image: str | None = None  # image column, if it is not the obvious one
-    label: str | None = None  # label column of the default task
-    root: str | None = None  # download folder of torchvision
+    """Test images; by default the source's own, or a held-out part of the training images."""
+    task: str | list[str] | None = None
+    """One or more label columns; by default all that the images have."""
+    image_size: int | None = Field(default=None, ge=8, le=1024)
+    """Side in px; by default the encoder's."""
+    limit: int | None = Field(default=None, gt=1)
+    """Use this many training images only."""
+    test_limit: int | None = Field(default=None, gt=0)
+    """Use this many test images only."""
+    test_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """Held-out share if there is no test set."""
+    workers: int = Field(default_factory=usable_cores, ge=0)
+    """Decoding processes; by default one per core."""
+    cache: Cache = "auto"
+    """Keep decoded images in memory; auto: if they fit comfortably."""
+    image: str | None = None
+    """Column of images, if it is not the obvious one."""
+    label: str | None = None
+    """Label column of the default task, if it is not the obvious one."""
+    root: str | None = None
+    """Folder for downloads."""
 
     @field_validator("task")
     @classmethod
@@ -62,9 +74,16 @@ class LabelledData(Config):
             raise ValueError("must be one task or a list of different tasks")
         return value
 
-    @property
-    def task_list(self) -> list[str | None]:
-        return list(self.task) if isinstance(self.task, list) else [self.task]
+    def tasks(self, source: Source) -> list[str]:
+        """The tasks asked for, or all that ``source`` has.
+
+        Raises:
+            UserError: it does not have them, or no labels, or none that are obvious.
+        """
+        if self.task is None:
+            return list(source.default_tasks())
+        asked = self.task if isinstance(self.task, list) else [self.task]
+        return check_all(*(lambda task=task: source.resolve(task) for task in asked))
 
 
 class Sources(NamedTuple):
@@ -98,7 +117,7 @@ def open_sources(data: LabelledData, seed: int) -> Sources:
 
     named = [(data.train, "train")] if data.test is None else [(data.train, "train"), (data.test, "test")]
     train, *given = check_all(*(lambda one=one: opened(*one) for one in named))
-    names = check_all(*(lambda task=task: train.resolve(task) for task in data.task_list))
+    names = data.tasks(train)
     if given:
         [test] = given
     else:
@@ -133,6 +152,8 @@ def load_labelled(
     the provenance of the encoder, for a warning if it was trained on other levels.
     """
 
+    log.info("images at %d px%s", size, "" if data.image_size else ", the encoder's size")
+
     def loaded(source: Source, limit: int | None, seed: int, levels: Levels | None = None) -> Images:
         return load_images(
             source, size, limit=limit, workers=data.workers, cache=data.cache, seed=seed, levels=levels,
@@ -145,8 +166,7 @@ def load_labelled(
     duplicates = warn_of_duplicates(test, train, workers=data.workers)
     train, test = train.readable(), test.readable()
     tasks = {}
-    for task in data.task_list:
-        name = sources.train.resolve(task)
+    for name in data.tasks(sources.train):
         tasks[name] = (train.labels(name), test.labels(name))
         log.info("task %s: %s", name, _classes(*tasks[name]))
     return LabelledImages(train, test, tasks, duplicates)
@@ -206,6 +226,5 @@ def check_enough(sources: Sources, data: LabelledData, fraction: float, seed: in
         UserError: a task has too few training images for a validation split.
     """
     rows = kept_rows(sources.train, data.limit, seed)
-    check_all(
-        *(lambda task=task: hold_out(sources.train.labels(task, rows), fraction, seed) for task in data.task_list)
-    )
+    tasks = data.tasks(sources.train)
+    check_all(*(lambda task=task: hold_out(sources.train.labels(task, rows), fraction, seed) for task in tasks))

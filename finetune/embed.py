@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from common.config import load_config
 from common.data import Images, Labels, Source, build_source, in_order, load_images
 from common.encoders.base import Encoder
 from common.encoders.load import load_encoder, read_encoder_card
@@ -26,7 +24,7 @@ from common.machine.distributed import world
 from common.machine.memory import readable_size
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
-from common.runs.folder import check_run_folder, open_run, with_group
+from common.runs.folder import check_run_folder, numbered, open_run, with_group
 from finetune.config import EmbedConfig
 from finetune.data import warn_of_levels
 from finetune.features import layer_shapes
@@ -42,11 +40,6 @@ COLUMNS = {
 }
 
 
-def command(path: str, overrides: Sequence[str]) -> EmbedResult:
-    """``retouch embed CONFIG [key.sub=value ...]``."""
-    return embed(load_config(EmbedConfig, path, overrides))
-
-
 def embed(config: EmbedConfig) -> EmbedResult:
     """Write ``OUT/features.parquet``, one row per readable image; returns its path and storage size.
 
@@ -58,7 +51,7 @@ def embed(config: EmbedConfig) -> EmbedResult:
     Raises:
         UserError: the encoder, data or run folder cannot be used; nothing has been written.
     """
-    with world() as here:
+    with world() as here, numbered(config, here) as config:
         if here.size > 1:
             raise UserError("embed runs in one process: start it without torchrun")
         _, encoder, (source, task) = check_all(

@@ -14,7 +14,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from common.config import load_config
 from common.corruptions import Corruption
 from common.encoders.base import Encoder
 from common.encoders.card import EncoderCard
@@ -23,7 +22,7 @@ from common.errors import UserError, check_all
 from common.machine.cache import cache_folder
 from common.machine.distributed import world
 from common.machine.precision import resolve_precision
-from common.runs.folder import Run, check_run_folder, open_run, with_group
+from common.runs.folder import Run, check_run_folder, numbered, open_run, with_group
 from common.runs.results import RESULTS
 from finetune.baselines import Pixels, untrained
 from finetune.config import ProbeConfig
@@ -74,11 +73,6 @@ class Measured:
         return replace(self, outcomes={**self.outcomes, "linear": linear})
 
 
-def command(path: str, overrides: Sequence[str]) -> ProbeReport:
-    """``retouch probe CONFIG [key.sub=value ...]``."""
-    return probe(load_config(ProbeConfig, path, overrides))
-
-
 def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
     """Evaluate a frozen encoder and its baselines with all probes; write ``results.json``.
 
@@ -91,7 +85,7 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
     Raises:
         UserError: the encoder, data or run folder cannot be used; nothing has been written.
     """
-    with world() as here:
+    with world() as here, numbered(config, here) as config:
         # everything the user can get wrong is checked before anything is written
         all_data = [config.data, *config.more_data]
         if here.size > 1:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from common.config import load_config
 from common.errors import UserError
 from common.files import write_text
 from common.machine.cores import leave_busy_cores
+from common.recipes import stage_config
 from common.runs.console import program
 from common.runs.folder import check_run_folder
 from finetune.config import ProbeConfig
@@ -20,7 +20,6 @@ from finetune.results import ProbeResult
 from finetune.table import probe_lines, results_markdown, results_table
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
-from retouch.recipes import recipe
 
 log = logging.getLogger("retouch")
 
@@ -50,7 +49,7 @@ def demo(out: str | Path = "runs/demo") -> list[ProbeResult]:
     for name, changes in RECIPES.items():
         log.info("\n%s: training on %s unlabeled images", name, f"{UNLABELED:,}")
         short = [f"steps={STEPS}", f"data.limit={UNLABELED}", f"wandb.group={out.name}", f"wandb.name={name}"]
-        config = load_config(PretrainConfig, recipe(name), [*short, *changes, f"out={out / name}"])
+        config = stage_config(PretrainConfig, name, [*short, *changes, f"out={out / name}"])
         pretrained = pretrain(_continued(config) if unfinished else _restarted(config))
         if pretrained.encoder is None:  # stopped by a signal, which has been logged
             log.info("to continue the demo, run it again")
@@ -63,7 +62,7 @@ def demo(out: str | Path = "runs/demo") -> list[ProbeResult]:
                     "overwrite": True,
                     "encoder": pretrained.encoder,
                     "data": {"train": "shapes", "limit": LABELLED, "test_limit": LABELLED, "task": TASKS},
-                    # a short search to keep the demo short; configs/probe/linear.yaml has the full one
+                    # a short search to keep the demo short; the recipe linear has the full one
                     "probe": {"layers": ["each", "all"], "poolings": ["avg+avg2+max"], "l2": STRENGTHS, "finalists": 1},
                     "knn": {"k": [20, 100]},
                     "damage": [],
@@ -85,7 +84,7 @@ def demo(out: str | Path = "runs/demo") -> list[ProbeResult]:
         f"  encoders, for retouch.load_encoder: {out}/denoise/encoder, {out}/colorize/encoder",
         f"  all numbers: {out}/*/results.json; W&B runs: {out}/*/wandb",
         "next, try a folder of your own pictures:",
-        f"  {program('retouch')} pretrain configs/pretrain/denoise.yaml data.source=folder:PATH out=runs/mine",
+        f"  {program('retouch')} pretrain denoise data=PATH out=runs/mine",
     ):
         console.print(line, highlight=False, soft_wrap=True)
     return results

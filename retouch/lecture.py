@@ -13,7 +13,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from common.config import load_config
 from common.data import build_source, load_images
 from common.encoders.load import load_encoder
 from common.encoders.sparse_code import SparseCode
@@ -22,6 +21,7 @@ from common.errors import UserError
 from common.files import write_json, write_text
 from common.machine.cores import leave_busy_cores
 from common.pixels import to_float
+from common.recipes import stage_config
 from finetune.config import ProbeConfig
 from finetune.probe import probe
 from finetune.results import CodeProperties
@@ -29,7 +29,6 @@ from finetune.table import markdown, two_decimals
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
 from retouch.curves import Point, centred_rows, save_curves, sparsity_curves
-from retouch.recipes import recipe
 
 log = logging.getLogger("retouch")
 
@@ -59,7 +58,7 @@ CODES: Recipes = {
     "pca_images": ("pca", [*SHAPES, "batch_size=2048"]),
     "deep_sparse": ("deep_sparse_autoencoder", [*SHAPES, CROP, "steps=600"]),
     "bottleneck": ("bottleneck", [*SHAPES, CROP, "steps=500"]),
-    "patch_dictionary": ("pretrain/patch_dictionary", SHAPES),
+    "patch_dictionary": ("patch_dictionary", SHAPES),
     # without skips: the table measures the last map, which then has to carry everything
     "denoise": ("denoise", [*SHAPES, CROP, "steps=500", "decoder.kind=upsampler"]),
     "colorize": ("colorize", [*SHAPES, CROP, "steps=500", "pretext.bins=96", "pretext.stride=4"]),
@@ -112,7 +111,7 @@ def lecture(out: str | Path = "runs/lecture") -> list[Row]:
 
 def _config(out: Path, name: str, shipped: str, changes: Sequence[str]) -> PretrainConfig:
     run = [f"out={out / name}", "overwrite=true", f"wandb.group={out.name}", f"wandb.name={name}"]
-    return load_config(PretrainConfig, recipe(shipped), [*changes, *run])
+    return stage_config(PretrainConfig, shipped, [*changes, *run])
 
 
 def _sparsity(out: Path) -> list[Point]:

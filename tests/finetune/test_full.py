@@ -129,6 +129,15 @@ def test_it_learns_and_is_reported_with_its_linear_probe_and_from_scratch(tmp_pa
         assert expected in text
 
 
+def test_of_several_tasks_one_has_to_be_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        finetune(config(tmp_path / "run", encoder=exported(tmp_path / "encoder"), data={"train": "shapes"}))
+    assert str(error.value) == (
+        "shapes:train:20000 has the tasks shape, color, texture, and fine-tuning trains on one: set data.task to it"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_test_labels_change_only_the_accuracy_not_training_or_choice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
