@@ -140,7 +140,7 @@ def understand(stage: str, source: Settings | None, overrides: Sequence[str] = (
         UserError: there is no such recipe, or none is named and the stage has no standard one.
     """
     if isinstance(source, str) and re.match(r"[A-Za-z_][\w.]*=", source):
-        source, overrides = None, (source, *overrides)
+        overrides, source = (source, *overrides), None
     if source is None:
         if stage not in STANDARD:
             raise UserError(f"name a recipe; {_choices(stage)}")

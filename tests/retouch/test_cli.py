@@ -12,6 +12,7 @@ import pytest
 
 from common import recipes as recipes_module
 from common.runs.console import Stage, run_stages
+from common.runs.folder import StageConfig
 from finetune.__main__ import STAGES as TRANSFER
 from pretrain.__main__ import STAGES as PRETRAINING
 from retouch.cli import main
@@ -46,7 +47,7 @@ def test_stages_have_the_same_names_in_the_config_and_on_the_command_line() -> N
     from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
     from pretrain.config import PretrainConfig
 
-    configs = [PretrainConfig, ProbeConfig, FinetuneConfig, EmbedConfig]
+    configs: list[type[StageConfig]] = [PretrainConfig, ProbeConfig, FinetuneConfig, EmbedConfig]
     stages = (*PRETRAINING, *TRANSFER)
     assert [stage.name for stage in stages] == [config.stage for config in configs] == list(recipes_module.STAGES)
     assert [stage.schema() for stage in stages] == configs

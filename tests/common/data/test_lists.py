@@ -110,7 +110,7 @@ def test_listed_files_that_are_missing_or_broken_are_left_out_with_a_warning(
     (here / "a.txt").write_text(rows(*[" a", " b"] * 3))
     for cache in ("ram", "none"):
         with caplog.at_level(logging.WARNING, "retouch"):
-            images = load_images(build_source("list:a.txt"), 8, cache=cache)  # type: ignore[arg-type]
+            images = load_images(build_source("list:a.txt"), 8, cache=cache)
         assert images.kept.tolist() == [0, 3, 4, 5]
         assert images.labels().values.tolist() == [0, 1, 0, 1]
     assert "2 of 6 images" in caplog.text
