@@ -18,6 +18,7 @@ from common.data import (
     check_same_classes,
     load_images,
     split_source,
+    stratified_folds,
     stratified_split,
     warn_of_duplicates,
 )
@@ -184,19 +185,40 @@ def data_facts(sources: Sources, images: LabelledImages) -> DataFacts:
     )
 
 
-def hold_out(labels: Labels, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split rows into fit rows and validation rows, int64: seeded and stratified.
+class Fold(NamedTuple):
+    """One split of the training images: rows to fit on and rows to choose on, int64, each in ascending order."""
+
+    fit: Tensor
+    held: Tensor
+
+
+def hold_out(labels: Labels, fraction: float, seed: int) -> Fold:
+    """Hold out a share of the rows: seeded and stratified.
 
     Raises:
         UserError: too few training images for a validation split.
     """
-    fit, held = stratified_split(labels.values, fraction, seed)
-    if not len(held):
+    fold = Fold(*stratified_split(labels.values, fraction, seed))
+    if not len(fold.held):
         raise UserError(
             f"task {labels.task!r}: {len(labels.values)} training images in {len(labels.names)} classes are too "
             "few for a validation split; add images"
         )
-    return fit, held
+    return fold
+
+
+def cross_validation(labels: Labels, folds: int, seed: int) -> tuple[Fold, ...]:
+    """Splits of which each holds out another part, so that every row is held out once: seeded and stratified.
+
+    There are fewer than ``folds``, at least two, where the largest class has fewer rows.
+
+    Raises:
+        UserError: too few training images for a validation split.
+    """
+    hold_out(labels, 0.5, seed)  # refuses what cannot be split at all
+    number = min(folds, int(labels.values.bincount().max()))
+    fold = stratified_folds(labels.values, number, seed)
+    return tuple(Fold((fold != k).nonzero().squeeze(1), (fold == k).nonzero().squeeze(1)) for k in range(number))
 
 
 def check_enough(sources: Sources, data: LabelledData, fraction: float, seed: int) -> None:

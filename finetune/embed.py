@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from common.data import Images, Labels, Source, build_source, in_order, load_ima
 from common.encoders.base import Encoder
 from common.encoders.load import load_encoder, read_encoder_card
 from common.errors import UserError, check_all, one_line
-from common.files import replacing
+from common.files import as_utf8, replacing
 from common.machine.distributed import world
 from common.machine.memory import readable_size
 from common.machine.precision import autocast, resolve_precision
@@ -211,16 +210,11 @@ def _vectors(encoder: Encoder, images: Tensor, space: Space, precision: torch.dt
 
 def _rows(schema: pa.Schema, images: Images, labels: Labels | None, index: Tensor, vectors: Tensor) -> pa.RecordBatch:
     rows = index.tolist()
-    names = [None] * len(rows) if labels is None else [_text(labels.names[labels.values[row]]) for row in rows]
+    names = [None] * len(rows) if labels is None else [as_utf8(labels.names[labels.values[row]]) for row in rows]
     columns = _lists(vectors) if "features" in schema.names else _sparse_lists(vectors)
     return pa.RecordBatch.from_arrays(
-        [pa.array([_text(images.where(row)) for row in rows]), pa.array(names, pa.string()), *columns], schema=schema
+        [pa.array([as_utf8(images.where(row)) for row in rows]), pa.array(names, pa.string()), *columns], schema=schema
     )
-
-
-def _text(name: str) -> str:
-    """A file name as UTF-8, which parquet requires; other bytes become ``\\xff``."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _lists(vectors: Tensor) -> list[Any]:
