@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+UV := $(shell command -v uv)
 
 # In CI the tests also print which lines and branches they reach.
 COVERAGE := $(if $(CI),--cov --cov-report=term)
@@ -12,11 +13,14 @@ COVERAGE := $(if $(CI),--cov --cov-report=term)
 
 setup: $(STAMP)
 
+# uv where it is installed, else pip: the same versions from the same constraints.
 $(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		--config-settings editable_mode=compat -e ".[dev]"
-	touch $@
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Setting up $(VENV) with $(if $(UV),uv,pip), once. Packages take about 3 GB to download and 6 GB on disk, most of"
+	@echo "it torch with its GPU libraries; two minutes on a fast line."
+	@$(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install --disable-pip-version-check) \
+		-c constraints.txt --config-settings editable_mode=compat -e ".[dev]" $(if $(UV),,| grep --line-buffered '^  Downloading\|^Installing\|^Successfully' | cut -c1-100)
+	@touch $@
 
 demo: $(STAMP)
 	$(BIN)/retouch demo
