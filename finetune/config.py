@@ -15,6 +15,7 @@ from common.engine.settings import GradientConfig, LoopConfig
 from common.machine.precision import Precision
 from common.runs.folder import StageConfig
 from finetune.data import LabelledData
+from finetune.predictions import PREDICTIONS
 from finetune.probes import AnyProbe, Linear, Nearest, Probe, Search
 from finetune.probes.search import LayerChoice, PoolingName
 
@@ -34,6 +35,7 @@ class ProbeConfig(StageConfig):
     """``retouch probe``: evaluate a frozen encoder on labelled tasks."""
 
     stage: ClassVar[str] = "probe"
+    writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, PREDICTIONS)
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers", "data.cache"}
 
     encoder: Path
@@ -130,6 +132,7 @@ class FinetuneConfig(StageConfig, GradientConfig):
         "encoder",
         "linear_probe",
         "from_scratch",
+        PREDICTIONS,
     )
     free_keys: ClassVar[frozenset[str]] = (
         StageConfig.free_keys | LoopConfig.loop_free_keys | {"data.workers", "data.cache"}

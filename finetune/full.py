@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -32,7 +33,8 @@ from finetune.baselines import share_statistics
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.data import Sources, check_enough, data_facts, hold_out, load_labelled, open_sources
 from finetune.features import layer_shapes
-from finetune.metrics import accuracy, score
+from finetune.metrics import accuracy, compare, score
+from finetune.predictions import Predictions, read_predictions, write_predictions
 from finetune.probe import probe
 from finetune.results import FinetuneResult, Probed, StepChoice, Tuned, write_results
 from finetune.table import Line, finetune_lines, results_table
@@ -52,7 +54,8 @@ class Ran(NamedTuple):
     """How one training run ended."""
 
     finished: bool  # not stopped by a signal
-    result: FinetuneResult | None  # the test result; in the first process only
+    result: FinetuneResult | None = None  # the test result; in the first process only
+    predictions: Predictions | None = None  # of the test images, likewise
 
 
 class Supervised(nn.Module):
@@ -83,9 +86,10 @@ def command(path: str, overrides: Sequence[str]) -> FinetuneResult | None:
 def finetune(config: FinetuneConfig) -> FinetuneResult | None:
     """Train encoder and head, keep the step with the best validation accuracy, test it once.
 
-    Writes ``classifier/``, ``encoder/`` and ``results.json``. An exported encoder is compared with its linear probe and
-    with the same network from scratch, each in its own folder. From scratch means without the learned weights: the
-    statistics of the data (centre, whitening, BatchNorm) are the encoder's, as for the probe's untrained twin.
+    Writes ``classifier/``, ``encoder/``, ``results.json`` and ``predictions.parquet``. An exported encoder is compared
+    with its linear probe and with the same network from scratch, each in its own folder. From scratch means without the
+    learned weights: the statistics of the data (centre, whitening, BatchNorm) are the encoder's, as for the probe's
+    untrained twin.
 
     Returns:
         The content of ``results.json``; None if a signal stopped training, and in all processes but the first.
@@ -101,7 +105,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
         # baselines, each a separate run in the same group
         config = _with_group(config)
         scratch: Ran | None = None
-        linear_probe: Probed | None = None
+        linear_probe: tuple[Probed, Predictions] | None = None
         if config.encoder.path is not None and not config.encoder.from_scratch:
             if config.compare.from_scratch:
                 scratch = _run(_from_scratch(config), here)
@@ -111,10 +115,10 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
                 linear_probe = _linear_probe(config)
             elif config.compare.linear_probe and here.is_main:
                 log.info("compare.linear_probe: skipped, a probe runs in one process; run retouch probe instead")
-        if ran.result is None:
+        if ran.result is None or ran.predictions is None:
             return None
-        from_scratch = scratch.result.tuned if scratch is not None and scratch.result is not None else None
-        result = ran.result.model_copy(update={"from_scratch": from_scratch, "linear_probe": linear_probe})
+        result, predictions = _with_baselines(ran.result, ran.predictions, scratch, linear_probe)
+        write_predictions(config.out, [predictions])
         write_results(config.out, result)
         _print(config, result)
         return result
@@ -131,7 +135,8 @@ def _run(config: FinetuneConfig, here: World) -> Ran:
             card = read_encoder_card(start.path)
             run.tracker.use_encoder(start.path, card.sha256, card.provenance.get("artifact"))
         ran = _train_and_test(config, encoder, sources, run)
-        if ran.result is not None:
+        if ran.result is not None and ran.predictions is not None:
+            write_predictions(config.out, [ran.predictions])
             write_results(config.out, ran.result)
             _log(ran.result, run)
         return ran
@@ -202,7 +207,7 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     log.info("%s: %d classes, %d training images, %d validation images", task, *counts)
 
     def evaluate(step: int) -> dict[str, float]:
-        answers, labels = _predict(classifier, validation, config, here)
+        answers, labels, _ = _predict(classifier, validation, config, here)
         return {"val/accuracy": float(accuracy(answers, labels))}
 
     # train, keeping the weights with the best validation accuracy
@@ -215,11 +220,11 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
         periodic=[Periodic(config.evaluate_every, evaluate, select="val/accuracy")],
     )
     if not training.finished or not here.is_main:
-        return Ran(training.finished, None)
+        return Ran(training.finished)
 
     # test once, export
     test = Split(images.test, torch.arange(len(images.test)), test_labels.values)
-    answers, labels = _predict(classifier, test, config, here)
+    answers, labels, index = _predict(classifier, test, config, here)
     provenance = {
         "stage": "finetune",
         "task": task,
@@ -238,7 +243,12 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     assert training.best_step is not None
     assert training.best is not None
     tuned = Tuned(
-        choice=StepChoice(val_accuracy=training.best, step=training.best_step, of_steps=training.steps),
+        choice=StepChoice(
+            val_accuracy=training.best,
+            how=f"held-out {config.validation:.0%}",
+            step=training.best_step,
+            of_steps=training.steps,
+        ),
         n_train=len(fit),
         n_val=len(held),
         test=tested,
@@ -253,7 +263,27 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
         encoder_sha256=sha256,
         tuned=tuned,
     )
-    return Ran(True, result)
+    predictions = Predictions.of(images.test, index, task, train_labels.names, labels, {"tuned": answers})
+    return Ran(True, result, predictions)
+
+
+def _with_baselines(
+    result: FinetuneResult, mine: Predictions, scratch: Ran | None, linear: tuple[Probed, Predictions] | None
+) -> tuple[FinetuneResult, Predictions]:
+    """Result and predictions with those of the baselines, compared image by image."""
+    answers = dict(mine.answers)
+    found: dict[str, Tuned | Probed] = {"tuned": result.tuned}
+    if scratch is not None and scratch.result is not None and scratch.predictions is not None:
+        found["from_scratch"], answers["from_scratch"] = scratch.result.tuned, scratch.predictions.answers["tuned"]
+    if linear is not None:
+        found["linear_probe"], answers["linear_probe"] = linear[0], linear[1].answers["encoder.linear"]
+    for one, baselines in (("linear_probe", ["from_scratch"]), ("tuned", ["from_scratch", "linear_probe"])):
+        if one in found:
+            compared = {
+                name: compare(answers[one], answers[name], mine.labels) for name in baselines if name in answers
+            }
+            found[one] = found[one].model_copy(update={"compared": {**found[one].compared, **compared}})
+    return result.model_copy(update=found), replace(mine, answers=answers)
 
 
 def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[dict[str, Any]]:
@@ -276,8 +306,10 @@ def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[dict[str, 
     return list(groups.values())
 
 
-def _predict(classifier: Classifier, split: Split, config: FinetuneConfig, here: World) -> tuple[Tensor, Tensor]:
-    """Predicted class and label of each readable row of the split: int64 ``[n]`` each, on the CPU."""
+def _predict(
+    classifier: Classifier, split: Split, config: FinetuneConfig, here: World
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Predicted class, label and place of each readable row of the split: int64 ``[n]`` each, on the CPU."""
     training = classifier.training
     classifier.eval()
     dtype = resolve_precision(config.precision, here.device)
@@ -287,14 +319,15 @@ def _predict(classifier: Classifier, split: Split, config: FinetuneConfig, here:
             answers.append(classifier(to_float(batch.images.to(here.device))).argmax(1).cpu())
             index.append(batch.index)
     classifier.train(training)
-    return torch.cat(answers), split.labels[torch.cat(index)]
+    places = torch.cat(index)
+    return torch.cat(answers), split.labels[places], places
 
 
 def _protocol(config: FinetuneConfig) -> str:
     return (
         f"whole encoder trained with a new head on {1 - config.validation:.0%} of the training set; the step with "
         f"the best accuracy on the held-out {config.validation:.0%} (stratified, seed {config.seed}) was kept; tested "
-        "once; ci95: Wilson"
+        "once; ci95: Wilson, and of differences the paired bootstrap; p_value: McNemar's exact test"
     )
 
 
@@ -313,8 +346,8 @@ def _from_scratch(config: FinetuneConfig) -> FinetuneConfig:
     )
 
 
-def _linear_probe(config: FinetuneConfig) -> Probed:
-    """The frozen encoder's result on the same images and the same task."""
+def _linear_probe(config: FinetuneConfig) -> tuple[Probed, Predictions]:
+    """The frozen encoder's result and predictions on the same images and the same task."""
     assert config.encoder.path is not None
     folder = config.out / "linear_probe"
     report = probe(
@@ -333,7 +366,7 @@ def _linear_probe(config: FinetuneConfig) -> Probed:
             }
         )
     )
-    return report.results[0].linear
+    return report.results[0].linear, read_predictions(folder)[0]
 
 
 def _log(result: FinetuneResult, run: Run) -> None:

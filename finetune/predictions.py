@@ -5,8 +5,8 @@ Two runs on the same test images can be compared image by image, long after both
     mine, other = (read_predictions(run)[0] for run in ("runs/mine", "runs/other"))
     compare(mine.answers["encoder.linear"], other.answers["encoder.linear"], mine.labels)
 
-Columns: ``result`` (its place among the results), ``task``, ``row`` (of the test set), ``path``, ``label``, and one column
-of answers for each classifier, such as ``encoder.linear``. Labels and answers are class names.
+Columns: ``result`` (its place among the results), ``task``, ``row`` (of the test set), ``path``, ``label``, and one
+column of answers for each classifier, such as ``encoder.linear``. Labels and answers are class names.
 """
 
 from __future__ import annotations

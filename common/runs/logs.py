@@ -1,4 +1,7 @@
-"""One logger for the whole program: plain lines on the console, and lines with times in a run's ``train.log``."""
+"""One logger for the whole program: plain lines on the console, and lines with times in a run's ``train.log``.
+
+The console shows what matters to people (``log.info`` and above); ``train.log`` also has the details (``log.debug``).
+"""
 
 from __future__ import annotations
 
@@ -36,9 +39,9 @@ def setup_console(is_main: bool = True) -> None:
 
 
 def add_log_file(path: Path) -> logging.Handler:
-    """Also append every message with its time to ``path``; the caller removes the handler."""
+    """Also append every message, with its time, to ``path``; the caller removes the handler."""
     handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.DEBUG)
     log.addHandler(handler)
     return handler

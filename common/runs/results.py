@@ -38,8 +38,8 @@ def load_results(path: str | Path, schema: TypeAdapter[T], stages: Sequence[str]
         raise UserError(f"{path} has no schema_version: an older Retouch wrote it; give {wanted}, or run it again")
     if version not in READABLE:
         raise UserError(
-            f"{path} has schema_version {version!r}, but this Retouch reads versions {' and '.join(map(str, READABLE))}: "
-            "use the Retouch that wrote it, or run the stage again"
+            f"{path} has schema_version {version!r}, but this Retouch reads {' and '.join(map(str, READABLE))}: use "
+            "the Retouch that wrote it, or run the stage again"
         )
     if found.get("stage") not in stages:
         raise UserError(f"{path} was written by retouch {found.get('stage')}; give {wanted}")
