@@ -51,7 +51,7 @@ LayerChoice = Annotated[int | str, AfterValidator(_layer)]
 class Search(Config):
     """The feature spaces that probes choose from, and how they are compared."""
 
-    layers: tuple[LayerChoice, ...] = Field(default=("each", "last3"), min_length=1)
+    layers: tuple[LayerChoice, ...] = Field(default=("each", "last3", "all"), min_length=1)
     poolings: tuple[PoolingName, ...] = Field(default=("avg", "avg+avg2+max"), min_length=1)
     folds: int = Field(default=5, ge=0)  # of cross-validation, for fewer than 5,000 training images; 0 or 1: never
     validation: float = Field(default=0.1, gt=0, lt=1)  # otherwise: held-out share of the training set, for all choices
@@ -204,8 +204,11 @@ Validate = Callable[[Space, Sequence[Fold]], Validated]  # scores every setting 
 
 
 def clearly_worse(accuracy: float, best: float, images: int) -> bool:
-    """Whether an accuracy is below the best by more than two standard errors of that, measured on so many images."""
-    return accuracy < best - 2 * math.sqrt(best * (1 - best) / images)
+    """Whether an accuracy is below the best by more than the standard error of that, measured on so many images.
+
+    Neighbouring strengths get mostly the same images right, so this is about twice the error of their difference.
+    """
+    return accuracy < best - math.sqrt(best * (1 - best) / images)
 
 
 def choose_best(

@@ -50,7 +50,7 @@ def test_folder_to_features(pictures: Path, tmp_path: Path) -> None:
         f"data.source=folder:{pictures}",
     )
     assert (found.rows, found.width) == (12, encoder.map_shape[0])
-    rows = pq.read_table(found.path).to_pylist()
+    rows = pq.read_table(found).to_pylist()
     assert len(rows) == 12
     assert {row["label"] for row in rows} == {"even", "odd"}
     assert len(rows[0]["features"]) == encoder.map_shape[0]
