@@ -79,6 +79,16 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(path)
 
 
+def run_stage(folder: str | Path) -> str | None:
+    """The stage of Retouch that writes to a folder, as the first line of its ``config.yaml`` says; ``None`` if none."""
+    try:
+        with open(f"{folder}/config.yaml", "rb") as file:  # noqa: PTH123 -- asked of every folder of a data set
+            found = re.match(rb"# retouch (\w+)\s", file.readline(100))
+    except OSError:
+        return None
+    return None if found is None else found[1].decode()
+
+
 def leftover(path: Path) -> str | None:
     """The name being written or removed when a kill left ``path`` behind; ``None`` if it is not such a leftover."""
     found = re.fullmatch(r"\.(.+)\.\d+\.(?:tmp|old)", path.name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from common.config import load_config
 from common.data import Images, Labels, Source, build_source, in_order, load_images
 from common.data.images import some_readable
 from common.encoders.base import Encoder
@@ -26,7 +24,7 @@ from common.machine.distributed import world
 from common.machine.memory import readable_size
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
-from common.runs.folder import check_run_folder, open_run, with_group
+from common.runs.folder import check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
 from finetune.config import EmbedConfig
 from finetune.data import warn_of_levels
@@ -43,11 +41,6 @@ COLUMNS = {
 }
 
 
-def command(path: str, overrides: Sequence[str]) -> EmbedResult:
-    """``retouch embed CONFIG [key.sub=value ...]``."""
-    return embed(load_config(EmbedConfig, path, overrides))
-
-
 def embed(config: EmbedConfig) -> EmbedResult:
     """Write ``OUT/features.parquet``, one row per readable image; returns its path and storage size.
 
@@ -59,7 +52,7 @@ def embed(config: EmbedConfig) -> EmbedResult:
     Raises:
         UserError: the encoder, data or run folder cannot be used; nothing has been written.
     """
-    with world() as here, early_log() as early:
+    with world() as here, numbered(config, here) as config, early_log() as early:
         if here.size > 1:
             raise UserError("embed runs in one process: start it without torchrun")
         # everything the user can get wrong is checked before anything is written

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.augment import AugmentConfig
-from common.config import load_config
 from common.data import Images, Loader, in_order
 from common.encoders import Classifier, build_encoder, layer_decay_groups
 from common.encoders.base import Encoder
@@ -27,7 +25,7 @@ from common.errors import UserError, check_all
 from common.machine.distributed import World, world
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
-from common.runs.folder import Run, check_run_folder, open_run, with_group
+from common.runs.folder import Run, check_run_folder, numbered, open_run, say_how_to_continue, with_group
 from common.runs.logs import early_log
 from common.runs.results import RESULTS
 from finetune.baselines import share_statistics
@@ -87,11 +85,6 @@ class Supervised(nn.Module):
             return self.augment(images)
 
 
-def command(path: str, overrides: Sequence[str]) -> FinetuneResult | None:
-    """``retouch finetune CONFIG [key.sub=value ...]``."""
-    return finetune(load_config(FinetuneConfig, path, overrides))
-
-
 def finetune(config: FinetuneConfig) -> FinetuneResult | None:
     """Train encoder and head, keep the step with the best validation accuracy, test it once.
 
@@ -106,9 +99,11 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
     Raises:
         UserError: the encoder, data or run folder cannot be used; nothing has been written.
     """
-    with world() as here:  # once: a process group cannot be rejoined after leaving it
+    # once: a process group cannot be rejoined after leaving it
+    with world() as here, numbered(config, here) as config:
         ran = _run(config, here)
         if not ran.finished:
+            say_how_to_continue(config)
             return None
 
         # baselines, each a separate run in the same group
@@ -119,6 +114,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
             if config.compare.from_scratch:
                 scratch = _run(_from_scratch(config), here)
                 if not scratch.finished:
+                    say_how_to_continue(config)
                     return None
             if config.compare.linear_probe and here.size == 1:
                 probing = _linear_probe(config)
@@ -192,7 +188,12 @@ def _start(config: FinetuneConfig, here: World) -> Encoder:
 
 def _open(config: FinetuneConfig, here: World) -> Sources:
     with here.main_first():
-        return open_sources(config.data, config.seed, config.validation)
+        sources = open_sources(config.data, config.seed, config.validation)
+    if len(tasks := config.data.tasks(sources.train)) > 1:
+        raise UserError(
+            f"{sources.train.spec} has the tasks {', '.join(tasks)}, and fine-tuning trains on one: set data.task to it"
+        )
+    return sources
 
 
 def _train_and_test(

@@ -15,7 +15,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from common.config import load_config
 from common.corruptions import Corruption
 from common.data import Labels
 from common.encoders.base import Encoder
@@ -25,7 +24,7 @@ from common.errors import UserError, check_all
 from common.machine.cache import cache_folder
 from common.machine.distributed import world
 from common.machine.precision import resolve_precision
-from common.runs.folder import Run, check_run_folder, open_run, with_group
+from common.runs.folder import Run, check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
 from common.runs.results import RESULTS
 from finetune.baselines import Pixels, untrained
@@ -103,11 +102,6 @@ class Measured:
         return replace(self, outcomes={**self.outcomes, "linear": linear})
 
 
-def command(path: str, overrides: Sequence[str]) -> ProbeReport:
-    """``retouch probe CONFIG [key.sub=value ...]``."""
-    return probe(load_config(ProbeConfig, path, overrides))
-
-
 def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
     """Evaluate a frozen encoder and its baselines with all probes; write ``results.json`` and ``predictions.parquet``.
 
@@ -120,7 +114,7 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
     Raises:
         UserError: the encoder, data or run folder cannot be used; nothing has been written.
     """
-    with world() as here, early_log() as early:
+    with world() as here, numbered(config, here) as config, early_log() as early:
         all_data = [config.data, *config.more_data]
         if here.size > 1:
             raise UserError("probe runs in one process: start it without torchrun")

@@ -32,8 +32,9 @@ class Linear(Probe):
     keep_widest: ClassVar[bool] = True
 
     kind: Literal["logistic", "ridge"] = "logistic"
-    # regularization strengths; by default a grid of half decades that suits the kind
+    """Multinomial logistic regression, or ridge regression onto one-hot labels."""
     l2: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """Regularization strengths to choose from; by default a grid of half decades that suits the kind."""
 
     @model_validator(mode="after")
     def _grid_has_something(self) -> Linear:

@@ -20,7 +20,9 @@ class Nearest(Probe):
 
     kind: Literal["knn"] = "knn"
     k: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(10, 20, 100, 200), min_length=1)
+    """Numbers of neighbours to choose from."""
     temperature: float = Field(default=0.07, gt=0)
+    """A neighbour of cosine similarity s has the weight exp(s / temperature)."""
 
     @property
     def text(self) -> str:

@@ -52,14 +52,20 @@ class Search(Config):
     """The feature spaces that probes choose from, and how they are compared."""
 
     layers: tuple[LayerChoice, ...] = Field(default=("each", "last3", "all"), min_length=1)
+    """Layers to choose from: numbers, each, all, or lastN."""
     poolings: tuple[PoolingName, ...] = Field(default=("avg", "avg+avg2+max"), min_length=1)
-    folds: int = Field(default=5, ge=0)  # of cross-validation, for fewer than 5,000 training images; 0 or 1: never
-    validation: float = Field(default=0.1, gt=0, lt=1)  # otherwise: held-out share of the training set, for all choices
-    max_width: int = Field(default=16384, gt=0)  # features; wider spaces are skipped and logged
-    # Layers and poolings are compared on at most this many training images, then the best `finalists` on all of them.
-    # Linear probes compare the widest space on all only, because a small subsample underrates wide feature sets.
+    """Poolings to choose from: avg, avg2 (2x2 cells), max, flatten, or several joined by +."""
+    folds: int = Field(default=5, ge=0)
+    """Folds of cross-validation, for fewer than 5,000 training images; 0 or 1: never."""
+    validation: float = Field(default=0.1, gt=0, lt=1)
+    """Otherwise: held-out share of the training set, for all choices."""
+    max_width: int = Field(default=16384, gt=0)
+    """Wider feature sets are skipped."""
     search_images: int | None = Field(default=10_000, gt=1)
+    """Layers and poolings are first compared on at most this many training images; null compares them on all."""
+    # linear probes add the widest space, because a small subsample underrates wide feature sets
     finalists: int = Field(default=2, gt=0)
+    """The best feature sets of that, which are compared on all training images."""
 
     @property
     def rounds(self) -> str:

@@ -159,6 +159,15 @@ def test_its_linear_probe_is_that_of_the_probe_stage(tmp_path: Path) -> None:
     assert "a held-out 10% of the training set (stratified, seed 5;" in alone.protocol
 
 
+def test_of_several_tasks_one_has_to_be_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        finetune(config(tmp_path / "run", encoder=exported(tmp_path / "encoder"), data={"train": "shapes"}))
+    assert str(error.value) == (
+        "shapes:train:20000 has the tasks shape, color, texture, and fine-tuning trains on one: set data.task to it"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_test_labels_change_only_the_accuracy_not_training_or_choice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
