@@ -71,15 +71,27 @@ def finetune_lines(result: FinetuneResult) -> list[Line]:
 
 
 def _line(task: str, method: str, probe: str, outcome: Outcome[Choice], baseline: str, note: str = "") -> Line:
-    score, gain, over = outcome.test, outcome.compared.get(baseline), SUBJECTS.get(baseline, baseline.replace("_", " "))
-    gained = (None, None, None) if gain is None else (gain.difference, *gain.ci95)
-    chance = max(map(sum, score.confusion)) / score.n
-    choice = outcome.choice
+    score, choice, gain = outcome.test, outcome.choice, outcome.compared.get(baseline)
+    layer, pooling, setting = choice.cells
+    low, high = score.ci95
     return Line(
-        *(task, method, probe, score.accuracy, *score.ci95),
-        *(*gained, over),
-        *(*choice.cells, choice.how),
-        *(score.n, chance, note),
+        task=task,
+        method=method,
+        probe=probe,
+        test_accuracy=score.accuracy,
+        low=low,
+        high=high,
+        gain=None if gain is None else gain.difference,
+        gain_low=None if gain is None else gain.ci95[0],
+        gain_high=None if gain is None else gain.ci95[1],
+        over=SUBJECTS.get(baseline, baseline.replace("_", " ")),
+        layer=layer,
+        pooling=pooling,
+        setting=setting,
+        how=choice.how,
+        n_test=score.n,
+        chance=max(map(sum, score.confusion)) / score.n,
+        note=note,
     )
 
 
@@ -136,8 +148,15 @@ def results_markdown(lines: Sequence[Line]) -> str:
     return markdown(["task", "method", *header], rows)
 
 
-def _blocks(lines: Sequence[Line]) -> tuple[list[str], list[tuple[Line, list[tuple[str, list[str]]]]]]:
-    """The columns after the method; and for each task a line of it, and its methods with their cells."""
+class _Block(NamedTuple):
+    """The rows of one task."""
+
+    first: Line
+    rows: list[tuple[str, list[str]]]  # method, and its cells
+
+
+def _blocks(lines: Sequence[Line]) -> tuple[list[str], list[_Block]]:
+    """The columns after the method, and the rows of each task."""
     more = _in_order(line.probe for line in lines if line.probe not in MAIN)
     over = _in_order(line.over for line in lines if line.gain is not None)
     header = [
@@ -148,7 +167,7 @@ def _blocks(lines: Sequence[Line]) -> tuple[list[str], list[tuple[Line, list[tup
     cells: dict[tuple[str, str], dict[str, Line]] = {}
     for line in lines:
         cells.setdefault((line.task, line.method), {})["" if line.probe in MAIN else line.probe] = line
-    blocks = []
+    blocks: list[_Block] = []
     for task in _in_order(line.task for line in lines):
         rows = []
         for (of, method), found in cells.items():
@@ -159,7 +178,7 @@ def _blocks(lines: Sequence[Line]) -> tuple[list[str], list[tuple[Line, list[tup
                 shown += ["" if main is None or main.over != name else _gain(main) for name in over]
                 shown += ["" if name not in found else _number(found[name].test_accuracy) for name in more]
                 rows.append((f"{method} ({some.note})" if some.note else method, shown))
-        blocks.append((next(line for line in lines if line.task == task), rows))
+        blocks.append(_Block(next(line for line in lines if line.task == task), rows))
     return header, blocks
 
 
