@@ -25,7 +25,7 @@ from common.data import (
     warn_of_duplicates,
 )
 from common.data.images import Cache, kept_rows
-from common.data.levels import Levels
+from common.data.levels import Levels, LevelsSetting
 from common.data.split import classes_without, first
 from common.errors import UserError, check_all
 from common.machine.cores import usable_cores
