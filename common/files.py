@@ -40,6 +40,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def as_utf8(name: str) -> str:
+    """A file name as UTF-8, which parquet requires; other bytes become ``\\xff``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Fill a temporary folder next to ``path``; on success it replaces ``path``, on failure it is removed."""

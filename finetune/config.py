@@ -10,11 +10,13 @@ from pydantic import Field, model_validator
 from common.augment import AugmentConfig
 from common.config import Config
 from common.corruptions import AnyCorruption, Gaussian, Gray, Holes
+from common.data.levels import LevelsSetting
 from common.encoders import EncoderConfig
 from common.engine.settings import GradientConfig, LoopConfig
 from common.machine.precision import Precision
 from common.runs.folder import StageConfig
 from finetune.data import LabelledData
+from finetune.predictions import PREDICTIONS
 from finetune.probes import AnyProbe, Linear, Nearest, Probe, Search
 from finetune.probes.search import LayerChoice, PoolingName
 
@@ -36,6 +38,7 @@ class ProbeConfig(StageConfig):
     """``retouch probe``: evaluate a frozen encoder on labelled tasks."""
 
     stage: ClassVar[str] = "probe"
+    writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, PREDICTIONS)
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers", "data.cache"}
 
     encoder: Path
@@ -96,6 +99,8 @@ class EmbedData(Config):
     """Label column of the default task, if it is not the obvious one."""
     root: str | None = None
     """Folder for downloads."""
+    levels: LevelsSetting | None = None
+    """Black and white of images of more than 8 bits, as [0, 4095]; by default, a sample decides."""
 
 
 class EmbedConfig(StageConfig):
@@ -157,6 +162,7 @@ class FinetuneConfig(StageConfig, GradientConfig):
         "encoder",
         "linear_probe",
         "from_scratch",
+        PREDICTIONS,
     )
     free_keys: ClassVar[frozenset[str]] = (
         StageConfig.free_keys | LoopConfig.loop_free_keys | {"data.workers", "data.cache"}

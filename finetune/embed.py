@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,17 @@ import torch
 from torch import Tensor
 
 from common.data import Images, Labels, Source, build_source, in_order, load_images
+from common.data.images import some_readable
 from common.encoders.base import Encoder
 from common.encoders.load import load_encoder, read_encoder_card
 from common.errors import UserError, check_all, one_line
-from common.files import replacing
+from common.files import as_utf8, replacing
 from common.machine.distributed import world
 from common.machine.memory import readable_size
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
 from common.runs.folder import check_run_folder, numbered, open_run, with_group
+from common.runs.logs import early_log
 from finetune.config import EmbedConfig
 from finetune.data import warn_of_levels
 from finetune.features import layer_shapes
@@ -51,29 +52,25 @@ def embed(config: EmbedConfig) -> EmbedResult:
     Raises:
         UserError: the encoder, data or run folder cannot be used; nothing has been written.
     """
-    with world() as here, numbered(config, here) as config:
+    with world() as here, numbered(config, here) as config, early_log() as early:
         if here.size > 1:
             raise UserError("embed runs in one process: start it without torchrun")
-        _, encoder, (source, task) = check_all(
-            lambda: check_run_folder(config), lambda: load_encoder(config.encoder), lambda: _open(config)
+        # everything the user can get wrong is checked before anything is written
+        _, (encoder, space), (source, task) = check_all(
+            lambda: check_run_folder(config), lambda: _encoder(config), lambda: _open(config)
         )
-        size = config.data.image_size or encoder.image_size
-        spaces, _ = build_spaces(layer_shapes(encoder, size), [config.layer], [config.pooling], max_width=1 << 30)
-        if len(spaces) != 1:
-            raise UserError(
-                f"layer: {config.layer!r} selects several feature sets; choose one with a number, all, or lastN"
-            )
-        card = read_encoder_card(config.encoder)
+        data, card = config.data, read_encoder_card(config.encoder)
+        size = data.image_size or encoder.image_size
+        images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", check=False)
+        images = some_readable(images, data.workers)
+        warn_of_levels(card.provenance, images)
+        labels = None if task is None else images.labels(task)
         config = with_group(config, card.provenance)
-        with open_run(config, here) as run:
+        with open_run(config, here, early) as run:
             run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
-            data = config.data
-            images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", check=False)
-            warn_of_levels(card.provenance, images)
-            labels = None if task is None else images.labels(task)
             path = run.folder / "features.parquet"
             precision = resolve_precision(config.precision, here.device)
-            _write(path, encoder.to(here.device), images, labels, spaces[0], config, precision)
+            _write(path, encoder.to(here.device), images, labels, space, config, precision)
             found = storage_report(path)
             log.info("%s: %s rows of %d features", path, f"{found.rows:,}", found.width)
             log.info("%s", storage_text(found))
@@ -142,6 +139,22 @@ def read_sparse(path: str | Path) -> Tensor:
         )
 
 
+def _encoder(config: EmbedConfig) -> tuple[Encoder, Space]:
+    """The encoder, and the features that are written.
+
+    Raises:
+        UserError: there is no such encoder, or it has no such layer or supports no images of this size.
+    """
+    encoder = load_encoder(config.encoder)
+    shapes = layer_shapes(encoder, config.data.image_size or encoder.image_size)
+    spaces, _ = build_spaces(shapes, [config.layer], [config.pooling], max_width=1 << 30)
+    if len(spaces) != 1:
+        raise UserError(
+            f"layer: {config.layer!r} selects several feature sets; choose one with a number, all, or lastN"
+        )
+    return encoder, spaces[0]
+
+
 def _open(config: EmbedConfig) -> tuple[Source, str | None]:
     """The source, and the task whose labels are written: the configured one, or the default one if it has labels.
 
@@ -151,7 +164,7 @@ def _open(config: EmbedConfig) -> tuple[Source, str | None]:
         UserError: the source cannot be opened, or labels that the config names are missing.
     """
     data = config.data
-    source = build_source(data.source, image=data.image, label=data.label, root=data.root)
+    source = build_source(data.source, image=data.image, label=data.label, root=data.root, levels=data.levels)
     if data.task is None and not source.tasks:
         return source, None
     try:
@@ -204,16 +217,11 @@ def _vectors(encoder: Encoder, images: Tensor, space: Space, precision: torch.dt
 
 def _rows(schema: pa.Schema, images: Images, labels: Labels | None, index: Tensor, vectors: Tensor) -> pa.RecordBatch:
     rows = index.tolist()
-    names = [None] * len(rows) if labels is None else [_text(labels.names[labels.values[row]]) for row in rows]
+    names = [None] * len(rows) if labels is None else [as_utf8(labels.names[labels.values[row]]) for row in rows]
     columns = _lists(vectors) if "features" in schema.names else _sparse_lists(vectors)
     return pa.RecordBatch.from_arrays(
-        [pa.array([_text(images.where(row)) for row in rows]), pa.array(names, pa.string()), *columns], schema=schema
+        [pa.array([as_utf8(images.where(row)) for row in rows]), pa.array(names, pa.string()), *columns], schema=schema
     )
-
-
-def _text(name: str) -> str:
-    """A file name as UTF-8, which parquet requires; other bytes become ``\\xff``."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _lists(vectors: Tensor) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from common.encoders.base import Encoder
 from common.encoders.card import resized
 from common.encoders.export import export_classifier, export_encoder
 from common.encoders.load import load_encoder, random_twin, read_encoder_card
-from common.engine.gradient import GradientLearner, decayed_names
+from common.engine.gradient import GradientLearner, check_shares, decayed_names
 from common.engine.loop import Periodic, learn
 from common.engine.schedule import seed_step
 from common.errors import UserError, check_all
@@ -25,14 +26,24 @@ from common.machine.distributed import World, world
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
 from common.runs.folder import Run, check_run_folder, numbered, open_run, say_how_to_continue, with_group
+from common.runs.logs import early_log
 from common.runs.results import RESULTS
 from finetune.baselines import share_statistics
 from finetune.config import FinetuneConfig, ProbeConfig
-from finetune.data import Sources, check_enough, data_facts, hold_out, load_labelled, open_sources
+from finetune.data import (
+    LabelledImages,
+    Sources,
+    check_enough,
+    data_facts,
+    hold_out,
+    load_labelled,
+    open_sources,
+)
 from finetune.features import layer_shapes
-from finetune.metrics import accuracy, score
+from finetune.metrics import accuracy, compare, score
+from finetune.predictions import Predictions, read_predictions, write_predictions
 from finetune.probe import probe
-from finetune.results import FinetuneResult, Probed, StepChoice, Tuned, write_results
+from finetune.results import Comparison, FinetuneResult, ProbeResult, StepChoice, Tuned, write_results
 from finetune.table import Line, finetune_lines, results_table
 
 log = logging.getLogger("retouch")
@@ -50,7 +61,8 @@ class Ran(NamedTuple):
     """How one training run ended."""
 
     finished: bool  # not stopped by a signal
-    result: FinetuneResult | None  # the test result; in the first process only
+    result: FinetuneResult | None = None  # the test result; in the first process only
+    predictions: Predictions | None = None  # of the test images, likewise
 
 
 class Supervised(nn.Module):
@@ -76,9 +88,10 @@ class Supervised(nn.Module):
 def finetune(config: FinetuneConfig) -> FinetuneResult | None:
     """Train encoder and head, keep the step with the best validation accuracy, test it once.
 
-    Writes ``classifier/``, ``encoder/`` and ``results.json``. An exported encoder is compared with its linear probe and
-    with the same network from scratch, each in its own folder. From scratch means without the learned weights: the
-    statistics of the data (centre, whitening, BatchNorm) are the encoder's, as for the probe's untrained twin.
+    Writes ``classifier/``, ``encoder/``, ``results.json`` and ``predictions.parquet``. An exported encoder is compared
+    with its linear probe and with the same network from scratch, each in its own folder. From scratch means without the
+    learned weights: the statistics of the data (centre, whitening, BatchNorm) are the encoder's, as for the probe's
+    untrained twin.
 
     Returns:
         The content of ``results.json``; None if a signal stopped training, and in all processes but the first.
@@ -96,7 +109,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
         # baselines, each a separate run in the same group
         config = _with_group(config)
         scratch: Ran | None = None
-        linear_probe: Probed | None = None
+        linear_probe: tuple[ProbeResult, Predictions] | None = None
         if config.encoder.path is not None and not config.encoder.from_scratch:
             if config.compare.from_scratch:
                 scratch = _run(_from_scratch(config), here)
@@ -104,13 +117,15 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
                     say_how_to_continue(config)
                     return None
             if config.compare.linear_probe and here.size == 1:
-                linear_probe = _linear_probe(config)
+                probing = _linear_probe(config)
+                [found] = probe(probing, show=False).results
+                linear_probe = found, read_predictions(probing.out)[0]
             elif config.compare.linear_probe and here.is_main:
                 log.info("compare.linear_probe: skipped, a probe runs in one process; run retouch probe instead")
-        if ran.result is None:
+        if ran.result is None or ran.predictions is None:
             return None
-        from_scratch = scratch.result.tuned if scratch is not None and scratch.result is not None else None
-        result = ran.result.model_copy(update={"from_scratch": from_scratch, "linear_probe": linear_probe})
+        result, predictions = _with_baselines(ran.result, ran.predictions, scratch, linear_probe)
+        write_predictions(config.out, [predictions])
         write_results(config.out, result)
         _print(config, result)
         return result
@@ -118,19 +133,29 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
 
 def _run(config: FinetuneConfig, here: World) -> Ran:
     """One training and its test, in ``config.out``."""
-    # everything the user can get wrong is checked before anything is written
-    encoder, sources, _ = check_all(lambda: _start(config), lambda: _open(config), lambda: check_run_folder(config))
-    config = _with_group(config)
-    with open_run(config, here) as run:
+    with early_log() as early:
+        # everything the user can get wrong is checked before anything is written
+        encoder, sources, *_ = check_all(
+            lambda: _start(config, here),
+            lambda: _open(config, here),
+            lambda: check_shares(config, here),
+            lambda: check_run_folder(config),
+        )
         start = config.encoder
-        if start.path is not None and not start.from_scratch:
-            card = read_encoder_card(start.path)
-            run.tracker.use_encoder(start.path, card.sha256, card.provenance.get("artifact"))
-        ran = _train_and_test(config, encoder, sources, run)
-        if ran.result is not None:
-            write_results(config.out, ran.result)
-            _log(ran.result, run)
-        return ran
+        card = None if start.path is None or start.from_scratch else read_encoder_card(start.path)
+        size = config.data.image_size or encoder.image_size
+        images = load_labelled(sources, config.data, size, config.seed, None if card is None else card.provenance)
+        check_enough(images, config.validation, config.seed)
+        config = _with_group(config)
+        with open_run(config, here, early) as run:
+            if start.path is not None and card is not None:
+                run.tracker.use_encoder(start.path, card.sha256, card.provenance.get("artifact"))
+            ran = _train_and_test(config, encoder, sources, images, run)
+            if ran.result is not None and ran.predictions is not None:
+                write_predictions(config.out, [ran.predictions])
+                write_results(config.out, ran.result)
+                _log(ran.result, run)
+            return ran
 
 
 def _with_group(config: FinetuneConfig) -> FinetuneConfig:
@@ -138,7 +163,7 @@ def _with_group(config: FinetuneConfig) -> FinetuneConfig:
     return with_group(config, None if path is None else read_encoder_card(path).provenance)
 
 
-def _start(config: FinetuneConfig) -> Encoder:
+def _start(config: FinetuneConfig, here: World) -> Encoder:
     """The exported encoder, or its architecture or a named one at random initialization, at the size of the images.
 
     Raises:
@@ -147,7 +172,8 @@ def _start(config: FinetuneConfig) -> Encoder:
     start = config.encoder
     if start.path is None:
         seed_step(config.seed, 0)
-        encoder = build_encoder(start, image_size=start.image_size or config.data.image_size or 32)
+        with here.main_first():  # weights may be downloaded
+            encoder = build_encoder(start, image_size=start.image_size or config.data.image_size or 32)
     else:
         encoder = random_twin(start.path, config.seed) if start.from_scratch else load_encoder(start.path)
     if not any(True for _ in encoder.parameters()):
@@ -160,23 +186,22 @@ def _start(config: FinetuneConfig) -> Encoder:
     return resized(encoder, size)
 
 
-def _open(config: FinetuneConfig) -> Sources:
-    sources = open_sources(config.data, config.seed)
+def _open(config: FinetuneConfig, here: World) -> Sources:
+    with here.main_first():
+        sources = open_sources(config.data, config.seed, config.validation)
     if len(tasks := config.data.tasks(sources.train)) > 1:
         raise UserError(
             f"{sources.train.spec} has the tasks {', '.join(tasks)}, and fine-tuning trains on one: set data.task to it"
         )
-    check_enough(sources, config.data, config.validation, config.seed)
     return sources
 
 
-def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, run: Run) -> Ran:
-    here, data = run.world, config.data
+def _train_and_test(
+    config: FinetuneConfig, encoder: Encoder, sources: Sources, images: LabelledImages, run: Run
+) -> Ran:
+    here = run.world
 
     # data
-    start = config.encoder
-    trained_on = None if start.path is None or start.from_scratch else read_encoder_card(start.path).provenance
-    images = load_labelled(sources, data, data.image_size or encoder.image_size, config.seed, trained_on)
     [(task, (train_labels, test_labels))] = images.tasks.items()
     fit, held = hold_out(train_labels, config.validation, config.seed)
     validation = Split(images.train, held, train_labels.values[held])
@@ -188,7 +213,7 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
         seed=config.seed,
         rank=here.rank,
         world=here.size,
-        workers=data.workers,
+        workers=config.data.workers,
     )
 
     # model
@@ -202,7 +227,7 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     log.info("%s: %d classes, %d training images, %d validation images", task, *counts)
 
     def evaluate(step: int) -> dict[str, float]:
-        answers, labels = _predict(classifier, validation, config, here)
+        answers, labels, _ = _predict(classifier, validation, config, here)
         return {"val/accuracy": float(accuracy(answers, labels))}
 
     # train, keeping the weights with the best validation accuracy
@@ -215,11 +240,11 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
         periodic=[Periodic(config.evaluate_every, evaluate, select="val/accuracy")],
     )
     if not training.finished or not here.is_main:
-        return Ran(training.finished, None)
+        return Ran(training.finished)
 
     # test once, export
     test = Split(images.test, torch.arange(len(images.test)), test_labels.values)
-    answers, labels = _predict(classifier, test, config, here)
+    answers, labels, index = _predict(classifier, test, config, here)
     provenance = {
         "stage": "finetune",
         "task": task,
@@ -238,7 +263,12 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     assert training.best_step is not None
     assert training.best is not None
     tuned = Tuned(
-        choice=StepChoice(val_accuracy=training.best, step=training.best_step, of_steps=training.steps),
+        choice=StepChoice(
+            val_accuracy=training.best,
+            how=f"held-out {config.validation:.0%}",
+            step=training.best_step,
+            of_steps=training.steps,
+        ),
         n_train=len(fit),
         n_val=len(held),
         test=tested,
@@ -253,7 +283,30 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
         encoder_sha256=sha256,
         tuned=tuned,
     )
-    return Ran(True, result)
+    predictions = Predictions.of(images.test, index, task, train_labels.names, labels, {"tuned": answers})
+    return Ran(True, result, predictions)
+
+
+def _with_baselines(
+    result: FinetuneResult, mine: Predictions, scratch: Ran | None, linear: tuple[ProbeResult, Predictions] | None
+) -> tuple[FinetuneResult, Predictions]:
+    """Result and predictions with those of the baselines, compared image by image."""
+    answers = dict(mine.answers)
+    if scratch is not None and scratch.result is not None and scratch.predictions is not None:
+        result = result.model_copy(update={"from_scratch": scratch.result.tuned})
+        answers["from_scratch"] = scratch.predictions.answers["tuned"]
+    if linear is not None:
+        answers["linear_probe"] = linear[1].answers["encoder.linear"]
+
+    def compared(one: str, *baselines: str) -> dict[str, dict[str, Comparison]]:
+        found = {name: compare(answers[one], answers[name], mine.labels) for name in baselines if name in answers}
+        return {"compared": found}
+
+    if linear is not None:
+        probed = linear[0].linear.model_copy(update=compared("linear_probe", "from_scratch"))
+        result = result.model_copy(update={"linear_probe": probed, "linear_probe_protocol": linear[0].protocol})
+    tuned = result.tuned.model_copy(update=compared("tuned", "from_scratch", "linear_probe"))
+    return result.model_copy(update={"tuned": tuned}), replace(mine, answers=answers)
 
 
 def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[dict[str, Any]]:
@@ -276,8 +329,10 @@ def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[dict[str, 
     return list(groups.values())
 
 
-def _predict(classifier: Classifier, split: Split, config: FinetuneConfig, here: World) -> tuple[Tensor, Tensor]:
-    """Predicted class and label of each readable row of the split: int64 ``[n]`` each, on the CPU."""
+def _predict(
+    classifier: Classifier, split: Split, config: FinetuneConfig, here: World
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Predicted class, label and place of each readable row of the split: int64 ``[n]`` each, on the CPU."""
     training = classifier.training
     classifier.eval()
     dtype = resolve_precision(config.precision, here.device)
@@ -287,14 +342,15 @@ def _predict(classifier: Classifier, split: Split, config: FinetuneConfig, here:
             answers.append(classifier(to_float(batch.images.to(here.device))).argmax(1).cpu())
             index.append(batch.index)
     classifier.train(training)
-    return torch.cat(answers), split.labels[torch.cat(index)]
+    places = torch.cat(index)
+    return torch.cat(answers), split.labels[places], places
 
 
 def _protocol(config: FinetuneConfig) -> str:
     return (
         f"whole encoder trained with a new head on {1 - config.validation:.0%} of the training set; the step with "
         f"the best accuracy on the held-out {config.validation:.0%} (stratified, seed {config.seed}) was kept; tested "
-        "once; ci95: Wilson"
+        "once; ci95: Wilson, and of differences the paired bootstrap; p_value: McNemar's exact test"
     )
 
 
@@ -313,27 +369,25 @@ def _from_scratch(config: FinetuneConfig) -> FinetuneConfig:
     )
 
 
-def _linear_probe(config: FinetuneConfig) -> Probed:
-    """The frozen encoder's result on the same images and the same task."""
-    assert config.encoder.path is not None
+def _linear_probe(config: FinetuneConfig) -> ProbeConfig:
+    """The linear probe of ``retouch probe``, with its defaults, on the same images and the same task."""
     folder = config.out / "linear_probe"
-    report = probe(
-        ProbeConfig.model_validate(
-            {
-                "out": folder,
-                "seed": config.seed,
-                "encoder": config.encoder.path,
-                "data": config.data.model_dump(),
-                "precision": config.precision,
-                "properties": False,  # only the accuracy is compared; retouch probe reports the rest
-                "overwrite": (folder / "config.yaml").exists(),
-                "wandb": config.wandb.model_copy(
-                    update={"name": f"{config.wandb.name_of(config.out)}-probe"}
-                ).model_dump(),
-            }
-        )
+    return ProbeConfig.model_validate(
+        {
+            "out": folder,
+            "seed": config.seed,
+            "encoder": config.encoder.path,
+            "data": config.data.model_dump(),
+            "precision": config.precision,
+            # only the linear probe is compared; retouch probe reports the rest
+            "knn": None,
+            "baselines": {"random_init": False, "pixels": False},
+            "damage": [],
+            "properties": False,
+            "overwrite": (folder / "config.yaml").exists(),
+            "wandb": config.wandb.model_copy(update={"name": f"{config.wandb.name_of(config.out)}-probe"}).model_dump(),
+        }
     )
-    return report.results[0].linear
 
 
 def _log(result: FinetuneResult, run: Run) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from common.augment import WHOLE, AugmentConfig
 from common.config import Config, ProblemsError
 from common.data.images import Cache
+from common.data.levels import LevelsSetting
 from common.engine.settings import LoopConfig
 from common.machine.cores import usable_cores
 from common.runs.folder import StageConfig
@@ -40,6 +41,8 @@ class DataConfig(Config):
     """Column of images, if it is not the obvious one."""
     root: str | None = None
     """Folder for downloads."""
+    levels: LevelsSetting | None = None
+    """Black and white of images of more than 8 bits, as [0, 4095]; by default, a sample of `source` decides."""
     other: str | None = None
     """A second source: CCA's second view, row by row, or TCA's second domain."""
 

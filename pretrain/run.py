@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +17,7 @@ from common.errors import UserError, check_all
 from common.files import write_json
 from common.machine.distributed import World, world
 from common.runs.folder import Run, check_run_folder, numbered, open_run, say_how_to_continue, with_group
+from common.runs.logs import early_log
 from pretrain.config import PretrainConfig
 from pretrain.method import MethodLearner
 from pretrain.report.dictionary import show_dictionary
@@ -32,16 +34,15 @@ def pretrain(config: PretrainConfig) -> Pretrained:
     Raises:
         UserError: the data, the encoder or the run folder cannot be used; nothing has been written.
     """
-    with world() as here, numbered(config, here) as config:
+    with world() as here, numbered(config, here) as config, early_log() as early:
         config = with_group(config)
         # everything the user can get wrong is checked before anything is written
         sources, learner, _ = check_all(
             lambda: _open(config, here), lambda: _build(config, here), lambda: check_run_folder(config)
         )
-        check_sources(config, sources)
         images = _load(sources, config)
         learner.attach(*images)
-        with open_run(config, here) as run:
+        with open_run(config, here, early) as run:
             log.info("%s unlabeled images from %s; %s", f"{len(images[0]):,}", sources[0].spec, learner.description)
             panels = Panels(learner, images[0], config.method.title, run)
             training = learn(
@@ -63,6 +64,27 @@ def pretrain(config: PretrainConfig) -> Pretrained:
             return Pretrained(training, config.out / "encoder", results)
 
 
+def _open(config: PretrainConfig, here: World) -> list[Source]:
+    """Open the images, and the second source if there is one; check that the method can learn from them.
+
+    Raises:
+        UserError: with every problem, before anything is decoded.
+    """
+    data, method = config.data, config.method
+    asked = [(data.source, data.levels)] if data.other is None else [(data.source, data.levels), (data.other, None)]
+
+    def opened(spec: str, levels: tuple[float, float] | None) -> Source:
+        return build_source(spec, image=data.image, root=data.root, levels=levels)
+
+    try:
+        with here.main_first():
+            sources = check_all(*(lambda one=one: opened(*one) for one in asked))
+    except UserError as error:
+        raise UserError(*error.lines, *method.check(data.image_size, sys.maxsize)) from None
+    check_sources(config, sources)
+    return sources
+
+
 def check_sources(config: PretrainConfig, sources: Sequence[Source]) -> None:
     """Check that the method can learn from these sources, before anything is decoded or written.
 
@@ -82,25 +104,9 @@ def check_sources(config: PretrainConfig, sources: Sequence[Source]) -> None:
         raise UserError(*problems)
 
 
-def _open(config: PretrainConfig, here: World) -> list[Source]:
-    """Open the images, and the second source if there is one."""
-    data = config.data
-
-    def opened() -> list[Source]:
-        specs = [data.source] if data.other is None else [data.source, data.other]
-        return [build_source(spec, image=data.image, root=data.root) for spec in specs]
-
-    if not here.is_main:
-        here.barrier()  # rank 0 opens first, so downloading and unpacking happen only once
-        return opened()
-    try:
-        return opened()
-    finally:
-        here.barrier()
-
-
 def _build(config: PretrainConfig, here: World) -> MethodLearner:
-    return config.method.build(config.data.image_size, config.augment, here, config.seed)
+    with here.main_first():  # weights may be downloaded
+        return config.method.build(config.data.image_size, config.augment, here, config.seed)
 
 
 def _load(sources: Sequence[Source], config: PretrainConfig) -> list[Images]:

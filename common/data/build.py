@@ -11,13 +11,14 @@ from pathlib import Path
 
 from common.data.decode import image_suffixes
 from common.data.folder import FolderSource
+from common.data.levels import Levels, has_deep
 from common.data.lists import list_source
 from common.data.patches import PatchesSource
 from common.data.photos import PhotosSource
 from common.data.shapes import ShapesSource
 from common.data.source import Source
 from common.data.zipped import ZipSource
-from common.errors import UserError
+from common.errors import UserError, check_all
 
 log = logging.getLogger("retouch")
 
@@ -49,6 +50,7 @@ def build_source(
     label: str | None = None,
     root: str | None = None,
     seed: int = 0,
+    levels: tuple[float, float] | None = None,
 ) -> Source:
     """Open the images that ``spec`` names (see ``FORMS``). No image is decoded and no label is read.
 
@@ -60,18 +62,33 @@ def build_source(
         label: column, or task, that ``labels(None)`` returns.
         root: folder for downloads (``hf``, ``torchvision``); by default in the user's cache.
         seed: seed of ``shapes`` and ``photos``, which are generated, and of the positions of ``patches``.
+        levels: black and white of images of more than 8 bits; by default, a sample decides (``Source.levels``).
 
     Raises:
-        UserError: the scheme is unknown, or there is nothing to read; each problem says what to do about it.
+        UserError: the scheme is unknown, there is nothing to read, or an argument does not suit the source; each
+            problem says what to do about it.
     """
     spec = recognise(spec)
     scheme, _, rest = spec.partition(":")
     if not rest and scheme not in GENERATED:
         raise UserError(f"{spec!r} is incomplete; the form is {FORMS[scheme]}")
     if scheme == "patches":
-        return _patches(spec, rest, split, image, label, root, seed)
-    if image is not None and scheme not in ("parquet", "hf", "csv"):
-        raise UserError(f"data.image: {spec} has no columns to choose from; remove it")
+        return _patches(spec, rest, split, image, label, root, seed, levels)
+    source: Source
+    source, _ = check_all(
+        lambda: _opened(spec, scheme, rest, split, image, label, root, seed),
+        lambda: _check_columns(spec, scheme, image, label),
+    )
+    if levels is not None:
+        if source.endless or not has_deep(source):
+            raise UserError(f"data.levels: {spec} has images of 8 bits, for which there is nothing to set; remove it")
+        source.levels = Levels(*levels)
+    return source
+
+
+def _opened(
+    spec: str, scheme: str, rest: str, split: str, image: str | None, label: str | None, root: str | None, seed: int
+) -> Source:
     name, _, part = rest.partition(":")
     match scheme:
         case "shapes" | "photos":
@@ -87,16 +104,24 @@ def build_source(
         case "torchvision":
             from common.data.published import TorchvisionSource
 
-            source: Source = TorchvisionSource(spec, name, part or split, root)
+            return TorchvisionSource(spec, name, part or split, root)
         case "csv" | "list":
             return list_source(spec, rest, split, image, label)
         case "zip":
-            source = ZipSource(spec, rest).split(split)
+            return ZipSource(spec, rest).split(split)
         case _:
-            source = FolderSource(rest, spec).split(split)
-    if label not in (None, "label"):
-        raise UserError(f"data.label: {spec} has no label {label!r}; remove it, or use label")
-    return source
+            return FolderSource(rest, spec).split(split)
+
+
+def _check_columns(spec: str, scheme: str, image: str | None, label: str | None) -> None:
+    """Refuse the columns of a table for a source that is none."""
+    problems = []
+    if image is not None and scheme not in ("parquet", "hf", "csv"):
+        problems.append(f"data.image: {spec} has no columns to choose from; remove it")
+    if label not in (None, "label") and scheme in ("folder", "zip", "torchvision"):
+        problems.append(f"data.label: {spec} has no label {label!r}; remove it, or use label")
+    if problems:
+        raise UserError(*problems)
 
 
 def _generated(spec: str, scheme: str, rest: str, split: str, label: str | None, seed: int) -> Source:
@@ -118,7 +143,14 @@ def _generated(spec: str, scheme: str, rest: str, split: str, label: str | None,
 
 
 def _patches(
-    spec: str, rest: str, split: str, image: str | None, label: str | None, root: str | None, seed: int
+    spec: str,
+    rest: str,
+    split: str,
+    image: str | None,
+    label: str | None,
+    root: str | None,
+    seed: int,
+    levels: tuple[float, float] | None,
 ) -> Source:
     scheme = rest.partition(":")[0]
     problems = []
@@ -128,7 +160,7 @@ def _patches(
         problems.append("data.label: patches have no labels; remove it")
     if problems:
         raise UserError(*problems)
-    return PatchesSource(build_source(rest, split=split, image=image, root=root, seed=seed), seed)
+    return PatchesSource(build_source(rest, split=split, image=image, root=root, seed=seed, levels=levels), seed)
 
 
 def recognise(spec: str) -> str:

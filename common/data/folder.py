@@ -20,8 +20,9 @@ from common.data.decode import image_suffixes, open_image
 from common.data.listing import Listing, list_images
 from common.data.names import Names
 from common.data.source import Labels, Source, class_name, digest
-from common.data.split import Split, choose_split, split_of
+from common.data.split import Split, choose_split, first, split_of
 from common.errors import UserError
+from common.runs.logs import say_once
 
 log = logging.getLogger("retouch")
 
@@ -36,6 +37,7 @@ class TreeSource(Source, ABC):
     root: str
     paths: Names
     test: TreeSource | None = None
+    _empty: Sequence[str] = ()  # folders without images
 
     def _keep(self, paths: Sequence[str]) -> None:
         self.paths = Names(paths)
@@ -80,6 +82,7 @@ class TreeSource(Source, ABC):
                 part._keep(chosen[folder])
             else:  # the same as if the user had named this folder
                 part.root, part.spec = f"{self.root.rstrip('/')}/{folder}", f"{self.spec.rstrip('/')}/{folder}"
+                part._empty = [path.partition("/")[2] for path in self._empty if path.startswith(f"{folder}/")]
                 part._keep([path.partition("/")[2] for path in chosen[folder]])
         return parts
 
@@ -105,6 +108,8 @@ class TreeSource(Source, ABC):
     def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
         task = self.resolve(task)
         names, values = np.unique([class_name(path.partition("/")[0]) for path in self.paths], return_inverse=True)
+        if empty := sorted(path for path in self._empty if "/" not in path and class_name(path) not in names):
+            say_once(logging.WARNING, f"{self.spec}: no images in {first(empty)}, so there is no such class")
         named = [str(name) for name in names if split_of(str(name))]
         if len({split_of(name) for name in named}) > 1:
             log.warning(
@@ -137,6 +142,7 @@ class FolderSource(TreeSource):
         listing.report(self.spec)
         if not listing.images:
             raise UserError(f"{self.spec}: {_nothing(self.root, listing)}")
+        self._empty = listing.empty
         self._keep(sorted(listing.images))
 
     @cached_property

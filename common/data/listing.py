@@ -7,11 +7,10 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from pathlib import Path
 
 from common.files import run_stage
-
-log = logging.getLogger("retouch")
+from common.runs.logs import say_once
 
 # folders that network drives, archive programs, desktops and W&B add, in lower case; some hold copies of the images
 ADDED = {
@@ -28,6 +27,7 @@ class Listing:
 
     images: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)  # other files, by suffix
+    empty: list[str] = field(default_factory=list)  # folders without images and folders, of the first two levels
     runs: list[str] = field(default_factory=list)  # run folders, left out
     added: list[str] = field(default_factory=list)  # other folders that are left out
 
@@ -41,9 +41,13 @@ class Listing:
         for folders, what in ((self.runs, "written by retouch"), (self.added, "that hold no images of yours")):
             if folders:
                 shown = ", ".join(sorted(folders)[:SHOWN]) + (", ..." if len(folders) > SHOWN else "")
-                _say_once(f"{spec}: {len(folders)} folder{'s' * (len(folders) > 1)} {what} left out: {shown}")
+                say_once(
+                    logging.INFO, f"{spec}: {len(folders)} folder{'s' * (len(folders) > 1)} {what} left out: {shown}"
+                )
         if self.images and self.others.total() > len(self.images):
-            _say_once(f"{spec}: {len(self.images):,} images; files of other types are not read ({self.kinds})")
+            say_once(
+                logging.INFO, f"{spec}: {len(self.images):,} images; files of other types are not read ({self.kinds})"
+            )
 
 
 def list_images(root: str, suffixes: frozenset[str]) -> Listing:
@@ -68,6 +72,7 @@ def list_images(root: str, suffixes: frozenset[str]) -> Listing:
             left_out.append(relative.rstrip("/"))
             continue
         visited.add(real)
+        before = len(listing.images) + len(pending) + len(waiting) + len(links)
         for entry in entries:
             if entry.name.startswith("."):
                 continue
@@ -84,6 +89,8 @@ def list_images(root: str, suffixes: frozenset[str]) -> Listing:
                 listing.images.append(path)
             else:
                 listing.others[_suffix(entry.name)] += 1
+        if 0 < relative.count("/") <= 2 and len(listing.images) + len(pending) + len(waiting) + len(links) == before:
+            listing.empty.append(relative.rstrip("/"))
     taken: set[str] = set()
     for path, target in sorted(links):
         folder, _, name = target.rpartition("/")
@@ -111,6 +118,21 @@ def list_names(names: Iterable[str], suffixes: frozenset[str]) -> Listing:
     return listing
 
 
+def run_folders(root: Path) -> list[Path]:
+    """The run folders below ``root``, not those in other run folders."""
+    found = []
+    for folder, inside, _ in os.walk(root):
+        runs = [name for name in inside if run_stage(f"{folder}/{name}")]
+        found += [Path(folder, name) for name in runs]
+        inside[:] = [name for name in inside if name not in runs and not name.startswith(".")]
+    return sorted(found)
+
+
+def in_run_folder(file: Path, root: Path) -> bool:
+    """Whether a run folder below ``root`` holds the file, at any depth."""
+    return any(run_stage(folder) for folder in file.parents if root in folder.parents)
+
+
 def _left_out(folder: str, names: set[str], listing: Listing) -> list[str] | None:
     """The list that a folder with entries ``names`` belongs to, if it is left out."""
     if "config.yaml" in names and run_stage(folder):
@@ -118,11 +140,6 @@ def _left_out(folder: str, names: set[str], listing: Listing) -> list[str] | Non
     if os.path.basename(folder).lower() in ADDED or "pyvenv.cfg" in names:  # noqa: PTH119
         return listing.added
     return None
-
-
-@lru_cache
-def _say_once(text: str) -> None:
-    log.info("%s", text)
 
 
 def _suffix(name: str) -> str:
