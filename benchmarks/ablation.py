@@ -71,7 +71,7 @@ def run(name: str, data: Path, out: Path) -> dict[str, Any]:
     )
     [result] = probe(probing, show=False).results
     return {
-        "config": f"configs/pretrain/{config}_cifar10.yaml",
+        "config": f"pretrain/{config}_cifar10",
         "changes": changes,
         "held_out_accuracy": result.linear.test.accuracy,
         "ci95": result.linear.test.ci95,

@@ -1,4 +1,4 @@
-"""Where the time of a probe goes: ``configs/probe/cifar10.yaml`` on 50,000 images, the encoder alone.
+"""Where the time of a probe goes: the recipe ``cifar10`` on 50,000 images, the encoder alone.
 
     python benchmarks/probe_time.py --data PATH/TO/cifar10 --encoder runs/mask_cifar10/encoder
 
@@ -20,14 +20,12 @@ from typing import Any
 import torch
 from record import record
 
-from common.config import load_config
+from common.recipes import stage_config
 from common.runs.logs import setup_console
 from finetune import probe as stage
 from finetune.config import ProbeConfig
 from finetune.pooling import Space
 from finetune.probes import Candidates, Fitted, Linear, Nearest, Probe, Rows
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 class Clock:
@@ -85,9 +83,9 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     setup_console()
-    config = load_config(
+    config = stage_config(
         ProbeConfig,
-        CONFIGS / "probe" / "cifar10.yaml",
+        "cifar10",
         [
             f"out={given.out}",
             f"encoder={given.encoder}",

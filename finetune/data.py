@@ -151,6 +151,7 @@ def open_sources(data: LabelledData, seed: int, validation: float | None = None)
             lambda: validation is None or hold_out(train.labels(name, rows), validation, seed),
         )
 
+    check_all(*(lambda name=name: check(name) for name in names))
     return Sources(train, test)
 
 

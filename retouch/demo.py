@@ -25,7 +25,7 @@ from pretrain.run import pretrain
 log = logging.getLogger("retouch")
 
 PRETRAINING = {"denoise": "denoise_demo", "colorize": "colorize_demo"}  # shipped recipes, by run
-PROBE = "probe/demo"
+PROBE = "demo"
 
 
 def demo(

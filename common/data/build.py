@@ -179,10 +179,12 @@ def recognise(spec: str) -> str:
         return spec
     path = Path(spec).expanduser()
     if path.is_dir():
-        return f"parquet:{spec.rstrip('/')}/*.parquet" if _holds_tables(path) else f"folder:{spec}"
+        return f"parquet:{glob.escape(spec.rstrip('/'))}/*.parquet" if _holds_tables(path) else f"folder:{spec}"
     known = SUFFIXES.get(path.suffix.lower())
-    if known and (path.is_file() or (known == "parquet" and glob.has_magic(spec))):
-        return f"{known}:{spec}"
+    if known and path.is_file():
+        return f"{known}:{glob.escape(spec) if known == 'parquet' else spec}"
+    if known == "parquet" and glob.has_magic(spec):
+        return f"parquet:{spec}"
     raise UserError(f"{spec!r}: {_not_recognised(spec, path)}")
 
 
@@ -208,6 +210,8 @@ def _not_recognised(spec: str, path: Path) -> str:
     if path.is_file():
         if path.suffix.lower() in image_suffixes():
             return f"this is a single image; give the folder that it is in: {path.parent}"
+        if path.suffix.lower() == ".jsonl":
+            return "save it as metadata.jsonl in the folder of the images, with a column file_name, and use hf:FOLDER"
         return f"this file is of no known kind; give {PLAIN}"
     if os.sep == "/" and re.match(r"[A-Za-z]:[\\/]|.*\\", spec):
         return "this looks like a Windows path; write it as this machine names it, with forward slashes"

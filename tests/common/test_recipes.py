@@ -40,7 +40,7 @@ def test_a_name_of_two_stages_needs_its_stage() -> None:
 @pytest.mark.parametrize(
     ("stage", "name", "message"),
     [
-        ("probe", "linea", "no recipe 'linea'; did you mean linear?; those of retouch probe are cifar10, linear, "),
+        ("probe", "linea", "no recipe 'linea'; did you mean linear?; those of retouch probe are cifar10, "),
         ("pretrain", "linear", "no recipe 'linear'; it is a recipe of retouch probe; those of retouch pretrain are "),
         ("pretrain", "zzz", "no recipe 'zzz'; those of retouch pretrain are bottleneck, cca, colorize, "),
         ("pretrain", "mine", "no recipe 'mine'; for the file here, write mine.yaml; those of "),

@@ -36,6 +36,8 @@ from tests.common.data.samples import picture, png, write_dtd, write_folder, wri
         ("{tmp}/one.png", "'{tmp}/one.png': this is a single image; give the folder that it is in: {tmp}"),
         ("{tmp}/one.npy", "'{tmp}/one.npy': this file is of no known kind; give a folder, a .zip, a .csv or .txt that "
          "lists images, .parquet files, shapes, photos, hf:NAME, torchvision:NAME or patches:SOURCE"),
+        ("{tmp}/one.jsonl", "'{tmp}/one.jsonl': save it as metadata.jsonl in the folder of the images, with a column "
+         "file_name, and use hf:FOLDER"),
         ("https://some.org/cats.zip", "'https://some.org/cats.zip': images are not read from the network: download "
          "them, and give their folder (or use hf:NAME)"),
         ("C:\\pictures", "'C:\\\\pictures': this looks like a Windows path; write it as this machine names it, with "
@@ -76,7 +78,7 @@ def test_mistakes_get_one_plain_message(spec: str, message: str, tmp_path: Path)
     (tmp_path / "texts").mkdir()
     for name in ("a.txt", "b.txt", "c.parquet"):
         (tmp_path / "texts" / name).write_text("")
-    for name in ("one.png", "one.npy"):
+    for name in ("one.png", "one.npy", "one.jsonl"):
         (tmp_path / name).write_text("")
     fill = {"tmp": str(tmp_path), "cwd": str(Path.cwd())}
     with pytest.raises(UserError) as error:
