@@ -70,8 +70,10 @@ def demo(
         f"  restored pictures: {out}/denoise/panels, {out}/colorize/panels",
         f"  encoders, for retouch.load_encoder: {out}/denoise/encoder, {out}/colorize/encoder",
         f"  all numbers: {out}/*/results.json; W&B runs: {out}/*/wandb",
-        "next, try a folder of your own pictures:",
-        f"  {program('retouch')} pretrain denoise data=PATH out=runs/mine",
+        "next, with a folder of your own pictures, and one with a folder per class:",
+        f"  {program('retouch')} pretrain denoise data=my/pictures out=runs/mine",
+        f"  {program('retouch')} probe linear encoder=runs/mine data=my/labelled",
+        f"  {program('retouch')} embed encoder=runs/mine data=my/pictures",
     ):
         console.print(line, highlight=False, soft_wrap=True)
     return results

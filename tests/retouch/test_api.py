@@ -90,7 +90,7 @@ def test_demo_ends_with_one_table_over_both_encoders_and_all_tasks(
     ]
     said = capsys.readouterr().out
     assert said.count("Test accuracy") == 1
-    assert "pretrain denoise data=PATH" in said
+    assert "pretrain denoise data=my/pictures" in said
     for run in ("denoise", "colorize"):
         assert list((tmp_path / "demo" / run / "panels").glob("*.png"))
         assert isinstance(read_results(tmp_path / "demo" / f"{run}-probe"), ProbeReport)
