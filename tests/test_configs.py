@@ -47,7 +47,7 @@ def test_it_says_in_one_line_what_it_is_and_then_what_to_expect(recipe: Recipe) 
     assert re.fullmatch(r"[A-Z].{10,72}\.", lines[0])
     assert lines[1] == ""
     assert re.search("[0-9]", recipe.expect)
-    assert recipe.expect.endswith(".")
+    assert recipe.expect.endswith((".", ".)"))
 
 
 @every
