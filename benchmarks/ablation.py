@@ -16,14 +16,13 @@ from typing import Any
 
 from record import record
 
-from common.config import load_config
+from common.recipes import stage_config
 from common.runs.logs import setup_console
 from finetune.config import ProbeConfig
 from finetune.probe import probe
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
 
-ROOT = Path(__file__).resolve().parents[1]
 STEPS = "steps=1500"
 
 # name: the shipped config it starts from, and the changes
@@ -47,9 +46,9 @@ def run(name: str, data: Path, out: Path) -> dict[str, Any]:
     if len(shards) != 4:
         raise SystemExit(f"{data} holds {len(shards)} train-*.parquet files, not 4")
     fitted = f"parquet:{data}/train-0[0-2]-*.parquet"
-    pretraining = load_config(
+    pretraining = stage_config(
         PretrainConfig,
-        ROOT / "configs" / "pretrain" / f"{config}_cifar10.yaml",
+        f"{config}_cifar10",
         [f"out={out}/{name}", f"data.source={fitted}", "overwrite=true", "wandb.mode=disabled", *changes],
     )
     pretrained = pretrain(pretraining)
@@ -72,7 +71,7 @@ def run(name: str, data: Path, out: Path) -> dict[str, Any]:
     )
     [result] = probe(probing, show=False).results
     return {
-        "config": f"configs/pretrain/{config}_cifar10.yaml",
+        "config": f"pretrain/{config}_cifar10",
         "changes": changes,
         "held_out_accuracy": result.linear.test.accuracy,
         "ci95": result.linear.test.ci95,

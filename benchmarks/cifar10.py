@@ -4,7 +4,7 @@
     python benchmarks/cifar10.py --data PATH/TO/cifar10 --kinds mask --seeds 1 2 --baselines-of mask-0
 
 ``--data`` holds ``train-*.parquet`` and ``test-*.parquet`` with columns ``image`` and ``label``. Each run uses its
-shipped config, ``configs/pretrain/KIND_cifar10.yaml``. Layer, pooling and regularization strength are chosen on 10% of
+shipped recipe, ``KIND_cifar10``. Layer, pooling and regularization strength are chosen on 10% of
 the training set; the test set is used once. Results are added to ``benchmarks/results/cifar10.json``, one entry per
 kind and seed.
 
@@ -22,16 +22,13 @@ from typing import Any
 
 from record import RESULTS, record
 
-from common.config import load_config
 from common.encoders.load import read_encoder_card
+from common.recipes import stage_config
 from common.runs.logs import setup_console
 from finetune.config import ProbeConfig
 from finetune.probe import probe
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
-
-ROOT = Path(__file__).resolve().parents[1]
-
 
 BASELINES = ("random_init_test_accuracy", "random_init_layer", "random_init_features", "pixels_test_accuracy")
 
@@ -42,17 +39,17 @@ def run(
     """Pretrain one kind and probe it, with ``recorded`` baselines if given; returns what is recorded."""
     folder = out / f"{kind}-{seed}"
     started = time.monotonic()
-    pretraining = load_config(
+    pretraining = stage_config(
         PretrainConfig,
-        ROOT / "configs" / "pretrain" / f"{kind}_cifar10.yaml",
+        f"{kind}_cifar10",
         [f"out={folder}", f"data.source=parquet:{data}/train-*.parquet", f"seed={seed}", "overwrite=true", *overrides],
     )
     pretrained = pretrain(pretraining)
     if pretrained.encoder is None:
         raise SystemExit("stopped before pretraining was done; nothing recorded")
-    probing = load_config(
+    probing = stage_config(
         ProbeConfig,
-        ROOT / "configs" / "probe" / "cifar10.yaml",
+        "cifar10",
         [
             f"out={folder}-probe",
             f"encoder={pretrained.encoder}",

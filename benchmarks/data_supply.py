@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from record import record
 
-from common.config import load_config
 from common.corruptions import Blur, Corruption, Gaussian, Gray, Holes, Jpeg, SaltPepper
 from common.data import Batch, Loader, build_source, in_order, load_images
 from common.encoders import build_encoder
@@ -30,12 +29,12 @@ from common.machine.cores import usable_cores
 from common.machine.layout import channels_last
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
+from common.recipes import stage_config
 from common.runs.logs import setup_console
 from pretrain.config import GradientPretraining
 from pretrain.gradient.objective import Objective
 from pretrain.gradient.pretexts import Colorize, Mask, Pretext
 
-ROOT = Path(__file__).resolve().parents[1]
 PAIRS = 7
 
 
@@ -45,7 +44,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="steps in each half of a pair")
     given = parser.parse_args()
     setup_console()
-    config = load_config(GradientPretraining, ROOT / "configs" / "pretrain" / "denoise.yaml", ["batch_size=256"])
+    config = stage_config(GradientPretraining, "denoise", ["batch_size=256"])
     sources = {"shapes": "shapes"}
     if given.cifar10:
         sources["cifar10"] = f"parquet:{given.cifar10}/train-*.parquet"

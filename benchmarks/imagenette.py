@@ -2,7 +2,7 @@
 
     python benchmarks/imagenette.py --data PATH/TO/imagenette128
 
-Uses ``configs/pretrain/mask_imagenette.yaml``; the result is written to ``benchmarks/results/imagenette.json``.
+Uses the recipe ``mask_imagenette``; the result is written to ``benchmarks/results/imagenette.json``.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ from pathlib import Path
 
 from record import record
 
-from common.config import load_config
+from common.recipes import stage_config
 from common.runs.logs import setup_console
 from finetune.config import ProbeConfig
 from finetune.probe import probe
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
@@ -31,9 +29,9 @@ def main() -> None:
     given = parser.parse_args()
     setup_console()
     source = f"data.source=parquet:{given.data}/train-*.parquet"
-    pretraining = load_config(
+    pretraining = stage_config(
         PretrainConfig,
-        ROOT / "configs" / "pretrain" / "mask_imagenette.yaml",
+        "mask_imagenette",
         [f"out={given.out}/mask", source, "overwrite=true", *given.overrides],
     )
     pretrained = pretrain(pretraining)

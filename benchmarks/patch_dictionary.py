@@ -21,16 +21,15 @@ from typing import Any
 import torch
 from record import record
 
-from common.config import load_config
 from common.encoders.load import load_encoder
 from common.machine.precision import autocast, resolve_precision
+from common.recipes import stage_config
 from common.runs.logs import setup_console
 from finetune.config import ProbeConfig
 from finetune.probe import probe
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
 
-ROOT = Path(__file__).resolve().parents[1]
 BASES = ("random", "kmeans", "sparse_coding", "pca", "ica")
 ATOMS = 108  # the dimension of a 6x6 colour patch: the most that PCA and ICA can find
 NARROW = "probe.l2=[0.0003,0.001,0.003,0.01,0.03,0.1]"  # few features need less regularization
@@ -40,16 +39,16 @@ ROUNDS = 7
 def run(name: str, data: Path, out: Path, overrides: list[str], probing: Sequence[str] = ()) -> dict[str, Any]:
     """Learn one dictionary and classify with it; returns what is recorded. ``probing`` overrides its probe config."""
     started = time.monotonic()
-    pretraining = load_config(
+    pretraining = stage_config(
         PretrainConfig,
-        ROOT / "configs" / "pretrain" / "patch_dictionary_best.yaml",
+        "patch_dictionary_best",
         [f"out={out}/{name}", f"data.source=parquet:{data}/train-*.parquet", "overwrite=true", *overrides],
     )
     pretrained = pretrain(pretraining)
     learned = time.monotonic() - started
-    classifier = load_config(
+    classifier = stage_config(
         ProbeConfig,
-        ROOT / "configs" / "probe" / "patch_dictionary_best.yaml",
+        "patch_dictionary_best",
         [
             f"out={out}/{name}-probe",
             f"encoder={pretrained.encoder}",

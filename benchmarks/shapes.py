@@ -18,7 +18,7 @@ from typing import Any
 
 from record import record
 
-from common.config import load_config
+from common.recipes import stage_config
 from common.runs.logs import setup_console
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.full import finetune
@@ -26,7 +26,6 @@ from finetune.probe import probe
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # at 32 px an image has thousands of numbers, most of them noise; these methods are compared at 16 px
 SMALL = ["data.source=shapes", "data.image_size=16", "data.limit=20000"]
 PRETRAINED: dict[str, list[str]] = {
@@ -51,18 +50,16 @@ def learn(name: str, out: Path) -> dict[str, Any]:
     """Train with a shipped config; returns what is recorded of it."""
     started = time.monotonic()
     if name == "many_class":
-        supervised = load_config(
-            FinetuneConfig, CONFIGS / "finetune" / "many_class.yaml", [f"out={out}", "overwrite=true"]
-        )
+        supervised = stage_config(FinetuneConfig, "many_class", [f"out={out}", "overwrite=true"])
         result = finetune(supervised)
         if result is None:
             raise SystemExit("stopped before fine-tuning was done; nothing recorded")
         facts: dict[str, float] = {"test_accuracy_320_classes": result.tuned.test.accuracy}
         config = "finetune/many_class"
     else:
-        unlabeled = load_config(
+        unlabeled = stage_config(
             PretrainConfig,
-            CONFIGS / "pretrain" / f"{name}.yaml",
+            name,
             [f"out={out}", "overwrite=true", *PRETRAINED[name]],
         )
         facts = {"steps": pretrain(unlabeled).training.steps}
@@ -83,7 +80,7 @@ def measure(name: str, out: Path) -> dict[str, Any]:
         "damage=[]",
         f"baselines.pixels={str(name == next(iter(PRETRAINED))).lower()}",  # the same for every encoder
     ]
-    results = probe(load_config(ProbeConfig, CONFIGS / "probe" / "linear.yaml", changes), show=False).results
+    results = probe(stage_config(ProbeConfig, "linear", changes), show=False).results
     tasks = {
         result.task: {
             "test_accuracy": result.linear.test.accuracy,

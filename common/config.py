@@ -6,12 +6,12 @@ import copy
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from common.errors import UserError
-from common.settings import apply_overrides, kind_of, models_in, plain, read_yaml, write_yaml
+from common.settings import Tree, apply_overrides, kind_of, models_in, plain, read_yaml, write_yaml
 
 
 class ProblemsError(ValueError):
@@ -25,7 +25,14 @@ class ProblemsError(ValueError):
 class Config(BaseModel):
     """A frozen block of settings. Unknown keys are errors, so a misspelled key is never ignored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    short: ClassVar[str] = ""  # the key that a text in place of the whole block sets: data=PATH is data.source=PATH
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_short(cls, values: Any) -> Any:
+        return {cls.short: values} if cls.short and isinstance(values, (str, Path)) else values
 
     @classmethod
     def variant(cls, values: Mapping[str, Any]) -> type[Self]:
@@ -51,16 +58,22 @@ def load_config(schema: type[C], source: str | Path | Mapping[str, Any] | Config
         UserError: the file cannot be read or is not YAML, an override has no ``key=``, or values are wrong (then with
             every problem at once).
     """
-    if isinstance(source, (str, Path)):
-        tree, origin = read_yaml(schema, Path(source)), str(source)
-    else:
-        tree, origin = plain(source), "the config"
+    origin = str(source) if isinstance(source, (str, Path)) else "the config"
+    return validate(schema, read_settings(schema, source, overrides), origin)
+
+
+def read_settings(
+    schema: type[C], source: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str] = ()
+) -> Tree:
+    """The settings of ``load_config``, typed by the fields of ``schema`` but not validated."""
+    path = Path(source) if isinstance(source, (str, Path)) else None
+    tree = plain(source) if path is None else read_yaml(schema, path)
     # the variant decides the types of the values, so it is chosen by the keys first
     keys = {text.partition("=")[0].partition(".")[0] for text in overrides if text.rpartition("=")[2] != "null"}
     variant = schema.variant({**tree, **{key: {} for key in keys}})
-    if variant is not schema and isinstance(source, (str, Path)):
-        tree = read_yaml(variant, Path(source))
-    return validate(schema, apply_overrides(variant, tree, overrides), origin)
+    if variant is not schema and path is not None:
+        tree = read_yaml(variant, path)
+    return apply_overrides(variant, tree, overrides)
 
 
 def validate(schema: type[C], values: Mapping[str, Any], origin: str = "the config") -> C:
@@ -123,7 +136,9 @@ def _problem(schema: type[Config], item: Any) -> str:
         known = [name for model in models for name in model.model_fields]
         return f"{key}: unknown key{_nearest(location[-1], known)}"
     if kind == "missing":
-        return f"{key}: required, but not given"
+        fields = (model.model_fields.get(location[-1]) for model in models_in(_walk(schema, location[:-1])[1]))
+        text = next((field.description for field in fields if field is not None and field.description), "")
+        return f"{key}: required, but not given" + (f": {text[0].lower()}{text[1:].rstrip('.')}" if text else "")
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         names = [kind_of(model) for model in models_in(annotation)]
         where = f"{key}.kind" if key else "kind"

@@ -40,6 +40,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def as_utf8(name: str) -> str:
+    """A file name as UTF-8, which parquet requires; other bytes become ``\\xff``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Fill a temporary folder next to ``path``; on success it replaces ``path``, on failure it is removed."""
@@ -72,6 +77,16 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         path = path.rename(old)
     shutil.rmtree(path)
+
+
+def run_stage(folder: str | Path) -> str | None:
+    """The stage of Retouch that writes to a folder, as the first line of its ``config.yaml`` says; ``None`` if none."""
+    try:
+        with open(f"{folder}/config.yaml", "rb") as file:  # noqa: PTH123 -- asked of every folder of a data set
+            found = re.match(rb"# retouch (\w+)\s", file.readline(100))
+    except OSError:
+        return None
+    return None if found is None else found[1].decode()
 
 
 def leftover(path: Path) -> str | None:

@@ -10,7 +10,7 @@ import re
 import types
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
@@ -152,8 +152,8 @@ def _apply(schema: Schema, tree: Tree, names: Sequence[str], text: str) -> None:
         inner = _get(block, name)
         if inner is None:
             inner = {}
-        elif isinstance(inner, (str, Path)):  # a block may be named by its path alone: encoder=runs/a
-            inner = {"path": inner}
+        elif isinstance(inner, (str, Path)) and (short := _short(annotation)):
+            inner = {short.name: inner}
         elif not isinstance(inner, (dict, list)):
             raise ValueError(f"{'.'.join(outer[:depth])} is {inner!r}, not a block")
         _set(block, name, inner)
@@ -162,11 +162,27 @@ def _apply(schema: Schema, tree: Tree, names: Sequence[str], text: str) -> None:
     several = len(models_in(annotation)) > 1  # one class serves all kinds of other blocks, and its fields stay valid
     if leaf == "kind" and outer and several and isinstance(block, dict) and block.get("kind") != value:
         block.clear()
-    old = _get(block, leaf)
-    if isinstance(old, dict) and "path" in old and isinstance(value, str):
-        old["path"] = value
+    old, short = _get(block, leaf), _short(_child(annotation, leaf, block))
+    if isinstance(old, dict) and isinstance(value, str) and short and (short.name in old or short.default):
+        old[short.name] = value  # the rest of the block stays
     else:
         _set(block, leaf, value)
+
+
+class _Short(NamedTuple):
+    """The key that a text in place of a whole block sets, such as ``encoder=runs/a`` for ``encoder.path=runs/a``."""
+
+    name: str
+    annotation: Any
+    default: Any
+
+
+def _short(annotation: Any) -> _Short | None:
+    for model in models_in(annotation):
+        if name := getattr(model, "short", ""):
+            field = model.model_fields[name]
+            return _Short(name, field.annotation, field.default)
+    return None
 
 
 def _get(block: Tree | list[Any], name: str) -> Any:
@@ -279,8 +295,8 @@ def _expected(annotation: Any) -> set[Any]:
     if isinstance(origin, type) and issubclass(origin, Collection):
         return {list}.union(*(_expected(inner) for inner in arguments if inner is not ...))
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        path = annotation.model_fields.get("path")  # such a block may be named by its path alone
-        return {dict} if path is None else {dict} | _expected(path.annotation)
+        short = _short(annotation)
+        return {dict} if short is None else {dict} | _expected(short.annotation)
     return {annotation}
 
 

@@ -1,13 +1,29 @@
-"""``python -m finetune probe|finetune|embed CONFIG [key.sub=value ...]``: the transfer stages."""
+"""``python -m finetune probe|finetune|embed [RECIPE] [key.sub=value ...]``: the transfer stages."""
 
 from __future__ import annotations
 
 from common.runs.console import Stage, run_stages
 
 STAGES = (
-    Stage("probe", "evaluate a frozen encoder with a linear probe and k-NN, next to baselines", "finetune.probe"),
-    Stage("finetune", "fine-tune the whole encoder with a new head on labelled images", "finetune.full", lossless=True),
-    Stage("embed", "write a frozen encoder's features to a parquet file", "finetune.embed"),
+    Stage(
+        "probe",
+        "evaluate a frozen encoder with a linear probe and k-NN, next to baselines",
+        "finetune.probe",
+        "finetune.config:ProbeConfig",
+    ),
+    Stage(
+        "finetune",
+        "fine-tune the whole encoder with a new head on labelled images",
+        "finetune.full",
+        "finetune.config:FinetuneConfig",
+        lossless=True,
+    ),
+    Stage(
+        "embed",
+        "write a frozen encoder's features to a parquet file",
+        "finetune.embed",
+        "finetune.config:EmbedConfig",
+    ),
 )
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,7 @@ from common.engine.settings import GradientConfig, LoopConfig
 from common.machine.precision import Precision
 from common.runs.folder import StageConfig
 from finetune.data import LabelledData
+from finetune.predictions import PREDICTIONS
 from finetune.probes import AnyProbe, Linear, Nearest, Probe, Search
 from finetune.probes.search import LayerChoice, PoolingName
 
@@ -27,29 +28,40 @@ class LinearConfig(Linear, Search):
 class BaselineConfig(Config):
     """The baselines that the encoder is compared with."""
 
-    random_init: bool = True  # the untrained twin
-    pixels: bool = True  # raw pixels
+    random_init: bool = True
+    """The same network at random initialization."""
+    pixels: bool = True
+    """Raw pixels."""
 
 
 class ProbeConfig(StageConfig):
     """``retouch probe``: evaluate a frozen encoder on labelled tasks."""
 
     stage: ClassVar[str] = "probe"
+    writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, PREDICTIONS)
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers", "data.cache"}
 
     encoder: Path
+    """A finished run, or its encoder/ folder."""
     precision: Precision = "auto"
+    """Of the encoder; auto is bfloat16 where the machine is fast at it, else float32."""
     data: LabelledData = LabelledData()
-    more_data: tuple[LabelledData, ...] = ()  # further data sets for the same encoder
+    more_data: tuple[LabelledData, ...] = ()
+    """Further data sets for the same encoder, each a mapping like data."""
     probe: LinearConfig = LinearConfig()
-    knn: Nearest | None = Nearest()  # null skips it: with wide features it is the most expensive probe
-    more_probes: tuple[AnyProbe, ...] = ()  # further probes, named after their kind
+    knn: Nearest | None = Nearest()
+    """k-NN; null skips it: with wide features it is the most expensive probe."""
+    more_probes: tuple[AnyProbe, ...] = ()
+    """Further probes, each a mapping with its kind, after which it is named."""
     baselines: BaselineConfig = BaselineConfig()
-    # Robustness: evaluate the chosen linear probe on damaged test images, without refitting.
     damage: tuple[AnyCorruption, ...] = (Gaussian(sigma=0.1), Gray(), Holes(ratio=0.25))
-    properties: bool = True  # compactness and invariance of the code: "code" in results.json
+    """Robustness: corruptions of the test images, on which the chosen linear probe is tested without refitting."""
+    properties: bool = True
+    """Measure compactness and invariance of the code: "code" in results.json."""
     feature_cache: bool = True
-    cache_folder: Path | None = None  # for features; RETOUCH_CACHE or ~/.cache/retouch by default
+    """Keep features on disk for the next probe of the same encoder and images."""
+    cache_folder: Path | None = None
+    """For features; by default RETOUCH_CACHE or ~/.cache/retouch."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -69,15 +81,26 @@ class ProbeConfig(StageConfig):
 class EmbedData(Config):
     """The images to embed. Labels are written if the source has any."""
 
+    short: ClassVar[str] = "source"
+
     source: str = Field(default="shapes", min_length=1)
+    """A folder, or another source of images."""
     task: str | None = None
+    """Label column to write; by default the obvious one."""
     image_size: int | None = Field(default=None, ge=8, le=1024)
+    """Side in px; by default the encoder's."""
     limit: int | None = Field(default=None, gt=0)
+    """Embed this many images only."""
     workers: int = Field(default=0, ge=0)
+    """Decoding processes; 0 decodes in the process itself."""
     image: str | None = None
+    """Column of images, if it is not the obvious one."""
     label: str | None = None
+    """Label column of the default task, if it is not the obvious one."""
     root: str | None = None
+    """Folder for downloads."""
     levels: LevelsSetting | None = None
+    """Black and white of images of more than 8 bits, as [0, 4095]; by default, a sample decides."""
 
 
 class EmbedConfig(StageConfig):
@@ -88,24 +111,29 @@ class EmbedConfig(StageConfig):
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers"}
 
     encoder: Path
+    """A finished run, or its encoder/ folder."""
     precision: Precision = "auto"
+    """Of the encoder; auto is bfloat16 where the machine is fast at it, else float32."""
     data: EmbedData = EmbedData()
     layer: LayerChoice = -1
+    """The map to embed: a number from the first (0) or the last (-1), all, or lastN."""
     pooling: PoolingName = "avg"
-    store: Literal["dense", "sparse"] = "dense"  # all features, or only the non-zeros with their indices
+    """How a map becomes features: avg, avg2 (2x2 cells), max, flatten, or several joined by +."""
+    store: Literal["dense", "sparse"] = "dense"
+    """All features, or only the non-zeros with their indices."""
 
 
 class StartConfig(EncoderConfig):
-    """Where fine-tuning starts: an exported encoder, or a network named here.
+    """Where fine-tuning starts: an exported encoder, or a network named here."""
 
-    ``encoder=PATH`` means ``encoder.path=PATH``.
-    """
+    short: ClassVar[str] = "path"
 
-    path: Path | None = None  # an exported encoder; without it the network is built from name and model_args
-    from_scratch: bool = False  # the same architecture at random initialization
-    image_size: int | None = Field(
-        default=None, ge=8, le=1024
-    )  # px, for a network named here; an exported encoder has its own
+    path: Path | None = None
+    """A finished run, or its encoder/ folder; without it, the network is built from name and model_args."""
+    from_scratch: bool = False
+    """The same architecture at random initialization."""
+    image_size: int | None = Field(default=None, ge=8, le=1024)
+    """Side in px, for a network named here; an exported encoder has its own."""
 
     @model_validator(mode="after")
     def _has_a_start(self) -> Self:
@@ -117,8 +145,10 @@ class StartConfig(EncoderConfig):
 class CompareConfig(Config):
     """The baselines of the fine-tuned encoder. Skipped if it is trained from scratch itself."""
 
-    linear_probe: bool = True  # a linear probe of the frozen encoder
-    from_scratch: bool = True  # the same network and recipe from random initialization
+    linear_probe: bool = True
+    """A linear probe of the frozen encoder."""
+    from_scratch: bool = True
+    """The same network and recipe from random initialization."""
 
 
 class FinetuneConfig(StageConfig, GradientConfig):
@@ -132,6 +162,7 @@ class FinetuneConfig(StageConfig, GradientConfig):
         "encoder",
         "linear_probe",
         "from_scratch",
+        PREDICTIONS,
     )
     free_keys: ClassVar[frozenset[str]] = (
         StageConfig.free_keys | LoopConfig.loop_free_keys | {"data.workers", "data.cache"}
@@ -140,18 +171,15 @@ class FinetuneConfig(StageConfig, GradientConfig):
     encoder: StartConfig
     data: LabelledData = LabelledData()
     augment: AugmentConfig = AugmentConfig()
-    layer_decay: float = Field(default=0.75, gt=0, le=1)  # learning rate of each layer, relative to the next layer
+    layer_decay: float = Field(default=0.75, gt=0, le=1)
+    """Learning rate of each layer, relative to the next layer."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    validation: float = Field(default=0.1, gt=0, lt=1)  # held-out share of the training set; chooses the best step
-    evaluate_every: int = Field(default=200, gt=0)  # steps between evaluations on it
+    """Probability spread evenly over all classes in the target."""
+    validation: float = Field(default=0.1, gt=0, lt=1)
+    """Held-out share of the training set, on which the best step is chosen."""
+    evaluate_every: int = Field(default=200, gt=0)
+    """Steps between two evaluations on the held-out images."""
     compare: CompareConfig = CompareConfig()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _path_alone(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("encoder"), (str, Path)):
-            return {**values, "encoder": {"path": values["encoder"]}}
-        return values
 
     @model_validator(mode="after")
     def _one_task(self) -> Self:

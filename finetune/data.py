@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field, field_validator
@@ -20,6 +20,7 @@ from common.data import (
     load_images,
     match_classes,
     split_source,
+    stratified_folds,
     stratified_split,
     warn_of_duplicates,
 )
@@ -43,21 +44,34 @@ class LabelledData(Config):
     task).
     """
 
-    train: str = Field(
-        default="shapes", min_length=1
-    )  # shapes | folder:PATH | parquet:GLOB | hf:NAME | torchvision:NAME
+    short: ClassVar[str] = "train"
+
+    train: str = Field(default="shapes", min_length=1)
+    """Training images: a folder of class folders, or another source."""
     test: str | None = None
-    task: str | list[str] | None = None  # one or more label columns; the obvious one by default
-    image_size: int | None = Field(default=None, ge=8, le=1024)  # px; the encoder's image size by default
-    limit: int | None = Field(default=None, gt=1)  # training images
-    test_limit: int | None = Field(default=None, gt=0)  # test images
-    test_fraction: float = Field(default=0.2, gt=0, lt=1)  # held-out share if there is no test set
-    workers: int = Field(default_factory=usable_cores, ge=0)  # decoding processes; one per core by default
-    cache: Cache = "auto"  # keep decoded images in memory: auto (if they fit comfortably), ram, none
-    image: str | None = None  # image column, if it is not the obvious one
-    label: str | None = None  # label column of the default task
-    root: str | None = None  # download folder of torchvision
-    levels: LevelsSetting | None = None  # [black, white] of images of more than 8 bits; a sample decides by default
+    """Test images; by default the source's own, or a held-out part of the training images."""
+    task: str | list[str] | None = None
+    """One or more label columns; by default all that the images have."""
+    image_size: int | None = Field(default=None, ge=8, le=1024)
+    """Side in px; by default the encoder's."""
+    limit: int | None = Field(default=None, gt=1)
+    """Use this many training images only."""
+    test_limit: int | None = Field(default=None, gt=0)
+    """Use this many test images only."""
+    test_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """Held-out share if there is no test set."""
+    workers: int = Field(default_factory=usable_cores, ge=0)
+    """Decoding processes; by default one per core."""
+    cache: Cache = "auto"
+    """Keep decoded images in memory; auto: if they fit comfortably."""
+    image: str | None = None
+    """Column of images, if it is not the obvious one."""
+    label: str | None = None
+    """Label column of the default task, if it is not the obvious one."""
+    root: str | None = None
+    """Folder for downloads."""
+    levels: LevelsSetting | None = None
+    """Black and white of images of more than 8 bits, as [0, 4095]; by default, a sample of `train` decides."""
 
     @field_validator("task")
     @classmethod
@@ -66,9 +80,16 @@ class LabelledData(Config):
             raise ValueError("must be one task or a list of different tasks")
         return value
 
-    @property
-    def task_list(self) -> list[str | None]:
-        return list(self.task) if isinstance(self.task, list) else [self.task]
+    def tasks(self, source: Source) -> list[str]:
+        """The tasks asked for, or all that ``source`` has.
+
+        Raises:
+            UserError: it does not have them, or no labels, or none that are obvious.
+        """
+        if self.task is None:
+            return list(source.default_tasks())
+        asked = self.task if isinstance(self.task, list) else [self.task]
+        return check_all(*(lambda task=task: source.resolve(task) for task in asked))
 
 
 class Sources(NamedTuple):
@@ -107,7 +128,7 @@ def open_sources(data: LabelledData, seed: int, validation: float | None = None)
 
     def training() -> tuple[Source, list[str]]:
         source = opened(data.train, "train")
-        return source, check_all(*(lambda task=task: source.resolve(task) for task in data.task_list))
+        return source, data.tasks(source)
 
     (train, names), given = check_all(training, lambda: None if data.test is None else opened(data.test, "test"))
     separate: Source | None = given or train.published_test()
@@ -145,6 +166,8 @@ def load_labelled(
     the provenance of the encoder, for a warning if it was trained on other levels.
     """
 
+    log.info("images at %d px%s", size, "" if data.image_size else ", the encoder's size")
+
     def loaded(source: Source, limit: int | None, seed: int, levels: Levels | None = None) -> Images:
         return load_images(
             source, size, limit=limit, workers=data.workers, cache=data.cache, seed=seed, levels=levels,
@@ -157,8 +180,7 @@ def load_labelled(
     duplicates = warn_of_duplicates(test, train, workers=data.workers)
     train, test = train.readable(), test.readable()
     tasks = {}
-    for task in data.task_list:
-        name = sources.train.resolve(task)
+    for name in data.tasks(sources.train):
         labels = train.labels(name)
         tasks[name] = labels, match_classes(labels, test.labels(name))
         log.info("task %s: %s", name, _classes(*tasks[name]))
@@ -211,8 +233,15 @@ def data_facts(sources: Sources, images: LabelledImages) -> DataFacts:
     )
 
 
-def hold_out(labels: Labels, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split rows into fit rows and validation rows, int64: seeded and stratified.
+class Fold(NamedTuple):
+    """One split of the training images: rows to fit on and rows to choose on, int64, each in ascending order."""
+
+    fit: Tensor
+    held: Tensor
+
+
+def hold_out(labels: Labels, fraction: float, seed: int) -> Fold:
+    """Hold out a share of the rows: seeded and stratified.
 
     Raises:
         UserError: too few training images for a validation split, or of one class only.
@@ -223,13 +252,27 @@ def hold_out(labels: Labels, fraction: float, seed: int) -> tuple[Tensor, Tensor
             f"task {labels.task!r}: all {len(labels.values)} training images are of one class "
             f"({labels.names[found[0]]}); at least two are needed: add images"
         )
-    fit, held = stratified_split(labels.values, fraction, seed)
-    if not len(held):
+    fold = Fold(*stratified_split(labels.values, fraction, seed))
+    if not len(fold.held):
         raise UserError(
             f"task {labels.task!r}: {len(labels.values)} training images in {len(labels.names)} classes are too "
             "few for a validation split; add images"
         )
-    return fit, held
+    return fold
+
+
+def cross_validation(labels: Labels, folds: int, seed: int) -> tuple[Fold, ...]:
+    """Splits of which each holds out another part, so that every row is held out once: seeded and stratified.
+
+    There are fewer than ``folds``, at least two, where the largest class has fewer rows.
+
+    Raises:
+        UserError: too few training images for a validation split.
+    """
+    hold_out(labels, 0.5, seed)  # refuses what cannot be split at all
+    number = min(folds, int(labels.values.bincount().max()))
+    fold = stratified_folds(labels.values, number, seed)
+    return tuple(Fold((fold != k).nonzero().squeeze(1), (fold == k).nonzero().squeeze(1)) for k in range(number))
 
 
 def check_enough(images: LabelledImages, fraction: float, seed: int) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,17 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from common.config import load_config
 from common.data import Images, Labels, Source, build_source, in_order, load_images
 from common.data.images import some_readable
 from common.encoders.base import Encoder
 from common.encoders.load import load_encoder, read_encoder_card
 from common.errors import UserError, check_all, one_line
-from common.files import replacing
+from common.files import as_utf8, replacing
 from common.machine.distributed import world
 from common.machine.memory import readable_size
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
-from common.runs.folder import check_run_folder, open_run, with_group
+from common.runs.folder import check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
 from finetune.config import EmbedConfig
 from finetune.data import warn_of_levels
@@ -44,11 +41,6 @@ COLUMNS = {
 }
 
 
-def command(path: str, overrides: Sequence[str]) -> EmbedResult:
-    """``retouch embed CONFIG [key.sub=value ...]``."""
-    return embed(load_config(EmbedConfig, path, overrides))
-
-
 def embed(config: EmbedConfig) -> EmbedResult:
     """Write ``OUT/features.parquet``, one row per readable image; returns its path and storage size.
 
@@ -60,7 +52,7 @@ def embed(config: EmbedConfig) -> EmbedResult:
     Raises:
         UserError: the encoder, data or run folder cannot be used; nothing has been written.
     """
-    with world() as here, early_log() as early:
+    with world() as here, numbered(config, here) as config, early_log() as early:
         if here.size > 1:
             raise UserError("embed runs in one process: start it without torchrun")
         # everything the user can get wrong is checked before anything is written
@@ -225,16 +217,11 @@ def _vectors(encoder: Encoder, images: Tensor, space: Space, precision: torch.dt
 
 def _rows(schema: pa.Schema, images: Images, labels: Labels | None, index: Tensor, vectors: Tensor) -> pa.RecordBatch:
     rows = index.tolist()
-    names = [None] * len(rows) if labels is None else [_text(labels.names[labels.values[row]]) for row in rows]
+    names = [None] * len(rows) if labels is None else [as_utf8(labels.names[labels.values[row]]) for row in rows]
     columns = _lists(vectors) if "features" in schema.names else _sparse_lists(vectors)
     return pa.RecordBatch.from_arrays(
-        [pa.array([_text(images.where(row)) for row in rows]), pa.array(names, pa.string()), *columns], schema=schema
+        [pa.array([as_utf8(images.where(row)) for row in rows]), pa.array(names, pa.string()), *columns], schema=schema
     )
-
-
-def _text(name: str) -> str:
-    """A file name as UTF-8, which parquet requires; other bytes become ``\\xff``."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _lists(vectors: Tensor) -> list[Any]:

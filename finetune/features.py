@@ -23,6 +23,7 @@ from common.encoders.base import Encoder
 from common.engine.schedule import seed_step
 from common.errors import UserError, one_line
 from common.files import replacing
+from common.machine.layout import channels_last
 from common.machine.memory import readable_size
 from common.machine.precision import autocast
 from common.pixels import to_float
@@ -30,7 +31,7 @@ from finetune.pooling import Part, Shape, Space, concatenate, pool
 
 log = logging.getLogger("retouch")
 
-FORMAT = 2  # increase it whenever the same key would give different features
+FORMAT = 3  # increase it whenever the same key would give different features
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def cached_features(
     found = _read(path, key, parts, len(images))
     if found is not None:
         check_finite(found, images, encoder.name)
-        log.info("%s: features of %s images read from %s", images.source.spec, f"{len(images):,}", path)
+        log.debug("%s: features of %s images read from %s", images.source.spec, f"{len(images):,}", path)
         return found
     features = extract(encoder, images, parts, how)
     if len(features) == len(images):  # an unreadable image may be readable next time
@@ -141,7 +142,7 @@ def extract(
     """One pass of the encoder, in eval and inference mode, over all readable images in order.
 
     Args:
-        encoder: on any device; it is moved to ``how.device`` and set to eval mode.
+        encoder: on any device; it is moved to ``how.device``, to channels_last, and set to eval mode.
         parts: layers and poolings to keep.
         damage: applied first, to each batch ``[B 3 S S]``, RGB in [0, 1]; its random numbers depend only on
             ``seed`` and the batch number.
@@ -150,7 +151,7 @@ def extract(
         UserError: no image is readable.
     """
     started = time.monotonic()
-    encoder = encoder.to(how.device).eval()
+    channels_last(encoder.eval(), how.device)
     kept: dict[Part, Tensor] = {}
     index = torch.empty(len(images), dtype=torch.int64)
     done = 0
@@ -174,7 +175,7 @@ def extract(
     check_finite(features, images, encoder.name)
     seconds = time.monotonic() - started
     if damage is None:
-        log.info(
+        log.debug(
             "%s: features of %s images in %.1f s (%s images/s), %s float32",
             *(images.source.spec, f"{done:,}", seconds, f"{done / max(seconds, 1e-9):,.0f}"),
             readable_size(sum(tensor.numel() * 4 for tensor in kept.values())),

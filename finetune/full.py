@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.augment import AugmentConfig
-from common.config import load_config
 from common.data import Images, Loader, in_order
 from common.encoders import Classifier, build_encoder, layer_decay_groups
 from common.encoders.base import Encoder
@@ -26,7 +25,7 @@ from common.errors import UserError, check_all
 from common.machine.distributed import World, world
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
-from common.runs.folder import Run, check_run_folder, open_run, with_group
+from common.runs.folder import Run, check_run_folder, numbered, open_run, say_how_to_continue, with_group
 from common.runs.logs import early_log
 from common.runs.results import RESULTS
 from finetune.baselines import share_statistics
@@ -41,9 +40,10 @@ from finetune.data import (
     open_sources,
 )
 from finetune.features import layer_shapes
-from finetune.metrics import accuracy, score
+from finetune.metrics import accuracy, compare, score
+from finetune.predictions import Predictions, read_predictions, write_predictions
 from finetune.probe import probe
-from finetune.results import FinetuneResult, ProbeResult, StepChoice, Tuned, write_results
+from finetune.results import Comparison, FinetuneResult, ProbeResult, StepChoice, Tuned, write_results
 from finetune.table import Line, finetune_lines, results_table
 
 log = logging.getLogger("retouch")
@@ -61,7 +61,8 @@ class Ran(NamedTuple):
     """How one training run ended."""
 
     finished: bool  # not stopped by a signal
-    result: FinetuneResult | None  # the test result; in the first process only
+    result: FinetuneResult | None = None  # the test result; in the first process only
+    predictions: Predictions | None = None  # of the test images, likewise
 
 
 class Supervised(nn.Module):
@@ -84,17 +85,13 @@ class Supervised(nn.Module):
             return self.augment(images)
 
 
-def command(path: str, overrides: Sequence[str]) -> FinetuneResult | None:
-    """``retouch finetune CONFIG [key.sub=value ...]``."""
-    return finetune(load_config(FinetuneConfig, path, overrides))
-
-
 def finetune(config: FinetuneConfig) -> FinetuneResult | None:
     """Train encoder and head, keep the step with the best validation accuracy, test it once.
 
-    Writes ``classifier/``, ``encoder/`` and ``results.json``. An exported encoder is compared with its linear probe and
-    with the same network from scratch, each in its own folder. From scratch means without the learned weights: the
-    statistics of the data (centre, whitening, BatchNorm) are the encoder's, as for the probe's untrained twin.
+    Writes ``classifier/``, ``encoder/``, ``results.json`` and ``predictions.parquet``. An exported encoder is compared
+    with its linear probe and with the same network from scratch, each in its own folder. From scratch means without the
+    learned weights: the statistics of the data (centre, whitening, BatchNorm) are the encoder's, as for the probe's
+    untrained twin.
 
     Returns:
         The content of ``results.json``; None if a signal stopped training, and in all processes but the first.
@@ -102,32 +99,33 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
     Raises:
         UserError: the encoder, data or run folder cannot be used; nothing has been written.
     """
-    with world() as here:  # once: a process group cannot be rejoined after leaving it
+    # once: a process group cannot be rejoined after leaving it
+    with world() as here, numbered(config, here) as config:
         ran = _run(config, here)
         if not ran.finished:
+            say_how_to_continue(config)
             return None
 
         # baselines, each a separate run in the same group
         config = _with_group(config)
         scratch: Ran | None = None
-        linear_probe: ProbeResult | None = None
+        linear_probe: tuple[ProbeResult, Predictions] | None = None
         if config.encoder.path is not None and not config.encoder.from_scratch:
             if config.compare.from_scratch:
                 scratch = _run(_from_scratch(config), here)
                 if not scratch.finished:
+                    say_how_to_continue(config)
                     return None
             if config.compare.linear_probe and here.size == 1:
-                [linear_probe] = probe(_linear_probe(config), show=False).results
+                probing = _linear_probe(config)
+                [found] = probe(probing, show=False).results
+                linear_probe = found, read_predictions(probing.out)[0]
             elif config.compare.linear_probe and here.is_main:
                 log.info("compare.linear_probe: skipped, a probe runs in one process; run retouch probe instead")
-        if ran.result is None:
+        if ran.result is None or ran.predictions is None:
             return None
-        compared = {
-            "from_scratch": scratch.result.tuned if scratch is not None and scratch.result is not None else None,
-            "linear_probe": None if linear_probe is None else linear_probe.linear,
-            "linear_probe_protocol": None if linear_probe is None else linear_probe.protocol,
-        }
-        result = ran.result.model_copy(update=compared)
+        result, predictions = _with_baselines(ran.result, ran.predictions, scratch, linear_probe)
+        write_predictions(config.out, [predictions])
         write_results(config.out, result)
         _print(config, result)
         return result
@@ -153,7 +151,8 @@ def _run(config: FinetuneConfig, here: World) -> Ran:
             if start.path is not None and card is not None:
                 run.tracker.use_encoder(start.path, card.sha256, card.provenance.get("artifact"))
             ran = _train_and_test(config, encoder, sources, images, run)
-            if ran.result is not None:
+            if ran.result is not None and ran.predictions is not None:
+                write_predictions(config.out, [ran.predictions])
                 write_results(config.out, ran.result)
                 _log(ran.result, run)
             return ran
@@ -189,7 +188,12 @@ def _start(config: FinetuneConfig, here: World) -> Encoder:
 
 def _open(config: FinetuneConfig, here: World) -> Sources:
     with here.main_first():
-        return open_sources(config.data, config.seed, config.validation)
+        sources = open_sources(config.data, config.seed, config.validation)
+    if len(tasks := config.data.tasks(sources.train)) > 1:
+        raise UserError(
+            f"{sources.train.spec} has the tasks {', '.join(tasks)}, and fine-tuning trains on one: set data.task to it"
+        )
+    return sources
 
 
 def _train_and_test(
@@ -223,7 +227,7 @@ def _train_and_test(
     log.info("%s: %d classes, %d training images, %d validation images", task, *counts)
 
     def evaluate(step: int) -> dict[str, float]:
-        answers, labels = _predict(classifier, validation, config, here)
+        answers, labels, _ = _predict(classifier, validation, config, here)
         return {"val/accuracy": float(accuracy(answers, labels))}
 
     # train, keeping the weights with the best validation accuracy
@@ -236,11 +240,11 @@ def _train_and_test(
         periodic=[Periodic(config.evaluate_every, evaluate, select="val/accuracy")],
     )
     if not training.finished or not here.is_main:
-        return Ran(training.finished, None)
+        return Ran(training.finished)
 
     # test once, export
     test = Split(images.test, torch.arange(len(images.test)), test_labels.values)
-    answers, labels = _predict(classifier, test, config, here)
+    answers, labels, index = _predict(classifier, test, config, here)
     provenance = {
         "stage": "finetune",
         "task": task,
@@ -259,7 +263,12 @@ def _train_and_test(
     assert training.best_step is not None
     assert training.best is not None
     tuned = Tuned(
-        choice=StepChoice(val_accuracy=training.best, step=training.best_step, of_steps=training.steps),
+        choice=StepChoice(
+            val_accuracy=training.best,
+            how=f"held-out {config.validation:.0%}",
+            step=training.best_step,
+            of_steps=training.steps,
+        ),
         n_train=len(fit),
         n_val=len(held),
         test=tested,
@@ -274,7 +283,30 @@ def _train_and_test(
         encoder_sha256=sha256,
         tuned=tuned,
     )
-    return Ran(True, result)
+    predictions = Predictions.of(images.test, index, task, train_labels.names, labels, {"tuned": answers})
+    return Ran(True, result, predictions)
+
+
+def _with_baselines(
+    result: FinetuneResult, mine: Predictions, scratch: Ran | None, linear: tuple[ProbeResult, Predictions] | None
+) -> tuple[FinetuneResult, Predictions]:
+    """Result and predictions with those of the baselines, compared image by image."""
+    answers = dict(mine.answers)
+    if scratch is not None and scratch.result is not None and scratch.predictions is not None:
+        result = result.model_copy(update={"from_scratch": scratch.result.tuned})
+        answers["from_scratch"] = scratch.predictions.answers["tuned"]
+    if linear is not None:
+        answers["linear_probe"] = linear[1].answers["encoder.linear"]
+
+    def compared(one: str, *baselines: str) -> dict[str, dict[str, Comparison]]:
+        found = {name: compare(answers[one], answers[name], mine.labels) for name in baselines if name in answers}
+        return {"compared": found}
+
+    if linear is not None:
+        probed = linear[0].linear.model_copy(update=compared("linear_probe", "from_scratch"))
+        result = result.model_copy(update={"linear_probe": probed, "linear_probe_protocol": linear[0].protocol})
+    tuned = result.tuned.model_copy(update=compared("tuned", "from_scratch", "linear_probe"))
+    return result.model_copy(update={"tuned": tuned}), replace(mine, answers=answers)
 
 
 def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[dict[str, Any]]:
@@ -297,8 +329,10 @@ def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[dict[str, 
     return list(groups.values())
 
 
-def _predict(classifier: Classifier, split: Split, config: FinetuneConfig, here: World) -> tuple[Tensor, Tensor]:
-    """Predicted class and label of each readable row of the split: int64 ``[n]`` each, on the CPU."""
+def _predict(
+    classifier: Classifier, split: Split, config: FinetuneConfig, here: World
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Predicted class, label and place of each readable row of the split: int64 ``[n]`` each, on the CPU."""
     training = classifier.training
     classifier.eval()
     dtype = resolve_precision(config.precision, here.device)
@@ -308,14 +342,15 @@ def _predict(classifier: Classifier, split: Split, config: FinetuneConfig, here:
             answers.append(classifier(to_float(batch.images.to(here.device))).argmax(1).cpu())
             index.append(batch.index)
     classifier.train(training)
-    return torch.cat(answers), split.labels[torch.cat(index)]
+    places = torch.cat(index)
+    return torch.cat(answers), split.labels[places], places
 
 
 def _protocol(config: FinetuneConfig) -> str:
     return (
         f"whole encoder trained with a new head on {1 - config.validation:.0%} of the training set; the step with "
         f"the best accuracy on the held-out {config.validation:.0%} (stratified, seed {config.seed}) was kept; tested "
-        "once; ci95: Wilson"
+        "once; ci95: Wilson, and of differences the paired bootstrap; p_value: McNemar's exact test"
     )
 
 

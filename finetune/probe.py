@@ -1,6 +1,7 @@
 """The probe stage: a fair evaluation of a frozen encoder's features.
 
-All choices are made on a validation split of the training set. The test set is used once per reported number.
+All choices are made on training images: by cross-validation of few, on a validation split of many. The test set is used
+once per reported number, and its predictions are kept, so that any two classifiers can be compared image by image.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from common.config import load_config
 from common.corruptions import Corruption
+from common.data import Labels
 from common.encoders.base import Encoder
 from common.encoders.card import EncoderCard
 from common.encoders.load import load_encoder, read_encoder_card
@@ -23,7 +24,7 @@ from common.errors import UserError, check_all
 from common.machine.cache import cache_folder
 from common.machine.distributed import world
 from common.machine.precision import resolve_precision
-from common.runs.folder import Run, check_run_folder, open_run, with_group
+from common.runs.folder import Run, check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
 from common.runs.results import RESULTS
 from finetune.baselines import Pixels, untrained
@@ -38,8 +39,9 @@ from finetune.data import (
     open_sources,
 )
 from finetune.features import Extraction, Features, cached_features, extract, feature_key, layer_shapes
-from finetune.metrics import score
+from finetune.metrics import compare, score
 from finetune.pooling import Part, Space, build_spaces
+from finetune.predictions import Predictions, write_predictions
 from finetune.probes import Candidates, Fitted, Probe, Task, build_task
 from finetune.properties import measure_properties
 from finetune.results import (
@@ -72,10 +74,27 @@ class Subject:
 
 @dataclass(frozen=True)
 class Measured:
-    """The outcomes of one subject on one task, by probe, and its fitted linear classifier."""
+    """One subject on one task: outcome and test predictions of each probe, and its fitted linear classifier."""
 
+    task: Task
     outcomes: dict[str, Probed]
+    predictions: dict[str, Tensor]  # int64 [n]
     linear: Fitted
+
+    def compared(self, others: Mapping[str, Measured], labels: Tensor) -> Measured:
+        """A copy in which each probe is compared with the same probe of other subjects."""
+        outcomes = {
+            key: outcome.model_copy(
+                update={
+                    "compared": {
+                        name: compare(self.predictions[key], other.predictions[key], labels)
+                        for name, other in others.items()
+                    }
+                }
+            )
+            for key, outcome in self.outcomes.items()
+        }
+        return replace(self, outcomes=outcomes)
 
     def with_damage(self, scores: dict[str, Score]) -> Measured:
         """A copy with the linear classifier's scores on damaged images."""
@@ -83,13 +102,8 @@ class Measured:
         return replace(self, outcomes={**self.outcomes, "linear": linear})
 
 
-def command(path: str, overrides: Sequence[str]) -> ProbeReport:
-    """``retouch probe CONFIG [key.sub=value ...]``."""
-    return probe(load_config(ProbeConfig, path, overrides))
-
-
 def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
-    """Evaluate a frozen encoder and its baselines with all probes; write ``results.json``.
+    """Evaluate a frozen encoder and its baselines with all probes; write ``results.json`` and ``predictions.parquet``.
 
     Args:
         show: print the tables; a caller that combines several probes prints its own.
@@ -100,7 +114,7 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
     Raises:
         UserError: the encoder, data or run folder cannot be used; nothing has been written.
     """
-    with world() as here, early_log() as early:
+    with world() as here, numbered(config, here) as config, early_log() as early:
         all_data = [config.data, *config.more_data]
         if here.size > 1:
             raise UserError("probe runs in one process: start it without torchrun")
@@ -123,10 +137,14 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
         with open_run(config, here, early) as run:
             run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
             results: list[ProbeResult] = []
+            predictions: list[Predictions] = []
             for data, opened, images, choices in zip(all_data, sources, loaded, spaces, strict=True):
                 how = Extraction(here.device, precision, config.batch_size, data.workers)
-                results += _probe_data(config, data, opened, images, choices, encoder, card, how)
+                for result, answers in _probe_data(config, data, opened, images, choices, encoder, card, how):
+                    results.append(result)
+                    predictions.append(answers)
             report = ProbeReport(results=tuple(results), notes=_notes(config, results))
+            write_predictions(run.folder, predictions)
             write_results(run.folder, report)
             if show:
                 _print(run, report)
@@ -157,7 +175,7 @@ def _spaces(config: ProbeConfig, data: LabelledData, encoder: Encoder) -> list[S
     shapes = layer_shapes(encoder, data.image_size or encoder.image_size)
     spaces, skipped = build_spaces(shapes, config.probe.layers, config.probe.poolings, config.probe.max_width)
     if skipped:
-        log.info("skipped in the search: %s", "; ".join(skipped))
+        log.debug("skipped in the search: %s", "; ".join(skipped))
     return spaces
 
 
@@ -170,12 +188,11 @@ def _probe_data(
     encoder: Encoder,
     card: EncoderCard,
     how: Extraction,
-) -> list[ProbeResult]:
-    """One result per task of this data set."""
+) -> list[tuple[ProbeResult, Predictions]]:
+    """The result and the predictions of each task of this data set."""
     # the encoder itself
     itself = Subject("encoder", encoder, card.sha256, spaces)
-    measured = {itself.name: _measure(config, data, itself, images, how)}
-    measured[itself.name] = _damaged(config, measured[itself.name], encoder, images, how)
+    measured = {itself.name: _damaged(config, _measure(config, data, itself, images, how), encoder, images, how)}
     code = measure_properties(encoder, images.test, how, config.seed) if config.properties else None
 
     # the baselines
@@ -183,24 +200,30 @@ def _probe_data(
     for subject in subjects[1:]:
         measured[subject.name] = _measure(config, data, subject, images, how)
 
-    return [
-        ProbeResult(
+    found = []
+    for name, (train_labels, test_labels) in images.tasks.items():
+        mine = {subject: of_task[name] for subject, of_task in measured.items()}
+        baselines = {subject: one for subject, one in mine.items() if subject != itself.name}
+        mine[itself.name] = mine[itself.name].compared(baselines, test_labels.values)
+        result = ProbeResult(
             task=name,
             classes=train_labels.names,
             needs_color=name in sources.train.color_tasks,
             data=data_facts(sources, images),
-            protocol=_protocol(config),
+            protocol=_protocol(config, mine[itself.name].task),
             encoder=EncoderFacts(
                 path=str(config.encoder), name=card.name, view=card.view, pretext=_pretext(card), sha256=card.sha256
             ),
             subjects={
-                one.name: SubjectResult(view=one.encoder.view, probes=measured[one.name][name].outcomes)
-                for one in subjects
+                subject.name: SubjectResult(view=subject.encoder.view, probes=mine[subject.name].outcomes)
+                for subject in subjects
             },
             code=code,
         )
-        for name, (train_labels, _) in images.tasks.items()
-    ]
+        answers = {f"{subject}.{key}": said for subject, one in mine.items() for key, said in one.predictions.items()}
+        rows = torch.arange(len(images.test))
+        found.append((result, Predictions.of(images.test, rows, name, train_labels.names, test_labels.values, answers)))
+    return found
 
 
 def _baselines(config: ProbeConfig, itself: Subject, images: LabelledImages, how: Extraction) -> list[Subject]:
@@ -221,43 +244,51 @@ def _baselines(config: ProbeConfig, itself: Subject, images: LabelledImages, how
 def _measure(
     config: ProbeConfig, data: LabelledData, subject: Subject, images: LabelledImages, how: Extraction
 ) -> dict[str, Measured]:
-    """Extract features once; then for every task and probe choose on validation, refit on all of train, test once."""
+    """Extract features once; then for every task and probe choose on training images, refit on all, test once."""
+    started = time.monotonic()
     train = _features(config, subject, images, "train", data.limit, how)
     test = _features(config, subject, images, "test", data.test_limit, how)
+    extracted = time.monotonic()
     candidates = Candidates(train, subject.spaces, how.device, config.probe.finalists)
     found: dict[str, Measured] = {}
     for name, (train_labels, test_labels) in images.tasks.items():
         # the labels of the rows that have features
         train_labels = train_labels._replace(values=train_labels.values[train.index])
-        task = build_task(train_labels, config.probe.validation, config.probe.search_images, config.seed)
+        task = build_task(train_labels, config.probe, config.seed)
         outcomes: dict[str, Probed] = {}
+        predictions: dict[str, Tensor] = {}
         for key, one in config.probes.items():
-            outcomes[key], fitted = run_probe(one, candidates, task, test, test_labels.values[test.index])
+            outcomes[key], fitted, predictions[key] = run_probe(one, candidates, task, test, test_labels)
             if key == "linear":
                 linear = fitted
-        found[name] = Measured(outcomes, linear)
-        results = "; ".join(f"{key} {one.test.accuracy:.2%} ({one.choice.text})" for key, one in outcomes.items())
-        log.info("%s, %s: %s, in %.1f s", subject.name, name, results, sum(one.seconds for one in outcomes.values()))
+            chosen = outcomes[key].choice
+            log.debug("%s, %s, %s: %s, chosen by %s", subject.name, name, key, chosen.text, chosen.how)
+        found[name] = Measured(task, outcomes, predictions, linear)
+    log.info(
+        "%s: features of %s images in %.1f s, probed in %.1f s: %s",
+        *(subject.name, f"{len(train) + len(test):,}", extracted - started, time.monotonic() - extracted),
+        ", ".join(f"{name} {one.outcomes['linear'].test.accuracy:.1%}" for name, one in found.items()),
+    )
     return found
 
 
 def run_probe(
-    one: Probe, candidates: Candidates, task: Task, test: Features, test_labels: Tensor
-) -> tuple[Probed, Fitted]:
-    """Run one probe on one task: choose, refit, test once."""
+    one: Probe, candidates: Candidates, task: Task, test: Features, test_labels: Labels
+) -> tuple[Probed, Fitted, Tensor]:
+    """Run one probe on one task: choose, refit, test once; also returns the predictions, int64 ``[n]``."""
     started = time.monotonic()
     chosen = one.choose(candidates, task)
     fitted = one.refit(candidates, task, chosen)
-    tested = score(fitted.predict(test), test_labels, len(task.classes))
+    predictions = fitted.predict(test)
     outcome = Probed(
         choice=chosen.facts,
         n_train=len(task.labels),
-        n_val=len(task.validation),
-        test=tested,
+        n_val=task.held,
+        test=score(predictions, test_labels.values[test.index], len(task.classes)),
         seconds=round(time.monotonic() - started, 2),
         converged=fitted.converged,
     )
-    return outcome, fitted
+    return outcome, fitted, predictions
 
 
 def _damaged(
@@ -292,14 +323,14 @@ def _features(
     return cached_features(folder, key, subject.encoder, chosen, subject.parts, how)
 
 
-def _protocol(config: ProbeConfig) -> str:
-    search = config.probe
-    compared = f"; {search.protocol}" if search.protocol else ""
+def _protocol(config: ProbeConfig, task: Task) -> str:
+    compared = f"; {config.probe.rounds}" if task.subsampled else ""
     return (
         f"frozen encoder; features standardised by training statistics; "
-        f"{', '.join(one.text for one in config.probes.values())}; layer, pooling and hyperparameters chosen on "
-        f"a held-out {search.validation:.0%} of the training set (stratified, seed {config.seed}{compared}); "
-        "refitted on the whole training set; tested once; ci95: Wilson"
+        f"{', '.join(one.text for one in config.probes.values())}; layer, pooling and hyperparameters chosen by "
+        f"{task.how} of the training images (stratified, seed {config.seed}{compared}); "
+        "refitted on the whole training set; tested once; ci95: Wilson, and of differences the paired bootstrap; "
+        "p_value: McNemar's exact test"
     )
 
 

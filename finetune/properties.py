@@ -22,6 +22,7 @@ from common.data.rows import even_rows
 from common.encoders.base import Encoder
 from common.encoders.storage import ENTRY_BYTES, NONZERO_BYTES
 from common.engine.schedule import seed_step
+from common.machine.layout import channels_last
 from common.machine.precision import autocast
 from common.pixels import to_float
 from finetune.features import Extraction
@@ -72,11 +73,11 @@ def measure_properties(encoder: Encoder, images: Images, how: Extraction, seed: 
       codes are not finite.
 
     Args:
-        encoder: on any device; it is moved to ``how.device`` and set to eval mode.
+        encoder: on any device; it is moved to ``how.device``, to channels_last, and set to eval mode.
         seed: of the noise, which also depends on the batch number.
     """
     started = time.monotonic()
-    encoder = encoder.to(how.device).eval()
+    channels_last(encoder.eval(), how.device)
     rows = even_rows(len(images), IMAGES)
     spread, nonzeros = _Spread(), 0
     moved = dict.fromkeys(CHANGES, 0.0)
@@ -92,7 +93,7 @@ def measure_properties(encoder: Encoder, images: Images, how: Extraction, seed: 
                 away = _codes(encoder, change(pixels), how) - codes
                 moved[name] += float(away.square().sum(dtype=torch.float64))
     count, kept = spread.count, nonzeros / spread.count
-    log.info("code properties from %s images in %.1f s", f"{count:,}", time.monotonic() - started)
+    log.debug("code properties from %s images in %.1f s", f"{count:,}", time.monotonic() - started)
     return CodeProperties(
         size=spread.size,
         nonzeros=kept,

@@ -6,7 +6,7 @@ report.results[0].subjects["encoder"].probes["linear"].test.accuracy
 ProbeReport     results, notes
 ProbeResult     one task of one data set: data, encoder, protocol, subjects, properties of the code
 SubjectResult   one subject: the encoder, its untrained twin, or raw pixels
-Probed          one probe of a subject: the choice made on validation, and the test score
+Probed          one probe of a subject: the choice made on validation, the test score, comparisons with the baselines
 FinetuneResult  the fine-tuned network and its baselines
 """
 
@@ -41,6 +41,16 @@ class Score(Record):
     n: int  # images
 
 
+class Comparison(Record):
+    """Two classifiers on the same test images, image by image."""
+
+    difference: float  # of their accuracies, in [-1, 1]: positive where the first is better
+    ci95: tuple[float, float]  # paired bootstrap interval of the difference
+    p_value: float  # McNemar's exact test, two-sided
+    n10: int  # images that only the first gets right
+    n01: int  # images that only the second gets right
+
+
 def setting_text(setting: Setting) -> str:
     """``l2 0.001``; empty if there is none."""
     return ", ".join(f"{name} {value:g}" for name, value in setting.items())
@@ -52,9 +62,10 @@ def choice_text(layer: str, pooling: str, setting: str) -> str:
 
 
 class Choice(Record):
-    """A choice made on the validation split."""
+    """A choice made on training images that the compared classifiers were not fitted on."""
 
-    val_accuracy: float
+    val_accuracy: float  # on those images
+    how: str = ""  # 5-fold cross-validation, or held-out 10%; empty in files of schema version 1
 
     @property
     @abstractmethod
@@ -101,9 +112,10 @@ class Outcome(Record, Generic[C]):
 
     choice: C
     n_train: int  # images that the tested classifier was fitted on
-    n_val: int  # images that the choice was made on
+    n_val: int  # images that the choice was made on; in cross-validation, each is held out once
     test: Score
     seconds: float
+    compared: dict[str, Comparison] = {}  # with others on the same test images: random_init, pixels; from_scratch, ...
 
 
 class Probed(Outcome[ProbeChoice]):
@@ -183,7 +195,7 @@ class ProbeResult(Record):
 class ProbeReport(Record):
     """``results.json`` of ``retouch probe``."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     stage: Literal["probe"] = "probe"
     results: tuple[ProbeResult, ...]
     notes: tuple[str, ...] = ()
@@ -192,7 +204,7 @@ class ProbeReport(Record):
 class FinetuneResult(Record):
     """``results.json`` of ``retouch finetune``."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     stage: Literal["finetune"] = "finetune"
     task: str
     classes: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Results as tables: methods by tasks for the console, long rows for W&B, Markdown for documents."""
+"""Results as tables: blocks of methods by task for the console and documents, long rows for W&B."""
 
 from __future__ import annotations
 
@@ -8,37 +8,34 @@ from typing import NamedTuple
 from rich.markup import escape
 from rich.table import Table
 
-from finetune.results import Choice, FinetuneResult, Outcome, ProbeResult, Score, choice_text
+from finetune.results import Choice, FinetuneResult, Outcome, ProbeResult, Score
 
-TASKS_ACROSS = 3  # tasks side by side in 100 columns
-TITLE = "Test accuracy, % [95% Wilson interval]"
-SUBJECTS = {"pixels": "raw pixels"}  # display names that differ from the key
+TITLE = "Test accuracy, % [95% interval]"
+SUBJECTS = {"random_init": "untrained", "pixels": "raw pixels"}  # display names that differ from the key
 PROBES = {"knn": "k-NN"}
+MAIN = ("linear", "")  # the probe that has intervals in the tables, and a network that needs none
 
 
 class Line(NamedTuple):
-    """One method on one task."""
+    """One probe of one method on one task."""
 
     task: str  # with the data that distinguishes it, if there are several
     method: str
+    probe: str  # linear, knn, ...; empty for a network that classifies by itself
     test_accuracy: float
     low: float
     high: float
+    gain: float | None  # over `over` on the same test images
+    gain_low: float | None
+    gain_high: float | None
+    over: str  # untrained, or from scratch
     layer: str
     pooling: str
     setting: str  # "l2 0.001", "k 20" or "step 450 of 600"
+    how: str  # how layer, pooling and setting were chosen
     n_test: int
+    chance: float  # accuracy of always answering the most frequent class
     note: str
-
-    @property
-    def accuracy(self) -> str:
-        """In percent, with its interval."""
-        return _percent(self.test_accuracy, self.low, self.high)
-
-    @property
-    def chosen(self) -> str:
-        """The choice made on the validation split."""
-        return choice_text(self.layer, self.pooling, self.setting)
 
 
 # ---- lines
@@ -55,8 +52,7 @@ def probe_lines(results: Sequence[ProbeResult]) -> list[Line]:
                 name = f"{name} ({result.encoder.title})"
             note = "saw gray only" if result.needs_color and subject.view == "gray" else ""
             for probe, outcome in subject.probes.items():
-                method = f"{name}, {PROBES.get(probe, probe.replace('_', ' '))}"
-                found[_line(task, method, outcome, note)] = None
+                found[_line(task, name, probe, outcome, "random_init", note)] = None
     return list(found)
 
 
@@ -67,12 +63,36 @@ def finetune_lines(result: FinetuneResult) -> list[Line]:
         "linear probe of the frozen encoder": result.linear_probe,
         "same network from scratch": result.from_scratch,
     }
-    return [_line(result.task, method, outcome) for method, outcome in outcomes.items() if outcome is not None]
+    return [
+        _line(result.task, method, "", outcome, "from_scratch")
+        for method, outcome in outcomes.items()
+        if outcome is not None
+    ]
 
 
-def _line(task: str, method: str, outcome: Outcome[Choice], note: str = "") -> Line:
-    score = outcome.test
-    return Line(task, method, score.accuracy, *score.ci95, *outcome.choice.cells, score.n, note)
+def _line(task: str, method: str, probe: str, outcome: Outcome[Choice], baseline: str, note: str = "") -> Line:
+    score, choice, gain = outcome.test, outcome.choice, outcome.compared.get(baseline)
+    layer, pooling, setting = choice.cells
+    low, high = score.ci95
+    return Line(
+        task=task,
+        method=method,
+        probe=probe,
+        test_accuracy=score.accuracy,
+        low=low,
+        high=high,
+        gain=None if gain is None else gain.difference,
+        gain_low=None if gain is None else gain.ci95[0],
+        gain_high=None if gain is None else gain.ci95[1],
+        over=SUBJECTS.get(baseline, baseline.replace("_", " ")),
+        layer=layer,
+        pooling=pooling,
+        setting=setting,
+        how=choice.how,
+        n_test=score.n,
+        chance=max(map(sum, score.confusion)) / score.n,
+        note=note,
+    )
 
 
 def task_names(results: Sequence[ProbeResult]) -> list[str]:
@@ -104,39 +124,62 @@ def data_names(results: Sequence[ProbeResult]) -> list[str]:
 
 
 def results_table(lines: Sequence[Line]) -> Table:
-    """Test accuracy in percent with its 95% interval: methods in rows, tasks in columns; readable at 100 columns."""
-    tasks, methods, cells = _grid(lines)
-    table = Table(title=TITLE, title_justify="left", show_lines=False)
-    if len(tasks) > TASKS_ACROSS:
-        for column in ("task", "method", "accuracy", "layer", "chosen"):
-            table.add_column(column)
-        for line in lines:
-            table.add_row(line.task, line.method, f"{escape(line.accuracy)} {line.note}", line.layer, line.setting)
-        return table
-    table.add_column("method")
-    for task in tasks:
-        count = next(line.n_test for line in lines if line.task == task)
-        table.add_column(f"{task}\n{count:,} test images")
-    if len(tasks) == 1:  # room for the whole choice
-        table.add_column("chosen on validation")
-        for line in lines:
-            table.add_row(line.method, f"{escape(line.accuracy)}{_dim(line.note)}", line.chosen)
-        return table
-    for method in methods:
-        found = [cells.get((task, method)) for task in tasks]
-        table.add_row(method, *("" if line is None else _cell(line) for line in found))
+    """Test accuracy in percent, a block of methods for each task; readable at 100 columns."""
+    chosen = _in_order(line.how for line in lines if line.how)
+    title = f"{TITLE}; chosen by {' or '.join(chosen)}" if chosen else TITLE
+    table = Table(title=title, title_justify="left", show_lines=False)
+    header, blocks = _blocks(lines)
+    for column in ("method", *header):
+        table.add_column(column)
+    for first, rows in blocks:
+        table.add_section()
+        table.add_row(
+            f"[bold]{escape(first.task)}[/bold], chance {_number(first.chance)}, {first.n_test:,} test images"
+        )
+        for method, cells in rows:
+            table.add_row(f"  {escape(method)}", *map(escape, cells))
     return table
 
 
 def results_markdown(lines: Sequence[Line]) -> str:
-    """The results table for a document: methods in rows, tasks in columns."""
-    tasks, methods, cells = _grid(lines)
+    """The results table for a document."""
+    header, blocks = _blocks(lines)
+    rows = [[first.task, method, *cells] for first, found in blocks for method, cells in found]
+    return markdown(["task", "method", *header], rows)
 
-    def text(line: Line | None) -> str:
-        return "" if line is None else " ".join(filter(None, [line.accuracy, line.note]))
 
-    rows = [[method, *(text(cells.get((task, method))) for task in tasks)] for method in methods]
-    return markdown(["method", *tasks], rows)
+class _Block(NamedTuple):
+    """The rows of one task."""
+
+    first: Line
+    rows: list[tuple[str, list[str]]]  # method, and its cells
+
+
+def _blocks(lines: Sequence[Line]) -> tuple[list[str], list[_Block]]:
+    """The columns after the method, and the rows of each task."""
+    more = _in_order(line.probe for line in lines if line.probe not in MAIN)
+    over = _in_order(line.over for line in lines if line.gain is not None)
+    header = [
+        "accuracy",
+        *(f"gain over {name}" for name in over),
+        *(PROBES.get(name, name.replace("_", " ")) for name in more),
+    ]
+    cells: dict[tuple[str, str], dict[str, Line]] = {}
+    for line in lines:
+        cells.setdefault((line.task, line.method), {})["" if line.probe in MAIN else line.probe] = line
+    blocks: list[_Block] = []
+    for task in _in_order(line.task for line in lines):
+        rows = []
+        for (of, method), found in cells.items():
+            if of == task:
+                some = next(iter(found.values()))
+                main = found.get("")
+                shown = ["" if main is None else _percent(main.test_accuracy, main.low, main.high)]
+                shown += ["" if main is None or main.over != name else _gain(main) for name in over]
+                shown += ["" if name not in found else _number(found[name].test_accuracy) for name in more]
+                rows.append((f"{method} ({some.note})" if some.note else method, shown))
+        blocks.append(_Block(next(line for line in lines if line.task == task), rows))
+    return header, blocks
 
 
 def damage_table(results: Sequence[ProbeResult]) -> Table:
@@ -194,22 +237,20 @@ def two_decimals(value: float | None) -> str:
 
 
 def _percent(accuracy: float, low: float, high: float, apart: str = " ") -> str:
-    return f"{100 * accuracy:.1f}{apart}[{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{_number(accuracy)}{apart}[{_number(low)}, {_number(high)}]"
 
 
-def _cell(line: Line) -> str:
-    chosen = choice_text(line.layer, "", line.setting)  # the pooling would not fit in 100 columns
-    return f"{escape(line.accuracy)}{_dim(chosen)}{_dim(line.note)}"
+def _gain(line: Line) -> str:
+    """``+2.4 [+0.5, +4.3]``, in points; empty if it was not compared."""
+    if line.gain is None or line.gain_low is None or line.gain_high is None:
+        return ""
+    # adding zero turns -0.0 into 0.0
+    gain, low, high = (f"{round(100 * value, 1) + 0.0:+.1f}" for value in (line.gain, line.gain_low, line.gain_high))
+    return f"{gain} [{low}, {high}]"
 
 
-def _dim(text: str) -> str:
-    return f"\n[dim]{escape(text)}[/dim]" if text else ""
-
-
-def _grid(lines: Sequence[Line]) -> tuple[list[str], list[str], dict[tuple[str, str], Line]]:
-    """Tasks, methods, and the line of each pair."""
-    cells = {(line.task, line.method): line for line in lines}
-    return _in_order(line.task for line in lines), _in_order(line.method for line in lines), cells
+def _number(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
 def _in_order(values: Iterable[str]) -> list[str]:

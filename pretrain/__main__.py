@@ -1,10 +1,18 @@
-"""``python -m pretrain CONFIG [key.sub=value ...]``, also under ``torchrun -m pretrain``."""
+"""``python -m pretrain RECIPE [key.sub=value ...]``, also under ``torchrun -m pretrain``."""
 
 from __future__ import annotations
 
 from common.runs.console import Stage, run_stages
 
-STAGES = (Stage("pretrain", "learn an encoder from unlabeled images", "pretrain.run", lossless=True),)
+STAGES = (
+    Stage(
+        "pretrain",
+        "learn an encoder from unlabeled images",
+        "pretrain.run",
+        "pretrain.config:PretrainConfig",
+        lossless=True,
+    ),
+)
 
 if __name__ == "__main__":
     raise SystemExit(run_stages("python -m pretrain", STAGES))

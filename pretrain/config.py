@@ -25,19 +25,26 @@ PARTS = ("encoder", "decoder", "pretext", "penalty")  # of an autoencoder
 class DataConfig(Config):
     """Unlabeled images: labels are neither needed nor read."""
 
-    source: str = Field(
-        default="shapes", min_length=1
-    )  # shapes | photos | folder:PATH | parquet:GLOB | hf:NAME | torchvision:NAME | patches:SOURCE
-    image_size: int = Field(default=32, ge=8, le=1024)  # px; the shorter side is resized, the centre cropped
-    limit: int | None = Field(default=None, gt=0)  # images
-    workers: int = Field(default_factory=usable_cores, ge=0)  # decoding processes; one per core by default
-    cache: Cache = "auto"  # keep decoded images in memory: auto (if they fit comfortably), ram, none
-    image: str | None = None  # image column, if it is not the obvious one
-    root: str | None = None  # download folder of torchvision
-    levels: LevelsSetting | None = (
-        None  # [black, white] of images of `source` of more than 8 bits; a sample decides by default
-    )
-    other: str | None = None  # a second source: CCA's second view, row by row, or TCA's second domain
+    short: ClassVar[str] = "source"
+
+    source: str = Field(default="shapes", min_length=1)
+    """A folder, or another source of images."""
+    image_size: int = Field(default=32, ge=8, le=1024)
+    """Side in px: the shorter side is resized to it, the centre cropped."""
+    limit: int | None = Field(default=None, gt=0)
+    """Use this many images only."""
+    workers: int = Field(default_factory=usable_cores, ge=0)
+    """Decoding processes; by default one per core."""
+    cache: Cache = "auto"
+    """Keep decoded images in memory; auto: if they fit comfortably."""
+    image: str | None = None
+    """Column of images, if it is not the obvious one."""
+    root: str | None = None
+    """Folder for downloads."""
+    levels: LevelsSetting | None = None
+    """Black and white of images of more than 8 bits, as [0, 4095]; by default, a sample of `source` decides."""
+    other: str | None = None
+    """A second source: CCA's second view, row by row, or TCA's second domain."""
 
 
 class PretrainConfig(StageConfig, LoopConfig):
@@ -55,7 +62,8 @@ class PretrainConfig(StageConfig, LoopConfig):
 
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
-    panels_every: int = Field(default=1000, gt=0)  # steps between panels of original, damaged and restored images
+    panels_every: int = Field(default=1000, gt=0)
+    """Steps between two panels of original, damaged and restored images."""
 
     @classmethod
     def variant(cls, values: Mapping[str, Any]) -> type[PretrainConfig]:
@@ -89,6 +97,8 @@ class LinearPretraining(PretrainConfig):
 
     fit: AnyLinear
     augment: AugmentConfig = WHOLE
+    epochs: float | None = Field(default=None, gt=0)
+    """Length of training in passes over the images; 1 unless steps is set."""
 
     @property
     def method(self) -> AnyLinear:

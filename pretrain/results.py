@@ -62,7 +62,7 @@ class PretrainResults(Config):
         maximum_mean_discrepancy: between two domains, by code.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     stage: Literal["pretrain"] = "pretrain"
     method: str
     steps: int

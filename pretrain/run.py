@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from common.config import load_config
 from common.data import Images, Loader, Source, build_source, load_images, paired
 from common.data.images import kept_rows
 from common.encoders.export import export_encoder
@@ -17,7 +16,7 @@ from common.engine.loop import Periodic, Trained, learn
 from common.errors import UserError, check_all
 from common.files import write_json
 from common.machine.distributed import World, world
-from common.runs.folder import Run, check_run_folder, open_run, with_group
+from common.runs.folder import Run, check_run_folder, numbered, open_run, say_how_to_continue, with_group
 from common.runs.logs import early_log
 from pretrain.config import PretrainConfig
 from pretrain.method import MethodLearner
@@ -29,19 +28,14 @@ from pretrain.sample import sample
 log = logging.getLogger("retouch")
 
 
-def command(path: str, overrides: Sequence[str]) -> Pretrained:
-    """``retouch pretrain CONFIG [key.sub=value ...]``."""
-    return pretrain(load_config(PretrainConfig, path, overrides))
-
-
 def pretrain(config: PretrainConfig) -> Pretrained:
     """Fit an encoder on unlabeled images; write ``config.out`` with checkpoints, panels and ``encoder/``.
 
     Raises:
         UserError: the data, the encoder or the run folder cannot be used; nothing has been written.
     """
-    config = with_group(config)
-    with world() as here, early_log() as early:
+    with world() as here, numbered(config, here) as config, early_log() as early:
+        config = with_group(config)
         # everything the user can get wrong is checked before anything is written
         sources, learner, _ = check_all(
             lambda: _open(config, here), lambda: _build(config, here), lambda: check_run_folder(config)
@@ -59,6 +53,8 @@ def pretrain(config: PretrainConfig) -> Pretrained:
                 title=f"pretrain {config.method.title}",
                 periodic=[Periodic(config.panels_every, panels.show, at_end=False)],
             )
+            if not training.finished:
+                say_how_to_continue(config)
             if not training.finished or not here.is_main:
                 return Pretrained(training)
             learner.model.eval()
@@ -176,6 +172,7 @@ def _results(learner: MethodLearner, images: Tensor, run: Run, training: Trained
     )
     for line in results.lines:
         log.info("%s", line)
+    log.info("all of this run: %s", run.folder)
     write_json(run.folder / "results.json", results.model_dump(mode="json"))
     run.tracker.summary(results.model_dump(mode="json", exclude_none=True))
     return results

@@ -2,11 +2,12 @@
 
     import retouch
 
-    result = retouch.pretrain("configs/pretrain/denoise.yaml", "data.source=folder:photos", "out=runs/photos")
+    result = retouch.pretrain("denoise", "data=my/pictures", "out=runs/mine")
     encoder = retouch.load_encoder(result.encoder)
     vectors = encoder.encode(images)  # [B 3 H W], RGB in [0, 1] -> [B D]
 
-Each stage takes a config object, a YAML path or a mapping, and ``key.sub=value`` overrides.
+Each stage takes the name of a recipe, the path of a YAML file, a mapping or a config object, and ``key.sub=value``
+overrides. A text is a path if it ends in .yaml or holds a separator.
 """
 
 from __future__ import annotations
@@ -54,9 +55,10 @@ def _import_own(name: str, folder: Path) -> None:
 
 _check_packages()  # before ours are imported
 
-from common.config import Config, load_config, validate  # noqa: E402
+from common.config import validate  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.machine.workers import without_main  # noqa: E402
+from common.recipes import Settings, stage_config  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +71,7 @@ if TYPE_CHECKING:
 __all__ = ["UserError", "embed", "finetune", "fit", "load_encoder", "pretrain", "probe"]
 
 
-def pretrain(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> Pretrained:
+def pretrain(config: Settings, *overrides: str) -> Pretrained:
     """Fit an encoder on unlabeled images. See ``pretrain.config.PretrainConfig`` for the settings.
 
     Returns:
@@ -82,10 +84,10 @@ def pretrain(config: Config | str | Path | Mapping[str, Any], *overrides: str) -
     from pretrain.run import pretrain as stage
 
     with without_main():
-        return stage(load_config(PretrainConfig, config, overrides))
+        return stage(stage_config(PretrainConfig, config, overrides))
 
 
-def probe(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> ProbeReport:
+def probe(config: Settings | None = None, *overrides: str) -> ProbeReport:
     """Evaluate a frozen encoder on labelled tasks with baselines. See ``finetune.config.ProbeConfig`` for the settings.
 
     Returns:
@@ -98,10 +100,10 @@ def probe(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> P
     from finetune.probe import probe as stage
 
     with without_main():
-        return stage(load_config(ProbeConfig, config, overrides))
+        return stage(stage_config(ProbeConfig, config, overrides))
 
 
-def finetune(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> FinetuneResult | None:
+def finetune(config: Settings | None = None, *overrides: str) -> FinetuneResult | None:
     """Fine-tune the whole encoder with a new head. See ``finetune.config.FinetuneConfig`` for the settings.
 
     Returns:
@@ -114,10 +116,10 @@ def finetune(config: Config | str | Path | Mapping[str, Any], *overrides: str) -
     from finetune.full import finetune as stage
 
     with without_main():
-        return stage(load_config(FinetuneConfig, config, overrides))
+        return stage(stage_config(FinetuneConfig, config, overrides))
 
 
-def embed(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> EmbedResult:
+def embed(config: Settings | None = None, *overrides: str) -> EmbedResult:
     """Write path, label and features of every image to parquet.
 
     Returns:
@@ -130,7 +132,7 @@ def embed(config: Config | str | Path | Mapping[str, Any], *overrides: str) -> E
     from finetune.embed import embed as stage
 
     with without_main():
-        return stage(load_config(EmbedConfig, config, overrides))
+        return stage(stage_config(EmbedConfig, config, overrides))
 
 
 def fit(
@@ -167,7 +169,7 @@ def fit(
 
 
 def load_encoder(folder: str | Path) -> Encoder:
-    """Open an exported encoder: frozen, in eval mode, every tensor checked.
+    """Open an exported encoder, or that of a run: frozen, in eval mode, every tensor checked.
 
     Calls take images ``[B 3 H W]``, RGB in [0, 1]: ``encoder(images)`` returns the last map ``[B D h w]``,
     ``encoder.layers(images)`` all maps, shallow to deep, ``encoder.encode(images)`` one vector per image ``[B D]``.

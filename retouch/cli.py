@@ -1,23 +1,27 @@
-"""The command line: ``retouch STAGE CONFIG [key.sub=value ...]``."""
+"""The command line: ``retouch COMMAND``, and its stages: ``retouch STAGE [RECIPE] [key.sub=value ...]``."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
-from common.runs.console import Parser, add_stages, answer, program
+from common.recipes import STAGES, find_recipe, full_names, listing, recipes
+from common.runs.console import Parser, add_stages, answer, columns, program, say
 from finetune.__main__ import STAGES as TRANSFER
 from pretrain.__main__ import STAGES as PRETRAINING
 
 EPILOG = """\
 examples:
   retouch demo
-  retouch lecture
-  retouch pretrain configs/pretrain/denoise.yaml data.source=folder:my/pictures out=runs/mine
-  retouch probe configs/probe/linear.yaml encoder=runs/mine/encoder data.train=folder:labelled/train data.task=null
-  retouch finetune configs/finetune/full.yaml encoder=runs/mine/encoder data.train=folder:labelled/train data.task=null
-  retouch embed configs/probe/embed.yaml encoder=runs/mine/encoder data.source=folder:my/pictures
+  retouch pretrain denoise data=my/pictures out=runs/mine
+  retouch probe linear encoder=runs/mine data=labelled/train
+  retouch finetune full encoder=runs/mine data=labelled/train
+  retouch embed encoder=runs/mine data=my/pictures
+  retouch pretrain denoise --help
 """
 
 
@@ -32,15 +36,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"retouch {version('retouch')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_stages(commands, (*PRETRAINING, *TRANSFER))
+    shipped = commands.add_parser("recipes", help="list the recipes, or print one", description=_recipes.__doc__)
+    name: Any = shipped.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name, or STAGE/NAME")
+    name.completer = lambda **_: full_names(recipes())
+    shipped.add_argument("--json", action="store_true", help="list them for programs")
+    shipped.set_defaults(run=_recipes)
     demo = commands.add_parser("demo", help="pretrain and probe on generated images, in minutes; no data, no account")
     demo.add_argument("--out", default="runs/demo", help="folder for everything the demo writes (default: runs/demo)")
     demo.set_defaults(run=_demo)
     lecture = commands.add_parser("lecture", help="every code from PCA to colorization, with pictures; no data")
     lecture.add_argument("--out", default="runs/lecture", help="folder for all it writes (default: runs/lecture)")
     lecture.set_defaults(run=_lecture)
+    if "_ARGCOMPLETE" in os.environ:  # set by a shell that completes the line
+        import argcomplete
+
+        argcomplete.autocomplete(parser, always_complete_options=False)
     given = parser.parse_args(arguments)
     code: int = given.run(given)
     return code
+
+
+def _recipes(given: argparse.Namespace) -> int:
+    """List the recipes that come with Retouch, or print one: retouch recipes denoise > mine.yaml copies it."""
+
+    def work() -> None:
+        chosen = recipes() if given.recipe is None else [find_recipe(given.recipe)]
+        if given.json:
+            keys = ("stage", "name", "title", "expect")
+            entries = [{key: getattr(one, key) for key in keys} | {"path": str(one.path)} for one in chosen]
+            say(json.dumps(entries, indent=2, ensure_ascii=False))
+        elif given.recipe is not None:
+            say(chosen[0].text.rstrip("\n"))
+        else:
+            named = dict(zip(full_names(chosen), chosen, strict=True))
+            stages = {stage: {name: one for name, one in named.items() if one.stage == stage} for stage in STAGES}
+            listed = (f"retouch {stage}\n{listing(of, columns(), expect=True)}" for stage, of in stages.items())
+            say("\n\n".join(listed))
+
+    return answer("retouch recipes", work)
 
 
 # Imported only when needed: ``retouch --help`` must not load torch.

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from common.config import load_config
 from common.errors import UserError
 from common.files import write_text
 from common.machine.cores import leave_busy_cores
+from common.recipes import stage_config
 from common.runs.console import program
 from common.runs.folder import check_run_folder
 from finetune.config import ProbeConfig
@@ -21,12 +21,11 @@ from finetune.results import ProbeResult
 from finetune.table import probe_lines, results_markdown, results_table
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
-from retouch.recipes import recipe
 
 log = logging.getLogger("retouch")
 
 PRETRAINING = {"denoise": "denoise_demo", "colorize": "colorize_demo"}  # shipped recipes, by run
-PROBE = "probe/demo"
+PROBE = "demo"
 
 
 def demo(
@@ -51,7 +50,7 @@ def demo(
     for name, source in PRETRAINING.items():
         log.info("\n%s: training without labels", name)
         group = [f"wandb.group={out.name}", f"wandb.name={name}", f"out={out / name}"]
-        config = load_config(PretrainConfig, recipe(source), [*group, *pretraining])
+        config = stage_config(PretrainConfig, source, [*group, *pretraining])
         pretrained = pretrain(_continued(config) if unfinished else _restarted(config))
         if pretrained.encoder is None:  # stopped by a signal, which has been logged
             log.info("to continue the demo, run it again")
@@ -61,7 +60,7 @@ def demo(
         pixels = str(name == next(iter(PRETRAINING))).lower()
         group = [f"wandb.group={out.name}", f"wandb.name={name}-probe", f"out={out / name}-probe", "overwrite=true"]
         changes = [*group, f"encoder={pretrained.encoder}", f"baselines.pixels={pixels}", *probing]
-        results += probe(load_config(ProbeConfig, recipe(PROBE), changes), show=False).results
+        results += probe(stage_config(ProbeConfig, PROBE, changes), show=False).results
 
     console = Console(width=None if Console().is_terminal else 100)
     console.print(results_table(probe_lines(results)))
@@ -71,8 +70,10 @@ def demo(
         f"  restored pictures: {out}/denoise/panels, {out}/colorize/panels",
         f"  encoders, for retouch.load_encoder: {out}/denoise/encoder, {out}/colorize/encoder",
         f"  all numbers: {out}/*/results.json; W&B runs: {out}/*/wandb",
-        "next, try a folder of your own pictures:",
-        f"  {program('retouch')} pretrain configs/pretrain/denoise.yaml data.source=folder:PATH out=runs/mine",
+        "next, with a folder of your own pictures, and one with a folder per class:",
+        f"  {program('retouch')} pretrain denoise data=my/pictures out=runs/mine",
+        f"  {program('retouch')} probe linear encoder=runs/mine data=my/labelled",
+        f"  {program('retouch')} embed encoder=runs/mine data=my/pictures",
     ):
         console.print(line, highlight=False, soft_wrap=True)
     return results

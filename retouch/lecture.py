@@ -13,7 +13,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from common.config import load_config
 from common.data import build_source, load_images
 from common.encoders.load import load_encoder
 from common.encoders.sparse_code import SparseCode
@@ -23,6 +22,7 @@ from common.files import write_json, write_text
 from common.machine.cores import leave_busy_cores
 from common.machine.distributed import world
 from common.pixels import to_float
+from common.recipes import stage_config
 from common.runs.folder import StageConfig, open_run
 from common.runs.tracking import WandbConfig
 from finetune.config import ProbeConfig
@@ -32,7 +32,6 @@ from finetune.table import markdown, two_decimals
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
 from retouch.curves import Point, centred_rows, save_curves, sparsity_curves
-from retouch.recipes import recipe
 
 log = logging.getLogger("retouch")
 
@@ -62,7 +61,7 @@ CODES: Recipes = {
     "pca_images": ("pca", [*SHAPES, "batch_size=2048"]),
     "deep_sparse": ("deep_sparse_autoencoder", [*SHAPES, CROP, "steps=600"]),
     "bottleneck": ("bottleneck", [*SHAPES, CROP, "steps=500"]),
-    "patch_dictionary": ("pretrain/patch_dictionary", SHAPES),
+    "patch_dictionary": ("patch_dictionary", SHAPES),
     # without skips: the table measures the last map, which then has to carry everything
     "denoise": ("denoise", [*SHAPES, CROP, "steps=500", "decoder.kind=upsampler"]),
     "colorize": ("colorize", [*SHAPES, CROP, "steps=500", "pretext.bins=96", "pretext.stride=4"]),
@@ -138,7 +137,7 @@ def _lecture(out: Path) -> list[Row]:
 
 def _config(out: Path, name: str, shipped: str, changes: Sequence[str]) -> PretrainConfig:
     run = [f"out={out / name}", "overwrite=true", f"wandb.group={out.name}", f"wandb.name={name}"]
-    return load_config(PretrainConfig, recipe(shipped), [*changes, *run])
+    return stage_config(PretrainConfig, shipped, [*changes, *run])
 
 
 def _sparsity(out: Path) -> list[Point]:

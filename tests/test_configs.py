@@ -1,69 +1,121 @@
-"""Every shipped config is complete, valid, and named by the command in its header."""
+"""Every shipped recipe is valid and short, says what it is, how it is called and what to expect."""
 
 from __future__ import annotations
 
+import ast
+import re
 import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from common.config import Config, dump_config, load_config
+from common.config import dump_config, load_config, read_settings
+from common.recipes import STANDARD, Recipe, header, recipes, stage_config
+from common.runs.describe import settings_of
+from common.settings import plain
 from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
 from pretrain.config import GradientPretraining, PretrainConfig
 from retouch import lecture
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-SCHEMAS: dict[str, type[Config]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "probe": ProbeConfig}
-STAGES: dict[str, type[Config]] = {**SCHEMAS, "embed": EmbedConfig}
-FILES = sorted(CONFIGS.rglob("*.yaml"))
+ROOT = Path(__file__).resolve().parents[1]
+SCHEMAS: dict[str, Any] = {
+    "pretrain": PretrainConfig, "finetune": FinetuneConfig, "probe": ProbeConfig, "embed": EmbedConfig,
+}  # fmt: skip
+
+every = pytest.mark.parametrize("recipe", recipes(), ids=lambda one: f"{one.stage}-{one.name}")
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_shipped_config_is_valid_and_survives_its_own_dump(path: Path, tmp_path: Path) -> None:
-    schema = EmbedConfig if path.stem == "embed" else SCHEMAS[path.parent.name]
-    config = load_config(schema, path)
+def needed(recipe: Recipe) -> list[str]:
+    """The settings that a recipe leaves to the user."""
+    return ["encoder=runs/mine"] if recipe.stage in ("probe", "embed") or recipe.name == "full" else []
+
+
+@every
+def test_it_is_valid_and_survives_its_own_dump(recipe: Recipe, tmp_path: Path) -> None:
+    schema = SCHEMAS[recipe.stage]
+    config = stage_config(schema, recipe.name, needed(recipe))
     copy = tmp_path / "copy.yaml"
     copy.write_text(dump_config(config), encoding="utf-8")
     assert load_config(schema, copy) == config
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_header_names_the_command(path: Path) -> None:
-    header = "".join(line for line in path.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
-    assert f"configs/{path.parent.name}/{path.name}" in header
+@every
+def test_it_says_in_one_line_what_it_is_and_then_what_to_expect(recipe: Recipe) -> None:
+    lines = header(recipe.text)
+    assert re.fullmatch(r"[A-Z].{10,72}\.", lines[0])
+    assert lines[1] == ""
+    assert re.search("[0-9]", recipe.expect)
+    assert recipe.expect.endswith((".", ".)"))
 
 
-def commands(path: Path) -> list[list[str]]:
-    """The ``retouch`` commands of a config's header, split as a shell would; lines that end in a backslash go on."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    text = "\n".join(line.removeprefix("#").strip() for line in lines).replace("\\\n", "")
-    return [shlex.split(line) for line in text.splitlines() if line.startswith("retouch ")]
+@every
+def test_it_leaves_to_the_user_what_is_the_users(recipe: Recipe) -> None:
+    """Where a run is written and which encoder is read."""
+    given = read_settings(SCHEMAS[recipe.stage], recipe.path)
+    assert not given.keys() & {"out", "seed", "resume", "overwrite", "wandb"}
+    assert "path" not in given.get("encoder", {})
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_commands_of_the_header_are_accepted_as_typed(path: Path) -> None:
-    assert commands(path)
-    for _, stage, config, *overrides in commands(path):
-        load_config(STAGES[stage], CONFIGS.parent / config, overrides)
+@every
+def test_it_repeats_no_default(recipe: Recipe) -> None:
+    """But for tags of a kind, and for the images that its numbers were measured on."""
+    schema = SCHEMAS[recipe.stage]
+    given = read_settings(schema, recipe.path)
+    defaults = {one.key: one.value for one in settings_of(schema, kinds_of(given), {})}
+    exempt = {"data.source", "data.train"}
+    assert not [
+        one.key
+        for one in settings_of(schema, given, {})
+        if one.given and one.key not in exempt and not one.key.endswith("kind")
+        if plain(one.value) == plain(defaults.get(one.key, ...))
+    ]
+
+
+def kinds_of(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tags alone: they decide which defaults there are."""
+    return {
+        key: kinds_of(value) if isinstance(value, dict) else value
+        for key, value in tree.items()
+        if key == "kind" or (isinstance(value, dict) and kinds_of(value))
+    }
+
+
+def commands(text: str) -> list[list[str]]:
+    """The ``retouch`` commands in a text, split as a shell would; lines that end in a backslash go on."""
+    lines = (line.removeprefix("#").strip() for line in text.splitlines())
+    return [
+        shlex.split(line) for line in "\n".join(lines).replace("\\\n", "").splitlines() if line.startswith("retouch ")
+    ]
+
+
+@every
+def test_its_commands_are_accepted_as_typed(recipe: Recipe) -> None:
+    found = commands("\n".join(header(recipe.text)))
+    called = [[stage, name if "=" not in name else STANDARD[stage]] for _, stage, name, *_ in found]
+    assert [recipe.stage, recipe.name] in called
+    for _, stage, name, *overrides in found:
+        stage_config(SCHEMAS[stage], name, overrides)
 
 
 def test_each_kind_is_shipped_for_shapes_and_for_cifar10() -> None:
-    shipped = {path.relative_to(CONFIGS).as_posix() for path in FILES}
+    shipped = {f"{one.stage}/{one.name}" for one in recipes()}
     kinds = ("denoise", "colorize", "mask", "mixed")
-    assert {f"pretrain/{kind}{end}.yaml" for kind in kinds for end in ("", "_cifar10")} <= shipped
-    assert {"pretrain/bottleneck.yaml", "pretrain/mask_imagenette.yaml", "probe/linear.yaml"} <= shipped
-    assert {"finetune/full.yaml", "finetune/many_class.yaml"} <= shipped
+    assert {f"pretrain/{kind}{end}" for kind in kinds for end in ("", "_cifar10")} <= shipped
+    assert {"pretrain/bottleneck", "pretrain/mask_imagenette", "finetune/many_class"} <= shipped
+    assert {f"{stage}/{name}" for stage, name in STANDARD.items()} <= shipped
 
 
 def test_the_shipped_probe_is_that_of_the_defaults() -> None:
     """Fine-tuning compares with the defaults, and a probe by the recipe must give the same number."""
-    shipped = load_config(ProbeConfig, CONFIGS / "probe" / "linear.yaml")
+    shipped = stage_config(ProbeConfig, "linear", ["encoder=runs/mine"])
     defaults = ProbeConfig(out=shipped.out, encoder=shipped.encoder, data=shipped.data)
     assert shipped == defaults
 
 
 def test_denoisers_that_are_looked_at_have_skips() -> None:
-    config = load_config(PretrainConfig, CONFIGS / "pretrain" / "denoise.yaml")
+    config = stage_config(PretrainConfig, "denoise")
     assert isinstance(config, GradientPretraining)
     assert config.decoder.kind == "unet"
 
@@ -75,10 +127,25 @@ def test_codes_that_are_compared_by_their_last_map_have_no_way_round_it() -> Non
 
 
 def test_the_linear_family_is_shipped() -> None:
-    shipped = {path.relative_to(CONFIGS).as_posix() for path in FILES}
+    shipped = {f"{one.stage}/{one.name}" for one in recipes()}
     names = (
         "sparse_coding", "sparse_coding_l0", "linear_sparse_autoencoder", "deep_sparse_autoencoder",
         "patch_dictionary", "patch_dictionary_best", "pca", "ica", "cca", "tca",
     )  # fmt: skip
-    assert {f"pretrain/{name}.yaml" for name in names} <= shipped
-    assert {"probe/patch_dictionary.yaml", "probe/patch_dictionary_best.yaml"} <= shipped
+    assert {f"pretrain/{name}" for name in names} <= shipped
+    assert {"probe/patch_dictionary", "probe/patch_dictionary_best"} <= shipped
+
+
+def pretrainings(tree: ast.AST) -> Iterator[str]:
+    """What each pretraining in a file starts from: the name of a recipe, or a mapping."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and "PretrainConfig" in map(ast.unparse, node.args):
+            yield ast.unparse(node.func)
+
+
+@pytest.mark.parametrize(
+    "path", ["retouch/demo.py", "retouch/lecture.py", "benchmarks/shapes.py", "benchmarks/cifar10.py"]
+)
+def test_demo_lecture_and_benchmarks_start_from_shipped_recipes(path: str) -> None:
+    found = set(pretrainings(ast.parse((ROOT / path).read_text(encoding="utf-8"))))
+    assert found == {"stage_config"}

@@ -17,6 +17,7 @@ class Blur(Corruption):
 
     kind: Literal["blur"] = "blur"
     sigma: Annotated[Range, between(0.1, 50)] = (0.4, 2.0)
+    """Standard deviation in pixels, drawn per image: one number, or [lowest, highest]."""
 
     def __call__(self, images: Tensor) -> Tensor:
         sigma = draw(self.sigma, images)

@@ -20,8 +20,11 @@ class Gaussian(Corruption):
 
     kind: Literal["gaussian"] = "gaussian"
     sigma: float | None = Field(None, gt=0)
+    """Standard deviation of the noise, for pixels in [0, 1]; null draws one per image."""
     log_mean: float = -1.9
+    """Mean of ln σ, where σ is drawn."""
     log_std: float = Field(1.2, ge=0)
+    """Standard deviation of ln σ, where σ is drawn."""
 
     def __call__(self, images: Tensor) -> Tensor:
         return images + self.levels(images) * torch.randn_like(images)

@@ -46,6 +46,7 @@ class Jpeg(Corruption):
 
     kind: Literal["jpeg"] = "jpeg"
     quality: Annotated[Range, between(1, 100)] = (5, 50)
+    """Quality, 1 to 100, drawn per image: one number, or [lowest, highest]."""
 
     def __call__(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):

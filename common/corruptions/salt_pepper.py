@@ -15,6 +15,7 @@ class SaltPepper(Corruption):
 
     kind: Literal["salt_pepper"] = "salt_pepper"
     amount: Annotated[Range, between(0, 1)] = (0.02, 0.4)
+    """Share of replaced pixels, drawn per image: one number, or [lowest, highest]."""
 
     def __call__(self, images: Tensor) -> Tensor:
         half = draw(self.amount, images).view(-1, 1, 1, 1) / 2

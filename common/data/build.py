@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import glob
+import logging
+import os
+import re
 from pathlib import Path
 
-from common.data.folder import folder_source
+from common.data.decode import image_suffixes
+from common.data.folder import FolderSource
 from common.data.levels import Levels, has_deep
+from common.data.lists import list_source
 from common.data.patches import PatchesSource
 from common.data.photos import PhotosSource
 from common.data.shapes import ShapesSource
 from common.data.source import Source
+from common.data.zipped import ZipSource
 from common.errors import UserError, check_all
+
+log = logging.getLogger("retouch")
 
 FORMS = {
     "shapes": "shapes[:train|test[:LENGTH]]",
@@ -20,9 +29,17 @@ FORMS = {
     "parquet": "parquet:GLOB",
     "hf": "hf:NAME[:SPLIT]",
     "torchvision": "torchvision:NAME[:SPLIT]",
+    "csv": "csv:PATH",
+    "list": "list:PATH",
+    "zip": "zip:PATH",
     "patches": "patches:SOURCE",
 }
 GENERATED = ("shapes", "photos")  # always available, at any length
+SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".txt": "list", ".lst": "list", ".zip": "zip"}
+PLAIN = (
+    "a folder, a .zip, a .csv or .txt that lists images, .parquet files, shapes, photos, hf:NAME, torchvision:NAME or "
+    "patches:SOURCE"
+)
 
 
 def build_source(
@@ -38,10 +55,10 @@ def build_source(
     """Open the images that ``spec`` names (see ``FORMS``). No image is decoded and no label is read.
 
     Args:
-        spec: ``scheme:rest``.
+        spec: ``scheme:rest``, or a plain path (see ``recognise``).
         split: ``train`` or ``test``, for sources that have both, unless ``spec`` names one. Folders and parquet files
             have both if all of them are named after a split; otherwise they are taken whole.
-        image: column that holds images, if it is not the obvious one (``parquet``, ``hf``).
+        image: column of images or their paths, if it is not the obvious one (``parquet``, ``hf``, ``csv``).
         label: column, or task, that ``labels(None)`` returns.
         root: folder for downloads (``hf``, ``torchvision``); by default in the user's cache.
         seed: seed of ``shapes`` and ``photos``, which are generated, and of the positions of ``patches``.
@@ -51,9 +68,8 @@ def build_source(
         UserError: the scheme is unknown, there is nothing to read, or an argument does not suit the source; each
             problem says what to do about it.
     """
+    spec = recognise(spec)
     scheme, _, rest = spec.partition(":")
-    if scheme not in FORMS:
-        raise UserError(_unknown(spec, scheme))
     if not rest and scheme not in GENERATED:
         raise UserError(f"{spec!r} is incomplete; the form is {FORMS[scheme]}")
     if scheme == "patches":
@@ -89,16 +105,20 @@ def _opened(
             from common.data.published import TorchvisionSource
 
             return TorchvisionSource(spec, name, part or split, root)
+        case "csv" | "list":
+            return list_source(spec, rest, split, image, label)
+        case "zip":
+            return ZipSource(spec, rest).split(split)
         case _:
-            return folder_source(spec, rest, split)
+            return FolderSource(rest, spec).split(split)
 
 
 def _check_columns(spec: str, scheme: str, image: str | None, label: str | None) -> None:
     """Refuse the columns of a table for a source that is none."""
     problems = []
-    if image is not None and scheme not in ("parquet", "hf"):
+    if image is not None and scheme not in ("parquet", "hf", "csv"):
         problems.append(f"data.image: {spec} has no columns to choose from; remove it")
-    if label not in (None, "label") and scheme in ("folder", "torchvision"):
+    if label not in (None, "label") and scheme in ("folder", "zip", "torchvision"):
         problems.append(f"data.label: {spec} has no label {label!r}; remove it, or use label")
     if problems:
         raise UserError(*problems)
@@ -119,7 +139,7 @@ def _generated(spec: str, scheme: str, rest: str, split: str, label: str | None,
     if problems:
         raise UserError(*problems)
     count = int(length) if length else None
-    return PhotosSource(name, count, seed) if scheme == "photos" else ShapesSource(name, count, seed, label or "shape")
+    return PhotosSource(name, count, seed) if scheme == "photos" else ShapesSource(name, count, seed, label)
 
 
 def _patches(
@@ -143,20 +163,68 @@ def _patches(
     return PatchesSource(build_source(rest, split=split, image=image, root=root, seed=seed, levels=levels), seed)
 
 
-def _unknown(spec: str, scheme: str) -> str:
+def recognise(spec: str) -> str:
+    """``scheme:rest`` for what a user writes: a plain path gets its scheme by what lies there.
+
+    A folder, a folder or pattern of parquet files, a zip file, a CSV file, or a text file that lists images. A known
+    scheme comes first: ``photos`` is the built-in source, and ``./photos`` a folder.
+
+    Raises:
+        UserError: it has no known scheme, and is no path of these; says what was looked for.
+    """
+    scheme = spec.partition(":")[0]
+    if scheme in FORMS:
+        if scheme == spec and Path(spec).exists():
+            log.warning("%s is the built-in source; for the folder of this name, write ./%s", spec, spec)
+        return spec
     path = Path(spec).expanduser()
-    near = difflib.get_close_matches(scheme.lower(), list(FORMS), n=1, cutoff=0.6)
     if path.is_dir():
-        hint = f"did you mean folder:{spec}?"
-    elif path.suffix == ".parquet":
-        hint = f"did you mean parquet:{spec}?"
-    elif path.suffix in (".csv", ".jsonl"):
-        hint = (
-            f"save the table as metadata{path.suffix} in the folder of the images, with their names in a column "
-            "file_name, and use hf:FOLDER"
+        return f"parquet:{glob.escape(spec.rstrip('/'))}/*.parquet" if _holds_tables(path) else f"folder:{spec}"
+    known = SUFFIXES.get(path.suffix.lower())
+    if known and path.is_file():
+        return f"{known}:{glob.escape(spec) if known == 'parquet' else spec}"
+    if known == "parquet" and glob.has_magic(spec):
+        return f"parquet:{spec}"
+    raise UserError(f"{spec!r}: {_not_recognised(spec, path)}")
+
+
+def _holds_tables(folder: Path) -> bool:
+    """Whether there are parquet files in a folder, and neither images nor folders."""
+    images, tables = image_suffixes(), False
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                suffix = Path(entry.name).suffix.lower()
+                if suffix in images or entry.is_dir():
+                    return False
+                tables = tables or suffix == ".parquet"
+    except OSError:  # opening it will say so
+        return False
+    return tables
+
+
+def _not_recognised(spec: str, path: Path) -> str:
+    """Why a text is no source, and what to do."""
+    if "://" in spec:
+        return "images are not read from the network: download them, and give their folder (or use hf:NAME)"
+    if path.is_file():
+        if path.suffix.lower() in image_suffixes():
+            return f"this is a single image; give the folder that it is in: {path.parent}"
+        if path.suffix.lower() == ".jsonl":
+            return "save it as metadata.jsonl in the folder of the images, with a column file_name, and use hf:FOLDER"
+        return f"this file is of no known kind; give {PLAIN}"
+    if os.sep == "/" and re.match(r"[A-Za-z]:[\\/]|.*\\", spec):
+        return "this looks like a Windows path; write it as this machine names it, with forward slashes"
+    if glob.has_magic(spec):
+        return "a pattern may name .parquet files only; for images, give their folder"
+    scheme, mark, _ = spec.partition(":")
+    known = difflib.get_close_matches(scheme.lower(), FORMS, n=1, cutoff=0.6)
+    if mark and len(scheme) > 1 and "/" not in scheme:
+        return f"unknown source {scheme!r}; " + (
+            f"did you mean {known[0]!r}?" if known else f"use one of {', '.join(FORMS.values())}"
         )
-    elif near:
-        hint = f"did you mean {near[0]!r}?"
-    else:
-        hint = "use one of " + ", ".join(FORMS.values())
-    return f"{spec!r}: unknown source {scheme!r}; {hint}"
+    there = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = [str(path.with_name(name)) for name in difflib.get_close_matches(path.name, there, n=1, cutoff=0.6)]
+    near = [f"./{one}" if one in FORMS else one for one in near]
+    hint = f"did you mean {' or '.join(known + near)}?" if known or near else f"give {PLAIN}"
+    return f"no such file or folder: {path.absolute()}; {hint}"

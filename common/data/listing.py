@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.files import run_stage
 from common.runs.logs import say_once
 
 # folders that network drives, archive programs, desktops and W&B add, in lower case; some hold copies of the images
@@ -29,6 +31,11 @@ class Listing:
     runs: list[str] = field(default_factory=list)  # run folders, left out
     added: list[str] = field(default_factory=list)  # other folders that are left out
 
+    @property
+    def kinds(self) -> str:
+        """The most frequent types of other files, with their numbers."""
+        return ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in self.others.most_common(3))
+
     def report(self, spec: str) -> None:
         """Say what is left out, once per program."""
         for folders, what in ((self.runs, "written by retouch"), (self.added, "that hold no images of yours")):
@@ -38,8 +45,9 @@ class Listing:
                     logging.INFO, f"{spec}: {len(folders)} folder{'s' * (len(folders) > 1)} {what} left out: {shown}"
                 )
         if self.images and self.others.total() > len(self.images):
-            kinds = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in self.others.most_common(3))
-            say_once(logging.INFO, f"{spec}: {len(self.images):,} images; files of other types are not read ({kinds})")
+            say_once(
+                logging.INFO, f"{spec}: {len(self.images):,} images; files of other types are not read ({self.kinds})"
+            )
 
 
 def list_images(root: str, suffixes: frozenset[str]) -> Listing:
@@ -93,20 +101,28 @@ def list_images(root: str, suffixes: frozenset[str]) -> Listing:
     return listing
 
 
-def is_run_folder(folder: str) -> bool:
-    """Whether a stage of Retouch writes there: the first line of its ``config.yaml`` says so."""
-    try:
-        with open(f"{folder}/config.yaml", "rb") as file:  # noqa: PTH123 -- as below, strings
-            return file.readline(100).startswith(b"# retouch ")
-    except OSError:
-        return False
+def list_names(names: Iterable[str], suffixes: frozenset[str]) -> Listing:
+    """The image files among the paths of an archive's files, without hidden ones and ``ADDED`` folders."""
+    listing = Listing()
+    for path in names:
+        *folders, name = path.split("/")
+        added = [number for number, folder in enumerate(folders) if folder.lower() in ADDED]
+        if added:
+            folder = "/".join(folders[: added[0] + 1])
+            listing.added += [] if folder in listing.added else [folder]
+        elif not any(part.startswith(".") and part != "." for part in (*folders, name)):
+            if _suffix(name) in suffixes:
+                listing.images.append(path)
+            else:
+                listing.others[_suffix(name)] += 1
+    return listing
 
 
 def run_folders(root: Path) -> list[Path]:
     """The run folders below ``root``, not those in other run folders."""
     found = []
     for folder, inside, _ in os.walk(root):
-        runs = [name for name in inside if is_run_folder(f"{folder}/{name}")]
+        runs = [name for name in inside if run_stage(f"{folder}/{name}")]
         found += [Path(folder, name) for name in runs]
         inside[:] = [name for name in inside if name not in runs and not name.startswith(".")]
     return sorted(found)
@@ -114,12 +130,12 @@ def run_folders(root: Path) -> list[Path]:
 
 def in_run_folder(file: Path, root: Path) -> bool:
     """Whether a run folder below ``root`` holds the file, at any depth."""
-    return any(is_run_folder(str(folder)) for folder in file.parents if root in folder.parents)
+    return any(run_stage(folder) for folder in file.parents if root in folder.parents)
 
 
 def _left_out(folder: str, names: set[str], listing: Listing) -> list[str] | None:
     """The list that a folder with entries ``names`` belongs to, if it is left out."""
-    if "config.yaml" in names and is_run_folder(folder):
+    if "config.yaml" in names and run_stage(folder):
         return listing.runs
     if os.path.basename(folder).lower() in ADDED or "pyvenv.cfg" in names:  # noqa: PTH119
         return listing.added

@@ -24,6 +24,7 @@ SIZE = 32
 SHAPES = ("circle", "ring", "square", "triangle", "pentagon", "star", "cross", "crescent", "heart", "arrow")
 COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 TEXTURES = ("plain", "stripes", "dots", "checker")  # of the object
+TASKS = ("shape", "color", "texture")
 HUES = (0.0, 28.0, 54.0, 118.0, 180.0, 222.0, 272.0, 322.0)  # degrees, jittered by HUE_JITTER
 HUE_JITTER = 7.0
 LENGTHS = {"train": 20_000, "test": 4_000}
@@ -39,11 +40,13 @@ class ShapesSource(Source):
     endless = True
     color_tasks = ("color", "all")
 
-    def __init__(self, split: str = "train", length: int | None = None, seed: int = 0, default: str = "shape") -> None:
-        self.split, self.seed = split, seed
+    def __init__(
+        self, split: str = "train", length: int | None = None, seed: int = 0, default: str | None = None
+    ) -> None:
+        self.split, self.seed, self.default = split, seed, default
         self.length = LENGTHS[split] if length is None else length
         self.spec = f"shapes:{split}:{self.length}"
-        self.tasks = (default, *(task for task in ("shape", "color", "texture", "all") if task != default))
+        self.tasks = tuple(sorted((*TASKS, "all"), key=lambda task: task != default))
 
     @property
     def fingerprint(self) -> str:
@@ -60,7 +63,10 @@ class ShapesSource(Source):
 
     def published_test(self) -> Source:
         """The test split in its whole length: the same images whatever the seed of the training set."""
-        return ShapesSource("test", default=self.tasks[0])
+        return ShapesSource("test", default=self.default)
+
+    def default_tasks(self) -> tuple[str, ...]:
+        return TASKS if self.default is None else (self.default,)
 
     def where(self, index: int) -> str:
         return f"shapes:{self.split}[{index}]"

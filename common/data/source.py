@@ -83,6 +83,14 @@ class Source(ABC):
         """The test set that belongs to this training set; ``None`` where there is none, or the user named a split."""
         return None
 
+    def default_tasks(self) -> tuple[str, ...]:
+        """All tasks that are meant where none is named; the default task is one of them.
+
+        Raises:
+            UserError: there are no labels, or none is obvious.
+        """
+        return (self.resolve(None),)
+
     def resolve(self, task: str | None) -> str:
         """The name of ``task``, or of the default task for ``None``."""
         if not self.tasks:
@@ -129,6 +137,12 @@ class Subset(Source):
 
     def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
         return self.source.labels(task, self.rows if rows is None else self.rows[rows])
+
+    def default_tasks(self) -> tuple[str, ...]:
+        return self.source.default_tasks()
+
+    def resolve(self, task: str | None) -> str:
+        return self.source.resolve(task)
 
 
 def class_name(name: str) -> str:

@@ -70,6 +70,25 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
     return torch.from_numpy(np.flatnonzero(~held)), torch.from_numpy(np.flatnonzero(held))
 
 
+def stratified_folds(labels: Tensor, folds: int, seed: int) -> Tensor:
+    """The fold of each row, int64 ``[N]`` in ``0..folds-1``, for cross-validation: seeded and stratified.
+
+    The folds are equally large, and each has an equal part of every class, up to one row.
+
+    Args:
+        labels: int64 ``[N]``.
+        folds: at least 2.
+    """
+    if folds < 2:
+        raise ValueError(f"cross-validation needs at least 2 folds, got {folds}")
+    values = labels.numpy()
+    order = np.random.default_rng(seed).permutation(len(values))
+    order = order[np.argsort(values[order], kind="stable")]
+    fold = np.empty(len(values), np.int64)
+    fold[order] = np.arange(len(values)) % folds  # dealt like cards, class by class
+    return torch.from_numpy(fold)
+
+
 def split_source(
     source: Source, task: str | None = None, *, fraction: float = 0.2, seed: int = 0
 ) -> tuple[Source, Source]:

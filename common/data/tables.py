@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from common.data.columns import IMAGE_COLUMNS, ColumnSource, only
 from common.data.decode import open_image
 from common.data.listing import in_run_folder, run_folders
 from common.data.source import Labels, Source, class_name, digest
@@ -31,12 +32,8 @@ from common.errors import UserError, one_line
 
 log = logging.getLogger("retouch")
 
-# default columns if there are several candidates, in this order
-IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture", "pixel_values")
-LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "category")
 
-
-class TableSource(Source):
+class TableSource(ColumnSource):
     """Rows of a `datasets` table. ``image`` and ``label`` name columns; by default, the obvious ones are used.
 
     Raises:
@@ -52,7 +49,7 @@ class TableSource(Source):
         images = [name for name, feature in table.features.items() if _holds_images(feature)]
         tasks = [name for name, feature in table.features.items() if _holds_labels(feature)]
         problems = []
-        self._image = image or _only(images, IMAGE_COLUMNS)
+        self._image = image or only(images, IMAGE_COLUMNS)
         if image is not None and image not in images:
             problems.append(f"data.image: {_wrong_column(image, table, images, 'images')}")
         elif not images:
@@ -64,9 +61,7 @@ class TableSource(Source):
         if problems:
             raise UserError(*(f"{spec}: {problem}" for problem in problems))
         classes = [name for name in tasks if isinstance(table.features[name], datasets.ClassLabel)]
-        first = label or _only(classes, LABEL_COLUMNS) or _only(tasks, LABEL_COLUMNS)
-        self.tasks = tuple(sorted(tasks, key=lambda name: (name != first, name not in classes)))
-        self.sure = first is not None or not tasks
+        self._choose_tasks(tasks, classes, label)
         self._kinds = ", ".join(f"{name} ({_kind(feature)})" for name, feature in table.features.items())
         self._table = table.select_columns([self._image, *tasks])
         if isinstance(table.features[self._image], datasets.Image):
@@ -104,10 +99,10 @@ class TableSource(Source):
                 f"{self.spec} has no labels, but labels are needed here: no column holds whole numbers, words, or true "
                 f"and false; it has {self._kinds}{hint}"
             )
-        if task is None and not self.sure:
-            choices = ", ".join(self.tasks)
-            raise UserError(f"{self.spec}: several columns may be labels: {choices}; set data.label to one of them")
         return super().resolve(task)
+
+    def _different(self, column: str) -> int:
+        return len(self._table.unique(column))
 
     def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
         task = self.resolve(task)
@@ -331,11 +326,6 @@ def _kind(feature: Any) -> str:
     if _holds_images(feature):
         return "images"
     return str(feature.dtype) if isinstance(feature, datasets.Value) else type(feature).__name__.lower()
-
-
-def _only(names: list[str], usual: tuple[str, ...]) -> str | None:
-    """The only name, or the most usual one of several."""
-    return names[0] if len(names) == 1 else next((name for name in usual if name in names), None)
 
 
 def _wrong_column(name: str, table: Any, good: list[str], what: str) -> str:

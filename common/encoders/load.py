@@ -16,17 +16,23 @@ from torch import Tensor
 from common.encoders import Classifier, Encoder, EncoderConfig
 from common.encoders.card import CONFIG, FORMAT, WEIGHTS, EncoderCard, digest, read_json, rebuild
 from common.errors import UserError, one_line
+from common.files import run_stage
 
 log = logging.getLogger("retouch")
+
+ENCODER = "encoder"  # the folder of an encoder in the folder of its run
 
 
 def load_encoder(folder: str | Path) -> Encoder:
     """The encoder in ``folder``, frozen and in eval mode, every tensor checked. Of a classifier, its encoder.
 
+    Args:
+        folder: an encoder's folder, or that of the run that exported it.
+
     Raises:
         UserError: the folder is missing, not an encoder, damaged or modified; says what is wrong and what to do.
     """
-    folder = Path(folder)
+    folder = encoder_folder(folder)
     card = read_encoder_card(folder)
     encoder = rebuild(card.config, card.image_size, card.view, len(card.class_names))
     _load_tensors(encoder, card, folder)
@@ -109,18 +115,24 @@ def _misfit(tensor: Tensor, wanted: Tensor) -> str:
     return "" if tensor.isfinite().all() else "is not finite"
 
 
-# ---- the card
+# ---- the folder, and the card in it
+
+
+def encoder_folder(path: str | Path) -> Path:
+    """The folder of an encoder, where a run folder may be named in its place. It need not be there."""
+    folder = Path(path).expanduser()
+    return folder / ENCODER if not (folder / CONFIG).is_file() and (folder / ENCODER / CONFIG).is_file() else folder
 
 
 def read_encoder_card(folder: str | Path) -> EncoderCard:
-    """The card in ``config.json``, without reading tensors.
+    """The card in ``config.json`` of an encoder, or of the run that exported it, without reading tensors.
 
     A plain timm folder counts as an encoder of RGB images at its own input size.
 
     Raises:
         UserError: there is no such folder, or it is not an encoder; says what it looks like and what to use instead.
     """
-    folder = Path(folder)
+    folder = encoder_folder(folder)
     _refuse_unlikely(folder)
     config = read_json(folder)
     if "retouch" in config:
@@ -141,12 +153,12 @@ def read_encoder_card(folder: str | Path) -> EncoderCard:
 def encoder_sha256(folder: str | Path) -> str:
     """sha256 (hex) of the weights and how they are read, computed from the files in ``folder``."""
     card = read_encoder_card(folder)
-    return digest(card, Path(folder) / WEIGHTS)
+    return digest(card, encoder_folder(folder) / WEIGHTS)
 
 
 def _refuse_unlikely(folder: Path) -> None:
     if not folder.exists():
-        raise UserError(f"{folder}: no such folder; use the encoder/ folder of a finished run")
+        raise UserError(f"{folder}: no such folder; use the folder of a finished run")
     if not folder.is_dir():
         raise UserError(f"{folder} is a file; use the folder that contains {CONFIG} and {WEIGHTS}")
     if (folder / CONFIG).is_file():
@@ -156,17 +168,23 @@ def _refuse_unlikely(folder: Path) -> None:
                 raise UserError(f"{folder}: no permission to read {' and '.join(closed)}; change their permissions")
             return
         raise UserError(f"{folder} has no {WEIGHTS}: the copy is incomplete, or its weights have another format")
-    run = next(
-        (path for path in (folder, *folder.absolute().parents[:2]) if (path / "encoder" / CONFIG).is_file()), None
-    )
+    stage = run_stage(folder)
+    if stage in ("pretrain", "finetune"):
+        raise UserError(
+            f"{folder} is a run that has not finished, so it has no encoder: continue it with out={folder} resume=true"
+        )
+    if stage is not None:
+        raise UserError(
+            f"{folder} is a run of retouch {stage}, which exports no encoder; use the run that it was given"
+        )
+    run = next((path for path in folder.absolute().parents[:2] if (path / ENCODER / CONFIG).is_file()), None)
     if run is not None:
-        what = "a run folder" if run == folder else "inside a run, but not its encoder"
-        raise UserError(f"{folder} is {what}; use {run / 'encoder'}")
+        raise UserError(f"{folder} is inside a run, but not its encoder; use {run}")
     if folder.name.startswith("step-") or any(folder.glob("step-*")):
         raise UserError(
-            f"{folder} is a training checkpoint; finish the run (resume=true), then use its encoder/ folder"
+            f"{folder} is a training checkpoint; finish the run (resume=true), then use the folder of the run"
         )
-    raise UserError(f"{folder} is not an encoder: it has no {CONFIG}; use the encoder/ folder of a finished run")
+    raise UserError(f"{folder} is not an encoder: it has no {CONFIG}; use the folder of a finished run")
 
 
 def _card_of_plain_timm(folder: Path, config: Mapping[str, Any]) -> EncoderCard:

@@ -36,32 +36,36 @@ CHUNK = {"cpu": 1 << 20, "cuda": 1 << 27}
 class PatchDictionaryArgs(Config):
     """Settings of ``patch_dictionary``, given as ``encoder.model_args``.
 
-    Attributes:
-        atoms: filters applied at every position, including mirrored ones.
-        patch: side in pixels.
-        code: ``threshold`` (two-sided, at ``threshold``), ``top_k`` (the k largest per position, by magnitude),
-            ``lasso`` (``‖y - D s‖² + l1 ‖s‖₁`` by FISTA) or ``triangle`` (how much closer an atom is than the average
-            one). Positive and negative parts are separate channels. ``triangle`` is Coates's soft k-means with other
-            centroids: theirs are means of patches, of any norm and sign; here they are the unit-norm atoms and their
-            negatives, since an atom stands for both. A patch of much larger norm is about equally far from all: its
-            code is then nearly ``max(z, 0) / ‖y‖``, the patch's shape without its contrast.
-        grid: cells per side over which the code is averaged.
-        mirror: half of the atoms are mirror images of the other half, and a feature is the sum of an atom's response
-            and its mirror's in the mirrored cell: exactly invariant to horizontal flips, with half the features. A
-            classifier trained on mirrored images too would weight the two equally anyway.
-        contrast: added to a patch's variance (pixels in [0, 1]) before dividing by it; keeps the noise of flat patches
-            small.
+    Codes: ``threshold`` is two-sided, ``top_k`` keeps the k largest per position by magnitude, ``lasso`` minimises
+    ``‖y - D s‖² + l1 ‖s‖₁`` by FISTA. Positive and negative parts are separate channels. ``triangle`` (how much closer
+    an atom is than the average one) is Coates's soft k-means with other centroids: theirs are means of patches, of any
+    norm and sign; here they are the unit-norm atoms and their negatives, since an atom stands for both. A patch of much
+    larger norm is about equally far from all: its code is then nearly ``max(z, 0) / ‖y‖``, the patch's shape without
+    its contrast.
+
+    Mirrored atoms: a feature is the sum of an atom's response and its mirror's in the mirrored cell, so it is exactly
+    invariant to horizontal flips, with half the features. A classifier trained on mirrored images too would weight the
+    two equally anyway.
     """
 
     atoms: int = Field(default=400, ge=2, le=1 << 16)
+    """Filters applied at every position, including mirrored ones."""
     patch: int = Field(default=6, ge=2, le=64)
+    """Side of a patch in pixels."""
     code: Literal["threshold", "top_k", "lasso", "triangle"] = "threshold"
+    """How responses become a code."""
     threshold: float = Field(default=0.25, ge=0)
+    """Responses below it are 0, with code=threshold."""
     top_k: int = Field(default=16, gt=0)
+    """Non-zeros per position, with code=top_k."""
     l1: float = Field(default=0.5, gt=0)
+    """λ, with code=lasso."""
     grid: int = Field(default=2, ge=1, le=16)
+    """Cells per side over which the code is averaged."""
     mirror: bool = True
+    """Half of the atoms are mirror images of the other half."""
     contrast: float = Field(default=1.5e-4, gt=0)
+    """Added to a patch's variance (pixels in [0, 1]) before dividing by it; keeps the noise of flat patches small."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -128,11 +128,7 @@ def learn(
                 if world.is_main:
                     save_checkpoint(run.checkpoints, _snapshot(progress, learner, loader, run), config.checkpoint.keep)
             if stopping and not last:
-                log.info(
-                    "stopped at step %d of %d with a checkpoint; run the same command with resume=true to continue",
-                    progress.step,
-                    steps,
-                )
+                log.info("stopped at step %d of %d with a checkpoint", progress.step, steps)
                 return progress.trained(steps, finished=False)
 
     # what the model is left with: the best weights, else the averages, else its own

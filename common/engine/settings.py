@@ -12,10 +12,12 @@ from common.machine.precision import Precision
 
 
 class CheckpointConfig(Config):
-    """How often to save, in steps, and how many checkpoints to keep."""
+    """When a run is saved, so that it can be resumed."""
 
     every: int = Field(default=500, gt=0)
+    """Steps between two checkpoints."""
     keep: int = Field(default=2, gt=0)
+    """Checkpoints to keep; older ones are removed."""
 
 
 class LoopConfig(Config):
@@ -31,12 +33,18 @@ class LoopConfig(Config):
     loop_free_keys: ClassVar[frozenset[str]] = frozenset({"log_seconds", "checkpoint"})
 
     seed: int = Field(default=0, ge=0, lt=1 << 32)
-    batch_size: int = Field(default=256, gt=0)  # images per step: over all processes and micro-batches
+    """Seed of every random number; the same seed gives the same result."""
+    batch_size: int = Field(default=256, gt=0)
+    """Images per batch, over all processes and micro-batches."""
     steps: int | None = Field(default=None, gt=0)
+    """Length of training in steps; or set epochs."""
     epochs: float | None = Field(default=None, gt=0)
+    """Length of training in passes over the images; or set steps."""
     checkpoint: CheckpointConfig = CheckpointConfig()
-    log_every: int = Field(default=50, gt=0)  # steps between two lines of metrics.jsonl
-    log_seconds: float = Field(default=5.0, gt=0)  # seconds between two plain progress lines where there is no terminal
+    log_every: int = Field(default=50, gt=0)
+    """Steps between two lines of metrics.jsonl."""
+    log_seconds: float = Field(default=5.0, gt=0)
+    """Seconds between two progress lines where there is no terminal."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -52,21 +60,30 @@ class LoopConfig(Config):
 class OptimConfig(Config):
     """AdamW with linear warmup and a cosine decay to zero."""
 
-    weight_decay: float = Field(default=0.05, ge=0)  # not on biases, norms, tokens and positions
+    weight_decay: float = Field(default=0.05, ge=0)
+    """Decoupled weight decay; not on biases, norms, tokens and positions."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
-    warmup: float = Field(default=0.05, ge=0, lt=1)  # share of all steps
-    clip: float = Field(default=1.0, ge=0)  # largest gradient norm; 0 turns clipping off
+    """Decay of the running means of the gradient and of its square."""
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    """Share of all steps in which the learning rate rises to its peak."""
+    clip: float = Field(default=1.0, ge=0)
+    """Largest gradient norm; 0 turns clipping off."""
 
 
 class GradientConfig(LoopConfig):
     """The loop's settings where a step follows a gradient."""
 
-    base_lr: float = Field(default=1e-3, gt=0)  # per 256 images; the effective rate is base_lr * batch_size / 256
+    base_lr: float = Field(default=1e-3, gt=0)
+    """Learning rate per 256 images; the effective rate is base_lr * batch_size / 256."""
     optim: OptimConfig = OptimConfig()
-    ema: float = Field(default=0.998, ge=0, lt=1)  # decay of the averaged weights that are exported; 0 turns it off
-    accumulate: int = Field(default=1, gt=0)  # micro-batches per step
+    ema: float = Field(default=0.998, ge=0, lt=1)
+    """Decay of the averaged weights that are exported; 0 turns averaging off."""
+    accumulate: int = Field(default=1, gt=0)
+    """Micro-batches per step: less memory at the same batch size."""
     precision: Precision = "auto"
+    """Of the forward pass; auto is bfloat16 where the machine is fast at it, else float32."""
     compile: bool = False
+    """Compile the model with torch.compile."""
 
     @model_validator(mode="after")
     def _equal_micro_batches(self) -> Self:

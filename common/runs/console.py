@@ -1,4 +1,4 @@
-"""The command line: stages by name, messages, exit codes, and plain answers to mistakes."""
+"""The command line: stages by name, their help, messages, exit codes, and plain answers to mistakes."""
 
 from __future__ import annotations
 
@@ -18,66 +18,123 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from common.config import read_settings
 from common.errors import UserError
+from common.recipes import STANDARD, header, listing, recipes, stage_config, understand
+from common.runs.completion import complete_recipe, complete_setting, remember_keys
+from common.runs.describe import describe, settings_of
 from common.runs.logs import setup_console
+from common.settings import plain
 
 log = logging.getLogger("retouch")
 
-RESUMED = "start the same command again, with resume=true if its run folder exists"
+RESUMED = "start the same command again, with out=FOLDER resume=true if its run folder exists"
 DASHED = re.compile(r"--[A-Za-z_][\w.]*=")
-SETTINGS = (
-    "CONFIG and every key.sub=value are checked before anything is written. A run writes all settings with their "
-    "values to config.yaml in its folder; for an unknown key, the error names the nearest known one."
-)
+MOST_COLUMNS = 100
+RECIPE = "the name of a recipe, or a YAML file: what ends in .yaml or holds a separator is a file"
+SETTINGS = """\
+All settings are checked before anything is written. {prog} RECIPE --help lists those of a recipe;
+retouch recipes RECIPE > mine.yaml copies it."""
+MARKED = "settings, as key=value (* set by the recipe or on the command line; all others have their default):"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage, run as ``NAME CONFIG [key.sub=value ...]``.
+    """One stage, run as ``NAME [RECIPE] [key.sub=value ...]``.
 
     Attributes:
-        module: holds ``command(path, overrides)``; imported when the stage runs, so that ``--help`` is quick.
+        module: holds the function that runs it, which has the stage's name; imported when it runs: ``--help`` is quick.
+        settings: where the type of its settings is, as ``module:name``.
         lossless: a stopped run continues from its checkpoints, so SIGTERM is not a failure.
     """
 
     name: str
     help: str
     module: str
+    settings: str
     lossless: bool = False
 
     def add_arguments(self, parser: Parser) -> None:
         """The arguments of every stage."""
-        parser.epilog, parser.takes_settings = SETTINGS, True
-        parser.add_argument("config", metavar="CONFIG", help="a YAML file, for example from configs/")
-        parser.add_argument(
-            "overrides", nargs="*", default=[], metavar="key.sub=value", help="settings that replace those of the file"
+        parser.stage = self
+        standard = f" (default: {STANDARD[self.name]})" if self.name in STANDARD else ""
+        recipe: Any = parser.add_argument("recipe", nargs="?", metavar="RECIPE", help=f"{RECIPE}{standard}")
+        overrides: Any = parser.add_argument(
+            "overrides", nargs="*", metavar="key.sub=value", help="settings that replace those of the recipe"
         )
+        recipe.completer = lambda prefix, **_: complete_recipe(self.name, prefix)
+        overrides.completer = lambda prefix, **_: complete_setting(self.name, prefix)
         parser.set_defaults(run=self.run)
 
     def run(self, given: argparse.Namespace) -> int:
         """Run the stage; returns the exit code."""
 
         def work() -> None:
-            importlib.import_module(self.module).command(given.config, given.overrides)
+            understand(self.name, given.recipe)  # before what takes seconds to import
+            config = stage_config(self.schema(), given.recipe, given.overrides)
+            remember_keys(self.name, (one.key for one in settings_of(type(config), plain(config), {})))
+            getattr(importlib.import_module(self.module), self.name)(config)
 
         return answer(f"retouch {self.name}", work, lossless=self.lossless)
 
+    def schema(self) -> Any:
+        """The type of its settings."""
+        module, _, name = self.settings.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+    def describe(self, recipe: str, overrides: Sequence[str]) -> None:
+        """Print what a recipe says of itself, and all settings with their values."""
+        given, schema = understand(self.name, recipe, overrides), self.schema()
+        assert isinstance(given.source, Path)
+        settings = settings_of(schema, read_settings(schema, given.source, given.overrides), given.defaults)
+        remember_keys(self.name, (one.key for one in settings))
+        about = header(given.source.read_text(encoding="utf-8"))
+        say("\n".join([*about, *([""] if about else []), MARKED, "", describe(settings, columns())]))
+
 
 class Parser(argparse.ArgumentParser):
-    """Takes settings with dashes too, ``--key.sub=value``: the agent of a W&B sweep writes them so."""
+    """Takes settings with dashes too, ``--key.sub=value``: the agent of a W&B sweep writes them so.
 
-    takes_settings = False
+    Attributes:
+        stage: the stage that it parses arguments for, if it is one's.
+    """
+
+    stage: Stage | None = None
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        args = sys.argv[1:] if args is None else args
-        if self.takes_settings:
+        args = list(sys.argv[1:] if args is None else args)
+        if self.stage is not None:
             args = [arg.removeprefix("--") if DASHED.match(arg) else arg for arg in args]
+            asked = [arg for arg in args if arg not in ("-h", "--help")]
+            if asked and len(asked) < len(args):
+                stage = self.stage
+                self.exit(answer(f"retouch {stage.name}", lambda: stage.describe(asked[0], asked[1:])))
         return super().parse_known_args(args, namespace)
+
+    def format_help(self) -> str:
+        if self.stage is None:
+            return super().format_help()
+        name = self.stage.name
+        listed = listing({one.name: one for one in recipes(name)}, columns())
+        return f"{super().format_help()}\n{SETTINGS.format(prog=self.prog)}\n\nrecipes:\n{listed}\n"
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments"):
             message += "; settings are written key=value"
         super().error(message)
+
+
+def say(text: str) -> None:
+    """Print to standard output, whose reader, such as ``head``, may have enough before the end."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would fail again when it ends
+
+
+def columns() -> int:
+    """How wide a text may be here."""
+    return min(shutil.get_terminal_size((MOST_COLUMNS, 24)).columns, MOST_COLUMNS)
 
 
 def run_stages(program: str, stages: Sequence[Stage], arguments: Sequence[str] | None = None) -> int:

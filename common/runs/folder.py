@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -19,8 +19,8 @@ from pydantic import Field
 
 from common.config import Config, dump_config
 from common.errors import UserError
-from common.files import leftover, remove_folder, write_text
-from common.machine.distributed import World
+from common.files import leftover, remove_folder, run_stage, write_text
+from common.machine.distributed import World, gather
 from common.runs.lock import LOCK, check_unused, locked
 from common.runs.logs import EarlyLog, add_log_file
 from common.runs.tracking import Tracker, WandbConfig
@@ -39,14 +39,22 @@ class StageConfig(Config):
     free_keys: ClassVar[frozenset[str]] = frozenset({"out", "resume", "overwrite", "wandb"})
 
     out: Path
+    """The run folder. `{n}` in its name is the first number that no other run has."""
     seed: int = Field(default=0, ge=0, lt=1 << 32)
-    batch_size: int = Field(default=256, gt=0)  # global: over all processes and accumulated micro-batches
+    """Seed of every random number; the same seed gives the same result."""
+    batch_size: int = Field(default=256, gt=0)
+    """Images per batch, over all processes and micro-batches."""
     resume: bool = False
+    """Continue the run in the folder `out`."""
     overwrite: bool = False
+    """Replace the run in the folder `out`."""
     wandb: WandbConfig = WandbConfig()
 
 
 S = TypeVar("S", bound=StageConfig)
+
+NUMBER = "{n}"  # in the name of `out`: the number of the run
+SHOWN_RUNS = 5  # in one message
 
 
 def with_group(config: S, provenance: Mapping[str, Any] | None = None) -> S:
@@ -59,6 +67,74 @@ def with_group(config: S, provenance: Mapping[str, Any] | None = None) -> S:
     asked = config.wandb.group or os.environ.get("WANDB_RUN_GROUP")
     group = asked or (str(inherited) if inherited else config.out.absolute().name)
     return config.model_copy(update={"wandb": config.wandb.model_copy(update={"group": group})})
+
+
+def say_how_to_continue(config: StageConfig) -> None:
+    """For a run that was stopped with a checkpoint."""
+    log.info("to continue, run the same command with out=%s resume=true", config.out)
+
+
+# ---- numbered run folders
+
+
+@contextmanager
+def numbered(config: S, world: World) -> Iterator[S]:
+    """``config`` with the next number for ``{n}`` in the name of its run folder, the same in all processes.
+
+    The folder is made at once, so that of two runs that start together each has its own. It is removed at the end if
+    nothing was written.
+    """
+    if NUMBER not in config.out.name or config.resume or config.overwrite:  # `check_run_folder` refuses the last two
+        yield config
+        return
+    made: list[Path] = []
+    out = gather(_next_folder(config.out, made) if world.is_main else config.out)[0]
+    try:
+        yield config.model_copy(update={"out": out})
+    finally:
+        with suppress(OSError):  # not empty
+            for folder in made:
+                folder.rmdir()
+
+
+def _next_folder(pattern: Path, made: list[Path]) -> Path:
+    """Make the folder after the last one of the pattern; ``made`` gets all folders that were made, the inner first.
+
+    Where it cannot be made, ``check_run_folder`` will say why.
+    """
+    above = [folder for folder in pattern.parents if not folder.exists()]
+    number = max((number for number, _ in _numbered_folders(pattern)), default=0) + 1
+    try:
+        pattern.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            out = pattern.with_name(pattern.name.replace(NUMBER, str(number)))
+            try:
+                out.mkdir()
+            except FileExistsError:  # another run was faster
+                number += 1
+                continue
+            made += [out, *above]
+            return out
+    except OSError:
+        return pattern.with_name(pattern.name.replace(NUMBER, str(number)))
+
+
+def _numbered_folders(pattern: Path) -> list[tuple[int, Path]]:
+    """The folders and files whose names fit the pattern, with their numbers."""
+    before, _, after = pattern.name.partition(NUMBER)
+    form = re.compile(f"{re.escape(before)}([0-9]+){re.escape(after)}")
+    entries = pattern.parent.iterdir() if pattern.parent.is_dir() else ()
+    return sorted((int(found[1]), entry) for entry in entries if (found := form.fullmatch(entry.name)))
+
+
+def _which_run(config: StageConfig) -> UserError:
+    """Ask for ``out``, with the runs that may be meant, latest first."""
+    asked = "resume" if config.resume else "overwrite"
+    runs = [folder for folder in config.out.parent.glob("*") if run_stage(folder) == config.stage]
+    like = {folder for _, folder in _numbered_folders(config.out)}
+    meant = sorted(like.intersection(runs) or runs, key=lambda run: run.stat().st_mtime, reverse=True)[:SHOWN_RUNS]
+    hint = f"say which run: {' or '.join(f'out={run}' for run in meant)}" if meant else "say which run: out=FOLDER"
+    return UserError(f"{asked}=true, but no run is named; {hint}")
 
 
 class Run:
@@ -129,6 +205,7 @@ def open_run(config: StageConfig, world: World, early: EarlyLog | None = None) -
             yield Run(config.out, world, Tracker.disabled(config.out), resumed)
             return
         handler = add_log_file(config.out / "train.log", early)
+        log.info("run folder: %s", config.out)
         settings = config.model_dump(mode="json")
         tracker = Tracker(config.wandb, config.out, job_type=config.stage, settings=settings)
         exit_code = 1
@@ -197,6 +274,8 @@ def check_run_folder(config: StageConfig) -> bool:
     out = config.out
     if config.resume and config.overwrite:
         raise UserError("resume=true and overwrite=true exclude each other; set one of them")
+    if NUMBER in out.name:
+        raise _which_run(config)
     if out.exists() and not out.is_dir():
         raise UserError(f"out: {out} is a file; choose a folder")
     if not out.exists():
@@ -245,9 +324,9 @@ def _check_contents(config: StageConfig) -> bool:
 
 def _check_writer(config: StageConfig, saved: Path) -> None:
     """Refuse a run of another stage, named on the first line of its ``config.yaml``: nothing of it may be lost."""
-    first = re.match(r"# retouch (\w+)\n", saved.read_text(encoding="utf-8", errors="replace"))
-    if first is not None:
-        writer = f"retouch {first[1]}"
+    stage = run_stage(config.out)
+    if stage is not None:
+        writer = f"retouch {stage}"
     elif unknown := read_yaml(type(config), saved).keys() - type(config).model_fields.keys():
         writer = f"another stage or version (its config.yaml has {', '.join(sorted(unknown))})"
     else:

@@ -1,4 +1,7 @@
-"""One logger for the whole program: plain lines on the console, and lines with times in a run's ``train.log``."""
+"""One logger for the whole program: plain lines on the console, and lines with times in a run's ``train.log``.
+
+The console shows what matters to people (``log.info`` and above); ``train.log`` also has the details (``log.debug``).
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,7 @@ class EarlyLog(logging.Handler):
 @contextmanager
 def early_log() -> Iterator[EarlyLog]:
     """Inside, messages are kept until ``add_log_file`` takes them over."""
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.DEBUG)
     early = EarlyLog()
     log.addHandler(early)
     try:
@@ -75,7 +78,7 @@ def add_log_file(path: Path, early: EarlyLog | None = None) -> logging.Handler:
     """Append every message with its time to ``path``, the ``early`` ones first; the caller removes the handler."""
     handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.DEBUG)
     if early is not None:
         for record in early.records:
             handler.handle(record)

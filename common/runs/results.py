@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from common.errors import UserError, one_line
 
-SCHEMA_VERSION: Final = 1  # increase it whenever an older reader would misread a field
+SCHEMA_VERSION: Final = 2  # increase it whenever an older reader would misread or refuse a field
+READABLE: Final = (1, 2)  # what later versions added has a default
 RESULTS = "results.json"
 
 T = TypeVar("T")
@@ -35,10 +36,10 @@ def load_results(path: str | Path, schema: TypeAdapter[T], stages: Sequence[str]
     version = found.get("schema_version") if isinstance(found, dict) else None
     if version is None:
         raise UserError(f"{path} has no schema_version: an older Retouch wrote it; give {wanted}, or run it again")
-    if version != SCHEMA_VERSION:
+    if version not in READABLE:
         raise UserError(
-            f"{path} has schema_version {version!r}, but this Retouch reads version {SCHEMA_VERSION}: use the Retouch "
-            "that wrote it, or run the stage again"
+            f"{path} has schema_version {version!r}, but this Retouch reads {' and '.join(map(str, READABLE))}: use "
+            "the Retouch that wrote it, or run the stage again"
         )
     if found.get("stage") not in stages:
         raise UserError(f"{path} was written by retouch {found.get('stage')}; give {wanted}")

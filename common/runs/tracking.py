@@ -43,14 +43,20 @@ class WandbConfig(Config):
     What is not set here follows W&B's own environment, such as WANDB_PROJECT or WANDB_TAGS.
     """
 
-    mode: Mode = "auto"  # auto: or WANDB_MODE
-    entity: str | None = Field(default=None, min_length=1)  # team or user; default: WANDB_ENTITY, or W&B's own default
-    project: str | None = Field(default=None, min_length=1)  # default: WANDB_PROJECT, or retouch
-    # shared by the stages of one experiment; default: WANDB_RUN_GROUP, or the pretraining run's folder name
+    mode: Mode = "auto"
+    """auto: WANDB_MODE, or online with an account and offline without."""
+    entity: str | None = Field(default=None, min_length=1)
+    """Team or user; by default WANDB_ENTITY, or W&B's own default."""
+    project: str | None = Field(default=None, min_length=1)
+    """By default WANDB_PROJECT, or retouch."""
     group: str | None = None
-    name: str | None = None  # default: WANDB_NAME, or the run folder's name
-    tags: tuple[str, ...] | None = None  # default: WANDB_TAGS
-    notes: str | None = None  # default: WANDB_NOTES
+    """Shared by the stages of one experiment; by default WANDB_RUN_GROUP, or the pretraining run's folder name."""
+    name: str | None = None
+    """By default WANDB_NAME, or the name of the run folder."""
+    tags: tuple[str, ...] | None = None
+    """By default WANDB_TAGS."""
+    notes: str | None = None
+    """By default WANDB_NOTES."""
 
     def name_of(self, folder: Path) -> str:
         """The name of the run in ``folder``."""

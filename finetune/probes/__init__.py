@@ -9,7 +9,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune.probes.base import Classifiers, Fitted, Probe, Rows
+from finetune.probes.base import Fitted, Probe
+from finetune.probes.classifiers import Classifiers, Rows
 from finetune.probes.linear import Linear
 from finetune.probes.nearest import Nearest
 from finetune.probes.search import Candidates, Chosen, Search, Standardiser, Task, build_task

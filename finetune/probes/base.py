@@ -1,8 +1,8 @@
-"""The probe contract: choose on validation, refit on the whole training set, predict.
+"""The probe contract: choose on held-out training images, refit on the whole training set, predict.
 
-The shared steps are written here once, so no probe can choose on anything but the validation split or skip the refit.
+The shared steps are written here once, so no probe can choose on anything but held-out images or skip the refit.
 Features are standardised with the statistics of the rows a classifier is fitted on. Every space and every setting of
-the grid is scored on the validation split, and the best is refitted on all training images. A new probe defines only
+the grid is scored on the held-out images, and the best is refitted on all training images. A new probe defines only
 its grid, and how classifiers are fitted on standardised rows.
 """
 
@@ -10,44 +10,40 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
 from common.config import Config
+from finetune.data import Fold
 from finetune.features import Features
-from finetune.metrics import accuracy
 from finetune.pooling import Space
-from finetune.probes.search import Candidates, Chosen, Standardiser, Task, Validated, choose_best
+from finetune.probes.classifiers import Classifiers, Rows
+from finetune.probes.search import (
+    NOT_TRIED,
+    Candidates,
+    Chosen,
+    Standardiser,
+    Task,
+    Validated,
+    choose_best,
+    clearly_worse,
+)
 from finetune.results import Setting, choice_text, setting_text
-from finetune.solvers.preconditioner import Preconditioner
 
 log = logging.getLogger("retouch")
 
 
-class Rows(NamedTuple):
-    """Labelled rows that classifiers are fitted on."""
+class Split(NamedTuple):
+    """One split in one space, standardised by the rows that are fitted on."""
 
-    features: Tensor  # float32 [n F], standardised
-    labels: Tensor  # int64 [n]
-    classes: int
-    preconditioner: Callable[[], Preconditioner | None]  # of the space, for solvers that use one
-
-
-class Classifiers(ABC):
-    """Fitted classifiers, one per setting."""
-
-    @property
-    def unconverged(self) -> tuple[int, ...]:
-        """Which settings, by position, have a fit that did not converge, although it was repeated more carefully."""
-        return ()
-
-    @abstractmethod
-    def predict(self, features: Tensor) -> Tensor:
-        """Standardised features ``[m F]`` -> the class of each row under each setting, int64 ``[G m]``."""
+    rows: Rows
+    held: Tensor  # float32 [m F]
+    labels: Tensor  # int64 [m]
 
 
 @dataclass(frozen=True)
@@ -92,42 +88,69 @@ class Probe(Config, ABC):
     def fit(self, rows: Rows, settings: Sequence[Setting], *, final: bool) -> Classifiers:
         """Fit classifiers on these rows, one per setting; ``final`` marks the refit that is tested."""
 
+    def parts(self, grid: Sequence[Setting]) -> list[slice]:
+        """The grid in parts, tried one after the other: one that is clearly worse than an earlier one ends the search.
+
+        By default all at once. A solver whose simpler settings are cheap, and good starts for the others, begins there.
+        """
+        return [slice(len(grid))]
+
     def choose(self, candidates: Candidates, task: Task) -> Chosen:
-        """The space and setting with the best validation accuracy."""
-        grid = self.grid(task)
-        held = task.labels[task.validation]
+        """The space and setting with the best accuracy on held-out training images."""
+        grid, widest = self.grid(task), max(candidates.spaces, key=lambda space: space.width)
 
-        def validate(space: Space, rows: Tensor) -> Validated:
-            fitted = self._fitted(candidates, space, task, rows, grid, final=False)
-            shares: list[float] = accuracy(fitted.predict_all(candidates.matrix(space, task.validation)), held).tolist()
-            return Validated(shares, len(fitted.classifiers.unconverged))
+        def validate(space: Space, folds: Sequence[Fold]) -> Validated:
+            return self._validate(candidates, space, task, folds, grid)
 
-        widest = max(candidates.spaces, key=lambda space: space.width)
         return choose_best(candidates, task, grid, validate, always=[widest] if self.keep_widest else [])
+
+    def _validate(
+        self, candidates: Candidates, space: Space, task: Task, folds: Sequence[Fold], grid: Sequence[Setting]
+    ) -> Validated:
+        """Score the settings of the grid in one space, on all splits together."""
+        splits = [self._split(candidates, space, task, fold) for fold in folds]
+        images = sum(len(split.labels) for split in splits)
+        scores, unconverged, best = [NOT_TRIED] * len(grid), 0, 0.0
+        fits: list[Classifiers | None] = [None] * len(grid)
+        starts: list[Classifiers | None] = [None] * len(splits)
+        for part in self.parts(grid):
+            right = torch.zeros(len(grid[part]), dtype=torch.int64)
+            for number, split in enumerate(splits):
+                rows = split.rows._replace(start=starts[number])
+                starts[number] = fitted = self._fit(rows, space, task, grid[part], final=False)
+                right += (fitted.predict(split.held).cpu() == split.labels).sum(1)
+                unconverged += len(fitted.unconverged)
+            scores[part] = (right.double() / images).tolist()
+            fits[part] = [starts[-1]] * len(right)
+            if clearly_worse(max(scores[part]), best, images):
+                break
+            best = max(best, *scores[part])
+        return Validated(scores, fits, unconverged)
 
     def refit(self, candidates: Candidates, task: Task, chosen: Chosen) -> Fitted:
         """Fit the chosen setting in the chosen space, standardised, on all training images."""
-        return self._fitted(candidates, chosen.space, task, None, [chosen.setting], final=True)
+        rows, standardise = self._rows(candidates, chosen.space, task, None)
+        rows = rows._replace(start=chosen.start)
+        return Fitted(chosen.space, standardise, self._fit(rows, chosen.space, task, [chosen.setting], final=True))
 
-    def _fitted(
-        self,
-        candidates: Candidates,
-        space: Space,
-        task: Task,
-        rows: Tensor | None,
-        settings: Sequence[Setting],
-        *,
-        final: bool,
-    ) -> Fitted:
-        """Classifiers fitted on training images ``rows``, or on all."""
+    def _split(self, candidates: Candidates, space: Space, task: Task, fold: Fold) -> Split:
+        rows, standardise = self._rows(candidates, space, task, fold.fit)
+        return Split(rows, standardise.apply_(candidates.matrix(space, fold.held)), task.labels[fold.held])
+
+    def _rows(self, candidates: Candidates, space: Space, task: Task, rows: Tensor | None) -> tuple[Rows, Standardiser]:
+        """Training images ``rows``, or all, standardised by their own statistics."""
         matrix = candidates.matrix(space, rows)
         standardise = Standardiser.of(matrix)
         standardise.apply_(matrix)
         labels = (task.labels if rows is None else task.labels[rows]).to(matrix.device)
         preconditioner = partial(candidates.preconditioner, space, matrix)
-        classifiers = self.fit(Rows(matrix, labels, len(task.classes), preconditioner), settings, final=final)
+        return Rows(matrix, labels, len(task.classes), preconditioner), standardise
+
+    def _fit(self, rows: Rows, space: Space, task: Task, settings: Sequence[Setting], *, final: bool) -> Classifiers:
+        """Fit, and log what does not converge."""
+        classifiers = self.fit(rows, settings, final=final)
         for place in classifiers.unconverged:
             where = choice_text(space.layer, space.pooling, setting_text(settings[place]))
             stage = "refit" if final else "search"
             log.warning("%s, %s: the %s did not converge (%s)", task.name, stage, self.text, where)
-        return Fitted(space, standardise, classifiers)
+        return classifiers

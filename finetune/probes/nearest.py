@@ -1,4 +1,4 @@
-"""Weighted k-nearest neighbours, with k chosen on the validation split."""
+"""Weighted k-nearest neighbours, with k chosen on held-out training images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from finetune.probes.base import Classifiers, Probe, Rows
+from finetune.probes.base import Probe
+from finetune.probes.classifiers import Classifiers, Rows
 from finetune.probes.search import Task
 from finetune.results import Setting
 from finetune.solvers.knn import knn_predict
@@ -19,14 +20,16 @@ class Nearest(Probe):
 
     kind: Literal["knn"] = "knn"
     k: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(10, 20, 100, 200), min_length=1)
+    """Numbers of neighbours to choose from."""
     temperature: float = Field(default=0.07, gt=0)
+    """A neighbour of cosine similarity s has the weight exp(s / temperature)."""
 
     @property
     def text(self) -> str:
         return f"k-NN (temperature {self.temperature:g})"
 
     def grid(self, task: Task) -> list[Setting]:
-        neighbours = sorted({min(k, len(task.fit)) for k in self.k})  # the bank has no more rows
+        neighbours = sorted({min(k, *(len(fold.fit) for fold in task.folds)) for k in self.k})  # the bank has no more
         return [{"k": k} for k in neighbours]
 
     def fit(self, rows: Rows, settings: Sequence[Setting], *, final: bool) -> Neighbours:

@@ -1,10 +1,14 @@
-"""The search of every probe: feature spaces and settings, compared on a validation split.
+"""The search of every probe: feature spaces and settings, compared on training images that were not fitted on.
+
+Few images are cross-validated: on a tenth of 2,000 images, chance decides between neighbouring layers and strengths, so
+that the accuracy that is then tested moves by several points from seed to seed. Of many images, a part is held out.
 
 Nothing here sees the test set. A probe gets a ``Task``, which has training labels only.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +20,10 @@ from torch import Tensor
 
 from common.config import Config
 from common.data import Labels, stratified_split
-from finetune.data import hold_out
+from finetune.data import Fold, cross_validation, hold_out
 from finetune.features import Features
 from finetune.pooling import POOLINGS, Space
+from finetune.probes.classifiers import Classifiers
 from finetune.results import ProbeChoice, Setting
 from finetune.solvers.gram import column_moments
 from finetune.solvers.preconditioner import Preconditioner, few_rows
@@ -37,6 +42,8 @@ def _layer(value: int | str) -> int | str:
     return value
 
 
+FEW_IMAGES = 5_000  # with fewer labelled training images, choices are made by cross-validation
+
 PoolingName = Annotated[str, AfterValidator(_poolings)]
 LayerChoice = Annotated[int | str, AfterValidator(_layer)]
 
@@ -45,48 +52,72 @@ class Search(Config):
     """The feature spaces that probes choose from, and how they are compared."""
 
     layers: tuple[LayerChoice, ...] = Field(default=("each", "last3", "all"), min_length=1)
+    """Layers to choose from: numbers, each, all, or lastN."""
     poolings: tuple[PoolingName, ...] = Field(default=("avg", "avg+avg2+max"), min_length=1)
-    validation: float = Field(default=0.1, gt=0, lt=1)  # held-out share of the training set, for all choices
-    max_width: int = Field(default=16384, gt=0)  # features; wider spaces are skipped and logged
-    # Layers and poolings are compared on at most this many training images, then the best `finalists` on all of them.
-    # Linear probes add the widest space, because a small subsample underrates wide feature sets.
+    """Poolings to choose from: avg, avg2 (2x2 cells), max, flatten, or several joined by +."""
+    folds: int = Field(default=5, ge=0)
+    """Folds of cross-validation, for fewer than 5,000 training images; 0 or 1: never."""
+    validation: float = Field(default=0.1, gt=0, lt=1)
+    """Otherwise: held-out share of the training set, for all choices."""
+    max_width: int = Field(default=16384, gt=0)
+    """Wider feature sets are skipped."""
     search_images: int | None = Field(default=10_000, gt=1)
+    """Layers and poolings are first compared on at most this many training images; null compares them on all."""
+    # linear probes add the widest space, because a small subsample underrates wide feature sets
     finalists: int = Field(default=2, gt=0)
+    """The best feature sets of that, which are compared on all training images."""
 
     @property
-    def protocol(self) -> str:
-        """How spaces are compared, in words; empty if all are compared on the same images."""
-        if self.search_images is None:
-            return ""
+    def rounds(self) -> str:
+        """How spaces are compared if there are more training images than ``search_images``, in words."""
         return (
-            f"layers and poolings first compared on at most {self.search_images:,} training images, then the best "
-            f"{self.finalists} and the widest on all of them"
+            f"layers and poolings first compared on {self.search_images:,} of them, then the best {self.finalists} and "
+            "the widest on all"
         )
 
 
 @dataclass(frozen=True)
 class Task:
-    """A labelled task and the split of its training images. Rows are int64 indices of training images."""
+    """A labelled task and the splits of its training images. Rows are int64 indices of training images."""
 
     name: str
     classes: tuple[str, ...]
     labels: Tensor  # int64 [n], of all training images
-    fit: Tensor  # rows that candidates are fitted on
-    validation: Tensor  # rows that candidates are compared on
-    search: Tensor  # the rows of `fit` on which spaces are compared first
+    folds: tuple[Fold, ...]  # the splits that choices are made on: one, or those of cross-validation
+    first: tuple[Fold, ...]  # those that spaces are compared on first, with at most `search_images` rows to fit on
+    how: str  # what the splits are, in words
+
+    @property
+    def subsampled(self) -> bool:
+        """Whether spaces are first compared on fewer rows than the final choice is made on."""
+        return any(len(few.fit) < len(all_.fit) for few, all_ in zip(self.first, self.folds, strict=True))
+
+    @property
+    def held(self) -> int:
+        """Number of images that choices are made on."""
+        return sum(len(fold.held) for fold in self.folds)
 
 
-def build_task(train: Labels, validation: float, search_images: int | None, seed: int) -> Task:
-    """Hold out the validation split, seeded and stratified, and draw the subsample to search on.
+def build_task(train: Labels, search: Search, seed: int) -> Task:
+    """Split the training images for the choices, seeded and stratified, and draw the subsample to search on.
 
     Raises:
         UserError: too few training images for a validation split.
     """
-    fit, held = hold_out(train, validation, seed)
-    search = fit
-    if search_images is not None and search_images < len(fit):
-        search = fit[stratified_split(train.values[fit], search_images / len(fit), seed)[1]]
-    return Task(train.task, train.names, train.values, fit, held, search)
+    if search.folds > 1 and len(train.values) < FEW_IMAGES:
+        folds = cross_validation(train, search.folds, seed)
+        how = f"{len(folds)}-fold cross-validation"
+    else:
+        folds = (hold_out(train, search.validation, seed),)
+        how = f"held-out {search.validation:.0%}"
+    first = tuple(fold._replace(fit=_subsample(train, fold.fit, search.search_images, seed)) for fold in folds)
+    return Task(train.task, train.names, train.values, folds, first, how)
+
+
+def _subsample(train: Labels, rows: Tensor, size: int | None, seed: int) -> Tensor:
+    if size is None or size >= len(rows):
+        return rows
+    return rows[stratified_split(train.values[rows], size / len(rows), seed)[1]]
 
 
 class Candidates:
@@ -141,19 +172,22 @@ class Standardiser:
 
 
 class Chosen(NamedTuple):
-    """The choice made on the validation split."""
+    """The choice made on the splits."""
 
     space: Space
     setting: Setting
     val_accuracy: float
+    how: str
     at_end_of_grid: bool
     unconverged: int  # fits that were compared but did not converge
+    start: Classifiers | None = None  # where the refit may start: fitted in the same space, on part of the images
 
     @property
     def facts(self) -> ProbeChoice:
         """The choice, as results report it."""
         return ProbeChoice(
             val_accuracy=self.val_accuracy,
+            how=self.how,
             layer=self.space.layer,
             pooling=self.space.pooling,
             features=self.space.width,
@@ -164,39 +198,50 @@ class Chosen(NamedTuple):
 
 
 class Validated(NamedTuple):
-    """One space on the validation split."""
+    """One space on the held-out rows of the splits."""
 
-    accuracy: Sequence[float]  # of each setting
-    unconverged: int  # number of settings whose fit did not converge
+    accuracy: Sequence[float]  # of each setting, or NOT_TRIED
+    fits: Sequence[Classifiers | None]  # those that each setting was one of, in the last split
+    unconverged: int  # number of fits that did not converge
+
+
+NOT_TRIED = -1.0
+Validate = Callable[[Space, Sequence[Fold]], Validated]  # scores every setting in a space, on these splits
+
+
+def clearly_worse(accuracy: float, best: float, images: int) -> bool:
+    """Whether an accuracy is below the best by more than the standard error of that, measured on so many images.
+
+    Neighbouring strengths get mostly the same images right, so this is about twice the error of their difference.
+    """
+    return accuracy < best - math.sqrt(best * (1 - best) / images)
 
 
 def choose_best(
-    candidates: Candidates,
-    task: Task,
-    grid: Sequence[Setting],
-    validate: Callable[[Space, Tensor], Validated],
-    always: Sequence[Space] = (),
+    candidates: Candidates, task: Task, grid: Sequence[Setting], validate: Validate, always: Sequence[Space] = ()
 ) -> Chosen:
-    """The space and setting with the best validation accuracy.
+    """The space and setting with the best accuracy on the held-out rows of all splits.
 
-    If the search rows are a subsample of the fit rows, all spaces are compared on it first, and then the best few and
-    those of ``always`` on all fit rows. Ties go to the narrower space and the later setting: the simpler choice.
+    If there is a subsample to search on, spaces are compared on it first, and then the best few on all rows, together
+    with those of ``always``, which need no first comparison. Ties go to the narrower space and the later setting: the
+    simpler choice.
 
     Args:
         grid: settings, simpler ones later.
-        validate: ``validate(space, rows)`` scores every setting in a space when fitted on ``rows``.
     """
     spaces, unconverged = candidates.spaces, 0
-    if len(task.search) < len(task.fit) and len(spaces) > candidates.finalists:
-        searched = {space: validate(space, task.search) for space in spaces}
+    others = [space for space in spaces if space not in always]
+    if task.subsampled and len(others) > candidates.finalists:
+        searched = {space: validate(space, task.first) for space in others}
         unconverged += sum(one.unconverged for one in searched.values())
-        ranked = sorted(spaces, key=lambda space: (-max(searched[space].accuracy), space.width))
-        spaces = list(dict.fromkeys([*ranked[: candidates.finalists], *always]))
-    scores = {space: validate(space, task.fit) for space in spaces}
-    unconverged += sum(one.unconverged for one in scores.values())
-    space, index = max(
-        ((space, index) for space in scores for index in range(len(grid))),
-        key=lambda place: (scores[place[0]].accuracy[place[1]], -place[0].width, place[1]),
+        ranked = sorted(others, key=lambda space: (-max(searched[space].accuracy), space.width))
+        spaces = [*ranked[: candidates.finalists], *always]
+    found = {space: validate(space, task.folds) for space in spaces}
+    unconverged += sum(one.unconverged for one in found.values())
+    space, place = max(
+        ((space, place) for space in spaces for place in range(len(grid))),
+        key=lambda one: (found[one[0]].accuracy[one[1]], -one[0].width, one[1]),
     )
-    at_end = len(grid) > 1 and grid[index] in (grid[0], grid[-1])
-    return Chosen(space, grid[index], scores[space].accuracy[index], at_end, unconverged)
+    at_end = len(grid) > 1 and grid[place] in (grid[0], grid[-1])
+    accuracy, start = found[space].accuracy[place], found[space].fits[place]
+    return Chosen(space, grid[place], accuracy, task.how, at_end, unconverged, start)

@@ -26,6 +26,7 @@ steps. ``LogisticFit.converged`` names those that fail even then.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,11 @@ class LinearFit:
     def unconverged(self) -> tuple[int, ...]:
         """Which strengths, by their places, have a fit that is not the minimum; none of a closed form."""
         return ()
+
+    def near(self, l2: float) -> tuple[Tensor, Tensor]:
+        """Weights ``[F C]`` and bias ``[C]`` of the nearest strength."""
+        place = min(range(len(self.l2)), key=lambda place: abs(math.log(self.l2[place] / l2)))
+        return self.weight[place], self.bias[place]
 
     def predict(self, features: Tensor) -> Tensor:
         """Features ``[n F]`` -> the class with the largest logit under each strength, int64 ``[G n]``."""

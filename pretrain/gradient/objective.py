@@ -24,15 +24,14 @@ from pretrain.report.explained import Explained
 class PenaltyConfig(Config):
     """Penalties that are added to the distance, per image.
 
-    Attributes:
-        l1: λ of ``λ ‖code‖₁``, summed over the code of an image. Atoms (columns of the decoder) then have unit
-            norm: otherwise the code would shrink while they grow without bound.
-        dictionary: γ of ``γ ‖W‖²_F`` on the atoms of a linear decoder. It fixes the scale for the linear encoder under
-            L1 instead of unit norm: atoms can have any norm, and the optimizer's weight decay must be 0.
+    With ``l1``, atoms (columns of the decoder) have unit norm: otherwise the code would shrink while they grow without
+    bound. ``dictionary`` fixes the scale for the linear encoder instead: atoms can have any norm.
     """
 
     l1: float = Field(default=0.0, ge=0)
+    """λ of λ ‖code‖₁, summed over the code of an image."""
     dictionary: float = Field(default=0.0, ge=0)
+    """γ of γ ‖W‖²_F on the atoms of a linear decoder; the optimizer's weight decay must then be 0."""
 
     def check(self, encoder: str) -> list[str]:
         """Problems of these penalties with the encoder of this name.

@@ -88,21 +88,16 @@ def _projection(mean: Tensor, covariance: Tensor, weight: Tensor) -> Projection:
 
 
 class Cca(ProjectedMethod):
-    """Canonical correlations of two views: what one view predicts about the other. One pass, float64 moments.
-
-    Attributes:
-        views: ``damage``: an image and the same image damaged; ``neighbours``: two adjacent patches, cut from images
-            of twice the size; ``other``: the image in the same row of the second source (``data.other``).
-        damage: the damage of the second view.
-        ridge: added to each view's covariance, relative to its mean variance.
-    """
+    """Canonical correlations of two views: what one view predicts about the other. One pass, float64 moments."""
 
     kind: Literal["cca"] = "cca"
     one_pass: ClassVar[bool] = True
     moment_views: ClassVar[int] = 2
     views: Literal["damage", "neighbours", "other"] = "damage"
+    """An image and itself damaged; two adjacent patches of images of twice the size; or the same row of data.other."""
     damage: AnyCorruption = Gaussian()
     ridge: float = Field(default=1e-3, ge=0)
+    """Added to each view's covariance, relative to its mean variance."""
 
     @model_validator(mode="after")
     def _damage_is_used(self) -> Self:

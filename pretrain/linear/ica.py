@@ -81,16 +81,15 @@ def ica(rows: Tensor, components: int, *, seed: int, max_steps: int = 200, toler
 
 
 class Ica(ProjectedMethod):
-    """Independent components, by scikit-learn's FastICA on a bounded sample; a resumed run fits them again.
-
-    Attributes:
-        sample: maximum number of images to fit on, drawn at random with the seed.
-    """
+    """Independent components, by scikit-learn's FastICA on a bounded sample; a resumed run fits them again."""
 
     kind: Literal["ica"] = "ica"
     sample: int = Field(default=20_000, ge=2)
+    """Images to fit on at most, drawn at random with the seed."""
     max_steps: int = Field(default=200, gt=0)
+    """Iterations of FastICA at most."""
     tolerance: float = Field(default=1e-4, gt=0)
+    """Change of the components at which FastICA stops."""
 
     @property
     def streams(self) -> bool:

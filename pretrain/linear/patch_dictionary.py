@@ -37,25 +37,21 @@ Basis = Literal["random", "kmeans", "sparse_coding", "pca", "ica"]
 
 
 class PatchDictionaryFit(LinearMethod):
-    """Settings of a patch dictionary.
-
-    Attributes:
-        learn: how atoms are found.
-        network: how they are used, see ``PatchDictionaryArgs``.
-        whitening: added to the eigenvalues of the patches' covariance (patches have variance 1) before they are
-            equalised: small values amplify noise.
-        patches: number of patches per image of a batch.
-        strength: λ of sparse coding, on whitened patches.
-        forgetting: ρ of the running moments, as in sparse coding.
-    """
+    """Settings of a patch dictionary."""
 
     kind: Literal["patch_dictionary"] = "patch_dictionary"
     learn: Basis = "kmeans"
+    """How atoms are found."""
     network: PatchDictionaryArgs = PatchDictionaryArgs()
     whitening: float = Field(default=0.3, gt=0)
+    """Added to the eigenvalues of the covariance of patches of variance 1 before they are equalised; small values
+    amplify noise."""
     patches: int = Field(default=8, ge=1, le=4096)
+    """Patches per image of a batch."""
     strength: float = Field(default=1.0, gt=0)
+    """λ of sparse coding, on whitened patches."""
     forgetting: float = Field(default=1.0, ge=0)
+    """ρ of the running moments: batch i of t has weight (i/t)^ρ."""
 
     @model_validator(mode="after")
     def _serves_as_a_basis(self) -> Self:

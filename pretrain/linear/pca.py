@@ -82,7 +82,8 @@ class Pca(ProjectedMethod):
 
     kind: Literal["pca"] = "pca"
     one_pass: ClassVar[bool] = True
-    whiten: bool = False  # scale every component to variance 1
+    whiten: bool = False
+    """Scale every component to variance 1."""
 
     @property
     def learner(self) -> type[PcaLearner]:

@@ -77,6 +77,7 @@ class ProjectedMethod(LinearMethod, ABC):
 
     moment_views: ClassVar[int] = 1
     components: int = Field(default=64, ge=1, le=1 << 14)
+    """Length of the code."""
 
     def check(self, image_size: int, images: int) -> list[str]:
         return check_length(self.components, image_size, images) + self._room(image_size)

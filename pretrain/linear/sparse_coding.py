@@ -38,24 +38,23 @@ STEPS, GAP, SWEEPS = 30, 0.1, 2
 
 
 class SparseCoding(LinearMethod):
-    """Settings; λ is for pixels in [0, 1].
-
-    Attributes:
-        penalty: ``l1`` (λ ‖s‖₁ by monotone FISTA), ``l0`` (λ ‖s‖₀ by iterative hard thresholding), ``atoms`` (at most
-            ``top_k`` non-zeros by orthogonal matching pursuit).
-        gamma: γ, with ``l1`` only; 0 keeps atoms at unit norm instead.
-        centring: what is subtracted from an image first: its ``own`` mean level, or the ``data``'s mean image.
-        forgetting: ρ of the running moments: batch i of t has weight (i/t)^ρ.
-    """
+    """A dictionary, and codes that use few of its atoms; λ is for pixels in [0, 1]."""
 
     kind: Literal["sparse_coding"] = "sparse_coding"
     atoms: int = Field(default=256, ge=2, le=1 << 14)
+    """Columns of the dictionary."""
     penalty: Literal["l1", "l0", "atoms"] = "l1"
+    """λ ‖s‖₁ (monotone FISTA), λ ‖s‖₀ (iterative hard thresholding), or at most top_k atoms (matching pursuit)."""
     strength: float = Field(default=0.1, gt=0)
+    """λ, with penalty l1 or l0."""
     top_k: int = Field(default=8, gt=0)
+    """Non-zeros per code at most, with penalty=atoms."""
     gamma: float = Field(default=0.0, ge=0)
+    """γ of γ ‖W‖²_F, with penalty=l1 only; 0 keeps atoms at unit norm instead."""
     centring: Centre = "own"
+    """What is subtracted from an image first: its own mean level, or the mean image of the data."""
     forgetting: float = Field(default=3.0, ge=0)
+    """ρ of the running moments: batch i of t has weight (i/t)^ρ."""
 
     @model_validator(mode="after")
     def _freedoms_are_closed(self) -> Self:

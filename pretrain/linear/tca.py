@@ -213,24 +213,24 @@ def _chunks(rows: Tensor, columns: int) -> tuple[Tensor, ...]:
 
 
 class Tca(LinearMethod):
-    """Pan et al. 2011, in the span of ``landmarks`` images, half of them from each domain.
-
-    Attributes:
-        damage: makes the second domain from the first, or is applied to ``data.other`` if that is given.
-        sample: images per domain to fit on.
-        width: of the RBF kernel; by default the median distance between landmarks.
-        mu: weight of the penalty, relative to the squared gap between the domains' mean kernel features: a small value
-            forces the domains to agree, a large one gives kernel PCA.
-    """
+    """Pan et al. 2011, in the span of ``landmarks`` images, half of them from each domain."""
 
     kind: Literal["tca"] = "tca"
     components: int = Field(default=16, ge=1, le=1 << 14)
+    """Length of the code."""
     landmarks: int = Field(default=1000, ge=4, le=1 << 14)
+    """Images whose kernel functions span the code, half of them from each domain."""
     sample: int = Field(default=5000, ge=2)
+    """Images per domain to fit on."""
     kernel: Kernel = "rbf"
+    """Of the feature space in which the domains are compared."""
     width: float | None = Field(default=None, gt=0)
+    """Of the RBF kernel; by default the median distance between landmarks."""
     mu: float = Field(default=1e-4, gt=0)
+    """Weight of the penalty, relative to the squared gap between the domains' mean kernel features: a small one forces
+    the domains to agree, a large one gives kernel PCA."""
     damage: AnyCorruption | None = None
+    """Makes the second domain from the first, or is applied to data.other if that is given."""
 
     @property
     def streams(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 from hypothesis import given
@@ -55,6 +55,8 @@ class Example(Config):
 
 
 class Block(Config):
+    short: ClassVar[str] = "path"
+
     path: Path | None = None
     scratch: bool = False
 
@@ -341,6 +343,77 @@ def test_all_overrides_that_cannot_be_applied_are_reported_at_once() -> None:
     with pytest.raises(UserError) as caught:
         load_config(Example, {"steps": 1}, ["steps.x=1", "steps.y=2"])
     assert len(caught.value.problems) == 2
+
+
+class Images(Config):
+    short: ClassVar[str] = "source"
+
+    source: str = "shapes"
+    size: int = 32
+
+
+class Network(Block):
+    name: str = "cnn"
+
+
+class Short(Config):
+    data: Images = Images()
+    encoder: Network = Network()
+    more: tuple[Images, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("given", "overrides", "data"),
+    [
+        ({}, ["data=my/pictures"], ("my/pictures", 32)),
+        ({"data": {"size": 8}}, ["data=my/pictures"], ("my/pictures", 8)),
+        ({"data": {"source": "a", "size": 8}}, ["data=2024"], ("2024", 8)),
+        ({"data": "a"}, ["data.size=8"], ("a", 8)),
+        ({"data": "a"}, ["data=b", "data.size=8"], ("b", 8)),
+        ({}, ["data.size=8", "data=b"], ("b", 8)),
+        ({"data": {"size": 8}}, ["data={source: b}"], ("b", 32)),
+    ],
+)
+def test_a_text_for_a_block_is_its_most_important_key(
+    given: dict[str, Any], overrides: list[str], data: tuple[str, int], tmp_path: Path
+) -> None:
+    (tmp_path / "a.yaml").write_text(json.dumps(given))
+    for source in (given, tmp_path / "a.yaml"):
+        config = load_config(Short, source, overrides)
+        assert (config.data.source, config.data.size) == data
+
+
+def test_a_path_replaces_a_block_that_names_none() -> None:
+    """``encoder=PATH`` starts from the path, whatever network the recipe describes."""
+    assert load_config(Short, {"encoder": {"name": "vit"}}, ["encoder=a"]).encoder == Network(path=Path("a"))
+    kept = load_config(Short, {"encoder": {"name": "vit", "path": "b"}}, ["encoder=a"]).encoder
+    assert kept == Network(path=Path("a"), name="vit")
+
+
+def test_blocks_in_a_list_may_be_texts_too() -> None:
+    assert load_config(Short, {}, ["more=[a, {size: 3}]"]).more == (Images(source="a"), Images(size=3))
+    assert load_config(Short, {"more": ["a"]}).more == (Images(source="a"),)
+
+
+def test_a_missing_setting_is_explained() -> None:
+    class Stage(Config):
+        encoder: Path
+        """A finished run, or its encoder/ folder."""
+        steps: int
+
+    with pytest.raises(UserError) as error:
+        load_config(Stage, {})
+    assert error.value.problems == (
+        "encoder: required, but not given: a finished run, or its encoder/ folder",
+        "steps: required, but not given",
+    )
+
+
+def test_a_text_for_a_block_that_has_no_such_key_is_an_error() -> None:
+    with pytest.raises(UserError, match="steps: input should be a valid integer"):
+        load_config(Example, {"steps": "a"})
+    with pytest.raises(UserError, match="data: input should be a valid dictionary or instance of Data"):
+        load_config(Example, {"steps": 1, "data": "a"})
 
 
 def test_a_kind_of_a_block_that_is_no_union_keeps_the_other_settings_of_the_block() -> None:

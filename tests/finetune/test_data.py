@@ -196,14 +196,35 @@ def test_folders_of_splits_are_the_training_and_test_set(tmp_path: Path, caplog:
     assert "task label: 2 classes (training + test images): cat (6 + 4), dog (7 + 5)" in caplog.text
 
 
+def test_no_task_means_all_that_the_images_have() -> None:
+    data = LabelledData(limit=30, test_limit=10, workers=0)
+    images = load_labelled(open_sources(data, seed=0), data, 32, seed=0)
+    assert list(images.tasks) == ["shape", "color", "texture"]  # without `all`, which is made of these
+    named = LabelledData(label="color", limit=30, test_limit=10, workers=0)
+    assert list(load_labelled(open_sources(named, seed=0), named, 32, seed=0).tasks) == ["color"]
+
+
+def test_the_size_of_the_images_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    for size, said in ((None, "images at 32 px, the encoder's size"), (24, "images at 24 px")):
+        data = LabelledData(task="shape", image_size=size, limit=30, test_limit=10, workers=0)
+        with caplog.at_level("INFO", logger="retouch"):
+            load_labelled(open_sources(data, seed=0), data, size or 32, seed=0)
+        assert said in caplog.messages
+        caplog.clear()
+
+
 def test_labels_are_never_the_first_of_several_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
-    cells = {"image": [buffer.getvalue()] * 4, "size": [1, 1, 2, 2], "age": [5, 6, 5, 6]}
+    cells = {"image": [buffer.getvalue()] * 4, "size": [1, 1, 2, 2], "age": [5, 6, 5, 6], "id": [0, 1, 2, 3]}
     datasets.Dataset.from_dict(cells).to_parquet(tmp_path / "t.parquet")
     spec = f"parquet:{tmp_path}/t.parquet"
-    with pytest.raises(UserError, match=r"several columns may be labels: size, age; set data\.label to one of them"):
-        open_sources(LabelledData(train=spec, test=spec), seed=0)
+    train = open_sources(LabelledData(train=spec, test=spec), seed=0).train
+    assert train.default_tasks() == ("size", "age")  # the values of the last column do not repeat
+    with pytest.raises(
+        UserError, match=r"several columns may be labels: size, age, id; set data\.label to one of them"
+    ):
+        train.resolve(None)
     assert open_sources(LabelledData(train=spec, test=spec, task="age"), seed=0).train.resolve("age") == "age"
     assert open_sources(LabelledData(train=spec, test=spec, label="age"), seed=0).train.resolve(None) == "age"

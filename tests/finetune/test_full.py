@@ -18,7 +18,6 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from common.augment import WHOLE
-from common.config import load_config
 from common.data import build_source, load_images
 from common.encoders import Classifier, EncoderConfig, build_encoder, layer_decay_groups
 from common.encoders.export import export_encoder
@@ -27,6 +26,7 @@ from common.engine.schedule import seed_step
 from common.errors import UserError
 from common.machine.distributed import World
 from common.pixels import to_float
+from common.recipes import stage_config
 from finetune import full as stage
 from finetune.baselines import untrained
 from finetune.config import FinetuneConfig, ProbeConfig
@@ -135,6 +135,15 @@ def test_it_learns_and_is_reported_with_its_linear_probe_and_from_scratch(tmp_pa
         assert expected in text
 
 
+def test_of_several_tasks_one_has_to_be_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        finetune(config(tmp_path / "run", encoder=exported(tmp_path / "encoder"), data={"train": "shapes"}))
+    assert str(error.value) == (
+        "shapes:train:20000 has the tasks shape, color, texture, and fine-tuning trains on one: set data.task to it"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_its_linear_probe_is_that_of_the_probe_stage(tmp_path: Path) -> None:
     start = exported(tmp_path / "encoder", EncoderConfig(model_args={"width": 8, "depth": 1}))
     folder = tmp_path / "pictures"
@@ -147,11 +156,10 @@ def test_its_linear_probe_is_that_of_the_probe_stage(tmp_path: Path) -> None:
     comparison = {"linear_probe": True, "from_scratch": False}
     run = config(tmp_path / "run", encoder=start, seed=5, data=data, validation=0.3, steps=1, compare=comparison)
     found = finetune(run)
-    shipped = Path(__file__).resolve().parents[2] / "configs" / "probe" / "linear.yaml"
     quick = ["knn=null", "damage=[]", "properties=false", "baselines.random_init=false", "baselines.pixels=false"]
     typed = [f"out={tmp_path}/probe", f"encoder={start}", "seed=5", "precision=float32", "wandb.mode=disabled", *quick]
     chosen = [f"data.{key}={value}" for key, value in {**data, "task": "null"}.items()]
-    [alone] = probe(load_config(ProbeConfig, shipped, [*typed, *chosen])).results
+    [alone] = probe(stage_config(ProbeConfig, "linear", [*typed, *chosen])).results
     assert found.linear_probe is not None
     assert found.linear_probe.model_copy(update={"seconds": alone.linear.seconds}) == alone.linear
     assert (found.data, found.classes) == (alone.data, alone.classes)

@@ -1,13 +1,17 @@
-"""Accuracy, Wilson's interval and confusion, against numbers computed by hand."""
+"""Accuracy, intervals, confusion and paired comparisons, against numbers computed by hand, published or by scipy."""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom, bootstrap
 
-from finetune.metrics import accuracy, confusion_matrix, per_class_accuracy, score, wilson_interval
+from finetune.metrics import accuracy, compare, confusion_matrix, per_class_accuracy, score, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -63,3 +67,69 @@ def test_a_score_holds_all_metrics() -> None:
     assert found.confusion == ((1, 1, 0, 0), (0, 1, 0, 0), (1, 0, 2, 0), (0, 0, 0, 0))
     with pytest.raises(ValueError, match="not a proportion"):
         score(labels[:0], labels[:0], 4)
+
+
+# ---- paired comparisons
+
+
+def answers(both: int, only_ours: int, only_theirs: int, neither: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two lists of right (0) and wrong (1) answers with these counts; every label is 0."""
+    kinds = torch.tensor([both, only_ours, only_theirs, neither])
+    ours, theirs = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
+    return ours.repeat_interleave(kinds), theirs.repeat_interleave(kinds)
+
+
+def compared(*counts: int) -> tuple[float, tuple[float, float], float]:
+    ours, theirs = answers(*counts)
+    found = compare(ours, theirs, torch.zeros_like(ours))
+    assert (found.n10, found.n01) == counts[1:3]
+    return found.difference, found.ci95, found.p_value
+
+
+def test_mcnemars_test_is_exact() -> None:
+    # 2 (C(10,0) + C(10,1)) / 2^10, by hand
+    assert compared(5, 9, 1, 3)[2] == pytest.approx(22 / 1024)
+    # of 21 + 9 discordant pairs: twice the lower tail
+    assert compared(100, 21, 9, 80)[2] == pytest.approx(2 * binom.cdf(9, 30, 0.5))
+
+
+def test_a_comparison_does_not_depend_on_what_both_get_right_or_wrong_but_for_the_scale() -> None:
+    few, many = compared(10, 30, 10, 50), compared(1000, 30, 10, 960)
+    assert few[2] == many[2]
+    assert few[0] == pytest.approx(0.2)
+    assert many[0] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("counts", [(60, 30, 10, 100), (500, 40, 38, 1422), (10, 12, 0, 8)])
+def test_the_interval_is_the_bootstrap_over_images(counts: tuple[int, int, int, int]) -> None:
+    ours, theirs = answers(*counts)
+    gains = (theirs - ours).numpy().astype(float)  # of each image
+    expected = bootstrap((gains,), np.mean, method="percentile", n_resamples=10_000, rng=1).confidence_interval
+    step = 2 / len(gains)  # two neighbouring values of the mean
+    low, high = compared(*counts)[1]
+    assert low == pytest.approx(expected.low, abs=step)
+    assert high == pytest.approx(expected.high, abs=step)
+    # and about 1.96 standard errors of the mean on each side
+    assert high - low == pytest.approx(2 * 1.96 * gains.std() / math.sqrt(len(gains)), rel=0.1)
+
+
+@given(st.tuples(*[st.integers(0, 60)] * 4).filter(any))
+@settings(deadline=None)
+def test_exchanging_the_two_changes_the_sign_alone(counts: tuple[int, int, int, int]) -> None:
+    both, ours, theirs, neither = counts
+    difference, (low, high), p = compared(*counts)
+    other, (other_low, other_high), other_p = compared(both, theirs, ours, neither)
+    assert other == -difference
+    assert other_p == pytest.approx(p)
+    assert low <= difference <= high
+    step = 2 / sum(counts)
+    assert (-other_high, -other_low) == pytest.approx((low, high), abs=2 * step)
+
+
+def test_equal_answers_are_no_evidence_of_a_difference() -> None:
+    assert compared(7, 0, 0, 5) == (0.0, (0.0, 0.0), 1.0)
+
+
+def test_predictions_of_different_images_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="not predictions of the same images"):
+        compare(torch.zeros(4), torch.zeros(5), torch.zeros(5))

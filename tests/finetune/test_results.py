@@ -34,7 +34,7 @@ def test_results_are_read_back_with_their_version(tmp_path: Path) -> None:
         write_results(folder, found)
         written = json.loads((folder / "results.json").read_text())
         assert written == found.model_dump(mode="json")
-        assert written["schema_version"] == 1
+        assert written["schema_version"] == 2
         assert read_results(folder) == read_results(folder / "results.json") == found
 
 
@@ -47,17 +47,23 @@ def test_numbers_keep_their_type(tmp_path: Path) -> None:
     assert isinstance(probes["linear"].choice.setting["l2"], float)
 
 
-def test_results_written_before_convergence_was_recorded_are_read(tmp_path: Path) -> None:
+def test_results_of_version_1_are_read(tmp_path: Path) -> None:
     write_results(tmp_path, ProbeReport(results=(probe_result("shape", 0.5),)))
     path = tmp_path / "results.json"
-    text = path.read_text()
-    found = json.loads(text)
+    found = json.loads(path.read_text()) | {"schema_version": 1}
     for subject in found["results"][0]["subjects"].values():
         for one in subject["probes"].values():
             assert one.pop("converged") is True
             assert one["choice"].pop("unconverged") == 0
+            one["choice"].pop("how")
+            one.pop("compared")
     path.write_text(json.dumps(found))
-    assert read_results(tmp_path) == ProbeReport(results=(probe_result("shape", 0.5),))
+    old = read_results(tmp_path)
+    assert isinstance(old, ProbeReport)
+    assert old.schema_version == 1
+    assert old.results[0].linear.choice.how == ""
+    assert old.results[0].linear.compared == {}
+    assert old.results[0].linear.test == probe_result("shape", 0.5).linear.test
 
 
 def test_results_cannot_be_changed() -> None:
@@ -72,7 +78,7 @@ def test_results_cannot_be_changed() -> None:
         ("{", "cannot be read"),
         ("[]", "has no schema_version"),
         ('{"atoms": 64}', "has no schema_version: an older Retouch wrote it"),
-        ('{"schema_version": 99}', "has schema_version 99, but this Retouch reads version 1"),
+        ('{"schema_version": 99}', "has schema_version 99, but this Retouch reads 1 and 2"),
         (
             '{"schema_version": 1, "stage": "probe"}',
             "is damaged; run the stage again:\n  probe.results: field required",

@@ -19,7 +19,7 @@ from finetune.table import (
     results_markdown,
     results_table,
 )
-from tests.finetune.toys import probe_result, score_of
+from tests.finetune.toys import gain_of, probe_result, score_of
 
 
 def printed(table: Any) -> str:
@@ -28,55 +28,89 @@ def printed(table: Any) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_three_tasks_fit_100_columns_with_interval_layer_and_strength() -> None:
-    text = printed(results_table(probe_lines([probe_result(task, 0.712) for task in ("shape", "color", "texture")])))
+TASKS = ("shape", "color", "texture")
+
+
+def test_three_tasks_fit_100_columns_without_wrapped_cells() -> None:
+    gray = [probe_result(task, 0.3, "colorize", "gray") for task in TASKS]
+    lines = probe_lines([*(probe_result(task, 0.712) for task in TASKS), *gray])
+    text = printed(results_table(lines))
+    rows = text.splitlines()
+    assert max(map(len, rows)) <= 100
+    # title, frame and header; and for each task a line of its own, two encoders, two twins and the pixels
+    assert len(rows) == 1 + 3 + len(TASKS) * 6 + len(TASKS) - 1 + 1
+
+
+def test_a_row_has_the_accuracy_the_gain_over_the_untrained_twin_and_the_neighbours() -> None:
+    rows = printed(results_table(probe_lines([probe_result("shape", 0.712)]))).splitlines()
+    cells = [[cell.strip() for cell in row.strip("│┃").replace("┃", "│").split("│")] for row in rows]
+    assert ["method", "accuracy", "gain over untrained", "k-NN"] in cells
+    assert ["denoise", "71.2 [70.2, 72.2]", "+20.0 [+18.0, +22.0]", "35.6"] in cells
+    assert ["untrained", "51.2 [50.2, 52.2]", "", "25.6"] in cells
+    assert ["raw pixels", "25.0 [24.0, 26.0]", "", "12.5"] in cells
+    assert "held-out 10%" in rows[0]
+
+
+def test_each_task_states_its_chance_level_and_its_images() -> None:
+    result = probe_result("shape", 0.5)
+    score = result.linear.test.model_copy(update={"confusion": ((30, 10), (20, 20)), "n": 80})
+    linear = result.linear.model_copy(update={"test": score})
+    subject = result.subjects["encoder"].model_copy(update={"probes": {"linear": linear}})
+    text = printed(results_table(probe_lines([result.model_copy(update={"subjects": {"encoder": subject}})])))
+    assert "shape, chance 50.0, 80 test images" in text
+
+
+def test_tasks_and_ways_to_choose_are_named_once() -> None:
+    few = probe_result("color", 0.5)
+    choice = few.linear.choice.model_copy(update={"how": "5-fold cross-validation"})
+    linear = few.linear.model_copy(update={"choice": choice})
+    few.subjects["encoder"].probes["linear"] = linear
+    text = printed(results_table(probe_lines([probe_result("shape", 0.712), few])))
+    assert text.count("held-out 10% or 5-fold cross-validation") == 1
+    assert text.count("color, chance") == text.count("shape, chance") == 1
+
+
+def test_without_an_untrained_twin_there_is_no_column_of_gains() -> None:
+    result = probe_result("shape", 0.7)
+    probes = {key: one.model_copy(update={"compared": {}}) for key, one in result.subjects["encoder"].probes.items()}
+    subject = result.subjects["encoder"].model_copy(update={"probes": probes})
+    alone = result.model_copy(update={"subjects": {"encoder": subject}})
+    assert "gain" not in printed(results_table(probe_lines([alone])))
+
+
+def test_further_probes_have_columns_of_their_own() -> None:
+    result = probe_result("shape", 0.7)
+    result.subjects["encoder"].probes["nearest_mean"] = result.linear
+    text = printed(results_table(probe_lines([result])))
+    assert "nearest mean" in text
     assert max(map(len, text.splitlines())) <= 100
-    for expected in ("71.2 [70.2, 72.2]", "layer 0+1+2, l2 0.001", "k 20", "10,000 test images", "raw pixels, linear"):
-        assert text.count(expected) >= 3 or expected == "raw pixels, linear"
-        assert expected in text
-
-
-def test_one_task_leaves_room_for_the_whole_choice() -> None:
-    text = printed(results_table(probe_lines([probe_result("shape", 0.712)])))
-    assert max(map(len, text.splitlines())) <= 100
-    assert "chosen on validation" in text
-    assert "layer 0+1+2, avg, l2 0.001" in text
-
-
-def test_many_tasks_are_listed_in_rows() -> None:
-    text = printed(results_table(probe_lines([probe_result(f"task{number}", 0.5) for number in range(5)])))
-    assert max(map(len, text.splitlines())) <= 100
-    assert all(f"task{number}" in text for number in range(5))
-    assert "50.0 [49.0, 51.0]" in text
 
 
 def test_several_encoders_share_the_pixel_baseline_and_keep_their_own_untrained_twins() -> None:
     text = printed(results_table(probe_lines([probe_result("shape", 0.7), probe_result("shape", 0.6, "mask")])))
-    assert text.count("raw pixels, linear") == 1
-    assert "random init (denoise), linear" in text
-    assert "random init (mask), linear" in text
+    assert text.count("raw pixels") == 1
+    assert "untrained (denoise)" in text
+    assert "untrained (mask)" in text
 
 
 def test_encoders_that_see_gray_only_are_marked_on_tasks_that_need_color() -> None:
     gray = [probe_result(task, 0.3, "colorize", "gray") for task in ("color", "shape")]
-    marked = {(line.task, line.method) for line in probe_lines(gray) if line.note == "saw gray only"}
-    methods = ("colorize, linear", "colorize, k-NN", "random init, linear", "random init, k-NN")
-    assert marked == {("color", method) for method in methods}
-    assert "saw gray only" in printed(results_table(probe_lines(gray)))
-    assert "saw gray only" in printed(results_table(probe_lines(gray[:1])))
-    assert "saw gray only" in results_markdown(probe_lines(gray))
+    marked = {(line.task, line.method, line.probe) for line in probe_lines(gray) if line.note == "saw gray only"}
+    assert marked == {("color", method, probe) for method in ("colorize", "untrained") for probe in ("linear", "knn")}
+    assert "colorize (saw gray only)" in printed(results_table(probe_lines(gray)))
+    assert "colorize (saw gray only)" in results_markdown(probe_lines(gray))
     assert "saw gray only" not in printed(results_table(probe_lines([probe_result("color", 0.3)])))
     # the name does not matter: the source declares which tasks need color
     named = probe_result("color", 0.3, "colorize", "gray").model_copy(update={"needs_color": False})
     assert not any(line.note for line in probe_lines([named]))
 
 
-def test_markdown_has_methods_in_rows_and_tasks_in_columns() -> None:
+def test_markdown_has_a_row_per_task_and_method() -> None:
     text = results_markdown(probe_lines([probe_result("shape", 0.712), probe_result("color", 0.5)]))
     lines = text.splitlines()
-    assert lines[0] == "| method | shape | color |"
-    assert lines[1] == "| --- | --- | --- |"
-    assert lines[2] == "| denoise, linear | 71.2 [70.2, 72.2] | 50.0 [49.0, 51.0] |"
+    assert lines[0] == "| task | method | accuracy | gain over untrained | k-NN |"
+    assert lines[1] == "| --- | --- | --- | --- | --- |"
+    assert lines[2] == "| shape | denoise | 71.2 [70.2, 72.2] | +20.0 [+18.0, +22.0] | 35.6 |"
     assert len(lines) == 2 + 6
 
 
@@ -84,19 +118,18 @@ def test_numbers_in_markdown_can_be_aligned_to_the_right() -> None:
     assert markdown(["code", "n"], [["pca", "64"]], right=True) == "| code | n |\n| --- | ---: |\n| pca | 64 |\n"
 
 
-def test_data_sets_that_differ_only_in_their_test_set_have_separate_columns() -> None:
+def test_data_sets_that_differ_only_in_their_test_set_have_separate_blocks() -> None:
     one, other = probe_result("shape", 0.712), probe_result("shape", 0.5, n=50, test="folder:photos")
     assert data_names([one, other]) == ["tested on shapes:test:4000", "tested on folder:photos"]
     lines = probe_lines([one, other])
-    found = {(line.task, line.method): (line.test_accuracy, line.n_test) for line in lines}
-    assert found["shape (tested on shapes:test:4000)", "denoise, linear"] == (0.712, 10_000)
-    assert found["shape (tested on folder:photos)", "denoise, linear"] == (0.5, 50)
+    found = {(line.task, line.method, line.probe): (line.test_accuracy, line.n_test) for line in lines}
+    assert found["shape (tested on shapes:test:4000)", "denoise", "linear"] == (0.712, 10_000)
+    assert found["shape (tested on folder:photos)", "denoise", "linear"] == (0.5, 50)
     text = printed(results_table(lines))
-    for expected in ("10,000 test images", "50 test images", "71.2 [70.2, 72.2]", "50.0 [49.0, 51.0]"):
+    for expected in ("10,000 test images", " 50 test images", "71.2 [70.2, 72.2]", "50.0 [49.0, 51.0]"):
         assert text.count(expected) == 1
-    assert text.count("raw pixels, linear") == 1
+    assert text.count("raw pixels") == 2
     assert "tested on folder:photos" in printed(damage_table([one, other]))
-    assert results_markdown(lines).splitlines()[2].count("[") == 2
 
 
 def test_names_of_data_are_as_short_as_needed_to_distinguish_them() -> None:
@@ -142,9 +175,10 @@ def test_properties_fit_100_columns_and_shared_values_appear_once() -> None:
 def test_fine_tuning_is_shown_by_the_same_table_as_its_baselines() -> None:
     result = probe_result("shape", 0.5)
 
-    def tuned(accuracy: float, step: int) -> Tuned:
+    def tuned(accuracy: float, step: int, **gains: float) -> Tuned:
         choice = StepChoice(val_accuracy=accuracy, step=step, of_steps=1000)
-        return Tuned(choice=choice, n_train=90, n_val=10, test=score_of(accuracy, 80), seconds=1.0)
+        compared = {name: gain_of(gain) for name, gain in gains.items()}
+        return Tuned(choice=choice, n_train=90, n_val=10, test=score_of(accuracy, 80), seconds=1.0, compared=compared)
 
     found = FinetuneResult(
         task="shape",
@@ -153,19 +187,20 @@ def test_fine_tuning_is_shown_by_the_same_table_as_its_baselines() -> None:
         protocol="",
         start="runs/denoise/encoder",
         encoder_sha256="",
-        tuned=tuned(0.6, 450),
+        tuned=tuned(0.6, 450, from_scratch=0.2, linear_probe=0.1),
         from_scratch=tuned(0.4, 1000),
         linear_probe=result.linear,
     )
     lines = finetune_lines(found)
-    assert [(line.method, line.chosen) for line in lines] == [
-        ("fine-tuned", "step 450 of 1,000"),
-        ("linear probe of the frozen encoder", "layer 0+1+2, avg, l2 0.001"),
-        ("same network from scratch", "step 1,000 of 1,000"),
+    assert [(line.method, line.layer, line.setting) for line in lines] == [
+        ("fine-tuned", "", "step 450 of 1,000"),
+        ("linear probe of the frozen encoder", "0+1+2", "l2 0.001"),
+        ("same network from scratch", "", "step 1,000 of 1,000"),
     ]
     text = printed(results_table(lines))
     assert max(map(len, text.splitlines())) <= 100
-    for expected in ("60.0 [59.0, 61.0]", "50.0 [49.0, 51.0]", "40.0 [39.0, 41.0]", "step 450 of 1,000"):
+    gains = ("gain over from scratch", "+20.0 [+18.0, +22.0]")
+    for expected in ("60.0 [59.0, 61.0]", "50.0 [49.0, 51.0]", "40.0 [39.0, 41.0]", *gains):
         assert text.count(expected) == 1
     alone = found.model_copy(update={"start": "scratch", "from_scratch": None, "linear_probe": None})
     assert [line.method for line in finetune_lines(alone)] == ["trained from scratch"]

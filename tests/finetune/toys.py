@@ -12,6 +12,7 @@ from common.data import Images, Labels, Source
 from common.encoders.base import Encoder, View
 from finetune.results import (
     CodeProperties,
+    Comparison,
     DataFacts,
     EncoderFacts,
     ProbeChoice,
@@ -109,12 +110,31 @@ def score_of(accuracy: float, n: int = 10_000) -> Score:
     return Score(accuracy=accuracy, ci95=(accuracy - 0.01, accuracy + 0.01), per_class=(None,), confusion=((n,),), n=n)
 
 
-def probed(accuracy: float, setting: Setting, n: int = 10_000, **damaged: float) -> Probed:
+def gain_of(difference: float) -> Comparison:
+    """A difference with an interval of two points on each side."""
+    interval = (difference - 0.02, difference + 0.02)
+    return Comparison(difference=difference, ci95=interval, p_value=0.01, n10=30, n01=10)
+
+
+def probed(accuracy: float, setting: Setting, n: int = 10_000, gain: float | None = None, **damaged: float) -> Probed:
     choice = ProbeChoice(
-        val_accuracy=accuracy, layer="0+1+2", pooling="avg", features=8, setting=setting, at_end_of_grid=False
+        val_accuracy=accuracy,
+        how="held-out 10%",
+        layer="0+1+2",
+        pooling="avg",
+        features=8,
+        setting=setting,
+        at_end_of_grid=False,
     )
-    scores = {name: score_of(value) for name, value in damaged.items()}
-    return Probed(choice=choice, n_train=20_000, n_val=2000, test=score_of(accuracy, n), seconds=1.0, damaged=scores)
+    return Probed(
+        choice=choice,
+        n_train=20_000,
+        n_val=2000,
+        test=score_of(accuracy, n),
+        seconds=1.0,
+        compared={} if gain is None else {"random_init": gain_of(gain), "pixels": gain_of(gain + 0.1)},
+        damaged={name: score_of(value) for name, value in damaged.items()},
+    )
 
 
 def probe_result(
@@ -122,9 +142,11 @@ def probe_result(
 ) -> ProbeResult:
     """A result of three subjects and two probes each, as tables show them."""
 
-    def subject(value: float, view: View = view, damaged: dict[str, float] | None = None) -> SubjectResult:
-        probes = {"linear": probed(value, {"l2": 0.001}, n, **(damaged or {})), "knn": probed(value / 2, {"k": 20}, n)}
-        return SubjectResult(view=view, probes=probes)
+    def subject(
+        value: float, view: View = view, gain: float | None = None, damaged: dict[str, float] | None = None
+    ) -> SubjectResult:
+        linear = probed(value, {"l2": 0.001}, n, gain, **(damaged or {}))
+        return SubjectResult(view=view, probes={"linear": linear, "knn": probed(value / 2, {"k": 20}, n, gain)})
 
     return ProbeResult(
         task=task,
@@ -136,7 +158,7 @@ def probe_result(
         protocol="tested once",
         encoder=EncoderFacts(path="e", name="small_cnn", view=view, pretext=pretext, sha256="0" * 64),
         subjects={
-            "encoder": subject(accuracy, damaged={"gaussian sigma=0.1": 0.3, "gray": 0.2}),
+            "encoder": subject(accuracy, gain=0.2, damaged={"gaussian sigma=0.1": 0.3, "gray": 0.2}),
             "random_init": subject(accuracy - 0.2),
             "pixels": subject(0.25, "rgb"),
         },

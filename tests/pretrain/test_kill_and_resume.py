@@ -88,7 +88,7 @@ def test_sigterm_leaves_a_checkpoint_and_exits_zero(uninterrupted: Path, tmp_pat
     process = start(out, "steps=4000", "checkpoint.every=20")
     signal_at_checkpoint(process, out, signal.SIGTERM)
     said = finish(process)
-    assert "run the same command with resume=true" in said
+    assert f"run the same command with out={out} resume=true" in said
     [*_, last] = sorted(out.glob("checkpoints/step-*"))
     assert int(last.name.removeprefix("step-")) < 4000
     assert not (out / "encoder").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import signal
 from pathlib import Path
 
@@ -34,10 +35,10 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
-def test_folder_to_features(pictures: Path, tmp_path: Path) -> None:
-    config = ROOT / "configs" / "pretrain" / "denoise.yaml"
-    result = retouch.pretrain(config, f"data.source=folder:{pictures}", f"out={tmp_path / 'run'}", *SMALL)
-    assert result.encoder == tmp_path / "run" / "encoder"
+def test_folder_to_features(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = retouch.pretrain("denoise", "data=pictures", *SMALL)
+    assert result.encoder == Path("runs/denoise-1/encoder")
     encoder = retouch.load_encoder(result.encoder)
     images = torch.rand(3, 3, 32, 32)
     assert encoder(images).shape == (3, *encoder.map_shape)
@@ -45,15 +46,28 @@ def test_folder_to_features(pictures: Path, tmp_path: Path) -> None:
     assert encoder.encode(images).shape == (3, encoder.map_shape[0])
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
-    found = retouch.embed(
-        {"out": tmp_path / "embed", "encoder": result.encoder, "wandb": {"mode": "disabled"}},
-        f"data.source=folder:{pictures}",
-    )
+    found = retouch.embed({"encoder": "runs/denoise-1", "data": "pictures", "wandb": {"mode": "disabled"}})
+    assert found.path == Path("runs/embed-1/features.parquet")
     assert (found.rows, found.width) == (12, encoder.map_shape[0])
     rows = pq.read_table(found).to_pylist()
     assert len(rows) == 12
     assert {row["label"] for row in rows} == {"even", "odd"}
     assert len(rows[0]["features"]) == encoder.map_shape[0]
+
+
+def test_a_stage_may_be_called_with_settings_alone(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest is the standard recipe's; a path is a file."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "configs" / "pretrain" / "denoise.yaml", "mine.yaml")
+    retouch.pretrain("mine.yaml", "data=pictures", *SMALL)
+    quick = ["knn=null", "damage=[]", "properties=false", "data.workers=0", "wandb.mode=disabled"]
+    report = retouch.probe("encoder=runs/mine-1", "data=pictures", "data.test=pictures", *quick)
+    assert [one.task for one in report.results] == ["label"]
+    assert report.results[0].data.image_size == 32  # the encoder's
+    assert read_results("runs/linear-1") == report
+    assert retouch.load_encoder("runs/mine-1").image_size == 32
 
 
 def test_mistake_in_python_gives_the_same_plain_error() -> None:
@@ -76,7 +90,7 @@ def test_demo_ends_with_one_table_over_both_encoders_and_all_tasks(
     ]
     said = capsys.readouterr().out
     assert said.count("Test accuracy") == 1
-    assert "data.source=folder:PATH" in said
+    assert "pretrain denoise data=my/pictures" in said
     for run in ("denoise", "colorize"):
         assert list((tmp_path / "demo" / run / "panels").glob("*.png"))
         assert isinstance(read_results(tmp_path / "demo" / f"{run}-probe"), ProbeReport)

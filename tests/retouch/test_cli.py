@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from common import recipes as recipes_module
 from common.runs.console import Stage, run_stages
+from common.runs.folder import StageConfig
 from finetune.__main__ import STAGES as TRANSFER
 from pretrain.__main__ import STAGES as PRETRAINING
 from retouch.cli import main
@@ -31,25 +35,178 @@ def test_every_entry_point_has_the_same_help_and_errors(command: list[str], stag
     assert (code, stage.help in " ".join(said.split()), "key.sub=value" in said) == (0, True, True)
     assert run("none.yaml") == (2, "", f"retouch {stage.name}: config file not found: none.yaml\n")
     code, said, errors = run()
-    assert (code, said, errors.startswith("usage: ")) == (2, "", True)
+    asked = {
+        "pretrain": "name a recipe; those of retouch pretrain are bottleneck, ",
+        "embed": "Found 1 error in recipe embed:",
+    }
+    asked |= {"probe": "Found 1 error in recipe linear:", "finetune": "Found 1 error in recipe full:"}
+    assert (code, said, errors.startswith(f"retouch {stage.name}: {asked[stage.name]}")) == (2, "", True)
 
 
 def test_stages_have_the_same_names_in_the_config_and_on_the_command_line() -> None:
     from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
     from pretrain.config import PretrainConfig
 
-    configs = (PretrainConfig, ProbeConfig, FinetuneConfig, EmbedConfig)
-    assert [stage.name for stage in (*PRETRAINING, *TRANSFER)] == [config.stage for config in configs]
+    configs: list[type[StageConfig]] = [PretrainConfig, ProbeConfig, FinetuneConfig, EmbedConfig]
+    stages = (*PRETRAINING, *TRANSFER)
+    assert [stage.name for stage in stages] == [config.stage for config in configs] == list(recipes_module.STAGES)
+    assert [stage.schema() for stage in stages] == configs
 
 
-def test_help_does_not_load_torch() -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["pretrain", "--help"], ["pretrain"], ["pretrain", "denoi"], ["recipes"], ["recipes", "mask"]],
+)
+def test_what_is_printed_at_once_does_not_load_torch(arguments: list[str]) -> None:
     script = (
         "import sys; from retouch.cli import main\n"
-        "try: main(['--help'])\n"
-        "except SystemExit: print('torch' in sys.modules)"
+        f"try: main({arguments})\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+# ---- recipes
+
+
+def test_recipes_are_listed_by_stage_with_what_to_expect(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    said = capsys.readouterr().out
+    parts = dict(part.split("\n", 1) for part in said.strip().split("\n\n"))
+    assert list(parts) == ["retouch pretrain", "retouch probe", "retouch finetune", "retouch embed"]
+    for one in recipes_module.recipes():
+        assert one.title in " ".join(parts[f"retouch {one.stage}"].split())
+        assert f"Expect: {one.expect}" in " ".join(parts[f"retouch {one.stage}"].split())
+    assert "  probe/patch_dictionary  " in parts["retouch probe"]
+    assert max(map(len, said.splitlines())) <= 100
+
+
+def test_recipes_are_listed_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [(one["stage"], one["name"], one["title"], one["expect"]) for one in listed] == [
+        (one.stage, one.name, one.title, one.expect) for one in recipes_module.recipes()
+    ]
+    assert all(Path(one["path"]).is_file() for one in listed)
+
+
+def test_a_recipe_is_copied_to_standard_output(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["recipes", "denoise"]) == 0
+    copied = capsys.readouterr().out
+    assert copied == recipes_module.find_recipe("denoise").text
+    assert main(["recipes", "patch_dictionary"]) == 2
+    assert "choose pretrain/patch_dictionary or probe/patch_dictionary" in capsys.readouterr().err
+    assert main(["recipes", "probe/patch_dictionary"]) == 0
+    assert "kind: ridge" in capsys.readouterr().out
+
+
+def test_the_help_of_a_stage_lists_its_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["probe", "--help"])
+    assert ended.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "the name of a recipe, or a YAML file: what ends in .yaml or holds a separator is a file (default: linear)"
+        in said
+    )
+    for one in recipes_module.recipes("probe"):
+        assert f" {one.name} {one.title}" in said
+
+
+@pytest.mark.parametrize("arguments", [["denoise", "--help"], ["-h", "denoise"], ["denoise", "steps=7", "--help"]])
+def test_the_help_of_a_recipe_shows_its_header_and_every_setting(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["pretrain", *arguments])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Denoising: remove Gaussian noise of many levels.\n\n  retouch pretrain denoise\n")
+    lines = said.splitlines()
+    for start in (
+        f"* steps={7 if 'steps=7' in arguments else 1500} ",
+        "  out=runs/denoise-{n} ",
+        "* pretext.kind=denoise ",
+        "  pretext.corruption.log_mean=-1.9 ",
+        "  encoder.name=small_cnn ",
+    ):
+        assert [line for line in lines if line.startswith(start)], start
+    assert max(map(len, lines)) <= 100
+
+
+def test_the_help_without_a_recipe_is_that_of_the_standard_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["probe", "encoder=runs/a", "--help"])
+    said = capsys.readouterr().out
+    assert said.startswith("Linear probe and k-NN")
+    assert "* encoder=runs/a " in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretrain", "denois", "--help"], "retouch pretrain: no recipe 'denois'; did you mean denoise?"),
+        (["pretrain", "none.yaml", "--help"], "retouch pretrain: config file not found: none.yaml"),
+    ],
+)
+def test_the_help_of_what_there_is_not_says_so(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(message)
+
+
+# ---- completion
+
+
+def completions(line: str, folder: Path) -> list[str]:
+    """What argcomplete offers for a line typed in ``folder``."""
+    pytest.importorskip("argcomplete")
+    answer = folder / "answer"
+    shell = {
+        "_ARGCOMPLETE": "1", "_ARGCOMPLETE_SHELL": "fish", "_ARGCOMPLETE_IFS": "\n", "COMP_TYPE": "",
+        "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_STDOUT_FILENAME": str(answer),
+        "_ARGCOMPLETE_COMP_WORDBREAKS": "", "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    script = (
+        "import atexit, sys, os\n"
+        "ended = os._exit\n"
+        "os._exit = lambda code: (sys.stderr.write(str('torch' in sys.modules)), sys.stderr.flush(), ended(code))\n"
+        "from retouch.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=folder,
+        env={**os.environ, **shell},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == "False", done.stderr
+    return answer.read_text().split("\n")
+
+
+def test_shells_complete_commands_recipes_keys_and_paths(tmp_path: Path) -> None:
+    assert completions("retouch pre", tmp_path) == ["pretrain"]
+    assert set(completions("retouch pretrain deno", tmp_path)) == {"denoise", "denoise_cifar10"}
+    assert completions("retouch recipes probe/pa", tmp_path) == [
+        "probe/patch_dictionary",
+        "probe/patch_dictionary_best",
+    ]
+    assert completions("retouch pretrain denoise data.im", tmp_path) == [""]
+    with pytest.raises(SystemExit):
+        main(["pretrain", "denoise", "--help"])  # keys are known once they have been read
+    assert completions("retouch pretrain denoise data.im", tmp_path) == ["data.image_size=", "data.image="]
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "mine.yaml").touch()
+    assert completions("retouch pretrain denoise data=pic", tmp_path) == ["data=pictures/"]
+    assert completions("retouch pretrain mi", tmp_path) == ["mixed", "mixed_cifar10", "mine.yaml"]
 
 
 @pytest.mark.parametrize("command", [["retouch", "pretrain"], ["pretrain"]], ids=["retouch", "single stage"])
@@ -83,6 +240,6 @@ def test_settings_typed_as_options_get_a_hint_on_how_to_write_them(
     assert "settings are written key=value" in capsys.readouterr().err
 
 
-def test_a_single_stage_program_takes_its_config_first(tmp_path: Path) -> None:
+def test_a_single_stage_program_takes_its_recipe_first(tmp_path: Path) -> None:
     (tmp_path / "nothing.yaml").write_text("")
     assert run_stages("python -m pretrain", PRETRAINING, [str(tmp_path / "nothing.yaml"), "steps=x"]) == 2

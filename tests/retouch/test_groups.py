@@ -19,7 +19,7 @@ CONFIGS = {
     "pretrain": "pretrain/denoise.yaml",
     "probe": "probe/linear.yaml",
     "finetune": "finetune/full.yaml",
-    "embed": "probe/embed.yaml",
+    "embed": "embed/embed.yaml",
 }
 SMALL = {
     "pretrain": ["steps=1", "batch_size=8", "data.limit=16", "encoder.model_args={width: 4, depth: 1}"],

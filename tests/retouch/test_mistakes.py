@@ -35,7 +35,7 @@ CONFIGS: dict[str, tuple[str, Any, list[str]]] = {
         ["encoder=cnn", "data.train=folder:two", "data.task=null"],
     ),
     "embed": (
-        str(ROOT / "configs" / "probe" / "embed.yaml"),
+        str(ROOT / "configs" / "embed" / "embed.yaml"),
         EmbedConfig,
         ["encoder=cnn", "data.source=folder:two"],
     ),
@@ -162,6 +162,24 @@ MISTAKES = [
     ),
     pytest.param(
         "pretrain",
+        ["data=nowhere"],
+        [
+            "'nowhere': no such file or folder: {here}/nowhere; give a folder, a .zip, a .csv or .txt that lists "
+            "images, .parquet files, shapes, photos, hf:NAME, torchvision:NAME or patches:SOURCE"
+        ],
+        id="plain-path-that-is-not-there",
+    ),
+    pytest.param(
+        "pretrain",
+        ["out=runs/a-{n}", "resume=true", "data=foto"],
+        [
+            "'foto': no such file or folder: {here}/foto; did you mean photos or ./photos?",
+            "resume=true, but no run is named; say which run: out=FOLDER",
+        ],
+        id="resume-without-a-run",
+    ),
+    pytest.param(
+        "pretrain",
         ["data.source=parquet:none-*.parquet"],
         ["parquet:none-*.parquet: no file matches (from {here})"],
         id="parquet-that-matches-nothing",
@@ -232,9 +250,12 @@ MISTAKES = [
         pytest.param(stage, [f"encoder={folder}"], [message], id=f"{stage}-encoder-{folder}")
         for stage in FROZEN
         for folder, message in (
-            ("nowhere", "nowhere: no such folder; use the encoder/ folder of a finished run"),
-            ("photos", "photos is not an encoder: it has no config.json; use the encoder/ folder of a finished run"),
-            ("earlier", "earlier is a run folder; use earlier/encoder"),
+            ("nowhere", "nowhere: no such folder; use the folder of a finished run"),
+            ("photos", "photos is not an encoder: it has no config.json; use the folder of a finished run"),
+            (
+                "earlier",
+                "earlier/encoder has no model.safetensors: the copy is incomplete, or its weights have another format",
+            ),
             (
                 "cut",
                 "cut/model.safetensors cannot be read (Error while deserializing header: incomplete metadata, file not "
@@ -342,7 +363,7 @@ MISTAKES = [
         "finetune",
         ["data.train=folder:nowhere", "data.test=folder:empty", "encoder=photos", "out=full"],
         [
-            "photos is not an encoder: it has no config.json; use the encoder/ folder of a finished run",
+            "photos is not an encoder: it has no config.json; use the folder of a finished run",
             "folder:nowhere: no such folder: {here}/nowhere",
             "folder:empty: the folder is empty: {here}/empty",
             "out: full is not empty; use resume=true to continue, overwrite=true to start over, or another out",
@@ -384,7 +405,7 @@ MISTAKES = [
         ["data.source=folder:nowhere", "encoder=nowhere", "out=full"],
         [
             "out: full is not empty; use resume=true to continue, overwrite=true to start over, or another out",
-            "nowhere: no such folder; use the encoder/ folder of a finished run",
+            "nowhere: no such folder; use the folder of a finished run",
             "folder:nowhere: no such folder: {here}/nowhere",
         ],
         id="embed-several-at-once",

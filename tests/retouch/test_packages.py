@@ -54,7 +54,7 @@ def test_a_script_may_have_the_name_of_a_package(name: str, tmp_path: Path) -> N
         check=False,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
     )
-    assert "out: required, but not given" in done.stdout, done.stderr
+    assert "Found 1 error in the config:" in done.stdout, done.stderr
 
 
 def test_a_folder_of_the_same_name_without_a_package_hides_nothing(tmp_path: Path) -> None:

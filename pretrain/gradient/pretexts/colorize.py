@@ -43,6 +43,7 @@ class Colorize(Pretext):
     kind: Literal["colorize"] = "colorize"
     view: ClassVar[View] = "gray"
     objective: Literal["classification", "regression"] = "classification"
+    """Classify each pixel into a color bin, or regress its ab channels."""
     bins: int = Field(96, ge=2, le=1024)
     """Color bins Q."""
     rebalance: float = Field(0.5, ge=0, le=1)

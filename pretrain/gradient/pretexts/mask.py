@@ -31,6 +31,7 @@ class Mask(Pretext):
     size: int = Field(4, ge=1)
     """Side of a hidden patch in pixels, for a CNN; a vision transformer hides its own patches."""
     distance: Literal["l2", "l1"] = "l2"
+    """Between hidden pixels and what the decoder gives for them."""
     normalize_patches: bool = True
     """Target: each patch minus its mean, divided by its standard deviation (MAE's norm_pix_loss)."""
     paste_visible: bool = True

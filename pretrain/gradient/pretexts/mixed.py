@@ -22,6 +22,7 @@ class Mixed(Restore):
 
     kind: Literal["mixed"] = "mixed"
     members: list[AnyCorruption] = Field([Gaussian(), Gray(), Holes()], min_length=1)
+    """The corruptions, each a mapping with its kind."""
     at_most: int = Field(1, ge=1)
     """Every image gets 1 to ``at_most`` different members, each number equally likely, in the order of the list."""
 

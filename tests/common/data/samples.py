@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,27 @@ def write_folder(root: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         picture(number).save(path)
     return root
+
+
+def write_csv(root: Path) -> Path:
+    """The pictures of ``write_folder`` in ``root``, and a table of them with two labels."""
+    write_folder(root)
+    rows = [f"{('cat', 'dog')[number % 2]}/{number}.png,{('cat', 'dog')[number % 2]}" for number in range(6)]
+    (root / "pictures.csv").write_text("\n".join(["file,animal", *rows]) + "\n")
+    return root / "pictures.csv"
+
+
+def write_list(root: Path) -> Path:
+    """The pictures of ``write_folder`` in ``root``, and a list of them with a label after each."""
+    write_folder(root)
+    lines = [f"{('cat', 'dog')[number % 2]}/{number}.png {number % 2}\n" for number in range(6)]
+    (root / "pictures.txt").write_text("".join(lines))
+    return root / "pictures.txt"
+
+
+def write_zip(root: Path) -> Path:
+    """The pictures of ``write_folder`` in a zip file."""
+    return Path(shutil.make_archive(str(root / "pictures"), "zip", write_folder(root / "pictures")))
 
 
 def write_parquet(path: Path, rows: int = 6) -> Path:

@@ -21,16 +21,29 @@ from tests.common.data.samples import picture, png, write_dtd, write_folder, wri
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("shape", "'shape': unknown source 'shape'; did you mean 'shapes'?"),
+        ("shape", "'shape': no such file or folder: {cwd}/shape; did you mean shapes?"),
         ("Folder:x", "'Folder:x': unknown source 'Folder'; did you mean 'folder'?"),
-        ("imagenet", "'imagenet': unknown source 'imagenet'; use one of shapes[:train|test[:LENGTH]], "
+        ("imagenet:x", "'imagenet:x': unknown source 'imagenet'; use one of shapes[:train|test[:LENGTH]], "
          "photos[:train|test[:LENGTH]], folder:PATH, parquet:GLOB, hf:NAME[:SPLIT], torchvision:NAME[:SPLIT], "
-         "patches:SOURCE"),
-        ("{tmp}", "'{tmp}': unknown source '{tmp}'; did you mean folder:{tmp}?"),
-        ("{tmp}/a.parquet", "'{tmp}/a.parquet': unknown source '{tmp}/a.parquet'; "
-         "did you mean parquet:{tmp}/a.parquet?"),
-        ("{tmp}/labels.csv", "'{tmp}/labels.csv': unknown source '{tmp}/labels.csv'; save the table as metadata.csv in "
-         "the folder of the images, with their names in a column file_name, and use hf:FOLDER"),
+         "csv:PATH, list:PATH, zip:PATH, patches:SOURCE"),
+        ("imagenet", "'imagenet': no such file or folder: {cwd}/imagenet; give a folder, a .zip, a .csv or .txt that "
+         "lists images, .parquet files, shapes, photos, hf:NAME, torchvision:NAME or patches:SOURCE"),
+        ("{tmp}/textz", "'{tmp}/textz': no such file or folder: {tmp}/textz; did you mean {tmp}/texts?"),
+        ("{tmp}/a.parquet", "'{tmp}/a.parquet': no such file or folder: {tmp}/a.parquet; give a folder, a .zip, a .csv "
+         "or .txt that lists images, .parquet files, shapes, photos, hf:NAME, torchvision:NAME or patches:SOURCE"),
+        ("{tmp}/*.parquet", "parquet:{tmp}/*.parquet: no file matches (from {cwd})"),
+        ("{tmp}/*.png", "'{tmp}/*.png': a pattern may name .parquet files only; for images, give their folder"),
+        ("{tmp}/one.png", "'{tmp}/one.png': this is a single image; give the folder that it is in: {tmp}"),
+        ("{tmp}/one.npy", "'{tmp}/one.npy': this file is of no known kind; give a folder, a .zip, a .csv or .txt that "
+         "lists images, .parquet files, shapes, photos, hf:NAME, torchvision:NAME or patches:SOURCE"),
+        ("{tmp}/one.jsonl", "'{tmp}/one.jsonl': save it as metadata.jsonl in the folder of the images, with a column "
+         "file_name, and use hf:FOLDER"),
+        ("https://some.org/cats.zip", "'https://some.org/cats.zip': images are not read from the network: download "
+         "them, and give their folder (or use hf:NAME)"),
+        ("C:\\pictures", "'C:\\\\pictures': this looks like a Windows path; write it as this machine names it, with "
+         "forward slashes"),
+        ("C:/pictures", "'C:/pictures': this looks like a Windows path; write it as this machine names it, with "
+         "forward slashes"),
         ("folder:", "'folder:' is incomplete; the form is folder:PATH"),
         ("folder:{tmp}/gone", "folder:{tmp}/gone: no such folder: {tmp}/gone"),
         ("folder:{tmp}/file.txt", "folder:{tmp}/file.txt: is a file, not a folder: {tmp}/file.txt"),
@@ -46,7 +59,7 @@ from tests.common.data.samples import picture, png, write_dtd, write_folder, wri
         ("photos:val", "'photos:val': no split 'val'; the form is photos[:train|test[:LENGTH]]"),
         ("photos:train:0", "'photos:train:0': '0' is not a number of images; "
          "the form is photos[:train|test[:LENGTH]]"),
-        ("photo", "'photo': unknown source 'photo'; did you mean 'photos'?"),
+        ("photo", "'photo': no such file or folder: {cwd}/photo; did you mean photos?"),
         ("patches:", "'patches:' is incomplete; the form is patches:SOURCE"),
         ("patches:photos", "'patches:photos': photos are already patches; use photos"),
         ("patches:patches:shapes", "'patches:patches:shapes': patches are already patches; use patches:shapes"),
@@ -65,6 +78,8 @@ def test_mistakes_get_one_plain_message(spec: str, message: str, tmp_path: Path)
     (tmp_path / "texts").mkdir()
     for name in ("a.txt", "b.txt", "c.parquet"):
         (tmp_path / "texts" / name).write_text("")
+    for name in ("one.png", "one.npy", "one.jsonl"):
+        (tmp_path / name).write_text("")
     fill = {"tmp": str(tmp_path), "cwd": str(Path.cwd())}
     with pytest.raises(UserError) as error:
         build_source(spec.format(**fill))

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from common.data.folder import FolderSource, folder_source
+from common.data.folder import FolderSource
 from common.errors import UserError
 from tests.common.data.samples import picture, write_folder
 
 
 def paths(source: FolderSource) -> list[str]:
-    return [source.path(index) for index in range(len(source))]
+    return [source.paths[index] for index in range(len(source))]
 
 
 def test_finds_images_at_any_depth_in_sorted_order_without_opening_them(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_folders_without_images_are_no_classes_but_not_silently(
             (tmp_path / split / name).mkdir(parents=True)
     (tmp_path / "train" / "cow").mkdir()
     (tmp_path / "train" / "cow" / "cow.txt").touch()
-    source = folder_source(f"folder:{tmp_path}", str(tmp_path))
+    source = FolderSource(str(tmp_path)).split("train")
     assert not caplog.records  # nobody has asked for classes
     assert source.labels().names == ("cat", "dog")
     assert f"folder:{tmp_path}/train: no images in ant, cow, so there is no such class" in caplog.text

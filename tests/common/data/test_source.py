@@ -14,7 +14,16 @@ from common.data import Source, Subset, build_source, load_images
 from common.data.folder import FolderSource
 from common.data.patches import PatchesSource
 from common.errors import UserError
-from tests.common.data.samples import write_dtd, write_eurosat, write_folder, write_mnist, write_parquet
+from tests.common.data.samples import (
+    write_csv,
+    write_dtd,
+    write_eurosat,
+    write_folder,
+    write_list,
+    write_mnist,
+    write_parquet,
+    write_zip,
+)
 
 Make = Callable[[Path], Source]
 
@@ -27,6 +36,9 @@ SOURCES: dict[str, Make] = {
     "torchvision, train=": lambda folder: build_source("torchvision:MNIST", root=str(write_mnist(folder))),
     "torchvision, no split": lambda folder: build_source("torchvision:EuroSAT", root=str(write_eurosat(folder))),
     "torchvision, split=": lambda folder: build_source("torchvision:DTD", root=str(write_dtd(folder))),
+    "csv": lambda folder: build_source(f"csv:{write_csv(folder)}"),
+    "list": lambda folder: build_source(f"list:{write_list(folder)}"),
+    "zip": lambda folder: build_source(f"zip:{write_zip(folder)}"),
     "patches": lambda folder: PatchesSource(FolderSource(str(write_folder(folder / "photos"))), each=1),
     "subset": lambda folder: Subset(build_source("shapes:train:9"), torch.tensor([7, 1, 4, 2, 8, 0]), "some"),
 }
@@ -69,11 +81,17 @@ def test_unknown_task_is_refused_with_the_known_ones(labelled: Source) -> None:
         labelled.labels("breed")
 
 
+def test_tasks_meant_where_none_is_named_are_its_own(labelled: Source) -> None:
+    assert labelled.tasks[0] in labelled.default_tasks()
+    assert set(labelled.default_tasks()) <= set(labelled.tasks)
+    assert Subset(labelled, torch.arange(3), "some").default_tasks() == labelled.default_tasks()
+
+
 @pytest.mark.parametrize("name", UNLABELED)
 def test_a_source_without_labels_says_so(name: str, tmp_path: Path) -> None:
     source = SOURCES[name](tmp_path)
     assert source.tasks == ()
-    for ask in (source.labels, source.resolve):
+    for ask in (source.labels, source.resolve, lambda task: source.default_tasks()):
         with pytest.raises(UserError, match="has no labels, but labels are needed here"):
             ask(None)
 
@@ -95,7 +113,8 @@ def test_sources_cross_to_worker_processes(made: Source) -> None:
 
 def test_opening_again_gives_the_same_fingerprint(tmp_path: Path) -> None:
     folder = f"folder:{write_folder(tmp_path / 'a')}"
-    for kind in ("shapes:train:6", "photos:train:6", folder, f"patches:{folder}", f"hf:{tmp_path / 'a'}"):
+    listed = (f"csv:{write_csv(tmp_path / 'b')}", f"list:{write_list(tmp_path / 'c')}", f"zip:{write_zip(tmp_path)}")
+    for kind in ("shapes:train:6", "photos:train:6", folder, f"patches:{folder}", f"hf:{tmp_path / 'a'}", *listed):
         first, again = build_source(kind).fingerprint, build_source(kind).fingerprint
         assert first == again
         assert len(first) == 64
@@ -104,11 +123,22 @@ def test_opening_again_gives_the_same_fingerprint(tmp_path: Path) -> None:
 def test_fingerprint_follows_the_files(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "photos")
     table = write_parquet(tmp_path / "a.parquet")
-    before = [build_source(f"folder:{folder}").fingerprint, build_source(f"parquet:{table}").fingerprint]
-    for path in (folder / "cat" / "0.png", table):
+    archive = write_zip(tmp_path)
+    listed = [write_csv(tmp_path / "b"), write_list(tmp_path / "c")]
+    specs = [f"folder:{folder}", f"parquet:{table}", f"zip:{archive}", f"csv:{listed[0]}", f"list:{listed[1]}"]
+    before = [build_source(spec).fingerprint for spec in specs]
+    for path in (folder / "cat" / "0.png", table, archive, *(file.parent / "cat" / "0.png" for file in listed)):
         os.utime(path, ns=(1, 1))
-    after = [build_source(f"folder:{folder}").fingerprint, build_source(f"parquet:{table}").fingerprint]
+    after = [build_source(spec).fingerprint for spec in specs]
     assert not set(before) & set(after)
+
+
+@pytest.mark.parametrize("name", ["csv", "list", "zip"])
+def test_files_are_read_at_random_by_several_processes(name: str, tmp_path: Path) -> None:
+    images = load_images(SOURCES[name](tmp_path), 8, cache="none", workers=2)
+    rows = torch.tensor([5, 0, 3, 3, 1])
+    together = torch.cat([batch.images for batch in images.batches(rows.split(1), workers=2)])
+    assert torch.equal(together, images.rows(rows))
 
 
 def test_real_parquet_gives_cifar10(shared_data: Path) -> None:
@@ -148,7 +178,9 @@ def test_a_test_split_of_the_hub_is_found_and_its_absence_is_no_error(tmp_path: 
     assert build_source(f"hf:{with_test}:train").published_test() is None
 
 
-@pytest.mark.parametrize("name", ["folder", "parquet", "photos", "patches", "subset", "torchvision, no split"])
+@pytest.mark.parametrize(
+    "name", ["folder", "parquet", "csv", "list", "zip", "photos", "patches", "subset", "torchvision, no split"]
+)
 def test_most_sources_have_no_test_set_of_their_own(name: str, tmp_path: Path) -> None:
     assert SOURCES[name](tmp_path).published_test() is None
 

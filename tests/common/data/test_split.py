@@ -5,7 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.data import Labels, build_source, check_classes, match_classes, split_source, stratified_split
+from common.data import (
+    Labels,
+    build_source,
+    check_classes,
+    match_classes,
+    split_source,
+    stratified_folds,
+    stratified_split,
+)
 from common.data.split import classes_without
 from common.errors import UserError
 
@@ -46,6 +54,32 @@ def test_another_seed_gives_another_split_and_rows_of_a_class_are_drawn_evenly()
     # binomial(400, 1/4): mean 100, standard deviation 8.7
     assert counts.min() > 100 - 5 * 8.7
     assert counts.max() < 100 + 5 * 8.7
+
+
+@settings(max_examples=100, deadline=None)
+@given(labels=LABELS, folds=st.integers(2, 10), seed=st.integers(0, 2**32))
+def test_folds_are_equally_large_and_each_has_its_part_of_every_class(
+    labels: torch.Tensor, folds: int, seed: int
+) -> None:
+    fold = stratified_folds(labels, folds, seed)
+    assert torch.equal(fold, stratified_folds(labels, folds, seed))
+    for rows in (labels >= 0, *(labels == label for label in labels.unique())):
+        sizes = torch.bincount(fold[rows], minlength=folds)
+        assert len(sizes) == folds
+        assert int(sizes.max() - sizes.min()) <= 1
+
+
+def test_rows_of_a_class_are_dealt_to_other_folds_with_another_seed() -> None:
+    counts = torch.stack([stratified_folds(torch.zeros(40, dtype=torch.int64), 4, seed) == 0 for seed in range(400)])
+    shares = counts.sum(0)
+    # binomial(400, 1/4): mean 100, standard deviation 8.7
+    assert shares.min() > 100 - 5 * 8.7
+    assert shares.max() < 100 + 5 * 8.7
+
+
+def test_one_fold_is_no_cross_validation() -> None:
+    with pytest.raises(ValueError, match="at least 2 folds"):
+        stratified_folds(torch.zeros(4, dtype=torch.int64), 1, 0)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5])

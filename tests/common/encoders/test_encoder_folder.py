@@ -315,6 +315,18 @@ def test_changed_view_is_noticed(folder: Path) -> None:
         load_encoder(folder)
 
 
+def test_a_run_folder_stands_for_its_encoder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folder, run / "encoder")
+    (run / "config.yaml").write_text("# retouch pretrain\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in (run, str(run), "~/run", "~/run/encoder"):
+        assert read_encoder_card(path) == read_encoder_card(folder)
+        assert encoder_sha256(path) == encoder_sha256(folder)
+        torch.testing.assert_close(load_encoder(path)(images()), load_encoder(folder)(images()), rtol=0, atol=0)
+        assert torch.equal(random_twin(path, 3)(images()), random_twin(folder, 3)(images()))
+
+
 # ---- folders that are something else
 
 
@@ -334,8 +346,22 @@ def a_run(root: Path) -> None:
         (lambda r: None, "nowhere", "no such folder"),
         (lambda r: write(r / "model.safetensors"), "model.safetensors", "is a file; use the folder"),
         (lambda r: write(r / "a.txt"), "", "is not an encoder: it has no config.json"),
-        (a_run, "", "is a run folder; use {root}/encoder"),
-        (lambda r: (a_run(r), write(r / "checkpoints/step-9/x")), "checkpoints/step-9", "use {root}/encoder"),
+        (a_run, "", "{root}/encoder has no model.safetensors"),
+        (
+            lambda r: write(r / "config.yaml", "# retouch pretrain\nout: a\n"),
+            "",
+            "{root} is a run that has not finished, so it has no encoder: continue it with out={root} resume=true",
+        ),
+        (
+            lambda r: write(r / "config.yaml", "# retouch probe\nout: a\n"),
+            "",
+            "{root} is a run of retouch probe, which exports no encoder; use a run of retouch pretrain",
+        ),
+        (
+            lambda r: (a_run(r), write(r / "checkpoints/step-9/x")),
+            "checkpoints/step-9",
+            "but not its encoder; use {root}",
+        ),
         (lambda r: write(r / "checkpoints/step-9/x"), "checkpoints/step-9", "is a training checkpoint"),
         (lambda r: write(r / "checkpoints/step-9/x"), "checkpoints", "is a training checkpoint"),
         (lambda r: write(r / "config.json", "{}"), "", "has no model.safetensors"),

@@ -136,7 +136,7 @@ def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path
         assert torch.allclose(a, b, atol=1e-5)
 
 
-def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_sigterm_writes_a_checkpoint_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole, _ = run_loop(loop_config(tmp_path / "whole"))
     calls = iter(range(10**6))
 
@@ -147,7 +147,7 @@ def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, caplo
 
     _, trained = run_loop(loop_config(tmp_path / "cut"), prepare=interrupted)
     assert (trained.finished, trained.step) == (False, 7)
-    assert "run the same command with resume=true" in caplog.text
+    assert "stopped at step 7 of 12 with a checkpoint" in caplog.text
     resumed, _ = run_loop(loop_config(tmp_path / "cut", resume=True))
     assert same(whole, resumed)
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")

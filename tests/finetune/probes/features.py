@@ -7,7 +7,7 @@ import torch
 from common.data import Labels
 from finetune.features import Features
 from finetune.pooling import Part, Space
-from finetune.probes import Candidates, Task, build_task
+from finetune.probes import Candidates, Search, Task, build_task
 
 CPU = torch.device("cpu")
 GOOD, BAD = Part(0, "avg"), Part(1, "avg")
@@ -22,8 +22,9 @@ def informative(n: int, seed: int) -> tuple[Features, torch.Tensor]:
     return Features({GOOD: good, BAD: torch.randn(n, 2, generator=generator)}, torch.arange(n)), labels
 
 
-def task_of(labels: torch.Tensor, search: int | None = None) -> Task:
-    return build_task(Labels(labels, ("a", "b", "c"), "t"), 0.1, search, seed=0)
+def task_of(labels: torch.Tensor, search: int | None = None, folds: int = 0) -> Task:
+    """Choices by a held-out tenth, or by cross-validation."""
+    return build_task(Labels(labels, ("a", "b", "c"), "t"), Search(search_images=search, folds=folds), seed=0)
 
 
 def both(features: Features, finalists: int = 2) -> Candidates:

@@ -20,11 +20,11 @@ from common.errors import UserError
 from finetune.config import ProbeConfig
 from finetune.features import Features
 from finetune.probe import probe
-from finetune.probes import AnyProbe, Classifiers, Linear, Nearest, Probe, Rows, Task, build_task
+from finetune.probes import AnyProbe, Candidates, Classifiers, Linear, Nearest, Probe, Rows, Search, Task, build_task
 from finetune.results import Setting, read_results
 from finetune.solvers.logistic import fit_logistic
 from finetune.table import probe_lines
-from tests.finetune.probes.features import GOOD, GOOD_SPACE, both, informative, task_of
+from tests.finetune.probes.features import CPU, GOOD, GOOD_SPACE, both, informative, task_of
 
 
 class Means(Classifiers):
@@ -68,10 +68,12 @@ def one(request: pytest.FixtureRequest) -> Probe:
     return PROBES[request.param]
 
 
-@pytest.mark.parametrize("search", [None, 60])
-def test_the_informative_features_are_chosen_and_the_choice_is_reported(one: Probe, search: int | None) -> None:
+@pytest.mark.parametrize(("search", "folds"), [(None, 0), (60, 0), (None, 5), (60, 3)])
+def test_the_informative_features_are_chosen_and_the_choice_is_reported(
+    one: Probe, search: int | None, folds: int
+) -> None:
     features, labels = informative(300, 0)
-    task = task_of(labels, search)
+    task = task_of(labels, search, folds)
     chosen = one.choose(both(features, finalists=1), task)
     assert chosen.space == GOOD_SPACE
     assert chosen.val_accuracy > 0.8
@@ -79,22 +81,53 @@ def test_the_informative_features_are_chosen_and_the_choice_is_reported(one: Pro
     assert (facts.layer, facts.pooling, facts.features) == ("0", "avg", 4)
     assert facts.setting in one.grid(task)
     assert facts.val_accuracy == chosen.val_accuracy
+    assert facts.how == task.how
     assert facts.text.startswith("layer 0, avg")
 
 
 def test_a_probe_gets_no_test_labels() -> None:
-    assert {field.name for field in fields(Task)} == {"name", "classes", "labels", "fit", "validation", "search"}
+    assert {field.name for field in fields(Task)} == {"name", "classes", "labels", "folds", "first", "how"}
     _, labels = informative(300, 0)
     assert len(task_of(labels).labels) == 300  # those of the training set
 
 
-def test_validation_labels_decide_the_choice(one: Probe) -> None:
+def test_held_out_labels_decide_the_choice(one: Probe) -> None:
     features, labels = informative(300, 0)
     task = task_of(labels)
     spoiled = labels.clone()
-    spoiled[task.validation] = (spoiled[task.validation] + 1) % 3
+    [fold] = task.folds
+    spoiled[fold.held] = (spoiled[fold.held] + 1) % 3
     chosen = one.choose(both(features), replace(task, labels=spoiled))
     assert chosen.space != GOOD_SPACE  # on these labels the informative layer is now nearly always wrong
+
+
+def test_cross_validation_scores_each_image_by_a_fit_without_its_fold(
+    one: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, labels = informative(60, 0)
+    task = task_of(labels, folds=5)
+    fitted: list[Tensor] = []
+    real = type(one).fit
+
+    def spy(self: Probe, rows: Rows, settings: Sequence[Setting], *, final: bool) -> Classifiers:
+        fitted.append(rows.features.clone())
+        return real(self, rows, settings, final=final)
+
+    monkeypatch.setattr(type(one), "fit", spy)
+    candidates = Candidates(features, [GOOD_SPACE], CPU)
+    chosen = one.choose(candidates, task)
+    assert task.how == chosen.how == "5-fold cross-validation"
+    assert task.held == 60
+    right = 0
+    for fold in task.folds:
+        matrix = features.matrix(GOOD_SPACE, fold.fit)
+        mean, scale = matrix.mean(0), matrix.std(0, correction=0)
+        expected = (matrix - mean) / scale  # by the statistics of the rows that are fitted on
+        assert any(found.shape == expected.shape and torch.allclose(found, expected, atol=1e-4) for found in fitted)
+        alone = one.fit(Rows(expected, labels[fold.fit], 3, lambda: None), [chosen.setting], final=True)
+        held = (features.matrix(GOOD_SPACE, fold.held) - mean) / scale
+        right += int((alone.predict(held)[0] == labels[fold.held]).sum())
+    assert chosen.val_accuracy == pytest.approx(right / 60, abs=1 / 60)
 
 
 def test_the_same_task_gives_the_same_choice_and_predictions(one: Probe) -> None:
@@ -105,7 +138,7 @@ def test_the_same_task_gives_the_same_choice_and_predictions(one: Probe) -> None
         candidates, task = both(features), task_of(labels)
         chosen = one.choose(candidates, task)
         answers.append((chosen, one.refit(candidates, task, chosen).predict(features)))
-    assert answers[0][0] == answers[1][0]
+    assert answers[0][0].facts == answers[1][0].facts
     assert torch.equal(answers[0][1], answers[1][1])
 
 
@@ -147,9 +180,10 @@ def test_every_row_is_predicted_with_training_statistics(one: Probe) -> None:
     assert torch.equal(fitted.predict(features), answers)  # predicting does not change the features
 
 
-def test_too_few_images_for_a_validation_split_are_refused() -> None:
+@pytest.mark.parametrize("folds", [0, 5])
+def test_too_few_images_for_a_validation_split_are_refused(folds: int) -> None:
     with pytest.raises(UserError, match="too few"):
-        build_task(Labels(torch.tensor([0, 1, 2]), ("a", "b", "c"), "t"), 0.1, None, 0)
+        build_task(Labels(torch.tensor([0, 1, 2]), ("a", "b", "c"), "t"), Search(folds=folds), 0)
 
 
 def test_a_probe_is_a_frozen_config(one: Probe) -> None:
@@ -239,9 +273,9 @@ def test_a_new_probe_is_measured_reported_logged_and_tabled_like_the_others(tmp_
         assert subject.probes["nearest_mean"].choice.setting == {}
         assert subject.probes["nearest_mean"].test.n == 40
     assert "nearest mean probe" in result.protocol
-    methods = [line.method for line in probe_lines(report.results)]
-    assert "small_cnn, nearest mean" in methods
-    assert "raw pixels, nearest mean" in methods
+    lines = [(line.method, line.probe) for line in probe_lines(report.results)]
+    assert ("small_cnn", "nearest_mean") in lines
+    assert ("raw pixels", "nearest_mean") in lines
     [logged] = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
     found = result.subjects["encoder"].probes["nearest_mean"]
     assert logged["color/nearest_mean_test_accuracy"] == found.test.accuracy
@@ -261,9 +295,9 @@ def test_a_probe_that_did_not_converge_is_named_in_the_notes(tmp_path: Path) -> 
     notes = [note for note in report.notes if "converge" in note]
     assert notes == [
         "color: the hasty probe of encoder did not converge: its accuracy may be too low",
-        "color: the hasty probe of encoder was chosen among fits of which 1 did not converge",
+        "color: the hasty probe of encoder was chosen among fits of which 5 did not converge",
         "color: the hasty probe of pixels did not converge: its accuracy may be too low",
-        "color: the hasty probe of pixels was chosen among fits of which 1 did not converge",
+        "color: the hasty probe of pixels was chosen among fits of which 5 did not converge",
     ]
     [result] = report.results
     assert not result.subjects["encoder"].probes["hasty"].converged

@@ -8,29 +8,59 @@ from itertools import pairwise
 import pytest
 import torch
 
+from common.data import Labels
 from finetune.features import Features
 from finetune.pooling import Part, Space
-from finetune.probes import Candidates, Linear, Nearest, Standardiser
+from finetune.probes import Candidates, Linear, Nearest, Search, Standardiser, build_task
+from finetune.probes.search import FEW_IMAGES
 from finetune.solvers.logistic import fit_logistic
 from tests.finetune.probes.features import BAD, CPU, GOOD, GOOD_SPACE, informative, task_of
 
 LINEAR = Linear(l2=(1e-4, 1e-2, 1.0))
 
 
-def test_the_validation_split_is_a_tenth_stratified_and_disjoint() -> None:
-    labels = torch.arange(300) % 3
-    task = task_of(labels)
-    assert (len(task.fit), len(task.validation)) == (270, 30)
-    assert torch.bincount(labels[task.validation]).tolist() == [10, 10, 10]
-    assert sorted(torch.cat([task.fit, task.validation]).tolist()) == list(range(300))
-    assert torch.equal(task.search, task.fit)
+def test_many_images_are_split_into_a_tenth_and_the_rest() -> None:
+    labels = torch.arange(FEW_IMAGES) % 3
+    task = build_task(Labels(labels, ("a", "b", "c"), "t"), Search(), 0)
+    [fold] = task.folds
+    assert (len(fold.fit), len(fold.held), task.how) == (4500, 500, "held-out 10%")
+    assert torch.bincount(labels[fold.held]).tolist() == [167, 167, 166]
+    assert sorted(torch.cat(list(fold)).tolist()) == list(range(FEW_IMAGES))
+    assert not task.subsampled
+    assert torch.equal(task.first[0].fit, fold.fit)
 
 
-def test_search_rows_are_a_stratified_part_of_the_fit_rows() -> None:
+def test_few_images_are_cross_validated() -> None:
+    labels = torch.arange(FEW_IMAGES - 1) % 3
+    task = build_task(Labels(labels, ("a", "b", "c"), "t"), Search(), 0)
+    assert (len(task.folds), task.how, task.held) == (5, "5-fold cross-validation", FEW_IMAGES - 1)
+    assert sorted(torch.cat([fold.held for fold in task.folds]).tolist()) == list(range(FEW_IMAGES - 1))
+    for fold in task.folds:
+        assert sorted(torch.cat(list(fold)).tolist()) == list(range(FEW_IMAGES - 1))
+        assert torch.bincount(labels[fold.held]).tolist() == [333, 333, 333] or len(fold.held) == 1000
+
+
+@pytest.mark.parametrize("folds", [0, 1])
+def test_cross_validation_can_be_turned_off(folds: int) -> None:
+    task = build_task(Labels(torch.arange(300) % 3, ("a", "b", "c"), "t"), Search(folds=folds, validation=0.2), 0)
+    assert (len(task.folds), task.held, task.how) == (1, 60, "held-out 20%")
+
+
+def test_there_are_no_more_folds_than_images_of_the_largest_class() -> None:
+    task = build_task(Labels(torch.tensor([0, 0, 0, 1, 2]), ("a", "b", "c"), "t"), Search(), 0)
+    assert task.how == "3-fold cross-validation"
+    assert all(len(fold.held) and len(fold.fit) for fold in task.folds)
+
+
+@pytest.mark.parametrize("folds", [0, 4])
+def test_search_rows_are_a_stratified_part_of_the_fit_rows(folds: int) -> None:
     labels = torch.arange(300) % 3
-    task = task_of(labels, search=90)
-    assert torch.bincount(labels[task.search]).tolist() == [30, 30, 30]
-    assert set(task.search.tolist()) <= set(task.fit.tolist())
+    task = task_of(labels, search=90, folds=folds)
+    assert task.subsampled
+    for few, fold in zip(task.first, task.folds, strict=True):
+        assert torch.bincount(labels[few.fit]).tolist() == [30, 30, 30]
+        assert set(few.fit.tolist()) <= set(fold.fit.tolist())
+        assert torch.equal(few.held, fold.held)
 
 
 def test_the_widest_space_is_compared_on_all_rows_even_if_it_does_badly_on_few_rows() -> None:
@@ -46,7 +76,7 @@ def test_the_widest_space_is_compared_on_all_rows_even_if_it_does_badly_on_few_r
     candidates = Candidates(Features(parts, torch.arange(900)), spaces, CPU, finalists=1)
     linear = Linear(l2=(1e-2,))
     few = task_of(labels, search=24)
-    assert linear.choose(candidates, replace(few, fit=few.search)).space != spaces[-1]
+    assert linear.choose(candidates, replace(few, folds=few.first)).space != spaces[-1]
     assert linear.choose(candidates, few).space == spaces[-1]
 
 

@@ -47,6 +47,20 @@ def test_every_family_reaches_sklearns_minimum(
     assert excess(fit, features, labels, classes) < (1e-3 if dtype == torch.float32 and "outlying" in family else CLOSE)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(few_examples, max_examples=4)
+@given(n=st.integers(60, 900), F=st.integers(2, 40), l2=strengths, seed=seeds)
+def test_a_refit_that_starts_at_a_coarse_fit_of_fewer_rows_reaches_sklearns_minimum(
+    family: str, n: int, F: int, l2: float, seed: int
+) -> None:
+    features, labels = problem(family, n, F, 4, seed)
+    rows = torch.arange(n) % 10 > 0
+    coarse = fit_logistic(features[rows].float(), labels[rows], 4, [3 * l2, 10 * l2], tolerance=CHOOSING)
+    fit = fit_logistic(features.float(), labels, 4, [l2], start=coarse.near(l2), tolerance=FINAL)
+    assert fit.converged == (True,)
+    assert excess(fit, features, labels, 4) < (1e-3 if "outlying" in family else CLOSE)
+
+
 @settings(few_examples, max_examples=3)
 @given(family=families, n=st.integers(60, 150), classes=st.integers(50, 60), l2=st.floats(1e-4, 1e-2), seed=seeds)
 def test_many_classes_of_which_some_are_absent_reach_sklearns_minimum(

@@ -1,0 +1,176 @@
+"""The recipes that come with Retouch: YAML files in ``configs/``, one folder per stage, found by name from anywhere."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from common.config import Config, read_settings, validate
+from common.errors import UserError
+from common.files import run_stage
+
+if TYPE_CHECKING:
+    from common.runs.folder import StageConfig
+
+FOLDER = Path(__file__).resolve().parents[1] / "configs"
+STAGES = ("pretrain", "probe", "finetune", "embed")
+STANDARD = {"probe": "linear", "finetune": "full", "embed": "embed"}  # where no recipe is named
+EXPECT = "Expect: "
+
+Settings = Config | str | Path | Mapping[str, Any]  # a recipe or a YAML file, a mapping, or settings already read
+S = TypeVar("S", bound="StageConfig")
+
+
+class Recipe(NamedTuple):
+    """A shipped recipe. The comments at its top say what it is, how it is called and what to expect."""
+
+    stage: str
+    name: str
+    path: Path
+
+    @property
+    def text(self) -> str:
+        return self.path.read_text(encoding="utf-8")
+
+    @property
+    def title(self) -> str:
+        """The first line of its comments."""
+        return header(self.text)[0]
+
+    @property
+    def expect(self) -> str:
+        """What to expect of it; empty if it does not say."""
+        found = re.search(rf"^{EXPECT}(.*?)(?:\n\n|\Z)", "\n".join(header(self.text)), re.MULTILINE | re.DOTALL)
+        return " ".join(found[1].split()) if found else ""
+
+
+def header(text: str) -> list[str]:
+    """The lines of the comments at the top of a YAML file, without ``#``."""
+    lines = re.match(r"(?:#.*\n)*", text)
+    return [re.sub("^# ?", "", line) for line in (lines[0] if lines else "").splitlines()]
+
+
+def recipes(stage: str | None = None) -> list[Recipe]:
+    """All recipes, or those of one stage."""
+    return [
+        Recipe(one, path.stem, path)
+        for one in STAGES
+        if stage in (None, one)
+        for path in sorted((FOLDER / one).glob("*.yaml"))
+    ]
+
+
+def full_names(found: Sequence[Recipe]) -> list[str]:
+    """Their names, after the stage where two stages have a recipe of that name."""
+    names = [one.name for one in found]
+    return [f"{one.stage}/{one.name}" if names.count(one.name) > 1 else one.name for one in found]
+
+
+def find_recipe(name: str, stage: str | None = None) -> Recipe:
+    """A recipe by its name, such as ``denoise``, or by stage and name, such as ``probe/linear``.
+
+    Raises:
+        UserError: there is no such recipe, or several stages have one of this name.
+    """
+    known = recipes(stage)
+    found = [one for one in known if name in (one.name, f"{one.stage}/{one.name}")]
+    if len(found) > 1:
+        raise UserError(f"recipe {name!r} is ambiguous: choose {' or '.join(full_names(found))}")
+    if not found:
+        raise UserError(f"no recipe {name!r}{_hint(name, known)}; {_choices(stage)}")
+    return found[0]
+
+
+def _hint(name: str, known: Sequence[Recipe]) -> str:
+    """What else may have been meant."""
+    files = [file for file in (name, f"{name}.yaml", f"{name}.yml") if Path(file).is_file()]
+    if files:
+        return f"; for the file here, write {f'.{os.sep}' if files[0] == name else ''}{files[0]}"
+    others = [one.stage for one in recipes() if one.name == name]
+    if others:
+        return f"; it is a recipe of retouch {' and '.join(others)}"
+    near = difflib.get_close_matches(name.lower(), [one.name for one in known], n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _choices(stage: str | None) -> str:
+    return f"{f'those of retouch {stage}' if stage else 'there'} are {', '.join(full_names(recipes(stage)))}"
+
+
+def listing(named: Mapping[str, Recipe], width: int, *, expect: bool = False) -> str:
+    """Recipes with their titles, and what to expect of them, in lines of at most ``width`` characters."""
+    indent = " " * (max(map(len, named)) + 4)
+    lines = []
+    for name, one in named.items():
+        first = f"  {name}".ljust(len(indent))
+        lines += textwrap.wrap(one.title, width, initial_indent=first, subsequent_indent=indent)
+        if expect:
+            lines += textwrap.wrap(EXPECT + one.expect, width, initial_indent=indent, subsequent_indent=indent)
+    return "\n".join(lines)
+
+
+# ---- what a user gives to a stage
+
+
+class Given(NamedTuple):
+    """Where the settings of a stage come from."""
+
+    source: Path | Mapping[str, Any] | Config
+    name: str  # of the recipe or file; runs are named after it
+    origin: str  # what messages call it
+    overrides: tuple[str, ...]
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The run folder is numbered when the run starts."""
+        return {"out": f"runs/{self.name}-{{n}}"}
+
+
+def understand(stage: str, source: Settings | None, overrides: Sequence[str] = ()) -> Given:
+    """The settings that a user means: a text is a YAML file if it ends in .yaml or holds a separator, else a recipe.
+
+    Without a recipe (``None``, or a text that is a setting itself), it is the stage's standard one.
+
+    Raises:
+        UserError: there is no such recipe, or none is named and the stage has no standard one.
+    """
+    if isinstance(source, str) and re.match(r"[A-Za-z_][\w.]*=", source):
+        overrides, source = (source, *overrides), None
+    if source is None:
+        if stage not in STANDARD:
+            raise UserError(f"name a recipe; {_choices(stage)}")
+        source = STANDARD[stage]
+    if isinstance(source, str) and not _is_path(source):
+        recipe = find_recipe(source, stage)
+        return Given(recipe.path, recipe.name, f"recipe {recipe.name}", tuple(overrides))
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        if path.is_dir():
+            key = "encoder" if run_stage(path) else "data"
+            raise UserError(f"{path} is a folder, not a YAML file; did you mean {key}={path}?")
+        if not path.exists() and path.stem in (one.name for one in recipes(stage)):
+            raise UserError(f"config file not found: {path}; the recipe is called {path.stem}")
+        return Given(path, path.stem, str(path), tuple(overrides))
+    return Given(source, stage, "the config", tuple(overrides))
+
+
+def _is_path(text: str) -> bool:
+    return text.endswith((".yaml", ".yml")) or any(mark in text for mark in (os.sep, os.altsep) if mark)
+
+
+def stage_config(schema: type[S], source: Settings | None = None, overrides: Sequence[str] = ()) -> S:
+    """The settings of a stage: of a recipe, a YAML file, a mapping or a config, with overrides.
+
+    Without ``out``, the run folder is ``runs/NAME-{n}``, after the recipe, the file, or else the stage.
+
+    Raises:
+        UserError: with every problem at once.
+    """
+    given = understand(schema.stage, source, overrides)
+    tree = read_settings(schema, given.source, given.overrides)
+    return validate(schema, {**given.defaults, **tree}, given.origin)

@@ -1,0 +1,120 @@
+"""``predictions.parquet``: what each classifier answered for each test image.
+
+Two runs on the same test images can be compared image by image, long after both are done:
+
+    mine, other = (read_predictions(run)[0] for run in ("runs/mine", "runs/other"))
+    compare(mine.answers["encoder.linear"], other.answers["encoder.linear"], mine.labels)
+
+Columns: ``result`` (its place among the results), ``task``, ``row`` (of the test set), ``path``, ``label``, and one
+column of answers for each classifier, such as ``encoder.linear``. Labels and answers are class names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from common.data import Images
+from common.errors import UserError, one_line
+from common.files import as_utf8, replacing
+
+PREDICTIONS = "predictions.parquet"
+NAMES = pa.dictionary(pa.int32(), pa.string())  # few different values: stored as numbers
+FACTS = {"result": pa.int32(), "task": NAMES, "row": pa.int64(), "path": pa.string(), "label": NAMES}
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The answers of several classifiers to the same test images of one task."""
+
+    task: str
+    classes: tuple[str, ...]
+    rows: Tensor  # int64 [n], of the test set
+    paths: tuple[str, ...]  # where each image comes from
+    labels: Tensor  # int64 [n]
+    answers: Mapping[str, Tensor]  # int64 [n] each, by subject and probe: encoder.linear, pixels.knn, tuned, ...
+
+    @classmethod
+    def of(
+        cls,
+        images: Images,
+        index: Tensor,
+        task: str,
+        classes: Sequence[str],
+        labels: Tensor,
+        answers: Mapping[str, Tensor],
+    ) -> Predictions:
+        """For rows ``index`` ``[n]`` of these images, with their labels and answers."""
+        paths = tuple(as_utf8(images.where(row)) for row in index.tolist())
+        return cls(as_utf8(task), tuple(map(as_utf8, classes)), images.kept[index], paths, labels, answers)
+
+
+def write_predictions(folder: Path, found: Sequence[Predictions]) -> None:
+    """Write ``predictions.parquet`` in ``folder``, atomically."""
+    names = list(dict.fromkeys(name for one in found for name in one.answers))
+    schema = pa.schema({**FACTS, **dict.fromkeys(names, NAMES)})
+    table = pa.concat_tables([_table(one, number, schema) for number, one in enumerate(found)]).unify_dictionaries()
+    classes = json.dumps([one.classes for one in found])
+    with replacing(folder / PREDICTIONS) as unfinished:
+        pq.write_table(table.replace_schema_metadata({"classes": classes}), unfinished, compression="zstd")
+
+
+def read_predictions(path: str | Path) -> list[Predictions]:
+    """Read a ``predictions.parquet``, or that of the run folder around it: one entry per result.
+
+    Raises:
+        UserError: there is no such file, or Retouch did not write it.
+    """
+    path = Path(path)
+    path = path / PREDICTIONS if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give the {PREDICTIONS} of a finished retouch probe or finetune run")
+    try:
+        table = pq.read_table(path)
+        classes = json.loads((table.schema.metadata or {})[b"classes"])
+        numbers = table["result"].to_numpy()
+        return [_read(table.filter(pa.array(numbers == number)), names) for number, names in enumerate(classes)]
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as predictions: {one_line(error)}; run the stage again") from None
+
+
+def _table(one: Predictions, number: int, schema: pa.Schema) -> pa.Table:
+    n = len(one.rows)
+    columns = {
+        "result": pa.array([number] * n, pa.int32()),
+        "task": _named([0] * n, [one.task]),
+        "row": pa.array(one.rows.tolist(), pa.int64()),
+        "path": pa.array(one.paths, pa.string()),
+        "label": _named(one.labels.tolist(), one.classes),
+        **{name: _named(answers.tolist(), one.classes) for name, answers in one.answers.items()},
+    }
+    missing = pa.nulls(n, NAMES)  # of a classifier that another result has
+    return pa.table([columns.get(field.name, missing) for field in schema], schema=schema)
+
+
+def _named(places: Sequence[int], names: Sequence[str]) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(places, pa.int32()), pa.array(names, pa.string()))
+
+
+def _read(table: pa.Table, classes: Sequence[str]) -> Predictions:
+    number = {name: place for place, name in enumerate(classes)}
+
+    def places(column: str) -> Tensor:
+        return torch.tensor([number[name] for name in table[column].to_pylist()], dtype=torch.int64)
+
+    answered = [name for name in table.column_names if name not in FACTS and not table[name].null_count]
+    return Predictions(
+        task=table["task"][0].as_py(),
+        classes=tuple(classes),
+        rows=torch.tensor(table["row"].to_pylist(), dtype=torch.int64),
+        paths=tuple(table["path"].to_pylist()),
+        labels=places("label"),
+        answers={name: places(name) for name in answered},
+    )

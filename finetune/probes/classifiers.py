@@ -1,0 +1,34 @@
+"""What a probe fits, and the rows it is fitted on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from finetune.solvers.preconditioner import Preconditioner
+
+
+class Classifiers(ABC):
+    """Fitted classifiers, one per setting."""
+
+    @property
+    def unconverged(self) -> tuple[int, ...]:
+        """Which settings, by position, have a fit that did not converge, although it was repeated more carefully."""
+        return ()
+
+    @abstractmethod
+    def predict(self, features: Tensor) -> Tensor:
+        """Standardised features ``[m F]`` -> the class of each row under each setting, int64 ``[G m]``."""
+
+
+class Rows(NamedTuple):
+    """Labelled rows that classifiers are fitted on."""
+
+    features: Tensor  # float32 [n F], standardised
+    labels: Tensor  # int64 [n]
+    classes: int
+    preconditioner: Callable[[], Preconditioner | None]  # of the space, for solvers that use one
+    start: Classifiers | None = None  # fitted on (nearly) these rows with other settings, for solvers that start there

@@ -1,0 +1,125 @@
+"""Images in a zip file, read in place."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.data import build_source, load_images
+from common.data.zipped import ZipSource
+from common.errors import UserError
+from tests.common.data.samples import png
+
+
+def pack(path: Path, *names: str, broken: str = "", method: int = zipfile.ZIP_DEFLATED) -> str:
+    """A zip file with a picture under each name; returns it as a source."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for number, name in enumerate(names):
+            archive.writestr(name, b"" if name.endswith("/") else b"broken" if name == broken else png(number))
+    return f"zip:{path}"
+
+
+def test_folders_in_it_are_classes(tmp_path: Path) -> None:
+    source = build_source(pack(tmp_path / "a.zip", "cat/", "dog/1.png", "cat/a/0.png", "cat/2.png"))
+    assert [source.where(row) for row in range(3)] == [
+        f"{tmp_path}/a.zip/{name}" for name in ("cat/2.png", "cat/a/0.png", "dog/1.png")
+    ]
+    assert source.labels().names == ("cat", "dog")
+    assert source.labels().values.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_pixels_are_those_of_the_files(tmp_path: Path, method: int) -> None:
+    packed = load_images(build_source(pack(tmp_path / "a.zip", "b.png", "a.png", method=method)), 16)
+    for number, name in enumerate(("b.png", "a.png")):
+        (tmp_path / "files").mkdir(exist_ok=True)
+        (tmp_path / "files" / name).write_bytes(png(number))
+    files = load_images(build_source(f"folder:{tmp_path / 'files'}"), 16)
+    assert torch.equal(packed.rows(torch.arange(2)), files.rows(torch.arange(2)))
+
+
+def test_a_folder_that_holds_everything_is_no_class(tmp_path: Path) -> None:
+    source = build_source(pack(tmp_path / "a.zip", "all/data/cat/0.png", "all/data/dog/1.png", "all/readme.txt"))
+    assert source.labels().names == ("cat", "dog")
+    assert load_images(source, 8).pixels is not None
+
+
+def test_splits_in_it_are_splits_and_can_be_named(tmp_path: Path) -> None:
+    names = ("p/train/cat/0.png", "p/train/dog/1.png", "p/test/cat/2.png", "p/test/dog/3.png")
+    spec = pack(tmp_path / "a.zip", *names)
+    source = build_source(spec)
+    test = source.published_test()
+    assert test is not None
+    assert (len(source), len(test), source.labels().names) == (2, 2, ("cat", "dog"))
+    assert build_source(f"{spec}/p/test").fingerprint == test.fingerprint != source.fingerprint
+    assert [len(load_images(one, 8)) for one in (source, test)] == [2, 2]
+
+
+def test_what_is_no_image_of_the_user_is_left_out(tmp_path: Path) -> None:
+    names = ("cat/0.png", "dog/1.png", "__MACOSX/cat/._0.png", ".hidden.png", "dog/.thumb/2.png", "notes.txt")
+    assert len(build_source(pack(tmp_path / "a.zip", *names))) == 2
+
+
+def test_broken_entries_are_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = pack(
+        tmp_path / "a.zip", "cat/0.png", "cat/1.png", "dog/2.png", broken="cat/1.png", method=zipfile.ZIP_STORED
+    )
+    raw = bytearray((tmp_path / "a.zip").read_bytes())
+    raw[raw.index(png(2)) + 40] ^= 255  # its checksum does not fit
+    (tmp_path / "a.zip").write_bytes(raw)
+    with caplog.at_level(logging.WARNING, "retouch"):
+        images = load_images(build_source(spec), 8, cache="none", workers=2)
+    assert images.kept.tolist() == [0]
+    assert "2 of 3 images" in caplog.text
+
+
+def test_a_forked_process_reads_without_moving_its_parents_place_in_the_file(tmp_path: Path) -> None:
+    source = build_source(pack(tmp_path / "a.zip", "0.png", "1.png"))
+    assert isinstance(source, ZipSource)
+    file = source._zip().fp
+    assert file is not None
+    place = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+    child = multiprocessing.get_context("fork").Process(target=source.image, args=(0,))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert os.lseek(file.fileno(), 0, os.SEEK_CUR) == place
+
+
+def test_a_file_changed_under_a_run_is_read_again(tmp_path: Path) -> None:
+    spec = pack(tmp_path / "a.zip", "0.png")
+    before = build_source(spec)
+    pack(tmp_path / "a.zip", "0.png", "1.png")
+    assert build_source(spec).fingerprint != before.fingerprint
+
+
+def test_mistakes_get_one_plain_message(tmp_path: Path) -> None:
+    (tmp_path / "no.zip").write_text("no zip")
+    texts = pack(tmp_path / "texts.zip", "a.txt", "b.csv", "c.txt")
+    for spec, message in (
+        (f"zip:{tmp_path}/gone.zip", f"zip:{tmp_path}/gone.zip: no such file: {tmp_path}/gone.zip"),
+        (f"zip:{tmp_path}", f"zip:{tmp_path}: is a folder, not a zip file: {tmp_path}"),
+        (f"zip:{tmp_path}/no.zip", f"zip:{tmp_path}/no.zip: {tmp_path}/no.zip is not readable as a zip file: File is "
+         "not a zip file"),
+        (texts, f"{texts}: no image files in it (found 2 .txt, 1 .csv)"),
+        (pack(tmp_path / "empty.zip"), f"zip:{tmp_path}/empty.zip: no image files in it"),
+        (f"{pack(tmp_path / 'a.zip', 'cat/0.png')}/dog", f"zip:{tmp_path}/a.zip/dog: no image files in it"),
+    ):  # fmt: skip
+        with pytest.raises(UserError) as error:
+            build_source(spec)
+        assert str(error.value) == message
+
+
+def test_encrypted_entries_are_refused_at_once(tmp_path: Path) -> None:
+    spec = pack(tmp_path / "a.zip", "cat/0.png", method=zipfile.ZIP_STORED)
+    raw = bytearray((tmp_path / "a.zip").read_bytes())
+    raw[raw.index(b"PK\x01\x02") + 8] |= 1  # the flag in the list of entries
+    (tmp_path / "a.zip").write_bytes(raw)
+    with pytest.raises(UserError, match="1 of its 1 entries are encrypted: unpack it"):
+        build_source(spec)
