@@ -269,8 +269,8 @@ def test_wandb_holds_the_hash_of_the_encoder_and_its_results(encoder: Path, tmp_
 
 def test_protocol_says_how_layers_and_poolings_were_compared(report: ProbeReport) -> None:
     assert (
-        "layers and poolings first compared on at most 200 training images, then the best 2 and the widest on all of "
-        "them" in report.results[0].protocol
+        "of the training images (stratified, seed 0; layers and poolings first compared on 200 of them, then the best "
+        "2 and the widest on all); " in report.results[0].protocol
     )
 
 
@@ -282,9 +282,9 @@ def test_ridge_is_a_probe_too(encoder: Path, tmp_path: Path) -> None:
         baselines={"random_init": False, "pixels": False},
         probe={"kind": "ridge"},
     )
-    result = probe(config).results[0]
+    result = probe(config).results[1]  # texture: color is not for this encoder
     assert "ridge probe" in result.protocol
-    assert result.linear.test.accuracy > 1 / 8
+    assert result.linear.test.accuracy > 1 / 4
 
 
 def test_test_images_that_are_training_images_are_reported(

@@ -131,7 +131,7 @@ def test_a_part_of_the_grid_that_is_clearly_worse_ends_the_search_of_weaker_stre
 def test_a_weak_strength_is_found_where_the_strong_ones_do_no_better() -> None:
     features, labels = informative(300, 0)
     candidates, task = Candidates(features, [GOOD_SPACE], CPU), task_of(labels)
-    strong = (1e2, 1e3, 1e4, 1e5)  # leave only class shares
+    strong = (1e6, 1e7, 1e8, 1e9)  # leave only class shares
     assert Linear(l2=(1e-3, *strong)).choose(candidates, task).setting == {"l2": 1e-3}
 
 
