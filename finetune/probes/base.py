@@ -37,6 +37,8 @@ from finetune.results import Setting, choice_text, setting_text
 
 log = logging.getLogger("retouch")
 
+PATIENCE = 2  # parts of the grid that may be no better than the best so far, before the rest is left out
+
 
 class Split(NamedTuple):
     """One split in one space, standardised by the rows that are fitted on."""
@@ -89,7 +91,7 @@ class Probe(Config, ABC):
         """Fit classifiers on these rows, one per setting; ``final`` marks the refit that is tested."""
 
     def parts(self, grid: Sequence[Setting]) -> list[slice]:
-        """The grid in parts, tried one after the other: one that is clearly worse than an earlier one ends the search.
+        """The grid in parts, tried one after the other until one is clearly worse than the best, or two are no better.
 
         By default all at once. A solver whose simpler settings are cheap, and good starts for the others, begins there.
         """
@@ -110,7 +112,7 @@ class Probe(Config, ABC):
         """Score the settings of the grid in one space, on all splits together."""
         splits = [self._split(candidates, space, task, fold) for fold in folds]
         images = sum(len(split.labels) for split in splits)
-        scores, unconverged, best = [NOT_TRIED] * len(grid), 0, 0.0
+        scores, unconverged, best, idle = [NOT_TRIED] * len(grid), 0, 0.0, 0
         fits: list[Classifiers | None] = [None] * len(grid)
         starts: list[Classifiers | None] = [None] * len(splits)
         for part in self.parts(grid):
@@ -122,9 +124,11 @@ class Probe(Config, ABC):
                 unconverged += len(fitted.unconverged)
             scores[part] = (right.double() / images).tolist()
             fits[part] = [starts[-1]] * len(right)
-            if clearly_worse(max(scores[part]), best, images):
+            top = max(scores[part])
+            idle = 0 if top > best else idle + 1
+            if idle == PATIENCE or clearly_worse(top, best, images):
                 break
-            best = max(best, *scores[part])
+            best = max(best, top)
         return Validated(scores, fits, unconverged)
 
     def refit(self, candidates: Candidates, task: Task, chosen: Chosen) -> Fitted:

@@ -30,5 +30,5 @@ class Rows(NamedTuple):
     features: Tensor  # float32 [n F], standardised
     labels: Tensor  # int64 [n]
     classes: int
-    preconditioner: Callable[[], Preconditioner | None]  # of the space, for solvers that use one
+    preconditioner: Callable[[], Preconditioner]  # of the space, for solvers that use one
     start: Classifiers | None = None  # fitted on (nearly) these rows with other settings, for solvers that start there

@@ -133,16 +133,17 @@ class Candidates:
         """Features of training images ``rows`` (all by default), a new float32 tensor ``[n F]``."""
         return self.features.matrix(space, rows).to(self.device)
 
-    def preconditioner(self, space: Space, standardised: Tensor) -> Preconditioner | None:
+    def preconditioner(self, space: Space, standardised: Tensor) -> Preconditioner:
         """The preconditioner of a space, computed once: splits and tasks are too similar to need their own.
 
-        An exception is a split with features that the first one lacked. None for few rows: they are solved in their
-        own span, which other rows do not share.
+        An exception is a split with features that the first one lacked. Few rows have directions that no others have,
+        so theirs comes from all training images. It decides how fast a fit is, not what is fitted.
         """
-        if few_rows(standardised):
-            return None
         known = self._preconditioners.get(space)
         if known is None or not known.covers(standardised):
+            if few_rows(standardised):
+                standardised = self.matrix(space)
+                Standardiser.of(standardised).apply_(standardised)
             known = self._preconditioners[space] = Preconditioner.of(standardised)
         return known
 

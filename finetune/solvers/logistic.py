@@ -17,8 +17,8 @@ it fast:
   centred Gram matrix and ``s`` the mean curvature ``E[1 - Σ_c p_c²] / (C - 1)`` at the current point. (Böhning 1992,
   *Multinomial logistic regression algorithm*, bounds the Hessian by the same matrix with ``s = 1/2``: safe, but its
   steps are several times too short.) Correlated features then need no more iterations than independent ones.
-- With fewer rows than features, the rows are first replaced by their coordinates in their own span,
-  ``[n F] -> [n r]``, ``r < n``.
+- With fewer rows than features, and no preconditioner at hand, the rows are first replaced by their coordinates in
+  their own span, ``[n F] -> [n r]``, ``r < n``.
 
 Fits that have not converged are continued in float64, with a preconditioner from more rows, a longer history and more
 steps. ``LogisticFit.converged`` names those that fail even then.
@@ -112,8 +112,8 @@ def fit_logistic(
         classes: number of classes C, at least 2; a class may be absent.
         l2: strengths λ > 0, on the scale of the mean loss.
         start: initial weights ``[F C]`` and bias ``[C]`` of all problems; zero by default.
-        preconditioner: of these or nearly these features; computed from them by default. Unused for few rows,
-            whose span has its own.
+        preconditioner: of these or nearly these features. By default it is computed from them; few rows are then
+            solved in their span, which has its own.
         tolerance: a problem is solved when the decrease predicted by its quadratic model is below this fraction of its
             objective (or below the numerical precision), and the decrease extrapolated from its latest steps is of
             the same order.
@@ -173,7 +173,7 @@ def _fit(
     exact_mean = column_mean(features)
     mean = exact_mean.to(features.dtype)
     centred_bias = bias + mean @ weight
-    if few_rows(features):
+    if few_rows(features) and preconditioner is None:
         span = Span(features, exact_mean)
         weight = torch.stack([span.coordinates_of(one) for one in weight])
         rows, row_mean, preconditioner = span.coordinates, torch.zeros_like(span.coordinates[0]), span.preconditioner

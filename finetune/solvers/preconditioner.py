@@ -47,6 +47,8 @@ class Preconditioner:
         n, F = features.shape
         mean = column_mean(features)
         norms, counted = _counted(features, mean)
+        if few_rows(features):
+            return cls._dual(features, counted / n, mean)
         if F > LARGEST_WHOLE:
             picked, weights = _sample(norms, counted, effort * PRINCIPAL_ROWS)
             return cls._principal(features[picked], weights, mean)
@@ -57,6 +59,19 @@ class Preconditioner:
             diagonal.copy_(torch.where(diagonal < UNSEEN * variance, variance, diagonal))
         values, vectors = torch.linalg.eigh(A.to(features.dtype))
         return cls(values.clamp_min(0), vectors)
+
+    @classmethod
+    def _dual(cls, rows: Tensor, weights: Tensor, mean: Tensor) -> Preconditioner:
+        """Of fewer rows than features: their products have the same eigenvalues, and are fewer.
+
+        Directions outside the span of these rows get the mean eigenvalue: rows that are standardised a little
+        differently have a small part there, and too short a step is mended sooner than one that is 1/λ too long.
+        """
+        rows = (rows - mean.to(rows.dtype)).mul_(weights.sqrt().to(rows.dtype)[:, None])
+        values, vectors = torch.linalg.eigh(rows @ rows.T)
+        nonzero = values > len(rows) * torch.finfo(values.dtype).eps * values[-1].clamp_min(TINY)
+        values, vectors = values[nonzero], vectors[:, nonzero]
+        return cls(values, rows.T @ (vectors * values.rsqrt()), float(values.sum()) / rows.shape[1])
 
     @classmethod
     def _principal(cls, rows: Tensor, weights: Tensor, mean: Tensor) -> Preconditioner:

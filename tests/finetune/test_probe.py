@@ -19,8 +19,9 @@ from finetune import metrics
 from finetune import probe as stage
 from finetune.config import ProbeConfig
 from finetune.data import Sources, open_sources
+from finetune.predictions import Predictions, read_predictions
 from finetune.probe import damage_name, logged_numbers, probe
-from finetune.results import ProbeReport, read_results
+from finetune.results import ProbeReport, ProbeResult, read_results
 from tests.finetune.toys import Shuffled
 from tests.offline_wandb import history, settings
 
@@ -54,7 +55,27 @@ def report(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> ProbeRepo
     returned = probe(config_of(out, encoder))
     assert json.loads((out / "results.json").read_text()) == returned.model_dump(mode="json")
     assert read_results(out) == returned
+    predictions = read_predictions(out)
+    assert len(predictions) == len(returned.results)
+    for result, found in zip(returned.results, predictions, strict=True):
+        _check_predictions(result, found)
     return returned
+
+
+def _check_predictions(result: ProbeResult, found: Predictions) -> None:
+    """Each score, and each comparison, can be computed again from the predictions on disk."""
+    assert (found.task, found.classes) == (result.task, result.classes)
+    assert found.rows.tolist() == list(range(90))
+    scores = {f"{name}.{key}": one for name, subject in result.subjects.items() for key, one in subject.probes.items()}
+    assert list(found.answers) == list(scores)
+    for name, outcome in scores.items():
+        assert metrics.score(found.answers[name], found.labels, len(found.classes)) == outcome.test
+        subject, key = name.split(".")
+        assert list(outcome.compared) == (["random_init", "pixels"] if subject == "encoder" else [])
+        for other, compared in outcome.compared.items():
+            assert compared == metrics.compare(found.answers[name], found.answers[f"{other}.{key}"], found.labels)
+            difference = outcome.test.accuracy - result.subjects[other].probes[key].test.accuracy
+            assert compared.difference == pytest.approx(difference)
 
 
 def test_results_say_what_was_measured_on_what_and_how(report: ProbeReport, encoder: Path) -> None:
@@ -70,6 +91,7 @@ def test_results_say_what_was_measured_on_what_and_how(report: ProbeReport, enco
         assert [subject.view for subject in result.subjects.values()] == ["gray", "gray", "rgb"]
         assert len(result.classes) == len(result.linear.test.confusion)
         assert "tested once" in result.protocol
+        assert "5-fold cross-validation of the training images (stratified, seed 0" in result.protocol
 
 
 def test_every_outcome_has_its_counts_and_a_score_that_agrees_with_its_confusion(report: ProbeReport) -> None:
@@ -77,7 +99,8 @@ def test_every_outcome_has_its_counts_and_a_score_that_agrees_with_its_confusion
         for subject in result.subjects.values():
             assert list(subject.probes) == ["linear", "knn"]
             for outcome in subject.probes.values():
-                assert (outcome.n_train, outcome.n_val, outcome.test.n) == (300, 30, 90)
+                assert (outcome.n_train, outcome.n_val, outcome.test.n) == (300, 300, 90)
+                assert outcome.choice.how == "5-fold cross-validation"
                 confusion = torch.tensor(outcome.test.confusion)
                 assert int(confusion.sum()) == 90
                 assert outcome.test.accuracy == pytest.approx(int(confusion.diagonal().sum()) / 90)
@@ -246,8 +269,8 @@ def test_wandb_holds_the_hash_of_the_encoder_and_its_results(encoder: Path, tmp_
 
 def test_protocol_says_how_layers_and_poolings_were_compared(report: ProbeReport) -> None:
     assert (
-        "layers and poolings first compared on at most 200 training images, then the best 2 and the widest on all of "
-        "them" in report.results[0].protocol
+        "of the training images (stratified, seed 0; layers and poolings first compared on 200 of them, then the best "
+        "2 and the widest on all); " in report.results[0].protocol
     )
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from common.data import Labels
 from finetune.features import Features
 from finetune.pooling import Part, Space
 from finetune.probes import Candidates, Linear, Nearest, Search, Standardiser, build_task
 from finetune.probes.search import FEW_IMAGES
-from finetune.solvers.logistic import fit_logistic
+from finetune.solvers.logistic import LogisticFit, fit_logistic
 from tests.finetune.probes.features import BAD, CPU, GOOD, GOOD_SPACE, informative, task_of
 
 LINEAR = Linear(l2=(1e-4, 1e-2, 1.0))
@@ -97,6 +100,39 @@ def test_a_setting_inside_its_grid_is_not_at_the_end() -> None:
     assert (chosen.setting, chosen.at_end_of_grid) == ({"l2": 1e-1}, False)
     alone = Linear(l2=(1e-1,)).choose(candidates, task)
     assert not alone.at_end_of_grid  # a grid of one has no end to widen
+
+
+def test_a_part_of_the_grid_that_is_clearly_worse_ends_the_search_of_weaker_strengths() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 3
+    features = torch.randn(300, 100, generator=generator)
+    features[:, :3] += 1.5 * torch.nn.functional.one_hot(labels, 3)
+    part = Part(0, "avg")
+    space = Space((0,), ("avg",), (part,), 100)
+    candidates = Candidates(Features({part: features}, torch.arange(300)), [space], CPU)
+    grid = tuple(10.0**exponent for exponent in range(-9, 0))
+    task = task_of(labels, folds=5)
+    linear = Linear(l2=grid)
+    tried: list[float] = []
+    real = fit_logistic
+
+    def spy(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float], **rest: Any) -> LogisticFit:
+        tried.extend(l2)
+        return real(features, labels, classes, l2, **rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("finetune.probes.linear.fit_logistic", spy)
+        chosen = linear.choose(candidates, task)
+    assert set(tried) >= set(grid[-4:])
+    assert 1e-9 not in tried  # overfitted by then
+    assert chosen.setting["l2"] in (1e-2, 1e-1)
+
+
+def test_a_weak_strength_is_found_where_the_strong_ones_do_no_better() -> None:
+    features, labels = informative(300, 0)
+    candidates, task = Candidates(features, [GOOD_SPACE], CPU), task_of(labels)
+    strong = (1e6, 1e7, 1e8, 1e9)  # leave only class shares
+    assert Linear(l2=(1e-3, *strong)).choose(candidates, task).setting == {"l2": 1e-3}
 
 
 def test_the_refit_solves_the_problem_of_all_training_rows() -> None:
