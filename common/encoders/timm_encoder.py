@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from common.encoders.base import MEAN, STD, Encoder, MaskChannel, TokenEncoder, View
 from common.encoders.config import EncoderConfig
+from common.encoders.small_stem import timm_has_it
 from common.encoders.timm_model import MIN_SIDE, add_mask_channel, create_timm_model
 
 log = logging.getLogger("retouch")
@@ -64,8 +65,8 @@ class TimmEncoder(Encoder):
 
     @property
     def plain(self) -> bool:
-        """Whether timm alone can build this network from its name and arguments."""
-        return self.config.stem != "small"
+        """Whether timm alone can build a network that computes the same, from its name and arguments."""
+        return self.config.stem != "small" or timm_has_it(self.model, self.config.model_args)
 
     def layers(self, images: Tensor) -> list[Tensor]:
         """Images ``[B 3 H W]`` -> one map per stage, or of six evenly spaced blocks, with timm's final norm."""

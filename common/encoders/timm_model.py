@@ -14,6 +14,7 @@ from timm.models.resnet import ResNet
 from torch import nn
 
 from common.encoders.config import EncoderConfig
+from common.encoders.small_stem import replace_stem
 from common.errors import UserError, one_line
 
 log = logging.getLogger("retouch")
@@ -67,7 +68,7 @@ def create_timm_model(config: EncoderConfig, image_size: int) -> tuple[Any, Enco
         if stem == "default" and not config.pretrained:
             model, args = _finer(config.name, model, image_size, args)
     if stem == "small":
-        _replace_stem(config.name, model)
+        replace_stem(config.name, model)
         if config.pretrained:
             log.warning("%s: the small stem has no pretrained weights and starts from random ones", config.name)
     return model, config.model_copy(update={"model_args": args, "stem": stem})
@@ -161,12 +162,3 @@ def _patch_size(model: Any, parameters: Mapping[str, inspect.Parameter]) -> int:
     if patch is None:
         patch = parameters["patch_size"].default if "patch_size" in parameters else 0
     return int(max(patch)) if isinstance(patch, (tuple, list)) else int(patch)
-
-
-def _replace_stem(name: str, model: Any) -> None:
-    """A 3x3 convolution at full resolution and no pooling, as is usual for CIFAR (He et al. 2016, section 4.2)."""
-    if not isinstance(model, ResNet):
-        raise UserError(f"encoder.stem: small replaces the stem of a ResNet, not of {name}; use auto or default")
-    model.conv1 = nn.Conv2d(3, model.bn1.num_features, 3, stride=1, padding=1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    model.maxpool = nn.Identity()
