@@ -18,7 +18,7 @@ from torch import Tensor
 
 from common.encoders import Classifier, Encoder
 from common.encoders.base import LUMA
-from common.encoders.card import CONFIG, WEIGHTS, EncoderCard, digest, read_json, rebuild
+from common.encoders.card import CONFIG, WEIGHTS, EncoderCard, digest, finite_or_as, read_json, rebuild
 from common.encoders.small_stem import ENLARGED, TIMM_ARGS, in_timms_terms
 from common.encoders.timm_encoder import TimmEncoder
 from common.errors import UserError
@@ -132,7 +132,7 @@ def _clean_copy(encoder: Encoder, num_classes: int, folder: Path) -> Encoder:
         tensor = own[name].detach().cpu()
         if encoder.mask_channel and tensor.shape != wanted.shape:
             tensor = tensor[:, :3]  # the stem's weights, without the mask
-        if not tensor.isfinite().all():
+        if not finite_or_as(tensor, wanted):
             raise UserError(f"{folder} was not written: {name} is not finite, so training diverged; lower base_lr")
         tensors[name] = tensor.clone()
     copy.load_state_dict(tensors)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from common.encoders import Classifier, Encoder, EncoderConfig
-from common.encoders.card import CONFIG, FORMAT, WEIGHTS, EncoderCard, digest, read_json, rebuild
+from common.encoders.card import CONFIG, FORMAT, WEIGHTS, EncoderCard, digest, finite_or_as, read_json, rebuild
 from common.encoders.small_stem import in_our_terms
 from common.errors import UserError, one_line
 
@@ -105,7 +105,7 @@ def _misfit(tensor: Tensor, wanted: Tensor) -> str:
         return f"has shape {list(tensor.shape)}, not {list(wanted.shape)}"
     if tensor.dtype != wanted.dtype:
         return f"is {str(tensor.dtype).removeprefix('torch.')}, not {str(wanted.dtype).removeprefix('torch.')}"
-    return "" if tensor.isfinite().all() else "is not finite"
+    return "" if finite_or_as(tensor, wanted) else "is not finite"
 
 
 # ---- the card
