@@ -29,20 +29,7 @@ def fit(
 ) -> Encoder:
     """Fit an encoder on images in memory: bit for bit what ``pretrain`` exports for the same images and seed.
 
-    The caller's random generators do not change.
-
-    Args:
-        method: such as ``Pca(components=16)``.
-        images: ``[N 3 S S]``, RGB in [0, 1]; for CCA of ``neighbours`` with twice the encoder's side.
-        other: CCA's second view with ``views="other"``, row by row, or TCA's second domain ``[M 3 S S]``.
-        steps: number of batches for a streaming method; one pass by default. Not allowed for methods that make exactly
-            one pass or are fitted on one sample.
-
-    Returns:
-        The encoder, frozen and in eval mode, on the device of ``images``.
-
-    Raises:
-        UserError: with every problem of the settings and the images.
+    The caller's random generators do not change. ``retouch.fit`` describes the arguments, the result and the errors.
     """
     if not isinstance(method, LinearMethod):
         raise UserError(f"fit takes a method of the linear family, or a mapping with its kind, not {method!r}")

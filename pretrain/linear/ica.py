@@ -23,7 +23,7 @@ from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from pretrain.linear.base import SampleLearner, user_errors
+from pretrain.linear.base import SampledMethod, SampleLearner, user_errors
 from pretrain.linear.moments import Moments, check_rows
 from pretrain.linear.pca import pca
 from pretrain.linear.projection import ProjectedMethod, Projection, ProjectionLearner, check_components, signs
@@ -80,25 +80,13 @@ def ica(rows: Tensor, components: int, *, seed: int, max_steps: int = 200, toler
 # ---- the method
 
 
-class Ica(ProjectedMethod):
-    """Independent components, by scikit-learn's FastICA on a bounded sample; a resumed run fits them again.
-
-    Attributes:
-        sample: maximum number of images to fit on, drawn at random with the seed.
-    """
+class Ica(SampledMethod, ProjectedMethod):
+    """Independent components, by scikit-learn's FastICA on images drawn at random with the seed."""
 
     kind: Literal["ica"] = "ica"
     sample: int = Field(default=20_000, ge=2)
     max_steps: int = Field(default=200, gt=0)
     tolerance: float = Field(default=1e-4, gt=0)
-
-    @property
-    def streams(self) -> bool:
-        return False
-
-    @property
-    def sampled(self) -> int:
-        return self.sample
 
     def sample_rows(self, images: int, seed: int) -> Tensor:
         drawn = torch.randperm(images, generator=torch.Generator().manual_seed(seed))[: self.sample]

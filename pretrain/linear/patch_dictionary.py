@@ -22,8 +22,9 @@ from common.encoders.patch_dictionary import PatchDictionary, PatchDictionaryArg
 from common.engine.learner import StepResult
 from common.machine.distributed import World
 from common.solvers import fista
-from pretrain.linear.base import LinearLearner, LinearMethod, user_errors
-from pretrain.linear.dictionary import DictionaryStatistics, replace_unused, unused_atoms, update_dictionary
+from pretrain.linear.base import LinearMethod, user_errors
+from pretrain.linear.dictionary import DictionaryStatistics
+from pretrain.linear.dictionary_learner import DictionaryLearner
 from pretrain.linear.ica import ica
 from pretrain.linear.sparse_coding import random_rows
 from pretrain.report.explained import Explained
@@ -31,7 +32,6 @@ from pretrain.report.explained import Explained
 SAMPLE_PATCHES = 200_000  # patches used to estimate the whitening
 ICA_PATCHES = 50_000
 EXPLAINED_PATCHES = 4096
-REPLACE_EVERY = 10  # steps
 
 Basis = Literal["random", "kmeans", "sparse_coding", "pca", "ica"]
 
@@ -94,11 +94,10 @@ class PatchDictionaryFit(LinearMethod):
         return PatchDictionaryLearner
 
 
-class PatchDictionaryLearner(LinearLearner):
+class PatchDictionaryLearner(DictionaryLearner):
     """Fits whitening and a first dictionary in ``start``; k-means and sparse coding then stream."""
 
     encoder: PatchDictionary
-    statistics: DictionaryStatistics
     method: PatchDictionaryFit
 
     def __init__(
@@ -145,16 +144,9 @@ class PatchDictionaryLearner(LinearLearner):
             codes = fista(y, dictionary, self.method.strength, tolerance=1e-3)
             restore = (y - codes @ encoder.dictionary).square().sum(1)
             losses = {"restore": restore.mean(), "sparsity": self.method.strength * codes.abs().sum(1).mean()}
-        self.statistics.add(y, codes)
-        fresh = update_dictionary(dictionary, self.statistics.codes_gram, self.statistics.cross)
-        dead = unused_atoms(self.statistics.use)
-        if step % REPLACE_EVERY == REPLACE_EVERY - 1 and bool(dead.any()):
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-            with user_errors(self.method):
-                fresh = replace_unused(fresh, self.statistics.use, y[: int(dead.sum())], generator)
-            self.statistics.forget(dead)
+        fresh, numbers = self.improved(dictionary, y, codes, step, lambda count: y[:count])
         encoder.dictionary.copy_(fresh.T)
-        return StepResult(losses, {"nonzeros": (codes != 0).sum(1).float().mean(), "unused_atoms": dead.sum()})
+        return StepResult(losses, numbers)
 
     def _nearest(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """One atom per patch, by magnitude: patches ``[n d]``, mirrored if the mirrored atom fits better, and codes.

@@ -43,7 +43,7 @@ from common.engine.schedule import seed_step
 from common.errors import UserError
 from common.machine.distributed import World
 from common.solvers.kernels import Kernel, check_width, kernel_rows, squared_distances
-from pretrain.linear.base import LinearMethod, SampleLearner, user_errors
+from pretrain.linear.base import SampledMethod, SampleLearner, user_errors
 from pretrain.linear.moments import Moments, check_rows
 from pretrain.linear.pca import whitened_codes
 from pretrain.linear.projection import check_components, signs
@@ -212,12 +212,12 @@ def _chunks(rows: Tensor, columns: int) -> tuple[Tensor, ...]:
 # ---- the method
 
 
-class Tca(LinearMethod):
+class Tca(SampledMethod):
     """Pan et al. 2011, in the span of ``landmarks`` images, half of them from each domain.
 
     Attributes:
         damage: makes the second domain from the first, or is applied to ``data.other`` if that is given.
-        sample: images per domain to fit on.
+        sample: maximum number of images per domain to fit on.
         width: of the RBF kernel; by default the median distance between landmarks.
         mu: weight of the penalty, relative to the squared gap between the domains' mean kernel features: a small value
             forces the domains to agree, a large one gives kernel PCA.
@@ -226,19 +226,10 @@ class Tca(LinearMethod):
     kind: Literal["tca"] = "tca"
     components: int = Field(default=16, ge=1, le=1 << 14)
     landmarks: int = Field(default=1000, ge=4, le=1 << 14)
-    sample: int = Field(default=5000, ge=2)
     kernel: Kernel = "rbf"
     width: float | None = Field(default=None, gt=0)
     mu: float = Field(default=1e-4, gt=0)
     damage: AnyCorruption | None = None
-
-    @property
-    def streams(self) -> bool:
-        return False
-
-    @property
-    def sampled(self) -> int:
-        return self.sample
 
     @property
     def second(self) -> Second:
