@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,8 @@ from common.errors import UserError
 from common.machine.distributed import World
 from common.runs.memory import MemoryRun
 from pretrain.linear.base import LinearMethod
+
+log = logging.getLogger("retouch")
 
 
 def fit(
@@ -48,6 +52,8 @@ def fit(
         learner.attach(*sets)
         loader = Loader(sets[0], batch_size=batch_size, seed=seed)
         learn(learner, loader, loop, MemoryRun(here), title=f"fit {method.title}")
+        for note in learner.notes(learner.sample(sets[0])):
+            log.warning("%s", note)
     return learner.encoder.freeze()
 
 

@@ -14,6 +14,15 @@ from pretrain.linear.dictionary import DictionaryStatistics, replace_unused, unu
 REPLACE_EVERY = 10  # steps; an atom has this long to be used before it is replaced
 
 
+NOTED = 512  # images whose codes are checked
+
+
+def unconverged_note(missed: Tensor, steps: int, advice: str) -> list[str]:
+    """What to say of codes of which some, bool ``[B]``, did not converge."""
+    share = float(missed.float().mean())
+    return [f"{share:.1%} of the codes did not converge in {steps} steps; {advice}"] if share else []
+
+
 class DictionaryLearner(LinearLearner):
     """Keeps running moments of codes and rows."""
 

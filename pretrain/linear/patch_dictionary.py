@@ -21,10 +21,11 @@ from common.encoders import Encoder, EncoderConfig
 from common.encoders.patch_dictionary import PatchDictionary, PatchDictionaryArgs, mirrored
 from common.engine.learner import StepResult
 from common.machine.distributed import World
-from common.solvers import fista
+from common.solvers import STEPS as LASSO_STEPS
+from common.solvers import apart, fista
 from pretrain.linear.base import LinearMethod, user_errors
 from pretrain.linear.dictionary import DictionaryStatistics
-from pretrain.linear.dictionary_learner import DictionaryLearner
+from pretrain.linear.dictionary_learner import NOTED, DictionaryLearner, unconverged_note
 from pretrain.linear.ica import ica
 from pretrain.linear.sparse_coding import random_rows
 from pretrain.report.explained import Explained
@@ -106,6 +107,18 @@ class PatchDictionaryLearner(DictionaryLearner):
         super().__init__(encoder, method, augment, world, seed)
         h, d = self.encoder.dictionary.shape
         self.statistics = DictionaryStatistics(d, h, forgetting=method.forgetting, device=world.device)
+        self.shortfall = ""
+
+    @torch.no_grad()
+    def notes(self, images: Tensor) -> list[str]:
+        notes, args = [self.shortfall] if self.shortfall else [], self.encoder.args
+        if args.code != "lasso":
+            return notes
+        some = images[even_rows(len(images), NOTED)].to(self.world.device)
+        y = self.whitened(self.cut(some, 1, torch.Generator().manual_seed(self.seed)))
+        dictionary = self.encoder.full_dictionary().T.contiguous()
+        missed = apart(y, dictionary, fista(y, dictionary, args.l1), args.l1)
+        return notes + unconverged_note(missed, LASSO_STEPS, "raise fit.network.l1, or lower fit.network.atoms")
 
     def initialise(self, sample: Tensor) -> None:
         encoder, fit = self.encoder, self.method
@@ -128,7 +141,7 @@ class PatchDictionaryLearner(DictionaryLearner):
                     projection = ica(some, learned, seed=self.seed)
                 # the mixing directions, comparable with other atoms: the filters that extract components from whitened
                 # patches are mostly noise, since ICA whitens them again, and fully
-                atoms = projection.back.T
+                atoms, self.shortfall = projection.back.T, projection.shortfall
             case _:
                 atoms = random_rows(white, learned, self.seed)
         encoder.dictionary.copy_(normalize(atoms.to(white), dim=1))

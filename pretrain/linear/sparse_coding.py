@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from common.augment import AugmentConfig
+from common.data.rows import even_rows
 from common.encoders import Encoder, EncoderConfig
 from common.encoders.sparse_code import SparseCode
 from common.encoders.vector import Centre
@@ -24,7 +25,7 @@ from common.engine.learner import StepResult
 from common.machine.distributed import World
 from pretrain.linear.base import LinearMethod
 from pretrain.linear.dictionary import DictionaryStatistics, worst_reconstructed
-from pretrain.linear.dictionary_learner import DictionaryLearner
+from pretrain.linear.dictionary_learner import NOTED, DictionaryLearner, unconverged_note
 from pretrain.report.explained import Explained
 
 # Codes and atoms need not be exact while the other still changes: measured in benchmarks/dictionary.py.
@@ -112,6 +113,12 @@ class SparseCodingLearner(DictionaryLearner):
         rows = self.encoder.vectors(images)
         removed = images.flatten(1) - rows  # by centring
         return (removed + self.encoder.solve(rows) @ self.encoder.dictionary.T).view(images.shape), rows
+
+    @torch.no_grad()
+    def notes(self, images: Tensor) -> list[str]:
+        rows = self.encoder.vectors(images[even_rows(len(images), NOTED)].to(self.world.device))
+        missed = self.encoder.unconverged(rows, self.encoder.solve(rows))
+        return unconverged_note(missed, self.encoder.args.steps, "raise fit.strength, or lower fit.atoms")
 
     @torch.no_grad()
     def explain(self, images: Tensor) -> Explained:
