@@ -4,7 +4,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 
+# uv where it is installed, else pip: the same versions from the same constraints. uv shows its own progress.
+UV := $(shell command -v uv)
+ifneq ($(UV),)
+INSTALLER := uv
+INSTALL := $(UV) pip install --python $(BIN)/python
+SHOWN := cat
+else
+INSTALLER := pip
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
+SHOWN := awk '/Downloading.*[MG]B/ || /^(Installing|Building)/ {print substr($$0, 1, 100); fflush()}'  # the large ones
+endif
+
+# One process per core; the tests of one file stay together, and share what they prepared.
+PARALLEL := -n auto --dist loadfile
 # In CI the tests also print which lines and branches they reach.
 COVERAGE := $(if $(CI),--cov --cov-report=term)
 
@@ -13,19 +29,20 @@ COVERAGE := $(if $(CI),--cov --cov-report=term)
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		--config-settings editable_mode=compat -e ".[dev]"
-	touch $@
+	@echo "Setting up $(VENV) with $(INSTALLER), once: about 3 GB to download and 6 GB on disk, most of it torch with its"
+	@echo "GPU libraries. Two to five minutes on a fast line."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(INSTALL) -c constraints.txt --config-settings editable_mode=compat -e ".[dev]" | $(SHOWN)
+	@touch $@
 
 demo: $(STAMP)
 	$(BIN)/retouch demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(COVERAGE)
+	$(BIN)/python -m pytest $(PARALLEL) $(COVERAGE)
 
 coverage: $(STAMP)
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html:build/coverage
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term --cov-report=html:build/coverage
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

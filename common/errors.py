@@ -17,10 +17,13 @@ class UserError(Exception):
         self.title = title
         super().__init__(str(self))
 
+    @property
+    def lines(self) -> list[str]:
+        """The message, line by line: the problems below their title."""
+        return [self.title, *(f"  {problem}" for problem in self.problems)] if self.title else [*self.problems]
+
     def __str__(self) -> str:
-        if not self.title:
-            return "\n".join(self.problems)
-        return "\n".join([self.title, *(f"  {problem}" for problem in self.problems)])
+        return "\n".join(self.lines)
 
 
 def check_all(*steps: Callable[[], Any]) -> list[Any]:
@@ -31,9 +34,7 @@ def check_all(*steps: Callable[[], Any]) -> list[Any]:
         try:
             values.append(step())
         except UserError as error:
-            problems += (
-                [error.title, *(f"  {problem}" for problem in error.problems)] if error.title else error.problems
-            )
+            problems += error.lines
     if problems:
         raise UserError(*dict.fromkeys(problems))  # two steps may find the same problem
     return values

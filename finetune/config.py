@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from common.augment import AugmentConfig
 from common.config import Config
 from common.corruptions import AnyCorruption, Gaussian, Gray, Holes
+from common.data.levels import LevelsSetting
 from common.encoders import EncoderConfig
 from common.engine.settings import GradientConfig, LoopConfig
 from common.machine.precision import Precision
@@ -76,6 +77,7 @@ class EmbedData(Config):
     image: str | None = None
     label: str | None = None
     root: str | None = None
+    levels: LevelsSetting | None = None
 
 
 class EmbedConfig(StageConfig):

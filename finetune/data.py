@@ -1,4 +1,4 @@
-"""Labelled data of the transfer stages: a training set and a test set with the same classes."""
+"""Labelled data of the transfer stages: a training set, and a test set of the same classes or some of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
@@ -15,14 +16,16 @@ from common.data import (
     Labels,
     Source,
     build_source,
-    check_same_classes,
+    check_classes,
     load_images,
+    match_classes,
     split_source,
     stratified_split,
     warn_of_duplicates,
 )
 from common.data.images import Cache, kept_rows
-from common.data.levels import Levels
+from common.data.levels import Levels, LevelsSetting
+from common.data.split import classes_without, first
 from common.errors import UserError, check_all
 from common.machine.cores import usable_cores
 from finetune.results import DataFacts
@@ -54,6 +57,7 @@ class LabelledData(Config):
     image: str | None = None  # image column, if it is not the obvious one
     label: str | None = None  # label column of the default task
     root: str | None = None  # download folder of torchvision
+    levels: LevelsSetting | None = None  # [black, white] of images of more than 8 bits; a sample decides by default
 
     @field_validator("task")
     @classmethod
@@ -75,7 +79,10 @@ class Sources(NamedTuple):
 
 
 class LabelledImages(NamedTuple):
-    """Images, and the ``(train, test)`` labels of one or more tasks. All images are readable."""
+    """Images, and the ``(train, test)`` labels of one or more tasks, both by the training set's classes.
+
+    All images are readable.
+    """
 
     train: Images
     test: Images
@@ -83,42 +90,47 @@ class LabelledImages(NamedTuple):
     duplicates: int  # test images that are also training images
 
 
-def open_sources(data: LabelledData, seed: int) -> Sources:
+def open_sources(data: LabelledData, seed: int, validation: float | None = None) -> Sources:
     """Open the training and test sets and check their labels before anything is decoded.
 
     ``seed`` splits a source that has no test set. Generated images do not depend on it, so results with different seeds
-    share one test set.
+    share one test set. ``validation``: the share of the training images that will be held out.
 
     Raises:
-        UserError: a source cannot be opened, has no labels or no such task, or the two sets have different classes.
+        UserError: a source cannot be opened, has no labels or no such task, the test set has classes that training
+            lacks, or there are too few training images for a validation split.
     """
 
     def opened(spec: str, split: str) -> Source:
-        return build_source(spec, split=split, image=data.image, label=data.label, root=data.root)
+        levels = data.levels if split == "train" else None  # a test set has those of its training set
+        return build_source(spec, split=split, image=data.image, label=data.label, root=data.root, levels=levels)
 
-    named = [(data.train, "train")] if data.test is None else [(data.train, "train"), (data.test, "test")]
-    train, *given = check_all(*(lambda one=one: opened(*one) for one in named))
-    names = check_all(*(lambda task=task: train.resolve(task) for task in data.task_list))
-    if given:
-        [test] = given
-    else:
-        published = train.published_test()
-        if published is not None:
-            test = published
-        else:
-            train, test = split_source(train, names[0], fraction=data.test_fraction, seed=seed)
-    problems: list[str] = []
-    for name in names:
-        try:
-            labels = train.labels(name)
-            check_same_classes(labels, test.labels(name))
-            if int(labels.values.max()) == int(labels.values.min()):
-                only = labels.names[int(labels.values[0])]
-                problems.append(f"{train.spec}: task {name!r} has only one class ({only}); at least two are needed")
-        except UserError as error:
-            problems += error.problems
-    if problems:
-        raise UserError(*problems)
+    def training() -> tuple[Source, list[str]]:
+        source = opened(data.train, "train")
+        return source, check_all(*(lambda task=task: source.resolve(task) for task in data.task_list))
+
+    (train, names), given = check_all(training, lambda: None if data.test is None else opened(data.test, "test"))
+    separate: Source | None = given or train.published_test()
+    train, test = (
+        split_source(train, names[0], fraction=data.test_fraction, seed=seed) if separate is None else (train, separate)
+    )
+    rows = kept_rows(train, data.limit, seed)
+
+    def match(labels: Labels) -> None:
+        if separate is not None:
+            check_classes(labels, separate.labels(labels.task))
+
+    def check(name: str) -> None:
+        labels = train.labels(name)
+        if labels.values.min() == labels.values.max():
+            only = labels.names[int(labels.values[0])]
+            raise UserError(f"{train.spec}: task {name!r} has only one class ({only}); at least two are needed")
+        check_all(
+            lambda: match(labels),
+            lambda: validation is None or hold_out(train.labels(name, rows), validation, seed),
+        )
+
+    check_all(*(lambda name=name: check(name) for name in names))
     return Sources(train, test)
 
 
@@ -147,17 +159,31 @@ def load_labelled(
     tasks = {}
     for task in data.task_list:
         name = sources.train.resolve(task)
-        tasks[name] = (train.labels(name), test.labels(name))
+        labels = train.labels(name)
+        tasks[name] = labels, match_classes(labels, test.labels(name))
         log.info("task %s: %s", name, _classes(*tasks[name]))
+        _warn_of_gaps(*tasks[name])
     return LabelledImages(train, test, tasks, duplicates)
 
 
 def _classes(train: Labels, test: Labels) -> str:
     """The classes, and how many images each has."""
     counts = (part.values.bincount(minlength=len(part.names)).tolist() for part in (train, test))
-    each = [f"{name} ({a:,} + {b:,})" for name, a, b in zip(train.names, *counts, strict=False)]
+    each = [f"{name} ({a:,} + {b:,})" for name, a, b in zip(train.names, *counts, strict=True)]
     more = f" and {len(each) - SHOWN} more" if len(each) > SHOWN else ""
     return f"{len(each)} classes (training + test images): {', '.join(each[:SHOWN])}{more}"
+
+
+def _warn_of_gaps(train: Labels, test: Labels) -> None:
+    """Say which classes cannot be measured, and which test images cannot be classified rightly."""
+    unlearned, untested = classes_without(train), classes_without(test)
+    wrong = [name for name in unlearned if name not in untested]
+    if untested:
+        log.warning("task %s: no test images of %s, so nothing is measured there", train.task, first(untested))
+    if wrong:
+        log.warning(
+            "task %s: test images of %s count as wrong, since no training image shows them", train.task, first(wrong)
+        )
 
 
 def warn_of_levels(trained_on: Mapping[str, Any] | None, images: Images) -> None:
@@ -167,10 +193,11 @@ def warn_of_levels(trained_on: Mapping[str, Any] | None, images: Images) -> None
     then = None if trained_on["levels"] is None else Levels(*trained_on["levels"])
     if then != images.levels:
         then_text, now = (f"values {levels}" if levels else "images of 8 bits" for levels in (then, images.levels))
+        setting = f"set data.levels=[{then.black:g}, {then.white:g}], " if then and images.levels else ""
         log.warning(
-            "the encoder was trained on %s, but %s has %s: the same value is another gray; convert the images to one "
+            "the encoder was trained on %s, but %s has %s: the same value is another gray; %sconvert the images to one "
             "range, or pretrain on such images",
-            *(then_text, images.source.spec, now),
+            *(then_text, images.source.spec, now, setting),
         )
 
 
@@ -188,8 +215,14 @@ def hold_out(labels: Labels, fraction: float, seed: int) -> tuple[Tensor, Tensor
     """Split rows into fit rows and validation rows, int64: seeded and stratified.
 
     Raises:
-        UserError: too few training images for a validation split.
+        UserError: too few training images for a validation split, or of one class only.
     """
+    found = torch.unique(labels.values).tolist()
+    if len(found) == 1:
+        raise UserError(
+            f"task {labels.task!r}: all {len(labels.values)} training images are of one class "
+            f"({labels.names[found[0]]}); at least two are needed: add images"
+        )
     fit, held = stratified_split(labels.values, fraction, seed)
     if not len(held):
         raise UserError(
@@ -199,13 +232,10 @@ def hold_out(labels: Labels, fraction: float, seed: int) -> tuple[Tensor, Tensor
     return fit, held
 
 
-def check_enough(sources: Sources, data: LabelledData, fraction: float, seed: int) -> None:
-    """Check by the labels, before decoding, that every task has enough images for a validation split.
+def check_enough(images: LabelledImages, fraction: float, seed: int) -> None:
+    """Check that enough training images of every task could be read for a validation split.
 
     Raises:
-        UserError: a task has too few training images for a validation split.
+        UserError: names each task that has too few.
     """
-    rows = kept_rows(sources.train, data.limit, seed)
-    check_all(
-        *(lambda task=task: hold_out(sources.train.labels(task, rows), fraction, seed) for task in data.task_list)
-    )
+    check_all(*(lambda labels=labels: hold_out(labels, fraction, seed) for labels, _ in images.tasks.values()))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from common.config import load_config
 from common.data import Images, Labels, Source, build_source, in_order, load_images
+from common.data.images import some_readable
 from common.encoders.base import Encoder
 from common.encoders.load import load_encoder, read_encoder_card
 from common.errors import UserError, check_all, one_line
@@ -27,6 +28,7 @@ from common.machine.memory import readable_size
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
 from common.runs.folder import check_run_folder, open_run, with_group
+from common.runs.logs import early_log
 from finetune.config import EmbedConfig
 from finetune.data import warn_of_levels
 from finetune.features import layer_shapes
@@ -58,29 +60,25 @@ def embed(config: EmbedConfig) -> EmbedResult:
     Raises:
         UserError: the encoder, data or run folder cannot be used; nothing has been written.
     """
-    with world() as here:
+    with world() as here, early_log() as early:
         if here.size > 1:
             raise UserError("embed runs in one process: start it without torchrun")
-        _, encoder, (source, task) = check_all(
-            lambda: check_run_folder(config), lambda: load_encoder(config.encoder), lambda: _open(config)
+        # everything the user can get wrong is checked before anything is written
+        _, (encoder, space), (source, task) = check_all(
+            lambda: check_run_folder(config), lambda: _encoder(config), lambda: _open(config)
         )
-        size = config.data.image_size or encoder.image_size
-        spaces, _ = build_spaces(layer_shapes(encoder, size), [config.layer], [config.pooling], max_width=1 << 30)
-        if len(spaces) != 1:
-            raise UserError(
-                f"layer: {config.layer!r} selects several feature sets; choose one with a number, all, or lastN"
-            )
-        card = read_encoder_card(config.encoder)
+        data, card = config.data, read_encoder_card(config.encoder)
+        size = data.image_size or encoder.image_size
+        images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", check=False)
+        images = some_readable(images, data.workers)
+        warn_of_levels(card.provenance, images)
+        labels = None if task is None else images.labels(task)
         config = with_group(config, card.provenance)
-        with open_run(config, here) as run:
+        with open_run(config, here, early) as run:
             run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
-            data = config.data
-            images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", check=False)
-            warn_of_levels(card.provenance, images)
-            labels = None if task is None else images.labels(task)
             path = run.folder / "features.parquet"
             precision = resolve_precision(config.precision, here.device)
-            _write(path, encoder.to(here.device), images, labels, spaces[0], config, precision)
+            _write(path, encoder.to(here.device), images, labels, space, config, precision)
             found = storage_report(path)
             log.info("%s: %s rows of %d features", path, f"{found.rows:,}", found.width)
             log.info("%s", storage_text(found))
@@ -149,6 +147,22 @@ def read_sparse(path: str | Path) -> Tensor:
         )
 
 
+def _encoder(config: EmbedConfig) -> tuple[Encoder, Space]:
+    """The encoder, and the features that are written.
+
+    Raises:
+        UserError: there is no such encoder, or it has no such layer or supports no images of this size.
+    """
+    encoder = load_encoder(config.encoder)
+    shapes = layer_shapes(encoder, config.data.image_size or encoder.image_size)
+    spaces, _ = build_spaces(shapes, [config.layer], [config.pooling], max_width=1 << 30)
+    if len(spaces) != 1:
+        raise UserError(
+            f"layer: {config.layer!r} selects several feature sets; choose one with a number, all, or lastN"
+        )
+    return encoder, spaces[0]
+
+
 def _open(config: EmbedConfig) -> tuple[Source, str | None]:
     """The source, and the task whose labels are written: the configured one, or the default one if it has labels.
 
@@ -158,7 +172,7 @@ def _open(config: EmbedConfig) -> tuple[Source, str | None]:
         UserError: the source cannot be opened, or labels that the config names are missing.
     """
     data = config.data
-    source = build_source(data.source, image=data.image, label=data.label, root=data.root)
+    source = build_source(data.source, image=data.image, label=data.label, root=data.root, levels=data.levels)
     if data.task is None and not source.tasks:
         return source, None
     try:

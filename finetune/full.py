@@ -19,7 +19,7 @@ from common.encoders.base import Encoder
 from common.encoders.card import resized
 from common.encoders.export import export_classifier, export_encoder
 from common.encoders.load import load_encoder, random_twin, read_encoder_card
-from common.engine.gradient import GradientLearner, decayed_names
+from common.engine.gradient import GradientLearner, check_shares, decayed_names
 from common.engine.loop import Periodic, learn
 from common.engine.schedule import seed_step
 from common.errors import UserError, check_all
@@ -27,14 +27,23 @@ from common.machine.distributed import World, world
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
 from common.runs.folder import Run, check_run_folder, open_run, with_group
+from common.runs.logs import early_log
 from common.runs.results import RESULTS
 from finetune.baselines import share_statistics
 from finetune.config import FinetuneConfig, ProbeConfig
-from finetune.data import Sources, check_enough, data_facts, hold_out, load_labelled, open_sources
+from finetune.data import (
+    LabelledImages,
+    Sources,
+    check_enough,
+    data_facts,
+    hold_out,
+    load_labelled,
+    open_sources,
+)
 from finetune.features import layer_shapes
 from finetune.metrics import accuracy, score
 from finetune.probe import probe
-from finetune.results import FinetuneResult, Probed, StepChoice, Tuned, write_results
+from finetune.results import FinetuneResult, ProbeResult, StepChoice, Tuned, write_results
 from finetune.table import Line, finetune_lines, results_table
 
 log = logging.getLogger("retouch")
@@ -101,20 +110,24 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
         # baselines, each a separate run in the same group
         config = _with_group(config)
         scratch: Ran | None = None
-        linear_probe: Probed | None = None
+        linear_probe: ProbeResult | None = None
         if config.encoder.path is not None and not config.encoder.from_scratch:
             if config.compare.from_scratch:
                 scratch = _run(_from_scratch(config), here)
                 if not scratch.finished:
                     return None
             if config.compare.linear_probe and here.size == 1:
-                linear_probe = _linear_probe(config)
+                [linear_probe] = probe(_linear_probe(config), show=False).results
             elif config.compare.linear_probe and here.is_main:
                 log.info("compare.linear_probe: skipped, a probe runs in one process; run retouch probe instead")
         if ran.result is None:
             return None
-        from_scratch = scratch.result.tuned if scratch is not None and scratch.result is not None else None
-        result = ran.result.model_copy(update={"from_scratch": from_scratch, "linear_probe": linear_probe})
+        compared = {
+            "from_scratch": scratch.result.tuned if scratch is not None and scratch.result is not None else None,
+            "linear_probe": None if linear_probe is None else linear_probe.linear,
+            "linear_probe_protocol": None if linear_probe is None else linear_probe.protocol,
+        }
+        result = ran.result.model_copy(update=compared)
         write_results(config.out, result)
         _print(config, result)
         return result
@@ -122,19 +135,28 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
 
 def _run(config: FinetuneConfig, here: World) -> Ran:
     """One training and its test, in ``config.out``."""
-    # everything the user can get wrong is checked before anything is written
-    encoder, sources, _ = check_all(lambda: _start(config), lambda: _open(config), lambda: check_run_folder(config))
-    config = _with_group(config)
-    with open_run(config, here) as run:
+    with early_log() as early:
+        # everything the user can get wrong is checked before anything is written
+        encoder, sources, *_ = check_all(
+            lambda: _start(config, here),
+            lambda: _open(config, here),
+            lambda: check_shares(config, here),
+            lambda: check_run_folder(config),
+        )
         start = config.encoder
-        if start.path is not None and not start.from_scratch:
-            card = read_encoder_card(start.path)
-            run.tracker.use_encoder(start.path, card.sha256, card.provenance.get("artifact"))
-        ran = _train_and_test(config, encoder, sources, run)
-        if ran.result is not None:
-            write_results(config.out, ran.result)
-            _log(ran.result, run)
-        return ran
+        card = None if start.path is None or start.from_scratch else read_encoder_card(start.path)
+        size = config.data.image_size or encoder.image_size
+        images = load_labelled(sources, config.data, size, config.seed, None if card is None else card.provenance)
+        check_enough(images, config.validation, config.seed)
+        config = _with_group(config)
+        with open_run(config, here, early) as run:
+            if start.path is not None and card is not None:
+                run.tracker.use_encoder(start.path, card.sha256, card.provenance.get("artifact"))
+            ran = _train_and_test(config, encoder, sources, images, run)
+            if ran.result is not None:
+                write_results(config.out, ran.result)
+                _log(ran.result, run)
+            return ran
 
 
 def _with_group(config: FinetuneConfig) -> FinetuneConfig:
@@ -142,7 +164,7 @@ def _with_group(config: FinetuneConfig) -> FinetuneConfig:
     return with_group(config, None if path is None else read_encoder_card(path).provenance)
 
 
-def _start(config: FinetuneConfig) -> Encoder:
+def _start(config: FinetuneConfig, here: World) -> Encoder:
     """The exported encoder, or its architecture or a named one at random initialization, at the size of the images.
 
     Raises:
@@ -152,7 +174,8 @@ def _start(config: FinetuneConfig) -> Encoder:
     start = config.encoder
     if start.path is None:
         seed_step(config.seed, 0)
-        encoder = build_encoder(start, image_size=start.image_size or config.data.image_size or 32)
+        with here.main_first():  # weights may be downloaded
+            encoder = build_encoder(start, image_size=start.image_size or config.data.image_size or 32)
     else:
         encoder = random_twin(start.path, config.seed) if start.from_scratch else load_encoder(start.path)
     if not any(True for _ in encoder.parameters()):
@@ -167,19 +190,17 @@ def _start(config: FinetuneConfig) -> Encoder:
     return resized(encoder, size)
 
 
-def _open(config: FinetuneConfig) -> Sources:
-    sources = open_sources(config.data, config.seed)
-    check_enough(sources, config.data, config.validation, config.seed)
-    return sources
+def _open(config: FinetuneConfig, here: World) -> Sources:
+    with here.main_first():
+        return open_sources(config.data, config.seed, config.validation)
 
 
-def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, run: Run) -> Ran:
-    here, data = run.world, config.data
+def _train_and_test(
+    config: FinetuneConfig, encoder: Encoder, sources: Sources, images: LabelledImages, run: Run
+) -> Ran:
+    here = run.world
 
     # data
-    start = config.encoder
-    trained_on = None if start.path is None or start.from_scratch else read_encoder_card(start.path).provenance
-    images = load_labelled(sources, data, data.image_size or encoder.image_size, config.seed, trained_on)
     [(task, (train_labels, test_labels))] = images.tasks.items()
     fit, held = hold_out(train_labels, config.validation, config.seed)
     validation = Split(images.train, held, train_labels.values[held])
@@ -191,7 +212,7 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
         seed=config.seed,
         rank=here.rank,
         world=here.size,
-        workers=data.workers,
+        workers=config.data.workers,
     )
 
     # model
@@ -316,27 +337,25 @@ def _from_scratch(config: FinetuneConfig) -> FinetuneConfig:
     )
 
 
-def _linear_probe(config: FinetuneConfig) -> Probed:
-    """The frozen encoder's result on the same images and the same task."""
-    assert config.encoder.path is not None
+def _linear_probe(config: FinetuneConfig) -> ProbeConfig:
+    """The linear probe of ``retouch probe``, with its defaults, on the same images and the same task."""
     folder = config.out / "linear_probe"
-    report = probe(
-        ProbeConfig.model_validate(
-            {
-                "out": folder,
-                "seed": config.seed,
-                "encoder": config.encoder.path,
-                "data": config.data.model_dump(),
-                "precision": config.precision,
-                "properties": False,  # only the accuracy is compared; retouch probe reports the rest
-                "overwrite": (folder / "config.yaml").exists(),
-                "wandb": config.wandb.model_copy(
-                    update={"name": f"{config.wandb.name_of(config.out)}-probe"}
-                ).model_dump(),
-            }
-        )
+    return ProbeConfig.model_validate(
+        {
+            "out": folder,
+            "seed": config.seed,
+            "encoder": config.encoder.path,
+            "data": config.data.model_dump(),
+            "precision": config.precision,
+            # only the linear probe is compared; retouch probe reports the rest
+            "knn": None,
+            "baselines": {"random_init": False, "pixels": False},
+            "damage": [],
+            "properties": False,
+            "overwrite": (folder / "config.yaml").exists(),
+            "wandb": config.wandb.model_copy(update={"name": f"{config.wandb.name_of(config.out)}-probe"}).model_dump(),
+        }
     )
-    return report.results[0].linear
 
 
 def _log(result: FinetuneResult, run: Run) -> None:

@@ -24,10 +24,19 @@ from common.machine.cache import cache_folder
 from common.machine.distributed import world
 from common.machine.precision import resolve_precision
 from common.runs.folder import Run, check_run_folder, open_run, with_group
+from common.runs.logs import early_log
 from common.runs.results import RESULTS
 from finetune.baselines import Pixels, untrained
 from finetune.config import ProbeConfig
-from finetune.data import LabelledData, LabelledImages, Sources, check_enough, data_facts, load_labelled, open_sources
+from finetune.data import (
+    LabelledData,
+    LabelledImages,
+    Sources,
+    check_enough,
+    data_facts,
+    load_labelled,
+    open_sources,
+)
 from finetune.features import Extraction, Features, cached_features, extract, feature_key, layer_shapes
 from finetune.metrics import score
 from finetune.pooling import Part, Space, build_spaces
@@ -91,26 +100,32 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
     Raises:
         UserError: the encoder, data or run folder cannot be used; nothing has been written.
     """
-    with world() as here:
-        # everything the user can get wrong is checked before anything is written
+    with world() as here, early_log() as early:
         all_data = [config.data, *config.more_data]
         if here.size > 1:
             raise UserError("probe runs in one process: start it without torchrun")
-        _, (card, encoder), *sources = check_all(
+        # everything the user can get wrong is checked before anything is written
+        _, (encoder, spaces), *sources = check_all(
             lambda: check_run_folder(config),
-            lambda: (read_encoder_card(config.encoder), load_encoder(config.encoder)),
-            *(lambda data=data: _open(config, data) for data in all_data),
+            lambda: _encoder(config, all_data),
+            *(lambda data=data: open_sources(data, config.seed, config.probe.validation) for data in all_data),
+        )
+        card = read_encoder_card(config.encoder)
+        loaded = check_all(
+            *(
+                lambda data=data, opened=opened: _load(config, data, opened, encoder, card)
+                for data, opened in zip(all_data, sources, strict=True)
+            )
         )
         config = with_group(config, card.provenance)
-        spaces = [_spaces(config, data, encoder) for data in all_data]
         precision = resolve_precision(config.precision, here.device)
 
-        with open_run(config, here) as run:
+        with open_run(config, here, early) as run:
             run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
             results: list[ProbeResult] = []
-            for data, opened, choices in zip(all_data, sources, spaces, strict=True):
+            for data, opened, images, choices in zip(all_data, sources, loaded, spaces, strict=True):
                 how = Extraction(here.device, precision, config.batch_size, data.workers)
-                results += _probe_data(config, data, opened, choices, encoder, card, how)
+                results += _probe_data(config, data, opened, images, choices, encoder, card, how)
             report = ProbeReport(results=tuple(results), notes=_notes(config, results))
             write_results(run.folder, report)
             if show:
@@ -119,10 +134,23 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
             return report
 
 
-def _open(config: ProbeConfig, data: LabelledData) -> Sources:
-    sources = open_sources(data, config.seed)
-    check_enough(sources, data, config.probe.validation, config.seed)
-    return sources
+def _load(
+    config: ProbeConfig, data: LabelledData, sources: Sources, encoder: Encoder, card: EncoderCard
+) -> LabelledImages:
+    size = data.image_size or encoder.image_size
+    images = load_labelled(sources, data, size, config.seed, card.provenance)
+    check_enough(images, config.probe.validation, config.seed)
+    return images
+
+
+def _encoder(config: ProbeConfig, all_data: Sequence[LabelledData]) -> tuple[Encoder, list[list[Space]]]:
+    """The encoder, and the feature spaces to choose from for each data set.
+
+    Raises:
+        UserError: there is no such encoder, or it has no such layers or supports no images of a size.
+    """
+    encoder = load_encoder(config.encoder)
+    return encoder, check_all(*(lambda data=data: _spaces(config, data, encoder) for data in all_data))
 
 
 def _spaces(config: ProbeConfig, data: LabelledData, encoder: Encoder) -> list[Space]:
@@ -137,14 +165,13 @@ def _probe_data(
     config: ProbeConfig,
     data: LabelledData,
     sources: Sources,
+    images: LabelledImages,
     spaces: list[Space],
     encoder: Encoder,
     card: EncoderCard,
     how: Extraction,
 ) -> list[ProbeResult]:
     """One result per task of this data set."""
-    images = load_labelled(sources, data, data.image_size or encoder.image_size, config.seed, card.provenance)
-
     # the encoder itself
     itself = Subject("encoder", encoder, card.sha256, spaces)
     measured = {itself.name: _measure(config, data, itself, images, how)}

@@ -203,16 +203,23 @@ class FinetuneResult(Record):
     tuned: Tuned
     from_scratch: Tuned | None = None  # the same network and recipe from random initialization
     linear_probe: Probed | None = None  # of the frozen encoder, on the same images
+    linear_probe_protocol: str | None = None  # how it was chosen and fitted
 
 
 class EmbedResult(Record):
-    """The file that ``retouch embed`` wrote, and the storage size of its features."""
+    """The file that ``retouch embed`` wrote, and the storage size of its features.
+
+    It can be given wherever a path is expected: ``pandas.read_parquet(retouch.embed(...))``.
+    """
 
     path: Path
     rows: int  # images
     width: int  # features per image
     nonzeros: int  # of all images together; only exact zeros are not counted
     bytes_on_disk: int  # of the feature columns, compressed
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
     @property
     def bytes_dense(self) -> int:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from common.augment import WHOLE, AugmentConfig
 from common.config import Config, ProblemsError
 from common.data.images import Cache
+from common.data.levels import LevelsSetting
 from common.engine.settings import LoopConfig
 from common.machine.cores import usable_cores
 from common.runs.folder import StageConfig
@@ -33,6 +34,9 @@ class DataConfig(Config):
     cache: Cache = "auto"  # keep decoded images in memory: auto (if they fit comfortably), ram, none
     image: str | None = None  # image column, if it is not the obvious one
     root: str | None = None  # download folder of torchvision
+    levels: LevelsSetting | None = (
+        None  # [black, white] of images of `source` of more than 8 bits; a sample decides by default
+    )
     other: str | None = None  # a second source: CCA's second view, row by row, or TCA's second domain
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +18,7 @@ from common.errors import UserError, check_all
 from common.files import write_json
 from common.machine.distributed import World, world
 from common.runs.folder import Run, check_run_folder, open_run, with_group
+from common.runs.logs import early_log
 from pretrain.config import PretrainConfig
 from pretrain.method import MethodLearner
 from pretrain.report.dictionary import show_dictionary
@@ -39,15 +41,14 @@ def pretrain(config: PretrainConfig) -> Pretrained:
         UserError: the data, the encoder or the run folder cannot be used; nothing has been written.
     """
     config = with_group(config)
-    with world() as here:
+    with world() as here, early_log() as early:
         # everything the user can get wrong is checked before anything is written
         sources, learner, _ = check_all(
             lambda: _open(config, here), lambda: _build(config, here), lambda: check_run_folder(config)
         )
-        check_sources(config, sources)
         images = _load(sources, config)
         learner.attach(*images)
-        with open_run(config, here) as run:
+        with open_run(config, here, early) as run:
             log.info("%s unlabeled images from %s; %s", f"{len(images[0]):,}", sources[0].spec, learner.description)
             panels = Panels(learner, images[0], config.method.title, run)
             training = learn(
@@ -65,6 +66,27 @@ def pretrain(config: PretrainConfig) -> Pretrained:
             sha256 = _export(learner, config, run, training, images[0])
             results = _results(learner, sample(images[0], size=config.data.image_size), run, training, sha256)
             return Pretrained(training, config.out / "encoder", results)
+
+
+def _open(config: PretrainConfig, here: World) -> list[Source]:
+    """Open the images, and the second source if there is one; check that the method can learn from them.
+
+    Raises:
+        UserError: with every problem, before anything is decoded.
+    """
+    data, method = config.data, config.method
+    asked = [(data.source, data.levels)] if data.other is None else [(data.source, data.levels), (data.other, None)]
+
+    def opened(spec: str, levels: tuple[float, float] | None) -> Source:
+        return build_source(spec, image=data.image, root=data.root, levels=levels)
+
+    try:
+        with here.main_first():
+            sources = check_all(*(lambda one=one: opened(*one) for one in asked))
+    except UserError as error:
+        raise UserError(*error.lines, *method.check(data.image_size, sys.maxsize)) from None
+    check_sources(config, sources)
+    return sources
 
 
 def check_sources(config: PretrainConfig, sources: Sequence[Source]) -> None:
@@ -86,25 +108,9 @@ def check_sources(config: PretrainConfig, sources: Sequence[Source]) -> None:
         raise UserError(*problems)
 
 
-def _open(config: PretrainConfig, here: World) -> list[Source]:
-    """Open the images, and the second source if there is one."""
-    data = config.data
-
-    def opened() -> list[Source]:
-        specs = [data.source] if data.other is None else [data.source, data.other]
-        return [build_source(spec, image=data.image, root=data.root) for spec in specs]
-
-    if not here.is_main:
-        here.barrier()  # rank 0 opens first, so downloading and unpacking happen only once
-        return opened()
-    try:
-        return opened()
-    finally:
-        here.barrier()
-
-
 def _build(config: PretrainConfig, here: World) -> MethodLearner:
-    return config.method.build(config.data.image_size, config.augment, here, config.seed)
+    with here.main_first():  # weights may be downloaded
+        return config.method.build(config.data.image_size, config.augment, here, config.seed)
 
 
 def _load(sources: Sequence[Source], config: PretrainConfig) -> list[Images]:

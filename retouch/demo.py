@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -24,20 +25,20 @@ from retouch.recipes import recipe
 
 log = logging.getLogger("retouch")
 
-COLORS = ["pretext.bins=96", "pretext.stride=4"]
-# Changes to the shipped recipes, to keep the demo short.
-RECIPES = {"denoise": ["augment.crop=[0.6, 1.0]"], "colorize": ["augment.crop=[0.6, 1.0]", *COLORS]}
-UNLABELED, LABELLED = 20_000, 2_000  # images
-STEPS = 500  # about a minute per encoder on two cores
-STRENGTHS = [1e-4, 1e-3, 1e-2, 1e-1]
-TASKS = ["shape", "color", "texture"]
+PRETRAINING = {"denoise": "denoise_demo", "colorize": "colorize_demo"}  # shipped recipes, by run
+PROBE = "probe/demo"
 
 
-def demo(out: str | Path = "runs/demo") -> list[ProbeResult]:
+def demo(
+    out: str | Path = "runs/demo", *, pretraining: Sequence[str] = (), probing: Sequence[str] = ()
+) -> list[ProbeResult]:
     """Pretrain a denoiser and a colorizer on ``shapes``, and probe both on its three tasks, next to their baselines.
 
     Writes one run folder per stage under ``out`` and, last, the table as ``out/table.md``. An earlier demo there is
     replaced, or continued if it was stopped.
+
+    Args:
+        pretraining, probing: changes to the recipes, as on the command line: ``"steps=100"``.
 
     Returns:
         The results of both probes, as in their ``results.json``.
@@ -47,34 +48,20 @@ def demo(out: str | Path = "runs/demo") -> list[ProbeResult]:
     unfinished = not (out / "table.md").exists()
     (out / "table.md").unlink(missing_ok=True)  # until the new one is written, this demo can be continued
     results: list[ProbeResult] = []
-    for name, changes in RECIPES.items():
-        log.info("\n%s: training on %s unlabeled images", name, f"{UNLABELED:,}")
-        short = [f"steps={STEPS}", f"data.limit={UNLABELED}", f"wandb.group={out.name}", f"wandb.name={name}"]
-        config = load_config(PretrainConfig, recipe(name), [*short, *changes, f"out={out / name}"])
+    for name, source in PRETRAINING.items():
+        log.info("\n%s: training without labels", name)
+        group = [f"wandb.group={out.name}", f"wandb.name={name}", f"out={out / name}"]
+        config = load_config(PretrainConfig, recipe(source), [*group, *pretraining])
         pretrained = pretrain(_continued(config) if unfinished else _restarted(config))
         if pretrained.encoder is None:  # stopped by a signal, which has been logged
             log.info("to continue the demo, run it again")
             return results
         log.info("\n%s: probing the frozen encoder", name)
-        report = probe(
-            ProbeConfig.model_validate(
-                {
-                    "out": out / f"{name}-probe",
-                    "overwrite": True,
-                    "encoder": pretrained.encoder,
-                    "data": {"train": "shapes", "limit": LABELLED, "test_limit": LABELLED, "task": TASKS},
-                    # a short search to keep the demo short; configs/probe/linear.yaml has the full one
-                    "probe": {"layers": ["each", "all"], "poolings": ["avg+avg2+max"], "l2": STRENGTHS, "finalists": 1},
-                    "knn": {"k": [20, 100]},
-                    "damage": [],
-                    # raw pixels are the same for every encoder
-                    "baselines": {"pixels": name == next(iter(RECIPES))},
-                    "wandb": {"group": out.name, "name": f"{name}-probe"},
-                }
-            ),
-            show=False,
-        )
-        results += report.results
+        # raw pixels are the same for every encoder
+        pixels = str(name == next(iter(PRETRAINING))).lower()
+        group = [f"wandb.group={out.name}", f"wandb.name={name}-probe", f"out={out / name}-probe", "overwrite=true"]
+        changes = [*group, f"encoder={pretrained.encoder}", f"baselines.pixels={pixels}", *probing]
+        results += probe(load_config(ProbeConfig, recipe(PROBE), changes), show=False).results
 
     console = Console(width=None if Console().is_terminal else 100)
     console.print(results_table(probe_lines(results)))

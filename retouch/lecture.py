@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from rich.console import Console
@@ -21,7 +21,10 @@ from common.encoders.storage import ENTRY_BYTES
 from common.errors import UserError
 from common.files import write_json, write_text
 from common.machine.cores import leave_busy_cores
+from common.machine.distributed import world
 from common.pixels import to_float
+from common.runs.folder import StageConfig, open_run
+from common.runs.tracking import WandbConfig
 from finetune.config import ProbeConfig
 from finetune.probe import probe
 from finetune.results import CodeProperties
@@ -66,6 +69,20 @@ CODES: Recipes = {
 }
 
 
+class LectureConfig(StageConfig):
+    """``retouch lecture``: its folder is a run folder with a run folder for every code, and replaces an earlier one."""
+
+    stage: ClassVar[str] = "lecture"
+    writes: ClassVar[tuple[str, ...]] = (
+        *("sparsity.png", "sparsity.json", "table.md", *ATOMS, *CODES),
+        *(f"{name}-probe" for name in CODES),
+        *StageConfig.writes,
+    )
+
+    overwrite: bool = True
+    wandb: WandbConfig = WandbConfig(mode="disabled")  # each code is a W&B run of its own
+
+
 class Row(NamedTuple):
     """How useful one code is."""
 
@@ -81,10 +98,19 @@ def lecture(out: str | Path = "runs/lecture") -> list[Row]:
 
     Returns:
         One row per code of images.
+
+    Raises:
+        UserError: matplotlib is missing, or ``out`` holds something else than an earlier lecture.
     """
     if find_spec("matplotlib") is None:
         raise UserError("the lecture draws its curves with matplotlib: install it with pip install 'retouch[lecture]'")
-    started, out = time.monotonic(), Path(out)
+    config = LectureConfig(out=Path(out))
+    with world() as here, open_run(config, here):
+        return _lecture(config.out)
+
+
+def _lecture(out: Path) -> list[Row]:
+    started = time.monotonic()
     leave_busy_cores()
     for name in ATOMS:
         log.info("\n%s, on patches of photographs", name)

@@ -55,6 +55,13 @@ def test_each_kind_is_shipped_for_shapes_and_for_cifar10() -> None:
     assert {"finetune/full.yaml", "finetune/many_class.yaml"} <= shipped
 
 
+def test_the_shipped_probe_is_that_of_the_defaults() -> None:
+    """Fine-tuning compares with the defaults, and a probe by the recipe must give the same number."""
+    shipped = load_config(ProbeConfig, CONFIGS / "probe" / "linear.yaml")
+    defaults = ProbeConfig(out=shipped.out, encoder=shipped.encoder, data=shipped.data)
+    assert shipped == defaults
+
+
 def test_denoisers_that_are_looked_at_have_skips() -> None:
     config = load_config(PretrainConfig, CONFIGS / "pretrain" / "denoise.yaml")
     assert isinstance(config, GradientPretraining)

@@ -5,7 +5,7 @@ from common.data.duplicates import find_duplicates, warn_of_duplicates
 from common.data.images import Images, load_images, paired
 from common.data.loader import Batch, Loader, in_order
 from common.data.source import Labels, Source, Subset
-from common.data.split import check_same_classes, split_source, stratified_split
+from common.data.split import check_classes, match_classes, split_source, stratified_split
 
 __all__ = [
     "Batch",
@@ -15,10 +15,11 @@ __all__ = [
     "Source",
     "Subset",
     "build_source",
-    "check_same_classes",
+    "check_classes",
     "find_duplicates",
     "in_order",
     "load_images",
+    "match_classes",
     "paired",
     "split_source",
     "stratified_split",

@@ -6,11 +6,12 @@ import difflib
 from pathlib import Path
 
 from common.data.folder import folder_source
+from common.data.levels import Levels, has_deep
 from common.data.patches import PatchesSource
 from common.data.photos import PhotosSource
 from common.data.shapes import ShapesSource
 from common.data.source import Source
-from common.errors import UserError
+from common.errors import UserError, check_all
 
 FORMS = {
     "shapes": "shapes[:train|test[:LENGTH]]",
@@ -32,6 +33,7 @@ def build_source(
     label: str | None = None,
     root: str | None = None,
     seed: int = 0,
+    levels: tuple[float, float] | None = None,
 ) -> Source:
     """Open the images that ``spec`` names (see ``FORMS``). No image is decoded and no label is read.
 
@@ -43,9 +45,11 @@ def build_source(
         label: column, or task, that ``labels(None)`` returns.
         root: folder for downloads (``hf``, ``torchvision``); by default in the user's cache.
         seed: seed of ``shapes`` and ``photos``, which are generated, and of the positions of ``patches``.
+        levels: black and white of images of more than 8 bits; by default, a sample decides (``Source.levels``).
 
     Raises:
-        UserError: the scheme is unknown, or there is nothing to read; each problem says what to do about it.
+        UserError: the scheme is unknown, there is nothing to read, or an argument does not suit the source; each
+            problem says what to do about it.
     """
     scheme, _, rest = spec.partition(":")
     if scheme not in FORMS:
@@ -53,9 +57,22 @@ def build_source(
     if not rest and scheme not in GENERATED:
         raise UserError(f"{spec!r} is incomplete; the form is {FORMS[scheme]}")
     if scheme == "patches":
-        return _patches(spec, rest, split, image, label, root, seed)
-    if image is not None and scheme not in ("parquet", "hf"):
-        raise UserError(f"data.image: {spec} has no columns to choose from; remove it")
+        return _patches(spec, rest, split, image, label, root, seed, levels)
+    source: Source
+    source, _ = check_all(
+        lambda: _opened(spec, scheme, rest, split, image, label, root, seed),
+        lambda: _check_columns(spec, scheme, image, label),
+    )
+    if levels is not None:
+        if source.endless or not has_deep(source):
+            raise UserError(f"data.levels: {spec} has images of 8 bits, for which there is nothing to set; remove it")
+        source.levels = Levels(*levels)
+    return source
+
+
+def _opened(
+    spec: str, scheme: str, rest: str, split: str, image: str | None, label: str | None, root: str | None, seed: int
+) -> Source:
     name, _, part = rest.partition(":")
     match scheme:
         case "shapes" | "photos":
@@ -71,12 +88,20 @@ def build_source(
         case "torchvision":
             from common.data.published import TorchvisionSource
 
-            source: Source = TorchvisionSource(spec, name, part or split, root)
+            return TorchvisionSource(spec, name, part or split, root)
         case _:
-            source = folder_source(spec, rest, split)
-    if label not in (None, "label"):
-        raise UserError(f"data.label: {spec} has no label {label!r}; remove it, or use label")
-    return source
+            return folder_source(spec, rest, split)
+
+
+def _check_columns(spec: str, scheme: str, image: str | None, label: str | None) -> None:
+    """Refuse the columns of a table for a source that is none."""
+    problems = []
+    if image is not None and scheme not in ("parquet", "hf"):
+        problems.append(f"data.image: {spec} has no columns to choose from; remove it")
+    if label not in (None, "label") and scheme in ("folder", "torchvision"):
+        problems.append(f"data.label: {spec} has no label {label!r}; remove it, or use label")
+    if problems:
+        raise UserError(*problems)
 
 
 def _generated(spec: str, scheme: str, rest: str, split: str, label: str | None, seed: int) -> Source:
@@ -98,7 +123,14 @@ def _generated(spec: str, scheme: str, rest: str, split: str, label: str | None,
 
 
 def _patches(
-    spec: str, rest: str, split: str, image: str | None, label: str | None, root: str | None, seed: int
+    spec: str,
+    rest: str,
+    split: str,
+    image: str | None,
+    label: str | None,
+    root: str | None,
+    seed: int,
+    levels: tuple[float, float] | None,
 ) -> Source:
     scheme = rest.partition(":")[0]
     problems = []
@@ -108,7 +140,7 @@ def _patches(
         problems.append("data.label: patches have no labels; remove it")
     if problems:
         raise UserError(*problems)
-    return PatchesSource(build_source(rest, split=split, image=image, root=root, seed=seed), seed)
+    return PatchesSource(build_source(rest, split=split, image=image, root=root, seed=seed, levels=levels), seed)
 
 
 def _unknown(spec: str, scheme: str) -> str:
@@ -118,6 +150,11 @@ def _unknown(spec: str, scheme: str) -> str:
         hint = f"did you mean folder:{spec}?"
     elif path.suffix == ".parquet":
         hint = f"did you mean parquet:{spec}?"
+    elif path.suffix in (".csv", ".jsonl"):
+        hint = (
+            f"save the table as metadata{path.suffix} in the folder of the images, with their names in a column "
+            "file_name, and use hf:FOLDER"
+        )
     elif near:
         hint = f"did you mean {near[0]!r}?"
     else:

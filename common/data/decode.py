@@ -8,6 +8,7 @@ import importlib.util
 import io
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from common.errors import one_line
 _NOT_IMAGES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 
 PNG = b"\x89PNG\r\n\x1a\n"  # the first bytes of such a file
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PHOTOMETRIC, SAMPLE_FORMAT = 262, 339  # tags of a TIFF: 0 where 0 is white; 2 for numbers with a sign
 NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}  # chunks of a PNG that decide over its pixels
 
 MAX_PIXELS = 1_000_000_000  # per image; PIL's own limit of 179 million refuses panoramas and scans
@@ -58,11 +61,18 @@ def open_image(data: bytes | str | Path) -> Image.Image | Tensor:
                 return _opened(_bare_png(raw))
         if raw[4:8] == b"ftyp":
             return _open_heif(raw)
+        if raw.startswith(TIFF) and isinstance(error, UnidentifiedImageError):
+            return _open_with_torchvision(
+                raw,
+                "not a TIFF that PIL can read: save it with 8 or 16 bits in one or three channels, or one of float32",
+            )
         return _open_with_torchvision(raw, None if isinstance(error, UnidentifiedImageError) else one_line(error))
 
 
 def _opened(data: bytes | str | Path) -> Image.Image:
     image = Image.open(_readable(data))
+    if image.mode == "L" and _tag(image, SAMPLE_FORMAT) == (2,):
+        raise ValueError("PIL takes 8-bit numbers with a sign for numbers without: save it with 16 bits")
     return with_low_bytes(image, Image.open(_readable(data))) if is_deep(image) else image
 
 
@@ -185,6 +195,8 @@ def to_rgb(image: Image.Image, levels: Levels | None = None) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image)
         gray = (levels or levels_of([image]) or Levels(0, 1)).to_bytes(values)
+        if _tag(image, PHOTOMETRIC) == 0:  # PIL inverts those of 8 bits itself
+            gray = 255 - gray
         if isinstance(transparent, int):
             gray[values == transparent] = 255
         return Image.fromarray(gray).convert("RGB")
@@ -197,3 +209,8 @@ def to_rgb(image: Image.Image, levels: Levels | None = None) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _tag(image: Image.Image, tag: int) -> Any:
+    """A tag of a TIFF; ``None`` where it has none, and for other files."""
+    return getattr(image, "tag_v2", {}).get(tag)

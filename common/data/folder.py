@@ -17,8 +17,9 @@ from torch import Tensor
 from common.data.decode import image_suffixes, open_image
 from common.data.listing import Listing, list_images
 from common.data.source import Labels, Source, class_name, digest
-from common.data.split import Split, choose_split, split_of
+from common.data.split import Split, choose_split, first, split_of
 from common.errors import UserError
+from common.runs.logs import say_once
 
 log = logging.getLogger("retouch")
 
@@ -48,6 +49,7 @@ class FolderSource(Source):
         listing.report(self.spec)
         if not listing.images:
             raise UserError(f"{self.spec}: {_nothing(self.root, listing)}")
+        self._empty = listing.empty
         self._keep(sorted(listing.images))
 
     def _keep(self, paths: Sequence[str]) -> None:
@@ -81,6 +83,7 @@ class FolderSource(Source):
                 part._keep(chosen[folder])
             else:  # the same as if the user had named this folder
                 part.root, part.spec = f"{self.root.rstrip('/')}/{folder}", f"{self.spec.rstrip('/')}/{folder}"
+                part._empty = [path.partition("/")[2] for path in self._empty if path.startswith(f"{folder}/")]
                 part._keep([path.partition("/")[2] for path in chosen[folder]])
         return parts
 
@@ -130,6 +133,8 @@ class FolderSource(Source):
         names, values = np.unique(
             [class_name(self.path(i).partition("/")[0]) for i in range(len(self))], return_inverse=True
         )
+        if empty := sorted(path for path in self._empty if "/" not in path and class_name(path) not in names):
+            say_once(logging.WARNING, f"{self.spec}: no images in {first(empty)}, so there is no such class")
         named = [str(name) for name in names if split_of(str(name))]
         if len({split_of(name) for name in named}) > 1:
             log.warning(

@@ -15,10 +15,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from common.data.findings import read_findings, write_findings
 from common.data.levels import SAMPLE, Levels
+from common.data.pages import warn_of_pages
 from common.data.reader import Decoder, Failure, decode_ahead
 from common.data.rows import even_rows
 from common.data.source import Labels, Source, digest
@@ -234,7 +236,10 @@ def load_images(
     kept = kept_rows(source, limit, seed)
     levels = gather(levels or source.levels)[0]  # of the first process, if one has read a sample that others cannot
     if levels is not None:
-        log.info("%s: has images of more than 8 bits; their values %s become 0 to 255", source.spec, levels)
+        log.info(
+            "%s: has images of more than 8 bits; their values %s become 0 to 255 (data.levels sets others)",
+            *(source.spec, levels),
+        )
     need = len(kept) * 3 * size * size
     room = int(available_memory() * RAM_SHARE / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if cache == "none" or (cache == "auto" and need > room):
@@ -245,8 +250,20 @@ def load_images(
         images = images.readable(workers) if check else images
     else:
         images = _fill(source, size, kept, workers, levels)
-    _warn_of_empty(images)
+    if source.endless:
+        return images
+    warn_of_pages(source)
+    _warn_of_empty(_sampled(images), source.spec)
     return images
+
+
+def some_readable(images: Images, workers: int = 0) -> Images:
+    """The images as they are if one of a sample can be read; otherwise those that can, after a pass over all.
+
+    Raises:
+        UserError: no image is readable.
+    """
+    return images if images.checked or len(_sampled(images)) else images.readable(workers)
 
 
 def paired(first: Images, second: Images) -> tuple[Images, Images]:
@@ -309,22 +326,23 @@ def _fill(source: Source, size: int, kept: Tensor, workers: int, levels: Levels 
     return images
 
 
-def _warn_of_empty(images: Images) -> None:
-    """Warn if most images of a sample are black or of one colour: their values may have been misread."""
-    if images.source.endless:
-        return
+def _sampled(images: Images) -> NDArray[np.uint8]:
+    """The readable ones of an evenly spread sample, ``[n 3 S S]``."""
     rows = even_rows(len(images), SAMPLE)
-    if images.pixels is None:
-        pixels = Decoder(images.source, images.size, images.kept, images.levels)[rows.numpy()].pixels
-    else:
-        pixels = images.pixels[rows].numpy()
-    flat = pixels.reshape(len(pixels), 3, images.size**2)
+    if images.pixels is not None:
+        return images.pixels[rows].numpy()
+    return Decoder(images.source, images.size, images.kept, images.levels)[rows.numpy()].pixels
+
+
+def _warn_of_empty(pixels: NDArray[np.uint8], spec: str) -> None:
+    """Warn if most images ``[n 3 S S]`` are black or of one colour: their values may have been misread."""
+    flat = pixels.reshape(len(pixels), 3, pixels.shape[2] ** 2)
     black, plain = int((flat.max((1, 2)) < BLACK).sum()), int((np.ptp(flat, 2).max(1) < PLAIN).sum())
     for count, what in ((black, f"nearly black (no value above {BLACK - 1} of 255)"), (plain, "of a single colour")):
         if 2 * count > len(flat):
             log.warning(
                 "%s: %d of %d images looked at are %s; check that they hold what you expect",
-                *(images.source.spec, count, len(flat), what),
+                *(spec, count, len(flat), what),
             )
             return
 

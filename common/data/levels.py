@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import AfterValidator
 from torch import Tensor
 
 from common.data.rows import even_rows
@@ -24,7 +25,17 @@ if TYPE_CHECKING:
 SAMPLE = 64  # images of a source that are looked at
 BITS = (8, 10, 12, 14, 16)
 LOW = "low bytes"  # in `Image.info`: the same image, of which PIL will decode the low instead of the high bytes
-_DEEP = re.compile(r"(RGB[AX]?);16([BLN])")  # PIL's raw modes of which it keeps the high byte
+_DEEP = re.compile(r"(RGB[AX]?|LA);16([BLN])")  # PIL's raw modes of which it keeps the high byte
+_GRAY_ALPHA = "LA;16B"  # has no raw mode for its low bytes: its four bytes are read as four channels
+
+
+def _ascending(value: tuple[float, float]) -> tuple[float, float]:
+    if not value[0] < value[1]:
+        raise ValueError(f"must be [black, white], the smaller value first, got [{value[0]:g}, {value[1]:g}]")
+    return value
+
+
+LevelsSetting = Annotated[tuple[float, float], AfterValidator(_ascending)]  # a setting for which a user gives levels
 
 
 class Levels(NamedTuple):
@@ -50,6 +61,20 @@ class Levels(NamedTuple):
 def source_levels(source: Source) -> Levels | None:
     """Measured on an evenly spread sample of its images; ``None`` if they have 8 bits, as most have."""
     return levels_of(filter(None, (_opened(source, row) for row in even_rows(len(source), SAMPLE).tolist())))
+
+
+def has_deep(source: Source) -> bool:
+    """Whether an image of that sample has more than 8 bits; true as well where none can be opened. Decodes none."""
+    none_opened = True
+    for row in even_rows(len(source), SAMPLE).tolist():
+        try:
+            image = source.image(row)
+        except Exception:  # as below
+            continue
+        none_opened = False
+        if not isinstance(image, Tensor) and (image.mode.startswith(("I", "F")) or LOW in image.info):
+            return True
+    return none_opened
 
 
 def levels_of(images: Iterable[Image.Image]) -> Levels | None:
@@ -97,8 +122,9 @@ def wide_values(image: Image.Image) -> NDArray[Any] | None:
     if low is None:
         return None
     load(image)
-    high, low = (np.asarray(part)[..., :3].astype(np.uint16) for part in (image, low))
-    return high << 8 | low
+    channels = slice(1, 2) if low.info.get(_GRAY_ALPHA) else slice(0, 3)
+    values: NDArray[np.uint16] = np.asarray(image)[..., :3].astype(np.uint16) << 8 | np.asarray(low)[..., channels]
+    return values
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -110,6 +136,11 @@ def is_deep(image: Image.Image) -> bool:
 def with_low_bytes(image: Image.Image, again: Any) -> Image.Image:
     """A deep image with its low bytes in ``info[LOW]``, decoded from ``again``, the same file opened twice."""
     native = "L" if sys.byteorder == "little" else "B"
+    if again.tile[0].args == _GRAY_ALPHA:
+        again.tile = [tile._replace(args="RGBA") for tile in again.tile]
+        again.info[_GRAY_ALPHA] = True
+        image.info[LOW] = again
+        return image
 
     def swapped(found: re.Match[str]) -> str:
         order = native if found[2] == "N" else found[2]

@@ -6,9 +6,9 @@ import logging
 import os
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import lru_cache
+from pathlib import Path
 
-log = logging.getLogger("retouch")
+from common.runs.logs import say_once
 
 # folders that network drives, archive programs, desktops and W&B add, in lower case; some hold copies of the images
 ADDED = {
@@ -25,6 +25,7 @@ class Listing:
 
     images: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)  # other files, by suffix
+    empty: list[str] = field(default_factory=list)  # folders without images and folders, of the first two levels
     runs: list[str] = field(default_factory=list)  # run folders, left out
     added: list[str] = field(default_factory=list)  # other folders that are left out
 
@@ -33,10 +34,12 @@ class Listing:
         for folders, what in ((self.runs, "written by retouch"), (self.added, "that hold no images of yours")):
             if folders:
                 shown = ", ".join(sorted(folders)[:SHOWN]) + (", ..." if len(folders) > SHOWN else "")
-                _say_once(f"{spec}: {len(folders)} folder{'s' * (len(folders) > 1)} {what} left out: {shown}")
+                say_once(
+                    logging.INFO, f"{spec}: {len(folders)} folder{'s' * (len(folders) > 1)} {what} left out: {shown}"
+                )
         if self.images and self.others.total() > len(self.images):
             kinds = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in self.others.most_common(3))
-            _say_once(f"{spec}: {len(self.images):,} images; files of other types are not read ({kinds})")
+            say_once(logging.INFO, f"{spec}: {len(self.images):,} images; files of other types are not read ({kinds})")
 
 
 def list_images(root: str, suffixes: frozenset[str]) -> Listing:
@@ -61,6 +64,7 @@ def list_images(root: str, suffixes: frozenset[str]) -> Listing:
             left_out.append(relative.rstrip("/"))
             continue
         visited.add(real)
+        before = len(listing.images) + len(pending) + len(waiting) + len(links)
         for entry in entries:
             if entry.name.startswith("."):
                 continue
@@ -77,6 +81,8 @@ def list_images(root: str, suffixes: frozenset[str]) -> Listing:
                 listing.images.append(path)
             else:
                 listing.others[_suffix(entry.name)] += 1
+        if 0 < relative.count("/") <= 2 and len(listing.images) + len(pending) + len(waiting) + len(links) == before:
+            listing.empty.append(relative.rstrip("/"))
     taken: set[str] = set()
     for path, target in sorted(links):
         folder, _, name = target.rpartition("/")
@@ -96,6 +102,21 @@ def is_run_folder(folder: str) -> bool:
         return False
 
 
+def run_folders(root: Path) -> list[Path]:
+    """The run folders below ``root``, not those in other run folders."""
+    found = []
+    for folder, inside, _ in os.walk(root):
+        runs = [name for name in inside if is_run_folder(f"{folder}/{name}")]
+        found += [Path(folder, name) for name in runs]
+        inside[:] = [name for name in inside if name not in runs and not name.startswith(".")]
+    return sorted(found)
+
+
+def in_run_folder(file: Path, root: Path) -> bool:
+    """Whether a run folder below ``root`` holds the file, at any depth."""
+    return any(is_run_folder(str(folder)) for folder in file.parents if root in folder.parents)
+
+
 def _left_out(folder: str, names: set[str], listing: Listing) -> list[str] | None:
     """The list that a folder with entries ``names`` belongs to, if it is left out."""
     if "config.yaml" in names and is_run_folder(folder):
@@ -103,11 +124,6 @@ def _left_out(folder: str, names: set[str], listing: Listing) -> list[str] | Non
     if os.path.basename(folder).lower() in ADDED or "pyvenv.cfg" in names:  # noqa: PTH119
         return listing.added
     return None
-
-
-@lru_cache
-def _say_once(text: str) -> None:
-    log.info("%s", text)
 
 
 def _suffix(name: str) -> str:

@@ -24,6 +24,13 @@ class Batch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # int64 [b]: rows of the Images
 
 
+class Identity(NamedTuple):
+    """Tells the data of one run from those of another."""
+
+    images: int  # their number
+    rows: str  # digest
+
+
 class Loader:
     """Endless shuffled batches. Batch t is a function of (seed, t), and a rank's share of it of (seed, t, rank).
 
@@ -69,15 +76,15 @@ class Loader:
         self._permutation = lru_cache(maxsize=2)(partial(permutation, seed, len(images)))
 
     @property
-    def identity(self) -> dict[str, int | str]:
-        """Everything that determines row order; identifies the data of a run: number of images, source rows, labels.
+    def identity(self) -> Identity:
+        """Everything that determines row order: source rows, labels, levels.
 
         The images themselves are not read, which would take a pass over the data.
         """
         labels = b"" if self.labels is None else self.labels.numpy().tobytes()
         levels = self.images.levels or ()
         rows = digest([len(self.images.source), self.images.kept.numpy().tobytes(), labels, *levels])
-        return {"images": len(self.images), "rows": rows}
+        return Identity(len(self.images), rows)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -1,8 +1,9 @@
 """`shapes`: the built-in data set, a generator of small labelled scenes that needs no disk and has any length.
 
 Each 32x32 image shows one object (10 shapes, 8 colours, 4 textures, independent and uniform) at a random position, size
-and rotation, under uneven light, on a patterned background scattered with small distractors of other colours. Image i
-is a function of (seed, split, i) alone. Apart from the sine and cosine of four angles per image, computed in float64,
+and rotation, under uneven light, on a patterned background scattered with small distractors of other colours, and is
+grainy, as if photographed in poor light: some are nearly clean, in others noise hides most of the object. Image i is a
+function of (seed, split, i) alone. Apart from the sine and cosine of four angles per image, computed in float64,
 pixels come from correctly rounded operations only, so they depend neither on the batch nor on the vector unit.
 """
 
@@ -26,7 +27,7 @@ TEXTURES = ("plain", "stripes", "dots", "checker")  # of the object
 HUES = (0.0, 28.0, 54.0, 118.0, 180.0, 222.0, 272.0, 322.0)  # degrees, jittered by HUE_JITTER
 HUE_JITTER = 7.0
 LENGTHS = {"train": 20_000, "test": 4_000}
-VERSION = 1  # part of the fingerprint: raise it whenever any pixel changes
+VERSION = 2  # part of the fingerprint: raise it whenever any pixel changes
 
 CELLS = 4  # clutter: at most one distractor in each cell of a 4x4 grid
 CHUNK = 64  # images drawn at once: their planes stay in the L2 cache
@@ -128,7 +129,7 @@ def _draw_chunk(seed: int, split: str, rows: Ints) -> NDArray[np.uint8]:
     # background: two related dull colours in a pattern independent of the object's
     hue, value, saturation = draws(0, 360), draws(0.25, 0.85), draws(0.05, 0.4)
     base = _rgb(hue, saturation, value)
-    other = _rgb(hue + draws(-50, 50), saturation + draws(-0.05, 0.15), value * draws(0.62, 0.85))
+    other = _rgb(hue + draws(-50, 50), saturation + draws(-0.05, 0.15), value * draws(0.75, 0.92))
     pattern = _pattern((draws() * 4).astype(np.int64), x, y, draws(0, 180), draws(6, 11), draws)
     image = base[:, :, None, None] + (other - base)[:, :, None, None] * pattern[:, None]
 
@@ -136,7 +137,7 @@ def _draw_chunk(seed: int, split: str, rows: Ints) -> NDArray[np.uint8]:
     image = _clutter(image, uniform(seed, split, rows, CELLS * CELLS * 8, first=48))
 
     # object: u and v are its own coordinates, 1 at the radius
-    radius = draws(7.0, 12.5)
+    radius = draws(8.5, 13.0)
     reach = np.float32(SIZE / 2 + 0.5) - radius * np.float32(0.9)
     dx, dy = x - _planes(draws(-1, 1) * reach), y - _planes(draws(-1, 1) * reach)
     cos, sin = _turn(draws(0, 360))
@@ -145,9 +146,9 @@ def _draw_chunk(seed: int, split: str, rows: Ints) -> NDArray[np.uint8]:
     distance = _distance(shape, u, v) * _planes(radius)
     cover = np.clip(np.float32(0.5) - distance, 0, 1)
     hue = np.array(HUES, np.float32)[color] + draws(-HUE_JITTER, HUE_JITTER)
-    saturation, value = draws(0.7, 0.95), draws(0.8, 1.0)
+    saturation, value = draws(0.45, 0.9), draws(0.65, 1.0)
     light = _rgb(hue, saturation, value)
-    dark = _rgb(hue, saturation, value * draws(0.35, 0.5))
+    dark = _rgb(hue, saturation, value * draws(0.1, 0.25))
     pattern = _pattern(texture, dx, dy, draws(0, 180), draws(4.4, 6.2), draws)
     surface = light[:, :, None, None] + (dark - light)[:, :, None, None] * pattern[:, None]
     image += (surface - image) * cover[:, None]
@@ -156,7 +157,7 @@ def _draw_chunk(seed: int, split: str, rows: Ints) -> NDArray[np.uint8]:
     cos, sin = _turn(draws(0, 360))
     slope = (x * cos + y * sin) * _planes(draws(0.0, 0.35) / np.float32(SIZE / 2))
     image *= (_planes(draws(0.7, 1.05)) * (slope + np.float32(1)))[:, None]
-    image += _noise(seed, split, rows) * _planes(draws(0.03, 0.12))[:, None]
+    image += _noise(seed, split, rows) * _planes(draws(0.1, 0.45))[:, None]
     pixels: NDArray[np.uint8] = (np.clip(image, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
     return pixels
 

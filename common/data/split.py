@@ -1,8 +1,8 @@
-"""Splits by name, seeded and stratified splits, and a check that two sets have the same classes."""
+"""Splits by name, seeded and stratified splits, and the classes of a training and a test set, matched by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ NAMES: dict[str, Split] = {
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
 }
+SHOWN = 5  # classes named in a message
 P = TypeVar("P")
 
 
@@ -75,26 +76,61 @@ def split_source(
     """A labelled set without a test set -> (train, test): seeded, stratified by ``task``."""
     train, test = stratified_split(source.labels(task).values, fraction, seed)
     if not len(test):
-        raise UserError(f"{source.spec}: too few images to hold out a test set; set data.test")
+        raise UserError(
+            f"{source.spec}: too few images to hold out a test set: no class has two or more; set data.test, or choose "
+            "another task"
+        )
     kept, held = f"{1 - fraction:.0%} for training, seed {seed}", f"{fraction:.0%} held out, seed {seed}"
     return Subset(source, train, kept), Subset(source, test, held)
 
 
-def check_same_classes(train: Labels, test: Labels) -> None:
-    """Training and test labels must have the same classes.
+def check_classes(train: Labels, test: Labels) -> None:
+    """Every class that has test images must have training images. It is known by its name.
 
     Raises:
-        UserError: they do not; names the first classes that only one side has.
+        UserError: names the first classes that training lacks, or that two classes share a name.
+    """
+    if train.names != test.names:
+        twice = [name for name in dict.fromkeys(train.names) if train.names.count(name) > 1]
+        if twice:
+            raise UserError(
+                f"task {train.task!r}: training has two classes named {first(twice)}, and the test set lists its "
+                "classes in another way, so they cannot be told apart: give them different names"
+            )
+    known = set(_with_images(train))
+    unknown = [name for name in _with_images(test) if name not in known]
+    if unknown:
+        raise UserError(
+            f"task {train.task!r}: images of {first(unknown)} are in the test set only; training has "
+            f"{first(_with_images(train))}: add such images to training, or take them out of the test set"
+        )
+
+
+def match_classes(train: Labels, test: Labels) -> Labels:
+    """The test labels as numbers of the training classes, matched by name: neither set need list all, or in one order.
+
+    Args:
+        train, test: labels that ``check_classes`` accepts, or some of their rows.
     """
     if train.names == test.names:
-        return
-    problems = [f"task {train.task!r}: {len(train.names)} classes in training, {len(test.names)} in the test set"]
-    for side, names in (
-        ("training", [name for name in train.names if name not in test.names]),
-        ("the test set", [name for name in test.names if name not in train.names]),
-    ):
-        if names:
-            problems.append(f"only in {side}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
-    if len(problems) == 1:
-        problems.append("their names are the same in a different order")
-    raise UserError("; ".join(problems) + "; both sets need the same classes")
+        return test
+    numbers = {name: number for number, name in enumerate(train.names)}
+    table = torch.tensor([numbers.get(name, -1) for name in test.names])
+    values = table[test.values]
+    assert not len(values) or int(values.min()) >= 0, "check_classes has not seen these labels"
+    return Labels(values, train.names, train.task)
+
+
+def classes_without(labels: Labels) -> list[str]:
+    """The classes of which no row is."""
+    counts = labels.values.bincount(minlength=len(labels.names)).tolist()
+    return [name for name, count in zip(labels.names, counts, strict=True) if not count]
+
+
+def _with_images(labels: Labels) -> list[str]:
+    return [labels.names[number] for number in torch.unique(labels.values).tolist()]
+
+
+def first(names: Sequence[str]) -> str:
+    """The first few, for a message."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from common.data.decode import open_image
-from common.data.listing import is_run_folder
+from common.data.listing import in_run_folder, run_folders
 from common.data.source import Labels, Source, class_name, digest
 from common.data.split import Split, choose_split, split_of
 from common.errors import UserError, one_line
@@ -67,6 +67,7 @@ class TableSource(Source):
         first = label or _only(classes, LABEL_COLUMNS) or _only(tasks, LABEL_COLUMNS)
         self.tasks = tuple(sorted(tasks, key=lambda name: (name != first, name not in classes)))
         self.sure = first is not None or not tasks
+        self._kinds = ", ".join(f"{name} ({_kind(feature)})" for name, feature in table.features.items())
         self._table = table.select_columns([self._image, *tasks])
         if isinstance(table.features[self._image], datasets.Image):
             self._table = self._table.cast_column(self._image, datasets.Image(decode=False))
@@ -95,6 +96,14 @@ class TableSource(Source):
         return f"{self.spec}[{index}]"
 
     def resolve(self, task: str | None) -> str:
+        if not self.tasks:
+            hint = "; whole numbers of which some are missing are floats: leave these rows out" * (
+                "float" in self._kinds
+            )
+            raise UserError(
+                f"{self.spec} has no labels, but labels are needed here: no column holds whole numbers, words, or true "
+                f"and false; it has {self._kinds}{hint}"
+            )
         if task is None and not self.sure:
             choices = ", ".join(self.tasks)
             raise UserError(f"{self.spec}: several columns may be labels: {choices}; set data.label to one of them")
@@ -103,20 +112,21 @@ class TableSource(Source):
     def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
         task = self.resolve(task)
         cells = self._table.select_columns([task]).to_pandas()[task]
-        missing = int(cells.isna().sum())
         feature = self._table.features[task]
         if isinstance(feature, datasets.ClassLabel):
-            missing += int((cells < 0).sum())
-            names, values = tuple(map(class_name, feature.names)), cells.to_numpy()
+            missing = cells.isna() | (cells < 0)
+            listed = [class_name(name) for name in feature.names]
+            given = cells.where(~missing, 0).astype(int).map(dict(enumerate(listed)))
+            names = list(dict.fromkeys(listed))  # in the order of the file, with or without images
         else:
-            # sorted values are the classes, so that train and test agree if both contain every class
-            given = [class_name(cell) if isinstance(cell, str) else cell for cell in cells.dropna()]
-            found, values = np.unique(given, return_inverse=True)
-            names = tuple(str(name) for name in found)
-        if missing:
-            raise UserError(f"{self.spec}: {missing} of {len(self)} rows have no label in column {task!r}")
-        chosen = torch.from_numpy(values.astype(np.int64))
-        return Labels(chosen if rows is None else chosen[rows], names, task)
+            given = cells.map(lambda cell: class_name(cell) if isinstance(cell, str) else cell)
+            missing = cells.isna() | (given == "")
+            names = sorted(given[~missing].unique())
+        if missing.any():
+            raise UserError(f"{self.spec}: {int(missing.sum())} of {len(self)} rows have no label in column {task!r}")
+        numbers = {name: number for number, name in enumerate(names)}
+        chosen = torch.from_numpy(given.map(numbers).to_numpy(np.int64, copy=True))
+        return Labels(chosen if rows is None else chosen[rows], tuple(map(str, names)), task)
 
 
 def parquet_source(
@@ -131,12 +141,14 @@ def parquet_source(
         UserError: no file matches, one is not a parquet file, or none has rows.
     """
     pattern = str(Path(pattern).expanduser())
-    files = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())  # noqa: PTH207
+    matching = [pattern] if Path(pattern).is_file() else glob.glob(pattern, recursive=True)  # noqa: PTH207
+    files = sorted(path for path in matching if Path(path).is_file())
     if not files:
         folder = Path(pattern)
         hint = f"; for a folder use {spec}/*.parquet" if folder.is_dir() else f" (from {Path.cwd()})"
+        hint += "; in a pattern, a bracket of a name is written [[]" if "[" in pattern else ""
         raise UserError(f"{spec}: no file matches{hint}")
-    own = [file for file in files if is_run_folder(str(Path(file).parent))]
+    own = [file for file in files if in_run_folder(Path(file), _fixed(pattern))]
     if own and len(own) < len(files):
         log.info("%s: %d files written by retouch left out: %s", spec, len(own), ", ".join(own[:3]))
         files = [file for file in files if file not in own]
@@ -157,6 +169,13 @@ def parquet_source(
     return source
 
 
+def _fixed(pattern: str) -> Path:
+    """The folder above everything that a glob may match."""
+    parts = Path(pattern).parts
+    fixed = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
+    return Path(*parts[:fixed])
+
+
 def _file_split(file: str) -> Split | None:
     """The split that a file is named after, or its folder."""
     path = Path(file)
@@ -167,7 +186,8 @@ def _parquet_table(spec: str, files: list[str], image: str | None, label: str | 
     files = _with_rows(spec, files)
     with _quiet():
         try:
-            table = datasets.load_dataset("parquet", data_files={"train": files}, split="train")
+            named = [glob.escape(file) for file in files]  # these are patterns, too
+            table = datasets.load_dataset("parquet", data_files={"train": named}, split="train")
         except Exception as error:  # its readers raise anything on a foreign or truncated file
             _check_cache(spec, None)
             raise UserError(f"{spec} is not readable as parquet: {_reason(error)}") from None
@@ -229,11 +249,16 @@ def hub_source(
     ``save_to_disk``.
 
     Raises:
-        UserError: it cannot be found or loaded, or has no such split.
+        UserError: it cannot be found or loaded, has no such split, or is a folder in which runs have been written.
     """
     local = Path(name).expanduser()
     path = str(local) if local.exists() else name
     saved = _is_saved(local)
+    if not saved and (runs := run_folders(local)):
+        raise UserError(
+            f"{spec}: `datasets` would also read what retouch has written to {runs[0]}; use folder:{name} or parquet:, "
+            "which leave it out, or move it"
+        )
     try:
         table = _load_saved(local, split) if saved else datasets.load_dataset(path, split=split, cache_dir=root)
     except Exception as error:  # hub, network and builder errors share no base class
@@ -299,6 +324,13 @@ def _holds_labels(feature: Any) -> bool:
 
 def _is_value(feature: Any, *kinds: str) -> bool:
     return isinstance(feature, datasets.Value) and re.sub(r"\d+$", "", feature.dtype).removeprefix("large_") in kinds
+
+
+def _kind(feature: Any) -> str:
+    """The type of a column, in a word."""
+    if _holds_images(feature):
+        return "images"
+    return str(feature.dtype) if isinstance(feature, datasets.Value) else type(feature).__name__.lower()
 
 
 def _only(names: list[str], usual: tuple[str, ...]) -> str | None:

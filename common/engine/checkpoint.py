@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.files import new_folder, remove_folder, write_json
 
 ADAMW = ("exp_avg", "exp_avg_sq", "step")  # its state per parameter
@@ -66,25 +67,53 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         facts = json.loads((path / "state.json").read_text(encoding="utf-8"))
         tensors = {group: load_file(path / f"{group}.safetensors") for group in facts.pop("groups")}
-        return Checkpoint(facts.pop("step"), tensors, facts)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        return Checkpoint(int(facts.pop("step")), tensors, facts)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise UserError(
-            f"checkpoint {path} is damaged ({error}); remove that folder to resume from the one before it"
+            f"checkpoint {path} is damaged ({one_line(error)}); remove that folder to resume from the one before it"
         ) from None
+
+
+@contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """Inside, whatever does not fit this run names the checkpoint at ``path`` and what to do.
+
+    Raises:
+        UserError: a state lacks something, or has other names, shapes or types than this run.
+    """
+    try:
+        yield
+    except (UserError, KeyError, ValueError, TypeError, AttributeError) as error:
+        reason = f"it lacks {error.args[0]}" if isinstance(error, KeyError) else one_line(error)
+        raise UserError(
+            f"resume=true, but checkpoint {path} cannot be resumed: {reason}; another version or another run wrote it: "
+            "use the Retouch that wrote it, or start over with overwrite=true or another out"
+        ) from None
+
+
+def check_fit(target: Mapping[str, Tensor], source: Mapping[str, Tensor], what: str) -> None:
+    """Refuse tensors of other names, shapes or types.
+
+    Raises:
+        UserError: names the first of them.
+    """
+    wrong = [*sorted(target.keys() - source.keys()), *sorted(source.keys() - target.keys())]
+    for name in sorted(target.keys() & source.keys()):
+        if (target[name].shape, target[name].dtype) != (source[name].shape, source[name].dtype):
+            wrong.append(name)
+    if wrong:
+        raise UserError(f"its {what} does not fit this run (first: {wrong[0]})")
 
 
 def copy_into(target: Mapping[str, Tensor], source: Mapping[str, Tensor], what: str) -> None:
     """Copy by name into existing tensors, so that each keeps its memory format and device.
 
     Fused AdamW on CPU is silently wrong if its state is contiguous while its parameters are channels_last.
+
+    Raises:
+        UserError: as ``check_fit``; nothing is copied.
     """
-    missing, foreign = sorted(target.keys() - source.keys()), sorted(source.keys() - target.keys())
-    wrong = [name for name in target.keys() & source.keys() if target[name].shape != source[name].shape]
-    if missing or foreign or wrong:
-        names = ", ".join((missing + foreign + wrong)[:3])
-        raise UserError(
-            f"the checkpoint's {what} does not fit this run (first: {names}); was it written by another version?"
-        )
+    check_fit(target, source, what)
     with torch.no_grad():
         for name, tensor in target.items():
             tensor.copy_(source[name])
@@ -105,15 +134,18 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved:
     """Restore the AdamW state of each parameter, in that parameter's memory format.
 
     Raises:
-        UserError: some of it is missing, or belongs to no parameter that this optimizer has.
+        UserError: some of it is missing or has another shape, or belongs to no parameter that this optimizer has.
     """
     parameters: dict[str, Tensor] = dict(model.named_parameters())
     trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-    expected = {f"{kind}/{name}" for name, value in parameters.items() if value in trained for kind in ADAMW}
-    if wrong := sorted(expected ^ saved.keys()):
-        raise UserError(
-            f"the checkpoint's optimizer does not fit this run (first: {wrong[0]}); was it written by another version?"
-        )
+    count = torch.zeros(())  # AdamW counts the steps of each parameter, in float32
+    expected = {
+        f"{kind}/{name}": count if kind == "step" else value
+        for name, value in parameters.items()
+        if value in trained
+        for kind in ADAMW
+    }
+    check_fit(expected, saved, "optimizer")
     for key, value in saved.items():
         kind, _, name = key.partition("/")
         parameter = parameters[name]

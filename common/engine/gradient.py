@@ -44,12 +44,7 @@ class GradientLearner(Learner):
         world: World,
         groups: Sequence[dict[str, Any]] | None = None,
     ) -> None:
-        parts = world.size * config.accumulate
-        if config.batch_size % parts:
-            raise UserError(
-                f"batch_size {config.batch_size} cannot be shared by {world.size} processes with "
-                f"accumulate={config.accumulate}; use a multiple of {parts}"
-            )
+        check_shares(config, world)
         self.config, self.world = config, world
         self.dtype = resolve_precision(config.precision, world.device)
         channels_last(model, world.device)
@@ -126,6 +121,20 @@ class GradientLearner(Learner):
         if self.ema:
             live = {name: tensor.detach() for name, tensor in self.ema.live.items()}
             copy_into(live, self.ema.tensors, "averaged weights")
+
+
+def check_shares(config: GradientConfig, world: World) -> None:
+    """Refuse a batch that cannot be shared evenly by processes and micro-batches.
+
+    Raises:
+        UserError: names the numbers that would do.
+    """
+    parts = world.size * config.accumulate
+    if config.batch_size % parts:
+        raise UserError(
+            f"batch_size {config.batch_size} cannot be shared by {world.size} processes with "
+            f"accumulate={config.accumulate}; use a multiple of {parts}"
+        )
 
 
 class Ema:

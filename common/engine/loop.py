@@ -22,7 +22,16 @@ import torch
 from torch import Tensor
 
 from common.data import Loader
-from common.engine.checkpoint import Checkpoint, copy_into, list_checkpoints, load_checkpoint, save_checkpoint
+from common.data.loader import Identity
+from common.engine.checkpoint import (
+    Checkpoint,
+    check_fit,
+    copy_into,
+    list_checkpoints,
+    load_checkpoint,
+    restoring,
+    save_checkpoint,
+)
 from common.engine.learner import Learner
 from common.engine.progress import StepProgress
 from common.engine.settings import LoopConfig
@@ -145,8 +154,12 @@ def _start_or_resume(learner: Learner, loader: Loader, run: Run) -> _Progress:
     saved = list_checkpoints(run.checkpoints) if run.resumed else []
     if saved:
         checkpoint = load_checkpoint(saved[-1])
-        _check_data(checkpoint.facts["data"], loader, saved[-1])
-        progress = _restore(checkpoint, learner, run.world.device)
+        with restoring(saved[-1]):
+            data = checkpoint.facts["data"]
+            then = Identity(int(data["images"]), str(data["rows"]))
+        _check_data(then, loader.identity, saved[-1])
+        with restoring(saved[-1]):
+            progress = _restore(checkpoint, learner, run.world.device)
         log.info("resumed from step %d (%s)", progress.step, saved[-1])
     else:
         started = time.perf_counter()
@@ -287,19 +300,18 @@ def _snapshot(progress: _Progress, learner: Learner, loader: Loader, run: Run) -
         "totals": {name: float(value) for name, value in progress.totals.items()},
         "best": progress.best,
         "best_step": progress.best_step,
-        "data": loader.identity,
+        "data": loader.identity._asdict(),
         "wandb_id": run.tracker.run_id,
     }
     return Checkpoint(progress.step, tensors, facts)
 
 
-def _check_data(saved: Mapping[str, Any], loader: Loader, path: Path) -> None:
+def _check_data(then: Identity, now: Identity, path: Path) -> None:
     """Refuse to continue with different images: the order of the rows would differ."""
-    found = loader.identity
-    if found != saved:
-        now = f"now {found['images']:,}" if found["images"] != saved["images"] else "now the same number of others"
+    if then != now:
+        count = f"now {now.images:,}" if now.images != then.images else "now the same number of others"
         raise UserError(
-            f"resume=true, but the training images differ from those of {path}: then {saved['images']:,}, {now}; "
+            f"resume=true, but the training images differ from those of {path}: then {then.images:,}, {count}; "
             "restore them, or start over with overwrite=true"
         )
 
@@ -308,7 +320,12 @@ def _restore(checkpoint: Checkpoint, learner: Learner, device: torch.device) -> 
     tensors, facts = checkpoint.tensors, checkpoint.facts
     learner.restore(tensors)
     best = {name: tensor.to(device) for name, tensor in tensors["best"].items()} if "best" in tensors else None
-    progress = _Progress(checkpoint.step, facts["seconds"], facts["window"], facts["best"], facts["best_step"], best)
+    if best is not None:
+        check_fit(learner.model.state_dict(), best, "best weights")
+    if (best is None) != (facts["best"] is None):
+        raise ValueError("its best weights are not those of its best score")
+    seconds, window = float(facts["seconds"]), int(facts["window"])
+    progress = _Progress(checkpoint.step, seconds, window, facts["best"], facts["best_step"], best)
     progress.totals = {
         name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in facts["totals"].items()
     }

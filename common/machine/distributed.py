@@ -51,6 +51,17 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Inside, rank 0 goes first and the others follow: what it downloads or unpacks is there for them."""
+        if not self.is_main:
+            self.barrier()
+        try:
+            yield
+        finally:
+            if self.is_main:
+                self.barrier()
+
 
 def place() -> tuple[int, int]:
     """This process's rank, and the number of processes that have joined."""

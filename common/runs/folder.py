@@ -22,7 +22,7 @@ from common.errors import UserError
 from common.files import leftover, remove_folder, write_text
 from common.machine.distributed import World
 from common.runs.lock import LOCK, check_unused, locked
-from common.runs.logs import add_log_file
+from common.runs.logs import EarlyLog, add_log_file
 from common.runs.tracking import Tracker, WandbConfig
 from common.settings import read_yaml
 
@@ -112,8 +112,11 @@ class Run:
 
 
 @contextmanager
-def open_run(config: StageConfig, world: World) -> Iterator[Run]:
+def open_run(config: StageConfig, world: World, early: EarlyLog | None = None) -> Iterator[Run]:
     """Open ``config.out`` for a stage; at the end, close its log and its W&B run.
+
+    Everything that a user can get wrong is found before: settings, encoder, images. A stage does so in ``early_log``,
+    so that ``train.log`` has what was said of them.
 
     Raises:
         UserError: the folder is not empty and neither ``resume`` nor ``overwrite`` is set; it is to be resumed with a
@@ -125,7 +128,7 @@ def open_run(config: StageConfig, world: World) -> Iterator[Run]:
         if not world.is_main:
             yield Run(config.out, world, Tracker.disabled(config.out), resumed)
             return
-        handler = add_log_file(config.out / "train.log")
+        handler = add_log_file(config.out / "train.log", early)
         settings = config.model_dump(mode="json")
         tracker = Tracker(config.wandb, config.out, job_type=config.stage, settings=settings)
         exit_code = 1

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 log = logging.getLogger("retouch")
@@ -23,6 +26,12 @@ class _Plain(logging.Formatter):
         return f"{record.levelname.lower()}: {message}" if record.levelno >= logging.WARNING else message
 
 
+@lru_cache
+def say_once(level: int, text: str) -> None:
+    """Log it, unless this program has."""
+    log.log(level, "%s", text)
+
+
 def setup_console(is_main: bool = True) -> None:
     """Send messages to stderr; from ranks other than 0, errors only."""
     log.setLevel(logging.INFO)
@@ -35,10 +44,41 @@ def setup_console(is_main: bool = True) -> None:
             handler.setLevel(logging.INFO if is_main else logging.ERROR)
 
 
-def add_log_file(path: Path) -> logging.Handler:
-    """Also append every message with its time to ``path``; the caller removes the handler."""
+class EarlyLog(logging.Handler):
+    """The messages of a stage before it opens its run folder, of which nothing is written while all is checked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def close(self) -> None:
+        log.removeHandler(self)
+        super().close()
+
+
+@contextmanager
+def early_log() -> Iterator[EarlyLog]:
+    """Inside, messages are kept until ``add_log_file`` takes them over."""
+    log.setLevel(logging.INFO)
+    early = EarlyLog()
+    log.addHandler(early)
+    try:
+        yield early
+    finally:
+        early.close()
+
+
+def add_log_file(path: Path, early: EarlyLog | None = None) -> logging.Handler:
+    """Append every message with its time to ``path``, the ``early`` ones first; the caller removes the handler."""
     handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
     log.setLevel(logging.INFO)
+    if early is not None:
+        for record in early.records:
+            handler.handle(record)
+        early.close()
     log.addHandler(handler)
     return handler

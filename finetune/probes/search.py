@@ -44,7 +44,7 @@ LayerChoice = Annotated[int | str, AfterValidator(_layer)]
 class Search(Config):
     """The feature spaces that probes choose from, and how they are compared."""
 
-    layers: tuple[LayerChoice, ...] = Field(default=("each", "last3"), min_length=1)
+    layers: tuple[LayerChoice, ...] = Field(default=("each", "last3", "all"), min_length=1)
     poolings: tuple[PoolingName, ...] = Field(default=("avg", "avg+avg2+max"), min_length=1)
     validation: float = Field(default=0.1, gt=0, lt=1)  # held-out share of the training set, for all choices
     max_width: int = Field(default=16384, gt=0)  # features; wider spaces are skipped and logged

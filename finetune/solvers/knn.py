@@ -1,7 +1,8 @@
 """Weighted k-nearest-neighbour classification by cosine similarity (Wu et al. 2018, arXiv:1805.01978, section 3.4).
 
 A query's vote for class c is ``Σ exp(s_i / T)`` over those of its k most similar training rows that have label c, where
-``s_i`` is the cosine similarity. Nothing is learned, so the result depends on the features alone.
+``s_i`` is the cosine similarity; that of a row of zeros, which has no direction, is 0. Of equally similar rows, the
+first in the bank come first. Nothing is learned, so the result depends on the features alone.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ def knn_predict(
     Returns:
         int64 ``[len(k) m]``, the class of each query for each k.
     """
-    bank = normalize(bank, dim=1)
+    bank = normalize(bank, dim=1)  # a row of zeros stays one
     most = min(max(k), len(bank))
     answers: list[Tensor] = []
     for rows in blocks(queries, max(1, SIMILARITIES // len(bank))):
-        similarity, nearest = (normalize(rows, dim=1) @ bank.T).topk(most, dim=1)  # [b most], most similar first
+        similarity, nearest = _nearest(normalize(rows, dim=1) @ bank.T, most)
         # Relative to the best neighbour: the winner is the same, and exp cannot overflow.
         votes = ((similarity - similarity[:, :1]) / temperature).exp()
         chosen = labels[nearest]
@@ -46,3 +47,18 @@ def knn_predict(
             totals[index].scatter_add_(1, chosen[:, :count], votes[:, :count])
         answers.append(totals.argmax(2))
     return torch.cat(answers, dim=1)
+
+
+def _nearest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` largest of each row ``[b n]``, and where they are, ``[b count]`` each, largest first.
+
+    Equal ones come in order. ``topk`` alone may take any of equal ones, and others in a chunk of another size.
+    """
+    values, places = similarity.topk(count, dim=1)
+    last = values[:, -1:]
+    cut = (similarity == last).sum(1) > (values == last).sum(1)  # some of the equal ones were left out
+    if bool(cut.any()):
+        places[cut] = similarity[cut].sort(dim=1, descending=True, stable=True).indices[:, :count]
+    places = places.sort(dim=1).values
+    values, order = similarity.gather(1, places).sort(dim=1, descending=True, stable=True)
+    return values, places.gather(1, order)

@@ -12,14 +12,14 @@ from common.config import ProblemsError
 from common.data import Images
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.base import Encoder
-from common.engine.gradient import GradientLearner
+from common.engine.gradient import GradientLearner, check_shares
 from common.engine.schedule import seed_step
 from common.engine.settings import GradientConfig
-from common.errors import UserError
+from common.errors import UserError, check_all
 from common.machine.distributed import World
 from pretrain.gradient.decoders import DecoderConfig
 from pretrain.gradient.example import Example
-from pretrain.gradient.objective import Objective, PenaltyConfig
+from pretrain.gradient.objective import Objective, PenaltyConfig, check_objective, has_sparse_code
 from pretrain.gradient.pretexts import AnyPretext, Denoise
 from pretrain.method import Method, MethodLearner
 from pretrain.report.explained import Explained
@@ -62,21 +62,24 @@ class Gradient(GradientConfig, Method):
         return {"pretext": self.pretext.model_dump(mode="json"), "base_lr": self.base_lr}
 
     def build(self, image_size: int, augment: AugmentConfig, world: World, seed: int) -> AutoencoderLearner:
-        encoder = self._encoder(image_size, seed)
+        encoder, _ = check_all(lambda: self._encoder(image_size, seed), lambda: check_shares(self, world))
         objective = Objective(encoder, self.decoder, self.pretext, self.penalty, augment)
         return AutoencoderLearner(objective, self, world)
 
     def _encoder(self, image_size: int, seed: int) -> Encoder:
-        """Build the encoder from the seed, and check that the pretext can use it."""
+        """Build the encoder from the seed, and check that pretext, decoder and penalties can use it."""
         pretext = self.pretext
         seed_step(seed, 0)
-        encoder = build_encoder(
-            self.encoder, image_size=image_size, view=pretext.view, mask_channel=pretext.mask_channel
-        )
+        try:
+            encoder = build_encoder(
+                self.encoder, image_size=image_size, view=pretext.view, mask_channel=pretext.mask_channel
+            )
+        except UserError as error:
+            raise UserError(*error.lines, *self.decoder.check()) from None
         # if nothing is damaged, the code must be narrow or sparse
-        sparse = bool(self.penalty.l1) or encoder.code_kept is not None
-        problems = [] if pretext.narrow_code and sparse else pretext.check(encoder)
-        if problems:
+        free = pretext.narrow_code and has_sparse_code(encoder, self.penalty)
+        problems = [] if free else pretext.check(encoder)
+        if problems := problems + check_objective(encoder, self.decoder, pretext, self.penalty):
             raise UserError(*problems, title=f"{self.encoder.name} cannot be pretrained with {pretext.kind}:")
         return encoder
 

@@ -13,7 +13,7 @@ from common.encoders.linear import Linear
 from common.encoders.vector import VectorEncoder
 from common.errors import UserError
 from common.pixels import in_chunks
-from pretrain.gradient.decoders import DecoderConfig, LinearDecoder, TransformerDecoder, build_decoder
+from pretrain.gradient.decoders import DecoderConfig, LinearDecoder, TransformerDecoder, build_decoder, check_decoder
 from pretrain.gradient.example import Example
 from pretrain.gradient.pretexts.base import Pretext
 from pretrain.gradient.pretexts.restore import Restore
@@ -48,6 +48,25 @@ class PenaltyConfig(Config):
         ]
 
 
+def has_sparse_code(encoder: Encoder, penalty: PenaltyConfig) -> bool:
+    """Whether the code is penalised or top-k."""
+    return bool(penalty.l1) or encoder.code_kept is not None
+
+
+def check_objective(encoder: Encoder, decoder: DecoderConfig, pretext: Pretext, penalty: PenaltyConfig) -> list[str]:
+    """All problems of a decoder and penalties with an encoder and a pretext."""
+    masked, sparse = pretext.drops_tokens(encoder), has_sparse_code(encoder, penalty)
+    problems = penalty.check(encoder.name)
+    if pretext.narrow_code and decoder.kind == "unet" and not sparse:
+        problems.append(
+            f"decoder.kind=unet has skips that bypass the narrow code of pretext.kind={pretext.kind}: use upsampler"
+        )
+    problems += check_decoder(decoder, encoder, pretext.output(encoder.image_size)[1], masked=masked, sparse=sparse)
+    if penalty.dictionary and decoder.resolved(masked=masked, sparse=sparse).kind != "linear":
+        problems.append("penalty.dictionary needs the atoms of decoder.kind=linear: set it, or remove the penalty")
+    return problems
+
+
 class Objective(nn.Module):
     """``d(f(g(c(x))), t(x)) + λ ‖g(c(x))‖₁ + γ ‖W‖²_F`` of images ``x``, as named losses.
 
@@ -68,26 +87,15 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.penalty, self.augment = penalty or PenaltyConfig(), augment or AugmentConfig(crop=None, flip=False)
-        if problems := self.penalty.check(encoder.name):
+        if problems := check_objective(encoder, decoder, pretext, self.penalty):
             raise UserError(*problems)
-        sparse = bool(self.penalty.l1) or encoder.code_kept is not None
-        if pretext.narrow_code and decoder.kind == "unet" and not sparse:
-            raise UserError(
-                f"decoder.kind=unet has skips that bypass the narrow code of pretext.kind={pretext.kind}: use upsampler"
-            )
         channels, side = pretext.output(encoder.image_size)
+        masked, sparse = pretext.drops_tokens(encoder), has_sparse_code(encoder, self.penalty)
         self.encoder, self.pretext = encoder, pretext
+        unit_norm = sparse and not self.penalty.dictionary
         self.decoder = build_decoder(
-            decoder,
-            encoder,
-            channels,
-            side,
-            masked=pretext.drops_tokens(encoder),
-            sparse=sparse,
-            unit_norm=sparse and not self.penalty.dictionary,
+            decoder, encoder, channels, side, masked=masked, sparse=sparse, unit_norm=unit_norm
         )
-        if self.penalty.dictionary and not isinstance(self.decoder, LinearDecoder):
-            raise UserError("penalty.dictionary needs the atoms of decoder.kind=linear: set it, or remove the penalty")
         blank = pretext.blank_state(encoder.image_size)
         self._state_names = tuple(blank)
         for name, value in blank.items():

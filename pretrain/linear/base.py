@@ -18,7 +18,7 @@ from common.data.rows import even_rows
 from common.encoders import Encoder, EncoderConfig, build_encoder
 from common.engine.learner import Named, StepResult
 from common.engine.schedule import seed_step
-from common.errors import UserError
+from common.errors import UserError, check_all
 from common.machine.distributed import World
 from common.pixels import to_float
 from pretrain.gradient.example import Example
@@ -65,11 +65,15 @@ class LinearMethod(Method, ABC):
         """The learner that fits the encoder."""
 
     def build(self, image_size: int, augment: AugmentConfig, world: World, seed: int) -> LinearLearner:
+        seed_step(seed, 0)
+        encoder, _ = check_all(
+            lambda: build_encoder(self.encoder_config(), image_size=image_size), lambda: self._check_alone(world)
+        )
+        return self.learner(encoder, self, augment, world, seed)
+
+    def _check_alone(self, world: World) -> None:
         if world.size > 1:
             raise UserError(f"{self.key} runs in one process: start it without torchrun")
-        seed_step(seed, 0)
-        encoder = build_encoder(self.encoder_config(), image_size=image_size)
-        return self.learner(encoder, self, augment, world, seed)
 
 
 class Statistics(Protocol):

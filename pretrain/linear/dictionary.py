@@ -20,6 +20,7 @@ from torch import Tensor
 
 from common.solvers.l0 import check_unit_norm
 from common.solvers.problem import check_problem, squared_error
+from pretrain.linear.moments import check_state
 
 BLOCK = 32  # atoms that are corrected one by one; between blocks the correction is one product
 STAY = 1e-6  # weight that keeps an atom where it is, relative to A_jj
@@ -214,12 +215,9 @@ class DictionaryStatistics:
         """Restore from ``state_dict()``.
 
         Raises:
-            ValueError: names or shapes do not match these statistics.
+            ValueError: names, shapes or types differ from these statistics' own; nothing is changed.
         """
-        wrong = sorted(state.keys() ^ self._sums.keys())
-        wrong += [name for name in self._sums.keys() & state.keys() if state[name].shape != self._sums[name].shape]
-        if wrong:
-            raise ValueError(f"the saved statistics do not match: {', '.join(wrong)}")
+        check_state(self._sums, state)
         for name, value in self._sums.items():
             value.copy_(state[name])
 

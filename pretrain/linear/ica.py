@@ -94,7 +94,8 @@ class Ica(SampledMethod, ProjectedMethod):
 
     def check(self, image_size: int, images: int) -> list[str]:
         if self.sample < images and self.sample <= self.components:
-            return [f"fit.components={self.components} needs more images than fit.sample={self.sample}: raise it"]
+            problem = f"fit.components={self.components} needs more images than fit.sample={self.sample}: raise it"
+            return [problem, *super().check(image_size, images)]
         return super().check(image_size, images)
 
     @property

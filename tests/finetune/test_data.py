@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from common.errors import UserError
 from finetune.data import LabelledData, load_labelled, open_sources
+from tests.common.data.samples import png
 
 
 def folder(root: Path, classes: dict[str, int]) -> Path:
@@ -74,8 +76,68 @@ def test_several_tasks_come_from_one_set_of_images() -> None:
 def test_other_classes_in_the_test_set_are_refused(tmp_path: Path) -> None:
     train = folder(tmp_path / "train", {"cat": 2, "dog": 2})
     test = folder(tmp_path / "test", {"cat": 2, "bird": 2})
-    with pytest.raises(UserError, match="only in training: dog; only in the test set: bird"):
+    with pytest.raises(UserError, match="images of bird are in the test set only; training has cat, dog"):
         open_sources(LabelledData(train=f"folder:{train}", test=f"folder:{test}"), seed=0)
+
+
+def test_a_test_set_of_some_classes_is_labelled_by_the_classes_of_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train = folder(tmp_path / "train", {"bee": 3, "cat": 3, "dog": 3})
+    test = folder(tmp_path / "test", {"cat": 1, "dog": 2})
+    data = LabelledData(train=f"folder:{train}", test=f"folder:{test}", workers=0)
+    images = load_labelled(open_sources(data, seed=0), data, 8, seed=0)
+    known, held = images.tasks["label"]
+    assert known.names == held.names == ("bee", "cat", "dog")
+    assert held.values.tolist() == [1, 2, 2]
+    assert "task label: no test images of bee, so nothing is measured there" in caplog.text
+    assert "count as wrong" not in caplog.text
+
+
+def test_test_images_of_a_class_that_the_limit_leaves_out_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = folder(tmp_path / "all", {"bee": 1, "cat": 40, "dog": 40})
+    data = LabelledData(train=f"folder:{root}", test=f"folder:{root}", limit=8, workers=0)
+    load_labelled(open_sources(data, seed=0), data, 8, seed=0)
+    assert "task label: test images of bee count as wrong, since no training image shows them" in caplog.text
+
+
+CLASSES = datasets.ClassLabel(names=["cat", "dog", "emu"])
+REVERSED = datasets.ClassLabel(names=["emu", "dog ", "cat"])
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "kinds", "names"),
+    [
+        ([5, 6, 7], [7, 5], (None, None), [2, 0]),
+        ([5, 6, 7], ["7", "5"], (None, None), [2, 0]),
+        ([False, True], [True, True], (None, None), [1, 1]),
+        ([0, 1, 2], [0, 1], (CLASSES, REVERSED), [2, 1]),
+        ([0, 1, 2], ["emu", "dog"], (CLASSES, None), [2, 1]),
+        (["a b", "c"], [" c", "a  b"], (None, None), [1, 0]),
+    ],
+)
+def test_labels_of_any_type_are_matched_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: list[Any], test: list[Any], kinds: Any, names: list[int]
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    for number, (name, cells) in enumerate({"train": train, "test": test}.items()):
+        values = {"image": [png(100 * number + row) for row in range(2 * len(cells))], "label": cells * 2}
+        table = datasets.Dataset.from_dict(values)
+        table = table if kinds[number] is None else table.cast_column("label", kinds[number])
+        table.to_parquet(tmp_path / f"{name}.parquet")
+    data = LabelledData(train=f"parquet:{tmp_path}/train.parquet", test=f"parquet:{tmp_path}/test.parquet", workers=0)
+    images = load_labelled(open_sources(data, seed=0), data, 8, seed=0)
+    assert images.tasks["label"][1].values.tolist() == names * 2
+
+
+@pytest.mark.parametrize("cells", [["a", ""], ["a", None], ["a", " "]])
+def test_rows_without_a_label_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cells: list[Any]) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    datasets.Dataset.from_dict({"image": [png(0), png(1)], "label": cells}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"t\.parquet: 1 of 2 rows have no label in column 'label'"):
+        open_sources(LabelledData(train=f"parquet:{tmp_path}/t.parquet"), seed=0)
 
 
 def test_a_single_class_is_refused(tmp_path: Path) -> None:
@@ -112,7 +174,14 @@ def test_other_levels_than_the_encoder_was_trained_on_are_warned_of(
     assert "the encoder was trained on" not in caplog.text
     load_labelled(sources, data, 16, 0, {"levels": None})
     assert "the encoder was trained on images of 8 bits, but folder:" in caplog.text
-    assert "has values 0 to 4095 (12 bits)" in caplog.text
+    assert "has values 0 to 4095 (12 bits): the same value is another gray; convert the images to one" in caplog.text
+    load_labelled(sources, data, 16, 0, {"levels": [0, 16383]})
+    assert "is another gray; set data.levels=[0, 16383], convert the images to one range, or pretrain on" in caplog.text
+    caplog.clear()
+    data = LabelledData.model_validate(folders | {"workers": 0, "levels": [0, 16383]})
+    images = load_labelled(open_sources(data, 0), data, 16, 0, {"levels": [0, 16383]})
+    assert images.test.levels == images.train.levels == (0, 16383)
+    assert "the encoder was trained on" not in caplog.text
 
 
 def test_folders_of_splits_are_the_training_and_test_set(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

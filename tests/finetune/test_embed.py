@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -58,6 +59,18 @@ def test_features_labels_and_paths_are_written_row_by_row(
     labels = images.labels("shape")
     assert table["label"].to_pylist() == [labels.names[value] for value in labels.values]
     assert table["path"].to_pylist() == [source.where(row) for row in range(20)]
+
+
+def test_levels_of_deep_images_can_be_set(encoder: Path, tmp_path: Path) -> None:
+    for number in range(4):
+        ramp = np.random.default_rng(number).integers(0, 4000, (16, 16)).astype(np.uint16)
+        Image.fromarray(ramp).save(tmp_path / f"{number}.png")
+    data = {"source": f"folder:{tmp_path}", "levels": [0, 16383]}
+    found = pq.read_table(embed(config_of(tmp_path / "out", encoder, data=data)).path)["features"].to_pylist()
+    images = load_images(build_source(f"folder:{tmp_path}", levels=(0, 16383)), 16)
+    assert images.rows(torch.arange(4)).max() < 64
+    expected = load_encoder(encoder).encode(to_float(images.rows(torch.arange(4))))
+    torch.testing.assert_close(torch.tensor(found), expected)
 
 
 def test_wandb_holds_the_hash_of_the_encoder(encoder: Path, tmp_path: Path) -> None:

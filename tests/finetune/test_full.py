@@ -9,25 +9,31 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 from common.augment import WHOLE
+from common.config import load_config
 from common.data import build_source, load_images
 from common.encoders import Classifier, EncoderConfig, build_encoder, layer_decay_groups
 from common.encoders.export import export_encoder
 from common.encoders.load import load_classifier, load_encoder, read_encoder_card
 from common.engine.schedule import seed_step
 from common.errors import UserError
+from common.machine.distributed import World
 from common.pixels import to_float
 from finetune import full as stage
 from finetune.baselines import untrained
-from finetune.config import FinetuneConfig
+from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.data import Sources, open_sources
 from finetune.full import Supervised, decayed_groups
 from finetune.full import finetune as run_stage
+from finetune.probe import probe
 from finetune.results import FinetuneResult, ProbeReport, read_results
 from finetune.table import finetune_lines, results_table
 from tests.finetune.toys import Shuffled
@@ -129,14 +135,38 @@ def test_it_learns_and_is_reported_with_its_linear_probe_and_from_scratch(tmp_pa
         assert expected in text
 
 
+def test_its_linear_probe_is_that_of_the_probe_stage(tmp_path: Path) -> None:
+    start = exported(tmp_path / "encoder", EncoderConfig(model_args={"width": 8, "depth": 1}))
+    folder = tmp_path / "pictures"
+    for number, name in enumerate("abc"):
+        for row in range(40):
+            noise = np.random.default_rng([number, row]).integers(0, 200, (20, 20, 3)) + 12 * number
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(noise.astype(np.uint8)).save(folder / name / f"{row}.png")
+    data = {"train": f"folder:{folder}", "limit": 80, "test_limit": 20, "image_size": 24, "workers": 0}
+    comparison = {"linear_probe": True, "from_scratch": False}
+    run = config(tmp_path / "run", encoder=start, seed=5, data=data, validation=0.3, steps=1, compare=comparison)
+    found = finetune(run)
+    shipped = Path(__file__).resolve().parents[2] / "configs" / "probe" / "linear.yaml"
+    quick = ["knn=null", "damage=[]", "properties=false", "baselines.random_init=false", "baselines.pixels=false"]
+    typed = [f"out={tmp_path}/probe", f"encoder={start}", "seed=5", "precision=float32", "wandb.mode=disabled", *quick]
+    chosen = [f"data.{key}={value}" for key, value in {**data, "task": "null"}.items()]
+    [alone] = probe(load_config(ProbeConfig, shipped, [*typed, *chosen])).results
+    assert found.linear_probe is not None
+    assert found.linear_probe.model_copy(update={"seconds": alone.linear.seconds}) == alone.linear
+    assert (found.data, found.classes) == (alone.data, alone.classes)
+    assert found.linear_probe_protocol == alone.protocol
+    assert "a held-out 10% of the training set (stratified, seed 5;" in alone.protocol
+
+
 def test_test_labels_change_only_the_accuracy_not_training_or_choice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"encoder": exported(tmp_path / "encoder"), "steps": 12, "evaluate_every": 1, "base_lr": 0.1}
     one = finetune(config(tmp_path / "one", **changes))
 
-    def shuffled(data: Any, seed: int) -> Sources:
-        train, test = open_sources(data, seed)
+    def shuffled(*given: Any) -> Sources:
+        train, test = open_sources(*given)
         return Sources(train, Shuffled(test))
 
     monkeypatch.setattr(stage, "open_sources", shuffled)
@@ -147,14 +177,43 @@ def test_test_labels_change_only_the_accuracy_not_training_or_choice(
     assert weights(tmp_path / "one") == weights(tmp_path / "other")
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rank_0_opens_the_sources_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(World, "barrier", lambda self: events.append("barrier"))
+    monkeypatch.setattr(stage, "open_sources", lambda *given: events.append("opened"))
+    stage._open(config(tmp_path / "run", encoder=tmp_path), World(rank, 2, torch.device("cpu")))
+    assert events == [["opened", "barrier"], ["barrier", "opened"]][rank]
+
+
+@pytest.mark.parametrize("change", ["another shape", "missing"])
+def test_best_weights_of_another_network_are_refused_when_the_run_is_resumed(tmp_path: Path, change: str) -> None:
+    run = config(tmp_path / "run", encoder=exported(tmp_path / "encoder"), steps=4)
+    finetune(run)
+    checkpoint = max((run.out / "checkpoints").iterdir())
+    if change == "missing":
+        facts = json.loads((checkpoint / "state.json").read_text())
+        facts["groups"].remove("best")
+        (checkpoint / "state.json").write_text(json.dumps(facts))
+    else:
+        best = load_file(checkpoint / "best.safetensors")
+        save_file(
+            {name: tensor.repeat(2) if tensor.ndim == 1 else tensor for name, tensor in best.items()},
+            checkpoint / "best.safetensors",
+        )
+    with pytest.raises(UserError, match=rf"checkpoint {checkpoint} cannot be resumed: its best weights "):
+        run_stage(run.model_copy(update={"resume": True}))
+
+
 def test_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_like_one_never_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # the best step comes before the stop: its weights must come back too
-    changes = {"encoder": exported(tmp_path / "encoder"), "steps": 12, "evaluate_every": 1, "base_lr": 0.1}
+    training = {"steps": 12, "evaluate_every": 1, "base_lr": 0.2, "seed": 1}
+    changes = {"encoder": exported(tmp_path / "encoder"), **training}
     whole = finetune(config(tmp_path / "whole", **changes))
     stop = whole.tuned.choice.step + 1
-    assert stop < 12
+    assert stop < 11  # the signal is seen one step later, which must not be the last
     real, looks = stage._predict, iter(range(1, 100))
 
     def interrupted(*given: Any) -> Any:

@@ -160,8 +160,8 @@ def test_properties_can_be_switched_off(encoder: Path, tmp_path: Path) -> None:
 def test_test_labels_change_only_the_accuracy_not_the_choice(
     report: ProbeReport, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def shuffled(data: Any, seed: int) -> Sources:
-        train, test = open_sources(data, seed)
+    def shuffled(*given: Any) -> Sources:
+        train, test = open_sources(*given)
         return Sources(train, Shuffled(test))
 
     monkeypatch.setattr(stage, "open_sources", shuffled)

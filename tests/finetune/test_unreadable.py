@@ -77,6 +77,8 @@ def test_probes_agree_in_every_number(pictures: Path, encoder: Path, tmp_path: P
         values = settings(pictures, encoder, tmp_path / cache, cache) | changes | {"feature_cache": False}
         reports.append(without_times(probe(ProbeConfig.model_validate(values)).model_dump()))
     assert reports[0] == reports[1]
+    # what was said before the run folder was opened is in its log
+    assert "images cannot be read and are left out" in (tmp_path / "ram" / "train.log").read_text()
     [result] = reports[1]["results"]
     linear = result["subjects"]["encoder"]["probes"]["linear"]
     assert (linear["n_train"], linear["test"]["n"]) == (76, 21)

@@ -44,6 +44,7 @@ def test_a_run_is_that_of_the_folder_without_its_broken_files(
     retouch.pretrain(settings(tmp_path / "clean", clean, "ram"))
     retouch.pretrain(settings(tmp_path / "spoiled", spoiled, cache, workers))
     assert weights(tmp_path / "spoiled") == weights(tmp_path / "clean")
+    assert "11 of 30 images cannot be read and are left out" in (tmp_path / "spoiled" / "train.log").read_text()
 
 
 def test_a_killed_run_goes_on_bit_for_bit_without_them(

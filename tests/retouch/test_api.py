@@ -50,7 +50,7 @@ def test_folder_to_features(pictures: Path, tmp_path: Path) -> None:
         f"data.source=folder:{pictures}",
     )
     assert (found.rows, found.width) == (12, encoder.map_shape[0])
-    rows = pq.read_table(found.path).to_pylist()
+    rows = pq.read_table(found).to_pylist()
     assert len(rows) == 12
     assert {row["label"] for row in rows} == {"even", "odd"}
     assert len(rows[0]["features"]) == encoder.map_shape[0]
@@ -61,17 +61,16 @@ def test_mistake_in_python_gives_the_same_plain_error() -> None:
         retouch.pretrain({"out": "run", "steps": 1}, "stepz=2")
 
 
+NARROW = ["encoder.model_args={width: 8}", "data.limit=256"]
+FEW = ["data.limit=120", "data.test_limit=120"]
+
+
 def test_demo_ends_with_one_table_over_both_encoders_and_all_tasks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = {name: [*changes, "encoder.model_args={width: 8}"] for name, changes in demo.RECIPES.items()}
-    monkeypatch.setattr(demo, "RECIPES", small)
-    monkeypatch.setattr(demo, "STEPS", 2)
-    monkeypatch.setattr(demo, "UNLABELED", 64)
-    monkeypatch.setattr(demo, "LABELLED", 120)
     (tmp_path / "demo" / "denoise").mkdir(parents=True)
     (tmp_path / "demo" / "denoise" / "config.yaml").write_text("seed: 7\n")  # an earlier demo is replaced
-    results = demo.demo(tmp_path / "demo")
+    results = demo.demo(tmp_path / "demo", pretraining=["steps=2", *NARROW], probing=FEW)
     assert [(one.encoder.pretext, one.task) for one in results] == [
         (pretext, task) for pretext in ("denoise", "colorize") for task in ("shape", "color", "texture")
     ]
@@ -86,11 +85,6 @@ def test_demo_ends_with_one_table_over_both_encoders_and_all_tasks(
 def test_a_stopped_demo_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    small = {name: [*changes, "encoder.model_args={width: 8}"] for name, changes in demo.RECIPES.items()}
-    monkeypatch.setattr(demo, "RECIPES", small)
-    monkeypatch.setattr(demo, "STEPS", 4)
-    monkeypatch.setattr(demo, "UNLABELED", 256)
-    monkeypatch.setattr(demo, "LABELLED", 120)
     finish = StepProgress.update
 
     def stop(self: StepProgress, step: int, loss: float | None, speed: float) -> None:
@@ -101,8 +95,8 @@ def test_a_stopped_demo_continues(
     with monkeypatch.context() as patch, caplog.at_level(logging.INFO, "retouch"):
         patch.setattr(StepProgress, "waiting", True)
         patch.setattr(StepProgress, "update", stop)
-        assert demo.demo(tmp_path / "demo") == []
+        assert demo.demo(tmp_path / "demo", pretraining=["steps=4", *NARROW], probing=FEW) == []
         assert "to continue the demo, run it again" in caplog.text
     with caplog.at_level(logging.INFO, "retouch"):
-        assert len(demo.demo(tmp_path / "demo")) == 6
+        assert len(demo.demo(tmp_path / "demo", pretraining=["steps=4", *NARROW], probing=FEW)) == 6
         assert "resumed from step 3" in caplog.text

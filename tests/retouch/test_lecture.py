@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from common.data import build_source
 from common.errors import UserError
 from finetune.config import ProbeConfig
 from finetune.probe import probe
@@ -80,6 +81,16 @@ def test_the_lecture_writes_its_pictures_and_tables(
     assert {line.count("|") for line in lines} == {len(walk.HEADER) + 1}
     said = capsys.readouterr().out
     assert all(name in said for name in walk.CODES)
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "mine.png")
+    assert len(build_source(f"folder:{tmp_path}")) == 1  # no picture of the lecture is taken for one of the user
+
+
+def test_a_lecture_replaces_nothing_but_a_lecture(tmp_path: Path) -> None:
+    (tmp_path / "table.md").write_text("precious")
+    with pytest.raises(UserError, match="holds files that no stage wrote, so it cannot be overwritten"):
+        walk.lecture(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["table.md"]
 
 
 def test_without_matplotlib_the_lecture_says_what_to_install_before_it_starts(

@@ -177,6 +177,32 @@ MISTAKES = [
         ],
         id="several-at-once",
     ),
+    pytest.param(
+        "pretrain",
+        ["encoder.name=none", "decoder.kind=transformer", "decoder.width=100", "data.source=folder:nowhere"],
+        [
+            "folder:nowhere: no such folder: {here}/nowhere",
+            "encoder.name: no encoder 'none'; use small_cnn, mlp, linear, sparse_code, patch_dictionary, kernel, or "
+            "timm/ and the name of a timm model",
+            "decoder.width must be a multiple of 32 for a transformer, got 100",
+        ],
+        id="encoder-decoder-and-source",
+    ),
+    pytest.param(
+        "pretrain",
+        [
+            "pretext={kind: mask, size: 5}",
+            "decoder.kind=transformer",
+            "decoder.width=100",
+            "encoder.model_args.depth=1",
+        ],
+        [
+            "small_cnn cannot be pretrained with mask:",
+            "  pretext.size is 5, which does not divide the image size 32: hidden patches must fill the image",
+            "  decoder.width must be a multiple of 32 for a transformer, got 100",
+        ],
+        id="pretext-and-decoder",
+    ),
     *(
         pytest.param(stage, [f"{key}={source}"], [f"{source}: {message}"], id=f"{stage}-{source}")
         for stage, key in (
@@ -242,16 +268,8 @@ MISTAKES = [
                 "more-classes-in-test",
                 ["data.test=folder:three"],
                 [
-                    "task 'label': 2 classes in training, 3 in the test set; only in the test set: c; both sets need "
-                    "the same classes"
-                ],
-            ),
-            (
-                "fewer-classes-in-test",
-                ["data.train=folder:three", "data.test=folder:two"],
-                [
-                    "task 'label': 3 classes in training, 2 in the test set; only in training: c; both sets need the "
-                    "same classes"
+                    "task 'label': images of c are in the test set only; training has a, b: add such images to "
+                    "training, or take them out of the test set"
                 ],
             ),
             (
@@ -281,6 +299,27 @@ MISTAKES = [
         )
         for stage in FROZEN
     ),
+    *(
+        pytest.param(
+            stage,
+            ["data.levels=[0, 4095]", f"{'data.source' if stage == 'pretrain' else 'data.image_size'}={value}"],
+            ["data.levels: folder:two has images of 8 bits, for which there is nothing to set; remove it"],
+            id=f"{stage}-levels-of-8-bits",
+        )
+        for stage, value in {"pretrain": "folder:two", **dict.fromkeys(FROZEN, "16")}.items()
+    ),
+    *(
+        pytest.param(
+            stage,
+            ["data.levels=[5, 2]"],
+            [
+                "Found 1 error in {config}:",
+                "  data.levels: must be [black, white], the smaller value first, got [5, 2]",
+            ],
+            id=f"{stage}-levels-descending",
+        )
+        for stage in CONFIGS
+    ),
     pytest.param(
         "embed",
         ["layer=each"],
@@ -309,6 +348,36 @@ MISTAKES = [
             "out: full is not empty; use resume=true to continue, overwrite=true to start over, or another out",
         ],
         id="finetune-several-at-once",
+    ),
+    pytest.param(
+        "probe",
+        ["probe.layers=[9, each, -8]", "data.train=folder:nowhere", "out=full"],
+        [
+            "out: full is not empty; use resume=true to continue, overwrite=true to start over, or another out",
+            "there is no layer 9; the encoder has layers 0 to 2",
+            "there is no layer -8; the encoder has layers 0 to 2",
+            "folder:nowhere: no such folder: {here}/nowhere",
+        ],
+        id="probe-layers-and-data",
+    ),
+    pytest.param(
+        "probe",
+        ["data.task=colour", "data.test=folder:nowhere"],
+        [
+            "folder:two: no task 'colour'; it has label; set data.task to one, or to null",
+            "folder:nowhere: no such folder: {here}/nowhere",
+        ],
+        id="probe-task-and-test-set",
+    ),
+    pytest.param(
+        "embed",
+        ["layer=9", "data.source=folder:nowhere", "out=full"],
+        [
+            "out: full is not empty; use resume=true to continue, overwrite=true to start over, or another out",
+            "there is no layer 9; the encoder has layers 0 to 2",
+            "folder:nowhere: no such folder: {here}/nowhere",
+        ],
+        id="embed-layer-and-data",
     ),
     pytest.param(
         "embed",
@@ -376,6 +445,41 @@ def test_mistake_gives_a_plain_message(
     assert main([stage, config, *common, *right, *overrides]) == 2
     expected = [line.format(config=config, here=here) for line in lines]
     assert messages(capsys) == [f"retouch {stage}: {expected[0]}", *expected[1:]]
+    assert files(here) == before
+
+
+@pytest.mark.parametrize("stage", list(CONFIGS))
+def test_unreadable_images_cost_nothing_of_an_earlier_run(
+    here: Path, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    config, schema, right = CONFIGS[stage]
+    for path in (here / "two").glob("*/*.png"):
+        path.write_bytes(b"no picture")
+    source = [] if stage != "pretrain" else ["data.source=folder:two"]
+    (here / "old").mkdir()
+    first = f"# retouch {stage}\n"
+    (here / "old" / "config.yaml").write_text(first + dump_config(load_config(schema, config, ["out=old", *right])))
+    (here / "old" / "results.json").write_text("precious")
+    before = files(here)
+    common = ["out=old", "overwrite=true", "data.workers=0", "wandb.mode=disabled"]
+    assert main([stage, config, *common, *right, *source]) == 2
+    assert "no image can be read, for example two/a/" in messages(capsys)[-1]
+    assert files(here) == before
+
+
+@pytest.mark.parametrize("stage", LABELLED)
+def test_unreadable_images_of_all_classes_but_one_are_found_before_the_run(
+    here: Path, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    config, _, right = CONFIGS[stage]
+    for path in (here / "two" / "b").glob("*.png"):
+        path.write_bytes(b"no picture")
+    before = files(here)
+    assert main([stage, config, "out=new", "data.workers=0", "wandb.mode=disabled", *right]) == 2
+    assert messages(capsys)[-1] == (
+        f"retouch {stage}: task 'label': all 5 training images are of one class (a); at least two are needed: "
+        "add images"
+    )
     assert files(here) == before
 
 
@@ -553,6 +657,23 @@ FIT_MISTAKES = [
         id="more-components-than-an-image-has-numbers",
     ),
     pytest.param(
+        "pca",
+        ["data.image_size=8", "fit.components=200", "data.source=folder:nowhere", "out=full"],
+        [
+            "folder:nowhere: no such folder: {here}/nowhere",
+            "fit.components=200: images of 8 px have 192 values and allow no more components; lower it, or raise "
+            "data.image_size",
+            "out: full is not empty; use resume=true to continue, overwrite=true to start over, or another out",
+        ],
+        id="components-and-source",
+    ),
+    pytest.param(
+        "tca",
+        ["fit={kind: tca}", "data.source=folder:nowhere", "data.other=folder:empty"],
+        ["folder:nowhere: no such folder: {here}/nowhere", "folder:empty: the folder is empty: {here}/empty"],
+        id="both-sources",
+    ),
+    pytest.param(
         "cca",
         ["data.limit=50"],
         [
@@ -577,7 +698,7 @@ def test_mistake_with_a_fit_gives_a_plain_message(
     config = str(ROOT / "configs" / "pretrain" / f"{name}.yaml")
     before = files(here)
     assert main(["pretrain", config, "out=run", "wandb.mode=disabled", *overrides]) == 2
-    expected = [line.format(config=config) for line in lines]
+    expected = [line.format(config=config, here=here) for line in lines]
     assert capsys.readouterr().err.splitlines() == [f"retouch pretrain: {expected[0]}", *expected[1:]]
     assert files(here) == before
 

@@ -23,6 +23,7 @@ __all__ = [
     "UNet",
     "Upsampler",
     "build_decoder",
+    "check_decoder",
 ]
 
 
@@ -37,6 +38,47 @@ class DecoderConfig(Config):
     """Transformer blocks (default 4), convolutions per side (default 1), or ``mlp``'s hidden layers (default 1)."""
     subpixel: Literal[1, 2, 4, 8] = 2
     """Convolutional decoders stop at ``1/subpixel`` of the side; each position then gives ``subpixel²`` pixels."""
+
+    def resolved(self, *, masked: bool, sparse: bool) -> DecoderConfig:
+        """Itself with ``auto`` decided, for an encoder that drops tokens (``masked``) or has a sparse code."""
+        auto = "transformer" if masked else "linear" if sparse else "upsampler"
+        return self.model_copy(update={"kind": auto}) if self.kind == "auto" else self
+
+    def check(self) -> list[str]:
+        """Problems that any encoder would have with it."""
+        if self.kind == "transformer" and self.width % HEAD:
+            return [f"decoder.width must be a multiple of {HEAD} for a transformer, got {self.width}"]
+        return []
+
+
+def check_decoder(config: DecoderConfig, encoder: Encoder, side: int, *, masked: bool, sparse: bool) -> list[str]:
+    """All problems of this decoder with the encoder and a target of ``side`` pixels; arguments as ``build_decoder``."""
+    config = config.resolved(masked=masked, sparse=sparse)
+    kind, (_, height, width) = config.kind, encoder.map_shape
+    if sparse and masked:
+        return ["penalty.l1 needs a code of the whole image, but this encoder drops tokens: remove it"]
+    problems = config.check()
+    if sparse and kind in ("unet", "upsampler", "transformer"):
+        norm = "tokens" if kind == "transformer" else "batches"
+        problems.append(
+            f"decoder.kind={kind} normalises its {norm}, so the scale of a sparse code would have no effect: use "
+            "decoder.kind=linear or mlp"
+        )
+    elif kind == "transformer" and (side % height or side % width):
+        problems.append(
+            f"decoder.kind=transformer needs a target whose side is a multiple of the encoder's map: {encoder.name}"
+            f" ends in {height}x{width}, the target has side {side}; use decoder.kind=upsampler"
+        )
+    elif kind != "transformer" and masked:
+        problems.append(
+            f"decoder.kind={kind} cannot restore the patches that this encoder drops: use decoder.kind=auto"
+        )
+    elif kind == "linear" and (side % height or height != width):
+        problems.append(
+            f"decoder.kind=linear needs a target whose side is a multiple of the code's: {encoder.name} ends in "
+            f"{height}x{width}, the target has side {side}; use decoder.kind=mlp"
+        )
+    return problems
 
 
 def build_decoder(
@@ -62,55 +104,20 @@ def build_decoder(
     Raises:
         UserError: this kind of decoder does not fit the encoder and target.
     """
-    kind = config.kind
-    if kind == "auto":
-        kind = "transformer" if masked else "linear" if sparse else "upsampler"
+    if problems := check_decoder(config, encoder, side, masked=masked, sparse=sparse):
+        raise UserError(*problems)
     depth, height, width = encoder.map_shape
-    if sparse and masked:
-        raise UserError("penalty.l1 needs a code of the whole image, but this encoder drops tokens: remove it")
-    if sparse and kind in ("unet", "upsampler", "transformer"):
-        norm = "tokens" if kind == "transformer" else "batches"
-        raise UserError(
-            f"decoder.kind={kind} normalises its {norm}, so the scale of a sparse code would have no effect: use "
-            "decoder.kind=linear or mlp"
-        )
-    if kind == "transformer":
-        problems = []
-        if side % height or side % width:
-            problems.append(
-                f"decoder.kind=transformer needs a target whose side is a multiple of the encoder's map: {encoder.name}"
-                f" ends in {height}x{width}, the target has side {side}; use decoder.kind=upsampler"
+    hidden, blocks = config.width, config.depth or 1
+    match config.resolved(masked=masked, sparse=sparse).kind:
+        case "transformer":
+            return TransformerDecoder(
+                depth, (height, width), channels, side, width=hidden, blocks=config.depth or 4, masked=masked
             )
-        if config.width % HEAD:
-            problems.append(f"decoder.width must be a multiple of {HEAD} for a transformer, got {config.width}")
-        if problems:
-            raise UserError(*problems)
-        return TransformerDecoder(
-            depth, (height, width), channels, side, width=config.width, blocks=config.depth or 4, masked=masked
-        )
-    if masked:
-        raise UserError(
-            f"decoder.kind={kind} cannot restore the patches that this encoder drops: use decoder.kind=auto"
-        )
-    if kind == "linear":
-        if side % height or height != width:
-            raise UserError(
-                f"decoder.kind=linear needs a target whose side is a multiple of the code's: {encoder.name} ends in "
-                f"{height}x{width}, the target has side {side}; use decoder.kind=mlp"
-            )
-        return LinearDecoder(depth, height, channels, side, unit_norm=unit_norm)
-    if kind == "mlp":
-        hidden = [config.width] * (config.depth or 1)
-        return MLPDecoder(depth * height * width, channels, side, hidden=hidden, unit_norm=unit_norm)
-    if kind == "unet":
-        return UNet(
-            encoder.layer_shapes,
-            channels,
-            side,
-            width=config.width,
-            blocks=config.depth or 1,
-            subpixel=config.subpixel,
-        )
-    return Upsampler(
-        depth, height, channels, side, width=config.width, blocks=config.depth or 1, subpixel=config.subpixel
-    )
+        case "linear":
+            return LinearDecoder(depth, height, channels, side, unit_norm=unit_norm)
+        case "mlp":
+            return MLPDecoder(depth * height * width, channels, side, hidden=[hidden] * blocks, unit_norm=unit_norm)
+        case "unet":
+            shapes = encoder.layer_shapes
+            return UNet(shapes, channels, side, width=hidden, blocks=blocks, subpixel=config.subpixel)
+    return Upsampler(depth, height, channels, side, width=hidden, blocks=blocks, subpixel=config.subpixel)

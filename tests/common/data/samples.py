@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import struct
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 
@@ -20,6 +22,22 @@ def png(seed: int) -> bytes:
     buffer = io.BytesIO()
     picture(seed).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def gray_tiff(values: NDArray[Any], *, photometric: int = 1, sample_format: int = 1) -> bytes:
+    """An uncompressed little-endian TIFF of one channel, of any type of number.
+
+    Args:
+        photometric: 0 where 0 is white, 1 where it is black.
+        sample_format: 1 for numbers without a sign, 2 with one, 3 for floats.
+    """
+    height, width = values.shape
+    pixels = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    tags = {256: width, 257: height, 258: 8 * values.itemsize, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height}
+    tags |= {279: len(pixels), 339: sample_format}
+    entries = b"".join(struct.pack("<HHII", tag, 4 if value > 65535 else 3, 1, value) for tag, value in tags.items())
+    folder = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + folder
 
 
 def write_folder(root: Path) -> Path:

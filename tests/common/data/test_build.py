@@ -29,6 +29,8 @@ from tests.common.data.samples import picture, png, write_dtd, write_folder, wri
         ("{tmp}", "'{tmp}': unknown source '{tmp}'; did you mean folder:{tmp}?"),
         ("{tmp}/a.parquet", "'{tmp}/a.parquet': unknown source '{tmp}/a.parquet'; "
          "did you mean parquet:{tmp}/a.parquet?"),
+        ("{tmp}/labels.csv", "'{tmp}/labels.csv': unknown source '{tmp}/labels.csv'; save the table as metadata.csv in "
+         "the folder of the images, with their names in a column file_name, and use hf:FOLDER"),
         ("folder:", "'folder:' is incomplete; the form is folder:PATH"),
         ("folder:{tmp}/gone", "folder:{tmp}/gone: no such folder: {tmp}/gone"),
         ("folder:{tmp}/file.txt", "folder:{tmp}/file.txt: is a file, not a folder: {tmp}/file.txt"),
@@ -193,8 +195,13 @@ def test_all_wrong_columns_are_reported_with_the_existing_ones(tmp_path: Path) -
         f"{spec}: data.image: no column 'img'; it has photo, score",
         f"{spec}: data.label: column 'score' does not hold labels; columns that do: none",
     ]
-    with pytest.raises(UserError, match="has no labels, but labels are needed here"):
+    with pytest.raises(UserError) as error:
         build_source(spec).labels()
+    assert str(error.value) == (
+        f"{spec} has no labels, but labels are needed here: no column holds whole numbers, words, or true and false; "
+        "it has photo (images), score (float64); whole numbers of which some are missing are floats: leave these rows "
+        "out"
+    )
 
 
 def test_rows_without_a_label_are_counted_when_labels_are_read(tmp_path: Path) -> None:

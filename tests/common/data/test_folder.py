@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.data.folder import FolderSource
+from common.data.folder import FolderSource, folder_source
 from common.errors import UserError
 from tests.common.data.samples import picture, write_folder
 
@@ -53,6 +53,25 @@ def test_class_is_the_first_folder(tmp_path: Path) -> None:
     labels = FolderSource(str(tmp_path)).labels()
     assert labels.names == ("ant", "cat", "dog")
     assert labels.values.tolist() == [0, 1, 1, 1, 2, 2, 2]
+
+
+def test_folders_without_images_are_no_classes_but_not_silently(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for split in ("train", "test"):
+        write_folder(tmp_path / split)
+        for name in ("ant", "bee/notes"):
+            (tmp_path / split / name).mkdir(parents=True)
+    (tmp_path / "train" / "cow").mkdir()
+    (tmp_path / "train" / "cow" / "cow.txt").touch()
+    source = folder_source(f"folder:{tmp_path}", str(tmp_path))
+    assert not caplog.records  # nobody has asked for classes
+    assert source.labels().names == ("cat", "dog")
+    assert f"folder:{tmp_path}/train: no images in ant, cow, so there is no such class" in caplog.text
+    test = source.published_test()
+    assert test is not None
+    test.labels()
+    assert f"folder:{tmp_path}/test: no images in ant, so there is no such class" in caplog.text
 
 
 def test_labels_are_needed_only_when_asked_for(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from common.data import Loader, build_source, images, in_order, load_images, paired, reader
-from common.data.images import Cache
+from common.data.images import Cache, some_readable
 from common.errors import UserError
 from tests.common.data.samples import picture, write_folder
 
@@ -286,6 +286,21 @@ def test_in_order_without_any_readable_image_is_refused(tmp_path: Path) -> None:
     assert first > 0
     with pytest.raises(UserError, match=rf"no image can be read, for example .*{first}\.png"):
         list(in_order(lazy, 4))
+
+
+def test_a_set_of_which_no_sample_can_be_read_is_looked_at_as_a_whole(tmp_path: Path) -> None:
+    for number in range(200):
+        (tmp_path / f"{number:03}.png").write_bytes(b"nothing")
+    lazy = load_images(build_source(f"folder:{tmp_path}"), 8, cache="none", check=False)
+    with pytest.raises(UserError, match="no image can be read"):
+        some_readable(lazy)
+    picture(0).save(tmp_path / "001.png")  # of which the sample knows nothing
+    assert some_readable(
+        load_images(build_source(f"folder:{tmp_path}"), 8, cache="none", check=False)
+    ).kept.tolist() == [1]
+    picture(0).save(tmp_path / "000.png")
+    first = load_images(build_source(f"folder:{tmp_path}"), 8, cache="none", check=False)
+    assert some_readable(first) is first
 
 
 @pytest.mark.parametrize("cache", ["ram", "none"])

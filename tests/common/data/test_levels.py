@@ -18,6 +18,7 @@ from common.data import build_source, load_images
 from common.data.decode import open_image, to_rgb
 from common.data.levels import Levels, levels_of
 from common.data.source import Subset
+from common.errors import UserError
 
 
 def write_gray(folder: Path, brightest: list[int], kind: str = "png") -> str:
@@ -29,10 +30,11 @@ def write_gray(folder: Path, brightest: list[int], kind: str = "png") -> str:
     return f"folder:{folder}"
 
 
-def write_color(path: Path, values: NDArray[np.uint16], alpha: bool = False) -> Path:
-    """A PNG of 16 bits per channel, which PIL cannot write."""
+def write_color(path: Path, values: NDArray[np.uint16]) -> Path:
+    """A PNG of 16 bits and two (gray and alpha) to four channels, which PIL cannot write."""
+    kind = {2: 4, 3: 2, 4: 6}[values.shape[2]]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    parts = [(b"IHDR", struct.pack(">IIBBBBB", *values.shape[1::-1], 16, 6 if alpha else 2, 0, 0, 0))]
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", *values.shape[1::-1], 16, kind, 0, 0, 0))]
     parts += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     chunks = (
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
@@ -88,7 +90,7 @@ def test_colour_files_of_16_bits_keep_the_bits_that_are_used(tmp_path: Path, kin
     if kind == "tif":
         write_color_tiff(path, values)
     else:
-        write_color(path, np.concatenate([values, opaque], 2) if "alpha" in kind else values, "alpha" in kind)
+        write_color(path, np.concatenate([values, opaque], 2) if "alpha" in kind else values)
     opened = open_image(path)
     assert isinstance(opened, Image.Image)
     source = build_source(f"folder:{tmp_path}")
@@ -98,6 +100,19 @@ def test_colour_files_of_16_bits_keep_the_bits_that_are_used(tmp_path: Path, kin
         (8, 8), Image.Resampling.BICUBIC, (0.5, 0, 8.5, 8)
     )
     assert (loaded.permute(1, 2, 0).int() - torch.tensor(np.asarray(expected)).int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_gray_files_with_alpha_of_16_bits_keep_the_bits_that_are_used(tmp_path: Path, bits: int) -> None:
+    values = np.random.default_rng(0).integers(0, 2**bits, (8, 8, 2)).astype(np.uint16)
+    values[0, 0, 0], values[..., 1], values[1, 1, 1] = 2**bits - 1, 65535, 0
+    write_color(tmp_path / "a.png", values)
+    source = build_source(f"folder:{tmp_path}")
+    assert source.levels == Levels(0, 2**bits - 1)
+    loaded = load_images(source, 8).rows(torch.tensor([0]))[0]
+    expected = (values[..., 0] >> (bits - 8)).astype(np.uint8)
+    expected[1, 1] = 255  # transparent
+    assert np.array_equal(loaded.numpy(), np.stack([expected] * 3))
 
 
 def test_colour_files_that_use_16_bits_are_what_pil_makes_of_them(tmp_path: Path) -> None:
@@ -133,6 +148,33 @@ def test_the_range_is_logged_and_8_bits_are_not_worth_a_word(tmp_path: Path, cap
     assert loaded.levels is None
     assert loaded.fingerprint == source.at(32).fingerprint
     assert "bits" not in caplog.text
+
+
+def test_levels_can_be_set(tmp_path: Path) -> None:
+    spec = write_gray(tmp_path, [900, 4000])
+    source = build_source(spec, levels=(0, 1023))
+    assert source.levels == (0, 1023)
+    images = load_images(source, 16)
+    assert images.levels == (0, 1023)
+    assert images.rows(torch.arange(2)).amax((1, 2, 3)).tolist() == [900 >> 2, 255]
+    assert images.fingerprint != load_images(build_source(spec), 16).fingerprint
+    assert Subset(source, torch.tensor([0]), "one").levels == (0, 1023)
+    patches = build_source(f"patches:{spec}", levels=(0, 1023))
+    assert load_images(patches, 16).rows(torch.tensor([0])).max() == 900 >> 2
+
+
+def test_levels_for_images_of_8_bits_are_refused(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+    for spec in (f"folder:{tmp_path}", "shapes", "photos:test:9"):
+        with pytest.raises(
+            UserError, match=r"data\.levels: .* has images of 8 bits, for which there is nothing to set"
+        ):
+            build_source(spec, levels=(0, 4095))
+    with pytest.raises(UserError, match=r"data\.levels: folder:"):
+        build_source(f"patches:folder:{tmp_path}", levels=(0, 4095))
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "deep.png")
+    assert build_source(f"folder:{tmp_path}", levels=(0, 4095)).levels == (0, 4095)
 
 
 @pytest.mark.parametrize(("value", "what"), [(3, "nearly black"), (200, "of a single colour")])

@@ -45,6 +45,16 @@ def test_what_a_run_has_drawn_is_no_image_of_the_user(tmp_path: Path, caplog: py
     assert not caplog.records  # said once
 
 
+@pytest.mark.parametrize(
+    "place", ["curves.png", "docs/a.png", "linear_probe/panels/a.png", "wandb/x/media/a.jpg", "b/c/d/e.gif"]
+)
+def test_a_picture_anywhere_in_a_run_folder_is_no_image_of_the_user(tmp_path: Path, place: str) -> None:
+    write_folder(tmp_path)
+    write_picture(run_folder(tmp_path / "cat" / "deep" / "run") / place)
+    assert len(build_source(f"folder:{tmp_path}")) == 6
+    assert len(build_source(f"folder:{tmp_path}/cat")) == 3
+
+
 def test_a_run_that_is_named_is_read(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run")
     assert len(build_source(f"folder:{run}/panels")) == len(build_source(f"folder:{run}")) == 1
@@ -174,5 +184,16 @@ def test_parquet_files_named_after_splits_are_splits(tmp_path: Path, name: str) 
 def test_embedded_features_are_no_images(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet")
     run = run_folder(tmp_path / "runs" / "embed")
-    (run / "features.parquet").write_bytes(b"not even parquet")
+    for name in ("features.parquet", "tables/deep/features.parquet"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_bytes(b"not even parquet")
     assert len(build_source(f"parquet:{tmp_path}/**/*.parquet")) == 6
+    write_parquet(run / "mine.parquet", 4)
+    assert len(build_source(f"parquet:{run}/m*.parquet")) == 4  # the user named this folder
+
+
+def test_a_folder_for_datasets_with_runs_inside_is_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path / "data")
+    run_folder(tmp_path / "data" / "cat" / "run")
+    with pytest.raises(UserError, match=r"would also read what retouch has written to .*/cat/run; use folder:"):
+        build_source(f"hf:{tmp_path}/data")

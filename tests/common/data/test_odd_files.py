@@ -17,7 +17,9 @@ from PIL import Image
 
 from common.data import build_source, load_images
 from common.data.decode import open_image, square
+from common.data.levels import Levels
 from common.errors import UserError
+from tests.common.data.samples import gray_tiff
 
 UPRIGHT = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8))
 HEIC = b"\x00\x00\x00\x1cftypheic\x00\x00\x00\x00mif1heic" + bytes(40)  # the first bytes of what a phone writes
@@ -86,6 +88,32 @@ def test_a_jpeg_with_a_broken_orientation_is_read(tmp_path: Path) -> None:
     plain = io.BytesIO()
     UPRIGHT.save(plain, "JPEG", quality=95)
     assert np.array_equal(square(open_image(tmp_path / "a.jpg"), 16), square(open_image(plain.getvalue()), 16))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+def test_a_tiff_in_which_0_is_white_is_inverted(kind: type[np.generic]) -> None:
+    ramp = np.tile(np.arange(0, 256, 16), (16, 1))
+    values, levels, number = {
+        np.uint8: (ramp, None, 1),
+        np.uint16: (ramp * 257, Levels(0, 65535), 1),
+        np.float32: (ramp / 255, Levels(0, 1), 3),
+    }[kind]
+    for photometric, expected in ((1, ramp), (0, 255 - ramp)):
+        data = gray_tiff(values.astype(kind), photometric=photometric, sample_format=number)
+        assert np.array_equal(square(open_image(data), 16, levels)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sample_format", "reason"),
+    [
+        (np.int8, 2, "PIL takes 8-bit numbers with a sign for numbers without: save it with 16 bits"),
+        (np.float64, 3, "not a TIFF that PIL can read: save it with 8 or 16 bits in one or three channels, or one of"),
+        (np.float16, 3, "not a TIFF that PIL can read"),
+    ],
+)
+def test_a_tiff_that_would_be_misread_says_what_can_be_read(kind: type, sample_format: int, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        open_image(gray_tiff(np.zeros((8, 8), kind), sample_format=sample_format))
 
 
 def test_heic_without_a_decoder_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,20 @@ def clean(images: Tensor) -> Example:
     return images, images
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_others_wait_until_rank_0_is_done_or_has_failed(
+    monkeypatch: pytest.MonkeyPatch, rank: int, fails: bool
+) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(World, "barrier", lambda self: events.append("barrier"))
+    with contextlib.suppress(UserError), World(rank, 2, torch.device("cpu")).main_first():
+        events.append("work")
+        if fails:
+            raise UserError("no such source")
+    assert events == [["work", "barrier"], ["barrier", "work"]][rank]
+
+
 def train_here(
     here: World, out: Path, prepare: Callable[[Tensor], Example] = clean, **changes: Any
 ) -> dict[str, Tensor]:

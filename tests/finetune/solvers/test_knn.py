@@ -6,13 +6,16 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from finetune.solvers.knn import knn_predict
 
 
 def by_hand(query: list[float], bank: list[list[float]], labels: list[int], classes: int, k: int, T: float) -> int:
     def cosine(a: list[float], b: list[float]) -> float:
-        return sum(x * y for x, y in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
+        norms = math.hypot(*a) * math.hypot(*b)
+        return sum(x * y for x, y in zip(a, b, strict=True)) / norms if norms else 0.0
 
     nearest = sorted(range(len(bank)), key=lambda row: -cosine(query, bank[row]))[:k]
     votes = [0.0] * classes
@@ -54,3 +57,28 @@ def test_a_low_temperature_follows_the_nearest_row_and_a_high_one_the_majority()
     query = torch.tensor([[1.0, 0.0]])
     assert knn_predict(query, bank, labels, 2, [3], 0.07).item() == 0
     assert knn_predict(query, bank, labels, 2, [3], 10.0).item() == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_rows_of_zeros_are_like_no_row_and_equal_rows_come_in_order(data: st.DataObject) -> None:
+    """Directions along the axes, so that many similarities are equal, and exactly so in any arithmetic."""
+    rows = st.lists(st.sampled_from([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]), min_size=1, max_size=12)
+    bank, queries = data.draw(rows), data.draw(rows)
+    labels = data.draw(st.lists(st.integers(0, 2), min_size=len(bank), max_size=len(bank)))
+    k = data.draw(st.lists(st.integers(1, 14), min_size=1, max_size=3))
+    for dtype in (torch.float32, torch.float64):
+        for chunk in (1, 3, 100):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("finetune.solvers.knn.SIMILARITIES", chunk * len(bank))
+                found = knn_predict(
+                    torch.tensor(queries, dtype=dtype), torch.tensor(bank, dtype=dtype), torch.tensor(labels), 3, k, 1.0
+                )
+            expected = [[by_hand(query, bank, labels, 3, count, 1.0) for query in queries] for count in k]
+            assert found.tolist() == expected
+
+
+def test_features_of_zeros_alone_give_a_class_and_no_nan() -> None:
+    labels = torch.arange(9) // 3
+    found = knn_predict(torch.zeros(5, 4), torch.zeros(9, 4), labels, 3, [2, 9])
+    assert found.tolist() == [[0] * 5, [0] * 5]
