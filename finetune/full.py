@@ -168,7 +168,7 @@ def _start(config: FinetuneConfig, here: World) -> Encoder:
     """The exported encoder, or its architecture or a named one at random initialization, at the size of the images.
 
     Raises:
-        UserError: there is no such encoder, it does not accept images of this size, or it takes no classifier, or no
+        UserError: there is no such encoder, it does not accept images of this size, it takes no classifier, or no
             weights of it learn.
     """
     start = config.encoder
