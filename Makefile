@@ -24,7 +24,7 @@ PARALLEL := -n auto --dist loadfile
 # In CI the tests also print which lines and branches they reach.
 COVERAGE := $(if $(CI),--cov --cov-report=term)
 
-.PHONY: setup demo test coverage mutants lint bench clean
+.PHONY: setup demo test coverage mutants lint bench timm-sweep clean
 
 setup: $(STAMP)
 
@@ -57,6 +57,10 @@ mutants: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/probe_speed.py
 	$(BIN)/python benchmarks/data_supply.py
+
+# One model of every family of timm as an encoder: a quarter of an hour on one core.
+timm-sweep: $(STAMP)
+	$(BIN)/python benchmarks/timm_sweep.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -167,7 +167,8 @@ def _start(config: FinetuneConfig, here: World) -> Encoder:
     """The exported encoder, or its architecture or a named one at random initialization, at the size of the images.
 
     Raises:
-        UserError: there is no such encoder, it does not accept images of this size, or no weights of it learn.
+        UserError: there is no such encoder, it does not accept images of this size, it takes no classifier, or no
+            weights of it learn.
     """
     start = config.encoder
     if start.path is None:
@@ -181,6 +182,8 @@ def _start(config: FinetuneConfig, here: World) -> Encoder:
             f"{encoder.name} has no weights that learn by gradient descent, so fine-tuning would train the head alone: "
             "use retouch probe, or another encoder"
         )
+    if not encoder.takes_classifier:
+        raise UserError(f"{encoder.name} takes no classifier in timm: use retouch probe, or another encoder")
     size = config.data.image_size or encoder.image_size
     layer_shapes(encoder, size)
     return resized(encoder, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import retouch  # noqa: F401 - first of all: it names a package of the user's that hides one of ours
 from common.runs.console import Stage, run_stages
 
 STAGES = (

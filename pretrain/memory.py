@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,8 @@ from common.machine.distributed import World
 from common.runs.memory import MemoryRun
 from pretrain.linear.base import LinearMethod
 
+log = logging.getLogger("retouch")
+
 
 def fit(
     method: LinearMethod,
@@ -29,20 +33,7 @@ def fit(
 ) -> Encoder:
     """Fit an encoder on images in memory: bit for bit what ``pretrain`` exports for the same images and seed.
 
-    The caller's random generators do not change.
-
-    Args:
-        method: such as ``Pca(components=16)``.
-        images: ``[N 3 S S]``, RGB in [0, 1]; for CCA of ``neighbours`` with twice the encoder's side.
-        other: CCA's second view with ``views="other"``, row by row, or TCA's second domain ``[M 3 S S]``.
-        steps: number of batches for a streaming method; one pass by default. Not allowed for methods that make exactly
-            one pass or are fitted on one sample.
-
-    Returns:
-        The encoder, frozen and in eval mode, on the device of ``images``.
-
-    Raises:
-        UserError: with every problem of the settings and the images.
+    The caller's random generators do not change. ``retouch.fit`` describes the arguments, the result and the errors.
     """
     if not isinstance(method, LinearMethod):
         raise UserError(f"fit takes a method of the linear family, or a mapping with its kind, not {method!r}")
@@ -61,6 +52,8 @@ def fit(
         learner.attach(*sets)
         loader = Loader(sets[0], batch_size=batch_size, seed=seed)
         learn(learner, loader, loop, MemoryRun(here), title=f"fit {method.title}")
+        for note in learner.notes(learner.sample(sets[0])):
+            log.warning("%s", note)
     return learner.encoder.freeze()
 
 

@@ -149,6 +149,14 @@ class MethodLearner(Learner):
         """Atoms, and codes of patches of images ``[N 3 S S]``; None if the code has no atoms."""
         return None
 
+    def notes(self, images: Tensor) -> list[str]:
+        """What a reader of the results must know, such as what did not converge; empty if there is nothing.
+
+        Args:
+            images: a sample of training images ``[N 3 S S]`` in [0, 1].
+        """
+        return []
+
     @property
     def discrepancy(self) -> dict[str, float] | None:
         """Maximum mean discrepancy between two domains, by code; None for methods with one domain."""

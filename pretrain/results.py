@@ -60,6 +60,7 @@ class PretrainResults(Config):
         relative_reconstruction_error: ``Σ ‖x − x̂‖² / Σ ‖x − mean‖²`` of undamaged images, if codes can be decoded.
         atoms, unused_atoms: of a dictionary.
         maximum_mean_discrepancy: between two domains, by code.
+        notes: what a reader must know, such as what did not converge.
     """
 
     schema_version: Literal[1, 2] = SCHEMA_VERSION
@@ -73,6 +74,7 @@ class PretrainResults(Config):
     atoms: int | None = None
     unused_atoms: int | None = None
     maximum_mean_discrepancy: dict[str, float] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def lines(self) -> list[str]:

@@ -169,9 +169,12 @@ def _results(learner: MethodLearner, images: Tensor, run: Run, training: Trained
         atoms=None if explained is None else explained.codes.shape[1],
         unused_atoms=None if explained is None else show_dictionary(run, training.step, explained),
         maximum_mean_discrepancy=learner.discrepancy,
+        notes=tuple(learner.notes(images)),
     )
     for line in results.lines:
         log.info("%s", line)
+    for note in results.notes:
+        log.warning("%s", note)
     log.info("all of this run: %s", run.folder)
     write_json(run.folder / "results.json", results.model_dump(mode="json"))
     run.tracker.summary(results.model_dump(mode="json", exclude_none=True))

@@ -152,7 +152,8 @@ def fit(
         config: one of ``pretrain.linear``, or a mapping with its ``kind``.
         images: ``[N 3 S S]``, RGB in [0, 1]; for CCA of ``neighbours`` with twice the encoder's side.
         other: CCA's second view with ``views: other``, row by row, or TCA's second domain ``[M 3 S S]``.
-        steps: batches that sparse coding and patch dictionaries learn from; one pass over the images by default.
+        steps: batches that sparse coding and patch dictionaries learn from; one pass over the images by default. The
+            other methods take none.
 
     Returns:
         The encoder, frozen and in eval mode, on the device of ``images``; on the CPU it equals what ``pretrain``

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 SIDE, IMAGES, BATCH, STEPS = 16, 40, 16, 8  # 40 images, 16 a batch: batches reach into the next epoch
@@ -21,30 +24,59 @@ DECAY, BETAS, WARMUP, CLIP = 0.4, (0.7, 0.9), 0.25, 0.5
 OPTIM = {"weight_decay": DECAY, "betas": list(BETAS), "warmup": WARMUP, "clip": CLIP}
 BASE_LR, EMA = 0.16, 0.2  # the average's decay is young for two steps, and 0.2 from then on
 AUGMENT = {"crop": [0.3, 0.8], "flip": True, "jitter": 0.3}
+NETWORK = {"name": "small_cnn", "model_args": {"width": 8, "depth": 1}}
+RECIPE: dict[str, Any] = {  # of both stages that train by gradient
+    "seed": 3,
+    "batch_size": BATCH,
+    "steps": STEPS,
+    "base_lr": BASE_LR,
+    "optim": OPTIM,
+    "ema": EMA,
+    "precision": "float32",
+    "augment": AUGMENT,
+    "log_every": 1,
+    "checkpoint": {"every": 1000},
+    "wandb": {"mode": "disabled"},
+}
+CHANGES: dict[str, dict[str, Any]] = {  # of the recipe, one setting at a time
+    "base_lr": {"base_lr": 0.1},
+    "weight_decay": {"optim": {**OPTIM, "weight_decay": 0.0}},
+    "betas": {"optim": {**OPTIM, "betas": [0.9, 0.95]}},
+    "warmup": {"optim": {**OPTIM, "warmup": 0.9}},
+    "clip": {"optim": {**OPTIM, "clip": 0.0}},
+    "ema": {"ema": 0.0},
+    "seed": {"seed": 4},
+    "whole": {"augment": {"crop": None, "flip": False}},
+    "flip": {"augment": {"crop": None, "flip": True}},
+}
 
 
 def pretraining(out: Path, **changes: Any) -> dict[str, Any]:
     """Settings of a pretraining of eight steps in which every part of the recipe is felt."""
     values: dict[str, Any] = {
         "out": str(out),
-        "seed": 3,
-        "batch_size": BATCH,
-        "steps": STEPS,
-        "base_lr": BASE_LR,
-        "optim": OPTIM,
-        "ema": EMA,
-        "precision": "float32",
         "data": {"source": "shapes", "image_size": SIDE, "limit": IMAGES, "workers": 0},
-        "augment": AUGMENT,
-        "encoder": {"name": "small_cnn", "model_args": {"width": 8, "depth": 1}},
+        "encoder": NETWORK,
         "decoder": {"kind": "upsampler"},
         "pretext": {"kind": "denoise"},
-        "log_every": 1,
         "panels_every": 1000,
-        "checkpoint": {"every": 1000},
-        "wandb": {"mode": "disabled"},
     }
-    return values | changes
+    return RECIPE | values | changes
+
+
+def assert_felt(start: Callable[[Path, dict[str, Any]], object], changes: Mapping[str, dict[str, Any]]) -> None:
+    """Every change of the recipe gives other weights than the recipe, and than every other change.
+
+    Args:
+        start: trains with some settings in a folder of its own; the encoder is then in ``encoder/``.
+    """
+    found: dict[str, Tensor] = {}
+    for name, change in {"as_it_is": {}, **changes}.items():
+        with tempfile.TemporaryDirectory() as folder:
+            start(Path(folder) / "run", change)
+            found[name] = load_file(Path(folder) / "run" / "encoder" / "model.safetensors")["blocks.0.0.weight"]
+    alike = [(a, b) for a, b in combinations(found, 2) if (found[a] - found[b]).abs().max() < 1e-5]
+    assert alike == []
 
 
 def logged(out: Path) -> list[dict[str, float]]:

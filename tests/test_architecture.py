@@ -14,6 +14,8 @@ MAY_IMPORT = {
     "finetune": {"finetune", "common"},
     "retouch": {"retouch", "pretrain", "finetune", "common"},
 }
+# started as programs, these are faces too: like `import retouch`, they refuse packages that hide ours
+FACES = {ROOT / package / "__main__.py" for package in ("pretrain", "finetune")}
 FILES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
 
 
@@ -31,9 +33,10 @@ def imported_packages(path: Path) -> set[str]:
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_packages_import_only_downwards(package: str) -> None:
     wrong = {
-        str(path.relative_to(ROOT)): sorted(imported_packages(path) - MAY_IMPORT[package])
+        str(path.relative_to(ROOT)): sorted(beyond)
         for path in FILES
-        if path.is_relative_to(ROOT / package) and imported_packages(path) - MAY_IMPORT[package]
+        if path.is_relative_to(ROOT / package)
+        if (beyond := imported_packages(path) - MAY_IMPORT[package] - ({"retouch"} if path in FACES else set()))
     }
     assert wrong == {}
 

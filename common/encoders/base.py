@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common.encoders.config import EncoderConfig
-from common.errors import UserError
+from common.errors import UserError, one_line
 
 View = Literal["rgb", "gray"]
 # Whether a fourth input channel marks hidden pixels; "maps": unless the encoder can drop hidden patches (tokens).
@@ -191,6 +191,11 @@ class Encoder(nn.Module, ABC):
 
     # ---- classification, for fine-tuning
 
+    @property
+    def takes_classifier(self) -> bool:
+        """Whether ``add_classifier`` works."""
+        return True
+
     def add_classifier(self, num_classes: int) -> None:
         """Add a new classifier, or replace the old one: by default, linear on the average of the last map."""
         self.classifier = nn.Linear(self.map_shape[0], num_classes).to(self.mean.device)
@@ -245,10 +250,10 @@ class Encoder(nn.Module, ABC):
             with torch.no_grad(), _in_eval(self):
                 maps = self.layers(self._trial_image())
         except Exception as error:  # third-party networks raise anything; the user needs the reason
-            raise self.refusal(str(error) or type(error).__name__) from error
+            raise self.refusal(f"{one_line(error)}{self.advice()}") from error
         for tensor in maps:
             if tensor.ndim != 4 or tensor.shape[0] != 1 or 0 in tensor.shape:
-                raise self.refusal(f"a layer returns {list(tensor.shape)}, not a map [B D h w]")
+                raise self.refusal(f"a layer returns {list(tensor.shape)}, not a map [B D h w]{self.advice()}")
             if not tensor.isfinite().all():
                 raise self.refusal("its features are not finite")
         self.layer_shapes = [(t.shape[1], t.shape[2], t.shape[3]) for t in maps]
@@ -260,7 +265,13 @@ class Encoder(nn.Module, ABC):
         for name, parameter in self.named_parameters(remove_duplicate=False):
             other = first.setdefault(id(parameter), name)
             if other != name:
-                raise self.refusal(f"{other} and {name} share one weight, which a weights file cannot represent")
+                raise self.refusal(
+                    f"{other} and {name} share one weight, which a weights file cannot represent; use another encoder"
+                )
+
+    def advice(self) -> str:
+        """What to do where the network rejects images of this size: the end of a refusal."""
+        return ""
 
     def refusal(self, reason: str) -> UserError:
         """The error that says in one line why this encoder cannot be used."""

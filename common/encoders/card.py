@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from common.config import Config
 from common.encoders import Encoder, EncoderConfig, View, build_encoder
@@ -77,6 +78,11 @@ def digest(card: EncoderCard, weights: Path) -> str:
         while block := file.read(1 << 20):
             total.update(block)
     return total.hexdigest()
+
+
+def finite_or_as(tensor: Tensor, fresh: Tensor) -> bool:
+    """Whether every number is finite, or what it is in a fresh network, such as an infinite limit."""
+    return bool((tensor.isfinite() | (tensor == fresh)).all())
 
 
 def rebuild(config: EncoderConfig, image_size: int, view: View, num_classes: int = 0, seed: int = 0) -> Encoder:

@@ -1,8 +1,8 @@
 """Write an encoder folder: what pretraining exports, and all that the transfer stages read of it.
 
 ``config.json`` describes the network, how images are shown to it, and its provenance; ``model.safetensors`` holds its
-tensors. The folder of an unmodified timm model opens in timm itself:
-``timm.create_model("local-dir:FOLDER", pretrained=True)``. What timm alone cannot do with a folder is its ``note``.
+tensors. The folder of a timm model opens in timm itself: ``timm.create_model("local-dir:FOLDER", pretrained=True)``.
+What timm alone cannot do with a folder is its ``note``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from common.encoders import Classifier, Encoder
 from common.encoders.base import LUMA
-from common.encoders.card import CONFIG, WEIGHTS, EncoderCard, digest, read_json, rebuild
+from common.encoders.card import CONFIG, WEIGHTS, EncoderCard, digest, finite_or_as, read_json, rebuild
+from common.encoders.small_stem import ENLARGED, TIMM_ARGS, in_timms_terms
 from common.encoders.timm_encoder import TimmEncoder
 from common.errors import UserError
 from common.files import new_folder, write_json
@@ -52,8 +53,11 @@ def export_classifier(classifier: Classifier, folder: str | Path, provenance: Ma
 def _export(encoder: Encoder, folder: Path, provenance: Mapping[str, Any], class_names: tuple[str, ...]) -> str:
     _refuse_foreign(folder)
     copy = _clean_copy(encoder, len(class_names), folder)
-    tensors = {name: tensor.contiguous() for name, tensor in copy.body.state_dict().items()}
     plain, note = isinstance(copy, TimmEncoder) and copy.plain, _note(copy)
+    tensors = copy.body.state_dict()
+    if plain and copy.config.stem == "small":
+        tensors = in_timms_terms(tensors)
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     if isinstance(copy, TimmEncoder) and note:
         log.info("%s: %s", folder, note)
 
@@ -89,13 +93,20 @@ def _note(encoder: Encoder) -> str:
         return f"{encoder.name} is not a timm model, so plain timm cannot open this folder; Retouch can"
     if not encoder.plain:
         return "the stem was replaced for small images, so plain timm cannot open this folder; Retouch can"
+    notes = []
+    if encoder.config.stem == "small":
+        size = encoder.image_size
+        notes.append(
+            "the stem was replaced for small images; Retouch takes them as they are, but for plain timm, scale them "
+            f"to {size} px and then repeat every pixel {ENLARGED}x{ENLARGED} times (to {ENLARGED * size} px, nearest)"
+        )
     if encoder.view == "gray":
         luma = " + ".join(f"{weight} {channel}" for weight, channel in zip(LUMA, "RGB", strict=True))
-        return (
+        notes.append(
             "this encoder learned from gray images; Retouch converts images itself, but for plain timm, set all three "
             f"channels to {luma} before standardising"
         )
-    return ""
+    return "; ".join(notes)
 
 
 def _three(constants: Tensor) -> tuple[float, float, float]:
@@ -121,7 +132,7 @@ def _clean_copy(encoder: Encoder, num_classes: int, folder: Path) -> Encoder:
         tensor = own[name].detach().cpu()
         if encoder.mask_channel and tensor.shape != wanted.shape:
             tensor = tensor[:, :3]  # the stem's weights, without the mask
-        if not tensor.isfinite().all():
+        if not finite_or_as(tensor, wanted):
             raise UserError(f"{folder} was not written: {name} is not finite, so training diverged; lower base_lr")
         tensors[name] = tensor.clone()
     copy.load_state_dict(tensors)
@@ -138,13 +149,14 @@ def _timm_config(encoder: TimmEncoder, class_names: Sequence[str]) -> dict[str, 
         for key, value in dict(model.pretrained_cfg).items()
         if value is not None and key not in (*SOURCE_KEYS, *TEST_KEYS, "architecture")
     }
-    size = encoder.image_size
+    small = encoder.config.stem == "small"
+    size = encoder.image_size * (ENLARGED if small else 1)
     pretrained_cfg |= {
         "num_classes": len(class_names),
         "input_size": [3, size, size],
         "crop_pct": 1.0,
         "crop_mode": "center",
-        "interpolation": "bicubic",
+        "interpolation": "nearest" if small else "bicubic",
         "mean": _three(encoder.mean),
         "std": _three(encoder.std),
     }
@@ -152,7 +164,7 @@ def _timm_config(encoder: TimmEncoder, class_names: Sequence[str]) -> dict[str, 
         "architecture": model.pretrained_cfg["architecture"],
         "num_classes": len(class_names),
         "num_features": model.num_features,
-        "model_args": encoder.config.model_args,
+        "model_args": encoder.config.model_args | (TIMM_ARGS if small else {}),
         "pretrained_cfg": pretrained_cfg,
     }
     return config | ({"label_names": list(class_names)} if class_names else {})

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from common.encoders import Classifier, Encoder, EncoderConfig
-from common.encoders.card import CONFIG, FORMAT, WEIGHTS, EncoderCard, digest, read_json, rebuild
+from common.encoders.card import CONFIG, FORMAT, WEIGHTS, EncoderCard, digest, finite_or_as, read_json, rebuild
+from common.encoders.small_stem import in_our_terms
 from common.errors import UserError, one_line
 from common.files import run_stage
 
@@ -72,22 +73,20 @@ def random_twin(folder: str | Path, seed: int) -> Encoder:
 def _load_tensors(encoder: Encoder, card: EncoderCard, folder: Path) -> None:
     """Copy the tensors of ``folder`` into ``encoder``; each must be present, match, and be unmodified."""
     expected = encoder.body.state_dict()
-    problems, tensors = [], {}
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
-            names = set(file.keys())
-            problems += [f"{name} is missing" for name in expected if name not in names]
-            problems += [f"{name} does not belong to this network" for name in sorted(names - set(expected))]
-            for name in names & set(expected):
-                tensor, wanted = file.get_tensor(name), expected[name]
-                problem = _misfit(tensor, wanted)
-                problems += [f"{name} {problem}"] if problem else []
-                tensors[name] = tensor
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{folder}/{WEIGHTS} cannot be read ({one_line(error)}): it is truncated or not safetensors; "
             "copy or export it again"
         ) from None
+    if card.plain_timm and card.stem == "small":
+        tensors = in_our_terms(tensors)
+    problems = [f"{name} is missing" for name in expected if name not in tensors]
+    problems += [f"{name} does not belong to this network" for name in sorted(tensors.keys() - expected.keys())]
+    misfits = {name: _misfit(tensors[name], wanted) for name, wanted in expected.items() if name in tensors}
+    problems += [f"{name} {problem}" for name, problem in misfits.items() if problem]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(f"{folder}: {'; '.join(problems[:3])}{more}; export the encoder again, or use the right folder")
@@ -112,7 +111,7 @@ def _misfit(tensor: Tensor, wanted: Tensor) -> str:
         return f"has shape {list(tensor.shape)}, not {list(wanted.shape)}"
     if tensor.dtype != wanted.dtype:
         return f"is {str(tensor.dtype).removeprefix('torch.')}, not {str(wanted.dtype).removeprefix('torch.')}"
-    return "" if tensor.isfinite().all() else "is not finite"
+    return "" if finite_or_as(tensor, wanted) else "is not finite"
 
 
 # ---- the folder, and the card in it

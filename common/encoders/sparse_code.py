@@ -13,7 +13,7 @@ from common.config import Config, validate
 from common.encoders.base import View
 from common.encoders.config import EncoderConfig
 from common.encoders.vector import Centre, VectorEncoder
-from common.solvers import fista, iht, omp
+from common.solvers import STEPS, apart, fista, iht, moving, omp
 
 L0_START = 0.01  # relative duality gap of the L1 codes from which hard thresholding starts
 
@@ -37,7 +37,7 @@ class SparseCodeArgs(Config):
     strength: float = Field(default=0.1, gt=0)
     top_k: int = Field(default=8, gt=0)
     centring: Centre = "own"
-    steps: int = Field(default=500, gt=0)
+    steps: int = Field(default=STEPS, gt=0)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -62,6 +62,20 @@ class SparseCode(VectorEncoder):
     def codes(self, rows: Tensor) -> list[Tensor]:
         with torch.autocast(rows.device.type, enabled=False):  # bfloat16 cannot resolve a gap of 1e-5
             return [self.solve(rows.float())]
+
+    def unconverged(self, rows: Tensor, codes: Tensor) -> Tensor:
+        """The codes ``[B h]`` of centred rows ``[B d]`` that ``steps`` were too few for, bool ``[B]``.
+
+        They are far from the minimum, or hard thresholding would still move them. Matching pursuit always ends.
+        """
+        args = self.args
+        match args.penalty:
+            case "l1":
+                return apart(rows, self.dictionary, codes, args.strength)
+            case "l0":
+                return moving(rows, self.dictionary, codes, args.strength)
+            case "atoms":
+                return torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
 
     def solve(self, rows: Tensor, *, steps: int | None = None, tolerance: float = 1e-5) -> Tensor:
         """Centred rows ``[B d]``, float32 -> codes ``[B h]``.

@@ -8,13 +8,16 @@ from typing import Any
 import torch
 from timm.layers import PatchEmbed
 from timm.models import group_parameters
+from timm.models.hiera import Hiera
+from timm.models.hieradet_sam2 import HieraDet
 from timm.models.vision_transformer import VisionTransformer
 from timm.optim import auto_group_layers
 from torch import Tensor, nn
 
 from common.encoders.base import MEAN, STD, Encoder, MaskChannel, TokenEncoder, View
 from common.encoders.config import EncoderConfig
-from common.encoders.timm_model import MIN_SIDE, add_mask_channel, create_timm_model
+from common.encoders.small_stem import timm_has_it
+from common.encoders.timm_model import MIN_SIDE, add_mask_channel, create_timm_model, other_size
 
 log = logging.getLogger("retouch")
 
@@ -48,6 +51,7 @@ class TimmEncoder(Encoder):
         self.config = config
         self.model = model
         self._picks: list[int] | None = None  # all
+        self._norm = not isinstance(model, (Hiera, HieraDet))  # they refuse to normalise their maps
         if mask_channel and not add_mask_channel(model, config):
             raise self.refusal("its first layer takes no mask channel; use another model or pretext")
         self.settle()
@@ -64,15 +68,25 @@ class TimmEncoder(Encoder):
 
     @property
     def plain(self) -> bool:
-        """Whether timm alone can build this network from its name and arguments."""
-        return self.config.stem != "small"
+        """Whether timm alone can build a network that computes the same, from its name and arguments."""
+        return self.config.stem != "small" or timm_has_it(self.model, self.config.model_args)
 
     def layers(self, images: Tensor) -> list[Tensor]:
         """Images ``[B 3 H W]`` -> one map per stage, or of six evenly spaced blocks, with timm's final norm."""
         maps: list[Tensor] = self.model.forward_intermediates(
-            self.prepare(images), indices=self._picks, norm=True, intermediates_only=True
+            self.prepare(images), indices=self._picks, norm=self._norm, intermediates_only=True
         )
         return maps
+
+    def advice(self) -> str:
+        """Another size of images, if the model takes one."""
+        size = other_size(self.config, self.image_size, self.model)
+        return "; use another model" if size is None else f"; set data.image_size={size}"
+
+    @property
+    def takes_classifier(self) -> bool:
+        """Some of timm's models are encoders only."""
+        return hasattr(self.model, "reset_classifier")
 
     def add_classifier(self, num_classes: int) -> None:
         """timm's own pooling and classifier for this model."""

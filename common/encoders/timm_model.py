@@ -14,12 +14,14 @@ from timm.models.resnet import ResNet
 from torch import nn
 
 from common.encoders.config import EncoderConfig
+from common.encoders.small_stem import replace_stem
 from common.errors import UserError, one_line
 
 log = logging.getLogger("retouch")
 
 SMALL_STEM_UP_TO = 64  # px; above it, a ResNet's own stem (7x7, then pooling) leaves enough resolution
 MIN_SIDE, MIN_GRID = 4, 8  # smallest side of a convolutional network's last map, and of a token grid
+SIZES = (48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 512)  # px, of which one is proposed where another is refused
 MANAGED = {  # model arguments that Retouch sets itself, and what to do instead
     "in_chans": "it is determined by the pretext",
     "num_classes": "it is determined by the labels",
@@ -42,10 +44,7 @@ def create_timm_model(config: EncoderConfig, image_size: int) -> tuple[Any, Enco
     architecture = config.name.removeprefix("timm/")
     _check_name(architecture)
     problems = [f"encoder.model_args.{key}: {MANAGED[key]}; remove it" for key in config.model_args if key in MANAGED]
-    args = dict(config.model_args)
-    pretrained_cfg = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
-    if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
-        args.setdefault("img_size", image_size)
+    args = _sized(architecture, config.model_args, image_size)
     if args.get("img_size", image_size) not in (image_size, [image_size] * 2, (image_size,) * 2):
         problems.append(
             f"encoder.model_args.img_size is {args['img_size']}, but images are {image_size} px; "
@@ -54,7 +53,13 @@ def create_timm_model(config: EncoderConfig, image_size: int) -> tuple[Any, Enco
     if problems:
         raise UserError(*problems)
 
-    model = _create(architecture, config.pretrained, args)
+    try:
+        model = _create(architecture, config.pretrained, args)
+    except UserError as error:
+        size = None if config.pretrained else other_size(config, image_size)
+        if size is None:
+            raise
+        raise UserError(f"{error}; set data.image_size={size}") from error
     if not hasattr(model, "forward_intermediates"):
         raise UserError(
             f"{config.name} cannot be used as an encoder: it has no intermediate features in timm "
@@ -67,7 +72,7 @@ def create_timm_model(config: EncoderConfig, image_size: int) -> tuple[Any, Enco
         if stem == "default" and not config.pretrained:
             model, args = _finer(config.name, model, image_size, args)
     if stem == "small":
-        _replace_stem(config.name, model)
+        replace_stem(config.name, model)
         if config.pretrained:
             log.warning("%s: the small stem has no pretrained weights and starts from random ones", config.name)
     return model, config.model_copy(update={"model_args": args, "stem": stem})
@@ -85,6 +90,50 @@ def add_mask_channel(model: Any, config: EncoderConfig) -> bool:
     first.weight = nn.Parameter(torch.cat([first.weight.detach(), torch.zeros_like(first.weight[:, :1])], dim=1))
     first.in_channels = 4
     return True
+
+
+def other_size(config: EncoderConfig, image_size: int, model: Any = None) -> int | None:
+    """The next larger size of images that a model takes where it refuses ``image_size``, else the next smaller one.
+
+    Args:
+        model: the one that refuses, if there is one.
+    """
+    architecture = config.name.removeprefix("timm/")
+    args = {key: value for key, value in config.model_args.items() if key != "img_size"}
+    described = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
+    own = [] if described is None else [int(described.input_size[-1]), int(described.input_size[-1]) // 2]
+    for size in sorted({*SIZES, *own} - {image_size}, key=lambda size: (size < image_size, abs(size - image_size))):
+        other, sized = model, _sized(architecture, args, size)
+        if model is None or "img_size" in sized:  # a network of its own for each size: on meta, for shapes alone
+            try:
+                with torch.device("meta"):
+                    other = _create(architecture, False, sized)
+            except UserError:
+                continue
+        if _takes(other, size):
+            return size
+    return None
+
+
+def _takes(model: Any, size: int) -> bool:
+    """Whether timm's model gives maps of images of this size."""
+    training = model.training
+    image = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
+    try:
+        with torch.no_grad():
+            maps = model.eval().forward_intermediates(image, intermediates_only=True)
+    except Exception:  # third-party networks raise anything
+        return False
+    finally:
+        model.train(training)
+    return all(tensor.ndim == 4 and 0 not in tensor.shape for tensor in maps)
+
+
+def _sized(architecture: str, model_args: Mapping[str, Any], image_size: int) -> dict[str, Any]:
+    """The arguments, with the size of the images where the model must know it."""
+    described = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
+    fixed = described is not None and described.fixed_input_size
+    return ({"img_size": image_size} if fixed else {}) | dict(model_args)
 
 
 def _check_name(architecture: str) -> None:
@@ -136,9 +185,9 @@ def _finer(name: str, model: Any, image_size: int, args: dict[str, Any]) -> tupl
         try:
             candidate = _create(model.pretrained_cfg["architecture"], False, args | choice)
         except UserError:
-            continue  # some models have the argument but reject the value
+            continue  # some models have the argument but reject the value, at once or when they see an image
         side = image_size / _stride(candidate.feature_info[-1])
-        if side >= wanted:
+        if side >= wanted and _takes(candidate, image_size):
             finer.append((side, candidate, choice))
             if side < 2 * wanted:
                 break  # a map of half this side would be too coarse, so none is cheaper
@@ -158,15 +207,6 @@ def _stride(info: dict[str, Any]) -> int:
 def _patch_size(model: Any, parameters: Mapping[str, inspect.Parameter]) -> int:
     """The patch size in use; 0 if the model has no such argument."""
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    if patch is None:
-        patch = parameters["patch_size"].default if "patch_size" in parameters else 0
-    return int(max(patch)) if isinstance(patch, (tuple, list)) else int(patch)
-
-
-def _replace_stem(name: str, model: Any) -> None:
-    """A 3x3 convolution at full resolution and no pooling, as is usual for CIFAR (He et al. 2016, section 4.2)."""
-    if not isinstance(model, ResNet):
-        raise UserError(f"encoder.stem: small replaces the stem of a ResNet, not of {name}; use auto or default")
-    model.conv1 = nn.Conv2d(3, model.bn1.num_features, 3, stride=1, padding=1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    model.maxpool = nn.Identity()
+    if patch is None and "patch_size" in parameters:
+        patch = parameters["patch_size"].default
+    return int(max(patch)) if isinstance(patch, (tuple, list)) else int(patch or 0)

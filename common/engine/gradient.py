@@ -140,13 +140,16 @@ def check_shares(config: GradientConfig, world: World) -> None:
 class Ema:
     """Averages every floating-point parameter and buffer of a model, in float32, under the model's own names.
 
-    The decay at step t is ``min(decay, (1 + t) / (10 + t))``: young averages forget their random start.
+    Infinite ones, such as limits that are not set, have no average and stay as they are. The decay at step t is
+    ``min(decay, (1 + t) / (10 + t))``: young averages forget their random start.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.live = {
-            name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if tensor.is_floating_point()
+            name: tensor
+            for name, tensor in model.state_dict(keep_vars=True).items()
+            if tensor.is_floating_point() and bool(tensor.isfinite().all())
         }
         self.tensors = {name: tensor.detach().clone() for name, tensor in self.live.items()}
 

@@ -59,7 +59,10 @@ class Periodic:
 
 @dataclass(frozen=True)
 class Trained:
-    """How a training ended. ``finished`` is False after SIGTERM or Ctrl-C, when a checkpoint waits to be resumed."""
+    """How a training ended.
+
+    ``finished`` is False after SIGTERM or Ctrl-C, even in the last step: a checkpoint waits to be resumed.
+    """
 
     step: int
     steps: int
@@ -94,7 +97,7 @@ def learn(
     meter = _Meter(config.batch_size, progress.step)
     shown = world.is_main and run.recorded and progress.step < steps
     with (
-        _Stop(enabled=run.recorded) as stop,
+        _Stop(enabled=run.recorded and steps > 0) as stop,
         StepProgress(title, steps, progress.step, seconds=config.log_seconds, enabled=shown) as bar,
     ):
         for step, batch in zip(range(progress.step, steps), loader.stream(progress.step), strict=False):
@@ -127,9 +130,13 @@ def learn(
                 meter.read(progress, world.device)
                 if world.is_main:
                     save_checkpoint(run.checkpoints, _snapshot(progress, learner, loader, run), config.checkpoint.keep)
-            if stopping and not last:
-                log.info("stopped at step %d of %d with a checkpoint", progress.step, steps)
-                return progress.trained(steps, finished=False)
+            if stopping:
+                break
+
+    # asked here again: the signal may have come in the last step, or while its weights were evaluated and saved
+    if world.any(stop.asked):
+        log.info("stopped at step %d of %d with a checkpoint", progress.step, steps)
+        return progress.trained(steps, finished=False)
 
     # what the model is left with: the best weights, else the averages, else its own
     if progress.best_tensors:
@@ -256,7 +263,10 @@ class _Meter:
 
 
 class _Stop:
-    """Turns the first SIGTERM or Ctrl-C into a request to stop after this step; a second Ctrl-C interrupts at once."""
+    """Turns the first SIGTERM or Ctrl-C into a request to stop after this step; a second Ctrl-C interrupts at once.
+
+    Ctrl-C does nothing to a process that was started in the background of a script, as everywhere else.
+    """
 
     def __init__(self, *, enabled: bool) -> None:
         self.asked, self.enabled = False, enabled
@@ -265,7 +275,8 @@ class _Stop:
     def __enter__(self) -> _Stop:
         if self.enabled and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._old[number] = signal.signal(number, self._ask)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._old[number] = signal.signal(number, self._ask)
         return self
 
     def __exit__(self, *_: object) -> None:

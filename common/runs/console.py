@@ -45,7 +45,7 @@ class Stage:
     Attributes:
         module: holds the function that runs it, which has the stage's name; imported when it runs: ``--help`` is quick.
         settings: where the type of its settings is, as ``module:name``.
-        lossless: a stopped run continues from its checkpoints, so SIGTERM is not a failure.
+        lossless: a stopped run continues from its checkpoints, so to stop it is no failure.
     """
 
     name: str
@@ -165,28 +165,29 @@ class _Terminated(BaseException):
 
 
 def answer(name: str, work: Callable[[], object], *, lossless: bool = False, again: str = RESUMED) -> int:
-    """Do the work; returns the exit code: 0, 2 with one plain message for a user's mistake, or 130 for Ctrl-C.
+    """Do the work; returns the exit code: 0, or 2 with one plain message for a user's mistake.
 
-    While the train loop runs, it handles SIGTERM itself. Before and after, SIGTERM closes what is open and logs how to
-    continue; the exit code is then 143, or 0 for lossless work.
+    While the train loop runs, it handles Ctrl-C and SIGTERM itself: it writes a checkpoint and ends. Before and after,
+    both close what is open. Either way, how to continue is logged, and the exit code is 0 for lossless work; else it
+    is 130 (Ctrl-C) or 143 (SIGTERM).
 
     Args:
-        lossless: a stopped run continues from its checkpoints, so SIGTERM is not a failure.
-        again: how to continue after SIGTERM.
+        lossless: a stopped run continues from its checkpoints, so to stop it is no failure.
+        again: how to continue.
     """
     setup_console(is_main=os.environ.get("RANK", "0") == "0")
     try:
         with _orderly_end():
             work()
-    except _Terminated:
-        log.info("stopped by SIGTERM; to continue, %s", again)
-        return 0 if lossless else 128 + signal.SIGTERM
+    except (_Terminated, KeyboardInterrupt) as stopped:
+        signal_name, number = (
+            ("SIGTERM", signal.SIGTERM) if isinstance(stopped, _Terminated) else ("Ctrl-C", signal.SIGINT)
+        )
+        log.info("stopped by %s; to continue, %s", signal_name, again)
+        return 0 if lossless else 128 + number
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
     return 0
 
 

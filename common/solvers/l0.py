@@ -86,7 +86,7 @@ def iht(x: Tensor, dictionary: Tensor, l0: float, *, steps: int = 200, start: Te
     check_penalty(l0, steps, "l0")
     codes = x.new_zeros(len(x), dictionary.shape[1]) if start is None else start.clone()
     bound, gram = curvature(dictionary), dictionary.T @ dictionary
-    threshold, settled = (l0 / bound) ** 0.5, 0.1 * torch.finfo(x.dtype).eps ** 0.5
+    threshold = (l0 / bound) ** 0.5
     for rows in row_blocks(x, dictionary.shape[1]):
         X, s, out = x[rows], codes[rows], codes[rows]
         remaining = torch.arange(len(out), device=x.device)
@@ -96,12 +96,22 @@ def iht(x: Tensor, dictionary: Tensor, l0: float, *, steps: int = 200, start: Te
                 continue
             s = _debiased(X, dictionary, gram, s)
             out[remaining] = s
-            change = torch.linalg.vector_norm(_thresholded(X, dictionary, s, bound, threshold) - s, dim=1)
-            moving = change > settled * torch.linalg.vector_norm(s, dim=1)
+            moving = _moving(X, dictionary, s, bound, threshold)
             remaining, X, s = remaining[moving], X[moving], s[moving]
             if not len(remaining):
                 break
     return codes
+
+
+def moving(x: Tensor, dictionary: Tensor, codes: Tensor, l0: float) -> Tensor:
+    """The rows whose code a step of ``iht`` would still change, bool ``[B]``: those that were not done.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not match.
+    """
+    check_problem(x, dictionary, codes)
+    bound = curvature(dictionary)
+    return _moving(x, dictionary, codes, bound, (l0 / bound) ** 0.5)
 
 
 def omp(x: Tensor, dictionary: Tensor, atoms: int) -> Tensor:
@@ -142,6 +152,12 @@ def check_unit_norm(dictionary: Tensor) -> None:
 def _thresholded(x: Tensor, dictionary: Tensor, codes: Tensor, bound: float, threshold: float) -> Tensor:
     residual = torch.addmm(x, codes, dictionary.T, alpha=-1)
     return hard_threshold(torch.addmm(codes, residual, dictionary, alpha=1 / bound), threshold)
+
+
+def _moving(x: Tensor, dictionary: Tensor, codes: Tensor, bound: float, threshold: float) -> Tensor:
+    change = torch.linalg.vector_norm(_thresholded(x, dictionary, codes, bound, threshold) - codes, dim=1)
+    still: Tensor = change > 0.1 * torch.finfo(x.dtype).eps ** 0.5 * torch.linalg.vector_norm(codes, dim=1)
+    return still
 
 
 def _debiased(x: Tensor, dictionary: Tensor, gram: Tensor, codes: Tensor) -> Tensor:

@@ -132,7 +132,11 @@ def fit_logistic(
     else:
         weight, bias = (part.to(features).expand(G, *part.shape) for part in start)
     chained = start is None
-    fit = _fit(features, labels, l2, weight, bias, preconditioner, tolerance, max_steps, history, chained=chained)
+    if few_rows(features) and preconditioner is None:
+        base: Preconditioner | Span = Span(features, column_mean(features))
+    else:
+        base = preconditioner or Preconditioner.of(features)
+    fit = _fit(features, labels, l2, weight, bias, base, tolerance, max_steps, history, chained=chained)
     again = fit.unconverged
     if not again or careful_steps == 0:
         return fit
@@ -143,7 +147,7 @@ def fit_logistic(
         [l2[index] for index in again],
         fit.weight[list(again)].to(exact),
         fit.bias[list(again)].to(exact),
-        None if few_rows(features) else Preconditioner.of(exact, CAREFUL_EFFORT),
+        base.of(exact) if isinstance(base, Span) else Preconditioner.of(exact, CAREFUL_EFFORT),
         tolerance,
         careful_steps,
         max(history, CAREFUL_HISTORY),
@@ -158,7 +162,7 @@ def _fit(
     l2: Sequence[float],
     weight: Tensor,
     bias: Tensor,
-    preconditioner: Preconditioner | None,
+    base: Preconditioner | Span,
     tolerance: float,
     max_steps: int,
     history: int,
@@ -168,17 +172,16 @@ def _fit(
     """Fit once, from weights ``[G F C]`` and biases ``[G C]``.
 
     Args:
+        base: the span of the features if they are few rows, else their preconditioner.
         chained: if the grid is solved in groups, later ones start from the nearest solution so far instead.
     """
-    exact_mean = column_mean(features)
-    mean = exact_mean.to(features.dtype)
+    mean = column_mean(features).to(features.dtype)
     centred_bias = bias + mean @ weight
-    if few_rows(features) and preconditioner is None:
-        span = Span(features, exact_mean)
-        weight = torch.stack([span.coordinates_of(one) for one in weight])
-        rows, row_mean, preconditioner = span.coordinates, torch.zeros_like(span.coordinates[0]), span.preconditioner
+    if isinstance(base, Span):
+        weight = base.coordinates_of(weight)
+        rows, row_mean, preconditioner = base.coordinates, torch.zeros_like(base.coordinates[0]), base.preconditioner
     else:
-        span, rows, row_mean, preconditioner = None, features, mean, preconditioner or Preconditioner.of(features)
+        rows, row_mean, preconditioner = features, mean, base
     weight = weight.transpose(1, 2)  # [G C F]
     # logits, slopes, probabilities and a temporary; and the histories
     per_problem = rows.element_size() * bias.shape[1] * (4 * len(rows) + 2 * (history + 4) * rows.shape[1])
@@ -196,7 +199,7 @@ def _fit(
         parts[-1].solve(tolerance, max_steps)
     back = torch.tensor(order).argsort().tolist()
     weight = torch.cat([part.weight for part in parts])[back].transpose(1, 2)
-    weight = (weight if span is None else span.weight_of(weight)).contiguous()
+    weight = (base.weight_of(weight) if isinstance(base, Span) else weight).contiguous()
     bias = torch.cat([part.centred_bias for part in parts])[back] - mean @ weight
     steps = [count for part in parts for count in part.steps]
     converged = [done for part in parts for done in part.converged]
@@ -224,8 +227,10 @@ def objective(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, l2
     total = torch.zeros(G, dtype=torch.float64, device=features.device)
     for rows, y in zip(blocks(features), blocks(labels), strict=True):
         logits = (rows @ flat).view(-1, G, C) + bias
-        chosen = logits.gather(2, y.view(-1, 1, 1).expand(-1, G, 1)).squeeze(2)
-        total += (logits.logsumexp(2) - chosen).sum(0, dtype=torch.float64)
+        label = y.view(-1, 1, 1).expand(-1, G, 1)
+        # log(1 + Σ exp(other - label)): a difference of logarithms would lose the loss of rows that are nearly fitted
+        ahead = (logits - logits.gather(2, label)).scatter_(2, label, -torch.inf).logsumexp(2)
+        total += torch.nn.functional.softplus(ahead).sum(0, dtype=torch.float64)
     penalty = weight.double().square().sum(dim=(1, 2)) * torch.tensor(l2, dtype=torch.float64, device=total.device)
     return total / len(features) + penalty / 2
 

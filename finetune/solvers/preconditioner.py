@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -163,7 +165,6 @@ class Span:
 
     def __init__(self, features: Tensor, mean: Tensor) -> None:
         """Features ``[n F]`` and their mean ``[F]``, float64."""
-        self.features, self.mean = features, mean.to(features.dtype)
         n = len(features)
         # float64 throughout: in float32 the small eigenvalues, which a weak penalty divides by, would be noise
         total = torch.zeros(n, n, dtype=torch.float64, device=features.device)
@@ -172,10 +173,21 @@ class Span:
             total += centred @ centred.T
         values, vectors = torch.linalg.eigh(total)
         nonzero = values > n * torch.finfo(values.dtype).eps * values[-1].clamp_min(torch.finfo(features.dtype).tiny)
-        values, vectors = values[nonzero], vectors[:, nonzero]
+        self._exact = mean, values[nonzero], vectors[:, nonzero]
+        self._take(features)
+
+    def of(self, features: Tensor) -> Span:
+        """The same span, for the same features in another precision: without solving for it again."""
+        other = copy.copy(self)
+        other._take(features)
+        return other
+
+    def _take(self, features: Tensor) -> None:
+        mean, values, vectors = self._exact
+        self.features, self.mean = features, mean.to(features.dtype)
         self.coordinates = (vectors * values.sqrt()).to(features.dtype)
         self._back = (vectors * values.rsqrt()).to(features.dtype)  # U Λ^-½
-        self.preconditioner = Preconditioner((values / n).to(features.dtype))
+        self.preconditioner = Preconditioner((values / len(features)).to(features.dtype))
 
     def weight_of(self, coordinates: Tensor) -> Tensor:
         """Weights of the coordinates ``[G r C]`` -> weights of the features ``[G F C]``: ``V w``."""
@@ -186,7 +198,8 @@ class Span:
         return weight
 
     def coordinates_of(self, weight: Tensor) -> Tensor:
-        """Weights of the features ``[F C]`` -> weights of the coordinates with the same logits ``[r C]``: ``Vᵀ W``."""
-        weight = weight.to(self.features)
-        coordinates: Tensor = self._back.T @ (self.features @ weight - self.mean @ weight)
-        return coordinates
+        """Weights of the features ``[G F C]`` -> of the coordinates ``[G r C]``, with the same logits: ``Vᵀ W``."""
+        G, F, C = weight.shape
+        flat = weight.to(self.features).permute(1, 0, 2).reshape(F, G * C)  # one product reads the features once
+        coordinates: Tensor = self._back.T @ (self.features @ flat - self.mean @ flat)
+        return coordinates.view(-1, G, C).permute(1, 0, 2)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import torch
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 from torch import Tensor, nn
 
 from common.augment import AugmentConfig
@@ -155,8 +155,23 @@ class LinearLearner(MethodLearner):
         return None if found is None else (Example(input=images, clean=images, target=images), found[0])
 
 
+class SampledMethod(LinearMethod, ABC):
+    """A method that is fitted on one bounded sample, without steps; a resumed run fits it again."""
+
+    sample: int = Field(default=5000, ge=2)
+    """Images to fit on at most."""
+
+    @property
+    def streams(self) -> bool:
+        return False
+
+    @property
+    def sampled(self) -> int:
+        return self.sample
+
+
 class SampleLearner(LinearLearner):
-    """A method that is fitted on one sample, and takes no steps."""
+    """The learner of a sampled method."""
 
     def learn(self, images: Tensor, step: int, index: Tensor) -> StepResult:
         raise AssertionError(f"{self.method.kind} does not stream")

@@ -23,7 +23,7 @@ from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from pretrain.linear.base import SampleLearner, user_errors
+from pretrain.linear.base import SampledMethod, SampleLearner, user_errors
 from pretrain.linear.moments import Moments, check_rows
 from pretrain.linear.pca import pca
 from pretrain.linear.projection import ProjectedMethod, Projection, ProjectionLearner, check_components, signs
@@ -36,7 +36,7 @@ def ica(rows: Tensor, components: int, *, seed: int, max_steps: int = 200, toler
 
     The same rows, seed and thread count give the same components. They come in no particular order, as in
     scikit-learn, but each row of ``back.T`` (the mixing matrix) has its entry of largest magnitude positive. If
-    ``max_steps`` do not reach ``tolerance`` (the largest change of a direction, 1 - cosine), a warning is logged.
+    ``max_steps`` do not reach ``tolerance`` (the largest change of a direction, 1 - cosine), ``shortfall`` says so.
 
     Raises:
         ValueError: rows that are not finite ``[n d]``, more components than ``min(n - 1, d)`` or than the directions
@@ -55,13 +55,12 @@ def ica(rows: Tensor, components: int, *, seed: int, max_steps: int = 200, toler
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fitted.fit((white.encode(rows) * scale).cpu().numpy())
+    shortfall = ""
     for warning in caught:
         if issubclass(warning.category, ConvergenceWarning):
-            log.warning(
-                "ICA stopped after %d steps without converging to a tolerance of %g; use more steps, fewer components "
-                "or more rows",
-                max_steps,
-                tolerance,
+            shortfall = (
+                f"ICA stopped after {max_steps} steps without converging to a tolerance of {tolerance:g}; use more "
+                "steps, fewer components or more rows"
             )
         else:
             log.warning("ICA: %s", warning.message)
@@ -74,13 +73,14 @@ def ica(rows: Tensor, components: int, *, seed: int, max_steps: int = 200, toler
         weight=sign[:, None] * (rotation @ white.weight) * scale,
         back=back * sign,
         explained=back.square().sum(0) / total,
+        shortfall=shortfall,
     )
 
 
 # ---- the method
 
 
-class Ica(ProjectedMethod):
+class Ica(SampledMethod, ProjectedMethod):
     """Independent components, by scikit-learn's FastICA on a bounded sample; a resumed run fits them again."""
 
     kind: Literal["ica"] = "ica"
@@ -90,14 +90,6 @@ class Ica(ProjectedMethod):
     """Iterations of FastICA at most."""
     tolerance: float = Field(default=1e-4, gt=0)
     """Change of the components at which FastICA stops."""
-
-    @property
-    def streams(self) -> bool:
-        return False
-
-    @property
-    def sampled(self) -> int:
-        return self.sample
 
     def sample_rows(self, images: int, seed: int) -> Tensor:
         drawn = torch.randperm(images, generator=torch.Generator().manual_seed(seed))[: self.sample]

@@ -21,9 +21,11 @@ from common.encoders import Encoder, EncoderConfig
 from common.encoders.patch_dictionary import PatchDictionary, PatchDictionaryArgs, mirrored
 from common.engine.learner import StepResult
 from common.machine.distributed import World
-from common.solvers import fista
-from pretrain.linear.base import LinearLearner, LinearMethod, user_errors
-from pretrain.linear.dictionary import DictionaryStatistics, replace_unused, unused_atoms, update_dictionary
+from common.solvers import STEPS as LASSO_STEPS
+from common.solvers import apart, fista
+from pretrain.linear.base import LinearMethod, user_errors
+from pretrain.linear.dictionary import DictionaryStatistics
+from pretrain.linear.dictionary_learner import NOTED, DictionaryLearner, unconverged_note
 from pretrain.linear.ica import ica
 from pretrain.linear.sparse_coding import random_rows
 from pretrain.report.explained import Explained
@@ -31,7 +33,6 @@ from pretrain.report.explained import Explained
 SAMPLE_PATCHES = 200_000  # patches used to estimate the whitening
 ICA_PATCHES = 50_000
 EXPLAINED_PATCHES = 4096
-REPLACE_EVERY = 10  # steps
 
 Basis = Literal["random", "kmeans", "sparse_coding", "pca", "ica"]
 
@@ -90,11 +91,10 @@ class PatchDictionaryFit(LinearMethod):
         return PatchDictionaryLearner
 
 
-class PatchDictionaryLearner(LinearLearner):
+class PatchDictionaryLearner(DictionaryLearner):
     """Fits whitening and a first dictionary in ``start``; k-means and sparse coding then stream."""
 
     encoder: PatchDictionary
-    statistics: DictionaryStatistics
     method: PatchDictionaryFit
 
     def __init__(
@@ -103,6 +103,18 @@ class PatchDictionaryLearner(LinearLearner):
         super().__init__(encoder, method, augment, world, seed)
         h, d = self.encoder.dictionary.shape
         self.statistics = DictionaryStatistics(d, h, forgetting=method.forgetting, device=world.device)
+        self.shortfall = ""
+
+    @torch.no_grad()
+    def notes(self, images: Tensor) -> list[str]:
+        notes, args = [self.shortfall] if self.shortfall else [], self.encoder.args
+        if args.code != "lasso":
+            return notes
+        some = images[even_rows(len(images), NOTED)].to(self.world.device)
+        y = self.whitened(self.cut(some, 1, torch.Generator().manual_seed(self.seed)))
+        dictionary = self.encoder.full_dictionary().T.contiguous()
+        missed = apart(y, dictionary, fista(y, dictionary, args.l1), args.l1)
+        return notes + unconverged_note(missed, LASSO_STEPS, "raise fit.network.l1, or lower fit.network.atoms")
 
     def initialise(self, sample: Tensor) -> None:
         encoder, fit = self.encoder, self.method
@@ -125,7 +137,7 @@ class PatchDictionaryLearner(LinearLearner):
                     projection = ica(some, learned, seed=self.seed)
                 # the mixing directions, comparable with other atoms: the filters that extract components from whitened
                 # patches are mostly noise, since ICA whitens them again, and fully
-                atoms = projection.back.T
+                atoms, self.shortfall = projection.back.T, projection.shortfall
             case _:
                 atoms = random_rows(white, learned, self.seed)
         encoder.dictionary.copy_(normalize(atoms.to(white), dim=1))
@@ -141,16 +153,9 @@ class PatchDictionaryLearner(LinearLearner):
             codes = fista(y, dictionary, self.method.strength, tolerance=1e-3)
             restore = (y - codes @ encoder.dictionary).square().sum(1)
             losses = {"restore": restore.mean(), "sparsity": self.method.strength * codes.abs().sum(1).mean()}
-        self.statistics.add(y, codes)
-        fresh = update_dictionary(dictionary, self.statistics.codes_gram, self.statistics.cross)
-        dead = unused_atoms(self.statistics.use)
-        if step % REPLACE_EVERY == REPLACE_EVERY - 1 and bool(dead.any()):
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-            with user_errors(self.method):
-                fresh = replace_unused(fresh, self.statistics.use, y[: int(dead.sum())], generator)
-            self.statistics.forget(dead)
+        fresh, numbers = self.improved(dictionary, y, codes, step, lambda count: y[:count])
         encoder.dictionary.copy_(fresh.T)
-        return StepResult(losses, {"nonzeros": (codes != 0).sum(1).float().mean(), "unused_atoms": dead.sum()})
+        return StepResult(losses, numbers)
 
     def _nearest(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """One atom per patch, by magnitude: patches ``[n d]``, mirrored if the mirrored atom fits better, and codes.

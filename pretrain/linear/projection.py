@@ -29,13 +29,14 @@ class Projection:
 
     ``back`` is the least-squares map from the codes of the training rows to those rows. ``explained`` is the share of
     the rows' total variance that each component of the code explains alone; if components are uncorrelated (PCA,
-    ICA, CCA without a ridge), the shares add up.
+    ICA, CCA without a ridge), the shares add up. ``shortfall`` says what did not converge, if anything.
     """
 
     mean: Tensor  # [d]
     weight: Tensor  # [h d]
     back: Tensor  # [d h]
     explained: Tensor  # [h], 0..1
+    shortfall: str = ""
 
     def encode(self, rows: Tensor) -> Tensor:
         """Rows ``[n d]`` -> codes ``[n h]``, float64, on the projection's device."""
@@ -105,7 +106,7 @@ class ProjectionLearner(LinearLearner):
 
     def __init__(self, encoder: Encoder, method: LinearMethod, augment: AugmentConfig, world: World, seed: int) -> None:
         super().__init__(encoder, method, augment, world, seed)
-        self.settled = False
+        self.settled, self.shortfall = False, ""
         self.model.register_buffer("back", self.encoder.code.weight.detach().T.clone())
 
     def settle(self, projection: Projection) -> None:
@@ -114,7 +115,10 @@ class ProjectionLearner(LinearLearner):
             self.encoder.centre.copy_(projection.mean)
             self.encoder.code.weight.copy_(projection.weight)
             self.model.get_buffer("back").copy_(projection.back)
-        self.settled = True
+        self.settled, self.shortfall = True, projection.shortfall
+
+    def notes(self, images: Tensor) -> list[str]:
+        return [self.shortfall] if self.shortfall else []
 
     def rows(self, images: Tensor) -> Tensor:
         """Images as rows ``[B d]``, not yet centred."""

@@ -17,22 +17,17 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from common.augment import AugmentConfig
+from common.data.rows import even_rows
 from common.encoders import Encoder, EncoderConfig
 from common.encoders.sparse_code import SparseCode
 from common.encoders.vector import Centre
 from common.engine.learner import StepResult
 from common.machine.distributed import World
-from pretrain.linear.base import LinearLearner, LinearMethod, user_errors
-from pretrain.linear.dictionary import (
-    DictionaryStatistics,
-    replace_unused,
-    unused_atoms,
-    update_dictionary,
-    worst_reconstructed,
-)
+from pretrain.linear.base import LinearMethod
+from pretrain.linear.dictionary import DictionaryStatistics, worst_reconstructed
+from pretrain.linear.dictionary_learner import NOTED, DictionaryLearner, unconverged_note
 from pretrain.report.explained import Explained
 
-REPLACE_EVERY = 10  # steps; an atom has this long to be used before it is replaced
 # Codes and atoms need not be exact while the other still changes: measured in benchmarks/dictionary.py.
 STEPS, GAP, SWEEPS = 30, 0.1, 2
 
@@ -73,11 +68,10 @@ class SparseCoding(LinearMethod):
         return SparseCodingLearner
 
 
-class SparseCodingLearner(LinearLearner):
+class SparseCodingLearner(DictionaryLearner):
     """Learns W and its moments A, B from minibatches."""
 
     encoder: SparseCode
-    statistics: DictionaryStatistics
     method: SparseCoding
 
     def __init__(self, encoder: Encoder, method: SparseCoding, augment: AugmentConfig, world: World, seed: int) -> None:
@@ -98,24 +92,13 @@ class SparseCodingLearner(LinearLearner):
         losses = {"restore": restore, "sparsity": self.penalty(codes).mean()}
         if fit.gamma:
             losses["dictionary"] = fit.gamma * encoder.dictionary.square().sum()
-        self.statistics.add(x, codes)
-        fresh = update_dictionary(
-            encoder.dictionary,
-            self.statistics.codes_gram,
-            self.statistics.cross,
-            gamma=fit.gamma,
-            unit_norm=not fit.gamma,
-            sweeps=SWEEPS,
-        )
-        dead = unused_atoms(self.statistics.use)
-        if step % REPLACE_EVERY == REPLACE_EVERY - 1 and bool(dead.any()):
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-            candidates = worst_reconstructed(x, encoder.dictionary, codes, int(dead.sum()))
-            with user_errors(fit):
-                fresh = replace_unused(fresh, self.statistics.use, candidates, generator)
-            self.statistics.forget(dead)
+
+        def worst(count: int) -> Tensor:
+            return worst_reconstructed(x, encoder.dictionary, codes, count)
+
+        fresh, numbers = self.improved(encoder.dictionary, x, codes, step, worst, gamma=fit.gamma, sweeps=SWEEPS)
         encoder.dictionary.copy_(fresh)
-        return StepResult(losses, {"nonzeros": (codes != 0).sum(1).float().mean(), "unused_atoms": dead.sum()})
+        return StepResult(losses, numbers)
 
     def penalty(self, codes: Tensor) -> Tensor:
         """λ ‖s‖₁ or λ ‖s‖₀ of each row ``[B]``; zero for a fixed number of atoms."""
@@ -129,6 +112,12 @@ class SparseCodingLearner(LinearLearner):
         rows = self.encoder.vectors(images)
         removed = images.flatten(1) - rows  # by centring
         return (removed + self.encoder.solve(rows) @ self.encoder.dictionary.T).view(images.shape), rows
+
+    @torch.no_grad()
+    def notes(self, images: Tensor) -> list[str]:
+        rows = self.encoder.vectors(images[even_rows(len(images), NOTED)].to(self.world.device))
+        missed = self.encoder.unconverged(rows, self.encoder.solve(rows))
+        return unconverged_note(missed, self.encoder.args.steps, "raise fit.strength, or lower fit.atoms")
 
     @torch.no_grad()
     def explain(self, images: Tensor) -> Explained:

@@ -43,7 +43,7 @@ from common.engine.schedule import seed_step
 from common.errors import UserError
 from common.machine.distributed import World
 from common.solvers.kernels import Kernel, check_width, kernel_rows, squared_distances
-from pretrain.linear.base import LinearMethod, SampleLearner, user_errors
+from pretrain.linear.base import SampledMethod, SampleLearner, user_errors
 from pretrain.linear.moments import Moments, check_rows
 from pretrain.linear.pca import whitened_codes
 from pretrain.linear.projection import check_components, signs
@@ -212,7 +212,7 @@ def _chunks(rows: Tensor, columns: int) -> tuple[Tensor, ...]:
 # ---- the method
 
 
-class Tca(LinearMethod):
+class Tca(SampledMethod):
     """Pan et al. 2011, in the span of ``landmarks`` images, half of them from each domain."""
 
     kind: Literal["tca"] = "tca"
@@ -231,14 +231,6 @@ class Tca(LinearMethod):
     the domains to agree, a large one gives kernel PCA."""
     damage: AnyCorruption | None = None
     """Makes the second domain from the first, or is applied to data.other if that is given."""
-
-    @property
-    def streams(self) -> bool:
-        return False
-
-    @property
-    def sampled(self) -> int:
-        return self.sample
 
     @property
     def second(self) -> Second:

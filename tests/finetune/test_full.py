@@ -406,6 +406,14 @@ def test_size_at_which_the_result_could_not_be_loaded_is_refused_before_anything
     assert not (tmp_path / "run").exists()
 
 
+def test_encoder_that_takes_no_classifier_is_not_fine_tuned(tmp_path: Path) -> None:
+    args = {"depth": 1, "embed_dim": 48, "num_heads": 2}
+    start = exported(tmp_path / "encoder", EncoderConfig(name="timm/qwen3_vit_88m_enc", model_args=args), 32)
+    with pytest.raises(UserError, match="takes no classifier in timm: use retouch probe, or another encoder"):
+        run_stage(config(tmp_path / "run", encoder=start))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("name", ["patch_dictionary", "sparse_code", "kernel"])
 def test_encoder_without_weights_that_learn_is_not_fine_tuned(name: str, tmp_path: Path) -> None:
     start = exported(tmp_path / "encoder", EncoderConfig(name=name))

@@ -1,4 +1,4 @@
-"""bfloat16 where the machine is fast at it, and then really in the products of a run."""
+"""bfloat16 is really in the products of a run, where it is asked for."""
 
 from __future__ import annotations
 
@@ -11,37 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import retouch
-from common.machine.precision import Precision, resolve_precision
 from tests.recipe import last_checkpoint, pretraining
-
-
-@pytest.mark.parametrize(
-    ("device", "capability", "amx", "avx512", "expected"),
-    [
-        ("cuda", (7, 5), True, True, torch.float32),
-        ("cuda", (8, 0), False, False, torch.bfloat16),
-        ("cuda", (9, 0), False, False, torch.bfloat16),
-        ("cpu", (9, 0), False, False, torch.float32),
-        ("cpu", (7, 0), True, False, torch.bfloat16),
-        ("cpu", (7, 0), False, True, torch.bfloat16),
-        ("mps", (9, 0), True, True, torch.float32),
-    ],
-)
-@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
-def test_precision_on_each_kind_of_machine(
-    monkeypatch: pytest.MonkeyPatch,
-    precision: Precision,
-    device: str,
-    capability: tuple[int, int],
-    amx: bool,
-    avx512: bool,
-    expected: torch.dtype,
-) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
-    named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    assert resolve_precision(precision, torch.device(device)) == named.get(precision, expected)
 
 
 @pytest.fixture

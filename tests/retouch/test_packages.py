@@ -39,6 +39,36 @@ def test_a_hidden_package_gives_one_clear_error(files: dict[str, str], script: s
     )
 
 
+@pytest.mark.parametrize(
+    ("module", "hides"),
+    [
+        ("pretrain", "common"),
+        ("pretrain", "finetune"),
+        ("finetune", "common"),
+        ("finetune", "pretrain"),
+        ("retouch", "common"),
+        ("retouch", "pretrain"),
+    ],
+)
+def test_a_stage_started_as_a_module_gives_the_same_error(module: str, hides: str, tmp_path: Path) -> None:
+    """The working folder comes first in the search path then, as under torchrun."""
+    (tmp_path / hides).mkdir()
+    (tmp_path / hides / "__init__.py").write_text("X = 1")
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == (
+        f"ImportError: retouch needs its own package {hides!r}, but {tmp_path / hides} is imported in its place; "
+        "rename it"
+    )
+
+
 @pytest.mark.parametrize("name", ["pretrain", "finetune"])
 def test_a_script_may_have_the_name_of_a_package(name: str, tmp_path: Path) -> None:
     (tmp_path / f"{name}.py").write_text(

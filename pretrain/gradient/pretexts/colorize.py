@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -22,6 +23,9 @@ AB_REACH = 110  # every sRGB color has |a|, |b| below this
 NEIGHBOURS = 5  # bins that share one color
 SOFTNESS = 5.0  # standard deviation, in ab units, of the Gaussian that weights them
 SAMPLE = 100_000  # colors that bins are fitted to
+PASSES = 100  # of k-means over them at most; it took 2 or 3 on photographs and generated images
+
+log = logging.getLogger("retouch")
 
 
 class Colorize(Pretext):
@@ -98,7 +102,9 @@ class Colorize(Pretext):
                 f"pretext.bins is {self.bins}, but the training images have only {distinct} distinct colors: "
                 "lower it, or train on color images"
             )
-        kmeans = MiniBatchKMeans(self.bins, random_state=0, n_init=3, batch_size=4096).fit(colors)
+        kmeans = MiniBatchKMeans(self.bins, random_state=0, n_init=3, batch_size=4096, max_iter=PASSES).fit(colors)
+        if kmeans.n_iter_ >= PASSES:
+            log.warning("k-means of the color bins did not converge in %d passes over %d colors", PASSES, len(colors))
         share = np.bincount(kmeans.predict(colors), minlength=self.bins) / len(colors)
         rarity = 1 / np.maximum((1 - self.rebalance) * share + self.rebalance / self.bins, 1e-6)
         rarity /= (share * rarity).sum()

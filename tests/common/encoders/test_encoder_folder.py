@@ -27,9 +27,9 @@ TINY_VIT = {"patch_size": 4, "embed_dim": 48, "depth": 2, "num_heads": 3}
 
 def build(name: str = "small_cnn", model_args: dict[str, Any] | None = None, **settings: Any) -> Encoder:
     torch.manual_seed(0)
-    stem = settings.pop("stem", "auto")
+    stem, size = settings.pop("stem", "auto"), settings.pop("size", 32)
     args = SMALL if name == "small_cnn" and model_args is None else model_args or {}
-    encoder = build_encoder(EncoderConfig(name=name, model_args=args, stem=stem), image_size=32, **settings)
+    encoder = build_encoder(EncoderConfig(name=name, model_args=args, stem=stem), image_size=size, **settings)
     with torch.no_grad():  # so that no tensor is what a fresh network has
         for tensor in encoder.state_dict().values():
             if tensor.is_floating_point():

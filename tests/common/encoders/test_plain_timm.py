@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import timm
 import torch
+from PIL import Image
+from torch import Tensor
 
-from common.encoders import View
-from common.encoders.export import export_encoder
-from common.encoders.load import load_encoder, read_encoder_card
+from common.encoders import Classifier, View
+from common.encoders.export import export_classifier, export_encoder
+from common.encoders.load import load_classifier, load_encoder, read_encoder_card
 from tests.common.encoders.test_encoder_folder import TINY_VIT, build, images
 from tests.common.encoders.test_encoders import FAMILY, Member
 
@@ -52,6 +54,74 @@ def test_folder_that_plain_timm_cannot_open_says_so(tmp_path: Path, caplog: pyte
     assert not card.plain_timm
     assert "stem was replaced" in card.note
     assert card.note in caplog.text
+
+
+THIN = {"channels": [8, 8, 8, 8]}
+
+
+def enlarged(images: Tensor) -> Tensor:
+    """Every pixel 4x4 times."""
+    return images.repeat_interleave(4, 2).repeat_interleave(4, 3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "size"), [("resnet18", 32), ("resnet10t", 24), ("resnet18d", 33)])
+def test_a_stem_for_small_images_opens_in_plain_timm_which_sees_every_pixel_sixteen_times(
+    name: str, size: int, tmp_path: Path
+) -> None:
+    encoder = build(f"timm/{name}", THIN, size=size)
+    assert encoder.config.stem == "small"
+    export_encoder(encoder, tmp_path / "encoder", {})
+    card = read_encoder_card(tmp_path / "encoder")
+    assert card.plain_timm
+    assert f"scale them to {size} px and then repeat every pixel 4x4 times (to {4 * size} px, nearest)" in card.note
+    shown = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    for ours, again in zip(encoder.layers(shown), load_encoder(tmp_path / "encoder").layers(shown), strict=True):
+        torch.testing.assert_close(again, ours, rtol=0, atol=0)
+    plain = timm.create_model(f"local-dir:{tmp_path / 'encoder'}", pretrained=True, num_classes=0).eval()
+    body: Any = encoder.body
+    expected = body.forward_features(encoder.prepare(shown))
+    assert float(expected.abs().max()) > 0.01
+    found = plain.forward_features(enlarged(encoder.prepare(shown)))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+    # timm's own transform shows it an image of that size in the right way
+    picture = (shown[0] * 255).to(torch.uint8)
+    described = timm.data.resolve_data_config(model=plain)
+    transformed = timm.data.create_transform(**described)(Image.fromarray(picture.permute(1, 2, 0).numpy()))
+    torch.testing.assert_close(transformed[None], enlarged(encoder.prepare(picture[None] / 255)), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_classifier_with_a_stem_for_small_images_has_its_logits_in_plain_timm(tmp_path: Path) -> None:
+    encoder = build("timm/resnet18", THIN)
+    classifier = Classifier(encoder, ("cat", "dog")).eval()
+    export_classifier(classifier, tmp_path / "classifier", {})
+    plain = timm.create_model(f"local-dir:{tmp_path / 'classifier'}", pretrained=True).eval()
+    expected = classifier(images())
+    torch.testing.assert_close(plain(enlarged(encoder.prepare(images()))), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(load_classifier(tmp_path / "classifier")(images()), expected, rtol=0, atol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["timm/resnetblur18", "timm/test_resnet"])
+def test_stems_that_timm_cannot_have_are_known(name: str) -> None:
+    """Antialiased pooling, and a width other than 64."""
+    encoder: Any = build(name)
+    assert encoder.config.stem == "small"
+    assert not encoder.plain
+
+
+@torch.no_grad()
+def test_folders_written_before_timm_could_open_them_still_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = build("timm/resnet18", THIN)
+    with monkeypatch.context() as patch:
+        patch.setattr("common.encoders.timm_encoder.timm_has_it", lambda model, args: False)
+        export_encoder(encoder, tmp_path / "encoder", {})
+    assert not read_encoder_card(tmp_path / "encoder").plain_timm
+    torch.testing.assert_close(load_encoder(tmp_path / "encoder")(images()), encoder(images()), rtol=0, atol=0)
 
 
 @torch.no_grad()

@@ -13,9 +13,13 @@ from torch import Tensor, nn
 from common.encoders import EncoderConfig, TokenEncoder, build_encoder
 from common.encoders.export import export_encoder
 from common.encoders.load import load_encoder
+from common.encoders.timm_model import create_timm_model
 from common.errors import UserError
 
 TINY_VIT = {"patch_size": 4, "embed_dim": 48, "depth": 3, "num_heads": 3}
+HIERA = {"embed_dim": 16, "stages": [1, 1, 1, 1]}
+COAT = {"serial_depths": [1, 1, 1, 1], "parallel_depth": 1}
+GEMMA = {"depth": 1, "embed_dim": 48, "num_heads": 2}
 
 
 def images(count: int, seed: int = 1) -> Tensor:
@@ -138,6 +142,37 @@ def test_images_are_standardised_as_timm_does_for_the_model() -> None:
     torch.testing.assert_close(encoder.prepare(mean.view(1, 3, 1, 1).expand(1, 3, 32, 32)), torch.zeros(1, 3, 32, 32))
 
 
+@pytest.mark.parametrize("name", ["hiera_tiny_224", "sam2_hiera_tiny"])
+def test_models_that_do_not_normalise_their_maps_give_them_as_they_are(name: str) -> None:
+    encoder = build_encoder(EncoderConfig(name=f"timm/{name}", model_args=HIERA), image_size=32).eval()
+    model: Any = encoder.body
+    with torch.no_grad():
+        timms = model.forward_intermediates(encoder.prepare(images(1)), norm=False, intermediates_only=True)
+        for ours, expected in zip(encoder.layers(images(1)), timms, strict=True):
+            torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+
+
+def test_a_lower_patch_size_that_a_model_takes_but_cannot_use_is_not_chosen() -> None:
+    """CoaT's later stages are built for patches of 4 px, whatever the first one has."""
+    model, config = create_timm_model(EncoderConfig(name="timm/coat_tiny", model_args=COAT), 32)
+    assert "patch_size" not in config.model_args
+    with torch.no_grad():
+        model.forward_intermediates(images(1), intermediates_only=True)
+
+
+@torch.no_grad()
+def test_infinite_limits_that_a_fresh_network_has_are_no_divergence(tmp_path: Path) -> None:
+    encoder = build_encoder(EncoderConfig(name="timm/gemma4_vit_167m_enc", model_args=GEMMA), image_size=48).eval()
+    limits = [name for name, tensor in encoder.state_dict().items() if not tensor.isfinite().all()]
+    assert limits
+    export_encoder(encoder, tmp_path / "encoder", {})
+    shown = torch.rand(1, 3, 48, 48)
+    torch.testing.assert_close(load_encoder(tmp_path / "encoder")(shown), encoder(shown), rtol=1e-5, atol=1e-5)
+    encoder.get_buffer(limits[0]).mul_(-1)
+    with pytest.raises(UserError, match="is not finite, so training diverged"):
+        export_encoder(encoder, tmp_path / "other", {})
+
+
 # ---- refusals: one plain message each
 
 
@@ -151,8 +186,12 @@ def test_images_are_standardised_as_timm_does_for_the_model() -> None:
         ({"name": "timm/test_vit", "model_args": {"img_size": 48}}, 32, "set data.image_size=48"),
         ({"name": "timm/test_vit", "model_args": {"patch_size": 5}}, 32, "patches of 5x5 px do not tile it"),
         ({"name": "timm/convnext_atto", "stem": "small"}, 32, "small replaces the stem of a ResNet"),
-        ({"name": "timm/inception_v3"}, 32, "timm/inception_v3 cannot be used as an encoder"),
-        ({"name": "timm/coat_tiny"}, 32, "cpe1.proj.weight and model.serial_blocks1.0.cpe.proj.weight share one"),
+        ({"name": "timm/coat_tiny", "model_args": COAT}, 32, "share one weight, which a weights file cannot represent"),
+        # with the size that works
+        ({"name": "timm/efficientformer_l1"}, 32, "; set data.image_size=224"),
+        ({"name": "timm/hiera_tiny_224", "model_args": HIERA}, 48, "invalid for input of size"),
+        ({"name": "timm/hiera_tiny_224", "model_args": HIERA}, 48, "; set data.image_size=64"),
+        ({"name": "timm/gemma4_vit_167m_enc", "model_args": GEMMA}, 32, "; set data.image_size=48"),
     ],
 )
 def test_what_is_no_encoder_is_refused_with_its_reason(config: dict[str, Any], image_size: int, message: str) -> None:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from common.data import Images, Loader
 from common.encoders import EncoderConfig, build_encoder
-from common.engine.checkpoint import list_checkpoints, load_checkpoint
+from common.engine import loop
+from common.engine.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from common.engine.gradient import GradientLearner, weight_decay_groups
 from common.engine.loop import Periodic, Trained, learn
 from common.errors import UserError
@@ -149,6 +150,34 @@ def test_sigterm_writes_a_checkpoint_and_says_so(tmp_path: Path, caplog: pytest.
     assert (trained.finished, trained.step) == (False, 7)
     assert "stopped at step 7 of 12 with a checkpoint" in caplog.text
     resumed, _ = run_loop(loop_config(tmp_path / "cut", resume=True))
+    assert same(whole, resumed)
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+
+
+@pytest.mark.parametrize("moment", ["in the last step", "while it is saved"])
+def test_a_signal_at_the_end_of_training_stops_there_too(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stage has more to do after its last step: exporting, testing, further runs."""
+    whole, _ = run_loop(loop_config(tmp_path / "whole"))
+    calls = iter(range(10**6))
+
+    def interrupted(images: Tensor) -> Example:
+        if next(calls) == 11 and moment == "in the last step":
+            os.kill(os.getpid(), signal.SIGINT)
+        return noisy(images)
+
+    def saved(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+        if checkpoint.step == 12 and moment == "while it is saved":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return save_checkpoint(folder, checkpoint, keep)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", saved)
+        _, trained = run_loop(loop_config(tmp_path / "cut"), prepare=interrupted)
+    assert (trained.finished, trained.step) == (False, 12)
+    resumed, trained = run_loop(loop_config(tmp_path / "cut", resume=True), prepare=killed_at(0))
+    assert (trained.finished, trained.step) == (True, 12)
     assert same(whole, resumed)
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
 

@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
-from common.machine.precision import autocast, resolve_precision
-
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-
-
-@pytest.mark.parametrize(("amx", "avx512"), [(False, False), (True, False), (False, True), (True, True)])
-def test_on_a_cpu_auto_follows_its_bfloat16_units(monkeypatch: pytest.MonkeyPatch, amx: bool, avx512: bool) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    assert resolve_precision("auto", CPU) == (torch.bfloat16 if amx or avx512 else torch.float32)
+from common.machine.precision import Precision, autocast, resolve_precision
 
 
 @pytest.mark.parametrize(
-    ("capability", "dtype"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]
+    ("device", "capability", "amx", "avx512", "expected"),
+    [
+        ("cuda", (7, 5), True, True, torch.float32),
+        ("cuda", (8, 0), False, False, torch.bfloat16),
+        ("cuda", (9, 0), False, False, torch.bfloat16),
+        ("cpu", (9, 0), False, False, torch.float32),
+        ("cpu", (7, 0), True, False, torch.bfloat16),
+        ("cpu", (7, 0), False, True, torch.bfloat16),
+        ("mps", (9, 0), True, True, torch.float32),
+    ],
 )
-def test_on_a_gpu_auto_follows_its_generation(
-    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: torch.dtype
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
+def test_precision_on_each_kind_of_machine(
+    monkeypatch: pytest.MonkeyPatch,
+    precision: Precision,
+    device: str,
+    capability: tuple[int, int],
+    amx: bool,
+    avx512: bool,
+    expected: torch.dtype,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert resolve_precision("auto", CUDA) == dtype
-
-
-@pytest.mark.parametrize("device", [CPU, CUDA, torch.device("mps")], ids=str)
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_precision_that_is_named_is_taken(precision: Any, device: torch.device) -> None:
-    assert str(resolve_precision(precision, device)) == f"torch.{precision}"
-
-
-def test_other_devices_compute_in_float32() -> None:
-    assert resolve_precision("auto", torch.device("mps")) == torch.float32
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
+    named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    assert resolve_precision(precision, torch.device(device)) == named.get(precision, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_products_are_of_the_dtype_asked_for(dtype: torch.dtype) -> None:
-    with autocast(CPU, dtype):
+    with autocast(torch.device("cpu"), dtype):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype

@@ -57,28 +57,44 @@ def test_program_that_is_nowhere_keeps_its_name(installed: Path) -> None:
     assert program("wandb") == "wandb"
 
 
-@pytest.mark.parametrize(("lossless", "code"), [(True, 0), (False, 143)])
-def test_sigterm_outside_the_loop_closes_what_is_open_and_says_what_to_do(
-    lossless: bool, code: int, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("number", "lossless", "code"),
+    [(signal.SIGTERM, True, 0), (signal.SIGTERM, False, 143), (signal.SIGINT, True, 0), (signal.SIGINT, False, 130)],
+)
+def test_a_signal_outside_the_loop_closes_what_is_open_and_says_what_to_do(
+    number: signal.Signals, lossless: bool, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "retouch")
     done: list[str] = []
 
     def work() -> None:
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             done.append("worked on")
         except Exception:
             done.append("taken for an error")
         finally:
-            os.kill(os.getpid(), signal.SIGTERM)  # twice, as `timeout` does
+            if number == signal.SIGTERM:
+                os.kill(os.getpid(), number)  # twice, as `timeout` does
             done.append("closed")
 
     before = signal.getsignal(signal.SIGTERM)
     assert answer("retouch stage", work, lossless=lossless) == code
     assert done == ["closed"]
-    assert caplog.messages == [f"stopped by SIGTERM; to continue, {RESUMED}"]
+    name = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
+    assert caplog.messages == [f"stopped by {name}; to continue, {RESUMED}"]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_ctrl_c_that_the_shell_lets_a_process_ignore_does_not_stop_the_loop() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with _Stop(enabled=True) as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not stop.asked
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_sigterm_in_the_loop_is_left_to_the_loop() -> None:

@@ -14,13 +14,16 @@ from sklearn.linear_model import orthogonal_mp_gram
 from torch import Tensor
 
 from common.solvers import (
+    apart,
     fista,
     hard_threshold,
     iht,
     l0_objective,
     lasso,
     lasso_objective,
+    moving,
     omp,
+    relative_gap,
     soft_threshold,
     top_k,
 )
@@ -51,6 +54,36 @@ def test_fista_reaches_sklearns_objective_in_every_row(algorithm: str, l1: float
     theirs = lasso_objective(x, dictionary, torch.from_numpy(reference), l1)
     ours = lasso_objective(x, dictionary, fista(x, dictionary, l1, steps=3000, tolerance=1e-7), l1)
     assert (ours / theirs - 1).max() < 1e-6
+
+
+def test_the_gap_bounds_how_far_codes_are_from_their_optimum() -> None:
+    x, dictionary = problem(B=15)
+    best = lasso_objective(x, dictionary, fista(x, dictionary, 0.3, steps=3000, tolerance=1e-9), 0.3)
+    for steps in (1, 5, 20, 3000):
+        codes = fista(x, dictionary, 0.3, steps=steps, tolerance=0)
+        value, gap = lasso_objective(x, dictionary, codes, 0.3), relative_gap(x, dictionary, codes, 0.3)
+        assert (value * (1 - gap) <= best * (1 + 1e-8)).all()
+        assert gap.dtype == torch.float64
+    assert (gap < 1e-4).all()  # and it closes
+
+
+def test_codes_are_apart_from_their_minimum_or_not_whatever_rounding_leaves_of_the_gap() -> None:
+    x, dictionary = problem(B=40, dtype=torch.float32)
+    best = lasso_objective(x, dictionary, fista(x.double(), dictionary.double(), 0.01, steps=4000).float(), 0.01)
+    for steps in (1, 20, 60, 2000):
+        codes = fista(x, dictionary, 0.01, steps=steps, tolerance=0)
+        above = lasso_objective(x, dictionary, codes, 0.01) / best - 1
+        known = apart(x, dictionary, codes, 0.01)
+        assert known[above > 2e-3].all()
+        assert not known[above < 5e-4].any()
+        assert bool(known.any()) or steps > 60
+
+
+def test_rows_that_hard_thresholding_would_still_move_are_known() -> None:
+    x, dictionary = problem(B=30)
+    assert moving(x, dictionary, iht(x, dictionary, 0.02, steps=1), 0.02).any()
+    codes = iht(x, dictionary, 0.02, steps=2000)
+    assert not moving(x, dictionary, codes, 0.02).any()
 
 
 @pytest.mark.parametrize("shape", [(16, 40), (40, 16), (16, 16)], ids=["overcomplete", "undercomplete", "square"])

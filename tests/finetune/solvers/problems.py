@@ -48,6 +48,14 @@ def _outlying_rows(n: int, F: int, g: torch.Generator) -> Tensor:
     return features
 
 
+def _extreme(n: int, F: int, g: torch.Generator) -> Tensor:
+    """One row with a feature a million times its usual size, one with all: what float32 has digits for is little."""
+    features = _normal(n, F, g)
+    features[5 % n, 0] *= 1e6
+    features[min(20, n - 1)] *= 1e6
+    return features
+
+
 def _duplicated(n: int, F: int, g: torch.Generator) -> Tensor:
     half = _normal(n, (F + 1) // 2, g)
     return torch.cat([half, half + 1e-5 * _normal(n, half.shape[1], g)], 1)[:, :F]
@@ -74,6 +82,7 @@ FAMILIES: dict[str, Callable[[int, int, torch.Generator], Tensor]] = {
     "thresholded": _thresholded,
     "heavy_tailed": _heavy_tailed,
     "outlying_rows": _outlying_rows,
+    "extreme": _extreme,
     "duplicated": _duplicated,
     "constant": _constant,
     "low_rank": _low_rank,

@@ -7,9 +7,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from finetune.solvers.lbfgs import Problems
 from finetune.solvers.logistic import fit_logistic, objective
+from finetune.solvers.preconditioner import Preconditioner
 
 L2 = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
+UNUSED = Preconditioner(torch.ones(1))
 
 
 def correlated(n: int, F: int, C: int, noise: float = 2.0, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -86,6 +89,39 @@ def test_separable_data_with_a_tiny_penalty_gives_finite_and_correct_classifiers
     assert torch.isfinite(fit.weight).all()
     assert (fit.predict(features) == labels).all()
     assert fit.objective[0] < 1e-4
+
+
+def test_rows_that_are_nearly_fitted_keep_their_digits_in_float32() -> None:
+    """Their losses, residuals and curvatures lie far below the rounding error of a probability of 1."""
+    logits = torch.zeros(1, 3, 4)  # problem, class, row
+    logits[0, 0] = torch.tensor([5.0, 12.0, 20.0, -30.0])  # the label is class 0; the last row is quite wrong
+    features, labels = torch.ones(4, 1), torch.zeros(4, dtype=torch.long)
+    nothing = features.new_zeros(1)
+    state = Problems(features, labels, logits.new_zeros(1, 3, 1), logits.new_zeros(1, 3), nothing, nothing, UNUSED, 1)
+    exact = logits.double()
+    for rows in (slice(0, 3), slice(2, 3), slice(3, 4)):
+        state.labels = labels[rows]
+        found, p = state._evaluate(logits[:, :, rows]), exact[:, :, rows].softmax(1)
+        loss = torch.log1p(exact[:, 1:, rows].sub(exact[:, :1, rows]).exp().sum(1))
+        torch.testing.assert_close(found.loss, loss.mean(1), rtol=1e-6, atol=0)
+        expected = torch.cat([-p[:, 1:].sum(1, keepdim=True), p[:, 1:]], 1)
+        torch.testing.assert_close(found.residual.double(), expected, rtol=1e-5, atol=0)
+        off = p[:, 1:].sum(1)
+        spread = (off * (2 - off) - p[:, 1:].square().sum(1)).mean(1) / 2
+        torch.testing.assert_close(found.curvature.double(), spread.clamp_min(1e-6), rtol=1e-5, atol=0)
+    weight = logits[:, :, 2:3].transpose(1, 2)  # [G F C]
+    value = objective(features[:1], labels[:1], weight, logits.new_zeros(1, 3), [1e-30])
+    torch.testing.assert_close(value, torch.log1p(2 * torch.tensor([-20.0]).double().exp()), rtol=1e-6, atol=0)
+
+
+def test_few_separable_rows_need_no_second_fit_in_float64() -> None:
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, 10, (150,), generator=generator)
+    features = torch.randn(150, 600, generator=generator) + 0.5 * torch.randn(10, 600, generator=generator)[labels]
+    fit = fit_logistic(features, labels, 10, [1e-5, 1e-4, 1e-3], tolerance=1e-4, careful_steps=0)
+    assert fit.converged == (True, True, True)
+    exact = fit_logistic(features.double(), labels, 10, fit.l2, tolerance=1e-8)
+    torch.testing.assert_close(fit.objective, exact.objective, rtol=1e-3, atol=0)
 
 
 def test_constant_features_get_no_weight_and_shares_become_the_bias() -> None:

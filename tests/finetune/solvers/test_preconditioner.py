@@ -79,7 +79,11 @@ def test_the_span_keeps_distances_logits_and_norms() -> None:
     weight = span.weight_of(w)
     torch.testing.assert_close((features - mean) @ weight, Z @ w)
     torch.testing.assert_close(weight.norm(dim=(1, 2)), w.norm(dim=(1, 2)))
-    torch.testing.assert_close(span.coordinates_of(weight[0]), w[0])
+    torch.testing.assert_close(span.coordinates_of(weight), w)
+    # the same in another precision, from what was solved once
+    single = span.of(features.float())
+    torch.testing.assert_close(single.coordinates, Z.float(), rtol=0, atol=0)
+    torch.testing.assert_close(single.weight_of(w.float()).double(), weight, rtol=1e-4, atol=1e-4)
 
 
 def test_the_spans_preconditioner_is_the_inverse() -> None:

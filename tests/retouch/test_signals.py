@@ -1,0 +1,146 @@
+"""One rule for all stages: Ctrl-C and SIGTERM end a stage whenever they come, and the same command continues it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pkgutil
+import signal
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common.encoders import EncoderConfig, build_encoder
+from common.encoders.export import export_encoder
+from finetune.results import FinetuneResult, read_results
+from retouch.cli import main
+
+STEPS = 3
+LOSSLESS = ("pretrain", "finetune")
+ALL = ["seed=1", "data.workers=0", "precision=float32", "wandb.mode=disabled"]
+TRAINED = [f"steps={STEPS}", "batch_size=8", "base_lr=0.01"]
+LABELLED = ["data.train=shapes", "data.task=color", "data.limit=60", "data.test_limit=30"]
+SETTINGS = {
+    "pretrain": [*TRAINED, "data.limit=40", "data.image_size=16", "encoder.model_args={width: 4, depth: 1}"],
+    "finetune": [*TRAINED, *LABELLED, "evaluate_every=1", "compare.linear_probe=false"],
+    "probe": [
+        *(*LABELLED, "knn=null", "damage=[]", "properties=false", "baselines.pixels=false"),
+        *("probe.layers=[-1]", "probe.poolings=[avg]", "probe.l2=[0.01]"),
+    ],
+    "embed": ["data.source=shapes", "data.limit=20"],
+}
+# the signal comes as this function is called for the n-th time, counted from 0
+STEP = "torch.optim.AdamW.step"
+TERM, CTRL_C = signal.SIGTERM, signal.SIGINT
+MOMENTS = [
+    ("pretrain", TERM, "pretrain.run.load_images", 0),
+    ("pretrain", CTRL_C, "pretrain.run.load_images", 0),
+    ("pretrain", CTRL_C, STEP, 0),
+    ("pretrain", TERM, STEP, STEPS - 1),
+    ("pretrain", CTRL_C, "common.engine.loop.save_checkpoint", 0),  # after the last step
+    ("pretrain", TERM, "pretrain.run.export_encoder", 0),
+    ("pretrain", CTRL_C, "pretrain.run.code_storage", 0),  # for results.json
+    ("finetune", TERM, "finetune.full.load_labelled", 0),
+    ("finetune", TERM, STEP, 1),
+    ("finetune", CTRL_C, STEP, STEPS - 1),
+    ("finetune", TERM, "finetune.full._predict", STEPS - 1),  # the validation images, after the last step
+    ("finetune", CTRL_C, "finetune.full._predict", STEPS),  # the test images
+    ("finetune", CTRL_C, "finetune.full.export_encoder", 0),
+    ("finetune", TERM, STEP, 2 * STEPS - 1),  # the last one from scratch
+    ("probe", TERM, "finetune.probe.load_labelled", 0),
+    ("probe", CTRL_C, "finetune.probe._measure", 1),
+    ("embed", CTRL_C, "finetune.embed._write", 0),
+]
+
+
+def run(stage: str, out: Path, *overrides: str) -> int:
+    """Run a stage from the command line; returns its exit code."""
+    config = out.parent / f"{stage}.yaml"
+    config.write_text("")
+    start = [] if stage == "pretrain" else [f"encoder={out.parent / 'encoder'}"]
+    return main([stage, str(config), f"out={out}", *start, *ALL, *SETTINGS[stage], *overrides])
+
+
+def written(out: Path) -> dict[str, object]:
+    """What a stage leaves, without what depends on the clock and on where it is."""
+
+    def timeless(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: timeless(part) for key, part in value.items() if key not in ("seconds", "path", "start")}
+        return [timeless(part) for part in value] if isinstance(value, list) else value
+
+    return {
+        str(file.relative_to(out)): timeless(json.loads(file.read_text()))
+        if file.name == "results.json"
+        else file.read_bytes()
+        for file in sorted(out.rglob("*"))
+        if file.name in ("results.json", "model.safetensors", "features.parquet")
+        if "checkpoints" not in file.parts
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, object]]:
+    """What a stage writes that nothing stops."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    export(folder)
+
+    @cache
+    def results(stage: str) -> dict[str, object]:
+        assert run(stage, folder / stage) == 0
+        return written(folder / stage)
+
+    return results
+
+
+def export(folder: Path) -> None:
+    torch.manual_seed(0)
+    export_encoder(build_encoder(EncoderConfig(model_args={"width": 4}), image_size=16), folder / "encoder", {})
+
+
+@pytest.mark.parametrize(("stage", "number", "place", "call"), MOMENTS)
+def test_a_stage_ends_at_once_and_continues_as_if_nothing_had_been(
+    stage: str,
+    number: signal.Signals,
+    place: str,
+    call: int,
+    undisturbed: Callable[[str], dict[str, object]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole = undisturbed(stage)
+    export(tmp_path)
+    out = tmp_path / stage
+    calls, work = iter(range(10**9)), pkgutil.resolve_name(place)
+
+    def interrupted(*given: Any, **named: Any) -> Any:
+        if next(calls) == call:
+            signal.raise_signal(number)
+        return work(*given, **named)
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.INFO, "retouch"):
+        patch.setattr(place, interrupted)
+        code = run(stage, out)
+    assert next(calls) == call + 1, "the stage went on"
+    assert code == (0 if stage in LOSSLESS else 128 + number)
+    assert "resume=true" in caplog.messages[-1]
+
+    assert run(stage, out, f"resume={str(out.exists()).lower()}") == 0
+    assert written(out) == whole
+
+
+def test_a_signal_in_the_probe_of_fine_tuning_is_no_failure_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(tmp_path)
+    monkeypatch.setattr("finetune.full.probe", lambda config: signal.raise_signal(TERM))
+    compared = ["compare.linear_probe=true", "compare.from_scratch=false"]
+    assert run("finetune", tmp_path / "tuned", *compared) == 0
+    found = read_results(tmp_path / "tuned")
+    assert isinstance(found, FinetuneResult)
+    assert found.linear_probe is None
