@@ -71,6 +71,7 @@ class Linear(Probe):
                 start=start,
                 preconditioner=rows.preconditioner(),
                 tolerance=FINAL if final else CHOOSING,
+                confirm=final,
             )
         )
 

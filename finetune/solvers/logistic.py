@@ -20,6 +20,10 @@ it fast:
 - With fewer rows than features, and no preconditioner at hand, the rows are first replaced by their coordinates in
   their own span, ``[n F] -> [n r]``, ``r < n``.
 
+The decrease that is left is predicted with that preconditioner, so it is too small where the averaged curvature is too
+large: rows that are far out, or rare, are soon fitted and have no curvature any more. Where the rows have much less
+curvature at the solution than assumed, the fit is continued with a preconditioner that knows it.
+
 Fits that have not converged are continued in float64, with a preconditioner from more rows, a longer history and more
 steps. ``LogisticFit.converged`` names those that fail even then.
 """
@@ -36,9 +40,12 @@ from torch import Tensor
 from common.machine.memory import available_memory
 from finetune.solvers.gram import blocks, column_mean
 from finetune.solvers.lbfgs import Problems
-from finetune.solvers.preconditioner import Preconditioner, Span, few_rows
+from finetune.solvers.preconditioner import TINY, Preconditioner, Span, few_rows, share_of_assumed
 
 MEMORY = 2 << 30  # bytes for logits, slopes and probabilities; strengths that do not fit are solved in later groups
+DOUBTFUL = (
+    0.5  # curvature at the solution, as a share of what the preconditioner assumes, below which a fit is confirmed
+)
 CAREFUL_EFFORT, CAREFUL_HISTORY = 8, 50  # sample of the preconditioner and history of a careful fit
 
 
@@ -101,6 +108,7 @@ def fit_logistic(
     preconditioner: Preconditioner | None = None,
     tolerance: float = 1e-5,
     max_steps: int = 500,
+    confirm: bool = True,
     careful_steps: int = 2000,
     history: int = 10,
 ) -> LogisticFit:
@@ -118,6 +126,7 @@ def fit_logistic(
             objective (or below the numerical precision), and the decrease extrapolated from its latest steps is of
             the same order.
         max_steps: iterations after which a problem stops.
+        confirm: whether a fit is continued with the curvature at its solution, if that is much less than assumed.
         careful_steps: iterations of the careful fit that continues one that stopped without having converged; 0 for
             none. It needs 8 bytes per feature and row, and computes in the features' precision if they are not free.
         history: pairs of steps and gradient changes that L-BFGS keeps.
@@ -137,6 +146,8 @@ def fit_logistic(
     else:
         base = preconditioner or Preconditioner.of(features)
     fit = _fit(features, labels, l2, weight, bias, base, tolerance, max_steps, history, chained=chained)
+    if confirm:
+        fit = _confirmed(fit, features, labels, base, tolerance, max_steps, history)
     again = fit.unconverged
     if not again or careful_steps == 0:
         return fit
@@ -211,6 +222,42 @@ def _fit(
         tuple(steps[index] for index in back),
         tuple(converged[index] for index in back),
     )
+
+
+def _confirmed(
+    fit: LogisticFit,
+    features: Tensor,
+    labels: Tensor,
+    base: Preconditioner | Span,
+    tolerance: float,
+    max_steps: int,
+    history: int,
+) -> LogisticFit:
+    """The fit, continued with the curvature at its solution where that is much less than assumed."""
+    curvature = _curvature(features, fit)
+    doubtful = (share_of_assumed(features, curvature) < DOUBTFUL).nonzero().flatten().tolist()
+    if not doubtful:
+        return fit
+    weights = curvature[doubtful].mean(0)
+    actual = base.weighted(weights) if isinstance(base, Span) else Preconditioner.of(features, curvature=weights)
+    l2, weight, bias = [fit.l2[place] for place in doubtful], fit.weight[doubtful], fit.bias[doubtful]
+    again = _fit(features, labels, l2, weight, bias, actual, tolerance, max_steps, history, chained=False)
+    return fit.replaced(doubtful, again)
+
+
+def _curvature(features: Tensor, fit: LogisticFit) -> Tensor:
+    """``1 - Σ_c p_c²`` of every row under each strength, relative to their mean: float64 ``[G n]``."""
+    parts = [
+        torch.stack(
+            [
+                1 - (rows @ weight + bias).softmax(1).square().sum(1, dtype=torch.float64)
+                for weight, bias in zip(fit.weight, fit.bias, strict=True)
+            ]
+        )
+        for rows in blocks(features)
+    ]
+    curvature = torch.cat(parts, 1).clamp_min(0)
+    return curvature / curvature.mean(1, keepdim=True).clamp_min(TINY)
 
 
 def _fits_in_float64(features: Tensor) -> bool:

@@ -44,11 +44,18 @@ class Preconditioner:
         self.values, self.vectors, self.rest = values, vectors, rest
 
     @classmethod
-    def of(cls, features: Tensor, effort: int = 1) -> Preconditioner:
-        """Estimate it from a sample of features ``[n F]``; of ``effort`` times as many rows as usual."""
+    def of(cls, features: Tensor, effort: int = 1, curvature: Tensor | None = None) -> Preconditioner:
+        """Estimate it from a sample of features ``[n F]``.
+
+        Args:
+            effort: times as many rows as usual.
+            curvature: of each row, relative to their mean, ``[n]``, if it is known; outlying rows then count by it.
+        """
         n, F = features.shape
         mean = column_mean(features)
         norms, counted = _counted(features, mean)
+        if curvature is not None:
+            counted = curvature
         if few_rows(features):
             return cls._dual(features, counted / n, mean)
         if F > LARGEST_WHOLE:
@@ -119,6 +126,20 @@ def _counted(features: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     return norms, (HEAVY * norms.mean() / norms.clamp_min(TINY)).clamp_max(1)
 
 
+def share_of_assumed(features: Tensor, curvature: Tensor) -> Tensor:
+    """How much of the curvature that preconditioners of features ``[n F]`` assume there is, in all directions together.
+
+    Args:
+        curvature: of each row under each of G problems, relative to their mean, ``[G n]``.
+
+    Returns:
+        float64 ``[G]``, 1 where all rows have the same.
+    """
+    norms, counted = _counted(features, column_mean(features))
+    share: Tensor = (curvature @ norms) / (norms @ counted).clamp_min(TINY)
+    return share
+
+
 def _variance(features: Tensor, mean: Tensor, counted: Tensor) -> Tensor:
     """The diagonal of A from all rows, float64 ``[F]``."""
     shift = mean.to(features.dtype)
@@ -180,6 +201,12 @@ class Span:
         """The same span, for the same features in another precision: without solving for it again."""
         other = copy.copy(self)
         other._take(features)
+        return other
+
+    def weighted(self, curvature: Tensor) -> Span:
+        """The same span, with a preconditioner that has the curvature of each row, relative to their mean, ``[n]``."""
+        other = copy.copy(self)
+        other.preconditioner = Preconditioner.of(self.coordinates, curvature=curvature)
         return other
 
     def _take(self, features: Tensor) -> None:

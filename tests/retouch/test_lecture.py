@@ -25,7 +25,7 @@ TINY = {
     "linear_sparse_autoencoder": ["encoder.model_args.code=24", "steps=2"],
     "deep_sparse_autoencoder": ["encoder.model_args={hidden: [16], code: 24, rectify: true, top_k: 16}", "steps=2"],
     "bottleneck": ["encoder.model_args={width: 8, code_channels: 8}", "steps=2"],
-    "pretrain/patch_dictionary": ["fit.network.atoms=8", "steps=2"],
+    "patch_dictionary": ["fit.network.atoms=8", "steps=2"],
     "denoise": ["encoder.model_args={width: 8}", "steps=2"],
     "colorize": ["encoder.model_args={width: 8}", "steps=2"],
 }

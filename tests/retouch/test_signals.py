@@ -138,7 +138,7 @@ def test_a_signal_in_the_probe_of_fine_tuning_is_no_failure_either(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export(tmp_path)
-    monkeypatch.setattr("finetune.full.probe", lambda config: signal.raise_signal(TERM))
+    monkeypatch.setattr("finetune.full.probe", lambda config, show: signal.raise_signal(TERM))
     compared = ["compare.linear_probe=true", "compare.from_scratch=false"]
     assert run("finetune", tmp_path / "tuned", *compared) == 0
     found = read_results(tmp_path / "tuned")

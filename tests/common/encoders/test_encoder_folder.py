@@ -355,7 +355,7 @@ def a_run(root: Path) -> None:
         (
             lambda r: write(r / "config.yaml", "# retouch probe\nout: a\n"),
             "",
-            "{root} is a run of retouch probe, which exports no encoder; use a run of retouch pretrain",
+            "{root} is a run of retouch probe, which exports no encoder; use the run that it was given",
         ),
         (
             lambda r: (a_run(r), write(r / "checkpoints/step-9/x")),

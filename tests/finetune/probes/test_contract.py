@@ -125,7 +125,9 @@ def test_cross_validation_scores_each_image_by_a_fit_without_its_fold(
         mean, scale = matrix.mean(0), matrix.std(0, correction=0)
         expected = (matrix - mean) / scale  # by the statistics of the rows that are fitted on
         assert any(found.shape == expected.shape and torch.allclose(found, expected, atol=1e-4) for found in fitted)
-        alone = one.fit(Rows(expected, labels[fold.fit], 3, partial(Preconditioner.of, expected)), [chosen.setting], final=True)
+        alone = one.fit(
+            Rows(expected, labels[fold.fit], 3, partial(Preconditioner.of, expected)), [chosen.setting], final=True
+        )
         held = (features.matrix(GOOD_SPACE, fold.held) - mean) / scale
         right += int((alone.predict(held)[0] == labels[fold.held]).sum())
     assert chosen.val_accuracy == pytest.approx(right / 60, abs=1 / 60)
