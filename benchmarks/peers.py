@@ -1,0 +1,136 @@
+"""Contrastive peers at equal time: the same network, trained by lightly for as many seconds, and the same probe.
+
+    pip install --no-deps lightly lightly-utils aenum
+    python benchmarks/peers.py --data PATH/TO/cifar10 --methods simclr vicreg --seconds 400
+
+SimCLR (Chen et al. 2020) and VICReg (Bardes et al. 2022) with lightly's transforms, heads and losses, and the optimizer
+of lightly's own CIFAR-10 benchmark: SGD at 0.06 per 128 images, momentum 0.9, weight decay 5e-4, cosine. The rate
+follows the clock, so that training ends exactly when its seconds are spent. The encoder is Retouch's ``small_cnn``, its
+features the mean of the last map, as for training with labels. Nothing was tuned on the test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import record
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from common.data import build_source
+from common.encoders import EncoderConfig, build_encoder
+from common.encoders.export import export_encoder
+from common.recipes import stage_config
+from common.runs.logs import setup_console
+from finetune.config import ProbeConfig
+from finetune.probe import probe
+
+SIDE, BATCH, RATE, WARMUP = 32, 256, 0.06 / 128, 0.02  # pixels; images; per image; share of the time
+
+
+class Views(Dataset[list[Tensor]]):
+    """Two random views of every image."""
+
+    def __init__(self, data: Path, transform: Callable[[Any], list[Tensor]]) -> None:
+        self.source = build_source(f"parquet:{data}/train-*.parquet")
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> list[Tensor]:
+        return self.transform(self.source.image(index))
+
+
+def parts(method: str, width: int) -> tuple[Callable[[Any], list[Tensor]], nn.Module, nn.Module]:
+    """Transform, projection head and loss, as in lightly's CIFAR-10 benchmark: without blur and normalization."""
+    from lightly.loss import NTXentLoss, VICRegLoss
+    from lightly.models.modules import SimCLRProjectionHead, VICRegProjectionHead
+    from lightly.transforms import SimCLRTransform, VICRegTransform
+
+    if method == "simclr":
+        views = SimCLRTransform(input_size=SIDE, cj_strength=0.5, gaussian_blur=0.0, normalize=None)
+        return views, SimCLRProjectionHead(width, width, 128), NTXentLoss(temperature=0.5)
+    views = VICRegTransform(input_size=SIDE, cj_strength=0.5, gaussian_blur=0.0, solarize_prob=0.0, normalize=None)
+    return views, VICRegProjectionHead(width, 2048, 2048, num_layers=2), VICRegLoss()
+
+
+def train(method: str, data: Path, seconds: float, seed: int, folder: Path) -> int:
+    """Train and export the encoder; returns the number of steps."""
+    torch.manual_seed(seed)
+    encoder = build_encoder(EncoderConfig(name="small_cnn"), image_size=SIDE)
+    transform, head, loss = parts(method, encoder.layer_shapes[-1][0])
+    model = nn.ModuleDict({"encoder": encoder, "head": head}).train()
+    rate = RATE * BATCH
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
+    loader = DataLoader(
+        Views(data, transform), BATCH, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True
+    )
+
+    def endless() -> Iterator[list[Tensor]]:
+        while True:
+            yield from loader
+
+    started, step, value = time.monotonic(), 0, math.nan
+    for first, second in endless():
+        spent = (time.monotonic() - started) / seconds
+        if spent >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(spent / WARMUP, 0.5 * (1 + math.cos(math.pi * spent)))
+        outputs = [head(encoder(views).mean((2, 3))) for views in (first, second)]
+        total = loss(*outputs)
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        step, value = step + 1, float(total.detach())
+        if step % 50 == 0:
+            print(f"{method} step {step}, {spent:.0%} of the time, loss {value:.4f}", flush=True)
+    export_encoder(encoder.eval(), folder, {"pretext": {"kind": method}, "seed": seed})
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--methods", nargs="+", default=["simclr", "vicreg"], choices=["simclr", "vicreg"])
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/peers"))
+    given = parser.parse_args()
+    setup_console()
+    for method in given.methods:
+        folder = given.out / f"{method}-{given.seed}"
+        steps = train(method, given.data, given.seconds, given.seed, folder / "encoder")
+        changes = [
+            f"out={folder}-probe",
+            f"encoder={folder}/encoder",
+            f"data.train=parquet:{given.data}/train-*.parquet",
+            f"data.test=parquet:{given.data}/test-*.parquet",
+            "baselines.random_init=false",
+            "baselines.pixels=false",
+            "damage=[]",
+            "overwrite=true",
+            "wandb.mode=disabled",
+        ]
+        [result] = probe(stage_config(ProbeConfig, "cifar10", changes)).results
+        entry = {
+            "seconds": given.seconds,
+            "steps": steps,
+            "batch_size": BATCH,
+            "test_accuracy": result.linear.test.accuracy,
+            "ci95": result.linear.test.ci95,
+            "knn_test_accuracy": result.subjects["encoder"].probes["knn"].test.accuracy,
+            "choice": result.linear.choice.model_dump(),
+        }
+        record("peers", {f"{method}-{given.seed}": entry}, seed=given.seed, add=True)
+
+
+if __name__ == "__main__":
+    main()
