@@ -56,6 +56,7 @@ class Prose(Block):
 
     sentences: tuple[str, ...]
     small: bool = False
+    wide: bool = False  # about charts that are not shown where there is little room
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,11 @@ def _choices(facts: Facts) -> tuple[Block, ...]:
 
 
 def _results(facts: Facts) -> tuple[Block, ...]:
-    blocks: list[Block] = [*probe_tables(facts), *_only(finetune_table(facts))]
-    return (*blocks, Prose((LEGEND, RULE), small=True)) if blocks else ()
+    blocks: list[Block] = [*probe_tables(facts)]
+    if blocks:
+        blocks.append(Prose((LEGEND,), small=True, wide=True))
+    blocks += _only(finetune_table(facts))
+    return (*blocks, Prose((RULE,), small=True)) if blocks else ()
 
 
 def _limits(facts: Facts) -> tuple[Block, ...]:
@@ -118,10 +121,8 @@ def _errors(facts: Facts) -> tuple[Block, ...]:
         return ()
     one_of_several = len(facts.entries) > len(facts.tasks)
     which = ("On each task, those of the encoder with the best validation accuracy.",) if one_of_several else ()
-    about = (
-        "Rows of a matrix are true classes, columns answers, numbers percent of the row; next to it, the pairs that "
-    )
-    return (Prose((*which, about + "are confused most often.")), *found)
+    about = "Rows are true classes, columns answers, numbers percent of the row; then the pairs confused most often."
+    return (Prose((*which, about)), *found)
 
 
 def _best(facts: Facts) -> list[_Answers]:
