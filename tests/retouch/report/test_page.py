@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -173,12 +173,12 @@ def test_errors_are_shown_with_their_images_if_these_are_still_there(
             path.parent.mkdir(parents=True, exist_ok=True)
             picture(number, 20, 20).save(path)
     config = "seed: 0\ndata: {train: animals/train, test: animals/test, image_size: 16, workers: 0}\n"
-    result, predictions = probe_result(n=12)
+    result, predictions = probe_result({"encoder": 0.0}, n=12)
     data = result.data.model_copy(update={"train": "folder:animals/train", "test": "folder:animals/test"})
     labels = torch.tensor([0] * 4 + [1] * 4 + [2] * 4)
     said = {name: (labels + (torch.arange(12) == 5)) % 3 for name in predictions.answers}
     files = sorted(Path("animals/test").rglob("*.png"))
-    found = predictions.__class__("animal", result.classes, torch.arange(12), tuple(map(str, files)), labels, said)
+    found = replace(predictions, paths=tuple(map(str, files)), labels=labels, answers=said)
     folder = write_probe(tmp_path / "p", (result.model_copy(update={"data": data}), found), config=config)
 
     images = [attributes["alt"] for tag, attributes in Page(html(read_facts([folder]))).tags if tag == "img"]
@@ -227,8 +227,8 @@ def test_texts_in_markdown_do_nothing() -> None:
 
 
 @pytest.fixture
-def probe(tmp_path: Path) -> Iterator[Path]:
-    yield write_probe(tmp_path / "linear-1", probe_result())
+def probe(tmp_path: Path) -> Path:
+    return write_probe(tmp_path / "linear-1", probe_result())
 
 
 def test_the_command_writes_the_page_and_says_where(

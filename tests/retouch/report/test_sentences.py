@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,7 @@ def test_raw_pixels_of_another_run_on_the_same_images_are_compared_too() -> None
     other = probe_result({"encoder": 0.9, "random_init": 0.5}, pretext="colorize", sha256="b" * 64)
     found = {contrast.one: contrast.found for contrast in gains(facts_of(one, other), "pixels")}
     assert found["colorize"].difference == pytest.approx(0.5)
-    elsewhere = other[1].__class__(**{**vars(other[1]), "paths": tuple(f"b/{row}" for row in range(300))})
+    elsewhere = replace(other[1], paths=tuple(f"b/{row}" for row in range(300)))
     assert len(gains(facts_of(one, (other[0], elsewhere)), "pixels")) == 1
 
 
@@ -135,8 +136,8 @@ def test_raw_pixels_of_another_run_on_the_same_images_are_compared_too() -> None
          "Yes, in all 2 comparisons: the trained encoder beats the untrained network by 15.0 points [10.0, 20.0] "
          "(denoise on animal) to 25.0 points [20.0, 30.0] (mask on animal)."),
         ([contrast(0.1, 0.2), contrast(-0.1, 0.2, one="mask"), contrast(-0.3, -0.2, one="pca")],
-         "In 1 of 3 comparisons: denoise beats the untrained network on animal by 15.0 points [10.0, 20.0]; for mask on "
-         "animal no difference is shown and for pca on animal it is worse."),
+         "In 1 of 3 comparisons: denoise beats the untrained network on animal by 15.0 points [10.0, 20.0]; for mask "
+         "on animal no difference is shown and for pca on animal it is worse."),
         ([contrast(-0.1, 0.2), contrast(-0.1, 0.3, one="mask")],
          "No difference shown in any of 2 comparisons with the untrained network: the largest is mask on animal, 10.0 "
          "points [−10.0, 30.0]."),
