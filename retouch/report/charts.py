@@ -15,7 +15,7 @@ WIDTH, LEFT, RIGHT = 340, 46, 10  # of a chart of curves, and its margins
 MARK_WIDTH, MARK_HEIGHT, MARK_EDGE = 180, 18, 5  # of an interval, and its margin
 MOST_CLASSES = 30  # of a confusion matrix that is drawn
 NUMBERED = 12  # classes up to which its cells hold numbers
-LONG, LETTER = 12, 5.6  # characters of a class name that are drawn, and pixels of one; the tooltip has the whole name
+LONG, LETTER = 12, 6.0  # characters of a class name that are drawn, and pixels of one; the tooltip has the whole name
 MOST_TICKS = 5  # of an axis
 POINTS = 400  # of a line: more are thinned, since they would not be seen
 

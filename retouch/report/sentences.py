@@ -15,7 +15,7 @@ NAMED = 3  # encoders or tasks that are named one by one
 GENERATED = {"shapes": "drawn by a program", "photos": "patches of two photographs"}
 NO_MAP = (
     "A probe keeps the layer and pooling that won, not the validation accuracy of the others, so there is no map of "
-    "layers and poolings to draw; the table above has the winners."
+    "layers and poolings to draw; the winners are under What was chosen."
 )
 LEGEND = (
     "In the drawings, a dot is the linear probe of the encoder with its 95% interval, a ring that of its untrained "
