@@ -111,7 +111,8 @@ def _scale(low: float, high: float, wide: bool) -> tuple[Callable[[float], float
         ticks = [m * 10.0**e for e in range(-12, 13) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
         if len(ticks) > 1:
             return math.log10, ticks[:: math.ceil(len(ticks) / MOST_TICKS)]
-    span = (high - low) or abs(high) or 1.0
+    flat = high - low <= 1e-9 * max(abs(low), abs(high))
+    span = max(abs(high) if flat else high - low, 1e-30)
     power = 10.0 ** math.floor(math.log10(span))
     step = next(power * m for m in (0.5, 1, 2, 5) if span / (power * m) <= MOST_TICKS - 2)
     first = math.floor(low / step)

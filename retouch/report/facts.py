@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.encoders.card import EncoderCard
 from common.encoders.load import read_encoder_card
-from common.errors import UserError, check_all
+from common.errors import UserError, check_all, one_line
 from common.files import as_utf8, run_stage
 from common.runs.results import RESULTS
 from common.settings import read_yaml
@@ -236,9 +236,8 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
     Raises:
         UserError: with every folder that is no run, has not finished, or is given twice.
     """
-    found: list[list[Path]] = []
     left_out: list[str] = []
-    found = check_all(*(lambda folder=folder: _expand(folder, left_out) for folder in folders))
+    found: list[list[Path]] = check_all(*(lambda folder=folder: _expand(folder, left_out) for folder in folders))
     runs = [run for some in found for run in some]
     again = [run for run, count in Counter(run.resolve() for run in runs).items() if count > 1]
     if again:
@@ -264,8 +263,12 @@ def _expand(folder: Path, left_out: list[str]) -> list[Path]:
         raise UserError(f"{folder}: retouch embed leaves features, and no results to report; give the runs around it")
     if run_stage(folder.parent) is not None:
         raise UserError(f"{folder}: this is a part of a run; give the run: {folder.parent}")
+    try:
+        inside = sorted(path for path in folder.iterdir() if run_stage(path) is not None)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror or one_line(error)}") from None
     runs = []
-    for inner in sorted(path for path in folder.iterdir() if path.is_dir() and run_stage(path) is not None):
+    for inner in inside:
         if run_stage(inner) in REPORTED and (inner / RESULTS).is_file():
             runs.append(inner)
         elif run_stage(inner) in REPORTED:

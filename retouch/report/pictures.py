@@ -144,5 +144,5 @@ def _open(data: LabelledData, seed: int) -> ImageSet | str:
     try:
         sources = open_sources(data, seed)
         return ImageSet(sources.test, 0, sources.train.levels)
-    except UserError as error:
+    except (UserError, OSError) as error:
         return one_line(error)

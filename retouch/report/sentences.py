@@ -139,7 +139,7 @@ def answered(found: Sequence[Contrast], other: str) -> str:
         return f"No difference shown: on {one.task}, {one.one} and {other} differ by {by}."
     all_ = f"{len(found)} comparisons"
     if len(better) == len(found):
-        return f"Yes, in all {all_}: {_range(better, other)}."
+        return f"Yes, in {'both' if len(found) == 2 else f'all {len(found)}'} comparisons: {_range(better, other)}."
     if not better and not worse:
         largest = max(found, key=lambda one: abs(one.found.difference))
         return (
@@ -208,12 +208,12 @@ def _between(facts: Facts) -> str:
 def _level(facts: Facts) -> str:
     """How high the accuracy itself is."""
     shown = [
-        f"{number(test.accuracy)}% on {entry.task} {interval(*test.ci95)}, where the most frequent class is "
+        f"{number(test.accuracy)}% {interval(*test.ci95)} on {entry.task}, where the most frequent class alone gives "
         f"{number(chance(test))}%"
         for entry in facts.entries[:NAMED]
         for test in [entry.result.linear.test]
     ]
-    return f"The linear probe is right on {listed(shown)}."
+    return f"The linear probe's accuracy is {listed(shown)}."
 
 
 def _tuned(facts: Facts) -> str:
@@ -226,10 +226,10 @@ def _tuned(facts: Facts) -> str:
 
 def _tuned_level(facts: Facts) -> str:
     shown = [
-        f"{number(run.result.tuned.test.accuracy)}% on {run.result.task} {interval(*run.result.tuned.test.ci95)}"
+        f"{number(run.result.tuned.test.accuracy)}% {interval(*run.result.tuned.test.ci95)} on {run.result.task}"
         for run in facts.finetuning[:NAMED]
     ]
-    return f"The trained network is right on {listed(shown)}."
+    return f"The trained network's accuracy is {listed(shown)}."
 
 
 # ---- what was chosen, and the test set

@@ -200,7 +200,8 @@ def choice_table(facts: Facts) -> Table | None:
         Column("fitted on", "images"),
     )
     table = Table(columns, tuple(rows), folded=f"{counted(len(rows), 'choice')}" if len(rows) > OPEN_ROWS else "")
-    return replace(condensed(table), rows=merged(condensed(table).rows))
+    short = condensed(table)
+    return replace(short, rows=merged(short.rows))
 
 
 def _choice(outcome: Outcome[Choice]) -> tuple[Cell, ...]:
@@ -241,7 +242,8 @@ def labelled_table(facts: Facts) -> Table | None:
         return None
     columns = (
         Column("task", numeric=False),
-        Column("data", "test", numeric=False),
+        Column("training data", numeric=False),
+        Column("test data", numeric=False),
         Column("side", "px"),
         Column("training", "images"),
         Column("test", "images"),
@@ -258,7 +260,8 @@ def _labelled(task: str, result: ProbeResult | FinetuneResult, outcome: Outcome[
     fewest, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
     return (
         Cell(task),
-        Cell(result.data.train, result.data.test),
+        Cell(result.data.train),
+        Cell(result.data.test),
         Cell(f"{result.data.image_size}"),
         Cell(f"{outcome.n_train:,}"),
         Cell(f"{outcome.test.n:,}"),
