@@ -66,7 +66,8 @@ def curves_chart(title: str, strips: Sequence[Strip]) -> Markup:
     strips = [strip for strip in strips if len(strip.curve.steps) > 1]
     first = min(strip.curve.steps[0] for strip in strips)
     last = max(strip.curve.steps[-1] for strip in strips)
-    parts, top = [], 0
+    parts: list[Markup] = []
+    top = 0
     for strip in strips:
         parts.append(_strip(strip, top, first, last))
         top += strip.height

@@ -84,8 +84,10 @@ def rivals(facts: Facts) -> list[Contrast]:
     found = []
     for task in facts.tasks:
         ranked = sorted(facts.of_task(task), key=lambda entry: entry.result.linear.test.accuracy, reverse=True)
-        if len(ranked) > 1 and (comparison := _paired(ranked[0], LINEAR, ranked[1], LINEAR)):
-            found.append((task, ranked[0].encoder, ranked[1].encoder, comparison))
+        best = ranked[0]
+        second = next((one for one in ranked if one.result.encoder.sha256 != best.result.encoder.sha256), None)
+        if second is not None and (comparison := _paired(best, LINEAR, second, LINEAR)) is not None:
+            found.append((task, best.encoder, second.encoder, comparison))
     return _contrasts(found)
 
 

@@ -185,6 +185,11 @@ class Facts:
         return tuple(entries)
 
     @property
+    def encoders(self) -> tuple[str, ...]:
+        """The encoders that were probed, by name; one that was probed twice appears once."""
+        return tuple(self._titles([entry.result for entry in self.entries]).values())
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(entry.task for entry in self.entries))
 
@@ -198,7 +203,7 @@ class Facts:
         trained = {run.results.encoder_sha256: run.origin.name for run in self.pretraining}
         ways: list[Callable[[EncoderFacts], str]] = [
             lambda encoder: encoder.title,
-            lambda encoder: f"{encoder.title} ({trained.get(encoder.sha256) or _run_of(encoder.path)})",
+            lambda encoder: _named(encoder.title, trained.get(encoder.sha256) or _run_of(encoder.path)),
             lambda encoder: f"{encoder.title} ({encoder.sha256[:8]})",
         ]
         for way in ways:
@@ -291,6 +296,11 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             break
     return [as_utf8(name) for name in names] if paths else []
+
+
+def _named(title: str, run: str) -> str:
+    """The run, which often is called after what it does; otherwise both."""
+    return run if title in run else f"{title} ({run})"
 
 
 def _run_of(encoder: str) -> str:

@@ -25,7 +25,16 @@ from retouch.report.blocks import (
 )
 from retouch.report.charts import MOST_CLASSES, Strip, confusion_chart, curves_chart
 from retouch.report.facts import Curves, Facts, Origin, Pretraining
-from retouch.report.pictures import Confused, ImageSet, ImageSets, confused_rows, most_confused, picture, read_picture
+from retouch.report.pictures import (
+    TILE,
+    Confused,
+    ImageSet,
+    ImageSets,
+    confused_rows,
+    most_confused,
+    picture,
+    read_picture,
+)
 from retouch.report.sentences import LEGEND, NO_MAP, RULE, chosen, counted, distinct, limits, number
 from retouch.report.tables import (
     baseline_table,
@@ -143,7 +152,7 @@ def _best(facts: Facts) -> list[_Answers]:
 
 def _confusion(one: _Answers, sets: ImageSets) -> Confusion:
     """The matrix, and the pairs that are confused most often with some of their images, or why there are none."""
-    images = "" if one.predictions is None else sets.of(one.origin, one.data)
+    images: ImageSet | str = "" if one.predictions is None else sets.of(one.origin, one.data)
     shown = [_pair(one, pair, images) for pair in most_confused(one.score, one.classes)]
     if isinstance(images, ImageSet) and not any(pair.pictures for pair in shown):
         images = "they are no longer where the run saw them"
@@ -201,7 +210,7 @@ def _panel(run: Pretraining) -> Block | None:
     images = None if run.card is None else panel_images(drawn, run.card.image_size)
     if images is None:
         return Panel(picture(drawn, f"Original, damaged and restored images of {run.origin.name}"), caption)
-    rows = ((label, tuple(picture(image, label) for image in some)) for label, some in images.items())
+    rows = ((label, tuple(picture(image, label, most=TILE) for image in some)) for label, some in images.items())
     return Grid(tuple(rows), caption)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from common.data import Source
 from common.data.decode import square
@@ -25,7 +25,7 @@ from retouch.report.facts import Origin
 
 log = logging.getLogger("retouch")
 
-SIDE = 96  # maximum pixels per side of a test image
+SIDE, TILE = 96, 192  # maximum pixels per side of a test image, and of an image of a panel
 PAIRS, EXAMPLES = 5, 8  # confused pairs of a task, and images of one pair
 REMOTE = {"hf", "torchvision"}  # sources that may ask a server; a report asks none
 
@@ -45,8 +45,10 @@ class Picture:
         return self.width < SIDE
 
 
-def picture(image: Image.Image, text: str) -> Picture:
-    """An image as it is."""
+def picture(image: Image.Image, text: str, most: int | None = None) -> Picture:
+    """An image as it is, or scaled down to at most ``most`` pixels per side."""
+    if most is not None and max(image.size) > most:
+        image = ImageOps.contain(image, (most, most))
     written = io.BytesIO()
     image.save(written, format="PNG", optimize=True)
     return Picture(f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}", *image.size, text)
@@ -112,9 +114,7 @@ class ImageSet:
             pixels = torch.from_numpy(square(self.source.image(row), self.size, self.levels))
         except Exception:  # a source may raise anything
             return None
-        image = to_pil(pixels)
-        image.thumbnail((SIDE, SIDE))
-        return picture(image, text)
+        return picture(to_pil(pixels), text, most=SIDE)
 
 
 @dataclass

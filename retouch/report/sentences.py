@@ -67,6 +67,7 @@ def counted(count: int, one: str, many: str = "") -> str:
 
 
 def distinct(values: Iterable[str]) -> list[str]:
+    """Each once, in the order in which they come first."""
     return list(dict.fromkeys(values))
 
 
@@ -86,7 +87,7 @@ def half_width(n: int) -> float:
 
 def question(facts: Facts) -> str:
     """What the runs were made to find out."""
-    encoders = distinct(entry.encoder for entry in facts.entries)
+    encoders = facts.encoders
     if len(encoders) == 1:
         return f"Does {encoders[0]} beat the same network untrained?"
     if encoders:
@@ -351,7 +352,7 @@ def _one_seed(facts: Facts) -> list[str]:
 
 
 def _best_of_many(facts: Facts) -> list[str]:
-    most = max((len(facts.of_task(task)) for task in facts.tasks), default=0)
+    most = max((len({entry.result.encoder.sha256 for entry in facts.of_task(task)}) for task in facts.tasks), default=0)
     if most < 2:
         return []
     return [

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
+from retouch.report.compare import rivals
 from retouch.report.facts import distinct_names, read_facts
 from tests.retouch.report.runs import probe_result, start, write_finetuning, write_pretraining, write_probe
 
@@ -109,4 +110,13 @@ def test_encoders_of_the_same_pretext_are_told_apart_by_their_runs(tmp_path: Pat
 
 def test_an_encoder_probed_twice_is_told_apart_by_the_probes(tmp_path: Path) -> None:
     probes = [write_probe(tmp_path / name, probe_result()) for name in ("one", "two")]
-    assert [entry.encoder for entry in read_facts(probes).entries] == ["denoise, one", "denoise, two"]
+    facts = read_facts(probes)
+    assert [entry.encoder for entry in facts.entries] == ["denoise, one", "denoise, two"]
+    assert facts.encoders == ("denoise",)
+    assert rivals(facts) == []  # an encoder is not better than itself
+
+
+def test_a_run_that_is_called_after_its_pretext_names_the_encoder_alone(tmp_path: Path) -> None:
+    runs = [write_pretraining(tmp_path / f"denoise-{sha}", sha256=sha * 64) for sha in "ab"]
+    probes = [write_probe(tmp_path / f"p{sha}", probe_result(sha256=sha * 64)) for sha in "ab"]
+    assert read_facts([*runs, *probes]).encoders == ("denoise-a", "denoise-b")
