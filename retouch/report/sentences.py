@@ -76,6 +76,11 @@ def chance(score: Score) -> float:
     return max(map(sum, score.confusion)) / score.n
 
 
+def uneven(score: Score) -> bool:
+    """Whether the most frequent class is half again as frequent as if all were alike."""
+    return len(score.confusion) > 1 and chance(score) > 1.5 / len(score.confusion)
+
+
 def half_width(n: int) -> float:
     """How far the 95% interval of an accuracy of one half reaches either way, on ``n`` images: the widest there is."""
     low, high = wilson_interval(n // 2, n)
@@ -334,8 +339,8 @@ def _few_per_class(facts: Facts) -> list[str]:
 def _imbalance(facts: Facts) -> list[str]:
     return [
         f"{task}: always answering the most frequent class would be right on {number(chance(score))}%."
-        for task, classes, _, score in _tests(facts)
-        if len(classes) > 1 and chance(score) > 1.5 / len(classes)
+        for task, _, _, score in _tests(facts)
+        if uneven(score)
     ]
 
 

@@ -11,7 +11,7 @@ from retouch.report.blocks import Cell, Column, Table
 from retouch.report.charts import interval_mark, span_of
 from retouch.report.compare import PIXELS, UNTRAINED, Contrast, gains, tuned_gains
 from retouch.report.facts import Entry, Facts, FineTuning, Origin
-from retouch.report.sentences import chance, counted, distinct, interval, number, signed
+from retouch.report.sentences import chance, counted, distinct, interval, number, signed, uneven
 
 EMPTY = Cell("")
 OPEN_ROWS = 8  # of the table of choices: more are folded
@@ -90,6 +90,9 @@ def _probe_table(
     span = span_of([guess, *(end for score in (*tests, *twins) for end in score.ci95)])
     asked = [key for key, found in contrasts.items() if any((task, entry.encoder) in found for entry in entries)]
     columns = [Column("encoder", numeric=False), Column("", f"{100 * span[0]:.0f} to {100 * span[1]:.0f}%", chart=True)]
+    balanced = uneven(tests[0]) and any(score.balanced_accuracy is not None for score in tests)
+    if balanced:
+        columns.append(Column("balanced", "linear, %"))
     for probe in probes:
         columns.append(Column(probe_name(probe), "%"))
         columns += [Column("gain over", OVER[baseline]) for key, baseline in asked if key == probe]
@@ -100,6 +103,8 @@ def _probe_table(
         baseline = twin.probes["linear"].test if twin is not None and "linear" in twin.probes else None
         test = entry.result.linear.test
         row = [encoder_cell(entry), Cell(chart=interval_mark(test, span, baseline, chance(test)))]
+        if balanced:
+            row.append(Cell("" if test.balanced_accuracy is None else number(test.balanced_accuracy)))
         for probe in probes:
             outcome = subjects["encoder"].probes.get(probe)
             row.append(accuracy(None if outcome is None else outcome.test))

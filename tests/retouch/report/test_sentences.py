@@ -27,6 +27,7 @@ from retouch.report.sentences import (
     signed,
     verdict,
 )
+from retouch.report.tables import probe_tables
 from tests.retouch.report.runs import RIGHT, probe_result, write_finetuning, write_pretraining
 
 
@@ -245,16 +246,25 @@ def test_two_seeds_of_one_pretext_take_the_limit_of_one_seed_away() -> None:
     assert not [text for text in limits(both) if text.startswith("Each encoder was trained once.")]
 
 
-def test_an_uneven_test_set_is_said() -> None:
-    result, predictions = probe_result(classes=("cat", "dog", "owl"))
+def uneven_facts() -> Facts:
+    """270 test images of one class and 15 of each other."""
+    result, predictions = probe_result()
     confusion = ((270, 0, 0), (15, 0, 0), (0, 15, 0))
-    test = result.linear.test.model_copy(update={"confusion": confusion})
+    test = result.linear.test.model_copy(update={"confusion": confusion, "balanced_accuracy": 1 / 3})
     probes = {"linear": result.linear.model_copy(update={"test": test})}
     subject = result.subjects["encoder"].model_copy(update={"probes": probes})
-    uneven = result.model_copy(update={"subjects": {**result.subjects, "encoder": subject}})
-    assert "animal: always answering the most frequent class would be right on 90.0%." in limits(
-        facts_of((uneven, predictions))
-    )
+    return facts_of((result.model_copy(update={"subjects": {**result.subjects, "encoder": subject}}), predictions))
+
+
+def test_an_uneven_test_set_is_said() -> None:
+    assert "animal: always answering the most frequent class would be right on 90.0%." in limits(uneven_facts())
+
+
+def test_the_balanced_accuracy_is_shown_where_the_test_set_is_uneven() -> None:
+    [table] = probe_tables(uneven_facts())
+    place = [column.text for column in table.columns].index("balanced")
+    assert table.rows[0][place].text == "33.3"
+    assert "balanced" not in [column.text for column in probe_tables(facts_of(probe_result()))[0].columns]
 
 
 def test_an_encoder_that_was_not_probed_is_named(tmp_path: Path) -> None:
