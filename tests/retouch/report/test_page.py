@@ -18,7 +18,6 @@ from retouch.cli import main
 from retouch.report.card import card, plain
 from retouch.report.facts import read_facts
 from retouch.report.page import html, write_report
-from retouch.report.parts import repeat_command
 from tests.common.data.samples import picture
 from tests.retouch.report.runs import EVIL, probe_result, write_finetuning, write_pretraining, write_probe
 
@@ -192,12 +191,6 @@ def test_sources_that_may_be_downloaded_are_not_opened(tmp_path: Path) -> None:
     config = "seed: 0\ndata: {train: 'hf:some/name'}\n"
     folder = write_probe(tmp_path / "p", probe_result(), config=config)
     assert "their source may have to be downloaded" in Page(html(read_facts([folder]))).said
-
-
-def test_a_run_is_repeated_in_another_folder(runs: list[Path]) -> None:
-    [origin] = [run.origin for run in read_facts(runs[:1]).pretraining]
-    folder = runs[0]
-    assert repeat_command(origin) == f"retouch pretrain {folder}/config.yaml out={folder}-again resume=false"
 
 
 # ---- the model card
