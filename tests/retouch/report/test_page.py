@@ -182,6 +182,10 @@ def test_errors_are_shown_with_their_images_if_these_are_still_there(
 
     images = [attributes["alt"] for tag, attributes in Page(html(read_facts([folder]))).tags if tag == "img"]
     assert images == ["dog, taken for owl"]
+    moved = replace(found, paths=tuple(f"elsewhere/{row}" for row in range(12)))
+    other = write_probe(tmp_path / "q", (result.model_copy(update={"data": data}), moved), config=config)
+    assert "they are no longer where the run saw them" in Page(html(read_facts([other]))).said
+
     for file in files:
         file.unlink()
     assert "The images themselves are not shown" in Page(html(read_facts([folder]))).said
