@@ -19,7 +19,8 @@ def model_card(folders: Sequence[str | Path]) -> str:
     Raises:
         UserError: with every folder that is no finished run.
     """
-    return card(read_facts(folders))
+    text = card(read_facts(folders))
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # names that are not UTF-8 cannot be printed
 
 
 def card(facts: Facts) -> str:

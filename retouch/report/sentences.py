@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from common.files import as_utf8
 from finetune.metrics import wilson_interval
 from finetune.results import Comparison, DataFacts, Score
 from retouch.report.compare import PIXELS, SCRATCH, UNTRAINED, Contrast, gains, rivals, tuned_gains
@@ -116,19 +117,19 @@ def about(facts: Facts) -> str:
 
 
 def verdict(facts: Facts) -> list[str]:
-    """The answer in two sentences."""
+    """The answer in two sentences; three if several encoders were probed and networks were fine-tuned as well."""
     if facts.entries:
         found = gains(facts, UNTRAINED)
         answer = answered(found, "the untrained network") if found else _not_compared(facts)
-        return [answer, _between(facts) or _tuned(facts) or _level(facts)]
+        more = [text for text in (_between(facts), _tuned(facts)) if text]
+        return [answer, *(more or [_level(facts)])]
     if facts.finetuning:
         return [_tuned(facts) or "Not compared: neither training from scratch nor a linear probe was run next to it.",
                 _tuned_level(facts)]  # fmt: skip
-    run = facts.pretraining[0]
+    command = f"retouch probe linear encoder={as_utf8(str(facts.pretraining[0].origin.folder))}"
     return [
         "Not known yet: restoring images needs no labels, and what the features are worth shows on labelled images.",
-        f"Probe {'it' if len(facts.pretraining) == 1 else 'them'}: retouch probe linear encoder={run.origin.folder} "
-        "data=my/labelled.",
+        f"Probe {'it' if len(facts.pretraining) == 1 else 'them'}: {command} data=my/labelled.",
     ]
 
 
