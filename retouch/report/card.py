@@ -35,7 +35,8 @@ def card(facts: Facts) -> str:
         plain(about(facts)),
     ]
     for part in card_parts(facts):
-        pieces += [f"## {plain(part.title)}", *map(_block, part.blocks)]
+        shown = [block for block in part.blocks if not (isinstance(block, Prose) and block.wide)]  # about charts
+        pieces += [f"## {plain(part.title)}", *map(_block, shown)]
     return "\n\n".join(pieces) + "\n"
 
 
@@ -72,7 +73,8 @@ def _table(table: Table) -> str:
 
 
 def _head(column: Column) -> str:
-    return plain(f"{column.text}, {column.below}" if column.below else column.text)
+    joint = " " if column.below[:1].isalpha() else ", "
+    return plain(joint.join(filter(None, [column.text, column.below])))
 
 
 def _cell(cell: Cell) -> str:

@@ -330,9 +330,10 @@ def _few_per_class(facts: Facts) -> list[str]:
         if len(counts) < 2:
             continue
         name, fewest = min(counts.items(), key=lambda item: item[1])
+        which = f"of {name}, the smallest class" if fewest < max(counts.values()) else "per class"
         found.append(
-            f"{task}: {counted(fewest, 'test image')} of {name}, the smallest class: the interval of its accuracy is "
-            f"up to {number(half_width(fewest))} points either way."
+            f"{task}: {counted(fewest, 'test image')} {which}: the interval of its accuracy is up to "
+            f"{number(half_width(fewest))} points either way."
         )
     return found
 

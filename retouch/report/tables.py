@@ -40,10 +40,14 @@ def merged(rows: Sequence[tuple[Cell, ...]]) -> tuple[tuple[Cell, ...], ...]:
 
 
 def condensed(table: Table) -> Table:
-    """Without columns that are empty, and with those that are the same in all of several rows said once, below."""
+    """Without columns that are empty, and with those that are the same in all of several rows said once, below.
+
+    If rows differ in their names alone, all columns stay.
+    """
     columns = list(zip(table.columns, zip(*table.rows, strict=True), strict=True))
     filled = [(column, cells) for column, cells in columns if any(cell != EMPTY for cell in cells)]
     same = [one for one in filled[1:] if len(table.rows) > 1 and len(set(one[1])) == 1]
+    same = same if len(same) < len(filled) - 1 else []
     kept = [one for one in filled if one not in same]
     said = [
         " ".join(filter(None, [column.text, cells[0].text, cells[0].below, column.below])) for column, cells in same
@@ -263,6 +267,7 @@ def labelled_table(facts: Facts) -> Table | None:
 def _labelled(task: str, result: ProbeResult | FinetuneResult, outcome: Outcome[Choice]) -> tuple[Cell, ...]:
     sizes = {name: sum(row) for name, row in zip(result.classes, outcome.test.confusion, strict=True)}
     fewest, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+    differ = sizes[fewest] < sizes[most]
     return (
         Cell(task),
         Cell(result.data.train),
@@ -271,8 +276,8 @@ def _labelled(task: str, result: ProbeResult | FinetuneResult, outcome: Outcome[
         Cell(f"{outcome.n_train:,}"),
         Cell(f"{outcome.test.n:,}"),
         Cell(f"{len(result.classes):,}"),
-        Cell(f"{sizes[fewest]:,}", fewest),
-        Cell(f"{sizes[most]:,}", most),
+        Cell(f"{sizes[fewest]:,}", fewest if differ else ""),
+        Cell(f"{sizes[most]:,}", most if differ else ""),
         Cell(f"{result.data.duplicates:,}"),
     )
 

@@ -220,8 +220,7 @@ LIMITS = [
     (facts_of(probe_result(n=51)), "51 test images: the interval of an accuracy is up to 13.2 points either way."),
     (
         facts_of(probe_result(n=51)),
-        "animal: 17 test images of cat, the smallest class: the interval of its accuracy is up to 21.4 points either "
-        "way.",
+        "animal: 17 test images per class: the interval of its accuracy is up to 21.4 points either way.",
     ),
     (facts_of(probe_result(train="shapes:train:10")), "The images of shapes are drawn by a program"),
     (encoders(denoise=0.8), "Each encoder was trained once."),
@@ -257,7 +256,9 @@ def uneven_facts() -> Facts:
 
 
 def test_an_uneven_test_set_is_said() -> None:
-    assert "animal: always answering the most frequent class would be right on 90.0%." in limits(uneven_facts())
+    said = limits(uneven_facts())
+    assert "animal: always answering the most frequent class would be right on 90.0%." in said
+    assert [text for text in said if text.startswith("animal: 15 test images of dog, the smallest class: ")]
 
 
 def test_the_balanced_accuracy_is_shown_where_the_test_set_is_uneven() -> None:
