@@ -102,6 +102,18 @@ def test_numbers_are_those_of_the_results_and_bold_only_where_shown(tmp_path: Pa
     assert "<b>+40.0</b>" in page
 
 
+@pytest.mark.parametrize("blind", [True, False])
+def test_encoders_that_cannot_see_what_a_task_is_about_are_marked(blind: bool, tmp_path: Path) -> None:
+    found = probe_result(gray=blind, needs_color=True)
+    assert ("saw gray only" in Page(html(read_facts([write_probe(tmp_path / "p", found)]))).said) == blind
+
+
+def test_data_facts_have_counts_sizes_and_duplicates(tmp_path: Path) -> None:
+    said = Page(html(read_facts([write_probe(tmp_path / "p", probe_result(duplicates=7))]))).said
+    data = said[said.index("Labelled") : said.index("Cost", said.index("Labelled"))]
+    assert data.split()[-9:] == ["folder:animals", "folder:animals-test", "16", "600", "300", "3", "100", "100", "7"]
+
+
 def test_the_page_needs_no_network_no_script_and_no_other_file(runs: list[Path]) -> None:
     page = Page(html(read_facts(runs)))
     for tag, attributes in page.tags:
