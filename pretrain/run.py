@@ -46,17 +46,16 @@ def pretrain(config: PretrainConfig) -> Pretrained:
         with open_run(config, here, early) as run:
             log.info("%s from %s; %s", _counted(learner), sources[0].spec, learner.description)
             panels, ruler = Panels(learner, config.method.title, run), Ruler(learner)
-            measured = [Periodic(config.panels_every, ruler.show, curve=ruler.curve, enough=ruler.flat)]
+            periodic = [Periodic(config.panels_every, panels.show, at_end=False)]
+            if learner.restorers:
+                periodic.append(Periodic(config.panels_every, ruler.show, curve=ruler.curve, enough=ruler.flat))
             training = learn(
                 learner,
                 _loader(learner.images, config, here),
                 config,
                 run,
                 title=f"pretrain {config.method.title}",
-                periodic=[
-                    Periodic(config.panels_every, panels.show, at_end=False),
-                    *(measured if learner.restorers else []),
-                ],
+                periodic=periodic,
             )
             if not training.finished:
                 say_how_to_continue(config)
@@ -66,9 +65,8 @@ def pretrain(config: PretrainConfig) -> Pretrained:
             panels.show(training.step)
             sha256 = _export(learner, config, run, training)
             found = ruler.result(training.step) if learner.restorers else None
-            results = _results(
-                learner, sample(learner.images, size=config.data.image_size), run, training, sha256, found
-            )
+            images = sample(learner.images, size=config.data.image_size)
+            results = _results(learner, images, run, training, sha256, found)
             return Pretrained(training, config.out / "encoder", results)
 
 

@@ -136,9 +136,8 @@ def learn(
             if (saving or stopping or ending) and run.recorded:
                 meter.read(progress, world.device)
                 if world.is_main:
-                    save_checkpoint(
-                        run.checkpoints, _snapshot(progress, learner, loader, run, periodic), config.checkpoint.keep
-                    )
+                    now = _snapshot(progress, learner, loader, run, periodic)
+                    save_checkpoint(run.checkpoints, now, config.checkpoint.keep)
             if stopping or ending:
                 break
 

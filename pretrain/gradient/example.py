@@ -27,7 +27,7 @@ class Example(NamedTuple):
 
     def cpu(self) -> Example:
         """The same example on the CPU."""
-        return self._make(part if part is None else part.cpu() for part in self)
+        return Example._make(part if part is None else part.cpu() for part in self)
 
     @property
     def hidden(self) -> Tensor:

@@ -138,9 +138,7 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
         seed_step(self.config.seed, 0)
         for images in chunks:
             example, restored, loss = self.objective.trial(images.to(self.world.device))
-            yield Trial(
-                Example(*(part if part is None else part.cpu() for part in example)), restored.cpu(), loss.cpu()
-            )
+            yield Trial(example.cpu(), restored.cpu(), loss.cpu())
 
     def aided(self, restored: Tensor, example: Example) -> Tensor:
         return self.objective.pretext.aided(restored, example, self.encoder)

@@ -27,7 +27,8 @@ from pretrain.sample import sample
 log = logging.getLogger("retouch")
 
 FEWEST, MOST, PIXELS = 32, 512, 1 << 18  # images that restorers and health are measured on: 256 of 32 px
-TUNED = 64  # training images on which the strength of a restorer is chosen
+TUNED = 32  # training images on which the strength of a restorer is chosen
+STATISTICS = 256  # training images that the untrained network's BatchNorm is settled on
 CHUNK = 32  # images per pass; the standard error of a loss comes from the means of so many
 HOW = "Ctrl-C, then the same command with resume=true stop.when=flat, exports the encoder"
 
@@ -153,7 +154,7 @@ class Ruler:
             shown=shown,
             training=to_uint8(known[even_rows(len(known), 0 if learner.held is None else len(images))]),
             restorers={name: round(float(torch.cat(found).mean()), 3) for name, found in levels.items()},
-            untrained=health(untrained(learner.encoder, known[even_rows(len(known), MOST)]), images[:shown]),
+            untrained=health(untrained(learner.encoder, known[even_rows(len(known), STATISTICS)]), images[:shown]),
         )
 
     def _tuned(self, training: Tensor) -> dict[str, Restore]:
@@ -169,7 +170,7 @@ class Ruler:
 
 
 def untrained(encoder: Encoder, training: Tensor) -> Encoder:
-    """The same network before training, with the statistics of training images ``[N 3 S S]`` in [0, 1]; in eval mode."""
+    """The same network before training, with the statistics of training images ``[N 3 S S]`` in [0, 1]."""
     twin = rebuild(encoder.config, encoder.image_size, encoder.view)
     for name in twin.statistics:
         twin.get_buffer(name).copy_(encoder.get_buffer(name))

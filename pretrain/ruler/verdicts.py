@@ -13,7 +13,8 @@ SAME = 0.05  # dB: restorers that are closer than this are equally good
 COPIED = 0.05  # a network copies where it changes its input by less than this share of the damage (squared)
 DEAD = 0.5  # share of dead features from which an encoder is called dead, if it is far above the untrained one's
 CONSTANT = 0.5  # share of constant features from which it is called collapsed
-FEW_DIRECTIONS = 0.25  # effective rank, relative to the untrained network's, below which it is called collapsed
+FEW_DIRECTIONS = 0.1  # effective rank, relative to the untrained network's, below which it is called collapsed;
+ONE_DIRECTION = 1.2  # or, if the untrained network's is at least 2, in itself. Healthy training lowers it by half or so
 DIVERGED = 1.5  # held-out loss, relative to the lowest so far
 GAP = 1.1  # held-out loss, relative to the training loss, above which a network memorises
 ERRORS = 3  # standard errors that this difference must exceed
@@ -85,7 +86,7 @@ def verdicts(
             f"{found.dead:.0%} of the features are 0 for every image (untrained: {untrained.dead:.0%}); likely cause: "
             "base_lr or penalty.l1 is too high"
         )
-    elif found.constant >= CONSTANT or found.effective_rank < FEW_DIRECTIONS * untrained.effective_rank:
+    elif found.constant >= CONSTANT or _few_directions(found.effective_rank, untrained.effective_rank):
         texts["collapsed"] = (
             f"the features have collapsed: {found.effective_rank:.1f} effective directions (untrained: "
             f"{untrained.effective_rank:.1f}), similarity of two images {found.similarity:.3f}; likely cause: base_lr "
@@ -105,3 +106,7 @@ def verdicts(
                 "cause: base_lr is too high"
             )
     return tuple(Verdict(kind=kind, text=text) for kind, text in texts.items())
+
+
+def _few_directions(rank: float, untrained: float) -> bool:
+    return rank < FEW_DIRECTIONS * untrained or (rank < ONE_DIRECTION and untrained >= 2)
