@@ -116,6 +116,7 @@ def learn(
             # asking every process costs a collective, so several processes ask now and then
             stopping = world.any(stop.asked) if world.size == 1 or step % 8 == 0 else False
             acting = [task for task in periodic if (task.at_end if last else progress.step % task.every == 0)]
+            line: dict[str, float] = {}
             if due or saving or stopping or acting:
                 means = progress.means(world)
                 # a gradient can be non-finite while the loss is still finite: its weights must not be saved
@@ -125,13 +126,15 @@ def learn(
                     rate = learner.rate(step)
                     scheduled = {} if rate is None else {"lr": rate}
                     speeds = {"images_per_second": speed, "memory_gb": memory}
-                    run.log({**_curves(means, losses), **scheduled, **speeds}, progress.step)
+                    line = {**_curves(means, losses), **scheduled, **speeds}
                     progress.clear()
             if last or bar.waiting:
                 loss = float(sum(losses.values())) if losses else None
                 bar.update(progress.step, loss, meter.read(progress, world.device)[0])
             for task in acting:
-                _act(task, learner, progress, run)
+                line |= _act(task, learner, progress, run)
+            if line:
+                run.log(line, progress.step)
             ending = _enough(acting, world)
             if (saving or stopping or ending) and run.recorded:
                 meter.read(progress, world.device)
@@ -186,20 +189,22 @@ def _announce(title: str, steps: int, config: LoopConfig, learner: Learner, worl
         warn_of_busy_cores()
 
 
-def _act(task: Periodic, learner: Learner, progress: _Progress, run: Run) -> None:
-    """Do a periodic task on rank 0, and keep the weights if they are the best so far; the others wait."""
-    model = learner.model
+def _act(task: Periodic, learner: Learner, progress: _Progress, run: Run) -> Mapping[str, float]:
+    """Do a periodic task on rank 0, and keep the weights if they are the best so far; the others wait.
+
+    Returns its metrics; none on other ranks.
+    """
+    model, metrics = learner.model, dict[str, float]()
     if run.world.is_main:
         model.eval()
         with learner.averaged(), torch.no_grad():
-            metrics = task.call(progress.step)
-            if metrics:
-                run.log(metrics, progress.step)
+            metrics = dict(task.call(progress.step))
             if task.select and (progress.best is None or metrics[task.select] > progress.best):
                 progress.best, progress.best_step = metrics[task.select], progress.step
                 progress.best_tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         model.train()
     run.world.barrier()
+    return metrics
 
 
 def _enough(tasks: Sequence[Periodic], world: World) -> bool:
