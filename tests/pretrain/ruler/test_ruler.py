@@ -106,8 +106,10 @@ def test_every_pretext_is_measured(tmp_path: Path, kind: str) -> None:
     names = {
         "colorize": ["leaving it gray", "the mean color of equal lightness"],
         "mask": ["doing nothing", "the mean image", "the nearest visible pixel", "smooth inpainting"],
-        "mixed": ["doing nothing", "the mean image", "a Gaussian filter", "a Wiener filter", "non-local means"]
-        + ["the mean color of equal lightness", "the nearest visible pixel", "smooth inpainting"],
+        "mixed": [
+            *("doing nothing", "the mean image", "a Gaussian filter", "a Wiener filter", "non-local means"),
+            *("the mean color of equal lightness", "the nearest visible pixel", "smooth inpainting"),
+        ],
         "identity": ["the mean image", "PCA of 16 numbers"],
     }
     assert list(found.restorers) == names[kind]
