@@ -3,7 +3,7 @@
     python benchmarks/ruler.py
     python benchmarks/ruler.py --recipes denoise mask --steps 200
 
-Processor time of one thread is counted, so that other work on the machine does not. A shorter run (``--steps``) is scaled
+Processor time of one thread is counted, so other work on the machine is not. A shorter run (``--steps``) is scaled
 to the recipe's own length: what is computed once is counted once, and the measurement at every panel as often as the
 recipe takes one. Results are written to ``benchmarks/results/ruler.json``.
 """

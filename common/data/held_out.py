@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from common.data.images import Images
+from common.machine.distributed import place
 
 log = logging.getLogger("retouch")
 
@@ -37,7 +38,8 @@ def hold_out(images: Images, share: float, seed: int) -> tuple[Images, Images | 
     whole = images.kept // source.rows_per_image  # the image that each row is cut from
     names = torch.from_numpy(np.unique(whole.numpy()))
     if len(names) < FEWEST:
-        log.info("%s: none of %d images is held out: they are fewer than %d", source.spec, len(names), FEWEST)
+        if place()[0] == 0:  # all processes have the same to say
+            log.info("%s: none of %d images is held out: they are fewer than %d", source.spec, len(names), FEWEST)
         return images, None
     wanted = min(max(SOME, round(share * len(names))), max(1, most // source.rows_per_image))
     chosen = np.random.default_rng([seed, len(names)]).permutation(len(names))[:wanted]

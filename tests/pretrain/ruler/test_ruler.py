@@ -26,12 +26,12 @@ from pretrain.gradient.method import AutoencoderLearner
 from pretrain.gradient.pretexts import Colorize, Mask
 from pretrain.results import read_results
 from pretrain.ruler.restorers import psnr
-from pretrain.ruler.ruler import Ruler
+from pretrain.ruler.ruler import Ruler, untrained
 from tests.recipe import Killed, kill_at, last_checkpoint, pretraining
 from tests.toys import noise_images
 
 HERE = World(0, 1, torch.device("cpu"))
-STILL = {"base_lr": 1e-9, "panels_every": 2, "checkpoint": {"every": 2}, "ema": 0.0}  # a run that learns nothing
+LONG = {"steps": 40, "panels_every": 2, "checkpoint": {"every": 2}}
 
 
 def learner(tmp_path: Path, **changes: Any) -> AutoencoderLearner:
@@ -62,10 +62,23 @@ def test_measurement_is_that_of_the_held_out_images_worked_out_by_hand(tmp_path:
     assert found.restorers["doing nothing"] == pytest.approx(torch.cat(idle).mean().item(), abs=1e-3)
     assert found.held_out_loss == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
     assert list(found.restorers)[1:] == ["the mean image", "a Gaussian filter", "a Wiener filter", "non-local means"]
-    # nothing is learned yet: training images are no easier, and the twin is as healthy
+    # nothing is learned yet: training images are no easier
     assert found.training_loss == pytest.approx(found.held_out_loss, rel=0.2)
     assert found.training_loss != found.held_out_loss
-    assert found.untrained.effective_rank == pytest.approx(found.health.effective_rank, rel=0.5)
+
+
+def test_untrained_twin_has_the_statistics_of_the_images_and_other_weights(tmp_path: Path) -> None:
+    encoder = learner(tmp_path).encoder
+    images = to_float(noise_images(32, 16).rows(torch.arange(32)))
+    before = torch.get_rng_state()
+    twin = untrained(encoder, images)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not twin.training
+    trained, other = encoder.state_dict(), twin.state_dict()
+    assert trained.keys() == other.keys()
+    assert not torch.equal(trained["blocks.0.0.weight"], other["blocks.0.0.weight"])
+    first = twin.get_submodule("blocks.0.0")(twin.prepare(images))
+    torch.testing.assert_close(other["blocks.0.1.running_mean"], first.mean((0, 2, 3)))
 
 
 def test_network_that_gives_back_its_input_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +90,7 @@ def test_network_that_gives_back_its_input_is_told(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(built.objective, "predict", copied)
     found = Ruler(built).result(0)
     assert found.psnr == found.restorers["doing nothing"]
-    assert [one.kind for one in found.verdicts] == ["copying"]
+    assert "copying" in [one.kind for one in found.verdicts]
 
 
 def test_trivial_restorers_get_the_help_that_the_network_gets(encoder_for: Any, photographs: Tensor) -> None:
@@ -148,8 +161,8 @@ def test_without_held_out_images_training_images_are_measured(tmp_path: Path) ->
 def test_flat_run_ends_by_itself_and_one_killed_there_ends_there_too(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop = {"when": "flat", "patience": 3}
-    settings = {**STILL, "steps": 40, "stop": stop}
+    monkeypatch.setattr("common.engine.curve.GAIN", 0.99)  # nothing is progress
+    settings = {**LONG, "stop": {"when": "flat", "patience": 3}}
     with caplog.at_level(logging.INFO, logger="retouch"):
         whole = retouch.pretrain(pretraining(tmp_path / "whole", **settings))
     assert (whole.training.step, whole.training.finished) == (8, True)  # progress at 2, none at 4, 6 and 8
@@ -168,10 +181,11 @@ def test_flat_run_ends_by_itself_and_one_killed_there_ends_there_too(
 
 
 def test_flat_run_that_was_stopped_can_be_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.engine.curve.GAIN", 0.99)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, 11)
-        retouch.pretrain(pretraining(tmp_path / "run", steps=40, **STILL))
-    ended = retouch.pretrain(pretraining(tmp_path / "run", steps=40, resume=True, stop={"when": "flat"}, **STILL))
+        retouch.pretrain(pretraining(tmp_path / "run", **LONG))
+    ended = retouch.pretrain(pretraining(tmp_path / "run", resume=True, stop={"when": "flat"}, **LONG))
     assert ended.training.step == 10
     assert ended.encoder is not None
 
@@ -183,4 +197,3 @@ def test_flat_needs_held_out_images(tmp_path: Path) -> None:
     built = config.method.build(16, config.augment, HERE, 0)
     with pytest.raises(UserError, match=r"but 40 are too few to hold any out: use at least 100"):
         built.attach(noise_images(40, 16))
-    assert not (tmp_path / "run").exists()
