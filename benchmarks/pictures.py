@@ -28,7 +28,8 @@ from pretrain.report.panels import EDGE, FAINT, GAP, INK, LABEL, PAPER, seen
 
 SIDE, ZOOM = 64, 2
 SHOWN = (3, 28)  # rows of photos:test: a roof and a flower
-FIXED = [f"data.image_size={SIDE}", "augment.crop=null", "batch_size=64", "base_lr=8.0e-3"]
+NARROW = "encoder.model_args={width: 32}"
+FIXED = [f"data.image_size={SIDE}", "augment.crop=null", "batch_size=64", "base_lr=8.0e-3", NARROW]
 UNET = ["decoder.kind=unet", "decoder.subpixel=1"]
 PRETEXTS = {
     "noise": ("denoise", ["steps=1000", "pretext.corruption={kind: gaussian, sigma: 0.2}", *UNET]),

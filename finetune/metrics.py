@@ -1,4 +1,4 @@
-"""Scores of predictions (accuracy with its interval, per-class accuracy, confusion), and paired comparisons of two."""
+"""Scores of predictions: accuracy with its interval, by class, confusion; and paired comparisons of two."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ def score(predictions: Tensor, labels: Tensor, classes: int) -> Score:
     return Score(
         accuracy=right / total if total else 0.0,
         ci95=wilson_interval(right, total),
+        balanced_accuracy=balanced_accuracy(confusion),
+        macro_f1=macro_f1(confusion),
         per_class=tuple(per_class_accuracy(confusion)),
         confusion=tuple(map(tuple, confusion.tolist())),
         n=total,
@@ -87,3 +89,15 @@ def per_class_accuracy(confusion: Tensor) -> list[float | None]:
     rows = confusion.sum(1).tolist()
     right = confusion.diagonal().tolist()
     return [hit / count if count else None for hit, count in zip(right, rows, strict=True)]
+
+
+def balanced_accuracy(confusion: Tensor) -> float:
+    """Mean accuracy of the classes that have rows: of equally many rows of each, the accuracy to expect."""
+    found = [share for share in per_class_accuracy(confusion) if share is not None]
+    return sum(found) / len(found)
+
+
+def macro_f1(confusion: Tensor) -> float:
+    """Mean over classes of ``2 TP / (2 TP + FP + FN)``; classes without rows and predictions do not count."""
+    right, total = confusion.diagonal().double(), (confusion.sum(0) + confusion.sum(1)).double()
+    return float((2 * right / total)[total > 0].mean())

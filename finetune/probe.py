@@ -325,10 +325,12 @@ def _features(
 
 def _protocol(config: ProbeConfig, task: Task) -> str:
     compared = f"; {config.probe.rounds}" if task.subsampled else ""
+    preferred = [one.text for one in config.probes.values() if one.prefers_widest]
+    widest = f"; {', '.join(preferred)}: all features unless fewer are better by a standard error" if preferred else ""
     return (
         f"frozen encoder; features standardised by training statistics; "
         f"{', '.join(one.text for one in config.probes.values())}; layer, pooling and hyperparameters chosen by "
-        f"{task.how} of the training images (stratified, seed {config.seed}{compared}); "
+        f"{task.how} of the training images (stratified, seed {config.seed}{compared}{widest}); "
         "refitted on the whole training set; tested once; ci95: Wilson, and of differences the paired bootstrap; "
         "p_value: McNemar's exact test"
     )

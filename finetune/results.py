@@ -36,6 +36,9 @@ class Score(Record):
 
     accuracy: float  # in [0, 1]
     ci95: tuple[float, float]  # Wilson's 95% interval
+    # where large classes decide over the accuracy; in these two, every class counts the same (None in older files)
+    balanced_accuracy: float | None = None  # mean accuracy of the classes that have images
+    macro_f1: float | None = None  # mean F1 of the classes that have images or predictions
     per_class: tuple[float | None, ...]  # accuracy on the images of each class; None for a class without images
     confusion: tuple[tuple[int, ...], ...]  # counts [true][predicted]
     n: int  # images

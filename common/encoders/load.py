@@ -94,7 +94,7 @@ def _load_tensors(encoder: Encoder, card: EncoderCard, folder: Path) -> None:
         raise UserError(f"{folder}: the files have been modified (sha256 differs); copy or export them again")
     encoder.body.load_state_dict(tensors)
     _standardise_as(encoder, card)
-    log.info(
+    log.debug(
         "loaded %s from %s: %d tensors, %s parameters, %s at %d px, sha256 %s",
         *(card.name, folder, len(tensors), f"{card.parameters:,}", card.view, card.image_size, card.sha256[:12]),
     )

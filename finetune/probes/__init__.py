@@ -12,10 +12,11 @@ from pydantic import Field
 from finetune.probes.base import Fitted, Probe
 from finetune.probes.classifiers import Classifiers, Rows
 from finetune.probes.linear import Linear
+from finetune.probes.means import NearestMean
 from finetune.probes.nearest import Nearest
 from finetune.probes.search import Candidates, Chosen, Search, Standardiser, Task, build_task
 
-AnyProbe = Annotated[Linear | Nearest, Field(discriminator="kind")]
+AnyProbe = Annotated[Linear | Nearest | NearestMean, Field(discriminator="kind")]
 
 __all__ = [
     "AnyProbe",
@@ -25,6 +26,7 @@ __all__ = [
     "Fitted",
     "Linear",
     "Nearest",
+    "NearestMean",
     "Probe",
     "Rows",
     "Search",

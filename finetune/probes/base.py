@@ -73,7 +73,8 @@ class Fitted:
 class Probe(Config, ABC):
     """A classifier on frozen features, with its settings."""
 
-    keep_widest: ClassVar[bool] = False  # the widest space is always a finalist: a subsample underrates it
+    # The widest space is always a finalist, since a subsample underrates it, and wins unless another is clearly better.
+    prefers_widest: ClassVar[bool] = False
 
     kind: str
 
@@ -104,7 +105,7 @@ class Probe(Config, ABC):
         def validate(space: Space, folds: Sequence[Fold]) -> Validated:
             return self._validate(candidates, space, task, folds, grid)
 
-        return choose_best(candidates, task, grid, validate, always=[widest] if self.keep_widest else [])
+        return choose_best(candidates, task, grid, validate, preferred=[widest] if self.prefers_widest else [])
 
     def _validate(
         self, candidates: Candidates, space: Space, task: Task, folds: Sequence[Fold], grid: Sequence[Setting]

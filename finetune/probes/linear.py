@@ -29,7 +29,7 @@ STRENGTHS = {
 class Linear(Probe):
     """Multinomial logistic regression, or ridge regression onto one-hot labels."""
 
-    keep_widest: ClassVar[bool] = True
+    prefers_widest: ClassVar[bool] = True
 
     kind: Literal["logistic", "ridge"] = "logistic"
     """Multinomial logistic regression, or ridge regression onto one-hot labels."""

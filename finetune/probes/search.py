@@ -219,28 +219,33 @@ def clearly_worse(accuracy: float, best: float, images: int) -> bool:
 
 
 def choose_best(
-    candidates: Candidates, task: Task, grid: Sequence[Setting], validate: Validate, always: Sequence[Space] = ()
+    candidates: Candidates, task: Task, grid: Sequence[Setting], validate: Validate, preferred: Sequence[Space] = ()
 ) -> Chosen:
     """The space and setting with the best accuracy on the held-out rows of all splits.
 
     If there is a subsample to search on, spaces are compared on it first, and then the best few on all rows, together
-    with those of ``always``, which need no first comparison. Ties go to the narrower space and the later setting: the
-    simpler choice.
+    with those of ``preferred``, which need no first comparison. Ties go to the narrower space and the later setting:
+    the simpler choice.
 
     Args:
         grid: settings, simpler ones later.
+        preferred: spaces that are chosen unless another is clearly better. Several spaces often differ by chance alone,
+            and then the choice, and with it the test accuracy, would change with the seed or the rounding.
     """
     spaces, unconverged = candidates.spaces, 0
-    others = [space for space in spaces if space not in always]
+    others = [space for space in spaces if space not in preferred]
     if task.subsampled and len(others) > candidates.finalists:
         searched = {space: validate(space, task.first) for space in others}
         unconverged += sum(one.unconverged for one in searched.values())
         ranked = sorted(others, key=lambda space: (-max(searched[space].accuracy), space.width))
-        spaces = [*ranked[: candidates.finalists], *always]
+        spaces = [*ranked[: candidates.finalists], *preferred]
     found = {space: validate(space, task.folds) for space in spaces}
     unconverged += sum(one.unconverged for one in found.values())
+    tops = {space: max(found[space].accuracy) for space in spaces}
+    best = max(tops.values())
+    near = [space for space in preferred if not clearly_worse(tops[space], best, task.held)]
     space, place = max(
-        ((space, place) for space in spaces for place in range(len(grid))),
+        ((space, place) for space in near or spaces for place in range(len(grid))),
         key=lambda one: (found[one[0]].accuracy[one[1]], -one[0].width, one[1]),
     )
     at_end = len(grid) > 1 and grid[place] in (grid[0], grid[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, bootstrap
+from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from finetune.metrics import accuracy, compare, confusion_matrix, per_class_accuracy, score, wilson_interval
 
@@ -55,6 +57,20 @@ def test_confusion_counts_true_by_predicted() -> None:
     confusion = confusion_matrix(predictions, labels, 4)
     assert confusion.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 2, 0], [0, 0, 0, 0]]
     assert per_class_accuracy(confusion) == [0.5, 1.0, pytest.approx(2 / 3), None]
+
+
+@given(
+    st.integers(2, 6).flatmap(
+        lambda classes: st.lists(st.tuples(*[st.integers(0, classes - 1)] * 2), min_size=1, max_size=60)
+    )
+)
+def test_every_class_counts_the_same_as_in_sklearn(pairs: list[tuple[int, int]]) -> None:
+    labels, predictions = torch.tensor(pairs).T
+    found = score(predictions, labels, 7)  # some classes have neither images nor predictions
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # predicted classes without images
+        assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, predictions))
+    assert found.macro_f1 == pytest.approx(f1_score(labels, predictions, average="macro"))
 
 
 def test_a_score_holds_all_metrics() -> None:

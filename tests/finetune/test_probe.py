@@ -270,8 +270,8 @@ def test_wandb_holds_the_hash_of_the_encoder_and_its_results(encoder: Path, tmp_
 def test_protocol_says_how_layers_and_poolings_were_compared(report: ProbeReport) -> None:
     assert (
         "of the training images (stratified, seed 0; layers and poolings first compared on 200 of them, then the best "
-        "2 and the widest on all); " in report.results[0].protocol
-    )
+        "2 and the widest on all; logistic probe: all features unless fewer are better by a standard error); "
+    ) in report.results[0].protocol
 
 
 def test_ridge_is_a_probe_too(encoder: Path, tmp_path: Path) -> None:

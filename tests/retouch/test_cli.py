@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -19,17 +20,29 @@ from retouch.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 WAYS = [
-    ([sys.executable, "-m", "retouch", "pretrain"], PRETRAINING[0]),
-    ([sys.executable, "-m", "pretrain"], PRETRAINING[0]),
-    *(([sys.executable, "-m", module, stage.name], stage) for module in ("retouch", "finetune") for stage in TRANSFER),
+    (["retouch", "pretrain"], PRETRAINING[0]),
+    (["pretrain"], PRETRAINING[0]),
+    *(([module, stage.name], stage) for module in ("retouch", "finetune") for stage in TRANSFER),
 ]
 
 
-@pytest.mark.parametrize(("command", "stage"), WAYS, ids=[" ".join(command[2:]) for command, _ in WAYS])
-def test_every_entry_point_has_the_same_help_and_errors(command: list[str], stage: Stage) -> None:
+def as_module(command: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """``python -m MODULE ...`` in this process, which has imported torch already; returns the exit code."""
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize(("command", "stage"), WAYS, ids=[" ".join(command) for command, _ in WAYS])
+def test_every_entry_point_has_the_same_help_and_errors(
+    command: list[str], stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+
     def run(*arguments: str) -> tuple[int, str, str]:
-        done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout, done.stderr
+        code = as_module([*command, *arguments], monkeypatch)
+        said = capsys.readouterr()
+        return code, said.out, said.err
 
     code, said, _ = run("--help")
     assert (code, stage.help in " ".join(said.split()), "key.sub=value" in said) == (0, True, True)
@@ -213,7 +226,9 @@ def test_shells_complete_commands_recipes_keys_and_paths(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("command", [["retouch", "pretrain"], ["pretrain"]], ids=["retouch", "single stage"])
-def test_settings_may_have_dashes_as_the_agent_of_a_sweep_writes_them(command: list[str], tmp_path: Path) -> None:
+def test_settings_may_have_dashes_as_the_agent_of_a_sweep_writes_them(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Both are read: the message names both values."""
     (tmp_path / "a.yaml").write_text("steps: 1\n")
     settings = [
@@ -223,14 +238,11 @@ def test_settings_may_have_dashes_as_the_agent_of_a_sweep_writes_them(command: l
         "--wandb.notes=a=b --c=d",
         f"--out={tmp_path / 'run'}",
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", *command, str(tmp_path / "a.yaml"), *settings],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "Found 2 errors" in done.stderr
-    assert "steps: input should be a valid integer" in done.stderr
-    assert "data.limit: input should be a valid integer" in done.stderr
+    assert as_module([*command, str(tmp_path / "a.yaml"), *settings], monkeypatch) == 2
+    errors = capsys.readouterr().err
+    assert "Found 2 errors" in errors
+    assert "steps: input should be a valid integer" in errors
+    assert "data.limit: input should be a valid integer" in errors
 
 
 @pytest.mark.parametrize("arguments", [["pretrain", "a.yaml", "--steps", "2"], ["probe", "a.yaml", "--resume"]])

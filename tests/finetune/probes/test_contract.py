@@ -20,7 +20,19 @@ from common.errors import UserError
 from finetune.config import ProbeConfig
 from finetune.features import Features
 from finetune.probe import probe
-from finetune.probes import AnyProbe, Candidates, Classifiers, Linear, Nearest, Probe, Rows, Search, Task, build_task
+from finetune.probes import (
+    AnyProbe,
+    Candidates,
+    Classifiers,
+    Linear,
+    Nearest,
+    NearestMean,
+    Probe,
+    Rows,
+    Search,
+    Task,
+    build_task,
+)
 from finetune.results import Setting, read_results
 from finetune.solvers.logistic import fit_logistic
 from finetune.solvers.preconditioner import Preconditioner
@@ -28,32 +40,32 @@ from finetune.table import probe_lines
 from tests.finetune.probes.features import CPU, GOOD, GOOD_SPACE, both, informative, task_of
 
 
-class Means(Classifiers):
-    """The nearest of the class means."""
+class Medians(Classifiers):
+    """The nearest of the class medians."""
 
-    def __init__(self, means: Tensor) -> None:
-        self.means = means
+    def __init__(self, medians: Tensor) -> None:
+        self.medians = medians
 
     def predict(self, features: Tensor) -> Tensor:
-        return torch.cdist(features, self.means).argmin(1)[None]
+        return torch.cdist(features, self.medians).argmin(1)[None]
 
 
-class NearestMean(Probe):
+class NearestMedian(Probe):
     """A throwaway probe without hyperparameters: all that a new probe has to define."""
 
-    kind: Literal["nearest_mean"] = "nearest_mean"
+    kind: Literal["nearest_median"] = "nearest_median"
 
     def grid(self, task: Task) -> list[Setting]:
         return [{}]
 
-    def fit(self, rows: Rows, settings: Sequence[Setting], *, final: bool) -> Means:
-        return Means(torch.stack([rows.features[rows.labels == k].mean(0) for k in range(rows.classes)]))
+    def fit(self, rows: Rows, settings: Sequence[Setting], *, final: bool) -> Medians:
+        return Medians(torch.stack([rows.features[rows.labels == k].median(0).values for k in range(rows.classes)]))
 
 
 class MoreProbes(ProbeConfig):
     """The config with one more member in the union of probes."""
 
-    more_probes: tuple[AnyProbe | NearestMean, ...] = ()  # type: ignore[assignment]
+    more_probes: tuple[AnyProbe | NearestMedian, ...] = ()  # type: ignore[assignment]
 
 
 PROBES: dict[str, Probe] = {
@@ -61,6 +73,7 @@ PROBES: dict[str, Probe] = {
     "ridge": Linear(kind="ridge", l2=(1e-2, 1.0)),
     "knn": Nearest(k=(1, 5, 20)),
     "nearest_mean": NearestMean(),
+    "nearest_median": NearestMedian(),
 }
 
 
@@ -199,7 +212,7 @@ def test_a_probe_is_a_frozen_config(one: Probe) -> None:
 # ---- fits that do not converge
 
 
-class Hasty(Means):
+class Hasty(Medians):
     """Classifiers of which the first did not converge."""
 
     @property
@@ -207,11 +220,11 @@ class Hasty(Means):
         return (0,)
 
 
-class HastyMean(NearestMean):
+class HastyMedian(NearestMedian):
     kind: Literal["hasty"] = "hasty"  # type: ignore[assignment]
 
-    def fit(self, rows: Rows, settings: Sequence[Setting], *, final: bool) -> Means:
-        return Hasty(super().fit(rows, settings, final=final).means)
+    def fit(self, rows: Rows, settings: Sequence[Setting], *, final: bool) -> Medians:
+        return Hasty(super().fit(rows, settings, final=final).medians)
 
 
 def test_every_probe_converges_on_easy_features(one: Probe) -> None:
@@ -225,7 +238,7 @@ def test_every_probe_converges_on_easy_features(one: Probe) -> None:
 def test_fits_that_did_not_converge_are_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     features, labels = informative(300, 0)
     task = task_of(labels, search=60)
-    hasty = HastyMean()
+    hasty = HastyMedian()
     chosen = hasty.choose(both(features, finalists=1), task)
     assert chosen.facts.unconverged == 3  # two spaces on few rows, and the winner on all
     assert len(caplog.messages) == 3
@@ -267,21 +280,21 @@ def config_of(out: Path, encoder: Path, **changes: Any) -> MoreProbes:
 def test_a_new_probe_is_measured_reported_logged_and_tabled_like_the_others(tmp_path: Path) -> None:
     small = EncoderConfig(name="small_cnn", model_args={"width": 4, "depth": 1})
     export_encoder(build_encoder(small, image_size=16), tmp_path / "encoder", {})
-    config = config_of(tmp_path / "out", tmp_path / "encoder", more_probes=[{"kind": "nearest_mean"}])
+    config = config_of(tmp_path / "out", tmp_path / "encoder", more_probes=[{"kind": "nearest_median"}])
     report = probe(config)
     assert read_results(config.out) == report
     [result] = report.results
     for subject in result.subjects.values():
-        assert list(subject.probes) == ["linear", "knn", "nearest_mean"]
-        assert subject.probes["nearest_mean"].choice.setting == {}
-        assert subject.probes["nearest_mean"].test.n == 40
-    assert "nearest mean probe" in result.protocol
+        assert list(subject.probes) == ["linear", "knn", "nearest_median"]
+        assert subject.probes["nearest_median"].choice.setting == {}
+        assert subject.probes["nearest_median"].test.n == 40
+    assert "nearest median probe" in result.protocol
     lines = [(line.method, line.probe) for line in probe_lines(report.results)]
-    assert ("small_cnn", "nearest_mean") in lines
-    assert ("raw pixels", "nearest_mean") in lines
+    assert ("small_cnn", "nearest_median") in lines
+    assert ("raw pixels", "nearest_median") in lines
     [logged] = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
-    found = result.subjects["encoder"].probes["nearest_mean"]
-    assert logged["color/nearest_mean_test_accuracy"] == found.test.accuracy
+    found = result.subjects["encoder"].probes["nearest_median"]
+    assert logged["color/nearest_median_test_accuracy"] == found.test.accuracy
 
 
 def test_a_probe_that_did_not_converge_is_named_in_the_notes(tmp_path: Path) -> None:
@@ -289,7 +302,7 @@ def test_a_probe_that_did_not_converge_is_named_in_the_notes(tmp_path: Path) -> 
     export_encoder(build_encoder(small, image_size=16), tmp_path / "encoder", {})
 
     class WithHasty(ProbeConfig):
-        more_probes: tuple[AnyProbe | HastyMean, ...] = ()  # type: ignore[assignment]
+        more_probes: tuple[AnyProbe | HastyMedian, ...] = ()  # type: ignore[assignment]
 
     usual = config_of(tmp_path / "out", tmp_path / "encoder")
     config = WithHasty.model_validate(usual.model_dump() | {"more_probes": [{"kind": "hasty"}]})
@@ -309,8 +322,8 @@ def test_a_probe_that_did_not_converge_is_named_in_the_notes(tmp_path: Path) -> 
 
 def test_a_second_linear_probe_can_be_added_and_names_must_differ(tmp_path: Path) -> None:
     config = config_of(
-        tmp_path / "out", tmp_path / "encoder", more_probes=[{"kind": "ridge"}, {"kind": "nearest_mean"}]
+        tmp_path / "out", tmp_path / "encoder", more_probes=[{"kind": "ridge"}, {"kind": "nearest_median"}]
     )
-    assert list(config.probes) == ["linear", "knn", "ridge", "nearest_mean"]
+    assert list(config.probes) == ["linear", "knn", "ridge", "nearest_median"]
     with pytest.raises(ValueError, match="already a probe named knn"):
         config_of(tmp_path / "out", tmp_path / "encoder", more_probes=[{"kind": "knn"}])

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
 from common.data import Labels
+from finetune.data import Fold
 from finetune.features import Features
 from finetune.pooling import Part, Space
 from finetune.probes import Candidates, Linear, Nearest, Search, Standardiser, build_task
-from finetune.probes.search import FEW_IMAGES
+from finetune.probes.search import FEW_IMAGES, Validated, choose_best
+from finetune.results import Setting
 from finetune.solvers.logistic import LogisticFit, fit_logistic
 from tests.finetune.probes.features import BAD, CPU, GOOD, GOOD_SPACE, informative, task_of
 
@@ -77,20 +78,53 @@ def test_the_widest_space_is_compared_on_all_rows_even_if_it_does_badly_on_few_r
         parts[part] = strength * signal.repeat(1, width // 3) + torch.randn(900, width, generator=generator)
         spaces.append(Space((layer,), ("avg",), (part,), width))
     candidates = Candidates(Features(parts, torch.arange(900)), spaces, CPU, finalists=1)
-    linear = Linear(l2=(1e-2,))
     few = task_of(labels, search=24)
-    assert linear.choose(candidates, replace(few, folds=few.first)).space != spaces[-1]
-    assert linear.choose(candidates, few).space == spaces[-1]
+
+    class Unbiased(Linear):
+        prefers_widest: ClassVar[bool] = False
+
+    assert Unbiased(l2=(1e-2,)).choose(candidates, few).space != spaces[-1]
+    assert Linear(l2=(1e-2,)).choose(candidates, few).space == spaces[-1]
 
 
-def test_on_a_tie_the_narrower_space_and_the_stronger_penalty_win() -> None:
+def test_on_a_tie_the_stronger_penalty_wins() -> None:
     features, labels = informative(300, 0)
     features.parts[GOOD][:, :3] += 100.0 * torch.nn.functional.one_hot(labels, 3)  # every strength is perfect
-    wide = Space((0,), ("avg", "max"), (GOOD, BAD), 6)
-    candidates, task = Candidates(features, [wide, GOOD_SPACE], CPU), task_of(labels)
+    candidates, task = Candidates(features, [GOOD_SPACE], CPU), task_of(labels)
     for linear in (LINEAR, Linear(l2=(1.0, 1e-4, 1e-2))):  # whatever the order of the grid
         chosen = linear.choose(candidates, task)
-        assert (chosen.space, chosen.setting, chosen.at_end_of_grid) == (GOOD_SPACE, {"l2": 1.0}, True)
+        assert (chosen.setting, chosen.at_end_of_grid) == ({"l2": 1.0}, True)
+
+
+@pytest.mark.parametrize(
+    ("narrow", "wide", "prefers", "expected"),
+    [
+        (0.80, 0.80, True, "wide"),
+        (0.82, 0.80, True, "wide"),  # the standard error of 0.82 on 300 images is 0.022
+        (0.86, 0.80, True, "narrow"),
+        (0.80, 0.86, True, "wide"),
+        (0.83, 0.80, False, "narrow"),
+        (0.80, 0.80, False, "narrow"),
+        (0.80, 0.83, False, "wide"),
+    ],
+)
+def test_the_preferred_space_is_chosen_unless_another_is_clearly_better(
+    narrow: float, wide: float, prefers: bool, expected: str
+) -> None:
+    _, labels = informative(300, 0)
+    wide_space = Space((0, 1), ("avg",), (GOOD, BAD), 6)
+    candidates = Candidates(Features({}, torch.arange(300)), [wide_space, GOOD_SPACE], CPU)
+    task = task_of(labels, folds=5)
+    assert task.held == 300
+
+    def validate(space: Space, folds: Sequence[Fold]) -> Validated:
+        return Validated([wide - 0.01, wide] if space is wide_space else [narrow, narrow - 0.01], [None, None], 0)
+
+    grid: list[Setting] = [{"l2": 0.1}, {"l2": 1.0}]
+    chosen = choose_best(candidates, task, grid, validate, preferred=[wide_space] if prefers else [])
+    assert chosen.space == {"narrow": GOOD_SPACE, "wide": wide_space}[expected]
+    assert chosen.setting == grid[chosen.space is wide_space]
+    assert chosen.val_accuracy == {"narrow": narrow, "wide": wide}[expected]
 
 
 def test_a_setting_inside_its_grid_is_not_at_the_end() -> None:
