@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from common.encoders.base import Encoder
 from common.encoders.card import rebuild
 from common.encoders.statistics import settle_norms
 from common.engine.curve import Curve, stall
+from common.errors import UserError
 from common.pixels import CHUNK_PIXELS, in_chunks, to_float, to_uint8
 from pretrain.gradient.example import Trial
 from pretrain.method import MethodLearner
@@ -64,7 +66,11 @@ class Ruler:
         self.last: Measured | None = None
 
     def show(self, step: int) -> Mapping[str, float]:
-        """Measure, and say what was found; returns the numbers."""
+        """Measure, and say what was found; returns the numbers.
+
+        Raises:
+            UserError: the loss is not a finite number.
+        """
         found = self.last = self._measure(step)
         log.info("%s", found.sentence)
         if found.held_out_loss is not None:
@@ -94,6 +100,8 @@ class Ruler:
         tried = self._try(fixed.images, fixed.shown)
         held_out = tried.loss if len(fixed.training) else None
         training = self._try(fixed.training, 0).loss if held_out else tried.loss
+        if not math.isfinite(tried.loss.value + training.value):
+            raise UserError(f"the loss of the averaged weights is not finite at step {step}: {self.learner.remedy}")
         found = health(self.learner.encoder, to_float(fixed.images[: fixed.shown]))
         earlier = [value for at, value in self.curve.points if at < step]
         wrong = verdicts(

@@ -20,10 +20,13 @@ GAP = 1.1  # held-out loss, relative to the training loss, above which a network
 ERRORS = 3  # standard errors that this difference must exceed
 
 
+Kind = Literal["copying", "collapsed", "dead", "diverging", "memorising"]
+
+
 class Verdict(Config):
     """Something that is wrong, and its likely cause."""
 
-    kind: Literal["copying", "collapsed", "dead", "diverging", "memorising"]
+    kind: Kind
     text: str
 
 
@@ -75,7 +78,7 @@ def verdicts(
         training, held_out: losses on training and on held-out images, measured in the same way.
         earlier: held-out losses before this one.
     """
-    texts: dict[Literal["copying", "collapsed", "dead", "diverging", "memorising"], str] = {}
+    texts: dict[Kind, str] = {}
     if changed is not None and changed < COPIED:
         texts["copying"] = (
             "the network gives back its input, like doing nothing; likely cause: too few steps, or damage too weak to "
