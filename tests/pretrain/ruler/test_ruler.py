@@ -45,7 +45,8 @@ def learner(tmp_path: Path, **changes: Any) -> AutoencoderLearner:
 
 def test_measurement_is_that_of_the_held_out_images_worked_out_by_hand(tmp_path: Path) -> None:
     built = learner(tmp_path)
-    found = Ruler(built).result(0)
+    ruler = Ruler(built)
+    found = ruler.result(0)
     assert built.held is not None
     images = to_float(built.held.rows(torch.arange(64)))
     seed_step(3, 0)
@@ -65,6 +66,9 @@ def test_measurement_is_that_of_the_held_out_images_worked_out_by_hand(tmp_path:
     # nothing is learned yet: training images are no easier
     assert found.training_loss == pytest.approx(found.held_out_loss, rel=0.2)
     assert found.training_loss != found.held_out_loss
+    assert found.held_out_loss is not None
+    ruler.curve.add(1, found.held_out_loss / 2)
+    assert [one.kind for one in ruler.result(2).verdicts] == ["diverging"]
 
 
 def test_untrained_twin_has_the_statistics_of_the_images_and_other_weights(tmp_path: Path) -> None:
