@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.data import Images
 from common.data.rows import even_rows
 from common.encoders.base import Encoder
 from common.encoders.load import load_encoder, random_twin
+from common.encoders.statistics import settle_norms
 from common.pixels import to_float
 from finetune.solvers.gram import blocks
 
@@ -59,32 +59,9 @@ def share_statistics(twin: Encoder, folder: Path, images: Images, device: torch.
         trained = load_encoder(folder)
         for name in twin.statistics:
             twin.get_buffer(name).copy_(trained.get_buffer(name))
-    twin.to(device).eval()
-    norms = [module for module in twin.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    if norms:
-        estimate_statistics(twin, norms, _spread_batches(images, device))
-
-
-def estimate_statistics(encoder: nn.Module, norms: list[_BatchNorm], batches: Iterator[Tensor]) -> None:
-    """Set the running statistics of ``norms`` to their plain average over ``batches`` ``[B 3 H W]`` in [0, 1].
-
-    Everything but the norms stays in eval mode, so dropout is inactive.
-    """
-    momenta = [norm.momentum for norm in norms]
-    encoder.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average: every batch counts the same
-        norm.train()
-    with torch.no_grad():
-        for batch in batches:
-            encoder(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
+    settle_norms(twin.to(device), _spread_batches(images, device))
 
 
 def _spread_batches(images: Images, device: torch.device) -> Iterator[Tensor]:
     for part in blocks(even_rows(len(images), STATISTICS_IMAGES), 256):
-        if len(part) > 1:  # a variance needs at least two images
-            yield to_float(images.rows(part).to(device))
+        yield to_float(images.rows(part).to(device))

@@ -57,13 +57,15 @@ class PretrainConfig(StageConfig, LoopConfig):
     stage: ClassVar[str] = "pretrain"
     writes: ClassVar[tuple[str, ...]] = (*LoopConfig.loop_writes, *StageConfig.writes, "panels", "encoder")
     free_keys: ClassVar[frozenset[str]] = (
-        StageConfig.free_keys | LoopConfig.loop_free_keys | {"data.workers", "data.cache"}
+        StageConfig.free_keys
+        | LoopConfig.loop_free_keys
+        | {"data.workers", "data.cache", "stop"}  # `stop` changes no step: a flat run that was stopped can be ended
     )
 
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     panels_every: int = Field(default=1000, gt=0)
-    """Steps between two panels of original, damaged and restored images."""
+    """Steps between two panels of original, damaged and restored images, and between two measurements."""
 
     @classmethod
     def variant(cls, values: Mapping[str, Any]) -> type[PretrainConfig]:

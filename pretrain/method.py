@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from typing import ClassVar, Literal
 
 from pydantic import JsonValue
@@ -13,9 +14,11 @@ from common.config import Config
 from common.data import Images
 from common.encoders import Encoder
 from common.engine.learner import Learner
+from common.engine.settings import StopConfig
 from common.machine.distributed import World
-from pretrain.gradient.example import Example
+from pretrain.gradient.example import Example, Trial
 from pretrain.report.explained import Explained
+from pretrain.ruler.restorers import Restorer
 
 # How a method uses a second source (`data.other`): not at all; as another view of every image, row by row; or as any
 # number of images of another domain.
@@ -101,12 +104,16 @@ class MethodLearner(Learner):
         title: of the method.
         encoder: the encoder that is trained and exported.
         images, other: the training images, and the second source if there is one; see ``attach``.
+        held: images held out of training, to be measured on; None if there are none.
+        stop: when training ends before its last step.
     """
 
     title: str
     encoder: Encoder
     images: Images
     other: Images | None = None
+    held: Images | None = None
+    stop: StopConfig = StopConfig()
 
     @property
     @abstractmethod
@@ -114,7 +121,11 @@ class MethodLearner(Learner):
         """One line about the encoder and what trains it, for the log."""
 
     def attach(self, images: Images, other: Images | None = None) -> None:
-        """Set the images to learn from. Call it before ``start``."""
+        """Set the images to learn from, or to hold out. Call it before ``start``.
+
+        Raises:
+            UserError: it cannot learn from these images.
+        """
         self.images, self.other = images, other
 
     def restored(self, images: Tensor) -> tuple[Example, Tensor] | None:
@@ -123,6 +134,22 @@ class MethodLearner(Learner):
         Every call damages the same images in the same way.
         """
         return None
+
+    @property
+    def restorers(self) -> tuple[Restorer, ...]:
+        """The trivial restorers that it is compared with; empty if it restores nothing."""
+        return ()
+
+    def trials(self, chunks: Iterable[Tensor]) -> Iterator[Trial]:
+        """Chunks of images ``[n 3 S S]`` in [0, 1] -> damaged, restored and scored, on the CPU.
+
+        Every call damages the same images in the same way. There are none if it restores nothing.
+        """
+        return iter(())
+
+    def aided(self, restored: Tensor, example: Example) -> Tensor:
+        """What a trivial restorer made of an example, RGB ``[B 3 S S]``, with the help that the network gets."""
+        return restored
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
         """Reconstruct undamaged images ``[N 3 S S]`` in [0, 1] from their codes, same shape and scale.

@@ -16,6 +16,7 @@ from common.encoders.storage import ENTRY_BYTES, NONZERO_BYTES
 from common.engine.loop import Trained
 from common.pixels import in_chunks
 from common.runs.results import SCHEMA_VERSION, load_results
+from pretrain.ruler.measured import Measured
 
 
 class CodeStorage(Config):
@@ -60,6 +61,7 @@ class PretrainResults(Config):
         relative_reconstruction_error: ``Σ ‖x − x̂‖² / Σ ‖x − mean‖²`` of undamaged images, if codes can be decoded.
         atoms, unused_atoms: of a dictionary.
         maximum_mean_discrepancy: between two domains, by code.
+        ruler: what the losses mean, of methods that restore damaged images.
         notes: what a reader must know, such as what did not converge.
     """
 
@@ -74,6 +76,7 @@ class PretrainResults(Config):
     atoms: int | None = None
     unused_atoms: int | None = None
     maximum_mean_discrepancy: dict[str, float] | None = None
+    ruler: Measured | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -23,6 +23,8 @@ from pretrain.method import MethodLearner
 from pretrain.report.dictionary import show_dictionary
 from pretrain.report.panels import Panels
 from pretrain.results import Pretrained, PretrainResults, code_storage
+from pretrain.ruler.measured import Measured
+from pretrain.ruler.ruler import Ruler
 from pretrain.sample import sample
 
 log = logging.getLogger("retouch")
@@ -40,18 +42,20 @@ def pretrain(config: PretrainConfig) -> Pretrained:
         sources, learner, _ = check_all(
             lambda: _open(config, here), lambda: _build(config, here), lambda: check_run_folder(config)
         )
-        images = _load(sources, config)
-        learner.attach(*images)
+        learner.attach(*_load(sources, config))
         with open_run(config, here, early) as run:
-            log.info("%s unlabeled images from %s; %s", f"{len(images[0]):,}", sources[0].spec, learner.description)
-            panels = Panels(learner, images[0], config.method.title, run)
+            log.info("%s from %s; %s", _counted(learner), sources[0].spec, learner.description)
+            panels, ruler = Panels(learner, config.method.title, run), Ruler(learner)
+            periodic = [Periodic(config.panels_every, panels.show, at_end=False)]
+            if learner.restorers:
+                periodic.append(Periodic(config.panels_every, ruler.show, curve=ruler.curve, enough=ruler.flat))
             training = learn(
                 learner,
-                _loader(images[0], config, here),
+                _loader(learner.images, config, here),
                 config,
                 run,
                 title=f"pretrain {config.method.title}",
-                periodic=[Periodic(config.panels_every, panels.show, at_end=False)],
+                periodic=periodic,
             )
             if not training.finished:
                 say_how_to_continue(config)
@@ -59,8 +63,10 @@ def pretrain(config: PretrainConfig) -> Pretrained:
                 return Pretrained(training)
             learner.model.eval()
             panels.show(training.step)
-            sha256 = _export(learner, config, run, training, images[0])
-            results = _results(learner, sample(images[0], size=config.data.image_size), run, training, sha256)
+            sha256 = _export(learner, config, run, training)
+            found = ruler.result(training.step) if learner.restorers else None
+            images = sample(learner.images, size=config.data.image_size)
+            results = _results(learner, images, run, training, sha256, found)
             return Pretrained(training, config.out / "encoder", results)
 
 
@@ -136,14 +142,19 @@ def _loader(images: Images, config: PretrainConfig, here: World) -> Loader:
     )
 
 
-def _export(learner: MethodLearner, config: PretrainConfig, run: Run, training: Trained, images: Images) -> str:
+def _counted(learner: MethodLearner) -> str:
+    held = "" if learner.held is None else f" and {len(learner.held):,} held out"
+    return f"{len(learner.images):,} unlabeled images{held}"
+
+
+def _export(learner: MethodLearner, config: PretrainConfig, run: Run, training: Trained) -> str:
     """Write ``encoder/``; returns its sha256."""
     folder, artifact = config.out / "encoder", f"encoder-{config.out.name}"
     provenance = {
         **config.method.provenance,
         "source": config.data.source,
-        "levels": images.levels,  # black and white of images of more than 8 bits
-        "steps": training.steps,
+        "levels": learner.images.levels,  # black and white of images of more than 8 bits
+        "steps": training.step,
         "batch_size": config.batch_size,
         "seed": config.seed,
         "seconds": round(training.seconds, 1),
@@ -156,7 +167,9 @@ def _export(learner: MethodLearner, config: PretrainConfig, run: Run, training: 
     return sha256
 
 
-def _results(learner: MethodLearner, images: Tensor, run: Run, training: Trained, sha256: str) -> PretrainResults:
+def _results(
+    learner: MethodLearner, images: Tensor, run: Run, training: Trained, sha256: str, ruler: Measured | None
+) -> PretrainResults:
     """Measure the encoder on a sample of training images ``[N 3 S S]``; writes ``results.json``."""
     explained = learner.explain(images)
     results = PretrainResults(
@@ -169,6 +182,7 @@ def _results(learner: MethodLearner, images: Tensor, run: Run, training: Trained
         atoms=None if explained is None else explained.codes.shape[1],
         unused_atoms=None if explained is None else show_dictionary(run, training.step, explained),
         maximum_mean_discrepancy=learner.discrepancy,
+        ruler=ruler,
         notes=tuple(learner.notes(images)),
     )
     for line in results.lines:

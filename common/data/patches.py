@@ -35,6 +35,7 @@ class PatchesSource(Source):
     def __init__(self, source: Source, seed: int = 0, each: int | None = None, side: int = SIDE) -> None:
         self.source, self.seed, self.side = source, seed, side
         self.each = each or max(EACH, -(-ROWS // len(source)))
+        self.rows_per_image = self.each
         self.spec = f"patches:{source.spec}"
 
     @property

@@ -32,12 +32,14 @@ class Source(ABC):
         tasks: names of the labels it has, the default first; empty if unlabeled.
         color_tasks: those of ``tasks`` that need color: an encoder that sees gray only cannot learn them.
         endless: rows are generated, and exist beyond ``len``.
+        rows_per_image: neighbouring rows that are parts of one image: row i is cut from image ``i // rows_per_image``.
     """
 
     spec: str
     tasks: tuple[str, ...]
     color_tasks: tuple[str, ...] = ()
     endless: bool = False
+    rows_per_image: int = 1
 
     @property
     @abstractmethod

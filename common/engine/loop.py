@@ -32,6 +32,7 @@ from common.engine.checkpoint import (
     restoring,
     save_checkpoint,
 )
+from common.engine.curve import Curve
 from common.engine.learner import Learner
 from common.engine.progress import StepProgress
 from common.engine.settings import LoopConfig
@@ -48,20 +49,24 @@ class Periodic:
     """Something to do every so many steps, on rank 0, under the averaged weights in eval mode.
 
     ``call(step)`` returns metrics to log. With ``at_end`` it is done after the last step as well. With ``select``, the
-    weights where that metric was highest are kept, and are what ``learn`` leaves in the model.
+    weights where that metric was highest are kept, and are what ``learn`` leaves in the model. What ``call`` adds to
+    ``curve`` is part of every checkpoint. Training ends after a call, as after its last step, once ``enough`` says so.
     """
 
     every: int
     call: Callable[[int], Mapping[str, float]]
     at_end: bool = True
     select: str | None = None
+    curve: Curve | None = None
+    enough: Callable[[], bool] | None = None
 
 
 @dataclass(frozen=True)
 class Trained:
     """How a training ended.
 
-    ``finished`` is False after SIGTERM or Ctrl-C, even in the last step: a checkpoint waits to be resumed.
+    ``finished`` is False after SIGTERM or Ctrl-C, even in the last step: a checkpoint waits to be resumed. It is True
+    with ``step`` below ``steps`` where a periodic task found that it was enough.
     """
 
     step: int
@@ -88,19 +93,20 @@ def learn(
     """
     world, model = run.world, learner.model
     steps = config.total_steps(loader.steps_per_epoch) if learner.streams else 0
-    progress = _start_or_resume(learner, loader, run)
+    progress = _start_or_resume(learner, loader, run, periodic)
     learner.begin(steps)
     if steps:
         _announce(title, steps, config, learner, world)
 
     model.train()
     meter = _Meter(config.batch_size, progress.step)
-    shown = world.is_main and run.recorded and progress.step < steps
+    end = progress.step if _enough(periodic, world) else steps  # it was enough before the run was killed
+    shown = world.is_main and run.recorded and progress.step < end
     with (
         _Stop(enabled=run.recorded and steps > 0) as stop,
         StepProgress(title, steps, progress.step, seconds=config.log_seconds, enabled=shown) as bar,
     ):
-        for step, batch in zip(range(progress.step, steps), loader.stream(progress.step), strict=False):
+        for step, batch in zip(range(progress.step, end), loader.stream(progress.step), strict=False):
             losses, numbers = learner.step(batch, step)
             progress.count(losses, numbers)
 
@@ -110,6 +116,7 @@ def learn(
             # asking every process costs a collective, so several processes ask now and then
             stopping = world.any(stop.asked) if world.size == 1 or step % 8 == 0 else False
             acting = [task for task in periodic if (task.at_end if last else progress.step % task.every == 0)]
+            line: dict[str, float] = {}
             if due or saving or stopping or acting:
                 means = progress.means(world)
                 # a gradient can be non-finite while the loss is still finite: its weights must not be saved
@@ -119,18 +126,22 @@ def learn(
                     rate = learner.rate(step)
                     scheduled = {} if rate is None else {"lr": rate}
                     speeds = {"images_per_second": speed, "memory_gb": memory}
-                    run.log({**_curves(means, losses), **scheduled, **speeds}, progress.step)
+                    line = {**_curves(means, losses), **scheduled, **speeds}
                     progress.clear()
             if last or bar.waiting:
-                now = float(sum(losses.values())) if losses else None
-                bar.update(progress.step, now, meter.read(progress, world.device)[0])
+                loss = float(sum(losses.values())) if losses else None
+                bar.update(progress.step, loss, meter.read(progress, world.device)[0])
             for task in acting:
-                _act(task, learner, progress, run)
-            if (saving or stopping) and run.recorded:
+                line |= _act(task, learner, progress, run)
+            if line:
+                run.log(line, progress.step)
+            ending = _enough(acting, world)
+            if (saving or stopping or ending) and run.recorded:
                 meter.read(progress, world.device)
                 if world.is_main:
-                    save_checkpoint(run.checkpoints, _snapshot(progress, learner, loader, run), config.checkpoint.keep)
-            if stopping:
+                    now = _snapshot(progress, learner, loader, run, periodic)
+                    save_checkpoint(run.checkpoints, now, config.checkpoint.keep)
+            if stopping or ending:
                 break
 
     # asked here again: the signal may have come in the last step, or while its weights were evaluated and saved
@@ -146,7 +157,7 @@ def learn(
     return progress.trained(steps, finished=True)
 
 
-def _start_or_resume(learner: Learner, loader: Loader, run: Run) -> _Progress:
+def _start_or_resume(learner: Learner, loader: Loader, run: Run, periodic: Sequence[Periodic]) -> _Progress:
     """From the run's last checkpoint, or from nothing."""
     saved = list_checkpoints(run.checkpoints) if run.resumed else []
     if saved:
@@ -157,6 +168,9 @@ def _start_or_resume(learner: Learner, loader: Loader, run: Run) -> _Progress:
         _check_data(then, loader.identity, saved[-1])
         with restoring(saved[-1]):
             progress = _restore(checkpoint, learner, run.world.device)
+            curves = [task.curve for task in periodic if task.curve]
+            for curve, points in zip(curves, checkpoint.facts["curves"], strict=True):
+                curve.restore(points)
         log.info("resumed from step %d (%s)", progress.step, saved[-1])
     else:
         started = time.perf_counter()
@@ -175,20 +189,28 @@ def _announce(title: str, steps: int, config: LoopConfig, learner: Learner, worl
         warn_of_busy_cores()
 
 
-def _act(task: Periodic, learner: Learner, progress: _Progress, run: Run) -> None:
-    """Do a periodic task on rank 0, and keep the weights if they are the best so far; the others wait."""
-    model = learner.model
+def _act(task: Periodic, learner: Learner, progress: _Progress, run: Run) -> Mapping[str, float]:
+    """Do a periodic task on rank 0, and keep the weights if they are the best so far; the others wait.
+
+    Returns its metrics; none on other ranks.
+    """
+    model, metrics = learner.model, dict[str, float]()
     if run.world.is_main:
         model.eval()
         with learner.averaged(), torch.no_grad():
-            metrics = task.call(progress.step)
-            if metrics:
-                run.log(metrics, progress.step)
+            metrics = dict(task.call(progress.step))
             if task.select and (progress.best is None or metrics[task.select] > progress.best):
                 progress.best, progress.best_step = metrics[task.select], progress.step
                 progress.best_tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         model.train()
     run.world.barrier()
+    return metrics
+
+
+def _enough(tasks: Sequence[Periodic], world: World) -> bool:
+    """Whether one of these tasks says that training may end, in all processes alike."""
+    asked = [task.enough for task in tasks if task.enough]
+    return world.any(any(enough() for enough in asked)) if asked else False
 
 
 def _refuse_infinite(means: Mapping[str, float], step: int, learner: Learner, run: Run) -> None:
@@ -289,7 +311,9 @@ class _Stop:
         self.asked = True
 
 
-def _snapshot(progress: _Progress, learner: Learner, loader: Loader, run: Run) -> Checkpoint:
+def _snapshot(
+    progress: _Progress, learner: Learner, loader: Loader, run: Run, periodic: Sequence[Periodic]
+) -> Checkpoint:
     tensors = learner.tensors() | ({"best": progress.best_tensors} if progress.best_tensors else {})
     facts = {
         "seconds": progress.seconds,
@@ -297,6 +321,7 @@ def _snapshot(progress: _Progress, learner: Learner, loader: Loader, run: Run) -
         "totals": {name: float(value) for name, value in progress.totals.items()},
         "best": progress.best,
         "best_step": progress.best_step,
+        "curves": [task.curve.points for task in periodic if task.curve],
         "data": loader.identity._asdict(),
         "wandb_id": run.tracker.run_id,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,15 @@ class CheckpointConfig(Config):
     """Steps between two checkpoints."""
     keep: int = Field(default=2, gt=0)
     """Checkpoints to keep; older ones are removed."""
+
+
+class StopConfig(Config):
+    """When training ends before its last step."""
+
+    when: Literal["never", "flat"] = "never"
+    """flat: once the held-out loss has made no progress for some panels; never: after the last step."""
+    patience: int = Field(default=3, gt=0)
+    """Panels without progress (1% of the loss) after which training is flat."""
 
 
 class LoopConfig(Config):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+HIDDEN = 0.5  # gray value for pixels that the encoder cannot see
 
 
 class Example(NamedTuple):
@@ -21,3 +24,27 @@ class Example(NamedTuple):
     # a normalised target is (image - shift) / scale; these turn a prediction back into an image
     shift: Tensor | None = None  # [B 1 h' w']
     scale: Tensor | None = None  # [B 1 h' w']
+
+    def cpu(self) -> Example:
+        """The same example on the CPU."""
+        return Example._make(part if part is None else part.cpu() for part in self)
+
+    @property
+    def hidden(self) -> Tensor:
+        """Where the encoder knows that a pixel is hidden: ``[B 1 H W]``, 1 there and 0 elsewhere."""
+        if self.visible is not None and self.weight is not None:
+            return self.weight
+        return self.input[:, 3:4] if self.input.shape[1] > 3 else torch.zeros_like(self.input[:, :1])
+
+    @property
+    def seen(self) -> Tensor:
+        """What the encoder sees, as RGB ``[B 3 H W]``: hidden pixels gray, noise not clipped."""
+        return torch.where(self.hidden > 0, HIDDEN, self.input[:, :3].float())
+
+
+class Trial(NamedTuple):
+    """A damaged batch, and how the network restores and scores it."""
+
+    example: Example
+    restored: Tensor  # RGB in [0, 1]                                         [B 3 H W]
+    loss: Tensor  # the sum of the objective's losses, a mean over images     []

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
 
-from pydantic import JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 from torch import Tensor, nn
 
 from common.augment import AugmentConfig
 from common.config import ProblemsError
 from common.data import Images
+from common.data.held_out import FEWEST, hold_out
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.base import Encoder
 from common.engine.gradient import GradientLearner, check_shares
 from common.engine.schedule import seed_step
-from common.engine.settings import GradientConfig
+from common.engine.settings import GradientConfig, StopConfig
 from common.errors import UserError, check_all
 from common.machine.distributed import World
 from pretrain.gradient.decoders import DecoderConfig
-from pretrain.gradient.example import Example
+from pretrain.gradient.example import Example, Trial
 from pretrain.gradient.objective import Objective, PenaltyConfig, check_objective, has_sparse_code
 from pretrain.gradient.pretexts import AnyPretext, Denoise
 from pretrain.method import Method, MethodLearner
 from pretrain.report.explained import Explained
+from pretrain.ruler.restorers import Restorer
 from pretrain.sample import SAMPLE_IMAGES, sample
 
 log = logging.getLogger("retouch")
@@ -39,10 +42,15 @@ class Gradient(GradientConfig, Method):
     decoder: DecoderConfig = DecoderConfig()
     pretext: AnyPretext = Denoise()
     penalty: PenaltyConfig = PenaltyConfig()
+    held_out: float = Field(default=0.02, ge=0, le=0.5)
+    """Share of the images that is not learned from but measured on, at most 2,048; 0 holds out none."""
+    stop: StopConfig = StopConfig()
 
     @model_validator(mode="after")
     def _penalties_fit(self) -> Gradient:
         problems = self.penalty.check(self.encoder.name)
+        if self.stop.when == "flat" and not self.held_out:
+            problems.append("stop.when=flat follows the loss on held-out images: set held_out, or stop.when=never")
         if self.penalty.dictionary and self.optim.weight_decay:
             problems.insert(0, "penalty.dictionary already decays the atoms: set optim.weight_decay=0")
         if problems:
@@ -90,9 +98,16 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
     def __init__(self, objective: Objective, config: Gradient, world: World) -> None:
         super().__init__(objective, config, world)
         self.title, self.objective, self.encoder = config.title, objective, objective.encoder
+        self.held_out, self.stop = config.held_out, config.stop
 
     def attach(self, images: Images, other: Images | None = None) -> None:
-        super().attach(images, other)
+        training, self.held = hold_out(images, self.held_out, self.config.seed)
+        super().attach(training, other)
+        if self.stop.when == "flat" and self.held is None:
+            raise UserError(
+                f"stop.when=flat follows the loss on held-out images, but {len(images)} are too few to hold any out: "
+                f"use at least {FEWEST}, or stop.when=never"
+            )
         if self.objective.pretext.needs_color:
             _refuse_gray(images, self.objective.pretext.kind)
 
@@ -114,6 +129,19 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
     def restored(self, images: Tensor) -> tuple[Example, Tensor]:
         seed_step(self.config.seed, 0)
         return self.objective.restore(images)
+
+    @property
+    def restorers(self) -> tuple[Restorer, ...]:
+        return self.objective.pretext.restorers(self.encoder)
+
+    def trials(self, chunks: Iterable[Tensor]) -> Iterator[Trial]:
+        seed_step(self.config.seed, 0)
+        for images in chunks:
+            example, restored, loss = self.objective.trial(images.to(self.world.device))
+            yield Trial(example.cpu(), restored.cpu(), loss.cpu())
+
+    def aided(self, restored: Tensor, example: Example) -> Tensor:
+        return self.objective.pretext.aided(restored, example, self.encoder)
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
         restored = self.objective.reconstruct(images)

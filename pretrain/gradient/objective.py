@@ -14,7 +14,7 @@ from common.encoders.vector import VectorEncoder
 from common.errors import UserError
 from common.pixels import in_chunks
 from pretrain.gradient.decoders import DecoderConfig, LinearDecoder, TransformerDecoder, build_decoder, check_decoder
-from pretrain.gradient.example import Example
+from pretrain.gradient.example import Example, Trial
 from pretrain.gradient.pretexts.base import Pretext
 from pretrain.gradient.pretexts.restore import Restore
 from pretrain.linear.diagonal import diagonal_autoencoder
@@ -105,7 +105,10 @@ class Objective(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images ``[B 3 S S]``, uint8 0..255 or float 0..1 -> named losses, each a scalar; their sum is minimised."""
         example = self.corrupt(images)
-        prediction, code = self.predict(example)
+        return self.losses(example, *self.predict(example))
+
+    def losses(self, example: Example, prediction: Tensor, code: Tensor) -> dict[str, Tensor]:
+        """The named losses of what ``predict`` gives for a damaged batch."""
         losses = {"restore": self.pretext.loss(prediction, example, self.state)}
         if self.penalty.l1:
             losses["sparsity"] = self.penalty.l1 * code.float().abs().flatten(1).sum(1).mean()
@@ -187,11 +190,19 @@ class Objective(nn.Module):
 
         The images are not augmented.
         """
+        return self.trial(images)[:2]
+
+    @torch.no_grad()
+    def trial(self, images: Tensor) -> Trial:
+        """Clean images ``[B 3 S S]`` in [0, 1] -> damaged, restored and scored, in eval mode and not augmented."""
         training = self.training
         self.eval()
         try:
             example = self.pretext.corrupt(images, self.encoder)
-            return example, self.pretext.picture(self.predict(example)[0], example, self.state)
+            prediction, code = self.predict(example)
+            losses = self.losses(example, prediction, code)
+            restored = self.pretext.picture(prediction, example, self.state)
+            return Trial(example, restored, torch.stack(list(losses.values())).sum())
         finally:
             self.train(training)
 

@@ -8,7 +8,6 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from common.data import Images
 from common.pixels import save_png, to_pil
 from common.runs.folder import Run
 from pretrain.gradient.example import Example
@@ -19,7 +18,6 @@ TILE = 128  # minimum pixels per image: 32 px images are enlarged four times
 GAP, EDGE, LABEL = 6, 20, 100  # between images, around the picture, and the column of row labels
 HEAD = 44  # the height of the title
 INK, FAINT, PAPER = (28, 30, 34), (120, 124, 130), (255, 255, 255)
-HIDDEN = 0.5  # gray value for pixels that the encoder cannot see
 
 
 def panel(example: Example, restored: Tensor, title: str = "") -> Image.Image:
@@ -72,22 +70,18 @@ def panel_images(picture: Image.Image, side: int) -> dict[str, list[Image.Image]
 
 def seen(example: Example) -> Tensor:
     """What the encoder saw, as RGB ``[B 3 H W]`` in [0, 1]."""
-    rgb = example.input[:, :3].float().clamp(0, 1)
-    hidden = example.input[:, 3:4]
-    if example.visible is not None and example.weight is not None:
-        hidden = example.weight
-    return torch.where(hidden > 0, HIDDEN, rgb) if hidden.shape[1] else rgb
+    return example.seen.clamp(0, 1)
 
 
 class Panels:
     """Pictures of the same images, damaged in the same way and restored by the learner, during training."""
 
-    def __init__(self, learner: MethodLearner, images: Images, title: str, run: Run) -> None:
-        self.learner, self.images, self.title, self.run = learner, images, title, run
+    def __init__(self, learner: MethodLearner, title: str, run: Run) -> None:
+        self.learner, self.title, self.run = learner, title, run
 
     def show(self, step: int) -> dict[str, float]:
         """Write ``panels/step-*.png``, and send it to W&B; there is no metric to log."""
-        shown = sample(self.images, PANEL_IMAGES, size=self.learner.encoder.image_size)
+        shown = sample(self.learner.images, PANEL_IMAGES, size=self.learner.encoder.image_size)
         found = self.learner.restored(shown.to(self.learner.encoder.mean.device))
         if found is not None:
             path = self.run.folder / "panels" / f"step-{step:07d}.png"

@@ -13,8 +13,9 @@ from torch.optim.swa_utils import update_bn
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from common.encoders.load import load_encoder, random_twin
+from common.encoders.statistics import settle_norms
 from common.pixels import to_float
-from finetune.baselines import Pixels, estimate_statistics, share_statistics, untrained
+from finetune.baselines import Pixels, share_statistics, untrained
 from tests.common.encoders.test_encoders import FAMILY, Member
 from tests.finetune.toys import bright_images
 from tests.toys import noise_images
@@ -47,7 +48,7 @@ def test_statistics_are_the_plain_average_over_batches() -> None:
     assert norm.running_mean is not None
     norm.running_mean += 5  # earlier statistics are discarded
     batches = [torch.rand(8, 3, 4, 4) * scale for scale in (1.0, 2.0, 3.0)]
-    estimate_statistics(network, [norm], iter(batches))
+    settle_norms(network, [*batches, torch.rand(1, 3, 4, 4)])  # one image has no variance
     expected = torch.stack([batch.mean(dim=(0, 2, 3)) for batch in batches]).mean(0)
     torch.testing.assert_close(norm.running_mean, expected)
     assert norm.momentum == 0.1

@@ -12,6 +12,7 @@ from torch import Tensor
 from common.config import Config
 from common.encoders.base import Encoder, MaskChannel, View
 from pretrain.gradient.example import Example
+from pretrain.ruler.restorers import MEAN_IMAGE, NOTHING, Restorer
 
 State = Mapping[str, Tensor]
 
@@ -77,6 +78,14 @@ class Pretext(Config, ABC):
         A mean of per-image losses: the mean over micro-batches and processes then equals the loss of the whole batch,
         and so does its gradient. So weights are never divided by their sum over the batch.
         """
+
+    def restorers(self, encoder: Encoder) -> tuple[Restorer, ...]:
+        """The trivial restorers that the network is compared with."""
+        return (NOTHING, MEAN_IMAGE)
+
+    def aided(self, restored: Tensor, example: Example, encoder: Encoder) -> Tensor:
+        """RGB of a trivial restorer ``[B 3 H W]``, with the help that ``picture`` takes from the true image."""
+        return restored
 
     @abstractmethod
     def picture(self, prediction: Tensor, example: Example, state: State) -> Tensor:

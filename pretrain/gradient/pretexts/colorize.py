@@ -17,6 +17,7 @@ from common.encoders.base import Encoder, View
 from common.errors import UserError
 from pretrain.gradient.example import Example
 from pretrain.gradient.pretexts.base import Pretext, State
+from pretrain.ruler.restorers import COLOR, GRAY, Restorer
 
 AB_SCALE = 25.0  # ab units per unit of a regression target: brings colors of photographs near variance 1
 AB_REACH = 110  # every sRGB color has |a|, |b| below this
@@ -124,7 +125,16 @@ class Colorize(Pretext):
         # rarity has mean 1 over the training images: normalising by its sum would couple the images of a batch
         return (wrong * state["rarity"][bins[:, :1]]).mean()
 
-    # ---- the picture
+    # ---- the picture, and what it is compared with
+
+    def restorers(self, encoder: Encoder) -> tuple[Restorer, ...]:
+        return (GRAY, COLOR)
+
+    def aided(self, restored: Tensor, example: Example, encoder: Encoder) -> Tensor:
+        """True lightness, as in ``picture``."""
+        colors = rgb_to_lab(restored.clamp(0, 1))[:, 1:]
+        aided: Tensor = lab_to_rgb(torch.cat([rgb_to_lab(example.clean)[:, :1], colors], dim=1))
+        return aided
 
     def picture(self, prediction: Tensor, example: Example, state: State) -> Tensor:
         """True lightness and predicted color."""

@@ -10,6 +10,7 @@ from common.corruptions import AnyCorruption, Gaussian, Gray
 from common.encoders.base import Encoder
 from pretrain.gradient.example import Example
 from pretrain.gradient.pretexts.restore import Restore
+from pretrain.ruler.restorers import Restorer, for_damage
 
 
 class Denoise(Restore):
@@ -21,6 +22,9 @@ class Denoise(Restore):
     @property
     def needs_color(self) -> bool:
         return isinstance(self.corruption, Gray)
+
+    def restorers(self, encoder: Encoder) -> tuple[Restorer, ...]:
+        return for_damage([self.corruption], told=False)
 
     def corrupt(self, images: Tensor, encoder: Encoder) -> Example:
         return Example(input=self.corruption(images), clean=images, target=images)

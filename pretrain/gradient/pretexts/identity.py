@@ -9,6 +9,7 @@ from torch import Tensor
 from common.encoders.base import Encoder
 from pretrain.gradient.example import Example
 from pretrain.gradient.pretexts.restore import Restore
+from pretrain.ruler.restorers import MEAN_IMAGE, Restorer, pca
 
 
 class Identity(Restore):
@@ -29,6 +30,11 @@ class Identity(Restore):
             f" {depth}x{height}x{width} = {code} numbers for an image of {image}: {narrower}"
             "choose an encoder with a smaller last map, or make the code sparse (penalty.l1, or top_k of the encoder)"
         ]
+
+    def restorers(self, encoder: Encoder) -> tuple[Restorer, ...]:
+        depth, height, width = encoder.map_shape
+        size = (encoder.code_kept or depth) * height * width
+        return (MEAN_IMAGE, Restorer(f"PCA of {size} numbers", pca(size)))
 
     def corrupt(self, images: Tensor, encoder: Encoder) -> Example:
         return Example(input=images, clean=images, target=images)

@@ -9,10 +9,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.corruptions import Holes
 from common.corruptions.holes import draw_patches, enlarge
 from common.encoders.base import Encoder, MaskChannel, TokenEncoder
 from pretrain.gradient.example import Example
 from pretrain.gradient.pretexts.base import Pretext, State
+from pretrain.ruler.restorers import Restorer, for_damage
 
 # Added to the variance of a patch, pixels in [0, 1], so that the 1/255 steps of a flat patch are not amplified.
 VARIANCE_FLOOR = 1e-4
@@ -58,6 +60,15 @@ class Mask(Pretext):
         if image == size:
             return [f"{key} is {size}, the whole image: nothing would stay visible; make it smaller"]
         return []
+
+    def restorers(self, encoder: Encoder) -> tuple[Restorer, ...]:
+        return for_damage([Holes()], told=True)
+
+    def aided(self, restored: Tensor, example: Example, encoder: Encoder) -> Tensor:
+        """The true mean of every patch, where ``picture`` knows it. Not its deviation: a wrong pattern is best weak."""
+        if example.shift is None:
+            return restored
+        return restored - patch_statistics(restored, self.patch_size(encoder))[0] + example.shift
 
     def corrupt(self, images: Tensor, encoder: Encoder) -> Example:
         size = self.patch_size(encoder)

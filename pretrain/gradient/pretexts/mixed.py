@@ -12,6 +12,7 @@ from common.corruptions import AnyCorruption, Gaussian, Gray, Holes
 from common.encoders.base import Encoder, MaskChannel
 from pretrain.gradient.example import Example
 from pretrain.gradient.pretexts.restore import Restore
+from pretrain.ruler.restorers import Restorer, for_damage
 
 
 class Mixed(Restore):
@@ -39,6 +40,9 @@ class Mixed(Restore):
     @property
     def needs_color(self) -> bool:
         return all(isinstance(member, Gray) for member in self.members)
+
+    def restorers(self, encoder: Encoder) -> tuple[Restorer, ...]:
+        return for_damage(self.members, told=True)
 
     def corrupt(self, images: Tensor, encoder: Encoder) -> Example:
         chosen = self.choose(images)  # [B M]

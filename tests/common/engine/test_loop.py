@@ -17,6 +17,7 @@ from common.data import Images, Loader
 from common.encoders import EncoderConfig, build_encoder
 from common.engine import loop
 from common.engine.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from common.engine.curve import Curve, stall
 from common.engine.gradient import GradientLearner, weight_decay_groups
 from common.engine.loop import Periodic, Trained, learn
 from common.errors import UserError
@@ -300,3 +301,51 @@ def test_length_must_be_given_once() -> None:
     for changes in ({"steps": None}, {"epochs": 1.0}):
         with pytest.raises(ValueError, match="give steps or epochs, exactly one"):
             loop_config(Path("run"), **changes)
+
+
+def until_flat(looks: list[int]) -> Periodic:
+    """Follows a loss that falls until step 6, and ends training after two looks without progress."""
+    curve = Curve()
+
+    def call(step: int) -> dict[str, float]:
+        looks.append(step)
+        curve.add(step, 1 / min(step, 6))
+        return {"followed": 1 / min(step, 6)}
+
+    return Periodic(3, call, curve=curve, enough=lambda: stall(curve.points).points >= 2)
+
+
+@pytest.mark.parametrize("step", [7, 11])
+def test_training_ends_once_a_task_finds_it_enough_whether_killed_or_not(tmp_path: Path, step: int) -> None:
+    looks: list[int] = []
+    whole, trained = run_loop(loop_config(tmp_path / "whole", steps=40), periodic=(until_flat(looks),))
+    assert looks == [3, 6, 9, 12]
+    assert (trained.step, trained.steps, trained.finished) == (12, 40, True)
+    with pytest.raises(Killed):
+        run_loop(loop_config(tmp_path / "cut", steps=40), periodic=(until_flat([]),), prepare=killed_at(step))
+    resumed, _ = run_loop(loop_config(tmp_path / "cut", steps=40, resume=True), periodic=(until_flat([]),))
+    assert same(whole, resumed)
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+    ended = loop_config(tmp_path / "cut", steps=40, resume=True)
+    again, trained = run_loop(ended, periodic=(until_flat([]),), prepare=killed_at(0))
+    assert same(whole, again)
+    assert (trained.step, trained.finished) == (12, True)
+
+
+def test_what_tasks_find_is_in_the_line_of_the_losses(tmp_path: Path) -> None:
+    run_loop(loop_config(tmp_path / "run", log_every=6), periodic=(Periodic(3, lambda step: {"found": 1.0}),))
+    rows = metrics(tmp_path / "run")
+    assert [(row["step"], "loss" in row, "found" in row) for row in rows] == [
+        (3, False, True), (6, True, True), (9, False, True), (12, True, True),
+    ]  # fmt: skip
+
+
+def test_processes_end_together_where_the_first_finds_it_enough() -> None:
+    class Agreed(World):
+        def any(self, flag: bool) -> bool:
+            asked.append(flag)
+            return True
+
+    asked: list[bool] = []
+    assert loop._enough([until_flat([])], Agreed(1, 2, torch.device("cpu")))
+    assert asked == [False]  # only the first process has looked

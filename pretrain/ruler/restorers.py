@@ -1,0 +1,271 @@
+"""Trivial restorers: small pure functions from damaged images to images, with names.
+
+A network that restores no better than these has learned nothing that a few lines do not know. Filters are tuned like
+everything else, on training images: a restorer has a candidate for each strength, and the one that restores damaged
+training images best is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from kornia.color import lab_to_rgb, rgb_to_grayscale, rgb_to_lab
+from numpy.typing import NDArray
+from scipy import ndimage
+from sklearn.decomposition import PCA
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.corruptions import AnyCorruption
+
+LEAST_ERROR = 1e-10  # mean squared error below which images in [0, 1] are the same: 100 dB
+NORMAL_MEDIAN = 0.6745  # median magnitude of a standard normal number
+LIGHTNESS_BINS = 32
+COLOUR_IMAGES = 256  # that the mean color of equal lightness is measured on
+
+
+class Damaged(NamedTuple):
+    """What a restorer is given."""
+
+    images: Tensor  # RGB [B 3 S S], damaged: noise may exceed [0, 1], hidden pixels are gray
+    hidden: Tensor  # [B 1 S S], 1 where a pixel is known to be hidden
+
+
+Restore = Callable[[Damaged], Tensor]  # -> RGB [B 3 S S]; what leaves [0, 1] is clipped by the caller
+
+
+class Restorer(NamedTuple):
+    """A restorer by name. ``candidates`` gives one function per strength, from clean training images ``[N 3 S S]``.
+
+    There are none where it cannot be fitted to so few images.
+    """
+
+    name: str
+    candidates: Callable[[Tensor], Sequence[Restore]]
+
+
+def psnr(restored: Tensor, clean: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Peak signal-to-noise ratio of images ``[B 3 S S]`` in [0, 1], in dB, ``[B]``.
+
+    ``-10 log10`` of the mean squared error; ``weight`` ``[B 1 S S]`` says where error counts. Equal images have 100 dB.
+    """
+    wrong = (restored.double() - clean.double()).square()
+    if weight is None:
+        return -10 * wrong.mean((1, 2, 3)).clamp_min(LEAST_ERROR).log10()
+    counted = weight.double().expand_as(wrong)
+    mean = (wrong * counted).sum((1, 2, 3)) / counted.sum((1, 2, 3)).clamp_min(1)
+    return -10 * mean.clamp_min(LEAST_ERROR).log10()
+
+
+# ---- for any damage
+
+
+def do_nothing(damaged: Damaged) -> Tensor:
+    return damaged.images
+
+
+def same_image(damaged: Damaged, image: Tensor) -> Tensor:
+    """``image`` ``[3 S S]``, whatever the input."""
+    return image.expand_as(damaged.images)
+
+
+# ---- for noise
+
+
+def gaussian_filter(damaged: Damaged, width: float) -> Tensor:
+    """Convolution with a Gaussian of this standard deviation in pixels."""
+    return _filtered(ndimage.gaussian_filter, damaged.images, sigma=(0, 0, width, width))
+
+
+def median_filter(damaged: Damaged, side: int) -> Tensor:
+    """The median of each square of ``side`` pixels."""
+    return _filtered(ndimage.median_filter, damaged.images, size=(1, 1, side, side))
+
+
+def wiener_filter(damaged: Damaged, strength: float, side: int = 5) -> Tensor:
+    """The adaptive Wiener filter (Lim 1990): each pixel is pulled towards its local mean, where noise explains it.
+
+    ``m + max(v - n, 0) / v (x - m)`` with the mean ``m`` and variance ``v`` of a square of ``side`` pixels. The noise
+    variance ``n`` is estimated from each image, times the square of ``strength``.
+    """
+    images = damaged.images
+    noise = (strength * noise_level(images)).square()
+    mean = _box(images, side)
+    variance = (_box(images.square(), side) - mean.square()).clamp_min(1e-12)
+    return mean + (variance - noise).clamp_min(0) / variance * (images - mean)
+
+
+def non_local_means(damaged: Damaged, strength: float, reach: int = 4, side: int = 5) -> Tensor:
+    """Non-local means (Buades, Coll and Morel 2005): the mean of pixels around which the image looks alike.
+
+    Pixels up to ``reach`` away weigh ``exp(-max(d² - 2σ², 0) / h²)``, where ``d²`` is the mean squared difference of
+    the squares of ``side`` pixels around them, over colors. σ is estimated from each image; ``h`` is ``strength`` σ.
+    """
+    images = damaged.images
+    height, width = images.shape[2:]
+    reach = min(reach, height - 1, width - 1)
+    variance = noise_level(images).square()
+    scale = (strength**2 * variance).clamp_min(1e-8)
+    around = F.pad(images, [reach] * 4, mode="reflect")
+    total, weights = images.clone(), torch.ones_like(images[:, :1])
+    for down, right in product(range(2 * reach + 1), repeat=2):
+        if (down, right) == (reach, reach):
+            continue  # the pixel itself, which weighs 1
+        moved = around[:, :, down : down + height, right : right + width]
+        apart = _box((images - moved).square().mean(1, keepdim=True), side)
+        weight = torch.exp(-(apart - 2 * variance).clamp_min(0) / scale)
+        total += weight * moved
+        weights += weight
+    return total / weights
+
+
+def noise_level(images: Tensor) -> Tensor:
+    """The standard deviation of noise in images ``[B 3 S S]``, ``[B 1 1 1]`` (Donoho and Johnstone 1994).
+
+    From the median magnitude of the finest diagonal Haar coefficients, where natural images have little.
+    """
+    even = images[:, :, : images.shape[2] // 2 * 2, : images.shape[3] // 2 * 2]
+    a, b = even[:, :, ::2, ::2], even[:, :, ::2, 1::2]
+    c, d = even[:, :, 1::2, ::2], even[:, :, 1::2, 1::2]
+    return ((a - b - c + d) / 2).abs().flatten(1).median(1).values.view(-1, 1, 1, 1) / NORMAL_MEDIAN
+
+
+# ---- for blur
+
+
+def sharpen(damaged: Damaged, amount: float) -> Tensor:
+    """Unsharp masking: what a Gaussian filter of one pixel takes away is added ``amount`` times."""
+    return damaged.images + amount * (damaged.images - gaussian_filter(damaged, 1.0))
+
+
+# ---- for lost color
+
+
+def color_of_lightness(damaged: Damaged, table: Tensor) -> Tensor:
+    """The image's lightness with the ``ab`` of its bin in ``table`` ``[bins 2]`` (CIELAB)."""
+    lightness = rgb_to_lab(damaged.images.clamp(0, 1))[:, :1]
+    colors = table[_lightness_bin(lightness[:, 0])].permute(0, 3, 1, 2)
+    restored: Tensor = lab_to_rgb(torch.cat([lightness, colors], 1))
+    return restored
+
+
+def fit_color_of_lightness(training: Tensor) -> list[Restore]:
+    """The mean color of training pixels that are equally light once gray."""
+    some = training[:COLOUR_IMAGES]
+    colors = rgb_to_lab(some)[:, 1:].permute(0, 2, 3, 1).reshape(-1, 2)
+    bins = _lightness_bin(rgb_to_lab(rgb_to_grayscale(some).repeat(1, 3, 1, 1))[:, 0]).flatten()
+    counts = bins.bincount(minlength=LIGHTNESS_BINS)[:, None]
+    sums = torch.zeros(LIGHTNESS_BINS, 2).index_add_(0, bins, colors)
+    table = torch.where(counts > 0, sums / counts.clamp_min(1), colors.mean(0))
+    return [partial(color_of_lightness, table=table)]
+
+
+def _lightness_bin(lightness: Tensor) -> Tensor:
+    return (lightness * (LIGHTNESS_BINS / 100)).long().clamp(0, LIGHTNESS_BINS - 1)
+
+
+# ---- for holes
+
+
+def nearest_visible(damaged: Damaged) -> Tensor:
+    """Every hidden pixel takes the color of the nearest visible one of its image."""
+    hidden = damaged.hidden[:, 0].numpy() > 0
+    apart = 4 * sum(hidden.shape[1:])  # images lie further apart than their own pixels
+    where = ndimage.distance_transform_edt(hidden, (apart, 1, 1), return_distances=False, return_indices=True)
+    number, row, column = (torch.from_numpy(index).long() for index in where)
+    return damaged.images.permute(0, 2, 3, 1)[number, row, column].permute(0, 3, 1, 2)
+
+
+def smooth_inpainting(damaged: Damaged, width: float) -> Tensor:
+    """Every hidden pixel is a mean of visible ones, weighted by a Gaussian (normalised convolution).
+
+    Knutsson and Westin 1993. Far from all of them, it is the mean of all.
+    """
+    visible = 1 - damaged.hidden
+    mean = (damaged.images * visible).mean((2, 3), keepdim=True) / visible.mean((2, 3), keepdim=True).clamp_min(1e-6)
+    sums, weights = (
+        _filtered(ndimage.gaussian_filter, part, sigma=(0, 0, width, width), mode="constant")
+        for part in (damaged.images * visible, visible)
+    )
+    return torch.where(damaged.hidden > 0, (sums + 1e-4 * mean) / (weights + 1e-4), damaged.images)
+
+
+# ---- for a narrow code
+
+
+def pca(size: int) -> Callable[[Tensor], list[Restore]]:
+    """Candidates of the best linear code of ``size`` numbers per image; none if it could hold every training image."""
+
+    def candidates(training: Tensor) -> list[Restore]:
+        rows = training.flatten(1).numpy()
+        if size >= min(len(rows) - 1, rows.shape[1]):
+            return []
+        fitted = PCA(size, svd_solver="randomized", random_state=0).fit(rows)
+        return [partial(projected, mean=torch.from_numpy(fitted.mean_), basis=torch.from_numpy(fitted.components_))]
+
+    return candidates
+
+
+def projected(damaged: Damaged, mean: Tensor, basis: Tensor) -> Tensor:
+    """The nearest images in the space ``mean [d]`` plus the rows of ``basis [k d]``."""
+    rows = damaged.images.flatten(1) - mean
+    return (mean + rows @ basis.T @ basis).view_as(damaged.images)
+
+
+# ---- their names, and what they are for
+
+
+def _fixed(*functions: Restore) -> Callable[[Tensor], Sequence[Restore]]:
+    """Candidates that need no training images."""
+    return lambda training: functions
+
+
+NOTHING = Restorer("doing nothing", _fixed(do_nothing))
+GRAY = Restorer("leaving it gray", _fixed(do_nothing))
+MEAN_IMAGE = Restorer("the mean image", lambda training: [partial(same_image, image=training.mean(0))])
+GAUSSIAN = Restorer("a Gaussian filter", _fixed(*(partial(gaussian_filter, width=w) for w in (0.4, 0.6, 0.9, 1.4))))
+WIENER = Restorer("a Wiener filter", _fixed(*(partial(wiener_filter, strength=k) for k in (0.7, 1.0, 1.4))))
+NON_LOCAL = Restorer("non-local means", _fixed(*(partial(non_local_means, strength=k) for k in (0.5, 0.8, 1.2))))
+MEDIAN = Restorer("a median filter", _fixed(*(partial(median_filter, side=n) for n in (3, 5))))
+SHARPEN = Restorer("sharpening", _fixed(*(partial(sharpen, amount=a) for a in (0.5, 1.0, 2.0))))
+COLOR = Restorer("the mean color of equal lightness", fit_color_of_lightness)
+NEAREST = Restorer("the nearest visible pixel", _fixed(nearest_visible))
+SMOOTH = Restorer("smooth inpainting", _fixed(*(partial(smooth_inpainting, width=w) for w in (1.0, 2.0, 4.0))))
+
+# Of a corruption that is not listed here, doing nothing and the mean image say enough.
+FOR_DAMAGE: dict[str, tuple[Restorer, ...]] = {
+    "gaussian": (GAUSSIAN, WIENER, NON_LOCAL),
+    "salt_pepper": (MEDIAN,),
+    "blur": (SHARPEN,),
+    "jpeg": (GAUSSIAN, NON_LOCAL),
+    "gray": (COLOR,),
+    "holes": (NEAREST, SMOOTH),  # they have to be told where the holes are
+}
+
+
+def for_damage(corruptions: Iterable[AnyCorruption], *, told: bool) -> tuple[Restorer, ...]:
+    """Restorers for images with this damage; ``told`` says whether an encoder is told where holes are."""
+    found = [one for damage in corruptions if told or damage.kind != "holes" for one in FOR_DAMAGE.get(damage.kind, ())]
+    return tuple(dict.fromkeys([NOTHING, MEAN_IMAGE, *found]))
+
+
+def _box(images: Tensor, side: int) -> Tensor:
+    """The mean of each square of ``side`` pixels (odd), cut off at the border: ten times as fast as ``avg_pool2d``."""
+    reach = side // 2
+    for axis in (2, 3):
+        length = images.shape[axis]
+        place = torch.arange(length)
+        inside = place.clamp(max=reach) + (length - 1 - place).clamp(max=reach) + 1
+        padded = F.pad(images, (0, 0, reach, reach) if axis == 2 else (reach, reach))
+        images = sum(padded.narrow(axis, shift, length) for shift in range(1, side)) + padded.narrow(axis, 0, length)
+        images = images / inside.view((-1, 1) if axis == 2 else (-1,))
+    return images
+
+
+def _filtered(function: Callable[..., NDArray[np.float32]], images: Tensor, **settings: object) -> Tensor:
+    return torch.from_numpy(function(images.numpy(), **settings))

@@ -1,0 +1,220 @@
+"""Measures a learner at every panel: beside trivial restorers, on held-out images, and beside its untrained twin."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from common.data.rows import even_rows
+from common.encoders.base import Encoder
+from common.encoders.card import rebuild
+from common.encoders.statistics import settle_norms
+from common.engine.curve import Curve, stall
+from common.errors import UserError
+from common.pixels import CHUNK_PIXELS, in_chunks, to_float, to_uint8
+from pretrain.gradient.example import Trial
+from pretrain.method import MethodLearner
+from pretrain.ruler.health import Health, health
+from pretrain.ruler.measured import Measured
+from pretrain.ruler.restorers import Damaged, Restore, do_nothing, psnr
+from pretrain.ruler.verdicts import Mean, progress, verdicts
+from pretrain.sample import sample
+
+log = logging.getLogger("retouch")
+
+FEWEST, MOST, PIXELS = 32, 512, 1 << 18  # images that restorers and health are measured on: 256 of 32 px
+TUNED = 32  # training images on which the strength of a restorer is chosen
+STATISTICS = 256  # training images that the untrained network's BatchNorm is settled on
+CHUNK = 32  # images per pass; the standard error of a loss comes from the means of so many
+HOW = "Ctrl-C, then the same command with resume=true stop.when=flat, exports the encoder"
+
+
+class _Fixed(NamedTuple):
+    """What stays the same from measurement to measurement. Images are uint8 ``[n 3 S S]``."""
+
+    images: Tensor  # held-out images, or training images if there are none
+    shown: int  # so many of them, the first, are restored by all and shown to the encoders
+    training: Tensor  # as many training images; none if the others are training images too
+    restorers: dict[str, float]  # PSNR of trivial restorers
+    untrained: Health
+
+
+class _Tried(NamedTuple):
+    """One pass of the network over images."""
+
+    loss: Mean
+    psnr: float  # of the first ones
+    changed: float | None  # how much the network changes them, relative to the damage; None if there is none
+
+
+class Ruler:
+    """Measures a learner that restores damaged images, in words and numbers.
+
+    Every measurement damages the same images in the same way, so its curves are smooth. What does not change is
+    computed at the first one.
+    """
+
+    def __init__(self, learner: MethodLearner) -> None:
+        self.learner = learner
+        self.curve = Curve()  # of the held-out loss
+        self.last: Measured | None = None
+
+    def show(self, step: int) -> Mapping[str, float]:
+        """Measure, and say what was found; returns the numbers.
+
+        Raises:
+            UserError: the loss is not a finite number.
+        """
+        found = self.last = self._measure(step)
+        log.info("%s", found.sentence)
+        if found.held_out_loss is not None:
+            self.curve.add(step, found.held_out_loss)
+        if said := progress(stall(self.curve.points), self.learner.stop.patience):
+            log.info("%s (%s)", said, "stop.when=flat" if self.learner.stop.when == "flat" else HOW)
+        for verdict in found.verdicts:
+            log.warning("%s", verdict.text)
+        return found.numbers
+
+    def result(self, step: int) -> Measured:
+        """The measurement of the last step; made again if an earlier process made it."""
+        if self.last is None or self.last.step != step:
+            self.last = self._measure(step)
+        return self.last
+
+    def flat(self) -> bool:
+        """Whether training may end: the setting is on, and the held-out loss has made no progress for long enough."""
+        stop = self.learner.stop
+        return stop.when == "flat" and stall(self.curve.points).points >= stop.patience
+
+    # ---- one measurement
+
+    @torch.no_grad()
+    def _measure(self, step: int) -> Measured:
+        fixed = self._fixed
+        tried = self._try(fixed.images, fixed.shown)
+        held_out = tried.loss if len(fixed.training) else None
+        training = self._try(fixed.training, 0).loss if held_out else tried.loss
+        if not math.isfinite(tried.loss.value + training.value):
+            raise UserError(f"the loss of the averaged weights is not finite at step {step}: {self.learner.remedy}")
+        found = health(self.learner.encoder, to_float(fixed.images[: fixed.shown]))
+        earlier = [value for at, value in self.curve.points if at < step]
+        wrong = verdicts(
+            found, fixed.untrained, changed=tried.changed, training=training, held_out=held_out, earlier=earlier
+        )
+        return Measured(
+            step=step,
+            images=fixed.shown,
+            held_out=held_out is not None,
+            psnr=tried.psnr,
+            restorers=fixed.restorers,
+            training_loss=training.value,
+            held_out_loss=held_out.value if held_out else None,
+            health=found,
+            untrained=fixed.untrained,
+            verdicts=wrong,
+        )
+
+    def _try(self, images: Tensor, shown: int) -> _Tried:
+        """Losses over uint8 images ``[n 3 S S]``, and what the network makes of the first ``shown``."""
+        losses, counts, levels = list[float](), list[int](), list[Tensor]()
+        moved = damage = 0.0
+        for trial in self._trials(to_float(images)):
+            if sum(counts) < shown:
+                idle, weight = self._restored(do_nothing, trial), trial.example.weight
+                levels.append(psnr(trial.restored, trial.example.clean, weight))
+                moved += _apart(trial.restored, idle, weight)
+                damage += _apart(trial.example.clean, idle, weight)
+            losses.append(float(trial.loss))
+            counts.append(len(trial.restored))
+        level = float(torch.cat(levels).mean()) if levels else 0.0
+        return _Tried(mean_of(losses, counts), round(level, 3), moved / damage if damage else None)
+
+    def _trials(self, images: Tensor) -> Iterator[Trial]:
+        return self.learner.trials(torch.split(images, _chunk(images)))
+
+    def _restored(self, restore: Restore, trial: Trial) -> Tensor:
+        """What a trivial restorer makes of the images of a trial, RGB in [0, 1]."""
+        example = trial.example
+        return self.learner.aided(restore(Damaged(example.seen, example.hidden)), example).clamp(0, 1)
+
+    # ---- what stays the same
+
+    @cached_property
+    def _fixed(self) -> _Fixed:
+        learner = self.learner
+        known = sample(learner.images)
+        images = known if learner.held is None else sample(learner.held)
+        shown = _shown(images)
+        images = _spread(images, shown)
+        restorers = self._tuned(known)
+        levels = {name: list[Tensor]() for name in restorers}
+        for trial in self._trials(images[:shown]):
+            for name, restore in restorers.items():
+                levels[name].append(psnr(self._restored(restore, trial), trial.example.clean, trial.example.weight))
+        return _Fixed(
+            images=to_uint8(images),
+            shown=shown,
+            training=to_uint8(known[even_rows(len(known), 0 if learner.held is None else len(images))]),
+            restorers={name: round(float(torch.cat(found).mean()), 3) for name, found in levels.items()},
+            untrained=health(untrained(learner.encoder, known[even_rows(len(known), STATISTICS)]), images[:shown]),
+        )
+
+    def _tuned(self, training: Tensor) -> dict[str, Restore]:
+        """Each restorer by name, at the strength that restores damaged training images ``[N 3 S S]`` best."""
+        trials = list(self._trials(training[even_rows(len(training), TUNED)]))
+
+        def level(restore: Restore) -> float:
+            found = (psnr(self._restored(restore, one), one.example.clean, one.example.weight) for one in trials)
+            return sum(float(part.sum()) for part in found)
+
+        candidates = {one.name: one.candidates(training) for one in self.learner.restorers}
+        return {name: some[0] if len(some) == 1 else max(some, key=level) for name, some in candidates.items() if some}
+
+
+def untrained(encoder: Encoder, training: Tensor) -> Encoder:
+    """The same network before training, with the statistics of training images ``[N 3 S S]`` in [0, 1]."""
+    twin = rebuild(encoder.config, encoder.image_size, encoder.view)
+    for name in twin.statistics:
+        twin.get_buffer(name).copy_(encoder.get_buffer(name))
+    twin.to(encoder.mean.device)
+    settle_norms(twin, (some.to(twin.mean.device) for some in in_chunks(training)))
+    return twin.eval()
+
+
+def mean_of(means: list[float], counts: list[int]) -> Mean:
+    """The mean over all images, from the means of groups of so many; its error, from how the groups differ."""
+    values, weights = torch.tensor(means, dtype=torch.float64), torch.tensor(counts, dtype=torch.float64)
+    mean = (values * weights).sum() / weights.sum()
+    error = values.std() / len(values) ** 0.5 if len(values) > 1 else torch.tensor(float("inf"))
+    return Mean(float(mean), float(error))
+
+
+def _apart(one: Tensor, other: Tensor, weight: Tensor | None) -> float:
+    """Summed squared difference of images, where error counts."""
+    difference = (one - other).square()
+    return float((difference if weight is None else difference * weight).sum())
+
+
+def _chunk(images: Tensor) -> int:
+    return max(1, min(CHUNK, CHUNK_PIXELS // images.shape[2:].numel()))
+
+
+def _shown(images: Tensor) -> int:
+    """How many images are restored by all: whole chunks, so that these are damaged alike alone and among all."""
+    chunk = _chunk(images)
+    most = min(MOST, max(FEWEST, PIXELS // images.shape[2:].numel())) // chunk * chunk
+    return min(len(images), most)
+
+
+def _spread(images: Tensor, count: int) -> Tensor:
+    """The same images, ``count`` evenly spread ones first: some of each class in a sorted folder."""
+    first = even_rows(len(images), count)
+    others = torch.ones(len(images), dtype=torch.bool)
+    others[first] = False
+    return torch.cat([images[first], images[others]])

@@ -1,0 +1,115 @@
+"""From numbers to plain English: how good a restorer is, what is wrong with it, and whether training may stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from common.config import Config
+from common.engine.curve import Stall
+from pretrain.ruler.health import Health
+
+SAME = 0.05  # dB: restorers that are closer than this are equally good
+COPIED = 0.05  # a network copies where it changes its input by less than this share of the damage (squared)
+DEAD = 0.5  # share of dead features from which an encoder is called dead, if it is far above the untrained one's
+CONSTANT = 0.5  # share of constant features from which it is called collapsed
+FEW_DIRECTIONS = 0.1  # effective rank, relative to the untrained network's, below which it is called collapsed;
+ONE_DIRECTION = 1.2  # or, if the untrained network's is at least 2, in itself. Healthy training lowers it by half or so
+DIVERGED = 1.5  # held-out loss, relative to the lowest so far
+GAP = 1.1  # held-out loss, relative to the training loss, above which a network memorises
+ERRORS = 3  # standard errors that this difference must exceed
+
+
+Kind = Literal["copying", "collapsed", "dead", "diverging", "memorising"]
+
+
+class Verdict(Config):
+    """Something that is wrong, and its likely cause."""
+
+    kind: Kind
+    text: str
+
+
+class Mean(NamedTuple):
+    """A mean over images, and its standard error."""
+
+    value: float
+    error: float
+
+
+def standing(psnr: float, restorers: Mapping[str, float]) -> str:
+    """How a network with this PSNR (dB) compares with trivial restorers, by name.
+
+    ``better than non-local means (PSNR 27.1 against 25.9)``
+    """
+    if not restorers:
+        return f"PSNR {psnr:.1f}"
+    beaten = {name: value for name, value in restorers.items() if psnr > value + SAME}
+    best = max(restorers, key=restorers.__getitem__)
+    if not beaten:
+        worst = min(restorers, key=restorers.__getitem__)
+        return f"no better than {worst} (PSNR {psnr:.1f} against {restorers[worst]:.1f})"
+    next_below = max(beaten, key=beaten.__getitem__)
+    better = f"better than {next_below} (PSNR {psnr:.1f} against {beaten[next_below]:.1f})"
+    return better if best in beaten else f"{better}, but not than {best} ({restorers[best]:.1f})"
+
+
+def progress(stalled: Stall, patience: int) -> str:
+    """That training may stop, once a loss has made no progress for ``patience`` measurements; else empty."""
+    if stalled.points < patience:
+        return ""
+    return f"no progress for {stalled.steps:,} steps: stopping is safe"
+
+
+def verdicts(
+    found: Health,
+    untrained: Health,
+    *,
+    changed: float | None,
+    training: Mean,
+    held_out: Mean | None,
+    earlier: Sequence[float],
+) -> tuple[Verdict, ...]:
+    """Everything that is wrong; empty if nothing is.
+
+    Args:
+        found, untrained: health of the encoder, and of the same network before training.
+        changed: mean squared change of the input by the network, relative to the damage; None if nothing is damaged.
+        training, held_out: losses on training and on held-out images, measured in the same way.
+        earlier: held-out losses before this one.
+    """
+    texts: dict[Kind, str] = {}
+    if changed is not None and changed < COPIED:
+        texts["copying"] = (
+            "the network gives back its input, like doing nothing; likely cause: too few steps, or damage too weak to "
+            "be worth restoring"
+        )
+    if found.dead >= DEAD and found.dead > untrained.dead + DEAD / 2:
+        texts["dead"] = (
+            f"{found.dead:.0%} of the features are 0 for every image (untrained: {untrained.dead:.0%}); likely cause: "
+            "base_lr or penalty.l1 is too high"
+        )
+    elif found.constant >= CONSTANT or _few_directions(found.effective_rank, untrained.effective_rank):
+        texts["collapsed"] = (
+            f"the features have collapsed: {found.effective_rank:.1f} effective directions (untrained: "
+            f"{untrained.effective_rank:.1f}), similarity of two images {found.similarity:.3f}; likely cause: base_lr "
+            "is too high, or the decoder's skips bypass the last map"
+        )
+    if held_out is not None:
+        apart = held_out.value - training.value
+        noise = ERRORS * (held_out.error**2 + training.error**2) ** 0.5
+        if held_out.value > GAP * training.value and apart > noise:
+            texts["memorising"] = (
+                f"the loss is {held_out.value:.4g} on held-out images, but {training.value:.4g} on training images: "
+                "the network memorises; likely cause: too few images for so many steps"
+            )
+        elif earlier and held_out.value > DIVERGED * min(earlier):
+            texts["diverging"] = (
+                f"the held-out loss was {min(earlier):.4g} and is {held_out.value:.4g}: training diverges; likely "
+                "cause: base_lr is too high"
+            )
+    return tuple(Verdict(kind=kind, text=text) for kind, text in texts.items())
+
+
+def _few_directions(rank: float, untrained: float) -> bool:
+    return rank < FEW_DIRECTIONS * untrained or (rank < ONE_DIRECTION and untrained >= 2)

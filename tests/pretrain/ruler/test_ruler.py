@@ -1,0 +1,203 @@
+"""The ruler in a run: what it measures, logs and says, and how a flat run ends."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from kornia.color import rgb_to_lab
+from torch import Tensor
+
+import retouch
+from common.config import validate
+from common.data import build_source, load_images
+from common.encoders.base import Encoder
+from common.engine.schedule import seed_step
+from common.errors import UserError
+from common.machine.distributed import World
+from common.pixels import to_float
+from pretrain.config import GradientPretraining
+from pretrain.gradient.example import Example
+from pretrain.gradient.method import AutoencoderLearner
+from pretrain.gradient.pretexts import Colorize, Mask
+from pretrain.results import read_results
+from pretrain.ruler.restorers import psnr
+from pretrain.ruler.ruler import Ruler, untrained
+from tests.recipe import Killed, kill_at, last_checkpoint, pretraining
+from tests.toys import noise_images
+
+HERE = World(0, 1, torch.device("cpu"))
+LONG = {"steps": 40, "panels_every": 2, "checkpoint": {"every": 2}}
+
+
+def learner(tmp_path: Path, **changes: Any) -> AutoencoderLearner:
+    config = validate(GradientPretraining, pretraining(tmp_path / "run", **changes))
+    built = config.method.build(config.data.image_size, config.augment, HERE, config.seed)
+    built.attach(load_images(build_source("shapes"), config.data.image_size, limit=40))
+    built.start()
+    built.model.eval()
+    return built
+
+
+def test_measurement_is_that_of_the_held_out_images_worked_out_by_hand(tmp_path: Path) -> None:
+    built = learner(tmp_path)
+    ruler = Ruler(built)
+    found = ruler.result(0)
+    assert built.held is not None
+    images = to_float(built.held.rows(torch.arange(64)))
+    seed_step(3, 0)
+    levels, idle, losses = [], [], []
+    with torch.no_grad():
+        for part in images.split(32):
+            example = built.objective.pretext.corrupt(part, built.encoder)
+            restored = built.objective.predict(example)[0]
+            losses.append((restored - part).square().mean())
+            levels.append(psnr(restored.clamp(0, 1), part))
+            idle.append(psnr(example.input.clamp(0, 1), part))
+    assert (found.images, found.held_out) == (64, True)
+    assert found.psnr == pytest.approx(torch.cat(levels).mean().item(), abs=1e-3)
+    assert found.restorers["doing nothing"] == pytest.approx(torch.cat(idle).mean().item(), abs=1e-3)
+    assert found.held_out_loss == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+    assert list(found.restorers)[1:] == ["the mean image", "a Gaussian filter", "a Wiener filter", "non-local means"]
+    # nothing is learned yet: training images are no easier
+    assert found.training_loss == pytest.approx(found.held_out_loss, rel=0.2)
+    assert found.training_loss != found.held_out_loss
+    assert found.held_out_loss is not None
+    ruler.curve.add(1, found.held_out_loss / 2)
+    assert [one.kind for one in ruler.result(2).verdicts] == ["diverging"]
+
+
+def test_untrained_twin_has_the_statistics_of_the_images_and_other_weights(tmp_path: Path) -> None:
+    encoder = learner(tmp_path).encoder
+    images = to_float(noise_images(32, 16).rows(torch.arange(32)))
+    before = torch.get_rng_state()
+    twin = untrained(encoder, images)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not twin.training
+    trained, other = encoder.state_dict(), twin.state_dict()
+    assert trained.keys() == other.keys()
+    assert not torch.equal(trained["blocks.0.0.weight"], other["blocks.0.0.weight"])
+    first = twin.get_submodule("blocks.0.0")(twin.prepare(images))
+    torch.testing.assert_close(other["blocks.0.1.running_mean"], first.mean((0, 2, 3)))
+
+
+def test_network_that_gives_back_its_input_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = learner(tmp_path)
+
+    def copied(example: Example) -> tuple[Tensor, Tensor]:
+        return example.input, example.input
+
+    monkeypatch.setattr(built.objective, "predict", copied)
+    found = Ruler(built).result(0)
+    assert found.psnr == found.restorers["doing nothing"]
+    assert "copying" in [one.kind for one in found.verdicts]
+
+
+def test_trivial_restorers_get_the_help_that_the_network_gets(encoder_for: Any, photographs: Tensor) -> None:
+    torch.manual_seed(0)
+    mask, colorize = Mask(), Colorize()
+    encoder: Encoder = encoder_for(mask, "cnn")
+    example = mask.corrupt(photographs, encoder)
+    idle = mask.aided(example.seen, example, encoder)
+    patch = (slice(None), slice(None), slice(4, 8), slice(8, 12))
+    torch.testing.assert_close(idle[patch].mean((1, 2, 3)), photographs[patch].mean((1, 2, 3)))
+    plain = Mask(normalize_patches=False)
+    assert torch.equal(plain.aided(example.seen, plain.corrupt(photographs, encoder), encoder), example.seen)
+
+    example = colorize.corrupt(photographs, encoder)
+    gray = rgb_to_lab(colorize.aided(example.seen, example, encoder))
+    torch.testing.assert_close(gray[:, 0], rgb_to_lab(photographs)[:, 0], atol=0.1, rtol=0)
+    assert gray[:, 1:].abs().max() < 0.1
+
+
+@pytest.mark.parametrize("kind", ["colorize", "mask", "mixed", "identity"])
+def test_every_pretext_is_measured(tmp_path: Path, kind: str) -> None:
+    changes: dict[str, Any] = {"pretext": {"kind": kind, "bins": 8} if kind == "colorize" else {"kind": kind}}
+    if kind == "identity":
+        changes["encoder"] = {"name": "small_cnn", "model_args": {"width": 8, "depth": 1, "code_channels": 4}}
+    found = Ruler(learner(tmp_path, **changes)).result(0)
+    names = {
+        "colorize": ["leaving it gray", "the mean color of equal lightness"],
+        "mask": ["doing nothing", "the mean image", "the nearest visible pixel", "smooth inpainting"],
+        "mixed": [
+            *("doing nothing", "the mean image", "a Gaussian filter", "a Wiener filter", "non-local means"),
+            *("the mean color of equal lightness", "the nearest visible pixel", "smooth inpainting"),
+        ],
+        "identity": ["the mean image", "PCA of 16 numbers"],
+    }
+    assert list(found.restorers) == names[kind]
+    assert all(0 < level < 60 for level in found.restorers.values())
+
+
+def test_run_logs_the_ruler_beside_its_losses_says_it_and_keeps_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="retouch"):
+        run = retouch.pretrain(pretraining(tmp_path / "run", panels_every=4))
+    assert run.results is not None
+    found = run.results.ruler
+    assert found is not None
+    assert read_results(tmp_path / "run").ruler == found
+    assert found.step == 8
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert ["psnr/network" in row for row in rows] == [step in (4, 8) for step in range(1, 9)]
+    assert found.numbers.items() <= rows[7].items()
+    assert rows[3]["psnr/doing nothing"] == rows[7]["psnr/doing nothing"]
+    assert rows[3]["held_out/loss"] != rows[7]["held_out/loss"]
+    assert [message for message in caplog.messages if message.startswith("step 8: ")] == [found.sentence]
+    assert "40 unlabeled images and 64 held out from shapes" in caplog.text
+
+
+def test_without_held_out_images_training_images_are_measured(tmp_path: Path) -> None:
+    run = retouch.pretrain(pretraining(tmp_path / "run", steps=2, held_out=0))
+    assert run.results is not None
+    found = run.results.ruler
+    assert found is not None
+    assert (found.images, found.held_out, found.held_out_loss) == (40, False, None)
+    assert "on 40 training images" in found.sentence
+
+
+def test_flat_run_ends_by_itself_and_one_killed_there_ends_there_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.engine.curve.GAIN", 0.99)  # nothing is progress
+    settings = {**LONG, "stop": {"when": "flat", "patience": 3}}
+    with caplog.at_level(logging.INFO, logger="retouch"):
+        whole = retouch.pretrain(pretraining(tmp_path / "whole", **settings))
+    assert (whole.training.step, whole.training.finished) == (8, True)  # progress at 2, none at 4, 6 and 8
+    assert whole.results is not None
+    assert whole.results.steps == 8
+    assert "no progress for 6 steps: stopping is safe (stop.when=flat)" in caplog.text
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 5)
+        retouch.pretrain(pretraining(tmp_path / "cut", **settings))
+    assert last_checkpoint(tmp_path / "cut").name == "step-0000004"
+    retouch.pretrain(pretraining(tmp_path / "cut", resume=True, **settings))
+    weights = Path("encoder/model.safetensors")
+    assert (tmp_path / "cut" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+    again = retouch.pretrain(pretraining(tmp_path / "whole", resume=True, **settings))
+    assert again.training.step == 8
+
+
+def test_flat_run_that_was_stopped_can_be_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.engine.curve.GAIN", 0.99)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 11)
+        retouch.pretrain(pretraining(tmp_path / "run", **LONG))
+    ended = retouch.pretrain(pretraining(tmp_path / "run", resume=True, stop={"when": "flat"}, **LONG))
+    assert ended.training.step == 10
+    assert ended.encoder is not None
+
+
+def test_flat_needs_held_out_images(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"stop\.when=flat follows the loss on held-out images: set held_out"):
+        learner(tmp_path, held_out=0, stop={"when": "flat"})
+    config = validate(GradientPretraining, pretraining(tmp_path / "run", stop={"when": "flat"}))
+    built = config.method.build(16, config.augment, HERE, 0)
+    with pytest.raises(UserError, match=r"but 40 are too few to hold any out: use at least 100"):
+        built.attach(noise_images(40, 16))
