@@ -24,7 +24,7 @@ from retouch.report.blocks import (
     Thumbnails,
 )
 from retouch.report.charts import MOST_CLASSES, Strip, confusion_chart, curves_chart
-from retouch.report.facts import Curves, Facts, Origin, Pretraining
+from retouch.report.facts import Curves, Facts, FineTuning, Origin, Pretraining
 from retouch.report.pictures import (
     TILE,
     Confused,
@@ -181,8 +181,8 @@ def _pair(one: _Answers, pair: Confused, images: ImageSet | str) -> Thumbnails:
 
 
 def _training(facts: Facts) -> tuple[Block, ...]:
-    runs = [(run.origin.name, run.curves) for run in (*facts.pretraining, *facts.finetuning)]
-    found = tuple(_curves(name, curves) for name, curves in runs if len(curves.loss.steps) > 1)
+    runs: list[Pretraining | FineTuning] = [*facts.pretraining, *facts.finetuning]
+    found = tuple(_curves(run.origin.name, run.curves) for run in runs if len(run.curves.loss.steps) > 1)
     return (Figures(found),) if found else ()
 
 
