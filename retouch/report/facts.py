@@ -30,7 +30,7 @@ from pretrain.results import read_results as read_pretraining
 
 REPORTED = ("pretrain", "probe", "finetune")  # stages that leave results.json
 LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) ([A-Z]+) +(.*)")
-UNLABELED = re.compile(r"([\d,]+) unlabeled images from ")
+UNLABELED = re.compile(r"([\d,]+) unlabeled images\b")
 VERSIONS = "versions: "
 ATOMS = ("atoms.png", "exciting.png")  # below panels/
 
@@ -85,6 +85,7 @@ class Curves:
     """What ``metrics.jsonl`` says of training."""
 
     loss: Curve = EMPTY
+    held_out: Curve = EMPTY  # loss on held-out images
     rate: Curve = EMPTY  # learning rate
     accuracy: Curve = EMPTY  # on held-out images, in [0, 1]
     speed: float | None = None  # images per second, median over the logged lines
@@ -388,6 +389,7 @@ def _read_curves(folder: Path) -> Curves:
     speeds, memory = curve("images_per_second").values, curve("memory_gb").values
     return Curves(
         loss=curve("loss"),
+        held_out=curve("held_out/loss"),
         rate=curve("lr"),
         accuracy=curve("val/accuracy"),
         speed=median(speeds) if speeds else None,

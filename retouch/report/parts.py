@@ -35,20 +35,16 @@ from retouch.report.pictures import (
     picture,
     read_picture,
 )
-from retouch.report.sentences import LEGEND, NO_MAP, RULE, chosen, counted, distinct, limits, number
-from retouch.report.tables import (
-    baseline_table,
-    choice_table,
+from retouch.report.run_tables import (
     code_table,
     cost_table,
-    damage_table,
-    finetune_table,
     labelled_table,
     origin_table,
-    probe_tables,
     storage_table,
     unlabeled_table,
 )
+from retouch.report.sentences import LEGEND, NO_MAP, RULE, chosen, counted, distinct, limits, number, restoration
+from retouch.report.tables import baseline_table, choice_table, damage_table, finetune_table, probe_tables
 
 
 def page_parts(facts: Facts) -> list[Part]:
@@ -183,12 +179,14 @@ def _pair(one: _Answers, pair: Confused, images: ImageSet | str) -> Thumbnails:
 def _training(facts: Facts) -> tuple[Block, ...]:
     runs: list[Pretraining | FineTuning] = [*facts.pretraining, *facts.finetuning]
     found = tuple(_curves(run.origin.name, run.curves) for run in runs if len(run.curves.loss.steps) > 1)
-    return (Figures(found),) if found else ()
+    said = restoration(facts)
+    return (*((Figures(found),) if found else ()), *((Points(tuple(said)),) if said else ()))
 
 
 def _curves(name: str, curves: Curves) -> Figure:
     strips = (
         Strip("loss", curves.loss, 150, wide=True),
+        Strip("loss on held-out images", curves.held_out, 110, wide=True),
         Strip("accuracy on held-out images", curves.accuracy, 90),
         Strip("learning rate", curves.rate, 80),
     )

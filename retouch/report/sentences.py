@@ -283,6 +283,21 @@ def _damaged_too(count: int) -> str:
     return f", and damaged copies {counted(count, 'time')} without being fitted again" if count else ""
 
 
+# ---- what the losses of pretraining mean
+
+
+def restoration(facts: Facts) -> list[str]:
+    """How well each network restores images, next to trivial restorers."""
+    found = [(run.origin.name, run.results.ruler) for run in facts.pretraining]
+    return [f"{name}: {ruler.sentence}." for name, ruler in found if ruler is not None]
+
+
+def _wrong(facts: Facts) -> list[str]:
+    """What training itself found wrong."""
+    found = [(run.origin.name, run.results.ruler) for run in facts.pretraining]
+    return [f"{name}: {one.text}." for name, ruler in found if ruler is not None for one in ruler.verdicts]
+
+
 # ---- limits
 
 
@@ -298,6 +313,7 @@ def limits(facts: Facts) -> list[str]:
             *_no_baseline(facts),
             *_generated(facts),
             *_not_probed(facts),
+            *_wrong(facts),
             *_notes(facts),
             *(f"Left out: {one}." for one in facts.left_out),
         ]

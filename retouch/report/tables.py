@@ -1,16 +1,16 @@
-"""Facts as tables."""
+"""Facts as tables: results and choices."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from finetune.results import Choice, Comparison, FinetuneResult, Outcome, ProbeChoice, ProbeResult, Score
-from finetune.table import PROBES, SUBJECTS, two_decimals
+from finetune.results import Choice, Comparison, Outcome, ProbeChoice, Score
+from finetune.table import PROBES, SUBJECTS
 from retouch.report.blocks import Cell, Column, Table
 from retouch.report.charts import interval_mark, span_of
 from retouch.report.compare import PIXELS, UNTRAINED, Contrast, gains, tuned_gains
-from retouch.report.facts import Entry, Facts, FineTuning, Origin
+from retouch.report.facts import Entry, Facts, FineTuning
 from retouch.report.sentences import chance, counted, distinct, interval, number, signed, uneven
 
 EMPTY = Cell("")
@@ -237,79 +237,7 @@ def _layers(layer: str) -> str:
     return layer
 
 
-# ---- data
-
-
-def labelled_table(facts: Facts) -> Table | None:
-    """The labelled images of each task."""
-    found: dict[str, tuple[Cell, ...]] = {}
-    for entry in facts.entries:
-        found.setdefault(entry.task, _labelled(entry.task, entry.result, entry.result.linear))
-    for run in facts.finetuning:
-        found.setdefault(run.result.task, _labelled(run.result.task, run.result, run.result.tuned))
-    if not found:
-        return None
-    columns = (
-        Column("task", numeric=False),
-        Column("training data", numeric=False),
-        Column("test data", numeric=False),
-        Column("side", "px"),
-        Column("training", "images"),
-        Column("test", "images"),
-        Column("classes"),
-        Column("fewest", "test images"),
-        Column("most", "test images"),
-        Column("duplicates", "in training"),
-    )
-    return condensed(Table(columns, tuple(found.values()), title="Labelled"))
-
-
-def _labelled(task: str, result: ProbeResult | FinetuneResult, outcome: Outcome[Choice]) -> tuple[Cell, ...]:
-    sizes = {name: sum(row) for name, row in zip(result.classes, outcome.test.confusion, strict=True)}
-    fewest, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
-    differ = sizes[fewest] < sizes[most]
-    return (
-        Cell(task),
-        Cell(result.data.train),
-        Cell(result.data.test),
-        Cell(f"{result.data.image_size}"),
-        Cell(f"{outcome.n_train:,}"),
-        Cell(f"{outcome.test.n:,}"),
-        Cell(f"{len(result.classes):,}"),
-        Cell(f"{sizes[fewest]:,}", fewest if differ else ""),
-        Cell(f"{sizes[most]:,}", most if differ else ""),
-        Cell(f"{result.data.duplicates:,}"),
-    )
-
-
-def unlabeled_table(facts: Facts) -> Table | None:
-    """The images that encoders were trained on, and how often each was seen."""
-    if not facts.pretraining:
-        return None
-    rows = []
-    for run in facts.pretraining:
-        settings, images = run.origin.settings, run.origin.log.unlabeled
-        seen = run.results.steps * settings.batch_size
-        rows.append(
-            (
-                Cell(run.origin.name),
-                Cell(settings.data.source),
-                Cell("" if settings.data.image_size is None else f"{settings.data.image_size}"),
-                Cell("" if images is None else f"{images:,}"),
-                Cell("" if not images or not seen else f"{seen / images:.1f}"),
-            )
-        )
-    columns = (
-        Column("run", numeric=False),
-        Column("data", numeric=False),
-        Column("side", "px"),
-        Column("images"),
-        Column("each seen", "times"),
-    )
-    return condensed(Table(columns, tuple(rows), title="Unlabeled"))
-
-
-# ---- robustness, code, cost
+# ---- robustness
 
 
 def damage_table(facts: Facts) -> Table | None:
@@ -330,129 +258,3 @@ def damage_table(facts: Facts) -> Table | None:
         return None
     texts = (Column("task", numeric=False), Column("encoder", numeric=False))
     return Table((*texts, Column("clean", "%"), *(Column(damage, "%") for damage in damages)), merged(rows))
-
-
-def code_table(facts: Facts) -> Table | None:
-    """How compact, invariant and abstract each code is."""
-    codes = {entry.encoder: entry.result.code for entry in facts.entries if entry.result.code is not None}
-    changes = distinct(change for code in codes.values() for change in code.invariance)
-    abstract = {(entry.encoder, entry.task): entry.result.linear.test.accuracy for entry in facts.entries}
-    rows = []
-    for name, code in codes.items():
-        invariant = [Cell(two_decimals(code.invariance.get(change)).replace("-", "−")) for change in changes]
-        tasks = [Cell(number(abstract[name, task]) if (name, task) in abstract else "") for task in facts.tasks]
-        compact = (Cell(f"{code.size:,}"), Cell(f"{code.nonzeros:,.0f}"), Cell(f"{code.bytes:,.0f}"))
-        rows.append((Cell(name), *compact, *invariant, *tasks))
-    columns = (
-        Column("code", numeric=False),
-        Column("entries", "compact"),
-        Column("non-zero", "compact"),
-        Column("bytes", "compact"),
-        *(Column(change, "invariant") for change in changes),
-        *(Column(task, "abstract, %") for task in facts.tasks),
-    )
-    return Table(columns, tuple(rows)) if rows else None
-
-
-def storage_table(facts: Facts) -> Table | None:
-    """The size of the codes that pretraining measured."""
-    if not facts.pretraining:
-        return None
-    rows = []
-    for run in facts.pretraining:
-        found, code = run.results, run.results.code
-        error = found.relative_reconstruction_error
-        atoms = "" if found.atoms is None else f"{found.atoms:,}"
-        rows.append(
-            (
-                Cell(run.origin.name),
-                Cell(f"{code.code_size:,}"),
-                Cell(f"{code.nonzeros:,.0f}"),
-                Cell(f"{min(code.bytes_sparse, code.bytes_dense):,.0f}"),
-                Cell("" if error is None else f"{error:.3g}"),
-                Cell(atoms, f"{found.unused_atoms:,} unused" if found.unused_atoms else ""),
-            )
-        )
-    columns = (
-        Column("run", numeric=False),
-        Column("entries"),
-        Column("non-zero", "per image"),
-        Column("bytes", "per image"),
-        Column("error", "relative, undamaged images"),
-        Column("atoms"),
-    )
-    return condensed(Table(columns, tuple(rows)))
-
-
-def cost_table(facts: Facts) -> Table:
-    """What each run took."""
-    rows = []
-    for run in facts.pretraining:
-        parameters = "" if run.card is None else f"{run.card.parameters:,}"
-        rows.append(
-            _cost(
-                run.origin, run.results.seconds, run.curves.speed, parameters, run.results.steps, run.curves.memory_gb
-            )
-        )
-    for probing in facts.probes:
-        seconds = sum(
-            outcome.seconds
-            for result in probing.report.results
-            for subject in result.subjects.values()
-            for outcome in subject.probes.values()
-        )
-        rows.append(_cost(probing.origin, seconds))
-    for tuning in facts.finetuning:
-        tuned = tuning.result.tuned
-        curves = tuning.curves
-        rows.append(_cost(tuning.origin, tuned.seconds, curves.speed, "", tuned.choice.of_steps, curves.memory_gb))
-    columns = (
-        Column("run", numeric=False),
-        Column("stage", numeric=False),
-        Column("seconds"),
-        Column("images", "per second"),
-        Column("steps"),
-        Column("parameters", "of the encoder"),
-        Column("memory", "GB"),
-    )
-    return condensed(Table(columns, tuple(rows)))
-
-
-def _cost(
-    origin: Origin,
-    seconds: float,
-    speed: float | None = None,
-    parameters: str = "",
-    steps: int | None = None,
-    memory: float | None = None,
-) -> tuple[Cell, ...]:
-    return (
-        Cell(origin.name),
-        Cell(origin.stage),
-        Cell(f"{seconds:,.1f}"),
-        Cell("" if speed is None else f"{speed:,.0f}"),
-        Cell("" if steps is None else f"{steps:,}"),
-        Cell(parameters),
-        Cell("" if memory is None else f"{memory:.1f}"),
-    )
-
-
-def origin_table(facts: Facts) -> Table:
-    """When each run was made, with which seed and versions, and what it left."""
-    hashes = {run.origin.name: run.results.encoder_sha256 for run in facts.pretraining}
-    hashes |= {run.origin.name: run.result.encoder_sha256 for run in facts.finetuning}
-    hashes |= {run.origin.name: run.report.results[0].encoder.sha256 for run in facts.probes if run.report.results}
-    rows = tuple(
-        (
-            Cell(origin.name),
-            Cell(origin.log.started.rpartition(":")[0]),
-            Cell(f"{origin.settings.seed}"),
-            Cell(hashes.get(origin.name, "")[:16]),
-            Cell(origin.log.versions),
-        )
-        for origin in facts.origins
-    )
-    texts = [Column("run", numeric=False), Column("started", numeric=False), Column("seed")]
-    return condensed(
-        Table((*texts, Column("encoder", "sha256, first 16", numeric=False), Column("versions", numeric=False)), rows)
-    )

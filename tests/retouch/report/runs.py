@@ -28,6 +28,9 @@ from finetune.results import (
     write_results,
 )
 from pretrain.results import CodeStorage, PretrainResults
+from pretrain.ruler.health import Health
+from pretrain.ruler.measured import Measured
+from pretrain.ruler.verdicts import Verdict
 
 CLASSES = ("cat", "dog", "owl")
 RIGHT = {"encoder": 0.8, "random_init": 0.5, "pixels": 0.4}  # accuracy by subject
@@ -141,8 +144,9 @@ def write_pretraining(
     log: str = "",
     panel: Image.Image | None = None,
     notes: Sequence[str] = (),
+    wrong: str = "",
 ) -> Path:
-    """A finished run of ``retouch pretrain``."""
+    """A finished run of ``retouch pretrain``; ``wrong`` is what its ruler found wrong."""
     start(folder, "pretrain", "seed: 7\nbatch_size: 64\nresume: true\ndata: {source: my/pictures, image_size: 16}\n")
     results = PretrainResults(
         method=method,
@@ -151,6 +155,7 @@ def write_pretraining(
         encoder_sha256=sha256,
         code=CodeStorage(code_size=64, nonzeros=32.5, bytes_dense=256, bytes_sparse=260.0),
         notes=tuple(notes),
+        ruler=MEASURED.model_copy(update={"verdicts": (Verdict(kind="copying", text=wrong),) if wrong else ()}),
     )
     write_json(folder / "results.json", results.model_dump(mode="json"))
     (folder / "train.log").write_text(log or LOG, encoding="utf-8")
@@ -171,8 +176,21 @@ def write_pretraining(
     return folder
 
 
+HEALTH = Health(features=8, effective_rank=4.0, dead=0.0, constant=0.0, similarity=0.5)
+MEASURED = Measured(
+    step=300,
+    images=24,
+    held_out=True,
+    psnr=27.1,
+    restorers={"nothing": 20.0, "non-local means": 25.9},
+    training_loss=0.01,
+    held_out_loss=0.012,
+    health=HEALTH,
+    untrained=HEALTH,
+    verdicts=(),
+)
 LOG = """\
-2026-01-31 12:00:00 INFO    1,200 unlabeled images from my/pictures; encoder small_cnn: 0.29M parameters
+2026-01-31 12:00:00 INFO    1,200 unlabeled images and 24 held out from my/pictures; encoder small_cnn: 0.29M parameters
 2026-01-31 12:00:00 DEBUG   versions: Python 3.12.1, torch 2.11.0
 2026-01-31 12:00:01 WARNING 2 of 1,202 images cannot be read and are left out: a.png (cut off)
 """

@@ -24,6 +24,7 @@ from retouch.report.sentences import (
     listed,
     points,
     question,
+    restoration,
     signed,
     verdict,
 )
@@ -202,6 +203,16 @@ def test_pretraining_alone_says_what_is_missing(tmp_path: Path) -> None:
     assert verdict(facts)[0].startswith("Not known yet")
     assert f"retouch probe linear encoder={tmp_path}/mine " in verdict(facts)[1]
     assert about(facts) == "1 pretraining run, 2026-01-31: mine."
+
+
+def test_what_restoring_means_is_said_next_to_trivial_restorers_and_what_is_wrong_is_a_limit(tmp_path: Path) -> None:
+    facts = read_facts([write_pretraining(tmp_path / "mine", wrong="the network gives back its input")])
+    [said] = restoration(facts)
+    assert said.startswith(
+        "mine: step 300: better than non-local means (PSNR 27.1 against 25.9) on 24 held-out images;"
+    )
+    assert "mine: the network gives back its input." in limits(facts)
+    assert limits(read_facts([write_pretraining(tmp_path / "well")])) == []
 
 
 # ---- the test set, and limits
