@@ -21,6 +21,7 @@ examples:
   retouch probe linear encoder=runs/mine data=labelled/train
   retouch finetune full encoder=runs/mine data=labelled/train
   retouch embed encoder=runs/mine data=my/pictures
+  retouch report runs/mine runs/linear-1 -o report.html
   retouch pretrain denoise --help
 """
 
@@ -47,6 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lecture = commands.add_parser("lecture", help="every code from PCA to colorization, with pictures; no data")
     lecture.add_argument("--out", default="runs/lecture", help="folder for all it writes (default: runs/lecture)")
     lecture.set_defaults(run=_lecture)
+    report = commands.add_parser("report", help="one page that says what runs have shown", description=_report.__doc__)
+    report.add_argument("runs", nargs="+", metavar="RUN", help="a finished run, or a folder of runs, such as runs/demo")
+    kind = report.add_mutually_exclusive_group()
+    kind.add_argument("-o", "--out", default="report.html", metavar="FILE", help="default: report.html")
+    kind.add_argument("--markdown", action="store_true", help="print a model card instead")
+    report.set_defaults(run=_report)
     if "_ARGCOMPLETE" in os.environ:  # set by a shell that completes the line
         import argcomplete
 
@@ -95,6 +102,18 @@ def _lecture(given: argparse.Namespace) -> int:
         lecture(given.out)
 
     return answer("retouch lecture", work, again="run it again")
+
+
+def _report(given: argparse.Namespace) -> int:
+    """Write what runs have shown as one HTML file, which needs no network and no script."""
+
+    def work() -> None:
+        from retouch.report.card import model_card
+        from retouch.report.page import write_report
+
+        say(model_card(given.runs).rstrip("\n") if given.markdown else f"{write_report(given.runs, given.out)}")
+
+    return answer("retouch report", work, again="run it again")
 
 
 if __name__ == "__main__":

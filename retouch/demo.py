@@ -21,11 +21,13 @@ from finetune.results import ProbeResult
 from finetune.table import probe_lines, results_markdown, results_table
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
+from retouch.report.page import check_out, write_report
 
 log = logging.getLogger("retouch")
 
 PRETRAINING = {"denoise": "denoise_demo", "colorize": "colorize_demo"}  # shipped recipes, by run
 PROBE = "demo"
+REPORT = "report.html"
 
 
 def demo(
@@ -33,7 +35,7 @@ def demo(
 ) -> list[ProbeResult]:
     """Pretrain a denoiser and a colorizer on ``shapes``, and probe both on its three tasks, next to their baselines.
 
-    Writes one run folder per stage under ``out`` and, last, the table as ``out/table.md``. An earlier demo there is
+    Writes one run folder per stage under ``out`` and, last, ``table.md`` and ``report.html``. An earlier demo there is
     replaced, or continued if it was stopped.
 
     Args:
@@ -44,6 +46,7 @@ def demo(
     """
     started, out = time.monotonic(), Path(out)
     leave_busy_cores()
+    check_out(out / REPORT)
     unfinished = not (out / "table.md").exists()
     (out / "table.md").unlink(missing_ok=True)  # until the new one is written, this demo can be continued
     results: list[ProbeResult] = []
@@ -65,15 +68,17 @@ def demo(
     console = Console(width=None if Console().is_terminal else 100)
     console.print(results_table(probe_lines(results)))
     write_text(out / "table.md", results_markdown(probe_lines(results)))
+    report = write_report([out], out / REPORT)
     for line in (
         f"done in {time.monotonic() - started:.0f} s",
+        f"  all of it on one page, for a browser: {report}",
         f"  restored pictures: {out}/denoise/panels, {out}/colorize/panels",
         f"  encoders, for retouch.load_encoder: {out}/denoise/encoder, {out}/colorize/encoder",
         f"  all numbers: {out}/*/results.json; W&B runs: {out}/*/wandb",
         "next, with a folder of your own pictures, and one with a folder per class:",
         f"  {program('retouch')} pretrain denoise data=my/pictures out=runs/mine",
         f"  {program('retouch')} probe linear encoder=runs/mine data=my/labelled",
-        f"  {program('retouch')} embed encoder=runs/mine data=my/pictures",
+        f"  {program('retouch')} report runs/mine runs/linear-1 -o report.html",
     ):
         console.print(line, highlight=False, soft_wrap=True)
     return results

@@ -62,6 +62,7 @@ def test_the_wheel_holds_the_packages_and_the_recipes_and_nothing_else(installed
     assert {name for name in names if name.endswith(".yaml")} == {
         f"configs/{one.stage}/{one.name}.yaml" for one in recipes()
     }
+    assert "retouch/report/page.html.jinja" in names
     assert {f"{package}/py.typed" for package in ("common", "finetune", "pretrain", "retouch")} <= set(names)
 
 
@@ -79,6 +80,11 @@ def test_an_installed_program_works_from_a_folder_of_the_user(installed: Install
     installed.run(tmp_path, "retouch", "probe", *probed, "probe.validation=0.4")
     [result] = json.loads((tmp_path / "runs" / "linear-1" / "results.json").read_text())["results"]
     assert (result["task"], result["classes"]) == ("label", ["cat", "dog"])
+    assert installed.run(tmp_path, "retouch", "report", "runs").stdout == "report.html\n"
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Does denoise beat the same network untrained?" in page
+    assert "versions: " not in page
+    assert "torch " in page  # of train.log
 
     where = "import retouch, common, pretrain, finetune; print(retouch.__file__, common.__file__, len(retouch.__all__))"
     lines = installed.run(tmp_path, "python", "-c", where).stdout.split()

@@ -22,7 +22,7 @@ from common.errors import UserError
 from common.files import leftover, remove_folder, run_stage, write_text
 from common.machine.distributed import World, gather
 from common.runs.lock import LOCK, check_unused, locked
-from common.runs.logs import EarlyLog, add_log_file
+from common.runs.logs import EarlyLog, add_log_file, log_versions
 from common.runs.tracking import Tracker, WandbConfig
 from common.settings import read_yaml
 
@@ -206,6 +206,7 @@ def open_run(config: StageConfig, world: World, early: EarlyLog | None = None) -
             return
         handler = add_log_file(config.out / "train.log", early)
         log.info("run folder: %s", config.out)
+        log_versions()
         settings = config.model_dump(mode="json")
         tracker = Tracker(config.wandb, config.out, job_type=config.stage, settings=settings)
         exit_code = 1

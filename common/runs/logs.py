@@ -6,13 +6,17 @@ The console shows what matters to people (``log.info`` and above); ``train.log``
 from __future__ import annotations
 
 import logging
+import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 log = logging.getLogger("retouch")
+
+VERSIONED = ("retouch", "torch", "torchvision", "timm", "numpy")  # what the digits of a result depend on
 
 
 class _Console(logging.StreamHandler):  # type: ignore[type-arg]
@@ -33,6 +37,15 @@ class _Plain(logging.Formatter):
 def say_once(level: int, text: str) -> None:
     """Log it, unless this program has."""
     log.log(level, "%s", text)
+
+
+def log_versions() -> None:
+    """For repeating the run: ``versions: Python 3.12.3, torch 2.11.0, ...``, in ``train.log`` only."""
+    found = [f"Python {platform.python_version()}"]
+    for name in VERSIONED:
+        with suppress(PackageNotFoundError):  # used from its source, without being installed
+            found.append(f"{name} {version(name)}")
+    log.debug("versions: %s", ", ".join(found))
 
 
 def setup_console(is_main: bool = True) -> None:

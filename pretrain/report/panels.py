@@ -16,6 +16,7 @@ from pretrain.sample import PANEL_IMAGES, sample
 
 TILE = 128  # minimum pixels per image: 32 px images are enlarged four times
 GAP, EDGE, LABEL = 6, 20, 100  # between images, around the picture, and the column of row labels
+HEAD = 44  # the height of the title
 INK, FAINT, PAPER = (28, 30, 34), (120, 124, 130), (255, 255, 255)
 
 
@@ -32,7 +33,7 @@ def panel(example: Example, restored: Tensor, title: str = "") -> Image.Image:
         del rows["damaged"]
     count, side = len(restored), restored.shape[3]
     zoom = max(1, round(TILE / side))
-    tile, head = side * zoom, 44 if title else 0
+    tile, head = side * zoom, HEAD if title else 0
     width = EDGE + LABEL + count * (tile + GAP) - GAP + EDGE
     height = EDGE + head + len(rows) * (tile + GAP) - GAP + EDGE
     picture = Image.new("RGB", (width, height), PAPER)
@@ -46,6 +47,25 @@ def panel(example: Example, restored: Tensor, title: str = "") -> Image.Image:
             enlarged = to_pil(image).resize((tile, tile), Image.Resampling.NEAREST)
             picture.paste(enlarged, (EDGE + LABEL + column * (tile + GAP), top))
     return picture
+
+
+def panel_images(picture: Image.Image, side: int) -> dict[str, list[Image.Image]] | None:
+    """The images of a panel with a title, by row: what ``panel`` put together, at their own size of ``side`` pixels.
+
+    ``None`` if the picture is laid out in another way.
+    """
+    tile = side * max(1, round(TILE / side))
+    rows, below = divmod(picture.height - 2 * EDGE - HEAD + GAP, tile + GAP)
+    columns, beside = divmod(picture.width - 2 * EDGE - LABEL + GAP, tile + GAP)
+    labels = {2: ("original", "restored"), 3: ("original", "damaged", "restored")}.get(rows)
+    if labels is None or below or beside or columns < 1:
+        return None
+
+    def image(row: int, column: int) -> Image.Image:
+        left, top = EDGE + LABEL + column * (tile + GAP), EDGE + HEAD + row * (tile + GAP)
+        return picture.crop((left, top, left + tile, top + tile)).resize((side, side), Image.Resampling.NEAREST)
+
+    return {label: [image(row, column) for column in range(columns)] for row, label in enumerate(labels)}
 
 
 def seen(example: Example) -> Tensor:

@@ -91,6 +91,11 @@ def test_demo_ends_with_one_table_over_both_encoders_and_all_tasks(
     said = capsys.readouterr().out
     assert said.count("Test accuracy") == 1
     assert "pretrain denoise data=my/pictures" in said
+    assert f"{tmp_path}/demo/report.html" in said
+    page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    assert "Do denoise and colorize beat the same networks untrained?" in page
+    assert page.count('class="confusion"') == 3  # one per task
+    assert page.count('class="grid"') == 2  # restored images of both
     for run in ("denoise", "colorize"):
         assert list((tmp_path / "demo" / run / "panels").glob("*.png"))
         assert isinstance(read_results(tmp_path / "demo" / f"{run}-probe"), ProbeReport)

@@ -1,0 +1,13 @@
+"""One page that says what some runs have shown: ``retouch report RUN... -o report.html``.
+
+facts.py      what is read from run folders, in frozen types
+compare.py    which differences are shown, with Holm's correction
+sentences.py  facts in plain English: the question, the verdict, limits
+tables.py     facts as tables
+charts.py     facts as SVG
+pictures.py   images as data URIs
+blocks.py     what a part of the page is made of
+parts.py      the parts, in the order of the page
+page.py       parts as HTML (page.html.jinja), and the file
+card.py       some of the parts as Markdown: a model card
+"""

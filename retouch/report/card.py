@@ -1,0 +1,82 @@
+"""A model card: the verdict and some parts of the page as Markdown."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetune.table import markdown
+from retouch.report.blocks import Block, Cell, Column, Commands, Points, Prose, Table
+from retouch.report.facts import Facts, read_facts
+from retouch.report.parts import card_parts
+from retouch.report.sentences import about, distinct, question, verdict
+
+
+def model_card(folders: Sequence[str | Path]) -> str:
+    """The model card of some runs.
+
+    Raises:
+        UserError: with every folder that is no finished run.
+    """
+    text = card(read_facts(folders))
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # names that are not UTF-8 cannot be printed
+
+
+def card(facts: Facts) -> str:
+    """Front matter, the question, the verdict, and the parts."""
+    methods = [run.results.method for run in facts.pretraining]
+    methods += [entry.result.encoder.pretext or "" for entry in facts.entries]
+    tags = ", ".join(distinct(["retouch", "self-supervised-learning", *filter(str.isidentifier, methods)]))
+    pieces = [
+        f"---\ntags: [{tags}]\n---",
+        f"# {plain(question(facts))}",
+        *map(plain, verdict(facts)),
+        plain(about(facts)),
+    ]
+    for part in card_parts(facts):
+        shown = [block for block in part.blocks if not (isinstance(block, Prose) and block.wide)]  # about charts
+        pieces += [f"## {plain(part.title)}", *map(_block, shown)]
+    return "\n\n".join(pieces) + "\n"
+
+
+def plain(text: str) -> str:
+    """A text as Markdown that shows it and does nothing else: no tag, no link, no new cell."""
+    text = html.escape(" ".join(text.split()), quote=False)
+    for mark in "\\`|*#":
+        text = text.replace(mark, f"\\{mark}")
+    return text.replace("](", "]\\(").replace("![", "!\\[")
+
+
+def _block(block: Block) -> str:
+    match block:
+        case Table():
+            return _table(block)
+        case Prose():
+            return " ".join(map(plain, block.sentences))
+        case Points():
+            return "\n".join(f"- {plain(item)}" for item in block.items)
+        case Commands():
+            return "\n".join(f"    {' '.join(line.split())}" for line in block.lines)
+        case _:
+            raise AssertionError(f"a model card has no {block.kind}")
+
+
+def _table(table: Table) -> str:
+    """Without the columns of charts, whose facts are in the others."""
+    kept = [place for place in range(len(table.columns)) if not table.columns[place].chart]
+    header = [_head(table.columns[place]) for place in kept]
+    rows = [[_cell(row[place]) for place in kept] for row in table.rows]
+    title = f"**{plain(table.title)}** {plain(table.note)}".strip() + "\n\n" if table.title else ""
+    foot = f"\n\n{plain(table.foot)}" if table.foot else ""
+    return title + markdown(header, rows).rstrip("\n") + foot
+
+
+def _head(column: Column) -> str:
+    joint = " " if column.below[:1].isalpha() else ", "
+    return plain(joint.join(filter(None, [column.text, column.below])))
+
+
+def _cell(cell: Cell) -> str:
+    text = plain(cell.text)
+    return f"{f'**{text}**' if cell.strong else text} {plain(cell.below)}".strip()

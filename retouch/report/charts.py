@@ -1,0 +1,198 @@
+"""Facts as SVG. Colours come from the style sheet of the page: light, dark, print."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from finetune.results import Score
+from retouch.report.facts import Curve
+
+WIDTH, LEFT, RIGHT = 340, 46, 10  # of a chart of curves, and its margins
+MARK_WIDTH, MARK_HEIGHT, MARK_EDGE = 180, 18, 5  # of an interval, and its margin
+MOST_CLASSES = 30  # of a confusion matrix that is drawn
+NUMBERED = 12  # classes up to which its cells hold numbers
+LONG, LETTER = 12, 6.0  # characters of a class name that are drawn, and pixels of one; the tooltip has the whole name
+MOST_TICKS = 5  # of an axis
+POINTS = 400  # of a line: more are thinned, since they would not be seen
+
+
+class Strip(NamedTuple):
+    """One curve of a chart."""
+
+    name: str
+    curve: Curve
+    height: int
+    wide: bool = False  # a logarithmic axis, if the values span much
+
+
+# ---- intervals
+
+
+def interval_mark(score: Score, span: tuple[float, float], baseline: Score | None, chance: float) -> Markup:
+    """An accuracy with its interval on an axis ``span``; a ring for the baseline, and a tick for chance."""
+
+    def x(value: float) -> float:
+        low, high = span
+        return MARK_EDGE + (MARK_WIDTH - 2 * MARK_EDGE) * (value - low) / (high - low)
+
+    middle = MARK_HEIGHT / 2
+    label = f"{100 * score.accuracy:.1f}%, most frequent class {100 * chance:.1f}%"
+    parts = [
+        _line("axis", MARK_EDGE, middle, MARK_WIDTH - MARK_EDGE, middle),
+        _line("chance", x(chance), 2, x(chance), MARK_HEIGHT - 2),
+        _line("whisker", x(score.ci95[0]), middle, x(score.ci95[1]), middle),
+    ]
+    if baseline is not None:
+        parts.append(_tag("circle", class_="ring", cx=x(baseline.accuracy), cy=middle, r=3.5))
+        label += f", untrained {100 * baseline.accuracy:.1f}%"
+    return _svg(MARK_WIDTH, MARK_HEIGHT, label, *parts, _dot(x(score.accuracy), middle, 4))
+
+
+def span_of(shares: Sequence[float]) -> tuple[float, float]:
+    """An axis around shares in [0, 1], in whole steps of 5 points."""
+    low, high = math.floor(20 * min(shares)) / 20, math.ceil(20 * max(shares)) / 20
+    return (low, high) if high > low else (max(0.0, low - 0.05), min(1.0, high + 0.05))
+
+
+# ---- curves
+
+
+def curves_chart(title: str, strips: Sequence[Strip]) -> Markup:
+    """Curves of one run below each other, over the same steps; those of fewer than two points are left out."""
+    strips = [strip for strip in strips if len(strip.curve.steps) > 1]
+    first = min(strip.curve.steps[0] for strip in strips)
+    last = max(strip.curve.steps[-1] for strip in strips)
+    parts: list[Markup] = []
+    top = 0
+    for strip in strips:
+        parts.append(_strip(strip, top, first, last))
+        top += strip.height
+    parts.append(_text(LEFT, top + 14, f"{first:,}", "start"))
+    parts.append(_text(WIDTH - RIGHT, top + 14, f"step {last:,}", "end"))
+    return _svg(WIDTH, top + 20, title, *parts)
+
+
+def _strip(strip: Strip, top: float, first: int, last: int) -> Markup:
+    """One curve between ``top`` and ``top + height``: its name, its ticks and its line."""
+    upper, lower = top + 20, top + strip.height - 6
+    steps, values = strip.curve
+    scaled, ticks = _scale(min(values), max(values), strip.wide)
+    seen = [scaled(value) for value in (*ticks, *values)]
+    low, high = min(seen), max(seen)
+
+    def y(value: float) -> float:
+        return lower - (lower - upper) * (scaled(value) - low) / (high - low)
+
+    def x(step: int) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (step - first) / max(last - first, 1)
+
+    places = sorted({*range(0, len(values), math.ceil(len(values) / POINTS)), len(values) - 1})
+    line = " ".join(f"{x(steps[place]):.1f},{y(values[place]):.1f}" for place in places)
+    return Markup("").join(
+        [
+            _text(LEFT, top + 12, strip.name, "start", "name"),
+            *(_line("axis", LEFT, y(tick), WIDTH - RIGHT, y(tick)) for tick in ticks),
+            *(_text(LEFT - 6, y(tick) + 3.5, _short(tick), "end") for tick in ticks),
+            _tag("polyline", class_="line", points=line),
+            _dot(x(steps[-1]), y(values[-1]), 2.5),
+        ]
+    )
+
+
+def _scale(low: float, high: float, wide: bool) -> tuple[Callable[[float], float], list[float]]:
+    """An axis for values from ``low`` to ``high``, as what it makes of a value, and its ticks.
+
+    Logarithmic for positive values that span much, if that is ``wide``; else linear.
+    """
+    if wide and low > 0 and high > 5 * low:
+        ticks = [m * 10.0**e for e in range(-12, 13) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
+        if len(ticks) > 1:
+            return math.log10, ticks[:: math.ceil(len(ticks) / MOST_TICKS)]
+    flat = high - low <= 1e-9 * max(abs(low), abs(high))
+    span = max(abs(high) if flat else high - low, 1e-30)
+    power = 10.0 ** math.floor(math.log10(span))
+    step = next(power * m for m in (0.5, 1, 2, 5) if span / (power * m) <= MOST_TICKS - 2)
+    first = math.floor(low / step)
+    return float, [step * k for k in range(first, max(math.ceil(high / step), first + 1) + 1)]
+
+
+def _short(value: float) -> str:
+    """A tick in few characters: ``0.05``, ``2e−5``."""
+    return f"{value:.3g}".replace("e-0", "e-").replace("-", "−")
+
+
+# ---- confusion
+
+
+def confusion_chart(score: Score, classes: Sequence[str]) -> Markup:
+    """Rows are true classes, columns answers; shades are shares of a row, right answers in another colour."""
+    count = len(classes)
+    cell = 26 if count <= NUMBERED else max(10, 312 // count)
+    longest = LETTER * max(len(_cut(name)) for name in classes)
+    left, side = longest + 10, count * cell
+    parts: list[Markup] = []
+    for row, (name, counts) in enumerate(zip(classes, score.confusion, strict=True)):
+        parts.append(_text(left - 6, (row + 0.5) * cell + 3, _cut(name), "end", tooltip=name))
+        parts.append(_text(0, 0, _cut(name), "end", tooltip=name, transform=_tilted(left + (row + 0.5) * cell, side)))
+        for column, found in enumerate(counts):
+            share = found / sum(counts) if found else 0.0
+            x, y = left + column * cell, row * cell
+            tooltip = f"{name} → {classes[column]}: {found:,} of {sum(counts):,}"
+            kind = "right" if row == column else "wrong"
+            parts.append(_tag("rect", _title(tooltip), class_=kind, x=x, y=y, width=cell - 1, height=cell - 1,
+                              fill_opacity=0.05 + 0.95 * share))  # fmt: skip
+            if count <= NUMBERED and share >= 0.005:
+                kind = "cell strong" if share > 0.5 else "cell"
+                parts.append(_text(x + (cell - 1) / 2, y + cell / 2 + 3, f"{100 * share:.0f}", "middle", kind))
+    return _svg(left + side + 6, side + 10 + 0.87 * longest, "Confusion matrix", *parts)
+
+
+def _tilted(x: float, y: float) -> str:
+    return f"translate({x + 3:.1f} {y + 8:.1f}) rotate(-60)"
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= LONG else f"{name[: LONG - 1]}…"
+
+
+# ---- shapes
+
+
+def _svg(width: float, height: float, label: str, *content: Markup) -> Markup:
+    """A chart with a name for those who do not see it."""
+    box = f"0 0 {width:g} {height:g}"
+    inner = Markup("").join(content)
+    return _tag("svg", inner, class_="chart", viewBox=box, width=width, height=height, role="img", aria_label=label)
+
+
+def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
+    return _tag("line", class_=kind, x1=x1, y1=y1, x2=x2, y2=y2)
+
+
+def _dot(x: float, y: float, radius: float) -> Markup:
+    return _tag("circle", class_="dot", cx=x, cy=y, r=radius)
+
+
+def _text(x: float, y: float, text: str, anchor: str, kind: str = "label", tooltip: str = "", **more: str) -> Markup:
+    content = Markup("{}{}").format(_title(tooltip) if tooltip else "", text)
+    return _tag("text", content, class_=kind, x=x, y=y, text_anchor=anchor, **more)
+
+
+def _title(text: str) -> Markup:
+    return _tag("title", text)
+
+
+def _tag(name: str, content: str = "", **attributes: str | float) -> Markup:
+    """An element. Its attributes, and a content that is no ``Markup``, are escaped; ``class_`` is ``class``."""
+    written = [
+        Markup(' {}="{}"').format(
+            key.rstrip("_").replace("_", "-"),
+            value if isinstance(value, str) else f"{round(value, 2):g}",
+        )
+        for key, value in attributes.items()
+    ]
+    return Markup("<{0}{1}>{2}</{0}>").format(name, Markup("").join(written), content)

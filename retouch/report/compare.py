@@ -1,0 +1,105 @@
+"""Which differences are shown: paired comparisons on the same test images, corrected for how many are made.
+
+A difference is shown where its 95% interval excludes zero, and McNemar's p stays below 0.05 after Holm's correction for
+all comparisons that answer the same question (the same probe and the same baseline, over all encoders and tasks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+
+from finetune.metrics import compare
+from finetune.results import Comparison
+from retouch.report.facts import Entry, Facts
+
+LEVEL = 0.05
+UNTRAINED, PIXELS, SCRATCH, FROZEN = "random_init", "pixels", "from_scratch", "linear_probe"  # baselines
+LINEAR = "encoder.linear"  # the column of predictions that the headline is about
+
+
+class Contrast(NamedTuple):
+    """One encoder or network against another on one task."""
+
+    task: str
+    one: str
+    other: str
+    found: Comparison
+    adjusted_p: float
+
+    @property
+    def shown(self) -> Literal["better", "worse", "open"]:
+        """What is shown of the first."""
+        low, high = self.found.ci95
+        if self.adjusted_p >= LEVEL or low <= 0 <= high:
+            return "open"
+        return "better" if low > 0 else "worse"
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted so that the chance of any false discovery among them is bounded (Holm 1979)."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def gains(facts: Facts, baseline: str, probe: str = "linear") -> list[Contrast]:
+    """Every encoder against a baseline (``random_init``, ``pixels``) on every task, where they were compared."""
+    found = []
+    for entry in facts.entries:
+        outcome = entry.result.subjects["encoder"].probes.get(probe)
+        if outcome is not None:
+            comparison = outcome.compared.get(baseline)
+            if comparison is None and baseline == PIXELS:
+                comparison = _over_pixels(facts, entry, probe)
+            if comparison is not None:
+                found.append((entry.task, entry.encoder, baseline, comparison))
+    return _contrasts(found)
+
+
+def _over_pixels(facts: Facts, entry: Entry, probe: str) -> Comparison | None:
+    """Raw pixels are the same for every encoder, so those that another run probed on the same images count too."""
+    mine, theirs = f"encoder.{probe}", f"{PIXELS}.{probe}"
+    others = (_paired(entry, mine, other, theirs) for other in facts.of_task(entry.task))
+    return next((comparison for comparison in others if comparison is not None), None)
+
+
+def tuned_gains(facts: Facts, baseline: str) -> list[Contrast]:
+    """Every fine-tuned network against a baseline (``from_scratch``, ``linear_probe``), where they were compared."""
+    return _contrasts(
+        [
+            (run.result.task, run.origin.name, baseline, run.result.tuned.compared[baseline])
+            for run in facts.finetuning
+            if baseline in run.result.tuned.compared
+        ]
+    )
+
+
+def rivals(facts: Facts) -> list[Contrast]:
+    """On each task, the encoder with the best linear probe against the second, where both answered the same images."""
+    found = []
+    for task in facts.tasks:
+        ranked = sorted(facts.of_task(task), key=lambda entry: entry.result.linear.test.accuracy, reverse=True)
+        best = ranked[0]
+        second = next((one for one in ranked if one.result.encoder.sha256 != best.result.encoder.sha256), None)
+        if second is not None and (comparison := _paired(best, LINEAR, second, LINEAR)) is not None:
+            found.append((task, best.encoder, second.encoder, comparison))
+    return _contrasts(found)
+
+
+def _paired(one: Entry, answers: str, other: Entry, others: str) -> Comparison | None:
+    """Two classifiers on the same test images; ``None`` where the images differ or predictions are missing."""
+    mine, theirs = one.predictions, other.predictions
+    if mine is None or theirs is None or answers not in mine.answers or others not in theirs.answers:
+        return None
+    same = (mine.classes, mine.paths) == (theirs.classes, theirs.paths) and torch.equal(mine.labels, theirs.labels)
+    return compare(mine.answers[answers], theirs.answers[others], mine.labels) if same else None
+
+
+def _contrasts(found: Sequence[tuple[str, str, str, Comparison]]) -> list[Contrast]:
+    adjusted = holm([comparison.p_value for *_, comparison in found])
+    return [Contrast(*one, p) for one, p in zip(found, adjusted, strict=True)]

@@ -1,0 +1,80 @@
+"""The page: parts as one HTML file that needs no network, no script and no other file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from common.errors import UserError, check_all
+from common.files import write_text
+from retouch.report.facts import Facts, read_facts
+from retouch.report.parts import page_parts
+from retouch.report.sentences import about, question, verdict
+
+MARK = '<meta name="generator" content="retouch report">'  # by this a report is known as ours
+SUFFIXES = (".html", ".htm")
+TEMPLATE = "page.html.jinja"
+
+
+def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
+    """Write the report of some runs as one HTML file, atomically; an earlier report there is replaced.
+
+    Args:
+        folders: finished runs, or folders of runs.
+
+    Raises:
+        UserError: with every problem: a folder that is no finished run, or an ``out`` that is no report.
+    """
+    out = Path(out)
+    facts, _ = check_all(lambda: read_facts(folders), lambda: check_out(out))
+    try:
+        write_text(out, html(facts))
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}; choose another file") from None
+    return out
+
+
+def check_out(out: Path) -> None:
+    """Check that a report may be written there.
+
+    Raises:
+        UserError: it is not called .html, or holds something that is no report.
+    """
+    if out.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{out}: a report is HTML; give a file that ends in .html")
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; give a file that ends in .html")
+    if out.exists() and not _is_report(out):
+        raise UserError(f"{out} exists and is not a report of retouch, so it is not replaced; choose another file")
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return MARK.encode() in file.read(1000)
+    except OSError:
+        return False
+
+
+def html(facts: Facts) -> str:
+    """The page."""
+    environment = Environment(
+        loader=PackageLoader("retouch.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE).render(
+        mark=Markup(MARK),
+        question=question(facts),
+        verdict=verdict(facts),
+        parts=page_parts(facts),
+        about=about(facts),
+        footer=f"Written on {date.today():%Y-%m-%d} by retouch {version('retouch')}.",
+    )

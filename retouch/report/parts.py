@@ -1,0 +1,282 @@
+"""The parts of the page, in its order. A part is there only where its facts are."""
+
+from __future__ import annotations
+
+import shlex
+from typing import NamedTuple
+
+from common.files import as_utf8
+from finetune.predictions import Predictions
+from finetune.results import DataFacts, Score
+from pretrain.report.panels import panel_images
+from retouch.report.blocks import (
+    Block,
+    Commands,
+    Confusion,
+    Figure,
+    Figures,
+    Grid,
+    Panel,
+    Part,
+    Points,
+    Prose,
+    Table,
+    Thumbnails,
+)
+from retouch.report.charts import MOST_CLASSES, Strip, confusion_chart, curves_chart
+from retouch.report.facts import Curves, Facts, FineTuning, Origin, Pretraining
+from retouch.report.pictures import (
+    TILE,
+    Confused,
+    ImageSet,
+    ImageSets,
+    confused_rows,
+    most_confused,
+    picture,
+    read_picture,
+)
+from retouch.report.sentences import LEGEND, NO_MAP, RULE, chosen, counted, distinct, limits, number
+from retouch.report.tables import (
+    baseline_table,
+    choice_table,
+    code_table,
+    cost_table,
+    damage_table,
+    finetune_table,
+    labelled_table,
+    origin_table,
+    probe_tables,
+    storage_table,
+    unlabeled_table,
+)
+
+
+def page_parts(facts: Facts) -> list[Part]:
+    """All parts. What is added later has its place here, and nowhere else."""
+    found = [
+        Part("choices", "What was chosen", _choices(facts)),
+        Part("results", "Results", _results(facts)),
+        Part("baselines", "Baselines", _only(baseline_table(facts))),
+        Part("layers", "Layers and poolings", (Prose((NO_MAP,)),) if facts.entries else ()),
+        Part("errors", "Errors", _errors(facts)),
+        Part("training", "Training", _training(facts)),
+        Part("restored", "Original, damaged, restored", _restored(facts)),
+        Part("atoms", "Atoms", _atoms(facts)),
+        Part("data", "Data", _data(facts)),
+        Part("damage", "Robustness to damage", _damage(facts)),
+        Part("code", "Compact, invariant, abstract", _code(facts)),
+        Part("cost", "Cost", _only(cost_table(facts))),
+        Part("repeat", "How to repeat", _repeat(facts)),
+        Part("limits", "Limits", _limits(facts)),
+    ]
+    return [part for part in found if part.blocks]
+
+
+def card_parts(facts: Facts) -> list[Part]:
+    """Those that a model card has."""
+    found = [
+        Part("results", "Results", _results(facts)),
+        Part("baselines", "Baselines", _only(baseline_table(facts))),
+        Part("data", "Data", _data(facts)),
+        Part("choices", "How it was measured", (Prose(tuple(chosen(facts))),) if chosen(facts) else ()),
+        Part("limits", "Limits", _limits(facts)),
+        Part("repeat", "How to repeat", _repeat(facts)),
+    ]
+    return [part for part in found if part.blocks]
+
+
+def _only(table: Table | None) -> tuple[Block, ...]:
+    return () if table is None else (table,)
+
+
+def _choices(facts: Facts) -> tuple[Block, ...]:
+    table = choice_table(facts)
+    return () if table is None else (Prose(tuple(chosen(facts))), table)
+
+
+def _results(facts: Facts) -> tuple[Block, ...]:
+    blocks: list[Block] = [*probe_tables(facts)]
+    if blocks:
+        blocks.append(Prose((LEGEND,), small=True, wide=True))
+    blocks += _only(finetune_table(facts))
+    return (*blocks, Prose((RULE,), small=True)) if blocks else ()
+
+
+def _limits(facts: Facts) -> tuple[Block, ...]:
+    found = limits(facts)
+    return (Points(tuple(found)),) if found else ()
+
+
+# ---- errors
+
+
+class _Answers(NamedTuple):
+    """The answers of one classifier to a task, and what is needed to show its errors."""
+
+    title: str
+    score: Score
+    classes: tuple[str, ...]
+    data: DataFacts
+    origin: Origin
+    predictions: Predictions | None
+    column: str  # of the predictions
+
+
+def _errors(facts: Facts) -> tuple[Block, ...]:
+    """On each task, the errors of the encoder that was best on validation images."""
+    sets = ImageSets()
+    found = [_confusion(one, sets) for one in _best(facts) if len(one.classes) > 1]
+    if not found:
+        return ()
+    one_of_several = len(facts.entries) > len(facts.tasks)
+    which = ("On each task, those of the encoder with the best validation accuracy.",) if one_of_several else ()
+    about = "Rows are true classes, columns answers, numbers percent of the row; then the pairs confused most often."
+    return (Prose((*which, about)), *found)
+
+
+def _best(facts: Facts) -> list[_Answers]:
+    found = []
+    for task in facts.tasks:
+        entry = max(facts.of_task(task), key=lambda one: one.result.linear.choice.val_accuracy)
+        result = entry.result
+        title = f"{task}: linear probe of {entry.encoder}"
+        answers = (result.linear.test, result.classes, result.data, entry.origin, entry.predictions)
+        found.append(_Answers(title, *answers, "encoder.linear"))
+    for run in facts.finetuning:
+        title = f"{run.result.task}: {run.origin.name}"
+        predictions = run.predictions[0] if run.predictions else None
+        answers = (run.result.tuned.test, run.result.classes, run.result.data, run.origin, predictions)
+        found.append(_Answers(title, *answers, "tuned"))
+    return found
+
+
+def _confusion(one: _Answers, sets: ImageSets) -> Confusion:
+    """The matrix, and the pairs that are confused most often with some of their images, or why there are none."""
+    images: ImageSet | str = "" if one.predictions is None else sets.of(one.origin, one.data)
+    shown = [_pair(one, pair, images) for pair in most_confused(one.score, one.classes)]
+    if isinstance(images, ImageSet) and not any(pair.pictures for pair in shown):
+        images = "they are no longer where the run saw them"
+    return Confusion(
+        title=one.title,
+        chart=confusion_chart(one.score, one.classes) if len(one.classes) <= MOST_CLASSES else None,
+        errors=tuple(shown),
+        note=f"The images themselves are not shown: {images}." if isinstance(images, str) and images else "",
+    )
+
+
+def _pair(one: _Answers, pair: Confused, images: ImageSet | str) -> Thumbnails:
+    found = []
+    if isinstance(images, ImageSet) and one.predictions is not None:
+        said = f"{pair.true}, taken for {pair.answer}"
+        for place in confused_rows(one.predictions, one.column, pair):
+            found.append(images.show(int(one.predictions.rows[place]), one.predictions.paths[place], said))
+    return Thumbnails(
+        title=f"{pair.true} → {pair.answer}",
+        note=f"{pair.count:,} of {pair.of:,}, {number(pair.count / pair.of)}%",
+        pictures=tuple(one for one in found if one is not None),
+    )
+
+
+# ---- pictures
+
+
+def _training(facts: Facts) -> tuple[Block, ...]:
+    runs: list[Pretraining | FineTuning] = [*facts.pretraining, *facts.finetuning]
+    found = tuple(_curves(run.origin.name, run.curves) for run in runs if len(run.curves.loss.steps) > 1)
+    return (Figures(found),) if found else ()
+
+
+def _curves(name: str, curves: Curves) -> Figure:
+    strips = (
+        Strip("loss", curves.loss, 150, wide=True),
+        Strip("accuracy on held-out images", curves.accuracy, 90),
+        Strip("learning rate", curves.rate, 80),
+    )
+    first, last = curves.loss.values[0], curves.loss.values[-1]
+    caption = f"{name}: loss {first:.3g} → {last:.3g} in {curves.loss.steps[-1]:,} steps"
+    return Figure(curves_chart(f"Training of {name}", strips), caption)
+
+
+def _restored(facts: Facts) -> tuple[Block, ...]:
+    return tuple(block for run in facts.pretraining if (block := _panel(run)) is not None)
+
+
+def _panel(run: Pretraining) -> Block | None:
+    """The images of the last panel, row by row; the picture as it is, if it cannot be taken apart."""
+    drawn = None if run.panel is None else read_picture(run.panel)
+    if drawn is None:
+        return None
+    caption = f"{run.origin.name}: {run.results.method}, images of the training set"
+    images = None if run.card is None else panel_images(drawn, run.card.image_size)
+    if images is None:
+        return Panel(picture(drawn, f"Original, damaged and restored images of {run.origin.name}"), caption)
+    rows = ((label, tuple(picture(image, label, most=TILE) for image in some)) for label, some in images.items())
+    return Grid(tuple(rows), caption)
+
+
+def _atoms(facts: Facts) -> tuple[Block, ...]:
+    found: list[Block] = []
+    for run in facts.pretraining:
+        for path in run.atoms:
+            drawn = read_picture(path)
+            if drawn is not None:
+                what = {"atoms": "the most used first", "exciting": "and the patches that excite them"}[path.stem]
+                caption = f"{run.origin.name}: atoms, {what}"
+                found.append(Panel(picture(drawn, caption), caption))
+    return tuple(found)
+
+
+# ---- data, damage, code
+
+
+def _data(facts: Facts) -> tuple[Block, ...]:
+    warned = distinct(as_utf8(warning) for origin in facts.origins for warning in origin.log.warnings)
+    tables = [*_only(unlabeled_table(facts)), *_only(labelled_table(facts))]
+    if not warned:
+        return tuple(tables)
+    said = Prose(("The runs warned of this:",))
+    return (*tables, said, Points(tuple(warned)))
+
+
+def _damage(facts: Facts) -> tuple[Block, ...]:
+    table = damage_table(facts)
+    return (
+        () if table is None else (Prose(("The same linear probes, not fitted again, on damaged test images.",)), table)
+    )
+
+
+def _code(facts: Facts) -> tuple[Block, ...]:
+    table = code_table(facts)
+    if table is None:
+        return _only(storage_table(facts))
+    about = Prose(
+        (
+            "Compact: the size of an image's code, the encoder's last map.",
+            "Invariant: 1 if a change does not move the code, 0 if it moves it as far as to another image.",
+            "Abstract: the linear probe's accuracy.",
+        )
+    )
+    return (about, table, *_only(storage_table(facts)))
+
+
+# ---- how to repeat
+
+
+def _repeat(facts: Facts) -> tuple[Block, ...]:
+    missing = [origin.name for origin in facts.origins if not origin.log.versions]
+    about = [
+        "Each run keeps its settings in config.yaml; the same seed, versions and machine give the same result.",
+        *([f"Versions were not recorded by {counted(len(missing), 'run')}."] if missing else []),
+    ]
+    lines = tuple(map(repeat_command, facts.origins))
+    protocols = [entry.result.protocol for entry in facts.entries] + [run.result.protocol for run in facts.finetuning]
+    said = (Prose((f"Protocol: {one}.",), small=True) for one in distinct(protocols))
+    return (Prose(tuple(about)), Commands(lines), origin_table(facts), *said)
+
+
+def repeat_command(origin: Origin) -> str:
+    """The command that makes a run again, in another folder."""
+    folder = as_utf8(str(origin.folder))
+    settings = [f"out={folder}-again"]
+    settings += [f"{key}=false" for key in ("resume", "overwrite") if getattr(origin.settings, key)]
+    return shlex.join(["retouch", origin.stage, f"{folder}/config.yaml", *settings])

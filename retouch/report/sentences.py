@@ -1,0 +1,411 @@
+"""Facts in plain English: pure functions from facts to sentences."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from common.files import as_utf8
+from finetune.metrics import wilson_interval
+from finetune.results import Comparison, DataFacts, Score
+from retouch.report.compare import PIXELS, SCRATCH, UNTRAINED, Contrast, gains, rivals, tuned_gains
+from retouch.report.facts import Facts
+
+NARROW = "\u00a0"  # keeps the two ends of an interval on one line
+NAMED = 3  # encoders or tasks that are named one by one
+GENERATED = {"shapes": "drawn by a program", "photos": "patches of two photographs"}
+NO_MAP = (
+    "A probe keeps the layer and pooling that won, not the validation accuracy of the others, so there is no map of "
+    "layers and poolings to draw; the winners are under What was chosen."
+)
+LEGEND = (
+    "In the drawings, a dot is the linear probe of the encoder with its 95% interval, a ring that of its untrained "
+    "network, and the tick the accuracy of always answering the most frequent class."
+)
+RULE = (
+    "Bold: shown. The 95% interval of the paired difference excludes zero, and McNemar's exact p stays below 0.05 "
+    "after Holm's correction for all differences over the same baseline by the same probe."
+)
+
+
+# ---- words and numbers
+
+
+def number(share: float) -> str:
+    """A share in percent, ``71.2``."""
+    return f"{round(100 * share, 1) + 0.0:.1f}"
+
+
+def signed(share: float) -> str:
+    """A difference in points, ``+2.4``, with a true minus."""
+    return f"{round(100 * share, 1) + 0.0:+.1f}".replace("-", "−")
+
+
+def interval(low: float, high: float) -> str:
+    """``[70.2, 72.2]``, in percent."""
+    return f"[{number(low)}, {number(high)}]".replace("-", "−").replace(" ", NARROW)
+
+
+def points(found: Comparison) -> str:
+    """The size of a difference, whatever its sign: ``14.5 points [12.9, 16.1]``."""
+    low, high = found.ci95 if found.difference >= 0 else (-found.ci95[1], -found.ci95[0])
+    return f"{number(abs(found.difference))} points {interval(low, high)}"
+
+
+def p_text(p: float) -> str:
+    """``p < 0.001`` or ``p = 0.03``."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def listed(names: Sequence[str], joint: str = "and") -> str:
+    """``a, b and c``."""
+    return f" {joint} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def distinct(values: Iterable[str]) -> list[str]:
+    """Each once, in the order in which they come first."""
+    return list(dict.fromkeys(values))
+
+
+def chance(score: Score) -> float:
+    """The accuracy of always answering the most frequent class."""
+    return max(map(sum, score.confusion)) / score.n
+
+
+def uneven(score: Score) -> bool:
+    """Whether the most frequent class is half again as frequent as if all were alike."""
+    return len(score.confusion) > 1 and chance(score) > 1.5 / len(score.confusion)
+
+
+def half_width(n: int) -> float:
+    """How far the 95% interval of an accuracy of one half reaches either way, on ``n`` images: the widest there is."""
+    low, high = wilson_interval(n // 2, n)
+    return (high - low) / 2
+
+
+# ---- the question and the verdict
+
+
+def question(facts: Facts) -> str:
+    """What the runs were made to find out."""
+    encoders = facts.encoders
+    if len(encoders) == 1:
+        return f"Does {encoders[0]} beat the same network untrained?"
+    if encoders:
+        who = listed(encoders) if len(encoders) <= NAMED else f"these {len(encoders)} encoders"
+        return f"Do {who} beat the same networks untrained?"
+    if tuned_gains(facts, SCRATCH):
+        return "Does fine-tuning beat training from scratch?"
+    if facts.finetuning:
+        return "How accurate is the trained network?"
+    methods = distinct(run.results.method for run in facts.pretraining)
+    return f"What has {methods[0]} learned?" if len(methods) == 1 else "What have these encoders learned?"
+
+
+def about(facts: Facts) -> str:
+    """Which runs are reported."""
+    kinds = (("pretraining run", facts.pretraining), ("probe", facts.probes), ("fine-tuning run", facts.finetuning))
+    runs = [counted(len(found), kind) for kind, found in kinds if found]
+    started = sorted(origin.log.started[:10] for origin in facts.origins if origin.log.started)
+    days = f", {' to '.join(distinct([started[0], started[-1]]))}" if started else ""
+    return f"{listed(runs)}{days}: {listed([origin.name for origin in facts.origins])}."
+
+
+def verdict(facts: Facts) -> list[str]:
+    """The answer in two sentences; three if several encoders were probed and networks were fine-tuned as well."""
+    if facts.entries:
+        found = gains(facts, UNTRAINED)
+        answer = answered(found, "the untrained network") if found else _not_compared(facts)
+        more = [text for text in (_between(facts), _tuned(facts)) if text]
+        return [answer, *(more or [_level(facts)])]
+    if facts.finetuning:
+        return [_tuned(facts) or "Not compared: neither training from scratch nor a linear probe was run next to it.",
+                _tuned_level(facts)]  # fmt: skip
+    command = f"retouch probe linear encoder={as_utf8(str(facts.pretraining[0].origin.folder))}"
+    return [
+        "Not known yet: restoring images needs no labels, and what the features are worth shows on labelled images.",
+        f"Probe {'it' if len(facts.pretraining) == 1 else 'them'}: {command} data=my/labelled.",
+    ]
+
+
+def answered(found: Sequence[Contrast], other: str) -> str:
+    """What one or more comparisons with the same baseline show."""
+    better, worse, still = ([one for one in found if one.shown == kind] for kind in ("better", "worse", "open"))
+    if len(found) == 1:
+        [one] = found
+        by = f"{points(one.found)} (McNemar {p_text(one.found.p_value)})"
+        if better:
+            return f"Yes: {one.one} beats {other} on {one.task} by {by}."
+        if worse:
+            return f"No: {one.one} is worse than {other} on {one.task}, by {by}."
+        return f"No difference shown: on {one.task}, {one.one} and {other} differ by {by}."
+    all_ = f"{len(found)} comparisons"
+    if len(better) == len(found):
+        return f"Yes, in {'both' if len(found) == 2 else f'all {len(found)}'} comparisons: {_range(better, other)}."
+    if not better and not worse:
+        largest = max(found, key=lambda one: abs(one.found.difference))
+        return (
+            f"No difference shown in any of {all_} with {other}: the largest is {largest.one} on {largest.task}, "
+            f"{points(largest.found)}."
+        )
+    if not better:
+        unshown = f"; {_where(still)} no difference is shown" if still else ""
+        return f"No: {_range(worse, other, 'is worse than')}{unshown}."
+    rest = [
+        *([f"{_where(still)} no difference is shown"] if still else []),
+        *([f"{_where(worse)} it is worse"] if worse else []),
+    ]
+    return f"In {len(better)} of {all_}: {_range(better, other)}; {listed(rest)}."
+
+
+def _range(found: Sequence[Contrast], other: str, verb: str = "beats") -> str:
+    """The difference as a clause, or the smallest and the largest of several."""
+    ranked = sorted(found, key=lambda one: abs(one.found.difference))
+    least, most = ranked[0], ranked[-1]
+    if least is most:
+        return f"{most.one} {verb} {other} on {most.task} by {points(most.found)}"
+    names = distinct(one.one for one in found)
+    if len(names) == 1:
+        return (
+            f"{names[0]} {verb} {other} by {points(least.found)} on {least.task} to {points(most.found)} on {most.task}"
+        )
+    return (
+        f"the trained encoder {verb} {other} by {points(least.found)} ({least.one} on {least.task}) to "
+        f"{points(most.found)} ({most.one} on {most.task})"
+    )
+
+
+def _where(found: Sequence[Contrast]) -> str:
+    """``for colorize on shape``, or ``in 4 others``."""
+    if len(found) > NAMED:
+        return f"in {len(found)} others"
+    return f"for {listed([f'{one.one} on {one.task}' for one in found])}"
+
+
+def _not_compared(facts: Facts) -> str:
+    if any(entry.result.subjects.keys() & {UNTRAINED} for entry in facts.entries):
+        return (
+            "Not compared: these results are of schema version 1, which held no paired differences; probe again for a "
+            "verdict."
+        )
+    return "Not known: the untrained network was not probed (baselines.random_init=false), so there is no comparison."
+
+
+def _between(facts: Facts) -> str:
+    """Which encoder is best on which task, where that is shown."""
+    found = rivals(facts)
+    if not found:
+        return ""
+    best: dict[str, list[str]] = {}
+    for one in found:
+        if one.shown == "better":
+            best.setdefault(one.one, []).append(f"{one.task} (by {points(one.found)})")
+    unshown = [one.task for one in found if one.shown != "better"]
+    parts = [f"{name} is best on {listed(tasks)}" for name, tasks in best.items()]
+    if unshown:
+        parts.append(f"on {listed(unshown)} none is shown to be best")
+    return f"Of the encoders, {'; '.join(parts)}."
+
+
+def _level(facts: Facts) -> str:
+    """How high the accuracy itself is."""
+    shown = [
+        f"{number(test.accuracy)}% {interval(*test.ci95)} on {entry.task}, where the most frequent class alone gives "
+        f"{number(chance(test))}%"
+        for entry in facts.entries[:NAMED]
+        for test in [entry.result.linear.test]
+    ]
+    return f"The linear probe's accuracy is {listed(shown)}."
+
+
+def _tuned(facts: Facts) -> str:
+    found = tuned_gains(facts, SCRATCH)
+    if found:
+        return answered(found, "training from scratch")
+    found = tuned_gains(facts, "linear_probe")
+    return answered(found, "the linear probe of the frozen encoder") if found else ""
+
+
+def _tuned_level(facts: Facts) -> str:
+    shown = [
+        f"{number(run.result.tuned.test.accuracy)}% {interval(*run.result.tuned.test.ci95)} on {run.result.task}"
+        for run in facts.finetuning[:NAMED]
+    ]
+    return f"The trained network's accuracy is {listed(shown)}."
+
+
+# ---- what was chosen, and the test set
+
+
+def chosen(facts: Facts) -> list[str]:
+    """How choices were made, and how often the test set was used."""
+    found = []
+    ways = distinct(
+        outcome.choice.how
+        for entry in facts.entries
+        for subject in entry.result.subjects.values()
+        for outcome in subject.probes.values()
+        if outcome.choice.how
+    )
+    if ways:
+        found.append(
+            f"Layer, pooling and strength were chosen on training images alone, by {listed(ways)}; the winner was "
+            "fitted again on all training images."
+        )
+    return [*found, *touched(facts)]
+
+
+def touched(facts: Facts) -> list[str]:
+    """How often each test set was looked at."""
+    answers: Counter[tuple[str, int]] = Counter()
+    damaged: Counter[tuple[str, int]] = Counter()
+    for entry in facts.entries:
+        key = entry.result.data.test, entry.result.linear.test.n
+        for subject in entry.result.subjects.values():
+            answers[key] += len(subject.probes)
+            damaged[key] += sum(len(outcome.damaged) for outcome in subject.probes.values())
+    for run in facts.finetuning:
+        outcomes = (run.result.tuned, run.result.from_scratch, run.result.linear_probe)
+        answers[run.result.data.test, run.result.tuned.test.n] += sum(one is not None for one in outcomes)
+    return [
+        f"{counted(count, 'classifier')} answered the {n:,} images of {test} once each{_damaged_too(damaged[test, n])}"
+        "; nothing was chosen by their answers."
+        for (test, n), count in answers.items()
+    ]
+
+
+def _damaged_too(count: int) -> str:
+    return f", and damaged copies {counted(count, 'time')} without being fitted again" if count else ""
+
+
+# ---- limits
+
+
+def limits(facts: Facts) -> list[str]:
+    """What these results do not show."""
+    return distinct(
+        [
+            *_few_images(facts),
+            *_few_per_class(facts),
+            *_imbalance(facts),
+            *_one_seed(facts),
+            *_best_of_many(facts),
+            *_no_baseline(facts),
+            *_generated(facts),
+            *_not_probed(facts),
+            *_notes(facts),
+            *(f"Left out: {one}." for one in facts.left_out),
+        ]
+    )
+
+
+def _tests(facts: Facts) -> list[tuple[str, tuple[str, ...], DataFacts, Score]]:
+    """Each task once: its name, classes, data, and a score on its test images."""
+    found: dict[str, tuple[str, tuple[str, ...], DataFacts, Score]] = {}
+    for entry in facts.entries:
+        found.setdefault(entry.task, (entry.task, entry.result.classes, entry.result.data, entry.result.linear.test))
+    for run in facts.finetuning:
+        found.setdefault(run.result.task, (run.result.task, run.result.classes, run.result.data, run.result.tuned.test))
+    return list(found.values())
+
+
+def _few_images(facts: Facts) -> list[str]:
+    sizes = distinct(f"{score.n}" for *_, score in _tests(facts))
+    return [
+        f"{counted(int(n), 'test image')}: the interval of an accuracy is up to {number(half_width(int(n)))} points "
+        "either way."
+        for n in sizes
+    ]
+
+
+def _few_per_class(facts: Facts) -> list[str]:
+    found = []
+    for task, classes, _, score in _tests(facts):
+        counts = {name: sum(row) for name, row in zip(classes, score.confusion, strict=True) if sum(row)}
+        if len(counts) < 2:
+            continue
+        name, fewest = min(counts.items(), key=lambda item: item[1])
+        which = f"of {name}, the smallest class" if fewest < max(counts.values()) else "per class"
+        found.append(
+            f"{task}: {counted(fewest, 'test image')} {which}: the interval of its accuracy is up to "
+            f"{number(half_width(fewest))} points either way."
+        )
+    return found
+
+
+def _imbalance(facts: Facts) -> list[str]:
+    return [
+        f"{task}: always answering the most frequent class would be right on {number(chance(score))}%."
+        for task, _, _, score in _tests(facts)
+        if uneven(score)
+    ]
+
+
+def _one_seed(facts: Facts) -> list[str]:
+    kinds = Counter(
+        result.encoder.title for result in {e.result.encoder.sha256: e.result for e in facts.entries}.values()
+    )
+    if not kinds or max(kinds.values()) > 1:
+        return []
+    return [
+        "Each encoder was trained once. The intervals are those of the test images: how much another seed of "
+        "pretraining would change is not in them."
+    ]
+
+
+def _best_of_many(facts: Facts) -> list[str]:
+    most = max((len({entry.result.encoder.sha256 for entry in facts.of_task(task)}) for task in facts.tasks), default=0)
+    if most < 2:
+        return []
+    return [
+        f"{most} encoders answered the same test images: to pick the best by this table is to choose on the test set, "
+        "and its accuracy is then slightly too high."
+    ]
+
+
+def _no_baseline(facts: Facts) -> list[str]:
+    found = []
+    for baseline, text in ((UNTRAINED, "the same network untrained"), (PIXELS, "raw pixels")):
+        # raw pixels are the same for every encoder: once per task is enough
+        have = {entry.task for entry in facts.entries if baseline in entry.result.subjects}
+        missing = [task for task in facts.tasks if task not in have]
+        if missing:
+            found.append(f"No comparison with {text} on {listed(missing)}.")
+    return found
+
+
+def _generated(facts: Facts) -> list[str]:
+    named = [entry.result.data.train for entry in facts.entries]
+    named += [run.result.data.train for run in facts.finetuning]
+    schemes = distinct(name.partition(":")[0].partition(" ")[0] for name in named)
+    return [
+        f"The images of {scheme} are {GENERATED[scheme]}: what holds for them need not hold for yours."
+        for scheme in schemes
+        if scheme in GENERATED
+    ]
+
+
+def _not_probed(facts: Facts) -> list[str]:
+    probed = {entry.result.encoder.sha256 for entry in facts.entries}
+    started = {run.result.start for run in facts.finetuning}
+    missing = [
+        run.origin.name
+        for run in facts.pretraining
+        if run.results.encoder_sha256 not in probed and not any(run.origin.name in start for start in started)
+    ]
+    return [f"Not probed here: {listed(missing)}."] if missing and facts.entries else []
+
+
+def _notes(facts: Facts) -> list[str]:
+    """What the stages themselves noted in their results."""
+    several = len(facts.probes) + len(facts.pretraining) > 1
+    named = [(run.origin.name, run.report.notes) for run in facts.probes]
+    named += [(run.origin.name, run.results.notes) for run in facts.pretraining]
+    return [
+        f"{name}: {note}." if several else f"{note[:1].upper()}{note[1:]}." for name, notes in named for note in notes
+    ]

@@ -1,0 +1,458 @@
+"""Facts as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from finetune.results import Choice, Comparison, FinetuneResult, Outcome, ProbeChoice, ProbeResult, Score
+from finetune.table import PROBES, SUBJECTS, two_decimals
+from retouch.report.blocks import Cell, Column, Table
+from retouch.report.charts import interval_mark, span_of
+from retouch.report.compare import PIXELS, UNTRAINED, Contrast, gains, tuned_gains
+from retouch.report.facts import Entry, Facts, FineTuning, Origin
+from retouch.report.sentences import chance, counted, distinct, interval, number, signed, uneven
+
+EMPTY = Cell("")
+OPEN_ROWS = 8  # of the table of choices: more are folded
+OVER = {UNTRAINED: "untrained", PIXELS: "raw pixels", "from_scratch": "from scratch", "linear_probe": "linear probe"}
+
+
+def probe_name(key: str) -> str:
+    """``linear``, ``k-NN``, ..."""
+    return PROBES.get(key, key.replace("_", " "))
+
+
+def accuracy(score: Score | None) -> Cell:
+    """An accuracy in percent above its interval."""
+    return EMPTY if score is None else Cell(number(score.accuracy), interval(*score.ci95))
+
+
+def gain(found: Comparison | None, shown: bool) -> Cell:
+    """A paired difference in points above its interval, bold where it is shown."""
+    return EMPTY if found is None else Cell(signed(found.difference), interval(*found.ci95), strong=shown)
+
+
+def merged(rows: Sequence[tuple[Cell, ...]]) -> tuple[tuple[Cell, ...], ...]:
+    """Rows whose first cell is empty where it would repeat the one above."""
+    above = ["", *(row[0].text for row in rows)]
+    return tuple((EMPTY, *row[1:]) if row[0].text == last else row for row, last in zip(rows, above, strict=False))
+
+
+def condensed(table: Table) -> Table:
+    """Without columns that are empty, and with those that are the same in all of several rows said once, below.
+
+    If rows differ in their names alone, all columns stay.
+    """
+    columns = list(zip(table.columns, zip(*table.rows, strict=True), strict=True))
+    filled = [(column, cells) for column, cells in columns if any(cell != EMPTY for cell in cells)]
+    same = [one for one in filled[1:] if len(table.rows) > 1 and len(set(one[1])) == 1]
+    same = same if len(same) < len(filled) - 1 else []
+    kept = [one for one in filled if one not in same]
+    said = [
+        " ".join(filter(None, [column.text, cells[0].text, cells[0].below, column.below])) for column, cells in same
+    ]
+    return replace(
+        table,
+        columns=tuple(column for column, _ in kept),
+        rows=tuple(zip(*(cells for _, cells in kept), strict=True)),
+        foot=f"In every row: {'; '.join(said)}." if said else table.foot,
+    )
+
+
+# ---- results
+
+
+def probe_tables(facts: Facts) -> list[Table]:
+    """For each task, every encoder with its probes and its gains over the baselines."""
+    probes = _probes(facts)
+    contrasts = {
+        (probe, baseline): _by_place(gains(facts, baseline, probe))
+        for probe in probes
+        for baseline in (UNTRAINED, PIXELS)
+    }
+    return [_probe_table(task, facts.of_task(task), probes, contrasts) for task in facts.tasks]
+
+
+def _by_place(found: Iterable[Contrast]) -> dict[tuple[str, str], Contrast]:
+    return {(one.task, one.one): one for one in found}
+
+
+def _probe_table(
+    task: str,
+    entries: Sequence[Entry],
+    probes: Sequence[str],
+    contrasts: dict[tuple[str, str], dict[tuple[str, str], Contrast]],
+) -> Table:
+    tests = [entry.result.linear.test for entry in entries]
+    twins = [
+        twin.probes["linear"].test
+        for entry in entries
+        if (twin := entry.result.subjects.get(UNTRAINED)) is not None and "linear" in twin.probes
+    ]
+    guess = chance(tests[0])
+    span = span_of([guess, *(end for score in (*tests, *twins) for end in score.ci95)])
+    asked = [key for key, found in contrasts.items() if any((task, entry.encoder) in found for entry in entries)]
+    columns = [Column("encoder", numeric=False), Column("", f"{100 * span[0]:.0f} to {100 * span[1]:.0f}%", chart=True)]
+    balanced = uneven(tests[0]) and any(score.balanced_accuracy is not None for score in tests)
+    if balanced:
+        columns.append(Column("balanced", "linear, %"))
+    for probe in probes:
+        columns.append(Column(probe_name(probe), "%"))
+        columns += [Column("gain over", OVER[baseline]) for key, baseline in asked if key == probe]
+    rows = []
+    for entry in entries:
+        subjects = entry.result.subjects
+        twin = subjects.get(UNTRAINED)
+        baseline = twin.probes["linear"].test if twin is not None and "linear" in twin.probes else None
+        test = entry.result.linear.test
+        row = [encoder_cell(entry), Cell(chart=interval_mark(test, span, baseline, chance(test)))]
+        if balanced:
+            row.append(Cell("" if test.balanced_accuracy is None else number(test.balanced_accuracy)))
+        for probe in probes:
+            outcome = subjects["encoder"].probes.get(probe)
+            row.append(accuracy(None if outcome is None else outcome.test))
+            for key, over in asked:
+                if key == probe:
+                    one = contrasts[key, over].get((task, entry.encoder))
+                    row.append(gain(one and one.found, one is not None and one.shown != "open"))
+        rows.append(tuple(row))
+    result = entries[0].result
+    classes = counted(len(result.classes), "class", "classes")
+    about = f"{classes}, {tests[0].n:,} test images, most frequent class {number(guess)}%"
+    return Table(tuple(columns), tuple(rows), title=task, note=about)
+
+
+def encoder_cell(entry: Entry) -> Cell:
+    """The encoder's name, and a mark if it could not see what the task is about."""
+    blind = entry.result.needs_color and entry.result.encoder.view == "gray"
+    return Cell(entry.encoder, "saw gray only" if blind else "")
+
+
+def baseline_table(facts: Facts) -> Table | None:
+    """What the encoders are compared with: the untrained network of each, and raw pixels, by task and probe."""
+    scores: dict[str, dict[tuple[str, str], Score]] = {}
+    shared: dict[str, dict[tuple[str, str], Score]] = {}  # last, since they belong to no encoder
+    for entry in facts.entries:
+        for key, subject in entry.result.baselines.items():
+            own = "" if key == PIXELS else f" ({entry.encoder})"
+            found = shared if key == PIXELS else scores
+            row = found.setdefault(f"{SUBJECTS.get(key, key.replace('_', ' '))}{own}", {})
+            row |= {(entry.task, probe): outcome.test for probe, outcome in subject.probes.items()}
+    scores |= shared
+    asked = [(task, probe) for task in facts.tasks for probe in _probes(facts)]
+    asked = [one for one in asked if any(one in row for row in scores.values())]
+    columns = (Column("baseline", numeric=False), *(Column(task, f"{probe_name(probe)}, %") for task, probe in asked))
+    rows = [(Cell(name), *(accuracy(row.get(one)) for one in asked)) for name, row in scores.items()]
+    return Table(columns, tuple(rows)) if rows else None
+
+
+def _probes(facts: Facts) -> list[str]:
+    """All probes of the encoders, the linear one first."""
+    return distinct(key for entry in facts.entries for key in entry.result.subjects["encoder"].probes)
+
+
+def finetune_table(facts: Facts) -> Table | None:
+    """Every fine-tuned network with its baselines."""
+    if not facts.finetuning:
+        return None
+    overs = ("from_scratch", "linear_probe")
+    found = {over: _by_place(tuned_gains(facts, over)) for over in overs}
+    asked = [over for over in overs if found[over]]
+    rows = []
+    for run in facts.finetuning:
+        for name, outcome in _methods(run):
+            row = [Cell(run.origin.name), Cell(run.result.task), Cell(name), accuracy(outcome.test)]
+            for over in asked:
+                one = found[over].get((run.result.task, run.origin.name)) if outcome is run.result.tuned else None
+                row.append(gain(one and one.found, one is not None and one.shown != "open"))
+            rows.append(tuple(row))
+    texts = [Column(text, numeric=False) for text in ("run", "task", "network")]
+    columns = (*texts, Column("accuracy", "%"), *(Column("gain over", OVER[over]) for over in asked))
+    return Table(columns, merged(rows))
+
+
+def _methods(run: FineTuning) -> list[tuple[str, Outcome[Choice]]]:
+    result = run.result
+    named: list[tuple[str, Outcome[Choice] | None]] = [
+        ("trained from scratch" if result.start == "scratch" else "fine-tuned", result.tuned),
+        ("linear probe of the frozen encoder", result.linear_probe),
+        ("same network from scratch", result.from_scratch),
+    ]
+    return [(name, outcome) for name, outcome in named if outcome is not None]
+
+
+# ---- choices
+
+
+def choice_table(facts: Facts) -> Table | None:
+    """What each probe and each fine-tuned network chose, and on how many images."""
+    rows = [
+        (Cell(entry.task), Cell(entry.encoder), Cell(probe_name(key)), *_choice(outcome))
+        for task in facts.tasks
+        for entry in facts.of_task(task)
+        for key, outcome in entry.result.subjects["encoder"].probes.items()
+    ]
+    rows += [
+        (Cell(run.result.task), Cell(run.origin.name), Cell(name), *_choice(outcome))
+        for run in facts.finetuning
+        for name, outcome in _methods(run)
+    ]
+    if not rows:
+        return None
+    texts = ("task", "encoder", "probe", "layer", "pooling", "setting")
+    columns = (
+        *(Column(text, numeric=False) for text in texts),
+        Column("features"),
+        Column("validation", "%"),
+        Column("chosen on", "images"),
+        Column("fitted on", "images"),
+    )
+    table = Table(columns, tuple(rows), folded=f"{counted(len(rows), 'choice')}" if len(rows) > OPEN_ROWS else "")
+    short = condensed(table)
+    return replace(short, rows=merged(short.rows))
+
+
+def _choice(outcome: Outcome[Choice]) -> tuple[Cell, ...]:
+    layer, pooling, setting = outcome.choice.cells
+    probed = outcome.choice if isinstance(outcome.choice, ProbeChoice) else None
+    return (
+        Cell(_layers(layer)),
+        Cell(pooling),
+        Cell(setting, "end of grid" if probed is not None and probed.at_end_of_grid else ""),
+        Cell("" if probed is None else f"{probed.features:,}"),
+        Cell(number(outcome.choice.val_accuracy)),
+        Cell(f"{outcome.n_val:,}"),
+        Cell(f"{outcome.n_train:,}"),
+    )
+
+
+def _layers(layer: str) -> str:
+    """``0 to 5`` for 0+1+2+3+4+5."""
+    numbers = layer.split("+")
+    if len(numbers) > 2 and all(map(str.isdecimal, numbers)):
+        first, last = int(numbers[0]), int(numbers[-1])
+        if [*map(int, numbers)] == [*range(first, last + 1)]:
+            return f"{first} to {last}"
+    return layer
+
+
+# ---- data
+
+
+def labelled_table(facts: Facts) -> Table | None:
+    """The labelled images of each task."""
+    found: dict[str, tuple[Cell, ...]] = {}
+    for entry in facts.entries:
+        found.setdefault(entry.task, _labelled(entry.task, entry.result, entry.result.linear))
+    for run in facts.finetuning:
+        found.setdefault(run.result.task, _labelled(run.result.task, run.result, run.result.tuned))
+    if not found:
+        return None
+    columns = (
+        Column("task", numeric=False),
+        Column("training data", numeric=False),
+        Column("test data", numeric=False),
+        Column("side", "px"),
+        Column("training", "images"),
+        Column("test", "images"),
+        Column("classes"),
+        Column("fewest", "test images"),
+        Column("most", "test images"),
+        Column("duplicates", "in training"),
+    )
+    return condensed(Table(columns, tuple(found.values()), title="Labelled"))
+
+
+def _labelled(task: str, result: ProbeResult | FinetuneResult, outcome: Outcome[Choice]) -> tuple[Cell, ...]:
+    sizes = {name: sum(row) for name, row in zip(result.classes, outcome.test.confusion, strict=True)}
+    fewest, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+    differ = sizes[fewest] < sizes[most]
+    return (
+        Cell(task),
+        Cell(result.data.train),
+        Cell(result.data.test),
+        Cell(f"{result.data.image_size}"),
+        Cell(f"{outcome.n_train:,}"),
+        Cell(f"{outcome.test.n:,}"),
+        Cell(f"{len(result.classes):,}"),
+        Cell(f"{sizes[fewest]:,}", fewest if differ else ""),
+        Cell(f"{sizes[most]:,}", most if differ else ""),
+        Cell(f"{result.data.duplicates:,}"),
+    )
+
+
+def unlabeled_table(facts: Facts) -> Table | None:
+    """The images that encoders were trained on, and how often each was seen."""
+    if not facts.pretraining:
+        return None
+    rows = []
+    for run in facts.pretraining:
+        settings, images = run.origin.settings, run.origin.log.unlabeled
+        seen = run.results.steps * settings.batch_size
+        rows.append(
+            (
+                Cell(run.origin.name),
+                Cell(settings.data.source),
+                Cell("" if settings.data.image_size is None else f"{settings.data.image_size}"),
+                Cell("" if images is None else f"{images:,}"),
+                Cell("" if not images or not seen else f"{seen / images:.1f}"),
+            )
+        )
+    columns = (
+        Column("run", numeric=False),
+        Column("data", numeric=False),
+        Column("side", "px"),
+        Column("images"),
+        Column("each seen", "times"),
+    )
+    return condensed(Table(columns, tuple(rows), title="Unlabeled"))
+
+
+# ---- robustness, code, cost
+
+
+def damage_table(facts: Facts) -> Table | None:
+    """The same linear probes on damaged test images."""
+    damages = distinct(damage for entry in facts.entries for damage in entry.result.linear.damaged)
+    rows = [
+        (
+            Cell(task),
+            encoder_cell(entry),
+            accuracy(entry.result.linear.test),
+            *(accuracy(entry.result.linear.damaged.get(damage)) for damage in damages),
+        )
+        for task in facts.tasks
+        for entry in facts.of_task(task)
+        if entry.result.linear.damaged
+    ]
+    if not rows:
+        return None
+    texts = (Column("task", numeric=False), Column("encoder", numeric=False))
+    return Table((*texts, Column("clean", "%"), *(Column(damage, "%") for damage in damages)), merged(rows))
+
+
+def code_table(facts: Facts) -> Table | None:
+    """How compact, invariant and abstract each code is."""
+    codes = {entry.encoder: entry.result.code for entry in facts.entries if entry.result.code is not None}
+    changes = distinct(change for code in codes.values() for change in code.invariance)
+    abstract = {(entry.encoder, entry.task): entry.result.linear.test.accuracy for entry in facts.entries}
+    rows = []
+    for name, code in codes.items():
+        invariant = [Cell(two_decimals(code.invariance.get(change)).replace("-", "−")) for change in changes]
+        tasks = [Cell(number(abstract[name, task]) if (name, task) in abstract else "") for task in facts.tasks]
+        compact = (Cell(f"{code.size:,}"), Cell(f"{code.nonzeros:,.0f}"), Cell(f"{code.bytes:,.0f}"))
+        rows.append((Cell(name), *compact, *invariant, *tasks))
+    columns = (
+        Column("code", numeric=False),
+        Column("entries", "compact"),
+        Column("non-zero", "compact"),
+        Column("bytes", "compact"),
+        *(Column(change, "invariant") for change in changes),
+        *(Column(task, "abstract, %") for task in facts.tasks),
+    )
+    return Table(columns, tuple(rows)) if rows else None
+
+
+def storage_table(facts: Facts) -> Table | None:
+    """The size of the codes that pretraining measured."""
+    if not facts.pretraining:
+        return None
+    rows = []
+    for run in facts.pretraining:
+        found, code = run.results, run.results.code
+        error = found.relative_reconstruction_error
+        atoms = "" if found.atoms is None else f"{found.atoms:,}"
+        rows.append(
+            (
+                Cell(run.origin.name),
+                Cell(f"{code.code_size:,}"),
+                Cell(f"{code.nonzeros:,.0f}"),
+                Cell(f"{min(code.bytes_sparse, code.bytes_dense):,.0f}"),
+                Cell("" if error is None else f"{error:.3g}"),
+                Cell(atoms, f"{found.unused_atoms:,} unused" if found.unused_atoms else ""),
+            )
+        )
+    columns = (
+        Column("run", numeric=False),
+        Column("entries"),
+        Column("non-zero", "per image"),
+        Column("bytes", "per image"),
+        Column("error", "relative, undamaged images"),
+        Column("atoms"),
+    )
+    return condensed(Table(columns, tuple(rows)))
+
+
+def cost_table(facts: Facts) -> Table:
+    """What each run took."""
+    rows = []
+    for run in facts.pretraining:
+        parameters = "" if run.card is None else f"{run.card.parameters:,}"
+        rows.append(
+            _cost(
+                run.origin, run.results.seconds, run.curves.speed, parameters, run.results.steps, run.curves.memory_gb
+            )
+        )
+    for probing in facts.probes:
+        seconds = sum(
+            outcome.seconds
+            for result in probing.report.results
+            for subject in result.subjects.values()
+            for outcome in subject.probes.values()
+        )
+        rows.append(_cost(probing.origin, seconds))
+    for tuning in facts.finetuning:
+        tuned = tuning.result.tuned
+        curves = tuning.curves
+        rows.append(_cost(tuning.origin, tuned.seconds, curves.speed, "", tuned.choice.of_steps, curves.memory_gb))
+    columns = (
+        Column("run", numeric=False),
+        Column("stage", numeric=False),
+        Column("seconds"),
+        Column("images", "per second"),
+        Column("steps"),
+        Column("parameters", "of the encoder"),
+        Column("memory", "GB"),
+    )
+    return condensed(Table(columns, tuple(rows)))
+
+
+def _cost(
+    origin: Origin,
+    seconds: float,
+    speed: float | None = None,
+    parameters: str = "",
+    steps: int | None = None,
+    memory: float | None = None,
+) -> tuple[Cell, ...]:
+    return (
+        Cell(origin.name),
+        Cell(origin.stage),
+        Cell(f"{seconds:,.1f}"),
+        Cell("" if speed is None else f"{speed:,.0f}"),
+        Cell("" if steps is None else f"{steps:,}"),
+        Cell(parameters),
+        Cell("" if memory is None else f"{memory:.1f}"),
+    )
+
+
+def origin_table(facts: Facts) -> Table:
+    """When each run was made, with which seed and versions, and what it left."""
+    hashes = {run.origin.name: run.results.encoder_sha256 for run in facts.pretraining}
+    hashes |= {run.origin.name: run.result.encoder_sha256 for run in facts.finetuning}
+    hashes |= {run.origin.name: run.report.results[0].encoder.sha256 for run in facts.probes if run.report.results}
+    rows = tuple(
+        (
+            Cell(origin.name),
+            Cell(origin.log.started.rpartition(":")[0]),
+            Cell(f"{origin.settings.seed}"),
+            Cell(hashes.get(origin.name, "")[:16]),
+            Cell(origin.log.versions),
+        )
+        for origin in facts.origins
+    )
+    texts = [Column("run", numeric=False), Column("started", numeric=False), Column("seed")]
+    return condensed(
+        Table((*texts, Column("encoder", "sha256, first 16", numeric=False), Column("versions", numeric=False)), rows)
+    )

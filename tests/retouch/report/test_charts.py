@@ -1,0 +1,80 @@
+"""Charts: well-formed, inside their frame, and true to the numbers."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune.metrics import score
+from retouch.report.charts import Strip, confusion_chart, curves_chart, interval_mark, span_of
+from retouch.report.facts import Curve
+from tests.retouch.report.runs import EVIL
+
+finite = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+def inside(chart: str) -> ElementTree.Element:
+    """The chart as XML; every coordinate lies in its frame."""
+    root = ElementTree.fromstring(chart)
+    _, _, width, height = map(float, root.attrib["viewBox"].split())
+    for one in root.iter():
+        for key, value in one.attrib.items():
+            if key in ("x", "x1", "x2", "cx", "y", "y1", "y2", "cy"):
+                assert -0.1 <= float(value) <= (width if key[0] == "x" or key == "cx" else height) + 0.1, one.attrib
+    return root
+
+
+@given(st.lists(finite, min_size=2, max_size=30), st.booleans())
+def test_any_curve_fits_its_frame(values: list[float], wide: bool) -> None:
+    curve = Curve(tuple(range(10, 10 * len(values) + 10, 10)), tuple(values))
+    root = inside(curves_chart("run", [Strip("loss", curve, 150, wide)]))
+    [line] = [one for one in root.iter() if one.tag == "polyline"]
+    assert len(line.attrib["points"].split()) == len(values)
+
+
+def test_a_falling_loss_goes_down_and_short_curves_are_left_out() -> None:
+    falling = Curve((1, 2, 3), (4.0, 2.0, 1.0))
+    root = inside(curves_chart("run", [Strip("loss", falling, 150), Strip("accuracy", Curve((1,), (0.5,)), 90)]))
+    heights = [float(point.split(",")[1]) for point in root.find("polyline").attrib["points"].split()]  # type: ignore[union-attr]
+    assert heights == sorted(heights)
+    assert "accuracy" not in ElementTree.tostring(root, "unicode")
+
+
+def test_a_long_curve_is_thinned_but_keeps_its_end() -> None:
+    curve = Curve(tuple(range(10_001)), tuple(float(value) for value in range(10_001)))
+    chart = curves_chart("run", [Strip("loss", curve, 150)])
+    assert len(re.findall(r"\d,", chart)) < 1000
+    assert 'points="46.0,144.0' in chart
+    assert '330.0,20.0"' in chart
+
+
+def test_an_interval_is_drawn_to_scale() -> None:
+    labels = torch.arange(100) % 2
+    half = score(torch.zeros(100, dtype=torch.int64), labels, 2)
+    root = inside(interval_mark(half, (0.0, 1.0), half, 0.5))
+    places = {one.attrib["class"]: float(one.attrib["cx"]) for one in root.iter() if "cx" in one.attrib}
+    assert places == {"dot": 90.0, "ring": 90.0}
+    assert span_of([0.12, 0.31]) == pytest.approx((0.1, 0.35))
+    assert span_of([1.0, 1.0]) == pytest.approx((0.95, 1.0))
+
+
+@pytest.mark.parametrize("count", [2, 12, 30])
+def test_a_confusion_matrix_has_a_cell_for_every_pair_and_numbers_if_there_is_room(count: int) -> None:
+    labels = torch.arange(10 * count) % count
+    found = score((labels + (torch.arange(10 * count) < count)) % count, labels, count)
+    root = inside(confusion_chart(found, [f"class {number}" for number in range(count)]))
+    assert len([one for one in root.iter() if one.tag == "rect"]) == count**2
+    numbers = [one.text for one in root.iter() if one.attrib.get("class", "").startswith("cell")]
+    assert numbers.count("90") == (count if count <= 12 else 0)
+
+
+def test_names_in_charts_are_harmless() -> None:
+    labels = torch.tensor([0, 1, 1])
+    chart = confusion_chart(score(labels, labels, 2), [EVIL, "dog"])
+    assert "<img" not in chart
+    assert f"{EVIL} → dog: 0 of 1" in [one.text for one in ElementTree.fromstring(chart).iter("title")]

@@ -1,0 +1,264 @@
+"""The page: what is in it and in which order, that it needs nothing else and harms nobody, and the command."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from common.errors import UserError
+from pretrain.gradient.example import Example
+from pretrain.report.panels import panel, panel_images
+from retouch.cli import main
+from retouch.report.card import card, plain
+from retouch.report.facts import read_facts
+from retouch.report.page import html, write_report
+from tests.common.data.samples import picture
+from tests.retouch.report.runs import EVIL, probe_result, write_finetuning, write_pretraining, write_probe
+
+ORDER = [
+    *("choices", "results", "baselines", "layers", "errors", "training", "restored", "atoms", "data", "damage", "code"),
+    *("cost", "repeat", "limits"),
+]
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; every tag that is opened is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {key: value or "" for key, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    @property
+    def said(self) -> str:
+        return " ".join("".join(self.text).split())
+
+    @property
+    def sections(self) -> list[str]:
+        return [attributes["id"] for tag, attributes in self.tags if tag == "section"]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    """One run of every stage, with all that a report can show."""
+    sheet = Image.new("RGB", (40, 40), "white")
+    pretraining = write_pretraining(tmp_path / "denoise", panel=sheet)
+    sheet.save(pretraining / "panels" / "atoms.png")
+    return [
+        pretraining,
+        write_probe(tmp_path / "linear-1", probe_result(damage=["gray"], code=True)),
+        write_finetuning(tmp_path / "full-1"),
+    ]
+
+
+def test_parts_are_in_order_and_there_only_where_their_facts_are(runs: list[Path]) -> None:
+    assert Page(html(read_facts(runs))).sections == ORDER
+    alone = Page(html(read_facts(runs[:1]))).sections
+    assert alone == ["training", "restored", "atoms", "data", "code", "cost", "repeat"]
+    assert Page(html(read_facts(runs[2:]))).sections == [
+        "choices",
+        "results",
+        "errors",
+        "data",
+        "cost",
+        "repeat",
+        "limits",
+    ]
+
+
+def test_the_question_and_the_verdict_come_first(runs: list[Path]) -> None:
+    said = Page(html(read_facts(runs))).said
+    first = said.index("Does denoise beat the same network untrained?", said.index("}"))
+    assert first < said.index("Yes: denoise beats the untrained network") < said.index("What was chosen")
+
+
+def test_numbers_are_those_of_the_results_and_bold_only_where_shown(tmp_path: Path) -> None:
+    even = probe_result({"encoder": 0.5, "random_init": 0.5, "pixels": 0.1})
+    page = html(read_facts([write_probe(tmp_path / "p", even)]))
+    assert re.search(r'<td class="number">50.0<small>\[44.4,\u00a055.6\]</small>', page)
+    assert '<td class="number">+0.0<small>' in page
+    assert "<b>+40.0</b>" in page
+
+
+@pytest.mark.parametrize("blind", [True, False])
+def test_encoders_that_cannot_see_what_a_task_is_about_are_marked(blind: bool, tmp_path: Path) -> None:
+    found = probe_result(gray=blind, needs_color=True)
+    assert ("saw gray only" in Page(html(read_facts([write_probe(tmp_path / "p", found)]))).said) == blind
+
+
+def test_data_facts_have_counts_sizes_and_duplicates(tmp_path: Path) -> None:
+    said = Page(html(read_facts([write_probe(tmp_path / "p", probe_result(duplicates=7))]))).said
+    data = said[said.index("Labelled") : said.index("Cost", said.index("Labelled"))]
+    assert data.split()[-9:] == ["folder:animals", "folder:animals-test", "16", "600", "300", "3", "100", "100", "7"]
+
+
+def test_the_page_needs_no_network_no_script_and_no_other_file(runs: list[Path]) -> None:
+    page = Page(html(read_facts(runs)))
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "link", "iframe", "object", "base", "form")
+        assert not [key for key in attributes if key.startswith("on")]
+        assert attributes.get("src", "data:image/png;base64,").startswith("data:image/png;base64,")
+        assert attributes.get("href", "#").startswith("#")
+    assert not re.search(r"url\(|@import|https?://", html(read_facts(runs)))
+
+
+def test_any_name_is_harmless(tmp_path: Path) -> None:
+    classes = (EVIL, "</style><script>alert(1)</script>", '"onload="x')
+    found = probe_result(classes=classes, task=EVIL, pretext="{{ 7*7 }}", damage=["<b>"], train="folder:</title><i>")
+    log = f"2026-01-31 12:00:00 WARNING {EVIL} cannot be read\n"
+    runs = [
+        write_probe(tmp_path / "<svg onload=alert(1)>", found, notes=[EVIL]),
+        write_pretraining(tmp_path / "a'b\"c", method=EVIL, sha256="b" * 64, log=log),
+    ]
+    facts = read_facts(runs)
+    page = Page(html(facts))
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "i", "b>"})
+    assert not [attributes for tag, attributes in page.tags if tag == "img" or "onload" in attributes]
+    assert EVIL in page.said
+    assert "{{ 7*7 }}" in page.said
+    assert "<img" not in card(facts)
+
+
+def test_a_finished_report_is_replaced_and_nothing_else(runs: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "new" / "report.html"
+    write_report(runs[:1], out)
+    first = out.read_text()
+    write_report(runs, out)
+    assert out.read_text() != first
+    assert [path.name for path in out.parent.iterdir()] == ["report.html"]
+
+    (tmp_path / "mine.html").write_text("<!doctype html> my own page")
+    (tmp_path / "folder.html").mkdir()
+    for name, said in (("mine.html", "is not a report"), ("folder.html", "is a folder"), ("a.pdf", "ends in .html")):
+        with pytest.raises(UserError, match=said):
+            write_report(runs, tmp_path / name)
+    assert (tmp_path / "mine.html").read_text() == "<!doctype html> my own page"
+
+
+def test_a_panel_is_taken_apart_into_its_images() -> None:
+    images = torch.rand(5, 3, 16, 16)
+    example = Example(input=1 - images, clean=images, target=images)
+    found = panel_images(panel(example, images / 2, title="denoise, step 3"), 16)
+    assert found is not None
+    assert [(label, len(some)) for label, some in found.items()] == [("original", 5), ("damaged", 5), ("restored", 5)]
+    pixel = (
+        round(255 * float(images[3, 0, 7, 9])),
+        round(255 * float(images[3, 1, 7, 9])),
+        round(255 * float(images[3, 2, 7, 9])),
+    )
+    assert found["original"][3].getpixel((9, 7)) == pixel
+    undamaged = example._replace(input=images)
+    assert list(panel_images(panel(undamaged, images, title="pca"), 16) or {}) == ["original", "restored"]
+    assert panel_images(Image.new("RGB", (300, 200)), 16) is None
+
+
+def test_errors_are_shown_with_their_images_if_these_are_still_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(12):
+        for split in ("train", "test"):
+            path = tmp_path / "animals" / split / ["cat", "dog", "owl"][number % 3] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(number, 20, 20).save(path)
+    config = "seed: 0\ndata: {train: animals/train, test: animals/test, image_size: 16, workers: 0}\n"
+    result, predictions = probe_result({"encoder": 0.0}, n=12)
+    data = result.data.model_copy(update={"train": "folder:animals/train", "test": "folder:animals/test"})
+    labels = torch.tensor([0] * 4 + [1] * 4 + [2] * 4)
+    said = {name: (labels + (torch.arange(12) == 5)) % 3 for name in predictions.answers}
+    files = sorted(Path("animals/test").rglob("*.png"))
+    found = replace(predictions, paths=tuple(map(str, files)), labels=labels, answers=said)
+    folder = write_probe(tmp_path / "p", (result.model_copy(update={"data": data}), found), config=config)
+
+    images = [attributes["alt"] for tag, attributes in Page(html(read_facts([folder]))).tags if tag == "img"]
+    assert images == ["dog, taken for owl"]
+    moved = replace(found, paths=tuple(f"elsewhere/{row}" for row in range(12)))
+    other = write_probe(tmp_path / "q", (result.model_copy(update={"data": data}), moved), config=config)
+    assert "they are no longer where the run saw them" in Page(html(read_facts([other]))).said
+
+    for file in files:
+        file.unlink()
+    assert "The images themselves are not shown" in Page(html(read_facts([folder]))).said
+
+
+def test_sources_that_may_be_downloaded_are_not_opened(tmp_path: Path) -> None:
+    config = "seed: 0\ndata: {train: 'hf:some/name'}\n"
+    folder = write_probe(tmp_path / "p", probe_result(), config=config)
+    assert "their source may have to be downloaded" in Page(html(read_facts([folder]))).said
+
+
+# ---- the model card
+
+
+def test_a_model_card_says_the_same_as_the_page(runs: list[Path]) -> None:
+    said = card(read_facts(runs))
+    lines = said.splitlines()
+    assert lines[:3] == ["---", "tags: [retouch, self-supervised-learning, denoise]", "---"]
+    assert [line for line in lines if line.startswith("#")] == [
+        "# Does denoise beat the same network untrained?",
+        *("## Results", "## Baselines", "## Data", "## How it was measured", "## Limits", "## How to repeat"),
+    ]
+    assert "| denoise | 80.0 [" in said
+    assert "| **+30.0** [" in said
+    assert "| gain over untrained |" in said
+    assert "In the drawings" not in said
+    tables = [line for line in lines if line.startswith("| ---")]
+    assert len(tables) >= 4
+
+
+def test_texts_in_markdown_do_nothing() -> None:
+    assert plain("a|b\n# c <i> [x](y) ![z](w) `e` *f*") == (
+        "a\\|b \\# c &lt;i&gt; [x]\\(y) !\\[z]\\(w) \\`e\\` \\*f\\*"
+    )
+
+
+# ---- the command
+
+
+@pytest.fixture
+def probe(tmp_path: Path) -> Path:
+    return write_probe(tmp_path / "linear-1", probe_result())
+
+
+def test_the_command_writes_the_page_and_says_where(
+    probe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "r.html"
+    assert main(["report", str(probe), "-o", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    assert out.read_text().startswith("<!doctype html>")
+    assert main(["report", str(probe), "--markdown"]) == 0
+    assert "# Does denoise beat the same network untrained?" in capsys.readouterr().out
+
+
+def test_the_command_answers_every_mistake_at_once(
+    probe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.html").write_text("mine")
+    assert main(["report", str(probe), str(tmp_path / "none"), "-o", str(tmp_path / "mine.html")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("retouch report: ")
+    assert "no such folder" in said
+    assert "is not a report" in said
