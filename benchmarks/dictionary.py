@@ -6,7 +6,7 @@ Patches are 8x8 RGB in [0, 1], each less its mean, from CIFAR-10, or from scikit
 it. Both sides learn 256 unit-norm atoms with λ = 0.6 (of ``‖x − W s‖² + λ ‖s‖₁``; scikit-learn's alpha is λ/2) in one
 pass over 100,000 patches, in float32 and with two threads. scikit-learn uses coordinate descent and one or two jobs,
 whichever is faster. ``--default-stopping SECONDS`` also runs it until it stops by itself, or for that long. Both
-dictionaries, with atoms normalised, are judged by the mean objective on 10,000 held-out patches, coded for both by one
+dictionaries, with atoms normalized, are judged by the mean objective on 10,000 held-out patches, coded for both by one
 accurate solver. Then the solvers alone are compared: ``fista`` and ``sparse_encode`` with our dictionary.
 Targets: our objective is not above theirs, in at most a fifth of the time of their one pass; ``fista``'s objective is
 at most 1e-4 (relative) above coordinate descent's in any row.
@@ -117,7 +117,7 @@ def learn(x: Tensor, seed: int) -> Tensor:
     assert isinstance(learner, SparseCodingLearner)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     images = x.view(-1, 3, SIDE, SIDE)
-    learner.initialise(images[order[:FIRST]])
+    learner.initialize(images[order[:FIRST]])
     for step, index in enumerate(blocks(order, BATCH)):
         with torch.no_grad():
             learner.learn(images[index], step, index)

@@ -31,7 +31,7 @@ from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
 
 BASES = ("random", "kmeans", "sparse_coding", "pca", "ica")
-ATOMS = 108  # the dimension of a 6x6 colour patch: the most that PCA and ICA can find
+ATOMS = 108  # the dimension of a 6x6 color patch: the most that PCA and ICA can find
 NARROW = "probe.l2=[0.0003,0.001,0.003,0.01,0.03,0.1]"  # few features need less regularization
 ROUNDS = 7
 

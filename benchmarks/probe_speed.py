@@ -2,7 +2,7 @@
 
     python benchmarks/probe_speed.py --cifar10 PATH/TO/cifar10
 
-Features: 128 random 6x6 filters, rectified, averaged over quarters of the image and standardised, which gives 512
+Features: 128 random 6x6 filters, rectified, averaged over quarters of the image and standardized, which gives 512
 columns as correlated as those of a real encoder; from CIFAR-10, or from ``shapes`` without it. Both sides get the same
 float32 matrix, the same ten strengths and two threads; scikit-learn uses one thread if that is faster, because the
 thread pools of numpy, scipy and OpenMP can hinder each other. It takes a few minutes.
@@ -29,7 +29,7 @@ from common.data import build_source, load_images
 from common.pixels import to_float
 from common.runs.logs import setup_console
 from finetune.metrics import accuracy
-from finetune.probes import Standardiser
+from finetune.probes import Standardizer
 from finetune.probes.linear import STRENGTHS
 from finetune.solvers.gram import blocks
 from finetune.solvers.logistic import fit_logistic, objective
@@ -49,9 +49,9 @@ def main() -> None:
         train, test = (f"parquet:{given.cifar10}/{split}-*.parquet" for split in ("train", "test"))
     X, y = features(train, given.rows)
     X_test, y_test = features(test, 10_000)
-    standardise = Standardiser.of(X)
-    standardise.apply_(X)
-    standardise.apply_(X_test)
+    standardize = Standardizer.of(X)
+    standardize.apply_(X)
+    standardize.apply_(X_test)
     strengths, classes = STRENGTHS["logistic"], int(y.max()) + 1
 
     fit_logistic(X[:1000], y[:1000], classes, strengths[:1])  # warm-up: threads and kernels start before the clock

@@ -55,7 +55,7 @@ def watched() -> Clock:
     """A clock on the parts of the stage."""
     clock = Clock()
     clock.watch(stage, "probe", lambda *_: "total")
-    clock.watch(stage, "load_labelled", lambda *_: "images")
+    clock.watch(stage, "load_labeled", lambda *_: "images")
     clock.watch(stage, "_features", lambda *_: "features")
     clock.watch(stage, "_damaged", lambda *_: "damage")
     clock.watch(stage, "measure_properties", lambda *_: "properties")
@@ -64,7 +64,7 @@ def watched() -> Clock:
         return f"{one.kind} {'refit' if final else f'fit {len(rows.labels)} {space.layer}'}"
 
     clock.watch(Probe, "_fit", fitting)
-    clock.watch(Probe, "_rows", lambda *_: "standardising")
+    clock.watch(Probe, "_rows", lambda *_: "standardizing")
     clock.watch(Candidates, "preconditioner", lambda *_: "preconditioner")
     for kind in (Linear, Nearest):
         clock.watch(kind, "choose", lambda one, *_: f"{one.kind} choosing")

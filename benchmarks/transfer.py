@@ -1,10 +1,10 @@
-"""Transfer component analysis between Imagenette in colour and in gray: does one code serve both?
+"""Transfer component analysis between Imagenette in color and in gray: does one code serve both?
 
     python benchmarks/transfer.py --data PATH/TO/imagenette128
 
-Codes are fitted on unlabeled training images, in colour and in gray. A ridge classifier is then trained on labelled
-colour images and tested on colour and on gray ones (``damage: gray`` of the probe). Three codes are compared: TCA, the
-same kernel code without regard to the domains (a large μ: kernel PCA), and PCA of the colour images. Strengths are
+Codes are fitted on unlabeled training images, in color and in gray. A ridge classifier is then trained on labeled
+color images and tested on color and on gray ones (``damage: gray`` of the probe). Three codes are compared: TCA, the
+same kernel code without regard to the domains (a large μ: kernel PCA), and PCA of the color images. Strengths are
 chosen on 10% of the training set; the test set is used once. Results are written to
 ``benchmarks/results/transfer.json``.
 """
@@ -64,7 +64,7 @@ def main() -> None:
         fitted = json.loads((given.out / name / "results.json").read_text(encoding="utf-8"))
         entries[name] = {
             "maximum_mean_discrepancy": fitted.get("maximum_mean_discrepancy"),
-            "test_accuracy_colour": linear.test.accuracy,
+            "test_accuracy_color": linear.test.accuracy,
             "test_accuracy_gray": linear.damaged["gray"].accuracy,
             "ci95_gray": linear.damaged["gray"].ci95,
             "baselines": {name: one.probes["linear"].test.accuracy for name, one in result.baselines.items()},

@@ -21,7 +21,7 @@ def _scales(value: tuple[float, float] | None) -> tuple[float, float] | None:
 
 
 class AugmentConfig(Config):
-    """Random resized crop, horizontal flip, colour jitter; every parameter is drawn per image.
+    """Random resized crop, horizontal flip, color jitter; every parameter is drawn per image.
 
     Crop and flip are one affine map, sampled once with bilinear interpolation, which is cheaper than kornia's chain of
     two (docs/architecture.md). Like all randomness here, it is drawn on the device from torch's global generator.
@@ -65,12 +65,12 @@ class AugmentConfig(Config):
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
     def _jitter(self, images: Tensor) -> Tensor:
-        bright, contrast, colour = (
+        bright, contrast, color = (
             torch.empty(3, len(images), 1, 1, 1, device=images.device).uniform_(-1, 1).mul(self.jitter) + 1
         )
         images = images * bright
         images = torch.lerp(images.mean(dim=(1, 2, 3), keepdim=True), images, contrast)
-        return torch.lerp(images.mean(dim=1, keepdim=True), images, colour).clamp(0, 1)
+        return torch.lerp(images.mean(dim=1, keepdim=True), images, color).clamp(0, 1)
 
 
 WHOLE = AugmentConfig(crop=None, flip=False)  # images as they are

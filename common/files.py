@@ -16,7 +16,7 @@ from typing import Any
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file under a temporary name next to ``path``; on success it replaces ``path``, on failure it is removed.
 
-    The temporary name is one that ``leftover`` recognises if a kill leaves it behind.
+    The temporary name is one that ``leftover`` recognizes if a kill leaves it behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = _temporary(path)

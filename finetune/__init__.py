@@ -1,1 +1,1 @@
-"""Transfer: freeze the encoder, then probe, embed or fine-tune it on labelled tasks."""
+"""Transfer: freeze the encoder, then probe, embed or fine-tune it on labeled tasks."""

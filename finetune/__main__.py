@@ -14,7 +14,7 @@ STAGES = (
     ),
     Stage(
         "finetune",
-        "fine-tune the whole encoder with a new head on labelled images",
+        "fine-tune the whole encoder with a new head on labeled images",
         "finetune.full",
         "finetune.config:FinetuneConfig",
         lossless=True,

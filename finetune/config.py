@@ -15,7 +15,7 @@ from common.encoders import EncoderConfig
 from common.engine.settings import GradientConfig, LoopConfig
 from common.machine.precision import Precision
 from common.runs.folder import StageConfig
-from finetune.data import LabelledData
+from finetune.data import LabeledData
 from finetune.predictions import PREDICTIONS
 from finetune.probes import AnyProbe, Linear, Nearest, Probe, Search
 from finetune.probes.search import LayerChoice, PoolingName
@@ -35,7 +35,7 @@ class BaselineConfig(Config):
 
 
 class ProbeConfig(StageConfig):
-    """``retouch probe``: evaluate a frozen encoder on labelled tasks."""
+    """``retouch probe``: evaluate a frozen encoder on labeled tasks."""
 
     stage: ClassVar[str] = "probe"
     writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, PREDICTIONS)
@@ -45,8 +45,8 @@ class ProbeConfig(StageConfig):
     """A finished run, or its encoder/ folder."""
     precision: Precision = "auto"
     """Of the encoder; auto is bfloat16 where the machine is fast at it, else float32."""
-    data: LabelledData = LabelledData()
-    more_data: tuple[LabelledData, ...] = ()
+    data: LabeledData = LabeledData()
+    more_data: tuple[LabeledData, ...] = ()
     """Further data sets for the same encoder, each a mapping like data."""
     probe: LinearConfig = LinearConfig()
     knn: Nearest | None = Nearest()
@@ -152,7 +152,7 @@ class CompareConfig(Config):
 
 
 class FinetuneConfig(StageConfig, GradientConfig):
-    """``retouch finetune``: train the whole encoder with a new head on labelled images."""
+    """``retouch finetune``: train the whole encoder with a new head on labeled images."""
 
     stage: ClassVar[str] = "finetune"
     writes: ClassVar[tuple[str, ...]] = (
@@ -169,7 +169,7 @@ class FinetuneConfig(StageConfig, GradientConfig):
     )
 
     encoder: StartConfig
-    data: LabelledData = LabelledData()
+    data: LabeledData = LabeledData()
     augment: AugmentConfig = AugmentConfig()
     layer_decay: float = Field(default=0.75, gt=0, le=1)
     """Learning rate of each layer, relative to the next layer."""

@@ -1,4 +1,4 @@
-"""Labelled data of the transfer stages: a training set, and a test set of the same classes or some of them."""
+"""Labeled data of the transfer stages: a training set, and a test set of the same classes or some of them."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ log = logging.getLogger("retouch")
 SHOWN = 20  # classes named in the log
 
 
-class LabelledData(Config):
-    """The labelled images.
+class LabeledData(Config):
+    """The labeled images.
 
     If ``test`` is not set, ``shapes`` and ``torchvision:`` use their own test set, and ``hf:``, ``folder:`` and
     ``parquet:`` use their ``test`` split if they have one. Any other source is split (seeded, stratified by the first
@@ -99,7 +99,7 @@ class Sources(NamedTuple):
     test: Source
 
 
-class LabelledImages(NamedTuple):
+class LabeledImages(NamedTuple):
     """Images, and the ``(train, test)`` labels of one or more tasks, both by the training set's classes.
 
     All images are readable.
@@ -111,7 +111,7 @@ class LabelledImages(NamedTuple):
     duplicates: int  # test images that are also training images
 
 
-def open_sources(data: LabelledData, seed: int, validation: float | None = None) -> Sources:
+def open_sources(data: LabeledData, seed: int, validation: float | None = None) -> Sources:
     """Open the training and test sets and check their labels before anything is decoded.
 
     ``seed`` splits a source that has no test set. Generated images do not depend on it, so results with different seeds
@@ -155,9 +155,9 @@ def open_sources(data: LabelledData, seed: int, validation: float | None = None)
     return Sources(train, test)
 
 
-def load_labelled(
-    sources: Sources, data: LabelledData, size: int, seed: int, trained_on: Mapping[str, Any] | None = None
-) -> LabelledImages:
+def load_labeled(
+    sources: Sources, data: LabeledData, size: int, seed: int, trained_on: Mapping[str, Any] | None = None
+) -> LabeledImages:
     """Decode both sets at ``size`` pixels, and keep the labels of the readable images.
 
     ``seed`` draws the training images if there is a limit. A limited test set is the same for every seed. The search
@@ -185,7 +185,7 @@ def load_labelled(
         tasks[name] = labels, match_classes(labels, test.labels(name))
         log.info("task %s: %s", name, _classes(*tasks[name]))
         _warn_of_gaps(*tasks[name])
-    return LabelledImages(train, test, tasks, duplicates)
+    return LabeledImages(train, test, tasks, duplicates)
 
 
 def _classes(train: Labels, test: Labels) -> str:
@@ -223,7 +223,7 @@ def warn_of_levels(trained_on: Mapping[str, Any] | None, images: Images) -> None
         )
 
 
-def data_facts(sources: Sources, images: LabelledImages) -> DataFacts:
+def data_facts(sources: Sources, images: LabeledImages) -> DataFacts:
     """What results say of the data."""
     return DataFacts(
         train=sources.train.spec,
@@ -275,7 +275,7 @@ def cross_validation(labels: Labels, folds: int, seed: int) -> tuple[Fold, ...]:
     return tuple(Fold((fold != k).nonzero().squeeze(1), (fold == k).nonzero().squeeze(1)) for k in range(number))
 
 
-def check_enough(images: LabelledImages, fraction: float, seed: int) -> None:
+def check_enough(images: LabeledImages, fraction: float, seed: int) -> None:
     """Check that enough training images of every task could be read for a validation split.
 
     Raises:

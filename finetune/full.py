@@ -31,12 +31,12 @@ from common.runs.results import RESULTS
 from finetune.baselines import share_statistics
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.data import (
-    LabelledImages,
+    LabeledImages,
     Sources,
     check_enough,
     data_facts,
     hold_out,
-    load_labelled,
+    load_labeled,
     open_sources,
 )
 from finetune.features import layer_shapes
@@ -144,7 +144,7 @@ def _run(config: FinetuneConfig, here: World) -> Ran:
         start = config.encoder
         card = None if start.path is None or start.from_scratch else read_encoder_card(start.path)
         size = config.data.image_size or encoder.image_size
-        images = load_labelled(sources, config.data, size, config.seed, None if card is None else card.provenance)
+        images = load_labeled(sources, config.data, size, config.seed, None if card is None else card.provenance)
         check_enough(images, config.validation, config.seed)
         config = _with_group(config)
         with open_run(config, here, early) as run:
@@ -199,9 +199,7 @@ def _open(config: FinetuneConfig, here: World) -> Sources:
     return sources
 
 
-def _train_and_test(
-    config: FinetuneConfig, encoder: Encoder, sources: Sources, images: LabelledImages, run: Run
-) -> Ran:
+def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, images: LabeledImages, run: Run) -> Ran:
     here = run.world
 
     # data

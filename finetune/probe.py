@@ -30,12 +30,12 @@ from common.runs.results import RESULTS
 from finetune.baselines import Pixels, untrained
 from finetune.config import ProbeConfig
 from finetune.data import (
-    LabelledData,
-    LabelledImages,
+    LabeledData,
+    LabeledImages,
     Sources,
     check_enough,
     data_facts,
-    load_labelled,
+    load_labeled,
     open_sources,
 )
 from finetune.features import Extraction, Features, cached_features, extract, feature_key, layer_shapes
@@ -153,15 +153,15 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
 
 
 def _load(
-    config: ProbeConfig, data: LabelledData, sources: Sources, encoder: Encoder, card: EncoderCard
-) -> LabelledImages:
+    config: ProbeConfig, data: LabeledData, sources: Sources, encoder: Encoder, card: EncoderCard
+) -> LabeledImages:
     size = data.image_size or encoder.image_size
-    images = load_labelled(sources, data, size, config.seed, card.provenance)
+    images = load_labeled(sources, data, size, config.seed, card.provenance)
     check_enough(images, config.probe.validation, config.seed)
     return images
 
 
-def _encoder(config: ProbeConfig, all_data: Sequence[LabelledData]) -> tuple[Encoder, list[list[Space]]]:
+def _encoder(config: ProbeConfig, all_data: Sequence[LabeledData]) -> tuple[Encoder, list[list[Space]]]:
     """The encoder, and the feature spaces to choose from for each data set.
 
     Raises:
@@ -171,7 +171,7 @@ def _encoder(config: ProbeConfig, all_data: Sequence[LabelledData]) -> tuple[Enc
     return encoder, check_all(*(lambda data=data: _spaces(config, data, encoder) for data in all_data))
 
 
-def _spaces(config: ProbeConfig, data: LabelledData, encoder: Encoder) -> list[Space]:
+def _spaces(config: ProbeConfig, data: LabeledData, encoder: Encoder) -> list[Space]:
     shapes = layer_shapes(encoder, data.image_size or encoder.image_size)
     spaces, skipped = build_spaces(shapes, config.probe.layers, config.probe.poolings, config.probe.max_width)
     if skipped:
@@ -181,9 +181,9 @@ def _spaces(config: ProbeConfig, data: LabelledData, encoder: Encoder) -> list[S
 
 def _probe_data(
     config: ProbeConfig,
-    data: LabelledData,
+    data: LabeledData,
     sources: Sources,
-    images: LabelledImages,
+    images: LabeledImages,
     spaces: list[Space],
     encoder: Encoder,
     card: EncoderCard,
@@ -226,7 +226,7 @@ def _probe_data(
     return found
 
 
-def _baselines(config: ProbeConfig, itself: Subject, images: LabelledImages, how: Extraction) -> list[Subject]:
+def _baselines(config: ProbeConfig, itself: Subject, images: LabeledImages, how: Extraction) -> list[Subject]:
     """The untrained twin and raw pixels, as configured."""
     subjects = []
     if config.baselines.random_init:
@@ -242,7 +242,7 @@ def _baselines(config: ProbeConfig, itself: Subject, images: LabelledImages, how
 
 
 def _measure(
-    config: ProbeConfig, data: LabelledData, subject: Subject, images: LabelledImages, how: Extraction
+    config: ProbeConfig, data: LabeledData, subject: Subject, images: LabeledImages, how: Extraction
 ) -> dict[str, Measured]:
     """Extract features once; then for every task and probe choose on training images, refit on all, test once."""
     started = time.monotonic()
@@ -292,7 +292,7 @@ def run_probe(
 
 
 def _damaged(
-    config: ProbeConfig, measured: dict[str, Measured], encoder: Encoder, images: LabelledImages, how: Extraction
+    config: ProbeConfig, measured: dict[str, Measured], encoder: Encoder, images: LabeledImages, how: Extraction
 ) -> dict[str, Measured]:
     """Add the scores of the chosen linear classifiers on damaged test images, without refitting."""
     parts = sorted({part for one in measured.values() for part in one.linear.space.parts})
@@ -313,7 +313,7 @@ def damage_name(corruption: Corruption) -> str:
 
 
 def _features(
-    config: ProbeConfig, subject: Subject, images: LabelledImages, split: str, limit: int | None, how: Extraction
+    config: ProbeConfig, subject: Subject, images: LabeledImages, split: str, limit: int | None, how: Extraction
 ) -> Features:
     chosen = images.train if split == "train" else images.test
     if subject.identity is None or not config.feature_cache:
@@ -328,7 +328,7 @@ def _protocol(config: ProbeConfig, task: Task) -> str:
     preferred = [one.text for one in config.probes.values() if one.prefers_widest]
     widest = f"; {', '.join(preferred)}: all features unless fewer are better by a standard error" if preferred else ""
     return (
-        f"frozen encoder; features standardised by training statistics; "
+        f"frozen encoder; features standardized by training statistics; "
         f"{', '.join(one.text for one in config.probes.values())}; layer, pooling and hyperparameters chosen by "
         f"{task.how} of the training images (stratified, seed {config.seed}{compared}{widest}); "
         "refitted on the whole training set; tested once; ci95: Wilson, and of differences the paired bootstrap; "

@@ -32,7 +32,7 @@ class Record(BaseModel):
 
 
 class Score(Record):
-    """Predictions on one set of labelled images."""
+    """Predictions on one set of labeled images."""
 
     accuracy: float  # in [0, 1]
     ci95: tuple[float, float]  # Wilson's 95% interval

@@ -63,7 +63,7 @@ def _problems(
     problems = method.check_second(other is not None, "other")
     count = len(images)
     if side * method.loaded_size(1) != images.shape[3]:
-        problems.append(f"images are cut into neighbours: their side must be even, not {images.shape[3]}")
+        problems.append(f"images are cut into neighbors: their side must be even, not {images.shape[3]}")
     if other is not None and other.shape[1:] != images.shape[1:]:
         problems.append(f"other {list(other.shape)} and images {list(images.shape)} must have the same image size")
     if other is not None and method.second == "view" and len(other) != count:

@@ -167,10 +167,10 @@ class MethodLearner(Learner):
         found = self.reconstruct(images)
         if found is None:
             return None
-        restored, centred = (part.double().cpu() for part in found)
-        if centred.square().mean() <= ALIKE**2:
+        restored, centered = (part.double().cpu() for part in found)
+        if centered.square().mean() <= ALIKE**2:
             return None
-        return float((images.cpu() - restored).square().sum() / centred.square().sum())
+        return float((images.cpu() - restored).square().sum() / centered.square().sum())
 
     def explain(self, images: Tensor) -> Explained | None:
         """Atoms, and codes of patches of images ``[N 3 S S]``; None if the code has no atoms."""

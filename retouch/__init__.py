@@ -88,7 +88,7 @@ def pretrain(config: Settings, *overrides: str) -> Pretrained:
 
 
 def probe(config: Settings | None = None, *overrides: str) -> ProbeReport:
-    """Evaluate a frozen encoder on labelled tasks with baselines. See ``finetune.config.ProbeConfig`` for the settings.
+    """Evaluate a frozen encoder on labeled tasks with baselines. See ``finetune.config.ProbeConfig`` for the settings.
 
     Returns:
         The content of ``results.json``; ``report.results[0].linear.test.accuracy`` is for the first task.
@@ -150,7 +150,7 @@ def fit(
 
     Args:
         config: one of ``pretrain.linear``, or a mapping with its ``kind``.
-        images: ``[N 3 S S]``, RGB in [0, 1]; for CCA of ``neighbours`` with twice the encoder's side.
+        images: ``[N 3 S S]``, RGB in [0, 1]; for CCA of ``neighbors`` with twice the encoder's side.
         other: CCA's second view with ``views: other``, row by row, or TCA's second domain ``[M 3 S S]``.
         steps: batches that sparse coding and patch dictionaries learn from; one pass over the images by default. The
             other methods take none.

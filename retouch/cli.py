@@ -18,8 +18,8 @@ EPILOG = """\
 examples:
   retouch demo
   retouch pretrain denoise data=my/pictures out=runs/mine
-  retouch probe linear encoder=runs/mine data=labelled/train
-  retouch finetune full encoder=runs/mine data=labelled/train
+  retouch probe linear encoder=runs/mine data=labeled/train
+  retouch finetune full encoder=runs/mine data=labeled/train
   retouch embed encoder=runs/mine data=my/pictures
   retouch report runs/mine runs/linear-1 -o report.html
   retouch pretrain denoise --help

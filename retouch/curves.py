@@ -34,7 +34,7 @@ class Point(NamedTuple):
 
 
 def sparsity_curves(rows: Tensor, dictionary: Tensor) -> list[Point]:
-    """Codes of centred rows ``[n d]`` in one dictionary ``[d h]`` of unit-norm atoms, for each penalty and strength."""
+    """Codes of centered rows ``[n d]`` in one dictionary ``[d h]`` of unit-norm atoms, by penalty and strength."""
     d, h = dictionary.shape
     total = rows.double().square().sum()
 
@@ -78,7 +78,7 @@ def save_curves(path: str | Path, points: Sequence[Point], title: str) -> Path:
     return save_png(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), path)
 
 
-def centred_rows(images: Tensor) -> Tensor:
+def centered_rows(images: Tensor) -> Tensor:
     """Patches ``[n 3 p p]`` in [0, 1] -> rows ``[n d]``, each minus its mean."""
     rows = torch.flatten(images, 1)
     return rows - rows.mean(1, keepdim=True)

@@ -31,14 +31,14 @@ from finetune.results import CodeProperties
 from finetune.table import markdown, two_decimals
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
-from retouch.curves import Point, centred_rows, save_curves, sparsity_curves
+from retouch.curves import Point, centered_rows, save_curves, sparsity_curves
 
 log = logging.getLogger("retouch")
 
 PHOTOS = ["data.source=photos", "data.image_size=12", "data.limit=100000"]
 SHAPES = ["data.source=shapes", "data.image_size=32", "data.limit=20000"]
 CROP = "augment.crop=[0.6, 1.0]"
-LABELLED = 2000  # images
+LABELED = 2000  # images
 CURVE_PATCHES = 2000
 CHANGES = ("gaussian", "shift", "flip", "brightness", "gray")
 TASKS = ("shape", "color", "texture")
@@ -50,7 +50,7 @@ Recipes = dict[str, tuple[str, list[str]]]  # by name of the run: a shipped reci
 ATOMS: Recipes = {
     "pca": ("pca", [*PHOTOS, "batch_size=2048"]),
     "ica": ("ica", PHOTOS),
-    "cca": ("cca", [*PHOTOS, "batch_size=2048", "fit={kind: cca, components: 64, views: neighbours}"]),
+    "cca": ("cca", [*PHOTOS, "batch_size=2048", "fit={kind: cca, components: 64, views: neighbors}"]),
     "sparse_coding": ("sparse_coding", [*PHOTOS, "steps=300"]),
     "sparse_coding_l0": ("sparse_coding_l0", [*PHOTOS, "steps=300"]),
     "linear_sparse_autoencoder": ("linear_sparse_autoencoder", [*PHOTOS, "steps=1500"]),
@@ -145,7 +145,7 @@ def _sparsity(out: Path) -> list[Point]:
     encoder = load_encoder(out / "sparse_coding" / "encoder")
     assert isinstance(encoder, SparseCode)
     images = load_images(build_source("photos:test"), encoder.image_size, limit=CURVE_PATCHES)
-    rows = centred_rows(to_float(images.rows(torch.arange(len(images)))))
+    rows = centered_rows(to_float(images.rows(torch.arange(len(images)))))
     points = sparsity_curves(rows, encoder.dictionary)
     save_curves(out / "sparsity.png", points, "The cost of sparsity on held-out patches of photographs")
     write_json(
@@ -165,8 +165,8 @@ def _measure(out: Path, name: str, wide: bool) -> Row:
                 "encoder": out / name / "encoder",
                 "data": {
                     "train": "shapes",
-                    "limit": LABELLED,
-                    "test_limit": LABELLED,
+                    "limit": LABELED,
+                    "test_limit": LABELED,
                     "task": list(TASKS),
                 },
                 "probe": {"kind": "ridge", "layers": [-1], "poolings": ["flatten"], "search_images": None},

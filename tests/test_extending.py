@@ -189,7 +189,7 @@ class FirstPixels(LinearMethod):
 class FirstPixelsLearner(SampleLearner):
     encoder: Linear
 
-    def initialise(self, sample: Tensor) -> None:
+    def initialize(self, sample: Tensor) -> None:
         self.encoder.code.weight.copy_(torch.eye(*self.encoder.code.weight.shape))
 ''',
         "pretrain/linear/__init__.py",

@@ -1,6 +1,6 @@
 """One CUDA GPU: whole runs in bfloat16, exact resumption, compiling, fused optimizer state, page-locked batches.
 
-On other machines every test here is skipped; the same behaviour is tested on the CPU elsewhere.
+On other machines every test here is skipped; the same behavior is tested on the CPU elsewhere.
 """
 
 from __future__ import annotations

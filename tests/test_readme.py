@@ -29,10 +29,10 @@ QUICK: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of a user, with pictures and labelled ones."""
+    """A folder of a user, with pictures and labeled ones."""
     home = tmp_path_factory.mktemp("home")
     for number in range(24):
-        for folder in ("my/pictures", f"my/labelled/{'ab'[number % 2]}"):
+        for folder in ("my/pictures", f"my/labeled/{'ab'[number % 2]}"):
             (home / folder).mkdir(parents=True, exist_ok=True)
             picture(number, 40, 36).save(home / folder / f"{number}.png")
     return home

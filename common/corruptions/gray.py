@@ -1,4 +1,4 @@
-"""Colour removed."""
+"""Color removed."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from common.corruptions.base import Corruption
 
 
 class Holes(Corruption):
-    """A fixed share of the patches of a grid, drawn independently per image and filled with one colour."""
+    """A fixed share of the patches of a grid, drawn independently per image and filled with one color."""
 
     kind: Literal["holes"] = "holes"
     ratio: float = Field(0.5, gt=0, lt=1)
@@ -20,7 +20,7 @@ class Holes(Corruption):
     size: int = Field(4, ge=1)
     """Side of a patch in pixels."""
     fill: Literal["gray", "mean"] = "gray"
-    """Middle gray (0.5), or the mean colour of the whole image."""
+    """Middle gray (0.5), or the mean color of the whole image."""
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.punch(images)[0]
@@ -31,8 +31,8 @@ class Holes(Corruption):
         grid = (-(-height // self.size), -(-width // self.size))
         _, hidden = draw_patches(images, grid, self.ratio)
         hidden = enlarge(hidden.view(-1, 1, *grid), self.size)[:, :, :height, :width]
-        colour = images.mean(dim=(2, 3), keepdim=True) if self.fill == "mean" else images.new_tensor(0.5)
-        return torch.where(hidden > 0, colour, images), hidden
+        color = images.mean(dim=(2, 3), keepdim=True) if self.fill == "mean" else images.new_tensor(0.5)
+        return torch.where(hidden > 0, color, images), hidden
 
 
 def draw_patches(images: Tensor, grid: tuple[int, int], ratio: float) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from common.corruptions.base import Corruption, Range, between, draw
 
-# Quantisation tables of ITU-T T.81, annex K, tables K.1 (luminance) and K.2 (chrominance)
+# Quantization tables of ITU-T T.81, annex K, tables K.1 (luminance) and K.2 (chrominance)
 LUMINANCE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
     (12, 12, 14, 19, 26, 58, 60, 55),
@@ -63,15 +63,15 @@ def compress(images: Tensor, quality: Tensor) -> Tensor:
     ycc = (mix @ levels).view_as(padded)
     # libjpeg's scaling: below quality 50 the tables grow as 1 / quality, above it they shrink linearly
     percent = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality).view(-1, 1, 1, 1, 1, 1)
-    luma = _quantise(ycc[:, :1] - 128, LUMINANCE, percent) + 128
-    chroma = _quantise(F.avg_pool2d(ycc[:, 1:], 2), CHROMINANCE, percent)
+    luma = _quantize(ycc[:, :1] - 128, LUMINANCE, percent) + 128
+    chroma = _quantize(F.avg_pool2d(ycc[:, 1:], 2), CHROMINANCE, percent)
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
     decoded: Tensor = torch.linalg.inv(mix) @ torch.cat([luma, chroma], dim=1).flatten(2)
     return decoded.view_as(padded)[:, :, :height, :width].div(255).clamp(0, 1)
 
 
-def _quantise(plane: Tensor, table: tuple[tuple[int, ...], ...], percent: Tensor) -> Tensor:
-    """Levels ``[B K H W]`` -> the same after quantising the cosine transform of every 8x8 block."""
+def _quantize(plane: Tensor, table: tuple[tuple[int, ...], ...], percent: Tensor) -> Tensor:
+    """Levels ``[B K H W]`` -> the same after quantizing the cosine transform of every 8x8 block."""
     count, channels, height, width = plane.shape
     steps = ((plane.new_tensor(table) * percent + 50) / 100).floor().clamp(1, 255)
     blocks = plane.view(count, channels, height // 8, 8, width // 8, 8).transpose(3, 4)

@@ -55,7 +55,7 @@ def build_source(
     """Open the images that ``spec`` names (see ``FORMS``). No image is decoded and no label is read.
 
     Args:
-        spec: ``scheme:rest``, or a plain path (see ``recognise``).
+        spec: ``scheme:rest``, or a plain path (see ``recognize``).
         split: ``train`` or ``test``, for sources that have both, unless ``spec`` names one. Folders and parquet files
             have both if all of them are named after a split; otherwise they are taken whole.
         image: column of images or their paths, if it is not the obvious one (``parquet``, ``hf``, ``csv``).
@@ -68,7 +68,7 @@ def build_source(
         UserError: the scheme is unknown, there is nothing to read, or an argument does not suit the source; each
             problem says what to do about it.
     """
-    spec = recognise(spec)
+    spec = recognize(spec)
     scheme, _, rest = spec.partition(":")
     if not rest and scheme not in GENERATED:
         raise UserError(f"{spec!r} is incomplete; the form is {FORMS[scheme]}")
@@ -163,7 +163,7 @@ def _patches(
     return PatchesSource(build_source(rest, split=split, image=image, root=root, seed=seed, levels=levels), seed)
 
 
-def recognise(spec: str) -> str:
+def recognize(spec: str) -> str:
     """``scheme:rest`` for what a user writes: a plain path gets its scheme by what lies there.
 
     A folder, a folder or pattern of parquet files, a zip file, a CSV file, or a text file that lists images. A known
@@ -185,7 +185,7 @@ def recognise(spec: str) -> str:
         return f"{known}:{glob.escape(spec) if known == 'parquet' else spec}"
     if known == "parquet" and glob.has_magic(spec):
         return f"parquet:{spec}"
-    raise UserError(f"{spec!r}: {_not_recognised(spec, path)}")
+    raise UserError(f"{spec!r}: {_not_recognized(spec, path)}")
 
 
 def _holds_tables(folder: Path) -> bool:
@@ -203,7 +203,7 @@ def _holds_tables(folder: Path) -> bool:
     return tables
 
 
-def _not_recognised(spec: str, path: Path) -> str:
+def _not_recognized(spec: str, path: Path) -> str:
     """Why a text is no source, and what to do."""
     if "://" in spec:
         return "images are not read from the network: download them, and give their folder (or use hf:NAME)"

@@ -172,7 +172,7 @@ def upright(image: Image.Image | Tensor, levels: Levels | None = None) -> Image.
 
 
 def _scale_deep(image: Image.Image, levels: Levels | None) -> None:
-    """Scale a colour image of 16 bits, of which PIL has kept the high byte, in place."""
+    """Scale a color image of 16 bits, of which PIL has kept the high byte, in place."""
     levels = levels or (levels_of([image]) if LOW in image.info else None)
     values = wide_values(image) if LOW in image.info and levels != Levels(0, 65535) else None
     image.info.pop(LOW, None)

@@ -35,7 +35,7 @@ Cache = Literal["auto", "ram", "none"]
 RAM_SHARE = 0.25  # largest share of the free memory that cache="auto" takes, for all processes of a machine together
 FILL_ROWS = 256  # rows per request while filling the cache, and while looking for unreadable rows
 BLACK = 16  # an image without this value or a larger one is nearly black
-PLAIN = 3  # an image of which no channel varies by this much is of a single colour
+PLAIN = 3  # an image of which no channel varies by this much is of a single color
 SHOWN = 3  # paths listed in one warning about unreadable images
 WARNED = 10  # unreadable images reported one by one by a single pass
 
@@ -335,10 +335,10 @@ def _sampled(images: Images) -> NDArray[np.uint8]:
 
 
 def _warn_of_empty(pixels: NDArray[np.uint8], spec: str) -> None:
-    """Warn if most images ``[n 3 S S]`` are black or of one colour: their values may have been misread."""
+    """Warn if most images ``[n 3 S S]`` are black or of one color: their values may have been misread."""
     flat = pixels.reshape(len(pixels), 3, pixels.shape[2] ** 2)
     black, plain = int((flat.max((1, 2)) < BLACK).sum()), int((np.ptp(flat, 2).max(1) < PLAIN).sum())
-    for count, what in ((black, f"nearly black (no value above {BLACK - 1} of 255)"), (plain, "of a single colour")):
+    for count, what in ((black, f"nearly black (no value above {BLACK - 1} of 255)"), (plain, "of a single color")):
         if 2 * count > len(flat):
             log.warning(
                 "%s: %d of %d images looked at are %s; check that they hold what you expect",

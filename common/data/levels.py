@@ -128,7 +128,7 @@ def wide_values(image: Image.Image) -> NDArray[Any] | None:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether it is a colour image of 16 bits, of which PIL will decode the high bytes."""
+    """Whether it is a color image of 16 bits, of which PIL will decode the high bytes."""
     tiles: list[Any] = getattr(image, "tile", [])  # what a file, opened but not decoded, has still to decode
     return bool(tiles) and _DEEP.search(str(tiles[0].args)) is not None
 

@@ -157,7 +157,7 @@ def _pinned(batches: Iterator[Batch], ahead: int = 2) -> Iterator[Batch]:
     device = torch.cuda.current_device()
 
     def gather() -> Batch:
-        torch.cuda.set_device(device)  # the current device is per thread; the default would initialise device 0
+        torch.cuda.set_device(device)  # the current device is per thread; the default would initialize device 0
         images, labels, index = next(batches)
         return Batch(images.pin_memory(), None if labels is None else labels.pin_memory(), index)
 

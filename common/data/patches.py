@@ -1,7 +1,7 @@
 """`patches:SOURCE`: square patches of one's own images, for learning dictionaries.
 
 Patches are cut at native resolution with the requested side, where other sources shrink whole images to it: a
-photograph shrunk to 12 px has no edges left to learn. Each image gives the same number of patches, in neighbouring
+photograph shrunk to 12 px has no edges left to learn. Each image gives the same number of patches, in neighboring
 rows, so a pass in order opens every image once or a few times. A patch's position is a function of (seed, row) alone.
 One image at a time is in memory.
 """

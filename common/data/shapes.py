@@ -1,7 +1,7 @@
-"""`shapes`: the built-in data set, a generator of small labelled scenes that needs no disk and has any length.
+"""`shapes`: the built-in data set, a generator of small labeled scenes that needs no disk and has any length.
 
-Each 32x32 image shows one object (10 shapes, 8 colours, 4 textures, independent and uniform) at a random position, size
-and rotation, under uneven light, on a patterned background scattered with small distractors of other colours, and is
+Each 32x32 image shows one object (10 shapes, 8 colors, 4 textures, independent and uniform) at a random position, size
+and rotation, under uneven light, on a patterned background scattered with small distractors of other colors, and is
 grainy, as if photographed in poor light: some are nearly clean, in others noise hides most of the object. Image i is a
 function of (seed, split, i) alone. Apart from the sine and cosine of four angles per image, computed in float64,
 pixels come from correctly rounded operations only, so they depend neither on the batch nor on the vector unit.
@@ -132,7 +132,7 @@ def _draw_chunk(seed: int, split: str, rows: Ints) -> NDArray[np.uint8]:
     axis = np.arange(SIZE, dtype=np.float32) - np.float32((SIZE - 1) / 2)
     x, y = np.broadcast_to(axis, (len(rows), SIZE, SIZE)), np.broadcast_to(axis[:, None], (len(rows), SIZE, SIZE))
 
-    # background: two related dull colours in a pattern independent of the object's
+    # background: two related dull colors in a pattern independent of the object's
     hue, value, saturation = draws(0, 360), draws(0.25, 0.85), draws(0.05, 0.4)
     base = _rgb(hue, saturation, value)
     other = _rgb(hue + draws(-50, 50), saturation + draws(-0.05, 0.15), value * draws(0.75, 0.92))
@@ -190,7 +190,7 @@ def _clutter(image: Floats, u: Floats) -> Any:
 
 
 def _pattern(kind: Ints, x: Floats, y: Floats, angle: Floats, period: Floats, draws: _Draws) -> Any:
-    """Weight of the second colour, ``[n 32 32]`` in [0, 1]; 0 everywhere for ``plain``."""
+    """Weight of the second color, ``[n 32 32]`` in [0, 1]; 0 everywhere for ``plain``."""
     cos, sin = _turn(angle)
     turns = np.float32(1) / _planes(period)
     # triangle waves in [-1, 1] along two axes; their slope is 4 / period per pixel, which sets the soft edge

@@ -1,4 +1,4 @@
-"""The source contract: a set of images, labelled or not, read row by row and not yet decoded."""
+"""The source contract: a set of images, labeled or not, read row by row and not yet decoded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Source(ABC):
         tasks: names of the labels it has, the default first; empty if unlabeled.
         color_tasks: those of ``tasks`` that need color: an encoder that sees gray only cannot learn them.
         endless: rows are generated, and exist beyond ``len``.
-        rows_per_image: neighbouring rows that are parts of one image: row i is cut from image ``i // rows_per_image``.
+        rows_per_image: neighboring rows that are parts of one image: row i is cut from image ``i // rows_per_image``.
     """
 
     spec: str

@@ -92,7 +92,7 @@ def stratified_folds(labels: Tensor, folds: int, seed: int) -> Tensor:
 def split_source(
     source: Source, task: str | None = None, *, fraction: float = 0.2, seed: int = 0
 ) -> tuple[Source, Source]:
-    """A labelled set without a test set -> (train, test): seeded, stratified by ``task``."""
+    """A labeled set without a test set -> (train, test): seeded, stratified by ``task``."""
     train, test = stratified_split(source.labels(task).values, fraction, seed)
     if not len(test):
         raise UserError(

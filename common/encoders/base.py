@@ -20,7 +20,7 @@ MaskChannel = bool | Literal["maps"]
 MEAN = (0.485, 0.456, 0.406)  # ImageNet statistics, in [0, 1]: what most of timm's models expect
 STD = (0.229, 0.224, 0.225)
 # Images are RGB in [0, 1]. Resizing and noise may leave that range a little; images in 0..255, in [-1, 1] or
-# standardised ones leave it by far.
+# standardized ones leave it by far.
 LOWEST, HIGHEST = -0.5, 1.5
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of a gray photograph
 
@@ -156,11 +156,11 @@ class Encoder(nn.Module, ABC):
         elif low >= 0:
             hint = "divide them by 255" if high <= 255 else "scale them to [0, 1]"
         else:
-            hint = "do not standardise them: the encoder does that itself"
+            hint = "do not standardize them: the encoder does that itself"
         raise ValueError(f"images must be RGB in [0, 1], but their values go from {low:.3g} to {high:.3g}; {hint}")
 
     def prepare(self, images: Tensor) -> Tensor:
-        """RGB in [0, 1] -> the network's input: view, standardisation, mask channel (zero if absent).
+        """RGB in [0, 1] -> the network's input: view, standardization, mask channel (zero if absent).
 
         Raises:
             ValueError: not floating-point images ``[B 3 H W]``, or, once the encoder is frozen, pixels that are not in

@@ -104,7 +104,7 @@ def _note(encoder: Encoder) -> str:
         luma = " + ".join(f"{weight} {channel}" for weight, channel in zip(LUMA, "RGB", strict=True))
         notes.append(
             "this encoder learned from gray images; Retouch converts images itself, but for plain timm, set all three "
-            f"channels to {luma} before standardising"
+            f"channels to {luma} before standardizing"
         )
     return "; ".join(notes)
 

@@ -30,7 +30,7 @@ class KernelArgs(Config):
 
 
 class KernelCode(VectorEncoder):
-    """Buffers: ``landmarks`` ``[m d]``, centred like the images; ``weight`` ``[m h]``; ``shift`` ``[h]``."""
+    """Buffers: ``landmarks`` ``[m d]``, centered like the images; ``weight`` ``[m h]``; ``shift`` ``[h]``."""
 
     landmarks: Tensor
     weight: Tensor

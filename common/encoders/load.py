@@ -60,13 +60,13 @@ def load_classifier(folder: str | Path) -> Classifier:
 
 
 def random_twin(folder: str | Path, seed: int) -> Encoder:
-    """The same architecture, view and standardisation with random weights drawn from ``seed``, in eval mode.
+    """The same architecture, view and standardization with random weights drawn from ``seed``, in eval mode.
 
     Not frozen, and without the statistics of the data: see ``finetune.baselines.share_statistics``.
     """
     card = read_encoder_card(folder)
     twin = rebuild(card.config, card.image_size, card.view, seed=seed).eval()
-    _standardise_as(twin, card)
+    _standardize_as(twin, card)
     return twin
 
 
@@ -93,14 +93,14 @@ def _load_tensors(encoder: Encoder, card: EncoderCard, folder: Path) -> None:
     if digest(card, folder / WEIGHTS) != card.sha256:
         raise UserError(f"{folder}: the files have been modified (sha256 differs); copy or export them again")
     encoder.body.load_state_dict(tensors)
-    _standardise_as(encoder, card)
+    _standardize_as(encoder, card)
     log.debug(
         "loaded %s from %s: %d tensors, %s parameters, %s at %d px, sha256 %s",
         *(card.name, folder, len(tensors), f"{card.parameters:,}", card.view, card.image_size, card.sha256[:12]),
     )
 
 
-def _standardise_as(encoder: Encoder, card: EncoderCard) -> None:
+def _standardize_as(encoder: Encoder, card: EncoderCard) -> None:
     """A plain timm folder may have other constants than the architecture's own."""
     encoder.mean.copy_(torch.tensor(card.mean).view(1, 3, 1, 1))
     encoder.std.copy_(torch.tensor(card.std).view(1, 3, 1, 1))

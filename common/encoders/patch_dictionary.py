@@ -3,7 +3,7 @@
 Coates, Ng and Lee 2011, *An analysis of single-layer networks in unsupervised feature learning*. For the patch ``x`` at
 each position:
 
-    n(x) = (x - mean(x)) / sqrt(var(x) + contrast)         normalise mean and contrast
+    n(x) = (x - mean(x)) / sqrt(var(x) + contrast)         normalize mean and contrast
     y = P (n(x) - m)                                       whiten with the training patches' statistics
     z = Dᵀ y                                               correlate with unit-norm atoms
     code = max(z - t, 0) and max(-z - t, 0)                two-sided soft threshold; or top-k, lasso, triangle
@@ -36,7 +36,7 @@ CHUNK = {"cpu": 1 << 20, "cuda": 1 << 27}
 class PatchDictionaryArgs(Config):
     """Settings of ``patch_dictionary``, given as ``encoder.model_args``.
 
-    Codes: ``threshold`` is two-sided, ``top_k`` keeps the k largest per position by magnitude, ``lasso`` minimises
+    Codes: ``threshold`` is two-sided, ``top_k`` keeps the k largest per position by magnitude, ``lasso`` minimizes
     ``‖y - D s‖² + l1 ‖s‖₁`` by FISTA. Positive and negative parts are separate channels. ``triangle`` (how much closer
     an atom is than the average one) is Coates's soft k-means with other centroids: theirs are means of patches, of any
     norm and sign; here they are the unit-norm atoms and their negatives, since an atom stands for both. A patch of much
@@ -90,7 +90,7 @@ class PatchDictionary(Encoder):
     """Images -> ``[B channels grid grid]``; images of any size, at least one patch wide.
 
     Buffers: ``dictionary`` ``[learned d]``, unit rows in whitened space, ``d = 3 patch²``; ``whiten`` ``[d d]``,
-    symmetric; ``patch_mean`` ``[d]``, of normalised patches.
+    symmetric; ``patch_mean`` ``[d]``, of normalized patches.
     """
 
     statistics = ("whiten", "patch_mean")
@@ -133,7 +133,7 @@ class PatchDictionary(Encoder):
         return maps[:, 0] - maps[:, 1]
 
     def patches(self, images: Tensor) -> Tensor:
-        """Images ``[B 3 H W]``, RGB in [0, 1] -> normalised patches ``[B n d]`` (row-major), not yet whitened."""
+        """Images ``[B 3 H W]``, RGB in [0, 1] -> normalized patches ``[B n d]`` (row-major), not yet whitened."""
         p = self.args.patch
         d = 3 * p * p
         gray = images.mean(1, keepdim=True)
@@ -146,7 +146,7 @@ class PatchDictionary(Encoder):
         return rows.sub_(mean.flatten(1)[:, :, None]).mul_(scale.flatten(1)[:, :, None])
 
     def filters(self) -> tuple[Tensor, Tensor]:
-        """Filters ``[d atoms]`` for normalised patches and their biases ``[atoms]``: whitening folded in."""
+        """Filters ``[d atoms]`` for normalized patches and their biases ``[atoms]``: whitening folded in."""
         weight = self.whiten @ self.full_dictionary().T
         return weight, -(self.patch_mean @ weight)
 
@@ -209,7 +209,7 @@ def _cells(side: int, grid: int, device: torch.device) -> Tensor:
 
 
 class _Coder(ABC):
-    """Normalised patches of a few images ``[c n d]`` -> their pooled code ``[c signs cells atoms]``, float32."""
+    """Normalized patches of a few images ``[c n d]`` -> their pooled code ``[c signs cells atoms]``, float32."""
 
     def __init__(
         self, encoder: PatchDictionary, weight: Tensor, bias: Tensor, pool: Tensor, dtype: torch.dtype

@@ -64,7 +64,7 @@ class SparseCode(VectorEncoder):
             return [self.solve(rows.float())]
 
     def unconverged(self, rows: Tensor, codes: Tensor) -> Tensor:
-        """The codes ``[B h]`` of centred rows ``[B d]`` that ``steps`` were too few for, bool ``[B]``.
+        """The codes ``[B h]`` of centered rows ``[B d]`` that ``steps`` were too few for, bool ``[B]``.
 
         They are far from the minimum, or hard thresholding would still move them. Matching pursuit always ends.
         """
@@ -78,7 +78,7 @@ class SparseCode(VectorEncoder):
                 return torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
 
     def solve(self, rows: Tensor, *, steps: int | None = None, tolerance: float = 1e-5) -> Tensor:
-        """Centred rows ``[B d]``, float32 -> codes ``[B h]``.
+        """Centered rows ``[B d]``, float32 -> codes ``[B h]``.
 
         Args:
             steps: maximum number of steps per code; by default the encoder's.

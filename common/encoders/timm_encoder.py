@@ -41,7 +41,7 @@ def build_timm_encoder(config: EncoderConfig, image_size: int, view: View, mask_
 
 
 class TimmEncoder(Encoder):
-    """A timm model read through ``forward_intermediates``; images are standardised as timm does for this model."""
+    """A timm model read through ``forward_intermediates``; images are standardized as timm does for this model."""
 
     def __init__(self, model: Any, config: EncoderConfig, image_size: int, view: View, mask_channel: bool) -> None:
         mean, std = (model.pretrained_cfg.get(key, ()) for key in ("mean", "std"))
@@ -51,7 +51,7 @@ class TimmEncoder(Encoder):
         self.config = config
         self.model = model
         self._picks: list[int] | None = None  # all
-        self._norm = not isinstance(model, (Hiera, HieraDet))  # they refuse to normalise their maps
+        self._norm = not isinstance(model, (Hiera, HieraDet))  # they refuse to normalize their maps
         if mask_channel and not add_mask_channel(model, config):
             raise self.refusal("its first layer takes no mask channel; use another model or pretext")
         self.settle()
@@ -131,7 +131,7 @@ class TimmTokenEncoder(TimmEncoder, TokenEncoder):
         super().settle()
 
     def layers(self, images: Tensor) -> list[Tensor]:
-        """Images ``[B 3 H W]`` -> the patch tokens of six evenly spaced blocks as maps; the last is normalised."""
+        """Images ``[B 3 H W]`` -> the patch tokens of six evenly spaced blocks as maps; the last is normalized."""
         blocks = self.model.blocks
         picks = range(len(blocks)) if self._picks is None else self._picks
         x, maps = self._embed(images, None), []

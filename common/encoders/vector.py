@@ -48,7 +48,7 @@ class VectorEncoder(Encoder):
             self.centre.copy_(self.prepare(images.to(self.centre.device)).double().mean(0).flatten())
 
     def vectors(self, images: Tensor) -> Tensor:
-        """Images ``[B 3 S S]``, RGB in [0, 1] -> centred rows ``[B d]``."""
+        """Images ``[B 3 S S]``, RGB in [0, 1] -> centered rows ``[B d]``."""
         prepared = self.prepare(images)
         if images.shape[2] != self.image_size or images.shape[3] != self.image_size:
             raise ValueError(f"it encodes images of {self.image_size} px only, not {images.shape[2]}x{images.shape[3]}")
@@ -61,7 +61,7 @@ class VectorEncoder(Encoder):
 
     @abstractmethod
     def codes(self, rows: Tensor) -> Sequence[Tensor]:
-        """Centred rows ``[B d]`` -> vectors ``[B h_l]``, shallow to deep, the code last."""
+        """Centered rows ``[B d]`` -> vectors ``[B h_l]``, shallow to deep, the code last."""
 
 
 def code_activation(code: Tensor, rectify: bool, kept: int | None) -> Tensor:
@@ -74,7 +74,7 @@ def code_activation(code: Tensor, rectify: bool, kept: int | None) -> Tensor:
 
 
 class Rows(nn.Module):
-    """A linear map whose weight ``[h d]`` is initialised with orthonormal rows (columns, if h > d)."""
+    """A linear map whose weight ``[h d]`` is initialized with orthonormal rows (columns, if h > d)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

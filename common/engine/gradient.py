@@ -24,7 +24,7 @@ from common.machine.precision import autocast, resolve_precision
 
 
 class GradientLearner(Learner):
-    """Minimise the sum of an objective's named losses.
+    """Minimize the sum of an objective's named losses.
 
     Args:
         model: the objective. ``model(images)``, or ``model(images, labels)`` where there are labels, takes uint8

@@ -1,6 +1,6 @@
 """How many threads to compute with on a machine that may be running other programs.
 
-Threads synchronise at the end of every operation. If one of them waits for its core, all wait, thousands of times per
+Threads synchronize at the end of every operation. If one of them waits for its core, all wait, thousands of times per
 second: with one of two cores busy, two threads were measured to train 3 to 50 times slower than one.
 """
 

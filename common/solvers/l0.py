@@ -2,8 +2,8 @@
 
 For rows ``x`` ``[B d]`` and a dictionary ``W`` ``[d h]``, independently for every row:
 
-    iht:  minimise over s   ‖x − W s‖² + λ ‖s‖₀
-    omp:  minimise over s   ‖x − W s‖²   with  ‖s‖₀ <= k,   greedily
+    iht:  minimize over s   ‖x − W s‖² + λ ‖s‖₀
+    omp:  minimize over s   ‖x − W s‖²   with  ‖s‖₀ <= k,   greedily
 
 Both problems are NP-hard; the solutions are good, not optimal.
 """
@@ -27,7 +27,7 @@ UNIT = 1e-3  # tolerance of the norm of a unit atom
 
 
 def hard_threshold(x: Tensor, t: float) -> Tensor:
-    """``x`` where ``|x| > t``, else 0: the minimiser of ``(s − x)² + t² ‖s‖₀``, for any shape and ``t >= 0``.
+    """``x`` where ``|x| > t``, else 0: the minimizer of ``(s − x)² + t² ‖s‖₀``, for any shape and ``t >= 0``.
 
     Raises:
         ValueError: ``t`` is negative.
@@ -66,7 +66,7 @@ def l0_objective(x: Tensor, dictionary: Tensor, codes: Tensor, l0: float) -> Ten
 def iht(x: Tensor, dictionary: Tensor, l0: float, *, steps: int = 200, start: Tensor | None = None) -> Tensor:
     """Codes ``[B h]`` by iterative hard thresholding of ``‖x − W s‖² + λ ‖s‖₀``.
 
-    With ``c >= λmax(WᵀW)`` a step is ``s <- hard(s + Wᵀ(x − W s) / c, √(λ / c))``, the minimiser of an upper bound that
+    With ``c >= λmax(WᵀW)`` a step is ``s <- hard(s + Wᵀ(x − W s) / c, √(λ / c))``, the minimizer of an upper bound that
     is tight at ``s`` (Blumensath & Davies 2008, "Iterative thresholding for sparse approximations", section 2), so the
     objective never increases. Every ``POLISH`` steps the codes are refitted by least squares on their support where
     that lowers the objective (as in Foucart 2011, "Hard thresholding pursuit"): plain steps converge slowly there.

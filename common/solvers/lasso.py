@@ -2,7 +2,7 @@
 
 For rows ``x`` ``[B d]`` and a dictionary ``W`` ``[d h]``, independently for every row:
 
-    minimise over s   F(s) = ‖x − W s‖² + λ ‖s‖₁
+    minimize over s   F(s) = ‖x − W s‖² + λ ‖s‖₁
 
 (scikit-learn's ``sparse_encode`` halves the squared error: its ``alpha`` is λ/2.) With curvature ``c``, a step from
 ``y`` is ``z = soft(y + Wᵀ(x − W y) / c, λ / 2c)``. ``y`` extrapolates beyond the best codes so far, as in MFISTA (Beck
@@ -18,7 +18,7 @@ The state is the residual ``x − W s``, not ``WᵀW s``: it is shorter than a c
 extrapolates linearly, both its products fuse with the adjacent sums, and its squared norm does not cancel in float32.
 
 First-order steps find which atoms a code uses long before they find their coefficients, so every ``CHECK`` steps the
-signs are fixed and F, now a quadratic, is minimised exactly over those atoms: the step of feature-sign search (Lee,
+signs are fixed and F, now a quadratic, is minimized exactly over those atoms: the step of feature-sign search (Lee,
 Battle, Raina & Ng 2006, "Efficient sparse coding algorithms", algorithm 1), accepted where it lowers F.
 
 A row is done when its duality gap is at most ``tolerance`` times its objective. The gap bounds the suboptimality:
@@ -46,7 +46,7 @@ FLAT = 1e-3  # lower bound of a row's curvature as a share of λmax; at rest it 
 
 
 def soft_threshold(x: Tensor, t: float) -> Tensor:
-    """``sign(x) max(|x| − t, 0)``: the minimiser of ``(s − x)²/2 + t |s|``, for any shape and ``t >= 0``.
+    """``sign(x) max(|x| − t, 0)``: the minimizer of ``(s − x)²/2 + t |s|``, for any shape and ``t >= 0``.
 
     Raises:
         ValueError: ``t`` is negative.
@@ -106,7 +106,7 @@ def fista(
     start: Tensor | None = None,
     nonnegative: bool = False,
 ) -> Tensor:
-    """Codes ``[B h]`` that minimise ``‖x − W s‖² + λ ‖s‖₁`` for every row.
+    """Codes ``[B h]`` that minimize ``‖x − W s‖² + λ ‖s‖₁`` for every row.
 
     Rows leave the batch when they are done, so the work shrinks. Rows are processed in blocks, so memory stays close to
     that of the codes.
@@ -190,8 +190,8 @@ class _Block:
         self.codes, self.residual, self.objective = z, residual, objective
 
     def polish(self, gram: Tensor) -> None:
-        """Minimise F exactly over the atoms in use, signs fixed; accepted where F falls. ``gram``: WᵀW ``[h h]``."""
-        # the minimiser is s + (W_SᵀW_S)⁻¹ (W_Sᵀr − λ/2 sign s)
+        """Minimize F exactly over the atoms in use, signs fixed; accepted where F falls. ``gram``: WᵀW ``[h h]``."""
+        # the minimizer is s + (W_SᵀW_S)⁻¹ (W_Sᵀr − λ/2 sign s)
         slope = (self.residual @ self.dictionary).sub_(self.codes.sign(), alpha=self.l1 / 2)
         direction = solve_on_support(gram, slope, self.codes, ridge=RIDGE * float(gram.diagonal().mean()))
         pending = torch.arange(len(slope), device=slope.device)

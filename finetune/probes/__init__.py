@@ -14,7 +14,7 @@ from finetune.probes.classifiers import Classifiers, Rows
 from finetune.probes.linear import Linear
 from finetune.probes.means import NearestMean
 from finetune.probes.nearest import Nearest
-from finetune.probes.search import Candidates, Chosen, Search, Standardiser, Task, build_task
+from finetune.probes.search import Candidates, Chosen, Search, Standardizer, Task, build_task
 
 AnyProbe = Annotated[Linear | Nearest | NearestMean, Field(discriminator="kind")]
 
@@ -30,7 +30,7 @@ __all__ = [
     "Probe",
     "Rows",
     "Search",
-    "Standardiser",
+    "Standardizer",
     "Task",
     "build_task",
 ]

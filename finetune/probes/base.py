@@ -1,9 +1,9 @@
 """The probe contract: choose on held-out training images, refit on the whole training set, predict.
 
 The shared steps are written here once, so no probe can choose on anything but held-out images or skip the refit.
-Features are standardised with the statistics of the rows a classifier is fitted on. Every space and every setting of
+Features are standardized with the statistics of the rows a classifier is fitted on. Every space and every setting of
 the grid is scored on the held-out images, and the best is refitted on all training images. A new probe defines only
-its grid, and how classifiers are fitted on standardised rows.
+its grid, and how classifiers are fitted on standardized rows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from finetune.probes.search import (
     NOT_TRIED,
     Candidates,
     Chosen,
-    Standardiser,
+    Standardizer,
     Task,
     Validated,
     choose_best,
@@ -41,7 +41,7 @@ PATIENCE = 2  # parts of the grid that may be no better than the best so far, be
 
 
 class Split(NamedTuple):
-    """One split in one space, standardised by the rows that are fitted on."""
+    """One split in one space, standardized by the rows that are fitted on."""
 
     rows: Rows
     held: Tensor  # float32 [m F]
@@ -50,10 +50,10 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Fitted:
-    """Classifiers on one space, with the statistics that standardise its features."""
+    """Classifiers on one space, with the statistics that standardize its features."""
 
     space: Space
-    standardise: Standardiser
+    standardize: Standardizer
     classifiers: Classifiers
 
     @property
@@ -63,11 +63,11 @@ class Fitted:
 
     def predict_all(self, matrix: Tensor) -> Tensor:
         """A feature matrix ``[m F]``, which is overwritten -> predictions, int64 ``[G m]``, on the CPU."""
-        return self.classifiers.predict(self.standardise.apply_(matrix)).cpu()
+        return self.classifiers.predict(self.standardize.apply_(matrix)).cpu()
 
     def predict(self, features: Features) -> Tensor:
         """The class that the first classifier predicts for each row, int64 ``[n]``, on the CPU."""
-        return self.predict_all(features.matrix(self.space).to(self.standardise.mean.device))[0]
+        return self.predict_all(features.matrix(self.space).to(self.standardize.mean.device))[0]
 
 
 class Probe(Config, ABC):
@@ -133,23 +133,23 @@ class Probe(Config, ABC):
         return Validated(scores, fits, unconverged)
 
     def refit(self, candidates: Candidates, task: Task, chosen: Chosen) -> Fitted:
-        """Fit the chosen setting in the chosen space, standardised, on all training images."""
-        rows, standardise = self._rows(candidates, chosen.space, task, None)
+        """Fit the chosen setting in the chosen space, standardized, on all training images."""
+        rows, standardize = self._rows(candidates, chosen.space, task, None)
         rows = rows._replace(start=chosen.start)
-        return Fitted(chosen.space, standardise, self._fit(rows, chosen.space, task, [chosen.setting], final=True))
+        return Fitted(chosen.space, standardize, self._fit(rows, chosen.space, task, [chosen.setting], final=True))
 
     def _split(self, candidates: Candidates, space: Space, task: Task, fold: Fold) -> Split:
-        rows, standardise = self._rows(candidates, space, task, fold.fit)
-        return Split(rows, standardise.apply_(candidates.matrix(space, fold.held)), task.labels[fold.held])
+        rows, standardize = self._rows(candidates, space, task, fold.fit)
+        return Split(rows, standardize.apply_(candidates.matrix(space, fold.held)), task.labels[fold.held])
 
-    def _rows(self, candidates: Candidates, space: Space, task: Task, rows: Tensor | None) -> tuple[Rows, Standardiser]:
-        """Training images ``rows``, or all, standardised by their own statistics."""
+    def _rows(self, candidates: Candidates, space: Space, task: Task, rows: Tensor | None) -> tuple[Rows, Standardizer]:
+        """Training images ``rows``, or all, standardized by their own statistics."""
         matrix = candidates.matrix(space, rows)
-        standardise = Standardiser.of(matrix)
-        standardise.apply_(matrix)
+        standardize = Standardizer.of(matrix)
+        standardize.apply_(matrix)
         labels = (task.labels if rows is None else task.labels[rows]).to(matrix.device)
         preconditioner = partial(candidates.preconditioner, space, matrix)
-        return Rows(matrix, labels, len(task.classes), preconditioner), standardise
+        return Rows(matrix, labels, len(task.classes), preconditioner), standardize
 
     def _fit(self, rows: Rows, space: Space, task: Task, settings: Sequence[Setting], *, final: bool) -> Classifiers:
         """Fit, and log what does not converge."""

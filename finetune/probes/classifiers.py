@@ -21,13 +21,13 @@ class Classifiers(ABC):
 
     @abstractmethod
     def predict(self, features: Tensor) -> Tensor:
-        """Standardised features ``[m F]`` -> the class of each row under each setting, int64 ``[G m]``."""
+        """Standardized features ``[m F]`` -> the class of each row under each setting, int64 ``[G m]``."""
 
 
 class Rows(NamedTuple):
-    """Labelled rows that classifiers are fitted on."""
+    """Labeled rows that classifiers are fitted on."""
 
-    features: Tensor  # float32 [n F], standardised
+    features: Tensor  # float32 [n F], standardized
     labels: Tensor  # int64 [n]
     classes: int
     preconditioner: Callable[[], Preconditioner]  # of the space, for solvers that use one

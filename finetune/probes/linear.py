@@ -19,7 +19,7 @@ CHOOSING = 1e-3  # solver tolerance while strengths are compared, where a tenth 
 TOGETHER = 4  # strengths that are tried first: one product with the features serves them all
 FINAL = 1e-6  # solver tolerance of the classifier that is tested: smaller ones change one prediction in a thousand
 
-# Half decades: neighbouring strengths differ in validation accuracy by less than its standard error.
+# Half decades: neighboring strengths differ in validation accuracy by less than its standard error.
 STRENGTHS = {
     "logistic": tuple(float(f"{10 ** (exponent / 2):.3g}") for exponent in range(-10, 0)),  # 1e-5 .. 0.316
     "ridge": tuple(float(f"{10 ** (exponent / 2):.3g}") for exponent in range(-6, 6)),  # 1e-3 .. 316

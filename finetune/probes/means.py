@@ -15,7 +15,7 @@ from finetune.results import Setting
 
 
 class NearestMean(Probe):
-    """The class whose mean is nearest, by Euclidean distance of standardised features; only the space is chosen."""
+    """The class whose mean is nearest, by Euclidean distance of standardized features; only the space is chosen."""
 
     kind: Literal["nearest_mean"] = "nearest_mean"
 

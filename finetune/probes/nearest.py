@@ -1,4 +1,4 @@
-"""Weighted k-nearest neighbours, with k chosen on held-out training images."""
+"""Weighted k-nearest neighbors, with k chosen on held-out training images."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from finetune.solvers.knn import knn_predict
 
 
 class Nearest(Probe):
-    """A weighted vote of the k most similar training images, by cosine similarity of standardised features."""
+    """A weighted vote of the k most similar training images, by cosine similarity of standardized features."""
 
     kind: Literal["knn"] = "knn"
     k: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(10, 20, 100, 200), min_length=1)
-    """Numbers of neighbours to choose from."""
+    """Numbers of neighbors to choose from."""
     temperature: float = Field(default=0.07, gt=0)
-    """A neighbour of cosine similarity s has the weight exp(s / temperature)."""
+    """A neighbor of cosine similarity s has the weight exp(s / temperature)."""
 
     @property
     def text(self) -> str:
         return f"k-NN (temperature {self.temperature:g})"
 
     def grid(self, task: Task) -> list[Setting]:
-        neighbours = sorted({min(k, *(len(fold.fit) for fold in task.folds)) for k in self.k})  # the bank has no more
-        return [{"k": k} for k in neighbours]
+        neighbors = sorted({min(k, *(len(fold.fit) for fold in task.folds)) for k in self.k})  # the bank has no more
+        return [{"k": k} for k in neighbors]
 
-    def fit(self, rows: Rows, settings: Sequence[Setting], *, final: bool) -> Neighbours:
-        return Neighbours(rows, [int(setting["k"]) for setting in settings], self.temperature)
+    def fit(self, rows: Rows, settings: Sequence[Setting], *, final: bool) -> Neighbors:
+        return Neighbors(rows, [int(setting["k"]) for setting in settings], self.temperature)
 
 
-class Neighbours(Classifiers):
-    """The labelled bank: nothing is learned."""
+class Neighbors(Classifiers):
+    """The labeled bank: nothing is learned."""
 
     def __init__(self, bank: Rows, k: Sequence[int], temperature: float) -> None:
         self.bank, self.k, self.temperature = bank, k, temperature

@@ -1,6 +1,6 @@
 """The search of every probe: feature spaces and settings, compared on training images that were not fitted on.
 
-Few images are cross-validated: on a tenth of 2,000 images, chance decides between neighbouring layers and strengths, so
+Few images are cross-validated: on a tenth of 2,000 images, chance decides between neighboring layers and strengths, so
 that the accuracy that is then tested moves by several points from seed to seed. Of many images, a part is held out.
 
 Nothing here sees the test set. A probe gets a ``Task``, which has training labels only.
@@ -42,7 +42,7 @@ def _layer(value: int | str) -> int | str:
     return value
 
 
-FEW_IMAGES = 5_000  # with fewer labelled training images, choices are made by cross-validation
+FEW_IMAGES = 5_000  # with fewer labeled training images, choices are made by cross-validation
 
 PoolingName = Annotated[str, AfterValidator(_poolings)]
 LayerChoice = Annotated[int | str, AfterValidator(_layer)]
@@ -78,7 +78,7 @@ class Search(Config):
 
 @dataclass(frozen=True)
 class Task:
-    """A labelled task and the splits of its training images. Rows are int64 indices of training images."""
+    """A labeled task and the splits of its training images. Rows are int64 indices of training images."""
 
     name: str
     classes: tuple[str, ...]
@@ -133,23 +133,23 @@ class Candidates:
         """Features of training images ``rows`` (all by default), a new float32 tensor ``[n F]``."""
         return self.features.matrix(space, rows).to(self.device)
 
-    def preconditioner(self, space: Space, standardised: Tensor) -> Preconditioner:
+    def preconditioner(self, space: Space, standardized: Tensor) -> Preconditioner:
         """The preconditioner of a space, computed once: splits and tasks are too similar to need their own.
 
         An exception is a split with features that the first one lacked. Few rows have directions that no others have,
         so theirs comes from all training images. It decides how fast a fit is, not what is fitted.
         """
         known = self._preconditioners.get(space)
-        if known is None or not known.covers(standardised):
-            if few_rows(standardised):
-                standardised = self.matrix(space)
-                Standardiser.of(standardised).apply_(standardised)
-            known = self._preconditioners[space] = Preconditioner.of(standardised)
+        if known is None or not known.covers(standardized):
+            if few_rows(standardized):
+                standardized = self.matrix(space)
+                Standardizer.of(standardized).apply_(standardized)
+            known = self._preconditioners[space] = Preconditioner.of(standardized)
         return known
 
 
 @dataclass(frozen=True)
-class Standardiser:
+class Standardizer:
     """``(x - mean) / scale`` with the statistics of the rows a classifier is fitted on; constant features become 0.
 
     They become 0 in all other rows too: a feature that never varied in the fit says nothing about the classes, but
@@ -160,7 +160,7 @@ class Standardiser:
     scale: Tensor  # [F]; infinite for constant features
 
     @classmethod
-    def of(cls, features: Tensor) -> Standardiser:
+    def of(cls, features: Tensor) -> Standardizer:
         mean, deviation = column_moments(features)
         # features that are constant up to float32 rounding: dividing by the rounding error would amplify it
         constant = deviation <= 1e-6 * mean.abs() + 1e-30
@@ -168,7 +168,7 @@ class Standardiser:
         return cls(mean.to(features.dtype), scale.to(features.dtype))
 
     def apply_(self, features: Tensor) -> Tensor:
-        """Standardise in place: features are large."""
+        """Standardize in place: features are large."""
         return features.sub_(self.mean).div_(self.scale)
 
 
@@ -213,7 +213,7 @@ Validate = Callable[[Space, Sequence[Fold]], Validated]  # scores every setting 
 def clearly_worse(accuracy: float, best: float, images: int) -> bool:
     """Whether an accuracy is below the best by more than the standard error of that, measured on so many images.
 
-    Neighbouring strengths get mostly the same images right, so this is about twice the error of their difference.
+    Neighboring strengths get mostly the same images right, so this is about twice the error of their difference.
     """
     return accuracy < best - math.sqrt(best * (1 - best) / images)
 

@@ -1,1 +1,1 @@
-"""Classifiers on fixed features: logistic regression, ridge regression, nearest neighbours."""
+"""Classifiers on fixed features: logistic regression, ridge regression, nearest neighbors."""

@@ -58,12 +58,12 @@ def gram(features: Tensor, mean: Tensor, weights: Tensor | None = None) -> Tenso
     columns = [slice(start, start + COLUMNS) for start in range(0, width, COLUMNS)]
     roots = None if weights is None else weights.sqrt().to(features.dtype)
     for index, rows in enumerate(blocks(features)):
-        centred = rows - shift
+        centered = rows - shift
         if roots is not None:
-            centred *= roots[index * BLOCK : index * BLOCK + len(rows), None]
+            centered *= roots[index * BLOCK : index * BLOCK + len(rows), None]
         for place, left in enumerate(columns):
             for right in columns[place:]:
-                total[left, right] += centred[:, left].T @ centred[:, right]
+                total[left, right] += centered[:, left].T @ centered[:, right]
     for place, left in enumerate(columns):
         for right in columns[place + 1 :]:
             total[right, left] = total[left, right].T

@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification by cosine similarity (Wu et al. 2018, arXiv:1805.01978, section 3.4).
+"""Weighted k-nearest-neighbor classification by cosine similarity (Wu et al. 2018, arXiv:1805.01978, section 3.4).
 
 A query's vote for class c is ``Σ exp(s_i / T)`` over those of its k most similar training rows that have label c, where
 ``s_i`` is the cosine similarity; that of a row of zeros, which has no direction, is 0. Of equally similar rows, the
@@ -21,14 +21,14 @@ SIMILARITIES = 1 << 25  # entries of the similarity matrix held at once
 def knn_predict(
     queries: Tensor, bank: Tensor, labels: Tensor, classes: int, k: Sequence[int], temperature: float = 0.07
 ) -> Tensor:
-    """Classify queries ``[m F]`` by a labelled bank ``[n F]``, with each number of neighbours.
+    """Classify queries ``[m F]`` by a labeled bank ``[n F]``, with each number of neighbors.
 
     Args:
         queries: rows to classify.
-        bank: labelled rows; only their directions matter, not their scale.
+        bank: labeled rows; only their directions matter, not their scale.
         labels: int64 ``[n]`` in ``0..classes-1``.
         classes: number of classes.
-        k: numbers of neighbours; any number above n means all n.
+        k: numbers of neighbors; any number above n means all n.
         temperature: T above.
 
     Returns:
@@ -39,7 +39,7 @@ def knn_predict(
     answers: list[Tensor] = []
     for rows in blocks(queries, max(1, SIMILARITIES // len(bank))):
         similarity, nearest = _nearest(normalize(rows, dim=1) @ bank.T, most)
-        # Relative to the best neighbour: the winner is the same, and exp cannot overflow.
+        # Relative to the best neighbor: the winner is the same, and exp cannot overflow.
         votes = ((similarity - similarity[:, :1]) / temperature).exp()
         chosen = labels[nearest]
         totals = votes.new_zeros(len(k), len(rows), classes)

@@ -31,11 +31,11 @@ class Problems:
 
     The class dimension comes before rows or features, ``[g C n]`` and ``[g C F]``: softmax then runs over long
     contiguous rows (20 times faster than over the last dimension), and solved problems are dropped by slicing. The bias
-    is for centred features: it does not depend on the weights, so the preconditioner can treat the two separately.
+    is for centered features: it does not depend on the weights, so the preconditioner can treat the two separately.
 
     Attributes:
         weight: ``[g C F]``; the start, and after ``solve`` the solution.
-        centred_bias: ``[g C]``, likewise.
+        centered_bias: ``[g C]``, likewise.
         steps: number of steps of each problem.
         converged: whether each is solved.
     """
@@ -45,24 +45,24 @@ class Problems:
         features: Tensor,
         labels: Tensor,
         weight: Tensor,
-        centred_bias: Tensor,
+        centered_bias: Tensor,
         l2: Tensor,
         mean: Tensor,
         preconditioner: Preconditioner,
         history: int,
     ) -> None:
         self.features, self.labels, self.preconditioner, self.history = features, labels, preconditioner, history
-        self.weight, self.centred_bias, self.l2, self.mean = weight.clone(), centred_bias.clone(), l2, mean
+        self.weight, self.centered_bias, self.l2, self.mean = weight.clone(), centered_bias.clone(), l2, mean
         self.steps, self.converged = [0] * len(l2), [False] * len(l2)
 
     def solve(self, tolerance: float, max_steps: int) -> None:
         """L-BFGS on every problem until it is solved; solved ones leave the batch."""
         active = torch.arange(len(self.l2), device=self.l2.device)
         l2 = self.l2
-        point = torch.cat([self.weight, self.centred_bias[:, :, None]], dim=2)  # [g C F+1]
+        point = torch.cat([self.weight, self.centered_bias[:, :, None]], dim=2)  # [g C F+1]
         logits = self._product(point)  # [g C n]
         here = self._evaluate(logits)
-        value, gradient = self._penalised(here, point, l2)
+        value, gradient = self._penalized(here, point, l2)
         first, values = value, [value]
         pairs: list[_Pair] = []
         failed = hopeless = torch.zeros_like(active, dtype=torch.bool)
@@ -96,7 +96,7 @@ class Problems:
                 again = failed.nonzero().squeeze(1)
                 logits[again] = self._product(point[again])
                 here = here.replaced(again, self._evaluate(logits[again]))
-            value, new_gradient = self._penalised(here, point, l2)
+            value, new_gradient = self._penalized(here, point, l2)
             pairs = [*pairs, _Pair.of(step, new_gradient - gradient)][-self.history :]
             if bool(failed.any()):
                 pairs = [pair.but(failed) for pair in pairs]
@@ -128,7 +128,7 @@ class Problems:
         residual.scatter_(1, rows, -q)
         return _Point(loss, residual, (spread / (logits.shape[1] - 1)).clamp_min(1e-6))
 
-    def _penalised(self, here: _Point, point: Tensor, l2: Tensor) -> tuple[Tensor, Tensor]:
+    def _penalized(self, here: _Point, point: Tensor, l2: Tensor) -> tuple[Tensor, Tensor]:
         """The objective, float64 ``[g]``, and its gradient ``[g C F+1]``."""
         weight = point[..., :-1]
         g, C, n = here.residual.shape
@@ -210,7 +210,10 @@ class Problems:
         for place, converged in zip(active[leaving].tolist(), done[leaving].tolist(), strict=True):
             self.steps[place], self.converged[place] = step_index, converged
         better = leaving & lower
-        self.weight[active[better]], self.centred_bias[active[better]] = point[better][..., :-1], point[better][..., -1]
+        self.weight[active[better]], self.centered_bias[active[better]] = (
+            point[better][..., :-1],
+            point[better][..., -1],
+        )
 
 
 class _Point(NamedTuple):

@@ -2,7 +2,7 @@
 
 For each strength λ of the grid, with features ``x_i`` and labels ``y_i``, ``i = 1..n``:
 
-    minimise over W, b   (1/n) Σ_i cross_entropy(Wᵀ x_i + b, y_i)  +  (λ/2) ‖W‖²_F        (the bias is not penalised)
+    minimize over W, b   (1/n) Σ_i cross_entropy(Wᵀ x_i + b, y_i)  +  (λ/2) ‖W‖²_F        (the bias is not penalized)
 
 scikit-learn's ``LogisticRegression(C=1 / (n λ))`` has the same minimum.
 
@@ -14,7 +14,7 @@ it fast:
 - Logits are linear in the weights: the product of the *direction* with the features is computed once per iteration,
   and the line search then only evaluates ``logits + t · slopes``, without touching the features again.
 - The preconditioner is the inverse Hessian with its softmax part averaged: ``H₀ = (s A + λ I)⁻¹``, where ``A`` is the
-  centred Gram matrix and ``s`` the mean curvature ``E[1 - Σ_c p_c²] / (C - 1)`` at the current point. (Böhning 1992,
+  centered Gram matrix and ``s`` the mean curvature ``E[1 - Σ_c p_c²] / (C - 1)`` at the current point. (Böhning 1992,
   *Multinomial logistic regression algorithm*, bounds the Hessian by the same matrix with ``s = 1/2``: safe, but its
   steps are several times too short.) Correlated features then need no more iterations than independent ones.
 - With fewer rows than features, and no preconditioner at hand, the rows are first replaced by their coordinates in
@@ -187,7 +187,7 @@ def _fit(
         chained: if the grid is solved in groups, later ones start from the nearest solution so far instead.
     """
     mean = column_mean(features).to(features.dtype)
-    centred_bias = bias + mean @ weight
+    centered_bias = bias + mean @ weight
     if isinstance(base, Span):
         weight = base.coordinates_of(weight)
         rows, row_mean, preconditioner = base.coordinates, torch.zeros_like(base.coordinates[0]), base.preconditioner
@@ -202,16 +202,16 @@ def _fit(
     order = sorted(range(len(l2)), key=lambda index: -l2[index])
     for first in range(0, len(order), size):
         group = order[first : first + size]
-        weights, biases = weight[group], centred_bias[group]
+        weights, biases = weight[group], centered_bias[group]
         if parts and chained:
-            weights, biases = parts[-1].weight[-1].expand_as(weights), parts[-1].centred_bias[-1].expand_as(biases)
+            weights, biases = parts[-1].weight[-1].expand_as(weights), parts[-1].centered_bias[-1].expand_as(biases)
         strengths = features.new_tensor([l2[index] for index in group])
         parts.append(Problems(rows, labels, weights, biases, strengths, row_mean, preconditioner, history))
         parts[-1].solve(tolerance, max_steps)
     back = torch.tensor(order).argsort().tolist()
     weight = torch.cat([part.weight for part in parts])[back].transpose(1, 2)
     weight = (base.weight_of(weight) if isinstance(base, Span) else weight).contiguous()
-    bias = torch.cat([part.centred_bias for part in parts])[back] - mean @ weight
+    bias = torch.cat([part.centered_bias for part in parts])[back] - mean @ weight
     steps = [count for part in parts for count in part.steps]
     converged = [done for part in parts for done in part.converged]
     return LogisticFit(

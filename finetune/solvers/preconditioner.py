@@ -20,7 +20,7 @@ UNSEEN = 0.1  # a feature is unseen in a sample that has less than this share of
 
 
 class Preconditioner:
-    """``(s A + λ I)⁻¹`` for any s and λ, where ``A ≈ V Λ Vᵀ + δ (I - V Vᵀ)`` is the centred Gram matrix of features.
+    """``(s A + λ I)⁻¹`` for any s and λ, where ``A ≈ V Λ Vᵀ + δ (I - V Vᵀ)`` is the centered Gram matrix of features.
 
     ``V`` holds all eigenvectors of A (δ is then unused), or the principal ones: the other eigenvalues of strongly
     correlated features are small, and δ is their mean. A preconditioner changes how fast the solver converges, not the
@@ -29,7 +29,7 @@ class Preconditioner:
 
     - Features that are rarely non-zero. Where the sample has no curvature, the step is 1/λ times the gradient, many
       thousand times too long. So half of the sample is drawn in proportion to the squared norm of the rows, which are
-      large where standardised features are rare, and the variance of features that it still lacks comes from all rows.
+      large where standardized features are rare, and the variance of features that it still lacks comes from all rows.
     - Outlying rows. The model fits such a row with a small change of its weights and then has no curvature there; if
       the preconditioner kept it, steps would be too short and the predicted decrease too small, which looks like
       convergence. So a row counts for at most ``HEAVY`` average rows.
@@ -73,7 +73,7 @@ class Preconditioner:
     def _dual(cls, rows: Tensor, weights: Tensor, mean: Tensor) -> Preconditioner:
         """Of fewer rows than features: their products have the same eigenvalues, and are fewer.
 
-        Directions outside the span of these rows get the mean eigenvalue: rows that are standardised a little
+        Directions outside the span of these rows get the mean eigenvalue: rows that are standardized a little
         differently have a small part there, and too short a step is mended sooner than one that is 1/λ too long.
         """
         rows = (rows - mean.to(rows.dtype)).mul_(weights.sqrt().to(rows.dtype)[:, None])
@@ -120,7 +120,7 @@ class Preconditioner:
 
 
 def _counted(features: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared norms of centred rows, float64 ``[n]``, and the share of its curvature that each row counts with."""
+    """Squared norms of centered rows, float64 ``[n]``, and the share of its curvature that each row counts with."""
     shift = mean.to(features.dtype)
     norms = torch.cat([(rows - shift).square_().sum(1) for rows in blocks(features)]).double()
     return norms, (HEAVY * norms.mean() / norms.clamp_min(TINY)).clamp_max(1)
@@ -173,10 +173,10 @@ def few_rows(features: Tensor) -> bool:
 class Span:
     """Coordinates of n rows in the space they span, for fewer rows than features.
 
-    With centred rows ``X_c`` ``[n F]`` and ``X_c X_cᵀ = U Λ Uᵀ``, the columns of ``V = X_cᵀ U Λ^-½`` ``[F r]`` are an
+    With centered rows ``X_c`` ``[n F]`` and ``X_c X_cᵀ = U Λ Uᵀ``, the columns of ``V = X_cᵀ U Λ^-½`` ``[F r]`` are an
     orthonormal basis of their span, and ``Z = X_c V = U Λ^½`` are the rows in that basis. A weight outside the span
-    changes no logit and only adds to the penalty. A weight inside, ``W = V w``, has ``‖W‖ = ‖w‖``. So minimising over
-    ``w`` on Z is the same as minimising over ``W`` on the features. The Gram matrix of Z is diagonal: its
+    changes no logit and only adds to the penalty. A weight inside, ``W = V w``, has ``‖W‖ = ‖w‖``. So minimizing over
+    ``w`` on Z is the same as minimizing over ``W`` on the features. The Gram matrix of Z is diagonal: its
     preconditioner is free, and exact.
 
     Attributes:
@@ -190,8 +190,8 @@ class Span:
         # float64 throughout: in float32 the small eigenvalues, which a weak penalty divides by, would be noise
         total = torch.zeros(n, n, dtype=torch.float64, device=features.device)
         for columns, shift in zip(blocks(features.T), blocks(mean), strict=True):
-            centred = columns.T.double() - shift
-            total += centred @ centred.T
+            centered = columns.T.double() - shift
+            total += centered @ centered.T
         values, vectors = torch.linalg.eigh(total)
         nonzero = values > n * torch.finfo(values.dtype).eps * values[-1].clamp_min(torch.finfo(features.dtype).tiny)
         self._exact = mean, values[nonzero], vectors[:, nonzero]

@@ -1,8 +1,8 @@
 """Ridge regression onto one-hot labels, in closed form for a whole grid of L2 strengths.
 
-With centred features ``X`` ``[n F]`` and centred one-hot labels ``Y`` ``[n C]``, for each strength λ:
+With centered features ``X`` ``[n F]`` and centered one-hot labels ``Y`` ``[n C]``, for each strength λ:
 
-    minimise over W   (1/n) ‖X W - Y‖²_F  +  λ ‖W‖²_F        =>        W = (A + λ I)⁻¹ B,   A = XᵀX/n,  B = XᵀY/n
+    minimize over W   (1/n) ‖X W - Y‖²_F  +  λ ‖W‖²_F        =>        W = (A + λ I)⁻¹ B,   A = XᵀX/n,  B = XᵀY/n
 
 and the bias follows from the means. One eigendecomposition ``A = V Λ Vᵀ`` serves the grid:
 ``W = V (Λ + λ)⁻¹ VᵀB``. It costs about 30 times as much as a Cholesky factorization, so wide features use one
@@ -49,12 +49,12 @@ def fit_ridge(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float
         target = basis.T @ _cross(features, labels, classes, mean)
         weight = basis @ (target / (values.clamp_min(0) + strengths[:, None])[:, :, None])  # [G F C]
     else:
-        centred = features.double() - mean
-        values, basis = torch.linalg.eigh(centred @ centred.T / n)
+        centered = features.double() - mean
+        values, basis = torch.linalg.eigh(centered @ centered.T / n)
         one_hot = torch.nn.functional.one_hot(labels, classes).double() - shares
         target = basis.T @ one_hot
         rows = basis @ (target / (values.clamp_min(0) + strengths[:, None])[:, :, None])  # [G n C]
-        weight = centred.T @ rows / n
+        weight = centered.T @ rows / n
     bias = shares - mean @ weight
     error = torch.stack([_squared_error(features, labels, w, b) for w, b in zip(weight, bias, strict=True)])
     objective = error + strengths * weight.square().sum(dim=(1, 2))
@@ -96,11 +96,11 @@ def _in_float64(A: Tensor, target: Tensor, strength: float) -> Tensor:
 
 
 def _cross(features: Tensor, labels: Tensor, classes: int, mean: Tensor) -> Tensor:
-    """``Xᵀ Y / n`` of centred features and labels, float64 ``[F C]``, from the sum of the rows of each class."""
+    """``Xᵀ Y / n`` of centered features and labels, float64 ``[F C]``, from the sum of the rows of each class."""
     sums = torch.zeros(classes, features.shape[1], dtype=torch.float64, device=features.device)
     for rows, y in zip(blocks(features), blocks(labels), strict=True):
         sums.index_add_(0, y, rows.double() - mean)
-    return sums.T / len(features)  # centring one side is enough: the centred rows sum to zero
+    return sums.T / len(features)  # centring one side is enough: the centered rows sum to zero
 
 
 def _squared_error(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ class Example(NamedTuple):
     target: Tensor  # what should be restored                   [B K h' w']
     weight: Tensor | None = None  # weight of the error, >= 0                 [B 1 h' w']
     visible: Tensor | None = None  # visible patches, if tokens are dropped   [B n]
-    # a normalised target is (image - shift) / scale; these turn a prediction back into an image
+    # a normalized target is (image - shift) / scale; these turn a prediction back into an image
     shift: Tensor | None = None  # [B 1 h' w']
     scale: Tensor | None = None  # [B 1 h' w']
 

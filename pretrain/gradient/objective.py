@@ -48,7 +48,7 @@ class PenaltyConfig(Config):
 
 
 def has_sparse_code(encoder: Encoder, penalty: PenaltyConfig) -> bool:
-    """Whether the code is penalised or top-k."""
+    """Whether the code is penalized or top-k."""
     return bool(penalty.l1) or encoder.code_kept is not None
 
 
@@ -103,7 +103,7 @@ class Objective(nn.Module):
     # ---- images to losses
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Images ``[B 3 S S]``, uint8 0..255 or float 0..1 -> named losses, each a scalar; their sum is minimised."""
+        """Images ``[B 3 S S]``, uint8 0..255 or float 0..1 -> named losses, each a scalar; their sum is minimized."""
         example = self.corrupt(images)
         return self.losses(example, *self.predict(example))
 

@@ -48,11 +48,11 @@ class LinearMethod(Method, ABC):
 
     @property
     def sampled(self) -> int:
-        """The maximum number of images for ``initialise``; 0 if one pass over all images is enough."""
+        """The maximum number of images for ``initialize``; 0 if one pass over all images is enough."""
         return 0 if self.one_pass else START_IMAGES
 
     def sample_rows(self, images: int, seed: int) -> Tensor:
-        """The rows, out of ``images``, that ``initialise`` gets: at most ``sampled``, evenly spaced, int64."""
+        """The rows, out of ``images``, that ``initialize`` gets: at most ``sampled``, evenly spaced, int64."""
         return even_rows(images, self.sampled)
 
     @abstractmethod
@@ -126,16 +126,16 @@ class LinearLearner(MethodLearner):
         sample = self.sample(self.images)
         if not self.method.streams:
             log.info("%s is fitted on a sample of %s images (seed %d)", self.method.key, f"{len(sample):,}", self.seed)
-        self.initialise(sample)
+        self.initialize(sample)
 
-    def initialise(self, sample: Tensor) -> None:
+    def initialize(self, sample: Tensor) -> None:
         """Fit what is needed before the first batch on a sample of training images ``[N 3 S S]`` in [0, 1].
 
         Methods that do not stream are completely fitted here.
         """
 
     def sample(self, images: Images) -> Tensor:
-        """The sample for ``initialise``, ``[N 3 S S]`` in [0, 1], at the encoder's size, on the device."""
+        """The sample for ``initialize``, ``[N 3 S S]`` in [0, 1], at the encoder's size, on the device."""
         rows, size = self.method.sample_rows(len(images), self.seed), self.encoder.image_size
         return to_float(images.rows(rows).to(self.world.device))[:, :, :size, :size]
 

@@ -1,6 +1,6 @@
 """Canonical correlation analysis: two linear codes, one per view, with maximum correlation.
 
-    maximise over A, B   tr(Aᵀ Cxy B)    subject to   Aᵀ (Cxx + rx I) A = Bᵀ (Cyy + ry I) B = I
+    maximize over A, B   tr(Aᵀ Cxy B)    subject to   Aᵀ (Cxx + rx I) A = Bᵀ (Cyy + ry I) B = I
 
 (Hotelling 1936, "Relations between two sets of variates"; the ridge r is Vinod's, 1976). With Cholesky factors
 ``Cxx + rx I = Lx Lxᵀ`` and ``Cyy + ry I = Ly Lyᵀ``, the singular value decomposition ``Lx⁻¹ Cxy Ly⁻ᵀ = U ρ Vᵀ`` gives
@@ -93,7 +93,7 @@ class Cca(ProjectedMethod):
     kind: Literal["cca"] = "cca"
     one_pass: ClassVar[bool] = True
     moment_views: ClassVar[int] = 2
-    views: Literal["damage", "neighbours", "other"] = "damage"
+    views: Literal["damage", "neighbors", "other"] = "damage"
     """An image and itself damaged; two adjacent patches of images of twice the size; or the same row of data.other."""
     damage: AnyCorruption = Gaussian()
     ridge: float = Field(default=1e-3, ge=0)
@@ -114,7 +114,7 @@ class Cca(ProjectedMethod):
         return "fit.views=other needs {other}, the second view" if self.views == "other" else ""
 
     def loaded_size(self, image_size: int) -> int:
-        return 2 * image_size if self.views == "neighbours" else image_size
+        return 2 * image_size if self.views == "neighbors" else image_size
 
     @property
     def learner(self) -> type[CcaLearner]:

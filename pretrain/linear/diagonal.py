@@ -10,7 +10,7 @@ HALVINGS = 60
 
 
 def diagonal_autoencoder(rows: Tensor, l1: float, gamma: float | None) -> tuple[Tensor, Tensor]:
-    """``V = diag(a) Uᵀ``, ``W = U diag(b)`` that minimise ``1/N Σ [ ‖x − W V x‖² + λ‖V x‖₁ ] + γ‖W‖²_F``.
+    """``V = diag(a) Uᵀ``, ``W = U diag(b)`` that minimize ``1/N Σ [ ‖x − W V x‖² + λ‖V x‖₁ ] + γ‖W‖²_F``.
 
     ``U`` are the principal directions. Each costs ``v (1 − ab)² + λ a m + γ b²``, with ``v = E(uᵀx)²`` and
     ``m = E|uᵀx|``, so every pair (a, b) is found separately. For a given a, ``b = a v / (a² v + γ)``; with
@@ -19,7 +19,7 @@ def diagonal_autoencoder(rows: Tensor, l1: float, gamma: float | None) -> tuple[
     ``a = 1 − λ m / 2v`` or 0.
 
     Args:
-        rows: ``[N d]``, centred.
+        rows: ``[N d]``, centered.
         l1: λ > 0 if there is a γ.
         gamma: γ > 0; None for columns of unit norm.
 

@@ -2,7 +2,7 @@
 
 For rows ``x_i`` (d numbers), codes ``s_i`` (h numbers) and a dictionary ``W`` ``[d h]``, atoms in its columns:
 
-    minimise over W   1/N Σ_i ‖x_i − W s_i‖²  +  γ ‖W‖²_F   =   tr(W A Wᵀ) − 2 tr(WᵀB) + γ ‖W‖²_F + constant,
+    minimize over W   1/N Σ_i ‖x_i − W s_i‖²  +  γ ‖W‖²_F   =   tr(W A Wᵀ) − 2 tr(WᵀB) + γ ‖W‖²_F + constant,
 
     A = 1/N Σ_i s_i s_iᵀ  [h h],    B = 1/N Σ_i x_i s_iᵀ  [d h],
 
@@ -50,11 +50,11 @@ def update_dictionary(
 ) -> Tensor:
     """The next dictionary ``[d h]``; apart from rounding, its objective is never higher than before.
 
-    Without ``unit_norm``, the minimiser in closed form, ``W = B (A + γ I)⁻¹``, in float64.
+    Without ``unit_norm``, the minimizer in closed form, ``W = B (A + γ I)⁻¹``, in float64.
 
     With ``unit_norm``, block coordinate descent (Mairal et al. 2010, algorithm 2): for one atom, the others fixed, the
     objective is ``A_jj ‖w‖² − 2 w·c`` with ``c = b_j − Σ_{k≠j} A_jk w_k``. On the sphere the first term is constant, so
-    ``w = c / ‖c‖`` is the exact minimiser. Mairal et al. and scikit-learn project onto the unit ball instead,
+    ``w = c / ‖c‖`` is the exact minimizer. Mairal et al. and scikit-learn project onto the unit ball instead,
     which is convex and gives the same atom if ``‖c‖ >= A_jj``. But with a penalty on the codes an atom inside the ball
     is never optimal (a longer atom gives the same with a shorter code), and OMP needs unit atoms. Unused atoms
     (``A_jj <= UNUSED`` mean ``A_kk``) do not change: see ``replace_unused``.
@@ -72,7 +72,7 @@ def update_dictionary(
     """
     _check_statistics(dictionary, codes_gram, cross)
     if unit_norm and gamma != 0:
-        raise ValueError(f"gamma is {gamma}, but the norm of unit-norm atoms cannot be penalised: set unit_norm=False")
+        raise ValueError(f"gamma is {gamma}, but the norm of unit-norm atoms cannot be penalized: set unit_norm=False")
     if not unit_norm and not 0 < gamma < float("inf"):
         raise ValueError(f"gamma must be a positive number without unit_norm, not {gamma}")
     if sweeps < 1:
@@ -106,7 +106,7 @@ def worst_reconstructed(x: Tensor, dictionary: Tensor, codes: Tensor, count: int
 
 
 def replace_unused(dictionary: Tensor, use: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
-    """The dictionary ``[d h]`` with its unused atoms replaced by normalised rows; deterministic.
+    """The dictionary ``[d h]`` with its unused atoms replaced by normalized rows; deterministic.
 
     The statistics of the replaced atoms are out of date: call ``DictionaryStatistics.forget``.
 
@@ -223,7 +223,7 @@ class DictionaryStatistics:
 
 
 def _sweep(atoms: Tensor, A: Tensor, B: Tensor) -> None:
-    """Set every atom to its minimiser in turn, in place: atoms ``[h d]``, A ``[h h]``, B ``[h d]``.
+    """Set every atom to its minimizer in turn, in place: atoms ``[h d]``, A ``[h h]``, B ``[h d]``.
 
     ``c = R_j + A_jj w_j`` with ``R = B − A W``. Within a block of atoms, R is updated by rank-one corrections, and
     for the next block by one product, so nearly all the work is matrix products. ``STAY`` adds

@@ -1,6 +1,6 @@
 """Independent component analysis: the rotation of a whitened code that makes its components least Gaussian.
 
-    maximise over orthogonal R [h h]   Σ_k ( E[ G(r_k · z) ] - E[ G(ν) ] )²,   G(u) = log cosh u,   ν ~ N(0, 1)
+    maximize over orthogonal R [h h]   Σ_k ( E[ G(r_k · z) ] - E[ G(ν) ] )²,   G(u) = log cosh u,   ν ~ N(0, 1)
 
 where z is the whitened PCA code of a bounded sample of rows: FastICA, all components at once (Hyvärinen 1999, "Fast
 and robust fixed-point algorithms for independent component analysis"), in scikit-learn's implementation.
@@ -111,7 +111,7 @@ class IcaLearner(SampleLearner, ProjectionLearner):
 
     method: Ica
 
-    def initialise(self, sample: Tensor) -> None:
+    def initialize(self, sample: Tensor) -> None:
         fit, rows = self.method, self.rows(sample)
         with user_errors(fit):
             self.settle(ica(rows, fit.components, seed=self.seed, max_steps=fit.max_steps, tolerance=fit.tolerance))

@@ -5,7 +5,7 @@ A block of b rows with mean m and the n rows before it, with mean μ and scatter
     δ = m - μ,     S += Σ_block (x - m)(x - m)ᵀ  +  n b / (n + b) δ δᵀ,     μ += b / (n + b) δ
 
 (Chan, Golub, LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances"). Products
-are of centred numbers only, so a mean far from zero loses no precision, unlike Σ x xᵀ - n μ μᵀ.
+are of centered numbers only, so a mean far from zero loses no precision, unlike Σ x xᵀ - n μ μᵀ.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Moments:
             mean = x.mean(0)
             shift = mean - self.mean
             # δ is appended to the block as one more row: one product gives both terms, without a second [d d] matrix
-            centred = torch.cat([x - mean, shift[None] * math.sqrt(n * b / (n + b))])
-            self._scatter.addmm_(centred.T, centred)
+            centered = torch.cat([x - mean, shift[None] * math.sqrt(n * b / (n + b))])
+            self._scatter.addmm_(centered.T, centered)
             self.mean = self.mean + shift * (b / (n + b))
             self.count = n + b
 

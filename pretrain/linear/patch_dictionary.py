@@ -1,7 +1,7 @@
 """Learns the dictionary of a ``patch_dictionary``: whitening from a sample, atoms from a stream of patches.
 
-Each step cuts patches at random positions of a batch, normalises their mean and contrast, whitens them, and updates the
-atoms: by k-means (one atom per patch, the gain-shape vector quantiser of Coates & Ng 2012, *Learning feature
+Each step cuts patches at random positions of a batch, normalizes their mean and contrast, whitens them, and updates the
+atoms: by k-means (one atom per patch, the gain-shape vector quantizer of Coates & Ng 2012, *Learning feature
 representations with k-means*) or by sparse coding. PCA, ICA and random patches serve for comparison.
 """
 
@@ -45,7 +45,7 @@ class PatchDictionaryFit(LinearMethod):
     """How atoms are found."""
     network: PatchDictionaryArgs = PatchDictionaryArgs()
     whitening: float = Field(default=0.3, gt=0)
-    """Added to the eigenvalues of the covariance of patches of variance 1 before they are equalised; small values
+    """Added to the eigenvalues of the covariance of patches of variance 1 before they are equalized; small values
     amplify noise."""
     patches: int = Field(default=8, ge=1, le=4096)
     """Patches per image of a batch."""
@@ -116,7 +116,7 @@ class PatchDictionaryLearner(DictionaryLearner):
         missed = apart(y, dictionary, fista(y, dictionary, args.l1), args.l1)
         return notes + unconverged_note(missed, LASSO_STEPS, "raise fit.network.l1, or lower fit.network.atoms")
 
-    def initialise(self, sample: Tensor) -> None:
+    def initialize(self, sample: Tensor) -> None:
         encoder, fit = self.encoder, self.method
         generator = torch.Generator().manual_seed(self.seed)
         rows = self.cut(sample, max(1, SAMPLE_PATCHES // len(sample)), generator)
@@ -174,7 +174,7 @@ class PatchDictionaryLearner(DictionaryLearner):
         return y, torch.zeros_like(responses).scatter_(1, best, responses.gather(1, best))
 
     def cut(self, images: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-        """``count`` normalised patches per image ``[B 3 S S]``, at random positions -> ``[B*count d]``."""
+        """``count`` normalized patches per image ``[B 3 S S]``, at random positions -> ``[B*count d]``."""
         p, side = self.encoder.args.patch, images.shape[2]
         places = torch.randint(0, side - p + 1, (2, len(images), count), generator=generator).to(images.device)
         offsets = torch.arange(p, device=images.device)
@@ -186,7 +186,7 @@ class PatchDictionaryLearner(DictionaryLearner):
         return self.encoder.patches(patches).flatten(0, 1)
 
     def whitened(self, rows: Tensor) -> Tensor:
-        """Normalised patches ``[n d]`` -> whitened ones."""
+        """Normalized patches ``[n d]`` -> whitened ones."""
         return (rows - self.encoder.patch_mean) @ self.encoder.whiten
 
     @torch.no_grad()

@@ -1,6 +1,6 @@
 """Principal component analysis from moments: the linear code with the least squared error.
 
-    minimise over V [d h] with VᵀV = I   E ‖ (x - m) - V Vᵀ (x - m) ‖²     =>     C V = V Λ,   C = cov(x)
+    minimize over V [d h] with VᵀV = I   E ‖ (x - m) - V Vᵀ (x - m) ‖²     =>     C V = V Λ,   C = cov(x)
 
 with the h largest eigenvalues λ (Pearson 1901; Hotelling 1933). Whitened codes are divided by √λ, so that each has
 variance 1, and multiplied by it for decoding: the reconstruction is the same.
@@ -55,7 +55,7 @@ def pca(moments: Moments, components: int, *, whiten: bool = False) -> Projectio
 def whitened_codes(rows: Tensor, components: int) -> Tensor:
     """The whitened PCA codes of rows ``[n d]``, fitted on the same rows, ``[n h]``, float64, up to the columns' signs.
 
-    With centred rows ``X = U Σ Rᵀ`` they are ``√(n - 1) U``, and ``X Xᵀ = U Σ² Uᵀ`` is ``[n n]``, however large d is.
+    With centered rows ``X = U Σ Rᵀ`` they are ``√(n - 1) U``, and ``X Xᵀ = U Σ² Uᵀ`` is ``[n n]``, however large d is.
     There are ``components`` columns, or fewer if the rows vary in fewer directions.
 
     Raises:

@@ -121,7 +121,7 @@ class ProjectionLearner(LinearLearner):
         return [self.shortfall] if self.shortfall else []
 
     def rows(self, images: Tensor) -> Tensor:
-        """Images as rows ``[B d]``, not yet centred."""
+        """Images as rows ``[B d]``, not yet centered."""
         return self.encoder.prepare(images).flatten(1)
 
     @torch.no_grad()

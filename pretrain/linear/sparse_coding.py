@@ -1,9 +1,9 @@
 """Sparse coding: a dictionary that represents each image or patch with few atoms.
 
-    minimise over W, s_1..s_N   1/N Σ_i [ ‖x_i − W s_i‖² + λ ‖s_i‖₁ ]  +  γ ‖W‖²_F        (L0: ‖s_i‖₀ instead of ‖s_i‖₁)
+    minimize over W, s_1..s_N   1/N Σ_i [ ‖x_i − W s_i‖² + λ ‖s_i‖₁ ]  +  γ ‖W‖²_F        (L0: ‖s_i‖₀ instead of ‖s_i‖₁)
 
 Online (Mairal et al. 2010): compute codes of a batch with the current dictionary, update running moments of codes and
-images, and minimise over the dictionary. With γ = 0 atoms have unit norm: otherwise codes could shrink and atoms grow
+images, and minimize over the dictionary. With γ = 0 atoms have unit norm: otherwise codes could shrink and atoms grow
 without bound. With the L0 penalties this is the only choice, since they ignore the size of a code.
 """
 
@@ -79,7 +79,7 @@ class SparseCodingLearner(DictionaryLearner):
         d, h = self.encoder.dictionary.shape
         self.statistics = DictionaryStatistics(d, h, forgetting=method.forgetting, device=world.device)
 
-    def initialise(self, sample: Tensor) -> None:
+    def initialize(self, sample: Tensor) -> None:
         """Atoms start as images of the sample, chosen by the seed."""
         self.encoder.fit_centre(sample)
         rows = self.encoder.vectors(sample)
@@ -126,7 +126,7 @@ class SparseCodingLearner(DictionaryLearner):
 
 
 def random_rows(rows: Tensor, count: int, seed: int) -> Tensor:
-    """``count`` random rows of ``[n d]``, normalised, ``[count d]``; repeated, with noise, if there are too few."""
+    """``count`` random rows of ``[n d]``, normalized, ``[count d]``; repeated, with noise, if there are too few."""
     generator = torch.Generator().manual_seed(seed)
     usable = rows[rows.norm(dim=1) > 1e-3 * rows.norm(dim=1).mean()]  # a flat patch has no direction
     usable = usable if len(usable) else torch.randn(1, rows.shape[1], generator=generator).to(rows)

@@ -3,13 +3,13 @@
 Over all n = n1 + n2 rows, source first, with kernel matrix K, centring H = I - 11ᵀ/n, and L = e eᵀ, where e is 1/n1 on
 source rows and -1/n2 on target rows, so that tr(Wᵀ K L K W) is the squared distance between the domains' mean codes,
 
-    minimise over W [n h]   tr(Wᵀ K L K W) + μ tr(WᵀW)    subject to   Wᵀ K H K W = I
+    minimize over W [n h]   tr(Wᵀ K L K W) + μ tr(WᵀW)    subject to   Wᵀ K H K W = I
 
 The solutions are the leading eigenvectors of (K L K + μ I)⁻¹ K H K (Pan, Tsang, Kwok, Yang 2011, "Domain adaptation
 via transfer component analysis"). That costs n² memory and n³ time. Here codes are restricted to combinations of m
 landmarks (the subset of regressors): with Φ = k(rows, landmarks) [n m] and A [m h],
 
-    minimise over A   tr(Aᵀ Φᵀ L Φ A) + μ tr(AᵀA)    subject to   Aᵀ Φᵀ H Φ A = I
+    minimize over A   tr(Aᵀ Φᵀ L Φ A) + μ tr(AᵀA)    subject to   Aᵀ Φᵀ H Φ A = I
 
 The penalty on A is the identity, like Pan's on W, and not the landmarks' kernel matrix, which would be the norm of the
 function. So if every row is a landmark, Φ = K and A = W, and the codes equal Pan's up to scale and sign.
@@ -91,7 +91,7 @@ def tca(
 ) -> KernelProjection:
     """Fit ``components`` transfer components, best first.
 
-    Codes are scaled: over all rows together they are centred, uncorrelated and have (sample) variance 1. The loading of
+    Codes are scaled: over all rows together they are centered, uncorrelated and of (sample) variance 1. The loading of the
     largest magnitude of each component is positive.
 
     Args:
@@ -289,7 +289,7 @@ class TcaLearner(SampleLearner):
         seed_step(self.seed, 0)
         return self.method.damage(images)
 
-    def initialise(self, sample: Tensor) -> None:
+    def initialize(self, sample: Tensor) -> None:
         fit, encoder, other = self.method, self.encoder, self.second_domain()
         encoder.fit_centre(torch.cat([sample, other]))
         source, target = encoder.vectors(sample).double(), encoder.vectors(other).double()

@@ -59,7 +59,7 @@ def health(encoder: Encoder, images: Tensor) -> Health:
 
 
 def effective_rank(features: Tensor) -> float:
-    """``exp`` of the entropy of the singular values of ``[N D]``, normalised to sum 1 (RankMe, Garrido et al. 2023).
+    """``exp`` of the entropy of the singular values of ``[N D]``, normalized to sum 1 (RankMe, Garrido et al. 2023).
 
     1 if one direction holds everything, at most min(N, D); 0 if all features are 0.
     """

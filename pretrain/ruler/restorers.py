@@ -26,7 +26,7 @@ from common.corruptions import AnyCorruption
 LEAST_ERROR = 1e-10  # mean squared error below which images in [0, 1] are the same: 100 dB
 NORMAL_MEDIAN = 0.6745  # median magnitude of a standard normal number
 LIGHTNESS_BINS = 32
-COLOUR_IMAGES = 256  # that the mean color of equal lightness is measured on
+COLOR_IMAGES = 256  # that the mean color of equal lightness is measured on
 
 
 class Damaged(NamedTuple):
@@ -156,7 +156,7 @@ def color_of_lightness(damaged: Damaged, table: Tensor) -> Tensor:
 
 def fit_color_of_lightness(training: Tensor) -> list[Restore]:
     """The mean color of training pixels that are equally light once gray."""
-    some = training[:COLOUR_IMAGES]
+    some = training[:COLOR_IMAGES]
     colors = rgb_to_lab(some)[:, 1:].permute(0, 2, 3, 1).reshape(-1, 2)
     bins = _lightness_bin(rgb_to_lab(rgb_to_grayscale(some).repeat(1, 3, 1, 1))[:, 0]).flatten()
     counts = bins.bincount(minlength=LIGHTNESS_BINS)[:, None]
@@ -182,7 +182,7 @@ def nearest_visible(damaged: Damaged) -> Tensor:
 
 
 def smooth_inpainting(damaged: Damaged, width: float) -> Tensor:
-    """Every hidden pixel is a mean of visible ones, weighted by a Gaussian (normalised convolution).
+    """Every hidden pixel is a mean of visible ones, weighted by a Gaussian (normalized convolution).
 
     Knutsson and Westin 1993. Far from all of them, it is the mean of all.
     """

@@ -16,11 +16,11 @@ CONSTANT = 0.5  # share of constant features from which it is called collapsed
 FEW_DIRECTIONS = 0.1  # effective rank, relative to the untrained network's, below which it is called collapsed;
 ONE_DIRECTION = 1.2  # or, if the untrained network's is at least 2, in itself. Healthy training lowers it by half or so
 DIVERGED = 1.5  # held-out loss, relative to the lowest so far
-GAP = 1.1  # held-out loss, relative to the training loss, above which a network memorises
+GAP = 1.1  # held-out loss, relative to the training loss, above which a network memorizes
 ERRORS = 3  # standard errors that this difference must exceed
 
 
-Kind = Literal["copying", "collapsed", "dead", "diverging", "memorising"]
+Kind = Literal["copying", "collapsed", "dead", "diverging", "memorizing"]
 
 
 class Verdict(Config):
@@ -99,9 +99,9 @@ def verdicts(
         apart = held_out.value - training.value
         noise = ERRORS * (held_out.error**2 + training.error**2) ** 0.5
         if held_out.value > GAP * training.value and apart > noise:
-            texts["memorising"] = (
+            texts["memorizing"] = (
                 f"the loss is {held_out.value:.4g} on held-out images, but {training.value:.4g} on training images: "
-                "the network memorises; likely cause: too few images for so many steps"
+                "the network memorizes; likely cause: too few images for so many steps"
             )
         elif earlier and held_out.value > DIVERGED * min(earlier):
             texts["diverging"] = (

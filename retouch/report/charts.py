@@ -1,4 +1,4 @@
-"""Facts as SVG. Colours come from the style sheet of the page: light, dark, print."""
+"""Facts as SVG. Colors come from the style sheet of the page: light, dark, print."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _short(value: float) -> str:
 
 
 def confusion_chart(score: Score, classes: Sequence[str]) -> Markup:
-    """Rows are true classes, columns answers; shades are shares of a row, right answers in another colour."""
+    """Rows are true classes, columns answers; shades are shares of a row, right answers in another color."""
     count = len(classes)
     cell = 26 if count <= NUMBERED else max(10, 312 // count)
     longest = LETTER * max(len(_cut(name)) for name in classes)

@@ -20,7 +20,7 @@ from common.errors import UserError, check_all, one_line
 from common.files import as_utf8, run_stage
 from common.runs.results import RESULTS
 from common.settings import read_yaml
-from finetune.data import LabelledData
+from finetune.data import LabeledData
 from finetune.predictions import PREDICTIONS, Predictions, read_predictions
 from finetune.results import EncoderFacts, FinetuneResult, ProbeReport, ProbeResult
 from finetune.results import read_results as read_transfer
@@ -100,7 +100,7 @@ class Origin:
     name: str  # differs from those of the other runs
     stage: str  # pretrain, probe or finetune
     settings: Settings
-    labelled: tuple[LabelledData, ...]  # the labelled images, in the order of results; empty if they cannot be read
+    labeled: tuple[LabeledData, ...]  # the labeled images, in the order of results; empty if they cannot be read
     log: Log
 
 
@@ -321,8 +321,8 @@ def _read(folder: Path, name: str) -> Pretraining | Probing | FineTuning:
         settings = Settings.model_validate(tree)
     except ValidationError:  # only what the report states of them is lost
         settings = Settings()
-    labelled = () if stage == "pretrain" else _labelled([tree.get("data"), *(tree.get("more_data") or [])])
-    origin = Origin(folder, name, stage, settings, labelled, _read_log(folder))
+    labeled = () if stage == "pretrain" else _labeled([tree.get("data"), *(tree.get("more_data") or [])])
+    origin = Origin(folder, name, stage, settings, labeled, _read_log(folder))
     if stage == "pretrain":
         return Pretraining(
             origin=origin,
@@ -339,9 +339,9 @@ def _read(folder: Path, name: str) -> Pretraining | Probing | FineTuning:
     return FineTuning(origin, results, _read_curves(folder), predictions)
 
 
-def _labelled(blocks: Sequence[object]) -> tuple[LabelledData, ...]:
+def _labeled(blocks: Sequence[object]) -> tuple[LabeledData, ...]:
     try:
-        return tuple(map(LabelledData.model_validate, blocks))
+        return tuple(map(LabeledData.model_validate, blocks))
     except ValidationError:  # of another version
         return ()
 

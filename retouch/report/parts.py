@@ -38,7 +38,7 @@ from retouch.report.pictures import (
 from retouch.report.run_tables import (
     code_table,
     cost_table,
-    labelled_table,
+    labeled_table,
     origin_table,
     storage_table,
     unlabeled_table,
@@ -229,7 +229,7 @@ def _atoms(facts: Facts) -> tuple[Block, ...]:
 
 def _data(facts: Facts) -> tuple[Block, ...]:
     warned = distinct(as_utf8(warning) for origin in facts.origins for warning in origin.log.warnings)
-    tables = [*_only(unlabeled_table(facts)), *_only(labelled_table(facts))]
+    tables = [*_only(unlabeled_table(facts)), *_only(labeled_table(facts))]
     if not warned:
         return tuple(tables)
     said = Prose(("The runs warned of this:",))

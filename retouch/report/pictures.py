@@ -18,7 +18,7 @@ from common.data.levels import Levels
 from common.errors import UserError, one_line
 from common.files import as_utf8
 from common.pixels import to_pil
-from finetune.data import LabelledData, open_sources
+from finetune.data import LabeledData, open_sources
 from finetune.predictions import Predictions
 from finetune.results import DataFacts, Score
 from retouch.report.facts import Origin
@@ -125,7 +125,7 @@ class ImageSets:
 
     def of(self, origin: Origin, facts: DataFacts) -> ImageSet | str:
         """The test images of a result, or why they cannot be shown."""
-        for data in origin.labelled:
+        for data in origin.labeled:
             key = data.model_dump_json(), origin.settings.seed
             if key not in self.opened:
                 self.opened[key] = _open(data, origin.settings.seed)
@@ -137,7 +137,7 @@ class ImageSets:
         return "the run does not say where they are"
 
 
-def _open(data: LabelledData, seed: int) -> ImageSet | str:
+def _open(data: LabeledData, seed: int) -> ImageSet | str:
     named = f"{data.train}:{data.test or ''}"
     if REMOTE & set(named.split(":")):
         return "their source may have to be downloaded"

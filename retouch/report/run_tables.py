@@ -12,13 +12,13 @@ from retouch.report.tables import condensed
 # ---- data
 
 
-def labelled_table(facts: Facts) -> Table | None:
-    """The labelled images of each task."""
+def labeled_table(facts: Facts) -> Table | None:
+    """The labeled images of each task."""
     found: dict[str, tuple[Cell, ...]] = {}
     for entry in facts.entries:
-        found.setdefault(entry.task, _labelled(entry.task, entry.result, entry.result.linear))
+        found.setdefault(entry.task, _labeled(entry.task, entry.result, entry.result.linear))
     for run in facts.finetuning:
-        found.setdefault(run.result.task, _labelled(run.result.task, run.result, run.result.tuned))
+        found.setdefault(run.result.task, _labeled(run.result.task, run.result, run.result.tuned))
     if not found:
         return None
     columns = (
@@ -33,10 +33,10 @@ def labelled_table(facts: Facts) -> Table | None:
         Column("most", "test images"),
         Column("duplicates", "in training"),
     )
-    return condensed(Table(columns, tuple(found.values()), title="Labelled"))
+    return condensed(Table(columns, tuple(found.values()), title="Labeled"))
 
 
-def _labelled(task: str, result: ProbeResult | FinetuneResult, outcome: Outcome[Choice]) -> tuple[Cell, ...]:
+def _labeled(task: str, result: ProbeResult | FinetuneResult, outcome: Outcome[Choice]) -> tuple[Cell, ...]:
     sizes = {name: sum(row) for name, row in zip(result.classes, outcome.test.confusion, strict=True)}
     fewest, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
     differ = sizes[fewest] < sizes[most]

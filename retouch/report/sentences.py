@@ -128,8 +128,8 @@ def verdict(facts: Facts) -> list[str]:
                 _tuned_level(facts)]  # fmt: skip
     command = f"retouch probe linear encoder={as_utf8(str(facts.pretraining[0].origin.folder))}"
     return [
-        "Not known yet: restoring images needs no labels, and what the features are worth shows on labelled images.",
-        f"Probe {'it' if len(facts.pretraining) == 1 else 'them'}: {command} data=my/labelled.",
+        "Not known yet: restoring images needs no labels, and what the features are worth shows on labeled images.",
+        f"Probe {'it' if len(facts.pretraining) == 1 else 'them'}: {command} data=my/labeled.",
     ]
 
 

@@ -38,7 +38,7 @@ def corruption(request: pytest.FixtureRequest) -> Corruption:
 
 
 def smooth_images(count: int = 8, height: int = 24, width: int = 24) -> Tensor:
-    """Something like photographs: smooth, coloured, in [0, 1]."""
+    """Something like photographs: smooth, colored, in [0, 1]."""
     noise = np.random.default_rng(0).normal(size=(count, 3, height, width))
     smooth = ndimage.gaussian_filter(noise, (0, 0.5, 2, 2), mode="nearest")
     low, high = smooth.min(), smooth.max()
@@ -181,7 +181,7 @@ def test_holes_cover_exactly_the_stated_share(ratio: float, size: int) -> None:
     assert torch.equal(damaged, torch.where(hidden > 0, 0.5, images))
 
 
-def test_holes_can_be_filled_with_the_mean_colour() -> None:
+def test_holes_can_be_filled_with_the_mean_color() -> None:
     images = smooth_images(2)
     damaged, hidden = Holes(fill="mean").punch(images)
     filled = damaged.permute(0, 2, 3, 1)[1][hidden[1, 0] > 0]

@@ -67,7 +67,7 @@ def test_the_untrained_twin_has_the_view_and_none_of_the_weights(exported: Path)
     assert not any(parameter.requires_grad for parameter in twin.parameters())
 
 
-def test_the_untrained_twin_depends_only_on_the_seed_and_sees_standardised_maps(exported: Path) -> None:
+def test_the_untrained_twin_depends_only_on_the_seed_and_sees_standardized_maps(exported: Path) -> None:
     images = noise_images(64, 16)
     one, same, other = (untrained(exported, seed, images, torch.device("cpu")) for seed in (1, 1, 2))
     batch = to_float(images.rows(torch.arange(64)))
@@ -122,7 +122,7 @@ def test_twin_and_encoder_differ_in_learned_weights_alone(member: Member, tmp_pa
         torch.testing.assert_close(twin(batch), encoder(batch), rtol=1e-4, atol=1e-5)
 
 
-def test_the_twin_of_a_timm_folder_standardises_images_as_the_folder_says(tmp_path: Path) -> None:
+def test_the_twin_of_a_timm_folder_standardizes_images_as_the_folder_says(tmp_path: Path) -> None:
     export_encoder(build_encoder(EncoderConfig(name="timm/test_convnext"), image_size=32), tmp_path / "timm", {})
     config = json.loads((tmp_path / "timm" / "config.json").read_text())
     del config["retouch"]  # as timm itself writes it

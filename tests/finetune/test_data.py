@@ -1,4 +1,4 @@
-"""Labelled data: where the test set comes from, and training and test sets that do not match."""
+"""Labeled data: where the test set comes from, and training and test sets that do not match."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from common.errors import UserError
-from finetune.data import LabelledData, load_labelled, open_sources
+from finetune.data import LabeledData, load_labeled, open_sources
 from tests.common.data.samples import png
 
 
@@ -27,13 +27,13 @@ def folder(root: Path, classes: dict[str, int]) -> Path:
 
 
 def test_shapes_has_a_test_set_of_its_own() -> None:
-    sources = open_sources(LabelledData(), seed=0)
+    sources = open_sources(LabeledData(), seed=0)
     assert [source.spec.split(":")[1] for source in sources] == ["train", "test"]
 
 
 @pytest.mark.parametrize("test", [None, "shapes:test:50"])
 def test_the_images_of_a_data_set_do_not_depend_on_the_seed(test: str | None) -> None:
-    data = LabelledData(test=test, task=["shape", "color"])
+    data = LabeledData(test=test, task=["shape", "color"])
     one, other = open_sources(data, seed=0), open_sources(data, seed=7)
     rows = torch.arange(5)
     for mine, theirs in zip(one, other, strict=True):
@@ -46,29 +46,29 @@ def test_the_images_of_a_data_set_do_not_depend_on_the_seed(test: str | None) ->
 
 def test_a_folder_without_a_test_set_is_split_stratified(tmp_path: Path) -> None:
     root = folder(tmp_path / "all", {"cat": 10, "dog": 20})
-    data = LabelledData(train=f"folder:{root}", workers=0)
+    data = LabeledData(train=f"folder:{root}", workers=0)
     train, test = open_sources(data, seed=0)
     assert torch.bincount(train.labels().values).tolist() == [8, 16]
     assert torch.bincount(test.labels().values).tolist() == [2, 4]
     train_places = {train.where(index) for index in range(len(train))}
     assert not train_places & {test.where(index) for index in range(len(test))}
-    images = load_labelled(open_sources(data, seed=0), data, 8, seed=0)
+    images = load_labeled(open_sources(data, seed=0), data, 8, seed=0)
     assert len(images.train) == 24
     assert [len(labels.values) for labels in images.tasks["label"]] == [24, 6]
 
 
 def test_a_limited_test_set_does_not_depend_on_the_seed(tmp_path: Path) -> None:
     root = folder(tmp_path / "all", {"cat": 20, "dog": 20})
-    data = LabelledData(train=f"folder:{root}", test=f"folder:{root}", limit=8, test_limit=8, workers=0)
+    data = LabeledData(train=f"folder:{root}", test=f"folder:{root}", limit=8, test_limit=8, workers=0)
     sources = open_sources(data, seed=0)
-    one, other = load_labelled(sources, data, 8, seed=0), load_labelled(sources, data, 8, seed=7)
+    one, other = load_labeled(sources, data, 8, seed=0), load_labeled(sources, data, 8, seed=7)
     assert torch.equal(one.test.kept, other.test.kept)
     assert not torch.equal(one.train.kept, other.train.kept)
 
 
 def test_several_tasks_come_from_one_set_of_images() -> None:
-    data = LabelledData(task=["shape", "color"], limit=30, test_limit=10, workers=0)
-    images = load_labelled(open_sources(data, seed=0), data, 32, seed=0)
+    data = LabeledData(task=["shape", "color"], limit=30, test_limit=10, workers=0)
+    images = load_labeled(open_sources(data, seed=0), data, 32, seed=0)
     assert list(images.tasks) == ["shape", "color"]
     assert [len(labels.values) for pair in images.tasks.values() for labels in pair] == [30, 10, 30, 10]
 
@@ -77,16 +77,16 @@ def test_other_classes_in_the_test_set_are_refused(tmp_path: Path) -> None:
     train = folder(tmp_path / "train", {"cat": 2, "dog": 2})
     test = folder(tmp_path / "test", {"cat": 2, "bird": 2})
     with pytest.raises(UserError, match="images of bird are in the test set only; training has cat, dog"):
-        open_sources(LabelledData(train=f"folder:{train}", test=f"folder:{test}"), seed=0)
+        open_sources(LabeledData(train=f"folder:{train}", test=f"folder:{test}"), seed=0)
 
 
-def test_a_test_set_of_some_classes_is_labelled_by_the_classes_of_training(
+def test_a_test_set_of_some_classes_is_labeled_by_the_classes_of_training(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     train = folder(tmp_path / "train", {"bee": 3, "cat": 3, "dog": 3})
     test = folder(tmp_path / "test", {"cat": 1, "dog": 2})
-    data = LabelledData(train=f"folder:{train}", test=f"folder:{test}", workers=0)
-    images = load_labelled(open_sources(data, seed=0), data, 8, seed=0)
+    data = LabeledData(train=f"folder:{train}", test=f"folder:{test}", workers=0)
+    images = load_labeled(open_sources(data, seed=0), data, 8, seed=0)
     known, held = images.tasks["label"]
     assert known.names == held.names == ("bee", "cat", "dog")
     assert held.values.tolist() == [1, 2, 2]
@@ -98,8 +98,8 @@ def test_test_images_of_a_class_that_the_limit_leaves_out_are_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = folder(tmp_path / "all", {"bee": 1, "cat": 40, "dog": 40})
-    data = LabelledData(train=f"folder:{root}", test=f"folder:{root}", limit=8, workers=0)
-    load_labelled(open_sources(data, seed=0), data, 8, seed=0)
+    data = LabeledData(train=f"folder:{root}", test=f"folder:{root}", limit=8, workers=0)
+    load_labeled(open_sources(data, seed=0), data, 8, seed=0)
     assert "task label: test images of bee count as wrong, since no training image shows them" in caplog.text
 
 
@@ -127,8 +127,8 @@ def test_labels_of_any_type_are_matched_by_name(
         table = datasets.Dataset.from_dict(values)
         table = table if kinds[number] is None else table.cast_column("label", kinds[number])
         table.to_parquet(tmp_path / f"{name}.parquet")
-    data = LabelledData(train=f"parquet:{tmp_path}/train.parquet", test=f"parquet:{tmp_path}/test.parquet", workers=0)
-    images = load_labelled(open_sources(data, seed=0), data, 8, seed=0)
+    data = LabeledData(train=f"parquet:{tmp_path}/train.parquet", test=f"parquet:{tmp_path}/test.parquet", workers=0)
+    images = load_labeled(open_sources(data, seed=0), data, 8, seed=0)
     assert images.tasks["label"][1].values.tolist() == names * 2
 
 
@@ -137,24 +137,24 @@ def test_rows_without_a_label_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
     datasets.Dataset.from_dict({"image": [png(0), png(1)], "label": cells}).to_parquet(tmp_path / "t.parquet")
     with pytest.raises(UserError, match=r"t\.parquet: 1 of 2 rows have no label in column 'label'"):
-        open_sources(LabelledData(train=f"parquet:{tmp_path}/t.parquet"), seed=0)
+        open_sources(LabeledData(train=f"parquet:{tmp_path}/t.parquet"), seed=0)
 
 
 def test_a_single_class_is_refused(tmp_path: Path) -> None:
     root = folder(tmp_path / "one", {"cat": 10})
     with pytest.raises(UserError, match="only one class"):
-        open_sources(LabelledData(train=f"folder:{root}", test=f"folder:{root}"), seed=0)
+        open_sources(LabeledData(train=f"folder:{root}", test=f"folder:{root}"), seed=0)
 
 
 def test_an_unknown_task_is_refused_and_the_message_lists_the_known_ones() -> None:
     with pytest.raises(UserError, match="no task 'size'; it has shape, color, texture"):
-        open_sources(LabelledData(task=["shape", "size"]), seed=0)
+        open_sources(LabeledData(task=["shape", "size"]), seed=0)
 
 
-def test_unlabelled_images_are_refused(tmp_path: Path) -> None:
+def test_unlabeled_images_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
     with pytest.raises(UserError, match="labels are needed"):
-        open_sources(LabelledData(train=f"folder:{tmp_path}"), seed=0)
+        open_sources(LabeledData(train=f"folder:{tmp_path}"), seed=0)
 
 
 def test_other_levels_than_the_encoder_was_trained_on_are_warned_of(
@@ -167,19 +167,19 @@ def test_other_levels_than_the_encoder_was_trained_on_are_warned_of(
             ramp = np.random.default_rng(number).integers(0, top - number, (16, 16)).astype(np.uint16)
             Image.fromarray(ramp).save(path)
     folders = {split: f"folder:{tmp_path / split}" for split in ("train", "test")}
-    data = LabelledData.model_validate(folders | {"workers": 0})
+    data = LabeledData.model_validate(folders | {"workers": 0})
     sources = open_sources(data, 0)
-    images = load_labelled(sources, data, 16, 0, {"levels": [0, 4095]})
+    images = load_labeled(sources, data, 16, 0, {"levels": [0, 4095]})
     assert images.test.levels == images.train.levels == (0, 4095)
     assert "the encoder was trained on" not in caplog.text
-    load_labelled(sources, data, 16, 0, {"levels": None})
+    load_labeled(sources, data, 16, 0, {"levels": None})
     assert "the encoder was trained on images of 8 bits, but folder:" in caplog.text
     assert "has values 0 to 4095 (12 bits): the same value is another gray; convert the images to one" in caplog.text
-    load_labelled(sources, data, 16, 0, {"levels": [0, 16383]})
+    load_labeled(sources, data, 16, 0, {"levels": [0, 16383]})
     assert "is another gray; set data.levels=[0, 16383], convert the images to one range, or pretrain on" in caplog.text
     caplog.clear()
-    data = LabelledData.model_validate(folders | {"workers": 0, "levels": [0, 16383]})
-    images = load_labelled(open_sources(data, 0), data, 16, 0, {"levels": [0, 16383]})
+    data = LabeledData.model_validate(folders | {"workers": 0, "levels": [0, 16383]})
+    images = load_labeled(open_sources(data, 0), data, 16, 0, {"levels": [0, 16383]})
     assert images.test.levels == images.train.levels == (0, 16383)
     assert "the encoder was trained on" not in caplog.text
 
@@ -187,28 +187,28 @@ def test_other_levels_than_the_encoder_was_trained_on_are_warned_of(
 def test_folders_of_splits_are_the_training_and_test_set(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for split, count in (("train", 6), ("test", 4)):
         folder(tmp_path / split, {"cat": count, "dog": count + 1})
-    data = LabelledData(train=f"folder:{tmp_path}", workers=0)
+    data = LabeledData(train=f"folder:{tmp_path}", workers=0)
     sources = open_sources(data, seed=0)
     assert [len(source) for source in sources] == [13, 9]
     assert sources.train.labels().names == sources.test.labels().names == ("cat", "dog")
     with caplog.at_level("INFO", logger="retouch"):
-        load_labelled(sources, data, 8, seed=0)
+        load_labeled(sources, data, 8, seed=0)
     assert "task label: 2 classes (training + test images): cat (6 + 4), dog (7 + 5)" in caplog.text
 
 
 def test_no_task_means_all_that_the_images_have() -> None:
-    data = LabelledData(limit=30, test_limit=10, workers=0)
-    images = load_labelled(open_sources(data, seed=0), data, 32, seed=0)
+    data = LabeledData(limit=30, test_limit=10, workers=0)
+    images = load_labeled(open_sources(data, seed=0), data, 32, seed=0)
     assert list(images.tasks) == ["shape", "color", "texture"]  # without `all`, which is made of these
-    named = LabelledData(label="color", limit=30, test_limit=10, workers=0)
-    assert list(load_labelled(open_sources(named, seed=0), named, 32, seed=0).tasks) == ["color"]
+    named = LabeledData(label="color", limit=30, test_limit=10, workers=0)
+    assert list(load_labeled(open_sources(named, seed=0), named, 32, seed=0).tasks) == ["color"]
 
 
 def test_the_size_of_the_images_is_said(caplog: pytest.LogCaptureFixture) -> None:
     for size, said in ((None, "images at 32 px, the encoder's size"), (24, "images at 24 px")):
-        data = LabelledData(task="shape", image_size=size, limit=30, test_limit=10, workers=0)
+        data = LabeledData(task="shape", image_size=size, limit=30, test_limit=10, workers=0)
         with caplog.at_level("INFO", logger="retouch"):
-            load_labelled(open_sources(data, seed=0), data, size or 32, seed=0)
+            load_labeled(open_sources(data, seed=0), data, size or 32, seed=0)
         assert said in caplog.messages
         caplog.clear()
 
@@ -220,11 +220,11 @@ def test_labels_are_never_the_first_of_several_columns(tmp_path: Path, monkeypat
     cells = {"image": [buffer.getvalue()] * 4, "size": [1, 1, 2, 2], "age": [5, 6, 5, 6], "id": [0, 1, 2, 3]}
     datasets.Dataset.from_dict(cells).to_parquet(tmp_path / "t.parquet")
     spec = f"parquet:{tmp_path}/t.parquet"
-    train = open_sources(LabelledData(train=spec, test=spec), seed=0).train
+    train = open_sources(LabeledData(train=spec, test=spec), seed=0).train
     assert train.default_tasks() == ("size", "age")  # the values of the last column do not repeat
     with pytest.raises(
         UserError, match=r"several columns may be labels: size, age, id; set data\.label to one of them"
     ):
         train.resolve(None)
-    assert open_sources(LabelledData(train=spec, test=spec, task="age"), seed=0).train.resolve("age") == "age"
-    assert open_sources(LabelledData(train=spec, test=spec, label="age"), seed=0).train.resolve(None) == "age"
+    assert open_sources(LabeledData(train=spec, test=spec, task="age"), seed=0).train.resolve("age") == "age"
+    assert open_sources(LabeledData(train=spec, test=spec, label="age"), seed=0).train.resolve(None) == "age"

@@ -116,7 +116,7 @@ def test_a_space_is_its_parts_concatenated() -> None:
     assert features.matrix(space).tolist() == [[1, 1, 0]] * 3
     matrix = features.matrix(space, torch.tensor([1]))
     assert matrix.shape == (1, 3)
-    matrix.zero_()  # standardised in place later: the stored features must not change
+    matrix.zero_()  # standardized in place later: the stored features must not change
     assert features.parts[Part(0, "avg")].eq(1).all()
 
 

@@ -23,7 +23,7 @@ COLORS = {"blue": (20, 20, 200), "green": (20, 200, 20), "red": (200, 20, 20)}
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder, training pictures of three colours, and test pictures of the last two."""
+    """An encoder, training pictures of three colors, and test pictures of the last two."""
     root = tmp_path_factory.mktemp("colors")
     torch.manual_seed(0)
     export_encoder(build_encoder(EncoderConfig(model_args={"width": 8}), image_size=16), root / "encoder", {})

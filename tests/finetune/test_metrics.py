@@ -121,7 +121,7 @@ def test_the_interval_is_the_bootstrap_over_images(counts: tuple[int, int, int, 
     ours, theirs = answers(*counts)
     gains = (theirs - ours).numpy().astype(float)  # of each image
     expected = bootstrap((gains,), np.mean, method="percentile", n_resamples=10_000, rng=1).confidence_interval
-    step = 2 / len(gains)  # two neighbouring values of the mean
+    step = 2 / len(gains)  # two neighboring values of the mean
     low, high = compared(*counts)[1]
     assert low == pytest.approx(expected.low, abs=step)
     assert high == pytest.approx(expected.high, abs=step)

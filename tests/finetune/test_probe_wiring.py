@@ -50,7 +50,7 @@ def test_damage_is_on_the_test_images_and_the_stronger_the_worse(tmp_path: Path,
     report = retouch.probe(settings(tmp_path / "out", encoder, damage=damage, baselines={"pixels": False}))
     linear = report.results[0].linear
     faint, strong = linear.damaged.values()
-    assert linear.test.accuracy > 0.2  # of 8 colours
+    assert linear.test.accuracy > 0.2  # of 8 colors
     assert faint.confusion == linear.test.confusion
     assert strong.accuracy < linear.test.accuracy - 0.1
 

@@ -41,7 +41,7 @@ def test_three_tasks_fit_100_columns_without_wrapped_cells() -> None:
     assert len(rows) == 1 + 3 + len(TASKS) * 6 + len(TASKS) - 1 + 1
 
 
-def test_a_row_has_the_accuracy_the_gain_over_the_untrained_twin_and_the_neighbours() -> None:
+def test_a_row_has_the_accuracy_the_gain_over_the_untrained_twin_and_the_neighbors() -> None:
     rows = printed(results_table(probe_lines([probe_result("shape", 0.712)]))).splitlines()
     cells = [[cell.strip() for cell in row.strip("│┃").replace("┃", "│").split("│")] for row in rows]
     assert ["method", "accuracy", "gain over untrained", "k-NN"] in cells

@@ -1,4 +1,4 @@
-"""Broken files in labelled folders: results do not depend on whether images are kept in memory or decoded on demand."""
+"""Broken files in labeled folders: results do not depend on whether images are kept in memory or decoded on demand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small stand-ins for transfer: an encoder whose maps are easy to compute, and labelled images given by a formula."""
+"""Small stand-ins for transfer: an encoder whose maps are easy to compute, and labeled images given by a formula."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from finetune.results import (
 
 
 class HalvingEncoder(Encoder):
-    """Two maps: the standardised image averaged to half and to a quarter of its side, times a weight."""
+    """Two maps: the standardized image averaged to half and to a quarter of its side, times a weight."""
 
     def __init__(self, size: int = 8, weight: float = 1.0) -> None:
         super().__init__("halving", size, "rgb", mask_channel=False)

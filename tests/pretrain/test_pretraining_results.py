@@ -69,7 +69,7 @@ def test_codes_that_their_steps_were_too_few_for_are_counted(penalty: Any) -> No
     learner = SparseCoding(atoms=24, penalty=penalty, strength=0.1).build(SIDE, WHOLE, World(0, 1, CPU), 0)
     assert isinstance(learner, SparseCodingLearner)
     images = images_of("sparse_coding")
-    learner.initialise(images)
+    learner.initialize(images)
     assert learner.notes(images) == []
     learner.encoder.args = learner.encoder.args.model_copy(update={"steps": 1})
     notes = learner.notes(images)
@@ -82,7 +82,7 @@ def test_codes_of_patches_that_did_not_converge_are_counted(monkeypatch: pytest.
     method = PatchDictionaryFit.model_validate({"learn": "random", "network": network})
     learner = method.build(SIDE, WHOLE, World(0, 1, CPU), 0)
     images = images_of("patch_dictionary")
-    learner.initialise(images)
+    learner.initialize(images)
     assert learner.notes(images) == []
     monkeypatch.setattr("pretrain.linear.patch_dictionary.fista", lambda x, W, l1: fista(x, W, l1, steps=1))
     assert "of the codes did not converge" in learner.notes(images)[0]

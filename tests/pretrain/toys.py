@@ -22,7 +22,7 @@ EVERY: dict[str, dict[str, Any]] = {
     "pca-whitened": {"kind": "pca", "components": 8, "whiten": True},
     "ica": {"kind": "ica", "components": 6, "max_steps": 60, "tolerance": 1e-3},
     "cca-damage": {"kind": "cca", "components": 8},
-    "cca-neighbours": {"kind": "cca", "components": 8, "views": "neighbours"},
+    "cca-neighbors": {"kind": "cca", "components": 8, "views": "neighbors"},
     "cca-other": {"kind": "cca", "components": 8, "views": "other"},
     "tca-damage": {"kind": "tca", "components": 8, "landmarks": 20, "damage": {"kind": "gray"}},
     "tca-other": {"kind": "tca", "components": 8, "landmarks": 20},
@@ -45,7 +45,7 @@ EVERY: dict[str, dict[str, Any]] = {
     },
 }
 STREAMING = [name for name in EVERY if "sparse_coding" in name or "kmeans" in name]
-RESUMED = [*STREAMING, "pca", "cca-damage", "cca-neighbours", "cca-other"]
+RESUMED = [*STREAMING, "pca", "cca-damage", "cca-neighbors", "cca-other"]
 OTHERS = {"cca-other": "photos:test", "tca-other": "shapes"}
 
 
@@ -66,7 +66,7 @@ def settings(out: Path, name: str, **changes: Any) -> PretrainConfig:
 
 def images_of(name: str, source: str = "photos", limit: int = IMAGES) -> Tensor:
     """The images of the stage ``[N 3 S S]`` in [0, 1], at the size it loads."""
-    loaded = load_images(build_source(source), SIDE * (2 if name.endswith("neighbours") else 1), limit=limit)
+    loaded = load_images(build_source(source), SIDE * (2 if name.endswith("neighbors") else 1), limit=limit)
     return to_float(loaded.rows(torch.arange(len(loaded))))
 
 

@@ -15,14 +15,14 @@ from common.encoders.storage import NONZERO_BYTES
 from common.pixels import to_float
 from common.solvers import omp
 from pretrain.linear.sparse_coding import random_rows
-from retouch.curves import BUDGETS, COLORS, L0, L1, Point, centred_rows, save_curves, sparsity_curves
+from retouch.curves import BUDGETS, COLORS, L0, L1, Point, centered_rows, save_curves, sparsity_curves
 
 
 @pytest.fixture(scope="module")
 def rows() -> Tensor:
     """200 patches of photographs, ``[200 192]``."""
     images = load_images(build_source("photos"), 8, limit=200)
-    return centred_rows(to_float(images.rows(torch.arange(200))))
+    return centered_rows(to_float(images.rows(torch.arange(200))))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def along(points: list[Point], method: str) -> list[Point]:
     return [point for point in points if point.method == method]
 
 
-def test_each_row_is_centred_by_its_own_mean(rows: Tensor) -> None:
+def test_each_row_is_centered_by_its_own_mean(rows: Tensor) -> None:
     assert rows.shape == (200, 192)
     torch.testing.assert_close(rows.mean(1), torch.zeros(200), atol=1e-6, rtol=0)
 

@@ -47,7 +47,7 @@ def test_the_lecture_writes_its_pictures_and_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setattr(walk, "LABELLED", 80)
+    monkeypatch.setattr(walk, "LABELED", 80)
     monkeypatch.setattr(walk, "probe", without_workers)
     monkeypatch.setattr(walk, "CURVE_PATCHES", 40)
     for table in ("ATOMS", "CODES"):

@@ -40,7 +40,7 @@ CONFIGS: dict[str, tuple[str, Any, list[str]]] = {
         ["encoder=cnn", "data.source=folder:two"],
     ),
 }
-LABELLED = ("probe", "finetune")
+LABELED = ("probe", "finetune")
 FROZEN = ("probe", "finetune", "embed")
 TINY_VIT = {"patch_size": 4, "embed_dim": 48, "depth": 1, "num_heads": 3}
 
@@ -266,24 +266,24 @@ MISTAKES = [
     *(
         pytest.param(
             stage,
-            ["data.task=colour"],
-            ["folder:two: no task 'colour'; it has label; set data.task to one, or to null"],
+            ["data.task=color"],
+            ["folder:two: no task 'color'; it has label; set data.task to one, or to null"],
             id=f"{stage}-no-such-task",
         )
         for stage in FROZEN
     ),
     pytest.param(
         "probe",
-        ["data.train=shapes", "data.task=[colour, shape, size]"],
+        ["data.train=shapes", "data.task=[color, shape, size]"],
         [
             f"shapes:train:20000: no task '{task}'; it has shape, color, texture, all; set data.task to one, or to null"
-            for task in ("colour", "size")
+            for task in ("color", "size")
         ],
         id="probe-no-such-tasks",
     ),
     *(
         pytest.param(stage, overrides, lines, id=f"{stage}-{name}")
-        for stage in LABELLED
+        for stage in LABELED
         for name, overrides, lines in (
             (
                 "more-classes-in-test",
@@ -383,9 +383,9 @@ MISTAKES = [
     ),
     pytest.param(
         "probe",
-        ["data.task=colour", "data.test=folder:nowhere"],
+        ["data.task=color", "data.test=folder:nowhere"],
         [
-            "folder:two: no task 'colour'; it has label; set data.task to one, or to null",
+            "folder:two: no task 'color'; it has label; set data.task to one, or to null",
             "folder:nowhere: no such folder: {here}/nowhere",
         ],
         id="probe-task-and-test-set",
@@ -488,7 +488,7 @@ def test_unreadable_images_cost_nothing_of_an_earlier_run(
     assert files(here) == before
 
 
-@pytest.mark.parametrize("stage", LABELLED)
+@pytest.mark.parametrize("stage", LABELED)
 def test_unreadable_images_of_all_classes_but_one_are_found_before_the_run(
     here: Path, capsys: pytest.CaptureFixture[str], stage: str
 ) -> None:
@@ -605,8 +605,8 @@ FIT_MISTAKES = [
     ),
     pytest.param(
         "cca",
-        ["fit.views=neighbours"],
-        [ONE_ERROR, "  fit: damage needs views=damage, not views=neighbours: remove it"],
+        ["fit.views=neighbors"],
+        [ONE_ERROR, "  fit: damage needs views=damage, not views=neighbors: remove it"],
         id="damage-of-another-view",
     ),
     pytest.param(

@@ -23,12 +23,12 @@ STEPS = 3
 LOSSLESS = ("pretrain", "finetune")
 ALL = ["seed=1", "data.workers=0", "precision=float32", "wandb.mode=disabled"]
 TRAINED = [f"steps={STEPS}", "batch_size=8", "base_lr=0.01"]
-LABELLED = ["data.train=shapes", "data.task=color", "data.limit=60", "data.test_limit=30"]
+LABELED = ["data.train=shapes", "data.task=color", "data.limit=60", "data.test_limit=30"]
 SETTINGS = {
     "pretrain": [*TRAINED, "data.limit=40", "data.image_size=16", "encoder.model_args={width: 4, depth: 1}"],
-    "finetune": [*TRAINED, *LABELLED, "evaluate_every=1", "compare.linear_probe=false"],
+    "finetune": [*TRAINED, *LABELED, "evaluate_every=1", "compare.linear_probe=false"],
     "probe": [
-        *(*LABELLED, "knn=null", "damage=[]", "properties=false", "baselines.pixels=false"),
+        *(*LABELED, "knn=null", "damage=[]", "properties=false", "baselines.pixels=false"),
         *("probe.layers=[-1]", "probe.poolings=[avg]", "probe.l2=[0.01]"),
     ],
     "embed": ["data.source=shapes", "data.limit=20"],
@@ -44,14 +44,14 @@ MOMENTS = [
     ("pretrain", CTRL_C, "common.engine.loop.save_checkpoint", 0),  # after the last step
     ("pretrain", TERM, "pretrain.run.export_encoder", 0),
     ("pretrain", CTRL_C, "pretrain.run.code_storage", 0),  # for results.json
-    ("finetune", TERM, "finetune.full.load_labelled", 0),
+    ("finetune", TERM, "finetune.full.load_labeled", 0),
     ("finetune", TERM, STEP, 1),
     ("finetune", CTRL_C, STEP, STEPS - 1),
     ("finetune", TERM, "finetune.full._predict", STEPS - 1),  # the validation images, after the last step
     ("finetune", CTRL_C, "finetune.full._predict", STEPS),  # the test images
     ("finetune", CTRL_C, "finetune.full.export_encoder", 0),
     ("finetune", TERM, STEP, 2 * STEPS - 1),  # the last one from scratch
-    ("probe", TERM, "finetune.probe.load_labelled", 0),
+    ("probe", TERM, "finetune.probe.load_labeled", 0),
     ("probe", CTRL_C, "finetune.probe._measure", 1),
     ("embed", CTRL_C, "finetune.embed._write", 0),
 ]

@@ -31,7 +31,7 @@ class DecoderConfig(Config):
     """The decoder, discarded after pretraining."""
 
     kind: Literal["auto", "upsampler", "unet", "transformer", "linear", "mlp"] = "auto"
-    """``auto``: transformer if tokens are dropped, linear if the code is penalised or top-k, else upsampler."""
+    """``auto``: transformer if tokens are dropped, linear if the code is penalized or top-k, else upsampler."""
     width: int = Field(128, ge=32, le=4096)
     """Channels next to the encoder; convolutional decoders halve them as the side doubles. ``mlp``: hidden units."""
     depth: int | None = Field(None, ge=1, le=64)
@@ -61,7 +61,7 @@ def check_decoder(config: DecoderConfig, encoder: Encoder, side: int, *, masked:
     if sparse and kind in ("unet", "upsampler", "transformer"):
         norm = "tokens" if kind == "transformer" else "batches"
         problems.append(
-            f"decoder.kind={kind} normalises its {norm}, so the scale of a sparse code would have no effect: use "
+            f"decoder.kind={kind} normalizes its {norm}, so the scale of a sparse code would have no effect: use "
             "decoder.kind=linear or mlp"
         )
     elif kind == "transformer" and (side % height or side % width):
@@ -95,7 +95,7 @@ def build_decoder(
 
     Args:
         masked: the encoder drops tokens.
-        sparse: the code is penalised or top-k, so batch normalisation in the decoder would undo its scale.
+        sparse: the code is penalized or top-k, so batch normalization in the decoder would undo its scale.
         unit_norm: atoms (columns of the decoder) have unit norm.
 
     An ``Upsampler`` or ``UNet`` takes the list of maps of ``encoder.layers``; a ``TransformerDecoder`` takes tokens

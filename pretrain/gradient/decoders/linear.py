@@ -16,7 +16,7 @@ class LinearDecoder(nn.Module):
 
     ``weight`` ``[D K p p]`` holds the atoms, ``p = side / h``; a vector code has one cell, the whole image, and this is
     ``W`` of ``x ≈ W s``. With ``unit_norm``, atoms are divided by their norm whenever they are used, so that a
-    penalised code cannot shrink while atoms grow.
+    penalized code cannot shrink while atoms grow.
     """
 
     def __init__(self, depth: int, map_side: int, channels: int, side: int, *, unit_norm: bool) -> None:

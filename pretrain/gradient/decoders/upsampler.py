@@ -12,7 +12,7 @@ NARROWEST = 32  # channels of the largest maps: fewer save no time on a CPU
 class Upsampler(nn.Module):
     """Last map ``[B D h w]`` -> ``[B K side side]``.
 
-    Every step doubles the side and halves the width: nearest-neighbour upsampling, then a 3x3 convolution. That
+    Every step doubles the side and halves the width: nearest-neighbor upsampling, then a 3x3 convolution. That
     costs as much as a transposed convolution, without checkerboard artifacts (Odena, Dumoulin and Olah 2016). The last
     convolution gives ``subpixel`` x ``subpixel`` pixels of the output at every position.
     """
@@ -64,7 +64,7 @@ def output_factor(map_side: int, side: int, subpixel: int) -> int:
 
 
 def convolution(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
-    """Convolution, batch normalisation, GELU; the side does not change."""
+    """Convolution, batch normalization, GELU; the side does not change."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.GELU()
     )

@@ -18,7 +18,7 @@ State = Mapping[str, Tensor]
 
 
 class Pretext(Config, ABC):
-    """``minimise E_x d(f(g(c(x))), t(x))``: this object defines ``c`` (corrupt), ``t`` (target) and ``d`` (loss).
+    """``minimize E_x d(f(g(c(x))), t(x))``: this object defines ``c`` (corrupt), ``t`` (target) and ``d`` (loss).
 
     A pretext has settings but no state: what it learns from data (color bins) is returned by ``fit`` and kept as
     buffers of the ``Objective``. All randomness comes from torch's global generators, which the loop seeds from

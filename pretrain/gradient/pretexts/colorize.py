@@ -21,7 +21,7 @@ from pretrain.ruler.restorers import COLOR, GRAY, Restorer
 
 AB_SCALE = 25.0  # ab units per unit of a regression target: brings colors of photographs near variance 1
 AB_REACH = 110  # every sRGB color has |a|, |b| below this
-NEIGHBOURS = 5  # bins that share one color
+NEIGHBORS = 5  # bins that share one color
 SOFTNESS = 5.0  # standard deviation, in ab units, of the Gaussian that weights them
 SAMPLE = 100_000  # colors that bins are fitted to
 PASSES = 100  # of k-means over them at most; it took 2 or 3 on photographs and generated images
@@ -122,7 +122,7 @@ class Colorize(Pretext):
         # cross-entropy against a target of five bins: log Z - Σ share * logit
         logits = prediction.gather(1, bins)
         wrong = prediction.logsumexp(dim=1, keepdim=True) - (shares * logits).sum(dim=1, keepdim=True)
-        # rarity has mean 1 over the training images: normalising by its sum would couple the images of a batch
+        # rarity has mean 1 over the training images: normalizing by its sum would couple the images of a batch
         return (wrong * state["rarity"][bins[:, :1]]).mean()
 
     # ---- the picture, and what it is compared with
@@ -163,8 +163,8 @@ def code_table(centers: Tensor) -> dict[str, Tensor]:
 
 def brute_code(colors: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     """Colors ``[N 2]`` -> their 5 nearest bins, nearest first, and Gaussian shares that sum to 1, ``[N 5]`` each."""
-    nearest = torch.cdist(colors, centers).topk(min(NEIGHBOURS, len(centers)), largest=False)
-    # softmax of -d² / 2σ² is the normalised Gaussian, and stays finite far away from every bin
+    nearest = torch.cdist(colors, centers).topk(min(NEIGHBORS, len(centers)), largest=False)
+    # softmax of -d² / 2σ² is the normalized Gaussian, and stays finite far away from every bin
     return nearest.indices.int(), (-nearest.values.square() / (2 * SOFTNESS**2)).softmax(dim=1)
 
 

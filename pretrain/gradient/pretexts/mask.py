@@ -91,7 +91,7 @@ class Mask(Pretext):
 
     def picture(self, prediction: Tensor, example: Example, state: State) -> Tensor:
         restored = prediction.float()
-        # the network predicts normalised patches: the picture uses their true mean and deviation
+        # the network predicts normalized patches: the picture uses their true mean and deviation
         if example.shift is not None and example.scale is not None:
             restored = restored * example.scale + example.shift
         if self.paste_visible and example.weight is not None:
@@ -109,7 +109,7 @@ def patch_statistics(images: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Mean and deviation of every patch, over pixels and colors, repeated over its pixels: ``[B 1 H W]`` each."""
     numbers = images.shape[1] * size * size
     mean = F.avg_pool2d(images, size).mean(dim=1, keepdim=True)
-    centred = images - enlarge(mean, size)
+    centered = images - enlarge(mean, size)
     # unbiased, as in MAE
-    variance = F.avg_pool2d(centred.square(), size).mean(dim=1, keepdim=True) * (numbers / max(numbers - 1, 1))
+    variance = F.avg_pool2d(centered.square(), size).mean(dim=1, keepdim=True) * (numbers / max(numbers - 1, 1))
     return enlarge(mean, size), enlarge((variance + VARIANCE_FLOOR).sqrt(), size)

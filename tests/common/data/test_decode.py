@@ -122,9 +122,9 @@ def test_transparent_parts_are_white() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "I;16"])
-def test_a_colour_marked_as_transparent_is_white(tmp_path: Path, mode: str) -> None:
-    colours: dict[str, tuple[Any, Any]] = {"RGB": ((10, 20, 30), (40, 50, 60)), "L": (10, 40), "I;16": (2560, 10240)}
-    clear, kept = colours[mode]
+def test_a_color_marked_as_transparent_is_white(tmp_path: Path, mode: str) -> None:
+    colors: dict[str, tuple[Any, Any]] = {"RGB": ((10, 20, 30), (40, 50, 60)), "L": (10, 40), "I;16": (2560, 10240)}
+    clear, kept = colors[mode]
     image = Image.new(mode, (2, 1), clear)
     image.putpixel((1, 0), kept)
     image.save(tmp_path / "a.png", transparency=clear)
@@ -134,7 +134,7 @@ def test_a_colour_marked_as_transparent_is_white(tmp_path: Path, mode: str) -> N
     assert rgb.tolist() == [[[255] * 3, [40, 50, 60] if mode == "RGB" else [40] * 3]]
 
 
-def test_a_transparent_colour_of_16_bits_is_found_among_pixels_of_8() -> None:
+def test_a_transparent_color_of_16_bits_is_found_among_pixels_of_8() -> None:
     image = Image.new("RGB", (2, 1), (10, 20, 30))
     image.putpixel((1, 0), (0, 0, 0))
     image.info["transparency"] = (10 << 8, 20 << 8, 30 << 8)  # as PIL reads a PNG of 3 x 16 bits

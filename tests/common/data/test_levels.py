@@ -82,7 +82,7 @@ def test_values_beyond_the_levels_are_clipped() -> None:
 
 
 @pytest.mark.parametrize("kind", ["png", "alpha.png", "tif"])
-def test_colour_files_of_16_bits_keep_the_bits_that_are_used(tmp_path: Path, kind: str) -> None:
+def test_color_files_of_16_bits_keep_the_bits_that_are_used(tmp_path: Path, kind: str) -> None:
     values = np.random.default_rng(0).integers(0, 4096, (8, 9, 3)).astype(np.uint16)
     values[0, 0] = 4095
     opaque = np.full((8, 9, 1), 65535, np.uint16)
@@ -115,7 +115,7 @@ def test_gray_files_with_alpha_of_16_bits_keep_the_bits_that_are_used(tmp_path: 
     assert np.array_equal(loaded.numpy(), np.stack([expected] * 3))
 
 
-def test_colour_files_that_use_16_bits_are_what_pil_makes_of_them(tmp_path: Path) -> None:
+def test_color_files_that_use_16_bits_are_what_pil_makes_of_them(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 65536, (8, 8, 3)).astype(np.uint16)
     write_color(tmp_path / "a.png", values)
     loaded = load_images(build_source(f"folder:{tmp_path}"), 8).rows(torch.tensor([0]))[0]
@@ -177,7 +177,7 @@ def test_levels_for_images_of_8_bits_are_refused(tmp_path: Path) -> None:
     assert build_source(f"folder:{tmp_path}", levels=(0, 4095)).levels == (0, 4095)
 
 
-@pytest.mark.parametrize(("value", "what"), [(3, "nearly black"), (200, "of a single colour")])
+@pytest.mark.parametrize(("value", "what"), [(3, "nearly black"), (200, "of a single color")])
 @pytest.mark.parametrize("cache", ["ram", "none"])
 def test_empty_images_are_warned_of(
     tmp_path: Path, value: int, what: str, cache: Any, caplog: pytest.LogCaptureFixture

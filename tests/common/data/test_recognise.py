@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.data import build_source
-from common.data.build import recognise
+from common.data.build import recognize
 from tests.common.data.samples import write_csv, write_folder, write_list, write_parquet, write_zip
 
 
@@ -41,7 +41,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_a_plain_path_gets_the_scheme_of_what_lies_there(here: Path, given: str, meant: str) -> None:
-    assert recognise(given) == meant
+    assert recognize(given) == meant
     assert len(build_source(given)) >= 6
 
 
@@ -53,7 +53,7 @@ def test_the_home_folder_may_be_written_short(here: Path, monkeypatch: pytest.Mo
 
 def test_a_folder_of_tables_and_pictures_is_a_folder_of_pictures(here: Path) -> None:
     write_parquet(here / "my pictures" / "extra.parquet")
-    assert recognise("my pictures") == "folder:my pictures"
+    assert recognize("my pictures") == "folder:my pictures"
 
 
 def test_a_built_in_source_wins_over_a_folder_of_its_name_and_says_so(

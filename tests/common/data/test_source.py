@@ -53,7 +53,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
 
 
 @pytest.fixture(params=[name for name in SOURCES if name not in UNLABELED])
-def labelled(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
+def labeled(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
     return SOURCES[request.param](tmp_path)
 
 
@@ -66,25 +66,25 @@ def test_every_row_is_a_picture_that_says_where_it_is_from(made: Source) -> None
     assert images.pixels.unique(dim=0).shape[0] == len(made)
 
 
-def test_labels_are_classes_of_the_chosen_rows(labelled: Source) -> None:
-    labels = labelled.labels()
-    assert labels.task == labelled.tasks[0]
+def test_labels_are_classes_of_the_chosen_rows(labeled: Source) -> None:
+    labels = labeled.labels()
+    assert labels.task == labeled.tasks[0]
     assert labels.values.dtype == torch.int64
-    assert labels.values.shape == (len(labelled),)
+    assert labels.values.shape == (len(labeled),)
     assert 0 <= int(labels.values.min()) <= int(labels.values.max()) < len(labels.names)
     rows = torch.tensor([3, 0, 3])
-    assert torch.equal(labelled.labels(None, rows).values, labels.values[rows])
+    assert torch.equal(labeled.labels(None, rows).values, labels.values[rows])
 
 
-def test_unknown_task_is_refused_with_the_known_ones(labelled: Source) -> None:
+def test_unknown_task_is_refused_with_the_known_ones(labeled: Source) -> None:
     with pytest.raises(UserError, match="no task 'breed'; it has"):
-        labelled.labels("breed")
+        labeled.labels("breed")
 
 
-def test_tasks_meant_where_none_is_named_are_its_own(labelled: Source) -> None:
-    assert labelled.tasks[0] in labelled.default_tasks()
-    assert set(labelled.default_tasks()) <= set(labelled.tasks)
-    assert Subset(labelled, torch.arange(3), "some").default_tasks() == labelled.default_tasks()
+def test_tasks_meant_where_none_is_named_are_its_own(labeled: Source) -> None:
+    assert labeled.tasks[0] in labeled.default_tasks()
+    assert set(labeled.default_tasks()) <= set(labeled.tasks)
+    assert Subset(labeled, torch.arange(3), "some").default_tasks() == labeled.default_tasks()
 
 
 @pytest.mark.parametrize("name", UNLABELED)
@@ -185,7 +185,7 @@ def test_most_sources_have_no_test_set_of_their_own(name: str, tmp_path: Path) -
     assert SOURCES[name](tmp_path).published_test() is None
 
 
-def test_tasks_that_need_colour_are_declared_and_survive_a_subset() -> None:
+def test_tasks_that_need_color_are_declared_and_survive_a_subset() -> None:
     source = build_source("shapes")
     assert set(source.color_tasks) == {"color", "all"} <= set(source.tasks)
     assert Subset(source, torch.arange(3), "some").color_tasks == source.color_tasks

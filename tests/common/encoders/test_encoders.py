@@ -144,14 +144,14 @@ def test_exactly_the_parameters_on_the_path_learn(encoder: Encoder) -> None:
 
 
 @torch.no_grad()
-def test_gray_view_ignores_colour(member: Member) -> None:
+def test_gray_view_ignores_color(member: Member) -> None:
     gray = member.build(view="gray").eval()
-    colourful = images(2)
+    colorful = images(2)
     weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-    luminance = (colourful * weights).sum(1, keepdim=True).expand(-1, 3, -1, -1)
-    torch.testing.assert_close(gray(colourful), gray(luminance), rtol=1e-3, atol=1e-4)
+    luminance = (colorful * weights).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(gray(colorful), gray(luminance), rtol=1e-3, atol=1e-4)
     rgb = member.build(view="rgb").eval()
-    assert not torch.allclose(rgb(colourful), rgb(luminance), rtol=1e-2, atol=1e-3)
+    assert not torch.allclose(rgb(colorful), rgb(luminance), rtol=1e-2, atol=1e-3)
 
 
 @torch.no_grad()

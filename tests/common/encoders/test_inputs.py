@@ -32,12 +32,12 @@ def test_only_rgb_batches_are_encoded(name: str, images: torch.Tensor, hint: str
     ("change", "hint"),
     [
         (lambda images: images * 255, "divide them by 255"),
-        (lambda images: (images - 0.45) / 0.22, "do not standardise them: the encoder does that itself"),
-        (lambda images: images * 2 - 1, "from -1 to 1; do not standardise them"),
+        (lambda images: (images - 0.45) / 0.22, "do not standardize them: the encoder does that itself"),
+        (lambda images: images * 2 - 1, "from -1 to 1; do not standardize them"),
         (lambda images: images * 65535, r"scale them to \[0, 1\]"),
         (lambda images: images * float("nan"), "they have NaN"),
     ],
-    ids=["0..255", "standardised", "-1..1", "16 bits", "nan"],
+    ids=["0..255", "standardized", "-1..1", "16 bits", "nan"],
 )
 def test_values_of_another_range_are_not_encoded(
     name: str, change: Callable[[torch.Tensor], torch.Tensor], hint: str

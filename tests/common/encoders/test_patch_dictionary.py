@@ -90,7 +90,7 @@ def test_a_patch_and_its_negative_exchange_the_channels_of_the_triangle_code() -
 
 
 @torch.no_grad()
-def test_lasso_codes_minimise_their_objective() -> None:
+def test_lasso_codes_minimize_their_objective() -> None:
     encoder = fitted(code="lasso", mirror=False, grid=1)
     windows = images(1).unfold(2, encoder.args.patch, 1).unfold(3, encoder.args.patch, 1)  # [1 3 h w p p]
     codes = encoder.signed(windows.permute(0, 2, 3, 1, 4, 5).flatten(0, 2))

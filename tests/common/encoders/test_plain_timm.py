@@ -142,14 +142,14 @@ def test_what_plain_timm_cannot_do_with_a_folder_stands_in_its_note(member: Memb
     assert (described["crop_pct"], described["crop_mode"], described["interpolation"]) == (1.0, "center", "bicubic")
     shown, gray = images(), images() * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
     if card.note:  # what it asks for
-        assert "set all three channels to 0.299 R + 0.587 G + 0.114 B before standardising" in card.note
+        assert "set all three channels to 0.299 R + 0.587 G + 0.114 B before standardizing" in card.note
         shown = gray.sum(1, keepdim=True).expand(-1, 3, -1, -1)
     ours: Any = encoder.body
     expected = ours.forward_features(encoder.prepare(images()))
     torch.testing.assert_close(plain.forward_features((shown - mean) / std), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_standardisation_of_a_timm_folder_survives_another_export(tmp_path: Path) -> None:
+def test_standardization_of_a_timm_folder_survives_another_export(tmp_path: Path) -> None:
     export_encoder(build("timm/test_convnext"), tmp_path / "first", {})
     config = json.loads((tmp_path / "first" / "config.json").read_text())
     del config["retouch"]  # as timm itself writes it

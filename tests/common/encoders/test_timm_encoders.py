@@ -135,7 +135,7 @@ def test_small_stem_of_a_resnet_sees_every_pixel() -> None:
     assert isinstance(model.maxpool, nn.Identity)
 
 
-def test_images_are_standardised_as_timm_does_for_the_model() -> None:
+def test_images_are_standardized_as_timm_does_for_the_model() -> None:
     encoder = build_encoder(EncoderConfig(name="timm/test_vit"), image_size=32)
     model: Any = encoder.body
     mean = torch.tensor(timm.data.resolve_data_config(model=model)["mean"])
@@ -143,7 +143,7 @@ def test_images_are_standardised_as_timm_does_for_the_model() -> None:
 
 
 @pytest.mark.parametrize("name", ["hiera_tiny_224", "sam2_hiera_tiny"])
-def test_models_that_do_not_normalise_their_maps_give_them_as_they_are(name: str) -> None:
+def test_models_that_do_not_normalize_their_maps_give_them_as_they_are(name: str) -> None:
     encoder = build_encoder(EncoderConfig(name=f"timm/{name}", model_args=HIERA), image_size=32).eval()
     model: Any = encoder.body
     with torch.no_grad():

@@ -49,7 +49,7 @@ def build(name: str, **settings: Any) -> Any:
     return encoder.eval()
 
 
-def centred(encoder: VectorEncoder, batch: Tensor) -> Tensor:
+def centered(encoder: VectorEncoder, batch: Tensor) -> Tensor:
     """Rows ``[B d]`` by the plain formula."""
     rows = batch.flatten(1)
     if encoder.centring == "own":
@@ -58,11 +58,11 @@ def centred(encoder: VectorEncoder, batch: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def test_linear_is_a_product_with_the_centred_image() -> None:
+def test_linear_is_a_product_with_the_centered_image() -> None:
     encoder: Linear = build("linear")
     V = encoder.code.weight
     torch.testing.assert_close(V @ V.T, torch.eye(10), rtol=0, atol=1e-5)
-    torch.testing.assert_close(encoder(images(5)).flatten(1), centred(encoder, images(5)) @ V.T)
+    torch.testing.assert_close(encoder(images(5)).flatten(1), centered(encoder, images(5)) @ V.T)
     mean_image = images(50, seed=2).mean(0, keepdim=True)
     assert float(encoder(mean_image).abs().max()) < 1e-5
 
@@ -72,7 +72,7 @@ def test_mlp_is_its_layers_one_after_another() -> None:
     encoder: MLP = build("mlp")
     block = encoder.hidden[0]
     assert isinstance(block, torch.nn.Sequential)
-    hidden = torch.nn.functional.gelu(block[0](centred(encoder, images(5))))
+    hidden = torch.nn.functional.gelu(block[0](centered(encoder, images(5))))
     first, code = encoder.layers(images(5))
     torch.testing.assert_close(first.flatten(1), hidden)
     torch.testing.assert_close(code.flatten(1), encoder.code(hidden))
@@ -82,7 +82,7 @@ def test_mlp_is_its_layers_one_after_another() -> None:
 def test_kernel_code_is_a_sum_of_kernel_functions() -> None:
     encoder: KernelCode = build("kernel")
     encoder.shift.fill_(0.25)
-    distance = torch.cdist(centred(encoder, images(5)).double(), encoder.landmarks.double())
+    distance = torch.cdist(centered(encoder, images(5)).double(), encoder.landmarks.double())
     expected = (-distance.square() / (2 * 5.0**2)).exp() @ encoder.weight.double() - 0.25
     torch.testing.assert_close(encoder(images(5)).flatten(1).double(), expected, rtol=1e-4, atol=1e-5)
 
@@ -91,7 +91,7 @@ def test_kernel_code_is_a_sum_of_kernel_functions() -> None:
 @pytest.mark.parametrize("name", ["l1", "l0", "atoms"])
 def test_a_sparse_code_is_the_solvers_and_better_than_none(name: str) -> None:
     encoder: SparseCode = build(name)
-    x, W, strength = centred(encoder, images(5)), encoder.dictionary, encoder.args.strength
+    x, W, strength = centered(encoder, images(5)), encoder.dictionary, encoder.args.strength
     codes = encoder(images(5)).flatten(1)
     none = torch.zeros_like(codes)
     match name:

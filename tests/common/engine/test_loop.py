@@ -1,4 +1,4 @@
-"""The loop: it minimises, resumes bit for bit, and stops politely."""
+"""The loop: it minimizes, resumes bit for bit, and stops politely."""
 
 from __future__ import annotations
 

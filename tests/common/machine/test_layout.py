@@ -68,5 +68,5 @@ def test_every_other_layer_is_channels_last() -> None:
         nn.Conv2d(3, 8, 1, stride=2),
     ]
     channels_last(nn.Sequential(*layers), CPU)
-    # neighbouring pixels of a filter are as far apart as it has channels
+    # neighboring pixels of a filter are as far apart as it has channels
     assert [layer.weight.stride(3) for layer in layers] == [3, 3, 64, 1, 1]

@@ -1,4 +1,4 @@
-"""Choosing among spaces: splits, finalists, ties, standardised features."""
+"""Choosing among spaces: splits, finalists, ties, standardized features."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from common.data import Labels
 from finetune.data import Fold
 from finetune.features import Features
 from finetune.pooling import Part, Space
-from finetune.probes import Candidates, Linear, Nearest, Search, Standardiser, build_task
+from finetune.probes import Candidates, Linear, Nearest, Search, Standardizer, build_task
 from finetune.probes.search import FEW_IMAGES, Validated, choose_best
 from finetune.results import Setting
 from finetune.solvers.logistic import LogisticFit, fit_logistic
@@ -175,18 +175,18 @@ def test_the_refit_solves_the_problem_of_all_training_rows() -> None:
     chosen = LINEAR.choose(candidates, task)
     fitted = LINEAR.refit(candidates, task, chosen)
     matrix = features.matrix(GOOD_SPACE)
-    standardised = (matrix - matrix.mean(0)) / matrix.std(0, correction=0)
-    expected = fit_logistic(standardised, labels, 3, [chosen.setting["l2"]], tolerance=1e-8)
+    standardized = (matrix - matrix.mean(0)) / matrix.std(0, correction=0)
+    expected = fit_logistic(standardized, labels, 3, [chosen.setting["l2"]], tolerance=1e-8)
     found = fitted.classifiers.fit  # type: ignore[attr-defined]
     torch.testing.assert_close(found.objective, expected.objective, rtol=1e-5, atol=0)
     torch.testing.assert_close(found.weight, expected.weight, rtol=0.02, atol=0.01)
     assert (fitted.predict(features) == labels).float().mean() > 0.85
 
 
-def test_nearest_neighbours_come_from_all_training_rows() -> None:
+def test_nearest_neighbors_come_from_all_training_rows() -> None:
     features, labels = informative(300, 0)
     candidates, task, nearest = Candidates(features, [GOOD_SPACE], CPU), task_of(labels), Nearest(k=(1,))
-    # each training row is its own nearest neighbour, also in the validation split
+    # each training row is its own nearest neighbor, also in the validation split
     fitted = nearest.refit(candidates, task, nearest.choose(candidates, task))
     assert torch.equal(fitted.predict(features), labels)
 
@@ -201,21 +201,21 @@ def test_k_is_at_most_the_number_of_rows() -> None:
 
 def test_constant_features_become_zero() -> None:
     matrix = torch.stack([torch.full((50,), 1e4), torch.arange(50.0), torch.zeros(50)], dim=1)
-    standardised = Standardiser.of(matrix).apply_(matrix.clone())
-    assert standardised[:, [0, 2]].abs().max() < 1e-2
-    torch.testing.assert_close(standardised[:, 1].std(correction=0), torch.tensor(1.0))
+    standardized = Standardizer.of(matrix).apply_(matrix.clone())
+    assert standardized[:, [0, 2]].abs().max() < 1e-2
+    torch.testing.assert_close(standardized[:, 1].std(correction=0), torch.tensor(1.0))
 
 
 def test_a_feature_that_is_constant_in_the_fit_is_ignored_where_it_varies() -> None:
     matrix = torch.stack([torch.zeros(50), torch.arange(50.0)], dim=1)
-    standardise = Standardiser.of(matrix)
-    assert torch.equal(standardise.apply_(torch.tensor([[1e6, 24.5]])), torch.tensor([[0.0, 0.0]]))
+    standardize = Standardizer.of(matrix)
+    assert torch.equal(standardize.apply_(torch.tensor([[1e6, 24.5]])), torch.tensor([[0.0, 0.0]]))
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1.0, 1e25])
-def test_any_scale_that_float32_can_hold_is_standardised(scale: float) -> None:
+def test_any_scale_that_float32_can_hold_is_standardized(scale: float) -> None:
     matrix = (torch.arange(50.0) * scale)[:, None]
-    deviation = Standardiser.of(matrix).apply_(matrix).std(correction=0)
+    deviation = Standardizer.of(matrix).apply_(matrix).std(correction=0)
     torch.testing.assert_close(deviation, torch.tensor(1.0))
 
 

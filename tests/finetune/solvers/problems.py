@@ -90,16 +90,16 @@ FAMILIES: dict[str, Callable[[int, int, torch.Generator], Tensor]] = {
 }
 
 
-def standardised(features: Tensor) -> Tensor:
+def standardized(features: Tensor) -> Tensor:
     """Zero mean and unit variance; constant features become zero."""
     deviation = features.std(0, correction=0)
     return (features - features.mean(0)) / torch.where(deviation > 1e-9, deviation, torch.inf)
 
 
 def problem(family: str, n: int, F: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Standardised features of a family ``[n F]``, float64, and labels that follow them with noise."""
+    """Standardized features of a family ``[n F]``, float64, and labels that follow them with noise."""
     g = torch.Generator().manual_seed(seed)
-    features = standardised(FAMILIES[family](n, F, g))
+    features = standardized(FAMILIES[family](n, F, g))
     logits = features @ _normal(F, classes, g)
     logits = logits / logits.std().clamp_min(1e-9) + 0.5 * _normal(n, classes, g)
     labels = logits.argmax(1)
@@ -110,12 +110,12 @@ def problem(family: str, n: int, F: int, classes: int, seed: int) -> tuple[Tenso
 def digits(n: int) -> tuple[Tensor, Tensor]:
     """Digits on black: many pixels are 0 in nearly all images."""
     images, labels = load_digits(return_X_y=True)
-    return standardised(torch.from_numpy(images[:n])), torch.from_numpy(labels[:n]).long()
+    return standardized(torch.from_numpy(images[:n])), torch.from_numpy(labels[:n]).long()
 
 
 def sklearn_model(features: Tensor, labels: Tensor, l2: float, tol: float = 1e-10) -> LogisticRegression:
     """scikit-learn's fit of the same objective, in float64."""
-    # with two classes it penalises w once where softmax penalises w/2 twice
+    # with two classes it penalizes w once where softmax penalizes w/2 twice
     strength = l2 / 2 if len(labels.unique()) == 2 else l2
     model = LogisticRegression(C=1 / (len(labels) * strength), tol=tol, max_iter=20_000)
     with warnings.catch_warnings():

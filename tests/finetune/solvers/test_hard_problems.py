@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
-from finetune.probes import Linear, Rows, Standardiser
+from finetune.probes import Linear, Rows, Standardizer
 from finetune.probes.linear import CHOOSING, FINAL
 from finetune.solvers.logistic import LogisticFit, fit_logistic, objective
 from finetune.solvers.preconditioner import Preconditioner
@@ -157,7 +157,7 @@ def rare_codes() -> tuple[Tensor, Tensor]:
     use = torch.logspace(-0.5, -3.5, 160)
     codes = (torch.rand(4000, 160, generator=generator) < use) * (0.3 + torch.rand(4000, 160, generator=generator))
     logits = codes @ torch.randn(160, 5, generator=generator) + 0.3 * torch.randn(4000, 5, generator=generator)
-    return Standardiser.of(codes).apply_(codes), logits.argmax(1)
+    return Standardizer.of(codes).apply_(codes), logits.argmax(1)
 
 
 @pytest.mark.parametrize("tolerance", [CHOOSING, FINAL])

@@ -1,4 +1,4 @@
-"""Weighted nearest neighbours against a loop, row by row."""
+"""Weighted nearest neighbors against a loop, row by row."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_scale_of_features_does_not_matter() -> None:
     assert torch.equal(plain, knn_predict(queries * 1000, bank * scales, labels, 2, [3]))
 
 
-def test_more_neighbours_than_rows_means_all_rows() -> None:
+def test_more_neighbors_than_rows_means_all_rows() -> None:
     bank, labels = torch.eye(3), torch.tensor([0, 1, 1])
     assert knn_predict(torch.tensor([[1.0, 0.0, 0.0]]), bank, labels, 2, [3, 200]).tolist() == [[0], [0]]
 

@@ -49,7 +49,7 @@ def test_every_strength_reaches_sklearns_minimum(n: int, F: int, C: int) -> None
 
 def test_two_classes_agree_with_sklearns_single_logit() -> None:
     features, labels = correlated(200, 6, 2)
-    # sklearn penalises w once where softmax penalises w/2 twice: strength l2/2 there is l2 here
+    # sklearn penalizes w once where softmax penalizes w/2 twice: strength l2/2 there is l2 here
     fit = fit_logistic(features, labels, 2, [1e-2], tolerance=1e-12)
     weight, bias = sklearn_minimum(features, labels, 0.5e-2)
     torch.testing.assert_close(fit.weight[0, :, 1] - fit.weight[0, :, 0], weight[:, 0], rtol=1e-4, atol=1e-5)

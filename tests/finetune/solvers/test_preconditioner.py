@@ -93,7 +93,7 @@ def test_the_spans_preconditioner_is_the_inverse() -> None:
 
 
 def rare(n: int, F: int) -> Tensor:
-    """Standardised features; the last is non-zero in three neighbouring rows, and a stride skips most of them."""
+    """Standardized features; the last is non-zero in three neighboring rows, and a stride skips most of them."""
     features = torch.randn(n, F, generator=torch.Generator().manual_seed(5)).double()
     features[:, -1] = 0
     features[101:104, -1] = torch.tensor([1.0, 2.0, 3.0]).double()

@@ -28,7 +28,7 @@ def encoder(name: str, **args: Any) -> Encoder:
 
 
 def test_the_linear_sparse_autoencoder_has_the_loss_of_the_lecture(photographs: Tensor) -> None:
-    """1/N Σ [ ‖x − W V x‖² + λ ‖V x‖₁ ] + η ‖W‖²_F, x centred, in float64."""
+    """1/N Σ [ ‖x − W V x‖² + λ ‖V x‖₁ ] + η ‖W‖²_F, x centered, in float64."""
     strength, eta = 0.3, 0.02
     pretext = Identity(distance="squared")
     penalty = PenaltyConfig(l1=strength, dictionary=eta)
@@ -95,7 +95,7 @@ def test_atoms_start_as_cells_of_images_even_if_a_cell_is_the_mean(unit_norm: bo
     assert decoder.weight.grad.abs().max() < 1e3
 
 
-def test_a_penalised_dictionary_has_free_norms() -> None:
+def test_a_penalized_dictionary_has_free_norms() -> None:
     penalty = PenaltyConfig(l1=0.1, dictionary=0.1)
     model = Objective(encoder("linear", code=24), DecoderConfig(), Denoise(), penalty)
     assert isinstance(model.decoder, LinearDecoder)
@@ -145,7 +145,7 @@ def test_a_stronger_l1_on_a_rectified_code_gives_more_exact_zeros(tmp_path: Path
 @pytest.mark.parametrize(("kind", "norm"), [("upsampler", "batches"), ("unet", "batches"), ("transformer", "tokens")])
 @pytest.mark.parametrize("pretext", [Identity(), Denoise()], ids=["identity", "denoise"])
 @pytest.mark.parametrize("sparse", ["l1", "top_k"])
-def test_a_normalising_decoder_is_refused_for_a_sparse_code(
+def test_a_normalizing_decoder_is_refused_for_a_sparse_code(
     kind: Any, norm: str, pretext: Identity | Denoise, sparse: str
 ) -> None:
     args = {"code": 24} | ({"top_k": 3} if sparse == "top_k" else {})
@@ -153,7 +153,7 @@ def test_a_normalising_decoder_is_refused_for_a_sparse_code(
     with pytest.raises(UserError) as caught:
         Objective(encoder("mlp", **args), DecoderConfig(kind=kind, width=32), pretext, penalty)
     assert str(caught.value) == (
-        f"decoder.kind={kind} normalises its {norm}, so the scale of a sparse code would have no effect: use "
+        f"decoder.kind={kind} normalizes its {norm}, so the scale of a sparse code would have no effect: use "
         "decoder.kind=linear or mlp"
     )
 

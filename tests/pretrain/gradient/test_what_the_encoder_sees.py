@@ -67,7 +67,7 @@ def test_crops_show_a_part_and_the_target_is_the_same_part() -> None:
     assert float(loss) == pytest.approx(float(shown.square().mean()), rel=1e-4)  # of the crop, not of the whole image
 
 
-def test_colours_are_jittered() -> None:
+def test_colors_are_jittered() -> None:
     gray = torch.full((64, 3, SIDE, SIDE), 100, dtype=torch.uint8)
     shown, _ = seen(AugmentConfig(crop=None, flip=False, jitter=0.4), 1e-9, gray)
     assert shown.mean((1, 2, 3)).std() == pytest.approx(100 / 255 * 0.4 / 3**0.5, rel=0.3)

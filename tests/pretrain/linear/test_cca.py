@@ -1,4 +1,4 @@
-"""CCA against a generalised eigenproblem in float64 and against scikit-learn's."""
+"""CCA against a generalized eigenproblem in float64 and against scikit-learn's."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def correlations_of(a: Tensor, b: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("ridge", [0.0, 1e-3, 1.0])
-def test_equals_the_generalised_eigenproblem(ridge: float) -> None:
+def test_equals_the_generalized_eigenproblem(ridge: float) -> None:
     x, y = views()
     to_x, to_y, correlations = cca(moments_of(x, y), 3, ridge=ridge)
     cxx, cyy = np.cov(x.numpy().T), np.cov(y.numpy().T)

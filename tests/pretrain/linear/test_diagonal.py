@@ -31,7 +31,7 @@ def patches() -> Tensor:
     return to_float(images.rows(torch.arange(len(images))))
 
 
-def centred(images: Tensor) -> Tensor:
+def centered(images: Tensor) -> Tensor:
     rows = images.flatten(1).double()
     return rows - rows.mean(0)
 
@@ -63,7 +63,7 @@ def objective(rows: Tensor, weight: Tensor, atoms: Tensor, l1: float, gamma: flo
 
 @pytest.mark.parametrize(("l1", "gamma"), [(0.02, 1e-3), (0.5, 0.1), (0.1, 0.0), (5.0, 0.0), (50.0, 1.0)])
 def test_each_component_is_coded_as_numerical_search_finds(l1: float, gamma: float, patches: Tensor) -> None:
-    rows = centred(patches)
+    rows = centered(patches)
     weight, atoms = diagonal_autoencoder(rows, l1, gamma or None)
     assert objective(rows, weight, atoms, l1, gamma) == pytest.approx(cheapest(rows, l1, gamma), rel=1e-6)
     if not gamma:
@@ -81,7 +81,7 @@ def test_the_autoencoder_starts_there(distance: str, l1: float, gamma: float, pa
     model.fit(patches)
     loss = sum(part.item() for part in model(patches).values()) * scale
     # the remaining entries start with atoms of norm 0.1
-    assert loss <= cheapest(centred(patches), l1, gamma) * (1 + 1e-4) + gamma * 0.01 * 3 * SIDE**2 + 1e-6
+    assert loss <= cheapest(centered(patches), l1, gamma) * (1 + 1e-4) + gamma * 0.01 * 3 * SIDE**2 + 1e-6
 
 
 def test_training_ends_at_or_below_it(tmp_path: Path, patches: Tensor) -> None:
@@ -101,4 +101,4 @@ def test_training_ends_at_or_below_it(tmp_path: Path, patches: Tensor) -> None:
     }
     pretrain(validate(PretrainConfig, values))
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
-    assert last["loss"] <= cheapest(centred(patches), l1, gamma)
+    assert last["loss"] <= cheapest(centered(patches), l1, gamma)

@@ -141,11 +141,11 @@ PHOTOS = torch.rand(20, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0
             ["fit.kind=cca pairs images by row, but images has 20 rows and other has 10"],
         ),
         (
-            Cca(components=4, views="neighbours"),
+            Cca(components=4, views="neighbors"),
             PHOTOS[..., :7, :7],
             None,
             {},
-            ["images are cut into neighbours: their side must be even, not 7"],
+            ["images are cut into neighbors: their side must be even, not 7"],
         ),
         (
             Tca(components=4, landmarks=60),

@@ -346,8 +346,8 @@ def test_the_report_sees_all_of_a_sorted_folder(name: str, tmp_path: Path, monke
 # ---- views and domains
 
 
-def test_neighbours_are_adjacent() -> None:
-    config = Cca(components=2, views="neighbours")
+def test_neighbors_are_adjacent() -> None:
+    config = Cca(components=2, views="neighbors")
     learner: Any = config.build(SIDE, WHOLE, HERE, 0)
     rows, columns = torch.meshgrid(torch.arange(2.0 * SIDE), torch.arange(2.0 * SIDE), indexing="ij")
     images = torch.stack([rows, columns, rows])[None]
@@ -443,7 +443,7 @@ def test_patches_that_excite_an_atom_are_shown_in_its_orientation(mirror: bool) 
     images = images_of("")
     learner = config.build(SIDE, WHOLE, HERE, 0)
     encoder = learner.encoder
-    learner.initialise(images)
+    learner.initialize(images)
     assert isinstance(encoder, PatchDictionary)
     explained = learner.explain(images)
     assert explained is not None
@@ -494,20 +494,20 @@ def test_an_atom_that_no_image_uses_is_replaced(kind: str) -> None:
     images = images_of("").mean(1, keepdim=True).expand(-1, 3, -1, -1).contiguous()
     learner = config.build(SIDE, WHOLE, HERE, 0)
     encoder = learner.encoder
-    learner.initialise(images)
+    learner.initialize(images)
     assert isinstance(encoder, (SparseCode, PatchDictionary))
     atoms = encoder.dictionary if isinstance(encoder, SparseCode) else encoder.dictionary.T  # views, [d h]
-    colour = torch.zeros(3, len(atoms) // 3)
-    colour[0], colour[1] = 1, -1
-    colour = colour.flatten() / colour.norm()
-    atoms[:, 0] = colour
+    color = torch.zeros(3, len(atoms) // 3)
+    color[0], color[1] = 1, -1
+    color = color.flatten() / color.norm()
+    atoms[:, 0] = color
     rows = torch.arange(len(images))
     for step in range(9):
         _, told = learner.learn(images, step, rows)
         assert int(told["unused_atoms"]) == 1
-        assert float(atoms[:, 0] @ colour) == pytest.approx(1, abs=1e-5)
+        assert float(atoms[:, 0] @ color) == pytest.approx(1, abs=1e-5)
     learner.learn(images, 9, rows)
-    assert abs(float(atoms[:, 0] @ colour)) < 0.1
+    assert abs(float(atoms[:, 0] @ color)) < 0.1
     assert float(atoms[:, 0].norm()) == pytest.approx(1, abs=1e-5)
     _, told = learner.learn(images, 10, rows)
     assert int(told["unused_atoms"]) == 0

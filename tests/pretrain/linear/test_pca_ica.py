@@ -150,10 +150,10 @@ def test_ica_equals_sklearns(components: int) -> None:
 def test_each_share_is_what_a_component_explains_alone() -> None:
     rows = sample(300, 6)
     for fitted in (pca(moments_of(rows), 4, whiten=True), ica(rows, 4, seed=0, max_steps=5)):
-        centred = rows - rows.mean(0)
+        centered = rows - rows.mean(0)
         for k in range(4):
-            alone = centred - fitted.encode(rows)[:, k : k + 1] @ fitted.back[:, k : k + 1].T
-            share = 1 - alone.square().sum() / centred.square().sum()
+            alone = centered - fitted.encode(rows)[:, k : k + 1] @ fitted.back[:, k : k + 1].T
+            share = 1 - alone.square().sum() / centered.square().sum()
             torch.testing.assert_close(fitted.explained[k], share)
 
 

@@ -59,14 +59,14 @@ def test_if_every_row_is_a_landmark_it_is_pans_solution(kernel: Kernel, mu: floa
 
 @given(seed=st.integers(0, 999), mu=st.floats(1e-3, 1e3))
 @settings(max_examples=25, deadline=None)
-def test_codes_are_centred_uncorrelated_and_of_variance_one(seed: int, mu: float) -> None:
+def test_codes_are_centered_uncorrelated_and_of_variance_one(seed: int, mu: float) -> None:
     source, target = domains(20, 25, 4, seed)
     codes = tca(source, target, source[::2], 3, mu=mu).apply(torch.cat([source, target]))
     torch.testing.assert_close(codes.mean(0), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-8)
     torch.testing.assert_close(torch.cov(codes.T), torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-7)
 
 
-def test_a_subset_of_landmarks_minimises_the_stated_objective() -> None:
+def test_a_subset_of_landmarks_minimizes_the_stated_objective() -> None:
     source, target = domains()
     landmarks = torch.cat([source[::5], target[::5]])
     m, mu = len(landmarks), 0.5

@@ -118,7 +118,7 @@ def test_holes_take_the_nearest_visible_pixel_of_their_own_image() -> None:
     assert torch.equal(found[1], images[1][:, :, [0, 1, 1, 1]])
 
 
-def test_smooth_inpainting_is_normalised_convolution(photographs: Tensor) -> None:
+def test_smooth_inpainting_is_normalized_convolution(photographs: Tensor) -> None:
     torch.manual_seed(0)
     hidden = (torch.rand(len(photographs), 1, 16, 16) < 0.6).float()
     found = smooth_inpainting(damaged(torch.where(hidden > 0, 0.5, photographs), hidden), 1.0)

@@ -109,8 +109,8 @@ def test_network_that_gives_back_its_input_copies() -> None:
     assert faults(WELL, changed=0.01) == ["copying"]
 
 
-def test_gap_is_memorising_only_beyond_chance_and_a_rise_without_one_diverges() -> None:
-    assert faults(WELL, held_out=Mean(0.03, 0.001)) == ["memorising"]
+def test_gap_is_memorizing_only_beyond_chance_and_a_rise_without_one_diverges() -> None:
+    assert faults(WELL, held_out=Mean(0.03, 0.001)) == ["memorizing"]
     assert faults(WELL, held_out=Mean(0.03, 0.01)) == []
     assert faults(WELL, held_out=Mean(0.0205, 0.00001), training=Mean(0.02, 0.00001)) == []
     assert faults(WELL, training=Mean(0.05, 0.001), held_out=Mean(0.05, 0.001)) == ["diverging"]

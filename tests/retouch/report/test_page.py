@@ -110,7 +110,7 @@ def test_encoders_that_cannot_see_what_a_task_is_about_are_marked(blind: bool, t
 
 def test_data_facts_have_counts_sizes_and_duplicates(tmp_path: Path) -> None:
     said = Page(html(read_facts([write_probe(tmp_path / "p", probe_result(duplicates=7))]))).said
-    data = said[said.index("Labelled") : said.index("Cost", said.index("Labelled"))]
+    data = said[said.index("Labeled") : said.index("Cost", said.index("Labeled"))]
     assert data.split()[-9:] == ["folder:animals", "folder:animals-test", "16", "600", "300", "3", "100", "100", "7"]
 
 
