@@ -91,8 +91,8 @@ def tca(
 ) -> KernelProjection:
     """Fit ``components`` transfer components, best first.
 
-    Codes are scaled: over all rows together they are centered, uncorrelated and of (sample) variance 1. The loading of the
-    largest magnitude of each component is positive.
+    Codes are scaled: over all rows together they are centered, uncorrelated and of (sample) variance 1. The loading
+    of the largest magnitude of each component is positive.
 
     Args:
         source: rows of the first domain ``[n1 d]``.

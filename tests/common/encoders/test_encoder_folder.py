@@ -86,7 +86,7 @@ def test_constants_of_the_network_come_back_exactly(tmp_path: Path, name: str) -
 def test_loading_says_what_was_loaded_and_gives_a_frozen_encoder(
     exported: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, logger="retouch"):
+    with caplog.at_level(logging.DEBUG, logger="retouch"):
         encoder = load_encoder(exported)
     card = read_encoder_card(exported)
     parts = ("small_cnn", f"{card.tensors} tensors", "rgb at 32 px", card.sha256[:12])
