@@ -2,7 +2,7 @@
 
     python benchmarks/pictures.py
 
-Trained on patches of the two photographs that come with scikit-learn, of which two are shown. The damage is drawn anew.
+The networks are trained on patches of the two photographs that come with scikit-learn; two of these patches are shown.
 Writes ``docs/images/restored.png``. Ten minutes on two cores.
 """
 

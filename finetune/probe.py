@@ -244,7 +244,7 @@ def _baselines(config: ProbeConfig, itself: Subject, images: LabeledImages, how:
 def _measure(
     config: ProbeConfig, data: LabeledData, subject: Subject, images: LabeledImages, how: Extraction
 ) -> dict[str, Measured]:
-    """Extract features once; then for every task and probe choose on training images, refit on all, test once."""
+    """Extract features once. For every task and probe, choose on training images, refit on all of them, test once."""
     started = time.monotonic()
     train = _features(config, subject, images, "train", data.limit, how)
     test = _features(config, subject, images, "test", data.test_limit, how)

@@ -2,8 +2,8 @@
 
 The shared steps are written here once, so no probe can choose on anything but held-out images or skip the refit.
 Features are standardized with the statistics of the rows a classifier is fitted on. Every space and every setting of
-the grid is scored on the held-out images, and the best is refitted on all training images. A new probe defines only
-its grid, and how classifiers are fitted on standardized rows.
+the grid is scored on the held-out images, and the chosen one is refitted on all training images. A new probe defines
+only its grid, and how classifiers are fitted on standardized rows.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Probe(Config, ABC):
         return [slice(len(grid))]
 
     def choose(self, candidates: Candidates, task: Task) -> Chosen:
-        """The space and setting with the best accuracy on held-out training images."""
+        """The space and setting with the best accuracy on held-out training images; a preferred space if it is near."""
         grid, widest = self.grid(task), max(candidates.spaces, key=lambda space: space.width)
 
         def validate(space: Space, folds: Sequence[Fold]) -> Validated:

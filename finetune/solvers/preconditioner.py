@@ -74,7 +74,7 @@ class Preconditioner:
         """Of fewer rows than features: their products have the same eigenvalues, and are fewer.
 
         Directions outside the span of these rows get the mean eigenvalue: rows that are standardized a little
-        differently have a small part there, and too short a step is mended sooner than one that is 1/λ too long.
+        differently have a small part there, and a step that is too short costs less than one that is 1/λ too long.
         """
         rows = (rows - mean.to(rows.dtype)).mul_(weights.sqrt().to(rows.dtype)[:, None])
         values, vectors = torch.linalg.eigh(rows @ rows.T)
