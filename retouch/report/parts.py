@@ -23,8 +23,9 @@ from retouch.report.blocks import (
     Table,
     Thumbnails,
 )
-from retouch.report.charts import MOST_CLASSES, Strip, confusion_chart, curves_chart
+from retouch.report.charts import FEW, MOST_CLASSES, Strip, confusion_chart, curves_chart, layer_chart
 from retouch.report.facts import Curves, Facts, FineTuning, Origin, Pretraining
+from retouch.report.layers import depth_sentences, layer_map, on_few
 from retouch.report.pictures import (
     TILE,
     Confused,
@@ -43,8 +44,10 @@ from retouch.report.run_tables import (
     storage_table,
     unlabeled_table,
 )
-from retouch.report.sentences import LEGEND, NO_MAP, RULE, chosen, counted, distinct, limits, number, restoration
+from retouch.report.sentences import LEGEND, RULE, chosen, counted, distinct, limits, number, restoration
 from retouch.report.tables import baseline_table, choice_table, damage_table, finetune_table, probe_tables
+
+OPEN_MAPS = 6  # of layers and poolings: more are folded
 
 
 def page_parts(facts: Facts) -> list[Part]:
@@ -53,7 +56,7 @@ def page_parts(facts: Facts) -> list[Part]:
         Part("choices", "What was chosen", _choices(facts)),
         Part("results", "Results", _results(facts)),
         Part("baselines", "Baselines", _only(baseline_table(facts))),
-        Part("layers", "Layers and poolings", (Prose((NO_MAP,)),) if facts.entries else ()),
+        Part("layers", "Layers and poolings", _layers(facts)),
         Part("errors", "Errors", _errors(facts)),
         Part("training", "Training", _training(facts)),
         Part("restored", "Original, damaged, restored", _restored(facts)),
@@ -101,6 +104,28 @@ def _results(facts: Facts) -> tuple[Block, ...]:
 def _limits(facts: Facts) -> tuple[Block, ...]:
     found = limits(facts)
     return (Points(tuple(found)),) if found else ()
+
+
+def _layers(facts: Facts) -> tuple[Block, ...]:
+    """What was tried before a layer and a pooling were chosen."""
+    found = [(entry, one) for entry in facts.entries if (one := layer_map(entry)) is not None]
+    if not found:
+        return ()
+    figures = [Figure(layer_chart(one), f"{entry.encoder} on {entry.task}") for entry, one in found]
+    about = [
+        "Validation accuracy of the linear probe in percent, each with its best strength.",
+        "Framed: chosen, which is the widest unless another is better by a standard error.",
+    ]
+    few = max((images for _, one in found if (images := on_few(one)) is not None), default=None)
+    if few is not None:
+        about.append(f"{FEW} of fits on {few:,} images, which are compared first; the others are of fits on all.")
+    said, more = depth_sentences(facts), figures[OPEN_MAPS:]
+    return (
+        *((Points(tuple(said)),) if said else ()),
+        Figures(tuple(figures[:OPEN_MAPS])),
+        *((Figures(tuple(more), folded=counted(len(more), "more map")),) if more else ()),
+        Prose(tuple(about), small=True),
+    )
 
 
 # ---- errors

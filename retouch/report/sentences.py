@@ -14,10 +14,6 @@ from retouch.report.facts import Facts
 NARROW = "\u00a0"  # keeps the two ends of an interval on one line
 NAMED = 3  # encoders or tasks that are named one by one
 GENERATED = {"shapes": "drawn by a program", "photos": "patches of two photographs"}
-NO_MAP = (
-    "A probe keeps the layer and pooling that won, not the validation accuracy of the others, so there is no map of "
-    "layers and poolings to draw; the winners are under What was chosen."
-)
 LEGEND = (
     "In the drawings, a dot is the linear probe of the encoder with its 95% interval, a ring that of its untrained "
     "network, and the tick the accuracy of always answering the most frequent class."
@@ -65,6 +61,16 @@ def listed(names: Sequence[str], joint: str = "and") -> str:
 def counted(count: int, one: str, many: str = "") -> str:
     """``1 run``, ``2 runs``."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def layer_text(layer: str) -> str:
+    """``0 to 5`` for 0+1+2+3+4+5."""
+    numbers = layer.split("+")
+    if len(numbers) > 2 and all(map(str.isdecimal, numbers)):
+        first, last = int(numbers[0]), int(numbers[-1])
+        if [*map(int, numbers)] == [*range(first, last + 1)]:
+            return f"{first} to {last}"
+    return layer
 
 
 def distinct(values: Iterable[str]) -> list[str]:
