@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from finetune.metrics import Bin
 from finetune.results import Score
 from retouch.report.facts import Curve
 from retouch.report.layers import LayerMap
@@ -18,6 +19,7 @@ MOST_CLASSES = 30  # of a confusion matrix that is drawn
 NUMBERED = 12  # classes up to which its cells hold numbers
 LONG, LETTER = 12, 6.0  # characters of a class name that are drawn, and pixels of one; the tooltip has the whole name
 MOST_TICKS = 5  # of an axis
+RELIABLE = 240  # width of a chart of accuracy by confidence, in pixels
 HEAT_WIDTH, HEAT_HEIGHT = 84, 24  # pixels of a cell of the map of layers and poolings, at most
 FEW = "°"  # marks an accuracy of fits on a part of the images
 POINTS = 400  # of a line: more are thinned, since they would not be seen
@@ -160,6 +162,34 @@ def _tilted(x: float, y: float) -> str:
 
 def _cut(name: str, most: int = LONG) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+# ---- confidence
+
+
+def reliability_chart(found: Sequence[Bin]) -> Markup:
+    """Accuracy by confidence: a dot for each bin, larger for more answers; on the line, confidence is exactly right."""
+    side, top = RELIABLE - LEFT - RIGHT, 24
+    bottom = top + side
+
+    def x(share: float) -> float:
+        return LEFT + side * share
+
+    def y(share: float) -> float:
+        return bottom - side * share
+
+    total = sum(one.n for one in found)
+    ticks = (0.0, 0.5, 1.0)
+    parts = [_line("axis", x(0), y(tick), x(1), y(tick)) for tick in ticks]
+    parts += [_text(x(0) - 6, y(tick) + 3.5, f"{100 * tick:.0f}", "end") for tick in ticks]
+    parts += [_text(x(tick), bottom + 14, f"{100 * tick:.0f}", "middle") for tick in ticks]
+    parts += [_text(x(0), top - 10, "% right", "start", "name"), _text(x(1), bottom + 28, "% sure", "end", "name")]
+    parts.append(_line("chance", x(0), y(0), x(1), y(1)))
+    for one in found:
+        tooltip = f"{one.n:,} answers, {100 * one.confidence:.1f}% sure on average: {100 * one.accuracy:.1f}% right"
+        place = {"cx": x(one.confidence), "cy": y(one.accuracy), "r": 2 + 8 * math.sqrt(one.n / total)}
+        parts.append(_tag("circle", _title(tooltip), class_="dot bin", **place))
+    return _svg(RELIABLE, bottom + 34, "Accuracy by confidence", *parts)
 
 
 # ---- layers and poolings

@@ -132,7 +132,8 @@ def probe_result(
     )
     said = {f"{subject}.{probe}": found for (subject, probe), found in answers.items()}
     paths = tuple(f"animals/{row}.png" for row in range(n))
-    return result, Predictions(task, tuple(classes), torch.arange(n), paths, labels, said)
+    sure = {name: torch.linspace(0.4, 0.9, n) for name in said}
+    return result, Predictions(task, tuple(classes), torch.arange(n), paths, labels, said, sure)
 
 
 def write_probe(
