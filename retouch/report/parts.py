@@ -48,6 +48,7 @@ from retouch.report.pictures import (
     picture,
     read_picture,
 )
+from retouch.report.places_part import places_part
 from retouch.report.run_tables import (
     code_table,
     cost_table,
@@ -75,12 +76,14 @@ OPEN_MAPS = 6  # of layers and poolings: more are folded
 
 def page_parts(facts: Facts) -> list[Part]:
     """All parts. What is added later has its place here, and nowhere else."""
+    sets = ImageSets()
     found = [
         Part("choices", "What was chosen", _choices(facts)),
         Part("results", "Results", _results(facts)),
         Part("baselines", "Baselines", _only(baseline_table(facts))),
         Part("layers", "Layers and poolings", _layers(facts)),
-        Part("errors", "Errors", _errors(facts)),
+        Part("errors", "Errors", _errors(facts, sets)),
+        Part("places", "Map and neighbors", places_part(facts, sets)),
         Part("training", "Training", _training(facts)),
         Part("restored", "Original, damaged, restored", _restored(facts)),
         Part("atoms", "Atoms", _atoms(facts)),
@@ -178,9 +181,8 @@ class _Answers(NamedTuple):
         return reliability(self.confidence, self.predictions.answers[self.column] == self.predictions.labels)
 
 
-def _errors(facts: Facts) -> tuple[Block, ...]:
+def _errors(facts: Facts, sets: ImageSets) -> tuple[Block, ...]:
     """On each task, the errors of the encoder that was best on validation images."""
-    sets = ImageSets()
     best = [one for one in _best(facts) if len(one.classes) > 1]
     found = [_confusion(one, sets) for one in best]
     if not found:
