@@ -42,7 +42,7 @@ from finetune.features import Extraction, Features, cached_features, extract, fe
 from finetune.metrics import compare, score
 from finetune.pooling import Part, Space, build_spaces
 from finetune.predictions import Predictions, write_predictions
-from finetune.probes import Candidates, Fitted, Probe, Task, build_task
+from finetune.probes import Answers, Candidates, Fitted, Probe, Task, build_task
 from finetune.properties import measure_properties
 from finetune.results import (
     EncoderFacts,
@@ -79,6 +79,7 @@ class Measured:
     task: Task
     outcomes: dict[str, Probed]
     predictions: dict[str, Tensor]  # int64 [n]
+    confidences: dict[str, Tensor]  # float32 [n], of the probes that have probabilities
     linear: Fitted
 
     def compared(self, others: Mapping[str, Measured], labels: Tensor) -> Measured:
@@ -221,8 +222,10 @@ def _probe_data(
             code=code,
         )
         answers = {f"{subject}.{key}": said for subject, one in mine.items() for key, said in one.predictions.items()}
-        rows = torch.arange(len(images.test))
-        found.append((result, Predictions.of(images.test, rows, name, train_labels.names, test_labels.values, answers)))
+        sure = {f"{subject}.{key}": share for subject, one in mine.items() for key, share in one.confidences.items()}
+        rows, classes = torch.arange(len(images.test)), train_labels.names
+        predictions = Predictions.of(images.test, rows, name, classes, test_labels.values, answers, sure)
+        found.append((result, predictions))
     return found
 
 
@@ -257,13 +260,16 @@ def _measure(
         task = build_task(train_labels, config.probe, config.seed)
         outcomes: dict[str, Probed] = {}
         predictions: dict[str, Tensor] = {}
+        confidences: dict[str, Tensor] = {}
         for key, one in config.probes.items():
-            outcomes[key], fitted, predictions[key] = run_probe(one, candidates, task, test, test_labels)
+            outcomes[key], fitted, (predictions[key], confidence) = run_probe(one, candidates, task, test, test_labels)
+            if confidence is not None:
+                confidences[key] = confidence
             if key == "linear":
                 linear = fitted
             chosen = outcomes[key].choice
             log.debug("%s, %s, %s: %s, chosen by %s", subject.name, name, key, chosen.text, chosen.how)
-        found[name] = Measured(task, outcomes, predictions, linear)
+        found[name] = Measured(task, outcomes, predictions, confidences, linear)
     log.info(
         "%s: features of %s images in %.1f s, probed in %.1f s: %s",
         *(subject.name, f"{len(train) + len(test):,}", extracted - started, time.monotonic() - extracted),
@@ -274,21 +280,21 @@ def _measure(
 
 def run_probe(
     one: Probe, candidates: Candidates, task: Task, test: Features, test_labels: Labels
-) -> tuple[Probed, Fitted, Tensor]:
-    """Run one probe on one task: choose, refit, test once; also returns the predictions, int64 ``[n]``."""
+) -> tuple[Probed, Fitted, Answers]:
+    """Run one probe on one task: choose, refit, test once; also returns the answers to the test images."""
     started = time.monotonic()
     chosen = one.choose(candidates, task)
     fitted = one.refit(candidates, task, chosen)
-    predictions = fitted.predict(test)
+    answers = fitted.answers(test)
     outcome = Probed(
         choice=chosen.facts,
         n_train=len(task.labels),
         n_val=task.held,
-        test=score(predictions, test_labels.values[test.index], len(task.classes)),
+        test=score(answers.classes, test_labels.values[test.index], len(task.classes)),
         seconds=round(time.monotonic() - started, 2),
         converged=fitted.converged,
     )
-    return outcome, fitted, predictions
+    return outcome, fitted, answers
 
 
 def _damaged(

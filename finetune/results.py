@@ -81,6 +81,17 @@ class Choice(Record):
         return choice_text(*self.cells)
 
 
+class SpaceScore(Record):
+    """One comparison of a feature space on validation images, with its best setting."""
+
+    layer: str
+    pooling: str
+    features: int
+    setting: Setting
+    val_accuracy: float
+    fitted_on: int | None = None  # images of the subsample it was fitted on (search_images); None: all but the held-out
+
+
 class ProbeChoice(Choice):
     """The features and hyperparameters of a probe."""
 
@@ -90,6 +101,8 @@ class ProbeChoice(Choice):
     setting: Setting
     at_end_of_grid: bool  # the setting is the first or last of its grid: a wider grid may be better
     unconverged: int = 0  # fits compared on validation that did not converge
+    # every comparison, narrow spaces first; a finalist is there twice, first as fitted on the subsample (empty: older)
+    spaces: tuple[SpaceScore, ...] = ()
 
     @property
     def cells(self) -> tuple[str, str, str]:

@@ -68,6 +68,7 @@ def _check_predictions(result: ProbeResult, found: Predictions) -> None:
     assert found.rows.tolist() == list(range(90))
     scores = {f"{name}.{key}": one for name, subject in result.subjects.items() for key, one in subject.probes.items()}
     assert list(found.answers) == list(scores)
+    assert list(found.confidences) == list(scores)  # logistic regression and k-NN have probabilities
     for name, outcome in scores.items():
         assert metrics.score(found.answers[name], found.labels, len(found.classes)) == outcome.test
         subject, key = name.split(".")

@@ -22,6 +22,7 @@ from finetune.results import (
     Probed,
     ProbeReport,
     ProbeResult,
+    SpaceScore,
     StepChoice,
     SubjectResult,
     Tuned,
@@ -35,6 +36,17 @@ from pretrain.ruler.verdicts import Verdict
 CLASSES = ("cat", "dog", "owl")
 RIGHT = {"encoder": 0.8, "random_init": 0.5, "pixels": 0.4}  # accuracy by subject
 EVIL = "<img src=x onerror=alert(1)>"
+
+
+def space(layer: str, accuracy: float, pooling: str = "avg", fitted_on: int | None = None) -> SpaceScore:
+    return SpaceScore(
+        layer=layer,
+        pooling=pooling,
+        features=8,
+        setting={"l2": 0.01},
+        val_accuracy=accuracy,
+        fitted_on=fitted_on,
+    )
 
 
 def answers_of(labels: Tensor, accuracy: float, classes: int) -> Tensor:
@@ -84,6 +96,7 @@ def probe_result(
                 features=8,
                 setting=setting,
                 at_end_of_grid=probe == "knn",
+                spaces=(space("0", 0.3), space("0+1+2", 0.4)),
             ),
             n_train=600,
             n_val=600,
@@ -119,7 +132,8 @@ def probe_result(
     )
     said = {f"{subject}.{probe}": found for (subject, probe), found in answers.items()}
     paths = tuple(f"animals/{row}.png" for row in range(n))
-    return result, Predictions(task, tuple(classes), torch.arange(n), paths, labels, said)
+    sure = {name: torch.linspace(0.4, 0.9, n) for name in said}
+    return result, Predictions(task, tuple(classes), torch.arange(n), paths, labels, said, sure)
 
 
 def write_probe(

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.metrics import score
-from retouch.report.charts import Strip, confusion_chart, curves_chart, interval_mark, span_of
+from finetune.metrics import Bin, score
+from retouch.report.charts import Strip, confusion_chart, curves_chart, interval_mark, reliability_chart, span_of
 from retouch.report.facts import Curve
 from tests.retouch.report.runs import EVIL
 
@@ -78,3 +78,14 @@ def test_names_in_charts_are_harmless() -> None:
     chart = confusion_chart(score(labels, labels, 2), [EVIL, "dog"])
     assert "<img" not in chart
     assert f"{EVIL} → dog: 0 of 1" in [one.text for one in ElementTree.fromstring(chart).iter("title")]
+
+
+def test_confidence_that_is_right_lies_on_the_line() -> None:
+    root = inside(reliability_chart([Bin(10, 0.25, 0.25), Bin(30, 0.5, 0.5), Bin(60, 1.0, 0.9)]))
+    [line] = [one for one in root.iter("line") if one.attrib["class"] == "chance"]
+    slope = float(line.attrib["y1"]) - float(line.attrib["y2"])
+    dots = list(root.iter("circle"))
+    for share, dot in zip((0.25, 0.5), dots, strict=False):
+        assert float(line.attrib["y1"]) - float(dot.attrib["cy"]) == pytest.approx(share * slope, abs=0.02)
+    sizes = [float(dot.attrib["r"]) for dot in dots]
+    assert sizes == sorted(sizes)
