@@ -54,7 +54,7 @@ def reliability(confidence: Tensor, right: Tensor, bins: int = 10) -> list[Bin]:
     """
     place = (confidence.double() * bins).long().clamp(max=bins - 1)
     found = []
-    for number in place.unique().tolist():
+    for number in torch.unique(place).tolist():
         inside = place == number
         mean = float(confidence[inside].double().mean())
         found.append(Bin(int(inside.sum()), mean, float(right[inside].double().mean())))
