@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from common.corruptions import Corruption
@@ -24,9 +23,8 @@ from common.errors import UserError, check_all
 from common.machine.cache import cache_folder
 from common.machine.distributed import world
 from common.machine.precision import resolve_precision
-from common.runs.folder import Run, check_run_folder, numbered, open_run, with_group
+from common.runs.folder import check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
-from common.runs.results import RESULTS
 from finetune.baselines import Pixels, untrained
 from finetune.config import ProbeConfig
 from finetune.data import (
@@ -38,6 +36,7 @@ from finetune.data import (
     load_labeled,
     open_sources,
 )
+from finetune.efficiency import Right, label_efficiency, measure_efficiency
 from finetune.embedding import Embedding, embedded, write_embeddings
 from finetune.features import Extraction, Features, cached_features, extract, feature_key, layer_shapes
 from finetune.metrics import compare, score
@@ -47,6 +46,7 @@ from finetune.probes import Answers, Candidates, Fitted, Probe, Task, build_task
 from finetune.properties import measure_properties
 from finetune.results import (
     EncoderFacts,
+    LabelEfficiency,
     Probed,
     ProbeReport,
     ProbeResult,
@@ -54,7 +54,7 @@ from finetune.results import (
     SubjectResult,
     write_results,
 )
-from finetune.table import Line, damage_table, data_names, probe_lines, properties_table, results_table
+from finetune.summary import log_report, notes, print_report
 
 log = logging.getLogger("retouch")
 
@@ -82,6 +82,7 @@ class Measured:
     predictions: dict[str, Tensor]  # int64 [n]
     confidences: dict[str, Tensor]  # float32 [n], of the probes that have probabilities
     linear: Fitted
+    right: Right | None  # by number of labels, if label efficiency is measured
 
     def compared(self, others: Mapping[str, Measured], labels: Tensor) -> Measured:
         """A copy in which each probe is compared with the same probe of other subjects."""
@@ -150,13 +151,13 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
                     predictions.append(answers)
                     places.append(len(embeddings))
                 embeddings.append(embedding)
-            report = ProbeReport(results=tuple(results), notes=_notes(config, results))
+            report = ProbeReport(results=tuple(results), notes=notes(config, results))
             write_predictions(run.folder, predictions)
             write_embeddings(run.folder, embeddings, places)
             write_results(run.folder, report)
             if show:
-                _print(run, report)
-            _log(run, report)
+                print_report(run, report)
+            log_report(run, report)
             return report
 
 
@@ -229,6 +230,7 @@ def _probe_data(
                 for subject in subjects
             },
             code=code,
+            label_efficiency=_label_efficiency(mine),
         )
         answers = {f"{subject}.{key}": said for subject, one in mine.items() for key, said in one.predictions.items()}
         sure = {f"{subject}.{key}": share for subject, one in mine.items() for key, share in one.confidences.items()}
@@ -281,13 +283,22 @@ def _measure(
                 linear = fitted
             chosen = outcomes[key].choice
             log.debug("%s, %s, %s: %s, chosen by %s", subject.name, name, key, chosen.text, chosen.how)
-        found[name] = Measured(task, outcomes, predictions, confidences, linear)
+        right = measure_efficiency(
+            config, candidates, train_labels, test, test_labels.values[test.index], predictions["linear"]
+        )
+        found[name] = Measured(task, outcomes, predictions, confidences, linear, right)
     log.info(
         "%s: features of %s images in %.1f s, probed in %.1f s: %s",
         *(subject.name, f"{len(train) + len(test):,}", extracted - started, time.monotonic() - extracted),
         ", ".join(f"{name} {one.outcomes['linear'].test.accuracy:.1%}" for name, one in found.items()),
     )
     return found, embedded(test, images.test, subject.spaces) if subject.name == "encoder" else None
+
+
+def _label_efficiency(measured: Mapping[str, Measured]) -> LabelEfficiency | None:
+    """Of all subjects on one task, if it was measured."""
+    right = {name: one.right for name, one in measured.items() if one.right is not None}
+    return label_efficiency(right) if right else None
 
 
 def run_probe(
@@ -358,73 +369,3 @@ def _pretext(card: EncoderCard) -> str | None:
     pretext = card.provenance.get("pretext")
     kind = pretext.get("kind") if isinstance(pretext, dict) else pretext
     return None if kind is None else str(kind)
-
-
-def _notes(config: ProbeConfig, results: Sequence[ProbeResult]) -> tuple[str, ...]:
-    notes = []
-    if results[0].encoder.view == "gray":
-        notes.append("this encoder and its random initialization saw gray only; raw pixels keep their color")
-    at_end = [result.task for result in results if result.linear.choice.at_end_of_grid]
-    if at_end:
-        low, high = config.probe.strengths[0], config.probe.strengths[-1]
-        notes.append(
-            f"the chosen L2 strength is at an end of the grid for {', '.join(at_end)}: widen probe.l2, which now goes "
-            f"from {low:g} to {high:g}"
-        )
-    for result in results:
-        for subject, measured in result.subjects.items():
-            for key, one in measured.probes.items():
-                notes += [f"{result.task}: {line}" for line in _unconverged(f"the {key} probe of {subject}", one)]
-        if result.data.duplicates:
-            count, total = result.data.duplicates, result.linear.test.n
-            notes.append(f"{result.task}: {count} of {total} test images are also training images")
-    return tuple(dict.fromkeys(notes))
-
-
-def _unconverged(name: str, one: Probed) -> list[str]:
-    lines = [] if one.converged else [f"{name} did not converge: its accuracy may be too low"]
-    if one.choice.unconverged:
-        lines.append(f"{name} was chosen among fits of which {one.choice.unconverged} did not converge")
-    return lines
-
-
-def _print(run: Run, report: ProbeReport) -> None:
-    console = Console(width=None if Console().is_terminal else 100)
-    console.print(results_table(probe_lines(report.results)))
-    if any(result.linear.damaged for result in report.results):
-        console.print(damage_table(report.results))
-    if any(result.code for result in report.results):
-        console.print(properties_table(report.results))
-    for note in report.notes:
-        console.print(f"  {note}", highlight=False)
-    console.print(f"  all results: {run.folder / RESULTS}", highlight=False)
-
-
-def _log(run: Run, report: ProbeReport) -> None:
-    """Log to ``metrics.jsonl`` and W&B."""
-    run.cut_back(-1)  # a probe that is run again logs everything again
-    # several data sets can share a task name
-    named = [
-        {f"{data}/{result.task}/{key}" if data else f"{result.task}/{key}": value for key, value in numbers.items()}
-        for data, result, numbers in zip(
-            data_names(report.results), report.results, map(logged_numbers, report.results), strict=True
-        )
-    ]
-    for step, numbers in enumerate(named):
-        run.log(numbers, step)
-    run.tracker.summary({key: value for numbers in named for key, value in numbers.items()})
-    run.tracker.table("results", Line._fields, probe_lines(report.results))
-
-
-def logged_numbers(result: ProbeResult) -> Mapping[str, float]:
-    """The logged numbers: ``test_accuracy`` of the encoder's linear probe, ``pixels_knn_test_accuracy``, ..."""
-    numbers = {"val_accuracy": result.linear.choice.val_accuracy}
-    for subject, measured in result.subjects.items():
-        for key, outcome in measured.probes.items():
-            name = [*([] if subject == "encoder" else [subject]), *([] if key == "linear" else [key])]
-            numbers["_".join([*name, "test_accuracy"])] = outcome.test.accuracy
-    if result.code is not None:
-        numbers |= {f"code_{key}": getattr(result.code, key) for key in ("size", "nonzeros", "bytes")}
-        found = result.code.invariance.items()
-        numbers |= {f"invariance_{change}": value for change, value in found if value is not None}
-    return numbers

@@ -185,6 +185,37 @@ class CodeProperties(Record):
     invariance: dict[str, float | None]  # score by change: 1 is unchanged, 0 is as far as another image
 
 
+class LabelPoint(Record):
+    """A linear probe that was chosen and fitted with so many labels."""
+
+    labels: int
+    draws: tuple[float, ...]  # test accuracy with each draw of them
+
+    @property
+    def accuracy(self) -> float:
+        """The mean over the draws."""
+        return sum(self.draws) / len(self.draws)
+
+
+class Worth(Record):
+    """How many labels a baseline needs to be as accurate as the encoder with ``labels`` of them.
+
+    0: fewer than its smallest budget. None: more than all.
+    """
+
+    labels: int
+    equals: int | None
+    ci95: tuple[int | None, int | None]
+
+
+class LabelEfficiency(Record):
+    """Accuracy from few labels to all."""
+
+    protocol: str
+    curves: dict[str, tuple[LabelPoint, ...]]  # by subject, few labels first; the last has all
+    worth: dict[str, tuple[Worth, ...]]  # by baseline, for each budget of the encoder
+
+
 class ProbeResult(Record):
     """Everything measured on one task of one data set."""
 
@@ -196,6 +227,7 @@ class ProbeResult(Record):
     encoder: EncoderFacts
     subjects: dict[str, SubjectResult]  # encoder, random_init, pixels
     code: CodeProperties | None = None
+    label_efficiency: LabelEfficiency | None = None
 
     @property
     def linear(self) -> Probed:

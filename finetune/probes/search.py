@@ -129,6 +129,10 @@ class Candidates:
         self.features, self.spaces, self.device, self.finalists = features, spaces, device, finalists
         self._preconditioners: dict[Space, Preconditioner] = {}
 
+    def of(self, rows: Tensor, spaces: Sequence[Space] | None = None) -> Candidates:
+        """The candidates among training images ``rows``, int64 ascending; in some of the spaces, by default in all."""
+        return Candidates(self.features.only(rows), spaces or self.spaces, self.device, self.finalists)
+
     def matrix(self, space: Space, rows: Tensor | None = None) -> Tensor:
         """Features of training images ``rows`` (all by default), a new float32 tensor ``[n F]``."""
         return self.features.matrix(space, rows).to(self.device)

@@ -11,7 +11,8 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from finetune.metrics import Bin
-from finetune.results import Score
+from finetune.results import LabelEfficiency, Score
+from finetune.table import SUBJECTS
 from retouch.report.facts import Curve
 from retouch.report.layers import LayerMap
 from retouch.report.pictures import Picture
@@ -139,6 +140,42 @@ def _scale(low: float, high: float, wide: bool) -> tuple[Callable[[float], float
 def _short(value: float) -> str:
     """A tick in few characters: ``0.05``, ``2e−5``."""
     return f"{value:.3g}".replace("e-0", "e-").replace("-", "−")
+
+
+# ---- accuracy by number of labels
+
+
+def labels_chart(title: str, found: LabelEfficiency) -> Markup:
+    """Test accuracy of each subject over labels, on a logarithmic axis; bars go from the least to the most of draws."""
+    upper, lower, right = 10, 190, WIDTH - 84
+    curves = found.curves
+    budgets = [point.labels for point in curves["encoder"]]
+    low, high = span_of([accuracy for curve in curves.values() for point in curve for accuracy in point.draws])
+
+    def x(labels: int) -> float:
+        return LEFT + (right - LEFT) * math.log(labels / budgets[0]) / max(math.log(budgets[-1] / budgets[0]), 1e-9)
+
+    def y(accuracy: float) -> float:
+        return lower - (lower - upper) * (accuracy - low) / (high - low)
+
+    _, ticks = _scale(100 * low, 100 * high, wide=False)
+    ticks = [tick for tick in ticks if 100 * low <= tick <= 100 * high]
+    parts = [_line("axis", LEFT, y(tick / 100), right, y(tick / 100)) for tick in ticks]
+    parts += [_text(LEFT - 6, y(tick / 100) + 3.5, _short(tick), "end") for tick in ticks]
+    for name, curve in curves.items():
+        kind = "line" if name == "encoder" else f"line {name.replace('_', '-')}"
+        points = " ".join(f"{x(point.labels):.1f},{y(point.accuracy):.1f}" for point in curve)
+        parts.append(_tag("polyline", class_=kind, points=points))
+        parts += [
+            _line(kind, x(point.labels), y(min(point.draws)), x(point.labels), y(max(point.draws))) for point in curve
+        ]
+    below = 0.0  # names of curves that end close together stand below each other
+    for name in sorted(curves, key=lambda name: -curves[name][-1].accuracy):
+        below = max(y(curves[name][-1].accuracy) + 3.5, below + 13)
+        parts.append(_text(right + 6, below, SUBJECTS.get(name, name), "start", "name"))
+    parts.append(_text(LEFT, lower + 16, f"{budgets[0]:,}", "start"))
+    parts.append(_text(right, lower + 16, f"{budgets[-1]:,} labels", "end"))
+    return _svg(WIDTH, lower + 22, title, *parts)
 
 
 # ---- confusion

@@ -12,6 +12,7 @@ from common.files import as_utf8
 from finetune.metrics import Bin, reliability
 from finetune.predictions import Predictions
 from finetune.results import DataFacts, Score
+from finetune.table import worth_lines
 from pretrain.report.panels import panel_images
 from retouch.report.blocks import (
     Block,
@@ -33,6 +34,7 @@ from retouch.report.charts import (
     Strip,
     confusion_chart,
     curves_chart,
+    labels_chart,
     layer_chart,
     reliability_chart,
 )
@@ -81,6 +83,7 @@ def page_parts(facts: Facts) -> list[Part]:
         Part("choices", "What was chosen", _choices(facts)),
         Part("results", "Results", _results(facts)),
         Part("baselines", "Baselines", _only(baseline_table(facts))),
+        Part("labels", "With fewer labels", _labels(facts)),
         Part("layers", "Layers and poolings", _layers(facts)),
         Part("errors", "Errors", _errors(facts, sets)),
         Part("places", "Map and neighbors", places_part(facts, sets)),
@@ -125,6 +128,20 @@ def _results(facts: Facts) -> tuple[Block, ...]:
         blocks.append(Prose((LEGEND,), small=True, wide=True))
     blocks += _only(finetune_table(facts))
     return (*blocks, Prose((RULE,), small=True)) if blocks else ()
+
+
+def _labels(facts: Facts) -> tuple[Block, ...]:
+    """A chart for each encoder and task that was measured so, and what its labels are worth."""
+    figures, said = [], []
+    for entry in facts.entries:
+        if (found := entry.result.label_efficiency) is not None:
+            caption = f"{entry.task}: {entry.encoder}, test accuracy of the linear probe, %"
+            figures.append(Figure(labels_chart(caption, found), caption))
+            said += worth_lines(entry.task, entry.encoder, found)
+    if not figures:
+        return ()
+    about = "Bars: the least and the most accurate draw. Intervals: bootstrap over draws and test images."
+    return (Figures(tuple(figures)), Points(tuple(f"{line}." for line in said)), Prose((about,), small=True))
 
 
 def _limits(facts: Facts) -> tuple[Block, ...]:

@@ -20,8 +20,9 @@ from finetune import probe as stage
 from finetune.config import ProbeConfig
 from finetune.data import Sources, open_sources
 from finetune.predictions import Predictions, read_predictions
-from finetune.probe import damage_name, logged_numbers, probe
+from finetune.probe import damage_name, probe
 from finetune.results import ProbeReport, ProbeResult, read_results
+from finetune.summary import logged_numbers
 from tests.finetune.toys import Shuffled
 from tests.offline_wandb import history, settings
 

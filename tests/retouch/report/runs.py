@@ -18,6 +18,8 @@ from finetune.results import (
     DataFacts,
     EncoderFacts,
     FinetuneResult,
+    LabelEfficiency,
+    LabelPoint,
     ProbeChoice,
     Probed,
     ProbeReport,
@@ -26,6 +28,7 @@ from finetune.results import (
     StepChoice,
     SubjectResult,
     Tuned,
+    Worth,
     write_results,
 )
 from pretrain.results import CodeStorage, PretrainResults
@@ -36,6 +39,21 @@ from pretrain.ruler.verdicts import Verdict
 CLASSES = ("cat", "dog", "owl")
 RIGHT = {"encoder": 0.8, "random_init": 0.5, "pixels": 0.4}  # accuracy by subject
 EVIL = "<img src=x onerror=alert(1)>"
+
+LABELS = LabelEfficiency(
+    protocol="nested draws",
+    curves={
+        "encoder": (LabelPoint(labels=60, draws=(0.3, 0.4)), LabelPoint(labels=600, draws=(0.5,))),
+        "random_init": (LabelPoint(labels=60, draws=(0.2, 0.2)), LabelPoint(labels=600, draws=(0.37,))),
+        "pixels": (LabelPoint(labels=60, draws=(0.15, 0.2)), LabelPoint(labels=600, draws=(0.36,))),
+    },
+    worth={
+        "random_init": (
+            Worth(labels=60, equals=457, ci95=(301, None)),
+            Worth(labels=600, equals=None, ci95=(None, None)),
+        )
+    },
+)
 
 
 def space(layer: str, accuracy: float, pooling: str = "avg", fitted_on: int | None = None) -> SpaceScore:

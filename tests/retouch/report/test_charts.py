@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from xml.etree import ElementTree
 
@@ -11,9 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.metrics import Bin, score
-from retouch.report.charts import Strip, confusion_chart, curves_chart, interval_mark, reliability_chart, span_of
+from retouch.report.charts import (
+    Strip,
+    confusion_chart,
+    curves_chart,
+    interval_mark,
+    labels_chart,
+    reliability_chart,
+    span_of,
+)
 from retouch.report.facts import Curve
-from tests.retouch.report.runs import EVIL
+from tests.retouch.report.runs import EVIL, LABELS
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -51,6 +60,21 @@ def test_a_long_curve_is_thinned_but_keeps_its_end() -> None:
     assert len(re.findall(r"\d,", chart)) < 1000
     assert 'points="46.0,144.0' in chart
     assert '330.0,20.0"' in chart
+
+
+def test_curves_over_labels_keep_to_their_frame_and_bars_reach_from_draw_to_draw() -> None:
+    root = inside(labels_chart("labels", LABELS))
+    lines = [one.attrib["points"].split() for one in root.iter() if one.tag == "polyline"]
+    assert [len(points) for points in lines] == [2, 2, 2]
+    bars = [one.attrib for one in root.iter() if one.tag == "line" and one.attrib["class"] == "line"]
+    assert float(bars[0]["y1"]) - float(bars[0]["y2"]) == pytest.approx(
+        180 * 0.1 / 0.35, abs=0.1
+    )  # 30 to 40 of 15 to 50%
+    assert bars[1]["y1"] == bars[1]["y2"]
+    names = [one for one in root.iter() if one.attrib.get("class") == "name"]
+    heights = [float(one.attrib["y"]) for one in names]
+    assert [one.text for one in names] == ["encoder", "untrained", "raw pixels"]
+    assert min(b - a for a, b in itertools.pairwise(heights)) > 12
 
 
 def test_an_interval_is_drawn_to_scale() -> None:

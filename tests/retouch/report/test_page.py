@@ -20,7 +20,7 @@ from retouch.report.facts import read_facts
 from retouch.report.page import html, write_report
 from retouch.report.pictures import Confused, confused_rows
 from tests.common.data.samples import picture
-from tests.retouch.report.runs import EVIL, probe_result, write_finetuning, write_pretraining, write_probe
+from tests.retouch.report.runs import EVIL, LABELS, probe_result, write_finetuning, write_pretraining, write_probe
 
 ORDER = [
     *("choices", "results", "baselines", "layers", "errors", "training", "restored", "atoms", "data", "damage", "code"),
@@ -278,3 +278,14 @@ def test_the_command_answers_every_mistake_at_once(
     assert said.startswith("retouch report: ")
     assert "no such folder" in said
     assert "is not a report" in said
+
+
+def test_what_labels_are_worth_has_a_part_where_it_was_measured(tmp_path: Path) -> None:
+    result, predictions = probe_result()
+    run = write_probe(tmp_path / "probe", (result.model_copy(update={"label_efficiency": LABELS}), predictions))
+    page = Page(html(read_facts([run])))
+    assert page.sections.index("labels") == page.sections.index("baselines") + 1
+    assert (
+        "animal: denoise with 60 labels equals the untrained network with about 460 [300, more than all 600]."
+        in page.said
+    )
