@@ -9,9 +9,23 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from common.errors import UserError
-from common.settings import Tree, apply_overrides, kind_of, models_in, plain, read_yaml, write_yaml
+from common.settings import (
+    Tree,
+    apply_overrides,
+    counts,
+    is_list,
+    kind_of,
+    models_in,
+    plain,
+    read_yaml,
+    write_yaml,
+)
+
+LONGEST_SHOWN = 100  # characters of a wrong value in a message
+LISTS = ("tuple_type", "list_type", "too_short", "too_long")  # pydantic's errors of what a user knows as a list
 
 
 class ProblemsError(ValueError):
@@ -33,6 +47,15 @@ class Config(BaseModel):
     @classmethod
     def _in_short(cls, values: Any) -> Any:
         return {cls.short: values} if cls.short and isinstance(values, (str, Path)) else values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_meant(cls, values: Any) -> Any:
+        """A value alone is a list of one; a block that names no kind changes its default, and keeps the rest of it."""
+        if not isinstance(values, Mapping):
+            return values
+        fields = cls.model_fields
+        return {key: _as_meant(value, fields[key]) if key in fields else value for key, value in values.items()}
 
     @classmethod
     def variant(cls, values: Mapping[str, Any]) -> type[Self]:
@@ -87,6 +110,22 @@ def validate(schema: type[C], values: Mapping[str, Any], origin: str = "the conf
         raise UserError(*problems, title=f"Found {count} in {origin}:") from None
 
 
+def _as_meant(value: Any, field: FieldInfo) -> Any:
+    annotation, default = field.annotation, field.default
+    if value is not None and not isinstance(value, (list, tuple)) and is_list(annotation):
+        value = [value]
+    if counts(annotation):
+        value = [_untrue(item) for item in value] if isinstance(value, (list, tuple)) else _untrue(value)
+    if isinstance(default, Config) and isinstance(value, Mapping) and "kind" not in value:
+        return {**dict(default), **value}
+    return value
+
+
+def _untrue(value: Any) -> Any:
+    """Python counts with truth values; as text, they are no numbers."""
+    return str(value).lower() if isinstance(value, bool) else value
+
+
 def dump_config(config: Config) -> str:
     """The complete config as YAML, defaults included; ``load_config`` reads it back to an equal object."""
     return write_yaml(config.model_dump(mode="json"))
@@ -95,7 +134,10 @@ def dump_config(config: Config) -> str:
 def _all_problems(schema: type[Config], values: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
     """Every problem as a plain line, also those that pydantic finds only once unknown keys are out of its way."""
     items = error.errors(include_url=False)
+    inner = [item["loc"][:-1] for item in items]  # pydantic counts a list without its wrong items
     for item in items:
+        if item["type"] == "too_short" and any(place[: len(item["loc"])] == item["loc"] for place in inner):
+            continue
         yield from _problems(schema, item)
     unknown = [item["loc"] for item in items if item["type"] == "extra_forbidden"]
     if unknown:
@@ -109,9 +151,12 @@ def _all_problems(schema: type[Config], values: Mapping[str, Any], error: Valida
 
 
 def _remove(tree: Any, path: Sequence[str]) -> None:
-    """Take the key at the end of ``path`` out of nested mappings and lists."""
+    """Take the key at the end of ``path`` out of nested mappings and lists; a list of one may be its item alone."""
     for part in path[:-1]:
-        tree = tree[int(part)] if isinstance(tree, Sequence) else tree[part]
+        if isinstance(tree, Sequence):
+            tree = tree[int(part)]
+        elif part in tree:
+            tree = tree[part]
     del tree[path[-1]]
 
 
@@ -134,7 +179,7 @@ def _problem(schema: type[Config], item: Any) -> str:
         for about in filter(None, (model.about_unknown(location[-1]) for model in models)):
             return f"{key}: {about}"
         known = [name for model in models for name in model.model_fields]
-        return f"{key}: unknown key{_nearest(location[-1], known)}"
+        return f"{key}: unknown key{_elsewhere(schema, location) or _nearest(location[-1], known)}"
     if kind == "missing":
         fields = (model.model_fields.get(location[-1]) for model in models_in(_walk(schema, location[:-1])[1]))
         text = next((field.description for field in fields if field is not None and field.description), "")
@@ -149,8 +194,25 @@ def _problem(schema: type[Config], item: Any) -> str:
         )
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = message[0].lower() + message[1:] if message else message
-    shown = "" if kind in ("value_error", "assertion_error") or isinstance(given, dict) else f", got {given!r}"
+    if kind in LISTS:
+        message = message.replace("tuple", "list").replace(" after validation", "")
+    shown = "" if kind in ("value_error", "assertion_error") or isinstance(given, dict) else f", got {_brief(given)}"
     return f"{key}: {message}{shown}" if key else f"{message}{shown}"
+
+
+def _brief(given: Any) -> str:
+    text = repr(given)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}... ({len(text):,} characters)"
+
+
+def _elsewhere(schema: type[Config], location: Sequence[str]) -> str:
+    """Which other kinds of a block have the key at the end of ``location``, where the block has several kinds."""
+    *_, kind, key = ("", "", *location)
+    models = models_in(_walk(schema, location[:-2])[1])
+    others = [kind_of(model) for model in models if key in model.model_fields]
+    if len(models) < 2 or not others:
+        return ""
+    return f" of kind {kind!r}; {' and '.join(others)} ha{'s' if len(others) == 1 else 've'} it"
 
 
 def _nearest(word: str, names: Iterable[str]) -> str:

@@ -21,11 +21,13 @@ Schema = type[BaseModel]
 Tree = dict[str, Any]
 
 TAG = "tag:yaml.org,2002:"
-INT = re.compile(r"[-+]?(?:0b[01][01_]*|0x[0-9a-fA-F][0-9a-fA-F_]*|0o?[0-7_]+|0|[1-9][0-9_]*)$")
+INT = re.compile(r"[-+]?[0-9]+(?:_[0-9]+)*$")  # decimal: YAML 1.1 would read 010 as 8, and Python reads it as 10
 FLOAT = re.compile(
     r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?"
     r"|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"
 )
+
+NOT_YAML = (yaml.YAMLError, RecursionError, ValueError)  # the last from a tag that does not fit, as in `!!float fast`
 
 # a scalar of the left type keeps it where a field expects one of the types on the right
 FITS: dict[type, tuple[type, ...]] = {
@@ -37,7 +39,7 @@ FITS: dict[type, tuple[type, ...]] = {
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1, but ``1e-3`` is a number, while dates and ``12:30`` are text."""
+    """YAML 1.1, but ``1e-3`` is a number and all integers are decimal, while dates and ``12:30`` are text."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012
         first: [(tag, pattern) for tag, pattern in pairs if tag.removeprefix(TAG) not in ("timestamp", "int", "float")]
@@ -52,6 +54,16 @@ class _Dumper(yaml.SafeDumper):
 for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver(f"{TAG}int", INT, list("-+0123456789"))
     _class.add_implicit_resolver(f"{TAG}float", FLOAT, list("-+.0123456789"))
+
+
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int | str:
+    try:
+        return int(node.value)
+    except ValueError:  # more digits than Python reads: as text, which no number accepts
+        return str(node.value)
+
+
+_Loader.add_constructor(f"{TAG}int", _integer)
 
 
 def read_yaml(schema: Schema, path: Path) -> Tree:
@@ -70,8 +82,8 @@ def read_yaml(schema: Schema, path: Path) -> Tree:
         raise UserError(f"{path} cannot be read: {error.strerror or one_line(error)}") from None
     try:
         tree = _parse(text, schema)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path} is not valid YAML: {one_line(error)}") from None
+    except NOT_YAML as error:
+        raise UserError(f"{path} is not valid YAML: {_why_not_yaml(error)}") from None
     if tree is None:  # an empty file
         return {}
     if not isinstance(tree, dict):
@@ -206,9 +218,9 @@ def _read_value(text: str, annotation: Any) -> Any:
     if text.strip()[:1] in ("[", "{") and _takes(expected, list, dict):
         try:
             return _parse(text, annotation)
-        except (yaml.YAMLError, RecursionError) as error:
+        except NOT_YAML as error:
             if not _takes_text(expected):
-                raise ValueError(f"not a valid YAML list or mapping: {one_line(error)}") from None
+                raise ValueError(f"not a valid YAML list or mapping: {_why_not_yaml(error)}") from None
             return text
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         try:
@@ -228,14 +240,29 @@ def _parse(text: str, annotation: Any) -> Any:
         loader.dispose()
 
 
+def _why_not_yaml(error: Exception) -> str:
+    """What is wrong and where, without the parser's name for the text."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply; does an anchor (&name) hold itself (*name)?"
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"character {error.position + 1}: {error.reason}"
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return one_line(error)
+    mark = error.problem_mark or error.context_mark
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return where + " ".join(filter(None, (error.context, error.problem)))
+
+
 def _build(loader: _Loader, node: yaml.Node, annotation: Any) -> Any:
     if isinstance(node, yaml.SequenceNode):
         return [_build(loader, item, _items(annotation)) for item in node.value]
     if isinstance(node, yaml.MappingNode):
-        names = [str(key.value) for key, _ in node.value if key.tag != f"{TAG}merge"]
-        twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-        if twice:
-            raise yaml.YAMLError(f"key {twice[0]!r} appears twice {str(node.start_mark).strip()}")
+        names: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in names and key.tag != f"{TAG}merge":
+                raise yaml.MarkedYAMLError(problem=f"key {name!r} appears twice", problem_mark=key.start_mark)
+            names.add(name)
         loader.flatten_mapping(node)
         pairs = {str(key.value): value for key, value in node.value}
         kind = {"kind": pairs["kind"].value} if "kind" in pairs else {}
@@ -279,6 +306,22 @@ def _items(annotation: Any) -> Any:
     members = arguments[:1] if origin is Annotated else arguments if origin in (Union, types.UnionType) else ()
     found = [item for item in map(_items, members) if item is not Any]
     return Union[tuple(found)] if found else Any  # noqa: UP007
+
+
+def is_list(annotation: Any) -> bool:
+    """Whether an annotation takes lists of any length, and nothing else but null."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return is_list(arguments[0])
+    if origin in (Union, types.UnionType):
+        return all(is_list(inner) for inner in arguments if inner is not type(None))
+    return origin is list or (origin is tuple and arguments[-1] is ...)
+
+
+def counts(annotation: Any) -> bool:
+    """Whether an annotation takes numbers, and no truth values."""
+    expected = _expected(annotation)
+    return _takes(expected, int, float) and not _takes(expected, bool)
 
 
 def _expected(annotation: Any) -> set[Any]:

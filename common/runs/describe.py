@@ -85,15 +85,17 @@ def _settings(key: str, field: Any, given: Mapping[str, Any], defaults: Mapping[
         defaults: its defaults, where the block as a whole has one; else the fields' own count.
     """
     name = key.rpartition(".")[2]
-    value = given[name] if name in given else defaults.get(name, field.get_default(call_default_factory=True))
+    default = defaults.get(name, field.get_default(call_default_factory=True))
+    value = given.get(name, default)
     models = _models(field.annotation)
-    model = _chosen(models, value)
+    partial = isinstance(default, Config) and isinstance(value, Mapping) and "kind" not in value
+    model = _chosen(models, default if partial else value)
     if model is None:
         kinds = f" with a kind: {', '.join(map(kind_of, models))}" if len(models) > 1 else ""
         yield Setting(key, value, name in given, _takes(field.annotation) + kinds, _plain_text(field.description))
         return
     inside = {model.short: value} if isinstance(value, str) else value if isinstance(value, Mapping) else {}
-    whole = dict(value) if isinstance(value, BaseModel) else {}
+    whole = dict(default) if partial else dict(value) if isinstance(value, BaseModel) else {}
     for inner, part in model.model_fields.items():
         if inner == "kind":
             kind = inside.get("kind", whole.get("kind", part.default))

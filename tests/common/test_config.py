@@ -51,6 +51,8 @@ class Example(Config):
     data: Data = Data()
     damage: Damage = Noise()
     several: tuple[Damage, ...] = ()
+    sizes: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(1,), min_length=1)
+    betas: tuple[float, float] = (0.9, 0.99)
     task: Annotated[Restore | Sort, Field(discriminator="kind")] = Sort()
 
 
@@ -144,7 +146,38 @@ MISTAKES = [
         "damage.kind: unknown kind 'hole'; did you mean 'holes'?; one of noise, holes",
         id="kind",
     ),
-    pytest.param({"steps": 1, "damage": {"sigma": 1}}, "damage.kind: required, one of noise, holes", id="no-kind"),
+    pytest.param(
+        {"steps": 1, "damage": {"size": 8}}, "damage.size: unknown key of kind 'noise'; holes has it", id="other-kind"
+    ),
+    pytest.param({"steps": 1, "several": [{}]}, "several.0.kind: required, one of noise, holes", id="no-kind"),
+    pytest.param(
+        {"steps": True},
+        "steps: input should be a valid integer, unable to parse string as an integer, got 'true'",
+        id="true-is-no-number",
+    ),
+    pytest.param(
+        {"steps": 1, "base_lr": False},
+        "base_lr: input should be a valid number, unable to parse string as a number, got 'false'",
+        id="false-is-no-number",
+    ),
+    pytest.param(
+        {"steps": 1, "sizes": [4, True]},
+        "sizes.1: input should be a valid integer, unable to parse string as an integer, got 'true'",
+        id="true-in-a-list",
+    ),
+    pytest.param({"steps": 1, "sizes": [0]}, "sizes.0: input should be greater than 0, got 0", id="only-item"),
+    pytest.param({"steps": 1, "sizes": []}, "sizes: list should have at least 1 item, not 0, got []", id="no-item"),
+    pytest.param({"steps": 1, "sizes": 0}, "sizes.0: input should be greater than 0, got 0", id="item-alone"),
+    pytest.param({"steps": 1, "betas": 0.9}, "betas: input should be a valid list, got 0.9", id="no-list"),
+    pytest.param(
+        {"steps": 1, "several": {"kind": "holes", "x": 1}}, "several.0.x: unknown key", id="key-of-item-alone"
+    ),
+    pytest.param(
+        {"steps": "9" * 5000},
+        "steps: unable to parse input string as an integer, exceeded maximum size, got '" + "9" * 99 + "... (5,002 "
+        "characters)",
+        id="long-value",
+    ),
     pytest.param(
         {"steps": 1, "damage": {"kind": "holes", "ratoi": 0.4}},
         "damage.ratoi: unknown key; did you mean 'ratio'?",
@@ -248,6 +281,17 @@ def test_text_arrives_as_typed_from_a_command_a_mapping_a_file_and_a_dump(text: 
 
 READ_BY_TYPE = [
     ("number=3", {"number": 3}),
+    ("number=010", {"number": 10}),
+    ("number=-08", {"number": -8}),
+    ("number=1_000", {"number": 1000}),
+    ("rate=010", {"rate": 10.0}),
+    ("layer=010", {"layer": 10}),
+    ("layer=0x10", {"layer": "0x10"}),
+    ("layers=last3", {"layers": ("last3",)}),
+    ("layers=-1", {"layers": (-1,)}),
+    ("several={kind: holes, size: 2}", {"several": (Holes(size=2),)}),
+    ("damage.sigma=0.5", {"damage": Noise(sigma=0.5)}),
+    ("anything.depth=010", {"anything": {"depth": 10}}),
     ("number= 3 ", {"number": 3}),
     ("rate=1e-3", {"rate": 1e-3}),
     ("rate=1_000.5", {"rate": 1000.5}),
@@ -298,11 +342,61 @@ def test_anchors_and_merge_keys_of_a_file_are_followed(tmp_path: Path) -> None:
     assert load_config(Example, path).several == (Holes(ratio=0.5), Holes(ratio=0.25))
 
 
+@pytest.mark.parametrize("text", ["010", "08", "0_8", "-012", "+7", "0"])
+def test_integers_are_decimal_in_a_command_a_file_and_python(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"number: {text}\n")
+    for config in (load_config(Types, {}, [f"number={text}"]), load_config(Types, path), Types(number=text)):  # type: ignore[arg-type]
+        assert config.number == int(text)
+
+
+@pytest.mark.parametrize("text", ["0x10", "0o10", "0b10"])
+def test_integers_of_another_base_are_refused_in_a_command_a_file_and_python(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"number: {text}\n")
+    for source, overrides in (({}, [f"number={text}"]), (path, []), ({"number": text}, [])):
+        with pytest.raises(UserError, match="number: input should be a valid integer"):
+            load_config(Types, source, overrides)  # type: ignore[arg-type]
+
+
+def test_what_a_block_leaves_out_is_as_in_its_default() -> None:
+    class Stage(Config):
+        damage: Damage = Holes(ratio=0.1, size=2)
+        data: Data = Data(limit=3)
+
+    for settings, overrides in (
+        ({"damage": {"size": 8}, "data": {"source": "a"}}, []),
+        ({}, ["damage.size=8", "data.source=a"]),
+    ):
+        assert load_config(Stage, settings, overrides) == Stage(
+            damage=Holes(ratio=0.1, size=8), data=Data(source="a", limit=3)
+        )
+    assert load_config(Stage, {}, ["damage.kind=noise"]).damage == Noise()
+    assert load_config(Stage, {"damage": {"kind": "holes"}}).damage == Holes()  # a kind by name starts afresh
+
+
 BROKEN_FILES = [
-    pytest.param("steps: 1\nsteps: 2\n", "'steps' appears twice", id="twice"),
-    pytest.param("steps: &x [*x]\n", "is not valid YAML", id="endless"),
-    pytest.param("steps: !!python/name:os.system\n", "could not determine a constructor", id="tag"),
-    pytest.param("steps: 1\n---\nsteps: 2\n", "is not valid YAML", id="two-documents"),
+    pytest.param("steps: 1\nsteps: 2\n", "line 2, column 1: key 'steps' appears twice", id="twice"),
+    pytest.param(
+        "steps: &x [*x]\n", "it is nested too deeply; does an anchor (&name) hold itself (*name)?", id="endless"
+    ),
+    pytest.param(
+        "steps: !!python/name:os.system\n",
+        "line 1, column 8: could not determine a constructor for the tag 'tag:yaml.org,2002:python/name:os.system'",
+        id="tag",
+    ),
+    pytest.param("base_lr: !!float fast\n", "could not convert string to float: 'fast'", id="wrong-tag"),
+    pytest.param("steps: 1\0\n", "character 9: special characters are not allowed", id="control-character"),
+    pytest.param(
+        "steps: 1\n\tdata: a\n",
+        "line 2, column 1: while scanning for the next token found character '\\t' that cannot start any token",
+        id="tab",
+    ),
+    pytest.param(
+        "steps: 1\n---\nsteps: 2\n",
+        "line 2, column 1: expected a single document in the stream but found another document",
+        id="two-documents",
+    ),
 ]
 
 
@@ -310,8 +404,9 @@ BROKEN_FILES = [
 def test_a_broken_file_is_a_user_error(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError) as caught:
         load_config(Example, path)
+    assert str(caught.value) == f"{path} is not valid YAML: {message}"
 
 
 def test_an_item_of_a_list_can_be_overridden() -> None:
