@@ -35,6 +35,7 @@ FORMS = {
     "patches": "patches:SOURCE",
 }
 GENERATED = ("shapes", "photos")  # always available, at any length
+LONGEST = 100_000_000  # images of one pass over them: their order alone takes 8 bytes per image
 SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".txt": "list", ".lst": "list", ".zip": "zip"}
 PLAIN = (
     "a folder, a .zip, a .csv or .txt that lists images, .parquet files, shapes, photos, hf:NAME, torchvision:NAME or "
@@ -130,8 +131,11 @@ def _generated(spec: str, scheme: str, rest: str, split: str, label: str | None,
     problems = []
     if name not in ("train", "test"):
         problems.append(f"{spec!r}: no split {name!r}; the form is {FORMS[scheme]}")
-    if length and not (length.isdecimal() and int(length) > 0):
+    digits = length.lstrip("0")
+    if length and not (length.isascii() and length.isdecimal() and digits):
         problems.append(f"{spec!r}: {length!r} is not a number of images; the form is {FORMS[scheme]}")
+    elif len(digits) > len(str(LONGEST)) or (length and int(length) > LONGEST):
+        problems.append(f"{scheme}:{name}: a pass has at most {LONGEST:,} images; use {scheme}:{name}:{LONGEST}, or less")
     tasks = ShapesSource().tasks if scheme == "shapes" else ()
     if label is not None and label not in tasks:
         known = f"no label {label!r}; it has {', '.join(tasks)}" if tasks else "no labels; remove it"

@@ -56,6 +56,10 @@ from tests.common.data.samples import picture, png, write_dtd, write_folder, wri
         ("shapes:val", "'shapes:val': no split 'val'; the form is shapes[:train|test[:LENGTH]]"),
         ("shapes:train:many", "'shapes:train:many': 'many' is not a number of images; "
          "the form is shapes[:train|test[:LENGTH]]"),
+        ("shapes:train:" + "9" * 400, "shapes:train: a pass has at most 100,000,000 images; "
+         "use shapes:train:100000000, or less"),
+        ("photos:test:100000001", "photos:test: a pass has at most 100,000,000 images; "
+         "use photos:test:100000000, or less"),
         ("photos:val", "'photos:val': no split 'val'; the form is photos[:train|test[:LENGTH]]"),
         ("photos:train:0", "'photos:train:0': '0' is not a number of images; "
          "the form is photos[:train|test[:LENGTH]]"),
