@@ -178,6 +178,7 @@ def answer(name: str, work: Callable[[], object], *, lossless: bool = False, aga
     setup_console(is_main=os.environ.get("RANK", "0") == "0")
     try:
         with _orderly_end():
+            _check_working_folder()
             work()
     except (_Terminated, KeyboardInterrupt) as stopped:
         signal_name, number = (
@@ -189,6 +190,13 @@ def answer(name: str, work: Callable[[], object], *, lossless: bool = False, aga
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _check_working_folder() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UserError("the working folder was deleted; change to one that exists, as with cd ~") from None
 
 
 @contextmanager
@@ -220,5 +228,9 @@ def program(name: str) -> str:
     installed = shutil.which(name, path=str(Path(sys.executable).parent))
     if shutil.which(name) or installed is None:
         return name
-    path, here = Path(installed), Path.cwd()
+    path = Path(installed)
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # it was deleted; a command that needs it will say so
+        return shlex.quote(installed)
     return shlex.quote(str(path.relative_to(here) if here in path.parent.parents else path))

@@ -107,3 +107,18 @@ def test_sigterm_in_the_loop_is_left_to_the_loop() -> None:
 
     assert answer("retouch stage", work) == 0
     assert asked == [True]
+
+
+def test_a_deleted_working_folder_is_one_plain_message(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert program("retouch") == f"{installed}/retouch"
+    assert answer("retouch stage", lambda: None) == 2
+    assert capsys.readouterr().err == (
+        "retouch stage: the working folder was deleted; change to one that exists, as with cd ~\n"
+    )
+    monkeypatch.chdir(tmp_path)
