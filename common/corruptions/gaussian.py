@@ -19,11 +19,11 @@ class Gaussian(Corruption):
     """
 
     kind: Literal["gaussian"] = "gaussian"
-    sigma: float | None = Field(None, gt=0)
+    sigma: float | None = Field(None, gt=0, le=100)
     """Standard deviation of the noise, for pixels in [0, 1]; null draws one per image."""
-    log_mean: float = -1.9
+    log_mean: float = Field(-1.9, ge=-12, le=4)
     """Mean of ln σ, where σ is drawn."""
-    log_std: float = Field(1.2, ge=0)
+    log_std: float = Field(1.2, ge=0, le=3)
     """Standard deviation of ln σ, where σ is drawn."""
 
     def __call__(self, images: Tensor) -> Tensor:

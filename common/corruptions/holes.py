@@ -17,7 +17,7 @@ class Holes(Corruption):
     kind: Literal["holes"] = "holes"
     ratio: float = Field(0.5, gt=0, lt=1)
     """Share of the patches to hide."""
-    size: int = Field(4, ge=1)
+    size: int = Field(4, ge=1, le=512)
     """Side of a patch in pixels."""
     fill: Literal["gray", "mean"] = "gray"
     """Middle gray (0.5), or the mean color of the whole image."""

@@ -135,7 +135,9 @@ def _generated(spec: str, scheme: str, rest: str, split: str, label: str | None,
     if length and not (length.isascii() and length.isdecimal() and digits):
         problems.append(f"{spec!r}: {length!r} is not a number of images; the form is {FORMS[scheme]}")
     elif len(digits) > len(str(LONGEST)) or (length and int(length) > LONGEST):
-        problems.append(f"{scheme}:{name}: a pass has at most {LONGEST:,} images; use {scheme}:{name}:{LONGEST}, or less")
+        problems.append(
+            f"{scheme}:{name}: a pass has at most {LONGEST:,} images; use {scheme}:{name}:{LONGEST}, or less"
+        )
     tasks = ShapesSource().tasks if scheme == "shapes" else ()
     if label is not None and label not in tasks:
         known = f"no label {label!r}; it has {', '.join(tasks)}" if tasks else "no labels; remove it"

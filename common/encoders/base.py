@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ STD = (0.229, 0.224, 0.225)
 # Images are RGB in [0, 1]. Resizing and noise may leave that range a little; images in 0..255, in [-1, 1] or
 # standardized ones leave it by far.
 LOWEST, HIGHEST = -0.5, 1.5
+TO_TENSOR = "for a numpy array use torch.from_numpy, for PIL images torchvision.transforms.functional.to_tensor"
+# The mean of independent noise is never as many of its own standard errors away from the mean of the clean images.
+FAR = 8
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of a gray photograph
 
 
@@ -139,13 +143,15 @@ class Encoder(nn.Module, ABC):
             ValueError: not floating-point images ``[B 3 H W]``, or their values are far outside [0, 1].
         """
         self._refuse_other_ranges(images)
-        return self._average(images, layer)
+        return self._average(images.to(self.luma.dtype) if images.is_floating_point() else images, layer)
 
     def _average(self, images: Tensor, layer: int = -1) -> Tensor:
         return self.layers(images)[layer].float().mean(dim=(2, 3))
 
     def _refuse_other_ranges(self, images: Tensor) -> None:
         """One pass over the pixels, small compared with the network; ``prepare`` refuses what has no range."""
+        if not isinstance(images, Tensor):
+            raise ValueError(f"images must be a torch tensor [B 3 H W], not {type(images).__name__}; {TO_TENSOR}")
         if not images.is_floating_point() or not images.numel():
             return
         low, high = (float(value) for value in images.aminmax())
@@ -174,20 +180,24 @@ class Encoder(nn.Module, ABC):
                 + ("; for one image, pass image[None]" if images.ndim == 3 else "")
             )
         rgb, mask = images[:, :3], images[:, 3:]
-        # In use, not in training, where it would make a GPU wait. Noise, however strong, does not move the mean.
+        # In use, not in training, where it would make a GPU wait. Strong noise moves the mean a little.
         if self._frozen and not torch.compiler.is_compiling():
-            mean = float(rgb.float().mean())
-            if not LOWEST <= mean <= HIGHEST and rgb.numel():
-                raise ValueError(
-                    f"images must be RGB in [0, 1], but their mean is {mean:.3g}"
-                    + ("; divide them by 255" if mean > HIGHEST else "")
-                )
+            self._refuse_other_means(rgb.float())
         if self.view == "gray":
             rgb = (rgb * self.luma.to(rgb.dtype)).sum(1, keepdim=True).expand(-1, 3, -1, -1)
         rgb = (rgb - self.mean.to(rgb.dtype)) / self.std.to(rgb.dtype)
         if not self.mask_channel:
             return rgb
         return torch.cat([rgb, mask if mask.shape[1] else torch.zeros_like(rgb[:, :1])], dim=1)
+
+    def _refuse_other_means(self, rgb: Tensor) -> None:
+        mean = float(rgb.mean())
+        if LOWEST <= mean <= HIGHEST or not rgb.numel():
+            return
+        stray = FAR * float(rgb.std()) / math.sqrt(rgb.numel())
+        if not LOWEST - stray <= mean <= HIGHEST + stray:
+            hint = "; divide them by 255" if mean > HIGHEST else ""
+            raise ValueError(f"images must be RGB in [0, 1], but their mean is {mean:.3g}{hint}")
 
     # ---- classification, for fine-tuning
 

@@ -69,7 +69,7 @@ class LoopConfig(Config):
 class OptimConfig(Config):
     """AdamW with linear warmup and a cosine decay to zero."""
 
-    weight_decay: float = Field(default=0.05, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0, le=100)
     """Decoupled weight decay; not on biases, norms, tokens and positions."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     """Decay of the running means of the gradient and of its square."""
@@ -82,7 +82,7 @@ class OptimConfig(Config):
 class GradientConfig(LoopConfig):
     """The loop's settings where a step follows a gradient."""
 
-    base_lr: float = Field(default=1e-3, gt=0)
+    base_lr: float = Field(default=1e-3, gt=0, le=100)
     """Learning rate per 256 images; the effective rate is base_lr * batch_size / 256."""
     optim: OptimConfig = OptimConfig()
     ema: float = Field(default=0.998, ge=0, lt=1)

@@ -33,7 +33,7 @@ class Linear(Probe):
 
     kind: Literal["logistic", "ridge"] = "logistic"
     """Multinomial logistic regression, or ridge regression onto one-hot labels."""
-    l2: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    l2: tuple[Annotated[float, Field(ge=1e-12, le=1e12)], ...] | None = None
     """Regularization strengths to choose from; by default a grid of half decades that suits the kind."""
 
     @model_validator(mode="after")

@@ -220,3 +220,12 @@ def test_enlarge_repeats_every_number_over_its_patch() -> None:
 def test_wrong_settings_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TypeAdapter(AnyCorruption).validate_python(values)
+
+
+@pytest.mark.parametrize(
+    ("corruption", "setting"),
+    [(Gaussian, "sigma"), (Gaussian, "log_mean"), (Gaussian, "log_std"), (Holes, "size"), (Blur, "sigma")],
+)
+def test_settings_that_leave_nothing_of_an_image_are_refused(corruption: type[Corruption], setting: str) -> None:
+    with pytest.raises(ValidationError, match=setting):
+        corruption.model_validate({setting: 10**30})

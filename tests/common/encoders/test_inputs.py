@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -62,3 +63,26 @@ def test_a_frozen_encoder_refuses_pixels_of_0_to_255_in_every_call(name: str) ->
     for call in (encoder, encoder.layers, Classifier(encoder, ["a", "b"]).encoder.freeze().logits):
         with pytest.raises(ValueError, match=r"their mean is 12\d; divide them by 255"):
             call(images)
+
+
+@pytest.mark.parametrize("images", [torch.zeros(1, 3, 32, 32).numpy(), [torch.zeros(3, 32, 32)]], ids=["numpy", "list"])
+def test_what_is_no_tensor_is_refused_with_what_to_give(images: Any) -> None:
+    encoder = build_encoder(EncoderConfig(), image_size=32).freeze()
+    with pytest.raises(
+        ValueError, match=rf"must be a torch tensor \[B 3 H W\], not {type(images).__name__}; .*from_numpy"
+    ):
+        encoder.encode(images)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_other_precisions_are_encoded_in_the_encoders_own(dtype: torch.dtype) -> None:
+    encoder = build_encoder(EncoderConfig(), image_size=32).freeze()
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert torch.equal(encoder.encode(images), encoder.encode(images.float()))
+
+
+def test_noise_of_any_strength_is_encoded_though_it_moves_the_mean_of_few_pixels() -> None:
+    encoder = build_encoder(EncoderConfig(), image_size=32).freeze()
+    for seed in range(20):
+        noise = 100 * torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+        assert encoder(0.5 + noise).isfinite().all()
