@@ -39,8 +39,8 @@ SHOWN = 20  # classes named in the log
 class LabeledData(Config):
     """The labeled images.
 
-    If ``test`` is not set, ``shapes`` and ``torchvision:`` use their own test set, and ``hf:``, ``folder:`` and
-    ``parquet:`` use their ``test`` split if they have one. Any other source is split (seeded, stratified by the first
+    If ``test`` is not set, ``shapes`` and ``torchvision:`` use their own test set, and all others that are files use their
+    ``test`` split if they have one. Any other source is split (seeded, stratified by the first
     task).
     """
 
