@@ -30,8 +30,11 @@ from pretrain.sample import sample
 log = logging.getLogger("retouch")
 
 
-def pretrain(config: PretrainConfig) -> Pretrained:
+def pretrain(config: PretrainConfig, images: Images | None = None) -> Pretrained:
     """Fit an encoder on unlabeled images; write ``config.out`` with checkpoints, panels and ``encoder/``.
+
+    Args:
+        images: those to learn from, already decoded, in place of those that ``config.data`` names.
 
     Raises:
         UserError: the data, the encoder or the run folder cannot be used; nothing has been written.
@@ -40,11 +43,13 @@ def pretrain(config: PretrainConfig) -> Pretrained:
         config = with_group(config)
         # everything the user can get wrong is checked before anything is written
         sources, learner, _ = check_all(
-            lambda: _open(config, here), lambda: _build(config, here), lambda: check_run_folder(config)
+            lambda: _open(config, here) if images is None else [],
+            lambda: _build(config, here),
+            lambda: check_run_folder(config),
         )
-        learner.attach(*_load(sources, config))
+        learner.attach(*(_load(sources, config) if images is None else _enough([images], config)))
         with open_run(config, here, early) as run:
-            log.info("%s from %s; %s", _counted(learner), sources[0].spec, learner.description)
+            log.info("%s from %s; %s", _counted(learner), learner.images.source.spec, learner.description)
             panels, ruler = Panels(learner, config.method.title, run), Ruler(learner)
             periodic = [Periodic(config.panels_every, panels.show, at_end=False)]
             if learner.restorers:
@@ -56,6 +61,7 @@ def pretrain(config: PretrainConfig) -> Pretrained:
                 run,
                 title=f"pretrain {config.method.title}",
                 periodic=periodic,
+                until=learner.stop.at,
             )
             if not training.finished:
                 say_how_to_continue(config)
@@ -124,9 +130,16 @@ def _load(sources: Sequence[Source], config: PretrainConfig) -> list[Images]:
     data, method = config.data, config.method
     size = method.loaded_size(data.image_size)
     images = [load_images(one, size, limit=data.limit, workers=data.workers, cache=data.cache) for one in sources]
-    if method.second == "view":
-        images = list(paired(*images))
-    if problems := method.check(data.image_size, min(map(len, images))):
+    return _enough(list(paired(*images)) if method.second == "view" else images, config)
+
+
+def _enough(images: list[Images], config: PretrainConfig) -> list[Images]:
+    """The images of each source.
+
+    Raises:
+        UserError: they are too few for the method.
+    """
+    if problems := config.method.check(config.data.image_size, min(map(len, images))):
         raise UserError(*problems)
     return images
 

@@ -33,11 +33,14 @@ def test_every_strength_equals_sklearns(n: int, F: int, dtype: torch.dtype) -> N
         )
 
 
+@pytest.mark.parametrize(("n", "F"), [(500, 60), (60, 200)], ids=["tall", "wide"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_strengths_one_by_one_equal_all_at_once(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strengths_one_by_one_equal_all_at_once(
+    n: int, F: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = torch.Generator().manual_seed(1)
-    features = torch.randn(500, 60, generator=generator) @ torch.diag(torch.logspace(0, -3, 60))
-    labels = torch.randint(0, 4, (500,), generator=generator)
+    features = torch.randn(n, F, generator=generator) @ torch.diag(torch.logspace(0, -3, F))
+    labels = torch.randint(0, 4, (n,), generator=generator)
     together = fit_ridge(features.to(dtype), labels, 4, L2)
     monkeypatch.setattr("finetune.solvers.ridge.WIDE", 1)
     monkeypatch.setattr("finetune.solvers.gram.COLUMNS", 17)
