@@ -71,8 +71,8 @@ def pretrain(config: PretrainConfig, images: Images | None = None) -> Pretrained
             panels.show(training.step)
             sha256 = _export(learner, config, run, training)
             found = ruler.result(training.step) if learner.restorers else None
-            images = sample(learner.images, size=config.data.image_size)
-            results = _results(learner, images, run, training, sha256, found)
+            shown = sample(learner.images, size=config.data.image_size)
+            results = _results(learner, shown, run, training, sha256, found)
             return Pretrained(training, config.out / "encoder", results)
 
 

@@ -7,6 +7,7 @@ tables.py     facts as tables: results and choices; run_tables.py: data, codes, 
 charts.py     facts as SVG
 pictures.py   images as data URIs
 blocks.py     what a part of the page is made of
+study.py      the part about a study
 parts.py      the parts, in the order of the page
 page.py       parts as HTML (page.html.jinja), and the file
 card.py       some of the parts as Markdown: a model card

@@ -44,12 +44,14 @@ from retouch.report.run_tables import (
     unlabeled_table,
 )
 from retouch.report.sentences import LEGEND, NO_MAP, RULE, chosen, counted, distinct, limits, number, restoration
+from retouch.report.study import study_blocks, study_tables
 from retouch.report.tables import baseline_table, choice_table, damage_table, finetune_table, probe_tables
 
 
 def page_parts(facts: Facts) -> list[Part]:
     """All parts. What is added later has its place here, and nowhere else."""
     found = [
+        Part("study", "The race", study_blocks(facts)),
         Part("choices", "What was chosen", _choices(facts)),
         Part("results", "Results", _results(facts)),
         Part("baselines", "Baselines", _only(baseline_table(facts))),
@@ -71,6 +73,7 @@ def page_parts(facts: Facts) -> list[Part]:
 def card_parts(facts: Facts) -> list[Part]:
     """Those that a model card has."""
     found = [
+        Part("study", "The race", study_tables(facts)),
         Part("results", "Results", _results(facts)),
         Part("baselines", "Baselines", _only(baseline_table(facts))),
         Part("data", "Data", _data(facts)),

@@ -93,6 +93,8 @@ def half_width(n: int) -> float:
 
 def question(facts: Facts) -> str:
     """What the runs were made to find out."""
+    if facts.studies:
+        return "Does pretraining help on these images?"
     encoders = facts.encoders
     if len(encoders) == 1:
         return f"Does {encoders[0]} beat the same network untrained?"
@@ -109,8 +111,13 @@ def question(facts: Facts) -> str:
 
 def about(facts: Facts) -> str:
     """Which runs are reported."""
-    kinds = (("pretraining run", facts.pretraining), ("probe", facts.probes), ("fine-tuning run", facts.finetuning))
-    runs = [counted(len(found), kind) for kind, found in kinds if found]
+    kinds = (
+        ("study", facts.studies),
+        ("pretraining run", facts.pretraining),
+        ("probe", facts.probes),
+        ("fine-tuning run", facts.finetuning),
+    )
+    runs = [counted(len(found), kind, "studies" if kind == "study" else "") for kind, found in kinds if found]
     started = sorted(origin.log.started[:10] for origin in facts.origins if origin.log.started)
     days = f", {' to '.join(distinct([started[0], started[-1]]))}" if started else ""
     return f"{listed(runs)}{days}: {listed([origin.name for origin in facts.origins])}."
@@ -118,6 +125,8 @@ def about(facts: Facts) -> str:
 
 def verdict(facts: Facts) -> list[str]:
     """The answer in two sentences; three if several encoders were probed and networks were fine-tuned as well."""
+    if facts.studies:
+        return [sentence for run in facts.studies for sentence in run.report.verdict]
     if facts.entries:
         found = gains(facts, UNTRAINED)
         answer = answered(found, "the untrained network") if found else _not_compared(facts)

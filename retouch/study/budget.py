@@ -1,0 +1,115 @@
+"""From measurements on this machine to a plan: what fits in, and how long the rungs are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from finetune.probes.search import FEW_IMAGES
+from retouch.study import plan as planning
+from retouch.study.contestants import SCRATCH
+from retouch.study.final import scratch_pace
+from retouch.study.judge import STRENGTHS
+from retouch.study.parts import Parts
+from retouch.study.plan import JudgeCost, Plan, Timing
+from retouch.study.race import judge_once
+
+log = logging.getLogger("retouch")
+
+
+class SimpleDone(NamedTuple):
+    """The simple methods that were fitted and judged, and a line about each that was not."""
+
+    names: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def fit_simple(parts: Parts, saved: Plan | None) -> SimpleDone | None:
+    """Fit and judge the simple methods: those of the plan, or those that do not take too long. None: a signal came."""
+    most = planning.BASELINE_SHARE * parts.config.seconds
+    names, left_out = [], []
+    for one in parts.field.simple:
+        if saved is not None and one.name not in saved.simple:
+            continue
+        if saved is None and parts.journal.of(one.name) is None:
+            pace = one.pace()
+            needed = pace.start + pace.step * one.steps + planning.SAVING
+            if needed > most:
+                left_out.append(f"{one.name}: takes about {needed:.0f} s, and a simple method may take {most:.0f} s")
+                log.warning("left out: %s", left_out[-1])
+                continue
+        if not one.fit():
+            return None
+        names.append(one.name)
+        judge_once(one, parts.judge, parts.journal, parts.run, steps=one.steps)
+    return SimpleDone(tuple(names), tuple(left_out))
+
+
+def make_plan(parts: Parts, simple: SimpleDone) -> Plan:
+    """Measure the speed of all that learn by gradient, and plan the race with the time that the end leaves."""
+    config, field, journal = parts.config, parts.field, parts.journal
+    left_out = [*field.left_out, *simple.left_out]
+    timings = {}
+    for one in field.restoring:
+        pace, judged = one.pace(), journal.last(one.twin).cost.seconds
+        timings[one.name] = Timing(start=pace.start, step=pace.step, judge=judged)
+        log.info("%s: %.0f ms per step of %d images", one.name, 1000 * pace.step, one.config.batch_size)
+    scratch_step = 0.0
+    if SCRATCH in config.contestants and field.restoring:
+        scratch_step = scratch_pace(config, field, parts.images.sets, parts.images.size, parts.here)
+
+    spare = planning.SPARE * config.seconds + planning.REPORTING
+    ready = [one.name for one in field.ready]
+    testing = _testing(parts, [*ready, *simple.names, *(one.twin for one in field.restoring)])
+    available = journal.clock.left - testing - spare
+    probing = _probing(parts)
+    probe = probing < planning.PROBE_SHARE * available
+    available -= probing if probe else 0.0
+    scratch_seconds = planning.SCRATCH_SHARE * available if scratch_step else 0.0
+    tasks = sum(len(one.images.tasks) for one in parts.images.sets)
+    scratch = int(scratch_seconds / tasks / scratch_step) if scratch_step else 0
+    if scratch_step and scratch < planning.FEWEST_STEPS:
+        left_out.append(f"{SCRATCH}: {max(0, scratch_seconds):.0f} s are too few to train a network")
+        scratch, scratch_seconds = 0, 0.0
+    inside, slow = planning.enter(timings, available - scratch_seconds)
+    left_out += slow
+    for line in left_out[len(field.left_out) + len(simple.left_out) :]:
+        log.warning("left out: %s", line)
+    whole = planning.whole_seconds(available - scratch_seconds, list(inside.values()))
+    steps, rungs = planning.rungs_of(inside, whole)
+    return Plan(
+        image_size=parts.images.size,
+        sizes=planning.sizes(config.seconds),
+        simple=simple.names,
+        steps=steps,
+        rungs=rungs,
+        scratch=scratch,
+        scratch_seconds=scratch_seconds,
+        probe=probe,
+        timings=inside,
+        left_out=tuple(left_out),
+    )
+
+
+def reserve(parts: Parts, plan: Plan) -> float:
+    """Seconds that must be left when the race ends."""
+    names = [*(one.name for one in parts.field.ready), *plan.simple, *plan.steps]
+    probing = _probing(parts) if plan.probe else 0.0
+    return _testing(parts, names) + plan.scratch_seconds + probing + planning.REPORTING
+
+
+def _testing(parts: Parts, names: Iterable[str]) -> float:
+    """Seconds to test contestants, from what judging them took."""
+    return sum(_fit_seconds(parts, parts.journal.last(name).cost, parts.images.fitted) for name in names)
+
+
+def _probing(parts: Parts) -> float:
+    """Seconds of the linear probe of the winner on all labeled images, whoever wins."""
+    costs = [one.cost for one in parts.journal.memory.judgments]
+    return planning.LOGISTIC * max(_fit_seconds(parts, cost, parts.images.labeled) for cost in costs)
+
+
+def _fit_seconds(parts: Parts, cost: JudgeCost, rows: int) -> float:
+    images = parts.images
+    return planning.test_seconds(cost, images.judged, rows, images.tested, strengths=len(STRENGTHS), few=FEW_IMAGES)
