@@ -42,9 +42,7 @@ def _tables(report: StudyReport) -> list[Block]:
     if images.duplicates:
         about.append(f"{counted(images.duplicates, 'test image')} are also among the labeled training images.")
     found: list[Block] = [Prose(tuple(about)), *(_contenders(report, task) for task in report.classes)]
-    found.append(
-        Prose((RULE, f"Protocol: {report.protocol}.", f"At most {sizes.judged:,} images to choose on."), small=True)
-    )
+    found.append(Prose((RULE, f"Protocol: {report.protocol}."), small=True))
     if report.probe:
         found.append(
             Points(
