@@ -46,6 +46,7 @@ from retouch.report.run_tables import (
 from retouch.report.sentences import LEGEND, NO_MAP, RULE, chosen, counted, distinct, limits, number, restoration
 from retouch.report.study import study_blocks, study_tables
 from retouch.report.tables import baseline_table, choice_table, damage_table, finetune_table, probe_tables
+from retouch.study.results import CONTESTANTS, PLAN
 
 
 def page_parts(facts: Facts) -> list[Part]:
@@ -269,7 +270,8 @@ def _repeat(facts: Facts) -> tuple[Block, ...]:
         "Each run keeps its settings in config.yaml; the same seed, versions and machine give the same result.",
         *([f"Versions were not recorded by {counted(len(missing), 'run')}."] if missing else []),
     ]
-    lines = tuple(map(repeat_command, facts.origins))
+    of_studies = {run.origin.folder / CONTESTANTS for run in facts.studies}  # a study repeats its runs
+    lines = tuple(repeat_command(origin) for origin in facts.origins if origin.folder.parent not in of_studies)
     protocols = [entry.result.protocol for entry in facts.entries] + [run.result.protocol for run in facts.finetuning]
     said = (Prose((f"Protocol: {one}.",), small=True) for one in distinct(protocols))
     return (Prose(tuple(about)), Commands(lines), origin_table(facts), *said)
@@ -280,4 +282,5 @@ def repeat_command(origin: Origin) -> str:
     folder = as_utf8(str(origin.folder))
     settings = [f"out={folder}-again"]
     settings += [f"{key}=false" for key in ("resume", "overwrite") if getattr(origin.settings, key)]
+    settings += [f"plan={folder}/{PLAN}"] if origin.stage == "study" else []  # the same rungs: the same choices
     return shlex.join(["retouch", origin.stage, f"{folder}/config.yaml", *settings])

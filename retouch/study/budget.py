@@ -37,7 +37,7 @@ def fit_simple(parts: Parts, saved: Plan | None) -> SimpleDone | None:
             needed = pace.start + pace.step * one.steps + planning.SAVING
             if needed > most:
                 left_out.append(f"{one.name}: takes about {needed:.0f} s, and a simple method may take {most:.0f} s")
-                log.warning("left out: %s", left_out[-1])
+                log.info("left out: %s", left_out[-1])
                 continue
         if not one.fit():
             return None
@@ -75,7 +75,7 @@ def make_plan(parts: Parts, simple: SimpleDone) -> Plan:
     inside, slow = planning.enter(timings, available - scratch_seconds)
     left_out += slow
     for line in left_out[len(field.left_out) + len(simple.left_out) :]:
-        log.warning("left out: %s", line)
+        log.info("left out: %s", line)
     whole = planning.whole_seconds(available - scratch_seconds, list(inside.values()))
     steps, rungs = planning.rungs_of(inside, whole)
     return Plan(

@@ -15,7 +15,7 @@ from common.machine.cores import usable_cores
 from common.runs.folder import StageConfig
 from finetune.data import LabeledData
 from finetune.predictions import PREDICTIONS
-from retouch.study.results import CONTESTANTS
+from retouch.study.results import CONTESTANTS, PLAN
 
 DEFAULT = ("random_patches", "kmeans", "pca", "denoise", "colorize", "mask", "mixed", "scratch")
 BASELINES = ("pixels", "untrained")  # always there, so no contestant may be called so
@@ -70,7 +70,7 @@ class StudyConfig(StageConfig):
 
     stage: ClassVar[str] = "study"
     writes: ClassVar[tuple[str, ...]] = (
-        *(CONTESTANTS, "plan.json", "judged.json", PREDICTIONS, "report.html"),
+        *(CONTESTANTS, PLAN, "judged.json", PREDICTIONS, "report.html"),
         *StageConfig.writes,
     )
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {

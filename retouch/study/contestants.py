@@ -256,7 +256,7 @@ def line_up(config: StudyConfig, pool: Images, size: int, here: World) -> Field:
         else:
             ready.append(Pretrained(config.pretrained.removeprefix("timm/"), found))
     for line in left_out:
-        log.warning("left out: %s", line)
+        log.info("left out: %s", line)
     return Field(tuple(ready), tuple(simple), tuple(restoring), tuple(left_out))
 
 

@@ -296,7 +296,7 @@ def _protocol(parts: Parts) -> str:
     images = parts.images
     return (
         f"frozen encoders, all layers; chosen by cross-validated ridge regression on {images.judged:,} labeled "
-        f"training images; tested once, by ridge regression on {images.fitted:,}; the network from scratch is trained on the "
-        f"same {images.fitted:,} and keeps its best step on a held-out tenth; differences are paired, with Holm's "
-        "correction for all comparisons of the winner"
+        f"training images; tested once, by ridge regression on {images.fitted:,}; the network from scratch is trained "
+        f"on the same {images.fitted:,} and keeps its best step on a held-out tenth; differences are paired, with "
+        "Holm's correction for all comparisons of the winner"
     )

@@ -12,8 +12,9 @@ from common.errors import UserError, one_line
 from common.files import write_json
 from finetune.results import Record
 from retouch.study.plan import JudgeCost, Plan
+from retouch.study.results import PLAN
 
-PLAN, JUDGED = "plan.json", "judged.json"
+JUDGED = "judged.json"
 
 
 class Judgment(Record):

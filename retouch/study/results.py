@@ -13,6 +13,7 @@ from finetune.results import Comparison, DataFacts, Probed, Record, Score
 from retouch.study.plan import Sizes
 
 CONTESTANTS = "contestants"  # the folder of their runs in that of the study
+PLAN = "plan.json"
 Kind = Literal["pixels", "untrained", "simple", "restoring", "pretrained", "scratch"]
 Role = Literal["untrained", "pixels", "simple", "restoring", "pretrained", "scratch"]
 
@@ -75,9 +76,7 @@ class StudyReport(Record):
     winner: str  # the best on validation
     contenders: tuple[Contender, ...]
     comparisons: tuple[Versus, ...]
-    probe: dict[str, Probed] = Field(
-        default_factory=dict
-    )  # the usual linear probe of the winner on all labeled images, by task
+    probe: dict[str, Probed] = Field(default_factory=dict)  # linear, of the winner on all labeled images, by task
     budget: float  # seconds
     seconds: float  # taken
     image_size: int
