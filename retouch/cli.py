@@ -17,8 +17,8 @@ from pretrain.__main__ import STAGES as PRETRAINING
 STUDY = Stage(
     "study",
     "will pretraining help on my pictures, by how much, and with which method?",
-    "retouch.study.command",
-    "retouch.study.config:StudyConfig",
+    "retouch.studies.command",
+    "retouch.studies.config:StudyConfig",
     lossless=True,
 )
 

@@ -27,8 +27,8 @@ from finetune.results import read_results as read_transfer
 from finetune.table import task_names
 from pretrain.results import PretrainResults
 from pretrain.results import read_results as read_pretraining
-from retouch.study.results import CONTESTANTS, StudyReport
-from retouch.study.results import read_results as read_study
+from retouch.studies.results import CONTESTANTS, StudyReport
+from retouch.studies.results import read_results as read_study
 
 REPORTED = ("pretrain", "probe", "finetune", "study")  # stages that leave results.json
 LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) ([A-Z]+) +(.*)")

@@ -46,7 +46,7 @@ from retouch.report.run_tables import (
 from retouch.report.sentences import LEGEND, NO_MAP, RULE, chosen, counted, distinct, limits, number, restoration
 from retouch.report.study import study_blocks, study_tables
 from retouch.report.tables import baseline_table, choice_table, damage_table, finetune_table, probe_tables
-from retouch.study.results import CONTESTANTS, PLAN
+from retouch.studies.results import CONTESTANTS, PLAN
 
 
 def page_parts(facts: Facts) -> list[Part]:

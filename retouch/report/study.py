@@ -12,8 +12,8 @@ from retouch.report.compare import LEVEL, holm
 from retouch.report.facts import Facts
 from retouch.report.sentences import counted, interval, number, signed
 from retouch.report.tables import EMPTY, accuracy, gain
-from retouch.study.results import Contender, StudyReport
-from retouch.study.verdict import shown_name
+from retouch.studies.results import Contender, StudyReport
+from retouch.studies.verdict import shown_name
 
 RULE = (
     "Bold: shown. The 95% interval of the paired difference on the test images excludes zero, and McNemar's exact p "

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from finetune.probes.search import FEW_IMAGES
-from retouch.study import plan as planning
-from retouch.study.contestants import SCRATCH
-from retouch.study.final import scratch_pace
-from retouch.study.judge import STRENGTHS
-from retouch.study.parts import Parts
-from retouch.study.plan import JudgeCost, Plan, Timing
-from retouch.study.race import judge_once
+from retouch.studies import plan as planning
+from retouch.studies.contestants import SCRATCH
+from retouch.studies.final import scratch_pace
+from retouch.studies.judge import STRENGTHS
+from retouch.studies.parts import Parts
+from retouch.studies.plan import JudgeCost, Plan, Timing
+from retouch.studies.race import judge_once
 
 log = logging.getLogger("retouch")
 
@@ -112,4 +112,4 @@ def _probing(parts: Parts) -> float:
 
 def _fit_seconds(parts: Parts, cost: JudgeCost, rows: int) -> float:
     images = parts.images
-    return planning.test_seconds(cost, images.judged, rows, images.tested, strengths=len(STRENGTHS), few=FEW_IMAGES)
+    return planning.testing_seconds(cost, images.judged, rows, images.tested, strengths=len(STRENGTHS), few=FEW_IMAGES)

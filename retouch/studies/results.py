@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter
 from common.encoders.base import View
 from common.runs.results import SCHEMA_VERSION, load_results
 from finetune.results import Comparison, DataFacts, Probed, Record, Score
-from retouch.study.plan import Sizes
+from retouch.studies.plan import Sizes
 
 CONTESTANTS = "contestants"  # the folder of their runs in that of the study
 PLAN = "plan.json"

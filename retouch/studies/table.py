@@ -7,8 +7,8 @@ from rich.table import Table
 
 from finetune.table import percent
 from retouch.report.sentences import interval, number, signed
-from retouch.study.results import Contender, StudyReport
-from retouch.study.verdict import is_shown, shown_name
+from retouch.studies.results import Contender, StudyReport
+from retouch.studies.verdict import is_shown, shown_name
 
 
 def study_table(report: StudyReport) -> Table:

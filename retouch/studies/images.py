@@ -14,7 +14,7 @@ from common.data import Images, Labels, Source, build_source, find_duplicates, l
 from common.data.rows import even_rows
 from common.errors import UserError, check_all
 from finetune.data import LabeledImages, Sources, check_enough, load_labeled, open_sources
-from retouch.study.config import StudyConfig
+from retouch.studies.config import StudyConfig
 
 log = logging.getLogger("retouch")
 

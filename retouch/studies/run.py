@@ -14,19 +14,19 @@ from common.runs.folder import Run, check_run_folder, numbered, open_run, say_ho
 from common.runs.logs import early_log
 from finetune.features import Extraction
 from retouch.report.page import write_report
-from retouch.study import plan as planning
-from retouch.study.budget import fit_simple, make_plan, reserve
-from retouch.study.config import StudyConfig
-from retouch.study.contestants import check_contestants, check_pretrained, line_up
-from retouch.study.final import finish
-from retouch.study.images import Opened, StudyImages, image_size, label_set, load, open_images
-from retouch.study.journal import Journal, read_plan
-from retouch.study.judge import Judge
-from retouch.study.parts import Parts
-from retouch.study.plan import Plan
-from retouch.study.race import judge_once, run_race
-from retouch.study.results import StudyReport
-from retouch.study.table import study_table
+from retouch.studies import plan as planning
+from retouch.studies.budget import fit_simple, make_plan, reserve
+from retouch.studies.config import StudyConfig
+from retouch.studies.contestants import check_contestants, check_pretrained, line_up
+from retouch.studies.final import finish
+from retouch.studies.images import Opened, StudyImages, image_size, label_set, load, open_images
+from retouch.studies.journal import Journal, read_plan
+from retouch.studies.judge import Judge
+from retouch.studies.parts import Parts
+from retouch.studies.plan import Plan
+from retouch.studies.race import judge_once, run_race
+from retouch.studies.results import StudyReport
+from retouch.studies.table import study_table
 
 log = logging.getLogger("retouch")
 

@@ -25,14 +25,14 @@ from finetune.predictions import Predictions, read_predictions, write_prediction
 from finetune.results import DataFacts, Probed, Score
 from pretrain.config import GradientPretraining
 from retouch.report.compare import holm
-from retouch.study.config import StudyConfig
-from retouch.study.contestants import SCRATCH, Field, Restoring
-from retouch.study.images import LabelSet, titled_tasks
-from retouch.study.parts import Parts
-from retouch.study.plan import Plan
-from retouch.study.race import better
-from retouch.study.results import CONTESTANTS, Contender, Role, StudyReport, Validation, Versus
-from retouch.study.verdict import verdict
+from retouch.studies.config import StudyConfig
+from retouch.studies.contestants import SCRATCH, Field, Restoring
+from retouch.studies.images import LabelSet, titled_tasks
+from retouch.studies.parts import Parts
+from retouch.studies.plan import Plan
+from retouch.studies.race import better
+from retouch.studies.results import CONTESTANTS, Contender, Role, StudyReport, Validation, Versus
+from retouch.studies.verdict import verdict
 
 log = logging.getLogger("retouch")
 
@@ -153,7 +153,7 @@ def compared(winner: str, rivals: dict[Role, str], answers: Answers, labels: dic
     )
 
 
-def test_labels(sets: Sequence[LabelSet]) -> dict[str, Tensor]:
+def labels_of_tests(sets: Sequence[LabelSet]) -> dict[str, Tensor]:
     """Labels of the test images by task, int64 ``[n]`` each."""
     return {
         title: part.images.tasks[task][1].values for part, tasks in titled_tasks(sets) for title, task in tasks.items()
@@ -195,7 +195,7 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
     for name in competing:
         tested = parts.judge.test(field.named(name))
         answers[name] = {task: one.predictions for task, one in tested.items()}
-    labels, classes = test_labels(images.sets), _classes(images.sets)
+    labels, classes = labels_of_tests(images.sets), _classes(images.sets)
     scores = {
         name: {task: score(said, labels[task], len(classes[task])) for task, said in of.items()}
         for name, of in answers.items()

@@ -15,7 +15,7 @@ from common.machine.cores import usable_cores
 from common.runs.folder import StageConfig
 from finetune.data import LabeledData
 from finetune.predictions import PREDICTIONS
-from retouch.study.results import CONTESTANTS, PLAN
+from retouch.studies.results import CONTESTANTS, PLAN
 
 DEFAULT = ("random_patches", "kmeans", "pca", "denoise", "colorize", "mask", "mixed", "scratch")
 BASELINES = ("pixels", "untrained")  # always there, so no contestant may be called so

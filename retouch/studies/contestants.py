@@ -26,8 +26,8 @@ from common.runs.tracking import WandbConfig
 from finetune.baselines import STATISTICS_IMAGES, Pixels
 from pretrain.config import GradientPretraining, PretrainConfig
 from pretrain.run import pretrain
-from retouch.study.config import StudyConfig
-from retouch.study.results import CONTESTANTS, Kind
+from retouch.studies.config import StudyConfig
+from retouch.studies.results import CONTESTANTS, Kind
 
 log = logging.getLogger("retouch")
 

@@ -10,10 +10,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from common.runs.folder import Run
-from retouch.study.contestants import Contestant, Restoring
-from retouch.study.journal import Journal, Judgment
-from retouch.study.judge import Judge
-from retouch.study.plan import Plan, Timing, adapted, survivors
+from retouch.studies.contestants import Contestant, Restoring
+from retouch.studies.journal import Journal, Judgment
+from retouch.studies.judge import Judge
+from retouch.studies.plan import Plan, Timing, adapted, survivors
 
 log = logging.getLogger("retouch")
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from common.machine.distributed import World
 from common.runs.folder import Run
-from retouch.study.config import StudyConfig
-from retouch.study.contestants import Field
-from retouch.study.images import StudyImages
-from retouch.study.journal import Journal
-from retouch.study.judge import Judge
+from retouch.studies.config import StudyConfig
+from retouch.studies.contestants import Field
+from retouch.studies.images import StudyImages
+from retouch.studies.journal import Journal
+from retouch.studies.judge import Judge
 
 
 @dataclass(frozen=True)

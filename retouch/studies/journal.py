@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from common.errors import UserError, one_line
 from common.files import write_json
 from finetune.results import Record
-from retouch.study.plan import JudgeCost, Plan
-from retouch.study.results import PLAN
+from retouch.studies.plan import JudgeCost, Plan
+from retouch.studies.results import PLAN
 
 JUDGED = "judged.json"
 

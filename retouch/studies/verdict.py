@@ -9,7 +9,7 @@ from statistics import NormalDist
 from finetune.results import Comparison
 from retouch.report.compare import Contrast
 from retouch.report.sentences import answered, listed, number, points
-from retouch.study.results import Contender, Kind, Role, Versus
+from retouch.studies.results import Contender, Kind, Role, Versus
 
 LEVEL, POWER = 0.05, 0.8
 SHOWN_AS = {"pixels": "raw pixels", "scratch": "training from scratch on the labels"}

@@ -19,9 +19,9 @@ from finetune.pooling import Space, build_spaces
 from finetune.probe import run_probe
 from finetune.probes import Candidates, Linear, Search, build_task
 from finetune.results import Probed
-from retouch.study.contestants import Contestant
-from retouch.study.images import LabelSet, titled_tasks
-from retouch.study.plan import JudgeCost
+from retouch.studies.contestants import Contestant
+from retouch.studies.images import LabelSet, titled_tasks
+from retouch.studies.plan import JudgeCost
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 RIDGE = Linear(kind="ridge", l2=STRENGTHS)

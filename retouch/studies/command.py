@@ -6,9 +6,9 @@ import time
 
 import psutil
 
-from retouch.study.config import StudyConfig
-from retouch.study.results import StudyReport
-from retouch.study.run import study as answer
+from retouch.studies.config import StudyConfig
+from retouch.studies.results import StudyReport
+from retouch.studies.run import study as answer
 
 
 def study(config: StudyConfig) -> StudyReport | None:

@@ -108,7 +108,7 @@ def fit_work(rows: int, width: int, strengths: int, folds: int) -> float:
     return folds * ridge_work(fitted, width, strengths)
 
 
-def test_seconds(cost: JudgeCost, judged: int, fitted: int, tested: int, *, strengths: int, few: int) -> float:
+def testing_seconds(cost: JudgeCost, judged: int, fitted: int, tested: int, *, strengths: int, few: int) -> float:
     """Estimated seconds to fit on ``fitted`` images and predict ``tested``, from what judging on ``judged`` took.
 
     Args:
