@@ -28,13 +28,14 @@ class SimpleDone(NamedTuple):
 def fit_simple(parts: Parts, saved: Plan | None) -> SimpleDone | None:
     """Fit and judge the simple methods: those of the plan, or those that do not take too long. None: a signal came."""
     most = planning.BASELINE_SHARE * parts.config.seconds
+    everything = parts.images.judged + parts.images.fitted + parts.images.tested
     names, left_out = [], []
     for one in parts.field.simple:
         if saved is not None and one.name not in saved.simple:
             continue
         if saved is None and parts.journal.of(one.name) is None:
-            pace = one.pace()
-            needed = pace.start + pace.step * one.steps + planning.SAVING
+            speed = one.speed()
+            needed = speed.start + speed.step * one.steps + planning.SAVING + speed.image * everything
             if needed > most:
                 left_out.append(f"{one.name}: takes about {needed:.0f} s, and a simple method may take {most:.0f} s")
                 log.info("left out: %s", left_out[-1])
@@ -52,11 +53,13 @@ def make_plan(parts: Parts, simple: SimpleDone) -> Plan:
     left_out = [*field.left_out, *simple.left_out]
     timings = {}
     for one in field.restoring:
-        pace, judged = one.pace(), journal.last(one.twin).cost.seconds
-        timings[one.name] = Timing(start=pace.start, step=pace.step, judge=judged)
-        log.info("%s: %.0f ms per step of %d images", one.name, 1000 * pace.step, one.config.batch_size)
+        speed, judged = one.speed(), journal.last(one.twin).cost.seconds
+        timings[one.name] = Timing(start=speed.start, step=speed.step, judge=judged)
+        log.info("%s: %.0f ms per step of %d images", one.name, 1000 * speed.step, one.config.batch_size)
     scratch_step = 0.0
-    if SCRATCH in config.contestants and field.restoring:
+    if SCRATCH in config.contestants and not field.restoring:
+        left_out.append(f"{SCRATCH}: it has the network of a contestant that restores images, and there is none")
+    elif SCRATCH in config.contestants:
         scratch_step = scratch_pace(config, field, parts.images.sets, parts.images.size, parts.here)
 
     spare = planning.SPARE * config.seconds + planning.REPORTING

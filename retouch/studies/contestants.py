@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
+
+import torch
 
 from common.data import Images, Loader
 from common.data.rows import even_rows
@@ -15,7 +18,7 @@ from common.encoders import Encoder, EncoderConfig, build_encoder
 from common.encoders.load import load_encoder
 from common.encoders.statistics import settle_norms
 from common.engine.loop import Trained
-from common.engine.pace import Pace, measure_pace
+from common.engine.pace import measure_pace
 from common.engine.settings import StopConfig
 from common.errors import UserError
 from common.machine.distributed import World
@@ -32,6 +35,7 @@ from retouch.studies.results import CONTESTANTS, Kind
 log = logging.getLogger("retouch")
 
 SCRATCH = "scratch"
+TIMED_IMAGES = 64  # whose features are timed
 SIMPLE: dict[str, tuple[str, tuple[str, ...]]] = {  # recipes with changes, by the name of the contestant
     "random_patches": ("patch_dictionary", ("fit.learn=random", "steps=null")),
     "kmeans": ("patch_dictionary", ()),
@@ -39,6 +43,14 @@ SIMPLE: dict[str, tuple[str, tuple[str, ...]]] = {  # recipes with changes, by t
 }
 MAPS = ("avg+avg2+max", "avg+max", "avg")  # poolings of a network's maps: the first that is narrow enough
 CODES = ("flatten", *MAPS)  # of codes whose places have a meaning: pixels, components, a grid of atoms
+
+
+class Speed(NamedTuple):
+    """Seconds on this machine."""
+
+    start: float  # before the first step
+    step: float  # of one step
+    image: float  # for the features of an image
 
 
 @dataclass(frozen=True)
@@ -99,12 +111,20 @@ class Learned(Contestant):
     def encoder(self) -> Encoder:
         return load_encoder(self.config.out)
 
-    def pace(self) -> Pace:
-        """Its speed, by some real steps of a copy."""
+    def speed(self) -> Speed:
+        """How fast it is, by some real steps and features of a copy."""
         config = self.config
         learner = config.method.build(config.data.image_size, config.augment, self.here, config.seed)
         learner.attach(self.pool)
-        return measure_pace(learner, Loader(learner.images, batch_size=config.batch_size, seed=config.seed))
+        loader = Loader(learner.images, batch_size=config.batch_size, seed=config.seed)
+        start, step = measure_pace(learner, loader)
+        images = to_float(self.pool.rows(even_rows(len(self.pool), TIMED_IMAGES))).to(self.here.device)
+        encoder = learner.encoder.eval()
+        with torch.inference_mode():
+            encoder.layers(images)
+            begun = time.perf_counter()
+            encoder.layers(images)
+        return Speed(start, step, (time.perf_counter() - begun) / len(images))
 
     def _run(self, **changes: object) -> Trained:
         """Start the run, or continue it."""
