@@ -1,7 +1,11 @@
 """Contrastive peers at equal time: the same network, trained by lightly for as many seconds, and the same probe.
 
-    pip install --no-deps lightly lightly-utils aenum
-    python benchmarks/peers.py --data PATH/TO/cifar10 --methods simclr vicreg --seconds 400
+    pip install lightly
+    taskset -c 0 python benchmarks/peers.py --data PATH/TO/cifar10
+
+First a shipped recipe of Retouch is run, by default ``colorize_cifar10``, and then each peer for as many seconds as its
+training took. On one core, as above, neither has more of the machine: lightly's two views per image are made by
+processes beside the training.
 
 SimCLR (Chen et al. 2020) and VICReg (Bardes et al. 2022) with lightly's transforms, heads and losses, and the optimizer
 of lightly's own CIFAR-10 benchmark: SGD at 0.06 per 128 images, momentum 0.9, weight decay 5e-4, cosine. The rate
@@ -13,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,10 +31,13 @@ from torch.utils.data import DataLoader, Dataset
 from common.data import build_source
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
+from common.engine.loop import Trained
 from common.recipes import stage_config
 from common.runs.logs import setup_console
 from finetune.config import ProbeConfig
 from finetune.probe import probe
+from pretrain.config import PretrainConfig
+from pretrain.run import pretrain
 
 SIDE, BATCH, RATE, WARMUP = 32, 256, 0.06 / 128, 0.02  # pixels; images; per image; share of the time
 
@@ -51,7 +59,7 @@ class Views(Dataset[list[Tensor]]):
 def parts(method: str, width: int) -> tuple[Callable[[Any], list[Tensor]], nn.Module, nn.Module]:
     """Transform, projection head and loss, as in lightly's CIFAR-10 benchmark: without blur and normalization."""
     from lightly.loss import NTXentLoss, VICRegLoss
-    from lightly.models.modules import SimCLRProjectionHead, VICRegProjectionHead
+    from lightly.models.modules.heads import SimCLRProjectionHead, VICRegProjectionHead
     from lightly.transforms import SimCLRTransform, VICRegTransform
 
     if method == "simclr":
@@ -96,40 +104,68 @@ def train(method: str, data: Path, seconds: float, seed: int, folder: Path) -> i
     return step
 
 
+def run_recipe(name: str, steps: int | None, data: Path, seed: int, folder: Path) -> Trained:
+    """Pretrain with a shipped recipe of Retouch, for its own number of steps or another."""
+    changes = [
+        *([] if steps is None else [f"steps={steps}"]),
+        f"out={folder}",
+        f"data.source=parquet:{data}/train-*.parquet",
+        f"seed={seed}",
+        "overwrite=true",
+        "wandb.mode=disabled",
+    ]
+    return pretrain(stage_config(PretrainConfig, name, changes)).training
+
+
+def measured(data: Path, folder: Path) -> dict[str, Any]:
+    """Probe ``folder/encoder`` as the other benchmarks of CIFAR-10 do."""
+    changes = [
+        f"out={folder}-probe",
+        f"encoder={folder}/encoder",
+        f"data.train=parquet:{data}/train-*.parquet",
+        f"data.test=parquet:{data}/test-*.parquet",
+        "baselines.random_init=false",
+        "baselines.pixels=false",
+        "damage=[]",
+        "overwrite=true",
+        "wandb.mode=disabled",
+    ]
+    [result] = probe(stage_config(ProbeConfig, "cifar10", changes)).results
+    return {
+        "test_accuracy": result.linear.test.accuracy,
+        "ci95": result.linear.test.ci95,
+        "knn_test_accuracy": result.subjects["encoder"].probes["knn"].test.accuracy,
+        "choice": result.linear.choice.model_dump(),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--methods", nargs="+", default=["simclr", "vicreg"], choices=["simclr", "vicreg"])
-    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--recipe", default="colorize_cifar10")
+    parser.add_argument("--steps", type=int, help="of the recipe, where its own would take too long")
+    parser.add_argument("--methods", nargs="*", default=["simclr", "vicreg"], choices=["simclr", "vicreg"])
+    parser.add_argument("--seconds", type=float, help="of each peer, instead of those of the recipe, which is not run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/peers"))
     given = parser.parse_args()
     setup_console()
+
+    def keep(name: str, seconds: float, steps: int) -> None:
+        folder = given.out / f"{name}-{given.seed}"
+        entry = {"seconds": round(seconds, 1), "steps": steps, "cores": len(os.sched_getaffinity(0))}
+        entry |= measured(given.data, folder)
+        record("peers", {folder.name: entry}, seed=given.seed, add=True)
+
+    seconds = given.seconds
+    if seconds is None:
+        folder = given.out / f"{given.recipe}-{given.seed}"
+        trained = run_recipe(given.recipe, given.steps, given.data, given.seed, folder)
+        seconds = trained.seconds
+        keep(given.recipe, seconds, trained.step)
     for method in given.methods:
-        folder = given.out / f"{method}-{given.seed}"
-        steps = train(method, given.data, given.seconds, given.seed, folder / "encoder")
-        changes = [
-            f"out={folder}-probe",
-            f"encoder={folder}/encoder",
-            f"data.train=parquet:{given.data}/train-*.parquet",
-            f"data.test=parquet:{given.data}/test-*.parquet",
-            "baselines.random_init=false",
-            "baselines.pixels=false",
-            "damage=[]",
-            "overwrite=true",
-            "wandb.mode=disabled",
-        ]
-        [result] = probe(stage_config(ProbeConfig, "cifar10", changes)).results
-        entry = {
-            "seconds": given.seconds,
-            "steps": steps,
-            "batch_size": BATCH,
-            "test_accuracy": result.linear.test.accuracy,
-            "ci95": result.linear.test.ci95,
-            "knn_test_accuracy": result.subjects["encoder"].probes["knn"].test.accuracy,
-            "choice": result.linear.choice.model_dump(),
-        }
-        record("peers", {f"{method}-{given.seed}": entry}, seed=given.seed, add=True)
+        steps = train(method, given.data, seconds, given.seed, given.out / f"{method}-{given.seed}" / "encoder")
+        keep(method, seconds, steps)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from common.runs.folder import StageConfig
 from pretrain.gradient.method import Gradient
 from pretrain.linear import AnyLinear
 from pretrain.method import Method
+from pretrain.ruler.watch import WatchConfig
 
 PARTS = ("encoder", "decoder", "pretext", "penalty")  # of an autoencoder
 
@@ -59,13 +60,16 @@ class PretrainConfig(StageConfig, LoopConfig):
     free_keys: ClassVar[frozenset[str]] = (
         StageConfig.free_keys
         | LoopConfig.loop_free_keys
-        | {"data.workers", "data.cache", "stop"}  # `stop` changes no step: a flat run that was stopped can be ended
+        # `stop` and `watch` change no step: a flat run that was stopped can be ended
+        | {"data.workers", "data.cache", "stop", "watch"}
     )
 
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     panels_every: int = Field(default=1000, gt=0)
     """Steps between two panels of original, damaged and restored images, and between two measurements."""
+    watch: WatchConfig | None = None
+    """Labeled images on which a cheap accuracy is measured at every panel, to watch: `watch.data=my/labeled`."""
 
     @classmethod
     def variant(cls, values: Mapping[str, Any]) -> type[PretrainConfig]:
@@ -126,6 +130,8 @@ class LinearPretraining(PretrainConfig):
             problems.append(f"{self.fit.fixed_length}: remove steps; remove epochs or set epochs=1")
         if self.augment != WHOLE and not self.fit.streams:
             problems.append(f"{self.fit.key} does not augment its sample: remove augment")
+        if self.watch is not None and not self.fit.streams:
+            problems.append(f"{self.fit.key} learns in one step, so there is nothing to watch: remove watch")
         if self.augment != WHOLE and self.fit.second == "view":
             problems.append(f"{self.fit.key} pairs images without augmentation: remove augment")
         if problems:

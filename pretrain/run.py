@@ -25,6 +25,7 @@ from pretrain.report.panels import Panels
 from pretrain.results import Pretrained, PretrainResults, code_storage
 from pretrain.ruler.measured import Measured
 from pretrain.ruler.ruler import Ruler
+from pretrain.ruler.watch import Watch, Watched, open_watched
 from pretrain.sample import sample
 
 log = logging.getLogger("retouch")
@@ -42,8 +43,9 @@ def pretrain(config: PretrainConfig, images: Images | None = None) -> Pretrained
     with world() as here, numbered(config, here) as config, early_log() as early:
         config = with_group(config)
         # everything the user can get wrong is checked before anything is written
-        sources, learner, _ = check_all(
+        sources, watched, learner, _ = check_all(
             lambda: _open(config, here) if images is None else [],
+            lambda: _open_watched(config, here),
             lambda: _build(config, here),
             lambda: check_run_folder(config),
         )
@@ -54,6 +56,9 @@ def pretrain(config: PretrainConfig, images: Images | None = None) -> Pretrained
             periodic = [Periodic(config.panels_every, panels.show, at_end=False)]
             if learner.restorers:
                 periodic.append(Periodic(config.panels_every, ruler.show, curve=ruler.curve, enough=ruler.flat))
+            if watched is not None:
+                watch = Watch(learner.encoder, watched, workers=config.data.workers, seed=config.seed)
+                periodic.append(Periodic(config.panels_every, watch.show))
             training = learn(
                 learner,
                 _loader(learner.images, config, here),
@@ -114,6 +119,13 @@ def check_sources(config: PretrainConfig, sources: Sequence[Source]) -> None:
         )
     if problems:
         raise UserError(*problems)
+
+
+def _open_watched(config: PretrainConfig, here: World) -> Watched | None:
+    if config.watch is None:
+        return None
+    with here.main_first():
+        return open_watched(config.watch, root=config.data.root, seed=config.seed)
 
 
 def _build(config: PretrainConfig, here: World) -> MethodLearner:

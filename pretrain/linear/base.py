@@ -177,7 +177,7 @@ class SampleLearner(LinearLearner):
         raise AssertionError(f"{self.method.kind} does not stream")
 
 
-def check_components(components: int, image_size: int, images: int) -> list[str]:
+def component_problems(components: int, image_size: int, images: int) -> list[str]:
     """Problems of fitting a linear code of ``components`` numbers on this many images of this size."""
     numbers = 3 * image_size**2
     if components <= min(numbers, images - 1):

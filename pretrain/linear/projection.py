@@ -15,8 +15,7 @@ from common.encoders import Encoder, EncoderConfig
 from common.encoders.linear import Linear
 from common.machine.distributed import World
 from common.machine.memory import available_memory, readable_size
-from pretrain.linear.base import LinearLearner, LinearMethod
-from pretrain.linear.base import check_components as check_length
+from pretrain.linear.base import LinearLearner, LinearMethod, component_problems
 from pretrain.linear.moments import BLOCK
 from pretrain.report.explained import Explained
 
@@ -81,7 +80,7 @@ class ProjectedMethod(LinearMethod, ABC):
     """Length of the code."""
 
     def check(self, image_size: int, images: int) -> list[str]:
-        return check_length(self.components, image_size, images) + self._room(image_size)
+        return component_problems(self.components, image_size, images) + self._room(image_size)
 
     def _room(self, image_size: int) -> list[str]:
         """Problems of keeping the moments of images of this size in memory."""

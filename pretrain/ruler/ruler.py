@@ -12,17 +12,15 @@ import torch
 from torch import Tensor
 
 from common.data.rows import even_rows
-from common.encoders.base import Encoder
-from common.encoders.card import rebuild
-from common.encoders.statistics import settle_norms
 from common.engine.curve import Curve, stall
 from common.errors import UserError
-from common.pixels import CHUNK_PIXELS, in_chunks, to_float, to_uint8
+from common.pixels import CHUNK_PIXELS, to_float, to_uint8
 from pretrain.gradient.example import Trial
 from pretrain.method import MethodLearner
 from pretrain.ruler.health import Health, health
 from pretrain.ruler.measured import Measured
 from pretrain.ruler.restorers import Damaged, Restore, do_nothing, psnr
+from pretrain.ruler.twin import untrained
 from pretrain.ruler.verdicts import Mean, progress, verdicts
 from pretrain.sample import sample
 
@@ -175,16 +173,6 @@ class Ruler:
 
         candidates = {one.name: one.candidates(training) for one in self.learner.restorers}
         return {name: some[0] if len(some) == 1 else max(some, key=level) for name, some in candidates.items() if some}
-
-
-def untrained(encoder: Encoder, training: Tensor) -> Encoder:
-    """The same network before training, with the statistics of training images ``[N 3 S S]`` in [0, 1]."""
-    twin = rebuild(encoder.config, encoder.image_size, encoder.view)
-    for name in twin.statistics:
-        twin.get_buffer(name).copy_(encoder.get_buffer(name))
-    twin.to(encoder.mean.device)
-    settle_norms(twin, (some.to(twin.mean.device) for some in in_chunks(training)))
-    return twin.eval()
 
 
 def mean_of(means: list[float], counts: list[int]) -> Mean:

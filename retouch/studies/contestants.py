@@ -223,7 +223,7 @@ def settled(config: StudyConfig, recipe: PretrainConfig, pool: Images, size: int
     )
     out = config.out / CONTESTANTS / name
     return recipe.model_copy(
-        update={"data": data, "out": out, "seed": config.seed, "wandb": WandbConfig(mode="disabled")}
+        update={"data": data, "out": out, "seed": config.seed, "watch": None, "wandb": WandbConfig(mode="disabled")}
     )
 
 

@@ -80,7 +80,10 @@ def test_broken_entries_are_left_out_with_a_warning(tmp_path: Path, caplog: pyte
 
 
 def test_a_forked_process_reads_without_moving_its_parents_place_in_the_file(tmp_path: Path) -> None:
-    source = build_source(pack(tmp_path / "a.zip", "0.png", "1.png"))
+    spec = pack(tmp_path / "a.zip", "0.png")
+    with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:  # a read buffer must not hold all of the file
+        archive.writestr("notes.txt", bytes(1 << 20), zipfile.ZIP_STORED)
+    source = build_source(spec)
     assert isinstance(source, ZipSource)
     file = source._zip().fp
     assert file is not None

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 
-import pytest
 import torch
 from torch import nn
 
@@ -20,43 +19,45 @@ def run(script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("channels", [2, 3, 4, 7, 8, 16])
-def test_strided_pointwise_convolutions_have_the_gradients_of_float64(channels: int) -> None:
-    done = run(f"""
+def test_strided_pointwise_convolutions_have_the_gradients_of_float64() -> None:
+    done = run("""
         import torch
         from torch import nn
         from common.machine.layout import channels_last
 
-        layer = nn.Conv2d({channels}, 48, 1, stride=2)
-        exact = nn.Conv2d({channels}, 48, 1, stride=2).double()
-        exact.load_state_dict(layer.state_dict())
-        channels_last(layer, torch.device("cpu"))
-        images = torch.rand(4, {channels}, 64, 64)
-        for layout in (torch.contiguous_format, torch.channels_last):
-            for _ in range(20):
-                layer.zero_grad()
-                layer(images.contiguous(memory_format=layout)).square().sum().backward()
-                noise = [torch.rand(100) for _ in range(50)]  # the allocator notices what was overwritten
-            exact.zero_grad()
-            exact(images.double()).square().sum().backward()
-            torch.testing.assert_close(layer.weight.grad.double(), exact.weight.grad, rtol=1e-4, atol=1e-2)
+        for channels in (2, 3, 4, 7, 8, 16):
+            print(f"{channels} channels", flush=True)
+            layer = nn.Conv2d(channels, 48, 1, stride=2)
+            exact = nn.Conv2d(channels, 48, 1, stride=2).double()
+            exact.load_state_dict(layer.state_dict())
+            channels_last(layer, torch.device("cpu"))
+            images = torch.rand(4, channels, 64, 64)
+            for layout in (torch.contiguous_format, torch.channels_last):
+                for _ in range(20):
+                    layer.zero_grad()
+                    layer(images.contiguous(memory_format=layout)).square().sum().backward()
+                    noise = [torch.rand(100) for _ in range(50)]  # the allocator notices what was overwritten
+                exact.zero_grad()
+                exact(images.double()).square().sum().backward()
+                torch.testing.assert_close(layer.weight.grad.double(), exact.weight.grad, rtol=1e-4, atol=1e-2)
     """)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["repvgg_a0", "mobileone_s0", "fastvit_t8"])
-def test_networks_that_start_with_such_a_layer_learn(name: str) -> None:
-    done = run(f"""
+def test_networks_that_start_with_such_a_layer_learn() -> None:
+    done = run("""
         import torch
         from common.encoders import EncoderConfig, build_encoder
         from common.machine.layout import channels_last
 
-        encoder = build_encoder(EncoderConfig(name="timm/{name}"), image_size=64)
-        channels_last(encoder, torch.device("cpu"))
-        for _ in range(3):
-            encoder(torch.rand(4, 3, 64, 64)).square().mean().backward()
+        for name in ("repvgg_a0", "mobileone_s0", "fastvit_t8"):
+            print(name, flush=True)
+            encoder = build_encoder(EncoderConfig(name=f"timm/{name}"), image_size=64)
+            channels_last(encoder, torch.device("cpu"))
+            for _ in range(3):
+                encoder(torch.rand(4, 3, 64, 64)).square().mean().backward()
     """)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_other_layer_is_channels_last() -> None:

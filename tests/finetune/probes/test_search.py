@@ -67,6 +67,24 @@ def test_search_rows_are_a_stratified_part_of_the_fit_rows(folds: int) -> None:
         assert torch.equal(few.held, fold.held)
 
 
+def test_spaces_are_compared_on_few_rows_and_the_finalists_again_on_all() -> None:
+    _, labels = informative(300, 0)
+    spaces = [Space((layer,), ("avg",), (Part(layer, "avg"),), 4 + layer) for layer in range(3)]
+    task = task_of(labels, search=60)
+    on_few, on_all = dict(zip(spaces, (0.5, 0.7, 0.6), strict=True)), dict(zip(spaces, (0.9, 0.4, 0.5), strict=True))
+    compared: list[tuple[Space, bool]] = []
+
+    def validate(space: Space, folds: Sequence[Fold]) -> Validated:
+        whole = folds is task.folds
+        compared.append((space, whole))
+        return Validated([(on_all if whole else on_few)[space]], [None], 0)
+
+    candidates = Candidates(Features({}, torch.arange(300)), spaces, CPU, finalists=2)
+    chosen = choose_best(candidates, task, [{"l2": 1.0}], validate)
+    assert compared == [(space, False) for space in spaces] + [(spaces[1], True), (spaces[2], True)]
+    assert (chosen.space, chosen.val_accuracy) == (spaces[2], 0.5)
+
+
 def test_the_widest_space_is_compared_on_all_rows_even_if_it_does_badly_on_few_rows() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(900) % 3

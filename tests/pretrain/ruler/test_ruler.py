@@ -26,7 +26,8 @@ from pretrain.gradient.method import AutoencoderLearner
 from pretrain.gradient.pretexts import Colorize, Mask
 from pretrain.results import read_results
 from pretrain.ruler.restorers import psnr
-from pretrain.ruler.ruler import Ruler, untrained
+from pretrain.ruler.ruler import Ruler
+from pretrain.ruler.twin import untrained
 from tests.recipe import Killed, kill_at, last_checkpoint, pretraining
 from tests.toys import noise_images
 

@@ -1,0 +1,20 @@
+"""The network before training, for comparison."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from common.encoders.base import Encoder
+from common.encoders.card import rebuild
+from common.encoders.statistics import settle_norms
+from common.pixels import in_chunks
+
+
+def untrained(encoder: Encoder, training: Tensor) -> Encoder:
+    """The same network before training, with the statistics of training images ``[N 3 S S]`` in [0, 1]."""
+    twin = rebuild(encoder.config, encoder.image_size, encoder.view)
+    for name in twin.statistics:
+        twin.get_buffer(name).copy_(encoder.get_buffer(name))
+    twin.to(encoder.mean.device)
+    settle_norms(twin, (some.to(twin.mean.device) for some in in_chunks(training)))
+    return twin.eval()

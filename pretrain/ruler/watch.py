@@ -1,0 +1,121 @@
+"""A cheap accuracy to watch while an encoder learns, on a few labeled training images.
+
+It is a curve beside the loss, called "watch", and no result: it is measured again and again, so whatever is chosen by
+it looks better than it is. It sees no image that a probe of the same source and seed tests on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from sklearn.linear_model import RidgeClassifierCV
+from torch import Tensor
+
+from common.config import Config
+from common.data import Labels, Source, build_source, load_images, split_source
+from common.encoders.base import Encoder
+from common.errors import UserError, check_all
+from common.pixels import in_chunks, to_float
+from pretrain.ruler.twin import untrained
+
+log = logging.getLogger("retouch")
+
+MOST = 1000  # labeled images
+STRENGTHS = np.logspace(-1, 5, 7)  # of the ridge penalty, on standardized features
+
+
+class WatchConfig(Config):
+    """Labeled images on which a cheap accuracy is watched."""
+
+    short: ClassVar[str] = "data"
+
+    data: str = Field(min_length=1)
+    """A folder of class folders, or another source with labels; of its training images, 1,000 at most are used."""
+    task: str | None = None
+    """Label column; by default, every task that is obvious."""
+    image: str | None = None
+    """Column of images, if it is not the obvious one."""
+    label: str | None = None
+    """Label column of the default task, if it is not the obvious one."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The opened images of a ``WatchConfig``: training images, and the tasks to watch."""
+
+    source: Source
+    tasks: tuple[str, ...]
+
+
+def open_watched(config: WatchConfig, *, root: str | None, seed: int) -> Watched:
+    """Open the labeled images, and leave out those that a probe would test on.
+
+    Raises:
+        UserError: they cannot be opened, have no such labels, or labels of one class only.
+    """
+    source = build_source(config.data, image=config.image, label=config.label, root=root)
+    tasks = source.default_tasks() if config.task is None else (source.resolve(config.task),)
+    check_all(*(lambda task=task: _check(source.labels(task), config) for task in tasks))
+    if source.published_test() is None:
+        source, _ = split_source(source, tasks[0], seed=seed)
+    return Watched(source=source, tasks=tasks)
+
+
+def _check(labels: Labels, config: WatchConfig) -> None:
+    if len(torch.unique(labels.values)) < 2:
+        raise UserError(f"watch.data={config.data}: all images are of one class; at least two are needed")
+
+
+class Watch:
+    """Measures an encoder, and says how it compares with the same network before training."""
+
+    def __init__(self, encoder: Encoder, watched: Watched, *, workers: int, seed: int) -> None:
+        self.encoder = encoder
+        images = load_images(watched.source, encoder.image_size, limit=MOST, workers=workers, seed=seed)
+        self.images = images.rows(torch.arange(len(images)))
+        self.labels = {task: images.labels(task).values for task in watched.tasks}
+        self._before: dict[str, float] | None = None
+
+    def show(self, step: int) -> Mapping[str, float]:
+        """Measure, and say what was found; returns ``watch/TASK``: accuracies in [0, 1]."""
+        if self._before is None:
+            self._before = self._accuracies(untrained(self.encoder, to_float(self.images)))
+        now = self._accuracies(self.encoder)
+        each = ", ".join(f"{task} {now[task]:.1%} (untrained {self._before[task]:.1%})" for task in now)
+        log.info("step %s: watch on %s labeled training images: %s", f"{step:,}", f"{len(self.images):,}", each)
+        return {f"watch/{task}": value for task, value in now.items()}
+
+    def _accuracies(self, encoder: Encoder) -> dict[str, float]:
+        matrix = pooled(encoder, to_float(self.images))
+        return {task: ridge_accuracy(matrix, labels) for task, labels in self.labels.items()}
+
+
+@torch.no_grad()
+def pooled(encoder: Encoder, images: Tensor) -> Tensor:
+    """Every map of images ``[N 3 S S]`` in [0, 1], averaged over positions: float64 ``[N F]``, on the CPU."""
+    device = encoder.mean.device
+    return torch.cat(
+        [
+            torch.cat([one.float().mean((2, 3)) for one in encoder.layers(part.to(device))], 1).double().cpu()
+            for part in in_chunks(images)
+        ]
+    )
+
+
+def ridge_accuracy(matrix: Tensor, labels: Tensor) -> float:
+    """Accuracy of ridge classifiers on the images they were not fitted on: one left out at a time, in closed form.
+
+    Args:
+        matrix: features ``[N F]``.
+        labels: int64 ``[N]``.
+    """
+    deviation = matrix.std(0, correction=0)
+    standard = (matrix - matrix.mean(0)) / torch.where(deviation > 0, deviation, 1)
+    ridge = RidgeClassifierCV(alphas=STRENGTHS, scoring="accuracy").fit(standard.numpy(), labels.numpy())
+    return float(ridge.best_score_)
