@@ -7,6 +7,8 @@ judge.py        cross-validated ridge on frozen features: the one rule by which 
 plan.py         the time: rung lengths in seconds and in steps, as pure arithmetic
 journal.py      what a study remembers on disk, to be continued
 race.py         successive halving of what learns by gradient
+budget.py       from measurements on this machine to a plan
+scratch.py      the network that is trained on the labels alone
 final.py        the test, once, and comparisons of the winner
 verdict.py      the answer in plain words, from typed facts
 results.py      results.json

@@ -9,11 +9,11 @@ from typing import NamedTuple
 from finetune.probes.search import FEW_IMAGES
 from retouch.studies import plan as planning
 from retouch.studies.contestants import SCRATCH
-from retouch.studies.final import scratch_pace
 from retouch.studies.judge import STRENGTHS
 from retouch.studies.parts import Parts
 from retouch.studies.plan import JudgeCost, Plan, Timing
 from retouch.studies.race import judge_once
+from retouch.studies.scratch import scratch_pace
 
 log = logging.getLogger("retouch")
 
@@ -66,7 +66,7 @@ def make_plan(parts: Parts, simple: SimpleDone) -> Plan:
     ready = [one.name for one in field.ready]
     testing = _testing(parts, [*ready, *simple.names, *(one.twin for one in field.restoring)])
     available = journal.clock.left - testing - spare
-    probing = _probing(parts)
+    probing = probe_seconds(parts)
     probe = probing < planning.PROBE_SHARE * available
     available -= probing if probe else 0.0
     scratch_seconds = planning.SCRATCH_SHARE * available if scratch_step else 0.0
@@ -97,9 +97,8 @@ def make_plan(parts: Parts, simple: SimpleDone) -> Plan:
 
 def reserve(parts: Parts, plan: Plan) -> float:
     """Seconds that must be left when the race ends."""
-    names = [*(one.name for one in parts.field.ready), *plan.simple, *plan.steps]
-    probing = _probing(parts) if plan.probe else 0.0
-    return _testing(parts, names) + plan.scratch_seconds + probing + planning.REPORTING
+    probing = probe_seconds(parts) if plan.probe else 0.0
+    return _testing(parts, parts.journal.judged) + plan.scratch_seconds + probing + planning.REPORTING
 
 
 def _testing(parts: Parts, names: Iterable[str]) -> float:
@@ -107,12 +106,12 @@ def _testing(parts: Parts, names: Iterable[str]) -> float:
     return sum(_fit_seconds(parts, parts.journal.last(name).cost, parts.images.fitted) for name in names)
 
 
-def _probing(parts: Parts) -> float:
-    """Seconds of the linear probe of the winner on all labeled images, whoever wins."""
+def probe_seconds(parts: Parts) -> float:
+    """Estimated seconds of the linear probe of the winner on all labeled images, whoever wins."""
     costs = [one.cost for one in parts.journal.memory.judgments]
     return planning.LOGISTIC * max(_fit_seconds(parts, cost, parts.images.labeled) for cost in costs)
 
 
 def _fit_seconds(parts: Parts, cost: JudgeCost, rows: int) -> float:
     images = parts.images
-    return planning.testing_seconds(cost, images.judged, rows, images.tested, strengths=len(STRENGTHS), few=FEW_IMAGES)
+    return planning.fit_seconds(cost, images.judged, rows, images.tested, strengths=len(STRENGTHS), few=FEW_IMAGES)

@@ -8,103 +8,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from common.data import Loader
-from common.encoders import Classifier, build_encoder
-from common.engine.gradient import GradientLearner
-from common.engine.pace import measure_pace
 from common.files import write_json
-from common.machine.distributed import World
-from common.recipes import stage_config
 from common.runs.results import RESULTS
-from common.runs.tracking import WandbConfig
-from finetune.config import FinetuneConfig
-from finetune.data import LabeledImages, Sources, data_facts
-from finetune.full import Supervised, decayed_groups, finetune
+from finetune.data import Sources, data_facts
 from finetune.metrics import compare, score
-from finetune.predictions import Predictions, read_predictions, write_predictions
+from finetune.predictions import Predictions, write_predictions
 from finetune.results import DataFacts, Probed, Score
-from pretrain.config import GradientPretraining
 from retouch.report.compare import holm
-from retouch.studies.config import StudyConfig
+from retouch.studies.budget import probe_seconds
 from retouch.studies.contestants import SCRATCH, Field, Restoring
 from retouch.studies.images import LabelSet, titled_tasks
 from retouch.studies.parts import Parts
 from retouch.studies.plan import Plan
 from retouch.studies.race import better
-from retouch.studies.results import CONTESTANTS, Contender, Role, StudyReport, Validation, Versus
+from retouch.studies.results import Contender, Role, StudyReport, Validation, Versus
+from retouch.studies.scratch import run_scratch
 from retouch.studies.verdict import verdict
 
 log = logging.getLogger("retouch")
 
+ENOUGH = 0.7  # of the seconds that a linear probe may take, which are estimated with care
 Answers = dict[str, dict[str, Tensor]]  # predictions, int64 [n] each, by contestant and task
-CHECKS = 8  # times that the network from scratch is validated
-
-
-# ---- the network from scratch
-
-
-def scratch_config(config: StudyConfig, field: Field, size: int, task: str, steps: int) -> FinetuneConfig:
-    """Supervised training from random weights, of the network of the first contestant in the race."""
-    recipe = next(one.config for one in field.restoring)
-    assert isinstance(recipe, GradientPretraining)
-    start = {"name": recipe.encoder.name, "model_args": recipe.encoder.model_args, "stem": recipe.encoder.stem}
-    found = stage_config(FinetuneConfig, "full", ["encoder.from_scratch=true"])
-    return found.model_copy(
-        update={
-            "encoder": found.encoder.model_copy(update={**start, "image_size": size}),
-            "out": config.out / CONTESTANTS / f"{SCRATCH}_{task}",
-            "seed": config.seed,
-            "steps": steps,
-            "layer_decay": 1.0,
-            "base_lr": recipe.base_lr,
-            "batch_size": recipe.batch_size,
-            "evaluate_every": max(1, steps // CHECKS),
-            "wandb": WandbConfig(mode="disabled"),
-        }
-    )
-
-
-def scratch_pace(config: StudyConfig, field: Field, sets: Sequence[LabelSet], size: int, here: World) -> float:
-    """Seconds per step of the network from scratch."""
-    [first, *_] = sets
-    task = next(iter(first.images.tasks))
-    settings = scratch_config(config, field, size, task, 1)
-    labels = first.images.tasks[task][0]
-    encoder = build_encoder(settings.encoder, image_size=size)
-    model = Supervised(Classifier(encoder, labels.names), settings.label_smoothing, settings.augment).to(here.device)
-    learner = GradientLearner(model, settings, here, groups=decayed_groups(model, settings))
-    loader = Loader(first.images.train, labels=labels.values, batch_size=settings.batch_size, seed=config.seed)
-    return measure_pace(learner, loader).step
-
-
-def run_scratch(
-    config: StudyConfig, field: Field, sets: Sequence[LabelSet], size: int, steps: int
-) -> dict[str, Tensor] | None:
-    """Train on the labels that all classifiers are fitted on, and predict the test images.
-
-    Returns:
-        Predictions by task, int64 ``[n]`` each; None if a signal stopped training.
-    """
-    found = {}
-    for number, (title, part, task) in enumerate(
-        (title, part, task) for part, tasks in titled_tasks(sets) for title, task in tasks.items()
-    ):
-        settings = scratch_config(config, field, size, str(number + 1), steps)
-        if not (settings.out / RESULTS).is_file():
-            resumed = (settings.out / "config.yaml").is_file()
-            images = _of_task(part, task)
-            if finetune(settings.model_copy(update={"resume": resumed}), images) is None:
-                return None
-        [said] = read_predictions(settings.out)
-        found[title] = said.answers["tuned"]
-    return found
-
-
-def _of_task(part: LabelSet, task: str) -> LabeledImages:
-    """The fitted rows and the test images with one task."""
-    known, asked = part.images.tasks[task]
-    known = known._replace(values=known.values[part.fitted])
-    return part.images._replace(train=part.images.train.only(part.fitted), tasks={task: (known, asked)})
 
 
 # ---- comparisons
@@ -182,7 +106,7 @@ def predictions(sets: Sequence[LabelSet], answers: Answers) -> list[Predictions]
 def finish(parts: Parts, plan: Plan) -> StudyReport | None:
     """Test everybody once, compare the winner, and write results and predictions; None if a signal stopped training."""
     config, images, field, journal = parts.config, parts.images, parts.field, parts.journal
-    competing = [*(one.name for one in field.ready), *plan.simple, *plan.steps]
+    competing = journal.judged
     winner = _winner(parts, plan)
     log.info("\n%s is best on validation; now everybody is tested once", winner)
 
@@ -206,7 +130,7 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
         rivals["scratch"] = SCRATCH
     comparisons = compared(winner, rivals, answers, labels)
     contenders = tuple(_contender(parts, plan, name, scores[name], answers, labels) for name in answers)
-    probed = _probe(parts, plan, winner)
+    probed, skipped = _probe(parts, plan, winner)
 
     [leader] = [one for one in contenders if one.name == winner]
     report = StudyReport(
@@ -225,7 +149,7 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
         classes=classes,
         sizes=plan.sizes,
         protocol=_protocol(parts),
-        left_out=plan.left_out,
+        left_out=(*plan.left_out, *skipped),
     )
     write_predictions(config.out, predictions(images.sets, answers))
     write_json(config.out / RESULTS, report.model_dump(mode="json"))
@@ -240,17 +164,20 @@ def _winner(parts: Parts, plan: Plan) -> str:
     return better(judged, 1)[0]
 
 
-def _probe(parts: Parts, plan: Plan, winner: str) -> dict[str, Probed]:
-    """The usual linear probe of the winner, if there is time left for what was planned."""
+def _probe(parts: Parts, plan: Plan, winner: str) -> tuple[dict[str, Probed], list[str]]:
+    """The usual linear probe of the winner, if it was planned and there is still time, else why there is none."""
     if not plan.probe:
-        return {}
+        return {}, []
+    needed, left = probe_seconds(parts), parts.journal.clock.left
+    if parts.config.plan is None and left < ENOUGH * needed:
+        return {}, [f"the linear probe of {winner}: takes up to {needed:.0f} s, and {max(0, left):.0f} s were left"]
     found = {task: one.outcome for task, one in parts.judge.probe(parts.field.named(winner)).items()}
     for task, one in found.items():
         log.info(
             "%s: linear probe on all %s labeled images: %.1f%% on %s",
             *(winner, f"{one.n_train:,}", 100 * one.test.accuracy, task),
         )
-    return found
+    return found, []
 
 
 def _contender(

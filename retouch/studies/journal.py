@@ -87,6 +87,11 @@ class Journal:
         """The judgment of a contestant after a rung, if it was made."""
         return next((one for one in self.memory.judgments if (one.name, one.rung) == (name, rung)), None)
 
+    @property
+    def judged(self) -> list[str]:
+        """All that were judged, in the order in which they were first."""
+        return list(dict.fromkeys(one.name for one in self.memory.judgments))
+
     def last(self, name: str) -> Judgment:
         """The last judgment of a contestant."""
         return [one for one in self.memory.judgments if one.name == name][-1]

@@ -73,6 +73,7 @@ class Plan(Record):
     simple: tuple[str, ...]  # the simple methods that fit in
     steps: dict[str, int]  # of the whole training of each contestant in the race
     rungs: tuple[Rung, ...]
+    settled: int = 1  # rungs whose length is final; later ones may become shorter
     scratch: int  # steps of the network from scratch; 0: it does not compete
     scratch_seconds: float = 0.0
     probe: bool  # whether the winner gets the usual linear probe
@@ -108,7 +109,7 @@ def fit_work(rows: int, width: int, strengths: int, folds: int) -> float:
     return folds * ridge_work(fitted, width, strengths)
 
 
-def testing_seconds(cost: JudgeCost, judged: int, fitted: int, tested: int, *, strengths: int, few: int) -> float:
+def fit_seconds(cost: JudgeCost, judged: int, fitted: int, tested: int, *, strengths: int, few: int) -> float:
     """Estimated seconds to fit on ``fitted`` images and predict ``tested``, from what judging on ``judged`` took.
 
     Args:
@@ -218,4 +219,4 @@ def adapted(plan: Plan, number: int, alive: Mapping[str, Timing], available: flo
             reached = done + int((seconds - before.seconds) / one.step)
             steps[name] = min(full, max(done + 1, reached))
         later.append(Rung(seconds=seconds, steps=steps))
-    return plan.model_copy(update={"rungs": (*plan.rungs[:number], *later)})
+    return plan.model_copy(update={"rungs": (*plan.rungs[:number], *later), "settled": number + 1})

@@ -54,22 +54,22 @@ def run_race(
     judge: Judge,
     journal: Journal,
     run: Run,
-    reserve: Callable[[], float] | None,
+    reserve: Callable[[Plan], float],
 ) -> Plan | None:
     """All rungs.
 
     Args:
-        reserve: seconds that must be left after the race; None: the plan is kept, whatever time it takes.
+        reserve: seconds that must be left after the race.
 
     Returns:
         The plan as it was carried out; None if a signal stopped training.
     """
     alive = [one for one in contestants if one.name in plan.steps]
-    counts = survivors(len(alive))
-    for number, rung in enumerate(range(len(plan.rungs)), start=1):
+    counts = survivors(len(plan.steps))
+    for number in range(1, len(counts) + 1 if alive else 0):
         log.info(
             "\nrung %d of %d: %s, each until %.0f s of training",
-            *(number, len(plan.rungs), ", ".join(one.name for one in alive), plan.rungs[rung].seconds),
+            *(number, len(plan.rungs), ", ".join(one.name for one in alive), plan.rungs[number - 1].seconds),
         )
         judged = []
         for one in alive:
@@ -81,12 +81,10 @@ def run_race(
             break
         stay = better(judged, counts[number])
         gone = [one.name for one in alive if one.name not in stay]
-        log.info("%s go on; %s stay as they are", " and ".join(stay), " and ".join(gone))
+        log.info("%s go on%s", " and ".join(stay), f"; {' and '.join(gone)} stay as they are" if gone else "")
         alive = [one for one in alive if one.name in stay]
-        saved = journal.plan
-        if reserve is not None and (saved is None or journal.of(alive[0].name, number + 1) is None):
-            timings = _seen(judged, plan.timings, stay)
-            plan = adapted(plan, number, timings, journal.clock.left - reserve())
+        if plan.settled <= number:
+            plan = adapted(plan, number, _seen(judged, plan.timings, stay), journal.clock.left - reserve(plan))
             journal.save_plan(plan)
     return plan
 

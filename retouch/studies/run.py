@@ -17,7 +17,7 @@ from retouch.report.page import write_report
 from retouch.studies import plan as planning
 from retouch.studies.budget import fit_simple, make_plan, reserve
 from retouch.studies.config import StudyConfig
-from retouch.studies.contestants import check_contestants, check_pretrained, line_up
+from retouch.studies.contestants import SCRATCH, check_contestants, check_pretrained, line_up, title_of
 from retouch.studies.final import finish
 from retouch.studies.images import Opened, StudyImages, image_size, label_set, load, open_images
 from retouch.studies.journal import Journal, read_plan
@@ -53,7 +53,7 @@ def study(config: StudyConfig, started: float | None = None) -> StudyReport | No
         # everything the user can get wrong is checked before anything is written
         opened, given, *_ = check_all(
             lambda: open_images(config),
-            lambda: None if config.plan is None else read_plan(config.plan),
+            lambda: _given(config),
             lambda: check_contestants(config),
             lambda: check_pretrained(config),
             lambda: check_run_folder(config),
@@ -75,6 +75,26 @@ def study(config: StudyConfig, started: float | None = None) -> StudyReport | No
                      config.seconds, path)  # fmt: skip
             parts.journal.save()
             return report
+
+
+def _given(config: StudyConfig) -> Plan | None:
+    """The plan of another study, if one is given.
+
+    Raises:
+        UserError: there is no such plan, or it has contestants that this study has not.
+    """
+    if config.plan is None:
+        return None
+    found = read_plan(config.plan)
+    missing = {*found.steps, *found.simple} - set(map(title_of, config.contestants))
+    if found.scratch and SCRATCH not in config.contestants:
+        missing.add(SCRATCH)
+    if missing:
+        raise UserError(
+            f"plan: {config.plan} has the contestants {', '.join(sorted(missing))}, which this study has not; add them "
+            "to contestants, or remove plan"
+        )
+    return found
 
 
 def _begin(config: StudyConfig, opened: Opened, given: Plan | None, here: World, run: Run, started: float) -> Parts:
@@ -115,7 +135,10 @@ def _answer(parts: Parts, given: Plan | None) -> StudyReport | None:
     if simple is None:
         return None
     plan = saved or make_plan(parts, simple)
+    if given is not None:  # it is kept as it is, whatever time it takes
+        plan = given.model_copy(update={"settled": len(given.rungs)})
     parts.journal.save_plan(plan)
-    kept = (lambda: reserve(parts, plan)) if given is None else None
-    raced = run_race(parts.field.restoring, plan, parts.judge, parts.journal, parts.run, kept)
+    raced = run_race(
+        parts.field.restoring, plan, parts.judge, parts.journal, parts.run, lambda now: reserve(parts, now)
+    )
     return None if raced is None else finish(parts, raced)

@@ -13,7 +13,7 @@ steps: 9
 batch_size: 16
 augment: {{crop: null}}
 encoder: {{model_args: {{width: 8, depth: 1}}}}
-decoder: {{width: 8}}
+decoder: {{width: 32}}
 precision: float32
 held_out: 0
 pretext: {{kind: {kind}}}

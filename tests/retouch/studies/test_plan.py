@@ -19,13 +19,13 @@ from retouch.studies.plan import (
     adapted,
     enter,
     first_steps,
+    fit_seconds,
     race_seconds,
     ridge_work,
     rung_ends,
     rungs_of,
     sizes,
     survivors,
-    testing_seconds,
     whole_seconds,
 )
 
@@ -147,9 +147,9 @@ def test_a_larger_budget_uses_no_fewer_images(one: float, other: float) -> None:
 
 def test_costs_of_tests_follow_from_what_judging_took() -> None:
     cost = JudgeCost(width=100, extraction=2.0, fitting=4.0)
-    same = testing_seconds(cost, 1000, 1000, 0, strengths=6, few=5000)
+    same = fit_seconds(cost, 1000, 1000, 0, strengths=6, few=5000)
     assert same == pytest.approx(2.0 + 4.0 * (1 + ridge_work(1000, 100, 1) / (5 * ridge_work(800, 100, 6))))
-    assert testing_seconds(cost, 1000, 1000, 500, strengths=6, few=5000) == pytest.approx(same + 1.0)
+    assert fit_seconds(cost, 1000, 1000, 500, strengths=6, few=5000) == pytest.approx(same + 1.0)
 
 
 def test_a_plan_survives_its_file() -> None:
