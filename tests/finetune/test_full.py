@@ -429,7 +429,8 @@ def test_encoder_without_weights_that_learn_is_not_fine_tuned(name: str, tmp_pat
 def test_images_that_are_decoded_already_give_the_same_run(tmp_path: Path) -> None:
     scratch = {"name": "small_cnn", "model_args": {"width": 8}, "from_scratch": True, "image_size": 16}
     opened = config(tmp_path / "opened", encoder=scratch)
-    decoded = config(tmp_path / "decoded", encoder=scratch)
+    other = {"train": "shapes", "task": "color", "limit": 20, "workers": 0}  # which would give another run
+    decoded = config(tmp_path / "decoded", encoder=scratch, data=other)
     sources = open_sources(opened.data, opened.seed, opened.validation)
     images = load_labeled(sources, opened.data, 16, opened.seed)
     expected, result = finetune(opened), run_stage(decoded, images)

@@ -53,7 +53,8 @@ def test_paused_run_that_is_resumed_with_the_same_pause_stays_where_it_is(tmp_pa
 
 def test_images_that_are_decoded_already_give_the_same_run(whole: Path, tmp_path: Path) -> None:
     images = load_images(build_source("shapes"), SIDE, limit=IMAGES)
-    values = pretraining(tmp_path / "run", **LINES)
+    other = {"source": "shapes", "image_size": SIDE, "limit": 8, "workers": 0}  # which would give another run
+    values = pretraining(tmp_path / "run", **LINES, data=other)
     pretrain(validate(PretrainConfig, values), images)
     assert (tmp_path / "run" / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
 
