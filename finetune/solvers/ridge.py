@@ -22,7 +22,8 @@ from finetune.solvers.logistic import LinearFit, check_problem
 
 SOLVED = 1e-4  # relative residual above which a float32 factor is rejected
 REFINEMENTS = 3  # refinement steps with a float32 factor; each gains the digits that float32 has
-WIDE = 2048  # with more features, or in the dual form rows, than this, strengths are solved one by one
+WIDE = 2048  # with more features than this, strengths are solved one by one
+MANY_ROWS = 512  # in the dual form, with more rows than this
 
 
 def fit_ridge(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float]) -> LinearFit:
@@ -52,7 +53,7 @@ def fit_ridge(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float
         centered = features.double() - mean
         kernel = centered @ centered.T / n
         one_hot = torch.nn.functional.one_hot(labels, classes).double() - shares
-        if n > WIDE:
+        if n > MANY_ROWS:
             rows = _one_by_one(kernel, one_hot, list(l2))
         else:
             values, basis = torch.linalg.eigh(kernel)

@@ -14,12 +14,13 @@ from typing import Final, Literal
 from pydantic import Field
 
 from finetune.results import Record
-from finetune.solvers.ridge import WIDE
+from finetune.solvers.ridge import MANY_ROWS, WIDE
 
 PLAN_VERSION: Final = 1
 GROWTH = 3  # a rung adds so many times the training of the rung before
 FINALISTS = 2  # who reach the last rung, if there are that many
 FEWEST_STEPS = 20  # of a first rung: fewer teach nothing
+EIGEN = 20  # float32 products that take as long as an eigendecomposition of the same size
 SAVING = 3.0  # seconds of a rung that are no training: checkpoint, ruler, pictures, export
 BASELINE_SHARE = 0.1  # of the budget that one simple method may take
 SCRATCH_SHARE = 0.125  # of the time for training that the network from scratch gets
@@ -97,10 +98,14 @@ def sizes(budget: float) -> Sizes:
 
 
 def ridge_work(rows: int, width: int, strengths: int) -> float:
-    """Multiplications of one ridge fit: the product of the features, then an eigendecomposition or factorizations."""
-    small = min(rows, width)
-    solving = 12 * small**3 if small <= WIDE else strengths * small**3
-    return 2.0 * rows * width * small + solving
+    """Operations of one ridge fit, counted as those of float32: the product of the features, and what solves it.
+
+    By how ``finetune/solvers/ridge.py`` works: of more rows than features, half of a float32 product; otherwise a float64
+    product. An eigendecomposition takes as long as about 20 float32 products of its size, a factorization as one.
+    """
+    if rows >= width:
+        return rows * width**2 + (strengths if width > WIDE else EIGEN) * width**3
+    return 4 * rows**2 * width + (strengths if rows > MANY_ROWS else EIGEN) * rows**3
 
 
 def fit_work(rows: int, width: int, strengths: int, folds: int) -> float:

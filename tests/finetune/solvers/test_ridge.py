@@ -43,6 +43,7 @@ def test_strengths_one_by_one_equal_all_at_once(
     labels = torch.randint(0, 4, (n,), generator=generator)
     together = fit_ridge(features.to(dtype), labels, 4, L2)
     monkeypatch.setattr("finetune.solvers.ridge.WIDE", 1)
+    monkeypatch.setattr("finetune.solvers.ridge.MANY_ROWS", 1)
     monkeypatch.setattr("finetune.solvers.gram.COLUMNS", 17)
     one_by_one = fit_ridge(features.to(dtype), labels, 4, L2)
     close: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
