@@ -100,8 +100,8 @@ def sizes(budget: float) -> Sizes:
 def ridge_work(rows: int, width: int, strengths: int) -> float:
     """Operations of one ridge fit, counted as those of float32: the product of the features, and what solves it.
 
-    By how ``finetune/solvers/ridge.py`` works: of more rows than features, half of a float32 product; otherwise a float64
-    product. An eigendecomposition takes as long as about 20 float32 products of its size, a factorization as one.
+    As ``finetune/solvers/ridge.py`` works: half of a float32 product for more rows than features, otherwise a float64
+    product; then an eigendecomposition, or one factorization per strength.
     """
     if rows >= width:
         return rows * width**2 + (strengths if width > WIDE else EIGEN) * width**3
