@@ -26,6 +26,7 @@ from common.pixels import in_chunks, to_float
 from common.recipes import stage_config
 from common.runs.results import RESULTS
 from common.runs.tracking import WandbConfig
+from common.waiting import within
 from finetune.baselines import STATISTICS_IMAGES, Pixels
 from pretrain.config import GradientPretraining, PretrainConfig
 from pretrain.run import pretrain
@@ -35,6 +36,7 @@ from retouch.studies.results import CONTESTANTS, Kind
 log = logging.getLogger("retouch")
 
 SCRATCH = "scratch"
+DOWNLOAD_SHARE = 0.05  # of the budget that weights from elsewhere may take
 TIMED_IMAGES = 64  # whose features are timed
 SIMPLE: dict[str, tuple[str, tuple[str, ...]]] = {  # recipes with changes, by the name of the contestant
     "random_patches": ("patch_dictionary", ("fit.learn=random", "steps=null")),
@@ -270,7 +272,7 @@ def line_up(config: StudyConfig, pool: Images, size: int, here: World) -> Field:
     ready += [Untrained(names[key], twin) for key, twin in twins.items()]
     restoring = [Restoring(title, settings, pool, here, names[key]) for title, settings, key in waiting]
     if config.pretrained is not None:
-        found = _pretrained(config.pretrained, size)
+        found = _pretrained(config.pretrained, size, DOWNLOAD_SHARE * config.seconds)
         if isinstance(found, str):
             left_out.append(found)
         else:
@@ -301,9 +303,14 @@ def _twin_names(twins: Sequence[Encoder]) -> list[str]:
     return names
 
 
-def _pretrained(name: str, size: int) -> Encoder | str:
-    """The model with its weights, or why it is left out."""
+def _pretrained(name: str, size: int, seconds: float) -> Encoder | str:
+    """The model with its weights, or why it is left out: they must be there, or come in so many seconds."""
+    title = name.removeprefix("timm/")
     try:
-        return build_encoder(EncoderConfig(name=name, pretrained=True), image_size=size).freeze()
+        return within(
+            seconds, lambda: build_encoder(EncoderConfig(name=name, pretrained=True), image_size=size)
+        ).freeze()
     except UserError as error:
-        return f"{name.removeprefix('timm/')}: {' '.join(line.strip() for line in error.lines)}"
+        return f"{title}: {' '.join(line.strip() for line in error.lines)}"
+    except TimeoutError:
+        return f"{title}: its weights did not come in {seconds:.0f} s; check the network"

@@ -153,6 +153,14 @@ def test_a_budget_that_is_too_small_for_training_is_answered_all_the_same(tmp_pa
     assert report.verdict[0].startswith("Nothing was trained by restoring images")
 
 
+def test_a_model_whose_weights_do_not_come_is_left_out_and_said(tmp_path: Path) -> None:
+    values = settings(tmp_path, "timm", plan=None, budget="1s", contestants=["scratch"], pretrained="timm/resnet18")
+    report = retouch.study(values)
+    assert report is not None
+    assert [line for line in report.left_out if line.startswith("resnet18: its ")]
+    assert all(one.kind != "pretrained" for one in report.contenders)
+
+
 def test_images_are_split_if_there_is_no_test_set_and_the_test_images_leave_the_pool(tmp_path: Path) -> None:
     for number in range(60):
         folder = tmp_path / "pictures" / "ab"[number % 2]
