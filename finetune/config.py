@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from common.augment import AugmentConfig
 from common.config import Config
@@ -34,6 +34,36 @@ class BaselineConfig(Config):
     """Raw pixels."""
 
 
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5)
+
+
+class LabelEfficiencyConfig(Config):
+    """The linear probe on draws of the training images, from few to all."""
+
+    shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(default=None, min_length=1)
+    """Shares of the training images; by default 1, 2, 5, 10, 25 and 50%. All of them are always added."""
+    per_class: tuple[Annotated[int, Field(gt=1)], ...] | None = Field(default=None, min_length=1)
+    """Instead of shares: images per class. A class with fewer gives all."""
+    draws: int = Field(default=3, gt=0)
+    """Draws of each size."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_short(cls, values: Any) -> Any:
+        """``label_efficiency=true``, or a list of shares."""
+        return {} if values is True else {"shares": values} if isinstance(values, list | tuple) else values
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if self.shares is not None and self.per_class is not None:
+            raise ValueError("give shares or per_class, not both")
+        return self
+
+    @property
+    def shares_or_default(self) -> tuple[float, ...]:
+        return SHARES if self.shares is None else self.shares
+
+
 class ProbeConfig(StageConfig):
     """``retouch probe``: evaluate a frozen encoder on labeled tasks."""
 
@@ -58,10 +88,17 @@ class ProbeConfig(StageConfig):
     """Robustness: corruptions of the test images, on which the chosen linear probe is tested without refitting."""
     properties: bool = True
     """Measure compactness and invariance of the code: "code" in results.json."""
+    label_efficiency: LabelEfficiencyConfig | None = None
+    """Accuracy from few labels to all, and how many labels the encoder saves: true, or a list of shares."""
     feature_cache: bool = True
     """Keep features on disk for the next probe of the same encoder and images."""
     cache_folder: Path | None = None
     """For features; by default RETOUCH_CACHE or ~/.cache/retouch."""
+
+    @field_validator("label_efficiency", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return None if value is False else value
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -85,6 +85,10 @@ class Features:
     def __len__(self) -> int:
         return len(self.index)
 
+    def only(self, rows: Tensor) -> Features:
+        """Rows ``[m]`` of these features, a copy."""
+        return Features({part: values[rows] for part, values in self.parts.items()}, self.index[rows])
+
     def matrix(self, space: Space, rows: Tensor | None = None) -> Tensor:
         """Features of ``rows`` (all by default) in a space: a new float32 tensor ``[n F]``."""
         chosen = [self.parts[part] if rows is None else self.parts[part][rows] for part in space.parts]

@@ -233,8 +233,8 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     log.info("%s: %d classes, %d training images, %d validation images", task, *counts)
 
     def evaluate(step: int) -> dict[str, float]:
-        answers, labels, _ = _predict(classifier, validation, config, here)
-        return {"val/accuracy": float(accuracy(answers, labels))}
+        found = _predict(classifier, validation, config, here)
+        return {"val/accuracy": float(accuracy(found.answers, found.labels))}
 
     # train, keeping the weights with the best validation accuracy
     training = learn(
@@ -250,7 +250,7 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
 
     # test once, export
     test = Split(images.test, torch.arange(len(images.test)), test_labels.values)
-    answers, labels, index = _predict(classifier, test, config, here)
+    found = _predict(classifier, test, config, here)
     provenance = {
         "stage": "finetune",
         "task": task,
@@ -265,7 +265,7 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     sha256 = export_encoder(encoder, config.out / "encoder", {**provenance, "artifact": artifact})
     run.tracker.artifact(f"classifier-{config.out.name}", config.out / "classifier", "classifier", provenance)
     run.tracker.artifact(artifact, config.out / "encoder", "encoder", {"sha256": sha256, **provenance})
-    tested = score(answers, labels, len(train_labels.names))
+    tested = score(found.answers, found.labels, len(train_labels.names))
     assert training.best_step is not None
     assert training.best is not None
     tuned = Tuned(
@@ -289,7 +289,15 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
         encoder_sha256=sha256,
         tuned=tuned,
     )
-    predictions = Predictions.of(images.test, index, task, train_labels.names, labels, {"tuned": answers})
+    predictions = Predictions.of(
+        images.test,
+        found.index,
+        task,
+        train_labels.names,
+        found.labels,
+        {"tuned": found.answers},
+        {"tuned": found.confidence},
+    )
     return Ran(True, result, predictions)
 
 
@@ -297,12 +305,15 @@ def _with_baselines(
     result: FinetuneResult, mine: Predictions, scratch: Ran | None, linear: tuple[ProbeResult, Predictions] | None
 ) -> tuple[FinetuneResult, Predictions]:
     """Result and predictions with those of the baselines, compared image by image."""
-    answers = dict(mine.answers)
+    answers, confidences = dict(mine.answers), dict(mine.confidences)
     if scratch is not None and scratch.result is not None and scratch.predictions is not None:
         result = result.model_copy(update={"from_scratch": scratch.result.tuned})
         answers["from_scratch"] = scratch.predictions.answers["tuned"]
+        confidences["from_scratch"] = scratch.predictions.confidences["tuned"]
     if linear is not None:
         answers["linear_probe"] = linear[1].answers["encoder.linear"]
+        if "encoder.linear" in linear[1].confidences:
+            confidences["linear_probe"] = linear[1].confidences["encoder.linear"]
 
     def compared(one: str, *baselines: str) -> dict[str, dict[str, Comparison]]:
         found = {name: compare(answers[one], answers[name], mine.labels) for name in baselines if name in answers}
@@ -312,7 +323,7 @@ def _with_baselines(
         probed = linear[0].linear.model_copy(update=compared("linear_probe", "from_scratch"))
         result = result.model_copy(update={"linear_probe": probed, "linear_probe_protocol": linear[0].protocol})
     tuned = result.tuned.model_copy(update=compared("tuned", "from_scratch", "linear_probe"))
-    return result.model_copy(update={"tuned": tuned}), replace(mine, answers=answers)
+    return result.model_copy(update={"tuned": tuned}), replace(mine, answers=answers, confidences=confidences)
 
 
 def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[dict[str, Any]]:
@@ -335,21 +346,28 @@ def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[dict[str, 
     return list(groups.values())
 
 
-def _predict(
-    classifier: Classifier, split: Split, config: FinetuneConfig, here: World
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Predicted class, label and place of each readable row of the split: int64 ``[n]`` each, on the CPU."""
+class _Predicted(NamedTuple):
+    answers: Tensor  # int64 [n]
+    confidence: Tensor  # float32 [n]: the softmax of each answer
+    labels: Tensor  # int64 [n]
+    index: Tensor  # type: ignore[assignment]  # int64 [n]: places in the split
+
+
+def _predict(classifier: Classifier, split: Split, config: FinetuneConfig, here: World) -> _Predicted:
+    """What the classifier answers for each readable row of the split, on the CPU."""
     training = classifier.training
     classifier.eval()
     dtype = resolve_precision(config.precision, here.device)
-    answers, index = [], []
+    answers, confidence, index = [], [], []
     with torch.inference_mode(), autocast(here.device, dtype):
         for batch in in_order(split.images.only(split.rows), config.batch_size, config.data.workers):
-            answers.append(classifier(to_float(batch.images.to(here.device))).argmax(1).cpu())
+            logits = classifier(to_float(batch.images.to(here.device)))
+            answers.append(logits.argmax(1).cpu())
+            confidence.append(logits.float().softmax(1).amax(1).cpu())
             index.append(batch.index)
     classifier.train(training)
     places = torch.cat(index)
-    return torch.cat(answers), split.labels[places], places
+    return _Predicted(torch.cat(answers), torch.cat(confidence), split.labels[places], places)
 
 
 def _protocol(config: FinetuneConfig) -> str:

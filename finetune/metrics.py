@@ -1,6 +1,10 @@
-"""Scores of predictions: accuracy with its interval, by class, confusion; and paired comparisons of two."""
+"""Scores of predictions: accuracy with its interval, by class, confusion; confidence; and paired comparisons of two."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +37,39 @@ def score(predictions: Tensor, labels: Tensor, classes: int) -> Score:
 def accuracy(predictions: Tensor, labels: Tensor) -> Tensor:
     """Share of correct predictions ``[... n]``, given labels ``[n]``, float64 ``[...]`` in [0, 1]."""
     return (predictions == labels).double().mean(-1)
+
+
+class Bin(NamedTuple):
+    """The answers whose confidence lies in one part of [0, 1]."""
+
+    n: int
+    confidence: float  # mean, in [0, 1]
+    accuracy: float
+
+
+def reliability(confidence: Tensor, right: Tensor, bins: int = 10) -> list[Bin]:
+    """Answers by confidence ``[n]`` in [0, 1], in bins of equal width, with how many are ``right`` (bool ``[n]``).
+
+    Bins without answers are left out.
+    """
+    place = (confidence.double() * bins).long().clamp(max=bins - 1)
+    found = []
+    for number in torch.unique(place).tolist():
+        inside = place == number
+        mean = float(confidence[inside].double().mean())
+        found.append(Bin(int(inside.sum()), mean, float(right[inside].double().mean())))
+    return found
+
+
+def calibration_error(found: Sequence[Bin]) -> float:
+    """Expected calibration error: ``Σ n_b / n |accuracy_b - confidence_b|`` (Naeini et al. 2015, Guo et al. 2017)."""
+    return sum(one.n * abs(one.accuracy - one.confidence) for one in found) / sum(one.n for one in found)
+
+
+def chance_calibration_error(found: Sequence[Bin]) -> float:
+    """About what it would be by chance if confidence were exactly right: the mean of the half-normal in each bin."""
+    spread = (one.n * math.sqrt(2 / math.pi * one.confidence * (1 - one.confidence) / one.n) for one in found)
+    return sum(spread) / sum(one.n for one in found)
 
 
 def wilson_interval(right: int, total: int) -> tuple[float, float]:

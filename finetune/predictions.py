@@ -6,14 +6,15 @@ Two runs on the same test images can be compared image by image, long after both
     compare(mine.answers["encoder.linear"], other.answers["encoder.linear"], mine.labels)
 
 Columns: ``result`` (its place among the results), ``task``, ``row`` (of the test set), ``path``, ``label``, and one
-column of answers for each classifier, such as ``encoder.linear``. Labels and answers are class names.
+column of answers for each classifier, such as ``encoder.linear``. Labels and answers are class names. A classifier that
+has probabilities also has a column of them, ``encoder.linear.confidence``: that of the class it answered.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from common.errors import UserError, one_line
 from common.files import as_utf8, replacing
 
 PREDICTIONS = "predictions.parquet"
+CONFIDENCE = ".confidence"  # ends the name of a column of probabilities
 NAMES = pa.dictionary(pa.int32(), pa.string())  # few different values: stored as numbers
 FACTS = {"result": pa.int32(), "task": NAMES, "row": pa.int64(), "path": pa.string(), "label": NAMES}
 
@@ -41,6 +43,8 @@ class Predictions:
     paths: tuple[str, ...]  # where each image comes from
     labels: Tensor  # int64 [n]
     answers: Mapping[str, Tensor]  # int64 [n] each, by subject and probe: encoder.linear, pixels.knn, tuned, ...
+    # float32 [n] in [0, 1]: the probability of each answer, of the classifiers that have one (none: older files)
+    confidences: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -51,16 +55,19 @@ class Predictions:
         classes: Sequence[str],
         labels: Tensor,
         answers: Mapping[str, Tensor],
+        confidences: Mapping[str, Tensor],
     ) -> Predictions:
-        """For rows ``index`` ``[n]`` of these images, with their labels and answers."""
+        """For rows ``index`` ``[n]`` of these images, with their labels, and answers with their probabilities."""
         paths = tuple(as_utf8(images.where(row)) for row in index.tolist())
-        return cls(as_utf8(task), tuple(map(as_utf8, classes)), images.kept[index], paths, labels, answers)
+        names = tuple(map(as_utf8, classes))
+        return cls(as_utf8(task), names, images.kept[index], paths, labels, answers, confidences)
 
 
 def write_predictions(folder: Path, found: Sequence[Predictions]) -> None:
     """Write ``predictions.parquet`` in ``folder``, atomically."""
     names = list(dict.fromkeys(name for one in found for name in one.answers))
-    schema = pa.schema({**FACTS, **dict.fromkeys(names, NAMES)})
+    sure = list(dict.fromkeys(f"{name}{CONFIDENCE}" for one in found for name in one.confidences))
+    schema = pa.schema({**FACTS, **dict.fromkeys(names, NAMES), **dict.fromkeys(sure, pa.float32())})
     table = pa.concat_tables([_table(one, number, schema) for number, one in enumerate(found)]).unify_dictionaries()
     classes = json.dumps([one.classes for one in found])
     with replacing(folder / PREDICTIONS) as unfinished:
@@ -97,9 +104,11 @@ def _table(one: Predictions, number: int, schema: pa.Schema) -> pa.Table:
         "path": pa.array(one.paths, pa.string()),
         "label": _named(one.labels.tolist(), one.classes),
         **{name: _named(answers.tolist(), one.classes) for name, answers in one.answers.items()},
+        **{f"{name}{CONFIDENCE}": pa.array(share.tolist(), pa.float32()) for name, share in one.confidences.items()},
     }
-    missing = pa.nulls(n, NAMES)  # of a classifier that another result has
-    return pa.table([columns.get(field.name, missing) for field in schema], schema=schema)
+    # of a classifier that only another result has, nothing
+    filled = [columns[column.name] if column.name in columns else pa.nulls(n, column.type) for column in schema]
+    return pa.table(filled, schema=schema)
 
 
 def _named(places: Sequence[int], names: Sequence[str]) -> pa.DictionaryArray:
@@ -112,7 +121,9 @@ def _read(table: pa.Table, classes: Sequence[str]) -> Predictions:
     def places(column: str) -> Tensor:
         return torch.tensor([number[name] for name in table[column].to_pylist()], dtype=torch.int64)
 
-    answered = [name for name in table.column_names if name not in FACTS and not table[name].null_count]
+    filled = [name for name in table.column_names if name not in FACTS and not table[name].null_count]
+    sure = [name.removesuffix(CONFIDENCE) for name in filled if name.endswith(CONFIDENCE)]
+    answered = [name for name in filled if not name.endswith(CONFIDENCE)]
     return Predictions(
         task=table["task"][0].as_py(),
         classes=tuple(classes),
@@ -120,4 +131,5 @@ def _read(table: pa.Table, classes: Sequence[str]) -> Predictions:
         paths=tuple(table["path"].to_pylist()),
         labels=places("label"),
         answers={name: places(name) for name in answered},
+        confidences={name: torch.tensor(table[f"{name}{CONFIDENCE}"].to_pylist()) for name in sure},
     )

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from common.corruptions import Corruption
@@ -24,9 +23,8 @@ from common.errors import UserError, check_all
 from common.machine.cache import cache_folder
 from common.machine.distributed import world
 from common.machine.precision import resolve_precision
-from common.runs.folder import Run, check_run_folder, numbered, open_run, with_group
+from common.runs.folder import check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
-from common.runs.results import RESULTS
 from finetune.baselines import Pixels, untrained
 from finetune.config import ProbeConfig
 from finetune.data import (
@@ -38,14 +36,16 @@ from finetune.data import (
     load_labeled,
     open_sources,
 )
+from finetune.efficiency import Right, label_efficiency, measure_efficiency
 from finetune.features import Extraction, Features, cached_features, extract, feature_key, layer_shapes
 from finetune.metrics import compare, score
 from finetune.pooling import Part, Space, build_spaces
 from finetune.predictions import Predictions, write_predictions
-from finetune.probes import Candidates, Fitted, Probe, Task, build_task
+from finetune.probes import Answers, Candidates, Fitted, Probe, Task, build_task
 from finetune.properties import measure_properties
 from finetune.results import (
     EncoderFacts,
+    LabelEfficiency,
     Probed,
     ProbeReport,
     ProbeResult,
@@ -53,7 +53,7 @@ from finetune.results import (
     SubjectResult,
     write_results,
 )
-from finetune.table import Line, damage_table, data_names, probe_lines, properties_table, results_table
+from finetune.summary import log_report, notes, print_report
 
 log = logging.getLogger("retouch")
 
@@ -79,7 +79,9 @@ class Measured:
     task: Task
     outcomes: dict[str, Probed]
     predictions: dict[str, Tensor]  # int64 [n]
+    confidences: dict[str, Tensor]  # float32 [n], of the probes that have probabilities
     linear: Fitted
+    right: Right | None  # by number of labels, if label efficiency is measured
 
     def compared(self, others: Mapping[str, Measured], labels: Tensor) -> Measured:
         """A copy in which each probe is compared with the same probe of other subjects."""
@@ -143,12 +145,12 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
                 for result, answers in _probe_data(config, data, opened, images, choices, encoder, card, how):
                     results.append(result)
                     predictions.append(answers)
-            report = ProbeReport(results=tuple(results), notes=_notes(config, results))
+            report = ProbeReport(results=tuple(results), notes=notes(config, results))
             write_predictions(run.folder, predictions)
             write_results(run.folder, report)
             if show:
-                _print(run, report)
-            _log(run, report)
+                print_report(run, report)
+            log_report(run, report)
             return report
 
 
@@ -219,10 +221,13 @@ def _probe_data(
                 for subject in subjects
             },
             code=code,
+            label_efficiency=_label_efficiency(mine),
         )
         answers = {f"{subject}.{key}": said for subject, one in mine.items() for key, said in one.predictions.items()}
-        rows = torch.arange(len(images.test))
-        found.append((result, Predictions.of(images.test, rows, name, train_labels.names, test_labels.values, answers)))
+        sure = {f"{subject}.{key}": share for subject, one in mine.items() for key, share in one.confidences.items()}
+        rows, classes = torch.arange(len(images.test)), train_labels.names
+        predictions = Predictions.of(images.test, rows, name, classes, test_labels.values, answers, sure)
+        found.append((result, predictions))
     return found
 
 
@@ -257,13 +262,19 @@ def _measure(
         task = build_task(train_labels, config.probe, config.seed)
         outcomes: dict[str, Probed] = {}
         predictions: dict[str, Tensor] = {}
+        confidences: dict[str, Tensor] = {}
         for key, one in config.probes.items():
-            outcomes[key], fitted, predictions[key] = run_probe(one, candidates, task, test, test_labels)
+            outcomes[key], fitted, (predictions[key], confidence) = run_probe(one, candidates, task, test, test_labels)
+            if confidence is not None:
+                confidences[key] = confidence
             if key == "linear":
                 linear = fitted
             chosen = outcomes[key].choice
             log.debug("%s, %s, %s: %s, chosen by %s", subject.name, name, key, chosen.text, chosen.how)
-        found[name] = Measured(task, outcomes, predictions, linear)
+        right = measure_efficiency(
+            config, candidates, train_labels, test, test_labels.values[test.index], predictions["linear"]
+        )
+        found[name] = Measured(task, outcomes, predictions, confidences, linear, right)
     log.info(
         "%s: features of %s images in %.1f s, probed in %.1f s: %s",
         *(subject.name, f"{len(train) + len(test):,}", extracted - started, time.monotonic() - extracted),
@@ -272,23 +283,29 @@ def _measure(
     return found
 
 
+def _label_efficiency(measured: Mapping[str, Measured]) -> LabelEfficiency | None:
+    """Of all subjects on one task, if it was measured."""
+    right = {name: one.right for name, one in measured.items() if one.right is not None}
+    return label_efficiency(right) if right else None
+
+
 def run_probe(
     one: Probe, candidates: Candidates, task: Task, test: Features, test_labels: Labels
-) -> tuple[Probed, Fitted, Tensor]:
-    """Run one probe on one task: choose, refit, test once; also returns the predictions, int64 ``[n]``."""
+) -> tuple[Probed, Fitted, Answers]:
+    """Run one probe on one task: choose, refit, test once; also returns the answers to the test images."""
     started = time.monotonic()
     chosen = one.choose(candidates, task)
     fitted = one.refit(candidates, task, chosen)
-    predictions = fitted.predict(test)
+    answers = fitted.answers(test)
     outcome = Probed(
         choice=chosen.facts,
         n_train=len(task.labels),
         n_val=task.held,
-        test=score(predictions, test_labels.values[test.index], len(task.classes)),
+        test=score(answers.classes, test_labels.values[test.index], len(task.classes)),
         seconds=round(time.monotonic() - started, 2),
         converged=fitted.converged,
     )
-    return outcome, fitted, predictions
+    return outcome, fitted, answers
 
 
 def _damaged(
@@ -340,73 +357,3 @@ def _pretext(card: EncoderCard) -> str | None:
     pretext = card.provenance.get("pretext")
     kind = pretext.get("kind") if isinstance(pretext, dict) else pretext
     return None if kind is None else str(kind)
-
-
-def _notes(config: ProbeConfig, results: Sequence[ProbeResult]) -> tuple[str, ...]:
-    notes = []
-    if results[0].encoder.view == "gray":
-        notes.append("this encoder and its random initialization saw gray only; raw pixels keep their color")
-    at_end = [result.task for result in results if result.linear.choice.at_end_of_grid]
-    if at_end:
-        low, high = config.probe.strengths[0], config.probe.strengths[-1]
-        notes.append(
-            f"the chosen L2 strength is at an end of the grid for {', '.join(at_end)}: widen probe.l2, which now goes "
-            f"from {low:g} to {high:g}"
-        )
-    for result in results:
-        for subject, measured in result.subjects.items():
-            for key, one in measured.probes.items():
-                notes += [f"{result.task}: {line}" for line in _unconverged(f"the {key} probe of {subject}", one)]
-        if result.data.duplicates:
-            count, total = result.data.duplicates, result.linear.test.n
-            notes.append(f"{result.task}: {count} of {total} test images are also training images")
-    return tuple(dict.fromkeys(notes))
-
-
-def _unconverged(name: str, one: Probed) -> list[str]:
-    lines = [] if one.converged else [f"{name} did not converge: its accuracy may be too low"]
-    if one.choice.unconverged:
-        lines.append(f"{name} was chosen among fits of which {one.choice.unconverged} did not converge")
-    return lines
-
-
-def _print(run: Run, report: ProbeReport) -> None:
-    console = Console(width=None if Console().is_terminal else 100)
-    console.print(results_table(probe_lines(report.results)))
-    if any(result.linear.damaged for result in report.results):
-        console.print(damage_table(report.results))
-    if any(result.code for result in report.results):
-        console.print(properties_table(report.results))
-    for note in report.notes:
-        console.print(f"  {note}", highlight=False)
-    console.print(f"  all results: {run.folder / RESULTS}", highlight=False)
-
-
-def _log(run: Run, report: ProbeReport) -> None:
-    """Log to ``metrics.jsonl`` and W&B."""
-    run.cut_back(-1)  # a probe that is run again logs everything again
-    # several data sets can share a task name
-    named = [
-        {f"{data}/{result.task}/{key}" if data else f"{result.task}/{key}": value for key, value in numbers.items()}
-        for data, result, numbers in zip(
-            data_names(report.results), report.results, map(logged_numbers, report.results), strict=True
-        )
-    ]
-    for step, numbers in enumerate(named):
-        run.log(numbers, step)
-    run.tracker.summary({key: value for numbers in named for key, value in numbers.items()})
-    run.tracker.table("results", Line._fields, probe_lines(report.results))
-
-
-def logged_numbers(result: ProbeResult) -> Mapping[str, float]:
-    """The logged numbers: ``test_accuracy`` of the encoder's linear probe, ``pixels_knn_test_accuracy``, ..."""
-    numbers = {"val_accuracy": result.linear.choice.val_accuracy}
-    for subject, measured in result.subjects.items():
-        for key, outcome in measured.probes.items():
-            name = [*([] if subject == "encoder" else [subject]), *([] if key == "linear" else [key])]
-            numbers["_".join([*name, "test_accuracy"])] = outcome.test.accuracy
-    if result.code is not None:
-        numbers |= {f"code_{key}": getattr(result.code, key) for key in ("size", "nonzeros", "bytes")}
-        found = result.code.invariance.items()
-        numbers |= {f"invariance_{change}": value for change, value in found if value is not None}
-    return numbers

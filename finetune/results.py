@@ -81,6 +81,17 @@ class Choice(Record):
         return choice_text(*self.cells)
 
 
+class SpaceScore(Record):
+    """One comparison of a feature space on validation images, with its best setting."""
+
+    layer: str
+    pooling: str
+    features: int
+    setting: Setting
+    val_accuracy: float
+    fitted_on: int | None = None  # images of the subsample it was fitted on (search_images); None: all but the held-out
+
+
 class ProbeChoice(Choice):
     """The features and hyperparameters of a probe."""
 
@@ -90,6 +101,8 @@ class ProbeChoice(Choice):
     setting: Setting
     at_end_of_grid: bool  # the setting is the first or last of its grid: a wider grid may be better
     unconverged: int = 0  # fits compared on validation that did not converge
+    # every comparison, narrow spaces first; a finalist is there twice, first as fitted on the subsample (empty: older)
+    spaces: tuple[SpaceScore, ...] = ()
 
     @property
     def cells(self) -> tuple[str, str, str]:
@@ -172,6 +185,37 @@ class CodeProperties(Record):
     invariance: dict[str, float | None]  # score by change: 1 is unchanged, 0 is as far as another image
 
 
+class LabelPoint(Record):
+    """A linear probe that was chosen and fitted with so many labels."""
+
+    labels: int
+    draws: tuple[float, ...]  # test accuracy with each draw of them
+
+    @property
+    def accuracy(self) -> float:
+        """The mean over the draws."""
+        return sum(self.draws) / len(self.draws)
+
+
+class Worth(Record):
+    """How many labels a baseline needs to be as accurate as the encoder with ``labels`` of them.
+
+    0: fewer than its smallest budget. None: more than all.
+    """
+
+    labels: int
+    equals: int | None
+    ci95: tuple[int | None, int | None]
+
+
+class LabelEfficiency(Record):
+    """Accuracy from few labels to all."""
+
+    protocol: str
+    curves: dict[str, tuple[LabelPoint, ...]]  # by subject, few labels first; the last has all
+    worth: dict[str, tuple[Worth, ...]]  # by baseline, for each budget of the encoder
+
+
 class ProbeResult(Record):
     """Everything measured on one task of one data set."""
 
@@ -183,6 +227,7 @@ class ProbeResult(Record):
     encoder: EncoderFacts
     subjects: dict[str, SubjectResult]  # encoder, random_init, pixels
     code: CodeProperties | None = None
+    label_efficiency: LabelEfficiency | None = None
 
     @property
     def linear(self) -> Probed:

@@ -8,10 +8,11 @@ from typing import NamedTuple
 from rich.markup import escape
 from rich.table import Table
 
-from finetune.results import Choice, FinetuneResult, Outcome, ProbeResult, Score
+from finetune.results import Choice, FinetuneResult, LabelEfficiency, LabelPoint, Outcome, ProbeResult, Score, Worth
 
 TITLE = "Test accuracy, % [95% interval]"
 SUBJECTS = {"random_init": "untrained", "pixels": "raw pixels"}  # display names that differ from the key
+NETWORKS = {"random_init": "the untrained network", "pixels": "raw pixels"}
 PROBES = {"knn": "k-NN"}
 MAIN = ("linear", "")  # the probe that has intervals in the tables, and a network that needs none
 
@@ -217,6 +218,39 @@ def properties_table(results: Sequence[ProbeResult]) -> Table:
     return table
 
 
+def efficiency_table(results: Sequence[ProbeResult]) -> Table:
+    """Accuracy of each subject by number of labels, and how many labels each baseline needs to be as accurate."""
+    title = r"Linear probe with fewer labels: test accuracy, % \[least, most of the draws]"
+    table = Table(title=title, title_justify="left")
+    tasks = zip(task_names(results), results, strict=True)
+    found = [(task, one) for task, result in tasks if (one := result.label_efficiency) is not None]
+    subjects = _in_order(name for _, one in found for name in one.curves)
+    baselines = _in_order(name for _, one in found for name in one.worth)
+    for column in ("labels", *subjects, *(f"labels {name} needs" for name in baselines)):
+        table.add_column(" ".join(SUBJECTS.get(word, word) for word in column.split()))
+    for task, one in found:
+        table.add_section()
+        table.add_row(f"[bold]{escape(task)}[/bold]")
+        for place, point in enumerate(one.curves["encoder"]):
+            shown = [draws_text(one.curves[name][place], "\n") if name in one.curves else "" for name in subjects]
+            shown += [labels_text(one, one.worth[name][place], "\n") if name in one.worth else "" for name in baselines]
+            table.add_row(f"  {point.labels:,}", *map(escape, shown))
+    return table
+
+
+def worth_lines(task: str, encoder: str, found: LabelEfficiency) -> list[str]:
+    """For each baseline: ``shape: denoise with 500 labels equals the untrained network with about 2,100``.
+
+    It is said of the most labels whose worth is known, and if there are none, of the fewest.
+    """
+    lines = []
+    for name, worth in found.worth.items():
+        one = next((one for one in reversed(worth) if one.equals), worth[0])
+        needed = f"{'about ' if one.equals else ''}{labels_text(found, one)}"
+        lines.append(f"{task}: {encoder} with {one.labels:,} labels equals {NETWORKS.get(name, name)} with {needed}")
+    return lines
+
+
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: bool = False) -> str:
     """A Markdown table; ``right`` aligns all columns but the first to the right."""
     rule = ["---", *(["---:" if right else "---"] * (len(header) - 1))]
@@ -229,6 +263,29 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: boo
 def percent(score: Score, apart: str = " ") -> str:
     """``71.2 [70.2, 72.2]``: an accuracy and its interval, in percent."""
     return _percent(score.accuracy, *score.ci95, apart)
+
+
+def draws_text(point: LabelPoint, apart: str = " ") -> str:
+    """``71.2 [70.2, 72.2]``: the mean accuracy of the draws, the least and the most, in percent."""
+    least, most = min(point.draws), max(point.draws)
+    return _percent(point.accuracy, least, most, apart) if len(point.draws) > 1 else _number(point.accuracy)
+
+
+def labels_text(found: LabelEfficiency, one: Worth, apart: str = " ") -> str:
+    """``2,100 [1,600, 2,900]``, to two digits; ``more than all 5,000`` where the curve ends."""
+    fewest, all_ = (found.curves["encoder"][place].labels for place in (0, -1))
+
+    def text(labels: int | None) -> str:
+        if labels is None:
+            return f"more than all {all_:,}"
+        return f"{_two_digits(labels):,}" if labels else f"fewer than {fewest:,}"
+
+    low, high = map(text, one.ci95)
+    return text(one.equals) if low == high else f"{text(one.equals)}{apart}[{low}, {high}]"
+
+
+def _two_digits(value: int) -> int:
+    return round(value, 2 - len(str(value)))
 
 
 def two_decimals(value: float | None) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune.probes.base import Fitted, Probe
-from finetune.probes.classifiers import Classifiers, Rows
+from finetune.probes.classifiers import Answers, Classifiers, Rows
 from finetune.probes.linear import Linear
 from finetune.probes.means import NearestMean
 from finetune.probes.nearest import Nearest
@@ -19,6 +19,7 @@ from finetune.probes.search import Candidates, Chosen, Search, Standardizer, Tas
 AnyProbe = Annotated[Linear | Nearest | NearestMean, Field(discriminator="kind")]
 
 __all__ = [
+    "Answers",
     "AnyProbe",
     "Candidates",
     "Chosen",

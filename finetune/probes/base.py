@@ -22,7 +22,7 @@ from common.config import Config
 from finetune.data import Fold
 from finetune.features import Features
 from finetune.pooling import Space
-from finetune.probes.classifiers import Classifiers, Rows
+from finetune.probes.classifiers import Answers, Classifiers, Rows
 from finetune.probes.search import (
     NOT_TRIED,
     Candidates,
@@ -64,6 +64,12 @@ class Fitted:
     def predict_all(self, matrix: Tensor) -> Tensor:
         """A feature matrix ``[m F]``, which is overwritten -> predictions, int64 ``[G m]``, on the CPU."""
         return self.classifiers.predict(self.standardize.apply_(matrix)).cpu()
+
+    def answers(self, features: Features) -> Answers:
+        """What the first classifier answers for each row, on the CPU."""
+        matrix = features.matrix(self.space).to(self.standardize.mean.device)
+        classes, confidence = self.classifiers.answers(self.standardize.apply_(matrix))
+        return Answers(classes.cpu(), None if confidence is None else confidence.cpu())
 
     def predict(self, features: Features) -> Tensor:
         """The class that the first classifier predicts for each row, int64 ``[n]``, on the CPU."""

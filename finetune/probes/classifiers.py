@@ -11,6 +11,13 @@ from torch import Tensor
 from finetune.solvers.preconditioner import Preconditioner
 
 
+class Answers(NamedTuple):
+    """What one classifier answers, row by row."""
+
+    classes: Tensor  # int64 [m]
+    confidence: Tensor | None  # float32 [m]: the probability of that class; None where there are no probabilities
+
+
 class Classifiers(ABC):
     """Fitted classifiers, one per setting."""
 
@@ -22,6 +29,10 @@ class Classifiers(ABC):
     @abstractmethod
     def predict(self, features: Tensor) -> Tensor:
         """Standardized features ``[m F]`` -> the class of each row under each setting, int64 ``[G m]``."""
+
+    def answers(self, features: Tensor) -> Answers:
+        """What the first classifier answers: the same classes, with probabilities where a probe has them."""
+        return Answers(self.predict(features)[0], None)
 
 
 class Rows(NamedTuple):

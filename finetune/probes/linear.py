@@ -9,10 +9,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from finetune.probes.base import Probe
-from finetune.probes.classifiers import Classifiers, Rows
+from finetune.probes.classifiers import Answers, Classifiers, Rows
 from finetune.probes.search import Task
 from finetune.results import Setting
-from finetune.solvers.logistic import LinearFit, fit_logistic
+from finetune.solvers.logistic import LinearFit, LogisticFit, fit_logistic
 from finetune.solvers.ridge import fit_ridge
 
 CHOOSING = 1e-3  # solver tolerance while strengths are compared, where a tenth of a point of accuracy is noise
@@ -88,3 +88,9 @@ class LinearClassifiers(Classifiers):
 
     def predict(self, features: Tensor) -> Tensor:
         return self.fit.predict(features)
+
+    def answers(self, features: Tensor) -> Answers:
+        """With the softmax of logistic regression; the outputs of ridge regression are no probabilities."""
+        return (
+            Answers(*self.fit.confident(features)) if isinstance(self.fit, LogisticFit) else super().answers(features)
+        )

@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from finetune.probes.base import Probe
-from finetune.probes.classifiers import Classifiers, Rows
+from finetune.probes.classifiers import Answers, Classifiers, Rows
 from finetune.probes.search import Task
 from finetune.results import Setting
-from finetune.solvers.knn import knn_predict
+from finetune.solvers.knn import knn_confident, knn_predict
 
 
 class Nearest(Probe):
@@ -45,3 +45,8 @@ class Neighbors(Classifiers):
     def predict(self, features: Tensor) -> Tensor:
         bank = self.bank
         return knn_predict(features, bank.features, bank.labels, bank.classes, self.k, self.temperature)
+
+    def answers(self, features: Tensor) -> Answers:
+        """With the class's share of the votes."""
+        bank = self.bank
+        return Answers(*knn_confident(features, bank.features, bank.labels, bank.classes, self.k[0], self.temperature))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
@@ -24,7 +24,7 @@ from finetune.data import Fold, cross_validation, hold_out
 from finetune.features import Features
 from finetune.pooling import POOLINGS, Space
 from finetune.probes.classifiers import Classifiers
-from finetune.results import ProbeChoice, Setting
+from finetune.results import ProbeChoice, Setting, SpaceScore
 from finetune.solvers.gram import column_moments
 from finetune.solvers.preconditioner import Preconditioner, few_rows
 
@@ -129,6 +129,10 @@ class Candidates:
         self.features, self.spaces, self.device, self.finalists = features, spaces, device, finalists
         self._preconditioners: dict[Space, Preconditioner] = {}
 
+    def of(self, rows: Tensor, spaces: Sequence[Space] | None = None) -> Candidates:
+        """The candidates among training images ``rows``, int64 ascending; in some of the spaces, by default in all."""
+        return Candidates(self.features.only(rows), spaces or self.spaces, self.device, self.finalists)
+
     def matrix(self, space: Space, rows: Tensor | None = None) -> Tensor:
         """Features of training images ``rows`` (all by default), a new float32 tensor ``[n F]``."""
         return self.features.matrix(space, rows).to(self.device)
@@ -182,6 +186,7 @@ class Chosen(NamedTuple):
     at_end_of_grid: bool
     unconverged: int  # fits that were compared but did not converge
     start: Classifiers | None = None  # where the refit may start: fitted in the same space, on part of the images
+    compared: tuple[SpaceScore, ...] = ()  # every space on the held-out images
 
     @property
     def facts(self) -> ProbeChoice:
@@ -195,6 +200,7 @@ class Chosen(NamedTuple):
             setting=self.setting,
             at_end_of_grid=self.at_end_of_grid,
             unconverged=self.unconverged,
+            spaces=self.compared,
         )
 
 
@@ -233,14 +239,17 @@ def choose_best(
             and then the choice, and with it the test accuracy, would change with the seed or the rounding.
     """
     spaces, unconverged = candidates.spaces, 0
+    compared: list[SpaceScore] = []
     others = [space for space in spaces if space not in preferred]
     if task.subsampled and len(others) > candidates.finalists:
         searched = {space: validate(space, task.first) for space in others}
         unconverged += sum(one.unconverged for one in searched.values())
+        compared += _scores(searched, grid, fitted_on=len(task.first[0].fit))
         ranked = sorted(others, key=lambda space: (-max(searched[space].accuracy), space.width))
         spaces = [*ranked[: candidates.finalists], *preferred]
     found = {space: validate(space, task.folds) for space in spaces}
     unconverged += sum(one.unconverged for one in found.values())
+    compared += _scores(found, grid)
     tops = {space: max(found[space].accuracy) for space in spaces}
     best = max(tops.values())
     near = [space for space in preferred if not clearly_worse(tops[space], best, task.held)]
@@ -250,4 +259,24 @@ def choose_best(
     )
     at_end = len(grid) > 1 and grid[place] in (grid[0], grid[-1])
     accuracy, start = found[space].accuracy[place], found[space].fits[place]
-    return Chosen(space, grid[place], accuracy, task.how, at_end, unconverged, start)
+    return Chosen(space, grid[place], accuracy, task.how, at_end, unconverged, start, tuple(compared))
+
+
+def _scores(
+    found: Mapping[Space, Validated], grid: Sequence[Setting], fitted_on: int | None = None
+) -> list[SpaceScore]:
+    """What each space reached with its best setting, the later one of equals."""
+    scores = []
+    for space, one in found.items():
+        place = max(range(len(grid)), key=lambda place: (one.accuracy[place], place))
+        scores.append(
+            SpaceScore(
+                layer=space.layer,
+                pooling=space.pooling,
+                features=space.width,
+                setting=grid[place],
+                val_accuracy=one.accuracy[place],
+                fitted_on=fitted_on,
+            )
+        )
+    return scores

@@ -7,7 +7,7 @@ first in the bank come first. Nothing is learned, so the result depends on the f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -34,9 +34,26 @@ def knn_predict(
     Returns:
         int64 ``[len(k) m]``, the class of each query for each k.
     """
+    return torch.cat([votes.argmax(2) for votes in _votes(queries, bank, labels, classes, k, temperature)], dim=1)
+
+
+def knn_confident(
+    queries: Tensor, bank: Tensor, labels: Tensor, classes: int, k: int, temperature: float = 0.07
+) -> tuple[Tensor, Tensor]:
+    """As ``knn_predict`` with one number of neighbors, and the share of the votes that each answer got, ``[m]``."""
+    answers, shares = [], []
+    for [votes] in _votes(queries, bank, labels, classes, [k], temperature):
+        answers.append(votes.argmax(1))
+        shares.append(votes.amax(1) / votes.sum(1))
+    return torch.cat(answers), torch.cat(shares)
+
+
+def _votes(
+    queries: Tensor, bank: Tensor, labels: Tensor, classes: int, k: Sequence[int], temperature: float
+) -> Iterator[Tensor]:
+    """The votes ``[len(k) b classes]`` of some queries after the other."""
     bank = normalize(bank, dim=1)  # a row of zeros stays one
     most = min(max(k), len(bank))
-    answers: list[Tensor] = []
     for rows in blocks(queries, max(1, SIMILARITIES // len(bank))):
         similarity, nearest = _nearest(normalize(rows, dim=1) @ bank.T, most)
         # Relative to the best neighbor: the winner is the same, and exp cannot overflow.
@@ -45,8 +62,7 @@ def knn_predict(
         totals = votes.new_zeros(len(k), len(rows), classes)
         for index, count in enumerate(k):
             totals[index].scatter_add_(1, chosen[:, :count], votes[:, :count])
-        answers.append(totals.argmax(2))
-    return torch.cat(answers, dim=1)
+        yield totals
 
 
 def _nearest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -83,6 +83,12 @@ class LogisticFit(LinearFit):
     steps: tuple[int, ...]
     converged: tuple[bool, ...]
 
+    def confident(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features ``[n F]`` -> answers of the first classifier, int64 ``[n]``, with their probabilities ``[n]``."""
+        logits = (rows @ self.weight[0] + self.bias[0] for rows in blocks(features))
+        parts = [(one.argmax(1), one.float().softmax(1).amax(1)) for one in logits]
+        return torch.cat([classes for classes, _ in parts]), torch.cat([share for _, share in parts])
+
     @property
     def unconverged(self) -> tuple[int, ...]:
         return tuple(place for place, done in enumerate(self.converged) if not done)

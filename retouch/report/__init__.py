@@ -4,6 +4,7 @@ facts.py      what is read from run folders, in frozen types
 compare.py    which differences are shown, with Holm's correction
 sentences.py  facts in plain English: the question, the verdict, limits
 tables.py     facts as tables: results and choices; run_tables.py: data, codes, cost, origins
+layers.py     what the search has shown of layers and poolings
 charts.py     facts as SVG
 pictures.py   images as data URIs
 blocks.py     what a part of the page is made of

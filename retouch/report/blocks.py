@@ -79,6 +79,7 @@ class Figures(Block):
     """Charts next to each other."""
 
     items: tuple[Figure, ...]
+    folded: str = ""  # as of a table
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,11 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from finetune.results import Score
+from finetune.metrics import Bin
+from finetune.results import LabelEfficiency, Score
+from finetune.table import SUBJECTS
 from retouch.report.facts import Curve
+from retouch.report.layers import LayerMap
 
 WIDTH, LEFT, RIGHT = 340, 46, 10  # of a chart of curves, and its margins
 MARK_WIDTH, MARK_HEIGHT, MARK_EDGE = 180, 18, 5  # of an interval, and its margin
@@ -18,6 +21,9 @@ NUMBERED = 12  # classes up to which its cells hold numbers
 LONG, LETTER = 12, 6.0  # characters of a class name that are drawn, and pixels of one; the tooltip has the whole name
 RACE_WIDTH, RACE_HEIGHT, RACE_NAMES = 560, 260, 150  # of a race, and its margin for names
 MOST_TICKS = 5  # of an axis
+RELIABLE = 240  # width of a chart of accuracy by confidence, in pixels
+HEAT_WIDTH, HEAT_HEIGHT = 84, 24  # pixels of a cell of the map of layers and poolings, at most
+FEW = "°"  # marks an accuracy of fits on a part of the images
 POINTS = 400  # of a line: more are thinned, since they would not be seen
 
 
@@ -166,6 +172,42 @@ def race_chart(title: str, racers: Sequence[Racer]) -> Markup:
     return _svg(RACE_WIDTH, max(RACE_HEIGHT, above + 6), title, *parts)
 
 
+# ---- accuracy by number of labels
+
+
+def labels_chart(title: str, found: LabelEfficiency) -> Markup:
+    """Test accuracy of each subject over labels, on a logarithmic axis; bars go from the least to the most of draws."""
+    upper, lower, right = 10, 190, WIDTH - 84
+    curves = found.curves
+    budgets = [point.labels for point in curves["encoder"]]
+    low, high = span_of([accuracy for curve in curves.values() for point in curve for accuracy in point.draws])
+
+    def x(labels: int) -> float:
+        return LEFT + (right - LEFT) * math.log(labels / budgets[0]) / max(math.log(budgets[-1] / budgets[0]), 1e-9)
+
+    def y(accuracy: float) -> float:
+        return lower - (lower - upper) * (accuracy - low) / (high - low)
+
+    _, ticks = _scale(100 * low, 100 * high, wide=False)
+    ticks = [tick for tick in ticks if 100 * low <= tick <= 100 * high]
+    parts = [_line("axis", LEFT, y(tick / 100), right, y(tick / 100)) for tick in ticks]
+    parts += [_text(LEFT - 6, y(tick / 100) + 3.5, _short(tick), "end") for tick in ticks]
+    for name, curve in curves.items():
+        kind = "line" if name == "encoder" else f"line {name.replace('_', '-')}"
+        points = " ".join(f"{x(point.labels):.1f},{y(point.accuracy):.1f}" for point in curve)
+        parts.append(_tag("polyline", class_=kind, points=points))
+        parts += [
+            _line(kind, x(point.labels), y(min(point.draws)), x(point.labels), y(max(point.draws))) for point in curve
+        ]
+    below = 0.0  # names of curves that end close together stand below each other
+    for name in sorted(curves, key=lambda name: -curves[name][-1].accuracy):
+        below = max(y(curves[name][-1].accuracy) + 3.5, below + 13)
+        parts.append(_text(right + 6, below, SUBJECTS.get(name, name), "start", "name"))
+    parts.append(_text(LEFT, lower + 16, f"{budgets[0]:,}", "start"))
+    parts.append(_text(right, lower + 16, f"{budgets[-1]:,} labels", "end"))
+    return _svg(WIDTH, lower + 22, title, *parts)
+
+
 # ---- confusion
 
 
@@ -196,8 +238,74 @@ def _tilted(x: float, y: float) -> str:
     return f"translate({x + 3:.1f} {y + 8:.1f}) rotate(-60)"
 
 
-def _cut(name: str) -> str:
-    return name if len(name) <= LONG else f"{name[: LONG - 1]}…"
+def _cut(name: str, most: int = LONG) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+# ---- confidence
+
+
+def reliability_chart(found: Sequence[Bin]) -> Markup:
+    """Accuracy by confidence: a dot for each bin, larger for more answers; on the line, confidence is exactly right."""
+    side, top = RELIABLE - LEFT - RIGHT, 24
+    bottom = top + side
+
+    def x(share: float) -> float:
+        return LEFT + side * share
+
+    def y(share: float) -> float:
+        return bottom - side * share
+
+    total = sum(one.n for one in found)
+    ticks = (0.0, 0.5, 1.0)
+    parts = [_line("axis", x(0), y(tick), x(1), y(tick)) for tick in ticks]
+    parts += [_text(x(0) - 6, y(tick) + 3.5, f"{100 * tick:.0f}", "end") for tick in ticks]
+    parts += [_text(x(tick), bottom + 14, f"{100 * tick:.0f}", "middle") for tick in ticks]
+    parts += [_text(x(0), top - 10, "% right", "start", "name"), _text(x(1), bottom + 28, "% sure", "end", "name")]
+    parts.append(_line("chance", x(0), y(0), x(1), y(1)))
+    for one in found:
+        tooltip = f"{one.n:,} answers, {100 * one.confidence:.1f}% sure on average: {100 * one.accuracy:.1f}% right"
+        place = {"cx": x(one.confidence), "cy": y(one.accuracy), "r": 2 + 8 * math.sqrt(one.n / total)}
+        parts.append(_tag("circle", _title(tooltip), class_="dot bin", **place))
+    return _svg(RELIABLE, bottom + 34, "Accuracy by confidence", *parts)
+
+
+# ---- layers and poolings
+
+
+def layer_chart(found: LayerMap) -> Markup:
+    """Rows are layers, columns poolings, numbers percent; shades from worst to best, and the chosen one is framed."""
+    heads = [name.replace("+", "\n+").split("\n") for name in found.poolings]
+    names = {layer: f"layer{'' if layer.isdecimal() else 's'} {layer}" for layer in found.layers}
+    top, left = 12 * max(map(len, heads)) + 6, 12 + LETTER * max(len(_cut(name, 2 * LONG)) for name in names.values())
+    side = min(HEAT_WIDTH, (WIDTH - left) / len(heads))
+    shares = [one.val_accuracy for one in found.scores.values()]
+    low, span = min(shares), max(max(shares) - min(shares), 1e-9)
+    parts = [
+        _text(left + (column + 0.5) * side, top - 6 - 12 * (len(head) - 1 - line), text, "middle")
+        for column, head in enumerate(heads)
+        for line, text in enumerate(head)
+    ]
+    y = float(top)
+    for layer, name in names.items():
+        parts.append(_text(left - 8, y + HEAT_HEIGHT / 2 + 4, _cut(name, 2 * LONG), "end", tooltip=name))
+        for column, pooling in enumerate(found.poolings):
+            one = found.scores.get((layer, pooling))
+            if one is None:
+                continue
+            x, share = left + column * side, 100 * one.val_accuracy
+            box: dict[str, float] = {"x": x + 1, "y": y + 1, "width": side - 2, "height": HEAT_HEIGHT - 2}
+            opacity = 0.04 + 0.46 * (one.val_accuracy - low) / span  # never so dark that the number is not read
+            tooltip = f"{name}, {pooling}: {share:.1f}%, {one.features:,} features"
+            parts.append(_tag("rect", _title(tooltip), class_="heat", fill_opacity=opacity, **box))
+            kind = "share"
+            if (layer, pooling) == found.chosen:
+                parts.append(_tag("rect", "", class_="chosen", **box))
+                kind = "share strong"
+            text = f"{share:.1f}{'' if one.fitted_on is None else FEW}"
+            parts.append(_text(x + side / 2, y + HEAT_HEIGHT / 2 + 4, text, "middle", kind))
+        y += HEAT_HEIGHT
+    return _svg(left + len(heads) * side + 2, y + 2, "Validation accuracy by layer and pooling", *parts)
 
 
 # ---- shapes

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from torch import Tensor
+
 from common.files import as_utf8
+from finetune.metrics import Bin, reliability
 from finetune.predictions import Predictions
 from finetune.results import DataFacts, Score
+from finetune.table import worth_lines
 from pretrain.report.panels import panel_images
 from retouch.report.blocks import (
     Block,
@@ -23,8 +28,18 @@ from retouch.report.blocks import (
     Table,
     Thumbnails,
 )
-from retouch.report.charts import MOST_CLASSES, Strip, confusion_chart, curves_chart
+from retouch.report.charts import (
+    FEW,
+    MOST_CLASSES,
+    Strip,
+    confusion_chart,
+    curves_chart,
+    labels_chart,
+    layer_chart,
+    reliability_chart,
+)
 from retouch.report.facts import Curves, Facts, FineTuning, Origin, Pretraining
+from retouch.report.layers import depth_sentences, layer_map, on_few
 from retouch.report.pictures import (
     TILE,
     Confused,
@@ -43,10 +58,23 @@ from retouch.report.run_tables import (
     storage_table,
     unlabeled_table,
 )
-from retouch.report.sentences import LEGEND, NO_MAP, RULE, chosen, counted, distinct, limits, number, restoration
+from retouch.report.sentences import (
+    LEGEND,
+    RELIABILITY,
+    RULE,
+    chosen,
+    counted,
+    distinct,
+    limits,
+    number,
+    restoration,
+    sureness,
+)
 from retouch.report.study import study_blocks, study_tables
 from retouch.report.tables import baseline_table, choice_table, damage_table, finetune_table, probe_tables
 from retouch.studies.results import CONTESTANTS, PLAN
+
+OPEN_MAPS = 6  # of layers and poolings: more are folded
 
 
 def page_parts(facts: Facts) -> list[Part]:
@@ -56,7 +84,8 @@ def page_parts(facts: Facts) -> list[Part]:
         Part("choices", "What was chosen", _choices(facts)),
         Part("results", "Results", _results(facts)),
         Part("baselines", "Baselines", _only(baseline_table(facts))),
-        Part("layers", "Layers and poolings", (Prose((NO_MAP,)),) if facts.entries else ()),
+        Part("labels", "With fewer labels", _labels(facts)),
+        Part("layers", "Layers and poolings", _layers(facts)),
         Part("errors", "Errors", _errors(facts)),
         Part("training", "Training", _training(facts)),
         Part("restored", "Original, damaged, restored", _restored(facts)),
@@ -102,9 +131,45 @@ def _results(facts: Facts) -> tuple[Block, ...]:
     return (*blocks, Prose((RULE,), small=True)) if blocks else ()
 
 
+def _labels(facts: Facts) -> tuple[Block, ...]:
+    """A chart for each encoder and task that was measured so, and what its labels are worth."""
+    figures, said = [], []
+    for entry in facts.entries:
+        if (found := entry.result.label_efficiency) is not None:
+            caption = f"{entry.task}: {entry.encoder}, test accuracy of the linear probe, %"
+            figures.append(Figure(labels_chart(caption, found), caption))
+            said += worth_lines(entry.task, entry.encoder, found)
+    if not figures:
+        return ()
+    about = "Bars: the least and the most accurate draw. Intervals: bootstrap over draws and test images."
+    return (Figures(tuple(figures)), Points(tuple(f"{line}." for line in said)), Prose((about,), small=True))
+
+
 def _limits(facts: Facts) -> tuple[Block, ...]:
     found = limits(facts)
     return (Points(tuple(found)),) if found else ()
+
+
+def _layers(facts: Facts) -> tuple[Block, ...]:
+    """What was tried before a layer and a pooling were chosen."""
+    found = [(entry, one) for entry in facts.entries if (one := layer_map(entry)) is not None]
+    if not found:
+        return ()
+    figures = [Figure(layer_chart(one), f"{entry.encoder} on {entry.task}") for entry, one in found]
+    about = [
+        "Validation accuracy of the linear probe in percent, each with its best strength.",
+        "Framed: chosen, which is the widest unless another is better by a standard error.",
+    ]
+    few = max((images for _, one in found if (images := on_few(one)) is not None), default=None)
+    if few is not None:
+        about.append(f"{FEW} of fits on {few:,} images, which are compared first; the others are of fits on all.")
+    said, more = depth_sentences(facts), figures[OPEN_MAPS:]
+    return (
+        *((Points(tuple(said)),) if said else ()),
+        Figures(tuple(figures[:OPEN_MAPS])),
+        *((Figures(tuple(more), folded=counted(len(more), "more map")),) if more else ()),
+        Prose(tuple(about), small=True),
+    )
 
 
 # ---- errors
@@ -121,17 +186,32 @@ class _Answers(NamedTuple):
     predictions: Predictions | None
     column: str  # of the predictions
 
+    @property
+    def confidence(self) -> Tensor | None:
+        """The probability of each answer, float ``[n]``."""
+        return None if self.predictions is None else self.predictions.confidences.get(self.column)
+
+    @property
+    def bins(self) -> list[Bin]:
+        """How often answers of each confidence are right."""
+        if self.predictions is None or self.confidence is None:
+            return []
+        return reliability(self.confidence, self.predictions.answers[self.column] == self.predictions.labels)
+
 
 def _errors(facts: Facts) -> tuple[Block, ...]:
     """On each task, the errors of the encoder that was best on validation images."""
     sets = ImageSets()
-    found = [_confusion(one, sets) for one in _best(facts) if len(one.classes) > 1]
+    best = [one for one in _best(facts) if len(one.classes) > 1]
+    found = [_confusion(one, sets) for one in best]
     if not found:
         return ()
     one_of_several = len(facts.entries) > len(facts.tasks)
     which = ("On each task, those of the encoder with the best validation accuracy.",) if one_of_several else ()
     about = "Rows are true classes, columns answers, numbers percent of the row; then the pairs confused most often."
-    return (Prose((*which, about)), *found)
+    sure = [one for one in best if one.confidence is not None]
+    order = ("The images of each pair are its worst errors: those with the highest confidence come first.",)
+    return (Prose((*which, about, *(order if sure else ()))), *found, *_reliability(sure))
 
 
 def _best(facts: Facts) -> list[_Answers]:
@@ -164,12 +244,21 @@ def _confusion(one: _Answers, sets: ImageSets) -> Confusion:
     )
 
 
+def _reliability(answered: Sequence[_Answers]) -> tuple[Block, ...]:
+    """How far the probabilities of answers can be trusted."""
+    if not answered:
+        return ()
+    figures = [Figure(reliability_chart(one.bins), f"{one.title}: {sureness(one.bins)}") for one in answered]
+    return Prose((RELIABILITY,)), Figures(tuple(figures))
+
+
 def _pair(one: _Answers, pair: Confused, images: ImageSet | str) -> Thumbnails:
     found = []
     if isinstance(images, ImageSet) and one.predictions is not None:
         said = f"{pair.true}, taken for {pair.answer}"
         for place in confused_rows(one.predictions, one.column, pair):
-            found.append(images.show(int(one.predictions.rows[place]), one.predictions.paths[place], said))
+            sure = "" if one.confidence is None else f", {100 * float(one.confidence[place]):.0f}% sure"
+            found.append(images.show(int(one.predictions.rows[place]), one.predictions.paths[place], said + sure))
     return Thumbnails(
         title=f"{pair.true} → {pair.answer}",
         note=f"{pair.count:,} of {pair.of:,}, {number(pair.count / pair.of)}%",

@@ -89,10 +89,13 @@ def most_confused(score: Score, classes: Sequence[str]) -> list[Confused]:
 
 
 def confused_rows(predictions: Predictions, answers: str, pair: Confused) -> list[int]:
-    """Places among the predictions of some images of the pair, in the order of the test set."""
+    """Places among the predictions of some images of the pair: the most confident answers, else the first ones."""
     true, answer = (predictions.classes.index(as_utf8(name)) for name in (pair.true, pair.answer))
     wrong = (predictions.labels == true) & (predictions.answers[answers] == answer)
-    return [int(place) for place in wrong.nonzero().flatten()[:EXAMPLES]]
+    places = wrong.nonzero().flatten()
+    if answers in predictions.confidences:
+        places = places[predictions.confidences[answers][places].argsort(descending=True, stable=True)]
+    return [int(place) for place in places[:EXAMPLES]]
 
 
 # ---- test images

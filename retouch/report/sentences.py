@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from common.files import as_utf8
-from finetune.metrics import wilson_interval
+from finetune.metrics import Bin, calibration_error, chance_calibration_error, wilson_interval
 from finetune.results import Comparison, DataFacts, Score
 from retouch.report.compare import PIXELS, SCRATCH, UNTRAINED, Contrast, gains, rivals, tuned_gains
 from retouch.report.facts import Facts
@@ -14,13 +14,13 @@ from retouch.report.facts import Facts
 NARROW = "\u00a0"  # keeps the two ends of an interval on one line
 NAMED = 3  # encoders or tasks that are named one by one
 GENERATED = {"shapes": "drawn by a program", "photos": "patches of two photographs"}
-NO_MAP = (
-    "A probe keeps the layer and pooling that won, not the validation accuracy of the others, so there is no map of "
-    "layers and poolings to draw; the winners are under What was chosen."
-)
 LEGEND = (
     "In the drawings, a dot is the linear probe of the encoder with its 95% interval, a ring that of its untrained "
     "network, and the tick the accuracy of always answering the most frequent class."
+)
+RELIABILITY = (
+    "How sure the same classifiers were, and how often right. Each dot is the answers of one tenth of the confidence, "
+    "larger for more answers; on the line, confidence is exactly right."
 )
 RULE = (
     "Bold: shown. The 95% interval of the paired difference excludes zero, and McNemar's exact p stays below 0.05 "
@@ -65,6 +65,16 @@ def listed(names: Sequence[str], joint: str = "and") -> str:
 def counted(count: int, one: str, many: str = "") -> str:
     """``1 run``, ``2 runs``."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def layer_text(layer: str) -> str:
+    """``0 to 5`` for 0+1+2+3+4+5."""
+    numbers = layer.split("+")
+    if len(numbers) > 2 and all(map(str.isdecimal, numbers)):
+        first, last = int(numbers[0]), int(numbers[-1])
+        if [*map(int, numbers)] == [*range(first, last + 1)]:
+            return f"{first} to {last}"
+    return layer
 
 
 def distinct(values: Iterable[str]) -> list[str]:
@@ -290,6 +300,20 @@ def touched(facts: Facts) -> list[str]:
 
 def _damaged_too(count: int) -> str:
     return f", and damaged copies {counted(count, 'time')} without being fitted again" if count else ""
+
+
+# ---- confidence
+
+
+def sureness(bins: Sequence[Bin]) -> str:
+    """How confident a classifier was on average, how often right, and how far the two lie apart."""
+    total = sum(one.n for one in bins)
+    sure, right = sum(one.n * one.confidence for one in bins) / total, sum(one.n * one.accuracy for one in bins) / total
+    error, least = calibration_error(bins), chance_calibration_error(bins)
+    return (
+        f"{number(sure)}% sure on average, {number(right)}% right; expected calibration error {number(error)} points, "
+        f"where chance alone would give about {number(least)}"
+    )
 
 
 # ---- what the losses of pretraining mean

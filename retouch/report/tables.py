@@ -11,7 +11,7 @@ from retouch.report.blocks import Cell, Column, Table
 from retouch.report.charts import interval_mark, span_of
 from retouch.report.compare import PIXELS, UNTRAINED, Contrast, gains, tuned_gains
 from retouch.report.facts import Entry, Facts, FineTuning
-from retouch.report.sentences import chance, counted, distinct, interval, number, signed, uneven
+from retouch.report.sentences import chance, counted, distinct, interval, layer_text, number, signed, uneven
 
 EMPTY = Cell("")
 OPEN_ROWS = 8  # of the table of choices: more are folded
@@ -217,7 +217,7 @@ def _choice(outcome: Outcome[Choice]) -> tuple[Cell, ...]:
     layer, pooling, setting = outcome.choice.cells
     probed = outcome.choice if isinstance(outcome.choice, ProbeChoice) else None
     return (
-        Cell(_layers(layer)),
+        Cell(layer_text(layer)),
         Cell(pooling),
         Cell(setting, "end of grid" if probed is not None and probed.at_end_of_grid else ""),
         Cell("" if probed is None else f"{probed.features:,}"),
@@ -225,16 +225,6 @@ def _choice(outcome: Outcome[Choice]) -> tuple[Cell, ...]:
         Cell(f"{outcome.n_val:,}"),
         Cell(f"{outcome.n_train:,}"),
     )
-
-
-def _layers(layer: str) -> str:
-    """``0 to 5`` for 0+1+2+3+4+5."""
-    numbers = layer.split("+")
-    if len(numbers) > 2 and all(map(str.isdecimal, numbers)):
-        first, last = int(numbers[0]), int(numbers[-1])
-        if [*map(int, numbers)] == [*range(first, last + 1)]:
-            return f"{first} to {last}"
-    return layer
 
 
 # ---- robustness

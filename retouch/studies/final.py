@@ -94,6 +94,7 @@ def predictions(sets: Sequence[LabelSet], answers: Answers) -> list[Predictions]
             part.images.tasks[task][1].names,
             part.images.tasks[task][1].values,
             {name: said[title] for name, said in answers.items()},
+            {},  # ridge regression gives no probabilities
         )
         for part, tasks in titled_tasks(sets)
         for title, task in tasks.items()

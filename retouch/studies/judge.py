@@ -96,8 +96,8 @@ class Judge:
             for title, name in tasks.items():
                 candidates = Candidates(train, [space], self.how.device)
                 task = build_task(_labels(images, name, train), SEARCH, self.seed)
-                outcome, _, predictions = run_probe(probe, candidates, task, test, part.images.tasks[name][1])
-                found[title] = Tested(outcome, predictions)
+                outcome, _, answers = run_probe(probe, candidates, task, test, part.images.tasks[name][1])
+                found[title] = Tested(outcome, answers.classes)
         return found
 
     def _features(self, encoder: Encoder, space: Space, images: Images) -> Features:

@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 from scipy.stats import binom, bootstrap
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from finetune.metrics import accuracy, compare, confusion_matrix, per_class_accuracy, score, wilson_interval
+from finetune.metrics import (
+    Bin,
+    accuracy,
+    calibration_error,
+    chance_calibration_error,
+    compare,
+    confusion_matrix,
+    per_class_accuracy,
+    reliability,
+    score,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -149,3 +160,26 @@ def test_equal_answers_are_no_evidence_of_a_difference() -> None:
 def test_predictions_of_different_images_are_not_compared() -> None:
     with pytest.raises(ValueError, match="not predictions of the same images"):
         compare(torch.zeros(4), torch.zeros(5), torch.zeros(5))
+
+
+# ---- confidence
+
+
+def test_answers_are_counted_by_confidence_and_the_error_is_weighted_by_them() -> None:
+    confidence = torch.tensor([0.0, 0.25, 0.35, 0.95, 1.0])
+    bins = reliability(confidence, torch.tensor([True, False, True, True, True]), bins=4)
+    assert [(one.n, one.accuracy) for one in bins] == [(1, 1.0), (2, 0.5), (2, 1.0)]
+    assert [one.confidence for one in bins] == pytest.approx([0.0, 0.3, 0.975])
+    assert calibration_error(bins) == pytest.approx((1 * 1.0 + 2 * 0.2 + 2 * 0.025) / 5)
+
+
+def test_by_chance_alone_the_error_is_about_as_large_as_said() -> None:
+    generator = np.random.default_rng(0)
+    found, expected = [], []
+    for _ in range(200):
+        confidence = torch.from_numpy(generator.uniform(0.3, 1.0, 400))
+        bins = reliability(confidence, torch.from_numpy(generator.random(400)) < confidence)
+        found.append(calibration_error(bins))
+        expected.append(chance_calibration_error(bins))
+    assert np.mean(found) == pytest.approx(np.mean(expected), rel=0.05)
+    assert chance_calibration_error([Bin(100, 1.0, 0.9)]) == 0.0

@@ -14,6 +14,8 @@ from finetune.metrics import compare
 from finetune.predictions import Predictions, read_predictions, write_predictions
 from tests.finetune.toys import bright_images
 
+SURE = torch.tensor([0.5, 0.75, 1.0])
+
 
 def predicted(task: str = "quarter", **answers: list[int]) -> Predictions:
     """Answers to rows 4, 5 and 7 of the toy images."""
@@ -21,13 +23,16 @@ def predicted(task: str = "quarter", **answers: list[int]) -> Predictions:
     images = bright_images()
     index = torch.tensor([4, 5, 7])
     labels = torch.tensor([1, 2, 1])
-    return Predictions.of(images, index, task, ("q0", "q1", "q2"), labels, found)
+    return Predictions.of(
+        images, index, task, ("q0", "q1", "q2"), labels, found, {name: SURE for name in found if name != "pixels"}
+    )
 
 
 def same(one: Predictions, other: Predictions) -> bool:
     tensors = [(one.rows, other.rows), (one.labels, other.labels)]
     tensors += [(one.answers[name], other.answers[name]) for name in one.answers]
-    facts = [(p.task, p.classes, p.paths, list(p.answers)) for p in (one, other)]
+    tensors += [(one.confidences[name], other.confidences[name]) for name in one.confidences]
+    facts = [(p.task, p.classes, p.paths, list(p.answers), list(p.confidences)) for p in (one, other)]
     return facts[0] == facts[1] and all(torch.equal(a, b) for a, b in tensors)
 
 
@@ -43,10 +48,20 @@ def test_the_file_has_a_row_per_image_with_names_and_places(tmp_path: Path) -> N
     write_predictions(tmp_path, [predicted(encoder=[1, 2, 0]), predicted("other", encoder=[2, 2, 2], pixels=[1, 1, 1])])
     rows = pq.read_table(tmp_path / "predictions.parquet").to_pylist()
     assert rows[0] == {
-        "result": 0, "task": "quarter", "row": 4, "path": "bright[4]", "label": "q1", "encoder": "q1", "pixels": None
+        "result": 0, "task": "quarter", "row": 4, "path": "bright[4]", "label": "q1", "encoder": "q1", "pixels": None,
+        "encoder.confidence": 0.5,
     }  # fmt: skip
     assert [row["label"] for row in rows] == ["q1", "q2", "q1"] * 2
     assert [row["pixels"] for row in rows] == [None] * 3 + ["q1"] * 3
+
+
+def test_files_of_older_versions_have_no_confidences(tmp_path: Path) -> None:
+    write_predictions(tmp_path, [predicted(encoder=[1, 2, 0])])
+    path = tmp_path / "predictions.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["encoder.confidence"]), path)
+    [found] = read_predictions(path)
+    assert (list(found.answers), found.confidences) == (["encoder"], {})
 
 
 def test_two_runs_can_be_compared_later(tmp_path: Path) -> None:
@@ -63,7 +78,7 @@ def test_names_that_are_not_utf8_are_written_as_escapes(tmp_path: Path) -> None:
     odd = predicted(encoder=[1, 2, 0])
     images = bright_images()
     names = ("q0", "q\udcff", "q2")
-    odd = Predictions.of(images, torch.tensor([4, 5, 7]), "t", names, odd.labels, odd.answers)
+    odd = Predictions.of(images, torch.tensor([4, 5, 7]), "t", names, odd.labels, odd.answers, {})
     write_predictions(tmp_path, [odd])
     assert read_predictions(tmp_path)[0].classes == ("q0", "q\\xff", "q2")
 

@@ -20,8 +20,9 @@ from finetune import probe as stage
 from finetune.config import ProbeConfig
 from finetune.data import Sources, open_sources
 from finetune.predictions import Predictions, read_predictions
-from finetune.probe import damage_name, logged_numbers, probe
+from finetune.probe import damage_name, probe
 from finetune.results import ProbeReport, ProbeResult, read_results
+from finetune.summary import logged_numbers
 from tests.finetune.toys import Shuffled
 from tests.offline_wandb import history, settings
 
@@ -68,6 +69,7 @@ def _check_predictions(result: ProbeResult, found: Predictions) -> None:
     assert found.rows.tolist() == list(range(90))
     scores = {f"{name}.{key}": one for name, subject in result.subjects.items() for key, one in subject.probes.items()}
     assert list(found.answers) == list(scores)
+    assert list(found.confidences) == list(scores)  # logistic regression and k-NN have probabilities
     for name, outcome in scores.items():
         assert metrics.score(found.answers[name], found.labels, len(found.classes)) == outcome.test
         subject, key = name.split(".")

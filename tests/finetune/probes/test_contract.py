@@ -196,6 +196,31 @@ def test_every_row_is_predicted_with_training_statistics(one: Probe) -> None:
     assert torch.equal(fitted.predict(features), answers)  # predicting does not change the features
 
 
+def test_answers_are_the_predictions_with_probabilities_where_a_probe_has_them(one: Probe) -> None:
+    features, labels = informative(300, 0)
+    candidates, task = both(features), task_of(labels)
+    fitted = one.refit(candidates, task, one.choose(candidates, task))
+    classes, confidence = fitted.answers(features)
+    assert torch.equal(classes, fitted.predict(features))
+    assert (confidence is not None) == (one.kind in ("logistic", "knn"))
+    if confidence is not None:
+        assert (confidence.shape, confidence.dtype) == (labels.shape, torch.float32)
+        assert bool(((confidence >= 1 / 3 - 1e-6) & (confidence <= 1 + 1e-6)).all())
+        right = classes == labels
+        assert confidence[right].mean() >= confidence[~right].mean()
+
+
+def test_the_confidence_of_the_logistic_probe_is_its_softmax() -> None:
+    features, labels = informative(300, 0)
+    candidates, task, linear = Candidates(features, [GOOD_SPACE], CPU), task_of(labels), Linear(l2=(1e-2,))
+    fitted = linear.refit(candidates, task, linear.choose(candidates, task))
+    rows = fitted.standardize.apply_(features.matrix(GOOD_SPACE)).double()
+    fit = fitted.classifiers.fit  # type: ignore[attr-defined]
+    logits = rows @ fit.weight[0].double() + fit.bias[0].double()
+    expected = (logits.exp() / logits.exp().sum(1, keepdim=True)).amax(1)
+    torch.testing.assert_close(fitted.answers(features).confidence, expected.float(), atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("folds", [0, 5])
 def test_too_few_images_for_a_validation_split_are_refused(folds: int) -> None:
     with pytest.raises(UserError, match="too few"):

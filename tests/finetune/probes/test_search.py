@@ -105,6 +105,28 @@ def test_the_widest_space_is_compared_on_all_rows_even_if_it_does_badly_on_few_r
     assert Linear(l2=(1e-2,)).choose(candidates, few).space == spaces[-1]
 
 
+def test_every_comparison_is_kept_with_what_it_was_fitted_on() -> None:
+    _, labels = informative(300, 0)
+    spaces = [Space((layer,), ("avg",), (Part(layer, "avg"),), 10 * (layer + 1)) for layer in range(3)]
+    candidates = Candidates(Features({}, torch.arange(300)), spaces, CPU, finalists=1)
+    task = task_of(labels, search=90)
+    found = {(0, 90): [0.5, 0.6], (1, 90): [0.7, 0.7], (1, 270): [0.72, 0.71], (2, 270): [0.4, 0.8]}
+
+    def validate(space: Space, folds: Sequence[Fold]) -> Validated:
+        return Validated(found[space.layers[0], len(folds[0].fit)], [None, None], 0)
+
+    grid: list[Setting] = [{"l2": 0.1}, {"l2": 1.0}]
+    facts = choose_best(candidates, task, grid, validate, preferred=spaces[2:]).facts
+    kept = [(one.layer, one.features, one.fitted_on, one.val_accuracy, one.setting["l2"]) for one in facts.spaces]
+    assert kept == [
+        ("0", 10, 90, 0.6, 1.0),
+        ("1", 20, 90, 0.7, 1.0),
+        ("1", 20, None, 0.72, 0.1),
+        ("2", 30, None, 0.8, 1.0),
+    ]
+    assert facts.layer == "2"
+
+
 def test_on_a_tie_the_stronger_penalty_wins() -> None:
     features, labels = informative(300, 0)
     features.parts[GOOD][:, :3] += 100.0 * torch.nn.functional.one_hot(labels, 3)  # every strength is perfect

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.solvers.knn import knn_predict
+from finetune.solvers.knn import knn_confident, knn_predict
 
 
 def by_hand(query: list[float], bank: list[list[float]], labels: list[int], classes: int, k: int, T: float) -> int:
@@ -35,6 +35,18 @@ def test_votes_equal_a_plain_loop(temperature: float, monkeypatch: pytest.Monkey
     for index, k in enumerate([1, 5, 40]):
         expected = [by_hand(q, bank.tolist(), labels.tolist(), 3, k, temperature) for q in queries.tolist()]
         assert answers[index].tolist() == expected
+
+
+def test_confidence_is_the_share_of_the_votes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune.solvers.knn.SIMILARITIES", 3)  # one query at a time
+    bank, labels = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), torch.tensor([0, 1, 1])
+    queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    answers, confidence = knn_confident(queries, bank, labels, 2, 3, 0.5)
+    assert torch.equal(answers[None], knn_predict(queries, bank, labels, 2, [3], 0.5))
+    first, second, third = (math.exp(cosine / 0.5) for cosine in (1.0, 0.8, 0.0))
+    assert confidence[0].item() == pytest.approx(first / (first + second + third))
+    first, second, third = (math.exp(cosine / 0.5) for cosine in (0.0, 0.6, 1.0))
+    assert confidence[1].item() == pytest.approx((second + third) / (first + second + third))
 
 
 def test_scale_of_features_does_not_matter() -> None:

@@ -18,13 +18,17 @@ from finetune.results import (
     DataFacts,
     EncoderFacts,
     FinetuneResult,
+    LabelEfficiency,
+    LabelPoint,
     ProbeChoice,
     Probed,
     ProbeReport,
     ProbeResult,
+    SpaceScore,
     StepChoice,
     SubjectResult,
     Tuned,
+    Worth,
     write_results,
 )
 from pretrain.results import CodeStorage, PretrainResults
@@ -35,6 +39,32 @@ from pretrain.ruler.verdicts import Verdict
 CLASSES = ("cat", "dog", "owl")
 RIGHT = {"encoder": 0.8, "random_init": 0.5, "pixels": 0.4}  # accuracy by subject
 EVIL = "<img src=x onerror=alert(1)>"
+
+LABELS = LabelEfficiency(
+    protocol="nested draws",
+    curves={
+        "encoder": (LabelPoint(labels=60, draws=(0.3, 0.4)), LabelPoint(labels=600, draws=(0.5,))),
+        "random_init": (LabelPoint(labels=60, draws=(0.2, 0.2)), LabelPoint(labels=600, draws=(0.37,))),
+        "pixels": (LabelPoint(labels=60, draws=(0.15, 0.2)), LabelPoint(labels=600, draws=(0.36,))),
+    },
+    worth={
+        "random_init": (
+            Worth(labels=60, equals=457, ci95=(301, None)),
+            Worth(labels=600, equals=None, ci95=(None, None)),
+        )
+    },
+)
+
+
+def space(layer: str, accuracy: float, pooling: str = "avg", fitted_on: int | None = None) -> SpaceScore:
+    return SpaceScore(
+        layer=layer,
+        pooling=pooling,
+        features=8,
+        setting={"l2": 0.01},
+        val_accuracy=accuracy,
+        fitted_on=fitted_on,
+    )
 
 
 def answers_of(labels: Tensor, accuracy: float, classes: int) -> Tensor:
@@ -84,6 +114,7 @@ def probe_result(
                 features=8,
                 setting=setting,
                 at_end_of_grid=probe == "knn",
+                spaces=(space("0", 0.3), space("0+1+2", 0.4)),
             ),
             n_train=600,
             n_val=600,
@@ -119,7 +150,8 @@ def probe_result(
     )
     said = {f"{subject}.{probe}": found for (subject, probe), found in answers.items()}
     paths = tuple(f"animals/{row}.png" for row in range(n))
-    return result, Predictions(task, tuple(classes), torch.arange(n), paths, labels, said)
+    sure = {name: torch.linspace(0.4, 0.9, n) for name in said}
+    return result, Predictions(task, tuple(classes), torch.arange(n), paths, labels, said, sure)
 
 
 def write_probe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from xml.etree import ElementTree
 
@@ -10,10 +11,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.metrics import score
-from retouch.report.charts import Strip, confusion_chart, curves_chart, interval_mark, span_of
+from finetune.metrics import Bin, score
+from retouch.report.charts import (
+    Strip,
+    confusion_chart,
+    curves_chart,
+    interval_mark,
+    labels_chart,
+    reliability_chart,
+    span_of,
+)
 from retouch.report.facts import Curve
-from tests.retouch.report.runs import EVIL
+from tests.retouch.report.runs import EVIL, LABELS
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -53,6 +62,21 @@ def test_a_long_curve_is_thinned_but_keeps_its_end() -> None:
     assert '330.0,20.0"' in chart
 
 
+def test_curves_over_labels_keep_to_their_frame_and_bars_reach_from_draw_to_draw() -> None:
+    root = inside(labels_chart("labels", LABELS))
+    lines = [one.attrib["points"].split() for one in root.iter() if one.tag == "polyline"]
+    assert [len(points) for points in lines] == [2, 2, 2]
+    bars = [one.attrib for one in root.iter() if one.tag == "line" and one.attrib["class"] == "line"]
+    assert float(bars[0]["y1"]) - float(bars[0]["y2"]) == pytest.approx(
+        180 * 0.1 / 0.35, abs=0.1
+    )  # 30 to 40 of 15 to 50%
+    assert bars[1]["y1"] == bars[1]["y2"]
+    names = [one for one in root.iter() if one.attrib.get("class") == "name"]
+    heights = [float(one.attrib["y"]) for one in names]
+    assert [one.text for one in names] == ["encoder", "untrained", "raw pixels"]
+    assert min(b - a for a, b in itertools.pairwise(heights)) > 12
+
+
 def test_an_interval_is_drawn_to_scale() -> None:
     labels = torch.arange(100) % 2
     half = score(torch.zeros(100, dtype=torch.int64), labels, 2)
@@ -78,3 +102,14 @@ def test_names_in_charts_are_harmless() -> None:
     chart = confusion_chart(score(labels, labels, 2), [EVIL, "dog"])
     assert "<img" not in chart
     assert f"{EVIL} → dog: 0 of 1" in [one.text for one in ElementTree.fromstring(chart).iter("title")]
+
+
+def test_confidence_that_is_right_lies_on_the_line() -> None:
+    root = inside(reliability_chart([Bin(10, 0.25, 0.25), Bin(30, 0.5, 0.5), Bin(60, 1.0, 0.9)]))
+    [line] = [one for one in root.iter("line") if one.attrib["class"] == "chance"]
+    slope = float(line.attrib["y1"]) - float(line.attrib["y2"])
+    dots = list(root.iter("circle"))
+    for share, dot in zip((0.25, 0.5), dots, strict=False):
+        assert float(line.attrib["y1"]) - float(dot.attrib["cy"]) == pytest.approx(share * slope, abs=0.02)
+    sizes = [float(dot.attrib["r"]) for dot in dots]
+    assert sizes == sorted(sizes)

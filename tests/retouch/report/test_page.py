@@ -18,8 +18,9 @@ from retouch.cli import main
 from retouch.report.card import card, plain
 from retouch.report.facts import read_facts
 from retouch.report.page import html, write_report
+from retouch.report.pictures import Confused, confused_rows
 from tests.common.data.samples import picture
-from tests.retouch.report.runs import EVIL, probe_result, write_finetuning, write_pretraining, write_probe
+from tests.retouch.report.runs import EVIL, LABELS, probe_result, write_finetuning, write_pretraining, write_probe
 
 ORDER = [
     *("choices", "results", "baselines", "layers", "errors", "training", "restored", "atoms", "data", "damage", "code"),
@@ -193,7 +194,7 @@ def test_errors_are_shown_with_their_images_if_these_are_still_there(
     folder = write_probe(tmp_path / "p", (result.model_copy(update={"data": data}), found), config=config)
 
     images = [attributes["alt"] for tag, attributes in Page(html(read_facts([folder]))).tags if tag == "img"]
-    assert images == ["dog, taken for owl"]
+    assert images == ["dog, taken for owl, 63% sure"]
     moved = replace(found, paths=tuple(f"elsewhere/{row}" for row in range(12)))
     other = write_probe(tmp_path / "q", (result.model_copy(update={"data": data}), moved), config=config)
     assert "they are no longer where the run saw them" in Page(html(read_facts([other]))).said
@@ -201,6 +202,21 @@ def test_errors_are_shown_with_their_images_if_these_are_still_there(
     for file in files:
         file.unlink()
     assert "The images themselves are not shown" in Page(html(read_facts([folder]))).said
+
+
+def test_the_surest_errors_of_a_pair_come_first_and_it_is_said_how_sure_it_was(tmp_path: Path) -> None:
+    found = probe_result({"encoder": 0.0})
+    predictions = found[1]
+    pair = Confused("cat", "dog", 100, 100)
+    rows = confused_rows(predictions, "encoder.linear", pair)
+    assert rows == [297, 294, 291, 288, 285, 282, 279, 276]  # confidence rises along the test set
+    old = replace(predictions, confidences={})
+    assert confused_rows(old, "encoder.linear", pair)[:3] == [0, 3, 6]
+    said = Page(html(read_facts([write_probe(tmp_path / "p", found)]))).said
+    assert "those with the highest confidence come first" in said
+    assert "65.0% sure on average, 0.0% right; expected calibration error 65.0 points" in said
+    said = Page(html(read_facts([write_probe(tmp_path / "old", (found[0], old))]))).said
+    assert "confidence" not in said[said.index("Errors") :]
 
 
 def test_sources_that_may_be_downloaded_are_not_opened(tmp_path: Path) -> None:
@@ -262,3 +278,14 @@ def test_the_command_answers_every_mistake_at_once(
     assert said.startswith("retouch report: ")
     assert "no such folder" in said
     assert "is not a report" in said
+
+
+def test_what_labels_are_worth_has_a_part_where_it_was_measured(tmp_path: Path) -> None:
+    result, predictions = probe_result()
+    run = write_probe(tmp_path / "probe", (result.model_copy(update={"label_efficiency": LABELS}), predictions))
+    page = Page(html(read_facts([run])))
+    assert page.sections.index("labels") == page.sections.index("baselines") + 1
+    assert (
+        "animal: denoise with 60 labels equals the untrained network with about 460 [300, more than all 600]."
+        in page.said
+    )

@@ -1,0 +1,101 @@
+"""What a probe says: its notes, its tables on the console, and the numbers that are logged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+
+from common.runs.folder import Run
+from common.runs.results import RESULTS
+from finetune.config import ProbeConfig
+from finetune.results import Probed, ProbeReport, ProbeResult
+from finetune.table import (
+    Line,
+    damage_table,
+    data_names,
+    efficiency_table,
+    probe_lines,
+    properties_table,
+    results_table,
+    task_names,
+    worth_lines,
+)
+
+
+def notes(config: ProbeConfig, results: Sequence[ProbeResult]) -> tuple[str, ...]:
+    """What a reader of these numbers has to know."""
+    found = []
+    if results[0].encoder.view == "gray":
+        found.append("this encoder and its random initialization saw gray only; raw pixels keep their color")
+    at_end = [result.task for result in results if result.linear.choice.at_end_of_grid]
+    if at_end:
+        low, high = config.probe.strengths[0], config.probe.strengths[-1]
+        found.append(
+            f"the chosen L2 strength is at an end of the grid for {', '.join(at_end)}: widen probe.l2, which now goes "
+            f"from {low:g} to {high:g}"
+        )
+    for result in results:
+        for subject, measured in result.subjects.items():
+            for key, one in measured.probes.items():
+                found += [f"{result.task}: {line}" for line in _unconverged(f"the {key} probe of {subject}", one)]
+        if result.data.duplicates:
+            count, total = result.data.duplicates, result.linear.test.n
+            found.append(f"{result.task}: {count} of {total} test images are also training images")
+    return tuple(dict.fromkeys(found))
+
+
+def _unconverged(name: str, one: Probed) -> list[str]:
+    lines = [] if one.converged else [f"{name} did not converge: its accuracy may be too low"]
+    if one.choice.unconverged:
+        lines.append(f"{name} was chosen among fits of which {one.choice.unconverged} did not converge")
+    return lines
+
+
+def print_report(run: Run, report: ProbeReport) -> None:
+    """The tables and notes, on the console."""
+    console = Console(width=None if Console().is_terminal else 100)
+    console.print(results_table(probe_lines(report.results)))
+    if any(result.linear.damaged for result in report.results):
+        console.print(damage_table(report.results))
+    if any(result.code for result in report.results):
+        console.print(properties_table(report.results))
+    if any(result.label_efficiency for result in report.results):
+        console.print(efficiency_table(report.results))
+    for task, result in zip(task_names(report.results), report.results, strict=True):
+        if result.label_efficiency is not None:
+            for line in worth_lines(task, result.encoder.title, result.label_efficiency):
+                console.print(f"  {line}", highlight=False)
+    for note in report.notes:
+        console.print(f"  {note}", highlight=False)
+    console.print(f"  all results: {run.folder / RESULTS}", highlight=False)
+
+
+def log_report(run: Run, report: ProbeReport) -> None:
+    """Log to ``metrics.jsonl`` and W&B."""
+    run.cut_back(-1)  # a probe that is run again logs everything again
+    # several data sets can share a task name
+    named = [
+        {f"{data}/{result.task}/{key}" if data else f"{result.task}/{key}": value for key, value in numbers.items()}
+        for data, result, numbers in zip(
+            data_names(report.results), report.results, map(logged_numbers, report.results), strict=True
+        )
+    ]
+    for step, numbers in enumerate(named):
+        run.log(numbers, step)
+    run.tracker.summary({key: value for numbers in named for key, value in numbers.items()})
+    run.tracker.table("results", Line._fields, probe_lines(report.results))
+
+
+def logged_numbers(result: ProbeResult) -> Mapping[str, float]:
+    """The logged numbers: ``test_accuracy`` of the encoder's linear probe, ``pixels_knn_test_accuracy``, ..."""
+    numbers = {"val_accuracy": result.linear.choice.val_accuracy}
+    for subject, measured in result.subjects.items():
+        for key, outcome in measured.probes.items():
+            name = [*([] if subject == "encoder" else [subject]), *([] if key == "linear" else [key])]
+            numbers["_".join([*name, "test_accuracy"])] = outcome.test.accuracy
+    if result.code is not None:
+        numbers |= {f"code_{key}": getattr(result.code, key) for key in ("size", "nonzeros", "bytes")}
+        found = result.code.invariance.items()
+        numbers |= {f"invariance_{change}": value for change, value in found if value is not None}
+    return numbers

@@ -1,0 +1,266 @@
+"""Label efficiency: draws that no one has to trust, curves turned around by hand, and what reaches the results."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import retouch
+from common.data import Labels
+from common.encoders import EncoderConfig, build_encoder
+from common.encoders.export import export_encoder
+from common.errors import UserError
+from finetune import efficiency
+from finetune.config import LabelEfficiencyConfig, ProbeConfig
+from finetune.efficiency import draw_rows, label_efficiency, labels_for
+from finetune.features import Extraction, extract
+from finetune.pooling import build_spaces
+from finetune.probes import Candidates, Fitted
+from finetune.results import LabelEfficiency, ProbeReport, Worth, read_results
+from finetune.table import labels_text, worth_lines
+from tests.finetune.toys import HalvingEncoder, bright_images, probe_result
+
+predict = Fitted.predict
+
+
+def labels_of(*sizes: int) -> Labels:
+    values = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    return Labels(values, tuple(f"c{k}" for k in range(len(sizes))), "task")
+
+
+# ---- draws
+
+
+@given(sizes=st.lists(st.integers(3, 40), min_size=2, max_size=5), seed=st.integers(0, 99))
+def test_draws_are_nested_and_stratified(sizes: list[int], seed: int) -> None:
+    labels, config = labels_of(*sizes), LabelEfficiencyConfig(shares=(0.3, 0.5, 0.8))
+    drawn = draw_rows(labels, config, seed)
+    for place, (count, draws) in enumerate(drawn.items()):
+        smaller = list(drawn.values())[place - 1] if place else None
+        for number, rows in enumerate(draws):
+            assert len(rows) == count
+            assert torch.equal(rows, rows.unique())  # ascending, none twice
+            if smaller is not None:
+                assert set(smaller[number].tolist()) <= set(rows.tolist())
+            counts = labels.values[rows].bincount(minlength=len(sizes)).double()
+            share = count / sum(sizes)
+            assert (counts >= 1).all()
+            assert (counts <= torch.tensor(sizes) * share + 1 + 1e-9).all()
+
+
+def test_draws_are_a_function_of_the_seed_and_differ_from_each_other() -> None:
+    labels, config = labels_of(50, 50), LabelEfficiencyConfig(shares=(0.2,), draws=2)
+    (first, second), again, other = (
+        draw_rows(labels, config, 0)[20],
+        draw_rows(labels, config, 0),
+        draw_rows(labels, config, 1),
+    )
+    assert torch.equal(first, again[20][0])
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, other[20][0])
+
+
+def test_images_per_class_are_so_many_of_each_and_all_of_a_smaller_one() -> None:
+    labels = labels_of(40, 40, 4)
+    drawn = draw_rows(labels, LabelEfficiencyConfig(per_class=(2, 10), draws=1), 0)
+    counts = [labels.values[draws[0]].bincount().tolist() for draws in drawn.values()]
+    assert counts == [[2, 2, 2], [10, 10, 4]]
+
+
+def test_budgets_that_leave_nothing_to_choose_on_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    labels = labels_of(10, 10)
+    assert list(draw_rows(labels, LabelEfficiencyConfig(shares=(0.05, 0.1, 0.5, 1.0)), 0)) == [10]
+    assert "no budget" not in caplog.text
+    assert not draw_rows(labels, LabelEfficiencyConfig(shares=(0.05,)), 0)
+    assert "no budget between 4 labels, 2 per class, and all 20" in caplog.text
+
+
+# ---- what labels are worth
+
+
+def test_labels_are_read_off_a_curve_on_a_logarithmic_scale() -> None:
+    budgets, curve = [100, 400, 1600], np.array([0.2, 0.4, 0.6])
+    assert labels_for(budgets, curve, 0.3) == pytest.approx(200)  # half way from 100 to 400
+    assert labels_for(budgets, curve, 0.4) == pytest.approx(400)
+    assert labels_for(budgets, curve, 0.5) == pytest.approx(800)
+    assert labels_for(budgets, curve, 0.2) == 100
+    assert labels_for(budgets, curve, 0.1) == 0
+    assert labels_for(budgets, curve, 0.61) == math.inf
+
+
+def test_a_curve_that_falls_keeps_its_best() -> None:
+    assert labels_for([100, 400, 1600], np.array([0.2, 0.4, 0.3]), 0.4) == pytest.approx(400)
+    assert labels_for([100, 400, 1600], np.array([0.2, 0.4, 0.3]), 0.41) == math.inf
+    assert labels_for([100, 400, 1600], np.array([0.4, 0.2, 0.6]), 0.5) == pytest.approx(800)
+
+
+def hits(share: float, n: int = 1000, draws: int = 1) -> torch.Tensor:
+    return (torch.arange(n) < share * n).expand(draws, -1)
+
+
+def test_worth_is_the_baselines_curve_at_the_encoders_accuracy_with_an_interval_around_it() -> None:
+    found = label_efficiency(
+        {
+            "encoder": {100: hits(0.5, draws=3), 400: hits(0.6, draws=3), 1600: hits(0.9)},
+            "random_init": {100: hits(0.3, draws=3), 400: hits(0.5, draws=3), 1600: hits(0.7)},
+        }
+    )
+    assert [point.accuracy for point in found.curves["random_init"]] == pytest.approx([0.3, 0.5, 0.7])
+    assert [len(point.draws) for point in found.curves["encoder"]] == [3, 3, 1]
+    few, some, all_ = found.worth["random_init"]
+    assert (few.labels, few.equals) == (100, 400)
+    assert (some.labels, some.equals) == (400, 800)
+    assert (all_.equals, all_.ci95) == (None, (None, None))  # never that accurate
+    assert some.ci95[0] is not None
+    assert some.ci95[1] is not None
+    assert 600 < some.ci95[0] < 800 < some.ci95[1] < 1100
+
+
+def test_interval_covers_draws_that_differ() -> None:
+    def drawn(*shares: float) -> torch.Tensor:
+        return torch.cat([hits(share, 20_000) for share in shares])  # so many images that only the draws matter
+
+    theirs = {100: drawn(0.3, 0.3), 400: drawn(0.5, 0.5), 1600: hits(0.7, 20_000)}
+    alike, apart = (
+        label_efficiency(
+            {"encoder": {100: drawn(*ours), 400: drawn(0.6, 0.6), 1600: hits(0.9, 20_000)}, "pixels": theirs}
+        )
+        for ours in ((0.5, 0.5), (0.4, 0.6))
+    )
+    assert alike.worth["pixels"][0].equals == apart.worth["pixels"][0].equals == 400
+    low, high = apart.worth["pixels"][0].ci95
+    assert low is not None
+    assert high is not None
+    assert low == pytest.approx(200, rel=0.05)
+    assert high == pytest.approx(800, rel=0.05)
+    assert alike.worth["pixels"][0].ci95[0] == pytest.approx(400, rel=0.05)
+
+
+def test_it_is_said_in_plain_words() -> None:
+    curve = ({"labels": 20, "draws": [0.3]}, {"labels": 5000, "draws": [0.5]})
+    found = LabelEfficiency.model_validate(
+        {"protocol": "", "curves": {"encoder": curve, "pixels": curve}, "worth": {"pixels": ()}}
+    )
+
+    def said(equals: int | None, *ci95: int | None) -> str:
+        return labels_text(found, Worth.model_validate({"labels": 20, "equals": equals, "ci95": ci95}))
+
+    assert said(2134, 1561, 2891) == "2,100 [1,600, 2,900]"
+    assert said(None, None, None) == "more than all 5,000"
+    assert said(4200, 3000, None) == "4,200 [3,000, more than all 5,000]"
+    assert said(0, 0, 25) == "fewer than 20 [fewer than 20, 25]"
+    worth = [Worth(labels=20, equals=2134, ci95=(1561, 2891)), Worth(labels=5000, equals=None, ci95=(None, None))]
+    found = found.model_copy(update={"worth": {"random_init": tuple(worth)}})
+    assert worth_lines("shape", "denoise", found) == [
+        "shape: denoise with 20 labels equals the untrained network with about 2,100 [1,600, 2,900]"
+    ]
+
+
+# ---- settings
+
+
+def test_it_is_off_unless_asked_for_and_has_a_short_form() -> None:
+    def given(**values: Any) -> LabelEfficiencyConfig | None:
+        return ProbeConfig.model_validate({"out": "o", "encoder": "e", **values}).label_efficiency
+
+    assert given() is None
+    assert given(label_efficiency=False) is None
+    assert given(label_efficiency=True) == LabelEfficiencyConfig()
+    assert given(label_efficiency=[0.1, 0.5]) == LabelEfficiencyConfig(shares=(0.1, 0.5))
+
+
+# ---- wiring
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "encoder"
+    torch.manual_seed(0)
+    export_encoder(build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), folder, {})
+    return folder
+
+
+def settings(out: Path, encoder: Path) -> dict[str, Any]:
+    return {
+        "out": str(out),
+        "encoder": str(encoder),
+        "data": {"train": "shapes", "task": "color", "limit": 200, "test_limit": 60, "workers": 0},
+        "probe": {"l2": [1e-2], "layers": [-1], "poolings": ["avg"]},
+        "knn": None,
+        "properties": False,
+        "damage": [],
+        "precision": "float32",
+        "feature_cache": False,
+        "wandb": {"mode": "disabled"},
+    }
+
+
+def test_curves_end_at_the_probe_itself_and_are_in_the_results(
+    tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {**settings(tmp_path / "out", encoder), "label_efficiency": {"shares": [0.2, 0.5], "draws": 2}}
+    report = retouch.probe(config)
+    found = report.results[0].label_efficiency
+    assert found is not None
+    assert list(found.curves) == ["encoder", "random_init", "pixels"]
+    for name, curve in found.curves.items():
+        assert [(point.labels, len(point.draws)) for point in curve] == [(40, 2), (100, 2), (200, 1)]
+        assert curve[-1].accuracy == report.results[0].subjects[name].probes["linear"].test.accuracy
+    assert list(found.worth) == ["random_init", "pixels"]
+    assert read_results(tmp_path / "out") == report
+    said = capsys.readouterr().out
+    assert "Linear probe with fewer labels" in said
+    assert "[least, most of the draws]" in said
+    assert "equals the untrained network with" in " ".join(said.split())
+
+
+def test_labels_beyond_the_budget_and_test_labels_change_nothing_that_is_fitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, test = (bright_images(length, seed=length) for length in (90, 60))
+    how = Extraction(torch.device("cpu"), torch.float32, batch_size=16, workers=0)
+    spaces, _ = build_spaces(HalvingEncoder().layer_shapes, ["each"], ["avg", "flatten"], 1000)
+    features = [
+        extract(HalvingEncoder(), images, sorted({p for s in spaces for p in s.parts}), how) for images in (train, test)
+    ]
+    config = ProbeConfig.model_validate({"out": tmp_path, "encoder": "e", "label_efficiency": [0.2]})
+    rows = torch.arange(0, 36)
+    monkeypatch.setattr(efficiency, "draw_rows", lambda *_: {36: [rows]})
+    asked: list[torch.Tensor] = []
+    monkeypatch.setattr(Fitted, "predict", lambda self, *rest: asked.append(predict(self, *rest)) or asked[-1])
+
+    def run(labels: Labels, test_labels: torch.Tensor) -> None:
+        candidates = Candidates(features[0], spaces, how.device)
+        efficiency.measure_efficiency(config, candidates, labels, features[1], test_labels, test_labels)
+
+    labels = train.labels()
+    run(labels, test.labels().values)
+    run(
+        labels._replace(values=torch.cat([labels.values[:36], (labels.values[36:] + 1) % 3])),
+        test.labels().values.flip(0),
+    )
+    assert torch.equal(*asked)
+    run(labels._replace(values=labels.values.flip(0)), test.labels().values)
+    assert not torch.equal(asked[0], asked[2])  # the drawn ones do
+
+
+def test_results_without_it_can_be_read(tmp_path: Path) -> None:
+    tree = ProbeReport(results=(probe_result("shape", 0.8),)).model_dump(mode="json")
+    del tree["results"][0]["label_efficiency"]
+    (tmp_path / "results.json").write_text(json.dumps(tree))
+    report = read_results(tmp_path)
+    assert isinstance(report, ProbeReport)
+    assert report.results[0].label_efficiency is None
+
+
+def test_shares_and_images_per_class_exclude_each_other() -> None:
+    with pytest.raises(UserError, match="give shares or per_class, not both"):
+        retouch.probe({"encoder": "e", "label_efficiency": {"shares": [0.1], "per_class": [5]}})
