@@ -11,7 +11,7 @@ import torch
 from common.data import Loader
 from common.engine.learner import Learner
 
-WARM, TIMED = 2, 6  # steps before timing, which allocate memory and choose algorithms, and steps that are timed
+WARM, TIMED = 2, 4  # steps before timing, which allocate memory and choose algorithms, and steps that are timed
 
 
 class Pace(NamedTuple):

@@ -53,8 +53,9 @@ def make_plan(parts: Parts, simple: SimpleDone) -> Plan:
     left_out = [*field.left_out, *simple.left_out]
     timings = {}
     for one in field.restoring:
-        speed, judged = one.speed(), journal.last(one.twin).cost.seconds
-        timings[one.name] = Timing(start=speed.start, step=speed.step, judge=judged)
+        speed, cost = one.speed(), journal.last(one.twin).cost
+        test = _fit_seconds(parts, cost, parts.images.fitted)
+        timings[one.name] = Timing(start=speed.start, step=speed.step, judge=cost.seconds, test=test)
         log.info("%s: %.0f ms per step of %d images", one.name, 1000 * speed.step, one.config.batch_size)
     scratch_step = 0.0
     if SCRATCH in config.contestants and not field.restoring:
@@ -64,7 +65,7 @@ def make_plan(parts: Parts, simple: SimpleDone) -> Plan:
 
     spare = planning.SPARE * config.seconds + planning.REPORTING
     ready = [one.name for one in field.ready]
-    testing = _testing(parts, [*ready, *simple.names, *(one.twin for one in field.restoring)])
+    testing = _testing(parts, [*ready, *simple.names])
     available = journal.clock.left - testing - spare
     probing = probe_seconds(parts)
     probe = probing < planning.PROBE_SHARE * available

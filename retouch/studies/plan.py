@@ -44,6 +44,7 @@ class Timing(Record):
     start: float  # before the first step
     step: float  # per step
     judge: float  # to judge it once
+    test: float = 0.0  # to test it, at the end
 
 
 class JudgeCost(Record):
@@ -146,14 +147,15 @@ def rung_ends(rungs: int, whole: float) -> list[float]:
 
 
 def race_seconds(whole: float, timings: Sequence[Timing]) -> float:
-    """What a race takes: with those who train for ``whole`` seconds to the end, and all others for their rungs.
+    """What a race takes, and the test of all who were in it: ``whole`` seconds of training for those who stay to the end.
 
-    The most expensive are taken to survive.
+    The most expensive are taken to stay.
     """
     counts = survivors(len(timings))
     ends = [0.0, *rung_ends(len(counts), whole)]
     idle = sorted((one.start + one.judge + SAVING for one in timings), reverse=True)
-    return sum(count * (ends[number + 1] - ends[number]) + sum(idle[:count]) for number, count in enumerate(counts))
+    training = sum(count * (ends[number + 1] - ends[number]) for number, count in enumerate(counts))
+    return training + sum(sum(idle[:count]) for count in counts) + sum(one.test for one in timings)
 
 
 def whole_seconds(available: float, timings: Sequence[Timing]) -> float:
@@ -181,7 +183,9 @@ def enter(timings: Mapping[str, Timing], available: float) -> tuple[dict[str, Ti
         slowest = max(inside, key=lambda name: inside[name].step)
         alone = race_seconds(FEWEST_STEPS * inside[slowest].step, [inside[slowest]])
         del inside[slowest]
-        left_out.append(f"{slowest}: needs at least {alone:.0f} s of training and judging, and there are fewer")
+        left_out.append(
+            f"{slowest}: needs at least {alone:.0f} s of training, judging and testing, and there are fewer"
+        )
     return inside, left_out
 
 

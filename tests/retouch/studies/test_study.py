@@ -13,7 +13,8 @@ import torch
 import retouch
 from common.encoders.load import load_encoder
 from finetune.predictions import read_predictions
-from retouch.studies.journal import read_plan
+from retouch.studies.contestants import Learned, Restoring, Speed
+from retouch.studies.journal import Clock, read_plan
 from retouch.studies.judge import Judge
 from retouch.studies.results import StudyReport, read_results
 from tests.common.data.samples import picture
@@ -141,6 +142,41 @@ def test_study_that_is_stopped_while_training_and_killed_while_judging_goes_on(
     assert resumed is not None
     assert numbers(resumed) == numbers(found)
     assert read_plan(home / "cut") == read_plan(home / "whole")
+
+
+def test_rungs_follow_from_measured_speeds_and_shrink_when_time_runs_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that does what it is told: 400 s are left when the race is planned, and 150 s after its first rung."""
+    made: list[Path] = []
+
+    def left(clock: Clock) -> float:
+        return 150.0 if made else 400.0
+
+    def rung(one: Restoring, *given: Any) -> Any:
+        trained = fit(one, *given)
+        made.append(one.config.out)
+        return trained
+
+    fit = Restoring.fit
+    monkeypatch.setattr(Clock, "left", property(left))
+    monkeypatch.setattr(Restoring, "fit", rung)
+    monkeypatch.setattr(Learned, "speed", lambda one: Speed(0.0, 1.0, 0.0))  # a second per step
+    monkeypatch.setattr("retouch.studies.budget.scratch_pace", lambda *given: 1.0)
+    report = retouch.study(settings(tmp_path, "run", plan=None, budget="400s"))
+    assert report is not None
+    plan = read_plan(tmp_path / "run")
+    assert plan.settled == len(plan.rungs) == 2
+    assert plan.scratch == int(plan.scratch_seconds) > 0
+    planned = set(plan.steps.values())
+    assert len(planned) == 1  # all are equally fast
+    first, last = ({rung.steps[name] for name in NAMES} for rung in plan.rungs)
+    assert len(first) == 1
+    assert abs(4 * max(first) - max(planned)) < 8  # a quarter of it, in whole steps
+    ended = [one for one in report.contenders if len(one.validations) == 2]
+    assert len(ended) == 2
+    assert all(max(first) < one.steps < max(planned) for one in ended)
+    assert min(last) < max(planned)
 
 
 def test_a_budget_that_is_too_small_for_training_is_answered_all_the_same(tmp_path: Path) -> None:
