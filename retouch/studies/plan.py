@@ -147,7 +147,7 @@ def rung_ends(rungs: int, whole: float) -> list[float]:
 
 
 def race_seconds(whole: float, timings: Sequence[Timing]) -> float:
-    """What a race takes, and the test of all who were in it: ``whole`` seconds of training for those who stay to the end.
+    """What a race takes, with the test of all who were in it, if those who stay to the end train for ``whole`` seconds.
 
     The most expensive are taken to stay.
     """

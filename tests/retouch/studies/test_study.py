@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,12 +157,12 @@ def test_rungs_follow_from_measured_speeds_and_shrink_when_time_runs_out(
     def rung(one: Restoring, *given: Any) -> Any:
         trained = fit(one, *given)
         made.append(one.config.out)
-        return trained
+        return replace(trained, seconds=float(trained.step))  # a second per step
 
     fit = Restoring.fit
     monkeypatch.setattr(Clock, "left", property(left))
     monkeypatch.setattr(Restoring, "fit", rung)
-    monkeypatch.setattr(Learned, "speed", lambda one: Speed(0.0, 1.0, 0.0))  # a second per step
+    monkeypatch.setattr(Learned, "speed", lambda one: Speed(0.0, 1.0, 0.0))
     monkeypatch.setattr("retouch.studies.budget.scratch_pace", lambda *given: 1.0)
     report = retouch.study(settings(tmp_path, "run", plan=None, budget="400s"))
     assert report is not None
