@@ -37,6 +37,7 @@ from finetune.data import (
     open_sources,
 )
 from finetune.efficiency import Right, label_efficiency, measure_efficiency
+from finetune.embedding import Embedding, embedded, write_embeddings
 from finetune.features import Extraction, Features, cached_features, extract, feature_key, layer_shapes
 from finetune.metrics import compare, score
 from finetune.pooling import Part, Space, build_spaces
@@ -105,7 +106,7 @@ class Measured:
 
 
 def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
-    """Evaluate a frozen encoder and its baselines with all probes; write ``results.json`` and ``predictions.parquet``.
+    """Evaluate a frozen encoder and its baselines with all probes; write what ``ProbeConfig.writes`` names.
 
     Args:
         show: print the tables; a caller that combines several probes prints its own.
@@ -140,13 +141,19 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
             run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
             results: list[ProbeResult] = []
             predictions: list[Predictions] = []
+            embeddings: list[Embedding] = []
+            places: list[int] = []  # of each result's test set
             for data, opened, images, choices in zip(all_data, sources, loaded, spaces, strict=True):
                 how = Extraction(here.device, precision, config.batch_size, data.workers)
-                for result, answers in _probe_data(config, data, opened, images, choices, encoder, card, how):
+                found, embedding = _probe_data(config, data, opened, images, choices, encoder, card, how)
+                for result, answers in found:
                     results.append(result)
                     predictions.append(answers)
+                    places.append(len(embeddings))
+                embeddings.append(embedding)
             report = ProbeReport(results=tuple(results), notes=notes(config, results))
             write_predictions(run.folder, predictions)
+            write_embeddings(run.folder, embeddings, places)
             write_results(run.folder, report)
             if show:
                 print_report(run, report)
@@ -190,17 +197,19 @@ def _probe_data(
     encoder: Encoder,
     card: EncoderCard,
     how: Extraction,
-) -> list[tuple[ProbeResult, Predictions]]:
-    """The result and the predictions of each task of this data set."""
+) -> tuple[list[tuple[ProbeResult, Predictions]], Embedding]:
+    """The result and the predictions of each task of this data set, and where the encoder puts the test images."""
     # the encoder itself
     itself = Subject("encoder", encoder, card.sha256, spaces)
-    measured = {itself.name: _damaged(config, _measure(config, data, itself, images, how), encoder, images, how)}
+    tasks, embedding = _measure(config, data, itself, images, how)
+    assert embedding is not None
+    measured = {itself.name: _damaged(config, tasks, encoder, images, how)}
     code = measure_properties(encoder, images.test, how, config.seed) if config.properties else None
 
     # the baselines
     subjects = [itself, *_baselines(config, itself, images, how)]
     for subject in subjects[1:]:
-        measured[subject.name] = _measure(config, data, subject, images, how)
+        measured[subject.name], _ = _measure(config, data, subject, images, how)
 
     found = []
     for name, (train_labels, test_labels) in images.tasks.items():
@@ -228,7 +237,7 @@ def _probe_data(
         rows, classes = torch.arange(len(images.test)), train_labels.names
         predictions = Predictions.of(images.test, rows, name, classes, test_labels.values, answers, sure)
         found.append((result, predictions))
-    return found
+    return found, embedding
 
 
 def _baselines(config: ProbeConfig, itself: Subject, images: LabeledImages, how: Extraction) -> list[Subject]:
@@ -248,8 +257,11 @@ def _baselines(config: ProbeConfig, itself: Subject, images: LabeledImages, how:
 
 def _measure(
     config: ProbeConfig, data: LabeledData, subject: Subject, images: LabeledImages, how: Extraction
-) -> dict[str, Measured]:
-    """Extract features once. For every task and probe, choose on training images, refit on all of them, test once."""
+) -> tuple[dict[str, Measured], Embedding | None]:
+    """Extract features once. For every task and probe, choose on training images, refit on all of them, test once.
+
+    Also returns where the encoder, and no baseline, puts the test images.
+    """
     started = time.monotonic()
     train = _features(config, subject, images, "train", data.limit, how)
     test = _features(config, subject, images, "test", data.test_limit, how)
@@ -280,7 +292,7 @@ def _measure(
         *(subject.name, f"{len(train) + len(test):,}", extracted - started, time.monotonic() - extracted),
         ", ".join(f"{name} {one.outcomes['linear'].test.accuracy:.1%}" for name, one in found.items()),
     )
-    return found
+    return found, embedded(test, images.test, subject.spaces) if subject.name == "encoder" else None
 
 
 def _label_efficiency(measured: Mapping[str, Measured]) -> LabelEfficiency | None:

@@ -31,6 +31,7 @@ examples:
   retouch embed encoder=runs/mine data=my/pictures
   retouch study data=my/pictures labels=labeled/train budget=20m
   retouch report runs/mine runs/linear-1 -o report.html
+  retouch label encoder=runs/mine data=my/pictures -o label.html
   retouch pretrain denoise --help
 """
 
@@ -63,6 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kind.add_argument("-o", "--out", default="report.html", metavar="FILE", help="default: report.html")
     kind.add_argument("--markdown", action="store_true", help="print a model card instead")
     report.set_defaults(run=_report)
+    label = commands.add_parser(
+        "label", help="a page to label images in, with an encoder's help", description=_label.__doc__
+    )
+    label.add_argument(
+        "settings", nargs="+", metavar="key.sub=value", help="encoder=RUN data=IMAGES, data.limit=1000, ..."
+    )
+    label.add_argument("-o", "--out", default="label.html", metavar="FILE", help="default: label.html")
+    label.set_defaults(run=_label)
     if "_ARGCOMPLETE" in os.environ:  # set by a shell that completes the line
         import argcomplete
 
@@ -123,6 +132,21 @@ def _report(given: argparse.Namespace) -> int:
         say(model_card(given.runs).rstrip("\n") if given.markdown else f"{write_report(given.runs, given.out)}")
 
     return answer("retouch report", work, again="run it again")
+
+
+def _label(given: argparse.Namespace) -> int:
+    """Write a page in which you click images and name their classes. It learns from that which images to show next, and
+    saves labels.csv, which probe and finetune read: data=labels.csv. It needs no network.
+    """
+
+    def work() -> None:
+        from common.config import load_config
+        from retouch.label.page import write_page
+        from retouch.label.settings import LabelConfig
+
+        say(f"{write_page(load_config(LabelConfig, {}, given.settings), given.out)}")
+
+    return answer("retouch label", work, again="run it again")
 
 
 if __name__ == "__main__":

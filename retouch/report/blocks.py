@@ -102,6 +102,41 @@ class Confusion(Block):
 
 
 @dataclass(frozen=True)
+class Places(Block):
+    """A map of images with the marks of their classes."""
+
+    title: str
+    chart: Markup
+    legend: tuple[tuple[Markup, str], ...]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """An image near another one; without a picture where it cannot be shown."""
+
+    name: str  # of its class
+    same: bool  # as the other's class
+    picture: Picture | None
+
+
+@dataclass(frozen=True)
+class Nearby:
+    """An image and its neighbors, the nearest first."""
+
+    image: Neighbor
+    note: str
+    neighbors: tuple[Neighbor, ...]
+
+
+@dataclass(frozen=True)
+class Neighbors(Block):
+    """Some images with their neighbors."""
+
+    items: tuple[Nearby, ...]
+
+
+@dataclass(frozen=True)
 class Grid(Block):
     """Rows of equally many images, each row with its name."""
 

@@ -6,13 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from finetune.metrics import Bin
 from finetune.results import LabelEfficiency, Score
 from finetune.table import SUBJECTS
 from retouch.report.facts import Curve
 from retouch.report.layers import LayerMap
+from retouch.report.pictures import Picture
 
 WIDTH, LEFT, RIGHT = 340, 46, 10  # of a chart of curves, and its margins
 MARK_WIDTH, MARK_HEIGHT, MARK_EDGE = 180, 18, 5  # of an interval, and its margin
@@ -21,6 +24,14 @@ NUMBERED = 12  # classes up to which its cells hold numbers
 LONG, LETTER = 12, 6.0  # characters of a class name that are drawn, and pixels of one; the tooltip has the whole name
 RACE_WIDTH, RACE_HEIGHT, RACE_NAMES = 560, 260, 150  # of a race, and its margin for names
 MOST_TICKS = 5  # of an axis
+MAP, THUMBNAIL = 720, 30  # side of the map of test images, and of a thumbnail on it, in pixels
+HUES, MARKS = 10, 40  # colors of classes, and marks: each color has four shapes
+SHAPES = (  # of marks, as paths around a point: dot, square, triangle, diamond
+    "m-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0",
+    "m-3-3h6v6h-6z",
+    "m0-4.5l4 7.5h-8z",
+    "m0-4.5l4.5 4.5l-4.5 4.5l-4.5-4.5z",
+)
 RELIABLE = 240  # width of a chart of accuracy by confidence, in pixels
 HEAT_WIDTH, HEAT_HEIGHT = 84, 24  # pixels of a cell of the map of layers and poolings, at most
 FEW = "°"  # marks an accuracy of fits on a part of the images
@@ -268,6 +279,44 @@ def reliability_chart(found: Sequence[Bin]) -> Markup:
         place = {"cx": x(one.confidence), "cy": y(one.accuracy), "r": 2 + 8 * math.sqrt(one.n / total)}
         parts.append(_tag("circle", _title(tooltip), class_="dot bin", **place))
     return _svg(RELIABLE, bottom + 34, "Accuracy by confidence", *parts)
+
+
+# ---- places of test images
+
+
+def places_chart(
+    points: NDArray[np.float32], labels: Sequence[int], thumbnails: Sequence[tuple[int, Picture]], label: str
+) -> Markup:
+    """Points ``[n 2]`` in [0, 1] in the marks of their classes (at most ``MARKS``, else none), some as thumbnails."""
+    inner = MAP - 2 * THUMBNAIL
+    places = THUMBNAIL + inner * points
+    covered = {place for place, _ in thumbnails}
+    parts = []
+    for number in sorted(set(labels), key=lambda number: number >= MARKS, reverse=True):
+        at = [places[place] for place, one in enumerate(labels) if one == number and place not in covered]
+        parts.append(_marks(number, [(float(x), float(y)) for x, y in at]))
+    for place, picture in thumbnails:
+        x, y = (float(value) - THUMBNAIL / 2 for value in places[place])
+        box = {"x": x, "y": y, "width": THUMBNAIL, "height": THUMBNAIL}
+        kind = f"frame {_hue(labels[place])}"
+        parts.append(_tag("image", _title(picture.text), href=picture.uri, preserveAspectRatio="none", **box))
+        parts.append(_tag("rect", "", class_=kind, **box))
+    return _svg(MAP, MAP, label, *parts)
+
+
+def class_mark(number: int) -> Markup:
+    """The mark of a class in a legend."""
+    return _tag("svg", _marks(number, [(6, 6)]), class_="mark", viewBox="0 0 12 12", width=12, height=12)
+
+
+def _hue(number: int) -> str:
+    return f"hue{number % HUES}" if number < MARKS else "other"
+
+
+def _marks(number: int, places: Sequence[tuple[float, float]]) -> Markup:
+    """The mark of a class at these places: one of ten hues in one of four shapes; the same faint one for all others."""
+    shape = SHAPES[number // HUES if number < MARKS else 0]
+    return _tag("path", "", class_=_hue(number), d="".join(f"M{x:.0f} {y:.0f}{shape}" for x, y in places))
 
 
 # ---- layers and poolings

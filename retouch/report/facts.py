@@ -21,6 +21,7 @@ from common.files import as_utf8, run_stage
 from common.runs.results import RESULTS
 from common.settings import read_yaml
 from finetune.data import LabeledData
+from finetune.embedding import EMBEDDING, Embedding, read_embeddings
 from finetune.predictions import PREDICTIONS, Predictions, read_predictions
 from finetune.results import EncoderFacts, FinetuneResult, ProbeReport, ProbeResult
 from finetune.results import read_results as read_transfer
@@ -125,6 +126,7 @@ class Probing:
     origin: Origin
     report: ProbeReport
     predictions: tuple[Predictions, ...]  # by result; empty if there are none
+    embeddings: tuple[Embedding, ...] = ()  # likewise
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ class Entry:
     result: ProbeResult
     origin: Origin
     predictions: Predictions | None
+    embedding: Embedding | None = None
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,7 @@ class Facts:
                     result=result,
                     origin=run.origin,
                     predictions=run.predictions[number] if run.predictions else None,
+                    embedding=run.embeddings[number] if run.embeddings else None,
                 )
             )
         return tuple(entries)
@@ -356,7 +360,8 @@ def _read(folder: Path, name: str) -> Pretraining | Probing | FineTuning | Studi
     predictions = tuple(read_predictions(folder)) if (folder / PREDICTIONS).is_file() else ()
     results = read_transfer(folder)
     if isinstance(results, ProbeReport):
-        return Probing(origin, results, predictions)
+        embeddings = tuple(read_embeddings(folder)) if (folder / EMBEDDING).is_file() else ()
+        return Probing(origin, results, predictions, embeddings)
     return FineTuning(origin, results, _read_curves(folder), predictions)
 
 

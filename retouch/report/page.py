@@ -39,24 +39,24 @@ def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
     return out
 
 
-def check_out(out: Path) -> None:
-    """Check that a report may be written there.
+def check_out(out: Path, mark: str = MARK, what: str = "report") -> None:
+    """Check that a page that begins with this mark may be written there.
 
     Raises:
-        UserError: it is not called .html, or holds something that is no report.
+        UserError: it is not called .html, or holds something else.
     """
     if out.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{out}: a report is HTML; give a file that ends in .html")
+        raise UserError(f"{out}: a {what} is HTML; give a file that ends in .html")
     if out.is_dir():
         raise UserError(f"{out} is a folder; give a file that ends in .html")
-    if out.exists() and not _is_report(out):
-        raise UserError(f"{out} exists and is not a report of retouch, so it is not replaced; choose another file")
+    if out.exists() and not _is_ours(out, mark):
+        raise UserError(f"{out} exists and is not a {what} of retouch, so it is not replaced; choose another file")
 
 
-def _is_report(path: Path) -> bool:
+def _is_ours(path: Path, mark: str) -> bool:
     try:
         with path.open("rb") as file:
-            return MARK.encode() in file.read(1000)
+            return mark.encode() in file.read(1000)
     except OSError:
         return False
 

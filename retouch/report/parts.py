@@ -40,6 +40,7 @@ from retouch.report.charts import (
 )
 from retouch.report.facts import Curves, Facts, FineTuning, Origin, Pretraining
 from retouch.report.layers import depth_sentences, layer_map, on_few
+from retouch.report.limits import limits
 from retouch.report.pictures import (
     TILE,
     Confused,
@@ -50,6 +51,7 @@ from retouch.report.pictures import (
     picture,
     read_picture,
 )
+from retouch.report.places_part import places_part
 from retouch.report.run_tables import (
     code_table,
     cost_table,
@@ -65,7 +67,6 @@ from retouch.report.sentences import (
     chosen,
     counted,
     distinct,
-    limits,
     number,
     restoration,
     sureness,
@@ -79,6 +80,7 @@ OPEN_MAPS = 6  # of layers and poolings: more are folded
 
 def page_parts(facts: Facts) -> list[Part]:
     """All parts. What is added later has its place here, and nowhere else."""
+    sets = ImageSets()
     found = [
         Part("study", "The race", study_blocks(facts)),
         Part("choices", "What was chosen", _choices(facts)),
@@ -86,7 +88,8 @@ def page_parts(facts: Facts) -> list[Part]:
         Part("baselines", "Baselines", _only(baseline_table(facts))),
         Part("labels", "With fewer labels", _labels(facts)),
         Part("layers", "Layers and poolings", _layers(facts)),
-        Part("errors", "Errors", _errors(facts)),
+        Part("errors", "Errors", _errors(facts, sets)),
+        Part("places", "Map and neighbors", places_part(facts, sets)),
         Part("training", "Training", _training(facts)),
         Part("restored", "Original, damaged, restored", _restored(facts)),
         Part("atoms", "Atoms", _atoms(facts)),
@@ -199,9 +202,8 @@ class _Answers(NamedTuple):
         return reliability(self.confidence, self.predictions.answers[self.column] == self.predictions.labels)
 
 
-def _errors(facts: Facts) -> tuple[Block, ...]:
+def _errors(facts: Facts, sets: ImageSets) -> tuple[Block, ...]:
     """On each task, the errors of the encoder that was best on validation images."""
-    sets = ImageSets()
     best = [one for one in _best(facts) if len(one.classes) > 1]
     found = [_confusion(one, sets) for one in best]
     if not found:

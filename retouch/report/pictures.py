@@ -109,7 +109,7 @@ class ImageSet:
     size: int
     levels: Levels | None
 
-    def show(self, row: int, path: str, text: str) -> Picture | None:
+    def show(self, row: int, path: str, text: str, most: int = SIDE) -> Picture | None:
         """One test image; ``None`` if it cannot be read, or is not the image that the run saw there."""
         try:
             if as_utf8(self.source.where(row)) != path:
@@ -117,7 +117,7 @@ class ImageSet:
             pixels = torch.from_numpy(square(self.source.image(row), self.size, self.levels))
         except Exception:  # a source may raise anything
             return None
-        return picture(to_pil(pixels), text, most=SIDE)
+        return picture(to_pil(pixels), text, most=most)
 
 
 @dataclass

@@ -21,7 +21,8 @@ GROWTH = 3  # a rung adds so many times the training of the rung before
 FINALISTS = 2  # who reach the last rung, if there are that many
 FEWEST_STEPS = 20  # of a first rung: fewer teach nothing
 EIGEN = 20  # float32 products that take as long as an eigendecomposition of the same size
-SAVING = 3.0  # seconds of a rung that are no training: checkpoint, ruler, pictures, export
+SAVING = 3.0  # seconds of a rung that are no training: checkpoint, pictures, export
+RULER_STEPS = 12  # as many steps take as long as measuring what the loss means at its end
 BASELINE_SHARE = 0.1  # of the budget that one simple method may take
 SCRATCH_SHARE = 0.125  # of the time for training that the network from scratch gets
 PROBE_SHARE = 0.25  # of the time for training that the linear probe of the winner may take; else it is left out
@@ -45,6 +46,11 @@ class Timing(Record):
     step: float  # per step
     judge: float  # to judge it once
     test: float = 0.0  # to test it, at the end
+
+    @property
+    def idle(self) -> float:
+        """Seconds of a rung in which it does not train."""
+        return self.start + self.judge + SAVING + RULER_STEPS * self.step
 
 
 class JudgeCost(Record):
@@ -153,7 +159,7 @@ def race_seconds(whole: float, timings: Sequence[Timing]) -> float:
     """
     counts = survivors(len(timings))
     ends = [0.0, *rung_ends(len(counts), whole)]
-    idle = sorted((one.start + one.judge + SAVING for one in timings), reverse=True)
+    idle = sorted((one.idle for one in timings), reverse=True)
     training = sum(count * (ends[number + 1] - ends[number]) for number, count in enumerate(counts))
     return training + sum(sum(idle[:count]) for count in counts) + sum(one.test for one in timings)
 
@@ -213,7 +219,7 @@ def adapted(plan: Plan, number: int, alive: Mapping[str, Timing], available: flo
     """
     before, rest = plan.rungs[number - 1], plan.rungs[number:]
     counts = survivors(len(plan.steps))[number:]
-    idle = sorted((one.start + one.judge + SAVING for one in alive.values()), reverse=True)
+    idle = sorted((one.idle for one in alive.values()), reverse=True)
     ends = [before.seconds, *(rung.seconds for rung in rest)]
     planned = sum(count * (after - start) for count, start, after in zip(counts, ends, ends[1:], strict=False))
     fixed = sum(sum(idle[:count]) for count in counts)

@@ -10,6 +10,7 @@ from retouch.studies.config import seconds_of
 from retouch.studies.plan import (
     FEWEST_STEPS,
     FINALISTS,
+    RULER_STEPS,
     SAVING,
     JudgeCost,
     Plan,
@@ -59,9 +60,10 @@ def test_each_rung_adds_three_times_as_much_training_as_the_one_before() -> None
 
 
 def test_a_race_worked_by_hand() -> None:
-    four = [Timing(start=1.0, step=0.1, judge=2.0)] * 4
-    # four train for 10 s, two for 30 s more, and each time all are started, judged and saved
-    assert race_seconds(40.0, four) == pytest.approx(4 * 10 + 2 * 30 + 6 * (3 + SAVING))
+    four = [Timing(start=1.0, step=0.1, judge=2.0, test=5.0)] * 4
+    # four train for 10 s, two for 30 s more, and each time all are started, measured, judged and saved; then all tested
+    idle = 1 + 2 + SAVING + RULER_STEPS * 0.1
+    assert race_seconds(40.0, four) == pytest.approx(4 * 10 + 2 * 30 + 6 * idle + 4 * 5)
 
 
 @given(field, st.floats(1.0, 5000.0))
@@ -122,11 +124,9 @@ def test_later_rungs_shrink_to_the_time_that_is_left_and_never_grow(
         for name in stay:
             assert before.steps[name] <= rung.steps[name] <= old.steps[name]
         needed += counts[number] * (rung.seconds - before.seconds)
-        idle = sorted((one.start + one.judge + SAVING for one in stay.values()), reverse=True)
+        idle = sorted((one.idle for one in stay.values()), reverse=True)
         needed += sum(idle[: counts[number]])
-    shortest = sum(
-        sum(sorted((one.start + one.judge + SAVING for one in stay.values()), reverse=True)[:count]) for count in counts
-    )
+    shortest = sum(sum(sorted((one.idle for one in stay.values()), reverse=True)[:count]) for count in counts)
     assert needed <= max(available, shortest) + 1e-6
 
 

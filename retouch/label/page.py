@@ -1,0 +1,64 @@
+"""The labeling page: one HTML file with one inline script, which a content security policy allows by its hash."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from common.errors import UserError
+from common.files import write_text
+from retouch.label.images import ACROSS, SIDE, Shown, read_images
+from retouch.label.settings import LabelConfig
+from retouch.report.page import check_out
+
+MARK = '<meta name="generator" content="retouch label">'  # by this a page is known as ours
+
+
+def write_page(config: LabelConfig, out: str | Path) -> Path:
+    """Write the page, atomically; an earlier one there is replaced.
+
+    Raises:
+        UserError: with every problem: settings, images, or an ``out`` that is no such page.
+    """
+    out = Path(out)
+    check_out(out, MARK, "labeling page")
+    shown = read_images(config)
+    try:
+        write_text(out, html(shown, f"{config.data.source}"))
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}; choose another file") from None
+    return out
+
+
+def html(shown: Shown, title: str) -> str:
+    """The page."""
+    script = files("retouch.label").joinpath("label.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    data = {
+        "paths": shown.paths,
+        "features": base64.b64encode(shown.features.numpy().tobytes()).decode(),
+        "width": shown.features.shape[1],
+        "across": ACROSS,
+        "side": SIDE,
+    }
+    environment = Environment(
+        loader=PackageLoader("retouch.label", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("page.html.jinja").render(
+        mark=Markup(MARK),
+        title=title,
+        count=len(shown.paths),
+        script=Markup(script),
+        digest=digest,
+        # in a script element, only "<" could end it
+        data=Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")),
+        sheets=shown.sheets,
+        side=SIDE,
+        across=ACROSS,
+    )
