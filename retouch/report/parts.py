@@ -38,6 +38,7 @@ from retouch.report.charts import (
     layer_chart,
     reliability_chart,
 )
+from retouch.report.confidence import RELIABILITY, sureness
 from retouch.report.facts import Curves, Facts, FineTuning, Origin, Pretraining
 from retouch.report.layers import depth_sentences, layer_map, on_few
 from retouch.report.pictures import (
@@ -61,7 +62,6 @@ from retouch.report.run_tables import (
 )
 from retouch.report.sentences import (
     LEGEND,
-    RELIABILITY,
     RULE,
     chosen,
     counted,
@@ -69,7 +69,6 @@ from retouch.report.sentences import (
     limits,
     number,
     restoration,
-    sureness,
 )
 from retouch.report.tables import baseline_table, choice_table, damage_table, finetune_table, probe_tables
 
