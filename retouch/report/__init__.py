@@ -5,6 +5,7 @@ compare.py    which differences are shown, with Holm's correction
 sentences.py  facts in plain English: the question, the verdict
 limits.py     what they do not show
 tables.py     facts as tables: results and choices; run_tables.py: data, codes, cost, origins
+confidence.py how far the confidence of answers can be trusted
 layers.py     what the search has shown of layers and poolings
 places.py     where an encoder puts the test images; places_part.py: the part of the page about it
 charts.py     facts as SVG

@@ -38,6 +38,7 @@ from retouch.report.charts import (
     layer_chart,
     reliability_chart,
 )
+from retouch.report.confidence import RELIABILITY, sureness
 from retouch.report.facts import Curves, Facts, FineTuning, Origin, Pretraining
 from retouch.report.layers import depth_sentences, layer_map, on_few
 from retouch.report.limits import limits
@@ -62,14 +63,12 @@ from retouch.report.run_tables import (
 )
 from retouch.report.sentences import (
     LEGEND,
-    RELIABILITY,
     RULE,
     chosen,
     counted,
     distinct,
     number,
     restoration,
-    sureness,
 )
 from retouch.report.study import study_blocks, study_tables
 from retouch.report.tables import baseline_table, choice_table, damage_table, finetune_table, probe_tables

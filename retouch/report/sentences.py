@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from common.files import as_utf8
-from finetune.metrics import Bin, calibration_error, chance_calibration_error, wilson_interval
+from finetune.metrics import wilson_interval
 from finetune.results import Comparison, Score
 from retouch.report.compare import SCRATCH, UNTRAINED, Contrast, gains, rivals, tuned_gains
 from retouch.report.facts import Facts
@@ -16,10 +16,6 @@ NAMED = 3  # encoders or tasks that are named one by one
 LEGEND = (
     "In the drawings, a dot is the linear probe of the encoder with its 95% interval, a ring that of its untrained "
     "network, and the tick the accuracy of always answering the most frequent class."
-)
-RELIABILITY = (
-    "How sure the same classifiers were, and how often right. Each dot is the answers of one tenth of the confidence, "
-    "larger for more answers; on the line, confidence is exactly right."
 )
 RULE = (
     "Bold: shown. The 95% interval of the paired difference excludes zero, and McNemar's exact p stays below 0.05 "
@@ -299,20 +295,6 @@ def touched(facts: Facts) -> list[str]:
 
 def _damaged_too(count: int) -> str:
     return f", and damaged copies {counted(count, 'time')} without being fitted again" if count else ""
-
-
-# ---- confidence
-
-
-def sureness(bins: Sequence[Bin]) -> str:
-    """How confident a classifier was on average, how often right, and how far the two lie apart."""
-    total = sum(one.n for one in bins)
-    sure, right = sum(one.n * one.confidence for one in bins) / total, sum(one.n * one.accuracy for one in bins) / total
-    error, least = calibration_error(bins), chance_calibration_error(bins)
-    return (
-        f"{number(sure)}% sure on average, {number(right)}% right; expected calibration error {number(error)} points, "
-        f"where chance alone would give about {number(least)}"
-    )
 
 
 # ---- what the losses of pretraining mean
