@@ -88,6 +88,8 @@ class ProbeConfig(StageConfig):
     """Robustness: corruptions of the test images, on which the chosen linear probe is tested without refitting."""
     properties: bool = True
     """Measure compactness and invariance of the code: "code" in results.json."""
+    null_check: bool = True
+    """Check that labels at random give chance: "checks" in results.json."""
     label_efficiency: LabelEfficiencyConfig | None = None
     """Accuracy from few labels to all, and how many labels the encoder saves: true, or a list of shares."""
     feature_cache: bool = True

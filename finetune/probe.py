@@ -26,6 +26,7 @@ from common.machine.precision import resolve_precision
 from common.runs.folder import check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
 from finetune.baselines import Pixels, untrained
+from finetune.checks import check_null, state_digests
 from finetune.config import ProbeConfig
 from finetune.data import (
     LabeledData,
@@ -44,8 +45,10 @@ from finetune.predictions import Predictions, write_predictions
 from finetune.probes import Candidates, Fitted, Probe, Task, build_task
 from finetune.properties import measure_properties
 from finetune.results import (
+    Checks,
     EncoderFacts,
     LabelEfficiency,
+    NullCheck,
     Probed,
     ProbeReport,
     ProbeResult,
@@ -80,6 +83,7 @@ class Measured:
     outcomes: dict[str, Probed]
     predictions: dict[str, Tensor]  # int64 [n]
     linear: Fitted
+    null: NullCheck | None  # of the encoder, if it is checked
     right: Right | None  # by number of labels, if label efficiency is measured
 
     def compared(self, others: Mapping[str, Measured], labels: Tensor) -> Measured:
@@ -191,15 +195,18 @@ def _probe_data(
     how: Extraction,
 ) -> list[tuple[ProbeResult, Predictions]]:
     """The result and the predictions of each task of this data set."""
-    # the encoder itself
     itself = Subject("encoder", encoder, card.sha256, spaces)
+    subjects = [itself, *_baselines(config, itself, images, how)]
+    before = state_digests(subject.encoder for subject in subjects)
+
+    # the encoder itself
     measured = {itself.name: _damaged(config, _measure(config, data, itself, images, how), encoder, images, how)}
     code = measure_properties(encoder, images.test, how, config.seed) if config.properties else None
 
     # the baselines
-    subjects = [itself, *_baselines(config, itself, images, how)]
     for subject in subjects[1:]:
         measured[subject.name] = _measure(config, data, subject, images, how)
+    frozen = state_digests(subject.encoder for subject in subjects) == before
 
     found = []
     for name, (train_labels, test_labels) in images.tasks.items():
@@ -221,6 +228,7 @@ def _probe_data(
             },
             code=code,
             label_efficiency=_label_efficiency(mine),
+            checks=Checks(frozen=frozen, null=mine[itself.name].null),
         )
         answers = {f"{subject}.{key}": said for subject, one in mine.items() for key, said in one.predictions.items()}
         rows = torch.arange(len(images.test))
@@ -265,10 +273,11 @@ def _measure(
                 linear = fitted
             chosen = outcomes[key].choice
             log.debug("%s, %s, %s: %s, chosen by %s", subject.name, name, key, chosen.text, chosen.how)
-        right = measure_efficiency(
-            config, candidates, train_labels, test, test_labels.values[test.index], predictions["linear"]
-        )
-        found[name] = Measured(task, outcomes, predictions, linear, right)
+        answers = test_labels.values[test.index]
+        checked = config.null_check and subject.name == "encoder"
+        null = check_null(config, candidates, linear.space, train_labels, test, answers) if checked else None
+        right = measure_efficiency(config, candidates, train_labels, test, answers, predictions["linear"])
+        found[name] = Measured(task, outcomes, predictions, linear, null, right)
     log.info(
         "%s: features of %s images in %.1f s, probed in %.1f s: %s",
         *(subject.name, f"{len(train) + len(test):,}", extracted - started, time.monotonic() - extracted),

@@ -203,6 +203,27 @@ class LabelEfficiency(Record):
     worth: dict[str, tuple[Worth, ...]]  # by baseline, for each budget of the encoder
 
 
+class NullCheck(Record):
+    """The linear probe with training labels at random, which has to be as accurate as chance."""
+
+    accuracy: float  # mean of the repetitions
+    chance: float  # one by the number of classes
+    ci95: tuple[float, float]  # of the accuracy, if names of classes mean nothing
+    images: int  # that it was fitted on
+    repetitions: int
+
+    @property
+    def above_chance(self) -> bool:
+        return self.ci95[0] > self.chance
+
+
+class Checks(Record):
+    """What is true of every sound measurement."""
+
+    frozen: bool  # no tensor of the encoder or its twin changed, buffers included
+    null: NullCheck | None  # None: switched off, or fewer than two images per class
+
+
 class ProbeResult(Record):
     """Everything measured on one task of one data set."""
 
@@ -215,6 +236,7 @@ class ProbeResult(Record):
     subjects: dict[str, SubjectResult]  # encoder, random_init, pixels
     code: CodeProperties | None = None
     label_efficiency: LabelEfficiency | None = None
+    checks: Checks | None = None  # None in older files
 
     @property
     def linear(self) -> Probed:

@@ -9,7 +9,7 @@ from rich.console import Console
 from common.runs.folder import Run
 from common.runs.results import RESULTS
 from finetune.config import ProbeConfig
-from finetune.results import Probed, ProbeReport, ProbeResult
+from finetune.results import Checks, Probed, ProbeReport, ProbeResult
 from finetune.table import (
     Line,
     damage_table,
@@ -39,10 +39,30 @@ def notes(config: ProbeConfig, results: Sequence[ProbeResult]) -> tuple[str, ...
         for subject, measured in result.subjects.items():
             for key, one in measured.probes.items():
                 found += [f"{result.task}: {line}" for line in _unconverged(f"the {key} probe of {subject}", one)]
+        found += [f"{result.task}: {line}" for line in _failed(result.checks)]
         if result.data.duplicates:
             count, total = result.data.duplicates, result.linear.test.n
             found.append(f"{result.task}: {count} of {total} test images are also training images")
     return tuple(dict.fromkeys(found))
+
+
+def _failed(checks: Checks | None) -> list[str]:
+    """What is wrong with the measurement itself."""
+    lines = []
+    if checks is not None and not checks.frozen:
+        lines.append(
+            "the encoder or its untrained twin changed while it was measured, so these are not numbers of frozen "
+            "encoders; this should not happen: please report it"
+        )
+    null = None if checks is None else checks.null
+    if null is not None and null.above_chance:
+        low, high = null.ci95
+        lines.append(
+            f"with training labels at random the linear probe is right on {null.accuracy:.1%} "
+            f"[{low:.1%}, {high:.1%}] of the test images, and chance is {null.chance:.1%}: something seems to tell it "
+            "the test labels, so its accuracy may be too high"
+        )
+    return lines
 
 
 def _unconverged(name: str, one: Probed) -> list[str]:
