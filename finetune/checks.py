@@ -116,5 +116,5 @@ def _digest(module: nn.Module) -> str:
     found = hashlib.sha256()
     for name, tensor in chain(module.named_parameters(), module.named_buffers()):
         found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()

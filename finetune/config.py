@@ -16,6 +16,7 @@ from common.engine.settings import GradientConfig, LoopConfig
 from common.machine.precision import Precision
 from common.runs.folder import StageConfig
 from finetune.data import LabeledData
+from finetune.leaks import DUPLICATES
 from finetune.predictions import PREDICTIONS
 from finetune.probes import AnyProbe, Linear, Nearest, Probe, Search
 from finetune.probes.search import LayerChoice, PoolingName
@@ -68,7 +69,7 @@ class ProbeConfig(StageConfig):
     """``retouch probe``: evaluate a frozen encoder on labeled tasks."""
 
     stage: ClassVar[str] = "probe"
-    writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, PREDICTIONS)
+    writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, PREDICTIONS, DUPLICATES)
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers", "data.cache"}
 
     encoder: Path
@@ -202,6 +203,7 @@ class FinetuneConfig(StageConfig, GradientConfig):
         "linear_probe",
         "from_scratch",
         PREDICTIONS,
+        DUPLICATES,
     )
     free_keys: ClassVar[frozenset[str]] = (
         StageConfig.free_keys | LoopConfig.loop_free_keys | {"data.workers", "data.cache"}

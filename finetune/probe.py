@@ -39,6 +39,7 @@ from finetune.data import (
 )
 from finetune.efficiency import Right, label_efficiency, measure_efficiency
 from finetune.features import Extraction, Features, cached_features, extract, feature_key, layer_shapes
+from finetune.leaks import write_leaks
 from finetune.metrics import compare, score
 from finetune.pooling import Part, Space, build_spaces
 from finetune.predictions import Predictions, write_predictions
@@ -150,6 +151,7 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
                     predictions.append(answers)
             report = ProbeReport(results=tuple(results), notes=notes(config, results))
             write_predictions(run.folder, predictions)
+            write_leaks(run.folder, [(images.train.source.spec, images.leaks) for images in loaded])
             write_results(run.folder, report)
             if show:
                 print_report(run, report)

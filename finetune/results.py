@@ -132,6 +132,22 @@ class Tuned(Outcome[StepChoice]):
     """A network whose weights were all trained."""
 
 
+class Repeat(Record):
+    """A test image, and an image that repeats it."""
+
+    test: str  # where it comes from
+    other: str
+    alike: float  # correlation of gray thumbnails; 1 only if the pixels are the same
+
+
+class NearDuplicates(Record):
+    """Test images that other images repeat: the same pixels, or another size, crop or coloring of the same picture."""
+
+    test_images: int
+    pairs: int  # all of them are in duplicates.csv
+    most_alike: tuple[Repeat, ...]  # at most 20
+
+
 class DataFacts(Record):
     """The data of one task."""
 
@@ -139,6 +155,11 @@ class DataFacts(Record):
     test: str
     image_size: int
     duplicates: int  # test images that are also training images
+    # test images that those of training, and of pretraining, repeat at least nearly; None: not looked for, or all look
+    # too much alike
+    near_duplicates: NearDuplicates | None = None
+    in_pretraining: NearDuplicates | None = None
+    left_out: int = 0  # training images, since they repeat test images (data.leaks=drop)
 
 
 class EncoderFacts(Record):

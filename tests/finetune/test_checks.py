@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import retouch
+from common.data import Labels
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from finetune import checks
 from finetune.checks import null_check, state_digests
+from finetune.features import Features
 from finetune.metrics import confusion_matrix
 from finetune.probes import Fitted
 from finetune.results import Checks, ProbeResult
@@ -29,7 +31,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def probed(out: Path, encoder: Path, **changes: Any) -> ProbeResult:
-    config = {
+    config: dict[str, Any] = {
         "out": str(out),
         "encoder": str(encoder),
         "data": {"train": "shapes", "task": "color", "limit": 400, "test_limit": 80, "workers": 0},
@@ -103,8 +105,8 @@ def test_few_classes_are_repeated(classes: int, once: int, monkeypatch: pytest.M
         above_chance = True
 
     monkeypatch.setattr(checks, "random_labels", lambda *given: (asked.append(given[-1]), Alarm())[1])
-    labels = checks.Labels(torch.arange(60) % classes, tuple(map(str, range(classes))), "task")
-    test = checks.Features({}, torch.arange(5))
+    labels = Labels(torch.arange(60) % classes, tuple(map(str, range(classes))), "task")
+    test = Features({}, torch.arange(5))
     checks.check_null(None, None, None, labels, test, torch.zeros(5))  # type: ignore[arg-type]
     assert asked == [range(once), range(once, 11 * once)]  # an alarm is confirmed with other labels
 
@@ -123,7 +125,7 @@ def test_a_probe_that_is_told_test_labels_is_caught(
     tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = torch.arange(80)  # overwritten by the labels, once they are known
-    scored = checks.confusion_matrix
+    scored = confusion_matrix
 
     def watched(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
         answers.copy_(labels)
@@ -155,7 +157,7 @@ def test_digest_sees_every_tensor() -> None:
         found.register_buffer("constant", torch.ones(2), persistent=False)
         return found
 
-    same = module().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    same = module().to(memory_format=torch.channels_last)
     assert state_digests([module()]) == state_digests([same])
     changes = [
         lambda it: it[0].bias.data.add_(1e-7),
