@@ -40,6 +40,7 @@ from finetune.data import (
     open_sources,
 )
 from finetune.features import layer_shapes
+from finetune.leaks import write_leaks
 from finetune.metrics import accuracy, compare, score
 from finetune.predictions import Predictions, read_predictions, write_predictions
 from finetune.probe import probe
@@ -158,6 +159,7 @@ def _run(config: FinetuneConfig, here: World, images: LabeledImages | None = Non
             ran = _train_and_test(config, encoder, sources, images, run)
             if ran.result is not None and ran.predictions is not None:
                 write_predictions(config.out, [ran.predictions])
+                write_leaks(config.out, [(images.train.source.spec, images.leaks)])
                 write_results(config.out, ran.result)
                 _log(ran.result, run)
             return ran
