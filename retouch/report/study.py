@@ -37,8 +37,8 @@ def _tables(report: StudyReport) -> list[Block]:
         f"{report.unlabeled_images:,} images of {report.image_size} px to learn from without labels.",
         f"It took {report.seconds:.0f} of {report.budget:.0f} seconds.",
     ]
-    if report.identical:
-        about.append(f"{counted(report.identical, 'image')} that equal a test image were not learned from.")
+    if report.repeated:
+        about.append(f"{counted(report.repeated, 'image')} that repeat a test image were not learned from.")
     if images.duplicates:
         about.append(f"{counted(images.duplicates, 'test image')} are also among the labeled training images.")
     found: list[Block] = [Prose(tuple(about)), *(_contenders(report, task) for task in report.classes)]

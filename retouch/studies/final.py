@@ -145,7 +145,7 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
         image_size=images.size,
         unlabeled=images.pool.source.spec,
         unlabeled_images=len(images.pool),
-        identical=images.identical,
+        repeated=images.repeated,
         data=_facts(images.sets),
         classes=classes,
         sizes=plan.sizes,

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.data import Images, Labels, Source, build_source, find_duplicates, load_images, stratified_split
+from common.data import Images, Labels, Source, build_source, load_images, stratified_split
+from common.data.duplicates import Prints, exact_rows, fingerprints, near_pairs
 from common.data.rows import even_rows
 from common.errors import UserError, check_all
 from finetune.data import LabeledImages, Sources, check_enough, load_labeled, open_sources
@@ -47,7 +48,7 @@ class StudyImages:
     size: int  # px
     pool: Images
     sets: tuple[LabelSet, ...]
-    identical: int  # images that were taken out of the pool because they equal a test image
+    repeated: int  # images that were taken out of the pool because they repeat a test image
 
     @property
     def judged(self) -> int:
@@ -108,7 +109,7 @@ def image_size(source: Source, *, gpu: bool) -> int:
 
 
 def load(config: StudyConfig, opened: Opened, size: int) -> tuple[Images, list[LabeledImages], int]:
-    """Decode all images: the pool without what equals a test image, the labeled sets, and how many were taken out.
+    """Decode all images: the pool without what repeats a test image, the labeled sets, and how many were taken out.
 
     Raises:
         UserError: there are too few readable images.
@@ -123,16 +124,22 @@ def load(config: StudyConfig, opened: Opened, size: int) -> tuple[Images, list[L
     else:
         data = config.data
         pool = load_images(opened.unlabeled, size, limit=data.limit, workers=data.workers, cache=data.cache)
-    seen = torch.zeros(len(pool), dtype=torch.bool)
+    known, seen = fingerprints(pool, config.data.workers), torch.zeros(len(pool), dtype=torch.bool)
     for images in labeled:
-        seen[find_duplicates(pool, images.test, workers=config.data.workers)] = True
-    identical = int(seen.sum())
-    if identical == len(pool):
+        seen[_repeated(known, fingerprints(images.test, config.data.workers))] = True
+    repeated = int(seen.sum())
+    if repeated == len(pool):
         raise UserError("data: every image is also a test image, so there is nothing to learn from; add images")
-    if identical:
-        log.info("%d images of %s equal test images and are not learned from", identical, pool.source.spec)
+    if repeated:
+        log.info("%d images of %s repeat test images and are not learned from", repeated, pool.source.spec)
         pool = pool.only((~seen).nonzero().squeeze(1))
-    return pool, labeled, identical
+    return pool, labeled, repeated
+
+
+def _repeated(pool: Prints, test: Prints) -> Tensor:
+    """Rows of the pool that show a test image, exactly or nearly; exactly, where all images look alike."""
+    pairs = near_pairs(test, pool)
+    return exact_rows(pool, test) if pairs is None else torch.tensor([pair.other for pair in pairs], dtype=torch.int64)
 
 
 def chosen_rows(labels: Labels, count: int, seed: int) -> Tensor:

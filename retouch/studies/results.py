@@ -82,7 +82,7 @@ class StudyReport(Record):
     image_size: int
     unlabeled: str  # the images that were learned from
     unlabeled_images: int
-    identical: int  # images that were not learned from because they equal a test image
+    repeated: int  # images that were not learned from because they repeat a test image
     data: dict[str, DataFacts]  # by task
     classes: dict[str, tuple[str, ...]]  # by task
     sizes: Sizes

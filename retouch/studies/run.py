@@ -121,9 +121,9 @@ def _images(config: StudyConfig, opened: Opened, saved: Plan | None, here: World
     else:
         size = size or image_size(opened.labeled[0].train, gpu=here.device.type == "cuda")
         counts = planning.sizes(config.seconds)
-    pool, labeled, identical = load(config, opened, size)
+    pool, labeled, repeated = load(config, opened, size)
     sets = tuple(label_set(one, **counts.model_dump(), seed=config.seed) for one in labeled)
-    return StudyImages(size, pool, sets, identical)
+    return StudyImages(size, pool, sets, repeated)
 
 
 def _answer(parts: Parts, given: Plan | None) -> StudyReport | None:

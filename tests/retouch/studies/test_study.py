@@ -101,7 +101,7 @@ def test_losers_stay_as_they_are(found: StudyReport, home: Path) -> None:
 
 def test_test_images_are_in_no_pool(found: StudyReport) -> None:
     assert found.unlabeled_images == 90
-    assert found.identical == 0
+    assert found.repeated == 0
 
 
 def test_another_study_with_the_plan_of_this_one_makes_the_same_choices(found: StudyReport, home: Path) -> None:
@@ -207,5 +207,5 @@ def test_images_are_split_if_there_is_no_test_set_and_the_test_images_leave_the_
     values = settings(tmp_path, "split", labels=labels, data={"source": labels["train"], "workers": 0})
     report = retouch.study(values | {"contestants": values["contestants"][:1], "plan": None, "budget": "4s"})
     assert report is not None
-    assert (report.identical, report.unlabeled_images) == (12, 48)
+    assert (report.repeated, report.unlabeled_images) == (12, 48)
     assert {score.n for one in report.contenders for score in one.test.values()} == {12}

@@ -83,7 +83,7 @@ def study(tmp_path: Path) -> Path:
         image_size=16,
         unlabeled="folder:animals",
         unlabeled_images=1234,
-        identical=7,
+        repeated=7,
         data={"animal": DataFacts(train="folder:animals", test="folder:tests", image_size=16, duplicates=0)},
         classes={"animal": CLASSES},
         sizes=Sizes(judged=100, fitted=200, tested=300),
@@ -103,7 +103,7 @@ def test_the_study_comes_first_with_its_verdict_and_its_runs_follow(study: Path)
     assert "Does pretraining help on these images?" in said
     assert "Yes: colorize beats the untrained network. Not shown to beat mask." in said
     assert "1,234 images of 16 px to learn from without labels. It took 1180 of 1200 seconds." in said
-    assert "7 images that equal a test image were not learned from." in said
+    assert "7 images that repeat a test image were not learned from." in said
     assert "Left out: mixed: needs at least 90 s." in said
     assert "training from scratch on the labels" in said
     assert "<img src=x" not in html(facts)
