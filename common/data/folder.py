@@ -99,7 +99,7 @@ class TreeSource(Source, ABC):
                 return {}
         if len(splits) < len(named):
             raise UserError(
-                f"{self.spec}: {', '.join(folders)} are folders of splits, two of the same: join these, or name the one "
+                f"{self.spec}: {', '.join(folders)} are folders of splits, two of the same: join them, or name one "
                 f"to use, such as {self.spec.rstrip('/')}/{folders[0]}"
             )
         if level and (without := [folder for folder, has in with_splits.items() if not has]):
