@@ -98,7 +98,7 @@ def _opened(
 
             return parquet_source(spec, rest, image, label, split)
         case "hf":
-            from common.data.tables import hub_source
+            from common.data.hub import hub_source
 
             return hub_source(spec, name, part or split, root, image, label)
         case "torchvision":

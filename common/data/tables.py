@@ -1,4 +1,4 @@
-"""`parquet:GLOB` and `hf:NAME[:split]`: tables with a column of images, read through Hugging Face `datasets`.
+"""`parquet:GLOB`: tables with a column of images, read through Hugging Face `datasets`.
 
 `datasets` keeps a memory-mapped copy in its cache, so any row of a table larger than memory can be read directly.
 """
@@ -36,7 +36,7 @@ from common.data.columns import (
     without_label,
 )
 from common.data.decode import image_suffixes, open_image
-from common.data.listing import in_run_folder, run_folders
+from common.data.listing import in_run_folder
 from common.data.source import Labels, Source, class_name, digest
 from common.data.split import Split, choose_split, first, split_of
 from common.errors import UserError, one_line
@@ -217,26 +217,26 @@ def _file_split(file: str) -> Split | None:
 
 
 def _parquet_table(spec: str, files: list[str], image: str | None, label: str | None, split: str) -> TableSource:
-    files = _with_rows(spec, files)
+    files = with_rows(spec, files)
     with _quiet():
         try:
             named = [glob.escape(file) for file in files]  # these are patterns, too
             table = datasets.load_dataset("parquet", data_files={"train": named}, split="train")
         except Exception as error:  # its readers raise anything on a foreign or truncated file
-            _check_cache(spec, None)
-            raise UserError(f"{spec} is not readable as parquet: {_reason(error)}") from None
+            check_cache(spec, None)
+            raise UserError(f"{spec} is not readable as parquet: {reason_of(error)}") from None
     status = [(Path(file).name, Path(file).stat()) for file in files]
     parts = [part for name, stat in status for part in (name, stat.st_size, stat.st_mtime_ns)]
     folders = {str(Path(file).parent) for file in files}
     root = folders.pop() if len(folders) == 1 else ""
-    table, chosen = _choose_rows(spec, table, split, label)
+    table, chosen = rows_of_split(spec, table, split, label)
     source = TableSource(spec, table, digest(parts), image, label, chosen.rows, root)
     if chosen.test is not None:
         source.test = partial(TableSource, f"{spec} (test)", table, digest(parts), image, label, chosen.test, root)
     return source
 
 
-def _choose_rows(spec: str, table: Any, split: str, label: str | None) -> tuple[Any, ChosenRows]:
+def rows_of_split(spec: str, table: Any, split: str, label: str | None) -> tuple[Any, ChosenRows]:
     """A table without the columns that name splits, and which rows these say to use."""
     maybe = [name for name in table.features if name != label and may_name_splits(name)]
     cells = {name: list(table[name]) for name in maybe}
@@ -248,7 +248,7 @@ def _choose_rows(spec: str, table: Any, split: str, label: str | None) -> tuple[
     return table.remove_columns(chosen.columns), chosen
 
 
-def _with_rows(spec: str, files: Sequence[str]) -> list[str]:
+def with_rows(spec: str, files: Sequence[str]) -> list[str]:
     """Those of ``files`` that have rows, according to their footers.
 
     Raises:
@@ -271,7 +271,7 @@ def _with_rows(spec: str, files: Sequence[str]) -> list[str]:
                         f"{first(names)}): use one as data.test, or write both with the same list of classes"
                     )
         except (OSError, pa.ArrowException) as error:
-            problems.append(f"{spec}: {file} is not readable as parquet: {_reason(error)}")
+            problems.append(f"{spec}: {file} is not readable as parquet: {reason_of(error)}")
     if problems:
         more = [f"{spec}: and {len(problems) - 3} more files"] if len(problems) > 3 else []
         raise UserError(*problems[:3], *more)
@@ -287,78 +287,7 @@ def _class_names(footer: Any) -> dict[str, list[str]]:
     return {name: one["names"] for name, one in features.items() if isinstance(one, dict) and "names" in one}
 
 
-class HubSource(TableSource):
-    """A table of the Hugging Face hub, which may have a test split as well.
-
-    Args:
-        another: opens another split of the same data set.
-    """
-
-    def __init__(
-        self,
-        spec: str,
-        table: Any,
-        identity: str,
-        image: str | None,
-        label: str | None,
-        another: Callable[[str], HubSource],
-        rows: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__(spec, table, identity, image, label, rows)
-        self._another = another
-
-    def published_test(self) -> Source | None:
-        """Its split ``test``, where the spec names no split and there is one, or its rows that are of it."""
-        if ":" in self.spec.partition(":")[2]:
-            return None
-        if self.test is not None:
-            return self.test()
-        try:
-            return self._another("test")
-        except UserError:
-            return None
-
-
-def hub_source(
-    spec: str, name: str, split: str, root: str | None = None, image: str | None = None, label: str | None = None
-) -> HubSource:
-    """``hf:NAME[:split]``: a data set of the Hugging Face hub, or a local folder in one of its layouts or of
-    ``save_to_disk``.
-
-    Raises:
-        UserError: it cannot be found or loaded, has no such split, or is a folder in which runs have been written.
-    """
-    local = Path(name).expanduser()
-    path = str(local) if local.exists() else name
-    saved = _is_saved(local)
-    if not saved and (runs := run_folders(local)):
-        raise UserError(
-            f"{spec}: `datasets` would also read what retouch has written to {runs[0]}; use folder:{name} or parquet:, "
-            "which leave it out, or move it"
-        )
-    if not saved and local.is_dir() and (files := sorted(map(str, local.rglob("*.parquet")))):
-        _with_rows(spec, files)
-    try:
-        table = _load_saved(local, split) if saved else datasets.load_dataset(path, split=split, cache_dir=root)
-    except Exception as error:  # hub, network and builder errors share no base class
-        _check_cache(spec, root)
-        raise UserError(f"{spec}: cannot load split {split!r}: {_reason(error)}") from None
-    built: list[object]
-    if saved:
-        status = [Path(file["filename"]).stat() for file in table.cache_files]
-        built = [part for one in status for part in (one.st_size, one.st_mtime_ns)]
-    else:  # the names of its cache files contain a hash of what they were built from
-        built = ["/".join(Path(file["filename"]).parts[-4:]) for file in table.cache_files]
-    another = partial(hub_source, spec, name, root=root, image=image, label=label)
-    identity = digest([name, split, *built])
-    table, chosen = _choose_rows(spec, table, "test" if split == "test" else "train", label)
-    source = HubSource(spec, table, identity, image, label, another, chosen.rows)
-    if chosen.test is not None:
-        source.test = partial(TableSource, f"{spec} (test)", table, identity, image, label, chosen.test)
-    return source
-
-
-def _check_cache(spec: str, root: str | None) -> None:
+def check_cache(spec: str, root: str | None) -> None:
     """Say so if a table could not be loaded because `datasets` cannot write its copy of it.
 
     Its own error does not tell: a good file looks unreadable.
@@ -377,22 +306,6 @@ def _check_cache(spec: str, root: str | None) -> None:
             f"{spec}: `datasets` cannot write its cache {cache} ({error.strerror}); "
             f"set {setting} to a folder that can be written"
         ) from None
-
-
-def _is_saved(folder: Path) -> bool:
-    """Whether ``save_to_disk`` of `datasets` has written it: a table, or a dictionary of them by split."""
-    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
-
-
-def _load_saved(folder: Path, split: str) -> Any:
-    data = datasets.load_from_disk(str(folder))
-    if not isinstance(data, datasets.DatasetDict):
-        if split != "train":
-            raise ValueError("it was saved as one table without splits; leave the split out")
-        return data
-    if split not in data:
-        raise ValueError(f"its splits are {', '.join(data)}")
-    return data[split]
 
 
 def _holds_images(feature: Any) -> bool:
@@ -447,7 +360,7 @@ def _columns(table: Any) -> str:
     return ", ".join(table.features)
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """The root cause in one line: `datasets` wraps it in a general error."""
     while error.__cause__ is not None:
         error = error.__cause__
