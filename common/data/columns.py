@@ -129,7 +129,7 @@ def _flagged(flag: Split, word: str) -> Split | None:
 
 def without_label(spec: str, missing: int, rows: int, task: str) -> str:
     """The message for rows whose label is ``MISSING``."""
-    return f"{spec}: {missing} of {rows} rows have no label in column {task!r}: leave them out"
+    return f"{spec}: {missing} of {rows} rows have no label in column {task!r}"
 
 
 def only(names: Sequence[str], usual: tuple[str, ...]) -> str | None:

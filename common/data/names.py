@@ -12,7 +12,7 @@ class Names(Sequence[str]):
     """An immutable list of file names or other strings, of any bytes and whatever the locale."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        encoded = [name.encode("utf-8", "surrogateescape") for name in names]
+        encoded = [name.encode("utf-8", "surrogatepass") for name in names]
         self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
         self._bytes = b"".join(encoded)
 
@@ -29,4 +29,4 @@ class Names(Sequence[str]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         start = int(self._ends[index - 1]) if index else 0
-        return self._bytes[start : int(self._ends[index])].decode("utf-8", "surrogateescape")
+        return self._bytes[start : int(self._ends[index])].decode("utf-8", "surrogatepass")

@@ -180,7 +180,7 @@ def test_rows_without_a_label_are_counted_when_labels_are_read(here: Path) -> No
 @pytest.mark.parametrize("missing", ["NaN", "None", "null", "NA", "<NA>"])
 def test_what_programs_write_for_no_label_is_no_class(here: Path, missing: str) -> None:
     (here / "a.csv").write_text("file,label\n" + rows(",a", f",{missing}", ",none"))
-    with pytest.raises(UserError, match="1 of 3 rows have no label in column 'label': leave them out"):
+    with pytest.raises(UserError, match="1 of 3 rows have no label in column 'label'"):
         build_source("csv:a.csv").labels()
     (here / "a.csv").write_text("file,label\n" + rows(",a", ",none"))
     assert build_source("csv:a.csv").labels().names == ("a", "none")
