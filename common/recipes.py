@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from common.runs.folder import StageConfig
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
-STAGES = ("pretrain", "probe", "finetune", "embed")
-STANDARD = {"probe": "linear", "finetune": "full", "embed": "embed"}  # where no recipe is named
+STAGES = ("pretrain", "probe", "finetune", "embed", "study")
+STANDARD = {"probe": "linear", "finetune": "full", "embed": "embed", "study": "study"}  # where no recipe is named
 EXPECT = "Expect: "
 
 Settings = Config | str | Path | Mapping[str, Any]  # a recipe or a YAML file, a mapping, or settings already read

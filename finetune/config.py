@@ -17,6 +17,7 @@ from common.machine.precision import Precision
 from common.runs.folder import StageConfig
 from finetune.data import LabeledData
 from finetune.embedding import EMBEDDING
+from finetune.leaks import DUPLICATES
 from finetune.predictions import PREDICTIONS
 from finetune.probes import AnyProbe, Linear, Nearest, Probe, Search
 from finetune.probes.search import LayerChoice, PoolingName
@@ -69,7 +70,7 @@ class ProbeConfig(StageConfig):
     """``retouch probe``: evaluate a frozen encoder on labeled tasks."""
 
     stage: ClassVar[str] = "probe"
-    writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, PREDICTIONS, EMBEDDING)
+    writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, PREDICTIONS, EMBEDDING, DUPLICATES)
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers", "data.cache"}
 
     encoder: Path
@@ -89,6 +90,8 @@ class ProbeConfig(StageConfig):
     """Robustness: corruptions of the test images, on which the chosen linear probe is tested without refitting."""
     properties: bool = True
     """Measure compactness and invariance of the code: "code" in results.json."""
+    null_check: bool = True
+    """Check that labels at random give chance: "checks" in results.json."""
     label_efficiency: LabelEfficiencyConfig | None = None
     """Accuracy from few labels to all, and how many labels the encoder saves: true, or a list of shares."""
     feature_cache: bool = True
@@ -201,6 +204,7 @@ class FinetuneConfig(StageConfig, GradientConfig):
         "linear_probe",
         "from_scratch",
         PREDICTIONS,
+        DUPLICATES,
     )
     free_keys: ClassVar[frozenset[str]] = (
         StageConfig.free_keys | LoopConfig.loop_free_keys | {"data.workers", "data.cache"}

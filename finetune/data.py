@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field, field_validator
@@ -22,13 +22,13 @@ from common.data import (
     split_source,
     stratified_folds,
     stratified_split,
-    warn_of_duplicates,
 )
 from common.data.images import Cache, kept_rows
 from common.data.levels import Levels, LevelsSetting
 from common.data.split import classes_without, first
 from common.errors import UserError, check_all
 from common.machine.cores import usable_cores
+from finetune.leaks import Leaks, find_leaks, without_leaks
 from finetune.results import DataFacts
 
 log = logging.getLogger("retouch")
@@ -39,9 +39,8 @@ SHOWN = 20  # classes named in the log
 class LabeledData(Config):
     """The labeled images.
 
-    If ``test`` is not set, ``shapes`` and ``torchvision:`` use their own test set, and ``hf:``, ``folder:`` and
-    ``parquet:`` use their ``test`` split if they have one. Any other source is split (seeded, stratified by the first
-    task).
+    If ``test`` is not set, ``shapes`` and ``torchvision:`` use their own test set, and folders, files and ``hf:`` their
+    ``test`` split if they have one. Any other source is split (seeded, stratified by the first task).
     """
 
     short: ClassVar[str] = "train"
@@ -72,6 +71,8 @@ class LabeledData(Config):
     """Folder for downloads."""
     levels: LevelsSetting | None = None
     """Black and white of images of more than 8 bits, as [0, 4095]; by default, a sample of `train` decides."""
+    leaks: Literal["keep", "drop"] = "keep"
+    """Training images that repeat test images, exactly or nearly: they are counted; drop leaves them out."""
 
     @field_validator("task")
     @classmethod
@@ -108,7 +109,8 @@ class LabeledImages(NamedTuple):
     train: Images
     test: Images
     tasks: dict[str, tuple[Labels, Labels]]
-    duplicates: int  # test images that are also training images
+    leaks: Leaks  # test images that are also training images, or nearly
+    left_out: int = 0  # training images, because of that
 
 
 def open_sources(data: LabeledData, seed: int, validation: float | None = None) -> Sources:
@@ -163,7 +165,7 @@ def load_labeled(
     ``seed`` draws the training images if there is a limit. A limited test set is the same for every seed. The search
     for duplicates reads all images. Unreadable images are dropped from everything that follows, so splits and results
     do not depend on whether images are kept in memory. Both sets have the levels of the training set. ``trained_on``:
-    the provenance of the encoder, for a warning if it was trained on other levels.
+    the provenance of the encoder, for a warning if it was trained on other levels, or on test images.
     """
 
     log.info("images at %d px%s", size, "" if data.image_size else ", the encoder's size")
@@ -177,15 +179,17 @@ def load_labeled(
     train = loaded(sources.train, data.limit, seed)
     test = loaded(sources.test, data.test_limit, 0, train.levels)
     warn_of_levels(trained_on, train)
-    duplicates = warn_of_duplicates(test, train, workers=data.workers)
+    leaks = find_leaks(test, train, trained_on, data.workers)
     train, test = train.readable(), test.readable()
+    whole = len(train)
+    train = without_leaks(train, leaks) if data.leaks == "drop" else train
     tasks = {}
     for name in data.tasks(sources.train):
         labels = train.labels(name)
         tasks[name] = labels, match_classes(labels, test.labels(name))
         log.info("task %s: %s", name, _classes(*tasks[name]))
         _warn_of_gaps(*tasks[name])
-    return LabeledImages(train, test, tasks, duplicates)
+    return LabeledImages(train, test, tasks, leaks, whole - len(train))
 
 
 def _classes(train: Labels, test: Labels) -> str:
@@ -229,7 +233,10 @@ def data_facts(sources: Sources, images: LabeledImages) -> DataFacts:
         train=sources.train.spec,
         test=sources.test.spec,
         image_size=images.train.size,
-        duplicates=images.duplicates,
+        duplicates=images.leaks.exact,
+        near_duplicates=images.leaks.training.facts,
+        in_pretraining=None if images.leaks.pretraining is None else images.leaks.pretraining.facts,
+        left_out=images.left_out,
     )
 
 

@@ -76,6 +76,7 @@ def write_embeddings(folder: Path, found: Sequence[Embedding], results: Sequence
             unfinished,
             metadata={"results": json.dumps(list(results))},
         )
+        unfinished.chmod(folder.stat().st_mode & 0o666)  # safetensors writes files that only their owner may read
 
 
 def read_embeddings(path: str | Path) -> list[Embedding]:

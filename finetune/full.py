@@ -40,6 +40,7 @@ from finetune.data import (
     open_sources,
 )
 from finetune.features import layer_shapes
+from finetune.leaks import write_leaks
 from finetune.metrics import accuracy, compare, score
 from finetune.predictions import Predictions, read_predictions, write_predictions
 from finetune.probe import probe
@@ -85,13 +86,17 @@ class Supervised(nn.Module):
             return self.augment(images)
 
 
-def finetune(config: FinetuneConfig) -> FinetuneResult | None:
+def finetune(config: FinetuneConfig, images: LabeledImages | None = None) -> FinetuneResult | None:
     """Train encoder and head, keep the step with the best validation accuracy, test it once.
 
     Writes ``classifier/``, ``encoder/``, ``results.json`` and ``predictions.parquet``. An exported encoder is compared
     with its linear probe and with the same network from scratch, each in its own folder. From scratch means without the
     learned weights: the statistics of the data (centre, whitening, BatchNorm) are the encoder's, as for the probe's
     untrained twin.
+
+    Args:
+        images: those of one task, already decoded, in place of those that ``config.data`` names. They are for a network
+            from scratch, which is compared with nothing else.
 
     Returns:
         The content of ``results.json``; None if a signal stopped training, and in all processes but the first.
@@ -101,7 +106,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
     """
     # once: a process group cannot be rejoined after leaving it
     with world() as here, numbered(config, here) as config:
-        ran = _run(config, here)
+        ran = _run(config, here, images)
         if not ran.finished:
             say_how_to_continue(config)
             return None
@@ -131,20 +136,21 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
         return result
 
 
-def _run(config: FinetuneConfig, here: World) -> Ran:
+def _run(config: FinetuneConfig, here: World, images: LabeledImages | None = None) -> Ran:
     """One training and its test, in ``config.out``."""
     with early_log() as early:
         # everything the user can get wrong is checked before anything is written
         encoder, sources, *_ = check_all(
             lambda: _start(config, here),
-            lambda: _open(config, here),
+            lambda: _open(config, here) if images is None else Sources(images.train.source, images.test.source),
             lambda: check_shares(config, here),
             lambda: check_run_folder(config),
         )
         start = config.encoder
         card = None if start.path is None or start.from_scratch else read_encoder_card(start.path)
         size = config.data.image_size or encoder.image_size
-        images = load_labeled(sources, config.data, size, config.seed, None if card is None else card.provenance)
+        trained_on = None if card is None else card.provenance
+        images = images or load_labeled(sources, config.data, size, config.seed, trained_on)
         check_enough(images, config.validation, config.seed)
         config = _with_group(config)
         with open_run(config, here, early) as run:
@@ -153,6 +159,7 @@ def _run(config: FinetuneConfig, here: World) -> Ran:
             ran = _train_and_test(config, encoder, sources, images, run)
             if ran.result is not None and ran.predictions is not None:
                 write_predictions(config.out, [ran.predictions])
+                write_leaks(config.out, [(images.train.source.spec, images.leaks)])
                 write_results(config.out, ran.result)
                 _log(ran.result, run)
             return ran

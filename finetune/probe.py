@@ -26,6 +26,7 @@ from common.machine.precision import resolve_precision
 from common.runs.folder import check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
 from finetune.baselines import Pixels, untrained
+from finetune.checks import check_null, state_digests
 from finetune.config import ProbeConfig
 from finetune.data import (
     LabeledData,
@@ -39,14 +40,17 @@ from finetune.data import (
 from finetune.efficiency import Right, label_efficiency, measure_efficiency
 from finetune.embedding import Embedding, embedded, write_embeddings
 from finetune.features import Extraction, Features, cached_features, extract, feature_key, layer_shapes
+from finetune.leaks import write_leaks
 from finetune.metrics import compare, score
 from finetune.pooling import Part, Space, build_spaces
 from finetune.predictions import Predictions, write_predictions
 from finetune.probes import Answers, Candidates, Fitted, Probe, Task, build_task
 from finetune.properties import measure_properties
 from finetune.results import (
+    Checks,
     EncoderFacts,
     LabelEfficiency,
+    NullCheck,
     Probed,
     ProbeReport,
     ProbeResult,
@@ -82,6 +86,7 @@ class Measured:
     predictions: dict[str, Tensor]  # int64 [n]
     confidences: dict[str, Tensor]  # float32 [n], of the probes that have probabilities
     linear: Fitted
+    null: NullCheck | None  # of the encoder, if it is checked
     right: Right | None  # by number of labels, if label efficiency is measured
 
     def compared(self, others: Mapping[str, Measured], labels: Tensor) -> Measured:
@@ -154,6 +159,7 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
             report = ProbeReport(results=tuple(results), notes=notes(config, results))
             write_predictions(run.folder, predictions)
             write_embeddings(run.folder, embeddings, places)
+            write_leaks(run.folder, [(images.train.source.spec, images.leaks) for images in loaded])
             write_results(run.folder, report)
             if show:
                 print_report(run, report)
@@ -199,17 +205,20 @@ def _probe_data(
     how: Extraction,
 ) -> tuple[list[tuple[ProbeResult, Predictions]], Embedding]:
     """The result and the predictions of each task of this data set, and where the encoder puts the test images."""
-    # the encoder itself
     itself = Subject("encoder", encoder, card.sha256, spaces)
+    subjects = [itself, *_baselines(config, itself, images, how)]
+    before = state_digests(subject.encoder for subject in subjects)
+
+    # the encoder itself
     tasks, embedding = _measure(config, data, itself, images, how)
     assert embedding is not None
     measured = {itself.name: _damaged(config, tasks, encoder, images, how)}
     code = measure_properties(encoder, images.test, how, config.seed) if config.properties else None
 
     # the baselines
-    subjects = [itself, *_baselines(config, itself, images, how)]
     for subject in subjects[1:]:
         measured[subject.name], _ = _measure(config, data, subject, images, how)
+    frozen = state_digests(subject.encoder for subject in subjects) == before
 
     found = []
     for name, (train_labels, test_labels) in images.tasks.items():
@@ -231,6 +240,7 @@ def _probe_data(
             },
             code=code,
             label_efficiency=_label_efficiency(mine),
+            checks=Checks(frozen=frozen, null=mine[itself.name].null),
         )
         answers = {f"{subject}.{key}": said for subject, one in mine.items() for key, said in one.predictions.items()}
         sure = {f"{subject}.{key}": share for subject, one in mine.items() for key, share in one.confidences.items()}
@@ -283,10 +293,11 @@ def _measure(
                 linear = fitted
             chosen = outcomes[key].choice
             log.debug("%s, %s, %s: %s, chosen by %s", subject.name, name, key, chosen.text, chosen.how)
-        right = measure_efficiency(
-            config, candidates, train_labels, test, test_labels.values[test.index], predictions["linear"]
-        )
-        found[name] = Measured(task, outcomes, predictions, confidences, linear, right)
+        answers = test_labels.values[test.index]
+        checked = config.null_check and subject.name == "encoder"
+        null = check_null(config, candidates, linear.space, train_labels, test, answers) if checked else None
+        right = measure_efficiency(config, candidates, train_labels, test, answers, predictions["linear"])
+        found[name] = Measured(task, outcomes, predictions, confidences, linear, null, right)
     log.info(
         "%s: features of %s images in %.1f s, probed in %.1f s: %s",
         *(subject.name, f"{len(train) + len(test):,}", extracted - started, time.monotonic() - extracted),

@@ -145,6 +145,22 @@ class Tuned(Outcome[StepChoice]):
     """A network whose weights were all trained."""
 
 
+class Repeat(Record):
+    """A test image, and an image that repeats it."""
+
+    test: str  # where it comes from
+    other: str
+    alike: float  # correlation of gray thumbnails; 1 only if the pixels are the same
+
+
+class NearDuplicates(Record):
+    """Test images that other images repeat: the same pixels, or another size, crop or coloring of the same picture."""
+
+    test_images: int
+    pairs: int  # all of them are in duplicates.csv
+    most_alike: tuple[Repeat, ...]  # at most 20
+
+
 class DataFacts(Record):
     """The data of one task."""
 
@@ -152,6 +168,11 @@ class DataFacts(Record):
     test: str
     image_size: int
     duplicates: int  # test images that are also training images
+    # test images that those of training, and of pretraining, repeat at least nearly; None: not looked for, or all look
+    # too much alike
+    near_duplicates: NearDuplicates | None = None
+    in_pretraining: NearDuplicates | None = None
+    left_out: int = 0  # training images, since they repeat test images (data.leaks=drop)
 
 
 class EncoderFacts(Record):
@@ -216,6 +237,27 @@ class LabelEfficiency(Record):
     worth: dict[str, tuple[Worth, ...]]  # by baseline, for each budget of the encoder
 
 
+class NullCheck(Record):
+    """The linear probe with training labels at random, which has to be as accurate as chance."""
+
+    accuracy: float  # mean of the repetitions
+    chance: float  # one by the number of classes
+    ci95: tuple[float, float]  # of the accuracy, if names of classes mean nothing
+    images: int  # that it was fitted on
+    repetitions: int
+
+    @property
+    def above_chance(self) -> bool:
+        return self.ci95[0] > self.chance
+
+
+class Checks(Record):
+    """What is true of every sound measurement."""
+
+    frozen: bool  # no tensor of the encoder or its twin changed, buffers included
+    null: NullCheck | None  # None: switched off, or fewer than two images per class
+
+
 class ProbeResult(Record):
     """Everything measured on one task of one data set."""
 
@@ -228,6 +270,7 @@ class ProbeResult(Record):
     subjects: dict[str, SubjectResult]  # encoder, random_init, pixels
     code: CodeProperties | None = None
     label_efficiency: LabelEfficiency | None = None
+    checks: Checks | None = None  # None in older files
 
     @property
     def linear(self) -> Probed:

@@ -9,7 +9,7 @@ from rich.console import Console
 from common.runs.folder import Run
 from common.runs.results import RESULTS
 from finetune.config import ProbeConfig
-from finetune.results import Probed, ProbeReport, ProbeResult
+from finetune.results import Checks, DataFacts, Probed, ProbeReport, ProbeResult
 from finetune.table import (
     Line,
     damage_table,
@@ -39,10 +39,46 @@ def notes(config: ProbeConfig, results: Sequence[ProbeResult]) -> tuple[str, ...
         for subject, measured in result.subjects.items():
             for key, one in measured.probes.items():
                 found += [f"{result.task}: {line}" for line in _unconverged(f"the {key} probe of {subject}", one)]
-        if result.data.duplicates:
-            count, total = result.data.duplicates, result.linear.test.n
-            found.append(f"{result.task}: {count} of {total} test images are also training images")
+        found += [f"{result.task}: {line}" for line in _failed(result.checks)]
+        found += [f"{result.task}: {line}" for line in _leaks(result.data, result.linear.test.n)]
     return tuple(dict.fromkeys(found))
+
+
+def _failed(checks: Checks | None) -> list[str]:
+    """What is wrong with the measurement itself."""
+    lines = []
+    if checks is not None and not checks.frozen:
+        lines.append(
+            "the encoder or its untrained twin changed while it was measured, so these are not numbers of frozen "
+            "encoders; this should not happen: please report it"
+        )
+    null = None if checks is None else checks.null
+    if null is not None and null.above_chance:
+        low, high = null.ci95
+        lines.append(
+            f"with training labels at random the linear probe is right on {null.accuracy:.1%} "
+            f"[{low:.1%}, {high:.1%}] of the test images, and chance is {null.chance:.1%}: something seems to tell it "
+            "the test labels, so its accuracy may be too high"
+        )
+    return lines
+
+
+def _leaks(data: DataFacts, total: int) -> list[str]:
+    """Which test images were seen before."""
+    lines = []
+    if data.duplicates:
+        lines.append(f"{data.duplicates} of {total} test images are also training images")
+    near, pool = data.near_duplicates, data.in_pretraining
+    if near is not None and near.test_images > data.duplicates:
+        lines.append(f"{near.test_images} of {total} test images repeat training images, at least nearly")
+    if lines and data.left_out:
+        lines = [f"{', and '.join(lines)}; these {data.left_out} training images were left out"]
+    if pool is not None and pool.test_images:
+        lines.append(
+            f"{pool.test_images} of {total} test images repeat images of pretraining, at least nearly: the encoder has "
+            "seen them, without labels"
+        )
+    return lines
 
 
 def _unconverged(name: str, one: Probed) -> list[str]:

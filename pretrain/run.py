@@ -31,8 +31,11 @@ from pretrain.sample import sample
 log = logging.getLogger("retouch")
 
 
-def pretrain(config: PretrainConfig) -> Pretrained:
+def pretrain(config: PretrainConfig, images: Images | None = None) -> Pretrained:
     """Fit an encoder on unlabeled images; write ``config.out`` with checkpoints, panels and ``encoder/``.
+
+    Args:
+        images: those to learn from, already decoded, in place of those that ``config.data`` names.
 
     Raises:
         UserError: the data, the encoder or the run folder cannot be used; nothing has been written.
@@ -41,14 +44,14 @@ def pretrain(config: PretrainConfig) -> Pretrained:
         config = with_group(config)
         # everything the user can get wrong is checked before anything is written
         sources, watched, learner, _ = check_all(
-            lambda: _open(config, here),
+            lambda: _open(config, here) if images is None else [],
             lambda: _open_watched(config, here),
             lambda: _build(config, here),
             lambda: check_run_folder(config),
         )
-        learner.attach(*_load(sources, config))
+        learner.attach(*(_load(sources, config) if images is None else _enough([images], config)))
         with open_run(config, here, early) as run:
-            log.info("%s from %s; %s", _counted(learner), sources[0].spec, learner.description)
+            log.info("%s from %s; %s", _counted(learner), learner.images.source.spec, learner.description)
             panels, ruler = Panels(learner, config.method.title, run), Ruler(learner)
             periodic = [Periodic(config.panels_every, panels.show, at_end=False)]
             if learner.restorers:
@@ -63,6 +66,7 @@ def pretrain(config: PretrainConfig) -> Pretrained:
                 run,
                 title=f"pretrain {config.method.title}",
                 periodic=periodic,
+                until=learner.stop.at,
             )
             if not training.finished:
                 say_how_to_continue(config)
@@ -72,8 +76,8 @@ def pretrain(config: PretrainConfig) -> Pretrained:
             panels.show(training.step)
             sha256 = _export(learner, config, run, training)
             found = ruler.result(training.step) if learner.restorers else None
-            images = sample(learner.images, size=config.data.image_size)
-            results = _results(learner, images, run, training, sha256, found)
+            shown = sample(learner.images, size=config.data.image_size)
+            results = _results(learner, shown, run, training, sha256, found)
             return Pretrained(training, config.out / "encoder", results)
 
 
@@ -138,9 +142,16 @@ def _load(sources: Sequence[Source], config: PretrainConfig) -> list[Images]:
     data, method = config.data, config.method
     size = method.loaded_size(data.image_size)
     images = [load_images(one, size, limit=data.limit, workers=data.workers, cache=data.cache) for one in sources]
-    if method.second == "view":
-        images = list(paired(*images))
-    if problems := method.check(data.image_size, min(map(len, images))):
+    return _enough(list(paired(*images)) if method.second == "view" else images, config)
+
+
+def _enough(images: list[Images], config: PretrainConfig) -> list[Images]:
+    """The images of each source.
+
+    Raises:
+        UserError: they are too few for the method.
+    """
+    if problems := config.method.check(config.data.image_size, min(map(len, images))):
         raise UserError(*problems)
     return images
 

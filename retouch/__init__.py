@@ -67,8 +67,9 @@ if TYPE_CHECKING:
     from finetune.results import EmbedResult, FinetuneResult, ProbeReport
     from pretrain.linear.base import LinearMethod
     from pretrain.results import Pretrained
+    from retouch.studies.results import StudyReport
 
-__all__ = ["UserError", "embed", "finetune", "fit", "load_encoder", "pretrain", "probe"]
+__all__ = ["UserError", "embed", "finetune", "fit", "load_encoder", "pretrain", "probe", "study"]
 
 
 def pretrain(config: Settings, *overrides: str) -> Pretrained:
@@ -117,6 +118,22 @@ def finetune(config: Settings | None = None, *overrides: str) -> FinetuneResult 
 
     with without_main():
         return stage(stage_config(FinetuneConfig, config, overrides))
+
+
+def study(config: Settings | None = None, *overrides: str) -> StudyReport | None:
+    """Find out whether pretraining helps, and with which method. See ``retouch.studies.config`` for the settings.
+
+    Returns:
+        The content of ``results.json``; ``report.verdict`` is the answer. None if a signal stopped training.
+
+    Raises:
+        UserError: with every problem at once; nothing has been written.
+    """
+    from retouch.studies.config import StudyConfig
+    from retouch.studies.run import study as stage
+
+    with without_main():
+        return stage(stage_config(StudyConfig, config, overrides))
 
 
 def embed(config: Settings | None = None, *overrides: str) -> EmbedResult:

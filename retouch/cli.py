@@ -10,9 +10,17 @@ from importlib.metadata import version
 from typing import Any
 
 from common.recipes import STAGES, find_recipe, full_names, listing, recipes
-from common.runs.console import Parser, add_stages, answer, columns, program, say
+from common.runs.console import Parser, Stage, add_stages, answer, columns, program, say
 from finetune.__main__ import STAGES as TRANSFER
 from pretrain.__main__ import STAGES as PRETRAINING
+
+STUDY = Stage(
+    "study",
+    "will pretraining help on my pictures, by how much, and with which method?",
+    "retouch.studies.command",
+    "retouch.studies.config:StudyConfig",
+    lossless=True,
+)
 
 EPILOG = """\
 examples:
@@ -21,6 +29,7 @@ examples:
   retouch probe linear encoder=runs/mine data=labeled/train
   retouch finetune full encoder=runs/mine data=labeled/train
   retouch embed encoder=runs/mine data=my/pictures
+  retouch study data=my/pictures labels=labeled/train budget=20m
   retouch report runs/mine runs/linear-1 -o report.html
   retouch label encoder=runs/mine data=my/pictures -o label.html
   retouch pretrain denoise --help
@@ -37,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"retouch {version('retouch')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_stages(commands, (*PRETRAINING, *TRANSFER))
+    add_stages(commands, (*PRETRAINING, *TRANSFER, STUDY))
     shipped = commands.add_parser("recipes", help="list the recipes, or print one", description=_recipes.__doc__)
     name: Any = shipped.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name, or STAGE/NAME")
     name.completer = lambda **_: full_names(recipes())

@@ -18,10 +18,12 @@ from common.settings import plain
 from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
 from pretrain.config import GradientPretraining, PretrainConfig
 from retouch import lecture
+from retouch.studies.config import StudyConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMAS: dict[str, Any] = {
     "pretrain": PretrainConfig, "finetune": FinetuneConfig, "probe": ProbeConfig, "embed": EmbedConfig,
+    "study": StudyConfig,
 }  # fmt: skip
 
 every = pytest.mark.parametrize("recipe", recipes(), ids=lambda one: f"{one.stage}-{one.name}")
@@ -29,6 +31,8 @@ every = pytest.mark.parametrize("recipe", recipes(), ids=lambda one: f"{one.stag
 
 def needed(recipe: Recipe) -> list[str]:
     """The settings that a recipe leaves to the user."""
+    if recipe.stage == "study":
+        return ["labels=my/labeled"]
     return ["encoder=runs/mine"] if recipe.stage in ("probe", "embed") or recipe.name == "full" else []
 
 

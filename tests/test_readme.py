@@ -24,6 +24,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "finetune": {"steps": 2, "epochs": None, "batch_size": 8, "precision": "float32"},
     "probe": {"precision": "float32", "damage": []},
     "embed": {"precision": "float32"},
+    "study": {"contestants": ["scratch"]},
 }
 
 

@@ -1,7 +1,6 @@
 """Images from anywhere: sources, decoded images, and batches whose order is a function of the step."""
 
 from common.data.build import build_source
-from common.data.duplicates import find_duplicates, warn_of_duplicates
 from common.data.images import Images, load_images, paired
 from common.data.loader import Batch, Loader, in_order
 from common.data.source import Labels, Source, Subset
@@ -16,7 +15,6 @@ __all__ = [
     "Subset",
     "build_source",
     "check_classes",
-    "find_duplicates",
     "in_order",
     "load_images",
     "match_classes",
@@ -24,5 +22,4 @@ __all__ = [
     "split_source",
     "stratified_folds",
     "stratified_split",
-    "warn_of_duplicates",
 ]

@@ -57,8 +57,8 @@ def build_source(
 
     Args:
         spec: ``scheme:rest``, or a plain path (see ``recognize``).
-        split: ``train`` or ``test``, for sources that have both, unless ``spec`` names one. Folders and parquet files
-            have both if all of them are named after a split; otherwise they are taken whole.
+        split: ``train`` or ``test``, for sources that have both, unless ``spec`` names one. Folders, files and
+            rows have both if two of them are named after splits; otherwise they are taken whole.
         image: column of images or their paths, if it is not the obvious one (``parquet``, ``hf``, ``csv``).
         label: column, or task, that ``labels(None)`` returns.
         root: folder for downloads (``hf``, ``torchvision``); by default in the user's cache.
@@ -99,7 +99,7 @@ def _opened(
 
             return parquet_source(spec, rest, image, label, split)
         case "hf":
-            from common.data.tables import hub_source
+            from common.data.hub import hub_source
 
             return hub_source(spec, name, part or split, root, image, label)
         case "torchvision":

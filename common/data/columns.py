@@ -1,16 +1,27 @@
-"""Labels in columns of a table: which columns are images, which are labels, and which labels are meant."""
+"""The columns of a table: which are images, labels or splits, and which labels are meant."""
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-from common.data.source import Source
+from common.data.source import Source, class_name
+from common.data.split import Split, choose_split, first, split_of
 from common.errors import UserError
+
+log = logging.getLogger("retouch")
 
 # what such columns are usually called, the likeliest first
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture", "pixel_values")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "category")
+SPLIT_COLUMNS = ("split", "partition")  # hold splits and nothing else
+MAYBE_SPLIT_COLUMNS = ("set", "subset")  # hold splits, or labels
+YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
+# how programs write that there is no label; `none` in lower case may be a class
+MISSING = ("", "NaN", "nan", "None", "NULL", "null", "NA", "na", "N/A", "n/a", "<NA>", "#N/A")
 
 
 class ColumnSource(Source, ABC):
@@ -42,6 +53,83 @@ class ColumnSource(Source, ABC):
             if found := [name for name in self.tasks if name in self._classes] or usual or list(repeated):
                 return tuple(found)
         return super().default_tasks()
+
+
+class ChosenRows(NamedTuple):
+    """The rows of a table that are used, ``None`` for all, and those of its test set, ``None`` where it has none."""
+
+    columns: list[str]  # those that name the splits
+    rows: list[int] | None = None
+    test: list[int] | None = None
+
+
+def may_name_splits(column: str) -> bool:
+    """Whether a column of this name (``split``, ``set``, ``is_test``, ...) may say to which split a row belongs."""
+    return column.lower() in SPLIT_COLUMNS + MAYBE_SPLIT_COLUMNS or _flag(column) is not None
+
+
+def choose_rows(spec: str, columns: Mapping[str, Sequence[object]], split: str) -> ChosenRows:
+    """The rows of ``split`` where a column says of every row to which split it belongs; all where no column does.
+
+    Args:
+        columns: the cells of those that ``may_name_splits``.
+
+    Raises:
+        UserError: a column says it of some rows only, or two say different things, or there are no such rows.
+    """
+    named: dict[str, list[Split]] = {}
+    for name, cells in columns.items():
+        words = ["" if cell is None or cell != cell else class_name(str(cell)) for cell in cells]  # NaN is not itself
+        if (splits := _splits(spec, name, words)) is not None:
+            named[name] = splits
+    if len(set(map(tuple, named.values()))) > 1:
+        raise UserError(f"{spec}: columns {' and '.join(named)} name splits, but not the same ones: remove all but one")
+    rows: dict[Split, list[int]] = {}
+    for row, one in enumerate(next(iter(named.values()), [])):
+        rows.setdefault(one, []).append(row)
+    if len(rows) < 2:
+        return ChosenRows(list(named))
+    chosen, test = choose_split(rows, split)
+    if chosen is None:
+        raise UserError(f"{spec}: no rows of {split} among its splits {', '.join(rows)}")
+    used = next(name for name, part in rows.items() if part is chosen)
+    counts = ", ".join(f"{name} ({len(part):,} images)" for name, part in rows.items())
+    log.info("%s holds the splits %s: %s is used", spec, counts, used)
+    return ChosenRows(list(named), chosen, test)
+
+
+def _splits(spec: str, column: str, words: list[str]) -> list[Split] | None:
+    """The split of every row; ``None`` if the column is of another kind."""
+    flag = _flag(column)
+    meaning = {word: split_of(word) if flag is None else _flagged(flag, word) for word in dict.fromkeys(words)}
+    splits = [one for one in map(meaning.__getitem__, words) if one is not None]
+    if len(splits) == len(words):
+        return splits
+    if not any(words) or (not splits and column.lower() in MAYBE_SPLIT_COLUMNS):
+        return None
+    counts = [f"{word or 'empty'} ({count:,})" for word, count in Counter(words).most_common()]
+    known = "train, test or val" if flag is None else "true or false"
+    raise UserError(
+        f"{spec}: column {column!r} seems to name splits, but not in every row: {first(counts)}; write {known} into "
+        f"all, or remove it, or set data.label={column} if it holds labels"
+    )
+
+
+def _flag(column: str) -> Split | None:
+    """``test`` for a column ``is_test`` of true and false, and so on."""
+    name = column.lower()
+    return split_of(name.removeprefix("is")) if name.startswith("is") else None
+
+
+def _flagged(flag: Split, word: str) -> Split | None:
+    if word.lower() in YES:
+        return flag
+    return None if word.lower() not in NO else "test" if flag == "train" else "train"
+
+
+def without_label(spec: str, missing: int, rows: int, task: str) -> str:
+    """The message for rows whose label is ``MISSING``."""
+    return f"{spec}: {missing} of {rows} rows have no label in column {task!r}"
 
 
 def only(names: Sequence[str], usual: tuple[str, ...]) -> str | None:

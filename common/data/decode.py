@@ -8,7 +8,6 @@ import importlib.util
 import io
 import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,19 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from common.data.levels import LOW, Levels, is_deep, levels_of, load, wide_values, with_low_bytes
+from common.data.levels import Levels, levels_of
+from common.data.wide import (
+    LOW,
+    PHOTOMETRIC,
+    check_readable,
+    fourth_is_alpha,
+    is_deep,
+    load,
+    missing,
+    tag,
+    wide_values,
+    with_low_bytes,
+)
 from common.errors import one_line
 
 # registered by PIL, but not readable by PIL alone, or not images
@@ -24,7 +35,6 @@ _NOT_IMAGES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 
 PNG = b"\x89PNG\r\n\x1a\n"  # the first bytes of such a file
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-PHOTOMETRIC, SAMPLE_FORMAT = 262, 339  # tags of a TIFF: 0 where 0 is white; 2 for numbers with a sign
 NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}  # chunks of a PNG that decide over its pixels
 
 MAX_PIXELS = 1_000_000_000  # per image; PIL's own limit of 179 million refuses panoramas and scans
@@ -71,8 +81,7 @@ def open_image(data: bytes | str | Path) -> Image.Image | Tensor:
 
 def _opened(data: bytes | str | Path) -> Image.Image:
     image = Image.open(_readable(data))
-    if image.mode == "L" and _tag(image, SAMPLE_FORMAT) == (2,):
-        raise ValueError("PIL takes 8-bit numbers with a sign for numbers without: save it with 16 bits")
+    check_readable(image)
     return with_low_bytes(image, Image.open(_readable(data))) if is_deep(image) else image
 
 
@@ -173,14 +182,21 @@ def upright(image: Image.Image | Tensor, levels: Levels | None = None) -> Image.
 
 def _scale_deep(image: Image.Image, levels: Levels | None) -> None:
     """Scale a color image of 16 bits, of which PIL has kept the high byte, in place."""
-    levels = levels or (levels_of([image]) if LOW in image.info else None)
-    values = wide_values(image) if LOW in image.info and levels != Levels(0, 65535) else None
-    image.info.pop(LOW, None)
-    if values is not None and levels is not None:
-        alpha = image.getchannel("A") if image.mode == "RGBA" else None
-        image.paste(Image.fromarray(levels.to_bytes(values)).convert(image.mode))
-        if alpha is not None:
-            image.putalpha(alpha)
+    if LOW not in image.info:
+        return
+    levels, values = levels or levels_of([image]) or Levels(0, 65535), wide_values(image)
+    del image.info[LOW]
+    assert values is not None
+    colors = levels.to_bytes(values)
+    if (nothing := missing(image, values)) is not None:
+        colors[nothing] = 0
+    transparent = image.info.pop("transparency", None)
+    if isinstance(transparent, tuple):  # a color of 16 bits, which no pixel of 8 has
+        colors[(values == transparent).all(2)] = 255
+    alpha = image.getchannel("A") if image.mode == "RGBA" else None
+    image.paste(Image.fromarray(colors).convert(image.mode))
+    if alpha is not None:
+        image.putalpha(alpha)
 
 
 def to_rgb(image: Image.Image, levels: Levels | None = None) -> Image.Image:
@@ -193,24 +209,24 @@ def to_rgb(image: Image.Image, levels: Levels | None = None) -> Image.Image:
     if image.mode == "RGB" and not isinstance(transparent, tuple):
         return image
     if image.mode.startswith(("I", "F")):
-        values = np.asarray(image)
+        values = wide_values(image)
+        assert values is not None
         gray = (levels or levels_of([image]) or Levels(0, 1)).to_bytes(values)
-        if _tag(image, PHOTOMETRIC) == 0:  # PIL inverts those of 8 bits itself
+        if tag(image, PHOTOMETRIC) == 0:  # PIL inverts those of 8 bits itself
             gray = 255 - gray
+        if (nothing := missing(image, values)) is not None:
+            gray[nothing] = 0
         if isinstance(transparent, int):
             gray[values == transparent] = 255
         return Image.fromarray(gray).convert("RGB")
     if image.mode == "La":
         image = image.convert("LA")  # the only mode that PIL converts La to
-    if isinstance(transparent, tuple) and max(transparent) > 255:  # 16-bit: the high byte, as for pixels
+    if isinstance(transparent, tuple) and max(transparent) > 255:  # of 16 bits, decoded elsewhere: the high bytes
         image.info["transparency"] = tuple(value >> 8 for value in transparent)
+    if image.mode == "RGBA" and not fourth_is_alpha(image):
+        return image.convert("RGB")
     if image.mode in ("RGBA", "RGBa", "LA", "PA") or transparent is not None:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
-
-
-def _tag(image: Image.Image, tag: int) -> Any:
-    """A tag of a TIFF; ``None`` where it has none, and for other files."""
-    return getattr(image, "tag_v2", {}).get(tag)

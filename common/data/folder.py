@@ -46,45 +46,87 @@ class TreeSource(Source, ABC):
     def split(self, name: str) -> Self:
         """Itself, or the one of its splits that is asked for, where its folders are splits (train, test, val).
 
-        The test set of ``train`` is then ``test``, or ``val`` where there is no ``test``.
+        The test set of ``train`` is then ``test``, or ``val`` where there is no ``test``. Images in none of the splits
+        are left out, with a warning. A single folder around the splits does not matter.
 
         Raises:
-            UserError: it has splits, but not this one.
+            UserError: it has splits, but not this one, or two folders of one.
         """
-        parts = self._parts(0) or self._parts(1)
+        outer, parts = self, self._parts(0)
+        while not parts and (inner := outer._only_folder()) is not None:
+            outer, parts = inner, inner._parts(0)
+        if not parts:
+            outer, parts = self, self._parts(1)
         if not parts:
             return self
         chosen, test = choose_split(parts, name)
         if chosen is None:
             specs = ", ".join(part.spec for part in parts.values())
-            raise UserError(f"{self.spec}: no {name} folder among its splits {specs}")
+            raise UserError(f"{outer.spec}: no {name} folder among its splits {specs}")
         counts = ", ".join(f"{name} ({len(part):,} images)" for name, part in parts.items())
-        log.info("%s holds the splits %s: %s is used", self.spec, counts, chosen.spec)
+        log.info("%s holds the splits %s: %s is used", outer.spec, counts, chosen.spec)
+        if stray := len(outer) - sum(map(len, parts.values())):
+            kept = {path for part in parts.values() for path in map(part.where, range(len(part)))}
+            one = next(path for path in map(outer.where, range(len(outer))) if path not in kept)
+            say_once(logging.WARNING, f"{outer.spec}: {stray:,} images in no split are left out, such as {one}")
         chosen.test = test
         return chosen
 
     def _parts(self, level: int) -> dict[Split, Self]:
-        """The parts by their folders ``level`` folders down; none if one is not named after a split, or two alike."""
+        """The parts by their folders ``level`` folders down, where two are named after splits or the only one is.
+
+        Raises:
+            UserError: two are named after the same split, and others after another.
+        """
         chosen: dict[str, list[str]] = {}
+        with_splits: dict[str, bool] = {}  # whether a folder of the first level holds a split
         for path in self.paths:
             folders = path.split("/")[:-1]
-            chosen.setdefault(folders[level] if len(folders) > level else "", []).append(path)
-        named = {split_of(folder): folder for folder in chosen}
-        if None in named or len(named) < len(chosen) or (level and len(named) == 1):
+            folder = folders[level] if len(folders) > level else ""
+            chosen.setdefault(folder, []).append(path)
+            if folders:
+                with_splits[folders[0]] = with_splits.get(folders[0], False) or split_of(folder) is not None
+        named = [(split, folder) for folder in chosen if (split := split_of(folder)) is not None]
+        folders, splits = [folder for _, folder in named], dict(named)
+        if len(splits) < 2:
+            if not level and splits.keys() & {"test", "val"} and len(chosen) > 1:
+                say_once(
+                    logging.WARNING,
+                    f"{self.spec}: {first(folders)} is taken as the other folders are; if its images are for testing, "
+                    "put the others into a folder train",
+                )
+            if level or len(chosen) > 1:
+                return {}
+        if len(splits) < len(named):
+            raise UserError(
+                f"{self.spec}: {', '.join(folders)} are folders of splits, two of the same: join them, or name one "
+                f"to use, such as {self.spec.rstrip('/')}/{folders[0]}"
+            )
+        if level and (without := [folder for folder, has in with_splits.items() if not has]):
+            say_once(
+                logging.WARNING,
+                f"{self.spec}: all images are taken: some of its folders have {', '.join(folders)} inside, which look "
+                f"like splits, but {first(without)} not",
+            )
             return {}
-        parts: dict[Split, Self] = {}
-        for name, folder in named.items():
-            if name is None:
-                continue
-            part = parts[name] = copy.copy(self)
-            if level:
-                part.spec = f"{self.spec} ({folder})"
-                part._keep(chosen[folder])
-            else:  # the same as if the user had named this folder
-                part.root, part.spec = f"{self.root.rstrip('/')}/{folder}", f"{self.spec.rstrip('/')}/{folder}"
-                part._empty = [path.partition("/")[2] for path in self._empty if path.startswith(f"{folder}/")]
-                part._keep([path.partition("/")[2] for path in chosen[folder]])
-        return parts
+        return {split: self._part(folder, chosen[folder], level) for split, folder in splits.items()}
+
+    def _part(self, folder: str, paths: Sequence[str], level: int) -> Self:
+        """The images at ``paths``, all of the same folder ``level`` folders down."""
+        part = copy.copy(self)
+        if level:
+            part.spec = f"{self.spec} ({folder})"
+            part._keep(paths)
+        else:  # the same as if the user had named this folder
+            part.root, part.spec = f"{self.root.rstrip('/')}/{folder}", f"{self.spec.rstrip('/')}/{folder}"
+            part._empty = [path.partition("/")[2] for path in self._empty if path.startswith(f"{folder}/")]
+            part._keep([path.partition("/")[2] for path in paths])
+        return part
+
+    def _only_folder(self) -> Self | None:
+        """The folder that holds everything; ``None`` if there is none."""
+        folders = {path.partition("/")[0] if "/" in path else "" for path in self.paths}
+        return None if len(folders) > 1 or "" in folders else self._part(folders.pop(), self.paths, 0)
 
     def published_test(self) -> Source | None:
         """The folder of test images next to this one of training images, where the user named the folder of both."""
@@ -156,7 +198,7 @@ class FolderSource(TreeSource):
                     f"{self.spec}: {self.root}/{path} has disappeared since the folder was listed ({error.strerror}): "
                     "start again once the folder no longer changes"
                 ) from None
-            parts += (os.fsencode(path), status.st_size, status.st_mtime_ns)
+            parts += (path, status.st_size, status.st_mtime_ns)
         return digest(parts)
 
     def image(self, index: int) -> Image.Image | Tensor:

@@ -6,8 +6,7 @@ values decide, not the container, and those of a sample of the whole source, so 
 
 from __future__ import annotations
 
-import re
-import sys
+import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -18,15 +17,17 @@ from pydantic import AfterValidator
 from torch import Tensor
 
 from common.data.rows import even_rows
+from common.data.wide import LOW, missing, wide_values
+
+log = logging.getLogger("retouch")
 
 if TYPE_CHECKING:
     from common.data.source import Source
 
 SAMPLE = 64  # images of a source that are looked at
+VALUES = 4096  # values of each, besides its smallest and largest
+MANY = 16  # different values, of which one may lie apart from the others
 BITS = (8, 10, 12, 14, 16)
-LOW = "low bytes"  # in `Image.info`: the same image, of which PIL will decode the low instead of the high bytes
-_DEEP = re.compile(r"(RGB[AX]?|LA);16([BLN])")  # PIL's raw modes of which it keeps the high byte
-_GRAY_ALPHA = "LA;16B"  # has no raw mode for its low bytes: its four bytes are read as four channels
 
 
 def _ascending(value: tuple[float, float]) -> tuple[float, float]:
@@ -50,7 +51,7 @@ class Levels(NamedTuple):
 
     def to_bytes(self, values: NDArray[Any]) -> NDArray[np.uint8]:
         """Values of any shape and type -> 0..255: the high 8 bits of whole numbers from 0, else linear; clipped."""
-        wide = np.nan_to_num(values.astype(np.float64), nan=self.black, posinf=self.black, neginf=self.black)
+        wide = np.nan_to_num(values.astype(np.float64), nan=self.black, posinf=self.white, neginf=self.black)
         if values.dtype.kind in "iu" and self.black == 0 and self.white >= 255:
             gray = np.floor(wide * (256 / (self.white + 1)))
         else:
@@ -60,7 +61,30 @@ class Levels(NamedTuple):
 
 def source_levels(source: Source) -> Levels | None:
     """Measured on an evenly spread sample of its images; ``None`` if they have 8 bits, as most have."""
-    return levels_of(filter(None, (_opened(source, row) for row in even_rows(len(source), SAMPLE).tolist())))
+    seen = _seen(filter(None, (_opened(source, row) for row in even_rows(len(source), SAMPLE).tolist())))
+    if apart := lone_value(seen.values):
+        value, others = apart
+        log.warning(
+            "%s: the value %g lies far from all others (%g to %g) and sets the scale; if it stands for missing data, "
+            "set data.levels=[%g, %g]",
+            *(source.spec, value, *others, *others),
+        )
+    return _levels(seen)
+
+
+def lone_value(values: NDArray[np.float64]) -> tuple[float, tuple[float, float]] | None:
+    """A smallest or largest value that lies apart from all others by more than half of the range, and their range.
+
+    Such a value often stands for missing data. A few values only, as in masks, always lie apart.
+    """
+    known = np.unique(values)
+    if len(known) >= MANY:
+        half = (known[-1] - known[0]) / 2
+        if known[-1] - known[-2] > half:
+            return float(known[-1]), (float(known[0]), float(known[-2]))
+        if known[1] - known[0] > half:
+            return float(known[0]), (float(known[1]), float(known[-1]))
+    return None
 
 
 def has_deep(source: Source) -> bool:
@@ -83,78 +107,44 @@ def levels_of(images: Iterable[Image.Image]) -> Levels | None:
     Whole numbers from 0 up to 65535 have as many bits as their largest one needs. Floats are in [0, 1] or [0, 255] if
     they fit; whatever does not is stretched from the smallest to the largest value.
     """
-    low, high, whole = np.inf, -np.inf, True
+    return _levels(_seen(images))
+
+
+class _Seen(NamedTuple):
+    """Values of some images: the smallest and largest of each, and some between."""
+
+    values: NDArray[np.float64]
+    whole: bool
+
+
+def _seen(images: Iterable[Image.Image]) -> _Seen:
+    parts, whole = [np.empty(0)], True
     for image in images:
         try:
             values = wide_values(image)
         except Exception:  # decoders raise anything on broken files, and others will speak of them
             continue
-        if values is not None:
-            finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-            if finite.size:
-                low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-            whole = whole and values.dtype.kind in "iu"
-    if low > high:
+        if values is None:
+            continue
+        whole = whole and values.dtype.kind in "iu"
+        nothing = missing(image, values)
+        known = values.ravel() if nothing is None else values[~nothing].ravel()
+        known = known[np.isfinite(known)] if values.dtype.kind == "f" else known
+        if known.size:
+            some = known[even_rows(len(known), VALUES).numpy()]
+            parts.append(np.concatenate([some, [known.min(), known.max()]]).astype(np.float64))
+    return _Seen(np.concatenate(parts), whole)
+
+
+def _levels(seen: _Seen) -> Levels | None:
+    if not seen.values.size:
         return None
+    low, high, whole = float(seen.values.min()), float(seen.values.max()), seen.whole
     if whole and low >= 0 and high < 2 ** BITS[-1]:
         return Levels(0, next(2**bits - 1 for bits in BITS if high < 2**bits))
     if not whole and low >= 0 and high <= 255:
         return Levels(0, 1 if high <= 1 else 255)
     return Levels(low, high if high > low else low + 1)
-
-
-def load(image: Image.Image) -> None:
-    """Decode it; what PIL refuses after the last pixel, such as a long text, costs no image."""
-    try:
-        image.load()
-    except ValueError:
-        if getattr(image, "tile", None):  # pixels are missing
-            raise
-        image.load()
-
-
-def wide_values(image: Image.Image) -> NDArray[Any] | None:
-    """The values ``[h w]`` or ``[h w 3]`` of an image of more than 8 bits per channel; ``None`` for one of 8 bits."""
-    if image.mode.startswith(("I", "F")):
-        load(image)
-        return np.asarray(image)
-    low = image.info.get(LOW)
-    if low is None:
-        return None
-    load(image)
-    channels = slice(1, 2) if low.info.get(_GRAY_ALPHA) else slice(0, 3)
-    values: NDArray[np.uint16] = np.asarray(image)[..., :3].astype(np.uint16) << 8 | np.asarray(low)[..., channels]
-    return values
-
-
-def is_deep(image: Image.Image) -> bool:
-    """Whether it is a color image of 16 bits, of which PIL will decode the high bytes."""
-    tiles: list[Any] = getattr(image, "tile", [])  # what a file, opened but not decoded, has still to decode
-    return bool(tiles) and _DEEP.search(str(tiles[0].args)) is not None
-
-
-def with_low_bytes(image: Image.Image, again: Any) -> Image.Image:
-    """A deep image with its low bytes in ``info[LOW]``, decoded from ``again``, the same file opened twice."""
-    native = "L" if sys.byteorder == "little" else "B"
-    if again.tile[0].args == _GRAY_ALPHA:
-        again.tile = [tile._replace(args="RGBA") for tile in again.tile]
-        again.info[_GRAY_ALPHA] = True
-        image.info[LOW] = again
-        return image
-
-    def swapped(found: re.Match[str]) -> str:
-        order = native if found[2] == "N" else found[2]
-        return f"{found[1]};16{'B' if order == 'L' else 'L'}"
-
-    tiles = []
-    for tile in again.tile:
-        given = tile.args
-        parts = [given] if isinstance(given, str) else list(given or ())
-        parts = [_DEEP.sub(swapped, part) if isinstance(part, str) else part for part in parts]
-        tiles.append(tile._replace(args=parts[0] if isinstance(given, str) else tuple(parts)))
-    again.tile = tiles
-    image.info[LOW] = again
-    return image
 
 
 def _opened(source: Source, row: int) -> Image.Image | None:

@@ -30,6 +30,7 @@ class Listing:
     empty: list[str] = field(default_factory=list)  # folders without images and folders, of the first two levels
     runs: list[str] = field(default_factory=list)  # run folders, left out
     added: list[str] = field(default_factory=list)  # other folders that are left out
+    again: list[str] = field(default_factory=list)  # links to images and folders that are listed already
 
     @property
     def kinds(self) -> str:
@@ -44,6 +45,12 @@ class Listing:
                 say_once(
                     logging.INFO, f"{spec}: {len(folders)} folder{'s' * (len(folders) > 1)} {what} left out: {shown}"
                 )
+        if self.again:
+            say_once(
+                logging.INFO,
+                f"{spec}: {len(self.again)} link{'s' * (len(self.again) > 1)} to what is listed already left out: "
+                f"{', '.join(sorted(self.again)[:SHOWN])}{', ...' * (len(self.again) > SHOWN)}",
+            )
         if self.images and self.others.total() > len(self.images):
             say_once(
                 logging.INFO, f"{spec}: {len(self.images):,} images; files of other types are not read ({self.kinds})"
@@ -65,6 +72,7 @@ def list_images(root: str, suffixes: frozenset[str]) -> Listing:
             waiting.sort(reverse=True)
         relative, real = pending.pop() if pending else waiting.pop()
         if real in visited:
+            listing.again.append(relative.rstrip("/"))
             continue
         with os.scandir(real) as found:
             entries = list(found)
@@ -85,7 +93,7 @@ def list_images(root: str, suffixes: frozenset[str]) -> Listing:
                     links.append((path, target))
             elif entry.is_dir():
                 pending.append((path + "/", entry.path))
-            elif _suffix(entry.name) in suffixes:
+            elif _suffix(entry.name) in suffixes and entry.is_file():  # no pipe, which would be waited for
                 listing.images.append(path)
             else:
                 listing.others[_suffix(entry.name)] += 1
@@ -95,7 +103,11 @@ def list_images(root: str, suffixes: frozenset[str]) -> Listing:
     for path, target in sorted(links):
         folder, _, name = target.rpartition("/")
         listed = folder in visited and _suffix(name) in suffixes and not name.startswith(".")
-        if _suffix(path) in suffixes and not listed and target not in taken:
+        if _suffix(path) not in suffixes:
+            continue
+        if listed or target in taken:
+            listing.again.append(path)
+        else:
             taken.add(target)
             listing.images.append(path)
     return listing

@@ -1,16 +1,18 @@
 """`csv:PATH` and `list:PATH`: images named in a file, one per line, with labels beside them.
 
 Paths are relative to the folder of the file or, if the first image is not there, to the working folder. A listed file
-that is missing counts as an unreadable image.
+that is missing counts as an unreadable image. A line that starts with ``#`` is a comment, unless there is such a file.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import os
 import re
-from collections.abc import Sequence
+import stat
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -20,15 +22,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from common.data.columns import IMAGE_COLUMNS, ColumnSource, only
+from common.data.columns import (
+    IMAGE_COLUMNS,
+    MISSING,
+    ColumnSource,
+    choose_rows,
+    may_name_splits,
+    only,
+    without_label,
+)
 from common.data.decode import image_suffixes, open_image
 from common.data.names import Names
 from common.data.source import Labels, Source, class_name, digest
-from common.data.split import Split, choose_split, split_of
+from common.data.split import split_of
 from common.errors import UserError, one_line
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image_path", *IMAGE_COLUMNS)
-SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 
 
 class Table(NamedTuple):
@@ -71,9 +80,9 @@ class ListSource(ColumnSource):
             try:
                 status = os.stat(self.where(index))  # noqa: PTH116 -- a million times
             except OSError:  # unreadable
-                parts += (os.fsencode(path), "missing")
+                parts += (path, "missing")
             else:
-                parts += (os.fsencode(path), status.st_size, status.st_mtime_ns)
+                parts += (path, status.st_size, status.st_mtime_ns)
         for name, (values, names) in self._labels.items():
             parts += (name, *names, values.numpy().tobytes())
         return digest(parts)
@@ -82,7 +91,10 @@ class ListSource(ColumnSource):
         return len(self.paths)
 
     def image(self, index: int) -> Image.Image | Tensor:
-        return open_image(self.where(index))
+        path = self.where(index)
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 -- a million times
+            raise ValueError("not a file")  # a pipe would be waited for
+        return open_image(path)
 
     def where(self, index: int) -> str:
         return str(self.root / self.paths[index])  # an absolute path stays as it is
@@ -91,7 +103,7 @@ class ListSource(ColumnSource):
         task = self.resolve(task)
         values, names = self._labels[task]
         if missing := int((values < 0).sum()):
-            raise UserError(f"{self.spec}: {missing} of {len(self)} rows have no label in column {task!r}")
+            raise UserError(without_label(self.spec, missing, len(self), task))
         return Labels(values if rows is None else values[rows], names, task)
 
     def published_test(self) -> Source | None:
@@ -105,7 +117,8 @@ class ListSource(ColumnSource):
 def list_source(spec: str, path: str, split: str, image: str | None = None, label: str | None = None) -> ListSource:
     """Open ``csv:PATH`` (a table with a header) or ``list:PATH`` (a path per line, and perhaps a label after it).
 
-    Rows of a CSV whose column ``split`` names splits are those splits, as for folders.
+    Rows of a table whose column ``split`` names splits are those splits, as for folders; so are the rows of a list in
+    which splits stand after the paths.
 
     Args:
         image: the column of paths, if it is not the obvious one.
@@ -116,53 +129,98 @@ def list_source(spec: str, path: str, split: str, image: str | None = None, labe
     """
     file = Path(path).expanduser()
     text = _text(spec, file)
-    table = _table(spec, text, image) if spec.startswith("csv:") else _list(text)
+
+    def exists(path: str) -> bool:
+        return any(os.path.exists(folder / _native(path)) for folder in (file.parent, Path()))  # noqa: PTH110 -- of any length
+
+    table = _table(spec, text, image, exists) if spec.startswith("csv:") else _list(text, label, exists)
     if not table.paths:
         raise UserError(f"{spec}: no images are listed in {file.absolute()}")
     if "://" in table.paths[0]:
         raise UserError(f"{spec} lists addresses, such as {table.paths[0]}: download the images, and list their paths")
+    _check_text(spec, table, exists)
+    table.paths[:] = map(_native, table.paths)
     root = file.parent
     if not (root / table.paths[0]).exists() and Path(table.paths[0]).exists():
         root = Path()
-    column = next((name for name in table.columns if name.lower() in SPLIT_COLUMNS), None)
-    rows = _split_rows(table.columns[column]) if column else {}
-    if not column or not rows:
-        return ListSource(spec, table, root, label)
-    del table.columns[column]
-    chosen, test = choose_split(rows, split)
-    if chosen is None:
-        raise UserError(f"{spec}: no rows of {split} among its splits {', '.join(rows)}")
-    source = ListSource(spec, table.only(chosen), root, label)
-    source.test = None if test is None else ListSource(f"{spec} (test)", table.only(test), root, label)
+    maybe = {name: cells for name, cells in table.columns.items() if name != label and may_name_splits(name)}
+    chosen = choose_rows(spec, maybe, split)
+    for name in chosen.columns:
+        del table.columns[name]
+    source = ListSource(spec, table if chosen.rows is None else table.only(chosen.rows), root, label)
+    if chosen.test is not None:
+        source.test = ListSource(f"{spec} (test)", table.only(chosen.test), root, label)
     return source
+
+
+def _native(path: str) -> str:
+    """A path as this machine writes it, with the home folder in full."""
+    path = os.fsdecode(path.encode("utf-8", "surrogateescape"))
+    return os.path.expanduser(path) if path.startswith("~/") else path  # noqa: PTH111 -- a million times
+
+
+def _check_text(spec: str, table: Table, exists: Callable[[str], bool]) -> None:
+    """Refuse what is not UTF-8, except in names of files: these may have any bytes.
+
+    Raises:
+        UserError: names the column, or the first file that is not there.
+    """
+    foreign = [name for name, cells in table.columns.items() if not _is_text(name, *cells)]
+    problems = [f"{spec}: column {one!a} is not in UTF-8: save the file as UTF-8" for one in foreign]
+    path = None if _is_text(*table.paths) else next(path for path in table.paths if not _is_text(path))
+    if path is not None and not exists(path):
+        problems.append(f"{spec}: the path {path!a} is not in UTF-8, and there is no such file: save it as UTF-8")
+    if problems:
+        raise UserError(*problems)
+
+
+def _is_text(*cells: str) -> bool:
+    try:
+        "".join(cells).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _text(spec: str, file: Path) -> str:
     try:
-        # a file name may have any bytes
-        return file.read_bytes().decode("utf-8-sig", "surrogateescape")
+        data = file.read_bytes()
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return data.decode("utf-16")
+        return data.decode("utf-8-sig", "surrogateescape")  # a file name may have any bytes
+    except UnicodeDecodeError:
+        raise UserError(f"{spec}: {file.absolute()} is not readable as UTF-16: save it as UTF-8") from None
     except FileNotFoundError:
         raise UserError(f"{spec}: no such file: {file.absolute()}") from None
     except OSError as error:
         raise UserError(f"{spec}: {file.absolute()} cannot be read: {error.strerror}") from None
 
 
-def _list(text: str) -> Table:
-    """A path per line; what follows its suffix, after a space, comma or tab, is its label."""
+def _list(text: str, label: str | None, exists: Callable[[str], bool]) -> Table:
+    """A path per line, perhaps in quotes; what follows its suffix, after a space, comma or tab, is its label."""
     suffixes = "|".join(re.escape(suffix) for suffix in image_suffixes())
-    form = re.compile(rf"(.*(?:{suffixes}))(?:[\s,;]+(\S.*))?", re.IGNORECASE)
-    lines = [line.strip() for line in text.split("\n") if line.strip() and not line.startswith("#")]
-    found = [form.fullmatch(line) for line in lines]
-    labels = [None if one is None else one[2] for one in found]
-    paths = [line if one is None else one[1] for line, one in zip(lines, found, strict=True)]
-    return Table(paths, {"label": [label or "" for label in labels]} if any(labels) else {})
+    form = re.compile(rf"([\"']?)(.*(?:{suffixes}))\1(?:[\s,;]+(\S.*))?", re.IGNORECASE)
+    paths, labels = [], []
+    for line in filter(None, map(str.strip, text.split("\n"))):
+        found = form.fullmatch(line)
+        path = line if found is None else found[2]
+        if not line.startswith("#") or exists(path):
+            paths.append(path)
+            labels.append("" if found is None else found[3] or "")
+    if not any(labels):
+        return Table(paths, {})
+    splits = {split_of(one) for one in set(labels)} - {None}
+    return Table(paths, {"split" if label is None and len(splits) > 1 else "label": labels})
 
 
-def _table(spec: str, text: str, image: str | None) -> Table:
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
+def _table(spec: str, text: str, image: str | None, exists: Callable[[str], bool]) -> Table:
+    says = re.match(r"sep=(.)\r?\n", text)  # what Excel writes above a table
+    text = text[says.end() :] if says else text
+    first = next((line for line in text.split("\n") if line.strip() and not line.startswith("#")), "")
+    delimiter = says[1] if says else max(",;\t|", key=first.count)
     try:
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
+        rows = [row for row in rows if not row[0].startswith("#") or any(map(exists, row))]
     except csv.Error as error:
         raise UserError(f"{spec} is not readable as CSV: {one_line(error)}") from None
     if not rows:
@@ -205,21 +263,10 @@ def _is_image(cell: str) -> bool:
     return os.path.splitext(cell.strip())[1].lower() in image_suffixes()  # noqa: PTH122
 
 
-def _split_rows(cells: list[str]) -> dict[Split, list[int]]:
-    """The rows of each split; none if a row names no split, or all name the same."""
-    rows: dict[Split, list[int]] = {}
-    for row, cell in enumerate(cells):
-        name = split_of(cell)
-        if name is None:
-            return {}
-        rows.setdefault(name, []).append(row)
-    return rows if len(rows) > 1 else {}
-
-
 def _classes(cells: list[str]) -> tuple[Tensor, tuple[str, ...]]:
-    """Labels in words -> the class of each row, -1 where it is empty, and the sorted names of the classes."""
+    """Labels in words -> the class of each row, -1 where there is none, and the sorted names of the classes."""
     words = [class_name(cell) for cell in cells]
-    given = {word for word in words if word}
+    given = {word for word in words if word not in MISSING}
     names = sorted(given, key=int) if all(re.fullmatch("[0-9]+", word) for word in given) else sorted(given)
     number = {name: index for index, name in enumerate(names)}
     return torch.from_numpy(np.array([number.get(word, -1) for word in words], np.int64)), tuple(names)

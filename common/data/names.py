@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from typing import overload
 
@@ -10,10 +9,10 @@ import numpy as np
 
 
 class Names(Sequence[str]):
-    """An immutable list of file names or other strings."""
+    """An immutable list of file names or other strings, of any bytes and whatever the locale."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        encoded = [os.fsencode(name) for name in names]
+        encoded = [name.encode("utf-8", "surrogatepass") for name in names]
         self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
         self._bytes = b"".join(encoded)
 
@@ -29,4 +28,5 @@ class Names(Sequence[str]):
             return [self[one] for one in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return os.fsdecode(self._bytes[int(self._ends[index - 1]) if index else 0 : int(self._ends[index])])
+        start = int(self._ends[index - 1]) if index else 0
+        return self._bytes[start : int(self._ends[index])].decode("utf-8", "surrogatepass")

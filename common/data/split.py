@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar
 
@@ -14,17 +15,20 @@ from common.errors import UserError
 
 Split = Literal["train", "test", "val"]
 NAMES: dict[str, Split] = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("train", "training", "trainset"), "train"),
+    **dict.fromkeys(("test", "testing", "testset"), "test"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
 }
+BESIDES = {"data", "image", "images", "img", "imgs", "set", "split"}  # words that may stand beside the name of a split
 SHOWN = 5  # classes named in a message
 P = TypeVar("P")
 
 
 def split_of(name: str) -> Split | None:
-    """The split that a folder or file is named after, whatever its case; ``None`` if it is none."""
-    return NAMES.get(name.lower())
+    """The split of a name such as ``Train``, ``train_images``, ``training_set`` or ``val2017``; ``None`` for others."""
+    words = re.split(r"[-_.\s]+|(?<=[a-z])(?=[0-9])", name.lower())
+    words = [word for word in words if word and not word.isdecimal() and word not in BESIDES]
+    return NAMES.get(words[0]) if len(words) == 1 else None
 
 
 def choose_split(parts: Mapping[Split, P], split: str) -> tuple[P | None, P | None]:

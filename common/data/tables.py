@@ -1,4 +1,4 @@
-"""`parquet:GLOB` and `hf:NAME[:split]`: tables with a column of images, read through Hugging Face `datasets`.
+"""`parquet:GLOB`: tables with a column of images, read through Hugging Face `datasets`.
 
 `datasets` keeps a memory-mapped copy in its cache, so any row of a table larger than memory can be read directly.
 """
@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import glob
+import json
 import logging
+import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,18 +25,32 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from common.data.columns import IMAGE_COLUMNS, ColumnSource, only
-from common.data.decode import open_image
-from common.data.listing import in_run_folder, run_folders
+from common.data.columns import (
+    IMAGE_COLUMNS,
+    MISSING,
+    ChosenRows,
+    ColumnSource,
+    choose_rows,
+    may_name_splits,
+    only,
+    without_label,
+)
+from common.data.decode import image_suffixes, open_image
+from common.data.listing import in_run_folder
 from common.data.source import Labels, Source, class_name, digest
-from common.data.split import Split, choose_split, split_of
+from common.data.split import Split, choose_split, first, split_of
 from common.errors import UserError, one_line
+from common.runs.logs import say_once
 
 log = logging.getLogger("retouch")
 
 
 class TableSource(ColumnSource):
     """Rows of a `datasets` table. ``image`` and ``label`` name columns; by default, the obvious ones are used.
+
+    Args:
+        rows: those that are used; ``None`` for all.
+        root: the folder of the table. Paths in it are relative to this or, where there is no file, to the working one.
 
     Raises:
         UserError: there is no column of that name, or not exactly one candidate for images.
@@ -43,9 +59,18 @@ class TableSource(ColumnSource):
     test: Callable[[], Source] | None = None
 
     def __init__(
-        self, spec: str, table: Any, identity: str, image: str | None = None, label: str | None = None
+        self,
+        spec: str,
+        table: Any,
+        identity: str,
+        image: str | None = None,
+        label: str | None = None,
+        rows: Sequence[int] | None = None,
+        root: str = "",
     ) -> None:
-        self.spec, self._identity = spec, identity
+        self.spec, self._identity, self._root = spec, identity, root
+        self._rows = None if rows is None else np.asarray(rows)
+        table = table if rows is None else table.select(rows)
         images = [name for name, feature in table.features.items() if _holds_images(feature)]
         tasks = [name for name, feature in table.features.items() if _holds_labels(feature)]
         problems = []
@@ -53,7 +78,7 @@ class TableSource(ColumnSource):
         if image is not None and image not in images:
             problems.append(f"data.image: {_wrong_column(image, table, images, 'images')}")
         elif not images:
-            problems.append(f"no column holds images; it has {_columns(table)}")
+            problems.append(f"no column holds images; it has {_kinds(table)}{_hint_of_paths(table)}")
         elif self._image is None:
             problems.append(f"several columns hold images: {', '.join(images)}; set data.image to one of them")
         if label is not None and label not in tasks:
@@ -62,19 +87,20 @@ class TableSource(ColumnSource):
             raise UserError(*(f"{spec}: {problem}" for problem in problems))
         classes = [name for name in tasks if isinstance(table.features[name], datasets.ClassLabel)]
         self._choose_tasks(tasks, classes, label)
-        self._kinds = ", ".join(f"{name} ({_kind(feature)})" for name, feature in table.features.items())
+        self._kinds = _kinds(table)
         self._table = table.select_columns([self._image, *tasks])
         if isinstance(table.features[self._image], datasets.Image):
             self._table = self._table.cast_column(self._image, datasets.Image(decode=False))
         self._images = self._table.select_columns([self._image])
 
     def published_test(self) -> Source | None:
-        """The files of its test split, where those of several splits were named."""
+        """The files of its test split, or the rows that are of it, where those of several splits were named."""
         return None if self.test is None else self.test()
 
     @cached_property
     def fingerprint(self) -> str:
-        return digest([self._identity, len(self), self._image, *self.tasks])
+        rows = [] if self._rows is None else [self._rows.tobytes()]
+        return digest([self._identity, len(self), self._image, *self.tasks, *rows])
 
     def __len__(self) -> int:
         return len(self._table)
@@ -82,13 +108,17 @@ class TableSource(ColumnSource):
     def image(self, index: int) -> Image.Image | Tensor:
         cell = self._images[index][self._image]
         if isinstance(cell, dict):
-            cell = cell["bytes"] or cell["path"]
+            cell = cell["bytes"] or self._path(cell["path"])
         if not cell:
             raise ValueError("the row holds no image")
         return open_image(cell)
 
+    def _path(self, path: str | None) -> str | None:
+        beside = os.path.join(self._root, path or "")  # noqa: PTH118 -- by image
+        return beside if path and os.path.exists(beside) else path  # noqa: PTH110
+
     def where(self, index: int) -> str:
-        return f"{self.spec}[{index}]"
+        return f"{self.spec}[{index if self._rows is None else self._rows[index]}]"
 
     def resolve(self, task: str | None) -> str:
         if not self.tasks:
@@ -115,10 +145,10 @@ class TableSource(ColumnSource):
             names = list(dict.fromkeys(listed))  # in the order of the file, with or without images
         else:
             given = cells.map(lambda cell: class_name(cell) if isinstance(cell, str) else cell)
-            missing = cells.isna() | (given == "")
+            missing = cells.isna() | given.isin(MISSING)
             names = sorted(given[~missing].unique())
         if missing.any():
-            raise UserError(f"{self.spec}: {int(missing.sum())} of {len(self)} rows have no label in column {task!r}")
+            raise UserError(without_label(self.spec, int(missing.sum()), len(self), task))
         numbers = {name: number for number, name in enumerate(names)}
         chosen = torch.from_numpy(given.map(numbers).to_numpy(np.int64, copy=True))
         return Labels(chosen if rows is None else chosen[rows], tuple(map(str, names)), task)
@@ -129,8 +159,9 @@ def parquet_source(
 ) -> TableSource:
     """``parquet:GLOB``: all matching files, sorted by name (``**`` also matches folders).
 
-    If all are named after splits (``train-00000.parquet``, ``train/0.parquet``), only those of ``split`` are read.
-    Files in run folders are left out, and those without rows: an empty shard may lack the types of the others.
+    If they are named after splits (``train-00000.parquet``, ``train/0.parquet``), only those of ``split`` are read, and
+    those in no split are left out, with a warning. If a column ``split`` names splits, only such rows are used. Files
+    in run folders are left out, and those without rows: an empty shard may lack the types of the others.
 
     Raises:
         UserError: no file matches, one is not a parquet file, or none has rows.
@@ -151,16 +182,23 @@ def parquet_source(
     for file in files:
         parts.setdefault(_file_split(file), []).append(file)
     named = {name: part for name, part in parts.items() if name is not None}
-    if None in parts or len(named) < 2:
-        return _parquet_table(spec, files, image, label)
+    if len(named) < 2:
+        if None in parts and named.keys() & {"test", "val"}:
+            one = next(iter(named.values()))[0]
+            say_once(
+                logging.WARNING, f"{spec}: {one} is taken as the other files are; if it is for testing, name the others"
+            )
+        return _parquet_table(spec, files, image, label, split)
+    if stray := parts.get(None):
+        say_once(logging.WARNING, f"{spec}: files in no split are left out: {first(stray)}")
     chosen, test = choose_split(named, split)
     if chosen is None:
         raise UserError(f"{spec}: no {split} files among those of its splits {', '.join(named)}")
     counts = ", ".join(f"{name} ({len(part)} files)" for name, part in named.items())
     log.info("%s holds the splits %s: %s is used", spec, counts, ", ".join(chosen[:3]))
-    source = _parquet_table(spec, chosen, image, label)
+    source = _parquet_table(spec, chosen, image, label, split)
     if test is not None:
-        source.test = partial(_parquet_table, spec, test, image, label)
+        source.test = partial(_parquet_table, spec, test, image, label, "test")
     return source
 
 
@@ -174,32 +212,66 @@ def _fixed(pattern: str) -> Path:
 def _file_split(file: str) -> Split | None:
     """The split that a file is named after, or its folder."""
     path = Path(file)
-    return split_of(re.split(r"[-_.]", path.name)[0]) or split_of(path.parent.name)
+    named = {split for word in re.split(r"[-_.]", path.name) if (split := split_of(word)) is not None}
+    return named.pop() if len(named) == 1 else split_of(path.parent.name)
 
 
-def _parquet_table(spec: str, files: list[str], image: str | None, label: str | None) -> TableSource:
-    files = _with_rows(spec, files)
+def _parquet_table(spec: str, files: list[str], image: str | None, label: str | None, split: str) -> TableSource:
+    files = with_rows(spec, files)
     with _quiet():
         try:
             named = [glob.escape(file) for file in files]  # these are patterns, too
             table = datasets.load_dataset("parquet", data_files={"train": named}, split="train")
         except Exception as error:  # its readers raise anything on a foreign or truncated file
-            _check_cache(spec, None)
-            raise UserError(f"{spec} is not readable as parquet: {_reason(error)}") from None
+            check_cache(spec, None)
+            raise UserError(f"{spec} is not readable as parquet: {reason_of(error)}") from None
     status = [(Path(file).name, Path(file).stat()) for file in files]
     parts = [part for name, stat in status for part in (name, stat.st_size, stat.st_mtime_ns)]
-    return TableSource(spec, table, digest(parts), image, label)
+    folders = {str(Path(file).parent) for file in files}
+    root = folders.pop() if len(folders) == 1 else ""
+    table, chosen = rows_of_split(spec, table, split, label)
+    source = TableSource(spec, table, digest(parts), image, label, chosen.rows, root)
+    if chosen.test is not None:
+        source.test = partial(TableSource, f"{spec} (test)", table, digest(parts), image, label, chosen.test, root)
+    return source
 
 
-def _with_rows(spec: str, files: list[str]) -> list[str]:
-    """Those of ``files`` that have rows, according to their footers."""
+def rows_of_split(spec: str, table: Any, split: str, label: str | None) -> tuple[Any, ChosenRows]:
+    """A table without the columns that name splits, and which rows these say to use."""
+    maybe = [name for name in table.features if name != label and may_name_splits(name)]
+    cells = {name: list(table[name]) for name in maybe}
+    for name in maybe:
+        if isinstance(table.features[name], datasets.ClassLabel):
+            names = table.features[name].names
+            cells[name] = [None if cell is None or cell < 0 else names[cell] for cell in cells[name]]
+    chosen = choose_rows(spec, cells, split)
+    return table.remove_columns(chosen.columns), chosen
+
+
+def with_rows(spec: str, files: Sequence[str]) -> list[str]:
+    """Those of ``files`` that have rows, according to their footers.
+
+    Raises:
+        UserError: a file is not readable, none has rows, or two number the classes of a column in different ways, of
+            which `datasets` would take the first for both.
+    """
     kept, problems = [], []
+    classes: dict[str, tuple[str, list[str]]] = {}  # of each column: the first file that lists them, and their names
     for file in files:
         try:
-            if pq.read_metadata(file).num_rows:
-                kept.append(file)
+            footer = pq.read_metadata(file)
+            if not footer.num_rows:
+                continue
+            kept.append(file)
+            for column, names in _class_names(footer).items():
+                before, known = classes.setdefault(column, (file, names))
+                if names != known:
+                    problems.append(
+                        f"{spec}: {before} and {file} number the classes of {column!r} differently ({first(known)}; "
+                        f"{first(names)}): use one as data.test, or write both with the same list of classes"
+                    )
         except (OSError, pa.ArrowException) as error:
-            problems.append(f"{spec}: {file} is not readable as parquet: {_reason(error)}")
+            problems.append(f"{spec}: {file} is not readable as parquet: {reason_of(error)}")
     if problems:
         more = [f"{spec}: and {len(problems) - 3} more files"] if len(problems) > 3 else []
         raise UserError(*problems[:3], *more)
@@ -208,68 +280,14 @@ def _with_rows(spec: str, files: list[str]) -> list[str]:
     return kept
 
 
-class HubSource(TableSource):
-    """A table of the Hugging Face hub, which may have a test split as well.
-
-    Args:
-        another: opens another split of the same data set.
-    """
-
-    def __init__(
-        self,
-        spec: str,
-        table: Any,
-        identity: str,
-        image: str | None,
-        label: str | None,
-        another: Callable[[str], HubSource],
-    ) -> None:
-        super().__init__(spec, table, identity, image, label)
-        self._another = another
-
-    def published_test(self) -> Source | None:
-        """Its split ``test``, where the spec names no split and there is one."""
-        if ":" in self.spec.partition(":")[2]:
-            return None
-        try:
-            return self._another("test")
-        except UserError:
-            return None
+def _class_names(footer: Any) -> dict[str, list[str]]:
+    """The classes that `datasets` has written into the footer of a parquet file, by column."""
+    note = json.loads((footer.metadata or {}).get(b"huggingface", b"{}"))
+    features = note.get("info", {}).get("features", {})
+    return {name: one["names"] for name, one in features.items() if isinstance(one, dict) and "names" in one}
 
 
-def hub_source(
-    spec: str, name: str, split: str, root: str | None = None, image: str | None = None, label: str | None = None
-) -> HubSource:
-    """``hf:NAME[:split]``: a data set of the Hugging Face hub, or a local folder in one of its layouts or of
-    ``save_to_disk``.
-
-    Raises:
-        UserError: it cannot be found or loaded, has no such split, or is a folder in which runs have been written.
-    """
-    local = Path(name).expanduser()
-    path = str(local) if local.exists() else name
-    saved = _is_saved(local)
-    if not saved and (runs := run_folders(local)):
-        raise UserError(
-            f"{spec}: `datasets` would also read what retouch has written to {runs[0]}; use folder:{name} or parquet:, "
-            "which leave it out, or move it"
-        )
-    try:
-        table = _load_saved(local, split) if saved else datasets.load_dataset(path, split=split, cache_dir=root)
-    except Exception as error:  # hub, network and builder errors share no base class
-        _check_cache(spec, root)
-        raise UserError(f"{spec}: cannot load split {split!r}: {_reason(error)}") from None
-    built: list[object]
-    if saved:
-        status = [Path(file["filename"]).stat() for file in table.cache_files]
-        built = [part for one in status for part in (one.st_size, one.st_mtime_ns)]
-    else:  # the names of its cache files contain a hash of what they were built from
-        built = ["/".join(Path(file["filename"]).parts[-4:]) for file in table.cache_files]
-    another = partial(hub_source, spec, name, root=root, image=image, label=label)
-    return HubSource(spec, table, digest([name, split, *built]), image, label, another)
-
-
-def _check_cache(spec: str, root: str | None) -> None:
+def check_cache(spec: str, root: str | None) -> None:
     """Say so if a table could not be loaded because `datasets` cannot write its copy of it.
 
     Its own error does not tell: a good file looks unreadable.
@@ -290,22 +308,6 @@ def _check_cache(spec: str, root: str | None) -> None:
         ) from None
 
 
-def _is_saved(folder: Path) -> bool:
-    """Whether ``save_to_disk`` of `datasets` has written it: a table, or a dictionary of them by split."""
-    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
-
-
-def _load_saved(folder: Path, split: str) -> Any:
-    data = datasets.load_from_disk(str(folder))
-    if not isinstance(data, datasets.DatasetDict):
-        if split != "train":
-            raise ValueError("it was saved as one table without splits; leave the split out")
-        return data
-    if split not in data:
-        raise ValueError(f"its splits are {', '.join(data)}")
-    return data[split]
-
-
 def _holds_images(feature: Any) -> bool:
     """An Image feature, raw bytes, or the struct that an Image feature becomes without its metadata."""
     if isinstance(feature, dict):
@@ -318,7 +320,12 @@ def _holds_labels(feature: Any) -> bool:
 
 
 def _is_value(feature: Any, *kinds: str) -> bool:
-    return isinstance(feature, datasets.Value) and re.sub(r"\d+$", "", feature.dtype).removeprefix("large_") in kinds
+    return isinstance(feature, datasets.Value) and _base(feature.dtype) in kinds
+
+
+def _base(dtype: str) -> str:
+    """``binary`` for ``large_binary`` and ``binary_view``, ``int`` for ``int64``."""
+    return re.sub(r"\d+$", "", dtype).removeprefix("large_").removesuffix("_view")
 
 
 def _kind(feature: Any) -> str:
@@ -326,6 +333,21 @@ def _kind(feature: Any) -> str:
     if _holds_images(feature):
         return "images"
     return str(feature.dtype) if isinstance(feature, datasets.Value) else type(feature).__name__.lower()
+
+
+def _kinds(table: Any) -> str:
+    return ", ".join(f"{name} ({_kind(feature)})" for name, feature in table.features.items())
+
+
+def _hint_of_paths(table: Any) -> str:
+    """What to do with a column of paths."""
+    words = [name for name, feature in table.features.items() if _is_value(feature, "string")]
+    paths = [name for name in words if Path(str(table[0][name])).suffix.lower() in image_suffixes()]
+    return (
+        f"; paths of images, as in {paths[0]}, are read from CSV files: save it as one, and use csv:PATH"
+        if paths
+        else ""
+    )
 
 
 def _wrong_column(name: str, table: Any, good: list[str], what: str) -> str:
@@ -338,7 +360,7 @@ def _columns(table: Any) -> str:
     return ", ".join(table.features)
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """The root cause in one line: `datasets` wraps it in a general error."""
     while error.__cause__ is not None:
         error = error.__cause__

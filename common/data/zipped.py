@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import zipfile
 from functools import cached_property
@@ -16,6 +17,7 @@ from common.data.folder import TreeSource
 from common.data.listing import list_names
 from common.data.source import digest
 from common.errors import UserError, one_line
+from common.runs.logs import say_once
 
 
 class ZipSource(TreeSource):
@@ -35,8 +37,11 @@ class ZipSource(TreeSource):
             entries = self._zip().infolist()
         except (OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{spec}: {self.archive} is not readable as a zip file: {one_line(error)}") from None
-        names = [one.filename for one in entries if not one.is_dir() and one.filename.startswith(inside)]
-        listing = list_names([name.removeprefix(inside) for name in names], image_suffixes())
+        names = {_plain(one.filename): one.filename for one in entries if not one.filename.endswith(("/", "\\"))}
+        if twice := sum(not one.filename.endswith(("/", "\\")) for one in entries) - len(names):
+            say_once(logging.WARNING, f"{spec}: {twice} of its files have the name of a later one, and are left out")
+        self._stored = {name: stored for name, stored in names.items() if name != stored}
+        listing = list_names([name.removeprefix(inside) for name in names if name.startswith(inside)], image_suffixes())
         listing.report(spec)
         if not listing.images:
             raise UserError(f"{spec}: no image files in it" + (f" (found {listing.kinds})" if listing.others else ""))
@@ -44,7 +49,8 @@ class ZipSource(TreeSource):
         if locked:
             raise UserError(f"{spec}: {locked} of its {len(entries)} entries are encrypted: unpack it")
         while len({path.partition("/")[0] for path in listing.images}) == 1 and all("/" in p for p in listing.images):
-            inside += listing.images[0].partition("/")[0] + "/"
+            folder = listing.images[0].partition("/")[0]
+            inside, self.spec = f"{inside}{folder}/", f"{self.spec.rstrip('/')}/{folder}"
             listing.images = [path.partition("/")[2] for path in listing.images]
         self.root = f"{self.archive}/{inside}".rstrip("/")
         self._keep(sorted(listing.images))
@@ -55,7 +61,8 @@ class ZipSource(TreeSource):
         return digest([status.st_size, status.st_mtime_ns, *map(self.where, range(len(self)))])
 
     def image(self, index: int) -> Image.Image | Tensor:
-        return open_image(self._zip().read(self.where(index)[len(str(self.archive)) + 1 :]))
+        name = self.where(index)[len(str(self.archive)) + 1 :]
+        return open_image(self._zip().read(self._stored.get(name, name)))
 
     def _zip(self) -> zipfile.ZipFile:
         """The file, opened once per process: a forked one would share its position with its parent."""
@@ -65,6 +72,11 @@ class ZipSource(TreeSource):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}  # an open file cannot be sent to a worker
+
+
+def _plain(name: str) -> str:
+    """``./cat\\0.png``, as some programs write it, is ``cat/0.png``."""
+    return "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
 
 
 def _archive(spec: str, path: Path) -> tuple[Path, str]:

@@ -66,7 +66,7 @@ class Trained:
     """How a training ended.
 
     ``finished`` is False after SIGTERM or Ctrl-C, even in the last step: a checkpoint waits to be resumed. It is True
-    with ``step`` below ``steps`` where a periodic task found that it was enough.
+    with ``step`` below ``steps`` where a periodic task found that it was enough, or training was to pause.
     """
 
     step: int
@@ -85,8 +85,13 @@ def learn(
     *,
     title: str,
     periodic: Sequence[Periodic] = (),
+    until: int | None = None,
 ) -> Trained:
     """Take all steps, and leave the averaged (or best) weights in the learner's model.
+
+    Args:
+        until: end after this step, if there are more. Rates, lines and measurements are those of a training that goes
+            on, and so is the checkpoint: resumed from it, training ends bit for bit like one that was never paused.
 
     Raises:
         UserError: a loss or gradient is no longer a finite number, or a checkpoint does not fit model or images.
@@ -100,7 +105,8 @@ def learn(
 
     model.train()
     meter = _Meter(config.batch_size, progress.step)
-    end = progress.step if _enough(periodic, world) else steps  # it was enough before the run was killed
+    end = steps if until is None else min(until, steps)
+    end = progress.step if _enough(periodic, world) else end  # it was enough before the run was killed
     shown = world.is_main and run.recorded and progress.step < end
     with (
         _Stop(enabled=run.recorded and steps > 0) as stop,
@@ -115,9 +121,10 @@ def learn(
             saving = last or progress.step % config.checkpoint.every == 0
             # asking every process costs a collective, so several processes ask now and then
             stopping = world.any(stop.asked) if world.size == 1 or step % 8 == 0 else False
+            pausing = progress.step == end
             acting = [task for task in periodic if (task.at_end if last else progress.step % task.every == 0)]
             line: dict[str, float] = {}
-            if due or saving or stopping or acting:
+            if due or saving or stopping or pausing or acting:
                 means = progress.means(world)
                 # a gradient can be non-finite while the loss is still finite: its weights must not be saved
                 _refuse_infinite({"loss": sum(means[name] for name in losses), **means}, progress.step, learner, run)
@@ -135,7 +142,7 @@ def learn(
                 line |= _act(task, learner, progress, run)
             if line:
                 run.log(line, progress.step)
-            ending = _enough(acting, world)
+            ending = pausing or _enough(acting, world)
             if (saving or stopping or ending) and run.recorded:
                 meter.read(progress, world.device)
                 if world.is_main:

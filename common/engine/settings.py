@@ -27,6 +27,8 @@ class StopConfig(Config):
     """flat: once the held-out loss has made no progress for some panels; never: after the last step."""
     patience: int = Field(default=3, gt=0)
     """Panels without progress (1% of the loss) after which training is flat."""
+    at: int | None = Field(default=None, gt=0)
+    """Pause after this step and export; the schedule stays that of all steps, and resuming without it goes on."""
 
 
 class LoopConfig(Config):

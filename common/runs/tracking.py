@@ -13,21 +13,20 @@ import os
 import re
 import secrets
 import shlex
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
 from common.config import Config
 from common.files import write_text
 from common.runs.console import program
+from common.waiting import within
 
 log = logging.getLogger("retouch")
 
 Mode = Literal["auto", "online", "offline", "disabled"]
-T = TypeVar("T")
 
 ANSWER_SECONDS = 30.0  # time limit for a server's answer, at the start or about an artifact
 FINISH_SECONDS = 600.0  # time limit for the remaining uploads at the end
@@ -147,7 +146,7 @@ class Tracker:
         if self._run is None or self.mode != "online" or artifact is None:
             return
         try:
-            _within(ANSWER_SECONDS, lambda: _use_version(self._run, artifact, sha256))
+            within(ANSWER_SECONDS, lambda: _use_version(self._run, artifact, sha256))
         except Exception as error:
             log.warning(
                 "W&B could not link the input artifact (%s); the encoder's sha256 and path are in the run's config",
@@ -162,7 +161,7 @@ class Tracker:
             # the failure has been reported: whether closing works changes nothing and is not worth a long wait
             failed = self._failed
             with contextlib.suppress(Exception):
-                _within(FAILED_SECONDS, lambda: failed.finish(exit_code=exit_code))
+                within(FAILED_SECONDS, lambda: failed.finish(exit_code=exit_code))
         else:
             return
         self._run = self._failed = None
@@ -246,31 +245,6 @@ def _use_version(run: Any, artifact: str, sha256: str) -> None:
     run.use_artifact(same)
 
 
-def _within(seconds: float, call: Callable[[], T]) -> T:
-    """Call with a time limit; a call that exceeds it is left to a daemon thread, which ends with the program.
-
-    Raises:
-        TimeoutError: no result in time. What ``call`` raises in time is raised here.
-    """
-    results: list[T] = []
-    raised: list[Exception] = []
-
-    def work() -> None:
-        try:
-            results.append(call())
-        except Exception as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=work, name="retouch-wandb", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        raise TimeoutError(f"no answer in {seconds:g} s")
-    if raised:
-        raise raised[0]
-    return results[0]
-
-
 def _reason(error: BaseException) -> str:
     """The first line of an error's message, or its type."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -308,7 +282,7 @@ def _find_login() -> tuple[bool, str]:
         return not wandb.run.offline, ""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        found = _within(ANSWER_SECONDS, _login)
+        found = within(ANSWER_SECONDS, _login)
     complaints = re.findall(r"WARNING (.+)", printed.getvalue())
     return found, complaints[-1] if complaints else ""
 

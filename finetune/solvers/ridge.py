@@ -7,7 +7,7 @@ With centered features ``X`` ``[n F]`` and centered one-hot labels ``Y`` ``[n C]
 and the bias follows from the means. One eigendecomposition ``A = V Λ Vᵀ`` serves the grid:
 ``W = V (Λ + λ)⁻¹ VᵀB``. It costs about 30 times as much as a Cholesky factorization, so wide features use one
 factorization per strength instead. With fewer rows than features the same solution is computed in the dual form:
-``W = Xᵀ/n (K + λ I)⁻¹ Y`` with ``K = X Xᵀ/n``, whose eigendecomposition is smaller. Both are computed in float64.
+``W = Xᵀ/n (K + λ I)⁻¹ Y`` with ``K = X Xᵀ/n``, which is smaller. Both are computed in float64.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from finetune.solvers.logistic import LinearFit, check_problem
 SOLVED = 1e-4  # relative residual above which a float32 factor is rejected
 REFINEMENTS = 3  # refinement steps with a float32 factor; each gains the digits that float32 has
 WIDE = 2048  # with more features than this, strengths are solved one by one
+MANY_ROWS = 512  # in the dual form, with more rows than this
 
 
 def fit_ridge(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float]) -> LinearFit:
@@ -50,10 +51,13 @@ def fit_ridge(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float
         weight = basis @ (target / (values.clamp_min(0) + strengths[:, None])[:, :, None])  # [G F C]
     else:
         centered = features.double() - mean
-        values, basis = torch.linalg.eigh(centered @ centered.T / n)
+        kernel = centered @ centered.T / n
         one_hot = torch.nn.functional.one_hot(labels, classes).double() - shares
-        target = basis.T @ one_hot
-        rows = basis @ (target / (values.clamp_min(0) + strengths[:, None])[:, :, None])  # [G n C]
+        if n > MANY_ROWS:
+            rows = _one_by_one(kernel, one_hot, list(l2))
+        else:
+            values, basis = torch.linalg.eigh(kernel)
+            rows = basis @ ((basis.T @ one_hot) / (values.clamp_min(0) + strengths[:, None])[:, :, None])  # [G n C]
         weight = centered.T @ rows / n
     bias = shares - mean @ weight
     error = torch.stack([_squared_error(features, labels, w, b) for w, b in zip(weight, bias, strict=True)])

@@ -22,6 +22,7 @@ MARK_WIDTH, MARK_HEIGHT, MARK_EDGE = 180, 18, 5  # of an interval, and its margi
 MOST_CLASSES = 30  # of a confusion matrix that is drawn
 NUMBERED = 12  # classes up to which its cells hold numbers
 LONG, LETTER = 12, 6.0  # characters of a class name that are drawn, and pixels of one; the tooltip has the whole name
+RACE_WIDTH, RACE_HEIGHT, RACE_NAMES = 560, 260, 150  # of a race, and its margin for names
 MOST_TICKS = 5  # of an axis
 MAP, THUMBNAIL = 720, 30  # side of the map of test images, and of a thumbnail on it, in pixels
 HUES, MARKS = 10, 40  # colors of classes, and marks: each color has four shapes
@@ -140,6 +141,46 @@ def _scale(low: float, high: float, wide: bool) -> tuple[Callable[[float], float
 def _short(value: float) -> str:
     """A tick in few characters: ``0.05``, ``2e−5``."""
     return f"{value:.3g}".replace("e-0", "e-").replace("-", "−")
+
+
+# ---- a race
+
+
+class Racer(NamedTuple):
+    """A line of a race, or, with one point, somebody who is there from the start."""
+
+    name: str
+    seconds: tuple[float, ...]
+    accuracy: tuple[float, ...]  # in [0, 1]
+
+
+def race_chart(title: str, racers: Sequence[Racer]) -> Markup:
+    """Accuracy against seconds of training; a level line for those who are judged once. Names are at the right."""
+    right, bottom = RACE_WIDTH - RACE_NAMES, RACE_HEIGHT - 24
+    scaled, ticks = _scale(min(min(r.accuracy) for r in racers), max(max(r.accuracy) for r in racers), wide=False)
+    low, high = ticks[0], ticks[-1]
+    last = max(max(racer.seconds) for racer in racers) or 1.0
+
+    def x(seconds: float) -> float:
+        return LEFT + (right - LEFT) * seconds / last
+
+    def y(value: float) -> float:
+        return bottom - (bottom - 14) * (scaled(value) - low) / (high - low)
+
+    parts = [_line("axis", LEFT, y(tick), right, y(tick)) for tick in ticks]
+    parts += [_text(LEFT - 6, y(tick) + 3.5, f"{100 * tick:.3g}%", "end") for tick in ticks]
+    parts += [_text(LEFT, RACE_HEIGHT - 6, "0", "middle"), _text(right, RACE_HEIGHT - 6, f"{last:,.0f} s", "end")]
+    above = -math.inf
+    for racer in sorted(racers, key=lambda one: -one.accuracy[-1]):
+        ends = [(x(s), y(a)) for s, a in zip(racer.seconds, racer.accuracy, strict=True)]
+        if len(ends) > 1 or racer.seconds[0]:
+            parts.append(_tag("polyline", class_="line", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in ends)))
+            parts += [_dot(*end, 2.5) for end in ends]
+        else:
+            parts.append(_line("chance", LEFT, ends[0][1], right, ends[0][1]))
+        above = max(ends[-1][1] + 3.5, above + 12)  # names do not overlap
+        parts.append(_text(right + 8, above, f"{racer.name} {100 * racer.accuracy[-1]:.1f}", "start", "name"))
+    return _svg(RACE_WIDTH, max(RACE_HEIGHT, above + 6), title, *parts)
 
 
 # ---- accuracy by number of labels

@@ -28,8 +28,10 @@ from finetune.results import read_results as read_transfer
 from finetune.table import task_names
 from pretrain.results import PretrainResults
 from pretrain.results import read_results as read_pretraining
+from retouch.studies.results import CONTESTANTS, StudyReport
+from retouch.studies.results import read_results as read_study
 
-REPORTED = ("pretrain", "probe", "finetune")  # stages that leave results.json
+REPORTED = ("pretrain", "probe", "finetune", "study")  # stages that leave results.json
 LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) ([A-Z]+) +(.*)")
 UNLABELED = re.compile(r"([\d,]+) unlabeled images\b")
 VERSIONS = "versions: "
@@ -137,6 +139,14 @@ class FineTuning:
     predictions: tuple[Predictions, ...]
 
 
+@dataclass(frozen=True)
+class Studied:
+    """``retouch study``; the pretraining runs of its contestants are reported next to it."""
+
+    origin: Origin
+    report: StudyReport
+
+
 # ---- what is known of all
 
 
@@ -159,12 +169,14 @@ class Facts:
     pretraining: tuple[Pretraining, ...] = ()
     probes: tuple[Probing, ...] = ()
     finetuning: tuple[FineTuning, ...] = ()
+    studies: tuple[Studied, ...] = ()
     left_out: tuple[str, ...] = ()  # what was found in a folder of runs but is not reported, and why
 
     @property
     def origins(self) -> tuple[Origin, ...]:
         """Every run, in the order of the pipeline."""
-        return tuple(run.origin for runs in (self.pretraining, self.probes, self.finetuning) for run in runs)
+        kinds = (self.studies, self.pretraining, self.probes, self.finetuning)
+        return tuple(run.origin for runs in kinds for run in runs)
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
@@ -226,13 +238,14 @@ def read_facts(folders: Sequence[str | Path]) -> Facts:
     """
     runs, left_out = find_runs(list(map(Path, folders)))
     names = distinct_names(runs)
-    read: list[Pretraining | Probing | FineTuning] = check_all(
+    read: list[Pretraining | Probing | FineTuning | Studied] = check_all(
         *(lambda folder=folder, name=name: _read(folder, name) for folder, name in zip(runs, names, strict=True))
     )
     return Facts(
         pretraining=tuple(run for run in read if isinstance(run, Pretraining)),
         probes=tuple(run for run in read if isinstance(run, Probing)),
         finetuning=tuple(run for run in read if isinstance(run, FineTuning)),
+        studies=tuple(run for run in read if isinstance(run, Studied)),
         left_out=tuple(left_out),
     )
 
@@ -268,7 +281,7 @@ def _expand(folder: Path, left_out: list[str]) -> list[Path]:
             raise UserError(
                 f"{folder}: this run of retouch {stage} has not finished; continue it, or leave it out of the report"
             )
-        return [folder]
+        return [folder, *_contestants(folder)] if stage == "study" else [folder]
     if stage == "embed":
         raise UserError(f"{folder}: retouch embed leaves features, and no results to report; give the runs around it")
     if run_stage(folder.parent) is not None:
@@ -287,10 +300,16 @@ def _expand(folder: Path, left_out: list[str]) -> list[Path]:
             left_out.append(f"{as_utf8(str(inner))} is a run of retouch {run_stage(inner)}, which leaves no results")
     if not runs:
         raise UserError(
-            f"{folder}: neither a run nor a folder of finished runs; give what retouch pretrain, probe, finetune or "
-            "demo wrote"
+            f"{folder}: neither a run nor a folder of finished runs; give what retouch pretrain, probe, finetune, "
+            "study or demo wrote"
         )
     return sorted(runs, key=lambda run: (_read_log(run).started, run.name))
+
+
+def _contestants(study: Path) -> list[Path]:
+    """The finished pretraining runs of a study."""
+    inside = sorted((study / CONTESTANTS).glob("*"))
+    return [run for run in inside if run_stage(run) == "pretrain" and (run / RESULTS).is_file()]
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
@@ -317,7 +336,7 @@ def _run_of(encoder: str) -> str:
 # ---- files
 
 
-def _read(folder: Path, name: str) -> Pretraining | Probing | FineTuning:
+def _read(folder: Path, name: str) -> Pretraining | Probing | FineTuning | Studied:
     stage = run_stage(folder)
     assert stage is not None
     tree = read_yaml(Settings, folder / "config.yaml")
@@ -325,7 +344,7 @@ def _read(folder: Path, name: str) -> Pretraining | Probing | FineTuning:
         settings = Settings.model_validate(tree)
     except ValidationError:  # only what the report states of them is lost
         settings = Settings()
-    labeled = () if stage == "pretrain" else _labeled([tree.get("data"), *(tree.get("more_data") or [])])
+    labeled = _labeled([tree.get("data"), *(tree.get("more_data") or [])]) if stage in ("probe", "finetune") else ()
     origin = Origin(folder, name, stage, settings, labeled, _read_log(folder))
     if stage == "pretrain":
         return Pretraining(
@@ -336,6 +355,8 @@ def _read(folder: Path, name: str) -> Pretraining | Probing | FineTuning:
             panel=max((folder / "panels").glob("step-*.png"), default=None),
             atoms=tuple(filter(Path.is_file, (folder / "panels" / name for name in ATOMS))),
         )
+    if stage == "study":
+        return Studied(origin, read_study(folder))
     predictions = tuple(read_predictions(folder)) if (folder / PREDICTIONS).is_file() else ()
     results = read_transfer(folder)
     if isinstance(results, ProbeReport):

@@ -38,8 +38,10 @@ from retouch.report.charts import (
     layer_chart,
     reliability_chart,
 )
+from retouch.report.confidence import RELIABILITY, sureness
 from retouch.report.facts import Curves, Facts, FineTuning, Origin, Pretraining
 from retouch.report.layers import depth_sentences, layer_map, on_few
+from retouch.report.limits import limits
 from retouch.report.pictures import (
     TILE,
     Confused,
@@ -61,17 +63,16 @@ from retouch.report.run_tables import (
 )
 from retouch.report.sentences import (
     LEGEND,
-    RELIABILITY,
     RULE,
     chosen,
     counted,
     distinct,
-    limits,
     number,
     restoration,
-    sureness,
 )
+from retouch.report.study import study_blocks, study_tables
 from retouch.report.tables import baseline_table, choice_table, damage_table, finetune_table, probe_tables
+from retouch.studies.results import CONTESTANTS, PLAN
 
 OPEN_MAPS = 6  # of layers and poolings: more are folded
 
@@ -80,6 +81,7 @@ def page_parts(facts: Facts) -> list[Part]:
     """All parts. What is added later has its place here, and nowhere else."""
     sets = ImageSets()
     found = [
+        Part("study", "The race", study_blocks(facts)),
         Part("choices", "What was chosen", _choices(facts)),
         Part("results", "Results", _results(facts)),
         Part("baselines", "Baselines", _only(baseline_table(facts))),
@@ -103,6 +105,7 @@ def page_parts(facts: Facts) -> list[Part]:
 def card_parts(facts: Facts) -> list[Part]:
     """Those that a model card has."""
     found = [
+        Part("study", "The race", study_tables(facts)),
         Part("results", "Results", _results(facts)),
         Part("baselines", "Baselines", _only(baseline_table(facts))),
         Part("data", "Data", _data(facts)),
@@ -357,7 +360,8 @@ def _repeat(facts: Facts) -> tuple[Block, ...]:
         "Each run keeps its settings in config.yaml; the same seed, versions and machine give the same result.",
         *([f"Versions were not recorded by {counted(len(missing), 'run')}."] if missing else []),
     ]
-    lines = tuple(map(repeat_command, facts.origins))
+    of_studies = {run.origin.folder / CONTESTANTS for run in facts.studies}  # a study repeats its runs
+    lines = tuple(repeat_command(origin) for origin in facts.origins if origin.folder.parent not in of_studies)
     protocols = [entry.result.protocol for entry in facts.entries] + [run.result.protocol for run in facts.finetuning]
     said = (Prose((f"Protocol: {one}.",), small=True) for one in distinct(protocols))
     return (Prose(tuple(about)), Commands(lines), origin_table(facts), *said)
@@ -368,4 +372,5 @@ def repeat_command(origin: Origin) -> str:
     folder = as_utf8(str(origin.folder))
     settings = [f"out={folder}-again"]
     settings += [f"{key}=false" for key in ("resume", "overwrite") if getattr(origin.settings, key)]
+    settings += [f"plan={folder}/{PLAN}"] if origin.stage == "study" else []  # the same rungs: the same choices
     return shlex.join(["retouch", origin.stage, f"{folder}/config.yaml", *settings])

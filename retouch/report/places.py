@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from retouch.report.facts import Entry
 from retouch.report.sentences import counted, number
 
-MOST_POINTS = 1000  # of the map: t-SNE takes seconds for them
+MOST_POINTS = 1000  # of the map: t-SNE takes about five seconds for them
 FEWEST = 20  # images that a map, or neighbors, are drawn of
 DRAWN, NEAR = 10, 8  # images, and neighbors of each
 

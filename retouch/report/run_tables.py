@@ -138,7 +138,7 @@ def storage_table(facts: Facts) -> Table | None:
 
 def cost_table(facts: Facts) -> Table:
     """What each run took."""
-    rows = []
+    rows = [_cost(run.origin, run.report.seconds) for run in facts.studies]
     for run in facts.pretraining:
         parameters = "" if run.card is None else f"{run.card.parameters:,}"
         rows.append(

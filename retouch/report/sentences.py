@@ -6,21 +6,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from common.files import as_utf8
-from finetune.metrics import Bin, calibration_error, chance_calibration_error, wilson_interval
-from finetune.results import Comparison, DataFacts, Score
-from retouch.report.compare import PIXELS, SCRATCH, UNTRAINED, Contrast, gains, rivals, tuned_gains
+from finetune.metrics import wilson_interval
+from finetune.results import Comparison, Score
+from retouch.report.compare import SCRATCH, UNTRAINED, Contrast, gains, rivals, tuned_gains
 from retouch.report.facts import Facts
 
 NARROW = "\u00a0"  # keeps the two ends of an interval on one line
 NAMED = 3  # encoders or tasks that are named one by one
-GENERATED = {"shapes": "drawn by a program", "photos": "patches of two photographs"}
 LEGEND = (
     "In the drawings, a dot is the linear probe of the encoder with its 95% interval, a ring that of its untrained "
     "network, and the tick the accuracy of always answering the most frequent class."
-)
-RELIABILITY = (
-    "How sure the same classifiers were, and how often right. Each dot is the answers of one tenth of the confidence, "
-    "larger for more answers; on the line, confidence is exactly right."
 )
 RULE = (
     "Bold: shown. The 95% interval of the paired difference excludes zero, and McNemar's exact p stays below 0.05 "
@@ -103,6 +98,8 @@ def half_width(n: int) -> float:
 
 def question(facts: Facts) -> str:
     """What the runs were made to find out."""
+    if facts.studies:
+        return "Does pretraining help on these images?"
     encoders = facts.encoders
     if len(encoders) == 1:
         return f"Does {encoders[0]} beat the same network untrained?"
@@ -119,8 +116,13 @@ def question(facts: Facts) -> str:
 
 def about(facts: Facts) -> str:
     """Which runs are reported."""
-    kinds = (("pretraining run", facts.pretraining), ("probe", facts.probes), ("fine-tuning run", facts.finetuning))
-    runs = [counted(len(found), kind) for kind, found in kinds if found]
+    kinds = (
+        ("study", facts.studies),
+        ("pretraining run", facts.pretraining),
+        ("probe", facts.probes),
+        ("fine-tuning run", facts.finetuning),
+    )
+    runs = [counted(len(found), kind, "studies" if kind == "study" else "") for kind, found in kinds if found]
     started = sorted(origin.log.started[:10] for origin in facts.origins if origin.log.started)
     days = f", {' to '.join(distinct([started[0], started[-1]]))}" if started else ""
     return f"{listed(runs)}{days}: {listed([origin.name for origin in facts.origins])}."
@@ -128,6 +130,8 @@ def about(facts: Facts) -> str:
 
 def verdict(facts: Facts) -> list[str]:
     """The answer in two sentences; three if several encoders were probed and networks were fine-tuned as well."""
+    if facts.studies:
+        return [sentence for run in facts.studies for sentence in run.report.verdict]
     if facts.entries:
         found = gains(facts, UNTRAINED)
         answer = answered(found, "the untrained network") if found else _not_compared(facts)
@@ -293,20 +297,6 @@ def _damaged_too(count: int) -> str:
     return f", and damaged copies {counted(count, 'time')} without being fitted again" if count else ""
 
 
-# ---- confidence
-
-
-def sureness(bins: Sequence[Bin]) -> str:
-    """How confident a classifier was on average, how often right, and how far the two lie apart."""
-    total = sum(one.n for one in bins)
-    sure, right = sum(one.n * one.confidence for one in bins) / total, sum(one.n * one.accuracy for one in bins) / total
-    error, least = calibration_error(bins), chance_calibration_error(bins)
-    return (
-        f"{number(sure)}% sure on average, {number(right)}% right; expected calibration error {number(error)} points, "
-        f"where chance alone would give about {number(least)}"
-    )
-
-
 # ---- what the losses of pretraining mean
 
 
@@ -316,136 +306,7 @@ def restoration(facts: Facts) -> list[str]:
     return [f"{name}: {ruler.sentence}." for name, ruler in found if ruler is not None]
 
 
-def _wrong(facts: Facts) -> list[str]:
+def wrong(facts: Facts) -> list[str]:
     """What training itself found wrong."""
     found = [(run.origin.name, run.results.ruler) for run in facts.pretraining]
     return [f"{name}: {one.text}." for name, ruler in found if ruler is not None for one in ruler.verdicts]
-
-
-# ---- limits
-
-
-def limits(facts: Facts) -> list[str]:
-    """What these results do not show."""
-    return distinct(
-        [
-            *_few_images(facts),
-            *_few_per_class(facts),
-            *_imbalance(facts),
-            *_one_seed(facts),
-            *_best_of_many(facts),
-            *_no_baseline(facts),
-            *_generated(facts),
-            *_not_probed(facts),
-            *_wrong(facts),
-            *_notes(facts),
-            *(f"Left out: {one}." for one in facts.left_out),
-        ]
-    )
-
-
-def _tests(facts: Facts) -> list[tuple[str, tuple[str, ...], DataFacts, Score]]:
-    """Each task once: its name, classes, data, and a score on its test images."""
-    found: dict[str, tuple[str, tuple[str, ...], DataFacts, Score]] = {}
-    for entry in facts.entries:
-        found.setdefault(entry.task, (entry.task, entry.result.classes, entry.result.data, entry.result.linear.test))
-    for run in facts.finetuning:
-        found.setdefault(run.result.task, (run.result.task, run.result.classes, run.result.data, run.result.tuned.test))
-    return list(found.values())
-
-
-def _few_images(facts: Facts) -> list[str]:
-    sizes = distinct(f"{score.n}" for *_, score in _tests(facts))
-    return [
-        f"{counted(int(n), 'test image')}: the interval of an accuracy is up to {number(half_width(int(n)))} points "
-        "either way."
-        for n in sizes
-    ]
-
-
-def _few_per_class(facts: Facts) -> list[str]:
-    found = []
-    for task, classes, _, score in _tests(facts):
-        counts = {name: sum(row) for name, row in zip(classes, score.confusion, strict=True) if sum(row)}
-        if len(counts) < 2:
-            continue
-        name, fewest = min(counts.items(), key=lambda item: item[1])
-        which = f"of {name}, the smallest class" if fewest < max(counts.values()) else "per class"
-        found.append(
-            f"{task}: {counted(fewest, 'test image')} {which}: the interval of its accuracy is up to "
-            f"{number(half_width(fewest))} points either way."
-        )
-    return found
-
-
-def _imbalance(facts: Facts) -> list[str]:
-    return [
-        f"{task}: always answering the most frequent class would be right on {number(chance(score))}%."
-        for task, _, _, score in _tests(facts)
-        if uneven(score)
-    ]
-
-
-def _one_seed(facts: Facts) -> list[str]:
-    kinds = Counter(
-        result.encoder.title for result in {e.result.encoder.sha256: e.result for e in facts.entries}.values()
-    )
-    if not kinds or max(kinds.values()) > 1:
-        return []
-    return [
-        "Each encoder was trained once. The intervals are those of the test images: how much another seed of "
-        "pretraining would change is not in them."
-    ]
-
-
-def _best_of_many(facts: Facts) -> list[str]:
-    most = max((len({entry.result.encoder.sha256 for entry in facts.of_task(task)}) for task in facts.tasks), default=0)
-    if most < 2:
-        return []
-    return [
-        f"{most} encoders answered the same test images: to pick the best by this table is to choose on the test set, "
-        "and its accuracy is then slightly too high."
-    ]
-
-
-def _no_baseline(facts: Facts) -> list[str]:
-    found = []
-    for baseline, text in ((UNTRAINED, "the same network untrained"), (PIXELS, "raw pixels")):
-        # raw pixels are the same for every encoder: once per task is enough
-        have = {entry.task for entry in facts.entries if baseline in entry.result.subjects}
-        missing = [task for task in facts.tasks if task not in have]
-        if missing:
-            found.append(f"No comparison with {text} on {listed(missing)}.")
-    return found
-
-
-def _generated(facts: Facts) -> list[str]:
-    named = [entry.result.data.train for entry in facts.entries]
-    named += [run.result.data.train for run in facts.finetuning]
-    schemes = distinct(name.partition(":")[0].partition(" ")[0] for name in named)
-    return [
-        f"The images of {scheme} are {GENERATED[scheme]}: what holds for them need not hold for yours."
-        for scheme in schemes
-        if scheme in GENERATED
-    ]
-
-
-def _not_probed(facts: Facts) -> list[str]:
-    probed = {entry.result.encoder.sha256 for entry in facts.entries}
-    started = {run.result.start for run in facts.finetuning}
-    missing = [
-        run.origin.name
-        for run in facts.pretraining
-        if run.results.encoder_sha256 not in probed and not any(run.origin.name in start for start in started)
-    ]
-    return [f"Not probed here: {listed(missing)}."] if missing and facts.entries else []
-
-
-def _notes(facts: Facts) -> list[str]:
-    """What the stages themselves noted in their results."""
-    several = len(facts.probes) + len(facts.pretraining) > 1
-    named = [(run.origin.name, run.report.notes) for run in facts.probes]
-    named += [(run.origin.name, run.results.notes) for run in facts.pretraining]
-    return [
-        f"{name}: {note}." if several else f"{note[:1].upper()}{note[1:]}." for name, notes in named for note in notes
-    ]

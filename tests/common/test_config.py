@@ -346,7 +346,7 @@ def test_anchors_and_merge_keys_of_a_file_are_followed(tmp_path: Path) -> None:
 def test_integers_are_decimal_in_a_command_a_file_and_python(text: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(f"number: {text}\n")
-    for config in (load_config(Types, {}, [f"number={text}"]), load_config(Types, path), Types(number=text)):  # type: ignore[arg-type]
+    for config in (load_config(Types, {}, [f"number={text}"]), load_config(Types, path), Types(number=text)):
         assert config.number == int(text)
 
 
@@ -356,7 +356,7 @@ def test_integers_of_another_base_are_refused_in_a_command_a_file_and_python(tex
     path.write_text(f"number: {text}\n")
     for source, overrides in (({}, [f"number={text}"]), (path, []), ({"number": text}, [])):
         with pytest.raises(UserError, match="number: input should be a valid integer"):
-            load_config(Types, source, overrides)  # type: ignore[arg-type]
+            load_config(Types, source, overrides)
 
 
 def test_what_a_block_leaves_out_is_as_in_its_default() -> None:

@@ -78,6 +78,12 @@ def test_embeddings_are_read_back_exactly_by_result(tmp_path: Path) -> None:
             assert torch.equal(one.rows, both[place].rows)
 
 
+def test_whoever_may_read_the_run_may_read_the_file(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    write_embeddings(tmp_path, [Embedding(torch.zeros(3, 2).half(), torch.arange(3))], [0])
+    assert (tmp_path / EMBEDDING).stat().st_mode & 0o777 == 0o644
+
+
 @pytest.mark.parametrize("kind", ["missing", "cut"])
 def test_other_files_are_refused_with_a_plain_message(kind: str, tmp_path: Path) -> None:
     if kind == "cut":

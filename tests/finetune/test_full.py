@@ -30,7 +30,7 @@ from common.recipes import stage_config
 from finetune import full as stage
 from finetune.baselines import untrained
 from finetune.config import FinetuneConfig, ProbeConfig
-from finetune.data import Sources, open_sources
+from finetune.data import Sources, load_labeled, open_sources
 from finetune.full import Supervised, decayed_groups
 from finetune.full import finetune as run_stage
 from finetune.probe import probe
@@ -424,3 +424,16 @@ def test_encoder_without_weights_that_learn_is_not_fine_tuned(name: str, tmp_pat
     with pytest.raises(UserError, match=f"{name} has no weights that learn by gradient descent, .*: use retouch probe"):
         finetune(config(tmp_path / "run", encoder=start))
     assert not (tmp_path / "run").exists()
+
+
+def test_images_that_are_decoded_already_give_the_same_run(tmp_path: Path) -> None:
+    scratch = {"name": "small_cnn", "model_args": {"width": 8}, "from_scratch": True, "image_size": 16}
+    opened = config(tmp_path / "opened", encoder=scratch)
+    other = {"train": "shapes", "task": "color", "limit": 20, "workers": 0}  # which would give another run
+    decoded = config(tmp_path / "decoded", encoder=scratch, data=other)
+    sources = open_sources(opened.data, opened.seed, opened.validation)
+    images = load_labeled(sources, opened.data, 16, opened.seed)
+    expected, result = finetune(opened), run_stage(decoded, images)
+    assert result is not None
+    assert without_time(result) == without_time(expected)
+    assert weights(tmp_path / "decoded") == weights(tmp_path / "opened")

@@ -16,7 +16,7 @@ from common.runs.console import Stage, run_stages
 from common.runs.folder import StageConfig
 from finetune.__main__ import STAGES as TRANSFER
 from pretrain.__main__ import STAGES as PRETRAINING
-from retouch.cli import main
+from retouch.cli import STUDY, main
 
 ROOT = Path(__file__).resolve().parents[2]
 WAYS = [
@@ -53,15 +53,17 @@ def test_every_entry_point_has_the_same_help_and_errors(
         "embed": "Found 1 error in recipe embed:",
     }
     asked |= {"probe": "Found 1 error in recipe linear:", "finetune": "Found 1 error in recipe full:"}
+    asked |= {"study": "Found 1 error in recipe study:"}
     assert (code, said, errors.startswith(f"retouch {stage.name}: {asked[stage.name]}")) == (2, "", True)
 
 
 def test_stages_have_the_same_names_in_the_config_and_on_the_command_line() -> None:
     from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
     from pretrain.config import PretrainConfig
+    from retouch.studies.config import StudyConfig
 
-    configs: list[type[StageConfig]] = [PretrainConfig, ProbeConfig, FinetuneConfig, EmbedConfig]
-    stages = (*PRETRAINING, *TRANSFER)
+    configs: list[type[StageConfig]] = [PretrainConfig, ProbeConfig, FinetuneConfig, EmbedConfig, StudyConfig]
+    stages = (*PRETRAINING, *TRANSFER, STUDY)
     assert [stage.name for stage in stages] == [config.stage for config in configs] == list(recipes_module.STAGES)
     assert [stage.schema() for stage in stages] == configs
 
@@ -88,7 +90,7 @@ def test_recipes_are_listed_by_stage_with_what_to_expect(capsys: pytest.CaptureF
     assert main(["recipes"]) == 0
     said = capsys.readouterr().out
     parts = dict(part.split("\n", 1) for part in said.strip().split("\n\n"))
-    assert list(parts) == ["retouch pretrain", "retouch probe", "retouch finetune", "retouch embed"]
+    assert list(parts) == ["retouch pretrain", "retouch probe", "retouch finetune", "retouch embed", "retouch study"]
     for one in recipes_module.recipes():
         assert one.title in " ".join(parts[f"retouch {one.stage}"].split())
         assert f"Expect: {one.expect}" in " ".join(parts[f"retouch {one.stage}"].split())

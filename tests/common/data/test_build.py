@@ -292,3 +292,45 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_setting_that_moves_it(
         build_source("hf:nobody/nothing", root=str(blocked))
     with pytest.raises(UserError, match=f"cannot be kept in {blocked}.*; set RETOUCH_CACHE or data.root to"):
         build_source("torchvision:MNIST", root=str(blocked))
+
+
+def test_files_that_number_classes_differently_are_refused(tmp_path: Path) -> None:
+    for name, classes in (("0", ["a", "b"]), ("1", ["b", "a"])):
+        features = datasets.Features({"image": datasets.Value("binary"), "label": datasets.ClassLabel(names=classes)})
+        cells = {"image": [png(0), png(1)], "label": [0, 1]}
+        datasets.Dataset.from_dict(cells, features=features).to_parquet(tmp_path / f"{name}.parquet")
+    for spec in (f"parquet:{tmp_path}/*.parquet", f"hf:{tmp_path}"):
+        with pytest.raises(UserError) as error:
+            build_source(spec)
+        assert str(error.value).startswith(
+            f"{spec}: {tmp_path}/0.parquet and {tmp_path}/1.parquet number the classes of 'label' differently "
+            "(a, b; b, a)"
+        )
+    for split in ("train", "test"):  # each set has its own list, and they are matched by name
+        (tmp_path / f"{'01'[split == 'test']}.parquet").rename(tmp_path / f"{split}.parquet")
+    assert build_source(str(tmp_path)).published_test() is not None
+
+
+def test_paths_in_a_table_are_beside_it(tmp_path: Path) -> None:
+    picture(3).save(tmp_path / "3.png")
+    spec = table(tmp_path, photo=[{"bytes": None, "path": "3.png"}, {"bytes": png(4), "path": "4.png"}])
+    assert load_images(build_source(spec), 8).kept.tolist() == [0, 1]
+
+
+def test_a_table_without_images_says_what_it_holds(tmp_path: Path) -> None:
+    spec = table(tmp_path, file=["a.png"], size=[2])
+    with pytest.raises(UserError) as error:
+        build_source(spec)
+    assert str(error.value) == (
+        f"{spec}: no column holds images; it has file (string), size (int64); paths of images, as in file, are read "
+        "from CSV files: save it as one, and use csv:PATH"
+    )
+
+
+def test_views_of_bytes_and_words_serve(tmp_path: Path) -> None:
+    cells = {"image": pa.array([png(0), png(1)], pa.binary_view()), "label": pa.array(["a", "NaN"], pa.string_view())}
+    pq.write_table(pa.table(cells), tmp_path / "t.parquet")
+    source = build_source(f"parquet:{tmp_path}/t.parquet")
+    assert load_images(source, 8).kept.tolist() == [0, 1]
+    with pytest.raises(UserError, match="1 of 2 rows have no label in column 'label'"):
+        source.labels()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -145,19 +146,6 @@ def test_a_split_that_is_not_there_is_refused(tmp_path: Path) -> None:
         build_source(f"folder:{tmp_path}")
 
 
-def test_splits_among_other_classes_are_classes_but_not_silently(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for name in ("train", "test", "extra"):
-        write_folder(tmp_path / name)
-    source = build_source(f"folder:{tmp_path}")
-    assert not caplog.records  # nobody has asked for classes
-    assert source.labels().names == ("extra", "test", "train")
-    assert f"test and train are taken for classes, but look like splits; if they are, name one: folder:{tmp_path}/" in (
-        caplog.text
-    )
-
-
 def test_a_vehicle_may_be_a_train(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("train", "bus"):
         write_folder(tmp_path / name)
@@ -197,3 +185,24 @@ def test_a_folder_for_datasets_with_runs_inside_is_refused(tmp_path: Path) -> No
     run_folder(tmp_path / "data" / "cat" / "run")
     with pytest.raises(UserError, match=r"would also read what retouch has written to .*/cat/run; use folder:"):
         build_source(f"hf:{tmp_path}/data")
+
+
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    os.mkfifo(tmp_path / "cat" / "9.png")  # whoever opens it waits for ever
+    (tmp_path / "dog" / "9.png").symlink_to(tmp_path / "cat" / "9.png")
+    assert len(build_source(f"folder:{tmp_path}")) == 6
+    (tmp_path / "a.txt").write_text("cat/0.png\ncat/9.png\n")
+    with pytest.raises(ValueError, match="not a file"):
+        build_source(f"list:{tmp_path}/a.txt").image(1)
+
+
+def test_links_to_what_is_listed_already_are_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "retouch")
+    write_folder(tmp_path)
+    (tmp_path / "dog" / "same.png").symlink_to(tmp_path / "cat" / "0.png")
+    (tmp_path / "puppy").symlink_to(tmp_path / "dog")
+    assert len(build_source(f"folder:{tmp_path}")) == 6
+    assert f"folder:{tmp_path}: 2 links to what is listed already left out: dog/same.png, puppy" in caplog.text

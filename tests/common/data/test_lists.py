@@ -51,7 +51,7 @@ def test_a_column_called_label_is_the_task(here: Path) -> None:
     assert source.labels().task == "label"
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_cells_are_separated_as_the_first_line_says(here: Path, separator: str) -> None:
     (here / "a.csv").write_text(
         f"image{separator}label\n"
@@ -175,3 +175,48 @@ def test_rows_without_a_label_are_counted_when_labels_are_read(here: Path) -> No
     with pytest.raises(UserError, match="1 of 3 rows have no label in column 'label'"):
         source.labels()
     assert load_images(source, 8).pixels is not None
+
+
+@pytest.mark.parametrize("missing", ["NaN", "None", "null", "NA", "<NA>"])
+def test_what_programs_write_for_no_label_is_no_class(here: Path, missing: str) -> None:
+    (here / "a.csv").write_text("file,label\n" + rows(",a", f",{missing}", ",none"))
+    with pytest.raises(UserError, match="1 of 3 rows have no label in column 'label'"):
+        build_source("csv:a.csv").labels()
+    (here / "a.csv").write_text("file,label\n" + rows(",a", ",none"))
+    assert build_source("csv:a.csv").labels().names == ("a", "none")
+
+
+@pytest.mark.parametrize(("name", "head"), [("a.txt", ""), ("a.csv", "file,label\n")])
+def test_a_line_with_a_number_sign_is_a_comment_unless_there_is_such_a_file(here: Path, name: str, head: str) -> None:
+    picture(7).save(here / "#7.png")
+    (here / name).write_text(f"# by me, 2020\n{head}#7.png,a\n#8.png,b\n{'  # more' if not head else '#'}\n0.png,c\n")
+    source = build_source(name)
+    assert [source.where(row) for row in range(len(source))] == ["#7.png", "0.png"]
+    assert source.labels().names == ("a", "c")
+
+
+def test_what_spreadsheets_write_is_read(here: Path) -> None:
+    text = "file;label\r\n" + rows(";a", ";b").replace("\n", "\r\n")
+    for data in (text.encode("utf-16"), b"sep=;\r\n" + text.encode(), b"sep=;\n" + text.encode()):
+        (here / "a.csv").write_bytes(data)
+        assert build_source("csv:a.csv").labels().names == ("a", "b")
+
+
+def test_other_encodings_are_refused(here: Path) -> None:
+    (here / "a.csv").write_bytes("file,label\n0.png,ch\N{LATIN SMALL LETTER A WITH CIRCUMFLEX}t\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"csv:a\.csv: column 'label' is not in UTF-8: save the file as UTF-8"):
+        build_source("csv:a.csv")
+    (here / "a.csv").write_bytes(b"file,label\nch\xe2t.png,a\n")
+    with pytest.raises(UserError, match=r"the path 'ch\\udce2t.png' is not in UTF-8, and there is no such file: save"):
+        build_source("csv:a.csv")
+    (here / "a.csv").write_bytes(b"\xff\xfe0")
+    with pytest.raises(UserError, match=f"{here}/a.csv is not readable as UTF-16: save it as UTF-8"):
+        build_source("csv:a.csv")
+
+
+def test_paths_in_quotes_and_in_the_home_folder_are_found(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    (here / "lists" / "a.txt").write_text("'~/0.png' a b\n\"../1.png\" c\n~/2.png d\n")
+    source = build_source("list:lists/a.txt")
+    assert load_images(source, 8).kept.tolist() == [0, 1, 2]
+    assert source.labels().names == ("a b", "c", "d")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 
-from common.data import build_source, load_images
+from common.data import build_source, load_images, names
 from common.data.zipped import ZipSource
 from common.errors import UserError
 from tests.common.data.samples import png
@@ -126,3 +128,33 @@ def test_encrypted_entries_are_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(raw)
     with pytest.raises(UserError, match="1 of its 1 entries are encrypted: unpack it"):
         build_source(spec)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_of_files_with_one_name_the_last_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = pack(tmp_path / "a.zip", "cat/0.png", "cat/0.png", "dog/1.png")
+    source = build_source(spec)
+    assert f"{spec}: 1 of its files have the name of a later one, and are left out" in caplog.text
+    (tmp_path / "1.png").write_bytes(png(1))
+    (tmp_path / "2.png").write_bytes(png(2))
+    files = build_source(f"folder:{tmp_path}")
+    assert torch.equal(load_images(source, 8).rows(torch.arange(2)), load_images(files, 8).rows(torch.arange(2)))
+
+
+@pytest.mark.parametrize("form", ["{}\\{}", "./{}/{}", "/{}/{}"])
+def test_paths_as_other_programs_write_them_are_read(tmp_path: Path, form: str) -> None:
+    spec = pack(tmp_path / "a.zip", form.format("cat", "0.png"), form.format("dog", "1.png"))
+    source = build_source(spec)
+    assert [source.where(row) for row in range(2)] == [
+        f"{tmp_path}/a.zip/{name}" for name in ("cat/0.png", "dog/1.png")
+    ]
+    assert source.labels().names == ("cat", "dog")
+    assert load_images(source, 8).kept.tolist() == [0, 1]
+
+
+def test_names_do_not_depend_on_the_locale() -> None:
+    odd = "['caf\\xe9', 'caf\\udcc3\\udca9']"
+    code = f"import runpy; print(ascii(list(runpy.run_path({names.__file__!r})['Names']({odd}))))"
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | locale, capture_output=True, check=True)
+    assert done.stdout.decode().strip() == odd

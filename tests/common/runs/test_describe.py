@@ -13,10 +13,15 @@ from common.recipes import recipes
 from common.runs.describe import describe, settings_of
 from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
 from pretrain.config import PretrainConfig
+from retouch.studies.config import StudyConfig
 
 SCHEMAS: dict[str, Any] = {
-    "pretrain": PretrainConfig, "finetune": FinetuneConfig, "probe": ProbeConfig, "embed": EmbedConfig,
-}  # fmt: skip
+    "pretrain": PretrainConfig,
+    "finetune": FinetuneConfig,
+    "probe": ProbeConfig,
+    "embed": EmbedConfig,
+    "study": StudyConfig,
+}
 
 
 class Oil(Config):

@@ -33,13 +33,17 @@ def test_every_strength_equals_sklearns(n: int, F: int, dtype: torch.dtype) -> N
         )
 
 
+@pytest.mark.parametrize(("n", "F"), [(500, 60), (60, 200)], ids=["tall", "wide"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_strengths_one_by_one_equal_all_at_once(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strengths_one_by_one_equal_all_at_once(
+    n: int, F: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = torch.Generator().manual_seed(1)
-    features = torch.randn(500, 60, generator=generator) @ torch.diag(torch.logspace(0, -3, 60))
-    labels = torch.randint(0, 4, (500,), generator=generator)
+    features = torch.randn(n, F, generator=generator) @ torch.diag(torch.logspace(0, -3, F))
+    labels = torch.randint(0, 4, (n,), generator=generator)
     together = fit_ridge(features.to(dtype), labels, 4, L2)
     monkeypatch.setattr("finetune.solvers.ridge.WIDE", 1)
+    monkeypatch.setattr("finetune.solvers.ridge.MANY_ROWS", 1)
     monkeypatch.setattr("finetune.solvers.gram.COLUMNS", 17)
     one_by_one = fit_ridge(features.to(dtype), labels, 4, L2)
     close: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}

@@ -36,12 +36,13 @@ ODD = 'it\'s "1", <b>&amp;'  # a file name
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder, and twelve red and twelve blue pictures without labels, one with an odd name."""
     folder = tmp_path_factory.mktemp("label")
+    torch.manual_seed(0)
     small = EncoderConfig(name="small_cnn", model_args={"width": 4, "depth": 1})
     export_encoder(build_encoder(small, image_size=16), folder / "encoder", {})
     generator = np.random.default_rng(0)
     (folder / "pictures").mkdir()
     for number in range(24):
-        pixels = generator.integers(0, 90, (20, 20, 3), dtype=np.uint8)
+        pixels = generator.integers(0, 30, (20, 20, 3), dtype=np.uint8)
         pixels[..., 2 * (number % 2)] += 150
         name = f"{ODD} {number}" if number == 0 else f"{number}"
         Image.fromarray(pixels).save(folder / "pictures" / f"{('red', 'blue')[number % 2]} {name}.png")

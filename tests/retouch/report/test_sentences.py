@@ -14,13 +14,13 @@ from finetune.predictions import Predictions
 from finetune.results import Comparison, ProbeReport, ProbeResult
 from retouch.report.compare import Contrast, gains, holm, rivals
 from retouch.report.facts import Facts, Log, Origin, Probing, Settings, read_facts
+from retouch.report.limits import limits
 from retouch.report.sentences import (
     about,
     answered,
     chosen,
     half_width,
     interval,
-    limits,
     listed,
     points,
     question,

@@ -1,0 +1,102 @@
+"""`hf:NAME[:split]`: tables of the Hugging Face hub, or of a folder that `datasets` reads or has written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from common.data.listing import run_folders
+from common.data.source import Source, digest
+from common.data.tables import TableSource, check_cache, reason_of, rows_of_split, with_rows
+from common.errors import UserError
+
+
+class HubSource(TableSource):
+    """A table of the Hugging Face hub, which may have a test split as well.
+
+    Args:
+        another: opens another split of the same data set.
+    """
+
+    def __init__(
+        self,
+        spec: str,
+        table: Any,
+        identity: str,
+        image: str | None,
+        label: str | None,
+        another: Callable[[str], HubSource],
+        rows: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(spec, table, identity, image, label, rows)
+        self._another = another
+
+    def published_test(self) -> Source | None:
+        """Its split ``test``, where the spec names no split and there is one, or its rows that are of it."""
+        if ":" in self.spec.partition(":")[2]:
+            return None
+        if self.test is not None:
+            return self.test()
+        try:
+            return self._another("test")
+        except UserError:
+            return None
+
+
+def hub_source(
+    spec: str, name: str, split: str, root: str | None = None, image: str | None = None, label: str | None = None
+) -> HubSource:
+    """``hf:NAME[:split]``: a data set of the Hugging Face hub, or a local folder in one of its layouts or of
+    ``save_to_disk``.
+
+    Raises:
+        UserError: it cannot be found or loaded, has no such split, or is a folder in which runs have been written.
+    """
+    local = Path(name).expanduser()
+    path = str(local) if local.exists() else name
+    saved = _is_saved(local)
+    if not saved and (runs := run_folders(local)):
+        raise UserError(
+            f"{spec}: `datasets` would also read what retouch has written to {runs[0]}; use folder:{name} or parquet:, "
+            "which leave it out, or move it"
+        )
+    if not saved and local.is_dir() and (files := sorted(map(str, local.rglob("*.parquet")))):
+        with_rows(spec, files)
+    try:
+        table = _load_saved(local, split) if saved else datasets.load_dataset(path, split=split, cache_dir=root)
+    except Exception as error:  # hub, network and builder errors share no base class
+        check_cache(spec, root)
+        raise UserError(f"{spec}: cannot load split {split!r}: {reason_of(error)}") from None
+    built: list[object]
+    if saved:
+        status = [Path(file["filename"]).stat() for file in table.cache_files]
+        built = [part for one in status for part in (one.st_size, one.st_mtime_ns)]
+    else:  # the names of its cache files contain a hash of what they were built from
+        built = ["/".join(Path(file["filename"]).parts[-4:]) for file in table.cache_files]
+    another = partial(hub_source, spec, name, root=root, image=image, label=label)
+    identity = digest([name, split, *built])
+    table, chosen = rows_of_split(spec, table, "test" if split == "test" else "train", label)
+    source = HubSource(spec, table, identity, image, label, another, chosen.rows)
+    if chosen.test is not None:
+        source.test = partial(TableSource, f"{spec} (test)", table, identity, image, label, chosen.test)
+    return source
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether ``save_to_disk`` of `datasets` has written it: a table, or a dictionary of them by split."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def _load_saved(folder: Path, split: str) -> Any:
+    data = datasets.load_from_disk(str(folder))
+    if not isinstance(data, datasets.DatasetDict):
+        if split != "train":
+            raise ValueError("it was saved as one table without splits; leave the split out")
+        return data
+    if split not in data:
+        raise ValueError(f"its splits are {', '.join(data)}")
+    return data[split]

@@ -1,0 +1,146 @@
+"""Test images that images of training or pretraining repeat, at least nearly: counted, listed, left out if asked."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from common.data import Images, build_source, load_images
+from common.data.duplicates import Pair, Prints, exact_rows, fingerprints, near_pairs
+from common.data.levels import Levels
+from common.errors import UserError, one_line
+from common.files import as_utf8, replacing
+from finetune.results import NearDuplicates, Repeat
+
+log = logging.getLogger("retouch")
+
+DUPLICATES = "duplicates.csv"
+SHOWN = 20  # pairs in results.json; all are in the file
+POOL = 100_000  # images of pretraining that are looked at, at most
+REMOTE = {"hf", "torchvision"}  # sources that may ask a server, which a check does not
+
+
+class Found(NamedTuple):
+    """Test images that images of one set repeat."""
+
+    images: str  # training, or pretraining
+    facts: NearDuplicates | None  # None: all images look too much alike to tell
+    repeats: list[Repeat]
+    others: Tensor  # int64, rows of the other set's source
+
+
+class Leaks(NamedTuple):
+    """What was found of one data set."""
+
+    exact: int  # test images whose very pixels are a training image's
+    training: Found
+    pretraining: Found | None  # None: its images cannot be opened, or were generated
+
+    @property
+    def found(self) -> list[Found]:
+        return [self.training, *([] if self.pretraining is None else [self.pretraining])]
+
+
+def find_leaks(test: Images, train: Images, trained_on: Mapping[str, Any] | None, workers: int) -> Leaks:
+    """Look for test images among those of training, and of pretraining where they can be opened without a server.
+
+    One pass over each set. ``trained_on``: the provenance of the encoder.
+    """
+    ours, theirs = fingerprints(test, workers), fingerprints(train, workers)
+    exact = len(exact_rows(ours, theirs))
+    if exact:
+        log.warning(
+            "%d of %d test images are identical to training images: test accuracy may be too high",
+            exact,
+            len(ours.rows),
+        )
+    training = _found("training", test, train, near_pairs(ours, theirs))
+    if training.facts is not None and training.facts.test_images > exact:
+        log.warning(
+            "%d of %d test images nearly repeat training images: test accuracy may be too high; data.leaks=drop leaves "
+            "these training images out",
+            *(training.facts.test_images, len(ours.rows)),
+        )
+    pool = _pool(trained_on, test, workers)
+    return Leaks(exact, training, None if pool is None else _in_pool(test, ours, pool, workers))
+
+
+def without_leaks(train: Images, leaks: Leaks) -> Images:
+    """The training images that repeat no test image."""
+    rows = (~torch.isin(train.kept, leaks.training.others)).nonzero().squeeze(1)
+    log.info("%s training images that repeat test images are left out", f"{len(train) - len(rows):,}")
+    if not len(rows):
+        raise UserError(
+            f"{train.source.spec}: every training image repeats a test image, and data.leaks=drop leaves none; use "
+            "another test set, or data.leaks=keep"
+        )
+    return train.only(rows)
+
+
+def write_leaks(folder: Path, named: Sequence[tuple[str, Leaks]]) -> None:
+    """Write all pairs to ``duplicates.csv``, with the data set that they were found in; no file if there are none."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["data", "images", "test", "other", "alike"])
+    rows = [
+        (data, one.images, pair.test, pair.other, pair.alike)
+        for data, leaks in named
+        for one in leaks.found
+        for pair in one.repeats
+    ]
+    writer.writerows(rows)
+    if rows:
+        with replacing(folder / DUPLICATES) as unfinished:
+            unfinished.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _found(images: str, test: Images, other: Images, pairs: list[Pair] | None) -> Found:
+    if pairs is None:
+        log.info("images of %s and test look so much alike that near-duplicates cannot be told", images)
+        return Found(images, None, [], torch.empty(0, dtype=torch.int64))
+    repeats = [
+        Repeat(test=as_utf8(test.where(pair.test)), other=as_utf8(other.where(pair.other)), alike=pair.alike)
+        for pair in pairs
+    ]
+    facts = NearDuplicates(
+        test_images=len({pair.test for pair in pairs}), pairs=len(pairs), most_alike=tuple(repeats[:SHOWN])
+    )
+    return Found(images, facts, repeats, other.kept[torch.tensor([pair.other for pair in pairs], dtype=torch.int64)])
+
+
+def _pool(trained_on: Mapping[str, Any] | None, test: Images, workers: int) -> Images | None:
+    """The images of pretraining, if they can be opened here: at most 100,000 of them."""
+    spec = str((trained_on or {}).get("source", ""))
+    if trained_on is None or not spec or REMOTE & set(spec.split(":")):
+        return None
+    levels = trained_on.get("levels")
+    try:
+        source = build_source(spec)
+        if source.endless:  # generated: none is a test image
+            return None
+        return load_images(
+            *(source, test.size),
+            limit=POOL,
+            workers=workers,
+            cache="none",
+            check=False,
+            levels=None if levels is None else Levels(*levels),
+        )
+    except (UserError, OSError, TypeError) as error:
+        log.info("the images of pretraining (%s) are not compared with the test images: %s", spec, one_line(error))
+        return None
+
+
+def _in_pool(test: Images, ours: Prints, pool: Images, workers: int) -> Found | None:
+    try:
+        return _found("pretraining", test, pool, near_pairs(ours, fingerprints(pool, workers)))
+    except UserError as error:  # none can be read any more
+        log.info("the images of pretraining are not compared with the test images: %s", one_line(error))
+        return None

@@ -1,0 +1,316 @@
+"""Who competes: each contestant gives an encoder, frozen, whose features are judged."""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import torch
+
+from common.data import Images, Loader
+from common.data.rows import even_rows
+from common.encoders import Encoder, EncoderConfig, build_encoder
+from common.encoders.load import load_encoder
+from common.encoders.statistics import settle_norms
+from common.engine.loop import Trained
+from common.engine.pace import measure_pace
+from common.engine.settings import StopConfig
+from common.errors import UserError
+from common.machine.distributed import World
+from common.pixels import in_chunks, to_float
+from common.recipes import stage_config
+from common.runs.results import RESULTS
+from common.runs.tracking import WandbConfig
+from common.waiting import within
+from finetune.baselines import STATISTICS_IMAGES, Pixels
+from pretrain.config import GradientPretraining, PretrainConfig
+from pretrain.run import pretrain
+from retouch.studies.config import StudyConfig
+from retouch.studies.results import CONTESTANTS, Kind
+
+log = logging.getLogger("retouch")
+
+SCRATCH = "scratch"
+DOWNLOAD_SHARE = 0.05  # of the budget that weights from elsewhere may take
+TIMED_IMAGES = 64  # whose features are timed
+SIMPLE: dict[str, tuple[str, tuple[str, ...]]] = {  # recipes with changes, by the name of the contestant
+    "random_patches": ("patch_dictionary", ("fit.learn=random", "steps=null")),
+    "kmeans": ("patch_dictionary", ()),
+    "pca": ("pca", ()),
+}
+MAPS = ("avg+avg2+max", "avg+max", "avg")  # poolings of a network's maps: the first that is narrow enough
+CODES = ("flatten", *MAPS)  # of codes whose places have a meaning: pixels, components, a grid of atoms
+
+
+class Speed(NamedTuple):
+    """Seconds on this machine."""
+
+    start: float  # before the first step
+    step: float  # of one step
+    image: float  # for the features of an image
+
+
+@dataclass(frozen=True)
+class Contestant(ABC):
+    """Somebody who competes."""
+
+    name: str
+    kind: ClassVar[Kind]
+    poolings: ClassVar[tuple[str, ...]] = MAPS
+
+    @abstractmethod
+    def encoder(self) -> Encoder:
+        """Its encoder as it is now, frozen."""
+
+
+@dataclass(frozen=True)
+class RawPixels(Contestant):
+    """The image itself."""
+
+    kind: ClassVar[Kind] = "pixels"
+    poolings: ClassVar[tuple[str, ...]] = CODES
+    size: int
+
+    def encoder(self) -> Encoder:
+        return Pixels(self.size).freeze()
+
+
+@dataclass(frozen=True)
+class Ready(Contestant):
+    """A network that is not trained here: an untrained one, or one with weights from elsewhere."""
+
+    network: Encoder
+
+    def encoder(self) -> Encoder:
+        return self.network
+
+
+class Untrained(Ready):
+    """A network before its first step."""
+
+    kind: ClassVar[Kind] = "untrained"
+
+
+class Pretrained(Ready):
+    """A timm model with its own weights."""
+
+    kind: ClassVar[Kind] = "pretrained"
+
+
+@dataclass(frozen=True)
+class Learned(Contestant):
+    """What is learned here without labels, in an ordinary run folder of ``retouch pretrain``."""
+
+    config: PretrainConfig
+    pool: Images
+    here: World
+
+    def encoder(self) -> Encoder:
+        return load_encoder(self.config.out)
+
+    def speed(self) -> Speed:
+        """How fast it is, by some real steps and features of a copy."""
+        config = self.config
+        learner = config.method.build(config.data.image_size, config.augment, self.here, config.seed)
+        learner.attach(self.pool)
+        loader = Loader(learner.images, batch_size=config.batch_size, seed=config.seed)
+        start, step = measure_pace(learner, loader)
+        images = to_float(self.pool.rows(even_rows(len(self.pool), TIMED_IMAGES))).to(self.here.device)
+        encoder = learner.encoder.eval()
+        with torch.inference_mode():
+            encoder.layers(images)
+            begun = time.perf_counter()
+            encoder.layers(images)
+        return Speed(start, step, (time.perf_counter() - begun) / len(images))
+
+    def _run(self, **changes: object) -> Trained:
+        """Start the run, or continue it."""
+        resumed = (self.config.out / "config.yaml").is_file()
+        return pretrain(self.config.model_copy(update={**changes, "resume": resumed}), self.pool).training
+
+
+class Simple(Learned):
+    """A method with a fitting rule of its own, which is done once."""
+
+    kind: ClassVar[Kind] = "simple"
+    poolings: ClassVar[tuple[str, ...]] = CODES
+
+    @property
+    def steps(self) -> int:
+        """Those of its recipe."""
+        per_epoch = -(-len(self.pool) // self.config.batch_size)
+        return self.config.total_steps(per_epoch) if self.config.method.streams else 0
+
+    def fit(self) -> bool:
+        """Fit it, unless that is done; False if a signal stopped it."""
+        return (self.config.out / RESULTS).is_file() or self._run().finished
+
+
+@dataclass(frozen=True)
+class Restoring(Learned):
+    """An autoencoder, which learns by gradient for as long as it stays in the race."""
+
+    kind: ClassVar[Kind] = "restoring"
+    twin: str  # the name of its untrained network
+
+    def fit(self, steps: int, until: int) -> Trained:
+        """Train to step ``until`` of a training that takes ``steps`` in all."""
+        return self._run(steps=steps, epochs=None, stop=StopConfig(at=until))
+
+
+# ---- from settings
+
+
+def recipe_of(name: str, config: StudyConfig) -> PretrainConfig:
+    """The settings of a contestant's run, as its recipe has them.
+
+    Raises:
+        UserError: there is no such recipe, or it cannot compete.
+    """
+    source, changes = SIMPLE.get(name, (name, ()))
+    found = stage_config(PretrainConfig, source, changes)
+    if found.data.other is not None or found.method.second != "none" or found.method.loaded_size(1) != 1:
+        raise UserError(f"contestants: {name} learns from two views or sources, and a study has one; leave it out")
+    return found
+
+
+def title_of(name: str) -> str:
+    """The name of a contestant: of a file, its name without the ending."""
+    return Path(name).stem if name.endswith((".yaml", ".yml")) else name
+
+
+def check_contestants(config: StudyConfig) -> list[PretrainConfig]:
+    """The settings of all that learn without labels, as their recipes have them.
+
+    Raises:
+        UserError: names every contestant that there is not.
+    """
+    problems, found = [], []
+    for name in config.contestants:
+        if name == SCRATCH:
+            continue
+        try:
+            found.append(recipe_of(name, config))
+        except UserError as error:
+            problems += error.lines
+    if problems:
+        raise UserError(*problems)
+    return found
+
+
+def check_pretrained(config: StudyConfig) -> None:
+    """Check that timm knows the pretrained model, without its weights.
+
+    Raises:
+        UserError: it does not.
+    """
+    if config.pretrained is not None:
+        try:
+            build_encoder(EncoderConfig(name=config.pretrained), image_size=32)
+        except UserError as error:
+            if "timm has no" in str(error):
+                raise UserError(*(line.replace("encoder.name", "pretrained") for line in error.lines)) from None
+
+
+def settled(config: StudyConfig, recipe: PretrainConfig, pool: Images, size: int, name: str) -> PretrainConfig:
+    """A recipe with the images, the seed and the folder of this study. W&B gets the study, not each contestant."""
+    spec = pool.source.spec if config.data.source is None else config.data.source
+    data = recipe.data.model_copy(
+        update={"source": spec, "image_size": size, "limit": None, "image": config.data.image, "root": config.data.root}
+    )
+    out = config.out / CONTESTANTS / name
+    return recipe.model_copy(
+        update={"data": data, "out": out, "seed": config.seed, "watch": None, "wandb": WandbConfig(mode="disabled")}
+    )
+
+
+@dataclass(frozen=True)
+class Field:
+    """All contestants but the network trained on labels alone, and who was left out."""
+
+    ready: tuple[Contestant, ...]  # raw pixels, untrained and pretrained networks
+    simple: tuple[Simple, ...]
+    restoring: tuple[Restoring, ...]
+    left_out: tuple[str, ...]
+
+    def named(self, name: str) -> Contestant:
+        """The contestant of this name."""
+        return next(one for one in (*self.ready, *self.simple, *self.restoring) if one.name == name)
+
+
+def line_up(config: StudyConfig, pool: Images, size: int, here: World) -> Field:
+    """All contestants; those that cannot learn from these images are left out, with the reason."""
+    ready: list[Contestant] = [RawPixels("pixels", size)]
+    twins: dict[tuple[str, str], Encoder] = {}
+    simple, waiting, left_out = [], [], []
+    for name in config.contestants:
+        if name == SCRATCH:
+            continue
+        title = title_of(name)
+        settings = settled(config, recipe_of(name, config), pool, size, title)
+        try:
+            if problems := settings.method.check(size, len(pool)):
+                raise UserError(*problems)
+            learner = settings.method.build(size, settings.augment, here, config.seed)
+            learner.attach(pool)
+        except UserError as error:
+            left_out.append(f"{title}: {' '.join(line.strip() for line in error.lines)}")
+            continue
+        if not isinstance(settings, GradientPretraining):
+            simple.append(Simple(title, settings, pool, here))
+            continue
+        key = (learner.encoder.config.model_dump_json(), learner.encoder.view)
+        if key not in twins:
+            twins[key] = _before_training(learner.encoder, pool, here)
+        waiting.append((title, settings, key))
+    names = dict(zip(twins, _twin_names(list(twins.values())), strict=True))
+    ready += [Untrained(names[key], twin) for key, twin in twins.items()]
+    restoring = [Restoring(title, settings, pool, here, names[key]) for title, settings, key in waiting]
+    if config.pretrained is not None:
+        found = _pretrained(config.pretrained, size, DOWNLOAD_SHARE * config.seconds)
+        if isinstance(found, str):
+            left_out.append(found)
+        else:
+            ready.append(Pretrained(config.pretrained.removeprefix("timm/"), found))
+    for line in left_out:
+        log.info("left out: %s", line)
+    return Field(tuple(ready), tuple(simple), tuple(restoring), tuple(left_out))
+
+
+def _before_training(encoder: Encoder, pool: Images, here: World) -> Encoder:
+    """The network before its first step, with the BatchNorm statistics of the pool; frozen."""
+    images = to_float(pool.rows(even_rows(len(pool), STATISTICS_IMAGES)))
+    encoder.to(here.device)
+    settle_norms(encoder, (some.to(here.device) for some in in_chunks(images)))
+    return encoder.freeze()
+
+
+def _twin_names(twins: Sequence[Encoder]) -> list[str]:
+    """``untrained``, and as much more as tells several networks apart."""
+    views = {twin.view for twin in twins}
+    networks = [twin.config.model_dump_json() for twin in twins]
+    several = list(dict.fromkeys(networks))
+    names = []
+    for twin, network in zip(twins, networks, strict=True):
+        view = f"_{twin.view}" if len(views) > 1 else ""
+        number = f"_{several.index(network) + 1}" if len(several) > 1 else ""
+        names.append(f"untrained{view}{number}")
+    return names
+
+
+def _pretrained(name: str, size: int, seconds: float) -> Encoder | str:
+    """The model with its weights, or why it is left out: they must be there, or come in so many seconds."""
+    title = name.removeprefix("timm/")
+    try:
+        return within(
+            seconds, lambda: build_encoder(EncoderConfig(name=name, pretrained=True), image_size=size)
+        ).freeze()
+    except UserError as error:
+        return f"{title}: {' '.join(line.strip() for line in error.lines)}"
+    except TimeoutError:
+        return f"{title}: its weights did not come in {seconds:.0f} s; check the network"

@@ -1,0 +1,123 @@
+"""What a study remembers on disk: its plan, every judgment, and the time that it has taken."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from common.errors import UserError, one_line
+from common.files import write_json
+from finetune.results import Record
+from retouch.studies.plan import JudgeCost, Plan
+from retouch.studies.results import PLAN
+
+JUDGED = "judged.json"
+
+
+class Judgment(Record):
+    """A contestant as it was at a moment."""
+
+    name: str
+    rung: int | None  # from 1; None for those who are judged once
+    steps: int  # of its training
+    seconds: float  # of its training
+    accuracy: dict[str, float]  # validation, by task
+    cost: JudgeCost
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy over the tasks: what everything is chosen by."""
+        return sum(self.accuracy.values()) / len(self.accuracy)
+
+
+class Memory(Record):
+    """``judged.json``."""
+
+    spent: float = 0.0  # seconds, by all processes so far
+    judgments: tuple[Judgment, ...] = ()
+
+
+class Clock:
+    """The time that is taken and left, over all processes that worked on a study."""
+
+    def __init__(self, budget: float, started: float, spent: float = 0.0) -> None:
+        """``started``: when this process began, by ``time.monotonic``; ``spent``: seconds of earlier ones."""
+        self.budget, self.started, self.spent = budget, started, spent
+
+    @property
+    def taken(self) -> float:
+        return self.spent + time.monotonic() - self.started
+
+    @property
+    def left(self) -> float:
+        return self.budget - self.taken
+
+
+class Journal:
+    """The files of one study."""
+
+    def __init__(self, folder: Path, budget: float, started: float) -> None:
+        self.folder = folder
+        self.memory = _read_memory(folder / JUDGED)
+        self.clock = Clock(budget, started, self.memory.spent)
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan, if there is one."""
+        path = self.folder / PLAN
+        return read_plan(path) if path.is_file() else None
+
+    def save_plan(self, plan: Plan) -> None:
+        write_json(self.folder / PLAN, plan.model_dump(mode="json"))
+        self.save()
+
+    def save(self) -> None:
+        """Write what was judged, and the time that is spent."""
+        self.memory = self.memory.model_copy(update={"spent": round(self.clock.taken, 2)})
+        write_json(self.folder / JUDGED, self.memory.model_dump(mode="json"))
+
+    def add(self, judgment: Judgment) -> None:
+        self.memory = self.memory.model_copy(update={"judgments": (*self.memory.judgments, judgment)})
+        self.save()
+
+    def of(self, name: str, rung: int | None = None) -> Judgment | None:
+        """The judgment of a contestant after a rung, if it was made."""
+        return next((one for one in self.memory.judgments if (one.name, one.rung) == (name, rung)), None)
+
+    @property
+    def judged(self) -> list[str]:
+        """All that were judged, in the order in which they were first."""
+        return list(dict.fromkeys(one.name for one in self.memory.judgments))
+
+    def last(self, name: str) -> Judgment:
+        """The last judgment of a contestant."""
+        return [one for one in self.memory.judgments if one.name == name][-1]
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a ``plan.json``, or that of the study around it.
+
+    Raises:
+        UserError: there is no such file, or no study wrote it.
+    """
+    path = path / PLAN if path.is_dir() else path
+    try:
+        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"plan: no such file: {path}; give the {PLAN} of a study") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"plan: {path} cannot be read: {one_line(error)}") from None
+    except ValidationError:
+        raise UserError(f"plan: {path} is not a plan of retouch study; give the {PLAN} of a study") from None
+
+
+def _read_memory(path: Path) -> Memory:
+    try:
+        return Memory.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return Memory()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({one_line(error, 100)}); start over with overwrite=true") from None

@@ -1,0 +1,110 @@
+"""The judge: closed-form ridge regression on frozen features, cross-validated on labeled training images.
+
+One rule for all: the same rows, the same strengths, all layers of an encoder at once. Nothing is chosen on test images.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from common.data import Images, Labels
+from common.encoders import Encoder
+from common.errors import UserError
+from finetune.features import Extraction, Features, extract
+from finetune.pooling import Space, build_spaces
+from finetune.probe import run_probe
+from finetune.probes import Candidates, Linear, Search, build_task
+from finetune.results import Probed
+from retouch.studies.contestants import Contestant
+from retouch.studies.images import LabelSet, titled_tasks
+from retouch.studies.plan import JudgeCost
+
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+RIDGE = Linear(kind="ridge", l2=STRENGTHS)
+LOGISTIC = Linear()  # the usual linear probe
+SEARCH = Search(search_images=None)
+WIDEST = 8192  # features: a wider space takes another pooling
+
+
+class Judged(NamedTuple):
+    """Validation accuracy by task, and what it took."""
+
+    accuracy: dict[str, float]
+    cost: JudgeCost
+
+
+class Tested(NamedTuple):
+    """A classifier on the test images of one task."""
+
+    outcome: Probed
+    predictions: Tensor  # int64 [n]
+
+
+def space_of(encoder: Encoder, poolings: Sequence[str]) -> Space:
+    """All layers under the first pooling that is narrow enough, or else under the last."""
+    for pooling in poolings:
+        try:
+            return build_spaces(encoder.layer_shapes, ["all"], [pooling], WIDEST)[0][0]
+        except UserError:
+            continue
+    return build_spaces(encoder.layer_shapes, ["all"], [poolings[-1]], 1 << 30)[0][0]
+
+
+class Judge:
+    """Judges encoders on the labeled images of a study."""
+
+    def __init__(self, sets: Sequence[LabelSet], how: Extraction, seed: int) -> None:
+        self.sets, self.how, self.seed = tuple(sets), how, seed
+
+    def validate(self, one: Contestant) -> Judged:
+        """Cross-validated accuracy on the judged rows."""
+        encoder = one.encoder()
+        space = space_of(encoder, one.poolings)
+        accuracy: dict[str, float] = {}
+        extraction, started = 0.0, time.perf_counter()
+        for part, tasks in titled_tasks(self.sets):
+            images = part.images.train.only(part.judged)
+            begun = time.perf_counter()
+            features = self._features(encoder, space, images)
+            extraction += time.perf_counter() - begun
+            for title, name in tasks.items():
+                task = build_task(_labels(images, name, features), SEARCH, self.seed)
+                candidates = Candidates(features, [space], self.how.device)
+                accuracy[title] = RIDGE.choose(candidates, task).val_accuracy
+        fitting = time.perf_counter() - started - extraction
+        return Judged(accuracy, JudgeCost(width=space.width, extraction=extraction, fitting=fitting))
+
+    def test(self, one: Contestant) -> dict[str, Tested]:
+        """Choose a strength and fit on the fitted rows, and predict the test images once: by task."""
+        return self._tested(one, RIDGE, everything=False)
+
+    def probe(self, one: Contestant) -> dict[str, Tested]:
+        """The same by logistic regression, the usual linear probe, on all labeled training images."""
+        return self._tested(one, LOGISTIC, everything=True)
+
+    def _tested(self, one: Contestant, probe: Linear, *, everything: bool) -> dict[str, Tested]:
+        encoder = one.encoder()
+        space = space_of(encoder, one.poolings)
+        found = {}
+        for part, tasks in titled_tasks(self.sets):
+            images = part.images.train if everything else part.images.train.only(part.fitted)
+            train, test = self._features(encoder, space, images), self._features(encoder, space, part.images.test)
+            for title, name in tasks.items():
+                candidates = Candidates(train, [space], self.how.device)
+                task = build_task(_labels(images, name, train), SEARCH, self.seed)
+                outcome, _, answers = run_probe(probe, candidates, task, test, part.images.tasks[name][1])
+                found[title] = Tested(outcome, answers.classes)
+        return found
+
+    def _features(self, encoder: Encoder, space: Space, images: Images) -> Features:
+        return extract(encoder, images, list(space.parts), self.how)
+
+
+def _labels(images: Images, task: str, features: Features) -> Labels:
+    """Labels of the rows that have features."""
+    labels = images.labels(task)
+    return labels._replace(values=labels.values[features.index])

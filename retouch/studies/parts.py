@@ -1,0 +1,26 @@
+"""What every step of a study works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.machine.distributed import World
+from common.runs.folder import Run
+from retouch.studies.config import StudyConfig
+from retouch.studies.contestants import Field
+from retouch.studies.images import StudyImages
+from retouch.studies.journal import Journal
+from retouch.studies.judge import Judge
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One study that has begun."""
+
+    config: StudyConfig
+    here: World
+    run: Run
+    images: StudyImages
+    field: Field
+    judge: Judge
+    journal: Journal

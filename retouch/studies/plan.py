@@ -1,0 +1,237 @@
+"""The time of a study, as arithmetic: how many images are used, who fits in, and how long each rung is.
+
+A rung is the part of the race after which the slower half leaves. Within a rung every contestant trains for the same
+time. What is planned before a rung starts is written to ``plan.json``; from the same plan, a study makes the same
+choices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
+
+from pydantic import Field
+
+from finetune.results import Record
+from finetune.solvers.ridge import MANY_ROWS, WIDE
+
+PLAN_VERSION: Final = 1
+GROWTH = 3  # a rung adds so many times the training of the rung before
+FINALISTS = 2  # who reach the last rung, if there are that many
+FEWEST_STEPS = 20  # of a first rung: fewer teach nothing
+EIGEN = 20  # float32 products that take as long as an eigendecomposition of the same size
+SAVING = 3.0  # seconds of a rung that are no training: checkpoint, pictures, export
+RULER_STEPS = 12  # as many steps take as long as measuring what the loss means at its end
+BASELINE_SHARE = 0.1  # of the budget that one simple method may take
+SCRATCH_SHARE = 0.125  # of the time for training that the network from scratch gets
+PROBE_SHARE = 0.25  # of the time for training that the linear probe of the winner may take; else it is left out
+SPARE = 0.03  # of the budget: for what the estimates miss
+REPORTING = 6.0  # seconds for comparisons, results and report
+LOGISTIC = 3.0  # a logistic fit takes so many times a ridge fit with its choice of a strength
+
+
+class Sizes(Record):
+    """How many images are used: everything else is too slow for the budget."""
+
+    judged: int  # labeled training images that everything is chosen on
+    fitted: int  # labeled training images that tested classifiers are fitted on
+    tested: int  # test images
+
+
+class Timing(Record):
+    """Measured seconds of a contestant that trains by gradient."""
+
+    start: float  # before the first step
+    step: float  # per step
+    judge: float  # to judge it once
+    test: float = 0.0  # to test it, at the end
+
+    @property
+    def idle(self) -> float:
+        """Seconds of a rung in which it does not train."""
+        return self.start + self.judge + SAVING + RULER_STEPS * self.step
+
+
+class JudgeCost(Record):
+    """What it took to judge a contestant, from which the cost of larger fits is estimated."""
+
+    width: int  # features
+    extraction: float  # seconds for the judged images
+    fitting: float  # seconds
+
+    @property
+    def seconds(self) -> float:
+        return self.extraction + self.fitting
+
+
+class Rung(Record):
+    """A part of the race."""
+
+    seconds: float  # of training of each contestant, from its start to the end of this rung
+    steps: dict[str, int]  # of each contestant, likewise
+
+
+class Plan(Record):
+    """All that the clock decides. Choices are a function of this and the images."""
+
+    version: Literal[1] = PLAN_VERSION
+    image_size: int
+    sizes: Sizes
+    simple: tuple[str, ...]  # the simple methods that fit in
+    steps: dict[str, int]  # of the whole training of each contestant in the race
+    rungs: tuple[Rung, ...]
+    settled: int = 1  # rungs whose length is final; later ones may become shorter
+    scratch: int  # steps of the network from scratch; 0: it does not compete
+    scratch_seconds: float = 0.0
+    probe: bool  # whether the winner gets the usual linear probe
+    timings: dict[str, Timing] = Field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+
+
+def sizes(budget: float) -> Sizes:
+    """How many images a budget of so many seconds allows; of fewer, all are used.
+
+    They follow from the budget alone, so that two machines judge on the same images.
+    """
+    return Sizes(
+        judged=min(4000, max(500, round(2 * budget))),
+        fitted=max(500, round(8 * budget)),
+        tested=max(1000, round(10 * budget)),
+    )
+
+
+# ---- what fits cost
+
+
+def ridge_work(rows: int, width: int, strengths: int) -> float:
+    """Operations of one ridge fit, counted as those of float32: the product of the features, and what solves it.
+
+    As ``finetune/solvers/ridge.py`` works: half of a float32 product for more rows than features, otherwise a float64
+    product; then an eigendecomposition, or one factorization per strength.
+    """
+    if rows >= width:
+        return rows * width**2 + (strengths if width > WIDE else EIGEN) * width**3
+    return 4 * rows**2 * width + (strengths if rows > MANY_ROWS else EIGEN) * rows**3
+
+
+def fit_work(rows: int, width: int, strengths: int, folds: int) -> float:
+    """The same to choose a strength: cross-validated, or with one fold on a held-out tenth."""
+    fitted = round(rows * (folds - 1) / folds) if folds > 1 else round(0.9 * rows)
+    return folds * ridge_work(fitted, width, strengths)
+
+
+def fit_seconds(cost: JudgeCost, judged: int, fitted: int, tested: int, *, strengths: int, few: int) -> float:
+    """Estimated seconds to fit on ``fitted`` images and predict ``tested``, from what judging on ``judged`` took.
+
+    Args:
+        few: with fewer images, a strength is chosen by 5-fold cross-validation.
+    """
+
+    def choosing(rows: int) -> float:
+        return fit_work(rows, cost.width, strengths, 5 if rows < few else 1)
+
+    work = choosing(fitted) + ridge_work(fitted, cost.width, 1)
+    return cost.extraction * (fitted + tested) / judged + cost.fitting * work / choosing(judged)
+
+
+# ---- the race
+
+
+def survivors(count: int) -> list[int]:
+    """How many train in each rung: the better half stay, down to two, who train to the end."""
+    found = [count]
+    while found[-1] > FINALISTS:
+        found.append(max(FINALISTS, math.ceil(found[-1] / 2)))
+    return found if count else []
+
+
+def rung_ends(rungs: int, whole: float) -> list[float]:
+    """When each rung ends, in seconds of training of a contestant that trains for ``whole`` in all."""
+    shares = [GROWTH**number for number in range(rungs)]
+    return [whole * sum(shares[: number + 1]) / sum(shares) for number in range(rungs)]
+
+
+def race_seconds(whole: float, timings: Sequence[Timing]) -> float:
+    """What a race takes, with the test of all who were in it, if those who stay to the end train for ``whole`` seconds.
+
+    The most expensive are taken to stay.
+    """
+    counts = survivors(len(timings))
+    ends = [0.0, *rung_ends(len(counts), whole)]
+    idle = sorted((one.idle for one in timings), reverse=True)
+    training = sum(count * (ends[number + 1] - ends[number]) for number, count in enumerate(counts))
+    return training + sum(sum(idle[:count]) for count in counts) + sum(one.test for one in timings)
+
+
+def whole_seconds(available: float, timings: Sequence[Timing]) -> float:
+    """How long a contestant that survives can train if the race may take ``available``; negative if it cannot start."""
+    fixed, unit = race_seconds(0.0, timings), race_seconds(1.0, timings) - race_seconds(0.0, timings)
+    return (available - fixed) / unit if unit else 0.0
+
+
+def first_steps(one: Timing, whole: float, rungs: int) -> int:
+    """Steps of the first rung."""
+    return int(rung_ends(rungs, whole)[0] / one.step)
+
+
+def enter(timings: Mapping[str, Timing], available: float) -> tuple[dict[str, Timing], list[str]]:
+    """Who fits into a race that may take ``available`` seconds, and a line about everyone who does not.
+
+    The slowest leave first, until all others take enough steps in their first rung to be judged.
+    """
+    inside, left_out = dict(timings), []
+    while inside:
+        every = list(inside.values())
+        whole, rungs = whole_seconds(available, every), len(survivors(len(every)))
+        if all(first_steps(one, max(0.0, whole), rungs) >= FEWEST_STEPS for one in every):
+            break
+        slowest = max(inside, key=lambda name: inside[name].step)
+        alone = race_seconds(FEWEST_STEPS * inside[slowest].step, [inside[slowest]])
+        del inside[slowest]
+        left_out.append(
+            f"{slowest}: needs at least {alone:.0f} s of training, judging and testing, and there are fewer"
+        )
+    return inside, left_out
+
+
+def rungs_of(timings: Mapping[str, Timing], whole: float) -> tuple[dict[str, int], tuple[Rung, ...]]:
+    """The steps of each whole training of ``whole`` seconds, and the rungs."""
+    steps = {name: max(1, int(whole / one.step)) for name, one in timings.items()}
+    ends = rung_ends(len(survivors(len(timings))), whole)
+    rungs = [
+        Rung(seconds=end, steps={name: max(1, min(steps[name], int(end / one.step))) for name, one in timings.items()})
+        for end in ends
+    ]
+    return steps, (*rungs[:-1], rungs[-1].model_copy(update={"steps": steps})) if rungs else ()
+
+
+def adapted(plan: Plan, number: int, alive: Mapping[str, Timing], available: float) -> Plan:
+    """The plan with later rungs that fit into the time that is really left.
+
+    A rung is never longer than planned, since the schedule of the learning rate ends there, and never ends before the
+    rung before it.
+
+    Args:
+        number: of the next rung, from 0.
+        alive: who is still in the race, with the speeds that were seen.
+        available: seconds that the rest of the race may take.
+    """
+    before, rest = plan.rungs[number - 1], plan.rungs[number:]
+    counts = survivors(len(plan.steps))[number:]
+    idle = sorted((one.idle for one in alive.values()), reverse=True)
+    ends = [before.seconds, *(rung.seconds for rung in rest)]
+    planned = sum(count * (after - start) for count, start, after in zip(counts, ends, ends[1:], strict=False))
+    fixed = sum(sum(idle[:count]) for count in counts)
+    scale = min(1.0, max(0.0, (available - fixed) / planned)) if planned > 0 else 0.0
+    later = []
+    for rung in rest:
+        seconds = before.seconds + scale * (rung.seconds - before.seconds)
+        steps = dict(rung.steps)
+        for name, one in alive.items():
+            done, full = before.steps[name], rung.steps[name]
+            # at the speed that was seen: a contestant that turned out slower takes fewer steps
+            reached = done + int((seconds - before.seconds) / one.step)
+            steps[name] = min(full, max(done + 1, reached))
+        later.append(Rung(seconds=seconds, steps=steps))
+    return plan.model_copy(update={"rungs": (*plan.rungs[:number], *later), "settled": number + 1})

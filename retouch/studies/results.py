@@ -1,0 +1,103 @@
+"""``results.json`` of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, TypeAdapter
+
+from common.encoders.base import View
+from common.runs.results import SCHEMA_VERSION, load_results
+from finetune.results import Comparison, DataFacts, Probed, Record, Score
+from retouch.studies.plan import Sizes
+
+CONTESTANTS = "contestants"  # the folder of their runs in that of the study
+PLAN = "plan.json"
+Kind = Literal["pixels", "untrained", "simple", "restoring", "pretrained", "scratch"]
+Role = Literal["untrained", "pixels", "simple", "restoring", "pretrained", "scratch"]
+
+
+class Validation(Record):
+    """A contestant as it was at a moment, on labeled training images that its classifier was not fitted on."""
+
+    rung: int | None  # from 1; None for those who are judged once
+    steps: int  # of its training
+    seconds: float  # of its training
+    accuracy: dict[str, float]  # by task
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy over the tasks: what everything is chosen by."""
+        return sum(self.accuracy.values()) / len(self.accuracy)
+
+
+class Contender(Record):
+    """A contestant and how it did."""
+
+    name: str
+    kind: Kind
+    view: View
+    twin: str | None = None  # its untrained network
+    validations: tuple[Validation, ...] = ()  # none of the network from scratch, which is validated in another way
+    planned: int = 0  # steps of its whole training
+    test: dict[str, Score]  # by task
+    over_twin: dict[str, Comparison] = Field(default_factory=dict)  # by task, on the test images
+
+    @property
+    def steps(self) -> int:
+        """Training steps it took."""
+        return self.validations[-1].steps if self.validations else self.planned
+
+    @property
+    def mean(self) -> float:
+        """Mean test accuracy over the tasks."""
+        return sum(score.accuracy for score in self.test.values()) / len(self.test)
+
+
+class Versus(Record):
+    """The winner against another contestant on one task, with Holm's correction for all such comparisons."""
+
+    role: Role  # of the other
+    task: str
+    one: str
+    other: str
+    images: int  # of the test
+    found: Comparison
+    adjusted_p: float
+
+
+class StudyReport(Record):
+    """Everything that a study found."""
+
+    schema_version: Literal[2] = SCHEMA_VERSION
+    stage: Literal["study"] = "study"
+    verdict: tuple[str, ...]
+    winner: str  # the best on validation
+    contenders: tuple[Contender, ...]
+    comparisons: tuple[Versus, ...]
+    probe: dict[str, Probed] = Field(default_factory=dict)  # linear, of the winner on all labeled images, by task
+    budget: float  # seconds
+    seconds: float  # taken
+    image_size: int
+    unlabeled: str  # the images that were learned from
+    unlabeled_images: int
+    repeated: int  # images that were not learned from because they repeat a test image
+    data: dict[str, DataFacts]  # by task
+    classes: dict[str, tuple[str, ...]]  # by task
+    sizes: Sizes
+    protocol: str
+    left_out: tuple[str, ...] = ()
+
+    def named(self, name: str) -> Contender:
+        """The contestant of this name."""
+        return next(one for one in self.contenders if one.name == name)
+
+
+def read_results(path: str | Path) -> StudyReport:
+    """Read the results of ``retouch study``: a ``results.json``, or the run folder around it.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or another stage or version of Retouch wrote it.
+    """
+    return load_results(path, TypeAdapter(StudyReport), ("study",))

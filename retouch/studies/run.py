@@ -1,0 +1,144 @@
+"""The stage: unlabeled and labeled images in, an answer out, within a budget."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from rich.console import Console
+
+from common.errors import UserError, check_all
+from common.machine.distributed import World, world
+from common.machine.precision import resolve_precision
+from common.runs.folder import Run, check_run_folder, numbered, open_run, say_how_to_continue, with_group
+from common.runs.logs import early_log
+from finetune.features import Extraction
+from retouch.report.page import write_report
+from retouch.studies import plan as planning
+from retouch.studies.budget import fit_simple, make_plan, reserve
+from retouch.studies.config import StudyConfig
+from retouch.studies.contestants import SCRATCH, check_contestants, check_pretrained, line_up, title_of
+from retouch.studies.final import finish
+from retouch.studies.images import Opened, StudyImages, image_size, label_set, load, open_images
+from retouch.studies.journal import Journal, read_plan
+from retouch.studies.judge import Judge
+from retouch.studies.parts import Parts
+from retouch.studies.plan import Plan
+from retouch.studies.race import judge_once, run_race
+from retouch.studies.results import StudyReport
+from retouch.studies.table import study_table
+
+log = logging.getLogger("retouch")
+
+REPORT = "report.html"
+BATCH = 256  # images per pass of a frozen encoder
+
+
+def study(config: StudyConfig, started: float | None = None) -> StudyReport | None:
+    """Answer whether pretraining helps on these images; write ``config.out``.
+
+    Args:
+        started: when the budget began, by ``time.monotonic``; by default now.
+
+    Returns:
+        The content of ``results.json``; None if a signal stopped training.
+
+    Raises:
+        UserError: settings, images or the run folder cannot be used; nothing has been written.
+    """
+    started = time.monotonic() if started is None else started
+    with world() as here, numbered(config, here) as config, early_log() as early:
+        if here.size > 1:
+            raise UserError("study runs in one process: start it without torchrun")
+        # everything the user can get wrong is checked before anything is written
+        opened, given, *_ = check_all(
+            lambda: open_images(config),
+            lambda: _given(config),
+            lambda: check_contestants(config),
+            lambda: check_pretrained(config),
+            lambda: check_run_folder(config),
+        )
+        config = with_group(config)
+        with open_run(config, here, early) as run:
+            parts = _begin(config, opened, given, here, run, started)
+            report = _answer(parts, given)
+            if report is None:
+                parts.journal.save()
+                say_how_to_continue(config)
+                return None
+            console = Console(width=None if Console().is_terminal else 100)
+            console.print(study_table(report))
+            for sentence in report.verdict:
+                console.print(sentence, highlight=False, markup=False)
+            path = write_report([config.out], config.out / REPORT)
+            log.info("done in %.0f s of %.0f s; all of it on one page: %s", parts.journal.clock.taken,
+                     config.seconds, path)  # fmt: skip
+            parts.journal.save()
+            return report
+
+
+def _given(config: StudyConfig) -> Plan | None:
+    """The plan of another study, if one is given.
+
+    Raises:
+        UserError: there is no such plan, or it has contestants that this study has not.
+    """
+    if config.plan is None:
+        return None
+    found = read_plan(config.plan)
+    missing = {*found.steps, *found.simple} - set(map(title_of, config.contestants))
+    if found.scratch and SCRATCH not in config.contestants:
+        missing.add(SCRATCH)
+    if missing:
+        raise UserError(
+            f"plan: {config.plan} has the contestants {', '.join(sorted(missing))}, which this study has not; add them "
+            "to contestants, or remove plan"
+        )
+    return found
+
+
+def _begin(config: StudyConfig, opened: Opened, given: Plan | None, here: World, run: Run, started: float) -> Parts:
+    """Decode all images, and line up the contestants."""
+    journal = Journal(config.out, config.seconds, started)
+    images = _images(config, opened, given or journal.plan, here)
+    field = line_up(config, images.pool, images.size, here)
+    how = Extraction(here.device, resolve_precision("auto", here.device), BATCH, config.labels.workers)
+    log.info(
+        "%s images to learn from; %s labeled ones to choose on, %s to fit on, %s to test; %.0f of %.0f s are left",
+        *(f"{count:,}" for count in (len(images.pool), images.judged, images.fitted, images.tested)),
+        *(journal.clock.left, config.seconds),
+    )
+    return Parts(config, here, run, images, field, Judge(images.sets, how, config.seed), journal)
+
+
+def _images(config: StudyConfig, opened: Opened, saved: Plan | None, here: World) -> StudyImages:
+    """All images, at the size and in the numbers of a plan if there is one."""
+    size = config.image_size
+    if saved is not None:
+        if size not in (None, saved.image_size):
+            raise UserError(f"image_size: the plan is for {saved.image_size} px, not {size}; remove image_size or plan")
+        size, counts = saved.image_size, saved.sizes
+    else:
+        size = size or image_size(opened.labeled[0].train, gpu=here.device.type == "cuda")
+        counts = planning.sizes(config.seconds)
+    pool, labeled, repeated = load(config, opened, size)
+    sets = tuple(label_set(one, **counts.model_dump(), seed=config.seed) for one in labeled)
+    return StudyImages(size, pool, sets, repeated)
+
+
+def _answer(parts: Parts, given: Plan | None) -> StudyReport | None:
+    """The study itself; None if a signal stopped training."""
+    for one in parts.field.ready:  # what judging them takes is what judging all others will take
+        judge_once(one, parts.judge, parts.journal, parts.run)
+    saved = given or parts.journal.plan
+    simple = fit_simple(parts, saved)
+    if simple is None:
+        return None
+    plan = saved or make_plan(parts, simple)
+    if given is not None:  # it is kept as it is, whatever time it takes
+        plan = given.model_copy(update={"settled": len(given.rungs)})
+    parts.journal.save_plan(plan)
+    raced = run_race(
+        parts.field.restoring, plan, parts.judge, parts.journal, parts.run, lambda now: reserve(parts, now)
+    )
+    return None if raced is None else finish(parts, raced)

@@ -1,0 +1,93 @@
+"""The network that is trained on the labels alone, for comparison: the scratch path of fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from common.data import Loader
+from common.encoders import Classifier, build_encoder
+from common.engine.gradient import GradientLearner
+from common.engine.pace import measure_pace
+from common.machine.distributed import World
+from common.recipes import stage_config
+from common.runs.results import RESULTS
+from common.runs.tracking import WandbConfig
+from finetune.config import FinetuneConfig
+from finetune.data import LabeledImages
+from finetune.full import Supervised, decayed_groups, finetune
+from finetune.predictions import read_predictions
+from pretrain.config import GradientPretraining
+from retouch.studies.config import StudyConfig
+from retouch.studies.contestants import SCRATCH, Field
+from retouch.studies.images import LabelSet, titled_tasks
+from retouch.studies.results import CONTESTANTS
+
+CHECKS = 8  # times that it is validated
+
+
+def scratch_config(config: StudyConfig, field: Field, size: int, number: int, steps: int) -> FinetuneConfig:
+    """Supervised training from random weights, of the network of the first contestant in the race.
+
+    Args:
+        number: of the task, from 1.
+    """
+    recipe = next(one.config for one in field.restoring)
+    assert isinstance(recipe, GradientPretraining)
+    start = {"name": recipe.encoder.name, "model_args": recipe.encoder.model_args, "stem": recipe.encoder.stem}
+    found = stage_config(FinetuneConfig, "full", ["encoder.from_scratch=true"])
+    return found.model_copy(
+        update={
+            "encoder": found.encoder.model_copy(update={**start, "image_size": size}),
+            "out": config.out / CONTESTANTS / f"{SCRATCH}_{number}",
+            "seed": config.seed,
+            "steps": steps,
+            "layer_decay": 1.0,
+            "base_lr": recipe.base_lr,
+            "batch_size": recipe.batch_size,
+            "evaluate_every": max(1, steps // CHECKS),
+            "wandb": WandbConfig(mode="disabled"),
+        }
+    )
+
+
+def scratch_pace(config: StudyConfig, field: Field, sets: Sequence[LabelSet], size: int, here: World) -> float:
+    """Seconds per step of the network from scratch."""
+    [first, *_] = sets
+    task = next(iter(first.images.tasks))
+    settings = scratch_config(config, field, size, 1, 1)
+    labels = first.images.tasks[task][0]
+    encoder = build_encoder(settings.encoder, image_size=size)
+    model = Supervised(Classifier(encoder, labels.names), settings.label_smoothing, settings.augment).to(here.device)
+    learner = GradientLearner(model, settings, here, groups=decayed_groups(model, settings))
+    loader = Loader(first.images.train, labels=labels.values, batch_size=settings.batch_size, seed=config.seed)
+    return measure_pace(learner, loader).step
+
+
+def run_scratch(
+    config: StudyConfig, field: Field, sets: Sequence[LabelSet], size: int, steps: int
+) -> dict[str, Tensor] | None:
+    """Train on the labels that all classifiers are fitted on, and predict the test images.
+
+    Returns:
+        Predictions by task, int64 ``[n]`` each; None if a signal stopped training.
+    """
+    tasks = [(title, part, task) for part, tasks in titled_tasks(sets) for title, task in tasks.items()]
+    found = {}
+    for number, (title, part, task) in enumerate(tasks, start=1):
+        settings = scratch_config(config, field, size, number, steps)
+        if not (settings.out / RESULTS).is_file():
+            resumed = settings.model_copy(update={"resume": (settings.out / "config.yaml").is_file()})
+            if finetune(resumed, _of_task(part, task)) is None:
+                return None
+        [said] = read_predictions(settings.out)
+        found[title] = said.answers["tuned"]
+    return found
+
+
+def _of_task(part: LabelSet, task: str) -> LabeledImages:
+    """The fitted rows and the test images with one task."""
+    known, asked = part.images.tasks[task]
+    known = known._replace(values=known.values[part.fitted])
+    return part.images._replace(train=part.images.train.only(part.fitted), tasks={task: (known, asked)})

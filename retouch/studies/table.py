@@ -1,0 +1,45 @@
+"""The table of a study on the console."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+from rich.table import Table
+
+from finetune.table import percent
+from retouch.report.sentences import interval, number, signed
+from retouch.studies.results import Contender, StudyReport
+from retouch.studies.verdict import is_shown, shown_name
+
+
+def study_table(report: StudyReport) -> Table:
+    """Contestants by test accuracy, at most 100 columns wide."""
+    table = Table(title="Accuracy, %: on validation after each rung, and on the test images", title_justify="left")
+    several = len(report.classes) > 1
+    for column in ("contestant", "s", "validation", "test, mean of tasks" if several else "test", "winner beats it by"):
+        table.add_column(column)
+    for one in report.contenders:
+        strong = "[bold]" if one.name == report.winner else ""
+        table.add_row(
+            f"{strong}{escape(shown_name(one.name, one.kind))}",
+            seconds(one),
+            escape(" ".join(number(found.mean) for found in one.validations)),
+            escape(number(one.mean) if several else percent(next(iter(one.test.values())))),
+            escape("; ".join(gaps(report, one))),
+        )
+    return table
+
+
+def seconds(one: Contender) -> str:
+    """Seconds of training; empty if there was none."""
+    return f"{one.validations[-1].seconds:.0f}" if one.validations and one.validations[-1].seconds else ""
+
+
+def gaps(report: StudyReport, other: Contender) -> list[str]:
+    """How far the winner is ahead of another, by task, where they were compared."""
+    several = len(report.classes) > 1
+    return [
+        f"{f'{one.task} ' if several else ''}{signed(one.found.difference)} {interval(*one.found.ci95)}"
+        f"{'' if is_shown(one) else ' (not shown)'}"
+        for one in report.comparisons
+        if one.other == other.name
+    ]

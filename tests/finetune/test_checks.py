@@ -1,0 +1,183 @@
+"""Checks of the measurement: labels at random give chance, a leak is seen, and an encoder that changes is caught."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import retouch
+from common.data import Labels
+from common.encoders import EncoderConfig, build_encoder
+from common.encoders.export import export_encoder
+from finetune import checks
+from finetune.checks import null_check, state_digests
+from finetune.features import Features
+from finetune.metrics import confusion_matrix
+from finetune.probes import Fitted
+from finetune.results import Checks, ProbeResult
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "encoder"
+    torch.manual_seed(0)
+    export_encoder(build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), folder, {})
+    return folder
+
+
+def probed(out: Path, encoder: Path, **changes: Any) -> ProbeResult:
+    config: dict[str, Any] = {
+        "out": str(out),
+        "encoder": str(encoder),
+        "data": {"train": "shapes", "task": "color", "limit": 400, "test_limit": 80, "workers": 0},
+        "probe": {"l2": [1e-2], "layers": [-1], "poolings": ["avg"]},
+        "knn": None,
+        "baselines": {"pixels": False},
+        "properties": False,
+        "damage": [],
+        "precision": "float32",
+        "feature_cache": False,
+        "wandb": {"mode": "disabled"},
+    }
+    report = retouch.probe(config | changes)
+    result = report.results[0]
+    checked = result.checks
+    assert checked is not None
+    failed = not checked.frozen or (checked.null is not None and checked.null.above_chance)
+    assert any("should not happen" in note or "at random" in note for note in report.notes) == failed
+    return result
+
+
+def of(result: ProbeResult) -> Checks:
+    assert result.checks is not None
+    return result.checks
+
+
+# ---- labels at random
+
+
+def test_variance_is_that_over_all_orders_of_the_names() -> None:
+    """The mean and variance of the accuracy over all 4! orders, by counting."""
+    labels, answers = torch.arange(40) % 4, torch.tensor([1, 2, 2, 3] * 7 + [0] * 12)
+    confusion = confusion_matrix(answers, labels, 4)
+    accuracies = torch.stack(
+        [(torch.tensor(order)[answers] == labels).double().mean() for order in itertools.permutations(range(4))]
+    )
+    assert accuracies.mean() == pytest.approx(1 / 4)
+    shares = confusion.double() / 40
+    centered = shares - shares.mean(1, keepdim=True) - shares.mean(0, keepdim=True) + shares.mean()
+    assert centered.square().sum() / 3 == pytest.approx(accuracies.var(correction=0))
+    found = null_check(confusion[None], 100)
+    assert found.accuracy == pytest.approx((answers == labels).double().mean())
+    assert (found.chance, found.images, found.repetitions) == (0.25, 100, 1)
+    rest = centered.square().sum() - (found.accuracy - 0.25) ** 2 / 3  # without the direction of the accuracy itself
+    half = 2.3060041350333704 * (rest / 8 * 3).sqrt()  # Student's t, 8 degrees of freedom
+    assert found.ci95[1] - found.accuracy == pytest.approx(float(half))
+
+
+def test_classes_that_are_always_confused_alike_are_no_alarm() -> None:
+    """Every dog a cat, and every cat a dog: one lucky order of the names would be right on all."""
+    right = null_check(
+        torch.stack([torch.eye(2, dtype=torch.int64) * 500, torch.eye(2, dtype=torch.int64).flip(0) * 500]), 9
+    )
+    assert not right.above_chance
+
+
+def test_answers_that_know_the_labels_are_above_chance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(2000) % 8
+    answers = torch.randint(8, (2000,), generator=generator)
+    assert not null_check(confusion_matrix(answers, labels, 8)[None], 9).above_chance
+    answers[:200] = labels[:200]
+    assert null_check(confusion_matrix(answers, labels, 8)[None], 9).above_chance
+
+
+@pytest.mark.parametrize(("classes", "once"), [(2, 9), (3, 3), (4, 1), (8, 1)])
+def test_few_classes_are_repeated(classes: int, once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[range] = []
+
+    class Alarm:
+        above_chance = True
+
+    monkeypatch.setattr(checks, "random_labels", lambda *given: (asked.append(given[-1]), Alarm())[1])
+    labels = Labels(torch.arange(60) % classes, tuple(map(str, range(classes))), "task")
+    test = Features({}, torch.arange(5))
+    checks.check_null(None, None, None, labels, test, torch.zeros(5))  # type: ignore[arg-type]
+    assert asked == [range(once), range(once, 11 * once)]  # an alarm is confirmed with other labels
+
+
+def test_random_labels_give_chance_and_leave_the_probe_alone(tmp_path: Path, encoder: Path) -> None:
+    with_, without = (probed(tmp_path / str(on), encoder, null_check=on) for on in (True, False))
+    null = of(with_).null
+    assert null is not None
+    assert (null.images, null.repetitions, null.chance) == (400, 1, 1 / 8)
+    assert null.ci95[0] < 1 / 8 < null.ci95[1]
+    assert of(without).null is None
+    assert with_.linear.test == without.linear.test
+
+
+def test_a_probe_that_is_told_test_labels_is_caught(
+    tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = torch.arange(80)  # overwritten by the labels, once they are known
+    scored = confusion_matrix
+
+    def watched(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
+        answers.copy_(labels)
+        return scored(predictions, labels, classes)
+
+    predict = Fitted.predict
+
+    def leaky(self: Fitted, features: Any) -> Tensor:
+        said = predict(self, features)
+        return torch.where(torch.arange(len(said)) % 2 == 0, answers, said) if len(said) == 80 else said
+
+    probed(tmp_path / "first", encoder)
+    monkeypatch.setattr(checks, "confusion_matrix", watched)
+    probed(tmp_path / "second", encoder)
+    monkeypatch.setattr(Fitted, "predict", leaky)
+    null = of(probed(tmp_path / "leak", encoder)).null
+    assert null is not None
+    assert null.above_chance
+    assert null.accuracy > 0.5
+
+
+# ---- frozen
+
+
+def test_digest_sees_every_tensor() -> None:
+    def module() -> nn.Module:
+        torch.manual_seed(0)
+        found = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        found.register_buffer("constant", torch.ones(2), persistent=False)
+        return found
+
+    same = module().to(memory_format=torch.channels_last)
+    assert state_digests([module()]) == state_digests([same])
+    changes = [
+        lambda it: it[0].bias.data.add_(1e-7),
+        lambda it: it[1].running_mean.add_(1),
+        lambda it: it[1].num_batches_tracked.add_(1),
+        lambda it: it.constant.add_(1),
+    ]
+    for change in changes:
+        changed = module()
+        change(changed)
+        assert state_digests([changed]) != state_digests([module()])
+
+
+def test_an_encoder_in_train_mode_is_caught(tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert of(probed(tmp_path / "frozen", encoder)).frozen
+    forward = nn.BatchNorm2d.forward
+
+    def training(self: nn.BatchNorm2d, images: Tensor) -> Tensor:
+        self.training = True
+        return forward(self, images)
+
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", training)
+    assert not of(probed(tmp_path / "thawed", encoder)).frozen

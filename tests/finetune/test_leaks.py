@@ -1,0 +1,105 @@
+"""Test images that were seen before: counted and listed in the results, and left out of training if asked."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import retouch
+from common.encoders import EncoderConfig, build_encoder
+from common.encoders.export import export_encoder
+from common.errors import UserError
+from finetune.results import ProbeReport
+
+
+def write(folder: Path, seeds: range, change: int = 0) -> None:
+    """One smooth picture for each seed, named after it, in the folder of its class, brighter by ``change``."""
+    for seed in seeds:
+        coarse = np.random.default_rng(seed).integers(20, 230, (6, 6, 3), dtype=np.uint8)
+        smooth = np.asarray(Image.fromarray(coarse).resize((16, 16), Image.Resampling.BILINEAR)) + np.uint8(change)
+        (folder / f"c{seed % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(smooth).save(folder / f"c{seed % 2}" / f"{seed}.png")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training images 0 to 39; test images 30 to 69, of which 36 to 39 are the same files and 30 to 35 brighter."""
+    folder = tmp_path_factory.mktemp("data")
+    write(folder / "train", range(40))
+    write(folder / "test", range(30, 36), change=3)
+    write(folder / "test", range(36, 70))
+    write(folder / "pool", range(60, 100))
+    return folder
+
+
+def encoder_of(folder: Path, source: str) -> Path:
+    torch.manual_seed(0)
+    encoder = build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16)
+    export_encoder(encoder, folder / "encoder", {"source": source})
+    return folder / "encoder"
+
+
+def probed(out: Path, encoder: Path, data: Path, **changes: Any) -> ProbeReport:
+    return retouch.probe(
+        {
+            "out": str(out),
+            "encoder": str(encoder),
+            "data": {"train": str(data / "train"), "test": str(data / "test"), "workers": 0, **changes},
+            "probe": {"l2": [1e-2], "layers": [-1], "poolings": ["avg"]},
+            "knn": None,
+            "properties": False,
+            "damage": [],
+            "baselines": {"pixels": False, "random_init": False},
+            "feature_cache": False,
+            "precision": "float32",
+            "wandb": {"mode": "disabled"},
+        }
+    )
+
+
+def test_leaks_are_counted_and_listed_and_all_of_them_are_in_a_file(tmp_path: Path, data: Path) -> None:
+    report = probed(tmp_path / "out", encoder_of(tmp_path, str(data / "pool")), data)
+    facts = report.results[0].data
+    assert (facts.duplicates, facts.left_out) == (4, 0)
+    assert facts.near_duplicates is not None
+    assert facts.in_pretraining is not None
+    assert (facts.near_duplicates.test_images, facts.near_duplicates.pairs) == (10, 10)
+    assert facts.in_pretraining.test_images == 10  # 60 to 69
+    assert [pair.alike for pair in facts.near_duplicates.most_alike].count(1) == 4
+    for pair in facts.near_duplicates.most_alike:
+        assert Path(pair.test).name == Path(pair.other).name
+    task = report.results[0].task
+    assert f"{task}: 10 of 40 test images repeat training images, at least nearly" in report.notes
+    assert any("10 of 40 test images repeat images of pretraining" in note for note in report.notes)
+    with (tmp_path / "out" / "duplicates.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["images"] for row in rows] == ["training"] * 10 + ["pretraining"] * 10
+    assert rows[0].keys() == {"data", "images", "test", "other", "alike"}
+
+
+def test_images_that_leak_can_be_left_out_of_training(tmp_path: Path, data: Path) -> None:
+    encoder = encoder_of(tmp_path, "shapes")
+    kept, dropped = (probed(tmp_path / leaks, encoder, data, leaks=leaks).results[0] for leaks in ("keep", "drop"))
+    assert (kept.linear.n_train, dropped.linear.n_train) == (40, 30)
+    assert (dropped.data.left_out, dropped.data.duplicates) == (10, 4)
+    assert dropped.linear.test.n == kept.linear.test.n == 40
+    assert kept.data.in_pretraining is None  # generated
+
+
+def test_training_images_are_not_all_left_out(tmp_path: Path, data: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.leaks=drop leaves none"):
+        probed(tmp_path / "out", encoder_of(tmp_path, "shapes"), data, test=str(data / "train"), leaks="drop")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("source", ["hf:somewhere/else", "gone/away", ""])
+def test_images_of_pretraining_that_cannot_be_opened_are_no_error(tmp_path: Path, data: Path, source: str) -> None:
+    facts = probed(tmp_path / "out", encoder_of(tmp_path, source), data).results[0].data
+    assert facts.in_pretraining is None
+    assert facts.near_duplicates is not None

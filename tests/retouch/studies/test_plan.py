@@ -1,0 +1,158 @@
+"""The arithmetic of a budget: what is planned takes the time that there is, and never more."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retouch.studies.config import seconds_of
+from retouch.studies.plan import (
+    FEWEST_STEPS,
+    FINALISTS,
+    RULER_STEPS,
+    SAVING,
+    JudgeCost,
+    Plan,
+    Rung,
+    Sizes,
+    Timing,
+    adapted,
+    enter,
+    first_steps,
+    fit_seconds,
+    race_seconds,
+    ridge_work,
+    rung_ends,
+    rungs_of,
+    sizes,
+    survivors,
+    whole_seconds,
+)
+
+seconds = st.floats(0.0, 30.0)
+timing = st.builds(Timing, start=seconds, step=st.floats(0.001, 5.0), judge=seconds)
+field = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), timing, min_size=1, max_size=8)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("90s", 90), ("20m", 1200), ("1h", 3600), ("1.5h", 5400), ("45", 45)])
+def test_lengths_of_time_are_read(text: str, expected: float) -> None:
+    assert seconds_of(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "m", "20x", "-5s", "0", "0m", "1h30", "nan"])
+def test_what_is_no_length_of_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="such as 90s, 20m or 1h"):
+        seconds_of(text)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(0, []), (1, [1]), (2, [2]), (3, [3, 2]), (4, [4, 2]), (5, [5, 3, 2]), (8, [8, 4, 2]), (9, [9, 5, 3, 2])],
+)
+def test_the_better_half_stays_and_two_train_to_the_end(count: int, expected: list[int]) -> None:
+    assert survivors(count) == expected
+
+
+def test_each_rung_adds_three_times_as_much_training_as_the_one_before() -> None:
+    assert rung_ends(2, 40.0) == [10.0, 40.0]
+    assert rung_ends(3, 130.0) == pytest.approx([10.0, 40.0, 130.0])
+
+
+def test_a_race_worked_by_hand() -> None:
+    four = [Timing(start=1.0, step=0.1, judge=2.0, test=5.0)] * 4
+    # four train for 10 s, two for 30 s more, and each time all are started, measured, judged and saved; then all tested
+    idle = 1 + 2 + SAVING + RULER_STEPS * 0.1
+    assert race_seconds(40.0, four) == pytest.approx(4 * 10 + 2 * 30 + 6 * idle + 4 * 5)
+
+
+@given(field, st.floats(1.0, 5000.0))
+def test_the_race_takes_the_time_that_there_is(timings: dict[str, Timing], available: float) -> None:
+    every = list(timings.values())
+    whole = whole_seconds(available, every)
+    if whole > 0:
+        assert race_seconds(whole, every) == pytest.approx(available, rel=1e-6)
+    else:
+        assert race_seconds(0.0, every) >= available - 1e-6
+
+
+@given(field, st.floats(1.0, 5000.0))
+def test_whoever_enters_can_be_judged_and_whoever_does_not_is_named(
+    timings: dict[str, Timing], available: float
+) -> None:
+    inside, left_out = enter(timings, available)
+    assert len(inside) + len(left_out) == len(timings)
+    assert [line.partition(":")[0] for line in left_out] == [
+        name for name in sorted(timings, key=lambda name: -timings[name].step) if name not in inside
+    ]
+    if inside:
+        every = list(inside.values())
+        whole = whole_seconds(available, every)
+        assert all(first_steps(one, whole, len(survivors(len(every)))) >= FEWEST_STEPS for one in every)
+
+
+@given(field, st.floats(100.0, 5000.0))
+def test_rungs_in_steps_take_no_longer_than_in_seconds(timings: dict[str, Timing], whole: float) -> None:
+    steps, rungs = rungs_of(timings, whole)
+    assert len(rungs) == len(survivors(len(timings)))
+    for name, one in timings.items():
+        taken = [rung.steps[name] for rung in rungs]
+        assert taken == sorted(taken)
+        assert taken[-1] == steps[name] == max(1, int(whole / one.step))
+        assert all(count * one.step <= rung.seconds + one.step for count, rung in zip(taken, rungs, strict=True))
+
+
+def planned(timings: dict[str, Timing], whole: float) -> Plan:
+    steps, rungs = rungs_of(timings, whole)
+    counts = Sizes(judged=1, fitted=1, tested=1)
+    return Plan(image_size=16, sizes=counts, simple=(), steps=steps, rungs=rungs, scratch=0, probe=False)
+
+
+@given(field.filter(lambda found: len(found) > FINALISTS), st.floats(100.0, 2000.0), st.floats(-50.0, 5000.0))
+def test_later_rungs_shrink_to_the_time_that_is_left_and_never_grow(
+    timings: dict[str, Timing], whole: float, available: float
+) -> None:
+    plan = planned(timings, whole)
+    stay = dict(list(timings.items())[: survivors(len(timings))[1]])
+    found = adapted(plan, 1, stay, available)
+    assert found.rungs[0] == plan.rungs[0]
+    assert found.steps == plan.steps
+    needed = 0.0
+    counts = survivors(len(timings))[1:]
+    for number, (before, rung, old) in enumerate(zip(found.rungs, found.rungs[1:], plan.rungs[1:], strict=False)):
+        assert before.seconds <= rung.seconds <= old.seconds + 1e-6
+        for name in stay:
+            assert before.steps[name] <= rung.steps[name] <= old.steps[name]
+        needed += counts[number] * (rung.seconds - before.seconds)
+        idle = sorted((one.idle for one in stay.values()), reverse=True)
+        needed += sum(idle[: counts[number]])
+    shortest = sum(sum(sorted((one.idle for one in stay.values()), reverse=True)[:count]) for count in counts)
+    assert needed <= max(available, shortest) + 1e-6
+
+
+def test_a_contestant_that_turned_out_slower_takes_fewer_steps() -> None:
+    timings = {name: Timing(start=0.0, step=0.1, judge=0.0) for name in "abc"}
+    plan = planned(timings, 40.0)
+    slower = {"a": timings["a"], "b": Timing(start=0.0, step=0.2, judge=0.0)}
+    last = adapted(plan, 1, slower, 1000.0).rungs[-1].steps
+    assert last == {"a": 400, "b": 100 + 150, "c": 400}
+
+
+@given(st.floats(1.0, 1e5), st.floats(1.0, 1e5))
+def test_a_larger_budget_uses_no_fewer_images(one: float, other: float) -> None:
+    small, large = sizes(min(one, other)), sizes(max(one, other))
+    assert (small.judged, small.fitted, small.tested) <= (large.judged, large.fitted, large.tested)
+    assert large.judged <= 4000
+
+
+def test_costs_of_tests_follow_from_what_judging_took() -> None:
+    cost = JudgeCost(width=100, extraction=2.0, fitting=4.0)
+    same = fit_seconds(cost, 1000, 1000, 0, strengths=6, few=5000)
+    assert same == pytest.approx(2.0 + 4.0 * (1 + ridge_work(1000, 100, 1) / (5 * ridge_work(800, 100, 6))))
+    assert fit_seconds(cost, 1000, 1000, 500, strengths=6, few=5000) == pytest.approx(same + 1.0)
+
+
+def test_a_plan_survives_its_file() -> None:
+    plan = planned({"a": Timing(start=0.1, step=0.2, judge=0.3)}, 50.0)
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan
+    assert isinstance(plan.rungs[0], Rung)

@@ -1,0 +1,211 @@
+"""A whole study in small: what it leaves, that a killed one goes on, and that its plan gives the same choices again."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import retouch
+from common.encoders.load import load_encoder
+from finetune.predictions import read_predictions
+from retouch.studies.contestants import Learned, Restoring, Speed
+from retouch.studies.journal import Clock, read_plan
+from retouch.studies.judge import Judge
+from retouch.studies.results import StudyReport, read_results
+from tests.common.data.samples import picture
+from tests.retouch.studies.studies import NAMES, settings
+
+FILES = {"config.yaml", "contestants", "judged.json", "metrics.jsonl", "plan.json", "predictions.parquet"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def found(home: Path) -> StudyReport:
+    report = retouch.study(settings(home, "whole"))
+    assert report is not None
+    return report
+
+
+def numbers(report: StudyReport) -> Any:
+    """All that two studies of one plan must agree on: not what the clock says."""
+    plain = report.model_dump()
+    contenders = [
+        {**one, "validations": [{**found, "seconds": 0} for found in one["validations"]]} for one in plain["contenders"]
+    ]
+    probe = {task: {**one, "seconds": 0} for task, one in plain["probe"].items()}
+    return {**plain, "seconds": 0, "contenders": contenders, "probe": probe}
+
+
+def test_everything_is_left_in_one_folder(found: StudyReport, home: Path) -> None:
+    out = home / "whole"
+    assert {path.name for path in out.iterdir()} >= FILES | {"report.html", "results.json", "train.log"}
+    assert read_results(out) == found
+    page = (out / "report.html").read_text()
+    assert "Does pretraining help on these images?" in page
+    assert "The race" in page
+    [predictions] = read_predictions(out)
+    assert set(predictions.answers) == {one.name for one in found.contenders}
+    assert len(predictions.labels) == 50
+
+
+def test_everybody_competes_and_the_better_two_train_to_the_end(found: StudyReport) -> None:
+    kinds = {one.name: one.kind for one in found.contenders}
+    assert kinds == {
+        "pixels": "pixels",
+        "untrained_rgb": "untrained",
+        "untrained_gray": "untrained",
+        "pca": "simple",
+        "scratch": "scratch",
+        **dict.fromkeys(NAMES, "restoring"),
+    }
+    restoring = [one for one in found.contenders if one.kind == "restoring"]
+    assert sorted(len(one.validations) for one in restoring) == [1, 2, 2]
+    assert {one.steps for one in restoring if len(one.validations) == 2} == {9}
+    [gone] = [one for one in restoring if len(one.validations) == 1]
+    assert gone.steps == 3
+    assert gone.validations[0].mean == min(one.validations[0].mean for one in restoring)
+    assert {one.name: one.twin for one in restoring} == {
+        "denoise_tiny": "untrained_rgb",
+        "mask_tiny": "untrained_rgb",
+        "colorize_tiny": "untrained_gray",
+    }
+
+
+def test_the_winner_is_best_on_validation_and_was_trained_to_the_end(found: StudyReport) -> None:
+    last = [one.validations[-1] for one in found.contenders if one.validations]
+    ended = [one.mean for one in last if one.rung in (None, 2)]
+    assert found.named(found.winner).validations[-1].mean == max(ended)
+    assert {one.one for one in found.comparisons} == {found.winner}
+    assert "scratch" in {one.other for one in found.comparisons}
+    assert found.probe["color"].n_train == 90
+    assert {score.n for one in found.contenders for score in one.test.values()} == {50}
+
+
+def test_losers_stay_as_they_are(found: StudyReport, home: Path) -> None:
+    for one in found.contenders:
+        if one.kind == "restoring":
+            run = home / "whole" / "contestants" / one.name
+            assert load_encoder(run).view == one.view
+            assert max(path.name for path in (run / "checkpoints").iterdir()) == f"step-{one.steps:07d}"
+
+
+def test_test_images_are_in_no_pool(found: StudyReport) -> None:
+    assert found.unlabeled_images == 90
+    assert found.repeated == 0
+
+
+def test_another_study_with_the_plan_of_this_one_makes_the_same_choices(found: StudyReport, home: Path) -> None:
+    again = retouch.study(settings(home, "again", plan=str(home / "whole" / "plan.json")))
+    assert again is not None
+    assert numbers(again) == numbers(found)
+    for name in NAMES:
+        weights = [home / out / "contestants" / name / "encoder" / "model.safetensors" for out in ("whole", "again")]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_study_that_is_stopped_while_training_and_killed_while_judging_goes_on(
+    found: StudyReport, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, step = iter(range(10**9)), torch.optim.AdamW.step
+
+    def told(self: torch.optim.AdamW, *given: Any, **named: Any) -> Any:
+        if next(calls) == 4:  # the second contestant, in its second step
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", told)
+        assert retouch.study(settings(home, "cut")) is None
+
+    judged, validate = iter(range(10**9)), Judge.validate
+
+    def killed(self: Judge, *given: Any) -> Any:
+        if next(judged) == 2:  # the first contestant of the second rung is trained, but not judged
+            raise KeyboardInterrupt
+        return validate(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Judge, "validate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            retouch.study(settings(home, "cut", resume=True, plan=None))
+    assert not (home / "cut" / "results.json").exists()
+    resumed = retouch.study(settings(home, "cut", resume=True, plan=None))
+    assert resumed is not None
+    assert numbers(resumed) == numbers(found)
+    assert read_plan(home / "cut") == read_plan(home / "whole")
+
+
+def test_rungs_follow_from_measured_speeds_and_shrink_when_time_runs_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that does what it is told: 400 s are left when the race is planned, and 150 s after its first rung."""
+    made: list[Path] = []
+
+    def left(clock: Clock) -> float:
+        return 150.0 if made else 400.0
+
+    def rung(one: Restoring, *given: Any) -> Any:
+        trained = fit(one, *given)
+        made.append(one.config.out)
+        return replace(trained, seconds=float(trained.step))  # a second per step
+
+    fit = Restoring.fit
+    monkeypatch.setattr(Clock, "left", property(left))
+    monkeypatch.setattr(Restoring, "fit", rung)
+    monkeypatch.setattr(Learned, "speed", lambda one: Speed(0.0, 1.0, 0.0))
+    monkeypatch.setattr("retouch.studies.budget.scratch_pace", lambda *given: 1.0)
+    report = retouch.study(settings(tmp_path, "run", plan=None, budget="400s"))
+    assert report is not None
+    plan = read_plan(tmp_path / "run")
+    assert plan.settled == len(plan.rungs) == 2
+    assert plan.scratch == int(plan.scratch_seconds) > 0
+    planned = set(plan.steps.values())
+    assert len(planned) == 1  # all are equally fast
+    first, last = ({rung.steps[name] for name in NAMES} for rung in plan.rungs)
+    assert len(first) == 1
+    assert abs(4 * max(first) - max(planned)) < 8  # a quarter of it, in whole steps
+    ended = [one for one in report.contenders if len(one.validations) == 2]
+    assert len(ended) == 2
+    assert all(max(first) < one.steps < max(planned) for one in ended)
+    assert min(last) < max(planned)
+
+
+def test_a_budget_that_is_too_small_for_training_is_answered_all_the_same(tmp_path: Path) -> None:
+    values = settings(tmp_path, "short", plan=None, budget="4s", contestants=["denoise", "scratch", "pca"])
+    report = retouch.study(values)
+    assert report is not None
+    assert {one.kind for one in report.contenders} <= {"pixels", "untrained", "simple"}
+    said = [line.partition(":")[0] for line in report.left_out]
+    assert {"denoise", "scratch"} <= set(said)
+    assert report.verdict[0].startswith("Nothing was trained by restoring images")
+
+
+def test_a_model_whose_weights_do_not_come_is_left_out_and_said(tmp_path: Path) -> None:
+    values = settings(tmp_path, "timm", plan=None, budget="1s", contestants=["scratch"], pretrained="timm/resnet18")
+    report = retouch.study(values)
+    assert report is not None
+    assert [line for line in report.left_out if line.startswith("resnet18: its ")]
+    assert all(one.kind != "pretrained" for one in report.contenders)
+
+
+def test_images_are_split_if_there_is_no_test_set_and_the_test_images_leave_the_pool(tmp_path: Path) -> None:
+    for number in range(60):
+        folder = tmp_path / "pictures" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture(number, 20, 24).save(folder / f"{number}.png")
+    labels = {"train": str(tmp_path / "pictures"), "workers": 0}
+    values = settings(tmp_path, "split", labels=labels, data={"source": labels["train"], "workers": 0})
+    report = retouch.study(values | {"contestants": values["contestants"][:1], "plan": None, "budget": "4s"})
+    assert report is not None
+    assert (report.repeated, report.unlabeled_images) == (12, 48)
+    assert {score.n for one in report.contenders for score in one.test.values()} == {12}

@@ -1,0 +1,96 @@
+"""What a user can get wrong: every problem at once, with what to do, and nothing written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import retouch
+from common.errors import UserError
+from retouch.cli import main
+from tests.retouch.studies.studies import settings
+
+
+def refused(values: dict[str, Any]) -> str:
+    with pytest.raises(UserError) as caught:
+        retouch.study(values)
+    assert not Path(values["out"]).exists()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budget": "20x"}, "budget: must be a length of time, such as 90s, 20m or 1h"),
+        ({"labels": None}, "labels:"),
+        ({"contestants": []}, "contestants:"),
+        (
+            {"contestants": ["pca", "pca"]},
+            "there are two contestants named pca; give each a name of its own",
+        ),
+        ({"contestants": ["pixels"]}, "contestants: pixels always compete; remove them here"),
+        ({"contestants": ["denois"]}, "no recipe 'denois'; did you mean denoise"),
+        (
+            {"contestants": ["tca"]},
+            "tca learns from two views or sources, and a study has one; leave it out",
+        ),
+        ({"pretrained": "resnet18"}, "pretrained: string should match pattern"),
+        ({"pretrained": "timm/resnet99999"}, "pretrained: timm has no model 'resnet99999'"),
+        ({"test": "x"}, "test: a test set belongs to its labels: use labels.test"),
+        ({"more_labels": [{"train": "shapes"}]}, "there are several label sets, so say which images to learn from"),
+        ({"labels": {"train": "shapes", "image_size": 16}}, "a study has one size for all images: use image_size"),
+        ({"plan": "nowhere.json"}, "plan: no such file: nowhere.json; give the plan.json of a study"),
+        ({"resume": True, "overwrite": True}, "resume=true and overwrite=true exclude each other"),
+        ({"data": {"source": "nowhere"}}, "no such file or folder"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_mistake_is_named_with_its_remedy(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    assert message in refused(settings(tmp_path, "run") | changes)
+
+
+def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
+    changes = {
+        "data": {"source": "nowhere"},
+        "contestants": ["denois"],
+        "plan": "nowhere.json",
+        "pretrained": "timm/no",
+    }
+    said = refused(settings(tmp_path, "run") | changes)
+    assert all(part in said for part in ("no such file or folder", "'denois'", "plan: no such file", "model 'no'"))
+
+
+def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text('{"steps": 3}')
+    assert "is not a plan of retouch study" in refused(settings(tmp_path, "run", plan=str(tmp_path / "other.json")))
+
+
+def test_a_plan_with_other_contestants_is_refused(tmp_path: Path) -> None:
+    said = refused(settings(tmp_path, "run", contestants=["denoise"]))
+    assert "has the contestants colorize_tiny, denoise_tiny, mask_tiny, pca, scratch, which this study has not" in said
+
+
+def test_the_command_ends_with_code_two_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "labels=nowhere", f"out={tmp_path}/run", "budget=1h"]) == 2
+    assert "retouch study: 'nowhere': no such file or folder" in capsys.readouterr().err
+    assert main(["study"]) == 2
+    assert "labels: required, but not given: a folder of class folders" in capsys.readouterr().err
+
+
+def test_help_lists_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["study", "study", "--help"])
+    said = capsys.readouterr().out
+    assert all(key in said for key in ("budget=20m", "labels.train=", "contestants=", "plan=null", "data.source=null"))
+    assert max(map(len, said.splitlines())) <= 100
+
+
+def test_a_folder_of_another_stage_is_not_replaced(tmp_path: Path) -> None:
+    other = tmp_path / "run"
+    other.mkdir()
+    (other / "config.yaml").write_text("# retouch pretrain\nsteps: 3\n")
+    with pytest.raises(UserError, match="holds a run of retouch pretrain"):
+        retouch.study(settings(tmp_path, "run", overwrite=True))
+    assert (other / "config.yaml").read_text() == "# retouch pretrain\nsteps: 3\n"

@@ -1,0 +1,149 @@
+"""The page and the console of a study: who competed, in which order, and what is bold."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from common.files import write_json
+from finetune.metrics import compare, score
+from finetune.results import DataFacts
+from retouch.report.card import model_card
+from retouch.report.charts import Racer, race_chart
+from retouch.report.facts import read_facts
+from retouch.report.page import html
+from retouch.report.parts import repeat_command
+from retouch.studies.plan import Sizes
+from retouch.studies.results import Contender, Kind, StudyReport, Validation, Versus
+from retouch.studies.table import study_table
+from tests.retouch.report.runs import CLASSES, EVIL, answers_of, start, write_pretraining
+from tests.retouch.report.test_page import Page
+
+LABELS = torch.arange(300) % 3
+RIGHT: dict[str, tuple[Kind, float]] = {
+    "colorize": ("restoring", 0.8),
+    "mask": ("restoring", 0.79),
+    "untrained": ("untrained", 0.6),
+    EVIL: ("simple", 0.5),
+    "scratch": ("scratch", 0.7),
+}
+
+
+def contender(name: str, kind: Kind, right: float) -> Contender:
+    said, twin = answers_of(LABELS, right, 3), answers_of(LABELS, 0.6, 3)
+    once = Validation(rung=None, steps=0, seconds=0.0, accuracy={"animal": right})
+    rungs = [
+        Validation(rung=rung, steps=10, seconds=10.0 * rung, accuracy={"animal": right - 0.01 * (2 - rung)})
+        for rung in (1, 2)
+    ]
+    validations = {"scratch": (), "restoring": tuple(rungs)}.get(kind, (once,))
+    return Contender(
+        name=name,
+        kind=kind,
+        view="rgb",
+        twin="untrained" if kind == "restoring" else None,
+        planned=90,
+        validations=validations,
+        test={"animal": score(said, LABELS, 3)},
+        over_twin={"animal": compare(said, twin, LABELS)} if kind == "restoring" else {},
+    )
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A finished study with one contestant's run."""
+    folder = tmp_path / "study"
+    start(folder, "study", "seed: 1\nlabels: {train: animals}\nbudget: 20m\n")
+    write_pretraining(folder / "contestants" / "colorize")
+    mine = answers_of(LABELS, 0.8, 3)
+    versus = tuple(
+        Versus(
+            role="untrained",
+            task="animal",
+            one="colorize",
+            other=name,
+            images=300,
+            adjusted_p=1e-6 if right < 0.75 else 1.0,
+            found=compare(mine, answers_of(LABELS, right, 3), LABELS),
+        )
+        for name, (_, right) in RIGHT.items()
+        if name != "colorize"
+    )
+    report = StudyReport(
+        verdict=("Yes: colorize beats the untrained network.", "Not shown to beat mask."),
+        winner="colorize",
+        contenders=tuple(contender(name, kind, right) for name, (kind, right) in RIGHT.items()),
+        comparisons=versus,
+        budget=1200.0,
+        seconds=1180.0,
+        image_size=16,
+        unlabeled="folder:animals",
+        unlabeled_images=1234,
+        repeated=7,
+        data={"animal": DataFacts(train="folder:animals", test="folder:tests", image_size=16, duplicates=0)},
+        classes={"animal": CLASSES},
+        sizes=Sizes(judged=100, fitted=200, tested=300),
+        protocol="ridge",
+        left_out=("mixed: needs at least 90 s",),
+    )
+    write_json(folder / "results.json", report.model_dump(mode="json"))
+    return folder
+
+
+def test_the_study_comes_first_with_its_verdict_and_its_runs_follow(study: Path) -> None:
+    facts = read_facts([study])
+    page = Page(html(facts))
+    assert page.sections[0] == "study"
+    assert "training" in page.sections
+    said = page.said
+    assert "Does pretraining help on these images?" in said
+    assert "Yes: colorize beats the untrained network. Not shown to beat mask." in said
+    assert "1,234 images of 16 px to learn from without labels. It took 1180 of 1200 seconds." in said
+    assert "7 images that repeat a test image were not learned from." in said
+    assert "Left out: mixed: needs at least 90 s." in said
+    assert "training from scratch on the labels" in said
+    assert "<img src=x" not in html(facts)
+
+
+def test_a_folder_of_runs_may_hold_a_study(study: Path) -> None:
+    assert [run.origin.name for run in read_facts([study.parent]).studies] == ["study"]
+
+
+def test_bold_is_what_is_shown(study: Path) -> None:
+    lines = {line.split("|")[1].strip(): line for line in model_card([study]).splitlines() if line.startswith("| ")}
+    assert "**+20.0**" in lines["untrained"]
+    assert "| +1.0 [" in lines["mask"].replace("\u00a0", " ")
+    assert "**+19.0**" in lines["mask"]  # over its untrained network
+
+
+def test_a_study_is_repeated_by_its_plan_and_its_runs_are_not_listed(study: Path) -> None:
+    facts = read_facts([study])
+    command = repeat_command(facts.studies[0].origin)
+    assert command == f"retouch study {study}/config.yaml out={study}-again plan={study}/plan.json"
+    said = model_card([study])
+    assert "retouch study" in said
+    assert "retouch pretrain" not in said
+
+
+def test_the_table_fits_a_console(study: Path) -> None:
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(study_table(read_facts([study]).studies[0].report))
+    said = console.export_text()
+    assert max(map(len, said.splitlines())) <= 100
+    assert "79.0 80.0" in said
+    assert "(not shown)" in said
+    assert EVIL in said.replace("\n", "")
+
+
+def test_lines_of_a_race_go_through_its_points_and_names_do_not_overlap() -> None:
+    racers = [Racer("a", (5.0, 20.0), (0.4, 0.6)), Racer("b", (0.0,), (0.599,)), Racer("<b>", (0.0,), (0.598,))]
+    drawn = race_chart("The race", racers)
+    assert drawn.count("<polyline") == 1
+    assert "&lt;b&gt; 59.8" in drawn
+    assert drawn.count('class="chance"') == 2
+    heights = [float(part.split('y="')[1].split('"')[0]) for part in drawn.split("<text")[1:] if 'class="name"' in part]
+    assert all(later - earlier >= 12 for earlier, later in pairwise(heights))

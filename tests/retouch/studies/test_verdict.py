@@ -1,0 +1,114 @@
+"""Verdicts: each with the cause that it names, planted in predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pytest
+import torch
+
+from finetune.metrics import compare, score
+from retouch.report.compare import holm
+from retouch.studies.results import Contender, Kind, Role, Versus
+from retouch.studies.verdict import detectable, verdict
+from tests.retouch.report.runs import answers_of
+
+IMAGES = 400
+LABELS = torch.arange(IMAGES) % 4
+
+
+Rivals = Mapping[Role, tuple[str, float]]  # names and accuracies
+
+
+def told(kind: Kind, right: float, rivals: Rivals, tasks: tuple[str, ...] = ("animal",)) -> str:
+    """The verdict on a winner of this accuracy next to its rivals.
+
+    Of two classifiers, the better one is right wherever the other is.
+    """
+    mine = answers_of(LABELS, right, 4)
+    pairs = [(role, *rival, task) for role, rival in rivals.items() for task in tasks]
+    found = [compare(mine, answers_of(LABELS, share, 4), LABELS) for _, _, share, _ in pairs]
+    adjusted = holm([one.p_value for one in found])
+    name = {"pretrained": "resnet18", "simple": "kmeans"}.get(kind, "colorize")
+    winner = Contender(name=name, kind=kind, view="rgb", test={task: score(mine, LABELS, 4) for task in tasks})
+    versus = [
+        Versus(role=role, task=task, one=name, other=other, images=IMAGES, found=one, adjusted_p=p)
+        for (role, other, _, task), one, p in zip(pairs, found, adjusted, strict=True)
+    ]
+    return " ".join(verdict(winner, versus)).replace("\u00a0", " ")
+
+
+def test_yes() -> None:
+    rivals: Rivals = {"untrained": ("untrained", 0.6), "pixels": ("pixels", 0.5), "restoring": ("mask", 0.795)}
+    said = told("restoring", 0.80, rivals)
+    assert said.startswith("Yes: colorize beats the untrained network by 20.0 points [")
+    assert "It beats raw pixels by 30.0 points [" in said
+    assert said.endswith("Not shown to beat mask.")
+
+
+def test_no_difference_is_shown_and_what_could_not_be_seen() -> None:
+    said = told("restoring", 0.61, {"untrained": ("untrained", 0.60)})
+    assert said.startswith("No difference shown: colorize and the untrained network are 1.0 points [")
+    assert "400 test images cannot tell differences below 1.4 points" in said  # 4 of 400 images differ
+
+
+def test_training_may_make_features_worse() -> None:
+    said = told("restoring", 0.50, {"untrained": ("untrained", 0.60)})
+    assert said.startswith("No: colorize is worse than the untrained network, by 10.0 points [")
+
+
+def test_no_take_a_model_that_others_trained() -> None:
+    rivals: Rivals = {"untrained": ("untrained", 0.5), "restoring": ("colorize", 0.67)}
+    said = told("pretrained", 0.70, rivals)
+    assert said.startswith("No: take resnet18's features, 3.0 points [")
+    assert "better than colorize." in said
+    # on validation it was second, and the test shows that it is better
+    said = told("restoring", 0.70, {"untrained": ("untrained", 0.5), "pretrained": ("resnet18", 0.8)})
+    assert said.startswith("No: take resnet18's features, 10.0 points [")
+    assert "It beats the untrained network by 20.0 points" in said
+
+
+def test_no_train_on_the_labels() -> None:
+    said = told("restoring", 0.60, {"untrained": ("untrained", 0.5), "scratch": ("scratch", 0.75)})
+    assert said.startswith("No: train on the labels from scratch, 15.0 points [")
+
+
+def test_no_a_simple_method_is_better_or_as_good() -> None:
+    said = told("simple", 0.70, {"restoring": ("colorize", 0.60)})
+    assert said.startswith("No: take kmeans, which trains no network, 10.0 points [")
+    said = told("simple", 0.70, {"restoring": ("colorize", 0.695)})
+    assert said.startswith("No gain shown: take kmeans, which trains no network; colorize was not shown to differ")
+    assert "400 test images cannot tell differences below" in said
+
+
+def test_nothing_was_trained() -> None:
+    said = told("simple", 0.70, {"pixels": ("pixels", 0.5)})
+    assert said.startswith("Nothing was trained by restoring images: take kmeans")
+
+
+def test_several_tasks_are_answered_together() -> None:
+    said = told("restoring", 0.8, {"untrained": ("untrained", 0.6)}, ("animal", "color"))
+    assert said.startswith("Yes, in both comparisons: colorize beats the untrained network by 20.0 points")
+
+
+def test_one_chance_finding_of_many_comparisons_is_not_shown() -> None:
+    """Six more images of 400 are p = 0.03 alone; as one of six comparisons that is not shown."""
+    rivals: Rivals = {"untrained": ("untrained", 0.585)}
+    assert told("restoring", 0.60, rivals).startswith("Yes")
+    roles: tuple[Role, ...] = ("pixels", "simple", "restoring", "pretrained", "scratch")
+    many: Rivals = {**{role: (role, 0.6) for role in roles}, **rivals}
+    assert told("restoring", 0.60, many).startswith("No difference shown")
+
+
+def test_detectable_difference_is_found_in_four_of_five_samples() -> None:
+    """By simulation: at the smallest detectable difference, McNemar's test has a power of about 80%."""
+    images, discordance = 1000, 0.2
+    least = detectable(images, discordance)
+    assert least == pytest.approx((1.959964 + 0.841621) * math.sqrt(discordance / images), rel=1e-5)
+    better, worse = (discordance + least) / 2, (discordance - least) / 2
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.rand(4000, images, generator=generator)
+    n10, n01 = (drawn < better).sum(1), ((drawn >= better) & (drawn < better + worse)).sum(1)
+    shown = (n10 - n01).abs() / (n10 + n01).sqrt() > 1.96
+    assert 0.75 < float(shown.double().mean()) < 0.87
