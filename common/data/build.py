@@ -19,6 +19,7 @@ from common.data.shapes import ShapesSource
 from common.data.source import Source
 from common.data.zipped import ZipSource
 from common.errors import UserError, check_all
+from common.files import is_too_long
 
 log = logging.getLogger("retouch")
 
@@ -184,6 +185,10 @@ def recognize(spec: str) -> str:
             log.warning("%s is the built-in source; for the folder of this name, write ./%s", spec, spec)
         return spec
     path = Path(spec).expanduser()
+    if is_too_long(path):
+        raise UserError(
+            f"{spec[:60]}...: no path may have {len(spec):,} characters here; move the images to a shorter one"
+        )
     if path.is_dir():
         return f"parquet:{glob.escape(spec.rstrip('/'))}/*.parquet" if _holds_tables(path) else f"folder:{spec}"
     known = SUFFIXES.get(path.suffix.lower())
@@ -211,6 +216,8 @@ def _holds_tables(folder: Path) -> bool:
 
 def _not_recognized(spec: str, path: Path) -> str:
     """Why a text is no source, and what to do."""
+    if spec == "null":
+        return "this is no source; leave the setting out for its default, or write ./null for a folder of this name"
     if "://" in spec:
         return "images are not read from the network: download them, and give their folder (or use hf:NAME)"
     if path.is_file():

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from common.config import Config, dump_config
 from common.errors import UserError
-from common.files import leftover, remove_folder, run_stage, write_text
+from common.files import is_too_long, leftover, remove_folder, run_stage, write_text
 from common.machine.distributed import World, gather
 from common.runs.lock import LOCK, check_unused, locked
 from common.runs.logs import EarlyLog, add_log_file, log_versions
@@ -277,6 +277,8 @@ def check_run_folder(config: StageConfig) -> bool:
         raise UserError("resume=true and overwrite=true exclude each other; set one of them")
     if NUMBER in out.name:
         raise _which_run(config)
+    if is_too_long(out):
+        raise UserError(f"out: {str(out)[:60]}...: longer than this file system takes; choose a shorter out")
     if out.exists() and not out.is_dir():
         raise UserError(f"out: {out} is a file; choose a folder")
     if not out.exists():

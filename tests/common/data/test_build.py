@@ -334,3 +334,10 @@ def test_views_of_bytes_and_words_serve(tmp_path: Path) -> None:
     assert load_images(source, 8).kept.tolist() == [0, 1]
     with pytest.raises(UserError, match="1 of 2 rows have no label in column 'label'"):
         source.labels()
+
+
+@pytest.mark.parametrize(("spec", "message"), [("a" * 5000, "5,000 characters"), ("null", "leave the setting out")])
+def test_what_cannot_be_a_path_is_refused_with_what_works(spec: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as refused:
+        build_source(spec)
+    assert len(str(refused.value)) < 200

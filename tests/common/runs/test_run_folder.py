@@ -265,3 +265,8 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path, monkeypatch
         check_run_folder(config(tmp_path / "theirs"))
     with pytest.raises(UserError, match=r"cannot be created: no permission to write to .*theirs; choose another out"):
         check_run_folder(config(tmp_path / "theirs" / "run"))
+
+
+def test_folder_with_too_long_a_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="choose a shorter out"):
+        check_run_folder(config(tmp_path / ("a" * 300)))
