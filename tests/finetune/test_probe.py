@@ -321,7 +321,7 @@ def test_all_mistakes_are_reported_at_once_and_nothing_is_written(encoder: Path,
     [
         ({"probe": {"poolings": ["avg+mean"]}}, "must be avg, avg2, max, flatten"),
         ({"probe": {"layers": ["first"]}}, "must be a layer number, each, all, or lastN"),
-        ({"probe": {"l2": [0.0]}}, "greater than 0"),
+        ({"probe": {"l2": [0.0]}}, "greater than or equal to 0.000000000001"),
         ({"probe": {"kind": "svm"}}, "'logistic' or 'ridge'"),
         ({"knn": {"k": []}}, "at least 1 item"),
         ({"damage": [{"kind": "fog"}]}, "fog"),
