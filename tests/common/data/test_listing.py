@@ -189,7 +189,7 @@ def test_a_folder_for_datasets_with_runs_inside_is_refused(tmp_path: Path) -> No
 
 def test_a_pipe_is_no_image(tmp_path: Path) -> None:
     write_folder(tmp_path)
-    os.mkfifo(tmp_path / "cat" / "9.png")  # whoever opens it waits for ever
+    os.mkfifo(tmp_path / "cat" / "9.png")  # opening it blocks forever
     (tmp_path / "dog" / "9.png").symlink_to(tmp_path / "cat" / "9.png")
     assert len(build_source(f"folder:{tmp_path}")) == 6
     (tmp_path / "a.txt").write_text("cat/0.png\ncat/9.png\n")

@@ -148,7 +148,7 @@ def test_study_that_is_stopped_while_training_and_killed_while_judging_goes_on(
 def test_rungs_follow_from_measured_speeds_and_shrink_when_time_runs_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a clock that does what it is told: 400 s are left when the race is planned, and 150 s after its first rung."""
+    """On a fake clock: 400 s are left when the race is planned, and 150 s after its first rung."""
     made: list[Path] = []
 
     def left(clock: Clock) -> float:
