@@ -58,7 +58,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/probe_speed.py
 	$(BIN)/python benchmarks/data_supply.py
 
-# One model of every family of timm as an encoder: a quarter of an hour on one core.
+# One model of every family of timm as an encoder: about three quarters of an hour on one slow core.
 timm-sweep: $(STAMP)
 	$(BIN)/python benchmarks/timm_sweep.py
 
