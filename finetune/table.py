@@ -278,13 +278,13 @@ def labels_text(found: LabelEfficiency, one: Worth, apart: str = " ") -> str:
     def text(labels: int | None) -> str:
         if labels is None:
             return f"more than all {all_:,}"
-        return f"{_two_digits(labels):,}" if labels else f"fewer than {fewest:,}"
+        return f"{two_digits(labels):,}" if labels else f"fewer than {fewest:,}"
 
     low, high = map(text, one.ci95)
     return text(one.equals) if low == high else f"{text(one.equals)}{apart}[{low}, {high}]"
 
 
-def _two_digits(value: int) -> int:
+def two_digits(value: int) -> int:
     return round(value, 2 - len(str(value)))
 
 
