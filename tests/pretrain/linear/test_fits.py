@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +16,6 @@ from torch import Tensor
 
 import pretrain.run as stage
 from common.augment import WHOLE
-from common.config import load_config
 from common.data import Batch
 from common.encoders import Encoder
 from common.encoders import export as exports
@@ -55,10 +49,10 @@ from tests.pretrain.toys import (
     same,
     settings,
 )
+from tests.recipe import logged
 from tests.toys import RandomSource
 
 HERE = World(0, 1, torch.device("cpu"))
-ROOT = Path(__file__).resolve().parents[3]
 
 
 class Killed(BaseException):
@@ -97,11 +91,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Finish
 
 def weights(out: Path) -> bytes:
     return (out / "encoder" / "model.safetensors").read_bytes()
-
-
-def metrics(out: Path) -> list[dict[str, float]]:
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in ("images_per_second", "memory_gb")} for row in rows]
 
 
 Runs = Callable[[str], Finished]
@@ -186,7 +175,7 @@ def test_fit_in_memory_gives_the_encoder_of_the_stage(name: str, finished: Runs)
 
 @pytest.mark.parametrize("name", STREAMING)
 def test_the_loss_falls_from_the_first_epoch_to_the_last(name: str, finished: Runs) -> None:
-    losses = [row["loss"] for row in metrics(finished(name).out)]
+    losses = [row["loss"] for row in logged(finished(name).out)]
     epoch = IMAGES // BATCH
     assert len(losses) == STEPS
     assert sum(losses[-epoch:]) < 0.98 * sum(losses[:epoch])
@@ -215,7 +204,7 @@ def test_a_run_cut_off_and_resumed_ends_bit_for_bit_the_same(
     assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
     resumed = run(settings(tmp_path / "run", name, checkpoint=every, resume=True))
     assert weights(resumed.out) == weights(finished(name).out)
-    assert metrics(resumed.out) == metrics(finished(name).out)
+    assert logged(resumed.out) == logged(finished(name).out)
 
 
 @pytest.mark.parametrize("name", ["ica", "tca-damage"])
@@ -231,35 +220,6 @@ def test_a_method_of_one_sample_is_fitted_again_on_resume(
             pretrain(settings(tmp_path / "run", name))
     resumed = run(settings(tmp_path / "run", name, resume=True))
     assert weights(resumed.out) == weights(finished(name).out)
-
-
-def test_sparse_coding_killed_by_the_system_continues_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    path = ROOT / "configs/pretrain/sparse_coding.yaml"
-    overrides = [
-        "steps=100", "batch_size=32", "data.limit=96", "data.image_size=8", "data.workers=0", "fit.atoms=24",
-        "checkpoint.every=10", "panels_every=1000", "wandb.mode=disabled",
-    ]  # fmt: skip
-    out = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pretrain", str(path), f"out={out}", *overrides],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    patience = time.monotonic() + 240
-    while not list(out.glob("checkpoints/step-*")):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < patience
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert not (out / "encoder").exists()
-    pretrain(load_config(PretrainConfig, path, [f"out={out}", *overrides, "resume=true"]))
-    pretrain(load_config(PretrainConfig, path, [f"out={tmp_path / 'whole'}", *overrides]))
-    assert weights(out) == weights(tmp_path / "whole")
-    assert metrics(out) == metrics(tmp_path / "whole")
 
 
 # ---- principal components
