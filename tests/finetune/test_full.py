@@ -103,9 +103,10 @@ def test_result_equals_the_score_of_the_exported_classifier_on_the_test_set(tmp_
     assert sum(map(sum, tuned.test.confusion)) == 80
 
 
+@pytest.mark.usefixtures("few_strengths")
 def test_it_learns_and_is_reported_with_its_linear_probe_and_from_scratch(tmp_path: Path) -> None:
     comparison = {"linear_probe": True, "from_scratch": True}
-    start = exported(tmp_path / "encoder", EncoderConfig(model_args={"width": 16}))
+    start = exported(tmp_path / "encoder", EncoderConfig(model_args={"width": 16, "depth": 1}))
     run = config(tmp_path / "run", encoder=start, steps=60, evaluate_every=20, base_lr=0.05, compare=comparison)
     result = finetune(run)
     assert result.tuned.choice.val_accuracy > 0.3  # of 8 colors
@@ -143,6 +144,7 @@ def test_of_several_tasks_one_has_to_be_named(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("few_strengths")
 def test_its_linear_probe_is_that_of_the_probe_stage(tmp_path: Path) -> None:
     start = exported(tmp_path / "encoder", EncoderConfig(model_args={"width": 8, "depth": 1}))
     folder = tmp_path / "pictures"

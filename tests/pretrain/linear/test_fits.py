@@ -439,7 +439,7 @@ def test_atoms_have_unit_norm_without_gamma(penalty: Any) -> None:
 
 
 def test_gamma_leaves_the_norm_of_atoms_free_and_shrinks_them() -> None:
-    norms = [dictionary(SparseCoding(atoms=24, gamma=gamma)).norm(dim=0) for gamma in (1e-3, 1e-2, 1e-1)]
+    norms = [dictionary(SparseCoding(atoms=24, strength=0.5, gamma=gamma)).norm(dim=0) for gamma in (1e-3, 1e-2, 1e-1)]
     assert all(float(one.max() - one.min()) > 1e-3 for one in norms)
     means = [float(one.square().sum()) for one in norms]
     assert means[0] > means[1] > means[2]
