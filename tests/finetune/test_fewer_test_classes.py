@@ -26,7 +26,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder, training pictures of three colors, and test pictures of the last two."""
     root = tmp_path_factory.mktemp("colors")
     torch.manual_seed(0)
-    export_encoder(build_encoder(EncoderConfig(model_args={"width": 8, "depth": 1}), image_size=16), root / "encoder", {})
+    export_encoder(
+        build_encoder(EncoderConfig(model_args={"width": 8, "depth": 1}), image_size=16), root / "encoder", {}
+    )
     for split, names, count in (("train", COLORS, 12), ("test", ["green", "red"], 4)):
         for name in names:
             for number in range(count):
@@ -51,7 +53,11 @@ def check(found: Score) -> None:
 
 def test_a_probe_measures_the_classes_there_are(here: Path, tmp_path: Path) -> None:
     damage = [{"kind": "gaussian", "sigma": 0.01}]
-    report = probe(ProbeConfig.model_validate(settings(here, tmp_path / "run", probe={"l2": [1e-2]}, knn={"k": [3]}, damage=damage)))
+    report = probe(
+        ProbeConfig.model_validate(
+            settings(here, tmp_path / "run", probe={"l2": [1e-2]}, knn={"k": [3]}, damage=damage)
+        )
+    )
     [result] = report.results
     assert result.classes == ("blue", "green", "red")
     for one in result.subjects["encoder"].probes.values():

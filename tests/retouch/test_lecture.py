@@ -43,6 +43,7 @@ def without_workers(config: ProbeConfig, *, show: bool) -> ProbeReport:
     return probe(config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})}), show=show)
 
 
+@pytest.mark.usefixtures("few_strengths")
 def test_the_lecture_writes_its_pictures_and_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -50,6 +51,7 @@ def test_the_lecture_writes_its_pictures_and_tables(
     monkeypatch.setattr(walk, "LABELED", 80)
     monkeypatch.setattr(walk, "probe", without_workers)
     monkeypatch.setattr(walk, "CURVE_PATCHES", 40)
+    monkeypatch.setattr("pretrain.linear.patch_dictionary.SAMPLE_PATCHES", 5000)
     for table in ("ATOMS", "CODES"):
         monkeypatch.setattr(walk, table, {name: tiny(*one) for name, one in getattr(walk, table).items()})
     out = tmp_path / "lecture"
