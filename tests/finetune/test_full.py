@@ -31,10 +31,10 @@ from finetune import full as stage
 from finetune.baselines import untrained
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.data import Sources, load_labeled, open_sources
-from finetune.full import Supervised, decayed_groups
 from finetune.full import finetune as run_stage
 from finetune.probe import probe
 from finetune.results import FinetuneResult, ProbeReport, read_results
+from finetune.supervised import Supervised, decayed_groups
 from finetune.table import finetune_lines, results_table
 from tests.finetune.toys import Shuffled
 from tests.offline_wandb import history, offline_records, settings
@@ -228,7 +228,7 @@ def test_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_like_one_never_sto
     whole = finetune(config(tmp_path / "whole", **changes))
     stop = whole.tuned.choice.step + 1
     assert stop < 11  # the signal is seen one step later, which must not be the last
-    real, looks = stage._predict, iter(range(1, 100))
+    real, looks = stage.predict, iter(range(1, 100))
 
     def interrupted(*given: Any) -> Any:
         if next(looks) == stop:
@@ -236,7 +236,7 @@ def test_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_like_one_never_sto
         return real(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "_predict", interrupted)
+        patch.setattr(stage, "predict", interrupted)
         assert run_stage(config(tmp_path / "run", **changes)) is None
     assert not (tmp_path / "run" / "classifier").exists()
     resumed = finetune(config(tmp_path / "run", **changes, resume=True))
