@@ -36,12 +36,13 @@ from finetune.data import (
 )
 from finetune.features import layer_shapes
 from finetune.leaks import write_leaks
+from finetune.lines import Line, finetune_lines
 from finetune.metrics import accuracy, compare, score
 from finetune.predictions import Predictions, read_predictions, write_predictions
 from finetune.probe import probe
 from finetune.results import Comparison, FinetuneResult, ProbeResult, StepChoice, Tuned, write_results
 from finetune.supervised import Split, Supervised, decayed_groups, predict
-from finetune.table import Line, finetune_lines, results_table
+from finetune.table import results_table
 
 log = logging.getLogger("retouch")
 

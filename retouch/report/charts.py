@@ -10,9 +10,9 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from finetune.lines import SUBJECTS
 from finetune.metrics import Bin
 from finetune.results import LabelEfficiency, Score
-from finetune.table import SUBJECTS
 from retouch.report.facts import Curve
 from retouch.report.layers import LayerMap
 from retouch.report.pictures import Picture

@@ -22,10 +22,10 @@ from common.runs.results import RESULTS
 from common.settings import read_yaml
 from finetune.data import LabeledData
 from finetune.embedding import EMBEDDING, Embedding, read_embeddings
+from finetune.lines import task_names
 from finetune.predictions import PREDICTIONS, Predictions, read_predictions
 from finetune.results import EncoderFacts, FinetuneResult, ProbeReport, ProbeResult
 from finetune.results import read_results as read_transfer
-from finetune.table import task_names
 from pretrain.results import PretrainResults
 from pretrain.results import read_results as read_pretraining
 from retouch.studies.results import CONTESTANTS, StudyReport

@@ -14,9 +14,10 @@ from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.full import finetune
+from finetune.lines import probe_lines
 from finetune.probe import probe
 from finetune.results import Score
-from finetune.table import probe_lines, results_markdown
+from finetune.table import results_markdown
 
 COLORS = {"blue": (20, 20, 200), "green": (20, 200, 20), "red": (200, 20, 20)}
 

@@ -32,10 +32,11 @@ from finetune.baselines import untrained
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.data import Sources, load_labeled, open_sources
 from finetune.full import finetune as run_stage
+from finetune.lines import finetune_lines
 from finetune.probe import probe
 from finetune.results import FinetuneResult, ProbeReport, read_results
 from finetune.supervised import Supervised, decayed_groups
-from finetune.table import finetune_lines, results_table
+from finetune.table import results_table
 from tests.finetune.toys import Shuffled
 from tests.offline_wandb import history, offline_records, settings
 
