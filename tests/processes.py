@@ -10,18 +10,22 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch.multiprocessing import start_processes
 
-METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+METHOD: Literal["forkserver", "spawn"] = (
+    "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+)
+CONTEXT: ForkServerContext | SpawnContext = multiprocessing.get_context(METHOD)
 PATIENCE = 150.0  # seconds
 if METHOD == "forkserver":
-    multiprocessing.set_forkserver_preload(["torch._dynamo", "wandb", "pretrain.run", "finetune.full", "tests.recipe"])
+    CONTEXT.set_forkserver_preload(["torch._dynamo", "wandb", "pretrain.run", "finetune.full", "tests.recipe"])
 
 
 def in_two_processes(work: Callable[..., None], *given: Any) -> None:
@@ -58,7 +62,7 @@ def _become(environment: dict[str, str]) -> None:
 
 def start(said: Path, work: Callable[..., None], *given: Any) -> BaseProcess:
     """Start ``work(*given)`` in a process of its own; the file ``said`` gets what it writes to both outputs."""
-    process = multiprocessing.get_context(METHOD).Process(target=_alone, args=(dict(os.environ), said, work, *given))
+    process = CONTEXT.Process(target=_alone, args=(dict(os.environ), said, work, *given))
     process.start()
     return process
 

@@ -35,7 +35,7 @@ from finetune.full import finetune as run_stage
 from finetune.lines import finetune_lines
 from finetune.probe import probe
 from finetune.results import FinetuneResult, ProbeReport, read_results
-from finetune.supervised import Supervised, decayed_groups
+from finetune.supervised import Supervised, decayed_groups, predict
 from finetune.table import results_table
 from tests.finetune.toys import Shuffled
 from tests.offline_wandb import history, offline_records, settings
@@ -229,7 +229,7 @@ def test_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_like_one_never_sto
     whole = finetune(config(tmp_path / "whole", **changes))
     stop = whole.tuned.choice.step + 1
     assert stop < 11  # the signal is seen one step later, which must not be the last
-    real, looks = stage.predict, iter(range(1, 100))
+    real, looks = predict, iter(range(1, 100))
 
     def interrupted(*given: Any) -> Any:
         if next(looks) == stop:
