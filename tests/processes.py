@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from torch.multiprocessing import start_processes
+from torch.multiprocessing.spawn import start_processes
 
 METHOD: Literal["forkserver", "spawn"] = (
     "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
