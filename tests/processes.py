@@ -13,19 +13,20 @@ from collections.abc import Callable
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 from torch.multiprocessing.spawn import start_processes
 
-METHOD: Literal["forkserver", "spawn"] = (
-    "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-)
-CONTEXT: ForkServerContext | SpawnContext = multiprocessing.get_context(METHOD)
 PATIENCE = 150.0  # seconds
-if METHOD == "forkserver":
-    CONTEXT.set_forkserver_preload(["torch._dynamo", "wandb", "pretrain.run", "finetune.full", "tests.recipe"])
+IMPORTED = ["torch._dynamo", "wandb", "pretrain.run", "finetune.full", "tests.recipe"]
+CONTEXT: ForkServerContext | SpawnContext
+if "forkserver" in multiprocessing.get_all_start_methods():
+    CONTEXT = multiprocessing.get_context("forkserver")
+    CONTEXT.set_forkserver_preload(IMPORTED)
+else:
+    CONTEXT = multiprocessing.get_context("spawn")
 
 
 def in_two_processes(work: Callable[..., None], *given: Any) -> None:
@@ -38,7 +39,11 @@ def in_two_processes(work: Callable[..., None], *given: Any) -> None:
         port = free.getsockname()[1]
     group = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     context = start_processes(
-        _one_of_two, args=(os.environ | group, work, *given), nprocs=2, join=False, start_method=METHOD
+        _one_of_two,
+        args=(os.environ | group, work, *given),
+        nprocs=2,
+        join=False,
+        start_method=CONTEXT.get_start_method(),
     )
     patience = time.monotonic() + PATIENCE
     while not context.join(1):
