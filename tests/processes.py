@@ -67,7 +67,8 @@ def _become(environment: dict[str, str]) -> None:
 
 def start(said: Path, work: Callable[..., None], *given: Any) -> BaseProcess:
     """Start ``work(*given)`` in a process of its own; the file ``said`` gets what it writes to both outputs."""
-    process = CONTEXT.Process(target=_alone, args=(dict(os.environ), said, work, *given))
+    given = dict(os.environ), said, work, *given
+    process = CONTEXT.Process(target=_alone, args=given, daemon=True)  # ends with the tests at the latest
     process.start()
     return process
 
@@ -83,6 +84,9 @@ def _alone(environment: dict[str, str], said: Path, work: Callable[..., None], *
 def finish(process: BaseProcess, said: Path, code: int = 0) -> str:
     """Wait until it ends with this exit code, and return what it said."""
     process.join(PATIENCE)
+    if process.is_alive():
+        process.kill()
+        pytest.fail(f"the process does not end: {said.read_text()}")
     text = said.read_text()
     assert process.exitcode == code, text
     return text
