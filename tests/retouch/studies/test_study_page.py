@@ -15,9 +15,9 @@ from finetune.metrics import compare, score
 from finetune.results import DataFacts
 from retouch.report.card import model_card
 from retouch.report.charts import Racer, race_chart
-from retouch.report.facts import read_facts
 from retouch.report.page import html
 from retouch.report.parts import repeat_command
+from retouch.report.reading import read_facts
 from retouch.studies.plan import Sizes
 from retouch.studies.results import Contender, Kind, StudyReport, Validation, Versus
 from retouch.studies.table import study_table
