@@ -24,6 +24,7 @@ from common.settings import (
     write_yaml,
 )
 
+MANY = 1_000_000_000  # the upper bound of counts of images, steps and the like, which nothing else bounds
 LONGEST_SHOWN = 100  # characters of a wrong value in a message
 LISTS = ("tuple_type", "list_type", "too_short", "too_long")  # pydantic's errors of what a user knows as a list
 

@@ -54,17 +54,17 @@ class PatchDictionaryArgs(Config):
     """Side of a patch in pixels."""
     code: Literal["threshold", "top_k", "lasso", "triangle"] = "threshold"
     """How responses become a code."""
-    threshold: float = Field(default=0.25, ge=0)
+    threshold: float = Field(default=0.25, ge=0, le=1000)
     """Responses below it are 0, with code=threshold."""
-    top_k: int = Field(default=16, gt=0)
+    top_k: int = Field(default=16, gt=0, le=1 << 16)
     """Non-zeros per position, with code=top_k."""
-    l1: float = Field(default=0.5, gt=0)
+    l1: float = Field(default=0.5, ge=1e-6, le=1e6)
     """λ, with code=lasso."""
     grid: int = Field(default=2, ge=1, le=16)
     """Cells per side over which the code is averaged."""
     mirror: bool = True
     """Half of the atoms are mirror images of the other half."""
-    contrast: float = Field(default=1.5e-4, gt=0)
+    contrast: float = Field(default=1.5e-4, ge=1e-12, le=100)
     """Added to a patch's variance (pixels in [0, 1]) before dividing by it; keeps the noise of flat patches small."""
 
     @model_validator(mode="after")

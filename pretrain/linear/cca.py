@@ -96,7 +96,7 @@ class Cca(ProjectedMethod):
     views: Literal["damage", "neighbors", "other"] = "damage"
     """An image and itself damaged; two adjacent patches of images of twice the size; or the same row of data.other."""
     damage: AnyCorruption = Gaussian()
-    ridge: float = Field(default=1e-3, ge=0)
+    ridge: float = Field(default=1e-3, ge=0, le=1e6)
     """Added to each view's covariance, relative to its mean variance."""
 
     @model_validator(mode="after")

@@ -213,7 +213,7 @@ def test_enlarge_repeats_every_number_over_its_patch() -> None:
         ({"kind": "jpeg", "quality": [50, 10]}, "must be \\[lowest, highest\\], got \\[50, 10\\]"),
         ({"kind": "jpeg", "quality": 0}, "must lie between 1 and 100, got \\[0, 0\\]"),
         ({"kind": "salt_pepper", "amount": 1.5}, "must lie between 0 and 1"),
-        ({"kind": "gaussian", "sigma": 0}, "greater than 0"),
+        ({"kind": "gaussian", "sigma": 0}, "greater than or equal to 0.000001"),
         ({"kind": "holes", "ratio": 1}, "less than 1"),
     ],
 )

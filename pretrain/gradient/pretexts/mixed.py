@@ -24,7 +24,7 @@ class Mixed(Restore):
     kind: Literal["mixed"] = "mixed"
     members: list[AnyCorruption] = Field([Gaussian(), Gray(), Holes()], min_length=1)
     """The corruptions, each a mapping with its kind."""
-    at_most: int = Field(1, ge=1)
+    at_most: int = Field(1, ge=1, le=1000)
     """Every image gets 1 to ``at_most`` different members, each number equally likely, in the order of the list."""
 
     @model_validator(mode="after")
