@@ -238,7 +238,11 @@ def _parquet_table(spec: str, files: list[str], image: str | None, label: str | 
 
 def rows_of_split(spec: str, table: Any, split: str, label: str | None) -> tuple[Any, ChosenRows]:
     """A table without the columns that name splits, and which rows these say to use."""
-    maybe = [name for name in table.features if name != label and may_name_splits(name)]
+    maybe = [
+        name
+        for name, kind in table.features.items()
+        if name != label and may_name_splits(name) and isinstance(kind, datasets.Value | datasets.ClassLabel)
+    ]
     cells = {name: list(table[name]) for name in maybe}
     for name in maybe:
         if isinstance(table.features[name], datasets.ClassLabel):
