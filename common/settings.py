@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel
 
 from common.errors import UserError, one_line
+from common.files import refuse_stream
 
 Schema = type[BaseModel]
 Tree = dict[str, Any]
@@ -72,6 +73,7 @@ def read_yaml(schema: Schema, path: Path) -> Tree:
     Raises:
         UserError: the file is missing or cannot be read, is not YAML, or is not a mapping.
     """
+    refuse_stream(path)
     try:
         if not path.is_file():
             raise UserError(f"config file not found: {path}")

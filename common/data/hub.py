@@ -16,6 +16,7 @@ from common.data.listing import run_folders
 from common.data.source import Source, digest
 from common.data.tables import TableSource, check_cache, check_shards, reason_of, rows_of_split, with_rows
 from common.errors import UserError
+from common.files import refuse_stream
 
 
 class HubSource(TableSource):
@@ -68,6 +69,8 @@ def hub_source(
             f"{spec}: `datasets` would also read what retouch has written to {runs[0]}; use folder:{name} or parquet:, "
             "which leave it out, or move it"
         )
+    for file in local.rglob("*") if local.is_dir() else ():
+        refuse_stream(file, f"{spec}: {file}")  # `datasets` would wait for it
     if not saved and local.is_dir() and (files := sorted(map(str, local.rglob("*.parquet")))):
         with_rows(spec, files)
     shards: list[str] = []

@@ -40,6 +40,7 @@ from common.data.listing import in_run_folder
 from common.data.source import Labels, Source, class_name, digest
 from common.data.split import Split, choose_split, first, split_of
 from common.errors import UserError, one_line
+from common.files import stream_at
 from common.runs.logs import say_once
 
 log = logging.getLogger("retouch")
@@ -169,6 +170,9 @@ def parquet_source(
     pattern = str(Path(pattern).expanduser())
     matching = [pattern] if Path(pattern).is_file() else glob.glob(pattern, recursive=True)  # noqa: PTH207
     files = sorted(path for path in matching if Path(path).is_file())
+    for path in matching:
+        if kind := stream_at(Path(path)):
+            log.warning("%s: %s is %s, not a file, and is left out", spec, path, kind)
     if not files:
         folder = Path(pattern)
         hint = f"; for a folder use {spec}/*.parquet" if folder.is_dir() else f" (from {Path.cwd()})"
