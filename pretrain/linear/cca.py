@@ -113,6 +113,10 @@ class Cca(ProjectedMethod):
     def needs(self) -> str:
         return "fit.views=other needs {other}, the second view" if self.views == "other" else ""
 
+    def check(self, image_size: int, images: int) -> list[str]:
+        damage = self.damage.check(image_size) if self.views == "damage" else []
+        return [*(f"fit.damage: {problem}" for problem in damage), *super().check(image_size, images)]
+
     def loaded_size(self, image_size: int) -> int:
         return 2 * image_size if self.views == "neighbors" else image_size
 

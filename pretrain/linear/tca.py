@@ -251,13 +251,13 @@ class Tca(SampledMethod):
 
     def check(self, image_size: int, images: int) -> list[str]:
         half, there = self.landmarks // 2, min(images, self.sample)
+        needed = f"fit.landmarks={self.landmarks} needs {half:,} images per domain"
+        problems = [f"fit.damage: {problem}" for problem in (self.damage.check(image_size) if self.damage else [])]
         if self.sample < half <= images:
-            return [f"fit.landmarks={self.landmarks} needs {half:,} images per domain: raise fit.sample={self.sample}"]
-        if there < half:
-            return [
-                f"fit.landmarks={self.landmarks} needs {half:,} images per domain, but there are {there:,}: lower it"
-            ]
-        return []
+            problems.append(f"{needed}: raise fit.sample={self.sample}")
+        elif there < half:
+            problems.append(f"{needed}, but there are {there:,}: lower it")
+        return problems
 
     def encoder_config(self) -> EncoderConfig:
         args = {"code": self.components, "landmarks": 2 * (self.landmarks // 2), "kernel": self.kernel}

@@ -21,6 +21,8 @@ from retouch.cli import main
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs" / "pretrain" / "denoise.yaml")
 
+HOLE_OF_AN_IMAGE = "size is 32, but images have 32 px: nothing would be hidden; use at most 16"
+
 # each stage with a shipped config, and the settings that make it valid in the working folder below
 CONFIGS: dict[str, tuple[str, Any, list[str]]] = {
     "pretrain": (CONFIG, PretrainConfig, []),
@@ -220,6 +222,24 @@ MISTAKES = [
             "  decoder.width must be a multiple of 32 for a transformer, got 100",
         ],
         id="pretext-and-decoder",
+    ),
+    pytest.param(
+        "pretrain",
+        ["pretext.corruption={kind: holes, size: 32}"],
+        ["small_cnn cannot be pretrained with denoise:", f"  pretext.corruption: {HOLE_OF_AN_IMAGE}"],
+        id="hole-as-large-as-the-image",
+    ),
+    pytest.param(
+        "pretrain",
+        ["pretext={kind: mixed, members: [{kind: gray}, {kind: holes, size: 32}]}"],
+        ["small_cnn cannot be pretrained with mixed:", f"  pretext.members.1: {HOLE_OF_AN_IMAGE}"],
+        id="hole-as-large-as-the-image-in-a-mix",
+    ),
+    pytest.param(
+        "probe",
+        ["damage=[{kind: gray}, {kind: holes, size: 16}]"],
+        ["damage.1: size is 16, but images have 16 px: nothing would be hidden; use at most 8"],
+        id="hole-as-large-as-the-test-image",
     ),
     *(
         pytest.param(stage, [f"{key}={source}"], [f"{source}: {message}"], id=f"{stage}-{source}")
@@ -638,6 +658,15 @@ FIT_MISTAKES = [
         ["data.limit=300"],
         ["fit.landmarks=1000 needs 500 images per domain, but there are 300: lower it"],
         id="more-landmarks-than-images",
+    ),
+    *(
+        pytest.param(
+            kind,
+            ["fit.damage={kind: holes, size: 32}", "data.image_size=32"],
+            [f"fit.damage: {HOLE_OF_AN_IMAGE}"],
+            id=f"hole-as-large-as-the-image-{kind}",
+        )
+        for kind in ("cca", "tca")
     ),
     pytest.param(
         "sparse_coding",

@@ -41,6 +41,13 @@ class Mixed(Restore):
     def needs_color(self) -> bool:
         return all(isinstance(member, Gray) for member in self.members)
 
+    def check(self, encoder: Encoder) -> list[str]:
+        return [
+            f"pretext.members.{place}: {problem}"
+            for place, member in enumerate(self.members)
+            for problem in member.check(encoder.image_size)
+        ]
+
     def restorers(self, encoder: Encoder) -> tuple[Restorer, ...]:
         return for_damage(self.members, told=True)
 
