@@ -21,6 +21,7 @@ from common.settings import (
     models_in,
     plain,
     read_yaml,
+    takes_list,
     write_yaml,
 )
 
@@ -198,6 +199,9 @@ def _problem(schema: type[Config], item: Any) -> str:
     if kind in LISTS:
         message = message.replace("tuple", "list").replace(" after validation", "")
     shown = "" if kind in ("value_error", "assertion_error") or isinstance(given, dict) else f", got {_brief(given)}"
+    listed = isinstance(given, str) and "," in given and len(given) <= LONGEST_SHOWN
+    if listed and takes_list(annotation) and not models_in(annotation):
+        shown += f"; a list is written [{given}]"
     return f"{key}: {message}{shown}" if key else f"{message}{shown}"
 
 

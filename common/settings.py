@@ -320,6 +320,11 @@ def is_list(annotation: Any) -> bool:
     return origin is list or (origin is tuple and arguments[-1] is ...)
 
 
+def takes_list(annotation: Any) -> bool:
+    """Whether an annotation takes lists, perhaps of one length only, besides other values."""
+    return _takes(_expected(annotation), list)
+
+
 def counts(annotation: Any) -> bool:
     """Whether an annotation takes numbers, and no truth values."""
     expected = _expected(annotation)
