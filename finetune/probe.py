@@ -183,7 +183,21 @@ def _encoder(config: ProbeConfig, all_data: Sequence[LabeledData]) -> tuple[Enco
         UserError: there is no such encoder, or it has no such layers or supports no images of a size.
     """
     encoder = load_encoder(config.encoder)
-    return encoder, check_all(*(lambda data=data: _spaces(config, data, encoder) for data in all_data))
+    _, *spaces = check_all(
+        lambda: _check_damage(config, [data.image_size or encoder.image_size for data in all_data]),
+        *(lambda data=data: _spaces(config, data, encoder) for data in all_data),
+    )
+    return encoder, spaces
+
+
+def _check_damage(config: ProbeConfig, sizes: Sequence[int]) -> None:
+    problems = [
+        f"damage.{place}: {problem}"
+        for place, corruption in enumerate(config.damage)
+        for problem in corruption.check(min(sizes))
+    ]
+    if problems:
+        raise UserError(*problems)
 
 
 def _spaces(config: ProbeConfig, data: LabeledData, encoder: Encoder) -> list[Space]:

@@ -51,6 +51,22 @@ MISTAKES = [
     pytest.param({"steps": 1, "sizes": [0]}, "sizes.0: input should be greater than 0, got 0", id="only-item"),
     pytest.param({"steps": 1, "sizes": []}, "sizes: list should have at least 1 item, not 0, got []", id="no-item"),
     pytest.param({"steps": 1, "sizes": 0}, "sizes.0: input should be greater than 0, got 0", id="item-alone"),
+    pytest.param(
+        {"steps": 1, "sizes": "4,8"},
+        "sizes.0: input should be a valid integer, unable to parse string as an integer, got '4,8'; a list is written "
+        "[4,8]",
+        id="list-without-brackets",
+    ),
+    pytest.param(
+        {"steps": 1, "betas": "0.9,0.99"},
+        "betas: input should be a valid list, got '0.9,0.99'; a list is written [0.9,0.99]",
+        id="pair-without-brackets",
+    ),
+    pytest.param(
+        {"steps": "4,8"},
+        "steps: input should be a valid integer, unable to parse string as an integer, got '4,8'",
+        id="no-list-is-expected",
+    ),
     pytest.param({"steps": 1, "betas": 0.9}, "betas: input should be a valid list, got 0.9", id="no-list"),
     pytest.param(
         {"steps": 1, "several": {"kind": "holes", "x": 1}}, "several.0.x: unknown key", id="key-of-item-alone"

@@ -13,6 +13,8 @@ from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
 from pretrain.config import PretrainConfig
 from retouch.cli import main
 
+HOLE_OF_AN_IMAGE = "size is 32, but images have 32 px: nothing would be hidden; use at most 16"
+
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = str(ROOT / "configs" / "pretrain" / "denoise.yaml")
 

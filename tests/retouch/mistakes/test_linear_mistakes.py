@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.retouch.mistakes.stages import ROOT, assert_told
+from tests.retouch.mistakes.stages import HOLE_OF_AN_IMAGE, ROOT, assert_told
 
 KINDS = "pca, ica, cca, tca, sparse_coding, patch_dictionary"
 ONE_ERROR = "Found 1 error in {config}:"
@@ -96,6 +96,15 @@ FIT_MISTAKES = [
         ["data.limit=300"],
         ["fit.landmarks=1000 needs 500 images per domain, but there are 300: lower it"],
         id="more-landmarks-than-images",
+    ),
+    *(
+        pytest.param(
+            kind,
+            ["fit.damage={kind: holes, size: 32}", "data.image_size=32"],
+            [f"fit.damage: {HOLE_OF_AN_IMAGE}"],
+            id=f"hole-as-large-as-the-image-{kind}",
+        )
+        for kind in ("cca", "tca")
     ),
     pytest.param(
         "sparse_coding",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from retouch.cli import main
-from tests.retouch.mistakes.stages import CONFIG, assert_told
+from tests.retouch.mistakes.stages import CONFIG, HOLE_OF_AN_IMAGE, assert_told
 
 MISTAKES = [
     pytest.param(
@@ -125,6 +125,16 @@ MISTAKES = [
             "  decoder.width must be a multiple of 32 for a transformer, got 100",
         ],
         id="pretext-and-decoder",
+    ),
+    pytest.param(
+        ["pretext.corruption={kind: holes, size: 32}"],
+        ["small_cnn cannot be pretrained with denoise:", f"  pretext.corruption: {HOLE_OF_AN_IMAGE}"],
+        id="hole-as-large-as-the-image",
+    ),
+    pytest.param(
+        ["pretext={kind: mixed, members: [{kind: gray}, {kind: holes, size: 32}]}"],
+        ["small_cnn cannot be pretrained with mixed:", f"  pretext.members.1: {HOLE_OF_AN_IMAGE}"],
+        id="hole-as-large-as-the-image-in-a-mix",
     ),
 ]
 

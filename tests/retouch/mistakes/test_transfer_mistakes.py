@@ -236,6 +236,12 @@ MISTAKES = [
         ],
         id="embed-config",
     ),
+    pytest.param(
+        "probe",
+        ["damage=[{kind: gray}, {kind: holes, size: 16}]"],
+        ["damage.1: size is 16, but images have 16 px: nothing would be hidden; use at most 8"],
+        id="hole-as-large-as-the-test-image",
+    ),
 ]
 
 
