@@ -99,7 +99,7 @@ class ProbeChoice(Choice):
     pooling: str  # avg, or avg+avg2+max
     features: int  # width of the space
     setting: Setting
-    at_end_of_grid: bool  # the setting is the first or last of its grid: a wider grid may be better
+    at_end_of_grid: bool  # a hyperparameter is the smallest or largest of its grid: a wider grid may be better
     unconverged: int = 0  # fits compared on validation that did not converge
     # every comparison, narrow spaces first; a finalist is there twice, first as fitted on the subsample (empty: older)
     spaces: tuple[SpaceScore, ...] = ()

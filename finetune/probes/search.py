@@ -257,9 +257,15 @@ def choose_best(
         ((space, place) for space in near or spaces for place in range(len(grid))),
         key=lambda one: (found[one[0]].accuracy[one[1]], -one[0].width, one[1]),
     )
-    at_end = len(grid) > 1 and grid[place] in (grid[0], grid[-1])
+    at_end = any(_at_end(grid, name, value) for name, value in grid[place].items())
     accuracy, start = found[space].accuracy[place], found[space].fits[place]
     return Chosen(space, grid[place], accuracy, task.how, at_end, unconverged, start, tuple(compared))
+
+
+def _at_end(grid: Sequence[Setting], name: str, value: float) -> bool:
+    """Whether this value of a hyperparameter is the smallest or the largest of several."""
+    values = {setting[name] for setting in grid if name in setting}
+    return len(values) > 1 and value in (min(values), max(values))
 
 
 def _scores(

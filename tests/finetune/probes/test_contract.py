@@ -72,6 +72,7 @@ PROBES: dict[str, Probe] = {
     "logistic": Linear(l2=(1e-4, 1e-2, 1.0)),
     "ridge": Linear(kind="ridge", l2=(1e-2, 1.0)),
     "knn": Nearest(k=(1, 5, 20)),
+    "whitened_knn": Nearest(k=(5, 20), whiten=(2, 4)),
     "nearest_mean": NearestMean(),
     "nearest_median": NearestMedian(),
 }
