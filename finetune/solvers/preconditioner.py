@@ -102,14 +102,14 @@ class Preconditioner:
         return bool((own >= UNSEEN * _variance(features, mean, _counted(features, mean)[1])).all())
 
     def apply(self, gradient: Tensor, curvature: Tensor, l2: Tensor) -> Tensor:
-        """Gradient ``[g C F]``, s and λ ``[g]`` -> ``(s A + λ I)⁻¹`` times the gradient ``[g C F]``."""
-        scale = (curvature[:, None] * self.values + l2[:, None])[:, None]
+        """Gradient ``[g C F]``, s ``[g 1]`` or ``[g C]`` and λ ``[g]`` -> ``(s A + λ I)⁻¹`` times it ``[g C F]``."""
+        scale = curvature[:, :, None] * self.values + l2[:, None, None]
         if self.vectors is None:
             return torch.div(gradient, scale)
         along = gradient @ self.vectors
         if self.vectors.shape[0] == self.vectors.shape[1]:
             return torch.matmul(along / scale, self.vectors.T)
-        elsewhere = (curvature * self.rest + l2)[:, None, None]
+        elsewhere = (curvature * self.rest + l2[:, None])[:, :, None]
         return torch.matmul(along / scale - along / elsewhere, self.vectors.T) + gradient / elsewhere
 
 
