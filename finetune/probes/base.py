@@ -45,7 +45,7 @@ class Split(NamedTuple):
 
     rows: Rows
     held: Tensor  # float32 [m F]
-    labels: Tensor  # int64 [m]
+    labels: Tensor  # int64 [m], or bool [m L]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Fitted:
         return not self.classifiers.unconverged
 
     def predict_all(self, matrix: Tensor) -> Tensor:
-        """A feature matrix ``[m F]``, which is overwritten -> predictions, int64 ``[G m]``, on the CPU."""
+        """A feature matrix ``[m F]``, which is overwritten -> predictions, as ``Classifiers`` give them, on the CPU."""
         return self.classifiers.predict(self.standardize.apply_(matrix)).cpu()
 
     def answers(self, features: Features) -> Answers:
@@ -72,7 +72,7 @@ class Fitted:
         return Answers(classes.cpu(), None if confidence is None else confidence.cpu())
 
     def predict(self, features: Features) -> Tensor:
-        """The class that the first classifier predicts for each row, int64 ``[n]``, on the CPU."""
+        """What the first classifier predicts for each row, on the CPU: int64 ``[n]``, or of labels float32 ``[n L]``."""
         return self.predict_all(features.matrix(self.space).to(self.standardize.mean.device))[0]
 
 
@@ -118,22 +118,22 @@ class Probe(Config, ABC):
     ) -> Validated:
         """Score the settings of the grid in one space, on all splits together."""
         splits = [self._split(candidates, space, task, fold) for fold in folds]
-        images = sum(len(split.labels) for split in splits)
+        labels = torch.cat([split.labels for split in splits])
         scores, unconverged, best, idle = [NOT_TRIED] * len(grid), 0, 0.0, 0
         fits: list[Classifiers | None] = [None] * len(grid)
         starts: list[Classifiers | None] = [None] * len(splits)
         for part in self.parts(grid):
-            right = torch.zeros(len(grid[part]), dtype=torch.int64)
+            answers = []
             for number, split in enumerate(splits):
                 rows = split.rows._replace(start=starts[number])
                 starts[number] = fitted = self._fit(rows, space, task, grid[part], final=False)
-                right += (fitted.predict(split.held).cpu() == split.labels).sum(1)
+                answers.append(fitted.predict(split.held).cpu())
                 unconverged += len(fitted.unconverged)
-            scores[part] = (right.double() / images).tolist()
-            fits[part] = [starts[-1]] * len(right)
+            scores[part] = task.score(torch.cat(answers, 1), labels).tolist()
+            fits[part] = [starts[-1]] * len(scores[part])
             top = max(scores[part])
             idle = 0 if top > best else idle + 1
-            if idle == PATIENCE or clearly_worse(top, best, images):
+            if idle == PATIENCE or clearly_worse(top, best, len(labels)):
                 break
             best = max(best, top)
         return Validated(scores, fits, unconverged)

@@ -22,6 +22,7 @@ from common.config import Config
 from common.data import Labels, stratified_split
 from finetune.data import Fold, cross_validation, hold_out
 from finetune.features import Features
+from finetune.metrics import accuracy
 from finetune.pooling import POOLINGS, Space
 from finetune.probes.classifiers import Classifiers
 from finetune.results import ProbeChoice, Setting, SpaceScore
@@ -86,6 +87,10 @@ class Task:
     folds: tuple[Fold, ...]  # the splits that choices are made on: one, or those of cross-validation
     first: tuple[Fold, ...]  # those that spaces are compared on first, with at most `search_images` rows to fit on
     how: str  # what the splits are, in words
+
+    def score(self, answers: Tensor, labels: Tensor) -> Tensor:
+        """How good answers ``[G m]`` to rows with these labels ``[m]`` are: their accuracy, float64 ``[G]``."""
+        return accuracy(answers, labels)
 
     @property
     def subsampled(self) -> bool:
