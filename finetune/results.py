@@ -288,7 +288,7 @@ class LabelScore(Record):
     """How well a probe ranks one set of images by each of several labels."""
 
     mean_average_precision: float  # over the labels that images have, in [0, 1]
-    ci95: tuple[float, float]  # bootstrap interval over images
+    ci95: tuple[float, float]  # by the delete-half jackknife over images
     per_label: tuple[float | None, ...]  # average precision; None for a label that no image has
     positives: tuple[int, ...]  # images that have each label: their share is what a random order reaches
     # of the answer "more likely than not"; the mean over labels, and of all answers together
@@ -307,12 +307,13 @@ class LabelComparison(Record):
     """Two probes on the same test images."""
 
     difference: float  # of their mean average precisions, positive where the first is better
-    ci95: tuple[float, float]  # paired bootstrap interval of the difference
+    ci95: tuple[float, float]  # paired: by the same halves of the images
 
 
 class LabelProbed(Record):
-    """A probe of frozen features for several labels per image: chosen on validation, tested once."""
+    """A probe of one subject's features for several labels per image: chosen on validation, tested once."""
 
+    view: View  # what the subject sees of the images
     choice: ProbeChoice  # its val_accuracy is a mean average precision
     n_train: int  # images that the tested classifiers were fitted on
     n_val: int  # images that the choice was made on; in cross-validation, each is held out once
@@ -330,7 +331,6 @@ class LabelResult(Record):
     data: DataFacts
     protocol: str
     encoder: EncoderFacts
-    views: dict[str, View]  # what each subject sees of the images
     subjects: dict[str, LabelProbed]  # encoder, random_init, pixels
     code: CodeProperties | None = None
     frozen: bool  # no tensor of the encoder or its twin changed, buffers included

@@ -1,7 +1,7 @@
-"""Several labels per image: read from the cells of a table, matched by name, and split so that every part has each label.
+"""Several labels per image: read from the cells of a table, matched by name, and split evenly.
 
-A cell that holds several labels is a list, or text in which `;`, `|`, `,` or else spaces stand between them. An empty one
-is an image with none of the labels. Instead, there may be one column for each label, of 0 and 1.
+A cell that holds several labels is a list, or text in which `;`, `|`, `,` or else spaces stand between them. An empty
+one is an image with none of the labels. Instead, there may be one column for each label, of 0 and 1.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def match_labels(train: MultiLabels, test: MultiLabels) -> MultiLabels:
     unknown = [name for name, has in zip(test.names, here, strict=True) if has and name not in place]
     if unknown:
         raise UserError(
-            f"labels {train.task!r}: {first(unknown)} in the test set only; training has {first(train.names)}: add such "
-            "images to training, or take them out of the test set"
+            f"labels {train.task!r}: {first(unknown)} in the test set only; training has {first(train.names)}: add "
+            "such images to training, or take them out of the test set"
         )
     values = torch.zeros(len(test.values), len(train.names), dtype=torch.bool)
     for number, name in enumerate(test.names):
@@ -129,8 +129,8 @@ def _flags(spec: str, column: str, cells: Sequence[Cell]) -> list[bool]:
     if strange:
         shown = first([word or "nothing" for word in strange])
         raise UserError(
-            f"{spec}: data.labels: column {column!r} holds {shown}, but of several columns each holds 0 and 1; name one "
-            "column if its cells hold several labels"
+            f"{spec}: data.labels: column {column!r} holds {shown}, but of several columns each holds 0 and 1; name "
+            "one column if its cells hold several labels"
         )
     return [word in YES for word in words]
 

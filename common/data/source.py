@@ -90,13 +90,14 @@ class Source(ABC):
         """
 
     def multi_labels(self, columns: Sequence[str], rows: Tensor | None = None) -> MultiLabels:
-        """Several labels per image, from one column of lists or several of 0 and 1, for all rows or for ``rows`` ``[b]``.
+        """Several labels per image, from one column of lists or several of 0 and 1; of all rows or ``rows`` ``[b]``.
 
         Raises:
             UserError: there are no such columns, or they hold something else.
         """
         raise UserError(
-            f"{self.spec}: data.labels names columns of a table; give a CSV file, parquet files or hf:NAME, or remove it"
+            f"{self.spec}: data.labels names columns of a table; give a CSV file, parquet files or hf:NAME, or remove "
+            "it"
         )
 
     def published_test(self) -> Source | None:

@@ -89,7 +89,8 @@ class TableSource(ColumnSource):
         self._choose_tasks(tasks, classes, label)
         self._kinds = _kinds(table)
         # of several labels per image: lists, and columns of 0 and 1 with a decimal point
-        more = [name for name, feature in table.features.items() if _holds_lists(feature) or _is_value(feature, "float")]
+        features = table.features.items()
+        more = [name for name, feature in features if _holds_lists(feature) or _is_value(feature, "float")]
         self._table = table.select_columns([self._image, *tasks, *more])
         if isinstance(table.features[self._image], datasets.Image):
             self._table = self._table.cast_column(self._image, datasets.Image(decode=False))

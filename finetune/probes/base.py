@@ -72,7 +72,7 @@ class Fitted:
         return Answers(classes.cpu(), None if confidence is None else confidence.cpu())
 
     def predict(self, features: Features) -> Tensor:
-        """What the first classifier predicts for each row, on the CPU: int64 ``[n]``, or of labels float32 ``[n L]``."""
+        """What the first classifier predicts for each row, on the CPU: int64 ``[n]``, or scores float32 ``[n L]``."""
         return self.predict_all(features.matrix(self.space).to(self.standardize.mean.device))[0]
 
 

@@ -39,11 +39,10 @@ class Nearest(Probe):
     def grid(self, task: Task) -> list[Setting]:
         neighbors = sorted({min(k, *(len(fold.fit) for fold in task.folds)) for k in self.k})  # the bank has no more
         # features as they are come last: they are the simpler choice
-        return [
-            {"k": k} | ({"whiten": count} if count else {})
-            for count in sorted(set(self.whiten), reverse=True)
-            for k in neighbors
-        ]
+        grid: list[Setting] = []
+        for count in sorted(set(self.whiten), reverse=True):
+            grid += [{"k": k, "whiten": count} if count else {"k": k} for k in neighbors]
+        return grid
 
     def fit(self, rows: Rows, settings: Sequence[Setting], *, final: bool) -> Neighbors:
         most = max(_components(setting) for setting in settings)

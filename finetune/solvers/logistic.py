@@ -78,7 +78,6 @@ class LinearFit:
         parts = [(rows @ flat).view(-1, G, C).add_(self.bias).argmax(2) for rows in blocks(features)]
         return torch.cat(parts).T.contiguous()
 
-
     def outputs(self, features: Tensor) -> Tensor:
         """Features ``[n F]`` -> what each strength gives for each class or label, ``[G n C]``."""
         return torch.stack([features @ weight + bias for weight, bias in zip(self.weight, self.bias, strict=True)])

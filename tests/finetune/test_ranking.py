@@ -1,4 +1,4 @@
-"""Average precision and F1 against scikit-learn, and intervals against resamples drawn one by one."""
+"""Average precision and F1 against scikit-learn, and intervals against simulated samples."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from torch import Tensor
 from finetune import ranking
 from finetune.ranking import (
     average_precision,
-    bootstrap,
     compare_labels,
     f1,
+    halves,
+    interval,
     mean_average_precision,
     score_labels,
 )
@@ -60,29 +61,41 @@ def test_f1_is_that_of_scikit_learn() -> None:
     assert f1(torch.full((4, 2), -1.0), nothing) == (0.0, 0.0)
 
 
-def test_resamples_are_those_of_images_drawn_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "RESAMPLES", 6)
+def test_halves_are_halves_of_the_images_and_their_complements(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "DRAWS", 6)
     monkeypatch.setattr(ranking, "TOGETHER", 6)
-    scores, truth = ranked(30, 3, 2, digits=1)
-    drawn = np.random.default_rng(5).integers(30, size=(6, 30))
-    expected = [float(mean_average_precision(scores[rows], truth[rows])) for rows in torch.from_numpy(drawn)]
-    np.testing.assert_allclose(bootstrap(scores, truth, seed=5), expected)
+    scores, truth = ranked(31, 3, 2, digits=1)
+    random, expected = np.random.default_rng(5), []
+    for _ in range(3):
+        half = torch.from_numpy(random.permutation(31)[:15])
+        rest = torch.from_numpy(np.setdiff1d(np.arange(31), half))
+        expected += [float(mean_average_precision(scores[rows], truth[rows])) for rows in (half, rest)]
+    np.testing.assert_allclose(halves(scores, truth, seed=5), expected)
 
 
-def test_the_interval_holds_the_true_value_about_as_often_as_it_says() -> None:
-    whole = float(mean_average_precision(*ranked(20_000, 3, 0)))
+@pytest.mark.parametrize(("n", "labels"), [(120, 12), (400, 2)])
+def test_the_interval_holds_the_true_value_about_as_often_as_it_says(n: int, labels: int) -> None:
+    """The percentiles of a bootstrap would hold it in about half of the first kind of samples."""
+    whole = float(mean_average_precision(*ranked(50_000, 1, 0)))
     held = 0
-    for seed in range(1, 31):
-        scores, truth = ranked(200, 3, seed)
-        low, high = score_labels(scores, truth, bootstrap(scores, truth)).ci95
+    for seed in range(1, 41):
+        scores, truth = ranked(n, labels, seed)
+        low, high = interval(float(mean_average_precision(scores, truth)), halves(scores, truth))
         held += low <= whole <= high
-    assert held >= 25  # of 30
+    assert held >= 34  # of 40
+
+
+def test_a_perfect_ranking_stays_in_bounds() -> None:
+    truth = torch.rand(40, 2, generator=torch.Generator().manual_seed(0)) < 0.4
+    found = score_labels(truth.float(), truth, halves(truth.float(), truth))
+    assert found.mean_average_precision == 1
+    assert 0.99 < found.ci95[0] <= found.ci95[1] <= 1
 
 
 def test_a_score_says_what_it_was_measured_on() -> None:
     scores, truth = ranked(60, 3, 3)
     truth[:, 2] = False
-    found = score_labels(scores, truth, bootstrap(scores, truth))
+    found = score_labels(scores, truth, halves(scores, truth))
     assert found.n == 60
     assert found.positives == (*truth[:, :2].sum(0).tolist(), 0)
     assert found.per_label[2] is None
@@ -97,7 +110,7 @@ def test_a_difference_is_paired() -> None:
     """A ranking and nearly the same one differ by far less than either varies."""
     scores, truth = ranked(300, 2, 4)
     other = scores + 0.05 * torch.randn(300, 2, generator=torch.Generator().manual_seed(9))
-    mine, theirs = bootstrap(scores, truth), bootstrap(other, truth)
+    mine, theirs = halves(scores, truth), halves(other, truth)
     ours, its = score_labels(scores, truth, mine), score_labels(other, truth, theirs)
     found = compare_labels(ours, its, mine, theirs)
     assert found.difference == pytest.approx(ours.mean_average_precision - its.mean_average_precision)

@@ -1,0 +1,90 @@
+"""What a probe measures, the encoder, its untrained twin and raw pixels, and their features."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from common.data import Images
+from common.encoders.base import Encoder
+from common.encoders.card import EncoderCard
+from common.machine.cache import cache_folder
+from finetune.baselines import Pixels, untrained
+from finetune.config import ProbeConfig
+from finetune.features import Extraction, Features, cached_features, extract, feature_key, layer_shapes
+from finetune.pooling import Part, Space, build_spaces
+from finetune.results import EncoderFacts
+
+log = logging.getLogger("retouch")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: the encoder or a baseline."""
+
+    name: str  # its key in results
+    encoder: Encoder
+    identity: str | None  # identifies its features in the cache; None: not cached
+    spaces: list[Space]
+
+    @property
+    def parts(self) -> list[Part]:
+        return sorted({part for space in self.spaces for part in space.parts})
+
+
+def spaces_of(config: ProbeConfig, image_size: int | None, encoder: Encoder) -> list[Space]:
+    """The feature spaces to choose from, of images of ``image_size`` pixels or the encoder's.
+
+    Raises:
+        UserError: the encoder has no such layers, or supports no images of that size.
+    """
+    shapes = layer_shapes(encoder, image_size or encoder.image_size)
+    spaces, skipped = build_spaces(shapes, config.probe.layers, config.probe.poolings, config.probe.max_width)
+    if skipped:
+        log.debug("skipped in the search: %s", "; ".join(skipped))
+    return spaces
+
+
+def baselines_of(config: ProbeConfig, itself: Subject, images: Images, how: Extraction) -> list[Subject]:
+    """The untrained twin and raw pixels, as configured."""
+    subjects = []
+    if config.baselines.random_init:
+        twin = untrained(config.encoder, config.seed, images, how.device)
+        data = f"{images.source.fingerprint} {images.size} {len(images)}"
+        identity = f"untrained {itself.identity} seed {config.seed} torch {torch.__version__} {data}"
+        subjects.append(Subject("random_init", twin, identity, itself.spaces))
+    if config.baselines.pixels:
+        pixels = Pixels(images.size)
+        flat, _ = build_spaces(pixels.layer_shapes, [0], ["flatten"], max_width=1 << 30)
+        subjects.append(Subject("pixels", pixels, None, flat))
+    return subjects
+
+
+def features_of(
+    config: ProbeConfig, subject: Subject, images: Images, split: str, limit: int | None, how: Extraction
+) -> Features:
+    """A subject's features of one split, read from the cache where they are there.
+
+    Args:
+        limit: that the split was cut to; part of the key.
+    """
+    if subject.identity is None or not config.feature_cache:
+        return extract(subject.encoder, images, subject.parts, how)
+    key = feature_key(subject.encoder, subject.identity, images, split, limit, subject.parts, how)
+    folder = (config.cache_folder or cache_folder()).expanduser()
+    return cached_features(folder, key, subject.encoder, images, subject.parts, how)
+
+
+def encoder_facts(config: ProbeConfig, card: EncoderCard) -> EncoderFacts:
+    """What results say of the encoder."""
+    pretext = card.provenance.get("pretext")
+    kind = pretext.get("kind") if isinstance(pretext, dict) else pretext
+    return EncoderFacts(
+        path=str(config.encoder),
+        name=card.name,
+        view=card.view,
+        pretext=None if kind is None else str(kind),
+        sha256=card.sha256,
+    )
