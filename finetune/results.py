@@ -309,6 +309,12 @@ class LabelComparison(Record):
     difference: float  # of their mean average precisions, positive where the first is better
     ci95: tuple[float, float]  # paired: by the same halves of the images
 
+    @property
+    def shown(self) -> bool:
+        """Whether the interval excludes zero."""
+        low, high = self.ci95
+        return not low <= 0 <= high
+
 
 class LabelProbed(Record):
     """A probe of one subject's features for several labels per image: chosen on validation, tested once."""

@@ -38,7 +38,8 @@ def notes(
 ) -> tuple[str, ...]:
     """What a reader of these numbers has to know."""
     found = []
-    if [*results, *multilabel][0].encoder.view == "gray":
+    encoders = [result.encoder for result in results] + [many.encoder for many in multilabel]
+    if encoders[0].view == "gray":
         found.append("this encoder and its random initialization saw gray only; raw pixels keep their color")
     linear = [(result.task, result.linear.choice) for result in results]
     linear += [(many.task, many.subjects["encoder"].choice) for many in multilabel]

@@ -53,10 +53,7 @@ class ColumnSource(Source, ABC):
             return cells
 
         cells = check_all(*(lambda name=name: read(name) for name in columns))
-        if len(columns) == 1:
-            found = read_sets(self.spec, columns[0], cells[0])
-        else:
-            found = read_flags(self.spec, columns, cells)
+        found = read_sets(columns[0], cells[0]) if len(columns) == 1 else read_flags(self.spec, columns, cells)
         return found if rows is None else found._replace(values=found.values[rows])
 
     def resolve(self, task: str | None) -> str:

@@ -22,12 +22,8 @@ SEPARATORS = (";", "|", ",")  # the first that a column has; otherwise spaces
 Cell = object  # text, a number, a list of either, or nothing
 
 
-def read_sets(spec: str, column: str, cells: Sequence[Cell]) -> MultiLabels:
-    """The labels of one column whose cells hold several.
-
-    Raises:
-        UserError: no cell has a label, or all have the same ones.
-    """
+def read_sets(column: str, cells: Sequence[Cell]) -> MultiLabels:
+    """The labels of one column whose cells hold several."""
     words = [cell for cell in cells if isinstance(cell, str)]
     separator = next((mark for mark in SEPARATORS if any(mark in word for word in words)), None)
     sets: dict[Cell, tuple[str, ...]] = {}  # of each different text
@@ -50,7 +46,7 @@ def read_sets(spec: str, column: str, cells: Sequence[Cell]) -> MultiLabels:
     values = torch.zeros(len(rows), len(names), dtype=torch.bool)
     if pairs:
         values[tuple(torch.tensor(pairs).T)] = True
-    return _checked(spec, MultiLabels(values, tuple(names), column))
+    return MultiLabels(values, tuple(names), column)
 
 
 def read_flags(spec: str, columns: Sequence[str], cells: Sequence[Sequence[Cell]]) -> MultiLabels:
@@ -60,7 +56,7 @@ def read_flags(spec: str, columns: Sequence[str], cells: Sequence[Sequence[Cell]
         UserError: names every column that holds something else, or does not say it of every row.
     """
     values = check_all(*(lambda one=one: _flags(spec, *one) for one in zip(columns, cells, strict=True)))
-    return _checked(spec, MultiLabels(torch.tensor(values).T.contiguous(), tuple(columns), "+".join(columns)))
+    return MultiLabels(torch.tensor(values).T.contiguous(), tuple(columns), "+".join(columns))
 
 
 def match_labels(train: MultiLabels, test: MultiLabels) -> MultiLabels:
@@ -133,11 +129,3 @@ def _flags(spec: str, column: str, cells: Sequence[Cell]) -> list[bool]:
             "one column if its cells hold several labels"
         )
     return [word in YES for word in words]
-
-
-def _checked(spec: str, labels: MultiLabels) -> MultiLabels:
-    counts = labels.values.sum(0)
-    if not bool(((counts > 0) & (counts < len(labels.values))).any()):
-        said = f"all images have the same labels ({first(labels.names)})" if labels.names else "no image has a label"
-        raise UserError(f"{spec}: data.labels={labels.task}: {said}, so there is nothing to learn")
-    return labels

@@ -55,7 +55,7 @@ def open_multilabel(data: ProbeData, seed: int) -> Sources:
 
     def training() -> tuple[Source, MultiLabels]:
         source = open_source(data, data.train, "train")
-        return source, source.multi_labels(data.labels)
+        return source, _learnable(source, source.multi_labels(data.labels))
 
     (train, labels), given = check_all(training, lambda: open_test(data))
     separate: Source | None = given or train.published_test()
@@ -69,6 +69,15 @@ def open_multilabel(data: ProbeData, seed: int) -> Sources:
             f"{train.spec}: too few images with a label to hold out a test set; set data.test, or add images"
         )
     return Sources(Subset(train, rows[0], "train"), Subset(train, rows[1], "test"))
+
+
+def _learnable(source: Source, labels: MultiLabels) -> MultiLabels:
+    """The labels, if some images have one that others lack."""
+    counts = labels.values.sum(0)
+    if not bool(((counts > 0) & (counts < len(labels.values))).any()):
+        said = "all images have the same labels" if bool(counts.any()) else "no image has a label"
+        raise UserError(f"{source.spec}: data.labels={labels.task}: {said}, so there is nothing to learn")
+    return labels
 
 
 def load_multilabel(

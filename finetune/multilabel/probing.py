@@ -34,7 +34,7 @@ class Measured(NamedTuple):
 
     outcome: LabelProbed
     task: MultiLabelTask
-    index: Tensor  # int64 [n], test images that have features
+    rows: Tensor  # int64 [n], test images that have features
     scores: Tensor  # float32 [n L]
     of_halves: NDArray[np.float64]
 
@@ -76,8 +76,8 @@ def probe_labels(
         code=code,
         frozen=frozen,
     )
-    shown = test._replace(values=test.values[mine.index])
-    return result, LabelScores(images.test, mine.index, shown, {name: one.scores for name, one in measured.items()})
+    shown = test._replace(values=test.values[mine.rows])
+    return result, LabelScores(images.test, mine.rows, shown, {name: one.scores for name, one in measured.items()})
 
 
 def _measure(

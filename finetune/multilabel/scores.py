@@ -26,7 +26,7 @@ class LabelScores(NamedTuple):
     """What several subjects gave for the same test images."""
 
     images: Images
-    index: Tensor  # int64 [n], of these images
+    rows: Tensor  # int64 [n], of these images
     labels: MultiLabels  # of those
     scores: Mapping[str, Tensor]  # float32 [n L] each, by subject
 
@@ -46,13 +46,13 @@ def write_scores(folder: Path, found: Sequence[LabelScores]) -> None:
 
 
 def _table(one: LabelScores, number: int, schema: pa.Schema) -> pa.Table:
-    n, names = len(one.index), list(map(as_utf8, one.labels.names))
+    n, names = len(one.rows), list(map(as_utf8, one.labels.names))
     shown = [[name for name, has in zip(names, row, strict=True) if has] for row in one.labels.values.tolist()]
     columns = {
         "result": [number] * n,
         "task": [as_utf8(one.labels.task)] * n,
-        "row": one.images.kept[one.index].tolist(),
-        "path": [as_utf8(one.images.where(row)) for row in one.index.tolist()],
+        "row": one.images.kept[one.rows].tolist(),
+        "path": [as_utf8(one.images.where(row)) for row in one.rows.tolist()],
         "labels": shown,
         **{f"{name}.linear": scores.tolist() for name, scores in one.scores.items()},
     }

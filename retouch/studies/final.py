@@ -213,7 +213,7 @@ def _classes(sets: Sequence[LabelSet]) -> dict[str, tuple[str, ...]]:
 
 
 def _facts(sets: Sequence[LabelSet]) -> dict[str, DataFacts]:
-    found = {}
+    found: dict[str, DataFacts] = {}
     for part, tasks in titled_tasks(sets):
         images = part.images
         sources = Sources(images.train.source, images.test.source)
