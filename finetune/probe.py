@@ -44,7 +44,6 @@ from finetune.multilabel.data import MultiLabelImages, ProbeData, load_multilabe
 from finetune.multilabel.probing import probe_labels
 from finetune.multilabel.scores import LabelScores, write_scores
 from finetune.multilabel.task import build_multilabel_task
-from finetune.pooling import Space
 from finetune.predictions import Predictions, write_predictions
 from finetune.probes import Answers, Candidates, Fitted, Probe, Task, build_task
 from finetune.properties import measure_properties
@@ -60,7 +59,7 @@ from finetune.results import (
     SubjectResult,
     write_results,
 )
-from finetune.subjects import Subject, baselines_of, encoder_facts, features_of, spaces_of
+from finetune.subjects import Spaces, Subject, baselines_of, encoder_facts, features_of, spaces_of
 from finetune.summary import log_report, notes, print_report
 
 log = logging.getLogger("retouch")
@@ -186,7 +185,7 @@ def _load(
     return images
 
 
-def _encoder(config: ProbeConfig, all_data: Sequence[ProbeData]) -> tuple[Encoder, list[list[Space]]]:
+def _encoder(config: ProbeConfig, all_data: Sequence[ProbeData]) -> tuple[Encoder, list[Spaces]]:
     """The encoder, and the feature spaces to choose from for each data set.
 
     Raises:
@@ -201,13 +200,13 @@ def _probe_data(
     data: LabeledData,
     sources: Sources,
     images: LabeledImages,
-    spaces: list[Space],
+    spaces: Spaces,
     encoder: Encoder,
     card: EncoderCard,
     how: Extraction,
 ) -> tuple[list[tuple[ProbeResult, Predictions]], Embedding]:
     """The result and the predictions of each task of this data set, and where the encoder puts the test images."""
-    itself = Subject("encoder", encoder, card.sha256, spaces)
+    itself = Subject("encoder", encoder, card.sha256, *spaces)
     subjects = [itself, *baselines_of(config, itself, images.train, how)]
     before = state_digests(subject.encoder for subject in subjects)
 
@@ -271,7 +270,8 @@ def _measure(
         predictions: dict[str, Tensor] = {}
         confidences: dict[str, Tensor] = {}
         for key, one in config.probes.items():
-            outcomes[key], fitted, (predictions[key], confidence) = run_probe(one, candidates, task, test, test_labels)
+            spaces = candidates.among(subject.own[key]) if key in subject.own else candidates
+            outcomes[key], fitted, (predictions[key], confidence) = run_probe(one, spaces, task, test, test_labels)
             if confidence is not None:
                 confidences[key] = confidence
             if key == "linear":

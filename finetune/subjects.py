@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from common.data import Images
 from common.encoders.base import Encoder
 from common.encoders.card import EncoderCard
+from common.errors import check_all
 from common.machine.cache import cache_folder
 from finetune.baselines import Pixels, untrained
 from finetune.config import ProbeConfig
 from finetune.features import Extraction, Features, cached_features, extract, feature_key, layer_shapes
-from finetune.pooling import Part, Space, build_spaces
+from finetune.pooling import Part, Shape, Space, build_spaces
 from finetune.results import EncoderFacts
 
 log = logging.getLogger("retouch")
+
+
+class Spaces(NamedTuple):
+    """The feature spaces of an encoder."""
+
+    searched: list[Space]  # that all probes choose from
+    own: dict[str, list[Space]]  # those of probes that have others, by name
 
 
 @dataclass(frozen=True)
@@ -27,14 +37,16 @@ class Subject:
     name: str  # its key in results
     encoder: Encoder
     identity: str | None  # identifies its features in the cache; None: not cached
-    spaces: list[Space]
+    spaces: list[Space]  # these two as above
+    own: dict[str, list[Space]]
 
     @property
     def parts(self) -> list[Part]:
-        return sorted({part for space in self.spaces for part in space.parts})
+        spaces = [*self.spaces, *(space for some in self.own.values() for space in some)]
+        return sorted({part for space in spaces for part in space.parts})
 
 
-def spaces_of(config: ProbeConfig, image_size: int | None, encoder: Encoder) -> list[Space]:
+def spaces_of(config: ProbeConfig, image_size: int | None, encoder: Encoder) -> Spaces:
     """The feature spaces to choose from, of images of ``image_size`` pixels or the encoder's.
 
     Raises:
@@ -44,7 +56,14 @@ def spaces_of(config: ProbeConfig, image_size: int | None, encoder: Encoder) -> 
     spaces, skipped = build_spaces(shapes, config.probe.layers, config.probe.poolings, config.probe.max_width)
     if skipped:
         log.debug("skipped in the search: %s", "; ".join(skipped))
-    return spaces
+    return Spaces(spaces, _own(config, shapes, spaces))
+
+
+def _own(config: ProbeConfig, shapes: Sequence[Shape], searched: list[Space]) -> dict[str, list[Space]]:
+    """The spaces of probes that do not choose from those that are searched for all."""
+    width = config.probe.max_width
+    found = check_all(*(lambda one=one: one.spaces(shapes, searched, width) for one in config.probes.values()))
+    return {name: spaces for name, spaces in zip(config.probes, found, strict=True) if spaces is not searched}
 
 
 def baselines_of(config: ProbeConfig, itself: Subject, images: Images, how: Extraction) -> list[Subject]:
@@ -54,11 +73,11 @@ def baselines_of(config: ProbeConfig, itself: Subject, images: Images, how: Extr
         twin = untrained(config.encoder, config.seed, images, how.device)
         data = f"{images.source.fingerprint} {images.size} {len(images)}"
         identity = f"untrained {itself.identity} seed {config.seed} torch {torch.__version__} {data}"
-        subjects.append(Subject("random_init", twin, identity, itself.spaces))
+        subjects.append(Subject("random_init", twin, identity, itself.spaces, itself.own))
     if config.baselines.pixels:
         pixels = Pixels(images.size)
         flat, _ = build_spaces(pixels.layer_shapes, [0], ["flatten"], max_width=1 << 30)
-        subjects.append(Subject("pixels", pixels, None, flat))
+        subjects.append(Subject("pixels", pixels, None, flat, _own(config, pixels.layer_shapes, flat)))
     return subjects
 
 

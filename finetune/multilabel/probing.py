@@ -19,12 +19,11 @@ from finetune.features import Extraction
 from finetune.multilabel.data import MultiLabelImages, ProbeData
 from finetune.multilabel.scores import LabelScores
 from finetune.multilabel.task import MultiLabelTask, build_multilabel_task
-from finetune.pooling import Space
 from finetune.probes import Candidates
 from finetune.properties import measure_properties
 from finetune.ranking import compare_labels, halves, score_labels
 from finetune.results import LabelProbed, LabelResult
-from finetune.subjects import Subject, baselines_of, encoder_facts, features_of
+from finetune.subjects import Spaces, Subject, baselines_of, encoder_facts, features_of
 
 log = logging.getLogger("retouch")
 
@@ -44,13 +43,13 @@ def probe_labels(
     data: ProbeData,
     sources: Sources,
     images: MultiLabelImages,
-    spaces: list[Space],
+    spaces: Spaces,
     encoder: Encoder,
     card: EncoderCard,
     how: Extraction,
 ) -> tuple[LabelResult, LabelScores]:
     """The result of this data set, and what each subject gave for each test image."""
-    itself = Subject("encoder", encoder, card.sha256, spaces)
+    itself = Subject("encoder", encoder, card.sha256, *spaces)
     subjects = [itself, *baselines_of(config, itself, images.train, how)]
     before = state_digests(subject.encoder for subject in subjects)
     measured = {subject.name: _measure(config, data, subject, images, how) for subject in subjects}

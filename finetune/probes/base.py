@@ -21,7 +21,7 @@ from torch import Tensor
 from common.config import Config
 from finetune.data import Fold
 from finetune.features import Features
-from finetune.pooling import Space
+from finetune.pooling import Shape, Space
 from finetune.probes.classifiers import Answers, Classifiers, Rows
 from finetune.probes.search import (
     NOT_TRIED,
@@ -97,6 +97,22 @@ class Probe(Config, ABC):
     def fit(self, rows: Rows, settings: Sequence[Setting], *, final: bool) -> Classifiers:
         """Fit classifiers on these rows, one per setting; ``final`` marks the refit that is tested."""
 
+    def spaces(self, shapes: Sequence[Shape], searched: list[Space], max_width: int) -> list[Space]:
+        """The feature spaces to choose from; by default those that are searched for all probes.
+
+        Args:
+            shapes: the shapes of the subject's maps, shallow to deep.
+            max_width: wider spaces are not to be used.
+
+        Raises:
+            UserError: the maps do not suit this probe.
+        """
+        return searched
+
+    def standardizer(self, matrix: Tensor, space: Space) -> Standardizer:
+        """What standardizes the features of a space, from those that are fitted on, ``[n F]``."""
+        return Standardizer.of(matrix)
+
     def parts(self, grid: Sequence[Setting]) -> list[slice]:
         """The grid in parts, tried one after the other until one is clearly worse than the best, or two are no better.
 
@@ -151,11 +167,11 @@ class Probe(Config, ABC):
     def _rows(self, candidates: Candidates, space: Space, task: Task, rows: Tensor | None) -> tuple[Rows, Standardizer]:
         """Training images ``rows``, or all, standardized by their own statistics."""
         matrix = candidates.matrix(space, rows)
-        standardize = Standardizer.of(matrix)
+        standardize = self.standardizer(matrix, space)
         standardize.apply_(matrix)
         labels = (task.labels if rows is None else task.labels[rows]).to(matrix.device)
         preconditioner = partial(candidates.preconditioner, space, matrix)
-        return Rows(matrix, labels, len(task.classes), preconditioner), standardize
+        return Rows(matrix, labels, len(task.classes), preconditioner, space.positions), standardize
 
     def _fit(self, rows: Rows, space: Space, task: Task, settings: Sequence[Setting], *, final: bool) -> Classifiers:
         """Fit, and log what does not converge."""

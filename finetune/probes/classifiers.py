@@ -45,4 +45,5 @@ class Rows(NamedTuple):
     labels: Tensor  # int64 [n]; or bool [n L], any number of labels per row
     classes: int  # or labels
     preconditioner: Callable[[], Preconditioner]  # of the space, for solvers that use one
+    positions: int = 1  # cells of each channel, where the features are one map
     start: Classifiers | None = None  # fitted on (nearly) these rows with other settings, for solvers that start there

@@ -138,6 +138,10 @@ class Candidates:
         """The candidates among training images ``rows``, int64 ascending; in some of the spaces, by default in all."""
         return Candidates(self.features.only(rows), spaces or self.spaces, self.device, self.finalists)
 
+    def among(self, spaces: Sequence[Space]) -> Candidates:
+        """The same features in other spaces."""
+        return Candidates(self.features, spaces, self.device, self.finalists)
+
     def matrix(self, space: Space, rows: Tensor | None = None) -> Tensor:
         """Features of training images ``rows`` (all by default), a new float32 tensor ``[n F]``."""
         return self.features.matrix(space, rows).to(self.device)
