@@ -40,6 +40,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PARALLEL) $(COVERAGE)
+	@if command -v nvidia-smi >/dev/null; then $(BIN)/python -m pytest --gpu tests/test_gpu.py; fi
 
 coverage: $(STAMP)
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term --cov-report=html:build/coverage

@@ -25,7 +25,7 @@ STUDY = Stage(
 EPILOG = """\
 examples:
   retouch demo
-  retouch pretrain denoise data=my/pictures out=runs/mine
+  retouch pretrain colorize data=my/pictures out=runs/mine
   retouch probe linear encoder=runs/mine data=labeled/train
   retouch finetune full encoder=runs/mine data=labeled/train
   retouch embed encoder=runs/mine data=my/pictures

@@ -76,7 +76,7 @@ def demo(
         f"  encoders, for retouch.load_encoder: {out}/denoise/encoder, {out}/colorize/encoder",
         f"  all numbers: {out}/*/results.json; W&B runs: {out}/*/wandb",
         "next, with a folder of your own pictures, and one with a folder per class:",
-        f"  {program('retouch')} pretrain denoise data=my/pictures out=runs/mine",
+        f"  {program('retouch')} pretrain colorize data=my/pictures out=runs/mine",
         f"  {program('retouch')} probe linear encoder=runs/mine data=my/labeled",
         f"  {program('retouch')} report runs/mine runs/linear-1 -o report.html",
     ):

@@ -10,6 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--gpu", action="store_true", help="let the tests use the GPU: for tests/test_gpu.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPU from the tests and the processes that they start: they compare with the CPU, often to the last bit.
+
+    Those of the GPU are a run of their own.
+    """
+    if not config.getoption("--gpu"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 # Tests are small: a second thread gains nothing, and waits badly where other processes share the cores.
 torch.set_num_threads(1)
 os.environ.setdefault("WANDB_MODE", "offline")

@@ -1,5 +1,7 @@
 """One CUDA GPU: whole runs in bfloat16, exact resumption, compiling, fused optimizer state, page-locked batches.
 
+    pytest --gpu tests/test_gpu.py
+
 On other machines every test here is skipped; the same behavior is tested on the CPU elsewhere.
 """
 
@@ -26,7 +28,7 @@ from common.machine.precision import resolve_precision
 from tests.recipe import Killed, kill_at, last_checkpoint, logged, pretraining
 from tests.toys import ToyAutoencoder, loop_config, noise_images
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU on this machine")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here, or no --gpu")
 
 DEVICE = torch.device("cuda", 0)
 VIT = {

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
+import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -13,6 +15,9 @@ from torch import Tensor, nn
 from common.data import Images, Labels, Source
 from common.engine.settings import GradientConfig
 from common.runs.folder import StageConfig
+
+# CoaT gives intermediate features, and Qwen's encoder exists, since timm 1.0.30; 1.0.27 is enough for all else
+new_timm = pytest.mark.skipif(not timm.is_model("qwen3_vit_88m_enc"), reason=f"timm {timm.__version__} is too old")
 
 
 class RandomSource(Source):

@@ -15,6 +15,7 @@ from timm_sweep import Model, Outcome, attempt, families, isolated
 
 from common.encoders.timm_encoder import TimmEncoder
 from common.errors import UserError
+from tests.toys import new_timm
 
 TINY = Model("tiny", "test_convnext", 0.2)
 
@@ -42,6 +43,7 @@ def test_the_size_that_a_refusal_names_is_tried(tmp_path: Path, monkeypatch: pyt
     assert (outcome.outcome, outcome.refused) == ("trained", {32: "too small; set data.image_size=64"})
 
 
+@new_timm
 def test_a_refusal_without_a_size_that_works_is_an_outcome(tmp_path: Path) -> None:
     outcome = attempt(Model("coat", "coat_tiny", 5.3), tmp_path)
     assert outcome.outcome == "refused"

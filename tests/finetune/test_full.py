@@ -38,6 +38,7 @@ from finetune.results import FinetuneResult, ProbeReport, read_results
 from finetune.table import finetune_lines, results_table
 from tests.finetune.toys import Shuffled
 from tests.offline_wandb import history, offline_records, settings
+from tests.toys import new_timm
 
 
 def exported(folder: Path, config: EncoderConfig | None = None, image_size: int = 16) -> Path:
@@ -410,6 +411,7 @@ def test_size_at_which_the_result_could_not_be_loaded_is_refused_before_anything
     assert not (tmp_path / "run").exists()
 
 
+@new_timm
 def test_encoder_that_takes_no_classifier_is_not_fine_tuned(tmp_path: Path) -> None:
     args = {"depth": 1, "embed_dim": 48, "num_heads": 2}
     start = exported(tmp_path / "encoder", EncoderConfig(name="timm/qwen3_vit_88m_enc", model_args=args), 32)

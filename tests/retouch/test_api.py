@@ -90,7 +90,7 @@ def test_demo_ends_with_one_table_over_both_encoders_and_all_tasks(
     ]
     said = capsys.readouterr().out
     assert said.count("Test accuracy") == 1
-    assert "pretrain denoise data=my/pictures" in said
+    assert "pretrain colorize data=my/pictures" in said
     assert f"{tmp_path}/demo/report.html" in said
     page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
     assert "Do denoise and colorize beat the same networks untrained?" in page
