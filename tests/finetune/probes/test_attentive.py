@@ -60,7 +60,7 @@ def test_with_uniform_attention_it_is_the_linear_probe_of_averages() -> None:
     assert torch.equal(said.classes, expected.classes)
     assert said.confidence is not None
     assert expected.confidence is not None
-    torch.testing.assert_close(said.confidence, expected.confidence, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(said.confidence, expected.confidence, atol=2e-3, rtol=0)
 
 
 def test_attention_finds_the_position_that_averages_drown() -> None:
@@ -97,9 +97,17 @@ def test_training_lowers_the_penalized_loss_in_blocks_as_in_one(monkeypatch: pyt
         monkeypatch.setattr("finetune.probes.attentive.ROWS", size)
         model = Attention.around(torch.zeros(D, 3), torch.zeros(3), 2, P)
         before = loss(model)
-        model.train(rows, labels, 1e-2, 20)
+        model.train(rows, labels, 1e-2, 60)
         assert loss(model) < before - 0.05
         assert not model.query.requires_grad
+        with torch.enable_grad():
+            for one in (model.query, model.weight, model.bias):
+                one.requires_grad_()
+            value = torch.nn.functional.cross_entropy(model.logits(rows), labels) + 1e-2 * model.penalty()
+            gradients = torch.autograd.grad(value, (model.query, model.weight, model.bias))
+        assert max(float(one.norm()) for one in gradients) < 0.02  # near a minimum of the penalized loss
+        for one in (model.query, model.weight, model.bias):
+            one.requires_grad_(requires_grad=False)
         found.append(loss(model))
     assert found[0] == pytest.approx(found[1], rel=1e-3)
 
@@ -151,7 +159,7 @@ def test_the_last_map_with_several_positions_is_taken_unless_others_are_named() 
     assert [space.layers for space in Attentive(layers=(0, -2)).spaces(shapes[:1], [], 9999)] == [(0,)]
     with pytest.raises(UserError, match="layer 2 is not a single map with several positions; choose among 0, 1"):
         Attentive(layers=(2,)).spaces(shapes, [], 9999)
-    with pytest.raises(UserError, match="layer 0.1.2 is not a single map"):
+    with pytest.raises(UserError, match=r"layer 0\+1\+2 is not a single map"):
         Attentive(layers=("all",)).spaces(shapes, [], 9999)
     with pytest.raises(UserError, match="nothing to attend to"):
         Attentive().spaces(shapes[2:], [], 9999)
