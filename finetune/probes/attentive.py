@@ -146,18 +146,18 @@ class Attention:
         def objective() -> Tensor:
             optimizer.zero_grad()
             value = l2 * self.penalty()
-            value.backward()
+            value.backward()  # type: ignore[no-untyped-call]
             total = value.detach()
             for some, y in zip(blocks(features, ROWS), blocks(labels, ROWS), strict=True):
                 loss = cross_entropy(self.logits(some), y, reduction="sum") / len(features)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 total = total + loss.detach()
             return total
 
         with torch.enable_grad():
-            optimizer.step(objective)
+            optimizer.step(objective)  # type: ignore[no-untyped-call]
         for one in parameters:
-            one.requires_grad_(requires_grad=False)
+            one.requires_grad_(False)
 
 
 class AttentiveClassifiers(Classifiers):

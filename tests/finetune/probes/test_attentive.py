@@ -107,7 +107,7 @@ def test_training_lowers_the_penalized_loss_in_blocks_as_in_one(monkeypatch: pyt
             gradients = torch.autograd.grad(value, (model.query, model.weight, model.bias))
         assert max(float(one.norm()) for one in gradients) < 0.02  # near a minimum of the penalized loss
         for one in (model.query, model.weight, model.bias):
-            one.requires_grad_(requires_grad=False)
+            one.requires_grad_(False)
         found.append(loss(model))
     assert found[0] == pytest.approx(found[1], rel=1e-3)
 
