@@ -11,7 +11,7 @@ SHELL := /bin/bash
 UV := $(shell command -v uv)
 ifneq ($(UV),)
 INSTALLER := uv
-INSTALL := $(UV) pip install --python $(BIN)/python
+INSTALL := $(UV) pip install --compile-bytecode --python $(BIN)/python
 SHOWN := cat
 else
 INSTALLER := pip

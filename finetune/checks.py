@@ -22,7 +22,6 @@ from finetune.results import NullCheck
 
 NULL_IMAGES, NULL_TESTS = 500, 2000  # images at most; more would only narrow an interval that is narrow enough
 FREEDOM = 9  # numbers that the interval is estimated from, at least: (classes - 1)² per repetition
-CONFIRMED = 10  # times as many repetitions confirm an accuracy above chance, which one in 40 has by chance
 
 
 # ---- labels at random
@@ -32,8 +31,6 @@ def check_null(
     config: ProbeConfig, candidates: Candidates, space: Space, train: Labels, test: Features, test_labels: Tensor
 ) -> NullCheck | None:
     """Choose, fit and test the linear probe with training labels at random; ``None`` if there are too few images.
-
-    An accuracy above chance is measured again with fresh labels, and then that is returned.
 
     Args:
         space: the features that the probe itself chose; its strength is chosen again.
@@ -45,11 +42,7 @@ def check_null(
     some = even_rows(len(test), NULL_TESTS)
     test, test_labels = test.only(some), test_labels[some]
     once = math.ceil(FREEDOM / (len(train.names) - 1) ** 2)
-    found = random_labels(config, candidates, space, train, test, test_labels, range(once))
-    if not found.above_chance:
-        return found
-    again = range(once, once + CONFIRMED * once)
-    return random_labels(config, candidates, space, train, test, test_labels, again)
+    return random_labels(config, candidates, space, train, test, test_labels, range(once))
 
 
 def random_labels(
@@ -95,10 +88,13 @@ def null_check(confusions: Tensor, images: int) -> NullCheck:
     rest = centered.square().sum() - repetitions * excess.mean().square() / (classes - 1)
     error = float((rest.clamp_min(0) / freedom * (classes - 1) / repetitions).sqrt())
     accuracy, reach = float(excess.mean()) + 1 / classes, float(t.ppf(0.975, freedom)) * error
+    # with no error at all, whatever is above chance is by design
+    p_value = float(t.sf(float(excess.mean()) / error, freedom)) if error > 0 else float(excess.mean() <= 0)
     return NullCheck(
         accuracy=accuracy,
         chance=1 / classes,
         ci95=(max(0.0, accuracy - reach), min(1.0, accuracy + reach)),
+        p_value=p_value,
         images=images,
         repetitions=repetitions,
     )

@@ -238,18 +238,23 @@ class LabelEfficiency(Record):
     worth: dict[str, tuple[Worth, ...]]  # by baseline, for each budget of the encoder
 
 
+ALARM = 1e-3
+
+
 class NullCheck(Record):
     """The linear probe with training labels at random, which has to be as accurate as chance."""
 
     accuracy: float  # mean of the repetitions
     chance: float  # one by the number of classes
     ci95: tuple[float, float]  # of the accuracy, if names of classes mean nothing
+    p_value: float | None = None  # of an accuracy as high as this by chance; None: of an earlier version
     images: int  # that it was fitted on
     repetitions: int
 
     @property
     def above_chance(self) -> bool:
-        return self.ci95[0] > self.chance
+        """So far that one check in a thousand is by chance: a table has a dozen, and one in forty would alarm often."""
+        return self.p_value is not None and self.p_value < ALARM
 
 
 class Checks(Record):
