@@ -221,7 +221,7 @@ class IndependentProblems(Problems):
     """The same for labels of which a row has any number, bool ``[L n]``: a logistic regression for each.
 
     They share the line search, which is then a little less exact, and the products, which cost the most. Each has its
-    own curvature: that of a rare label is small.
+    own curvature, because that of a rare label is small: with one for all, it took up to twice as many steps.
     """
 
     def _evaluate(self, logits: Tensor) -> _Point:
