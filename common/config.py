@@ -21,9 +21,11 @@ from common.settings import (
     models_in,
     plain,
     read_yaml,
+    takes_list,
     write_yaml,
 )
 
+MANY = 1_000_000_000  # the upper bound of counts of images, steps and the like, which nothing else bounds
 LONGEST_SHOWN = 100  # characters of a wrong value in a message
 LISTS = ("tuple_type", "list_type", "too_short", "too_long")  # pydantic's errors of what a user knows as a list
 
@@ -197,6 +199,9 @@ def _problem(schema: type[Config], item: Any) -> str:
     if kind in LISTS:
         message = message.replace("tuple", "list").replace(" after validation", "")
     shown = "" if kind in ("value_error", "assertion_error") or isinstance(given, dict) else f", got {_brief(given)}"
+    listed = isinstance(given, str) and "," in given and len(given) <= LONGEST_SHOWN
+    if listed and takes_list(annotation) and not models_in(annotation):
+        shown += f"; a list is written [{given}]"
     return f"{key}: {message}{shown}" if key else f"{message}{shown}"
 
 

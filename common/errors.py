@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +27,27 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
+
+
+REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def refused_by_system(error: Exception) -> str:
+    """What to do about an error that only the user can end: a missing permission, a full disk, a limit of file sizes.
+
+    Empty for all others.
+    """
+    number, path = getattr(error, "errno", None), getattr(error, "filename", None)
+    if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):  # as safetensors puts it
+        number = int(found[1])
+    if number in REFUSED:
+        what = f"{os.strerror(number)}: {path}" if path else os.strerror(number)
+        return f"{what}; change the permissions of it or of a folder above it, or choose another"
+    if number in NO_ROOM:
+        room = "raise the limit (ulimit -f)" if number == errno.EFBIG else "make room on the disk"
+        return f"a file cannot be written: {os.strerror(number)}; {room}"
+    return ""
 
 
 def check_all(*steps: Callable[[], Any]) -> list[Any]:

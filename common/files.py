@@ -7,10 +7,13 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from common.errors import UserError
 
 
 def is_too_long(path: Path) -> bool:
@@ -20,6 +23,25 @@ def is_too_long(path: Path) -> bool:
     except OSError as error:
         return error.errno == errno.ENAMETOOLONG
     return False
+
+
+def stream_at(path: str | Path) -> str:
+    """``a pipe``, ``a device`` or ``a socket`` where there is one: it is no file, and to read it might take forever.
+
+    Empty for files, folders, and where there is nothing.
+    """
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 -- asked of every image
+    except (OSError, ValueError):
+        return ""
+    kinds = {"a pipe": stat.S_ISFIFO, "a socket": stat.S_ISSOCK, "a device": stat.S_ISCHR, "a disk": stat.S_ISBLK}
+    return next((name for name, is_one in kinds.items() if is_one(mode)), "")
+
+
+def refuse_stream(path: Path, what: str = "") -> None:
+    """Raise ``UserError`` if there is no file but a stream (``stream_at``); ``what`` is what the user knows it by."""
+    if kind := stream_at(path):
+        raise UserError(f"{what or path} is {kind}, not a file: save what it gives as a file, and name that")
 
 
 @contextmanager
@@ -92,7 +114,8 @@ def remove_folder(path: Path) -> None:
 def run_stage(folder: str | Path) -> str | None:
     """The stage of Retouch that writes to a folder, as the first line of its ``config.yaml`` says; ``None`` if none."""
     try:
-        with open(f"{folder}/config.yaml", "rb") as file:  # noqa: PTH123 -- asked of every folder of a data set
+        # asked of every folder of a data set; a pipe of this name would be waited for
+        with os.fdopen(os.open(f"{folder}/config.yaml", os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             found = re.match(rb"# retouch (\w+)\s", file.readline(100))
     except OSError:
         return None

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel
 
 from common.errors import UserError, one_line
+from common.files import refuse_stream
 
 Schema = type[BaseModel]
 Tree = dict[str, Any]
@@ -72,6 +73,7 @@ def read_yaml(schema: Schema, path: Path) -> Tree:
     Raises:
         UserError: the file is missing or cannot be read, is not YAML, or is not a mapping.
     """
+    refuse_stream(path)
     try:
         if not path.is_file():
             raise UserError(f"config file not found: {path}")
@@ -316,6 +318,11 @@ def is_list(annotation: Any) -> bool:
     if origin in (Union, types.UnionType):
         return all(is_list(inner) for inner in arguments if inner is not type(None))
     return origin is list or (origin is tuple and arguments[-1] is ...)
+
+
+def takes_list(annotation: Any) -> bool:
+    """Whether an annotation takes lists, perhaps of one length only, besides other values."""
+    return _takes(_expected(annotation), list)
 
 
 def counts(annotation: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from common.augment import AugmentConfig
-from common.config import Config
+from common.config import MANY, Config
 from common.corruptions import AnyCorruption, Gaussian, Gray, Holes
 from common.data.levels import LevelsSetting
 from common.encoders import EncoderConfig
@@ -46,9 +46,9 @@ class LabelEfficiencyConfig(Config):
 
     shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(default=None, min_length=1)
     """Shares of the training images; by default 1, 2, 5, 10, 25 and 50%. All of them are always added."""
-    per_class: tuple[Annotated[int, Field(gt=1)], ...] | None = Field(default=None, min_length=1)
+    per_class: tuple[Annotated[int, Field(gt=1, le=MANY)], ...] | None = Field(default=None, min_length=1)
     """Instead of shares: images per class. A class with fewer gives all."""
-    draws: int = Field(default=3, gt=0)
+    draws: int = Field(default=3, gt=0, le=1000)
     """Draws of each size."""
 
     @model_validator(mode="before")
@@ -142,9 +142,9 @@ class EmbedData(Config):
     """Label column to write; by default the obvious one."""
     image_size: int | None = Field(default=None, ge=8, le=1024)
     """Side in px; by default the encoder's."""
-    limit: int | None = Field(default=None, gt=0)
+    limit: int | None = Field(default=None, gt=0, le=MANY)
     """Embed this many images only."""
-    workers: int = Field(default=0, ge=0)
+    workers: int = Field(default=0, ge=0, le=1024)
     """Decoding processes; 0 decodes in the process itself."""
     image: str | None = None
     """Column of images, if it is not the obvious one."""
@@ -231,7 +231,7 @@ class FinetuneConfig(StageConfig, GradientConfig):
     """Probability spread evenly over all classes in the target."""
     validation: float = Field(default=0.1, gt=0, lt=1)
     """Held-out share of the training set, on which the best step is chosen."""
-    evaluate_every: int = Field(default=200, gt=0)
+    evaluate_every: int = Field(default=200, gt=0, le=MANY)
     """Steps between two evaluations on the held-out images."""
     compare: CompareConfig = CompareConfig()
 

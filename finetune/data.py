@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from common.config import Config
+from common.config import MANY, Config
 from common.data import (
     Images,
     Labels,
@@ -53,13 +53,13 @@ class LabeledData(Config):
     """One or more label columns; by default all that the images have."""
     image_size: int | None = Field(default=None, ge=8, le=1024)
     """Side in px; by default the encoder's."""
-    limit: int | None = Field(default=None, gt=1)
+    limit: int | None = Field(default=None, gt=1, le=MANY)
     """Use this many training images only."""
-    test_limit: int | None = Field(default=None, gt=0)
+    test_limit: int | None = Field(default=None, gt=0, le=MANY)
     """Use this many test images only."""
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Held-out share if there is no test set."""
-    workers: int = Field(default_factory=usable_cores, ge=0)
+    workers: int = Field(default_factory=usable_cores, ge=0, le=1024)
     """Decoding processes; by default one per core."""
     cache: Cache = "auto"
     """Keep decoded images in memory; auto: if they fit comfortably."""

@@ -192,7 +192,21 @@ def _encoder(config: ProbeConfig, all_data: Sequence[ProbeData]) -> tuple[Encode
         UserError: there is no such encoder, or it has no such layers or supports no images of a size.
     """
     encoder = load_encoder(config.encoder)
-    return encoder, check_all(*(lambda data=data: spaces_of(config, data.image_size, encoder) for data in all_data))
+    _, *spaces = check_all(
+        lambda: _check_damage(config, [data.image_size or encoder.image_size for data in all_data]),
+        *(lambda data=data: spaces_of(config, data.image_size, encoder) for data in all_data),
+    )
+    return encoder, spaces
+
+
+def _check_damage(config: ProbeConfig, sizes: Sequence[int]) -> None:
+    problems = [
+        f"damage.{place}: {problem}"
+        for place, corruption in enumerate(config.damage)
+        for problem in corruption.check(min(sizes))
+    ]
+    if problems:
+        raise UserError(*problems)
 
 
 def _probe_data(

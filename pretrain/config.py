@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from common.augment import WHOLE, AugmentConfig
-from common.config import Config, ProblemsError
+from common.config import MANY, Config, ProblemsError
 from common.data.images import Cache
 from common.data.levels import LevelsSetting
 from common.engine.settings import LoopConfig
@@ -32,9 +32,9 @@ class DataConfig(Config):
     """A folder, or another source of images."""
     image_size: int = Field(default=32, ge=8, le=1024)
     """Side in px: the shorter side is resized to it, the centre cropped."""
-    limit: int | None = Field(default=None, gt=0)
+    limit: int | None = Field(default=None, gt=0, le=MANY)
     """Use this many images only."""
-    workers: int = Field(default_factory=usable_cores, ge=0)
+    workers: int = Field(default_factory=usable_cores, ge=0, le=1024)
     """Decoding processes; by default one per core."""
     cache: Cache = "auto"
     """Keep decoded images in memory; auto: if they fit comfortably."""
@@ -66,7 +66,7 @@ class PretrainConfig(StageConfig, LoopConfig):
 
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
-    panels_every: int = Field(default=1000, gt=0)
+    panels_every: int = Field(default=1000, gt=0, le=MANY)
     """Steps between two panels of original, damaged and restored images, and between two measurements."""
     watch: WatchConfig | None = None
     """Labeled images on which a cheap accuracy is measured at every panel, to watch: `watch.data=my/labeled`."""
@@ -103,7 +103,7 @@ class LinearPretraining(PretrainConfig):
 
     fit: AnyLinear
     augment: AugmentConfig = WHOLE
-    epochs: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, ge=1e-6, le=1e6)
     """Length of training in passes over the images; 1 unless steps is set."""
 
     @property

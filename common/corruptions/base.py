@@ -17,6 +17,10 @@ class Corruption(Config, ABC):
 
     kind: str
 
+    def check(self, image_size: int) -> list[str]:
+        """Problems of this corruption with square images of this side, as plain lines; empty if it damages them."""
+        return []
+
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
         """Images ``[B 3 H W]``, RGB in [0, 1], float32 -> the corrupted images, same shape."""

@@ -19,7 +19,7 @@ class Gaussian(Corruption):
     """
 
     kind: Literal["gaussian"] = "gaussian"
-    sigma: float | None = Field(None, gt=0, le=100)
+    sigma: float | None = Field(None, ge=1e-6, le=100)
     """Standard deviation of the noise, for pixels in [0, 1]; null draws one per image."""
     log_mean: float = Field(-1.9, ge=-12, le=4)
     """Mean of ln σ, where σ is drawn."""

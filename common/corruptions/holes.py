@@ -22,6 +22,12 @@ class Holes(Corruption):
     fill: Literal["gray", "mean"] = "gray"
     """Middle gray (0.5), or the mean color of the whole image."""
 
+    def check(self, image_size: int) -> list[str]:
+        if self.size < image_size:
+            return []
+        most = image_size // 2
+        return [f"size is {self.size}, but images have {image_size} px: nothing would be hidden; use at most {most}"]
+
     def __call__(self, images: Tensor) -> Tensor:
         return self.punch(images)[0]
 

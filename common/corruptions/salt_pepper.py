@@ -5,16 +5,23 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor
 
 from common.corruptions.base import Corruption, Range, between, draw
+
+
+def _some(value: tuple[float, float]) -> tuple[float, float]:
+    if value[1] == 0 or value[0] == 1:
+        raise ValueError(f"must replace some pixels, and not all of every image, got [{value[0]:g}, {value[1]:g}]")
+    return value
 
 
 class SaltPepper(Corruption):
     """Each pixel is replaced with probability ``amount``, by black or white equally often, in all three channels."""
 
     kind: Literal["salt_pepper"] = "salt_pepper"
-    amount: Annotated[Range, between(0, 1)] = (0.02, 0.4)
+    amount: Annotated[Range, between(0, 1), AfterValidator(_some)] = (0.02, 0.4)
     """Share of replaced pixels, drawn per image: one number, or [lowest, highest]."""
 
     def __call__(self, images: Tensor) -> Tensor:

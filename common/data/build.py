@@ -19,7 +19,7 @@ from common.data.shapes import ShapesSource
 from common.data.source import Source
 from common.data.zipped import ZipSource
 from common.errors import UserError, check_all
-from common.files import is_too_long
+from common.files import is_too_long, refuse_stream
 
 log = logging.getLogger("retouch")
 
@@ -92,6 +92,8 @@ def _opened(
     spec: str, scheme: str, rest: str, split: str, image: str | None, label: str | None, root: str | None, seed: int
 ) -> Source:
     name, _, part = rest.partition(":")
+    if scheme not in (*GENERATED, "torchvision"):
+        refuse_stream(Path(rest).expanduser(), spec)
     match scheme:
         case "shapes" | "photos":
             return _generated(spec, scheme, rest, split, label, seed)
@@ -189,6 +191,7 @@ def recognize(spec: str) -> str:
         raise UserError(
             f"{spec[:60]}...: no path may have {len(spec):,} characters here; move the images to a shorter one"
         )
+    refuse_stream(path, repr(spec))
     if path.is_dir():
         return f"parquet:{glob.escape(spec.rstrip('/'))}/*.parquet" if _holds_tables(path) else f"folder:{spec}"
     known = SUFFIXES.get(path.suffix.lower())

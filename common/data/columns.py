@@ -81,23 +81,39 @@ class ChosenRows(NamedTuple):
 
 
 def may_name_splits(column: str) -> bool:
-    """Whether a column of this name (``split``, ``set``, ``is_test``, ...) may say to which split a row belongs."""
-    return column.lower() in SPLIT_COLUMNS + MAYBE_SPLIT_COLUMNS or _flag(column) is not None
+    """Whether a column of this name (``split``, ``is_test``, ``test``, ...) may say which split a row is of."""
+    known = column.lower() in SPLIT_COLUMNS + MAYBE_SPLIT_COLUMNS
+    return known or _flag(column) is not None or split_of(column) is not None
 
 
 def choose_rows(spec: str, columns: Mapping[str, Sequence[object]], split: str) -> ChosenRows:
-    """The rows of ``split`` where a column says of every row to which split it belongs; all where no column does.
+    """The rows of ``split`` where columns say of every row to which split it belongs; all where none does.
+
+    One column names the splits (``split``), or says of one split who is in it (``is_test``), or each split has a column
+    of its own (``train`` and ``test``, or ``is_train``, ``is_val`` and ``is_test``).
 
     Args:
         columns: the cells of those that ``may_name_splits``.
 
     Raises:
-        UserError: a column says it of some rows only, or two say different things, or there are no such rows.
+        UserError: they say it of some rows only, or two say different things, or there are no such rows.
     """
+    cells_of = {
+        name: ["" if cell is None or cell != cell else class_name(str(cell)) for cell in cells]  # NaN is not itself
+        for name, cells in columns.items()
+    }
+    flags = _flags(cells_of)
     named: dict[str, list[Split]] = {}
-    for name, cells in columns.items():
-        words = ["" if cell is None or cell != cell else class_name(str(cell)) for cell in cells]  # NaN is not itself
-        if (splits := _splits(spec, name, words)) is not None:
+    if len(set(flags.values())) > 1:
+        named = dict.fromkeys(flags, _one_hot(spec, flags, cells_of))
+    for name in flags if not named else ():
+        if _flag(name) is None:
+            log.warning(
+                "%s: column %r is taken for labels; if it says which rows are in %s, call it is_%s",
+                *(spec, name, flags[name], flags[name]),
+            )
+    for name, words in cells_of.items():
+        if name not in named and (splits := _splits(spec, name, words)) is not None:
             named[name] = splits
     if len(set(map(tuple, named.values()))) > 1:
         raise UserError(f"{spec}: columns {' and '.join(named)} name splits, but not the same ones: remove all but one")
@@ -122,7 +138,8 @@ def _splits(spec: str, column: str, words: list[str]) -> list[Split] | None:
     splits = [one for one in map(meaning.__getitem__, words) if one is not None]
     if len(splits) == len(words):
         return splits
-    if not any(words) or (not splits and column.lower() in MAYBE_SPLIT_COLUMNS):
+    only_perhaps = flag is None and column.lower() not in SPLIT_COLUMNS
+    if not any(words) or (not splits and only_perhaps):
         return None
     counts = [f"{word or 'empty'} ({count:,})" for word, count in Counter(words).most_common()]
     known = "train, test or val" if flag is None else "true or false"
@@ -138,10 +155,37 @@ def _flag(column: str) -> Split | None:
     return split_of(name.removeprefix("is")) if name.startswith("is") else None
 
 
+def _flags(cells_of: Mapping[str, list[str]]) -> dict[str, Split]:
+    """The split of each column of true and false: ``test`` for ``is_test`` or ``test``."""
+    known = {name: _flag(name) or split_of(name) for name in cells_of}
+    return {
+        name: split
+        for name, split in known.items()
+        if split is not None and {word.lower() for word in cells_of[name]} <= {*YES, *NO}
+    }
+
+
 def _flagged(flag: Split, word: str) -> Split | None:
     if word.lower() in YES:
         return flag
     return None if word.lower() not in NO else "test" if flag == "train" else "train"
+
+
+def _one_hot(spec: str, flags: Mapping[str, Split], cells_of: Mapping[str, list[str]]) -> list[Split]:
+    """The split of every row where several splits have a column each; without one of ``train``, it is all others."""
+    rest: list[Split] = [] if "train" in flags.values() else ["train"]
+    marks = [
+        list(dict.fromkeys(split for split, word in zip(flags.values(), row, strict=True) if word.lower() in YES))
+        or rest
+        for row in zip(*(cells_of[name] for name in flags), strict=True)
+    ]
+    none, several = sum(not found for found in marks), sum(len(found) > 1 for found in marks)
+    if none or several:
+        raise UserError(
+            f"{spec}: columns {' and '.join(flags)} seem to name splits, but {none:,} rows are in none and {several:,} "
+            "in several: mark one in each row, or remove the columns"
+        )
+    return [found[0] for found in marks]
 
 
 def without_label(spec: str, missing: int, rows: int, task: str) -> str:

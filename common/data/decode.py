@@ -29,6 +29,7 @@ from common.data.wide import (
     with_low_bytes,
 )
 from common.errors import one_line
+from common.files import stream_at
 
 # registered by PIL, but not readable by PIL alone, or not images
 _NOT_IMAGES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
@@ -56,6 +57,8 @@ def open_image(data: bytes | str | Path) -> Image.Image | Tensor:
     Raises:
         OSError, ValueError: neither can read it, or it has more than ``MAX_PIXELS``.
     """
+    if not isinstance(data, bytes) and (kind := stream_at(data)):
+        raise ValueError(f"{kind}, not a file")  # it would be waited for
     try:
         return _opened(data)
     except Image.DecompressionBombError:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import datasets
+import huggingface_hub
 
 from common.data.listing import run_folders
 from common.data.source import Source, digest
-from common.data.tables import TableSource, check_cache, reason_of, rows_of_split, with_rows
+from common.data.tables import TableSource, check_cache, check_shards, reason_of, rows_of_split, with_rows
 from common.errors import UserError
+from common.files import refuse_stream
 
 
 class HubSource(TableSource):
@@ -54,7 +58,8 @@ def hub_source(
     ``save_to_disk``.
 
     Raises:
-        UserError: it cannot be found or loaded, has no such split, or is a folder in which runs have been written.
+        UserError: it cannot be found or loaded, has no such split, numbers its classes in two ways, or is a folder in
+            which runs have been written.
     """
     local = Path(name).expanduser()
     path = str(local) if local.exists() else name
@@ -64,13 +69,17 @@ def hub_source(
             f"{spec}: `datasets` would also read what retouch has written to {runs[0]}; use folder:{name} or parquet:, "
             "which leave it out, or move it"
         )
+    for file in local.rglob("*") if local.is_dir() else ():
+        refuse_stream(file, f"{spec}: {file}")  # `datasets` would wait for it
     if not saved and local.is_dir() and (files := sorted(map(str, local.rglob("*.parquet")))):
         with_rows(spec, files)
+    shards: list[str] = []
     try:
-        table = _load_saved(local, split) if saved else datasets.load_dataset(path, split=split, cache_dir=root)
+        table, shards = (_load_saved(local, split), []) if saved else _load(path, split, root)
     except Exception as error:  # hub, network and builder errors share no base class
         check_cache(spec, root)
         raise UserError(f"{spec}: cannot load split {split!r}: {reason_of(error)}") from None
+    check_shards(spec, {shard: there for shard in shards if (there := _downloaded(shard))})
     built: list[object]
     if saved:
         status = [Path(file["filename"]).stat() for file in table.cache_files]
@@ -84,6 +93,25 @@ def hub_source(
     if chosen.test is not None:
         source.test = partial(TableSource, f"{spec} (test)", table, identity, image, label, chosen.test)
     return source
+
+
+def _load(path: str, split: str, root: str | None) -> tuple[Any, list[str]]:
+    """One split, and the files of all splits that it was built from; none are known of one built in an earlier version
+    of its set, or where the hub cannot be asked."""
+    builder = datasets.load_dataset_builder(path, cache_dir=root)
+    builder.download_and_prepare()
+    files = builder.config.data_files or {}
+    return builder.as_dataset(split=split), [str(file) for split in files.values() for file in split]
+
+
+def _downloaded(shard: str) -> str | None:
+    """Where a parquet file of the hub lies in the cache, if it still does; asks no server."""
+    found = re.fullmatch(r"hf://datasets/([^@]+)@([^/]+)/(.+\.parquet)", shard)
+    if found is None:
+        return None
+    name, revision, file = found.groups()
+    there = huggingface_hub.try_to_load_from_cache(name, file, revision=unquote(revision), repo_type="dataset")
+    return there if isinstance(there, str) else None
 
 
 def _is_saved(folder: Path) -> bool:

@@ -27,16 +27,23 @@ if TYPE_CHECKING:
 SAMPLE = 64  # images of a source that are looked at
 VALUES = 4096  # values of each, besides its smallest and largest
 MANY = 16  # different values, of which one may lie apart from the others
+FARTHEST, NEAREST = 1e18, 1e-18  # of levels that a user gives
 BITS = (8, 10, 12, 14, 16)
 
 
-def _ascending(value: tuple[float, float]) -> tuple[float, float]:
-    if not value[0] < value[1]:
-        raise ValueError(f"must be [black, white], the smaller value first, got [{value[0]:g}, {value[1]:g}]")
+def _usable(value: tuple[float, float]) -> tuple[float, float]:
+    black, white = value
+    if not black < white:
+        raise ValueError(f"must be [black, white], the smaller value first, got [{black:g}, {white:g}]")
+    if max(-black, white) > FARTHEST or white - black < NEAREST:
+        raise ValueError(
+            f"must be [black, white], at most {FARTHEST:g} from 0 and at least {NEAREST:g} apart, got "
+            f"[{black:g}, {white:g}]"
+        )
     return value
 
 
-LevelsSetting = Annotated[tuple[float, float], AfterValidator(_ascending)]  # a setting for which a user gives levels
+LevelsSetting = Annotated[tuple[float, float], AfterValidator(_usable)]  # a setting for which a user gives levels
 
 
 class Levels(NamedTuple):

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from common.data.source import Labels, Source, class_name, digest
 from common.data.split import Split, choose_split, first, split_of
 from common.data.words import MISSING
 from common.errors import UserError, one_line
+from common.files import stream_at
 from common.runs.logs import say_once
 
 log = logging.getLogger("retouch")
@@ -184,6 +185,9 @@ def parquet_source(
     pattern = str(Path(pattern).expanduser())
     matching = [pattern] if Path(pattern).is_file() else glob.glob(pattern, recursive=True)  # noqa: PTH207
     files = sorted(path for path in matching if Path(path).is_file())
+    for path in matching:
+        if kind := stream_at(Path(path)):
+            log.warning("%s: %s is %s, not a file, and is left out", spec, path, kind)
     if not files:
         folder = Path(pattern)
         hint = f"; for a folder use {spec}/*.parquet" if folder.is_dir() else f" (from {Path.cwd()})"
@@ -253,7 +257,11 @@ def _parquet_table(spec: str, files: list[str], image: str | None, label: str | 
 
 def rows_of_split(spec: str, table: Any, split: str, label: str | None) -> tuple[Any, ChosenRows]:
     """A table without the columns that name splits, and which rows these say to use."""
-    maybe = [name for name in table.features if name != label and may_name_splits(name)]
+    maybe = [
+        name
+        for name, kind in table.features.items()
+        if name != label and may_name_splits(name) and isinstance(kind, datasets.Value | datasets.ClassLabel)
+    ]
     cells = {name: list(table[name]) for name in maybe}
     for name in maybe:
         if isinstance(table.features[name], datasets.ClassLabel):
@@ -270,29 +278,54 @@ def with_rows(spec: str, files: Sequence[str]) -> list[str]:
         UserError: a file is not readable, none has rows, or two number the classes of a column in different ways, of
             which `datasets` would take the first for both.
     """
-    kept, problems = [], []
-    classes: dict[str, tuple[str, list[str]]] = {}  # of each column: the first file that lists them, and their names
-    for file in files:
+    footers, problems = _footers(spec, {file: file for file in files})
+    _refuse(spec, problems + _numbered_differently(spec, footers))
+    if not footers:
+        raise UserError(f"{spec}: no rows in {', '.join(files[:3])}{' and others' if len(files) > 3 else ''}")
+    return list(footers)
+
+
+def check_shards(spec: str, files: Mapping[str, str]) -> None:
+    """Files of one table, by the name that a user knows, must number their classes alike; others cannot be told of.
+
+    Raises:
+        UserError: two do not.
+    """
+    _refuse(spec, _numbered_differently(spec, _footers(spec, files)[0]))
+
+
+def _footers(spec: str, files: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """The footers of the files that have rows, and what is wrong with the others."""
+    footers, problems = {}, []
+    for name, file in files.items():
         try:
             footer = pq.read_metadata(file)
-            if not footer.num_rows:
-                continue
-            kept.append(file)
-            for column, names in _class_names(footer).items():
-                before, known = classes.setdefault(column, (file, names))
-                if names != known:
-                    problems.append(
-                        f"{spec}: {before} and {file} number the classes of {column!r} differently ({first(known)}; "
-                        f"{first(names)}): use one as data.test, or write both with the same list of classes"
-                    )
         except (OSError, pa.ArrowException) as error:
-            problems.append(f"{spec}: {file} is not readable as parquet: {reason_of(error)}")
+            problems.append(f"{spec}: {name} is not readable as parquet: {reason_of(error)}")
+            continue
+        if footer.num_rows:
+            footers[name] = footer
+    return footers, problems
+
+
+def _numbered_differently(spec: str, footers: Mapping[str, Any]) -> list[str]:
+    problems = []
+    classes: dict[str, tuple[str, list[str]]] = {}  # of each column: the first file that lists them, and their names
+    for file, footer in footers.items():
+        for column, names in _class_names(footer).items():
+            before, known = classes.setdefault(column, (file, names))
+            if names != known:
+                problems.append(
+                    f"{spec}: {before} and {file} number the classes of {column!r} differently ({first(known)}; "
+                    f"{first(names)}): use one as data.test, or write both with the same list of classes"
+                )
+    return problems
+
+
+def _refuse(spec: str, problems: list[str]) -> None:
     if problems:
         more = [f"{spec}: and {len(problems) - 3} more files"] if len(problems) > 3 else []
         raise UserError(*problems[:3], *more)
-    if not kept:
-        raise UserError(f"{spec}: no rows in {', '.join(files[:3])}{' and others' if len(files) > 3 else ''}")
-    return kept
 
 
 def _class_names(footer: Any) -> dict[str, list[str]]:

@@ -58,6 +58,11 @@ def check_own(config: EncoderConfig, mask_channel: bool = False) -> None:
         raise UserError(*problems)
 
 
+def _refuse_no_tensor(images: object) -> None:
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images must be a torch tensor [B 3 H W], not {type(images).__name__}; {TO_TENSOR}")
+
+
 class Encoder(nn.Module, ABC):
     """Maps images to feature maps.
 
@@ -143,15 +148,14 @@ class Encoder(nn.Module, ABC):
             ValueError: not floating-point images ``[B 3 H W]``, or their values are far outside [0, 1].
         """
         self._refuse_other_ranges(images)
-        return self._average(images.to(self.luma.dtype) if images.is_floating_point() else images, layer)
+        return self._average(images, layer)
 
     def _average(self, images: Tensor, layer: int = -1) -> Tensor:
         return self.layers(images)[layer].float().mean(dim=(2, 3))
 
     def _refuse_other_ranges(self, images: Tensor) -> None:
         """One pass over the pixels, small compared with the network; ``prepare`` refuses what has no range."""
-        if not isinstance(images, Tensor):
-            raise ValueError(f"images must be a torch tensor [B 3 H W], not {type(images).__name__}; {TO_TENSOR}")
+        _refuse_no_tensor(images)
         if not images.is_floating_point() or not images.numel():
             return
         low, high = (float(value) for value in images.aminmax())
@@ -166,12 +170,13 @@ class Encoder(nn.Module, ABC):
         raise ValueError(f"images must be RGB in [0, 1], but their values go from {low:.3g} to {high:.3g}; {hint}")
 
     def prepare(self, images: Tensor) -> Tensor:
-        """RGB in [0, 1] -> the network's input: view, standardization, mask channel (zero if absent).
+        """RGB in [0, 1], of any precision -> the network's input: view, standardization, mask channel (zero if absent).
 
         Raises:
-            ValueError: not floating-point images ``[B 3 H W]``, or, once the encoder is frozen, pixels that are not in
-                [0, 1] on average.
+            ValueError: not a tensor of floating-point images ``[B 3 H W]``, or, once the encoder is frozen, pixels that
+                are not in [0, 1] on average.
         """
+        _refuse_no_tensor(images)
         channels = (3, 4) if self.mask_channel else (3,)
         if images.ndim != 4 or images.shape[1] not in channels or not images.is_floating_point():
             raise ValueError(
@@ -179,6 +184,7 @@ class Encoder(nn.Module, ABC):
                 + ("; divide by 255" if images.dtype == torch.uint8 else "")
                 + ("; for one image, pass image[None]" if images.ndim == 3 else "")
             )
+        images = images.to(self.luma.dtype)
         rgb, mask = images[:, :3], images[:, 3:]
         # In use, not in training, where it would make a GPU wait. Strong noise moves the mean a little.
         if self._frozen and not torch.compiler.is_compiling():
@@ -292,6 +298,8 @@ class Encoder(nn.Module, ABC):
     def _train_only_path_of(self, function: Callable[[Tensor], Tensor]) -> None:
         """Freeze the parameters that do not affect ``function``'s output (DDP refuses parameters without gradient)."""
         named = dict(self.named_parameters())
+        if not named:
+            return
         for parameter in named.values():
             parameter.requires_grad_(True)
         with torch.enable_grad(), _in_eval(self):

@@ -15,6 +15,7 @@ from common.config import Config
 from common.encoders import Encoder, EncoderConfig, View, build_encoder
 from common.encoders.config import Stem
 from common.errors import UserError
+from common.files import refuse_stream
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1  # of the `retouch` block in config.json
@@ -73,6 +74,7 @@ class EncoderCard(Config):
 def digest(card: EncoderCard, weights: Path) -> str:
     """sha256 (hex) of the weights file and of everything in ``card`` that determines how it is read."""
     facts = card.model_dump(mode="json", include=READING)
+    refuse_stream(weights)
     total = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     with weights.open("rb") as file:
         while block := file.read(1 << 20):
@@ -119,6 +121,7 @@ def resized(encoder: Encoder, size: int) -> Encoder:
 
 def read_json(folder: Path) -> dict[str, Any]:
     """``config.json`` of ``folder``; empty if it is missing or not a mapping."""
+    refuse_stream(folder / CONFIG)
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:

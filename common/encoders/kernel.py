@@ -26,7 +26,7 @@ class KernelArgs(Config):
     code: int = Field(default=64, ge=1, le=1 << 16)
     landmarks: int = Field(default=1000, ge=1, le=1 << 16)
     kernel: Kernel = "rbf"
-    width: float = Field(default=10.0, gt=0)
+    width: float = Field(default=10.0, ge=1e-6, le=1e6)
 
 
 class KernelCode(VectorEncoder):

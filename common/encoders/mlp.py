@@ -27,7 +27,7 @@ class MLPArgs(Config):
     hidden: tuple[Annotated[int, Field(ge=1, le=1 << 16)], ...] = (1024,)
     code: int = Field(default=256, ge=1, le=1 << 16)
     rectify: bool = False
-    top_k: int | None = Field(default=None, gt=0)
+    top_k: int | None = Field(default=None, gt=0, le=1 << 16)
 
 
 class MLP(VectorEncoder):

@@ -54,17 +54,17 @@ class PatchDictionaryArgs(Config):
     """Side of a patch in pixels."""
     code: Literal["threshold", "top_k", "lasso", "triangle"] = "threshold"
     """How responses become a code."""
-    threshold: float = Field(default=0.25, ge=0)
+    threshold: float = Field(default=0.25, ge=0, le=1000)
     """Responses below it are 0, with code=threshold."""
-    top_k: int = Field(default=16, gt=0)
+    top_k: int = Field(default=16, gt=0, le=1 << 16)
     """Non-zeros per position, with code=top_k."""
-    l1: float = Field(default=0.5, gt=0)
+    l1: float = Field(default=0.5, ge=1e-6, le=1e6)
     """λ, with code=lasso."""
     grid: int = Field(default=2, ge=1, le=16)
     """Cells per side over which the code is averaged."""
     mirror: bool = True
     """Half of the atoms are mirror images of the other half."""
-    contrast: float = Field(default=1.5e-4, gt=0)
+    contrast: float = Field(default=1.5e-4, ge=1e-12, le=100)
     """Added to a patch's variance (pixels in [0, 1]) before dividing by it; keeps the noise of flat patches small."""
 
     @model_validator(mode="after")
@@ -117,6 +117,7 @@ class PatchDictionary(Encoder):
 
     def layers(self, images: Tensor) -> list[Tensor]:
         """Images ``[B 3 H W]``, RGB in [0, 1] -> ``[[B channels grid grid]]``, float32."""
+        images = self.prepare(images).float()
         if min(images.shape[2:]) < self.args.patch:
             raise ValueError(f"patches of {self.args.patch} px do not fit into {images.shape[2]}x{images.shape[3]} px")
         device = images.device.type
@@ -129,7 +130,9 @@ class PatchDictionary(Encoder):
 
         In the order of ``full_dictionary``: with ``mirror``, the second half belongs to the mirrored atoms.
         """
-        maps = self._maps(patches, torch.float32)[:, :, 0]  # one position, so every cell of the grid is equal
+        maps = self._maps(self.prepare(patches).float(), torch.float32)[
+            :, :, 0
+        ]  # one position, so every cell of the grid is equal
         return maps[:, 0] - maps[:, 1]
 
     def patches(self, images: Tensor) -> Tensor:
@@ -163,8 +166,7 @@ class PatchDictionary(Encoder):
         return pixels.view(-1, 3, p, p)
 
     def _maps(self, images: Tensor, dtype: torch.dtype) -> Tensor:
-        """Images ``[B 3 H W]`` -> pooled codes ``[B signs cells atoms]``, float32, computed in ``dtype``."""
-        images = self.prepare(images).float()
+        """Prepared images ``[B 3 H W]`` -> pooled codes ``[B signs cells atoms]``, float32, computed in ``dtype``."""
         height, width = (side - self.args.patch + 1 for side in images.shape[2:])
         pool = self._pooling(height, width, images.device)
         chunk = CHUNK["cpu" if images.device.type == "cpu" else "cuda"]

@@ -30,7 +30,7 @@ class SmallCNNArgs(Config):
     depth: int = Field(default=2, ge=1, le=64)
     code_channels: int | None = Field(default=None, ge=1, le=65536)
     rectify: bool = False
-    top_k: int | None = Field(default=None, gt=0)
+    top_k: int | None = Field(default=None, gt=0, le=1 << 16)
 
     @model_validator(mode="after")
     def _code_is_there(self) -> Self:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from common.config import Config, validate
+from common.config import MANY, Config, validate
 from common.encoders.base import View
 from common.encoders.config import EncoderConfig
 from common.encoders.vector import Centre, VectorEncoder
@@ -34,10 +34,10 @@ class SparseCodeArgs(Config):
 
     atoms: int = Field(default=256, ge=1, le=1 << 16)
     penalty: Literal["l1", "l0", "atoms"] = "l1"
-    strength: float = Field(default=0.1, gt=0)
-    top_k: int = Field(default=8, gt=0)
+    strength: float = Field(default=0.1, ge=1e-12, le=1e6)
+    top_k: int = Field(default=8, gt=0, le=1 << 16)
     centring: Centre = "own"
-    steps: int = Field(default=STEPS, gt=0)
+    steps: int = Field(default=STEPS, gt=0, le=MANY)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -7,16 +7,16 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from common.config import Config
+from common.config import MANY, Config
 from common.machine.precision import Precision
 
 
 class CheckpointConfig(Config):
     """When a run is saved, so that it can be resumed."""
 
-    every: int = Field(default=500, gt=0)
+    every: int = Field(default=500, gt=0, le=MANY)
     """Steps between two checkpoints."""
-    keep: int = Field(default=2, gt=0)
+    keep: int = Field(default=2, gt=0, le=MANY)
     """Checkpoints to keep; older ones are removed."""
 
 
@@ -25,9 +25,9 @@ class StopConfig(Config):
 
     when: Literal["never", "flat"] = "never"
     """flat: once the held-out loss has made no progress for some panels; never: after the last step."""
-    patience: int = Field(default=3, gt=0)
+    patience: int = Field(default=3, gt=0, le=MANY)
     """Panels without progress (1% of the loss) after which training is flat."""
-    at: int | None = Field(default=None, gt=0)
+    at: int | None = Field(default=None, gt=0, le=MANY)
     """Pause after this step and export; the schedule stays that of all steps, and resuming without it goes on."""
 
 
@@ -45,16 +45,16 @@ class LoopConfig(Config):
 
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     """Seed of every random number; the same seed gives the same result."""
-    batch_size: int = Field(default=256, gt=0)
+    batch_size: int = Field(default=256, gt=0, le=MANY)
     """Images per batch, over all processes and micro-batches."""
-    steps: int | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=None, gt=0, le=MANY)
     """Length of training in steps; or set epochs."""
-    epochs: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, ge=1e-6, le=1e6)
     """Length of training in passes over the images; or set steps."""
     checkpoint: CheckpointConfig = CheckpointConfig()
-    log_every: int = Field(default=50, gt=0)
+    log_every: int = Field(default=50, gt=0, le=MANY)
     """Steps between two lines of metrics.jsonl."""
-    log_seconds: float = Field(default=5.0, gt=0)
+    log_seconds: float = Field(default=5.0, ge=0.01, le=1e6)
     """Seconds between two progress lines where there is no terminal."""
 
     @model_validator(mode="after")
@@ -77,19 +77,19 @@ class OptimConfig(Config):
     """Decay of the running means of the gradient and of its square."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of all steps in which the learning rate rises to its peak."""
-    clip: float = Field(default=1.0, ge=0)
+    clip: float = Field(default=1.0, ge=0, le=1e6)
     """Largest gradient norm; 0 turns clipping off."""
 
 
 class GradientConfig(LoopConfig):
     """The loop's settings where a step follows a gradient."""
 
-    base_lr: float = Field(default=1e-3, gt=0, le=100)
+    base_lr: float = Field(default=1e-3, ge=1e-12, le=100)
     """Learning rate per 256 images; the effective rate is base_lr * batch_size / 256."""
     optim: OptimConfig = OptimConfig()
     ema: float = Field(default=0.998, ge=0, lt=1)
     """Decay of the averaged weights that are exported; 0 turns averaging off."""
-    accumulate: int = Field(default=1, gt=0)
+    accumulate: int = Field(default=1, gt=0, le=MANY)
     """Micro-batches per step: less memory at the same batch size."""
     precision: Precision = "auto"
     """Of the forward pass; auto is bfloat16 where the machine is fast at it, else float32."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from common.config import read_settings
-from common.errors import UserError
+from common.errors import UserError, refused_by_system
 from common.recipes import STANDARD, header, listing, recipes, stage_config, understand
 from common.runs.completion import complete_recipe, complete_setting, remember_keys
 from common.runs.describe import describe, settings_of
@@ -188,6 +188,11 @@ def answer(name: str, work: Callable[[], object], *, lossless: bool = False, aga
         return 0 if lossless else 128 + number
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if not (problem := refused_by_system(error)):
+            raise
+        print(f"{name}: {problem}; then {again}", file=sys.stderr)
         return 2
     return 0
 

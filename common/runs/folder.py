@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import Field
 
-from common.config import Config, dump_config
+from common.config import MANY, Config, dump_config
 from common.errors import UserError
 from common.files import is_too_long, leftover, remove_folder, run_stage, write_text
 from common.machine.distributed import World, gather
@@ -42,7 +42,7 @@ class StageConfig(Config):
     """The run folder. `{n}` in its name is the first number that no other run has."""
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     """Seed of every random number; the same seed gives the same result."""
-    batch_size: int = Field(default=256, gt=0)
+    batch_size: int = Field(default=256, gt=0, le=MANY)
     """Images per batch, over all processes and micro-batches."""
     resume: bool = False
     """Continue the run in the folder `out`."""

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from common.config import MANY
 from finetune.probes.base import Probe
 from finetune.probes.classifiers import Answers, Classifiers, Rows
 from finetune.probes.search import Task
@@ -22,9 +23,9 @@ class Nearest(Probe):
     """A weighted vote of the k most similar training images, by cosine similarity of standardized features."""
 
     kind: Literal["knn"] = "knn"
-    k: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(10, 20, 100, 200), min_length=1)
+    k: tuple[Annotated[int, Field(gt=0, le=MANY)], ...] = Field(default=(10, 20, 100, 200), min_length=1)
     """Numbers of neighbors to choose from."""
-    temperature: float = Field(default=0.07, gt=0)
+    temperature: float = Field(default=0.07, ge=1e-4, le=1e4)
     """A neighbor of cosine similarity s has the weight exp(s / temperature)."""
 
     whiten: tuple[Annotated[int, Field(ge=0, le=4096)], ...] = Field(default=(0,), min_length=1)

@@ -18,7 +18,7 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from common.config import Config
+from common.config import MANY, Config
 from common.data import Labels, stratified_split
 from finetune.data import Fold, cross_validation, hold_out
 from finetune.features import Features
@@ -38,11 +38,16 @@ def _poolings(value: str) -> str:
 
 
 def _layer(value: int | str) -> int | str:
-    if isinstance(value, str) and value not in ("each", "all") and not re.fullmatch(r"last[1-9][0-9]*", value):
+    if isinstance(value, int):
+        known = abs(value) < MOST_LAYERS
+    else:
+        known = value in ("each", "all") or re.fullmatch(r"last[1-9][0-9]{0,3}", value) is not None
+    if not known:
         raise ValueError("must be a layer number, each, all, or lastN")
     return value
 
 
+MOST_LAYERS = 10_000
 FEW_IMAGES = 5_000  # with fewer labeled training images, choices are made by cross-validation
 
 PoolingName = Annotated[str, AfterValidator(_poolings)]
@@ -56,16 +61,16 @@ class Search(Config):
     """Layers to choose from: numbers, each, all, or lastN."""
     poolings: tuple[PoolingName, ...] = Field(default=("avg", "avg+avg2+max"), min_length=1)
     """Poolings to choose from: avg, avg2 (2x2 cells), max, flatten, or several joined by +."""
-    folds: int = Field(default=5, ge=0)
+    folds: int = Field(default=5, ge=0, le=5000)
     """Folds of cross-validation, for fewer than 5,000 training images; 0 or 1: never."""
     validation: float = Field(default=0.1, gt=0, lt=1)
     """Otherwise: held-out share of the training set, for all choices."""
-    max_width: int = Field(default=16384, gt=0)
+    max_width: int = Field(default=16384, gt=0, le=MANY)
     """Wider feature sets are skipped."""
-    search_images: int | None = Field(default=10_000, gt=1)
+    search_images: int | None = Field(default=10_000, gt=1, le=MANY)
     """Layers and poolings are first compared on at most this many training images; null compares them on all."""
     # linear probes add the widest space, because a small subsample underrates wide feature sets
-    finalists: int = Field(default=2, gt=0)
+    finalists: int = Field(default=2, gt=0, le=MANY)
     """The best feature sets of that, which are compared on all training images."""
 
     @property

@@ -28,9 +28,9 @@ class PenaltyConfig(Config):
     bound. ``dictionary`` fixes the scale for the linear encoder instead: atoms can have any norm.
     """
 
-    l1: float = Field(default=0.0, ge=0)
+    l1: float = Field(default=0.0, ge=0, le=1e6)
     """λ of λ ‖code‖₁, summed over the code of an image."""
-    dictionary: float = Field(default=0.0, ge=0)
+    dictionary: float = Field(default=0.0, ge=0, le=1e6)
     """γ of γ ‖W‖²_F on the atoms of a linear decoder; the optimizer's weight decay must then be 0."""
 
     def check(self, encoder: str) -> list[str]:

@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue
 from torch import Tensor, nn
 
 from common.augment import AugmentConfig
+from common.config import MANY
 from common.data import Batch, Images
 from common.data.rows import even_rows
 from common.encoders import Encoder, EncoderConfig, build_encoder
@@ -158,7 +159,7 @@ class LinearLearner(MethodLearner):
 class SampledMethod(LinearMethod, ABC):
     """A method that is fitted on one bounded sample, without steps; a resumed run fits it again."""
 
-    sample: int = Field(default=5000, ge=2)
+    sample: int = Field(default=5000, ge=2, le=MANY)
     """Images to fit on at most."""
 
     @property

@@ -96,7 +96,7 @@ class Cca(ProjectedMethod):
     views: Literal["damage", "neighbors", "other"] = "damage"
     """An image and itself damaged; two adjacent patches of images of twice the size; or the same row of data.other."""
     damage: AnyCorruption = Gaussian()
-    ridge: float = Field(default=1e-3, ge=0)
+    ridge: float = Field(default=1e-3, ge=0, le=1e6)
     """Added to each view's covariance, relative to its mean variance."""
 
     @model_validator(mode="after")
@@ -112,6 +112,10 @@ class Cca(ProjectedMethod):
     @property
     def needs(self) -> str:
         return "fit.views=other needs {other}, the second view" if self.views == "other" else ""
+
+    def check(self, image_size: int, images: int) -> list[str]:
+        damage = self.damage.check(image_size) if self.views == "damage" else []
+        return [*(f"fit.damage: {problem}" for problem in damage), *super().check(image_size, images)]
 
     def loaded_size(self, image_size: int) -> int:
         return 2 * image_size if self.views == "neighbors" else image_size

@@ -23,6 +23,7 @@ from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from common.config import MANY
 from pretrain.linear.base import SampledMethod, SampleLearner, user_errors
 from pretrain.linear.moments import Moments, check_rows
 from pretrain.linear.pca import pca
@@ -84,11 +85,11 @@ class Ica(SampledMethod, ProjectedMethod):
     """Independent components, by scikit-learn's FastICA on a bounded sample; a resumed run fits them again."""
 
     kind: Literal["ica"] = "ica"
-    sample: int = Field(default=20_000, ge=2)
+    sample: int = Field(default=20_000, ge=2, le=MANY)
     """Images to fit on at most, drawn at random with the seed."""
-    max_steps: int = Field(default=200, gt=0)
+    max_steps: int = Field(default=200, gt=0, le=MANY)
     """Iterations of FastICA at most."""
-    tolerance: float = Field(default=1e-4, gt=0)
+    tolerance: float = Field(default=1e-4, ge=1e-12, le=1)
     """Change of the components at which FastICA stops."""
 
     def sample_rows(self, images: int, seed: int) -> Tensor:

@@ -44,14 +44,14 @@ class PatchDictionaryFit(LinearMethod):
     learn: Basis = "kmeans"
     """How atoms are found."""
     network: PatchDictionaryArgs = PatchDictionaryArgs()
-    whitening: float = Field(default=0.3, gt=0)
+    whitening: float = Field(default=0.3, ge=1e-12, le=1e6)
     """Added to the eigenvalues of the covariance of patches of variance 1 before they are equalized; small values
     amplify noise."""
     patches: int = Field(default=8, ge=1, le=4096)
     """Patches per image of a batch."""
-    strength: float = Field(default=1.0, gt=0)
+    strength: float = Field(default=1.0, ge=1e-12, le=1e6)
     """λ of sparse coding, on whitened patches."""
-    forgetting: float = Field(default=1.0, ge=0)
+    forgetting: float = Field(default=1.0, ge=0, le=100)
     """ρ of the running moments: batch i of t has weight (i/t)^ρ."""
 
     @model_validator(mode="after")

@@ -40,15 +40,15 @@ class SparseCoding(LinearMethod):
     """Columns of the dictionary."""
     penalty: Literal["l1", "l0", "atoms"] = "l1"
     """λ ‖s‖₁ (monotone FISTA), λ ‖s‖₀ (iterative hard thresholding), or at most top_k atoms (matching pursuit)."""
-    strength: float = Field(default=0.1, gt=0)
+    strength: float = Field(default=0.1, ge=1e-12, le=1e6)
     """λ, with penalty l1 or l0."""
-    top_k: int = Field(default=8, gt=0)
+    top_k: int = Field(default=8, gt=0, le=1 << 16)
     """Non-zeros per code at most, with penalty=atoms."""
-    gamma: float = Field(default=0.0, ge=0)
+    gamma: float = Field(default=0.0, ge=0, le=1e6)
     """γ of γ ‖W‖²_F, with penalty=l1 only; 0 keeps atoms at unit norm instead."""
     centring: Centre = "own"
     """What is subtracted from an image first: its own mean level, or the mean image of the data."""
-    forgetting: float = Field(default=3.0, ge=0)
+    forgetting: float = Field(default=3.0, ge=0, le=100)
     """ρ of the running moments: batch i of t has weight (i/t)^ρ."""
 
     @model_validator(mode="after")

@@ -35,6 +35,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from common.augment import AugmentConfig
+from common.config import MANY
 from common.corruptions import AnyCorruption
 from common.data.rows import even_rows
 from common.encoders import Encoder, EncoderConfig
@@ -220,13 +221,13 @@ class Tca(SampledMethod):
     """Length of the code."""
     landmarks: int = Field(default=1000, ge=4, le=1 << 14)
     """Images whose kernel functions span the code, half of them from each domain."""
-    sample: int = Field(default=5000, ge=2)
+    sample: int = Field(default=5000, ge=2, le=MANY)
     """Images per domain to fit on."""
     kernel: Kernel = "rbf"
     """Of the feature space in which the domains are compared."""
-    width: float | None = Field(default=None, gt=0)
+    width: float | None = Field(default=None, ge=1e-6, le=1e6)
     """Of the RBF kernel; by default the median distance between landmarks."""
-    mu: float = Field(default=1e-4, gt=0)
+    mu: float = Field(default=1e-4, ge=1e-12, le=1e12)
     """Weight of the penalty, relative to the squared gap between the domains' mean kernel features: a small one forces
     the domains to agree, a large one gives kernel PCA."""
     damage: AnyCorruption | None = None
@@ -250,13 +251,13 @@ class Tca(SampledMethod):
 
     def check(self, image_size: int, images: int) -> list[str]:
         half, there = self.landmarks // 2, min(images, self.sample)
+        needed = f"fit.landmarks={self.landmarks} needs {half:,} images per domain"
+        problems = [f"fit.damage: {problem}" for problem in (self.damage.check(image_size) if self.damage else [])]
         if self.sample < half <= images:
-            return [f"fit.landmarks={self.landmarks} needs {half:,} images per domain: raise fit.sample={self.sample}"]
-        if there < half:
-            return [
-                f"fit.landmarks={self.landmarks} needs {half:,} images per domain, but there are {there:,}: lower it"
-            ]
-        return []
+            problems.append(f"{needed}: raise fit.sample={self.sample}")
+        elif there < half:
+            problems.append(f"{needed}, but there are {there:,}: lower it")
+        return problems
 
     def encoder_config(self) -> EncoderConfig:
         args = {"code": self.components, "landmarks": 2 * (self.landmarks // 2), "kernel": self.kernel}

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from common.config import Config
+from common.config import MANY, Config
 from common.machine.cores import usable_cores
 from common.machine.precision import Precision
 
@@ -23,7 +23,7 @@ class LabelData(Config):
     """Images in the page: a random draw of more; the page of 5,000 takes some 6 MB."""
     image_size: int | None = Field(default=None, ge=8, le=1024)
     """Side in px that the encoder sees; by default the encoder's."""
-    workers: int = Field(default_factory=usable_cores, ge=0)
+    workers: int = Field(default_factory=usable_cores, ge=0, le=1024)
     """Decoding processes; by default one per core."""
 
 
@@ -35,5 +35,5 @@ class LabelConfig(Config):
     data: LabelData
     precision: Precision = "auto"
     """Of the encoder; auto is bfloat16 where the machine is fast at it, else float32."""
-    batch_size: int = Field(default=256, gt=0)
+    batch_size: int = Field(default=256, gt=0, le=MANY)
     """Images per pass of the encoder."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from finetune.lines import subject_name
 from finetune.results import LabelProbed, LabelScore
-from finetune.table import subject_name
 from retouch.report.blocks import Block, Cell, Column, Prose, Table
 from retouch.report.compare import PIXELS, UNTRAINED
 from retouch.report.facts import Facts, LabelEntry

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from common.config import Config
+from common.config import MANY, Config
 from common.data.images import Cache
 from common.data.levels import LevelsSetting
 from common.machine.cores import usable_cores
@@ -51,9 +51,9 @@ class UnlabeledData(Config):
 
     source: str | None = Field(default=None, min_length=1)
     """A folder, or another source of images; by default the labeled training images, without their labels."""
-    limit: int | None = Field(default=None, gt=0)
+    limit: int | None = Field(default=None, gt=0, le=MANY)
     """Use this many images only."""
-    workers: int = Field(default_factory=usable_cores, ge=0)
+    workers: int = Field(default_factory=usable_cores, ge=0, le=1024)
     """Decoding processes; by default one per core."""
     cache: Cache = "auto"
     """Keep decoded images in memory; auto: if they fit comfortably."""

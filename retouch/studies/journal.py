@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from common.errors import UserError, one_line
-from common.files import write_json
+from common.files import refuse_stream, write_json
 from finetune.results import Record
 from retouch.studies.plan import JudgeCost, Plan
 from retouch.studies.results import PLAN
@@ -104,6 +104,7 @@ def read_plan(path: Path) -> Plan:
         UserError: there is no such file, or no study wrote it.
     """
     path = path / PLAN if path.is_dir() else path
+    refuse_stream(path)
     try:
         return Plan.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -119,7 +119,7 @@ def test_noise_is_never_clipped_and_has_the_stated_level(sigma: float) -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(amount=st.floats(0, 1))
+@given(amount=st.floats(0.001, 0.999))
 def test_salt_and_pepper_changes_whole_pixels_to_black_or_white(amount: float) -> None:
     torch.manual_seed(0)
     images = smooth_images(4).clamp(0.1, 0.9)
@@ -213,7 +213,9 @@ def test_enlarge_repeats_every_number_over_its_patch() -> None:
         ({"kind": "jpeg", "quality": [50, 10]}, "must be \\[lowest, highest\\], got \\[50, 10\\]"),
         ({"kind": "jpeg", "quality": 0}, "must lie between 1 and 100, got \\[0, 0\\]"),
         ({"kind": "salt_pepper", "amount": 1.5}, "must lie between 0 and 1"),
-        ({"kind": "gaussian", "sigma": 0}, "greater than 0"),
+        ({"kind": "salt_pepper", "amount": 0}, "must replace some pixels, and not all of every image"),
+        ({"kind": "salt_pepper", "amount": [1, 1]}, "must replace some pixels, and not all of every image"),
+        ({"kind": "gaussian", "sigma": 0}, "greater than or equal to 0.000001"),
         ({"kind": "holes", "ratio": 1}, "less than 1"),
     ],
 )

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from common.files import leftover, new_folder, remove_folder, replacing, write_json, write_text
+from common.config import Config
+from common.encoders.card import read_json
+from common.errors import UserError
+from common.files import leftover, new_folder, remove_folder, replacing, stream_at, write_json, write_text
+from common.settings import read_yaml
+from retouch.studies.journal import read_plan
 
 
 def test_a_file_is_replaced_whole_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -59,3 +66,19 @@ def test_json_is_readable_text_that_holds_names_of_any_bytes(tmp_path: Path) -> 
     assert "\\udcff.png" in text
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", float("nan"))
+
+
+def test_a_pipe_is_refused_wherever_a_user_names_a_file(tmp_path: Path) -> None:
+    (tmp_path / "encoder").mkdir()
+    pipe = tmp_path / "encoder" / "config.json"
+    os.mkfifo(pipe)
+    reads: list[Callable[[], object]] = [
+        lambda: read_yaml(Config, pipe),
+        lambda: read_json(pipe.parent),
+        lambda: read_plan(pipe),
+    ]
+    for read in reads:
+        with pytest.raises(UserError, match=r"config.json is a pipe, not a file: save what it gives as a file, and"):
+            read()
+    assert stream_at("/dev/null") == "a device"
+    assert stream_at(tmp_path) == stream_at(tmp_path / "nothing") == ""

@@ -53,9 +53,9 @@ class Colorize(Pretext):
     """Color bins Q."""
     rebalance: float = Field(0.5, ge=0, le=1)
     """λ of the mix with the uniform distribution: 0 gives rare colors the highest weight, 1 weights all equally."""
-    stride: int = Field(4, ge=1)
+    stride: int = Field(4, ge=1, le=1024)
     """Image pixels per target pixel, in each direction."""
-    temperature: float = Field(0.38, gt=0)
+    temperature: float = Field(0.38, ge=1e-3, le=100)
     """Of the annealed mean that turns a distribution into one color for panels: 0 is the mode, 1 the mean."""
 
     @property

@@ -23,6 +23,9 @@ class Denoise(Restore):
     def needs_color(self) -> bool:
         return isinstance(self.corruption, Gray)
 
+    def check(self, encoder: Encoder) -> list[str]:
+        return [f"pretext.corruption: {problem}" for problem in self.corruption.check(encoder.image_size)]
+
     def restorers(self, encoder: Encoder) -> tuple[Restorer, ...]:
         return for_damage([self.corruption], told=False)
 

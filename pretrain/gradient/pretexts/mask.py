@@ -30,7 +30,7 @@ class Mask(Pretext):
     kind: Literal["mask"] = "mask"
     ratio: float = Field(0.75, gt=0, lt=1)
     """Share of hidden patches; every image has the same number."""
-    size: int = Field(4, ge=1)
+    size: int = Field(4, ge=1, le=1024)
     """Side of a hidden patch in pixels, for a CNN; a vision transformer hides its own patches."""
     distance: Literal["l2", "l1"] = "l2"
     """Between hidden pixels and what the decoder gives for them."""

@@ -24,7 +24,7 @@ class Mixed(Restore):
     kind: Literal["mixed"] = "mixed"
     members: list[AnyCorruption] = Field([Gaussian(), Gray(), Holes()], min_length=1)
     """The corruptions, each a mapping with its kind."""
-    at_most: int = Field(1, ge=1)
+    at_most: int = Field(1, ge=1, le=1000)
     """Every image gets 1 to ``at_most`` different members, each number equally likely, in the order of the list."""
 
     @model_validator(mode="after")
@@ -40,6 +40,13 @@ class Mixed(Restore):
     @property
     def needs_color(self) -> bool:
         return all(isinstance(member, Gray) for member in self.members)
+
+    def check(self, encoder: Encoder) -> list[str]:
+        return [
+            f"pretext.members.{place}: {problem}"
+            for place, member in enumerate(self.members)
+            for problem in member.check(encoder.image_size)
+        ]
 
     def restorers(self, encoder: Encoder) -> tuple[Restorer, ...]:
         return for_damage(self.members, told=True)

@@ -6,6 +6,8 @@ import logging
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from common.data import Source, build_source
@@ -14,7 +16,7 @@ from common.data.listing import ADDED
 from common.errors import UserError
 from common.machine.distributed import world
 from common.runs.folder import StageConfig, open_run
-from tests.common.data.samples import picture, write_folder, write_parquet
+from tests.common.data.samples import picture, png, write_folder, write_parquet
 
 
 def write_picture(path: Path, seed: int = 50) -> None:
@@ -193,8 +195,42 @@ def test_a_pipe_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "dog" / "9.png").symlink_to(tmp_path / "cat" / "9.png")
     assert len(build_source(f"folder:{tmp_path}")) == 6
     (tmp_path / "a.txt").write_text("cat/0.png\ncat/9.png\n")
-    with pytest.raises(ValueError, match="not a file"):
+    with pytest.raises(ValueError, match="a pipe, not a file"):
         build_source(f"list:{tmp_path}/a.txt").image(1)
+
+
+def test_a_pipe_named_in_a_table_is_no_image(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "9.png")
+    cells = pa.array([{"bytes": None, "path": "9.png"}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    pq.write_table(pa.table({"image": cells}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="a pipe, not a file"):
+        build_source(f"parquet:{tmp_path}/a.parquet").image(0)
+
+
+@pytest.mark.parametrize(
+    "form", ["{}", "folder:{}", "csv:{}", "list:{}", "zip:{}", "parquet:{}", "hf:{}", "patches:{}"]
+)
+def test_a_pipe_is_no_source(form: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet'? is a pipe, not a file: save what it gives as a file"):
+        build_source(form.format(tmp_path / "a.parquet"))
+    with pytest.raises(UserError, match=r"'/dev/null' is a device, not a file"):
+        build_source("/dev/null")
+
+
+def test_a_pipe_beside_tables_is_left_out_or_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pq.write_table(pa.table({"image": [png(0)]}), tmp_path / "a.parquet")
+    os.mkfifo(tmp_path / "b.parquet")
+    assert len(build_source(f"parquet:{tmp_path}/*.parquet")) == 1
+    assert f"{tmp_path}/b.parquet is a pipe, not a file, and is left out" in caplog.text
+    with pytest.raises(UserError, match=r"b.parquet is a pipe, not a file"):  # `datasets` would wait for it
+        build_source(f"hf:{tmp_path}")
+
+
+def test_a_pipe_named_as_the_config_of_a_run_is_not_waited_for(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    os.mkfifo(tmp_path / "cat" / "config.yaml")
+    assert len(build_source(f"folder:{tmp_path}")) == 6
 
 
 def test_links_to_what_is_listed_already_are_left_out_and_named(

@@ -255,6 +255,54 @@ def test_a_column_says_of_every_row_whether_it_is_for_testing(
     assert (len(test), source.tasks) == (2, ("label",))
 
 
+@pytest.mark.parametrize("make", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("names", "flags", "train", "test"),
+    [
+        (("is_train", "is_test"), ("10", "10", "01", "10"), [0, 1, 3], [2]),
+        (("train", "test"), ("10", "01", "10", "01"), [0, 2], [1, 3]),
+        (("Train", "Val", "Test"), ("100", "010", "001", "100"), [0, 3], [2]),
+        (("is_val", "is_test"), ("00", "10", "01", "00"), [0, 3], [2]),
+    ],
+)
+def test_each_split_may_have_a_column_of_its_own(
+    make: str, names: tuple[str, ...], flags: tuple[str, ...], train: list[int], test: list[int], tmp_path: Path
+) -> None:
+    source = build_source(one_hot(tmp_path, make, names, flags))
+    held = source.published_test()
+    assert held is not None
+    whole = load_images(build_source(flat_csv(tmp_path, "x", *"abcd")), 8)
+    for found, rows in ((source, train), (held, test)):
+        assert torch.equal(load_images(found, 8).rows(torch.arange(len(rows))), whole.rows(torch.tensor(rows)))
+        assert found.tasks == ("label",)
+
+
+@pytest.mark.parametrize("make", ["csv", "parquet"])
+def test_a_row_of_no_split_or_of_two_is_refused(make: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        build_source(one_hot(tmp_path, make, ("train", "test"), ("10", "01", "00", "11")))
+    assert "columns train and test seem to name splits, but 1 rows are in none and 1 in several: mark one in" in str(
+        error.value
+    )
+
+
+@pytest.mark.parametrize(("flags", "said"), [("0101", True), ("abab", False)])
+def test_a_column_alone_named_after_a_split_is_a_label(
+    flags: str, said: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert build_source(flat_csv(tmp_path, "train", *flags)).tasks == ("label", "train")
+    assert ("column 'train' is taken for labels; if it says which rows are in train, call" in caplog.text) is said
+
+
+def one_hot(root: Path, make: str, names: tuple[str, ...], flags: tuple[str, ...]) -> str:
+    if make == "csv":
+        return flat_csv(root, ",".join(names), *(",".join(row) for row in flags))
+    cells = {name: [row[place] == "1" for row in flags] for place, name in enumerate(names)}
+    table = {"image": [png(number) for number in range(len(flags))], "label": [0, 1] * (len(flags) // 2), **cells}
+    pq.write_table(pa.table(table), root / "a.parquet")
+    return f"parquet:{root}/a.parquet"
+
+
 def test_a_column_of_another_meaning_does_not_hide_the_splits(tmp_path: Path) -> None:
     spec = flat_csv(tmp_path, "set,split", "A,train", "B,train", "A,test", "B,test")
     source = build_source(spec)

@@ -24,8 +24,9 @@ from common.encoders import Classifier, EncoderConfig, build_encoder
 )
 def test_only_rgb_batches_are_encoded(name: str, images: torch.Tensor, hint: str) -> None:
     encoder = build_encoder(EncoderConfig(name=name), image_size=32).freeze()
-    with pytest.raises(ValueError, match=hint):
-        encoder.encode(images)
+    for call in (encoder, encoder.layers, encoder.encode):
+        with pytest.raises(ValueError, match=hint):
+            call(images)
 
 
 @pytest.mark.parametrize("name", ["small_cnn", "timm/resnet10t", "linear", "patch_dictionary"])
@@ -66,19 +67,23 @@ def test_a_frozen_encoder_refuses_pixels_of_0_to_255_in_every_call(name: str) ->
 
 
 @pytest.mark.parametrize("images", [torch.zeros(1, 3, 32, 32).numpy(), [torch.zeros(3, 32, 32)]], ids=["numpy", "list"])
-def test_what_is_no_tensor_is_refused_with_what_to_give(images: Any) -> None:
-    encoder = build_encoder(EncoderConfig(), image_size=32).freeze()
-    with pytest.raises(
-        ValueError, match=rf"must be a torch tensor \[B 3 H W\], not {type(images).__name__}; .*from_numpy"
-    ):
-        encoder.encode(images)
+@pytest.mark.parametrize("name", ["small_cnn", "timm/resnet10t", "linear", "patch_dictionary"])
+def test_what_is_no_tensor_is_refused_with_what_to_give(name: str, images: Any) -> None:
+    encoder = build_encoder(EncoderConfig(name=name), image_size=32).freeze()
+    for call in (encoder, encoder.layers, encoder.encode, Classifier(encoder, ["a", "b"])):
+        with pytest.raises(
+            ValueError, match=rf"must be a torch tensor \[B 3 H W\], not {type(images).__name__}; .*from_numpy"
+        ):
+            call(images)
 
 
+@pytest.mark.parametrize("name", ["small_cnn", "timm/resnet10t", "linear", "patch_dictionary"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-def test_other_precisions_are_encoded_in_the_encoders_own(dtype: torch.dtype) -> None:
-    encoder = build_encoder(EncoderConfig(), image_size=32).freeze()
+def test_other_precisions_are_encoded_in_the_encoders_own(name: str, dtype: torch.dtype) -> None:
+    encoder = build_encoder(EncoderConfig(name=name), image_size=32).freeze()
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
-    assert torch.equal(encoder.encode(images), encoder.encode(images.float()))
+    for call in (encoder, encoder.encode, lambda images: encoder.layers(images)[0]):
+        assert torch.equal(call(images), call(images.float()))
 
 
 def test_noise_of_any_strength_is_encoded_though_it_moves_the_mean_of_few_pixels() -> None:
