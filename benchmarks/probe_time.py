@@ -56,7 +56,7 @@ def watched() -> Clock:
     clock = Clock()
     clock.watch(stage, "probe", lambda *_: "total")
     clock.watch(stage, "load_labeled", lambda *_: "images")
-    clock.watch(stage, "_features", lambda *_: "features")
+    clock.watch(stage, "features_of", lambda *_: "features")
     clock.watch(stage, "_damaged", lambda *_: "damage")
     clock.watch(stage, "measure_properties", lambda *_: "properties")
 

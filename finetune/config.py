@@ -18,6 +18,8 @@ from common.runs.folder import StageConfig
 from finetune.data import LabeledData
 from finetune.embedding import EMBEDDING
 from finetune.leaks import DUPLICATES
+from finetune.multilabel.data import ProbeData
+from finetune.multilabel.scores import LABEL_SCORES
 from finetune.predictions import PREDICTIONS
 from finetune.probes import AnyProbe, Linear, Nearest, Probe, Search
 from finetune.probes.search import LayerChoice, PoolingName
@@ -70,15 +72,15 @@ class ProbeConfig(StageConfig):
     """``retouch probe``: evaluate a frozen encoder on labeled tasks."""
 
     stage: ClassVar[str] = "probe"
-    writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, PREDICTIONS, EMBEDDING, DUPLICATES)
+    writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, PREDICTIONS, EMBEDDING, DUPLICATES, LABEL_SCORES)
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers", "data.cache"}
 
     encoder: Path
     """A finished run, or its encoder/ folder."""
     precision: Precision = "auto"
     """Of the encoder; auto is bfloat16 where the machine is fast at it, else float32."""
-    data: LabeledData = LabeledData()
-    more_data: tuple[LabeledData, ...] = ()
+    data: ProbeData = ProbeData()
+    more_data: tuple[ProbeData, ...] = ()
     """Further data sets for the same encoder, each a mapping like data."""
     probe: LinearConfig = LinearConfig()
     knn: Nearest | None = Nearest()
@@ -110,6 +112,16 @@ class ProbeConfig(StageConfig):
         double = sorted({name for name in names if names.count(name) > 1})
         if double:
             raise ValueError(f"more_probes: there is already a probe named {', '.join(double)}; give each kind once")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_for_what_needs_them(self) -> Self:
+        asked = [name for name in ("more_probes", "label_efficiency") if getattr(self, name)]
+        if asked and all(data.labels for data in (self.data, *self.more_data)):
+            raise ValueError(
+                f"{', '.join(asked)}: of images with one label each; with data.labels the linear probe alone is "
+                "measured: remove them, or data.labels"
+            )
         return self
 
     @property

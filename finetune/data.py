@@ -124,15 +124,11 @@ def open_sources(data: LabeledData, seed: int, validation: float | None = None) 
             lacks, or there are too few training images for a validation split.
     """
 
-    def opened(spec: str, split: str) -> Source:
-        levels = data.levels if split == "train" else None  # a test set has those of its training set
-        return build_source(spec, split=split, image=data.image, label=data.label, root=data.root, levels=levels)
-
     def training() -> tuple[Source, list[str]]:
-        source = opened(data.train, "train")
+        source = open_source(data, data.train, "train")
         return source, data.tasks(source)
 
-    (train, names), given = check_all(training, lambda: None if data.test is None else opened(data.test, "test"))
+    (train, names), given = check_all(training, lambda: open_test(data))
     separate: Source | None = given or train.published_test()
     train, test = (
         split_source(train, names[0], fraction=data.test_fraction, seed=seed) if separate is None else (train, separate)
@@ -157,6 +153,17 @@ def open_sources(data: LabeledData, seed: int, validation: float | None = None) 
     return Sources(train, test)
 
 
+def open_source(data: LabeledData, spec: str, split: str) -> Source:
+    """The images of ``spec``, with the columns and levels that the settings name."""
+    levels = data.levels if split == "train" else None  # a test set has those of its training set
+    return build_source(spec, split=split, image=data.image, label=data.label, root=data.root, levels=levels)
+
+
+def open_test(data: LabeledData) -> Source | None:
+    """The test set that the user named."""
+    return None if data.test is None else open_source(data, data.test, "test")
+
+
 def load_labeled(
     sources: Sources, data: LabeledData, size: int, seed: int, trained_on: Mapping[str, Any] | None = None
 ) -> LabeledImages:
@@ -167,7 +174,20 @@ def load_labeled(
     do not depend on whether images are kept in memory. Both sets have the levels of the training set. ``trained_on``:
     the provenance of the encoder, for a warning if it was trained on other levels, or on test images.
     """
+    train, test, leaks, left_out = load_pair(sources, data, size, seed, trained_on)
+    tasks = {}
+    for name in data.tasks(sources.train):
+        labels = train.labels(name)
+        tasks[name] = labels, match_classes(labels, test.labels(name))
+        log.info("task %s: %s", name, _classes(*tasks[name]))
+        _warn_of_gaps(*tasks[name])
+    return LabeledImages(train, test, tasks, leaks, left_out)
 
+
+def load_pair(
+    sources: Sources, data: LabeledData, size: int, seed: int, trained_on: Mapping[str, Any] | None
+) -> tuple[Images, Images, Leaks, int]:
+    """Training and test images, which of them repeat, and how many training images were left out for that."""
     log.info("images at %d px%s", size, "" if data.image_size else ", the encoder's size")
 
     def loaded(source: Source, limit: int | None, seed: int, levels: Levels | None = None) -> Images:
@@ -183,13 +203,7 @@ def load_labeled(
     train, test = train.readable(), test.readable()
     whole = len(train)
     train = without_leaks(train, leaks) if data.leaks == "drop" else train
-    tasks = {}
-    for name in data.tasks(sources.train):
-        labels = train.labels(name)
-        tasks[name] = labels, match_classes(labels, test.labels(name))
-        log.info("task %s: %s", name, _classes(*tasks[name]))
-        _warn_of_gaps(*tasks[name])
-    return LabeledImages(train, test, tasks, leaks, whole - len(train))
+    return train, test, leaks, whole - len(train)
 
 
 def _classes(train: Labels, test: Labels) -> str:
@@ -227,16 +241,16 @@ def warn_of_levels(trained_on: Mapping[str, Any] | None, images: Images) -> None
         )
 
 
-def data_facts(sources: Sources, images: LabeledImages) -> DataFacts:
+def data_facts(sources: Sources, train: Images, leaks: Leaks, left_out: int) -> DataFacts:
     """What results say of the data."""
     return DataFacts(
         train=sources.train.spec,
         test=sources.test.spec,
-        image_size=images.train.size,
-        duplicates=images.leaks.exact,
-        near_duplicates=images.leaks.training.facts,
-        in_pretraining=None if images.leaks.pretraining is None else images.leaks.pretraining.facts,
-        left_out=images.left_out,
+        image_size=train.size,
+        duplicates=leaks.exact,
+        near_duplicates=leaks.training.facts,
+        in_pretraining=None if leaks.pretraining is None else leaks.pretraining.facts,
+        left_out=left_out,
     )
 
 

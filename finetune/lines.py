@@ -38,13 +38,18 @@ def probe_lines(results: Sequence[ProbeResult]) -> list[Line]:
     found: dict[Line, None] = {}
     for task, result in zip(task_names(results), results, strict=True):
         for key, subject in result.subjects.items():
-            name = result.encoder.title if key == "encoder" else SUBJECTS.get(key, key.replace("_", " "))
+            name = subject_name(key, result.encoder.title)
             if several and key not in ("encoder", "pixels"):
                 name = f"{name} ({result.encoder.title})"
             note = "saw gray only" if result.needs_color and subject.view == "gray" else ""
             for probe, outcome in subject.probes.items():
                 found[_line(task, name, probe, outcome, "random_init", note)] = None
     return list(found)
+
+
+def subject_name(key: str, encoder: str) -> str:
+    """Its display name."""
+    return encoder if key == "encoder" else SUBJECTS.get(key, key.replace("_", " "))
 
 
 def finetune_lines(result: FinetuneResult) -> list[Line]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +11,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from common.errors import UserError
 
-Pooling = Literal["avg", "avg2", "max", "flatten"]
-POOLINGS: tuple[str, ...] = get_args(Pooling)
+POOLINGS = ("avg", "avg2", "max", "flatten")
 Shape = tuple[int, int, int]  # D, h, w of a map
 
 
@@ -34,6 +33,7 @@ class Space(NamedTuple):
     poolings: tuple[str, ...]
     parts: tuple[Part, ...]
     width: int  # features
+    positions: int = 1  # cells of each channel, where the features are one map that is read as such
 
     @property
     def layer(self) -> str:
@@ -50,26 +50,44 @@ def pool(maps: Tensor, pooling: str) -> Tensor:
     """Maps ``[B D h w]`` -> vectors, float32.
 
     ``avg`` and ``max`` give ``[B D]``; ``avg2`` averages each quarter (fewer if a side is 1) and gives ``[B 4D]``;
-    ``flatten`` gives ``[B D*h*w]``.
+    ``avgN``, likewise, N x N cells; ``flatten`` gives ``[B D*h*w]``.
     """
     maps = maps.float()
     match pooling:
         case "avg":
             return maps.mean(dim=(2, 3))
-        case "avg2":
-            return adaptive_avg_pool2d(maps, (min(2, maps.shape[2]), min(2, maps.shape[3]))).flatten(1)
         case "max":
             return maps.amax(dim=(2, 3))
         case "flatten":
             return maps.flatten(1)
+    if (cells := _cells(pooling)) is not None:
+        return adaptive_avg_pool2d(maps, (min(cells, maps.shape[2]), min(cells, maps.shape[3]))).flatten(1)
     raise ValueError(f"unknown pooling {pooling!r}")
 
 
 def pooled_width(shape: Shape, pooling: str) -> int:
     """The number of features that ``pool`` makes from one map."""
     channels, height, width = shape
-    factors = {"avg": 1, "max": 1, "avg2": min(2, height) * min(2, width), "flatten": height * width}
-    return channels * factors[pooling]
+    if (cells := _cells(pooling)) is not None:
+        return channels * min(cells, height) * min(cells, width)
+    return channels * {"avg": 1, "max": 1, "flatten": height * width}[pooling]
+
+
+def cells_within(layer: int, shape: Shape, most: int, max_width: int) -> Space:
+    """A map as it is, or averaged to as many cells per side as fit: at most ``most``, and ``max_width`` features."""
+    whole = max(shape[1:])
+    side = next(
+        (cells for cells in range(min(most, whole), 1, -1) if pooled_width(shape, f"avg{cells}") <= max_width), 1
+    )
+    pooling = _simplest(shape, "flatten") if side == whole else f"avg{side}" if side > 1 else "avg"
+    width = pooled_width(shape, pooling)
+    return Space((layer,), (pooling,), (Part(layer, pooling),), width, width // shape[0])
+
+
+def _cells(pooling: str) -> int | None:
+    """N of ``avgN``."""
+    number = pooling.removeprefix("avg")
+    return int(number) if number != pooling and number.isdecimal() else None
 
 
 def build_spaces(

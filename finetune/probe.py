@@ -20,12 +20,10 @@ from common.encoders.base import Encoder
 from common.encoders.card import EncoderCard
 from common.encoders.load import load_encoder, read_encoder_card
 from common.errors import UserError, check_all
-from common.machine.cache import cache_folder
 from common.machine.distributed import world
 from common.machine.precision import resolve_precision
 from common.runs.folder import check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
-from finetune.baselines import Pixels, untrained
 from finetune.checks import check_null, state_digests
 from finetune.config import ProbeConfig
 from finetune.data import (
@@ -39,17 +37,20 @@ from finetune.data import (
 )
 from finetune.efficiency import Right, label_efficiency, measure_efficiency
 from finetune.embedding import Embedding, embedded, write_embeddings
-from finetune.features import Extraction, Features, cached_features, extract, feature_key, layer_shapes
+from finetune.features import Extraction, Features, extract
 from finetune.leaks import write_leaks
 from finetune.metrics import compare, score
-from finetune.pooling import Part, Space, build_spaces
+from finetune.multilabel.data import MultiLabelImages, ProbeData, load_multilabel, open_multilabel
+from finetune.multilabel.probing import probe_labels
+from finetune.multilabel.scores import LabelScores, write_scores
+from finetune.multilabel.task import build_multilabel_task
 from finetune.predictions import Predictions, write_predictions
 from finetune.probes import Answers, Candidates, Fitted, Probe, Task, build_task
 from finetune.properties import measure_properties
 from finetune.results import (
     Checks,
-    EncoderFacts,
     LabelEfficiency,
+    LabelResult,
     NullCheck,
     Probed,
     ProbeReport,
@@ -58,23 +59,10 @@ from finetune.results import (
     SubjectResult,
     write_results,
 )
+from finetune.subjects import Spaces, Subject, baselines_of, encoder_facts, features_of, spaces_of
 from finetune.summary import log_report, notes, print_report
 
 log = logging.getLogger("retouch")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is evaluated: the encoder or a baseline."""
-
-    name: str  # its key in results
-    encoder: Encoder
-    identity: str | None  # identifies its features in the cache; None: not cached
-    spaces: list[Space]
-
-    @property
-    def parts(self) -> list[Part]:
-        return sorted({part for space in self.spaces for part in space.parts})
 
 
 @dataclass(frozen=True)
@@ -130,7 +118,7 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
         _, (encoder, spaces), *sources = check_all(
             lambda: check_run_folder(config),
             lambda: _encoder(config, all_data),
-            *(lambda data=data: open_sources(data, config.seed, config.probe.validation) for data in all_data),
+            *(lambda data=data: _open(config, data) for data in all_data),
         )
         card = read_encoder_card(config.encoder)
         loaded = check_all(
@@ -145,20 +133,31 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
         with open_run(config, here, early) as run:
             run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
             results: list[ProbeResult] = []
+            multilabel: list[LabelResult] = []
+            label_scores: list[LabelScores] = []
             predictions: list[Predictions] = []
             embeddings: list[Embedding] = []
             places: list[int] = []  # of each result's test set
             for data, opened, images, choices in zip(all_data, sources, loaded, spaces, strict=True):
                 how = Extraction(here.device, precision, config.batch_size, data.workers)
+                if isinstance(images, MultiLabelImages):
+                    one, scores = probe_labels(config, data, opened, images, choices, encoder, card, how)
+                    multilabel.append(one)
+                    label_scores.append(scores)
+                    continue
                 found, embedding = _probe_data(config, data, opened, images, choices, encoder, card, how)
                 for result, answers in found:
                     results.append(result)
                     predictions.append(answers)
                     places.append(len(embeddings))
                 embeddings.append(embedding)
-            report = ProbeReport(results=tuple(results), notes=notes(config, results))
-            write_predictions(run.folder, predictions)
-            write_embeddings(run.folder, embeddings, places)
+            report = ProbeReport(
+                results=tuple(results), multilabel=tuple(multilabel), notes=notes(config, results, multilabel)
+            )
+            if results:
+                write_predictions(run.folder, predictions)
+                write_embeddings(run.folder, embeddings, places)
+            write_scores(run.folder, label_scores)
             write_leaks(run.folder, [(images.train.source.spec, images.leaks) for images in loaded])
             write_results(run.folder, report)
             if show:
@@ -167,16 +166,26 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
             return report
 
 
+def _open(config: ProbeConfig, data: ProbeData) -> Sources:
+    if data.labels:
+        return open_multilabel(data, config.seed)
+    return open_sources(data, config.seed, config.probe.validation)
+
+
 def _load(
-    config: ProbeConfig, data: LabeledData, sources: Sources, encoder: Encoder, card: EncoderCard
-) -> LabeledImages:
+    config: ProbeConfig, data: ProbeData, sources: Sources, encoder: Encoder, card: EncoderCard
+) -> LabeledImages | MultiLabelImages:
     size = data.image_size or encoder.image_size
+    if data.labels:
+        found = load_multilabel(sources, data, size, config.seed, card.provenance)
+        build_multilabel_task(found.labels[0], config.probe, config.seed)  # refuses too few images
+        return found
     images = load_labeled(sources, data, size, config.seed, card.provenance)
     check_enough(images, config.probe.validation, config.seed)
     return images
 
 
-def _encoder(config: ProbeConfig, all_data: Sequence[LabeledData]) -> tuple[Encoder, list[list[Space]]]:
+def _encoder(config: ProbeConfig, all_data: Sequence[ProbeData]) -> tuple[Encoder, list[Spaces]]:
     """The encoder, and the feature spaces to choose from for each data set.
 
     Raises:
@@ -185,7 +194,7 @@ def _encoder(config: ProbeConfig, all_data: Sequence[LabeledData]) -> tuple[Enco
     encoder = load_encoder(config.encoder)
     _, *spaces = check_all(
         lambda: _check_damage(config, [data.image_size or encoder.image_size for data in all_data]),
-        *(lambda data=data: _spaces(config, data, encoder) for data in all_data),
+        *(lambda data=data: spaces_of(config, data.image_size, encoder) for data in all_data),
     )
     return encoder, spaces
 
@@ -200,27 +209,19 @@ def _check_damage(config: ProbeConfig, sizes: Sequence[int]) -> None:
         raise UserError(*problems)
 
 
-def _spaces(config: ProbeConfig, data: LabeledData, encoder: Encoder) -> list[Space]:
-    shapes = layer_shapes(encoder, data.image_size or encoder.image_size)
-    spaces, skipped = build_spaces(shapes, config.probe.layers, config.probe.poolings, config.probe.max_width)
-    if skipped:
-        log.debug("skipped in the search: %s", "; ".join(skipped))
-    return spaces
-
-
 def _probe_data(
     config: ProbeConfig,
     data: LabeledData,
     sources: Sources,
     images: LabeledImages,
-    spaces: list[Space],
+    spaces: Spaces,
     encoder: Encoder,
     card: EncoderCard,
     how: Extraction,
 ) -> tuple[list[tuple[ProbeResult, Predictions]], Embedding]:
     """The result and the predictions of each task of this data set, and where the encoder puts the test images."""
-    itself = Subject("encoder", encoder, card.sha256, spaces)
-    subjects = [itself, *_baselines(config, itself, images, how)]
+    itself = Subject("encoder", encoder, card.sha256, *spaces)
+    subjects = [itself, *baselines_of(config, itself, images.train, how)]
     before = state_digests(subject.encoder for subject in subjects)
 
     # the encoder itself
@@ -243,11 +244,9 @@ def _probe_data(
             task=name,
             classes=train_labels.names,
             needs_color=name in sources.train.color_tasks,
-            data=data_facts(sources, images),
+            data=data_facts(sources, images.train, images.leaks, images.left_out),
             protocol=_protocol(config, mine[itself.name].task),
-            encoder=EncoderFacts(
-                path=str(config.encoder), name=card.name, view=card.view, pretext=_pretext(card), sha256=card.sha256
-            ),
+            encoder=encoder_facts(config, card),
             subjects={
                 subject.name: SubjectResult(view=subject.encoder.view, probes=mine[subject.name].outcomes)
                 for subject in subjects
@@ -264,21 +263,6 @@ def _probe_data(
     return found, embedding
 
 
-def _baselines(config: ProbeConfig, itself: Subject, images: LabeledImages, how: Extraction) -> list[Subject]:
-    """The untrained twin and raw pixels, as configured."""
-    subjects = []
-    if config.baselines.random_init:
-        twin = untrained(config.encoder, config.seed, images.train, how.device)
-        data = f"{images.train.source.fingerprint} {images.train.size} {len(images.train)}"
-        identity = f"untrained {itself.identity} seed {config.seed} torch {torch.__version__} {data}"
-        subjects.append(Subject("random_init", twin, identity, itself.spaces))
-    if config.baselines.pixels:
-        pixels = Pixels(images.train.size)
-        flat, _ = build_spaces(pixels.layer_shapes, [0], ["flatten"], max_width=1 << 30)
-        subjects.append(Subject("pixels", pixels, None, flat))
-    return subjects
-
-
 def _measure(
     config: ProbeConfig, data: LabeledData, subject: Subject, images: LabeledImages, how: Extraction
 ) -> tuple[dict[str, Measured], Embedding | None]:
@@ -287,8 +271,8 @@ def _measure(
     Also returns where the encoder, and no baseline, puts the test images.
     """
     started = time.monotonic()
-    train = _features(config, subject, images, "train", data.limit, how)
-    test = _features(config, subject, images, "test", data.test_limit, how)
+    train = features_of(config, subject, images.train, "train", data.limit, how)
+    test = features_of(config, subject, images.test, "test", data.test_limit, how)
     extracted = time.monotonic()
     candidates = Candidates(train, subject.spaces, how.device, config.probe.finalists)
     found: dict[str, Measured] = {}
@@ -300,7 +284,8 @@ def _measure(
         predictions: dict[str, Tensor] = {}
         confidences: dict[str, Tensor] = {}
         for key, one in config.probes.items():
-            outcomes[key], fitted, (predictions[key], confidence) = run_probe(one, candidates, task, test, test_labels)
+            spaces = candidates.among(subject.own[key]) if key in subject.own else candidates
+            outcomes[key], fitted, (predictions[key], confidence) = run_probe(one, spaces, task, test, test_labels)
             if confidence is not None:
                 confidences[key] = confidence
             if key == "linear":
@@ -366,17 +351,6 @@ def damage_name(corruption: Corruption) -> str:
     return " ".join([corruption.kind, *(f"{key}={value}" for key, value in settings.items())])
 
 
-def _features(
-    config: ProbeConfig, subject: Subject, images: LabeledImages, split: str, limit: int | None, how: Extraction
-) -> Features:
-    chosen = images.train if split == "train" else images.test
-    if subject.identity is None or not config.feature_cache:
-        return extract(subject.encoder, chosen, subject.parts, how)
-    key = feature_key(subject.encoder, subject.identity, chosen, split, limit, subject.parts, how)
-    folder = (config.cache_folder or cache_folder()).expanduser()
-    return cached_features(folder, key, subject.encoder, chosen, subject.parts, how)
-
-
 def _protocol(config: ProbeConfig, task: Task) -> str:
     compared = f"; {config.probe.rounds}" if task.subsampled else ""
     preferred = [one.text for one in config.probes.values() if one.prefers_widest]
@@ -388,9 +362,3 @@ def _protocol(config: ProbeConfig, task: Task) -> str:
         "refitted on the whole training set; tested once; ci95: Wilson, and of differences the paired bootstrap; "
         "p_value: McNemar's exact test"
     )
-
-
-def _pretext(card: EncoderCard) -> str | None:
-    pretext = card.provenance.get("pretext")
-    kind = pretext.get("kind") if isinstance(pretext, dict) else pretext
-    return None if kind is None else str(kind)

@@ -3,10 +3,11 @@
 report = read_results("runs/probe/results.json")     # a ProbeReport
 report.results[0].subjects["encoder"].probes["linear"].test.accuracy
 
-ProbeReport     results, notes
+ProbeReport     results, multilabel, notes
 ProbeResult     one task of one data set: data, encoder, protocol, subjects, properties of the code
 SubjectResult   one subject: the encoder, its untrained twin, or raw pixels
 Probed          one probe of a subject: the choice made on validation, the test score, comparisons with the baselines
+LabelResult     one data set with several labels per image, likewise
 FinetuneResult  the fine-tuned network and its baselines
 """
 
@@ -99,7 +100,7 @@ class ProbeChoice(Choice):
     pooling: str  # avg, or avg+avg2+max
     features: int  # width of the space
     setting: Setting
-    at_end_of_grid: bool  # the setting is the first or last of its grid: a wider grid may be better
+    at_end_of_grid: bool  # a hyperparameter is the smallest or largest of its grid: a wider grid may be better
     unconverged: int = 0  # fits compared on validation that did not converge
     # every comparison, narrow spaces first; a finalist is there twice, first as fitted on the subsample (empty: older)
     spaces: tuple[SpaceScore, ...] = ()
@@ -288,12 +289,71 @@ class ProbeResult(Record):
         return {name: subject for name, subject in self.subjects.items() if name != "encoder"}
 
 
+class LabelScore(Record):
+    """How well a probe ranks one set of images by each of several labels."""
+
+    mean_average_precision: float  # over the labels that images have, in [0, 1]
+    ci95: tuple[float, float]  # by the delete-half jackknife over images
+    per_label: tuple[float | None, ...]  # average precision; None for a label that no image has
+    positives: tuple[int, ...]  # images that have each label: their share is what a random order reaches
+    # of the answer "more likely than not"; the mean over labels, and of all answers together
+    macro_f1: float
+    micro_f1: float
+    n: int  # images
+
+    @property
+    def chance(self) -> float:
+        """The mean average precision of a random order, about."""
+        shown = [count / self.n for count in self.positives if count]
+        return sum(shown) / len(shown)
+
+
+class LabelComparison(Record):
+    """Two probes on the same test images."""
+
+    difference: float  # of their mean average precisions, positive where the first is better
+    ci95: tuple[float, float]  # paired: by the same halves of the images
+
+    @property
+    def shown(self) -> bool:
+        """Whether the interval excludes zero."""
+        low, high = self.ci95
+        return not low <= 0 <= high
+
+
+class LabelProbed(Record):
+    """A probe of one subject's features for several labels per image: chosen on validation, tested once."""
+
+    view: View  # what the subject sees of the images
+    choice: ProbeChoice  # its val_accuracy is a mean average precision
+    n_train: int  # images that the tested classifiers were fitted on
+    n_val: int  # images that the choice was made on; in cross-validation, each is held out once
+    test: LabelScore
+    seconds: float
+    converged: bool = True  # whether the fits of the tested classifiers did
+    compared: dict[str, LabelComparison] = {}  # with random_init and pixels
+
+
+class LabelResult(Record):
+    """Everything measured on one data set with several labels per image."""
+
+    task: str  # the column, or all of them joined by +
+    labels: tuple[str, ...]
+    data: DataFacts
+    protocol: str
+    encoder: EncoderFacts
+    subjects: dict[str, LabelProbed]  # encoder, random_init, pixels
+    code: CodeProperties | None = None
+    frozen: bool  # no tensor of the encoder or its twin changed, buffers included
+
+
 class ProbeReport(Record):
     """``results.json`` of ``retouch probe``."""
 
     schema_version: Literal[1, 2] = SCHEMA_VERSION
     stage: Literal["probe"] = "probe"
     results: tuple[ProbeResult, ...]
+    multilabel: tuple[LabelResult, ...] = ()  # of data sets with several labels per image
     notes: tuple[str, ...] = ()
 
 

@@ -10,16 +10,30 @@ from common.runs.folder import Run
 from common.runs.results import RESULTS
 from finetune.config import ProbeConfig
 from finetune.lines import Line, data_names, probe_lines, task_names
-from finetune.results import Checks, DataFacts, Probed, ProbeReport, ProbeResult
-from finetune.table import damage_table, efficiency_table, properties_table, results_table, worth_lines
+from finetune.results import (
+    Checks,
+    CodeProperties,
+    DataFacts,
+    LabelProbed,
+    LabelResult,
+    Probed,
+    ProbeReport,
+    ProbeResult,
+)
+from finetune.table import damage_table, efficiency_table, labels_table, properties_table, results_table, worth_lines
 
 
-def notes(config: ProbeConfig, results: Sequence[ProbeResult]) -> tuple[str, ...]:
+def notes(
+    config: ProbeConfig, results: Sequence[ProbeResult], multilabel: Sequence[LabelResult] = ()
+) -> tuple[str, ...]:
     """What a reader of these numbers has to know."""
     found = []
-    if results[0].encoder.view == "gray":
+    encoders = [result.encoder for result in results] + [many.encoder for many in multilabel]
+    if encoders[0].view == "gray":
         found.append("this encoder and its random initialization saw gray only; raw pixels keep their color")
-    at_end = [result.task for result in results if result.linear.choice.at_end_of_grid]
+    linear = [(result.task, result.linear.choice) for result in results]
+    linear += [(many.task, many.subjects["encoder"].choice) for many in multilabel]
+    at_end = [task for task, choice in linear if choice.at_end_of_grid]
     if at_end:
         low, high = config.probe.strengths[0], config.probe.strengths[-1]
         found.append(
@@ -32,6 +46,11 @@ def notes(config: ProbeConfig, results: Sequence[ProbeResult]) -> tuple[str, ...
                 found += [f"{result.task}: {line}" for line in _unconverged(f"the {key} probe of {subject}", one)]
         found += [f"{result.task}: {line}" for line in _failed(result.checks)]
         found += [f"{result.task}: {line}" for line in _leaks(result.data, result.linear.test.n)]
+    for many in multilabel:
+        for subject, probed in many.subjects.items():
+            found += [f"{many.task}: {line}" for line in _unconverged(f"the linear probe of {subject}", probed)]
+        found += [f"{many.task}: {line}" for line in _failed(Checks(frozen=many.frozen, null=None))]
+        found += [f"{many.task}: {line}" for line in _leaks(many.data, many.subjects["encoder"].test.n)]
     return tuple(dict.fromkeys(found))
 
 
@@ -72,7 +91,7 @@ def _leaks(data: DataFacts, total: int) -> list[str]:
     return lines
 
 
-def _unconverged(name: str, one: Probed) -> list[str]:
+def _unconverged(name: str, one: Probed | LabelProbed) -> list[str]:
     lines = [] if one.converged else [f"{name} did not converge: its accuracy may be too low"]
     if one.choice.unconverged:
         lines.append(f"{name} was chosen among fits of which {one.choice.unconverged} did not converge")
@@ -82,7 +101,10 @@ def _unconverged(name: str, one: Probed) -> list[str]:
 def print_report(run: Run, report: ProbeReport) -> None:
     """The tables and notes, on the console."""
     console = Console(width=None if Console().is_terminal else 100)
-    console.print(results_table(probe_lines(report.results)))
+    if report.results:
+        console.print(results_table(probe_lines(report.results)))
+    for many in report.multilabel:
+        console.print(labels_table(many))
     if any(result.linear.damaged for result in report.results):
         console.print(damage_table(report.results))
     if any(result.code for result in report.results):
@@ -108,10 +130,15 @@ def log_report(run: Run, report: ProbeReport) -> None:
             data_names(report.results), report.results, map(logged_numbers, report.results), strict=True
         )
     ]
+    tasks = [many.task for many in report.multilabel]
+    for many in report.multilabel:
+        name = f"{many.data.train}/{many.task}" if tasks.count(many.task) > 1 else many.task
+        named.append({f"{name}/{key}": value for key, value in logged_label_numbers(many).items()})
     for step, numbers in enumerate(named):
         run.log(numbers, step)
     run.tracker.summary({key: value for numbers in named for key, value in numbers.items()})
-    run.tracker.table("results", Line._fields, probe_lines(report.results))
+    if report.results:
+        run.tracker.table("results", Line._fields, probe_lines(report.results))
 
 
 def logged_numbers(result: ProbeResult) -> Mapping[str, float]:
@@ -121,8 +148,21 @@ def logged_numbers(result: ProbeResult) -> Mapping[str, float]:
         for key, outcome in measured.probes.items():
             name = [*([] if subject == "encoder" else [subject]), *([] if key == "linear" else [key])]
             numbers["_".join([*name, "test_accuracy"])] = outcome.test.accuracy
-    if result.code is not None:
-        numbers |= {f"code_{key}": getattr(result.code, key) for key in ("size", "nonzeros", "bytes")}
-        found = result.code.invariance.items()
-        numbers |= {f"invariance_{change}": value for change, value in found if value is not None}
-    return numbers
+    return numbers | _code_numbers(result.code)
+
+
+def logged_label_numbers(result: LabelResult) -> Mapping[str, float]:
+    """The logged numbers: ``mean_average_precision`` of the encoder's probe, ``pixels_mean_average_precision``, ..."""
+    numbers = {"val_mean_average_precision": result.subjects["encoder"].choice.val_accuracy}
+    for subject, one in result.subjects.items():
+        name = "" if subject == "encoder" else f"{subject}_"
+        numbers[f"{name}mean_average_precision"] = one.test.mean_average_precision
+        numbers[f"{name}macro_f1"], numbers[f"{name}micro_f1"] = one.test.macro_f1, one.test.micro_f1
+    return numbers | _code_numbers(result.code)
+
+
+def _code_numbers(code: CodeProperties | None) -> dict[str, float]:
+    if code is None:
+        return {}
+    found = {f"invariance_{change}": value for change, value in code.invariance.items() if value is not None}
+    return {f"code_{key}": getattr(code, key) for key in ("size", "nonzeros", "bytes")} | found

@@ -8,10 +8,11 @@ from typing import NamedTuple
 from rich.markup import escape
 from rich.table import Table
 
-from finetune.lines import SUBJECTS, Line, task_names
-from finetune.results import LabelEfficiency, LabelPoint, ProbeResult, Score, Worth
+from finetune.lines import SUBJECTS, Line, subject_name, task_names
+from finetune.results import LabelEfficiency, LabelPoint, LabelResult, ProbeResult, Score, Worth
 
 TITLE = "Test accuracy, % [95% interval]"
+LABEL_TITLE = "Several labels per image, linear probe: mean average precision, % [95% interval]"
 NETWORKS = {"random_init": "the untrained network", "pixels": "raw pixels"}
 PROBES = {"knn": "k-NN"}
 MAIN = ("linear", "")  # the probe that has intervals in the tables, and a network that needs none
@@ -77,6 +78,23 @@ def _blocks(lines: Sequence[Line]) -> tuple[list[str], list[_Block]]:
                 rows.append((f"{method} ({some.note})" if some.note else method, shown))
         blocks.append(_Block(next(line for line in lines if line.task == task), rows))
     return header, blocks
+
+
+def labels_table(result: LabelResult) -> Table:
+    """Mean average precision and F1 of each subject, in percent; those of each label are in the results."""
+    encoder = result.subjects["encoder"]
+    table = Table(title=f"{LABEL_TITLE}; chosen by {encoder.choice.how}", title_justify="left")
+    over = [SUBJECTS.get(name, name) for name in encoder.compared]
+    for column in ("method", "mean", *(f"gain over {name}" for name in over), "macro F1", "micro F1"):
+        table.add_column(column)
+    about = f"{len(result.labels)} labels, chance {_number(encoder.test.chance)}, {encoder.test.n:,} test images"
+    table.add_row(f"[bold]{escape(result.task)}[/bold], {about}")
+    for key, one in result.subjects.items():
+        gains = [gain_text(found.difference, *found.ci95) for found in one.compared.values()] or [""] * len(over)
+        mean = _percent(one.test.mean_average_precision, *one.test.ci95)
+        shown = (mean, *gains, _number(one.test.macro_f1), _number(one.test.micro_f1))
+        table.add_row(f"  {escape(subject_name(key, result.encoder.title))}", *map(escape, shown))
+    return table
 
 
 def damage_table(results: Sequence[ProbeResult]) -> Table:
@@ -197,9 +215,13 @@ def _gain(line: Line) -> str:
     """``+2.4 [+0.5, +4.3]``, in points; empty if it was not compared."""
     if line.gain is None or line.gain_low is None or line.gain_high is None:
         return ""
-    # adding zero turns -0.0 into 0.0
-    gain, low, high = (f"{round(100 * value, 1) + 0.0:+.1f}" for value in (line.gain, line.gain_low, line.gain_high))
-    return f"{gain} [{low}, {high}]"
+    return gain_text(line.gain, line.gain_low, line.gain_high)
+
+
+def gain_text(gain: float, low: float, high: float) -> str:
+    """``+2.4 [+0.5, +4.3]``, in points. Adding zero turns -0.0 into 0.0."""
+    shown, least, most = (f"{round(100 * value, 1) + 0.0:+.1f}" for value in (gain, low, high))
+    return f"{shown} [{least}, {most}]"
 
 
 def _number(share: float) -> str:

@@ -3,7 +3,7 @@
 from common.data.build import build_source
 from common.data.images import Images, load_images, paired
 from common.data.loader import Batch, Loader, in_order
-from common.data.source import Labels, Source, Subset
+from common.data.source import Labels, MultiLabels, Source, Subset
 from common.data.split import check_classes, match_classes, split_source, stratified_folds, stratified_split
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Images",
     "Labels",
     "Loader",
+    "MultiLabels",
     "Source",
     "Subset",
     "build_source",

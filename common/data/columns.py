@@ -8,9 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from common.data.source import Source, class_name
+from torch import Tensor
+
+from common.data.multilabel import read_flags, read_sets
+from common.data.source import MultiLabels, Source, class_name
 from common.data.split import Split, choose_split, first, split_of
-from common.errors import UserError
+from common.data.words import NO, YES
+from common.errors import UserError, check_all
 
 log = logging.getLogger("retouch")
 
@@ -19,9 +23,6 @@ IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture", "pixel_values")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "category")
 SPLIT_COLUMNS = ("split", "partition")  # hold splits and nothing else
 MAYBE_SPLIT_COLUMNS = ("set", "subset")  # hold splits, or labels
-YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
-# how programs write that there is no label; `none` in lower case may be a class
-MISSING = ("", "NaN", "nan", "None", "NULL", "null", "NA", "na", "N/A", "n/a", "<NA>", "#N/A")
 
 
 class ColumnSource(Source, ABC):
@@ -38,6 +39,22 @@ class ColumnSource(Source, ABC):
     @abstractmethod
     def _different(self, column: str) -> int:
         """How many different values a column has."""
+
+    @abstractmethod
+    def _column(self, name: str) -> Sequence[object] | None:
+        """The cells of a column that may hold labels; ``None`` if there is no such column."""
+
+    def multi_labels(self, columns: Sequence[str], rows: Tensor | None = None) -> MultiLabels:
+        def read(name: str) -> Sequence[object]:
+            cells = self._column(name)
+            if cells is None:
+                known = f"it has {', '.join(self.tasks)}" if self.tasks else "it has no labels"
+                raise UserError(f"{self.spec}: data.labels: no column {name!r}; {known}")
+            return cells
+
+        cells = check_all(*(lambda name=name: read(name) for name in columns))
+        found = read_sets(columns[0], cells[0]) if len(columns) == 1 else read_flags(self.spec, columns, cells)
+        return found if rows is None else found._replace(values=found.values[rows])
 
     def resolve(self, task: str | None) -> str:
         if task is None and not self._sure:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from common.data.levels import SAMPLE, Levels
 from common.data.pages import warn_of_pages
 from common.data.reader import Decoder, Failure, decode_ahead
 from common.data.rows import even_rows
-from common.data.source import Labels, Source, digest
+from common.data.source import Labels, MultiLabels, Source, digest
 from common.errors import UserError
 from common.machine.cores import warn_of_workers
 from common.machine.distributed import gather, place
@@ -89,6 +89,10 @@ class Images:
     def labels(self, task: str | None = None) -> Labels:
         """Labels of these rows (not of all rows of the source)."""
         return self.source.labels(task, self.kept)
+
+    def multi_labels(self, columns: Sequence[str]) -> MultiLabels:
+        """Several labels of each of these rows."""
+        return self.source.multi_labels(columns, self.kept)
 
     def where(self, row: int) -> str:
         """Where a row comes from: a path, or a file and a row."""

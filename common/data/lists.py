@@ -23,7 +23,6 @@ from torch import Tensor
 
 from common.data.columns import (
     IMAGE_COLUMNS,
-    MISSING,
     ColumnSource,
     choose_rows,
     may_name_splits,
@@ -34,6 +33,7 @@ from common.data.decode import image_suffixes, open_image
 from common.data.names import Names
 from common.data.source import Labels, Source, class_name, digest
 from common.data.split import split_of
+from common.data.words import MISSING
 from common.errors import UserError, one_line
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image_path", *IMAGE_COLUMNS)
@@ -101,6 +101,12 @@ class ListSource(ColumnSource):
         if missing := int((values < 0).sum()):
             raise UserError(without_label(self.spec, missing, len(self), task))
         return Labels(values if rows is None else values[rows], names, task)
+
+    def _column(self, name: str) -> list[str] | None:
+        if name not in self._labels:
+            return None
+        values, names = self._labels[name]
+        return [names[value] if value >= 0 else "" for value in values.tolist()]
 
     def published_test(self) -> Source | None:
         """Its rows whose split is test, where a column says of every row to which split it belongs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -22,6 +22,14 @@ class Labels(NamedTuple):
     values: Tensor  # int64 [N], each in 0..len(names) - 1
     names: tuple[str, ...]
     task: str
+
+
+class MultiLabels(NamedTuple):
+    """Labels of which an image may have any number, by row."""
+
+    values: Tensor  # bool [N L]
+    names: tuple[str, ...]
+    task: str  # the column, or all of them joined by +
 
 
 class Source(ABC):
@@ -81,6 +89,17 @@ class Source(ABC):
             UserError: there are no labels or no such task, or some row has no label.
         """
 
+    def multi_labels(self, columns: Sequence[str], rows: Tensor | None = None) -> MultiLabels:
+        """Several labels per image, from one column of lists or several of 0 and 1; of all rows or ``rows`` ``[b]``.
+
+        Raises:
+            UserError: there are no such columns, or they hold something else.
+        """
+        raise UserError(
+            f"{self.spec}: data.labels names columns of a table; give a CSV file, parquet files or hf:NAME, or remove "
+            "it"
+        )
+
     def published_test(self) -> Source | None:
         """The test set that belongs to this training set; ``None`` where there is none, or the user named a split."""
         return None
@@ -139,6 +158,9 @@ class Subset(Source):
 
     def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
         return self.source.labels(task, self.rows if rows is None else self.rows[rows])
+
+    def multi_labels(self, columns: Sequence[str], rows: Tensor | None = None) -> MultiLabels:
+        return self.source.multi_labels(columns, self.rows if rows is None else self.rows[rows])
 
     def default_tasks(self) -> tuple[str, ...]:
         return self.source.default_tasks()

@@ -27,7 +27,6 @@ from torch import Tensor
 
 from common.data.columns import (
     IMAGE_COLUMNS,
-    MISSING,
     ChosenRows,
     ColumnSource,
     choose_rows,
@@ -39,6 +38,7 @@ from common.data.decode import image_suffixes, open_image
 from common.data.listing import in_run_folder
 from common.data.source import Labels, Source, class_name, digest
 from common.data.split import Split, choose_split, first, split_of
+from common.data.words import MISSING
 from common.errors import UserError, one_line
 from common.files import stream_at
 from common.runs.logs import say_once
@@ -89,7 +89,10 @@ class TableSource(ColumnSource):
         classes = [name for name in tasks if isinstance(table.features[name], datasets.ClassLabel)]
         self._choose_tasks(tasks, classes, label)
         self._kinds = _kinds(table)
-        self._table = table.select_columns([self._image, *tasks])
+        # of several labels per image: lists, and columns of 0 and 1 with a decimal point
+        features = table.features.items()
+        more = [name for name, feature in features if _holds_lists(feature) or _is_value(feature, "float")]
+        self._table = table.select_columns([self._image, *tasks, *more])
         if isinstance(table.features[self._image], datasets.Image):
             self._table = self._table.cast_column(self._image, datasets.Image(decode=False))
         self._images = self._table.select_columns([self._image])
@@ -131,6 +134,18 @@ class TableSource(ColumnSource):
                 f"and false; it has {self._kinds}{hint}"
             )
         return super().resolve(task)
+
+    def _column(self, name: str) -> list[object] | None:
+        if name == self._image or name not in self._table.column_names:
+            return None
+        feature = self._table.features[name]
+        listed = _holds_lists(feature)
+        kind = feature.feature if listed else feature
+        names = dict(enumerate(kind.names)) if isinstance(kind, datasets.ClassLabel) else None
+        cells = list(self._table[name])
+        if names is None:
+            return cells
+        return [[names[one] for one in cell or []] if listed else names.get(cell) for cell in cells]
 
     def _different(self, column: str) -> int:
         return len(self._table.unique(column))
@@ -350,6 +365,11 @@ def _holds_images(feature: Any) -> bool:
 
 def _holds_labels(feature: Any) -> bool:
     return isinstance(feature, datasets.ClassLabel) or _is_value(feature, "int", "uint", "string", "bool")
+
+
+def _holds_lists(feature: Any) -> bool:
+    """Lists of labels, of any length."""
+    return isinstance(feature, datasets.List | datasets.LargeList) and _holds_labels(feature.feature)
 
 
 def _is_value(feature: Any, *kinds: str) -> bool:

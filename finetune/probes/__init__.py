@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from finetune.probes.attentive import Attentive
 from finetune.probes.base import Fitted, Probe
 from finetune.probes.classifiers import Answers, Classifiers, Rows
 from finetune.probes.linear import Linear
@@ -16,11 +17,12 @@ from finetune.probes.means import NearestMean
 from finetune.probes.nearest import Nearest
 from finetune.probes.search import Candidates, Chosen, Search, Standardizer, Task, build_task
 
-AnyProbe = Annotated[Linear | Nearest | NearestMean, Field(discriminator="kind")]
+AnyProbe = Annotated[Linear | Nearest | NearestMean | Attentive, Field(discriminator="kind")]
 
 __all__ = [
     "Answers",
     "AnyProbe",
+    "Attentive",
     "Candidates",
     "Chosen",
     "Classifiers",

@@ -21,7 +21,7 @@ from torch import Tensor
 from common.config import Config
 from finetune.data import Fold
 from finetune.features import Features
-from finetune.pooling import Space
+from finetune.pooling import Shape, Space
 from finetune.probes.classifiers import Answers, Classifiers, Rows
 from finetune.probes.search import (
     NOT_TRIED,
@@ -45,7 +45,7 @@ class Split(NamedTuple):
 
     rows: Rows
     held: Tensor  # float32 [m F]
-    labels: Tensor  # int64 [m]
+    labels: Tensor  # int64 [m], or bool [m L]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Fitted:
         return not self.classifiers.unconverged
 
     def predict_all(self, matrix: Tensor) -> Tensor:
-        """A feature matrix ``[m F]``, which is overwritten -> predictions, int64 ``[G m]``, on the CPU."""
+        """A feature matrix ``[m F]``, which is overwritten -> predictions, as ``Classifiers`` give them, on the CPU."""
         return self.classifiers.predict(self.standardize.apply_(matrix)).cpu()
 
     def answers(self, features: Features) -> Answers:
@@ -72,7 +72,7 @@ class Fitted:
         return Answers(classes.cpu(), None if confidence is None else confidence.cpu())
 
     def predict(self, features: Features) -> Tensor:
-        """The class that the first classifier predicts for each row, int64 ``[n]``, on the CPU."""
+        """What the first classifier predicts for each row, on the CPU: int64 ``[n]``, or scores float32 ``[n L]``."""
         return self.predict_all(features.matrix(self.space).to(self.standardize.mean.device))[0]
 
 
@@ -97,6 +97,22 @@ class Probe(Config, ABC):
     def fit(self, rows: Rows, settings: Sequence[Setting], *, final: bool) -> Classifiers:
         """Fit classifiers on these rows, one per setting; ``final`` marks the refit that is tested."""
 
+    def spaces(self, shapes: Sequence[Shape], searched: list[Space], max_width: int) -> list[Space]:
+        """The feature spaces to choose from; by default those that are searched for all probes.
+
+        Args:
+            shapes: the shapes of the subject's maps, shallow to deep.
+            max_width: wider spaces are not to be used.
+
+        Raises:
+            UserError: the maps do not suit this probe.
+        """
+        return searched
+
+    def standardizer(self, matrix: Tensor, space: Space) -> Standardizer:
+        """What standardizes the features of a space, from those that are fitted on, ``[n F]``."""
+        return Standardizer.of(matrix)
+
     def parts(self, grid: Sequence[Setting]) -> list[slice]:
         """The grid in parts, tried one after the other until one is clearly worse than the best, or two are no better.
 
@@ -118,22 +134,22 @@ class Probe(Config, ABC):
     ) -> Validated:
         """Score the settings of the grid in one space, on all splits together."""
         splits = [self._split(candidates, space, task, fold) for fold in folds]
-        images = sum(len(split.labels) for split in splits)
+        labels = torch.cat([split.labels for split in splits])
         scores, unconverged, best, idle = [NOT_TRIED] * len(grid), 0, 0.0, 0
         fits: list[Classifiers | None] = [None] * len(grid)
         starts: list[Classifiers | None] = [None] * len(splits)
         for part in self.parts(grid):
-            right = torch.zeros(len(grid[part]), dtype=torch.int64)
+            answers = []
             for number, split in enumerate(splits):
                 rows = split.rows._replace(start=starts[number])
                 starts[number] = fitted = self._fit(rows, space, task, grid[part], final=False)
-                right += (fitted.predict(split.held).cpu() == split.labels).sum(1)
+                answers.append(fitted.predict(split.held).cpu())
                 unconverged += len(fitted.unconverged)
-            scores[part] = (right.double() / images).tolist()
-            fits[part] = [starts[-1]] * len(right)
+            scores[part] = task.score(torch.cat(answers, 1), labels).tolist()
+            fits[part] = [starts[-1]] * len(scores[part])
             top = max(scores[part])
             idle = 0 if top > best else idle + 1
-            if idle == PATIENCE or clearly_worse(top, best, images):
+            if idle == PATIENCE or clearly_worse(top, best, len(labels)):
                 break
             best = max(best, top)
         return Validated(scores, fits, unconverged)
@@ -151,11 +167,11 @@ class Probe(Config, ABC):
     def _rows(self, candidates: Candidates, space: Space, task: Task, rows: Tensor | None) -> tuple[Rows, Standardizer]:
         """Training images ``rows``, or all, standardized by their own statistics."""
         matrix = candidates.matrix(space, rows)
-        standardize = Standardizer.of(matrix)
+        standardize = self.standardizer(matrix, space)
         standardize.apply_(matrix)
         labels = (task.labels if rows is None else task.labels[rows]).to(matrix.device)
         preconditioner = partial(candidates.preconditioner, space, matrix)
-        return Rows(matrix, labels, len(task.classes), preconditioner), standardize
+        return Rows(matrix, labels, len(task.classes), preconditioner, space.positions), standardize
 
     def _fit(self, rows: Rows, space: Space, task: Task, settings: Sequence[Setting], *, final: bool) -> Classifiers:
         """Fit, and log what does not converge."""

@@ -28,7 +28,10 @@ class Classifiers(ABC):
 
     @abstractmethod
     def predict(self, features: Tensor) -> Tensor:
-        """Standardized features ``[m F]`` -> the class of each row under each setting, int64 ``[G m]``."""
+        """Standardized features ``[m F]`` -> the class of each row under each setting, int64 ``[G m]``.
+
+        Where a row has any number of labels: how much speaks for each, float32 ``[G m L]``, above 0 if it is likely.
+        """
 
     def answers(self, features: Tensor) -> Answers:
         """What the first classifier answers: the same classes, with probabilities where a probe has them."""
@@ -39,7 +42,8 @@ class Rows(NamedTuple):
     """Labeled rows that classifiers are fitted on."""
 
     features: Tensor  # float32 [n F], standardized
-    labels: Tensor  # int64 [n]
-    classes: int
+    labels: Tensor  # int64 [n]; or bool [n L], any number of labels per row
+    classes: int  # or labels
     preconditioner: Callable[[], Preconditioner]  # of the space, for solvers that use one
+    positions: int = 1  # cells of each channel, where the features are one map
     start: Classifiers | None = None  # fitted on (nearly) these rows with other settings, for solvers that start there

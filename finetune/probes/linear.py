@@ -1,10 +1,14 @@
-"""The linear probe: logistic or ridge regression, with the L2 strength chosen on held-out training images."""
+"""The linear probe: logistic or ridge regression, with the L2 strength chosen on held-out training images.
+
+Where an image has any number of labels, each label has a regression of its own, all with one strength.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -12,6 +16,7 @@ from finetune.probes.base import Probe
 from finetune.probes.classifiers import Answers, Classifiers, Rows
 from finetune.probes.search import Task
 from finetune.results import Setting
+from finetune.solvers.gram import blocks
 from finetune.solvers.logistic import LinearFit, LogisticFit, fit_logistic
 from finetune.solvers.ridge import fit_ridge
 
@@ -59,10 +64,11 @@ class Linear(Probe):
 
     def fit(self, rows: Rows, settings: Sequence[Setting], *, final: bool) -> LinearClassifiers:
         l2 = [setting["l2"] for setting in settings]
+        kind = LinearClassifiers if rows.labels.ndim == 1 else LinearScores
         if self.kind == "ridge":
-            return LinearClassifiers(fit_ridge(rows.features, rows.labels, rows.classes, l2))
+            return kind(fit_ridge(rows.features, rows.labels, rows.classes, l2))
         start = rows.start.fit.near(max(l2)) if isinstance(rows.start, LinearClassifiers) else None
-        return LinearClassifiers(
+        return kind(
             fit_logistic(
                 rows.features,
                 rows.labels,
@@ -94,3 +100,11 @@ class LinearClassifiers(Classifiers):
         return (
             Answers(*self.fit.confident(features)) if isinstance(self.fit, LogisticFit) else super().answers(features)
         )
+
+
+class LinearScores(LinearClassifiers):
+    """The same for any number of labels per row: log-odds of each, or what ridge regression gives above one half."""
+
+    def predict(self, features: Tensor) -> Tensor:
+        outputs = torch.cat([self.fit.outputs(rows) for rows in blocks(features)], 1)
+        return outputs if isinstance(self.fit, LogisticFit) else outputs - 0.5

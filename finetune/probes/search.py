@@ -22,6 +22,7 @@ from common.config import MANY, Config
 from common.data import Labels, stratified_split
 from finetune.data import Fold, cross_validation, hold_out
 from finetune.features import Features
+from finetune.metrics import accuracy
 from finetune.pooling import POOLINGS, Space
 from finetune.probes.classifiers import Classifiers
 from finetune.results import ProbeChoice, Setting, SpaceScore
@@ -92,6 +93,10 @@ class Task:
     first: tuple[Fold, ...]  # those that spaces are compared on first, with at most `search_images` rows to fit on
     how: str  # what the splits are, in words
 
+    def score(self, answers: Tensor, labels: Tensor) -> Tensor:
+        """How good answers ``[G m]`` to rows with these labels ``[m]`` are: their accuracy, float64 ``[G]``."""
+        return accuracy(answers, labels)
+
     @property
     def subsampled(self) -> bool:
         """Whether spaces are first compared on fewer rows than the final choice is made on."""
@@ -137,6 +142,10 @@ class Candidates:
     def of(self, rows: Tensor, spaces: Sequence[Space] | None = None) -> Candidates:
         """The candidates among training images ``rows``, int64 ascending; in some of the spaces, by default in all."""
         return Candidates(self.features.only(rows), spaces or self.spaces, self.device, self.finalists)
+
+    def among(self, spaces: Sequence[Space]) -> Candidates:
+        """The same features in other spaces."""
+        return Candidates(self.features, spaces, self.device, self.finalists)
 
     def matrix(self, space: Space, rows: Tensor | None = None) -> Tensor:
         """Features of training images ``rows`` (all by default), a new float32 tensor ``[n F]``."""
@@ -262,9 +271,15 @@ def choose_best(
         ((space, place) for space in near or spaces for place in range(len(grid))),
         key=lambda one: (found[one[0]].accuracy[one[1]], -one[0].width, one[1]),
     )
-    at_end = len(grid) > 1 and grid[place] in (grid[0], grid[-1])
+    at_end = any(_at_end(grid, name, value) for name, value in grid[place].items())
     accuracy, start = found[space].accuracy[place], found[space].fits[place]
     return Chosen(space, grid[place], accuracy, task.how, at_end, unconverged, start, tuple(compared))
+
+
+def _at_end(grid: Sequence[Setting], name: str, value: float) -> bool:
+    """Whether this value of a hyperparameter is the smallest or the largest of several."""
+    values = {setting[name] for setting in grid if name in setting}
+    return len(values) > 1 and value in (min(values), max(values))
 
 
 def _scores(

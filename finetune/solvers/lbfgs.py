@@ -24,6 +24,7 @@ SUFFICIENT, FLAT = 1e-4, 0.5  # Wolfe constants: sufficient decrease, and curvat
 MOST_TRIALS = 30  # step lengths tried per line search
 WINDOW = 10  # steps over which the rate of convergence is measured, twice
 SLACK = 10
+LEAST_CURVATURE = 1e-6  # below it, rows are fitted: a step by the curvature alone would have no bounds
 
 
 class Problems:
@@ -126,7 +127,7 @@ class Problems:
         # 1 - Σ p², with p = 1 - q for the label
         spread = (q * (2 - q)).mean(dim=(1, 2)) - residual.square().sum(1).mean(1)
         residual.scatter_(1, rows, -q)
-        return _Point(loss, residual, (spread / (logits.shape[1] - 1)).clamp_min(1e-6))
+        return _Point(loss, residual, (spread[:, None] / (logits.shape[1] - 1)).clamp_min(LEAST_CURVATURE))
 
     def _penalized(self, here: _Point, point: Tensor, l2: Tensor) -> tuple[Tensor, Tensor]:
         """The objective, float64 ``[g]``, and its gradient ``[g C F+1]``."""
@@ -146,7 +147,7 @@ class Problems:
             factors.append(pair.weight * _dot(pair.step, result))
             result = result - factors[-1][:, None, None] * pair.change
         weight = self.preconditioner.apply(result[..., :-1], curvature, l2)
-        result = torch.cat([weight, result[..., -1:] / curvature[:, None, None]], dim=2)
+        result = torch.cat([weight, result[..., -1:] / curvature[:, :, None]], dim=2)
         for pair, factor in zip(pairs, reversed(factors), strict=True):
             result = result + (factor - pair.weight * _dot(pair.change, result))[:, None, None] * pair.step
         return result
@@ -216,12 +217,29 @@ class Problems:
         )
 
 
+class IndependentProblems(Problems):
+    """The same for labels of which a row has any number, bool ``[L n]``: a logistic regression for each.
+
+    They share the line search, which is then a little less exact, and the products, which cost the most. Each has its
+    own curvature, because that of a rare label is small: with one for all, it took up to twice as many steps.
+    """
+
+    def _evaluate(self, logits: Tensor) -> _Point:
+        """Logits ``[g L n]`` -> loss, summed over labels, residual and curvature."""
+        sign = self.labels.to(logits.dtype) * 2 - 1
+        margin = logits * sign
+        loss = torch.nn.functional.softplus(-margin).sum(dim=(1, 2), dtype=torch.float64) / logits.shape[2]
+        q = torch.sigmoid(-margin)  # what the label lacks of probability 1
+        curvature = (q * (1 - q)).mean(2)
+        return _Point(loss, -sign * q, curvature.clamp_min(LEAST_CURVATURE))
+
+
 class _Point(NamedTuple):
     """Loss, residual and curvature of the active problems at one point."""
 
     loss: Tensor  # [g], float64
     residual: Tensor  # probabilities minus one-hot labels [g C n]
-    curvature: Tensor  # [g]
+    curvature: Tensor  # [g 1], or [g L] of independent labels
 
     def replaced(self, places: Tensor, other: _Point) -> _Point:
         for mine, new in zip(self, other, strict=True):

@@ -4,7 +4,10 @@ For each strength λ of the grid, with features ``x_i`` and labels ``y_i``, ``i 
 
     minimize over W, b   (1/n) Σ_i cross_entropy(Wᵀ x_i + b, y_i)  +  (λ/2) ‖W‖²_F        (the bias is not penalized)
 
-scikit-learn's ``LogisticRegression(C=1 / (n λ))`` has the same minimum.
+scikit-learn's ``LogisticRegression(C=1 / (n λ))`` has the same minimum. Where a row has any number of labels, given as
+bool ``[n L]``, each label has a logistic regression of its own, and their losses are summed:
+
+    minimize over W, b   (1/n) Σ_i Σ_l log(1 + exp(∓(w_lᵀ x_i + b_l)))  +  (λ/2) ‖W‖²_F
 
 The solver is L-BFGS (``lbfgs.py``), each strength with its own history, line search and convergence. Four things make
 it fast:
@@ -39,7 +42,7 @@ from torch import Tensor
 
 from common.machine.memory import available_memory
 from finetune.solvers.gram import blocks, column_mean
-from finetune.solvers.lbfgs import Problems
+from finetune.solvers.lbfgs import IndependentProblems, Problems
 from finetune.solvers.preconditioner import TINY, Preconditioner, Span, few_rows, share_of_assumed
 
 MEMORY = 2 << 30  # bytes for logits, slopes and probabilities; strengths that do not fit are solved in later groups
@@ -74,6 +77,10 @@ class LinearFit:
         flat = self.weight.permute(1, 0, 2).reshape(F, G * C)
         parts = [(rows @ flat).view(-1, G, C).add_(self.bias).argmax(2) for rows in blocks(features)]
         return torch.cat(parts).T.contiguous()
+
+    def outputs(self, features: Tensor) -> Tensor:
+        """Features ``[n F]`` -> what each strength gives for each class or label, ``[G n C]``."""
+        return torch.stack([features @ weight + bias for weight, bias in zip(self.weight, self.bias, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -122,8 +129,8 @@ def fit_logistic(
 
     Args:
         features: ``[n F]``, float32 or float64; also the precision of the computation; losses are summed in float64.
-        labels: int64 ``[n]`` in ``0..classes-1``.
-        classes: number of classes C, at least 2; a class may be absent.
+        labels: int64 ``[n]`` in ``0..classes-1``; or bool ``[n L]``, independent labels.
+        classes: number of classes C, at least 2; a class may be absent. Of independent labels, L.
         l2: strengths λ > 0, on the scale of the mean loss.
         start: initial weights ``[F C]`` and bias ``[C]`` of all problems; zero by default.
         preconditioner: of these or nearly these features. By default it is computed from them; few rows are then
@@ -212,7 +219,8 @@ def _fit(
         if parts and chained:
             weights, biases = parts[-1].weight[-1].expand_as(weights), parts[-1].centered_bias[-1].expand_as(biases)
         strengths = features.new_tensor([l2[index] for index in group])
-        parts.append(Problems(rows, labels, weights, biases, strengths, row_mean, preconditioner, history))
+        kind, known = (Problems, labels) if labels.ndim == 1 else (IndependentProblems, labels.T.contiguous())
+        parts.append(kind(rows, known, weights, biases, strengths, row_mean, preconditioner, history))
         parts[-1].solve(tolerance, max_steps)
     back = torch.tensor(order).argsort().tolist()
     weight = torch.cat([part.weight for part in parts])[back].transpose(1, 2)
@@ -240,7 +248,7 @@ def _confirmed(
     history: int,
 ) -> LogisticFit:
     """The fit, continued with the curvature at its solution where that is much less than assumed."""
-    curvature = _curvature(features, fit)
+    curvature = _curvature(features, fit, independent=labels.ndim == 2)
     doubtful = (share_of_assumed(features, curvature) < DOUBTFUL).nonzero().flatten().tolist()
     if not doubtful:
         return fit
@@ -251,18 +259,19 @@ def _confirmed(
     return fit.replaced(doubtful, again)
 
 
-def _curvature(features: Tensor, fit: LogisticFit) -> Tensor:
-    """``1 - Σ_c p_c²`` of every row under each strength, relative to their mean: float64 ``[G n]``."""
-    parts = [
-        torch.stack(
-            [
-                1 - (rows @ weight + bias).softmax(1).square().sum(1, dtype=torch.float64)
-                for weight, bias in zip(fit.weight, fit.bias, strict=True)
-            ]
-        )
-        for rows in blocks(features)
-    ]
-    curvature = torch.cat(parts, 1).clamp_min(0)
+def _curvature(features: Tensor, fit: LogisticFit, *, independent: bool) -> Tensor:
+    """How much every row curves the loss under each strength, relative to their mean: float64 ``[G n]``.
+
+    ``1 - Σ_c p_c²`` of classes, ``Σ_l p_l (1 - p_l)`` of independent labels.
+    """
+
+    def of(logits: Tensor) -> Tensor:
+        if independent:
+            p = logits.sigmoid()
+            return (p * (1 - p)).sum(2, dtype=torch.float64)
+        return 1 - logits.softmax(2).square().sum(2, dtype=torch.float64)
+
+    curvature = torch.cat([of(fit.outputs(rows)) for rows in blocks(features)], 1).clamp_min(0)
     return curvature / curvature.mean(1, keepdim=True).clamp_min(TINY)
 
 
@@ -280,6 +289,10 @@ def objective(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, l2
     total = torch.zeros(G, dtype=torch.float64, device=features.device)
     for rows, y in zip(blocks(features), blocks(labels), strict=True):
         logits = (rows @ flat).view(-1, G, C) + bias
+        if y.ndim == 2:
+            margin = torch.where(y[:, None], logits, -logits)
+            total += torch.nn.functional.softplus(-margin).sum((0, 2), dtype=torch.float64)
+            continue
         label = y.view(-1, 1, 1).expand(-1, G, 1)
         # log(1 + Σ exp(other - label)): a difference of logarithms would lose the loss of rows that are nearly fitted
         ahead = (logits - logits.gather(2, label)).scatter_(2, label, -torch.inf).logsumexp(2)
@@ -290,12 +303,13 @@ def objective(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, l2
 
 def check_problem(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float]) -> None:
     """Raise ValueError unless these define a classification problem with a penalty."""
-    if features.ndim != 2 or labels.shape != features.shape[:1] or not len(features):
+    fits = labels.shape[1:] == (classes,) and labels.dtype == torch.bool if labels.ndim == 2 else labels.ndim == 1
+    if features.ndim != 2 or labels.shape[:1] != features.shape[:1] or not len(features) or not fits:
         shapes = f"{list(features.shape)} and {list(labels.shape)}"
-        raise ValueError(f"expected features [n F] and labels [n] with n > 0, got {shapes}")
+        raise ValueError(f"expected features [n F] and labels [n] or bool [n L] with n > 0, got {shapes}")
     if features.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"features must be float32 or float64, got {features.dtype}")
-    if classes < 2 or int(labels.min()) < 0 or int(labels.max()) >= classes:
+    if labels.ndim == 1 and (classes < 2 or int(labels.min()) < 0 or int(labels.max()) >= classes):
         raise ValueError(f"labels must be in 0..{classes - 1}, with at least 2 classes")
     if not l2 or min(l2) <= 0:
         raise ValueError(f"every strength must be positive, got {list(l2)}: without a penalty there may be no minimum")

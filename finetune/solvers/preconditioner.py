@@ -84,18 +84,12 @@ class Preconditioner:
 
     @classmethod
     def _principal(cls, rows: Tensor, weights: Tensor, mean: Tensor) -> Preconditioner:
-        """By subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4) from a seeded start."""
+        """Of more features than eigenvectors are kept."""
         m, F = rows.shape
         rows = (rows - mean.to(rows.dtype)).mul_(weights.sqrt().to(rows.dtype)[:, None])
-        generator = torch.Generator().manual_seed(0)
-        basis = torch.randn(F, min(PRINCIPAL, m, F), generator=generator).to(rows)
-        for _ in range(PASSES):
-            basis = torch.linalg.qr(rows.T @ (rows @ basis)).Q
-        projected = rows @ basis
-        values, turn = torch.linalg.eigh(projected.T @ projected)
-        values = values.clamp_min(0)
+        values, vectors = subspace(rows, min(PRINCIPAL, m, F))
         left = sum(float(part.square().sum(dtype=torch.float64)) for part in blocks(rows)) - float(values.sum())
-        return cls(values, basis @ turn, max(0.0, left) / max(1, F - len(values)))
+        return cls(values, vectors, max(0.0, left) / max(1, F - len(values)))
 
     def covers(self, features: Tensor) -> bool:
         """Whether it has the variance of each of these features ``[n F]``: it may come from rows where some are 0."""
@@ -108,15 +102,30 @@ class Preconditioner:
         return bool((own >= UNSEEN * _variance(features, mean, _counted(features, mean)[1])).all())
 
     def apply(self, gradient: Tensor, curvature: Tensor, l2: Tensor) -> Tensor:
-        """Gradient ``[g C F]``, s and λ ``[g]`` -> ``(s A + λ I)⁻¹`` times the gradient ``[g C F]``."""
-        scale = (curvature[:, None] * self.values + l2[:, None])[:, None]
+        """Gradient ``[g C F]``, s ``[g 1]`` or ``[g C]`` and λ ``[g]`` -> ``(s A + λ I)⁻¹`` times it ``[g C F]``."""
+        scale = curvature[:, :, None] * self.values + l2[:, None, None]
         if self.vectors is None:
             return torch.div(gradient, scale)
         along = gradient @ self.vectors
         if self.vectors.shape[0] == self.vectors.shape[1]:
             return torch.matmul(along / scale, self.vectors.T)
-        elsewhere = (curvature * self.rest + l2)[:, None, None]
+        elsewhere = (curvature * self.rest + l2[:, None])[:, :, None]
         return torch.matmul(along / scale - along / elsewhere, self.vectors.T) + gradient / elsewhere
+
+
+def subspace(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalues of ``XᵀX`` of rows ``[m F]``, ascending ``[count]``, and their vectors ``[F count]``.
+
+    By subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4) from a seeded start: the last ones are
+    approximate.
+    """
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.randn(rows.shape[1], count, generator=generator).to(rows)
+    for _ in range(PASSES):
+        basis = torch.linalg.qr(rows.T @ (rows @ basis)).Q
+    projected = rows @ basis
+    values, turn = torch.linalg.eigh(projected.T @ projected)
+    return values.clamp_min(0), basis @ turn
 
 
 def _counted(features: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:

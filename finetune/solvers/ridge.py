@@ -31,8 +31,8 @@ def fit_ridge(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float
 
     Args:
         features: ``[n F]``, float32 or float64.
-        labels: int64 ``[n]`` in ``0..classes-1``.
-        classes: number of classes C, at least 2.
+        labels: int64 ``[n]`` in ``0..classes-1``; or bool ``[n L]``, any number of labels per row, which are then Y.
+        classes: number of classes C, at least 2, or of labels.
         l2: strengths λ > 0, on the scale of the mean squared error.
 
     Raises:
@@ -41,7 +41,8 @@ def fit_ridge(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float
     check_problem(features, labels, classes, l2)
     n, F = features.shape
     mean = column_mean(features)
-    shares = torch.bincount(labels, minlength=classes).double() / n  # mean of the one-hot labels
+    counts = torch.bincount(labels, minlength=classes) if labels.ndim == 1 else labels.sum(0)
+    shares = counts.double() / n  # mean of the one-hot labels
     strengths = torch.tensor(list(l2), dtype=torch.float64, device=features.device)
     if n >= F and F > WIDE:
         weight = _one_by_one(gram(features, mean), _cross(features, labels, classes, mean), list(l2))
@@ -52,7 +53,7 @@ def fit_ridge(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float
     else:
         centered = features.double() - mean
         kernel = centered @ centered.T / n
-        one_hot = torch.nn.functional.one_hot(labels, classes).double() - shares
+        one_hot = _one_hot(labels, classes).double() - shares
         if n > MANY_ROWS:
             rows = _one_by_one(kernel, one_hot, list(l2))
         else:
@@ -103,7 +104,11 @@ def _cross(features: Tensor, labels: Tensor, classes: int, mean: Tensor) -> Tens
     """``Xᵀ Y / n`` of centered features and labels, float64 ``[F C]``, from the sum of the rows of each class."""
     sums = torch.zeros(classes, features.shape[1], dtype=torch.float64, device=features.device)
     for rows, y in zip(blocks(features), blocks(labels), strict=True):
-        sums.index_add_(0, y, rows.double() - mean)
+        centered = rows.double() - mean
+        if y.ndim == 1:
+            sums.index_add_(0, y, centered)
+        else:
+            sums += y.double().T @ centered
     return sums.T / len(features)  # centring one side is enough: the centered rows sum to zero
 
 
@@ -112,6 +117,11 @@ def _squared_error(features: Tensor, labels: Tensor, weight: Tensor, bias: Tenso
     total = torch.zeros((), dtype=torch.float64, device=features.device)
     for rows, y in zip(blocks(features), blocks(labels), strict=True):
         prediction = rows @ weight.to(rows.dtype) + bias.to(rows.dtype)
-        prediction[torch.arange(len(y), device=y.device), y] -= 1
+        prediction -= _one_hot(y, len(bias)).to(prediction.dtype)
         total += prediction.square().sum(dtype=torch.float64)
     return total / len(features)
+
+
+def _one_hot(labels: Tensor, classes: int) -> Tensor:
+    """Y ``[n C]``: of independent labels, themselves."""
+    return torch.nn.functional.one_hot(labels, classes) if labels.ndim == 1 else labels

@@ -16,7 +16,7 @@ from finetune.data import LabeledData
 from finetune.embedding import Embedding
 from finetune.lines import task_names
 from finetune.predictions import Predictions
-from finetune.results import EncoderFacts, FinetuneResult, ProbeReport, ProbeResult
+from finetune.results import EncoderFacts, FinetuneResult, LabelResult, ProbeReport, ProbeResult
 from pretrain.results import PretrainResults
 from retouch.report.logs import Log
 from retouch.studies.results import StudyReport
@@ -76,7 +76,7 @@ class Origin:
     name: str  # differs from those of the other runs
     stage: str  # pretrain, probe or finetune
     settings: Settings
-    labeled: tuple[LabeledData, ...]  # the labeled images, in the order of results; empty if they cannot be read
+    labeled: tuple[LabeledData, ...]  # images of one label each; empty if the settings cannot be read
     log: Log
 
 
@@ -136,6 +136,16 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class LabelEntry:
+    """One encoder on one task with several labels per image."""
+
+    encoder: str
+    task: str
+    result: LabelResult
+    origin: Origin
+
+
+@dataclass(frozen=True)
 class Facts:
     """All that a report says."""
 
@@ -174,10 +184,28 @@ class Facts:
             )
         return tuple(entries)
 
+    @cached_property
+    def label_entries(self) -> tuple[LabelEntry, ...]:
+        """Every encoder on every task with several labels per image."""
+        found = [(run.origin, result) for run in self.probes for result in run.report.multilabel]
+        titles = self._titles([*(entry.result for entry in self.entries), *(result for _, result in found)])
+        data = {result.task: {one.data.train for _, one in found if one.task == result.task} for _, result in found}
+        return tuple(
+            LabelEntry(
+                encoder=titles[result.encoder.sha256],
+                task=result.task if len(data[result.task]) == 1 else f"{result.task} ({result.data.train})",
+                result=result,
+                origin=origin,
+            )
+            for origin, result in found
+        )
+
     @property
     def encoders(self) -> tuple[str, ...]:
         """The encoders that were probed, by name; one that was probed twice appears once."""
-        return tuple(self._titles([entry.result for entry in self.entries]).values())
+        results: list[ProbeResult | LabelResult] = [entry.result for entry in self.entries]
+        results += [entry.result for entry in self.label_entries]
+        return tuple(self._titles(results).values())
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -187,7 +215,7 @@ class Facts:
         """The encoders that were probed on a task."""
         return tuple(entry for entry in self.entries if entry.task == task)
 
-    def _titles(self, results: Sequence[ProbeResult]) -> dict[str, str]:
+    def _titles(self, results: Sequence[ProbeResult | LabelResult]) -> dict[str, str]:
         """A name for each encoder, by its sha256: short, and longer where two would have the same."""
         encoders = {result.encoder.sha256: result.encoder for result in results}
         trained = {run.results.encoder_sha256: run.origin.name for run in self.pretraining}

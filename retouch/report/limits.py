@@ -7,6 +7,7 @@ from collections import Counter
 from finetune.results import DataFacts, Score
 from retouch.report.compare import PIXELS, UNTRAINED
 from retouch.report.facts import Facts
+from retouch.report.multilabel import label_limits
 from retouch.report.sentences import chance, counted, distinct, half_width, listed, number, uneven, wrong
 
 GENERATED = {"shapes": "drawn by a program", "photos": "patches of two photographs"}
@@ -19,6 +20,7 @@ def limits(facts: Facts) -> list[str]:
             *_few_images(facts),
             *_few_per_class(facts),
             *_imbalance(facts),
+            *label_limits(facts),
             *_one_seed(facts),
             *_best_of_many(facts),
             *_no_baseline(facts),

@@ -34,6 +34,7 @@ from retouch.report.facts import Curves, Facts, FineTuning, Origin, Pretraining
 from retouch.report.layers import depth_sentences, layer_map, on_few
 from retouch.report.limits import limits
 from retouch.report.maps import FEW, MOST_CLASSES, confusion_chart, layer_chart
+from retouch.report.multilabel import label_blocks
 from retouch.report.pictures import (
     TILE,
     Confused,
@@ -77,6 +78,7 @@ def page_parts(facts: Facts) -> list[Part]:
         Part("choices", "What was chosen", _choices(facts)),
         Part("results", "Results", _results(facts)),
         Part("baselines", "Baselines", _only(baseline_table(facts))),
+        Part("multilabel", "Several labels per image", label_blocks(facts)),
         Part("labels", "With fewer labels", _labels(facts)),
         Part("layers", "Layers and poolings", _layers(facts)),
         Part("errors", "Errors", _errors(facts, sets)),
@@ -100,6 +102,7 @@ def card_parts(facts: Facts) -> list[Part]:
         Part("study", "The race", study_tables(facts)),
         Part("results", "Results", _results(facts)),
         Part("baselines", "Baselines", _only(baseline_table(facts))),
+        Part("multilabel", "Several labels per image", label_blocks(facts)),
         Part("data", "Data", _data(facts)),
         Part("choices", "How it was measured", (Prose(tuple(chosen(facts))),) if chosen(facts) else ()),
         Part("limits", "Limits", _limits(facts)),
@@ -354,7 +357,9 @@ def _repeat(facts: Facts) -> tuple[Block, ...]:
     ]
     of_studies = {run.origin.folder / CONTESTANTS for run in facts.studies}  # a study repeats its runs
     lines = tuple(repeat_command(origin) for origin in facts.origins if origin.folder.parent not in of_studies)
-    protocols = [entry.result.protocol for entry in facts.entries] + [run.result.protocol for run in facts.finetuning]
+    protocols = [entry.result.protocol for entry in facts.entries]
+    protocols += [entry.result.protocol for entry in facts.label_entries]
+    protocols += [run.result.protocol for run in facts.finetuning]
     said = (Prose((f"Protocol: {one}.",), small=True) for one in distinct(protocols))
     return (Prose(tuple(about)), Commands(lines), origin_table(facts), *said)
 

@@ -16,6 +16,7 @@ from common.files import run_stage
 from common.settings import read_yaml
 from finetune.data import LabeledData
 from finetune.embedding import EMBEDDING, read_embeddings
+from finetune.multilabel.data import ProbeData
 from finetune.predictions import PREDICTIONS, read_predictions
 from finetune.results import ProbeReport
 from finetune.results import read_results as read_transfer
@@ -79,7 +80,7 @@ def _read(folder: Path, name: str) -> Pretraining | Probing | FineTuning | Studi
 
 def _labeled(blocks: Sequence[object]) -> tuple[LabeledData, ...]:
     try:
-        return tuple(map(LabeledData.model_validate, blocks))
+        return tuple(one for one in map(ProbeData.model_validate, blocks) if not one.labels)
     except ValidationError:  # of another version
         return ()
 

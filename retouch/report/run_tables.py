@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from finetune.results import Choice, FinetuneResult, Outcome, ProbeResult
+from collections.abc import Mapping
+
+from finetune.results import Choice, DataFacts, FinetuneResult, LabelResult, Outcome, ProbeResult
 from finetune.table import two_decimals
 from retouch.report.blocks import Cell, Column, Table
 from retouch.report.facts import Facts, Origin
@@ -19,6 +21,8 @@ def labeled_table(facts: Facts) -> Table | None:
         found.setdefault(entry.task, _labeled(entry.task, entry.result, entry.result.linear))
     for run in facts.finetuning:
         found.setdefault(run.result.task, _labeled(run.result.task, run.result, run.result.tuned))
+    for one in facts.label_entries:
+        found.setdefault(one.task, _multilabeled(one.task, one.result))
     if not found:
         return None
     columns = (
@@ -36,21 +40,32 @@ def labeled_table(facts: Facts) -> Table | None:
     return condensed(Table(columns, tuple(found.values()), title="Labeled"))
 
 
+def _multilabeled(task: str, result: LabelResult) -> tuple[Cell, ...]:
+    probed = result.subjects["encoder"]
+    sizes = dict(zip(result.labels, probed.test.positives, strict=True))
+    return _data_row(task, result.data, probed.n_train, probed.test.n, sizes)
+
+
 def _labeled(task: str, result: ProbeResult | FinetuneResult, outcome: Outcome[Choice]) -> tuple[Cell, ...]:
     sizes = {name: sum(row) for name, row in zip(result.classes, outcome.test.confusion, strict=True)}
+    return _data_row(task, result.data, outcome.n_train, outcome.test.n, sizes)
+
+
+def _data_row(task: str, data: DataFacts, train: int, test: int, sizes: Mapping[str, int]) -> tuple[Cell, ...]:
+    """``sizes``: test images of each class or label."""
     fewest, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
     differ = sizes[fewest] < sizes[most]
     return (
         Cell(task),
-        Cell(result.data.train),
-        Cell(result.data.test),
-        Cell(f"{result.data.image_size}"),
-        Cell(f"{outcome.n_train:,}"),
-        Cell(f"{outcome.test.n:,}"),
-        Cell(f"{len(result.classes):,}"),
+        Cell(data.train),
+        Cell(data.test),
+        Cell(f"{data.image_size}"),
+        Cell(f"{train:,}"),
+        Cell(f"{test:,}"),
+        Cell(f"{len(sizes):,}"),
         Cell(f"{sizes[fewest]:,}", fewest if differ else ""),
         Cell(f"{sizes[most]:,}", most if differ else ""),
-        Cell(f"{result.data.duplicates:,}"),
+        Cell(f"{data.duplicates:,}"),
     )
 
 
@@ -153,6 +168,7 @@ def cost_table(facts: Facts) -> Table:
             for subject in result.subjects.values()
             for outcome in subject.probes.values()
         )
+        seconds += sum(one.seconds for result in probing.report.multilabel for one in result.subjects.values())
         rows.append(_cost(probing.origin, seconds))
     for tuning in facts.finetuning:
         tuned = tuning.result.tuned
@@ -193,7 +209,8 @@ def origin_table(facts: Facts) -> Table:
     """When each run was made, with which seed and versions, and what it left."""
     hashes = {run.origin.name: run.results.encoder_sha256 for run in facts.pretraining}
     hashes |= {run.origin.name: run.result.encoder_sha256 for run in facts.finetuning}
-    hashes |= {run.origin.name: run.report.results[0].encoder.sha256 for run in facts.probes if run.report.results}
+    hashes |= {one.origin.name: one.result.encoder.sha256 for one in facts.label_entries}
+    hashes |= {entry.origin.name: entry.result.encoder.sha256 for entry in facts.entries}
     rows = tuple(
         (
             Cell(origin.name),

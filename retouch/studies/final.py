@@ -235,11 +235,13 @@ def _classes(sets: Sequence[LabelSet]) -> dict[str, tuple[str, ...]]:
 
 
 def _facts(sets: Sequence[LabelSet]) -> dict[str, DataFacts]:
-    return {
-        title: data_facts(Sources(part.images.train.source, part.images.test.source), part.images)
-        for part, tasks in titled_tasks(sets)
-        for title in tasks
-    }
+    found: dict[str, DataFacts] = {}
+    for part, tasks in titled_tasks(sets):
+        images = part.images
+        sources = Sources(images.train.source, images.test.source)
+        facts = data_facts(sources, images.train, images.leaks, images.left_out)
+        found |= dict.fromkeys(tasks, facts)
+    return found
 
 
 def _protocol(parts: Parts) -> str:

@@ -22,6 +22,7 @@ from finetune.data import Sources, open_sources
 from finetune.predictions import Predictions, read_predictions
 from finetune.probe import damage_name, probe
 from finetune.results import ProbeReport, ProbeResult, read_results
+from finetune.subjects import Subject
 from finetune.summary import logged_numbers
 from tests.finetune.toys import Shuffled
 from tests.offline_wandb import history, settings
@@ -126,7 +127,7 @@ def test_the_untrained_twin_gets_exactly_the_encoders_spaces(
     offered: dict[str, list[str]] = {}
     real = stage._measure
 
-    def spy(config: Any, data: Any, subject: stage.Subject, *rest: Any) -> Any:
+    def spy(config: Any, data: Any, subject: Subject, *rest: Any) -> Any:
         offered[subject.name] = [f"{space.layer} {space.pooling}" for space in subject.spaces]
         return real(config, data, subject, *rest)
 

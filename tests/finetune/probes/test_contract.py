@@ -23,6 +23,7 @@ from finetune.lines import probe_lines
 from finetune.probe import probe
 from finetune.probes import (
     AnyProbe,
+    Attentive,
     Candidates,
     Classifiers,
     Linear,
@@ -72,7 +73,9 @@ PROBES: dict[str, Probe] = {
     "logistic": Linear(l2=(1e-4, 1e-2, 1.0)),
     "ridge": Linear(kind="ridge", l2=(1e-2, 1.0)),
     "knn": Nearest(k=(1, 5, 20)),
+    "whitened_knn": Nearest(k=(5, 20), whiten=(2, 4)),
     "nearest_mean": NearestMean(),
+    "attentive": Attentive(l2=(1e-4, 1e-2, 1.0), heads=(1, 2), steps=5),
     "nearest_median": NearestMedian(),
 }
 
@@ -202,7 +205,7 @@ def test_answers_are_the_predictions_with_probabilities_where_a_probe_has_them(o
     fitted = one.refit(candidates, task, one.choose(candidates, task))
     classes, confidence = fitted.answers(features)
     assert torch.equal(classes, fitted.predict(features))
-    assert (confidence is not None) == (one.kind in ("logistic", "knn"))
+    assert (confidence is not None) == (one.kind in ("logistic", "knn", "attentive"))
     if confidence is not None:
         assert (confidence.shape, confidence.dtype) == (labels.shape, torch.float32)
         assert bool(((confidence >= 1 / 3 - 1e-6) & (confidence <= 1 + 1e-6)).all())

@@ -9,7 +9,7 @@ from torch import Tensor
 from finetune.solvers.gram import column_mean
 from finetune.solvers.preconditioner import Preconditioner, Span, few_rows
 
-CURVATURE, L2 = torch.tensor([0.1, 0.4]).double(), torch.tensor([1e-3, 1e-1]).double()
+CURVATURE, L2 = torch.tensor([[0.1], [0.4]]).double(), torch.tensor([1e-3, 1e-1]).double()
 
 
 def decaying(n: int, F: int) -> Tensor:

@@ -1,0 +1,60 @@
+"""``label_scores.parquet``: what the probe of each subject gave for each label of each test image.
+
+Columns: ``result`` (its place among the results with several labels), ``task``, ``row`` (of the test set), ``path``,
+``labels`` (those of the image), and a list of numbers for each subject, such as ``encoder.linear``: above 0 where a
+label is likely, in the order of the names in the file's metadata, ``labels``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from common.data import Images, MultiLabels
+from common.files import as_utf8, replacing
+
+LABEL_SCORES = "label_scores.parquet"
+
+
+class LabelScores(NamedTuple):
+    """What several subjects gave for the same test images."""
+
+    images: Images
+    rows: Tensor  # int64 [n], of these images
+    labels: MultiLabels  # of those
+    scores: Mapping[str, Tensor]  # float32 [n L] each, by subject
+
+
+def write_scores(folder: Path, found: Sequence[LabelScores]) -> None:
+    """Write ``label_scores.parquet`` in ``folder``, atomically; no file if nothing was found."""
+    if not found:
+        return
+    names = list(dict.fromkeys(f"{name}.linear" for one in found for name in one.scores))
+    facts = {"result": pa.int32(), "task": pa.string(), "row": pa.int64(), "path": pa.string()}
+    lists = {"labels": pa.list_(pa.string()), **dict.fromkeys(names, pa.list_(pa.float32()))}
+    schema = pa.schema({**facts, **lists})
+    table = pa.concat_tables([_table(one, number, schema) for number, one in enumerate(found)])
+    labels = json.dumps([list(map(as_utf8, one.labels.names)) for one in found])
+    with replacing(folder / LABEL_SCORES) as unfinished:
+        pq.write_table(table.replace_schema_metadata({"labels": labels}), unfinished, compression="zstd")
+
+
+def _table(one: LabelScores, number: int, schema: pa.Schema) -> pa.Table:
+    n, names = len(one.rows), list(map(as_utf8, one.labels.names))
+    shown = [[name for name, has in zip(names, row, strict=True) if has] for row in one.labels.values.tolist()]
+    columns = {
+        "result": [number] * n,
+        "task": [as_utf8(one.labels.task)] * n,
+        "row": one.images.kept[one.rows].tolist(),
+        "path": [as_utf8(one.images.where(row)) for row in one.rows.tolist()],
+        "labels": shown,
+        **{f"{name}.linear": scores.tolist() for name, scores in one.scores.items()},
+    }
+    # of a subject that only another result has, nothing
+    return pa.table({field.name: pa.array(columns.get(field.name, [None] * n), field.type) for field in schema})

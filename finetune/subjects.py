@@ -1,0 +1,109 @@
+"""What a probe measures, the encoder, its untrained twin and raw pixels, and their features."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from common.data import Images
+from common.encoders.base import Encoder
+from common.encoders.card import EncoderCard
+from common.errors import check_all
+from common.machine.cache import cache_folder
+from finetune.baselines import Pixels, untrained
+from finetune.config import ProbeConfig
+from finetune.features import Extraction, Features, cached_features, extract, feature_key, layer_shapes
+from finetune.pooling import Part, Shape, Space, build_spaces
+from finetune.results import EncoderFacts
+
+log = logging.getLogger("retouch")
+
+
+class Spaces(NamedTuple):
+    """The feature spaces of an encoder."""
+
+    searched: list[Space]  # that all probes choose from
+    own: dict[str, list[Space]]  # those of probes that have others, by name
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: the encoder or a baseline."""
+
+    name: str  # its key in results
+    encoder: Encoder
+    identity: str | None  # identifies its features in the cache; None: not cached
+    spaces: list[Space]  # these two as above
+    own: dict[str, list[Space]]
+
+    @property
+    def parts(self) -> list[Part]:
+        spaces = [*self.spaces, *(space for some in self.own.values() for space in some)]
+        return sorted({part for space in spaces for part in space.parts})
+
+
+def spaces_of(config: ProbeConfig, image_size: int | None, encoder: Encoder) -> Spaces:
+    """The feature spaces to choose from, of images of ``image_size`` pixels or the encoder's.
+
+    Raises:
+        UserError: the encoder has no such layers, or supports no images of that size.
+    """
+    shapes = layer_shapes(encoder, image_size or encoder.image_size)
+    spaces, skipped = build_spaces(shapes, config.probe.layers, config.probe.poolings, config.probe.max_width)
+    if skipped:
+        log.debug("skipped in the search: %s", "; ".join(skipped))
+    return Spaces(spaces, _own(config, shapes, spaces))
+
+
+def _own(config: ProbeConfig, shapes: Sequence[Shape], searched: list[Space]) -> dict[str, list[Space]]:
+    """The spaces of probes that do not choose from those that are searched for all."""
+    width = config.probe.max_width
+    found = check_all(*(lambda one=one: one.spaces(shapes, searched, width) for one in config.probes.values()))
+    return {name: spaces for name, spaces in zip(config.probes, found, strict=True) if spaces is not searched}
+
+
+def baselines_of(config: ProbeConfig, itself: Subject, images: Images, how: Extraction) -> list[Subject]:
+    """The untrained twin and raw pixels, as configured."""
+    subjects = []
+    if config.baselines.random_init:
+        twin = untrained(config.encoder, config.seed, images, how.device)
+        data = f"{images.source.fingerprint} {images.size} {len(images)}"
+        identity = f"untrained {itself.identity} seed {config.seed} torch {torch.__version__} {data}"
+        subjects.append(Subject("random_init", twin, identity, itself.spaces, itself.own))
+    if config.baselines.pixels:
+        pixels = Pixels(images.size)
+        flat, _ = build_spaces(pixels.layer_shapes, [0], ["flatten"], max_width=1 << 30)
+        subjects.append(Subject("pixels", pixels, None, flat, _own(config, pixels.layer_shapes, flat)))
+    return subjects
+
+
+def features_of(
+    config: ProbeConfig, subject: Subject, images: Images, split: str, limit: int | None, how: Extraction
+) -> Features:
+    """A subject's features of one split, read from the cache where they are there.
+
+    Args:
+        limit: that the split was cut to; part of the key.
+    """
+    if subject.identity is None or not config.feature_cache:
+        return extract(subject.encoder, images, subject.parts, how)
+    key = feature_key(subject.encoder, subject.identity, images, split, limit, subject.parts, how)
+    folder = (config.cache_folder or cache_folder()).expanduser()
+    return cached_features(folder, key, subject.encoder, images, subject.parts, how)
+
+
+def encoder_facts(config: ProbeConfig, card: EncoderCard) -> EncoderFacts:
+    """What results say of the encoder."""
+    pretext = card.provenance.get("pretext")
+    kind = pretext.get("kind") if isinstance(pretext, dict) else pretext
+    return EncoderFacts(
+        path=str(config.encoder),
+        name=card.name,
+        view=card.view,
+        pretext=None if kind is None else str(kind),
+        sha256=card.sha256,
+    )
