@@ -19,7 +19,7 @@ from torch import Tensor
 from common.data import Labels
 from finetune.config import LabelEfficiencyConfig, ProbeConfig
 from finetune.features import Features
-from finetune.probes import Candidates, build_task
+from finetune.probes import Candidates, Probe, Search, build_task
 from finetune.results import LabelEfficiency, LabelPoint, Worth
 
 log = logging.getLogger("retouch")
@@ -90,16 +90,31 @@ def measure_efficiency(
     """
     if config.label_efficiency is None:
         return None
-    right: Right = {}
-    for count, draws in draw_rows(train, config.label_efficiency, config.seed).items():
-        answers = []
-        for rows in draws:
-            drawn = candidates.of(rows)
-            task = build_task(train._replace(values=train.values[rows]), config.probe, config.seed)
-            chosen = config.probe.choose(drawn, task)
-            answers.append(config.probe.refit(drawn, task, chosen).predict(test) == test_labels)
-        right[count] = torch.stack(answers)
+    draws = draw_rows(train, config.label_efficiency, config.seed)
+    right = right_answers(config.probe, config.probe, candidates, train, test, test_labels, draws, config.seed)
     right[len(train.values)] = (whole == test_labels)[None]
+    return right
+
+
+def right_answers(
+    probe: Probe,
+    search: Search,
+    candidates: Candidates,
+    train: Labels,
+    test: Features,
+    test_labels: Tensor,
+    draws: Mapping[int, Sequence[Tensor]],
+    seed: int,
+) -> Right:
+    """Choose and fit a probe on each draw of the training images, and see which test images it gets right."""
+    right: Right = {}
+    for count, some in draws.items():
+        answers = []
+        for rows in some:
+            drawn = candidates.of(rows)
+            task = build_task(train._replace(values=train.values[rows]), search, seed)
+            answers.append(probe.refit(drawn, task, probe.choose(drawn, task)).predict(test) == test_labels)
+        right[count] = torch.stack(answers)
     return right
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from common.data import Images
 from common.errors import UserError, one_line
 from common.files import replacing
+from common.runs.results import file_of_run
 from finetune.features import Features
 from finetune.pooling import Space
 from finetune.probes import Standardizer
@@ -85,10 +86,7 @@ def read_embeddings(path: str | Path) -> list[Embedding]:
     Raises:
         UserError: there is no such file, or Retouch did not write it.
     """
-    path = Path(path)
-    path = path / EMBEDDING if path.is_dir() else path
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give the {EMBEDDING} of a finished retouch probe run")
+    path = file_of_run(path, EMBEDDING, ("probe",))
     try:
         with safe_open(path, framework="pt") as file:
             results = json.loads(file.metadata()["results"])

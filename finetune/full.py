@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from common.augment import AugmentConfig
-from common.data import Images, Loader, in_order
-from common.encoders import Classifier, build_encoder, layer_decay_groups
+from common.data import Loader
+from common.encoders import Classifier, build_encoder
 from common.encoders.base import Encoder
 from common.encoders.card import resized
 from common.encoders.export import export_classifier, export_encoder
 from common.encoders.load import load_encoder, random_twin, read_encoder_card
-from common.engine.gradient import GradientLearner, check_shares, decayed_names
+from common.engine.gradient import GradientLearner, check_shares
 from common.engine.loop import Periodic, learn
 from common.engine.schedule import seed_step
 from common.errors import UserError, check_all
 from common.machine.distributed import World, world
-from common.machine.precision import autocast, resolve_precision
-from common.pixels import to_float
 from common.runs.folder import Run, check_run_folder, numbered, open_run, say_how_to_continue, with_group
 from common.runs.logs import early_log
 from common.runs.results import RESULTS
@@ -41,21 +36,15 @@ from finetune.data import (
 )
 from finetune.features import layer_shapes
 from finetune.leaks import write_leaks
+from finetune.lines import Line, finetune_lines
 from finetune.metrics import accuracy, compare, score
 from finetune.predictions import Predictions, read_predictions, write_predictions
 from finetune.probe import probe
 from finetune.results import Comparison, FinetuneResult, ProbeResult, StepChoice, Tuned, write_results
-from finetune.table import Line, finetune_lines, results_table
+from finetune.supervised import Split, Supervised, decayed_groups, predict
+from finetune.table import results_table
 
 log = logging.getLogger("retouch")
-
-
-class Split(NamedTuple):
-    """Some rows of the images, with their labels."""
-
-    images: Images
-    rows: Tensor  # int64 [n]
-    labels: Tensor  # int64 [n]
 
 
 class Ran(NamedTuple):
@@ -64,26 +53,6 @@ class Ran(NamedTuple):
     finished: bool  # not stopped by a signal
     result: FinetuneResult | None = None  # the test result; in the first process only
     predictions: Predictions | None = None  # of the test images, likewise
-
-
-class Supervised(nn.Module):
-    """The objective of fine-tuning: augment, classify, and score by cross-entropy."""
-
-    def __init__(self, classifier: Classifier, label_smoothing: float, augment: AugmentConfig) -> None:
-        super().__init__()
-        self.classifier, self.label_smoothing, self.augment = classifier, label_smoothing, augment
-
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Images uint8 ``[B 3 S S]`` and labels ``[B]`` -> the named loss."""
-        logits = self.classifier(self.augmented(images)).float()
-        return {"cross_entropy": F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)}
-
-    # compiling would not speed this up, and eager random numbers stay reproducible
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def augmented(self, images: Tensor) -> Tensor:
-        """uint8 0..255 -> float32 0..1, with autocast off."""
-        with torch.autocast(images.device.type, enabled=False):
-            return self.augment(images)
 
 
 def finetune(config: FinetuneConfig, images: LabeledImages | None = None) -> FinetuneResult | None:
@@ -235,7 +204,7 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
     log.info("%s: %d classes, %d training images, %d validation images", task, *counts)
 
     def evaluate(step: int) -> dict[str, float]:
-        found = _predict(classifier, validation, config, here)
+        found = predict(classifier, validation, config, here)
         return {"val/accuracy": float(accuracy(found.answers, found.labels))}
 
     # train, keeping the weights with the best validation accuracy
@@ -252,7 +221,7 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
 
     # test once, export
     test = Split(images.test, torch.arange(len(images.test)), test_labels.values)
-    found = _predict(classifier, test, config, here)
+    found = predict(classifier, test, config, here)
     provenance = {
         "stage": "finetune",
         "task": task,
@@ -326,50 +295,6 @@ def _with_baselines(
         result = result.model_copy(update={"linear_probe": probed, "linear_probe_protocol": linear[0].protocol})
     tuned = result.tuned.model_copy(update=compared("tuned", "from_scratch", "linear_probe"))
     return result.model_copy(update={"tuned": tuned}), replace(mine, answers=answers, confidences=confidences)
-
-
-def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[dict[str, Any]]:
-    """AdamW groups with layer-wise learning-rate decay (Bao et al. 2022): ``layer_decay ** (deepest - depth)``."""
-    named = {name: p for name, p in model.classifier.named_parameters() if p.requires_grad}
-    depths = dict(layer_decay_groups(model.classifier))
-    deepest, decayed = max(depths.values()), decayed_names(model.classifier)
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
-    for name, parameter in named.items():
-        decays = name in decayed
-        group = groups.setdefault(
-            (depths[name], decays),
-            {
-                "params": [],
-                "lr_scale": config.layer_decay ** (deepest - depths[name]),
-                "weight_decay": config.optim.weight_decay if decays else 0.0,
-            },
-        )
-        group["params"].append(parameter)
-    return list(groups.values())
-
-
-class _Predicted(NamedTuple):
-    answers: Tensor  # int64 [n]
-    confidence: Tensor  # float32 [n]: the softmax of each answer
-    labels: Tensor  # int64 [n]
-    index: Tensor  # type: ignore[assignment]  # int64 [n]: places in the split
-
-
-def _predict(classifier: Classifier, split: Split, config: FinetuneConfig, here: World) -> _Predicted:
-    """What the classifier answers for each readable row of the split, on the CPU."""
-    training = classifier.training
-    classifier.eval()
-    dtype = resolve_precision(config.precision, here.device)
-    answers, confidence, index = [], [], []
-    with torch.inference_mode(), autocast(here.device, dtype):
-        for batch in in_order(split.images.only(split.rows), config.batch_size, config.data.workers):
-            logits = classifier(to_float(batch.images.to(here.device)))
-            answers.append(logits.argmax(1).cpu())
-            confidence.append(logits.float().softmax(1).amax(1).cpu())
-            index.append(batch.index)
-    classifier.train(training)
-    places = torch.cat(index)
-    return _Predicted(torch.cat(answers), torch.cat(confidence), split.labels[places], places)
 
 
 def _protocol(config: FinetuneConfig) -> str:

@@ -26,6 +26,7 @@ from torch import Tensor
 from common.data import Images
 from common.errors import UserError, one_line
 from common.files import as_utf8, replacing
+from common.runs.results import file_of_run
 
 PREDICTIONS = "predictions.parquet"
 CONFIDENCE = ".confidence"  # ends the name of a column of probabilities
@@ -80,10 +81,7 @@ def read_predictions(path: str | Path) -> list[Predictions]:
     Raises:
         UserError: there is no such file, or Retouch did not write it.
     """
-    path = Path(path)
-    path = path / PREDICTIONS if path.is_dir() else path
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give the {PREDICTIONS} of a finished retouch probe or finetune run")
+    path = file_of_run(path, PREDICTIONS, ("probe", "finetune"))
     try:
         # not pq.read_table and Table.filter, nor to_numpy: they load what takes 100 MiB
         table = pq.ParquetFile(path).read()

@@ -9,18 +9,9 @@ from rich.console import Console
 from common.runs.folder import Run
 from common.runs.results import RESULTS
 from finetune.config import ProbeConfig
+from finetune.lines import Line, data_names, probe_lines, task_names
 from finetune.results import Checks, DataFacts, Probed, ProbeReport, ProbeResult
-from finetune.table import (
-    Line,
-    damage_table,
-    data_names,
-    efficiency_table,
-    probe_lines,
-    properties_table,
-    results_table,
-    task_names,
-    worth_lines,
-)
+from finetune.table import damage_table, efficiency_table, properties_table, results_table, worth_lines
 
 
 def notes(config: ProbeConfig, results: Sequence[ProbeResult]) -> tuple[str, ...]:

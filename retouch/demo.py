@@ -16,9 +16,10 @@ from common.recipes import stage_config
 from common.runs.console import program
 from common.runs.folder import check_run_folder
 from finetune.config import ProbeConfig
+from finetune.lines import probe_lines
 from finetune.probe import probe
 from finetune.results import ProbeResult
-from finetune.table import probe_lines, results_markdown, results_table
+from finetune.table import results_markdown, results_table
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
 from retouch.report.page import check_out, write_report

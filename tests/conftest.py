@@ -26,7 +26,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Tests are small: a second thread gains nothing, and waits badly where other processes share the cores.
 torch.set_num_threads(1)
-os.environ.setdefault("WANDB_MODE", "offline")
+# each run of W&B starts a process of it: what a test reads of them, it asks for with wandb.mode=offline
+os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # the shell lets what it starts in the background ignore Ctrl-C; tests of it need it
@@ -47,6 +48,12 @@ def shared_data() -> Path:
 def _isolated_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep feature caches and W&B's own folders of tests out of the home directory."""
     monkeypatch.setenv("RETOUCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def few_strengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linear probes try two strengths by default, for tests of what does not depend on the grid."""
+    monkeypatch.setattr("finetune.probes.linear.STRENGTHS", {"logistic": (1e-3, 1e-1), "ridge": (1e-3, 1e-1)})
 
 
 @pytest.fixture(autouse=True)

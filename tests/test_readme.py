@@ -22,7 +22,7 @@ RUN = [line for line in COMMANDS if line.split()[1] not in ("demo", "lecture")] 
 QUICK: dict[str, dict[str, Any]] = {
     "pretrain": {"steps": 2, "batch_size": 8, "precision": "float32"},
     "finetune": {"steps": 2, "epochs": None, "batch_size": 8, "precision": "float32"},
-    "probe": {"precision": "float32", "damage": []},
+    "probe": {"precision": "float32", "damage": [], "probe": {"layers": ["last3"], "poolings": ["avg"]}},
     "embed": {"precision": "float32"},
     "study": {"contestants": ["scratch"]},
 }
@@ -40,7 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def quick(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(few_strengths: None, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped recipes with a few steps; runs go on in one folder, in the order of the README."""
     monkeypatch.chdir(home)
     monkeypatch.setenv("WANDB_MODE", "disabled")

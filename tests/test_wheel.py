@@ -73,19 +73,32 @@ def test_an_installed_program_works_from_a_folder_of_the_user(installed: Install
     assert len(found) == len(recipes())
     assert all(Path(one["path"]).is_relative_to(installed.site) for one in found)
 
+    # one process for three commands: it imports torch once
     small = ["batch_size=4", "data.workers=0", "encoder.model_args={width: 4, depth: 1}"]
-    said = installed.run(tmp_path, "retouch", "pretrain", "denoise", "data=my pictures", "steps=2", *small).stderr
-    assert "run folder: runs/denoise-1" in said
-    probed = ["encoder=runs/denoise-1", "data=my pictures", "data.test=my pictures", "data.workers=0", "knn=null"]
-    installed.run(tmp_path, "retouch", "probe", *probed, "probe.validation=0.4")
+    pretrained = ["denoise", "data=my pictures", "steps=2", *small]
+    probed = [
+        "encoder=runs/denoise-1",
+        "data=my pictures",
+        "data.test=my pictures",
+        "data.workers=0",
+        "knn=null",
+        "probe.validation=0.4",
+        "probe.l2=[0.01]",
+    ]
+    script = (
+        "from retouch.cli import main\n"
+        f"assert main(['pretrain', *{pretrained}]) == main(['probe', *{probed}]) == main(['report', 'runs']) == 0\n"
+        "import retouch, common, pretrain, finetune\n"
+        "print(retouch.__file__, common.__file__, len(retouch.__all__), sep='\\n')"
+    )
+    done = installed.run(tmp_path, "python", "-c", script)
+    assert "run folder: runs/denoise-1" in done.stderr
+    *said, ours, shared, _ = done.stdout.splitlines()
+    assert said[-1] == "report.html"
+    assert all(Path(path).is_relative_to(installed.site) for path in (ours, shared))
     [result] = json.loads((tmp_path / "runs" / "linear-1" / "results.json").read_text())["results"]
     assert (result["task"], result["classes"]) == ("label", ["cat", "dog"])
-    assert installed.run(tmp_path, "retouch", "report", "runs").stdout == "report.html\n"
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Does denoise beat the same network untrained?" in page
     assert "versions: " not in page
     assert "torch " in page  # of train.log
-
-    where = "import retouch, common, pretrain, finetune; print(retouch.__file__, common.__file__, len(retouch.__all__))"
-    lines = installed.run(tmp_path, "python", "-c", where).stdout.split()
-    assert [Path(line).is_relative_to(installed.site) for line in lines[:2]] == [True, True]

@@ -298,6 +298,8 @@ class Encoder(nn.Module, ABC):
     def _train_only_path_of(self, function: Callable[[Tensor], Tensor]) -> None:
         """Freeze the parameters that do not affect ``function``'s output (DDP refuses parameters without gradient)."""
         named = dict(self.named_parameters())
+        if not named:
+            return
         for parameter in named.values():
             parameter.requires_grad_(True)
         with torch.enable_grad(), _in_eval(self):

@@ -18,6 +18,23 @@ RESULTS = "results.json"
 T = TypeVar("T")
 
 
+def file_of_run(path: str | Path, name: str, stages: Sequence[str]) -> Path:
+    """The file ``name`` of a finished run of one of these stages, from its own path or that of the run folder.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    path = Path(path)
+    path = path / name if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give {_wanted(name, stages)}")
+    return path
+
+
+def _wanted(name: str, stages: Sequence[str]) -> str:
+    return f"the {name} of a finished retouch {' or '.join(stages)} run"
+
+
 def load_results(path: str | Path, schema: TypeAdapter[T], stages: Sequence[str]) -> T:
     """Read the results of one of these stages: a ``results.json``, or the run folder around it.
 
@@ -26,7 +43,7 @@ def load_results(path: str | Path, schema: TypeAdapter[T], stages: Sequence[str]
     """
     path = Path(path)
     path = path / RESULTS if path.is_dir() else path
-    wanted = f"the {RESULTS} of a finished retouch {' or '.join(stages)} run"
+    wanted = _wanted(RESULTS, stages)
     try:
         found: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

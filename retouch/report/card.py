@@ -8,8 +8,9 @@ from pathlib import Path
 
 from finetune.table import markdown
 from retouch.report.blocks import Block, Cell, Column, Commands, Points, Prose, Table
-from retouch.report.facts import Facts, read_facts
+from retouch.report.facts import Facts
 from retouch.report.parts import card_parts
+from retouch.report.reading import read_facts
 from retouch.report.sentences import about, distinct, question, verdict
 
 

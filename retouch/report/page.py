@@ -12,8 +12,9 @@ from markupsafe import Markup
 
 from common.errors import UserError, check_all
 from common.files import write_text
-from retouch.report.facts import Facts, read_facts
+from retouch.report.facts import Facts
 from retouch.report.parts import page_parts
+from retouch.report.reading import read_facts
 from retouch.report.sentences import about, question, verdict
 
 MARK = '<meta name="generator" content="retouch report">'  # by this a report is known as ours

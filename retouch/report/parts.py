@@ -28,20 +28,12 @@ from retouch.report.blocks import (
     Table,
     Thumbnails,
 )
-from retouch.report.charts import (
-    FEW,
-    MOST_CLASSES,
-    Strip,
-    confusion_chart,
-    curves_chart,
-    labels_chart,
-    layer_chart,
-    reliability_chart,
-)
+from retouch.report.charts import Strip, curves_chart, labels_chart, reliability_chart
 from retouch.report.confidence import RELIABILITY, sureness
 from retouch.report.facts import Curves, Facts, FineTuning, Origin, Pretraining
 from retouch.report.layers import depth_sentences, layer_map, on_few
 from retouch.report.limits import limits
+from retouch.report.maps import FEW, MOST_CLASSES, confusion_chart, layer_chart
 from retouch.report.pictures import (
     TILE,
     Confused,

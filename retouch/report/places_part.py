@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from retouch.report.blocks import Block, Nearby, Neighbor, Neighbors, Places, Prose
-from retouch.report.charts import MARKS, class_mark, places_chart
 from retouch.report.facts import Entry, Facts
+from retouch.report.maps import MARKS, class_mark, places_chart
 from retouch.report.pictures import ImageSet, ImageSets, Picture
 from retouch.report.places import Placed, apart, layout, neighbor_sentences, neighbors, placed
 from retouch.report.sentences import counted

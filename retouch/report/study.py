@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from finetune.results import Comparison
 from finetune.table import percent
 from retouch.report.blocks import Block, Cell, Column, Figure, Figures, Points, Prose, Table
-from retouch.report.charts import Racer, race_chart
+from retouch.report.charts import Racer, labels_chart, race_chart
 from retouch.report.compare import LEVEL, holm
 from retouch.report.facts import Facts
 from retouch.report.sentences import counted, interval, number, signed
@@ -23,7 +23,9 @@ RULE = (
 
 def study_blocks(facts: Facts) -> tuple[Block, ...]:
     """All of it."""
-    return tuple(block for run in facts.studies for block in (*_tables(run.report), _race(run.report)))
+    return tuple(
+        block for run in facts.studies for block in (*_tables(run.report), _race(run.report), *_worth(run.report))
+    )
 
 
 def study_tables(facts: Facts) -> tuple[Block, ...]:
@@ -112,6 +114,18 @@ def _race(report: StudyReport) -> Figures:
     racers = [_racer(one) for one in report.contenders if one.validations]
     caption = "Mean validation accuracy against seconds of training; level: judged once."
     return Figures((Figure(race_chart("The race", racers), caption),))
+
+
+def _worth(report: StudyReport) -> tuple[Figures, ...]:
+    """Accuracy of the winner and of its untrained network, from few labels to all."""
+    figures = [
+        Figure(
+            labels_chart(f"{task}: what the training of {report.winner} is worth in labels", found),
+            f"{task}: test accuracy by ridge regression, %; bars: the least and the most accurate draw",
+        )
+        for task, found in report.worth.items()
+    ]
+    return (Figures(tuple(figures)),) if figures else ()
 
 
 def _racer(one: Contender) -> Racer:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from finetune.lines import SUBJECTS
 from finetune.results import Choice, Comparison, Outcome, ProbeChoice, Score
-from finetune.table import PROBES, SUBJECTS
+from finetune.table import PROBES
 from retouch.report.blocks import Cell, Column, Table
 from retouch.report.charts import interval_mark, span_of
 from retouch.report.compare import PIXELS, UNTRAINED, Contrast, gains, tuned_gains

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -70,6 +71,9 @@ def make_plan(parts: Parts, simple: SimpleDone) -> Plan:
     probing = probe_seconds(parts)
     probe = probing < planning.PROBE_SHARE * available
     available -= probing if probe else 0.0
+    valuing = worth_seconds(parts) if field.restoring else math.inf
+    worth = valuing < planning.WORTH_SHARE * available
+    available -= valuing if worth else 0.0
     scratch_seconds = planning.SCRATCH_SHARE * available if scratch_step else 0.0
     tasks = sum(len(one.images.tasks) for one in parts.images.sets)
     scratch = int(scratch_seconds / tasks / scratch_step) if scratch_step else 0
@@ -91,6 +95,7 @@ def make_plan(parts: Parts, simple: SimpleDone) -> Plan:
         scratch=scratch,
         scratch_seconds=scratch_seconds,
         probe=probe,
+        worth=worth,
         timings=inside,
         left_out=tuple(left_out),
     )
@@ -99,7 +104,8 @@ def make_plan(parts: Parts, simple: SimpleDone) -> Plan:
 def reserve(parts: Parts, plan: Plan) -> float:
     """Seconds that must be left when the race ends."""
     probing = probe_seconds(parts) if plan.probe else 0.0
-    return _testing(parts, parts.journal.judged) + plan.scratch_seconds + probing + planning.REPORTING
+    valuing = worth_seconds(parts) if plan.worth else 0.0
+    return _testing(parts, parts.journal.judged) + plan.scratch_seconds + probing + valuing + planning.REPORTING
 
 
 def _testing(parts: Parts, names: Iterable[str]) -> float:
@@ -111,6 +117,20 @@ def probe_seconds(parts: Parts) -> float:
     """Estimated seconds of the linear probe of the winner on all labeled images, whoever wins."""
     costs = [one.cost for one in parts.journal.memory.judgments]
     return planning.LOGISTIC * max(_fit_seconds(parts, cost, parts.images.labeled) for cost in costs)
+
+
+def worth_seconds(parts: Parts) -> float:
+    """Estimated seconds to measure what the training of any contestant is worth in labels."""
+    images, twins = parts.images, {one.twin for one in parts.field.restoring}
+    return max(
+        planning.worth_seconds(
+            parts.journal.last(twin).cost,
+            *(images.judged, images.fitted, images.tested),
+            strengths=len(STRENGTHS),
+            few=FEW_IMAGES,
+        )
+        for twin in twins
+    )
 
 
 def _fit_seconds(parts: Parts, cost: JudgeCost, rows: int) -> float:

@@ -10,20 +10,21 @@ from torch import Tensor
 
 from common.files import write_json
 from common.runs.results import RESULTS
+from finetune.config import LabelEfficiencyConfig
 from finetune.data import Sources, data_facts
 from finetune.metrics import compare, score
 from finetune.predictions import Predictions, write_predictions
-from finetune.results import DataFacts, Probed, Score
+from finetune.results import DataFacts, LabelEfficiency, Probed, Score
 from retouch.report.compare import holm
-from retouch.studies.budget import probe_seconds
+from retouch.studies.budget import probe_seconds, worth_seconds
 from retouch.studies.contestants import SCRATCH, Field, Restoring
 from retouch.studies.images import LabelSet, titled_tasks
 from retouch.studies.parts import Parts
-from retouch.studies.plan import Plan
+from retouch.studies.plan import WORTH_DRAWS, WORTH_SHARES, Plan
 from retouch.studies.race import better
 from retouch.studies.results import Contender, Role, StudyReport, Validation, Versus
 from retouch.studies.scratch import run_scratch
-from retouch.studies.verdict import verdict
+from retouch.studies.verdict import is_shown, verdict
 
 log = logging.getLogger("retouch")
 
@@ -75,6 +76,11 @@ def compared(winner: str, rivals: dict[Role, str], answers: Answers, labels: dic
         Versus(role=role, task=task, one=winner, other=other, images=len(labels[task]), found=found, adjusted_p=p)
         for (role, other, task, found), p in zip(pairs, adjusted, strict=True)
     )
+
+
+def gain_shown(comparisons: Sequence[Versus]) -> bool:
+    """Whether the winner is shown to be better than its untrained network, on one task at least."""
+    return any(one.role == "untrained" and one.found.difference > 0 and is_shown(one) for one in comparisons)
 
 
 def labels_of_tests(sets: Sequence[LabelSet]) -> dict[str, Tensor]:
@@ -132,14 +138,16 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
     comparisons = compared(winner, rivals, answers, labels)
     contenders = tuple(_contender(parts, plan, name, scores[name], answers, labels) for name in answers)
     probed, skipped = _probe(parts, plan, winner)
+    worth, unknown = worth_of(parts, plan, winner, comparisons)
 
     [leader] = [one for one in contenders if one.name == winner]
     report = StudyReport(
-        verdict=verdict(leader, comparisons),
+        verdict=verdict(leader, comparisons, worth),
         winner=winner,
         contenders=tuple(sorted(contenders, key=lambda one: -one.mean)),
         comparisons=comparisons,
         probe=probed,
+        worth=worth,
         budget=config.seconds,
         seconds=round(journal.clock.taken, 1),
         image_size=images.size,
@@ -150,7 +158,7 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
         classes=classes,
         sizes=plan.sizes,
         protocol=_protocol(parts),
-        left_out=(*plan.left_out, *skipped),
+        left_out=(*plan.left_out, *skipped, *unknown),
     )
     write_predictions(config.out, predictions(images.sets, answers))
     write_json(config.out / RESULTS, report.model_dump(mode="json"))
@@ -179,6 +187,20 @@ def _probe(parts: Parts, plan: Plan, winner: str) -> tuple[dict[str, Probed], li
             *(winner, f"{one.n_train:,}", 100 * one.test.accuracy, task),
         )
     return found, []
+
+
+def worth_of(
+    parts: Parts, plan: Plan, winner: str, comparisons: Sequence[Versus]
+) -> tuple[dict[str, LabelEfficiency], list[str]]:
+    """What the winner's training is worth in labels, if it was planned and a gain is shown, or why it is not known."""
+    one = parts.field.named(winner)
+    if not plan.worth or not isinstance(one, Restoring) or not gain_shown(comparisons):
+        return {}, []
+    needed, left = worth_seconds(parts), parts.journal.clock.left
+    if parts.config.plan is None and left < ENOUGH * needed:
+        return {}, [f"what {winner} is worth in labels: takes up to {needed:.0f} s, and {max(0, left):.0f} s were left"]
+    draws = LabelEfficiencyConfig(shares=WORTH_SHARES, draws=WORTH_DRAWS)
+    return parts.judge.worth(one, parts.field.named(one.twin), draws), []
 
 
 def _contender(

@@ -9,16 +9,19 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from common.data import Images, Labels
 from common.encoders import Encoder
 from common.errors import UserError
+from finetune.config import LabelEfficiencyConfig
+from finetune.efficiency import Right, draw_rows, label_efficiency, right_answers
 from finetune.features import Extraction, Features, extract
 from finetune.pooling import Space, build_spaces
 from finetune.probe import run_probe
 from finetune.probes import Candidates, Linear, Search, build_task
-from finetune.results import Probed
+from finetune.results import LabelEfficiency, Probed
 from retouch.studies.contestants import Contestant
 from retouch.studies.images import LabelSet, titled_tasks
 from retouch.studies.plan import JudgeCost
@@ -85,6 +88,32 @@ class Judge:
     def probe(self, one: Contestant) -> dict[str, Tested]:
         """The same by logistic regression, the usual linear probe, on all labeled training images."""
         return self._tested(one, LOGISTIC, everything=True)
+
+    def worth(self, one: Contestant, other: Contestant, draws: LabelEfficiencyConfig) -> dict[str, LabelEfficiency]:
+        """How many labels one contestant saves next to another, by task: both tested again on draws of the fitted rows.
+
+        In what is returned the first is ``encoder``, and the second ``random_init``.
+        """
+        rights = [self._right(contestant, draws) for contestant in (one, other)]
+        return {
+            title: label_efficiency({"encoder": rights[0][title], "random_init": rights[1][title]}, self.seed)
+            for title in rights[0]
+        }
+
+    def _right(self, one: Contestant, how: LabelEfficiencyConfig) -> dict[str, Right]:
+        """Which test images are right, by task, from few labels to all of the fitted rows."""
+        encoder = one.encoder()
+        space = space_of(encoder, one.poolings)
+        found = {}
+        for part, tasks in titled_tasks(self.sets):
+            images = part.images.train.only(part.fitted)
+            train, test = self._features(encoder, space, images), self._features(encoder, space, part.images.test)
+            for title, name in tasks.items():
+                labels, true = _labels(images, name, train), part.images.tasks[name][1].values[test.index]
+                draws = draw_rows(labels, how, self.seed) | {len(train): [torch.arange(len(train))]}
+                candidates = Candidates(train, [space], self.how.device)
+                found[title] = right_answers(RIDGE, SEARCH, candidates, labels, test, true, draws, self.seed)
+        return found
 
     def _tested(self, one: Contestant, probe: Linear, *, everything: bool) -> dict[str, Tested]:
         encoder = one.encoder()

@@ -26,6 +26,8 @@ RULER_STEPS = 12  # as many steps take as long as measuring what the loss means 
 BASELINE_SHARE = 0.1  # of the budget that one simple method may take
 SCRATCH_SHARE = 0.125  # of the time for training that the network from scratch gets
 PROBE_SHARE = 0.25  # of the time for training that the linear probe of the winner may take; else it is left out
+WORTH_SHARE = 0.1  # likewise, what its training is worth in labels
+WORTH_SHARES, WORTH_DRAWS = (0.05, 0.1, 0.25, 0.5), 3  # of the fitted images
 SPARE = 0.03  # of the budget: for what the estimates miss
 REPORTING = 6.0  # seconds for comparisons, results and report
 LOGISTIC = 3.0  # a logistic fit takes so many times a ridge fit with its choice of a strength
@@ -85,6 +87,7 @@ class Plan(Record):
     scratch: int  # steps of the network from scratch; 0: it does not compete
     scratch_seconds: float = 0.0
     probe: bool  # whether the winner gets the usual linear probe
+    worth: bool = False  # whether it is measured how many labels the winner saves
     timings: dict[str, Timing] = Field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
@@ -133,6 +136,14 @@ def fit_seconds(cost: JudgeCost, judged: int, fitted: int, tested: int, *, stren
 
     work = choosing(fitted) + ridge_work(fitted, cost.width, 1)
     return cost.extraction * (fitted + tested) / judged + cost.fitting * work / choosing(judged)
+
+
+def worth_seconds(cost: JudgeCost, judged: int, fitted: int, tested: int, *, strengths: int, few: int) -> float:
+    """Estimated seconds to test two contestants again, on all fitted images and on draws of them."""
+    extraction = cost.extraction * (fitted + tested) / judged
+    fits = [fitted, *(round(share * fitted) for share in WORTH_SHARES for _ in range(WORTH_DRAWS))]
+    whole = [fit_seconds(cost, judged, rows, 0, strengths=strengths, few=few) for rows in fits]
+    return 2 * (extraction + sum(whole) - cost.extraction * sum(fits) / judged)
 
 
 # ---- the race

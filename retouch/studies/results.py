@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter
 
 from common.encoders.base import View
 from common.runs.results import SCHEMA_VERSION, load_results
-from finetune.results import Comparison, DataFacts, Probed, Record, Score
+from finetune.results import Comparison, DataFacts, LabelEfficiency, Probed, Record, Score
 from retouch.studies.plan import Sizes
 
 CONTESTANTS = "contestants"  # the folder of their runs in that of the study
@@ -77,6 +77,8 @@ class StudyReport(Record):
     contenders: tuple[Contender, ...]
     comparisons: tuple[Versus, ...]
     probe: dict[str, Probed] = Field(default_factory=dict)  # linear, of the winner on all labeled images, by task
+    # by task, what the winner's training is worth: it is "encoder", and its untrained network "random_init"
+    worth: dict[str, LabelEfficiency] = Field(default_factory=dict)
     budget: float  # seconds
     seconds: float  # taken
     image_size: int

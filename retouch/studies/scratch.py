@@ -16,8 +16,9 @@ from common.runs.results import RESULTS
 from common.runs.tracking import WandbConfig
 from finetune.config import FinetuneConfig
 from finetune.data import LabeledImages
-from finetune.full import Supervised, decayed_groups, finetune
+from finetune.full import finetune
 from finetune.predictions import read_predictions
+from finetune.supervised import Supervised, decayed_groups
 from pretrain.config import GradientPretraining
 from retouch.studies.config import StudyConfig
 from retouch.studies.contestants import SCRATCH, Field

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 
-from finetune.results import Comparison
+from finetune.results import Comparison, LabelEfficiency
+from finetune.table import two_digits
 from retouch.report.compare import Contrast
 from retouch.report.sentences import answered, listed, number, points
 from retouch.studies.results import Contender, Kind, Role, Versus
@@ -39,16 +40,24 @@ def _in_words(name: str, role: Role) -> str:
     return "the untrained network" if role == "untrained" else shown_name(name, role)
 
 
-def verdict(winner: Contender, comparisons: Sequence[Versus]) -> tuple[str, ...]:
-    """The answer, and what else is shown of the winner. A no is an answer as good as a yes."""
+def verdict(
+    winner: Contender, comparisons: Sequence[Versus], worth: Mapping[str, LabelEfficiency] | None = None
+) -> tuple[str, ...]:
+    """The answer, and what else is shown of the winner. A no is an answer as good as a yes.
+
+    Args:
+        worth: by task, what the winner's training is worth in labels, where that was measured.
+    """
     by_role: dict[Role, list[Versus]] = {}
     for one in comparisons:
         by_role.setdefault(one.role, []).append(one)
-    first, told = _answer(winner, by_role)
+    first, told = _answer(winner, by_role, worth or {})
     return tuple(filter(None, [first, _others({role: by_role[role] for role in by_role if role not in told})]))
 
 
-def _answer(winner: Contender, by_role: dict[Role, list[Versus]]) -> tuple[str, set[Role]]:
+def _answer(
+    winner: Contender, by_role: dict[Role, list[Versus]], worth: Mapping[str, LabelEfficiency]
+) -> tuple[str, set[Role]]:
     """The first sentence, and the comparisons that it tells."""
     for role in ("pretrained", "scratch"):  # somebody else's work, or the labels alone, may be better than all
         rivals = by_role.get(role, [])
@@ -56,7 +65,7 @@ def _answer(winner: Contender, by_role: dict[Role, list[Versus]]) -> tuple[str, 
             what = f"take {rivals[0].other}'s features" if role == "pretrained" else "train on the labels from scratch"
             return f"No: {what}, {_by(rivals)} better than {winner.name}.", {role}
     if winner.kind == "restoring":
-        return _over_untrained(winner.name, by_role.get("untrained", [])), {"untrained"}
+        return _over_untrained(winner.name, by_role.get("untrained", []), worth), {"untrained"}
     rivals = by_role.get("restoring", [])
     name = winner.name
     taken = {
@@ -75,7 +84,7 @@ def _answer(winner: Contender, by_role: dict[Role, list[Versus]]) -> tuple[str, 
     )
 
 
-def _over_untrained(name: str, rivals: list[Versus]) -> str:
+def _over_untrained(name: str, rivals: list[Versus], worth: Mapping[str, LabelEfficiency]) -> str:
     if not rivals:
         return f"Not known: {name} was not compared with its untrained network."
     if len(rivals) > 1:
@@ -83,10 +92,29 @@ def _over_untrained(name: str, rivals: list[Versus]) -> str:
     [one] = rivals
     match _shown(one):
         case "better":
-            return f"Yes: {name} beats the untrained network by {points(one.found)}."
+            labels = f"; {saved(worth[one.task])}" if one.task in worth else ""
+            return f"Yes: {name} beats the untrained network by {points(one.found)}{labels}."
         case "worse":
             return f"No: {name} is worse than the untrained network, by {points(one.found)}."
     return f"No difference shown: {name} and the untrained network are {points(one.found)} apart, and {_limit(rivals)}."
+
+
+def saved(found: LabelEfficiency) -> str:
+    """``on 570 labels that is worth about 430 more [300, 620]``: of the most labels whose worth is known."""
+    [worth] = found.worth.values()
+    all_ = found.curves["encoder"][-1].labels
+    one = next((one for one in reversed(worth) if one.equals is not None and one.equals > one.labels), None)
+    if one is None or one.equals is None:
+        first = worth[0]
+        ahead = f"with {first.labels:,} labels it is ahead of that network with all {all_:,}"
+        return ahead if first.equals is None else "what that is worth in labels is not known"
+
+    def more(labels: int) -> str:
+        return f"{two_digits(max(0, labels - one.labels)):,}"
+
+    low, high = one.ci95
+    most = f"more than {more(all_)}" if high is None else more(high)
+    return f"on {one.labels:,} labels that is worth about {more(one.equals)} more [{more(low or 0)}, {most}]"
 
 
 def _limit(rivals: Sequence[Versus]) -> str:

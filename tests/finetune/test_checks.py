@@ -13,22 +13,12 @@ from torch import Tensor, nn
 
 import retouch
 from common.data import Labels
-from common.encoders import EncoderConfig, build_encoder
-from common.encoders.export import export_encoder
 from finetune import checks
 from finetune.checks import null_check, state_digests
 from finetune.features import Features
 from finetune.metrics import confusion_matrix
 from finetune.probes import Fitted
 from finetune.results import Checks, ProbeResult
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "encoder"
-    torch.manual_seed(0)
-    export_encoder(build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), folder, {})
-    return folder
 
 
 def probed(out: Path, encoder: Path, **changes: Any) -> ProbeResult:

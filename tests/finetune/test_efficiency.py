@@ -15,8 +15,6 @@ from hypothesis import strategies as st
 
 import retouch
 from common.data import Labels
-from common.encoders import EncoderConfig, build_encoder
-from common.encoders.export import export_encoder
 from common.errors import UserError
 from finetune import efficiency
 from finetune.config import LabelEfficiencyConfig, ProbeConfig
@@ -178,14 +176,6 @@ def test_it_is_off_unless_asked_for_and_has_a_short_form() -> None:
 
 
 # ---- wiring
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "encoder"
-    torch.manual_seed(0)
-    export_encoder(build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), folder, {})
-    return folder
 
 
 def settings(out: Path, encoder: Path) -> dict[str, Any]:

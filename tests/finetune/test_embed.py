@@ -18,8 +18,6 @@ import torch
 from PIL import Image
 
 from common.data import build_source, load_images
-from common.encoders import EncoderConfig, build_encoder
-from common.encoders.export import export_encoder
 from common.encoders.load import load_encoder, read_encoder_card
 from common.errors import UserError
 from common.pixels import to_float
@@ -28,15 +26,6 @@ from finetune.config import EmbedConfig
 from finetune.embed import embed, read_sparse, storage_report, storage_text
 from finetune.results import EmbedResult
 from tests.offline_wandb import history, settings
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "encoder"
-    torch.manual_seed(0)
-    config = EncoderConfig(name="small_cnn", model_args={"width": 4, "depth": 1})
-    export_encoder(build_encoder(config, image_size=16), folder, {})
-    return folder
 
 
 def config_of(out: Path, encoder: Path, **changes: Any) -> EmbedConfig:

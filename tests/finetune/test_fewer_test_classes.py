@@ -14,9 +14,10 @@ from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.full import finetune
+from finetune.lines import probe_lines
 from finetune.probe import probe
 from finetune.results import Score
-from finetune.table import probe_lines, results_markdown
+from finetune.table import results_markdown
 
 COLORS = {"blue": (20, 20, 200), "green": (20, 200, 20), "red": (200, 20, 20)}
 
@@ -26,7 +27,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder, training pictures of three colors, and test pictures of the last two."""
     root = tmp_path_factory.mktemp("colors")
     torch.manual_seed(0)
-    export_encoder(build_encoder(EncoderConfig(model_args={"width": 8}), image_size=16), root / "encoder", {})
+    export_encoder(
+        build_encoder(EncoderConfig(model_args={"width": 8, "depth": 1}), image_size=16), root / "encoder", {}
+    )
     for split, names, count in (("train", COLORS, 12), ("test", ["green", "red"], 4)):
         for name in names:
             for number in range(count):
@@ -51,7 +54,11 @@ def check(found: Score) -> None:
 
 def test_a_probe_measures_the_classes_there_are(here: Path, tmp_path: Path) -> None:
     damage = [{"kind": "gaussian", "sigma": 0.01}]
-    report = probe(ProbeConfig.model_validate(settings(here, tmp_path / "run", knn={"k": [3]}, damage=damage)))
+    report = probe(
+        ProbeConfig.model_validate(
+            settings(here, tmp_path / "run", probe={"l2": [1e-2]}, knn={"k": [3]}, damage=damage)
+        )
+    )
     [result] = report.results
     assert result.classes == ("blue", "green", "red")
     for one in result.subjects["encoder"].probes.values():
@@ -60,6 +67,7 @@ def test_a_probe_measures_the_classes_there_are(here: Path, tmp_path: Path) -> N
     assert "100.0" in results_markdown(probe_lines(report.results))
 
 
+@pytest.mark.usefixtures("few_strengths")
 def test_fine_tuning_measures_the_classes_there_are(here: Path, tmp_path: Path) -> None:
     training = {"steps": 40, "batch_size": 16, "base_lr": 0.02, "ema": 0.0, "evaluate_every": 40}
     compare = {"linear_probe": True, "from_scratch": False}

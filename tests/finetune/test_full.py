@@ -31,11 +31,12 @@ from finetune import full as stage
 from finetune.baselines import untrained
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.data import Sources, load_labeled, open_sources
-from finetune.full import Supervised, decayed_groups
 from finetune.full import finetune as run_stage
+from finetune.lines import finetune_lines
 from finetune.probe import probe
 from finetune.results import FinetuneResult, ProbeReport, read_results
-from finetune.table import finetune_lines, results_table
+from finetune.supervised import Supervised, decayed_groups, predict
+from finetune.table import results_table
 from tests.finetune.toys import Shuffled
 from tests.offline_wandb import history, offline_records, settings
 from tests.toys import new_timm
@@ -104,9 +105,10 @@ def test_result_equals_the_score_of_the_exported_classifier_on_the_test_set(tmp_
     assert sum(map(sum, tuned.test.confusion)) == 80
 
 
+@pytest.mark.usefixtures("few_strengths")
 def test_it_learns_and_is_reported_with_its_linear_probe_and_from_scratch(tmp_path: Path) -> None:
     comparison = {"linear_probe": True, "from_scratch": True}
-    start = exported(tmp_path / "encoder", EncoderConfig(model_args={"width": 16}))
+    start = exported(tmp_path / "encoder", EncoderConfig(model_args={"width": 16, "depth": 1}))
     run = config(tmp_path / "run", encoder=start, steps=60, evaluate_every=20, base_lr=0.05, compare=comparison)
     result = finetune(run)
     assert result.tuned.choice.val_accuracy > 0.3  # of 8 colors
@@ -144,6 +146,7 @@ def test_of_several_tasks_one_has_to_be_named(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("few_strengths")
 def test_its_linear_probe_is_that_of_the_probe_stage(tmp_path: Path) -> None:
     start = exported(tmp_path / "encoder", EncoderConfig(model_args={"width": 8, "depth": 1}))
     folder = tmp_path / "pictures"
@@ -227,7 +230,7 @@ def test_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_like_one_never_sto
     whole = finetune(config(tmp_path / "whole", **changes))
     stop = whole.tuned.choice.step + 1
     assert stop < 11  # the signal is seen one step later, which must not be the last
-    real, looks = stage._predict, iter(range(1, 100))
+    real, looks = predict, iter(range(1, 100))
 
     def interrupted(*given: Any) -> Any:
         if next(looks) == stop:
@@ -235,7 +238,7 @@ def test_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_like_one_never_sto
         return real(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "_predict", interrupted)
+        patch.setattr(stage, "predict", interrupted)
         assert run_stage(config(tmp_path / "run", **changes)) is None
     assert not (tmp_path / "run" / "classifier").exists()
     resumed = finetune(config(tmp_path / "run", **changes, resume=True))

@@ -191,7 +191,7 @@ def test_test_labels_change_only_the_accuracy_not_the_choice(
         return Sources(train, Shuffled(test))
 
     monkeypatch.setattr(stage, "open_sources", shuffled)
-    other = probe(config_of(tmp_path / "out", encoder, damage=[]))
+    other = probe(config_of(tmp_path / "out", encoder, damage=[], properties=False))
     for one, two in zip(report.results, other.results, strict=True):
         assert one.linear.test.confusion != two.linear.test.confusion
         assert list(one.subjects) == list(two.subjects) == ["encoder", "random_init", "pixels"]
@@ -214,10 +214,11 @@ def test_the_test_set_is_scored_once_for_each_reported_row(
 def test_a_second_probe_reads_features_from_the_cache_and_agrees(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    short = {"damage": [], "baselines": {"pixels": False}, "cache_folder": tmp_path / "cache"}
-    first = probe(config_of(tmp_path / "one", encoder, **short))
+    one_task = {"task": "texture"}
+    short = {"damage": [], "properties": False, "baselines": {"pixels": False}, "cache_folder": tmp_path / "cache"}
+    first = probe(config_of(tmp_path / "one", encoder, data=one_task, **short))
     monkeypatch.setattr("finetune.features.extract", lambda *given: pytest.fail("features were recomputed"))
-    second = probe(config_of(tmp_path / "two", encoder, **short))
+    second = probe(config_of(tmp_path / "two", encoder, data=one_task, **short))
     for one, two in zip(first.results, second.results, strict=True):
         assert one.linear.test.confusion == two.linear.test.confusion
         mine, again = (result.baselines["random_init"].probes["linear"] for result in (one, two))
@@ -230,6 +231,7 @@ def test_several_data_sets_can_be_probed_in_one_call(encoder: Path, tmp_path: Pa
     config = config_of(
         tmp_path / "out",
         encoder,
+        probe={"l2": [1e-2], "layers": ["each"], "poolings": ["avg"]},
         damage=[],
         knn=None,
         properties=False,
@@ -298,6 +300,9 @@ def test_test_images_that_are_training_images_are_reported(
         tmp_path / "out",
         encoder,
         data={"train": "shapes:train:120", "test": "shapes:train:40", "limit": None, "test_limit": None},
+        probe={"l2": [1e-2], "layers": ["last3"], "poolings": ["avg"]},
+        knn=None,
+        properties=False,
         damage=[],
         baselines={"random_init": False, "pixels": False},
     )

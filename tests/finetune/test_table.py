@@ -7,18 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
+from finetune.lines import Line, data_names, finetune_lines, probe_lines
 from finetune.results import FinetuneResult, StepChoice, Tuned
-from finetune.table import (
-    Line,
-    damage_table,
-    data_names,
-    finetune_lines,
-    markdown,
-    probe_lines,
-    properties_table,
-    results_markdown,
-    results_table,
-)
+from finetune.table import damage_table, markdown, properties_table, results_markdown, results_table
 from tests.finetune.toys import gain_of, probe_result, score_of
 
 

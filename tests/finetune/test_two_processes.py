@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
 
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from finetune.config import FinetuneConfig
 from finetune.full import finetune
+from tests.processes import in_two_processes
 
 
-def one_of_two(rank: int, port: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def one_of_two(rank: int, folder: Path) -> None:
     logger = logging.getLogger("retouch")
     logger.setLevel(logging.INFO)
     logger.addHandler(logging.FileHandler(folder / f"said-{rank}.txt"))
@@ -45,10 +41,7 @@ def test_only_the_first_process_tests_and_logs_and_the_group_is_joined_once(tmp_
     torch.manual_seed(0)
     small = EncoderConfig(model_args={"width": 4, "depth": 1})
     export_encoder(build_encoder(small, image_size=16), tmp_path / "encoder", {})
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn(one_of_two, args=(port, tmp_path), nprocs=2)
+    in_two_processes(one_of_two, tmp_path)
     first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
     assert first["joined"] == second["joined"] == ["group"]
     assert second["result"] is None

@@ -13,8 +13,6 @@ import torch
 from PIL import Image
 
 from common.data import build_source, load_images
-from common.encoders import EncoderConfig, build_encoder
-from common.encoders.export import export_encoder
 from common.encoders.load import load_encoder
 from common.pixels import to_float
 from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
@@ -41,15 +39,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path = root / split / f"{name}.png"
             path.write_bytes(path.read_bytes()[: 0 if name.endswith("0") else 300])
     return root
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "encoder"
-    torch.manual_seed(0)
-    config = EncoderConfig(name="small_cnn", model_args={"width": 4, "depth": 1})
-    export_encoder(build_encoder(config, image_size=16), folder, {})
-    return folder
 
 
 def settings(pictures: Path, encoder: Path, out: Path, cache: str) -> dict[str, Any]:

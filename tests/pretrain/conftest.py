@@ -48,6 +48,14 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _few_patches() -> Iterator[None]:
+    """Methods of patches look at fewer of them: small images have few that differ."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pretrain.linear.patch_dictionary.SAMPLE_PATCHES", 5000)
+        yield
+
+
 @pytest.fixture(scope="session")
 def photographs() -> Tensor:
     """16 smooth color images ``[16 3 16 16]`` in [0, 1]."""

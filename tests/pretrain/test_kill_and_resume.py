@@ -5,49 +5,59 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
+from common.runs.console import run_stages
+from pretrain.__main__ import STAGES
 from tests.offline_wandb import history, offline_records
+from tests.processes import PATIENCE, finish, start
+from tests.recipe import logged
 
-ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = [
+DENOISING = [
+    "denoise",
     "steps=40", "batch_size=16", "data.limit=64", "data.image_size=16", "data.workers=0", "checkpoint.every=6",
     "log_every=4", "panels_every=1000", "encoder.model_args={width: 8}", "precision=float32", "wandb.mode=offline",
 ]  # fmt: skip
+SPARSE_CODING = [
+    "sparse_coding",
+    "steps=60", "batch_size=32", "data.limit=96", "data.image_size=8", "data.workers=0", "fit.atoms=24",
+    "checkpoint.every=10", "panels_every=1000", "wandb.mode=disabled",
+]  # fmt: skip
 
 
-def start(out: Path, *overrides: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pretrain", str(ROOT / "configs/pretrain/denoise.yaml"), f"out={out}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*command, *SETTINGS, *overrides], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-    )
+def pretrain(out: Path, recipe: list[str], *overrides: str) -> None:
+    raise SystemExit(run_stages("python -m pretrain", STAGES, [*recipe, f"out={out}", *overrides]))
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    _, said = process.communicate(timeout=240)
-    assert process.returncode == 0, said
-    return said
-
-
-def signal_at_checkpoint(process: subprocess.Popen[str], out: Path, number: int) -> None:
-    patience = time.monotonic() + 240
+def signal_at_checkpoint(process: BaseProcess, out: Path, number: int) -> None:
+    patience = time.monotonic() + PATIENCE
     while not list(out.glob("checkpoints/step-*")):
-        assert process.poll() is None, process.communicate()[1]
+        assert process.exitcode is None
         assert time.monotonic() < patience
         time.sleep(0.002)
-    process.send_signal(number)
+    assert process.pid is not None
+    os.kill(process.pid, number)
+
+
+def killed_and_resumed(out: Path, recipe: list[str]) -> str:
+    """What the second process said."""
+    said = out.with_name("said")
+    process = start(said, pretrain, out, recipe)
+    signal_at_checkpoint(process, out, signal.SIGKILL)
+    finish(process, said, -signal.SIGKILL)
+    assert not (out / "encoder").exists()
+    return finish(start(said, pretrain, out, recipe, "resume=true"), said)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
-    finish(start(out))
+    said = out.with_name("said")
+    finish(start(said, pretrain, out, DENOISING), said)
     return out
 
 
@@ -58,13 +68,7 @@ def steps_and_losses(out: Path) -> list[tuple[int, float]]:
 
 def test_killed_run_ends_bit_for_bit_like_one_never_interrupted(uninterrupted: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start(out)
-    signal_at_checkpoint(process, out, signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert not (out / "encoder").exists()
-
-    said = finish(start(out, "resume=true"))
+    said = killed_and_resumed(out, DENOISING)
     assert "resumed from step" in said
     weights = "encoder/model.safetensors"
     assert (out / weights).read_bytes() == (uninterrupted / weights).read_bytes()
@@ -83,11 +87,20 @@ def test_killed_run_ends_bit_for_bit_like_one_never_interrupted(uninterrupted: P
     assert logged <= set(steps_and_losses(uninterrupted))
 
 
+def test_killed_sparse_coding_ends_bit_for_bit_like_one_never_interrupted(tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    killed_and_resumed(out, SPARSE_CODING)
+    finish(start(tmp_path / "said", pretrain, whole, SPARSE_CODING), tmp_path / "said")
+    weights = "encoder/model.safetensors"
+    assert (out / weights).read_bytes() == (whole / weights).read_bytes()
+    assert logged(out) == logged(whole)
+
+
 def test_sigterm_leaves_a_checkpoint_and_exits_zero(uninterrupted: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start(out, "steps=4000", "checkpoint.every=20")
+    process = start(tmp_path / "said", pretrain, out, DENOISING, "steps=4000", "checkpoint.every=20")
     signal_at_checkpoint(process, out, signal.SIGTERM)
-    said = finish(process)
+    said = finish(process, tmp_path / "said")
     assert f"run the same command with out={out} resume=true" in said
     [*_, last] = sorted(out.glob("checkpoints/step-*"))
     assert int(last.name.removeprefix("step-")) < 4000

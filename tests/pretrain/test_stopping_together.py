@@ -5,26 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.multiprocessing.spawn import spawn
 
 import retouch
 from common.machine.distributed import world
+from tests.processes import in_two_processes
 from tests.recipe import logged, pretraining
 
 STEPS, TOLD_AT = 40, 10
 
 
-def one_of_two(rank: int, port: int, folder: Path) -> None:
+def one_of_two(rank: int, folder: Path) -> None:
     """A run that nothing disturbs; one whose second process, which writes nothing, is told to stop; its resumption."""
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     ends = {}
     with world() as here:
         for name, changes in (("whole", {}), ("cut", {}), ("resumed", {"resume": True})):
@@ -53,17 +49,7 @@ def told_at(patch: pytest.MonkeyPatch, step: int) -> None:
 
 @pytest.mark.slow
 def test_signal_to_one_process_stops_both_at_one_step_and_nothing_is_lost(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = spawn(one_of_two, args=(port, tmp_path), nprocs=2, join=False)
-    patience = time.monotonic() + 150
-    while not context.join(1):
-        if time.monotonic() > patience:
-            for process in context.processes:
-                process.kill()
-            pytest.fail("the processes wait for each other")
-
+    in_two_processes(one_of_two, tmp_path)
     first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
     last = [f"step-{STEPS:07d}"]
     assert first["whole"] == second["whole"] == {"step": STEPS, "finished": True, "saved": last}

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 
+import pretrain.run as stage
 from common.config import validate
 from common.data import build_source, load_images
 from common.encoders import Encoder
+from common.encoders import export as exports
 from common.pixels import to_float
 from pretrain.config import PretrainConfig
+from pretrain.results import Pretrained
+from pretrain.run import pretrain
 
 SIDE, IMAGES, BATCH, STEPS = 8, 96, 32, 12  # four epochs
 NETWORK = {"atoms": 16, "patch": 4}
-SPARSE = {"kind": "sparse_coding", "atoms": 24}
+SPARSE = {"kind": "sparse_coding", "atoms": 24, "strength": 0.5}  # a large λ: codes take few steps
 EVERY: dict[str, dict[str, Any]] = {
     "pca": {"kind": "pca", "components": 8},
     "pca-whitened": {"kind": "pca", "components": 8, "whiten": True},
@@ -73,3 +78,20 @@ def images_of(name: str, source: str = "photos", limit: int = IMAGES) -> Tensor:
 def same(left: Encoder, right: Encoder) -> bool:
     pairs = zip(left.state_dict().items(), right.state_dict().items(), strict=True)
     return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+class Finished(NamedTuple):
+    out: Path
+    result: Pretrained
+    fitted: Encoder  # what the stage had in memory when it exported
+
+
+def run(config: PretrainConfig) -> Finished:
+    fitted: list[Encoder] = []
+    with pytest.MonkeyPatch.context() as patch:
+        export = exports.export_encoder
+        patch.setattr(
+            stage, "export_encoder", lambda encoder, *rest: (fitted.append(encoder), export(encoder, *rest))[1]
+        )
+        result = pretrain(config)
+    return Finished(config.out, result, fitted[0])

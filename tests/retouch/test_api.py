@@ -62,7 +62,15 @@ def test_a_stage_may_be_called_with_settings_alone(
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "configs" / "pretrain" / "denoise.yaml", "mine.yaml")
     retouch.pretrain("mine.yaml", "data=pictures", *SMALL)
-    quick = ["knn=null", "damage=[]", "properties=false", "data.workers=0", "wandb.mode=disabled", "probe.l2=[0.1]"]
+    quick = [
+        "knn=null",
+        "damage=[]",
+        "properties=false",
+        "data.workers=0",
+        "wandb.mode=disabled",
+        "probe.l2=[0.1]",
+        "probe.poolings=[avg]",
+    ]
     report = retouch.probe("encoder=runs/mine-1", "data=pictures", "data.test=pictures", *quick)
     assert [one.task for one in report.results] == ["label"]
     assert report.results[0].data.image_size == 32  # the encoder's
@@ -76,7 +84,7 @@ def test_mistake_in_python_gives_the_same_plain_error() -> None:
 
 
 NARROW = ["encoder.model_args={width: 8}", "data.limit=256"]
-FEW = ["data.limit=120", "data.test_limit=120", "probe.l2=[0.1]", "probe.folds=0", "knn.k=[5]"]
+FEW = ["data.limit=120", "data.test_limit=120", "probe.l2=[0.1]", "probe.poolings=[avg]", "probe.folds=0", "knn.k=[5]"]
 
 
 def test_demo_ends_with_one_table_over_both_encoders_and_all_tasks(

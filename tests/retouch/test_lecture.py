@@ -33,7 +33,7 @@ TINY = {
 
 def tiny(shipped: str, changes: list[str]) -> tuple[str, list[str]]:
     """The same code, small: few components or atoms, few images, two steps."""
-    side = ["data.image_size=8"] if "data.source=photos" in changes else []
+    side = [f"data.image_size={8 if 'data.source=photos' in changes else 16}"]
     few = ["data.limit=64", "data.workers=0", "batch_size=32", "wandb.mode=disabled"]
     return shipped, [*changes, *side, *few, *TINY[shipped]]
 
@@ -43,13 +43,15 @@ def without_workers(config: ProbeConfig, *, show: bool) -> ProbeReport:
     return probe(config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})}), show=show)
 
 
+@pytest.mark.usefixtures("few_strengths")
 def test_the_lecture_writes_its_pictures_and_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr(walk, "LABELED", 80)
     monkeypatch.setattr(walk, "probe", without_workers)
-    monkeypatch.setattr(walk, "CURVE_PATCHES", 40)
+    monkeypatch.setattr(walk, "CURVE_PATCHES", 16)
+    monkeypatch.setattr("pretrain.linear.patch_dictionary.SAMPLE_PATCHES", 5000)
     for table in ("ATOMS", "CODES"):
         monkeypatch.setattr(walk, table, {name: tiny(*one) for name, one in getattr(walk, table).items()})
     out = tmp_path / "lecture"

@@ -47,8 +47,8 @@ MOMENTS = [
     ("finetune", TERM, "finetune.full.load_labeled", 0),
     ("finetune", TERM, STEP, 1),
     ("finetune", CTRL_C, STEP, STEPS - 1),
-    ("finetune", TERM, "finetune.full._predict", STEPS - 1),  # the validation images, after the last step
-    ("finetune", CTRL_C, "finetune.full._predict", STEPS),  # the test images
+    ("finetune", TERM, "finetune.full.predict", STEPS - 1),  # the validation images, after the last step
+    ("finetune", CTRL_C, "finetune.full.predict", STEPS),  # the test images
     ("finetune", CTRL_C, "finetune.full.export_encoder", 0),
     ("finetune", TERM, STEP, 2 * STEPS - 1),  # the last one from scratch
     ("probe", TERM, "finetune.probe.load_labeled", 0),
@@ -99,7 +99,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dic
 
 def export(folder: Path) -> None:
     torch.manual_seed(0)
-    export_encoder(build_encoder(EncoderConfig(model_args={"width": 4}), image_size=16), folder / "encoder", {})
+    export_encoder(
+        build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), folder / "encoder", {}
+    )
 
 
 @pytest.mark.parametrize(("stage", "number", "place", "call"), MOMENTS)

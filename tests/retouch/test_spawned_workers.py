@@ -7,31 +7,30 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import multiprocessing
-multiprocessing.set_start_method({method!r}, force=True)
 import retouch
 
 print("started")
-settings = {{"steps": 1, "batch_size": 4, "encoder": {{"model_args": {{"width": 4, "depth": 1}}}}}}
-data = {{"source": "folder:photos", "image_size": 16, "workers": 2, "cache": "none"}}
-run = retouch.pretrain({{**settings, "out": "run", "data": data}})
-data = {{"source": "folder:photos", "workers": 2}}
-table = retouch.embed({{"encoder": run.encoder, "out": "features", "data": data}})
+multiprocessing.set_start_method("spawn", force=True)
+settings = {"steps": 1, "batch_size": 4, "encoder": {"model_args": {"width": 4, "depth": 1}}}
+data = {"source": "folder:photos", "image_size": 16, "workers": 1, "cache": "none"}
+run = retouch.pretrain({**settings, "out": "run", "data": data})
+multiprocessing.set_start_method("forkserver", force=True)
+data = {"source": "folder:photos", "workers": 1}
+table = retouch.embed({"encoder": run.encoder, "out": "features", "data": data})
 print(table.rows, "rows")
 """
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_script_without_a_main_guard_runs_once(method: str, tmp_path: Path) -> None:
+def test_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for number in range(4):
         Image.new("RGB", (16, 16), (60 * number, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
-    (tmp_path / "script.py").write_text(SCRIPT.format(method=method))
+    (tmp_path / "script.py").write_text(SCRIPT)
     done = subprocess.run(
         [sys.executable, "script.py"],
         cwd=tmp_path,

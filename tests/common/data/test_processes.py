@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from pathlib import Path
-
-import pytest
-import torch
-from torch.multiprocessing.spawn import spawn
+from typing import Literal
 
 from common.data import build_source, load_images
 from common.data.images import FILL_ROWS
 from common.machine.distributed import world
 from tests.common.data.samples import picture
+from tests.processes import in_two_processes
+
+CACHES: tuple[Literal["ram", "none"], ...] = ("ram", "none")
 
 
-def one_of_two(rank: int, port: int, folder: Path, cache: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def one_of_two(rank: int, folder: Path) -> None:
     os.environ["RETOUCH_CACHE"] = str(folder / f"cache-{rank}")
     with world():
         source = build_source(f"folder:{folder / 'pictures'}")
-        read, tried = source.image, []
+        read, tried, found = source.image, [], {}
 
         def image(index: int) -> object:
             tried.append(index)
@@ -33,23 +30,22 @@ def one_of_two(rank: int, port: int, folder: Path, cache: str) -> None:
 
         assert source.levels is None  # looks at a sample
         source.image = image  # type: ignore[method-assign, assignment]
-        loaded = load_images(source, 4, cache=cache)  # type: ignore[arg-type]
-        found = {"kept": loaded.kept.tolist(), "tried": len(tried) // FILL_ROWS}
+        for cache in CACHES:
+            tried.clear()
+            loaded = load_images(source, 4, cache=cache)
+            found[cache] = {"kept": loaded.kept.tolist(), "tried": len(tried) // FILL_ROWS}
     (folder / f"rank-{rank}.json").write_text(json.dumps(found))
 
 
-@pytest.mark.parametrize("cache", ["ram", "none"])
-def test_processes_leave_out_the_same_rows(tmp_path: Path, cache: str) -> None:
+def test_processes_leave_out_the_same_rows(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     count, broken = 2 * FILL_ROWS, (5, FILL_ROWS + 1)
     for number in range(count):
         picture(number, 4, 4).save(tmp_path / "pictures" / f"{number:04}.png")
     for number in broken:
         (tmp_path / "pictures" / f"{number:04}.png").write_bytes(b"")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn(one_of_two, args=(port, tmp_path, cache), nprocs=2)
+    in_two_processes(one_of_two, tmp_path)
     first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
-    assert first["kept"] == second["kept"] == [row for row in range(count) if row not in (*broken, FILL_ROWS + 3)]
-    assert first["tried"] == second["tried"] == (1 if cache == "none" else 2)  # without a cache, each takes its share
+    kept = [row for row in range(count) if row not in (*broken, FILL_ROWS + 3)]
+    # without a cache, each takes its share
+    assert first == second == {"ram": {"kept": kept, "tried": 2}, "none": {"kept": kept, "tried": 1}}

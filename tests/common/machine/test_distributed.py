@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 
 from common.data import Loader
 from common.engine.gradient import GradientLearner
@@ -22,6 +19,7 @@ from common.engine.loop import learn
 from common.errors import UserError
 from common.machine.distributed import World, world
 from common.runs.folder import open_run
+from tests.processes import in_two_processes
 from tests.toys import Example, ToyAutoencoder, loop_config, noise_images
 
 
@@ -69,9 +67,7 @@ def killed_in_step(step: int) -> Callable[[Tensor], Example]:
     return prepare
 
 
-def one_of_two(rank: int, port: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def one_of_two(rank: int, folder: Path) -> None:
     with world() as here:
         save_file(train_here(here, folder / "run"), folder / f"rank-{rank}.safetensors")
         with contextlib.suppress(KeyboardInterrupt):
@@ -83,10 +79,7 @@ def one_of_two(rank: int, port: int, folder: Path) -> None:
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn(one_of_two, args=(port, tmp_path), nprocs=2)
+    in_two_processes(one_of_two, tmp_path)
     first, second = (load_file(tmp_path / f"rank-{rank}.safetensors") for rank in range(2))
     resumed = load_file(tmp_path / "resumed-0.safetensors")
     alone = train_here(World(0, 1, torch.device("cpu")), tmp_path / "alone")

@@ -19,6 +19,7 @@ from common.encoders.export import export_encoder
 from common.errors import UserError
 from finetune.config import ProbeConfig
 from finetune.features import Features
+from finetune.lines import probe_lines
 from finetune.probe import probe
 from finetune.probes import (
     AnyProbe,
@@ -36,7 +37,6 @@ from finetune.probes import (
 from finetune.results import Setting, read_results
 from finetune.solvers.logistic import fit_logistic
 from finetune.solvers.preconditioner import Preconditioner
-from finetune.table import probe_lines
 from tests.finetune.probes.features import CPU, GOOD, GOOD_SPACE, both, informative, task_of
 
 

@@ -88,7 +88,7 @@ def test_training_ends_at_or_below_it(tmp_path: Path, patches: Tensor) -> None:
     l1, gamma = 0.02, 1e-3
     values = {
         "out": tmp_path / "run",
-        "steps": 300,
+        "steps": 200,
         "batch_size": 256,
         "data": {"source": "photos", "image_size": SIDE, "limit": IMAGES, "workers": 0},
         "augment": {"crop": None, "flip": False},

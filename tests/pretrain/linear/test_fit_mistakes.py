@@ -183,7 +183,7 @@ def test_fit_is_public_and_takes_a_mapping() -> None:
 
 
 def test_moments_too_large_for_memory_are_refused_by_the_stage_before_they_are_allocated(tmp_path: Path) -> None:
-    data = {"source": "photos", "image_size": 1024, "limit": 96, "workers": 0}
+    data = {"source": "photos", "image_size": 1024, "limit": 8, "workers": 0}
     for name in ("pca", "cca-damage", "ica"):
         with pytest.raises(
             UserError, match=r"solves for moments of .* of memory, .* lower data\.image_size to at most"

@@ -200,6 +200,7 @@ def test_labels_csv_is_read_by_probe_and_finetune(here: Path, made: dict[str, An
         assert found.names[found.values[row]] == (EVIL if "/red" in source.where(row) else '"blue", it\'s')
     quiet = {"wandb": {"mode": "disabled"}, "data": {"train": str(here / "labels.csv"), "workers": 0}}
     quick: dict[str, Any] = {
+        "probe": {"l2": [1e-2]},
         "knn": None,
         "baselines": {"random_init": False, "pixels": False},
         "properties": False,

@@ -12,16 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.metrics import Bin, score
-from retouch.report.charts import (
-    Strip,
-    confusion_chart,
-    curves_chart,
-    interval_mark,
-    labels_chart,
-    reliability_chart,
-    span_of,
-)
+from retouch.report.charts import Strip, curves_chart, interval_mark, labels_chart, reliability_chart, span_of
 from retouch.report.facts import Curve
+from retouch.report.maps import confusion_chart
 from tests.retouch.report.runs import EVIL, LABELS
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)

@@ -8,7 +8,8 @@ import pytest
 
 from common.errors import UserError
 from retouch.report.compare import rivals
-from retouch.report.facts import distinct_names, read_facts
+from retouch.report.folders import distinct_names
+from retouch.report.reading import read_facts
 from tests.retouch.report.runs import probe_result, start, write_finetuning, write_pretraining, write_probe
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from finetune.predictions import Predictions
 from finetune.results import ProbeResult, SpaceScore
-from retouch.report.charts import layer_chart
 from retouch.report.layers import depth_sentences, layer_map, on_few
+from retouch.report.maps import layer_chart
 from retouch.report.parts import page_parts
 from tests.retouch.report.runs import probe_result, space
 from tests.retouch.report.test_charts import inside

@@ -16,9 +16,9 @@ from pretrain.gradient.example import Example
 from pretrain.report.panels import panel, panel_images
 from retouch.cli import main
 from retouch.report.card import card, plain
-from retouch.report.facts import read_facts
 from retouch.report.page import html, write_report
 from retouch.report.pictures import Confused, confused_rows
+from retouch.report.reading import read_facts
 from tests.common.data.samples import picture
 from tests.retouch.report.runs import EVIL, LABELS, probe_result, write_finetuning, write_pretraining, write_probe
 

@@ -12,10 +12,10 @@ from sklearn.neighbors import NearestNeighbors
 
 from finetune.embedding import Embedding, write_embeddings
 from finetune.predictions import Predictions
-from retouch.report.charts import MARKS, class_mark, places_chart
-from retouch.report.facts import read_facts
+from retouch.report.maps import MARKS, class_mark, places_chart
 from retouch.report.page import html
 from retouch.report.places import DRAWN, NEAR, Placed, agreement, apart, layout, neighbors, placed
+from retouch.report.reading import read_facts
 from tests.retouch.report.runs import EVIL, probe_result, write_probe
 from tests.retouch.report.test_charts import inside
 from tests.retouch.report.test_page import Page

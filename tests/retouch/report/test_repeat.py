@@ -8,8 +8,8 @@ from common.config import dump_config
 from common.files import write_text
 from common.recipes import stage_config
 from pretrain.config import PretrainConfig
-from retouch.report.facts import read_facts
 from retouch.report.parts import repeat_command
+from retouch.report.reading import read_facts
 from tests.retouch.report.runs import write_pretraining
 
 

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from finetune.predictions import Predictions
 from finetune.results import Comparison, ProbeReport, ProbeResult
 from retouch.report.compare import Contrast, gains, holm, rivals
-from retouch.report.facts import Facts, Log, Origin, Probing, Settings, read_facts
+from retouch.report.facts import Facts, Origin, Probing, Settings
 from retouch.report.limits import limits
+from retouch.report.logs import Log
+from retouch.report.reading import read_facts
 from retouch.report.sentences import (
     about,
     answered,

@@ -14,9 +14,11 @@ import torch
 import retouch
 from common.encoders.load import load_encoder
 from finetune.predictions import read_predictions
+from retouch.studies import final, run
 from retouch.studies.contestants import Learned, Restoring, Speed
 from retouch.studies.journal import Clock, read_plan
 from retouch.studies.judge import Judge
+from retouch.studies.parts import Parts
 from retouch.studies.results import StudyReport, read_results
 from tests.common.data.samples import picture
 from tests.retouch.studies.studies import NAMES, settings
@@ -30,10 +32,19 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(home: Path) -> StudyReport:
-    report = retouch.study(settings(home, "whole"))
+def ended(home: Path) -> tuple[StudyReport, Parts]:
+    """A study, and what it worked with."""
+    kept: list[Parts] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "finish", lambda parts, plan: (kept.append(parts), final.finish(parts, plan))[1])
+        report = retouch.study(settings(home, "whole"))
     assert report is not None
-    return report
+    return report, kept[0]
+
+
+@pytest.fixture(scope="module")
+def found(ended: tuple[StudyReport, Parts]) -> StudyReport:
+    return ended[0]
 
 
 def numbers(report: StudyReport) -> Any:
@@ -97,6 +108,29 @@ def test_losers_stay_as_they_are(found: StudyReport, home: Path) -> None:
             run = home / "whole" / "contestants" / one.name
             assert load_encoder(run).view == one.view
             assert max(path.name for path in (run / "checkpoints").iterdir()) == f"step-{one.steps:07d}"
+
+
+def test_a_gain_is_measured_in_labels_on_draws_of_the_images_that_were_fitted(
+    ended: tuple[StudyReport, Parts], home: Path
+) -> None:
+    report, parts = ended
+    plan = read_plan(home / "whole")
+    assert plan is not None
+    [versus, *_] = report.comparisons
+    found = versus.found.model_copy(update={"difference": 0.2, "ci95": (0.1, 0.3), "p_value": 1e-4})
+    gain = versus.model_copy(update={"role": "untrained", "found": found, "adjusted_p": 1e-4})
+    valued = plan.model_copy(update={"worth": True})
+    assert final.worth_of(parts, plan, "mask_tiny", [gain]) == ({}, [])
+    assert final.worth_of(parts, valued, "pca", [gain]) == ({}, [])
+    loss = gain.model_copy(update={"found": found.model_copy(update={"difference": -0.2, "ci95": (-0.3, -0.1)})})
+    assert final.worth_of(parts, valued, "mask_tiny", [loss]) == ({}, [])
+    worth, unknown = final.worth_of(parts, valued, "mask_tiny", [gain])
+    assert unknown == []
+    curves = worth["color"].curves
+    assert [point.labels for point in curves["encoder"]] == [18, 35, 70]  # a quarter, a half and all of the fitted
+    # with all labels both are as they were tested
+    for subject, name in (("encoder", "mask_tiny"), ("random_init", "untrained_rgb")):
+        assert curves[subject][-1].accuracy == pytest.approx(report.named(name).test["color"].accuracy)
 
 
 def test_test_images_are_in_no_pool(found: StudyReport) -> None:

@@ -10,13 +10,14 @@ import torch
 from rich.console import Console
 
 from common.files import write_json
+from finetune.efficiency import label_efficiency
 from finetune.metrics import compare, score
 from finetune.results import DataFacts
 from retouch.report.card import model_card
 from retouch.report.charts import Racer, race_chart
-from retouch.report.facts import read_facts
 from retouch.report.page import html
 from retouch.report.parts import repeat_command
+from retouch.report.reading import read_facts
 from retouch.studies.plan import Sizes
 from retouch.studies.results import Contender, Kind, StudyReport, Validation, Versus
 from retouch.studies.table import study_table
@@ -31,6 +32,11 @@ RIGHT: dict[str, tuple[Kind, float]] = {
     EVIL: ("simple", 0.5),
     "scratch": ("scratch", 0.7),
 }
+
+HITS = {
+    name: {50: LABELS[None] == end - 1, 200: LABELS[None] < end} for name, end in (("encoder", 2), ("random_init", 1))
+}
+WORTH = label_efficiency(HITS)
 
 
 def contender(name: str, kind: Kind, right: float) -> Contender:
@@ -86,6 +92,7 @@ def study(tmp_path: Path) -> Path:
         repeated=7,
         data={"animal": DataFacts(train="folder:animals", test="folder:tests", image_size=16, duplicates=0)},
         classes={"animal": CLASSES},
+        worth={"animal": WORTH},
         sizes=Sizes(judged=100, fitted=200, tested=300),
         protocol="ridge",
         left_out=("mixed: needs at least 90 s",),
@@ -106,6 +113,7 @@ def test_the_study_comes_first_with_its_verdict_and_its_runs_follow(study: Path)
     assert "7 images that repeat a test image were not learned from." in said
     assert "Left out: mixed: needs at least 90 s." in said
     assert "training from scratch on the labels" in said
+    assert "animal: test accuracy by ridge regression, %" in said
     assert "<img src=x" not in html(facts)
 
 

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 import pytest
 import torch
 
+from finetune.efficiency import label_efficiency
 from finetune.metrics import compare, score
 from retouch.report.compare import holm
 from retouch.studies.results import Contender, Kind, Role, Versus
-from retouch.studies.verdict import detectable, verdict
+from retouch.studies.verdict import detectable, saved, verdict
 from tests.retouch.report.runs import answers_of
 
 IMAGES = 400
@@ -45,6 +46,40 @@ def test_yes() -> None:
     assert said.startswith("Yes: colorize beats the untrained network by 20.0 points [")
     assert "It beats raw pixels by 30.0 points [" in said
     assert said.endswith("Not shown to beat mask.")
+
+
+def hits(*shares: float) -> dict[int, torch.Tensor]:
+    """Of two draws of 100, 200 and 400 labels, and of all 800: which of 1,000 test images are right."""
+    counts = (100, 200, 400, 800)
+    return {
+        count: (torch.arange(1000) < 1000 * share).expand(1 if count == 800 else 2, -1)
+        for count, share in zip(counts, shares, strict=True)
+    }
+
+
+def test_a_gain_is_worth_the_labels_that_the_untrained_network_needs_more() -> None:
+    """With 200 labels the encoder is right on 60%, which the untrained network is with 800; with 400 it is never."""
+    found = label_efficiency({"encoder": hits(0.5, 0.6, 0.7, 0.8), "random_init": hits(0.3, 0.4, 0.5, 0.6)})
+    assert saved(found).startswith("on 200 labels that is worth about 600 more [")
+    rivals: Rivals = {"untrained": ("untrained", 0.6)}
+    mine, theirs = answers_of(LABELS, 0.8, 4), answers_of(LABELS, 0.6, 4)
+    winner = Contender(name="colorize", kind="restoring", view="rgb", test={"animal": score(mine, LABELS, 4)})
+    versus = Versus(
+        role="untrained",
+        task="animal",
+        one="colorize",
+        other="untrained",
+        images=IMAGES,
+        found=compare(mine, theirs, LABELS),
+        adjusted_p=0.0,
+    )
+    said = verdict(winner, [versus], {"animal": found})[0]
+    assert told("restoring", 0.80, rivals)[:-1] + "; " + saved(found) + "." == said.replace("\u00a0", " ")
+
+
+def test_a_gain_that_no_labels_reach_is_said_so() -> None:
+    found = label_efficiency({"encoder": hits(0.7, 0.8, 0.9, 0.95), "random_init": hits(0.3, 0.4, 0.5, 0.6)})
+    assert saved(found) == "with 100 labels it is ahead of that network with all 800"
 
 
 def test_no_difference_is_shown_and_what_could_not_be_seen() -> None:

@@ -1,0 +1,111 @@
+"""Results as lines: one for each probe of each method on each task. Tables and W&B show them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from finetune.results import Choice, FinetuneResult, Outcome, ProbeResult
+
+SUBJECTS = {"random_init": "untrained", "pixels": "raw pixels"}  # display names that differ from the key
+
+
+class Line(NamedTuple):
+    """One probe of one method on one task."""
+
+    task: str  # with the data that distinguishes it, if there are several
+    method: str
+    probe: str  # linear, knn, ...; empty for a network that classifies by itself
+    test_accuracy: float
+    low: float
+    high: float
+    gain: float | None  # over `over` on the same test images
+    gain_low: float | None
+    gain_high: float | None
+    over: str  # untrained, or from scratch
+    layer: str
+    pooling: str
+    setting: str  # "l2 0.001", "k 20" or "step 450 of 600"
+    how: str  # how layer, pooling and setting were chosen
+    n_test: int
+    chance: float  # accuracy of always answering the most frequent class
+    note: str
+
+
+def probe_lines(results: Sequence[ProbeResult]) -> list[Line]:
+    """Every method on every task, from the results of one or more probe runs; a shared baseline appears once."""
+    several = len({result.encoder.title for result in results}) > 1
+    found: dict[Line, None] = {}
+    for task, result in zip(task_names(results), results, strict=True):
+        for key, subject in result.subjects.items():
+            name = result.encoder.title if key == "encoder" else SUBJECTS.get(key, key.replace("_", " "))
+            if several and key not in ("encoder", "pixels"):
+                name = f"{name} ({result.encoder.title})"
+            note = "saw gray only" if result.needs_color and subject.view == "gray" else ""
+            for probe, outcome in subject.probes.items():
+                found[_line(task, name, probe, outcome, "random_init", note)] = None
+    return list(found)
+
+
+def finetune_lines(result: FinetuneResult) -> list[Line]:
+    """The fine-tuned network and its baselines."""
+    outcomes: dict[str, Outcome[Choice] | None] = {
+        "trained from scratch" if result.start == "scratch" else "fine-tuned": result.tuned,
+        "linear probe of the frozen encoder": result.linear_probe,
+        "same network from scratch": result.from_scratch,
+    }
+    return [
+        _line(result.task, method, "", outcome, "from_scratch")
+        for method, outcome in outcomes.items()
+        if outcome is not None
+    ]
+
+
+def _line(task: str, method: str, probe: str, outcome: Outcome[Choice], baseline: str, note: str = "") -> Line:
+    score, choice, gain = outcome.test, outcome.choice, outcome.compared.get(baseline)
+    layer, pooling, setting = choice.cells
+    low, high = score.ci95
+    return Line(
+        task=task,
+        method=method,
+        probe=probe,
+        test_accuracy=score.accuracy,
+        low=low,
+        high=high,
+        gain=None if gain is None else gain.difference,
+        gain_low=None if gain is None else gain.ci95[0],
+        gain_high=None if gain is None else gain.ci95[1],
+        over=SUBJECTS.get(baseline, baseline.replace("_", " ")),
+        layer=layer,
+        pooling=pooling,
+        setting=setting,
+        how=choice.how,
+        n_test=score.n,
+        chance=max(map(sum, score.confusion)) / score.n,
+        note=note,
+    )
+
+
+def task_names(results: Sequence[ProbeResult]) -> list[str]:
+    """The display name of each result's task, different for different data."""
+    names = zip(data_names(results), results, strict=True)
+    return [f"{result.task} ({data})" if data else result.task for data, result in names]
+
+
+def data_names(results: Sequence[ProbeResult]) -> list[str]:
+    """The shortest name that distinguishes each result's data from the others; empty if all are the same."""
+    facts = [
+        (
+            result.data.train,
+            f"tested on {result.data.test}",
+            f"{result.linear.n_train:,} training images",
+            f"{result.linear.test.n:,} test images",
+        )
+        for result in results
+    ]
+    names: list[tuple[str, ...]] = [()] * len(facts)
+    for values in zip(*facts, strict=True):
+        longer = [(*name, value) for name, value in zip(names, values, strict=True)]
+        if len(set(longer)) > len(set(names)):
+            names = longer
+    return [", ".join(name) for name in names]
