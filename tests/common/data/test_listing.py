@@ -218,7 +218,9 @@ def test_a_pipe_is_no_source(form: str, tmp_path: Path) -> None:
         build_source("/dev/null")
 
 
-@pytest.mark.parametrize("form", ["{}", "folder:{}", "csv:{}", "list:{}", "zip:{}", "parquet:{}", "hf:{}", "patches:{}"])
+@pytest.mark.parametrize(
+    "form", ["{}", "folder:{}", "csv:{}", "list:{}", "zip:{}", "parquet:{}", "hf:{}", "patches:{}"]
+)
 def test_a_zero_byte_is_in_no_path(form: str) -> None:
     with pytest.raises(UserError, match="no path has a zero byte in it; remove it"):
         build_source(form.format("a\0b"))
