@@ -45,15 +45,15 @@ def images() -> Tensor:
 
 def test_whole_images_without_damage_come_as_they_are(images: Tensor) -> None:
     shown, loss = seen(WHOLE, 1e-6, images)
-    assert torch.allclose(shown, to_float(images), atol=1e-6)
+    assert torch.allclose(shown, to_float(images), atol=1e-5)
     assert float(loss) == pytest.approx(float(to_float(images).square().mean()), rel=1e-5)
 
 
 def test_about_half_are_mirrored(images: Tensor) -> None:
     shown, _ = seen(AugmentConfig(crop=None, flip=True), 1e-6, images)
     clean = to_float(images)
-    as_it_is = torch.tensor([torch.allclose(a, b, atol=1e-6) for a, b in zip(shown, clean, strict=True)])
-    mirrored = torch.tensor([torch.allclose(a, b.flip(2), atol=1e-6) for a, b in zip(shown, clean, strict=True)])
+    as_it_is = torch.tensor([torch.allclose(a, b, atol=1e-5) for a, b in zip(shown, clean, strict=True)])
+    mirrored = torch.tensor([torch.allclose(a, b.flip(2), atol=1e-5) for a, b in zip(shown, clean, strict=True)])
     assert (as_it_is ^ mirrored).all()
     assert 16 < int(mirrored.sum()) < 48
 
