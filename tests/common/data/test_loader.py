@@ -114,12 +114,3 @@ def test_mistakes_are_refused() -> None:
         Loader(numbered(20), batch_size=10, seed=0, world=4)
     with pytest.raises(UserError, match="19 labels for 20 images"):
         Loader(numbered(20), batch_size=10, seed=0, labels=torch.zeros(19))
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_batches_are_page_locked_and_the_same() -> None:
-    torch.cuda.init()
-    loader = Loader(numbered(20), batch_size=8, seed=3, labels=torch.arange(20))
-    batches = list(islice(loader.stream(2), 5))
-    assert all(batch.images.is_pinned() for batch in batches)
-    assert [batch.index.tolist() for batch in batches] == [loader.rows(step).tolist() for step in range(2, 7)]
