@@ -286,7 +286,7 @@ def with_rows(spec: str, files: Sequence[str]) -> list[str]:
 
 
 def check_shards(spec: str, files: Mapping[str, str]) -> None:
-    """Files of one table, by the name that a user knows, must number their classes alike; else a number would mean two classes.
+    """Files of one table, by the name that a user knows, must number their classes alike: a number has one meaning.
 
     Raises:
         UserError: two do not.

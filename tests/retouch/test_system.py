@@ -1,4 +1,4 @@
-"""What the system refuses (permissions, room on the disk) is one plain message; a run goes on once that is put right."""
+"""What the system refuses (permissions, room on the disk) is one plain message, and a run goes on afterwards."""
 
 from __future__ import annotations
 
