@@ -19,11 +19,12 @@ from finetune.results import (
     write_results,
 )
 from retouch.report.blocks import Table
-from retouch.report.facts import Facts, read_facts
+from retouch.report.facts import Facts
 from retouch.report.limits import limits
 from retouch.report.multilabel import label_blocks
 from retouch.report.page import html
 from retouch.report.parts import card_parts, page_parts
+from retouch.report.reading import read_facts
 from retouch.report.sentences import about, question, verdict
 from tests.retouch.report.runs import probe_result, start, write_probe
 
