@@ -70,6 +70,8 @@ def build_source(
         UserError: the scheme is unknown, there is nothing to read, or an argument does not suit the source; each
             problem says what to do about it.
     """
+    if "\0" in spec:
+        raise UserError(f"{spec!r}: no path has a zero byte in it; remove it")
     spec = recognize(spec)
     scheme, _, rest = spec.partition(":")
     if not rest and scheme not in GENERATED:

@@ -277,6 +277,8 @@ def check_run_folder(config: StageConfig) -> bool:
         raise UserError("resume=true and overwrite=true exclude each other; set one of them")
     if NUMBER in out.name:
         raise _which_run(config)
+    if "\0" in str(out):
+        raise UserError(f"out: no path has a zero byte in it: {str(out)!r}; remove it")
     if is_too_long(out):
         raise UserError(f"out: {str(out)[:60]}...: longer than this file system takes; choose a shorter out")
     if out.exists() and not out.is_dir():

@@ -218,6 +218,14 @@ def test_a_pipe_is_no_source(form: str, tmp_path: Path) -> None:
         build_source("/dev/null")
 
 
+@pytest.mark.parametrize(
+    "form", ["{}", "folder:{}", "csv:{}", "list:{}", "zip:{}", "parquet:{}", "hf:{}", "patches:{}"]
+)
+def test_a_zero_byte_is_in_no_path(form: str) -> None:
+    with pytest.raises(UserError, match="no path has a zero byte in it; remove it"):
+        build_source(form.format("a\0b"))
+
+
 def test_a_pipe_beside_tables_is_left_out_or_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pq.write_table(pa.table({"image": [png(0)]}), tmp_path / "a.parquet")
     os.mkfifo(tmp_path / "b.parquet")

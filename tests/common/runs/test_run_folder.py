@@ -270,3 +270,8 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path, monkeypatch
 def test_folder_with_too_long_a_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="choose a shorter out"):
         check_run_folder(config(tmp_path / ("a" * 300)))
+
+
+def test_folder_with_a_zero_byte_in_its_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no path has a zero byte in it"):
+        check_run_folder(config(tmp_path / "a\0b"))

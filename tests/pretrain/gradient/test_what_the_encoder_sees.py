@@ -44,23 +44,23 @@ def images() -> Tensor:
 
 
 def test_whole_images_without_damage_come_as_they_are(images: Tensor) -> None:
-    shown, loss = seen(WHOLE, 1e-9, images)
-    assert torch.allclose(shown, to_float(images), atol=1e-6)
+    shown, loss = seen(WHOLE, 1e-6, images)
+    assert torch.allclose(shown, to_float(images), atol=1e-5)
     assert float(loss) == pytest.approx(float(to_float(images).square().mean()), rel=1e-5)
 
 
 def test_about_half_are_mirrored(images: Tensor) -> None:
-    shown, _ = seen(AugmentConfig(crop=None, flip=True), 1e-9, images)
+    shown, _ = seen(AugmentConfig(crop=None, flip=True), 1e-6, images)
     clean = to_float(images)
-    as_it_is = torch.tensor([torch.allclose(a, b, atol=1e-6) for a, b in zip(shown, clean, strict=True)])
-    mirrored = torch.tensor([torch.allclose(a, b.flip(2), atol=1e-6) for a, b in zip(shown, clean, strict=True)])
+    as_it_is = torch.tensor([torch.allclose(a, b, atol=1e-5) for a, b in zip(shown, clean, strict=True)])
+    mirrored = torch.tensor([torch.allclose(a, b.flip(2), atol=1e-5) for a, b in zip(shown, clean, strict=True)])
     assert (as_it_is ^ mirrored).all()
     assert 16 < int(mirrored.sum()) < 48
 
 
 def test_crops_show_a_part_and_the_target_is_the_same_part() -> None:
     ramp = torch.linspace(0, 255, SIDE).round().to(torch.uint8).expand(64, 3, SIDE, SIDE)
-    shown, loss = seen(AugmentConfig(crop=(0.25, 0.25), aspect=1.0, flip=False), 1e-9, ramp)
+    shown, loss = seen(AugmentConfig(crop=(0.25, 0.25), aspect=1.0, flip=False), 1e-6, ramp)
     width = shown.amax((1, 2, 3)) - shown.amin((1, 2, 3))
     assert width.mean() == pytest.approx(0.5, abs=0.03)  # a quarter of the area is half of the ramp
     assert shown.mean((1, 2, 3)).std() > 0.05  # each at a place of its own
@@ -69,7 +69,7 @@ def test_crops_show_a_part_and_the_target_is_the_same_part() -> None:
 
 def test_colors_are_jittered() -> None:
     gray = torch.full((64, 3, SIDE, SIDE), 100, dtype=torch.uint8)
-    shown, _ = seen(AugmentConfig(crop=None, flip=False, jitter=0.4), 1e-9, gray)
+    shown, _ = seen(AugmentConfig(crop=None, flip=False, jitter=0.4), 1e-6, gray)
     assert shown.mean((1, 2, 3)).std() == pytest.approx(100 / 255 * 0.4 / 3**0.5, rel=0.3)
 
 
