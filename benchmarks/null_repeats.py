@@ -80,7 +80,8 @@ def main() -> None:
         "mean_accuracy": round(statistics.mean(one.accuracy for one in found), 4),
         "deviation": round(statistics.stdev(one.accuracy for one in found), 4),
         "interval_holds_chance": statistics.mean(holds),
-        "above_chance": statistics.mean(one.above_chance for one in found),
+        "interval_above_chance": statistics.mean(one.ci95[0] > one.chance for one in found),
+        "alarms": statistics.mean(one.above_chance for one in found),
         "wilson_holds_chance": statistics.mean(low <= 1 / classes <= high for low, high in wilson),
         "seconds_each": round(seconds / given.repeats, 3),
     }

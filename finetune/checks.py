@@ -88,7 +88,7 @@ def null_check(confusions: Tensor, images: int) -> NullCheck:
     rest = centered.square().sum() - repetitions * excess.mean().square() / (classes - 1)
     error = float((rest.clamp_min(0) / freedom * (classes - 1) / repetitions).sqrt())
     accuracy, reach = float(excess.mean()) + 1 / classes, float(t.ppf(0.975, freedom)) * error
-    # with no error at all, whatever is above chance is by design
+    # all names of the answers are equally right: nothing varies, and only an excess of zero is by chance
     p_value = float(t.sf(float(excess.mean()) / error, freedom)) if error > 0 else float(excess.mean() <= 0)
     return NullCheck(
         accuracy=accuracy,

@@ -238,7 +238,7 @@ class LabelEfficiency(Record):
     worth: dict[str, tuple[Worth, ...]]  # by baseline, for each budget of the encoder
 
 
-ALARM = 1e-3
+ALARM = 1e-3  # how seldom a sound null check is noted
 
 
 class NullCheck(Record):
@@ -253,7 +253,7 @@ class NullCheck(Record):
 
     @property
     def above_chance(self) -> bool:
-        """So far that one check in a thousand is by chance: a table has a dozen, and one in forty would alarm often."""
+        """Whether it is so far above that a sound check seldom is; of the 95% intervals, one in 40 would be."""
         return self.p_value is not None and self.p_value < ALARM
 
 
