@@ -121,8 +121,8 @@ def _worth(report: StudyReport) -> tuple[Figures, ...]:
     figures = [
         Figure(
             labels_chart(f"{task}: what the training of {report.winner} is worth in labels", found),
-            f"{task}: test accuracy of {report.winner} (encoder) and its untrained network by ridge regression, %; bars: "
-            "the least and the most accurate draw",
+            f"{task}: test accuracy of {report.winner} (encoder) and its untrained network by ridge regression, %; "
+            "bars: the least and the most accurate draw",
         )
         for task, found in report.worth.items()
     ]

@@ -113,7 +113,7 @@ def test_the_study_comes_first_with_its_verdict_and_its_runs_follow(study: Path)
     assert "7 images that repeat a test image were not learned from." in said
     assert "Left out: mixed: needs at least 90 s." in said
     assert "training from scratch on the labels" in said
-    assert "animal: test accuracy of colorize (encoder) and its untrained network by ridge regression, %" in said
+    assert "animal: test accuracy of colorize (encoder) and its untrained network by ridge regression" in said
     assert "<img src=x" not in html(facts)
 
 
