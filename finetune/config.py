@@ -117,10 +117,11 @@ class ProbeConfig(StageConfig):
     @model_validator(mode="after")
     def _classes_for_what_needs_them(self) -> Self:
         asked = [name for name in ("more_probes", "label_efficiency") if getattr(self, name)]
-        if asked and all(data.labels for data in (self.data, *self.more_data)):
+        if asked and all(data.labels or data.masks for data in (self.data, *self.more_data)):
+            which = "data.labels" if self.data.labels else "data.masks"
             raise ValueError(
-                f"{', '.join(asked)}: of images with one label each; with data.labels the linear probe alone is "
-                "measured: remove them, or data.labels"
+                f"{', '.join(asked)}: of images with one label each; with {which} the linear probe alone is "
+                f"measured: remove them, or {which}"
             )
         return self
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from common.errors import UserError
+from common.errors import UserError, check_all
 
 POOLINGS = ("avg", "avg2", "max", "flatten")
 Shape = tuple[int, int, int]  # D, h, w of a map
@@ -107,15 +107,7 @@ def build_spaces(
     Raises:
         UserError: a layer does not exist, or no space is left.
     """
-    problems: list[str] = []
-    choices: list[tuple[int, ...]] = []
-    for layer in layers:
-        try:
-            choices += _layer_choices(layer, len(shapes))
-        except UserError as error:
-            problems += error.problems
-    if problems:
-        raise UserError(*problems)
+    choices = layer_choices(layers, len(shapes))
     spaces: dict[tuple[Part, ...], Space] = {}
     skipped: list[str] = []
     for chosen in dict.fromkeys(choices):
@@ -141,6 +133,16 @@ def build_spaces(
 def concatenate(parts: Sequence[Tensor]) -> Tensor:
     """Parts ``[n F_p]`` -> one matrix ``[n ΣF_p]``, always a new tensor."""
     return torch.cat(list(parts), dim=1) if len(parts) > 1 else parts[0].clone()
+
+
+def layer_choices(layers: Sequence[int | str], count: int) -> list[tuple[int, ...]]:
+    """The layers of an encoder with so many that each of these names, by number.
+
+    Raises:
+        UserError: a layer does not exist.
+    """
+    found = check_all(*(lambda layer=layer: _layer_choices(layer, count) for layer in layers))
+    return [choice for choices in found for choice in choices]
 
 
 def _layer_choices(layer: int | str, count: int) -> list[tuple[int, ...]]:

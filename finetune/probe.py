@@ -35,6 +35,9 @@ from finetune.data import (
     load_labeled,
     open_sources,
 )
+from finetune.dense.data import MaskedImages, MaskedSources, load_masked, open_masked
+from finetune.dense.passes import build_parts
+from finetune.dense.probing import map_layers, probe_masks
 from finetune.efficiency import Right, label_efficiency, measure_efficiency
 from finetune.embedding import Embedding, embedded, write_embeddings
 from finetune.features import Extraction, Features, extract
@@ -49,6 +52,7 @@ from finetune.probes import Answers, Candidates, Fitted, Probe, Task, build_task
 from finetune.properties import measure_properties
 from finetune.results import (
     Checks,
+    DenseResult,
     LabelEfficiency,
     LabelResult,
     NullCheck,
@@ -134,12 +138,16 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
             run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
             results: list[ProbeResult] = []
             multilabel: list[LabelResult] = []
+            dense: list[DenseResult] = []
             label_scores: list[LabelScores] = []
             predictions: list[Predictions] = []
             embeddings: list[Embedding] = []
             places: list[int] = []  # of each result's test set
             for data, opened, images, choices in zip(all_data, sources, loaded, spaces, strict=True):
                 how = Extraction(here.device, precision, config.batch_size, data.workers)
+                if isinstance(images, MaskedImages):
+                    dense.append(probe_masks(config, data, opened, images, choices, encoder, card, how))
+                    continue
                 if isinstance(images, MultiLabelImages):
                     one, scores = probe_labels(config, data, opened, images, choices, encoder, card, how)
                     multilabel.append(one)
@@ -152,7 +160,10 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
                     places.append(len(embeddings))
                 embeddings.append(embedding)
             report = ProbeReport(
-                results=tuple(results), multilabel=tuple(multilabel), notes=notes(config, results, multilabel)
+                results=tuple(results),
+                multilabel=tuple(multilabel),
+                dense=tuple(dense),
+                notes=notes(config, results, multilabel, dense),
             )
             if results:
                 write_predictions(run.folder, predictions)
@@ -166,16 +177,22 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
             return report
 
 
-def _open(config: ProbeConfig, data: ProbeData) -> Sources:
+def _open(config: ProbeConfig, data: ProbeData) -> Sources | MaskedSources:
+    if data.masks is not None:
+        return open_masked(data, config.seed)
     if data.labels:
         return open_multilabel(data, config.seed)
     return open_sources(data, config.seed, config.probe.validation)
 
 
 def _load(
-    config: ProbeConfig, data: ProbeData, sources: Sources, encoder: Encoder, card: EncoderCard
-) -> LabeledImages | MultiLabelImages:
+    config: ProbeConfig, data: ProbeData, sources: Sources | MaskedSources, encoder: Encoder, card: EncoderCard
+) -> LabeledImages | MultiLabelImages | MaskedImages:
     size = data.image_size or encoder.image_size
+    if isinstance(sources, MaskedSources):
+        masked = load_masked(sources, data, size, config.seed, card.provenance)
+        build_parts(masked.present, config.probe, config.seed)  # refuses too few images
+        return masked
     if data.labels:
         found = load_multilabel(sources, data, size, config.seed, card.provenance)
         build_multilabel_task(found.labels[0], config.probe, config.seed)  # refuses too few images
@@ -185,16 +202,21 @@ def _load(
     return images
 
 
-def _encoder(config: ProbeConfig, all_data: Sequence[ProbeData]) -> tuple[Encoder, list[Spaces]]:
-    """The encoder, and the feature spaces to choose from for each data set.
+def _encoder(config: ProbeConfig, all_data: Sequence[ProbeData]) -> tuple[Encoder, list[Spaces | tuple[int, ...]]]:
+    """The encoder, and the feature spaces to choose from for each data set; of one with masks, the layers.
 
     Raises:
         UserError: there is no such encoder, or it has no such layers or supports no images of a size.
     """
+
+    def choices(data: ProbeData) -> Spaces | tuple[int, ...]:
+        find = spaces_of if data.masks is None else map_layers
+        return find(config, data.image_size, encoder)
+
     encoder = load_encoder(config.encoder)
     _, *spaces = check_all(
         lambda: _check_damage(config, [data.image_size or encoder.image_size for data in all_data]),
-        *(lambda data=data: spaces_of(config, data.image_size, encoder) for data in all_data),
+        *(lambda data=data: choices(data) for data in all_data),
     )
     return encoder, spaces
 

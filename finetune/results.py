@@ -3,11 +3,12 @@
 report = read_results("runs/probe/results.json")     # a ProbeReport
 report.results[0].subjects["encoder"].probes["linear"].test.accuracy
 
-ProbeReport     results, multilabel, notes
+ProbeReport     results, multilabel, dense, notes
 ProbeResult     one task of one data set: data, encoder, protocol, subjects, properties of the code
 SubjectResult   one subject: the encoder, its untrained twin, or raw pixels
 Probed          one probe of a subject: the choice made on validation, the test score, comparisons with the baselines
 LabelResult     one data set with several labels per image, likewise
+DenseResult      one data set with masks, likewise
 FinetuneResult  the fine-tuned network and its baselines
 """
 
@@ -311,8 +312,8 @@ class LabelScore(Record):
 class LabelComparison(Record):
     """Two probes on the same test images."""
 
-    difference: float  # of their mean average precisions, positive where the first is better
-    ci95: tuple[float, float]  # paired: by the same halves of the images
+    difference: float  # of their mean average precisions or mean IoUs, positive where the first is better
+    ci95: tuple[float, float]  # paired: by the same halves, or the same draws, of the images
 
     @property
     def shown(self) -> bool:
@@ -347,6 +348,48 @@ class LabelResult(Record):
     frozen: bool  # no tensor of the encoder or its twin changed, buffers included
 
 
+class DenseScore(Record):
+    """How well a probe tells the classes of pixels apart, over all pixels of some images that count."""
+
+    mean_iou: float  # intersection over union, averaged over the classes that have pixels, in [0, 1]
+    ci95: tuple[float, float]  # by the bootstrap over images
+    per_class: tuple[float | None, ...]  # IoU; None for a class without pixels
+    pixel_accuracy: float  # share of the pixels
+    pixels: tuple[int, ...]  # of each class
+    images: tuple[int, ...]  # that show each class
+    n: int  # images
+
+    @property
+    def chance(self) -> float:
+        """The mean IoU of always answering the most frequent class."""
+        return max(self.pixels) / sum(self.pixels) / sum(count > 0 for count in self.pixels)
+
+
+class DenseProbed(Record):
+    """A probe of one subject's maps, cell by cell: chosen on validation, tested once."""
+
+    view: View  # what the subject sees of the images
+    choice: ProbeChoice  # its val_accuracy is a mean IoU, its pooling the cells of the map
+    n_train: int  # images that the tested classifier was fitted on
+    n_val: int  # images that the choice was made on; in cross-validation, each is held out once
+    test: DenseScore
+    seconds: float
+    compared: dict[str, LabelComparison] = {}  # with random_init and pixels
+
+
+class DenseResult(Record):
+    """Everything measured on one data set with masks."""
+
+    task: str  # the column of masks, or their folder
+    classes: tuple[str, ...]
+    data: DataFacts
+    protocol: str
+    encoder: EncoderFacts
+    subjects: dict[str, DenseProbed]  # encoder, random_init, pixels
+    code: CodeProperties | None = None
+    frozen: bool  # no tensor of the encoder or its twin changed, buffers included
+
+
 class ProbeReport(Record):
     """``results.json`` of ``retouch probe``."""
 
@@ -354,6 +397,7 @@ class ProbeReport(Record):
     stage: Literal["probe"] = "probe"
     results: tuple[ProbeResult, ...]
     multilabel: tuple[LabelResult, ...] = ()  # of data sets with several labels per image
+    dense: tuple[DenseResult, ...] = ()  # of data sets with masks
     notes: tuple[str, ...] = ()
 
 

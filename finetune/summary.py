@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from rich.console import Console
 
@@ -14,21 +15,33 @@ from finetune.results import (
     Checks,
     CodeProperties,
     DataFacts,
+    DenseResult,
     LabelProbed,
     LabelResult,
     Probed,
     ProbeReport,
     ProbeResult,
 )
-from finetune.table import damage_table, efficiency_table, labels_table, properties_table, results_table, worth_lines
+from finetune.table import (
+    damage_table,
+    efficiency_table,
+    labels_table,
+    masks_table,
+    properties_table,
+    results_table,
+    worth_lines,
+)
 
 
 def notes(
-    config: ProbeConfig, results: Sequence[ProbeResult], multilabel: Sequence[LabelResult] = ()
+    config: ProbeConfig,
+    results: Sequence[ProbeResult],
+    multilabel: Sequence[LabelResult] = (),
+    dense: Sequence[DenseResult] = (),
 ) -> tuple[str, ...]:
     """What a reader of these numbers has to know."""
     found = []
-    encoders = [result.encoder for result in results] + [many.encoder for many in multilabel]
+    encoders = [one.encoder for some in (results, multilabel, dense) for one in some]
     if encoders[0].view == "gray":
         found.append("this encoder and its random initialization saw gray only; raw pixels keep their color")
     linear = [(result.task, result.linear.choice) for result in results]
@@ -51,6 +64,9 @@ def notes(
             found += [f"{many.task}: {line}" for line in _unconverged(f"the linear probe of {subject}", probed)]
         found += [f"{many.task}: {line}" for line in _failed(Checks(frozen=many.frozen, null=None))]
         found += [f"{many.task}: {line}" for line in _leaks(many.data, many.subjects["encoder"].test.n)]
+    for masks in dense:
+        found += [f"{masks.task}: {line}" for line in _failed(Checks(frozen=masks.frozen, null=None))]
+        found += [f"{masks.task}: {line}" for line in _leaks(masks.data, masks.subjects["encoder"].test.n)]
     return tuple(dict.fromkeys(found))
 
 
@@ -105,6 +121,8 @@ def print_report(run: Run, report: ProbeReport) -> None:
         console.print(results_table(probe_lines(report.results)))
     for many in report.multilabel:
         console.print(labels_table(many))
+    for masks in report.dense:
+        console.print(masks_table(masks))
     if any(result.linear.damaged for result in report.results):
         console.print(damage_table(report.results))
     if any(result.code for result in report.results):
@@ -130,15 +148,26 @@ def log_report(run: Run, report: ProbeReport) -> None:
             data_names(report.results), report.results, map(logged_numbers, report.results), strict=True
         )
     ]
-    tasks = [many.task for many in report.multilabel]
-    for many in report.multilabel:
-        name = f"{many.data.train}/{many.task}" if tasks.count(many.task) > 1 else many.task
-        named.append({f"{name}/{key}": value for key, value in logged_label_numbers(many).items()})
+    named += _named(report.multilabel, logged_label_numbers)
+    named += _named(report.dense, logged_mask_numbers)
     for step, numbers in enumerate(named):
         run.log(numbers, step)
     run.tracker.summary({key: value for numbers in named for key, value in numbers.items()})
     if report.results:
         run.tracker.table("results", Line._fields, probe_lines(report.results))
+
+
+R = TypeVar("R", LabelResult, DenseResult)
+
+
+def _named(results: Sequence[R], numbers: Callable[[R], Mapping[str, float]]) -> list[dict[str, float]]:
+    """The logged numbers of each result, after its task, and its data where tasks share a name."""
+    tasks = [result.task for result in results]
+    names = [f"{one.data.train}/{one.task}" if tasks.count(one.task) > 1 else one.task for one in results]
+    return [
+        {f"{name}/{key}": value for key, value in numbers(result).items()}
+        for name, result in zip(names, results, strict=True)
+    ]
 
 
 def logged_numbers(result: ProbeResult) -> Mapping[str, float]:
@@ -158,6 +187,15 @@ def logged_label_numbers(result: LabelResult) -> Mapping[str, float]:
         name = "" if subject == "encoder" else f"{subject}_"
         numbers[f"{name}mean_average_precision"] = one.test.mean_average_precision
         numbers[f"{name}macro_f1"], numbers[f"{name}micro_f1"] = one.test.macro_f1, one.test.micro_f1
+    return numbers | _code_numbers(result.code)
+
+
+def logged_mask_numbers(result: DenseResult) -> Mapping[str, float]:
+    """The logged numbers: ``mean_iou`` and ``pixel_accuracy`` of the encoder's probe, ``pixels_mean_iou``, ..."""
+    numbers = {"val_mean_iou": result.subjects["encoder"].choice.val_accuracy}
+    for subject, one in result.subjects.items():
+        name = "" if subject == "encoder" else f"{subject}_"
+        numbers[f"{name}mean_iou"], numbers[f"{name}pixel_accuracy"] = one.test.mean_iou, one.test.pixel_accuracy
     return numbers | _code_numbers(result.code)
 
 

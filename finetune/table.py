@@ -9,10 +9,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from finetune.lines import SUBJECTS, Line, subject_name, task_names
-from finetune.results import LabelEfficiency, LabelPoint, LabelResult, ProbeResult, Score, Worth
+from finetune.results import DenseResult, LabelEfficiency, LabelPoint, LabelResult, ProbeResult, Score, Worth
 
 TITLE = "Test accuracy, % [95% interval]"
 LABEL_TITLE = "Several labels per image, linear probe: mean average precision, % [95% interval]"
+MASK_TITLE = "Masks, linear probe of each cell: mean IoU over all test pixels, % [95% interval]"
 NETWORKS = {"random_init": "the untrained network", "pixels": "raw pixels"}
 PROBES = {"knn": "k-NN"}
 MAIN = ("linear", "")  # the probe that has intervals in the tables, and a network that needs none
@@ -93,6 +94,22 @@ def labels_table(result: LabelResult) -> Table:
         gains = [gain_text(found.difference, *found.ci95) for found in one.compared.values()] or [""] * len(over)
         mean = _percent(one.test.mean_average_precision, *one.test.ci95)
         shown = (mean, *gains, _number(one.test.macro_f1), _number(one.test.micro_f1))
+        table.add_row(f"  {escape(subject_name(key, result.encoder.title))}", *map(escape, shown))
+    return table
+
+
+def masks_table(result: DenseResult) -> Table:
+    """Mean IoU and pixel accuracy of each subject, in percent; the IoU of each class is in the results."""
+    encoder = result.subjects["encoder"]
+    table = Table(title=f"{MASK_TITLE}; chosen by {encoder.choice.how}", title_justify="left")
+    over = [SUBJECTS.get(name, name) for name in encoder.compared]
+    for column in ("method", "mean IoU", *(f"gain over {name}" for name in over), "pixel accuracy"):
+        table.add_column(column)
+    about = f"{len(result.classes)} classes, chance {_number(encoder.test.chance)}, {encoder.test.n:,} test images"
+    table.add_row(f"[bold]{escape(result.task)}[/bold], {about}")
+    for key, one in result.subjects.items():
+        gains = [gain_text(found.difference, *found.ci95) for found in one.compared.values()] or [""] * len(over)
+        shown = (_percent(one.test.mean_iou, *one.test.ci95), *gains, _number(one.test.pixel_accuracy))
         table.add_row(f"  {escape(subject_name(key, result.encoder.title))}", *map(escape, shown))
     return table
 

@@ -161,11 +161,16 @@ def square(image: Image.Image | Tensor, size: int, levels: Levels | None = None)
     image = upright(image, levels)
     width, height = image.size
     if (width, height) != (size, size):
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
+        box = central_square(width, height)
         image = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def central_square(width: int, height: int) -> tuple[float, float, float, float]:
+    """The largest square in the middle of an image: left, top, right and bottom, in pixels."""
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
 
 
 def upright(image: Image.Image | Tensor, levels: Levels | None = None) -> Image.Image:

@@ -70,6 +70,8 @@ class ListSource(ColumnSource):
             known = f"it has {', '.join(table.columns)}" if table.columns else "it has no labels"
             raise UserError(f"{spec}: data.label: no column {label!r}; {known}")
         self._labels = {name: _classes(cells) for name, cells in table.columns.items()}
+        self._files = {name: cells for name, cells in table.columns.items() if cells and _is_image(cells[0])}
+        self.mask_columns = tuple(self._files)
         self._choose_tasks(self._labels, (), label)
 
     @cached_property
@@ -101,6 +103,9 @@ class ListSource(ColumnSource):
         if missing := int((values < 0).sum()):
             raise UserError(without_label(self.spec, missing, len(self), task))
         return Labels(values if rows is None else values[rows], names, task)
+
+    def masks(self, column: str) -> Source:
+        return ListSource(f"{self.spec} ({column})", Table(self._files[column], {}), self.root)
 
     def _column(self, name: str) -> list[str] | None:
         if name not in self._labels:

@@ -10,11 +10,12 @@ pixels come from correctly rounded operations only, so they depend neither on th
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from common.data.counter import Floats, Ints, keys, uniform
@@ -25,6 +26,12 @@ SHAPES = ("circle", "ring", "square", "triangle", "pentagon", "star", "cross", "
 COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 TEXTURES = ("plain", "stripes", "dots", "checker")  # of the object
 TASKS = ("shape", "color", "texture")
+MASKS: dict[str, tuple[str, ...]] = {
+    "object": ("background", "object"),
+    "shape": ("background", *SHAPES),
+    "color": ("background", *COLORS),
+    "texture": ("background", *TEXTURES),
+}  # what masks tell apart: the object's pixels by its classes, or from the background alone
 HUES = (0.0, 28.0, 54.0, 118.0, 180.0, 222.0, 272.0, 322.0)  # degrees, jittered by HUE_JITTER
 HUE_JITTER = 7.0
 LENGTHS = {"train": 20_000, "test": 4_000}
@@ -39,6 +46,7 @@ class ShapesSource(Source):
 
     endless = True
     color_tasks = ("color", "all")
+    mask_columns = tuple(MASKS)
 
     def __init__(
         self, split: str = "train", length: int | None = None, seed: int = 0, default: str | None = None
@@ -79,6 +87,43 @@ class ShapesSource(Source):
         names = {"shape": SHAPES, "color": COLORS, "texture": TEXTURES, "all": COMBINED}
         return Labels(torch.from_numpy(values[task]), names[task], task)
 
+    def masks(self, column: str) -> Source:
+        return ShapeMasks(self, column)
+
+
+class ShapeMasks(Source):
+    """The masks of ``shapes``: 0 where an image shows its background, else 1 + the class of the object."""
+
+    tasks = ()
+    endless = True
+
+    def __init__(self, images: ShapesSource, column: str) -> None:
+        self.images, self.column, self.mask_names = images, column, MASKS[column]
+        self.spec = f"{images.spec} ({column})"
+
+    @property
+    def fingerprint(self) -> str:
+        return digest([self.images.fingerprint, self.column])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def image(self, index: int) -> Image.Image:
+        return Image.fromarray(self.bulk(torch.tensor([index]))[0, 0].numpy())
+
+    def bulk(self, rows: Tensor) -> Tensor:
+        covers = draw_object(self.images.seed, self.images.split, rows.numpy())
+        values = torch.ones(len(rows), dtype=torch.int64)
+        if self.column != "object":
+            values += self.images.labels(self.column, rows).values
+        return (torch.from_numpy(covers) * values[:, None, None]).to(torch.uint8)[:, None]
+
+    def where(self, index: int) -> str:
+        return f"the {self.column} mask of {self.images.where(index)}"
+
+    def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
+        raise ValueError("masks have no labels")
+
 
 COMBINED = tuple(f"{color} {texture} {shape}" for shape in SHAPES for color in COLORS for texture in TEXTURES)
 
@@ -95,6 +140,17 @@ def draw(seed: int, split: str, rows: Ints) -> NDArray[np.uint8]:
     for start in range(0, len(rows), CHUNK):
         part = rows[start : start + CHUNK]
         out[start : start + CHUNK] = _draw_chunk(seed, split, part)
+    return out
+
+
+def draw_object(seed: int, split: str, rows: Ints) -> NDArray[np.bool_]:
+    """Where images ``rows`` ``[n]`` show their object, bool ``[n 32 32]``: the pixels whose middle it covers."""
+    out = np.empty((len(rows), SIZE, SIZE), bool)
+    for start in range(0, len(rows), CHUNK):
+        numbers = uniform(seed, split, rows[start : start + CHUNK], 48)
+        draws = _Draws(numbers[:, 3:])
+        draws.column = BACKGROUND
+        out[start : start + CHUNK] = _object(classes(numbers)[0], draws).cover >= 0.5
     return out
 
 
@@ -125,12 +181,41 @@ class _Draws:
         return self.u[:, self.column - 1] * np.float32(high - low) + np.float32(low)
 
 
+BACKGROUND = 11  # numbers that the background takes
+
+
+class _Object(NamedTuple):
+    """Where the object is: the distance of each pixel from its middle, and how much of each pixel it covers."""
+
+    dx: Floats  # [n 32 32]
+    dy: Floats
+    cover: Floats  # in [0, 1]
+
+
+def _plane(count: int) -> tuple[Floats, Floats]:
+    """x and y of each pixel, ``[n 32 32]``."""
+    axis = np.arange(SIZE, dtype=np.float32) - np.float32((SIZE - 1) / 2)
+    return np.broadcast_to(axis, (count, SIZE, SIZE)), np.broadcast_to(axis[:, None], (count, SIZE, SIZE))
+
+
+def _object(shape: Ints, draws: _Draws) -> _Object:
+    """u and v are its own coordinates, 1 at the radius."""
+    x, y = _plane(len(shape))
+    radius = draws(8.5, 13.0)
+    reach = np.float32(SIZE / 2 + 0.5) - radius * np.float32(0.9)
+    dx, dy = x - _planes(draws(-1, 1) * reach), y - _planes(draws(-1, 1) * reach)
+    cos, sin = _turn(draws(0, 360))
+    u = (dx * cos + dy * sin) / _planes(radius)
+    v = (dy * cos - dx * sin) / _planes(radius)
+    distance = _distance(shape, u, v) * _planes(radius)
+    return _Object(dx, dy, np.clip(np.float32(0.5) - distance, 0, 1))
+
+
 def _draw_chunk(seed: int, split: str, rows: Ints) -> NDArray[np.uint8]:
     numbers = uniform(seed, split, rows, 48)
     shape, color, texture = classes(numbers)
     draws = _Draws(numbers[:, 3:])
-    axis = np.arange(SIZE, dtype=np.float32) - np.float32((SIZE - 1) / 2)
-    x, y = np.broadcast_to(axis, (len(rows), SIZE, SIZE)), np.broadcast_to(axis[:, None], (len(rows), SIZE, SIZE))
+    x, y = _plane(len(rows))
 
     # background: two related dull colors in a pattern independent of the object's
     hue, value, saturation = draws(0, 360), draws(0.25, 0.85), draws(0.05, 0.4)
@@ -142,15 +227,8 @@ def _draw_chunk(seed: int, split: str, rows: Ints) -> NDArray[np.uint8]:
     # clutter: vivid distractors, at most one in each cell of a grid, so that each pixel depends on one only
     image = _clutter(image, uniform(seed, split, rows, CELLS * CELLS * 8, first=48))
 
-    # object: u and v are its own coordinates, 1 at the radius
-    radius = draws(8.5, 13.0)
-    reach = np.float32(SIZE / 2 + 0.5) - radius * np.float32(0.9)
-    dx, dy = x - _planes(draws(-1, 1) * reach), y - _planes(draws(-1, 1) * reach)
-    cos, sin = _turn(draws(0, 360))
-    u = (dx * cos + dy * sin) / _planes(radius)
-    v = (dy * cos - dx * sin) / _planes(radius)
-    distance = _distance(shape, u, v) * _planes(radius)
-    cover = np.clip(np.float32(0.5) - distance, 0, 1)
+    # object
+    dx, dy, cover = _object(shape, draws)
     hue = np.array(HUES, np.float32)[color] + draws(-HUE_JITTER, HUE_JITTER)
     saturation, value = draws(0.45, 0.9), draws(0.65, 1.0)
     light = _rgb(hue, saturation, value)

@@ -41,6 +41,8 @@ class Source(ABC):
         color_tasks: those of ``tasks`` that need color: an encoder that sees gray only cannot learn them.
         endless: rows are generated, and exist beyond ``len``.
         rows_per_image: neighboring rows that are parts of one image: row i is cut from image ``i // rows_per_image``.
+        mask_columns: names of the masks it has.
+        mask_names: of a source of masks, the names of the class numbers 0, 1, ..., where it knows them.
     """
 
     spec: str
@@ -48,6 +50,8 @@ class Source(ABC):
     color_tasks: tuple[str, ...] = ()
     endless: bool = False
     rows_per_image: int = 1
+    mask_columns: tuple[str, ...] = ()
+    mask_names: tuple[str, ...] = ()
 
     @property
     @abstractmethod
@@ -100,6 +104,13 @@ class Source(ABC):
             "it"
         )
 
+    def masks(self, column: str) -> Source:
+        """The masks of these rows, one of ``mask_columns``: images whose values are class numbers.
+
+        They are PIL images of one channel; ``bulk``, where there is one, gives uint8 ``[b 1 h w]``.
+        """
+        raise ValueError(f"{self.spec} has no masks {column!r}")
+
     def published_test(self) -> Source | None:
         """The test set that belongs to this training set; ``None`` where there is none, or the user named a split."""
         return None
@@ -132,6 +143,7 @@ class Subset(Source):
         self.source, self.rows, self.name = source, rows, name
         self.spec = f"{source.spec} ({name})"
         self.tasks, self.color_tasks = source.tasks, source.color_tasks
+        self.mask_columns, self.mask_names = source.mask_columns, source.mask_names
 
     @property
     def fingerprint(self) -> str:
@@ -161,6 +173,9 @@ class Subset(Source):
 
     def multi_labels(self, columns: Sequence[str], rows: Tensor | None = None) -> MultiLabels:
         return self.source.multi_labels(columns, self.rows if rows is None else self.rows[rows])
+
+    def masks(self, column: str) -> Source:
+        return Subset(self.source.masks(column), self.rows, self.name)
 
     def default_tasks(self) -> tuple[str, ...]:
         return self.source.default_tasks()

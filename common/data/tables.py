@@ -96,6 +96,8 @@ class TableSource(ColumnSource):
         if isinstance(table.features[self._image], datasets.Image):
             self._table = self._table.cast_column(self._image, datasets.Image(decode=False))
         self._images = self._table.select_columns([self._image])
+        self.mask_columns = tuple(name for name in images if name != self._image)
+        self._masks = table.select_columns([*self.mask_columns]) if self.mask_columns else None
 
     def published_test(self) -> Source | None:
         """The files of its test split, or the rows that are of it, where those of several splits were named."""
@@ -116,6 +118,11 @@ class TableSource(ColumnSource):
         if not cell:
             raise ValueError("the row holds no image")
         return open_image(cell)
+
+    def masks(self, column: str) -> Source:
+        found = TableSource(f"{self.spec} ({column})", self._masks, self._identity, column, root=self._root)
+        found._rows = self._rows
+        return found
 
     def _path(self, path: str | None) -> str | None:
         beside = os.path.join(self._root, path or "")  # noqa: PTH118 -- by image

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from common.data import Images, MultiLabels, Source, Subset
 from common.data.multilabel import iterative_parts, match_labels
@@ -19,10 +19,18 @@ log = logging.getLogger("retouch")
 
 
 class ProbeData(LabeledData):
-    """The labeled images of a probe, which may have several labels each."""
+    """The labeled images of a probe, which may have several labels each, or masks."""
 
     labels: tuple[str, ...] = ()
     """Several labels per image, for the linear probe: a column of lists, or columns of 0 and 1, as in [cat, dog]."""
+    masks: str | None = Field(default=None, min_length=1)
+    """Masks instead of labels: a folder with a mask at the path of each image, or the column that holds them."""
+    test_masks: str | None = Field(default=None, min_length=1)
+    """Masks of test images, if they are not there as well."""
+    mask_names: tuple[str, ...] = ()
+    """Names of the class numbers 0, 1, ... in masks; by default the numbers."""
+    mask_ignore: int | None = Field(default=255, ge=0, le=255)
+    """Number in masks where nothing counts; null: every number is a class."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -30,6 +38,13 @@ class ProbeData(LabeledData):
             raise ValueError("labels: they are the task; remove task and label, which name classes")
         if len(set(self.labels)) < len(self.labels):
             raise ValueError("labels: must be different columns")
+        kinds = [name for name in ("labels", "task", "label") if getattr(self, name)]
+        if self.masks is not None and kinds:
+            raise ValueError(f"masks: they are the task; remove {' and '.join(kinds)}")
+        if self.masks is None and (self.test_masks is not None or self.mask_names):
+            raise ValueError("test_masks and mask_names belong to masks: set masks, or remove them")
+        if len(set(self.mask_names)) < len(self.mask_names):
+            raise ValueError("mask_names: must be different names")
         return self
 
 

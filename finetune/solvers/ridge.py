@@ -44,12 +44,8 @@ def fit_ridge(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float
     counts = torch.bincount(labels, minlength=classes) if labels.ndim == 1 else labels.sum(0)
     shares = counts.double() / n  # mean of the one-hot labels
     strengths = torch.tensor(list(l2), dtype=torch.float64, device=features.device)
-    if n >= F and F > WIDE:
-        weight = _one_by_one(gram(features, mean), _cross(features, labels, classes, mean), list(l2))
-    elif n >= F:
-        values, basis = torch.linalg.eigh(gram(features, mean))
-        target = basis.T @ _cross(features, labels, classes, mean)
-        weight = basis @ (target / (values.clamp_min(0) + strengths[:, None])[:, :, None])  # [G F C]
+    if n >= F:
+        weight = solve_moments(gram(features, mean), _cross(features, labels, classes, mean), l2)
     else:
         centered = features.double() - mean
         kernel = centered @ centered.T / n
@@ -65,6 +61,16 @@ def fit_ridge(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float
     objective = error + strengths * weight.square().sum(dim=(1, 2))
     kept = features.dtype
     return LinearFit(tuple(l2), weight.to(kept), bias.to(kept), objective)
+
+
+def solve_moments(A: Tensor, B: Tensor, l2: Sequence[float]) -> Tensor:
+    """``(A + λ I)⁻¹ B`` for each strength, float64 ``[G F C]``, of a second moment ``[F F]``, which may be overwritten."""
+    if len(A) > WIDE:
+        return _one_by_one(A, B, l2)
+    strengths = torch.tensor(list(l2), dtype=torch.float64, device=A.device)
+    values, basis = torch.linalg.eigh(A)
+    solution: Tensor = basis @ ((basis.T @ B) / (values.clamp_min(0) + strengths[:, None])[:, :, None])
+    return solution
 
 
 def _one_by_one(A: Tensor, target: Tensor, l2: Sequence[float]) -> Tensor:

@@ -80,7 +80,7 @@ def _read(folder: Path, name: str) -> Pretraining | Probing | FineTuning | Studi
 
 def _labeled(blocks: Sequence[object]) -> tuple[LabeledData, ...]:
     try:
-        return tuple(one for one in map(ProbeData.model_validate, blocks) if not one.labels)
+        return tuple(one for one in map(ProbeData.model_validate, blocks) if not one.labels and one.masks is None)
     except ValidationError:  # of another version
         return ()
 

@@ -1,0 +1,249 @@
+"""Masks of images: the class of each pixel, in squares with the geometry of the images.
+
+A mask is an image with a palette or of gray, whose values (of a palette: its indices) are class numbers, 0 to 255.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from common.data.build import build_source
+from common.data.decode import central_square
+from common.data.folder import TreeSource
+from common.data.images import FILL_ROWS, RAM_SHARE
+from common.data.source import Source, Subset
+from common.data.split import first
+from common.errors import UserError, one_line
+from common.machine.memory import available_memory
+
+log = logging.getLogger("retouch")
+
+VALUES = 256  # that a mask may have: a class number each
+SHOWN = 3  # masks that a message names, of each kind of problem
+SIDEWAYS = {5, 6, 7, 8}  # EXIF orientations that exchange width and height
+ORIENTATION = 0x0112
+TO_SAVE = "save one number per pixel: Image.fromarray(classes.astype('uint8')).save('mask.png')"
+
+
+class NoMaskError(ValueError):
+    """What an image is instead of a mask, and what to do."""
+
+
+# ---- where they are
+
+
+def find_masks(images: Source, spec: str, split: str, setting: str) -> Source:
+    """The mask of each row of ``images``, as a source of the same length.
+
+    Args:
+        spec: one of the masks that ``images`` has by name (``Source.mask_columns``); or a folder or zip file of masks,
+            each of the same relative path as its image, whatever the suffix.
+        split: of these masks, where the folder has splits.
+        setting: what the user knows ``spec`` by.
+
+    Raises:
+        UserError: there are none, or not one for each image.
+    """
+    if spec in images.mask_columns:
+        return images.masks(spec)
+    if not isinstance(images, TreeSource):
+        known = f"it has {', '.join(images.mask_columns)}" if images.mask_columns else "it has none"
+        raise UserError(
+            f"{images.spec}: {setting}={spec}: no such masks; {known}; a table needs a column of masks, or of their "
+            "paths, and a folder of masks goes with a folder of images"
+        )
+    try:
+        masks = build_source(spec, split=split)
+    except UserError as error:
+        raise UserError(*(f"{setting}: {problem}" for problem in error.problems)) from None
+    if not isinstance(masks, TreeSource):
+        raise UserError(f"{setting}={spec}: must be a folder or a zip file, as the images are; or a column of a table")
+    return _beside(images, masks, setting)
+
+
+def _beside(images: TreeSource, masks: TreeSource, setting: str) -> Source:
+    """The masks at the paths of the images."""
+    if Path(images.root).resolve() in Path(masks.root).resolve().parents:
+        raise UserError(
+            f"{setting}={masks.spec} lies in the folder of images {images.spec}, so that masks would be taken for "
+            "images: give the folder that holds the images alone"
+        )
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, path in enumerate(masks.paths):
+        rows[_stem(path)].append(row)
+    stems = [_stem(path) for path in images.paths]
+    missing = [path for path, stem in zip(images.paths, stems, strict=True) if stem not in rows]
+    double = [masks.paths[row] for stem in stems for row in rows.get(stem, [])[1:]]
+    problems = []
+    if missing:
+        problems.append(
+            f"{setting}: {len(missing):,} of {len(stems):,} images of {images.spec} have no mask in {masks.spec}, such "
+            f"as {first(missing[:SHOWN])}: a mask has the path of its image there ({_stem(missing[0])}.png); images "
+            "without one are left out by a CSV file with the columns path and mask"
+        )
+    if double:
+        problems.append(f"{setting}: {masks.spec} has two masks of one image, such as {double[0]}: remove one")
+    if problems:
+        raise UserError(*problems)
+    return Subset(masks, torch.tensor([rows[stem][0] for stem in stems]), "by path")
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(path)[0]  # noqa: PTH122 -- by image
+
+
+# ---- what they hold
+
+
+def read_mask(image: Image.Image | Tensor) -> NDArray[np.uint8]:
+    """The class numbers of an opened mask ``[h w]``, upright, at its own resolution.
+
+    Raises:
+        NoMaskError: it is no image of class numbers.
+    """
+    if isinstance(image, Tensor) or (image.mode not in ("1", "L", "P") and not image.mode.startswith("I")):
+        raise NoMaskError(f"in color, but class numbers are needed, one per pixel: {TO_SAVE}")
+    if image.format == "JPEG":
+        raise NoMaskError(f"JPEG files, which change values: {TO_SAVE}")
+    image.load()
+    with contextlib.suppress(Exception):  # as for images, a broken orientation is none
+        ImageOps.exif_transpose(image, in_place=True)
+    values = np.asarray(image)
+    if not 0 <= int(values.min()) <= int(values.max()) < VALUES:
+        raise NoMaskError(
+            f"of values above {VALUES - 1}: these are not classes; number them from 0 (masks of instances: by class)"
+        )
+    return values.astype(np.uint8)
+
+
+def square_mask(values: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Class numbers ``[h w]`` -> ``[size size]``: the nearest pixels of the square that ``decode.square`` cuts."""
+    height, width = values.shape
+    if (width, height) == (size, size):
+        return values
+    box = central_square(width, height)
+    return np.asarray(Image.fromarray(values).resize((size, size), Image.Resampling.NEAREST, box=box))
+
+
+def side_lengths(image: Image.Image | Tensor) -> tuple[int, int]:
+    """Width and height of an opened image, upright; of a file, only its header is read."""
+    if isinstance(image, Tensor):
+        return image.shape[2], image.shape[1]
+    width, height = image.size
+    with contextlib.suppress(Exception):
+        if image.getexif().get(ORIENTATION) in SIDEWAYS:
+            return height, width
+    return width, height
+
+
+class Seen(NamedTuple):
+    """Which class numbers the squares of some masks hold."""
+
+    values: Tensor  # bool [n VALUES]
+
+    @property
+    def numbers(self) -> list[int]:
+        """Those of any mask, ascending."""
+        found: list[int] = self.values.any(0).nonzero().squeeze(1).tolist()
+        return found
+
+
+def look_at_masks(masks: Source, images: Source, rows: Tensor) -> Seen:
+    """Read the masks of ``rows`` ``[n]`` of both sources, and what classes each has in its middle square.
+
+    Masks of images that cannot be opened are not compared with them: such images are left out later.
+
+    Raises:
+        UserError: masks cannot be read, are none, or have not the size of their images: every kind of problem, with how
+            many have it.
+    """
+    values = torch.zeros(len(rows), VALUES, dtype=torch.bool)
+    if masks.endless:  # generated: nothing can be wrong with them
+        for start in range(0, len(rows), FILL_ROWS):
+            made = masks.bulk(rows[start : start + FILL_ROWS])
+            assert made is not None
+            for place, one in enumerate(made):
+                values[start + place, one.unique().long()] = True
+        return Seen(values)
+    problems: dict[str, list[str]] = defaultdict(list)
+    for place, row in enumerate(rows.tolist()):
+        try:
+            mask = read_mask(masks.image(row))
+        except NoMaskError as error:
+            problems[str(error)].append(masks.where(row))
+            continue
+        except Exception as error:  # decoders raise anything on broken files
+            problems["unreadable"].append(f"{masks.where(row)} ({one_line(error)})")
+            continue
+        size = _size_of(images, row)
+        if size is not None and size != mask.shape[::-1]:
+            sizes = "{1}x{0}, image {2}x{3}".format(*mask.shape, *size)
+            problems["of another size than their images"].append(f"{masks.where(row)} ({sizes})")
+        left, top, right, bottom = (int(side) for side in central_square(mask.shape[1], mask.shape[0]))
+        values[place, np.unique(mask[top:bottom, left:right])] = True
+    if problems:
+        raise UserError(
+            *(
+                f"{masks.spec}: {len(found):,} of {len(rows):,} masks are {what}: {first(found[:SHOWN])}"
+                for what, found in problems.items()
+            )
+        )
+    return Seen(values)
+
+
+class Masks:
+    """Squares of class numbers, by row: kept in memory if they take less than a quarter of what is free.
+
+    Attributes:
+        source: masks that ``look_at_masks`` has accepted.
+        kept: int64 ``[N]``, the source row of each row here.
+        size: side in pixels.
+    """
+
+    def __init__(self, source: Source, kept: Tensor, size: int) -> None:
+        self.source, self.kept, self.size = source, kept, size
+        self._pixels: Tensor | None = None
+        if len(kept) * size * size <= available_memory() * RAM_SHARE:
+            self._pixels = torch.cat([self._read(rows) for rows in torch.split(kept, FILL_ROWS)])
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Rows ``[b]`` -> uint8 ``[b S S]``."""
+        return self._read(self.kept[index]) if self._pixels is None else self._pixels[index]
+
+    def only(self, rows: Tensor) -> Masks:
+        """Rows ``[n]`` of these masks, in that order."""
+        found = copy.copy(self)
+        found.kept, found._pixels = self.kept[rows], None if self._pixels is None else self._pixels[rows]
+        return found
+
+    def _read(self, numbers: Tensor) -> Tensor:
+        """Rows ``[b]`` of the source."""
+        made = self.source.bulk(numbers)
+        values = (
+            [read_mask(self.source.image(number)) for number in numbers.tolist()]
+            if made is None
+            else [one[0].numpy() for one in made]
+        )
+        return torch.from_numpy(np.stack([square_mask(one, self.size) for one in values]))
+
+
+def _size_of(images: Source, row: int) -> tuple[int, int] | None:
+    try:
+        return side_lengths(images.image(row))
+    except Exception:  # it is reported, and left out, where images are decoded
+        return None

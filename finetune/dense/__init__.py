@@ -1,0 +1,1 @@
+"""The probe of masks, from their data to their result."""
