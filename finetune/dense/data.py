@@ -165,7 +165,7 @@ def _check_test(masks: Source, seen: Seen, classes: Classes, data: ProbeData) ->
 def load_masked(
     sources: MaskedSources, data: ProbeData, size: int, seed: int, trained_on: Mapping[str, Any] | None = None
 ) -> MaskedImages:
-    """Decode the images of both sets at ``size`` pixels, as ``load_labeled`` does; those that are readable, with masks."""
+    """Decode the images of both sets at ``size`` pixels as ``load_labeled`` does, with the masks of those it reads."""
     train, test, leaks, left_out = load_pair(sources.images, data, size, seed, trained_on)
     found = (
         MaskedSet(images, Masks(masks, images.kept, size), sources.classes)

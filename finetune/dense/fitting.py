@@ -8,8 +8,8 @@ strength λ,
     x·w_c + b_c,    w_c = (Σ + λ I)⁻¹ μ_c,    b_c = -½ μ_c·w_c + γ log π_c
 
 (Friedman 1989; Hastie, Buja and Tibshirani 1995: ridge regression onto the classes, without the masking of one class
-by others). With γ = 1 they are log-posteriors, up to a constant. Mean IoU counts every class the same, so that a smaller
-γ may be better: λ and γ are chosen together.
+by others). With γ = 1 they are log-posteriors, up to a constant. Mean IoU counts every class the same, so that a
+smaller γ may be better: λ and γ are chosen together.
 
 All that is needed of the images are sums, so maps are never kept, and those of a part of the images can be taken out of
 those of all: cross-validation costs no second pass.

@@ -146,11 +146,11 @@ def _measure(config: ProbeConfig, subject: MapSubject, images: MaskedImages, par
 
 def _protocol(config: ProbeConfig, parts: Parts, size: int) -> str:
     return (
-        "frozen encoder; linear discriminant analysis of the cells of one map, each pixel a row with the features of its "
-        "cell, standardized by training statistics; layer, shrinkage (l2) and weight of the class shares (prior) chosen "
-        f"by mean IoU in {parts.how} of the training images (split by image, iterative stratification, seed "
-        f"{config.seed}; at most {CHOICE_IMAGES:,} held-out images, at {min(CHOICE_SIDE, size)} px); refitted on the whole "
-        f"training set; tested once: scores of cells enlarged bilinearly to {size} px, mean IoU over all pixels of the "
-        "test set that count and the classes that have some; ci95: bootstrap over test images, paired for differences, "
-        "not corrected for the number of comparisons"
+        "frozen encoder; linear discriminant analysis of the cells of one map, each pixel a row with the features of "
+        "its cell, standardized by training statistics; layer, shrinkage (l2) and weight of the class shares (prior) "
+        f"chosen by mean IoU in {parts.how} of the training images (split by image, iterative stratification, seed "
+        f"{config.seed}; at most {CHOICE_IMAGES:,} held-out images, at {min(CHOICE_SIDE, size)} px); refitted on the "
+        f"whole training set; tested once: scores of cells enlarged bilinearly to {size} px, mean IoU over all "
+        "pixels of the test set that count and the classes that have some; ci95: bootstrap over test images, paired for "
+        "differences, not corrected for the number of comparisons"
     )

@@ -64,7 +64,7 @@ def fit_ridge(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float
 
 
 def solve_moments(A: Tensor, B: Tensor, l2: Sequence[float]) -> Tensor:
-    """``(A + λ I)⁻¹ B`` for each strength, float64 ``[G F C]``, of a second moment ``[F F]``, which may be overwritten."""
+    """``(A + λ I)⁻¹ B`` for each strength, float64 ``[G F C]``; ``A`` ``[F F]`` is a second moment, float64."""
     if len(A) > WIDE:
         return _one_by_one(A, B, l2)
     strengths = torch.tensor(list(l2), dtype=torch.float64, device=A.device)

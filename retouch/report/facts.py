@@ -16,7 +16,7 @@ from finetune.data import LabeledData
 from finetune.embedding import Embedding
 from finetune.lines import task_names
 from finetune.predictions import Predictions
-from finetune.results import EncoderFacts, FinetuneResult, LabelResult, ProbeReport, ProbeResult
+from finetune.results import DenseResult, EncoderFacts, FinetuneResult, LabelResult, ProbeReport, ProbeResult
 from pretrain.results import PretrainResults
 from retouch.report.logs import Log
 from retouch.studies.results import StudyReport
@@ -135,6 +135,9 @@ class Entry:
     embedding: Embedding | None = None
 
 
+Probed = ProbeResult | LabelResult | DenseResult
+
+
 @dataclass(frozen=True)
 class LabelEntry:
     """One encoder on one task with several labels per image."""
@@ -142,6 +145,16 @@ class LabelEntry:
     encoder: str
     task: str
     result: LabelResult
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class DenseEntry:
+    """One encoder on one task with masks."""
+
+    encoder: str
+    task: str
+    result: DenseResult
     origin: Origin
 
 
@@ -188,24 +201,35 @@ class Facts:
     def label_entries(self) -> tuple[LabelEntry, ...]:
         """Every encoder on every task with several labels per image."""
         found = [(run.origin, result) for run in self.probes for result in run.report.multilabel]
-        titles = self._titles([*(entry.result for entry in self.entries), *(result for _, result in found)])
-        data = {result.task: {one.data.train for _, one in found if one.task == result.task} for _, result in found}
+        tasks = _tasks([result for _, result in found])
         return tuple(
-            LabelEntry(
-                encoder=titles[result.encoder.sha256],
-                task=result.task if len(data[result.task]) == 1 else f"{result.task} ({result.data.train})",
-                result=result,
-                origin=origin,
-            )
-            for origin, result in found
+            LabelEntry(self._encoder_names[result.encoder.sha256], task, result, origin)
+            for (origin, result), task in zip(found, tasks, strict=True)
+        )
+
+    @cached_property
+    def dense_entries(self) -> tuple[DenseEntry, ...]:
+        """Every encoder on every task with masks."""
+        found = [(run.origin, result) for run in self.probes for result in run.report.dense]
+        tasks = _tasks([result for _, result in found])
+        return tuple(
+            DenseEntry(self._encoder_names[result.encoder.sha256], task, result, origin)
+            for (origin, result), task in zip(found, tasks, strict=True)
         )
 
     @property
     def encoders(self) -> tuple[str, ...]:
         """The encoders that were probed, by name; one that was probed twice appears once."""
-        results: list[ProbeResult | LabelResult] = [entry.result for entry in self.entries]
-        results += [entry.result for entry in self.label_entries]
-        return tuple(self._titles(results).values())
+        return tuple(self._encoder_names.values())
+
+    @cached_property
+    def _encoder_names(self) -> dict[str, str]:
+        """By sha256, those that images of one label each were probed on first."""
+        reports = [run.report for run in self.probes]
+        classes: list[Probed] = [result for report in reports for result in report.results]
+        labels: list[Probed] = [result for report in reports for result in report.multilabel]
+        masks: list[Probed] = [result for report in reports for result in report.dense]
+        return self._titles([*classes, *labels, *masks])
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -215,7 +239,7 @@ class Facts:
         """The encoders that were probed on a task."""
         return tuple(entry for entry in self.entries if entry.task == task)
 
-    def _titles(self, results: Sequence[ProbeResult | LabelResult]) -> dict[str, str]:
+    def _titles(self, results: Sequence[Probed]) -> dict[str, str]:
         """A name for each encoder, by its sha256: short, and longer where two would have the same."""
         encoders = {result.encoder.sha256: result.encoder for result in results}
         trained = {run.results.encoder_sha256: run.origin.name for run in self.pretraining}
@@ -229,6 +253,12 @@ class Facts:
             if len(set(named.values())) == len(named):
                 break
         return named
+
+
+def _tasks(results: Sequence[LabelResult | DenseResult]) -> list[str]:
+    """The name of each result's task, with its data where several data sets share it."""
+    data = {result.task: {one.data.train for one in results if one.task == result.task} for result in results}
+    return [one.task if len(data[one.task]) == 1 else f"{one.task} ({one.data.train})" for one in results]
 
 
 def _named(title: str, run: str) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 
 from finetune.results import DataFacts, Score
 from retouch.report.compare import PIXELS, UNTRAINED
+from retouch.report.dense import mask_limits
 from retouch.report.facts import Facts
 from retouch.report.multilabel import label_limits
 from retouch.report.sentences import chance, counted, distinct, half_width, listed, number, uneven, wrong
@@ -21,6 +22,7 @@ def limits(facts: Facts) -> list[str]:
             *_few_per_class(facts),
             *_imbalance(facts),
             *label_limits(facts),
+            *mask_limits(facts),
             *_one_seed(facts),
             *_best_of_many(facts),
             *_no_baseline(facts),
@@ -111,6 +113,7 @@ def _no_baseline(facts: Facts) -> list[str]:
 def _generated(facts: Facts) -> list[str]:
     named = [entry.result.data.train for entry in facts.entries]
     named += [run.result.data.train for run in facts.finetuning]
+    named += [entry.result.data.train for entry in facts.dense_entries]
     schemes = distinct(name.partition(":")[0].partition(" ")[0] for name in named)
     return [
         f"The images of {scheme} are {GENERATED[scheme]}: what holds for them need not hold for yours."

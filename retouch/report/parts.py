@@ -30,6 +30,7 @@ from retouch.report.blocks import (
 )
 from retouch.report.charts import Strip, curves_chart, labels_chart, reliability_chart
 from retouch.report.confidence import RELIABILITY, sureness
+from retouch.report.dense import mask_blocks
 from retouch.report.facts import Curves, Facts, FineTuning, Origin, Pretraining
 from retouch.report.layers import depth_sentences, layer_map, on_few
 from retouch.report.limits import limits
@@ -79,6 +80,7 @@ def page_parts(facts: Facts) -> list[Part]:
         Part("results", "Results", _results(facts)),
         Part("baselines", "Baselines", _only(baseline_table(facts))),
         Part("multilabel", "Several labels per image", label_blocks(facts)),
+        Part("masks", "Masks", mask_blocks(facts)),
         Part("labels", "With fewer labels", _labels(facts)),
         Part("layers", "Layers and poolings", _layers(facts)),
         Part("errors", "Errors", _errors(facts, sets)),
@@ -103,6 +105,7 @@ def card_parts(facts: Facts) -> list[Part]:
         Part("results", "Results", _results(facts)),
         Part("baselines", "Baselines", _only(baseline_table(facts))),
         Part("multilabel", "Several labels per image", label_blocks(facts)),
+        Part("masks", "Masks", mask_blocks(facts)),
         Part("data", "Data", _data(facts)),
         Part("choices", "How it was measured", (Prose(tuple(chosen(facts))),) if chosen(facts) else ()),
         Part("limits", "Limits", _limits(facts)),
@@ -359,6 +362,7 @@ def _repeat(facts: Facts) -> tuple[Block, ...]:
     lines = tuple(repeat_command(origin) for origin in facts.origins if origin.folder.parent not in of_studies)
     protocols = [entry.result.protocol for entry in facts.entries]
     protocols += [entry.result.protocol for entry in facts.label_entries]
+    protocols += [entry.result.protocol for entry in facts.dense_entries]
     protocols += [run.result.protocol for run in facts.finetuning]
     said = (Prose((f"Protocol: {one}.",), small=True) for one in distinct(protocols))
     return (Prose(tuple(about)), Commands(lines), origin_table(facts), *said)

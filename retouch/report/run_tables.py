@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from finetune.results import Choice, DataFacts, FinetuneResult, LabelResult, Outcome, ProbeResult
+from finetune.results import Choice, DataFacts, DenseResult, FinetuneResult, LabelResult, Outcome, ProbeResult
 from finetune.table import two_decimals
 from retouch.report.blocks import Cell, Column, Table
 from retouch.report.facts import Facts, Origin
@@ -23,6 +23,8 @@ def labeled_table(facts: Facts) -> Table | None:
         found.setdefault(run.result.task, _labeled(run.result.task, run.result, run.result.tuned))
     for one in facts.label_entries:
         found.setdefault(one.task, _multilabeled(one.task, one.result))
+    for masked in facts.dense_entries:
+        found.setdefault(masked.task, _masked(masked.task, masked.result))
     if not found:
         return None
     columns = (
@@ -43,6 +45,12 @@ def labeled_table(facts: Facts) -> Table | None:
 def _multilabeled(task: str, result: LabelResult) -> tuple[Cell, ...]:
     probed = result.subjects["encoder"]
     sizes = dict(zip(result.labels, probed.test.positives, strict=True))
+    return _data_row(task, result.data, probed.n_train, probed.test.n, sizes)
+
+
+def _masked(task: str, result: DenseResult) -> tuple[Cell, ...]:
+    probed = result.subjects["encoder"]
+    sizes = dict(zip(result.classes, probed.test.images, strict=True))
     return _data_row(task, result.data, probed.n_train, probed.test.n, sizes)
 
 
@@ -169,6 +177,7 @@ def cost_table(facts: Facts) -> Table:
             for outcome in subject.probes.values()
         )
         seconds += sum(one.seconds for result in probing.report.multilabel for one in result.subjects.values())
+        seconds += sum(one.seconds for result in probing.report.dense for one in result.subjects.values())
         rows.append(_cost(probing.origin, seconds))
     for tuning in facts.finetuning:
         tuned = tuning.result.tuned
@@ -210,6 +219,7 @@ def origin_table(facts: Facts) -> Table:
     hashes = {run.origin.name: run.results.encoder_sha256 for run in facts.pretraining}
     hashes |= {run.origin.name: run.result.encoder_sha256 for run in facts.finetuning}
     hashes |= {one.origin.name: one.result.encoder.sha256 for one in facts.label_entries}
+    hashes |= {one.origin.name: one.result.encoder.sha256 for one in facts.dense_entries}
     hashes |= {entry.origin.name: entry.result.encoder.sha256 for entry in facts.entries}
     rows = tuple(
         (

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from common.files import as_utf8
 from finetune.metrics import wilson_interval
-from finetune.results import Comparison, Score
+from finetune.results import Comparison, LabelComparison, Score
 from retouch.report.compare import PIXELS, SCRATCH, UNTRAINED, Contrast, gains, rivals, tuned_gains
-from retouch.report.facts import Facts
+from retouch.report.facts import DenseEntry, Facts, LabelEntry
 
 NARROW = "\u00a0"  # keeps the two ends of an interval on one line
 NAMED = 3  # encoders or tasks that are named one by one
@@ -136,9 +136,9 @@ def verdict(facts: Facts) -> list[str]:
         found = gains(facts, UNTRAINED)
         answer = answered(found, "the untrained network") if found else _not_compared(facts)
         more = [text for text in (_between(facts), _tuned(facts)) if text]
-        return [answer, *(more or [_level(facts)]), *label_verdict(facts)]
-    if facts.label_entries:
-        return [*label_verdict(facts), label_level(facts)]
+        return [answer, *(more or [_level(facts)]), *label_verdict(facts), *mask_verdict(facts)]
+    if facts.label_entries or facts.dense_entries:
+        return [*label_verdict(facts), *mask_verdict(facts), *label_level(facts), *mask_level(facts)]
     if facts.finetuning:
         return [_tuned(facts) or "Not compared: neither training from scratch nor a linear probe was run next to it.",
                 _tuned_level(facts)]  # fmt: skip
@@ -260,25 +260,44 @@ def _tuned_level(facts: Facts) -> str:
 
 def label_verdict(facts: Facts) -> list[str]:
     """What is shown against the untrained network, and against raw pixels if that was not measured."""
-    said = []
-    for entry in facts.label_entries:
-        compared = entry.result.subjects["encoder"].compared
-        found = compared.get(UNTRAINED) or compared.get(PIXELS)
-        if found is None:
-            said.append(f"Not compared: no baseline was probed on {entry.task}.")
-            continue
-        other = "the untrained network" if UNTRAINED in compared else "raw pixels"
-        by = f"{signed(found.difference)} points {interval(*found.ci95)} of mean average precision"
-        if not found.shown:
-            said.append(f"No difference shown: on {entry.task}, {entry.encoder} and {other} differ by {by}.")
-        elif found.difference > 0:
-            said.append(f"Yes: {entry.encoder} beats {other} on {entry.task} by {by}.")
-        else:
-            said.append(f"No: {entry.encoder} is worse than {other} on {entry.task}, by {by}.")
-    return said
+    return [
+        _paired_verdict(entry, entry.result.subjects["encoder"].compared, "mean average precision")
+        for entry in facts.label_entries
+    ]
 
 
-def label_level(facts: Facts) -> str:
+def mask_verdict(facts: Facts) -> list[str]:
+    """The same of masks."""
+    return [
+        _paired_verdict(entry, entry.result.subjects["encoder"].compared, "mean IoU") for entry in facts.dense_entries
+    ]
+
+
+def _paired_verdict(entry: LabelEntry | DenseEntry, compared: Mapping[str, LabelComparison], measure: str) -> str:
+    found = compared.get(UNTRAINED) or compared.get(PIXELS)
+    if found is None:
+        return f"Not compared: no baseline was probed on {entry.task}."
+    other = "the untrained network" if UNTRAINED in compared else "raw pixels"
+    by = f"{signed(found.difference)} points {interval(*found.ci95)} of {measure}"
+    if not found.shown:
+        return f"No difference shown: on {entry.task}, {entry.encoder} and {other} differ by {by}."
+    if found.difference > 0:
+        return f"Yes: {entry.encoder} beats {other} on {entry.task} by {by}."
+    return f"No: {entry.encoder} is worse than {other} on {entry.task}, by {by}."
+
+
+def mask_level(facts: Facts) -> list[str]:
+    """How high the mean IoU itself is."""
+    shown = [
+        f"{number(test.mean_iou)}% {interval(*test.ci95)} on {entry.task}, where the most frequent class alone gives "
+        f"{number(test.chance)}%"
+        for entry in facts.dense_entries
+        for test in [entry.result.subjects["encoder"].test]
+    ]
+    return [f"The mean IoU of the probe of masks is {listed(shown)}."] if shown else []
+
+
+def label_level(facts: Facts) -> list[str]:
     """How high the mean average precision itself is."""
     shown = [
         f"{number(test.mean_average_precision)}% {interval(*test.ci95)} on {entry.task}, where a random order gives "
@@ -286,7 +305,7 @@ def label_level(facts: Facts) -> str:
         for entry in facts.label_entries
         for test in [entry.result.subjects["encoder"].test]
     ]
-    return f"The linear probe's mean average precision is {listed(shown)}."
+    return [f"The linear probe's mean average precision is {listed(shown)}."] if shown else []
 
 
 # ---- what was chosen, and the test set
@@ -303,7 +322,8 @@ def chosen(facts: Facts) -> list[str]:
         if outcome.choice.how
     )
     labeled = [one for entry in facts.label_entries for one in entry.result.subjects.values()]
-    ways = distinct([*ways, *(one.choice.how for one in labeled)])
+    masked = [one for entry in facts.dense_entries for one in entry.result.subjects.values()]
+    ways = distinct([*ways, *(one.choice.how for one in labeled), *(one.choice.how for one in masked)])
     if ways:
         found.append(
             f"Layer, pooling and strength were chosen on training images alone, by {listed(ways)}; the winner was "
@@ -323,6 +343,8 @@ def touched(facts: Facts) -> list[str]:
             damaged[key] += sum(len(outcome.damaged) for outcome in subject.probes.values())
     for one in facts.label_entries:
         answers[one.result.data.test, one.result.subjects["encoder"].test.n] += len(one.result.subjects)
+    for masked in facts.dense_entries:
+        answers[masked.result.data.test, masked.result.subjects["encoder"].test.n] += len(masked.result.subjects)
     for run in facts.finetuning:
         outcomes = (run.result.tuned, run.result.from_scratch, run.result.linear_probe)
         answers[run.result.data.test, run.result.tuned.test.n] += sum(one is not None for one in outcomes)

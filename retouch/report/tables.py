@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from finetune.lines import SUBJECTS
-from finetune.results import Choice, Comparison, LabelProbed, Outcome, ProbeChoice, Score
+from finetune.results import Choice, Comparison, DenseProbed, LabelProbed, Outcome, ProbeChoice, Score
 from finetune.table import PROBES
 from retouch.report.blocks import Cell, Column, Table
 from retouch.report.charts import interval_mark, span_of
@@ -203,6 +203,10 @@ def choice_table(facts: Facts) -> Table | None:
         (Cell(entry.task), Cell(entry.encoder), Cell("linear, per label"), *_choice(entry.result.subjects["encoder"]))
         for entry in facts.label_entries
     ]
+    rows += [
+        (Cell(entry.task), Cell(entry.encoder), Cell("linear, per cell"), *_choice(entry.result.subjects["encoder"]))
+        for entry in facts.dense_entries
+    ]
     if not rows:
         return None
     texts = ("task", "encoder", "probe", "layer", "pooling", "setting")
@@ -218,7 +222,7 @@ def choice_table(facts: Facts) -> Table | None:
     return replace(short, rows=merged(short.rows))
 
 
-def _choice(outcome: Outcome[Choice] | LabelProbed) -> tuple[Cell, ...]:
+def _choice(outcome: Outcome[Choice] | LabelProbed | DenseProbed) -> tuple[Cell, ...]:
     layer, pooling, setting = outcome.choice.cells
     probed = outcome.choice if isinstance(outcome.choice, ProbeChoice) else None
     return (
