@@ -151,6 +151,6 @@ def _protocol(config: ProbeConfig, parts: Parts, size: int) -> str:
         f"chosen by mean IoU in {parts.how} of the training images (split by image, iterative stratification, seed "
         f"{config.seed}; at most {CHOICE_IMAGES:,} held-out images, at {min(CHOICE_SIDE, size)} px); refitted on the "
         f"whole training set; tested once: scores of cells enlarged bilinearly to {size} px, mean IoU over all "
-        "pixels of the test set that count and the classes that have some; ci95: bootstrap over test images, paired for "
-        "differences, not corrected for the number of comparisons"
+        "pixels of the test set that count and the classes that have some; ci95: bootstrap over test images, paired "
+        "for differences, not corrected for the number of comparisons"
     )

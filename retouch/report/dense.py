@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from finetune.lines import subject_name
 from finetune.results import DenseProbed
 from retouch.report.blocks import Block, Cell, Column, Prose, Table
-from retouch.report.compare import PIXELS
 from retouch.report.facts import DenseEntry, Facts
-from retouch.report.multilabel import OPEN_LABELS, OVER
+from retouch.report.multilabel import OPEN_LABELS, OVER, titled
 from retouch.report.sentences import counted, distinct, interval, listed, number, signed
 
 ABOUT = (
-    "IoU of a class: the pixels that are of it and are said to be, divided by those that are one or the other, over all "
-    "test images together. The probe answers for cells of a map, so fine outlines are beyond coarse maps.",
+    "IoU of a class: the pixels that are of it and are said to be, divided by those that are one or the other, over "
+    "all test images together. The probe answers for cells of a map, so fine outlines are beyond coarse maps.",
     "Bold: the paired interval excludes zero; it is not corrected for the number of comparisons.",
 )
 
@@ -48,7 +46,7 @@ def _means(task: str, entries: list[DenseEntry]) -> Table:
     rows: dict[str, tuple[Cell, ...]] = {}
     for entry in entries:
         for key, one in entry.result.subjects.items():
-            rows.setdefault(_name(key, entry), (Cell(_name(key, entry)), *_cells(one, over)))
+            rows.setdefault(titled(key, entry.encoder), (Cell(titled(key, entry.encoder)), *_cells(one, over)))
     columns = (
         Column("network", numeric=False),
         Column("mean IoU", "%"),
@@ -80,7 +78,7 @@ def _cells(one: DenseProbed, over: list[str]) -> tuple[Cell, ...]:
 def _classes(entries: list[DenseEntry]) -> Table:
     """The IoU of each class, that with the most pixels first."""
     classes, test = entries[0].result.classes, entries[0].result.subjects["encoder"].test
-    named = {_name(key, entry): one.test for entry in entries for key, one in entry.result.subjects.items()}
+    named = {titled(key, entry.encoder): one.test for entry in entries for key, one in entry.result.subjects.items()}
     rows = [
         (
             Cell(classes[place]),
@@ -98,8 +96,3 @@ def _classes(entries: list[DenseEntry]) -> Table:
     )
     folded = f"IoU of {counted(len(classes), 'class', 'classes')}" if len(classes) > OPEN_LABELS else ""
     return Table(columns, tuple(rows), title=f"{entries[0].task}: IoU of each class", folded=folded)
-
-
-def _name(key: str, entry: DenseEntry) -> str:
-    name = subject_name(key, entry.encoder)
-    return name if key in ("encoder", PIXELS) else f"{name} ({entry.encoder})"

@@ -53,7 +53,7 @@ def _means(task: str, entries: list[LabelEntry]) -> Table:
     rows: dict[str, tuple[Cell, ...]] = {}
     for entry in entries:
         for key, one in entry.result.subjects.items():
-            rows.setdefault(_name(key, entry), (Cell(_name(key, entry)), *_cells(one, over)))
+            rows.setdefault(titled(key, entry.encoder), (Cell(titled(key, entry.encoder)), *_cells(one, over)))
     columns = (
         Column("network", numeric=False),
         Column("mean average precision", "%"),
@@ -86,7 +86,7 @@ def _cells(one: LabelProbed, over: list[str]) -> tuple[Cell, ...]:
 def _labels(entries: list[LabelEntry]) -> Table:
     """The average precision of each label, the commonest first."""
     labels, test = entries[0].result.labels, entries[0].result.subjects["encoder"].test
-    named = {_name(key, entry): one.test for entry in entries for key, one in entry.result.subjects.items()}
+    named = {titled(key, entry.encoder): one.test for entry in entries for key, one in entry.result.subjects.items()}
     order = sorted(range(len(labels)), key=lambda place: -test.positives[place])
     rows = [
         (
@@ -107,6 +107,7 @@ def _labels(entries: list[LabelEntry]) -> Table:
     return Table(columns, tuple(rows), title=f"{entries[0].task}: average precision of each label", folded=folded)
 
 
-def _name(key: str, entry: LabelEntry) -> str:
-    name = subject_name(key, entry.encoder)
-    return name if key in ("encoder", PIXELS) else f"{name} ({entry.encoder})"
+def titled(key: str, encoder: str) -> str:
+    """The name of a subject: that of the encoder, or of one of its baselines."""
+    name = subject_name(key, encoder)
+    return name if key in ("encoder", PIXELS) else f"{name} ({encoder})"
