@@ -168,7 +168,9 @@ def test_the_same_whatever_the_batch_and_the_room(
     assert found.code is None
 
 
-def test_each_image_looks_at_the_test_once(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_test_set_is_passed_once_by_each_subject(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[str] = []
     original = passes.maps_of
 
