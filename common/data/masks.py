@@ -192,7 +192,7 @@ def look_at_masks(masks: Source, images: Source, rows: Tensor) -> Seen:
             sizes = "{1}x{0}, image {2}x{3}".format(*mask.shape, *size)
             problems["of another size than their images"].append(f"{masks.where(row)} ({sizes})")
         left, top, right, bottom = (int(side) for side in central_square(mask.shape[1], mask.shape[0]))
-        values[place, np.unique(mask[top:bottom, left:right])] = True
+        values[place, np.unique(mask[top:bottom, left:right]).astype(np.int64)] = True
     if problems:
         raise UserError(
             *(

@@ -87,14 +87,15 @@ def open_masked(data: ProbeData, seed: int) -> MaskedSources:
         UserError: a source cannot be opened, an image has no mask, a mask is none or of another size, there are fewer
             than two classes, the test set has classes that training lacks, or there are too few images.
     """
-    assert data.masks is not None
+    named = data.masks
+    assert named is not None
     train, given = check_all(lambda: open_source(data, data.train, "train"), lambda: open_test(data))
     separate: Source | None = given or train.published_test()
     if separate is None:
-        return _split(train, data, seed)
-    spec, setting = (data.masks, "data.masks") if data.test_masks is None else (data.test_masks, "data.test_masks")
+        return _split(train, named, data, seed)
+    spec, setting = (named, "data.masks") if data.test_masks is None else (data.test_masks, "data.test_masks")
     masks, test_masks = check_all(
-        lambda: find_masks(train, data.masks or "", "train", "data.masks"),
+        lambda: find_masks(train, named, "train", "data.masks"),
         lambda: find_masks(separate, spec, "test", setting),
     )
     seen, tested = check_all(
@@ -106,11 +107,11 @@ def open_masked(data: ProbeData, seed: int) -> MaskedSources:
     return MaskedSources(Sources(train, separate), Sources(masks, test_masks), classes)
 
 
-def _split(source: Source, data: ProbeData, seed: int) -> MaskedSources:
+def _split(source: Source, named: str, data: ProbeData, seed: int) -> MaskedSources:
     """A source without a test set -> training and test parts."""
     if data.test_masks is not None:
         raise UserError(f"data.test_masks: {source.spec} has no test set; set data.test, or remove it")
-    masks = find_masks(source, data.masks or "", "train", "data.masks")
+    masks = find_masks(source, named, "train", "data.masks")
     seen = look_at_masks(masks, source, torch.arange(len(source)))
     classes = _classes(masks, seen, data)
     part = iterative_parts(seen.values[:, list(classes.numbers)], [1 - data.test_fraction, data.test_fraction], seed)

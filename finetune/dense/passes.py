@@ -213,7 +213,8 @@ def _facts(chosen: int, scores: dict[int, Tensor], sums: Sums, strengths: Sequen
         pooling=mine.pooling,
         features=mine.features,
         setting=mine.setting,
-        at_end_of_grid=len(strengths) > 1 and mine.setting["l2"] in (strengths[0], strengths[-1]),
+        # the weakest is as good as none: cells are many
+        at_end_of_grid=len(strengths) > 1 and mine.setting["l2"] == strengths[-1],
         spaces=tuple(spaces),
     )
 
