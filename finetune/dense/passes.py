@@ -56,7 +56,7 @@ def build_parts(present: Tensor, search: Search, seed: int) -> Parts:
     folds = min(search.folds, n)
     shares = [1 / folds] * folds if crossed else [1 - search.validation, search.validation]
     part = iterative_parts(present, shares, seed)
-    if len(part.unique()) < max(2, len(shares)):
+    if len(set(part.tolist())) < max(2, len(shares)):
         raise UserError(f"data.masks: {n} training images are too few for a validation split; add images")
     how = f"{folds}-fold cross-validation" if crossed else f"held-out {search.validation:.0%}"
     return Parts(part, tuple(range(folds)) if crossed else (1,), how)

@@ -282,5 +282,5 @@ def test_the_masks_of_shapes_have_the_class_of_the_object(column: str) -> None:
     assert torch.equal(values.flatten(1).amax(1).long(), classes.long())
     assert masks.mask_names[0] == "background"
     assert len(masks.mask_names) == (2 if column == "object" else 1 + len(source.labels(column).names))
-    assert np.array_equal(read_mask(masks.image(5)), values[5, 0])  # type: ignore[arg-type]
+    assert np.array_equal(read_mask(masks.image(5)), values[5, 0])
     assert look_at_masks(masks, source, rows[:9]).values[4].nonzero().squeeze(1).tolist() == [0, int(classes[4])]

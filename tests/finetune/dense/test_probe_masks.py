@@ -24,6 +24,7 @@ from finetune.dense import passes, probing
 from finetune.dense.data import load_masked, open_masked
 from finetune.dense.passes import build_parts
 from finetune.dense.pixels import Patches
+from finetune.features import Extraction
 from finetune.multilabel.data import ProbeData
 from finetune.probe import probe
 from finetune.probes import Search
@@ -182,7 +183,7 @@ def test_each_subject_passes_the_test_set_once(here: Path, tmp_path: Path, monke
 
 
 def test_a_changed_encoder_is_noted(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = probing.gather
+    original = passes.gather
 
     def spoiling(encoder: Any, *rest: Any) -> Any:
         found = original(encoder, *rest)
@@ -231,7 +232,7 @@ def test_held_masks_of_a_part_do_not_reach_its_classifier(here: Path, monkeypatc
     ).only(torch.arange(20))
     parts = passes.Parts(torch.arange(20) % 5, (0, 1, 2, 3, 4), "")
     encoder = Patches(SIZE)
-    how = probing.Extraction(torch.device("cpu"), torch.float32, 8, 0)
+    how = Extraction(torch.device("cpu"), torch.float32, 8, 0)
     sums = passes.gather(encoder, (1,), own, parts, 20, how)
     passes.choose(encoder, sums, own, parts, [1e-3], how)
     total = torch.stack(shown).sum(0)
