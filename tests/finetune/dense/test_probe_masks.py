@@ -19,9 +19,12 @@ from common.data.shapes import ShapesSource
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from common.errors import UserError
+from common.pixels import to_float
 from finetune.config import ProbeConfig
 from finetune.dense import passes, probing
-from finetune.dense.data import load_masked, open_masked
+from finetune.dense.cells import enlarge, overlaps
+from finetune.dense.data import MaskedImages, load_masked, open_masked
+from finetune.dense.fitting import discriminant
 from finetune.dense.passes import build_parts
 from finetune.dense.pixels import Patches
 from finetune.features import Extraction
@@ -33,6 +36,7 @@ from finetune.summary import logged_mask_numbers
 from finetune.table import masks_table
 
 SIZE = 16
+HOW = Extraction(torch.device("cpu"), torch.float32, 8, 0)
 
 
 def pictures(folder: Path, n: int, seed: int, names: Sequence[str] = ("0", "1", "2")) -> None:
@@ -83,6 +87,11 @@ def config_of(here: Path, out: Path, **changes: Any) -> ProbeConfig:
         "wandb": {"mode": "disabled"},
     }
     return ProbeConfig.model_validate(values | changes)
+
+
+def loaded(here: Path) -> MaskedImages:
+    data = config_of(here, here / "none").data
+    return load_masked(open_masked(data, 0), data, SIZE, 0)
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +222,21 @@ def test_held_out_images_decide_and_are_split_by_class() -> None:
         build_parts(present[:1], Search(), 0)
 
 
+def test_the_tested_classifier_is_fitted_on_every_training_image(here: Path) -> None:
+    images = loaded(here)
+    sums = passes.gather(Patches(SIZE), (1,), images.train, build_parts(images.present, Search(), 0), 3, HOW)
+    truth = images.train.truth(torch.arange(60))
+    whole, center = sums.whole(1), sums.centers[1]
+    assert whole.pixels.tolist() == [int((truth == number).sum()) for number in range(3)]
+    choice = passes.choose(Patches(SIZE), sums, images.train, build_parts(images.present, Search(), 0), [0.1], HOW)
+    assert choice.images == 60
+    found = passes.test_once(Patches(SIZE), choice._replace(layer=1), sums, images.test, HOW)
+    fit = discriminant(whole, center, [0.1])
+    maps = Patches(SIZE).layers(to_float(images.test.images.rows(torch.arange(40))))[1]
+    scores = enlarge(fit.scores(maps)[0], SIZE) + fit.shares(choice.prior)[:, None, None]
+    assert torch.equal(found, overlaps(scores.argmax(1), images.test.truth(torch.arange(40)), 3))
+
+
 def test_held_masks_of_a_part_do_not_reach_its_classifier(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each image has a class of its own, which no other shows: held out, it cannot be known."""
     shown: list[Tensor] = []
@@ -224,17 +248,15 @@ def test_held_masks_of_a_part_do_not_reach_its_classifier(here: Path, monkeypatc
         return found
 
     monkeypatch.setattr(passes, "_compared", seen)
-    data = ProbeData.model_validate(config_of(here, here / "none").data.model_dump() | {"workers": 0})
-    images = load_masked(open_masked(data, 0), data, SIZE, 0)
+    images = loaded(here)
     own = images.train._replace(
         classes=images.train.classes._replace(numbers=tuple(range(200, 220)), names=tuple(map(str, range(20)))),
         masks=_OneEach(images.train.masks),  # type: ignore[arg-type]
     ).only(torch.arange(20))
     parts = passes.Parts(torch.arange(20) % 5, (0, 1, 2, 3, 4), "")
     encoder = Patches(SIZE)
-    how = Extraction(torch.device("cpu"), torch.float32, 8, 0)
-    sums = passes.gather(encoder, (1,), own, parts, 20, how)
-    passes.choose(encoder, sums, own, parts, [1e-3], how)
+    sums = passes.gather(encoder, (1,), own, parts, 20, HOW)
+    passes.choose(encoder, sums, own, parts, [1e-3], HOW)
     total = torch.stack(shown).sum(0)
     assert int(total[0].sum()) > 0
     assert int(total[2].sum()) == 0  # no pixel is right
