@@ -30,7 +30,7 @@ from finetune.config import EmbedConfig
 from finetune.data import warn_of_levels
 from finetune.features import layer_shapes
 from finetune.pooling import Space, build_spaces, concatenate, pool
-from finetune.results import EmbedResult
+from finetune.results import Record
 
 log = logging.getLogger("retouch")
 
@@ -39,6 +39,36 @@ COLUMNS = {
     "dense": {"features": pa.list_(pa.float32())},
     "sparse": {"indices": pa.list_(pa.int32()), "values": pa.list_(pa.float32())},
 }
+
+
+class EmbedResult(Record):
+    """The file that ``retouch embed`` wrote, and the storage size of its features.
+
+    It can be given wherever a path is expected: ``pandas.read_parquet(retouch.embed(...))``.
+    """
+
+    path: Path
+    rows: int  # images
+    width: int  # features per image
+    nonzeros: int  # of all images together; only exact zeros are not counted
+    bytes_on_disk: int  # of the feature columns, compressed
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def bytes_dense(self) -> int:
+        """As a float32 array, uncompressed."""
+        return 4 * self.rows * self.width
+
+    @property
+    def nonzeros_per_image(self) -> float:
+        return self.nonzeros / max(self.rows, 1)
+
+    @property
+    def zero_share(self) -> float:
+        """Share of zeros among all entries, in [0, 1]."""
+        return 1 - self.nonzeros / max(self.rows * self.width, 1)
 
 
 def embed(config: EmbedConfig) -> EmbedResult:

@@ -418,36 +418,6 @@ class FinetuneResult(Record):
     linear_probe_protocol: str | None = None  # how it was chosen and fitted
 
 
-class EmbedResult(Record):
-    """The file that ``retouch embed`` wrote, and the storage size of its features.
-
-    It can be given wherever a path is expected: ``pandas.read_parquet(retouch.embed(...))``.
-    """
-
-    path: Path
-    rows: int  # images
-    width: int  # features per image
-    nonzeros: int  # of all images together; only exact zeros are not counted
-    bytes_on_disk: int  # of the feature columns, compressed
-
-    def __fspath__(self) -> str:
-        return str(self.path)
-
-    @property
-    def bytes_dense(self) -> int:
-        """As a float32 array, uncompressed."""
-        return 4 * self.rows * self.width
-
-    @property
-    def nonzeros_per_image(self) -> float:
-        return self.nonzeros / max(self.rows, 1)
-
-    @property
-    def zero_share(self) -> float:
-        """Share of zeros among all entries, in [0, 1]."""
-        return 1 - self.nonzeros / max(self.rows * self.width, 1)
-
-
 Written = ProbeReport | FinetuneResult
 
 

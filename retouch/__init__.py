@@ -64,7 +64,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from common.encoders.base import Encoder
-    from finetune.results import EmbedResult, FinetuneResult, ProbeReport
+    from finetune.embed import EmbedResult
+    from finetune.results import FinetuneResult, ProbeReport
     from pretrain.linear.base import LinearMethod
     from pretrain.results import Pretrained
     from retouch.studies.results import StudyReport

@@ -23,8 +23,7 @@ from common.errors import UserError
 from common.pixels import to_float
 from finetune import embed as stage
 from finetune.config import EmbedConfig
-from finetune.embed import embed, read_sparse, storage_report, storage_text
-from finetune.results import EmbedResult
+from finetune.embed import EmbedResult, embed, read_sparse, storage_report, storage_text
 from tests.offline_wandb import history, settings
 
 
