@@ -21,6 +21,13 @@ RULE = (
     "Bold: shown. The 95% interval of the paired difference excludes zero, and McNemar's exact p stays below 0.05 "
     "after Holm's correction for all differences over the same baseline by the same probe."
 )
+SOUND = "No fault was found."
+RULER = (
+    "PSNR: how close restored images are to the originals, in decibels; higher is closer.",
+    "It is compared with simple restorers that learn nothing, such as leaving the damage as it is.",
+    "Effective rank: how many independent directions the features use; 1 would mean that all images look alike to the "
+    "encoder.",
+)
 
 
 # ---- words and numbers
@@ -309,6 +316,12 @@ def chosen(facts: Facts) -> list[str]:
             f"Layer, pooling and strength were chosen on training images alone, by {listed(ways)}; the winner was "
             "fitted again on all training images."
         )
+    if facts.finetuning:
+        ways = distinct(run.result.tuned.choice.how for run in facts.finetuning if run.result.tuned.choice.how)
+        found.append(
+            "Of each trained network, the training step was chosen on training images alone"
+            f"{f', by their {listed(ways)}' if ways else ''}."
+        )
     return [*found, *touched(facts)]
 
 
@@ -337,13 +350,32 @@ def _damaged_too(count: int) -> str:
     return f", and damaged copies {counted(count, 'time')} without being fitted again" if count else ""
 
 
-# ---- what the losses of pretraining mean
+# ---- what the curves of training mean
+
+
+def training_sentences(facts: Facts) -> list[str]:
+    """For each run, what its training has come to, and whether anything was found wrong."""
+    return [*restoration(facts), *tuning(facts)]
 
 
 def restoration(facts: Facts) -> list[str]:
-    """How well each network restores images, next to trivial restorers."""
+    """How well each network restores images, next to trivial restorers, and what is wrong with it."""
     found = [(run.origin.name, run.results.ruler) for run in facts.pretraining]
-    return [f"{name}: {ruler.sentence}." for name, ruler in found if ruler is not None]
+    return [
+        f"{name}: {ruler.sentence}. {' '.join(f'A fault was found: {one.text}.' for one in ruler.verdicts) or SOUND}"
+        for name, ruler in found
+        if ruler is not None
+    ]
+
+
+def tuning(facts: Facts) -> list[str]:
+    """Which step of each trained network was kept."""
+    return [
+        f"{run.origin.name}: step {choice.step:,} of {choice.of_steps:,} was kept, the best on "
+        f"{counted(run.result.tuned.n_val, 'held-out training image')} ({number(choice.val_accuracy)}% right)."
+        for run in facts.finetuning
+        for choice in [run.result.tuned.choice]
+    ]
 
 
 def wrong(facts: Facts) -> list[str]:

@@ -1,0 +1,42 @@
+"""What W&B gets of a study beside numbers: contestants, comparisons, the race and what a gain is worth in labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetune.tracked import Curves, Sheet, Shown, data_shown, label_curves
+from retouch.studies.results import StudyReport
+
+
+def study_shown(report: StudyReport) -> Iterator[Shown]:
+    """The tables and curves of the report's page."""
+    yield Sheet(
+        "contestants",
+        ("task", "contestant", "kind", "seconds", "val_accuracy", "test_accuracy", "low", "high"),
+        [
+            (
+                *(task, one.name, one.kind, last and last.seconds, last and last.accuracy[task]),
+                *(score.accuracy, *score.ci95),
+            )
+            for one in report.contenders
+            for last in [one.validations[-1] if one.validations else None]
+            for task, score in one.test.items()
+        ],
+    )
+    yield Sheet(
+        "comparisons",
+        ("task", "winner", "other", "difference", "low", "high", "adjusted_p"),
+        [
+            (one.task, one.one, one.other, one.found.difference, *one.found.ci95, one.adjusted_p)
+            for one in report.comparisons
+        ],
+    )
+    racers = [one for one in report.contenders if one.kind == "restoring" and one.validations]
+    yield Curves(
+        "race",
+        "seconds of training",
+        {one.name: [(found.seconds, found.mean) for found in one.validations] for one in racers},
+    )
+    for task, worth in report.worth.items():
+        yield label_curves(task, report.winner, worth)
+    yield from data_shown(report.data)
