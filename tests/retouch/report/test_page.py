@@ -244,6 +244,21 @@ def test_a_model_card_says_the_same_as_the_page(runs: list[Path]) -> None:
     assert len(tables) >= 4
 
 
+def test_a_model_card_is_written_beside_the_encoder_and_replaces_nothing_else(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "encoder" / "README.md"
+    for _ in range(2):  # an earlier one is replaced
+        assert main(["report", str(runs[1]), "--markdown", "-o", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}\n" * 2
+    assert out.read_text(encoding="utf-8") == card(read_facts(runs[1:2]))
+    out.write_text("# mine")
+    for file, said in ((out, "is not a model card of retouch"), (out.with_suffix(".html"), "ends in .md")):
+        assert main(["report", str(runs[1]), "--markdown", "-o", str(file)]) == 2
+        assert said in capsys.readouterr().err
+    assert out.read_text() == "# mine"
+
+
 def test_texts_in_markdown_do_nothing() -> None:
     assert plain("a|b\n# c <i> [x](y) ![z](w) `e` *f*") == (
         "a\\|b \\# c &lt;i&gt; [x]\\(y) !\\[z]\\(w) \\`e\\` \\*f\\*"
