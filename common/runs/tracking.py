@@ -147,7 +147,7 @@ class Tracker:
             fields = ("Actual", "Predicted", "nPredictions")  # those of W&B's own chart
             table = wandb.Table(columns=list(fields), data=rows)
             named = {field: field for field in fields}
-            self._run.log({_chart(name): plot_table(table, "wandb/confusion_matrix/v1", named, {"title": name})})
+            self._run.log({_chart(name): plot_table("wandb/confusion_matrix/v1", table, named, {"title": name})})
 
         self._guarded("log a confusion matrix", send)
 
