@@ -315,7 +315,8 @@ def _panel(run: Pretraining) -> Block | None:
     drawn = None if run.panel is None else read_picture(run.panel)
     if drawn is None:
         return None
-    caption = f"{run.origin.name}: {run.results.method}, images of the training set"
+    method = "" if run.results.method == run.origin.name else f"{run.results.method}, "
+    caption = f"{run.origin.name}: {method}images of the training set"
     images = None if run.card is None else panel_images(drawn, run.card.image_size)
     if images is None:
         return Panel(picture(drawn, f"Original, damaged and restored images of {run.origin.name}"), caption)

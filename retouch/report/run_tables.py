@@ -17,7 +17,7 @@ from finetune.table import two_decimals
 from retouch.report.blocks import Cell, Column, Table
 from retouch.report.facts import Facts, Origin
 from retouch.report.sentences import distinct, number
-from retouch.report.tables import condensed
+from retouch.report.tables import condensed, upright
 
 FIRST = 5  # repeated test images that are named, of each kind
 
@@ -43,14 +43,15 @@ def labeled_table(facts: Facts) -> Table | None:
         Column("training", "images"),
         Column("test", "images"),
         Column("classes"),
-        Column("fewest", "test images"),
-        Column("most", "test images"),
-        Column("identical", "in training"),
-        Column("repeated", "in training"),
-        Column("repeated", "in pretraining"),
+        Column("smallest class", "test images"),
+        Column("largest class", "test images"),
+        Column("same test images", "in training"),
+        Column("nearly the same", "in training"),
+        Column("nearly the same", "in pretraining"),
         Column("left out", "of training"),
     )
-    return condensed(Table(columns, tuple(found.values()), title="Labeled"))
+    table = Table(columns, tuple(found.values()), title="Labeled")
+    return condensed(table) if len(found) > 1 else upright(table)
 
 
 def repeats_table(facts: Facts) -> Table | None:

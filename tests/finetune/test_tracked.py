@@ -25,9 +25,10 @@ def tables(out: Path) -> dict[str, dict[str, Any]]:
     """Every table of the offline parts of a run, by the key under which it was logged."""
     found = {}
     for row in history(out):
-        for name, value in row.items():
-            if isinstance(value, dict) and value.get("_type") == "table-file":
-                [path] = out.glob(f"wandb/offline-run-*/files/{value['path']}")
+        for key, kind in row.items():
+            if key.endswith("/_type") and kind == "table-file":
+                name = key.removesuffix("/_type")
+                [path] = out.glob(f"wandb/offline-run-*/files/{row[f'{name}/path']}")
                 found[name] = json.loads(path.read_text())
     return found
 

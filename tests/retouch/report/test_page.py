@@ -82,6 +82,7 @@ def test_parts_are_in_order_and_there_only_where_their_facts_are(runs: list[Path
         "choices",
         "results",
         "errors",
+        "training",
         "data",
         "cost",
         "repeat",
@@ -112,7 +113,16 @@ def test_encoders_that_cannot_see_what_a_task_is_about_are_marked(blind: bool, t
 def test_data_facts_have_counts_sizes_and_duplicates(tmp_path: Path) -> None:
     said = Page(html(read_facts([write_probe(tmp_path / "p", probe_result(duplicates=7))]))).said
     data = said[said.index("Labeled") : said.index("Cost", said.index("Labeled"))]
-    assert data.split()[-9:] == ["folder:animals", "folder:animals-test", "16", "600", "300", "3", "100", "100", "7"]
+    for fact in (
+        "training data folder:animals",
+        "side, px 16",
+        "training, images 600",
+        "test, images 300",
+        "classes 3",
+    ):
+        assert fact in data
+    assert "smallest class, test images 100" in data
+    assert "same test images, in training 7" in data
 
 
 def test_the_page_needs_no_network_no_script_and_no_other_file(runs: list[Path]) -> None:
