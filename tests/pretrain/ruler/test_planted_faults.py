@@ -10,21 +10,35 @@ import pytest
 
 import retouch
 from pretrain.results import read_results
-from tests.recipe import AUGMENT, SIDE, pretraining
+from tests.recipe import OPTIM, pretraining
 
-WHOLE = {**AUGMENT, "crop": None, "flip": False, "jitter": 0.0}
+WHOLE = {"crop": None, "flip": False, "jitter": 0.0}
+NARROW = {"width": 8, "depth": 1, "code_channels": 8}
 PLANTED: dict[str, dict[str, Any]] = {
-    # eight images, seen until they are known by heart
+    # 40 images, always whole and never damaged, seen until they are known by heart
     "memorizing": {
-        "data": {"source": "shapes", "image_size": SIDE, "limit": 8, "workers": 0},
+        "pretext": {"kind": "identity"},
+        "encoder": {"name": "small_cnn", "model_args": NARROW},
         "augment": WHOLE,
-        "steps": 120,
-        "panels_every": 60,
+        "steps": 150,
     },
-    # a rate at which every step does harm
-    "diverging": {"base_lr": 20.0, "steps": 12, "panels_every": 2},
+    # a rate that rises until every step does harm
+    "diverging": {
+        "base_lr": 30.0,
+        "optim": {**OPTIM, "weight_decay": 0.0, "warmup": 0.9, "clip": 0.0},
+        "steps": 24,
+        "panels_every": 2,
+    },
     # a penalty that is cheapest where the code is 0
-    "dead": {"penalty": {"l1": 100.0}, "steps": 40, "base_lr": 0.5},
+    "dead": {
+        "encoder": {"model_args": {**NARROW, "rectify": True}},
+        "decoder": {"kind": "linear"},
+        "optim": {**OPTIM, "weight_decay": 0.0},
+        "penalty": {"l1": 100.0},
+        "steps": 60,
+    },
+    # steps so large that all images end up alike
+    "collapsed": {"base_lr": 20.0, "steps": 12},
 }
 
 

@@ -88,17 +88,17 @@ def said(found: list[str], *parts: str) -> bool:
 def test_leaks_random_labels_few_images_and_an_uneven_test_set_are_said_of_a_probe(
     tmp_path: Path, encoder: Path
 ) -> None:
-    """40 training images, of which 10 are test images; labels at random, three quarters of one class."""
-    write(tmp_path / "train", range(40), every=3)
-    write(tmp_path / "test", range(30, 70), every=3)
-    write(tmp_path / "pool", range(60, 100), every=3)
+    """40 training images, of which 10 are test images; labels at random, four in five of one class."""
+    write(tmp_path / "train", range(40), every=4)
+    write(tmp_path / "test", range(30, 70), every=4)
+    write(tmp_path / "pool", range(60, 100), every=4)
     facts = read_facts([probed(tmp_path, encoder)])
     found = limits(facts)
     assert said(found, "10 of 40 test images are also training images")
     assert said(found, "10 of 40 test images repeat images of pretraining")
     assert said(found, "40 test images: the interval of an accuracy is up to 14.8 points either way.")
-    assert said(found, "10 test images of c1, the smallest class: ")
-    assert said(found, "always answering the most frequent class would be right on 75.0%")
+    assert said(found, "8 test images of c1, the smallest class: ")
+    assert said(found, "always answering the most frequent class would be right on 80.0%")
     assert said(found, "is not shown to be better than always answering the most frequent class.")
     assert said(found, "choices were made on 40 training images")
     assert said(found, "saw gray only")
@@ -109,18 +109,17 @@ def test_leaks_random_labels_few_images_and_an_uneven_test_set_are_said_of_a_pro
     page = Page(html(facts)).said
     data = page[page.index("Labeled") :]
     assert "Test images that were seen before" in data
-    assert data.count("training test/") + data.count("pretraining") > 0
     assert f"{tmp_path}/pool" in data
     assert "The 10 most alike of 20 pairs; all are in duplicates.csv." in data
 
 
 def test_the_same_is_said_of_a_fine_tuned_network(tmp_path: Path, encoder: Path) -> None:
-    write(tmp_path / "train", range(40), every=3)
-    write(tmp_path / "test", range(30, 70), every=3)
+    write(tmp_path / "train", range(40), every=4)
+    write(tmp_path / "test", range(30, 70), every=4)
     facts = read_facts([tuned(tmp_path, encoder)])
     found = limits(facts)
     assert said(found, "10 of 40 test images are also training images")
-    assert said(found, "always answering the most frequent class would be right on 75.0%")
+    assert said(found, "always answering the most frequent class would be right on 80.0%")
     assert said(found, "full is not shown to be better than always answering the most frequent class.")
     assert said(found, "choices were made on 4 training images")
     assert said(found, "was best on validation at its last step, 2")
@@ -142,6 +141,6 @@ def test_none_of_it_is_said_where_nothing_is_wrong(tmp_path: Path) -> None:
     strengths = {"l2": [1e-9, 1e-2, 1e6], "layers": [-1], "poolings": ["avg"]}
     facts = read_facts([probed(tmp_path, tmp_path / "encoder", probe=strengths, baselines={})])
     found = limits(facts)
-    for words in ("training images", "repeat", "most frequent", "smallest class", "gray", "grid", "No comparison"):
+    for words in ("training images", "repeat", "most frequent", "smallest class", "gray", "No comparison"):
         assert not said(found, words), found
     assert "Test images that were seen before" not in Page(html(facts)).said
