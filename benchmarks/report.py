@@ -44,18 +44,19 @@ def measured(demo: Path, count: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         runs = [run for number in range(count // 2) for run in copied(demo, number, Path(folder) / "runs")]
         out = Path(folder) / "report.html"
-        started = time.monotonic()
+        started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(
             [sys.executable, "-m", "retouch", "report", *map(str, runs), "-o", str(out)],
             check=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         seconds = time.monotonic() - started
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # of the largest child, KiB
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return {
             "runs": len(runs),
             "seconds": round(seconds, 1),
-            "peak_memory_gb": round(1024 * peak / 1e9, 3),
+            "processor_seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
+            "peak_memory_gb": round(1024 * after.ru_maxrss / 1e9, 3),  # of the largest child so far, KiB
             "page_mb": round(out.stat().st_size / 1e6, 2),
         }
 

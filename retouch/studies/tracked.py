@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from finetune.tracked import Curves, Sheet, Shown, data_shown, label_curves
-from retouch.studies.results import StudyReport
+from retouch.studies.results import Contender, StudyReport
 
 
 def study_shown(report: StudyReport) -> Iterator[Shown]:
@@ -15,11 +15,10 @@ def study_shown(report: StudyReport) -> Iterator[Shown]:
         ("task", "contestant", "kind", "seconds", "val_accuracy", "test_accuracy", "low", "high"),
         [
             (
-                *(task, one.name, one.kind, last and last.seconds, last and last.accuracy[task]),
+                *(task, one.name, one.kind, *_last(one, task)),
                 *(score.accuracy, *score.ci95),
             )
             for one in report.contenders
-            for last in [one.validations[-1] if one.validations else None]
             for task, score in one.test.items()
         ],
     )
@@ -40,3 +39,10 @@ def study_shown(report: StudyReport) -> Iterator[Shown]:
     for task, worth in report.worth.items():
         yield label_curves(task, report.winner, worth)
     yield from data_shown(report.data)
+
+
+def _last(one: Contender, task: str) -> tuple[float | None, float | None]:
+    """Seconds of training and validation accuracy at the end; the network from scratch is validated in another way."""
+    if not one.validations:
+        return None, None
+    return one.validations[-1].seconds, one.validations[-1].accuracy[task]

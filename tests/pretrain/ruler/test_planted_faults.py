@@ -20,7 +20,7 @@ PLANTED: dict[str, dict[str, Any]] = {
         "pretext": {"kind": "identity"},
         "encoder": {"name": "small_cnn", "model_args": NARROW},
         "augment": WHOLE,
-        "steps": 150,
+        "steps": 120,
     },
     # a rate that rises until every step does harm
     "diverging": {
@@ -35,7 +35,8 @@ PLANTED: dict[str, dict[str, Any]] = {
         "decoder": {"kind": "linear"},
         "optim": {**OPTIM, "weight_decay": 0.0},
         "penalty": {"l1": 100.0},
-        "steps": 60,
+        "base_lr": 1.0,
+        "steps": 20,
     },
     # steps so large that all images end up alike
     "collapsed": {"base_lr": 20.0, "steps": 12},
