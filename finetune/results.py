@@ -416,6 +416,7 @@ class FinetuneResult(Record):
     from_scratch: Tuned | None = None  # the same network and recipe from random initialization
     linear_probe: Probed | None = None  # of the frozen encoder, on the same images
     linear_probe_protocol: str | None = None  # how it was chosen and fitted
+    notes: tuple[str, ...] = ()  # empty in older files
 
 
 Written = ProbeReport | FinetuneResult

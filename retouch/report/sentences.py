@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from common.files import as_utf8
 from finetune.metrics import wilson_interval
@@ -20,6 +20,13 @@ LEGEND = (
 RULE = (
     "Bold: shown. The 95% interval of the paired difference excludes zero, and McNemar's exact p stays below 0.05 "
     "after Holm's correction for all differences over the same baseline by the same probe."
+)
+SOUND = "No fault was found."
+RULER = (
+    "PSNR: how close restored images are to the originals, in decibels; higher is closer.",
+    "It is compared with simple restorers that learn nothing, such as leaving the damage as it is.",
+    "Effective rank: how many independent directions the features use; 1 would mean that all images look alike to the "
+    "encoder.",
 )
 
 
@@ -41,7 +48,7 @@ def interval(low: float, high: float) -> str:
     return f"[{number(low)}, {number(high)}]".replace("-", "−").replace(" ", NARROW)
 
 
-def points(found: Comparison) -> str:
+def points(found: Comparison | LabelComparison) -> str:
     """The size of a difference, whatever its sign: ``14.5 points [12.9, 16.1]``."""
     low, high = found.ci95 if found.difference >= 0 else (-found.ci95[1], -found.ci95[0])
     return f"{number(abs(found.difference))} points {interval(low, high)}"
@@ -259,26 +266,41 @@ def _tuned_level(facts: Facts) -> str:
 
 
 def label_verdict(facts: Facts) -> list[str]:
-    """What is shown against the untrained network, and against raw pixels if that was not measured."""
-    return [
-        _paired_verdict(entry, entry.result.subjects["encoder"].compared, "mean average precision")
-        for entry in facts.label_entries
-    ]
+    """What is shown against the untrained network, and against raw pixels where that was not measured."""
+    return _paired_verdict(facts.label_entries, "mean average precision")
 
 
 def mask_verdict(facts: Facts) -> list[str]:
     """The same of masks."""
-    return [
-        _paired_verdict(entry, entry.result.subjects["encoder"].compared, "mean IoU") for entry in facts.dense_entries
-    ]
+    return _paired_verdict(facts.dense_entries, "mean IoU")
 
 
-def _paired_verdict(entry: LabelEntry | DenseEntry, compared: Mapping[str, LabelComparison], measure: str) -> str:
-    found = compared.get(UNTRAINED) or compared.get(PIXELS)
-    if found is None:
-        return f"Not compared: no baseline was probed on {entry.task}."
-    other = "the untrained network" if UNTRAINED in compared else "raw pixels"
-    by = f"{signed(found.difference)} points {interval(*found.ci95)} of {measure}"
+def _paired_verdict(entries: Sequence[LabelEntry | DenseEntry], measure: str) -> list[str]:
+    said = []
+    for baseline, other in ((UNTRAINED, "the untrained network"), (PIXELS, "raw pixels")):
+        found = [
+            (entry, compared[baseline])
+            for entry in entries
+            for compared in [entry.result.subjects["encoder"].compared]
+            if baseline in compared and (baseline == UNTRAINED or UNTRAINED not in compared)
+        ]
+        if len(found) == 1:
+            said.append(_one_answer(*found[0], other, measure))
+        elif found:
+            # its interval alone decides, so p is nothing here but that decision
+            contrasts = [
+                Contrast(entry.task, entry.encoder, baseline, _as_comparison(one), 0.0 if one.shown else 1.0)
+                for entry, one in found
+            ]
+            said.append(f"{answered(contrasts, other)[:-1]}, in {measure}.")
+    missing = [entry for entry in entries if not entry.result.subjects["encoder"].compared]
+    if missing:
+        said.append(f"Not compared: no baseline was probed on {listed(distinct(entry.task for entry in missing))}.")
+    return said
+
+
+def _one_answer(entry: LabelEntry | DenseEntry, found: LabelComparison, other: str, measure: str) -> str:
+    by = f"{points(found)} of {measure}"
     if not found.shown:
         return f"No difference shown: on {entry.task}, {entry.encoder} and {other} differ by {by}."
     if found.difference > 0:
@@ -286,12 +308,17 @@ def _paired_verdict(entry: LabelEntry | DenseEntry, compared: Mapping[str, Label
     return f"No: {entry.encoder} is worse than {other} on {entry.task}, by {by}."
 
 
+def _as_comparison(found: LabelComparison) -> Comparison:
+    return Comparison(difference=found.difference, ci95=found.ci95, p_value=0.0 if found.shown else 1.0, n10=0, n01=0)
+
+
 def mask_level(facts: Facts) -> list[str]:
     """How high the mean IoU itself is."""
+    several = len(facts.dense_entries) > 1
     shown = [
-        f"{number(test.mean_iou)}% {interval(*test.ci95)} on {entry.task}, where the most frequent class alone gives "
-        f"{number(test.chance)}%"
-        for entry in facts.dense_entries
+        f"{number(test.mean_iou)}% {interval(*test.ci95)} {f'for {entry.encoder} ' if several else ''}on {entry.task}, "
+        f"where the most frequent class alone gives {number(test.chance)}%"
+        for entry in facts.dense_entries[:NAMED]
         for test in [entry.result.subjects["encoder"].test]
     ]
     return [f"The mean IoU of the probe of masks is {listed(shown)}."] if shown else []
@@ -299,10 +326,11 @@ def mask_level(facts: Facts) -> list[str]:
 
 def label_level(facts: Facts) -> list[str]:
     """How high the mean average precision itself is."""
+    several = len(facts.label_entries) > 1
     shown = [
-        f"{number(test.mean_average_precision)}% {interval(*test.ci95)} on {entry.task}, where a random order gives "
-        f"{number(test.chance)}%"
-        for entry in facts.label_entries
+        f"{number(test.mean_average_precision)}% {interval(*test.ci95)} {f'for {entry.encoder} ' if several else ''}on "
+        f"{entry.task}, where a random order gives {number(test.chance)}%"
+        for entry in facts.label_entries[:NAMED]
         for test in [entry.result.subjects["encoder"].test]
     ]
     return [f"The linear probe's mean average precision is {listed(shown)}."] if shown else []
@@ -328,6 +356,12 @@ def chosen(facts: Facts) -> list[str]:
         found.append(
             f"Layer, pooling and strength were chosen on training images alone, by {listed(ways)}; the winner was "
             "fitted again on all training images."
+        )
+    if facts.finetuning:
+        ways = distinct(run.result.tuned.choice.how for run in facts.finetuning if run.result.tuned.choice.how)
+        found.append(
+            "Of each trained network, the training step was chosen on training images alone"
+            f"{f', by their {listed(ways)}' if ways else ''}."
         )
     return [*found, *touched(facts)]
 
@@ -359,13 +393,32 @@ def _damaged_too(count: int) -> str:
     return f", and damaged copies {counted(count, 'time')} without being fitted again" if count else ""
 
 
-# ---- what the losses of pretraining mean
+# ---- what the curves of training mean
+
+
+def training_sentences(facts: Facts) -> list[str]:
+    """For each run, what its training has come to, and whether anything was found wrong."""
+    return [*restoration(facts), *tuning(facts)]
 
 
 def restoration(facts: Facts) -> list[str]:
-    """How well each network restores images, next to trivial restorers."""
+    """How well each network restores images, next to trivial restorers, and what is wrong with it."""
     found = [(run.origin.name, run.results.ruler) for run in facts.pretraining]
-    return [f"{name}: {ruler.sentence}." for name, ruler in found if ruler is not None]
+    return [
+        f"{name}: {ruler.sentence}. {' '.join(f'A fault was found: {one.text}.' for one in ruler.verdicts) or SOUND}"
+        for name, ruler in found
+        if ruler is not None
+    ]
+
+
+def tuning(facts: Facts) -> list[str]:
+    """Which step of each trained network was kept."""
+    return [
+        f"{run.origin.name}: step {choice.step:,} of {choice.of_steps:,} was kept, the best on "
+        f"{counted(run.result.tuned.n_val, 'held-out training image')} ({number(choice.val_accuracy)}% right)."
+        for run in facts.finetuning
+        for choice in [run.result.tuned.choice]
+    ]
 
 
 def wrong(facts: Facts) -> list[str]:

@@ -34,6 +34,7 @@ from finetune.probes import Search
 from finetune.results import DenseResult, ProbeReport, read_results
 from finetune.summary import logged_mask_numbers
 from finetune.table import masks_table
+from finetune.tracked import Sheet, probe_shown
 
 SIZE = 16
 HOW = Extraction(torch.device("cpu"), torch.float32, 8, 0)
@@ -135,6 +136,16 @@ def test_the_protocol_the_log_and_the_table_say_what_was_done(here: Path, report
     assert logged[f"{result.task}/pixels_pixel_accuracy"] == result.subjects["pixels"].test.pixel_accuracy
     assert {f"{result.task}/{key}" for key in numbers} <= logged.keys()
     assert "masks: 3 classes: ground, red, blue" in (here / "run" / "train.log").read_text()
+    sheets = {one.name: one for one in probe_shown(report) if isinstance(one, Sheet)}
+    assert [row[2] for row in sheets["mask_results"].rows] == [one.test.mean_iou for one in result.subjects.values()]
+    assert [row[2:] for row in sheets["mask_classes"].rows[:3]] == list(
+        zip(
+            result.classes,
+            *(getattr(result.subjects["encoder"].test, key) for key in ("images", "per_class")),
+            strict=True,
+        )
+    )
+    assert [row[0] for row in sheets["data"].rows] == [result.task]
     console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
     console.print(masks_table(result))
     text = console.export_text()

@@ -80,9 +80,9 @@ def facts_of(tmp_path: Path, *results: DenseResult) -> Facts:
 @pytest.mark.parametrize(
     ("right", "words"),
     [
-        (0.9, "Yes: denoise beats the untrained network on masks by +"),
+        (0.9, "Yes: denoise beats the untrained network on masks by "),
         (0.5, "No difference shown: on masks, denoise and the untrained network differ by "),
-        (0.2, "No: denoise is worse than the untrained network on masks, by −"),
+        (0.2, "No: denoise is worse than the untrained network on masks, by "),
     ],
 )
 def test_the_verdict_is_that_of_the_paired_interval(tmp_path: Path, right: float, words: str) -> None:
