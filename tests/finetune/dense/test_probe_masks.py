@@ -138,18 +138,13 @@ def test_the_protocol_the_log_and_the_table_say_what_was_done(here: Path, report
     assert "masks: 3 classes: ground, red, blue" in (here / "run" / "train.log").read_text()
     sheets = {one.name: one for one in probe_shown(report) if isinstance(one, Sheet)}
     assert [row[2] for row in sheets["mask_results"].rows] == [one.test.mean_iou for one in result.subjects.values()]
-    assert [row[2:] for row in sheets["mask_classes"].rows[:3]] == list(
-        zip(
-            result.classes,
-            *(getattr(result.subjects["encoder"].test, key) for key in ("images", "per_class")),
-            strict=True,
-        )
-    )
+    test = result.subjects["encoder"].test
+    classes = list(zip(result.classes, test.images, test.per_class, strict=True))
+    assert [row[2:] for row in sheets["mask_classes"].rows[:3]] == classes
     assert [row[0] for row in sheets["data"].rows] == [result.task]
     console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
     console.print(masks_table(result))
     text = console.export_text()
-    test = result.subjects["encoder"].test
     assert f"{100 * test.mean_iou:.1f} [{100 * test.ci95[0]:.1f}" in text
     for words in ("denoise", "untrained", "raw pixels", "gain over untrained", "3 classes", "40 test images"):
         assert words in text

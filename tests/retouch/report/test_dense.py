@@ -114,9 +114,11 @@ def test_data_choices_cost_and_looks_at_the_test_set_are_told(tmp_path: Path) ->
     data, choices, cost = labeled_table(facts), choice_table(facts), cost_table(facts)
     assert data is not None
     assert choices is not None
-    assert {"folder:a", "500", "60"} <= {cell.text for cell in data.rows[0]}
-    assert {"linear, per cell", "8x8 cells", "l2 0.01, prior 0.5"} <= {cell.text for cell in choices.rows[0]}
-    assert "3.0" in [cell.text for cell in cost.rows[0]]
+    assert {"folder:a", "500", "60"} <= {cell.text for row in data.rows for cell in row}
+    assert {"linear, per cell", "8x8 cells", "l2 0.01, prior 0.5"} <= {
+        cell.text for row in choices.rows for cell in row
+    }
+    assert "3.0" in [cell.text for row in cost.rows for cell in row]
     assert any("5-fold cross-validation" in line for line in chosen(facts))
     [line] = touched(facts)
     assert line.startswith("3 classifiers answered the 60 images of folder:a (test) once each")
