@@ -76,13 +76,13 @@ def pretrain(config: Settings, *overrides: str) -> Pretrained:
     """Fit an encoder on unlabeled images. See ``pretrain.config.PretrainConfig`` for the settings.
 
     Returns:
-        The exported folder, its sha256, and how training ended.
+        The exported folder, its sha256, and how training ended; with ``seeds``, the folder of all runs and a summary.
 
     Raises:
         UserError: with every problem at once; nothing has been written.
     """
     from pretrain.config import PretrainConfig
-    from pretrain.run import pretrain as stage
+    from pretrain.seeds import pretrain as stage
 
     with without_main():
         return stage(stage_config(PretrainConfig, config, overrides))
@@ -92,13 +92,14 @@ def probe(config: Settings | None = None, *overrides: str) -> ProbeReport:
     """Evaluate a frozen encoder on labeled tasks with baselines. See ``finetune.config.ProbeConfig`` for the settings.
 
     Returns:
-        The content of ``results.json``; ``report.results[0].linear.test.accuracy`` is for the first task.
+        The content of ``results.json``; ``report.results[0].linear.test.accuracy`` is for the first task. With
+        ``seeds``, ``results`` has those of each seed, and ``report.seeds`` mean and spread.
 
     Raises:
         UserError: with every problem at once; nothing has been written.
     """
     from finetune.config import ProbeConfig
-    from finetune.probe import probe as stage
+    from finetune.seeds import probe as stage
 
     with without_main():
         return stage(stage_config(ProbeConfig, config, overrides))

@@ -17,7 +17,7 @@ from common.encoders import Classifier, Encoder, EncoderConfig
 from common.encoders.card import CONFIG, FORMAT, WEIGHTS, EncoderCard, digest, finite_or_as, read_json, rebuild
 from common.encoders.small_stem import in_our_terms
 from common.errors import UserError, one_line
-from common.files import run_stage
+from common.files import command, is_group, run_stage
 
 log = logging.getLogger("retouch")
 
@@ -172,9 +172,14 @@ def _refuse_unlikely(folder: Path) -> None:
         raise UserError(
             f"{folder} is a run that has not finished, so it has no encoder: continue it with out={folder} resume=true"
         )
+    if is_group(folder) and stage is not None and stage.startswith("pretrain"):
+        raise UserError(
+            f"{folder} holds runs with several seeds: give one of them, such as {folder}/seed-0 (retouch probe alone "
+            "takes all, and measures each)"
+        )
     if stage is not None:
         raise UserError(
-            f"{folder} is a run of retouch {stage}, which exports no encoder; use the run that it was given"
+            f"{folder} is a run of {command(stage)}, which exports no encoder; use the run that it was given"
         )
     run = next((path for path in folder.absolute().parents[:2] if (path / ENCODER / CONFIG).is_file()), None)
     if run is not None:
