@@ -173,9 +173,10 @@ def _refuse_unlikely(folder: Path) -> None:
             f"{folder} is a run that has not finished, so it has no encoder: continue it with out={folder} resume=true"
         )
     if is_group(folder) and stage is not None and stage.startswith("pretrain"):
+        one = min(folder.glob("seed-*"), default=folder / "seed-0")
         raise UserError(
-            f"{folder} holds runs with several seeds: give one of them, such as {folder}/seed-0 (retouch probe alone "
-            "takes all, and measures each)"
+            f"{folder} holds runs with several seeds: give one of them, such as {one} (retouch probe alone takes all, "
+            "and measures each)"
         )
     if stage is not None:
         raise UserError(
