@@ -209,7 +209,7 @@ def _changed(folder: Path, then: Results, config: Settings, here: World) -> list
         UserError: images or an encoder cannot be opened, or an encoder is another one than then.
     """
     found: list[str] = []
-    for member in check_all(lambda: _members(folder, then, config))[0]:
+    for member in _members(folder, then, config):
         if member.made is None:
             found.append(f"{folder} does not say what it was made with: an older Retouch wrote it")
         else:
@@ -316,16 +316,18 @@ def headline(found: Results) -> list[tuple[str, float, tuple[float, float] | Non
 
 def compared(of: Path, folder: Path, then: Results, now: Results, changed: Sequence[str] = ()) -> Repetition:
     """The verdict on two results: of every value that they hold, and of the numbers that they are about."""
+    other = {name: value for name, value, _ in headline(now)}  # of changed images, tasks may be missing
     numbers = tuple(
-        Number(name=name, then=value, now=other, ci95=ci95)
-        for (name, value, ci95), (_, other, _) in zip(headline(then), headline(now), strict=True)
+        Number(name=name, then=value, now=other[name], ci95=ci95)
+        for name, value, ci95 in headline(then)
+        if name in other
     )
     old, new = dict(leaves(then.model_dump(mode="json"))), dict(leaves(now.model_dump(mode="json")))
     differing = tuple(key for key in dict.fromkeys((*old, *new)) if old.get(key, ...) != new.get(key, ...))
     verdict: Verdict = "different"
     if not differing:
         verdict = "identical"
-    elif all(one.ci95 is not None and one.state != "different" for one in numbers):
+    elif numbers and all(one.ci95 is not None and one.state != "different" for one in numbers):
         verdict = "within the interval"
     return Repetition(
         of=of,
