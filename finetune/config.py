@@ -238,11 +238,9 @@ class FinetuneConfig(StageConfig, GradientConfig):
 
     @classmethod
     def about_unknown(cls, key: str) -> str:
-        return (
-            "fine-tuning runs with one seed at a time: remove it, and run it with seed=0, seed=1, ..."
-            if (key == "seeds")
-            else ""
-        )
+        if key == "seeds":
+            return "fine-tuning runs with one seed at a time: remove it, and run it with seed=0, seed=1, ..."
+        return super().about_unknown(key)
 
     @model_validator(mode="after")
     def _one_task(self) -> Self:

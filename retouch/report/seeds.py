@@ -59,6 +59,6 @@ def _probing(name: str, report: ProbeReport, found: Seeds) -> Table:
         shown = [spreads.get((task, subject, probe)) for probe in probes]
         cells = (Cell("") if one is None else Cell(spread_text(one), interval(*one.ci95)) for one in shown)
         rows.append((Cell(task), Cell(subject_name(subject, title_of(report))), *cells))
-    columns = (Column("task", numeric=False), Column("method", numeric=False))
-    columns += tuple(Column(probe_name(probe), "%") for probe in probes)
+    numbers = (Column(probe_name(probe), "%") for probe in probes)
+    columns = (Column("task", numeric=False), Column("method", numeric=False), *numbers)
     return Table(columns, merged(rows), title=name, note=OVER[found.over])

@@ -103,7 +103,7 @@ def test_table_says_over_which_seeds(
     encoder: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = probed(tmp_path / "one", trained)
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert said.count("±") == 1 + len(report.seeds.spreads if report.seeds else ())  # no tables of single runs
     assert "standard deviation over pretraining seeds" in said
     assert "(2 seeds)" in said

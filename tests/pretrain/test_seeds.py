@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,8 @@ def test_interrupted_group_goes_on_and_ends_like_one_never_interrupted(
     assert read_seeds(out).seeds == (3, 4)
 
 
-def test_seeds_can_be_added_to_a_group_but_nothing_else_may_change(group: Path) -> None:
+def test_seeds_can_be_added_to_a_group_but_nothing_else_may_change(group: Path, tmp_path: Path) -> None:
+    group = shutil.copytree(group, tmp_path / "mine")
     with pytest.raises(UserError, match="base_lr: was"):
         retouch.pretrain(pretraining(group, seeds=SEEDS, resume=True, base_lr=0.01))
     kept = (group / "seed-4" / WEIGHTS).stat().st_mtime_ns
