@@ -192,7 +192,7 @@ def open_images(config: ProbeConfig) -> list[Sources]:
 def inputs(sources: Sequence[Sources]) -> dict[str, str]:
     """The fingerprints of the images of each data set, by the setting that names them."""
     keys = ["data", *(f"more_data.{place}" for place in range(len(sources) - 1))]
-    found = {}
+    found: dict[str, str] = {}
     for key, one in zip(keys, sources, strict=True):
         found |= one.inputs(key)
     return found

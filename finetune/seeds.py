@@ -53,7 +53,7 @@ def probe(config: ProbeConfig) -> ProbeReport:
         )
         config = with_group(config, read_encoder_card(plan_of(config).runs[0].encoder).provenance)
         plan = plan_of(config)
-        reports = []
+        reports: list[ProbeReport] = []
         with open_group(config, here):
             for seed, one in zip(plan.seeds, plan.runs, strict=True):
                 before = _before(one)
@@ -150,6 +150,5 @@ def _print(config: ProbeConfig, report: ProbeReport) -> None:
 
 
 def title_of(report: ProbeReport) -> str:
-    """What the encoders of a group are called."""
-    encoders = [one.encoder for one in (*report.results, *report.multilabel)]
-    return encoders[0].title
+    """What the encoders of a group are called: they differ in their seed alone."""
+    return report.results[0].encoder.title if report.results else report.multilabel[0].encoder.title

@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.runs.made import made
 from retouch.cli import main
 from retouch.repetition import NOT_COMPARED, differences, leaves, read_any, repeat
-from tests.finetune.test_seeds import QUICK
+from tests.finetune.test_probe_seeds import QUICK
 from tests.recipe import pretraining
 
 
