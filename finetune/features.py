@@ -231,8 +231,6 @@ def layer_shapes(encoder: Encoder, size: int) -> list[Shape]:
 
 
 def _read(path: Path, key: FeatureKey, parts: Sequence[Part], rows: int) -> Features | None:
-    if not path.is_file():
-        return None
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -242,6 +240,8 @@ def _read(path: Path, key: FeatureKey, parts: Sequence[Part], rows: int) -> Feat
             index = file.get_tensor("index")
         if len(index) != rows or any(len(tensor) != rows for tensor in found.values()):
             raise ValueError("its tensors have the wrong length")
+    except FileNotFoundError:
+        return None
     except (SafetensorError, ValueError, OSError) as error:
         log.warning("%s cannot be used (%s): recomputing features", path, one_line(error))
         return None

@@ -6,9 +6,9 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
+from common.machine.versions import signature
 from common.recipes import STAGES, find_recipe, full_names, listing, recipes
 from common.runs.console import Parser, Stage, add_stages, answer, columns, program, say
 from finetune.__main__ import STAGES as TRANSFER
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=EPILOG.replace("  retouch ", f"  {program('retouch')} "),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"retouch {version('retouch')}")
+    parser.add_argument("--version", action="version", version=signature())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_stages(commands, (*PRETRAINING, *TRANSFER, STUDY))
     shipped = commands.add_parser("recipes", help="list the recipes, or print one", description=_recipes.__doc__)

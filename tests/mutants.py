@@ -117,7 +117,7 @@ def _become_pytest(tree: Path, tests: Sequence[str], output: int) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.chdir(tree)
-    os.environ |= {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    os.environ |= {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "PATIENCE": "45"}
     sys.dont_write_bytecode = True
     sys.path[:] = [str(tree), *(path for path in sys.path if Path(path or ".").resolve() not in (ROOT, ROOT / "tests"))]
     code = 3

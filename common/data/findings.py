@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 from pathlib import Path
@@ -13,6 +12,7 @@ from common.data.source import Source, digest
 from common.errors import one_line
 from common.files import write_json
 from common.machine.cache import cache_folder
+from common.machine.versions import version_of
 
 log = logging.getLogger("retouch")
 
@@ -42,11 +42,6 @@ def write_findings(source: Source, size: int, kept: Tensor, unreadable: dict[int
 
 
 def _path(source: Source, size: int, kept: Tensor) -> Path:
-    versions = []
-    for name in DECODERS:
-        try:
-            versions.append(importlib.metadata.version(name))
-        except importlib.metadata.PackageNotFoundError:
-            versions.append("")
+    versions = [version_of(name) or "" for name in DECODERS]
     key = digest([VERSION, *versions, source.fingerprint, size, kept.numpy().tobytes()])
     return cache_folder() / "readable" / f"{key}.json"

@@ -9,10 +9,11 @@ import logging
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from common.machine.versions import version_of
 
 log = logging.getLogger("retouch")
 
@@ -43,8 +44,8 @@ def versions() -> dict[str, str]:
     """Of Python, and of the packages that the digits of a result depend on."""
     found = {"Python": platform.python_version()}
     for name in VERSIONED:
-        with suppress(PackageNotFoundError):  # used from its source, without being installed
-            found[name] = version(name)
+        if number := version_of(name):
+            found[name] = number
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,6 +11,7 @@ from markupsafe import Markup
 
 from common.errors import UserError, check_all
 from common.files import write_text
+from common.machine.versions import signature
 from retouch.report.facts import Facts
 from retouch.report.parts import page_parts
 from retouch.report.reading import read_facts
@@ -77,5 +77,5 @@ def html(facts: Facts) -> str:
         verdict=verdict(facts),
         parts=page_parts(facts),
         about=about(facts),
-        footer=f"Written on {date.today():%Y-%m-%d} by retouch {version('retouch')}.",
+        footer=f"Written on {date.today():%Y-%m-%d} by {signature()}.",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,22 @@ def test_a_damaged_cache_file_is_recomputed_and_replaced(
     assert "recomputing features" in caplog.text
     assert torch.equal(again.parts[PARTS[0]], expected)
     assert path.read_bytes() == whole
+
+
+def test_a_cache_that_is_closed_to_us_does_not_end_a_probe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder, images = HalvingEncoder(), bright_images(20)
+    key = feature_key(encoder, "sha", images, "train", None, PARTS, HOW)
+    stat = os.stat
+
+    def closed(path: Path, **options: bool) -> os.stat_result:
+        if Path(path).parent == tmp_path / "features":
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", closed)  # root, as whom tests may run, can open every folder
+    assert len(cached_features(tmp_path, key, encoder, images, PARTS, HOW)) == 20
 
 
 def test_a_cache_that_cannot_be_written_only_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -124,6 +124,7 @@ def test_a_stopped_demo_continues(
         patch.setattr(StepProgress, "update", stop)
         assert demo.demo(tmp_path / "demo", pretraining=["steps=4", *NARROW], probing=FEW) == []
         assert "to continue the demo, run it again" in caplog.text
+    monkeypatch.setattr(demo, "write_report", lambda folders, out: out)
     with caplog.at_level(logging.INFO, "retouch"):
         assert len(demo.demo(tmp_path / "demo", pretraining=["steps=4", *NARROW], probing=FEW)) == 6
         assert "resumed from step 3" in caplog.text

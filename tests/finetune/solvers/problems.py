@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
@@ -113,11 +114,12 @@ def digits(n: int) -> tuple[Tensor, Tensor]:
     return standardized(torch.from_numpy(images[:n])), torch.from_numpy(labels[:n]).long()
 
 
-def sklearn_model(features: Tensor, labels: Tensor, l2: float, tol: float = 1e-10) -> LogisticRegression:
-    """scikit-learn's fit of the same objective, in float64."""
+def sklearn_model(features: Tensor, labels: Tensor, l2: float, **options: Any) -> LogisticRegression:
+    """scikit-learn's fit of the same objective, in float64; Newton's method, unless ``options`` name another."""
     # with two classes it penalizes w once where softmax penalizes w/2 twice
     strength = l2 / 2 if len(labels.unique()) == 2 else l2
-    model = LogisticRegression(C=1 / (len(labels) * strength), tol=tol, max_iter=20_000)
+    options = {"solver": "newton-cholesky", "tol": 1e-10, "max_iter": 20_000} | options
+    model = LogisticRegression(C=1 / (len(labels) * strength), **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(features.double().numpy(), labels.numpy())

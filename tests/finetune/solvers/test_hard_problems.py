@@ -84,7 +84,7 @@ def test_many_classes_of_which_some_are_absent_reach_sklearns_minimum(
 
 @few_examples
 @given(family=families, n=st.integers(80, 300), l2=strengths, seed=seeds, scale=st.sampled_from([1e-3, 1.0, 30.0]))
-@pytest.mark.parametrize("max_steps", [1, 3, 100])
+@pytest.mark.parametrize("max_steps", [1, 3, 30])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_no_fit_ends_above_its_start(
     dtype: torch.dtype, max_steps: int, family: str, n: int, l2: float, seed: int, scale: float
@@ -169,8 +169,8 @@ def test_the_whole_grid_is_as_accurate_as_sklearn_on_rarely_used_atoms(tolerance
     assert max(fit.steps) < 250
     accuracies = (fit.predict(features) == labels).double().mean(1).tolist()
     for l2, accuracy in zip(grid, accuracies, strict=True):
-        theirs = sklearn_model(features, labels, l2, tol=1e-6).score(features.double().numpy(), labels.numpy())
-        assert accuracy > theirs - 0.01
+        theirs = sklearn_model(features, labels, l2, solver="lbfgs", tol=1e-6)
+        assert accuracy > theirs.score(features.double().numpy(), labels.numpy()) - 0.01
 
 
 def test_slow_progress_is_not_taken_for_convergence() -> None:

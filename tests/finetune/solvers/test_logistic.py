@@ -174,12 +174,12 @@ def test_a_principal_preconditioner_gives_the_same_solution(monkeypatch: pytest.
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_few_rows_in_their_span_give_the_same_solution(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    features, labels = correlated(60, 100, 3)
+    features, labels = correlated(40, 60, 3)
     features = features.to(dtype)
     features[1] = features[0]  # linearly dependent rows have a smaller span
     tolerance = 1e-12 if dtype == torch.float64 else 1e-6
     # partly outside the span, which the solution must forget
-    start = (1e-3 * torch.randn(100, 3, generator=torch.Generator().manual_seed(2)), torch.zeros(3))
+    start = (1e-3 * torch.randn(60, 3, generator=torch.Generator().manual_seed(2)), torch.zeros(3))
     span = fit_logistic(features, labels, 3, L2, tolerance=tolerance)
     started = fit_logistic(features, labels, 3, L2, tolerance=tolerance, start=start)
     monkeypatch.setattr("finetune.solvers.logistic.few_rows", lambda features: False)
