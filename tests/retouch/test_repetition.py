@@ -37,7 +37,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def probes(run: Path) -> Path:
-    retouch.probe({**QUICK, "out": str(run.parent / "probe"), "encoder": str(run)})
+    cached = {"feature_cache": True, "cache_folder": str(run.parent / "cache")}
+    retouch.probe({**QUICK, **cached, "out": str(run.parent / "probe"), "encoder": str(run)})
     return run.parent / "probe"
 
 
