@@ -24,6 +24,7 @@ from common.runs.folder import Run, check_run_folder, numbered, open_run, say_ho
 from common.runs.logs import early_log
 from common.runs.made import ENCODER, Made, made
 from common.runs.results import RESULTS
+from common.runs.tracking import Tracker
 from finetune.baselines import share_statistics
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.data import (
@@ -42,8 +43,10 @@ from finetune.metrics import accuracy, compare, score
 from finetune.predictions import Predictions, read_predictions, write_predictions
 from finetune.probe import probe
 from finetune.results import Comparison, FinetuneResult, ProbeResult, StepChoice, Tuned, write_results
+from finetune.summary import finetune_notes
 from finetune.supervised import Split, Supervised, decayed_groups, predict
 from finetune.table import results_table
+from finetune.tracked import errors_sheet, finetune_shown, send
 
 log = logging.getLogger("retouch")
 
@@ -102,6 +105,8 @@ def finetune(config: FinetuneConfig, images: LabeledImages | None = None) -> Fin
         result, predictions = _with_baselines(ran.result, ran.predictions, scratch, linear_probe)
         write_predictions(config.out, [predictions])
         write_results(config.out, result)
+        if result.from_scratch is not None or result.linear_probe is not None:
+            _log_baselines(config, result)
         _print(config, result)
         return result
 
@@ -133,6 +138,8 @@ def _run(config: FinetuneConfig, here: World, images: LabeledImages | None = Non
                 write_leaks(config.out, [(images.train.source.spec, images.leaks)])
                 write_results(config.out, ran.result)
                 _log(ran.result, run)
+                if run.tracker.active:
+                    send(run.tracker, [errors_sheet(images.test, [ran.predictions], "tuned")])
             return ran
 
 
@@ -270,6 +277,7 @@ def _train_and_test(
         tuned=tuned,
         made=made_with,
     )
+    result = result.model_copy(update={"notes": finetune_notes(result)})
     predictions = Predictions.of(
         images.test,
         found.index,
@@ -304,7 +312,9 @@ def _with_baselines(
         probed = linear[0].linear.model_copy(update=compared("linear_probe", "from_scratch"))
         result = result.model_copy(update={"linear_probe": probed, "linear_probe_protocol": linear[0].protocol})
     tuned = result.tuned.model_copy(update=compared("tuned", "from_scratch", "linear_probe"))
-    return result.model_copy(update={"tuned": tuned}), replace(mine, answers=answers, confidences=confidences)
+    result = result.model_copy(update={"tuned": tuned})
+    result = result.model_copy(update={"notes": finetune_notes(result)})
+    return result, replace(mine, answers=answers, confidences=confidences)
 
 
 def _protocol(config: FinetuneConfig) -> str:
@@ -361,10 +371,20 @@ def _log(result: FinetuneResult, run: Run) -> None:
     # a separate step: a finished run that is resumed removes it and tests again
     run.log(numbers, tuned.choice.of_steps + 1)
     run.tracker.summary({**numbers, "best_step": tuned.choice.step, "trained_encoder_sha256": result.encoder_sha256})
-    run.tracker.table("results", Line._fields, finetune_lines(result))
+    send(run.tracker, finetune_shown(result))
+
+
+def _log_baselines(config: FinetuneConfig, result: FinetuneResult) -> None:
+    """Add to the W&B run what is known only now, after the baselines: it goes on, as one that is resumed does."""
+    settings = config.model_dump(mode="json")
+    tracker = Tracker(config.wandb, config.out, job_type=config.stage, settings=settings)
+    tracker.table("compared", Line._fields, finetune_lines(result))
+    tracker.finish()
 
 
 def _print(config: FinetuneConfig, result: FinetuneResult) -> None:
     console = Console(width=None if Console().is_terminal else 100)
     console.print(results_table(finetune_lines(result)))
+    for note in result.notes:
+        console.print(f"  {note}", highlight=False)
     log.info("classifier written to %s, results to %s", config.out / "classifier", config.out / RESULTS)

@@ -62,6 +62,7 @@ from finetune.results import (
 )
 from finetune.subjects import Spaces, Subject, baselines_of, encoder_facts, features_of, spaces_of
 from finetune.summary import log_report, notes, print_report
+from finetune.tracked import Sheet, image_sheets, send
 
 log = logging.getLogger("retouch")
 
@@ -133,6 +134,7 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
             predictions: list[Predictions] = []
             embeddings: list[Embedding] = []
             places: list[int] = []  # of each result's test set
+            shown: list[Sheet] = []  # images for W&B
             for data, opened, images, choices in zip(all_data, sources, loaded, spaces, strict=True):
                 how = Extraction(here.device, precision, config.batch_size, data.workers)
                 if isinstance(images, MultiLabelImages):
@@ -146,6 +148,8 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
                     predictions.append(answers)
                     places.append(len(embeddings))
                 embeddings.append(embedding)
+                if run.tracker.active:
+                    shown.extend(image_sheets(images.test, embedding, [answers for _, answers in found]))
             report = ProbeReport(
                 results=tuple(results),
                 multilabel=tuple(multilabel),
@@ -161,6 +165,7 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
             if show:
                 print_report(run, report)
             log_report(run, report)
+            send(run.tracker, shown)
             return report
 
 

@@ -371,6 +371,7 @@ class FinetuneResult(Record):
     linear_probe: Probed | None = None  # of the frozen encoder, on the same images
     linear_probe_protocol: str | None = None  # how it was chosen and fitted
     made: Made | None = None  # None in older files
+    notes: tuple[str, ...] = ()  # empty in older files
 
 
 class EmbedResult(Record):

@@ -19,7 +19,7 @@ from common.runs.seeds import finished_runs, has_finished, one_of, open_group, s
 from common.runs.spread import Spread
 from finetune import probe as one_probe
 from finetune.config import ProbeConfig
-from finetune.lines import task_names
+from finetune.lines import group_title, task_names
 from finetune.results import ProbeReport, read_results, write_results
 from finetune.spreads import Measure, Seeds, SubjectSpread
 from finetune.table import seeds_table
@@ -143,12 +143,7 @@ def _print(config: ProbeConfig, report: ProbeReport) -> None:
     """The table and the notes, on the console."""
     console = Console(width=None if Console().is_terminal else 100)
     assert report.seeds is not None
-    console.print(seeds_table(report.seeds, title_of(report)))
+    console.print(seeds_table(report.seeds, group_title(report)))
     for note in report.notes:
         console.print(f"  {note}", highlight=False)
     console.print(f"  all results: {config.out / RESULTS}", highlight=False)
-
-
-def title_of(report: ProbeReport) -> str:
-    """What the encoders of a group are called: they differ in their seed alone."""
-    return report.results[0].encoder.title if report.results else report.multilabel[0].encoder.title

@@ -1,4 +1,4 @@
-"""What a probe says: its notes, its tables on the console, and the numbers that are logged."""
+"""What transfer says: notes, the tables of a probe on the console, and the numbers that are logged."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from rich.console import Console
 from common.runs.folder import Run
 from common.runs.results import RESULTS
 from finetune.config import ProbeConfig
-from finetune.lines import Line, data_names, probe_lines, task_names
+from finetune.lines import data_names, probe_lines, task_names
 from finetune.results import (
     Checks,
     CodeProperties,
     DataFacts,
+    FinetuneResult,
     LabelProbed,
     LabelResult,
     Probed,
@@ -21,6 +22,7 @@ from finetune.results import (
     ProbeResult,
 )
 from finetune.table import damage_table, efficiency_table, labels_table, properties_table, results_table, worth_lines
+from finetune.tracked import probe_shown, send
 
 
 def notes(
@@ -51,6 +53,26 @@ def notes(
             found += [f"{many.task}: {line}" for line in _unconverged(f"the linear probe of {subject}", probed)]
         found += [f"{many.task}: {line}" for line in _failed(Checks(frozen=many.frozen, null=None))]
         found += [f"{many.task}: {line}" for line in _leaks(many.data, many.subjects["encoder"].test.n)]
+    return tuple(dict.fromkeys(found))
+
+
+def finetune_notes(result: FinetuneResult) -> tuple[str, ...]:
+    """The same of a fine-tuned network and its baselines."""
+    found = [f"{result.task}: {line}" for line in _leaks(result.data, result.tuned.test.n)]
+    trained = {"the trained network": result.tuned, "the same network from scratch": result.from_scratch}
+    for name, one in trained.items():
+        if one is not None and one.choice.step == one.choice.of_steps:
+            found.append(
+                f"{result.task}: {name} was best on validation at its last step, {one.choice.of_steps:,}: more steps "
+                "may be better"
+            )
+    if (probed := result.linear_probe) is not None:
+        found += [f"{result.task}: {line}" for line in _unconverged("the linear probe", probed)]
+        if probed.choice.at_end_of_grid:
+            found.append(
+                f"{result.task}: the linear probe's L2 strength is at an end of its grid: retouch probe with a wider "
+                "probe.l2 may be more accurate"
+            )
     return tuple(dict.fromkeys(found))
 
 
@@ -137,8 +159,7 @@ def log_report(run: Run, report: ProbeReport) -> None:
     for step, numbers in enumerate(named):
         run.log(numbers, step)
     run.tracker.summary({key: value for numbers in named for key, value in numbers.items()})
-    if report.results:
-        run.tracker.table("results", Line._fields, probe_lines(report.results))
+    send(run.tracker, probe_shown(report))
 
 
 def logged_numbers(result: ProbeResult) -> Mapping[str, float]:

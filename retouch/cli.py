@@ -70,9 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     again.set_defaults(run=_repeat)
     report = commands.add_parser("report", help="one page that says what runs have shown", description=_report.__doc__)
     report.add_argument("runs", nargs="+", metavar="RUN", help="a finished run, or a folder of runs, such as runs/demo")
-    kind = report.add_mutually_exclusive_group()
-    kind.add_argument("-o", "--out", default="report.html", metavar="FILE", help="default: report.html")
-    kind.add_argument("--markdown", action="store_true", help="print a model card instead")
+    report.add_argument(
+        "-o", "--out", metavar="FILE", help="default: report.html; of a model card, to write it: mine/encoder/README.md"
+    )
+    report.add_argument("--markdown", action="store_true", help="a model card instead, printed unless -o names a file")
     report.set_defaults(run=_report)
     label = commands.add_parser(
         "label", help="a page to label images in, with an encoder's help", description=_label.__doc__
@@ -154,10 +155,15 @@ def _report(given: argparse.Namespace) -> int:
     """Write what runs have shown as one HTML file, which needs no network and no script."""
 
     def work() -> None:
-        from retouch.report.card import model_card
+        from retouch.report.card import model_card, write_card
         from retouch.report.page import write_report
 
-        say(model_card(given.runs).rstrip("\n") if given.markdown else f"{write_report(given.runs, given.out)}")
+        if not given.markdown:
+            say(f"{write_report(given.runs, given.out or 'report.html')}")
+        elif given.out is None:
+            say(model_card(given.runs).rstrip("\n"))
+        else:
+            say(f"{write_card(given.runs, given.out)}")
 
     return answer("retouch report", work, again="run it again")
 

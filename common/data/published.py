@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from PIL import Image
 from torch import Tensor
 
@@ -32,6 +31,8 @@ class TorchvisionSource(Source):
 
     def __init__(self, spec: str, name: str, split: str = "train", root: str | None = None) -> None:
         self.spec, self.name, self.split, self.root = spec, name, split, root
+        import torchvision  # takes 160 MB and a second to import
+
         known = [key for key in torchvision.datasets.__all__ if isinstance(getattr(torchvision.datasets, key), type)]
         if name not in known:
             near = difflib.get_close_matches(name.lower(), [key.lower() for key in known], n=1)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import timm
-
 from common.encoders.base import Encoder, MaskChannel, View
 from common.encoders.config import EncoderConfig
 from common.encoders.kernel import KernelCode
@@ -14,8 +12,6 @@ from common.encoders.mlp import MLP
 from common.encoders.patch_dictionary import PatchDictionary
 from common.encoders.small_cnn import SmallCNN
 from common.encoders.sparse_code import SparseCode
-from common.encoders.timm_encoder import build_timm_encoder
-from common.encoders.timm_model import nearest
 from common.errors import UserError
 
 OWN: dict[str, Callable[[EncoderConfig, int, View, bool], Encoder]] = {
@@ -39,6 +35,12 @@ def build_encoder(
     """
     if config.name in OWN:
         return OWN[config.name](config, image_size, view, bool(mask_channel))  # none has tokens
+    # with torchvision, timm takes 200 MB and seconds to import, which a report or an encoder of ours need not pay
+    import timm
+
+    from common.encoders.timm_encoder import build_timm_encoder
+    from common.encoders.timm_model import nearest
+
     if config.name.startswith("timm/"):
         return build_timm_encoder(config, image_size, view, mask_channel)
     raise UserError(

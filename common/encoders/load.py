@@ -15,7 +15,6 @@ from torch import Tensor
 
 from common.encoders import Classifier, Encoder, EncoderConfig
 from common.encoders.card import CONFIG, FORMAT, WEIGHTS, EncoderCard, digest, finite_or_as, read_json, rebuild
-from common.encoders.small_stem import in_our_terms
 from common.errors import UserError, one_line
 from common.files import command, is_group, run_stage
 
@@ -82,6 +81,8 @@ def _load_tensors(encoder: Encoder, card: EncoderCard, folder: Path) -> None:
             "copy or export it again"
         ) from None
     if card.plain_timm and card.stem == "small":
+        from common.encoders.small_stem import in_our_terms  # imports timm
+
         tensors = in_our_terms(tensors)
     problems = [f"{name} is missing" for name in expected if name not in tensors]
     problems += [f"{name} does not belong to this network" for name in sorted(tensors.keys() - expected.keys())]

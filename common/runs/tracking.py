@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from PIL.Image import Image
 from pydantic import Field
 
 from common.config import Config
@@ -27,6 +28,7 @@ from common.waiting import within
 log = logging.getLogger("retouch")
 
 Mode = Literal["auto", "online", "offline", "disabled"]
+Cell = str | int | float | Image | None  # of a table
 
 ANSWER_SECONDS = 30.0  # time limit for a server's answer, at the start or about an artifact
 FINISH_SECONDS = 600.0  # time limit for the remaining uploads at the end
@@ -108,15 +110,46 @@ class Tracker:
 
         self._guarded("log an image", send)
 
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         """A table of results."""
 
         def send() -> None:
             import wandb
 
-            self._run.log({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])})
+            cells = [[wandb.Image(cell) if isinstance(cell, Image) else cell for cell in row] for row in rows]
+            self._run.log({name: wandb.Table(columns=list(columns), data=cells)})
 
         self._guarded("log a table", send)
+
+    def curves(self, name: str, axis: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+        """Lines by name, as points ``(x, y)``, in one chart."""
+
+        def send() -> None:
+            from wandb.plot import line_series
+
+            xs, ys = ([[point[place] for point in line] for line in lines.values()] for place in (0, 1))
+            self._run.log({_chart(name): line_series(xs, ys, keys=list(lines), title=name, xname=axis)})
+
+        self._guarded("log curves", send)
+
+    def confusion(self, name: str, classes: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
+        """A confusion matrix: counts ``[true answer]``."""
+
+        def send() -> None:
+            import wandb
+            from wandb.plot import plot_table
+
+            rows = [
+                [true, answer, count]
+                for true, row in zip(classes, counts, strict=True)
+                for answer, count in zip(classes, row, strict=True)
+            ]
+            fields = ("Actual", "Predicted", "nPredictions")  # those of W&B's own chart
+            table = wandb.Table(columns=list(fields), data=rows)
+            named = {field: field for field in fields}
+            self._run.log({_chart(name): plot_table("wandb/confusion_matrix/v1", table, named, {"title": name})})
+
+        self._guarded("log a confusion matrix", send)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """The run's final values."""
@@ -232,6 +265,11 @@ class Tracker:
     def _fail(self, what: str, error: Exception) -> None:
         self._run, self._failed = None, self._run
         log.warning("W&B %s (%s); continuing without it, the numbers are in metrics.jsonl", what, _reason(error))
+
+
+def _chart(name: str) -> str:
+    """A name that W&B may use as the path of a file: tasks are called as users like."""
+    return re.sub(r"[^\w ./()+-]|\.\.", "_", name)
 
 
 def _use_version(run: Any, artifact: str, sha256: str) -> None:

@@ -6,12 +6,32 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.errors import UserError, check_all
+from common.files import write_text
 from finetune.table import markdown
 from retouch.report.blocks import Block, Cell, Column, Commands, Points, Prose, Table
 from retouch.report.facts import Facts
+from retouch.report.page import check_out
 from retouch.report.parts import card_parts
 from retouch.report.reading import read_facts
 from retouch.report.sentences import about, distinct, question, verdict
+
+MARK = "---\ntags: [retouch"  # by this a model card is known as ours
+
+
+def write_card(folders: Sequence[str | Path], out: str | Path) -> Path:
+    """Write the model card of some runs, atomically, for example as ``README.md`` in the folder of the encoder.
+
+    Raises:
+        UserError: with every problem: a folder that is no finished run, or an ``out`` that is no model card.
+    """
+    out = Path(out)
+    text, _ = check_all(lambda: model_card(folders), lambda: check_out(out, MARK, "model card", (".md",)))
+    try:
+        write_text(out, text)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}; choose another file") from None
+    return out
 
 
 def model_card(folders: Sequence[str | Path]) -> str:

@@ -29,6 +29,7 @@ class Strip(NamedTuple):
     curve: Curve
     height: int
     wide: bool = False  # a logarithmic axis, if the values span much
+    beside: float | None = None  # a level to compare it with
 
 
 # ---- intervals
@@ -82,8 +83,9 @@ def _strip(strip: Strip, top: float, first: int, last: int) -> Markup:
     """One curve between ``top`` and ``top + height``: its name, its ticks and its line."""
     upper, lower = top + 20, top + strip.height - 6
     steps, values = strip.curve
-    scaled, ticks = _scale(min(values), max(values), strip.wide)
-    seen = [scaled(value) for value in (*ticks, *values)]
+    levels = [] if strip.beside is None else [strip.beside]
+    scaled, ticks = _scale(min(*values, *levels), max(*values, *levels), strip.wide)
+    seen = [scaled(value) for value in (*ticks, *values, *levels)]
     low, high = min(seen), max(seen)
 
     def y(value: float) -> float:
@@ -99,6 +101,7 @@ def _strip(strip: Strip, top: float, first: int, last: int) -> Markup:
             svg.text(LEFT, top + 12, strip.name, "start", "name"),
             *(svg.line("axis", LEFT, y(tick), WIDTH - RIGHT, y(tick)) for tick in ticks),
             *(svg.text(LEFT - 6, y(tick) + 3.5, _short(tick), "end") for tick in ticks),
+            *(svg.line("beside", LEFT, y(level), WIDTH - RIGHT, y(level)) for level in levels),
             svg.tag("polyline", class_="line", points=line),
             svg.dot(x(steps[-1]), y(values[-1]), 2.5),
         ]

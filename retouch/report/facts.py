@@ -64,6 +64,7 @@ class Curves:
     held_out: Curve = EMPTY  # loss on held-out images
     rate: Curve = EMPTY  # learning rate
     accuracy: Curve = EMPTY  # on held-out images, in [0, 1]
+    psnr: Curve = EMPTY  # of restored images, in dB
     speed: float | None = None  # images per second, median over the logged lines
     memory_gb: float | None = None  # the largest
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 from finetune.results import DataFacts, Score
-from retouch.report.compare import PIXELS, UNTRAINED
+from retouch.report.compare import FROZEN, PIXELS, SCRATCH, UNTRAINED
 from retouch.report.facts import Facts
 from retouch.report.multilabel import label_limits
 from retouch.report.sentences import chance, counted, distinct, half_width, listed, number, uneven, wrong
 
+FEW_TO_CHOOSE = 200  # images: an accuracy on fewer is known to seven points either way, or worse
+TUNED_OVER = {SCRATCH: "training from scratch", FROZEN: "a linear probe of the frozen encoder"}
 GENERATED = {"shapes": "drawn by a program", "photos": "patches of two photographs"}
 
 
@@ -20,6 +22,8 @@ def limits(facts: Facts) -> list[str]:
             *_few_images(facts),
             *_few_per_class(facts),
             *_imbalance(facts),
+            *_no_better_than_guessing(facts),
+            *_chosen_on_few(facts),
             *label_limits(facts),
             *_one_seed(facts),
             *_best_of_many(facts),
@@ -75,25 +79,48 @@ def _imbalance(facts: Facts) -> list[str]:
     ]
 
 
+def _no_better_than_guessing(facts: Facts) -> list[str]:
+    answered = [(entry.task, entry.encoder, entry.result.linear.test) for entry in facts.entries]
+    answered += [(run.result.task, run.origin.name, run.result.tuned.test) for run in facts.finetuning]
+    return [
+        f"{task}: {name} is not shown to be better than always answering the most frequent class."
+        for task, name, score in answered
+        if score.ci95[0] <= chance(score)
+    ]
+
+
+def _chosen_on_few(facts: Facts) -> list[str]:
+    images = [(entry.task, entry.result.linear.n_val) for entry in facts.entries]
+    images += [(run.result.task, run.result.tuned.n_val) for run in facts.finetuning]
+    return [
+        f"{task}: choices were made on {counted(count, 'training image')}, on which an accuracy is known to "
+        f"{number(half_width(count))} points either way: other choices may be as good."
+        for task, count in images
+        if count < FEW_TO_CHOOSE
+    ]
+
+
 def _one_seed(facts: Facts) -> list[str]:
-    kinds = Counter(
+    encoders = Counter(
         result.encoder.title for result in {e.result.encoder.sha256: e.result for e in facts.entries}.values()
     )
-    if not kinds or max(kinds.values()) > 1:
-        return []
+    networks = Counter((run.result.task, run.result.start) for run in facts.finetuning)
     return [
-        "Each encoder was trained once. The intervals are those of the test images: how much another seed of "
-        "pretraining would change is not in them."
+        f"Each {what} was trained once. The intervals are those of the test images: how much another seed of "
+        f"{training} would change is not in them."
+        for what, training, found in (("encoder", "pretraining", encoders), ("network", "fine-tuning", networks))
+        if found and max(found.values()) == 1
     ]
 
 
 def _best_of_many(facts: Facts) -> list[str]:
-    most = max((len({entry.result.encoder.sha256 for entry in facts.of_task(task)}) for task in facts.tasks), default=0)
-    if most < 2:
-        return []
+    encoders = [len({entry.result.encoder.sha256 for entry in facts.of_task(task)}) for task in facts.tasks]
+    networks = Counter((run.result.task, run.result.data.test) for run in facts.finetuning)
     return [
-        f"{most} encoders answered the same test images: to pick the best by this table is to choose on the test set, "
+        f"{most} {what} answered the same test images: to pick the best by this table is to choose on the test set, "
         "and its accuracy is then slightly too high."
+        for what, most in (("encoders", max(encoders, default=0)), ("networks", max(networks.values(), default=0)))
+        if most > 1
     ]
 
 
@@ -105,6 +132,10 @@ def _no_baseline(facts: Facts) -> list[str]:
         missing = [task for task in facts.tasks if task not in have]
         if missing:
             found.append(f"No comparison with {text} on {listed(missing)}.")
+    for run in facts.finetuning:
+        lacking = [text for name, text in TUNED_OVER.items() if name not in run.result.tuned.compared]
+        if lacking and run.result.start != "scratch":
+            found.append(f"{run.origin.name} was not compared with {listed(lacking, 'or')}.")
     return found
 
 
@@ -132,8 +163,9 @@ def _not_probed(facts: Facts) -> list[str]:
 
 def _notes(facts: Facts) -> list[str]:
     """What the stages themselves noted in their results."""
-    several = len(facts.probes) + len(facts.pretraining) > 1
+    several = len(facts.probes) + len(facts.pretraining) + len(facts.finetuning) > 1
     named = [(run.origin.name, run.report.notes) for run in facts.probes]
+    named += [(run.origin.name, run.result.notes) for run in facts.finetuning]
     named += [(run.origin.name, run.results.notes) for run in facts.pretraining]
     return [
         f"{name}: {note}." if several else f"{note[:1].upper()}{note[1:]}." for name, notes in named for note in notes

@@ -7,7 +7,7 @@ from finetune.results import LabelProbed, LabelScore
 from retouch.report.blocks import Block, Cell, Column, Prose, Table
 from retouch.report.compare import PIXELS, UNTRAINED
 from retouch.report.facts import Facts, LabelEntry
-from retouch.report.sentences import counted, distinct, interval, listed, number, signed
+from retouch.report.sentences import counted, distinct, interval, layer_text, listed, number, signed
 
 OPEN_LABELS = 12  # rows of a table of labels: more are folded
 OVER = {UNTRAINED: "untrained", PIXELS: "raw pixels"}
@@ -78,7 +78,7 @@ def _cells(one: LabelProbed, over: list[str]) -> tuple[Cell, ...]:
         ),
         Cell(number(one.test.macro_f1)),
         Cell(number(one.test.micro_f1)),
-        Cell(one.choice.layer),
+        Cell(layer_text(one.choice.layer)),
         Cell(one.choice.pooling),
     )
 

@@ -40,16 +40,17 @@ def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
     return out
 
 
-def check_out(out: Path, mark: str = MARK, what: str = "report") -> None:
+def check_out(out: Path, mark: str = MARK, what: str = "report", suffixes: Sequence[str] = SUFFIXES) -> None:
     """Check that a page that begins with this mark may be written there.
 
     Raises:
-        UserError: it is not called .html, or holds something else.
+        UserError: its name ends in another way, or it holds something else.
     """
-    if out.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{out}: a {what} is HTML; give a file that ends in .html")
+    kind, end = ("HTML" if suffixes == SUFFIXES else "Markdown"), suffixes[0]
+    if out.suffix.lower() not in suffixes:
+        raise UserError(f"{out}: a {what} is {kind}; give a file that ends in {end}")
     if out.is_dir():
-        raise UserError(f"{out} is a folder; give a file that ends in .html")
+        raise UserError(f"{out} is a folder; give a file that ends in {end}")
     if out.exists() and not _is_ours(out, mark):
         raise UserError(f"{out} exists and is not a {what} of retouch, so it is not replaced; choose another file")
 

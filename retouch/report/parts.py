@@ -51,6 +51,7 @@ from retouch.report.run_tables import (
     cost_table,
     labeled_table,
     origin_table,
+    repeats_table,
     storage_table,
     unlabeled_table,
 )
@@ -58,11 +59,12 @@ from retouch.report.seeds import seeds_blocks
 from retouch.report.sentences import (
     LEGEND,
     RULE,
+    RULER,
     chosen,
     counted,
     distinct,
     number,
-    restoration,
+    training_sentences,
 )
 from retouch.report.study import study_blocks, study_tables
 from retouch.report.tables import baseline_table, choice_table, damage_table, finetune_table, probe_tables
@@ -269,17 +271,37 @@ def _pair(one: _Answers, pair: Confused, images: ImageSet | str) -> Thumbnails:
 
 
 def _training(facts: Facts) -> tuple[Block, ...]:
-    runs: list[Pretraining | FineTuning] = [*facts.pretraining, *facts.finetuning]
-    found = tuple(_curves(run.origin.name, run.curves) for run in runs if len(run.curves.loss.steps) > 1)
-    said = restoration(facts)
-    return (*((Figures(found),) if found else ()), *((Points(tuple(said)),) if said else ()))
+    """The curves of each run, with what they mean."""
+    found = [_trained(run) for run in facts.pretraining]
+    found += [_tuned(run) for run in facts.finetuning]
+    figures = tuple(figure for figure in found if figure is not None)
+    said = training_sentences(facts)
+    return (
+        *((Figures(figures),) if figures else ()),
+        *((Points(tuple(said)),) if said else ()),
+        *((Prose(RULER, small=True),) if any(run.results.ruler for run in facts.pretraining) else ()),
+    )
 
 
-def _curves(name: str, curves: Curves) -> Figure:
+def _trained(run: Pretraining) -> Figure | None:
+    ruler = run.results.ruler
+    best = max(ruler.restorers, key=ruler.restorers.__getitem__) if ruler is not None and ruler.restorers else None
+    level = None if ruler is None or best is None else ruler.restorers[best]
+    name = "PSNR of restored images, dB" + ("" if best is None else f"; dashed: {best}")
+    return _curves(run.origin.name, run.curves, Strip(name, run.curves.psnr, 110, beside=level))
+
+
+def _tuned(run: FineTuning) -> Figure | None:
+    return _curves(run.origin.name, run.curves, Strip("accuracy on held-out images", run.curves.accuracy, 90))
+
+
+def _curves(name: str, curves: Curves, goal: Strip) -> Figure | None:
+    if len(curves.loss.steps) < 2:
+        return None
     strips = (
         Strip("loss", curves.loss, 150, wide=True),
         Strip("loss on held-out images", curves.held_out, 110, wide=True),
-        Strip("accuracy on held-out images", curves.accuracy, 90),
+        goal,
         Strip("learning rate", curves.rate, 80),
     )
     first, last = curves.loss.values[0], curves.loss.values[-1]
@@ -296,7 +318,8 @@ def _panel(run: Pretraining) -> Block | None:
     drawn = None if run.panel is None else read_picture(run.panel)
     if drawn is None:
         return None
-    caption = f"{run.origin.name}: {run.results.method}, images of the training set"
+    method = "" if run.results.method == run.origin.name else f"{run.results.method}, "
+    caption = f"{run.origin.name}: {method}images of the training set"
     images = None if run.card is None else panel_images(drawn, run.card.image_size)
     if images is None:
         return Panel(picture(drawn, f"Original, damaged and restored images of {run.origin.name}"), caption)
@@ -321,7 +344,7 @@ def _atoms(facts: Facts) -> tuple[Block, ...]:
 
 def _data(facts: Facts) -> tuple[Block, ...]:
     warned = distinct(as_utf8(warning) for origin in facts.origins for warning in origin.log.warnings)
-    tables = [*_only(unlabeled_table(facts)), *_only(labeled_table(facts))]
+    tables = [*_only(unlabeled_table(facts)), *_only(labeled_table(facts)), *_only(repeats_table(facts))]
     if not warned:
         return tuple(tables)
     said = Prose(("The runs warned of this:",))

@@ -78,14 +78,26 @@ def neighbors(found: Placed) -> list[Near]:
     return [Near(place, tuple(row)) for place, row in enumerate(nearest.tolist())]
 
 
-def agreement(found: Placed) -> tuple[float, float]:
-    """The share of images whose nearest neighbor has their class, and what chance would give, in [0, 1]."""
+class Agreement(NamedTuple):
+    """How many images have a nearest neighbor of their own class, as shares."""
+
+    same: float
+    chance: float
+
+    @property
+    def above_chance(self) -> float:
+        """1 if all have, 0 if as many as by chance."""
+        return (self.same - self.chance) / max(1 - self.chance, 1e-9)
+
+
+def agreement(found: Placed) -> Agreement:
+    """Of all these images, nearest by cosine."""
     unit = normalize(found.features, dim=1)
     similarity = unit @ unit.T
     similarity.fill_diagonal_(-torch.inf)
     same = found.labels[similarity.argmax(1)] == found.labels
     n, counts = len(unit), found.labels.bincount().double()
-    return float(same.double().mean()), float((counts * (counts - 1)).sum() / (n * (n - 1)))
+    return Agreement(float(same.double().mean()), float((counts * (counts - 1)).sum() / (n * (n - 1))))
 
 
 def apart(points: NDArray[np.float32], distance: float, most: int) -> list[int]:
@@ -97,12 +109,19 @@ def apart(points: NDArray[np.float32], distance: float, most: int) -> list[int]:
     return taken
 
 
-def neighbor_sentences(found: Placed, near: Sequence[Near]) -> list[str]:
-    """Whether images that lie near each other are of the same class."""
-    same, chance = agreement(found)
+def neighbor_sentences(found: Placed, near: Sequence[Near], task: str = "") -> list[str]:
+    """What the rows of neighbors are; ``task``: whose classes count, if there are several."""
+    whose = f" of {task}" if task else ""
     return [
         f"{counted(len(near), 'test image')} drawn at random, and the {len(near[0].neighbors)} with the most similar "
-        f"features (by cosine) of {len(found.labels) - 1:,} others. Underlined: of the same class; dotted: of another.",
-        f"Of all these images, {number(same)}% have a nearest neighbor of their own class; chance would give "
-        f"{number(chance)}%.",
+        f"features (by cosine) of {len(found.labels) - 1:,} others.",
+        f"Underlined: of the same class{whose}; dotted: of another.",
     ]
+
+
+def agreement_sentence(task: str, found: Agreement) -> str:
+    """Whether images that lie near each other are of the same class."""
+    return (
+        f"{task}: {number(found.same)}% of all these images have a nearest neighbor of their own class; chance would "
+        f"give {number(found.chance)}%."
+    )

@@ -1,4 +1,4 @@
-"""The part of the page that shows where an encoder puts the test images: a map for each task, and neighbors."""
+"""The part of the page that shows where an encoder puts the test images: a map, and neighbors."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from retouch.report.blocks import Block, Nearby, Neighbor, Neighbors, Places, Prose
-from retouch.report.facts import Entry, Facts
+from retouch.report.blocks import Block, Nearby, Neighbor, Neighbors, Places, Points, Prose
+from retouch.report.facts import Facts
 from retouch.report.maps import MARKS, class_mark, places_chart
 from retouch.report.pictures import ImageSet, ImageSets, Picture
-from retouch.report.places import Placed, apart, layout, neighbor_sentences, neighbors, placed
+from retouch.report.places import (
+    Placed,
+    agreement,
+    agreement_sentence,
+    apart,
+    layout,
+    neighbor_sentences,
+    neighbors,
+    placed,
+)
 from retouch.report.sentences import counted
 
 MOST_THUMBNAILS, GAP = 80, 0.05  # on a map, and how far apart, as a share of its side
@@ -18,28 +27,34 @@ SIDE = 40  # of the picture of a neighbor, in pixels
 
 
 def places_part(facts: Facts, sets: ImageSets) -> tuple[Block, ...]:
-    """Of one encoder, the one with the best validation accuracy on the first task, and on all tasks of these images."""
+    """Of one encoder, the one with the best validation accuracy on the first task.
+
+    If its images have several tasks, the marks are those of the task on which neighbors agree most, next to chance; the
+    thumbnails show the rest.
+    """
     if not facts.entries:
         return ()
     best = max(facts.of_task(facts.tasks[0]), key=lambda one: one.result.linear.choice.val_accuracy)
     same = [entry for entry in facts.entries if entry.embedding is best.embedding]
-    found = [(entry, one) for entry in same if (one := placed(entry)) is not None]
+    found = {entry.task: one for entry in same if (one := placed(entry)) is not None}
     if not found:
         return ()
-    first, images, points = found[0][1], sets.of(best.origin, best.result.data), layout(found[0][1].features)
-    # on the first map alone: thumbnails cover points
-    maps = [_map(*one, points, _thumbnails(first, points, images) if one is found[0] else []) for one in found]
-    near = neighbors(first)
+    agree = {task: agreement(one) for task, one in found.items()}
+    task = max(found, key=lambda name: agree[name].above_chance)
+    one, images = found[task], sets.of(best.origin, best.result.data)
+    near = neighbors(one)
     missing = f"The images themselves are not shown: {images}."
     return (
-        *maps,
-        Prose(tuple(neighbor_sentences(first, near))),
-        Neighbors(tuple(_nearby(first, one.image, one.neighbors, images) for one in near)),
+        _map(f"{task}: test images as {best.encoder} sees them", one, images),
+        Prose(tuple(neighbor_sentences(one, near, task if len(found) > 1 else ""))),
+        Neighbors(tuple(_nearby(one, each.image, each.neighbors, images) for each in near)),
+        Points(tuple(agreement_sentence(name, each) for name, each in agree.items())),
         *((Prose((missing,), small=True),) if isinstance(images, str) else ()),
     )
 
 
-def _map(entry: Entry, one: Placed, points: NDArray[np.float32], shown: list[tuple[int, Picture]]) -> Places:
+def _map(title: str, one: Placed, images: ImageSet | str) -> Places:
+    points = layout(one.features)
     labels = one.labels[: len(points)]
     counts = torch.bincount(labels, minlength=len(one.classes))
     order = [number for number in counts.argsort(descending=True, stable=True).tolist() if counts[number]]
@@ -47,14 +62,14 @@ def _map(entry: Entry, one: Placed, points: NDArray[np.float32], shown: list[tup
     legend = [(class_mark(place), one.classes[number]) for number, place in mark.items()]
     if len(order) > MARKS:
         legend.append((class_mark(MARKS), counted(len(order) - MARKS, "other class", "other classes")))
-    title = f"{entry.task}: test images as {entry.encoder} sees them"
+    marks = [mark.get(number, MARKS) for number in labels.tolist()]
     return Places(
         title=title,
-        chart=places_chart(points, [mark.get(number, MARKS) for number in labels.tolist()], shown, title),
+        chart=places_chart(points, marks, _thumbnails(one, points, images), title),
         legend=tuple(legend),
         caption=(
-            f"{counted(len(points), 'test image')}, drawn at random, by t-SNE of the frozen features. Who is near whom "
-            "means something; how far apart groups lie, and how large they are, does not."
+            f"{counted(len(points), 'test image')}, drawn at random. Images with similar features lie close together "
+            "(t-SNE of the frozen features); how far apart groups lie, and how large they are, means nothing."
         ),
     )
 

@@ -142,6 +142,7 @@ def _read_curves(folder: Path) -> Curves:
         held_out=curve("held_out/loss"),
         rate=curve("lr"),
         accuracy=curve("val/accuracy"),
+        psnr=curve("psnr/network"),
         speed=median(speeds) if speeds else None,
         memory_gb=max(memory, default=None),
     )

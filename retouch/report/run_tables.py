@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from finetune.results import Choice, DataFacts, FinetuneResult, LabelResult, Outcome, ProbeResult
+from finetune.results import (
+    Choice,
+    DataFacts,
+    FinetuneResult,
+    LabelResult,
+    NearDuplicates,
+    Outcome,
+    ProbeResult,
+)
 from finetune.table import two_decimals
 from retouch.report.blocks import Cell, Column, Table
 from retouch.report.facts import Facts, Origin
 from retouch.report.sentences import distinct, number
-from retouch.report.tables import condensed
+from retouch.report.tables import condensed, upright
+
+FIRST = 5  # repeated test images that are named, of each kind
 
 # ---- data
 
@@ -33,11 +43,45 @@ def labeled_table(facts: Facts) -> Table | None:
         Column("training", "images"),
         Column("test", "images"),
         Column("classes"),
-        Column("fewest", "test images"),
-        Column("most", "test images"),
-        Column("duplicates", "in training"),
+        Column("smallest class", "test images"),
+        Column("largest class", "test images"),
+        Column("same test images", "in training"),
+        Column("nearly the same", "in training"),
+        Column("nearly the same", "in pretraining"),
+        Column("left out", "of training"),
     )
-    return condensed(Table(columns, tuple(found.values()), title="Labeled"))
+    table = Table(columns, tuple(found.values()), title="Labeled")
+    return condensed(table) if len(found) > 1 else upright(table)
+
+
+def repeats_table(facts: Facts) -> Table | None:
+    """The first test images that images of training or pretraining repeat, the most alike first."""
+    found = {one.data.test: one.data for one in _labeled_results(facts)}
+    found |= {one.test: one for run in facts.studies for one in run.report.data.values()}
+    rows, pairs = [], 0
+    for data in found.values():
+        for where, near in (("training", data.near_duplicates), ("pretraining", data.in_pretraining)):
+            if near is not None:
+                pairs += near.pairs
+                rows += [
+                    (Cell(where), Cell(one.test), Cell(one.other), Cell(f"{one.alike:.3f}"))
+                    for one in near.most_alike[:FIRST]
+                ]
+    if not rows:
+        return None
+    texts = (Column(text, numeric=False) for text in ("seen in", "test image", "repeated by"))
+    most = "" if pairs == len(rows) else f"The {len(rows)} most alike of {pairs:,} pairs; all are in duplicates.csv. "
+    return Table(
+        (*texts, Column("alike")),
+        tuple(rows),
+        title="Test images that were seen before",
+        foot=f"{most}Alike: correlation of gray thumbnails; 1.000 may be the very same pixels.",
+    )
+
+
+def _labeled_results(facts: Facts) -> list[ProbeResult | LabelResult | FinetuneResult]:
+    found: list[ProbeResult | LabelResult | FinetuneResult] = [entry.result for entry in facts.entries]
+    return [*found, *(one.result for one in facts.label_entries), *(run.result for run in facts.finetuning)]
 
 
 def _multilabeled(task: str, result: LabelResult) -> tuple[Cell, ...]:
@@ -66,7 +110,15 @@ def _data_row(task: str, data: DataFacts, train: int, test: int, sizes: Mapping[
         Cell(f"{sizes[fewest]:,}", fewest if differ else ""),
         Cell(f"{sizes[most]:,}", most if differ else ""),
         Cell(f"{data.duplicates:,}"),
+        _repeated(data.near_duplicates),
+        _repeated(data.in_pretraining),
+        Cell(f"{data.left_out:,}" if data.left_out else ""),
     )
+
+
+def _repeated(near: NearDuplicates | None) -> Cell:
+    """Test images that are repeated at least nearly; empty where that is not known."""
+    return Cell("" if near is None else f"{near.test_images:,}")
 
 
 def unlabeled_table(facts: Facts) -> Table | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from finetune.lines import subject_name
+from finetune.lines import group_title, subject_name
 from finetune.results import ProbeReport
-from finetune.seeds import title_of
 from finetune.spreads import Seeds
 from finetune.table import spread_text
 from pretrain.results import PretrainSeeds
@@ -58,7 +57,7 @@ def _probing(name: str, report: ProbeReport, found: Seeds) -> Table:
     for task, subject in dict.fromkeys((one.task, one.subject) for one in found.spreads):
         shown = [spreads.get((task, subject, probe)) for probe in probes]
         cells = (Cell("") if one is None else Cell(spread_text(one), interval(*one.ci95)) for one in shown)
-        rows.append((Cell(task), Cell(subject_name(subject, title_of(report))), *cells))
+        rows.append((Cell(task), Cell(subject_name(subject, group_title(report))), *cells))
     numbers = (Column(probe_name(probe), "%") for probe in probes)
     columns = (Column("task", numeric=False), Column("method", numeric=False), *numbers)
     return Table(columns, merged(rows), title=name, note=OVER[found.over])

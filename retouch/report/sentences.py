@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from common.files import as_utf8
 from finetune.metrics import wilson_interval
-from finetune.results import Comparison, Score
+from finetune.results import Comparison, LabelComparison, Score
 from retouch.report.compare import (
     PIXELS,
     SCRATCH,
@@ -19,7 +19,7 @@ from retouch.report.compare import (
     rivals,
     tuned_gains,
 )
-from retouch.report.facts import Facts
+from retouch.report.facts import Facts, LabelEntry
 
 NARROW = "\u00a0"  # keeps the two ends of an interval on one line
 NAMED = 3  # encoders or tasks that are named one by one
@@ -30,6 +30,13 @@ LEGEND = (
 RULE = (
     "Bold: shown. The 95% interval of the paired difference excludes zero, and McNemar's exact p stays below 0.05 "
     "after Holm's correction for all differences over the same baseline by the same probe."
+)
+SOUND = "No fault was found."
+RULER = (
+    "PSNR: how close restored images are to the originals, in decibels; higher is closer.",
+    "It is compared with simple restorers that learn nothing, such as leaving the damage as it is.",
+    "Effective rank: how many independent directions the features use; 1 would mean that all images look alike to the "
+    "encoder.",
 )
 
 
@@ -51,7 +58,7 @@ def interval(low: float, high: float) -> str:
     return f"[{number(low)}, {number(high)}]".replace("-", "−").replace(" ", NARROW)
 
 
-def points(found: Comparison) -> str:
+def points(found: Comparison | LabelComparison) -> str:
     """The size of a difference, whatever its sign: ``14.5 points [12.9, 16.1]``."""
     low, high = found.ci95 if found.difference >= 0 else (-found.ci95[1], -found.ci95[0])
     return f"{number(abs(found.difference))} points {interval(low, high)}"
@@ -281,31 +288,50 @@ def _tuned_level(facts: Facts) -> str:
 
 
 def label_verdict(facts: Facts) -> list[str]:
-    """What is shown against the untrained network, and against raw pixels if that was not measured."""
+    """What is shown against the untrained network, and against raw pixels where that was not measured."""
     said = []
-    for entry in facts.label_entries:
-        compared = entry.result.subjects["encoder"].compared
-        found = compared.get(UNTRAINED) or compared.get(PIXELS)
-        if found is None:
-            said.append(f"Not compared: no baseline was probed on {entry.task}.")
-            continue
-        other = "the untrained network" if UNTRAINED in compared else "raw pixels"
-        by = f"{signed(found.difference)} points {interval(*found.ci95)} of mean average precision"
-        if not found.shown:
-            said.append(f"No difference shown: on {entry.task}, {entry.encoder} and {other} differ by {by}.")
-        elif found.difference > 0:
-            said.append(f"Yes: {entry.encoder} beats {other} on {entry.task} by {by}.")
-        else:
-            said.append(f"No: {entry.encoder} is worse than {other} on {entry.task}, by {by}.")
+    for baseline, other in ((UNTRAINED, "the untrained network"), (PIXELS, "raw pixels")):
+        found = [
+            (entry, compared[baseline])
+            for entry in facts.label_entries
+            for compared in [entry.result.subjects["encoder"].compared]
+            if baseline in compared and (baseline == UNTRAINED or UNTRAINED not in compared)
+        ]
+        if len(found) == 1:
+            said.append(_one_label_answer(*found[0], other))
+        elif found:
+            # its interval alone decides, so p is nothing here but that decision
+            contrasts = [
+                Contrast(entry.task, entry.encoder, baseline, _as_comparison(one), 0.0 if one.shown else 1.0)
+                for entry, one in found
+            ]
+            said.append(f"{answered(contrasts, other)[:-1]}, in mean average precision.")
+    missing = [entry for entry in facts.label_entries if not entry.result.subjects["encoder"].compared]
+    if missing:
+        said.append(f"Not compared: no baseline was probed on {listed(distinct(entry.task for entry in missing))}.")
     return said
+
+
+def _one_label_answer(entry: LabelEntry, found: LabelComparison, other: str) -> str:
+    by = f"{points(found)} of mean average precision"
+    if not found.shown:
+        return f"No difference shown: on {entry.task}, {entry.encoder} and {other} differ by {by}."
+    if found.difference > 0:
+        return f"Yes: {entry.encoder} beats {other} on {entry.task} by {by}."
+    return f"No: {entry.encoder} is worse than {other} on {entry.task}, by {by}."
+
+
+def _as_comparison(found: LabelComparison) -> Comparison:
+    return Comparison(difference=found.difference, ci95=found.ci95, p_value=0.0 if found.shown else 1.0, n10=0, n01=0)
 
 
 def label_level(facts: Facts) -> str:
     """How high the mean average precision itself is."""
+    several = len(facts.label_entries) > 1
     shown = [
-        f"{number(test.mean_average_precision)}% {interval(*test.ci95)} on {entry.task}, where a random order gives "
-        f"{number(test.chance)}%"
-        for entry in facts.label_entries
+        f"{number(test.mean_average_precision)}% {interval(*test.ci95)} {f'for {entry.encoder} ' if several else ''}on "
+        f"{entry.task}, where a random order gives {number(test.chance)}%"
+        for entry in facts.label_entries[:NAMED]
         for test in [entry.result.subjects["encoder"].test]
     ]
     return f"The linear probe's mean average precision is {listed(shown)}."
@@ -330,6 +356,12 @@ def chosen(facts: Facts) -> list[str]:
         found.append(
             f"Layer, pooling and strength were chosen on training images alone, by {listed(ways)}; the winner was "
             "fitted again on all training images."
+        )
+    if facts.finetuning:
+        ways = distinct(run.result.tuned.choice.how for run in facts.finetuning if run.result.tuned.choice.how)
+        found.append(
+            "Of each trained network, the training step was chosen on training images alone"
+            f"{f', by their {listed(ways)}' if ways else ''}."
         )
     return [*found, *touched(facts)]
 
@@ -359,13 +391,32 @@ def _damaged_too(count: int) -> str:
     return f", and damaged copies {counted(count, 'time')} without being fitted again" if count else ""
 
 
-# ---- what the losses of pretraining mean
+# ---- what the curves of training mean
+
+
+def training_sentences(facts: Facts) -> list[str]:
+    """For each run, what its training has come to, and whether anything was found wrong."""
+    return [*restoration(facts), *tuning(facts)]
 
 
 def restoration(facts: Facts) -> list[str]:
-    """How well each network restores images, next to trivial restorers."""
+    """How well each network restores images, next to trivial restorers, and what is wrong with it."""
     found = [(run.origin.name, run.results.ruler) for run in facts.pretraining]
-    return [f"{name}: {ruler.sentence}." for name, ruler in found if ruler is not None]
+    return [
+        f"{name}: {ruler.sentence}. {' '.join(f'A fault was found: {one.text}.' for one in ruler.verdicts) or SOUND}"
+        for name, ruler in found
+        if ruler is not None
+    ]
+
+
+def tuning(facts: Facts) -> list[str]:
+    """Which step of each trained network was kept."""
+    return [
+        f"{run.origin.name}: step {choice.step:,} of {choice.of_steps:,} was kept, the best on "
+        f"{counted(run.result.tuned.n_val, 'held-out training image')} ({number(choice.val_accuracy)}% right)."
+        for run in facts.finetuning
+        for choice in [run.result.tuned.choice]
+    ]
 
 
 def wrong(facts: Facts) -> list[str]:

@@ -61,6 +61,17 @@ def condensed(table: Table) -> Table:
     )
 
 
+def upright(table: Table) -> Table:
+    """A table of one row, which may be wider than a page, as two columns: what each fact is called, and the fact."""
+    [row] = table.rows
+    facts = [
+        (Cell(", ".join(filter(None, [column.text, column.below]))), cell)
+        for column, cell in zip(table.columns, row, strict=True)
+        if cell != EMPTY
+    ]
+    return replace(table, columns=(Column("fact", numeric=False), Column("value", numeric=False)), rows=tuple(facts))
+
+
 # ---- results
 
 

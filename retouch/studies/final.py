@@ -15,6 +15,7 @@ from finetune.data import Sources, data_facts
 from finetune.metrics import compare, score
 from finetune.predictions import Predictions, write_predictions
 from finetune.results import DataFacts, LabelEfficiency, Probed, Score
+from finetune.tracked import send
 from retouch.report.compare import holm
 from retouch.studies.budget import probe_seconds, worth_seconds
 from retouch.studies.contestants import SCRATCH, Field, Restoring
@@ -24,6 +25,7 @@ from retouch.studies.plan import WORTH_DRAWS, WORTH_SHARES, Plan
 from retouch.studies.race import better
 from retouch.studies.results import Contender, Role, StudyReport, Validation, Versus
 from retouch.studies.scratch import run_scratch
+from retouch.studies.tracked import study_shown
 from retouch.studies.verdict import is_shown, verdict
 
 log = logging.getLogger("retouch")
@@ -163,6 +165,7 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
     write_predictions(config.out, predictions(images.sets, answers))
     write_json(config.out / RESULTS, report.model_dump(mode="json"))
     parts.run.tracker.summary({"verdict": " ".join(report.verdict), "winner": winner})
+    send(parts.run.tracker, study_shown(report))
     return report
 
 

@@ -335,7 +335,7 @@ def test_a_probe_that_did_not_converge_is_named_in_the_notes(tmp_path: Path) -> 
     usual = config_of(tmp_path / "out", tmp_path / "encoder")
     config = WithHasty.model_validate(usual.model_dump() | {"more_probes": [{"kind": "hasty"}]})
     report = probe(config, show=False)
-    assert report.notes == read_results(config.out).notes  # type: ignore[union-attr]
+    assert report.notes == read_results(config.out).notes
     notes = [note for note in report.notes if "converge" in note]
     assert notes == [
         "color: the hasty probe of encoder did not converge: its accuracy may be too low",

@@ -31,10 +31,11 @@ def inside(chart: str) -> ElementTree.Element:
     return root
 
 
-@given(st.lists(finite, min_size=2, max_size=30), st.booleans())
-def test_any_curve_fits_its_frame(values: list[float], wide: bool) -> None:
+@given(st.lists(finite, min_size=2, max_size=30), st.booleans(), st.none() | finite)
+def test_any_curve_fits_its_frame_with_a_level_beside_it(values: list[float], wide: bool, beside: float | None) -> None:
     curve = Curve(tuple(range(10, 10 * len(values) + 10, 10)), tuple(values))
-    root = inside(curves_chart("run", [Strip("loss", curve, 150, wide)]))
+    root = inside(curves_chart("run", [Strip("loss", curve, 150, wide, beside)]))
+    assert [one.attrib["class"] for one in root.iter("line")].count("beside") == (beside is not None)
     [line] = [one for one in root.iter() if one.tag == "polyline"]
     assert len(line.attrib["points"].split()) == len(values)
 

@@ -79,9 +79,9 @@ def facts_of(tmp_path: Path, *results: LabelResult) -> Facts:
 @pytest.mark.parametrize(
     ("gap", "words"),
     [
-        (2.0, "Yes: denoise beats the untrained network on tags by +"),
+        (2.0, "Yes: denoise beats the untrained network on tags by "),
         (0.0, "No difference shown: on tags, denoise and the untrained network differ by "),
-        (-2.0, "No: denoise is worse than the untrained network on tags, by −"),
+        (-2.0, "No: denoise is worse than the untrained network on tags, by "),
     ],
 )
 def test_the_verdict_is_that_of_the_paired_interval(tmp_path: Path, gap: float, words: str) -> None:
@@ -89,6 +89,15 @@ def test_the_verdict_is_that_of_the_paired_interval(tmp_path: Path, gap: float, 
     assert found[0].startswith(words)
     assert found[0].endswith("of mean average precision.")
     assert found[1].startswith("The linear probe's mean average precision is ")
+
+
+def test_many_encoders_are_answered_in_one_sentence(tmp_path: Path) -> None:
+    results = (label_result(2.0), label_result(2.5, "colorize"), label_result(0.0, "mask"))
+    found = [said.replace("\u00a0", " ") for said in verdict(facts_of(tmp_path, *results))]
+    assert len(found) == 2
+    assert found[0].startswith("In 2 of 3 comparisons: the trained encoder beats the untrained network by ")
+    assert found[0].endswith("for mask on tags no difference is shown, in mean average precision.")
+    assert "for denoise on tags" in found[1]
 
 
 def test_without_a_baseline_nothing_is_claimed(tmp_path: Path) -> None:

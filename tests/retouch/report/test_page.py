@@ -82,6 +82,7 @@ def test_parts_are_in_order_and_there_only_where_their_facts_are(runs: list[Path
         "choices",
         "results",
         "errors",
+        "training",
         "data",
         "cost",
         "repeat",
@@ -112,7 +113,16 @@ def test_encoders_that_cannot_see_what_a_task_is_about_are_marked(blind: bool, t
 def test_data_facts_have_counts_sizes_and_duplicates(tmp_path: Path) -> None:
     said = Page(html(read_facts([write_probe(tmp_path / "p", probe_result(duplicates=7))]))).said
     data = said[said.index("Labeled") : said.index("Cost", said.index("Labeled"))]
-    assert data.split()[-9:] == ["folder:animals", "folder:animals-test", "16", "600", "300", "3", "100", "100", "7"]
+    for fact in (
+        "training data folder:animals",
+        "side, px 16",
+        "training, images 600",
+        "test, images 300",
+        "classes 3",
+    ):
+        assert fact in data
+    assert "smallest class, test images 100" in data
+    assert "same test images, in training 7" in data
 
 
 def test_the_page_needs_no_network_no_script_and_no_other_file(runs: list[Path]) -> None:
@@ -242,6 +252,21 @@ def test_a_model_card_says_the_same_as_the_page(runs: list[Path]) -> None:
     assert "In the drawings" not in said
     tables = [line for line in lines if line.startswith("| ---")]
     assert len(tables) >= 4
+
+
+def test_a_model_card_is_written_beside_the_encoder_and_replaces_nothing_else(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "encoder" / "README.md"
+    for _ in range(2):  # an earlier one is replaced
+        assert main(["report", str(runs[1]), "--markdown", "-o", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}\n" * 2
+    assert out.read_text(encoding="utf-8") == card(read_facts(runs[1:2]))
+    out.write_text("# mine")
+    for file, said in ((out, "is not a model card of retouch"), (out.with_suffix(".html"), "ends in .md")):
+        assert main(["report", str(runs[1]), "--markdown", "-o", str(file)]) == 2
+        assert said in capsys.readouterr().err
+    assert out.read_text() == "# mine"
 
 
 def test_texts_in_markdown_do_nothing() -> None:

@@ -95,17 +95,22 @@ def test_every_class_has_a_mark_of_its_own_and_those_beyond_share_a_faint_one() 
     assert [one.attrib["class"] for one in root.iter("path")] == ["other", "hue0", "hue2"]
 
 
-def test_the_page_has_a_map_for_each_task_of_the_images_and_neighbors_without_images_too(tmp_path: Path) -> None:
-    classes = (EVIL, "dog", "owl")
-    tasks = [probe_result(classes=classes), probe_result(task="size", classes=("s", "m", "l"))]
+def test_the_page_has_one_map_of_the_task_that_neighbors_agree_on_and_neighbors_without_images_too(
+    tmp_path: Path,
+) -> None:
+    tasks = [probe_result(task="parity", classes=("even", "odd")), probe_result(classes=(EVIL, "dog", "owl"))]
     folder = write_probe(tmp_path / "p", *tasks)
     write_embeddings(folder, [clusters()], [0, 0])
     page = html(read_facts([folder]))
     said = Page(page).said
-    assert said.count("test images as denoise sees them") == 2
+    assert said.count("test images as denoise sees them") == 1
+    assert "animal: test images as denoise sees them" in said  # clusters know nothing of even and odd
+    assert "Underlined: of the same class of animal" in said
     assert "8 of 8 of the same class" in said
     assert "The images themselves are not shown" in said
-    assert "100.0% have a nearest neighbor of their own class; chance would give 32.6%" in said
+    agree = "% of all these images have a nearest neighbor of their own class; chance would give "
+    assert f"animal: 100.0{agree}32.6%." in said
+    assert said.count(agree) == 2  # of both tasks
     assert EVIL in said
     for chart in page.split("<svg")[1:]:
         ElementTree.fromstring("<svg" + chart.split("</svg>")[0] + "</svg>")

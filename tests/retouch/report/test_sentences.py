@@ -213,8 +213,11 @@ def test_what_restoring_means_is_said_next_to_trivial_restorers_and_what_is_wron
     assert said.startswith(
         "mine: step 300: better than non-local means (PSNR 27.1 against 25.9) on 24 held-out images;"
     )
+    assert said.endswith(" A fault was found: the network gives back its input.")
     assert "mine: the network gives back its input." in limits(facts)
-    assert limits(read_facts([write_pretraining(tmp_path / "well")])) == []
+    well = read_facts([write_pretraining(tmp_path / "well")])
+    assert restoration(well)[0].endswith(" No fault was found.")
+    assert limits(well) == []
 
 
 # ---- the test set, and limits

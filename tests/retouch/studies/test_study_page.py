@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,14 +15,16 @@ from common.files import write_json
 from finetune.efficiency import label_efficiency
 from finetune.metrics import compare, score
 from finetune.results import DataFacts
+from finetune.tracked import send
 from retouch.report.card import model_card
 from retouch.report.charts import Racer, race_chart
 from retouch.report.page import html
 from retouch.report.parts import repeat_command
 from retouch.report.reading import read_facts
 from retouch.studies.plan import Sizes
-from retouch.studies.results import Contender, Kind, StudyReport, Validation, Versus
+from retouch.studies.results import Contender, Kind, StudyReport, Validation, Versus, read_results
 from retouch.studies.table import study_table
+from retouch.studies.tracked import study_shown
 from tests.retouch.report.runs import CLASSES, EVIL, answers_of, start, write_pretraining
 from tests.retouch.report.test_page import Page
 
@@ -119,6 +123,24 @@ def test_the_study_comes_first_with_its_verdict_and_its_runs_follow(study: Path)
 
 def test_a_folder_of_runs_may_hold_a_study(study: Path) -> None:
     assert [run.origin.name for run in read_facts([study.parent]).studies] == ["study"]
+
+
+def test_wandb_gets_contestants_comparisons_the_race_and_what_a_gain_is_worth(study: Path) -> None:
+    told: dict[str, tuple[Any, ...]] = {}
+    tracker = SimpleNamespace(
+        table=lambda name, *given: told.update({name: given}),
+        curves=lambda name, *given: told.update({name: given}),
+    )
+    send(tracker, study_shown(read_results(study)))  # type: ignore[arg-type]
+    assert list(told) == ["contestants", "comparisons", "race", "label_efficiency/animal", "data"]
+    columns, rows = told["contestants"]
+    assert {len(row) for row in rows} == {len(columns)}
+    assert [row[1] for row in rows] == list(RIGHT)
+    by_name = {row[1]: dict(zip(columns, row, strict=True)) for row in rows}
+    assert (by_name["mask"]["seconds"], by_name["mask"]["test_accuracy"]) == (20.0, 0.79)
+    assert by_name["scratch"]["val_accuracy"] is None  # it is validated in another way
+    assert [row[2] for row in told["comparisons"][1]] == [name for name in RIGHT if name != "colorize"]
+    assert told["race"][1] == {"colorize": [(10.0, 0.79), (20.0, 0.8)], "mask": [(10.0, 0.78), (20.0, 0.79)]}
 
 
 def test_bold_is_what_is_shown(study: Path) -> None:

@@ -1,0 +1,48 @@
+"""What W&B gets of a study beside numbers: contestants, comparisons, the race and what a gain is worth in labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetune.tracked import Curves, Sheet, Shown, data_shown, label_curves
+from retouch.studies.results import Contender, StudyReport
+
+
+def study_shown(report: StudyReport) -> Iterator[Shown]:
+    """The tables and curves of the report's page."""
+    yield Sheet(
+        "contestants",
+        ("task", "contestant", "kind", "seconds", "val_accuracy", "test_accuracy", "low", "high"),
+        [
+            (
+                *(task, one.name, one.kind, *_last(one, task)),
+                *(score.accuracy, *score.ci95),
+            )
+            for one in report.contenders
+            for task, score in one.test.items()
+        ],
+    )
+    yield Sheet(
+        "comparisons",
+        ("task", "winner", "other", "difference", "low", "high", "adjusted_p"),
+        [
+            (one.task, one.one, one.other, one.found.difference, *one.found.ci95, one.adjusted_p)
+            for one in report.comparisons
+        ],
+    )
+    racers = [one for one in report.contenders if one.kind == "restoring" and one.validations]
+    yield Curves(
+        "race",
+        "seconds of training",
+        {one.name: [(found.seconds, found.mean) for found in one.validations] for one in racers},
+    )
+    for task, worth in report.worth.items():
+        yield label_curves(task, report.winner, worth)
+    yield from data_shown(report.data)
+
+
+def _last(one: Contender, task: str) -> tuple[float | None, float | None]:
+    """Seconds of training and validation accuracy at the end; the network from scratch is validated in another way."""
+    if not one.validations:
+        return None, None
+    return one.validations[-1].seconds, one.validations[-1].accuracy[task]
