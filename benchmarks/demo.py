@@ -41,7 +41,7 @@ def main() -> None:
     environment = {name: os.environ[name] for name in EMULATION if name in os.environ}
     for seed in given.seeds:
         out = given.out / f"{given.name}-{seed}"
-        changes = [f"seed={seed}", f"precision={given.precision}", "wandb.mode=disabled"]
+        changes = [f"seed={seed}", f"precision={given.precision}"]
         started = time.monotonic()
         subprocess.run(
             [

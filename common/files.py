@@ -122,6 +122,20 @@ def run_stage(folder: str | Path) -> str | None:
     return None if found is None else found[1].decode()
 
 
+GROUP = "_seeds"  # ends the mark of a folder of runs of one stage with several seeds
+
+
+def is_group(folder: str | Path) -> bool:
+    """Whether the runs of one stage with several seeds are in a folder (``common.runs.seeds``)."""
+    return (run_stage(folder) or "").endswith(GROUP)
+
+
+def command(mark: str) -> str:
+    """The command that writes to a folder with this mark (``run_stage``), in words."""
+    stage = mark.removesuffix(GROUP)
+    return f"retouch {stage}" if stage == mark else f"retouch {stage} with seeds"
+
+
 def leftover(path: Path) -> str | None:
     """The name being written or removed when a kill left ``path`` behind; ``None`` if it is not such a leftover."""
     found = re.fullmatch(r"\.(.+)\.\d+\.(?:tmp|old)", path.name)

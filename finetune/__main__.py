@@ -9,7 +9,7 @@ STAGES = (
     Stage(
         "probe",
         "evaluate a frozen encoder with a linear probe and k-NN, next to baselines",
-        "finetune.probe",
+        "finetune.seeds",
         "finetune.config:ProbeConfig",
     ),
     Stage(

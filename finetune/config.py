@@ -15,6 +15,7 @@ from common.encoders import EncoderConfig
 from common.engine.settings import GradientConfig, LoopConfig
 from common.machine.precision import Precision
 from common.runs.folder import StageConfig
+from common.runs.seeds import Repeated
 from finetune.data import LabeledData
 from finetune.embedding import EMBEDDING
 from finetune.leaks import DUPLICATES
@@ -68,15 +69,15 @@ class LabelEfficiencyConfig(Config):
         return SHARES if self.shares is None else self.shares
 
 
-class ProbeConfig(StageConfig):
+class ProbeConfig(Repeated):
     """``retouch probe``: evaluate a frozen encoder on labeled tasks."""
 
     stage: ClassVar[str] = "probe"
-    writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, PREDICTIONS, EMBEDDING, DUPLICATES, LABEL_SCORES)
-    free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers", "data.cache"}
+    writes: ClassVar[tuple[str, ...]] = (*Repeated.writes, PREDICTIONS, EMBEDDING, DUPLICATES, LABEL_SCORES)
+    free_keys: ClassVar[frozenset[str]] = Repeated.free_keys | {"data.workers", "data.cache"}
 
     encoder: Path
-    """A finished run, or its encoder/ folder."""
+    """A finished run, or its encoder/ folder; or runs made with `seeds`, each of which is probed."""
     precision: Precision = "auto"
     """Of the encoder; auto is bfloat16 where the machine is fast at it, else float32."""
     data: ProbeData = ProbeData()
@@ -235,6 +236,12 @@ class FinetuneConfig(StageConfig, GradientConfig):
     evaluate_every: int = Field(default=200, gt=0, le=MANY)
     """Steps between two evaluations on the held-out images."""
     compare: CompareConfig = CompareConfig()
+
+    @classmethod
+    def about_unknown(cls, key: str) -> str:
+        if key == "seeds":
+            return "fine-tuning runs with one seed at a time: remove it, and run it with seed=0, seed=1, ..."
+        return super().about_unknown(key)
 
     @model_validator(mode="after")
     def _one_task(self) -> Self:

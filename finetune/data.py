@@ -99,6 +99,10 @@ class Sources(NamedTuple):
     train: Source
     test: Source
 
+    def inputs(self, key: str = "data") -> dict[str, str]:
+        """Their fingerprints, by the setting ``key`` that names them."""
+        return {f"{key}.train": self.train.fingerprint, f"{key}.test": self.test.fingerprint}
+
 
 class LabeledImages(NamedTuple):
     """Images, and the ``(train, test)`` labels of one or more tasks, both by the training set's classes.

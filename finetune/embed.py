@@ -26,11 +26,11 @@ from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
 from common.runs.folder import check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
+from common.runs.results import Record
 from finetune.config import EmbedConfig
 from finetune.data import warn_of_levels
 from finetune.features import layer_shapes
 from finetune.pooling import Space, build_spaces, concatenate, pool
-from finetune.results import Record
 
 log = logging.getLogger("retouch")
 

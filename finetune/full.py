@@ -22,6 +22,7 @@ from common.errors import UserError, check_all
 from common.machine.distributed import World, world
 from common.runs.folder import Run, check_run_folder, numbered, open_run, say_how_to_continue, with_group
 from common.runs.logs import early_log
+from common.runs.made import ENCODER, Made, made
 from common.runs.results import RESULTS
 from common.runs.tracking import Tracker
 from finetune.baselines import share_statistics
@@ -116,7 +117,7 @@ def _run(config: FinetuneConfig, here: World, images: LabeledImages | None = Non
         # everything the user can get wrong is checked before anything is written
         encoder, sources, *_ = check_all(
             lambda: _start(config, here),
-            lambda: _open(config, here) if images is None else Sources(images.train.source, images.test.source),
+            lambda: open_images(config, here) if images is None else Sources(images.train.source, images.test.source),
             lambda: check_shares(config, here),
             lambda: check_run_folder(config),
         )
@@ -130,7 +131,8 @@ def _run(config: FinetuneConfig, here: World, images: LabeledImages | None = Non
         with open_run(config, here, early) as run:
             if start.path is not None and card is not None:
                 run.tracker.use_encoder(start.path, card.sha256, card.provenance.get("artifact"))
-            ran = _train_and_test(config, encoder, sources, images, run)
+            read = sources.inputs() | ({} if card is None else {ENCODER: card.sha256})
+            ran = _train_and_test(config, encoder, sources, images, run, made(read))
             if ran.result is not None and ran.predictions is not None:
                 write_predictions(config.out, [ran.predictions])
                 write_leaks(config.out, [(images.train.source.spec, images.leaks)])
@@ -172,7 +174,12 @@ def _start(config: FinetuneConfig, here: World) -> Encoder:
     return resized(encoder, size)
 
 
-def _open(config: FinetuneConfig, here: World) -> Sources:
+def open_images(config: FinetuneConfig, here: World) -> Sources:
+    """Open the images, and check their labels.
+
+    Raises:
+        UserError: with every problem.
+    """
     with here.main_first():
         sources = open_sources(config.data, config.seed, config.validation)
     if len(tasks := config.data.tasks(sources.train)) > 1:
@@ -182,7 +189,9 @@ def _open(config: FinetuneConfig, here: World) -> Sources:
     return sources
 
 
-def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, images: LabeledImages, run: Run) -> Ran:
+def _train_and_test(
+    config: FinetuneConfig, encoder: Encoder, sources: Sources, images: LabeledImages, run: Run, made_with: Made
+) -> Ran:
     here = run.world
 
     # data
@@ -266,6 +275,7 @@ def _train_and_test(config: FinetuneConfig, encoder: Encoder, sources: Sources, 
         start="scratch" if config.encoder.from_scratch else str(config.encoder.path or config.encoder.name),
         encoder_sha256=sha256,
         tuned=tuned,
+        made=made_with,
     )
     result = result.model_copy(update={"notes": finetune_notes(result)})
     predictions = Predictions.of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from finetune.results import Choice, FinetuneResult, Outcome, ProbeResult
+from finetune.results import Choice, FinetuneResult, Outcome, ProbeReport, ProbeResult
 
 SUBJECTS = {"random_init": "untrained", "pixels": "raw pixels"}  # display names that differ from the key
 
@@ -50,6 +50,11 @@ def probe_lines(results: Sequence[ProbeResult]) -> list[Line]:
 def subject_name(key: str, encoder: str) -> str:
     """Its display name."""
     return encoder if key == "encoder" else SUBJECTS.get(key, key.replace("_", " "))
+
+
+def group_title(report: ProbeReport) -> str:
+    """What the encoders of probes with several seeds are called: they differ in their seed alone."""
+    return (report.results or report.multilabel or report.dense)[0].encoder.title
 
 
 def finetune_lines(result: FinetuneResult) -> list[Line]:

@@ -20,10 +20,11 @@ from common.encoders.base import Encoder
 from common.encoders.card import EncoderCard
 from common.encoders.load import load_encoder, read_encoder_card
 from common.errors import UserError, check_all
-from common.machine.distributed import world
+from common.machine.distributed import World, world
 from common.machine.precision import resolve_precision
 from common.runs.folder import check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
+from common.runs.made import ENCODER, made
 from finetune.checks import check_null, state_digests
 from finetune.config import ProbeConfig
 from finetune.data import (
@@ -117,14 +118,8 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
     """
     with world() as here, numbered(config, here) as config, early_log() as early:
         all_data = [config.data, *config.more_data]
-        if here.size > 1:
-            raise UserError("probe runs in one process: start it without torchrun")
         # everything the user can get wrong is checked before anything is written
-        _, (encoder, spaces), *sources = check_all(
-            lambda: check_run_folder(config),
-            lambda: _encoder(config, all_data),
-            *(lambda data=data: _open(config, data) for data in all_data),
-        )
+        encoder, spaces, sources = prepare(config, here)
         card = read_encoder_card(config.encoder)
         loaded = check_all(
             *(
@@ -168,6 +163,7 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
                 multilabel=tuple(multilabel),
                 dense=tuple(dense),
                 notes=notes(config, results, multilabel, dense),
+                made=made({ENCODER: card.sha256, **inputs(sources)}),
             )
             if results:
                 write_predictions(run.folder, predictions)
@@ -180,6 +176,42 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
             log_report(run, report)
             send(run.tracker, shown)
             return report
+
+
+def prepare(
+    config: ProbeConfig, here: World
+) -> tuple[Encoder, list[Spaces | tuple[int, ...]], list[Sources | MaskedSources]]:
+    """Open what a run needs, and check its folder, before an image is decoded or anything is written.
+
+    Raises:
+        UserError: with every problem.
+    """
+    if here.size > 1:
+        raise UserError("probe runs in one process: start it without torchrun")
+    _, (encoder, spaces), sources = check_all(
+        lambda: check_run_folder(config),
+        lambda: _encoder(config, [config.data, *config.more_data]),
+        lambda: open_images(config),
+    )
+    return encoder, spaces, sources
+
+
+def open_images(config: ProbeConfig) -> list[Sources | MaskedSources]:
+    """Open the images of each data set, and check their labels.
+
+    Raises:
+        UserError: with every problem.
+    """
+    return check_all(*(lambda data=data: _open(config, data) for data in (config.data, *config.more_data)))
+
+
+def inputs(sources: Sequence[Sources | MaskedSources]) -> dict[str, str]:
+    """The fingerprints of the images of each data set, by the setting that names them."""
+    keys = ["data", *(f"more_data.{place}" for place in range(len(sources) - 1))]
+    found: dict[str, str] = {}
+    for key, one in zip(keys, sources, strict=True):
+        found |= one.inputs(key)
+    return found
 
 
 def _open(config: ProbeConfig, data: ProbeData) -> Sources | MaskedSources:

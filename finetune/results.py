@@ -18,19 +18,15 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from common.encoders.base import View
 from common.files import write_json
-from common.runs.results import RESULTS, SCHEMA_VERSION, load_results
+from common.runs.made import Made
+from common.runs.results import RESULTS, SCHEMA_VERSION, Record, load_results
+from finetune.spreads import Seeds
 
 Setting = dict[str, int | float]  # hyperparameters by name: {"l2": 0.001}, {"k": 20}; {} if a probe has none
-
-
-class Record(BaseModel):
-    """A frozen block of results. Unknown keys are errors, so no file is misread as another kind."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Score(Record):
@@ -133,14 +129,14 @@ class Outcome(Record, Generic[C]):
     n_val: int  # images that the choice was made on; in cross-validation, each is held out once
     test: Score
     seconds: float
-    compared: dict[str, Comparison] = {}  # with others on the same test images: random_init, pixels; from_scratch, ...
+    compared: dict[str, Comparison] = Field(default_factory=dict)  # with random_init, pixels, from_scratch, ...
 
 
 class Probed(Outcome[ProbeChoice]):
     """A probe of frozen features."""
 
     converged: bool = True  # whether the fit of the tested classifier did
-    damaged: dict[str, Score] = {}  # the same classifier on damaged test images, by damage
+    damaged: dict[str, Score] = Field(default_factory=dict)  # the same classifier on damaged test images, by damage
 
 
 class Tuned(Outcome[StepChoice]):
@@ -332,7 +328,7 @@ class LabelProbed(Record):
     test: LabelScore
     seconds: float
     converged: bool = True  # whether the fits of the tested classifiers did
-    compared: dict[str, LabelComparison] = {}  # with random_init and pixels
+    compared: dict[str, LabelComparison] = Field(default_factory=dict)  # with random_init and pixels
 
 
 class LabelResult(Record):
@@ -374,7 +370,7 @@ class DenseProbed(Record):
     n_val: int  # images that the choice was made on; in cross-validation, each is held out once
     test: DenseScore
     seconds: float
-    compared: dict[str, LabelComparison] = {}  # with random_init and pixels
+    compared: dict[str, LabelComparison] = Field(default_factory=dict)  # with random_init and pixels
 
 
 class DenseResult(Record):
@@ -391,7 +387,7 @@ class DenseResult(Record):
 
 
 class ProbeReport(Record):
-    """``results.json`` of ``retouch probe``."""
+    """``results.json`` of ``retouch probe``; of several seeds, with the results of each, one seed after the other."""
 
     schema_version: Literal[1, 2] = SCHEMA_VERSION
     stage: Literal["probe"] = "probe"
@@ -399,6 +395,8 @@ class ProbeReport(Record):
     multilabel: tuple[LabelResult, ...] = ()  # of data sets with several labels per image
     dense: tuple[DenseResult, ...] = ()  # of data sets with masks
     notes: tuple[str, ...] = ()
+    seeds: Seeds | None = None  # of several seeds: what they are of, and mean and spread
+    made: Made | None = None  # None in older files
 
 
 class FinetuneResult(Record):
@@ -416,6 +414,7 @@ class FinetuneResult(Record):
     from_scratch: Tuned | None = None  # the same network and recipe from random initialization
     linear_probe: Probed | None = None  # of the frozen encoder, on the same images
     linear_probe_protocol: str | None = None  # how it was chosen and fitted
+    made: Made | None = None  # None in older files
     notes: tuple[str, ...] = ()  # empty in older files
 
 

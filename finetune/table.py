@@ -8,12 +8,15 @@ from typing import NamedTuple
 from rich.markup import escape
 from rich.table import Table
 
+from common.runs.spread import Spread
 from finetune.lines import SUBJECTS, Line, subject_name, task_names
 from finetune.results import DenseResult, LabelEfficiency, LabelPoint, LabelResult, ProbeResult, Score, Worth
+from finetune.spreads import Seeds
 
 TITLE = "Test accuracy, % [95% interval]"
 LABEL_TITLE = "Several labels per image, linear probe: mean average precision, % [95% interval]"
 MASK_TITLE = "Masks, linear probe of each cell: mean IoU over all test pixels, % [95% interval]"
+MEASURES = {"accuracy": "test accuracy", "mean_average_precision": "mean average precision", "mean_iou": "mean IoU"}
 NETWORKS = {"random_init": "the untrained network", "pixels": "raw pixels"}
 PROBES = {"knn": "k-NN"}
 MAIN = ("linear", "")  # the probe that has intervals in the tables, and a network that needs none
@@ -169,6 +172,30 @@ def efficiency_table(results: Sequence[ProbeResult]) -> Table:
     return table
 
 
+def seeds_table(seeds: Seeds, encoder: str) -> Table:
+    """Accuracy in percent over several seeds, a block of methods for each task, and its interval for linear probes."""
+    what = "pretraining seeds" if seeds.over == "pretraining" else "seeds of the probe; the encoder is the same"
+    measured = " or ".join(_in_order(MEASURES[one.measure] for one in seeds.spreads))
+    title = f"{measured[:1].upper()}{measured[1:]}, %: mean ± standard deviation over {what}"
+    table = Table(title=title, title_justify="left")
+    probes = _in_order(one.probe for one in seeds.spreads)
+    header = [PROBES.get(name, name.replace("_", " ")) for name in probes]
+    for column in ("method", *header, "linear, 95% interval of the mean"):
+        table.add_column(column)
+    found = {(one.task, one.subject, one.probe): one for one in seeds.spreads}
+    for task in _in_order(one.task for one in seeds.spreads):
+        table.add_section()
+        table.add_row(f"[bold]{escape(task)}[/bold]")
+        for subject in _in_order(one.subject for one in seeds.spreads if one.task == task):
+            shown = [
+                spread_text(found[key].spread) if (key := (task, subject, name)) in found else "" for name in probes
+            ]
+            low, high = found[task, subject, "linear"].spread.ci95
+            shown.append(f"[{_number(low)}, {_number(high)}]")
+            table.add_row(f"  {escape(subject_name(subject, encoder))}", *map(escape, shown))
+    return table
+
+
 def worth_lines(task: str, encoder: str, found: LabelEfficiency) -> list[str]:
     """For each baseline: ``shape: denoise with 500 labels equals the untrained network with about 2,100``.
 
@@ -194,6 +221,11 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: boo
 def percent(score: Score, apart: str = " ") -> str:
     """``71.2 [70.2, 72.2]``: an accuracy and its interval, in percent."""
     return _percent(score.accuracy, *score.ci95, apart)
+
+
+def spread_text(spread: Spread) -> str:
+    """``71.2 ± 0.4 (5 seeds)``: mean and standard deviation, in percent."""
+    return f"{_number(spread.mean)} ± {_number(spread.deviation)} ({len(spread.values)} seeds)"
 
 
 def draws_text(point: LabelPoint, apart: str = " ") -> str:

@@ -9,7 +9,7 @@ STAGES = (
     Stage(
         "pretrain",
         "learn an encoder from unlabeled images",
-        "pretrain.run",
+        "pretrain.seeds",
         "pretrain.config:PretrainConfig",
         lossless=True,
     ),

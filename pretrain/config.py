@@ -14,7 +14,7 @@ from common.data.images import Cache
 from common.data.levels import LevelsSetting
 from common.engine.settings import LoopConfig
 from common.machine.cores import usable_cores
-from common.runs.folder import StageConfig
+from common.runs.seeds import Repeated
 from pretrain.gradient.method import Gradient
 from pretrain.linear import AnyLinear
 from pretrain.method import Method
@@ -48,7 +48,7 @@ class DataConfig(Config):
     """A second source: CCA's second view, row by row, or TCA's second domain."""
 
 
-class PretrainConfig(StageConfig, LoopConfig):
+class PretrainConfig(Repeated, LoopConfig):
     """``retouch pretrain``: fit an encoder on unlabeled images.
 
     An autoencoder is trained by gradient descent (``encoder``, ``decoder``, ``pretext``, ``penalty``). With ``fit``, a
@@ -56,9 +56,9 @@ class PretrainConfig(StageConfig, LoopConfig):
     """
 
     stage: ClassVar[str] = "pretrain"
-    writes: ClassVar[tuple[str, ...]] = (*LoopConfig.loop_writes, *StageConfig.writes, "panels", "encoder")
+    writes: ClassVar[tuple[str, ...]] = (*LoopConfig.loop_writes, *Repeated.writes, "panels", "encoder")
     free_keys: ClassVar[frozenset[str]] = (
-        StageConfig.free_keys
+        Repeated.free_keys
         | LoopConfig.loop_free_keys
         # `stop` and `watch` change no step: a flat run that was stopped can be ended
         | {"data.workers", "data.cache", "stop", "watch"}

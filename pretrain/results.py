@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,9 @@ from common.encoders.base import Encoder
 from common.encoders.storage import ENTRY_BYTES, NONZERO_BYTES
 from common.engine.loop import Trained
 from common.pixels import in_chunks
+from common.runs.made import Made
 from common.runs.results import SCHEMA_VERSION, load_results
+from common.runs.spread import Spread
 from pretrain.ruler.measured import Measured
 
 
@@ -63,6 +66,7 @@ class PretrainResults(Config):
         maximum_mean_discrepancy: between two domains, by code.
         ruler: what the losses mean, of methods that restore damaged images.
         notes: what a reader must know, such as what did not converge.
+        made: versions, machine and images; None in older files.
     """
 
     schema_version: Literal[1, 2] = SCHEMA_VERSION
@@ -78,6 +82,22 @@ class PretrainResults(Config):
     maximum_mean_discrepancy: dict[str, float] | None = None
     ruler: Measured | None = None
     notes: tuple[str, ...] = ()
+    made: Made | None = None
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What several runs of a method can be summarized by."""
+        optional = {
+            "relative_reconstruction_error": self.relative_reconstruction_error,
+            "unused_atoms": self.unused_atoms,
+        }
+        return {
+            **({} if self.ruler is None else self.ruler.numbers),
+            **{name: value for name, value in optional.items() if value is not None},
+            **{f"discrepancy/{code}": value for code, value in (self.maximum_mean_discrepancy or {}).items()},
+            "nonzeros": self.code.nonzeros,
+            "seconds": self.seconds,
+        }
 
     @property
     def lines(self) -> list[str]:
@@ -100,13 +120,51 @@ def read_results(path: str | Path) -> PretrainResults:
     return load_results(path, TypeAdapter(PretrainResults), ("pretrain",))
 
 
+class PretrainSeeds(Config):
+    """``results.json`` of pretraining with several seeds.
+
+    Attributes:
+        seeds: of the runs, in order.
+        spreads: each number over the seeds, by its name.
+        runs: the results of each run, in the same order.
+    """
+
+    schema_version: Literal[2] = SCHEMA_VERSION
+    stage: Literal["pretrain_seeds"] = "pretrain_seeds"
+    seeds: tuple[int, ...]
+    spreads: dict[str, Spread]
+    runs: tuple[PretrainResults, ...]
+
+    @classmethod
+    def of(cls, seeds: Sequence[int], runs: Sequence[PretrainResults]) -> PretrainSeeds:
+        """Summarize runs that differ in their seed alone, by the numbers that all of them have."""
+        numbers = [run.numbers for run in runs]
+        names = [name for name in numbers[0] if all(name in one for one in numbers)]
+        spreads = {name: Spread.of([one[name] for one in numbers]) for name in names}
+        return cls(seeds=tuple(seeds), spreads=spreads, runs=tuple(runs))
+
+
+def read_seeds(path: str | Path) -> PretrainSeeds:
+    """Read the results of ``retouch pretrain`` with ``seeds``: a ``results.json``, or the folder around it.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or another stage or version of Retouch wrote it.
+    """
+    return load_results(path, TypeAdapter(PretrainSeeds), ("pretrain_seeds",))
+
+
 @dataclass(frozen=True)
 class Pretrained:
-    """How pretraining ended. Everything but ``training`` is None if the run was stopped and can be resumed."""
+    """How pretraining ended. Everything but ``training`` is None if the run was stopped and can be resumed.
+
+    With several seeds, ``encoder`` is the folder of all runs, of which a probe measures each; ``training`` is that of
+    the last one.
+    """
 
     training: Trained
     encoder: Path | None = None  # the exported folder
     results: PretrainResults | None = None
+    seeds: PretrainSeeds | None = None  # in place of ``results``, of several seeds
 
     @property
     def sha256(self) -> str | None:

@@ -16,8 +16,17 @@ from common.engine.loop import Periodic, Trained, learn
 from common.errors import UserError, check_all
 from common.files import write_json
 from common.machine.distributed import World, world
-from common.runs.folder import Run, check_run_folder, numbered, open_run, say_how_to_continue, with_group
+from common.runs.folder import (
+    Run,
+    check_run_folder,
+    numbered,
+    open_run,
+    run_name,
+    say_how_to_continue,
+    with_group,
+)
 from common.runs.logs import early_log
+from common.runs.made import Made, made
 from pretrain.config import PretrainConfig
 from pretrain.method import MethodLearner
 from pretrain.report.dictionary import show_dictionary
@@ -43,12 +52,7 @@ def pretrain(config: PretrainConfig, images: Images | None = None) -> Pretrained
     with world() as here, numbered(config, here) as config, early_log() as early:
         config = with_group(config)
         # everything the user can get wrong is checked before anything is written
-        sources, watched, learner, _ = check_all(
-            lambda: _open(config, here) if images is None else [],
-            lambda: _open_watched(config, here),
-            lambda: _build(config, here),
-            lambda: check_run_folder(config),
-        )
+        sources, watched, learner = prepare(config, here, images)
         learner.attach(*(_load(sources, config) if images is None else _enough([images], config)))
         with open_run(config, here, early) as run:
             log.info("%s from %s; %s", _counted(learner), learner.images.source.spec, learner.description)
@@ -77,11 +81,33 @@ def pretrain(config: PretrainConfig, images: Images | None = None) -> Pretrained
             sha256 = _export(learner, config, run, training)
             found = ruler.result(training.step) if learner.restorers else None
             shown = sample(learner.images, size=config.data.image_size)
-            results = _results(learner, shown, run, training, sha256, found)
+            results = _results(learner, shown, run, training, sha256, found, made(inputs(sources)))
             return Pretrained(training, config.out / "encoder", results)
 
 
-def _open(config: PretrainConfig, here: World) -> list[Source]:
+def prepare(
+    config: PretrainConfig, here: World, images: Images | None = None
+) -> tuple[list[Source], Watched | None, MethodLearner]:
+    """Open what a run needs, and check its folder, before an image is decoded or anything is written.
+
+    Raises:
+        UserError: with every problem.
+    """
+    sources, watched, learner, _ = check_all(
+        lambda: open_images(config, here) if images is None else [images.source],
+        lambda: _open_watched(config, here),
+        lambda: _build(config, here),
+        lambda: check_run_folder(config),
+    )
+    return sources, watched, learner
+
+
+def inputs(sources: Sequence[Source]) -> dict[str, str]:
+    """The fingerprints of opened images, by the setting that names them."""
+    return {key: source.fingerprint for key, source in zip(("data.source", "data.other"), sources, strict=False)}
+
+
+def open_images(config: PretrainConfig, here: World) -> list[Source]:
     """Open the images, and the second source if there is one; check that the method can learn from them.
 
     Raises:
@@ -174,7 +200,7 @@ def _counted(learner: MethodLearner) -> str:
 
 def _export(learner: MethodLearner, config: PretrainConfig, run: Run, training: Trained) -> str:
     """Write ``encoder/``; returns its sha256."""
-    folder, artifact = config.out / "encoder", f"encoder-{config.out.name}"
+    folder, artifact = config.out / "encoder", f"encoder-{run_name(config.out)}"
     provenance = {
         **config.method.provenance,
         "source": config.data.source,
@@ -193,7 +219,13 @@ def _export(learner: MethodLearner, config: PretrainConfig, run: Run, training: 
 
 
 def _results(
-    learner: MethodLearner, images: Tensor, run: Run, training: Trained, sha256: str, ruler: Measured | None
+    learner: MethodLearner,
+    images: Tensor,
+    run: Run,
+    training: Trained,
+    sha256: str,
+    ruler: Measured | None,
+    made_with: Made,
 ) -> PretrainResults:
     """Measure the encoder on a sample of training images ``[N 3 S S]``; writes ``results.json``."""
     explained = learner.explain(images)
@@ -209,6 +241,7 @@ def _results(
         maximum_mean_discrepancy=learner.discrepancy,
         ruler=ruler,
         notes=tuple(learner.notes(images)),
+        made=made_with,
     )
     for line in results.lines:
         log.info("%s", line)

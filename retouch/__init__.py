@@ -68,22 +68,23 @@ if TYPE_CHECKING:
     from finetune.results import FinetuneResult, ProbeReport
     from pretrain.linear.base import LinearMethod
     from pretrain.results import Pretrained
+    from retouch.repetition import Repetition
     from retouch.studies.results import StudyReport
 
-__all__ = ["UserError", "embed", "finetune", "fit", "load_encoder", "pretrain", "probe", "study"]
+__all__ = ["UserError", "embed", "finetune", "fit", "load_encoder", "pretrain", "probe", "repeat", "study"]
 
 
 def pretrain(config: Settings, *overrides: str) -> Pretrained:
     """Fit an encoder on unlabeled images. See ``pretrain.config.PretrainConfig`` for the settings.
 
     Returns:
-        The exported folder, its sha256, and how training ended.
+        The exported folder, its sha256, and how training ended; with ``seeds``, the folder of all runs and a summary.
 
     Raises:
         UserError: with every problem at once; nothing has been written.
     """
     from pretrain.config import PretrainConfig
-    from pretrain.run import pretrain as stage
+    from pretrain.seeds import pretrain as stage
 
     with without_main():
         return stage(stage_config(PretrainConfig, config, overrides))
@@ -93,13 +94,14 @@ def probe(config: Settings | None = None, *overrides: str) -> ProbeReport:
     """Evaluate a frozen encoder on labeled tasks with baselines. See ``finetune.config.ProbeConfig`` for the settings.
 
     Returns:
-        The content of ``results.json``; ``report.results[0].linear.test.accuracy`` is for the first task.
+        The content of ``results.json``; ``report.results[0].linear.test.accuracy`` is for the first task. With
+        ``seeds``, ``results`` has those of each seed, and ``report.seeds`` mean and spread.
 
     Raises:
         UserError: with every problem at once; nothing has been written.
     """
     from finetune.config import ProbeConfig
-    from finetune.probe import probe as stage
+    from finetune.seeds import probe as stage
 
     with without_main():
         return stage(stage_config(ProbeConfig, config, overrides))
@@ -135,6 +137,26 @@ def study(config: Settings | None = None, *overrides: str) -> StudyReport | None
 
     with without_main():
         return stage(stage_config(StudyConfig, config, overrides))
+
+
+def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = False) -> Repetition | None:
+    """Run a result of pretraining, a probe or fine-tuning again from what it holds, and compare every number.
+
+    Args:
+        result: a ``results.json``, or the run folder around it.
+        out: the folder of the repetition; by default ``RESULT-repeat-1``, or the next number that is free.
+        resume: continue a repetition that was stopped, in ``out``.
+
+    Returns:
+        Its ``verdict``: ``identical``, ``within the interval`` or ``different``. None if a signal stopped it.
+
+    Raises:
+        UserError: there is no such result, or it cannot be repeated; nothing has been written.
+    """
+    from retouch.repetition import repeat as work
+
+    with without_main():
+        return work(result, out, resume=resume)
 
 
 def embed(config: Settings | None = None, *overrides: str) -> EmbedResult:

@@ -31,6 +31,7 @@ examples:
   retouch embed encoder=runs/mine data=my/pictures
   retouch study data=my/pictures labels=labeled/train budget=20m
   retouch report runs/mine runs/linear-1 -o report.html
+  retouch repeat runs/linear-1
   retouch label encoder=runs/mine data=my/pictures -o label.html
   retouch pretrain denoise --help
 """
@@ -58,6 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lecture = commands.add_parser("lecture", help="every code from PCA to colorization, with pictures; no data")
     lecture.add_argument("--out", default="runs/lecture", help="folder for all it writes (default: runs/lecture)")
     lecture.set_defaults(run=_lecture)
+    again = commands.add_parser(
+        "repeat", help="run a result again, and say whether its numbers are the same", description=_repeat.__doc__
+    )
+    again.add_argument(
+        "result", metavar="RUN", help="a finished run of pretrain, probe or finetune, or its results.json"
+    )
+    again.add_argument("-o", "--out", metavar="FOLDER", help="default: RUN-repeat-1, RUN-repeat-2, ...")
+    again.add_argument("--resume", action="store_true", help="continue a repetition that was stopped, in the folder -o")
+    again.set_defaults(run=_repeat)
     report = commands.add_parser("report", help="one page that says what runs have shown", description=_report.__doc__)
     report.add_argument("runs", nargs="+", metavar="RUN", help="a finished run, or a folder of runs, such as runs/demo")
     report.add_argument(
@@ -121,6 +131,24 @@ def _lecture(given: argparse.Namespace) -> int:
         lecture(given.out)
 
     return answer("retouch lecture", work, again="run it again")
+
+
+def _repeat(given: argparse.Namespace) -> int:
+    """Run a result again from its settings, into a new folder, and compare every number. What is not as it was then
+    (versions, machine, images) is said before it starts. Exit code: 0 if the result is identical, or within the
+    interval; 1 if it is different, or was stopped.
+    """
+    same = False
+
+    def work() -> None:
+        nonlocal same
+        from retouch.repetition import repeat
+
+        found = repeat(given.result, given.out, resume=given.resume)
+        same = found is not None and found.verdict != "different"
+
+    code = answer("retouch repeat", work, again="run it again, with -o FOLDER --resume if its folder exists")
+    return code or (0 if same else 1)
 
 
 def _report(given: argparse.Namespace) -> int:

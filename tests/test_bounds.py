@@ -15,12 +15,20 @@ import retouch
 from common.config import Config, validate
 from common.encoders.card import EncoderCard
 from common.errors import UserError
-from pretrain.results import CodeStorage, PretrainResults
+from pretrain.results import CodeStorage, PretrainResults, PretrainSeeds
 from pretrain.ruler.health import Health
 from pretrain.ruler.measured import Measured
 from pretrain.ruler.verdicts import Verdict
 
-WRITTEN = (EncoderCard, CodeStorage, PretrainResults, Health, Measured, Verdict)  # by a stage, never by a user
+WRITTEN = (
+    EncoderCard,
+    CodeStorage,
+    PretrainResults,
+    PretrainSeeds,
+    Health,
+    Measured,
+    Verdict,
+)  # by a stage, never by a user
 
 # Shares: the least positive number is as good as 0, which is what rounding makes of it.
 SHARES = {"ratio", "validation", "test_fraction", "layer_decay", "shares"}

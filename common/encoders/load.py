@@ -16,7 +16,7 @@ from torch import Tensor
 from common.encoders import Classifier, Encoder, EncoderConfig
 from common.encoders.card import CONFIG, FORMAT, WEIGHTS, EncoderCard, digest, finite_or_as, read_json, rebuild
 from common.errors import UserError, one_line
-from common.files import run_stage
+from common.files import command, is_group, run_stage
 
 log = logging.getLogger("retouch")
 
@@ -173,9 +173,15 @@ def _refuse_unlikely(folder: Path) -> None:
         raise UserError(
             f"{folder} is a run that has not finished, so it has no encoder: continue it with out={folder} resume=true"
         )
+    if is_group(folder) and stage is not None and stage.startswith("pretrain"):
+        one = min(folder.glob("seed-*"), default=folder / "seed-0")
+        raise UserError(
+            f"{folder} holds runs with several seeds: give one of them, such as {one} (retouch probe alone takes all, "
+            "and measures each)"
+        )
     if stage is not None:
         raise UserError(
-            f"{folder} is a run of retouch {stage}, which exports no encoder; use the run that it was given"
+            f"{folder} is a run of {command(stage)}, which exports no encoder; use the run that it was given"
         )
     run = next((path for path in folder.absolute().parents[:2] if (path / ENCODER / CONFIG).is_file()), None)
     if run is not None:

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from common.config import MANY, Config, dump_config
 from common.errors import UserError
-from common.files import is_too_long, leftover, remove_folder, run_stage, write_text
+from common.files import command, is_group, is_too_long, leftover, remove_folder, run_stage, write_text
 from common.machine.distributed import World, gather
 from common.runs.lock import LOCK, check_unused, locked
 from common.runs.logs import EarlyLog, add_log_file, log_versions
@@ -50,6 +50,16 @@ class StageConfig(Config):
     """Replace the run in the folder `out`."""
     wandb: WandbConfig = WandbConfig()
 
+    @property
+    def mark(self) -> str:
+        """What the first line of the folder's ``config.yaml`` says of it: the stage that writes there."""
+        return self.stage
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """What ``overwrite=true`` removes of the folder, in this order."""
+        return self.writes
+
 
 S = TypeVar("S", bound=StageConfig)
 
@@ -69,9 +79,15 @@ def with_group(config: S, provenance: Mapping[str, Any] | None = None) -> S:
     return config.model_copy(update={"wandb": config.wandb.model_copy(update={"group": group})})
 
 
+def run_name(folder: Path) -> str:
+    """A run's name outside of its folder: of one of several with different seeds, with that of their group."""
+    return f"{folder.parent.name}-{folder.name}" if is_group(folder.parent) else folder.name
+
+
 def say_how_to_continue(config: StageConfig) -> None:
-    """For a run that was stopped with a checkpoint."""
-    log.info("to continue, run the same command with out=%s resume=true", config.out)
+    """For a run that was stopped with a checkpoint. A group says it for its runs."""
+    if not is_group(config.out.parent):
+        log.info("to continue, run the same command with out=%s resume=true", config.out)
 
 
 # ---- numbered run folders
@@ -130,7 +146,7 @@ def _numbered_folders(pattern: Path) -> list[tuple[int, Path]]:
 def _which_run(config: StageConfig) -> UserError:
     """Ask for ``out``, with the runs that may be meant, latest first."""
     asked = "resume" if config.resume else "overwrite"
-    runs = [folder for folder in config.out.parent.glob("*") if run_stage(folder) == config.stage]
+    runs = [folder for folder in config.out.parent.glob("*") if run_stage(folder) == config.mark]
     like = {folder for _, folder in _numbered_folders(config.out)}
     meant = sorted(like.intersection(runs) or runs, key=lambda run: run.stat().st_mtime, reverse=True)[:SHOWN_RUNS]
     hint = f"say which run: {' or '.join(f'out={run}' for run in meant)}" if meant else "say which run: out=FOLDER"
@@ -200,7 +216,7 @@ def open_run(config: StageConfig, world: World, early: EarlyLog | None = None) -
             process uses the folder.
     """
     with ExitStack() as held:  # the lock
-        resumed = _claim(config, world, held)
+        resumed = claim(config, world, held)
         if not world.is_main:
             yield Run(config.out, world, Tracker.disabled(config.out), resumed)
             return
@@ -219,8 +235,15 @@ def open_run(config: StageConfig, world: World, early: EarlyLog | None = None) -
             handler.close()
 
 
-def _claim(config: StageConfig, world: World, held: ExitStack) -> bool:
-    """Decide between new, resumed and overwritten, alike in every process; rank 0 alone locks and changes the disk."""
+def claim(config: StageConfig, world: World, held: ExitStack) -> bool:
+    """Decide between new, resumed and overwritten, alike in every process; rank 0 alone locks and changes the disk.
+
+    Returns:
+        Whether an earlier run goes on. ``held`` keeps the lock.
+
+    Raises:
+        UserError: as ``open_run``.
+    """
     out = config.out
     problem: UserError | None = None
     resumed = False
@@ -247,19 +270,19 @@ def _claim(config: StageConfig, world: World, held: ExitStack) -> bool:
 
 
 def _start_over(config: StageConfig) -> None:
-    for name in config.writes:
+    for name in config.entries:
         # replaced below: without it, a half-emptied folder could be neither resumed nor overwritten
         if name != "config.yaml":
             _remove(config.out / name)
-    write_text(config.out / "config.yaml", f"# retouch {config.stage}\n{dump_config(config)}")
+    write_text(config.out / "config.yaml", f"# retouch {config.mark}\n{dump_config(config)}")
 
 
 def _leftovers(config: StageConfig) -> list[Path]:
     """What killed runs left next to their entries, and inside those that are folders: half-written or half-removed."""
     out = config.out
     return [
-        *(path for path in out.glob(".*") if leftover(path) in config.writes),
-        *(path for name in config.writes for path in (out / name).glob(".*") if leftover(path)),
+        *(path for path in out.glob(".*") if leftover(path) in config.entries),
+        *(path for name in config.entries for path in (out / name).glob(".*") if leftover(path)),
     ]
 
 
@@ -315,32 +338,36 @@ def _check_contents(config: StageConfig) -> bool:
     _check_writer(config, saved)
     if config.overwrite:
         return False
-    old = _flat(read_yaml(type(config), saved))
+    if changed := changes(config, config.free_keys):
+        raise UserError(*changed, title=f"resume=true, but the config differs from the one in {saved}:")
+    return True
+
+
+def changes(config: StageConfig, free: frozenset[str]) -> list[str]:
+    """The settings that differ from those of the run in ``config.out``, except ``free`` ones."""
+    old = _flat(read_yaml(type(config), config.out / "config.yaml"))
     new = _flat(config.model_dump(mode="json"))
-    differing = [
+    return [
         f"{key}: was {old.get(key)!r}, now {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not _is_free(key, config.free_keys)
+        if old.get(key) != new.get(key) and not _is_free(key, free)
     ]
-    if differing:
-        raise UserError(*differing, title=f"resume=true, but the config differs from the one in {saved}:")
-    return True
 
 
 def _check_writer(config: StageConfig, saved: Path) -> None:
     """Refuse a run of another stage, named on the first line of its ``config.yaml``: nothing of it may be lost."""
     stage = run_stage(config.out)
     if stage is not None:
-        writer = f"retouch {stage}"
+        writer = command(stage)
     elif unknown := read_yaml(type(config), saved).keys() - type(config).model_fields.keys():
         writer = f"another stage or version (its config.yaml has {', '.join(sorted(unknown))})"
     else:
         return
-    if writer != f"retouch {config.stage}":
+    if writer != command(config.mark):
         verb = "overwrite" if config.overwrite else "resume"
         raise UserError(
-            f"out: {config.out} holds a run of {writer}, and {verb}=true of retouch {config.stage} is for its own runs "
-            "only; choose another out"
+            f"out: {config.out} holds a run of {writer}, and {verb}=true of {command(config.mark)} is for its own "
+            "runs only; choose another out"
         )
 
 

@@ -40,13 +40,18 @@ def say_once(level: int, text: str) -> None:
     log.log(level, "%s", text)
 
 
-def log_versions() -> None:
-    """For repeating the run: ``versions: Python 3.12.3, torch 2.11.0, ...``, in ``train.log`` only."""
-    found = [f"Python {platform.python_version()}"]
+def versions() -> dict[str, str]:
+    """Of Python, and of the packages that the digits of a result depend on."""
+    found = {"Python": platform.python_version()}
     for name in VERSIONED:
         if number := version_of(name):
-            found.append(f"{name} {number}")
-    log.debug("versions: %s", ", ".join(found))
+            found[name] = number
+    return found
+
+
+def log_versions() -> None:
+    """For repeating the run: ``versions: Python 3.12.3, torch 2.11.0, ...``, in ``train.log`` only."""
+    log.debug("versions: %s", ", ".join(f"{name} {number}" for name, number in versions().items()))
 
 
 def setup_console(is_main: bool = True) -> None:

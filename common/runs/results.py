@@ -7,15 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from common.errors import UserError, one_line
+from common.files import command
 
 SCHEMA_VERSION: Final = 2  # increase it whenever an older reader would misread or refuse a field
 READABLE: Final = (1, 2)  # what later versions added has a default
 RESULTS = "results.json"
 
 T = TypeVar("T")
+
+
+class Record(BaseModel):
+    """A frozen block of results. Unknown keys are errors, so no file is misread as another kind."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def file_of_run(path: str | Path, name: str, stages: Sequence[str]) -> Path:
@@ -59,7 +66,7 @@ def load_results(path: str | Path, schema: TypeAdapter[T], stages: Sequence[str]
             "the Retouch that wrote it, or run the stage again"
         )
     if found.get("stage") not in stages:
-        raise UserError(f"{path} was written by retouch {found.get('stage')}; give {wanted}")
+        raise UserError(f"{path} was written by {command(str(found.get('stage')))}; give {wanted}")
     try:
         return schema.validate_python(found)
     except ValidationError as error:

@@ -43,6 +43,11 @@ class MaskedSources(NamedTuple):
     masks: Sources
     classes: Classes
 
+    def inputs(self, key: str = "data") -> dict[str, str]:
+        """The fingerprints of images and masks, by the setting ``key`` that names them."""
+        masks = {f"{key}.masks": self.masks.train.fingerprint, f"{key}.test_masks": self.masks.test.fingerprint}
+        return self.images.inputs(key) | masks
+
 
 class MaskedSet(NamedTuple):
     """Images, and the mask of each."""

@@ -11,7 +11,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from finetune.metrics import compare
+from finetune.metrics import SeedComparison, compare, compare_seeds
+from finetune.predictions import Predictions
 from finetune.results import Comparison
 from retouch.report.facts import Entry, Facts
 
@@ -80,10 +81,16 @@ def tuned_gains(facts: Facts, baseline: str) -> list[Contrast]:
 
 
 def rivals(facts: Facts) -> list[Contrast]:
-    """On each task, the encoder with the best linear probe against the second, where both answered the same images."""
+    """On each task, the encoder with the best linear probe against the second, where both answered the same images.
+
+    Runs that differ in their seed alone are no rivals; their groups are compared by ``group_rivals``.
+    """
     found = []
     for task in facts.tasks:
-        ranked = sorted(facts.of_task(task), key=lambda entry: entry.result.linear.test.accuracy, reverse=True)
+        single = [entry for entry in facts.of_task(task) if facts.group_of(entry.origin) is None]
+        if not single:
+            continue
+        ranked = sorted(single, key=lambda entry: entry.result.linear.test.accuracy, reverse=True)
         best = ranked[0]
         second = next((one for one in ranked if one.result.encoder.sha256 != best.result.encoder.sha256), None)
         if second is not None and (comparison := _paired(best, LINEAR, second, LINEAR)) is not None:
@@ -91,12 +98,58 @@ def rivals(facts: Facts) -> list[Contrast]:
     return _contrasts(found)
 
 
+class GroupContrast(NamedTuple):
+    """One group of runs with several seeds against another on one task."""
+
+    task: str
+    one: str
+    other: str
+    found: SeedComparison
+    adjusted_p: float
+
+    @property
+    def shown(self) -> bool:
+        """Whether the first is shown to be better; it is not worse by its choice."""
+        return self.adjusted_p < LEVEL and self.found.ci95[0] > 0
+
+
+def group_rivals(facts: Facts) -> list[GroupContrast]:
+    """On each task, the group with the best linear probes on average against the second, on the same images."""
+    found = []
+    for task in facts.tasks:
+        answered: dict[str, list[Predictions]] = {}
+        for entry in facts.of_task(task):
+            group = facts.group_of(entry.origin)
+            if group is not None and entry.predictions is not None and LINEAR in entry.predictions.answers:
+                answered.setdefault(group.name, []).append(entry.predictions)
+        several = {name: some for name, some in answered.items() if len(some) > 1}
+        means = {name: sum(map(_right, some)) / len(some) for name, some in several.items()}
+        best, second = [*sorted(means, key=means.__getitem__, reverse=True), "", ""][:2]
+        if second and _same_images([*several[best], *several[second]]):
+            ours, theirs = (torch.stack([one.answers[LINEAR] for one in several[name]]) for name in (best, second))
+            found.append((task, best, second, compare_seeds(ours, theirs, several[best][0].labels)))
+    adjusted = holm([comparison.p_value for *_, comparison in found])
+    return [GroupContrast(*one, p) for one, p in zip(found, adjusted, strict=True)]
+
+
+def _right(one: Predictions) -> float:
+    return float((one.answers[LINEAR] == one.labels).double().mean())
+
+
+def _same_images(found: Sequence[Predictions]) -> bool:
+    first = found[0]
+    return all(
+        (first.classes, first.paths) == (one.classes, one.paths) and torch.equal(first.labels, one.labels)
+        for one in found
+    )
+
+
 def _paired(one: Entry, answers: str, other: Entry, others: str) -> Comparison | None:
     """Two classifiers on the same test images; ``None`` where the images differ or predictions are missing."""
     mine, theirs = one.predictions, other.predictions
     if mine is None or theirs is None or answers not in mine.answers or others not in theirs.answers:
         return None
-    same = (mine.classes, mine.paths) == (theirs.classes, theirs.paths) and torch.equal(mine.labels, theirs.labels)
+    same = _same_images([mine, theirs])
     return compare(mine.answers[answers], theirs.answers[others], mine.labels) if same else None
 
 

@@ -17,7 +17,7 @@ from finetune.embedding import Embedding
 from finetune.lines import task_names
 from finetune.predictions import Predictions
 from finetune.results import DenseResult, EncoderFacts, FinetuneResult, LabelResult, ProbeReport, ProbeResult
-from pretrain.results import PretrainResults
+from pretrain.results import PretrainResults, PretrainSeeds
 from retouch.report.logs import Log
 from retouch.studies.results import StudyReport
 
@@ -121,6 +121,16 @@ class Studied:
     report: StudyReport
 
 
+@dataclass(frozen=True)
+class Group:
+    """Runs of one stage with several seeds; the runs themselves are reported as well."""
+
+    folder: Path
+    name: str
+    pretraining: PretrainSeeds | None = None
+    probing: ProbeReport | None = None  # its `seeds` is not None
+
+
 # ---- what is known of all
 
 
@@ -167,6 +177,7 @@ class Facts:
     probes: tuple[Probing, ...] = ()
     finetuning: tuple[FineTuning, ...] = ()
     studies: tuple[Studied, ...] = ()
+    groups: tuple[Group, ...] = ()
     left_out: tuple[str, ...] = ()  # what was found in a folder of runs but is not reported, and why
 
     @property
@@ -235,6 +246,10 @@ class Facts:
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(entry.task for entry in self.entries))
+
+    def group_of(self, origin: Origin) -> Group | None:
+        """The group that a run belongs to."""
+        return next((group for group in self.groups if group.folder == origin.folder.parent), None)
 
     def of_task(self, task: str) -> tuple[Entry, ...]:
         """The encoders that were probed on a task."""

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UserError, check_all, one_line
-from common.files import as_utf8, run_stage
+from common.files import as_utf8, is_group, run_stage
 from common.runs.results import RESULTS
+from common.runs.seeds import finished_runs
 from retouch.report.logs import read_log
 from retouch.studies.results import CONTESTANTS
 
@@ -38,6 +39,8 @@ def _expand(folder: Path, left_out: list[str]) -> list[Path]:
         what = "this is a file" if folder.exists() else "no such folder"
         raise UserError(f"{folder}: {what}; give the folder of a run, such as runs/denoise-1, or a folder of runs")
     stage = run_stage(folder)
+    if is_group(folder):
+        return finished_runs(folder)
     if stage in REPORTED:
         if not (folder / RESULTS).is_file():
             raise UserError(
@@ -54,7 +57,11 @@ def _expand(folder: Path, left_out: list[str]) -> list[Path]:
         raise UserError(f"{folder} cannot be read: {error.strerror or one_line(error)}") from None
     runs = []
     for inner in inside:
-        if run_stage(inner) in REPORTED and (inner / RESULTS).is_file():
+        if is_group(inner) and (inner / RESULTS).is_file():
+            runs += finished_runs(inner)
+        elif is_group(inner):
+            left_out.append(f"{as_utf8(str(inner))} has not finished")
+        elif run_stage(inner) in REPORTED and (inner / RESULTS).is_file():
             runs.append(inner)
         elif run_stage(inner) in REPORTED:
             left_out.append(f"{as_utf8(str(inner))} has not finished")

@@ -31,7 +31,7 @@ from retouch.report.blocks import (
 from retouch.report.charts import Strip, curves_chart, labels_chart, reliability_chart
 from retouch.report.confidence import RELIABILITY, sureness
 from retouch.report.dense import mask_blocks
-from retouch.report.facts import Curves, Facts, FineTuning, Origin, Pretraining
+from retouch.report.facts import Curves, Facts, FineTuning, Group, Origin, Pretraining
 from retouch.report.layers import depth_sentences, layer_map, on_few
 from retouch.report.limits import limits
 from retouch.report.maps import FEW, MOST_CLASSES, confusion_chart, layer_chart
@@ -56,6 +56,7 @@ from retouch.report.run_tables import (
     storage_table,
     unlabeled_table,
 )
+from retouch.report.seeds import seeds_blocks
 from retouch.report.sentences import (
     LEGEND,
     RULE,
@@ -80,6 +81,7 @@ def page_parts(facts: Facts) -> list[Part]:
         Part("study", "The race", study_blocks(facts)),
         Part("choices", "What was chosen", _choices(facts)),
         Part("results", "Results", _results(facts)),
+        Part("seeds", "Over several seeds", seeds_blocks(facts)),
         Part("baselines", "Baselines", _only(baseline_table(facts))),
         Part("multilabel", "Several labels per image", label_blocks(facts)),
         Part("masks", "Masks", mask_blocks(facts)),
@@ -105,6 +107,7 @@ def card_parts(facts: Facts) -> list[Part]:
     found = [
         Part("study", "The race", study_tables(facts)),
         Part("results", "Results", _results(facts)),
+        Part("seeds", "Over several seeds", seeds_blocks(facts)),
         Part("baselines", "Baselines", _only(baseline_table(facts))),
         Part("multilabel", "Several labels per image", label_blocks(facts)),
         Part("masks", "Masks", mask_blocks(facts)),
@@ -382,7 +385,8 @@ def _repeat(facts: Facts) -> tuple[Block, ...]:
         *([f"Versions were not recorded by {counted(len(missing), 'run')}."] if missing else []),
     ]
     of_studies = {run.origin.folder / CONTESTANTS for run in facts.studies}  # a study repeats its runs
-    lines = tuple(repeat_command(origin) for origin in facts.origins if origin.folder.parent not in of_studies)
+    made = [origin for origin in facts.origins if origin.folder.parent not in of_studies]
+    lines = tuple(distinct(repeat_command(origin, facts.group_of(origin)) for origin in made))
     protocols = [entry.result.protocol for entry in facts.entries]
     protocols += [entry.result.protocol for entry in facts.label_entries]
     protocols += [entry.result.protocol for entry in facts.dense_entries]
@@ -391,10 +395,11 @@ def _repeat(facts: Facts) -> tuple[Block, ...]:
     return (Prose(tuple(about)), Commands(lines), origin_table(facts), *said)
 
 
-def repeat_command(origin: Origin) -> str:
-    """The command that makes a run again, in another folder."""
-    folder = as_utf8(str(origin.folder))
-    settings = [f"out={folder}-again"]
+def repeat_command(origin: Origin, group: Group | None = None) -> str:
+    """The command that makes a run again, or all runs of its group, in another folder."""
+    folder = as_utf8(str(origin.folder if group is None else group.folder))
+    if origin.stage != "study":
+        return shlex.join(["retouch", "repeat", folder])
+    settings = [f"out={folder}-again", f"plan={folder}/{PLAN}"]  # the same rungs: the same choices
     settings += [f"{key}=false" for key in ("resume", "overwrite") if getattr(origin.settings, key)]
-    settings += [f"plan={folder}/{PLAN}"] if origin.stage == "study" else []  # the same rungs: the same choices
-    return shlex.join(["retouch", origin.stage, f"{folder}/config.yaml", *settings])
+    return shlex.join(["retouch", "study", f"{folder}/config.yaml", *settings])

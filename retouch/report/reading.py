@@ -12,7 +12,9 @@ from pydantic import ValidationError
 from common.encoders.card import EncoderCard
 from common.encoders.load import read_encoder_card
 from common.errors import UserError, check_all
-from common.files import run_stage
+from common.files import is_group, run_stage
+from common.runs.results import RESULTS
+from common.runs.seeds import finished_runs
 from common.settings import read_yaml
 from finetune.data import LabeledData
 from finetune.embedding import EMBEDDING, read_embeddings
@@ -21,7 +23,19 @@ from finetune.predictions import PREDICTIONS, read_predictions
 from finetune.results import ProbeReport
 from finetune.results import read_results as read_transfer
 from pretrain.results import read_results as read_pretraining
-from retouch.report.facts import Curve, Curves, Facts, FineTuning, Origin, Pretraining, Probing, Settings, Studied
+from pretrain.results import read_seeds
+from retouch.report.facts import (
+    Curve,
+    Curves,
+    Facts,
+    FineTuning,
+    Group,
+    Origin,
+    Pretraining,
+    Probing,
+    Settings,
+    Studied,
+)
 from retouch.report.folders import distinct_names, find_runs
 from retouch.report.logs import read_log
 from retouch.studies.results import read_results as read_study
@@ -45,8 +59,22 @@ def read_facts(folders: Sequence[str | Path]) -> Facts:
         probes=tuple(run for run in read if isinstance(run, Probing)),
         finetuning=tuple(run for run in read if isinstance(run, FineTuning)),
         studies=tuple(run for run in read if isinstance(run, Studied)),
+        groups=tuple(read_groups(runs)),
         left_out=tuple(left_out),
     )
+
+
+def read_groups(runs: Sequence[Path]) -> list[Group]:
+    """The groups of which all runs are among these."""
+    whole = [group for group in dict.fromkeys(run.parent for run in runs) if is_group(group)]
+    whole = [group for group in whole if (group / RESULTS).is_file() and set(finished_runs(group)) <= set(runs)]
+    found = []
+    for group, name in zip(whole, distinct_names(whole), strict=True):
+        if run_stage(group / finished_runs(group)[0].name) == "pretrain":
+            found.append(Group(group, name, pretraining=read_seeds(group)))
+        elif isinstance(report := read_transfer(group), ProbeReport):
+            found.append(Group(group, name, probing=report))
+    return found
 
 
 def _read(folder: Path, name: str) -> Pretraining | Probing | FineTuning | Studied:

@@ -8,7 +8,17 @@ from collections.abc import Iterable, Sequence
 from common.files import as_utf8
 from finetune.metrics import wilson_interval
 from finetune.results import Comparison, LabelComparison, Score
-from retouch.report.compare import PIXELS, SCRATCH, UNTRAINED, Contrast, gains, rivals, tuned_gains
+from retouch.report.compare import (
+    PIXELS,
+    SCRATCH,
+    UNTRAINED,
+    Contrast,
+    GroupContrast,
+    gains,
+    group_rivals,
+    rivals,
+    tuned_gains,
+)
 from retouch.report.facts import DenseEntry, Facts, LabelEntry
 
 NARROW = "\u00a0"  # keeps the two ends of an interval on one line
@@ -142,7 +152,8 @@ def verdict(facts: Facts) -> list[str]:
     if facts.entries:
         found = gains(facts, UNTRAINED)
         answer = answered(found, "the untrained network") if found else _not_compared(facts)
-        more = [text for text in (_between(facts), _tuned(facts)) if text]
+        over_seeds = map(rival_sentence, group_rivals(facts))
+        more = [text for text in (_between(facts), *over_seeds, _tuned(facts)) if text]
         return [answer, *(more or [_level(facts)]), *label_verdict(facts), *mask_verdict(facts)]
     if facts.label_entries or facts.dense_entries:
         return [*label_verdict(facts), *mask_verdict(facts), *label_level(facts), *mask_level(facts)]
@@ -233,6 +244,17 @@ def _between(facts: Facts) -> str:
     if unshown:
         parts.append(f"on {listed(unshown)} none is shown to be best")
     return f"Of the encoders, {'; '.join(parts)}."
+
+
+def rival_sentence(one: GroupContrast) -> str:
+    """Which of two groups of runs with several seeds is better on a task, if that is shown."""
+    found = one.found
+    by = (
+        f"{signed(found.difference)} points {interval(*found.ci95)} ({p_text(one.adjusted_p)}, {found.images:,} images)"
+    )
+    if one.shown:
+        return f"Over several seeds, {one.one} beats {one.other} on {one.task} by {by}."
+    return f"No difference shown over several seeds: on {one.task}, {one.one} and {one.other} differ by {by}."
 
 
 def _level(facts: Facts) -> str:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from common.errors import UserError, one_line
 from common.files import refuse_stream, write_json
-from finetune.results import Record
+from common.runs.results import Record
 from retouch.studies.plan import JudgeCost, Plan
 from retouch.studies.results import PLAN
 

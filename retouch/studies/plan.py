@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from finetune.results import Record
+from common.runs.results import Record
 from finetune.solvers.ridge import MANY_ROWS, WIDE
 
 PLAN_VERSION: Final = 1

@@ -198,7 +198,7 @@ def test_rank_0_opens_the_sources_first(tmp_path: Path, monkeypatch: pytest.Monk
         return open_sources(*given)
 
     monkeypatch.setattr(stage, "open_sources", opened)
-    stage._open(config(tmp_path / "run", encoder=tmp_path), World(rank, 2, torch.device("cpu")))
+    stage.open_images(config(tmp_path / "run", encoder=tmp_path), World(rank, 2, torch.device("cpu")))
     assert events == [["opened", "barrier"], ["barrier", "opened"]][rank]
 
 

@@ -7,11 +7,14 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.stats import binom, bootstrap
 from sklearn.metrics import balanced_accuracy_score, f1_score
+from torch import Tensor
 
 from finetune.metrics import (
     Bin,
@@ -19,6 +22,7 @@ from finetune.metrics import (
     calibration_error,
     chance_calibration_error,
     compare,
+    compare_seeds,
     confusion_matrix,
     per_class_accuracy,
     reliability,
@@ -183,3 +187,50 @@ def test_by_chance_alone_the_error_is_about_as_large_as_said() -> None:
         expected.append(chance_calibration_error(bins))
     assert np.mean(found) == pytest.approx(np.mean(expected), rel=0.05)
     assert chance_calibration_error([Bin(100, 1.0, 0.9)]) == 0.0
+
+
+# ---- several seeds
+
+
+def test_difference_over_seeds_is_that_of_the_means_with_the_t_interval_of_its_parts() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(4, (200,), generator=generator)
+    ours, theirs = (torch.randint(4, (seeds, 200), generator=generator) for seeds in (3, 5))
+    ours[:, :100] = labels[:100]
+    found = compare_seeds(ours, theirs, labels)
+    right, other = ((one == labels).double().numpy() for one in (ours, theirs))
+    paired = right.mean(0) - other.mean(0)
+    parts = np.array([paired.var(ddof=1) / 200, right.mean(1).var(ddof=1) / 3, other.mean(1).var(ddof=1) / 5])
+    freedom = parts.sum() ** 2 / (parts**2 / np.array([199, 2, 4])).sum()
+    low, high = scipy.stats.t.interval(0.95, freedom, paired.mean(), parts.sum() ** 0.5)
+    assert found.difference == pytest.approx(paired.mean())
+    assert found.ci95 == pytest.approx((low, high))
+    assert found.p_value == pytest.approx(2 * scipy.stats.t.sf(abs(paired.mean()) / parts.sum() ** 0.5, freedom))
+    assert found.images == 200
+
+
+def test_interval_over_seeds_holds_the_true_difference_of_simulated_methods() -> None:
+    """Methods whose accuracy moves with the seed, and images that are hard for all: at least 95%, about."""
+    generator = np.random.default_rng(0)
+    held = 0
+    for _ in range(200):
+        hardness = generator.normal(size=300)
+        labels = torch.zeros(300, dtype=torch.int64)
+
+        def answers(hardness: NDArray[np.float64] = hardness) -> Tensor:
+            skill = 0.5 + 0.1 * generator.normal(size=(4, 1))
+            return torch.from_numpy((skill + generator.normal(size=(4, 300)) * 0.5 < hardness).astype(np.int64))
+
+        low, high = compare_seeds(answers(), answers(), labels).ci95
+        held += low <= 0 <= high
+    assert held >= 0.93 * 200
+
+
+def test_comparison_over_seeds_needs_two_of_the_same_images() -> None:
+    labels = torch.zeros(5, dtype=torch.int64)
+    two = torch.zeros(2, 5, dtype=torch.int64)
+    same = compare_seeds(two, two, labels)
+    assert (same.difference, same.ci95, same.p_value) == (0.0, (0.0, 0.0), 1.0)
+    for wrong in (two[:1], two[:, :4], two[0]):
+        with pytest.raises(ValueError, match="not predictions of the same"):
+            compare_seeds(two, wrong, labels)

@@ -20,6 +20,7 @@ from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from common.errors import UserError
 from common.pixels import to_float
+from finetune import seeds
 from finetune.config import ProbeConfig
 from finetune.dense import passes, probing
 from finetune.dense.cells import enlarge, overlaps
@@ -35,6 +36,7 @@ from finetune.results import DenseResult, ProbeReport, read_results
 from finetune.summary import logged_mask_numbers
 from finetune.table import masks_table
 from finetune.tracked import Sheet, probe_shown
+from retouch.repetition import headline
 
 SIZE = 16
 HOW = Extraction(torch.device("cpu"), torch.float32, 8, 0)
@@ -103,6 +105,9 @@ def report(here: Path) -> ProbeReport:
 def test_what_maps_show_is_found_and_measured(here: Path, report: ProbeReport) -> None:
     assert read_results(here / "run") == report
     assert (report.results, report.multilabel) == ((), ())
+    assert report.made is not None
+    assert {"data.train", "data.test", "data.masks", "data.test_masks", "encoder"} == report.made.inputs.keys()
+    assert len(set(report.made.inputs.values())) == 5
     [result] = report.dense
     assert result.task == str(here / "train/masks")
     assert (result.classes, result.frozen) == (("ground", "red", "blue"), True)
@@ -346,6 +351,20 @@ def test_classes_and_masks_are_measured_in_one_run(here: Path, tmp_path: Path) -
     assert [result.task for result in found.results] == ["color"]
     assert len(found.dense) == 1
     assert found.dense[0].subjects["encoder"].choice.setting["l2"] == 1e-2  # probe.l2 is the grid here, too
+
+
+def test_several_seeds_have_a_mean(here: Path, tmp_path: Path) -> None:
+    config = config_of(here, tmp_path / "out", seeds=2, properties=False, baselines={"random_init": False})
+    found = seeds.probe(config)
+    assert len(found.dense) == 2
+    assert found.seeds is not None
+    encoder, pixels = found.seeds.spreads
+    assert (encoder.subject, pixels.subject, encoder.measure) == ("encoder", "pixels", "mean_iou")
+    ious = [one.subjects["encoder"].test.mean_iou for one in found.dense]
+    assert encoder.spread.mean == pytest.approx(sum(ious) / 2)
+    read = read_results(tmp_path / "out")
+    assert [value for _, value, _ in headline(read)] == [encoder.spread.mean, pixels.spread.mean]
+    assert next(value for _, value, _ in headline(read_results(here / "run"))) > 0.5
 
 
 def errors(here: Path, tmp_path: Path, **changes: Any) -> str:

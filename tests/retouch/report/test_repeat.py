@@ -16,7 +16,7 @@ from tests.retouch.report.runs import write_pretraining
 def test_a_run_is_repeated_in_another_folder(tmp_path: Path) -> None:
     folder = write_pretraining(tmp_path / "denoise")
     [origin] = read_facts([folder]).origins
-    assert repeat_command(origin) == f"retouch pretrain {folder}/config.yaml out={folder}-again resume=false"
+    assert repeat_command(origin) == f"retouch repeat {folder}"
 
 
 def test_the_settings_of_a_run_are_a_recipe_that_gives_the_same_run(tmp_path: Path) -> None:

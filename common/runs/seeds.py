@@ -1,0 +1,115 @@
+"""A stage repeated with several seeds: a group of runs, each in a folder of its own in that of the group.
+
+runs/mine/config.yaml  results.json  seed-0/  seed-1/  ...
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import ClassVar, Self, TypeVar
+
+from pydantic import Field, model_validator
+
+from common.errors import UserError
+from common.files import GROUP, run_stage
+from common.machine.distributed import World
+from common.runs.folder import StageConfig, changes, claim
+from common.runs.results import RESULTS
+
+LAST_SEED = (1 << 32) - 1
+RUN = re.compile(r"seed-[0-9]+")  # the folder of a run in that of its group
+
+
+class Repeated(StageConfig):
+    """Keys of the stages that can be repeated with several seeds."""
+
+    free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"seeds"}  # more seeds may be added to a group
+
+    seeds: int = Field(default=1, ge=1, le=1000)
+    """Run with so many seeds, from `seed` on, each in a folder of its own in `out`: mean, deviation and interval."""
+
+    @model_validator(mode="after")
+    def _seeds_exist(self) -> Self:
+        if self.seed + self.seeds - 1 > LAST_SEED:
+            raise ValueError(
+                f"seeds: the last one would be {self.seed + self.seeds - 1}, above {LAST_SEED}; lower seed"
+            )
+        return self
+
+    @property
+    def mark(self) -> str:
+        return self.stage if self.seeds == 1 else f"{self.stage}{GROUP}"
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        if self.seeds == 1:
+            return self.writes
+        return (RESULTS, *(run.name for run in group_runs(self.out)), "config.yaml")
+
+
+R = TypeVar("R", bound=Repeated)
+
+
+def group_runs(group: Path) -> list[Path]:
+    """The folders of the runs in that of a group, by seed, whether they have finished or not."""
+    runs = (run for run in group.glob("seed-*") if RUN.fullmatch(run.name) and run_stage(run) is not None)
+    return sorted(runs, key=seed_of)
+
+
+def seed_of(run: Path) -> int:
+    """The seed of a run of a group, by the name of its folder."""
+    return int(run.name.removeprefix("seed-"))
+
+
+def finished_runs(group: Path) -> list[Path]:
+    """The folders of the runs of a finished group, by seed.
+
+    Raises:
+        UserError: it has not finished.
+    """
+    if not (group / RESULTS).is_file():
+        raise UserError(f"{group}: these runs have not all finished; continue them with out={group} resume=true")
+    return [run for run in group_runs(group) if (run / RESULTS).is_file()]
+
+
+def one_of(config: R, name: str, seed: int) -> R:
+    """The settings of one run of a group."""
+    wandb = config.wandb.model_copy(update={"name": f"{config.wandb.name_of(config.out)}-{name}"})
+    return config.model_copy(update={"seed": seed, "seeds": 1, "out": config.out / name, "wandb": wandb})
+
+
+def with_each_seed(config: R) -> list[R]:
+    """The settings of each run of a group, as if it had been started alone."""
+    seeds = range(config.seed, config.seed + config.seeds)
+    return [one_of(config, f"seed-{seed}", seed) for seed in seeds]
+
+
+def has_finished(config: Repeated) -> bool:
+    """Whether this very run is there with its results, so that a group that goes on need not make it again."""
+    there = config.resume and run_stage(config.out) == config.mark and (config.out / RESULTS).is_file()
+    return there and not changes(config, Repeated.free_keys)
+
+
+@contextmanager
+def open_group(config: Repeated, here: World) -> Iterator[None]:
+    """Open the folder of a group for its runs. If none has started by the end, nothing is left of it.
+
+    Raises:
+        UserError: as ``open_run``.
+    """
+    new = not config.out.exists()
+    try:
+        with ExitStack() as held:  # the lock
+            claim(config, here, held)
+            try:
+                yield
+            finally:
+                if here.is_main and not group_runs(config.out):
+                    (config.out / "config.yaml").unlink()
+    finally:
+        if here.is_main and new:
+            with suppress(OSError):  # not empty
+                config.out.rmdir()

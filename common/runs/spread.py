@@ -1,0 +1,49 @@
+"""A number over several seeds: mean, standard deviation and interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+
+from rich.markup import escape
+from rich.table import Table
+
+from common.runs.results import Record
+
+
+class Spread(Record):
+    """One number, measured once with each seed."""
+
+    values: tuple[float, ...]  # in the order of the seeds, two at least
+    mean: float
+    deviation: float  # standard deviation of the values, with n - 1
+    ci95: tuple[float, float]  # of the mean, by Student's t: for values that are about normal
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Summarize two values or more.
+
+        Raises:
+            ValueError: there are fewer.
+        """
+        from scipy.stats import t  # takes a second to import
+
+        n = len(values)
+        if n < 2:
+            raise ValueError(f"{n} values have no spread; two are needed")
+        mean, deviation = fmean(values), stdev(values)
+        half = float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
+        return cls(values=tuple(values), mean=mean, deviation=deviation, ci95=(mean - half, mean + half))
+
+
+def spread_table(title: str, spreads: Mapping[str, Spread]) -> Table:
+    """Numbers by name: mean, standard deviation, 95% interval of the mean, least and most."""
+    table = Table(title=title, title_justify="left")
+    for column in ("", "mean ± standard deviation", "95% interval of the mean", "least", "most"):
+        table.add_column(column)
+    for name, one in spreads.items():
+        interval = f"[{one.ci95[0]:.4g}, {one.ci95[1]:.4g}]"
+        ends = (f"{min(one.values):.4g}", f"{max(one.values):.4g}")
+        table.add_row(escape(name), f"{one.mean:.4g} ± {one.deviation:.2g}", escape(interval), *ends)
+    return table

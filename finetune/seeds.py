@@ -1,0 +1,157 @@
+"""The probe with one seed or several, or of several encoders that differ in their seed: a group of ordinary runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from rich.console import Console
+
+from common.encoders.load import read_encoder_card
+from common.errors import UserError, check_all
+from common.files import GROUP, run_stage
+from common.machine.distributed import world
+from common.runs.folder import check_run_folder, numbered, with_group
+from common.runs.made import ENCODER
+from common.runs.results import RESULTS
+from common.runs.seeds import finished_runs, has_finished, one_of, open_group, seed_of, with_each_seed
+from common.runs.spread import Spread
+from finetune import probe as one_probe
+from finetune.config import ProbeConfig
+from finetune.lines import group_title, task_names
+from finetune.results import ProbeReport, read_results, write_results
+from finetune.spreads import Measure, Seeds, SubjectSpread
+from finetune.table import seeds_table
+
+log = logging.getLogger("retouch")
+
+PRETRAINED = f"pretrain{GROUP}"  # the mark of a group of pretraining runs
+
+
+class Plan(NamedTuple):
+    """The runs of a group of probes."""
+
+    over: Literal["pretraining", "probing"]
+    seeds: tuple[int, ...]
+    runs: list[ProbeConfig]
+
+
+def probe(config: ProbeConfig) -> ProbeReport:
+    """``retouch probe``: one run, or one for each seed or encoder and a summary of them.
+
+    Raises:
+        UserError: an encoder, the data or a run folder cannot be used; nothing has been written.
+    """
+    config = with_every_encoder(config)
+    if config.seeds == 1:
+        return one_probe.probe(config)
+    with world() as here, numbered(config, here) as config:
+        check_all(
+            lambda: check_run_folder(config),
+            *(lambda one=one: one_probe.prepare(one, here) for one in plan_of(config).runs),
+        )
+        config = with_group(config, read_encoder_card(plan_of(config).runs[0].encoder).provenance)
+        plan = plan_of(config)
+        reports: list[ProbeReport] = []
+        with open_group(config, here):
+            for seed, one in zip(plan.seeds, plan.runs, strict=True):
+                before = _before(one)
+                count = f"{len(reports) + 1} of {len(plan.runs)}"
+                log.info("%s seed %d, %s%s", plan.over, seed, count, ": finished before" if before else "")
+                reports.append(before or one_probe.probe(one, show=False))
+            report = summarized(plan, reports)
+            write_results(config.out, report)
+        _print(config, report)
+        return report
+
+
+def with_every_encoder(config: ProbeConfig) -> ProbeConfig:
+    """``config``; where its encoder is a group of pretraining runs, with as many seeds.
+
+    Raises:
+        UserError: the group has not finished, or other seeds are asked for as well.
+    """
+    if run_stage(config.encoder) != PRETRAINED:
+        return config
+    count = len(finished_runs(config.encoder))
+    if config.seeds not in (1, count):
+        raise UserError(
+            f"seeds: {config.encoder} holds {count} pretraining runs, and each is probed once: remove seeds; or give "
+            f"one of the runs as encoder, to repeat the probe of that one with seeds={config.seeds}"
+        )
+    return config.model_copy(update={"seeds": count})
+
+
+def plan_of(config: ProbeConfig) -> Plan:
+    """The runs that a group of probes is made of."""
+    if run_stage(config.encoder) != PRETRAINED:
+        runs = with_each_seed(config)
+        return Plan("probing", tuple(one.seed for one in runs), runs)
+    encoders = finished_runs(config.encoder)
+    # with the same seed: what differs is the encoder alone
+    runs = [one_of(config, encoder.name, config.seed).model_copy(update={"encoder": encoder}) for encoder in encoders]
+    return Plan("pretraining", tuple(map(seed_of, encoders)), runs)
+
+
+def _before(config: ProbeConfig) -> ProbeReport | None:
+    """The results of a run that finished before with these settings and this very encoder."""
+    if not has_finished(config):
+        return None
+    found = read_results(config.out)
+    same = found.made is not None and found.made.inputs.get(ENCODER) == read_encoder_card(config.encoder).sha256
+    return found if same and isinstance(found, ProbeReport) else None
+
+
+def summarized(plan: Plan, reports: Sequence[ProbeReport]) -> ProbeReport:
+    """The results of all runs, with mean and spread."""
+    seeds = Seeds(
+        over=plan.over,
+        seeds=plan.seeds,
+        runs=tuple(one.out.name for one in plan.runs),
+        spreads=(*_of_classes(reports), *_of_labels(reports), *_of_masks(reports)),
+    )
+    return ProbeReport(
+        results=tuple(result for report in reports for result in report.results),
+        multilabel=tuple(result for report in reports for result in report.multilabel),
+        dense=tuple(result for report in reports for result in report.dense),
+        notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
+        seeds=seeds,
+        made=reports[0].made,
+    )
+
+
+def _of_classes(reports: Sequence[ProbeReport]) -> Iterator[SubjectSpread]:
+    first = reports[0].results
+    for place, (task, result) in enumerate(zip(task_names(first), first, strict=True)):
+        for subject, measured in result.subjects.items():
+            for probe in measured.probes:
+                tests = [report.results[place].subjects[subject].probes[probe].test for report in reports]
+                spread = Spread.of([test.accuracy for test in tests])
+                yield SubjectSpread(task=task, subject=subject, probe=probe, measure="accuracy", spread=spread)
+
+
+def _of_labels(reports: Sequence[ProbeReport]) -> Iterator[SubjectSpread]:
+    measure: Measure = "mean_average_precision"
+    for place, result in enumerate(reports[0].multilabel):
+        for subject in result.subjects:
+            tests = [report.multilabel[place].subjects[subject].test for report in reports]
+            spread = Spread.of([test.mean_average_precision for test in tests])
+            yield SubjectSpread(task=result.task, subject=subject, probe="linear", measure=measure, spread=spread)
+
+
+def _of_masks(reports: Sequence[ProbeReport]) -> Iterator[SubjectSpread]:
+    for place, result in enumerate(reports[0].dense):
+        for subject in result.subjects:
+            spread = Spread.of([report.dense[place].subjects[subject].test.mean_iou for report in reports])
+            yield SubjectSpread(task=result.task, subject=subject, probe="linear", measure="mean_iou", spread=spread)
+
+
+def _print(config: ProbeConfig, report: ProbeReport) -> None:
+    """The table and the notes, on the console."""
+    console = Console(width=None if Console().is_terminal else 100)
+    assert report.seeds is not None
+    console.print(seeds_table(report.seeds, group_title(report)))
+    for note in report.notes:
+        console.print(f"  {note}", highlight=False)
+    console.print(f"  all results: {config.out / RESULTS}", highlight=False)

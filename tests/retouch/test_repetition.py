@@ -1,0 +1,231 @@
+"""``retouch repeat``: a result run again is identical on the same machine; what differs is named, and judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import retouch
+from common.encoders import EncoderConfig, build_encoder
+from common.encoders.export import export_encoder
+from common.errors import UserError
+from common.runs.made import made
+from retouch.cli import main
+from retouch.repetition import NOT_COMPARED, differences, leaves, read_any, repeat
+from tests.finetune.test_probe_seeds import QUICK
+from tests.recipe import pretraining
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pretraining run of folder images."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "pictures").mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for number in range(20):
+        pixels = torch.randint(256, (16, 16, 3), generator=generator, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(home / "pictures" / f"{number}.png")
+    data = {"source": str(home / "pictures"), "image_size": 16, "workers": 0}
+    retouch.pretrain(pretraining(home / "run", data=data, steps=3))
+    return home / "run"
+
+
+@pytest.fixture(scope="module")
+def probes(run: Path) -> Path:
+    cached = {"feature_cache": True, "cache_folder": str(run.parent / "cache")}
+    retouch.probe({**QUICK, **cached, "out": str(run.parent / "probe"), "encoder": str(run)})
+    return run.parent / "probe"
+
+
+def changed(folder: Path, copy: Path, **changes: Any) -> Path:
+    """A copy of a run's settings and results, with other results."""
+    copy.mkdir()
+    (copy / "config.yaml").write_text((folder / "config.yaml").read_text())
+    found = json.loads((folder / "results.json").read_text())
+    for key, value in changes.items():
+        here, *path, last = [found, *key.split("__")]
+        for part in path:
+            here = here[int(part) if part.isdecimal() else part]
+        here[last] = value(here[last]) if callable(value) else value
+    (copy / "results.json").write_text(json.dumps(found))
+    return copy
+
+
+def test_pretraining_run_again_is_identical(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["repeat", str(run)]) == 0
+    assert "identical: all" in capsys.readouterr().out
+    again = Path(f"{run}-repeat-1")
+    assert (again / "encoder/model.safetensors").read_bytes() == (run / "encoder/model.safetensors").read_bytes()
+    found = retouch.repeat(run / "results.json")
+    assert found is not None
+    assert (found.verdict, found.folder, found.changed) == ("identical", Path(f"{run}-repeat-2"), ())
+    assert {one.state for one in found.numbers} == {"identical"}
+
+
+def test_probe_run_again_is_identical_and_takes_nothing_from_the_cache(probes: Path, tmp_path: Path) -> None:
+    found = repeat(probes, tmp_path / "again")
+    assert found is not None
+    assert found.verdict == "identical"
+    assert "color, encoder, linear" in [one.name for one in found.numbers]
+    assert "feature_cache: false" in (tmp_path / "again" / "config.yaml").read_text()
+
+
+def test_fine_tuning_run_again_is_identical(run: Path, tmp_path: Path) -> None:
+    data = {"train": "shapes", "task": "color", "limit": 60, "test_limit": 40, "workers": 0}
+    compare = {"linear_probe": False, "from_scratch": False}
+    quick = {"steps": 2, "batch_size": 8, "precision": "float32", "wandb": {"mode": "disabled"}, "compare": compare}
+    retouch.finetune({**quick, "out": str(tmp_path / "tuned"), "encoder": str(run), "data": data})
+    found = repeat(tmp_path / "tuned")
+    assert found is not None
+    assert (found.verdict, [one.name for one in found.numbers]) == ("identical", ["fine-tuned"])
+
+
+def test_groups_run_again_are_identical(tmp_path: Path) -> None:
+    retouch.pretrain(pretraining(tmp_path / "mine", seeds=2, steps=2))
+    found = repeat(tmp_path / "mine")
+    assert found is not None
+    assert (found.verdict, found.folder.name) == ("identical", "mine-repeat-1")
+    assert (found.folder / "seed-4" / "encoder").is_dir()
+    retouch.probe({**QUICK, "out": str(tmp_path / "probes"), "encoder": str(tmp_path / "mine")})
+    found = repeat(tmp_path / "probes")
+    assert found is not None
+    assert (found.verdict, len(found.numbers)) == ("identical", 6)
+
+
+def test_a_run_that_was_paused_and_went_on_is_repeated_to_where_it_ended(run: Path, tmp_path: Path) -> None:
+    retouch.pretrain(pretraining(tmp_path / "run", stop={"at": 2}, steps=4))
+    retouch.pretrain(pretraining(tmp_path / "run", resume=True, stop={"at": 3}, steps=4))
+    found = repeat(tmp_path / "run")
+    assert found is not None
+    assert found.verdict == "identical"
+
+
+def test_number_inside_its_interval_is_no_difference_and_one_outside_is(
+    probes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accuracy = "results__0__subjects__encoder__probes__linear__test__accuracy"
+    near = changed(probes, tmp_path / "near", **{accuracy: lambda value: value + 0.001})
+    found = repeat(near)
+    assert found is not None
+    assert found.verdict == "within the interval"
+    assert found.differing == ("results.0.subjects.encoder.probes.linear.test.accuracy",)
+    far = changed(probes, tmp_path / "far", **{accuracy: 0.999, accuracy.replace("accuracy", "ci95"): [0.998, 1.0]})
+    assert main(["repeat", str(far)]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "different: 3 of" in said
+    assert "please report it" in said
+
+
+def test_pretraining_alone_has_no_interval(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = changed(run, tmp_path / "other", ruler__psnr=lambda value: value + 1e-9)
+    assert main(["repeat", str(other)]) == 1
+    assert "one with seeds=5 has" in capsys.readouterr().out
+
+
+def test_what_is_not_compared_is_the_clock_and_the_machine(run: Path) -> None:
+    assert set(NOT_COMPARED) == {"seconds", "made"}
+    keys = {key for key, _ in leaves(read_any(run).model_dump(mode="json"))}
+    assert {"steps", "encoder_sha256", "ruler.psnr", "ruler.health.effective_rank"} <= keys
+    assert not any("seconds" in key or "made" in key for key in keys)
+    assert list(leaves({"a": [1, {"seconds": 2, "b": None}]})) == [("a.0", 1), ("a.1.b", None)]
+
+
+def test_changed_images_are_named_before_the_run_starts(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pictures = run.parent / "pictures"
+    Image.new("RGB", (16, 16)).save(pictures / "new.png")
+    try:
+        with caplog.at_level("INFO", "retouch"):
+            found = repeat(run, tmp_path / "again")
+    finally:
+        (pictures / "new.png").unlink()
+    assert found is not None
+    assert found.verdict == "different"
+    assert any(line.startswith("data.source: the images have changed") for line in found.changed)
+    warned = [record.message for record in caplog.records]
+    started = next(place for place, line in enumerate(warned) if "unlabeled images" in line)
+    assert any("the images have changed" in line for line in warned[:started])
+
+
+def test_another_encoder_in_the_same_place_is_refused(probes: Path, tmp_path: Path) -> None:
+    other = changed(probes, tmp_path / "other", made__inputs__encoder="0" * 64)
+    with pytest.raises(UserError, match="not the one that was measured"):
+        repeat(other)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other"]
+
+
+def test_versions_and_machine_are_compared_with_a_remedy() -> None:
+    now = made({"data.train": "a"})
+    assert differences(now, now) == []
+    old = now.model_copy(
+        update={
+            "versions": {**now.versions, "torch": "2.0.0", "Python": "3.10.1"},
+            "processor": "Abacus 3000",
+            "threads": now.threads + 6,
+            "processes": 2,
+            "code": "0",
+            "inputs": {"data.train": "b"},
+        }
+    )
+    said = "\n".join(differences(old, now))
+    assert "pip install torch==2.0.0" in said
+    assert "use Python 3.10.1" in said
+    assert "made on Abacus 3000" in said
+    assert f"OMP_NUM_THREADS={now.threads + 6}" in said
+    assert "--nproc-per-node 2" in said
+    assert "source of Retouch has changed" in said
+    assert "data.train: the images have changed" in said
+    assert len(differences(old, now)) == 7
+
+
+def test_results_of_an_older_version_say_so(run: Path, tmp_path: Path) -> None:
+    found = repeat(changed(run, tmp_path / "old", made=None))
+    assert found is not None
+    assert found.verdict == "identical"
+    assert "an older Retouch wrote it" in found.changed[0]
+
+
+def test_what_cannot_be_repeated_is_refused_with_what_would_work(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def folder(name: str, mark: str) -> Path:
+        path = tmp_path / name
+        path.mkdir(parents=True)
+        (path / "config.yaml").write_text(f"# retouch {mark}\n")
+        return path
+
+    study = folder("study", "study")
+    part = folder("study/contestants/denoise", "pretrain")
+    wanted = {
+        study: "plan=",
+        part: f"repeat the study: {study}",
+        folder("features", "embed"): "retouch embed",
+        folder("unfinished", "pretrain"): "has not finished",
+        tmp_path / "nothing": "no run",
+    }
+    for path, words in wanted.items():
+        assert main(["repeat", str(path)]) == 2
+        assert words in capsys.readouterr().err
+    assert main(["repeat", str(run), "-o", str(run)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert main(["repeat", str(run), "--resume"]) == 2
+    assert "name its folder" in capsys.readouterr().err
+
+
+def test_fine_tuning_of_a_bare_encoder_knows_its_encoder(tmp_path: Path) -> None:
+    export_encoder(build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), tmp_path / "e", {})
+    data = {"train": "shapes", "task": "color", "limit": 60, "test_limit": 40, "workers": 0}
+    quick = {"steps": 1, "batch_size": 8, "precision": "float32", "wandb": {"mode": "disabled"}}
+    compare = {"linear_probe": False, "from_scratch": False}
+    result = retouch.finetune(
+        {**quick, "out": str(tmp_path / "tuned"), "encoder": str(tmp_path / "e"), "data": data, "compare": compare}
+    )
+    assert result is not None
+    assert result.made is not None
+    assert set(result.made.inputs) == {"encoder", "data.train", "data.test"}
