@@ -38,7 +38,7 @@ from finetune.data import (
 )
 from finetune.dense.data import MaskedImages, MaskedSources, load_masked, open_masked
 from finetune.dense.passes import build_parts
-from finetune.dense.probing import map_layers, probe_masks
+from finetune.dense.probing import Layers, map_layers, probe_masks
 from finetune.efficiency import Right, label_efficiency, measure_efficiency
 from finetune.embedding import Embedding, embedded, write_embeddings
 from finetune.features import Extraction, Features, extract
@@ -142,9 +142,11 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
             shown: list[Sheet] = []  # images for W&B
             for data, opened, images, choices in zip(all_data, sources, loaded, spaces, strict=True):
                 how = Extraction(here.device, precision, config.batch_size, data.workers)
-                if isinstance(images, MaskedImages):
+                if isinstance(opened, MaskedSources):
+                    assert isinstance(choices, Layers)
                     dense.append(probe_masks(config, data, opened, images, choices, encoder, card, how))
                     continue
+                assert isinstance(choices, Spaces)
                 if isinstance(images, MultiLabelImages):
                     one, scores = probe_labels(config, data, opened, images, choices, encoder, card, how)
                     multilabel.append(one)
@@ -178,9 +180,7 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
             return report
 
 
-def prepare(
-    config: ProbeConfig, here: World
-) -> tuple[Encoder, list[Spaces | tuple[int, ...]], list[Sources | MaskedSources]]:
+def prepare(config: ProbeConfig, here: World) -> tuple[Encoder, list[Spaces | Layers], list[Sources | MaskedSources]]:
     """Open what a run needs, and check its folder, before an image is decoded or anything is written.
 
     Raises:
@@ -239,14 +239,14 @@ def _load(
     return images
 
 
-def _encoder(config: ProbeConfig, all_data: Sequence[ProbeData]) -> tuple[Encoder, list[Spaces | tuple[int, ...]]]:
+def _encoder(config: ProbeConfig, all_data: Sequence[ProbeData]) -> tuple[Encoder, list[Spaces | Layers]]:
     """The encoder, and the feature spaces to choose from for each data set; of one with masks, the layers.
 
     Raises:
         UserError: there is no such encoder, or it has no such layers or supports no images of a size.
     """
 
-    def choices(data: ProbeData) -> Spaces | tuple[int, ...]:
+    def choices(data: ProbeData) -> Spaces | Layers:
         find = spaces_of if data.masks is None else map_layers
         return find(config, data.image_size, encoder)
 

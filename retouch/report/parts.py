@@ -29,6 +29,7 @@ from retouch.report.blocks import (
     Thumbnails,
 )
 from retouch.report.charts import Strip, curves_chart, labels_chart, reliability_chart
+from retouch.report.choices import chosen
 from retouch.report.confidence import RELIABILITY, sureness
 from retouch.report.dense import mask_blocks
 from retouch.report.facts import Curves, Facts, FineTuning, Group, Origin, Pretraining
@@ -61,7 +62,6 @@ from retouch.report.sentences import (
     LEGEND,
     RULE,
     RULER,
-    chosen,
     counted,
     distinct,
     number,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from common.files import as_utf8
@@ -356,63 +355,6 @@ def label_level(facts: Facts) -> list[str]:
         for test in [entry.result.subjects["encoder"].test]
     ]
     return [f"The linear probe's mean average precision is {listed(shown)}."] if shown else []
-
-
-# ---- what was chosen, and the test set
-
-
-def chosen(facts: Facts) -> list[str]:
-    """How choices were made, and how often the test set was used."""
-    found = []
-    ways = distinct(
-        outcome.choice.how
-        for entry in facts.entries
-        for subject in entry.result.subjects.values()
-        for outcome in subject.probes.values()
-        if outcome.choice.how
-    )
-    labeled = [one for entry in facts.label_entries for one in entry.result.subjects.values()]
-    masked = [one for entry in facts.dense_entries for one in entry.result.subjects.values()]
-    ways = distinct([*ways, *(one.choice.how for one in labeled), *(one.choice.how for one in masked)])
-    if ways:
-        found.append(
-            f"Layer, pooling and strength were chosen on training images alone, by {listed(ways)}; the winner was "
-            "fitted again on all training images."
-        )
-    if facts.finetuning:
-        ways = distinct(run.result.tuned.choice.how for run in facts.finetuning if run.result.tuned.choice.how)
-        found.append(
-            "Of each trained network, the training step was chosen on training images alone"
-            f"{f', by their {listed(ways)}' if ways else ''}."
-        )
-    return [*found, *touched(facts)]
-
-
-def touched(facts: Facts) -> list[str]:
-    """How often each test set was looked at."""
-    answers: Counter[tuple[str, int]] = Counter()
-    damaged: Counter[tuple[str, int]] = Counter()
-    for entry in facts.entries:
-        key = entry.result.data.test, entry.result.linear.test.n
-        for subject in entry.result.subjects.values():
-            answers[key] += len(subject.probes)
-            damaged[key] += sum(len(outcome.damaged) for outcome in subject.probes.values())
-    for one in facts.label_entries:
-        answers[one.result.data.test, one.result.subjects["encoder"].test.n] += len(one.result.subjects)
-    for masked in facts.dense_entries:
-        answers[masked.result.data.test, masked.result.subjects["encoder"].test.n] += len(masked.result.subjects)
-    for run in facts.finetuning:
-        outcomes = (run.result.tuned, run.result.from_scratch, run.result.linear_probe)
-        answers[run.result.data.test, run.result.tuned.test.n] += sum(one is not None for one in outcomes)
-    return [
-        f"{counted(count, 'classifier')} answered the {n:,} images of {test} once each{_damaged_too(damaged[test, n])}"
-        "; nothing was chosen by their answers."
-        for (test, n), count in answers.items()
-    ]
-
-
-def _damaged_too(count: int) -> str:
-    return f", and damaged copies {counted(count, 'time')} without being fitted again" if count else ""
 
 
 # ---- what the curves of training mean

@@ -19,6 +19,7 @@ from finetune.results import (
     write_results,
 )
 from retouch.report.blocks import Table
+from retouch.report.choices import chosen, touched
 from retouch.report.dense import mask_blocks
 from retouch.report.facts import Facts
 from retouch.report.limits import limits
@@ -26,7 +27,7 @@ from retouch.report.page import html
 from retouch.report.parts import card_parts, page_parts
 from retouch.report.reading import read_facts
 from retouch.report.run_tables import cost_table, labeled_table
-from retouch.report.sentences import about, chosen, question, touched, verdict
+from retouch.report.sentences import about, question, verdict
 from retouch.report.tables import choice_table
 from tests.retouch.report.runs import probe_result, start, write_probe
 

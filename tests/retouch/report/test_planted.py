@@ -13,10 +13,11 @@ from PIL import Image
 import retouch
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
+from retouch.report.choices import chosen
 from retouch.report.limits import limits
 from retouch.report.page import html
 from retouch.report.reading import read_facts
-from retouch.report.sentences import chosen, verdict
+from retouch.report.sentences import verdict
 from tests.retouch.report.test_page import Page
 
 QUIET: dict[str, Any] = {"precision": "float32", "wandb": {"mode": "disabled"}}

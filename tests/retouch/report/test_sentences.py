@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from finetune.predictions import Predictions
 from finetune.results import Comparison, ProbeReport, ProbeResult
+from retouch.report.choices import chosen
 from retouch.report.compare import Contrast, gains, holm, rivals
 from retouch.report.facts import Facts, Origin, Probing, Settings
 from retouch.report.limits import limits
@@ -20,7 +21,6 @@ from retouch.report.reading import read_facts
 from retouch.report.sentences import (
     about,
     answered,
-    chosen,
     half_width,
     interval,
     listed,
