@@ -3,8 +3,8 @@
     python benchmarks/study.py --cifar10 PATH/TO/cifar10 --imagenette PATH/TO/imagenette128 --budget 20m
 
 Each study is a command in a process of its own, whose seconds include starting Python and importing torch; the page
-that it leaves is ``report.html`` in its folder. The test set of the data is used once, by the study. Nothing else should
-run meanwhile.
+that it leaves is ``report.html`` in its folder. The study uses the test set of the data once. Nothing else should run
+meanwhile.
 """
 
 from __future__ import annotations
