@@ -72,6 +72,24 @@ def test_measurement_is_that_of_the_held_out_images_worked_out_by_hand(tmp_path:
     assert [one.kind for one in ruler.result(2).verdicts] == ["diverging"]
 
 
+@pytest.mark.parametrize("kind", ["denoise", "mask", "colorize"])
+def test_loss_of_each_image_is_that_of_a_batch_of_it_alone_and_their_mean_that_of_all(
+    tmp_path: Path, kind: str
+) -> None:
+    pretext = {"kind": kind, "bins": 8} if kind == "colorize" else {"kind": kind}
+    objective = learner(tmp_path, pretext=pretext, penalty={"l1": 0.01}, decoder={"kind": "linear"}).objective
+    images = to_float(noise_images(6, 16).rows(torch.arange(6)))
+    trial = objective.trial(images)
+    assert trial.losses.shape == (6,)
+    with torch.no_grad():
+        whole = objective.losses(trial.example, *objective.predict(trial.example))
+        third = Example._make(part if part is None else part[2:3] for part in trial.example)
+        alone = objective.losses(third, *objective.predict(third))
+    torch.testing.assert_close(trial.losses.mean(), torch.stack(list(whole.values())).sum())
+    torch.testing.assert_close(trial.losses[2], torch.stack(list(alone.values())).sum())
+    assert trial.losses.std() > 0
+
+
 def test_untrained_twin_has_the_statistics_of_the_images_and_other_weights(tmp_path: Path) -> None:
     encoder = learner(tmp_path).encoder
     images = to_float(noise_images(32, 16).rows(torch.arange(32)))
