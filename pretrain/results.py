@@ -38,7 +38,7 @@ class CodeStorage(Config):
 
     @property
     def text(self) -> str:
-        """``12.5 of 2,048 features per image are non-zero (99.4% zeros): 100 bytes as sparse, 8,192 as dense float32``"""
+        """``12.5 of 2,048 features per image are non-zero (99.4% zeros): 100 bytes as sparse, ...``"""
         zeros = 1 - self.nonzeros / max(self.code_size, 1)
         return (
             f"{self.nonzeros:,.1f} of {self.code_size:,} features per image are non-zero ({zeros:.1%} zeros): "

@@ -26,7 +26,7 @@ def hold_out(images: Images, share: float, seed: int) -> tuple[Images, Images | 
     make new ones, so that training keeps all of its own. Rows cut from one image stay together.
 
     Args:
-        share: of the images, in [0, 1); 0 holds out none. Of fewer than ``LEAST / share`` images it is more: ``LEAST``, or a tenth.
+        share: of the images, in [0, 1); 0 holds out none. Of few images it is more: ``LEAST`` images, or a tenth.
     """
     if not share:
         return images, None

@@ -20,7 +20,7 @@ from pretrain.method import MethodLearner
 from pretrain.ruler.health import Health, health
 from pretrain.ruler.measured import Measured
 from pretrain.ruler.restorers import Damaged, Restore, do_nothing, psnr
-from pretrain.ruler.twin import untrained
+from pretrain.ruler.twin import STATISTICS, untrained
 from pretrain.ruler.verdicts import Losses, progress, verdicts
 from pretrain.sample import sample, sampled
 
@@ -28,7 +28,6 @@ log = logging.getLogger("retouch")
 
 FEWEST, MOST, PIXELS = 32, 512, 1 << 18  # images that restorers and health are measured on: 256 of 32 px
 TUNED = 32  # training images on which the strength of a restorer is chosen
-STATISTICS = 256  # training images that the untrained network's BatchNorm is settled on
 CHUNK = 32  # images per pass
 HOW = "Ctrl-C, then the same command with resume=true stop.when=flat, exports the encoder"
 
