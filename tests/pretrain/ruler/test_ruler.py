@@ -14,7 +14,8 @@ from torch import Tensor
 
 import retouch
 from common.config import validate
-from common.data import build_source, load_images
+from common.data import Images, build_source, load_images
+from common.data.patches import PatchesSource
 from common.encoders.base import Encoder
 from common.engine.schedule import seed_step
 from common.errors import UserError
@@ -28,8 +29,9 @@ from pretrain.results import read_results
 from pretrain.ruler.restorers import psnr
 from pretrain.ruler.ruler import Ruler
 from pretrain.ruler.twin import untrained
+from pretrain.ruler.verdicts import Losses
 from tests.recipe import Killed, kill_at, last_checkpoint, pretraining
-from tests.toys import noise_images
+from tests.toys import RandomSource, noise_images
 
 HERE = World(0, 1, torch.device("cpu"))
 LONG = {"steps": 40, "panels_every": 2, "checkpoint": {"every": 2}}
@@ -179,6 +181,27 @@ def test_without_held_out_images_training_images_are_measured(tmp_path: Path) ->
     assert found is not None
     assert (found.images, found.held_out, found.held_out_loss) == (40, False, None)
     assert "on 40 training images" in found.sentence
+
+
+def test_patches_cut_from_one_held_out_image_count_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = learner(tmp_path)
+    source = PatchesSource(RandomSource(200, 24), each=5, side=16)
+    built.attach(Images(source, 16, torch.arange(len(source)), checked=True))
+    counted: list[Tensor] = []
+    real = Losses.of
+
+    def of(training: Tensor, held_out: Tensor | None, groups: Tensor) -> Losses:
+        assert held_out is not None
+        assert len(training) == len(held_out) == len(groups) == 100
+        counted.append(groups.bincount(minlength=200))
+        return real(training, held_out, groups)
+
+    monkeypatch.setattr(Losses, "of", of)
+    Ruler(built).result(0)
+    assert built.held is not None
+    images = (built.held.kept // 5).unique()
+    assert counted[0].nonzero().flatten().tolist() == images.tolist()
+    assert set(counted[0].tolist()) == {0, 5}
 
 
 def test_flat_run_ends_by_itself_and_one_killed_there_ends_there_too(
