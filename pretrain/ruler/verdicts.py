@@ -21,7 +21,7 @@ FEW_DIRECTIONS = 0.1  # effective rank, relative to the untrained network's, bel
 ONE_DIRECTION = 1.2  # or, if the untrained network's is at least 2, in itself. Healthy training lowers it by half or so
 DIVERGED = 1.5  # held-out loss, relative to the lowest so far
 GAP = 1.1  # held-out loss, relative to the training loss, above which a network memorizes,
-CHANCE = 0.001  # where one sound network in so many or fewer would have this difference by chance
+CHANCE = 0.001  # if no more than this share of sound networks would have such a gap by chance
 
 
 Kind = Literal["copying", "collapsed", "dead", "diverging", "memorizing"]

@@ -107,7 +107,8 @@ def test_a_small_folder_learned_by_heart_is_told_with_cause_and_remedy(
 def test_a_small_folder_that_is_not_learned_by_heart_is_no_fault(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = small_folder(tmp_path / "pictures", 300) | {"steps": 20, "panels_every": 5}
+    settings = small_folder(tmp_path / "pictures", 300) | {"steps": 40, "panels_every": 10}
+    settings |= {"pretext": {"kind": "denoise"}}
     with caplog.at_level(logging.INFO, "retouch"):
         retouch.pretrain(pretraining(tmp_path / "run", **settings))
     assert "270 unlabeled images and 30 held out" in caplog.text

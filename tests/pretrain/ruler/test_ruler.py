@@ -106,18 +106,6 @@ def test_untrained_twin_has_the_statistics_of_the_images_and_other_weights(tmp_p
     torch.testing.assert_close(other["blocks.0.1.running_mean"], first.mean((0, 2, 3)))
 
 
-def test_network_that_gives_back_its_input_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    built = learner(tmp_path)
-
-    def copied(example: Example) -> tuple[Tensor, Tensor]:
-        return example.input, example.input
-
-    monkeypatch.setattr(built.objective, "predict", copied)
-    found = Ruler(built).result(0)
-    assert found.psnr == found.restorers["doing nothing"]
-    assert "copying" in [one.kind for one in found.verdicts]
-
-
 def test_trivial_restorers_get_the_help_that_the_network_gets(encoder_for: Any, photographs: Tensor) -> None:
     torch.manual_seed(0)
     mask, colorize = Mask(), Colorize()
