@@ -201,7 +201,7 @@ class Objective(nn.Module):
             example = self.pretext.corrupt(images, self.encoder)
             prediction, code = self.predict(example)
             # every loss is a mean over images, so the loss of a batch of one is that of its image
-            parts = zip(example.each(), prediction.split(1), code.split(1), strict=True)
+            parts = zip(example.each(), torch.split(prediction, 1), torch.split(code, 1), strict=True)
             losses = torch.stack([torch.stack(list(self.losses(*one).values())).sum() for one in parts])
             return Trial(example, self.pretext.picture(prediction, example, self.state), losses)
         finally:

@@ -127,7 +127,7 @@ def ridge_accuracies(matrix: Tensor, labels: Mapping[str, Tensor]) -> dict[str, 
     targets = [F.one_hot(values).double() for values in labels.values()]  # regressed on, as by RidgeClassifier
     fit = RidgeCV(STRENGTHS, scoring="neg_mean_squared_error", store_cv_results=True)
     left_out = torch.from_numpy(fit.fit(standard.numpy(), torch.cat(targets, 1).numpy()).cv_results_)  # [N C strengths]
-    parts = left_out.split([target.shape[1] for target in targets], 1)
+    parts = torch.split(left_out, [target.shape[1] for target in targets], dim=1)
     found = {}
     for (task, values), part in zip(labels.items(), parts, strict=True):
         found[task] = float((part.argmax(1) == values[:, None]).double().mean(0).max())
