@@ -183,7 +183,9 @@ def load_labeled(
     for name in data.tasks(sources.train):
         labels = train.labels(name)
         tasks[name] = labels, match_classes(labels, test.labels(name))
-        log.info("task %s: %s", name, _classes(*tasks[name]))
+        counts = len(labels.names), f"{len(train):,}", f"{len(test):,}"
+        log.info("task %s: %d classes, %s training and %s test images", name, *counts)
+        log.debug("task %s: %s", name, _classes(*tasks[name]))
         _warn_of_gaps(*tasks[name])
     return LabeledImages(train, test, tasks, leaks, left_out)
 
@@ -215,7 +217,7 @@ def _classes(train: Labels, test: Labels) -> str:
     counts = (part.values.bincount(minlength=len(part.names)).tolist() for part in (train, test))
     each = [f"{name} ({a:,} + {b:,})" for name, a, b in zip(train.names, *counts, strict=True)]
     more = f" and {len(each) - SHOWN} more" if len(each) > SHOWN else ""
-    return f"{len(each)} classes (training + test images): {', '.join(each[:SHOWN])}{more}"
+    return f"training + test images of each class: {', '.join(each[:SHOWN])}{more}"
 
 
 def _warn_of_gaps(train: Labels, test: Labels) -> None:

@@ -36,6 +36,15 @@ class CodeStorage(Config):
     bytes_dense: int
     bytes_sparse: float
 
+    @property
+    def text(self) -> str:
+        """``12.5 of 2,048 features per image are non-zero (99.4% zeros): 100 bytes as sparse, ...``"""
+        zeros = 1 - self.nonzeros / max(self.code_size, 1)
+        return (
+            f"{self.nonzeros:,.1f} of {self.code_size:,} features per image are non-zero ({zeros:.1%} zeros): "
+            f"{self.bytes_sparse:,.0f} bytes as sparse, {self.bytes_dense:,} as dense float32"
+        )
+
 
 @torch.no_grad()
 def code_storage(encoder: Encoder, images: Tensor) -> CodeStorage:
@@ -98,17 +107,6 @@ class PretrainResults(Config):
             "nonzeros": self.code.nonzeros,
             "seconds": self.seconds,
         }
-
-    @property
-    def lines(self) -> list[str]:
-        """The results as lines for the log."""
-        code, share = self.code, self.code.nonzeros / max(self.code.code_size, 1)
-        atoms = [] if self.atoms is None else [f"{self.atoms} atoms, {self.unused_atoms} unused"]
-        return [
-            *atoms,
-            f"{code.nonzeros:,.1f} of {code.code_size:,} features per image are non-zero ({1 - share:.1%} zeros): "
-            f"{code.bytes_sparse:,.0f} bytes as sparse, {code.bytes_dense:,} as dense float32",
-        ]
 
 
 def read_results(path: str | Path) -> PretrainResults:

@@ -213,7 +213,8 @@ def _export(learner: MethodLearner, config: PretrainConfig, run: Run, training: 
         "artifact": artifact,
     }
     sha256 = export_encoder(learner.encoder, folder, provenance)
-    log.info("encoder written to %s (sha256 %s)", folder, sha256[:12])
+    log.info("encoder written to %s", folder)
+    log.debug("sha256 of the encoder: %s", sha256)
     run.tracker.artifact(artifact, folder, "encoder", {"sha256": sha256, **provenance})
     return sha256
 
@@ -243,8 +244,9 @@ def _results(
         notes=tuple(learner.notes(images)),
         made=made_with,
     )
-    for line in results.lines:
-        log.info("%s", line)
+    if results.atoms is not None:
+        log.info("%d atoms, %d unused", results.atoms, results.unused_atoms)
+    log.debug("%s", results.code.text)
     for note in results.notes:
         log.warning("%s", note)
     log.info("all of this run: %s", run.folder)

@@ -249,7 +249,8 @@ def load_images(
     if cache == "none" or (cache == "auto" and need > room):
         sizes = f"they would take {readable_size(need)}, a quarter of the free memory is {readable_size(room)}"
         reason = "" if cache == "none" else f": {sizes}"
-        log.info("%s: %s images, decoded when needed%s", source.spec, f"{len(kept):,}", reason)
+        level = logging.INFO if reason else logging.DEBUG  # slower than was asked for, or as it was asked for
+        log.log(level, "%s: %s images, decoded when needed%s", source.spec, f"{len(kept):,}", reason)
         images = Images(source, size, kept, levels=levels)
         images = images.readable(workers) if check else images
     else:
@@ -320,7 +321,7 @@ def _fill(source: Source, size: int, kept: Tensor, workers: int, levels: Levels 
         raise UserError(_none_readable(source, everywhere))
     _report(source, everywhere, len(kept))
     seconds = time.monotonic() - start
-    log.info(
+    log.debug(
         "%s: %s images decoded in %.1f s, %s in memory",
         source.spec,
         f"{len(images):,}",
