@@ -59,7 +59,9 @@ class Ran(NamedTuple):
     predictions: Predictions | None = None  # of the test images, likewise
 
 
-def finetune(config: FinetuneConfig, images: LabeledImages | None = None) -> FinetuneResult | None:
+def finetune(
+    config: FinetuneConfig, images: LabeledImages | None = None, *, feature_cache: bool = True
+) -> FinetuneResult | None:
     """Train encoder and head, keep the step with the best validation accuracy, test it once.
 
     Writes ``classifier/``, ``encoder/``, ``results.json`` and ``predictions.parquet``. An exported encoder is compared
@@ -70,6 +72,7 @@ def finetune(config: FinetuneConfig, images: LabeledImages | None = None) -> Fin
     Args:
         images: those of one task, already decoded, in place of those that ``config.data`` names. They are for a network
             from scratch, which is compared with nothing else.
+        feature_cache: the linear probe may take its features from those on disk.
 
     Returns:
         The content of ``results.json``; None if a signal stopped training, and in all processes but the first.
@@ -95,7 +98,7 @@ def finetune(config: FinetuneConfig, images: LabeledImages | None = None) -> Fin
                     say_how_to_continue(config)
                     return None
             if config.compare.linear_probe and here.size == 1:
-                probing = _linear_probe(config)
+                probing = _linear_probe(config, feature_cache)
                 [found] = probe(probing, show=False).results
                 linear_probe = found, read_predictions(probing.out)[0]
             elif config.compare.linear_probe and here.is_main:
@@ -340,7 +343,7 @@ def _from_scratch(config: FinetuneConfig) -> FinetuneConfig:
     )
 
 
-def _linear_probe(config: FinetuneConfig) -> ProbeConfig:
+def _linear_probe(config: FinetuneConfig, feature_cache: bool) -> ProbeConfig:
     """The linear probe of ``retouch probe``, with its defaults, on the same images and the same task."""
     folder = config.out / "linear_probe"
     return ProbeConfig.model_validate(
@@ -355,6 +358,7 @@ def _linear_probe(config: FinetuneConfig) -> ProbeConfig:
             "baselines": {"random_init": False, "pixels": False},
             "damage": [],
             "properties": False,
+            "feature_cache": feature_cache,
             "overwrite": (folder / "config.yaml").exists(),
             "wandb": config.wandb.model_copy(update={"name": f"{config.wandb.name_of(config.out)}-probe"}).model_dump(),
         }

@@ -190,10 +190,16 @@ def prepare(config: ProbeConfig, here: World) -> tuple[Encoder, list[Spaces | La
         raise UserError("probe runs in one process: start it without torchrun")
     _, (encoder, spaces), sources = check_all(
         lambda: check_run_folder(config),
-        lambda: _encoder(config, [config.data, *config.more_data]),
+        lambda: open_encoder(config),
         lambda: open_images(config),
     )
     return encoder, spaces, sources
+
+
+def drawn_by_seed(config: ProbeConfig, sources: Sequence[Sources | MaskedSources]) -> bool:
+    """Whether the seed decides which images are those of training or of the test."""
+    limited = any(data.limit is not None for data in (config.data, *config.more_data))
+    return limited or any(one.images.split if isinstance(one, MaskedSources) else one.split for one in sources)
 
 
 def open_images(config: ProbeConfig) -> list[Sources | MaskedSources]:
@@ -216,7 +222,8 @@ def inputs(sources: Sequence[Sources | MaskedSources]) -> dict[str, str]:
 
 def _open(config: ProbeConfig, data: ProbeData) -> Sources | MaskedSources:
     if data.masks is not None:
-        return open_masked(data, config.seed)
+        size = data.image_size or read_encoder_card(config.encoder).image_size
+        return open_masked(data, size, config.seed)
     if data.labels:
         return open_multilabel(data, config.seed)
     return open_sources(data, config.seed, config.probe.validation)
@@ -239,7 +246,7 @@ def _load(
     return images
 
 
-def _encoder(config: ProbeConfig, all_data: Sequence[ProbeData]) -> tuple[Encoder, list[Spaces | Layers]]:
+def open_encoder(config: ProbeConfig) -> tuple[Encoder, list[Spaces | Layers]]:
     """The encoder, and the feature spaces to choose from for each data set; of one with masks, the layers.
 
     Raises:
@@ -251,6 +258,7 @@ def _encoder(config: ProbeConfig, all_data: Sequence[ProbeData]) -> tuple[Encode
         return find(config, data.image_size, encoder)
 
     encoder = load_encoder(config.encoder)
+    all_data = (config.data, *config.more_data)
     _, *spaces = check_all(
         lambda: _check_damage(config, [data.image_size or encoder.image_size for data in all_data]),
         *(lambda data=data: choices(data) for data in all_data),

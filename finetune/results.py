@@ -343,6 +343,11 @@ class LabelResult(Record):
     code: CodeProperties | None = None
     frozen: bool  # no tensor of the encoder or its twin changed, buffers included
 
+    @property
+    def linear(self) -> LabelProbed:
+        """The encoder's linear probe: the headline result."""
+        return self.subjects["encoder"]
+
 
 class DenseScore(Record):
     """How well a probe tells the classes of pixels apart, over all pixels of some images that count."""
@@ -384,6 +389,11 @@ class DenseResult(Record):
     subjects: dict[str, DenseProbed]  # encoder, random_init, pixels
     code: CodeProperties | None = None
     frozen: bool  # no tensor of the encoder or its twin changed, buffers included
+
+    @property
+    def linear(self) -> DenseProbed:
+        """The encoder's linear probe: the headline result."""
+        return self.subjects["encoder"]
 
 
 class ProbeReport(Record):

@@ -10,6 +10,7 @@ from rich.console import Console
 from common.runs.folder import Run
 from common.runs.results import RESULTS
 from finetune.config import ProbeConfig
+from finetune.dense.probing import strengths
 from finetune.lines import data_names, probe_lines, task_names
 from finetune.results import (
     Checks,
@@ -19,6 +20,7 @@ from finetune.results import (
     FinetuneResult,
     LabelProbed,
     LabelResult,
+    ProbeChoice,
     Probed,
     ProbeReport,
     ProbeResult,
@@ -48,13 +50,8 @@ def notes(
         found.append("this encoder and its random initialization saw gray only; raw pixels keep their color")
     linear = [(result.task, result.linear.choice) for result in results]
     linear += [(many.task, many.subjects["encoder"].choice) for many in multilabel]
-    at_end = [task for task, choice in linear if choice.at_end_of_grid]
-    if at_end:
-        low, high = config.probe.strengths[0], config.probe.strengths[-1]
-        found.append(
-            f"the chosen L2 strength is at an end of the grid for {', '.join(at_end)}: widen probe.l2, which now goes "
-            f"from {low:g} to {high:g}"
-        )
+    found += _at_end(linear, config.probe.strengths)
+    found += _at_end([(masks.task, masks.linear.choice) for masks in dense], strengths(config))
     for result in results:
         for subject, measured in result.subjects.items():
             for key, one in measured.probes.items():
@@ -70,6 +67,17 @@ def notes(
         found += [f"{masks.task}: {line}" for line in _failed(Checks(frozen=masks.frozen, null=None))]
         found += [f"{masks.task}: {line}" for line in _leaks(masks.data, masks.subjects["encoder"].test.n)]
     return tuple(dict.fromkeys(found))
+
+
+def _at_end(choices: Sequence[tuple[str, ProbeChoice]], grid: Sequence[float]) -> list[str]:
+    """Of which tasks a wider grid of strengths may be better."""
+    tasks = [task for task, choice in choices if choice.at_end_of_grid]
+    if not tasks:
+        return []
+    return [
+        f"the chosen L2 strength is at an end of the grid for {', '.join(tasks)}: widen probe.l2, which now goes from "
+        f"{grid[0]:g} to {grid[-1]:g}"
+    ]
 
 
 def finetune_notes(result: FinetuneResult) -> tuple[str, ...]:
@@ -184,7 +192,8 @@ R = TypeVar("R", LabelResult, DenseResult)
 def _named(results: Sequence[R], numbers: Callable[[R], Mapping[str, float]]) -> list[dict[str, float]]:
     """The logged numbers of each result, after its task, and its data where tasks share a name."""
     tasks = [result.task for result in results]
-    names = [f"{one.data.train}/{one.task}" if tasks.count(one.task) > 1 else one.task for one in results]
+    shared = [data if tasks.count(one.task) > 1 else "" for data, one in zip(data_names(results), results, strict=True)]
+    names = [f"{data}/{task}" if data else task for data, task in zip(shared, tasks, strict=True)]
     return [
         {f"{name}/{key}": value for key, value in numbers(result).items()}
         for name, result in zip(names, results, strict=True)

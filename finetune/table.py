@@ -182,15 +182,17 @@ def seeds_table(seeds: Seeds, encoder: str) -> Table:
     header = [PROBES.get(name, name.replace("_", " ")) for name in probes]
     for column in ("method", *header, "linear, 95% interval of the mean"):
         table.add_column(column)
-    found = {(one.task, one.subject, one.probe): one for one in seeds.spreads}
-    for task in _in_order(one.task for one in seeds.spreads):
+    found = {(*one.of, one.subject, one.probe): one for one in seeds.spreads}
+    several = len({one.measure for one in seeds.spreads}) > 1
+    for task, measure in dict.fromkeys(one.of for one in seeds.spreads):
         table.add_section()
-        table.add_row(f"[bold]{escape(task)}[/bold]")
-        for subject in _in_order(one.subject for one in seeds.spreads if one.task == task):
+        table.add_row(f"[bold]{escape(task)}[/bold]{f', {MEASURES[measure]}' if several else ''}")
+        for subject in _in_order(one.subject for one in seeds.spreads if one.of == (task, measure)):
             shown = [
-                spread_text(found[key].spread) if (key := (task, subject, name)) in found else "" for name in probes
+                spread_text(found[key].spread) if (key := (task, measure, subject, name)) in found else ""
+                for name in probes
             ]
-            low, high = found[task, subject, "linear"].spread.ci95
+            low, high = found[task, measure, subject, "linear"].spread.ci95
             shown.append(f"[{_number(low)}, {_number(high)}]")
             table.add_row(f"  {escape(subject_name(subject, encoder))}", *map(escape, shown))
     return table

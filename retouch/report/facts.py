@@ -17,6 +17,7 @@ from finetune.embedding import Embedding
 from finetune.lines import task_names
 from finetune.predictions import Predictions
 from finetune.results import DenseResult, EncoderFacts, FinetuneResult, LabelResult, ProbeReport, ProbeResult
+from finetune.spreads import Over
 from pretrain.results import PretrainResults, PretrainSeeds
 from retouch.report.logs import Log
 from retouch.studies.results import StudyReport
@@ -129,6 +130,11 @@ class Group:
     name: str
     pretraining: PretrainSeeds | None = None
     probing: ProbeReport | None = None  # its `seeds` is not None
+
+    @property
+    def over(self) -> Over | None:
+        """What its probes vary; None of a group of pretraining runs."""
+        return None if self.probing is None or self.probing.seeds is None else self.probing.seeds.over
 
 
 # ---- what is known of all

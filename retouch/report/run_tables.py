@@ -17,7 +17,7 @@ from finetune.results import (
 from finetune.table import two_decimals
 from retouch.report.blocks import Cell, Column, Table
 from retouch.report.facts import Facts, Origin
-from retouch.report.sentences import distinct, number
+from retouch.report.sentences import distinct, listed, number
 from retouch.report.tables import condensed, upright
 
 FIRST = 5  # repeated test images that are named, of each kind
@@ -59,19 +59,25 @@ def labeled_table(facts: Facts) -> Table | None:
 
 def repeats_table(facts: Facts) -> Table | None:
     """The first test images that images of training or pretraining repeat, the most alike first."""
-    found = {one.data.test: one.data for one in _labeled_results(facts)}
-    found |= {one.test: one for run in facts.studies for one in run.report.data.values()}
-    rows, pairs = [], 0
-    for data in found.values():
-        for where, near in (("training", data.near_duplicates), ("pretraining", data.in_pretraining)):
-            if near is not None:
-                pairs += near.pairs
-                rows += [
-                    (Cell(where), Cell(one.test), Cell(one.other), Cell(f"{one.alike:.3f}"))
-                    for one in near.most_alike[:FIRST]
-                ]
+    training: dict[NearDuplicates, None] = {}  # of many encoders, the same
+    pretraining: dict[NearDuplicates, list[str]] = {}
+    for name, data in _all_data(facts):
+        if data.near_duplicates is not None:
+            training[data.near_duplicates] = None
+        if data.in_pretraining is not None:
+            pretraining.setdefault(data.in_pretraining, []).append(name)
+    found = [("training", "", near) for near in training]
+    found += [("pretraining", listed(distinct(names)), near) for near, names in pretraining.items()]
+    rows = list(
+        dict.fromkeys(
+            (Cell(where, of), Cell(one.test), Cell(one.other), Cell(f"{one.alike:.3f}"))
+            for where, of, near in found
+            for one in near.most_alike[:FIRST]
+        )
+    )
     if not rows:
         return None
+    pairs = sum(near.pairs for *_, near in found)
     texts = (Column(text, numeric=False) for text in ("seen in", "test image", "repeated by"))
     most = "" if pairs == len(rows) else f"The {len(rows)} most alike of {pairs:,} pairs; all are in duplicates.csv. "
     return Table(
@@ -82,11 +88,13 @@ def repeats_table(facts: Facts) -> Table | None:
     )
 
 
-def _labeled_results(facts: Facts) -> list[ProbeResult | LabelResult | DenseResult | FinetuneResult]:
-    found: list[ProbeResult | LabelResult | DenseResult | FinetuneResult] = [entry.result for entry in facts.entries]
-    found += [one.result for one in facts.label_entries]
-    found += [one.result for one in facts.dense_entries]
-    return [*found, *(run.result for run in facts.finetuning)]
+def _all_data(facts: Facts) -> list[tuple[str, DataFacts]]:
+    """The data of every result, with the encoder, network or study that was tested on them."""
+    found = [(entry.encoder, entry.result.data) for entry in facts.entries]
+    found += [(one.encoder, one.result.data) for one in facts.label_entries]
+    found += [(one.encoder, one.result.data) for one in facts.dense_entries]
+    found += [(run.origin.name, run.result.data) for run in facts.finetuning]
+    return [*found, *((run.origin.name, data) for run in facts.studies for data in run.report.data.values())]
 
 
 def _multilabeled(task: str, result: LabelResult) -> tuple[Cell, ...]:

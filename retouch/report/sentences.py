@@ -251,9 +251,10 @@ def rival_sentence(one: GroupContrast) -> str:
     by = (
         f"{signed(found.difference)} points {interval(*found.ci95)} ({p_text(one.adjusted_p)}, {found.images:,} images)"
     )
+    seeds = "several seeds" if one.over == "pretraining" else "several seeds of the probe, of one encoder each"
     if one.shown:
-        return f"Over several seeds, {one.one} beats {one.other} on {one.task} by {by}."
-    return f"No difference shown over several seeds: on {one.task}, {one.one} and {one.other} differ by {by}."
+        return f"Over {seeds}, {one.one} beats {one.other} on {one.task} by {by}."
+    return f"No difference shown over {seeds}: on {one.task}, {one.one} and {one.other} differ by {by}."
 
 
 def _level(facts: Facts) -> str:

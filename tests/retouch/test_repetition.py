@@ -162,7 +162,7 @@ def test_another_encoder_in_the_same_place_is_refused(probes: Path, tmp_path: Pa
 
 def test_versions_and_machine_are_compared_with_a_remedy() -> None:
     now = made({"data.train": "a"})
-    assert differences(now, now) == []
+    assert differences(Path("runs/mine"), now, now) == []
     old = now.model_copy(
         update={
             "versions": {**now.versions, "torch": "2.0.0", "Python": "3.10.1"},
@@ -173,7 +173,7 @@ def test_versions_and_machine_are_compared_with_a_remedy() -> None:
             "inputs": {"data.train": "b"},
         }
     )
-    said = "\n".join(differences(old, now))
+    said = "\n".join(differences(Path("runs/mine"), old, now))
     assert "pip install torch==2.0.0" in said
     assert "use Python 3.10.1" in said
     assert "made on Abacus 3000" in said
@@ -181,7 +181,7 @@ def test_versions_and_machine_are_compared_with_a_remedy() -> None:
     assert "--nproc-per-node 2" in said
     assert "source of Retouch has changed" in said
     assert "data.train: the images have changed" in said
-    assert len(differences(old, now)) == 7
+    assert len(differences(Path("runs/mine"), old, now)) == 7
 
 
 def test_results_of_an_older_version_say_so(run: Path, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_what_cannot_be_repeated_is_refused_with_what_would_work(
         part: f"repeat the study: {study}",
         folder("features", "embed"): "retouch embed",
         folder("unfinished", "pretrain"): "has not finished",
-        tmp_path / "nothing": "no run",
+        tmp_path / "nothing": "not a run",
     }
     for path, words in wanted.items():
         assert main(["repeat", str(path)]) == 2

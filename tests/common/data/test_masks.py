@@ -133,7 +133,7 @@ def test_every_problem_is_said_at_once(tmp_path: Path) -> None:
     images = build_source(str(tmp_path / "images"))
     masks = find_masks(images, str(tmp_path / "masks"), "train", "data.masks")
     with pytest.raises(UserError) as wrong:
-        look_at_masks(masks, images, torch.arange(5))
+        look_at_masks(masks, images, torch.arange(5), 16)
     text = str(wrong.value)
     for words in (
         "1 of 5 masks are in color, but class numbers are needed, one per pixel: save one number per pixel",
@@ -158,7 +158,7 @@ def test_the_classes_are_those_of_the_middle_square(tmp_path: Path) -> None:
     pair(tmp_path, "a", gray([[9, 0, 1, 2, 3, 9]] * 4))
     images = build_source(str(tmp_path / "images"))
     masks = find_masks(images, str(tmp_path / "masks"), "train", "data.masks")
-    seen = look_at_masks(masks, images, torch.tensor([0]))
+    seen = look_at_masks(masks, images, torch.tensor([0]), 4)
     assert seen.numbers == [0, 1, 2, 3]
     assert Masks(masks, torch.tensor([0]), 4).rows(torch.tensor([0]))[0].unique().tolist() == seen.numbers
 
@@ -232,7 +232,7 @@ def test_a_table_has_a_column_of_masks(tmp_path: Path, kind: str) -> None:
     for images, numbers in ((train, [0, 2]), (test, [1, 3]), (Subset(train, torch.tensor([1]), "some"), [2])):
         masks = find_masks(images, "mask", "train", "data.masks")
         assert [int(read_mask(masks.image(row))[0, 0]) for row in range(len(masks))] == numbers
-        assert look_at_masks(masks, images, torch.arange(len(masks))).numbers == numbers
+        assert look_at_masks(masks, images, torch.arange(len(masks)), 8).numbers == numbers
         assert masks.fingerprint != images.fingerprint
     with pytest.raises(UserError, match=r"data\.masks=depth: no such masks; it has mask; a table needs"):
         find_masks(train, "depth", "train", "data.masks")
@@ -283,4 +283,4 @@ def test_the_masks_of_shapes_have_the_class_of_the_object(column: str) -> None:
     assert masks.mask_names[0] == "background"
     assert len(masks.mask_names) == (2 if column == "object" else 1 + len(source.labels(column).names))
     assert np.array_equal(read_mask(masks.image(5)), values[5, 0])
-    assert look_at_masks(masks, source, rows[:9]).values[4].nonzero().squeeze(1).tolist() == [0, int(classes[4])]
+    assert look_at_masks(masks, source, rows[:9], 32).values[4].nonzero().squeeze(1).tolist() == [0, int(classes[4])]

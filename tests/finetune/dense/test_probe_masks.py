@@ -94,7 +94,7 @@ def config_of(here: Path, out: Path, **changes: Any) -> ProbeConfig:
 
 def loaded(here: Path) -> MaskedImages:
     data = config_of(here, here / "none").data
-    return load_masked(open_masked(data, 0), data, SIZE, 0)
+    return load_masked(open_masked(data, SIZE, 0), data, SIZE, 0)
 
 
 @pytest.fixture(scope="module")
@@ -303,13 +303,13 @@ def test_raw_pixels_are_patches_with_their_place() -> None:
 
 def test_without_a_test_set_a_fifth_is_held_out_with_its_masks(here: Path) -> None:
     data = ProbeData(train=str(here / "train/images"), masks=str(here / "train/masks"), workers=0)
-    sources = open_masked(data, seed=0)
+    sources = open_masked(data, SIZE, seed=0)
     assert (len(sources.images.train), len(sources.images.test)) == (48, 12)
     assert sources.classes.names == ("0", "1", "2")
     for images, masks in zip(sources.images, sources.masks, strict=True):
         for row in range(len(images)):
             assert Path(images.where(row)).name == Path(masks.where(row)).name
-    assert open_masked(data, seed=1).images.train.fingerprint != sources.images.train.fingerprint
+    assert open_masked(data, SIZE, seed=1).images.train.fingerprint != sources.images.train.fingerprint
 
 
 def test_unreadable_images_are_left_out_with_their_masks(here: Path, tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_unreadable_images_are_left_out_with_their_masks(here: Path, tmp_path: P
         train=str(tmp_path / "images"), masks=str(tmp_path / "masks"), test=str(here / "test/images"),
         test_masks=str(here / "test/masks"), workers=0,
     )  # fmt: skip
-    found = load_masked(open_masked(data, 0), data, SIZE, 0)
+    found = load_masked(open_masked(data, SIZE, 0), data, SIZE, 0)
     assert len(found.train.images) == len(found.present) == 19
     for row in range(19):
         name = Path(found.train.images.where(row)).name
@@ -415,7 +415,7 @@ def test_one_class_is_refused_with_a_hint_about_what_is_ignored(here: Path, tmp_
     data = ProbeData(
         train=str(here / "train/images"), masks=masks, test=str(here / "train/images"), mask_ignore=None, workers=0
     )
-    assert open_masked(data, 0).classes.numbers == (0, 255)
+    assert open_masked(data, SIZE, 0).classes.numbers == (0, 255)
 
 
 def test_classes_that_training_lacks_are_refused(here: Path, tmp_path: Path) -> None:
