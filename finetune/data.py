@@ -30,7 +30,7 @@ from common.data.split import classes_without, first
 from common.errors import UserError, check_all
 from common.machine.cores import usable_cores
 from finetune.leaks import Leaks, find_leaks, without_leaks
-from finetune.results import DataFacts
+from finetune.records import DataFacts
 
 log = logging.getLogger("retouch")
 

@@ -66,7 +66,7 @@ def finetune(
 
     Writes ``classifier/``, ``encoder/``, ``results.json`` and ``predictions.parquet``. An exported encoder is compared
     with its linear probe and with the same network from scratch, each in its own folder. From scratch means without the
-    learned weights: the statistics of the data (centre, whitening, BatchNorm) are the encoder's, as for the probe's
+    learned weights: the statistics of the data (center, whitening, BatchNorm) are the encoder's, as for the probe's
     untrained twin.
 
     Args:

@@ -53,9 +53,7 @@ from finetune.probes import Answers, Candidates, Fitted, Probe, Task, build_task
 from finetune.properties import measure_properties
 from finetune.results import (
     Checks,
-    DenseResult,
     LabelEfficiency,
-    LabelResult,
     NullCheck,
     Probed,
     ProbeReport,
@@ -64,6 +62,7 @@ from finetune.results import (
     SubjectResult,
     write_results,
 )
+from finetune.several import DenseResult, LabelResult
 from finetune.subjects import Spaces, Subject, baselines_of, encoder_facts, features_of, spaces_of
 from finetune.summary import log_report, notes, print_report
 from finetune.tracked import Sheet, image_sheets, send

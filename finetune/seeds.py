@@ -21,7 +21,8 @@ from finetune import probe as one_probe
 from finetune.config import ProbeConfig
 from finetune.lines import group_title, task_names
 from finetune.results import ProbeReport, read_results, write_results
-from finetune.spreads import Measure, Over, Seeds, SubjectSpread
+from finetune.several import SeveralProbed, SeveralResult, SeveralScore
+from finetune.spreads import Over, Seeds, SubjectSpread
 from finetune.table import seeds_table
 
 log = logging.getLogger("retouch")
@@ -130,7 +131,11 @@ def summarized(plan: Plan, reports: Sequence[ProbeReport]) -> ProbeReport:
         over=plan.over,
         seeds=plan.seeds,
         runs=tuple(one.out.name for one in plan.runs),
-        spreads=(*_of_classes(reports), *_of_labels(reports), *_of_masks(reports)),
+        spreads=(
+            *_of_classes(reports),
+            *_of_several([report.multilabel for report in reports]),
+            *_of_several([report.dense for report in reports]),
+        ),
     )
     return ProbeReport(
         results=tuple(result for report in reports for result in report.results),
@@ -152,22 +157,13 @@ def _of_classes(reports: Sequence[ProbeReport]) -> Iterator[SubjectSpread]:
                 yield SubjectSpread(task=task, subject=subject, probe=probe, measure="accuracy", spread=spread)
 
 
-def _of_labels(reports: Sequence[ProbeReport]) -> Iterator[SubjectSpread]:
-    measure: Measure = "mean_average_precision"
-    first = reports[0].multilabel
+def _of_several(runs: Sequence[Sequence[SeveralResult[SeveralProbed[SeveralScore]]]]) -> Iterator[SubjectSpread]:
+    """Of the results of each run, which are of several labels, or of masks."""
+    first = runs[0]
     for place, (task, result) in enumerate(zip(task_names(first), first, strict=True)):
         for subject in result.subjects:
-            tests = [report.multilabel[place].subjects[subject].test for report in reports]
-            spread = Spread.of([test.mean_average_precision for test in tests])
-            yield SubjectSpread(task=task, subject=subject, probe="linear", measure=measure, spread=spread)
-
-
-def _of_masks(reports: Sequence[ProbeReport]) -> Iterator[SubjectSpread]:
-    first = reports[0].dense
-    for place, (task, result) in enumerate(zip(task_names(first), first, strict=True)):
-        for subject in result.subjects:
-            spread = Spread.of([report.dense[place].subjects[subject].test.mean_iou for report in reports])
-            yield SubjectSpread(task=task, subject=subject, probe="linear", measure="mean_iou", spread=spread)
+            spread = Spread.of([results[place].subjects[subject].test.mean for results in runs])
+            yield SubjectSpread(task=task, subject=subject, probe="linear", measure=result.measure, spread=spread)
 
 
 def _print(config: ProbeConfig, report: ProbeReport) -> None:

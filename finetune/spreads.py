@@ -8,6 +8,11 @@ from common.runs.results import Record
 from common.runs.spread import Spread
 
 Measure = Literal["accuracy", "mean_average_precision", "mean_iou"]
+MEASURES: dict[Measure, str] = {
+    "accuracy": "test accuracy",
+    "mean_average_precision": "mean average precision",
+    "mean_iou": "mean IoU",
+}
 Over = Literal["pretraining", "probing"]
 
 

@@ -33,7 +33,8 @@ from finetune.lines import task_names
 from finetune.results import FinetuneResult, ProbeReport
 from finetune.results import read_results as read_transfer
 from finetune.seeds import plan_of, probe, with_every_encoder
-from finetune.table import MEASURES
+from finetune.several import SeveralProbed, SeveralResult, SeveralScore
+from finetune.spreads import MEASURES
 from pretrain import run as pretraining
 from pretrain.config import GradientPretraining, PretrainConfig
 from pretrain.results import PretrainResults, PretrainSeeds, read_seeds
@@ -48,8 +49,6 @@ NOT_COMPARED = {
     "seconds": "time, which no two runs share",
     "made": "versions and machine, which are compared before the run starts",
 }
-
-LABELS, MASKS = MEASURES["mean_average_precision"], MEASURES["mean_iou"]
 
 Results = PretrainResults | PretrainSeeds | ProbeReport | FinetuneResult
 Settings = PretrainConfig | ProbeConfig | FinetuneConfig
@@ -323,17 +322,14 @@ def headline(found: Results) -> list[tuple[str, float, tuple[float, float] | Non
         for subject, measured in result.subjects.items()
         for probe, outcome in measured.probes.items()
     ]
-    labels = [
-        (f"{task}, {subject}, {LABELS}", one.test.mean_average_precision, one.test.ci95)
-        for task, result in zip(task_names(found.multilabel), found.multilabel, strict=True)
+    kinds: tuple[Sequence[SeveralResult[SeveralProbed[SeveralScore]]], ...] = (found.multilabel, found.dense)
+    several = [
+        (f"{task}, {subject}, {MEASURES[result.measure]}", one.test.mean, one.test.ci95)
+        for results in kinds
+        for task, result in zip(task_names(results), results, strict=True)
         for subject, one in result.subjects.items()
     ]
-    masks = [
-        (f"{task}, {subject}, {MASKS}", one.test.mean_iou, one.test.ci95)
-        for task, result in zip(task_names(found.dense), found.dense, strict=True)
-        for subject, one in result.subjects.items()
-    ]
-    return [*classes, *labels, *masks]
+    return [*classes, *several]
 
 
 def compared(of: Path, folder: Path, then: Results, now: Results, changed: Sequence[str] = ()) -> Repetition:

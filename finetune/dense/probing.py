@@ -25,7 +25,7 @@ from finetune.features import Extraction, layer_shapes
 from finetune.multilabel.data import ProbeData
 from finetune.pooling import layer_choices
 from finetune.properties import measure_properties
-from finetune.results import DenseProbed, DenseResult
+from finetune.several import DenseProbed, DenseResult, LabelComparison, compared_with
 from finetune.subjects import encoder_facts
 
 log = logging.getLogger("retouch")
@@ -102,13 +102,10 @@ def probe_masks(
     frozen = state_digests(subject.encoder for subject in subjects) == before
 
     mine = measured["encoder"]
-    compared = {
-        name: compare_masks(mine.counts, other.counts, mine.drawn, other.drawn)
-        for name, other in measured.items()
-        if name != "encoder"
-    }
-    outcomes = {name: one.outcome for name, one in measured.items()}
-    outcomes["encoder"] = mine.outcome.model_copy(update={"compared": compared})
+
+    def against(name: str) -> LabelComparison:
+        return compare_masks(mine.counts, measured[name].counts, mine.drawn, measured[name].drawn)
+
     assert data.masks is not None
     return DenseResult(
         task=data.masks,
@@ -116,7 +113,7 @@ def probe_masks(
         data=data_facts(sources.images, images.train.images, images.leaks, images.left_out),
         protocol=_protocol(config, parts, images.train.images.size),
         encoder=encoder_facts(config, card),
-        subjects=outcomes,
+        subjects=compared_with({name: one.outcome for name, one in measured.items()}, against),
         code=code,
         frozen=frozen,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune.results import DenseProbed
+from finetune.several import DenseProbed
 from retouch.report.blocks import Block, Cell, Column, Prose, Table
 from retouch.report.facts import DenseEntry, Facts
 from retouch.report.multilabel import OPEN_LABELS, OVER, titled

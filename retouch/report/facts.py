@@ -16,7 +16,9 @@ from finetune.data import LabeledData
 from finetune.embedding import Embedding
 from finetune.lines import task_names
 from finetune.predictions import Predictions
-from finetune.results import DenseResult, EncoderFacts, FinetuneResult, LabelResult, ProbeReport, ProbeResult
+from finetune.records import EncoderFacts
+from finetune.results import FinetuneResult, ProbeReport, ProbeResult
+from finetune.several import DenseResult, LabelResult
 from finetune.spreads import Over
 from pretrain.results import PretrainResults, PretrainSeeds
 from retouch.report.logs import Log

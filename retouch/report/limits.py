@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from finetune.results import DataFacts, Score
+from finetune.records import DataFacts
+from finetune.results import Score
 from retouch.report.compare import FROZEN, PIXELS, SCRATCH, UNTRAINED
 from retouch.report.dense import mask_limits
 from retouch.report.facts import Facts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune.lines import subject_name
-from finetune.results import LabelProbed, LabelScore
+from finetune.several import LabelProbed, LabelScore
 from retouch.report.blocks import Block, Cell, Column, Prose, Table
 from retouch.report.compare import PIXELS, UNTRAINED
 from retouch.report.facts import Facts, LabelEntry

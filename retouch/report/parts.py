@@ -11,7 +11,8 @@ from torch import Tensor
 from common.files import as_utf8
 from finetune.metrics import Bin, reliability
 from finetune.predictions import Predictions
-from finetune.results import DataFacts, Score
+from finetune.records import DataFacts
+from finetune.results import Score
 from finetune.table import worth_lines
 from pretrain.report.panels import panel_images
 from retouch.report.blocks import (

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from finetune.results import (
-    Choice,
-    DataFacts,
-    DenseResult,
-    FinetuneResult,
-    LabelResult,
-    NearDuplicates,
-    Outcome,
-    ProbeResult,
-)
+from finetune.records import Choice, DataFacts, NearDuplicates
+from finetune.results import FinetuneResult, Outcome, ProbeResult
+from finetune.several import DenseResult, LabelResult
 from finetune.table import two_decimals
 from retouch.report.blocks import Cell, Column, Table
 from retouch.report.facts import Facts, Origin

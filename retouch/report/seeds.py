@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from finetune.lines import group_title, subject_name
 from finetune.results import ProbeReport
-from finetune.spreads import Seeds
-from finetune.table import MEASURES, spread_text
+from finetune.spreads import MEASURES, Seeds
+from finetune.table import spread_text
 from pretrain.results import PretrainSeeds
 from retouch.report.blocks import Block, Cell, Column, Points, Prose, Table
 from retouch.report.compare import group_rivals

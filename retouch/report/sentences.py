@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from common.files import as_utf8
 from finetune.metrics import wilson_interval
-from finetune.results import Comparison, LabelComparison, Score
+from finetune.results import Comparison, Score
+from finetune.several import LabelComparison
 from retouch.report.compare import (
     PIXELS,
     SCRATCH,

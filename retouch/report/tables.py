@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from finetune.lines import SUBJECTS
-from finetune.results import Choice, Comparison, DenseProbed, LabelProbed, Outcome, ProbeChoice, Score
+from finetune.records import Choice, ProbeChoice
+from finetune.results import Comparison, Outcome, Score
+from finetune.several import DenseProbed, LabelProbed
 from finetune.table import PROBES
 from retouch.report.blocks import Cell, Column, Table
 from retouch.report.charts import interval_mark, span_of

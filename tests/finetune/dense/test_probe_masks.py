@@ -32,9 +32,10 @@ from finetune.features import Extraction
 from finetune.multilabel.data import ProbeData
 from finetune.probe import probe
 from finetune.probes import Search
-from finetune.results import DenseResult, ProbeReport, read_results
-from finetune.summary import logged_mask_numbers
-from finetune.table import masks_table
+from finetune.results import ProbeReport, read_results
+from finetune.several import DenseResult
+from finetune.summary import logged_several
+from finetune.table import several_table
 from finetune.tracked import Sheet, probe_shown
 from retouch.repetition import headline
 
@@ -136,7 +137,7 @@ def test_the_protocol_the_log_and_the_table_say_what_was_done(here: Path, report
     for words in ("linear discriminant analysis", "split by image", "5-fold cross-validation", "tested once", "16 px"):
         assert words in result.protocol
     [logged] = [json.loads(line) for line in (here / "run" / "metrics.jsonl").read_text().splitlines()]
-    numbers = logged_mask_numbers(result)
+    numbers = logged_several(result)
     assert numbers["mean_iou"] == result.subjects["encoder"].test.mean_iou
     assert logged[f"{result.task}/pixels_pixel_accuracy"] == result.subjects["pixels"].test.pixel_accuracy
     assert {f"{result.task}/{key}" for key in numbers} <= logged.keys()
@@ -148,7 +149,7 @@ def test_the_protocol_the_log_and_the_table_say_what_was_done(here: Path, report
     assert [row[2:] for row in sheets["mask_classes"].rows[:3]] == classes
     assert [row[0] for row in sheets["data"].rows] == [result.task]
     console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    console.print(masks_table(result))
+    console.print(several_table(result))
     text = console.export_text()
     assert f"{100 * test.mean_iou:.1f} [{100 * test.ci95[0]:.1f}" in text
     for words in ("denoise", "untrained", "raw pixels", "gain over untrained", "3 classes", "40 test images"):

@@ -9,15 +9,9 @@ import torch
 
 from finetune.dense.cells import overlaps
 from finetune.dense.scores import bootstrap, compare_masks, score_masks
-from finetune.results import (
-    DataFacts,
-    DenseProbed,
-    DenseResult,
-    EncoderFacts,
-    ProbeChoice,
-    ProbeReport,
-    write_results,
-)
+from finetune.records import DataFacts, EncoderFacts, ProbeChoice
+from finetune.results import ProbeReport, write_results
+from finetune.several import DenseProbed, DenseResult
 from retouch.report.blocks import Table
 from retouch.report.choices import chosen, touched
 from retouch.report.dense import mask_blocks
