@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from finetune.records import Choice
 from finetune.results import FinetuneResult, Outcome, ProbeReport, ProbeResult
-from finetune.several import SeveralProbed, SeveralResult, SeveralScore
+from finetune.several import Several
 
 SUBJECTS = {"random_init": "untrained", "pixels": "raw pixels"}  # display names that differ from the key
 
@@ -98,13 +98,13 @@ def _line(task: str, method: str, probe: str, outcome: Outcome[Choice], baseline
     )
 
 
-def task_names(results: Sequence[ProbeResult | SeveralResult[SeveralProbed[SeveralScore]]]) -> list[str]:
+def task_names(results: Sequence[ProbeResult | Several]) -> list[str]:
     """The display name of each result's task, different for different data."""
     names = zip(data_names(results), results, strict=True)
     return [f"{result.task} ({data})" if data else result.task for data, result in names]
 
 
-def data_names(results: Sequence[ProbeResult | SeveralResult[SeveralProbed[SeveralScore]]]) -> list[str]:
+def data_names(results: Sequence[ProbeResult | Several]) -> list[str]:
     """The shortest name that distinguishes each result's data from the others; empty if all are the same."""
     facts = [
         (

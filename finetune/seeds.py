@@ -21,7 +21,7 @@ from finetune import probe as one_probe
 from finetune.config import ProbeConfig
 from finetune.lines import group_title, task_names
 from finetune.results import ProbeReport, read_results, write_results
-from finetune.several import SeveralProbed, SeveralResult, SeveralScore
+from finetune.several import Several
 from finetune.spreads import Over, Seeds, SubjectSpread
 from finetune.table import seeds_table
 
@@ -157,7 +157,7 @@ def _of_classes(reports: Sequence[ProbeReport]) -> Iterator[SubjectSpread]:
                 yield SubjectSpread(task=task, subject=subject, probe=probe, measure="accuracy", spread=spread)
 
 
-def _of_several(runs: Sequence[Sequence[SeveralResult[SeveralProbed[SeveralScore]]]]) -> Iterator[SubjectSpread]:
+def _of_several(runs: Sequence[Sequence[Several]]) -> Iterator[SubjectSpread]:
     """Of the results of each run, which are of several labels, or of masks."""
     first = runs[0]
     for place, (task, result) in enumerate(zip(task_names(first), first, strict=True)):

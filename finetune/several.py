@@ -111,6 +111,9 @@ class SeveralResult(Record, Generic[P]):
         return self.subjects["encoder"]
 
 
+Several = SeveralResult[SeveralProbed[SeveralScore]]
+
+
 def compared_with(outcomes: Mapping[str, P], compare: Callable[[str], LabelComparison]) -> dict[str, P]:
     """The outcomes of all subjects, that of the encoder with its comparison with each baseline."""
     found = {name: compare(name) for name in outcomes if name != "encoder"}

@@ -13,7 +13,7 @@ from finetune.dense.probing import strengths
 from finetune.lines import data_names, probe_lines, task_names
 from finetune.records import CodeProperties, DataFacts, ProbeChoice
 from finetune.results import Checks, FinetuneResult, Probed, ProbeReport, ProbeResult
-from finetune.several import DenseResult, LabelProbed, LabelResult, SeveralProbed, SeveralResult, SeveralScore
+from finetune.several import DenseResult, LabelProbed, LabelResult, Several
 from finetune.table import (
     damage_table,
     efficiency_table,
@@ -170,7 +170,7 @@ def log_report(run: Run, report: ProbeReport) -> None:
     send(run.tracker, probe_shown(report))
 
 
-def _named(results: Sequence[SeveralResult[SeveralProbed[SeveralScore]]]) -> list[dict[str, float]]:
+def _named(results: Sequence[Several]) -> list[dict[str, float]]:
     """The logged numbers of each result, after its task, and its data where tasks share a name."""
     tasks = [result.task for result in results]
     shared = [data if tasks.count(one.task) > 1 else "" for data, one in zip(data_names(results), results, strict=True)]
@@ -191,7 +191,7 @@ def logged_numbers(result: ProbeResult) -> Mapping[str, float]:
     return numbers | _code_numbers(result.code)
 
 
-def logged_several(result: SeveralResult[SeveralProbed[SeveralScore]]) -> Mapping[str, float]:
+def logged_several(result: Several) -> Mapping[str, float]:
     """The logged numbers: ``mean_iou`` and ``pixel_accuracy`` of the encoder's probe, ``pixels_mean_iou``, ..."""
     numbers = {f"val_{result.measure}": result.linear.choice.val_accuracy}
     for subject, one in result.subjects.items():

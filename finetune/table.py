@@ -11,7 +11,7 @@ from rich.table import Table
 from common.runs.spread import Spread
 from finetune.lines import SUBJECTS, Line, subject_name, task_names
 from finetune.results import LabelEfficiency, LabelPoint, ProbeResult, Score, Worth
-from finetune.several import SeveralProbed, SeveralResult, SeveralScore
+from finetune.several import Several
 from finetune.spreads import MEASURES, Seeds
 
 TITLE = "Test accuracy, % [95% interval]"
@@ -86,7 +86,7 @@ def _blocks(lines: Sequence[Line]) -> tuple[list[str], list[_Block]]:
     return header, blocks
 
 
-def several_table(result: SeveralResult[SeveralProbed[SeveralScore]]) -> Table:
+def several_table(result: Several) -> Table:
     """The mean and other numbers of each subject, in percent; those of each label or class are in the results."""
     encoder = result.linear
     title = f"{SEVERAL[result.measure]}, % [95% interval]; chosen by {encoder.choice.how}"

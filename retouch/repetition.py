@@ -33,7 +33,7 @@ from finetune.lines import task_names
 from finetune.results import FinetuneResult, ProbeReport
 from finetune.results import read_results as read_transfer
 from finetune.seeds import plan_of, probe, with_every_encoder
-from finetune.several import SeveralProbed, SeveralResult, SeveralScore
+from finetune.several import Several
 from finetune.spreads import MEASURES
 from pretrain import run as pretraining
 from pretrain.config import GradientPretraining, PretrainConfig
@@ -322,7 +322,7 @@ def headline(found: Results) -> list[tuple[str, float, tuple[float, float] | Non
         for subject, measured in result.subjects.items()
         for probe, outcome in measured.probes.items()
     ]
-    kinds: tuple[Sequence[SeveralResult[SeveralProbed[SeveralScore]]], ...] = (found.multilabel, found.dense)
+    kinds: tuple[Sequence[Several], ...] = (found.multilabel, found.dense)
     several = [
         (f"{task}, {subject}, {MEASURES[result.measure]}", one.test.mean, one.test.ci95)
         for results in kinds

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from finetune.records import Choice, DataFacts, NearDuplicates
 from finetune.results import FinetuneResult, Outcome, ProbeResult
-from finetune.several import DenseResult, LabelResult
+from finetune.several import Several
 from finetune.table import two_decimals
 from retouch.report.blocks import Cell, Column, Table
 from retouch.report.facts import Facts, Origin
@@ -25,10 +25,8 @@ def labeled_table(facts: Facts) -> Table | None:
         found.setdefault(entry.task, _labeled(entry.task, entry.result, entry.result.linear))
     for run in facts.finetuning:
         found.setdefault(run.result.task, _labeled(run.result.task, run.result, run.result.tuned))
-    for one in facts.label_entries:
-        found.setdefault(one.task, _multilabeled(one.task, one.result))
-    for masked in facts.dense_entries:
-        found.setdefault(masked.task, _masked(masked.task, masked.result))
+    for one in facts.several:
+        found.setdefault(one.task, _several(one.task, one.result))
     if not found:
         return None
     columns = (
@@ -84,21 +82,14 @@ def repeats_table(facts: Facts) -> Table | None:
 def _all_data(facts: Facts) -> list[tuple[str, DataFacts]]:
     """The data of every result, with the encoder, network or study that was tested on them."""
     found = [(entry.encoder, entry.result.data) for entry in facts.entries]
-    found += [(one.encoder, one.result.data) for one in facts.label_entries]
-    found += [(one.encoder, one.result.data) for one in facts.dense_entries]
+    found += [(one.encoder, one.result.data) for one in facts.several]
     found += [(run.origin.name, run.result.data) for run in facts.finetuning]
     return [*found, *((run.origin.name, data) for run in facts.studies for data in run.report.data.values())]
 
 
-def _multilabeled(task: str, result: LabelResult) -> tuple[Cell, ...]:
-    probed = result.subjects["encoder"]
-    sizes = dict(zip(result.labels, probed.test.positives, strict=True))
-    return _data_row(task, result.data, probed.n_train, probed.test.n, sizes)
-
-
-def _masked(task: str, result: DenseResult) -> tuple[Cell, ...]:
-    probed = result.subjects["encoder"]
-    sizes = dict(zip(result.classes, probed.test.images, strict=True))
+def _several(task: str, result: Several) -> tuple[Cell, ...]:
+    probed = result.linear
+    sizes = dict(zip(result.names, probed.test.shown_by, strict=True))
     return _data_row(task, result.data, probed.n_train, probed.test.n, sizes)
 
 
@@ -232,8 +223,8 @@ def cost_table(facts: Facts) -> Table:
             for subject in result.subjects.values()
             for outcome in subject.probes.values()
         )
-        seconds += sum(one.seconds for result in probing.report.multilabel for one in result.subjects.values())
-        seconds += sum(one.seconds for result in probing.report.dense for one in result.subjects.values())
+        several: list[Several] = [*probing.report.multilabel, *probing.report.dense]
+        seconds += sum(one.seconds for result in several for one in result.subjects.values())
         rows.append(_cost(probing.origin, seconds))
     for tuning in facts.finetuning:
         tuned = tuning.result.tuned
@@ -274,8 +265,7 @@ def origin_table(facts: Facts) -> Table:
     """When each run was made, with which seed and versions, and what it left."""
     hashes = {run.origin.name: run.results.encoder_sha256 for run in facts.pretraining}
     hashes |= {run.origin.name: run.result.encoder_sha256 for run in facts.finetuning}
-    hashes |= {one.origin.name: one.result.encoder.sha256 for one in facts.label_entries}
-    hashes |= {one.origin.name: one.result.encoder.sha256 for one in facts.dense_entries}
+    hashes |= {one.origin.name: one.result.encoder.sha256 for one in facts.several}
     hashes |= {entry.origin.name: entry.result.encoder.sha256 for entry in facts.entries}
     rows = tuple(
         (

@@ -55,8 +55,8 @@ WORDS: dict[Measure, Words] = {
         "of all pixels",
         "the most frequent class alone",
         "map",
-        "IoU of a class: the pixels that are of it and are said to be, divided by those that are one or the other, over "
-        "all test images together. The probe answers for cells of a map, so fine outlines are beyond coarse maps.",
+        "IoU of a class: the pixels that are of it and are said to be, divided by those that are one or the other, "
+        "over all test images together. The probe answers for cells of a map, so fine outlines are beyond coarse maps.",
     ),
 }
 

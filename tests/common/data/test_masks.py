@@ -284,3 +284,32 @@ def test_the_masks_of_shapes_have_the_class_of_the_object(column: str) -> None:
     assert len(masks.mask_names) == (2 if column == "object" else 1 + len(source.labels(column).names))
     assert np.array_equal(read_mask(masks.image(5)), values[5, 0])
     assert look_at_masks(masks, source, rows[:9], 32).values[4].nonzero().squeeze(1).tolist() == [0, int(classes[4])]
+
+
+def test_classes_are_those_of_the_pixels_that_are_used(tmp_path: Path) -> None:
+    """Of five columns the square takes the last four, and of these every second at half the size."""
+    pair(tmp_path, "a", gray([[7, 1, 2, 3, 4]] * 4), (5, 4))
+    images = build_source(str(tmp_path / "images"))
+    masks = find_masks(images, str(tmp_path / "masks"), "train", "data.masks")
+    for size in (4, 2):
+        seen = look_at_masks(masks, images, torch.tensor([0]), size)
+        assert seen.numbers == Masks(masks, torch.tensor([0]), size).rows(torch.tensor([0]))[0].unique().tolist()
+        assert sorted(seen.numbers + seen.lost) == [1, 2, 3, 4, 7]
+
+
+def test_the_first_row_may_lack_a_mask_and_is_named(tmp_path: Path) -> None:
+    for number in range(3):
+        pair(tmp_path, f"{number}", gray(np.full((4, 6), number)))
+    rows = [f"images/{number}.jpg,{f'masks/{number}.png' if number else ''}" for number in range(3)]
+    (tmp_path / "a.csv").write_text("\n".join(["path,mask", *rows]))
+    source = build_source(str(tmp_path / "a.csv"))
+    with pytest.raises(UserError, match=r"1 of 3 rows have no mask in column 'mask', such as that of images/0\.jpg"):
+        find_masks(source, "mask", "train", "data.masks")
+
+
+def test_masks_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    pair(tmp_path, "a", gray([[3] * 6] * 4))
+    (tmp_path / "a.csv").write_text("path,mask\n~/images/a.jpg,~/masks/a.png")
+    masks = find_masks(build_source(str(tmp_path / "a.csv")), "mask", "train", "data.masks")
+    assert int(read_mask(masks.image(0))[0, 0]) == 3

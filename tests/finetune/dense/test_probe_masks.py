@@ -15,6 +15,8 @@ from rich.console import Console
 from torch import Tensor
 
 from common.data import load_images
+from common.data.images import kept_rows
+from common.data.masks import look_at_masks
 from common.data.shapes import ShapesSource
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
@@ -34,7 +36,7 @@ from finetune.probe import probe
 from finetune.probes import Search
 from finetune.results import ProbeReport, read_results
 from finetune.several import DenseResult
-from finetune.summary import logged_several
+from finetune.summary import logged_several, notes
 from finetune.table import several_table
 from finetune.tracked import Sheet, probe_shown
 from retouch.repetition import headline
@@ -439,3 +441,51 @@ def test_older_results_have_no_such_part(report: ProbeReport) -> None:
     del found["dense"]
     assert ProbeReport.model_validate(found).dense == ()
     assert DenseResult.model_validate(report.dense[0].model_dump(mode="json")) == report.dense[0]
+
+
+def test_classes_that_only_the_limit_leaves_out_are_named(
+    here: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "masks").mkdir()
+    for number in range(60):  # one image of the training part shows class 9
+        mask = np.asarray(Image.open(here / f"train/masks/{number}.png")).copy()
+        mask[:, 10:] = 9 if number == 30 else mask[:, 10:]
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
+    whole = ProbeData(train=str(here / "train/images"), masks=str(tmp_path / "masks"), workers=0)
+    found = open_masked(whole, SIZE, 0)
+    shown = [Path(found.masks.train.where(row)).stem for row in range(len(found.masks.train))]
+    assert (found.classes.numbers, "30" in shown) == ((0, 1, 2, 9), True)
+    used = {int(shown[int(row)]) for row in kept_rows(found.images.train, 10, 0)}
+    assert 30 not in used  # or the next lines would show nothing
+    with caplog.at_level("WARNING", "retouch"):
+        assert open_masked(whole.model_copy(update={"limit": 10}), SIZE, 0).classes.numbers == (0, 1, 2)
+    assert any("no training image of data.limit=10 shows class 9" in line for line in caplog.messages)
+
+
+def test_the_end_of_the_grid_is_noted(report: ProbeReport, here: Path) -> None:
+    [result] = report.dense
+    mine = result.linear.model_copy(update={"choice": result.linear.choice.model_copy(update={"at_end_of_grid": True})})
+    at_end = result.model_copy(update={"subjects": {**result.subjects, "encoder": mine}})
+    said = notes(config_of(here, here / "none"), [], dense=[at_end])
+    assert f"at an end of the grid for {result.task}: widen probe.l2, which now goes from 0.0001 to 1" in said[-1]
+
+
+def test_masks_are_looked_at_once_before_the_first_seed_where_no_seed_draws_images(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+
+    def counting(*given: Any) -> Any:
+        looks.append(1)
+        return look_at_masks(*given)
+
+    def enough(*given: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("finetune.dense.data.look_at_masks", counting)
+    monkeypatch.setattr(seeds.one_probe, "probe", enough)
+    for limit, expected in ((None, 2), (30, 6)):  # training and test
+        looks.clear()
+        with pytest.raises(KeyboardInterrupt):
+            seeds.probe(config_of(here, tmp_path / f"out-{limit}", seeds=3, data={"limit": limit}))
+        assert len(looks) == expected

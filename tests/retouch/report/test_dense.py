@@ -14,7 +14,6 @@ from finetune.results import ProbeReport, write_results
 from finetune.several import DenseProbed, DenseResult
 from retouch.report.blocks import Table
 from retouch.report.choices import chosen, touched
-from retouch.report.dense import mask_blocks
 from retouch.report.facts import Facts
 from retouch.report.limits import limits
 from retouch.report.page import html
@@ -22,6 +21,7 @@ from retouch.report.parts import card_parts, page_parts
 from retouch.report.reading import read_facts
 from retouch.report.run_tables import cost_table, labeled_table
 from retouch.report.sentences import about, question, verdict
+from retouch.report.several import several_blocks
 from retouch.report.tables import choice_table
 from tests.retouch.report.runs import probe_result, start, write_probe
 
@@ -121,7 +121,7 @@ def test_data_choices_cost_and_looks_at_the_test_set_are_told(tmp_path: Path) ->
 
 def test_gains_are_bold_only_where_they_are_shown(tmp_path: Path) -> None:
     for name, right, bold in (("one", 0.9, True), ("other", 0.5, False)):
-        means = mask_blocks(facts_of(tmp_path / name, mask_result(right)))[0]
+        means = several_blocks(facts_of(tmp_path / name, mask_result(right)).dense_entries)[0]
         assert isinstance(means, Table)
         place = [column.text for column in means.columns].index("gain over")
         assert means.rows[0][place].strong is bold
@@ -132,7 +132,7 @@ def test_two_encoders_share_a_table_and_data_of_one_name_are_told_apart(tmp_path
     facts = facts_of(tmp_path, mask_result(), mask_result(0.7, "colorize"), mask_result(0.5, "mask", "folder:b"))
     assert facts.encoders == ("denoise", "colorize", "mask")
     assert {entry.task for entry in facts.dense_entries} == {"masks (folder:a)", "masks (folder:b)"}
-    means = mask_blocks(facts)[0]
+    means = several_blocks(facts.dense_entries)[0]
     assert isinstance(means, Table)
     assert [row[0].text for row in means.rows][:4:3] == ["denoise", "colorize"]
 
