@@ -92,13 +92,15 @@ def several_table(result: Several) -> Table:
     title = f"{SEVERAL[result.measure]}, % [95% interval]; chosen by {encoder.choice.how}"
     table = Table(title=title, title_justify="left")
     over = [SUBJECTS.get(name, name) for name in encoder.compared]
-    for column in ("method", "mean", *(f"gain over {name}" for name in over), *encoder.test.others):
+    # names, and intervals of gains, take two lines, so that all fits in 100 columns
+    shorter = (name.replace(" ", "\n") for name in encoder.test.others)
+    for column in ("method", "mean", *(f"gain over\n{name}" for name in over), *shorter):
         table.add_column(column)
     names = "labels" if result.measure == "mean_average_precision" else "classes"
-    about = f"{len(result.names)} {names}, chance {_number(encoder.test.chance)}, {encoder.test.n:,} test images"
-    table.add_row(f"[bold]{escape(result.task)}[/bold],\n{about}")
+    about = f"{len(result.names)} {names}, chance {_number(encoder.test.chance)}\n{encoder.test.n:,} test images"
+    table.add_row(f"[bold]{escape(result.task)}[/bold]\n{about}")
     for key, one in result.subjects.items():
-        gains = [gain_text(found.difference, *found.ci95) for found in one.compared.values()] or [""] * len(over)
+        gains = [gain_text(found.difference, *found.ci95, "\n") for found in one.compared.values()] or [""] * len(over)
         shown = (_percent(one.test.mean, *one.test.ci95), *gains, *map(_number, one.test.others.values()))
         table.add_row(f"  {escape(subject_name(key, result.encoder.title))}", *map(escape, shown))
     return table
@@ -256,10 +258,10 @@ def _gain(line: Line) -> str:
     return gain_text(line.gain, line.gain_low, line.gain_high)
 
 
-def gain_text(gain: float, low: float, high: float) -> str:
+def gain_text(gain: float, low: float, high: float, apart: str = " ") -> str:
     """``+2.4 [+0.5, +4.3]``, in points. Adding zero turns -0.0 into 0.0."""
     shown, least, most = (f"{round(100 * value, 1) + 0.0:+.1f}" for value in (gain, low, high))
-    return f"{shown} [{least}, {most}]"
+    return f"{shown}{apart}[{least}, {most}]"
 
 
 def _number(share: float) -> str:

@@ -9,7 +9,7 @@ import torch
 
 from finetune.dense.cells import overlaps
 from finetune.dense.scores import bootstrap, compare_masks, score_masks
-from finetune.records import DataFacts, EncoderFacts, ProbeChoice
+from finetune.records import DataFacts, EncoderFacts, NearDuplicates, ProbeChoice, Repeat
 from finetune.results import ProbeReport, write_results
 from finetune.several import DenseProbed, DenseResult
 from retouch.report.blocks import Table
@@ -19,7 +19,7 @@ from retouch.report.limits import limits
 from retouch.report.page import html
 from retouch.report.parts import card_parts, page_parts
 from retouch.report.reading import read_facts
-from retouch.report.run_tables import cost_table, labeled_table
+from retouch.report.run_tables import cost_table, labeled_table, repeats_table
 from retouch.report.sentences import about, question, verdict
 from retouch.report.several import several_blocks
 from retouch.report.tables import choice_table
@@ -153,3 +153,37 @@ def test_classes_and_masks_are_reported_together(tmp_path: Path) -> None:
     assert facts.encoders == ("denoise",)
     assert len(verdict(facts)) == 3
     assert "animal" in html(facts)
+
+
+def test_an_encoder_that_was_probed_twice_is_named_with_its_run(tmp_path: Path) -> None:
+    facts = facts_of(tmp_path, mask_result(0.9), mask_result(0.6))
+    means, classes, *_ = several_blocks(facts.dense_entries)
+    assert isinstance(means, Table)
+    assert isinstance(classes, Table)
+    names = [row[0].text for row in means.rows]
+    assert names[:4:3] == ["denoise, probe-0", "denoise, probe-1"]
+    assert [column.text for column in classes.columns][3:] == names
+    first, second = (mask_result(right).linear.test.per_class for right in (0.9, 0.6))
+    shown = {row[0].text: (row[3].text, row[6].text) for row in classes.rows}
+    for name, *each in zip(CLASSES, first, second, strict=True):
+        assert shown[name] == tuple(f"{100 * value:.1f}" for value in each if value is not None)
+
+
+def test_pairs_of_every_result_are_named_once_with_their_encoder(tmp_path: Path) -> None:
+    def near(*others: str) -> NearDuplicates:
+        pairs = tuple(Repeat(test="t.png", other=other, alike=0.95) for other in others)
+        return NearDuplicates(test_images=1, pairs=len(pairs), most_alike=pairs)
+
+    def result(pretext: str, pool: str) -> DenseResult:
+        found = mask_result(pretext=pretext)
+        seen = {"near_duplicates": near("train.png"), "in_pretraining": near(pool)}
+        return found.model_copy(update={"data": found.data.model_copy(update=seen)})
+
+    found = [result("denoise", "a.png"), result("colorize", "a.png"), result("mask", "b.png")]
+    table = repeats_table(facts_of(tmp_path, *found))
+    assert table is not None
+    assert [(row[0].text, row[0].below, row[2].text) for row in table.rows] == [
+        ("training", "", "train.png"),
+        ("pretraining", "denoise and colorize", "a.png"),
+        ("pretraining", "mask", "b.png"),
+    ]
