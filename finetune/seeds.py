@@ -20,6 +20,7 @@ from common.runs.spread import Spread
 from finetune import probe as one_probe
 from finetune.config import ProbeConfig
 from finetune.lines import group_title, task_names
+from finetune.opening import drawn_by_seed, open_encoder, open_images, prepare
 from finetune.results import ProbeReport, read_results, write_results
 from finetune.several import Several
 from finetune.spreads import Over, Seeds, SubjectSpread
@@ -74,14 +75,14 @@ def _check(config: ProbeConfig, here: World) -> None:
     """
     plan = plan_of(config)
     first, *others = plan.runs
-    (_, _, sources), *_ = check_all(
-        lambda: one_probe.prepare(first, here),
+    (_, ready), *_ = check_all(
+        lambda: prepare(first, here),
         lambda: check_group(config, plan.runs),
         *(lambda one=one: check_run_folder(one) for one in others),
-        *(lambda one=one: one_probe.open_encoder(one) for one in others if one.encoder != first.encoder),
+        *(lambda one=one: open_encoder(one) for one in others if one.encoder != first.encoder),
     )
-    if any(one.seed != first.seed for one in others) and one_probe.drawn_by_seed(config, sources):
-        check_all(*(lambda one=one: one_probe.open_images(one) for one in others))
+    if any(one.seed != first.seed for one in others) and drawn_by_seed(ready):
+        check_all(*(lambda one=one: open_images(one) for one in others))
 
 
 def with_every_encoder(config: ProbeConfig) -> ProbeConfig:

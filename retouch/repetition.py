@@ -25,8 +25,7 @@ from common.runs.folder import check_run_folder, numbered
 from common.runs.made import ENCODER, Made, made
 from common.runs.results import RESULTS, Record
 from common.runs.seeds import with_each_seed
-from finetune import full
-from finetune import probe as probing
+from finetune import full, opening
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.full import finetune
 from finetune.lines import task_names
@@ -243,7 +242,7 @@ def _inputs(config: Settings, here: World) -> dict[str, str]:
     if isinstance(config, PretrainConfig):
         return pretraining.inputs(pretraining.open_images(config, here))
     if isinstance(config, ProbeConfig):
-        return {ENCODER: read_encoder_card(config.encoder).sha256, **probing.inputs(probing.open_images(config))}
+        return {ENCODER: read_encoder_card(config.encoder).sha256, **opening.inputs(opening.open_images(config))}
     start = config.encoder
     trained = start.path is not None and not start.from_scratch
     encoder = {ENCODER: read_encoder_card(start.path).sha256} if trained and start.path else {}

@@ -34,12 +34,6 @@ WIDEST = 2048  # channels: the second moments of a wider map take too much memor
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # unless probe.l2 has others
 
 
-class Layers(NamedTuple):
-    """The layers that a probe of masks chooses from."""
-
-    numbers: tuple[int, ...]
-
-
 class MapSubject(NamedTuple):
     """What is measured, and its maps to choose from."""
 
@@ -56,7 +50,7 @@ class Measured(NamedTuple):
     drawn: NDArray[np.float64]
 
 
-def map_layers(config: ProbeConfig, image_size: int | None, encoder: Encoder) -> Layers:
+def map_layers(config: ProbeConfig, image_size: int | None, encoder: Encoder) -> tuple[int, ...]:
     """The layers that a probe of masks chooses from: each of those that ``probe.layers`` names, by itself.
 
     Raises:
@@ -74,7 +68,7 @@ def map_layers(config: ProbeConfig, image_size: int | None, encoder: Encoder) ->
             f"{', '.join(map(str, named))}, and one vector per image tells no pixels apart: use an encoder with maps, "
             "or set probe.layers"
         )
-    return Layers(layers)
+    return layers
 
 
 def probe_masks(
@@ -82,16 +76,16 @@ def probe_masks(
     data: ProbeData,
     sources: MaskedSources,
     images: MaskedImages,
-    layers: Layers,
+    layers: tuple[int, ...],
     encoder: Encoder,
     card: EncoderCard,
     how: Extraction,
 ) -> DenseResult:
     """The result of this data set."""
-    subjects = [MapSubject("encoder", encoder, layers.numbers)]
+    subjects = [MapSubject("encoder", encoder, layers)]
     if config.baselines.random_init:
         twin = untrained(config.encoder, config.seed, images.train.images, how.device)
-        subjects.append(MapSubject("random_init", twin, layers.numbers))
+        subjects.append(MapSubject("random_init", twin, layers))
     if config.baselines.pixels:
         pixels = Patches(images.train.images.size)
         subjects.append(MapSubject("pixels", pixels, tuple(range(len(pixels.layer_shapes)))))
