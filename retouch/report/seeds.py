@@ -42,10 +42,7 @@ def _table(group: Group) -> Table:
 
 
 def _pretraining(name: str, found: PretrainSeeds) -> Table:
-    rows = [
-        (Cell(key), Cell(f"{one.mean:.4g} ± {one.deviation:.2g}", f"[{one.ci95[0]:.4g}, {one.ci95[1]:.4g}]"))
-        for key, one in found.spreads.items()
-    ]
+    rows = [(Cell(key), Cell(one.text, one.interval)) for key, one in found.spreads.items()]
     note = f"{found.runs[0].method}, {len(found.seeds)} seeds"
     return Table((Column("number", numeric=False), Column("mean")), tuple(rows), title=name, note=note)
 
