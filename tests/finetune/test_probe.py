@@ -15,8 +15,7 @@ from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from common.encoders.load import load_encoder, read_encoder_card
 from common.errors import UserError
-from finetune import metrics
-from finetune import opening
+from finetune import metrics, opening
 from finetune import probe as stage
 from finetune.config import ProbeConfig
 from finetune.data import Sources, open_sources
