@@ -15,6 +15,7 @@ from common.data import (
     Images,
     Labels,
     Source,
+    Subset,
     build_source,
     check_classes,
     load_images,
@@ -29,7 +30,7 @@ from common.data.split import classes_without, first
 from common.errors import UserError, check_all
 from common.machine.cores import usable_cores
 from finetune.leaks import Leaks, find_leaks, without_leaks
-from finetune.results import DataFacts
+from finetune.records import DataFacts
 
 log = logging.getLogger("retouch")
 
@@ -98,6 +99,12 @@ class Sources(NamedTuple):
 
     train: Source
     test: Source
+
+    @property
+    def split(self) -> bool:
+        """Whether both are parts of one source without a test set, which the seed draws."""
+        train, test = self
+        return isinstance(train, Subset) and isinstance(test, Subset) and train.source is test.source
 
     def inputs(self, key: str = "data") -> dict[str, str]:
         """Their fingerprints, by the setting ``key`` that names them."""

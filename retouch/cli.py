@@ -59,6 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lecture = commands.add_parser("lecture", help="every code from PCA to colorization, with pictures; no data")
     lecture.add_argument("--out", default="runs/lecture", help="folder for all it writes (default: runs/lecture)")
     lecture.set_defaults(run=_lecture)
+    _add_commands_of_runs(commands)
+    if "_ARGCOMPLETE" in os.environ:  # set by a shell that completes the line
+        import argcomplete
+
+        argcomplete.autocomplete(parser, always_complete_options=False)
+    given = parser.parse_args(arguments)
+    code: int = given.run(given)
+    return code
+
+
+def _add_commands_of_runs(commands: argparse._SubParsersAction[Parser]) -> None:
+    """The commands about runs that are there."""
     again = commands.add_parser(
         "repeat", help="run a result again, and say whether its numbers are the same", description=_repeat.__doc__
     )
@@ -83,13 +95,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     label.add_argument("-o", "--out", default="label.html", metavar="FILE", help="default: label.html")
     label.set_defaults(run=_label)
-    if "_ARGCOMPLETE" in os.environ:  # set by a shell that completes the line
-        import argcomplete
-
-        argcomplete.autocomplete(parser, always_complete_options=False)
-    given = parser.parse_args(arguments)
-    code: int = given.run(given)
-    return code
 
 
 def _recipes(given: argparse.Namespace) -> int:

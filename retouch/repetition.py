@@ -6,6 +6,8 @@ result ─> read it, its settings ─> what differs now (versions, machine, imag
 from __future__ import annotations
 
 import logging
+import os
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,18 +20,20 @@ from common.config import load_config
 from common.encoders.load import read_encoder_card
 from common.errors import UserError, check_all
 from common.files import command, run_stage
-from common.machine.distributed import World, world
+from common.machine.distributed import World, gather, world
 from common.runs.folder import check_run_folder, numbered
 from common.runs.made import ENCODER, Made, made
 from common.runs.results import RESULTS, Record
 from common.runs.seeds import with_each_seed
-from finetune import full
-from finetune import probe as probing
+from finetune import full, opening
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.full import finetune
+from finetune.lines import task_names
 from finetune.results import FinetuneResult, ProbeReport
 from finetune.results import read_results as read_transfer
 from finetune.seeds import plan_of, probe, with_every_encoder
+from finetune.several import Several
+from finetune.spreads import MEASURES
 from pretrain import run as pretraining
 from pretrain.config import GradientPretraining, PretrainConfig
 from pretrain.results import PretrainResults, PretrainSeeds, read_seeds
@@ -56,7 +60,7 @@ class Number(Record):
 
     name: str
     then: float
-    now: float
+    now: float | None  # None: it is not there any more
     ci95: tuple[float, float] | None  # of then; None where one run gives none
 
     @property
@@ -64,7 +68,7 @@ class Number(Record):
         """``within the interval`` of then, if it is not the same."""
         if self.then == self.now:
             return "identical"
-        inside = self.ci95 is not None and self.ci95[0] <= self.now <= self.ci95[1]
+        inside = self.now is not None and self.ci95 is not None and self.ci95[0] <= self.now <= self.ci95[1]
         return "within the interval" if inside else "different"
 
 
@@ -89,7 +93,7 @@ def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = 
         resume: continue a repetition that was stopped, in ``out``.
 
     Returns:
-        None if a signal stopped it.
+        The same in every process; None if a signal stopped it.
 
     Raises:
         UserError: there is no such result, it cannot be repeated, or its images or encoder are gone; nothing has been
@@ -107,14 +111,13 @@ def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = 
         for line in changed:
             log.warning("%s", line)
         log.info("%s is run again in %s", folder, config.out)
-        finished = _run(config)
-        if not here.is_main:
-            return None
-        if not finished:
-            log.info("to continue and compare: retouch repeat %s -o %s --resume", folder, config.out)
+        if not gather(_run(config))[0]:  # the others know nothing of the result
+            again = shlex.join(["retouch", "repeat", str(folder), "-o", str(config.out), "--resume"])
+            log.info("to continue and compare: %s", again)
             return None
         found = compared(folder, config.out, then, read_any(config.out), changed)
-        _show(found)
+        if here.is_main:
+            _show(found)
         return found
 
 
@@ -128,16 +131,20 @@ def _folder(path: Path) -> Path:
         UserError: says why it cannot be, and what would work.
     """
     folder = path.parent if path.name == RESULTS else path
+    if folder.name in ("", ".."):  # the name of the repetition follows from its own
+        folder = Path(os.path.abspath(folder))  # noqa: PTH100 -- resolve() would follow links
     mark = run_stage(folder)
     if mark is None:
-        raise UserError(f"{path}: no run; give the folder of a finished run, such as runs/denoise-1, or its {RESULTS}")
+        raise UserError(
+            f"{path}: not a run; give the folder of a finished run, such as runs/denoise-1, or its {RESULTS}"
+        )
     if mark == "study":
         raise UserError(
             f"{folder}: a study decides by the clock, so its plan repeats it: retouch study {folder}/config.yaml "
             f"out={folder}-repeat plan={folder}/{PLAN}"
         )
-    if folder.absolute().parent.name == CONTESTANTS and run_stage(folder.absolute().parents[1]) == "study":
-        study = folder.parents[1]
+    inside, *above = folder.absolute().parents
+    if inside.name == CONTESTANTS and run_stage(study := above[0]) == "study":
         raise UserError(f"{folder}: a part of the study {study}, which chose its images; repeat the study: {study}")
     if mark == "embed":
         raise UserError(
@@ -171,14 +178,16 @@ def _settings(folder: Path, then: Results) -> Settings:
     if isinstance(then, FinetuneResult):
         return load_config(FinetuneConfig, file)
     if isinstance(then, ProbeReport):
-        # nothing is to be taken from the first run, and features are
-        return load_config(ProbeConfig, file).model_copy(update={"feature_cache": False})
+        # nothing is to be taken from the first run, and features are; seeds may have been added since
+        seeds = 1 if then.seeds is None else len(then.seeds.runs)
+        return load_config(ProbeConfig, file).model_copy(update={"feature_cache": False, "seeds": seeds})
     config = load_config(PretrainConfig, file)
-    if isinstance(then, PretrainSeeds):
-        return config.model_copy(update={"seeds": len(then.seeds)})  # some may have been added since
-    if isinstance(config, GradientPretraining):
+    runs = then.runs if isinstance(then, PretrainSeeds) else (then,)
+    config = config.model_copy(update={"seeds": len(runs)})
+    ends = {run.steps for run in runs}
+    if isinstance(config, GradientPretraining) and len(ends) == 1:  # seeds that stopped when flat do so again
         # a run that was resumed may have ended elsewhere than its first settings say
-        return config.model_copy(update={"stop": config.stop.model_copy(update={"at": then.steps})})
+        return config.model_copy(update={"stop": config.stop.model_copy(update={"at": ends.pop()})})
     return config
 
 
@@ -189,7 +198,7 @@ def _run(config: Settings) -> bool:
     if isinstance(config, ProbeConfig):
         probe(config)
         return True
-    return finetune(config) is not None
+    return finetune(config, feature_cache=False) is not None
 
 
 # ---- what differs before it starts
@@ -213,7 +222,7 @@ def _changed(folder: Path, then: Results, config: Settings, here: World) -> list
         if member.made is None:
             found.append(f"{folder} does not say what it was made with: an older Retouch wrote it")
         else:
-            found += differences(member.made, made(_inputs(member.config, here)))
+            found += differences(folder, member.made, made(_inputs(member.config, here)))
     return list(dict.fromkeys(found))
 
 
@@ -223,7 +232,7 @@ def _members(folder: Path, then: Results, config: Settings) -> list[Member]:
     if isinstance(then, ProbeReport) and then.seeds is not None and isinstance(config, ProbeConfig):
         runs = plan_of(with_every_encoder(config)).runs
         reports = [read_transfer(folder / name) for name in then.seeds.runs]
-        return [Member(run, report.made) for run, report in zip(runs, reports, strict=False)]
+        return [Member(run, report.made) for run, report in zip(runs, reports, strict=True)]
     assert not isinstance(then, PretrainSeeds)
     return [Member(config, then.made)]
 
@@ -233,15 +242,15 @@ def _inputs(config: Settings, here: World) -> dict[str, str]:
     if isinstance(config, PretrainConfig):
         return pretraining.inputs(pretraining.open_images(config, here))
     if isinstance(config, ProbeConfig):
-        return {ENCODER: read_encoder_card(config.encoder).sha256, **probing.inputs(probing.open_images(config))}
+        return {ENCODER: read_encoder_card(config.encoder).sha256, **opening.inputs(opening.open_images(config))}
     start = config.encoder
     trained = start.path is not None and not start.from_scratch
     encoder = {ENCODER: read_encoder_card(start.path).sha256} if trained and start.path else {}
     return {**encoder, **full.open_images(config, here).inputs()}
 
 
-def differences(then: Made, now: Made) -> list[str]:
-    """What differs between two makings, in words, each with what to do.
+def differences(folder: Path, then: Made, now: Made) -> list[str]:
+    """What differs between two makings of the result in ``folder``, in words, each with what to do.
 
     Raises:
         UserError: the encoder is another one, so it would not be a repetition.
@@ -249,7 +258,8 @@ def differences(then: Made, now: Made) -> list[str]:
     found = []
     for name, version in then.versions.items():
         if (other := now.versions.get(name, "none")) != version:
-            remedy = f"pip install {name}=={version}" if name not in ("Python", "retouch") else f"use {name} {version}"
+            public = version.partition("+")[0]  # an index by itself knows no 2.11.0+cpu
+            remedy = f"pip install {name}=={public}" if name not in ("Python", "retouch") else f"use {name} {version}"
             found.append(f"{name} was {version}, and is {other}: for the same digits, {remedy}")
     if then.code != now.code and then.versions.get("retouch") == now.versions.get("retouch"):
         found.append("the source of Retouch has changed since: for the same digits, use that of then")
@@ -265,7 +275,7 @@ def differences(then: Made, now: Made) -> list[str]:
     if then.processes != now.processes:
         found.append(
             f"it was made by {then.processes} processes, and these are {now.processes}: for the same digits, torchrun "
-            f"--nproc-per-node {then.processes} -m retouch repeat"
+            f"--nproc-per-node {then.processes} -m retouch repeat {shlex.quote(str(folder))}"
         )
     for key, fingerprint in then.inputs.items():
         if now.inputs.get(key) == fingerprint:
@@ -298,34 +308,34 @@ def headline(found: Results) -> list[tuple[str, float, tuple[float, float] | Non
         return [(name, one.test.accuracy, one.test.ci95) for name, one in networks.items() if one is not None]
     if found.seeds is not None:
         return [
-            (f"{one.task}, {one.subject}, {one.probe}", one.spread.mean, one.spread.ci95) for one in found.seeds.spreads
+            (
+                f"{one.task}, {one.subject}, {one.probe if one.measure == 'accuracy' else MEASURES[one.measure]}",
+                one.spread.mean,
+                one.spread.ci95,
+            )
+            for one in found.seeds.spreads
         ]
     classes = [
-        (f"{result.task}, {subject}, {probe}", outcome.test.accuracy, outcome.test.ci95)
-        for result in found.results
+        (f"{task}, {subject}, {probe}", outcome.test.accuracy, outcome.test.ci95)
+        for task, result in zip(task_names(found.results), found.results, strict=True)
         for subject, measured in result.subjects.items()
         for probe, outcome in measured.probes.items()
     ]
-    labels = [
-        (f"{result.task}, {subject}", one.test.mean_average_precision, one.test.ci95)
-        for result in found.multilabel
+    kinds: tuple[Sequence[Several], ...] = (found.multilabel, found.dense)
+    several = [
+        (f"{task}, {subject}, {MEASURES[result.measure]}", one.test.mean, one.test.ci95)
+        for results in kinds
+        for task, result in zip(task_names(results), results, strict=True)
         for subject, one in result.subjects.items()
     ]
-    masks = [
-        (f"{result.task}, {subject}", one.test.mean_iou, one.test.ci95)
-        for result in found.dense
-        for subject, one in result.subjects.items()
-    ]
-    return [*classes, *labels, *masks]
+    return [*classes, *several]
 
 
 def compared(of: Path, folder: Path, then: Results, now: Results, changed: Sequence[str] = ()) -> Repetition:
     """The verdict on two results: of every value that they hold, and of the numbers that they are about."""
     other = {name: value for name, value, _ in headline(now)}  # of changed images, tasks may be missing
     numbers = tuple(
-        Number(name=name, then=value, now=other[name], ci95=ci95)
-        for name, value, ci95 in headline(then)
-        if name in other
+        Number(name=name, then=value, now=other.get(name), ci95=ci95) for name, value, ci95 in headline(then)
     )
     old, new = dict(leaves(then.model_dump(mode="json"))), dict(leaves(now.model_dump(mode="json")))
     differing = tuple(key for key in dict.fromkeys((*old, *new)) if old.get(key, ...) != new.get(key, ...))
@@ -367,7 +377,8 @@ def _show(found: Repetition) -> None:
         table.add_column(column)
     for one in found.numbers:
         interval = "" if one.ci95 is None else f"[{one.ci95[0]:.4g}, {one.ci95[1]:.4g}]"
-        table.add_row(escape(one.name), f"{one.then:.6g}", f"{one.now:.6g}", escape(interval), one.state)
+        now = "missing" if one.now is None else f"{one.now:.6g}"
+        table.add_row(escape(one.name), f"{one.then:.6g}", now, escape(interval), one.state)
     console.print(table)
     for line in sentences(found):
         console.print(line, highlight=False, markup=False)

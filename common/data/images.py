@@ -212,7 +212,7 @@ def load_images(
     check: bool = True,
     levels: Levels | None = None,
 ) -> Images:
-    """Open ``source`` as squares of ``size`` pixels: shorter side scaled to ``size``, centre cropped, uint8 RGB.
+    """Open ``source`` as squares of ``size`` pixels: shorter side scaled to ``size``, center cropped, uint8 RGB.
 
     Sources that generate images (``Source.at``) generate them at that size. Images that cannot be read are left out,
     with a warning.

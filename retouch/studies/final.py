@@ -14,7 +14,8 @@ from finetune.config import LabelEfficiencyConfig
 from finetune.data import Sources, data_facts
 from finetune.metrics import compare, score
 from finetune.predictions import Predictions, write_predictions
-from finetune.results import DataFacts, LabelEfficiency, Probed, Score
+from finetune.records import DataFacts
+from finetune.results import LabelEfficiency, Probed, Score
 from finetune.tracked import send
 from retouch.report.compare import holm
 from retouch.studies.budget import probe_seconds, worth_seconds

@@ -9,7 +9,8 @@ from pydantic import Field, TypeAdapter
 
 from common.encoders.base import View
 from common.runs.results import SCHEMA_VERSION, Record, load_results
-from finetune.results import Comparison, DataFacts, LabelEfficiency, Probed, Score
+from finetune.records import DataFacts
+from finetune.results import Comparison, LabelEfficiency, Probed, Score
 from retouch.studies.plan import Sizes
 
 CONTESTANTS = "contestants"  # the folder of their runs in that of the study

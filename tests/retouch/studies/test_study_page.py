@@ -14,7 +14,7 @@ from rich.console import Console
 from common.files import write_json
 from finetune.efficiency import label_efficiency
 from finetune.metrics import compare, score
-from finetune.results import DataFacts
+from finetune.records import DataFacts
 from finetune.tracked import send
 from retouch.report.card import model_card
 from retouch.report.charts import Racer, race_chart
