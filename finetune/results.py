@@ -20,6 +20,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter
 
+from common.data.originals import Originals
 from common.encoders.base import View
 from common.files import write_json
 from common.runs.made import Made
@@ -171,6 +172,9 @@ class DataFacts(Record):
     near_duplicates: NearDuplicates | None = None
     in_pretraining: NearDuplicates | None = None
     left_out: int = 0  # training images, since they repeat test images (data.leaks=drop)
+    # None: generated, or measured by a Retouch that did not look
+    originals: Originals | None = None
+    test_originals: Originals | None = None
 
 
 class EncoderFacts(Record):
