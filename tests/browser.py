@@ -77,9 +77,11 @@ class Browser:
         tab = Tab(self, self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"])
         for part in ("Page", "Runtime", "Log"):
             tab.ask(f"{part}.enable")
+        tab.ask("Page.setLifecycleEventsEnabled", enabled=True)
+        tab.ask("Emulation.setFocusEmulationEnabled", enabled=True)
         tab.resize(width)
-        tab.ask("Page.navigate", url=page.as_uri())
-        self.wait("Page.loadEventFired", tab.session)
+        loader = tab.ask("Page.navigate", url=page.as_uri())["loaderId"]
+        self.wait("Page.lifecycleEvent", tab.session, loaderId=loader, name="load")
         return tab
 
     def _next(self) -> dict[str, Any]:

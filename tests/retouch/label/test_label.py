@@ -194,9 +194,7 @@ def test_images_are_labeled_on_the_map_where_alike_is_near(here: Path, browser: 
     assert tab.evaluate("[...labels]") == [0 if number == leftmost else -1 for number in range(24)]
     assert tab.evaluate(f"document.querySelector('{image(leftmost)}').getAttribute('aria-label')").endswith(", one")
     tab.press("ArrowRight")
-    assert tab.evaluate("document.activeElement.getBoundingClientRect().x") > tab.evaluate(
-        f"document.querySelector('{image(leftmost)}').getBoundingClientRect().x"
-    )
+    assert tab.evaluate("parseFloat(document.activeElement.style.left)") > 0
     assert choose(tab, "labeled") == [leftmost]
     assert tab.problems == []
 

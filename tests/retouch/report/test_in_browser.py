@@ -60,7 +60,7 @@ def tab(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Tab:
 
 
 def test_the_browser_has_nothing_to_complain_of(tab: Tab) -> None:
-    assert len(tab.evaluate("[...document.querySelectorAll('section')].map((one) => one.id)")) == 17
+    assert len(tab.evaluate("[...document.querySelectorAll('section')].map((one) => one.id)")) == 19
     assert tab.problems == []
 
 
