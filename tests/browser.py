@@ -128,7 +128,7 @@ class Tab:
 
     def press(self, key: str) -> None:
         """A key, where the focus is."""
-        code = {"Enter": 13, "ArrowRight": 39}.get(key, ord(key[0]))
+        code = {"Enter": 13, "ArrowLeft": 37, "ArrowRight": 39}.get(key, ord(key[0]))
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
         self.ask("Input.dispatchKeyEvent", type="keyDown", key=key, text=text, windowsVirtualKeyCode=code)
         self.ask("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)

