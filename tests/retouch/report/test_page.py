@@ -134,9 +134,8 @@ def test_data_facts_have_counts_sizes_and_duplicates(tmp_path: Path) -> None:
 def test_what_the_images_were_before_is_said_where_it_is_known(tmp_path: Path) -> None:
     result, predictions = probe_result()
     sizes = Sizes(images=256, smallest=(20, 16), median=(500, 375), largest=(4000, 3000))
-    known = result.data.model_copy(
-        update={"originals": Originals(unreadable=1234, sizes=sizes), "test_originals": Originals(unreadable=5)}
-    )
+    training = Originals(unreadable=1234, sizes=sizes)
+    known = result.data.model_copy(update={"originals": training, "test_originals": Originals(unreadable=5)})
     run = write_probe(tmp_path / "p", (result.model_copy(update={"data": known}), predictions))
     said = Page(html(read_facts([run]))).said
     assert "unreadable, in training 1,234 unreadable, in test 5" in said
@@ -144,7 +143,7 @@ def test_what_the_images_were_before_is_said_where_it_is_known(tmp_path: Path) -
     pretraining = write_pretraining(tmp_path / "q")
     assert "unreadable" not in Page(html(read_facts([pretraining]))).said
     tree = json.loads((pretraining / "results.json").read_text())
-    write_json(pretraining / "results.json", {**tree, "originals": known.originals.model_dump(mode="json")})
+    write_json(pretraining / "results.json", {**tree, "originals": training.model_dump(mode="json")})
     said = Page(html(read_facts([pretraining]))).said
     assert "1,234" in said
     assert "500 × 375" in said
