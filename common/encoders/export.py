@@ -64,7 +64,10 @@ def _export(
     about: About | None = None,
 ) -> str:
     _refuse_foreign(folder)
-    copy = _clean_copy(encoder, len(class_names), folder)
+    try:
+        copy = clean_copy(encoder, len(class_names))
+    except UserError as error:
+        raise UserError(f"{folder} was not written: {error}") from None
     plain, note = isinstance(copy, TimmEncoder) and copy.plain, _note(copy)
     tensors = copy.body.state_dict()
     if plain and copy.config.stem == "small":
@@ -139,8 +142,12 @@ def _refuse_foreign(folder: Path) -> None:
         raise UserError(f"{folder} is a file; export to a new folder")
 
 
-def _clean_copy(encoder: Encoder, num_classes: int, folder: Path) -> Encoder:
-    """What loading will build: the same network for whole RGB images, with the same tensors, on the CPU."""
+def clean_copy(encoder: Encoder, num_classes: int = 0) -> Encoder:
+    """What loading will build: the same network for whole RGB images, with the same tensors, on the CPU, in eval mode.
+
+    Raises:
+        UserError: a tensor is not finite.
+    """
     copy = rebuild(encoder.config, encoder.image_size, encoder.view, num_classes)
     own, tensors = encoder.state_dict(), {}
     for name, wanted in copy.state_dict().items():
@@ -148,7 +155,7 @@ def _clean_copy(encoder: Encoder, num_classes: int, folder: Path) -> Encoder:
         if encoder.mask_channel and tensor.shape != wanted.shape:
             tensor = tensor[:, :3]  # the stem's weights, without the mask
         if not finite_or_as(tensor, wanted):
-            raise UserError(f"{folder} was not written: {name} is not finite, so training diverged; lower base_lr")
+            raise UserError(f"{name} is not finite, so training diverged; lower base_lr")
         tensors[name] = tensor.clone()
     copy.load_state_dict(tensors)
     copy.mean.copy_(encoder.mean)  # a timm folder may have other constants than the architecture's own
