@@ -89,6 +89,7 @@ def test_images_of_pretraining_and_training_are_compared_once_if_they_are_the_sa
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[str] = []
+
     def counted(images: Images, workers: int = 0) -> Prints:
         passes.append(images.source.spec)
         return fingerprints(images, workers)
