@@ -254,7 +254,7 @@ def warn_of_levels(trained_on: Mapping[str, Any] | None, images: Images) -> None
         )
 
 
-def data_facts(sources: Sources, train: Images, leaks: Leaks, left_out: int) -> DataFacts:
+def data_facts(sources: Sources, train: Images, test: Images, leaks: Leaks, left_out: int) -> DataFacts:
     """What results say of the data."""
     return DataFacts(
         train=sources.train.spec,
@@ -264,6 +264,8 @@ def data_facts(sources: Sources, train: Images, leaks: Leaks, left_out: int) -> 
         near_duplicates=leaks.training.facts,
         in_pretraining=None if leaks.pretraining is None else leaks.pretraining.facts,
         left_out=left_out,
+        originals=train.originals,
+        test_originals=test.originals,
     )
 
 

@@ -309,7 +309,7 @@ def _test(
     result = FinetuneResult(
         task=task,
         classes=train_labels.names,
-        data=data_facts(sources, images.train, images.leaks, images.left_out),
+        data=data_facts(sources, images.train, images.test, images.leaks, images.left_out),
         protocol=_protocol(config),
         start="scratch" if config.encoder.from_scratch else str(config.encoder.path or config.encoder.name),
         encoder_sha256=sha256,

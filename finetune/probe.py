@@ -226,7 +226,7 @@ def _probe_data(
             task=name,
             classes=train_labels.names,
             needs_color=name in sources.train.color_tasks,
-            data=data_facts(sources, images.train, images.leaks, images.left_out),
+            data=data_facts(sources, images.train, images.test, images.leaks, images.left_out),
             protocol=_protocol(config, mine[itself.name].task),
             encoder=encoder_facts(config, card),
             subjects={

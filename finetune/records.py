@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+from common.data.originals import Originals
 from common.encoders.base import View
 from common.runs.results import Record
 
@@ -93,6 +94,9 @@ class DataFacts(Record):
     near_duplicates: NearDuplicates | None = None
     in_pretraining: NearDuplicates | None = None
     left_out: int = 0  # training images, since they repeat test images (data.leaks=drop)
+    # None: generated, or measured by a Retouch that did not look
+    originals: Originals | None = None
+    test_originals: Originals | None = None
 
 
 class EncoderFacts(Record):

@@ -49,9 +49,9 @@ def notes(
     for many in multilabel:
         for subject, probed in many.subjects.items():
             found += [f"{many.task}: {line}" for line in _unconverged(f"the linear probe of {subject}", probed)]
-    for one in (*multilabel, *dense):
-        found += [f"{one.task}: {line}" for line in _failed(Checks(frozen=one.frozen, null=None))]
-        found += [f"{one.task}: {line}" for line in _leaks(one.data, one.linear.test.n)]
+    for several in (*multilabel, *dense):
+        found += [f"{several.task}: {line}" for line in _failed(Checks(frozen=several.frozen, null=None))]
+        found += [f"{several.task}: {line}" for line in _leaks(several.data, several.linear.test.n)]
     return tuple(dict.fromkeys(found))
 
 

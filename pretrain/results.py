@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from common.config import Config
+from common.data.originals import Originals
 from common.encoders.base import Encoder
 from common.encoders.storage import ENTRY_BYTES, NONZERO_BYTES
 from common.engine.loop import Trained
@@ -74,6 +75,7 @@ class PretrainResults(Config):
         atoms, unused_atoms: of a dictionary.
         maximum_mean_discrepancy: between two domains, by code.
         ruler: what the losses mean, of methods that restore damaged images.
+        originals: the images that it learned from, as they are stored; None of generated ones, and in older files.
         notes: what a reader must know, such as what did not converge.
         made: versions, machine and images; None in older files.
     """
@@ -90,6 +92,7 @@ class PretrainResults(Config):
     unused_atoms: int | None = None
     maximum_mean_discrepancy: dict[str, float] | None = None
     ruler: Measured | None = None
+    originals: Originals | None = None
     notes: tuple[str, ...] = ()
     made: Made | None = None
 

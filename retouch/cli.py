@@ -175,7 +175,7 @@ def _report(given: argparse.Namespace) -> int:
 
 def _label(given: argparse.Namespace) -> int:
     """Write a page in which you click images and name their classes. It learns from that which images to show next, and
-    saves labels.csv, which probe and finetune read: data=labels.csv. It needs no network.
+    saves labels.csv, which probe and finetune (data=labels.csv) and study (labels=labels.csv) read. It asks no server.
     """
 
     def work() -> None:

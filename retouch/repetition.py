@@ -46,6 +46,8 @@ log = logging.getLogger("retouch")
 # Keys of results.json that are not compared, wherever they stand, and why.
 NOT_COMPARED = {
     "seconds": "time, which no two runs share",
+    "originals": "facts of the images, whose fingerprints are compared before the run starts",
+    "test_originals": "likewise",
     "made": "versions and machine, which are compared before the run starts",
 }
 

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from common.data.findings import read_findings, write_findings
 from common.data.levels import SAMPLE, Levels
+from common.data.originals import Originals, find_originals
 from common.data.pages import warn_of_pages
 from common.data.reader import Decoder, Failure, decode_ahead
 from common.data.rows import even_rows
@@ -81,6 +83,11 @@ class Images:
     def fingerprint(self) -> str:
         """Of the source, and of the scale of its values."""
         return self.source.fingerprint if self.levels is None else digest([self.source.fingerprint, *self.levels])
+
+    @cached_property
+    def originals(self) -> Originals | None:
+        """What is known of the images as they are stored, once a pass has met every row; ``None`` if generated."""
+        return find_originals(self.source, self.kept, self.unreadable)
 
     def rows(self, index: Tensor) -> Tensor:
         """Rows ``[b]`` -> uint8 ``[b 3 S S]``, in this process."""

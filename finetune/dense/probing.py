@@ -104,7 +104,7 @@ def probe_masks(
     return DenseResult(
         task=data.masks,
         classes=images.classes,
-        data=data_facts(sources.images, images.train.images, images.leaks, images.left_out),
+        data=data_facts(sources.images, images.train.images, images.test.images, images.leaks, images.left_out),
         protocol=_protocol(config, parts, images.train.images.size),
         encoder=encoder_facts(config, card),
         subjects=compared_with({name: one.outcome for name, one in measured.items()}, against),

@@ -66,7 +66,7 @@ def probe_labels(
     result = LabelResult(
         task=train.task,
         labels=train.names,
-        data=data_facts(sources, images.train, images.leaks, images.left_out),
+        data=data_facts(sources, images.train, images.test, images.leaks, images.left_out),
         protocol=_protocol(config, mine.task),
         encoder=encoder_facts(config, card),
         subjects=compared_with({name: one.outcome for name, one in measured.items()}, against),

@@ -33,6 +33,7 @@ from retouch.report.charts import Strip, curves_chart, labels_chart, reliability
 from retouch.report.choices import chosen
 from retouch.report.confidence import RELIABILITY, sureness
 from retouch.report.facts import Curves, Facts, FineTuning, Group, Origin, Pretraining
+from retouch.report.labeling import labeling_blocks
 from retouch.report.layers import depth_sentences, layer_map, on_few
 from retouch.report.limits import limits
 from retouch.report.maps import FEW, MOST_CLASSES, confusion_chart, layer_chart
@@ -348,10 +349,8 @@ def _atoms(facts: Facts) -> tuple[Block, ...]:
 def _data(facts: Facts) -> tuple[Block, ...]:
     warned = distinct(as_utf8(warning) for origin in facts.origins for warning in origin.log.warnings)
     tables = [*_only(unlabeled_table(facts)), *_only(labeled_table(facts)), *_only(repeats_table(facts))]
-    if not warned:
-        return tuple(tables)
-    said = Prose(("The runs warned of this:",))
-    return (*tables, said, Points(tuple(warned)))
+    said = (Prose(("The runs warned of this:",)), Points(tuple(warned))) if warned else ()
+    return (*tables, *said, *labeling_blocks(facts))
 
 
 def _damage(facts: Facts) -> tuple[Block, ...]:

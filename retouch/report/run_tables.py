@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from common.data.originals import Originals
 from finetune.records import Choice, DataFacts, NearDuplicates
 from finetune.results import FinetuneResult, Outcome, ProbeResult
 from finetune.several import Several
@@ -13,6 +14,7 @@ from retouch.report.facts import Facts, Origin
 from retouch.report.sentences import distinct, listed, number
 from retouch.report.tables import condensed, upright
 
+ORIGINAL_SIZE = Column("original size", "px: smallest, median, largest", numeric=False)
 FIRST = 5  # repeated test images that are named, of each kind
 
 # ---- data
@@ -43,6 +45,9 @@ def labeled_table(facts: Facts) -> Table | None:
         Column("nearly the same", "in training"),
         Column("nearly the same", "in pretraining"),
         Column("left out", "of training"),
+        Column("unreadable", "in training"),
+        Column("unreadable", "in test"),
+        ORIGINAL_SIZE,
     )
     table = Table(columns, tuple(found.values()), title="Labeled")
     return condensed(table) if len(found) > 1 else upright(table)
@@ -116,7 +121,24 @@ def _data_row(task: str, data: DataFacts, train: int, test: int, sizes: Mapping[
         _repeated(data.near_duplicates),
         _repeated(data.in_pretraining),
         Cell(f"{data.left_out:,}" if data.left_out else ""),
+        _unreadable(data.originals),
+        _unreadable(data.test_originals),
+        _original_size(data.originals),
     )
+
+
+def _unreadable(originals: Originals | None) -> Cell:
+    """Files that were left out; empty where that is not known."""
+    return Cell("" if originals is None else f"{originals.unreadable:,}")
+
+
+def _original_size(originals: Originals | None) -> Cell:
+    """Width and height in px; empty where they are not known."""
+    sizes = None if originals is None else originals.sizes
+    if sizes is None:
+        return Cell("")
+    all_three = (f"{width:,} × {height:,}" for width, height in (sizes.smallest, sizes.median, sizes.largest))
+    return Cell(", ".join(distinct(all_three)), f"of {sizes.images:,} looked at")
 
 
 def _repeated(near: NearDuplicates | None) -> Cell:
@@ -139,6 +161,8 @@ def unlabeled_table(facts: Facts) -> Table | None:
                 Cell("" if settings.data.image_size is None else f"{settings.data.image_size}"),
                 Cell("" if images is None else f"{images:,}"),
                 Cell("" if not images or not seen else f"{seen / images:.1f}"),
+                _unreadable(run.results.originals),
+                _original_size(run.results.originals),
             )
         )
     columns = (
@@ -147,6 +171,8 @@ def unlabeled_table(facts: Facts) -> Table | None:
         Column("side", "px"),
         Column("images"),
         Column("each seen", "times"),
+        Column("unreadable", "left out"),
+        ORIGINAL_SIZE,
     )
     return condensed(Table(columns, tuple(rows), title="Unlabeled"))
 

@@ -243,7 +243,7 @@ def _facts(sets: Sequence[LabelSet]) -> dict[str, DataFacts]:
     for part, tasks in titled_tasks(sets):
         images = part.images
         sources = Sources(images.train.source, images.test.source)
-        facts = data_facts(sources, images.train, images.leaks, images.left_out)
+        facts = data_facts(sources, images.train, images.test, images.leaks, images.left_out)
         found |= dict.fromkeys(tasks, facts)
     return found
 

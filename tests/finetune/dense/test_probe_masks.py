@@ -483,7 +483,7 @@ def test_masks_are_looked_at_once_before_the_first_seed_where_no_seed_draws_imag
         raise KeyboardInterrupt
 
     monkeypatch.setattr("finetune.dense.data.look_at_masks", counting)
-    monkeypatch.setattr(seeds.one_probe, "probe", enough)
+    monkeypatch.setattr("finetune.probe.probe", enough)
     for limit, expected in ((None, 2), (30, 6)):  # training and test
         looks.clear()
         with pytest.raises(KeyboardInterrupt):
