@@ -22,6 +22,7 @@ from record import record
 
 from common.recipes import stage_config
 from common.runs.logs import setup_console
+from finetune import opening
 from finetune import probe as stage
 from finetune.config import ProbeConfig
 from finetune.pooling import Space
@@ -55,7 +56,7 @@ def watched() -> Clock:
     """A clock on the parts of the stage."""
     clock = Clock()
     clock.watch(stage, "probe", lambda *_: "total")
-    clock.watch(stage, "load_labeled", lambda *_: "images")
+    clock.watch(opening, "load_labeled", lambda *_: "images")
     clock.watch(stage, "features_of", lambda *_: "features")
     clock.watch(stage, "_damaged", lambda *_: "damage")
     clock.watch(stage, "measure_properties", lambda *_: "properties")

@@ -139,7 +139,7 @@ class Tab:
 
     @property
     def problems(self) -> list[str]:
-        """What the page was told off for: violations of its policy, errors, exceptions, dialogs."""
+        """What went wrong in the page: violations of its policy, errors, exceptions, dialogs."""
         self.evaluate("new Promise((done) => setTimeout(done))")  # what was reported until now has come
         said = []
         for event in self.browser.events:

@@ -39,7 +39,7 @@ def export_encoder(
     Without its mask channel, which is zero for whole images, and without its classifier.
 
     Args:
-        about: for a model card beside it, which the sha256 does not depend on.
+        about: what a model card beside it says. The sha256 does not depend on it.
 
     Raises:
         UserError: ``folder`` contains something else, or a tensor is not finite.

@@ -1,4 +1,4 @@
-"""What pretraining says of an encoder in the model card beside it, before any label has been seen."""
+"""The model card that pretraining writes beside an encoder, before any label has been seen."""
 
 from __future__ import annotations
 
