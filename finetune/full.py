@@ -42,7 +42,7 @@ from finetune.lines import Line, finetune_lines
 from finetune.metrics import accuracy, compare, score
 from finetune.predictions import Predictions, read_predictions, write_predictions
 from finetune.probe import probe
-from finetune.results import Comparison, FinetuneResult, ProbeResult, StepChoice, Tuned, write_results
+from finetune.results import Checks, Comparison, FinetuneResult, ProbeResult, StepChoice, Tuned, write_results
 from finetune.summary import finetune_notes
 from finetune.supervised import Split, Supervised, decayed_groups, predict
 from finetune.table import results_table
@@ -276,6 +276,7 @@ def _train_and_test(
         encoder_sha256=sha256,
         tuned=tuned,
         made=made_with,
+        checks=_checks(None),
     )
     result = result.model_copy(update={"notes": finetune_notes(result)})
     predictions = Predictions.of(
@@ -310,11 +311,24 @@ def _with_baselines(
 
     if linear is not None:
         probed = linear[0].linear.model_copy(update=compared("linear_probe", "from_scratch"))
-        result = result.model_copy(update={"linear_probe": probed, "linear_probe_protocol": linear[0].protocol})
+        checks = _checks(linear[0].checks)
+        result = result.model_copy(
+            update={"linear_probe": probed, "linear_probe_protocol": linear[0].protocol, "checks": checks}
+        )
     tuned = result.tuned.model_copy(update=compared("tuned", "from_scratch", "linear_probe"))
     result = result.model_copy(update={"tuned": tuned})
     result = result.model_copy(update={"notes": finetune_notes(result)})
     return result, replace(mine, answers=answers, confidences=confidences)
+
+
+def _checks(probed: Checks | None) -> Checks:
+    """Those of fine-tuning, from those of the linear probe if it ran."""
+    trained = {"frozen": "the network is trained"}
+    if probed is None:
+        return Checks(frozen=None, null=None, missing={**trained, "null": "no linear probe was run beside it"})
+    if probed.frozen is False:  # the probe's encoder should have been
+        return probed
+    return probed.model_copy(update={"frozen": None, "missing": {**trained, **probed.missing}})
 
 
 def _protocol(config: FinetuneConfig) -> str:

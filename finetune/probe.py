@@ -25,7 +25,7 @@ from common.machine.precision import resolve_precision
 from common.runs.folder import check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
 from common.runs.made import ENCODER, made
-from finetune.checks import check_null, state_digests
+from finetune.checks import check_null, state_digests, why_no_null
 from finetune.config import ProbeConfig
 from finetune.data import (
     LabeledData,
@@ -298,6 +298,7 @@ def _probe_data(
     for name, (train_labels, test_labels) in images.tasks.items():
         mine = {subject: of_task[name] for subject, of_task in measured.items()}
         baselines = {subject: one for subject, one in mine.items() if subject != itself.name}
+        null = mine[itself.name].null
         mine[itself.name] = mine[itself.name].compared(baselines, test_labels.values)
         result = ProbeResult(
             task=name,
@@ -312,7 +313,7 @@ def _probe_data(
             },
             code=code,
             label_efficiency=_label_efficiency(mine),
-            checks=Checks(frozen=frozen, null=mine[itself.name].null),
+            checks=Checks(frozen=frozen, null=null, missing=why_no_null(null, config.null_check)),
         )
         answers = {f"{subject}.{key}": said for subject, one in mine.items() for key, said in one.predictions.items()}
         sure = {f"{subject}.{key}": share for subject, one in mine.items() for key, share in one.confidences.items()}
@@ -353,7 +354,11 @@ def _measure(
             log.debug("%s, %s, %s: %s, chosen by %s", subject.name, name, key, chosen.text, chosen.how)
         answers = test_labels.values[test.index]
         checked = config.null_check and subject.name == "encoder"
-        null = check_null(config, candidates, linear.space, train_labels, test, answers) if checked else None
+        null = (
+            check_null(config.probe, config.probe, config.seed, candidates, linear.space, train_labels, test, answers)
+            if checked
+            else None
+        )
         right = measure_efficiency(config, candidates, train_labels, test, answers, predictions["linear"])
         found[name] = Measured(task, outcomes, predictions, confidences, linear, null, right)
     log.info(

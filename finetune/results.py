@@ -239,11 +239,15 @@ ALARM = 1e-3  # how seldom a sound null check is noted
 
 
 class NullCheck(Record):
-    """The linear probe with training labels at random, which has to be as accurate as chance."""
+    """The linear probe with training labels at random, which has to be as accurate as chance.
+
+    Where images have several labels, an accuracy here is a mean average precision; with masks, it is a mean IoU.
+    """
 
     accuracy: float  # mean of the repetitions
-    chance: float  # one by the number of classes
-    ci95: tuple[float, float]  # of the accuracy, if names of classes mean nothing
+    # one by the number of classes; the mean share of the labels; what the same answers reach on masks of other images
+    chance: float
+    ci95: tuple[float, float]  # of the accuracy, if labels mean nothing
     p_value: float | None = None  # of an accuracy as high as this by chance; None: of an earlier version
     images: int  # that it was fitted on
     repetitions: int
@@ -257,8 +261,9 @@ class NullCheck(Record):
 class Checks(Record):
     """What is true of every sound measurement."""
 
-    frozen: bool  # no tensor of the encoder or its twin changed, buffers included
-    null: NullCheck | None  # None: switched off, or fewer than two images per class
+    frozen: bool | None  # no tensor of the encoder or its twin changed, buffers included
+    null: NullCheck | None
+    missing: dict[str, str] = Field(default_factory=dict)  # by check that is None: why (empty in older files)
 
 
 class ProbeResult(Record):
@@ -342,6 +347,12 @@ class LabelResult(Record):
     subjects: dict[str, LabelProbed]  # encoder, random_init, pixels
     code: CodeProperties | None = None
     frozen: bool  # no tensor of the encoder or its twin changed, buffers included
+    null: NullCheck | None = None  # None: switched off, too few images, or an older file
+
+    @property
+    def checks(self) -> Checks:
+        """The same as of one label per image."""
+        return Checks(frozen=self.frozen, null=self.null)
 
 
 class DenseScore(Record):
@@ -384,6 +395,12 @@ class DenseResult(Record):
     subjects: dict[str, DenseProbed]  # encoder, random_init, pixels
     code: CodeProperties | None = None
     frozen: bool  # no tensor of the encoder or its twin changed, buffers included
+    null: NullCheck | None = None  # None: switched off, too few images, or an older file
+
+    @property
+    def checks(self) -> Checks:
+        """The same as of one label per image."""
+        return Checks(frozen=self.frozen, null=self.null)
 
 
 class ProbeReport(Record):
@@ -416,6 +433,7 @@ class FinetuneResult(Record):
     linear_probe_protocol: str | None = None  # how it was chosen and fitted
     made: Made | None = None  # None in older files
     notes: tuple[str, ...] = ()  # empty in older files
+    checks: Checks | None = None  # null: of the linear probe; frozen: None, as the network is trained (None: older)
 
 
 Written = ProbeReport | FinetuneResult

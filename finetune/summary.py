@@ -59,15 +59,15 @@ def notes(
         for subject, measured in result.subjects.items():
             for key, one in measured.probes.items():
                 found += [f"{result.task}: {line}" for line in _unconverged(f"the {key} probe of {subject}", one)]
-        found += [f"{result.task}: {line}" for line in _failed(result.checks)]
+        found += [f"{result.task}: {line}" for line in failed(result.checks)]
         found += [f"{result.task}: {line}" for line in _leaks(result.data, result.linear.test.n)]
     for many in multilabel:
         for subject, probed in many.subjects.items():
             found += [f"{many.task}: {line}" for line in _unconverged(f"the linear probe of {subject}", probed)]
-        found += [f"{many.task}: {line}" for line in _failed(Checks(frozen=many.frozen, null=None))]
+        found += [f"{many.task}: {line}" for line in failed(many.checks, "mean average precision")]
         found += [f"{many.task}: {line}" for line in _leaks(many.data, many.subjects["encoder"].test.n)]
     for masks in dense:
-        found += [f"{masks.task}: {line}" for line in _failed(Checks(frozen=masks.frozen, null=None))]
+        found += [f"{masks.task}: {line}" for line in failed(masks.checks, "mean IoU")]
         found += [f"{masks.task}: {line}" for line in _leaks(masks.data, masks.subjects["encoder"].test.n)]
     return tuple(dict.fromkeys(found))
 
@@ -84,6 +84,7 @@ def finetune_notes(result: FinetuneResult) -> tuple[str, ...]:
             )
     if (probed := result.linear_probe) is not None:
         found += [f"{result.task}: {line}" for line in _unconverged("the linear probe", probed)]
+        found += [f"{result.task}: {line}" for line in failed(result.checks)]
         if probed.choice.at_end_of_grid:
             found.append(
                 f"{result.task}: the linear probe's L2 strength is at an end of its grid: retouch probe with a wider "
@@ -92,10 +93,10 @@ def finetune_notes(result: FinetuneResult) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _failed(checks: Checks | None) -> list[str]:
+def failed(checks: Checks | None, measure: str = "accuracy") -> list[str]:
     """What is wrong with the measurement itself."""
     lines = []
-    if checks is not None and not checks.frozen:
+    if checks is not None and checks.frozen is False:
         lines.append(
             "the encoder or its untrained twin changed while it was measured, so these are not numbers of frozen "
             "encoders; this should not happen: please report it"
@@ -104,9 +105,9 @@ def _failed(checks: Checks | None) -> list[str]:
     if null is not None and null.above_chance:
         low, high = null.ci95
         lines.append(
-            f"with training labels at random the linear probe is right on {null.accuracy:.1%} "
-            f"[{low:.1%}, {high:.1%}] of the test images, and chance is {null.chance:.1%}: something seems to tell it "
-            "the test labels, so its accuracy may be too high"
+            f"with training labels at random, the {measure} of the linear probe is {null.accuracy:.1%} "
+            f"[{low:.1%}, {high:.1%}] on the test images, and chance is {null.chance:.1%}: something seems to tell it "
+            f"the test labels, so its {measure} may be too high"
         )
     return lines
 

@@ -14,12 +14,14 @@ from finetune.config import LabelEfficiencyConfig
 from finetune.data import Sources, data_facts
 from finetune.metrics import compare, score
 from finetune.predictions import Predictions, write_predictions
-from finetune.results import DataFacts, LabelEfficiency, Probed, Score
+from finetune.results import DataFacts, LabelEfficiency, Score
+from finetune.summary import failed
 from finetune.tracked import send
 from retouch.report.compare import holm
 from retouch.studies.budget import probe_seconds, worth_seconds
 from retouch.studies.contestants import SCRATCH, Field, Restoring
 from retouch.studies.images import LabelSet, titled_tasks
+from retouch.studies.judge import Tested
 from retouch.studies.parts import Parts
 from retouch.studies.plan import WORTH_DRAWS, WORTH_SHARES, Plan
 from retouch.studies.race import better
@@ -140,6 +142,7 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
     comparisons = compared(winner, rivals, answers, labels)
     contenders = tuple(_contender(parts, plan, name, scores[name], answers, labels) for name in answers)
     probed, skipped = _probe(parts, plan, winner)
+    checks = {task: one.checks for task, one in probed.items() if one.checks is not None}
     worth, unknown = worth_of(parts, plan, winner, comparisons)
 
     [leader] = [one for one in contenders if one.name == winner]
@@ -148,7 +151,9 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
         winner=winner,
         contenders=tuple(sorted(contenders, key=lambda one: -one.mean)),
         comparisons=comparisons,
-        probe=probed,
+        probe={task: one.outcome for task, one in probed.items()},
+        checks=checks,
+        notes=tuple(f"{task}: {line}" for task, one in checks.items() for line in failed(one)),
         worth=worth,
         budget=config.seconds,
         seconds=round(journal.clock.taken, 1),
@@ -176,15 +181,15 @@ def _winner(parts: Parts, plan: Plan) -> str:
     return better(judged, 1)[0]
 
 
-def _probe(parts: Parts, plan: Plan, winner: str) -> tuple[dict[str, Probed], list[str]]:
+def _probe(parts: Parts, plan: Plan, winner: str) -> tuple[dict[str, Tested], list[str]]:
     """The usual linear probe of the winner, if it was planned and there is still time, else why there is none."""
     if not plan.probe:
         return {}, []
     needed, left = probe_seconds(parts), parts.journal.clock.left
     if parts.config.plan is None and left < ENOUGH * needed:
         return {}, [f"the linear probe of {winner}: takes up to {needed:.0f} s, and {max(0, left):.0f} s were left"]
-    found = {task: one.outcome for task, one in parts.judge.probe(parts.field.named(winner)).items()}
-    for task, one in found.items():
+    found = parts.judge.probe(parts.field.named(winner))
+    for task, (one, *_) in found.items():
         log.info(
             "%s: linear probe on all %s labeled images: %.1f%% on %s",
             *(winner, f"{one.n_train:,}", 100 * one.test.accuracy, task),

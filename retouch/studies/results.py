@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter
 
 from common.encoders.base import View
 from common.runs.results import SCHEMA_VERSION, Record, load_results
-from finetune.results import Comparison, DataFacts, LabelEfficiency, Probed, Score
+from finetune.results import Checks, Comparison, DataFacts, LabelEfficiency, Probed, Score
 from retouch.studies.plan import Sizes
 
 CONTESTANTS = "contestants"  # the folder of their runs in that of the study
@@ -77,6 +77,8 @@ class StudyReport(Record):
     contenders: tuple[Contender, ...]
     comparisons: tuple[Versus, ...]
     probe: dict[str, Probed] = Field(default_factory=dict)  # linear, of the winner on all labeled images, by task
+    checks: dict[str, Checks] = Field(default_factory=dict)  # of that probe (empty in older files)
+    notes: tuple[str, ...] = ()  # what a reader of these numbers has to know (empty in older files)
     # by task, what the winner's training is worth: it is "encoder", and its untrained network "random_init"
     worth: dict[str, LabelEfficiency] = Field(default_factory=dict)
     budget: float  # seconds

@@ -68,7 +68,7 @@ def study(config: StudyConfig, started: float | None = None) -> StudyReport | No
                 return None
             console = Console(width=None if Console().is_terminal else 100)
             console.print(study_table(report))
-            for sentence in report.verdict:
+            for sentence in (*report.verdict, *report.notes):
                 console.print(sentence, highlight=False, markup=False)
             path = write_report([config.out], config.out / REPORT)
             log.info("done in %.0f s of %.0f s; all of it on one page: %s", parts.journal.clock.taken,
