@@ -60,21 +60,21 @@ def notes(
             for key, one in measured.probes.items():
                 found += [f"{result.task}: {line}" for line in _unconverged(f"the {key} probe of {subject}", one)]
         found += [f"{result.task}: {line}" for line in failed(result.checks)]
-        found += [f"{result.task}: {line}" for line in _leaks(result.data, result.linear.test.n)]
+        found += [f"{result.task}: {line}" for line in leaks(result.data, result.linear.test.n)]
     for many in multilabel:
         for subject, probed in many.subjects.items():
             found += [f"{many.task}: {line}" for line in _unconverged(f"the linear probe of {subject}", probed)]
         found += [f"{many.task}: {line}" for line in failed(many.checks, "mean average precision")]
-        found += [f"{many.task}: {line}" for line in _leaks(many.data, many.subjects["encoder"].test.n)]
+        found += [f"{many.task}: {line}" for line in leaks(many.data, many.subjects["encoder"].test.n)]
     for masks in dense:
         found += [f"{masks.task}: {line}" for line in failed(masks.checks, "mean IoU")]
-        found += [f"{masks.task}: {line}" for line in _leaks(masks.data, masks.subjects["encoder"].test.n)]
+        found += [f"{masks.task}: {line}" for line in leaks(masks.data, masks.subjects["encoder"].test.n)]
     return tuple(dict.fromkeys(found))
 
 
 def finetune_notes(result: FinetuneResult) -> tuple[str, ...]:
     """The same of a fine-tuned network and its baselines."""
-    found = [f"{result.task}: {line}" for line in _leaks(result.data, result.tuned.test.n)]
+    found = [f"{result.task}: {line}" for line in leaks(result.data, result.tuned.test.n)]
     trained = {"the trained network": result.tuned, "the same network from scratch": result.from_scratch}
     for name, one in trained.items():
         if one is not None and one.choice.step == one.choice.of_steps:
@@ -112,7 +112,7 @@ def failed(checks: Checks | None, measure: str = "accuracy") -> list[str]:
     return lines
 
 
-def _leaks(data: DataFacts, total: int) -> list[str]:
+def leaks(data: DataFacts, total: int) -> list[str]:
     """Which test images were seen before."""
     lines = []
     if data.duplicates:

@@ -28,7 +28,7 @@ def check_null_labels(
     test: Features,
     truth: Tensor,
 ) -> NullCheck | None:
-    """Choose, fit and test the probe with the label rows of training images exchanged; ``None`` if too few have a label.
+    """Choose, fit and test the probe with label rows exchanged among training images; ``None`` if too few have a label.
 
     Exchanged are whole rows, so that labels come together as often as they do. The mean average precision is then that
     of a random order, which is each label's share of the test images. An order and its reverse are as likely, and an

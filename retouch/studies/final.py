@@ -14,8 +14,8 @@ from finetune.config import LabelEfficiencyConfig
 from finetune.data import Sources, data_facts
 from finetune.metrics import compare, score
 from finetune.predictions import Predictions, write_predictions
-from finetune.results import DataFacts, LabelEfficiency, Score
-from finetune.summary import failed
+from finetune.results import Checks, DataFacts, LabelEfficiency, Score
+from finetune.summary import failed, leaks
 from finetune.tracked import send
 from retouch.report.compare import holm
 from retouch.studies.budget import probe_seconds, worth_seconds
@@ -142,6 +142,7 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
     comparisons = compared(winner, rivals, answers, labels)
     contenders = tuple(_contender(parts, plan, name, scores[name], answers, labels) for name in answers)
     probed, skipped = _probe(parts, plan, winner)
+    facts = _facts(images.sets)
     checks = {task: one.checks for task, one in probed.items() if one.checks is not None}
     worth, unknown = worth_of(parts, plan, winner, comparisons)
 
@@ -153,7 +154,7 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
         comparisons=comparisons,
         probe={task: one.outcome for task, one in probed.items()},
         checks=checks,
-        notes=tuple(f"{task}: {line}" for task, one in checks.items() for line in failed(one)),
+        notes=_notes(checks, facts, labels),
         worth=worth,
         budget=config.seconds,
         seconds=round(journal.clock.taken, 1),
@@ -161,7 +162,7 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
         unlabeled=images.pool.source.spec,
         unlabeled_images=len(images.pool),
         repeated=images.repeated,
-        data=_facts(images.sets),
+        data=facts,
         classes=classes,
         sizes=plan.sizes,
         protocol=_protocol(parts),
@@ -250,6 +251,12 @@ def _facts(sets: Sequence[LabelSet]) -> dict[str, DataFacts]:
         facts = data_facts(sources, images.train, images.leaks, images.left_out)
         found |= dict.fromkeys(tasks, facts)
     return found
+
+
+def _notes(checks: dict[str, Checks], facts: dict[str, DataFacts], labels: dict[str, Tensor]) -> tuple[str, ...]:
+    """What a reader of these numbers has to know."""
+    found = [f"{task}: {line}" for task, one in checks.items() for line in failed(one)]
+    return (*found, *(f"{task}: {line}" for task, one in facts.items() for line in leaks(one, len(labels[task]))))
 
 
 def _protocol(parts: Parts) -> str:

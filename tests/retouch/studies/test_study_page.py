@@ -100,6 +100,7 @@ def study(tmp_path: Path) -> Path:
         sizes=Sizes(judged=100, fitted=200, tested=300),
         protocol="ridge",
         left_out=("mixed: needs at least 90 s",),
+        notes=("animal: 3 of 300 test images are also training images",),
     )
     write_json(folder / "results.json", report.model_dump(mode="json"))
     return folder
