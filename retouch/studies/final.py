@@ -145,6 +145,15 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
     facts = _facts(images.sets)
     checks = {task: one.checks for task, one in probed.items() if one.checks is not None}
     worth, unknown = worth_of(parts, plan, winner, comparisons)
+    if skipped or unknown:  # the clock decided, so that the plan has to know
+        plan = plan.model_copy(
+            update={
+                "probe": plan.probe and not skipped,
+                "worth": plan.worth and not unknown,
+                "left_out": (*plan.left_out, *skipped, *unknown),
+            }
+        )
+        journal.save_plan(plan)
 
     [leader] = [one for one in contenders if one.name == winner]
     report = StudyReport(
@@ -166,7 +175,8 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
         classes=classes,
         sizes=plan.sizes,
         protocol=_protocol(parts),
-        left_out=(*plan.left_out, *skipped, *unknown),
+        left_out=plan.left_out,
+        made=parts.made,
     )
     write_predictions(config.out, predictions(images.sets, answers))
     write_json(config.out / RESULTS, report.model_dump(mode="json"))

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, TypeAdapter
 
 from common.encoders.base import View
+from common.runs.made import Made
 from common.runs.results import SCHEMA_VERSION, Record, load_results
 from finetune.results import Checks, Comparison, DataFacts, LabelEfficiency, Probed, Score
 from retouch.studies.plan import Sizes
@@ -92,6 +93,7 @@ class StudyReport(Record):
     sizes: Sizes
     protocol: str
     left_out: tuple[str, ...] = ()
+    made: Made | None = None  # None in older files
 
     def named(self, name: str) -> Contender:
         """The contestant of this name."""

@@ -184,7 +184,8 @@ def test_a_linear_probe_that_knows_random_labels_or_changes_its_encoder_is_noted
 ) -> None:
     alarm = NullCheck(accuracy=0.9, chance=0.125, ci95=(0.8, 1.0), p_value=1e-9, images=200, repetitions=1)
     monkeypatch.setattr("finetune.probe.check_null", lambda *given: alarm)
-    monkeypatch.setattr("finetune.probe.state_digests", lambda encoders, count=iter("ab"): next(count))
+    changing = iter("ab")
+    monkeypatch.setattr("finetune.probe.state_digests", lambda encoders: next(changing))
     start = exported(tmp_path / "encoder", EncoderConfig(model_args={"width": 4, "depth": 1}))
     comparison = {"linear_probe": True, "from_scratch": False}
     found = finetune(config(tmp_path / "run", encoder=start, steps=1, compare=comparison))

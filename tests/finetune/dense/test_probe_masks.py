@@ -36,7 +36,7 @@ from finetune.results import DenseResult, ProbeReport, read_results
 from finetune.summary import logged_mask_numbers
 from finetune.table import masks_table
 from finetune.tracked import Sheet, probe_shown
-from retouch.repetition import headline
+from retouch.comparison import headline
 
 SIZE = 16
 HOW = Extraction(torch.device("cpu"), torch.float32, 8, 0)
