@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/null_repeats.py
 
-200 times for each task, the whole procedure of a user's probe: draw training images and random labels, choose layer,
+200 times for each task, the whole procedure of a user's probe: give 200 training images random labels, choose layer,
 pooling and strength by cross-validation, refit, test. The encoder is an untrained small CNN on ``shapes``. Of 95%
 intervals, 93 to 97% should hold chance. For contrast, Wilson's interval of the same accuracies, which takes test
 images for independent: those of a class look alike, so it holds chance less often.
@@ -28,7 +28,7 @@ from finetune.probes import Candidates, Linear, Search
 
 TASKS = ("shape", "color", "texture", "warm")
 LINEAR, SEARCH = Linear(), Search()  # the probe as it is without settings
-IMAGES = 1000  # to train on, and to test on
+TRAIN, TEST = 200, 1000  # images
 SIDE, WIDTH = 16, 8  # px, and channels of the first map: small features, so that all of them are searched 200 times
 
 
@@ -48,7 +48,7 @@ def main() -> None:
     encoder = build_encoder(EncoderConfig(model_args={"width": WIDTH, "depth": 1}), image_size=SIDE).freeze()
     spaces, _ = build_spaces(encoder.layer_shapes, SEARCH.layers, SEARCH.poolings, SEARCH.max_width)
     parts = sorted({part for space in spaces for part in space.parts})
-    images = [load_images(build_source(f"shapes:{split}:{IMAGES}"), SIDE) for split in ("train", "test")]
+    images = [load_images(build_source(spec), SIDE) for spec in (f"shapes:train:{TRAIN}", f"shapes:test:{TEST}")]
     train, test = (extract(encoder, some, parts, how) for some in images)
     candidates = Candidates(train, spaces, how.device)
     for task in given.tasks:
@@ -72,7 +72,7 @@ def repeated(
     ]
     seconds = time.process_time() - started
     holds = [one.ci95[0] <= one.chance <= one.ci95[1] for one in found]
-    total = IMAGES * once
+    total = TEST * once
     wilson = [wilson_interval(round(one.accuracy * total), total) for one in found]
     return {
         "classes": classes,

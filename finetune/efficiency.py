@@ -29,7 +29,7 @@ TOGETHER = 100  # resamples that are in memory at once
 FEWEST = 2  # labels per class: with fewer there is nothing to choose on
 PROTOCOL = (
     "the linear probe, chosen and fitted on the drawn images alone (nested, stratified); the same draws for all; "
-    "ci95: bootstrap over draws and test images"
+    "ci95, of accuracies and of what labels are worth: bootstrap over draws and test images"
 )
 
 Right = dict[int, Tensor]  # by number of labels: bool [draws n], whether each test image is right
@@ -128,15 +128,10 @@ def label_efficiency(right: Mapping[str, Right], seed: int = 0) -> LabelEfficien
         right: of ``encoder`` and the baselines: the same budgets, draws and test images.
         seed: of the bootstrap, which draws test images and draws, the same for all subjects.
     """
-    curves = {
-        name: tuple(
-            LabelPoint(labels=count, draws=tuple(hits.double().mean(1).tolist())) for count, hits in one.items()
-        )
-        for name, one in right.items()
-    }
+    resampled = _bootstrap(right, np.random.default_rng(seed))
+    curves = {name: _curve(one, resampled[name]) for name, one in right.items()}
     budgets = list(right["encoder"])
     found = {name: np.array([point.accuracy for point in curve]) for name, curve in curves.items()}
-    resampled = _bootstrap(right, np.random.default_rng(seed))
     worth = {}
     for name in right:
         if name != "encoder":
@@ -151,6 +146,15 @@ def label_efficiency(right: Mapping[str, Right], seed: int = 0) -> LabelEfficien
                 for count, value, a, b in zip(budgets, equal, low, high, strict=True)
             )
     return LabelEfficiency(protocol=PROTOCOL, curves=curves, worth=worth)
+
+
+def _curve(right: Right, resampled: NDArray[np.float64]) -> tuple[LabelPoint, ...]:
+    """The points of one subject, with the percentiles of its curves ``[RESAMPLES budgets]``."""
+    low, high = np.quantile(resampled, [0.025, 0.975], axis=0).tolist()
+    return tuple(
+        LabelPoint(labels=count, draws=tuple(hits.double().mean(1).tolist()), ci95=(a, b))
+        for (count, hits), a, b in zip(right.items(), low, high, strict=True)
+    )
 
 
 def labels_for(budgets: Sequence[int], accuracies: NDArray[np.float64], accuracy: float) -> float:

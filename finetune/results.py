@@ -209,6 +209,7 @@ class LabelPoint(Record):
 
     labels: int
     draws: tuple[float, ...]  # test accuracy with each draw of them
+    ci95: tuple[float, float] | None = None  # of the mean, by the bootstrap over draws and test images (None: older)
 
     @property
     def accuracy(self) -> float:
@@ -245,7 +246,8 @@ class NullCheck(Record):
     """
 
     accuracy: float  # mean of the repetitions
-    # one by the number of classes; the mean share of the labels; what the same answers reach on masks of other images
+    # one by the number of classes; of several labels that of an order and its reverse, on average, which is about their
+    # share of the images; what the same answers reach on masks of other images
     chance: float
     ci95: tuple[float, float]  # of the accuracy, if labels mean nothing
     p_value: float | None = None  # of an accuracy as high as this by chance; None: of an earlier version

@@ -154,7 +154,7 @@ def properties_table(results: Sequence[ProbeResult]) -> Table:
 
 def efficiency_table(results: Sequence[ProbeResult]) -> Table:
     """Accuracy of each subject by number of labels, and how many labels each baseline needs to be as accurate."""
-    title = r"Linear probe with fewer labels: test accuracy, % \[least, most of the draws]"
+    title = r"Linear probe with fewer labels: test accuracy, % \[95% interval]"
     table = Table(title=title, title_justify="left")
     tasks = zip(task_names(results), results, strict=True)
     found = [(task, one) for task, result in tasks if (one := result.label_efficiency) is not None]
@@ -166,7 +166,7 @@ def efficiency_table(results: Sequence[ProbeResult]) -> Table:
         table.add_section()
         table.add_row(f"[bold]{escape(task)}[/bold]")
         for place, point in enumerate(one.curves["encoder"]):
-            shown = [draws_text(one.curves[name][place], "\n") if name in one.curves else "" for name in subjects]
+            shown = [point_text(one.curves[name][place], "\n") if name in one.curves else "" for name in subjects]
             shown += [labels_text(one, one.worth[name][place], "\n") if name in one.worth else "" for name in baselines]
             table.add_row(f"  {point.labels:,}", *map(escape, shown))
     return table
@@ -228,10 +228,9 @@ def spread_text(spread: Spread) -> str:
     return f"{_number(spread.mean)} ± {_number(spread.deviation)} ({len(spread.values)} seeds)"
 
 
-def draws_text(point: LabelPoint, apart: str = " ") -> str:
-    """``71.2 [70.2, 72.2]``: the mean accuracy of the draws, the least and the most, in percent."""
-    least, most = min(point.draws), max(point.draws)
-    return _percent(point.accuracy, least, most, apart) if len(point.draws) > 1 else _number(point.accuracy)
+def point_text(point: LabelPoint, apart: str = " ") -> str:
+    """``71.2 [70.2, 72.2]``: the mean accuracy of the draws and its interval, in percent."""
+    return _number(point.accuracy) if point.ci95 is None else _percent(point.accuracy, *point.ci95, apart)
 
 
 def labels_text(found: LabelEfficiency, one: Worth, apart: str = " ") -> str:

@@ -27,7 +27,7 @@ from finetune.results import read_results as read_transfer
 from finetune.seeds import plan_of, probe, with_every_encoder
 from pretrain import run as pretraining
 from pretrain.config import GradientPretraining, PretrainConfig
-from pretrain.results import PretrainResults, PretrainSeeds, read_seeds
+from pretrain.results import PretrainSeeds, read_seeds
 from pretrain.results import read_results as read_pretraining
 from pretrain.seeds import pretrain
 from retouch.comparison import Repetition, Results, compared, show

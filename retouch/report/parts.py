@@ -146,7 +146,7 @@ def _labels(facts: Facts) -> tuple[Block, ...]:
             said += worth_lines(entry.task, entry.encoder, found)
     if not figures:
         return ()
-    about = "Bars: the least and the most accurate draw. Intervals: bootstrap over draws and test images."
+    about = "Bars and intervals: 95%, by the bootstrap over draws and test images."
     return (Figures(tuple(figures)), Points(tuple(f"{line}." for line in said)), Prose((about,), small=True))
 
 

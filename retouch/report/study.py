@@ -119,7 +119,7 @@ def _worth(report: StudyReport) -> tuple[Figures, ...]:
         Figure(
             labels_chart(f"{task}: what the training of {report.winner} is worth in labels", found),
             f"{task}: test accuracy of {report.winner} (encoder) and its untrained network by ridge regression, %; "
-            "bars: the least and the most accurate draw",
+            "bars: 95% intervals, by the bootstrap over draws and test images",
         )
         for task, found in report.worth.items()
     ]

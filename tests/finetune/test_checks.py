@@ -122,7 +122,7 @@ def test_few_classes_are_repeated(classes: int, once: int, monkeypatch: pytest.M
     monkeypatch.setattr(checks, "random_labels", lambda *given: asked.append(given[-1]))
     labels = Labels(torch.arange(60) % classes, tuple(map(str, range(classes))), "task")
     test = Features({}, torch.arange(5))
-    checks.check_null(None, None, None, labels, test, torch.zeros(5))  # type: ignore[arg-type]
+    checks.check_null(None, None, 0, None, None, labels, test, torch.zeros(5))  # type: ignore[arg-type]
     assert asked == [range(once)]
 
 

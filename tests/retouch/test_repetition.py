@@ -19,6 +19,7 @@ from common.runs.made import made
 from retouch.cli import main
 from retouch.comparison import NOT_COMPARED, compared, leaves, sentences
 from retouch.repetition import differences, read_any, repeat
+from retouch.studies.plan import Rung
 from retouch.studies.results import StudyReport
 from tests.finetune.test_probe_seeds import QUICK
 from tests.recipe import pretraining
@@ -103,8 +104,9 @@ def test_groups_run_again_are_identical(tmp_path: Path) -> None:
 
 def test_a_study_run_again_makes_the_same_choices_and_is_identical(tmp_path: Path) -> None:
     [denoise, *_] = recipes(tmp_path)
-    short = plan(tmp_path, simple=(), steps={NAMES[0]: 2}, rungs=(), scratch=0)
-    values = settings(tmp_path, "mine", contestants=[denoise], plan=short)
+    values = settings(tmp_path, "mine", contestants=[denoise])
+    steps = {NAMES[0]: 2}
+    short = plan(tmp_path, simple=(), steps=steps, rungs=(Rung(seconds=1.0, steps=steps),), scratch=0)
     labels = {**values["labels"], "train": str(colored(tmp_path)), "test": None, "task": None}
     retouch.study({**values, "labels": labels})
     Path(short).unlink()  # what it needs is in the folder of the study
@@ -113,7 +115,7 @@ def test_a_study_run_again_makes_the_same_choices_and_is_identical(tmp_path: Pat
     assert (found.verdict, found.folder.name, found.changed) == ("identical", "mine-repeat-1", ())
     assert {one.name for one in found.decisions} == {"winner", "judged", "in the last rung"}
     assert all(one.then == one.now for one in found.decisions)
-    assert "class, pixels" in [one.name for one in found.numbers]
+    assert "label, pixels" in [one.name for one in found.numbers]
     then = read_any(tmp_path / "mine")
     assert isinstance(then, StudyReport)
     assert then.made is not None

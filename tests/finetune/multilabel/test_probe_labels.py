@@ -298,7 +298,7 @@ def test_exchanged_rows_of_labels_give_chance(here: Path, report: ProbeReport, t
     null = report.multilabel[0].null
     assert null is not None
     assert (null.images, null.repetitions) == (160, 9)
-    assert null.chance == pytest.approx(report.multilabel[0].subjects["encoder"].test.chance, abs=0.06)
+    assert null.chance > report.multilabel[0].subjects["encoder"].test.chance  # orders here are good, or bad
     assert null.ci95[0] < null.chance < null.ci95[1]
     assert not any("at random" in note for note in report.notes)
     [without] = probe(config_of(here, tmp_path / "out", null_check=False), show=False).multilabel
