@@ -125,7 +125,8 @@ def label_efficiency(right: Mapping[str, Right], seed: int = 0) -> LabelEfficien
     """The curve of each subject, and what the encoder's labels are worth to each baseline, with intervals.
 
     Args:
-        right: of ``encoder`` and the baselines: the same budgets, draws and test images.
+        right: of ``encoder`` and the baselines: the same test images and draws; ``from_scratch`` has some of the
+            budgets, and one draw of each.
         seed: of the bootstrap, which draws test images and draws, the same for all subjects.
     """
     resampled = _bootstrap(right, np.random.default_rng(seed))
@@ -135,9 +136,10 @@ def label_efficiency(right: Mapping[str, Right], seed: int = 0) -> LabelEfficien
     worth = {}
     for name in right:
         if name != "encoder":
-            equal = [labels_for(budgets, found[name], accuracy) for accuracy in found["encoder"]]
+            theirs_at = list(right[name])
+            equal = [labels_for(theirs_at, found[name], accuracy) for accuracy in found["encoder"]]
             again = [
-                [labels_for(budgets, theirs, accuracy) for accuracy in ours]
+                [labels_for(theirs_at, theirs, accuracy) for accuracy in ours]
                 for ours, theirs in zip(resampled["encoder"], resampled[name], strict=True)
             ]
             low, high = np.quantile(np.array(again), [0.025, 0.975], axis=0, method="inverted_cdf").tolist()

@@ -26,7 +26,7 @@ from common.runs.folder import check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
 from common.runs.made import ENCODER, made
 from finetune.checks import check_null, state_digests, why_no_null
-from finetune.config import ProbeConfig
+from finetune.config import FROM_SCRATCH, ProbeConfig
 from finetune.data import (
     LabeledData,
     LabeledImages,
@@ -64,6 +64,7 @@ from finetune.results import (
     SubjectResult,
     write_results,
 )
+from finetune.scratch import scratch_right
 from finetune.subjects import Spaces, Subject, baselines_of, encoder_facts, features_of, spaces_of
 from finetune.summary import log_report, notes, print_report
 from finetune.tracked import Sheet, image_sheets, send
@@ -312,7 +313,7 @@ def _probe_data(
                 for subject in subjects
             },
             code=code,
-            label_efficiency=_label_efficiency(mine),
+            label_efficiency=_label_efficiency(config, images, name, mine),
             checks=Checks(frozen=frozen, null=null, missing=why_no_null(null, config.null_check)),
         )
         answers = {f"{subject}.{key}": said for subject, one in mine.items() for key, said in one.predictions.items()}
@@ -369,10 +370,16 @@ def _measure(
     return found, embedded(test, images.test, subject.spaces) if subject.name == "encoder" else None
 
 
-def _label_efficiency(measured: Mapping[str, Measured]) -> LabelEfficiency | None:
-    """Of all subjects on one task, if it was measured."""
+def _label_efficiency(
+    config: ProbeConfig, images: LabeledImages, task: str, measured: Mapping[str, Measured]
+) -> LabelEfficiency | None:
+    """Of all subjects on one task, and of the network from scratch, if it was measured."""
     right = {name: one.right for name, one in measured.items() if one.right is not None}
-    return label_efficiency(right) if right else None
+    if not right or config.label_efficiency is None:
+        return None
+    if config.label_efficiency.from_scratch:
+        right[FROM_SCRATCH] = scratch_right(config, config.label_efficiency, images, task)
+    return label_efficiency(right)
 
 
 def run_probe(

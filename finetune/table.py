@@ -17,7 +17,7 @@ TITLE = "Test accuracy, % [95% interval]"
 LABEL_TITLE = "Several labels per image, linear probe: mean average precision, % [95% interval]"
 MASK_TITLE = "Masks, linear probe of each cell: mean IoU over all test pixels, % [95% interval]"
 MEASURES = {"accuracy": "test accuracy", "mean_average_precision": "mean average precision", "mean_iou": "mean IoU"}
-NETWORKS = {"random_init": "the untrained network", "pixels": "raw pixels"}
+NETWORKS = {"random_init": "the untrained network", "pixels": "raw pixels", "from_scratch": "training it from scratch"}
 PROBES = {"knn": "k-NN"}
 MAIN = ("linear", "")  # the probe that has intervals in the tables, and a network that needs none
 
@@ -161,13 +161,17 @@ def efficiency_table(results: Sequence[ProbeResult]) -> Table:
     subjects = _in_order(name for _, one in found for name in one.curves)
     baselines = _in_order(name for _, one in found for name in one.worth)
     for column in ("labels", *subjects, *(f"labels {name} needs" for name in baselines)):
-        table.add_column(" ".join(SUBJECTS.get(word, word) for word in column.split()))
+        table.add_column(" ".join(SUBJECTS.get(word, word.replace("_", " ")) for word in column.split()))
     for task, one in found:
         table.add_section()
         table.add_row(f"[bold]{escape(task)}[/bold]")
+        points = {(name, point.labels): point for name, curve in one.curves.items() for point in curve}
         for place, point in enumerate(one.curves["encoder"]):
-            shown = [point_text(one.curves[name][place], "\n") if name in one.curves else "" for name in subjects]
-            shown += [labels_text(one, one.worth[name][place], "\n") if name in one.worth else "" for name in baselines]
+            at = [points.get((name, point.labels)) for name in subjects]
+            shown = ["" if each is None else point_text(each, "\n") for each in at]
+            shown += [
+                labels_text(one, name, one.worth[name][place], "\n") if name in one.worth else "" for name in baselines
+            ]
             table.add_row(f"  {point.labels:,}", *map(escape, shown))
     return table
 
@@ -204,7 +208,7 @@ def worth_lines(task: str, encoder: str, found: LabelEfficiency) -> list[str]:
     lines = []
     for name, worth in found.worth.items():
         one = next((one for one in reversed(worth) if one.equals), worth[0])
-        needed = f"{'about ' if one.equals else ''}{labels_text(found, one)}"
+        needed = f"{'about ' if one.equals else ''}{labels_text(found, name, one)}"
         lines.append(f"{task}: {encoder} with {one.labels:,} labels equals {NETWORKS.get(name, name)} with {needed}")
     return lines
 
@@ -233,9 +237,9 @@ def point_text(point: LabelPoint, apart: str = " ") -> str:
     return _number(point.accuracy) if point.ci95 is None else _percent(point.accuracy, *point.ci95, apart)
 
 
-def labels_text(found: LabelEfficiency, one: Worth, apart: str = " ") -> str:
+def labels_text(found: LabelEfficiency, baseline: str, one: Worth, apart: str = " ") -> str:
     """``2,100 [1,600, 2,900]``, to two digits; ``more than all 5,000`` where the curve ends."""
-    fewest, all_ = (found.curves["encoder"][place].labels for place in (0, -1))
+    fewest, all_ = (found.curves[baseline][place].labels for place in (0, -1))
 
     def text(labels: int | None) -> str:
         if labels is None:

@@ -168,14 +168,19 @@ def test_it_is_said_in_plain_words() -> None:
     )
 
     def said(equals: int | None, *ci95: int | None) -> str:
-        return labels_text(found, Worth.model_validate({"labels": 20, "equals": equals, "ci95": ci95}))
+        return labels_text(found, "pixels", Worth.model_validate({"labels": 20, "equals": equals, "ci95": ci95}))
 
     assert said(2134, 1561, 2891) == "2,100 [1,600, 2,900]"
     assert said(None, None, None) == "more than all 5,000"
     assert said(4200, 3000, None) == "4,200 [3,000, more than all 5,000]"
     assert said(0, 0, 25) == "fewer than 20 [fewer than 20, 25]"
     worth = [Worth(labels=20, equals=2134, ci95=(1561, 2891)), Worth(labels=5000, equals=None, ci95=(None, None))]
-    found = found.model_copy(update={"worth": {"random_init": tuple(worth)}})
+    found = found.model_copy(
+        update={
+            "curves": {**found.curves, "random_init": found.curves["pixels"]},
+            "worth": {"random_init": tuple(worth)},
+        }
+    )
     assert worth_lines("shape", "denoise", found) == [
         "shape: denoise with 20 labels equals the untrained network with about 2,100 [1,600, 2,900]"
     ]
