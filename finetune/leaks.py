@@ -51,7 +51,8 @@ class Leaks(NamedTuple):
 def find_leaks(test: Images, train: Images, trained_on: Mapping[str, Any] | None, workers: int) -> Leaks:
     """Look for test images among those of training, and of pretraining where they can be opened without a server.
 
-    One pass over each set. ``trained_on``: the provenance of the encoder.
+    One pass over each set; images of pretraining that are those of training are not decoded again. ``trained_on``: the
+    provenance of the encoder.
     """
     ours, theirs = fingerprints(test, workers), fingerprints(train, workers)
     exact = len(exact_rows(ours, theirs))
@@ -69,7 +70,11 @@ def find_leaks(test: Images, train: Images, trained_on: Mapping[str, Any] | None
             *(training.facts.test_images, len(ours.rows)),
         )
     pool = _pool(trained_on, test, workers)
-    return Leaks(exact, training, None if pool is None else _in_pool(test, ours, pool, workers))
+    if pool is None:
+        return Leaks(exact, training, None)
+    if pool.fingerprint == train.fingerprint and torch.equal(pool.kept, train.kept):  # an encoder of the same images
+        return Leaks(exact, training, training._replace(images="pretraining"))
+    return Leaks(exact, training, _in_pool(test, ours, pool, workers))
 
 
 def without_leaks(train: Images, leaks: Leaks) -> Images:

@@ -26,12 +26,12 @@ EPILOG = """\
 examples:
   retouch demo
   retouch pretrain colorize data=my/pictures out=runs/mine
-  retouch probe linear encoder=runs/mine data=labeled/train
+  retouch probe linear encoder=runs/mine data=labeled/train out=runs/mine-probe
   retouch finetune full encoder=runs/mine data=labeled/train
   retouch embed encoder=runs/mine data=my/pictures
   retouch study data=my/pictures labels=labeled/train budget=20m
-  retouch report runs/mine runs/linear-1 -o report.html
-  retouch repeat runs/linear-1
+  retouch report runs/mine runs/mine-probe -o report.html
+  retouch repeat runs/mine-probe
   retouch label encoder=runs/mine data=my/pictures -o label.html
   retouch pretrain denoise --help
 """

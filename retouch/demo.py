@@ -78,8 +78,8 @@ def demo(
         f"  all numbers: {out}/*/results.json; W&B runs: {out}/*/wandb",
         "next, with a folder of your own pictures, and one with a folder per class:",
         f"  {program('retouch')} pretrain colorize data=my/pictures out=runs/mine",
-        f"  {program('retouch')} probe linear encoder=runs/mine data=my/labeled",
-        f"  {program('retouch')} report runs/mine runs/linear-1 -o report.html",
+        f"  {program('retouch')} probe linear encoder=runs/mine data=my/labeled out=runs/mine-probe",
+        f"  {program('retouch')} report runs/mine runs/mine-probe -o report.html",
     ):
         console.print(line, highlight=False, soft_wrap=True)
     return results

@@ -85,16 +85,21 @@ def test_an_installed_program_works_from_a_folder_of_the_user(installed: Install
         "probe.validation=0.4",
         "probe.l2=[0.01]",
     ]
+    narrow = ["steps=2", "encoder.model_args={width: 8}", "data.limit=256", "data.workers=0"]
+    few = ["data.limit=120", "data.test_limit=120", "probe.l2=[0.1]", "probe.folds=0", "knn=null", "data.workers=0"]
     script = (
         "from retouch.cli import main\n"
+        "from retouch.demo import demo\n"
         f"assert main(['pretrain', *{pretrained}]) == main(['probe', *{probed}]) == main(['report', 'runs']) == 0\n"
+        f"assert len(demo('runs/demo', pretraining={narrow}, probing={few})) == 6\n"
         "import retouch, common, pretrain, finetune\n"
         "print(retouch.__file__, common.__file__, len(retouch.__all__), sep='\\n')"
     )
     done = installed.run(tmp_path, "python", "-c", script)
     assert "run folder: runs/denoise-1" in done.stderr
     *said, ours, shared, _ = done.stdout.splitlines()
-    assert said[-1] == "report.html"
+    assert "report.html" in said
+    assert (tmp_path / "runs" / "demo" / "report.html").is_file()
     assert all(Path(path).is_relative_to(installed.site) for path in (ours, shared))
     [result] = json.loads((tmp_path / "runs" / "linear-1" / "results.json").read_text())["results"]
     assert (result["task"], result["classes"]) == ("label", ["cat", "dog"])

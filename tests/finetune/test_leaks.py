@@ -12,9 +12,12 @@ import torch
 from PIL import Image
 
 import retouch
+from common.data import Images
+from common.data.duplicates import Prints
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from common.errors import UserError
+from finetune import leaks
 from finetune.results import ProbeReport
 
 
@@ -81,6 +84,29 @@ def test_leaks_are_counted_and_listed_and_all_of_them_are_in_a_file(tmp_path: Pa
         rows = list(csv.DictReader(file))
     assert [row["images"] for row in rows] == ["training"] * 10 + ["pretraining"] * 10
     assert rows[0].keys() == {"data", "images", "test", "other", "alike"}
+
+
+def test_images_of_pretraining_and_training_are_compared_once_if_they_are_the_same(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[str] = []
+    look = leaks.fingerprints
+
+    def counted(images: Images, workers: int = 0) -> Prints:
+        passes.append(images.source.spec)
+        return look(images, workers)
+
+    monkeypatch.setattr(leaks, "fingerprints", counted)
+    train = f"folder:{data / 'train'}"
+    [result] = probed(tmp_path / "same", encoder_of(tmp_path, train), data).results
+    assert sorted(passes) == [f"folder:{data / 'test'}", train]
+    monkeypatch.undo()
+    few = probed(tmp_path / "few", encoder_of(tmp_path / "2", train), data, limit=39)  # other rows: looked at anew
+    for report in (result, few.results[0]):
+        assert report.data.in_pretraining is not None
+        assert report.data.in_pretraining.test_images == 10
+    assert few.results[0].data.near_duplicates is not None
+    assert few.results[0].data.near_duplicates.test_images == 9
 
 
 def test_images_that_leak_can_be_left_out_of_training(tmp_path: Path, data: Path) -> None:
