@@ -17,7 +17,8 @@ from finetune import checks
 from finetune.checks import null_check, null_of_repetitions, state_digests
 from finetune.features import Features
 from finetune.metrics import confusion_matrix
-from finetune.probes import Fitted
+from finetune.pooling import Space
+from finetune.probes import Candidates, Fitted, Linear, Search
 from finetune.results import Checks, ProbeResult
 
 
@@ -97,7 +98,8 @@ def test_scores_without_names_to_exchange_have_the_t_interval_of_their_excess() 
     excess = [a - b for a, b in zip(scores, chance, strict=True)]
     by_scipy = scipy.stats.ttest_1samp(excess, 0, alternative="greater")
     low, high = scipy.stats.ttest_1samp(excess, 0).confidence_interval(0.95)
-    assert (found.accuracy, found.chance) == (pytest.approx(0.31), pytest.approx(0.3))
+    assert found.accuracy == pytest.approx(0.31)
+    assert found.chance == pytest.approx(0.3)
     assert found.ci95 == pytest.approx((0.3 + low, 0.3 + high))
     assert found.p_value == pytest.approx(by_scipy.pvalue)
     assert (found.images, found.repetitions) == (50, 4)
@@ -122,7 +124,8 @@ def test_few_classes_are_repeated(classes: int, once: int, monkeypatch: pytest.M
     monkeypatch.setattr(checks, "random_labels", lambda *given: asked.append(given[-1]))
     labels = Labels(torch.arange(60) % classes, tuple(map(str, range(classes))), "task")
     test = Features({}, torch.arange(5))
-    checks.check_null(None, None, 0, None, None, labels, test, torch.zeros(5))  # type: ignore[arg-type]
+    candidates = Candidates(test, [], torch.device("cpu"))
+    checks.check_null(Linear(), Search(), 0, candidates, Space((), (), (), 0), labels, test, torch.zeros(5))
     assert asked == [range(once)]
 
 

@@ -146,7 +146,7 @@ def test_a_study_without_its_plan_is_not_repeated(tmp_path: Path, monkeypatch: p
     folder.mkdir()
     (folder / "config.yaml").write_text("# retouch study\nlabels: shapes\n")
     (folder / "results.json").write_text("{}")
-    monkeypatch.setattr("retouch.repetition.read_any", lambda folder: StudyReport.model_construct())
+    monkeypatch.setattr("retouch.repetition.read_any", lambda folder: StudyReport.model_construct())  # type: ignore[call-arg]
     with pytest.raises(UserError, match=r"plan: no such file: .*plan\.json"):
         repeat(folder)
 
