@@ -20,7 +20,7 @@ from common.data import Labels
 from finetune.config import LabelEfficiencyConfig, ProbeConfig
 from finetune.features import Features
 from finetune.probes import Candidates, Probe, Search, build_task
-from finetune.results import LabelEfficiency, LabelPoint, Worth
+from finetune.worth import LabelEfficiency, LabelPoint, Worth
 
 log = logging.getLogger("retouch")
 

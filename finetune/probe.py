@@ -54,7 +54,6 @@ from finetune.properties import measure_properties
 from finetune.results import (
     Checks,
     DenseResult,
-    LabelEfficiency,
     LabelResult,
     NullCheck,
     Probed,
@@ -68,6 +67,7 @@ from finetune.scratch import scratch_right
 from finetune.subjects import Spaces, Subject, baselines_of, encoder_facts, features_of, spaces_of
 from finetune.summary import log_report, notes, print_report
 from finetune.tracked import Sheet, image_sheets, send
+from finetune.worth import LabelEfficiency
 
 log = logging.getLogger("retouch")
 

@@ -25,6 +25,7 @@ from common.files import write_json
 from common.runs.made import Made
 from common.runs.results import RESULTS, SCHEMA_VERSION, Record, load_results
 from finetune.spreads import Seeds
+from finetune.worth import LabelEfficiency
 
 Setting = dict[str, int | float]  # hyperparameters by name: {"l2": 0.001}, {"k": 20}; {} if a probe has none
 
@@ -202,38 +203,6 @@ class CodeProperties(Record):
     nonzeros: float  # mean count per image
     bytes: float  # per image, in the smaller of two formats: dense, or non-zeros with their indices
     invariance: dict[str, float | None]  # score by change: 1 is unchanged, 0 is as far as another image
-
-
-class LabelPoint(Record):
-    """A linear probe that was chosen and fitted with so many labels."""
-
-    labels: int
-    draws: tuple[float, ...]  # test accuracy with each draw of them
-    ci95: tuple[float, float] | None = None  # of the mean, by the bootstrap over draws and test images (None: older)
-
-    @property
-    def accuracy(self) -> float:
-        """The mean over the draws."""
-        return sum(self.draws) / len(self.draws)
-
-
-class Worth(Record):
-    """How many labels a baseline needs to be as accurate as the encoder with ``labels`` of them.
-
-    0: fewer than its smallest budget. None: more than all.
-    """
-
-    labels: int
-    equals: int | None
-    ci95: tuple[int | None, int | None]
-
-
-class LabelEfficiency(Record):
-    """Accuracy from few labels to all."""
-
-    protocol: str
-    curves: dict[str, tuple[LabelPoint, ...]]  # by subject, few labels first; the last has all
-    worth: dict[str, tuple[Worth, ...]]  # by baseline, for each budget of the encoder
 
 
 ALARM = 1e-3  # how seldom a sound null check is noted

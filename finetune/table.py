@@ -10,8 +10,9 @@ from rich.table import Table
 
 from common.runs.spread import Spread
 from finetune.lines import SUBJECTS, Line, subject_name, task_names
-from finetune.results import DenseResult, LabelEfficiency, LabelPoint, LabelResult, ProbeResult, Score, Worth
+from finetune.results import DenseResult, LabelResult, ProbeResult, Score
 from finetune.spreads import Seeds
+from finetune.worth import LabelEfficiency, LabelPoint, Worth
 
 TITLE = "Test accuracy, % [95% interval]"
 LABEL_TITLE = "Several labels per image, linear probe: mean average precision, % [95% interval]"

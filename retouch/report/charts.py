@@ -10,7 +10,8 @@ from markupsafe import Markup
 
 from finetune.lines import SUBJECTS
 from finetune.metrics import Bin
-from finetune.results import LabelEfficiency, LabelPoint, Score
+from finetune.results import Score
+from finetune.worth import LabelEfficiency, LabelPoint
 from retouch.report import svg
 from retouch.report.facts import Curve
 

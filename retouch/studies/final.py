@@ -14,9 +14,10 @@ from finetune.config import LabelEfficiencyConfig
 from finetune.data import Sources, data_facts
 from finetune.metrics import compare, score
 from finetune.predictions import Predictions, write_predictions
-from finetune.results import Checks, DataFacts, LabelEfficiency, Score
+from finetune.results import Checks, DataFacts, Score
 from finetune.summary import failed, leaks
 from finetune.tracked import send
+from finetune.worth import LabelEfficiency
 from retouch.report.compare import holm
 from retouch.studies.budget import probe_seconds, worth_seconds
 from retouch.studies.contestants import SCRATCH, Field, Restoring

@@ -22,8 +22,9 @@ from finetune.efficiency import draw_rows, label_efficiency, labels_for
 from finetune.features import Extraction, extract
 from finetune.pooling import build_spaces
 from finetune.probes import Candidates, Fitted
-from finetune.results import LabelEfficiency, LabelPoint, ProbeReport, Worth, read_results
+from finetune.results import ProbeReport, read_results
 from finetune.table import labels_text, point_text, worth_lines
+from finetune.worth import LabelEfficiency, LabelPoint, Worth
 from tests.finetune.toys import HalvingEncoder, bright_images, probe_result
 
 predict = Fitted.predict

@@ -18,8 +18,6 @@ from finetune.results import (
     DataFacts,
     EncoderFacts,
     FinetuneResult,
-    LabelEfficiency,
-    LabelPoint,
     ProbeChoice,
     Probed,
     ProbeReport,
@@ -28,9 +26,9 @@ from finetune.results import (
     StepChoice,
     SubjectResult,
     Tuned,
-    Worth,
     write_results,
 )
+from finetune.worth import LabelEfficiency, LabelPoint, Worth
 from pretrain.results import CodeStorage, PretrainResults
 from pretrain.ruler.health import Health
 from pretrain.ruler.measured import Measured
