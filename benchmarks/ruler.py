@@ -1,11 +1,12 @@
-"""The cost of the ruler, as a share of the run that it measures: the shipped recipes of the demo, at their defaults.
+"""The cost of the ruler and of the watch, as shares of the run that they measure: the shipped recipes of the demo.
 
     python benchmarks/ruler.py
     python benchmarks/ruler.py --recipes denoise mask --steps 200
 
 Processor time of one thread is counted, so other work on the machine is not. A shorter run (``--steps``) is scaled
 to the recipe's own length: what is computed once is counted once, and the measurement at every panel as often as the
-recipe takes one. Results are written to ``benchmarks/results/ruler.json``.
+recipe takes one. The watch is that of ``watch.data=shapes``: 1,000 images, three tasks. Results are written to
+``benchmarks/results/ruler.json``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from common.runs.logs import setup_console
 from common.runs.memory import MemoryRun
 from pretrain.config import GradientPretraining
 from pretrain.ruler.ruler import Ruler
+from pretrain.ruler.watch import Watch, WatchConfig, open_watched
 
 
 def main() -> None:
@@ -39,7 +41,7 @@ def main() -> None:
 
 
 def cost(recipe: str, steps: int) -> dict[str, Any]:
-    """Seconds of the recipe's training, and of the ruler in it."""
+    """Seconds of the recipe's training, and of the ruler and the watch in it."""
     config = stage_config(GradientPretraining, recipe, ["out=unused"])
     whole = config.steps or 0
     here = World(0, 1, torch.device("cpu"))
@@ -49,19 +51,21 @@ def cost(recipe: str, steps: int) -> dict[str, Any]:
     short = config.model_copy(update={"steps": steps})
     training = seconds(lambda: learn(learner, loader, short, MemoryRun(here), title=recipe)) * whole / steps
     learner.model.eval()
-    ruler = Ruler(learner)
-    first = seconds(lambda: ruler.show(steps))
-    each = seconds(lambda: ruler.show(steps + 1))
     measurements = -(-whole // config.panels_every)
-    total = first + (measurements - 1) * each
+
+    def share(show: Callable[[int], object]) -> dict[str, float]:
+        first, each = seconds(lambda: show(steps)), seconds(lambda: show(steps + 1))
+        total = first + (measurements - 1) * each
+        return {"first": round(first, 2), "each_further": round(each, 2), "share": round(total / training, 4)}
+
+    watched = open_watched(WatchConfig(data="shapes"), root=None, seed=config.seed)
     return {
         "steps": whole,
         "timed_steps": steps,
         "training_seconds": round(training, 2),
-        "first_measurement_seconds": round(first, 2),
-        "measurement_seconds": round(each, 2),
         "measurements": measurements,
-        "share": round(total / training, 4),
+        "ruler_seconds": share(Ruler(learner).show),
+        "watch_seconds": share(Watch(learner.encoder, watched, workers=0, seed=config.seed).show),
     }
 
 

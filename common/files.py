@@ -77,6 +77,15 @@ def as_utf8(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
+def is_marked(path: Path, mark: str) -> bool:
+    """Whether a file begins with (or soon has) the mark of those that we write, and may therefore replace."""
+    try:
+        with path.open("rb") as file:
+            return mark.encode() in file.read(1000)
+    except OSError:
+        return False
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Fill a temporary folder next to ``path``; on success it replaces ``path``, on failure it is removed."""

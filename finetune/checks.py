@@ -17,7 +17,7 @@ from finetune.features import Features
 from finetune.metrics import confusion_matrix
 from finetune.pooling import Space
 from finetune.probes import Candidates, Probe, Search, build_task
-from finetune.results import NullCheck
+from finetune.records import Checks, NullCheck
 
 NULL_IMAGES, NULL_TESTS = 500, 2000  # images at most; more would only narrow an interval that is narrow enough
 FREEDOM = 9  # numbers that the interval is estimated from, at least: (classes - 1)² per repetition
@@ -129,6 +129,16 @@ def why_no_null(null: NullCheck | None, asked: bool) -> dict[str, str]:
     if null is not None:
         return {}
     return {"null": "too few training images" if asked else "switched off (null_check)"}
+
+
+def tuned_checks(probed: Checks | None) -> Checks:
+    """Those of fine-tuning, from those of the linear probe if it ran."""
+    trained = {"frozen": "the network is trained"}
+    if probed is None:
+        return Checks(frozen=None, null=None, missing={**trained, "null": "no linear probe was run beside it"})
+    if probed.frozen is False:  # the probe's encoder should have been
+        return probed
+    return probed.model_copy(update={"frozen": None, "missing": {**trained, **probed.missing}})
 
 
 # ---- frozen

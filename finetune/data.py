@@ -15,6 +15,7 @@ from common.data import (
     Images,
     Labels,
     Source,
+    Subset,
     build_source,
     check_classes,
     load_images,
@@ -29,7 +30,7 @@ from common.data.split import classes_without, first
 from common.errors import UserError, check_all
 from common.machine.cores import usable_cores
 from finetune.leaks import Leaks, find_leaks, without_leaks
-from finetune.results import DataFacts
+from finetune.records import DataFacts
 
 log = logging.getLogger("retouch")
 
@@ -98,6 +99,12 @@ class Sources(NamedTuple):
 
     train: Source
     test: Source
+
+    @property
+    def split(self) -> bool:
+        """Whether both are parts of one source without a test set, which the seed draws."""
+        train, test = self
+        return isinstance(train, Subset) and isinstance(test, Subset) and train.source is test.source
 
     def inputs(self, key: str = "data") -> dict[str, str]:
         """Their fingerprints, by the setting ``key`` that names them."""
@@ -183,7 +190,9 @@ def load_labeled(
     for name in data.tasks(sources.train):
         labels = train.labels(name)
         tasks[name] = labels, match_classes(labels, test.labels(name))
-        log.info("task %s: %s", name, _classes(*tasks[name]))
+        counts = len(labels.names), f"{len(train):,}", f"{len(test):,}"
+        log.info("task %s: %d classes, %s training and %s test images", name, *counts)
+        log.debug("task %s: %s", name, _classes(*tasks[name]))
         _warn_of_gaps(*tasks[name])
     return LabeledImages(train, test, tasks, leaks, left_out)
 
@@ -215,7 +224,7 @@ def _classes(train: Labels, test: Labels) -> str:
     counts = (part.values.bincount(minlength=len(part.names)).tolist() for part in (train, test))
     each = [f"{name} ({a:,} + {b:,})" for name, a, b in zip(train.names, *counts, strict=True)]
     more = f" and {len(each) - SHOWN} more" if len(each) > SHOWN else ""
-    return f"{len(each)} classes (training + test images): {', '.join(each[:SHOWN])}{more}"
+    return f"training + test images of each class: {', '.join(each[:SHOWN])}{more}"
 
 
 def _warn_of_gaps(train: Labels, test: Labels) -> None:
@@ -245,7 +254,7 @@ def warn_of_levels(trained_on: Mapping[str, Any] | None, images: Images) -> None
         )
 
 
-def data_facts(sources: Sources, train: Images, leaks: Leaks, left_out: int) -> DataFacts:
+def data_facts(sources: Sources, train: Images, test: Images, leaks: Leaks, left_out: int) -> DataFacts:
     """What results say of the data."""
     return DataFacts(
         train=sources.train.spec,
@@ -255,6 +264,8 @@ def data_facts(sources: Sources, train: Images, leaks: Leaks, left_out: int) -> 
         near_duplicates=leaks.training.facts,
         in_pretraining=None if leaks.pretraining is None else leaks.pretraining.facts,
         left_out=left_out,
+        originals=train.originals,
+        test_originals=test.originals,
     )
 
 

@@ -16,7 +16,7 @@ from common.encoders.card import resized
 from common.encoders.export import export_classifier, export_encoder
 from common.encoders.load import load_encoder, random_twin, read_encoder_card
 from common.engine.gradient import GradientLearner, check_shares
-from common.engine.loop import Periodic, learn
+from common.engine.loop import Periodic, Trained, learn
 from common.engine.schedule import seed_step
 from common.errors import UserError, check_all
 from common.machine.distributed import World, world
@@ -26,6 +26,7 @@ from common.runs.made import ENCODER, Made, made
 from common.runs.results import RESULTS
 from common.runs.tracking import Tracker
 from finetune.baselines import share_statistics
+from finetune.checks import tuned_checks
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.data import (
     LabeledImages,
@@ -42,7 +43,7 @@ from finetune.lines import Line, finetune_lines
 from finetune.metrics import accuracy, compare, score
 from finetune.predictions import Predictions, read_predictions, write_predictions
 from finetune.probe import probe
-from finetune.results import Checks, Comparison, FinetuneResult, ProbeResult, StepChoice, Tuned, write_results
+from finetune.results import Comparison, FinetuneResult, ProbeResult, StepChoice, Tuned, write_results
 from finetune.summary import finetune_notes
 from finetune.supervised import Split, Supervised, decayed_groups, predict
 from finetune.table import results_table
@@ -59,17 +60,20 @@ class Ran(NamedTuple):
     predictions: Predictions | None = None  # of the test images, likewise
 
 
-def finetune(config: FinetuneConfig, images: LabeledImages | None = None) -> FinetuneResult | None:
+def finetune(
+    config: FinetuneConfig, images: LabeledImages | None = None, *, feature_cache: bool = True
+) -> FinetuneResult | None:
     """Train encoder and head, keep the step with the best validation accuracy, test it once.
 
     Writes ``classifier/``, ``encoder/``, ``results.json`` and ``predictions.parquet``. An exported encoder is compared
     with its linear probe and with the same network from scratch, each in its own folder. From scratch means without the
-    learned weights: the statistics of the data (centre, whitening, BatchNorm) are the encoder's, as for the probe's
+    learned weights: the statistics of the data (center, whitening, BatchNorm) are the encoder's, as for the probe's
     untrained twin.
 
     Args:
         images: those of one task, already decoded, in place of those that ``config.data`` names. They are for a network
             from scratch, which is compared with nothing else.
+        feature_cache: the linear probe may take its features from those on disk.
 
     Returns:
         The content of ``results.json``; None if a signal stopped training, and in all processes but the first.
@@ -95,7 +99,7 @@ def finetune(config: FinetuneConfig, images: LabeledImages | None = None) -> Fin
                     say_how_to_continue(config)
                     return None
             if config.compare.linear_probe and here.size == 1:
-                probing = _linear_probe(config)
+                probing = _linear_probe(config, feature_cache)
                 [found] = probe(probing, show=False).results
                 linear_probe = found, read_predictions(probing.out)[0]
             elif config.compare.linear_probe and here.is_main:
@@ -189,13 +193,31 @@ def open_images(config: FinetuneConfig, here: World) -> Sources:
     return sources
 
 
+class _Fit(NamedTuple):
+    """A trained network, with the weights of its best step."""
+
+    classifier: Classifier
+    training: Trained
+    n_train: int
+    n_val: int
+
+
 def _train_and_test(
     config: FinetuneConfig, encoder: Encoder, sources: Sources, images: LabeledImages, run: Run, made_with: Made
 ) -> Ran:
+    fit = _train(config, encoder, images, run)
+    if not fit.training.finished or not run.world.is_main:
+        return Ran(fit.training.finished)
+    sha256 = _export(config, fit, encoder, sources, images, run)
+    return _test(config, fit, sha256, sources, images, run.world, made_with)
+
+
+def _train(config: FinetuneConfig, encoder: Encoder, images: LabeledImages, run: Run) -> _Fit:
+    """Train encoder and head on a part of the training images, and choose the step on the rest."""
     here = run.world
 
     # data
-    [(task, (train_labels, test_labels))] = images.tasks.items()
+    [(task, (train_labels, _))] = images.tasks.items()
     fit, held = hold_out(train_labels, config.validation, config.seed)
     validation = Split(images.train, held, train_labels.values[held])
     shown = images.train.only(fit)
@@ -232,27 +254,45 @@ def _train_and_test(
         title=f"finetune {task}",
         periodic=[Periodic(config.evaluate_every, evaluate, select="val/accuracy")],
     )
-    if not training.finished or not here.is_main:
-        return Ran(training.finished)
+    return _Fit(classifier, training, len(fit), len(held))
 
-    # test once, export
-    test = Split(images.test, torch.arange(len(images.test)), test_labels.values)
-    found = predict(classifier, test, config, here)
+
+def _export(
+    config: FinetuneConfig, fit: _Fit, encoder: Encoder, sources: Sources, images: LabeledImages, run: Run
+) -> str:
+    """Write classifier and encoder; returns the encoder's sha256."""
+    [task] = images.tasks
     provenance = {
         "stage": "finetune",
         "task": task,
         "source": sources.train.spec,
-        "steps": training.best_step,
+        "steps": fit.training.best_step,
         "seed": config.seed,
         "started_from": "scratch" if config.encoder.from_scratch else str(config.encoder.path),
         "group": config.wandb.group,
     }
-    export_classifier(classifier, config.out / "classifier", provenance)
+    export_classifier(fit.classifier, config.out / "classifier", provenance)
     artifact = f"encoder-{config.out.name}"
     sha256 = export_encoder(encoder, config.out / "encoder", {**provenance, "artifact": artifact})
     run.tracker.artifact(f"classifier-{config.out.name}", config.out / "classifier", "classifier", provenance)
     run.tracker.artifact(artifact, config.out / "encoder", "encoder", {"sha256": sha256, **provenance})
-    tested = score(found.answers, found.labels, len(train_labels.names))
+    return sha256
+
+
+def _test(
+    config: FinetuneConfig,
+    fit: _Fit,
+    sha256: str,
+    sources: Sources,
+    images: LabeledImages,
+    here: World,
+    made_with: Made,
+) -> Ran:
+    """Test the network once."""
+    [(task, (train_labels, test_labels))] = images.tasks.items()
+    test = Split(images.test, torch.arange(len(images.test)), test_labels.values)
+    found = predict(fit.classifier, test, config, here)
+    training = fit.training
     assert training.best_step is not None
     assert training.best is not None
     tuned = Tuned(
@@ -262,21 +302,21 @@ def _train_and_test(
             step=training.best_step,
             of_steps=training.steps,
         ),
-        n_train=len(fit),
-        n_val=len(held),
-        test=tested,
+        n_train=fit.n_train,
+        n_val=fit.n_val,
+        test=score(found.answers, found.labels, len(train_labels.names)),
         seconds=round(training.seconds, 1),
     )
     result = FinetuneResult(
         task=task,
         classes=train_labels.names,
-        data=data_facts(sources, images.train, images.leaks, images.left_out),
+        data=data_facts(sources, images.train, images.test, images.leaks, images.left_out),
         protocol=_protocol(config),
         start="scratch" if config.encoder.from_scratch else str(config.encoder.path or config.encoder.name),
         encoder_sha256=sha256,
         tuned=tuned,
         made=made_with,
-        checks=_checks(None),
+        checks=tuned_checks(None),
     )
     result = result.model_copy(update={"notes": finetune_notes(result)})
     predictions = Predictions.of(
@@ -311,7 +351,7 @@ def _with_baselines(
 
     if linear is not None:
         probed = linear[0].linear.model_copy(update=compared("linear_probe", "from_scratch"))
-        checks = _checks(linear[0].checks)
+        checks = tuned_checks(linear[0].checks)
         result = result.model_copy(
             update={"linear_probe": probed, "linear_probe_protocol": linear[0].protocol, "checks": checks}
         )
@@ -319,16 +359,6 @@ def _with_baselines(
     result = result.model_copy(update={"tuned": tuned})
     result = result.model_copy(update={"notes": finetune_notes(result)})
     return result, replace(mine, answers=answers, confidences=confidences)
-
-
-def _checks(probed: Checks | None) -> Checks:
-    """Those of fine-tuning, from those of the linear probe if it ran."""
-    trained = {"frozen": "the network is trained"}
-    if probed is None:
-        return Checks(frozen=None, null=None, missing={**trained, "null": "no linear probe was run beside it"})
-    if probed.frozen is False:  # the probe's encoder should have been
-        return probed
-    return probed.model_copy(update={"frozen": None, "missing": {**trained, **probed.missing}})
 
 
 def _protocol(config: FinetuneConfig) -> str:
@@ -354,7 +384,7 @@ def _from_scratch(config: FinetuneConfig) -> FinetuneConfig:
     )
 
 
-def _linear_probe(config: FinetuneConfig) -> ProbeConfig:
+def _linear_probe(config: FinetuneConfig, feature_cache: bool) -> ProbeConfig:
     """The linear probe of ``retouch probe``, with its defaults, on the same images and the same task."""
     folder = config.out / "linear_probe"
     return ProbeConfig.model_validate(
@@ -369,6 +399,7 @@ def _linear_probe(config: FinetuneConfig) -> ProbeConfig:
             "baselines": {"random_init": False, "pixels": False},
             "damage": [],
             "properties": False,
+            "feature_cache": feature_cache,
             "overwrite": (folder / "config.yaml").exists(),
             "wandb": config.wandb.model_copy(update={"name": f"{config.wandb.name_of(config.out)}-probe"}).model_dump(),
         }

@@ -17,7 +17,7 @@ from common.data.duplicates import Pair, Prints, exact_rows, fingerprints, near_
 from common.data.levels import Levels
 from common.errors import UserError, one_line
 from common.files import as_utf8, replacing
-from finetune.results import NearDuplicates, Repeat
+from finetune.records import NearDuplicates, Repeat
 
 log = logging.getLogger("retouch")
 

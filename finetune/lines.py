@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from finetune.results import Choice, FinetuneResult, Outcome, ProbeReport, ProbeResult
+from finetune.records import Choice
+from finetune.results import FinetuneResult, Outcome, ProbeReport, ProbeResult
+from finetune.several import Several
 
 SUBJECTS = {"random_init": "untrained", "pixels": "raw pixels"}  # display names that differ from the key
 
@@ -96,13 +98,13 @@ def _line(task: str, method: str, probe: str, outcome: Outcome[Choice], baseline
     )
 
 
-def task_names(results: Sequence[ProbeResult]) -> list[str]:
+def task_names(results: Sequence[ProbeResult | Several]) -> list[str]:
     """The display name of each result's task, different for different data."""
     names = zip(data_names(results), results, strict=True)
     return [f"{result.task} ({data})" if data else result.task for data, result in names]
 
 
-def data_names(results: Sequence[ProbeResult]) -> list[str]:
+def data_names(results: Sequence[ProbeResult | Several]) -> list[str]:
     """The shortest name that distinguishes each result's data from the others; empty if all are the same."""
     facts = [
         (
@@ -110,6 +112,7 @@ def data_names(results: Sequence[ProbeResult]) -> list[str]:
             f"tested on {result.data.test}",
             f"{result.linear.n_train:,} training images",
             f"{result.linear.test.n:,} test images",
+            f"{result.data.image_size} px",
         )
         for result in results
     ]

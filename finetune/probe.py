@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -18,11 +18,11 @@ from common.corruptions import Corruption
 from common.data import Labels
 from common.encoders.base import Encoder
 from common.encoders.card import EncoderCard
-from common.encoders.load import load_encoder, read_encoder_card
-from common.errors import UserError, check_all
-from common.machine.distributed import World, world
+from common.encoders.load import read_encoder_card
+from common.errors import check_all
+from common.machine.distributed import world
 from common.machine.precision import resolve_precision
-from common.runs.folder import check_run_folder, numbered, open_run, with_group
+from common.runs.folder import numbered, open_run, with_group
 from common.runs.logs import early_log
 from common.runs.made import ENCODER, made
 from finetune.checks import check_null, state_digests, why_no_null
@@ -31,40 +31,27 @@ from finetune.data import (
     LabeledData,
     LabeledImages,
     Sources,
-    check_enough,
     data_facts,
-    load_labeled,
-    open_sources,
 )
-from finetune.dense.data import MaskedImages, MaskedSources, load_masked, open_masked
-from finetune.dense.passes import build_parts
-from finetune.dense.probing import Layers, map_layers, probe_masks
+from finetune.dense.data import MaskedImages
+from finetune.dense.probing import probe_masks
 from finetune.efficiency import Right, label_efficiency, measure_efficiency
 from finetune.embedding import Embedding, embedded, write_embeddings
 from finetune.features import Extraction, Features, extract
 from finetune.leaks import write_leaks
 from finetune.metrics import compare, score
-from finetune.multilabel.data import MultiLabelImages, ProbeData, load_multilabel, open_multilabel
+from finetune.multilabel.data import MultiLabelImages
 from finetune.multilabel.probing import probe_labels
 from finetune.multilabel.scores import LabelScores, write_scores
-from finetune.multilabel.task import build_multilabel_task
+from finetune.opening import Ready, ReadyMasks, inputs, load, prepare
 from finetune.predictions import Predictions, write_predictions
 from finetune.probes import Answers, Candidates, Fitted, Probe, Task, build_task
 from finetune.properties import measure_properties
-from finetune.results import (
-    Checks,
-    DenseResult,
-    LabelResult,
-    NullCheck,
-    Probed,
-    ProbeReport,
-    ProbeResult,
-    Score,
-    SubjectResult,
-    write_results,
-)
+from finetune.records import Checks, NullCheck
+from finetune.results import Probed, ProbeReport, ProbeResult, Score, SubjectResult, write_results
 from finetune.scratch import scratch_right
-from finetune.subjects import Spaces, Subject, baselines_of, encoder_facts, features_of, spaces_of
+from finetune.several import DenseResult, LabelResult
+from finetune.subjects import Spaces, Subject, baselines_of, encoder_facts, features_of
 from finetune.summary import log_report, notes, print_report
 from finetune.tracked import Sheet, image_sheets, send
 from finetune.worth import LabelEfficiency
@@ -118,155 +105,83 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
         UserError: the encoder, data or run folder cannot be used; nothing has been written.
     """
     with world() as here, numbered(config, here) as config, early_log() as early:
-        all_data = [config.data, *config.more_data]
         # everything the user can get wrong is checked before anything is written
-        encoder, spaces, sources = prepare(config, here)
+        encoder, ready = prepare(config, here)
         card = read_encoder_card(config.encoder)
-        loaded = check_all(
-            *(
-                lambda data=data, opened=opened: _load(config, data, opened, encoder, card)
-                for data, opened in zip(all_data, sources, strict=True)
-            )
-        )
+        loaded = check_all(*(lambda one=one: load(config, one, encoder, card) for one in ready))
         config = with_group(config, card.provenance)
         precision = resolve_precision(config.precision, here.device)
 
         with open_run(config, here, early) as run:
             run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
-            results: list[ProbeResult] = []
-            multilabel: list[LabelResult] = []
-            dense: list[DenseResult] = []
-            label_scores: list[LabelScores] = []
-            predictions: list[Predictions] = []
-            embeddings: list[Embedding] = []
-            places: list[int] = []  # of each result's test set
-            shown: list[Sheet] = []  # images for W&B
-            for data, opened, images, choices in zip(all_data, sources, loaded, spaces, strict=True):
-                how = Extraction(here.device, precision, config.batch_size, data.workers)
-                if isinstance(opened, MaskedSources):
-                    assert isinstance(choices, Layers)
-                    dense.append(probe_masks(config, data, opened, images, choices, encoder, card, how))
-                    continue
-                assert isinstance(choices, Spaces)
-                if isinstance(images, MultiLabelImages):
-                    one, scores = probe_labels(config, data, opened, images, choices, encoder, card, how)
-                    multilabel.append(one)
-                    label_scores.append(scores)
-                    continue
-                found, embedding = _probe_data(config, data, opened, images, choices, encoder, card, how)
-                for result, answers in found:
-                    results.append(result)
-                    predictions.append(answers)
-                    places.append(len(embeddings))
-                embeddings.append(embedding)
-                if run.tracker.active:
-                    shown.extend(image_sheets(images.test, embedding, [answers for _, answers in found]))
+            found = Found()
+            for one, images in zip(ready, loaded, strict=True):
+                how = Extraction(here.device, precision, config.batch_size, one.data.workers)
+                found.add(config, one, images, encoder, card, how, pictures=run.tracker.active)
             report = ProbeReport(
-                results=tuple(results),
-                multilabel=tuple(multilabel),
-                dense=tuple(dense),
-                notes=notes(config, results, multilabel, dense),
-                made=made({ENCODER: card.sha256, **inputs(sources)}),
+                results=tuple(found.results),
+                multilabel=tuple(found.multilabel),
+                dense=tuple(found.dense),
+                notes=notes(config, found.results, found.multilabel, found.dense),
+                made=made({ENCODER: card.sha256, **inputs([one.sources for one in ready])}),
             )
-            if results:
-                write_predictions(run.folder, predictions)
-                write_embeddings(run.folder, embeddings, places)
-            write_scores(run.folder, label_scores)
+            if found.results:
+                write_predictions(run.folder, found.predictions)
+                write_embeddings(run.folder, found.embeddings, found.places)
+            write_scores(run.folder, found.label_scores)
             write_leaks(run.folder, [(images.train.source.spec, images.leaks) for images in loaded])
             write_results(run.folder, report)
             if show:
                 print_report(run, report)
             log_report(run, report)
-            send(run.tracker, shown)
+            send(run.tracker, found.shown)
             return report
 
 
-def prepare(config: ProbeConfig, here: World) -> tuple[Encoder, list[Spaces | Layers], list[Sources | MaskedSources]]:
-    """Open what a run needs, and check its folder, before an image is decoded or anything is written.
+@dataclass
+class Found:
+    """What was measured so far, of all data sets."""
 
-    Raises:
-        UserError: with every problem.
-    """
-    if here.size > 1:
-        raise UserError("probe runs in one process: start it without torchrun")
-    _, (encoder, spaces), sources = check_all(
-        lambda: check_run_folder(config),
-        lambda: _encoder(config, [config.data, *config.more_data]),
-        lambda: open_images(config),
-    )
-    return encoder, spaces, sources
+    results: list[ProbeResult] = field(default_factory=list)
+    multilabel: list[LabelResult] = field(default_factory=list)
+    dense: list[DenseResult] = field(default_factory=list)
+    label_scores: list[LabelScores] = field(default_factory=list)
+    predictions: list[Predictions] = field(default_factory=list)
+    embeddings: list[Embedding] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)  # of each result's test set among the embeddings
+    shown: list[Sheet] = field(default_factory=list)  # images for W&B
 
-
-def open_images(config: ProbeConfig) -> list[Sources | MaskedSources]:
-    """Open the images of each data set, and check their labels.
-
-    Raises:
-        UserError: with every problem.
-    """
-    return check_all(*(lambda data=data: _open(config, data) for data in (config.data, *config.more_data)))
-
-
-def inputs(sources: Sequence[Sources | MaskedSources]) -> dict[str, str]:
-    """The fingerprints of the images of each data set, by the setting that names them."""
-    keys = ["data", *(f"more_data.{place}" for place in range(len(sources) - 1))]
-    found: dict[str, str] = {}
-    for key, one in zip(keys, sources, strict=True):
-        found |= one.inputs(key)
-    return found
-
-
-def _open(config: ProbeConfig, data: ProbeData) -> Sources | MaskedSources:
-    if data.masks is not None:
-        return open_masked(data, config.seed)
-    if data.labels:
-        return open_multilabel(data, config.seed)
-    return open_sources(data, config.seed, config.probe.validation)
-
-
-def _load(
-    config: ProbeConfig, data: ProbeData, sources: Sources | MaskedSources, encoder: Encoder, card: EncoderCard
-) -> LabeledImages | MultiLabelImages | MaskedImages:
-    size = data.image_size or encoder.image_size
-    if isinstance(sources, MaskedSources):
-        masked = load_masked(sources, data, size, config.seed, card.provenance)
-        build_parts(masked.present, config.probe, config.seed)  # refuses too few images
-        return masked
-    if data.labels:
-        found = load_multilabel(sources, data, size, config.seed, card.provenance)
-        build_multilabel_task(found.labels[0], config.probe, config.seed)  # refuses too few images
-        return found
-    images = load_labeled(sources, data, size, config.seed, card.provenance)
-    check_enough(images, config.probe.validation, config.seed)
-    return images
-
-
-def _encoder(config: ProbeConfig, all_data: Sequence[ProbeData]) -> tuple[Encoder, list[Spaces | Layers]]:
-    """The encoder, and the feature spaces to choose from for each data set; of one with masks, the layers.
-
-    Raises:
-        UserError: there is no such encoder, or it has no such layers or supports no images of a size.
-    """
-
-    def choices(data: ProbeData) -> Spaces | Layers:
-        find = spaces_of if data.masks is None else map_layers
-        return find(config, data.image_size, encoder)
-
-    encoder = load_encoder(config.encoder)
-    _, *spaces = check_all(
-        lambda: _check_damage(config, [data.image_size or encoder.image_size for data in all_data]),
-        *(lambda data=data: choices(data) for data in all_data),
-    )
-    return encoder, spaces
-
-
-def _check_damage(config: ProbeConfig, sizes: Sequence[int]) -> None:
-    problems = [
-        f"damage.{place}: {problem}"
-        for place, corruption in enumerate(config.damage)
-        for problem in corruption.check(min(sizes))
-    ]
-    if problems:
-        raise UserError(*problems)
+    def add(
+        self,
+        config: ProbeConfig,
+        ready: Ready,
+        images: LabeledImages | MultiLabelImages | MaskedImages,
+        encoder: Encoder,
+        card: EncoderCard,
+        how: Extraction,
+        *,
+        pictures: bool,
+    ) -> None:
+        """Probe one more data set; ``pictures`` asks for images for W&B."""
+        if isinstance(ready, ReadyMasks):
+            assert isinstance(images, MaskedImages)
+            self.dense.append(probe_masks(config, ready.data, ready.sources, images, ready.layers, encoder, card, how))
+            return
+        assert not isinstance(images, MaskedImages)
+        data, sources, spaces = ready
+        if isinstance(images, MultiLabelImages):
+            one, scores = probe_labels(config, data, sources, images, spaces, encoder, card, how)
+            self.multilabel.append(one)
+            self.label_scores.append(scores)
+            return
+        found, embedding = _probe_data(config, data, sources, images, spaces, encoder, card, how)
+        for result, answers in found:
+            self.results.append(result)
+            self.predictions.append(answers)
+            self.places.append(len(self.embeddings))
+        self.embeddings.append(embedding)
+        if pictures:
+            self.shown.extend(image_sheets(images.test, embedding, [answers for _, answers in found]))
 
 
 def _probe_data(
@@ -305,7 +220,7 @@ def _probe_data(
             task=name,
             classes=train_labels.names,
             needs_color=name in sources.train.color_tasks,
-            data=data_facts(sources, images.train, images.leaks, images.left_out),
+            data=data_facts(sources, images.train, images.test, images.leaks, images.left_out),
             protocol=_protocol(config, mine[itself.name].task),
             encoder=encoder_facts(config, card),
             subjects={

@@ -26,7 +26,7 @@ from common.machine.layout import channels_last
 from common.machine.precision import autocast
 from common.pixels import to_float
 from finetune.features import Extraction
-from finetune.results import CodeProperties
+from finetune.records import CodeProperties
 
 log = logging.getLogger("retouch")
 

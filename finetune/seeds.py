@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 
 from common.encoders.load import read_encoder_card
 from common.errors import UserError, check_all
 from common.files import GROUP, run_stage
-from common.machine.distributed import world
+from common.machine.distributed import World, world
 from common.runs.folder import check_run_folder, numbered, with_group
 from common.runs.made import ENCODER
 from common.runs.results import RESULTS
-from common.runs.seeds import finished_runs, has_finished, one_of, open_group, seed_of, with_each_seed
+from common.runs.seeds import check_group, finished_runs, has_finished, one_of, open_group, seed_of, with_each_seed
 from common.runs.spread import Spread
 from finetune import probe as one_probe
 from finetune.config import ProbeConfig
 from finetune.lines import group_title, task_names
+from finetune.opening import drawn_by_seed, open_encoder, open_images, prepare
 from finetune.results import ProbeReport, read_results, write_results
-from finetune.spreads import Measure, Seeds, SubjectSpread
+from finetune.several import Several
+from finetune.spreads import Over, Seeds, SubjectSpread
 from finetune.table import seeds_table
 
 log = logging.getLogger("retouch")
@@ -32,7 +34,7 @@ PRETRAINED = f"pretrain{GROUP}"  # the mark of a group of pretraining runs
 class Plan(NamedTuple):
     """The runs of a group of probes."""
 
-    over: Literal["pretraining", "probing"]
+    over: Over
     seeds: tuple[int, ...]
     runs: list[ProbeConfig]
 
@@ -47,10 +49,7 @@ def probe(config: ProbeConfig) -> ProbeReport:
     if config.seeds == 1:
         return one_probe.probe(config)
     with world() as here, numbered(config, here) as config:
-        check_all(
-            lambda: check_run_folder(config),
-            *(lambda one=one: one_probe.prepare(one, here) for one in plan_of(config).runs),
-        )
+        _check(config, here)
         config = with_group(config, read_encoder_card(plan_of(config).runs[0].encoder).provenance)
         plan = plan_of(config)
         reports: list[ProbeReport] = []
@@ -66,21 +65,45 @@ def probe(config: ProbeConfig) -> ProbeReport:
         return report
 
 
-def with_every_encoder(config: ProbeConfig) -> ProbeConfig:
-    """``config``; where its encoder is a group of pretraining runs, with as many seeds.
+def _check(config: ProbeConfig, here: World) -> None:
+    """Check everything that a user can get wrong, of all runs.
+
+    The images are those of the first, and are opened once, unless a seed draws other ones: to look at masks takes time.
 
     Raises:
-        UserError: the group has not finished, or other seeds are asked for as well.
+        UserError: with every problem.
+    """
+    plan = plan_of(config)
+    first, *others = plan.runs
+    (_, ready), *_ = check_all(
+        lambda: prepare(first, here),
+        lambda: check_group(config, plan.runs),
+        *(lambda one=one: check_run_folder(one) for one in others),
+        *(lambda one=one: open_encoder(one) for one in others if one.encoder != first.encoder),
+    )
+    if any(one.seed != first.seed for one in others) and drawn_by_seed(ready):
+        check_all(*(lambda one=one: open_images(one) for one in others))
+
+
+def with_every_encoder(config: ProbeConfig) -> ProbeConfig:
+    """``config``; where its encoder is a group of pretraining runs, with as many seeds, or with the fewer asked for.
+
+    Fewer are the first ones: those that a group had before seeds were added to it.
+
+    Raises:
+        UserError: the group has not finished, or has fewer runs than seeds are asked for.
     """
     if run_stage(config.encoder) != PRETRAINED:
         return config
     count = len(finished_runs(config.encoder))
-    if config.seeds not in (1, count):
+    if config.seeds > count:
         raise UserError(
             f"seeds: {config.encoder} holds {count} pretraining runs, and each is probed once: remove seeds; or give "
             f"one of the runs as encoder, to repeat the probe of that one with seeds={config.seeds}"
         )
-    return config.model_copy(update={"seeds": count})
+    if 1 < config.seeds < count:
+        log.info("seeds: the first %d of %d pretraining runs are probed", config.seeds, count)
+    return config.model_copy(update={"seeds": count}) if config.seeds == 1 else config
 
 
 def plan_of(config: ProbeConfig) -> Plan:
@@ -88,7 +111,7 @@ def plan_of(config: ProbeConfig) -> Plan:
     if run_stage(config.encoder) != PRETRAINED:
         runs = with_each_seed(config)
         return Plan("probing", tuple(one.seed for one in runs), runs)
-    encoders = finished_runs(config.encoder)
+    encoders = finished_runs(config.encoder)[: config.seeds]
     # with the same seed: what differs is the encoder alone
     runs = [one_of(config, encoder.name, config.seed).model_copy(update={"encoder": encoder}) for encoder in encoders]
     return Plan("pretraining", tuple(map(seed_of, encoders)), runs)
@@ -109,7 +132,11 @@ def summarized(plan: Plan, reports: Sequence[ProbeReport]) -> ProbeReport:
         over=plan.over,
         seeds=plan.seeds,
         runs=tuple(one.out.name for one in plan.runs),
-        spreads=(*_of_classes(reports), *_of_labels(reports), *_of_masks(reports)),
+        spreads=(
+            *_of_classes(reports),
+            *_of_several([report.multilabel for report in reports]),
+            *_of_several([report.dense for report in reports]),
+        ),
     )
     return ProbeReport(
         results=tuple(result for report in reports for result in report.results),
@@ -131,20 +158,13 @@ def _of_classes(reports: Sequence[ProbeReport]) -> Iterator[SubjectSpread]:
                 yield SubjectSpread(task=task, subject=subject, probe=probe, measure="accuracy", spread=spread)
 
 
-def _of_labels(reports: Sequence[ProbeReport]) -> Iterator[SubjectSpread]:
-    measure: Measure = "mean_average_precision"
-    for place, result in enumerate(reports[0].multilabel):
+def _of_several(runs: Sequence[Sequence[Several]]) -> Iterator[SubjectSpread]:
+    """Of the results of each run, which are of several labels, or of masks."""
+    first = runs[0]
+    for place, (task, result) in enumerate(zip(task_names(first), first, strict=True)):
         for subject in result.subjects:
-            tests = [report.multilabel[place].subjects[subject].test for report in reports]
-            spread = Spread.of([test.mean_average_precision for test in tests])
-            yield SubjectSpread(task=result.task, subject=subject, probe="linear", measure=measure, spread=spread)
-
-
-def _of_masks(reports: Sequence[ProbeReport]) -> Iterator[SubjectSpread]:
-    for place, result in enumerate(reports[0].dense):
-        for subject in result.subjects:
-            spread = Spread.of([report.dense[place].subjects[subject].test.mean_iou for report in reports])
-            yield SubjectSpread(task=result.task, subject=subject, probe="linear", measure="mean_iou", spread=spread)
+            spread = Spread.of([results[place].subjects[subject].test.mean for results in runs])
+            yield SubjectSpread(task=task, subject=subject, probe="linear", measure=result.measure, spread=spread)
 
 
 def _print(config: ProbeConfig, report: ProbeReport) -> None:

@@ -8,16 +8,27 @@ from common.runs.results import Record
 from common.runs.spread import Spread
 
 Measure = Literal["accuracy", "mean_average_precision", "mean_iou"]
+MEASURES: dict[Measure, str] = {
+    "accuracy": "test accuracy",
+    "mean_average_precision": "mean average precision",
+    "mean_iou": "mean IoU",
+}
+Over = Literal["pretraining", "probing"]
 
 
 class SubjectSpread(Record):
-    """One probe of one subject on one task, over the seeds."""
+    """One probe of one subject on one task, over the seeds. No two have the same measure, task, subject and probe."""
 
-    task: str
+    task: str  # with the data that distinguishes it, if there are several
     subject: str  # encoder, random_init, pixels
     probe: str  # linear, knn, ...
     measure: Measure
     spread: Spread  # of the measure on the test images, in [0, 1]
+
+    @property
+    def of(self) -> tuple[str, Measure]:
+        """What is measured: images of one label and masks may have a task of the same name."""
+        return self.task, self.measure
 
 
 class Seeds(Record):
@@ -28,7 +39,7 @@ class Seeds(Record):
     have no test set of their own, the test images.
     """
 
-    over: Literal["pretraining", "probing"]
+    over: Over
     seeds: tuple[int, ...]  # in the order of the results
     runs: tuple[str, ...]  # the folder of each
     spreads: tuple[SubjectSpread, ...]

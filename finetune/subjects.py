@@ -18,7 +18,7 @@ from finetune.baselines import Pixels, untrained
 from finetune.config import ProbeConfig
 from finetune.features import Extraction, Features, cached_features, extract, feature_key, layer_shapes
 from finetune.pooling import Part, Shape, Space, build_spaces
-from finetune.results import EncoderFacts
+from finetune.records import EncoderFacts
 
 log = logging.getLogger("retouch")
 

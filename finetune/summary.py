@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
 from common.runs.folder import Run
 from common.runs.results import RESULTS
 from finetune.config import ProbeConfig
+from finetune.dense.probing import strengths
 from finetune.lines import data_names, probe_lines, task_names
-from finetune.results import (
-    Checks,
-    CodeProperties,
-    DataFacts,
-    DenseResult,
-    FinetuneResult,
-    LabelProbed,
-    LabelResult,
-    Probed,
-    ProbeReport,
-    ProbeResult,
-)
+from finetune.records import Checks, CodeProperties, DataFacts, ProbeChoice
+from finetune.results import FinetuneResult, Probed, ProbeReport, ProbeResult
+from finetune.several import DenseResult, LabelProbed, LabelResult, Several
+from finetune.spreads import MEASURES
 from finetune.table import (
     damage_table,
     efficiency_table,
-    labels_table,
-    masks_table,
     properties_table,
     results_table,
+    several_table,
     worth_lines,
 )
 from finetune.tracked import probe_shown, send
@@ -47,14 +38,9 @@ def notes(
     if encoders[0].view == "gray":
         found.append("this encoder and its random initialization saw gray only; raw pixels keep their color")
     linear = [(result.task, result.linear.choice) for result in results]
-    linear += [(many.task, many.subjects["encoder"].choice) for many in multilabel]
-    at_end = [task for task, choice in linear if choice.at_end_of_grid]
-    if at_end:
-        low, high = config.probe.strengths[0], config.probe.strengths[-1]
-        found.append(
-            f"the chosen L2 strength is at an end of the grid for {', '.join(at_end)}: widen probe.l2, which now goes "
-            f"from {low:g} to {high:g}"
-        )
+    linear += [(many.task, many.linear.choice) for many in multilabel]
+    found += _at_end(linear, config.probe.strengths)
+    found += _at_end([(masks.task, masks.linear.choice) for masks in dense], strengths(config))
     for result in results:
         for subject, measured in result.subjects.items():
             for key, one in measured.probes.items():
@@ -64,12 +50,22 @@ def notes(
     for many in multilabel:
         for subject, probed in many.subjects.items():
             found += [f"{many.task}: {line}" for line in _unconverged(f"the linear probe of {subject}", probed)]
-        found += [f"{many.task}: {line}" for line in failed(many.checks, "mean average precision")]
-        found += [f"{many.task}: {line}" for line in leaks(many.data, many.subjects["encoder"].test.n)]
-    for masks in dense:
-        found += [f"{masks.task}: {line}" for line in failed(masks.checks, "mean IoU")]
-        found += [f"{masks.task}: {line}" for line in leaks(masks.data, masks.subjects["encoder"].test.n)]
+    for several in (*multilabel, *dense):
+        measure = MEASURES[several.measure]
+        found += [f"{several.task}: {line}" for line in failed(several.checks, measure)]
+        found += [f"{several.task}: {line}" for line in leaks(several.data, several.linear.test.n)]
     return tuple(dict.fromkeys(found))
+
+
+def _at_end(choices: Sequence[tuple[str, ProbeChoice]], grid: Sequence[float]) -> list[str]:
+    """Of which tasks a wider grid of strengths may be better."""
+    tasks = [task for task, choice in choices if choice.at_end_of_grid]
+    if not tasks:
+        return []
+    return [
+        f"the chosen L2 strength is at an end of the grid for {', '.join(tasks)}: widen probe.l2, which now goes from "
+        f"{grid[0]:g} to {grid[-1]:g}"
+    ]
 
 
 def finetune_notes(result: FinetuneResult) -> tuple[str, ...]:
@@ -142,10 +138,8 @@ def print_report(run: Run, report: ProbeReport) -> None:
     console = Console(width=None if Console().is_terminal else 100)
     if report.results:
         console.print(results_table(probe_lines(report.results)))
-    for many in report.multilabel:
-        console.print(labels_table(many))
-    for masks in report.dense:
-        console.print(masks_table(masks))
+    for many in (*report.multilabel, *report.dense):
+        console.print(several_table(many))
     if any(result.linear.damaged for result in report.results):
         console.print(damage_table(report.results))
     if any(result.code for result in report.results):
@@ -171,23 +165,21 @@ def log_report(run: Run, report: ProbeReport) -> None:
             data_names(report.results), report.results, map(logged_numbers, report.results), strict=True
         )
     ]
-    named += _named(report.multilabel, logged_label_numbers)
-    named += _named(report.dense, logged_mask_numbers)
+    named += _named(report.multilabel)
+    named += _named(report.dense)
     for step, numbers in enumerate(named):
         run.log(numbers, step)
     run.tracker.summary({key: value for numbers in named for key, value in numbers.items()})
     send(run.tracker, probe_shown(report))
 
 
-R = TypeVar("R", LabelResult, DenseResult)
-
-
-def _named(results: Sequence[R], numbers: Callable[[R], Mapping[str, float]]) -> list[dict[str, float]]:
+def _named(results: Sequence[Several]) -> list[dict[str, float]]:
     """The logged numbers of each result, after its task, and its data where tasks share a name."""
     tasks = [result.task for result in results]
-    names = [f"{one.data.train}/{one.task}" if tasks.count(one.task) > 1 else one.task for one in results]
+    shared = [data if tasks.count(one.task) > 1 else "" for data, one in zip(data_names(results), results, strict=True)]
+    names = [f"{data}/{task}" if data else task for data, task in zip(shared, tasks, strict=True)]
     return [
-        {f"{name}/{key}": value for key, value in numbers(result).items()}
+        {f"{name}/{key}": value for key, value in logged_several(result).items()}
         for name, result in zip(names, results, strict=True)
     ]
 
@@ -202,22 +194,13 @@ def logged_numbers(result: ProbeResult) -> Mapping[str, float]:
     return numbers | _code_numbers(result.code)
 
 
-def logged_label_numbers(result: LabelResult) -> Mapping[str, float]:
-    """The logged numbers: ``mean_average_precision`` of the encoder's probe, ``pixels_mean_average_precision``, ..."""
-    numbers = {"val_mean_average_precision": result.subjects["encoder"].choice.val_accuracy}
-    for subject, one in result.subjects.items():
-        name = "" if subject == "encoder" else f"{subject}_"
-        numbers[f"{name}mean_average_precision"] = one.test.mean_average_precision
-        numbers[f"{name}macro_f1"], numbers[f"{name}micro_f1"] = one.test.macro_f1, one.test.micro_f1
-    return numbers | _code_numbers(result.code)
-
-
-def logged_mask_numbers(result: DenseResult) -> Mapping[str, float]:
+def logged_several(result: Several) -> Mapping[str, float]:
     """The logged numbers: ``mean_iou`` and ``pixel_accuracy`` of the encoder's probe, ``pixels_mean_iou``, ..."""
-    numbers = {"val_mean_iou": result.subjects["encoder"].choice.val_accuracy}
+    numbers = {f"val_{result.measure}": result.linear.choice.val_accuracy}
     for subject, one in result.subjects.items():
         name = "" if subject == "encoder" else f"{subject}_"
-        numbers[f"{name}mean_iou"], numbers[f"{name}pixel_accuracy"] = one.test.mean_iou, one.test.pixel_accuracy
+        numbers[f"{name}{result.measure}"] = one.test.mean
+        numbers |= {f"{name}{key.lower().replace(' ', '_')}": value for key, value in one.test.others.items()}
     return numbers | _code_numbers(result.code)
 
 

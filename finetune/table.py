@@ -10,14 +10,16 @@ from rich.table import Table
 
 from common.runs.spread import Spread
 from finetune.lines import SUBJECTS, Line, subject_name, task_names
-from finetune.results import DenseResult, LabelResult, ProbeResult, Score
-from finetune.spreads import Seeds
+from finetune.results import ProbeResult, Score
+from finetune.several import Several
+from finetune.spreads import MEASURES, Seeds
 from finetune.worth import LabelEfficiency, LabelPoint, Worth
 
 TITLE = "Test accuracy, % [95% interval]"
-LABEL_TITLE = "Several labels per image, linear probe: mean average precision, % [95% interval]"
-MASK_TITLE = "Masks, linear probe of each cell: mean IoU over all test pixels, % [95% interval]"
-MEASURES = {"accuracy": "test accuracy", "mean_average_precision": "mean average precision", "mean_iou": "mean IoU"}
+SEVERAL = {
+    "mean_average_precision": "Several labels per image, linear probe: mean average precision",
+    "mean_iou": "Masks, linear probe of each cell: mean IoU over all test pixels",
+}
 NETWORKS = {"random_init": "the untrained network", "pixels": "raw pixels", "from_scratch": "training it from scratch"}
 PROBES = {"knn": "k-NN"}
 MAIN = ("linear", "")  # the probe that has intervals in the tables, and a network that needs none
@@ -85,35 +87,22 @@ def _blocks(lines: Sequence[Line]) -> tuple[list[str], list[_Block]]:
     return header, blocks
 
 
-def labels_table(result: LabelResult) -> Table:
-    """Mean average precision and F1 of each subject, in percent; those of each label are in the results."""
-    encoder = result.subjects["encoder"]
-    table = Table(title=f"{LABEL_TITLE}; chosen by {encoder.choice.how}", title_justify="left")
+def several_table(result: Several) -> Table:
+    """The mean and other numbers of each subject, in percent; those of each label or class are in the results."""
+    encoder = result.linear
+    title = f"{SEVERAL[result.measure]}, % [95% interval]; chosen by {encoder.choice.how}"
+    table = Table(title=title, title_justify="left")
     over = [SUBJECTS.get(name, name) for name in encoder.compared]
-    for column in ("method", "mean", *(f"gain over {name}" for name in over), "macro F1", "micro F1"):
+    # names, and intervals of gains, take two lines, so that all fits in 100 columns
+    shorter = (name.replace(" ", "\n") for name in encoder.test.others)
+    for column in ("method", "mean", *(f"gain over\n{name}" for name in over), *shorter):
         table.add_column(column)
-    about = f"{len(result.labels)} labels, chance {_number(encoder.test.chance)}, {encoder.test.n:,} test images"
-    table.add_row(f"[bold]{escape(result.task)}[/bold], {about}")
+    names = "labels" if result.measure == "mean_average_precision" else "classes"
+    about = f"{len(result.names)} {names}, chance {_number(encoder.test.chance)}\n{encoder.test.n:,} test images"
+    table.add_row(f"[bold]{escape(result.task)}[/bold]\n{about}")
     for key, one in result.subjects.items():
-        gains = [gain_text(found.difference, *found.ci95) for found in one.compared.values()] or [""] * len(over)
-        mean = _percent(one.test.mean_average_precision, *one.test.ci95)
-        shown = (mean, *gains, _number(one.test.macro_f1), _number(one.test.micro_f1))
-        table.add_row(f"  {escape(subject_name(key, result.encoder.title))}", *map(escape, shown))
-    return table
-
-
-def masks_table(result: DenseResult) -> Table:
-    """Mean IoU and pixel accuracy of each subject, in percent; the IoU of each class is in the results."""
-    encoder = result.subjects["encoder"]
-    table = Table(title=f"{MASK_TITLE}; chosen by {encoder.choice.how}", title_justify="left")
-    over = [SUBJECTS.get(name, name) for name in encoder.compared]
-    for column in ("method", "mean IoU", *(f"gain over {name}" for name in over), "pixel accuracy"):
-        table.add_column(column)
-    about = f"{len(result.classes)} classes, chance {_number(encoder.test.chance)}, {encoder.test.n:,} test images"
-    table.add_row(f"[bold]{escape(result.task)}[/bold], {about}")
-    for key, one in result.subjects.items():
-        gains = [gain_text(found.difference, *found.ci95) for found in one.compared.values()] or [""] * len(over)
-        shown = (_percent(one.test.mean_iou, *one.test.ci95), *gains, _number(one.test.pixel_accuracy))
+        gains = [gain_text(found.difference, *found.ci95, "\n") for found in one.compared.values()] or [""] * len(over)
+        shown = (_percent(one.test.mean, *one.test.ci95), *gains, *map(_number, one.test.others.values()))
         table.add_row(f"  {escape(subject_name(key, result.encoder.title))}", *map(escape, shown))
     return table
 
@@ -187,15 +176,17 @@ def seeds_table(seeds: Seeds, encoder: str) -> Table:
     header = [PROBES.get(name, name.replace("_", " ")) for name in probes]
     for column in ("method", *header, "linear, 95% interval of the mean"):
         table.add_column(column)
-    found = {(one.task, one.subject, one.probe): one for one in seeds.spreads}
-    for task in _in_order(one.task for one in seeds.spreads):
+    found = {(*one.of, one.subject, one.probe): one for one in seeds.spreads}
+    several = len({one.measure for one in seeds.spreads}) > 1
+    for task, measure in dict.fromkeys(one.of for one in seeds.spreads):
         table.add_section()
-        table.add_row(f"[bold]{escape(task)}[/bold]")
-        for subject in _in_order(one.subject for one in seeds.spreads if one.task == task):
+        table.add_row(f"[bold]{escape(task)}[/bold]{f', {MEASURES[measure]}' if several else ''}")
+        for subject in _in_order(one.subject for one in seeds.spreads if one.of == (task, measure)):
             shown = [
-                spread_text(found[key].spread) if (key := (task, subject, name)) in found else "" for name in probes
+                spread_text(found[key].spread) if (key := (task, measure, subject, name)) in found else ""
+                for name in probes
             ]
-            low, high = found[task, subject, "linear"].spread.ci95
+            low, high = found[task, measure, subject, "linear"].spread.ci95
             shown.append(f"[{_number(low)}, {_number(high)}]")
             table.add_row(f"  {escape(subject_name(subject, encoder))}", *map(escape, shown))
     return table
@@ -271,10 +262,10 @@ def _gain(line: Line) -> str:
     return gain_text(line.gain, line.gain_low, line.gain_high)
 
 
-def gain_text(gain: float, low: float, high: float) -> str:
+def gain_text(gain: float, low: float, high: float, apart: str = " ") -> str:
     """``+2.4 [+0.5, +4.3]``, in points. Adding zero turns -0.0 into 0.0."""
     shown, least, most = (f"{round(100 * value, 1) + 0.0:+.1f}" for value in (gain, low, high))
-    return f"{shown} [{least}, {most}]"
+    return f"{shown}{apart}[{least}, {most}]"
 
 
 def _number(share: float) -> str:

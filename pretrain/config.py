@@ -31,7 +31,7 @@ class DataConfig(Config):
     source: str = Field(default="shapes", min_length=1)
     """A folder, or another source of images."""
     image_size: int = Field(default=32, ge=8, le=1024)
-    """Side in px: the shorter side is resized to it, the centre cropped."""
+    """Side in px: the shorter side is resized to it, the center cropped."""
     limit: int | None = Field(default=None, gt=0, le=MANY)
     """Use this many images only."""
     workers: int = Field(default_factory=usable_cores, ge=0, le=1024)

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from common.config import Config
+from common.data.originals import Originals
 from common.encoders.base import Encoder
 from common.encoders.storage import ENTRY_BYTES, NONZERO_BYTES
 from common.engine.loop import Trained
@@ -35,6 +36,15 @@ class CodeStorage(Config):
     nonzeros: float
     bytes_dense: int
     bytes_sparse: float
+
+    @property
+    def text(self) -> str:
+        """``12.5 of 2,048 features per image are non-zero (99.4% zeros): 100 bytes as sparse, ...``"""
+        zeros = 1 - self.nonzeros / max(self.code_size, 1)
+        return (
+            f"{self.nonzeros:,.1f} of {self.code_size:,} features per image are non-zero ({zeros:.1%} zeros): "
+            f"{self.bytes_sparse:,.0f} bytes as sparse, {self.bytes_dense:,} as dense float32"
+        )
 
 
 @torch.no_grad()
@@ -65,6 +75,7 @@ class PretrainResults(Config):
         atoms, unused_atoms: of a dictionary.
         maximum_mean_discrepancy: between two domains, by code.
         ruler: what the losses mean, of methods that restore damaged images.
+        originals: the images that it learned from, as they are stored; None of generated ones, and in older files.
         notes: what a reader must know, such as what did not converge.
         made: versions, machine and images; None in older files.
     """
@@ -81,6 +92,7 @@ class PretrainResults(Config):
     unused_atoms: int | None = None
     maximum_mean_discrepancy: dict[str, float] | None = None
     ruler: Measured | None = None
+    originals: Originals | None = None
     notes: tuple[str, ...] = ()
     made: Made | None = None
 
@@ -98,17 +110,6 @@ class PretrainResults(Config):
             "nonzeros": self.code.nonzeros,
             "seconds": self.seconds,
         }
-
-    @property
-    def lines(self) -> list[str]:
-        """The results as lines for the log."""
-        code, share = self.code, self.code.nonzeros / max(self.code.code_size, 1)
-        atoms = [] if self.atoms is None else [f"{self.atoms} atoms, {self.unused_atoms} unused"]
-        return [
-            *atoms,
-            f"{code.nonzeros:,.1f} of {code.code_size:,} features per image are non-zero ({1 - share:.1%} zeros): "
-            f"{code.bytes_sparse:,.0f} bytes as sparse, {code.bytes_dense:,} as dense float32",
-        ]
 
 
 def read_results(path: str | Path) -> PretrainResults:

@@ -29,6 +29,7 @@ from common.runs.logs import early_log
 from common.runs.made import Made, made
 from pretrain.config import PretrainConfig
 from pretrain.method import MethodLearner
+from pretrain.report.card import about
 from pretrain.report.dictionary import show_dictionary
 from pretrain.report.panels import Panels
 from pretrain.results import Pretrained, PretrainResults, code_storage
@@ -78,8 +79,8 @@ def pretrain(config: PretrainConfig, images: Images | None = None) -> Pretrained
                 return Pretrained(training)
             learner.model.eval()
             panels.show(training.step)
-            sha256 = _export(learner, config, run, training)
             found = ruler.result(training.step) if learner.restorers else None
+            sha256 = _export(learner, config, run, training, found)
             shown = sample(learner.images, size=config.data.image_size)
             results = _results(learner, shown, run, training, sha256, found, made(inputs(sources)))
             return Pretrained(training, config.out / "encoder", results)
@@ -198,8 +199,8 @@ def _counted(learner: MethodLearner) -> str:
     return f"{len(learner.images):,} unlabeled images{held}"
 
 
-def _export(learner: MethodLearner, config: PretrainConfig, run: Run, training: Trained) -> str:
-    """Write ``encoder/``; returns its sha256."""
+def _export(learner: MethodLearner, config: PretrainConfig, run: Run, training: Trained, ruler: Measured | None) -> str:
+    """Write ``encoder/`` with a model card; returns its sha256."""
     folder, artifact = config.out / "encoder", f"encoder-{run_name(config.out)}"
     provenance = {
         **config.method.provenance,
@@ -212,8 +213,10 @@ def _export(learner: MethodLearner, config: PretrainConfig, run: Run, training: 
         "group": config.wandb.group,
         "artifact": artifact,
     }
-    sha256 = export_encoder(learner.encoder, folder, provenance)
-    log.info("encoder written to %s (sha256 %s)", folder, sha256[:12])
+    known = about(config, learner.images, learner.title, training, ruler)
+    sha256 = export_encoder(learner.encoder, folder, provenance, known)
+    log.info("encoder written to %s", folder)
+    log.debug("sha256 of the encoder: %s", sha256)
     run.tracker.artifact(artifact, folder, "encoder", {"sha256": sha256, **provenance})
     return sha256
 
@@ -240,11 +243,13 @@ def _results(
         unused_atoms=None if explained is None else show_dictionary(run, training.step, explained),
         maximum_mean_discrepancy=learner.discrepancy,
         ruler=ruler,
+        originals=learner.images.originals,
         notes=tuple(learner.notes(images)),
         made=made_with,
     )
-    for line in results.lines:
-        log.info("%s", line)
+    if results.atoms is not None:
+        log.info("%d atoms, %d unused", results.atoms, results.unused_atoms)
+    log.debug("%s", results.code.text)
     for note in results.notes:
         log.warning("%s", note)
     log.info("all of this run: %s", run.folder)

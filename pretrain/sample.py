@@ -17,5 +17,10 @@ def sample(images: Images, count: int = SAMPLE_IMAGES, *, size: int | None = Non
 
     ``size`` crops them to this side, for methods that load larger images than their encoder sees.
     """
+    return to_float(images.rows(sampled(images, count)))[:, :, :size, :size]
+
+
+def sampled(images: Images, count: int = SAMPLE_IMAGES) -> Tensor:
+    """The rows of ``sample``, int64 ``[N]``."""
     most = max(1, SAMPLE_BYTES // (4 * 3 * images.size**2))
-    return to_float(images.rows(even_rows(len(images), min(count, most))))[:, :, :size, :size]
+    return even_rows(len(images), min(count, most))

@@ -12,7 +12,7 @@ from common.files import write_json
 from common.machine.distributed import gather, world
 from common.runs.folder import check_run_folder, numbered, say_how_to_continue, with_group
 from common.runs.results import RESULTS
-from common.runs.seeds import has_finished, open_group, with_each_seed
+from common.runs.seeds import check_group, has_finished, open_group, with_each_seed
 from common.runs.spread import spread_table
 from pretrain import run
 from pretrain.config import PretrainConfig
@@ -35,7 +35,7 @@ def pretrain(config: PretrainConfig) -> Pretrained:
         runs = with_each_seed(config)
         # the seed changes nothing of the images and the network that can be wrong, so one run stands for all
         check_all(
-            lambda: check_run_folder(config),
+            lambda: check_group(config, runs),
             lambda: run.prepare(runs[0], here),
             *(lambda one=one: check_run_folder(one) for one in runs[1:]),
         )

@@ -16,7 +16,7 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 
 def _check_packages() -> None:
@@ -176,37 +176,50 @@ def embed(config: Settings | None = None, *overrides: str) -> EmbedResult:
 
 
 def fit(
-    config: LinearMethod | Mapping[str, Any],
+    config: LinearMethod | Settings,
     images: Tensor,
     other: Tensor | None = None,
     *,
     steps: int | None = None,
-    batch_size: int = 256,
-    seed: int = 0,
+    batch_size: int | None = None,
+    seed: int | None = None,
 ) -> Encoder:
-    """Fit PCA, ICA, CCA, TCA, sparse coding or a patch dictionary on images in memory, without a run folder.
+    """Learn from images in memory, without a run folder.
 
+        encoder = retouch.fit("denoise", images, steps=500)
         encoder = retouch.fit({"kind": "pca", "components": 16}, images)
 
     Args:
-        config: one of ``pretrain.linear``, or a mapping with its ``kind``.
+        config: a recipe of pretraining, as ``retouch.pretrain`` takes it, whatever data it names; or, of the linear
+            family alone, one of ``pretrain.linear`` or a mapping with its ``kind``.
         images: ``[N 3 S S]``, RGB in [0, 1]; for CCA of ``neighbors`` with twice the encoder's side.
         other: CCA's second view with ``views: other``, row by row, or TCA's second domain ``[M 3 S S]``.
-        steps: batches that sparse coding and patch dictionaries learn from; one pass over the images by default. The
-            other methods take none.
+        steps, batch_size, seed: in place of the recipe's. Without a recipe: one pass over the images in batches of 256
+            for sparse coding and patch dictionaries, and none of the other methods takes steps; seed 0.
 
     Returns:
         The encoder, frozen and in eval mode, on the device of ``images``; on the CPU it equals what ``pretrain``
-        exports for the same images and seed.
+        exports for the same settings and images.
 
     Raises:
         UserError: with every problem of the settings and the images.
     """
+    from pretrain.config import PretrainConfig
     from pretrain.linear import OneMethod
+    from pretrain.linear.base import LinearMethod
     from pretrain.memory import fit as work
+    from pretrain.memory import fit_recipe
 
-    method = validate(OneMethod, {"fit": dict(config)}).fit if isinstance(config, Mapping) else config
-    return work(method, images, other, steps=steps, batch_size=batch_size, seed=seed)
+    asked = {"steps": steps, "batch_size": batch_size, "seed": seed}
+    given = {key: value for key, value in asked.items() if value is not None}
+    if isinstance(config, Mapping) and "kind" in config:
+        config = validate(OneMethod, {"fit": dict(config)}).fit
+    if isinstance(config, LinearMethod):
+        return work(config, images, other, **given)
+    changes = [f"{key}={value}" for key, value in given.items()]
+    if steps is not None:
+        changes.append("epochs=null")
+    return fit_recipe(stage_config(PretrainConfig, config, changes), images, other)
 
 
 def load_encoder(folder: str | Path) -> Encoder:

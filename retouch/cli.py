@@ -59,6 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lecture = commands.add_parser("lecture", help="every code from PCA to colorization, with pictures; no data")
     lecture.add_argument("--out", default="runs/lecture", help="folder for all it writes (default: runs/lecture)")
     lecture.set_defaults(run=_lecture)
+    _add_commands_of_runs(commands)
+    if "_ARGCOMPLETE" in os.environ:  # set by a shell that completes the line
+        import argcomplete
+
+        argcomplete.autocomplete(parser, always_complete_options=False)
+    given = parser.parse_args(arguments)
+    code: int = given.run(given)
+    return code
+
+
+def _add_commands_of_runs(commands: argparse._SubParsersAction[Parser]) -> None:
+    """The commands about runs that are there."""
     again = commands.add_parser(
         "repeat", help="run a result again, and say whether its numbers are the same", description=_repeat.__doc__
     )
@@ -83,13 +95,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     label.add_argument("-o", "--out", default="label.html", metavar="FILE", help="default: label.html")
     label.set_defaults(run=_label)
-    if "_ARGCOMPLETE" in os.environ:  # set by a shell that completes the line
-        import argcomplete
-
-        argcomplete.autocomplete(parser, always_complete_options=False)
-    given = parser.parse_args(arguments)
-    code: int = given.run(given)
-    return code
 
 
 def _recipes(given: argparse.Namespace) -> int:
@@ -170,7 +175,7 @@ def _report(given: argparse.Namespace) -> int:
 
 def _label(given: argparse.Namespace) -> int:
     """Write a page in which you click images and name their classes. It learns from that which images to show next, and
-    saves labels.csv, which probe and finetune read: data=labels.csv. It needs no network.
+    saves labels.csv, which probe and finetune (data=labels.csv) and study (labels=labels.csv) read. It asks no server.
     """
 
     def work() -> None:

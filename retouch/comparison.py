@@ -11,13 +11,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.runs.results import RESULTS, Record
+from finetune.lines import task_names
 from finetune.results import FinetuneResult, ProbeReport
+from finetune.several import Several
+from finetune.spreads import MEASURES
 from pretrain.results import PretrainResults, PretrainSeeds
 from retouch.studies.results import StudyReport
 
 # Keys of results.json that are not compared, wherever they stand, and why.
 NOT_COMPARED = {
     "seconds": "time, which no two runs share",
+    "originals": "facts of the images, whose fingerprints are compared before the run starts",
+    "test_originals": "likewise",
     "made": "versions and machine, which are compared before the run starts",
 }
 
@@ -31,7 +36,7 @@ class Number(Record):
 
     name: str
     then: float
-    now: float
+    now: float | None  # None: it is not there any more
     ci95: tuple[float, float] | None  # of then; None where one run gives none
 
     @property
@@ -39,7 +44,7 @@ class Number(Record):
         """``within the interval`` of then, if it is not the same."""
         if self.then == self.now:
             return "identical"
-        inside = self.ci95 is not None and self.ci95[0] <= self.now <= self.ci95[1]
+        inside = self.now is not None and self.ci95 is not None and self.ci95[0] <= self.now <= self.ci95[1]
         return "within the interval" if inside else "different"
 
 
@@ -81,25 +86,27 @@ def headline(found: Results) -> list[tuple[str, float, tuple[float, float] | Non
         return [(f"{task}, {name}", score.accuracy, score.ci95) for name, task, score in tests]
     if found.seeds is not None:
         return [
-            (f"{one.task}, {one.subject}, {one.probe}", one.spread.mean, one.spread.ci95) for one in found.seeds.spreads
+            (
+                f"{one.task}, {one.subject}, {one.probe if one.measure == 'accuracy' else MEASURES[one.measure]}",
+                one.spread.mean,
+                one.spread.ci95,
+            )
+            for one in found.seeds.spreads
         ]
     classes = [
-        (f"{result.task}, {subject}, {probe}", outcome.test.accuracy, outcome.test.ci95)
-        for result in found.results
+        (f"{task}, {subject}, {probe}", outcome.test.accuracy, outcome.test.ci95)
+        for task, result in zip(task_names(found.results), found.results, strict=True)
         for subject, measured in result.subjects.items()
         for probe, outcome in measured.probes.items()
     ]
-    labels = [
-        (f"{result.task}, {subject}", one.test.mean_average_precision, one.test.ci95)
-        for result in found.multilabel
+    kinds: tuple[Sequence[Several], ...] = (found.multilabel, found.dense)
+    several = [
+        (f"{task}, {subject}, {MEASURES[result.measure]}", one.test.mean, one.test.ci95)
+        for results in kinds
+        for task, result in zip(task_names(results), results, strict=True)
         for subject, one in result.subjects.items()
     ]
-    masks = [
-        (f"{result.task}, {subject}", one.test.mean_iou, one.test.ci95)
-        for result in found.dense
-        for subject, one in result.subjects.items()
-    ]
-    return [*classes, *labels, *masks]
+    return [*classes, *several]
 
 
 def decided(found: Results) -> dict[str, str]:
@@ -119,9 +126,7 @@ def compared(of: Path, folder: Path, then: Results, now: Results, changed: Seque
     """The verdict on two results: of every value that they hold, and of the numbers that they are about."""
     other = {name: value for name, value, _ in headline(now)}  # of changed images, tasks may be missing
     numbers = tuple(
-        Number(name=name, then=value, now=other[name], ci95=ci95)
-        for name, value, ci95 in headline(then)
-        if name in other
+        Number(name=name, then=value, now=other.get(name), ci95=ci95) for name, value, ci95 in headline(then)
     )
     old, new = dict(leaves(then.model_dump(mode="json"))), dict(leaves(now.model_dump(mode="json")))
     differing = tuple(key for key in dict.fromkeys((*old, *new)) if old.get(key, ...) != new.get(key, ...))
@@ -171,7 +176,8 @@ def show(found: Repetition) -> None:
         table.add_column(column)
     for one in found.numbers:
         interval = "" if one.ci95 is None else f"[{one.ci95[0]:.4g}, {one.ci95[1]:.4g}]"
-        table.add_row(escape(one.name), f"{one.then:.6g}", f"{one.now:.6g}", escape(interval), one.state)
+        now = "missing" if one.now is None else f"{one.now:.6g}"
+        table.add_row(escape(one.name), f"{one.then:.6g}", now, escape(interval), one.state)
     console.print(table)
     for line in sentences(found):
         console.print(line, highlight=False, markup=False)

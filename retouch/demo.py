@@ -9,6 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from common.encoders.load import ENCODER
+from common.encoders.readme import README
 from common.errors import UserError
 from common.files import write_text
 from common.machine.cores import leave_busy_cores
@@ -22,6 +24,7 @@ from finetune.results import ProbeResult
 from finetune.table import results_markdown, results_table
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
+from retouch.report.card import write_card
 from retouch.report.page import check_out, write_report
 
 log = logging.getLogger("retouch")
@@ -70,6 +73,8 @@ def demo(
     console.print(results_table(probe_lines(results)))
     write_text(out / "table.md", results_markdown(probe_lines(results)))
     report = write_report([out], out / REPORT)
+    for name in PRETRAINING:  # in place of the cards that pretraining wrote, which knew no probe
+        write_card([out / name, out / f"{name}-probe"], out / name / ENCODER / README)
     for line in (
         f"done in {time.monotonic() - started:.0f} s",
         f"  all of it on one page, for a browser: {report}",

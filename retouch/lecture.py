@@ -27,7 +27,7 @@ from common.runs.folder import StageConfig, open_run
 from common.runs.tracking import WandbConfig
 from finetune.config import ProbeConfig
 from finetune.probe import probe
-from finetune.results import CodeProperties
+from finetune.records import CodeProperties
 from finetune.table import markdown, two_decimals
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain

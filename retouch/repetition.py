@@ -6,6 +6,8 @@ result ─> read it, its settings ─> what differs now (versions, machine, imag
 from __future__ import annotations
 
 import logging
+import os
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,13 +15,12 @@ from common.config import load_config
 from common.encoders.load import read_encoder_card
 from common.errors import UserError, check_all
 from common.files import command, run_stage
-from common.machine.distributed import World, world
+from common.machine.distributed import World, gather, world
 from common.runs.folder import check_run_folder, numbered
 from common.runs.made import ENCODER, Made, made
 from common.runs.results import RESULTS
 from common.runs.seeds import with_each_seed
-from finetune import full
-from finetune import probe as probing
+from finetune import full, opening
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.full import finetune
 from finetune.results import FinetuneResult, ProbeReport
@@ -52,7 +53,7 @@ def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = 
         resume: continue a repetition that was stopped, in ``out``.
 
     Returns:
-        None if a signal stopped it.
+        The same in every process; None if a signal stopped it.
 
     Raises:
         UserError: there is no such result, it cannot be repeated, or its images or encoder are gone; nothing has been
@@ -70,14 +71,13 @@ def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = 
         for line in changed:
             log.warning("%s", line)
         log.info("%s is run again in %s", folder, config.out)
-        finished = _run(config)
-        if not here.is_main:
-            return None
-        if not finished:
-            log.info("to continue and compare: retouch repeat %s -o %s --resume", folder, config.out)
+        if not gather(_run(config))[0]:  # the others know nothing of the result
+            again = shlex.join(["retouch", "repeat", str(folder), "-o", str(config.out), "--resume"])
+            log.info("to continue and compare: %s", again)
             return None
         found = compared(folder, config.out, then, read_any(config.out), changed)
-        show(found)
+        if here.is_main:
+            show(found)
         return found
 
 
@@ -91,11 +91,15 @@ def _folder(path: Path) -> Path:
         UserError: says why it cannot be, and what would work.
     """
     folder = path.parent if path.name == RESULTS else path
+    if folder.name in ("", ".."):  # the name of the repetition follows from its own
+        folder = Path(os.path.abspath(folder))  # noqa: PTH100 -- resolve() would follow links
     mark = run_stage(folder)
     if mark is None:
-        raise UserError(f"{path}: no run; give the folder of a finished run, such as runs/denoise-1, or its {RESULTS}")
-    if folder.absolute().parent.name == CONTESTANTS and run_stage(folder.absolute().parents[1]) == "study":
-        study = folder.parents[1]
+        raise UserError(
+            f"{path}: not a run; give the folder of a finished run, such as runs/denoise-1, or its {RESULTS}"
+        )
+    inside, *above = folder.absolute().parents
+    if inside.name == CONTESTANTS and run_stage(study := above[0]) == "study":
         raise UserError(f"{folder}: a part of the study {study}, which chose its images; repeat the study: {study}")
     if mark == "embed":
         raise UserError(
@@ -135,14 +139,16 @@ def _settings(folder: Path, then: Results) -> Settings:
     if isinstance(then, FinetuneResult):
         return load_config(FinetuneConfig, file)
     if isinstance(then, ProbeReport):
-        # nothing is to be taken from the first run, and features are
-        return load_config(ProbeConfig, file).model_copy(update={"feature_cache": False})
+        # nothing is to be taken from the first run, and features are; seeds may have been added since
+        seeds = 1 if then.seeds is None else len(then.seeds.runs)
+        return load_config(ProbeConfig, file).model_copy(update={"feature_cache": False, "seeds": seeds})
     config = load_config(PretrainConfig, file)
-    if isinstance(then, PretrainSeeds):
-        return config.model_copy(update={"seeds": len(then.seeds)})  # some may have been added since
-    if isinstance(config, GradientPretraining):
+    runs = then.runs if isinstance(then, PretrainSeeds) else (then,)
+    config = config.model_copy(update={"seeds": len(runs)})
+    ends = {run.steps for run in runs}
+    if isinstance(config, GradientPretraining) and len(ends) == 1:  # seeds that stopped when flat do so again
         # a run that was resumed may have ended elsewhere than its first settings say
-        return config.model_copy(update={"stop": config.stop.model_copy(update={"at": then.steps})})
+        return config.model_copy(update={"stop": config.stop.model_copy(update={"at": ends.pop()})})
     return config
 
 
@@ -155,7 +161,7 @@ def _run(config: Settings) -> bool:
         return True
     if isinstance(config, StudyConfig):
         return study(config) is not None
-    return finetune(config) is not None
+    return finetune(config, feature_cache=False) is not None
 
 
 # ---- what differs before it starts
@@ -179,7 +185,7 @@ def _changed(folder: Path, then: Results, config: Settings, here: World) -> list
         if member.made is None:
             found.append(f"{folder} does not say what it was made with: an older Retouch wrote it")
         else:
-            found += differences(member.made, made(_inputs(member.config, here)))
+            found += differences(folder, member.made, made(_inputs(member.config, here)))
     return list(dict.fromkeys(found))
 
 
@@ -189,7 +195,7 @@ def _members(folder: Path, then: Results, config: Settings) -> list[Member]:
     if isinstance(then, ProbeReport) and then.seeds is not None and isinstance(config, ProbeConfig):
         runs = plan_of(with_every_encoder(config)).runs
         reports = [read_transfer(folder / name) for name in then.seeds.runs]
-        return [Member(run, report.made) for run, report in zip(runs, reports, strict=False)]
+        return [Member(run, report.made) for run, report in zip(runs, reports, strict=True)]
     assert not isinstance(then, PretrainSeeds)
     return [Member(config, then.made)]
 
@@ -199,7 +205,7 @@ def _inputs(config: Settings, here: World) -> dict[str, str]:
     if isinstance(config, PretrainConfig):
         return pretraining.inputs(pretraining.open_images(config, here))
     if isinstance(config, ProbeConfig):
-        return {ENCODER: read_encoder_card(config.encoder).sha256, **probing.inputs(probing.open_images(config))}
+        return {ENCODER: read_encoder_card(config.encoder).sha256, **opening.inputs(opening.open_images(config))}
     if isinstance(config, StudyConfig):
         return studied.inputs(config, studied.open_images(config))
     start = config.encoder
@@ -208,8 +214,8 @@ def _inputs(config: Settings, here: World) -> dict[str, str]:
     return {**encoder, **full.open_images(config, here).inputs()}
 
 
-def differences(then: Made, now: Made) -> list[str]:
-    """What differs between two makings, in words, each with what to do.
+def differences(folder: Path, then: Made, now: Made) -> list[str]:
+    """What differs between two makings of the result in ``folder``, in words, each with what to do.
 
     Raises:
         UserError: the encoder is another one, so it would not be a repetition.
@@ -217,7 +223,8 @@ def differences(then: Made, now: Made) -> list[str]:
     found = []
     for name, version in then.versions.items():
         if (other := now.versions.get(name, "none")) != version:
-            remedy = f"pip install {name}=={version}" if name not in ("Python", "retouch") else f"use {name} {version}"
+            public = version.partition("+")[0]  # an index by itself knows no 2.11.0+cpu
+            remedy = f"pip install {name}=={public}" if name not in ("Python", "retouch") else f"use {name} {version}"
             found.append(f"{name} was {version}, and is {other}: for the same digits, {remedy}")
     if then.code != now.code and then.versions.get("retouch") == now.versions.get("retouch"):
         found.append("the source of Retouch has changed since: for the same digits, use that of then")
@@ -233,7 +240,7 @@ def differences(then: Made, now: Made) -> list[str]:
     if then.processes != now.processes:
         found.append(
             f"it was made by {then.processes} processes, and these are {now.processes}: for the same digits, torchrun "
-            f"--nproc-per-node {then.processes} -m retouch repeat"
+            f"--nproc-per-node {then.processes} -m retouch repeat {shlex.quote(str(folder))}"
         )
     for key, fingerprint in then.inputs.items():
         if now.inputs.get(key) == fingerprint:

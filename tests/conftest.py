@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.browser import Browser, chromium
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,6 +45,13 @@ def shared_data() -> Path:
     if not (folder / "cifar10").is_dir():
         pytest.skip(f"real images are not at {folder}; set RETOUCH_TEST_DATA to run this test")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """For tests that are marked with ``needs_chromium``: starting it takes a second or more."""
+    with chromium(tmp_path_factory.mktemp("chromium")) as started:
+        yield started
 
 
 @pytest.fixture(autouse=True)

@@ -211,7 +211,7 @@ import torch
 from torch import Tensor
 from finetune.probes.base import Classifiers, Probe, Rows
 from finetune.probes.search import Task
-from finetune.results import Setting
+from finetune.records import Setting
 
 class Majority(Probe):
     """Answers the most frequent class."""

@@ -36,6 +36,7 @@ FORMS = {
     "patches": "patches:SOURCE",
 }
 GENERATED = ("shapes", "photos")  # always available, at any length
+OF_FILES = ("folder", "csv", "list")  # whose images are files of their own, which a CSV file can name
 LONGEST = 100_000_000  # images of one pass over them: their order alone takes 8 bytes per image
 SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".txt": "list", ".lst": "list", ".zip": "zip"}
 PLAIN = (

@@ -140,7 +140,7 @@ def _open_large(data: bytes | str | Path) -> Image.Image:
 
 
 def square(image: Image.Image | Tensor, size: int, levels: Levels | None = None) -> NDArray[np.uint8]:
-    """Decode, apply the EXIF orientation, convert to RGB, scale the shorter side to ``size`` and crop the centre.
+    """Decode, apply the EXIF orientation, convert to RGB, scale the shorter side to ``size`` and crop the center.
 
     Scaling is bicubic with antialiasing; large images are first reduced by integer factors, JPEGs during decoding.
     Scaling and cropping are one resampling of the central square.

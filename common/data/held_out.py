@@ -13,7 +13,8 @@ from common.machine.distributed import place
 log = logging.getLogger("retouch")
 
 FEWEST = 100  # of fewer images none is held out: each is worth more in training
-SOME, MOST = 8, 2048  # images held out at least and at most
+LEAST, MOST = 32, 2048  # images held out; on fewer, a loss half as high again could not be told from chance,
+LARGEST_SHARE = 0.1  # but a small set gives no larger part than this for it
 GENERATED = 64  # at least, of generated images, which cost training none
 LARGEST_BYTES = 1 << 28  # held-out images take at most this much as floats
 
@@ -25,12 +26,12 @@ def hold_out(images: Images, share: float, seed: int) -> tuple[Images, Images | 
     make new ones, so that training keeps all of its own. Rows cut from one image stay together.
 
     Args:
-        share: of the images, in [0, 1); 0 holds out none.
+        share: of the images, in [0, 1); 0 holds out none. Of few images it is more: ``LEAST`` images, or a tenth.
     """
     if not share:
         return images, None
     source, count = images.source, len(images)
-    most = max(SOME, min(MOST, LARGEST_BYTES // (4 * 3 * images.size**2)))
+    most = min(MOST, LARGEST_BYTES // (4 * 3 * images.size**2))
     if source.endless:
         first = int(images.kept.max()) + 1
         rows = torch.arange(first, first + min(most, max(GENERATED, round(share * count))))
@@ -41,7 +42,8 @@ def hold_out(images: Images, share: float, seed: int) -> tuple[Images, Images | 
         if place()[0] == 0:  # all processes have the same to say
             log.info("%s: none of %d images is held out: they are fewer than %d", source.spec, len(names), FEWEST)
         return images, None
-    wanted = min(max(SOME, round(share * len(names))), max(1, most // source.rows_per_image))
+    least = min(LEAST, int(LARGEST_SHARE * len(names)))
+    wanted = min(max(least, round(share * len(names))), max(1, most // source.rows_per_image))
     chosen = np.random.default_rng([seed, len(names)]).permutation(len(names))[:wanted]
     held = torch.isin(whole, names[torch.from_numpy(chosen)])
     return images.only((~held).nonzero().flatten()), images.only(held.nonzero().flatten())

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from common.data.findings import read_findings, write_findings
 from common.data.levels import SAMPLE, Levels
+from common.data.originals import Originals, find_originals
 from common.data.pages import warn_of_pages
 from common.data.reader import Decoder, Failure, decode_ahead
 from common.data.rows import even_rows
@@ -81,6 +83,11 @@ class Images:
     def fingerprint(self) -> str:
         """Of the source, and of the scale of its values."""
         return self.source.fingerprint if self.levels is None else digest([self.source.fingerprint, *self.levels])
+
+    @cached_property
+    def originals(self) -> Originals | None:
+        """What is known of the images as they are stored, once a pass has met every row; ``None`` if generated."""
+        return find_originals(self.source, self.kept, self.unreadable)
 
     def rows(self, index: Tensor) -> Tensor:
         """Rows ``[b]`` -> uint8 ``[b 3 S S]``, in this process."""
@@ -212,7 +219,7 @@ def load_images(
     check: bool = True,
     levels: Levels | None = None,
 ) -> Images:
-    """Open ``source`` as squares of ``size`` pixels: shorter side scaled to ``size``, centre cropped, uint8 RGB.
+    """Open ``source`` as squares of ``size`` pixels: shorter side scaled to ``size``, center cropped, uint8 RGB.
 
     Sources that generate images (``Source.at``) generate them at that size. Images that cannot be read are left out,
     with a warning.
@@ -249,7 +256,8 @@ def load_images(
     if cache == "none" or (cache == "auto" and need > room):
         sizes = f"they would take {readable_size(need)}, a quarter of the free memory is {readable_size(room)}"
         reason = "" if cache == "none" else f": {sizes}"
-        log.info("%s: %s images, decoded when needed%s", source.spec, f"{len(kept):,}", reason)
+        level = logging.INFO if reason else logging.DEBUG  # slower than was asked for, or as it was asked for
+        log.log(level, "%s: %s images, decoded when needed%s", source.spec, f"{len(kept):,}", reason)
         images = Images(source, size, kept, levels=levels)
         images = images.readable(workers) if check else images
     else:
@@ -320,7 +328,7 @@ def _fill(source: Source, size: int, kept: Tensor, workers: int, levels: Levels 
         raise UserError(_none_readable(source, everywhere))
     _report(source, everywhere, len(kept))
     seconds = time.monotonic() - start
-    log.info(
+    log.debug(
         "%s: %s images decoded in %.1f s, %s in memory",
         source.spec,
         f"{len(images):,}",

@@ -70,7 +70,8 @@ class ListSource(ColumnSource):
             known = f"it has {', '.join(table.columns)}" if table.columns else "it has no labels"
             raise UserError(f"{spec}: data.label: no column {label!r}; {known}")
         self._labels = {name: _classes(cells) for name, cells in table.columns.items()}
-        self._files = {name: cells for name, cells in table.columns.items() if cells and _is_image(cells[0])}
+        # the first row may have no mask
+        self._files = {name: cells for name, cells in table.columns.items() if _is_image(next(filter(None, cells), ""))}
         self.mask_columns = tuple(self._files)
         self._choose_tasks(self._labels, (), label)
 
@@ -105,7 +106,18 @@ class ListSource(ColumnSource):
         return Labels(values if rows is None else values[rows], names, task)
 
     def masks(self, column: str) -> Source:
-        return ListSource(f"{self.spec} ({column})", Table(self._files[column], {}), self.root)
+        """The masks that a column names.
+
+        Raises:
+            UserError: rows have none.
+        """
+        cells = self._files[column]
+        if empty := [self.paths[row] for row, cell in enumerate(cells) if not cell]:
+            raise UserError(
+                f"{self.spec}: {len(empty):,} of {len(cells):,} rows have no mask in column {column!r}, such as "
+                f"that of {empty[0]}: leave these rows out"
+            )
+        return ListSource(f"{self.spec} ({column})", Table([_native(cell) for cell in cells], {}), self.root)
 
     def _column(self, name: str) -> list[str] | None:
         if name not in self._labels:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import math
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -152,6 +153,17 @@ class Seen(NamedTuple):
     """Which class numbers the squares of some masks hold."""
 
     values: Tensor  # bool [n VALUES]
+    finer: Tensor  # bool [n VALUES], the same at the resolution of the masks
+
+    def only(self, rows: Tensor) -> Seen:
+        """Some of these masks."""
+        return Seen(self.values[rows], self.finer[rows])
+
+    @property
+    def lost(self) -> list[int]:
+        """The numbers of which no pixel is left: at a larger size, some would be."""
+        found: list[int] = (self.finer.any(0) & ~self.values.any(0)).nonzero().squeeze(1).tolist()
+        return found
 
     @property
     def numbers(self) -> list[int]:
@@ -160,8 +172,8 @@ class Seen(NamedTuple):
         return found
 
 
-def look_at_masks(masks: Source, images: Source, rows: Tensor) -> Seen:
-    """Read the masks of ``rows`` ``[n]`` of both sources, and what classes each has in its middle square.
+def look_at_masks(masks: Source, images: Source, rows: Tensor, size: int) -> Seen:
+    """Read the masks of ``rows`` ``[n]`` of both sources, and what classes each has in its square of ``size`` px.
 
     Masks of images that cannot be opened are not compared with them: such images are left out later.
 
@@ -169,14 +181,21 @@ def look_at_masks(masks: Source, images: Source, rows: Tensor) -> Seen:
         UserError: masks cannot be read, are none, or have not the size of their images: every kind of problem, with how
             many have it.
     """
-    values = torch.zeros(len(rows), VALUES, dtype=torch.bool)
+    seen = Seen(*(torch.zeros(len(rows), VALUES, dtype=torch.bool) for _ in range(2)))
+
+    def note(place: int, mask: NDArray[np.uint8]) -> None:
+        left, top, right, bottom = central_square(mask.shape[1], mask.shape[0])
+        whole = mask[int(top) : math.ceil(bottom), int(left) : math.ceil(right)]
+        for found, pixels in ((seen.values, square_mask(mask, size)), (seen.finer, whole)):
+            found[place, np.unique(pixels).astype(np.int64)] = True
+
     if masks.endless:  # generated: nothing can be wrong with them
         for start in range(0, len(rows), FILL_ROWS):
             made = masks.bulk(rows[start : start + FILL_ROWS])
             assert made is not None
-            for place, one in enumerate(made):
-                values[start + place, one.unique().long()] = True
-        return Seen(values)
+            for place, one in enumerate(made, start):
+                note(place, one[0].numpy())
+        return seen
     problems: dict[str, list[str]] = defaultdict(list)
     for place, row in enumerate(rows.tolist()):
         try:
@@ -187,12 +206,11 @@ def look_at_masks(masks: Source, images: Source, rows: Tensor) -> Seen:
         except Exception as error:  # decoders raise anything on broken files
             problems["unreadable"].append(f"{masks.where(row)} ({one_line(error)})")
             continue
-        size = _size_of(images, row)
-        if size is not None and size != mask.shape[::-1]:
-            sizes = "{1}x{0}, image {2}x{3}".format(*mask.shape, *size)
+        sides = _size_of(images, row)
+        if sides is not None and sides != mask.shape[::-1]:
+            sizes = "{1}x{0}, image {2}x{3}".format(*mask.shape, *sides)
             problems["of another size than their images"].append(f"{masks.where(row)} ({sizes})")
-        left, top, right, bottom = (int(side) for side in central_square(mask.shape[1], mask.shape[0]))
-        values[place, np.unique(mask[top:bottom, left:right]).astype(np.int64)] = True
+        note(place, mask)
     if problems:
         raise UserError(
             *(
@@ -200,7 +218,7 @@ def look_at_masks(masks: Source, images: Source, rows: Tensor) -> Seen:
                 for what, found in problems.items()
             )
         )
-    return Seen(values)
+    return seen
 
 
 class Masks:

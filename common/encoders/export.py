@@ -1,8 +1,8 @@
 """Write an encoder folder: what pretraining exports, and all that the transfer stages read of it.
 
 ``config.json`` describes the network, how images are shown to it, and its provenance; ``model.safetensors`` holds its
-tensors. The folder of a timm model opens in timm itself: ``timm.create_model("local-dir:FOLDER", pretrained=True)``.
-What timm alone cannot do with a folder is its ``note``.
+tensors, and ``README.md`` tells people about it. The folder of a timm model opens in timm itself:
+``timm.create_model("local-dir:FOLDER", pretrained=True)``. What timm alone cannot do with a folder is its ``note``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from torch import Tensor
 from common.encoders import Classifier, Encoder
 from common.encoders.base import LUMA
 from common.encoders.card import CONFIG, WEIGHTS, EncoderCard, digest, finite_or_as, read_json, rebuild
+from common.encoders.readme import MARK, README, About, readme
 from common.encoders.small_stem import ENLARGED, TIMM_ARGS, in_timms_terms
 from common.encoders.timm_encoder import TimmEncoder
 from common.errors import UserError
-from common.files import new_folder, write_json
+from common.files import is_marked, new_folder, write_json, write_text
 
 log = logging.getLogger("retouch")
 
@@ -30,15 +31,20 @@ SOURCE_KEYS = ("url", "file", "source", "state_dict", "hf_hub_id", "hf_hub_filen
 TEST_KEYS = ("pool_size", "test_input_size", "test_pool_size", "test_crop_pct", "min_input_size")
 
 
-def export_encoder(encoder: Encoder, folder: str | Path, provenance: Mapping[str, Any]) -> str:
+def export_encoder(
+    encoder: Encoder, folder: str | Path, provenance: Mapping[str, Any], about: About | None = None
+) -> str:
     """Write ``encoder`` to ``folder`` atomically, and return its sha256.
 
     Without its mask channel, which is zero for whole images, and without its classifier.
 
+    Args:
+        about: for a model card beside it, which the sha256 does not depend on.
+
     Raises:
         UserError: ``folder`` contains something else, or a tensor is not finite.
     """
-    return _export(encoder, Path(folder), provenance, class_names=())
+    return _export(encoder, Path(folder), provenance, class_names=(), about=about)
 
 
 def export_classifier(classifier: Classifier, folder: str | Path, provenance: Mapping[str, Any]) -> str:
@@ -50,9 +56,18 @@ def export_classifier(classifier: Classifier, folder: str | Path, provenance: Ma
     return _export(classifier.encoder, Path(folder), provenance, classifier.class_names)
 
 
-def _export(encoder: Encoder, folder: Path, provenance: Mapping[str, Any], class_names: tuple[str, ...]) -> str:
+def _export(
+    encoder: Encoder,
+    folder: Path,
+    provenance: Mapping[str, Any],
+    class_names: tuple[str, ...],
+    about: About | None = None,
+) -> str:
     _refuse_foreign(folder)
-    copy = _clean_copy(encoder, len(class_names), folder)
+    try:
+        copy = clean_copy(encoder, len(class_names))
+    except UserError as error:
+        raise UserError(f"{folder} was not written: {error}") from None
     plain, note = isinstance(copy, TimmEncoder) and copy.plain, _note(copy)
     tensors = copy.body.state_dict()
     if plain and copy.config.stem == "small":
@@ -84,6 +99,8 @@ def _export(encoder: Encoder, folder: Path, provenance: Mapping[str, Any], class
         # otherwise timm knows no such model, and its error quotes the name
         known = _timm_config(copy, class_names) if isinstance(copy, TimmEncoder) and plain else {"architecture": note}
         write_json(writing / CONFIG, {**known, "retouch": card.model_dump(mode="json")})
+        if about is not None:
+            write_text(writing / README, readme(card, about))
     return card.sha256
 
 
@@ -117,15 +134,20 @@ def _three(constants: Tensor) -> tuple[float, float, float]:
 
 def _refuse_foreign(folder: Path) -> None:
     if folder.is_dir() and (found := sorted(path.name for path in folder.iterdir())):
-        ours = set(found) <= {CONFIG, WEIGHTS} and "retouch" in read_json(folder)
+        ours = set(found) <= {CONFIG, WEIGHTS, README} and "retouch" in read_json(folder)
+        ours = ours and (README not in found or is_marked(folder / README, MARK))
         if not ours:
             raise UserError(f"{folder} contains other files ({', '.join(found[:3])}); export to a new folder")
     elif folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; export to a new folder")
 
 
-def _clean_copy(encoder: Encoder, num_classes: int, folder: Path) -> Encoder:
-    """What loading will build: the same network for whole RGB images, with the same tensors, on the CPU."""
+def clean_copy(encoder: Encoder, num_classes: int = 0) -> Encoder:
+    """What loading will build: the same network for whole RGB images, with the same tensors, on the CPU, in eval mode.
+
+    Raises:
+        UserError: a tensor is not finite.
+    """
     copy = rebuild(encoder.config, encoder.image_size, encoder.view, num_classes)
     own, tensors = encoder.state_dict(), {}
     for name, wanted in copy.state_dict().items():
@@ -133,7 +155,7 @@ def _clean_copy(encoder: Encoder, num_classes: int, folder: Path) -> Encoder:
         if encoder.mask_channel and tensor.shape != wanted.shape:
             tensor = tensor[:, :3]  # the stem's weights, without the mask
         if not finite_or_as(tensor, wanted):
-            raise UserError(f"{folder} was not written: {name} is not finite, so training diverged; lower base_lr")
+            raise UserError(f"{name} is not finite, so training diverged; lower base_lr")
         tensors[name] = tensor.clone()
     copy.load_state_dict(tensors)
     copy.mean.copy_(encoder.mean)  # a timm folder may have other constants than the architecture's own

@@ -1,4 +1,4 @@
-"""A linear code of whole images, ``s = V (x - centre)``: PCA, ICA, CCA, and the linear sparse autoencoder."""
+"""A linear code of whole images, ``s = V (x - center)``: PCA, ICA, CCA, and the linear sparse autoencoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoders of whole small images or patches as vectors: ``x = image - centre`` to a code without spatial layout."""
+"""Encoders of whole small images or patches as vectors: ``x = image - center`` to a code without spatial layout."""
 
 from __future__ import annotations
 

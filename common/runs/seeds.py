@@ -6,18 +6,20 @@ runs/mine/config.yaml  results.json  seed-0/  seed-1/  ...
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from common.errors import UserError
-from common.files import GROUP, run_stage
+from common.files import GROUP, leftover, run_stage
 from common.machine.distributed import World
-from common.runs.folder import StageConfig, changes, claim
-from common.runs.results import RESULTS
+from common.runs.folder import StageConfig, changes, check_run_folder, claim
+from common.runs.results import RESULTS, load_results
+from common.settings import read_yaml
 
 LAST_SEED = (1 << 32) - 1
 RUN = re.compile(r"seed-[0-9]+")  # the folder of a run in that of its group
@@ -47,7 +49,9 @@ class Repeated(StageConfig):
     def entries(self) -> tuple[str, ...]:
         if self.seeds == 1:
             return self.writes
-        return (RESULTS, *(run.name for run in group_runs(self.out)), "config.yaml")
+        half_removed = {leftover(path) or "" for path in self.out.glob(".seed-*")}
+        runs = [*(run.name for run in group_runs(self.out)), *filter(RUN.fullmatch, half_removed)]
+        return (RESULTS, *dict.fromkeys(runs), "config.yaml")
 
 
 R = TypeVar("R", bound=Repeated)
@@ -64,15 +68,52 @@ def seed_of(run: Path) -> int:
     return int(run.name.removeprefix("seed-"))
 
 
-def finished_runs(group: Path) -> list[Path]:
-    """The folders of the runs of a finished group, by seed.
+class _Runs(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    runs: tuple[str, ...]
+
+
+class _Summary(BaseModel):
+    """What the results of a group say of its runs: their seeds, or their folders."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    seeds: tuple[int, ...] | _Runs
+
+
+def summarized_runs(group: Path) -> list[Path]:
+    """The folders of the runs that the results of a finished group summarize, in their order.
 
     Raises:
-        UserError: it has not finished.
+        UserError: it has not finished, or its results are damaged.
     """
     if not (group / RESULTS).is_file():
-        raise UserError(f"{group}: these runs have not all finished; continue them with out={group} resume=true")
-    return [run for run in group_runs(group) if (run / RESULTS).is_file()]
+        raise UserError(f"{group}: these runs have not all finished; continue them: {_to_continue(group)}")
+    found = load_results(group, TypeAdapter(_Summary), (f"pretrain{GROUP}", "probe")).seeds
+    names = found.runs if isinstance(found, _Runs) else [f"seed-{seed}" for seed in found]
+    return [group / name for name in names]
+
+
+def finished_runs(group: Path) -> list[Path]:
+    """The same, of which every one is there.
+
+    Raises:
+        UserError: it has not finished, or a run was removed since.
+    """
+    runs = summarized_runs(group)
+    gone = [run.name for run in runs if run_stage(run) is None or not (run / RESULTS).is_file()]
+    if gone:
+        raise UserError(f"{group}: {', '.join(gone)} is gone; put it back, or make it again: {_to_continue(group)}")
+    return runs
+
+
+def _to_continue(group: Path) -> str:
+    """The command that continues a group, with as many seeds as it was last asked for, as far as that is known."""
+    asked = read_yaml(Repeated, group / "config.yaml").get("seeds")
+    seeds = max(asked if isinstance(asked, int) else 2, len(group_runs(group)))
+    stage, settings = (run_stage(group) or "").removesuffix(GROUP), str(group / "config.yaml")
+    return shlex.join(["retouch", stage, settings, f"out={group}", "resume=true", f"seeds={seeds}"])
 
 
 def one_of(config: R, name: str, seed: int) -> R:
@@ -93,9 +134,25 @@ def has_finished(config: Repeated) -> bool:
     return there and not changes(config, Repeated.free_keys)
 
 
+def check_group(config: Repeated, runs: Sequence[Repeated]) -> None:
+    """Check the folder of a group of these runs, as ``check_run_folder`` does.
+
+    Raises:
+        UserError: it cannot be used, or it holds more runs, which a summary of these would leave out.
+    """
+    known = {one.out.name for one in runs}
+    if check_run_folder(config) and (more := [run.name for run in group_runs(config.out) if run.name not in known]):
+        raise UserError(
+            f"seeds: {config.out} holds more runs than {len(runs)}, such as {more[0]}: to continue it, set "
+            f"seeds={len(runs) + len(more)}; or choose another out"
+        )
+
+
 @contextmanager
 def open_group(config: Repeated, here: World) -> Iterator[None]:
     """Open the folder of a group for its runs. If none has started by the end, nothing is left of it.
+
+    A group that goes on has no results until all of its runs have: those of fewer seeds are removed.
 
     Raises:
         UserError: as ``open_run``.
@@ -104,6 +161,8 @@ def open_group(config: Repeated, here: World) -> Iterator[None]:
     try:
         with ExitStack() as held:  # the lock
             claim(config, here, held)
+            if here.is_main:
+                (config.out / RESULTS).unlink(missing_ok=True)
             try:
                 yield
             finally:

@@ -20,6 +20,16 @@ class Spread(Record):
     deviation: float  # standard deviation of the values, with n - 1
     ci95: tuple[float, float]  # of the mean, by Student's t: for values that are about normal
 
+    @property
+    def text(self) -> str:
+        """``27.12 ± 0.31``: mean and standard deviation."""
+        return f"{self.mean:.4g} ± {self.deviation:.2g}"
+
+    @property
+    def interval(self) -> str:
+        """``[26.35, 27.89]``: of the mean."""
+        return f"[{self.ci95[0]:.4g}, {self.ci95[1]:.4g}]"
+
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
         """Summarize two values or more.
@@ -43,7 +53,6 @@ def spread_table(title: str, spreads: Mapping[str, Spread]) -> Table:
     for column in ("", "mean ± standard deviation", "95% interval of the mean", "least", "most"):
         table.add_column(column)
     for name, one in spreads.items():
-        interval = f"[{one.ci95[0]:.4g}, {one.ci95[1]:.4g}]"
         ends = (f"{min(one.values):.4g}", f"{max(one.values):.4g}")
-        table.add_row(escape(name), f"{one.mean:.4g} ± {one.deviation:.2g}", escape(interval), *ends)
+        table.add_row(escape(name), one.text, escape(one.interval), *ends)
     return table

@@ -83,10 +83,11 @@ class MaskedImages(NamedTuple):
         return self.train.classes.names
 
 
-def open_masked(data: ProbeData, seed: int) -> MaskedSources:
-    """Open the training and test sets with their masks, and read all masks that will be used.
+def open_masked(data: ProbeData, size: int, seed: int) -> MaskedSources:
+    """Open the training and test sets with their masks, and read all masks that will be used, at ``size`` pixels.
 
     A source without a test set is split so that each class keeps its share of the images (iterative stratification).
+    Classes are those that training masks show: of the rows that will be used, and at that size.
 
     Raises:
         UserError: a source cannot be opened, an image has no mask, a mask is none or of another size, there are fewer
@@ -97,29 +98,29 @@ def open_masked(data: ProbeData, seed: int) -> MaskedSources:
     train, given = check_all(lambda: open_source(data, data.train, "train"), lambda: open_test(data))
     separate: Source | None = given or train.published_test()
     if separate is None:
-        return _split(train, named, data, seed)
+        return _split(train, named, data, size, seed)
     spec, setting = (named, "data.masks") if data.test_masks is None else (data.test_masks, "data.test_masks")
     masks, test_masks = check_all(
         lambda: find_masks(train, named, "train", "data.masks"),
         lambda: find_masks(separate, spec, "test", setting),
     )
     seen, tested = check_all(
-        lambda: look_at_masks(masks, train, kept_rows(train, data.limit, seed)),
-        lambda: look_at_masks(test_masks, separate, kept_rows(separate, data.test_limit, 0)),
+        lambda: look_at_masks(masks, train, kept_rows(train, data.limit, seed), size),
+        lambda: look_at_masks(test_masks, separate, kept_rows(separate, data.test_limit, 0), size),
     )
-    classes = _classes(masks, seen, data)
+    classes = _classes(masks, seen, data, size)
     _check_test(test_masks, tested, classes, data)
     return MaskedSources(Sources(train, separate), Sources(masks, test_masks), classes)
 
 
-def _split(source: Source, named: str, data: ProbeData, seed: int) -> MaskedSources:
+def _split(source: Source, named: str, data: ProbeData, size: int, seed: int) -> MaskedSources:
     """A source without a test set -> training and test parts."""
     if data.test_masks is not None:
         raise UserError(f"data.test_masks: {source.spec} has no test set; set data.test, or remove it")
     masks = find_masks(source, named, "train", "data.masks")
-    seen = look_at_masks(masks, source, torch.arange(len(source)))
-    classes = _classes(masks, seen, data)
-    part = iterative_parts(seen.values[:, list(classes.numbers)], [1 - data.test_fraction, data.test_fraction], seed)
+    seen = look_at_masks(masks, source, torch.arange(len(source)), size)
+    shown = seen.values[:, [number for number in seen.numbers if number != data.mask_ignore]]
+    part = iterative_parts(shown, [1 - data.test_fraction, data.test_fraction], seed)
     rows = [(part == one).nonzero().squeeze(1) for one in (0, 1)]
     if any(not len(some) for some in rows):
         raise UserError(f"{source.spec}: too few images to hold out a test set; set data.test, or add images")
@@ -127,13 +128,28 @@ def _split(source: Source, named: str, data: ProbeData, seed: int) -> MaskedSour
     images, of_masks = (
         Sources(*(Subset(one, some, name) for some, name in zip(rows, names, strict=True))) for one in (source, masks)
     )
-    _check_test(of_masks.test, Seen(seen.values[rows[1]]), classes, data)
+    training = seen.only(rows[0])
+    used = training.only(kept_rows(images.train, data.limit, seed))
+    classes = _classes(of_masks.train, used, data, size)
+    limited = [str(number) for number in training.numbers if number not in (*classes.numbers, data.mask_ignore)]
+    if limited:
+        log.warning(
+            "%s: no training image of data.limit=%s shows class %s, so it is none; raise the limit to have it",
+            *(masks.spec, data.limit, first(limited)),
+        )
+    tested = seen.only(rows[1]).only(kept_rows(images.test, data.test_limit, 0))
+    _check_test(of_masks.test, tested, classes, data)
     return MaskedSources(images, of_masks, classes)
 
 
-def _classes(masks: Source, seen: Seen, data: ProbeData) -> Classes:
+def _classes(masks: Source, seen: Seen, data: ProbeData, size: int) -> Classes:
     """The classes of training masks, by the names that the user or the source gives them."""
     numbers = tuple(number for number in seen.numbers if number != data.mask_ignore)
+    if lost := [str(number) for number in seen.lost if number != data.mask_ignore]:
+        log.warning(
+            "%s: class %s has no pixel in the squares of %d px that are measured: a larger data.image_size may show it",
+            *(masks.spec, first(lost), size),
+        )
     if len(numbers) < 2:
         hint = ""
         if data.mask_ignore in seen.numbers:
@@ -159,10 +175,11 @@ def _check_test(masks: Source, seen: Seen, classes: Classes, data: ProbeData) ->
     numbers = [number for number in seen.numbers if number != data.mask_ignore]
     unknown = [str(number) for number in numbers if number not in classes.numbers]
     if unknown:
+        raised = "" if data.limit is None else f" (by a higher data.limit than {data.limit:,}, perhaps)"
         raise UserError(
             f"{masks.spec}: masks of test images hold class {first(unknown)}, and those of training images do not; "
-            f"training has {first(list(map(str, classes.numbers)))}: add such images to training, or take them out of "
-            "the test set"
+            f"training has {first(list(map(str, classes.numbers)))}: add such images to training{raised}, or take them "
+            "out of the test set"
         )
     if not numbers:
         raise UserError(f"{masks.spec}: no pixel of a test image has a class, so nothing can be measured")

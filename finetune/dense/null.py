@@ -16,7 +16,7 @@ from finetune.dense.data import MaskedSet
 from finetune.dense.fitting import Discriminant, Moments, discriminant
 from finetune.dense.passes import CHOICE_SIDE, Chosen, maps_of
 from finetune.features import Extraction
-from finetune.results import NullCheck
+from finetune.records import NullCheck
 
 NULL_MASKS = 100  # images to fit on, and to test on, at most: each has many pixels
 

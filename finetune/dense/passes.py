@@ -24,7 +24,7 @@ from finetune.dense.data import MaskedSet
 from finetune.dense.fitting import Discriminant, Moments, discriminant
 from finetune.features import Extraction
 from finetune.probes.search import FEW_IMAGES, Search
-from finetune.results import ProbeChoice, SpaceScore
+from finetune.records import ProbeChoice, SpaceScore
 
 PRIORS = (0.0, 0.5, 1.0)  # how much the share of a class counts
 CHOICE_IMAGES = 2000  # held-out images that choices are made on, at most

@@ -26,19 +26,14 @@ from finetune.features import Extraction, layer_shapes
 from finetune.multilabel.data import ProbeData
 from finetune.pooling import layer_choices
 from finetune.properties import measure_properties
-from finetune.results import DenseProbed, DenseResult, NullCheck
+from finetune.records import NullCheck
+from finetune.several import DenseProbed, DenseResult, LabelComparison, compared_with
 from finetune.subjects import encoder_facts
 
 log = logging.getLogger("retouch")
 
 WIDEST = 2048  # channels: the second moments of a wider map take too much memory and time
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # unless probe.l2 has others
-
-
-class Layers(NamedTuple):
-    """The layers that a probe of masks chooses from."""
-
-    numbers: tuple[int, ...]
 
 
 class MapSubject(NamedTuple):
@@ -58,7 +53,7 @@ class Measured(NamedTuple):
     null: NullCheck | None  # of the encoder, if it is checked
 
 
-def map_layers(config: ProbeConfig, image_size: int | None, encoder: Encoder) -> Layers:
+def map_layers(config: ProbeConfig, image_size: int | None, encoder: Encoder) -> tuple[int, ...]:
     """The layers that a probe of masks chooses from: each of those that ``probe.layers`` names, by itself.
 
     Raises:
@@ -76,7 +71,7 @@ def map_layers(config: ProbeConfig, image_size: int | None, encoder: Encoder) ->
             f"{', '.join(map(str, named))}, and one vector per image tells no pixels apart: use an encoder with maps, "
             "or set probe.layers"
         )
-    return Layers(layers)
+    return layers
 
 
 def probe_masks(
@@ -84,16 +79,16 @@ def probe_masks(
     data: ProbeData,
     sources: MaskedSources,
     images: MaskedImages,
-    layers: Layers,
+    layers: tuple[int, ...],
     encoder: Encoder,
     card: EncoderCard,
     how: Extraction,
 ) -> DenseResult:
     """The result of this data set."""
-    subjects = [MapSubject("encoder", encoder, layers.numbers)]
+    subjects = [MapSubject("encoder", encoder, layers)]
     if config.baselines.random_init:
         twin = untrained(config.encoder, config.seed, images.train.images, how.device)
-        subjects.append(MapSubject("random_init", twin, layers.numbers))
+        subjects.append(MapSubject("random_init", twin, layers))
     if config.baselines.pixels:
         pixels = Patches(images.train.images.size)
         subjects.append(MapSubject("pixels", pixels, tuple(range(len(pixels.layer_shapes)))))
@@ -104,21 +99,18 @@ def probe_masks(
     frozen = state_digests(subject.encoder for subject in subjects) == before
 
     mine = measured["encoder"]
-    compared = {
-        name: compare_masks(mine.counts, other.counts, mine.drawn, other.drawn)
-        for name, other in measured.items()
-        if name != "encoder"
-    }
-    outcomes = {name: one.outcome for name, one in measured.items()}
-    outcomes["encoder"] = mine.outcome.model_copy(update={"compared": compared})
+
+    def against(name: str) -> LabelComparison:
+        return compare_masks(mine.counts, measured[name].counts, mine.drawn, measured[name].drawn)
+
     assert data.masks is not None
     return DenseResult(
         task=data.masks,
         classes=images.classes,
-        data=data_facts(sources.images, images.train.images, images.leaks, images.left_out),
+        data=data_facts(sources.images, images.train.images, images.test.images, images.leaks, images.left_out),
         protocol=_protocol(config, parts, images.train.images.size),
         encoder=encoder_facts(config, card),
-        subjects=outcomes,
+        subjects=compared_with({name: one.outcome for name, one in measured.items()}, against),
         code=code,
         frozen=frozen,
         null=mine.null,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.dense.cells import intersection_over_union, mean_iou
-from finetune.results import DenseScore, LabelComparison
+from finetune.several import DenseScore, LabelComparison
 
 DRAWS = 2000  # of the bootstrap: limits then vary by about a fortieth of the interval
 TOGETHER = 100  # of them are in memory at once
@@ -39,8 +39,10 @@ def bootstrap(counts: Tensor, seed: int = 0) -> NDArray[np.float64]:
     """Mean IoU of draws of images with replacement, ``[DRAWS]``: of the same draws for all counts of these images.
 
     An image brings all its pixels: those of one image are alike, so that pixels by themselves would promise too much.
-    The mean is over the classes that a draw shows.
+    The mean is over the classes that a draw shows. Images of which no pixel counts are not drawn: they say nothing, and
+    a draw of them alone would have no mean.
     """
+    counts = counts[counts[:, 0].sum(1) > 0]
     n, random = len(counts), np.random.default_rng(seed)
     flat = counts.flatten(1).double()
     found = []

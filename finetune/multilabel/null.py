@@ -15,7 +15,7 @@ from finetune.multilabel.task import build_multilabel_task
 from finetune.pooling import Space
 from finetune.probes import Candidates, Probe, Search
 from finetune.ranking import mean_average_precision
-from finetune.results import NullCheck
+from finetune.records import NullCheck
 
 
 def check_null_labels(

@@ -23,7 +23,8 @@ from finetune.multilabel.task import MultiLabelTask, build_multilabel_task
 from finetune.probes import Candidates
 from finetune.properties import measure_properties
 from finetune.ranking import compare_labels, halves, score_labels
-from finetune.results import LabelProbed, LabelResult, NullCheck
+from finetune.records import NullCheck
+from finetune.several import LabelComparison, LabelProbed, LabelResult, compared_with
 from finetune.subjects import Spaces, Subject, baselines_of, encoder_facts, features_of
 
 log = logging.getLogger("retouch")
@@ -59,21 +60,19 @@ def probe_labels(
     frozen = state_digests(subject.encoder for subject in subjects) == before
 
     mine = measured[itself.name]
-    compared = {
-        name: compare_labels(mine.outcome.test, other.outcome.test, mine.of_halves, other.of_halves)
-        for name, other in measured.items()
-        if name != itself.name
-    }
-    outcomes = {name: one.outcome for name, one in measured.items()}
-    outcomes[itself.name] = mine.outcome.model_copy(update={"compared": compared})
+
+    def against(name: str) -> LabelComparison:
+        other = measured[name]
+        return compare_labels(mine.outcome.test, other.outcome.test, mine.of_halves, other.of_halves)
+
     train, test = images.labels
     result = LabelResult(
         task=train.task,
         labels=train.names,
-        data=data_facts(sources, images.train, images.leaks, images.left_out),
+        data=data_facts(sources, images.train, images.test, images.leaks, images.left_out),
         protocol=_protocol(config, mine.task),
         encoder=encoder_facts(config, card),
-        subjects=outcomes,
+        subjects=compared_with({name: one.outcome for name, one in measured.items()}, against),
         code=code,
         frozen=frozen,
         null=mine.null,

@@ -29,7 +29,7 @@ from finetune.probes.base import Probe
 from finetune.probes.classifiers import Answers, Classifiers, Rows
 from finetune.probes.linear import CHOOSING, FINAL
 from finetune.probes.search import LayerChoice, Standardizer, Task
-from finetune.results import Setting
+from finetune.records import Setting
 from finetune.solvers.gram import blocks
 from finetune.solvers.logistic import fit_logistic
 

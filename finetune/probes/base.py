@@ -33,7 +33,7 @@ from finetune.probes.search import (
     choose_best,
     clearly_worse,
 )
-from finetune.results import Setting, choice_text, setting_text
+from finetune.records import Setting, choice_text, setting_text
 
 log = logging.getLogger("retouch")
 

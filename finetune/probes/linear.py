@@ -15,7 +15,7 @@ from torch import Tensor
 from finetune.probes.base import Probe
 from finetune.probes.classifiers import Answers, Classifiers, Rows
 from finetune.probes.search import Task
-from finetune.results import Setting
+from finetune.records import Setting
 from finetune.solvers.gram import blocks
 from finetune.solvers.logistic import LinearFit, LogisticFit, fit_logistic
 from finetune.solvers.ridge import fit_ridge

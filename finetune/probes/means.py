@@ -11,7 +11,7 @@ from torch import Tensor
 from finetune.probes.base import Probe
 from finetune.probes.classifiers import Classifiers, Rows
 from finetune.probes.search import Task
-from finetune.results import Setting
+from finetune.records import Setting
 
 
 class NearestMean(Probe):

@@ -14,7 +14,7 @@ from common.config import MANY
 from finetune.probes.base import Probe
 from finetune.probes.classifiers import Answers, Classifiers, Rows
 from finetune.probes.search import Task
-from finetune.results import Setting
+from finetune.records import Setting
 from finetune.solvers.knn import knn_confident, knn_predict
 from finetune.solvers.whitening import Whitening
 

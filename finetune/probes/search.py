@@ -25,7 +25,7 @@ from finetune.features import Features
 from finetune.metrics import accuracy
 from finetune.pooling import POOLINGS, Space
 from finetune.probes.classifiers import Classifiers
-from finetune.results import ProbeChoice, Setting, SpaceScore
+from finetune.records import ProbeChoice, Setting, SpaceScore
 from finetune.solvers.gram import column_moments
 from finetune.solvers.preconditioner import Preconditioner, few_rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -29,6 +30,11 @@ class Example(NamedTuple):
         """The same example on the CPU."""
         return Example._make(part if part is None else part.cpu() for part in self)
 
+    def each(self) -> Iterator[Example]:
+        """The examples of single images, batches of one."""
+        for row in range(len(self.input)):
+            yield Example._make(part if part is None else part[row : row + 1] for part in self)
+
     @property
     def hidden(self) -> Tensor:
         """Where the encoder knows that a pixel is hidden: ``[B 1 H W]``, 1 there and 0 elsewhere."""
@@ -47,4 +53,4 @@ class Trial(NamedTuple):
 
     example: Example
     restored: Tensor  # RGB in [0, 1]                                         [B 3 H W]
-    loss: Tensor  # the sum of the objective's losses, a mean over images     []
+    losses: Tensor  # the sum of the objective's losses, of each image        [B]

@@ -43,7 +43,7 @@ class Gradient(GradientConfig, Method):
     pretext: AnyPretext = Denoise()
     penalty: PenaltyConfig = PenaltyConfig()
     held_out: float = Field(default=0.02, ge=0, le=0.5)
-    """Share of the images that is not learned from but measured on, at most 2,048; 0 holds out none."""
+    """Share of the images that is measured on, not learned from: 32 to 2,048, but of few a tenth; 0 for none."""
     stop: StopConfig = StopConfig()
 
     @model_validator(mode="after")
@@ -137,8 +137,8 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
     def trials(self, chunks: Iterable[Tensor]) -> Iterator[Trial]:
         seed_step(self.config.seed, 0)
         for images in chunks:
-            example, restored, loss = self.objective.trial(images.to(self.world.device))
-            yield Trial(example.cpu(), restored.cpu(), loss.cpu())
+            example, restored, losses = self.objective.trial(images.to(self.world.device))
+            yield Trial(example.cpu(), restored.cpu(), losses.cpu())
 
     def aided(self, restored: Tensor, example: Example) -> Tensor:
         return self.objective.pretext.aided(restored, example, self.encoder)

@@ -200,9 +200,10 @@ class Objective(nn.Module):
         try:
             example = self.pretext.corrupt(images, self.encoder)
             prediction, code = self.predict(example)
-            losses = self.losses(example, prediction, code)
-            restored = self.pretext.picture(prediction, example, self.state)
-            return Trial(example, restored, torch.stack(list(losses.values())).sum())
+            # every loss is a mean over images, so the loss of a batch of one is that of its image
+            parts = zip(example.each(), torch.split(prediction, 1), torch.split(code, 1), strict=True)
+            losses = torch.stack([torch.stack(list(self.losses(*one).values())).sum() for one in parts])
+            return Trial(example, self.pretext.picture(prediction, example, self.state), losses)
         finally:
             self.train(training)
 

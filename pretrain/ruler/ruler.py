@@ -20,16 +20,15 @@ from pretrain.method import MethodLearner
 from pretrain.ruler.health import Health, health
 from pretrain.ruler.measured import Measured
 from pretrain.ruler.restorers import Damaged, Restore, do_nothing, psnr
-from pretrain.ruler.twin import untrained
-from pretrain.ruler.verdicts import Mean, progress, verdicts
-from pretrain.sample import sample
+from pretrain.ruler.twin import STATISTICS, untrained
+from pretrain.ruler.verdicts import Losses, progress, verdicts
+from pretrain.sample import sample, sampled
 
 log = logging.getLogger("retouch")
 
 FEWEST, MOST, PIXELS = 32, 512, 1 << 18  # images that restorers and health are measured on: 256 of 32 px
 TUNED = 32  # training images on which the strength of a restorer is chosen
-STATISTICS = 256  # training images that the untrained network's BatchNorm is settled on
-CHUNK = 32  # images per pass; the standard error of a loss comes from the means of so many
+CHUNK = 32  # images per pass
 HOW = "Ctrl-C, then the same command with resume=true stop.when=flat, exports the encoder"
 
 
@@ -39,6 +38,7 @@ class _Fixed(NamedTuple):
     images: Tensor  # held-out images, or training images if there are none
     shown: int  # so many of them, the first, are restored by all and shown to the encoders
     training: Tensor  # as many training images; none if the others are training images too
+    groups: Tensor  # int64 [n]: held-out images with the same number are cut from one image
     restorers: dict[str, float]  # PSNR of trivial restorers
     untrained: Health
 
@@ -46,7 +46,7 @@ class _Fixed(NamedTuple):
 class _Tried(NamedTuple):
     """One pass of the network over images."""
 
-    loss: Mean
+    losses: Tensor  # float64 [n]
     psnr: float  # of the first ones
     changed: float | None  # how much the network changes them, relative to the damage; None if there is none
 
@@ -96,23 +96,22 @@ class Ruler:
     def _measure(self, step: int) -> Measured:
         fixed = self._fixed
         tried = self._try(fixed.images, fixed.shown)
-        held_out = tried.loss if len(fixed.training) else None
-        training = self._try(fixed.training, 0).loss if held_out else tried.loss
-        if not math.isfinite(tried.loss.value + training.value):
+        held_out = tried.losses if len(fixed.training) else None
+        training = tried.losses if held_out is None else self._try(fixed.training, 0).losses
+        if not math.isfinite(float(tried.losses.sum() + training.sum())):
             raise UserError(f"the loss of the averaged weights is not finite at step {step}: {self.learner.remedy}")
+        losses = Losses.of(training, held_out, fixed.groups)
         found = health(self.learner.encoder, to_float(fixed.images[: fixed.shown]))
         earlier = [value for at, value in self.curve.points if at < step]
-        wrong = verdicts(
-            found, fixed.untrained, changed=tried.changed, training=training, held_out=held_out, earlier=earlier
-        )
+        wrong = verdicts(found, fixed.untrained, changed=tried.changed, losses=losses, earlier=earlier)
         return Measured(
             step=step,
             images=fixed.shown,
             held_out=held_out is not None,
             psnr=tried.psnr,
             restorers=fixed.restorers,
-            training_loss=training.value,
-            held_out_loss=held_out.value if held_out else None,
+            training_loss=losses.training,
+            held_out_loss=losses.held_out,
             health=found,
             untrained=fixed.untrained,
             verdicts=wrong,
@@ -120,18 +119,17 @@ class Ruler:
 
     def _try(self, images: Tensor, shown: int) -> _Tried:
         """Losses over uint8 images ``[n 3 S S]``, and what the network makes of the first ``shown``."""
-        losses, counts, levels = list[float](), list[int](), list[Tensor]()
+        losses, levels = list[Tensor](), list[Tensor]()
         moved = damage = 0.0
         for trial in self._trials(to_float(images)):
-            if sum(counts) < shown:
+            if sum(map(len, losses)) < shown:
                 idle, weight = self._restored(do_nothing, trial), trial.example.weight
                 levels.append(psnr(trial.restored, trial.example.clean, weight))
                 moved += _apart(trial.restored, idle, weight)
                 damage += _apart(trial.example.clean, idle, weight)
-            losses.append(float(trial.loss))
-            counts.append(len(trial.restored))
+            losses.append(trial.losses.double())
         level = float(torch.cat(levels).mean()) if levels else 0.0
-        return _Tried(mean_of(losses, counts), round(level, 3), moved / damage if damage else None)
+        return _Tried(torch.cat(losses), round(level, 3), moved / damage if damage else None)
 
     def _trials(self, images: Tensor) -> Iterator[Trial]:
         return self.learner.trials(torch.split(images, _chunk(images)))
@@ -146,10 +144,11 @@ class Ruler:
     @cached_property
     def _fixed(self) -> _Fixed:
         learner = self.learner
-        known = sample(learner.images)
-        images = known if learner.held is None else sample(learner.held)
+        known, measured = sample(learner.images), learner.images if learner.held is None else learner.held
+        images = known if learner.held is None else sample(measured)
         shown = _shown(images)
-        images = _spread(images, shown)
+        order = _spread(len(images), shown)
+        images, rows = images[order], measured.kept[sampled(measured)][order]
         restorers = self._tuned(known)
         levels = {name: list[Tensor]() for name in restorers}
         for trial in self._trials(images[:shown]):
@@ -159,6 +158,7 @@ class Ruler:
             images=to_uint8(images),
             shown=shown,
             training=to_uint8(known[even_rows(len(known), 0 if learner.held is None else len(images))]),
+            groups=rows // measured.source.rows_per_image,
             restorers={name: round(float(torch.cat(found).mean()), 3) for name, found in levels.items()},
             untrained=health(untrained(learner.encoder, known[even_rows(len(known), STATISTICS)]), images[:shown]),
         )
@@ -173,14 +173,6 @@ class Ruler:
 
         candidates = {one.name: one.candidates(training) for one in self.learner.restorers}
         return {name: some[0] if len(some) == 1 else max(some, key=level) for name, some in candidates.items() if some}
-
-
-def mean_of(means: list[float], counts: list[int]) -> Mean:
-    """The mean over all images, from the means of groups of so many; its error, from how the groups differ."""
-    values, weights = torch.tensor(means, dtype=torch.float64), torch.tensor(counts, dtype=torch.float64)
-    mean = (values * weights).sum() / weights.sum()
-    error = values.std() / len(values) ** 0.5 if len(values) > 1 else torch.tensor(float("inf"))
-    return Mean(float(mean), float(error))
 
 
 def _apart(one: Tensor, other: Tensor, weight: Tensor | None) -> float:
@@ -200,9 +192,9 @@ def _shown(images: Tensor) -> int:
     return min(len(images), most)
 
 
-def _spread(images: Tensor, count: int) -> Tensor:
-    """The same images, ``count`` evenly spread ones first: some of each class in a sorted folder."""
-    first = even_rows(len(images), count)
-    others = torch.ones(len(images), dtype=torch.bool)
+def _spread(length: int, count: int) -> Tensor:
+    """An order of ``length`` rows, ``count`` evenly spread ones first: some of each class in a sorted folder."""
+    first = even_rows(length, count)
+    others = torch.ones(length, dtype=torch.bool)
     others[first] = False
-    return torch.cat([images[first], images[others]])
+    return torch.cat([first, others.nonzero().flatten()])

@@ -9,6 +9,8 @@ from common.encoders.card import rebuild
 from common.encoders.statistics import settle_norms
 from common.pixels import in_chunks
 
+STATISTICS = 256  # training images that the untrained network's BatchNorm is settled on
+
 
 def untrained(encoder: Encoder, training: Tensor) -> Encoder:
     """The same network before training, with the statistics of training images ``[N 3 S S]`` in [0, 1]."""

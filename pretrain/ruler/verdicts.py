@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+import torch
+from scipy.stats import ttest_1samp
+from torch import Tensor
+
 from common.config import Config
-from common.engine.curve import Stall
+from common.engine.curve import GAIN, Stall
 from pretrain.ruler.health import Health
 
 SAME = 0.05  # dB: restorers that are closer than this are equally good
@@ -16,8 +20,8 @@ CONSTANT = 0.5  # share of constant features from which it is called collapsed
 FEW_DIRECTIONS = 0.1  # effective rank, relative to the untrained network's, below which it is called collapsed;
 ONE_DIRECTION = 1.2  # or, if the untrained network's is at least 2, in itself. Healthy training lowers it by half or so
 DIVERGED = 1.5  # held-out loss, relative to the lowest so far
-GAP = 1.1  # held-out loss, relative to the training loss, above which a network memorizes
-ERRORS = 3  # standard errors that this difference must exceed
+GAP = 1.1  # held-out loss, relative to the training loss, above which a network memorizes,
+CHANCE = 0.001  # if no more than this share of sound networks would have such a gap by chance
 
 
 Kind = Literal["copying", "collapsed", "dead", "diverging", "memorizing"]
@@ -30,11 +34,30 @@ class Verdict(Config):
     text: str
 
 
-class Mean(NamedTuple):
-    """A mean over images, and its standard error."""
+class Losses(NamedTuple):
+    """Mean losses over as many training and held-out images, measured in the same way."""
 
-    value: float
-    error: float
+    training: float
+    held_out: float | None
+    chance: float  # probability of a difference this large if held-out images are no harder, in [0, 1]
+
+    @classmethod
+    def of(cls, training: Tensor, held_out: Tensor | None, groups: Tensor) -> Losses:
+        """From the loss of each training and held-out image, float64 ``[n]`` and ``[m]``, alike damaged in pairs.
+
+        Differences of pairs are free of the luck of the damage. A paired t-test says how far they are from none.
+
+        Args:
+            groups: int64 ``[m]``: held-out rows of one group are cut from one image, and count once.
+        """
+        if held_out is None:
+            return cls(float(training.mean()), None, 1.0)
+        pairs = min(len(training), len(held_out))
+        groups = torch.unique(groups[:pairs], return_inverse=True)[1]
+        apart = torch.bincount(groups, held_out[:pairs] - training[:pairs]) / torch.bincount(groups)
+        few = len(apart) < 2
+        chance = 1.0 if few else float(ttest_1samp(apart.numpy(), 0, alternative="greater").pvalue)
+        return cls(float(training.mean()), float(held_out.mean()), chance)
 
 
 def standing(psnr: float, restorers: Mapping[str, float]) -> str:
@@ -66,8 +89,7 @@ def verdicts(
     untrained: Health,
     *,
     changed: float | None,
-    training: Mean,
-    held_out: Mean | None,
+    losses: Losses,
     earlier: Sequence[float],
 ) -> tuple[Verdict, ...]:
     """Everything that is wrong; empty if nothing is.
@@ -75,7 +97,7 @@ def verdicts(
     Args:
         found, untrained: health of the encoder, and of the same network before training.
         changed: mean squared change of the input by the network, relative to the damage; None if nothing is damaged.
-        training, held_out: losses on training and on held-out images, measured in the same way.
+        losses: on training and on held-out images.
         earlier: held-out losses before this one.
     """
     texts: dict[Kind, str] = {}
@@ -95,18 +117,20 @@ def verdicts(
             f"{untrained.effective_rank:.1f}), similarity of two images {found.similarity:.3f}; likely cause: base_lr "
             "is too high, or the decoder's skips bypass the last map"
         )
+    training, held_out, chance = losses
     if held_out is not None:
-        apart = held_out.value - training.value
-        noise = ERRORS * (held_out.error**2 + training.error**2) ** 0.5
-        if held_out.value > GAP * training.value and apart > noise:
+        lowest = min(earlier, default=held_out)
+        if held_out > GAP * training and chance < CHANCE:
+            risen = f" and has risen from {lowest:.4g}" if held_out > (1 + GAIN) * lowest else ""
             texts["memorizing"] = (
-                f"the loss is {held_out.value:.4g} on held-out images, but {training.value:.4g} on training images: "
-                "the network memorizes; likely cause: too few images for so many steps"
+                f"the loss is {held_out:.4g} on held-out images{risen}, but {training:.4g} on training images: the "
+                "network memorizes; likely cause: too many steps for so few images. Fewer steps, more images, or "
+                "stronger augmentation (smaller crops, as in augment.crop=[0.3, 1.0]) help"
             )
-        elif earlier and held_out.value > DIVERGED * min(earlier):
+        elif held_out > DIVERGED * lowest:
             texts["diverging"] = (
-                f"the held-out loss was {min(earlier):.4g} and is {held_out.value:.4g}: training diverges; likely "
-                "cause: base_lr is too high"
+                f"the held-out loss was {lowest:.4g} and is {held_out:.4g}: training diverges; likely cause: base_lr "
+                "is too high"
             )
     return tuple(Verdict(kind=kind, text=text) for kind, text in texts.items())
 

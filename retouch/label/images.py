@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from common.data import Images, Source, build_source, load_images
+from common.data.build import OF_FILES
 from common.encoders.base import Encoder
 from common.encoders.load import load_encoder
 from common.errors import UserError, check_all
@@ -23,13 +24,13 @@ from finetune.embedding import principal_components
 from finetune.features import Extraction, extract, layer_shapes
 from finetune.pooling import build_spaces
 from retouch.label.settings import LabelConfig
+from retouch.report.places import FEWEST, layout
 
 log = logging.getLogger("retouch")
 
 SIDE = 48  # of a thumbnail, in pixels
 ACROSS = 10  # thumbnails per row of a sheet; a sheet has as many rows
 QUALITY = 75  # of JPEG: a thumbnail then takes about 700 bytes
-OF_FILES = ("folder", "csv", "list")  # sources whose images are files, which a CSV file can name
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Shown:
     paths: tuple[str, ...]  # absolute
     features: Tensor  # float16 [n K]
     sheets: tuple[str, ...]  # data URIs of JPEGs, ACROSS x ACROSS thumbnails each
+    places: tuple[tuple[int, int], ...] = ()  # of the first images on the map: x, y in 0..1000
 
 
 def read_images(config: LabelConfig) -> Shown:
@@ -64,7 +66,15 @@ def read_images(config: LabelConfig) -> Shown:
         raise UserError(f"{source.spec}: fewer than two images can be read and named; nothing to label")
     small = load_images(source, SIDE, limit=data.limit, workers=data.workers, cache="none", check=False)
     paths = tuple(str(Path(images.where(int(row))).absolute()) for row in places)
-    return Shown(paths, features[chosen].half(), tuple(_sheets(small, places, data.workers)))
+    features = features[chosen]
+    return Shown(paths, features.half(), tuple(_sheets(small, places, data.workers)), _mapped(features))
+
+
+def _mapped(features: Tensor) -> tuple[tuple[int, int], ...]:
+    """Where the map shows the first of these images; none, if there are too few."""
+    if len(features) < FEWEST or not features.shape[1]:
+        return ()
+    return tuple((round(1000 * float(x)), round(1000 * float(y))) for x, y in layout(features))
 
 
 def _encoder(config: LabelConfig) -> Encoder:

@@ -5,7 +5,8 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const N = DATA.paths.length, D = DATA.width;
 const X = readHalf(DATA.features);  // Float64Array [N D]
-const SHOWN = 200;  // images at a time
+const SHOWN = 200;  // images at a time in the grid; the map shows all that have places
+const HUES = 10;  // colors of classes on the map
 const STRENGTH = 0.01;  // of the ridge penalty, on the scale of the mean squared error
 
 const classes = [];  // names
@@ -106,6 +107,7 @@ function learn() {
 function sort() {
   const by = element("order").value, all = Array.from({length: N}, (_, i) => i);
   if (by === "labeled") order = all.filter((i) => labels[i] >= 0);
+  else if (by === "map") order = all.slice(0, DATA.places.length);
   else {
     order = all.filter((i) => labels[i] < 0);
     if (scores && by === "uncertain") {
@@ -122,38 +124,47 @@ function sort() {
 // ---- what is seen
 
 function show() {
-  const cells = order.slice(first, first + SHOWN).map((i) => {
-    const item = document.createElement("li"), button = document.createElement("button");
-    const image = document.createElement("i"), text = document.createElement("span");
-    const per = DATA.across ** 2, place = i % per;
-    image.className = "sheet" + Math.floor(i / per);
-    const percent = (k) => (100 * k) / (DATA.across - 1) + "%";
-    image.style.backgroundPosition = percent(place % DATA.across) + " " + percent(Math.floor(place / DATA.across));
-    button.type = "button";
-    button.dataset.image = i;
-    button.title = DATA.paths[i];
-    button.append(image, text);
-    item.append(button);
-    mark(button);
+  const map = element("order").value === "map";
+  element("map").replaceChildren(...(map ? order.map(placed) : []));
+  const cells = map ? [] : order.slice(first, first + SHOWN).map((i) => {
+    const item = document.createElement("li");
+    item.append(thumbnail(i));
     return item;
   });
   element("grid").replaceChildren(...cells);
-  const last = first + cells.length;
+  const last = map ? order.length : first + cells.length;
   element("where").textContent = order.length ? (first + 1) + " to " + last + " of " + order.length : "none";
   element("back").disabled = first === 0;
   element("next").disabled = last >= order.length;
 }
 
+function thumbnail(i) {
+  const button = document.createElement("button"), image = document.createElement("i");
+  const per = DATA.across ** 2, place = i % per;
+  image.className = "sheet" + Math.floor(i / per);
+  const percent = (k) => (100 * k) / (DATA.across - 1) + "%";
+  image.style.backgroundPosition = percent(place % DATA.across) + " " + percent(Math.floor(place / DATA.across));
+  button.type = "button";
+  button.dataset.image = i;
+  button.title = DATA.paths[i];
+  button.append(image, document.createElement("span"));
+  mark(button);
+  return button;
+}
+
+function placed(i) {
+  const button = thumbnail(i), [x, y] = DATA.places[i];
+  button.style.left = x / 10 + "%";
+  button.style.top = y / 10 + "%";
+  return button;
+}
+
 function mark(button) {
   const i = Number(button.dataset.image), name = DATA.paths[i].split("/").pop();
-  let said = "";
-  if (labels[i] >= 0) {
-    said = classes[labels[i]];
-    button.dataset.labeled = "";
-  } else {
-    delete button.dataset.labeled;
-    if (scores) said = classes[guess(i).best] + "?";
-  }
+  const labeled = labels[i] >= 0, of = labeled ? labels[i] : scores ? guess(i).best : -1;
+  const said = of < 0 ? "" : labeled ? classes[of] : classes[of] + "?";
+  button.toggleAttribute("data-labeled", labeled);
+  button.dataset.hue = of < 0 ? "" : of % HUES;
   button.lastChild.textContent = said;
   button.setAttribute("aria-label", name + (said ? ", " + said : ""));
 }
@@ -163,6 +174,7 @@ function showClasses() {
     const button = document.createElement("button"), key = document.createElement("kbd");
     const number = document.createElement("small");
     key.textContent = c < 9 ? String(c + 1) : "";
+    button.dataset.hue = c % HUES;
     number.textContent = String(counts[c]);
     button.type = "button";
     button.append(key, name, number);
@@ -171,7 +183,7 @@ function showClasses() {
     return button;
   }));
   const views = [["uncertain", "the most uncertain first"], ...classes.map((name, c) => ["class" + c, "most like " + name]),
-    ["labeled", "labeled"]];
+    ["labeled", "labeled"], ...(DATA.places.length ? [["map", "a map: alike is near"]] : [])];
   const before = element("order").value;
   element("order").replaceChildren(...views.map(([value, text]) => {
     const option = document.createElement("option");
@@ -190,6 +202,18 @@ function showClasses() {
   }
 }
 
+// the next image that way, in the grid or on the map: the nearest of those that lie rather that way than aside
+function beside(button, [right, down]) {
+  const middle = (one) => { const box = one.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; };
+  const [x, y] = middle(button);
+  let best = null, least = Infinity;
+  for (const one of element("images").querySelectorAll("button")) {
+    const [u, v] = middle(one), ahead = (u - x) * right + (v - y) * down, aside = Math.abs((u - x) * down + (v - y) * right);
+    if (ahead >= 1 && aside <= ahead && ahead + aside < least) { best = one; least = ahead + aside; }
+  }
+  return best;
+}
+
 // ---- what is done
 
 function give(button, c) {
@@ -202,7 +226,7 @@ function give(button, c) {
   labels[i] = labels[i] === c ? -1 : c;
   unsaved = true;
   learn();
-  for (const cell of element("grid").querySelectorAll("button")) mark(cell);
+  for (const cell of element("images").querySelectorAll("button")) mark(cell);
   showClasses();
 }
 
@@ -232,19 +256,17 @@ element("order").addEventListener("change", () => { sort(); show(); });
 element("sort").addEventListener("click", () => { sort(); show(); });
 element("back").addEventListener("click", () => { first = Math.max(0, first - SHOWN); show(); scrollTo(0, 0); });
 element("next").addEventListener("click", () => { first += SHOWN; show(); scrollTo(0, 0); });
-element("grid").addEventListener("click", (event) => {
+element("images").addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (button) give(button, chosen);
 });
-element("grid").addEventListener("keydown", (event) => {
+element("images").addEventListener("keydown", (event) => {
   const button = event.target.closest("button");
   if (!button || event.ctrlKey || event.metaKey || event.altKey) return;
-  const buttons = [...element("grid").querySelectorAll("button")], place = buttons.indexOf(button);
-  const across = getComputedStyle(element("grid")).gridTemplateColumns.split(" ").length;
-  const step = {ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across}[event.key];
-  if (step && buttons[place + step]) {
+  const way = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
+  if (way) {
     event.preventDefault();
-    buttons[place + step].focus();
+    beside(button, way)?.focus();
   } else if (/^[1-9]$/.test(event.key) && Number(event.key) <= classes.length) {
     give(button, Number(event.key) - 1);
   }

@@ -45,7 +45,7 @@ def html(shown: Shown, title: str) -> str:
         "features": base64.b64encode(shown.features.numpy().tobytes()).decode(),
         "width": shown.features.shape[1],
         "across": ACROSS,
-        "side": SIDE,
+        "places": shown.places,
     }
     environment = Environment(
         loader=PackageLoader("retouch.label", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.encoders.readme import MARK, front_matter, loading, plain
 from common.errors import UserError, check_all
 from common.files import write_text
 from finetune.table import markdown
@@ -15,8 +15,6 @@ from retouch.report.page import check_out
 from retouch.report.parts import card_parts
 from retouch.report.reading import read_facts
 from retouch.report.sentences import about, distinct, question, verdict
-
-MARK = "---\ntags: [retouch"  # by this a model card is known as ours
 
 
 def write_card(folders: Sequence[str | Path], out: str | Path) -> Path:
@@ -48,9 +46,8 @@ def card(facts: Facts) -> str:
     """Front matter, the question, the verdict, and the parts."""
     methods = [run.results.method for run in facts.pretraining]
     methods += [entry.result.encoder.pretext or "" for entry in facts.entries]
-    tags = ", ".join(distinct(["retouch", "self-supervised-learning", *filter(str.isidentifier, methods)]))
     pieces = [
-        f"---\ntags: [{tags}]\n---",
+        front_matter(methods),
         f"# {plain(question(facts))}",
         *map(plain, verdict(facts)),
         plain(about(facts)),
@@ -58,15 +55,10 @@ def card(facts: Facts) -> str:
     for part in card_parts(facts):
         shown = [block for block in part.blocks if not (isinstance(block, Prose) and block.wide)]  # about charts
         pieces += [f"## {plain(part.title)}", *map(_block, shown)]
+    cards = [run.card for run in facts.pretraining if run.card is not None]
+    if cards:
+        pieces += ["## How to load an encoder", *distinct(map(loading, cards))]
     return "\n\n".join(pieces) + "\n"
-
-
-def plain(text: str) -> str:
-    """A text as Markdown that shows it and does nothing else: no tag, no link, no new cell."""
-    text = html.escape(" ".join(text.split()), quote=False)
-    for mark in "\\`|*#":
-        text = text.replace(mark, f"\\{mark}")
-    return text.replace("](", "]\\(").replace("![", "!\\[")
 
 
 def _block(block: Block) -> str:

@@ -18,9 +18,8 @@ def chosen(facts: Facts) -> list[str]:
         for outcome in subject.probes.values()
         if outcome.choice.how
     )
-    labeled = [one for entry in facts.label_entries for one in entry.result.subjects.values()]
-    masked = [one for entry in facts.dense_entries for one in entry.result.subjects.values()]
-    ways = distinct([*ways, *(one.choice.how for one in labeled), *(one.choice.how for one in masked)])
+    several = (one for entry in facts.several for one in entry.result.subjects.values())
+    ways = distinct([*ways, *(one.choice.how for one in several)])
     if ways:
         found.append(
             f"Layer, pooling and strength were chosen on training images alone, by {listed(ways)}; the winner was "
@@ -44,10 +43,8 @@ def touched(facts: Facts) -> list[str]:
         for subject in entry.result.subjects.values():
             answers[key] += len(subject.probes)
             damaged[key] += sum(len(outcome.damaged) for outcome in subject.probes.values())
-    for one in facts.label_entries:
-        answers[one.result.data.test, one.result.subjects["encoder"].test.n] += len(one.result.subjects)
-    for masked in facts.dense_entries:
-        answers[masked.result.data.test, masked.result.subjects["encoder"].test.n] += len(masked.result.subjects)
+    for one in facts.several:
+        answers[one.result.data.test, one.result.linear.test.n] += len(one.result.subjects)
     for run in facts.finetuning:
         outcomes = (run.result.tuned, run.result.from_scratch, run.result.linear_probe)
         answers[run.result.data.test, run.result.tuned.test.n] += sum(one is not None for one in outcomes)

@@ -7,6 +7,7 @@ all comparisons that answer the same question (the same probe and the same basel
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ import torch
 from finetune.metrics import SeedComparison, compare, compare_seeds
 from finetune.predictions import Predictions
 from finetune.results import Comparison
+from finetune.spreads import Over
 from retouch.report.facts import Entry, Facts
 
 LEVEL = 0.05
@@ -101,6 +103,7 @@ def rivals(facts: Facts) -> list[Contrast]:
 class GroupContrast(NamedTuple):
     """One group of runs with several seeds against another on one task."""
 
+    over: Over  # what the seeds of both vary
     task: str
     one: str
     other: str
@@ -114,20 +117,24 @@ class GroupContrast(NamedTuple):
 
 
 def group_rivals(facts: Facts) -> list[GroupContrast]:
-    """On each task, the group with the best linear probes on average against the second, on the same images."""
+    """On each task, the group with the best linear probes on average against the second, on the same images.
+
+    Only groups that vary the same are compared: seeds of the probe say nothing of the luck of pretraining.
+    """
+    kinds: tuple[Over, ...] = ("pretraining", "probing")
     found = []
-    for task in facts.tasks:
+    for over, task in product(kinds, facts.tasks):
         answered: dict[str, list[Predictions]] = {}
         for entry in facts.of_task(task):
-            group = facts.group_of(entry.origin)
-            if group is not None and entry.predictions is not None and LINEAR in entry.predictions.answers:
-                answered.setdefault(group.name, []).append(entry.predictions)
+            group, predictions = facts.group_of(entry.origin), entry.predictions
+            if group is not None and group.over == over and predictions is not None and LINEAR in predictions.answers:
+                answered.setdefault(group.name, []).append(predictions)
         several = {name: some for name, some in answered.items() if len(some) > 1}
         means = {name: sum(map(_right, some)) / len(some) for name, some in several.items()}
         best, second = [*sorted(means, key=means.__getitem__, reverse=True), "", ""][:2]
         if second and _same_images([*several[best], *several[second]]):
             ours, theirs = (torch.stack([one.answers[LINEAR] for one in several[name]]) for name in (best, second))
-            found.append((task, best, second, compare_seeds(ours, theirs, several[best][0].labels)))
+            found.append((over, task, best, second, compare_seeds(ours, theirs, several[best][0].labels)))
     adjusted = holm([comparison.p_value for *_, comparison in found])
     return [GroupContrast(*one, p) for one, p in zip(found, adjusted, strict=True)]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,7 +16,10 @@ from finetune.data import LabeledData
 from finetune.embedding import Embedding
 from finetune.lines import task_names
 from finetune.predictions import Predictions
-from finetune.results import DenseResult, EncoderFacts, FinetuneResult, LabelResult, ProbeReport, ProbeResult
+from finetune.records import EncoderFacts
+from finetune.results import FinetuneResult, ProbeReport, ProbeResult
+from finetune.several import DenseResult, LabelResult, Several
+from finetune.spreads import Over
 from pretrain.results import PretrainResults, PretrainSeeds
 from retouch.report.logs import Log
 from retouch.studies.results import StudyReport
@@ -130,6 +133,11 @@ class Group:
     pretraining: PretrainSeeds | None = None
     probing: ProbeReport | None = None  # its `seeds` is not None
 
+    @property
+    def over(self) -> Over | None:
+        """What its probes vary; None of a group of pretraining runs."""
+        return None if self.probing is None or self.probing.seeds is None else self.probing.seeds.over
+
 
 # ---- what is known of all
 
@@ -146,26 +154,19 @@ class Entry:
     embedding: Embedding | None = None
 
 
-Probed = ProbeResult | LabelResult | DenseResult
+Probed = ProbeResult | Several
+
+
+R = TypeVar("R", bound=Several, covariant=True)
 
 
 @dataclass(frozen=True)
-class LabelEntry:
-    """One encoder on one task with several labels per image."""
+class SeveralEntry(Generic[R]):
+    """One encoder on one task with several labels per image, or with masks."""
 
-    encoder: str
+    encoder: str  # its name; where it was probed several times on the task, with the run
     task: str
-    result: LabelResult
-    origin: Origin
-
-
-@dataclass(frozen=True)
-class DenseEntry:
-    """One encoder on one task with masks."""
-
-    encoder: str
-    task: str
-    result: DenseResult
+    result: R
     origin: Origin
 
 
@@ -191,42 +192,42 @@ class Facts:
         """Every encoder on every task that it was probed on."""
         found = [(run, number) for run in self.probes for number in range(len(run.report.results))]
         results = [run.report.results[number] for run, number in found]
-        tasks, titles = task_names(results), self._titles(results)
-        twice = Counter((result.encoder.sha256, task) for result, task in zip(results, tasks, strict=True))
-        entries = []
-        for (run, number), result, task in zip(found, results, tasks, strict=True):
-            again = twice[result.encoder.sha256, task] > 1
-            title = titles[result.encoder.sha256]
-            entries.append(
-                Entry(
-                    encoder=f"{title}, {run.origin.name}" if again else title,
-                    task=task,
-                    result=result,
-                    origin=run.origin,
-                    predictions=run.predictions[number] if run.predictions else None,
-                    embedding=run.embeddings[number] if run.embeddings else None,
-                )
-            )
-        return tuple(entries)
-
-    @cached_property
-    def label_entries(self) -> tuple[LabelEntry, ...]:
-        """Every encoder on every task with several labels per image."""
-        found = [(run.origin, result) for run in self.probes for result in run.report.multilabel]
-        tasks = _tasks([result for _, result in found])
+        tasks = task_names(results)
+        named = [(run.origin, run.report.results[number]) for run, number in found]
+        names = _with_run(self._titles(results), named, tasks)
         return tuple(
-            LabelEntry(self._encoder_names[result.encoder.sha256], task, result, origin)
-            for (origin, result), task in zip(found, tasks, strict=True)
+            Entry(
+                encoder=name,
+                task=task,
+                result=result,
+                origin=run.origin,
+                predictions=run.predictions[number] if run.predictions else None,
+                embedding=run.embeddings[number] if run.embeddings else None,
+            )
+            for (run, number), name, result, task in zip(found, names, results, tasks, strict=True)
         )
 
     @cached_property
-    def dense_entries(self) -> tuple[DenseEntry, ...]:
+    def label_entries(self) -> tuple[SeveralEntry[LabelResult], ...]:
+        """Every encoder on every task with several labels per image."""
+        return self._several([(run.origin, result) for run in self.probes for result in run.report.multilabel])
+
+    @cached_property
+    def dense_entries(self) -> tuple[SeveralEntry[DenseResult], ...]:
         """Every encoder on every task with masks."""
-        found = [(run.origin, result) for run in self.probes for result in run.report.dense]
-        tasks = _tasks([result for _, result in found])
+        return self._several([(run.origin, result) for run in self.probes for result in run.report.dense])
+
+    @property
+    def several(self) -> tuple[SeveralEntry[Several], ...]:
+        """Both of these."""
+        return (*self.label_entries, *self.dense_entries)
+
+    def _several(self, found: Sequence[tuple[Origin, R]]) -> tuple[SeveralEntry[R], ...]:
+        tasks = task_names([result for _, result in found])
+        names = _with_run(self._encoder_names, found, tasks)
         return tuple(
-            DenseEntry(self._encoder_names[result.encoder.sha256], task, result, origin)
-            for (origin, result), task in zip(found, tasks, strict=True)
+            SeveralEntry(name, task, result, origin)
+            for name, task, (origin, result) in zip(names, tasks, found, strict=True)
         )
 
     @property
@@ -239,9 +240,8 @@ class Facts:
         """By sha256, those that images of one label each were probed on first."""
         reports = [run.report for run in self.probes]
         classes: list[Probed] = [result for report in reports for result in report.results]
-        labels: list[Probed] = [result for report in reports for result in report.multilabel]
-        masks: list[Probed] = [result for report in reports for result in report.dense]
-        return self._titles([*classes, *labels, *masks])
+        several: list[Probed] = [result for report in reports for result in (*report.multilabel, *report.dense)]
+        return self._titles([*classes, *several])
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -271,10 +271,14 @@ class Facts:
         return named
 
 
-def _tasks(results: Sequence[LabelResult | DenseResult]) -> list[str]:
-    """The name of each result's task, with its data where several data sets share it."""
-    data = {result.task: {one.data.train for one in results if one.task == result.task} for result in results}
-    return [one.task if len(data[one.task]) == 1 else f"{one.task} ({one.data.train})" for one in results]
+def _with_run(titles: Mapping[str, str], found: Sequence[tuple[Origin, Probed]], tasks: Sequence[str]) -> list[str]:
+    """The encoder of each result by name; of one that was probed several times on a task, with the name of the run."""
+    keys = [(result.encoder.sha256, task) for (_, result), task in zip(found, tasks, strict=True)]
+    times = Counter(keys)
+    return [
+        f"{titles[key[0]]}, {origin.name}" if times[key] > 1 else titles[key[0]]
+        for key, (origin, _) in zip(keys, found, strict=True)
+    ]
 
 
 def _named(title: str, run: str) -> str:

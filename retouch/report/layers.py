@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from finetune.probes.search import clearly_worse
-from finetune.results import SpaceScore
+from finetune.records import SpaceScore
 from retouch.report.facts import Entry, Facts
 from retouch.report.sentences import distinct, layer_text, number
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from finetune.results import DataFacts, Score
+from finetune.records import DataFacts
+from finetune.results import Score
 from retouch.report.compare import FROZEN, PIXELS, SCRATCH, UNTRAINED
-from retouch.report.dense import mask_limits
 from retouch.report.facts import Facts
-from retouch.report.multilabel import label_limits
 from retouch.report.sentences import chance, counted, distinct, half_width, listed, number, uneven, wrong
+from retouch.report.several import several_limits
 
 FEW_TO_CHOOSE = 200  # images: an accuracy on fewer is known to seven points either way, or worse
 TUNED_OVER = {SCRATCH: "training from scratch", FROZEN: "a linear probe of the frozen encoder"}
@@ -25,8 +25,7 @@ def limits(facts: Facts) -> list[str]:
             *_imbalance(facts),
             *_no_better_than_guessing(facts),
             *_chosen_on_few(facts),
-            *label_limits(facts),
-            *mask_limits(facts),
+            *several_limits(facts),
             *_one_seed(facts),
             *_best_of_many(facts),
             *_no_baseline(facts),
@@ -144,7 +143,7 @@ def _no_baseline(facts: Facts) -> list[str]:
 def _generated(facts: Facts) -> list[str]:
     named = [entry.result.data.train for entry in facts.entries]
     named += [run.result.data.train for run in facts.finetuning]
-    named += [entry.result.data.train for entry in facts.dense_entries]
+    named += [entry.result.data.train for entry in facts.several]
     schemes = distinct(name.partition(":")[0].partition(" ")[0] for name in named)
     return [
         f"The images of {scheme} are {GENERATED[scheme]}: what holds for them need not hold for yours."

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.errors import UserError, check_all
-from common.files import write_text
+from common.files import is_marked, write_text
 from common.machine.versions import signature
 from retouch.report.facts import Facts
 from retouch.report.parts import page_parts
@@ -51,16 +51,8 @@ def check_out(out: Path, mark: str = MARK, what: str = "report", suffixes: Seque
         raise UserError(f"{out}: a {what} is {kind}; give a file that ends in {end}")
     if out.is_dir():
         raise UserError(f"{out} is a folder; give a file that ends in {end}")
-    if out.exists() and not _is_ours(out, mark):
+    if out.exists() and not is_marked(out, mark):
         raise UserError(f"{out} exists and is not a {what} of retouch, so it is not replaced; choose another file")
-
-
-def _is_ours(path: Path, mark: str) -> bool:
-    try:
-        with path.open("rb") as file:
-            return mark.encode() in file.read(1000)
-    except OSError:
-        return False
 
 
 def html(facts: Facts) -> str:

@@ -11,7 +11,8 @@ from torch import Tensor
 from common.files import as_utf8
 from finetune.metrics import Bin, reliability
 from finetune.predictions import Predictions
-from finetune.results import DataFacts, Score
+from finetune.records import DataFacts
+from finetune.results import Score
 from finetune.table import worth_lines
 from pretrain.report.panels import panel_images
 from retouch.report.blocks import (
@@ -31,12 +32,11 @@ from retouch.report.blocks import (
 from retouch.report.charts import Strip, curves_chart, labels_chart, reliability_chart
 from retouch.report.choices import chosen
 from retouch.report.confidence import RELIABILITY, sureness
-from retouch.report.dense import mask_blocks
 from retouch.report.facts import Curves, Facts, FineTuning, Group, Origin, Pretraining
+from retouch.report.labeling import labeling_blocks
 from retouch.report.layers import depth_sentences, layer_map, on_few
 from retouch.report.limits import limits
 from retouch.report.maps import FEW, MOST_CLASSES, confusion_chart, layer_chart
-from retouch.report.multilabel import label_blocks
 from retouch.report.pictures import (
     TILE,
     Confused,
@@ -67,6 +67,7 @@ from retouch.report.sentences import (
     number,
     training_sentences,
 )
+from retouch.report.several import several_blocks
 from retouch.report.study import study_blocks, study_tables
 from retouch.report.tables import baseline_table, choice_table, damage_table, finetune_table, probe_tables
 from retouch.studies.results import CONTESTANTS
@@ -83,8 +84,8 @@ def page_parts(facts: Facts) -> list[Part]:
         Part("results", "Results", _results(facts)),
         Part("seeds", "Over several seeds", seeds_blocks(facts)),
         Part("baselines", "Baselines", _only(baseline_table(facts))),
-        Part("multilabel", "Several labels per image", label_blocks(facts)),
-        Part("masks", "Masks", mask_blocks(facts)),
+        Part("multilabel", "Several labels per image", several_blocks(facts.label_entries)),
+        Part("masks", "Masks", several_blocks(facts.dense_entries)),
         Part("labels", "With fewer labels", _labels(facts)),
         Part("layers", "Layers and poolings", _layers(facts)),
         Part("errors", "Errors", _errors(facts, sets)),
@@ -109,8 +110,8 @@ def card_parts(facts: Facts) -> list[Part]:
         Part("results", "Results", _results(facts)),
         Part("seeds", "Over several seeds", seeds_blocks(facts)),
         Part("baselines", "Baselines", _only(baseline_table(facts))),
-        Part("multilabel", "Several labels per image", label_blocks(facts)),
-        Part("masks", "Masks", mask_blocks(facts)),
+        Part("multilabel", "Several labels per image", several_blocks(facts.label_entries)),
+        Part("masks", "Masks", several_blocks(facts.dense_entries)),
         Part("data", "Data", _data(facts)),
         Part("choices", "How it was measured", (Prose(tuple(chosen(facts))),) if chosen(facts) else ()),
         Part("limits", "Limits", _limits(facts)),
@@ -348,10 +349,8 @@ def _atoms(facts: Facts) -> tuple[Block, ...]:
 def _data(facts: Facts) -> tuple[Block, ...]:
     warned = distinct(as_utf8(warning) for origin in facts.origins for warning in origin.log.warnings)
     tables = [*_only(unlabeled_table(facts)), *_only(labeled_table(facts)), *_only(repeats_table(facts))]
-    if not warned:
-        return tuple(tables)
-    said = Prose(("The runs warned of this:",))
-    return (*tables, said, Points(tuple(warned)))
+    said = (Prose(("The runs warned of this:",)), Points(tuple(warned))) if warned else ()
+    return (*tables, *said, *labeling_blocks(facts))
 
 
 def _damage(facts: Facts) -> tuple[Block, ...]:
@@ -388,8 +387,7 @@ def _repeat(facts: Facts) -> tuple[Block, ...]:
     made = [origin for origin in facts.origins if origin.folder.parent not in of_studies]
     lines = tuple(distinct(repeat_command(origin, facts.group_of(origin)) for origin in made))
     protocols = [entry.result.protocol for entry in facts.entries]
-    protocols += [entry.result.protocol for entry in facts.label_entries]
-    protocols += [entry.result.protocol for entry in facts.dense_entries]
+    protocols += [entry.result.protocol for entry in facts.several]
     protocols += [run.result.protocol for run in facts.finetuning]
     said = (Prose((f"Protocol: {one}.",), small=True) for one in distinct(protocols))
     return (Prose(tuple(about)), Commands(lines), origin_table(facts), *said)

@@ -20,7 +20,8 @@ from common.files import as_utf8
 from common.pixels import to_pil
 from finetune.data import LabeledData, open_sources
 from finetune.predictions import Predictions
-from finetune.results import DataFacts, Score
+from finetune.records import DataFacts
+from finetune.results import Score
 from retouch.report.facts import Origin
 
 log = logging.getLogger("retouch")

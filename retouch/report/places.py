@@ -56,7 +56,9 @@ def layout(features: Tensor) -> NDArray[np.float32]:
 
     points = features[:MOST_POINTS].numpy()
     perplexity = min(30.0, (len(points) - 1) / 3)
-    found = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(points)
+    # principal components need two features, and points that differ
+    init = "pca" if points.shape[1] > 1 and bool((points != points[0]).any()) else "random"
+    found = TSNE(perplexity=perplexity, init=init, random_state=0).fit_transform(points)
     low, high = found.min(0), found.max(0)
     spread: NDArray[np.float32] = ((found - low) / np.maximum(high - low, 1e-9)).astype(np.float32)
     return spread

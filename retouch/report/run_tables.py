@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from finetune.results import (
-    Choice,
-    DataFacts,
-    DenseResult,
-    FinetuneResult,
-    LabelResult,
-    NearDuplicates,
-    Outcome,
-    ProbeResult,
-)
+from common.data.originals import Originals
+from finetune.records import Choice, DataFacts, NearDuplicates
+from finetune.results import FinetuneResult, Outcome, ProbeResult
+from finetune.several import Several
 from finetune.table import two_decimals
 from retouch.report.blocks import Cell, Column, Table
 from retouch.report.facts import Facts, Origin
-from retouch.report.sentences import distinct, number
+from retouch.report.sentences import distinct, listed, number
 from retouch.report.tables import condensed, upright
 
+ORIGINAL_SIZE = Column("original size", "px: smallest, median, largest", numeric=False)
 FIRST = 5  # repeated test images that are named, of each kind
 
 # ---- data
@@ -32,10 +27,8 @@ def labeled_table(facts: Facts) -> Table | None:
         found.setdefault(entry.task, _labeled(entry.task, entry.result, entry.result.linear))
     for run in facts.finetuning:
         found.setdefault(run.result.task, _labeled(run.result.task, run.result, run.result.tuned))
-    for one in facts.label_entries:
-        found.setdefault(one.task, _multilabeled(one.task, one.result))
-    for masked in facts.dense_entries:
-        found.setdefault(masked.task, _masked(masked.task, masked.result))
+    for one in facts.several:
+        found.setdefault(one.task, _several(one.task, one.result))
     if not found:
         return None
     columns = (
@@ -52,6 +45,9 @@ def labeled_table(facts: Facts) -> Table | None:
         Column("nearly the same", "in training"),
         Column("nearly the same", "in pretraining"),
         Column("left out", "of training"),
+        Column("unreadable", "in training"),
+        Column("unreadable", "in test"),
+        ORIGINAL_SIZE,
     )
     table = Table(columns, tuple(found.values()), title="Labeled")
     return condensed(table) if len(found) > 1 else upright(table)
@@ -59,19 +55,25 @@ def labeled_table(facts: Facts) -> Table | None:
 
 def repeats_table(facts: Facts) -> Table | None:
     """The first test images that images of training or pretraining repeat, the most alike first."""
-    found = {one.data.test: one.data for one in _labeled_results(facts)}
-    found |= {one.test: one for run in facts.studies for one in run.report.data.values()}
-    rows, pairs = [], 0
-    for data in found.values():
-        for where, near in (("training", data.near_duplicates), ("pretraining", data.in_pretraining)):
-            if near is not None:
-                pairs += near.pairs
-                rows += [
-                    (Cell(where), Cell(one.test), Cell(one.other), Cell(f"{one.alike:.3f}"))
-                    for one in near.most_alike[:FIRST]
-                ]
+    training: dict[NearDuplicates, None] = {}  # of many encoders, the same
+    pretraining: dict[NearDuplicates, list[str]] = {}
+    for name, data in _all_data(facts):
+        if data.near_duplicates is not None:
+            training[data.near_duplicates] = None
+        if data.in_pretraining is not None:
+            pretraining.setdefault(data.in_pretraining, []).append(name)
+    found = [("training", "", near) for near in training]
+    found += [("pretraining", listed(distinct(names)), near) for near, names in pretraining.items()]
+    rows = list(
+        dict.fromkeys(
+            (Cell(where, of), Cell(one.test), Cell(one.other), Cell(f"{one.alike:.3f}"))
+            for where, of, near in found
+            for one in near.most_alike[:FIRST]
+        )
+    )
     if not rows:
         return None
+    pairs = sum(near.pairs for *_, near in found)
     texts = (Column(text, numeric=False) for text in ("seen in", "test image", "repeated by"))
     most = "" if pairs == len(rows) else f"The {len(rows)} most alike of {pairs:,} pairs; all are in duplicates.csv. "
     return Table(
@@ -82,22 +84,17 @@ def repeats_table(facts: Facts) -> Table | None:
     )
 
 
-def _labeled_results(facts: Facts) -> list[ProbeResult | LabelResult | DenseResult | FinetuneResult]:
-    found: list[ProbeResult | LabelResult | DenseResult | FinetuneResult] = [entry.result for entry in facts.entries]
-    found += [one.result for one in facts.label_entries]
-    found += [one.result for one in facts.dense_entries]
-    return [*found, *(run.result for run in facts.finetuning)]
+def _all_data(facts: Facts) -> list[tuple[str, DataFacts]]:
+    """The data of every result, with the encoder, network or study that was tested on them."""
+    found = [(entry.encoder, entry.result.data) for entry in facts.entries]
+    found += [(one.encoder, one.result.data) for one in facts.several]
+    found += [(run.origin.name, run.result.data) for run in facts.finetuning]
+    return [*found, *((run.origin.name, data) for run in facts.studies for data in run.report.data.values())]
 
 
-def _multilabeled(task: str, result: LabelResult) -> tuple[Cell, ...]:
-    probed = result.subjects["encoder"]
-    sizes = dict(zip(result.labels, probed.test.positives, strict=True))
-    return _data_row(task, result.data, probed.n_train, probed.test.n, sizes)
-
-
-def _masked(task: str, result: DenseResult) -> tuple[Cell, ...]:
-    probed = result.subjects["encoder"]
-    sizes = dict(zip(result.classes, probed.test.images, strict=True))
+def _several(task: str, result: Several) -> tuple[Cell, ...]:
+    probed = result.linear
+    sizes = dict(zip(result.names, probed.test.shown_by, strict=True))
     return _data_row(task, result.data, probed.n_train, probed.test.n, sizes)
 
 
@@ -124,7 +121,24 @@ def _data_row(task: str, data: DataFacts, train: int, test: int, sizes: Mapping[
         _repeated(data.near_duplicates),
         _repeated(data.in_pretraining),
         Cell(f"{data.left_out:,}" if data.left_out else ""),
+        _unreadable(data.originals),
+        _unreadable(data.test_originals),
+        _original_size(data.originals),
     )
+
+
+def _unreadable(originals: Originals | None) -> Cell:
+    """Files that were left out; empty where that is not known."""
+    return Cell("" if originals is None else f"{originals.unreadable:,}")
+
+
+def _original_size(originals: Originals | None) -> Cell:
+    """Width and height in px; empty where they are not known."""
+    sizes = None if originals is None else originals.sizes
+    if sizes is None:
+        return Cell("")
+    all_three = (f"{width:,} × {height:,}" for width, height in (sizes.smallest, sizes.median, sizes.largest))
+    return Cell(", ".join(distinct(all_three)), f"of {sizes.images:,} looked at")
 
 
 def _repeated(near: NearDuplicates | None) -> Cell:
@@ -147,6 +161,8 @@ def unlabeled_table(facts: Facts) -> Table | None:
                 Cell("" if settings.data.image_size is None else f"{settings.data.image_size}"),
                 Cell("" if images is None else f"{images:,}"),
                 Cell("" if not images or not seen else f"{seen / images:.1f}"),
+                _unreadable(run.results.originals),
+                _original_size(run.results.originals),
             )
         )
     columns = (
@@ -155,6 +171,8 @@ def unlabeled_table(facts: Facts) -> Table | None:
         Column("side", "px"),
         Column("images"),
         Column("each seen", "times"),
+        Column("unreadable", "left out"),
+        ORIGINAL_SIZE,
     )
     return condensed(Table(columns, tuple(rows), title="Unlabeled"))
 
@@ -231,8 +249,8 @@ def cost_table(facts: Facts) -> Table:
             for subject in result.subjects.values()
             for outcome in subject.probes.values()
         )
-        seconds += sum(one.seconds for result in probing.report.multilabel for one in result.subjects.values())
-        seconds += sum(one.seconds for result in probing.report.dense for one in result.subjects.values())
+        several: list[Several] = [*probing.report.multilabel, *probing.report.dense]
+        seconds += sum(one.seconds for result in several for one in result.subjects.values())
         rows.append(_cost(probing.origin, seconds))
     for tuning in facts.finetuning:
         tuned = tuning.result.tuned
@@ -273,8 +291,7 @@ def origin_table(facts: Facts) -> Table:
     """When each run was made, with which seed and versions, and what it left."""
     hashes = {run.origin.name: run.results.encoder_sha256 for run in facts.pretraining}
     hashes |= {run.origin.name: run.result.encoder_sha256 for run in facts.finetuning}
-    hashes |= {one.origin.name: one.result.encoder.sha256 for one in facts.label_entries}
-    hashes |= {one.origin.name: one.result.encoder.sha256 for one in facts.dense_entries}
+    hashes |= {one.origin.name: one.result.encoder.sha256 for one in facts.several}
     hashes |= {entry.origin.name: entry.result.encoder.sha256 for entry in facts.entries}
     rows = tuple(
         (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from finetune.lines import group_title, subject_name
 from finetune.results import ProbeReport
-from finetune.spreads import Seeds
+from finetune.spreads import MEASURES, Seeds
 from finetune.table import spread_text
 from pretrain.results import PretrainSeeds
 from retouch.report.blocks import Block, Cell, Column, Points, Prose, Table
@@ -42,22 +42,21 @@ def _table(group: Group) -> Table:
 
 
 def _pretraining(name: str, found: PretrainSeeds) -> Table:
-    rows = [
-        (Cell(key), Cell(f"{one.mean:.4g} ± {one.deviation:.2g}", f"[{one.ci95[0]:.4g}, {one.ci95[1]:.4g}]"))
-        for key, one in found.spreads.items()
-    ]
+    rows = [(Cell(key), Cell(one.text, one.interval)) for key, one in found.spreads.items()]
     note = f"{found.runs[0].method}, {len(found.seeds)} seeds"
     return Table((Column("number", numeric=False), Column("mean")), tuple(rows), title=name, note=note)
 
 
 def _probing(name: str, report: ProbeReport, found: Seeds) -> Table:
     probes = distinct(one.probe for one in found.spreads)
-    spreads = {(one.task, one.subject, one.probe): one.spread for one in found.spreads}
+    spreads = {(*one.of, one.subject, one.probe): one.spread for one in found.spreads}
+    several = len({one.measure for one in found.spreads}) > 1
     rows = []
-    for task, subject in dict.fromkeys((one.task, one.subject) for one in found.spreads):
-        shown = [spreads.get((task, subject, probe)) for probe in probes]
+    for task, measure, subject in dict.fromkeys((*one.of, one.subject) for one in found.spreads):
+        shown = [spreads.get((task, measure, subject, probe)) for probe in probes]
         cells = (Cell("") if one is None else Cell(spread_text(one), interval(*one.ci95)) for one in shown)
-        rows.append((Cell(task), Cell(subject_name(subject, group_title(report))), *cells))
+        named = f"{task}, {MEASURES[measure]}" if several else task
+        rows.append((Cell(named), Cell(subject_name(subject, group_title(report))), *cells))
     numbers = (Column(probe_name(probe), "%") for probe in probes)
     columns = (Column("task", numeric=False), Column("method", numeric=False), *numbers)
     return Table(columns, merged(rows), title=name, note=OVER[found.over])

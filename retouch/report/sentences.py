@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from common.files import as_utf8
 from finetune.metrics import wilson_interval
-from finetune.results import Comparison, LabelComparison, Score
+from finetune.results import Comparison, Score
+from finetune.several import LabelComparison, Several
+from finetune.spreads import MEASURES
 from retouch.report.compare import (
     PIXELS,
     SCRATCH,
@@ -18,7 +20,7 @@ from retouch.report.compare import (
     rivals,
     tuned_gains,
 )
-from retouch.report.facts import DenseEntry, Facts, LabelEntry
+from retouch.report.facts import Facts, SeveralEntry
 
 NARROW = "\u00a0"  # keeps the two ends of an interval on one line
 NAMED = 3  # encoders or tasks that are named one by one
@@ -153,9 +155,9 @@ def verdict(facts: Facts) -> list[str]:
         answer = answered(found, "the untrained network") if found else _not_compared(facts)
         over_seeds = map(rival_sentence, group_rivals(facts))
         more = [text for text in (_between(facts), *over_seeds, _tuned(facts)) if text]
-        return [answer, *(more or [_level(facts)]), *label_verdict(facts), *mask_verdict(facts)]
-    if facts.label_entries or facts.dense_entries:
-        return [*label_verdict(facts), *mask_verdict(facts), *label_level(facts), *mask_level(facts)]
+        return [answer, *(more or [_level(facts)]), *several_verdict(facts)]
+    if facts.several:
+        return [*several_verdict(facts), *several_level(facts)]
     if facts.finetuning:
         return [_tuned(facts) or "Not compared: neither training from scratch nor a linear probe was run next to it.",
                 _tuned_level(facts)]  # fmt: skip
@@ -251,9 +253,10 @@ def rival_sentence(one: GroupContrast) -> str:
     by = (
         f"{signed(found.difference)} points {interval(*found.ci95)} ({p_text(one.adjusted_p)}, {found.images:,} images)"
     )
+    seeds = "several seeds" if one.over == "pretraining" else "several seeds of the probe, of one encoder each"
     if one.shown:
-        return f"Over several seeds, {one.one} beats {one.other} on {one.task} by {by}."
-    return f"No difference shown over several seeds: on {one.task}, {one.one} and {one.other} differ by {by}."
+        return f"Over {seeds}, {one.one} beats {one.other} on {one.task} by {by}."
+    return f"No difference shown over {seeds}: on {one.task}, {one.one} and {one.other} differ by {by}."
 
 
 def _level(facts: Facts) -> str:
@@ -283,20 +286,18 @@ def _tuned_level(facts: Facts) -> str:
     return f"The trained network's accuracy is {listed(shown)}."
 
 
-# ---- several labels per image
+# ---- several labels per image, and masks
 
 
-def label_verdict(facts: Facts) -> list[str]:
+def several_verdict(facts: Facts) -> list[str]:
     """What is shown against the untrained network, and against raw pixels where that was not measured."""
-    return _paired_verdict(facts.label_entries, "mean average precision")
+    kinds: tuple[Sequence[SeveralEntry[Several]], ...] = (facts.label_entries, facts.dense_entries)
+    return [
+        line for entries in kinds if entries for line in _paired_verdict(entries, MEASURES[entries[0].result.measure])
+    ]
 
 
-def mask_verdict(facts: Facts) -> list[str]:
-    """The same of masks."""
-    return _paired_verdict(facts.dense_entries, "mean IoU")
-
-
-def _paired_verdict(entries: Sequence[LabelEntry | DenseEntry], measure: str) -> list[str]:
+def _paired_verdict(entries: Sequence[SeveralEntry[Several]], measure: str) -> list[str]:
     said = []
     for baseline, other in ((UNTRAINED, "the untrained network"), (PIXELS, "raw pixels")):
         found = [
@@ -320,7 +321,7 @@ def _paired_verdict(entries: Sequence[LabelEntry | DenseEntry], measure: str) ->
     return said
 
 
-def _one_answer(entry: LabelEntry | DenseEntry, found: LabelComparison, other: str, measure: str) -> str:
+def _one_answer(entry: SeveralEntry[Several], found: LabelComparison, other: str, measure: str) -> str:
     by = f"{points(found)} of {measure}"
     if not found.shown:
         return f"No difference shown: on {entry.task}, {entry.encoder} and {other} differ by {by}."
@@ -333,28 +334,22 @@ def _as_comparison(found: LabelComparison) -> Comparison:
     return Comparison(difference=found.difference, ci95=found.ci95, p_value=0.0 if found.shown else 1.0, n10=0, n01=0)
 
 
-def mask_level(facts: Facts) -> list[str]:
-    """How high the mean IoU itself is."""
-    several = len(facts.dense_entries) > 1
-    shown = [
-        f"{number(test.mean_iou)}% {interval(*test.ci95)} {f'for {entry.encoder} ' if several else ''}on {entry.task}, "
-        f"where the most frequent class alone gives {number(test.chance)}%"
-        for entry in facts.dense_entries[:NAMED]
-        for test in [entry.result.subjects["encoder"].test]
-    ]
-    return [f"The mean IoU of the probe of masks is {listed(shown)}."] if shown else []
-
-
-def label_level(facts: Facts) -> list[str]:
-    """How high the mean average precision itself is."""
-    several = len(facts.label_entries) > 1
-    shown = [
-        f"{number(test.mean_average_precision)}% {interval(*test.ci95)} {f'for {entry.encoder} ' if several else ''}on "
-        f"{entry.task}, where a random order gives {number(test.chance)}%"
-        for entry in facts.label_entries[:NAMED]
-        for test in [entry.result.subjects["encoder"].test]
-    ]
-    return [f"The linear probe's mean average precision is {listed(shown)}."] if shown else []
+def several_level(facts: Facts) -> list[str]:
+    """How high the mean average precision and the mean IoU themselves are."""
+    kinds: tuple[tuple[Sequence[SeveralEntry[Several]], str, str], ...] = (
+        (facts.label_entries, "linear probe's mean average precision", "a random order"),
+        (facts.dense_entries, "mean IoU of the probe of masks", "the most frequent class alone"),
+    )
+    found = []
+    for entries, what, chance in kinds:
+        shown = [
+            f"{number(test.mean)}% {interval(*test.ci95)} {f'for {entry.encoder} ' if len(entries) > 1 else ''}on "
+            f"{entry.task}, where {chance} gives {number(test.chance)}%"
+            for entry in entries[:NAMED]
+            for test in [entry.result.linear.test]
+        ]
+        found += [f"The {what} is {listed(shown)}."] if shown else []
+    return found
 
 
 # ---- what the curves of training mean

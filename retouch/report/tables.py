@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from finetune.lines import SUBJECTS
-from finetune.results import Choice, Comparison, DenseProbed, LabelProbed, Outcome, ProbeChoice, Score
+from finetune.records import Choice, ProbeChoice
+from finetune.results import Comparison, Outcome, Score
+from finetune.several import SeveralProbed, SeveralScore
 from finetune.table import PROBES
 from retouch.report.blocks import Cell, Column, Table
 from retouch.report.charts import interval_mark, span_of
@@ -211,12 +213,9 @@ def choice_table(facts: Facts) -> Table | None:
         for name, outcome in _methods(run)
     ]
     rows += [
-        (Cell(entry.task), Cell(entry.encoder), Cell("linear, per label"), *_choice(entry.result.subjects["encoder"]))
-        for entry in facts.label_entries
-    ]
-    rows += [
-        (Cell(entry.task), Cell(entry.encoder), Cell("linear, per cell"), *_choice(entry.result.subjects["encoder"]))
-        for entry in facts.dense_entries
+        (Cell(entry.task), Cell(entry.encoder), Cell(f"linear, per {per}"), *_choice(entry.result.linear))
+        for entry in facts.several
+        for per in ["label" if entry.result.measure == "mean_average_precision" else "cell"]
     ]
     if not rows:
         return None
@@ -233,7 +232,7 @@ def choice_table(facts: Facts) -> Table | None:
     return replace(short, rows=merged(short.rows))
 
 
-def _choice(outcome: Outcome[Choice] | LabelProbed | DenseProbed) -> tuple[Cell, ...]:
+def _choice(outcome: Outcome[Choice] | SeveralProbed[SeveralScore]) -> tuple[Cell, ...]:
     layer, pooling, setting = outcome.choice.cells
     probed = outcome.choice if isinstance(outcome.choice, ProbeChoice) else None
     return (

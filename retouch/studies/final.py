@@ -14,7 +14,8 @@ from finetune.config import LabelEfficiencyConfig
 from finetune.data import Sources, data_facts
 from finetune.metrics import compare, score
 from finetune.predictions import Predictions, write_predictions
-from finetune.results import Checks, DataFacts, Score
+from finetune.records import Checks, DataFacts
+from finetune.results import Score
 from finetune.summary import failed, leaks
 from finetune.tracked import send
 from finetune.worth import LabelEfficiency
@@ -259,7 +260,7 @@ def _facts(sets: Sequence[LabelSet]) -> dict[str, DataFacts]:
     for part, tasks in titled_tasks(sets):
         images = part.images
         sources = Sources(images.train.source, images.test.source)
-        facts = data_facts(sources, images.train, images.leaks, images.left_out)
+        facts = data_facts(sources, images.train, images.test, images.leaks, images.left_out)
         found |= dict.fromkeys(tasks, facts)
     return found
 

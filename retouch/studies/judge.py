@@ -22,7 +22,8 @@ from finetune.features import Extraction, Features, extract
 from finetune.pooling import Space, build_spaces
 from finetune.probe import run_probe
 from finetune.probes import Candidates, Linear, Search, build_task
-from finetune.results import Checks, Probed
+from finetune.records import Checks
+from finetune.results import Probed
 from finetune.worth import LabelEfficiency
 from retouch.studies.contestants import Contestant
 from retouch.studies.images import LabelSet, titled_tasks

@@ -10,7 +10,8 @@ from pydantic import Field, TypeAdapter
 from common.encoders.base import View
 from common.runs.made import Made
 from common.runs.results import SCHEMA_VERSION, Record, load_results
-from finetune.results import Checks, Comparison, DataFacts, Probed, Score
+from finetune.records import Checks, DataFacts
+from finetune.results import Comparison, Probed, Score
 from finetune.worth import LabelEfficiency
 from retouch.studies.plan import Sizes
 

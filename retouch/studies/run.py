@@ -7,6 +7,8 @@ import time
 
 from rich.console import Console
 
+from common.encoders.load import ENCODER
+from common.encoders.readme import README
 from common.errors import UserError, check_all
 from common.machine.distributed import World, world
 from common.machine.precision import resolve_precision
@@ -14,6 +16,7 @@ from common.runs.folder import Run, check_run_folder, numbered, open_run, say_ho
 from common.runs.logs import early_log
 from common.runs.made import made
 from finetune.features import Extraction
+from retouch.report.card import write_card
 from retouch.report.page import write_report
 from retouch.studies import plan as planning
 from retouch.studies.budget import fit_simple, make_plan, reserve
@@ -26,7 +29,7 @@ from retouch.studies.judge import Judge
 from retouch.studies.parts import Parts
 from retouch.studies.plan import Plan
 from retouch.studies.race import judge_once, run_race
-from retouch.studies.results import StudyReport
+from retouch.studies.results import CONTESTANTS, StudyReport
 from retouch.studies.table import study_table
 
 log = logging.getLogger("retouch")
@@ -72,6 +75,9 @@ def study(config: StudyConfig, started: float | None = None) -> StudyReport | No
             for sentence in (*report.verdict, *report.notes):
                 console.print(sentence, highlight=False, markup=False)
             path = write_report([config.out], config.out / REPORT)
+            encoder = config.out / CONTESTANTS / report.winner / ENCODER
+            if encoder.is_dir():
+                write_card([config.out], encoder / README)  # in place of pretraining's, which knew no label
             log.info("done in %.0f s of %.0f s; all of it on one page: %s", parts.journal.clock.taken,
                      config.seconds, path)  # fmt: skip
             parts.journal.save()

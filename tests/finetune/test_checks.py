@@ -19,7 +19,8 @@ from finetune.features import Features
 from finetune.metrics import confusion_matrix
 from finetune.pooling import Space
 from finetune.probes import Candidates, Fitted, Linear, Search
-from finetune.results import Checks, ProbeResult
+from finetune.records import Checks
+from finetune.results import ProbeResult
 
 
 def probed(out: Path, encoder: Path, **changes: Any) -> ProbeResult:

@@ -191,9 +191,11 @@ def test_folders_of_splits_are_the_training_and_test_set(tmp_path: Path, caplog:
     sources = open_sources(data, seed=0)
     assert [len(source) for source in sources] == [13, 9]
     assert sources.train.labels().names == sources.test.labels().names == ("cat", "dog")
-    with caplog.at_level("INFO", logger="retouch"):
+    with caplog.at_level("DEBUG", logger="retouch"):
         load_labeled(sources, data, 8, seed=0)
-    assert "task label: 2 classes (training + test images): cat (6 + 4), dog (7 + 5)" in caplog.text
+    said = {record.getMessage(): record.levelname for record in caplog.records}
+    assert said["task label: 2 classes, 13 training and 9 test images"] == "INFO"
+    assert said["task label: training + test images of each class: cat (6 + 4), dog (7 + 5)"] == "DEBUG"
 
 
 def test_no_task_means_all_that_the_images_have() -> None:

@@ -34,7 +34,8 @@ from finetune.data import Sources, load_labeled, open_sources
 from finetune.full import finetune as run_stage
 from finetune.lines import finetune_lines
 from finetune.probe import probe
-from finetune.results import FinetuneResult, NullCheck, ProbeReport, read_results
+from finetune.records import NullCheck
+from finetune.results import FinetuneResult, ProbeReport, read_results
 from finetune.supervised import Supervised, decayed_groups, predict
 from finetune.table import results_table
 from tests.finetune.toys import Shuffled

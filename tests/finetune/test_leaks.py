@@ -13,11 +13,10 @@ from PIL import Image
 
 import retouch
 from common.data import Images
-from common.data.duplicates import Prints
+from common.data.duplicates import Prints, fingerprints
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from common.errors import UserError
-from finetune import leaks
 from finetune.results import ProbeReport
 
 
@@ -90,13 +89,12 @@ def test_images_of_pretraining_and_training_are_compared_once_if_they_are_the_sa
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[str] = []
-    look = leaks.fingerprints
 
     def counted(images: Images, workers: int = 0) -> Prints:
         passes.append(images.source.spec)
-        return look(images, workers)
+        return fingerprints(images, workers)
 
-    monkeypatch.setattr(leaks, "fingerprints", counted)
+    monkeypatch.setattr("finetune.leaks.fingerprints", counted)
     train = f"folder:{data / 'train'}"
     [result] = probed(tmp_path / "same", encoder_of(tmp_path, train), data).results
     assert sorted(passes) == [f"folder:{data / 'test'}", train]

@@ -15,7 +15,7 @@ from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from common.encoders.load import load_encoder, read_encoder_card
 from common.errors import UserError
-from finetune import metrics
+from finetune import metrics, opening
 from finetune import probe as stage
 from finetune.config import ProbeConfig
 from finetune.data import Sources, open_sources
@@ -191,7 +191,7 @@ def test_test_labels_change_only_the_accuracy_not_the_choice(
         train, test = open_sources(*given)
         return Sources(train, Shuffled(test))
 
-    monkeypatch.setattr(stage, "open_sources", shuffled)
+    monkeypatch.setattr(opening, "open_sources", shuffled)
     other = probe(config_of(tmp_path / "out", encoder, damage=[], properties=False))
     for one, two in zip(report.results, other.results, strict=True):
         assert one.linear.test.confusion != two.linear.test.confusion

@@ -14,7 +14,7 @@ from common.pixels import to_float
 from finetune import properties as module
 from finetune.features import Extraction
 from finetune.properties import CHANGES, darken, flip, invariance, measure_properties, shift
-from finetune.results import CodeProperties
+from finetune.records import CodeProperties
 from tests.finetune.toys import BrightSource, bright_images
 
 SIDE = 8

@@ -7,14 +7,26 @@ from typing import Any
 
 from rich.console import Console
 
+from common.runs.spread import Spread
 from finetune.lines import Line, data_names, finetune_lines, probe_lines
 from finetune.results import FinetuneResult, StepChoice, Tuned
-from finetune.table import damage_table, markdown, properties_table, results_markdown, results_table
+from finetune.spreads import Measure, Seeds, SubjectSpread
+from finetune.table import (
+    damage_table,
+    markdown,
+    properties_table,
+    results_markdown,
+    results_table,
+    seeds_table,
+    several_table,
+)
 from tests.finetune.toys import gain_of, probe_result, score_of
+from tests.retouch.report.test_dense import mask_result
+from tests.retouch.report.test_multilabel import label_result
 
 
-def printed(table: Any) -> str:
-    console = Console(file=io.StringIO(), width=100)
+def printed(table: Any, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(table)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -201,3 +213,22 @@ def test_rows_for_wandb_are_as_long_as_their_columns() -> None:
     lines = probe_lines([probe_result("shape", 0.712)])
     assert len(lines) == 6
     assert {len(line) for line in lines} == {len(Line._fields)}
+
+
+def test_masks_and_classes_of_one_name_have_rows_of_their_own() -> None:
+    def one(measure: Measure, value: float) -> SubjectSpread:
+        spread = Spread.of([value, value + 0.02])
+        return SubjectSpread(task="shape", subject="encoder", probe="linear", measure=measure, spread=spread)
+
+    spreads = (one("accuracy", 0.7), one("mean_iou", 0.1))
+    table = seeds_table(Seeds(over="probing", seeds=(0, 1), runs=("a", "b"), spreads=spreads), "denoise")
+    said = printed(table)
+    for words in ("shape, test accuracy", "71.0 ± 1.4", "shape, mean IoU", "11.0 ± 1.4"):
+        assert words in said
+
+
+def test_several_labels_and_masks_fit_100_columns_without_wrapped_cells() -> None:
+    for result in (mask_result(), label_result()):
+        table = several_table(result)
+        table.title = None
+        assert printed(table) == printed(table, width=200)

@@ -72,6 +72,9 @@ def test_probes_agree_in_every_number(pictures: Path, encoder: Path, tmp_path: P
     linear = result["subjects"]["encoder"]["probes"]["linear"]
     assert (linear["n_train"], linear["test"]["n"]) == (76, 21)
     assert sum(map(sum, linear["test"]["confusion"])) == 21
+    seen = {name: result["data"][name] for name in ("originals", "test_originals")}
+    assert {name: one["unreadable"] for name, one in seen.items()} == {"originals": 4, "test_originals": 3}
+    assert seen["originals"]["sizes"] == {"images": 76, "smallest": [16, 16], "median": [16, 16], "largest": [16, 16]}
 
 
 def test_fine_tuning_runs_agree_to_the_last_bit(pictures: Path, encoder: Path, tmp_path: Path) -> None:

@@ -10,18 +10,8 @@ from torch import Tensor
 
 from common.data import Images, Labels, Source
 from common.encoders.base import Encoder, View
-from finetune.results import (
-    CodeProperties,
-    Comparison,
-    DataFacts,
-    EncoderFacts,
-    ProbeChoice,
-    Probed,
-    ProbeResult,
-    Score,
-    Setting,
-    SubjectResult,
-)
+from finetune.records import CodeProperties, DataFacts, EncoderFacts, ProbeChoice, Setting
+from finetune.results import Comparison, Probed, ProbeResult, Score, SubjectResult
 
 
 class HalvingEncoder(Encoder):

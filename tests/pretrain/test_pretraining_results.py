@@ -11,6 +11,7 @@ import torch
 from sklearn.decomposition import FastICA
 
 from common.augment import WHOLE
+from common.data.originals import Originals, Sizes
 from common.errors import UserError
 from common.machine.distributed import World
 from common.solvers import fista
@@ -21,6 +22,7 @@ from pretrain.linear.sparse_coding import SparseCodingLearner
 from pretrain.memory import fit
 from pretrain.results import read_results
 from pretrain.run import pretrain
+from tests.common.data.samples import picture
 from tests.pretrain.toys import SIDE, images_of, settings
 
 CPU = torch.device("cpu")
@@ -32,6 +34,27 @@ def test_results_are_read_back_as_the_stage_returned_them(tmp_path: Path) -> Non
     assert read_results(tmp_path / "run") == read_results(tmp_path / "run" / "results.json") == found
     with pytest.raises(UserError, match=r"was written by retouch pretrain; give the results\.json of a finished"):
         read_transfer(tmp_path / "run")
+
+
+def test_a_model_card_is_exported_with_the_encoder(tmp_path: Path) -> None:
+    for number in range(24):
+        path = tmp_path / "pictures" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        picture(number, 20 + number, 16).save(path)
+    (tmp_path / "pictures" / "broken.png").write_bytes(b"no image")
+    data = {"source": str(tmp_path / "pictures"), "image_size": SIDE, "workers": 0}
+    found = pretrain(settings(tmp_path / "run", "pca", data=data))
+    assert found.results is not None
+    assert found.results.originals == Originals(
+        unreadable=1, sizes=Sizes(images=24, smallest=(20, 16), median=(32, 16), largest=(43, 16))
+    )
+    said = (tmp_path / "run" / "encoder" / "README.md").read_text(encoding="utf-8")
+    assert f"- 24 images of {tmp_path}/pictures, without labels." in said
+    assert "- 1 that could not be read were left out." in said
+    assert "- Sizes of 24 of them, in px: smallest 20 × 16, median 32 × 16, largest 43 × 16." in said
+    assert "- Method: pca, seed 0;" in said
+    assert "No label has been seen" in said
+    assert "How well it restores" not in said  # PCA restores nothing
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from common.encoders.load import load_encoder
 from common.engine.progress import StepProgress
 from common.errors import UserError
 from common.files import run_stage
+from common.runs.seeds import finished_runs
 from pretrain.results import PretrainSeeds, read_results, read_seeds
-from tests.recipe import STEPS, pretraining
+from tests.recipe import STEPS, Killed, kill_at, pretraining
 
 WEIGHTS = "encoder/model.safetensors"
 SEEDS = 2
@@ -164,3 +165,33 @@ def test_seeds_that_do_not_exist_are_refused(tmp_path: Path) -> None:
         retouch.pretrain(pretraining(tmp_path / "out", seeds=0))
     with pytest.raises(UserError, match="seeds: fine-tuning runs with one seed"):
         retouch.finetune("seeds=3", "encoder=runs/mine")
+
+
+def test_a_group_that_goes_on_has_no_summary_of_fewer_and_none_may_be_left_out(
+    group: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = shutil.copytree(group, tmp_path / "mine")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 1)
+        retouch.pretrain(pretraining(group, seeds=3, resume=True))
+    with pytest.raises(UserError, match="have not all finished") as found:
+        finished_runs(group)
+    assert "resume=true seeds=3" in str(found.value)
+    with pytest.raises(UserError, match="such as seed-5: to continue it, set seeds=3"):
+        retouch.pretrain(pretraining(group, seeds=SEEDS, resume=True))
+
+
+def test_runs_of_a_group_are_those_that_its_results_summarize(group: Path, tmp_path: Path) -> None:
+    group = shutil.copytree(group, tmp_path / "mine")
+    shutil.copytree(group / "seed-4", group / "seed-9")
+    assert [run.name for run in finished_runs(group)] == ["seed-3", "seed-4"]
+    shutil.rmtree(group / "seed-4")
+    with pytest.raises(UserError, match=r"seed-4 is gone; put it back, or make it again: retouch pretrain .*config"):
+        finished_runs(group)
+
+
+def test_half_removed_runs_of_a_killed_overwriting_are_removed(group: Path, tmp_path: Path) -> None:
+    group = shutil.copytree(group, tmp_path / "mine")
+    (group / "seed-3").rename(group / ".seed-3.12345.old")
+    retouch.pretrain(pretraining(group, seeds=SEEDS, steps=1, overwrite=True))
+    assert sorted(path.name for path in group.iterdir()) == ["config.yaml", "results.json", "seed-3", "seed-4"]

@@ -16,12 +16,14 @@ from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from common.errors import UserError
 from common.runs.made import made
+from finetune.results import ProbeReport, ProbeResult, SubjectResult
 from retouch.cli import main
-from retouch.comparison import NOT_COMPARED, compared, leaves, sentences
-from retouch.repetition import differences, read_any, repeat
+from retouch.comparison import NOT_COMPARED, compared, headline, leaves, sentences
+from retouch.repetition import _folder, differences, read_any, repeat
 from retouch.studies.plan import Rung
 from retouch.studies.results import StudyReport
 from tests.finetune.test_probe_seeds import QUICK
+from tests.processes import in_two_processes
 from tests.recipe import pretraining
 from tests.retouch.studies.studies import NAMES, plan, recipes, settings
 
@@ -216,10 +218,10 @@ def test_another_encoder_in_the_same_place_is_refused(probes: Path, tmp_path: Pa
 
 def test_versions_and_machine_are_compared_with_a_remedy() -> None:
     now = made({"data.train": "a"})
-    assert differences(now, now) == []
+    assert differences(Path("runs/mine"), now, now) == []
     old = now.model_copy(
         update={
-            "versions": {**now.versions, "torch": "2.0.0", "Python": "3.10.1"},
+            "versions": {**now.versions, "torch": "2.0.0+cpu", "Python": "3.10.1"},
             "processor": "Abacus 3000",
             "threads": now.threads + 6,
             "processes": 2,
@@ -227,15 +229,15 @@ def test_versions_and_machine_are_compared_with_a_remedy() -> None:
             "inputs": {"data.train": "b"},
         }
     )
-    said = "\n".join(differences(old, now))
-    assert "pip install torch==2.0.0" in said
+    said = "\n".join(differences(Path("runs/mine"), old, now))
+    assert "pip install torch==2.0.0\n" in said  # an index by itself knows no local versions
     assert "use Python 3.10.1" in said
     assert "made on Abacus 3000" in said
     assert f"OMP_NUM_THREADS={now.threads + 6}" in said
-    assert "--nproc-per-node 2" in said
+    assert "torchrun --nproc-per-node 2 -m retouch repeat runs/mine" in said
     assert "source of Retouch has changed" in said
     assert "data.train: the images have changed" in said
-    assert len(differences(old, now)) == 7
+    assert len(differences(Path("runs/mine"), old, now)) == 7
 
 
 def test_results_of_an_older_version_say_so(run: Path, tmp_path: Path) -> None:
@@ -261,7 +263,7 @@ def test_what_cannot_be_repeated_is_refused_with_what_would_work(
         part: f"repeat the study: {study}",
         folder("features", "embed"): "retouch embed",
         folder("unfinished", "pretrain"): "has not finished",
-        tmp_path / "nothing": "no run",
+        tmp_path / "nothing": "not a run",
     }
     for path, words in wanted.items():
         assert main(["repeat", str(path)]) == 2
@@ -283,3 +285,64 @@ def test_fine_tuning_of_a_bare_encoder_knows_its_encoder(tmp_path: Path) -> None
     assert result is not None
     assert result.made is not None
     assert set(result.made.inputs) == {"encoder", "data.train", "data.test"}
+
+
+def test_every_process_has_the_verdict(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").symlink_to(run)
+    in_two_processes(repeated, tmp_path)
+    first, second = ((tmp_path / f"rank-{rank}.txt").read_text() for rank in range(2))
+    assert first == second != "None"
+
+
+def repeated(rank: int, folder: Path) -> None:
+    found = repeat(folder / "run", folder / "again")
+    (folder / f"rank-{rank}.txt").write_text(str(found and found.verdict))
+
+
+def test_a_run_is_named_by_the_folder_one_is_in(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run)
+    assert _folder(Path()) == _folder(Path("results.json")) == _folder(run)
+    monkeypatch.chdir(run / "encoder")
+    assert _folder(Path("..")) == run
+
+
+def test_a_number_that_is_missing_now_is_different(probes: Path, tmp_path: Path) -> None:
+    then = read_any(probes)
+    assert isinstance(then, ProbeReport)
+    now = then.model_copy(update={"results": ()})
+    found = compared(probes, tmp_path, then, now)
+    assert found.verdict == "different"
+    assert {(one.now, one.state) for one in found.numbers} == {(None, "different")}
+    less = {**then.results[0].subjects}
+    del less["pixels"]
+    found = compared(probes, tmp_path, then, now.model_copy(update={"results": (_with(then, less),)}))
+    assert found.verdict == "different"
+
+
+def _with(report: ProbeReport, subjects: dict[str, SubjectResult]) -> ProbeResult:
+    return report.results[0].model_copy(update={"subjects": subjects})
+
+
+def test_data_of_one_task_have_names_of_their_own(probes: Path) -> None:
+    report = read_any(probes)
+    assert isinstance(report, ProbeReport)
+    [one] = report.results
+    other = one.model_copy(update={"data": one.data.model_copy(update={"train": "elsewhere"})})
+    names = [name for name, *_ in headline(report.model_copy(update={"results": (one, other)}))]
+    assert len(set(names)) == len(names) == 2 * len(headline(report))
+
+
+def test_a_group_is_repeated_with_the_seeds_that_it_has_now(tmp_path: Path) -> None:
+    encoders = tmp_path / "mine"
+    retouch.pretrain(pretraining(encoders, seeds=2, steps=1))
+    probe = {**QUICK, "out": str(tmp_path / "probes"), "encoder": str(encoders)}
+    retouch.probe(probe)
+    retouch.pretrain(pretraining(encoders, seeds=3, steps=1, resume=True))
+    found = repeat(tmp_path / "probes")  # of the two encoders of then
+    assert found is not None
+    assert (found.verdict, found.changed) == ("identical", ())
+    retouch.probe({**probe, "resume": True})
+    found = repeat(tmp_path / "probes")
+    assert found is not None
+    assert found.verdict == "identical"
+    assert len(list(found.folder.glob("seed-*"))) == 3

@@ -51,7 +51,7 @@ MOMENTS = [
     ("finetune", CTRL_C, "finetune.full.predict", STEPS),  # the test images
     ("finetune", CTRL_C, "finetune.full.export_encoder", 0),
     ("finetune", TERM, STEP, 2 * STEPS - 1),  # the last one from scratch
-    ("probe", TERM, "finetune.probe.load_labeled", 0),
+    ("probe", TERM, "finetune.opening.load_labeled", 0),
     ("probe", CTRL_C, "finetune.probe._measure", 1),
     ("embed", CTRL_C, "finetune.embed._write", 0),
 ]

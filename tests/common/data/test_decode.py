@@ -22,7 +22,7 @@ def smooth(width: int, height: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("shape", [(64, 48), (48, 64), (61, 47), (300, 200), (10, 14), (32, 32)])
-def test_shorter_side_is_scaled_and_the_centre_cropped(shape: tuple[int, int]) -> None:
+def test_shorter_side_is_scaled_and_the_center_cropped(shape: tuple[int, int]) -> None:
     image = smooth(*shape)
     width, height = image.size
     scale = 32 / min(shape)

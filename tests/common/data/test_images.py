@@ -330,7 +330,7 @@ def test_limit_takes_a_fixed_sample_and_a_smaller_one_is_part_of_it(tmp_path: Pa
 def test_auto_keeps_what_takes_a_quarter_of_the_free_memory(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "retouch")
+    caplog.set_level(logging.DEBUG, "retouch")
     source, need = build_source("shapes:train:8"), 8 * 3 * 32 * 32
     monkeypatch.setattr(images, "available_memory", lambda: 4 * need)
     assert load_images(source, 32).pixels is not None

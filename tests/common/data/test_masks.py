@@ -133,7 +133,7 @@ def test_every_problem_is_said_at_once(tmp_path: Path) -> None:
     images = build_source(str(tmp_path / "images"))
     masks = find_masks(images, str(tmp_path / "masks"), "train", "data.masks")
     with pytest.raises(UserError) as wrong:
-        look_at_masks(masks, images, torch.arange(5))
+        look_at_masks(masks, images, torch.arange(5), 16)
     text = str(wrong.value)
     for words in (
         "1 of 5 masks are in color, but class numbers are needed, one per pixel: save one number per pixel",
@@ -158,7 +158,7 @@ def test_the_classes_are_those_of_the_middle_square(tmp_path: Path) -> None:
     pair(tmp_path, "a", gray([[9, 0, 1, 2, 3, 9]] * 4))
     images = build_source(str(tmp_path / "images"))
     masks = find_masks(images, str(tmp_path / "masks"), "train", "data.masks")
-    seen = look_at_masks(masks, images, torch.tensor([0]))
+    seen = look_at_masks(masks, images, torch.tensor([0]), 4)
     assert seen.numbers == [0, 1, 2, 3]
     assert Masks(masks, torch.tensor([0]), 4).rows(torch.tensor([0]))[0].unique().tolist() == seen.numbers
 
@@ -232,7 +232,7 @@ def test_a_table_has_a_column_of_masks(tmp_path: Path, kind: str) -> None:
     for images, numbers in ((train, [0, 2]), (test, [1, 3]), (Subset(train, torch.tensor([1]), "some"), [2])):
         masks = find_masks(images, "mask", "train", "data.masks")
         assert [int(read_mask(masks.image(row))[0, 0]) for row in range(len(masks))] == numbers
-        assert look_at_masks(masks, images, torch.arange(len(masks))).numbers == numbers
+        assert look_at_masks(masks, images, torch.arange(len(masks)), 8).numbers == numbers
         assert masks.fingerprint != images.fingerprint
     with pytest.raises(UserError, match=r"data\.masks=depth: no such masks; it has mask; a table needs"):
         find_masks(train, "depth", "train", "data.masks")
@@ -283,4 +283,33 @@ def test_the_masks_of_shapes_have_the_class_of_the_object(column: str) -> None:
     assert masks.mask_names[0] == "background"
     assert len(masks.mask_names) == (2 if column == "object" else 1 + len(source.labels(column).names))
     assert np.array_equal(read_mask(masks.image(5)), values[5, 0])
-    assert look_at_masks(masks, source, rows[:9]).values[4].nonzero().squeeze(1).tolist() == [0, int(classes[4])]
+    assert look_at_masks(masks, source, rows[:9], 32).values[4].nonzero().squeeze(1).tolist() == [0, int(classes[4])]
+
+
+def test_classes_are_those_of_the_pixels_that_are_used(tmp_path: Path) -> None:
+    """Of five columns the square takes the last four, and of these every second at half the size."""
+    pair(tmp_path, "a", gray([[7, 1, 2, 3, 4]] * 4), (5, 4))
+    images = build_source(str(tmp_path / "images"))
+    masks = find_masks(images, str(tmp_path / "masks"), "train", "data.masks")
+    for size in (4, 2):
+        seen = look_at_masks(masks, images, torch.tensor([0]), size)
+        assert seen.numbers == Masks(masks, torch.tensor([0]), size).rows(torch.tensor([0]))[0].unique().tolist()
+        assert sorted(seen.numbers + seen.lost) == [1, 2, 3, 4, 7]
+
+
+def test_the_first_row_may_lack_a_mask_and_is_named(tmp_path: Path) -> None:
+    for number in range(3):
+        pair(tmp_path, f"{number}", gray(np.full((4, 6), number)))
+    rows = [f"images/{number}.jpg,{f'masks/{number}.png' if number else ''}" for number in range(3)]
+    (tmp_path / "a.csv").write_text("\n".join(["path,mask", *rows]))
+    source = build_source(str(tmp_path / "a.csv"))
+    with pytest.raises(UserError, match=r"1 of 3 rows have no mask in column 'mask', such as that of images/0\.jpg"):
+        find_masks(source, "mask", "train", "data.masks")
+
+
+def test_masks_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    pair(tmp_path, "a", gray([[3] * 6] * 4))
+    (tmp_path / "a.csv").write_text("path,mask\n~/images/a.jpg,~/masks/a.png")
+    masks = find_masks(build_source(str(tmp_path / "a.csv")), "mask", "train", "data.masks")
+    assert int(read_mask(masks.image(0))[0, 0]) == 3

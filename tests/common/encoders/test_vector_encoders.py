@@ -40,7 +40,7 @@ def images(count: int, side: int = SIDE, seed: int = 1) -> Tensor:
 
 
 def build(name: str, **settings: Any) -> Any:
-    """A member with the centre of some images."""
+    """A member with the center of some images."""
     torch.manual_seed(0)
     kind, args = MEMBERS[name]
     encoder = build_encoder(EncoderConfig(name=kind, model_args=args), image_size=SIDE, **settings)
@@ -164,7 +164,7 @@ def test_export_and_load_keep_the_features_bit_for_bit(name: str, tmp_path: Path
 
 
 @torch.no_grad()
-def test_a_gray_views_centre_is_gray() -> None:
+def test_a_gray_views_center_is_gray() -> None:
     encoder: Linear = build("linear", view="gray")
     gray = encoder.centre.view(3, SIDE, SIDE)
     torch.testing.assert_close(gray[0], gray[2])

@@ -102,3 +102,11 @@ def test_fewer_pixels_are_those_in_the_middle() -> None:
 def test_parts_hold_every_image_once() -> None:
     assert [list(range(7))[some] for some in in_parts(7, 1 << 23)] == [[0, 1], [2, 3], [4, 5], [6]]
     assert len(list(in_parts(3, 1 << 30))) == 3
+
+
+def test_images_of_which_no_pixel_counts_are_not_drawn() -> None:
+    """Of two images one is all ignored: a draw of it alone would have no mean."""
+    counts = torch.tensor([[[6, 4], [5, 5], [4, 3]], [[0, 0], [0, 0], [0, 0]]])
+    drawn = bootstrap(counts)
+    assert drawn.tolist() == [float(mean_iou(counts[0]))] * len(drawn)
+    assert score_masks(counts, drawn).ci95 == (float(mean_iou(counts[0])),) * 2

@@ -17,7 +17,9 @@ from finetune.dense.cells import enlarge, fewer_pixels
 from finetune.dense.null import Exchange
 from finetune.dense.passes import maps_of
 from finetune.probe import probe
-from finetune.results import DenseResult, NullCheck, ProbeReport
+from finetune.records import NullCheck
+from finetune.results import ProbeReport
+from finetune.several import DenseResult
 from tests.finetune.dense.test_probe_masks import config_of, exported, loaded, pictures
 
 

@@ -15,6 +15,8 @@ from rich.console import Console
 from torch import Tensor
 
 from common.data import load_images
+from common.data.images import kept_rows
+from common.data.masks import look_at_masks
 from common.data.shapes import ShapesSource
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
@@ -32,9 +34,10 @@ from finetune.features import Extraction
 from finetune.multilabel.data import ProbeData
 from finetune.probe import probe
 from finetune.probes import Search
-from finetune.results import DenseResult, ProbeReport, read_results
-from finetune.summary import logged_mask_numbers
-from finetune.table import masks_table
+from finetune.results import ProbeReport, read_results
+from finetune.several import DenseResult
+from finetune.summary import logged_several, notes
+from finetune.table import several_table
 from finetune.tracked import Sheet, probe_shown
 from retouch.comparison import headline
 
@@ -99,7 +102,7 @@ def config_of(here: Path, out: Path, **changes: Any) -> ProbeConfig:
 
 def loaded(here: Path) -> MaskedImages:
     data = config_of(here, here / "none").data
-    return load_masked(open_masked(data, 0), data, SIZE, 0)
+    return load_masked(open_masked(data, SIZE, 0), data, SIZE, 0)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +144,7 @@ def test_the_protocol_the_log_and_the_table_say_what_was_done(here: Path, report
     for words in ("linear discriminant analysis", "split by image", "5-fold cross-validation", "tested once", "16 px"):
         assert words in result.protocol
     [logged] = [json.loads(line) for line in (here / "run" / "metrics.jsonl").read_text().splitlines()]
-    numbers = logged_mask_numbers(result)
+    numbers = logged_several(result)
     assert numbers["mean_iou"] == result.subjects["encoder"].test.mean_iou
     assert logged[f"{result.task}/pixels_pixel_accuracy"] == result.subjects["pixels"].test.pixel_accuracy
     assert {f"{result.task}/{key}" for key in numbers} <= logged.keys()
@@ -153,10 +156,10 @@ def test_the_protocol_the_log_and_the_table_say_what_was_done(here: Path, report
     assert [row[2:] for row in sheets["mask_classes"].rows[:3]] == classes
     assert [row[0] for row in sheets["data"].rows] == [result.task]
     console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    console.print(masks_table(result))
+    console.print(several_table(result))
     text = console.export_text()
     assert f"{100 * test.mean_iou:.1f} [{100 * test.ci95[0]:.1f}" in text
-    for words in ("denoise", "untrained", "raw pixels", "gain over untrained", "3 classes", "40 test images"):
+    for words in ("denoise", "untrained", "raw pixels", "gain over", "3 classes", "40 test images"):
         assert words in text
 
 
@@ -309,13 +312,13 @@ def test_raw_pixels_are_patches_with_their_place() -> None:
 
 def test_without_a_test_set_a_fifth_is_held_out_with_its_masks(here: Path) -> None:
     data = ProbeData(train=str(here / "train/images"), masks=str(here / "train/masks"), workers=0)
-    sources = open_masked(data, seed=0)
+    sources = open_masked(data, SIZE, seed=0)
     assert (len(sources.images.train), len(sources.images.test)) == (48, 12)
     assert sources.classes.names == ("0", "1", "2")
     for images, masks in zip(sources.images, sources.masks, strict=True):
         for row in range(len(images)):
             assert Path(images.where(row)).name == Path(masks.where(row)).name
-    assert open_masked(data, seed=1).images.train.fingerprint != sources.images.train.fingerprint
+    assert open_masked(data, SIZE, seed=1).images.train.fingerprint != sources.images.train.fingerprint
 
 
 def test_unreadable_images_are_left_out_with_their_masks(here: Path, tmp_path: Path) -> None:
@@ -325,7 +328,7 @@ def test_unreadable_images_are_left_out_with_their_masks(here: Path, tmp_path: P
         train=str(tmp_path / "images"), masks=str(tmp_path / "masks"), test=str(here / "test/images"),
         test_masks=str(here / "test/masks"), workers=0,
     )  # fmt: skip
-    found = load_masked(open_masked(data, 0), data, SIZE, 0)
+    found = load_masked(open_masked(data, SIZE, 0), data, SIZE, 0)
     assert len(found.train.images) == len(found.present) == 19
     for row in range(19):
         name = Path(found.train.images.where(row)).name
@@ -421,7 +424,7 @@ def test_one_class_is_refused_with_a_hint_about_what_is_ignored(here: Path, tmp_
     data = ProbeData(
         train=str(here / "train/images"), masks=masks, test=str(here / "train/images"), mask_ignore=None, workers=0
     )
-    assert open_masked(data, 0).classes.numbers == (0, 255)
+    assert open_masked(data, SIZE, 0).classes.numbers == (0, 255)
 
 
 def test_classes_that_training_lacks_are_refused(here: Path, tmp_path: Path) -> None:
@@ -444,3 +447,51 @@ def test_older_results_have_no_such_part(report: ProbeReport) -> None:
     del found["dense"]
     assert ProbeReport.model_validate(found).dense == ()
     assert DenseResult.model_validate(report.dense[0].model_dump(mode="json")) == report.dense[0]
+
+
+def test_classes_that_only_the_limit_leaves_out_are_named(
+    here: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "masks").mkdir()
+    for number in range(60):  # one image of the training part shows class 9
+        mask = np.asarray(Image.open(here / f"train/masks/{number}.png")).copy()
+        mask[:, 10:] = 9 if number == 30 else mask[:, 10:]
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
+    whole = ProbeData(train=str(here / "train/images"), masks=str(tmp_path / "masks"), workers=0)
+    found = open_masked(whole, SIZE, 0)
+    shown = [Path(found.masks.train.where(row)).stem for row in range(len(found.masks.train))]
+    assert (found.classes.numbers, "30" in shown) == ((0, 1, 2, 9), True)
+    used = {int(shown[int(row)]) for row in kept_rows(found.images.train, 10, 0)}
+    assert 30 not in used  # or the next lines would show nothing
+    with caplog.at_level("WARNING", "retouch"):
+        assert open_masked(whole.model_copy(update={"limit": 10}), SIZE, 0).classes.numbers == (0, 1, 2)
+    assert any("no training image of data.limit=10 shows class 9" in line for line in caplog.messages)
+
+
+def test_the_end_of_the_grid_is_noted(report: ProbeReport, here: Path) -> None:
+    [result] = report.dense
+    mine = result.linear.model_copy(update={"choice": result.linear.choice.model_copy(update={"at_end_of_grid": True})})
+    at_end = result.model_copy(update={"subjects": {**result.subjects, "encoder": mine}})
+    said = notes(config_of(here, here / "none"), [], dense=[at_end])
+    assert f"at an end of the grid for {result.task}: widen probe.l2, which now goes from 0.0001 to 1" in said[-1]
+
+
+def test_masks_are_looked_at_once_before_the_first_seed_where_no_seed_draws_images(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+
+    def counting(*given: Any) -> Any:
+        looks.append(1)
+        return look_at_masks(*given)
+
+    def enough(*given: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("finetune.dense.data.look_at_masks", counting)
+    monkeypatch.setattr("finetune.probe.probe", enough)
+    for limit, expected in ((None, 2), (30, 6)):  # training and test
+        looks.clear()
+        with pytest.raises(KeyboardInterrupt):
+            seeds.probe(config_of(here, tmp_path / f"out-{limit}", seeds=3, data={"limit": limit}))
+        assert len(looks) == expected

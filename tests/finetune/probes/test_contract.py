@@ -35,7 +35,8 @@ from finetune.probes import (
     Task,
     build_task,
 )
-from finetune.results import Setting, read_results
+from finetune.records import Setting
+from finetune.results import read_results
 from finetune.solvers.logistic import fit_logistic
 from finetune.solvers.preconditioner import Preconditioner
 from tests.finetune.probes.features import CPU, GOOD, GOOD_SPACE, both, informative, task_of

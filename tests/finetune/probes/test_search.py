@@ -16,7 +16,7 @@ from finetune.features import Features
 from finetune.pooling import Part, Space
 from finetune.probes import Candidates, Linear, Nearest, Search, Standardizer, build_task
 from finetune.probes.search import FEW_IMAGES, Validated, choose_best
-from finetune.results import Setting
+from finetune.records import Setting
 from finetune.solvers.logistic import LogisticFit, fit_logistic
 from tests.finetune.probes.features import BAD, CPU, GOOD, GOOD_SPACE, informative, task_of
 

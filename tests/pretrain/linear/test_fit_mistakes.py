@@ -193,8 +193,8 @@ def test_moments_too_large_for_memory_are_refused_by_the_stage_before_they_are_a
 
 
 def test_what_is_no_method_or_no_tensor_is_refused_in_memory() -> None:
-    with pytest.raises(UserError, match="fit takes a method of the linear family"):
-        retouch.fit("pca", PHOTOS)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="did you mean pca"):
+        retouch.fit("pcaa", PHOTOS)
     with pytest.raises(UserError, match="images must be a torch tensor"):
         retouch.fit(Pca(components=4), PHOTOS.numpy())  # type: ignore[arg-type]
     with pytest.raises(UserError, match="seed"):

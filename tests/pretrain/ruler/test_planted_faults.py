@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import retouch
+from common.data import build_source, load_images
+from common.pixels import save_png, to_pil
 from pretrain.results import read_results
-from tests.recipe import OPTIM, pretraining
+from pretrain.ruler.measured import Measured
+from tests.recipe import OPTIM, SIDE, pretraining
 
 WHOLE = {"crop": None, "flip": False, "jitter": 0.0}
 NARROW = {"width": 8, "depth": 1, "code_channels": 8}
@@ -21,6 +25,15 @@ PLANTED: dict[str, dict[str, Any]] = {
         "encoder": {"name": "small_cnn", "model_args": NARROW},
         "augment": WHOLE,
         "steps": 120,
+    },
+    # damage that is hardly there, and a code with room for all of it
+    "copying": {
+        "data": {"source": "shapes", "image_size": 8, "limit": 400, "workers": 0},
+        "encoder": {"name": "linear", "model_args": {"code": 192}},
+        "decoder": {"kind": "linear"},
+        "pretext": {"kind": "denoise", "corruption": {"kind": "gaussian", "sigma": 0.01}},
+        "augment": WHOLE,
+        "base_lr": 1e-4,
     },
     # a rate that rises until every step does harm
     "diverging": {
@@ -49,8 +62,7 @@ def test_a_planted_fault_is_found_warned_of_and_kept(
 ) -> None:
     with caplog.at_level(logging.WARNING, "retouch"):
         retouch.pretrain(pretraining(tmp_path / "run", **PLANTED[kind]))
-    ruler = read_results(tmp_path / "run").ruler
-    assert ruler is not None
+    ruler = measured(tmp_path / "run")
     found = {one.kind: one.text for one in ruler.verdicts}
     assert kind in found, ruler
     assert found[kind] in caplog.messages
@@ -59,7 +71,51 @@ def test_a_planted_fault_is_found_warned_of_and_kept(
 def test_a_sound_training_has_no_fault(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "retouch"):
         retouch.pretrain(pretraining(tmp_path / "run"))
-    ruler = read_results(tmp_path / "run").ruler
-    assert ruler is not None
-    assert ruler.verdicts == ()
+    assert measured(tmp_path / "run").verdicts == ()
     assert caplog.messages == []
+
+
+# ---- a small folder, of which few images are held out
+
+
+def small_folder(folder: Path, images: int) -> dict[str, Any]:
+    """Colorization of a folder of so many pictures, always whole."""
+    folder.mkdir()
+    for number, image in enumerate(load_images(build_source("shapes"), SIDE, limit=images).rows(torch.arange(images))):
+        save_png(to_pil(image), folder / f"{number}.png")
+    return {
+        "data": {"source": str(folder), "image_size": SIDE, "workers": 0},
+        "encoder": {"name": "small_cnn", "model_args": {"width": 16, "depth": 1}},
+        "pretext": {"kind": "colorize", "bins": 16},
+        "augment": WHOLE,
+    }
+
+
+def test_a_small_folder_learned_by_heart_is_told_with_cause_and_remedy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = small_folder(tmp_path / "pictures", 150) | {"steps": 150, "panels_every": 30}
+    with caplog.at_level(logging.INFO, "retouch"):
+        retouch.pretrain(pretraining(tmp_path / "run", **settings))
+    assert "135 unlabeled images and 15 held out" in caplog.text
+    (found,) = measured(tmp_path / "run").verdicts
+    assert found.kind == "memorizing"
+    assert "on held-out images and has risen from" in found.text
+    assert found.text in caplog.messages
+
+
+def test_a_small_folder_that_is_not_learned_by_heart_is_no_fault(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = small_folder(tmp_path / "pictures", 300) | {"steps": 40, "panels_every": 10}
+    settings |= {"pretext": {"kind": "denoise"}}
+    with caplog.at_level(logging.INFO, "retouch"):
+        retouch.pretrain(pretraining(tmp_path / "run", **settings))
+    assert "270 unlabeled images and 30 held out" in caplog.text
+    assert [record.getMessage() for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+def measured(run: Path) -> Measured:
+    found = read_results(run).ruler
+    assert found is not None
+    return found

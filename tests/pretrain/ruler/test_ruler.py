@@ -14,7 +14,8 @@ from torch import Tensor
 
 import retouch
 from common.config import validate
-from common.data import build_source, load_images
+from common.data import Images, build_source, load_images
+from common.data.patches import PatchesSource
 from common.encoders.base import Encoder
 from common.engine.schedule import seed_step
 from common.errors import UserError
@@ -28,8 +29,9 @@ from pretrain.results import read_results
 from pretrain.ruler.restorers import psnr
 from pretrain.ruler.ruler import Ruler
 from pretrain.ruler.twin import untrained
+from pretrain.ruler.verdicts import Losses
 from tests.recipe import Killed, kill_at, last_checkpoint, pretraining
-from tests.toys import noise_images
+from tests.toys import RandomSource, noise_images
 
 HERE = World(0, 1, torch.device("cpu"))
 LONG = {"steps": 40, "panels_every": 2, "checkpoint": {"every": 2}}
@@ -72,6 +74,24 @@ def test_measurement_is_that_of_the_held_out_images_worked_out_by_hand(tmp_path:
     assert [one.kind for one in ruler.result(2).verdicts] == ["diverging"]
 
 
+@pytest.mark.parametrize("kind", ["denoise", "mask", "colorize"])
+def test_loss_of_each_image_is_that_of_a_batch_of_it_alone_and_their_mean_that_of_all(
+    tmp_path: Path, kind: str
+) -> None:
+    pretext = {"kind": kind, "bins": 8} if kind == "colorize" else {"kind": kind}
+    objective = learner(tmp_path, pretext=pretext, penalty={"l1": 0.01}, decoder={"kind": "linear"}).objective
+    images = to_float(noise_images(6, 16).rows(torch.arange(6)))
+    trial = objective.trial(images)
+    assert trial.losses.shape == (6,)
+    with torch.no_grad():
+        whole = objective.losses(trial.example, *objective.predict(trial.example))
+        third = Example._make(part if part is None else part[2:3] for part in trial.example)
+        alone = objective.losses(third, *objective.predict(third))
+    torch.testing.assert_close(trial.losses.mean(), torch.stack(list(whole.values())).sum())
+    torch.testing.assert_close(trial.losses[2], torch.stack(list(alone.values())).sum())
+    assert trial.losses.std() > 0
+
+
 def test_untrained_twin_has_the_statistics_of_the_images_and_other_weights(tmp_path: Path) -> None:
     encoder = learner(tmp_path).encoder
     images = to_float(noise_images(32, 16).rows(torch.arange(32)))
@@ -84,18 +104,6 @@ def test_untrained_twin_has_the_statistics_of_the_images_and_other_weights(tmp_p
     assert not torch.equal(trained["blocks.0.0.weight"], other["blocks.0.0.weight"])
     first = twin.get_submodule("blocks.0.0")(twin.prepare(images))
     torch.testing.assert_close(other["blocks.0.1.running_mean"], first.mean((0, 2, 3)))
-
-
-def test_network_that_gives_back_its_input_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    built = learner(tmp_path)
-
-    def copied(example: Example) -> tuple[Tensor, Tensor]:
-        return example.input, example.input
-
-    monkeypatch.setattr(built.objective, "predict", copied)
-    found = Ruler(built).result(0)
-    assert found.psnr == found.restorers["doing nothing"]
-    assert "copying" in [one.kind for one in found.verdicts]
 
 
 def test_trivial_restorers_get_the_help_that_the_network_gets(encoder_for: Any, photographs: Tensor) -> None:
@@ -161,6 +169,27 @@ def test_without_held_out_images_training_images_are_measured(tmp_path: Path) ->
     assert found is not None
     assert (found.images, found.held_out, found.held_out_loss) == (40, False, None)
     assert "on 40 training images" in found.sentence
+
+
+def test_patches_cut_from_one_held_out_image_count_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = learner(tmp_path)
+    source = PatchesSource(RandomSource(200, 24), each=5, side=16)
+    built.attach(Images(source, 16, torch.arange(len(source)), checked=True))
+    counted: list[Tensor] = []
+    real = Losses.of
+
+    def of(training: Tensor, held_out: Tensor | None, groups: Tensor) -> Losses:
+        assert held_out is not None
+        assert len(training) == len(held_out) == len(groups) == 100
+        counted.append(groups.bincount(minlength=200))
+        return real(training, held_out, groups)
+
+    monkeypatch.setattr(Losses, "of", of)
+    Ruler(built).result(0)
+    assert built.held is not None
+    images = (built.held.kept // 5).unique()
+    assert counted[0].nonzero().flatten().tolist() == images.tolist()
+    assert set(counted[0].tolist()) == {0, 5}
 
 
 def test_flat_run_ends_by_itself_and_one_killed_there_ends_there_too(

@@ -6,18 +6,18 @@ import math
 
 import pytest
 import torch
+from scipy.stats import t
 from torch import Tensor
 
 from common.encoders import Encoder
 from common.engine.curve import Stall, stall
 from pretrain.gradient.pretexts import Denoise
 from pretrain.ruler.health import Health, effective_rank, health, mean_similarity
-from pretrain.ruler.ruler import mean_of
-from pretrain.ruler.verdicts import Mean, progress, standing, verdicts
+from pretrain.ruler.verdicts import Losses, progress, standing, verdicts
 
 FOUND = {"doing nothing": 20.0, "a Gaussian filter": 24.03, "non-local means": 25.94}
 WELL = Health(features=64, effective_rank=20, dead=0, constant=0, similarity=0.8)
-LOSS = Mean(0.02, 0.0005)
+EVEN = Losses(training=0.02, held_out=0.02, chance=0.5)
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,13 @@ def encoder(encoder_for: object) -> Encoder:
 
 
 def faults(found: Health, untrained: Health = WELL, **changes: object) -> list[str]:
-    usual: dict[str, object] = {"changed": 0.9, "training": LOSS, "held_out": LOSS, "earlier": [0.03, 0.021]}
+    usual: dict[str, object] = {"changed": 0.9, "losses": EVEN, "earlier": [0.03, 0.021]}
     return [one.kind for one in verdicts(found, untrained, **{**usual, **changes})]  # type: ignore[arg-type]
 
 
 def test_healthy_network_has_no_verdict() -> None:
     assert faults(WELL) == []
-    assert faults(WELL, held_out=None, changed=None) == []
+    assert faults(WELL, losses=Losses(0.02, None, 1.0), changed=None) == []
     assert faults(WELL.model_copy(update={"effective_rank": 7.0})) == []  # training lowers it
 
 
@@ -110,14 +110,38 @@ def test_network_that_gives_back_its_input_copies() -> None:
 
 
 def test_gap_is_memorizing_only_beyond_chance_and_a_rise_without_one_diverges() -> None:
-    assert faults(WELL, held_out=Mean(0.03, 0.001)) == ["memorizing"]
-    assert faults(WELL, held_out=Mean(0.03, 0.01)) == []
-    assert faults(WELL, held_out=Mean(0.0205, 0.00001), training=Mean(0.02, 0.00001)) == []
-    assert faults(WELL, training=Mean(0.05, 0.001), held_out=Mean(0.05, 0.001)) == ["diverging"]
+    assert faults(WELL, losses=Losses(0.02, 0.03, 0.0005)) == ["memorizing"]
+    assert faults(WELL, losses=Losses(0.02, 0.03, 0.002)) == []
+    assert faults(WELL, losses=Losses(0.02, 0.0215, 1e-9)) == []
+    assert faults(WELL, losses=Losses(0.05, 0.05, 0.5)) == ["diverging"]
 
 
-def test_mean_of_groups_weighs_them_by_their_images() -> None:
-    found = mean_of([1.0, 2.0, 6.0], [32, 32, 8])
-    assert found.value == pytest.approx((32 + 64 + 48) / 72)
-    assert found.error == pytest.approx(torch.tensor([1.0, 2, 6]).std().item() / 3**0.5)
-    assert mean_of([1.0], [5]).error == math.inf
+def test_memorizing_says_whether_the_held_out_loss_rises_and_what_to_do() -> None:
+    def said(lowest: float) -> str:
+        (found,) = verdicts(WELL, WELL, changed=0.9, losses=Losses(2.471, 4.486, 1e-5), earlier=[5.0, lowest])
+        return found.text
+
+    assert said(4.29) == (
+        "the loss is 4.486 on held-out images and has risen from 4.29, but 2.471 on training images: the network "
+        "memorizes; likely cause: too many steps for so few images. Fewer steps, more images, or stronger augmentation "
+        "(smaller crops, as in augment.crop=[0.3, 1.0]) help"
+    )
+    assert "4.486 on held-out images, but 2.471" in said(4.48)
+
+
+def test_chance_of_a_gap_is_that_of_a_paired_t_test_worked_out_by_hand() -> None:
+    torch.manual_seed(0)
+    luck, groups = torch.rand(30, dtype=torch.float64).exp(), torch.arange(30)
+    training, held_out = luck + 0.1 * torch.rand(30), luck + 0.1 * torch.rand(30) + 0.05
+    found = Losses.of(training, held_out, groups)
+    assert found[:2] == pytest.approx((training.mean().item(), held_out.mean().item()))
+    apart = held_out - training
+    assert found.chance == pytest.approx(t.sf(float(apart.mean() / (apart.std() / 30**0.5)), 29))
+    assert found.chance < 1e-4
+    assert Losses.of(held_out, training, groups).chance == pytest.approx(1 - found.chance)
+    # rows that are cut from the same three images are three observations
+    thirds = apart.view(3, 10).mean(1)
+    of_three = Losses.of(training, held_out, groups // 10)
+    assert of_three.chance == pytest.approx(t.sf(float(thirds.mean() / (thirds.std() / 3**0.5)), 2))
+    assert Losses.of(training, None, groups) == (training.mean().item(), None, 1.0)
+    assert Losses.of(training[:1], held_out, groups).chance == 1.0

@@ -11,37 +11,40 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.linear_model import RidgeClassifier
+from torch import Tensor
 
 import retouch
 from common.errors import UserError
 from finetune.data import LabeledData, open_sources
-from pretrain.ruler.watch import STRENGTHS, WatchConfig, open_watched, ridge_accuracy
+from pretrain.ruler.watch import STRENGTHS, WatchConfig, open_watched, ridge_accuracies
 from tests.recipe import pretraining
 
 
 def test_accuracy_is_that_of_leaving_out_one_image_at_a_time() -> None:
     generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(30) % 3
+    labels, others = torch.arange(30) % 3, (torch.arange(30) > 20).long()
     matrix = torch.randn(30, 5, generator=generator, dtype=torch.float64)
     matrix[:, :3] += torch.nn.functional.one_hot(labels, 3)
     standard = ((matrix - matrix.mean(0)) / matrix.std(0, correction=0)).numpy()
 
-    def right(strength: float) -> float:
+    def right(strength: float, labels: Tensor) -> float:
         kept = [np.arange(30) != row for row in range(30)]
         fits = [RidgeClassifier(strength).fit(standard[rows], labels.numpy()[rows]) for rows in kept]
         found = [fit.predict(standard[[row]])[0] == labels[row].item() for row, fit in enumerate(fits)]
         return float(np.mean(found))
 
-    expected = max(right(strength) for strength in STRENGTHS)
-    assert 1 / 3 < expected < 1
-    # standardized once, on all images, so one image more or less may fall on the other side
-    assert ridge_accuracy(matrix, labels) == pytest.approx(expected, abs=1.01 / 30)
+    found = ridge_accuracies(matrix, {"first": labels, "second": others})
+    for task, values in (("first", labels), ("second", others)):
+        expected = max(right(strength, values) for strength in STRENGTHS)
+        assert 1 / 3 < expected < 1
+        # standardized once, on all images, so one image more or less may fall on the other side
+        assert found[task] == pytest.approx(expected, abs=1.01 / 30)
 
 
 def test_constant_features_do_no_harm() -> None:
     labels = torch.arange(20) % 2
     matrix = torch.stack([labels.double(), torch.full((20,), 7.0, dtype=torch.float64)], 1)
-    assert ridge_accuracy(matrix, labels) == 1.0
+    assert ridge_accuracies(matrix, {"one": labels}) == {"one": 1.0}
 
 
 def pictures(folder: Path, classes: int = 2, each: int = 10) -> str:

@@ -13,16 +13,12 @@ from torch import Tensor
 from common.files import write_json
 from finetune.metrics import compare, score
 from finetune.predictions import Predictions, write_predictions
+from finetune.records import CodeProperties, DataFacts, EncoderFacts, ProbeChoice, SpaceScore
 from finetune.results import (
-    CodeProperties,
-    DataFacts,
-    EncoderFacts,
     FinetuneResult,
-    ProbeChoice,
     Probed,
     ProbeReport,
     ProbeResult,
-    SpaceScore,
     StepChoice,
     SubjectResult,
     Tuned,

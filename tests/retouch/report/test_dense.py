@@ -9,25 +9,19 @@ import torch
 
 from finetune.dense.cells import overlaps
 from finetune.dense.scores import bootstrap, compare_masks, score_masks
-from finetune.results import (
-    DataFacts,
-    DenseProbed,
-    DenseResult,
-    EncoderFacts,
-    ProbeChoice,
-    ProbeReport,
-    write_results,
-)
+from finetune.records import DataFacts, EncoderFacts, NearDuplicates, ProbeChoice, Repeat
+from finetune.results import ProbeReport, write_results
+from finetune.several import DenseProbed, DenseResult
 from retouch.report.blocks import Table
 from retouch.report.choices import chosen, touched
-from retouch.report.dense import mask_blocks
 from retouch.report.facts import Facts
 from retouch.report.limits import limits
 from retouch.report.page import html
 from retouch.report.parts import card_parts, page_parts
 from retouch.report.reading import read_facts
-from retouch.report.run_tables import cost_table, labeled_table
+from retouch.report.run_tables import cost_table, labeled_table, repeats_table
 from retouch.report.sentences import about, question, verdict
+from retouch.report.several import several_blocks
 from retouch.report.tables import choice_table
 from tests.retouch.report.runs import probe_result, start, write_probe
 
@@ -127,7 +121,7 @@ def test_data_choices_cost_and_looks_at_the_test_set_are_told(tmp_path: Path) ->
 
 def test_gains_are_bold_only_where_they_are_shown(tmp_path: Path) -> None:
     for name, right, bold in (("one", 0.9, True), ("other", 0.5, False)):
-        means = mask_blocks(facts_of(tmp_path / name, mask_result(right)))[0]
+        means = several_blocks(facts_of(tmp_path / name, mask_result(right)).dense_entries)[0]
         assert isinstance(means, Table)
         place = [column.text for column in means.columns].index("gain over")
         assert means.rows[0][place].strong is bold
@@ -138,7 +132,7 @@ def test_two_encoders_share_a_table_and_data_of_one_name_are_told_apart(tmp_path
     facts = facts_of(tmp_path, mask_result(), mask_result(0.7, "colorize"), mask_result(0.5, "mask", "folder:b"))
     assert facts.encoders == ("denoise", "colorize", "mask")
     assert {entry.task for entry in facts.dense_entries} == {"masks (folder:a)", "masks (folder:b)"}
-    means = mask_blocks(facts)[0]
+    means = several_blocks(facts.dense_entries)[0]
     assert isinstance(means, Table)
     assert [row[0].text for row in means.rows][:4:3] == ["denoise", "colorize"]
 
@@ -159,3 +153,37 @@ def test_classes_and_masks_are_reported_together(tmp_path: Path) -> None:
     assert facts.encoders == ("denoise",)
     assert len(verdict(facts)) == 3
     assert "animal" in html(facts)
+
+
+def test_an_encoder_that_was_probed_twice_is_named_with_its_run(tmp_path: Path) -> None:
+    facts = facts_of(tmp_path, mask_result(0.9), mask_result(0.6))
+    means, classes, *_ = several_blocks(facts.dense_entries)
+    assert isinstance(means, Table)
+    assert isinstance(classes, Table)
+    names = [row[0].text for row in means.rows]
+    assert names[:4:3] == ["denoise, probe-0", "denoise, probe-1"]
+    assert [column.text for column in classes.columns][3:] == names
+    first, second = (mask_result(right).linear.test.per_class for right in (0.9, 0.6))
+    shown = {row[0].text: (row[3].text, row[6].text) for row in classes.rows}
+    for name, *each in zip(CLASSES, first, second, strict=True):
+        assert shown[name] == tuple(f"{100 * value:.1f}" for value in each if value is not None)
+
+
+def test_pairs_of_every_result_are_named_once_with_their_encoder(tmp_path: Path) -> None:
+    def near(*others: str) -> NearDuplicates:
+        pairs = tuple(Repeat(test="t.png", other=other, alike=0.95) for other in others)
+        return NearDuplicates(test_images=1, pairs=len(pairs), most_alike=pairs)
+
+    def result(pretext: str, pool: str) -> DenseResult:
+        found = mask_result(pretext=pretext)
+        seen = {"near_duplicates": near("train.png"), "in_pretraining": near(pool)}
+        return found.model_copy(update={"data": found.data.model_copy(update=seen)})
+
+    found = [result("denoise", "a.png"), result("colorize", "a.png"), result("mask", "b.png")]
+    table = repeats_table(facts_of(tmp_path, *found))
+    assert table is not None
+    assert [(row[0].text, row[0].below, row[2].text) for row in table.rows] == [
+        ("training", "", "train.png"),
+        ("pretraining", "denoise and colorize", "a.png"),
+        ("pretraining", "mask", "b.png"),
+    ]

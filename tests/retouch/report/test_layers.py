@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from finetune.predictions import Predictions
-from finetune.results import ProbeResult, SpaceScore
+from finetune.records import SpaceScore
+from finetune.results import ProbeResult
 from retouch.report.layers import depth_sentences, layer_map, on_few
 from retouch.report.maps import layer_chart
 from retouch.report.parts import page_parts

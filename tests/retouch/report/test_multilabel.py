@@ -8,24 +8,17 @@ import pytest
 import torch
 
 from finetune.ranking import compare_labels, halves, score_labels
-from finetune.results import (
-    DataFacts,
-    EncoderFacts,
-    LabelComparison,
-    LabelProbed,
-    LabelResult,
-    ProbeChoice,
-    ProbeReport,
-    write_results,
-)
+from finetune.records import DataFacts, EncoderFacts, ProbeChoice
+from finetune.results import ProbeReport, write_results
+from finetune.several import LabelComparison, LabelProbed, LabelResult
 from retouch.report.blocks import Table
 from retouch.report.facts import Facts
 from retouch.report.limits import limits
-from retouch.report.multilabel import label_blocks
 from retouch.report.page import html
 from retouch.report.parts import card_parts, page_parts
 from retouch.report.reading import read_facts
 from retouch.report.sentences import about, question, verdict
+from retouch.report.several import several_blocks
 from tests.retouch.report.runs import probe_result, start, write_probe
 
 LABELS = ("sea", "sky", "<img src=x>")
@@ -130,7 +123,7 @@ def test_the_page_has_every_number_and_every_label_safely(tmp_path: Path) -> Non
 
 def test_gains_are_bold_only_where_they_are_shown(tmp_path: Path) -> None:
     for name, gap, bold in (("one", 2.0, True), ("other", 0.0, False)):
-        means = label_blocks(facts_of(tmp_path / name, label_result(gap)))[0]
+        means = several_blocks(facts_of(tmp_path / name, label_result(gap)).label_entries)[0]
         assert isinstance(means, Table)
         place = [column.text for column in means.columns].index("gain over")
         assert means.rows[0][place].strong is bold
@@ -141,7 +134,7 @@ def test_two_encoders_share_a_table_and_data_of_one_name_are_told_apart(tmp_path
     facts = facts_of(tmp_path, label_result(), label_result(1.0, "colorize"), label_result(0.0, "mask", "csv:b.csv"))
     assert facts.encoders == ("denoise", "colorize", "mask")
     assert {entry.task for entry in facts.label_entries} == {"tags (csv:a.csv)", "tags (csv:b.csv)"}
-    means = label_blocks(facts)[0]
+    means = several_blocks(facts.label_entries)[0]
     assert isinstance(means, Table)
     assert [row[0].text for row in means.rows][:4:3] == ["denoise", "colorize"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -11,11 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
+from common.data.originals import Originals, Sizes
+from common.encoders import EncoderConfig, build_encoder
+from common.encoders.export import export_encoder
+from common.encoders.readme import plain
 from common.errors import UserError
+from common.files import write_json
 from pretrain.gradient.example import Example
 from pretrain.report.panels import panel, panel_images
 from retouch.cli import main
-from retouch.report.card import card, plain
+from retouch.report.card import card
 from retouch.report.page import html, write_report
 from retouch.report.pictures import Confused, confused_rows
 from retouch.report.reading import read_facts
@@ -123,6 +129,41 @@ def test_data_facts_have_counts_sizes_and_duplicates(tmp_path: Path) -> None:
         assert fact in data
     assert "smallest class, test images 100" in data
     assert "same test images, in training 7" in data
+
+
+def test_what_the_images_were_before_is_said_where_it_is_known(tmp_path: Path) -> None:
+    result, predictions = probe_result()
+    sizes = Sizes(images=256, smallest=(20, 16), median=(500, 375), largest=(4000, 3000))
+    training = Originals(unreadable=1234, sizes=sizes)
+    known = result.data.model_copy(update={"originals": training, "test_originals": Originals(unreadable=5)})
+    run = write_probe(tmp_path / "p", (result.model_copy(update={"data": known}), predictions))
+    said = Page(html(read_facts([run]))).said
+    assert "unreadable, in training 1,234 unreadable, in test 5" in said
+    assert "smallest, median, largest 20 × 16, 500 × 375, 4,000 × 3,000of 256 looked at" in said
+    pretraining = write_pretraining(tmp_path / "q")
+    assert "unreadable" not in Page(html(read_facts([pretraining]))).said
+    tree = json.loads((pretraining / "results.json").read_text())
+    write_json(pretraining / "results.json", {**tree, "originals": training.model_dump(mode="json")})
+    said = Page(html(read_facts([pretraining]))).said
+    assert "1,234" in said
+    assert "500 × 375" in said
+
+
+def test_the_page_says_how_to_label_images_that_are_files(tmp_path: Path) -> None:
+    run = write_pretraining(tmp_path / "my run")
+    export_encoder(
+        build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), run / "encoder", {}
+    )
+    (tmp_path / "my pictures").mkdir()
+    picture(0).save(tmp_path / "my pictures" / "0.png")
+    for source, said in ((tmp_path / "my pictures", True), (tmp_path / "gone", False), ("shapes", False)):
+        (run / "config.yaml").write_text(f"# retouch pretrain\nseed: 7\ndata: {{source: {source}, image_size: 16}}\n")
+        command = f"retouch label 'encoder={run}' 'data={source}'"
+        facts = read_facts([run])
+        assert (command in Page(html(facts)).said) == said
+        assert (f"    {command}" in card(facts)) == said
+    assert "## How to load an encoder" in card(facts)
+    assert 'retouch.load_encoder("FOLDER")' in card(facts)
 
 
 def test_the_page_needs_no_network_no_script_and_no_other_file(runs: list[Path]) -> None:

@@ -12,6 +12,7 @@ from common.files import write_json
 from finetune.config import ProbeConfig
 from finetune.results import ProbeReport, read_results, write_results
 from finetune.seeds import Plan, summarized
+from finetune.spreads import Over
 from pretrain.results import PretrainSeeds
 from pretrain.results import read_results as read_pretraining
 from retouch.report.compare import group_rivals, rivals
@@ -23,7 +24,7 @@ from tests.retouch.report.runs import probe_result, start, write_pretraining, wr
 from tests.retouch.report.test_page import Page
 
 
-def write_probes(folder: Path, accuracies: Sequence[float], sha: str) -> Path:
+def write_probes(folder: Path, accuracies: Sequence[float], sha: str, over: Over = "pretraining") -> Path:
     """A finished group of probes of encoders with these accuracies."""
     start(folder, "probe_seeds", "seeds: 3\n")
     reports = []
@@ -35,7 +36,7 @@ def write_probes(folder: Path, accuracies: Sequence[float], sha: str) -> Path:
         reports.append(found)
     seeds = tuple(range(len(accuracies)))
     configs = [ProbeConfig(out=folder / f"seed-{seed}", encoder=Path("e")) for seed in seeds]
-    write_results(folder, summarized(Plan("pretraining", seeds, configs), reports))
+    write_results(folder, summarized(Plan(over, seeds, configs), reports))
     return folder
 
 
@@ -101,3 +102,11 @@ def test_an_unfinished_group_is_refused_alone_and_left_out_of_a_folder(groups: l
     with pytest.raises(UserError, match="have not all finished"):
         read_facts(groups[:1])
     assert any("mine has not finished" in line for line in read_facts([tmp_path]).left_out)
+
+
+def test_seeds_of_the_probe_say_nothing_of_pretraining(groups: list[Path], tmp_path: Path) -> None:
+    one = write_probes(tmp_path / "fixed", (0.70, 0.71, 0.72), "c", "probing")
+    assert [found.one for found in group_rivals(read_facts([groups[0], one]))] == []
+    other = write_probes(tmp_path / "worse", (0.50, 0.51, 0.52), "d", "probing")
+    [found] = group_rivals(read_facts([one, other]))
+    assert rival_sentence(found).startswith("Over several seeds of the probe, of one encoder each, fixed beats worse")

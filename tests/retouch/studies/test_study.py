@@ -67,6 +67,9 @@ def test_everything_is_left_in_one_folder(found: StudyReport, home: Path) -> Non
     [predictions] = read_predictions(out)
     assert set(predictions.answers) == {one.name for one in found.contenders}
     assert len(predictions.labels) == 50
+    cards = {name: (out / "contestants" / name / "encoder" / "README.md").read_text(encoding="utf-8") for name in NAMES}
+    told = [name for name, said in cards.items() if "# Does pretraining help on these images?" in said]
+    assert told == [name for name in NAMES if name == found.winner]
 
 
 def test_everybody_competes_and_the_better_two_train_to_the_end(found: StudyReport) -> None:

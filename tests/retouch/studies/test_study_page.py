@@ -14,7 +14,7 @@ from rich.console import Console
 from common.files import write_json
 from finetune.efficiency import label_efficiency
 from finetune.metrics import compare, score
-from finetune.results import DataFacts
+from finetune.records import DataFacts
 from finetune.tracked import send
 from retouch.report.card import model_card
 from retouch.report.charts import Racer, race_chart
@@ -63,10 +63,8 @@ def contender(name: str, kind: Kind, right: float) -> Contender:
     )
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> Path:
+def write_study(folder: Path) -> Path:
     """A finished study with one contestant's run."""
-    folder = tmp_path / "study"
     start(folder, "study", "seed: 1\nlabels: {train: animals}\nbudget: 20m\n")
     write_pretraining(folder / "contestants" / "colorize")
     mine = answers_of(LABELS, 0.8, 3)
@@ -104,6 +102,11 @@ def study(tmp_path: Path) -> Path:
     )
     write_json(folder / "results.json", report.model_dump(mode="json"))
     return folder
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return write_study(tmp_path / "study")
 
 
 def test_the_study_comes_first_with_its_verdict_and_its_runs_follow(study: Path) -> None:

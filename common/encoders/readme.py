@@ -1,0 +1,76 @@
+"""The model card of an encoder folder, ``README.md``: for people and model hubs. Nothing reads it back."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from common.encoders.card import EncoderCard
+
+README = "README.md"
+MARK = "---\ntags: [retouch"  # by this a model card is known as ours
+
+
+class Section(NamedTuple):
+    """A part of a card."""
+
+    title: str
+    points: tuple[str, ...]  # sentences, as plain text
+
+
+class About(NamedTuple):
+    """What the writer of an encoder knows of it."""
+
+    method: str  # such as denoise
+    sections: tuple[Section, ...]
+
+
+def readme(card: EncoderCard, about: About) -> str:
+    """The card that is exported with an encoder, as Markdown."""
+    channels, height, width = card.layer_shapes[-1]
+    network = (
+        f"{card.name}: {card.parameters:,} parameters in {len(card.layer_shapes)} layers; the last map is "
+        f"{channels} × {height} × {width}.",
+        f"It learned from images of {card.image_size} px: {card.resize}.",
+        f"It sees {'gray only, and turns images gray itself' if card.view == 'gray' else 'RGB'}, in [0, 1].",
+        f"sha256: {card.sha256}.",
+    )
+    pieces = [
+        front_matter([about.method]),
+        f"# {plain(about.method)}: an encoder that learned from images without labels",
+        "Written by Retouch, which trains networks to restore damaged images.",
+        *map(_section, (Section("What it is", network), *about.sections)),
+        f"## How to load it\n\n{loading(card)}",
+    ]
+    return "\n\n".join(pieces) + "\n"
+
+
+def front_matter(methods: Sequence[str]) -> str:
+    """What model hubs read first."""
+    tags = dict.fromkeys(["retouch", "self-supervised-learning", *filter(str.isidentifier, methods)])
+    return f"---\ntags: [{', '.join(tags)}]\n---"
+
+
+def loading(card: EncoderCard) -> str:
+    """How to use the folder that holds an encoder, as Markdown."""
+    timm = '    timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=0)  # in timm, without Retouch'
+    lines = [
+        '    encoder = retouch.load_encoder("FOLDER")  # this folder, or that of the run around it',
+        "    vectors = encoder.encode(images)  # [B 3 H W], RGB in [0, 1] -> [B D]; all maps: encoder.layers(images)",
+        *([timm] if card.plain_timm else []),
+    ]
+    code = "\n".join(lines)
+    return f"{code}\n\n{plain(card.note[:1].upper() + card.note[1:])}." if card.note else code
+
+
+def plain(text: str) -> str:
+    """A text as Markdown that shows it and does nothing else: no tag, no link, no new cell."""
+    text = html.escape(" ".join(text.split()), quote=False)
+    for mark in "\\`|*#":
+        text = text.replace(mark, f"\\{mark}")
+    return text.replace("](", "]\\(").replace("![", "!\\[")
+
+
+def _section(section: Section) -> str:
+    return "\n".join((f"## {plain(section.title)}", "", *(f"- {plain(point)}" for point in section.points)))

@@ -1,0 +1,57 @@
+"""What pretraining says of an encoder in the model card beside it, before any label has been seen."""
+
+from __future__ import annotations
+
+from common.data import Images
+from common.encoders.readme import About, Section
+from common.engine.loop import Trained
+from pretrain.config import PretrainConfig
+from pretrain.ruler.measured import Measured
+
+UNMEASURED = (
+    "No label has been seen: whether it is better than the untrained network on a task, a probe says: retouch probe "
+    "linear encoder=FOLDER data=my/labeled.",
+    "retouch report RUN PROBE --markdown -o FOLDER/README.md then replaces this card by one with its results.",
+    "What it knows of other images than those of its training has to be measured on them.",
+)
+
+
+def about(config: PretrainConfig, images: Images, method: str, training: Trained, ruler: Measured | None) -> About:
+    """The images, the training, what the ruler has measured, and the limits."""
+    return About(
+        method,
+        (
+            Section("Data", tuple(_data(config, images))),
+            Section("Training", tuple(_training(config, method, training, len(images)))),
+            *(() if ruler is None else (Section("How well it restores", tuple(_restoring(ruler))),)),
+            Section("Limits", UNMEASURED),
+        ),
+    )
+
+
+def _data(config: PretrainConfig, images: Images) -> list[str]:
+    found = [f"{len(images):,} images of {config.data.source}, without labels."]
+    originals = images.originals
+    if originals is not None and originals.unreadable:
+        found.append(f"{originals.unreadable:,} that could not be read were left out.")
+    if originals is not None and originals.sizes is not None:
+        sizes = originals.sizes
+        small, middle, large = (f"{w:,} × {h:,}" for w, h in (sizes.smallest, sizes.median, sizes.largest))
+        found.append(f"Sizes of {sizes.images:,} of them, in px: smallest {small}, median {middle}, largest {large}.")
+    if images.levels is not None:
+        found.append(f"Of more than 8 bits: the values {images.levels} are black to white.")
+    return found
+
+
+def _training(config: PretrainConfig, method: str, training: Trained, images: int) -> list[str]:
+    seen = training.step * config.batch_size
+    steps = f"{training.step:,} steps of {config.batch_size:,} images: each was seen {seen / images:.1f} times."
+    return [
+        f"Method: {method}, seed {config.seed}; all settings are in config.yaml of the run.",
+        *([steps] if training.step else []),
+        f"It took {training.seconds:,.0f} seconds.",
+    ]
+
+
+def _restoring(ruler: Measured) -> list[str]:
+    return [f"At {ruler.sentence}.", *(f"A fault was found: {one.text}." for one in ruler.verdicts)]
