@@ -82,7 +82,7 @@ def headline(found: Results) -> list[tuple[str, float, tuple[float, float] | Non
         return [(name, one.test.accuracy, one.test.ci95) for name, one in networks.items() if one is not None]
     if isinstance(found, StudyReport):
         tests = [(one.name, task, score) for one in found.contenders for task, score in one.test.items()]
-        tests += [(f"{found.winner}, linear probe", task, one.test) for task, one in found.probe.items()]
+        tests += [("linear probe of the winner", task, one.test) for task, one in found.probe.items()]
         return [(f"{task}, {name}", score.accuracy, score.ci95) for name, task, score in tests]
     if found.seeds is not None:
         return [

@@ -124,7 +124,7 @@ def test_a_study_run_again_makes_the_same_choices_and_is_identical(tmp_path: Pat
     assert set(then.made.inputs) == {"labels.train", "labels.test"}
     # another winner is another result, whatever the numbers
     [loser] = [one.name for one in then.contenders if one.name != then.winner][:1]
-    now = then.model_copy(update={"winner": loser, "probe": {}})
+    now = then.model_copy(update={"winner": loser})
     other = compared(tmp_path, tmp_path, then, now)
     assert other.verdict == "different"
     assert {one.state for one in other.numbers} == {"identical"}
