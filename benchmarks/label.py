@@ -76,7 +76,8 @@ def measured(count: int) -> dict[str, Any]:
             tab = browser.open(page)
             opened = time.monotonic() - started
             tab.evaluate(LABEL)
-            tab.evaluate("const thumb = () => element('images').querySelector('button:not([data-labeled])'); show()")
+            tab.evaluate("const thumb = () => element('images').querySelector('button:not([data-labeled])')")
+            tab.evaluate("element('order').value = 'uncertain'; sort(); show()")
             clicks = [tab.evaluate(CLICK) for _ in range(CLICKS)]
             sorts = [tab.evaluate(SORT) for _ in range(CLICKS)]
             drawn = tab.evaluate(MAP)

@@ -99,7 +99,7 @@ def test_images_of_pretraining_and_training_are_compared_once_if_they_are_the_sa
     [result] = probed(tmp_path / "same", encoder_of(tmp_path, train), data).results
     assert sorted(passes) == [f"folder:{data / 'test'}", train]
     monkeypatch.undo()
-    few = probed(tmp_path / "few", encoder_of(tmp_path / "2", train), data, limit=39)  # other rows: looked at anew
+    few = probed(tmp_path / "few", encoder_of(tmp_path / "2", train), data, limit=39)  # other rows: looked at again
     for report in (result, few.results[0]):
         assert report.data.in_pretraining is not None
         assert report.data.in_pretraining.test_images == 10

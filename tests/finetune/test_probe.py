@@ -88,6 +88,7 @@ def test_results_say_what_was_measured_on_what_and_how(report: ProbeReport, enco
         assert result.data.model_dump() == {
             "train": "shapes:train:20000", "test": "shapes:test:4000", "image_size": 16, "duplicates": 0,
             "near_duplicates": {"test_images": 0, "pairs": 0, "most_alike": ()}, "in_pretraining": None, "left_out": 0,
+            "originals": None, "test_originals": None,
         }  # fmt: skip
         assert (result.encoder.path, result.encoder.pretext) == (str(encoder), "colorize")
         assert result.encoder.sha256 == read_encoder_card(encoder).sha256
