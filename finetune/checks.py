@@ -13,24 +13,31 @@ from torch import Tensor, nn
 
 from common.data import Labels
 from common.data.rows import even_rows
-from finetune.config import ProbeConfig
 from finetune.features import Features
 from finetune.metrics import confusion_matrix
 from finetune.pooling import Space
-from finetune.probes import Candidates, build_task
-from finetune.results import NullCheck
+from finetune.probes import Candidates, Probe, Search, build_task
+from finetune.records import Checks, NullCheck
 
 NULL_IMAGES, NULL_TESTS = 500, 2000  # images at most; more would only narrow an interval that is narrow enough
 FREEDOM = 9  # numbers that the interval is estimated from, at least: (classes - 1)² per repetition
+ROUNDING = 1e-9  # of accuracies: a smaller error is none
 
 
 # ---- labels at random
 
 
 def check_null(
-    config: ProbeConfig, candidates: Candidates, space: Space, train: Labels, test: Features, test_labels: Tensor
+    probe: Probe,
+    search: Search,
+    seed: int,
+    candidates: Candidates,
+    space: Space,
+    train: Labels,
+    test: Features,
+    test_labels: Tensor,
 ) -> NullCheck | None:
-    """Choose, fit and test the linear probe with training labels at random; ``None`` if there are too few images.
+    """Choose, fit and test a linear probe with training labels at random; ``None`` if there are too few images.
 
     Args:
         space: the features that the probe itself chose; its strength is chosen again.
@@ -42,13 +49,14 @@ def check_null(
     some = even_rows(len(test), NULL_TESTS)
     test, test_labels = test.only(some), test_labels[some]
     once = math.ceil(FREEDOM / (len(train.names) - 1) ** 2)
-    return random_labels(config, candidates, space, train, test, test_labels, range(once))
+    return random_labels(probe, search, seed, candidates.among([space]), train, test, test_labels, range(once))
 
 
 def random_labels(
-    config: ProbeConfig,
+    probe: Probe,
+    search: Search,
+    seed: int,
     candidates: Candidates,
-    space: Space,
     train: Labels,
     test: Features,
     test_labels: Tensor,
@@ -59,11 +67,11 @@ def random_labels(
     images = min(max(NULL_IMAGES, 2 * classes), len(train.values)) // classes * classes
     confusions = []
     for number in numbers:
-        random = np.random.default_rng([config.seed, number])
+        random = np.random.default_rng([seed, number])
         rows = torch.from_numpy(np.sort(random.permutation(len(train.values))[:images]))
         labels = train._replace(values=torch.from_numpy(random.permutation(images) % classes))
-        drawn, task = candidates.of(rows, [space]), build_task(labels, config.probe, config.seed)
-        answers = config.probe.refit(drawn, task, config.probe.choose(drawn, task)).predict(test)
+        drawn, task = candidates.of(rows), build_task(labels, search, seed)
+        answers = probe.refit(drawn, task, probe.choose(drawn, task)).predict(test)
         confusions.append(confusion_matrix(answers, test_labels, classes))
     return null_check(torch.stack(confusions), images)
 
@@ -77,8 +85,6 @@ def null_check(confusions: Tensor, images: int) -> NullCheck:
     minus the means of its rows and columns. The accuracy minus 1/C is the trace of D, one direction of (C - 1)²; the
     others estimate the variance, for Student's interval.
     """
-    from scipy.stats import t  # takes a second to import
-
     repetitions, classes = confusions.shape[:2]
     shares = confusions.double() / confusions.sum((1, 2), keepdim=True)
     rows, columns = shares.mean(2, keepdim=True), shares.mean(1, keepdim=True)
@@ -87,17 +93,52 @@ def null_check(confusions: Tensor, images: int) -> NullCheck:
     freedom = repetitions * (classes - 1) ** 2 - 1
     rest = centered.square().sum() - repetitions * excess.mean().square() / (classes - 1)
     error = float((rest.clamp_min(0) / freedom * (classes - 1) / repetitions).sqrt())
-    accuracy, reach = float(excess.mean()) + 1 / classes, float(t.ppf(0.975, freedom)) * error
-    # all names of the answers are equally right: nothing varies, and only an excess of zero is by chance
-    p_value = float(t.sf(float(excess.mean()) / error, freedom)) if error > 0 else float(excess.mean() <= 0)
+    return _tested(float(excess.mean()), error, freedom, 1 / classes, images, repetitions)
+
+
+def null_of_repetitions(found: Sequence[float], chance: Sequence[float], images: int) -> NullCheck:
+    """The same from R scores of classifiers that learned labels at random, each with what chance gives.
+
+    Where answers have no names that may be exchanged. Each repetition has labels of its own, so that Student's interval
+    of the mean excess holds, whatever test images have in common.
+    """
+    excess = np.subtract(found, chance)
+    error = float(excess.std(ddof=1)) / math.sqrt(len(excess))
+    return _tested(float(excess.mean()), error, len(excess) - 1, float(np.mean(chance)), images, len(excess))
+
+
+def _tested(excess: float, error: float, freedom: int, chance: float, images: int, repetitions: int) -> NullCheck:
+    """Student's interval and one-sided test of a mean excess over chance, by its standard error."""
+    from scipy.stats import t  # takes a second to import
+
+    accuracy, reach = chance + excess, float(t.ppf(0.975, freedom)) * error
+    # nothing varies, up to rounding: only an excess of zero is by chance
+    p_value = float(t.sf(excess / error, freedom)) if error > ROUNDING else float(excess <= ROUNDING)
     return NullCheck(
         accuracy=accuracy,
-        chance=1 / classes,
+        chance=chance,
         ci95=(max(0.0, accuracy - reach), min(1.0, accuracy + reach)),
         p_value=p_value,
         images=images,
         repetitions=repetitions,
     )
+
+
+def why_no_null(null: NullCheck | None, asked: bool) -> dict[str, str]:
+    """What a missing null check is missing for, as ``Checks.missing``."""
+    if null is not None:
+        return {}
+    return {"null": "too few training images" if asked else "switched off (null_check)"}
+
+
+def tuned_checks(probed: Checks | None) -> Checks:
+    """Those of fine-tuning, from those of the linear probe if it ran."""
+    trained = {"frozen": "the network is trained"}
+    if probed is None:
+        return Checks(frozen=None, null=None, missing={**trained, "null": "no linear probe was run beside it"})
+    if probed.frozen is False:  # the probe's encoder should have been
+        return probed
+    return probed.model_copy(update={"frozen": None, "missing": {**trained, **probed.missing}})
 
 
 # ---- frozen

@@ -39,6 +39,7 @@ class BaselineConfig(Config):
     """Raw pixels."""
 
 
+FROM_SCRATCH = "from_scratch"  # the folder of networks that are trained for comparison
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5)
 
 
@@ -51,6 +52,10 @@ class LabelEfficiencyConfig(Config):
     """Instead of shares: images per class. A class with fewer gives all."""
     draws: int = Field(default=3, gt=0, le=1000)
     """Draws of each size."""
+    from_scratch: bool = False
+    """Also train the encoder's network from scratch with three of these numbers of labels, which takes minutes each."""
+    scratch_steps: int = Field(default=400, gt=0, le=MANY)
+    """Steps of each such training."""
 
     @model_validator(mode="before")
     @classmethod
@@ -73,7 +78,9 @@ class ProbeConfig(Repeated):
     """``retouch probe``: evaluate a frozen encoder on labeled tasks."""
 
     stage: ClassVar[str] = "probe"
-    writes: ClassVar[tuple[str, ...]] = (*Repeated.writes, PREDICTIONS, EMBEDDING, DUPLICATES, LABEL_SCORES)
+    writes: ClassVar[tuple[str, ...]] = (
+        *(*Repeated.writes, PREDICTIONS, EMBEDDING, DUPLICATES, LABEL_SCORES, FROM_SCRATCH),
+    )
     free_keys: ClassVar[frozenset[str]] = Repeated.free_keys | {"data.workers", "data.cache"}
 
     encoder: Path
@@ -216,7 +223,7 @@ class FinetuneConfig(StageConfig, GradientConfig):
         "classifier",
         "encoder",
         "linear_probe",
-        "from_scratch",
+        FROM_SCRATCH,
         PREDICTIONS,
         DUPLICATES,
     )

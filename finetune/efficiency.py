@@ -20,7 +20,7 @@ from common.data import Labels
 from finetune.config import LabelEfficiencyConfig, ProbeConfig
 from finetune.features import Features
 from finetune.probes import Candidates, Probe, Search, build_task
-from finetune.results import LabelEfficiency, LabelPoint, Worth
+from finetune.worth import LabelEfficiency, LabelPoint, Worth
 
 log = logging.getLogger("retouch")
 
@@ -29,7 +29,7 @@ TOGETHER = 100  # resamples that are in memory at once
 FEWEST = 2  # labels per class: with fewer there is nothing to choose on
 PROTOCOL = (
     "the linear probe, chosen and fitted on the drawn images alone (nested, stratified); the same draws for all; "
-    "ci95: bootstrap over draws and test images"
+    "ci95, of accuracies and of what labels are worth: bootstrap over draws and test images"
 )
 
 Right = dict[int, Tensor]  # by number of labels: bool [draws n], whether each test image is right
@@ -125,24 +125,21 @@ def label_efficiency(right: Mapping[str, Right], seed: int = 0) -> LabelEfficien
     """The curve of each subject, and what the encoder's labels are worth to each baseline, with intervals.
 
     Args:
-        right: of ``encoder`` and the baselines: the same budgets, draws and test images.
+        right: of ``encoder`` and the baselines: the same test images and draws; ``from_scratch`` has some of the
+            budgets, and one draw of each.
         seed: of the bootstrap, which draws test images and draws, the same for all subjects.
     """
-    curves = {
-        name: tuple(
-            LabelPoint(labels=count, draws=tuple(hits.double().mean(1).tolist())) for count, hits in one.items()
-        )
-        for name, one in right.items()
-    }
+    resampled = _bootstrap(right, np.random.default_rng(seed))
+    curves = {name: _curve(one, resampled[name]) for name, one in right.items()}
     budgets = list(right["encoder"])
     found = {name: np.array([point.accuracy for point in curve]) for name, curve in curves.items()}
-    resampled = _bootstrap(right, np.random.default_rng(seed))
     worth = {}
     for name in right:
         if name != "encoder":
-            equal = [labels_for(budgets, found[name], accuracy) for accuracy in found["encoder"]]
+            theirs_at = list(right[name])
+            equal = [labels_for(theirs_at, found[name], accuracy) for accuracy in found["encoder"]]
             again = [
-                [labels_for(budgets, theirs, accuracy) for accuracy in ours]
+                [labels_for(theirs_at, theirs, accuracy) for accuracy in ours]
                 for ours, theirs in zip(resampled["encoder"], resampled[name], strict=True)
             ]
             low, high = np.quantile(np.array(again), [0.025, 0.975], axis=0, method="inverted_cdf").tolist()
@@ -151,6 +148,15 @@ def label_efficiency(right: Mapping[str, Right], seed: int = 0) -> LabelEfficien
                 for count, value, a, b in zip(budgets, equal, low, high, strict=True)
             )
     return LabelEfficiency(protocol=PROTOCOL, curves=curves, worth=worth)
+
+
+def _curve(right: Right, resampled: NDArray[np.float64]) -> tuple[LabelPoint, ...]:
+    """The points of one subject, with the percentiles of its curves ``[RESAMPLES budgets]``."""
+    low, high = np.quantile(resampled, [0.025, 0.975], axis=0).tolist()
+    return tuple(
+        LabelPoint(labels=count, draws=tuple(hits.double().mean(1).tolist()), ci95=(a, b))
+        for (count, hits), a, b in zip(right.items(), low, high, strict=True)
+    )
 
 
 def labels_for(budgets: Sequence[int], accuracies: NDArray[np.float64], accuracy: float) -> float:

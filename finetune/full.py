@@ -26,6 +26,7 @@ from common.runs.made import ENCODER, Made, made
 from common.runs.results import RESULTS
 from common.runs.tracking import Tracker
 from finetune.baselines import share_statistics
+from finetune.checks import tuned_checks
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.data import (
     LabeledImages,
@@ -315,6 +316,7 @@ def _test(
         encoder_sha256=sha256,
         tuned=tuned,
         made=made_with,
+        checks=tuned_checks(None),
     )
     result = result.model_copy(update={"notes": finetune_notes(result)})
     predictions = Predictions.of(
@@ -349,7 +351,10 @@ def _with_baselines(
 
     if linear is not None:
         probed = linear[0].linear.model_copy(update=compared("linear_probe", "from_scratch"))
-        result = result.model_copy(update={"linear_probe": probed, "linear_probe_protocol": linear[0].protocol})
+        checks = tuned_checks(linear[0].checks)
+        result = result.model_copy(
+            update={"linear_probe": probed, "linear_probe_protocol": linear[0].protocol, "checks": checks}
+        )
     tuned = result.tuned.model_copy(update=compared("tuned", "from_scratch", "linear_probe"))
     result = result.model_copy(update={"tuned": tuned})
     result = result.model_copy(update={"notes": finetune_notes(result)})

@@ -25,8 +25,8 @@ from common.machine.precision import resolve_precision
 from common.runs.folder import numbered, open_run, with_group
 from common.runs.logs import early_log
 from common.runs.made import ENCODER, made
-from finetune.checks import check_null, state_digests
-from finetune.config import ProbeConfig
+from finetune.checks import check_null, state_digests, why_no_null
+from finetune.config import FROM_SCRATCH, ProbeConfig
 from finetune.data import (
     LabeledData,
     LabeledImages,
@@ -47,21 +47,14 @@ from finetune.opening import Ready, ReadyMasks, inputs, load, prepare
 from finetune.predictions import Predictions, write_predictions
 from finetune.probes import Answers, Candidates, Fitted, Probe, Task, build_task
 from finetune.properties import measure_properties
-from finetune.results import (
-    Checks,
-    LabelEfficiency,
-    NullCheck,
-    Probed,
-    ProbeReport,
-    ProbeResult,
-    Score,
-    SubjectResult,
-    write_results,
-)
+from finetune.records import Checks, NullCheck
+from finetune.results import Probed, ProbeReport, ProbeResult, Score, SubjectResult, write_results
+from finetune.scratch import scratch_right
 from finetune.several import DenseResult, LabelResult
 from finetune.subjects import Spaces, Subject, baselines_of, encoder_facts, features_of
 from finetune.summary import log_report, notes, print_report
 from finetune.tracked import Sheet, image_sheets, send
+from finetune.worth import LabelEfficiency
 
 log = logging.getLogger("retouch")
 
@@ -221,6 +214,7 @@ def _probe_data(
     for name, (train_labels, test_labels) in images.tasks.items():
         mine = {subject: of_task[name] for subject, of_task in measured.items()}
         baselines = {subject: one for subject, one in mine.items() if subject != itself.name}
+        null = mine[itself.name].null
         mine[itself.name] = mine[itself.name].compared(baselines, test_labels.values)
         result = ProbeResult(
             task=name,
@@ -234,8 +228,8 @@ def _probe_data(
                 for subject in subjects
             },
             code=code,
-            label_efficiency=_label_efficiency(mine),
-            checks=Checks(frozen=frozen, null=mine[itself.name].null),
+            label_efficiency=_label_efficiency(config, images, name, mine),
+            checks=Checks(frozen=frozen, null=null, missing=why_no_null(null, config.null_check)),
         )
         answers = {f"{subject}.{key}": said for subject, one in mine.items() for key, said in one.predictions.items()}
         sure = {f"{subject}.{key}": share for subject, one in mine.items() for key, share in one.confidences.items()}
@@ -276,7 +270,11 @@ def _measure(
             log.debug("%s, %s, %s: %s, chosen by %s", subject.name, name, key, chosen.text, chosen.how)
         answers = test_labels.values[test.index]
         checked = config.null_check and subject.name == "encoder"
-        null = check_null(config, candidates, linear.space, train_labels, test, answers) if checked else None
+        null = (
+            check_null(config.probe, config.probe, config.seed, candidates, linear.space, train_labels, test, answers)
+            if checked
+            else None
+        )
         right = measure_efficiency(config, candidates, train_labels, test, answers, predictions["linear"])
         found[name] = Measured(task, outcomes, predictions, confidences, linear, null, right)
     log.info(
@@ -287,10 +285,16 @@ def _measure(
     return found, embedded(test, images.test, subject.spaces) if subject.name == "encoder" else None
 
 
-def _label_efficiency(measured: Mapping[str, Measured]) -> LabelEfficiency | None:
-    """Of all subjects on one task, if it was measured."""
+def _label_efficiency(
+    config: ProbeConfig, images: LabeledImages, task: str, measured: Mapping[str, Measured]
+) -> LabelEfficiency | None:
+    """Of all subjects on one task, and of the network from scratch, if it was measured."""
     right = {name: one.right for name, one in measured.items() if one.right is not None}
-    return label_efficiency(right) if right else None
+    if not right or config.label_efficiency is None:
+        return None
+    if config.label_efficiency.from_scratch:
+        right[FROM_SCRATCH] = scratch_right(config, config.label_efficiency, images, task)
+    return label_efficiency(right)
 
 
 def run_probe(

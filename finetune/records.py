@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+from pydantic import Field
+
 from common.data.originals import Originals
 from common.encoders.base import View
 from common.runs.results import Record
@@ -121,3 +123,35 @@ class CodeProperties(Record):
     nonzeros: float  # mean count per image
     bytes: float  # per image, in the smaller of two formats: dense, or non-zeros with their indices
     invariance: dict[str, float | None]  # score by change: 1 is unchanged, 0 is as far as another image
+
+
+ALARM = 1e-3  # how seldom a sound null check is noted
+
+
+class NullCheck(Record):
+    """The linear probe with training labels at random, which has to be as accurate as chance.
+
+    Where images have several labels, an accuracy here is a mean average precision; with masks, it is a mean IoU.
+    """
+
+    accuracy: float  # mean of the repetitions
+    # one by the number of classes; of several labels that of an order and its reverse, on average, which is about their
+    # share of the images; what the same answers reach on masks of other images
+    chance: float
+    ci95: tuple[float, float]  # of the accuracy, if labels mean nothing
+    p_value: float | None = None  # of an accuracy as high as this by chance; None: of an earlier version
+    images: int  # that it was fitted on
+    repetitions: int
+
+    @property
+    def above_chance(self) -> bool:
+        """Whether it is so far above that a sound check seldom is; of the 95% intervals, one in 40 would be."""
+        return self.p_value is not None and self.p_value < ALARM
+
+
+class Checks(Record):
+    """What is true of every sound measurement."""
+
+    frozen: bool | None  # no tensor of the encoder or its twin changed, buffers included
+    null: NullCheck | None
+    missing: dict[str, str] = Field(default_factory=dict)  # by check that is None: why (empty in older files)

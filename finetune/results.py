@@ -25,9 +25,10 @@ from common.encoders.base import View
 from common.files import write_json
 from common.runs.made import Made
 from common.runs.results import RESULTS, SCHEMA_VERSION, Record, load_results
-from finetune.records import Choice, CodeProperties, DataFacts, EncoderFacts, ProbeChoice
+from finetune.records import Checks, Choice, CodeProperties, DataFacts, EncoderFacts, ProbeChoice
 from finetune.several import DenseResult, LabelResult
 from finetune.spreads import Seeds
+from finetune.worth import LabelEfficiency
 
 
 class Score(Record):
@@ -96,63 +97,6 @@ class SubjectResult(Record):
     probes: dict[str, Probed]  # by name: linear, knn, ...
 
 
-class LabelPoint(Record):
-    """A linear probe that was chosen and fitted with so many labels."""
-
-    labels: int
-    draws: tuple[float, ...]  # test accuracy with each draw of them
-
-    @property
-    def accuracy(self) -> float:
-        """The mean over the draws."""
-        return sum(self.draws) / len(self.draws)
-
-
-class Worth(Record):
-    """How many labels a baseline needs to be as accurate as the encoder with ``labels`` of them.
-
-    0: fewer than its smallest budget. None: more than all.
-    """
-
-    labels: int
-    equals: int | None
-    ci95: tuple[int | None, int | None]
-
-
-class LabelEfficiency(Record):
-    """Accuracy from few labels to all."""
-
-    protocol: str
-    curves: dict[str, tuple[LabelPoint, ...]]  # by subject, few labels first; the last has all
-    worth: dict[str, tuple[Worth, ...]]  # by baseline, for each budget of the encoder
-
-
-ALARM = 1e-3  # how seldom a sound null check is noted
-
-
-class NullCheck(Record):
-    """The linear probe with training labels at random, which has to be as accurate as chance."""
-
-    accuracy: float  # mean of the repetitions
-    chance: float  # one by the number of classes
-    ci95: tuple[float, float]  # of the accuracy, if names of classes mean nothing
-    p_value: float | None = None  # of an accuracy as high as this by chance; None: of an earlier version
-    images: int  # that it was fitted on
-    repetitions: int
-
-    @property
-    def above_chance(self) -> bool:
-        """Whether it is so far above that a sound check seldom is; of the 95% intervals, one in 40 would be."""
-        return self.p_value is not None and self.p_value < ALARM
-
-
-class Checks(Record):
-    """What is true of every sound measurement."""
-
-    frozen: bool  # no tensor of the encoder or its twin changed, buffers included
-    null: NullCheck | None  # None: switched off, or fewer than two images per class
-
-
 class ProbeResult(Record):
     """Everything measured on one task of one data set."""
 
@@ -208,6 +152,7 @@ class FinetuneResult(Record):
     linear_probe_protocol: str | None = None  # how it was chosen and fitted
     made: Made | None = None  # None in older files
     notes: tuple[str, ...] = ()  # empty in older files
+    checks: Checks | None = None  # null: of the linear probe; frozen: None, as the network is trained (None: older)
 
 
 Written = ProbeReport | FinetuneResult

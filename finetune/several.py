@@ -15,7 +15,7 @@ from pydantic import Field
 
 from common.encoders.base import View
 from common.runs.results import Record
-from finetune.records import CodeProperties, DataFacts, EncoderFacts, ProbeChoice
+from finetune.records import Checks, CodeProperties, DataFacts, EncoderFacts, NullCheck, ProbeChoice
 from finetune.spreads import Measure
 
 
@@ -99,6 +99,12 @@ class SeveralResult(Record, Generic[P]):
     subjects: dict[str, P]  # encoder, random_init, pixels
     code: CodeProperties | None = None
     frozen: bool  # no tensor of the encoder or its twin changed, buffers included
+    null: NullCheck | None = None  # None: switched off, too few images, or an older file
+
+    @property
+    def checks(self) -> Checks:
+        """The same as of one label per image."""
+        return Checks(frozen=self.frozen, null=self.null)
 
     @property
     @abstractmethod

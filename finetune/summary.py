@@ -11,9 +11,10 @@ from common.runs.results import RESULTS
 from finetune.config import ProbeConfig
 from finetune.dense.probing import strengths
 from finetune.lines import data_names, probe_lines, task_names
-from finetune.records import CodeProperties, DataFacts, ProbeChoice
-from finetune.results import Checks, FinetuneResult, Probed, ProbeReport, ProbeResult
+from finetune.records import Checks, CodeProperties, DataFacts, ProbeChoice
+from finetune.results import FinetuneResult, Probed, ProbeReport, ProbeResult
 from finetune.several import DenseResult, LabelProbed, LabelResult, Several
+from finetune.spreads import MEASURES
 from finetune.table import (
     damage_table,
     efficiency_table,
@@ -44,14 +45,15 @@ def notes(
         for subject, measured in result.subjects.items():
             for key, one in measured.probes.items():
                 found += [f"{result.task}: {line}" for line in _unconverged(f"the {key} probe of {subject}", one)]
-        found += [f"{result.task}: {line}" for line in _failed(result.checks)]
-        found += [f"{result.task}: {line}" for line in _leaks(result.data, result.linear.test.n)]
+        found += [f"{result.task}: {line}" for line in failed(result.checks)]
+        found += [f"{result.task}: {line}" for line in leaks(result.data, result.linear.test.n)]
     for many in multilabel:
         for subject, probed in many.subjects.items():
             found += [f"{many.task}: {line}" for line in _unconverged(f"the linear probe of {subject}", probed)]
     for several in (*multilabel, *dense):
-        found += [f"{several.task}: {line}" for line in _failed(Checks(frozen=several.frozen, null=None))]
-        found += [f"{several.task}: {line}" for line in _leaks(several.data, several.linear.test.n)]
+        measure = MEASURES[several.measure]
+        found += [f"{several.task}: {line}" for line in failed(several.checks, measure)]
+        found += [f"{several.task}: {line}" for line in leaks(several.data, several.linear.test.n)]
     return tuple(dict.fromkeys(found))
 
 
@@ -68,7 +70,7 @@ def _at_end(choices: Sequence[tuple[str, ProbeChoice]], grid: Sequence[float]) -
 
 def finetune_notes(result: FinetuneResult) -> tuple[str, ...]:
     """The same of a fine-tuned network and its baselines."""
-    found = [f"{result.task}: {line}" for line in _leaks(result.data, result.tuned.test.n)]
+    found = [f"{result.task}: {line}" for line in leaks(result.data, result.tuned.test.n)]
     trained = {"the trained network": result.tuned, "the same network from scratch": result.from_scratch}
     for name, one in trained.items():
         if one is not None and one.choice.step == one.choice.of_steps:
@@ -78,6 +80,7 @@ def finetune_notes(result: FinetuneResult) -> tuple[str, ...]:
             )
     if (probed := result.linear_probe) is not None:
         found += [f"{result.task}: {line}" for line in _unconverged("the linear probe", probed)]
+        found += [f"{result.task}: {line}" for line in failed(result.checks)]
         if probed.choice.at_end_of_grid:
             found.append(
                 f"{result.task}: the linear probe's L2 strength is at an end of its grid: retouch probe with a wider "
@@ -86,10 +89,10 @@ def finetune_notes(result: FinetuneResult) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _failed(checks: Checks | None) -> list[str]:
+def failed(checks: Checks | None, measure: str = "accuracy") -> list[str]:
     """What is wrong with the measurement itself."""
     lines = []
-    if checks is not None and not checks.frozen:
+    if checks is not None and checks.frozen is False:
         lines.append(
             "the encoder or its untrained twin changed while it was measured, so these are not numbers of frozen "
             "encoders; this should not happen: please report it"
@@ -98,14 +101,14 @@ def _failed(checks: Checks | None) -> list[str]:
     if null is not None and null.above_chance:
         low, high = null.ci95
         lines.append(
-            f"with training labels at random the linear probe is right on {null.accuracy:.1%} "
-            f"[{low:.1%}, {high:.1%}] of the test images, and chance is {null.chance:.1%}: something seems to tell it "
-            "the test labels, so its accuracy may be too high"
+            f"with training labels at random, the {measure} of the linear probe is {null.accuracy:.1%} "
+            f"[{low:.1%}, {high:.1%}] on the test images, and chance is {null.chance:.1%}: something seems to tell it "
+            f"the test labels, so its {measure} may be too high"
         )
     return lines
 
 
-def _leaks(data: DataFacts, total: int) -> list[str]:
+def leaks(data: DataFacts, total: int) -> list[str]:
     """Which test images were seen before."""
     lines = []
     if data.duplicates:

@@ -10,16 +10,17 @@ from rich.table import Table
 
 from common.runs.spread import Spread
 from finetune.lines import SUBJECTS, Line, subject_name, task_names
-from finetune.results import LabelEfficiency, LabelPoint, ProbeResult, Score, Worth
+from finetune.results import ProbeResult, Score
 from finetune.several import Several
 from finetune.spreads import MEASURES, Seeds
+from finetune.worth import LabelEfficiency, LabelPoint, Worth
 
 TITLE = "Test accuracy, % [95% interval]"
 SEVERAL = {
     "mean_average_precision": "Several labels per image, linear probe: mean average precision",
     "mean_iou": "Masks, linear probe of each cell: mean IoU over all test pixels",
 }
-NETWORKS = {"random_init": "the untrained network", "pixels": "raw pixels"}
+NETWORKS = {"random_init": "the untrained network", "pixels": "raw pixels", "from_scratch": "training it from scratch"}
 PROBES = {"knn": "k-NN"}
 MAIN = ("linear", "")  # the probe that has intervals in the tables, and a network that needs none
 
@@ -143,20 +144,24 @@ def properties_table(results: Sequence[ProbeResult]) -> Table:
 
 def efficiency_table(results: Sequence[ProbeResult]) -> Table:
     """Accuracy of each subject by number of labels, and how many labels each baseline needs to be as accurate."""
-    title = r"Linear probe with fewer labels: test accuracy, % \[least, most of the draws]"
+    title = r"Linear probe with fewer labels: test accuracy, % \[95% interval]"
     table = Table(title=title, title_justify="left")
     tasks = zip(task_names(results), results, strict=True)
     found = [(task, one) for task, result in tasks if (one := result.label_efficiency) is not None]
     subjects = _in_order(name for _, one in found for name in one.curves)
     baselines = _in_order(name for _, one in found for name in one.worth)
     for column in ("labels", *subjects, *(f"labels {name} needs" for name in baselines)):
-        table.add_column(" ".join(SUBJECTS.get(word, word) for word in column.split()))
+        table.add_column(" ".join(SUBJECTS.get(word, word.replace("_", " ")) for word in column.split()))
     for task, one in found:
         table.add_section()
         table.add_row(f"[bold]{escape(task)}[/bold]")
+        points = {(name, point.labels): point for name, curve in one.curves.items() for point in curve}
         for place, point in enumerate(one.curves["encoder"]):
-            shown = [draws_text(one.curves[name][place], "\n") if name in one.curves else "" for name in subjects]
-            shown += [labels_text(one, one.worth[name][place], "\n") if name in one.worth else "" for name in baselines]
+            at = [points.get((name, point.labels)) for name in subjects]
+            shown = ["" if each is None else point_text(each, "\n") for each in at]
+            shown += [
+                labels_text(one, name, one.worth[name][place], "\n") if name in one.worth else "" for name in baselines
+            ]
             table.add_row(f"  {point.labels:,}", *map(escape, shown))
     return table
 
@@ -195,7 +200,7 @@ def worth_lines(task: str, encoder: str, found: LabelEfficiency) -> list[str]:
     lines = []
     for name, worth in found.worth.items():
         one = next((one for one in reversed(worth) if one.equals), worth[0])
-        needed = f"{'about ' if one.equals else ''}{labels_text(found, one)}"
+        needed = f"{'about ' if one.equals else ''}{labels_text(found, name, one)}"
         lines.append(f"{task}: {encoder} with {one.labels:,} labels equals {NETWORKS.get(name, name)} with {needed}")
     return lines
 
@@ -219,15 +224,14 @@ def spread_text(spread: Spread) -> str:
     return f"{_number(spread.mean)} ± {_number(spread.deviation)} ({len(spread.values)} seeds)"
 
 
-def draws_text(point: LabelPoint, apart: str = " ") -> str:
-    """``71.2 [70.2, 72.2]``: the mean accuracy of the draws, the least and the most, in percent."""
-    least, most = min(point.draws), max(point.draws)
-    return _percent(point.accuracy, least, most, apart) if len(point.draws) > 1 else _number(point.accuracy)
+def point_text(point: LabelPoint, apart: str = " ") -> str:
+    """``71.2 [70.2, 72.2]``: the mean accuracy of the draws and its interval, in percent."""
+    return _number(point.accuracy) if point.ci95 is None else _percent(point.accuracy, *point.ci95, apart)
 
 
-def labels_text(found: LabelEfficiency, one: Worth, apart: str = " ") -> str:
+def labels_text(found: LabelEfficiency, baseline: str, one: Worth, apart: str = " ") -> str:
     """``2,100 [1,600, 2,900]``, to two digits; ``more than all 5,000`` where the curve ends."""
-    fewest, all_ = (found.curves["encoder"][place].labels for place in (0, -1))
+    fewest, all_ = (found.curves[baseline][place].labels for place in (0, -1))
 
     def text(labels: int | None) -> str:
         if labels is None:

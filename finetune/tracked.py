@@ -19,7 +19,8 @@ from finetune.embedding import Embedding
 from finetune.lines import Line, finetune_lines, probe_lines, subject_name, task_names
 from finetune.predictions import Predictions
 from finetune.records import DataFacts, setting_text
-from finetune.results import FinetuneResult, LabelEfficiency, ProbeReport, Score
+from finetune.results import FinetuneResult, ProbeReport, Score
+from finetune.worth import LabelEfficiency
 
 ERRORS, EMBEDDED = 32, 200  # images of a task's worst errors, and of the embedding
 SIDE = 96  # pixels per side of such an image, at most

@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from finetune.results import FinetuneResult, ProbeReport
     from pretrain.linear.base import LinearMethod
     from pretrain.results import Pretrained
-    from retouch.repetition import Repetition
+    from retouch.comparison import Repetition
     from retouch.studies.results import StudyReport
 
 __all__ = ["UserError", "embed", "finetune", "fit", "load_encoder", "pretrain", "probe", "repeat", "study"]
@@ -140,7 +140,7 @@ def study(config: Settings | None = None, *overrides: str) -> StudyReport | None
 
 
 def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = False) -> Repetition | None:
-    """Run a result of pretraining, a probe or fine-tuning again from what it holds, and compare every number.
+    """Run a result of pretraining, a probe, fine-tuning or a study again from what it holds, and compare every number.
 
     Args:
         result: a ``results.json``, or the run folder around it.

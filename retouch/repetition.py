@@ -8,13 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from typing import NamedTuple
 
 from common.config import load_config
 from common.encoders.load import read_encoder_card
@@ -23,71 +18,34 @@ from common.files import command, run_stage
 from common.machine.distributed import World, gather, world
 from common.runs.folder import check_run_folder, numbered
 from common.runs.made import ENCODER, Made, made
-from common.runs.results import RESULTS, Record
+from common.runs.results import RESULTS
 from common.runs.seeds import with_each_seed
 from finetune import full, opening
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.full import finetune
-from finetune.lines import task_names
 from finetune.results import FinetuneResult, ProbeReport
 from finetune.results import read_results as read_transfer
 from finetune.seeds import plan_of, probe, with_every_encoder
-from finetune.several import Several
-from finetune.spreads import MEASURES
 from pretrain import run as pretraining
 from pretrain.config import GradientPretraining, PretrainConfig
-from pretrain.results import PretrainResults, PretrainSeeds, read_seeds
+from pretrain.results import PretrainSeeds, read_seeds
 from pretrain.results import read_results as read_pretraining
 from pretrain.seeds import pretrain
-from retouch.studies.results import CONTESTANTS, PLAN
+from retouch.comparison import Repetition, Results, compared, show
+from retouch.studies import images as studied
+from retouch.studies.config import StudyConfig
+from retouch.studies.journal import read_plan
+from retouch.studies.results import CONTESTANTS, PLAN, StudyReport
+from retouch.studies.results import read_results as read_study
+from retouch.studies.run import study
 
 log = logging.getLogger("retouch")
 
-# Keys of results.json that are not compared, wherever they stand, and why.
-NOT_COMPARED = {
-    "seconds": "time, which no two runs share",
-    "originals": "facts of the images, whose fingerprints are compared before the run starts",
-    "test_originals": "likewise",
-    "made": "versions and machine, which are compared before the run starts",
-}
-
-Results = PretrainResults | PretrainSeeds | ProbeReport | FinetuneResult
-Settings = PretrainConfig | ProbeConfig | FinetuneConfig
-Verdict = Literal["identical", "within the interval", "different"]
-Leaf = str | float | bool | None
-
-
-class Number(Record):
-    """One number of the result, then and now."""
-
-    name: str
-    then: float
-    now: float | None  # None: it is not there any more
-    ci95: tuple[float, float] | None  # of then; None where one run gives none
-
-    @property
-    def state(self) -> Verdict:
-        """``within the interval`` of then, if it is not the same."""
-        if self.then == self.now:
-            return "identical"
-        inside = self.now is not None and self.ci95 is not None and self.ci95[0] <= self.now <= self.ci95[1]
-        return "within the interval" if inside else "different"
-
-
-class Repetition(Record):
-    """What repeating a result has shown."""
-
-    of: Path  # the folder of the result
-    folder: Path  # of its repetition
-    verdict: Verdict
-    numbers: tuple[Number, ...]  # what the result is about
-    values: int  # all that results.json holds, but for `NOT_COMPARED`
-    differing: tuple[str, ...]  # the keys of those that are not the same
-    changed: tuple[str, ...]  # versions, machine and images that were not those of then
+Settings = PretrainConfig | ProbeConfig | FinetuneConfig | StudyConfig
 
 
 def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = False) -> Repetition | None:
-    """Run a result of pretraining, a probe or fine-tuning again, and compare.
+    """Run a result of pretraining, a probe, fine-tuning or a study again, and compare.
 
     Args:
         result: a ``results.json``, or the run folder around it.
@@ -119,7 +77,7 @@ def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = 
             return None
         found = compared(folder, config.out, then, read_any(config.out), changed)
         if here.is_main:
-            _show(found)
+            show(found)
         return found
 
 
@@ -139,11 +97,6 @@ def _folder(path: Path) -> Path:
     if mark is None:
         raise UserError(
             f"{path}: not a run; give the folder of a finished run, such as runs/denoise-1, or its {RESULTS}"
-        )
-    if mark == "study":
-        raise UserError(
-            f"{folder}: a study decides by the clock, so its plan repeats it: retouch study {folder}/config.yaml "
-            f"out={folder}-repeat plan={folder}/{PLAN}"
         )
     inside, *above = folder.absolute().parents
     if inside.name == CONTESTANTS and run_stage(study := above[0]) == "study":
@@ -167,6 +120,8 @@ def read_any(folder: Path) -> Results:
     mark = run_stage(folder)
     if mark == "pretrain":
         return read_pretraining(folder)
+    if mark == "study":
+        return read_study(folder)
     return read_seeds(folder) if mark == "pretrain_seeds" else read_transfer(folder)
 
 
@@ -174,9 +129,13 @@ def _settings(folder: Path, then: Results) -> Settings:
     """The settings that gave this result, from its ``config.yaml``.
 
     Raises:
-        UserError: this version has no such settings.
+        UserError: this version has no such settings, or a study has lost its plan.
     """
     file = folder / "config.yaml"
+    if isinstance(then, StudyReport):
+        read_plan(folder)
+        # what the clock decided is not decided again
+        return load_config(StudyConfig, file).model_copy(update={"plan": folder / PLAN})
     if isinstance(then, FinetuneResult):
         return load_config(FinetuneConfig, file)
     if isinstance(then, ProbeReport):
@@ -200,6 +159,8 @@ def _run(config: Settings) -> bool:
     if isinstance(config, ProbeConfig):
         probe(config)
         return True
+    if isinstance(config, StudyConfig):
+        return study(config) is not None
     return finetune(config, feature_cache=False) is not None
 
 
@@ -245,6 +206,8 @@ def _inputs(config: Settings, here: World) -> dict[str, str]:
         return pretraining.inputs(pretraining.open_images(config, here))
     if isinstance(config, ProbeConfig):
         return {ENCODER: read_encoder_card(config.encoder).sha256, **opening.inputs(opening.open_images(config))}
+    if isinstance(config, StudyConfig):
+        return studied.inputs(config, studied.open_images(config))
     start = config.encoder
     trained = start.path is not None and not start.from_scratch
     encoder = {ENCODER: read_encoder_card(start.path).sha256} if trained and start.path else {}
@@ -292,112 +255,3 @@ def differences(folder: Path, then: Made, now: Made) -> list[str]:
             "back those of then"
         )
     return found
-
-
-# ---- comparison
-
-
-def headline(found: Results) -> list[tuple[str, float, tuple[float, float] | None]]:
-    """What a result is about: names, numbers, and their intervals where they have one."""
-    if isinstance(found, PretrainResults):
-        numbers = {"steps": float(found.steps), **found.numbers}
-        return [(name, value, None) for name, value in numbers.items() if name not in NOT_COMPARED]
-    if isinstance(found, PretrainSeeds):
-        spreads = found.spreads.items()
-        return [(name, one.mean, one.ci95) for name, one in spreads if name not in NOT_COMPARED]
-    if isinstance(found, FinetuneResult):
-        networks = {"fine-tuned": found.tuned, "from scratch": found.from_scratch, "linear probe": found.linear_probe}
-        return [(name, one.test.accuracy, one.test.ci95) for name, one in networks.items() if one is not None]
-    if found.seeds is not None:
-        return [
-            (
-                f"{one.task}, {one.subject}, {one.probe if one.measure == 'accuracy' else MEASURES[one.measure]}",
-                one.spread.mean,
-                one.spread.ci95,
-            )
-            for one in found.seeds.spreads
-        ]
-    classes = [
-        (f"{task}, {subject}, {probe}", outcome.test.accuracy, outcome.test.ci95)
-        for task, result in zip(task_names(found.results), found.results, strict=True)
-        for subject, measured in result.subjects.items()
-        for probe, outcome in measured.probes.items()
-    ]
-    kinds: tuple[Sequence[Several], ...] = (found.multilabel, found.dense)
-    several = [
-        (f"{task}, {subject}, {MEASURES[result.measure]}", one.test.mean, one.test.ci95)
-        for results in kinds
-        for task, result in zip(task_names(results), results, strict=True)
-        for subject, one in result.subjects.items()
-    ]
-    return [*classes, *several]
-
-
-def compared(of: Path, folder: Path, then: Results, now: Results, changed: Sequence[str] = ()) -> Repetition:
-    """The verdict on two results: of every value that they hold, and of the numbers that they are about."""
-    other = {name: value for name, value, _ in headline(now)}  # of changed images, tasks may be missing
-    numbers = tuple(
-        Number(name=name, then=value, now=other.get(name), ci95=ci95) for name, value, ci95 in headline(then)
-    )
-    old, new = dict(leaves(then.model_dump(mode="json"))), dict(leaves(now.model_dump(mode="json")))
-    differing = tuple(key for key in dict.fromkeys((*old, *new)) if old.get(key, ...) != new.get(key, ...))
-    verdict: Verdict = "different"
-    if not differing:
-        verdict = "identical"
-    elif numbers and all(one.ci95 is not None and one.state != "different" for one in numbers):
-        verdict = "within the interval"
-    return Repetition(
-        of=of,
-        folder=folder,
-        verdict=verdict,
-        numbers=numbers,
-        values=len(old.keys() | new.keys()),
-        differing=differing,
-        changed=tuple(changed),
-    )
-
-
-def leaves(value: object, key: str = "") -> Iterator[tuple[str, Leaf]]:
-    """Every value of a JSON document by its dotted key, but for ``NOT_COMPARED``."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            if name not in NOT_COMPARED:
-                yield from leaves(inner, f"{key}.{name}" if key else name)
-    elif isinstance(value, list):
-        for place, inner in enumerate(value):
-            yield from leaves(inner, f"{key}.{place}")
-    else:
-        assert value is None or isinstance(value, str | float | int)
-        yield key, value
-
-
-def _show(found: Repetition) -> None:
-    """The table and the verdict, on the console."""
-    console = Console(width=None if Console().is_terminal else 100)
-    table = Table(title=f"{found.of}, run again in {found.folder}", title_justify="left")
-    for column in ("", "then", "now", "95% interval then", ""):
-        table.add_column(column)
-    for one in found.numbers:
-        interval = "" if one.ci95 is None else f"[{one.ci95[0]:.4g}, {one.ci95[1]:.4g}]"
-        now = "missing" if one.now is None else f"{one.now:.6g}"
-        table.add_row(escape(one.name), f"{one.then:.6g}", now, escape(interval), one.state)
-    console.print(table)
-    for line in sentences(found):
-        console.print(line, highlight=False, markup=False)
-
-
-def sentences(found: Repetition) -> list[str]:
-    """The verdict in words, and what may explain it."""
-    if found.verdict == "identical":
-        return [f"identical: all {found.values:,} values of {RESULTS} are the same, to the last digit"]
-    count = f"{len(found.differing):,} of {found.values:,} values of {RESULTS} differ, the first: {found.differing[0]}"
-    lines = [f"{found.verdict}: {count}"]
-    if found.verdict == "different" and all(one.ci95 is None for one in found.numbers):
-        lines.append("one pretraining run has no interval; one with seeds=5 has")
-    if found.changed:
-        lines += ["this was not as it was then:", *(f"  {line}" for line in found.changed)]
-    elif found.verdict == "different":
-        lines.append(
-            "versions, machine, images and encoder are those of then, so this should not happen: please report it"
-        )
-    return lines

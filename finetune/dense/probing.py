@@ -18,6 +18,7 @@ from finetune.checks import state_digests
 from finetune.config import ProbeConfig
 from finetune.data import data_facts
 from finetune.dense.data import MaskedImages, MaskedSources
+from finetune.dense.null import check_null_masks
 from finetune.dense.passes import CHOICE_IMAGES, CHOICE_SIDE, Parts, build_parts, choose, gather, test_once
 from finetune.dense.pixels import Patches
 from finetune.dense.scores import bootstrap, compare_masks, score_masks
@@ -25,6 +26,7 @@ from finetune.features import Extraction, layer_shapes
 from finetune.multilabel.data import ProbeData
 from finetune.pooling import layer_choices
 from finetune.properties import measure_properties
+from finetune.records import NullCheck
 from finetune.several import DenseProbed, DenseResult, LabelComparison, compared_with
 from finetune.subjects import encoder_facts
 
@@ -48,6 +50,7 @@ class Measured(NamedTuple):
     outcome: DenseProbed
     counts: Tensor  # int64 [n 3 C]
     drawn: NDArray[np.float64]
+    null: NullCheck | None  # of the encoder, if it is checked
 
 
 def map_layers(config: ProbeConfig, image_size: int | None, encoder: Encoder) -> tuple[int, ...]:
@@ -110,6 +113,7 @@ def probe_masks(
         subjects=compared_with({name: one.outcome for name, one in measured.items()}, against),
         code=code,
         frozen=frozen,
+        null=mine.null,
     )
 
 
@@ -133,12 +137,14 @@ def _measure(config: ProbeConfig, subject: MapSubject, images: MaskedImages, par
         test=score_masks(counts, drawn),
         seconds=round(time.monotonic() - started, 2),
     )
+    checked = config.null_check and subject.name == "encoder"
+    null = check_null_masks(subject.encoder, chosen, images.train, images.test, config.seed, how) if checked else None
     log.info(
         "%s: probed cell by cell in %.1f s: mean IoU %.1f%%",
         *(subject.name, outcome.seconds, 100 * outcome.test.mean_iou),
     )
     log.debug("%s: %s, chosen by %s", subject.name, outcome.choice.text, outcome.choice.how)
-    return Measured(outcome, counts, drawn)
+    return Measured(outcome, counts, drawn, null)
 
 
 def _protocol(config: ProbeConfig, parts: Parts, size: int) -> str:

@@ -17,11 +17,13 @@ from finetune.config import ProbeConfig
 from finetune.data import Sources, data_facts
 from finetune.features import Extraction
 from finetune.multilabel.data import MultiLabelImages, ProbeData
+from finetune.multilabel.null import check_null_labels
 from finetune.multilabel.scores import LabelScores
 from finetune.multilabel.task import MultiLabelTask, build_multilabel_task
 from finetune.probes import Candidates
 from finetune.properties import measure_properties
 from finetune.ranking import compare_labels, halves, score_labels
+from finetune.records import NullCheck
 from finetune.several import LabelComparison, LabelProbed, LabelResult, compared_with
 from finetune.subjects import Spaces, Subject, baselines_of, encoder_facts, features_of
 
@@ -36,6 +38,7 @@ class Measured(NamedTuple):
     rows: Tensor  # int64 [n], test images that have features
     scores: Tensor  # float32 [n L]
     of_halves: NDArray[np.float64]
+    null: NullCheck | None  # of the encoder, if it is checked
 
 
 def probe_labels(
@@ -72,6 +75,7 @@ def probe_labels(
         subjects=compared_with({name: one.outcome for name, one in measured.items()}, against),
         code=code,
         frozen=frozen,
+        null=mine.null,
     )
     shown = test._replace(values=test.values[mine.rows])
     return result, LabelScores(images.test, mine.rows, shown, {name: one.scores for name, one in measured.items()})
@@ -92,6 +96,12 @@ def _measure(
     fitted = config.probe.refit(candidates, task, chosen)
     scores, truth = fitted.predict(test), test_labels.values[test.index]
     of_halves = halves(scores, truth)
+    null = None
+    if config.null_check and subject.name == "encoder":
+        fitted_on = labels._replace(values=task.labels)
+        null = check_null_labels(
+            config.probe, config.probe, config.seed, candidates, chosen.space, fitted_on, test, truth
+        )
     outcome = LabelProbed(
         view=subject.encoder.view,
         choice=chosen.facts,
@@ -107,7 +117,7 @@ def _measure(
         100 * outcome.test.mean_average_precision,
     )
     log.debug("%s, %s: %s, chosen by %s", subject.name, task.name, outcome.choice.text, outcome.choice.how)
-    return Measured(outcome, task, test.index, scores, of_halves)
+    return Measured(outcome, task, test.index, scores, of_halves, null)
 
 
 def _protocol(config: ProbeConfig, task: MultiLabelTask) -> str:

@@ -10,7 +10,8 @@ from markupsafe import Markup
 
 from finetune.lines import SUBJECTS
 from finetune.metrics import Bin
-from finetune.results import LabelEfficiency, Score
+from finetune.results import Score
+from finetune.worth import LabelEfficiency, LabelPoint
 from retouch.report import svg
 from retouch.report.facts import Curve
 
@@ -174,11 +175,11 @@ def race_chart(title: str, racers: Sequence[Racer]) -> Markup:
 
 
 def labels_chart(title: str, found: LabelEfficiency) -> Markup:
-    """Test accuracy of each subject over labels, on a logarithmic axis; bars go from the least to the most of draws."""
+    """Test accuracy of each subject over labels, on a logarithmic axis, with its interval."""
     upper, lower, right = 10, 190, WIDTH - 84
     curves = found.curves
     budgets = [point.labels for point in curves["encoder"]]
-    low, high = span_of([accuracy for curve in curves.values() for point in curve for accuracy in point.draws])
+    low, high = span_of([end for curve in curves.values() for point in curve for end in _bar(point)])
 
     def x(labels: int) -> float:
         return LEFT + (right - LEFT) * math.log(labels / budgets[0]) / max(math.log(budgets[-1] / budgets[0]), 1e-9)
@@ -195,16 +196,21 @@ def labels_chart(title: str, found: LabelEfficiency) -> Markup:
         points = " ".join(f"{x(point.labels):.1f},{y(point.accuracy):.1f}" for point in curve)
         parts.append(svg.tag("polyline", class_=kind, points=points))
         parts += [
-            svg.line(kind, x(point.labels), y(min(point.draws)), x(point.labels), y(max(point.draws)))
-            for point in curve
+            svg.line(kind, x(point.labels), y(least), x(point.labels), y(most))
+            for point, (least, most) in zip(curve, map(_bar, curve), strict=True)
         ]
     below = 0.0  # names of curves that end close together stand below each other
     for name in sorted(curves, key=lambda name: -curves[name][-1].accuracy):
         below = max(y(curves[name][-1].accuracy) + 3.5, below + 13)
-        parts.append(svg.text(right + 6, below, SUBJECTS.get(name, name), "start", "name"))
+        parts.append(svg.text(right + 6, below, SUBJECTS.get(name, name.replace("_", " ")), "start", "name"))
     parts.append(svg.text(LEFT, lower + 16, f"{budgets[0]:,}", "start"))
     parts.append(svg.text(right, lower + 16, f"{budgets[-1]:,} labels", "end"))
     return svg.chart(WIDTH, lower + 22, title, *parts)
+
+
+def _bar(point: LabelPoint) -> tuple[float, float]:
+    """The interval of a point; of older results, the least and the most accurate draw."""
+    return (min(point.draws), max(point.draws)) if point.ci95 is None else point.ci95
 
 
 # ---- confidence

@@ -165,10 +165,11 @@ def _not_probed(facts: Facts) -> list[str]:
 
 def _notes(facts: Facts) -> list[str]:
     """What the stages themselves noted in their results."""
-    several = len(facts.probes) + len(facts.pretraining) + len(facts.finetuning) > 1
+    several = len(facts.probes) + len(facts.pretraining) + len(facts.finetuning) + len(facts.studies) > 1
     named = [(run.origin.name, run.report.notes) for run in facts.probes]
     named += [(run.origin.name, run.result.notes) for run in facts.finetuning]
     named += [(run.origin.name, run.results.notes) for run in facts.pretraining]
+    named += [(run.origin.name, run.report.notes) for run in facts.studies]
     return [
         f"{name}: {note}." if several else f"{note[:1].upper()}{note[1:]}." for name, notes in named for note in notes
     ]

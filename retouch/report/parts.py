@@ -70,7 +70,7 @@ from retouch.report.sentences import (
 from retouch.report.several import several_blocks
 from retouch.report.study import study_blocks, study_tables
 from retouch.report.tables import baseline_table, choice_table, damage_table, finetune_table, probe_tables
-from retouch.studies.results import CONTESTANTS, PLAN
+from retouch.studies.results import CONTESTANTS
 
 OPEN_MAPS = 6  # of layers and poolings: more are folded
 
@@ -147,7 +147,7 @@ def _labels(facts: Facts) -> tuple[Block, ...]:
             said += worth_lines(entry.task, entry.encoder, found)
     if not figures:
         return ()
-    about = "Bars: the least and the most accurate draw. Intervals: bootstrap over draws and test images."
+    about = "Bars and intervals: 95%, by the bootstrap over draws and test images."
     return (Figures(tuple(figures)), Points(tuple(f"{line}." for line in said)), Prose((about,), small=True))
 
 
@@ -396,8 +396,4 @@ def _repeat(facts: Facts) -> tuple[Block, ...]:
 def repeat_command(origin: Origin, group: Group | None = None) -> str:
     """The command that makes a run again, or all runs of its group, in another folder."""
     folder = as_utf8(str(origin.folder if group is None else group.folder))
-    if origin.stage != "study":
-        return shlex.join(["retouch", "repeat", folder])
-    settings = [f"out={folder}-again", f"plan={folder}/{PLAN}"]  # the same rungs: the same choices
-    settings += [f"{key}=false" for key in ("resume", "overwrite") if getattr(origin.settings, key)]
-    return shlex.join(["retouch", "study", f"{folder}/config.yaml", *settings])
+    return shlex.join(["retouch", "repeat", folder])

@@ -34,15 +34,12 @@ def study_tables(facts: Facts) -> tuple[Block, ...]:
 
 
 def _tables(report: StudyReport) -> list[Block]:
-    images = next(iter(report.data.values()))
     about = [
         f"{report.unlabeled_images:,} images of {report.image_size} px to learn from without labels.",
         f"It took {report.seconds:.0f} of {report.budget:.0f} seconds.",
     ]
     if report.repeated:
         about.append(f"{counted(report.repeated, 'image')} that repeat a test image were not learned from.")
-    if images.duplicates:
-        about.append(f"{counted(images.duplicates, 'test image')} are also among the labeled training images.")
     found: list[Block] = [Prose(tuple(about)), *(_contenders(report, task) for task in report.classes)]
     found.append(Prose((RULE, f"Protocol: {report.protocol}."), small=True))
     if report.probe:
@@ -122,7 +119,7 @@ def _worth(report: StudyReport) -> tuple[Figures, ...]:
         Figure(
             labels_chart(f"{task}: what the training of {report.winner} is worth in labels", found),
             f"{task}: test accuracy of {report.winner} (encoder) and its untrained network by ridge regression, %; "
-            "bars: the least and the most accurate draw",
+            "bars: 95% intervals, by the bootstrap over draws and test images",
         )
         for task, found in report.worth.items()
     ]

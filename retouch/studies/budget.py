@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from finetune.checks import NULL_IMAGES
 from finetune.probes.search import FEW_IMAGES
 from retouch.studies import plan as planning
 from retouch.studies.contestants import SCRATCH
@@ -114,9 +115,10 @@ def _testing(parts: Parts, names: Iterable[str]) -> float:
 
 
 def probe_seconds(parts: Parts) -> float:
-    """Estimated seconds of the linear probe of the winner on all labeled images, whoever wins."""
+    """Estimated seconds of the linear probe of the winner on all labeled images, and its null check, whoever wins."""
     costs = [one.cost for one in parts.journal.memory.judgments]
-    return planning.LOGISTIC * max(_fit_seconds(parts, cost, parts.images.labeled) for cost in costs)
+    rows = parts.images.labeled + NULL_IMAGES
+    return planning.LOGISTIC * max(_fit_seconds(parts, cost, rows) for cost in costs)
 
 
 def worth_seconds(parts: Parts) -> float:

@@ -14,13 +14,16 @@ from finetune.config import LabelEfficiencyConfig
 from finetune.data import Sources, data_facts
 from finetune.metrics import compare, score
 from finetune.predictions import Predictions, write_predictions
-from finetune.records import DataFacts
-from finetune.results import LabelEfficiency, Probed, Score
+from finetune.records import Checks, DataFacts
+from finetune.results import Score
+from finetune.summary import failed, leaks
 from finetune.tracked import send
+from finetune.worth import LabelEfficiency
 from retouch.report.compare import holm
 from retouch.studies.budget import probe_seconds, worth_seconds
 from retouch.studies.contestants import SCRATCH, Field, Restoring
 from retouch.studies.images import LabelSet, titled_tasks
+from retouch.studies.judge import Tested
 from retouch.studies.parts import Parts
 from retouch.studies.plan import WORTH_DRAWS, WORTH_SHARES, Plan
 from retouch.studies.race import better
@@ -141,7 +144,18 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
     comparisons = compared(winner, rivals, answers, labels)
     contenders = tuple(_contender(parts, plan, name, scores[name], answers, labels) for name in answers)
     probed, skipped = _probe(parts, plan, winner)
+    facts = _facts(images.sets)
+    checks = {task: one.checks for task, one in probed.items() if one.checks is not None}
     worth, unknown = worth_of(parts, plan, winner, comparisons)
+    if skipped or unknown:  # the clock decided, so that the plan has to know
+        plan = plan.model_copy(
+            update={
+                "probe": plan.probe and not skipped,
+                "worth": plan.worth and not unknown,
+                "left_out": (*plan.left_out, *skipped, *unknown),
+            }
+        )
+        journal.save_plan(plan)
 
     [leader] = [one for one in contenders if one.name == winner]
     report = StudyReport(
@@ -149,7 +163,9 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
         winner=winner,
         contenders=tuple(sorted(contenders, key=lambda one: -one.mean)),
         comparisons=comparisons,
-        probe=probed,
+        probe={task: one.outcome for task, one in probed.items()},
+        checks=checks,
+        notes=_notes(checks, facts, labels),
         worth=worth,
         budget=config.seconds,
         seconds=round(journal.clock.taken, 1),
@@ -157,11 +173,12 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
         unlabeled=images.pool.source.spec,
         unlabeled_images=len(images.pool),
         repeated=images.repeated,
-        data=_facts(images.sets),
+        data=facts,
         classes=classes,
         sizes=plan.sizes,
         protocol=_protocol(parts),
-        left_out=(*plan.left_out, *skipped, *unknown),
+        left_out=plan.left_out,
+        made=parts.made,
     )
     write_predictions(config.out, predictions(images.sets, answers))
     write_json(config.out / RESULTS, report.model_dump(mode="json"))
@@ -177,15 +194,15 @@ def _winner(parts: Parts, plan: Plan) -> str:
     return better(judged, 1)[0]
 
 
-def _probe(parts: Parts, plan: Plan, winner: str) -> tuple[dict[str, Probed], list[str]]:
+def _probe(parts: Parts, plan: Plan, winner: str) -> tuple[dict[str, Tested], list[str]]:
     """The usual linear probe of the winner, if it was planned and there is still time, else why there is none."""
     if not plan.probe:
         return {}, []
     needed, left = probe_seconds(parts), parts.journal.clock.left
     if parts.config.plan is None and left < ENOUGH * needed:
         return {}, [f"the linear probe of {winner}: takes up to {needed:.0f} s, and {max(0, left):.0f} s were left"]
-    found = {task: one.outcome for task, one in parts.judge.probe(parts.field.named(winner)).items()}
-    for task, one in found.items():
+    found = parts.judge.probe(parts.field.named(winner))
+    for task, (one, *_) in found.items():
         log.info(
             "%s: linear probe on all %s labeled images: %.1f%% on %s",
             *(winner, f"{one.n_train:,}", 100 * one.test.accuracy, task),
@@ -246,6 +263,12 @@ def _facts(sets: Sequence[LabelSet]) -> dict[str, DataFacts]:
         facts = data_facts(sources, images.train, images.test, images.leaks, images.left_out)
         found |= dict.fromkeys(tasks, facts)
     return found
+
+
+def _notes(checks: dict[str, Checks], facts: dict[str, DataFacts], labels: dict[str, Tensor]) -> tuple[str, ...]:
+    """What a reader of these numbers has to know."""
+    found = [f"{task}: {line}" for task, one in checks.items() for line in failed(one)]
+    return (*found, *(f"{task}: {line}" for task, one in facts.items() for line in leaks(one, len(labels[task]))))
 
 
 def _protocol(parts: Parts) -> str:

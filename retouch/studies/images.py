@@ -90,6 +90,15 @@ def open_images(config: StudyConfig) -> Opened:
     return Opened(pool, tuple(labeled))
 
 
+def inputs(config: StudyConfig, opened: Opened) -> dict[str, str]:
+    """The fingerprints of the images, by the setting that names them."""
+    keys = ["labels", *(f"more_labels.{place}" for place in range(len(config.more_labels)))]
+    found = {} if opened.unlabeled is None else {"data.source": opened.unlabeled.fingerprint}
+    for key, one in zip(keys, opened.labeled, strict=True):
+        found |= one.inputs(key)
+    return found
+
+
 def image_size(source: Source, *, gpu: bool) -> int:
     """The size at which images are studied, if the user names none: that of ``SIZES`` that most of them have.
 

@@ -15,13 +15,16 @@ from torch import Tensor
 from common.data import Images, Labels
 from common.encoders import Encoder
 from common.errors import UserError
+from finetune.checks import check_null, state_digests, why_no_null
 from finetune.config import LabelEfficiencyConfig
 from finetune.efficiency import Right, draw_rows, label_efficiency, right_answers
 from finetune.features import Extraction, Features, extract
 from finetune.pooling import Space, build_spaces
 from finetune.probe import run_probe
 from finetune.probes import Candidates, Linear, Search, build_task
-from finetune.results import LabelEfficiency, Probed
+from finetune.records import Checks
+from finetune.results import Probed
+from finetune.worth import LabelEfficiency
 from retouch.studies.contestants import Contestant
 from retouch.studies.images import LabelSet, titled_tasks
 from retouch.studies.plan import JudgeCost
@@ -45,6 +48,7 @@ class Tested(NamedTuple):
 
     outcome: Probed
     predictions: Tensor  # int64 [n]
+    checks: Checks | None = None  # of the usual linear probe
 
 
 def space_of(encoder: Encoder, poolings: Sequence[str]) -> Space:
@@ -86,7 +90,7 @@ class Judge:
         return self._tested(one, RIDGE, everything=False)
 
     def probe(self, one: Contestant) -> dict[str, Tested]:
-        """The same by logistic regression, the usual linear probe, on all labeled training images."""
+        """The same by logistic regression, the usual linear probe, on all labeled training images, and checked."""
         return self._tested(one, LOGISTIC, everything=True)
 
     def worth(self, one: Contestant, other: Contestant, draws: LabelEfficiencyConfig) -> dict[str, LabelEfficiency]:
@@ -117,6 +121,7 @@ class Judge:
 
     def _tested(self, one: Contestant, probe: Linear, *, everything: bool) -> dict[str, Tested]:
         encoder = one.encoder()
+        before = state_digests([encoder])
         space = space_of(encoder, one.poolings)
         found = {}
         for part, tasks in titled_tasks(self.sets):
@@ -124,9 +129,16 @@ class Judge:
             train, test = self._features(encoder, space, images), self._features(encoder, space, part.images.test)
             for title, name in tasks.items():
                 candidates = Candidates(train, [space], self.how.device)
-                task = build_task(_labels(images, name, train), SEARCH, self.seed)
-                outcome, _, answers = run_probe(probe, candidates, task, test, part.images.tasks[name][1])
-                found[title] = Tested(outcome, answers.classes)
+                labels, asked = _labels(images, name, train), part.images.tasks[name][1]
+                task = build_task(labels, SEARCH, self.seed)
+                outcome, _, answers = run_probe(probe, candidates, task, test, asked)
+                checks = None
+                if everything:
+                    true = asked.values[test.index]
+                    null = check_null(probe, SEARCH, self.seed, candidates, space, labels, test, true)
+                    frozen = state_digests([encoder]) == before
+                    checks = Checks(frozen=frozen, null=null, missing=why_no_null(null, asked=True))
+                found[title] = Tested(outcome, answers.classes, checks)
         return found
 
     def _features(self, encoder: Encoder, space: Space, images: Images) -> Features:

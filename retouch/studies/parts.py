@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from common.machine.distributed import World
 from common.runs.folder import Run
+from common.runs.made import Made
 from retouch.studies.config import StudyConfig
 from retouch.studies.contestants import Field
 from retouch.studies.images import StudyImages
@@ -24,3 +25,4 @@ class Parts:
     field: Field
     judge: Judge
     journal: Journal
+    made: Made  # what the results are made with

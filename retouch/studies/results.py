@@ -8,9 +8,11 @@ from typing import Literal
 from pydantic import Field, TypeAdapter
 
 from common.encoders.base import View
+from common.runs.made import Made
 from common.runs.results import SCHEMA_VERSION, Record, load_results
-from finetune.records import DataFacts
-from finetune.results import Comparison, LabelEfficiency, Probed, Score
+from finetune.records import Checks, DataFacts
+from finetune.results import Comparison, Probed, Score
+from finetune.worth import LabelEfficiency
 from retouch.studies.plan import Sizes
 
 CONTESTANTS = "contestants"  # the folder of their runs in that of the study
@@ -78,6 +80,8 @@ class StudyReport(Record):
     contenders: tuple[Contender, ...]
     comparisons: tuple[Versus, ...]
     probe: dict[str, Probed] = Field(default_factory=dict)  # linear, of the winner on all labeled images, by task
+    checks: dict[str, Checks] = Field(default_factory=dict)  # of that probe (empty in older files)
+    notes: tuple[str, ...] = ()  # what a reader of these numbers has to know (empty in older files)
     # by task, what the winner's training is worth: it is "encoder", and its untrained network "random_init"
     worth: dict[str, LabelEfficiency] = Field(default_factory=dict)
     budget: float  # seconds
@@ -91,6 +95,7 @@ class StudyReport(Record):
     sizes: Sizes
     protocol: str
     left_out: tuple[str, ...] = ()
+    made: Made | None = None  # None in older files
 
     def named(self, name: str) -> Contender:
         """The contestant of this name."""

@@ -14,6 +14,7 @@ from common.machine.distributed import World, world
 from common.machine.precision import resolve_precision
 from common.runs.folder import Run, check_run_folder, numbered, open_run, say_how_to_continue, with_group
 from common.runs.logs import early_log
+from common.runs.made import made
 from finetune.features import Extraction
 from retouch.report.card import write_card
 from retouch.report.page import write_report
@@ -22,7 +23,7 @@ from retouch.studies.budget import fit_simple, make_plan, reserve
 from retouch.studies.config import StudyConfig
 from retouch.studies.contestants import SCRATCH, check_contestants, check_pretrained, line_up, title_of
 from retouch.studies.final import finish
-from retouch.studies.images import Opened, StudyImages, image_size, label_set, load, open_images
+from retouch.studies.images import Opened, StudyImages, image_size, inputs, label_set, load, open_images
 from retouch.studies.journal import Journal, read_plan
 from retouch.studies.judge import Judge
 from retouch.studies.parts import Parts
@@ -71,7 +72,7 @@ def study(config: StudyConfig, started: float | None = None) -> StudyReport | No
                 return None
             console = Console(width=None if Console().is_terminal else 100)
             console.print(study_table(report))
-            for sentence in report.verdict:
+            for sentence in (*report.verdict, *report.notes):
                 console.print(sentence, highlight=False, markup=False)
             path = write_report([config.out], config.out / REPORT)
             encoder = config.out / CONTESTANTS / report.winner / ENCODER
@@ -114,7 +115,8 @@ def _begin(config: StudyConfig, opened: Opened, given: Plan | None, here: World,
         *(f"{count:,}" for count in (len(images.pool), images.judged, images.fitted, images.tested)),
         *(journal.clock.left, config.seconds),
     )
-    return Parts(config, here, run, images, field, Judge(images.sets, how, config.seed), journal)
+    judge = Judge(images.sets, how, config.seed)
+    return Parts(config, here, run, images, field, judge, journal, made(inputs(config, opened)))
 
 
 def _images(config: StudyConfig, opened: Opened, saved: Plan | None, here: World) -> StudyImages:

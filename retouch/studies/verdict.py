@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 
-from finetune.results import Comparison, LabelEfficiency
+from finetune.results import Comparison
 from finetune.table import two_digits
+from finetune.worth import LabelEfficiency
 from retouch.report.compare import Contrast
 from retouch.report.sentences import answered, listed, number, points
 from retouch.studies.results import Contender, Kind, Role, Versus

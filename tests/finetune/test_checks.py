@@ -14,11 +14,13 @@ from torch import Tensor, nn
 import retouch
 from common.data import Labels
 from finetune import checks
-from finetune.checks import null_check, state_digests
+from finetune.checks import null_check, null_of_repetitions, state_digests
 from finetune.features import Features
 from finetune.metrics import confusion_matrix
-from finetune.probes import Fitted
-from finetune.results import Checks, ProbeResult
+from finetune.pooling import Space
+from finetune.probes import Candidates, Fitted, Linear, Search
+from finetune.records import Checks
+from finetune.results import ProbeResult
 
 
 def probed(out: Path, encoder: Path, **changes: Any) -> ProbeResult:
@@ -91,6 +93,22 @@ def test_answers_that_know_the_labels_are_above_chance() -> None:
     assert null_check(confusion_matrix(answers, labels, 8)[None], 9).above_chance
 
 
+def test_scores_without_names_to_exchange_have_the_t_interval_of_their_excess() -> None:
+    scores, chance = [0.31, 0.28, 0.35, 0.30], [0.30, 0.29, 0.31, 0.30]
+    found = null_of_repetitions(scores, chance, 50)
+    excess = [a - b for a, b in zip(scores, chance, strict=True)]
+    by_scipy = scipy.stats.ttest_1samp(excess, 0, alternative="greater")
+    low, high = scipy.stats.ttest_1samp(excess, 0).confidence_interval(0.95)
+    assert found.accuracy == pytest.approx(0.31)
+    assert found.chance == pytest.approx(0.3)
+    assert found.ci95 == pytest.approx((0.3 + low, 0.3 + high))
+    assert found.p_value == pytest.approx(by_scipy.pvalue)
+    assert (found.images, found.repetitions) == (50, 4)
+    nothing = null_of_repetitions([0.3 + 1e-17] * 3, [0.3] * 3, 50)
+    assert nothing.p_value == 1.0
+    assert null_of_repetitions([0.9] * 3, [0.3] * 3, 50).above_chance
+
+
 def test_an_accuracy_that_one_check_in_forty_has_by_chance_is_no_alarm() -> None:
     generator = torch.Generator().manual_seed(1)
     labels = torch.arange(2000) % 8
@@ -107,7 +125,8 @@ def test_few_classes_are_repeated(classes: int, once: int, monkeypatch: pytest.M
     monkeypatch.setattr(checks, "random_labels", lambda *given: asked.append(given[-1]))
     labels = Labels(torch.arange(60) % classes, tuple(map(str, range(classes))), "task")
     test = Features({}, torch.arange(5))
-    checks.check_null(None, None, None, labels, test, torch.zeros(5))  # type: ignore[arg-type]
+    candidates = Candidates(test, [], torch.device("cpu"))
+    checks.check_null(Linear(), Search(), 0, candidates, Space((), (), (), 0), labels, test, torch.zeros(5))
     assert asked == [range(once)]
 
 
@@ -117,7 +136,9 @@ def test_random_labels_give_chance_and_leave_the_probe_alone(tmp_path: Path, enc
     assert null is not None
     assert (null.images, null.repetitions, null.chance) == (400, 1, 1 / 8)
     assert null.ci95[0] < 1 / 8 < null.ci95[1]
+    assert of(with_).missing == {}
     assert of(without).null is None
+    assert of(without).missing == {"null": "switched off (null_check)"}
     assert with_.linear.test == without.linear.test
 
 

@@ -22,8 +22,9 @@ from finetune.efficiency import draw_rows, label_efficiency, labels_for
 from finetune.features import Extraction, extract
 from finetune.pooling import build_spaces
 from finetune.probes import Candidates, Fitted
-from finetune.results import LabelEfficiency, ProbeReport, Worth, read_results
-from finetune.table import labels_text, worth_lines
+from finetune.results import ProbeReport, read_results
+from finetune.table import labels_text, point_text, worth_lines
+from finetune.worth import LabelEfficiency, LabelPoint, Worth
 from tests.finetune.toys import HalvingEncoder, bright_images, probe_result
 
 predict = Fitted.predict
@@ -142,6 +143,25 @@ def test_interval_covers_draws_that_differ() -> None:
     assert alike.worth["pixels"][0].ci95[0] == pytest.approx(400, rel=0.05)
 
 
+def test_each_point_has_an_interval_of_test_images_and_of_draws() -> None:
+    curve = {100: hits(0.4, 400), 400: torch.cat([hits(0.2, 400), hits(0.6, 400)]), 1600: hits(0.9, 400)}
+    found = label_efficiency({"encoder": curve, "pixels": curve}).curves["encoder"]
+    for point, draws in zip(found, (1, 2, 1), strict=True):
+        assert point.ci95 is not None
+        low, high = point.ci95
+        assert low < point.accuracy < high
+        if draws == 1:  # the binomial interval, which is exact for a single draw
+            half = 1.96 * math.sqrt(point.accuracy * (1 - point.accuracy) / 400)
+            assert (high - low) / 2 == pytest.approx(half, rel=0.2)
+        else:  # as often as not, one of two draws is taken twice
+            assert low == pytest.approx(0.2 - 1.96 * math.sqrt(0.2 * 0.8 / 400), abs=0.02)
+            assert high == pytest.approx(0.6 + 1.96 * math.sqrt(0.6 * 0.4 / 400), abs=0.02)
+    older = found[0].model_dump(mode="json")
+    del older["ci95"]
+    assert point_text(LabelPoint.model_validate(older)) == "40.0"
+    assert point_text(found[0]).startswith("40.0 [3")
+
+
 def test_it_is_said_in_plain_words() -> None:
     curve = ({"labels": 20, "draws": [0.3]}, {"labels": 5000, "draws": [0.5]})
     found = LabelEfficiency.model_validate(
@@ -149,14 +169,19 @@ def test_it_is_said_in_plain_words() -> None:
     )
 
     def said(equals: int | None, *ci95: int | None) -> str:
-        return labels_text(found, Worth.model_validate({"labels": 20, "equals": equals, "ci95": ci95}))
+        return labels_text(found, "pixels", Worth.model_validate({"labels": 20, "equals": equals, "ci95": ci95}))
 
     assert said(2134, 1561, 2891) == "2,100 [1,600, 2,900]"
     assert said(None, None, None) == "more than all 5,000"
     assert said(4200, 3000, None) == "4,200 [3,000, more than all 5,000]"
     assert said(0, 0, 25) == "fewer than 20 [fewer than 20, 25]"
     worth = [Worth(labels=20, equals=2134, ci95=(1561, 2891)), Worth(labels=5000, equals=None, ci95=(None, None))]
-    found = found.model_copy(update={"worth": {"random_init": tuple(worth)}})
+    found = found.model_copy(
+        update={
+            "curves": {**found.curves, "random_init": found.curves["pixels"]},
+            "worth": {"random_init": tuple(worth)},
+        }
+    )
     assert worth_lines("shape", "denoise", found) == [
         "shape: denoise with 20 labels equals the untrained network with about 2,100 [1,600, 2,900]"
     ]
@@ -208,7 +233,7 @@ def test_curves_end_at_the_probe_itself_and_are_in_the_results(
     assert read_results(tmp_path / "out") == report
     said = capsys.readouterr().out
     assert "Linear probe with fewer labels" in said
-    assert "[least, most of the draws]" in said
+    assert "[95% interval]" in said
     assert "equals the untrained network with" in " ".join(said.split())
 
 

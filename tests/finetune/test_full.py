@@ -34,6 +34,7 @@ from finetune.data import Sources, load_labeled, open_sources
 from finetune.full import finetune as run_stage
 from finetune.lines import finetune_lines
 from finetune.probe import probe
+from finetune.records import NullCheck
 from finetune.results import FinetuneResult, ProbeReport, read_results
 from finetune.supervised import Supervised, decayed_groups, predict
 from finetune.table import results_table
@@ -103,6 +104,9 @@ def test_result_equals_the_score_of_the_exported_classifier_on_the_test_set(tmp_
     assert tuned.choice.val_accuracy == max(looks.values())
     assert tuned.choice.step == max(looks, key=looks.__getitem__)  # ties go to the first step
     assert sum(map(sum, tuned.test.confusion)) == 80
+    assert result.checks is not None
+    assert (result.checks.frozen, result.checks.null) == (None, None)
+    assert result.checks.missing == {"frozen": "the network is trained", "null": "no linear probe was run beside it"}
 
 
 @pytest.mark.usefixtures("few_strengths")
@@ -167,7 +171,29 @@ def test_its_linear_probe_is_that_of_the_probe_stage(tmp_path: Path) -> None:
     assert found.linear_probe.model_copy(update={"seconds": alone.linear.seconds}) == alone.linear
     assert (found.data, found.classes) == (alone.data, alone.classes)
     assert found.linear_probe_protocol == alone.protocol
+    assert found.checks is not None
+    assert alone.checks is not None
+    assert found.checks.null == alone.checks.null
+    assert found.checks.null is not None
+    assert (found.checks.frozen, found.checks.missing) == (None, {"frozen": "the network is trained"})
     assert "5-fold cross-validation of the training images (stratified, seed 5" in alone.protocol
+
+
+@pytest.mark.usefixtures("few_strengths")
+def test_a_linear_probe_that_knows_random_labels_or_changes_its_encoder_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alarm = NullCheck(accuracy=0.9, chance=0.125, ci95=(0.8, 1.0), p_value=1e-9, images=200, repetitions=1)
+    monkeypatch.setattr("finetune.probe.check_null", lambda *given: alarm)
+    changing = iter("ab")
+    monkeypatch.setattr("finetune.probe.state_digests", lambda encoders: next(changing))
+    start = exported(tmp_path / "encoder", EncoderConfig(model_args={"width": 4, "depth": 1}))
+    comparison = {"linear_probe": True, "from_scratch": False}
+    found = finetune(config(tmp_path / "run", encoder=start, steps=1, compare=comparison))
+    assert found.checks is not None
+    assert (found.checks.frozen, found.checks.null) == (False, alarm)
+    assert any("changed while it was measured" in note for note in found.notes)
+    assert any("the accuracy of the linear probe is 90.0%" in note for note in found.notes)
 
 
 def test_test_labels_change_only_the_accuracy_not_training_or_choice(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,10 +18,14 @@ from common.errors import UserError
 from common.runs.made import made
 from finetune.results import ProbeReport, ProbeResult, SubjectResult
 from retouch.cli import main
-from retouch.repetition import NOT_COMPARED, _folder, compared, differences, headline, leaves, read_any, repeat
+from retouch.comparison import NOT_COMPARED, compared, headline, leaves, sentences
+from retouch.repetition import _folder, differences, read_any, repeat
+from retouch.studies.plan import Rung
+from retouch.studies.results import StudyReport
 from tests.finetune.test_probe_seeds import QUICK
 from tests.processes import in_two_processes
 from tests.recipe import pretraining
+from tests.retouch.studies.studies import NAMES, plan, recipes, settings
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +102,55 @@ def test_groups_run_again_are_identical(tmp_path: Path) -> None:
     found = repeat(tmp_path / "probes")
     assert found is not None
     assert (found.verdict, len(found.numbers)) == ("identical", 6)
+
+
+def test_a_study_run_again_makes_the_same_choices_and_is_identical(tmp_path: Path) -> None:
+    [denoise, *_] = recipes(tmp_path)
+    values = settings(tmp_path, "mine", contestants=[denoise])
+    steps = {NAMES[0]: 2}
+    short = plan(tmp_path, simple=(), steps=steps, rungs=(Rung(seconds=1.0, steps=steps),), scratch=0)
+    labels = {**values["labels"], "train": str(colored(tmp_path)), "test": None, "task": None}
+    retouch.study({**values, "labels": labels})
+    Path(short).unlink()  # what it needs is in the folder of the study
+    found = repeat(tmp_path / "mine")
+    assert found is not None
+    assert (found.verdict, found.folder.name, found.changed) == ("identical", "mine-repeat-1", ())
+    assert {one.name for one in found.decisions} == {"winner", "judged", "in the last rung"}
+    assert all(one.then == one.now for one in found.decisions)
+    assert "label, pixels" in [one.name for one in found.numbers]
+    then = read_any(tmp_path / "mine")
+    assert isinstance(then, StudyReport)
+    assert then.made is not None
+    assert set(then.made.inputs) == {"labels.train", "labels.test"}
+    # another winner is another result, whatever the numbers
+    [loser] = [one.name for one in then.contenders if one.name != then.winner][:1]
+    now = then.model_copy(update={"winner": loser})
+    other = compared(tmp_path, tmp_path, then, now)
+    assert other.verdict == "different"
+    assert {one.state for one in other.numbers} == {"identical"}
+    assert f"winner: {loser}, and then {then.winner}" in sentences(other)
+    near = then.model_copy(update={"unlabeled_images": 1})
+    assert compared(tmp_path, tmp_path, then, near).verdict == "within the interval"
+
+
+def colored(folder: Path) -> Path:
+    """Two classes of images."""
+    for number in range(60):
+        here = folder / "colored" / ("dark", "light")[number % 2]
+        here.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 128, (16, 16, 3)) + 60 * (number % 2)
+        Image.fromarray(pixels.astype(np.uint8)).save(here / f"{number}.png")
+    return folder / "colored"
+
+
+def test_a_study_without_its_plan_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("# retouch study\nlabels: shapes\n")
+    (folder / "results.json").write_text("{}")
+    monkeypatch.setattr("retouch.repetition.read_any", lambda folder: StudyReport.model_construct())  # type: ignore[call-arg]
+    with pytest.raises(UserError, match=r"plan: no such file: .*plan\.json"):
+        repeat(folder)
 
 
 def test_a_run_that_was_paused_and_went_on_is_repeated_to_where_it_ended(run: Path, tmp_path: Path) -> None:
@@ -203,9 +257,9 @@ def test_what_cannot_be_repeated_is_refused_with_what_would_work(
         return path
 
     study = folder("study", "study")
+    (study / "results.json").write_text("{}")
     part = folder("study/contestants/denoise", "pretrain")
     wanted = {
-        study: "plan=",
         part: f"repeat the study: {study}",
         folder("features", "embed"): "retouch embed",
         folder("unfinished", "pretrain"): "has not finished",

@@ -39,7 +39,7 @@ from finetune.several import DenseResult
 from finetune.summary import logged_several, notes
 from finetune.table import several_table
 from finetune.tracked import Sheet, probe_shown
-from retouch.repetition import headline
+from retouch.comparison import headline
 
 SIZE = 16
 HOW = Extraction(torch.device("cpu"), torch.float32, 8, 0)
@@ -63,13 +63,18 @@ def pictures(folder: Path, n: int, seed: int, names: Sequence[str] = ("0", "1", 
         Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
 
 
+def exported(folder: Path) -> None:
+    """An untrained encoder."""
+    torch.manual_seed(0)
+    small = EncoderConfig(name="small_cnn", model_args={"width": 8, "depth": 1})
+    export_encoder(build_encoder(small, image_size=SIZE), folder, {"pretext": {"kind": "denoise"}})
+
+
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder, and folders of training and test images with their masks."""
     folder = tmp_path_factory.mktemp("masks")
-    torch.manual_seed(0)
-    small = EncoderConfig(name="small_cnn", model_args={"width": 8, "depth": 1})
-    export_encoder(build_encoder(small, image_size=SIZE), folder / "encoder", {"pretext": {"kind": "denoise"}})
+    exported(folder / "encoder")
     pictures(folder / "train", 60, 0)
     pictures(folder / "test", 40, 1)
     return folder
@@ -201,7 +206,8 @@ def test_each_subject_passes_the_test_set_once(here: Path, tmp_path: Path, monke
         return original(encoder, some, how)
 
     monkeypatch.setattr(passes, "maps_of", counting)
-    probe(config_of(here, tmp_path / "out", properties=False, baselines={"random_init": False}), show=False)
+    values = {"properties": False, "baselines": {"random_init": False}, "null_check": False}
+    probe(config_of(here, tmp_path / "out", **values), show=False)
     assert seen == [*["small_cnn train"] * 2, "small_cnn test", *["pixels train"] * 2, "pixels test"]
 
 

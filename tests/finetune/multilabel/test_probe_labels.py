@@ -23,11 +23,12 @@ from common.encoders.export import export_encoder
 from common.errors import UserError
 from finetune.config import ProbeConfig
 from finetune.features import Features
+from finetune.multilabel import null
 from finetune.multilabel.data import ProbeData, load_multilabel, open_multilabel
 from finetune.multilabel.task import MultiLabelTask, build_multilabel_task
 from finetune.pooling import Part, Space
 from finetune.probe import probe
-from finetune.probes import Candidates, Linear, Probe, Search
+from finetune.probes import Candidates, Fitted, Linear, Probe, Search
 from finetune.ranking import average_precision, compare_labels, halves, mean_average_precision
 from finetune.results import ProbeReport, read_results
 from finetune.several import LabelResult
@@ -289,6 +290,67 @@ def test_without_a_test_set_a_fifth_is_held_out_with_each_label_in_both(here: Pa
     again = open_multilabel(data, seed=0)
     assert again.train.fingerprint == sources.train.fingerprint
     assert open_multilabel(data, seed=1).train.fingerprint != sources.train.fingerprint
+
+
+# ---- labels at random
+
+
+def test_exchanged_rows_of_labels_give_chance(here: Path, report: ProbeReport, tmp_path: Path) -> None:
+    null = report.multilabel[0].null
+    assert null is not None
+    assert (null.images, null.repetitions) == (160, 9)
+    assert null.chance > report.multilabel[0].subjects["encoder"].test.chance  # orders here are good, or bad
+    assert null.ci95[0] < null.chance < null.ci95[1]
+    assert not any("at random" in note for note in report.notes)
+    [without] = probe(config_of(here, tmp_path / "out", null_check=False), show=False).multilabel
+    assert without.null is None
+    assert without.subjects["encoder"].test == report.multilabel[0].subjects["encoder"].test
+
+
+def test_rows_of_labels_stay_together(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[MultiLabels] = []
+
+    def watched(labels: MultiLabels, *rest: Any) -> MultiLabelTask:
+        given.append(labels)
+        return build_multilabel_task(labels, *rest)
+
+    monkeypatch.setattr(null, "build_multilabel_task", watched)
+    config = config_of(here, tmp_path / "out", baselines={"random_init": False, "pixels": False}, properties=False)
+    probe(config, show=False)
+    true = load_multilabel(open_multilabel(config.data, 0), config.data, 16, seed=0).labels[0].values
+    assert len(given) == 9
+    for labels in given:
+        assert not torch.equal(labels.values, true)
+        assert sorted(labels.values.tolist()) == sorted(true.tolist())
+
+
+def test_a_probe_that_is_told_test_labels_is_caught(
+    here: Path, report: ProbeReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, truth = scores_of(here / "run")
+    predict = Fitted.predict
+
+    def leaky(self: Fitted, features: Any) -> torch.Tensor:
+        said = predict(self, features)
+        return said + 10 * truth if len(said) == 90 else said
+
+    monkeypatch.setattr(Fitted, "predict", leaky)
+    found = probe(config_of(here, tmp_path / "out"), show=False)
+    [result] = found.multilabel
+    assert result.null is not None
+    assert result.null.accuracy > 0.95
+    assert result.null.above_chance
+    assert any("the mean average precision of the linear probe is" in note for note in found.notes)
+
+
+def test_too_few_images_with_a_label_leave_the_check_out() -> None:
+    features, labels = tagged(60, 0)
+    values = torch.zeros(60, 3, dtype=torch.bool)
+    values[:2, 0] = True
+    candidates = Candidates(features, [GOOD_SPACE], CPU)
+    few = labels._replace(values=values)
+    given = (candidates, GOOD_SPACE, few, features, labels.values)
+    assert null.check_null_labels(Linear(), Search(folds=0, validation=0.9), 0, *given) is None
 
 
 def errors(here: Path, tmp_path: Path, **changes: Any) -> str:

@@ -16,17 +16,15 @@ from finetune.predictions import Predictions, write_predictions
 from finetune.records import CodeProperties, DataFacts, EncoderFacts, ProbeChoice, SpaceScore
 from finetune.results import (
     FinetuneResult,
-    LabelEfficiency,
-    LabelPoint,
     Probed,
     ProbeReport,
     ProbeResult,
     StepChoice,
     SubjectResult,
     Tuned,
-    Worth,
     write_results,
 )
+from finetune.worth import LabelEfficiency, LabelPoint, Worth
 from pretrain.results import CodeStorage, PretrainResults
 from pretrain.ruler.health import Health
 from pretrain.ruler.measured import Measured

@@ -56,7 +56,7 @@ def test_a_long_curve_is_thinned_but_keeps_its_end() -> None:
     assert '330.0,20.0"' in chart
 
 
-def test_curves_over_labels_keep_to_their_frame_and_bars_reach_from_draw_to_draw() -> None:
+def test_curves_over_labels_keep_to_their_frame_and_bars_are_intervals() -> None:
     root = inside(labels_chart("labels", LABELS))
     lines = [one.attrib["points"].split() for one in root.iter() if one.tag == "polyline"]
     assert [len(points) for points in lines] == [2, 2, 2]
@@ -64,7 +64,12 @@ def test_curves_over_labels_keep_to_their_frame_and_bars_reach_from_draw_to_draw
     assert float(bars[0]["y1"]) - float(bars[0]["y2"]) == pytest.approx(
         180 * 0.1 / 0.35, abs=0.1
     )  # 30 to 40 of 15 to 50%
-    assert bars[1]["y1"] == bars[1]["y2"]
+    assert bars[1]["y1"] == bars[1]["y2"]  # results without intervals have the draws
+    curve = [point.model_copy(update={"ci95": (0.2, 0.45)}) for point in LABELS.curves["encoder"]]
+    root = inside(labels_chart("labels", LABELS.model_copy(update={"curves": {"encoder": tuple(curve)}})))
+    bars = [one.attrib for one in root.iter() if one.tag == "line" and one.attrib["class"] == "line"]
+    assert float(bars[0]["y1"]) - float(bars[0]["y2"]) == pytest.approx(180, abs=0.1)  # all of 20 to 45%
+    root = inside(labels_chart("labels", LABELS))
     names = [one for one in root.iter() if one.attrib.get("class") == "name"]
     heights = [float(one.attrib["y"]) for one in names]
     assert [one.text for one in names] == ["encoder", "untrained", "raw pixels"]

@@ -136,6 +136,35 @@ def test_a_gain_is_measured_in_labels_on_draws_of_the_images_that_were_fitted(
         assert curves[subject][-1].accuracy == pytest.approx(report.named(name).test["color"].accuracy)
 
 
+def test_the_usual_probe_of_the_winner_is_checked(found: StudyReport) -> None:
+    checks = found.checks["color"]
+    assert checks.frozen
+    assert checks.null is not None
+    assert (checks.null.images, checks.null.chance) == (88, 1 / 8)
+    assert not checks.null.above_chance
+    assert found.notes == ()
+
+
+def test_an_encoder_that_changes_while_it_is_probed_and_leaks_are_noted(
+    ended: tuple[StudyReport, Parts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, parts = ended
+    forward = torch.nn.BatchNorm2d.forward
+
+    def training(self: torch.nn.BatchNorm2d, images: torch.Tensor) -> torch.Tensor:
+        self.training = True
+        return forward(self, images)
+
+    monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", training)
+    checks = {task: one.checks for task, one in parts.judge.probe(parts.field.named("mask_tiny")).items()}
+    failing = {task: one for task, one in checks.items() if one is not None}
+    assert failing["color"].frozen is False
+    facts = {"color": report.data["color"].model_copy(update={"duplicates": 3})}
+    said = final._notes(failing, facts, {"color": torch.zeros(50)})
+    assert said[0].startswith("color: the encoder or its untrained twin changed while it was measured")
+    assert said[-1] == "color: 3 of 50 test images are also training images"
+
+
 def test_test_images_are_in_no_pool(found: StudyReport) -> None:
     assert found.unlabeled_images == 90
     assert found.repeated == 0

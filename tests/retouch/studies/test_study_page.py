@@ -98,6 +98,7 @@ def write_study(folder: Path) -> Path:
         sizes=Sizes(judged=100, fitted=200, tested=300),
         protocol="ridge",
         left_out=("mixed: needs at least 90 s",),
+        notes=("animal: 3 of 300 test images are also training images",),
     )
     write_json(folder / "results.json", report.model_dump(mode="json"))
     return folder
@@ -119,6 +120,7 @@ def test_the_study_comes_first_with_its_verdict_and_its_runs_follow(study: Path)
     assert "1,234 images of 16 px to learn from without labels. It took 1180 of 1200 seconds." in said
     assert "7 images that repeat a test image were not learned from." in said
     assert "Left out: mixed: needs at least 90 s." in said
+    assert "3 of 300 test images are also training images" in said
     assert "training from scratch on the labels" in said
     assert "animal: test accuracy of colorize (encoder) and its untrained network by ridge regression" in said
     assert "<img src=x" not in html(facts)
@@ -153,13 +155,13 @@ def test_bold_is_what_is_shown(study: Path) -> None:
     assert "**+19.0**" in lines["mask"]  # over its untrained network
 
 
-def test_a_study_is_repeated_by_its_plan_and_its_runs_are_not_listed(study: Path) -> None:
+def test_a_study_is_repeated_as_a_whole_and_its_runs_are_not_listed(study: Path) -> None:
     facts = read_facts([study])
     command = repeat_command(facts.studies[0].origin)
-    assert command == f"retouch study {study}/config.yaml out={study}-again plan={study}/plan.json"
+    assert command == f"retouch repeat {study}"
     said = model_card([study])
-    assert "retouch study" in said
-    assert "retouch pretrain" not in said
+    assert command in said
+    assert f"retouch repeat {study}/contestants" not in said
 
 
 def test_the_table_fits_a_console(study: Path) -> None:

@@ -1,0 +1,73 @@
+"""Training from scratch with fewer labels: the encoder's network, trained on a few draws of the labels alone."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from common.errors import UserError
+from common.recipes import stage_config
+from common.runs.tracking import WandbConfig
+from finetune.config import FROM_SCRATCH, FinetuneConfig, LabelEfficiencyConfig, ProbeConfig
+from finetune.data import LabeledData, LabeledImages
+from finetune.efficiency import Right, draw_rows
+from finetune.predictions import read_predictions
+
+log = logging.getLogger("retouch")
+
+BUDGETS = 3  # numbers of labels that it is trained with, all of them included
+FEWEST = 10  # labels per class: of fewer, a tenth cannot be held out to choose the step on
+
+
+def scratch_right(config: ProbeConfig, how: LabelEfficiencyConfig, images: LabeledImages, task: str) -> Right:
+    """Which test images the network from scratch gets right, for a few of the budgets; of each, the first draw.
+
+    It is fine-tuning from scratch (``retouch finetune``), in a folder of its own for each budget.
+
+    Raises:
+        UserError: a signal stopped training.
+    """
+    from finetune.full import finetune  # which runs probes, and so imports the probe
+
+    labels, asked = images.tasks[task]
+    draws = {count: some[0] for count, some in draw_rows(labels, how, config.seed).items()}
+    draws[len(labels.values)] = torch.arange(len(labels.values))
+    right: Right = {}
+    for count in budgets(list(draws), len(torch.unique(labels.values))):
+        settings = scratch_config(config, how, images, f"{task}-{count}")
+        known = labels._replace(values=labels.values[draws[count]])
+        part = images._replace(train=images.train.only(draws[count]), tasks={task: (known, asked)})
+        log.info("%s: the network from scratch, with %s labels", task, f"{count:,}")
+        if finetune(settings, part) is None:
+            raise UserError("label_efficiency.from_scratch: training was stopped; start over with overwrite=true")
+        [said] = read_predictions(settings.out)
+        right[count] = (said.answers["tuned"] == said.labels)[None]
+    return right
+
+
+def budgets(counts: list[int], classes: int) -> list[int]:
+    """A few of these numbers of labels, spread evenly over those that are enough; the last is among them."""
+    enough = [count for count in counts if count >= FEWEST * classes] or counts[-1:]
+    places = torch.linspace(0, len(enough) - 1, min(BUDGETS, len(enough))).round().int().tolist()
+    return [enough[place] for place in places] if len(enough) > 1 else enough
+
+
+def scratch_config(config: ProbeConfig, how: LabelEfficiencyConfig, images: LabeledImages, name: str) -> FinetuneConfig:
+    """Fine-tuning of the encoder's network at random initialization; one rate for all layers."""
+    folder = config.out / FROM_SCRATCH / name
+    found = stage_config(FinetuneConfig, "full", [f"encoder={config.encoder}", "encoder.from_scratch=true"])
+    return found.model_copy(
+        update={
+            "out": folder,
+            "seed": config.seed,
+            "steps": how.scratch_steps,
+            "layer_decay": 1.0,
+            "precision": config.precision,
+            "data": LabeledData(
+                train=images.train.source.spec, image_size=images.train.size, workers=config.data.workers
+            ),
+            "overwrite": (folder / "config.yaml").exists(),
+            "wandb": WandbConfig(mode="disabled"),
+        }
+    )

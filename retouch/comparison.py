@@ -1,0 +1,205 @@
+"""A result and its repetition: number by number, value by value, and what that means in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from common.runs.results import RESULTS, Record
+from finetune.lines import task_names
+from finetune.results import FinetuneResult, ProbeReport
+from finetune.several import Several
+from finetune.spreads import MEASURES
+from pretrain.results import PretrainResults, PretrainSeeds
+from retouch.studies.results import StudyReport
+
+# Keys of results.json that are not compared, wherever they stand, and why.
+NOT_COMPARED = {
+    "seconds": "time, which no two runs share",
+    "originals": "facts of the images, whose fingerprints are compared before the run starts",
+    "test_originals": "likewise",
+    "made": "versions and machine, which are compared before the run starts",
+}
+
+Results = PretrainResults | PretrainSeeds | ProbeReport | FinetuneResult | StudyReport
+Verdict = Literal["identical", "within the interval", "different"]
+Leaf = str | float | bool | None
+
+
+class Number(Record):
+    """One number of the result, then and now."""
+
+    name: str
+    then: float
+    now: float | None  # None: it is not there any more
+    ci95: tuple[float, float] | None  # of then; None where one run gives none
+
+    @property
+    def state(self) -> Verdict:
+        """``within the interval`` of then, if it is not the same."""
+        if self.then == self.now:
+            return "identical"
+        inside = self.now is not None and self.ci95 is not None and self.ci95[0] <= self.now <= self.ci95[1]
+        return "within the interval" if inside else "different"
+
+
+class Decision(Record):
+    """What a study decided, then and now."""
+
+    name: str
+    then: str
+    now: str
+
+
+class Repetition(Record):
+    """What repeating a result has shown."""
+
+    of: Path  # the folder of the result
+    folder: Path  # of its repetition
+    verdict: Verdict
+    numbers: tuple[Number, ...]  # what the result is about
+    decisions: tuple[Decision, ...] = ()  # of a study
+    values: int  # all that results.json holds, but for `NOT_COMPARED`
+    differing: tuple[str, ...]  # the keys of those that are not the same
+    changed: tuple[str, ...]  # versions, machine and images that were not those of then
+
+
+def headline(found: Results) -> list[tuple[str, float, tuple[float, float] | None]]:
+    """What a result is about: names, numbers, and their intervals where they have one."""
+    if isinstance(found, PretrainResults):
+        numbers = {"steps": float(found.steps), **found.numbers}
+        return [(name, value, None) for name, value in numbers.items() if name not in NOT_COMPARED]
+    if isinstance(found, PretrainSeeds):
+        spreads = found.spreads.items()
+        return [(name, one.mean, one.ci95) for name, one in spreads if name not in NOT_COMPARED]
+    if isinstance(found, FinetuneResult):
+        networks = {"fine-tuned": found.tuned, "from scratch": found.from_scratch, "linear probe": found.linear_probe}
+        return [(name, one.test.accuracy, one.test.ci95) for name, one in networks.items() if one is not None]
+    if isinstance(found, StudyReport):
+        tests = [(one.name, task, score) for one in found.contenders for task, score in one.test.items()]
+        tests += [("linear probe of the winner", task, one.test) for task, one in found.probe.items()]
+        return [(f"{task}, {name}", score.accuracy, score.ci95) for name, task, score in tests]
+    if found.seeds is not None:
+        return [
+            (
+                f"{one.task}, {one.subject}, {one.probe if one.measure == 'accuracy' else MEASURES[one.measure]}",
+                one.spread.mean,
+                one.spread.ci95,
+            )
+            for one in found.seeds.spreads
+        ]
+    classes = [
+        (f"{task}, {subject}, {probe}", outcome.test.accuracy, outcome.test.ci95)
+        for task, result in zip(task_names(found.results), found.results, strict=True)
+        for subject, measured in result.subjects.items()
+        for probe, outcome in measured.probes.items()
+    ]
+    kinds: tuple[Sequence[Several], ...] = (found.multilabel, found.dense)
+    several = [
+        (f"{task}, {subject}, {MEASURES[result.measure]}", one.test.mean, one.test.ci95)
+        for results in kinds
+        for task, result in zip(task_names(results), results, strict=True)
+        for subject, one in result.subjects.items()
+    ]
+    return [*classes, *several]
+
+
+def decided(found: Results) -> dict[str, str]:
+    """What a study decided, by name; nothing for other results."""
+    if not isinstance(found, StudyReport):
+        return {}
+    last = max((one.rung or 0 for each in found.contenders for one in each.validations), default=0)
+    judged = [one for one in found.contenders if one.validations]
+    return {
+        "winner": found.winner,
+        "judged": ", ".join(sorted(one.name for one in judged)),
+        "in the last rung": ", ".join(sorted(one.name for one in judged if last and one.validations[-1].rung == last)),
+    }
+
+
+def compared(of: Path, folder: Path, then: Results, now: Results, changed: Sequence[str] = ()) -> Repetition:
+    """The verdict on two results: of every value that they hold, and of the numbers that they are about."""
+    other = {name: value for name, value, _ in headline(now)}  # of changed images, tasks may be missing
+    numbers = tuple(
+        Number(name=name, then=value, now=other.get(name), ci95=ci95) for name, value, ci95 in headline(then)
+    )
+    old, new = dict(leaves(then.model_dump(mode="json"))), dict(leaves(now.model_dump(mode="json")))
+    differing = tuple(key for key in dict.fromkeys((*old, *new)) if old.get(key, ...) != new.get(key, ...))
+    decisions = tuple(
+        Decision(name=name, then=one, now=decided(now).get(name, "")) for name, one in decided(then).items()
+    )
+    verdict: Verdict = "different"
+    if not differing:
+        verdict = "identical"
+    elif (
+        numbers
+        and all(one.ci95 is not None and one.state != "different" for one in numbers)
+        and all(one.then == one.now for one in decisions)
+    ):
+        verdict = "within the interval"
+    return Repetition(
+        of=of,
+        folder=folder,
+        verdict=verdict,
+        numbers=numbers,
+        decisions=decisions,
+        values=len(old.keys() | new.keys()),
+        differing=differing,
+        changed=tuple(changed),
+    )
+
+
+def leaves(value: object, key: str = "") -> Iterator[tuple[str, Leaf]]:
+    """Every value of a JSON document by its dotted key, but for ``NOT_COMPARED``."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name not in NOT_COMPARED:
+                yield from leaves(inner, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            yield from leaves(inner, f"{key}.{place}")
+    else:
+        assert value is None or isinstance(value, str | float | int)
+        yield key, value
+
+
+def show(found: Repetition) -> None:
+    """The table and the verdict, on the console."""
+    console = Console(width=None if Console().is_terminal else 100)
+    table = Table(title=f"{found.of}, run again in {found.folder}", title_justify="left")
+    for column in ("", "then", "now", "95% interval then", ""):
+        table.add_column(column)
+    for one in found.numbers:
+        interval = "" if one.ci95 is None else f"[{one.ci95[0]:.4g}, {one.ci95[1]:.4g}]"
+        now = "missing" if one.now is None else f"{one.now:.6g}"
+        table.add_row(escape(one.name), f"{one.then:.6g}", now, escape(interval), one.state)
+    console.print(table)
+    for line in sentences(found):
+        console.print(line, highlight=False, markup=False)
+
+
+def sentences(found: Repetition) -> list[str]:
+    """The verdict in words, and what may explain it."""
+    if found.verdict == "identical":
+        return [f"identical: all {found.values:,} values of {RESULTS} are the same, to the last digit"]
+    count = f"{len(found.differing):,} of {found.values:,} values of {RESULTS} differ, the first: {found.differing[0]}"
+    lines = [f"{found.verdict}: {count}"]
+    lines += [
+        f"{one.name}: {one.now or 'none'}, and then {one.then or 'none'}"
+        for one in found.decisions
+        if one.then != one.now
+    ]
+    if found.verdict == "different" and all(one.ci95 is None for one in found.numbers):
+        lines.append("one pretraining run has no interval; one with seeds=5 has")
+    if found.changed:
+        lines += ["this was not as it was then:", *(f"  {line}" for line in found.changed)]
+    elif found.verdict == "different":
+        lines.append(
+            "versions, machine, images and encoder are those of then, so this should not happen: please report it"
+        )
+    return lines
