@@ -123,6 +123,21 @@ class LabeledImages(NamedTuple):
     leaks: Leaks  # test images that are also training images, or nearly
     left_out: int = 0  # training images, because of that
 
+    def only(self, train: Tensor | None = None, test: Tensor | None = None) -> LabeledImages:
+        """Some rows of the training and of the test images, int64 in ascending order; ``None`` is all."""
+
+        def of(labels: Labels, rows: Tensor | None) -> Labels:
+            return labels if rows is None else labels._replace(values=labels.values[rows])
+
+        some = self.train if train is None else self.train.only(train)
+        asked = self.test if test is None else self.test.only(test)
+        tasks = {name: (of(known, train), of(wanted, test)) for name, (known, wanted) in self.tasks.items()}
+        return self._replace(train=some, test=asked, tasks=tasks, leaks=self.leaks.among(some.kept, asked.kept))
+
+    def of_task(self, name: str) -> LabeledImages:
+        """The same images with the labels of one task."""
+        return self._replace(tasks={name: self.tasks[name]})
+
 
 def open_sources(data: LabeledData, seed: int, validation: float | None = None) -> Sources:
     """Open the training and test sets and check their labels before anything is decoded.
