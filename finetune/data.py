@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field, field_validator
@@ -27,6 +26,7 @@ from common.data import (
 from common.data.images import Cache, kept_rows
 from common.data.levels import Levels, LevelsSetting
 from common.data.split import classes_without, first
+from common.encoders.provenance import Provenance
 from common.errors import UserError, check_all
 from common.machine.cores import usable_cores
 from finetune.leaks import Leaks, find_leaks, without_leaks
@@ -191,7 +191,7 @@ def open_test(data: LabeledData) -> Source | None:
 
 
 def load_labeled(
-    sources: Sources, data: LabeledData, size: int, seed: int, trained_on: Mapping[str, Any] | None = None
+    sources: Sources, data: LabeledData, size: int, seed: int, trained_on: Provenance | None = None
 ) -> LabeledImages:
     """Decode both sets at ``size`` pixels, and keep the labels of the readable images.
 
@@ -213,7 +213,7 @@ def load_labeled(
 
 
 def load_pair(
-    sources: Sources, data: LabeledData, size: int, seed: int, trained_on: Mapping[str, Any] | None
+    sources: Sources, data: LabeledData, size: int, seed: int, trained_on: Provenance | None
 ) -> tuple[Images, Images, Leaks, int]:
     """Training and test images, which of them repeat, and how many training images were left out for that."""
     log.info("images at %d px%s", size, "" if data.image_size else ", the encoder's size")
@@ -254,11 +254,11 @@ def _warn_of_gaps(train: Labels, test: Labels) -> None:
         )
 
 
-def warn_of_levels(trained_on: Mapping[str, Any] | None, images: Images) -> None:
+def warn_of_levels(trained_on: Provenance | None, images: Images) -> None:
     """Warn if the encoder with this provenance was trained on images whose values were scaled in another way."""
-    if trained_on is None or "levels" not in trained_on:
+    if trained_on is None or not trained_on.knows_levels:
         return
-    then = None if trained_on["levels"] is None else Levels(*trained_on["levels"])
+    then = trained_on.levels
     if then != images.levels:
         then_text, now = (f"values {levels}" if levels else "images of 8 bits" for levels in (then, images.levels))
         setting = f"set data.levels=[{then.black:g}, {then.white:g}], " if then and images.levels else ""

@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from common.data import Images, build_source, load_images
 from common.data.duplicates import Pair, Prints, exact_rows, fingerprints, near_pairs
-from common.data.levels import Levels
+from common.encoders.provenance import Provenance
 from common.errors import UserError, one_line
 from common.files import as_utf8, replacing
 from finetune.records import NearDuplicates, Repeat
@@ -84,7 +84,7 @@ class Leaks(NamedTuple):
         return Leaks(identical, training, None if self.pretraining is None else self.pretraining.among(test))
 
 
-def find_leaks(test: Images, train: Images, trained_on: Mapping[str, Any] | None, workers: int) -> Leaks:
+def find_leaks(test: Images, train: Images, trained_on: Provenance | None, workers: int) -> Leaks:
     """Look for test images among those of training, and of pretraining where they can be opened without a server.
 
     One pass over each set; images of pretraining that are those of training are not decoded again. ``trained_on``: the
@@ -156,12 +156,11 @@ def _found(images: str, test: Images, other: Images, pairs: list[Pair] | None) -
     return Found(images, repeats, test.kept[rows[:, 0]], other.kept[rows[:, 1]])
 
 
-def _pool(trained_on: Mapping[str, Any] | None, test: Images, workers: int) -> Images | None:
+def _pool(trained_on: Provenance | None, test: Images, workers: int) -> Images | None:
     """The images of pretraining, if they can be opened here: at most 100,000 of them."""
-    spec = str((trained_on or {}).get("source", ""))
+    spec = "" if trained_on is None else trained_on.source or ""
     if trained_on is None or not spec or REMOTE & set(spec.split(":")):
         return None
-    levels = trained_on.get("levels")
     try:
         source = build_source(spec)
         if source.endless:  # generated: none is a test image
@@ -172,7 +171,7 @@ def _pool(trained_on: Mapping[str, Any] | None, test: Images, workers: int) -> I
             workers=workers,
             cache="none",
             check=False,
-            levels=None if levels is None else Levels(*levels),
+            levels=trained_on.levels,
         )
     except (UserError, OSError, TypeError) as error:
         log.info("the images of pretraining (%s) are not compared with the test images: %s", spec, one_line(error))

@@ -16,6 +16,7 @@ from common.data import Images
 from common.data.duplicates import Prints, fingerprints
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
+from common.encoders.provenance import Provenance
 from common.errors import UserError
 from finetune.data import LabeledData, load_labeled, open_sources
 from finetune.results import ProbeReport
@@ -44,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def encoder_of(folder: Path, source: str) -> Path:
     torch.manual_seed(0)
     encoder = build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16)
-    export_encoder(encoder, folder / "encoder", {"source": source})
+    export_encoder(encoder, folder / "encoder", Provenance(source=source))
     return folder / "encoder"
 
 
@@ -132,7 +133,7 @@ def test_images_of_pretraining_that_cannot_be_opened_are_no_error(tmp_path: Path
 
 def test_of_some_of_the_images_only_their_own_leaks_are_counted(data: Path) -> None:
     settings = LabeledData(train=str(data / "train"), test=str(data / "test"), workers=0)
-    trained_on = {"source": str(data / "pool")}
+    trained_on = Provenance(source=str(data / "pool"))
     whole = load_labeled(open_sources(settings, seed=0), settings, 16, seed=0, trained_on=trained_on)
     names = [Path(whole.train.where(row)).stem for row in range(40)]
     odd = torch.tensor([row for row in range(40) if int(Path(whole.test.where(row)).stem) % 2])
