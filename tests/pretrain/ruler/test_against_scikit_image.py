@@ -55,8 +55,8 @@ def test_filters(noisy: Damaged) -> None:
         planes = np.stack([median(plane.numpy(), np.ones((3, 3))) for plane in image], -1)
         np.testing.assert_allclose(last(median_filter(noisy, 3)[place]), planes, atol=1e-5)
         # plane by plane: given all colors at once, scikit-image 0.26 does not do what it says
-        planes = [unsharp_mask(plane.double().numpy(), radius=1.0, amount=2.0, preserve_range=True) for plane in image]
-        sharp = np.stack(planes, -1)
+        each = [unsharp_mask(plane.double().numpy(), radius=1.0, amount=2.0, preserve_range=True) for plane in image]
+        sharp = np.stack(each, -1)
         found = last(sharpen(noisy, 2.0)[place])
         np.testing.assert_allclose(found[INNER, INNER], sharp[INNER, INNER], atol=1e-5)
 
