@@ -90,7 +90,9 @@ def test_recipes_are_listed_by_stage_with_what_to_expect(capsys: pytest.CaptureF
     assert main(["recipes"]) == 0
     said = capsys.readouterr().out
     parts = dict(part.split("\n", 1) for part in said.strip().split("\n\n"))
-    assert list(parts) == ["retouch pretrain", "retouch probe", "retouch finetune", "retouch embed", "retouch study"]
+    *stages, last = parts
+    assert stages == ["retouch pretrain", "retouch probe", "retouch finetune", "retouch embed", "retouch study"]
+    assert last.startswith("wandb sweep")
     for one in recipes_module.recipes():
         assert one.title in " ".join(parts[f"retouch {one.stage}"].split())
         assert f"Expect: {one.expect}" in " ".join(parts[f"retouch {one.stage}"].split())
