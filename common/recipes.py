@@ -78,7 +78,9 @@ def full_names(found: Sequence[Recipe]) -> list[str]:
 
 
 def find_recipe(name: str, stage: str | None = None) -> Recipe:
-    """A recipe by its name, such as ``denoise``, or by stage and name, such as ``probe/linear``; without a stage, a sweep.
+    """A recipe by its name, such as ``denoise``, or by stage and name, such as ``probe/linear``.
+
+    Without a stage, it may also be a search for W&B.
 
     Raises:
         UserError: there is no such recipe, or several stages have one of this name.
