@@ -12,6 +12,7 @@ from common.machine.versions import signature
 from common.recipes import STAGES, find_recipe, full_names, listing, recipes
 from common.runs.console import Parser, Stage, add_stages, answer, columns, program, say
 from finetune.__main__ import STAGES as TRANSFER
+from pretrain.__main__ import RESTORING
 from pretrain.__main__ import STAGES as PRETRAINING
 
 STUDY = Stage(
@@ -29,6 +30,8 @@ examples:
   retouch probe linear encoder=runs/mine data=labeled/train out=runs/mine-probe
   retouch finetune full encoder=runs/mine data=labeled/train
   retouch embed encoder=runs/mine data=my/pictures
+  retouch restore runs/mine data=my/pictures
+  retouch strange runs/mine data=my/pictures --top 20
   retouch study data=my/pictures labels=labeled/train budget=20m
   retouch report runs/mine runs/mine-probe -o report.html
   retouch repeat runs/mine-probe
@@ -47,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=signature())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_stages(commands, (*PRETRAINING, *TRANSFER, STUDY))
+    add_stages(commands, (*PRETRAINING, *TRANSFER, *RESTORING, STUDY))
     shipped = commands.add_parser("recipes", help="list the recipes, or print one", description=_recipes.__doc__)
     name: Any = shipped.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name, or STAGE/NAME")
     name.completer = lambda **_: full_names(recipes())

@@ -15,12 +15,14 @@ import retouch
 from common.config import Config, validate
 from common.encoders.card import EncoderCard
 from common.errors import UserError
+from pretrain.gradient.kept import DecoderCard
 from pretrain.results import CodeStorage, PretrainResults, PretrainSeeds
 from pretrain.ruler.health import Health
 from pretrain.ruler.measured import Measured
 from pretrain.ruler.verdicts import Verdict
 
 WRITTEN = (
+    DecoderCard,
     EncoderCard,
     CodeStorage,
     PretrainResults,
