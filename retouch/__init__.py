@@ -237,13 +237,16 @@ def fit(
     return fit_recipe(stage_config(PretrainConfig, config, changes), images, other)
 
 
-def restore(config: Settings | None = None, *overrides: str) -> RestoreResult:
+def restore(run: Settings, *overrides: str) -> RestoreResult:
     """Restore pictures at their own resolution with the decoder that a run has kept.
 
         result = retouch.restore("runs/mine", "data=my/pictures", "damage=recipe")
         result.folder, result.after  # where they are; mean PSNR and SSIM
 
     See ``pretrain.restoring.config.RestoreConfig`` for the settings, and ``open_restorer`` for tensors.
+
+    Args:
+        run: a finished run of pretraining, or its ``decoder/`` folder; or a mapping of all settings.
 
     Returns:
         The content of ``results.json``, and in ``pictures`` what was measured of each.
@@ -255,13 +258,16 @@ def restore(config: Settings | None = None, *overrides: str) -> RestoreResult:
     from pretrain.restoring.restore import restore as stage
 
     with without_main():
-        return stage(stage_config(RestoreConfig, config, overrides))
+        return stage(stage_config(RestoreConfig, run, overrides))
 
 
-def strange(config: Settings | None = None, *overrides: str) -> StrangeResult:
+def strange(run: Settings, *overrides: str) -> StrangeResult:
     """Rank pictures by how much worse a run restores them than others that are as hard.
 
     See ``pretrain.restoring.config.StrangeConfig`` for the settings.
+
+    Args:
+        run: a finished run of pretraining, or its ``decoder/`` folder; or a mapping of all settings.
 
     Returns:
         The content of ``results.json``, and in ``pictures`` all of them, the strangest first.
@@ -273,7 +279,7 @@ def strange(config: Settings | None = None, *overrides: str) -> StrangeResult:
     from pretrain.restoring.strange import strange as stage
 
     with without_main():
-        return stage(stage_config(StrangeConfig, config, overrides))
+        return stage(stage_config(StrangeConfig, run, overrides))
 
 
 def open_restorer(run: str | Path, *, tile: int | None = None, overlap: float = 0.5) -> PictureRestorer:

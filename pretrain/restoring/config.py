@@ -65,7 +65,7 @@ class RestoreConfig(StageConfig):
     precision: Precision = "auto"
     """Of the network; auto is bfloat16 where the machine is fast at it, else float32."""
     batch_size: int = Field(default=BATCH, gt=0, le=MANY)
-    """Tiles per pass."""
+    """Tiles per pass; fewer of large ones."""
 
     @model_validator(mode="after")
     def _one_damage(self) -> Self:

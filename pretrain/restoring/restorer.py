@@ -21,6 +21,7 @@ from pretrain.ruler.restorers import Damaged
 
 OVERLAP = 0.5  # of a tile: every pixel is then in the inner half of some tile
 BATCH = 64
+PASS_PIXELS = 1 << 20  # per pass at most: 20 tiles of 224 px
 ROWS = 512  # of a picture that are made gray at a time
 
 
@@ -116,7 +117,7 @@ def open_restorer(
         run: the folder of the run, or that of its encoder or decoder.
         tile: side of a tile in pixels, by default that of the images it learned from.
         overlap: the share of a tile that neighbors share.
-        batch_size: tiles per pass.
+        batch_size: tiles per pass; fewer of large ones.
 
     Raises:
         UserError: there is no decoder, or it is damaged; or the network takes no tiles of this size.
@@ -125,4 +126,6 @@ def open_restorer(
     encoder = objective.encoder
     # tokens are dropped by whole patches: tiles begin where patches do
     step = encoder.patch_size if isinstance(encoder, TokenEncoder) else 1
-    return PictureRestorer(objective, card, Grid.of(encoder.image_size, overlap, step, batch_size), precision)
+    size = encoder.image_size
+    batch = min(batch_size, max(1, PASS_PIXELS // size**2))
+    return PictureRestorer(objective, card, Grid.of(size, overlap, step, batch), precision)

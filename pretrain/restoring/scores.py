@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from kornia.metrics import ssim as ssim_map
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from pretrain.restoring.results import Scores
 from pretrain.ruler.restorers import LEAST_ERROR
 
-ROWS = 512  # at a time
+PIXELS = 1 << 21  # of a picture that are looked at at a time, in whole rows
 WINDOW = 11  # side of the Gaussian window of SSIM, whose standard deviation is 1.5 pixels
 
 
@@ -30,8 +31,7 @@ def psnr(picture: Tensor, clean: Tensor, counted: Tensor | None = None) -> float
     ``counted``: as for ``score``.
     """
     wrong = pixels = 0
-    for top in range(0, picture.shape[1], ROWS):
-        rows = slice(top, top + ROWS)
+    for rows in _parts(picture.shape[1], picture.shape[2], 0):
         apart = (picture[:, rows].int() - clean[:, rows].int()).square()
         wrong += int((apart if counted is None else apart * counted[:, rows]).sum())
         pixels += apart.numel() if counted is None else 3 * int(counted[:, rows].sum())
@@ -46,9 +46,15 @@ def ssim(picture: Tensor, clean: Tensor) -> float | None:
     if min(picture.shape[1:]) < WINDOW:
         return None
     total = places = 0.0
-    for top in range(0, picture.shape[1] - WINDOW + 1, ROWS):
-        rows = slice(top, top + ROWS + WINDOW - 1)
+    for rows in _parts(picture.shape[1] - WINDOW + 1, picture.shape[2], WINDOW - 1):
         parts = (image[None, :, rows].double() / 255 for image in (picture, clean))
         found: Tensor = ssim_map(*parts, WINDOW, padding="valid")
         total, places = total + float(found.sum()), places + found.numel()
     return round(total / places, 6)
+
+
+def _parts(height: int, width: int, more: int) -> Iterator[slice]:
+    """The rows of a picture in parts, each with ``more`` rows of the next."""
+    some = max(1, PIXELS // width)
+    for top in range(0, height, some):
+        yield slice(top, min(top + some, height) + more)

@@ -58,7 +58,7 @@ def test_large_pictures_are_scored_in_parts_to_the_same_numbers(
 ) -> None:
     whole = score(*pair)
     for rows in (7, 25, 50):
-        monkeypatch.setattr(scores, "ROWS", rows)
+        monkeypatch.setattr(scores, "PIXELS", 45 * rows + 3)
         assert score(*pair) == whole
 
 
