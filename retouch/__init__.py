@@ -286,7 +286,8 @@ def open_restorer(run: str | Path, *, tile: int | None = None, overlap: float = 
     """Open the decoder that a run has kept: a torch module in eval mode, without gradients.
 
     Calls take damaged pictures ``[B 3 H W]`` of any size, RGB in [0, 1], and return them restored:
-    ``restorer(pictures)``, or ``restorer(pictures, hidden)`` with ``hidden`` ``[B 1 H W]``, 1 where pixels are to be filled.
+    ``restorer(pictures)``, or ``restorer(pictures, hidden)`` with ``hidden`` ``[B 1 H W]``, 1 where a pixel is to be
+    filled.
 
     Args:
         run: a finished run of pretraining, or its ``decoder/`` folder.

@@ -1,7 +1,7 @@
 """The decoder that a run keeps: the whole objective as it was at the end, so that it can restore pictures later.
 
-``decoder/`` holds ``decoder.json``, the card, and ``decoder.safetensors``: encoder, decoder and what the pretext learned
-from data. The encoder is there a second time, since the exported one has no mask channel and may be in timm's terms.
+``decoder/`` holds ``decoder.json``, the card, and ``decoder.safetensors``: encoder, decoder and what the pretext
+learned from data. The encoder is there a second time: the exported one has no mask channel, and may be in timm's terms.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from common.encoders.load import ENCODER, read_encoder_card
 from common.encoders.tensors import misfits, read_tensors
 from common.errors import UserError, one_line
 from common.files import is_group, new_folder, refuse_stream, run_stage, write_json
+from common.settings import kind_of, models_in
 from pretrain.gradient.decoders import DecoderConfig
 from pretrain.gradient.objective import Objective, PenaltyConfig
 from pretrain.gradient.pretexts import AnyPretext
@@ -188,7 +189,7 @@ def decoder_folder(run: str | Path) -> Path:
         raise UserError(f"{path} is a run that has not finished: continue it with out={above} resume=true")
     if stage == "pretrain":
         pretext = read_encoder_card(above).provenance.get("pretext")
-        if not isinstance(pretext, dict):
+        if not isinstance(pretext, dict) or pretext.get("kind") not in map(kind_of, models_in(AnyPretext)):
             raise UserError(
                 f"{path} is a run of the linear family, which keeps no decoder: use one of denoise, colorize, mask or "
                 "mixed"

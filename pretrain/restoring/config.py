@@ -54,6 +54,7 @@ class RestoreConfig(StageConfig):
     run: Path
     """A finished run of retouch pretrain, or its decoder/ folder."""
     data: PicturesToRestore
+    """Which pictures: data=FOLDER."""
     damage: Literal["none", "recipe"] = "none"
     """none: the pictures are damaged as they are; recipe: damage them as in training, and measure what is restored."""
     scale: float = Field(default=1.0, ge=0.001, le=1)
@@ -99,6 +100,7 @@ class StrangeConfig(StageConfig):
     run: Path
     """A finished run of retouch pretrain, or its decoder/ folder."""
     data: PicturesToRank
+    """Which pictures: data=FOLDER."""
     draws: int = Field(default=4, gt=0, le=1000)
     """Damaged copies of each picture; all pictures get the same damage."""
     top: int = Field(default=20, gt=0, le=200)

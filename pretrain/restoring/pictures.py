@@ -141,7 +141,10 @@ def result_names(source: Source, rows: list[int]) -> list[str]:
     differ in their suffix alone. Pictures without such a path have the number of their row.
     """
     paths = [_inside(source, row) for row in rows]
-    plain = [f"{row:08d}.png" if path is None else str(path.with_suffix(".png")) for path, row in zip(paths, rows, strict=True)]
+    plain = [
+        f"{row:08d}.png" if path is None else str(path.with_suffix(".png"))
+        for path, row in zip(paths, rows, strict=True)
+    ]
     known = Counter(map(str.casefold, plain))
     names = [
         one if known[one.casefold()] == 1 or path is None else f"{path}.png"

@@ -84,8 +84,8 @@ def _opened(config: RestoreConfig) -> PictureRestorer:
     pretext = restorer.pretext
     if config.data.masks is not None and not pretext.fills_holes:
         raise UserError(
-            f"data.masks: {config.run} learned {pretext.kind}, and was never told where pixels are hidden; use a run of "
-            "mask, or of mixed with holes"
+            f"data.masks: {config.run} learned {pretext.kind}, and was never told where pixels are hidden; use a run "
+            "of mask, or of mixed with holes"
         )
     if isinstance(pretext, Mask) and config.data.masks is None and config.damage == "none":
         raise UserError(
@@ -103,9 +103,9 @@ def _say_of_scale(restorer: PictureRestorer, pictures: Pictures, config: Restore
         return
     scale = config.scale * tile / min(sides)
     log.warning(
-        "the network learned from whole pictures of %d px, and a tile of %d px is a small part of these (%d px and more): "
-        "their details are another thing than it has seen. scale=%.2g shows it what it knows; a network for details "
-        "learns from data=patches:FOLDER",
+        "the network learned from whole pictures of %d px, and a tile of %d px is a small part of these (%d px and "
+        "more): their details are another thing than it has seen. scale=%.2g shows it what it knows; a network for "
+        "details learns from data=patches:FOLDER",
         *(card.image_size, tile, min(sides), scale),
     )
 
@@ -205,8 +205,8 @@ class Journal:
         lines = self.path.read_text(encoding="utf-8").splitlines() if run.resumed and self.path.is_file() else []
         if lines and json.loads(lines[0]) != head:
             raise UserError(
-                f"out: {run.folder} was begun with other pictures or another decoder; use overwrite=true to start over, "
-                "or another out"
+                f"out: {run.folder} was begun with other pictures or another decoder; use overwrite=true to start "
+                "over, or another out"
             )
         kept = list(_whole_lines(lines[1:]))
         named = {as_utf8(name): name for name in pictures.names}

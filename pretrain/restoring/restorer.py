@@ -50,7 +50,7 @@ class PictureRestorer(nn.Module):
         """Damaged pictures ``[B 3 H W]`` of any size, RGB in [0, 1] (noise may exceed it) -> restored, in [0, 1].
 
         Args:
-            hidden: ``[B 1 H W]``, 1 where a pixel is to be restored from those around it; its own color is not looked at.
+            hidden: ``[B 1 H W]``, 1 where a pixel is to be filled; its own color is not looked at.
         """
         hidden = torch.zeros_like(images[:, :1]) if hidden is None else hidden
         given = Damaged(*(part.cpu() for part in punched(Damaged(images, hidden))))

@@ -1,4 +1,4 @@
-"""Typed results of ``retouch restore`` and ``retouch strange``: ``results.json`` is their dump, without the pictures."""
+"""Typed results of ``retouch restore`` and ``retouch strange``: ``results.json`` is their dump without the pictures."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ log = logging.getLogger("retouch")
 
 TUNED = 32  # pictures on which the trivial restorer is chosen
 FITTED = 1000  # pictures that the line is fitted to
-FEW = 10  # below this many pictures, the line is as steep as the trivial restorer's
+FEW = 10  # below this many pictures, the slope of the line is 1
 BRIGHT = 0.995  # the share of errors on a sheet that are not white
 
 
@@ -101,7 +101,9 @@ class Judge:
 
     def __init__(self, restorer: PictureRestorer, images: Images, config: StrangeConfig) -> None:
         self.restorer, self.seed = restorer, config.seed
-        some = to_float(next(iter(in_order(images.only(even_rows(len(images), TUNED)), TUNED))).images)
+        sample = images.only(even_rows(len(images), TUNED))
+        some = to_float(next(iter(in_order(sample, TUNED))).images)
+        images.unreadable |= sample.unreadable  # each is warned of once
         first, second = (self._damaged(some, draw) for draw in (0, 1))
         self.draws = 1 if all(map(torch.equal, first, second)) else config.draws
         candidates = [
@@ -174,8 +176,8 @@ def _measure(judge: Judge, images: Images, config: StrangeConfig) -> Levels:
 def expected_psnr(network: NDArray[np.float64], trivial: NDArray[np.float64]) -> NDArray[np.float64]:
     """What the network gives for pictures that are as hard as each of these ``[N]``, in dB.
 
-    A line through most pictures (Theil 1950, Sen 1968: the median of the slopes of all pairs), which up to 29% of strange
-    ones cannot move far. Of few pictures, or pictures that are all as hard, it is as steep as the trivial restorer's.
+    A line through most pictures (Theil 1950, Sen 1968: the median of the slopes of all pairs), which up to 29% of
+    strange ones cannot move far. Of few pictures, or of pictures that are all as hard, its slope is 1.
     """
     some = even_rows(len(network), FITTED).numpy()
     x, y = trivial[some], network[some]
@@ -225,7 +227,13 @@ def _results(judge: Judge, images: Images, levels: Levels, config: StrangeConfig
     _draw(judge, images.rows(torch.tensor([row_of[one.path] for one in top])), top, run, images.source.spec)
     write_json(run.folder / RESULTS, result.model_dump(mode="json"))
     run.tracker.summary({"ranked": result.ranked, "surprise": top[0].surprise})
-    first = top[0]
+    first, behind = top[0], float(np.median(levels.trivial - levels.psnr))
+    if behind > 0:
+        log.warning(
+            "the network is no better than %s on these pictures (%.1f dB below, in the median): what it fails on says "
+            "little of them; train it for longer, or on pictures like these",
+            *(judge.name, behind),
+        )
     log.info(
         "%s pictures ranked: %s; the strangest is %s, %.1f dB below what pictures as hard get",
         *(f"{len(pictures):,}", run.folder / STRANGE, first.path, first.surprise),

@@ -136,8 +136,8 @@ def hidden_mean(error: Tensor, hidden: Tensor) -> Tensor:
 def likely_statistics(images: Tensor, hidden: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """``patch_statistics`` of images with holes (``hidden`` ``[B 1 H W]``), of which nobody knows the true ones.
 
-    A mean over all patches, weighted by the share of each that is visible, and by ``exp(-4 d)`` of its distance ``d`` in
-    patches: nearly that of the nearest ones. Where nothing is visible, gray.
+    A mean over all patches, weighted by the share of each that is visible, and by ``exp(-4 d)`` of its distance ``d``
+    in patches: nearly that of the nearest ones. Where nothing is visible, gray.
     """
     visible = 1 - hidden
     share = F.avg_pool2d(visible, size)  # [B 1 h w]

@@ -13,6 +13,7 @@ import retouch
 from tests.pretrain.restoring.toys import PRETEXTS, SIDE, SIZES, RunOf
 from tests.recipe import NETWORK
 
+
 @pytest.fixture(scope="session")
 def run_of(tmp_path_factory: pytest.TempPathFactory) -> RunOf:
     """``run_of("mask")``: a run of that pretext, of few steps."""
@@ -28,8 +29,9 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> RunOf:
                     "encoder": NETWORK,
                     "decoder": {"kind": "upsampler", "width": 32},
                     "pretext": PRETEXTS[kind],
-                    "steps": 3,
+                    "steps": 12,
                     "batch_size": 16,
+                    "base_lr": 0.1,
                     "precision": "float32",
                     "wandb": {"mode": "disabled"},
                 }
@@ -51,4 +53,3 @@ def pictures(tmp_path: Path) -> Path:
         Image.fromarray((smooth * 255).astype(np.uint8)).save(path, quality=95)
     (tmp_path / "pictures" / "broken.png").write_bytes(b"nothing")
     return tmp_path / "pictures"
-

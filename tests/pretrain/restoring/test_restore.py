@@ -13,8 +13,11 @@ from PIL import Image
 
 import retouch
 from common.errors import UserError
+from pretrain.__main__ import RESTORING
 from pretrain.restoring import restore as stage
+from pretrain.restoring.config import RestoreConfig, StrangeConfig
 from pretrain.restoring.results import RestoredPicture, RestoreResult
+from retouch.cli import main
 from tests.pretrain.restoring.toys import SIZES, RunOf, pixels, save
 
 QUIET = ["wandb.mode=disabled", "precision=float32"]
@@ -218,7 +221,7 @@ def test_nothing_is_overwritten(run_of: RunOf, pictures: Path, tmp_path: Path) -
         restore(run_of("denoise"), pictures, tmp_path / "out")
     assert everything(tmp_path / "out") == before
     originals = everything(pictures)
-    with pytest.raises(UserError, match="is not empty|no stage wrote"):
+    with pytest.raises(UserError, match="is not empty"):
         restore(run_of("denoise"), pictures, pictures)
     with pytest.raises(UserError, match="no stage wrote"):
         restore(run_of("denoise"), pictures, pictures, "overwrite=true")
@@ -250,3 +253,24 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(
         if path.is_file() and path.name != "broken.png":
             path.unlink()
     assert "no picture can be restored" in refused(denoise, f"data={pictures}")
+
+
+# ---- the command line
+
+
+def test_both_commands_take_a_run_and_settings(
+    run_of: RunOf, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = str(run_of("denoise"))
+    assert main(["restore", run, "data=pictures", "damage=recipe", *QUIET]) == 0
+    assert (tmp_path / "runs" / "restore-1" / "pictures" / "deep" / "c.png").is_file()
+    assert main(["strange", run, "data=pictures", "--top", "2", "data.workers=0", *QUIET]) == 0
+    assert len(json.loads((tmp_path / "runs" / "strange-1" / "results.json").read_text())["top"]) == 2
+    capsys.readouterr()
+    assert main(["restore", str(tmp_path), "data=pictures", *QUIET]) == 2
+    assert capsys.readouterr().err.startswith(f"retouch restore: {tmp_path} is no run of retouch pretrain")
+    assert main(["strange", run]) == 2
+    assert "data: required, but not given: which pictures" in capsys.readouterr().err
+    for one, config in zip(RESTORING, (RestoreConfig, StrangeConfig), strict=True):
+        assert (one.name, one.schema()) == (config.stage, config)
