@@ -14,6 +14,7 @@ from torch import Tensor
 from common.config import Config
 from common.encoders import Encoder, EncoderConfig, View, build_encoder
 from common.encoders.config import Stem
+from common.encoders.provenance import Provenance
 from common.errors import UserError
 from common.files import refuse_stream
 
@@ -42,7 +43,7 @@ class EncoderCard(Config):
         note: what timm alone cannot do with the folder, and what to do instead; empty if it can do all.
         class_names: classes of a classifier; empty for an encoder.
         tensors, parameters: counts in the weights file.
-        provenance: recorded by the writer: run, config, step, data, versions.
+        provenance: of its training.
     """
 
     format: int = FORMAT
@@ -63,7 +64,7 @@ class EncoderCard(Config):
     sha256: str
     plain_timm: bool
     note: str = ""
-    provenance: dict[str, Any] = Field(default_factory=dict)
+    provenance: Provenance = Field(default_factory=Provenance)  # a factory: only what is known counts as set
 
     @property
     def config(self) -> EncoderConfig:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from common.data.rows import even_rows
 from common.encoders.load import ENCODER, read_encoder_card
+from common.encoders.provenance import UNKNOWN, Provenance
 from common.errors import UserError, check_all, one_line
 from common.files import as_utf8, write_json, write_text
 from common.machine.distributed import world
@@ -62,10 +63,10 @@ def restore(config: RestoreConfig) -> RestoreResult:
             return _results(restorer, config, run, journal, failed, pictures.names)
 
 
-def provenance(run: Path) -> dict[str, object]:
+def provenance(run: Path) -> Provenance:
     """What is known of the training of a run's encoder, if it is still there."""
     encoder = decoder_folder(run).parent / ENCODER
-    return read_encoder_card(encoder).provenance if encoder.is_dir() else {}
+    return read_encoder_card(encoder).provenance if encoder.is_dir() else UNKNOWN
 
 
 def _opened(config: RestoreConfig) -> PictureRestorer:
