@@ -14,6 +14,7 @@ import pretrain
 import retouch
 from common.config import Config, validate
 from common.encoders.card import EncoderCard
+from common.encoders.provenance import Provenance
 from common.errors import UserError
 from pretrain.gradient.kept import DecoderCard
 from pretrain.results import CodeStorage, PretrainResults, PretrainSeeds
@@ -24,6 +25,7 @@ from pretrain.ruler.verdicts import Verdict
 WRITTEN = (
     DecoderCard,
     EncoderCard,
+    Provenance,
     CodeStorage,
     PretrainResults,
     PretrainSeeds,

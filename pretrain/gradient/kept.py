@@ -188,7 +188,7 @@ def decoder_folder(run: str | Path) -> Path:
     if stage == "pretrain" and not (above / ENCODER / CONFIG).is_file():
         raise UserError(f"{path} is a run that has not finished: continue it with out={above} resume=true")
     if stage == "pretrain":
-        if read_encoder_card(above).provenance.kind not in map(kind_of, models_in(AnyPretext)):
+        if read_encoder_card(above).provenance.kind not in [kind_of(one) for one in models_in(AnyPretext)]:
             raise UserError(
                 f"{path} is a run of the linear family, which keeps no decoder: use one of denoise, colorize, mask or "
                 "mixed"

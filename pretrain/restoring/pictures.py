@@ -123,7 +123,8 @@ def holes(mask: Image.Image | Tensor) -> NDArray[np.bool_]:
     """
     if isinstance(mask, Image.Image) and mask.mode == "RGB" and mask.format != "JPEG":
         return np.asarray(upright(mask)).any(axis=2)
-    return read_mask(mask) > 0
+    hidden: NDArray[np.bool_] = read_mask(mask) > 0
+    return hidden
 
 
 def _pixels(image: Image.Image) -> Tensor:

@@ -53,7 +53,7 @@ def restore(config: RestoreConfig) -> RestoreResult:
         _, restorer, pictures = check_all(
             lambda: check_run_folder(config), lambda: _opened(config), lambda: open_pictures(config.data, config.scale)
         )
-        config = with_group(config, provenance(config.run))
+        config = with_group(config, provenance(config.run).group)
         with open_run(config, here, early) as run:
             restorer = restorer.to(here.device)
             _say_of_scale(restorer, pictures, config)

@@ -84,7 +84,7 @@ class PictureRestorer(nn.Module):
         shown = to_uint8(images) if images.is_floating_point() else images
         if self.card.view == "gray":
             luma = shown.new_tensor(LUMA, dtype=torch.float32).view(3, 1, 1)
-            rows = [(part * luma).sum(1, keepdim=True).round().byte() for part in shown.split(ROWS, dim=2)]
+            rows = [(part * luma).sum(1, keepdim=True).round().byte() for part in torch.split(shown, ROWS, dim=2)]
             shown = torch.cat(rows, dim=2).expand(-1, 3, -1, -1)
         return shown
 

@@ -64,7 +64,7 @@ def strange(config: StrangeConfig) -> StrangeResult:
         size = data.image_size or restorer.card.image_size
         images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", check=False)
         images = some_readable(images, data.workers)
-        config = with_group(config, provenance(config.run))
+        config = with_group(config, provenance(config.run).group)
         with open_run(config, here, early) as run:
             restorer = restorer.to(here.device)
             judge = Judge(restorer, images, config)

@@ -103,7 +103,7 @@ def restored_strips(restore: RestoreTiles, pictures: Damaged, grid: Grid) -> Ite
         picked = reflected(start, start + grid.tile, height)
         band = [part[:, :, picked] for part in (images, hidden)]
         used = slice(max(start, 0) - start, end - start)  # rows of the tiles that are in the picture
-        for some in torch.arange(len(columns.starts)).split(across):
+        for some in torch.split(torch.arange(len(columns.starts)), across):
             places = [reflected(left, left + grid.tile, width) for left in _some(columns.starts, some)]
             # [n B C T T]
             tiles = Damaged(*(torch.stack([part[:, :, :, place] for place in places]).flatten(0, 1) for part in band))

@@ -159,13 +159,48 @@ class Study(Part):
         return Headline(f"{answer}: {self.winner} is best" if answer else f"{self.winner} is best")
 
 
-KINDS: dict[str, type[Probe] | type[Finetune] | type[Pretrain] | type[PretrainSeeds] | type[Study]] = {
+class Level(Part):
+    psnr: float
+
+
+class Restore(Part):
+    restored: int
+    before: Level | None = None
+    after: Level | None = None
+
+    @property
+    def headline(self) -> Headline:
+        """How many pictures, and their PSNR where the clean ones are known."""
+        text = f"{self.restored:,} pictures"
+        if self.before is None or self.after is None:
+            return Headline(text)
+        return Headline(f"{text}, PSNR {self.after.psnr:.1f} (damaged {self.before.psnr:.1f})", self.after.psnr)
+
+
+class Surprising(Part):
+    surprise: float
+
+
+class Strange(Part):
+    ranked: int
+    top: tuple[Surprising, ...]
+
+    @property
+    def headline(self) -> Headline:
+        """How many pictures, and how strange the first is."""
+        return Headline(f"{self.ranked:,} pictures, the strangest by {self.top[0].surprise:.1f} dB")
+
+
+Kind = type[Probe] | type[Finetune] | type[Pretrain] | type[PretrainSeeds] | type[Study] | type[Restore] | type[Strange]
+KINDS: dict[str, Kind] = {
     "pretrain": Pretrain,
     "pretrain_seeds": PretrainSeeds,
     "probe": Probe,
     "probe_seeds": Probe,
     "finetune": Finetune,
     "study": Study,
+    "restore": Restore,
+    "strange": Strange,
 }
 
 

@@ -13,11 +13,13 @@ from PIL import Image
 
 import retouch
 from common.errors import UserError
+from common.runs.folder import StageConfig
 from pretrain.__main__ import RESTORING
 from pretrain.restoring import restore as stage
 from pretrain.restoring.config import RestoreConfig, StrangeConfig
 from pretrain.restoring.results import RestoredPicture, RestoreResult
 from retouch.cli import main
+from retouch.report.folders import find_runs
 from tests.pretrain.restoring.toys import SIZES, RunOf, pixels, save
 
 QUIET = ["wandb.mode=disabled", "precision=float32"]
@@ -272,5 +274,11 @@ def test_both_commands_take_a_run_and_settings(
     assert capsys.readouterr().err.startswith(f"retouch restore: {tmp_path} is no run of retouch pretrain")
     assert main(["strange", run]) == 2
     assert "data: required, but not given: which pictures" in capsys.readouterr().err
-    for one, config in zip(RESTORING, (RestoreConfig, StrangeConfig), strict=True):
+    texts = {run.stage: run.result for run in retouch.runs(tmp_path / "runs")}
+    assert texts["restore"].startswith("4 pictures, PSNR ")
+    assert texts["strange"].startswith("4 pictures, the strangest by ")
+    with pytest.raises(UserError, match="retouch restore leaves pictures, and no results to report"):
+        find_runs([tmp_path / "runs" / "restore-1"])
+    configs: list[type[StageConfig]] = [RestoreConfig, StrangeConfig]
+    for one, config in zip(RESTORING, configs, strict=True):
         assert (one.name, one.schema()) == (config.stage, config)
