@@ -21,11 +21,13 @@ from pretrain.results import CodeStorage, PretrainResults, PretrainSeeds
 from pretrain.ruler.health import Health
 from pretrain.ruler.measured import Measured
 from pretrain.ruler.verdicts import Verdict
+from retouch.listing.found import RunFacts
 
 WRITTEN = (
     DecoderCard,
     EncoderCard,
     Provenance,
+    RunFacts,
     CodeStorage,
     PretrainResults,
     PretrainSeeds,

@@ -38,6 +38,8 @@ class GivenPictures(Config):
 class PicturesToRestore(GivenPictures):
     """Which pictures, and what is known of them."""
 
+    source: str = Field(min_length=1)
+    """A folder, another source of images, or one image file."""
     masks: str | None = None
     """Holes to fill: a folder of masks at the paths of the pictures, or a column; pixels that are not 0 are filled."""
     clean: str | None = None

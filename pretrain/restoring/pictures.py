@@ -97,7 +97,7 @@ def open_pictures(data: PicturesToRestore, scale: float) -> Pictures:
     Raises:
         UserError: with every problem.
     """
-    source = build_source(data.source, image=data.image, root=data.root, levels=data.levels)
+    source = build_source(data.source, image=data.image, root=data.root, levels=data.levels, single=True)
     masks, clean = check_all(
         lambda: None if data.masks is None else find_masks(source, data.masks, "train", "data.masks"),
         lambda: None if data.clean is None else _clean(source, data.clean),
@@ -121,9 +121,9 @@ def holes(mask: Image.Image | Tensor) -> NDArray[np.bool_]:
     Raises:
         ValueError: it is a JPEG, whose values are not exact, or has transparency.
     """
-    if isinstance(mask, Image.Image) and mask.mode == "RGB" and mask.format != "JPEG":
-        return np.asarray(upright(mask)).any(axis=2)
-    hidden: NDArray[np.bool_] = read_mask(mask) > 0
+    in_color = isinstance(mask, Image.Image) and mask.mode == "RGB" and mask.format != "JPEG"
+    values = np.asarray(upright(mask)).max(axis=2) if in_color else read_mask(mask)
+    hidden: NDArray[np.bool_] = values > 0
     return hidden
 
 

@@ -268,7 +268,7 @@ def _draw(judge: Judge, pixels: Tensor, top: Sequence[StrangePicture], run: Run,
                 "restored": to_uint8(copies[0].restored[place]),
                 "error": heat(errors[place], most),
             },
-            (f"{one.rank}: {one.path}", f"{one.psnr:.1f} dB, expected {one.expected:.1f}"),
+            (one.path, f"{one.rank}: {one.psnr:.1f} dB, expected {one.expected:.1f}"),
         )
         for place, one in enumerate(top)
     ]

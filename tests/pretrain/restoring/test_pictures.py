@@ -26,6 +26,12 @@ def test_pictures_are_read_as_large_as_they_are(pictures: Path) -> None:
         opened.read(1)
 
 
+def test_one_picture_is_a_source(pictures: Path) -> None:
+    opened = open_pictures(PicturesToRestore(source=str(pictures / "deep" / "c.png")), 1.0)
+    assert opened.names == ["c.png"]
+    assert torch.equal(opened.read(0).image, pixels(pictures / "deep" / "c.png"))
+
+
 def test_every_result_has_a_name_of_its_own_inside_its_folder(tmp_path: Path) -> None:
     names = ["one.jpg", "one.png", "One.PNG", "one.jpg.png", "sub/one.png", "two.tiff"]
     for name in names:
