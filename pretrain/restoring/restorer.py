@@ -96,6 +96,8 @@ class PictureRestorer(nn.Module):
 
 def punched(damaged: Damaged) -> Damaged:
     """The same with hidden pixels gray, whatever was there."""
+    if not damaged.hidden.any():  # a large picture is not copied
+        return damaged
     gray = round(255 * HIDDEN) if damaged.images.dtype == torch.uint8 else HIDDEN
     return Damaged(torch.where(damaged.hidden > 0, gray, damaged.images).to(damaged.images.dtype), damaged.hidden)
 
