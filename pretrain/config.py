@@ -17,7 +17,7 @@ from common.machine.cores import usable_cores
 from common.runs.seeds import Repeated
 from pretrain.gradient.method import Gradient
 from pretrain.linear import AnyLinear
-from pretrain.method import Method
+from pretrain.method import DECODER, Method
 from pretrain.ruler.watch import WatchConfig
 
 PARTS = ("encoder", "decoder", "pretext", "penalty")  # of an autoencoder
@@ -56,7 +56,7 @@ class PretrainConfig(Repeated, LoopConfig):
     """
 
     stage: ClassVar[str] = "pretrain"
-    writes: ClassVar[tuple[str, ...]] = (*LoopConfig.loop_writes, *Repeated.writes, "panels", "encoder")
+    writes: ClassVar[tuple[str, ...]] = (*LoopConfig.loop_writes, *Repeated.writes, "panels", "encoder", DECODER)
     free_keys: ClassVar[frozenset[str]] = (
         Repeated.free_keys
         | LoopConfig.loop_free_keys

@@ -28,7 +28,7 @@ from common.runs.folder import (
 from common.runs.logs import early_log
 from common.runs.made import Made, made
 from pretrain.config import PretrainConfig
-from pretrain.method import MethodLearner
+from pretrain.method import DECODER, MethodLearner
 from pretrain.report.card import about
 from pretrain.report.dictionary import show_dictionary
 from pretrain.report.panels import Panels
@@ -200,7 +200,7 @@ def _counted(learner: MethodLearner) -> str:
 
 
 def _export(learner: MethodLearner, config: PretrainConfig, run: Run, training: Trained, ruler: Measured | None) -> str:
-    """Write ``encoder/`` with a model card; returns its sha256."""
+    """Write ``encoder/`` with a model card, and ``decoder/`` where there is one; returns the encoder's sha256."""
     folder, artifact = config.out / "encoder", f"encoder-{run_name(config.out)}"
     provenance = config.method.provenance.model_copy(
         update={
@@ -217,6 +217,8 @@ def _export(learner: MethodLearner, config: PretrainConfig, run: Run, training: 
     known = about(config, learner.images, learner.title, training, ruler)
     sha256 = export_encoder(learner.encoder, folder, provenance, known)
     log.info("encoder written to %s", folder)
+    if learner.keep(config.out / DECODER, source=config.data.source, encoder_sha256=sha256):
+        log.debug("decoder written to %s", config.out / DECODER)
     log.debug("sha256 of the encoder: %s", sha256)
     run.tracker.artifact(artifact, folder, "encoder", {"sha256": sha256, **provenance.model_dump(mode="json")})
     return sha256

@@ -12,6 +12,7 @@ from common.machine.versions import signature
 from common.recipes import STAGES, find_recipe, full_names, listing, recipes, sweeps
 from common.runs.console import Parser, Stage, add_stages, answer, columns, program, say
 from finetune.__main__ import STAGES as TRANSFER
+from pretrain.__main__ import RESTORING
 from pretrain.__main__ import STAGES as PRETRAINING
 
 STUDY = Stage(
@@ -31,6 +32,8 @@ examples:
   retouch embed encoder=runs/mine data=my/pictures
   retouch predict runs/mine-probe data=new/pictures
   retouch search runs/mine data=my/pictures query=image.jpg
+  retouch restore runs/mine data=my/pictures
+  retouch strange runs/mine data=my/pictures --top 20
   retouch study data=my/pictures labels=labeled/train budget=20m
   retouch report runs/mine runs/mine-probe -o report.html
   retouch repeat runs/mine-probe
@@ -50,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=signature())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_stages(commands, (*PRETRAINING, *TRANSFER, STUDY))
+    add_stages(commands, (*PRETRAINING, *TRANSFER, *RESTORING, STUDY))
     shipped = commands.add_parser("recipes", help="list the recipes, or print one", description=_recipes.__doc__)
     name: Any = shipped.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name, or STAGE/NAME")
     name.completer = lambda **_: full_names([*recipes(), *sweeps()])

@@ -90,12 +90,20 @@ def finite_or_as(tensor: Tensor, fresh: Tensor) -> bool:
     return bool((tensor.isfinite() | (tensor == fresh)).all())
 
 
-def rebuild(config: EncoderConfig, image_size: int, view: View, num_classes: int = 0, seed: int = 0) -> Encoder:
+def rebuild(
+    config: EncoderConfig,
+    image_size: int,
+    view: View,
+    num_classes: int = 0,
+    seed: int = 0,
+    *,
+    mask_channel: bool = False,
+) -> Encoder:
     """The network with weights drawn from ``seed``; the state of the global generator does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         bare = config.model_copy(update={"pretrained": False})  # weights come from a file, not from a download
-        encoder = build_encoder(bare, image_size=image_size, view=view)
+        encoder = build_encoder(bare, image_size=image_size, view=view, mask_channel=mask_channel)
         if num_classes:
             encoder.add_classifier(num_classes)
     return encoder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from common.errors import UserError, check_all
 from common.machine.distributed import World
 from pretrain.gradient.decoders import DecoderConfig
 from pretrain.gradient.example import Example, Trial
+from pretrain.gradient.kept import keep_decoder
 from pretrain.gradient.objective import Objective, PenaltyConfig, check_objective, has_sparse_code
 from pretrain.gradient.pretexts import AnyPretext, Denoise
 from pretrain.method import Method, MethodLearner
@@ -99,7 +101,7 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
     def __init__(self, objective: Objective, config: Gradient, world: World) -> None:
         super().__init__(objective, config, world)
         self.title, self.objective, self.encoder = config.title, objective, objective.encoder
-        self.held_out, self.stop = config.held_out, config.stop
+        self.decoder, self.held_out, self.stop = config.decoder, config.held_out, config.stop
 
     def attach(self, images: Images, other: Images | None = None) -> None:
         training, self.held = hold_out(images, self.held_out, self.config.seed)
@@ -143,6 +145,10 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
 
     def aided(self, restored: Tensor, example: Example) -> Tensor:
         return self.objective.pretext.aided(restored, example, self.encoder)
+
+    def keep(self, folder: Path, *, source: str, encoder_sha256: str) -> bool:
+        keep_decoder(self.objective, self.decoder, folder, source=source, encoder_sha256=encoder_sha256)
+        return True
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
         restored = self.objective.reconstruct(images)

@@ -19,6 +19,7 @@ from pretrain.gradient.pretexts.base import Pretext
 from pretrain.gradient.pretexts.restore import Restore
 from pretrain.linear.diagonal import diagonal_autoencoder
 from pretrain.report.explained import Explained
+from pretrain.ruler.restorers import Damaged
 
 
 class PenaltyConfig(Config):
@@ -206,6 +207,16 @@ class Objective(nn.Module):
             return Trial(example, self.pretext.picture(prediction, example, self.state), losses)
         finally:
             self.train(training)
+
+    @torch.no_grad()
+    def mend(self, damaged: Damaged) -> Tensor:
+        """Images ``[B 3 S S]`` that are damaged already -> restored RGB in [0, 1], same shape."""
+        if len(damaged.images) > 1 and self.pretext.drops_tokens(self.encoder):  # of each, another number of them
+            parts = zip(*(torch.split(part, 1) for part in damaged), strict=True)
+            return torch.cat([self.mend(Damaged(*one)) for one in parts])
+        with torch.autocast(damaged.images.device.type, enabled=False):
+            example = self.pretext.given(damaged, self.encoder)
+        return self.pretext.picture(self.predict(example)[0], example, self.state)
 
     @torch.no_grad()
     def explain(self, images: Tensor) -> Explained | None:
