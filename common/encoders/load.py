@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from common.encoders import Classifier, Encoder, EncoderConfig
+from common.encoders.build import OWN
 from common.encoders.card import CONFIG, FORMAT, WEIGHTS, EncoderCard, digest, finite_or_as, read_json, rebuild
 from common.errors import UserError, one_line
 from common.files import command, is_group, run_stage
@@ -158,7 +159,10 @@ def encoder_sha256(folder: str | Path) -> str:
 
 def _refuse_unlikely(folder: Path) -> None:
     if not folder.exists():
-        raise UserError(f"{folder}: no such folder; use the folder of a finished run")
+        hint = ""
+        if folder.parts[:1] == ("timm",) or str(folder) in OWN:
+            hint = f"; a network that pretraining or fine-tuning builds by its name is encoder.name={folder.as_posix()}"
+        raise UserError(f"{folder}: no such folder; use the folder of a finished run{hint}")
     if not folder.is_dir():
         raise UserError(f"{folder} is a file; use the folder that contains {CONFIG} and {WEIGHTS}")
     if (folder / CONFIG).is_file():
