@@ -67,11 +67,7 @@ class Provenance(Config):
     @property
     def text(self) -> str:
         """This training in words, such as ``denoise (2,000 steps on my/pictures)``."""
-        what = (
-            f"fine-tuning for {self.task}"
-            if self.stage == "finetune"
-            else self.kind or "a training that is not recorded"
-        )
+        what = f"fine-tuning for {self.task}" if self.stage == "finetune" else self.kind or "unrecorded training"
         length = "" if self.steps is None else f"{self.steps:,} steps"
         where = "" if self.source is None else f"on {self.source}"
         how = " ".join(filter(None, (length, where)))

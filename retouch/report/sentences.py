@@ -149,7 +149,9 @@ def about(facts: Facts) -> str:
 def chains(facts: Facts) -> list[str]:
     """All trainings of the encoders that started from others."""
     cards = [(run.origin.name, run.card) for run in facts.pretraining if run.card is not None]
-    return [f"{name} started from an encoder: {card.provenance.story}." for name, card in cards if card.provenance.before]
+    return [
+        f"{name} started from an encoder: {card.provenance.story}." for name, card in cards if card.provenance.before
+    ]
 
 
 def verdict(facts: Facts) -> list[str]:

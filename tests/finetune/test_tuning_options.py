@@ -178,7 +178,7 @@ def test_a_run_starts_at_the_probe_of_its_training_rows_alone_and_so_do_its_aver
 
 def by_hand(logits: Tensor, shares: Tensor, smoothing: float, weights: Tensor) -> float:
     """``mean_i -Σ_c w_c ((1 - ε) t_ic + ε / C) log p_ic`` in float64."""
-    logits, shares = logits.double(), shares.double()
+    logits, shares = logits.detach().double(), shares.double()
     log_p = logits - logits.exp().sum(1, keepdim=True).log()
     target = (1 - smoothing) * shares + smoothing / shares.shape[1]
     return float(-(weights.double() * target * log_p).sum(1).mean())

@@ -18,6 +18,7 @@ from common.encoders.load import random_twin, read_encoder_card
 from common.encoders.provenance import Provenance
 from common.errors import UserError
 from common.runs.folder import run_name
+from retouch.report.card import model_card
 from tests.recipe import Killed, kill_at, logged, pretraining
 
 COLORIZE = {"kind": "colorize", "objective": "regression"}
@@ -169,3 +170,9 @@ def test_labels_that_may_have_been_seen_before_are_said() -> None:
     assert found.story == "fine-tuning for bird (2,000 steps on A), then denoise (3 steps on B)"
     assert now.starting("a", "0", Provenance()).story == "unrecorded training, then denoise (3 steps on B)"
     assert Provenance.model_validate(found.model_dump()) == found
+
+
+def test_the_report_of_a_run_tells_its_chain(tmp_path: Path, first: Path) -> None:
+    retouch.pretrain(going_on(tmp_path / "second", first))
+    said = model_card([tmp_path / "second"])
+    assert "second started from an encoder: denoise (2 steps on shapes), then colorize (4 steps on shapes)." in said

@@ -103,7 +103,7 @@ def test_another_encoder_than_that_of_the_start_is_refused(tmp_path: Path) -> No
 
 def test_a_path_and_settings_of_a_network_exclude_each_other() -> None:
     with pytest.raises(
-        ValueError, match="path is an exported encoder, which has its own name, model_args: give either"
+        ValueError, match="path is an exported encoder, which has its own name, model_args: give one or the other"
     ):
         StartConfig(path=Path("runs/a"), name="mlp", model_args={"width": 4})
     with pytest.raises(ValueError, match="sha256 is that of path: give both"):
