@@ -1,9 +1,9 @@
-"""``python -m finetune probe|finetune|embed [RECIPE] [key.sub=value ...]``: the transfer stages."""
+"""``python -m finetune STAGE ...``: the transfer stages, and what applies encoders and classifiers to new images."""
 
 from __future__ import annotations
 
 import retouch  # noqa: F401 - first of all: it names a package of the user's that hides one of ours
-from common.runs.console import Stage, run_stages
+from common.runs.console import Flag, Stage, run_stages
 
 STAGES = (
     Stage(
@@ -24,6 +24,22 @@ STAGES = (
         "write a frozen encoder's features to a parquet file",
         "finetune.embed",
         "finetune.config:EmbedConfig",
+    ),
+    Stage(
+        "predict",
+        "write the class, its confidence and all probabilities of new images to a CSV or parquet file",
+        "finetune.predict.run",
+        "finetune.predict.config:PredictConfig",
+        takes="a finished run of probe or finetune, or one of its classifiers",
+        flags=(Flag("top", "K", "the K most likely classes, in place of the probabilities of all"),),
+    ),
+    Stage(
+        "search",
+        "find the images most like a query, as a table and one contact sheet",
+        "finetune.search.run",
+        "finetune.search.config:SearchConfig",
+        takes="a finished run of pretrain or finetune, or its encoder/ folder",
+        flags=(Flag("top", "K", "images found per query"),),
     ),
 )
 

@@ -19,9 +19,8 @@ from common.errors import UserError
 from common.pixels import to_float
 from finetune.config import FinetuneConfig, LinearConfig
 from finetune.features import Features, check_finite
+from finetune.heads import folded
 from finetune.pooling import Part, Space
-from finetune.probes.base import Fitted
-from finetune.probes.linear import LinearClassifiers
 from finetune.probes.search import Candidates, build_task
 
 log = logging.getLogger("retouch")
@@ -72,7 +71,7 @@ def start_at_probe(
     probe = LinearConfig()
     candidates, task = Candidates(features, [space], device), build_task(labels, probe, config.seed)
     chosen = probe.choose(candidates, task)
-    weight, bias = _folded(probe.refit(candidates, task, chosen))
+    weight, bias = folded(probe.refit(candidates, task, chosen))
     with torch.no_grad():
         head.weight.copy_(weight.T)
         head.bias.copy_(bias)
@@ -116,15 +115,3 @@ def _input(classifier: Classifier, head: nn.Linear, images: Tensor) -> Tensor:
     finally:
         hook.remove()
     return caught[0]
-
-
-def _folded(fitted: Fitted) -> tuple[Tensor, Tensor]:
-    """Weight ``[F C]`` and bias ``[C]`` for features that are not standardized, float32.
-
-    ``((x - mean) / scale) @ W + b = x @ (W / scale) + (b - (mean / scale) @ W)``; a constant feature has an infinite
-    scale, and no weight.
-    """
-    assert isinstance(fitted.classifiers, LinearClassifiers)
-    fit, standardize = fitted.classifiers.fit, fitted.standardize
-    weight = fit.weight[0].double() / standardize.scale.double()[:, None]
-    return weight.float(), (fit.bias[0].double() - standardize.mean.double() @ weight).float()
