@@ -109,6 +109,12 @@ def rebuild(
     return encoder
 
 
+def for_size(config: EncoderConfig, size: int) -> EncoderConfig:
+    """The config of the same network for images of ``size`` pixels."""
+    args = config.model_args
+    return config.model_copy(update={"model_args": {**args, "img_size": size}}) if "img_size" in args else config
+
+
 def resized(encoder: Encoder, size: int) -> Encoder:
     """The same network with the same weights, built for images of ``size`` pixels; in eval mode.
 
@@ -117,10 +123,7 @@ def resized(encoder: Encoder, size: int) -> Encoder:
     """
     if size == encoder.image_size:
         return encoder
-    args = encoder.config.model_args
-    if "img_size" in args:
-        args = {**args, "img_size": size}
-    other = rebuild(encoder.config.model_copy(update={"model_args": args}), size, encoder.view)
+    other = rebuild(for_size(encoder.config, size), size, encoder.view)
     try:
         other.load_state_dict(encoder.state_dict())
     except RuntimeError:

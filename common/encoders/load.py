@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from common.encoders import Classifier, Encoder, EncoderConfig
+from common.encoders.build import OWN
 from common.encoders.card import CONFIG, FORMAT, WEIGHTS, EncoderCard, digest, read_json, rebuild
 from common.encoders.tensors import misfits, read_tensors
 from common.errors import UserError
@@ -137,7 +138,10 @@ def encoder_sha256(folder: str | Path) -> str:
 
 def _refuse_unlikely(folder: Path) -> None:
     if not folder.exists():
-        raise UserError(f"{folder}: no such folder; use the folder of a finished run")
+        hint = ""
+        if folder.parts[:1] == ("timm",) or str(folder) in OWN:
+            hint = f"; a network that pretraining or fine-tuning builds by its name is encoder.name={folder.as_posix()}"
+        raise UserError(f"{folder}: no such folder; use the folder of a finished run{hint}")
     if not folder.is_dir():
         raise UserError(f"{folder} is a file; use the folder that contains {CONFIG} and {WEIGHTS}")
     if (folder / CONFIG).is_file():

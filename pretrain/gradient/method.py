@@ -13,9 +13,10 @@ from common.augment import AugmentConfig
 from common.config import ProblemsError
 from common.data import Images
 from common.data.held_out import FEWEST, hold_out
-from common.encoders import EncoderConfig, build_encoder
 from common.encoders.base import Encoder
+from common.encoders.config import StartConfig
 from common.encoders.provenance import Provenance
+from common.encoders.start import start_encoder
 from common.engine.gradient import GradientLearner, check_shares
 from common.engine.schedule import seed_step
 from common.engine.settings import GradientConfig, StopConfig
@@ -41,7 +42,7 @@ SMALL_BYTES = 24 << 20  # size of 2,048 float images of 32 px; the sample has mo
 class Gradient(GradientConfig, Method):
     """Settings of an autoencoder, and of the optimizer that trains it."""
 
-    encoder: EncoderConfig = EncoderConfig()
+    encoder: StartConfig = StartConfig()
     decoder: DecoderConfig = DecoderConfig()
     pretext: AnyPretext = Denoise()
     penalty: PenaltyConfig = PenaltyConfig()
@@ -51,7 +52,7 @@ class Gradient(GradientConfig, Method):
 
     @model_validator(mode="after")
     def _penalties_fit(self) -> Gradient:
-        problems = self.penalty.check(self.encoder.name)
+        problems = [] if self.encoder.path else self.penalty.check(self.encoder.name)  # that of a path is not read yet
         if self.stop.when == "flat" and not self.held_out:
             problems.append("stop.when=flat follows the loss on held-out images: set held_out, or stop.when=never")
         if self.penalty.dictionary and self.optim.weight_decay:
@@ -78,11 +79,11 @@ class Gradient(GradientConfig, Method):
         return AutoencoderLearner(objective, self, world)
 
     def _encoder(self, image_size: int, seed: int) -> Encoder:
-        """Build the encoder from the seed, and check that pretext, decoder and penalties can use it."""
+        """Build the encoder from the seed or from a file, and check that pretext, decoder and penalties can use it."""
         pretext = self.pretext
         seed_step(seed, 0)
         try:
-            encoder = build_encoder(
+            encoder = start_encoder(
                 self.encoder, image_size=image_size, view=pretext.view, mask_channel=pretext.mask_channel
             )
         except UserError as error:
@@ -91,7 +92,7 @@ class Gradient(GradientConfig, Method):
         free = pretext.narrow_code and has_sparse_code(encoder, self.penalty)
         problems = [] if free else pretext.check(encoder)
         if problems := problems + check_objective(encoder, self.decoder, pretext, self.penalty):
-            raise UserError(*problems, title=f"{self.encoder.name} cannot be pretrained with {pretext.kind}:")
+            raise UserError(*problems, title=f"{encoder.name} cannot be pretrained with {pretext.kind}:")
         return encoder
 
 
@@ -102,6 +103,7 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
         super().__init__(objective, config, world)
         self.title, self.objective, self.encoder = config.title, objective, objective.encoder
         self.decoder, self.held_out, self.stop = config.decoder, config.held_out, config.stop
+        self.learned = config.encoder.path is not None  # what it knows of its data is kept
 
     def attach(self, images: Images, other: Images | None = None) -> None:
         training, self.held = hold_out(images, self.held_out, self.config.seed)
@@ -125,7 +127,7 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
     def start(self) -> None:
         if self.objective.fits:
             count = max(SAMPLE_IMAGES, SMALL_BYTES // (4 * 3 * self.images.size**2))
-            self.objective.fit(sample(self.images, count).to(self.world.device))
+            self.objective.fit(sample(self.images, count).to(self.world.device), learned=self.learned)
         if self.ema:
             self.ema.reset()
 
