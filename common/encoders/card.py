@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from common.config import Config
 from common.encoders import Encoder, EncoderConfig, View, build_encoder
 from common.encoders.config import Stem
-from common.encoders.provenance import UNKNOWN, Provenance
+from common.encoders.provenance import Provenance
 from common.errors import UserError
 from common.files import refuse_stream
 
@@ -63,7 +64,7 @@ class EncoderCard(Config):
     sha256: str
     plain_timm: bool
     note: str = ""
-    provenance: Provenance = UNKNOWN
+    provenance: Provenance = Field(default_factory=Provenance)  # a factory: only what is known counts as set
 
     @property
     def config(self) -> EncoderConfig:

@@ -100,7 +100,9 @@ def _settings(key: str, field: Any, given: Mapping[str, Any], defaults: Mapping[
         if inner == "kind":
             kind = inside.get("kind", whole.get("kind", part.default))
             words = ", ".join(map(kind_of, models)) if len(models) > 1 else takes(part.annotation)
-            yield Setting(f"{key}.kind", kind, "kind" in inside, words, first_paragraph(part.description or model.__doc__))
+            yield Setting(
+                f"{key}.kind", kind, "kind" in inside, words, first_paragraph(part.description or model.__doc__)
+            )
         else:
             yield from _settings(f"{key}.{inner}", part, inside, whole)
 

@@ -144,5 +144,3 @@ def _block(text: str, language: str) -> str:
 
 def _page(parts: Sequence[str]) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
-
-

@@ -27,8 +27,8 @@ def pages() -> dict[str, str | bytes]:
 def relinked(markdown: str, page: str) -> str:
     """Relative links of a page, as they work in the repository -> as they work in the site.
 
-    A link to a file without a page, such as code or a result, becomes plain text. What is no path in the repository stays:
-    a strict build names links that lead nowhere.
+    A link to a file without a page, such as code or a result, becomes plain text. What is no path in the repository
+    stays: a strict build names links that lead nowhere.
 
     Args:
         page: the page's path in the site.

@@ -18,8 +18,11 @@ from retouch.listing.found import RunFacts
 def runs_text(runs: Sequence[RunFacts]) -> str:
     """A table as wide as the terminal, at most 100 columns."""
     table = Table(title=f"{len(runs)} runs", title_justify="left")
-    for column in ("run", "stage", "recipe", "state", "result"):
-        table.add_column(column, overflow="fold")
+    table.add_column("run", overflow="fold")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("recipe", overflow="fold")
+    for column in ("state", "result"):
+        table.add_column(column)
     table.add_column("size", justify="right", no_wrap=True)
     for run in runs:
         stage = run.stage.removesuffix(GROUP)

@@ -28,6 +28,13 @@ from tests.browser import chromium, needs_chromium
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}  # by a page, unasked
+FIRST_FOUND = """new Promise((done) => {
+  const look = () => {
+    const link = document.querySelector(".md-search-result__link");
+    link ? done(link.href) : setTimeout(look, 50);
+  };
+  look();
+})"""
 STEPS_ASIDE = ("canonical", "next", "prev", "edit")  # links that load nothing
 
 
@@ -154,9 +161,6 @@ def test_search_works_from_a_disk(site: Path, tmp_path: Path) -> None:
         page = browser.open(site / "index.html")
         page.click("input.md-search__input")
         page.write("label_smoothing")
-        found = page.evaluate(
-            "new Promise((done) => { const look = () => { const link = document.querySelector('.md-search-result__link');"
-            " link ? done(link.href) : setTimeout(look, 50); }; look(); })"
-        )
+        found = page.evaluate(FIRST_FOUND)
         assert "reference/settings/finetune.html" in found
         assert page.problems == []

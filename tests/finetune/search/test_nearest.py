@@ -13,7 +13,7 @@ from finetune.search import nearest as module
 from finetune.search.nearest import nearest
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 6), st.integers(1, 40), st.integers(1, 12), st.integers(1, 60), st.integers(0, 10**6))
 def test_the_nearest_rows_are_those_of_scikit_learn(m: int, n: int, count: int, room: int, seed: int) -> None:
     random = np.random.default_rng(seed)

@@ -106,7 +106,7 @@ def test_a_second_search_in_the_same_images_reads_their_features(
         lambda self, images: passes.append(len(images)) or real(self, images),
     )
     second = searched(here, tmp_path / "second", **cached)
-    assert passes == [2]  # the queries
+    assert [count for count in passes if count > 1] == [2]  # the queries; one image alone shows the shapes of maps
     assert second.found == first.found
 
 
