@@ -98,7 +98,7 @@ def recipes_page() -> str:
 
 
 def _recipe(name: str, one: Recipe) -> list[str]:
-    about = re.sub(r"^Expect: ", "**Expect:** ", "\n".join(header(one.text)[1:]).strip(), flags=re.MULTILINE)
+    about = re.sub(r"^Expect: ", "**Expect:** ", "\n".join(header(one.text)[1:]).strip("\n"), flags=re.MULTILINE)
     # commands are indented by two: blocks of Markdown are by four
     about = re.sub(r"^  (?=\S)", "    ", about, flags=re.MULTILINE)
     settings = "\n".join(one.text.splitlines()[len(header(one.text)) :]).strip()

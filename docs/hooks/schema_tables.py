@@ -75,43 +75,31 @@ class _Walk:
         for name, one in fields.items():
             if name == "kind" and len(takes(one.annotation).split(", ")) == 1:
                 continue  # the title says it
+            key = f"{prefix}{name}"
             value = getattr(default, name, None) if default is not None else _default(one)
             models = tuple(models_in(one.annotation))
-            if models and self._is_plain_block(one, models):
-                blocks.append((f"{prefix}{name}", one, models, value))
-                continue
             words = takes(one.annotation)
-            if models:
-                words = self._link(f"{prefix}{name}", words, models)
+            if models and models in self.seen:
+                first, anchor = self.seen[models]
+                words += f", [as in `{first}`](#{anchor})"
+            elif models:
+                self.seen[models] = (
+                    f"{prefix}{name}",
+                    _anchor(f"{prefix}{name}", kind_of(models[0]) if len(models) > 1 else ""),
+                )
                 blocks.append((f"{prefix}{name}", one, models, value))
+                if one.annotation is models[0]:
+                    continue  # always one block: its keys say everything
+                words += _links(key, models)
             given = self.defaults.get(name) if not prefix else None
-            section.rows.append(
-                Row(f"{prefix}{name}", given or _written(one, value), words, first_paragraph(one.description))
-            )
+            section.rows.append(Row(key, given or _written(one, value), words, first_paragraph(one.description)))
         for key, one, models, value in blocks:
             self._block(key, one, models, value)
 
-    def _is_plain_block(self, one: FieldInfo, models: Sequence[type[Config]]) -> bool:
-        """Whether a field is always one block of one type, not yet described, so that its keys say everything."""
-        return len(models) == 1 and one.annotation is models[0] and tuple(models) not in self.seen
-
-    def _link(self, key: str, words: str, models: tuple[type[Config], ...]) -> str:
-        """What a field takes, with links to the blocks that are described elsewhere, or below."""
-        if models in self.seen:
-            first, anchor = self.seen[models]
-            return f"{words}, [as in `{first}`](#{anchor})"
-        if len(models) == 1:
-            return f"{words}, [see below](#{_anchor(key)})"
-        kinds = ", ".join(f"[{kind_of(model)}](#{_anchor(key, kind_of(model))})" for model in models)
-        return f"{words}; kinds: {kinds}"
-
     def _block(self, key: str, one: FieldInfo, models: tuple[type[Config], ...], value: Any) -> None:
-        if models in self.seen:
-            return
-        self.seen[models] = (key, _anchor(key, kind_of(models[0]) if len(models) > 1 else ""))
         listed = not models_of(one.annotation)
         for model in models:
-            kind = kind_of(model) if len(models) > 1 else ""
+            kind = _kind(model, models)
             text = first_paragraph(one.description if not kind and one.description else model.__doc__)
             if model.short:
                 text += f" `{key}=TEXT` is short for `{key}.{model.short}=TEXT`."
@@ -131,6 +119,18 @@ def _written(one: FieldInfo, value: Any) -> str:
     if one.default_factory is not None and not isinstance(value, Config):
         return AUTOMATIC
     return "" if value is PydanticUndefined else shown(value)
+
+
+def _links(key: str, models: Sequence[type[Config]]) -> str:
+    """Where the block of a key is described, or each of its kinds."""
+    if len(models) == 1:
+        return f", [see below](#{_anchor(key)})"
+    return "; kinds: " + ", ".join(f"[{kind_of(model)}](#{_anchor(key, kind_of(model))})" for model in models)
+
+
+def _kind(model: type[Config], models: Sequence[type[Config]]) -> str:
+    """Of a block that has several; else empty."""
+    return kind_of(model) if len(models) > 1 else ""
 
 
 def _anchor(key: str, kind: str = "") -> str:
