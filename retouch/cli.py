@@ -1,4 +1,4 @@
-"""The command line: ``retouch COMMAND``, and its stages: ``retouch STAGE [RECIPE] [key.sub=value ...]``."""
+"""The command line: ``retouch COMMAND``, and its stages: ``retouch STAGE [RECIPE or RUN] [key.sub=value ...]``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.machine.versions import signature
-from common.recipes import STAGES, find_recipe, full_names, listing, recipes
+from common.recipes import STAGES, find_recipe, full_names, listing, recipes, sweeps
 from common.runs.console import Parser, Stage, add_stages, answer, columns, program, say
 from finetune.__main__ import STAGES as TRANSFER
 from pretrain.__main__ import STAGES as PRETRAINING
@@ -29,6 +29,7 @@ examples:
   retouch probe linear encoder=runs/mine data=labeled/train out=runs/mine-probe
   retouch finetune full encoder=runs/mine data=labeled/train
   retouch embed encoder=runs/mine data=my/pictures
+  retouch predict runs/mine-probe data=new/pictures
   retouch study data=my/pictures labels=labeled/train budget=20m
   retouch report runs/mine runs/mine-probe -o report.html
   retouch repeat runs/mine-probe
@@ -63,7 +64,7 @@ def command_line() -> Parser:
     add_stages(commands, (*PRETRAINING, *TRANSFER, STUDY))
     shipped = commands.add_parser("recipes", help="list the recipes, or print one", description=_recipes.__doc__)
     name: Any = shipped.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name, or STAGE/NAME")
-    name.completer = lambda **_: full_names(recipes())
+    name.completer = lambda **_: full_names([*recipes(), *sweeps()])
     shipped.add_argument("--json", action="store_true", help="list them for programs")
     shipped.set_defaults(run=_recipes)
     demo = commands.add_parser("demo", help="pretrain and probe on generated images, in minutes; no data, no account")
@@ -125,7 +126,8 @@ def _recipes(given: argparse.Namespace) -> int:
             named = dict(zip(full_names(chosen), chosen, strict=True))
             stages = {stage: {name: one for name, one in named.items() if one.stage == stage} for stage in STAGES}
             listed = (f"retouch {stage}\n{listing(of, columns(), expect=True)}" for stage, of in stages.items())
-            say("\n\n".join(listed))
+            searches = listing({one.name: one for one in sweeps()}, columns(), expect=True)
+            say("\n\n".join([*listed, f"wandb sweep, of a copy: retouch recipes NAME > sweep.yaml\n{searches}"]))
 
     return answer("retouch recipes", work)
 

@@ -47,13 +47,18 @@ def export_encoder(
     return _export(encoder, Path(folder), provenance, class_names=(), about=about)
 
 
-def export_classifier(classifier: Classifier, folder: str | Path, provenance: Provenance = UNKNOWN) -> str:
+def export_classifier(
+    classifier: Classifier, folder: str | Path, provenance: Provenance = UNKNOWN, temperature: float = 1.0
+) -> str:
     """Write encoder and classifier to ``folder`` atomically, and return their sha256.
+
+    Args:
+        temperature: what its logits are divided by for calibrated confidence. The sha256 does not depend on it.
 
     Raises:
         UserError: ``folder`` contains something else, or a tensor is not finite.
     """
-    return _export(classifier.encoder, Path(folder), provenance, classifier.class_names)
+    return _export(classifier.encoder, Path(folder), provenance, classifier.class_names, temperature=temperature)
 
 
 def _export(
@@ -62,6 +67,7 @@ def _export(
     provenance: Provenance,
     class_names: tuple[str, ...],
     about: About | None = None,
+    temperature: float = 1.0,
 ) -> str:
     _refuse_foreign(folder)
     try:
@@ -88,6 +94,7 @@ def _export(
             std=_three(copy.std),
             layer_shapes=tuple(copy.layer_shapes),
             class_names=class_names,
+            temperature=temperature,
             tensors=len(tensors),
             parameters=sum(parameter.numel() for parameter in copy.body.parameters()),
             sha256="",

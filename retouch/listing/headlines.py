@@ -159,13 +159,25 @@ class Study(Part):
         return Headline(f"{answer}: {self.winner} is best" if answer else f"{self.winner} is best")
 
 
-KINDS: dict[str, type[Probe] | type[Finetune] | type[Pretrain] | type[PretrainSeeds] | type[Study]] = {
+class Predict(Part):
+    rows: int
+    unreadable: int
+
+    @property
+    def headline(self) -> Headline:
+        """How many images have an answer."""
+        unreadable = f", {self.unreadable:,} unreadable" if self.unreadable else ""
+        return Headline(f"{self.rows:,} images{unreadable}")
+
+
+KINDS: dict[str, type[Probe] | type[Finetune] | type[Pretrain] | type[PretrainSeeds] | type[Study] | type[Predict]] = {
     "pretrain": Pretrain,
     "pretrain_seeds": PretrainSeeds,
     "probe": Probe,
     "probe_seeds": Probe,
     "finetune": Finetune,
     "study": Study,
+    "predict": Predict,
 }
 
 
