@@ -13,7 +13,7 @@ from unittest import mock
 from schema_tables import Section, sections
 
 from common.config import Config
-from common.recipes import STAGES, Recipe, full_names, header, recipes
+from common.recipes import STAGES, Recipe, full_names, header, recipes, sweeps
 from common.runs.console import Parser
 from retouch.cli import command_line
 
@@ -94,6 +94,8 @@ def recipes_page() -> str:
         for name, one in zip(full_names(shipped), shipped, strict=True):
             if one.stage == stage:
                 parts += _recipe(name, one)
+    parts.append("## wandb sweep")
+    parts += [part for one in sweeps() for part in _recipe(one.name, one)]
     return _page(parts)
 
 

@@ -9,15 +9,16 @@ if (location.protocol === "file:") {
       frame.hidden = true;
       frame.addEventListener("load", () => {
         this.worker = frame.contentWindow;
-        this.waiting.splice(0).forEach((message) => this.worker.postMessage(message, "*"));
+        this.waiting.splice(0).forEach((message) => this.worker.deliver(message, "*"));
       });
       addEventListener("message", (event) => {
         if (event.source !== frame.contentWindow) return;
         event.stopImmediatePropagation();
         this.dispatchEvent(new MessageEvent("message", { data: event.data }));
       });
-      // what a worker posts and imports, its frame does
+      // what a worker posts goes to its parent, and what it imports are scripts of its page
       const own =
+        "window.deliver = window.postMessage;" +
         "window.postMessage = (message) => parent.postMessage(message, '*');" +
         "window.importScripts = (...urls) => Promise.all(urls.map((url) => new Promise((done) => {" +
         "const script = document.createElement('script'); script.src = url; script.onload = done;" +
@@ -27,7 +28,7 @@ if (location.protocol === "file:") {
     }
 
     postMessage(message) {
-      if (this.worker) this.worker.postMessage(message, "*");
+      if (this.worker) this.worker.deliver(message, "*");
       else this.waiting.push(message);
     }
   };

@@ -19,7 +19,7 @@ import yaml
 from schema_tables import sections
 
 import retouch
-from common.recipes import recipes
+from common.recipes import recipes, sweeps
 from common.runs.describe import settings_of
 from finetune.config import ProbeConfig
 from pretrain.config import PretrainConfig
@@ -76,7 +76,7 @@ def test_every_command_is_in_the_reference_and_those_with_settings_have_a_page(m
 
 def test_every_recipe_is_in_the_reference_with_what_to_expect(made: dict[str, str | bytes]) -> None:
     page = " ".join(text(made, "reference/recipes.md").split())
-    for one in recipes():
+    for one in [*recipes(), *sweeps()]:
         assert one.title in page
         assert f"**Expect:** {one.expect}" in page
 
