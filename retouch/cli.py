@@ -30,6 +30,7 @@ examples:
   retouch finetune full encoder=runs/mine data=labeled/train
   retouch embed encoder=runs/mine data=my/pictures
   retouch predict runs/mine-probe data=new/pictures
+  retouch search runs/mine data=my/pictures query=image.jpg
   retouch study data=my/pictures labels=labeled/train budget=20m
   retouch report runs/mine runs/mine-probe -o report.html
   retouch repeat runs/mine-probe

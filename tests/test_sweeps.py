@@ -50,7 +50,8 @@ def test_the_agents_command_means_what_the_search_says(sweep: Recipe) -> None:
         assert (program, stage) == ("retouch", "pretrain")
         config = stage_config(PretrainConfig, recipe, [part.removeprefix("--") for part in settings])
         tree = config.model_dump(mode="json")
-        assert {name: reduce(lambda block, key: block[key], name.split("."), tree) for name in values} == values
+        found: dict[str, Any] = {name: reduce(lambda at, key: at[key], name.split("."), tree) for name in values}
+        assert found == values
         assert config.data.source == "my/pictures"
         assert config.watch is not None
 
