@@ -277,8 +277,10 @@ def fit(
             family alone, one of ``pretrain.linear`` or a mapping with its ``kind``.
         images: ``[N 3 S S]``, RGB in [0, 1]; for CCA of ``neighbors`` with twice the encoder's side.
         other: CCA's second view with ``views: other``, row by row, or TCA's second domain ``[M 3 S S]``.
-        steps, batch_size, seed: in place of the recipe's. Without a recipe: one pass over the images in batches of 256
-            for sparse coding and patch dictionaries, and none of the other methods takes steps; seed 0.
+        steps: in place of the recipe's. Without a recipe: one pass over the images for sparse coding and patch
+            dictionaries, and none of the other methods takes steps.
+        batch_size: in place of the recipe's; 256 without a recipe.
+        seed: in place of the recipe's; 0 without a recipe.
 
     Returns:
         The encoder, frozen and in eval mode, on the device of ``images``; on the CPU it equals what ``pretrain``

@@ -45,6 +45,18 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 2 with one plain message for a user's mistake."""
+    parser = command_line()
+    if "_ARGCOMPLETE" in os.environ:  # set by a shell that completes the line
+        import argcomplete
+
+        argcomplete.autocomplete(parser, always_complete_options=False)
+    given = parser.parse_args(arguments)
+    code: int = given.run(given)
+    return code
+
+
+def command_line() -> Parser:
+    """All commands and their arguments."""
     parser = Parser(
         prog="retouch",
         description="Learn from images without labels, by restoring damaged ones.",
@@ -66,13 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lecture.add_argument("--out", default="runs/lecture", help="folder for all it writes (default: runs/lecture)")
     lecture.set_defaults(run=_lecture)
     _add_commands_of_runs(commands)
-    if "_ARGCOMPLETE" in os.environ:  # set by a shell that completes the line
-        import argcomplete
-
-        argcomplete.autocomplete(parser, always_complete_options=False)
-    given = parser.parse_args(arguments)
-    code: int = given.run(given)
-    return code
+    return parser
 
 
 def _add_commands_of_runs(commands: argparse._SubParsersAction[Parser]) -> None:
