@@ -222,7 +222,7 @@ def test_the_loss_is_that_of_the_formula_in_float64(mixup: float, cutmix: float,
             target = shares
         logits = classifier(pixels)
         expected = by_hand(logits, target, 0.2, torch.ones(3) if weights is None else weights)
-        assert float(found) == pytest.approx(expected, rel=1e-5)
+        assert float(found.detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_balanced_weights_are_those_of_scikit_learn() -> None:
