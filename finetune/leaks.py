@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from common.data import Images, build_source, load_images
+from common.data import Images, load_images
+from common.data.build import reopened
 from common.data.duplicates import Pair, Prints, exact_rows, fingerprints, near_pairs
-from common.data.levels import Levels
 from common.errors import UserError, one_line
 from common.files import as_utf8, replacing
 from finetune.records import NearDuplicates, Repeat
@@ -24,7 +24,6 @@ log = logging.getLogger("retouch")
 DUPLICATES = "duplicates.csv"
 SHOWN = 20  # pairs in results.json; all are in the file
 POOL = 100_000  # images of pretraining that are looked at, at most
-REMOTE = {"hf", "torchvision"}  # sources that may ask a server, which a check does not
 
 
 class Found(NamedTuple):
@@ -122,23 +121,13 @@ def _found(images: str, test: Images, other: Images, pairs: list[Pair] | None) -
 
 def _pool(trained_on: Mapping[str, Any] | None, test: Images, workers: int) -> Images | None:
     """The images of pretraining, if they can be opened here: at most 100,000 of them."""
-    spec = str((trained_on or {}).get("source", ""))
-    if trained_on is None or not spec or REMOTE & set(spec.split(":")):
-        return None
-    levels = trained_on.get("levels")
     try:
-        source = build_source(spec)
-        if source.endless:  # generated: none is a test image
+        source, levels = reopened(trained_on or {})
+        if source is None or source.endless:  # generated: none is a test image
             return None
-        return load_images(
-            *(source, test.size),
-            limit=POOL,
-            workers=workers,
-            cache="none",
-            check=False,
-            levels=None if levels is None else Levels(*levels),
-        )
+        return load_images(*(source, test.size), limit=POOL, workers=workers, cache="none", check=False, levels=levels)
     except (UserError, OSError, TypeError) as error:
+        spec = (trained_on or {}).get("source")
         log.info("the images of pretraining (%s) are not compared with the test images: %s", spec, one_line(error))
         return None
 

@@ -11,8 +11,10 @@ from typing import Any
 from common.machine.versions import signature
 from common.recipes import STAGES, find_recipe, full_names, listing, recipes
 from common.runs.console import Parser, Stage, add_stages, answer, columns, program, say
+from common.runs.describe import describe, settings_of
 from finetune.__main__ import STAGES as TRANSFER
 from pretrain.__main__ import STAGES as PRETRAINING
+from retouch.exporting.settings import ExportConfig, export_config
 
 STUDY = Stage(
     "study",
@@ -33,6 +35,7 @@ examples:
   retouch report runs/mine runs/mine-probe -o report.html
   retouch repeat runs/mine-probe
   retouch label encoder=runs/mine data=my/pictures -o label.html
+  retouch export runs/mine to=exports/mine format=onnx
   retouch pretrain denoise --help
 """
 
@@ -95,6 +98,15 @@ def _add_commands_of_runs(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     label.add_argument("-o", "--out", default="label.html", metavar="FILE", help="default: label.html")
     label.set_defaults(run=_label)
+    export = commands.add_parser(
+        "export",
+        help="a trained network for timm, ONNX Runtime, torch alone, or the Hugging Face Hub",
+        description=_export.__doc__,
+        epilog=f"settings:\n\n{describe(settings_of(ExportConfig, {}, {}), columns())}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    export.add_argument("words", nargs="+", metavar="RUN key=value", help="a finished run, to=FOLDER, format=onnx, ...")
+    export.set_defaults(run=_export)
 
 
 def _recipes(given: argparse.Namespace) -> int:
@@ -186,6 +198,17 @@ def _label(given: argparse.Namespace) -> int:
         say(f"{write_page(load_config(LabelConfig, {}, given.settings), given.out)}")
 
     return answer("retouch label", work, again="run it again")
+
+
+def _export(given: argparse.Namespace) -> int:
+    """Write a trained network in a form that needs no Retouch, and compare it with the original on images."""
+
+    def work() -> None:
+        from retouch.exporting.export import export
+
+        say(export(export_config(*given.words)).text)
+
+    return answer("retouch export", work, again="run it again")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import glob
 import logging
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from common.data.decode import image_suffixes
 from common.data.folder import FolderSource
@@ -36,6 +38,7 @@ FORMS = {
     "patches": "patches:SOURCE",
 }
 GENERATED = ("shapes", "photos")  # always available, at any length
+REMOTE = {"hf", "torchvision"}  # that may ask a server
 OF_FILES = ("folder", "csv", "list")  # whose images are files of their own, which a CSV file can name
 LONGEST = 100_000_000  # images of one pass over them: their order alone takes 8 bytes per image
 SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".txt": "list", ".lst": "list", ".zip": "zip"}
@@ -89,6 +92,20 @@ def build_source(
             raise UserError(f"data.levels: {spec} has images of 8 bits, for which there is nothing to set; remove it")
         source.levels = Levels(*levels)
     return source
+
+
+def reopened(provenance: Mapping[str, Any]) -> tuple[Source | None, Levels | None]:
+    """The images that an encoder has learned from, and their black and white, by the provenance in its card.
+
+    No source where it is unknown, or where opening it might ask a server.
+
+    Raises:
+        UserError: it cannot be opened, or not any more.
+    """
+    spec, levels = str(provenance.get("source") or ""), provenance.get("levels")
+    if not spec or REMOTE & set(spec.split(":")):
+        return None, None
+    return build_source(spec), None if levels is None else Levels(*levels)
 
 
 def _opened(
