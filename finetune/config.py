@@ -84,7 +84,7 @@ class ProbeConfig(Repeated):
     free_keys: ClassVar[frozenset[str]] = Repeated.free_keys | {"data.workers", "data.cache"}
 
     encoder: Path
-    """A finished run, or its encoder/ folder; or runs made with `seeds`, each of which is probed."""
+    """A finished run, its encoder/ folder, or hf:USER/NAME; or runs made with `seeds`, each of which is probed."""
     precision: Precision = "auto"
     """Of the encoder; auto is bfloat16 where the machine is fast at it, else float32."""
     data: ProbeData = ProbeData()
@@ -173,7 +173,7 @@ class EmbedConfig(StageConfig):
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers"}
 
     encoder: Path
-    """A finished run, or its encoder/ folder."""
+    """A finished run, its encoder/ folder, or hf:USER/NAME."""
     precision: Precision = "auto"
     """Of the encoder; auto is bfloat16 where the machine is fast at it, else float32."""
     data: EmbedData = EmbedData()
@@ -191,7 +191,7 @@ class StartConfig(EncoderConfig):
     short: ClassVar[str] = "path"
 
     path: Path | None = None
-    """A finished run, or its encoder/ folder; without it, the network is built from name and model_args."""
+    """A finished run, its encoder/ folder, or hf:USER/NAME; without it, name and model_args build the network."""
     from_scratch: bool = False
     """The same architecture at random initialization."""
     image_size: int | None = Field(default=None, ge=8, le=1024)

@@ -83,10 +83,10 @@ def export(config: ExportConfig) -> Exported:
             output=subject.output,
             files=tuple(sorted(path.name for path in folder.iterdir())),
             run=config.run,
-            sha256=subject.card.sha256,
+            sha256=subject.sha256,
             facts=dict(facts(subject)),
             provenance=subject.card.provenance,
-            made=made({ENCODER: subject.card.sha256}),
+            made=made({ENCODER: subject.sha256}),
             tools={name: version_of(name) or "" for name in form.needs},
             check=check,
         )

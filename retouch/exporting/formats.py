@@ -94,7 +94,7 @@ class HubFolder(Format):
     def opened(self, subject: Subject, folder: Path) -> Run:
         if isinstance(subject.network, Features):
             return Features(load_encoder(folder))
-        return Classes(load_classifier(folder), subject.temperature)
+        return Classes(load_classifier(folder), subject.network.temperature)
 
 
 class Graph(Format):

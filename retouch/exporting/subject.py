@@ -36,13 +36,16 @@ class Features(nn.Module):
 
 
 class Classes(nn.Module):
-    """Images ``[B 3 S S]``, RGB in [0, 1] -> ``logits`` and ``probabilities`` ``[B classes]``."""
+    """Images ``[B 3 S S]``, RGB in [0, 1] -> ``logits`` and ``probabilities`` ``[B classes]``.
+
+    Probabilities are the softmax of logits divided by ``temperature``: calibrated, where one was fitted.
+    """
 
     names = (LOGITS, PROBABILITIES)
 
-    def __init__(self, logits: nn.Module, temperature: float | None) -> None:
+    def __init__(self, logits: nn.Module, temperature: float) -> None:
         super().__init__()
-        self.logits, self.temperature = logits, 1.0 if temperature is None else temperature
+        self.logits, self.temperature = logits, temperature
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         logits: Tensor = self.logits(images).float()
@@ -56,9 +59,11 @@ class Subject:
     Attributes:
         network: on the CPU, in eval mode.
         encoder: the one inside it; of a fine-tuned network, with its classifier.
-        folder: of the encoder or classifier.
+        card: of the folder of ``encoder``.
+        folder: the one that was opened.
         run: the run folder around it, if it is in one.
-        temperature: logits are divided by it before the softmax; None: it was never fitted.
+        sha256: of everything that decides the outputs, as ``folder`` says.
+        class_names: of the outputs; none, if they are features.
     """
 
     network: Features | Classes
@@ -66,16 +71,12 @@ class Subject:
     card: EncoderCard
     folder: Path
     run: Path | None
-    temperature: float | None = None
+    sha256: str
+    class_names: tuple[str, ...] = ()
 
     @property
     def output(self) -> Output:
         return "features" if isinstance(self.network, Features) else "classifier"
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Of the outputs; none, if they are features."""
-        return self.card.class_names if self.output == "classifier" else ()
 
 
 def open_subject(config: ExportConfig) -> Subject:
@@ -92,9 +93,10 @@ def open_subject(config: ExportConfig) -> Subject:
         if not card.class_names:
             raise UserError(f"{config.run} has no classifier: set output=features, or export a run of retouch finetune")
         classifier = load_classifier(folder)
-        return Subject(Classes(classifier, None).eval(), classifier.encoder, card, folder, run)
+        network = Classes(classifier, 1.0).eval()
+        return Subject(network, classifier.encoder, card, folder, run, card.sha256, classifier.class_names)
     encoder = load_encoder(folder)
-    return Subject(Features(encoder).eval(), encoder, card, folder, run)
+    return Subject(Features(encoder).eval(), encoder, card, folder, run, card.sha256)
 
 
 def _folder(config: ExportConfig) -> Path:
@@ -117,7 +119,7 @@ def facts(subject: Subject) -> Mapping[str, Any]:
         "image_size": card.image_size,
         "resize": card.resize,
         "class_names": list(subject.class_names),
-        "temperature": subject.temperature,
-        "sha256": card.sha256,
+        "temperature": subject.network.temperature if isinstance(subject.network, Classes) else None,
+        "sha256": subject.sha256,
         "encoder": card.name,
     }
