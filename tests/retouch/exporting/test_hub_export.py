@@ -9,6 +9,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import timm
 import torch
 import yaml
 
@@ -119,6 +120,18 @@ def test_what_is_pushed_is_read_back_by_its_name(hub: Hub, encoder: Path, tmp_pa
     assert '"hf:me/mine"' in (tmp_path / "out" / "README.md").read_text()
     again = retouch.export("hf:me/mine", f"to={tmp_path / 'again'}", "format=torch", "check=4")
     assert again.record.sha256 == done.record.sha256
+
+
+@torch.no_grad()
+def test_plain_timm_reads_a_timm_model_from_the_hub(hub: Hub, tmp_path: Path) -> None:
+    classifier = Classifier(build("timm/test_convnext"), NAMES).eval()
+    export_classifier(classifier, tmp_path / "classifier", {})
+    export(tmp_path / "classifier", tmp_path / "out", "push=me/pets", "license=mit")
+    assert 'timm.create_model("hf-hub:me/pets", pretrained=True)' in (tmp_path / "out" / "README.md").read_text()
+    plain = timm.create_model("hf-hub:me/pets", pretrained=True).eval()
+    shown = classifier.encoder.prepare(images())
+    torch.testing.assert_close(plain(shown), classifier(images()), rtol=1e-5, atol=1e-6)
+    assert plain.pretrained_cfg["label_names"] == list(NAMES)
 
 
 def test_a_repository_may_be_private_and_of_an_organization(hub: Hub, encoder: Path, tmp_path: Path) -> None:
