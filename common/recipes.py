@@ -1,4 +1,7 @@
-"""The recipes that come with Retouch: YAML files in ``configs/``, one folder per stage, found by name from anywhere."""
+"""What a user gives to a stage: a recipe that comes with Retouch, a file, a mapping, or a finished run to apply.
+
+Recipes are YAML files in ``configs/``, one folder per stage, found by name from anywhere.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,11 @@ FOLDER = Path(__file__).resolve().parents[1] / "configs"
 STAGES = ("pretrain", "probe", "finetune", "embed", "study")
 STANDARD = {"probe": "linear", "finetune": "full", "embed": "embed", "study": "study"}  # where no recipe is named
 EXPECT = "Expect: "
+OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
+YAML = (".yaml", ".yml")
 
-Settings = Config | str | Path | Mapping[str, Any]  # a recipe or a YAML file, a mapping, or settings already read
+# a recipe (or a run, of stages that take one) or a YAML file, a mapping, or settings already read
+Settings = Config | str | Path | Mapping[str, Any]
 S = TypeVar("S", bound="StageConfig")
 
 
@@ -139,7 +145,7 @@ def understand(stage: str, source: Settings | None, overrides: Sequence[str] = (
     Raises:
         UserError: there is no such recipe, or none is named and the stage has no standard one.
     """
-    if isinstance(source, str) and re.match(r"[A-Za-z_][\w.]*=", source):
+    if isinstance(source, str) and OVERRIDE.match(source):
         overrides, source = (source, *overrides), None
     if source is None:
         if stage not in STANDARD:
@@ -159,18 +165,37 @@ def understand(stage: str, source: Settings | None, overrides: Sequence[str] = (
     return Given(source, stage, "the config", tuple(overrides))
 
 
+def understand_run(stage: str, source: Settings | None, overrides: Sequence[str] = ()) -> Given:
+    """The settings of a stage that takes a finished run: a text is its folder, the setting ``run``.
+
+    A text that ends in .yaml is a settings file, such as the ``config.yaml`` of an earlier run of the stage.
+
+    Raises:
+        UserError: the run is named twice.
+    """
+    if isinstance(source, str) and OVERRIDE.match(source):
+        overrides, source = (source, *overrides), None
+    if isinstance(source, (str, Path)):
+        if str(source).endswith(YAML):
+            return Given(Path(source), stage, str(source), tuple(overrides))
+        if any(text.startswith("run=") for text in overrides):
+            raise UserError(f"run: given as {source} and as run=...; give it once")
+        source = {"run": str(source)}
+    return Given({} if source is None else source, stage, "the settings", tuple(overrides))
+
+
 def _is_path(text: str) -> bool:
-    return text.endswith((".yaml", ".yml")) or any(mark in text for mark in (os.sep, os.altsep) if mark)
+    return text.endswith(YAML) or any(mark in text for mark in (os.sep, os.altsep) if mark)
 
 
 def stage_config(schema: type[S], source: Settings | None = None, overrides: Sequence[str] = ()) -> S:
-    """The settings of a stage: of a recipe, a YAML file, a mapping or a config, with overrides.
+    """The settings of a stage: of a recipe, a run, a YAML file, a mapping or a config, with overrides.
 
     Without ``out``, the run folder is ``runs/NAME-{n}``, after the recipe, the file, or else the stage.
 
     Raises:
         UserError: with every problem at once.
     """
-    given = understand(schema.stage, source, overrides)
+    given = (understand_run if schema.takes_run else understand)(schema.stage, source, overrides)
     tree = read_settings(schema, given.source, given.overrides)
     return validate(schema, {**given.defaults, **tree}, given.origin)

@@ -19,8 +19,13 @@ from common.recipes import recipes
 def complete_recipe(stage: str, prefix: str) -> list[str]:
     """Recipes of a stage and YAML files; or a setting, since a stage may have a standard recipe."""
     names = [one.name for one in recipes(stage) if one.name.startswith(prefix)]
+    return [*names, *complete_run(stage, prefix)]
+
+
+def complete_run(stage: str, prefix: str) -> list[str]:
+    """Folders and YAML files, one of which names the run; or a setting."""
     files = [path for path in _paths(prefix) if path.endswith(("/", ".yaml", ".yml"))]
-    return [*names, *files, *complete_setting(stage, prefix)]
+    return [*files, *complete_setting(stage, prefix)]
 
 
 def complete_setting(stage: str, prefix: str) -> list[str]:

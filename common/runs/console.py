@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from common.config import read_settings
 from common.errors import UserError, refused_by_system
-from common.recipes import STANDARD, header, listing, recipes, stage_config, understand
-from common.runs.completion import complete_recipe, complete_setting, remember_keys
+from common.recipes import STANDARD, Given, header, listing, recipes, stage_config, understand, understand_run
+from common.runs.completion import complete_recipe, complete_run, complete_setting, remember_keys
 from common.runs.describe import describe, settings_of
 from common.runs.logs import setup_console
 from common.settings import plain
@@ -35,17 +35,29 @@ RECIPE = "the name of a recipe, or a YAML file: what ends in .yaml or holds a se
 SETTINGS = """\
 All settings are checked before anything is written. {prog} RECIPE --help lists those of a recipe;
 retouch recipes RECIPE > mine.yaml copies it."""
+RUN_SETTINGS = """\
+All settings are checked before anything is written. {prog} RUN --help lists them."""
 MARKED = "settings, as key=value (* set by the recipe or on the command line; all others have their default):"
+
+
+class Flag(NamedTuple):
+    """A setting that may also be written ``--key VALUE``."""
+
+    key: str
+    metavar: str
+    help: str
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage, run as ``NAME [RECIPE] [key.sub=value ...]``.
+    """One stage, run as ``NAME [RECIPE] [key.sub=value ...]``, or as ``NAME RUN [key.sub=value ...]``.
 
     Attributes:
         module: holds the function that runs it, which has the stage's name; imported when it runs: ``--help`` is quick.
         settings: where the type of its settings is, as ``module:name``.
         lossless: a stopped run continues from its checkpoints, so to stop it is no failure.
+        takes: in place of a recipe, a finished run, its setting ``run``: what that may be, in words.
+        flags: settings that may also be written as flags.
     """
 
     name: str
@@ -53,25 +65,42 @@ class Stage:
     module: str
     settings: str
     lossless: bool = False
+    takes: str = ""
+    flags: tuple[Flag, ...] = ()
 
     def add_arguments(self, parser: Parser) -> None:
         """The arguments of every stage."""
         parser.stage = self
         standard = f" (default: {STANDARD[self.name]})" if self.name in STANDARD else ""
-        recipe: Any = parser.add_argument("recipe", nargs="?", metavar="RECIPE", help=f"{RECIPE}{standard}")
+        metavar, text = ("RUN", self.takes) if self.takes else ("RECIPE", f"{RECIPE}{standard}")
+        source: Any = parser.add_argument("source", nargs="?", metavar=metavar, help=text)
         overrides: Any = parser.add_argument(
-            "overrides", nargs="*", metavar="key.sub=value", help="settings that replace those of the recipe"
+            "overrides",
+            nargs="*",
+            metavar="key.sub=value",
+            help="settings" if self.takes else "settings that replace those of the recipe",
         )
-        recipe.completer = lambda prefix, **_: complete_recipe(self.name, prefix)
+        for flag in self.flags:  # `Parser` reads them as settings
+            parser.add_argument(f"--{flag.key}", metavar=flag.metavar, help=flag.help)
+        complete = complete_run if self.takes else complete_recipe
+        source.completer = lambda prefix, **_: complete(self.name, prefix)
         overrides.completer = lambda prefix, **_: complete_setting(self.name, prefix)
         parser.set_defaults(run=self.run)
+
+    def understand(self, source: str | None, overrides: Sequence[str] = ()) -> Given:
+        """The settings that a user means, not yet read.
+
+        Raises:
+            UserError: there is no such recipe.
+        """
+        return (understand_run if self.takes else understand)(self.name, source, overrides)
 
     def run(self, given: argparse.Namespace) -> int:
         """Run the stage; returns the exit code."""
 
         def work() -> None:
-            understand(self.name, given.recipe)  # before what takes seconds to import
-            config = stage_config(self.schema(), given.recipe, given.overrides)
+            self.understand(given.source)  # before what takes seconds to import
+            config = stage_config(self.schema(), given.source, given.overrides)
             remember_keys(self.name, (one.key for one in settings_of(type(config), plain(config), {})))
             getattr(importlib.import_module(self.module), self.name)(config)
 
@@ -82,18 +111,17 @@ class Stage:
         module, _, name = self.settings.partition(":")
         return getattr(importlib.import_module(module), name)
 
-    def describe(self, recipe: str, overrides: Sequence[str]) -> None:
+    def describe(self, source: str, overrides: Sequence[str]) -> None:
         """Print what a recipe says of itself, and all settings with their values."""
-        given, schema = understand(self.name, recipe, overrides), self.schema()
-        assert isinstance(given.source, Path)
+        given, schema = self.understand(source, overrides), self.schema()
         settings = settings_of(schema, read_settings(schema, given.source, given.overrides), given.defaults)
         remember_keys(self.name, (one.key for one in settings))
-        about = header(given.source.read_text(encoding="utf-8"))
+        about = header(given.source.read_text(encoding="utf-8")) if isinstance(given.source, Path) else [self.help]
         say("\n".join([*about, *([""] if about else []), MARKED, "", describe(settings, columns())]))
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes settings with dashes too, ``--key.sub=value``: the agent of a W&B sweep writes them so.
+    """Takes settings with dashes too, ``--key.sub=value``: the agent of a W&B sweep writes them so. So are flags read.
 
     Attributes:
         stage: the stage that it parses arguments for, if it is one's.
@@ -104,7 +132,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = list(sys.argv[1:] if args is None else args)
         if self.stage is not None:
-            args = [arg.removeprefix("--") if DASHED.match(arg) else arg for arg in args]
+            args = _as_settings(args, [f"--{flag.key}" for flag in self.stage.flags])
             asked = [arg for arg in args if arg not in ("-h", "--help")]
             if asked and len(asked) < len(args):
                 stage = self.stage
@@ -114,6 +142,8 @@ class Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         if self.stage is None:
             return super().format_help()
+        if self.stage.takes:
+            return f"{super().format_help()}\n{RUN_SETTINGS.format(prog=self.prog)}\n"
         name = self.stage.name
         listed = listing({one.name: one for one in recipes(name)}, columns())
         return f"{super().format_help()}\n{SETTINGS.format(prog=self.prog)}\n\nrecipes:\n{listed}\n"
@@ -122,6 +152,23 @@ class Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments"):
             message += "; settings are written key=value"
         super().error(message)
+
+
+def _as_settings(args: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """``--key.sub=value`` as ``key.sub=value``, and ``--key value`` of flags likewise, after all else.
+
+    Flags may stand before the recipe or the run, which is the first of the others.
+    """
+    found, last, rest = [], [], iter(args)
+    for arg in rest:
+        value = next(rest, None) if arg in flags else None
+        if value is not None:
+            last.append(f"{arg.removeprefix('--')}={value}")
+        elif DASHED.match(arg):
+            (last if arg.partition("=")[0] in flags else found).append(arg.removeprefix("--"))
+        else:
+            found.append(arg)
+    return [*found, *last]
 
 
 def say(text: str) -> None:

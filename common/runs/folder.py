@@ -33,6 +33,7 @@ class StageConfig(Config):
     """Keys that mean the same in every stage."""
 
     stage: ClassVar[str] = "stage"  # its name: `retouch STAGE`, and the job type of its W&B runs
+    takes_run: ClassVar[bool] = False  # `retouch STAGE RUN`, the setting `run`, in place of a recipe
     # What a stage writes into its folder; `overwrite=true` removes these entries, in this order, and nothing else.
     writes: ClassVar[tuple[str, ...]] = ("metrics.jsonl", "train.log", "results.json", "wandb", "config.yaml")
     # Keys that may differ between a run and its resumption, because they change no number.
