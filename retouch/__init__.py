@@ -16,7 +16,7 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 
 def _check_packages() -> None:
@@ -176,7 +176,7 @@ def embed(config: Settings | None = None, *overrides: str) -> EmbedResult:
         return stage(stage_config(EmbedConfig, config, overrides))
 
 
-def export(run: str | Path | Mapping[str, Any], *overrides: str) -> Exported:
+def export(run: Settings, *overrides: str) -> Exported:
     """Write a trained network for timm, ONNX Runtime, torch alone or the Hugging Face Hub.
 
         done = retouch.export("runs/mine", "to=exports/mine", "format=onnx")

@@ -10,6 +10,7 @@ from typing import Any
 
 from common.machine.versions import signature
 from common.recipes import STAGES, find_recipe, full_names, listing, recipes
+from common.runs.completion import complete_run, remember_keys
 from common.runs.console import Parser, Stage, add_stages, answer, columns, program, say
 from common.runs.describe import describe, settings_of
 from finetune.__main__ import STAGES as TRANSFER
@@ -105,7 +106,10 @@ def _add_commands_of_runs(commands: argparse._SubParsersAction[Parser]) -> None:
         epilog=f"settings:\n\n{describe(settings_of(ExportConfig, {}, {}), columns())}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    export.add_argument("words", nargs="+", metavar="RUN key=value", help="a finished run, to=FOLDER, format=onnx, ...")
+    words: Any = export.add_argument(
+        "words", nargs="+", metavar="RUN key=value", help="a finished run, to=FOLDER, format=onnx, ..."
+    )
+    words.completer = lambda prefix, **_: complete_run("export", prefix)
     export.set_defaults(run=_export)
 
 
@@ -206,6 +210,7 @@ def _export(given: argparse.Namespace) -> int:
     def work() -> None:
         from retouch.exporting.export import export
 
+        remember_keys("export", ExportConfig.model_fields)
         say(export(export_config(*given.words)).text)
 
     return answer("retouch export", work, again="run it again")

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from common.config import Config, ProblemsError, load_config
+from common.config import Config, ProblemsError, read_settings, validate
+from common.recipes import Settings, understand_run
 
 FormatName = Literal["timm", "onnx", "torch", "hub"]
 Output = Literal["features", "classifier"]
 
-SETTING = re.compile(r"[A-Za-z_][\w.]*=")
 HUB_ONLY = ("license", "push", "private", "report")
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
@@ -71,12 +70,11 @@ class ExportConfig(Config):
         return self
 
 
-def export_config(run: str | Path | Mapping[str, Any], *overrides: str) -> ExportConfig:
+def export_config(run: Settings, *overrides: str) -> ExportConfig:
     """The settings: a text is the run, unless it is one of the settings itself.
 
     Raises:
         UserError: with every problem.
     """
-    if isinstance(run, str) and SETTING.match(run):
-        return load_config(ExportConfig, {}, [run, *overrides])
-    return load_config(ExportConfig, run if isinstance(run, Mapping) else {"run": str(run)}, overrides)
+    given = understand_run("export", run, overrides)
+    return validate(ExportConfig, read_settings(ExportConfig, given.source, given.overrides), given.origin)

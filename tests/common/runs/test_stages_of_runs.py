@@ -96,9 +96,7 @@ def test_an_earlier_settings_file_can_be_given_in_its_place(tmp_path: Path) -> N
         (["none.yaml"], "config file not found: none.yaml"),
     ],
 )
-def test_mistakes_get_one_plain_message(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistakes_get_one_plain_message(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_stages("look", (LOOK,), arguments) == 2
     assert capsys.readouterr().err.startswith(f"retouch look: {message}")
 
