@@ -113,11 +113,11 @@ class _Answers(BaseHTTPRequestHandler):
     def _create(self, given: dict[str, Any]) -> None:
         name = f"{given['organization'] or 'me'}/{given['name']}"
         if name in self.hub.repos:
-            self._answer({"url": f"http://hub/{name}"}, 409)
+            self._answer({"url": f"https://huggingface.co/{name}"}, 409)
             return
         self.hub.repos[name] = Repo(visibility=given.get("visibility", "public"))
         self.hub.repos[name].commit({".gitattributes": b""})
-        self._answer({"url": f"http://hub/{name}"})
+        self._answer({"url": f"https://huggingface.co/{name}"})
 
     def _commit(self, name: str, lines: list[dict[str, Any]]) -> None:
         if self.hub.full:
@@ -125,7 +125,7 @@ class _Answers(BaseHTTPRequestHandler):
             return
         added = [line["value"] for line in lines if line["key"] == "file"]
         commit = self.hub.repos[name].commit({one["path"]: base64.b64decode(one["content"]) for one in added})
-        self._answer({"commitUrl": f"http://hub/{name}/commit/{commit}", "commitOid": commit, "success": True})
+        self._answer({"commitUrl": f"https://huggingface.co/{name}/commit/{commit}", "commitOid": commit, "success": True})
 
     def _answer(self, value: Any, code: int = 200, error: str = "") -> None:
         self._send(json.dumps(value).encode(), code, error)
@@ -150,7 +150,7 @@ def serving(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Hub]:
     """A hub that huggingface_hub asks in place of the real one; nobody is logged in, and nothing is in the cache."""
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answers", (_Answers,), {"hub": hub}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     constants = huggingface_hub.constants
     values = {

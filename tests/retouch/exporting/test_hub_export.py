@@ -114,7 +114,7 @@ def test_what_is_pushed_is_read_back_by_its_name(hub: Hub, encoder: Path, tmp_pa
     files = hub.repos["me/mine"].files("main") or {}
     assert files.keys() == {".gitattributes", "README.md", "config.json", "export.json", "model.safetensors"}
     assert all((tmp_path / "out" / name).read_bytes() == data for name, data in files.items() if name[0] != ".")
-    assert done.uploaded == f"http://hub/me/mine/commit/{hub.repos['me/mine'].sha('main')}"
+    assert done.uploaded == f"https://huggingface.co/me/mine/commit/{hub.repos['me/mine'].sha('main')}"
     assert (hub.repos["me/mine"].visibility, done.record.check.images) == ("public", 4)
     torch.testing.assert_close(load_encoder("hf:me/mine")(images()), load_encoder(encoder)(images()), rtol=0, atol=0)
     assert '"hf:me/mine"' in (tmp_path / "out" / "README.md").read_text()
