@@ -125,7 +125,9 @@ class _Answers(BaseHTTPRequestHandler):
             return
         added = [line["value"] for line in lines if line["key"] == "file"]
         commit = self.hub.repos[name].commit({one["path"]: base64.b64decode(one["content"]) for one in added})
-        self._answer({"commitUrl": f"https://huggingface.co/{name}/commit/{commit}", "commitOid": commit, "success": True})
+        self._answer(
+            {"commitUrl": f"https://huggingface.co/{name}/commit/{commit}", "commitOid": commit, "success": True}
+        )
 
     def _answer(self, value: Any, code: int = 200, error: str = "") -> None:
         self._send(json.dumps(value).encode(), code, error)
