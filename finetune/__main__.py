@@ -1,9 +1,9 @@
-"""``python -m finetune probe|finetune|embed [RECIPE] [key.sub=value ...]``: the transfer stages."""
+"""``python -m finetune probe|finetune|embed|predict ...``: the transfer stages, and what applies their classifiers."""
 
 from __future__ import annotations
 
 import retouch  # noqa: F401 - first of all: it names a package of the user's that hides one of ours
-from common.runs.console import Stage, run_stages
+from common.runs.console import Flag, Stage, run_stages
 
 STAGES = (
     Stage(
@@ -24,6 +24,14 @@ STAGES = (
         "write a frozen encoder's features to a parquet file",
         "finetune.embed",
         "finetune.config:EmbedConfig",
+    ),
+    Stage(
+        "predict",
+        "write the class, its confidence and all probabilities of new images to a CSV or parquet file",
+        "finetune.predict.run",
+        "finetune.predict.config:PredictConfig",
+        takes="a finished run of probe or finetune, or one of its classifiers",
+        flags=(Flag("top", "K", "the K most likely classes, in place of the probabilities of all"),),
     ),
 )
 

@@ -16,6 +16,7 @@ from common.engine.settings import GradientConfig, LoopConfig
 from common.machine.precision import Precision
 from common.runs.folder import StageConfig
 from common.runs.seeds import Repeated
+from finetune.classifier import CLASSIFIERS
 from finetune.data import LabeledData
 from finetune.embedding import EMBEDDING
 from finetune.leaks import DUPLICATES
@@ -79,7 +80,7 @@ class ProbeConfig(Repeated):
 
     stage: ClassVar[str] = "probe"
     writes: ClassVar[tuple[str, ...]] = (
-        *(*Repeated.writes, PREDICTIONS, EMBEDDING, DUPLICATES, LABEL_SCORES, FROM_SCRATCH),
+        *(*Repeated.writes, PREDICTIONS, EMBEDDING, DUPLICATES, LABEL_SCORES, FROM_SCRATCH, CLASSIFIERS),
     )
     free_keys: ClassVar[frozenset[str]] = Repeated.free_keys | {"data.workers", "data.cache"}
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from rich.console import Console
 
 from common.data import Loader
 from common.encoders import Classifier, build_encoder
@@ -23,9 +22,9 @@ from common.machine.distributed import World, world
 from common.runs.folder import Run, check_run_folder, numbered, open_run, say_how_to_continue, with_group
 from common.runs.logs import early_log
 from common.runs.made import ENCODER, Made, made
-from common.runs.results import RESULTS
 from common.runs.tracking import Tracker
 from finetune.baselines import share_statistics
+from finetune.calibration import calibrated
 from finetune.checks import tuned_checks
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.data import (
@@ -44,10 +43,9 @@ from finetune.metrics import accuracy, compare, score
 from finetune.predictions import Predictions, read_predictions, write_predictions
 from finetune.probe import probe
 from finetune.results import Comparison, FinetuneResult, ProbeResult, StepChoice, Tuned, write_results
-from finetune.summary import finetune_notes
-from finetune.supervised import Split, Supervised, decayed_groups, predict
-from finetune.table import results_table
-from finetune.tracked import errors_sheet, finetune_shown, send
+from finetune.summary import finetune_notes, log_finetuned, print_finetuned
+from finetune.supervised import Split, Supervised, decayed_groups, predict, temperature_of
+from finetune.tracked import errors_sheet, send
 
 log = logging.getLogger("retouch")
 
@@ -111,7 +109,7 @@ def finetune(
         write_results(config.out, result)
         if result.from_scratch is not None or result.linear_probe is not None:
             _log_baselines(config, result)
-        _print(config, result)
+        print_finetuned(config, result)
         return result
 
 
@@ -141,7 +139,7 @@ def _run(config: FinetuneConfig, here: World, images: LabeledImages | None = Non
                 write_predictions(config.out, [ran.predictions])
                 write_leaks(config.out, [(images.train.source.spec, images.leaks)])
                 write_results(config.out, ran.result)
-                _log(ran.result, run)
+                log_finetuned(run, ran.result)
                 if run.tracker.active:
                     send(run.tracker, [errors_sheet(images.test, [ran.predictions], "tuned")])
             return ran
@@ -199,7 +197,7 @@ class _Fit(NamedTuple):
     classifier: Classifier
     training: Trained
     n_train: int
-    n_val: int
+    validation: Split  # held out of it
 
 
 def _train_and_test(
@@ -208,8 +206,9 @@ def _train_and_test(
     fit = _train(config, encoder, images, run)
     if not fit.training.finished or not run.world.is_main:
         return Ran(fit.training.finished)
-    sha256 = _export(config, fit, encoder, sources, images, run)
-    return _test(config, fit, sha256, sources, images, run.world, made_with)
+    temperature = temperature_of(fit.classifier, fit.validation, config, run.world)
+    sha256 = _export(config, fit, temperature, encoder, sources, images, run)
+    return _test(config, fit, temperature, sha256, sources, images, run.world, made_with)
 
 
 def _train(config: FinetuneConfig, encoder: Encoder, images: LabeledImages, run: Run) -> _Fit:
@@ -254,11 +253,17 @@ def _train(config: FinetuneConfig, encoder: Encoder, images: LabeledImages, run:
         title=f"finetune {task}",
         periodic=[Periodic(config.evaluate_every, evaluate, select="val/accuracy")],
     )
-    return _Fit(classifier, training, len(fit), len(held))
+    return _Fit(classifier, training, len(fit), validation)
 
 
 def _export(
-    config: FinetuneConfig, fit: _Fit, encoder: Encoder, sources: Sources, images: LabeledImages, run: Run
+    config: FinetuneConfig,
+    fit: _Fit,
+    temperature: float,
+    encoder: Encoder,
+    sources: Sources,
+    images: LabeledImages,
+    run: Run,
 ) -> str:
     """Write classifier and encoder; returns the encoder's sha256."""
     [task] = images.tasks
@@ -270,8 +275,9 @@ def _export(
         "seed": config.seed,
         "started_from": "scratch" if config.encoder.from_scratch else str(config.encoder.path),
         "group": config.wandb.group,
+        "levels": images.train.levels,
     }
-    export_classifier(fit.classifier, config.out / "classifier", provenance)
+    export_classifier(fit.classifier, config.out / "classifier", provenance, temperature)
     artifact = f"encoder-{config.out.name}"
     sha256 = export_encoder(encoder, config.out / "encoder", {**provenance, "artifact": artifact})
     run.tracker.artifact(f"classifier-{config.out.name}", config.out / "classifier", "classifier", provenance)
@@ -282,6 +288,7 @@ def _export(
 def _test(
     config: FinetuneConfig,
     fit: _Fit,
+    temperature: float,
     sha256: str,
     sources: Sources,
     images: LabeledImages,
@@ -291,8 +298,8 @@ def _test(
     """Test the network once."""
     [(task, (train_labels, test_labels))] = images.tasks.items()
     test = Split(images.test, torch.arange(len(images.test)), test_labels.values)
-    found = predict(fit.classifier, test, config, here)
-    training = fit.training
+    found = predict(fit.classifier, test, config, here, temperature)
+    training, n_val, right = fit.training, len(fit.validation.rows), found.answers == found.labels
     assert training.best_step is not None
     assert training.best is not None
     tuned = Tuned(
@@ -303,7 +310,7 @@ def _test(
             of_steps=training.steps,
         ),
         n_train=fit.n_train,
-        n_val=fit.n_val,
+        n_val=n_val,
         test=score(found.answers, found.labels, len(train_labels.names)),
         seconds=round(training.seconds, 1),
     )
@@ -315,6 +322,7 @@ def _test(
         start="scratch" if config.encoder.from_scratch else str(config.encoder.path or config.encoder.name),
         encoder_sha256=sha256,
         tuned=tuned,
+        calibration=calibrated(temperature, n_val, found.confidence, found.calibrated, right),
         made=made_with,
         checks=tuned_checks(None),
     )
@@ -406,30 +414,9 @@ def _linear_probe(config: FinetuneConfig, feature_cache: bool) -> ProbeConfig:
     )
 
 
-def _log(result: FinetuneResult, run: Run) -> None:
-    """Log to ``metrics.jsonl`` and W&B."""
-    tuned = result.tuned
-    numbers = {
-        f"{result.task}/test_accuracy": tuned.test.accuracy,
-        f"{result.task}/val_accuracy": tuned.choice.val_accuracy,
-    }
-    # a separate step: a finished run that is resumed removes it and tests again
-    run.log(numbers, tuned.choice.of_steps + 1)
-    run.tracker.summary({**numbers, "best_step": tuned.choice.step, "trained_encoder_sha256": result.encoder_sha256})
-    send(run.tracker, finetune_shown(result))
-
-
 def _log_baselines(config: FinetuneConfig, result: FinetuneResult) -> None:
     """Add to the W&B run what is known only now, after the baselines: it goes on, as one that is resumed does."""
     settings = config.model_dump(mode="json")
     tracker = Tracker(config.wandb, config.out, job_type=config.stage, settings=settings)
     tracker.table("compared", Line._fields, finetune_lines(result))
     tracker.finish()
-
-
-def _print(config: FinetuneConfig, result: FinetuneResult) -> None:
-    console = Console(width=None if Console().is_terminal else 100)
-    console.print(results_table(finetune_lines(result)))
-    for note in result.notes:
-        console.print(f"  {note}", highlight=False)
-    log.info("classifier written to %s, results to %s", config.out / "classifier", config.out / RESULTS)

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from common.runs.folder import numbered, open_run, with_group
 from common.runs.logs import early_log
 from common.runs.made import ENCODER, made
 from finetune.checks import check_null, state_digests, why_no_null
+from finetune.classifier import ClassifierCard, make_card, write_classifiers
 from finetune.config import FROM_SCRATCH, ProbeConfig
 from finetune.data import (
     LabeledData,
@@ -38,6 +40,7 @@ from finetune.dense.probing import probe_masks
 from finetune.efficiency import Right, label_efficiency, measure_efficiency
 from finetune.embedding import Embedding, embedded, write_embeddings
 from finetune.features import Extraction, Features, extract
+from finetune.heads import Head, make_head
 from finetune.leaks import write_leaks
 from finetune.metrics import compare, score
 from finetune.multilabel.data import MultiLabelImages
@@ -45,7 +48,7 @@ from finetune.multilabel.probing import probe_labels
 from finetune.multilabel.scores import LabelScores, write_scores
 from finetune.opening import Ready, ReadyMasks, inputs, load, prepare
 from finetune.predictions import Predictions, write_predictions
-from finetune.probes import Answers, Candidates, Fitted, Probe, Task, build_task
+from finetune.probes import Answers, Candidates, Chosen, Fitted, Probe, Task, build_task
 from finetune.properties import measure_properties
 from finetune.records import Checks, NullCheck
 from finetune.results import Probed, ProbeReport, ProbeResult, Score, SubjectResult, write_results
@@ -68,6 +71,7 @@ class Measured:
     predictions: dict[str, Tensor]  # int64 [n]
     confidences: dict[str, Tensor]  # float32 [n], of the probes that have probabilities
     linear: Fitted
+    head: Head | None  # of the encoder: its linear classifier, to be kept
     null: NullCheck | None  # of the encoder, if it is checked
     right: Right | None  # by number of labels, if label efficiency is measured
 
@@ -118,8 +122,12 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
             for one, images in zip(ready, loaded, strict=True):
                 how = Extraction(here.device, precision, config.batch_size, one.data.workers)
                 found.add(config, one, images, encoder, card, how, pictures=run.tracker.active)
+            kept = write_classifiers(run.folder, found.classifiers) if found.classifiers else []
             report = ProbeReport(
-                results=tuple(found.results),
+                results=tuple(
+                    result.model_copy(update={"classifier": folder})
+                    for result, folder in zip(found.results, kept, strict=True)
+                ),
                 multilabel=tuple(found.multilabel),
                 dense=tuple(found.dense),
                 notes=notes(config, found.results, found.multilabel, found.dense),
@@ -147,6 +155,7 @@ class Found:
     dense: list[DenseResult] = field(default_factory=list)
     label_scores: list[LabelScores] = field(default_factory=list)
     predictions: list[Predictions] = field(default_factory=list)
+    classifiers: list[tuple[ClassifierCard, Head]] = field(default_factory=list)  # of each of the results
     embeddings: list[Embedding] = field(default_factory=list)
     places: list[int] = field(default_factory=list)  # of each result's test set among the embeddings
     shown: list[Sheet] = field(default_factory=list)  # images for W&B
@@ -175,13 +184,22 @@ class Found:
             self.label_scores.append(scores)
             return
         found, embedding = _probe_data(config, data, sources, images, spaces, encoder, card, how)
-        for result, answers in found:
+        for result, answers, classifier in found:
             self.results.append(result)
             self.predictions.append(answers)
+            self.classifiers.append(classifier)
             self.places.append(len(self.embeddings))
         self.embeddings.append(embedding)
         if pictures:
-            self.shown.extend(image_sheets(images.test, embedding, [answers for _, answers in found]))
+            self.shown.extend(image_sheets(images.test, embedding, [one.answers for one in found]))
+
+
+class Done(NamedTuple):
+    """One task: its result, what all classifiers answered, and the encoder's linear one."""
+
+    result: ProbeResult
+    answers: Predictions
+    classifier: tuple[ClassifierCard, Head]
 
 
 def _probe_data(
@@ -193,8 +211,8 @@ def _probe_data(
     encoder: Encoder,
     card: EncoderCard,
     how: Extraction,
-) -> tuple[list[tuple[ProbeResult, Predictions]], Embedding]:
-    """The result and the predictions of each task of this data set, and where the encoder puts the test images."""
+) -> tuple[list[Done], Embedding]:
+    """Each task of this data set, and where the encoder puts the test images."""
     itself = Subject("encoder", encoder, card.sha256, *spaces)
     subjects = [itself, *baselines_of(config, itself, images.train, how)]
     before = state_digests(subject.encoder for subject in subjects)
@@ -214,7 +232,8 @@ def _probe_data(
     for name, (train_labels, test_labels) in images.tasks.items():
         mine = {subject: of_task[name] for subject, of_task in measured.items()}
         baselines = {subject: one for subject, one in mine.items() if subject != itself.name}
-        null = mine[itself.name].null
+        null, head = mine[itself.name].null, mine[itself.name].head
+        assert head is not None
         mine[itself.name] = mine[itself.name].compared(baselines, test_labels.values)
         result = ProbeResult(
             task=name,
@@ -230,12 +249,14 @@ def _probe_data(
             code=code,
             label_efficiency=_label_efficiency(config, images, name, mine),
             checks=Checks(frozen=frozen, null=null, missing=why_no_null(null, config.null_check)),
+            calibration=head.calibration,
         )
         answers = {f"{subject}.{key}": said for subject, one in mine.items() for key, said in one.predictions.items()}
         sure = {f"{subject}.{key}": share for subject, one in mine.items() for key, share in one.confidences.items()}
         rows, classes = torch.arange(len(images.test)), train_labels.names
         predictions = Predictions.of(images.test, rows, name, classes, test_labels.values, answers, sure)
-        found.append((result, predictions))
+        kept = make_card(head, config.probe.kind, train_labels, images.train, config.encoder, card, config.out)
+        found.append(Done(result, predictions, (kept, head)))
     return found, embedding
 
 
@@ -261,22 +282,26 @@ def _measure(
         confidences: dict[str, Tensor] = {}
         for key, one in config.probes.items():
             spaces = candidates.among(subject.own[key]) if key in subject.own else candidates
-            outcomes[key], fitted, (predictions[key], confidence) = run_probe(one, spaces, task, test, test_labels)
+            ran = run_probe(one, spaces, task, test, test_labels)
+            outcomes[key], (predictions[key], confidence) = ran.outcome, ran.answers
             if confidence is not None:
                 confidences[key] = confidence
             if key == "linear":
-                linear = fitted
-            chosen = outcomes[key].choice
-            log.debug("%s, %s, %s: %s, chosen by %s", subject.name, name, key, chosen.text, chosen.how)
+                linear = ran
+            choice = ran.outcome.choice
+            log.debug("%s, %s, %s: %s, chosen by %s", subject.name, name, key, choice.text, choice.how)
+        head = None
+        if subject.name == "encoder":
+            head = make_head(
+                config.probe, candidates, task, linear.chosen, linear.fitted, test, test_labels, linear.answers
+            )
         answers = test_labels.values[test.index]
-        checked = config.null_check and subject.name == "encoder"
-        null = (
-            check_null(config.probe, config.probe, config.seed, candidates, linear.space, train_labels, test, answers)
-            if checked
-            else None
-        )
+        null = None
+        if config.null_check and subject.name == "encoder":
+            space = linear.fitted.space
+            null = check_null(config.probe, config.probe, config.seed, candidates, space, train_labels, test, answers)
         right = measure_efficiency(config, candidates, train_labels, test, answers, predictions["linear"])
-        found[name] = Measured(task, outcomes, predictions, confidences, linear, null, right)
+        found[name] = Measured(task, outcomes, predictions, confidences, linear.fitted, head, null, right)
     log.info(
         "%s: features of %s images in %.1f s, probed in %.1f s: %s",
         *(subject.name, f"{len(train) + len(test):,}", extracted - started, time.monotonic() - extracted),
@@ -297,10 +322,17 @@ def _label_efficiency(
     return label_efficiency(right)
 
 
-def run_probe(
-    one: Probe, candidates: Candidates, task: Task, test: Features, test_labels: Labels
-) -> tuple[Probed, Fitted, Answers]:
-    """Run one probe on one task: choose, refit, test once; also returns the answers to the test images."""
+class Ran(NamedTuple):
+    """One probe on one task."""
+
+    outcome: Probed
+    chosen: Chosen
+    fitted: Fitted
+    answers: Answers  # to the test images
+
+
+def run_probe(one: Probe, candidates: Candidates, task: Task, test: Features, test_labels: Labels) -> Ran:
+    """Run one probe on one task: choose, refit, test once."""
     started = time.monotonic()
     chosen = one.choose(candidates, task)
     fitted = one.refit(candidates, task, chosen)
@@ -313,7 +345,7 @@ def run_probe(
         seconds=round(time.monotonic() - started, 2),
         converged=fitted.converged,
     )
-    return outcome, fitted, answers
+    return Ran(outcome, chosen, fitted, answers)
 
 
 def _damaged(

@@ -68,6 +68,18 @@ class ProbeChoice(Choice):
         return self.layer, self.pooling, setting_text(self.setting)
 
 
+class Calibration(Record):
+    """How far the confidence of a classifier can be trusted, before and after one temperature.
+
+    The errors are expected calibration errors on the test images, in [0, 1].
+    """
+
+    temperature: float  # what logits are divided by; 1 if it was not fitted
+    fitted_on: int  # held-out training images; 0: it was not fitted
+    error_before: float
+    error_after: float
+
+
 class Repeat(Record):
     """A test image, and an image that repeats it."""
 

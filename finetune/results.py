@@ -25,7 +25,7 @@ from common.encoders.base import View
 from common.files import write_json
 from common.runs.made import Made
 from common.runs.results import RESULTS, SCHEMA_VERSION, Record, load_results
-from finetune.records import Checks, Choice, CodeProperties, DataFacts, EncoderFacts, ProbeChoice
+from finetune.records import Calibration, Checks, Choice, CodeProperties, DataFacts, EncoderFacts, ProbeChoice
 from finetune.several import DenseResult, LabelResult
 from finetune.spreads import Seeds
 from finetune.worth import LabelEfficiency
@@ -110,6 +110,9 @@ class ProbeResult(Record):
     code: CodeProperties | None = None
     label_efficiency: LabelEfficiency | None = None
     checks: Checks | None = None  # None in older files
+    # of the encoder's linear probe (None in older files)
+    calibration: Calibration | None = None
+    classifier: str | None = None  # its folder in that of the run, which `retouch predict` reads
 
     @property
     def linear(self) -> Probed:
@@ -150,6 +153,7 @@ class FinetuneResult(Record):
     from_scratch: Tuned | None = None  # the same network and recipe from random initialization
     linear_probe: Probed | None = None  # of the frozen encoder, on the same images
     linear_probe_protocol: str | None = None  # how it was chosen and fitted
+    calibration: Calibration | None = None  # of the fine-tuned network (None in older files)
     made: Made | None = None  # None in older files
     notes: tuple[str, ...] = ()  # empty in older files
     checks: Checks | None = None  # null: of the linear probe; frozen: None, as the network is trained (None: older)

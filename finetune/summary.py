@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
 from common.runs.folder import Run
 from common.runs.results import RESULTS
-from finetune.config import ProbeConfig
+from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.dense.probing import strengths
-from finetune.lines import data_names, probe_lines, task_names
+from finetune.lines import data_names, finetune_lines, probe_lines, task_names
 from finetune.records import Checks, CodeProperties, DataFacts, ProbeChoice
 from finetune.results import FinetuneResult, Probed, ProbeReport, ProbeResult
 from finetune.several import DenseResult, LabelProbed, LabelResult, Several
@@ -23,7 +24,9 @@ from finetune.table import (
     several_table,
     worth_lines,
 )
-from finetune.tracked import probe_shown, send
+from finetune.tracked import finetune_shown, probe_shown, send
+
+log = logging.getLogger("retouch")
 
 
 def notes(
@@ -171,6 +174,28 @@ def log_report(run: Run, report: ProbeReport) -> None:
         run.log(numbers, step)
     run.tracker.summary({key: value for numbers in named for key, value in numbers.items()})
     send(run.tracker, probe_shown(report))
+
+
+def print_finetuned(config: FinetuneConfig, result: FinetuneResult) -> None:
+    """The table and the notes of fine-tuning, on the console."""
+    console = Console(width=None if Console().is_terminal else 100)
+    console.print(results_table(finetune_lines(result)))
+    for note in result.notes:
+        console.print(f"  {note}", highlight=False)
+    log.info("classifier written to %s, results to %s", config.out / "classifier", config.out / RESULTS)
+
+
+def log_finetuned(run: Run, result: FinetuneResult) -> None:
+    """Log to ``metrics.jsonl`` and W&B."""
+    tuned = result.tuned
+    numbers = {
+        f"{result.task}/test_accuracy": tuned.test.accuracy,
+        f"{result.task}/val_accuracy": tuned.choice.val_accuracy,
+    }
+    # a separate step: a finished run that is resumed removes it and tests again
+    run.log(numbers, tuned.choice.of_steps + 1)
+    run.tracker.summary({**numbers, "best_step": tuned.choice.step, "trained_encoder_sha256": result.encoder_sha256})
+    send(run.tracker, finetune_shown(result))
 
 
 def _named(results: Sequence[Several]) -> list[dict[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from common.engine.gradient import decayed_names
 from common.machine.distributed import World
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float
+from finetune.calibration import UNFITTED, confidence, fit_temperature
 from finetune.config import FinetuneConfig
 
 
@@ -69,22 +71,43 @@ class Split(NamedTuple):
 class Predicted(NamedTuple):
     answers: Tensor  # int64 [n]
     confidence: Tensor  # float32 [n]: the softmax of each answer
+    calibrated: Tensor  # float32 [n]: the same of logits divided by the temperature
     labels: Tensor  # int64 [n]
     index: Tensor  # type: ignore[assignment]  # int64 [n]: places in the split
 
 
-def predict(classifier: Classifier, split: Split, config: FinetuneConfig, here: World) -> Predicted:
+def predict(
+    classifier: Classifier, split: Split, config: FinetuneConfig, here: World, temperature: float = UNFITTED
+) -> Predicted:
     """What the classifier answers for each readable row of the split, on the CPU."""
+    answers, sure, calibrated, index = [], [], [], []
+    for logits, places in _logits(classifier, split, config, here):
+        answers.append(logits.argmax(1))
+        sure.append(confidence(logits, UNFITTED))
+        calibrated.append(confidence(logits, temperature))
+        index.append(places)
+    at = torch.cat(index)
+    return Predicted(torch.cat(answers), torch.cat(sure), torch.cat(calibrated), split.labels[at], at)
+
+
+def temperature_of(classifier: Classifier, held: Split, config: FinetuneConfig, here: World) -> float:
+    """The temperature that suits its answers to images which it was not trained on."""
+    found = list(_logits(classifier, held, config, here))
+    places = torch.cat([index for _, index in found])
+    return fit_temperature(torch.cat([logits for logits, _ in found]), held.labels[places])
+
+
+def _logits(
+    classifier: Classifier, split: Split, config: FinetuneConfig, here: World
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits float32 ``[b C]`` of each batch of readable rows, on the CPU, and their places in the split."""
     training = classifier.training
     classifier.eval()
     dtype = resolve_precision(config.precision, here.device)
-    answers, confidence, index = [], [], []
-    with torch.inference_mode(), autocast(here.device, dtype):
-        for batch in in_order(split.images.only(split.rows), config.batch_size, config.data.workers):
-            logits = classifier(to_float(batch.images.to(here.device)))
-            answers.append(logits.argmax(1).cpu())
-            confidence.append(logits.float().softmax(1).amax(1).cpu())
-            index.append(batch.index)
+    for batch in in_order(split.images.only(split.rows), config.batch_size, config.data.workers):
+        with torch.inference_mode():
+            with autocast(here.device, dtype):
+                logits = classifier(to_float(batch.images.to(here.device)))
+            found = logits.float().cpu()
+        yield found, batch.index
     classifier.train(training)
-    places = torch.cat(index)
-    return Predicted(torch.cat(answers), torch.cat(confidence), split.labels[places], places)

@@ -7,7 +7,10 @@
     vectors = encoder.encode(images)  # [B 3 H W], RGB in [0, 1] -> [B D]
 
 Each stage takes the name of a recipe, the path of a YAML file, a mapping or a config object, and ``key.sub=value``
-overrides. A text is a path if it ends in .yaml or holds a separator.
+overrides. A text is a path if it ends in .yaml or holds a separator. ``predict`` takes a finished run in its place:
+
+    retouch.predict("runs/mine-probe", "data=new/pictures")
+    classifier = retouch.load_classifier("runs/mine-probe")  # images [B 3 H W] -> logits [B classes]
 """
 
 from __future__ import annotations
@@ -64,7 +67,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from common.encoders.base import Encoder
+    from finetune.classifier import Applied
     from finetune.embed import EmbedResult
+    from finetune.predict.run import PredictResult
     from finetune.results import FinetuneResult, ProbeReport
     from pretrain.linear.base import LinearMethod
     from pretrain.results import Pretrained
@@ -72,7 +77,20 @@ if TYPE_CHECKING:
     from retouch.exporting.export import Exported
     from retouch.studies.results import StudyReport
 
-__all__ = ["UserError", "embed", "export", "finetune", "fit", "load_encoder", "pretrain", "probe", "repeat", "study"]
+__all__ = [
+    "UserError",
+    "embed",
+    "export",
+    "finetune",
+    "fit",
+    "load_classifier",
+    "load_encoder",
+    "predict",
+    "pretrain",
+    "probe",
+    "repeat",
+    "study",
+]
 
 
 def pretrain(config: Settings, *overrides: str) -> Pretrained:
@@ -176,6 +194,28 @@ def embed(config: Settings | None = None, *overrides: str) -> EmbedResult:
         return stage(stage_config(EmbedConfig, config, overrides))
 
 
+def predict(run: Settings, *overrides: str) -> PredictResult:
+    """Write class, confidence and probabilities of every image to a file. See ``finetune.predict.config`` for settings.
+
+        found = retouch.predict("runs/mine-probe", "data=new/pictures")
+        table = pandas.read_csv(found)
+
+    Args:
+        run: a finished run of ``probe`` or ``finetune``, or one of its classifiers; or a mapping of all settings.
+
+    Returns:
+        The file's ``path``, and how many images each class has.
+
+    Raises:
+        UserError: with every problem at once; nothing has been written.
+    """
+    from finetune.predict.config import PredictConfig
+    from finetune.predict.run import predict as stage
+
+    with without_main():
+        return stage(stage_config(PredictConfig, run, overrides))
+
+
 def export(run: Settings, *overrides: str) -> Exported:
     """Write a trained network for timm, ONNX Runtime, torch alone or the Hugging Face Hub.
 
@@ -256,3 +296,22 @@ def load_encoder(folder: str | Path) -> Encoder:
     from common.encoders.load import load_encoder as load
 
     return load(Path(folder))
+
+
+def load_classifier(run: str | Path, task: str | None = None, encoder: str | Path | None = None) -> Applied:
+    """The classifier of a run of ``probe`` or ``finetune``: frozen, in eval mode, every tensor checked.
+
+    Calls take images ``[B 3 H W]``, RGB in [0, 1], and return logits ``[B classes]`` in the order of ``class_names``.
+    ``softmax(1)`` of them are probabilities, and ``(logits / classifier.temperature).softmax(1)`` calibrated ones.
+
+    Args:
+        run: a finished run, or one of its classifiers.
+        task: which of a probe's tasks; not needed where there is one.
+        encoder: where the encoder of a probe is now, if it was moved.
+
+    Raises:
+        UserError: there is no such classifier, or it is damaged; the message says what to do.
+    """
+    from finetune.classifier import open_classifier
+
+    return open_classifier(run, task, encoder)

@@ -1,4 +1,4 @@
-"""The command line: ``retouch COMMAND``, and its stages: ``retouch STAGE [RECIPE] [key.sub=value ...]``."""
+"""The command line: ``retouch COMMAND``, and its stages: ``retouch STAGE [RECIPE or RUN] [key.sub=value ...]``."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ examples:
   retouch probe linear encoder=runs/mine data=labeled/train out=runs/mine-probe
   retouch finetune full encoder=runs/mine data=labeled/train
   retouch embed encoder=runs/mine data=my/pictures
+  retouch predict runs/mine-probe data=new/pictures
   retouch study data=my/pictures labels=labeled/train budget=20m
   retouch report runs/mine runs/mine-probe -o report.html
   retouch repeat runs/mine-probe

@@ -14,7 +14,7 @@ from typing import Any
 from common.data.decode import image_suffixes
 from common.data.folder import FolderSource
 from common.data.levels import Levels, has_deep
-from common.data.lists import list_source
+from common.data.lists import list_source, one_image
 from common.data.patches import PatchesSource
 from common.data.photos import PhotosSource
 from common.data.shapes import ShapesSource
@@ -57,6 +57,7 @@ def build_source(
     root: str | None = None,
     seed: int = 0,
     levels: tuple[float, float] | None = None,
+    single: bool = False,
 ) -> Source:
     """Open the images that ``spec`` names (see ``FORMS``). No image is decoded and no label is read.
 
@@ -69,6 +70,7 @@ def build_source(
         root: folder for downloads (``hf``, ``torchvision``); by default in the user's cache.
         seed: seed of ``shapes`` and ``photos``, which are generated, and of the positions of ``patches``.
         levels: black and white of images of more than 8 bits; by default, a sample decides (``Source.levels``).
+        single: whether it may be one image file, for what applies a network and learns nothing.
 
     Raises:
         UserError: the scheme is unknown, there is nothing to read, or an argument does not suit the source; each
@@ -76,8 +78,11 @@ def build_source(
     """
     if "\0" in spec:
         raise UserError(f"{spec!r}: no path has a zero byte in it; remove it")
-    spec = recognize(spec)
-    scheme, _, rest = spec.partition(":")
+    if single and is_image(spec):
+        scheme, rest = "image", spec
+    else:
+        spec = recognize(spec)
+        scheme, _, rest = spec.partition(":")
     if not rest and scheme not in GENERATED:
         raise UserError(f"{spec!r} is incomplete; the form is {FORMS[scheme]}")
     if scheme == "patches":
@@ -131,6 +136,8 @@ def _opened(
             return TorchvisionSource(spec, name, part or split, root)
         case "csv" | "list":
             return list_source(spec, rest, split, image, label)
+        case "image":
+            return one_image(rest)
         case "zip":
             return ZipSource(spec, rest).split(split)
         case _:
@@ -192,6 +199,12 @@ def _patches(
     return PatchesSource(build_source(rest, split=split, image=image, root=root, seed=seed, levels=levels), seed)
 
 
+def is_image(spec: str) -> bool:
+    """Whether it is the path of one image file."""
+    path = Path(spec).expanduser()
+    return path.suffix.lower() in image_suffixes() and path.is_file()
+
+
 def recognize(spec: str) -> str:
     """``scheme:rest`` for what a user writes: a plain path gets its scheme by what lies there.
 
@@ -244,7 +257,7 @@ def _not_recognized(spec: str, path: Path) -> str:
     if "://" in spec:
         return "images are not read from the network: download them, and give their folder (or use hf:NAME)"
     if path.is_file():
-        if path.suffix.lower() in image_suffixes():
+        if is_image(spec):
             return f"this is a single image; give the folder that it is in: {path.parent}"
         if path.suffix.lower() == ".jsonl":
             return "save it as metadata.jsonl in the folder of the images, with a column file_name, and use hf:FOLDER"

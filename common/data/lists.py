@@ -172,6 +172,12 @@ def list_source(spec: str, path: str, split: str, image: str | None = None, labe
     return source
 
 
+def one_image(path: str) -> ListSource:
+    """The image in one file, as a source of its own."""
+    file = Path(path).expanduser()
+    return ListSource(path, Table([file.name], {}), file.parent)
+
+
 def _native(path: str) -> str:
     """A path as this machine writes it, with the home folder in full."""
     path = os.fsdecode(path.encode("utf-8", "surrogateescape"))

@@ -41,6 +41,7 @@ class EncoderCard(Config):
         plain_timm: whether timm alone can open the folder.
         note: what timm alone cannot do with the folder, and what to do instead; empty if it can do all.
         class_names: classes of a classifier; empty for an encoder.
+        temperature: of a classifier: what its logits are divided by for calibrated confidence; 1 if that is not known.
         tensors, parameters: counts in the weights file.
         provenance: recorded by the writer: run, config, step, data, versions.
     """
@@ -58,6 +59,7 @@ class EncoderCard(Config):
     std: tuple[float, float, float]
     layer_shapes: tuple[tuple[int, int, int], ...]
     class_names: tuple[str, ...] = ()
+    temperature: float = Field(default=1.0, gt=0)
     tensors: int
     parameters: int
     sha256: str

@@ -47,13 +47,18 @@ def export_encoder(
     return _export(encoder, Path(folder), provenance, class_names=(), about=about)
 
 
-def export_classifier(classifier: Classifier, folder: str | Path, provenance: Mapping[str, Any]) -> str:
+def export_classifier(
+    classifier: Classifier, folder: str | Path, provenance: Mapping[str, Any], temperature: float = 1.0
+) -> str:
     """Write encoder and classifier to ``folder`` atomically, and return their sha256.
+
+    Args:
+        temperature: what its logits are divided by for calibrated confidence. The sha256 does not depend on it.
 
     Raises:
         UserError: ``folder`` contains something else, or a tensor is not finite.
     """
-    return _export(classifier.encoder, Path(folder), provenance, classifier.class_names)
+    return _export(classifier.encoder, Path(folder), provenance, classifier.class_names, temperature=temperature)
 
 
 def _export(
@@ -62,6 +67,7 @@ def _export(
     provenance: Mapping[str, Any],
     class_names: tuple[str, ...],
     about: About | None = None,
+    temperature: float = 1.0,
 ) -> str:
     _refuse_foreign(folder)
     try:
@@ -71,14 +77,18 @@ def _export(
     if isinstance(copy, TimmEncoder) and (note := _note(copy)):
         log.info("%s: %s", folder, note)
     with new_folder(folder) as writing:
-        card = write_files(copy, writing, provenance, class_names)
+        card = write_files(copy, writing, provenance, class_names, temperature)
         if about is not None:
             write_text(writing / README, readme(card, about))
     return card.sha256
 
 
 def write_files(
-    copy: Encoder, folder: Path, provenance: Mapping[str, Any], class_names: tuple[str, ...] = ()
+    copy: Encoder,
+    folder: Path,
+    provenance: Mapping[str, Any],
+    class_names: tuple[str, ...] = (),
+    temperature: float = 1.0,
 ) -> EncoderCard:
     """Write the two files of an encoder folder into a new one, and return the card that is in them.
 
@@ -101,6 +111,7 @@ def write_files(
         std=_three(copy.std),
         layer_shapes=tuple(copy.layer_shapes),
         class_names=class_names,
+        temperature=temperature,
         tensors=len(tensors),
         parameters=sum(parameter.numel() for parameter in copy.body.parameters()),
         sha256="",

@@ -159,7 +159,9 @@ def _as_settings(args: Sequence[str], flags: Sequence[str]) -> list[str]:
 
     Flags may stand before the recipe or the run, which is the first of the others.
     """
-    found, last, rest = [], [], iter(args)
+    found: list[str] = []
+    last: list[str] = []
+    rest = iter(args)
     for arg in rest:
         value = next(rest, None) if arg in flags else None
         if value is not None:

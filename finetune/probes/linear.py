@@ -14,7 +14,7 @@ from torch import Tensor
 
 from finetune.probes.base import Probe
 from finetune.probes.classifiers import Answers, Classifiers, Rows
-from finetune.probes.search import Task
+from finetune.probes.search import Candidates, Chosen, Task
 from finetune.records import Setting
 from finetune.solvers.gram import blocks
 from finetune.solvers.logistic import LinearFit, LogisticFit, fit_logistic
@@ -81,6 +81,23 @@ class Linear(Probe):
             )
         )
 
+    def held_out(self, candidates: Candidates, task: Task, chosen: Chosen) -> tuple[Tensor, Tensor]:
+        """What the chosen space and strength give for every held-out image, when fitted without it.
+
+        Returns:
+            Outputs ``[m C]`` of the held-out images of all splits, and their labels ``[m]``.
+        """
+        # of several splits, the fits of the last one know the held-out images of the others
+        start = chosen.start if len(task.folds) == 1 else None
+        outputs, labels = [], []
+        for fold in task.folds:
+            split = self._split(candidates, chosen.space, task, fold)
+            fitted = self._fit(split.rows._replace(start=start), chosen.space, task, [chosen.setting], final=False)
+            assert isinstance(fitted, LinearClassifiers)
+            outputs.append(fitted.outputs(split.held)[0])
+            labels.append(split.labels)
+        return torch.cat(outputs).cpu(), torch.cat(labels).cpu()
+
 
 class LinearClassifiers(Classifiers):
     """Linear classifiers, one per strength."""
@@ -95,6 +112,10 @@ class LinearClassifiers(Classifiers):
     def predict(self, features: Tensor) -> Tensor:
         return self.fit.predict(features)
 
+    def outputs(self, features: Tensor) -> Tensor:
+        """Standardized features ``[m F]`` -> what each strength gives for each class or label, ``[G m C]``."""
+        return torch.cat([self.fit.outputs(rows) for rows in blocks(features)], 1)
+
     def answers(self, features: Tensor) -> Answers:
         """With the softmax of logistic regression; the outputs of ridge regression are no probabilities."""
         return (
@@ -106,5 +127,5 @@ class LinearScores(LinearClassifiers):
     """The same for any number of labels per row: log-odds of each, or what ridge regression gives above one half."""
 
     def predict(self, features: Tensor) -> Tensor:
-        outputs = torch.cat([self.fit.outputs(rows) for rows in blocks(features)], 1)
+        outputs = self.outputs(features)
         return outputs if isinstance(self.fit, LogisticFit) else outputs - 0.5

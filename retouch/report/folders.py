@@ -14,6 +14,7 @@ from retouch.report.logs import read_log
 from retouch.studies.results import CONTESTANTS
 
 REPORTED = ("pretrain", "probe", "finetune", "study")  # stages that leave results.json
+LEFT = {"embed": "features", "predict": "predictions"}  # by stages that measure nothing
 
 
 def find_runs(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -47,8 +48,10 @@ def _expand(folder: Path, left_out: list[str]) -> list[Path]:
                 f"{folder}: this run of retouch {stage} has not finished; continue it, or leave it out of the report"
             )
         return [folder, *_contestants(folder)] if stage == "study" else [folder]
-    if stage == "embed":
-        raise UserError(f"{folder}: retouch embed leaves features, and no results to report; give the runs around it")
+    if stage in LEFT:
+        raise UserError(
+            f"{folder}: retouch {stage} leaves {LEFT[stage]}, and no results to report; give the runs around it"
+        )
     if run_stage(folder.parent) is not None:
         raise UserError(f"{folder}: this is a part of a run; give the run: {folder.parent}")
     try:

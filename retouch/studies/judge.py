@@ -131,14 +131,14 @@ class Judge:
                 candidates = Candidates(train, [space], self.how.device)
                 labels, asked = _labels(images, name, train), part.images.tasks[name][1]
                 task = build_task(labels, SEARCH, self.seed)
-                outcome, _, answers = run_probe(probe, candidates, task, test, asked)
+                ran = run_probe(probe, candidates, task, test, asked)
                 checks = None
                 if everything:
                     true = asked.values[test.index]
                     null = check_null(probe, SEARCH, self.seed, candidates, space, labels, test, true)
                     frozen = state_digests([encoder]) == before
                     checks = Checks(frozen=frozen, null=null, missing=why_no_null(null, asked=True))
-                found[title] = Tested(outcome, answers.classes, checks)
+                found[title] = Tested(ran.outcome, ran.answers.classes, checks)
         return found
 
     def _features(self, encoder: Encoder, space: Space, images: Images) -> Features:

@@ -212,6 +212,10 @@ def test_test_labels_change_only_the_accuracy_not_training_or_choice(
     assert one.tuned.choice == other.tuned.choice
     assert one.tuned.choice.step < 12  # chosen early
     assert weights(tmp_path / "one") == weights(tmp_path / "other")
+    assert one.calibration is not None
+    assert other.calibration is not None
+    assert one.calibration.temperature == other.calibration.temperature
+    assert one.calibration.error_before != other.calibration.error_before
 
 
 @pytest.mark.parametrize("rank", [0, 1])

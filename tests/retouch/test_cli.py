@@ -53,24 +53,33 @@ def test_every_entry_point_has_the_same_help_and_errors(
         "embed": "Found 1 error in recipe embed:",
     }
     asked |= {"probe": "Found 1 error in recipe linear:", "finetune": "Found 1 error in recipe full:"}
-    asked |= {"study": "Found 1 error in recipe study:"}
+    asked |= {"study": "Found 1 error in recipe study:", "predict": "Found 2 errors in the settings:"}
     assert (code, said, errors.startswith(f"retouch {stage.name}: {asked[stage.name]}")) == (2, "", True)
 
 
 def test_stages_have_the_same_names_in_the_config_and_on_the_command_line() -> None:
     from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
+    from finetune.predict.config import PredictConfig
     from pretrain.config import PretrainConfig
     from retouch.studies.config import StudyConfig
 
-    configs: list[type[StageConfig]] = [PretrainConfig, ProbeConfig, FinetuneConfig, EmbedConfig, StudyConfig]
+    with_recipes: list[type[StageConfig]] = [PretrainConfig, ProbeConfig, FinetuneConfig, EmbedConfig, StudyConfig]
+    of_runs: list[type[StageConfig]] = [PredictConfig]
     stages = (*PRETRAINING, *TRANSFER, STUDY)
-    assert [stage.name for stage in stages] == [config.stage for config in configs] == list(recipes_module.STAGES)
-    assert [stage.schema() for stage in stages] == configs
+    for kind, configs in (("RECIPE", with_recipes), ("RUN", of_runs)):
+        of_kind = [stage for stage in stages if bool(stage.takes) == (kind == "RUN")]
+        assert [stage.name for stage in of_kind] == [config.stage for config in configs]
+        assert [stage.schema() for stage in of_kind] == configs
+        assert [config.takes_run for config in configs] == [kind == "RUN"] * len(configs)
+    assert [config.stage for config in with_recipes] == list(recipes_module.STAGES)
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["pretrain", "--help"], ["pretrain"], ["pretrain", "denoi"], ["recipes"], ["recipes", "mask"]],
+    [
+        *(["--help"], ["pretrain", "--help"], ["predict", "--help"], ["pretrain"], ["pretrain", "denoi"]),
+        *(["recipes"], ["recipes", "mask"]),
+    ],
 )
 def test_what_is_printed_at_once_does_not_load_torch(arguments: list[str]) -> None:
     script = (
@@ -211,7 +220,7 @@ def completions(line: str, folder: Path) -> list[str]:
 
 
 def test_shells_complete_commands_recipes_keys_and_paths(tmp_path: Path) -> None:
-    assert completions("retouch pre", tmp_path) == ["pretrain"]
+    assert completions("retouch pre", tmp_path) == ["pretrain", "predict"]
     assert set(completions("retouch pretrain deno", tmp_path)) == {"denoise", "denoise_demo", "denoise_cifar10"}
     assert completions("retouch recipes probe/pa", tmp_path) == [
         "probe/patch_dictionary",
@@ -224,6 +233,7 @@ def test_shells_complete_commands_recipes_keys_and_paths(tmp_path: Path) -> None
     (tmp_path / "pictures").mkdir()
     (tmp_path / "mine.yaml").touch()
     assert completions("retouch pretrain denoise data=pic", tmp_path) == ["data=pictures/"]
+    assert completions("retouch predict pic", tmp_path) == ["pictures/"]
     assert completions("retouch pretrain mi", tmp_path) == ["mixed", "mixed_cifar10", "mine.yaml"]
 
 

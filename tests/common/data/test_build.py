@@ -341,3 +341,19 @@ def test_what_cannot_be_a_path_is_refused_with_what_works(spec: str, message: st
     with pytest.raises(UserError, match=message) as refused:
         build_source(spec)
     assert len(str(refused.value)) < 200
+
+
+def test_one_image_is_a_source_where_nothing_is_learned(tmp_path: Path) -> None:
+    path = tmp_path / "one, two.PNG"
+    picture(3, 20, 16).save(path)
+    source = build_source(str(path), single=True)
+    assert (len(source), source.where(0), source.tasks) == (1, str(path), ())
+    expected = load_images(build_source(f"folder:{tmp_path}"), 16).rows(torch.arange(1))
+    assert torch.equal(load_images(source, 16).rows(torch.arange(1)), expected)
+    assert len(build_source(str(tmp_path), single=True)) == 1  # a folder is one as ever
+    with pytest.raises(UserError, match="this is a single image; give the folder"):
+        build_source(str(path))
+    with pytest.raises(UserError, match=r"data\.image: .*one, two\.PNG has no columns"):
+        build_source(str(path), single=True, image="picture")
+    with pytest.raises(UserError, match=r"gone\.png': no such file or folder"):
+        build_source(str(tmp_path / "gone.png"), single=True)

@@ -57,6 +57,7 @@ def test_all_three_stages_are_read_in_both_schema_versions(tmp_path: Path) -> No
         (lambda folder: folder.mkdir(), "neither a run nor a folder of finished runs"),
         (lambda folder: start(folder, "probe", "seed: 0\n"), "this run of retouch probe has not finished"),
         (lambda folder: start(folder, "embed", "seed: 0\n"), "retouch embed leaves features"),
+        (lambda folder: start(folder, "predict", "seed: 0\n"), "retouch predict leaves predictions"),
     ],
 )
 def test_what_is_no_finished_run_is_refused(make: object, said: str, tmp_path: Path) -> None:

@@ -1,0 +1,133 @@
+"""The speed of ``retouch predict``, compared with the bare network on decoded images that are in memory.
+
+    python benchmarks/predict.py --cifar10 PATH/TO/cifar10
+
+The classifier is that of a probe of ``small_cnn`` (random weights, which are as fast as others). Bare network: batches,
+one after the other, from uint8 tensors to logits. Predict: the whole command, from its settings to the CSV file; once
+from parquet, and once from a folder of JPEG files made from the same images. Both alternate in pairs, so that a drift
+of the speed affects both; the median ratio is reported. By default the network computes with one thread fewer
+than there are cores, and one process decodes: a core that decodes is no longer the network's. Target: 90% of the bare
+network's images/s. Results: ``benchmarks/results/predict.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import record
+
+import retouch
+from common.data import build_source, load_images
+from common.encoders import EncoderConfig, build_encoder
+from common.encoders.export import export_encoder
+from common.machine.cores import usable_cores
+from common.machine.layout import channels_last
+from common.machine.precision import autocast, resolve_precision
+from common.pixels import to_float, to_pil
+from common.runs.logs import setup_console
+from finetune.classifier import Applied, open_classifier
+from finetune.predict.run import PredictResult
+
+SIDE, BATCH, SEED = 32, 256, 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cifar10", help="folder of train-*.parquet and test-*.parquet; generated images without it")
+    parser.add_argument("--images", type=int, default=10_000, help="images per pass (default: 10000)")
+    parser.add_argument("--pairs", type=int, default=5, help="passes of each kind (default: 5)")
+    parser.add_argument("--threads", type=int, default=max(1, usable_cores() - 1), help="of the network")
+    parser.add_argument("--workers", type=int, default=1, help="processes that decode (default: 1)")
+    parser.add_argument("--encoder", type=Path, help="a run or encoder in place of small_cnn with random weights")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    setup_console()
+    train, test = "shapes", f"shapes:test:{given.images}"
+    if given.cifar10:
+        train, test = (f"parquet:{given.cifar10}/{split}-*.parquet" for split in ("train", "test"))
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        probe = probed(home, train, given.encoder)
+        jpegs = as_jpegs(home / "jpegs", test, given.images)
+        results = {
+            name: compared(home, probe, source, given)
+            for name, source in (("parquet" if given.cifar10 else "shapes", test), ("jpeg", str(jpegs)))
+        }
+    record("predict", results, seed=SEED)
+
+
+def probed(home: Path, train: str, encoder: Path | None) -> Path:
+    """The run of a small probe."""
+    if encoder is None:
+        torch.manual_seed(SEED)
+        encoder = home / "encoder"
+        export_encoder(build_encoder(EncoderConfig(), image_size=SIDE), encoder, {})
+    settings = [f"encoder={encoder}", f"data.train={train}", "data.limit=1000", "data.test_limit=200"]
+    settings += ["data.task=color"] if train == "shapes" else []
+    alone = ["knn=null", "damage=[]", "properties=false", "null_check=false", "probe.l2=[0.01]"]
+    alone += ["baselines={random_init: false, pixels: false}"]
+    retouch.probe("linear", *settings, *alone, f"out={home / 'probe'}", "wandb.mode=disabled")
+    return home / "probe"
+
+
+def as_jpegs(folder: Path, source: str, count: int) -> Path:
+    """The same images as JPEG files of four times the side, as photographs are larger than what a network sees."""
+    folder.mkdir()
+    images = load_images(build_source(source), SIDE, limit=count)
+    for start in range(0, len(images), 1000):
+        rows = torch.arange(start, min(start + 1000, len(images)))
+        for row, image in zip(rows.tolist(), images.rows(rows), strict=True):
+            to_pil(image).resize((4 * SIDE, 4 * SIDE)).save(folder / f"{row:05d}.jpg", quality=90)
+    return folder
+
+
+def compared(home: Path, probe: Path, source: str, given: argparse.Namespace) -> dict[str, Any]:
+    """Images/s of both, in alternating pairs."""
+    classifier = open_classifier(probe)
+    images = load_images(build_source(source), classifier.image_size, limit=given.images, workers=given.workers)
+    pixels = images.rows(torch.arange(len(images)))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    channels_last(classifier, device)
+
+    def predict() -> PredictResult:
+        data = [f"data.source={source}", f"data.limit={given.images}", f"data.workers={given.workers}"]
+        run = [f"out={home / 'predicted'}", "overwrite=true", f"batch_size={BATCH}", "wandb.mode=disabled"]
+        return retouch.predict(str(probe), *data, *run)
+
+    bare(classifier, pixels[: 4 * BATCH], device)  # starts threads and kernels before the clock
+    predict()
+    pairs = [(seconds(lambda: bare(classifier, pixels, device)), seconds(predict)) for _ in range(given.pairs)]
+    ratios = [alone / whole for alone, whole in pairs]
+    return {
+        "images": len(pixels),
+        "workers": given.workers,
+        "batch_size": BATCH,
+        "bare_images_per_second": round(len(pixels) / statistics.median(alone for alone, _ in pairs)),
+        "predict_images_per_second": round(len(pixels) / statistics.median(whole for _, whole in pairs)),
+        "speed_relative_to_bare_network": round(statistics.median(ratios), 4),
+        "all_ratios": [round(ratio, 4) for ratio in ratios],
+    }
+
+
+def bare(classifier: Applied, pixels: torch.Tensor, device: torch.device) -> list[torch.Tensor]:
+    """Logits of decoded images, uint8 ``[N 3 S S]``, batch by batch."""
+    precision = resolve_precision("auto", device)
+    with torch.inference_mode(), autocast(device, precision):
+        return [classifier(to_float(batch.to(device))).cpu() for batch in torch.split(pixels, BATCH)]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Calibrated confidence: logits divided by one temperature, fitted on held-out training images (Guo et al. 2017).
+
+The temperature changes no answer, only how sure it is.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from finetune.metrics import calibration_error, reliability
+from finetune.records import Calibration
+
+LOWEST, HIGHEST = 1e-2, 1e2  # temperatures
+UNFITTED = 1.0  # where there are no held-out images: the probabilities stay as they are
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature T with the smallest log loss of ``softmax(logits / T)``, in [0.01, 100].
+
+    One more image, whose class is unknown, takes part (label smoothing by ``1 / (n + 1)``): otherwise a few images that
+    are all right would make every answer certain.
+
+    Args:
+        logits: ``[n C]`` of images that the classifier was not fitted on.
+        labels: int64 ``[n]``.
+
+    Returns:
+        1 without images.
+    """
+    from scipy.optimize import minimize_scalar  # takes a second to import
+
+    if not len(labels):
+        return UNFITTED
+    logits, labels = logits.double().cpu(), labels.cpu()
+
+    def loss(log_temperature: float) -> float:  # convex in 1 / T, so it has one minimum
+        scaled = logits * math.exp(-log_temperature)
+        return float(cross_entropy(scaled, labels, label_smoothing=1 / (len(labels) + 1)))
+
+    found = minimize_scalar(loss, bounds=(math.log(LOWEST), math.log(HIGHEST)), method="bounded")
+    return math.exp(float(found.x))
+
+
+def confidence(logits: Tensor, temperature: float) -> Tensor:
+    """Logits ``[n C]`` -> the probability of the most likely class, float32 ``[n]`` in [0, 1]."""
+    return (logits.float() / temperature).softmax(1).amax(1)
+
+
+def calibrated(temperature: float, fitted_on: int, before: Tensor, after: Tensor, right: Tensor) -> Calibration:
+    """What a temperature has done for the confidence in test images.
+
+    Args:
+        fitted_on: number of held-out training images.
+        before, after: confidence ``[n]`` without and with it.
+        right: bool ``[n]``.
+    """
+    errors = [calibration_error(reliability(one, right)) for one in (before, after)]
+    return Calibration(temperature=temperature, fitted_on=fitted_on, error_before=errors[0], error_after=errors[1])

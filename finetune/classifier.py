@@ -1,0 +1,354 @@
+"""Classifiers to apply: a probe's linear classifiers, as its run keeps them, and fine-tuned networks.
+
+``classifiers/TASK/`` of a probe's run holds ``classifier.json`` (the card) and ``model.safetensors`` (weight and bias);
+the encoder stays where it is, and is known by its sha256. ``open_classifier`` opens either kind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from common.data import Images, Labels
+from common.data.levels import Levels
+from common.encoders.base import Encoder, View
+from common.encoders.card import CONFIG, WEIGHTS, EncoderCard
+from common.encoders.load import load_classifier, load_encoder, read_encoder_card
+from common.errors import UserError, one_line
+from common.files import GROUP, command, new_folder, run_stage, write_json
+from common.runs.results import Record
+from finetune.heads import Head
+from finetune.pooling import Part, concatenate, pool
+
+CLASSIFIERS = "classifiers"  # the folder of a probe's classifiers in that of its run
+CLASSIFIER = "classifier"  # the folder of a fine-tuned network in that of its run
+CARD = "classifier.json"
+
+
+class Applied(nn.Module):
+    """A classifier to apply: frozen, in eval mode.
+
+    Attributes:
+        network: images to logits: the fine-tuned network, or ``Probed``.
+        class_names: one per class, all different, in the order of the logits.
+        task: what it tells apart.
+        temperature: ``softmax(logits / temperature)`` is calibrated; 1 if no temperature was fitted.
+        image_size: side in px of the images it learned from.
+        levels: black and white of training images of more than 8 bits; ``None`` for 8 bits.
+        sha256: of everything that decides its answers, the encoder included; not of the temperature.
+        provenance: recorded by whoever made its encoder.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        class_names: Sequence[str],
+        task: str,
+        temperature: float,
+        image_size: int,
+        levels: Levels | None,
+        sha256: str,
+        provenance: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.network, self.class_names, self.task = network, tuple(class_names), task
+        self.temperature, self.image_size, self.levels = temperature, image_size, levels
+        self.sha256, self.provenance = sha256, provenance
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``[B 3 S S]``, RGB in [0, 1] -> logits float32 ``[B classes]``; their softmax are probabilities."""
+        logits: Tensor = self.network(images)
+        return logits.float()
+
+    @property
+    def encoder(self) -> Encoder:
+        """The network without its classifier on top."""
+        encoder = self.network.encoder
+        assert isinstance(encoder, Encoder)
+        return encoder
+
+
+class Probed(nn.Module):
+    """A frozen encoder, the pooled maps that a probe chose, and its linear classifier."""
+
+    def __init__(self, encoder: Encoder, parts: Sequence[Part], weight: Tensor, bias: Tensor) -> None:
+        """``weight`` ``[F C]`` and ``bias`` ``[C]`` are for features that are not standardized."""
+        super().__init__()
+        self.encoder, self.parts = encoder, tuple(parts)
+        self.linear = nn.Linear(*weight.shape)
+        self.linear.load_state_dict({"weight": weight.T.contiguous(), "bias": bias})
+        self.linear.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``[B 3 S S]``, RGB in [0, 1] -> logits ``[B C]``; the features, and what follows, in float32."""
+        maps = self.encoder.layers(images)
+        features = concatenate([pool(maps[part.layer], part.pooling) for part in self.parts])
+        if not torch.is_autocast_enabled(features.device.type):
+            return self.linear(features)  # type: ignore[no-any-return]
+        with torch.autocast(features.device.type, enabled=False):
+            return self.linear(features)  # type: ignore[no-any-return]
+
+
+class ClassifierCard(Record):
+    """What ``classifier.json`` says of a probe's linear classifier."""
+
+    schema_version: Literal[1] = 1
+    task: str
+    class_names: tuple[str, ...]
+    kind: Literal["logistic", "ridge"]
+    parts: tuple[Part, ...]  # (layer, pooling), in the order of the features
+    features: int
+    temperature: float = Field(gt=0)  # of calibrated confidence
+    calibrated_on: int  # held-out training images
+    image_size: int
+    view: View
+    levels: Levels | None  # black and white of training images of more than 8 bits
+    encoder: str  # its folder then, absolute
+    encoder_beside: str  # the same, from the folder of the run: both may have been moved together
+    encoder_sha256: str
+    sha256: str  # of all that decides its answers
+
+
+ASIDE = {"temperature", "calibrated_on", "encoder", "encoder_beside", "sha256"}  # decide no answer
+
+
+# ---- what a probe writes
+
+
+def write_classifiers(run: Path, found: Sequence[tuple[ClassifierCard, Head]]) -> list[str]:
+    """Write ``classifiers/`` in the folder of a run, atomically; returns the folder of each, from that of the run."""
+    names = folder_names([card.task for card, _ in found])
+    with new_folder(run / CLASSIFIERS) as writing:
+        for name, (card, head) in zip(names, found, strict=True):
+            folder = writing / name
+            folder.mkdir()
+            save_file({"weight": head.weight.contiguous(), "bias": head.bias}, folder / WEIGHTS)
+            write_json(folder / CARD, card.model_copy(update={"sha256": _digest(card, folder)}).model_dump(mode="json"))
+    return [f"{CLASSIFIERS}/{name}" for name in names]
+
+
+def folder_names(tasks: Sequence[str]) -> list[str]:
+    """A folder for each task: its name as far as all file systems take it, numbered where two would be the same."""
+    names: list[str] = []
+    for task in tasks:
+        name = re.sub(r"[^\w.-]+", "_", task)[:60].strip(".") or "task"
+        taken, number, chosen = {one.casefold() for one in names}, 2, name
+        while chosen.casefold() in taken:
+            chosen, number = f"{name}-{number}", number + 1
+        names.append(chosen)
+    return names
+
+
+def make_card(
+    head: Head,
+    kind: Literal["logistic", "ridge"],
+    labels: Labels,
+    images: Images,
+    encoder: Path,
+    encoder_card: EncoderCard,
+    run: Path,
+) -> ClassifierCard:
+    """The card of a head.
+
+    Args:
+        labels, images: of training.
+        encoder: its folder, or its run.
+        run: the folder of the run that keeps the head.
+    """
+    here = encoder.expanduser().absolute()
+    return ClassifierCard(
+        task=labels.task,
+        class_names=labels.names,
+        kind=kind,
+        parts=head.space.parts,
+        features=head.space.width,
+        temperature=head.temperature,
+        calibrated_on=head.calibration.fitted_on,
+        image_size=images.size,
+        view=encoder_card.view,
+        levels=images.levels,
+        encoder=str(here),
+        encoder_beside=os.path.relpath(here, run.absolute()),
+        encoder_sha256=encoder_card.sha256,
+        sha256="",
+    )
+
+
+def _digest(card: ClassifierCard, folder: Path) -> str:
+    facts = json.dumps(card.model_dump(mode="json", exclude=ASIDE), sort_keys=True)
+    return hashlib.sha256(facts.encode() + (folder / WEIGHTS).read_bytes()).hexdigest()
+
+
+# ---- opening one
+
+
+def open_classifier(path: str | Path, task: str | None = None, encoder: str | Path | None = None) -> Applied:
+    """The classifier of a finished run of ``probe`` or ``finetune``, or the one in a folder of its own.
+
+    Args:
+        path: the run, one of the folders below its ``classifiers/``, or the ``classifier/`` of a fine-tuned network.
+        task: which of a probe's tasks; not needed where there is one.
+        encoder: where the encoder of a probe is now, if it was moved.
+
+    Raises:
+        UserError: there is no classifier, or none of this task; it is damaged; or its encoder is not there, or another.
+    """
+    folder = Path(path).expanduser()
+    if (tuned := _tuned_folder(folder)) is not None:
+        return _open_tuned(tuned, task, encoder)
+    folder, card = _choose(folder, _saved(folder), task)
+    weight, bias = _read(folder, card)
+    place = _encoder_of(folder, card, encoder)
+    provenance = read_encoder_card(place).provenance
+    network = Probed(load_encoder(place), card.parts, weight, bias)
+    return Applied(
+        network, card.class_names, card.task, card.temperature, card.image_size, card.levels, card.sha256, provenance
+    )
+
+
+def _tuned_folder(folder: Path) -> Path | None:
+    """The folder of a fine-tuned network: itself, or the one in this run."""
+    for one in (folder, folder / CLASSIFIER):
+        if (one / CONFIG).is_file():
+            return one
+    return None
+
+
+def _open_tuned(folder: Path, task: str | None, encoder: str | Path | None) -> Applied:
+    card = read_encoder_card(folder)
+    if not card.class_names:
+        raise UserError(
+            f"{folder} is an encoder without a classifier: run retouch probe or retouch finetune on labeled images, "
+            "and give its run"
+        )
+    if encoder is not None:
+        raise UserError("encoder: a fine-tuned network has its encoder in its own folder; remove encoder")
+    own = str(card.provenance.get("task", "label"))
+    if task not in (None, own):
+        raise UserError(f"task: {folder} tells {own} apart, not {task}; remove task")
+    levels = card.provenance.get("levels")
+    network = load_classifier(folder)
+    return Applied(
+        network,
+        card.class_names,
+        own,
+        card.temperature,
+        card.image_size,
+        None if levels is None else Levels(*levels),
+        card.sha256,
+        card.provenance,
+    )
+
+
+def _saved(folder: Path) -> list[Path]:
+    """The folders of a probe's classifiers: itself, those below it, or those of the run.
+
+    Raises:
+        UserError: there are none; says what the folder is, and what to do.
+    """
+    if (folder / CARD).is_file():
+        return [folder]
+    found = [card.parent for inner in (".", CLASSIFIERS) for card in sorted((folder / inner).glob(f"*/{CARD}"))]
+    if not found:
+        raise UserError(_no_classifier(folder))
+    return found
+
+
+def _no_classifier(folder: Path) -> str:
+    """Why there is none, and what to do."""
+    stage, learn = run_stage(folder), "run retouch probe or retouch finetune on labeled images, and give its run"
+    if not folder.exists():
+        return f"{folder}: no such folder; give a finished run of retouch probe or retouch finetune"
+    if not folder.is_dir():
+        return f"{folder} is a file; give a finished run of retouch probe or retouch finetune"
+    if stage == f"probe{GROUP}":
+        one = min(folder.glob("seed-*"), default=folder / "seed-0")
+        return f"{folder} holds runs with several seeds: give one of them, such as {one}"
+    if stage == "probe" and (folder / "results.json").is_file():
+        return (
+            f"{folder} keeps no classifier: those of masks and of several labels per image are not kept, nor were any "
+            "by an older Retouch; run the probe again, on classes"
+        )
+    if stage in ("probe", "finetune"):
+        return f"{folder} is a run that has not finished: continue it with out={folder} resume=true"
+    if stage is not None:
+        return f"{folder} is a run of {command(stage)}, which makes no classifier that is kept: {learn}"
+    return f"{folder} holds no classifier: {learn}"
+
+
+def _choose(folder: Path, found: Sequence[Path], task: str | None) -> tuple[Path, ClassifierCard]:
+    """The one of this task, or the only one."""
+    cards = {one: _read_card(one) for one in found}
+    meant = [one for one in found if task in (None, one.name)]
+    meant = meant or [one for one in found if cards[one].task == task]
+    if len(meant) == 1:
+        return meant[0], cards[meant[0]]
+    names = ", ".join(one.name for one in found)
+    if task is None:
+        raise UserError(f"{folder} has classifiers of several tasks: set task to one of {names}")
+    raise UserError(f"task: {folder} has no classifier of {task!r}; it has {names}")
+
+
+def _read_card(folder: Path) -> ClassifierCard:
+    again = "copy it again, or run the probe again"
+    try:
+        given = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        if isinstance(given, dict) and given.get("schema_version") != 1:
+            raise UserError(f"{folder} was written by another version of Retouch; update Retouch, or {again}")
+        return ClassifierCard.model_validate(given)
+    except ValidationError as error:
+        keys = ", ".join(".".join(map(str, item["loc"])) for item in error.errors()[:3])
+        raise UserError(f"{folder / CARD} is damaged ({keys}); {again}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / CARD} cannot be read ({one_line(error)}); {again}") from None
+
+
+def _read(folder: Path, card: ClassifierCard) -> tuple[Tensor, Tensor]:
+    """Weight ``[F C]`` and bias ``[C]``, as they were written."""
+    again = "copy it again, or run the probe again"
+    try:
+        tensors = load_file(folder / WEIGHTS)
+        changed = _digest(card, folder) != card.sha256
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder / WEIGHTS} cannot be read ({one_line(error)}); {again}") from None
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    classes = len(card.class_names)
+    if changed or shapes != {"weight": (card.features, classes), "bias": (classes,)}:
+        raise UserError(f"{folder}: the files have been modified (sha256 differs); {again}")
+    return tensors["weight"], tensors["bias"]
+
+
+def _encoder_of(folder: Path, card: ClassifierCard, given: str | Path | None) -> Path:
+    """Where the very encoder is that the classifier was fitted on.
+
+    Raises:
+        UserError: it is not there, or there is another.
+    """
+    run = folder.absolute().parent.parent
+    places = [Path(card.encoder), run / card.encoder_beside] if given is None else [Path(given)]
+    problem = ""
+    for place in places:
+        try:
+            found = read_encoder_card(place).sha256
+        except UserError as error:
+            problem = problem or str(error)
+            continue
+        if found == card.encoder_sha256:
+            return place
+        problem = (
+            f"{place} is another encoder (sha256 {found[:12]}) than the one that this classifier was fitted on "
+            f"({card.encoder_sha256[:12]})"
+        )
+    raise UserError(f"{folder}: its encoder is needed: {problem}; name it with encoder=FOLDER, where it is now")

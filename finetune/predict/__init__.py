@@ -1,0 +1,1 @@
+"""``retouch predict``: a probe's classifier, or a fine-tuned network, on new images."""

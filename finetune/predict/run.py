@@ -1,0 +1,277 @@
+"""The predict stage: classes and calibrated confidence of new images, written part by part."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from itertools import groupby, tee
+from operator import itemgetter
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+
+from common.data import Images, Source, build_source, load_images
+from common.data.images import Fetched, some_readable
+from common.errors import UserError, check_all, one_line
+from common.files import remove_folder, write_json
+from common.machine.distributed import World, gather, world
+from common.machine.layout import channels_last
+from common.machine.precision import autocast, resolve_precision
+from common.pixels import to_float
+from common.runs.folder import Run, check_run_folder, numbered, open_run, with_group
+from common.runs.logs import early_log
+from common.runs.made import Made, made
+from common.runs.results import RESULTS, SCHEMA_VERSION, Record, load_results
+from finetune.classifier import Applied, open_classifier
+from finetune.data import warn_of_levels
+from finetune.predict.config import NewImages, PredictConfig
+from finetune.predict.parts import (
+    PARTS,
+    TABLES,
+    Answered,
+    Columns,
+    join_parts,
+    missing_parts,
+    part_rows,
+    write_part,
+)
+
+log = logging.getLogger("retouch")
+
+PLAN = "plan.json"  # in the folder of the parts: what they were computed from
+SHOWN = 10  # classes in one line
+CLASSIFIER = "classifier"  # the key of a classifier among the inputs
+
+
+class PredictResult(Record):
+    """The table that ``retouch predict`` wrote, and what it holds: ``results.json``.
+
+    It can be given wherever a path is expected: ``pandas.read_csv(retouch.predict(...))``.
+    """
+
+    schema_version: Literal[2] = SCHEMA_VERSION
+    stage: Literal["predict"] = "predict"
+    path: Path
+    task: str
+    classes: tuple[str, ...]
+    rows: int  # images, the unreadable ones included
+    unreadable: int  # of these: rows without a class
+    counts: dict[str, int]  # images by class
+    temperature: float  # of the confidence
+    image_size: int
+    made: Made  # its inputs are the sha256 of the classifier and the fingerprint of the images
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+def predict(config: PredictConfig) -> PredictResult:
+    """Write ``OUT/predictions.csv``, one row per image; see ``finetune.predict.parts`` for its columns.
+
+    ``class`` is the most likely class, and ``p(NAME)`` the probability of each class by the classifier itself.
+    ``confidence`` is how likely ``class`` is right: the probability after the temperature, which was fitted on images
+    that the classifier had not learned from. Several processes share the parts, and the first one joins them.
+
+    Raises:
+        UserError: the classifier, the images or the run folder cannot be used; nothing has been written.
+    """
+    with world() as here, numbered(config, here) as config, early_log() as early:
+        # everything the user can get wrong is checked before anything is written
+        with here.main_first():
+            _, classifier, source = check_all(
+                lambda: check_run_folder(config), lambda: _classifier(config), lambda: _open(config.data)
+            )
+        images = _load(config.data, classifier, source)
+        some_readable(images, config.data.workers)
+        config = with_group(config, classifier.provenance)
+        with open_run(config, here, early) as run:
+            result = _finished(run)
+            if result is None:
+                _check_plan(config, classifier, images, run)
+                columns = Columns(classifier.class_names, classifier.temperature, config.top)
+                _write_parts(config, classifier, images, columns, here)
+                here.barrier()
+                result = _join(config, classifier, images, columns, run) if here.is_main else None
+            found = gather(result)[0]
+            assert found is not None
+            return found
+
+
+def _classifier(config: PredictConfig) -> Applied:
+    """The classifier, for images of the size asked for.
+
+    Raises:
+        UserError: there is none, it supports no images of this size, or it has fewer classes than are to be written.
+    """
+    classifier = open_classifier(config.run, config.task, config.encoder)
+    classes = len(classifier.class_names)
+
+    def check_top() -> None:
+        if config.top is not None and config.top > classes:
+            raise UserError(f"top: the classifier has {classes} classes; give {classes} or fewer")
+
+    check_all(check_top, lambda: _check_size(classifier, config.data.image_size or classifier.image_size))
+    return classifier
+
+
+def _check_size(classifier: Applied, size: int) -> None:
+    if size == classifier.image_size:
+        return
+    try:
+        with torch.inference_mode():
+            classifier(torch.full((1, 3, size, size), 0.5))
+    except Exception as error:  # third-party networks raise anything; the user needs the reason
+        raise UserError(
+            f"data.image_size={size}: the classifier learned from images of {classifier.image_size} px and does not "
+            f"support this size: {one_line(error).rstrip('.')}; remove data.image_size"
+        ) from None
+    log.warning(
+        "data.image_size=%d, but the classifier learned from images of %d px; it sees things at another scale than it "
+        "knows, and its confidence is not calibrated there",
+        *(size, classifier.image_size),
+    )
+
+
+def _open(data: NewImages) -> Source:
+    return build_source(data.source, image=data.image, root=data.root, levels=data.levels, single=True)
+
+
+def _load(data: NewImages, classifier: Applied, source: Source) -> Images:
+    """The images, none of which is decoded yet. Values of more than 8 bits are scaled as those of training."""
+    size = data.image_size or classifier.image_size
+    levels = classifier.levels if data.levels is None and source.levels is not None else None
+    images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", check=False, levels=levels)
+    warn_of_levels({"levels": classifier.levels}, images)
+    return images
+
+
+# ---- an interrupted run that goes on
+
+
+def _finished(run: Run) -> PredictResult | None:
+    """The result of a run that had finished before."""
+    if not run.resumed or not (run.folder / RESULTS).is_file():
+        return None
+    if run.world.is_main and (run.folder / PARTS).is_dir():  # it was stopped before it removed them
+        remove_folder(run.folder / PARTS)
+    log.info("%s: finished before", run.folder)
+    return load_results(run.folder, TypeAdapter(PredictResult), ("predict",))
+
+
+def _check_plan(config: PredictConfig, classifier: Applied, images: Images, run: Run) -> None:
+    """Keep what the parts are computed from beside them; refuse to add to parts that were computed from something else.
+
+    Raises:
+        UserError: names what has changed.
+    """
+    path = run.folder / PARTS / PLAN
+    plan = {
+        "the classifier": classifier.sha256,
+        "its temperature": classifier.temperature,
+        "the images": images.fingerprint,
+        "precision": str(resolve_precision(config.precision, run.world.device)),
+    }
+    try:
+        before = json.loads(path.read_text(encoding="utf-8")) if run.resumed else plan
+    except (OSError, ValueError):
+        before = plan
+    run.world.barrier()  # all have read it
+    if changed := [name for name in plan if before.get(name) != plan[name]]:
+        raise UserError(
+            f"resume=true, but what {run.folder} was computed from is no longer the same: {', '.join(changed)}; start "
+            "over with overwrite=true, or choose another out"
+        )
+    if run.world.is_main:
+        write_json(path, plan)
+
+
+# ---- the parts
+
+
+def _write_parts(config: PredictConfig, classifier: Applied, images: Images, columns: Columns, here: World) -> None:
+    """Write this process's share of the parts that are missing; workers decode ahead while the network computes."""
+    channels_last(classifier, here.device)
+    precision = resolve_precision(config.precision, here.device)
+    missing = gather(missing_parts(config.out, len(images)))[0]  # those that the first process sees
+    mine = missing[here.rank :: here.size]
+    requests = ((one, rows) for one in mine for rows in torch.split(part_rows(one, len(images)), config.batch_size))
+    asked, given = tee(requests)
+    workers = config.data.workers if len(images) > config.batch_size else 0  # a single batch has nothing to wait for
+    fetched = images.batches((rows for _, rows in given), workers)
+    started, done = time.monotonic(), 0
+    # what was asked for comes first: after the last, no further batch is waited for
+    for number, batches in groupby(zip(asked, fetched, strict=False), key=lambda pair: pair[0][0]):
+        answered, came = [], []
+        for _, batch in batches:
+            answered.append(_answers(classifier, images, columns, batch, here.device, precision))
+            came.append(batch.index)
+        rows = part_rows(number, len(images))
+        readable = np.isin(rows.numpy(), torch.cat(came).numpy())
+        paths = [images.where(row) for row in rows.tolist()]
+        write_part(config.out, number, columns.table(paths, readable, Answered.together(answered)))
+        done += len(rows)
+        speed = done / max(time.monotonic() - started, 1e-9)
+        level = logging.INFO if len(missing) > 1 else logging.DEBUG
+        log.log(level, "part %d: %s images here so far, %s images/s", number + 1, f"{done:,}", f"{speed:,.0f}")
+
+
+def _answers(
+    classifier: Applied,
+    images: Images,
+    columns: Columns,
+    batch: Fetched,
+    device: torch.device,
+    precision: torch.dtype,
+) -> Answered:
+    if not len(batch.index):
+        return columns.answers(torch.empty(0, len(columns.classes)))
+    with torch.inference_mode():
+        with autocast(device, precision):
+            logits = classifier(to_float(batch.images.to(device)))  # uint8 0..255 -> float 0..1
+        wrong = (~logits.isfinite()).any(1).nonzero().flatten().tolist()
+        if wrong:
+            raise UserError(
+                f"the classifier gives NaN or infinite numbers for {images.where(int(batch.index[wrong[0]]))}; set "
+                "precision=float32"
+            )
+        return columns.answers(logits)
+
+
+def _join(config: PredictConfig, classifier: Applied, images: Images, columns: Columns, run: Run) -> PredictResult:
+    """One file of all parts, and ``results.json``."""
+    counts = join_parts(run.folder, len(images), columns, config.format)
+    result = PredictResult(
+        path=run.folder / TABLES[config.format],
+        task=classifier.task,
+        classes=classifier.class_names,
+        rows=len(images),
+        unreadable=counts.unreadable,
+        counts=counts.classes,
+        temperature=classifier.temperature,
+        image_size=images.size,
+        made=made({CLASSIFIER: classifier.sha256, "data": images.fingerprint}),
+    )
+    write_json(run.folder / RESULTS, result.model_dump(mode="json"))
+    remove_folder(run.folder / PARTS)
+    log.info("%s: %s", result.path, ", ".join(_said(result)))
+    run.tracker.summary(
+        {"images": result.rows, "unreadable": result.unreadable, "classifier_sha256": classifier.sha256}
+        | {f"images/{name}": count for name, count in result.counts.items()}
+    )
+    return result
+
+
+def _said(result: PredictResult) -> Iterator[str]:
+    """What a table holds, in short: the most frequent classes first."""
+    yield f"{result.rows:,} images"
+    found = sorted(((name, count) for name, count in result.counts.items() if count), key=itemgetter(1), reverse=True)
+    yield from (f"{name} {count:,}" for name, count in found[:SHOWN])
+    if len(found) > SHOWN:
+        yield f"and {len(found) - SHOWN} more classes"
+    if result.unreadable:
+        yield f"{result.unreadable:,} unreadable"
