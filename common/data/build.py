@@ -7,9 +7,7 @@ import glob
 import logging
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from common.data.decode import image_suffixes
 from common.data.folder import FolderSource
@@ -99,18 +97,15 @@ def build_source(
     return source
 
 
-def reopened(provenance: Mapping[str, Any]) -> tuple[Source | None, Levels | None]:
-    """The images that an encoder has learned from, and their black and white, by the provenance in its card.
+def reopened(spec: str | None) -> Source | None:
+    """The images that an encoder has learned from, as its provenance names them.
 
-    No source where it is unknown, or where opening it might ask a server.
+    None where they are unknown, or where opening them might ask a server.
 
     Raises:
-        UserError: it cannot be opened, or not any more.
+        UserError: they cannot be opened, or not any more.
     """
-    spec, levels = str(provenance.get("source") or ""), provenance.get("levels")
-    if not spec or REMOTE & set(spec.split(":")):
-        return None, None
-    return build_source(spec), None if levels is None else Levels(*levels)
+    return None if not spec or REMOTE & set(spec.split(":")) else build_source(spec)
 
 
 def _opened(

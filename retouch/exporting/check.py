@@ -66,13 +66,13 @@ def images_of(config: ExportConfig, subject: Subject) -> Shown:
     Raises:
         UserError: images that are asked for cannot be read.
     """
-    size, count = subject.card.image_size, config.check
+    size, count = subject.image_size, config.check
     if config.data is not None:
         return _decoded(build_source(config.data), None, size, count, real=True)
     try:
-        source, levels = reopened(subject.card.provenance)
+        source = reopened(subject.provenance.source)
         if source is not None:
-            return _decoded(source, levels, size, count, real=True)
+            return _decoded(source, subject.provenance.levels, size, count, real=True)
     except (UserError, OSError, TypeError) as error:
         log.info("the images of the run cannot be read (%s): the check is on generated ones", one_line(error))
     return _decoded(build_source("shapes"), None, size, count, real=False)

@@ -85,7 +85,7 @@ def export(config: ExportConfig) -> Exported:
             run=config.run,
             sha256=subject.sha256,
             facts=dict(facts(subject)),
-            provenance=subject.card.provenance,
+            provenance=subject.provenance,
             made=made({ENCODER: subject.sha256}),
             tools={name: version_of(name) or "" for name in form.needs},
             check=check,

@@ -48,8 +48,20 @@ class Format(ABC):
         """The network in these files, without anything else of ours where the format allows it."""
 
 
-class TimmFolder(Format):
-    """The two files of an encoder folder, which timm opens as ``local-dir:FOLDER``."""
+class EncoderFolder(Format):
+    """``config.json`` and ``model.safetensors``, as pretraining and fine-tuning write them."""
+
+    def refusal(self, subject: Subject) -> str:
+        if subject.card is None:
+            return "it is the classifier of a probe, and these two files hold one on the average of the last map alone"
+        return ""
+
+    def write(self, subject: Subject, folder: Path) -> None:
+        write_files(subject.encoder, folder, subject.provenance, subject.class_names, subject.temperature)
+
+
+class TimmFolder(EncoderFolder):
+    """A folder that timm opens as ``local-dir:FOLDER``."""
 
     name = "timm"
 
@@ -57,10 +69,9 @@ class TimmFolder(Format):
         encoder = subject.encoder
         if not isinstance(encoder, TimmEncoder):
             return f"{encoder.name} is not a timm model"
-        return "" if encoder.plain else "its stem was replaced for small images, and timm has no such network"
-
-    def write(self, subject: Subject, folder: Path) -> None:
-        write_files(subject.encoder, folder, subject.card.provenance, subject.class_names)
+        if not encoder.plain:
+            return "its stem was replaced for small images, and timm has no such network"
+        return super().refusal(subject)
 
     def opened(self, subject: Subject, folder: Path) -> Run:
         """timm's own network, shown images as the note asks for it."""
@@ -82,19 +93,16 @@ class TimmFolder(Format):
         return run
 
 
-class HubFolder(Format):
-    """The two files of an encoder folder, which Retouch opens, and timm too if it is a timm model."""
+class HubFolder(EncoderFolder):
+    """A folder that Retouch opens, and timm too if it is a timm model."""
 
     name = "hub"
     needs = ("huggingface_hub",)
 
-    def write(self, subject: Subject, folder: Path) -> None:
-        write_files(subject.encoder, folder, subject.card.provenance, subject.class_names)
-
     def opened(self, subject: Subject, folder: Path) -> Run:
         if isinstance(subject.network, Features):
             return Features(load_encoder(folder))
-        return Classes(load_classifier(folder), subject.network.temperature)
+        return Classes(load_classifier(folder), subject.temperature)
 
 
 class Graph(Format):
@@ -194,7 +202,7 @@ def traced(subject: Subject) -> torch.export.ExportedProgram:
     Raises:
         UserError: its operations depend on the images, or on how many there are.
     """
-    size = subject.card.image_size
+    size = subject.image_size
     images = torch.full((2, 3, size, size), 0.5)
     try:
         with torch.no_grad():

@@ -13,7 +13,7 @@ from common.errors import UserError, one_line
 from common.files import is_marked, write_json, write_text
 from common.runs.results import RESULTS
 from common.waiting import within
-from retouch.exporting.settings import ExportConfig
+from retouch.exporting.settings import ExportConfig, Output
 from retouch.exporting.subject import Subject
 from retouch.report.card import model_card
 
@@ -32,6 +32,8 @@ def card_text(config: ExportConfig, subject: Subject) -> str:
     Raises:
         UserError: with every run that cannot be reported.
     """
+    card = subject.card
+    assert card is not None  # others are refused
     finished = subject.run is not None and (subject.run / RESULTS).is_file()
     runs = [*([subject.run] if subject.run is not None and finished else []), *config.report]
     if runs:
@@ -39,24 +41,21 @@ def card_text(config: ExportConfig, subject: Subject) -> str:
     elif is_marked(subject.folder / README, MARK):
         text = (subject.folder / README).read_text(encoding="utf-8")
     else:
-        text = readme(subject.card, _about(subject.card))
+        text = readme(card, _about(card))
     pieces = [text.rstrip("\n")]
     if "\n## How to load" not in text:
-        pieces.append(f"## How to load it\n\n{loading(subject.card)}")
+        pieces.append(f"## How to load it\n\n{loading(card)}")
     if config.push is not None:
-        pieces.append(f"## From the Hub\n\n{_from_hub(config.push, subject)}")
-    return with_front("\n\n".join(pieces) + "\n", _front(config, subject))
+        pieces.append(f"## From the Hub\n\n{_from_hub(config.push, card)}")
+    return with_front("\n\n".join(pieces) + "\n", _front(config, card, subject.output))
 
 
-def _front(config: ExportConfig, subject: Subject) -> dict[str, object]:
+def _front(config: ExportConfig, card: EncoderCard, output: Output) -> dict[str, object]:
     """What the Hub reads of a card. Data sets are named where they are the Hub's own."""
-    card = subject.card
     found: dict[str, object] = {} if config.license is None else {"license": config.license}
     found["library_name"] = "timm" if card.plain_timm and not card.note else "retouch"
-    classifies = subject.output == "classifier"
-    found["pipeline_tag"] = "image-classification" if classifies else "image-feature-extraction"
-    source = str(card.provenance.get("source", ""))
-    known = DATA_SET.fullmatch(source)
+    found["pipeline_tag"] = "image-classification" if output == "classifier" else "image-feature-extraction"
+    known = DATA_SET.fullmatch(card.provenance.source or "")
     if known is not None and not Path(known[1]).exists():
         found["datasets"] = [known[1]]
     return found
@@ -64,16 +63,17 @@ def _front(config: ExportConfig, subject: Subject) -> dict[str, object]:
 
 def _about(card: EncoderCard) -> About:
     """What the provenance says, where no run is there to say more."""
-    shown = {key: value for key, value in card.provenance.items() if isinstance(value, str | int | float)}
-    method = str(card.provenance.get("pretext") or card.provenance.get("stage") or card.name.rpartition("/")[2])
-    lines = tuple(f"{key}: {value}." for key, value in shown.items()) or ("Where it comes from is not known.",)
-    return About(method, (Section("Provenance", lines),))
+    known = card.provenance.model_dump(mode="json").items()
+    method = card.provenance.kind or card.provenance.stage or card.name.rpartition("/")[2]
+    lines = [f"{key}: {value}." for key, value in known if isinstance(value, str | int | float)]
+    return About(method, (Section("Provenance", tuple(lines or ["Where it comes from is not known."])),))
 
 
-def _from_hub(name: str, subject: Subject) -> str:
-    lines = [f'    encoder = retouch.load_encoder("{SCHEME}{name}")']
-    if subject.card.plain_timm:
-        classes = "" if subject.output == "classifier" else ", num_classes=0"
+def _from_hub(name: str, card: EncoderCard) -> str:
+    kind = "classifier" if card.class_names else "encoder"
+    lines = [f'    {kind} = retouch.load_{kind}("{SCHEME}{name}")']
+    if card.plain_timm:
+        classes = "" if card.class_names else ", num_classes=0"
         lines.append(f'    timm.create_model("hf-hub:{name}", pretrained=True{classes})  # in timm, without Retouch')
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from common.encoders.provenance import Provenance
 from common.errors import UserError
 from common.files import is_marked, write_json
 from common.runs.made import Made
@@ -26,7 +27,7 @@ class ExportRecord(Record):
     run: str  # as it was named
     sha256: str  # of the encoder or classifier that was exported, as its own folder says
     facts: dict[str, Any]  # input, outputs, classes, ...
-    provenance: dict[str, Any]  # of the encoder or classifier
+    provenance: Provenance  # of the encoder or classifier
     made: Made
     tools: dict[str, str]  # versions of the packages that wrote it
     check: Check

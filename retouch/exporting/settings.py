@@ -23,13 +23,17 @@ class ExportConfig(Config):
     """``retouch export``: a trained network as a file that works without Retouch."""
 
     run: str = Field(min_length=1)
-    """A finished run, its encoder/ or classifier/ folder, or hf:USER/NAME."""
+    """A finished run of pretrain, finetune or probe, a folder in it, or hf:USER/NAME."""
     to: Path
     """The folder to write."""
     format: FormatName
     """timm: a folder for timm; onnx: model.onnx; torch: model.pt2 of torch.export; hub: for the Hugging Face Hub."""
     output: Output | None = None
     """One vector of features per image, or logits and probabilities; by default the classifier, where there is one."""
+    task: str | None = None
+    """Which of a probe's tasks; not needed where there is one."""
+    encoder: Path | None = None
+    """Where the encoder of a probe is now, if it was moved."""
     check: int = Field(default=64, ge=1, le=100_000)
     """Images on which the export is compared with the network in torch."""
     data: str | None = Field(default=None, min_length=1)

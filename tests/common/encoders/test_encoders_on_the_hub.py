@@ -17,6 +17,7 @@ from common.encoders import Classifier
 from common.encoders import hub as reading
 from common.encoders.export import export_classifier, export_encoder
 from common.encoders.load import encoder_sha256, load_classifier, load_encoder, random_twin, read_encoder_card
+from common.encoders.provenance import Provenance
 from common.errors import UserError
 from tests.common.encoders.test_encoder_folder import build, images
 from tests.hub import Hub, serving
@@ -30,7 +31,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 @pytest.fixture
 def encoder(tmp_path: Path) -> Path:
-    export_encoder(build(), tmp_path / "encoder", {"source": "shapes"})
+    export_encoder(build(), tmp_path / "encoder", Provenance(source="shapes"))
     return tmp_path / "encoder"
 
 
@@ -54,7 +55,7 @@ def test_only_the_files_of_an_encoder_are_downloaded(hub: Hub, encoder: Path) ->
 def test_one_program_sees_one_revision(hub: Hub, encoder: Path, tmp_path: Path) -> None:
     first = hub.add("me/mine", encoder)
     before = read_encoder_card("hf:me/mine").sha256
-    export_encoder(build(view="gray"), tmp_path / "other", {})
+    export_encoder(build(view="gray"), tmp_path / "other")
     second = hub.add("me/mine", tmp_path / "other")
     assert load_encoder("hf:me/mine").view == "rgb"
     assert encoder_sha256("hf:me/mine") == before
@@ -111,7 +112,7 @@ def test_what_is_no_encoder_is_said_in_one_line(
 
 
 def test_a_classifier_comes_from_the_hub(hub: Hub, tmp_path: Path) -> None:
-    export_classifier(Classifier(build(), ("cat", "dog")), tmp_path / "classifier", {})
+    export_classifier(Classifier(build(), ("cat", "dog")), tmp_path / "classifier")
     hub.add("me/pets", tmp_path / "classifier")
     assert load_classifier("hf:me/pets").class_names == ("cat", "dog")
 

@@ -19,6 +19,7 @@ from common.data import build_source, in_order, load_images
 from common.encoders import Classifier, Encoder
 from common.encoders.export import export_classifier, export_encoder
 from common.encoders.load import load_classifier, load_encoder, read_encoder_card
+from common.encoders.provenance import Provenance
 from common.errors import UserError
 from retouch.cli import main
 from retouch.exporting import export as exporting
@@ -70,13 +71,13 @@ KINDS = (
 
 @pytest.fixture
 def encoder(tmp_path: Path) -> Path:
-    export_encoder(build(), tmp_path / "encoder", {})
+    export_encoder(build(), tmp_path / "encoder")
     return tmp_path / "encoder"
 
 
 @pytest.fixture
 def classifier(tmp_path: Path) -> Path:
-    export_classifier(Classifier(build(), NAMES), tmp_path / "classifier", {})
+    export_classifier(Classifier(build(), NAMES), tmp_path / "classifier")
     return tmp_path / "classifier"
 
 
@@ -139,12 +140,12 @@ def in_torch(case: Case, folder: Path, images: Tensor) -> dict[str, Tensor]:
     """Write the encoder or classifier, and what it gives as Retouch opens it."""
     [kind] = [one for one in KINDS if one.name == case.kind]
     if not case.classes:
-        export_encoder(kind.build(), folder, {})
+        export_encoder(kind.build(), folder)
         return {"features": load_encoder(folder).encode(images)}
     classifier = Classifier(kind.build(), NAMES).eval()
     [*_, head] = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
     head.bias -= classifier(images).mean(0)  # or a random network would always give one answer
-    export_classifier(classifier, folder, {})
+    export_classifier(classifier, folder)
     logits = load_classifier(folder)(images)
     return {"logits": logits, "probabilities": logits.softmax(1)}
 
@@ -152,7 +153,7 @@ def in_torch(case: Case, folder: Path, images: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", ["code", "convnext", "mlp", "tca", "triangle", "top_k"])
 def test_other_kinds_of_encoders_have_a_graph(name: str, tmp_path: Path) -> None:
     [kind] = [one for one in KINDS if one.name == name]
-    export_encoder(kind.build(), tmp_path / "encoder", {})
+    export_encoder(kind.build(), tmp_path / "encoder")
     assert retouch.export(tmp_path / "encoder", *settings(tmp_path / "out", "torch")).max_difference < 1e-4
 
 
@@ -224,8 +225,8 @@ def tuned(tmp_path: Path) -> Path:
     run = tmp_path / "tuned"
     run.mkdir()
     (run / "config.yaml").write_text("# retouch finetune\n")
-    export_classifier(Classifier(build(), NAMES), run / "classifier", {})
-    export_encoder(build(view="gray"), run / "encoder", {})
+    export_classifier(Classifier(build(), NAMES), run / "classifier")
+    export_encoder(build(view="gray"), run / "encoder")
     return run
 
 
@@ -254,8 +255,40 @@ def test_a_classifier_is_not_made_up(encoder: Path, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
+def test_the_temperature_of_a_classifier_is_in_its_probabilities(tmp_path: Path) -> None:
+    export_classifier(Classifier(build(), NAMES), tmp_path / "classifier", temperature=2.0)
+    shown = torch.rand(2, 3, 32, 32)
+    logits = load_classifier(tmp_path / "classifier")(shown)
+    for form in ("torch", "hub"):
+        retouch.export(tmp_path / "classifier", *settings(tmp_path / form, form))
+    found = torch.export.load(tmp_path / "torch" / "model.pt2").module()(shown)
+    torch.testing.assert_close(found["logits"], logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["probabilities"], (logits / 2).softmax(1), rtol=1e-4, atol=1e-5)
+    assert read_encoder_card(tmp_path / "hub").temperature == 2
+
+
+@pytest.mark.usefixtures("few_strengths")
+@torch.no_grad()
+def test_a_probe_gives_the_classifier_that_it_keeps(encoder: Path, tmp_path: Path) -> None:
+    quick = ["knn=null", "damage=[]", "properties=false", "null_check=false", "wandb.mode=disabled", "data.workers=0"]
+    quick += ["baselines={random_init: false, pixels: false}", "precision=float32", "probe.poolings=[avg2]"]
+    data = ["data=shapes:train:200", "data.test=shapes:test:50", "data.task=color"]
+    retouch.probe(f"encoder={encoder}", *data, *quick, f"out={tmp_path / 'probe'}")
+    applied = retouch.load_classifier(tmp_path / "probe")
+    done = retouch.export(tmp_path / "probe", *settings(tmp_path / "out", "torch", "task=color"))
+    assert (done.record.output, done.record.sha256) == ("classifier", applied.sha256)
+    assert tuple(done.record.facts["class_names"]) == applied.class_names
+    shown = torch.rand(2, 3, 32, 32)
+    found = torch.export.load(tmp_path / "out" / "model.pt2").module()(shown)
+    expected = (applied(shown) / applied.temperature).softmax(1)
+    torch.testing.assert_close(found["probabilities"], expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match=r"it is the classifier of a probe, .*; use format=onnx or format=torch$"):
+        retouch.export(tmp_path / "probe", *settings(tmp_path / "other", "hub"))
+
+
+@torch.no_grad()
 def test_a_folder_of_timm_is_the_encoders_own(tmp_path: Path) -> None:
-    export_encoder(build("timm/test_convnext"), tmp_path / "encoder", {"step": 7})
+    export_encoder(build("timm/test_convnext"), tmp_path / "encoder", Provenance(steps=7))
     retouch.export(tmp_path / "encoder", *settings(tmp_path / "out", "timm"))
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "encoder" / name).read_bytes()
@@ -266,7 +299,7 @@ def test_a_folder_of_timm_is_the_encoders_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_a_format_that_cannot_hold_a_network_is_refused_with_those_that_can(kind: Kind, tmp_path: Path) -> None:
-    export_encoder(kind.build(), tmp_path / "encoder", {})
+    export_encoder(kind.build(), tmp_path / "encoder")
     able = [*(["timm"] if kind.timm else []), *(["onnx", "torch"] if kind.graph else []), "hub"]
     subject = exporting.open_subject(exporting.ExportConfig(run=str(tmp_path / "encoder"), to=tmp_path, format="hub"))
     for name, form in formats.FORMATS.items():
@@ -395,7 +428,7 @@ def test_the_check_is_on_images_of_the_run_where_they_can_be_read(
     spec = f"folder:{tmp_path / 'pictures'}"
     asked = {"here": spec, "gone": f"folder:{tmp_path / 'gone'}", "on a server": "hf:me/pictures"}
     for name, source in asked.items():
-        export_encoder(build(), tmp_path / name, {"source": source, "levels": None})
+        export_encoder(build(), tmp_path / name, Provenance(source=source, levels=None))
         check = retouch.export(tmp_path / name, *settings(tmp_path / f"{name} out", "hub")).check
         expected = (5, spec, True) if name == "here" else (8, "shapes:train:20000", False)
         assert (check.images, check.source, check.real) == expected, name

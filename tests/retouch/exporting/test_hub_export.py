@@ -18,6 +18,7 @@ from common.encoders import Classifier
 from common.encoders.export import export_classifier, export_encoder
 from common.encoders.load import load_classifier, load_encoder, read_encoder_card
 from common.encoders.readme import MARK
+from common.encoders.provenance import Provenance
 from common.errors import UserError
 from tests.common.encoders.test_encoder_folder import build, images
 from tests.hub import TOKEN, Hub, Repo, serving
@@ -35,7 +36,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 @pytest.fixture
 def encoder(tmp_path: Path) -> Path:
-    export_encoder(build(), tmp_path / "encoder", {"pretext": "denoise", "source": "hf:me/pictures:train"})
+    export_encoder(
+        build(), tmp_path / "encoder", Provenance(pretext={"kind": "denoise"}, source="hf:me/pictures:train")
+    )
     return tmp_path / "encoder"
 
 
@@ -69,20 +72,20 @@ def test_the_card_has_what_the_hub_reads(encoder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ["shapes", "folder:my/pictures", "torchvision:CIFAR10", "parquet:a/*.parquet"])
 def test_data_sets_that_the_hub_does_not_know_are_not_claimed(tmp_path: Path, source: str) -> None:
-    export_encoder(build(), tmp_path / "encoder", {"source": source})
+    export_encoder(build(), tmp_path / "encoder", Provenance(source=source))
     export(tmp_path / "encoder", tmp_path / "out")
     assert not {"datasets", "license"} & front(tmp_path / "out").keys()
 
 
 def test_a_model_that_plain_timm_runs_as_it_is_belongs_to_timm(tmp_path: Path) -> None:
     for view, library in (("rgb", "timm"), ("gray", "retouch")):
-        export_encoder(build("timm/test_convnext", view=view), tmp_path / view, {})
+        export_encoder(build("timm/test_convnext", view=view), tmp_path / view)
         export(tmp_path / view, tmp_path / f"{view} out")
         assert front(tmp_path / f"{view} out")["library_name"] == library
 
 
 def test_the_classes_are_named_as_programs_of_the_hub_read_them(tmp_path: Path) -> None:
-    export_classifier(Classifier(build(), NAMES), tmp_path / "classifier", {})
+    export_classifier(Classifier(build(), NAMES), tmp_path / "classifier")
     export(tmp_path / "classifier", tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["id2label"], config["label2id"]) == ({"0": "cat", "1": "dog"}, {"cat": 0, "dog": 1})
@@ -125,7 +128,7 @@ def test_what_is_pushed_is_read_back_by_its_name(hub: Hub, encoder: Path, tmp_pa
 @torch.no_grad()
 def test_plain_timm_reads_a_timm_model_from_the_hub(hub: Hub, tmp_path: Path) -> None:
     classifier = Classifier(build("timm/test_convnext"), NAMES).eval()
-    export_classifier(classifier, tmp_path / "classifier", {})
+    export_classifier(classifier, tmp_path / "classifier")
     export(tmp_path / "classifier", tmp_path / "out", "push=me/pets", "license=mit")
     assert 'timm.create_model("hf-hub:me/pets", pretrained=True)' in (tmp_path / "out" / "README.md").read_text()
     plain = timm.create_model("hf-hub:me/pets", pretrained=True).eval()
