@@ -66,7 +66,7 @@ def measured(count: int) -> dict[str, Any]:
         folder = Path(name)
         write_images(folder / "images", count)
         torch.manual_seed(0)
-        export_encoder(build_encoder(EncoderConfig(name="small_cnn"), image_size=32), folder / "encoder", {})
+        export_encoder(build_encoder(EncoderConfig(name="small_cnn"), image_size=32), folder / "encoder")
         config = LabelConfig(encoder=folder / "encoder", data=LabelData(source=str(folder / "images"), workers=0))
         started = time.monotonic()
         page = write_page(config, folder / "label.html")

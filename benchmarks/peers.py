@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 from common.data import build_source
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
+from common.encoders.provenance import Provenance
 from common.engine.loop import Trained
 from common.recipes import stage_config
 from common.runs.logs import setup_console
@@ -113,7 +114,7 @@ def train(method: str, data: Path, seconds: float, seed: int, folder: Path) -> i
             raise SystemExit(f"{method}: the loss is {value} at step {step}; nothing recorded")
         if step % 50 == 0:
             print(f"{method} step {step}, {spent:.0%} of the time, loss {value:.4f}", flush=True)
-    export_encoder(encoder.eval(), folder, {"pretext": {"kind": method}, "seed": seed})
+    export_encoder(encoder.eval(), folder, Provenance(pretext={"kind": method}, seed=seed))
     return step
 
 

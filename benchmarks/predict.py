@@ -68,7 +68,7 @@ def probed(home: Path, train: str, encoder: Path | None) -> Path:
     if encoder is None:
         torch.manual_seed(SEED)
         encoder = home / "encoder"
-        export_encoder(build_encoder(EncoderConfig(), image_size=SIDE), encoder, {})
+        export_encoder(build_encoder(EncoderConfig(), image_size=SIDE), encoder)
     settings = [f"encoder={encoder}", f"data.train={train}", "data.limit=1000", "data.test_limit=200"]
     settings += ["data.task=color"] if train == "shapes" else []
     alone = ["knn=null", "damage=[]", "properties=false", "null_check=false", "probe.l2=[0.01]"]

@@ -153,7 +153,7 @@ def families(only: tuple[str, ...] = ()) -> Iterator[Model]:
 def isolated(work: Work, model: Model, *, patience: float = PATIENCE, method: str = "forkserver") -> Outcome:
     """The outcome of ``work`` in a new process, however that ends."""
     if model.parameters > TOO_LARGE:
-        return Outcome("too large")
+        return Outcome("too large", f"more than {TOO_LARGE}M parameters; not tried")
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload(["timm", "pretrain.run"])  # imported once for all models

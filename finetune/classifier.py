@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, ValidationError
@@ -24,7 +24,9 @@ from common.data import Images, Labels
 from common.data.levels import Levels
 from common.encoders.base import Encoder, View
 from common.encoders.card import CONFIG, WEIGHTS, EncoderCard
-from common.encoders.load import load_classifier, load_encoder, read_encoder_card
+from common.encoders.hub import on_hub
+from common.encoders.load import encoder_folder, load_classifier, load_encoder, read_encoder_card
+from common.encoders.provenance import Provenance
 from common.errors import UserError, one_line
 from common.files import GROUP, command, new_folder, run_stage, write_json
 from common.runs.results import Record
@@ -47,7 +49,7 @@ class Applied(nn.Module):
         image_size: side in px of the images it learned from.
         levels: black and white of training images of more than 8 bits; ``None`` for 8 bits.
         sha256: of everything that decides its answers, the encoder included; not of the temperature.
-        provenance: recorded by whoever made its encoder.
+        provenance: of its encoder.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Applied(nn.Module):
         image_size: int,
         levels: Levels | None,
         sha256: str,
-        provenance: dict[str, Any],
+        provenance: Provenance,
     ) -> None:
         super().__init__()
         self.network, self.class_names, self.task = network, tuple(class_names), task
@@ -198,7 +200,8 @@ def open_classifier(path: str | Path, task: str | None = None, encoder: str | Pa
     """The classifier of a finished run of ``probe`` or ``finetune``, or the one in a folder of its own.
 
     Args:
-        path: the run, one of the folders below its ``classifiers/``, or the ``classifier/`` of a fine-tuned network.
+        path: the run, one of the folders below its ``classifiers/``, or the ``classifier/`` of a fine-tuned network,
+            which may also be ``hf:USER/NAME`` of the Hub.
         task: which of a probe's tasks; not needed where there is one.
         encoder: where the encoder of a probe is now, if it was moved.
 
@@ -219,7 +222,9 @@ def open_classifier(path: str | Path, task: str | None = None, encoder: str | Pa
 
 
 def _tuned_folder(folder: Path) -> Path | None:
-    """The folder of a fine-tuned network: itself, or the one in this run."""
+    """The folder of a fine-tuned network: itself, the one in this run, or ``hf:USER/NAME``."""
+    if on_hub(folder):
+        return encoder_folder(folder)
     for one in (folder, folder / CLASSIFIER):
         if (one / CONFIG).is_file():
             return one
@@ -235,10 +240,9 @@ def _open_tuned(folder: Path, task: str | None, encoder: str | Path | None) -> A
         )
     if encoder is not None:
         raise UserError("encoder: a fine-tuned network has its encoder in its own folder; remove encoder")
-    own = str(card.provenance.get("task", "label"))
+    own = card.provenance.task or "label"
     if task not in (None, own):
         raise UserError(f"task: {folder} tells {own} apart, not {task}; remove task")
-    levels = card.provenance.get("levels")
     network = load_classifier(folder)
     return Applied(
         network,
@@ -246,7 +250,7 @@ def _open_tuned(folder: Path, task: str | None, encoder: str | Path | None) -> A
         own,
         card.temperature,
         card.image_size,
-        None if levels is None else Levels(*levels),
+        card.provenance.levels,
         card.sha256,
         card.provenance,
     )

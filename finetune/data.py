@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field, field_validator
@@ -27,6 +26,7 @@ from common.data import (
 from common.data.images import Cache, kept_rows
 from common.data.levels import Levels, LevelsSetting
 from common.data.split import classes_without, first
+from common.encoders.provenance import Provenance
 from common.errors import UserError, check_all
 from common.machine.cores import usable_cores
 from finetune.leaks import Leaks, find_leaks, without_leaks
@@ -123,6 +123,21 @@ class LabeledImages(NamedTuple):
     leaks: Leaks  # test images that are also training images, or nearly
     left_out: int = 0  # training images, because of that
 
+    def only(self, train: Tensor | None = None, test: Tensor | None = None) -> LabeledImages:
+        """Some rows of the training and of the test images, int64 in ascending order; ``None`` is all."""
+
+        def of(labels: Labels, rows: Tensor | None) -> Labels:
+            return labels if rows is None else labels._replace(values=labels.values[rows])
+
+        some = self.train if train is None else self.train.only(train)
+        asked = self.test if test is None else self.test.only(test)
+        tasks = {name: (of(known, train), of(wanted, test)) for name, (known, wanted) in self.tasks.items()}
+        return self._replace(train=some, test=asked, tasks=tasks, leaks=self.leaks.among(some.kept, asked.kept))
+
+    def of_task(self, name: str) -> LabeledImages:
+        """The same images with the labels of one task."""
+        return self._replace(tasks={name: self.tasks[name]})
+
 
 def open_sources(data: LabeledData, seed: int, validation: float | None = None) -> Sources:
     """Open the training and test sets and check their labels before anything is decoded.
@@ -176,7 +191,7 @@ def open_test(data: LabeledData) -> Source | None:
 
 
 def load_labeled(
-    sources: Sources, data: LabeledData, size: int, seed: int, trained_on: Mapping[str, Any] | None = None
+    sources: Sources, data: LabeledData, size: int, seed: int, trained_on: Provenance | None = None
 ) -> LabeledImages:
     """Decode both sets at ``size`` pixels, and keep the labels of the readable images.
 
@@ -198,7 +213,7 @@ def load_labeled(
 
 
 def load_pair(
-    sources: Sources, data: LabeledData, size: int, seed: int, trained_on: Mapping[str, Any] | None
+    sources: Sources, data: LabeledData, size: int, seed: int, trained_on: Provenance | None
 ) -> tuple[Images, Images, Leaks, int]:
     """Training and test images, which of them repeat, and how many training images were left out for that."""
     log.info("images at %d px%s", size, "" if data.image_size else ", the encoder's size")
@@ -239,11 +254,11 @@ def _warn_of_gaps(train: Labels, test: Labels) -> None:
         )
 
 
-def warn_of_levels(trained_on: Mapping[str, Any] | None, images: Images) -> None:
+def warn_of_levels(trained_on: Provenance | None, images: Images) -> None:
     """Warn if the encoder with this provenance was trained on images whose values were scaled in another way."""
-    if trained_on is None or "levels" not in trained_on:
+    if trained_on is None or not trained_on.knows_levels:
         return
-    then = None if trained_on["levels"] is None else Levels(*trained_on["levels"])
+    then = trained_on.levels
     if then != images.levels:
         then_text, now = (f"values {levels}" if levels else "images of 8 bits" for levels in (then, images.levels))
         setting = f"set data.levels=[{then.black:g}, {then.white:g}], " if then and images.levels else ""

@@ -95,9 +95,9 @@ def embed(config: EmbedConfig) -> EmbedResult:
         images = some_readable(images, data.workers)
         warn_of_levels(card.provenance, images)
         labels = None if task is None else images.labels(task)
-        config = with_group(config, card.provenance)
+        config = with_group(config, card.provenance.group)
         with open_run(config, here, early) as run:
-            run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
+            run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.artifact)
             path = run.folder / "features.parquet"
             precision = resolve_precision(config.precision, here.device)
             _write(path, encoder.to(here.device), images, labels, space, config, precision)

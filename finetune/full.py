@@ -14,6 +14,7 @@ from common.encoders.base import Encoder
 from common.encoders.card import resized
 from common.encoders.export import export_classifier, export_encoder
 from common.encoders.load import load_encoder, random_twin, read_encoder_card
+from common.encoders.provenance import Provenance
 from common.engine.gradient import GradientLearner, check_shares
 from common.engine.loop import Periodic, Trained, learn
 from common.engine.schedule import seed_step
@@ -132,7 +133,7 @@ def _run(config: FinetuneConfig, here: World, images: LabeledImages | None = Non
         config = _with_group(config)
         with open_run(config, here, early) as run:
             if start.path is not None and card is not None:
-                run.tracker.use_encoder(start.path, card.sha256, card.provenance.get("artifact"))
+                run.tracker.use_encoder(start.path, card.sha256, card.provenance.artifact)
             read = sources.inputs() | ({} if card is None else {ENCODER: card.sha256})
             ran = _train_and_test(config, encoder, sources, images, run, made(read))
             if ran.result is not None and ran.predictions is not None:
@@ -147,7 +148,7 @@ def _run(config: FinetuneConfig, here: World, images: LabeledImages | None = Non
 
 def _with_group(config: FinetuneConfig) -> FinetuneConfig:
     path = config.encoder.path
-    return with_group(config, None if path is None else read_encoder_card(path).provenance)
+    return with_group(config, None if path is None else read_encoder_card(path).provenance.group)
 
 
 def _start(config: FinetuneConfig, here: World) -> Encoder:
@@ -267,21 +268,22 @@ def _export(
 ) -> str:
     """Write classifier and encoder; returns the encoder's sha256."""
     [task] = images.tasks
-    provenance = {
-        "stage": "finetune",
-        "task": task,
-        "source": sources.train.spec,
-        "steps": fit.training.best_step,
-        "seed": config.seed,
-        "started_from": "scratch" if config.encoder.from_scratch else str(config.encoder.path),
-        "group": config.wandb.group,
-        "levels": images.train.levels,
-    }
+    provenance = Provenance(
+        stage="finetune",
+        task=task,
+        source=sources.train.spec,
+        levels=images.train.levels,
+        steps=fit.training.best_step,
+        seed=config.seed,
+        started_from="scratch" if config.encoder.from_scratch else str(config.encoder.path),
+        group=config.wandb.group,
+    )
     export_classifier(fit.classifier, config.out / "classifier", provenance, temperature)
     artifact = f"encoder-{config.out.name}"
-    sha256 = export_encoder(encoder, config.out / "encoder", {**provenance, "artifact": artifact})
-    run.tracker.artifact(f"classifier-{config.out.name}", config.out / "classifier", "classifier", provenance)
-    run.tracker.artifact(artifact, config.out / "encoder", "encoder", {"sha256": sha256, **provenance})
+    sha256 = export_encoder(encoder, config.out / "encoder", provenance.model_copy(update={"artifact": artifact}))
+    known = provenance.model_dump(mode="json")
+    run.tracker.artifact(f"classifier-{config.out.name}", config.out / "classifier", "classifier", known)
+    run.tracker.artifact(artifact, config.out / "encoder", "encoder", {"sha256": sha256, **known})
     return sha256
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from common.data import Images, load_images
 from common.data.build import reopened
 from common.data.duplicates import Pair, Prints, exact_rows, fingerprints, near_pairs
+from common.encoders.provenance import Provenance
 from common.errors import UserError, one_line
 from common.files import as_utf8, replacing
 from finetune.records import NearDuplicates, Repeat
@@ -27,34 +28,71 @@ POOL = 100_000  # images of pretraining that are looked at, at most
 
 
 class Found(NamedTuple):
-    """Test images that images of one set repeat."""
+    """Test images that images of one set repeat, pair by pair, the most alike first."""
 
     images: str  # training, or pretraining
-    facts: NearDuplicates | None  # None: all images look too much alike to tell
-    repeats: list[Repeat]
-    others: Tensor  # int64, rows of the other set's source
+    repeats: list[Repeat] | None  # None: all images look too much alike to tell
+    test: Tensor  # int64 [pairs], rows of the test set's source
+    others: Tensor  # int64 [pairs], rows of the other set's source
+
+    @property
+    def facts(self) -> NearDuplicates | None:
+        """What results say of it; None where it cannot be told."""
+        if self.repeats is None:
+            return None
+        return NearDuplicates(
+            test_images=len(torch.unique(self.test)), pairs=len(self.repeats), most_alike=tuple(self.repeats[:SHOWN])
+        )
+
+    def among(self, test: Tensor, others: Tensor | None = None) -> Found:
+        """The same of some test images, and of some of the others, by their rows in the sources."""
+        if self.repeats is None:
+            return self
+        kept = torch.isin(self.test, test)
+        if others is not None:
+            kept &= torch.isin(self.others, others)
+        repeats = [self.repeats[place] for place in kept.nonzero().squeeze(1).tolist()]
+        return Found(self.images, repeats, self.test[kept], self.others[kept])
 
 
 class Leaks(NamedTuple):
     """What was found of one data set."""
 
-    exact: int  # test images whose very pixels are a training image's
+    identical: Tensor  # int64, rows of the test set's source: the very pixels of a training image
     training: Found
     pretraining: Found | None  # None: its images cannot be opened, or were generated
+
+    @property
+    def exact(self) -> int:
+        """Test images whose very pixels are a training image's."""
+        return len(self.identical)
 
     @property
     def found(self) -> list[Found]:
         return [self.training, *([] if self.pretraining is None else [self.pretraining])]
 
+    def among(self, train: Tensor, test: Tensor) -> Leaks:
+        """The same of some training and test images, by their rows in the sources.
 
-def find_leaks(test: Images, train: Images, trained_on: Mapping[str, Any] | None, workers: int) -> Leaks:
+        Where all images look alike, pairs are not known, and a test image counts that any training image repeats.
+        """
+        training = self.training.among(test, train)
+        identical = self.identical[torch.isin(self.identical, test)]
+        if training.repeats is not None:
+            same = torch.tensor([one.alike == 1 for one in training.repeats], dtype=torch.bool)
+            identical = torch.unique(training.test[same])
+        return Leaks(identical, training, None if self.pretraining is None else self.pretraining.among(test))
+
+
+def find_leaks(test: Images, train: Images, trained_on: Provenance | None, workers: int) -> Leaks:
     """Look for test images among those of training, and of pretraining where they can be opened without a server.
 
     One pass over each set; images of pretraining that are those of training are not decoded again. ``trained_on``: the
     provenance of the encoder.
     """
     ours, theirs = fingerprints(test, workers), fingerprints(train, workers)
-    exact = len(exact_rows(ours, theirs))
+    identical = test.kept[exact_rows(ours, theirs)]
+    exact = len(identical)
     if exact:
         log.warning(
             "%d of %d test images are identical to training images: test accuracy may be too high",
@@ -70,10 +108,10 @@ def find_leaks(test: Images, train: Images, trained_on: Mapping[str, Any] | None
         )
     pool = _pool(trained_on, test, workers)
     if pool is None:
-        return Leaks(exact, training, None)
+        return Leaks(identical, training, None)
     if pool.fingerprint == train.fingerprint and torch.equal(pool.kept, train.kept):  # an encoder of the same images
-        return Leaks(exact, training, training._replace(images="pretraining"))
-    return Leaks(exact, training, _in_pool(test, ours, pool, workers))
+        return Leaks(identical, training, training._replace(images="pretraining"))
+    return Leaks(identical, training, _in_pool(test, ours, pool, workers))
 
 
 def without_leaks(train: Images, leaks: Leaks) -> Images:
@@ -97,7 +135,7 @@ def write_leaks(folder: Path, named: Sequence[tuple[str, Leaks]]) -> None:
         (data, one.images, pair.test, pair.other, pair.alike)
         for data, leaks in named
         for one in leaks.found
-        for pair in one.repeats
+        for pair in one.repeats or ()
     ]
     writer.writerows(rows)
     if rows:
@@ -106,28 +144,28 @@ def write_leaks(folder: Path, named: Sequence[tuple[str, Leaks]]) -> None:
 
 
 def _found(images: str, test: Images, other: Images, pairs: list[Pair] | None) -> Found:
+    rows = torch.tensor([[pair.test, pair.other] for pair in pairs or ()], dtype=torch.int64).view(-1, 2)
     if pairs is None:
         log.info("images of %s and test look so much alike that near-duplicates cannot be told", images)
-        return Found(images, None, [], torch.empty(0, dtype=torch.int64))
-    repeats = [
-        Repeat(test=as_utf8(test.where(pair.test)), other=as_utf8(other.where(pair.other)), alike=pair.alike)
-        for pair in pairs
-    ]
-    facts = NearDuplicates(
-        test_images=len({pair.test for pair in pairs}), pairs=len(pairs), most_alike=tuple(repeats[:SHOWN])
-    )
-    return Found(images, facts, repeats, other.kept[torch.tensor([pair.other for pair in pairs], dtype=torch.int64)])
+        repeats = None
+    else:
+        repeats = [
+            Repeat(test=as_utf8(test.where(pair.test)), other=as_utf8(other.where(pair.other)), alike=pair.alike)
+            for pair in pairs
+        ]
+    return Found(images, repeats, test.kept[rows[:, 0]], other.kept[rows[:, 1]])
 
 
-def _pool(trained_on: Mapping[str, Any] | None, test: Images, workers: int) -> Images | None:
+def _pool(trained_on: Provenance | None, test: Images, workers: int) -> Images | None:
     """The images of pretraining, if they can be opened here: at most 100,000 of them."""
     try:
-        source, levels = reopened(trained_on or {})
-        if source is None or source.endless:  # generated: none is a test image
+        source = None if trained_on is None else reopened(trained_on.source)
+        if trained_on is None or source is None or source.endless:  # generated: none is a test image
             return None
+        levels = trained_on.levels
         return load_images(*(source, test.size), limit=POOL, workers=workers, cache="none", check=False, levels=levels)
     except (UserError, OSError, TypeError) as error:
-        spec = (trained_on or {}).get("source")
+        spec = None if trained_on is None else trained_on.source
         log.info("the images of pretraining (%s) are not compared with the test images: %s", spec, one_line(error))
         return None
 

@@ -113,11 +113,11 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
         encoder, ready = prepare(config, here)
         card = read_encoder_card(config.encoder)
         loaded = check_all(*(lambda one=one: load(config, one, encoder, card) for one in ready))
-        config = with_group(config, card.provenance)
+        config = with_group(config, card.provenance.group)
         precision = resolve_precision(config.precision, here.device)
 
         with open_run(config, here, early) as run:
-            run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.get("artifact"))
+            run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.artifact)
             found = Found()
             for one, images in zip(ready, loaded, strict=True):
                 how = Extraction(here.device, precision, config.batch_size, one.data.workers)

@@ -30,14 +30,13 @@ def scratch_right(config: ProbeConfig, how: LabelEfficiencyConfig, images: Label
     """
     from finetune.full import finetune  # which runs probes, and so imports the probe
 
-    labels, asked = images.tasks[task]
+    labels, _ = images.tasks[task]
     draws = {count: some[0] for count, some in draw_rows(labels, how, config.seed).items()}
     draws[len(labels.values)] = torch.arange(len(labels.values))
     right: Right = {}
     for count in budgets(list(draws), len(torch.unique(labels.values))):
         settings = scratch_config(config, how, images, f"{task}-{count}")
-        known = labels._replace(values=labels.values[draws[count]])
-        part = images._replace(train=images.train.only(draws[count]), tasks={task: (known, asked)})
+        part = images.of_task(task).only(train=draws[count])
         log.info("%s: the network from scratch, with %s labels", task, f"{count:,}")
         if finetune(settings, part) is None:
             raise UserError("label_efficiency.from_scratch: training was stopped; start over with overwrite=true")

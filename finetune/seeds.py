@@ -50,7 +50,7 @@ def probe(config: ProbeConfig) -> ProbeReport:
         return one_probe.probe(config)
     with world() as here, numbered(config, here) as config:
         _check(config, here)
-        config = with_group(config, read_encoder_card(plan_of(config).runs[0].encoder).provenance)
+        config = with_group(config, read_encoder_card(plan_of(config).runs[0].encoder).provenance.group)
         plan = plan_of(config)
         reports: list[ProbeReport] = []
         with open_group(config, here):

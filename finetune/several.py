@@ -99,12 +99,13 @@ class SeveralResult(Record, Generic[P]):
     subjects: dict[str, P]  # encoder, random_init, pixels
     code: CodeProperties | None = None
     frozen: bool  # no tensor of the encoder or its twin changed, buffers included
-    null: NullCheck | None = None  # None: switched off, too few images, or an older file
+    null: NullCheck | None = None
+    missing: dict[str, str] = Field(default_factory=dict)  # by check that is None: why (empty in older files)
 
     @property
     def checks(self) -> Checks:
         """The same as of one label per image."""
-        return Checks(frozen=self.frozen, null=self.null)
+        return Checks(frozen=self.frozen, null=self.null, missing=self.missing)
 
     @property
     @abstractmethod

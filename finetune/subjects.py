@@ -98,12 +98,10 @@ def features_of(
 
 def encoder_facts(config: ProbeConfig, card: EncoderCard) -> EncoderFacts:
     """What results say of the encoder."""
-    pretext = card.provenance.get("pretext")
-    kind = pretext.get("kind") if isinstance(pretext, dict) else pretext
     return EncoderFacts(
         path=str(config.encoder),
         name=card.name,
         view=card.view,
-        pretext=None if kind is None else str(kind),
+        pretext=card.provenance.kind,
         sha256=card.sha256,
     )

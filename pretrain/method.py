@@ -6,13 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import ClassVar, Literal
 
-from pydantic import JsonValue
 from torch import Tensor
 
 from common.augment import AugmentConfig
 from common.config import Config
 from common.data import Images
 from common.encoders import Encoder
+from common.encoders.provenance import Provenance
 from common.engine.learner import Learner
 from common.engine.settings import StopConfig
 from common.machine.distributed import World
@@ -85,7 +85,7 @@ class Method(Config, ABC):
 
     @property
     @abstractmethod
-    def provenance(self) -> dict[str, JsonValue]:
+    def provenance(self) -> Provenance:
         """What the exported encoder records about its training: its ``pretext`` and the relevant settings."""
 
     @abstractmethod

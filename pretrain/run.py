@@ -202,22 +202,23 @@ def _counted(learner: MethodLearner) -> str:
 def _export(learner: MethodLearner, config: PretrainConfig, run: Run, training: Trained, ruler: Measured | None) -> str:
     """Write ``encoder/`` with a model card; returns its sha256."""
     folder, artifact = config.out / "encoder", f"encoder-{run_name(config.out)}"
-    provenance = {
-        **config.method.provenance,
-        "source": config.data.source,
-        "levels": learner.images.levels,  # black and white of images of more than 8 bits
-        "steps": training.step,
-        "batch_size": config.batch_size,
-        "seed": config.seed,
-        "seconds": round(training.seconds, 1),
-        "group": config.wandb.group,
-        "artifact": artifact,
-    }
+    provenance = config.method.provenance.model_copy(
+        update={
+            "source": config.data.source,
+            "levels": learner.images.levels,
+            "steps": training.step,
+            "batch_size": config.batch_size,
+            "seed": config.seed,
+            "seconds": round(training.seconds, 1),
+            "group": config.wandb.group,
+            "artifact": artifact,
+        }
+    )
     known = about(config, learner.images, learner.title, training, ruler)
     sha256 = export_encoder(learner.encoder, folder, provenance, known)
     log.info("encoder written to %s", folder)
     log.debug("sha256 of the encoder: %s", sha256)
-    run.tracker.artifact(artifact, folder, "encoder", {"sha256": sha256, **provenance})
+    run.tracker.artifact(artifact, folder, "encoder", {"sha256": sha256, **provenance.model_dump(mode="json")})
     return sha256
 
 

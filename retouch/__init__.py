@@ -71,10 +71,12 @@ if TYPE_CHECKING:
     from finetune.embed import EmbedResult
     from finetune.predict.run import PredictResult
     from finetune.results import FinetuneResult, ProbeReport
+    from finetune.search.run import SearchResult
     from pretrain.linear.base import LinearMethod
     from pretrain.results import Pretrained
     from retouch.comparison import Repetition
     from retouch.exporting.export import Exported
+    from retouch.listing.found import Order, RunFacts
     from retouch.studies.results import StudyReport
 
 __all__ = [
@@ -89,6 +91,8 @@ __all__ = [
     "pretrain",
     "probe",
     "repeat",
+    "runs",
+    "search",
     "study",
 ]
 
@@ -176,6 +180,36 @@ def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = 
 
     with without_main():
         return work(result, out, resume=resume)
+
+
+def search(config: Settings, *overrides: str) -> SearchResult:
+    """Find the images most like some query images, as an encoder sees them. See ``finetune.search.config``.
+
+    Returns:
+        ``found``, the neighbors of each query, nearest first, and the paths of the table and the contact sheet.
+
+    Raises:
+        UserError: with every problem at once; nothing has been written.
+    """
+    from finetune.search.config import SearchConfig
+    from finetune.search.run import search as stage
+
+    with without_main():
+        return stage(stage_config(SearchConfig, config, overrides))
+
+
+def runs(folder: str | Path = "runs", sort: Order = "started") -> tuple[RunFacts, ...]:
+    """List the runs in a folder and below: stage, recipe, state, headline, size.
+
+    Args:
+        sort: ``started``, ``name``, ``stage``, ``state``, ``result`` or ``size``; the latest, best and largest first.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    from retouch.listing.found import find_runs
+
+    return find_runs(folder, sort)
 
 
 def embed(config: Settings | None = None, *overrides: str) -> EmbedResult:

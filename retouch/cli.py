@@ -36,6 +36,7 @@ examples:
   retouch study data=my/pictures labels=labeled/train budget=20m
   retouch report runs/mine runs/mine-probe -o report.html
   retouch repeat runs/mine-probe
+  retouch runs --sort result
   retouch label encoder=runs/mine data=my/pictures -o label.html
   retouch export runs/mine to=exports/mine format=onnx
   retouch pretrain denoise --help
@@ -92,6 +93,12 @@ def _add_commands_of_runs(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     report.add_argument("--markdown", action="store_true", help="a model card instead, printed unless -o names a file")
     report.set_defaults(run=_report)
+    runs = commands.add_parser("runs", help="which runs there are, and what came out", description=_runs.__doc__)
+    runs.add_argument("folder", nargs="?", default="runs", metavar="FOLDER", help="default: runs")
+    orders = ("started", "name", "stage", "state", "result", "size")
+    runs.add_argument("--sort", choices=orders, default=orders[0], help="default: started, the latest first")
+    runs.add_argument("--json", action="store_true", help="list them for programs")
+    runs.set_defaults(run=_runs)
     label = commands.add_parser(
         "label", help="a page to label images in, with an encoder's help", description=_label.__doc__
     )
@@ -188,6 +195,21 @@ def _report(given: argparse.Namespace) -> int:
             say(f"{write_card(given.runs, given.out)}")
 
     return answer("retouch report", work, again="run it again")
+
+
+def _runs(given: argparse.Namespace) -> int:
+    """List the runs in a folder and below: stage, recipe, whether they have finished, what came out, and their size on
+    disk. A run that is stopped goes on with the command that made it and out=RUN resume=true.
+    """
+
+    def work() -> None:
+        from retouch.listing.found import find_runs
+        from retouch.listing.table import runs_json, runs_text
+
+        found = find_runs(given.folder, given.sort)
+        say(runs_json(found) if given.json else runs_text(found))
+
+    return answer("retouch runs", work, again="run it again")
 
 
 def _label(given: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 from common.config import Config
 from common.encoders import Encoder, EncoderConfig, View, build_encoder
 from common.encoders.config import Stem
+from common.encoders.provenance import Provenance
 from common.errors import UserError
 from common.files import refuse_stream
 
@@ -44,7 +45,7 @@ class EncoderCard(Config):
         class_names: classes of a classifier; empty for an encoder.
         temperature: of a classifier: what its logits are divided by for calibrated confidence; 1 if that is not known.
         tensors, parameters: counts in the weights file.
-        provenance: recorded by the writer: run, config, step, data, versions.
+        provenance: of its training.
     """
 
     format: int = FORMAT
@@ -66,7 +67,7 @@ class EncoderCard(Config):
     sha256: str
     plain_timm: bool
     note: str = ""
-    provenance: dict[str, Any] = Field(default_factory=dict)
+    provenance: Provenance = Field(default_factory=Provenance)  # a factory: only what is known counts as set
 
     @property
     def config(self) -> EncoderConfig:

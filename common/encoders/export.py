@@ -7,9 +7,8 @@ tensors, and ``README.md`` tells people about it. The folder of a timm model ope
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor
 from common.encoders import Classifier, Encoder
 from common.encoders.base import LUMA
 from common.encoders.card import CONFIG, WEIGHTS, EncoderCard, digest, finite_or_as, read_json, rebuild
+from common.encoders.provenance import UNKNOWN, Provenance
 from common.encoders.readme import MARK, README, About, readme
 from common.encoders.small_stem import ENLARGED, TIMM_ARGS, in_timms_terms
 from common.encoders.timm_encoder import TimmEncoder
@@ -32,7 +32,7 @@ TEST_KEYS = ("pool_size", "test_input_size", "test_pool_size", "test_crop_pct", 
 
 
 def export_encoder(
-    encoder: Encoder, folder: str | Path, provenance: Mapping[str, Any], about: About | None = None
+    encoder: Encoder, folder: str | Path, provenance: Provenance = UNKNOWN, about: About | None = None
 ) -> str:
     """Write ``encoder`` to ``folder`` atomically, and return its sha256.
 
@@ -48,7 +48,7 @@ def export_encoder(
 
 
 def export_classifier(
-    classifier: Classifier, folder: str | Path, provenance: Mapping[str, Any], temperature: float = 1.0
+    classifier: Classifier, folder: str | Path, provenance: Provenance = UNKNOWN, temperature: float = 1.0
 ) -> str:
     """Write encoder and classifier to ``folder`` atomically, and return their sha256.
 
@@ -64,7 +64,7 @@ def export_classifier(
 def _export(
     encoder: Encoder,
     folder: Path,
-    provenance: Mapping[str, Any],
+    provenance: Provenance,
     class_names: tuple[str, ...],
     about: About | None = None,
     temperature: float = 1.0,
@@ -86,7 +86,7 @@ def _export(
 def write_files(
     copy: Encoder,
     folder: Path,
-    provenance: Mapping[str, Any],
+    provenance: Provenance,
     class_names: tuple[str, ...] = (),
     temperature: float = 1.0,
 ) -> EncoderCard:
@@ -117,7 +117,7 @@ def write_files(
         sha256="",
         plain_timm=plain,
         note=note,
-        provenance=json.loads(json.dumps(dict(provenance), default=str), parse_constant=str),
+        provenance=provenance,
     )
     card = card.model_copy(update={"sha256": digest(card, folder / WEIGHTS)})
     # otherwise timm knows no such model, and its error quotes the name

@@ -12,6 +12,7 @@ from common.data import Loader
 from common.engine.learner import Learner
 
 WARM, TIMED = 2, 4  # steps before timing, which allocate memory and choose algorithms, and steps that are timed
+LONG = 5.0  # seconds after which fewer are timed: steps so long vary little
 
 
 class Pace(NamedTuple):
@@ -41,4 +42,6 @@ def measure_pace(learner: Learner, loader: Loader) -> Pace:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begun)
+        if len(seconds) > WARM and sum(seconds) > LONG:
+            break
     return Pace(start, statistics.median(seconds[WARM:]))

@@ -68,15 +68,14 @@ NUMBER = "{n}"  # in the name of `out`: the number of the run
 SHOWN_RUNS = 5  # in one message
 
 
-def with_group(config: S, provenance: Mapping[str, Any] | None = None) -> S:
+def with_group(config: S, encoder_group: str | None = None) -> S:
     """``config`` with a W&B group, which the stages of one experiment share.
 
     A group set by the user, here or as WANDB_RUN_GROUP, stays. Otherwise the stage joins the group of the encoder it
-    reads (``provenance``); a stage without an encoder, or whose encoder has no group, takes the name of its run folder.
+    reads; a stage without an encoder, or whose encoder has no group, takes the name of its run folder.
     """
-    inherited = (provenance or {}).get("group")
     asked = config.wandb.group or os.environ.get("WANDB_RUN_GROUP")
-    group = asked or (str(inherited) if inherited else config.out.absolute().name)
+    group = asked or encoder_group or config.out.absolute().name
     return config.model_copy(update={"wandb": config.wandb.model_copy(update={"group": group})})
 
 

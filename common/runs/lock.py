@@ -42,21 +42,28 @@ def check_unused(folder: Path) -> None:
     Raises:
         UserError: names the process, its machine and since when.
     """
-    if fcntl is None or os.environ.get("RANK", "0") != "0":
-        return
+    if os.environ.get("RANK", "0") == "0" and is_used(folder):
+        raise _in_use(folder)
+
+
+def is_used(folder: Path) -> bool:
+    """Whether a run uses the folder now; False where that cannot be told."""
+    if fcntl is None:
+        return False
     try:
         descriptor = os.open(folder / LOCK, os.O_RDONLY)
     except OSError:
-        return
+        return False
     try:
         # shared: several processes of one run may look at once
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise _in_use(folder) from None
+        return True
     except OSError:  # a file system without locks
-        return
+        return False
     finally:
         os.close(descriptor)
+    return False
 
 
 @contextmanager

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from common.data.images import FILL_ROWS, kept_rows
 from common.data.masks import Masks, Seen, find_masks, look_at_masks
 from common.data.multilabel import iterative_parts
 from common.data.split import first
+from common.encoders.provenance import Provenance
 from common.errors import UserError, check_all
 from finetune.data import SHOWN, Sources, load_pair, open_source, open_test
 from finetune.dense.cells import cell_counts
@@ -186,7 +186,7 @@ def _check_test(masks: Source, seen: Seen, classes: Classes, data: ProbeData) ->
 
 
 def load_masked(
-    sources: MaskedSources, data: ProbeData, size: int, seed: int, trained_on: Mapping[str, Any] | None = None
+    sources: MaskedSources, data: ProbeData, size: int, seed: int, trained_on: Provenance | None = None
 ) -> MaskedImages:
     """Decode the images of both sets at ``size`` pixels as ``load_labeled`` does, with the masks of those it reads."""
     train, test, leaks, left_out = load_pair(sources.images, data, size, seed, trained_on)

@@ -14,7 +14,7 @@ from common.encoders.base import Encoder
 from common.encoders.card import EncoderCard
 from common.errors import UserError
 from finetune.baselines import untrained
-from finetune.checks import state_digests
+from finetune.checks import state_digests, why_no_null
 from finetune.config import ProbeConfig
 from finetune.data import data_facts
 from finetune.dense.data import MaskedImages, MaskedSources
@@ -114,6 +114,7 @@ def probe_masks(
         code=code,
         frozen=frozen,
         null=mine.null,
+        missing=why_no_null(mine.null, config.null_check),
     )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from common.data import Images, MultiLabels, Source, Subset
 from common.data.multilabel import iterative_parts, match_labels
 from common.data.split import first
+from common.encoders.provenance import Provenance
 from common.errors import UserError, check_all
 from finetune.data import SHOWN, Fold, LabeledData, Sources, load_pair, open_source, open_test
 from finetune.leaks import Leaks
@@ -96,7 +96,7 @@ def _learnable(source: Source, labels: MultiLabels) -> MultiLabels:
 
 
 def load_multilabel(
-    sources: Sources, data: ProbeData, size: int, seed: int, trained_on: Mapping[str, Any] | None = None
+    sources: Sources, data: ProbeData, size: int, seed: int, trained_on: Provenance | None = None
 ) -> MultiLabelImages:
     """Decode both sets at ``size`` pixels, as ``load_labeled`` does, and keep the labels of the readable images.
 

@@ -33,7 +33,7 @@ def check_null_labels(
     Exchanged are whole rows, so that labels come together as often as they do. An order is then as likely as its
     reverse, and chance is the mean of both. It is each label's share of the test images, and more where images of a
     label look alike: then orders are good or bad as a whole, and an average precision gains more by a good one than it
-    loses by a bad one. Next to the share alone, the interval held chance in 42% of 100 simulated checks; so in 95%.
+    loses by a bad one.
 
     Args:
         space: the features that the probe itself chose; its strength is chosen again.

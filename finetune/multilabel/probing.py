@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.encoders.base import Encoder
 from common.encoders.card import EncoderCard
-from finetune.checks import state_digests
+from finetune.checks import state_digests, why_no_null
 from finetune.config import ProbeConfig
 from finetune.data import Sources, data_facts
 from finetune.features import Extraction
@@ -76,6 +76,7 @@ def probe_labels(
         code=code,
         frozen=frozen,
         null=mine.null,
+        missing=why_no_null(mine.null, config.null_check),
     )
     shown = test._replace(values=test.values[mine.rows])
     return result, LabelScores(images.test, mine.rows, shown, {name: one.scores for name, one in measured.items()})

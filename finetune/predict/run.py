@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 
 from common.data import Images, Source, build_source, load_images
 from common.data.images import Fetched, some_readable
+from common.encoders.provenance import Provenance
 from common.errors import UserError, check_all, one_line
 from common.files import remove_folder, write_json
 from common.machine.distributed import World, gather, world
@@ -88,7 +89,7 @@ def predict(config: PredictConfig) -> PredictResult:
             )
         images = _load(config.data, classifier, source)
         some_readable(images, config.data.workers)
-        config = with_group(config, classifier.provenance)
+        config = with_group(config, classifier.provenance.group)
         with open_run(config, here, early) as run:
             result = _finished(run)
             if result is None:
@@ -146,7 +147,7 @@ def _load(data: NewImages, classifier: Applied, source: Source) -> Images:
     size = data.image_size or classifier.image_size
     levels = classifier.levels if data.levels is None and source.levels is not None else None
     images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", check=False, levels=levels)
-    warn_of_levels({"levels": classifier.levels}, images)
+    warn_of_levels(Provenance(levels=classifier.levels), images)
     return images
 
 

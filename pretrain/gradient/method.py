@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from common.augment import AugmentConfig
@@ -14,6 +14,7 @@ from common.data import Images
 from common.data.held_out import FEWEST, hold_out
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.base import Encoder
+from common.encoders.provenance import Provenance
 from common.engine.gradient import GradientLearner, check_shares
 from common.engine.schedule import seed_step
 from common.engine.settings import GradientConfig, StopConfig
@@ -66,8 +67,8 @@ class Gradient(GradientConfig, Method):
         return f"pretext.kind={self.pretext.kind}"
 
     @property
-    def provenance(self) -> dict[str, JsonValue]:
-        return {"pretext": self.pretext.model_dump(mode="json"), "base_lr": self.base_lr}
+    def provenance(self) -> Provenance:
+        return Provenance(pretext=self.pretext.model_dump(mode="json"), base_lr=self.base_lr)
 
     def build(self, image_size: int, augment: AugmentConfig, world: World, seed: int) -> AutoencoderLearner:
         encoder, _ = check_all(lambda: self._encoder(image_size, seed), lambda: check_shares(self, world))

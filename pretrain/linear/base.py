@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import torch
-from pydantic import Field, JsonValue
+from pydantic import Field
 from torch import Tensor, nn
 
 from common.augment import AugmentConfig
@@ -17,6 +17,7 @@ from common.config import MANY
 from common.data import Batch, Images
 from common.data.rows import even_rows
 from common.encoders import Encoder, EncoderConfig, build_encoder
+from common.encoders.provenance import Provenance
 from common.engine.learner import Named, StepResult
 from common.engine.schedule import seed_step
 from common.errors import UserError, check_all
@@ -40,8 +41,8 @@ class LinearMethod(Method, ABC):
         return self.kind
 
     @property
-    def provenance(self) -> dict[str, JsonValue]:
-        return {"pretext": self.model_dump(mode="json")}
+    def provenance(self) -> Provenance:
+        return Provenance(pretext=self.model_dump(mode="json"))
 
     @property
     def key(self) -> str:

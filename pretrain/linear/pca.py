@@ -16,6 +16,7 @@ from torch import Tensor
 from common.data import Images
 from common.engine.learner import StepResult
 from pretrain.linear.base import user_errors
+from pretrain.linear.eigen import leading
 from pretrain.linear.moments import Moments, check_rows
 from pretrain.linear.projection import ProjectedMethod, Projection, ProjectionLearner, check_components, signs
 
@@ -32,23 +33,24 @@ def pca(moments: Moments, components: int, *, whiten: bool = False) -> Projectio
     """
     n, d = moments.count, moments.columns
     check_components(components, min(n - 1, d), f"{n} rows of {d} columns")
-    values, basis = torch.linalg.eigh(moments.covariance())
-    values, directions = values.flip(0).clamp_min(0), basis.T.flip(0)[:components]
+    covariance = moments.covariance()
+    values, directions = leading(covariance, components)
+    values = values.clamp_min(0)
     floor = d * torch.finfo(values.dtype).eps * values[0]  # below this an eigenvalue is a rounding error of larger ones
     rank = int((values > floor).sum())
     if rank == 0:
         raise ValueError(f"all {n} rows are the same: there is no variance to keep")
     directions = directions * signs(directions)[:, None]
-    scale = torch.ones_like(values[:components])
+    scale = torch.ones_like(values)
     if whiten:
         if components > rank:
             raise ValueError(f"components is {components}, but the rows vary in only {rank} directions: cannot whiten")
-        scale = values[:components].sqrt()
+        scale = values.sqrt()
     return Projection(
         mean=moments.mean,
         weight=(directions / scale[:, None]).contiguous(),
         back=(directions.T * scale).contiguous(),
-        explained=values[:components] / values.sum(),
+        explained=values / covariance.trace(),
     )
 
 
@@ -64,13 +66,12 @@ def whitened_codes(rows: Tensor, components: int) -> Tensor:
     check_rows(rows, "rows")
     x = rows.double()
     x = x - x.mean(0)
-    values, basis = torch.linalg.eigh(x @ x.T)
-    values, basis = values.flip(0), basis.flip(1)
+    values, basis = leading(x @ x.T, min(components, len(x)))
     floor = max(x.shape) * torch.finfo(values.dtype).eps * values[0]
     rank = int((values > floor).sum())
     if rank == 0:
         raise ValueError(f"all {len(rows)} rows are the same: there is no variance to keep")
-    codes: Tensor = basis[:, : min(components, rank)] * (len(rows) - 1) ** 0.5
+    codes: Tensor = basis[: min(components, rank)].T * (len(rows) - 1) ** 0.5
     return codes
 
 

@@ -260,7 +260,8 @@ def _facts(sets: Sequence[LabelSet]) -> dict[str, DataFacts]:
     for part, tasks in titled_tasks(sets):
         images = part.images
         sources = Sources(images.train.source, images.test.source)
-        facts = data_facts(sources, images.train, images.test, images.leaks, images.left_out)
+        repeated = images.leaks.among(images.train.kept[part.fitted], images.test.kept)
+        facts = data_facts(sources, images.train, images.test, repeated, images.left_out)
         found |= dict.fromkeys(tasks, facts)
     return found
 

@@ -163,10 +163,7 @@ def label_set(images: LabeledImages, *, judged: int, fitted: int, tested: int, s
     train, test = next(iter(images.tasks.values()))
     rows = chosen_rows(test, tested, seed)
     if len(rows) < len(images.test):
-        tasks = {
-            name: (known, asked._replace(values=asked.values[rows])) for name, (known, asked) in images.tasks.items()
-        }
-        images = images._replace(test=images.test.only(rows), tasks=tasks)
+        images = images.only(test=rows)
     return LabelSet(images, chosen_rows(train, judged, seed), chosen_rows(train, fitted, seed + 1))
 
 

@@ -15,7 +15,6 @@ from common.recipes import stage_config
 from common.runs.results import RESULTS
 from common.runs.tracking import WandbConfig
 from finetune.config import FinetuneConfig
-from finetune.data import LabeledImages
 from finetune.full import finetune
 from finetune.predictions import read_predictions
 from finetune.supervised import Supervised, decayed_groups
@@ -80,15 +79,8 @@ def run_scratch(
         settings = scratch_config(config, field, size, number, steps)
         if not (settings.out / RESULTS).is_file():
             resumed = settings.model_copy(update={"resume": (settings.out / "config.yaml").is_file()})
-            if finetune(resumed, _of_task(part, task)) is None:
+            if finetune(resumed, part.images.of_task(task).only(train=part.fitted)) is None:
                 return None
         [said] = read_predictions(settings.out)
         found[title] = said.answers["tuned"]
     return found
-
-
-def _of_task(part: LabelSet, task: str) -> LabeledImages:
-    """The fitted rows and the test images with one task."""
-    known, asked = part.images.tasks[task]
-    known = known._replace(values=known.values[part.fitted])
-    return part.images._replace(train=part.images.train.only(part.fitted), tasks={task: (known, asked)})

@@ -16,5 +16,5 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small exported encoder of 16 px images; not to be changed."""
     folder = tmp_path_factory.mktemp("run") / "encoder"
     torch.manual_seed(0)
-    export_encoder(build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), folder, {})
+    export_encoder(build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), folder)
     return folder

@@ -26,7 +26,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "encoder"
     torch.manual_seed(0)
     config = EncoderConfig(name="small_cnn", model_args={"width": 4, "depth": 1})
-    export_encoder(build_encoder(config, image_size=16, view="gray"), folder, {})
+    export_encoder(build_encoder(config, image_size=16, view="gray"), folder)
     return folder
 
 
@@ -90,7 +90,7 @@ def test_the_untrained_twin_shares_the_statistics_of_the_data_but_no_atom(
     assert encoder.statistics
     for statistic in encoder.statistics:
         encoder.get_buffer(statistic).copy_(torch.rand_like(encoder.get_buffer(statistic)))
-    export_encoder(encoder, tmp_path / "encoder", {})
+    export_encoder(encoder, tmp_path / "encoder")
     twin = untrained(tmp_path / "encoder", 1, noise_images(64, 16), torch.device("cpu"))
     for statistic in encoder.statistics:
         assert torch.equal(twin.get_buffer(statistic), encoder.get_buffer(statistic))
@@ -112,7 +112,7 @@ def test_twin_and_encoder_differ_in_learned_weights_alone(member: Member, tmp_pa
         for name in encoder.statistics:
             encoder.get_buffer(name).copy_(torch.rand_like(encoder.get_buffer(name)) / 10)
     update_bn([batch], encoder)
-    export_encoder(encoder.eval(), tmp_path / "encoder", {})
+    export_encoder(encoder.eval(), tmp_path / "encoder")
 
     twin = random_twin(tmp_path / "encoder", 1)
     learned = {name: value for name, value in encoder.state_dict().items() if name not in statistics}
@@ -123,7 +123,7 @@ def test_twin_and_encoder_differ_in_learned_weights_alone(member: Member, tmp_pa
 
 
 def test_the_twin_of_a_timm_folder_standardizes_images_as_the_folder_says(tmp_path: Path) -> None:
-    export_encoder(build_encoder(EncoderConfig(name="timm/test_convnext"), image_size=32), tmp_path / "timm", {})
+    export_encoder(build_encoder(EncoderConfig(name="timm/test_convnext"), image_size=32), tmp_path / "timm")
     config = json.loads((tmp_path / "timm" / "config.json").read_text())
     del config["retouch"]  # as timm itself writes it
     config["pretrained_cfg"] |= {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}

@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from common.data.levels import Levels
+from common.encoders.provenance import Provenance
 from common.errors import UserError
 from finetune.data import LabeledData, load_labeled, open_sources
 from tests.common.data.samples import png
@@ -169,17 +171,17 @@ def test_other_levels_than_the_encoder_was_trained_on_are_warned_of(
     folders = {split: f"folder:{tmp_path / split}" for split in ("train", "test")}
     data = LabeledData.model_validate(folders | {"workers": 0})
     sources = open_sources(data, 0)
-    images = load_labeled(sources, data, 16, 0, {"levels": [0, 4095]})
+    images = load_labeled(sources, data, 16, 0, Provenance(levels=Levels(0, 4095)))
     assert images.test.levels == images.train.levels == (0, 4095)
     assert "the encoder was trained on" not in caplog.text
-    load_labeled(sources, data, 16, 0, {"levels": None})
+    load_labeled(sources, data, 16, 0, Provenance(levels=None))
     assert "the encoder was trained on images of 8 bits, but folder:" in caplog.text
     assert "has values 0 to 4095 (12 bits): the same value is another gray; convert the images to one" in caplog.text
-    load_labeled(sources, data, 16, 0, {"levels": [0, 16383]})
+    load_labeled(sources, data, 16, 0, Provenance(levels=Levels(0, 16383)))
     assert "is another gray; set data.levels=[0, 16383], convert the images to one range, or pretrain on" in caplog.text
     caplog.clear()
     data = LabeledData.model_validate(folders | {"workers": 0, "levels": [0, 16383]})
-    images = load_labeled(open_sources(data, 0), data, 16, 0, {"levels": [0, 16383]})
+    images = load_labeled(open_sources(data, 0), data, 16, 0, Provenance(levels=Levels(0, 16383)))
     assert images.test.levels == images.train.levels == (0, 16383)
     assert "the encoder was trained on" not in caplog.text
 

@@ -27,9 +27,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder, training pictures of three colors, and test pictures of the last two."""
     root = tmp_path_factory.mktemp("colors")
     torch.manual_seed(0)
-    export_encoder(
-        build_encoder(EncoderConfig(model_args={"width": 8, "depth": 1}), image_size=16), root / "encoder", {}
-    )
+    export_encoder(build_encoder(EncoderConfig(model_args={"width": 8, "depth": 1}), image_size=16), root / "encoder")
     for split, names, count in (("train", COLORS, 12), ("test", ["green", "red"], 4)):
         for name in names:
             for number in range(count):

@@ -46,7 +46,7 @@ from tests.toys import new_timm
 def exported(folder: Path, config: EncoderConfig | None = None, image_size: int = 16) -> Path:
     torch.manual_seed(0)
     config = config or EncoderConfig(model_args={"width": 8})
-    export_encoder(build_encoder(config, image_size=image_size), folder, {})
+    export_encoder(build_encoder(config, image_size=image_size), folder)
     return folder
 
 
@@ -409,7 +409,7 @@ def test_training_from_scratch_starts_with_the_statistics_of_the_probes_untraine
     torch.manual_seed(0)
     encoder = build_encoder(EncoderConfig(name=name, model_args=args), image_size=16)
     encoder.get_buffer(statistic).copy_(torch.rand_like(encoder.get_buffer(statistic)))
-    export_encoder(encoder, tmp_path / "encoder", {})
+    export_encoder(encoder, tmp_path / "encoder")
     start = {"path": tmp_path / "encoder", "from_scratch": True}
     finetune(config(tmp_path / "run", encoder=start, steps=1, base_lr=1e-12, ema=0))
     images = load_images(build_source("shapes"), 16, limit=200)

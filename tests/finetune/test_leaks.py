@@ -16,7 +16,9 @@ from common.data import Images
 from common.data.duplicates import Prints, fingerprints
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
+from common.encoders.provenance import Provenance
 from common.errors import UserError
+from finetune.data import LabeledData, load_labeled, open_sources
 from finetune.results import ProbeReport
 
 
@@ -43,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def encoder_of(folder: Path, source: str) -> Path:
     torch.manual_seed(0)
     encoder = build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16)
-    export_encoder(encoder, folder / "encoder", {"source": source})
+    export_encoder(encoder, folder / "encoder", Provenance(source=source))
     return folder / "encoder"
 
 
@@ -127,3 +129,32 @@ def test_images_of_pretraining_that_cannot_be_opened_are_no_error(tmp_path: Path
     facts = probed(tmp_path / "out", encoder_of(tmp_path, source), data).results[0].data
     assert facts.in_pretraining is None
     assert facts.near_duplicates is not None
+
+
+def test_of_some_of_the_images_only_their_own_leaks_are_counted(data: Path) -> None:
+    settings = LabeledData(train=str(data / "train"), test=str(data / "test"), workers=0)
+    trained_on = Provenance(source=str(data / "pool"))
+    whole = load_labeled(open_sources(settings, seed=0), settings, 16, seed=0, trained_on=trained_on)
+    names = [Path(whole.train.where(row)).stem for row in range(40)]
+    odd = torch.tensor([row for row in range(40) if int(Path(whole.test.where(row)).stem) % 2])
+    few = torch.tensor([row for row, name in enumerate(names) if int(name) < 38])
+    assert (whole.leaks.exact, whole.leaks.training.facts) != (0, None)
+
+    half = whole.only(test=odd)
+    assert half.leaks.exact == 2  # 37 and 39
+    assert half.leaks.training.facts is not None
+    assert half.leaks.training.facts.test_images == 5  # 31, 33, 35, 37, 39
+    assert half.leaks.pretraining is not None
+    assert half.leaks.pretraining.facts is not None
+    assert half.leaks.pretraining.facts.test_images == 5  # 61, 63, 65, 67, 69
+
+    both = whole.only(train=few, test=odd)
+    assert both.leaks.exact == 1  # 37
+    assert both.leaks.training.facts is not None
+    assert (both.leaks.training.facts.test_images, both.leaks.training.facts.pairs) == (4, 4)
+    assert {Path(pair.test).stem for pair in both.leaks.training.repeats or ()} == {"31", "33", "35", "37"}
+
+    [(known, asked)] = both.tasks.values()
+    assert torch.equal(known.values, next(iter(whole.tasks.values()))[0].values[few])
+    assert torch.equal(asked.values, next(iter(whole.tasks.values()))[1].values[odd])
+    assert (len(both.train), len(both.test)) == (38, 20)

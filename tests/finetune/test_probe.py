@@ -14,6 +14,7 @@ import torch
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from common.encoders.load import load_encoder, read_encoder_card
+from common.encoders.provenance import Provenance
 from common.errors import UserError
 from finetune import metrics, opening
 from finetune import probe as stage
@@ -33,7 +34,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "encoder"
     torch.manual_seed(0)
     config = EncoderConfig(name="small_cnn", model_args={"width": 4, "depth": 1})
-    export_encoder(build_encoder(config, image_size=16, view="gray"), folder, {"pretext": {"kind": "colorize"}})
+    export_encoder(build_encoder(config, image_size=16, view="gray"), folder, Provenance(pretext={"kind": "colorize"}))
     return folder
 
 

@@ -26,7 +26,7 @@ HOW = Extraction(torch.device("cpu"), torch.float32, batch_size=16, workers=0)
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "encoder"
     torch.manual_seed(0)
-    export_encoder(build_encoder(EncoderConfig(model_args={"width": 8, "depth": 1}), image_size=16), folder, {})
+    export_encoder(build_encoder(EncoderConfig(model_args={"width": 8, "depth": 1}), image_size=16), folder)
     return folder
 
 

@@ -40,7 +40,7 @@ def one_of_two(rank: int, folder: Path) -> None:
 def test_only_the_first_process_tests_and_logs_and_the_group_is_joined_once(tmp_path: Path) -> None:
     torch.manual_seed(0)
     small = EncoderConfig(model_args={"width": 4, "depth": 1})
-    export_encoder(build_encoder(small, image_size=16), tmp_path / "encoder", {})
+    export_encoder(build_encoder(small, image_size=16), tmp_path / "encoder")
     in_two_processes(one_of_two, tmp_path)
     first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
     assert first["joined"] == second["joined"] == ["group"]

@@ -23,6 +23,6 @@ def test_levels_of_deep_images_can_be_set(tmp_path: Path) -> None:
         data = {"source": f"folder:{tmp_path}/{name}", "image_size": 16, "workers": 0, "levels": levels}
         run = retouch.pretrain(pretraining(tmp_path / "runs" / name, data=data, steps=2))
         assert run.encoder is not None
-        assert read_encoder_card(run.encoder).provenance["levels"] == levels
+        assert read_encoder_card(run.encoder).provenance.levels == (None if levels is None else tuple(levels))
         found[name] = (run.encoder / "model.safetensors").read_bytes()
     assert found["deep"] == found["shifted"]

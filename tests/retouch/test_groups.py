@@ -67,12 +67,12 @@ def test_stage_joins_the_group_of_the_pretraining_of_its_encoder(pretrained: Pat
 def test_a_fine_tuned_encoder_passes_the_group_on(pretrained: Path, tmp_path: Path) -> None:
     run("finetune", tmp_path / "tuned", f"encoder={pretrained}")
     card = read_encoder_card(tmp_path / "tuned" / "encoder")
-    assert (card.provenance["group"], card.provenance["artifact"]) == ("birds", "encoder-tuned")
+    assert (card.provenance.group, card.provenance.artifact) == ("birds", "encoder-tuned")
 
 
 def test_the_baselines_of_fine_tuning_join_its_group(tmp_path: Path) -> None:
     foreign = tmp_path / "foreign"  # an encoder from outside of any experiment
-    export_encoder(build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), foreign, {})
+    export_encoder(build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), foreign)
     compared = ["compare.linear_probe=true", "compare.from_scratch=true"]
     assert run("finetune", tmp_path / "tuned", f"encoder={foreign}", *compared).run_group == "tuned"
     for name in ("linear_probe", "from_scratch"):

@@ -275,7 +275,7 @@ def test_what_cannot_be_repeated_is_refused_with_what_would_work(
 
 
 def test_fine_tuning_of_a_bare_encoder_knows_its_encoder(tmp_path: Path) -> None:
-    export_encoder(build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), tmp_path / "e", {})
+    export_encoder(build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), tmp_path / "e")
     data = {"train": "shapes", "task": "color", "limit": 60, "test_limit": 40, "workers": 0}
     quick = {"steps": 1, "batch_size": 8, "precision": "float32", "wandb": {"mode": "disabled"}}
     compare = {"linear_probe": False, "from_scratch": False}

@@ -99,9 +99,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dic
 
 def export(folder: Path) -> None:
     torch.manual_seed(0)
-    export_encoder(
-        build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), folder / "encoder", {}
-    )
+    export_encoder(build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), folder / "encoder")
 
 
 @pytest.mark.parametrize(("stage", "number", "place", "call"), MOMENTS)

@@ -30,7 +30,7 @@ def test_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
     for number in range(4):
         Image.new("RGB", (16, 16), (60 * number, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
     small = EncoderConfig(model_args={"width": 4, "depth": 1})
-    export_encoder(build_encoder(small, image_size=16), tmp_path / "encoder", {})
+    export_encoder(build_encoder(small, image_size=16), tmp_path / "encoder")
     (tmp_path / "script.py").write_text(SCRIPT)
     done = subprocess.run(
         [sys.executable, "script.py"],

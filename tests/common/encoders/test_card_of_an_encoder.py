@@ -19,9 +19,9 @@ ABOUT = About("denoise", (Section("Data", ("7 images of <img src=x onerror=alert
 
 def test_an_encoder_is_the_same_with_and_without_a_card(tmp_path: Path) -> None:
     encoder = build("timm/vit_tiny_patch16_224", TINY_VIT)
-    bare = export_encoder(encoder, tmp_path / "bare", {})
+    bare = export_encoder(encoder, tmp_path / "bare")
     assert not (tmp_path / "bare" / README).exists()
-    assert export_encoder(encoder, tmp_path / "told", {}, ABOUT) == bare == encoder_sha256(tmp_path / "told")
+    assert export_encoder(encoder, tmp_path / "told", about=ABOUT) == bare == encoder_sha256(tmp_path / "told")
     assert [path.name for path in sorted((tmp_path / "told").iterdir())] == [README, "config.json", "model.safetensors"]
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "told" / name).read_bytes() == (tmp_path / "bare" / name).read_bytes()
@@ -32,7 +32,7 @@ def test_an_encoder_is_the_same_with_and_without_a_card(tmp_path: Path) -> None:
 @pytest.mark.parametrize("network", ["timm/vit_tiny_patch16_224", "small_cnn"])
 def test_a_card_says_what_it_is_and_how_to_load_it(tmp_path: Path, network: str) -> None:
     encoder = build(network, TINY_VIT if network.startswith("timm") else None, view="gray")
-    sha256 = export_encoder(encoder, tmp_path / "encoder", {}, ABOUT)
+    sha256 = export_encoder(encoder, tmp_path / "encoder", about=ABOUT)
     said = (tmp_path / "encoder" / README).read_text(encoding="utf-8")
     assert said.startswith(f"{MARK}, self-supervised-learning, denoise]\n---\n\n# denoise: an encoder that")
     assert [line for line in said.splitlines() if line.startswith("## ")] == [
@@ -52,11 +52,11 @@ def test_a_card_says_what_it_is_and_how_to_load_it(tmp_path: Path, network: str)
 
 def test_an_export_replaces_a_card_of_ours_and_no_other_file(tmp_path: Path) -> None:
     folder = tmp_path / "encoder"
-    export_encoder(build(), folder, {}, ABOUT)
+    export_encoder(build(), folder, about=ABOUT)
     (folder / README).write_text(f"{MARK}, denoise]\n---\n\n# Does denoise beat the same network untrained?\n")
-    export_encoder(build(), folder, {}, ABOUT)
+    export_encoder(build(), folder, about=ABOUT)
     assert "an encoder that" in (folder / README).read_text(encoding="utf-8")
     (folder / README).write_text("# mine")
     with pytest.raises(UserError, match=r"contains other files \(README.md"):
-        export_encoder(build(), folder, {}, ABOUT)
+        export_encoder(build(), folder, about=ABOUT)
     assert (folder / README).read_text() == "# mine"

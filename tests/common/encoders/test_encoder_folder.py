@@ -15,10 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from common.data.levels import Levels
 from common.encoders import Classifier, Encoder, EncoderConfig, build_encoder
 from common.encoders.card import resized
 from common.encoders.export import export_classifier, export_encoder
 from common.encoders.load import encoder_sha256, load_classifier, load_encoder, random_twin, read_encoder_card
+from common.encoders.provenance import Provenance
 from common.errors import UserError
 
 SMALL = {"width": 8, "depth": 1}
@@ -44,7 +46,7 @@ def images(count: int = 2) -> Tensor:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "encoder"
-    export_encoder(build(), folder, {"step": 7})
+    export_encoder(build(), folder, Provenance(steps=7))
     return folder
 
 
@@ -59,10 +61,12 @@ def folder(exported: Path, tmp_path: Path) -> Path:
 
 def test_card_tells_what_was_exported(tmp_path: Path) -> None:
     encoder = build(view="gray")
-    sha256 = export_encoder(encoder, tmp_path / "encoder", {"step": 7, "config": {"seed": 0}, "where": Path("runs/a")})
+    known = Provenance(seed=7, pretext={"kind": "pca"}, source="my/pictures")
+    sha256 = export_encoder(encoder, tmp_path / "encoder", known)
     card = read_encoder_card(tmp_path / "encoder")
     assert (card.name, card.image_size, card.view) == ("small_cnn", 32, "gray")
-    assert card.provenance == {"step": 7, "config": {"seed": 0}, "where": "runs/a"}
+    assert (card.provenance.seed, card.provenance.kind, card.provenance.source) == (7, "pca", "my/pictures")
+    assert (card.provenance.steps, card.provenance.knows_levels) == (None, False)
     assert card.parameters == sum(p.numel() for p in encoder.parameters())
     assert card.tensors == len(load_file(tmp_path / "encoder" / "model.safetensors"))
     assert list(card.layer_shapes) == encoder.layer_shapes
@@ -75,7 +79,7 @@ def test_card_tells_what_was_exported(tmp_path: Path) -> None:
 def test_constants_of_the_network_come_back_exactly(tmp_path: Path, name: str) -> None:
     """CLIP's have eight digits; the usual ones stand in the card as people write them."""
     encoder = build(name, TINY_VIT if name.startswith("timm/") else None)
-    export_encoder(encoder, tmp_path / "encoder", {})
+    export_encoder(encoder, tmp_path / "encoder")
     loaded = load_encoder(tmp_path / "encoder")
     assert torch.equal(loaded.mean, encoder.mean)
     assert torch.equal(loaded.std, encoder.std)
@@ -104,11 +108,11 @@ def test_the_card_says_how_images_are_shown(folder: Path) -> None:
 
 def test_sha256_follows_weights_and_view_but_not_provenance(exported: Path, tmp_path: Path) -> None:
     first = encoder_sha256(exported)
-    assert export_encoder(build(), tmp_path / "same", {"step": 8}) == first
-    assert export_encoder(build(view="gray"), tmp_path / "gray", {}) != first
+    assert export_encoder(build(), tmp_path / "same", Provenance(steps=8)) == first
+    assert export_encoder(build(view="gray"), tmp_path / "gray") != first
     other = build()
     other.load_state_dict({name: tensor + 1 for name, tensor in other.state_dict().items()})
-    assert export_encoder(other, tmp_path / "other", {}) != first
+    assert export_encoder(other, tmp_path / "other") != first
 
 
 @torch.no_grad()
@@ -117,7 +121,7 @@ def test_sha256_follows_weights_and_view_but_not_provenance(exported: Path, tmp_
 )
 def test_mask_channel_is_left_out_of_the_export(name: str, args: dict[str, Any], tmp_path: Path) -> None:
     encoder = build(name, args, mask_channel=True)
-    export_encoder(encoder, tmp_path / "encoder", {})
+    export_encoder(encoder, tmp_path / "encoder")
     loaded = load_encoder(tmp_path / "encoder")
     assert not loaded.mask_channel
     torch.testing.assert_close(loaded(images()), encoder(images()), rtol=1e-4, atol=1e-5)
@@ -126,7 +130,7 @@ def test_mask_channel_is_left_out_of_the_export(name: str, args: dict[str, Any],
 def test_export_and_load_draw_no_random_numbers(tmp_path: Path) -> None:
     encoder = build("timm/test_vit")
     before = torch.get_rng_state()
-    export_encoder(encoder, tmp_path / "encoder", {})
+    export_encoder(encoder, tmp_path / "encoder")
     load_encoder(tmp_path / "encoder")
     random_twin(tmp_path / "encoder", seed=3)
     assert torch.equal(torch.get_rng_state(), before)
@@ -135,7 +139,7 @@ def test_export_and_load_draw_no_random_numbers(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_exporting_again_replaces_the_old_export(folder: Path) -> None:
     other = build("timm/test_vit")
-    export_encoder(other, folder, {})
+    export_encoder(other, folder)
     torch.testing.assert_close(load_encoder(folder)(images()), other(images()), rtol=0, atol=0)
     assert [path.name for path in folder.parent.iterdir()] == ["encoder"]
 
@@ -147,13 +151,27 @@ def test_nothing_of_the_users_is_overwritten(make: Callable[[Path], Any], tmp_pa
     target = tmp_path / "encoder"
     make(target)
     with pytest.raises(UserError, match="export to a new folder"):
-        export_encoder(build(), target, {})
+        export_encoder(build(), target)
     assert [path.name for path in tmp_path.iterdir()] == ["encoder"]
 
 
-def test_any_provenance_can_be_written(tmp_path: Path) -> None:
-    export_encoder(build(), tmp_path / "encoder", {"loss": float("nan"), "device": torch.device("cpu")})
-    assert read_encoder_card(tmp_path / "encoder").provenance == {"loss": "NaN", "device": "cpu"}
+def test_what_another_version_recorded_of_the_training_is_kept(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["retouch"]["provenance"] = {"seed": 3, "weather": ["rain"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    known = read_encoder_card(folder).provenance
+    assert known.seed == 3
+    export_encoder(build(), tmp_path / "again", known)
+    again = json.loads((tmp_path / "again" / "config.json").read_text())["retouch"]["provenance"]
+    assert again == {"seed": 3, "weather": ["rain"]}
+
+
+def test_levels_that_are_none_differ_from_levels_that_are_not_known(tmp_path: Path) -> None:
+    for name, given in (("none", Provenance(levels=None)), ("some", Provenance(levels=Levels(0, 4095)))):
+        export_encoder(build(), tmp_path / name, given)
+        found = read_encoder_card(tmp_path / name).provenance
+        assert found.knows_levels
+        assert found.levels == given.levels
 
 
 def test_diverged_weights_are_not_exported(tmp_path: Path) -> None:
@@ -161,13 +179,13 @@ def test_diverged_weights_are_not_exported(tmp_path: Path) -> None:
     with torch.no_grad():
         next(encoder.parameters()).view(-1)[0] = float("nan")
     with pytest.raises(UserError, match=r"was not written: .*weight is not finite, so training diverged"):
-        export_encoder(encoder, tmp_path / "encoder", {})
+        export_encoder(encoder, tmp_path / "encoder")
     assert not (tmp_path / "encoder").exists()
 
 
 def test_random_twin_is_the_same_network_with_other_weights(tmp_path: Path) -> None:
     encoder = build("timm/test_resnet", view="gray")
-    export_encoder(encoder, tmp_path / "encoder", {})
+    export_encoder(encoder, tmp_path / "encoder")
     twin, again, other = (random_twin(tmp_path / "encoder", seed) for seed in (1, 1, 2))
     assert (twin.view, twin.layer_shapes, twin.config) == ("gray", encoder.layer_shapes, encoder.config)
     weight = "model.conv1.weight"
@@ -198,7 +216,7 @@ def test_folder_written_by_timm_is_taken_as_an_rgb_encoder(num_classes: int, tmp
 def test_a_convolutional_encoder_is_rebuilt_at_another_size_with_the_same_weights(tmp_path: Path) -> None:
     encoder = build("small_cnn", SMALL, view="gray").eval()
     larger = torch.rand(2, 3, 64, 64)
-    export_encoder(resized(encoder, 64), tmp_path / "encoder", {})
+    export_encoder(resized(encoder, 64), tmp_path / "encoder")
     loaded = load_encoder(tmp_path / "encoder")
     assert (loaded.image_size, loaded.view) == (64, "gray")
     assert loaded.map_shape == tuple(encoder(larger).shape[1:])
@@ -237,7 +255,7 @@ def test_classifier_is_read_back_exactly_by_us_and_by_plain_timm(
 ) -> None:
     classifier = Classifier(build(name, args, stem=stem), ["cat", "dog", "owl"]).eval()
     logits = classifier(images())
-    export_classifier(classifier, tmp_path / "classifier", {})
+    export_classifier(classifier, tmp_path / "classifier")
     loaded = load_classifier(tmp_path / "classifier")
     assert loaded.class_names == ("cat", "dog", "owl")
     torch.testing.assert_close(loaded(images()), logits, rtol=0, atol=0)
@@ -255,9 +273,9 @@ def test_classifier_is_read_back_exactly_by_us_and_by_plain_timm(
 @torch.no_grad()
 def test_encoder_of_a_classifier_is_exported_without_it(tmp_path: Path) -> None:
     classifier = Classifier(build(), ["cat", "dog"])
-    sha256 = export_encoder(classifier.encoder, tmp_path / "encoder", {})
+    sha256 = export_encoder(classifier.encoder, tmp_path / "encoder")
     assert read_encoder_card(tmp_path / "encoder").class_names == ()
-    assert sha256 == export_encoder(build(), tmp_path / "same", {})
+    assert sha256 == export_encoder(build(), tmp_path / "same")
 
 
 def test_encoder_alone_is_no_classifier(exported: Path) -> None:
@@ -403,7 +421,7 @@ def test_encoder_inside_a_module_is_exported_with_its_current_weights(tmp_path: 
     optimizer = torch.optim.SGD(nn.Sequential(encoder).parameters(), lr=0.1)
     encoder.train()(images()).square().mean().backward()
     optimizer.step()
-    export_encoder(encoder, tmp_path / "encoder", {})
+    export_encoder(encoder, tmp_path / "encoder")
     with torch.no_grad():
         torch.testing.assert_close(
             load_encoder(tmp_path / "encoder")(images()), encoder.eval()(images()), rtol=0, atol=0

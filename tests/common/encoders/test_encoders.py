@@ -171,7 +171,7 @@ def test_mask_channel_of_zeros_is_as_good_as_none_and_ones_are_seen(member: Memb
 
 @torch.no_grad()
 def test_export_and_load_keep_the_features_bit_for_bit(encoder: Encoder, tmp_path: Path) -> None:
-    export_encoder(encoder, tmp_path / "encoder", {})
+    export_encoder(encoder, tmp_path / "encoder")
     torch.testing.assert_close(load_encoder(tmp_path / "encoder")(images(4)), encoder(images(4)), rtol=0, atol=0)
 
 

@@ -115,6 +115,9 @@ def test_a_classifier_comes_from_the_hub(hub: Hub, tmp_path: Path) -> None:
     export_classifier(Classifier(build(), ("cat", "dog")), tmp_path / "classifier")
     hub.add("me/pets", tmp_path / "classifier")
     assert load_classifier("hf:me/pets").class_names == ("cat", "dog")
+    assert retouch.load_classifier("hf:me/pets").class_names == ("cat", "dog")
+    settings = ["data=shapes:train:8", f"out={tmp_path / 'run'}", "wandb.mode=disabled", "precision=float32"]
+    assert retouch.predict("hf:me/pets", *settings).rows == 8
 
 
 def test_a_stage_takes_an_encoder_of_the_hub(hub: Hub, encoder: Path, tmp_path: Path) -> None:

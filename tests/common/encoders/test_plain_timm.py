@@ -16,6 +16,7 @@ from torch import Tensor
 from common.encoders import Classifier, View
 from common.encoders.export import export_classifier, export_encoder
 from common.encoders.load import load_classifier, load_encoder, read_encoder_card
+from common.encoders.provenance import Provenance
 from tests.common.encoders.test_encoder_folder import TINY_VIT, build, images
 from tests.common.encoders.test_encoders import FAMILY, Member
 
@@ -35,7 +36,7 @@ def test_plain_timm_opens_the_folder_with_identical_features(
     name: str, args: dict[str, Any], stem: str, tmp_path: Path
 ) -> None:
     encoder = build(name, args, stem=stem)
-    export_encoder(encoder, tmp_path / "encoder", {"step": 1})
+    export_encoder(encoder, tmp_path / "encoder", Provenance(steps=1))
     assert read_encoder_card(tmp_path / "encoder").plain_timm
     plain = timm.create_model(f"local-dir:{tmp_path / 'encoder'}", pretrained=True, num_classes=0).eval()
     ours: Any = encoder.body
@@ -49,7 +50,7 @@ def test_plain_timm_opens_the_folder_with_identical_features(
 
 def test_folder_that_plain_timm_cannot_open_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="retouch"):
-        export_encoder(build("timm/test_resnet"), tmp_path / "encoder", {})
+        export_encoder(build("timm/test_resnet"), tmp_path / "encoder")
     card = read_encoder_card(tmp_path / "encoder")
     assert not card.plain_timm
     assert "stem was replaced" in card.note
@@ -71,7 +72,7 @@ def test_a_stem_for_small_images_opens_in_plain_timm_which_sees_every_pixel_sixt
 ) -> None:
     encoder = build(f"timm/{name}", THIN, size=size)
     assert encoder.config.stem == "small"
-    export_encoder(encoder, tmp_path / "encoder", {})
+    export_encoder(encoder, tmp_path / "encoder")
     card = read_encoder_card(tmp_path / "encoder")
     assert card.plain_timm
     assert f"scale them to {size} px and then repeat every pixel 4x4 times (to {4 * size} px, nearest)" in card.note
@@ -96,7 +97,7 @@ def test_a_stem_for_small_images_opens_in_plain_timm_which_sees_every_pixel_sixt
 def test_a_classifier_with_a_stem_for_small_images_has_its_logits_in_plain_timm(tmp_path: Path) -> None:
     encoder = build("timm/resnet18", THIN)
     classifier = Classifier(encoder, ("cat", "dog")).eval()
-    export_classifier(classifier, tmp_path / "classifier", {})
+    export_classifier(classifier, tmp_path / "classifier")
     plain = timm.create_model(f"local-dir:{tmp_path / 'classifier'}", pretrained=True).eval()
     expected = classifier(images())
     torch.testing.assert_close(plain(enlarged(encoder.prepare(images()))), expected, rtol=1e-4, atol=1e-5)
@@ -119,7 +120,7 @@ def test_folders_written_before_timm_could_open_them_still_open(
     encoder = build("timm/resnet18", THIN)
     with monkeypatch.context() as patch:
         patch.setattr("common.encoders.timm_encoder.timm_has_it", lambda model, args: False)
-        export_encoder(encoder, tmp_path / "encoder", {})
+        export_encoder(encoder, tmp_path / "encoder")
     assert not read_encoder_card(tmp_path / "encoder").plain_timm
     torch.testing.assert_close(load_encoder(tmp_path / "encoder")(images()), encoder(images()), rtol=0, atol=0)
 
@@ -129,7 +130,7 @@ def test_folders_written_before_timm_could_open_them_still_open(
 @pytest.mark.parametrize("member", FAMILY, ids=str)
 def test_what_plain_timm_cannot_do_with_a_folder_stands_in_its_note(member: Member, view: View, tmp_path: Path) -> None:
     encoder = member.build(view=view).eval()
-    export_encoder(encoder, tmp_path / "encoder", {})
+    export_encoder(encoder, tmp_path / "encoder")
     card = read_encoder_card(tmp_path / "encoder")
     if not card.plain_timm:
         assert "plain timm cannot open this folder; Retouch can" in card.note
@@ -150,13 +151,13 @@ def test_what_plain_timm_cannot_do_with_a_folder_stands_in_its_note(member: Memb
 
 
 def test_standardization_of_a_timm_folder_survives_another_export(tmp_path: Path) -> None:
-    export_encoder(build("timm/test_convnext"), tmp_path / "first", {})
+    export_encoder(build("timm/test_convnext"), tmp_path / "first")
     config = json.loads((tmp_path / "first" / "config.json").read_text())
     del config["retouch"]  # as timm itself writes it
     config["pretrained_cfg"] |= {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
     (tmp_path / "first" / "config.json").write_text(json.dumps(config))
     encoder = load_encoder(tmp_path / "first")
-    export_encoder(encoder, tmp_path / "second", {})
+    export_encoder(encoder, tmp_path / "second")
     torch.testing.assert_close(load_encoder(tmp_path / "second")(images()), encoder(images()), rtol=0, atol=0)
     plain = timm.create_model(f"local-dir:{tmp_path / 'second'}", pretrained=True, num_classes=0)
     assert timm.data.resolve_data_config(model=plain)["mean"] == pytest.approx((0.1, 0.2, 0.3))

@@ -167,12 +167,12 @@ def test_infinite_limits_that_a_fresh_network_has_are_no_divergence(tmp_path: Pa
     encoder = build_encoder(EncoderConfig(name="timm/gemma4_vit_167m_enc", model_args=GEMMA), image_size=48).eval()
     limits = [name for name, tensor in encoder.state_dict().items() if not tensor.isfinite().all()]
     assert limits
-    export_encoder(encoder, tmp_path / "encoder", {})
+    export_encoder(encoder, tmp_path / "encoder")
     shown = torch.rand(1, 3, 48, 48)
     torch.testing.assert_close(load_encoder(tmp_path / "encoder")(shown), encoder(shown), rtol=1e-5, atol=1e-5)
     encoder.get_buffer(limits[0]).mul_(-1)
     with pytest.raises(UserError, match="is not finite, so training diverged"):
-        export_encoder(encoder, tmp_path / "other", {})
+        export_encoder(encoder, tmp_path / "other")
 
 
 # ---- refusals: one plain message each
@@ -254,5 +254,5 @@ def test_pretrained_weights_are_kept_as_they_are(local_weights: dict[str, Tensor
     ones = torch.cat([images(2), torch.ones(2, 1, 32, 32)], 1)
     torch.testing.assert_close(masked(ones), encoder(images(2)), rtol=1e-4, atol=1e-5)
     (tmp_path / "weights.pth").unlink()
-    export_encoder(encoder, tmp_path / "encoder", {})
+    export_encoder(encoder, tmp_path / "encoder")
     torch.testing.assert_close(load_encoder(tmp_path / "encoder")(images(2)), encoder(images(2)), rtol=0, atol=0)

@@ -156,7 +156,7 @@ def test_the_activation_of_a_code_keeps_the_largest_by_magnitude() -> None:
 @pytest.mark.parametrize("name", MEMBERS)
 def test_export_and_load_keep_the_features_bit_for_bit(name: str, tmp_path: Path) -> None:
     encoder = build(name)
-    export_encoder(encoder, tmp_path / "encoder", {})
+    export_encoder(encoder, tmp_path / "encoder")
     loaded = load_encoder(tmp_path / "encoder")
     assert loaded.config == encoder.config
     for mine, theirs in zip(encoder.layers(images(4)), loaded.layers(images(4)), strict=True):

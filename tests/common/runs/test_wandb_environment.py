@@ -115,7 +115,7 @@ def test_files_are_where_wandb_dir_says_and_can_be_uploaded_from_there(
 
 def test_group_of_the_environment_comes_before_that_of_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     config = StageConfig(out=Path("runs/probe"))
-    assert with_group(config, {"group": "owls"}).wandb.group == "owls"
+    assert with_group(config, "owls").wandb.group == "owls"
     monkeypatch.setenv("WANDB_RUN_GROUP", "monday")
-    assert with_group(config, {"group": "owls"}).wandb.group == "monday"
+    assert with_group(config, "owls").wandb.group == "monday"
     assert json.loads(config.wandb.model_dump_json())["group"] is None

@@ -51,7 +51,7 @@ def test_exchanged_masks_give_chance_and_leave_the_probe_alone(here: Path, tmp_p
     assert found.ci95[0] < found.chance < found.ci95[1]
     assert found.accuracy < 0.5 < result.subjects["encoder"].test.mean_iou
     assert not any("at random" in note for note in report.notes)
-    assert without.dense[0].null is None
+    assert without.dense[0].checks.missing == {"null": "switched off (null_check)"}
     assert without.dense[0].subjects["encoder"].test == result.subjects["encoder"].test
 
 

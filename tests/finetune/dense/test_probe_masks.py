@@ -20,6 +20,7 @@ from common.data.masks import look_at_masks
 from common.data.shapes import ShapesSource
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
+from common.encoders.provenance import Provenance
 from common.errors import UserError
 from common.pixels import to_float
 from finetune import seeds
@@ -67,7 +68,7 @@ def exported(folder: Path) -> None:
     """An untrained encoder."""
     torch.manual_seed(0)
     small = EncoderConfig(name="small_cnn", model_args={"width": 8, "depth": 1})
-    export_encoder(build_encoder(small, image_size=SIZE), folder, {"pretext": {"kind": "denoise"}})
+    export_encoder(build_encoder(small, image_size=SIZE), folder, Provenance(pretext={"kind": "denoise"}))
 
 
 @pytest.fixture(scope="module")
@@ -438,7 +439,7 @@ def test_classes_that_training_lacks_are_refused(here: Path, tmp_path: Path) -> 
 
 def test_an_encoder_without_maps_is_refused(here: Path, tmp_path: Path) -> None:
     vector = EncoderConfig(name="mlp")
-    export_encoder(build_encoder(vector, image_size=SIZE), tmp_path / "encoder", {})
+    export_encoder(build_encoder(vector, image_size=SIZE), tmp_path / "encoder")
     assert "one vector per image tells no pixels apart" in errors(here, tmp_path, encoder=tmp_path / "encoder")
 
 

@@ -20,6 +20,7 @@ from sklearn.metrics import average_precision_score
 from common.data import MultiLabels
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
+from common.encoders.provenance import Provenance
 from common.errors import UserError
 from finetune.config import ProbeConfig
 from finetune.features import Features
@@ -150,7 +151,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("multilabel")
     torch.manual_seed(0)
     small = EncoderConfig(name="small_cnn", model_args={"width": 4, "depth": 1})
-    export_encoder(build_encoder(small, image_size=16), folder / "encoder", {"pretext": {"kind": "denoise"}})
+    export_encoder(build_encoder(small, image_size=16), folder / "encoder", Provenance(pretext={"kind": "denoise"}))
     pictures(folder / "train", 160, 0)
     pictures(folder / "test", 90, 1)
     return folder
@@ -303,7 +304,7 @@ def test_exchanged_rows_of_labels_give_chance(here: Path, report: ProbeReport, t
     assert null.ci95[0] < null.chance < null.ci95[1]
     assert not any("at random" in note for note in report.notes)
     [without] = probe(config_of(here, tmp_path / "out", null_check=False), show=False).multilabel
-    assert without.null is None
+    assert without.checks.missing == {"null": "switched off (null_check)"}
     assert without.subjects["encoder"].test == report.multilabel[0].subjects["encoder"].test
 
 

@@ -22,7 +22,7 @@ QUIET = {"precision": "float32", "wandb": {"mode": "disabled"}}
 def export(folder: Path, seed: int = 0) -> Path:
     """A small encoder of 16 px images."""
     torch.manual_seed(seed)
-    export_encoder(build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), folder, {})
+    export_encoder(build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), folder)
     return folder
 
 

@@ -167,7 +167,7 @@ def test_the_last_map_with_several_positions_is_taken_unless_others_are_named() 
 
 def test_the_stage_measures_it_for_all_subjects_on_their_own_maps(tmp_path: Path) -> None:
     small = EncoderConfig(name="small_cnn", model_args={"width": 4, "depth": 1})
-    export_encoder(build_encoder(small, image_size=16), tmp_path / "encoder", {})
+    export_encoder(build_encoder(small, image_size=16), tmp_path / "encoder")
     more = [{"kind": "attentive", "l2": [1e-2], "heads": [2], "steps": 3}]
     config = config_of(tmp_path / "out", tmp_path / "encoder", more_probes=more, baselines={"random_init": True})
     [result] = probe(config, show=False).results

@@ -308,7 +308,7 @@ def config_of(out: Path, encoder: Path, **changes: Any) -> MoreProbes:
 
 def test_a_new_probe_is_measured_reported_logged_and_tabled_like_the_others(tmp_path: Path) -> None:
     small = EncoderConfig(name="small_cnn", model_args={"width": 4, "depth": 1})
-    export_encoder(build_encoder(small, image_size=16), tmp_path / "encoder", {})
+    export_encoder(build_encoder(small, image_size=16), tmp_path / "encoder")
     config = config_of(tmp_path / "out", tmp_path / "encoder", more_probes=[{"kind": "nearest_median"}])
     report = probe(config)
     assert read_results(config.out) == report
@@ -328,7 +328,7 @@ def test_a_new_probe_is_measured_reported_logged_and_tabled_like_the_others(tmp_
 
 def test_a_probe_that_did_not_converge_is_named_in_the_notes(tmp_path: Path) -> None:
     small = EncoderConfig(name="small_cnn", model_args={"width": 4, "depth": 1})
-    export_encoder(build_encoder(small, image_size=16), tmp_path / "encoder", {})
+    export_encoder(build_encoder(small, image_size=16), tmp_path / "encoder")
 
     class WithHasty(ProbeConfig):
         more_probes: tuple[AnyProbe | HastyMedian, ...] = ()  # type: ignore[assignment]

@@ -17,8 +17,8 @@ import retouch
 from common.encoders import Classifier
 from common.encoders.export import export_classifier, export_encoder
 from common.encoders.load import load_classifier, load_encoder, read_encoder_card
-from common.encoders.readme import MARK
 from common.encoders.provenance import Provenance
+from common.encoders.readme import MARK
 from common.errors import UserError
 from tests.common.encoders.test_encoder_folder import build, images
 from tests.hub import TOKEN, Hub, Repo, serving

@@ -40,7 +40,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("label")
     torch.manual_seed(0)
     small = EncoderConfig(name="small_cnn", model_args={"width": 4, "depth": 1})
-    export_encoder(build_encoder(small, image_size=16), folder / "encoder", {})
+    export_encoder(build_encoder(small, image_size=16), folder / "encoder")
     generator = np.random.default_rng(0)
     (folder / "pictures").mkdir()
     for number in range(24):

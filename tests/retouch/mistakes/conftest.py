@@ -25,7 +25,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("vit", EncoderConfig(name="timm/vit_tiny_patch16_224", model_args=TINY_VIT)),
     ):
         torch.manual_seed(0)
-        export_encoder(build_encoder(config, image_size=16), folder / name, {})
+        export_encoder(build_encoder(config, image_size=16), folder / name)
     return folder
 
 

@@ -151,9 +151,7 @@ def test_what_the_images_were_before_is_said_where_it_is_known(tmp_path: Path) -
 
 def test_the_page_says_how_to_label_images_that_are_files(tmp_path: Path) -> None:
     run = write_pretraining(tmp_path / "my run")
-    export_encoder(
-        build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), run / "encoder", {}
-    )
+    export_encoder(build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), run / "encoder")
     (tmp_path / "my pictures").mkdir()
     picture(0).save(tmp_path / "my pictures" / "0.png")
     for source, said in ((tmp_path / "my pictures", True), (tmp_path / "gone", False), ("shapes", False)):

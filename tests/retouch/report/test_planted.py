@@ -13,6 +13,7 @@ from PIL import Image
 import retouch
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
+from common.encoders.provenance import Provenance
 from retouch.report.choices import chosen
 from retouch.report.limits import limits
 from retouch.report.page import html
@@ -45,7 +46,7 @@ def encoder(tmp_path: Path) -> Path:
     """That of a gray view, trained (so it says) on the pictures in ``pool``."""
     torch.manual_seed(0)
     built = build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16, view="gray")
-    export_encoder(built, tmp_path / "encoder", {"source": str(tmp_path / "pool")})
+    export_encoder(built, tmp_path / "encoder", Provenance(source=str(tmp_path / "pool")))
     return tmp_path / "encoder"
 
 
@@ -135,7 +136,7 @@ def test_none_of_it_is_said_where_nothing_is_wrong(tmp_path: Path) -> None:
     """300 images of three classes that are as many and differ in brightness; a color encoder, and a middle strength."""
     torch.manual_seed(0)
     built = build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16)
-    export_encoder(built, tmp_path / "encoder", {"source": str(tmp_path / "pool")})
+    export_encoder(built, tmp_path / "encoder", Provenance(source=str(tmp_path / "pool")))
     write(tmp_path / "train", range(300), classes=3, bright=50)
     write(tmp_path / "test", range(300, 420), classes=3, bright=50)
     write(tmp_path / "pool", range(500, 600))

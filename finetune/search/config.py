@@ -1,0 +1,45 @@
+"""Settings of ``retouch search``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import BeforeValidator, Field
+
+from common.config import MANY
+from common.machine.precision import Precision
+from common.runs.folder import StageConfig
+from finetune.config import EmbedData
+from finetune.probes.search import LayerChoice, PoolingName
+
+NEIGHBORS, SHEET = "neighbors.csv", "neighbors.png"
+
+
+class SearchConfig(StageConfig):
+    """``retouch search``: the nearest images of each query, as ``OUT/neighbors.csv`` and one contact sheet."""
+
+    stage: ClassVar[str] = "search"
+    writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, NEIGHBORS, SHEET)
+    free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers", "feature_cache", "cache_folder"}
+
+    run: Path
+    """A finished run, or its encoder/ folder."""
+    query: Annotated[str, BeforeValidator(str)]
+    """One image, or a folder, list or zip file of images."""
+    data: EmbedData = EmbedData()
+    """The images to search in."""
+    top: int = Field(default=10, gt=0, le=1000)
+    """Images found per query; the contact sheet shows the first ten."""
+    components: int | None = Field(default=None, gt=0, le=MANY)
+    """Whitened components of the features to compare; by default the features themselves, minus their mean."""
+    layer: LayerChoice = -1
+    """The map to compare: a number from the first (0) or the last (-1), all, or lastN."""
+    pooling: PoolingName = "avg"
+    """How a map becomes features: avg, avg2 (2x2 cells), max, flatten, or several joined by +."""
+    precision: Precision = "auto"
+    """Of the encoder; auto is bfloat16 where the machine is fast at it, else float32."""
+    feature_cache: bool = True
+    """Keep features, so that the next search in the same images is quick."""
+    cache_folder: Path | None = None
+    """By default that of RETOUCH_CACHE, or the user's."""

@@ -1,0 +1,196 @@
+"""Run folders below a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common.config import Config
+from common.errors import UserError
+from common.files import as_utf8, is_group, run_stage
+from common.runs.lock import is_used
+from retouch.listing.headlines import read_headline
+from retouch.report.logs import read_log
+
+State = Literal["running", "stopped", "finished"]
+Order = Literal["name", "started", "stage", "state", "result", "size"]
+FEATURES = "features.parquet"  # all that retouch embed leaves
+
+
+class RunFacts(Config):
+    """One run, or one group of runs with several seeds.
+
+    Attributes:
+        path: its folder.
+        stage: that wrote it, such as ``pretrain``; ``pretrain_seeds`` of a group.
+        recipe: what it is of: the method of pretraining, the encoder of what follows.
+        state: ``running`` while a process uses the folder; ``stopped`` if it has not finished.
+        step, steps: training has reached, and was to reach; None of other stages.
+        result: its headline in words; empty without results.
+        value: the same as a number, the larger the better within a stage: accuracies in [0, 1], PSNR in dB.
+        started: local time, ``2026-01-31 12:00:00``; empty if unknown.
+        bytes: of all its files.
+    """
+
+    path: Path
+    stage: str
+    recipe: str
+    state: State
+    step: int | None = None
+    steps: int | None = None
+    result: str = ""
+    value: float | None = None
+    started: str = ""
+    bytes: int
+
+    @property
+    def state_text(self) -> str:
+        """``stopped at step 400 of 1,500``."""
+        if self.state == "finished" or self.step is None:
+            return self.state
+        of = "" if self.steps is None else f" of {self.steps:,}"
+        return f"{self.state} at step {self.step:,}{of}"
+
+
+def find_runs(folder: str | Path = "runs", sort: Order = "started") -> tuple[RunFacts, ...]:
+    """All runs in a folder and below; what is inside a run, such as contestants of a study, is a part of it.
+
+    Args:
+        sort: ``name`` and ``stage`` in alphabetical order; ``started`` and ``size`` with the last and the largest
+            first; ``state`` with running runs first; ``result`` with the best first, stage by stage.
+
+    Raises:
+        UserError: there is no such folder, or it cannot be read.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        what = "this is a file" if folder.exists() else "no such folder"
+        raise UserError(f"{folder}: {what}; give a folder of runs")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise UserError(f"{folder}: no permission to read it; change its permissions, or give another folder")
+    found = [facts_of(one) for one in _runs_in(folder)]
+    keys = {
+        "name": lambda run: (str(run.path),),
+        "started": lambda run: (_descending(run.started), str(run.path)),
+        "stage": lambda run: (run.stage, str(run.path)),
+        "state": lambda run: (("running", "stopped", "finished").index(run.state), str(run.path)),
+        "result": lambda run: (run.stage, run.value is None, -(run.value or 0.0), str(run.path)),
+        "size": lambda run: (-run.bytes, str(run.path)),
+    }
+    return tuple(sorted(found, key=keys[sort]))
+
+
+def facts_of(folder: Path) -> RunFacts:
+    """What the files of a run folder say."""
+    mark = run_stage(folder) or ""
+    asked, headline = _asked(folder), read_headline(folder, mark)
+    finished = headline is not None or (mark == "embed" and (folder / FEATURES).is_file())
+    running = is_used(folder) or (is_group(folder) and any(map(is_used, folder.glob("seed-*"))))
+    trains = mark in ("pretrain", "finetune")
+    return RunFacts(
+        path=folder,
+        stage=mark,
+        recipe=as_utf8(asked.what),
+        state="running" if running else "finished" if finished else "stopped",
+        step=_last_step(folder) if trains else None,
+        steps=asked.steps if trains else None,
+        result="" if headline is None else headline.text,
+        value=None if headline is None else headline.value,
+        started=read_log(folder).started,
+        bytes=_size(folder),
+    )
+
+
+def _runs_in(folder: Path) -> Iterator[Path]:
+    """The folder itself if it is a run, else those below it; links are not followed, hidden folders not entered."""
+    if run_stage(folder) is not None:
+        yield folder
+        return
+    for above, names, _ in os.walk(folder):
+        runs = [name for name in names if run_stage(Path(above) / name) is not None]
+        yield from (Path(above) / name for name in sorted(runs))
+        names[:] = sorted(name for name in names if name not in runs and not name.startswith("."))
+
+
+class _Kind(BaseModel):
+    """A block of settings with a kind."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    kind: str = ""
+
+
+class _Encoder(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    path: str | None = None
+    name: str = ""
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    source: str | None = None
+    train: str | None = None
+
+
+class _Asked(BaseModel):
+    """The settings that say what a run is of."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    pretext: _Kind | None = None
+    fit: _Kind | None = None
+    encoder: _Encoder | str | None = None
+    run: str | None = None
+    data: _Data | str = Field(default_factory=_Data)
+    steps: int | None = None
+
+    @property
+    def what(self) -> str:
+        method = self.fit or self.pretext
+        if method is not None:
+            return method.kind
+        if isinstance(self.encoder, str):
+            return self.encoder
+        if self.encoder is not None:
+            return self.encoder.path or self.encoder.name
+        if self.run is not None:
+            return self.run
+        return self.data if isinstance(self.data, str) else self.data.source or self.data.train or ""
+
+
+def _asked(folder: Path) -> _Asked:
+    try:
+        found = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        return _Asked.model_validate(found if isinstance(found, dict) else {})
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError):
+        return _Asked()
+
+
+def _last_step(folder: Path) -> int | None:
+    """Where training would go on: the last checkpoint."""
+    steps = [path.name.removeprefix("step-") for path in (folder / "checkpoints").glob("step-*")]
+    return max((int(step) for step in steps if step.isdecimal()), default=None)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files, each link counted as itself."""
+    total = 0
+    for above, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += (Path(above) / name).lstat().st_size
+            except OSError:  # gone, or not readable
+                continue
+    return total
+
+
+def _descending(text: str) -> tuple[int, ...]:
+    """By this, later texts come first, and an empty one last."""
+    return tuple(-ord(letter) for letter in text) if text else (1,)

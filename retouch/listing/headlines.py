@@ -1,0 +1,207 @@
+"""The number that a ``results.json`` is about.
+
+Only what a headline needs is read, into small types of its own: all else may differ between versions, and the types of
+whole results would import torch, which a list of runs need not wait for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from common.runs.results import RESULTS
+
+DAMAGED = "results.json is damaged"
+
+
+class Headline(NamedTuple):
+    """What came out, in words, and as a number for sorting: larger is better within a stage."""
+
+    text: str
+    value: float | None = None
+
+
+class Part(BaseModel):
+    """A part of a ``results.json``; what it does not name may be anything."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Test(Part):
+    """A score: one of these is there."""
+
+    accuracy: float | None = None
+    mean_average_precision: float | None = None
+    mean_iou: float | None = None
+
+    @property
+    def value(self) -> float:
+        values = (self.accuracy, self.mean_average_precision, self.mean_iou)
+        return next((value for value in values if value is not None), 0.0)
+
+    @property
+    def text(self) -> str:
+        words = {"accuracy": "", "mean_average_precision": " mAP", "mean_iou": " mIoU"}
+        word = next((word for name, word in words.items() if getattr(self, name) is not None), "")
+        return f"{100 * self.value:.1f}%{word}"
+
+
+class Tested(Part):
+    test: Test
+
+
+class Subject(Part):
+    probes: dict[str, Tested]
+
+
+class Task(Part):
+    task: str
+    subjects: dict[str, Subject]
+
+
+class Several(Part):
+    task: str
+    subjects: dict[str, Tested]
+
+
+class Spread(Part):
+    mean: float
+    deviation: float
+
+
+class SubjectSpread(Part):
+    task: str
+    subject: str
+    probe: str
+    spread: Spread
+
+
+class Seeds(Part):
+    seeds: tuple[int, ...]
+    spreads: tuple[SubjectSpread, ...]
+
+
+class Probe(Part):
+    results: tuple[Task, ...] = ()
+    multilabel: tuple[Several, ...] = ()
+    dense: tuple[Several, ...] = ()
+    seeds: Seeds | None = None
+
+    @property
+    def headline(self) -> Headline:
+        """Test accuracy of the encoder's linear probe by task; of several seeds its mean and deviation."""
+        if self.seeds is not None:
+            ours = [one for one in self.seeds.spreads if (one.subject, one.probe) == ("encoder", "linear")]
+            found = [
+                (one.task, f"{100 * one.spread.mean:.1f} ± {100 * one.spread.deviation:.1f}%", one.spread.mean)
+                for one in ours
+            ]
+            return _of_tasks(found, f" ({len(self.seeds.seeds)} seeds)")
+        tests = [(one.task, one.subjects["encoder"].probes["linear"].test) for one in self.results]
+        tests += [(one.task, one.subjects["encoder"].test) for one in (*self.multilabel, *self.dense)]
+        return _of_tasks([(task, test.text, test.value) for task, test in tests])
+
+
+class Finetune(Part):
+    task: str
+    tuned: Tested
+
+    @property
+    def headline(self) -> Headline:
+        """Test accuracy of the fine-tuned network."""
+        return _of_tasks([(self.task, self.tuned.test.text, self.tuned.test.value)])
+
+
+class Ruler(Part):
+    psnr: float
+    restorers: dict[str, float]
+
+
+class Pretrain(Part):
+    relative_reconstruction_error: float | None = None
+    ruler: Ruler | None = None
+
+    @property
+    def headline(self) -> Headline:
+        """PSNR beside the best trivial restorer; of linear codes, the error of reconstruction."""
+        if self.ruler is not None:
+            name, best = max(self.ruler.restorers.items(), key=lambda item: item[1])
+            return Headline(f"PSNR {self.ruler.psnr:.1f}, {name} {best:.1f}", self.ruler.psnr)
+        error = self.relative_reconstruction_error
+        return Headline("") if error is None else Headline(f"reconstruction error {error:.3f}", -error)
+
+
+class PretrainSeeds(Part):
+    seeds: tuple[int, ...]
+    spreads: dict[str, Spread]
+
+    @property
+    def headline(self) -> Headline:
+        """Mean and deviation of the network's PSNR."""
+        count, psnr = len(self.seeds), self.spreads.get("psnr/network")
+        if psnr is None:
+            return Headline(f"{count} seeds")
+        return Headline(f"PSNR {psnr.mean:.1f} ± {psnr.deviation:.1f} ({count} seeds)", psnr.mean)
+
+
+class Study(Part):
+    verdict: tuple[str, ...]
+    winner: str
+
+    @property
+    def headline(self) -> Headline:
+        """The verdict up to its first colon: yes, no, or no difference shown; and who won."""
+        answer = self.verdict[0].split(":")[0] if self.verdict else ""
+        return Headline(f"{answer}: {self.winner} is best" if answer else f"{self.winner} is best")
+
+
+class Predict(Part):
+    rows: int
+    unreadable: int
+
+    @property
+    def headline(self) -> Headline:
+        """How many images have an answer."""
+        unreadable = f", {self.unreadable:,} unreadable" if self.unreadable else ""
+        return Headline(f"{self.rows:,} images{unreadable}")
+
+
+KINDS: dict[str, type[Probe] | type[Finetune] | type[Pretrain] | type[PretrainSeeds] | type[Study] | type[Predict]] = {
+    "pretrain": Pretrain,
+    "pretrain_seeds": PretrainSeeds,
+    "probe": Probe,
+    "probe_seeds": Probe,
+    "finetune": Finetune,
+    "study": Study,
+    "predict": Predict,
+}
+
+
+def read_headline(folder: Path, mark: str) -> Headline | None:
+    """That of a run folder with this mark (``run_stage``); None if it has no results yet."""
+    kind = KINDS.get(mark)
+    try:
+        text = (folder / RESULTS).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    if kind is None:  # a stage whose results are no measurement
+        return Headline("")
+    try:
+        found = json.loads(text)
+        return kind.model_validate(found if isinstance(found, Mapping) else {}).headline
+    except (ValueError, ValidationError, KeyError):
+        return Headline(DAMAGED)
+
+
+def _of_tasks(found: list[tuple[str, str, float]], after: str = "") -> Headline:
+    """Each task's number, and the mean of all to sort by."""
+    if not found:
+        return Headline("")
+    return Headline(
+        ", ".join(f"{task} {text}" for task, text, _ in found) + after,
+        sum(value for *_, value in found) / len(found),
+    )

@@ -1,0 +1,160 @@
+"""``retouch runs``: every kind of run with its state, headline and size."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import retouch
+from common.errors import UserError
+from common.files import write_json
+from common.runs.lock import locked
+from finetune.results import read_results as read_probe
+from pretrain.results import read_results as read_pretraining
+from retouch.cli import main
+from retouch.listing.found import RunFacts, find_runs
+from retouch.listing.headlines import DAMAGED
+from retouch.listing.table import runs_text
+from tests.retouch.report.runs import probe_result, start, write_pretraining, write_probe
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs"
+    write_pretraining(folder / "noisy", method="denoise")
+    (folder / "noisy" / "config.yaml").write_text("# retouch pretrain\npretext: {kind: denoise}\nsteps: 300\n")
+    write_probe(folder / "deep" / "probe", probe_result(), probe_result(task="size"), config="encoder: runs/noisy\n")
+    start(folder / "half", "pretrain", "fit: {kind: pca}\nsteps: 900\n")
+    (folder / "half" / "checkpoints" / "step-400").mkdir(parents=True)
+    (folder / "half" / "checkpoints" / "step-1000.tmp").mkdir()
+    start(folder / "features", "embed", "encoder: runs/noisy\n")
+    (folder / "features" / "features.parquet").write_bytes(b"0" * 5000)
+    (folder / "pictures").mkdir()
+    (folder / ".hidden").mkdir()
+    start(folder / ".hidden" / "run", "probe", "")
+    return folder
+
+
+def by_name(folder: Path) -> dict[str, RunFacts]:
+    return {run.path.relative_to(folder).as_posix(): run for run in find_runs(folder)}
+
+
+def test_every_run_is_found_with_what_came_out(home: Path) -> None:
+    found = by_name(home)
+    assert sorted(found) == ["deep/probe", "features", "half", "noisy"]
+    assert {name: (run.stage, run.recipe, run.state_text) for name, run in found.items()} == {
+        "noisy": ("pretrain", "denoise", "finished"),
+        "deep/probe": ("probe", "runs/noisy", "finished"),
+        "half": ("pretrain", "pca", "stopped at step 400 of 900"),
+        "features": ("embed", "runs/noisy", "finished"),
+    }
+    ruler = read_pretraining(home / "noisy").ruler
+    assert ruler is not None
+    assert found["noisy"].value == ruler.psnr
+    assert found[
+        "noisy"
+    ].result == f"PSNR {ruler.psnr:.1f}, {max(ruler.restorers, key=ruler.restorers.__getitem__)} " + (
+        f"{max(ruler.restorers.values()):.1f}"
+    )
+    whole = read_probe(home / "deep" / "probe")
+    assert whole.stage == "probe"
+    assert found["deep/probe"].value == pytest.approx(whole.results[0].linear.test.accuracy)
+    assert found["deep/probe"].result == "animal 80.0%, size 80.0%"
+    assert (found["half"].result, found["half"].value) == ("", None)
+    config = (home / "features" / "config.yaml").stat().st_size
+    assert found["features"].bytes == 5000 + config
+
+
+def test_a_run_is_running_while_a_process_uses_its_folder(home: Path) -> None:
+    with locked(home / "half"):
+        assert by_name(home)["half"].state_text == "running at step 400 of 900"
+    assert by_name(home)["half"].state == "stopped"
+
+
+def test_parts_of_a_study_and_runs_of_a_group_are_one_line(tmp_path: Path) -> None:
+    start(tmp_path / "study", "study", "labels: my/labeled\n")
+    start(tmp_path / "study" / "contestants" / "mask", "pretrain", "")
+    write_json(tmp_path / "study" / "results.json", {"verdict": ["Yes: mask beats it."], "winner": "mask", "new": 1})
+    start(tmp_path / "five", "pretrain_seeds", "pretext: {kind: mask}\n")
+    start(tmp_path / "five" / "seed-0", "pretrain", "")
+    spreads = {"psnr/network": {"mean": 21.04, "deviation": 0.31, "values": [1]}}
+    write_json(tmp_path / "five" / "results.json", {"seeds": [0, 1], "spreads": spreads})
+    start(tmp_path / "probes", "probe_seeds", "")
+    spread = {"task": "animal", "subject": "encoder", "probe": "linear", "spread": {"mean": 0.712, "deviation": 0.004}}
+    other = spread | {"probe": "knn"}
+    write_json(tmp_path / "probes" / "results.json", {"seeds": {"seeds": [0, 1, 2], "spreads": [spread, other]}})
+    found = by_name(tmp_path)
+    assert {name: run.result for name, run in found.items()} == {
+        "study": "Yes: mask is best",
+        "five": "PSNR 21.0 ± 0.3 (2 seeds)",
+        "probes": "animal 71.2 ± 0.4% (3 seeds)",
+    }
+    assert find_runs(tmp_path / "five" / "seed-0")[0].stage == "pretrain"
+    with locked(tmp_path / "five" / "seed-0"):
+        assert by_name(tmp_path)["five"].state == "running"
+
+
+@pytest.mark.parametrize("text", ["{", '{"results": 3}', '{"results": [{"task": "a", "subjects": {}}]}', "[]"])
+def test_damaged_results_are_a_line_that_says_so(tmp_path: Path, text: str) -> None:
+    start(tmp_path / "run", "probe", "encoder: [\n")
+    (tmp_path / "run" / "results.json").write_text(text)
+    [found] = find_runs(tmp_path)
+    assert found.result == ("" if text == "[]" else DAMAGED)
+    assert found.recipe == ""
+
+
+def test_runs_are_sorted_as_asked(home: Path) -> None:
+    def names(order: str) -> list[str]:
+        return [run.path.name for run in retouch.runs(home, order)]  # type: ignore[arg-type]
+
+    write_probe(home / "better", probe_result({"encoder": 0.9, "random_init": 0.5}))
+    for name, day in (("noisy", 3), ("probe", 2), ("half", 1)):
+        folder = home / "deep" / name if name == "probe" else home / name
+        (folder / "train.log").write_text(f"2026-01-0{day} 12:00:00 INFO    hello\n")
+    assert names("started")[:3] == ["noisy", "probe", "half"]
+    assert names("name") == ["better", "probe", "features", "half", "noisy"]
+    assert names("state")[0] == "half"
+    assert names("result") == ["features", "noisy", "half", "better", "probe"]  # the best first within a stage
+    assert sorted(names("size"), key=lambda name: -{run.path.name: run.bytes for run in find_runs(home)}[name]) == (
+        names("size")
+    )
+
+
+def test_the_command_prints_a_table_of_at_most_100_columns_or_all_facts(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["runs", str(home), "--sort", "name"]) == 0
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 100
+    assert "stopped" in said
+    assert main(["runs", str(home), "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [RunFacts.model_validate(one) for one in listed] == list(find_runs(home))
+
+
+def test_names_are_no_markup(tmp_path: Path) -> None:
+    start(tmp_path / "[bold]run[/bold]", "embed", "encoder: '[red]'\n")
+    said = runs_text(find_runs(tmp_path))
+    assert "[red]" in said
+    assert "[bold]run[/bold]" in "".join(said.split("│"))
+
+
+@pytest.mark.parametrize("name", ["gone", "file"])
+def test_a_folder_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="give a folder of runs"):
+        find_runs(tmp_path / name)
+    assert main(["runs", str(tmp_path / name)]) == 2
+    assert find_runs(tmp_path) == ()
+
+
+def test_listing_does_not_load_torch(home: Path) -> None:
+    script = f"import sys; from retouch.cli import main; main(['runs', {str(home)!r}]); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
