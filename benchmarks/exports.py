@@ -70,8 +70,8 @@ KINDS = (
     Kind("ViT, patches of 8", VIT, 64),
     Kind("ViT, patches of 8, classes", VIT, 64, classes=True),
     Kind("PCA", {"kind": "pca", "components": 64}, 32),
-    Kind("sparse coding", {"kind": "sparse_coding", "atoms": 64, "l1": 0.1}, 32),
-    Kind("patch dictionary", {"kind": "patch_dictionary", "atoms": 256}, 32),
+    Kind("sparse coding", {"kind": "sparse_coding", "atoms": 64, "strength": 0.5}, 32),
+    Kind("patch dictionary", {"kind": "patch_dictionary", "network": {"atoms": 256}}, 32),
 )
 
 
@@ -124,16 +124,16 @@ def write(kind: Kind, folder: Path, data: Path) -> None:
     torch.manual_seed(0)
     images, labels = photographs(data, "train", kind.size, 1000)
     if isinstance(kind.encoder, dict):
-        export_encoder(retouch.fit(kind.encoder, images), folder, {})
+        export_encoder(retouch.fit(kind.encoder, images), folder)
         return
     encoder = build_encoder(kind.encoder, image_size=kind.size, view=kind.view)
     settle_norms(encoder, torch.split(images, 100))
     if not kind.classes:
-        export_encoder(encoder, folder, {})
+        export_encoder(encoder, folder)
         return
     classifier = Classifier(encoder, [str(number) for number in range(CLASSES)]).eval()
     fit_head(classifier, images, labels)
-    export_classifier(classifier, folder, {})
+    export_classifier(classifier, folder)
 
 
 def fit_head(classifier: Classifier, images: Tensor, labels: Tensor) -> None:
@@ -187,7 +187,7 @@ def compared(outputs: dict[str, Tensor], found: Any) -> dict[str, Any]:
     if "logits" in found:
         same = outputs["logits"].argmax(1) == torch.from_numpy(found["logits"]).argmax(1)
         result["same_top1"] = float(same.float().mean())
-        result["classes_answered"] = len(outputs["logits"].argmax(1).unique())
+        result["classes_answered"] = len(set(outputs["logits"].argmax(1).tolist()))
     return result
 
 

@@ -100,8 +100,8 @@ def compared(network: Run, export: Run, shown: Shown) -> Check:
             pairs.setdefault(name, []).append((expected[name], values))
     differences = []
     for name, parts in pairs.items():
-        expected, found = (torch.cat(side).double() for side in zip(*parts, strict=True))
-        largest, scale = float((expected - found).abs().max()), float(expected.square().mean().sqrt())
+        ours, theirs = (torch.cat(side).double() for side in zip(*parts, strict=True))
+        largest, scale = float((ours - theirs).abs().max()), float(ours.square().mean().sqrt())
         if not math.isfinite(largest + scale):
             raise UserError(
                 f"{name} of the export, or of the network itself, is not finite on images of {shown.source}"

@@ -22,9 +22,10 @@ from common.encoders.load import load_classifier, load_encoder, read_encoder_car
 from common.encoders.provenance import Provenance
 from common.errors import UserError
 from retouch.cli import main
-from retouch.exporting import export as exporting
 from retouch.exporting import formats
 from retouch.exporting.check import Check, Difference, refuse_apart
+from retouch.exporting.settings import ExportConfig
+from retouch.exporting.subject import open_subject
 from tests.common.encoders.test_encoder_folder import TINY_VIT, build
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -144,7 +145,7 @@ def in_torch(case: Case, folder: Path, images: Tensor) -> dict[str, Tensor]:
         return {"features": load_encoder(folder).encode(images)}
     classifier = Classifier(kind.build(), NAMES).eval()
     [*_, head] = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
-    head.bias -= classifier(images).mean(0)  # or a random network would always give one answer
+    head.bias.sub_(classifier(images).mean(0))  # or a random network would always give one answer
     export_classifier(classifier, folder)
     logits = load_classifier(folder)(images)
     return {"logits": logits, "probabilities": logits.softmax(1)}
@@ -249,7 +250,7 @@ def test_a_fine_tuned_run_gives_its_classifier_or_its_features(
 
 
 def test_a_classifier_is_not_made_up(encoder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has no classifier: set output=features, or export a run of retouch finetune"):
+    with pytest.raises(UserError, match="is an encoder without a classifier: run retouch probe or retouch finetune"):
         retouch.export(encoder, *settings(tmp_path / "out", "onnx", "output=classifier"))
     assert not (tmp_path / "out").exists()
 
@@ -301,9 +302,9 @@ def test_a_folder_of_timm_is_the_encoders_own(tmp_path: Path) -> None:
 def test_a_format_that_cannot_hold_a_network_is_refused_with_those_that_can(kind: Kind, tmp_path: Path) -> None:
     export_encoder(kind.build(), tmp_path / "encoder")
     able = [*(["timm"] if kind.timm else []), *(["onnx", "torch"] if kind.graph else []), "hub"]
-    subject = exporting.open_subject(exporting.ExportConfig(run=str(tmp_path / "encoder"), to=tmp_path, format="hub"))
-    for name, form in formats.FORMATS.items():
-        assert bool(form.refusal(subject)) == (name not in able), name
+    subject = open_subject(ExportConfig(run=str(tmp_path / "encoder"), to=tmp_path, format="hub"))
+    for name, one in formats.FORMATS.items():
+        assert bool(one.refusal(subject)) == (name not in able), name
     for form in formats.FORMATS.keys() - set(able):
         with pytest.raises(UserError) as raised:
             retouch.export(tmp_path / "encoder", *settings(tmp_path / "out", form))
@@ -464,5 +465,5 @@ def test_the_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         main(["export", "--help"])
     said = capsys.readouterr().out
-    for key in exporting.ExportConfig.model_fields:
+    for key in ExportConfig.model_fields:
         assert f" {key}=" in said
