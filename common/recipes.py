@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 STAGES = ("pretrain", "probe", "finetune", "embed", "study")
+SWEEP = "sweep"  # the folder of searches for W&B, which start stages and are no settings of one
 STANDARD = {"probe": "linear", "finetune": "full", "embed": "embed", "study": "study"}  # where no recipe is named
 EXPECT = "Expect: "
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
@@ -71,6 +72,11 @@ def recipes(stage: str | None = None) -> list[Recipe]:
     ]
 
 
+def sweeps() -> list[Recipe]:
+    """The searches for ``wandb sweep`` that come with Retouch."""
+    return [Recipe(SWEEP, path.stem, path) for path in sorted((FOLDER / SWEEP).glob("*.yaml"))]
+
+
 def full_names(found: Sequence[Recipe]) -> list[str]:
     """Their names, after the stage where two stages have a recipe of that name."""
     names = [one.name for one in found]
@@ -80,10 +86,12 @@ def full_names(found: Sequence[Recipe]) -> list[str]:
 def find_recipe(name: str, stage: str | None = None) -> Recipe:
     """A recipe by its name, such as ``denoise``, or by stage and name, such as ``probe/linear``.
 
+    Without a stage, it may also be a search for W&B.
+
     Raises:
         UserError: there is no such recipe, or several stages have one of this name.
     """
-    known = recipes(stage)
+    known = recipes(stage) if stage else [*recipes(), *sweeps()]
     found = [one for one in known if name in (one.name, f"{one.stage}/{one.name}")]
     if len(found) > 1:
         raise UserError(f"recipe {name!r} is ambiguous: choose {' or '.join(full_names(found))}")

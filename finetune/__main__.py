@@ -1,4 +1,4 @@
-"""``python -m finetune probe|finetune|embed|predict ...``: the transfer stages, and what applies their classifiers."""
+"""``python -m finetune STAGE ...``: the transfer stages, and what applies encoders and classifiers to new images."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ STAGES = (
         "finetune.predict.config:PredictConfig",
         takes="a finished run of probe or finetune, or one of its classifiers",
         flags=(Flag("top", "K", "the K most likely classes, in place of the probabilities of all"),),
+    ),
+    Stage(
+        "search",
+        "find the images most like a query, as a table and one contact sheet",
+        "finetune.search.run",
+        "finetune.search.config:SearchConfig",
+        takes="a finished run of pretrain or finetune, or its encoder/ folder",
+        flags=(Flag("top", "K", "images found per query"),),
     ),
 )
 

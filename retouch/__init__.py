@@ -182,8 +182,13 @@ def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = 
         return work(result, out, resume=resume)
 
 
-def search(config: Settings, *overrides: str) -> SearchResult:
+def search(run: Settings, *overrides: str) -> SearchResult:
     """Find the images most like some query images, as an encoder sees them. See ``finetune.search.config``.
+
+        found = retouch.search("runs/mine", "data=my/pictures", "query=image.jpg")
+
+    Args:
+        run: a finished run of ``pretrain`` or ``finetune``, or its encoder; or a mapping of all settings.
 
     Returns:
         ``found``, the neighbors of each query, nearest first, and the paths of the table and the contact sheet.
@@ -195,7 +200,7 @@ def search(config: Settings, *overrides: str) -> SearchResult:
     from finetune.search.run import search as stage
 
     with without_main():
-        return stage(stage_config(SearchConfig, config, overrides))
+        return stage(stage_config(SearchConfig, run, overrides))
 
 
 def runs(folder: str | Path = "runs", sort: Order = "started") -> tuple[RunFacts, ...]:

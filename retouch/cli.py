@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.machine.versions import signature
-from common.recipes import STAGES, find_recipe, full_names, listing, recipes
+from common.recipes import STAGES, find_recipe, full_names, listing, recipes, sweeps
 from common.runs.completion import complete_run, remember_keys
 from common.runs.console import Parser, Stage, add_stages, answer, columns, program, say
 from common.runs.describe import describe, settings_of
@@ -33,6 +33,7 @@ examples:
   retouch finetune full encoder=runs/mine data=labeled/train
   retouch embed encoder=runs/mine data=my/pictures
   retouch predict runs/mine-probe data=new/pictures
+  retouch search runs/mine data=my/pictures query=image.jpg
   retouch study data=my/pictures labels=labeled/train budget=20m
   retouch report runs/mine runs/mine-probe -o report.html
   retouch repeat runs/mine-probe
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_stages(commands, (*PRETRAINING, *TRANSFER, STUDY))
     shipped = commands.add_parser("recipes", help="list the recipes, or print one", description=_recipes.__doc__)
     name: Any = shipped.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name, or STAGE/NAME")
-    name.completer = lambda **_: full_names(recipes())
+    name.completer = lambda **_: full_names([*recipes(), *sweeps()])
     shipped.add_argument("--json", action="store_true", help="list them for programs")
     shipped.set_defaults(run=_recipes)
     demo = commands.add_parser("demo", help="pretrain and probe on generated images, in minutes; no data, no account")
@@ -136,7 +137,8 @@ def _recipes(given: argparse.Namespace) -> int:
             named = dict(zip(full_names(chosen), chosen, strict=True))
             stages = {stage: {name: one for name, one in named.items() if one.stage == stage} for stage in STAGES}
             listed = (f"retouch {stage}\n{listing(of, columns(), expect=True)}" for stage, of in stages.items())
-            say("\n\n".join(listed))
+            searches = listing({one.name: one for one in sweeps()}, columns(), expect=True)
+            say("\n\n".join([*listed, f"wandb sweep, of a copy: retouch recipes NAME > sweep.yaml\n{searches}"]))
 
     return answer("retouch recipes", work)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from common.recipes import recipes
+from common.recipes import recipes, sweeps
 from tests.common.data.samples import write_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,7 +60,7 @@ def test_the_wheel_holds_the_packages_and_the_recipes_and_nothing_else(installed
         names = archive.namelist()
     assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == set(PACKED[:5])
     assert {name for name in names if name.endswith(".yaml")} == {
-        f"configs/{one.stage}/{one.name}.yaml" for one in recipes()
+        f"configs/{one.stage}/{one.name}.yaml" for one in [*recipes(), *sweeps()]
     }
     assert "retouch/report/page.html.jinja" in names
     assert {f"{package}/py.typed" for package in ("common", "finetune", "pretrain", "retouch")} <= set(names)

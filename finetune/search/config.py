@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from common.config import MANY
 from common.machine.precision import Precision
 from common.runs.folder import StageConfig
-from finetune.config import EmbedData
+from finetune.predict.config import NewImages
 from finetune.probes.search import LayerChoice, PoolingName
 
 NEIGHBORS, SHEET = "neighbors.csv", "neighbors.png"
@@ -20,6 +20,7 @@ class SearchConfig(StageConfig):
     """``retouch search``: the nearest images of each query, as ``OUT/neighbors.csv`` and one contact sheet."""
 
     stage: ClassVar[str] = "search"
+    takes_run: ClassVar[bool] = True
     writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, NEIGHBORS, SHEET)
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers", "feature_cache", "cache_folder"}
 
@@ -27,7 +28,7 @@ class SearchConfig(StageConfig):
     """A finished run, or its encoder/ folder."""
     query: Annotated[str, BeforeValidator(str)]
     """One image, or a folder, list or zip file of images."""
-    data: EmbedData = EmbedData()
+    data: NewImages
     """The images to search in."""
     top: int = Field(default=10, gt=0, le=1000)
     """Images found per query; the contact sheet shows the first ten."""

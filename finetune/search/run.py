@@ -122,11 +122,11 @@ def _encoder(config: SearchConfig) -> tuple[Encoder, Space]:
 
 def _source(config: SearchConfig) -> Source:
     data = config.data
-    return build_source(data.source, image=data.image, root=data.root, levels=data.levels)
+    return build_source(data.source, image=data.image, root=data.root, levels=data.levels, single=True)
 
 
 def _queries(config: SearchConfig) -> Source:
-    source = build_source(config.query)
+    source = build_source(config.query, single=True)
     if len(source) > MOST_QUERIES:
         raise UserError(f"query: {source.spec} has {len(source):,} images; give at most {MOST_QUERIES:,}")
     return source

@@ -14,7 +14,11 @@ from retouch.report.logs import read_log
 from retouch.studies.results import CONTESTANTS
 
 REPORTED = ("pretrain", "probe", "finetune", "study")  # stages that leave results.json
-LEFT = {"embed": "features", "predict": "predictions"}  # by stages that measure nothing
+LEFT = {
+    "embed": "features",
+    "predict": "predictions",
+    "search": "images that were found",
+}  # by stages that measure nothing
 
 
 def find_runs(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:

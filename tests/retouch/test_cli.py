@@ -54,17 +54,19 @@ def test_every_entry_point_has_the_same_help_and_errors(
     }
     asked |= {"probe": "Found 1 error in recipe linear:", "finetune": "Found 1 error in recipe full:"}
     asked |= {"study": "Found 1 error in recipe study:", "predict": "Found 2 errors in the settings:"}
+    asked |= {"search": "Found 3 errors in the settings:"}
     assert (code, said, errors.startswith(f"retouch {stage.name}: {asked[stage.name]}")) == (2, "", True)
 
 
 def test_stages_have_the_same_names_in_the_config_and_on_the_command_line() -> None:
     from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
     from finetune.predict.config import PredictConfig
+    from finetune.search.config import SearchConfig
     from pretrain.config import PretrainConfig
     from retouch.studies.config import StudyConfig
 
     with_recipes: list[type[StageConfig]] = [PretrainConfig, ProbeConfig, FinetuneConfig, EmbedConfig, StudyConfig]
-    of_runs: list[type[StageConfig]] = [PredictConfig]
+    of_runs: list[type[StageConfig]] = [PredictConfig, SearchConfig]
     stages = (*PRETRAINING, *TRANSFER, STUDY)
     for kind, configs in (("RECIPE", with_recipes), ("RUN", of_runs)):
         of_kind = [stage for stage in stages if bool(stage.takes) == (kind == "RUN")]
@@ -99,7 +101,9 @@ def test_recipes_are_listed_by_stage_with_what_to_expect(capsys: pytest.CaptureF
     assert main(["recipes"]) == 0
     said = capsys.readouterr().out
     parts = dict(part.split("\n", 1) for part in said.strip().split("\n\n"))
-    assert list(parts) == ["retouch pretrain", "retouch probe", "retouch finetune", "retouch embed", "retouch study"]
+    *stages, last = parts
+    assert stages == ["retouch pretrain", "retouch probe", "retouch finetune", "retouch embed", "retouch study"]
+    assert last.startswith("wandb sweep")
     for one in recipes_module.recipes():
         assert one.title in " ".join(parts[f"retouch {one.stage}"].split())
         assert f"Expect: {one.expect}" in " ".join(parts[f"retouch {one.stage}"].split())

@@ -87,6 +87,11 @@ def test_the_sheet_shows_each_query_beside_what_was_found(here: Path, tmp_path: 
             assert np.abs(thumbnail - np.asarray(square)).mean() < 3
 
 
+def test_a_query_may_be_one_image(here: Path, tmp_path: Path) -> None:
+    result = searched(here, tmp_path / "out", query=str(here / "queries" / "like, 08.png"))
+    assert [Path(one.neighbors[0].path).name for one in result.found] == ["08.png"]
+
+
 def test_a_query_does_not_find_itself(here: Path, tmp_path: Path) -> None:
     result = searched(here, tmp_path / "out", query=str(here / "pictures"), top=20)
     for one in result.found:
