@@ -24,7 +24,7 @@ PARALLEL := -n auto --dist loadfile
 # In CI the tests also print which lines and branches they reach.
 COVERAGE := $(if $(CI),--cov --cov-report=term)
 
-.PHONY: setup demo test coverage mutants lint bench timm-sweep clean
+.PHONY: setup demo test coverage mutants lint docs docs-serve notebooks bench timm-sweep clean
 
 setup: $(STAMP)
 
@@ -49,6 +49,18 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation site, in build/site: open index.html there. Any warning fails. (The theme would announce its successor.)
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
+docs: $(STAMP)
+	$(MKDOCS) build --strict
+
+docs-serve: $(STAMP)
+	$(MKDOCS) serve
+
+# Runs the notebooks, and stores what they show.
+notebooks: $(STAMP)
+	$(BIN)/python docs/run_notebooks.py
 
 # Breaks the code on purpose, in a copy, and says which test notices (tests/mutants.toml): some ten minutes.
 mutants: $(STAMP)

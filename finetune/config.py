@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from common.augment import AugmentConfig
-from common.config import MANY, Config
+from common.config import MANY, Config, ProblemsError
 from common.corruptions import AnyCorruption, Gaussian, Gray, Holes
 from common.data.levels import LevelsSetting
-from common.encoders import EncoderConfig
+from common.encoders.config import StartConfig
 from common.engine.settings import GradientConfig, LoopConfig
 from common.machine.precision import Precision
 from common.runs.folder import StageConfig
@@ -186,13 +186,11 @@ class EmbedConfig(StageConfig):
     """All features, or only the non-zeros with their indices."""
 
 
-class StartConfig(EncoderConfig):
+class TunedConfig(StartConfig):
     """Where fine-tuning starts: an exported encoder, or a network named here."""
 
-    short: ClassVar[str] = "path"
+    of_network: ClassVar[tuple[str, ...]] = (*StartConfig.of_network, "image_size")
 
-    path: Path | None = None
-    """A finished run, its encoder/ folder, or hf:USER/NAME; without it, name and model_args build the network."""
     from_scratch: bool = False
     """The same architecture at random initialization."""
     image_size: int | None = Field(default=None, ge=8, le=1024)
@@ -214,6 +212,9 @@ class CompareConfig(Config):
     """The same network and recipe from random initialization."""
 
 
+KEEPING: dict[str, object] = {"freeze": None, "head_start": "random"}  # they keep learned weights; here, they do not
+
+
 class FinetuneConfig(StageConfig, GradientConfig):
     """``retouch finetune``: train the whole encoder with a new head on labeled images."""
 
@@ -229,21 +230,37 @@ class FinetuneConfig(StageConfig, GradientConfig):
         DUPLICATES,
     )
     free_keys: ClassVar[frozenset[str]] = (
-        StageConfig.free_keys | LoopConfig.loop_free_keys | {"data.workers", "data.cache"}
+        # an encoder that has moved is known by its sha256
+        StageConfig.free_keys | LoopConfig.loop_free_keys | {"data.workers", "data.cache", "encoder.path"}
     )
 
-    encoder: StartConfig
+    encoder: TunedConfig
     data: LabeledData = LabeledData()
     augment: AugmentConfig = AugmentConfig()
     layer_decay: float = Field(default=0.75, gt=0, le=1)
     """Learning rate of each layer, relative to the next layer."""
+    freeze: Literal["stem"] | Annotated[int, Field(gt=0, le=MANY)] | None = None
+    """Layers that stay as they are: stem, or the first N groups, counted as for `layer_decay`."""
+    head_start: Literal["random", "probe"] = "random"
+    """Where the classifier starts: random weights, or the linear probe of what it sees, which spares the encoder."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Probability spread evenly over all classes in the target."""
+    mixup: float = Field(default=0.0, ge=0, le=100)
+    """Blend pairs of images and of their labels, by shares from Beta(α, α); 0 is never, 0.2 is usual."""
+    cutmix: float = Field(default=0.0, ge=0, le=100)
+    """Paste a rectangle of another image, and its share of the label; 0 is never, 1 is usual."""
+    class_weights: Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0, le=1e6)]] = "none"
+    """What an error counts by its class: balanced (each class the same in total), or {name: weight}; others are 1."""
     validation: float = Field(default=0.1, gt=0, lt=1)
     """Held-out share of the training set, on which the best step is chosen."""
     evaluate_every: int = Field(default=200, gt=0, le=MANY)
     """Steps between two evaluations on the held-out images."""
     compare: CompareConfig = CompareConfig()
+
+    @property
+    def frozen_groups(self) -> int:
+        """How many of the first groups of layers are frozen."""
+        return 1 if self.freeze == "stem" else self.freeze or 0
 
     @classmethod
     def about_unknown(cls, key: str) -> str:
@@ -256,3 +273,23 @@ class FinetuneConfig(StageConfig, GradientConfig):
         if isinstance(self.data.task, list):
             raise ValueError("data.task: fine-tuning trains on one task at a time; give one name")
         return self
+
+    @model_validator(mode="after")
+    def _options_go_together(self) -> Self:
+        problems = []
+        if self.encoder.from_scratch:
+            problems += [
+                f"{key}: random weights are not worth keeping: remove it, or start from an encoder"
+                for key, off in KEEPING.items()
+                if getattr(self, key) != off
+            ]
+        if (self.mixup or self.cutmix) and self.batch_size == self.accumulate:
+            problems.append("mixup and cutmix pair images, but a micro-batch has one: lower accumulate")
+        if problems:
+            raise ProblemsError(problems)
+        return self
+
+    def from_random(self) -> Self:
+        """The same recipe for the same network at random initialization, where no weights are worth keeping."""
+        start = self.encoder.model_copy(update={"from_scratch": True})
+        return self.model_copy(update={"encoder": start, "layer_decay": 1.0, **KEEPING})

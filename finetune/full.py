@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -15,7 +14,8 @@ from common.encoders.card import resized
 from common.encoders.export import export_classifier, export_encoder
 from common.encoders.load import load_encoder, random_twin, read_encoder_card
 from common.encoders.provenance import Provenance
-from common.engine.gradient import GradientLearner, check_shares
+from common.encoders.start import pinned, read_start
+from common.engine.gradient import check_shares
 from common.engine.loop import Periodic, Trained, learn
 from common.engine.schedule import seed_step
 from common.errors import UserError, check_all
@@ -25,9 +25,10 @@ from common.runs.logs import early_log
 from common.runs.made import ENCODER, Made, made
 from common.runs.tracking import Tracker
 from finetune.baselines import share_statistics
+from finetune.beside import probe_settings, scratch_settings, with_baselines
 from finetune.calibration import calibrated
 from finetune.checks import tuned_checks
-from finetune.config import FinetuneConfig, ProbeConfig
+from finetune.config import FinetuneConfig
 from finetune.data import (
     LabeledImages,
     Sources,
@@ -38,14 +39,15 @@ from finetune.data import (
     open_sources,
 )
 from finetune.features import layer_shapes
+from finetune.head_start import check_start
 from finetune.leaks import write_leaks
 from finetune.lines import Line, finetune_lines
-from finetune.metrics import accuracy, compare, score
+from finetune.metrics import accuracy, score
 from finetune.predictions import Predictions, read_predictions, write_predictions
 from finetune.probe import probe
-from finetune.results import Comparison, FinetuneResult, ProbeResult, StepChoice, Tuned, write_results
+from finetune.results import FinetuneResult, ProbeResult, StepChoice, Tuned, write_results
 from finetune.summary import finetune_notes, log_finetuned, print_finetuned
-from finetune.supervised import Split, Supervised, decayed_groups, predict, temperature_of
+from finetune.supervised import FineTuner, Split, Supervised, class_weights, predict, temperature_of
 from finetune.tracked import errors_sheet, send
 
 log = logging.getLogger("retouch")
@@ -57,6 +59,10 @@ class Ran(NamedTuple):
     finished: bool  # not stopped by a signal
     result: FinetuneResult | None = None  # the test result; in the first process only
     predictions: Predictions | None = None  # of the test images, likewise
+
+    @property
+    def tested(self) -> tuple[FinetuneResult, Predictions] | None:
+        return None if self.result is None or self.predictions is None else (self.result, self.predictions)
 
 
 def finetune(
@@ -81,6 +87,7 @@ def finetune(
         UserError: the encoder, data or run folder cannot be used; nothing has been written.
     """
     # once: a process group cannot be rejoined after leaving it
+    config = config.model_copy(update={"encoder": pinned(config.encoder)[0]})
     with world() as here, numbered(config, here) as config:
         ran = _run(config, here, images)
         if not ran.finished:
@@ -89,23 +96,24 @@ def finetune(
 
         # baselines, each a separate run in the same group
         config = _with_group(config)
-        scratch: Ran | None = None
+        scratch: tuple[FinetuneResult, Predictions] | None = None
         linear_probe: tuple[ProbeResult, Predictions] | None = None
         if config.encoder.path is not None and not config.encoder.from_scratch:
             if config.compare.from_scratch:
-                scratch = _run(_from_scratch(config), here)
-                if not scratch.finished:
+                other = _run(scratch_settings(config), here)
+                if not other.finished:
                     say_how_to_continue(config)
                     return None
+                scratch = other.tested
             if config.compare.linear_probe and here.size == 1:
-                probing = _linear_probe(config, feature_cache)
+                probing = probe_settings(config, feature_cache)
                 [found] = probe(probing, show=False).results
                 linear_probe = found, read_predictions(probing.out)[0]
             elif config.compare.linear_probe and here.is_main:
                 log.info("compare.linear_probe: skipped, a probe runs in one process; run retouch probe instead")
-        if ran.result is None or ran.predictions is None:
+        if ran.tested is None:
             return None
-        result, predictions = _with_baselines(ran.result, ran.predictions, scratch, linear_probe)
+        result, predictions = with_baselines(*ran.tested, scratch, linear_probe)
         write_predictions(config.out, [predictions])
         write_results(config.out, result)
         if result.from_scratch is not None or result.linear_probe is not None:
@@ -130,19 +138,22 @@ def _run(config: FinetuneConfig, here: World, images: LabeledImages | None = Non
         trained_on = None if card is None else card.provenance
         images = images or load_labeled(sources, config.data, size, config.seed, trained_on)
         check_enough(images, config.validation, config.seed)
+        [(train_labels, _)] = images.tasks.values()
+        class_weights(config.class_weights, train_labels)  # refuses names that are no classes
         config = _with_group(config)
         with open_run(config, here, early) as run:
             if start.path is not None and card is not None:
                 run.tracker.use_encoder(start.path, card.sha256, card.provenance.artifact)
             read = sources.inputs() | ({} if card is None else {ENCODER: card.sha256})
             ran = _train_and_test(config, encoder, sources, images, run, made(read))
-            if ran.result is not None and ran.predictions is not None:
-                write_predictions(config.out, [ran.predictions])
+            if ran.tested is not None:
+                result, predictions = ran.tested
+                write_predictions(config.out, [predictions])
                 write_leaks(config.out, [(images.train.source.spec, images.leaks)])
-                write_results(config.out, ran.result)
-                log_finetuned(run, ran.result)
+                write_results(config.out, result)
+                log_finetuned(run, result)
                 if run.tracker.active:
-                    send(run.tracker, [errors_sheet(images.test, [ran.predictions], "tuned")])
+                    send(run.tracker, [errors_sheet(images.test, [predictions], "tuned")])
             return ran
 
 
@@ -159,10 +170,11 @@ def _start(config: FinetuneConfig, here: World) -> Encoder:
             weights of it learn.
     """
     start = config.encoder
+    read_start(start)  # refuses another encoder than that of an earlier part of this run
     if start.path is None:
         seed_step(config.seed, 0)
         with here.main_first():  # weights may be downloaded
-            encoder = build_encoder(start, image_size=start.image_size or config.data.image_size or 32)
+            encoder = build_encoder(start.network, image_size=start.image_size or config.data.image_size or 32)
     else:
         encoder = random_twin(start.path, config.seed) if start.from_scratch else load_encoder(start.path)
     if not any(True for _ in encoder.parameters()):
@@ -172,6 +184,7 @@ def _start(config: FinetuneConfig, here: World) -> Encoder:
         )
     if not encoder.takes_classifier:
         raise UserError(f"{encoder.name} takes no classifier in timm: use retouch probe, or another encoder")
+    check_start(encoder, config)
     size = config.data.image_size or encoder.image_size
     layer_shapes(encoder, size)
     return resized(encoder, size)
@@ -220,10 +233,10 @@ def _train(config: FinetuneConfig, encoder: Encoder, images: LabeledImages, run:
     [(task, (train_labels, _))] = images.tasks.items()
     fit, held = hold_out(train_labels, config.validation, config.seed)
     validation = Split(images.train, held, train_labels.values[held])
-    shown = images.train.only(fit)
+    shown, fitted = images.train.only(fit), train_labels._replace(values=train_labels.values[fit])
     loader = Loader(
         shown,
-        labels=train_labels.values[fit],
+        labels=fitted.values,
         batch_size=config.batch_size,
         seed=config.seed,
         rank=here.rank,
@@ -237,7 +250,10 @@ def _train(config: FinetuneConfig, encoder: Encoder, images: LabeledImages, run:
         share_statistics(encoder, start.path, shown, here.device)
     seed_step(config.seed, 1)  # the new head starts with the same weights in every process
     classifier = Classifier(encoder, train_labels.names)
-    model = Supervised(classifier, config.label_smoothing, config.augment)
+    if config.frozen_groups:
+        classifier.freeze_first(config.frozen_groups)
+    weights = class_weights(config.class_weights, fitted)
+    model = Supervised(classifier, config.label_smoothing, config.augment, config.mixup, config.cutmix, weights)
     counts = len(train_labels.names), len(fit), len(held)
     log.info("%s: %d classes, %d training images, %d validation images", task, *counts)
 
@@ -247,7 +263,7 @@ def _train(config: FinetuneConfig, encoder: Encoder, images: LabeledImages, run:
 
     # train, keeping the weights with the best validation accuracy
     training = learn(
-        GradientLearner(model, config, here, groups=decayed_groups(model, config)),
+        FineTuner(model, config, here, shown, fitted),
         loader,
         config,
         run,
@@ -267,7 +283,7 @@ def _export(
     run: Run,
 ) -> str:
     """Write classifier and encoder; returns the encoder's sha256."""
-    [task] = images.tasks
+    [task], start = images.tasks, config.encoder
     provenance = Provenance(
         stage="finetune",
         task=task,
@@ -275,9 +291,12 @@ def _export(
         levels=images.train.levels,
         steps=fit.training.best_step,
         seed=config.seed,
-        started_from="scratch" if config.encoder.from_scratch else str(config.encoder.path),
+        started_from="scratch" if start.from_scratch else str(start.path or start.name),
         group=config.wandb.group,
     )
+    if start.path is not None and not start.from_scratch:
+        began = read_encoder_card(start.path)
+        provenance = provenance.starting(str(start.path), began.sha256, began.provenance)
     export_classifier(fit.classifier, config.out / "classifier", provenance, temperature)
     artifact = f"encoder-{config.out.name}"
     sha256 = export_encoder(encoder, config.out / "encoder", provenance.model_copy(update={"artifact": artifact}))
@@ -341,78 +360,13 @@ def _test(
     return Ran(True, result, predictions)
 
 
-def _with_baselines(
-    result: FinetuneResult, mine: Predictions, scratch: Ran | None, linear: tuple[ProbeResult, Predictions] | None
-) -> tuple[FinetuneResult, Predictions]:
-    """Result and predictions with those of the baselines, compared image by image."""
-    answers, confidences = dict(mine.answers), dict(mine.confidences)
-    if scratch is not None and scratch.result is not None and scratch.predictions is not None:
-        result = result.model_copy(update={"from_scratch": scratch.result.tuned})
-        answers["from_scratch"] = scratch.predictions.answers["tuned"]
-        confidences["from_scratch"] = scratch.predictions.confidences["tuned"]
-    if linear is not None:
-        answers["linear_probe"] = linear[1].answers["encoder.linear"]
-        if "encoder.linear" in linear[1].confidences:
-            confidences["linear_probe"] = linear[1].confidences["encoder.linear"]
-
-    def compared(one: str, *baselines: str) -> dict[str, dict[str, Comparison]]:
-        found = {name: compare(answers[one], answers[name], mine.labels) for name in baselines if name in answers}
-        return {"compared": found}
-
-    if linear is not None:
-        probed = linear[0].linear.model_copy(update=compared("linear_probe", "from_scratch"))
-        checks = tuned_checks(linear[0].checks)
-        result = result.model_copy(
-            update={"linear_probe": probed, "linear_probe_protocol": linear[0].protocol, "checks": checks}
-        )
-    tuned = result.tuned.model_copy(update=compared("tuned", "from_scratch", "linear_probe"))
-    result = result.model_copy(update={"tuned": tuned})
-    result = result.model_copy(update={"notes": finetune_notes(result)})
-    return result, replace(mine, answers=answers, confidences=confidences)
-
-
 def _protocol(config: FinetuneConfig) -> str:
+    trained = "whole encoder" if config.freeze is None else f"encoder but for its first layers (freeze={config.freeze})"
+    head = "new head" if config.head_start == "random" else "head that started at its linear probe"
     return (
-        f"whole encoder trained with a new head on {1 - config.validation:.0%} of the training set; the step with "
+        f"{trained} trained with a {head} on {1 - config.validation:.0%} of the training set; the step with "
         f"the best accuracy on the held-out {config.validation:.0%} (stratified, seed {config.seed}) was kept; tested "
         "once; ci95: Wilson, and of differences the paired bootstrap; p_value: McNemar's exact test"
-    )
-
-
-def _from_scratch(config: FinetuneConfig) -> FinetuneConfig:
-    """The same recipe from random initialization; one rate for all layers, since no weights are worth preserving."""
-    started = (config.out / "from_scratch" / "config.yaml").exists()
-    return config.model_copy(
-        update={
-            "out": config.out / "from_scratch",
-            "encoder": config.encoder.model_copy(update={"from_scratch": True}),
-            "layer_decay": 1.0,
-            "resume": config.resume and started,
-            "overwrite": config.overwrite,
-            "wandb": config.wandb.model_copy(update={"name": f"{config.wandb.name_of(config.out)}-from-scratch"}),
-        }
-    )
-
-
-def _linear_probe(config: FinetuneConfig, feature_cache: bool) -> ProbeConfig:
-    """The linear probe of ``retouch probe``, with its defaults, on the same images and the same task."""
-    folder = config.out / "linear_probe"
-    return ProbeConfig.model_validate(
-        {
-            "out": folder,
-            "seed": config.seed,
-            "encoder": config.encoder.path,
-            "data": config.data.model_dump(),
-            "precision": config.precision,
-            # only the linear probe is compared; retouch probe reports the rest
-            "knn": None,
-            "baselines": {"random_init": False, "pixels": False},
-            "damage": [],
-            "properties": False,
-            "feature_cache": feature_cache,
-            "overwrite": (folder / "config.yaml").exists(),
-            "wandb": config.wandb.model_copy(update={"name": f"{config.wandb.name_of(config.out)}-probe"}).model_dump(),
-        }
     )
 
 

@@ -54,7 +54,7 @@ def make_head(
     """
     outputs, labels = probe.held_out(candidates, task, chosen)
     temperature = fit_temperature(outputs, labels)
-    weight, bias = _folded(fitted)
+    weight, bias = folded(fitted)
     logits = _logits(test.matrix(chosen.space), weight, bias)
     _check_same(logits.argmax(1), answers.classes)
     right = logits.argmax(1) == test_labels.values[test.index]
@@ -65,7 +65,7 @@ def make_head(
     return Head(chosen.space, weight, bias, temperature, found)
 
 
-def _folded(fitted: Fitted) -> tuple[Tensor, Tensor]:
+def folded(fitted: Fitted) -> tuple[Tensor, Tensor]:
     """Weight ``[F C]`` and bias ``[C]`` for features that are not standardized, float32, on the CPU.
 
     ``((x - mean) / scale) @ W + b = x @ (W / scale) + (b - (mean / scale) @ W)``; a constant feature has an infinite

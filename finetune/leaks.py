@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,12 +106,15 @@ def find_leaks(test: Images, train: Images, trained_on: Provenance | None, worke
             "these training images out",
             *(training.facts.test_images, len(ours.rows)),
         )
-    pool = _pool(trained_on, test, workers)
-    if pool is None:
-        return Leaks(identical, training, None)
-    if pool.fingerprint == train.fingerprint and torch.equal(pool.kept, train.kept):  # an encoder of the same images
-        return Leaks(identical, training, training._replace(images="pretraining"))
-    return Leaks(identical, training, _in_pool(test, ours, pool, workers))
+    seen: dict[str, Found] = {}  # by the images of each training that the encoder came from
+    for pool in _pools(trained_on, test, workers):
+        if pool.fingerprint == train.fingerprint and torch.equal(
+            pool.kept, train.kept
+        ):  # an encoder of the same images
+            seen[pool.fingerprint] = training._replace(images="pretraining")
+        elif pool.fingerprint not in seen and (found := _in_pool(test, ours, pool, workers)) is not None:
+            seen[pool.fingerprint] = found
+    return Leaks(identical, training, _together(list(seen.values())))
 
 
 def without_leaks(train: Images, leaks: Leaks) -> Images:
@@ -156,16 +159,35 @@ def _found(images: str, test: Images, other: Images, pairs: list[Pair] | None) -
     return Found(images, repeats, test.kept[rows[:, 0]], other.kept[rows[:, 1]])
 
 
-def _pool(trained_on: Provenance | None, test: Images, workers: int) -> Images | None:
-    """The images of pretraining, if they can be opened here: at most 100,000 of them."""
+def _together(found: Sequence[Found]) -> Found | None:
+    """What was found in several sets as one; ``None`` of none. Where all images of a set look alike, it has no say."""
+    told = [one for one in found if one.repeats is not None]
+    if len(told) < 2:
+        return next(iter([*told, *found]), None)
+    repeats = [repeat for one in told for repeat in one.repeats or ()]
+    order = sorted(range(len(repeats)), key=lambda place: -repeats[place].alike)
+    test, others = torch.cat([one.test for one in told]), torch.cat([one.others for one in told])
+    return Found(told[0].images, [repeats[place] for place in order], test[order], others[order])
+
+
+def _pools(trained_on: Provenance | None, test: Images, workers: int) -> Iterator[Images]:
+    """The images of every training that the encoder came from, if they can be opened here."""
+    for one in () if trained_on is None else trained_on.chain:
+        pool = _pool(one, test, workers)
+        if pool is not None:
+            yield pool
+
+
+def _pool(trained_on: Provenance, test: Images, workers: int) -> Images | None:
+    """The images of a training, if they can be opened here: at most 100,000 of them."""
     try:
-        source = None if trained_on is None else reopened(trained_on.source)
-        if trained_on is None or source is None or source.endless:  # generated: none is a test image
+        source = reopened(trained_on.source)
+        if source is None or source.endless:  # generated: none is a test image
             return None
         levels = trained_on.levels
         return load_images(*(source, test.size), limit=POOL, workers=workers, cache="none", check=False, levels=levels)
     except (UserError, OSError, TypeError) as error:
-        spec = None if trained_on is None else trained_on.source
+        spec = trained_on.source
         log.info("the images of pretraining (%s) are not compared with the test images: %s", spec, one_line(error))
         return None
 

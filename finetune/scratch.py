@@ -53,15 +53,14 @@ def budgets(counts: list[int], classes: int) -> list[int]:
 
 
 def scratch_config(config: ProbeConfig, how: LabelEfficiencyConfig, images: LabeledImages, name: str) -> FinetuneConfig:
-    """Fine-tuning of the encoder's network at random initialization; one rate for all layers."""
+    """Fine-tuning of the encoder's network at random initialization."""
     folder = config.out / FROM_SCRATCH / name
-    found = stage_config(FinetuneConfig, "full", [f"encoder={config.encoder}", "encoder.from_scratch=true"])
+    found = stage_config(FinetuneConfig, "full", [f"encoder={config.encoder}"]).from_random()
     return found.model_copy(
         update={
             "out": folder,
             "seed": config.seed,
             "steps": how.scratch_steps,
-            "layer_decay": 1.0,
             "precision": config.precision,
             "data": LabeledData(
                 train=images.train.source.spec, image_size=images.train.size, workers=config.data.workers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import retouch  # noqa: F401 - first of all: it names a package of the user's that hides one of ours
-from common.runs.console import Stage, run_stages
+from common.runs.console import Flag, Stage, run_stages
 
 STAGES = (
     Stage(
@@ -12,6 +12,25 @@ STAGES = (
         "pretrain.seeds",
         "pretrain.config:PretrainConfig",
         lossless=True,
+    ),
+)
+
+# commands of `retouch` alone: `python -m pretrain` is pretraining
+RESTORING = (
+    Stage(
+        "restore",
+        "denoise, colorize or fill pictures at their own resolution, with the decoder of a run",
+        "pretrain.restoring.restore",
+        "pretrain.restoring.config:RestoreConfig",
+        takes="a finished run of retouch pretrain, or its decoder/ folder",
+    ),
+    Stage(
+        "strange",
+        "rank pictures by how much worse a run restores them than others that are as hard",
+        "pretrain.restoring.strange",
+        "pretrain.restoring.config:StrangeConfig",
+        takes="a finished run of retouch pretrain, or its decoder/ folder",
+        flags=(Flag("top", "N", "pictures on the sheet (default: 20)"),),
     ),
 )
 

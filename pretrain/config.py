@@ -12,12 +12,13 @@ from common.augment import WHOLE, AugmentConfig
 from common.config import MANY, Config, ProblemsError
 from common.data.images import Cache
 from common.data.levels import LevelsSetting
+from common.encoders.config import StartConfig
 from common.engine.settings import LoopConfig
 from common.machine.cores import usable_cores
 from common.runs.seeds import Repeated
 from pretrain.gradient.method import Gradient
 from pretrain.linear import AnyLinear
-from pretrain.method import Method
+from pretrain.method import DECODER, Method
 from pretrain.ruler.watch import WatchConfig
 
 PARTS = ("encoder", "decoder", "pretext", "penalty")  # of an autoencoder
@@ -56,12 +57,13 @@ class PretrainConfig(Repeated, LoopConfig):
     """
 
     stage: ClassVar[str] = "pretrain"
-    writes: ClassVar[tuple[str, ...]] = (*LoopConfig.loop_writes, *Repeated.writes, "panels", "encoder")
+    writes: ClassVar[tuple[str, ...]] = (*LoopConfig.loop_writes, *Repeated.writes, "panels", "encoder", DECODER)
     free_keys: ClassVar[frozenset[str]] = (
         Repeated.free_keys
         | LoopConfig.loop_free_keys
         # `stop` and `watch` change no step: a flat run that was stopped can be ended
-        | {"data.workers", "data.cache", "stop", "watch"}
+        # an encoder that has moved is known by its sha256
+        | {"data.workers", "data.cache", "stop", "watch", "encoder.path"}
     )
 
     data: DataConfig = DataConfig()
@@ -83,6 +85,11 @@ class PretrainConfig(Repeated, LoopConfig):
     def method(self) -> Method:
         """The method that learns."""
 
+    @property
+    def start(self) -> StartConfig | None:
+        """The exported encoder that it starts from; ``None`` of a new network."""
+        return None
+
     @model_validator(mode="after")
     def _second_source_is_used(self) -> Self:
         if problems := self.method.check_second(self.data.other is not None, "data.other"):
@@ -96,6 +103,10 @@ class GradientPretraining(PretrainConfig, Gradient):
     @property
     def method(self) -> Gradient:
         return self
+
+    @property
+    def start(self) -> StartConfig | None:
+        return None if self.encoder.path is None else self.encoder
 
 
 class LinearPretraining(PretrainConfig):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -25,6 +26,7 @@ from pretrain.ruler.restorers import Restorer
 Second = Literal["none", "view", "domain"]
 
 
+DECODER = "decoder"  # the folder of a kept decoder in the folder of its run
 ALIKE = 1e-6  # images closer to their mean than this (root mean square, of [0, 1]) differ by rounding alone
 
 
@@ -183,6 +185,15 @@ class MethodLearner(Learner):
             images: a sample of training images ``[N 3 S S]`` in [0, 1].
         """
         return []
+
+    def keep(self, folder: Path, *, source: str, encoder_sha256: str) -> bool:
+        """Write what restores pictures later to ``folder``; whether there is anything to write.
+
+        Args:
+            source: the images that it learned from, as the user named them.
+            encoder_sha256: of the exported encoder.
+        """
+        return False
 
     @property
     def discrepancy(self) -> dict[str, float] | None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from common.data import Images, Loader, Source, build_source, load_images, paired
 from common.data.images import kept_rows
+from common.encoders.card import EncoderCard
 from common.encoders.export import export_encoder
+from common.encoders.start import pinned
 from common.engine.loop import Periodic, Trained, learn
 from common.errors import UserError, check_all
 from common.files import write_json
@@ -26,9 +29,9 @@ from common.runs.folder import (
     with_group,
 )
 from common.runs.logs import early_log
-from common.runs.made import Made, made
+from common.runs.made import ENCODER, Made, made
 from pretrain.config import PretrainConfig
-from pretrain.method import MethodLearner
+from pretrain.method import DECODER, MethodLearner
 from pretrain.report.card import about
 from pretrain.report.dictionary import show_dictionary
 from pretrain.report.panels import Panels
@@ -39,6 +42,8 @@ from pretrain.ruler.watch import Watch, Watched, open_watched
 from pretrain.sample import sample
 
 log = logging.getLogger("retouch")
+
+P = TypeVar("P", bound=PretrainConfig)
 
 
 def pretrain(config: PretrainConfig, images: Images | None = None) -> Pretrained:
@@ -51,12 +56,15 @@ def pretrain(config: PretrainConfig, images: Images | None = None) -> Pretrained
         UserError: the data, the encoder or the run folder cannot be used; nothing has been written.
     """
     with world() as here, numbered(config, here) as config, early_log() as early:
-        config = with_group(config)
+        config, began = started(config)
+        config = with_group(config, None if began is None else began.provenance.group)
         # everything the user can get wrong is checked before anything is written
         sources, watched, learner = prepare(config, here, images)
         learner.attach(*(_load(sources, config) if images is None else _enough([images], config)))
         with open_run(config, here, early) as run:
             log.info("%s from %s; %s", _counted(learner), learner.images.source.spec, learner.description)
+            if began is not None:
+                _say_start(config, began, run)
             panels, ruler = Panels(learner, config.method.title, run), Ruler(learner)
             periodic = [Periodic(config.panels_every, panels.show, at_end=False)]
             if learner.restorers:
@@ -80,10 +88,38 @@ def pretrain(config: PretrainConfig, images: Images | None = None) -> Pretrained
             learner.model.eval()
             panels.show(training.step)
             found = ruler.result(training.step) if learner.restorers else None
-            sha256 = _export(learner, config, run, training, found)
+            sha256 = _export(learner, config, began, run, training, found)
             shown = sample(learner.images, size=config.data.image_size)
-            results = _results(learner, shown, run, training, sha256, found, made(inputs(sources)))
+            read = inputs(sources) | ({} if began is None else {ENCODER: began.sha256})
+            results = _results(learner, shown, run, training, sha256, found, made(read))
             return Pretrained(training, config.out / "encoder", results)
+
+
+def started(config: P) -> tuple[P, EncoderCard | None]:
+    """The settings with the sha256 of the encoder that training starts from, and its card; ``None`` of a new network.
+
+    Also ``None`` of one that cannot be used: ``prepare`` says so, with all other problems.
+    """
+    if config.start is None:
+        return config, None
+    start, card = pinned(config.start)
+    return config.model_copy(update={"encoder": start}), card
+
+
+def _say_start(config: PretrainConfig, began: EncoderCard, run: Run) -> None:
+    """What the encoder learned before, and whether the images that are held out now are new to it."""
+    earlier = began.provenance
+    assert config.start is not None
+    assert config.start.path is not None
+    run.tracker.use_encoder(config.start.path, began.sha256, earlier.artifact)
+    log.info("before, it learned by %s", earlier.story)
+    seeds = [one.seed for one in earlier.chain if one.source == config.data.source and one.seed is not None]
+    if set(seeds) - {config.seed}:
+        log.warning(
+            "it learned from %s with seed=%d before, and so it may know images that are held out now: the same seed "
+            "holds out the same",
+            *(config.data.source, seeds[-1]),
+        )
 
 
 def prepare(
@@ -199,8 +235,15 @@ def _counted(learner: MethodLearner) -> str:
     return f"{len(learner.images):,} unlabeled images{held}"
 
 
-def _export(learner: MethodLearner, config: PretrainConfig, run: Run, training: Trained, ruler: Measured | None) -> str:
-    """Write ``encoder/`` with a model card; returns its sha256."""
+def _export(
+    learner: MethodLearner,
+    config: PretrainConfig,
+    began: EncoderCard | None,
+    run: Run,
+    training: Trained,
+    ruler: Measured | None,
+) -> str:
+    """Write ``encoder/`` with a model card, and ``decoder/`` where there is one; returns the encoder's sha256."""
     folder, artifact = config.out / "encoder", f"encoder-{run_name(config.out)}"
     provenance = config.method.provenance.model_copy(
         update={
@@ -214,9 +257,13 @@ def _export(learner: MethodLearner, config: PretrainConfig, run: Run, training: 
             "artifact": artifact,
         }
     )
-    known = about(config, learner.images, learner.title, training, ruler)
+    if began is not None and config.start is not None:
+        provenance = provenance.starting(str(config.start.path), began.sha256, began.provenance)
+    known = about(config, learner.images, learner.title, training, ruler, provenance)
     sha256 = export_encoder(learner.encoder, folder, provenance, known)
     log.info("encoder written to %s", folder)
+    if learner.keep(config.out / DECODER, source=config.data.source, encoder_sha256=sha256):
+        log.debug("decoder written to %s", config.out / DECODER)
     log.debug("sha256 of the encoder: %s", sha256)
     run.tracker.artifact(artifact, folder, "encoder", {"sha256": sha256, **provenance.model_dump(mode="json")})
     return sha256

@@ -31,7 +31,8 @@ def pretrain(config: PretrainConfig) -> Pretrained:
         return run.pretrain(config)
     # once: a process group cannot be rejoined after leaving it
     with world() as here, numbered(config, here) as config:
-        config = with_group(config)
+        config, began = run.started(config)
+        config = with_group(config, None if began is None else began.provenance.group)
         runs = with_each_seed(config)
         # the seed changes nothing of the images and the network that can be wrong, so one run stands for all
         check_all(

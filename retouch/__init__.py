@@ -73,6 +73,8 @@ if TYPE_CHECKING:
     from finetune.results import FinetuneResult, ProbeReport
     from finetune.search.run import SearchResult
     from pretrain.linear.base import LinearMethod
+    from pretrain.restoring.restorer import PictureRestorer
+    from pretrain.restoring.results import RestoreResult, StrangeResult
     from pretrain.results import Pretrained
     from retouch.comparison import Repetition
     from retouch.exporting.export import Exported
@@ -87,12 +89,15 @@ __all__ = [
     "fit",
     "load_classifier",
     "load_encoder",
+    "open_restorer",
     "predict",
     "pretrain",
     "probe",
     "repeat",
+    "restore",
     "runs",
     "search",
+    "strange",
     "study",
 ]
 
@@ -295,8 +300,10 @@ def fit(
             family alone, one of ``pretrain.linear`` or a mapping with its ``kind``.
         images: ``[N 3 S S]``, RGB in [0, 1]; for CCA of ``neighbors`` with twice the encoder's side.
         other: CCA's second view with ``views: other``, row by row, or TCA's second domain ``[M 3 S S]``.
-        steps, batch_size, seed: in place of the recipe's. Without a recipe: one pass over the images in batches of 256
-            for sparse coding and patch dictionaries, and none of the other methods takes steps; seed 0.
+        steps: in place of the recipe's. Without a recipe: one pass over the images for sparse coding and patch
+            dictionaries, and none of the other methods takes steps.
+        batch_size: in place of the recipe's; 256 without a recipe.
+        seed: in place of the recipe's; 0 without a recipe.
 
     Returns:
         The encoder, frozen and in eval mode, on the device of ``images``; on the CPU it equals what ``pretrain``
@@ -321,6 +328,71 @@ def fit(
     if steps is not None:
         changes.append("epochs=null")
     return fit_recipe(stage_config(PretrainConfig, config, changes), images, other)
+
+
+def restore(run: Settings, *overrides: str) -> RestoreResult:
+    """Restore pictures at their own resolution with the decoder that a run has kept.
+
+        result = retouch.restore("runs/mine", "data=my/pictures", "damage=recipe")
+        result.folder, result.after  # where they are; mean PSNR and SSIM
+
+    See ``pretrain.restoring.config.RestoreConfig`` for the settings, and ``open_restorer`` for tensors.
+
+    Args:
+        run: a finished run of pretraining, or its ``decoder/`` folder; or a mapping of all settings.
+
+    Returns:
+        The content of ``results.json``, and in ``pictures`` what was measured of each.
+
+    Raises:
+        UserError: with every problem at once; nothing has been written.
+    """
+    from pretrain.restoring.config import RestoreConfig
+    from pretrain.restoring.restore import restore as stage
+
+    with without_main():
+        return stage(stage_config(RestoreConfig, run, overrides))
+
+
+def strange(run: Settings, *overrides: str) -> StrangeResult:
+    """Rank pictures by how much worse a run restores them than others that are as hard.
+
+    See ``pretrain.restoring.config.StrangeConfig`` for the settings.
+
+    Args:
+        run: a finished run of pretraining, or its ``decoder/`` folder; or a mapping of all settings.
+
+    Returns:
+        The content of ``results.json``, and in ``pictures`` all of them, the strangest first.
+
+    Raises:
+        UserError: with every problem at once; nothing has been written.
+    """
+    from pretrain.restoring.config import StrangeConfig
+    from pretrain.restoring.strange import strange as stage
+
+    with without_main():
+        return stage(stage_config(StrangeConfig, run, overrides))
+
+
+def open_restorer(run: str | Path, *, tile: int | None = None, overlap: float = 0.5) -> PictureRestorer:
+    """Open the decoder that a run has kept: a torch module in eval mode, without gradients.
+
+    Calls take damaged pictures ``[B 3 H W]`` of any size, RGB in [0, 1], and return them restored:
+    ``restorer(pictures)``, or ``restorer(pictures, hidden)`` with ``hidden`` ``[B 1 H W]``, 1 where a pixel is to be
+    filled.
+
+    Args:
+        run: a finished run of pretraining, or its ``decoder/`` folder.
+        tile: side of a tile in pixels; by default that of the images the network learned from.
+        overlap: the share of a tile that neighbors share.
+
+    Raises:
+        UserError: there is no decoder, or it is damaged; the message says what to do.
+    """
+    from pretrain.restoring.restorer import open_restorer as work
+
+    return work(run, tile=tile, overlap=overlap)
 
 
 def load_encoder(folder: str | Path) -> Encoder:

@@ -14,6 +14,7 @@ from common.runs.completion import complete_run, remember_keys
 from common.runs.console import Parser, Stage, add_stages, answer, columns, program, say
 from common.runs.describe import describe, settings_of
 from finetune.__main__ import STAGES as TRANSFER
+from pretrain.__main__ import RESTORING
 from pretrain.__main__ import STAGES as PRETRAINING
 from retouch.exporting.settings import ExportConfig, export_config
 
@@ -34,6 +35,8 @@ examples:
   retouch embed encoder=runs/mine data=my/pictures
   retouch predict runs/mine-probe data=new/pictures
   retouch search runs/mine data=my/pictures query=image.jpg
+  retouch restore runs/mine data=my/pictures
+  retouch strange runs/mine data=my/pictures --top 20
   retouch study data=my/pictures labels=labeled/train budget=20m
   retouch report runs/mine runs/mine-probe -o report.html
   retouch repeat runs/mine-probe
@@ -46,6 +49,18 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 2 with one plain message for a user's mistake."""
+    parser = command_line()
+    if "_ARGCOMPLETE" in os.environ:  # set by a shell that completes the line
+        import argcomplete
+
+        argcomplete.autocomplete(parser, always_complete_options=False)
+    given = parser.parse_args(arguments)
+    code: int = given.run(given)
+    return code
+
+
+def command_line() -> Parser:
+    """All commands and their arguments."""
     parser = Parser(
         prog="retouch",
         description="Learn from images without labels, by restoring damaged ones.",
@@ -54,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=signature())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_stages(commands, (*PRETRAINING, *TRANSFER, STUDY))
+    add_stages(commands, (*PRETRAINING, *TRANSFER, *RESTORING, STUDY))
     shipped = commands.add_parser("recipes", help="list the recipes, or print one", description=_recipes.__doc__)
     name: Any = shipped.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name, or STAGE/NAME")
     name.completer = lambda **_: full_names([*recipes(), *sweeps()])
@@ -67,13 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lecture.add_argument("--out", default="runs/lecture", help="folder for all it writes (default: runs/lecture)")
     lecture.set_defaults(run=_lecture)
     _add_commands_of_runs(commands)
-    if "_ARGCOMPLETE" in os.environ:  # set by a shell that completes the line
-        import argcomplete
-
-        argcomplete.autocomplete(parser, always_complete_options=False)
-    given = parser.parse_args(arguments)
-    code: int = given.run(given)
-    return code
+    return parser
 
 
 def _add_commands_of_runs(commands: argparse._SubParsersAction[Parser]) -> None:

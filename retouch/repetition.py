@@ -203,7 +203,8 @@ def _members(folder: Path, then: Results, config: Settings) -> list[Member]:
 def _inputs(config: Settings, here: World) -> dict[str, str]:
     """Fingerprints of what a run would read now."""
     if isinstance(config, PretrainConfig):
-        return pretraining.inputs(pretraining.open_images(config, here))
+        began = {} if config.start is None else {ENCODER: read_encoder_card(str(config.start.path)).sha256}
+        return began | pretraining.inputs(pretraining.open_images(config, here))
     if isinstance(config, ProbeConfig):
         return {ENCODER: read_encoder_card(config.encoder).sha256, **opening.inputs(opening.open_images(config))}
     if isinstance(config, StudyConfig):

@@ -14,14 +14,20 @@ import pretrain
 import retouch
 from common.config import Config, validate
 from common.encoders.card import EncoderCard
+from common.encoders.provenance import Provenance
 from common.errors import UserError
+from pretrain.gradient.kept import DecoderCard
 from pretrain.results import CodeStorage, PretrainResults, PretrainSeeds
 from pretrain.ruler.health import Health
 from pretrain.ruler.measured import Measured
 from pretrain.ruler.verdicts import Verdict
+from retouch.listing.found import RunFacts
 
 WRITTEN = (
+    DecoderCard,
     EncoderCard,
+    Provenance,
+    RunFacts,
     CodeStorage,
     PretrainResults,
     PretrainSeeds,

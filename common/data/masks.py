@@ -9,9 +9,7 @@ import contextlib
 import copy
 import logging
 import math
-import os
 from collections import defaultdict
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,11 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from common.data.beside import SHOWN, beside
 from common.data.build import build_source
 from common.data.decode import central_square
 from common.data.folder import TreeSource
 from common.data.images import FILL_ROWS, RAM_SHARE
-from common.data.source import Source, Subset
+from common.data.source import Source
 from common.data.split import first
 from common.errors import UserError, one_line
 from common.machine.memory import available_memory
@@ -32,9 +31,9 @@ from common.machine.memory import available_memory
 log = logging.getLogger("retouch")
 
 VALUES = 256  # that a mask may have: a class number each
-SHOWN = 3  # masks that a message names, of each kind of problem
 SIDEWAYS = {5, 6, 7, 8}  # EXIF orientations that exchange width and height
 ORIENTATION = 0x0112
+OTHERWISE = "; images without one are left out by a CSV file with the columns path and mask"
 TO_SAVE = "save one number per pixel: Image.fromarray(classes.astype('uint8')).save('mask.png')"
 
 
@@ -71,38 +70,7 @@ def find_masks(images: Source, spec: str, split: str, setting: str) -> Source:
         raise UserError(*(f"{setting}: {problem}" for problem in error.problems)) from None
     if not isinstance(masks, TreeSource):
         raise UserError(f"{setting}={spec}: must be a folder or a zip file, as the images are; or a column of a table")
-    return _beside(images, masks, setting)
-
-
-def _beside(images: TreeSource, masks: TreeSource, setting: str) -> Source:
-    """The masks at the paths of the images."""
-    if Path(images.root).resolve() in Path(masks.root).resolve().parents:
-        raise UserError(
-            f"{setting}={masks.spec} lies in the folder of images {images.spec}, so that masks would be taken for "
-            "images: give the folder that holds the images alone"
-        )
-    rows: dict[str, list[int]] = defaultdict(list)
-    for row, path in enumerate(masks.paths):
-        rows[_stem(path)].append(row)
-    stems = [_stem(path) for path in images.paths]
-    missing = [path for path, stem in zip(images.paths, stems, strict=True) if stem not in rows]
-    double = [masks.paths[row] for stem in stems for row in rows.get(stem, [])[1:]]
-    problems = []
-    if missing:
-        problems.append(
-            f"{setting}: {len(missing):,} of {len(stems):,} images of {images.spec} have no mask in {masks.spec}, such "
-            f"as {first(missing[:SHOWN])}: a mask has the path of its image there ({_stem(missing[0])}.png); images "
-            "without one are left out by a CSV file with the columns path and mask"
-        )
-    if double:
-        problems.append(f"{setting}: {masks.spec} has two masks of one image, such as {double[0]}: remove one")
-    if problems:
-        raise UserError(*problems)
-    return Subset(masks, torch.tensor([rows[stem][0] for stem in stems]), "by path")
-
-
-def _stem(path: str) -> str:
-    return os.path.splitext(path)[0]  # noqa: PTH122 -- by image
+    return beside(images, masks, setting, "mask", OTHERWISE)
 
 
 # ---- what they hold

@@ -136,6 +136,13 @@ class Encoder(nn.Module, ABC):
         """The module whose tensors are exported."""
         return self
 
+    def tensors_at(self, size: int) -> dict[str, Tensor]:
+        """Parameters and buffers by name, for the same network at images of ``size`` pixels, where they depend on it.
+
+        Those that cannot be translated stay as they are.
+        """
+        return self.state_dict()
+
     # ---- images to features
 
     @abstractmethod
@@ -227,6 +234,11 @@ class Encoder(nn.Module, ABC):
         """Remove the classifier."""
         self.classifier, self.num_classes = None, 0
         self._train_only_path_of(self.forward)
+
+    @property
+    def linear_classifier(self) -> nn.Linear | None:
+        """The one linear layer that gives the logits; None if there is none, or the classifier is something else."""
+        return self.classifier
 
     def logits(self, images: Tensor) -> Tensor:
         """Images ``[B 3 H W]``, RGB in [0, 1] -> logits ``[B classes]``; only after ``add_classifier``."""

@@ -91,15 +91,29 @@ def finite_or_as(tensor: Tensor, fresh: Tensor) -> bool:
     return bool((tensor.isfinite() | (tensor == fresh)).all())
 
 
-def rebuild(config: EncoderConfig, image_size: int, view: View, num_classes: int = 0, seed: int = 0) -> Encoder:
+def rebuild(
+    config: EncoderConfig,
+    image_size: int,
+    view: View,
+    num_classes: int = 0,
+    seed: int = 0,
+    *,
+    mask_channel: bool = False,
+) -> Encoder:
     """The network with weights drawn from ``seed``; the state of the global generator does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         bare = config.model_copy(update={"pretrained": False})  # weights come from a file, not from a download
-        encoder = build_encoder(bare, image_size=image_size, view=view)
+        encoder = build_encoder(bare, image_size=image_size, view=view, mask_channel=mask_channel)
         if num_classes:
             encoder.add_classifier(num_classes)
     return encoder
+
+
+def for_size(config: EncoderConfig, size: int) -> EncoderConfig:
+    """The config of the same network for images of ``size`` pixels."""
+    args = config.model_args
+    return config.model_copy(update={"model_args": {**args, "img_size": size}}) if "img_size" in args else config
 
 
 def resized(encoder: Encoder, size: int) -> Encoder:
@@ -110,10 +124,7 @@ def resized(encoder: Encoder, size: int) -> Encoder:
     """
     if size == encoder.image_size:
         return encoder
-    args = encoder.config.model_args
-    if "img_size" in args:
-        args = {**args, "img_size": size}
-    other = rebuild(encoder.config.model_copy(update={"model_args": args}), size, encoder.view)
+    other = rebuild(for_size(encoder.config, size), size, encoder.view)
     try:
         other.load_state_dict(encoder.state_dict())
     except RuntimeError:

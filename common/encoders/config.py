@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.config import Config
 
@@ -27,3 +28,32 @@ class EncoderConfig(Config):
     """Arguments of the model, such as {width: 32} or {patch_size: 4, depth: 6}."""
     stem: Stem = "auto"
     """auto adapts a timm model to small images; default changes nothing."""
+
+
+class StartConfig(EncoderConfig):
+    """Where training starts: an exported encoder, or a network named here."""
+
+    short: ClassVar[str] = "path"
+    of_network: ClassVar[tuple[str, ...]] = ("name", "pretrained", "model_args", "stem")  # an exported one has its own
+
+    path: Path | None = None
+    """A finished run, its encoder/ folder or one of timm's; without it, the network is that of name and model_args."""
+    sha256: str | None = None
+    """That of the encoder in path; a run sets it when it starts, so that it cannot go on from another one."""
+
+    @model_validator(mode="after")
+    def _one_network(self) -> Self:
+        defaults = {key: field.get_default(call_default_factory=True) for key, field in type(self).model_fields.items()}
+        given = [key for key in self.of_network if getattr(self, key) != defaults[key]]
+        if self.path is not None and given:
+            raise ValueError(
+                f"path is an exported encoder, which has its own {', '.join(given)}: give one or the other"
+            )
+        if self.path is None and self.sha256 is not None:
+            raise ValueError("sha256 is that of path: give both")
+        return self
+
+    @property
+    def network(self) -> EncoderConfig:
+        """The network named here."""
+        return EncoderConfig(name=self.name, pretrained=self.pretrained, model_args=self.model_args, stem=self.stem)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 from torch import Tensor, nn
 
 from common.encoders.base import Encoder
+from common.errors import UserError
 
 
 class Classifier(nn.Module):
@@ -24,12 +26,52 @@ class Classifier(nn.Module):
         super().__init__()
         self.encoder = encoder.unfreeze()
         self.class_names = tuple(class_names)
+        self._still: list[nn.Module] = []  # wholly frozen: they stay in eval mode
         if encoder.num_classes != len(self.class_names):
             encoder.add_classifier(len(self.class_names))
 
     def forward(self, images: Tensor) -> Tensor:
         """Images ``[B 3 H W]``, RGB in [0, 1] -> logits ``[B classes]``."""
         return self.encoder.logits(images)
+
+    def freeze_first(self, count: int) -> None:
+        """Keep the first ``count`` groups of layers as they are, by the depths of ``layer_decay_groups``.
+
+        They get no gradient, and stay in eval mode whatever ``train()`` says: statistics of BatchNorm do not move.
+
+        Raises:
+            UserError: there are not so many groups below the last, to which the classifier belongs.
+        """
+        depths = dict(layer_decay_groups(self))
+        *groups, last = sorted(set(depths.values()))
+        if not groups:
+            raise UserError(
+                f"freeze: the layers of {self.encoder.name} are one group, with the classifier, so none can be frozen: "
+                "remove it, or use retouch probe, which freezes the whole encoder"
+            )
+        if count > len(groups):
+            raise UserError(
+                f"freeze={count}: {self.encoder.name} has {len(groups)} groups of layers below the classifier's: use "
+                f"stem{'' if len(groups) == 1 else f', or 1 to {len(groups)}'}"
+            )
+        for name, parameter in self.named_parameters():
+            if depths.get(name, last) in groups[:count]:
+                parameter.requires_grad_(False)
+        self._still = [module for module in self.encoder.modules() if _is_still(module)]
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch, except that frozen parts stay in eval mode."""
+        super().train(mode)
+        for module in self._still:
+            module.eval()
+        return self
+
+
+def _is_still(module: nn.Module) -> bool:
+    """Whether a module has parameters, and none of them learns."""
+    learns = [parameter.requires_grad for parameter in module.parameters()]
+    return bool(learns) and not any(learns)
 
 
 def layer_decay_groups(model: Encoder | Classifier) -> list[tuple[str, int]]:

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from common.encoders import Classifier, Encoder, EncoderConfig
-from common.encoders.card import CONFIG, FORMAT, WEIGHTS, EncoderCard, digest, finite_or_as, read_json, rebuild
+from common.encoders.build import OWN
+from common.encoders.card import CONFIG, FORMAT, WEIGHTS, EncoderCard, digest, read_json, rebuild
 from common.encoders.hub import hub_folder, on_hub
-from common.errors import UserError, one_line
+from common.encoders.tensors import misfits, read_tensors
+from common.errors import UserError
 from common.files import command, is_group, run_stage
 
 log = logging.getLogger("retouch")
@@ -73,25 +73,13 @@ def random_twin(folder: str | Path, seed: int) -> Encoder:
 def _load_tensors(encoder: Encoder, card: EncoderCard, folder: Path) -> None:
     """Copy the tensors of ``folder`` into ``encoder``; each must be present, match, and be unmodified."""
     expected = encoder.body.state_dict()
-    try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{folder}/{WEIGHTS} cannot be read ({one_line(error)}): it is truncated or not safetensors; "
-            "copy or export it again"
-        ) from None
+    tensors = read_tensors(folder / WEIGHTS)
     if card.plain_timm and card.stem == "small":
         from common.encoders.small_stem import in_our_terms  # imports timm
 
         tensors = in_our_terms(tensors)
-    problems = [f"{name} is missing" for name in expected if name not in tensors]
-    problems += [f"{name} does not belong to this network" for name in sorted(tensors.keys() - expected.keys())]
-    misfits = {name: _misfit(tensors[name], wanted) for name, wanted in expected.items() if name in tensors}
-    problems += [f"{name} {problem}" for name, problem in misfits.items() if problem]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(f"{folder}: {'; '.join(problems[:3])}{more}; export the encoder again, or use the right folder")
+    if problem := misfits(tensors, expected):
+        raise UserError(f"{folder}: {problem}; export the encoder again, or use the right folder")
     if digest(card, folder / WEIGHTS) != card.sha256:
         raise UserError(f"{folder}: the files have been modified (sha256 differs); copy or export them again")
     encoder.body.load_state_dict(tensors)
@@ -106,14 +94,6 @@ def _standardize_as(encoder: Encoder, card: EncoderCard) -> None:
     """A plain timm folder may have other constants than the architecture's own."""
     encoder.mean.copy_(torch.tensor(card.mean).view(1, 3, 1, 1))
     encoder.std.copy_(torch.tensor(card.std).view(1, 3, 1, 1))
-
-
-def _misfit(tensor: Tensor, wanted: Tensor) -> str:
-    if tensor.shape != wanted.shape:
-        return f"has shape {list(tensor.shape)}, not {list(wanted.shape)}"
-    if tensor.dtype != wanted.dtype:
-        return f"is {str(tensor.dtype).removeprefix('torch.')}, not {str(wanted.dtype).removeprefix('torch.')}"
-    return "" if finite_or_as(tensor, wanted) else "is not finite"
 
 
 # ---- the folder, and the card in it
@@ -167,7 +147,10 @@ def encoder_sha256(folder: str | Path) -> str:
 
 def _refuse_unlikely(folder: Path) -> None:
     if not folder.exists():
-        raise UserError(f"{folder}: no such folder; use the folder of a finished run")
+        hint = ""
+        if folder.parts[:1] == ("timm",) or str(folder) in OWN:
+            hint = f"; a network that pretraining or fine-tuning builds by its name is encoder.name={folder.as_posix()}"
+        raise UserError(f"{folder}: no such folder; use the folder of a finished run{hint}")
     if not folder.is_dir():
         raise UserError(f"{folder} is a file; use the folder that contains {CONFIG} and {WEIGHTS}")
     if (folder / CONFIG).is_file():

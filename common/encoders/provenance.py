@@ -24,6 +24,8 @@ class Provenance(Config):
         steps, batch_size, seed, seconds: of the training.
         task: that it was fine-tuned for.
         started_from: the encoder that training began with, or ``scratch``.
+        started_sha256: of that encoder.
+        before: the trainings that it came from, the first one first; none of them has trainings before it.
         group, artifact: in W&B.
     """
 
@@ -41,6 +43,8 @@ class Provenance(Config):
     seconds: float | None = None
     task: str | None = None
     started_from: str | None = None
+    started_sha256: str | None = None
+    before: tuple[Provenance, ...] = ()
     group: str | None = None
     artifact: str | None = None
 
@@ -54,6 +58,36 @@ class Provenance(Config):
     def knows_levels(self) -> bool:
         """Whether the writer recorded the levels: ``None`` may be one of them."""
         return "levels" in self.model_fields_set
+
+    @property
+    def chain(self) -> tuple[Provenance, ...]:
+        """All trainings of the network, this one last."""
+        return (*self.before, self)
+
+    @property
+    def text(self) -> str:
+        """This training in words, such as ``denoise (2,000 steps on my/pictures)``."""
+        what = f"fine-tuning for {self.task}" if self.stage == "finetune" else self.kind or "unrecorded training"
+        length = "" if self.steps is None else f"{self.steps:,} steps"
+        where = "" if self.source is None else f"on {self.source}"
+        how = " ".join(filter(None, (length, where)))
+        return f"{what} ({how})" if how else what
+
+    @property
+    def story(self) -> str:
+        """All trainings in words: ``denoise (2,000 steps on A), then colorize (1,500 steps on B)``."""
+        return ", then ".join(one.text for one in self.chain)
+
+    @property
+    def knew_labels(self) -> bool:
+        """Whether labels may have been seen before this training: by fine-tuning, or by one that is not recorded."""
+        return any(one.kind is None for one in self.before)
+
+    def starting(self, path: str, sha256: str, earlier: Provenance) -> Provenance:
+        """This training where it began with the encoder in ``path``, which has the provenance ``earlier``."""
+        alone = {key: value for key, value in earlier.model_dump().items() if key != "before"}
+        before = (*earlier.before, Provenance.model_validate(alone))
+        return self.model_copy(update={"started_from": path, "started_sha256": sha256, "before": before})
 
     @model_serializer(mode="wrap")
     def _known(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -38,9 +38,11 @@ def readme(card: EncoderCard, about: About) -> str:
         f"It sees {'gray only, and turns images gray itself' if card.view == 'gray' else 'RGB'}, in [0, 1].",
         f"sha256: {card.sha256}.",
     )
+    before = card.provenance.before
+    learned = "went on learning" if before else "learned"
     pieces = [
-        front_matter([about.method]),
-        f"# {plain(about.method)}: an encoder that learned from images without labels",
+        front_matter([*(one.kind or "" for one in before), about.method]),
+        f"# {plain(about.method)}: an encoder that {learned} from images without labels",
         "Written by Retouch, which trains networks to restore damaged images.",
         *map(_section, (Section("What it is", network), *about.sections)),
         f"## How to load it\n\n{loading(card)}",

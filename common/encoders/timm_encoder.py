@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import logging
 from typing import Any
 
@@ -71,6 +73,16 @@ class TimmEncoder(Encoder):
         """Whether timm alone can build a network that computes the same, from its name and arguments."""
         return self.config.stem != "small" or timm_has_it(self.model, self.config.model_args)
 
+    def tensors_at(self, size: int) -> dict[str, Tensor]:
+        """Position embeddings are resampled by timm, for models that know the size of their images."""
+        if "img_size" not in self.config.model_args or size == self.image_size:
+            return self.state_dict()
+        other = copy.deepcopy(self)
+        # third-party code refuses sizes in its own ways, and the shapes then tell
+        with contextlib.suppress(Exception):
+            other.model.set_input_size(img_size=(size, size))
+        return other.state_dict()
+
     def layers(self, images: Tensor) -> list[Tensor]:
         """Images ``[B 3 H W]`` -> one map per stage, or of six evenly spaced blocks, with timm's final norm."""
         maps: list[Tensor] = self.model.forward_intermediates(
@@ -100,6 +112,12 @@ class TimmEncoder(Encoder):
         self.model.reset_classifier(0)
         self.num_classes = 0
         self._train_only_path_of(self.forward)
+
+    @property
+    def linear_classifier(self) -> nn.Linear | None:
+        """timm's classifier, where it is one linear layer: some models have two, or a convolution."""
+        found = self.model.get_classifier()
+        return found if isinstance(found, nn.Linear) else None
 
     def logits(self, images: Tensor) -> Tensor:
         """Images ``[B 3 H W]``, RGB in [0, 1] -> logits ``[B classes]``, exactly timm's ``forward``."""

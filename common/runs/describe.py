@@ -51,14 +51,14 @@ def describe(settings: Sequence[Setting], width: int) -> str:
 
 
 def _lines(one: Setting, width: int) -> str:
-    left = f"{'*' if one.given else ' '} {one.key}={_shown(one.value)}"
+    left = f"{'*' if one.given else ' '} {one.key}={shown(one.value)}"
     words = " ".join(filter(None, (one.text, f"({one.takes})")))
     if len(left) >= TEXT:
         return f"{left}\n{textwrap.fill(words, width, initial_indent=' ' * TEXT, subsequent_indent=' ' * TEXT)}"
     return textwrap.fill(words, width, initial_indent=left.ljust(TEXT), subsequent_indent=" " * TEXT)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as it is typed."""
     if value is PydanticUndefined:
         return "?"
@@ -87,31 +87,33 @@ def _settings(key: str, field: Any, given: Mapping[str, Any], defaults: Mapping[
     name = key.rpartition(".")[2]
     default = defaults.get(name, field.get_default(call_default_factory=True))
     value = given.get(name, default)
-    models = _models(field.annotation)
+    models = models_of(field.annotation)
     partial = isinstance(default, Config) and isinstance(value, Mapping) and "kind" not in value
     model = _chosen(models, default if partial else value)
     if model is None:
         kinds = f" with a kind: {', '.join(map(kind_of, models))}" if len(models) > 1 else ""
-        yield Setting(key, value, name in given, _takes(field.annotation) + kinds, _plain_text(field.description))
+        yield Setting(key, value, name in given, takes(field.annotation) + kinds, first_paragraph(field.description))
         return
     inside = {model.short: value} if isinstance(value, str) else value if isinstance(value, Mapping) else {}
     whole = dict(default) if partial else dict(value) if isinstance(value, BaseModel) else {}
     for inner, part in model.model_fields.items():
         if inner == "kind":
             kind = inside.get("kind", whole.get("kind", part.default))
-            takes = ", ".join(map(kind_of, models)) if len(models) > 1 else _takes(part.annotation)
-            yield Setting(f"{key}.kind", kind, "kind" in inside, takes, _plain_text(part.description or model.__doc__))
+            words = ", ".join(map(kind_of, models)) if len(models) > 1 else takes(part.annotation)
+            yield Setting(
+                f"{key}.kind", kind, "kind" in inside, words, first_paragraph(part.description or model.__doc__)
+            )
         else:
             yield from _settings(f"{key}.{inner}", part, inside, whole)
 
 
-def _models(annotation: Any) -> list[type[Config]]:
+def models_of(annotation: Any) -> list[type[Config]]:
     """The models of a block, one or one of several by its kind; none where a value is no block."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _models(arguments[0])
+        return models_of(arguments[0])
     if origin in (Union, types.UnionType):
-        return [model for inner in arguments for model in _models(inner)]
+        return [model for inner in arguments for model in models_of(inner)]
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, Config) else []
 
 
@@ -126,23 +128,23 @@ def _chosen(models: Sequence[type[Config]], value: Any) -> type[Config] | None:
     return next((model for model in models if kind_of(model) == kind), None)
 
 
-def _takes(annotation: Any) -> str:
+def takes(annotation: Any) -> str:
     """The values of an annotation in words."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _takes(arguments[0])
+        return takes(arguments[0])
     if origin is Literal:
         return ", ".join(map(str, arguments))
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(map(_takes, arguments)))
+        return " or ".join(dict.fromkeys(map(takes, arguments)))
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return "list"
-    if _models(annotation) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+    if models_of(annotation) or (isinstance(origin, type) and issubclass(origin, Mapping)):
         return "mapping"
     return WORDS.get(annotation, "value")
 
 
-def _plain_text(text: str | None) -> str:
-    """The first sentence of a docstring on one line, without its marks."""
+def first_paragraph(text: str | None) -> str:
+    """The first paragraph of a docstring on one line, without its marks."""
     first = " ".join((text or "").split("\n\n")[0].split())
     return re.sub("`+", "", first)

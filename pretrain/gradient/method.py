@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -12,9 +13,10 @@ from common.augment import AugmentConfig
 from common.config import ProblemsError
 from common.data import Images
 from common.data.held_out import FEWEST, hold_out
-from common.encoders import EncoderConfig, build_encoder
 from common.encoders.base import Encoder
+from common.encoders.config import StartConfig
 from common.encoders.provenance import Provenance
+from common.encoders.start import start_encoder
 from common.engine.gradient import GradientLearner, check_shares
 from common.engine.schedule import seed_step
 from common.engine.settings import GradientConfig, StopConfig
@@ -22,6 +24,7 @@ from common.errors import UserError, check_all
 from common.machine.distributed import World
 from pretrain.gradient.decoders import DecoderConfig
 from pretrain.gradient.example import Example, Trial
+from pretrain.gradient.kept import keep_decoder
 from pretrain.gradient.objective import Objective, PenaltyConfig, check_objective, has_sparse_code
 from pretrain.gradient.pretexts import AnyPretext, Denoise
 from pretrain.method import Method, MethodLearner
@@ -39,7 +42,7 @@ SMALL_BYTES = 24 << 20  # size of 2,048 float images of 32 px; the sample has mo
 class Gradient(GradientConfig, Method):
     """Settings of an autoencoder, and of the optimizer that trains it."""
 
-    encoder: EncoderConfig = EncoderConfig()
+    encoder: StartConfig = StartConfig()
     decoder: DecoderConfig = DecoderConfig()
     pretext: AnyPretext = Denoise()
     penalty: PenaltyConfig = PenaltyConfig()
@@ -49,7 +52,7 @@ class Gradient(GradientConfig, Method):
 
     @model_validator(mode="after")
     def _penalties_fit(self) -> Gradient:
-        problems = self.penalty.check(self.encoder.name)
+        problems = [] if self.encoder.path else self.penalty.check(self.encoder.name)  # that of a path is not read yet
         if self.stop.when == "flat" and not self.held_out:
             problems.append("stop.when=flat follows the loss on held-out images: set held_out, or stop.when=never")
         if self.penalty.dictionary and self.optim.weight_decay:
@@ -76,11 +79,11 @@ class Gradient(GradientConfig, Method):
         return AutoencoderLearner(objective, self, world)
 
     def _encoder(self, image_size: int, seed: int) -> Encoder:
-        """Build the encoder from the seed, and check that pretext, decoder and penalties can use it."""
+        """Build the encoder from the seed or from a file, and check that pretext, decoder and penalties can use it."""
         pretext = self.pretext
         seed_step(seed, 0)
         try:
-            encoder = build_encoder(
+            encoder = start_encoder(
                 self.encoder, image_size=image_size, view=pretext.view, mask_channel=pretext.mask_channel
             )
         except UserError as error:
@@ -89,7 +92,7 @@ class Gradient(GradientConfig, Method):
         free = pretext.narrow_code and has_sparse_code(encoder, self.penalty)
         problems = [] if free else pretext.check(encoder)
         if problems := problems + check_objective(encoder, self.decoder, pretext, self.penalty):
-            raise UserError(*problems, title=f"{self.encoder.name} cannot be pretrained with {pretext.kind}:")
+            raise UserError(*problems, title=f"{encoder.name} cannot be pretrained with {pretext.kind}:")
         return encoder
 
 
@@ -99,7 +102,8 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
     def __init__(self, objective: Objective, config: Gradient, world: World) -> None:
         super().__init__(objective, config, world)
         self.title, self.objective, self.encoder = config.title, objective, objective.encoder
-        self.held_out, self.stop = config.held_out, config.stop
+        self.decoder, self.held_out, self.stop = config.decoder, config.held_out, config.stop
+        self.learned = config.encoder.path is not None  # what it knows of its data is kept
 
     def attach(self, images: Images, other: Images | None = None) -> None:
         training, self.held = hold_out(images, self.held_out, self.config.seed)
@@ -123,7 +127,7 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
     def start(self) -> None:
         if self.objective.fits:
             count = max(SAMPLE_IMAGES, SMALL_BYTES // (4 * 3 * self.images.size**2))
-            self.objective.fit(sample(self.images, count).to(self.world.device))
+            self.objective.fit(sample(self.images, count).to(self.world.device), learned=self.learned)
         if self.ema:
             self.ema.reset()
 
@@ -143,6 +147,10 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
 
     def aided(self, restored: Tensor, example: Example) -> Tensor:
         return self.objective.pretext.aided(restored, example, self.encoder)
+
+    def keep(self, folder: Path, *, source: str, encoder_sha256: str) -> bool:
+        keep_decoder(self.objective, self.decoder, folder, source=source, encoder_sha256=encoder_sha256)
+        return True
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
         restored = self.objective.reconstruct(images)

@@ -19,6 +19,7 @@ from pretrain.gradient.pretexts.base import Pretext
 from pretrain.gradient.pretexts.restore import Restore
 from pretrain.linear.diagonal import diagonal_autoencoder
 from pretrain.report.explained import Explained
+from pretrain.ruler.restorers import Damaged
 
 
 class PenaltyConfig(Config):
@@ -155,20 +156,23 @@ class Objective(nn.Module):
         return decoder if isinstance(decoder, LinearDecoder) and isinstance(self.pretext, Restore) else None
 
     @torch.no_grad()
-    def fit(self, images: Tensor) -> None:
+    def fit(self, images: Tensor, *, learned: bool = False) -> None:
         """Fit what the first step needs on a sample of training images ``[N 3 S S]`` in [0, 1].
 
         The pretext fits its statistics. Encoders of image vectors fit their centre, and atoms start as cells of images.
         A linear encoder with a linear decoder starts at the best separate code of each principal component, which
         stochastic gradient descent alone does not reach in thousands of steps.
+
+        Args:
+            learned: the encoder has been trained before, and stays as it is.
         """
         for name, value in self.pretext.fit(images).items():
             self.get_buffer(f"state_{name}").copy_(value)
-        if isinstance(self.encoder, VectorEncoder):
+        if isinstance(self.encoder, VectorEncoder) and not learned:
             self.encoder.fit_centre(images)
         if self._dictionary is not None:
             self._dictionary.fit(images)
-            if isinstance(self.encoder, Linear):
+            if isinstance(self.encoder, Linear) and not learned:
                 self._start_diagonal(self.encoder, self._dictionary, images)
 
     def _start_diagonal(self, encoder: Linear, decoder: LinearDecoder, images: Tensor) -> None:
@@ -206,6 +210,16 @@ class Objective(nn.Module):
             return Trial(example, self.pretext.picture(prediction, example, self.state), losses)
         finally:
             self.train(training)
+
+    @torch.no_grad()
+    def mend(self, damaged: Damaged) -> Tensor:
+        """Images ``[B 3 S S]`` that are damaged already -> restored RGB in [0, 1], same shape."""
+        if len(damaged.images) > 1 and self.pretext.drops_tokens(self.encoder):  # of each, another number of them
+            parts = zip(*(torch.split(part, 1) for part in damaged), strict=True)
+            return torch.cat([self.mend(Damaged(*one)) for one in parts])
+        with torch.autocast(damaged.images.device.type, enabled=False):
+            example = self.pretext.given(damaged, self.encoder)
+        return self.pretext.picture(self.predict(example)[0], example, self.state)
 
     @torch.no_grad()
     def explain(self, images: Tensor) -> Explained | None:

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 from common.data import Images
+from common.encoders.provenance import Provenance
 from common.encoders.readme import About, Section
 from common.engine.loop import Trained
-from pretrain.config import PretrainConfig
+from pretrain.config import GradientPretraining, PretrainConfig
 from pretrain.ruler.measured import Measured
 
 UNMEASURED = (
-    "No label has been seen: whether it is better than the untrained network on a task, a probe says: retouch probe "
-    "linear encoder=FOLDER data=my/labeled.",
+    "Whether it is better than the untrained network on a task, a probe says: retouch probe linear encoder=FOLDER "
+    "data=my/labeled.",
     "retouch report RUN PROBE --markdown -o FOLDER/README.md then replaces this card by one with its results.",
     "What it knows of other images than those of its training has to be measured on them.",
 )
 
 
-def about(config: PretrainConfig, images: Images, method: str, training: Trained, ruler: Measured | None) -> About:
+def about(
+    config: PretrainConfig,
+    images: Images,
+    method: str,
+    training: Trained,
+    ruler: Measured | None,
+    provenance: Provenance,
+) -> About:
     """The images, the training, what the ruler has measured, and the limits."""
     return About(
         method,
         (
             Section("Data", tuple(_data(config, images))),
-            Section("Training", tuple(_training(config, method, training, len(images)))),
+            Section("Training", tuple(_training(config, method, training, len(images), provenance))),
             *(() if ruler is None else (Section("How well it restores", tuple(_restoring(ruler))),)),
-            Section("Limits", UNMEASURED),
+            Section("Limits", (_labels(config, provenance), *UNMEASURED)),
         ),
     )
 
@@ -43,11 +51,20 @@ def _data(config: PretrainConfig, images: Images) -> list[str]:
     return found
 
 
-def _training(config: PretrainConfig, method: str, training: Trained, images: int) -> list[str]:
+def _labels(config: PretrainConfig, provenance: Provenance) -> str:
+    """Whether the network may have seen labels."""
+    named = isinstance(config, GradientPretraining) and config.encoder.pretrained
+    if named or provenance.knew_labels:
+        return "This training has seen no label; what the network learned before may have."
+    return "No label has been seen."
+
+
+def _training(config: PretrainConfig, method: str, training: Trained, images: int, provenance: Provenance) -> list[str]:
     seen = training.step * config.batch_size
     steps = f"{training.step:,} steps of {config.batch_size:,} images: each was seen {seen / images:.1f} times."
     return [
         f"Method: {method}, seed {config.seed}; all settings are in config.yaml of the run.",
+        *([f"All trainings of the network, the first one first: {provenance.story}."] if provenance.before else []),
         *([steps] if training.step else []),
         f"It took {training.seconds:,.0f} seconds.",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from pretrain.sample import PANEL_IMAGES, sample
 TILE = 128  # minimum pixels per image: 32 px images are enlarged four times
 GAP, EDGE, LABEL = 6, 20, 100  # between images, around the picture, and the column of row labels
 HEAD = 44  # the height of the title
+LINE, SMALL = 17, 13  # of a caption: the height of a line, and the size of its letters
 INK, FAINT, PAPER = (28, 30, 34), (120, 124, 130), (255, 255, 255)
 
 
@@ -31,11 +33,30 @@ def panel(example: Example, restored: Tensor, title: str = "") -> Image.Image:
     rows = {"original": example.clean, "damaged": damaged, "restored": restored}
     if torch.equal(damaged, example.clean):
         del rows["damaged"]
-    count, side = len(restored), restored.shape[3]
-    zoom = max(1, round(TILE / side))
-    tile, head = side * zoom, HEAD if title else 0
+    side = restored.shape[3]
+    tile = side * max(1, round(TILE / side))
+    return in_rows(
+        {
+            label: [to_pil(image).resize((tile, tile), Image.Resampling.NEAREST) for image in images]
+            for label, images in rows.items()
+        },
+        tile,
+        title,
+    )
+
+
+def in_rows(
+    rows: Mapping[str, Sequence[Image.Image]], tile: int, title: str = "", captions: Sequence[Sequence[str]] = ()
+) -> Image.Image:
+    """Images of at most ``tile`` pixels, a labeled row of each kind, with a column for each of what they show.
+
+    Args:
+        captions: lines of text below each column.
+    """
+    count, head = max(map(len, rows.values())), HEAD if title else 0
+    lines = max(map(len, captions), default=0)
     width = EDGE + LABEL + count * (tile + GAP) - GAP + EDGE
-    height = EDGE + head + len(rows) * (tile + GAP) - GAP + EDGE
+    height = EDGE + head + len(rows) * (tile + GAP) - GAP + lines * LINE + EDGE
     picture = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(picture)
     if title:
@@ -44,9 +65,23 @@ def panel(example: Example, restored: Tensor, title: str = "") -> Image.Image:
         top = EDGE + head + row * (tile + GAP)
         pen.text((EDGE, top + tile // 2), label, fill=FAINT, font=ImageFont.load_default(17), anchor="lm")
         for column, image in enumerate(images):
-            enlarged = to_pil(image).resize((tile, tile), Image.Resampling.NEAREST)
-            picture.paste(enlarged, (EDGE + LABEL + column * (tile + GAP), top))
+            left = EDGE + LABEL + column * (tile + GAP)
+            picture.paste(image, (left + (tile - image.width) // 2, top + (tile - image.height) // 2))
+    for column, texts in enumerate(captions):
+        for line, text in enumerate(texts):
+            place = (EDGE + LABEL + column * (tile + GAP), height - EDGE - (lines - line) * LINE + 3)
+            pen.text(place, _fitting(text, tile), fill=FAINT, font=ImageFont.load_default(SMALL))
     return picture
+
+
+def _fitting(text: str, width: int) -> str:
+    """The end of a text, as much as is ``width`` pixels wide."""
+    font, shown = ImageFont.load_default(SMALL), "".join(one if one.isprintable() else "?" for one in text)
+    cut = shown
+    while font.getlength(cut) > width:
+        shown = shown[1:]
+        cut = f"...{shown}"
+    return cut
 
 
 def panel_images(picture: Image.Image, side: int) -> dict[str, list[Image.Image]] | None:

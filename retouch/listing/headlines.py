@@ -7,6 +7,7 @@ whole results would import torch, which a list of runs need not wait for.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +30,15 @@ class Part(BaseModel):
     """A part of a ``results.json``; what it does not name may be anything."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Result(Part, ABC):
+    """The ``results.json`` of a stage."""
+
+    @property
+    @abstractmethod
+    def headline(self) -> Headline:
+        """What came out."""
 
 
 class Test(Part):
@@ -85,7 +95,7 @@ class Seeds(Part):
     spreads: tuple[SubjectSpread, ...]
 
 
-class Probe(Part):
+class Probe(Result):
     results: tuple[Task, ...] = ()
     multilabel: tuple[Several, ...] = ()
     dense: tuple[Several, ...] = ()
@@ -106,7 +116,7 @@ class Probe(Part):
         return _of_tasks([(task, test.text, test.value) for task, test in tests])
 
 
-class Finetune(Part):
+class Finetune(Result):
     task: str
     tuned: Tested
 
@@ -121,7 +131,7 @@ class Ruler(Part):
     restorers: dict[str, float]
 
 
-class Pretrain(Part):
+class Pretrain(Result):
     relative_reconstruction_error: float | None = None
     ruler: Ruler | None = None
 
@@ -135,7 +145,7 @@ class Pretrain(Part):
         return Headline("") if error is None else Headline(f"reconstruction error {error:.3f}", -error)
 
 
-class PretrainSeeds(Part):
+class PretrainSeeds(Result):
     seeds: tuple[int, ...]
     spreads: dict[str, Spread]
 
@@ -148,7 +158,7 @@ class PretrainSeeds(Part):
         return Headline(f"PSNR {psnr.mean:.1f} ± {psnr.deviation:.1f} ({count} seeds)", psnr.mean)
 
 
-class Study(Part):
+class Study(Result):
     verdict: tuple[str, ...]
     winner: str
 
@@ -159,7 +169,7 @@ class Study(Part):
         return Headline(f"{answer}: {self.winner} is best" if answer else f"{self.winner} is best")
 
 
-class Predict(Part):
+class Predict(Result):
     rows: int
     unreadable: int
 
@@ -170,7 +180,49 @@ class Predict(Part):
         return Headline(f"{self.rows:,} images{unreadable}")
 
 
-KINDS: dict[str, type[Probe] | type[Finetune] | type[Pretrain] | type[PretrainSeeds] | type[Study] | type[Predict]] = {
+class Level(Part):
+    psnr: float
+
+
+class Restore(Result):
+    restored: int
+    before: Level | None = None
+    after: Level | None = None
+
+    @property
+    def headline(self) -> Headline:
+        """How many pictures, and their PSNR where the clean ones are known."""
+        text = f"{self.restored:,} pictures"
+        if self.before is None or self.after is None:
+            return Headline(text)
+        return Headline(f"{text}, PSNR {self.after.psnr:.1f} (damaged {self.before.psnr:.1f})", self.after.psnr)
+
+
+class Surprising(Part):
+    surprise: float
+
+
+class Strange(Result):
+    ranked: int
+    top: tuple[Surprising, ...]
+
+    @property
+    def headline(self) -> Headline:
+        """How many pictures, and how strange the first is."""
+        return Headline(f"{self.ranked:,} pictures, the strangest by {self.top[0].surprise:.1f} dB")
+
+
+Kind = (
+    type[Probe]
+    | type[Finetune]
+    | type[Pretrain]
+    | type[PretrainSeeds]
+    | type[Study]
+    | type[Predict]
+    | type[Restore]
+    | type[Strange]
+)
+KINDS: dict[str, Kind] = {
     "pretrain": Pretrain,
     "pretrain_seeds": PretrainSeeds,
     "probe": Probe,
@@ -178,6 +230,8 @@ KINDS: dict[str, type[Probe] | type[Finetune] | type[Pretrain] | type[PretrainSe
     "finetune": Finetune,
     "study": Study,
     "predict": Predict,
+    "restore": Restore,
+    "strange": Strange,
 }
 
 

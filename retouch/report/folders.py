@@ -14,11 +14,13 @@ from retouch.report.logs import read_log
 from retouch.studies.results import CONTESTANTS
 
 REPORTED = ("pretrain", "probe", "finetune", "study")  # stages that leave results.json
-LEFT = {
+LEFT = {  # by stages that measure no encoder
     "embed": "features",
     "predict": "predictions",
     "search": "images that were found",
-}  # by stages that measure nothing
+    "restore": "pictures",
+    "strange": "a ranking",
+}
 
 
 def find_runs(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:

@@ -62,6 +62,7 @@ from retouch.report.sentences import (
     LEGEND,
     RULE,
     RULER,
+    chains,
     counted,
     distinct,
     number,
@@ -350,7 +351,8 @@ def _data(facts: Facts) -> tuple[Block, ...]:
     warned = distinct(as_utf8(warning) for origin in facts.origins for warning in origin.log.warnings)
     tables = [*_only(unlabeled_table(facts)), *_only(labeled_table(facts)), *_only(repeats_table(facts))]
     said = (Prose(("The runs warned of this:",)), Points(tuple(warned))) if warned else ()
-    return (*tables, *said, *labeling_blocks(facts))
+    came = (Prose(tuple(chains(facts))),) if chains(facts) else ()
+    return (*tables, *came, *said, *labeling_blocks(facts))
 
 
 def _damage(facts: Facts) -> tuple[Block, ...]:

@@ -146,6 +146,14 @@ def about(facts: Facts) -> str:
     return f"{listed(runs)}{days}: {listed([origin.name for origin in facts.origins])}."
 
 
+def chains(facts: Facts) -> list[str]:
+    """All trainings of the encoders that started from others."""
+    cards = [(run.origin.name, run.card) for run in facts.pretraining if run.card is not None]
+    return [
+        f"{name} started from an encoder: {card.provenance.story}." for name, card in cards if card.provenance.before
+    ]
+
+
 def verdict(facts: Facts) -> list[str]:
     """The answer in two sentences; three if several encoders were probed and networks were fine-tuned as well."""
     if facts.studies:

@@ -176,6 +176,11 @@ def recipe_of(name: str, config: StudyConfig) -> PretrainConfig:
     found = stage_config(PretrainConfig, source, changes)
     if found.data.other is not None or found.method.second != "none" or found.method.loaded_size(1) != 1:
         raise UserError(f"contestants: {name} learns from two views or sources, and a study has one; leave it out")
+    if isinstance(found, GradientPretraining) and (found.encoder.path or found.encoder.pretrained):
+        raise UserError(
+            f"contestants: {name} starts from trained weights, and a study compares with the same network untrained; "
+            "leave it out, or set pretrained=timm/NAME for a model that others trained"
+        )
     if found.seeds > 1:
         raise UserError(f"contestants: {name} has seeds={found.seeds}, and a study runs each once; remove seeds there")
     return found

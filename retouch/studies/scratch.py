@@ -36,14 +36,13 @@ def scratch_config(config: StudyConfig, field: Field, size: int, number: int, st
     recipe = next(one.config for one in field.restoring)
     assert isinstance(recipe, GradientPretraining)
     start = {"name": recipe.encoder.name, "model_args": recipe.encoder.model_args, "stem": recipe.encoder.stem}
-    found = stage_config(FinetuneConfig, "full", ["encoder.from_scratch=true"])
+    found = stage_config(FinetuneConfig, "full", ["encoder.from_scratch=true"]).from_random()
     return found.model_copy(
         update={
             "encoder": found.encoder.model_copy(update={**start, "image_size": size}),
             "out": config.out / CONTESTANTS / f"{SCRATCH}_{number}",
             "seed": config.seed,
             "steps": steps,
-            "layer_decay": 1.0,
             "base_lr": recipe.base_lr,
             "batch_size": recipe.batch_size,
             "evaluate_every": max(1, steps // CHECKS),

@@ -87,6 +87,21 @@ def test_leaks_are_counted_and_listed_and_all_of_them_are_in_a_file(tmp_path: Pa
     assert rows[0].keys() == {"data", "images", "test", "other", "alike"}
 
 
+def test_images_of_every_training_that_the_encoder_came_from_are_looked_at(tmp_path: Path, data: Path) -> None:
+    encoder = build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16)
+    write(tmp_path / "later", range(50, 55))
+    for number, (before, now) in enumerate([(data / "pool", "shapes"), (data / "pool", tmp_path / "later")]):
+        chain = Provenance(source=str(now)).starting("start", "0" * 64, Provenance(source=str(before)))
+        export_encoder(encoder, tmp_path / f"encoder-{number}", chain)
+    generated, both = (probed(tmp_path / f"out-{n}", tmp_path / f"encoder-{n}", data).results[0] for n in range(2))
+    assert generated.data.in_pretraining is not None
+    assert generated.data.in_pretraining.test_images == 10  # 60 to 69 of the first training
+    assert both.data.in_pretraining is not None
+    assert both.data.in_pretraining.test_images == 15
+    alike = [pair.alike for pair in both.data.in_pretraining.most_alike]
+    assert alike == sorted(alike, reverse=True)
+
+
 def test_images_of_pretraining_and_training_are_compared_once_if_they_are_the_same(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ __all__ = [
 
 
 class DecoderConfig(Config):
-    """The decoder, discarded after pretraining."""
+    """The decoder: what transfer has no use for, and `retouch restore` has."""
 
     kind: Literal["auto", "upsampler", "unet", "transformer", "linear", "mlp"] = "auto"
     """``auto``: transformer if tokens are dropped, linear if the code is penalized or top-k, else upsampler."""

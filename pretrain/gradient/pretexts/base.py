@@ -12,7 +12,7 @@ from torch import Tensor
 from common.config import Config
 from common.encoders.base import Encoder, MaskChannel, View
 from pretrain.gradient.example import Example
-from pretrain.ruler.restorers import MEAN_IMAGE, NOTHING, Restorer
+from pretrain.ruler.restorers import MEAN_IMAGE, NOTHING, Damaged, Restorer
 
 State = Mapping[str, Tensor]
 
@@ -90,3 +90,26 @@ class Pretext(Config, ABC):
     @abstractmethod
     def picture(self, prediction: Tensor, example: Example, state: State) -> Tensor:
         """Prediction -> the restored image for display, RGB ``[B 3 H W]`` in [0, 1]."""
+
+    # ---- use: pictures of any size, damaged by whoever
+
+    @property
+    def fills_holes(self) -> bool:
+        """Whether the network is told where pixels are hidden, and restores them."""
+        return False
+
+    def damage(self, images: Tensor, encoder: Encoder) -> Damaged:
+        """Clean pictures ``[B 3 H W]`` of any size, in [0, 1] -> damaged as in training, in the same size."""
+        example = self.corrupt(images, encoder)
+        return Damaged(example.input[:, :3], example.hidden)
+
+    def given(self, damaged: Damaged, encoder: Encoder) -> Example:
+        """Images ``[B 3 S S]`` that are damaged already -> an example for the network.
+
+        Nothing of it is taken from a clean image: ``clean`` and ``target`` only stand for it.
+        """
+        return Example(input=damaged.images, clean=damaged.images, target=damaged.images)
+
+    def kept(self, restored: Tensor, damaged: Damaged) -> Tensor:
+        """Restored pictures ``[B 3 H W]`` in [0, 1], with all that the damaged ones still have of the originals."""
+        return restored

@@ -17,7 +17,7 @@ from common.encoders.base import Encoder, View
 from common.errors import UserError
 from pretrain.gradient.example import Example
 from pretrain.gradient.pretexts.base import Pretext, State
-from pretrain.ruler.restorers import COLOR, GRAY, Restorer
+from pretrain.ruler.restorers import COLOR, GRAY, Damaged, Restorer
 
 AB_SCALE = 25.0  # ab units per unit of a regression target: brings colors of photographs near variance 1
 AB_REACH = 110  # every sRGB color has |a|, |b| below this
@@ -132,9 +132,7 @@ class Colorize(Pretext):
 
     def aided(self, restored: Tensor, example: Example, encoder: Encoder) -> Tensor:
         """True lightness, as in ``picture``."""
-        colors = rgb_to_lab(restored.clamp(0, 1))[:, 1:]
-        aided: Tensor = lab_to_rgb(torch.cat([rgb_to_lab(example.clean)[:, :1], colors], dim=1))
-        return aided
+        return with_lightness(restored, example.clean)
 
     def picture(self, prediction: Tensor, example: Example, state: State) -> Tensor:
         """True lightness and predicted color."""
@@ -149,6 +147,25 @@ class Colorize(Pretext):
             colors = F.interpolate(colors, lightness.shape[2:], mode="bilinear", align_corners=False)
             restored: Tensor = lab_to_rgb(torch.cat([lightness, colors], dim=1))
         return restored.clamp(0, 1)
+
+    # ---- pictures of any size: their color is not looked at, so nothing is damaged
+
+    def damage(self, images: Tensor, encoder: Encoder) -> Damaged:
+        return Damaged(images, torch.zeros_like(images[:, :1]))
+
+    def given(self, damaged: Damaged, encoder: Encoder) -> Example:
+        return self.corrupt(damaged.images, encoder)
+
+    def kept(self, restored: Tensor, damaged: Damaged) -> Tensor:
+        """Their lightness, also where tiles overlap: a mean of two colors of one lightness may have another."""
+        return with_lightness(restored, damaged.images).clamp(0, 1)
+
+
+def with_lightness(colored: Tensor, light: Tensor) -> Tensor:
+    """The colors (ab of CIELAB) of one RGB image ``[B 3 H W]`` with the lightness of another."""
+    lab = torch.cat([rgb_to_lab(light.clamp(0, 1))[:, :1], rgb_to_lab(colored.clamp(0, 1))[:, 1:]], dim=1)
+    joined: Tensor = lab_to_rgb(lab)
+    return joined
 
 
 def code_table(centers: Tensor) -> dict[str, Tensor]:

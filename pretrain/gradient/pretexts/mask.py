@@ -12,12 +12,14 @@ from torch.nn import functional as F
 from common.corruptions import Holes
 from common.corruptions.holes import draw_patches, enlarge
 from common.encoders.base import Encoder, MaskChannel, TokenEncoder
-from pretrain.gradient.example import Example
+from pretrain.gradient.example import HIDDEN, Example
 from pretrain.gradient.pretexts.base import Pretext, State
-from pretrain.ruler.restorers import Restorer, for_damage
+from pretrain.ruler.restorers import Damaged, Restorer, for_damage
 
 # Added to the variance of a patch, pixels in [0, 1], so that the 1/255 steps of a flat patch are not amplified.
 VARIANCE_FLOOR = 1e-4
+NOTHING = 1e-200  # the weight of what stands for pixels where none is visible
+MOST_HOLE = 512  # the largest side of a patch that ``Holes`` takes
 
 
 class Mask(Pretext):
@@ -98,11 +100,61 @@ class Mask(Pretext):
             restored = torch.where(example.weight > 0, restored, example.clean)
         return restored.clamp(0, 1)
 
+    # ---- pictures of any size, with holes of any shape
+
+    @property
+    def fills_holes(self) -> bool:
+        return True
+
+    def damage(self, images: Tensor, encoder: Encoder) -> Damaged:
+        """As many patches are hidden; those at the right and lower edges may be cut."""
+        holes = Holes(ratio=self.ratio, size=min(self.patch_size(encoder), MOST_HOLE))
+        return Damaged(*holes.punch(images))
+
+    def given(self, damaged: Damaged, encoder: Encoder) -> Example:
+        """A vision transformer drops every patch with a hole in it. All images must then have equally many of them."""
+        size, (images, hidden) = self.patch_size(encoder), damaged
+        shift, scale = likely_statistics(images, hidden, size) if self.normalize_patches else (None, None)
+        if not self.drops_tokens(encoder):
+            return Example(torch.cat([images, hidden], dim=1), images, images, hidden, None, shift, scale)
+        holed = F.max_pool2d(hidden, size).flatten(1)
+        holed.scatter_(1, F.avg_pool2d(hidden, size).flatten(1).argmin(1, keepdim=True), 0.0)  # one must stay
+        visible = (holed == 0).nonzero()[:, 1].view(len(images), -1)
+        return Example(images, images, images, hidden, visible, shift, scale)
+
+    def kept(self, restored: Tensor, damaged: Damaged) -> Tensor:
+        """Their visible pixels."""
+        return torch.where(damaged.hidden > 0, restored, damaged.images)
+
 
 def hidden_mean(error: Tensor, hidden: Tensor) -> Tensor:
     """Mean of ``error`` ``[B K H W]`` where ``hidden`` ``[B 1 H W]`` is 1, equally often in every image."""
     count = (hidden.sum() * error.shape[1]).clamp_min(1)
     return (error * hidden).sum() / count
+
+
+def likely_statistics(images: Tensor, hidden: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """``patch_statistics`` of images with holes (``hidden`` ``[B 1 H W]``), of which nobody knows the true ones.
+
+    A mean over all patches, weighted by the share of each that is visible, and by ``exp(-4 d)`` of its distance ``d``
+    in patches: nearly that of the nearest ones. Where nothing is visible, gray.
+    """
+    visible = 1 - hidden
+    share = F.avg_pool2d(visible, size)  # [B 1 h w]
+    mean = F.avg_pool2d(images * visible, size).mean(dim=1, keepdim=True) / share.clamp_min(1e-6)
+    apart = (images - enlarge(mean, size)).square() * visible
+    variance = F.avg_pool2d(apart, size).mean(dim=1, keepdim=True) / share.clamp_min(1e-6)
+    height, width = share.shape[2:]
+    place = torch.cartesian_prod(torch.arange(float(height)), torch.arange(float(width))).to(images)
+    near = torch.exp(-4 * torch.cdist(place, place).double())  # in float32, it would be 0 far away
+    total = share.flatten(2).double() @ near + NOTHING
+
+    def around(one: Tensor, otherwise: float) -> Tensor:
+        weighted = (share * one).flatten(2).double() @ near + NOTHING * otherwise
+        return (weighted / total).to(images).view_as(share)
+
+    shift, spread = around(mean, HIDDEN), around(variance, 0.0)
+    return enlarge(shift, size), enlarge((spread + VARIANCE_FLOOR).sqrt(), size)
 
 
 def patch_statistics(images: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from common.corruptions import AnyCorruption, Gaussian, Gray, Holes
 from common.encoders.base import Encoder, MaskChannel
 from pretrain.gradient.example import Example
 from pretrain.gradient.pretexts.restore import Restore
-from pretrain.ruler.restorers import Restorer, for_damage
+from pretrain.ruler.restorers import Damaged, Restorer, for_damage
 
 
 class Mixed(Restore):
@@ -67,6 +67,14 @@ class Mixed(Restore):
         if self.mask_channel:
             damaged = torch.cat([damaged, hidden], dim=1)
         return Example(input=damaged, clean=images, target=images)
+
+    @property
+    def fills_holes(self) -> bool:
+        return bool(self.mask_channel)
+
+    def given(self, damaged: Damaged, encoder: Encoder) -> Example:
+        seen = torch.cat(damaged, dim=1) if self.mask_channel else damaged.images
+        return Example(input=seen, clean=damaged.images, target=damaged.images)
 
     def choose(self, images: Tensor) -> Tensor:
         """Which members each image gets, bool ``[B M]``: 1 to ``at_most`` in every row."""

@@ -62,6 +62,14 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
     assert all(part in said for part in ("no such file or folder", "'denois'", "plan: no such file", "model 'no'"))
 
 
+@pytest.mark.parametrize("start", ["{path: runs/mine}", "{name: timm/resnet18, pretrained: true}"])
+def test_a_contestant_that_starts_from_trained_weights_is_refused(tmp_path: Path, start: str) -> None:
+    """It would be called untrained before its first step."""
+    (tmp_path / "on.yaml").write_text(f"steps: 10\nencoder: {start}\n")
+    said = refused(settings(tmp_path, "run", contestants=[str(tmp_path / "on.yaml")]))
+    assert "starts from trained weights, and a study compares with the same network untrained" in said
+
+
 def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"steps": 3}')
     assert "is not a plan of retouch study" in refused(settings(tmp_path, "run", plan=str(tmp_path / "other.json")))

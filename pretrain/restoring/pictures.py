@@ -1,0 +1,171 @@
+"""Pictures at their own resolution, with their holes and clean versions, and the names of their results."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from common.data import Source, build_source
+from common.data.beside import beside
+from common.data.decode import upright
+from common.data.folder import TreeSource
+from common.data.images import kept_rows
+from common.data.lists import ListSource
+from common.data.masks import find_masks, read_mask
+from common.errors import UserError, check_all
+from pretrain.restoring.config import PicturesToRestore
+
+
+class Picture(NamedTuple):
+    """A picture as it is given, and what is known of it."""
+
+    image: Tensor  # uint8 [3 H W]
+    hidden: Tensor | None  # bool [1 H W]; None if nothing is
+    clean: Tensor | None  # uint8 [3 H W]
+    profile: bytes | None  # of its colors, as its file has it
+
+
+class Pictures:
+    """Pictures of a source, by row.
+
+    Attributes:
+        rows: those that are used.
+        names: of the result of each of ``rows``: the path of the picture below its folder, as PNG.
+        scale: they are made this much smaller, together with masks and clean versions.
+    """
+
+    def __init__(
+        self, source: Source, rows: Tensor, masks: Source | None, clean: Source | None, scale: float = 1.0
+    ) -> None:
+        self.source, self.rows, self.masks, self.clean, self.scale = source, rows.tolist(), masks, clean, scale
+        self.names = result_names(source, self.rows)
+
+    def read(self, row: int) -> Picture:
+        """Row ``row`` of the source.
+
+        Raises:
+            Exception: of any kind, if it cannot be read; ValueError if the clean one or the mask is of another size.
+        """
+        opened = self.source.image(row)
+        profile = opened.info.get("icc_profile") if isinstance(opened, Image.Image) and opened.mode == "RGB" else None
+        image = upright(opened, self.source.levels)
+        hidden = None if self.masks is None else holes(self.masks.image(row))
+        clean = None if self.clean is None else upright(self.clean.image(row), self.clean.levels)
+        if hidden is not None and hidden.shape != (image.height, image.width):
+            height, width = hidden.shape
+            raise ValueError(f"its mask has {width}x{height} pixels, but the picture {image.width}x{image.height}")
+        if clean is not None and clean.size != image.size:
+            raise ValueError(
+                f"its clean version has {clean.width}x{clean.height} pixels, but the picture "
+                f"{image.width}x{image.height}"
+            )
+        return Picture(
+            _pixels(self._smaller(image)),
+            None if hidden is None else torch.from_numpy(self._smaller_holes(hidden))[None],
+            None if clean is None else _pixels(self._smaller(clean)),
+            profile,
+        )
+
+    def _smaller(self, image: Image.Image) -> Image.Image:
+        return image if self.scale == 1 else image.resize(self._size(*image.size), Image.Resampling.BICUBIC)
+
+    def _smaller_holes(self, hidden: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """A pixel is hidden if any part of it was."""
+        if self.scale == 1:
+            return hidden
+        wide = Image.fromarray(hidden.astype(np.float32)).resize(
+            self._size(hidden.shape[1], hidden.shape[0]), Image.Resampling.BOX
+        )
+        return np.asarray(wide) > 0
+
+    def _size(self, width: int, height: int) -> tuple[int, int]:
+        return max(1, round(width * self.scale)), max(1, round(height * self.scale))
+
+
+def open_pictures(data: PicturesToRestore, scale: float) -> Pictures:
+    """Open what the settings name; nothing is decoded.
+
+    Raises:
+        UserError: with every problem.
+    """
+    source = build_source(data.source, image=data.image, root=data.root, levels=data.levels, single=True)
+    masks, clean = check_all(
+        lambda: None if data.masks is None else find_masks(source, data.masks, "train", "data.masks"),
+        lambda: None if data.clean is None else _clean(source, data.clean),
+    )
+    return Pictures(source, kept_rows(source, data.limit), masks, clean, scale)
+
+
+def _clean(source: Source, spec: str) -> Source:
+    try:
+        clean = build_source(spec)
+    except UserError as error:
+        raise UserError(*(f"data.clean: {problem}" for problem in error.lines)) from None
+    if not (isinstance(source, TreeSource) and isinstance(clean, TreeSource)):
+        raise UserError("data.clean: pictures and their clean versions are found by their paths: give two folders")
+    return beside(source, clean, "data.clean", "clean version")
+
+
+def holes(mask: Image.Image | Tensor) -> NDArray[np.bool_]:
+    """Which pixels of a mask are not 0, ``[h w]``; of one in color, not black.
+
+    Raises:
+        ValueError: it is a JPEG, whose values are not exact, or has transparency.
+    """
+    in_color = isinstance(mask, Image.Image) and mask.mode == "RGB" and mask.format != "JPEG"
+    values = np.asarray(upright(mask)).max(axis=2) if in_color else read_mask(mask)
+    hidden: NDArray[np.bool_] = values > 0
+    return hidden
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """RGB -> uint8 ``[3 H W]``."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+# ---- the names of results
+
+
+def result_names(source: Source, rows: list[int]) -> list[str]:
+    """Where results are written: paths with forward slashes, each different, none outside of the folder they are in.
+
+    That of the picture below its folder, with the suffix ``.png`` in place of its own, or behind it where two pictures
+    differ in their suffix alone. Pictures without such a path have the number of their row.
+    """
+    paths = [_inside(source, row) for row in rows]
+    plain = [
+        f"{row:08d}.png" if path is None else str(path.with_suffix(".png"))
+        for path, row in zip(paths, rows, strict=True)
+    ]
+    known = Counter(map(str.casefold, plain))
+    names = [
+        one if known[one.casefold()] == 1 or path is None else f"{path}.png"
+        for one, path in zip(plain, paths, strict=True)
+    ]
+    known = Counter(map(str.casefold, names))  # a.jpg and a.png are a.jpg.png and a.png.png, which may be there too
+    return [
+        one if known[one.casefold()] == 1 else f"{row:08d}-{PurePosixPath(one).name}"
+        for one, row in zip(names, rows, strict=True)
+    ]
+
+
+def _inside(source: Source, row: int) -> PurePosixPath | None:
+    """The path of a picture below the folder of all; None if it has none."""
+    if not isinstance(source, TreeSource | ListSource):
+        return None
+    path = PurePosixPath(source.paths[row].replace(os.sep, "/"))
+    return None if path.is_absolute() or ".." in path.parts or not path.name else path
+
+
+def number_of(name: str) -> int:
+    """A number that belongs to the name of a result: what is drawn for a picture does not depend on the others."""
+    return int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:4])

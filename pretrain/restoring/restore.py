@@ -1,0 +1,335 @@
+"""``retouch restore``: pictures through the decoder that a run has kept, at their own resolution."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from common.data.rows import even_rows
+from common.encoders.load import ENCODER, read_encoder_card
+from common.encoders.provenance import UNKNOWN, Provenance
+from common.errors import UserError, check_all, one_line
+from common.files import as_utf8, write_json, write_text
+from common.machine.distributed import world
+from common.pixels import save_png, to_pil, to_uint8
+from common.runs.folder import Run, check_run_folder, numbered, open_run, with_group
+from common.runs.logs import early_log
+from common.runs.results import RESULTS
+from pretrain.gradient.kept import decoder_folder
+from pretrain.gradient.pretexts import Mask
+from pretrain.restoring.config import JOURNAL, PICTURES, SCORES, SHEET, RestoreConfig
+from pretrain.restoring.pictures import Picture, Pictures, number_of, open_pictures
+from pretrain.restoring.restorer import PictureRestorer, open_restorer, punched
+from pretrain.restoring.results import RestoredPicture, RestoreResult, Scores
+from pretrain.restoring.scores import score
+from pretrain.restoring.sheets import Shown, middle, part_of, read_back, sheet
+from pretrain.ruler.restorers import Damaged
+
+log = logging.getLogger("retouch")
+
+SHOWN = 12  # pictures on the sheet
+SMALL = 0.5  # a tile that shows less of a picture than this is of another world than the whole pictures of training
+SAID = 10  # unreadable pictures that are warned of one by one
+
+
+def restore(config: RestoreConfig) -> RestoreResult:
+    """Write ``OUT/pictures/``, each picture as PNG at its own path there, and what was measured.
+
+    Raises:
+        UserError: the run, the pictures or the run folder cannot be used; nothing has been written.
+    """
+    with world() as here, numbered(config, here) as config, early_log() as early:
+        if here.size > 1:
+            raise UserError("restore runs in one process: start it without torchrun")
+        _, restorer, pictures = check_all(
+            lambda: check_run_folder(config), lambda: _opened(config), lambda: open_pictures(config.data, config.scale)
+        )
+        config = with_group(config, provenance(config.run).group)
+        with open_run(config, here, early) as run:
+            restorer = restorer.to(here.device)
+            _say_of_scale(restorer, pictures, config)
+            journal = Journal(run, restorer, pictures)
+            failed = _restore_all(restorer, pictures, config, journal)
+            _draw(restorer, pictures, config, run)
+            return _results(restorer, config, run, journal, failed, pictures.names)
+
+
+def provenance(run: Path) -> Provenance:
+    """What is known of the training of a run's encoder, if it is still there."""
+    encoder = decoder_folder(run).parent / ENCODER
+    return read_encoder_card(encoder).provenance if encoder.is_dir() else UNKNOWN
+
+
+def _opened(config: RestoreConfig) -> PictureRestorer:
+    """The restorer, and whether it can do what is asked for.
+
+    Raises:
+        UserError: with every problem.
+    """
+    restorer = open_restorer(
+        config.run,
+        tile=config.tile,
+        overlap=config.overlap,
+        batch_size=config.batch_size,
+        precision=config.precision,
+    )
+    pretext = restorer.pretext
+    if config.data.masks is not None and not pretext.fills_holes:
+        raise UserError(
+            f"data.masks: {config.run} learned {pretext.kind}, and was never told where pixels are hidden; use a run "
+            "of mask, or of mixed with holes"
+        )
+    if isinstance(pretext, Mask) and config.data.masks is None and config.damage == "none":
+        raise UserError(
+            f"{config.run} fills holes, and nothing says where they are: give data.masks=FOLDER (a mask at the path of "
+            "each picture, not 0 where it is to be filled), or damage=recipe to try it on holes that are drawn"
+        )
+    return restorer
+
+
+def _say_of_scale(restorer: PictureRestorer, pictures: Pictures, config: RestoreConfig) -> None:
+    """Say it where a tile shows something else than the network has learned from."""
+    tile, card = restorer.grid.tile, restorer.card
+    sides = [min(picture.image.shape[1:]) for picture in _some(pictures, 3)]
+    if not sides or card.learned_at_own_resolution or tile >= SMALL * min(sides):
+        return
+    scale = config.scale * tile / min(sides)
+    log.warning(
+        "the network learned from whole pictures of %d px, and a tile of %d px is a small part of these (%d px and "
+        "more): their details are another thing than it has seen. scale=%.2g shows it what it knows; a network for "
+        "details learns from data=patches:FOLDER",
+        *(card.image_size, tile, min(sides), scale),
+    )
+
+
+def _some(pictures: Pictures, count: int) -> Iterator[Picture]:
+    for place in even_rows(len(pictures.rows), count).tolist():
+        try:
+            yield pictures.read(pictures.rows[place])
+        except Exception:  # it is reported when it is its turn
+            continue
+
+
+# ---- the pictures
+
+
+def damaged_picture(restorer: PictureRestorer, picture: Picture, config: RestoreConfig, name: str) -> Damaged:
+    """What is to be restored: ``[1 3 H W]``, uint8 as it is given, or float if it was damaged here; and its holes."""
+    image = picture.image[None]
+    if config.damage == "recipe":
+        return restorer.damage(image.float() / 255, config.seed, number_of(name))
+    hidden = torch.zeros_like(image[:, :1]) if picture.hidden is None else picture.hidden[None]
+    return punched(Damaged(image, hidden))
+
+
+def clean_picture(picture: Picture, config: RestoreConfig) -> Tensor | None:
+    """What it should become, uint8 ``[3 H W]``; None where nobody knows."""
+    return picture.image if config.damage == "recipe" else picture.clean
+
+
+def _restore_all(
+    restorer: PictureRestorer, pictures: Pictures, config: RestoreConfig, journal: Journal
+) -> dict[str, str]:
+    """Restore those that are not done yet; returns those that could not be read, and why."""
+    failed: dict[str, str] = {}
+    logged = time.monotonic()
+    for number, (row, name) in enumerate(zip(pictures.rows, pictures.names, strict=True), 1):
+        if name in journal:
+            continue
+        where = as_utf8(pictures.source.where(row))
+        try:
+            picture = pictures.read(row)
+        except Exception as error:  # decoders raise anything on broken files
+            failed[where] = one_line(error, 200)
+            if len(failed) <= SAID:
+                log.warning("left out: %s (%s)", where, failed[where])
+            continue
+        damaged = damaged_picture(restorer, picture, config, name)
+        restored = _whole(restorer, damaged)
+        counted = damaged.hidden[0] > 0 if isinstance(restorer.pretext, Mask) else None
+        clean = clean_picture(picture, config)
+        given = restorer.seen(damaged.images)[0]
+        found = RestoredPicture(
+            path=where,
+            file=as_utf8(name),
+            width=restored.shape[2],
+            height=restored.shape[1],
+            before=None if clean is None else score(given, clean, counted),
+            after=None if clean is None else score(restored, clean, counted),
+        )
+        shown = to_pil(restored)
+        if picture.profile is not None:
+            shown.info["icc_profile"] = picture.profile
+        save_png(shown, journal.folder / name)
+        journal.add(name, found)
+        if time.monotonic() - logged > 5:
+            logged = time.monotonic()
+            log.info("%s of %s pictures restored", f"{number - len(failed):,}", f"{len(pictures.rows):,}")
+    if len(failed) == len(pictures.rows):
+        where, why = next(iter(failed.items()))
+        raise UserError(f"{pictures.source.spec}: no picture can be restored, for example {where} ({why})")
+    if len(failed) > SAID:
+        log.warning("%d pictures cannot be read and are left out; results.json lists them", len(failed))
+    return failed
+
+
+def _whole(restorer: PictureRestorer, damaged: Damaged) -> Tensor:
+    """uint8 ``[3 H W]``: strips are rounded one by one, so that no whole picture is held as floats."""
+    whole = torch.empty(damaged.images.shape[1:], dtype=torch.uint8)
+    top = 0
+    for strip in restorer.strips(damaged):
+        whole[:, top : top + strip.shape[2]] = to_uint8(strip[0])
+        top += strip.shape[2]
+    return whole
+
+
+class Journal:
+    """Which pictures are done: ``pictures.jsonl``, a line for each as soon as its file is there.
+
+    Raises:
+        UserError: the run goes on, but the pictures or the decoder are others than before.
+    """
+
+    def __init__(self, run: Run, restorer: PictureRestorer, pictures: Pictures) -> None:
+        self.path, self.folder = run.folder / JOURNAL, run.folder / PICTURES
+        self.done: dict[str, RestoredPicture] = {}
+        head = {"pictures": pictures.source.fingerprint, "decoder": restorer.card.sha256}
+        lines = self.path.read_text(encoding="utf-8").splitlines() if run.resumed and self.path.is_file() else []
+        if lines and json.loads(lines[0]) != head:
+            raise UserError(
+                f"out: {run.folder} was begun with other pictures or another decoder; use overwrite=true to start "
+                "over, or another out"
+            )
+        kept = list(_whole_lines(lines[1:]))
+        named = {as_utf8(name): name for name in pictures.names}
+        for one in kept:
+            if (name := named.get(one.file)) is not None and (self.folder / name).is_file():
+                self.done[name] = one
+        if self.done:
+            log.info("%s pictures were restored before", f"{len(self.done):,}")
+        write_text(self.path, "".join(f"{line}\n" for line in (json.dumps(head), *map(_line, self.done.values()))))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.done
+
+    def add(self, name: str, picture: RestoredPicture) -> None:
+        """Note it; its file is there."""
+        self.done[name] = picture
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"{_line(picture)}\n")
+
+
+def _line(picture: RestoredPicture) -> str:
+    return picture.model_dump_json()
+
+
+def _whole_lines(lines: Sequence[str]) -> Iterator[RestoredPicture]:
+    for line in lines:
+        try:
+            yield RestoredPicture.model_validate_json(line)
+        except ValidationError:  # the last one of a run that was killed
+            continue
+
+
+# ---- what was found
+
+
+def _draw(restorer: PictureRestorer, pictures: Pictures, config: RestoreConfig, run: Run) -> None:
+    """Write the sheet of some pictures: the middle of each, as large as it is."""
+    shown: list[Shown] = []
+    there = [name for name in pictures.names if (run.folder / PICTURES / name).is_file()]
+    chosen = {there[place] for place in even_rows(len(there), SHOWN).tolist()} if there else set()
+    for row, name in zip(pictures.rows, pictures.names, strict=True):
+        if name in chosen:
+            picture = pictures.read(row)
+            damaged = damaged_picture(restorer, picture, config, name)
+            place = middle(damaged.hidden[0, 0])
+            clean = clean_picture(picture, config)
+            rows = {} if clean is None else {"original": part_of(clean, place)}
+            rows["damaged" if rows else "given"] = restorer.seen(part_of(damaged.images[0], place)[None])[0]
+            rows["restored"] = part_of(read_back(run.folder / PICTURES / name), place)
+            shown.append(Shown(rows, (as_utf8(name),)))
+    if shown:
+        save_png(sheet(shown, f"{restorer.card.pretext.kind}: {pictures.source.spec}"), run.folder / SHEET)
+        run.image("sheet", run.folder / SHEET, 0)
+
+
+def _results(
+    restorer: PictureRestorer,
+    config: RestoreConfig,
+    run: Run,
+    journal: Journal,
+    failed: dict[str, str],
+    names: Sequence[str],
+) -> RestoreResult:
+    """Write ``pictures.csv`` and ``results.json``."""
+    pictures = tuple(journal.done[name] for name in names if name in journal)
+    measured = [one for one in pictures if one.after is not None]
+    result = RestoreResult(
+        out=run.folder,
+        run=config.run,
+        decoder_sha256=restorer.card.sha256,
+        pretext=restorer.pretext.kind,
+        damage=config.damage,
+        scale=config.scale,
+        tile=restorer.grid.tile,
+        overlap=restorer.grid.overlap,
+        restored=len(pictures),
+        failed=failed,
+        measured=len(measured),
+        before=_mean([one.before for one in measured]),
+        after=_mean([one.after for one in measured]),
+        pictures=pictures,
+    )
+    write_text(run.folder / SCORES, _table(pictures))
+    write_json(run.folder / RESULTS, result.model_dump(mode="json"))
+    run.tracker.summary(result.model_dump(mode="json", include={"restored", "measured", "before", "after"}))
+    log.info("%s", _sentence(result))
+    return result
+
+
+def _mean(scores: Sequence[Scores | None]) -> Scores | None:
+    found = [one for one in scores if one is not None]
+    if not found:
+        return None
+    alike = [one.ssim for one in found if one.ssim is not None]
+    return Scores(
+        psnr=round(sum(one.psnr for one in found) / len(found), 4),
+        ssim=round(sum(alike) / len(alike), 6) if alike else None,
+    )
+
+
+def _table(pictures: Sequence[RestoredPicture]) -> str:
+    """CSV: the path of each picture, its file, and how close it is to the clean one; empty where that is not known."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["path", "file", "width", "height", "psnr_before", "psnr", "ssim_before", "ssim"])
+    for one in pictures:
+        before, after = one.before, one.after
+        rows.writerow(
+            [
+                *(one.path, f"{PICTURES}/{one.file}", one.width, one.height),
+                *(None if scores is None else scores.psnr for scores in (before, after)),
+                *(None if scores is None else scores.ssim for scores in (before, after)),
+            ]
+        )
+    return text.getvalue()
+
+
+def _sentence(result: RestoreResult) -> str:
+    scale = "" if result.scale == 1 else f" at {result.scale:g} of their size"
+    failed = f", {len(result.failed):,} cannot be read" if result.failed else ""
+    said = f"{result.restored:,} pictures restored{scale}{failed}: {result.folder}"
+    if result.after is None or result.before is None:
+        return said
+    alike = "" if result.after.ssim is None else f", SSIM {result.after.ssim:.3f} (before {result.before.ssim:.3f})"
+    return f"{said}; PSNR {result.after.psnr:.1f} dB (before {result.before.psnr:.1f}){alike}"

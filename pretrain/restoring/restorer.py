@@ -1,0 +1,133 @@
+"""The network of a run, ready to restore pictures of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from common.encoders.base import LUMA, TokenEncoder
+from common.engine.schedule import seed_step
+from common.machine.precision import Precision, autocast, resolve_precision
+from common.pixels import to_uint8
+from pretrain.gradient.example import HIDDEN
+from pretrain.gradient.kept import DecoderCard, decoder_folder, open_objective
+from pretrain.gradient.objective import Objective
+from pretrain.gradient.pretexts import Pretext
+from pretrain.restoring.tiles import Grid, restored_strips
+from pretrain.ruler.restorers import Damaged
+
+OVERLAP = 0.5  # of a tile: every pixel is then in the inner half of some tile
+BATCH = 64
+PASS_PIXELS = 1 << 20  # per pass at most: 20 tiles of 224 px
+ROWS = 512  # of a picture that are made gray at a time
+
+
+class PictureRestorer(nn.Module):
+    """An encoder and its decoder, in eval mode, without gradients.
+
+    Attributes:
+        card: what is known of its training.
+        grid: how pictures are cut into tiles.
+        precision: of the network.
+    """
+
+    def __init__(self, objective: Objective, card: DecoderCard, grid: Grid, precision: Precision = "float32") -> None:
+        super().__init__()
+        self.objective, self.card, self.grid, self.precision = objective, card, grid, precision
+
+    @property
+    def pretext(self) -> Pretext:
+        return self.objective.pretext
+
+    @property
+    def device(self) -> torch.device:
+        return self.objective.encoder.mean.device
+
+    def forward(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Damaged pictures ``[B 3 H W]`` of any size, RGB in [0, 1] (noise may exceed it) -> restored, in [0, 1].
+
+        Args:
+            hidden: ``[B 1 H W]``, 1 where a pixel is to be filled; its own color is not looked at.
+        """
+        hidden = torch.zeros_like(images[:, :1]) if hidden is None else hidden
+        given = Damaged(*(part.cpu() for part in punched(Damaged(images, hidden))))
+        return torch.cat(list(self.strips(given)), dim=2).to(images.device)
+
+    def strips(self, pictures: Damaged) -> Iterator[Tensor]:
+        """Pictures of one size, restored in strips ``[B 3 h W]`` in [0, 1], from top to bottom, on the CPU.
+
+        Args:
+            pictures: ``[B 3 H W]``, uint8 0..255 or float 0..1, with hidden pixels gray, and ``[B 1 H W]``.
+        """
+        top = 0
+        for strip in restored_strips(self._tiles, pictures, self.grid):
+            rows = slice(top, top + strip.shape[2])
+            images, hidden = (part[:, :, rows] for part in pictures)
+            images = images if images.is_floating_point() else images.float() / 255
+            yield self.pretext.kept(strip, Damaged(images, hidden)).clamp(0, 1)
+            top = rows.stop
+
+    def damage(self, pictures: Tensor, seed: int, number: int) -> Damaged:
+        """Clean pictures ``[B 3 H W]`` in [0, 1] -> damaged as in training; what is drawn depends on the two numbers.
+
+        On the CPU, so that it is the same on every machine; the caller's random generator does not change.
+        """
+        with torch.random.fork_rng(devices=[]):
+            seed_step(seed, number)
+            return self.pretext.damage(pictures.cpu(), self.objective.encoder)
+
+    def seen(self, images: Tensor) -> Tensor:
+        """What the network sees of pictures ``[B 3 H W]``, uint8 or float, as uint8: without color, if it sees gray."""
+        shown = to_uint8(images) if images.is_floating_point() else images
+        if self.card.view == "gray":
+            luma = shown.new_tensor(LUMA, dtype=torch.float32).view(3, 1, 1)
+            rows = [(part * luma).sum(1, keepdim=True).round().byte() for part in torch.split(shown, ROWS, dim=2)]
+            shown = torch.cat(rows, dim=2).expand(-1, 3, -1, -1)
+        return shown
+
+    def _tiles(self, tiles: Damaged) -> Tensor:
+        device = self.device
+        with autocast(device, resolve_precision(self.precision, device)):
+            return self.objective.mend(Damaged(*(part.to(device) for part in tiles))).float().cpu()
+
+
+def punched(damaged: Damaged) -> Damaged:
+    """The same with hidden pixels gray, whatever was there."""
+    if not damaged.hidden.any():  # a large picture is not copied
+        return damaged
+    gray = round(255 * HIDDEN) if damaged.images.dtype == torch.uint8 else HIDDEN
+    return Damaged(torch.where(damaged.hidden > 0, gray, damaged.images).to(damaged.images.dtype), damaged.hidden)
+
+
+def open_restorer(
+    run: str | Path,
+    *,
+    tile: int | None = None,
+    overlap: float = OVERLAP,
+    batch_size: int = BATCH,
+    precision: Precision = "float32",
+) -> PictureRestorer:
+    """The restorer that a finished run of pretraining has kept, on the CPU.
+
+        restorer = open_restorer("runs/mine")
+        restored = restorer(noisy)  # [B 3 H W] in [0, 1] -> the same shape
+
+    Args:
+        run: the folder of the run, or that of its encoder or decoder.
+        tile: side of a tile in pixels, by default that of the images it learned from.
+        overlap: the share of a tile that neighbors share.
+        batch_size: tiles per pass; fewer of large ones.
+
+    Raises:
+        UserError: there is no decoder, or it is damaged; or the network takes no tiles of this size.
+    """
+    objective, card = open_objective(decoder_folder(run), tile)
+    encoder = objective.encoder
+    # tokens are dropped by whole patches: tiles begin where patches do
+    step = encoder.patch_size if isinstance(encoder, TokenEncoder) else 1
+    size = encoder.image_size
+    batch = min(batch_size, max(1, PASS_PIXELS // size**2))
+    return PictureRestorer(objective, card, Grid.of(size, overlap, step, batch), precision)

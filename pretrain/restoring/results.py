@@ -1,0 +1,126 @@
+"""Typed results of ``retouch restore`` and ``retouch strange``: ``results.json`` is their dump without the pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from common.runs.results import SCHEMA_VERSION, Record
+
+
+class Scores(Record):
+    """How close pictures are to their clean versions, as they are written, with 8 bits.
+
+    Attributes:
+        psnr: in dB; where the network is told of holes and keeps the rest, of hidden pixels alone.
+        ssim: of all pixels; None of pictures below 11 px.
+    """
+
+    psnr: float
+    ssim: float | None
+
+
+class RestoredPicture(Record):
+    """A picture that was restored.
+
+    Attributes:
+        path: of the given picture.
+        file: of the restored one, below ``pictures/``.
+        before, after: the damaged and the restored picture, where the clean one is known.
+    """
+
+    path: str
+    file: str
+    width: int
+    height: int
+    before: Scores | None = None
+    after: Scores | None = None
+
+
+class RestoreResult(Record):
+    """What ``retouch restore`` did.
+
+    Attributes:
+        out: the folder of the run.
+        decoder_sha256: of the decoder.
+        tile, overlap: in pixels.
+        restored: how many pictures.
+        failed: those that could not be read, and why.
+        measured: of how many pictures the clean version is known.
+        before, after: means over these; PSNR over those where anything was hidden, SSIM over those of 11 px or more.
+        pictures: each of them; not in ``results.json``, but in ``pictures.csv``.
+    """
+
+    schema_version: Literal[2] = SCHEMA_VERSION
+    stage: Literal["restore"] = "restore"
+    out: Path
+    run: Path
+    decoder_sha256: str
+    pretext: str
+    damage: Literal["none", "recipe"]
+    scale: float
+    tile: int
+    overlap: int
+    restored: int
+    failed: dict[str, str]
+    measured: int
+    before: Scores | None
+    after: Scores | None
+    pictures: tuple[RestoredPicture, ...] = Field(default=(), exclude=True)
+
+    @property
+    def folder(self) -> Path:
+        """Where the restored pictures are."""
+        return self.out / "pictures"
+
+
+class StrangePicture(Record):
+    """How well a picture is restored, and how well others are that are as hard. All PSNRs are means over its copies.
+
+    Attributes:
+        rank: 1 is the strangest: the largest ``surprise``.
+        surprise: ``expected - psnr``, in dB.
+        psnr: of the network, in dB.
+        trivial: of doing nothing, or of the best trivial restorer: whichever is better for this picture.
+        expected: of the network, for pictures of this ``trivial``.
+        rank_by_psnr: 1 is the lowest ``psnr``.
+    """
+
+    rank: int
+    path: str
+    surprise: float
+    psnr: float
+    trivial: float
+    expected: float
+    rank_by_psnr: int
+
+
+class StrangeResult(Record):
+    """The ranking of ``retouch strange``.
+
+    Attributes:
+        out: the folder of the run.
+        decoder_sha256: of the decoder.
+        image_size: side of the squares that were looked at.
+        draws: damaged copies of each; 1 where the damage is always the same.
+        restorer: the best trivial restorer.
+        pictures: all, the strangest first; not in ``results.json``, but in ``strange.csv``.
+        top: the first of them.
+        unreadable: those that could not be read.
+    """
+
+    schema_version: Literal[2] = SCHEMA_VERSION
+    stage: Literal["strange"] = "strange"
+    out: Path
+    run: Path
+    decoder_sha256: str
+    pretext: str
+    image_size: int
+    draws: int
+    restorer: str
+    ranked: int
+    unreadable: int
+    top: tuple[StrangePicture, ...]
+    pictures: tuple[StrangePicture, ...] = Field(default=(), exclude=True)

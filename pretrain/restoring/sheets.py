@@ -1,0 +1,92 @@
+"""Contact sheets: some pictures before and after, and heat maps of where they are restored badly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from common.pixels import to_pil, to_uint8
+from pretrain.report.panels import PAPER, in_rows
+
+TILE = 192  # side of an image on a sheet, in pixels
+MOST = 2 * TILE  # a larger picture is shown in part
+ACROSS = 6  # columns; more pictures go below
+
+
+class Shown(NamedTuple):
+    """A column of a sheet: the images of its rows, uint8 ``[3 s s]``, by what the row shows; and lines of text."""
+
+    rows: dict[str, Tensor]
+    captions: Sequence[str]
+
+
+class Place(NamedTuple):
+    """A square part of a picture, in pixels."""
+
+    top: int
+    left: int
+    side: int
+
+
+def middle(hidden: Tensor) -> Place:
+    """The part of a picture that is shown: around the middle of what is hidden in it (``[H W]``), or its own."""
+    height, width = hidden.shape
+    side = min(height, width, MOST)
+    holes = hidden.nonzero().double()
+    row, column = holes.mean(0).tolist() if len(holes) else (height / 2, width / 2)
+    return Place(_start(row, side, height), _start(column, side, width), side)
+
+
+def _start(center: float, side: int, length: int) -> int:
+    return min(max(round(center - side / 2), 0), length - side)
+
+
+def part_of(picture: Tensor, place: Place) -> Tensor:
+    """``[C H W]`` -> ``[C side side]``."""
+    top, left, side = place
+    return picture[:, top : top + side, left : left + side]
+
+
+def read_back(path: Path) -> Tensor:
+    """A picture that was written, uint8 ``[3 H W]``."""
+    with Image.open(path) as picture:
+        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+
+
+def sheet(shown: Sequence[Shown], title: str) -> Image.Image:
+    """All of them, ``ACROSS`` beside each other. Rows are those of the first."""
+    bands = list(_bands(shown, title))
+    picture = Image.new("RGB", (max(one.width for one in bands), sum(one.height for one in bands)), PAPER)
+    top = 0
+    for band in bands:
+        picture.paste(band, (0, top))
+        top += band.height
+    return picture
+
+
+def _bands(shown: Sequence[Shown], title: str) -> Iterator[Image.Image]:
+    for start in range(0, len(shown), ACROSS):
+        some = shown[start : start + ACROSS]
+        rows = {label: [_fitted(one.rows[label]) for one in some] for label in shown[0].rows}
+        yield in_rows(rows, TILE, "" if start else title, [one.captions for one in some])
+
+
+def _fitted(image: Tensor) -> Image.Image:
+    """A square as large as a sheet shows it; small ones are enlarged by a whole factor, every pixel a crisp square."""
+    picture, side = to_pil(image), image.shape[2]
+    if side > TILE:
+        return picture.resize((TILE, TILE), Image.Resampling.LANCZOS)
+    zoom = TILE // side
+    return picture.resize((zoom * side, zoom * side), Image.Resampling.NEAREST)
+
+
+def heat(error: Tensor, most: float) -> Tensor:
+    """Errors ``[S S]`` from 0 to ``most`` -> black, red, yellow and white, uint8 ``[3 S S]``."""
+    share = 3 * error / max(most, 1e-12)
+    return to_uint8(torch.stack([share, share - 1, share - 2]))

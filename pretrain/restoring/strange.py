@@ -1,0 +1,277 @@
+"""``retouch strange``: pictures that the network of a run restores worse than it restores others that are as hard.
+
+How well a picture is restored says first of all how hard it is: fine texture is lost in noise whoever restores it. So
+every picture is also given to trivial restorers, which know nothing of what the network has learned. Most pictures lie
+along a line of the network's PSNR over theirs. A strange one lies far below: what helps with others does not help here.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import theilslopes
+from torch import Tensor
+
+from common.data import Images, Source, build_source, in_order, load_images
+from common.data.images import some_readable
+from common.data.rows import even_rows
+from common.errors import UserError, check_all
+from common.files import as_utf8, write_json, write_text
+from common.machine.distributed import world
+from common.pixels import save_png, to_float, to_uint8
+from common.runs.folder import Run, check_run_folder, numbered, open_run, with_group
+from common.runs.logs import early_log
+from common.runs.results import RESULTS
+from pretrain.gradient.pretexts import Mask
+from pretrain.restoring.config import SHEET, STRANGE, StrangeConfig
+from pretrain.restoring.restore import provenance
+from pretrain.restoring.restorer import PictureRestorer, open_restorer
+from pretrain.restoring.results import StrangePicture, StrangeResult
+from pretrain.restoring.sheets import Shown, heat, sheet
+from pretrain.ruler.restorers import Damaged, Restore, do_nothing, psnr
+
+log = logging.getLogger("retouch")
+
+TUNED = 32  # pictures on which the trivial restorer is chosen
+FITTED = 1000  # pictures that the line is fitted to
+FEW = 10  # below this many pictures, the slope of the line is 1
+BRIGHT = 0.995  # the share of errors on a sheet that are not white
+
+
+def strange(config: StrangeConfig) -> StrangeResult:
+    """Rank the pictures, and write ``OUT/strange.csv`` and a sheet of the strangest ones.
+
+    Raises:
+        UserError: the run, the pictures or the run folder cannot be used; nothing has been written.
+    """
+    with world() as here, numbered(config, here) as config, early_log() as early:
+        if here.size > 1:
+            raise UserError("strange runs in one process: start it without torchrun")
+        _, restorer, source = check_all(
+            lambda: check_run_folder(config),
+            lambda: open_restorer(config.run, batch_size=config.batch_size, precision=config.precision),
+            lambda: _source(config),
+        )
+        data = config.data
+        size = data.image_size or restorer.card.image_size
+        images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", check=False)
+        images = some_readable(images, data.workers)
+        config = with_group(config, provenance(config.run).group)
+        with open_run(config, here, early) as run:
+            restorer = restorer.to(here.device)
+            judge = Judge(restorer, images, config)
+            log.info("%d copies of each picture; the best trivial restorer is %s", judge.draws, judge.name)
+            levels = _measure(judge, images, config)
+            return _results(judge, images, levels, config, run)
+
+
+def _source(config: StrangeConfig) -> Source:
+    data = config.data
+    return build_source(data.source, image=data.image, root=data.root, levels=data.levels)
+
+
+# ---- one picture
+
+
+class Tried(NamedTuple):
+    """A damaged copy of some pictures, and what became of it. RGB ``[B 3 S S]`` in [0, 1]."""
+
+    seen: Tensor
+    restored: Tensor
+    psnr: Tensor  # [B], of the network
+    trivial: Tensor  # [B], of doing nothing or of the trivial restorer
+    counted: Tensor  # [B 1 S S], where error counts
+
+
+class Judge:
+    """Restores damaged copies of pictures by the network, and by the trivial restorer that suits these pictures best.
+
+    Attributes:
+        draws: copies of each picture; one if the damage is always the same.
+        name: of the trivial restorer.
+    """
+
+    def __init__(self, restorer: PictureRestorer, images: Images, config: StrangeConfig) -> None:
+        self.restorer, self.seed = restorer, config.seed
+        sample = images.only(even_rows(len(images), TUNED))
+        some = to_float(next(iter(in_order(sample, TUNED))).images)
+        images.unreadable |= sample.unreadable  # each is warned of once
+        first, second = (self._damaged(some, draw) for draw in (0, 1))
+        self.draws = 1 if all(map(torch.equal, first, second)) else config.draws
+        candidates = [
+            (one.name, restore)
+            for one in restorer.pretext.restorers(restorer.objective.encoder)
+            for restore in one.candidates(some)
+        ]
+        levels = [float(self._level(self._trivial(restore, first), some, first).mean()) for _, restore in candidates]
+        self.name, self._best = candidates[int(np.argmax(levels))]
+
+    def copies(self, clean: Tensor) -> Iterator[Tried]:
+        """Pictures ``[B 3 S S]`` in [0, 1] -> each of their damaged copies."""
+        for draw in range(self.draws):
+            damaged = self._damaged(clean, draw)
+            restored = torch.cat(list(self.restorer.strips(damaged)), dim=2)
+            trivial = [
+                self._level(self._trivial(restore, damaged), clean, damaged)
+                for restore in dict.fromkeys((do_nothing, self._best))
+            ]
+            yield Tried(
+                seen=to_float(self.restorer.seen(damaged.images)),
+                restored=restored,
+                psnr=self._level(restored, clean, damaged),
+                trivial=torch.stack(trivial).amax(0),
+                counted=self._counted(damaged),
+            )
+
+    def _damaged(self, clean: Tensor, draw: int) -> Damaged:
+        """Every picture is damaged alike, by the same noise: none has better luck than another."""
+        parts = [self.restorer.damage(one[None], self.seed, draw) for one in clean]
+        return Damaged(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def _trivial(self, restore: Restore, damaged: Damaged) -> Tensor:
+        gray = self.restorer.card.view == "gray"
+        seen = damaged if not gray else damaged._replace(images=to_float(self.restorer.seen(damaged.images)))
+        return self.restorer.pretext.kept(restore(seen).clamp(0, 1), damaged).clamp(0, 1)
+
+    def _level(self, restored: Tensor, clean: Tensor, damaged: Damaged) -> Tensor:
+        return psnr(restored, clean, self._counted(damaged))
+
+    def _counted(self, damaged: Damaged) -> Tensor:
+        return damaged.hidden if isinstance(self.restorer.pretext, Mask) else torch.ones_like(damaged.hidden)
+
+
+# ---- all of them
+
+
+class Levels(NamedTuple):
+    """PSNR of pictures in dB, means over their copies, float64 ``[N]``; and their rows."""
+
+    rows: NDArray[np.int64]
+    psnr: NDArray[np.float64]
+    trivial: NDArray[np.float64]
+
+
+def _measure(judge: Judge, images: Images, config: StrangeConfig) -> Levels:
+    parts: list[Levels] = []
+    done, logged = 0, time.monotonic()
+    for batch in in_order(images, config.batch_size, config.data.workers):
+        copies = [(one.psnr, one.trivial) for one in judge.copies(to_float(batch.images))]
+        network, trivial = (torch.stack(level).mean(0).numpy() for level in zip(*copies, strict=True))
+        parts.append(Levels(batch.index.numpy(), network, trivial))
+        done += len(batch.index)
+        if time.monotonic() - logged > 5:
+            logged = time.monotonic()
+            log.info("%s of %s pictures looked at", f"{done:,}", f"{len(images):,}")
+    return Levels(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def expected_psnr(network: NDArray[np.float64], trivial: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What the network gives for pictures that are as hard as each of these ``[N]``, in dB.
+
+    A line through most pictures (Theil 1950, Sen 1968: the median of the slopes of all pairs), which up to 29% of
+    strange ones cannot move far. Of few pictures, or of pictures that are all as hard, its slope is 1.
+    """
+    some = even_rows(len(network), FITTED).numpy()
+    x, y = trivial[some], network[some]
+    slope = float(theilslopes(y, x).slope) if len(some) >= FEW and np.ptp(x) > 1e-6 else 1.0
+    return np.asarray(np.median(y - slope * x) + slope * trivial)
+
+
+def ranked(paths: Sequence[str], network: NDArray[np.float64], trivial: NDArray[np.float64]) -> list[StrangePicture]:
+    """The pictures, the strangest first."""
+    expected = expected_psnr(network, trivial)
+    surprise = expected - network
+    by_psnr = np.argsort(np.argsort(network, kind="stable"), kind="stable") + 1
+    return [
+        StrangePicture(
+            rank=rank,
+            path=paths[place],
+            surprise=round(float(surprise[place]), 3),
+            psnr=round(float(network[place]), 3),
+            trivial=round(float(trivial[place]), 3),
+            expected=round(float(expected[place]), 3),
+            rank_by_psnr=int(by_psnr[place]),
+        )
+        for rank, place in enumerate(np.argsort(-surprise, kind="stable").tolist(), 1)
+    ]
+
+
+def _results(judge: Judge, images: Images, levels: Levels, config: StrangeConfig, run: Run) -> StrangeResult:
+    """Write ``strange.csv``, the sheet and ``results.json``."""
+    paths = [as_utf8(images.where(row)) for row in levels.rows.tolist()]
+    pictures = ranked(paths, levels.psnr, levels.trivial)
+    top = pictures[: config.top]
+    row_of = dict(zip(paths, levels.rows.tolist(), strict=True))
+    result = StrangeResult(
+        out=run.folder,
+        run=config.run,
+        decoder_sha256=judge.restorer.card.sha256,
+        pretext=judge.restorer.pretext.kind,
+        image_size=images.size,
+        draws=judge.draws,
+        restorer=judge.name,
+        ranked=len(pictures),
+        unreadable=len(images.unreadable),
+        top=tuple(top),
+        pictures=tuple(pictures),
+    )
+    write_text(run.folder / STRANGE, _table(pictures))
+    _draw(judge, images.rows(torch.tensor([row_of[one.path] for one in top])), top, run, images.source.spec)
+    write_json(run.folder / RESULTS, result.model_dump(mode="json"))
+    run.tracker.summary({"ranked": result.ranked, "surprise": top[0].surprise})
+    first, behind = top[0], float(np.median(levels.trivial - levels.psnr))
+    if behind > 0:
+        log.warning(
+            "the network is no better than %s on these pictures (%.1f dB below, in the median): what it fails on says "
+            "little of them; train it for longer, or on pictures like these",
+            *(judge.name, behind),
+        )
+    log.info(
+        "%s pictures ranked: %s; the strangest is %s, %.1f dB below what pictures as hard get",
+        *(f"{len(pictures):,}", run.folder / STRANGE, first.path, first.surprise),
+    )
+    return result
+
+
+def _table(pictures: Sequence[StrangePicture]) -> str:
+    """CSV, the strangest picture first."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(StrangePicture.model_fields)
+    rows.writerows(list(one.model_dump().values()) for one in pictures)
+    return text.getvalue()
+
+
+def _draw(judge: Judge, pixels: Tensor, top: Sequence[StrangePicture], run: Run, spec: str) -> None:
+    """The sheet: each picture, a damaged copy, what became of it, and where it is wrong, over all copies."""
+    clean = to_float(pixels)
+    copies = list(judge.copies(clean))
+    wrong = sum((one.restored - clean).square().mean(1, keepdim=True) * one.counted for one in copies)
+    counted = sum(one.counted for one in copies)
+    assert isinstance(wrong, Tensor)
+    assert isinstance(counted, Tensor)
+    errors = (wrong / counted.clamp_min(1))[:, 0].sqrt()
+    most = float(errors.flatten()[:: max(1, errors.numel() // 1_000_000)].quantile(BRIGHT))  # it takes so many at most
+    shown = [
+        Shown(
+            {
+                "original": pixels[place],
+                "damaged": to_uint8(copies[0].seen[place]),
+                "restored": to_uint8(copies[0].restored[place]),
+                "error": heat(errors[place], most),
+            },
+            (one.path, f"{one.rank}: {one.psnr:.1f} dB, expected {one.expected:.1f}"),
+        )
+        for place, one in enumerate(top)
+    ]
+    title = f"the strangest of {spec}, by {judge.restorer.pretext.kind}"
+    save_png(sheet(shown, title), run.folder / SHEET)
+    run.image("sheet", run.folder / SHEET, 0)

@@ -1,0 +1,56 @@
+"""The notebooks run from the first cell to the last, and hold small outputs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import notebooks
+import pytest
+from run_notebooks import FOLDER, executed
+
+ROOT = Path(__file__).resolve().parents[2]
+PATHS = sorted(FOLDER.glob("*.ipynb"))
+LARGEST = 500_000  # bytes of a stored notebook
+
+
+def test_there_are_notebooks() -> None:
+    assert len(PATHS) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("RETOUCH_CACHE", str(tmp_path / "cache"))
+    cells = executed(path, tmp_path).cells
+    assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_a_stored_notebook_is_small_and_says_nothing_of_a_machine(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text) < LARGEST
+    assert not any(place in text for place in ("/tmp/", "/home/", "/root/"))
+
+
+def test_a_page_has_text_code_and_outputs_of_its_notebook(tmp_path: Path) -> None:
+    def code(source: str, *outputs: object) -> dict[str, object]:
+        return {"cell_type": "code", "source": [source], "outputs": outputs}
+
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title\n", "\n", "Words."]},
+        code("1 + 1", {"data": {"text/plain": ["2"]}}),
+        code("draw()", {"data": {"image/png": "aGVsbG8=", "text/plain": ["<Image>"]}}),
+        code("print(3)", {"name": "stdout", "text": ["3\n"]}),
+    ]
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    found = notebooks.page(path)
+    page = found["notebooks/a.md"]
+    assert isinstance(page, str)
+    assert page.startswith("# Title\n\n")
+    assert "```python\n1 + 1\n```\n\n```text\n2\n```" in page
+    assert "](a-1.png)" in page
+    assert "```text\n3\n```" in page
+    assert found["notebooks/a-1.png"] == b"hello"

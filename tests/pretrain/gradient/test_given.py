@@ -1,0 +1,132 @@
+"""Pictures that are damaged already, of any size: what each pretext makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from kornia.color import rgb_to_lab
+from torch import Tensor
+
+from common.encoders import Encoder
+from common.encoders.base import TokenEncoder
+from pretrain.gradient.decoders import DecoderConfig
+from pretrain.gradient.objective import Objective
+from pretrain.gradient.pretexts import Colorize, Denoise, Mask, Mixed, Pretext
+from pretrain.gradient.pretexts.mask import likely_statistics, patch_statistics
+from pretrain.ruler.restorers import Damaged
+from tests.pretrain.gradient.test_pretexts import EVERY, SIDE
+
+EncoderFor = Callable[[Pretext, str], Encoder]
+
+
+@pytest.fixture(params=list(EVERY.values()), ids=list(EVERY))
+def model(request: pytest.FixtureRequest, encoder_for: EncoderFor, photographs: Tensor) -> Objective:
+    pretext, name = request.param
+    torch.manual_seed(0)
+    found = Objective(encoder_for(pretext, name), DecoderConfig(width=32), pretext).eval()
+    found.fit(photographs)
+    return found
+
+
+def test_it_restores_what_the_objective_restores_of_the_same_damage(model: Objective, photographs: Tensor) -> None:
+    """Except where a mask's true statistics help with what is looked at in training."""
+    pretext, encoder = model.pretext, model.encoder
+    if isinstance(pretext, Mask) and pretext.normalize_patches:
+        pytest.skip("its true statistics are not known")
+    torch.manual_seed(3)
+    example, wanted = model.restore(photographs)
+    torch.manual_seed(3)
+    damaged = pretext.damage(photographs, encoder)
+    assert torch.equal(damaged.hidden, example.hidden)
+    assert torch.allclose(model.mend(damaged), wanted, atol=1e-5)
+
+
+def test_what_is_restored_of_one_does_not_depend_on_the_others(model: Objective, photographs: Tensor) -> None:
+    torch.manual_seed(3)
+    damaged = model.pretext.damage(photographs[:4], model.encoder)
+    alone = [model.mend(Damaged(*(part[place : place + 1] for part in damaged))) for place in range(4)]
+    assert torch.allclose(model.mend(damaged), torch.cat(alone), atol=1e-5)
+
+
+def test_a_picture_of_any_size_is_damaged_in_its_own_size(model: Objective) -> None:
+    picture = torch.rand(1, 3, 21, 34)
+    damaged = model.pretext.damage(picture, model.encoder)
+    assert damaged.images.shape == picture.shape
+    assert damaged.hidden.shape == (1, 1, 21, 34)
+    assert model.pretext.fills_holes or not damaged.hidden.any()
+    if not isinstance(model.pretext, (Denoise, Mixed)):
+        assert torch.equal(torch.where(damaged.hidden > 0, picture, damaged.images), picture)
+
+
+@pytest.mark.parametrize("name", ["cnn", "vit"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_holes_of_any_shape_are_filled_and_the_rest_is_kept(
+    name: str, normalize: bool, encoder_for: EncoderFor, photographs: Tensor
+) -> None:
+    pretext = Mask(size=4, normalize_patches=normalize)
+    model = Objective(encoder_for(pretext, name), DecoderConfig(width=32), pretext).eval()
+    hidden = torch.zeros(16, 1, SIDE, SIDE)
+    hidden[0, :, 3:9, 5:6] = 1  # of each image, another number of patches
+    hidden[1, :, :, :7] = 1
+    hidden[2] = 1  # all of it
+    images = torch.where(hidden > 0, 0.5, photographs)
+    restored = model.mend(Damaged(images, hidden))
+    assert torch.equal(torch.where(hidden > 0, 0.0, restored), torch.where(hidden > 0, 0.0, photographs))
+    assert torch.isfinite(restored).all()
+    assert (restored[0] != images[0]).any()
+
+
+def test_a_transformer_drops_the_patches_with_a_hole_but_never_all(encoder_for: EncoderFor) -> None:
+    pretext = Mask()
+    encoder = encoder_for(pretext, "vit")
+    assert isinstance(encoder, TokenEncoder)
+    hidden = torch.zeros(1, 1, SIDE, SIDE)
+    hidden[..., 0, 4:9] = 1  # pixels of patches 1 and 2 of four per row
+    example = pretext.given(Damaged(torch.rand(1, 3, SIDE, SIDE), hidden), encoder)
+    assert example.visible is not None
+    assert example.visible.tolist() == [[0, *range(3, 16)]]
+    hidden[:] = 1
+    hidden[..., 12, 12] = 0
+    example = pretext.given(Damaged(torch.rand(1, 3, SIDE, SIDE), hidden), encoder)
+    assert example.visible is not None
+    assert example.visible.tolist() == [[15]]
+
+
+def test_likely_statistics_are_those_of_visible_patches_and_of_the_neighbors_of_hidden_ones() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 16, 16)
+    none = torch.zeros(2, 1, 16, 16)
+    for likely, true in zip(likely_statistics(images, none, 4), patch_statistics(images, 4), strict=True):
+        assert torch.allclose(likely, true, rtol=0.1)
+    # left half dark, right half bright; one hidden patch in each
+    images = torch.cat([torch.full((1, 3, 16, 8), 0.2), torch.full((1, 3, 16, 8), 0.9)], dim=3)
+    hidden = torch.zeros(1, 1, 16, 16)
+    hidden[..., 4:8, 0:4] = hidden[..., 8:12, 12:16] = 1
+    shift, scale = likely_statistics(torch.where(hidden > 0, 0.5, images), hidden, 4)
+    assert float(shift[0, 0, 5, 1]) == pytest.approx(0.2, abs=0.02)
+    assert float(shift[0, 0, 9, 13]) == pytest.approx(0.9, abs=0.02)
+    assert float(scale[0, 0, 5, 1]) < 0.05
+    # nothing is visible: gray
+    shift, scale = likely_statistics(torch.full((1, 3, 16, 16), 0.5), torch.ones(1, 1, 16, 16), 4)
+    assert torch.allclose(shift, torch.tensor(0.5))
+    assert torch.allclose(scale, torch.tensor(0.01))
+
+
+def test_colors_are_given_to_gray_pictures_and_their_lightness_is_kept(
+    encoder_for: EncoderFor, photographs: Tensor
+) -> None:
+    pretext = Colorize(bins=12)
+    model = Objective(encoder_for(pretext, "cnn"), DecoderConfig(width=32), pretext).eval()
+    model.fit(photographs)
+    gray = photographs.mean(1, keepdim=True).expand(-1, 3, -1, -1) * 0.4 + 0.3
+    damaged = Damaged(gray, torch.zeros_like(gray[:, :1]))
+    restored = pretext.kept(model.mend(damaged), damaged)
+    assert (restored.amax(1) - restored.amin(1)).mean() > 0.01
+    assert (rgb_to_lab(restored)[:, 0] - rgb_to_lab(gray)[:, 0]).abs().mean() < 0.5
+    # two colors of one lightness, averaged, have another lightness: that is mended too
+    red, green = (torch.tensor(one).view(1, 3, 1, 1) for one in ((0.86, 0.0, 0.0), (0.0, 0.53, 0.0)))
+    light = torch.full((1, 3, 1, 1), 0.44)
+    mixed = pretext.kept((red + green) / 2, Damaged(light, torch.zeros(1, 1, 1, 1)))
+    assert float(rgb_to_lab(mixed)[0, 0]) == pytest.approx(float(rgb_to_lab(light)[0, 0]), abs=0.1)

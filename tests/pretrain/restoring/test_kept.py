@@ -1,0 +1,163 @@
+"""The decoder that a run keeps restores what the trained network restored, or is refused with a reason."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import retouch
+from common.encoders import Encoder
+from common.errors import UserError
+from pretrain.gradient.decoders import DecoderConfig
+from pretrain.gradient.kept import CARD, WEIGHTS, decoder_folder, keep_decoder, open_objective
+from pretrain.gradient.objective import Objective
+from pretrain.gradient.pretexts import Denoise, Pretext
+from tests.pretrain.gradient.test_pretexts import EVERY
+from tests.pretrain.restoring.toys import SIDE, RunOf
+from tests.recipe import last_checkpoint, pretraining
+
+EncoderFor = Callable[[Pretext, str], Encoder]
+
+
+@pytest.mark.parametrize(("pretext", "name"), EVERY.values(), ids=EVERY)
+def test_every_objective_comes_back_bit_for_bit(
+    pretext: Pretext, name: str, encoder_for: EncoderFor, photographs: Tensor, tmp_path: Path
+) -> None:
+    settings = DecoderConfig(width=32)
+    objective = Objective(encoder_for(pretext, name), settings, pretext)
+    objective.fit(photographs)
+    card = keep_decoder(objective, settings, tmp_path / "decoder", source="here", encoder_sha256="1")
+    state = torch.get_rng_state()
+    opened, read = open_objective(tmp_path / "decoder")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert read == card
+    assert read.pretext == pretext
+    assert not opened.training
+    assert not any(parameter.requires_grad for parameter in opened.parameters())
+    torch.manual_seed(1)
+    wanted = objective.restore(photographs)[1]
+    torch.manual_seed(1)
+    assert torch.equal(opened.restore(photographs)[1], wanted)
+
+
+def test_a_run_keeps_its_averaged_weights(tmp_path: Path) -> None:
+    retouch.pretrain(pretraining(tmp_path / "run", steps=3))
+    averages = load_file(last_checkpoint(tmp_path / "run") / "ema.safetensors")
+    live = load_file(last_checkpoint(tmp_path / "run") / "model.safetensors")
+    kept = load_file(tmp_path / "run" / "decoder" / WEIGHTS)
+    assert all(torch.equal(kept[name], tensor) for name, tensor in averages.items())
+    assert any(not torch.equal(kept[name], live[name]) for name in averages if name.startswith("decoder."))
+
+
+def test_a_run_is_named_by_its_folder_or_by_what_is_in_it(run_of: RunOf) -> None:
+    run = run_of("denoise")
+    assert {decoder_folder(one) for one in (run, run / "encoder", run / "decoder")} == {run / "decoder"}
+    restorer = retouch.open_restorer(run)
+    assert restorer.card.source == "shapes"
+    assert restorer.grid.tile == SIDE
+    assert restorer(torch.rand(2, 3, 30, 21)).shape == (2, 3, 30, 21)
+
+
+def test_tiles_may_have_another_size_where_the_weights_allow_it(run_of: RunOf, tmp_path: Path) -> None:
+    picture = torch.rand(1, 3, 32, 32)
+    larger = retouch.open_restorer(run_of("denoise"), tile=32)
+    assert larger.grid.tile == 32
+    assert torch.isfinite(larger(picture)).all()
+    with pytest.raises(UserError, match=r"tile=12: small_cnn .*; leave it out for tiles of 16 px"):
+        retouch.open_restorer(run_of("denoise"), tile=12)
+    fixed = pretraining(tmp_path / "mlp", steps=1, encoder={"name": "mlp"}, decoder={"kind": "mlp"})
+    retouch.pretrain(fixed)
+    with pytest.raises(UserError, match=r"tile=32: the weights were learned at 16 px and fit no other size"):
+        retouch.open_restorer(tmp_path / "mlp", tile=32)
+
+
+def test_statistics_of_another_size_are_no_obstacle(
+    encoder_for: EncoderFor, photographs: Tensor, tmp_path: Path
+) -> None:
+    pretext, settings = Denoise(distance="whitened"), DecoderConfig(kind="upsampler", width=32)
+    objective = Objective(encoder_for(pretext, "cnn"), settings, pretext)
+    keep_decoder(objective, settings, tmp_path / "decoder", source="here", encoder_sha256="1")
+    assert open_objective(tmp_path / "decoder", 32)[0].encoder.image_size == 32
+
+
+# ---- refused
+
+
+@pytest.fixture
+def run(run_of: RunOf, tmp_path: Path) -> Path:
+    """A copy, to be damaged."""
+    shutil.copytree(run_of("denoise"), tmp_path / "mine")
+    return tmp_path / "mine"
+
+
+def refused(run: Path) -> str:
+    with pytest.raises(UserError) as error:
+        retouch.open_restorer(run)
+    return str(error.value)
+
+
+def test_weights_are_checked(run: Path) -> None:
+    weights = run / "decoder" / WEIGHTS
+    tensors = load_file(weights)
+    name = next(name for name in tensors if name.startswith("decoder.") and name.endswith(".weight"))
+    for changed, why in (
+        ({**tensors, name: tensors[name] + 1}, "the files have been modified (sha256 differs)"),
+        ({key: tensor for key, tensor in tensors.items() if key != name}, f"{name} is missing"),
+        ({**tensors, "more": tensors[name].clone()}, "more does not belong to this network"),
+        ({**tensors, name: tensors[name] * torch.nan}, f"{name} is not finite"),
+        ({**tensors, name: torch.zeros(1)}, f"{name} has shape [1], not "),
+    ):
+        save_file(changed, weights)
+        assert why in refused(run)
+    weights.write_bytes(b"x" * 100)
+    assert "it is truncated or not safetensors" in refused(run)
+
+
+def test_the_card_is_checked(run: Path) -> None:
+    path = run / "decoder" / CARD
+    card = json.loads(path.read_text())
+    for changed, why in (
+        ({**card, "schema_version": 9}, "has schema_version 9, and this Retouch reads 1"),
+        ({**card, "image_size": "large"}, "is damaged (image_size)"),
+        ({**card, "source": "elsewhere"}, "have been modified"),
+        ({**card, "encoder_sha256": "0"}, "and the encoder beside it are of different trainings"),
+    ):
+        path.write_text(json.dumps(changed))
+        assert why in refused(run)
+    path.write_text("{")
+    assert "cannot be read" in refused(run)
+
+
+def test_a_run_without_decoder_says_why_and_what_to_do(run: Path, tmp_path: Path) -> None:
+    shutil.rmtree(run / "decoder")
+    for one in (run, run / "encoder"):
+        assert "an older version of Retouch made this run; export it again" in refused(one)
+    # and what it says works: the finished run goes on, and exports again
+    retouch.pretrain(str(run / "config.yaml"), f"out={run}", "resume=true")
+    assert retouch.open_restorer(run).grid.tile == SIDE
+    shutil.rmtree(run / "decoder")
+    shutil.rmtree(run / "encoder")
+    assert f"{run} is a run that has not finished: continue it with out={run} resume=true" in refused(run)
+    assert "no such folder" in refused(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "is no run of retouch pretrain" in refused(tmp_path / "empty")
+
+
+def test_a_method_without_decoder_is_named(tmp_path: Path) -> None:
+    retouch.pretrain(
+        {
+            "out": str(tmp_path / "pca"),
+            "data": {"source": "shapes", "image_size": 16, "limit": 40, "workers": 0},
+            "fit": {"kind": "pca", "components": 4},
+            "wandb": {"mode": "disabled"},
+        }
+    )
+    assert not (tmp_path / "pca" / "decoder").exists()
+    assert "a run of the linear family, which keeps no decoder" in refused(tmp_path / "pca")

@@ -1,0 +1,98 @@
+"""Pictures at their own resolution, with what is known of them, and where their results go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.data import build_source
+from common.errors import UserError
+from pretrain.restoring.config import PicturesToRestore
+from pretrain.restoring.pictures import open_pictures, result_names
+from tests.pretrain.restoring.toys import SIZES, pixels, save
+
+
+def test_pictures_are_read_as_large_as_they_are(pictures: Path) -> None:
+    opened = open_pictures(PicturesToRestore(source=str(pictures)), 1.0)
+    assert opened.names == ["a.png", "broken.png", "deep/c.png", "deep/d.png", "deep/er/b.png"]
+    found = opened.read(0)
+    assert torch.equal(found.image, pixels(pictures / "a.png"))
+    assert (found.hidden, found.clean) == (None, None)
+    with pytest.raises(ValueError, match="not an image"):
+        opened.read(1)
+
+
+def test_one_picture_is_a_source(pictures: Path) -> None:
+    opened = open_pictures(PicturesToRestore(source=str(pictures / "deep" / "c.png")), 1.0)
+    assert opened.names == ["c.png"]
+    assert torch.equal(opened.read(0).image, pixels(pictures / "deep" / "c.png"))
+
+
+def test_every_result_has_a_name_of_its_own_inside_its_folder(tmp_path: Path) -> None:
+    names = ["one.jpg", "one.png", "One.PNG", "one.jpg.png", "sub/one.png", "two.tiff"]
+    for name in names:
+        save(torch.zeros(3, 4, 4, dtype=torch.uint8), tmp_path / "all" / name)
+    source = build_source(str(tmp_path / "all"))
+    found = result_names(source, list(range(len(source))))
+    assert len({one.casefold() for one in found}) == len(names)
+    assert {"sub/one.png", "two.png"} <= set(found)
+    # a list may name files anywhere
+    (tmp_path / "list.txt").write_text(f"all/two.tiff\n{tmp_path}/all/one.png\n../{tmp_path.name}/all/one.jpg\n")
+    source = build_source(str(tmp_path / "list.txt"))
+    assert result_names(source, [0, 1, 2]) == ["all/two.png", "00000001.png", "00000002.png"]
+    assert result_names(build_source("shapes:test:3"), [0, 2]) == ["00000000.png", "00000002.png"]
+
+
+def test_holes_are_the_pixels_of_a_mask_that_are_not_0(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "broken.png").unlink()
+    masks = {name: torch.zeros(1, *size, dtype=torch.uint8) for name, size in SIZES.items()}
+    masks["a.png"][0, 3:7, 10:30] = 1
+    for name, mask in masks.items():
+        colored = name == "deep/c.png"
+        save(mask.expand(3 if colored else 1, -1, -1), tmp_path / "masks" / Path(name).with_suffix(".png"))
+    opened = open_pictures(PicturesToRestore(source=str(pictures), masks=str(tmp_path / "masks")), 1.0)
+    hidden = opened.read(0).hidden
+    assert hidden is not None
+    assert torch.equal(hidden, masks["a.png"] > 0)
+    assert not any(found is None or found.any() for found in (opened.read(row).hidden for row in (1, 2, 3)))
+    # made smaller, whatever is partly hidden is hidden
+    opened = open_pictures(PicturesToRestore(source=str(pictures), masks=str(tmp_path / "masks")), 0.5)
+    smaller = opened.read(0)
+    assert smaller.image.shape == (3, 20, 26)
+    assert smaller.hidden is not None
+    assert smaller.hidden.nonzero()[:, 1].unique().tolist() == [1, 2, 3]
+    # of another size than its picture, or of inexact values
+    save(torch.zeros(1, 5, 5, dtype=torch.uint8), tmp_path / "masks" / "a.png")
+    with pytest.raises(ValueError, match="its mask has 5x5 pixels, but the picture 52x40"):
+        open_pictures(PicturesToRestore(source=str(pictures), masks=str(tmp_path / "masks")), 1.0).read(0)
+    (tmp_path / "masks" / "a.png").unlink()
+    Image.fromarray(np.zeros((40, 52, 3), np.uint8)).save(tmp_path / "masks" / "a.jpg")
+    with pytest.raises(ValueError, match=r"in color|JPEG"):
+        open_pictures(PicturesToRestore(source=str(pictures), masks=str(tmp_path / "masks")), 1.0).read(0)
+
+
+def test_all_that_is_missing_is_said_at_once(pictures: Path, tmp_path: Path) -> None:
+    save(torch.zeros(3, 40, 52, dtype=torch.uint8), tmp_path / "other" / "a.png")
+    asked = PicturesToRestore(source=str(pictures), masks=str(tmp_path / "other"), clean=str(tmp_path / "other"))
+    with pytest.raises(UserError) as error:
+        open_pictures(asked, 1.0)
+    assert "data.masks: 4 of 5 images" in str(error.value)
+    assert "have no clean version in" in str(error.value)
+
+
+def test_a_clean_version_has_the_size_of_its_picture(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "broken.png").unlink()
+    for name in SIZES:
+        save(pixels(pictures / name), tmp_path / "clean" / Path(name).with_suffix(".png"))
+    opened = open_pictures(PicturesToRestore(source=str(pictures), clean=str(tmp_path / "clean")), 1.0)
+    clean = opened.read(0).clean
+    assert clean is not None
+    assert torch.equal(clean, pixels(pictures / "a.png"))
+    save(torch.zeros(3, 5, 5, dtype=torch.uint8), tmp_path / "clean" / "a.png")
+    opened = open_pictures(PicturesToRestore(source=str(pictures), clean=str(tmp_path / "clean")), 1.0)
+    with pytest.raises(ValueError, match="its clean version has 5x5 pixels, but the picture 52x40"):
+        opened.read(0)

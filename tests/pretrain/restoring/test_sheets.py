@@ -1,0 +1,40 @@
+"""Sheets show the right pixels in the right place."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from pretrain.report.panels import EDGE, GAP, HEAD, LABEL, LINE
+from pretrain.restoring.sheets import ACROSS, MOST, TILE, Shown, middle, part_of, sheet
+
+
+def test_every_picture_is_in_its_row_and_column_and_more_go_below() -> None:
+    pictures = torch.randint(0, 256, (2, 8, 3, 16, 16), dtype=torch.uint8, generator=torch.manual_seed(0))
+    shown = [
+        Shown({"given": one, "restored": other}, ("a/very/long/path" * 9, "second line"))
+        for one, other in zip(*pictures, strict=True)
+    ]
+    made = np.array(sheet(shown, "title"))
+    band = EDGE + HEAD + 2 * (TILE + GAP) - GAP + 2 * LINE + EDGE
+    assert made.shape[:2] == (2 * band - HEAD, EDGE + LABEL + ACROSS * (TILE + GAP) - GAP + EDGE)
+    for row in range(2):
+        for column in range(8):
+            below, beside = divmod(column, ACROSS)
+            top = below * band + EDGE + (0 if below else HEAD) + row * (TILE + GAP)
+            left = EDGE + LABEL + beside * (TILE + GAP)
+            tile = made[top : top + TILE, left : left + TILE]
+            expected = pictures[row, column].permute(1, 2, 0).numpy()
+            assert np.array_equal(tile, expected.repeat(TILE // 16, axis=0).repeat(TILE // 16, axis=1))
+    # a long text does not reach the next column
+    captions = made[EDGE + HEAD + 2 * (TILE + GAP) - GAP : band - EDGE]
+    assert (captions[:, EDGE + LABEL + TILE + 1 : EDGE + LABEL + TILE + GAP - 1] == 255).all()
+
+
+def test_a_large_picture_is_shown_in_part_around_its_holes() -> None:
+    hidden = torch.zeros(1000, 700)
+    assert middle(hidden) == ((1000 - MOST) // 2, (700 - MOST) // 2, MOST)
+    hidden[900:910, 100:110] = 1
+    assert middle(hidden) == (1000 - MOST, 0, MOST)
+    assert middle(torch.zeros(30, 50)) == (0, 10, 30)
+    assert part_of(torch.arange(20).view(1, 4, 5), middle(torch.zeros(4, 5))).shape == (1, 4, 4)

@@ -1,0 +1,162 @@
+"""``retouch strange``: pictures of another kind are ranked first, and hard ones of the same kind are not."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import retouch
+from common.data import build_source
+from common.errors import UserError
+from pretrain.restoring.results import StrangeResult
+from pretrain.restoring.sheets import heat
+from pretrain.restoring.strange import expected_psnr, ranked
+from tests.pretrain.restoring.toys import SIDE, RunOf, save
+
+QUIET = ["wandb.mode=disabled", "precision=float32", "data.workers=0"]
+
+
+# ---- the ranking
+
+
+def test_hard_pictures_of_the_same_kind_are_not_strange() -> None:
+    """Error alone ranks what is hard for all; what the network finds harder than others do is another picture."""
+    trivial = np.linspace(15, 35, 50)
+    network = 0.8 * trivial + 10
+    network[40] -= 3  # easy, but restored worse than others that are as easy
+    found = ranked([str(place) for place in range(50)], network, trivial)
+    assert [one.rank for one in found] == list(range(1, 51))
+    first = found[0]
+    assert (first.path, first.rank_by_psnr) == ("40", 32)
+    assert first.surprise == pytest.approx(3, abs=0.05)
+    assert first.expected == pytest.approx(0.8 * trivial[40] + 10, abs=0.05)
+    assert next(one for one in found if one.path == "0").rank_by_psnr == 1
+    assert max(abs(one.surprise) for one in found[1:]) < 0.05
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.3, 1.5), st.integers(30, 300))
+def test_a_fifth_of_strange_pictures_does_not_hide_themselves(seed: int, slope: float, count: int) -> None:
+    random = np.random.default_rng(seed)
+    trivial = random.uniform(15, 35, count)
+    network = slope * trivial + 8 + random.normal(size=count) * 0.2
+    strange = random.permutation(count)[: count // 5]
+    network[strange] -= 6
+    found = ranked([str(place) for place in range(count)], network, trivial)
+    assert {int(one.path) for one in found[: len(strange)]} == set(strange.tolist())
+
+
+def test_of_few_pictures_or_of_equally_hard_ones_the_line_is_as_steep_as_the_trivial_restorers() -> None:
+    assert expected_psnr(np.array([30.0, 22.0, 25.0]), np.array([25.0, 20.0, 20.0])).tolist() == [30, 25, 25]
+    assert expected_psnr(np.array([30.0]), np.array([25.0])).tolist() == [30]
+    same = np.full(40, 20.0)
+    assert expected_psnr(np.arange(40.0), same).tolist() == [19.5] * 40
+
+
+def test_heat_goes_from_black_through_red_and_yellow_to_white() -> None:
+    shown = heat(torch.tensor([[0.0, 1.0, 2.0, 3.0, 9.0]]), 3.0)
+    assert shown[:, 0].T.tolist() == [[0, 0, 0], [255, 0, 0], [255, 255, 0], [255, 255, 255], [255, 255, 255]]
+
+
+# ---- the stage
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A denoiser of ``shapes`` that has learned something."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    retouch.pretrain(
+        {
+            "out": str(out),
+            "data": {"source": "shapes", "image_size": SIDE, "limit": 600, "workers": 0},
+            "encoder": {"name": "small_cnn", "model_args": {"width": 16, "depth": 1}},
+            "decoder": {"kind": "unet", "width": 32},
+            "pretext": {"kind": "denoise", "corruption": {"kind": "gaussian", "sigma": 0.1}},
+            "steps": 200,
+            "batch_size": 32,
+            "base_lr": 0.1,
+            "precision": "float32",
+            "panels_every": 1000,
+            "wandb": {"mode": "disabled"},
+        }
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 pictures of ``shapes``, and three of noise among them."""
+    folder = tmp_path_factory.mktemp("mixture")
+    source = build_source("shapes:test").at(SIDE)
+    for row in range(60):
+        image = source.image(row)
+        assert isinstance(image, torch.Tensor)
+        save(image, folder / f"{row:02d}.png")
+    for row in range(3):
+        noise = np.random.default_rng(row).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{17 * row + 5:02d}-noise.png")
+    (folder / "broken.png").write_bytes(b"nothing")
+    return folder
+
+
+def strange(run: Path, pictures: Path, out: Path, *more: str) -> StrangeResult:
+    return retouch.strange(str(run), f"data={pictures}", f"out={out}", *QUIET, *more)
+
+
+def test_pictures_of_another_kind_come_first(trained: Path, mixture: Path, tmp_path: Path) -> None:
+    found = strange(trained, mixture, tmp_path / "out", "top=5")
+    assert {Path(one.path).name for one in found.pictures[:3]} == {"05-noise.png", "22-noise.png", "39-noise.png"}
+    assert found.pictures[2].surprise > 1.3 * found.pictures[3].surprise
+    assert (found.ranked, found.unreadable, found.image_size, found.draws) == (63, 1, SIDE, 4)
+    assert found.top == found.pictures[:5]
+    rows = list(csv.DictReader((tmp_path / "out" / "strange.csv").open()))
+    assert [row["path"] for row in rows] == [one.path for one in found.pictures]
+    assert [float(row["surprise"]) for row in rows] == [one.surprise for one in found.pictures]
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert StrangeResult.model_validate(written) == found.model_copy(update={"pictures": ()})
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        assert sheet.height > 4 * 192
+
+
+def test_a_picture_is_judged_alike_whatever_is_judged_with_it(trained: Path, mixture: Path, tmp_path: Path) -> None:
+    found = strange(trained, mixture, tmp_path / "out")
+    again = strange(trained, mixture, tmp_path / "again", "batch_size=7")
+    levels = {one.path: one.psnr for one in found.pictures}
+    assert {one.path: one.psnr for one in again.pictures} == pytest.approx(levels, abs=0.002)
+    other = strange(trained, mixture, tmp_path / "other", "seed=1", "draws=2")
+    assert other.draws == 2
+    assert {one.path: one.psnr for one in other.pictures} != levels
+
+
+@pytest.mark.parametrize("kind", ["colorize", "mask", "mixed"])
+def test_every_pretext_ranks(
+    kind: str, run_of: RunOf, mixture: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", logger="retouch"):
+        found = strange(run_of(kind), mixture, tmp_path / "out", "data.limit=12", "top=3")
+    # a network of a few steps knows less than a filter, so its failures say little
+    assert "is no better than" in caplog.text
+    assert found.ranked + found.unreadable == 12
+    assert found.draws == (1 if kind == "colorize" else 4)  # color is lost in the same way each time
+    assert all(np.isfinite([one.psnr, one.trivial, one.surprise]).all() for one in found.pictures)
+
+
+def test_pictures_may_be_larger_than_the_network_has_seen(trained: Path, mixture: Path, tmp_path: Path) -> None:
+    found = strange(trained, mixture, tmp_path / "out", "data.limit=8", "data.image_size=40", "draws=1", "top=2")
+    assert found.image_size == 40
+
+
+def test_what_cannot_be_done_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        retouch.strange(str(tmp_path / "none"), "data=nowhere", f"out={tmp_path / 'out'}", *QUIET)
+    assert "no such folder" in str(error.value)
+    assert "no such file or folder" in str(error.value)
+    assert not (tmp_path / "out").exists()
