@@ -24,7 +24,8 @@ from common.data import Images, Labels
 from common.data.levels import Levels
 from common.encoders.base import Encoder, View
 from common.encoders.card import CONFIG, WEIGHTS, EncoderCard
-from common.encoders.load import load_classifier, load_encoder, read_encoder_card
+from common.encoders.hub import on_hub
+from common.encoders.load import encoder_folder, load_classifier, load_encoder, read_encoder_card
 from common.encoders.provenance import Provenance
 from common.errors import UserError, one_line
 from common.files import GROUP, command, new_folder, run_stage, write_json
@@ -199,7 +200,8 @@ def open_classifier(path: str | Path, task: str | None = None, encoder: str | Pa
     """The classifier of a finished run of ``probe`` or ``finetune``, or the one in a folder of its own.
 
     Args:
-        path: the run, one of the folders below its ``classifiers/``, or the ``classifier/`` of a fine-tuned network.
+        path: the run, one of the folders below its ``classifiers/``, or the ``classifier/`` of a fine-tuned network,
+            which may also be ``hf:USER/NAME`` of the Hub.
         task: which of a probe's tasks; not needed where there is one.
         encoder: where the encoder of a probe is now, if it was moved.
 
@@ -220,7 +222,9 @@ def open_classifier(path: str | Path, task: str | None = None, encoder: str | Pa
 
 
 def _tuned_folder(folder: Path) -> Path | None:
-    """The folder of a fine-tuned network: itself, or the one in this run."""
+    """The folder of a fine-tuned network: itself, the one in this run, or ``hf:USER/NAME``."""
+    if on_hub(folder):
+        return encoder_folder(folder)
     for one in (folder, folder / CLASSIFIER):
         if (one / CONFIG).is_file():
             return one

@@ -85,7 +85,7 @@ class ProbeConfig(Repeated):
     free_keys: ClassVar[frozenset[str]] = Repeated.free_keys | {"data.workers", "data.cache"}
 
     encoder: Path
-    """A finished run, or its encoder/ folder; or runs made with `seeds`, each of which is probed."""
+    """A finished run, its encoder/ folder, or hf:USER/NAME; or runs made with `seeds`, each of which is probed."""
     precision: Precision = "auto"
     """Of the encoder; auto is bfloat16 where the machine is fast at it, else float32."""
     data: ProbeData = ProbeData()
@@ -174,7 +174,7 @@ class EmbedConfig(StageConfig):
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers"}
 
     encoder: Path
-    """A finished run, or its encoder/ folder."""
+    """A finished run, its encoder/ folder, or hf:USER/NAME."""
     precision: Precision = "auto"
     """Of the encoder; auto is bfloat16 where the machine is fast at it, else float32."""
     data: EmbedData = EmbedData()

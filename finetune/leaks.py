@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from common.data import Images, build_source, load_images
+from common.data import Images, load_images
+from common.data.build import reopened
 from common.data.duplicates import Pair, Prints, exact_rows, fingerprints, near_pairs
 from common.encoders.provenance import Provenance
 from common.errors import UserError, one_line
@@ -24,7 +25,6 @@ log = logging.getLogger("retouch")
 DUPLICATES = "duplicates.csv"
 SHOWN = 20  # pairs in results.json; all are in the file
 POOL = 100_000  # images of pretraining that are looked at, at most
-REMOTE = {"hf", "torchvision"}  # sources that may ask a server, which a check does not
 
 
 class Found(NamedTuple):
@@ -180,22 +180,14 @@ def _pools(trained_on: Provenance | None, test: Images, workers: int) -> Iterato
 
 def _pool(trained_on: Provenance, test: Images, workers: int) -> Images | None:
     """The images of a training, if they can be opened here: at most 100,000 of them."""
-    spec = trained_on.source or ""
-    if not spec or REMOTE & set(spec.split(":")):
-        return None
     try:
-        source = build_source(spec)
-        if source.endless:  # generated: none is a test image
+        source = reopened(trained_on.source)
+        if source is None or source.endless:  # generated: none is a test image
             return None
-        return load_images(
-            *(source, test.size),
-            limit=POOL,
-            workers=workers,
-            cache="none",
-            check=False,
-            levels=trained_on.levels,
-        )
+        levels = trained_on.levels
+        return load_images(*(source, test.size), limit=POOL, workers=workers, cache="none", check=False, levels=levels)
     except (UserError, OSError, TypeError) as error:
+        spec = trained_on.source
         log.info("the images of pretraining (%s) are not compared with the test images: %s", spec, one_line(error))
         return None
 

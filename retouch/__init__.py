@@ -77,12 +77,14 @@ if TYPE_CHECKING:
     from pretrain.restoring.results import RestoreResult, StrangeResult
     from pretrain.results import Pretrained
     from retouch.comparison import Repetition
+    from retouch.exporting.export import Exported
     from retouch.listing.found import Order, RunFacts
     from retouch.studies.results import StudyReport
 
 __all__ = [
     "UserError",
     "embed",
+    "export",
     "finetune",
     "fit",
     "load_classifier",
@@ -258,6 +260,27 @@ def predict(run: Settings, *overrides: str) -> PredictResult:
         return stage(stage_config(PredictConfig, run, overrides))
 
 
+def export(run: Settings, *overrides: str) -> Exported:
+    """Write a trained network for timm, ONNX Runtime, torch alone or the Hugging Face Hub.
+
+        done = retouch.export("runs/mine", "to=exports/mine", "format=onnx")
+
+    Args:
+        run: a finished run, its ``encoder/`` or ``classifier/`` folder, ``hf:USER/NAME``, or a mapping of settings. See
+            ``retouch.exporting.settings.ExportConfig`` for the settings.
+
+    Returns:
+        Its ``folder`` and ``files``, and the ``max_difference`` from the network in torch on ``images_checked`` images.
+
+    Raises:
+        UserError: with every problem, and nothing has been written; or it could not be uploaded.
+    """
+    from retouch.exporting.export import export as work
+    from retouch.exporting.settings import export_config
+
+    return work(export_config(run, *overrides))
+
+
 def fit(
     config: LinearMethod | Settings,
     images: Tensor,
@@ -373,7 +396,7 @@ def open_restorer(run: str | Path, *, tile: int | None = None, overlap: float = 
 
 
 def load_encoder(folder: str | Path) -> Encoder:
-    """Open an exported encoder, or that of a run: frozen, in eval mode, every tensor checked.
+    """Open an exported encoder, that of a run, or ``hf:USER/NAME``: frozen, in eval mode, every tensor checked.
 
     Calls take images ``[B 3 H W]``, RGB in [0, 1]: ``encoder(images)`` returns the last map ``[B D h w]``,
     ``encoder.layers(images)`` all maps, shallow to deep, ``encoder.encode(images)`` one vector per image ``[B D]``.

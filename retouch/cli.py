@@ -10,10 +10,13 @@ from typing import Any
 
 from common.machine.versions import signature
 from common.recipes import STAGES, find_recipe, full_names, listing, recipes, sweeps
+from common.runs.completion import complete_run, remember_keys
 from common.runs.console import Parser, Stage, add_stages, answer, columns, program, say
+from common.runs.describe import describe, settings_of
 from finetune.__main__ import STAGES as TRANSFER
 from pretrain.__main__ import RESTORING
 from pretrain.__main__ import STAGES as PRETRAINING
+from retouch.exporting.settings import ExportConfig, export_config
 
 STUDY = Stage(
     "study",
@@ -39,6 +42,7 @@ examples:
   retouch repeat runs/mine-probe
   retouch runs --sort result
   retouch label encoder=runs/mine data=my/pictures -o label.html
+  retouch export runs/mine to=exports/mine format=onnx
   retouch pretrain denoise --help
 """
 
@@ -113,6 +117,18 @@ def _add_commands_of_runs(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     label.add_argument("-o", "--out", default="label.html", metavar="FILE", help="default: label.html")
     label.set_defaults(run=_label)
+    export = commands.add_parser(
+        "export",
+        help="a trained network for timm, ONNX Runtime, torch alone, or the Hugging Face Hub",
+        description=_export.__doc__,
+        epilog=f"settings:\n\n{describe(settings_of(ExportConfig, {}, {}), columns())}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    words: Any = export.add_argument(
+        "words", nargs="+", metavar="RUN key=value", help="a finished run, to=FOLDER, format=onnx, ..."
+    )
+    words.completer = lambda prefix, **_: complete_run("export", prefix)
+    export.set_defaults(run=_export)
 
 
 def _recipes(given: argparse.Namespace) -> int:
@@ -220,6 +236,18 @@ def _label(given: argparse.Namespace) -> int:
         say(f"{write_page(load_config(LabelConfig, {}, given.settings), given.out)}")
 
     return answer("retouch label", work, again="run it again")
+
+
+def _export(given: argparse.Namespace) -> int:
+    """Write a trained network in a form that needs no Retouch, and compare it with the original on images."""
+
+    def work() -> None:
+        from retouch.exporting.export import export
+
+        remember_keys("export", ExportConfig.model_fields)
+        say(export(export_config(*given.words)).text)
+
+    return answer("retouch export", work, again="run it again")
 
 
 if __name__ == "__main__":

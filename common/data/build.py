@@ -36,6 +36,7 @@ FORMS = {
     "patches": "patches:SOURCE",
 }
 GENERATED = ("shapes", "photos")  # always available, at any length
+REMOTE = {"hf", "torchvision"}  # that may ask a server
 OF_FILES = ("folder", "csv", "list")  # whose images are files of their own, which a CSV file can name
 LONGEST = 100_000_000  # images of one pass over them: their order alone takes 8 bytes per image
 SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".txt": "list", ".lst": "list", ".zip": "zip"}
@@ -94,6 +95,17 @@ def build_source(
             raise UserError(f"data.levels: {spec} has images of 8 bits, for which there is nothing to set; remove it")
         source.levels = Levels(*levels)
     return source
+
+
+def reopened(spec: str | None) -> Source | None:
+    """The images that an encoder has learned from, as its provenance names them.
+
+    None where they are unknown, or where opening them might ask a server.
+
+    Raises:
+        UserError: they cannot be opened, or not any more.
+    """
+    return None if not spec or REMOTE & set(spec.split(":")) else build_source(spec)
 
 
 def _opened(

@@ -127,6 +127,11 @@ class Encoder(nn.Module, ABC):
         return None
 
     @property
+    def iterates(self) -> bool:
+        """Whether its code comes from a solver that repeats steps until it is done, which no fixed graph can do."""
+        return False
+
+    @property
     def body(self) -> nn.Module:
         """The module whose tensors are exported."""
         return self

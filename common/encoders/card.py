@@ -19,6 +19,7 @@ from common.errors import UserError
 from common.files import refuse_stream
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+RESIZE = "the shorter side to image_size (bicubic, antialiased), then the central square"
 FORMAT = 1  # of the `retouch` block in config.json
 READING = {
     "name",
@@ -53,7 +54,7 @@ class EncoderCard(Config):
     view: View
     channel_order: Literal["RGB"] = "RGB"
     value_range: tuple[float, float] = (0.0, 1.0)
-    resize: str = "the shorter side to image_size (bicubic, antialiased), then the central square"
+    resize: str = RESIZE
     stem: Stem
     model_args: dict[str, Any]
     mean: tuple[float, float, float]

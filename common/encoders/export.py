@@ -74,41 +74,56 @@ def _export(
         copy = clean_copy(encoder, len(class_names))
     except UserError as error:
         raise UserError(f"{folder} was not written: {error}") from None
+    if isinstance(copy, TimmEncoder) and (note := _note(copy)):
+        log.info("%s: %s", folder, note)
+    with new_folder(folder) as writing:
+        card = write_files(copy, writing, provenance, class_names, temperature)
+        if about is not None:
+            write_text(writing / README, readme(card, about))
+    return card.sha256
+
+
+def write_files(
+    copy: Encoder,
+    folder: Path,
+    provenance: Provenance,
+    class_names: tuple[str, ...] = (),
+    temperature: float = 1.0,
+) -> EncoderCard:
+    """Write the two files of an encoder folder into a new one, and return the card that is in them.
+
+    Args:
+        copy: of ``clean_copy``; with a classifier, if there are class names.
+    """
     plain, note = isinstance(copy, TimmEncoder) and copy.plain, _note(copy)
     tensors = copy.body.state_dict()
     if plain and copy.config.stem == "small":
         tensors = in_timms_terms(tensors)
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    if isinstance(copy, TimmEncoder) and note:
-        log.info("%s: %s", folder, note)
-
-    with new_folder(folder) as writing:
-        save_file(tensors, writing / WEIGHTS, metadata={"format": "pt"})
-        card = EncoderCard(
-            name=copy.name,
-            image_size=copy.image_size,
-            view=copy.view,
-            stem=copy.config.stem,
-            model_args=copy.config.model_args,
-            mean=_three(copy.mean),
-            std=_three(copy.std),
-            layer_shapes=tuple(copy.layer_shapes),
-            class_names=class_names,
-            temperature=temperature,
-            tensors=len(tensors),
-            parameters=sum(parameter.numel() for parameter in copy.body.parameters()),
-            sha256="",
-            plain_timm=plain,
-            note=note,
-            provenance=provenance,
-        )
-        card = card.model_copy(update={"sha256": digest(card, writing / WEIGHTS)})
-        # otherwise timm knows no such model, and its error quotes the name
-        known = _timm_config(copy, class_names) if isinstance(copy, TimmEncoder) and plain else {"architecture": note}
-        write_json(writing / CONFIG, {**known, "retouch": card.model_dump(mode="json")})
-        if about is not None:
-            write_text(writing / README, readme(card, about))
-    return card.sha256
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    card = EncoderCard(
+        name=copy.name,
+        image_size=copy.image_size,
+        view=copy.view,
+        stem=copy.config.stem,
+        model_args=copy.config.model_args,
+        mean=_three(copy.mean),
+        std=_three(copy.std),
+        layer_shapes=tuple(copy.layer_shapes),
+        class_names=class_names,
+        temperature=temperature,
+        tensors=len(tensors),
+        parameters=sum(parameter.numel() for parameter in copy.body.parameters()),
+        sha256="",
+        plain_timm=plain,
+        note=note,
+        provenance=provenance,
+    )
+    card = card.model_copy(update={"sha256": digest(card, folder / WEIGHTS)})
+    # otherwise timm knows no such model, and its error quotes the name
+    known = _timm_config(copy, class_names) if isinstance(copy, TimmEncoder) and plain else {"architecture": note}
+    write_json(folder / CONFIG, {**known, "retouch": card.model_dump(mode="json")})
+    return card
 
 
 def _note(encoder: Encoder) -> str:

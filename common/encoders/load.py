@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from common.encoders import Classifier, Encoder, EncoderConfig
 from common.encoders.build import OWN
 from common.encoders.card import CONFIG, FORMAT, WEIGHTS, EncoderCard, digest, read_json, rebuild
+from common.encoders.hub import hub_folder, on_hub
 from common.encoders.tensors import misfits, read_tensors
 from common.errors import UserError
 from common.files import command, is_group, run_stage
@@ -27,7 +28,7 @@ def load_encoder(folder: str | Path) -> Encoder:
     """The encoder in ``folder``, frozen and in eval mode, every tensor checked. Of a classifier, its encoder.
 
     Args:
-        folder: an encoder's folder, or that of the run that exported it.
+        folder: an encoder's folder, that of the run that exported it, or ``hf:USER/NAME[@REVISION]``.
 
     Raises:
         UserError: the folder is missing, not an encoder, damaged or modified; says what is wrong and what to do.
@@ -47,7 +48,7 @@ def load_classifier(folder: str | Path) -> Classifier:
     Raises:
         UserError: as ``load_encoder``, or the folder contains an encoder without a classifier.
     """
-    folder = Path(folder)
+    folder = encoder_folder(folder)
     card = read_encoder_card(folder)
     if not card.class_names:
         raise UserError(f"{folder} contains an encoder without a classifier; use the folder that fine-tuning wrote")
@@ -99,7 +100,15 @@ def _standardize_as(encoder: Encoder, card: EncoderCard) -> None:
 
 
 def encoder_folder(path: str | Path) -> Path:
-    """The folder of an encoder, where a run folder may be named in its place. It need not be there."""
+    """The folder of an encoder, where a run folder, or ``hf:USER/NAME`` of the Hub, may be named in its place.
+
+    A folder need not be there.
+
+    Raises:
+        UserError: the Hub has no such encoder, or cannot be reached.
+    """
+    if on_hub(path):
+        return hub_folder(path)
     folder = Path(path).expanduser()
     return folder / ENCODER if not (folder / CONFIG).is_file() and (folder / ENCODER / CONFIG).is_file() else folder
 

@@ -115,6 +115,10 @@ class PatchDictionary(Encoder):
         self.register_buffer("patch_mean", torch.zeros(d))
         self.settle()
 
+    @property
+    def iterates(self) -> bool:
+        return self.args.code == "lasso"
+
     def layers(self, images: Tensor) -> list[Tensor]:
         """Images ``[B 3 H W]``, RGB in [0, 1] -> ``[[B channels grid grid]]``, float32."""
         images = self.prepare(images).float()
@@ -145,7 +149,7 @@ class PatchDictionary(Encoder):
         scale = (variance.clamp_min_(0) + self.args.contrast).rsqrt_()
         windows = images.unfold(2, p, 1).unfold(3, p, 1).permute(0, 2, 3, 1, 4, 5)  # [B h w 3 p p], a view
         # always a copy: for images of exactly one patch, a reshape would be a view of the caller's tensor
-        rows = windows.clone(memory_format=torch.contiguous_format).view(len(images), mean[0].numel(), d)
+        rows = windows.clone(memory_format=torch.contiguous_format).view(images.shape[0], mean[0].numel(), d)
         return rows.sub_(mean.flatten(1)[:, :, None]).mul_(scale.flatten(1)[:, :, None])
 
     def filters(self) -> tuple[Tensor, Tensor]:
@@ -176,6 +180,9 @@ class PatchDictionary(Encoder):
         return torch.cat([coder(rows) for rows in self._chunks(images, size)])
 
     def _chunks(self, images: Tensor, size: int) -> Iterator[Tensor]:
+        if torch.compiler.is_exporting():  # a graph for batches of any size has no loop over their parts
+            yield self.patches(images)
+            return
         # patches are small compared with code maps: cutting them for several chunks at once saves calls
         for part in torch.split(images, 16 * size):
             yield from torch.split(self.patches(part), size)
@@ -192,7 +199,7 @@ class PatchDictionary(Encoder):
         if self.args.mirror:
             own, mirror = torch.split(maps, self.args.learned, dim=4)
             maps = own + mirror.flip(3)
-        return maps.permute(0, 1, 4, 2, 3).reshape(len(maps), -1, g, g)
+        return maps.permute(0, 1, 4, 2, 3).reshape(maps.shape[0], -1, g, g)
 
 
 def mirrored(filters: Tensor) -> Tensor:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+import yaml
 
 from common.encoders.card import EncoderCard
 
@@ -52,6 +54,12 @@ def front_matter(methods: Sequence[str]) -> str:
     """What model hubs read first."""
     tags = dict.fromkeys(["retouch", "self-supervised-learning", *filter(str.isidentifier, methods)])
     return f"---\ntags: [{', '.join(tags)}]\n---"
+
+
+def with_front(text: str, fields: Mapping[str, object]) -> str:
+    """A card with these fields in its front matter as well."""
+    end = text.index("\n---\n")
+    return f"{text[:end]}\n{yaml.safe_dump(dict(fields), sort_keys=False).rstrip()}{text[end:]}"
 
 
 def loading(card: EncoderCard) -> str:

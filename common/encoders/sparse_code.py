@@ -59,6 +59,10 @@ class SparseCode(VectorEncoder):
         self.register_buffer("dictionary", normalize(torch.randn(self.dimension, args.atoms), dim=0))
         self.settle()
 
+    @property
+    def iterates(self) -> bool:
+        return True
+
     def codes(self, rows: Tensor) -> list[Tensor]:
         with torch.autocast(rows.device.type, enabled=False):  # bfloat16 cannot resolve a gap of 1e-5
             return [self.solve(rows.float())]

@@ -53,7 +53,7 @@ class TimmEncoder(Encoder):
         self.config = config
         self.model = model
         self._picks: list[int] | None = None  # all
-        self._norm = not isinstance(model, (Hiera, HieraDet))  # they refuse to normalize their maps
+        self.normed = not isinstance(model, (Hiera, HieraDet))  # they refuse to normalize their maps
         if mask_channel and not add_mask_channel(model, config):
             raise self.refusal("its first layer takes no mask channel; use another model or pretext")
         self.settle()
@@ -86,7 +86,7 @@ class TimmEncoder(Encoder):
     def layers(self, images: Tensor) -> list[Tensor]:
         """Images ``[B 3 H W]`` -> one map per stage, or of six evenly spaced blocks, with timm's final norm."""
         maps: list[Tensor] = self.model.forward_intermediates(
-            self.prepare(images), indices=self._picks, norm=self._norm, intermediates_only=True
+            self.prepare(images), indices=self._picks, norm=self.normed, intermediates_only=True
         )
         return maps
 
@@ -183,4 +183,4 @@ class TimmTokenEncoder(TimmEncoder, TokenEncoder):
 
     def _as_map(self, x: Tensor) -> Tensor:
         patches = x[:, self.model.num_prefix_tokens :]
-        return patches.transpose(1, 2).reshape(len(x), x.shape[2], *self.grid)  # [B h*w D] -> [B D h w]
+        return patches.transpose(1, 2).reshape(x.shape[0], x.shape[2], *self.grid)  # [B h*w D] -> [B D h w]

@@ -45,7 +45,7 @@ class PredictConfig(StageConfig):
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers", "encoder"}
 
     run: Path
-    """A finished run of probe or finetune, or one of its classifiers."""
+    """A finished run of probe or finetune, one of its classifiers, or hf:USER/NAME."""
     task: str | None = None
     """Which of a probe's tasks; not needed where there is one."""
     encoder: Path | None = None

@@ -25,7 +25,7 @@ class SearchConfig(StageConfig):
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers", "feature_cache", "cache_folder"}
 
     run: Path
-    """A finished run, or its encoder/ folder."""
+    """A finished run, its encoder/ folder, or hf:USER/NAME."""
     query: Annotated[str, BeforeValidator(str)]
     """One image, or a folder, list or zip file of images."""
     data: NewImages

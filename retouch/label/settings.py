@@ -31,7 +31,7 @@ class LabelConfig(Config):
     """``retouch label``: a page to label images in."""
 
     encoder: Path
-    """A finished run, or its encoder/ folder."""
+    """A finished run, its encoder/ folder, or hf:USER/NAME."""
     data: LabelData
     precision: Precision = "auto"
     """Of the encoder; auto is bfloat16 where the machine is fast at it, else float32."""

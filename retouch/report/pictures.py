@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps
 
 from common.data import Source
+from common.data.build import REMOTE
 from common.data.decode import square
 from common.data.levels import Levels
 from common.errors import UserError, one_line
@@ -28,7 +29,6 @@ log = logging.getLogger("retouch")
 
 SIDE, TILE = 96, 192  # maximum pixels per side of a test image, and of an image of a panel
 PAIRS, EXAMPLES = 5, 8  # confused pairs of a task, and images of one pair
-REMOTE = {"hf", "torchvision"}  # sources that may ask a server; a report asks none
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""`retouch export`: a trained network as a file that works without Retouch."""

@@ -1,0 +1,95 @@
+"""``retouch export``: open a network, write it in another form, compare the two, and perhaps upload it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import check_all
+from common.files import new_folder
+from common.machine.versions import version_of
+from common.runs.made import ENCODER, made
+from retouch.exporting.check import Check, compared, images_of, refuse_apart
+from retouch.exporting.formats import check_packages, chosen_format
+from retouch.exporting.hub import card_text, check_push, describe, push
+from retouch.exporting.record import ExportRecord, check_folder, write_record
+from retouch.exporting.settings import ExportConfig
+from retouch.exporting.subject import facts, open_subject
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        files: all of them, in ``folder``.
+        check: how it was compared with the network; ``max_difference`` and ``images_checked`` are of it.
+        record: the content of ``export.json``.
+        uploaded: address of the commit on the Hub, if it was pushed.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    record: ExportRecord
+    uploaded: str | None = None
+
+    @property
+    def check(self) -> Check:
+        return self.record.check
+
+    @property
+    def max_difference(self) -> float:
+        """The largest absolute difference of any output from the network in torch."""
+        return self.check.max_difference
+
+    @property
+    def images_checked(self) -> int:
+        return self.check.images
+
+    @property
+    def text(self) -> str:
+        """In one line."""
+        names = ", ".join(path.name for path in self.files)
+        line = f"{self.folder}: {names} ({self.record.output}); {self.check.text}"
+        return line if self.uploaded is None else f"{line}; uploaded: {self.uploaded}"
+
+
+def export(config: ExportConfig) -> Exported:
+    """Write a trained network in another format, and compare it with the original on images.
+
+    Raises:
+        UserError: with every problem, before anything is written; or the export computes something else, and was not
+            written; or it was written, but could not be uploaded.
+    """
+    subject, repository, *_ = check_all(
+        lambda: open_subject(config),
+        lambda: check_push(config),
+        lambda: check_folder(config),
+        lambda: check_packages(config.format),
+    )
+    form = chosen_format(config.format, subject)
+    text = card_text(config, subject) if config.format == "hub" else ""
+    shown = images_of(config, subject)
+    with new_folder(config.to) as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of exporters, about their own future
+        form.write(subject, folder)
+        check = compared(subject.network, form.opened(subject, folder), shown)
+        refuse_apart(check, form.name)
+        if text:
+            describe(folder, text, subject)
+        record = ExportRecord(
+            format=form.name,
+            output=subject.output,
+            files=tuple(sorted(path.name for path in folder.iterdir())),
+            run=config.run,
+            sha256=subject.sha256,
+            facts=dict(facts(subject)),
+            provenance=subject.provenance,
+            made=made({ENCODER: subject.sha256}),
+            tools={name: version_of(name) or "" for name in form.needs},
+            check=check,
+        )
+        write_record(folder, record)
+    files = tuple(sorted(config.to.iterdir()))
+    return Exported(config.to, files, record, None if repository is None else push(config, repository))

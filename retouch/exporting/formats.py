@@ -1,0 +1,229 @@
+"""The formats, one class each: what one cannot hold, how it is written, and how it is run again."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from common.encoders.export import write_files
+from common.encoders.load import load_classifier, load_encoder
+from common.encoders.small_stem import ENLARGED
+from common.encoders.timm_encoder import TimmEncoder
+from common.errors import UserError, one_line
+from retouch.exporting.settings import FormatName
+from retouch.exporting.subject import FEATURES, IMAGES, LOGITS, Classes, Features, Subject, facts
+
+Run = Callable[[Tensor], dict[str, Tensor]]  # images [B 3 S S], float RGB in [0, 1] -> outputs by name
+FACTS = "retouch.json"  # inside a program of torch.export
+
+
+class Format(ABC):
+    """One format. ``needs`` are the packages that write and run it."""
+
+    name: ClassVar[FormatName]
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def refusal(self, subject: Subject) -> str:
+        """Why it cannot hold this network; empty if it can."""
+        return ""
+
+    @abstractmethod
+    def write(self, subject: Subject, folder: Path) -> None:
+        """Write its files into an empty folder.
+
+        Raises:
+            UserError: the network cannot be written so.
+        """
+
+    @abstractmethod
+    def opened(self, subject: Subject, folder: Path) -> Run:
+        """The network in these files, without anything else of ours where the format allows it."""
+
+
+class EncoderFolder(Format):
+    """``config.json`` and ``model.safetensors``, as pretraining and fine-tuning write them."""
+
+    def refusal(self, subject: Subject) -> str:
+        if subject.card is None:
+            return "it is the classifier of a probe, and these two files hold one on the average of the last map alone"
+        return ""
+
+    def write(self, subject: Subject, folder: Path) -> None:
+        write_files(subject.encoder, folder, subject.provenance, subject.class_names, subject.temperature)
+
+
+class TimmFolder(EncoderFolder):
+    """A folder that timm opens as ``local-dir:FOLDER``."""
+
+    name = "timm"
+
+    def refusal(self, subject: Subject) -> str:
+        encoder = subject.encoder
+        if not isinstance(encoder, TimmEncoder):
+            return f"{encoder.name} is not a timm model"
+        if not encoder.plain:
+            return "its stem was replaced for small images, and timm has no such network"
+        return super().refusal(subject)
+
+    def opened(self, subject: Subject, folder: Path) -> Run:
+        """timm's own network, shown images as the note asks for it."""
+        import timm
+
+        encoder = subject.encoder
+        assert isinstance(encoder, TimmEncoder)
+        plain: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+
+        def run(images: Tensor) -> dict[str, Tensor]:
+            shown = encoder.prepare(images)
+            if encoder.config.stem == "small":
+                shown = shown.repeat_interleave(ENLARGED, 2).repeat_interleave(ENLARGED, 3)
+            if isinstance(subject.network, Classes):
+                return {LOGITS: plain(shown)}
+            [last] = plain.forward_intermediates(shown, indices=1, norm=encoder.normed, intermediates_only=True)
+            return {FEATURES: last.mean(dim=(2, 3))}
+
+        return run
+
+
+class HubFolder(EncoderFolder):
+    """A folder that Retouch opens, and timm too if it is a timm model."""
+
+    name = "hub"
+    needs = ("huggingface_hub",)
+
+    def opened(self, subject: Subject, folder: Path) -> Run:
+        if isinstance(subject.network, Features):
+            return Features(load_encoder(folder))
+        return Classes(load_classifier(folder), subject.temperature)
+
+
+class Graph(Format):
+    """A graph of tensor operations for batches of any size."""
+
+    def refusal(self, subject: Subject) -> str:
+        if subject.encoder.iterates:
+            return f"the codes of {subject.encoder.name} come from a solver that ends when they are good enough"
+        return ""
+
+
+class TorchProgram(Graph):
+    """``model.pt2`` of ``torch.export``, which torch opens without any of our code."""
+
+    name = "torch"
+    file = "model.pt2"
+
+    def write(self, subject: Subject, folder: Path) -> None:
+        program = traced(subject)
+        torch.export.save(program, folder / self.file, extra_files={FACTS: json.dumps(facts(subject))})
+
+    def opened(self, subject: Subject, folder: Path) -> Run:
+        found: Run = torch.export.load(folder / self.file).module()
+        return found
+
+
+class OnnxGraph(Graph):
+    """``model.onnx``; weights of more than 1.5 GB lie beside it, in ``model.onnx.data``."""
+
+    name = "onnx"
+    needs = ("onnx", "onnxscript", "onnxruntime")
+    file = "model.onnx"
+
+    def write(self, subject: Subject, folder: Path) -> None:
+        program = traced(subject)
+        names = list(subject.network.names)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                made = torch.onnx.export(
+                    program,
+                    input_names=[IMAGES],
+                    output_names=names,
+                    dynamic_shapes=({0: "batch"},),
+                    dynamo=True,
+                    verbose=False,
+                )
+        except Exception as error:  # the exporter may raise anything
+            raise UserError(f"ONNX has no form of {subject.encoder.name}: {one_line(error, 300)}") from error
+        assert made is not None
+        _clear_traces(made.model)
+        for key, value in facts(subject).items():
+            made.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
+        made.save(folder / self.file)
+
+    def opened(self, subject: Subject, folder: Path) -> Run:
+        """In ONNX Runtime, on the CPU, with as many threads as torch has."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(str(folder / self.file), options, providers=["CPUExecutionProvider"])
+        names = [one.name for one in session.get_outputs()]
+
+        def run(images: Tensor) -> dict[str, Tensor]:
+            found = session.run(names, {IMAGES: images.numpy()})
+            return {name: torch.from_numpy(values) for name, values in zip(names, found, strict=True)}
+
+        return run
+
+
+FORMATS: dict[str, Format] = {one.name: one for one in (TimmFolder(), OnnxGraph(), TorchProgram(), HubFolder())}
+
+
+def chosen_format(name: FormatName, subject: Subject) -> Format:
+    """The format of this name.
+
+    Raises:
+        UserError: it cannot hold this network; says which formats can.
+    """
+    if reason := FORMATS[name].refusal(subject):
+        others = " or ".join(f"format={one.name}" for one in FORMATS.values() if not one.refusal(subject))
+        raise UserError(f"format={name} cannot hold this network: {reason}; use {others}")
+    return FORMATS[name]
+
+
+def check_packages(name: FormatName) -> None:
+    """Refuse a format whose packages are not installed."""
+    missing = [package for package in FORMATS[name].needs if find_spec(package) is None]
+    if missing:
+        raise UserError(f"format={name} needs {', '.join(missing)}; install them with pip install 'retouch[export]'")
+
+
+def traced(subject: Subject) -> torch.export.ExportedProgram:
+    """The network as a graph, for batches of any size.
+
+    Raises:
+        UserError: its operations depend on the images, or on how many there are.
+    """
+    size = subject.image_size
+    images = torch.full((2, 3, size, size), 0.5)
+    try:
+        with torch.no_grad():
+            program = torch.export.export(
+                subject.network, (images,), dynamic_shapes={IMAGES: {0: torch.export.Dim.DYNAMIC}}
+            )
+    except Exception as error:  # the networks of others may do anything
+        raise UserError(
+            f"torch.export has no graph of {subject.encoder.name}: {one_line(error, 300)}; use format=hub"
+        ) from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it has paths of this machine
+    return program
+
+
+def _clear_traces(model: Any) -> None:
+    """Remove what the exporter notes of its source (of an ``onnx_ir`` model): it has paths of this machine."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()

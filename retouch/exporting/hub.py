@@ -1,0 +1,161 @@
+"""A folder for the Hugging Face Hub: its model card, its labels, and the upload."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from common.encoders.card import CONFIG, EncoderCard, read_json
+from common.encoders.hub import SCHEME
+from common.encoders.readme import MARK, README, About, Section, loading, readme, with_front
+from common.errors import UserError, one_line
+from common.files import is_marked, write_json, write_text
+from common.runs.results import RESULTS
+from common.waiting import within
+from retouch.exporting.settings import ExportConfig, Output
+from retouch.exporting.subject import Subject
+from retouch.report.card import model_card
+
+ANSWER_SECONDS = 30  # the longest wait for an answer of the Hub before anything is written
+MESSAGE = "Export of Retouch"
+OWN = ".gitattributes"  # the Hub writes it into every new repository
+DATA_SET = re.compile(rf"{SCHEME}([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?::\w+)?", re.ASCII)
+
+
+# ---- what the folder says of the network
+
+
+def card_text(config: ExportConfig, subject: Subject) -> str:
+    """The model card: that of the report where there are runs, else the one beside the encoder, or a short one.
+
+    Raises:
+        UserError: with every run that cannot be reported.
+    """
+    card = subject.card
+    assert card is not None  # others are refused
+    finished = subject.run is not None and (subject.run / RESULTS).is_file()
+    runs = [*([subject.run] if subject.run is not None and finished else []), *config.report]
+    if runs:
+        text = model_card(runs)
+    elif is_marked(subject.folder / README, MARK):
+        text = (subject.folder / README).read_text(encoding="utf-8")
+    else:
+        text = readme(card, _about(card))
+    pieces = [text.rstrip("\n")]
+    if "\n## How to load" not in text:
+        pieces.append(f"## How to load it\n\n{loading(card)}")
+    if config.push is not None:
+        pieces.append(f"## From the Hub\n\n{_from_hub(config.push, card)}")
+    return with_front("\n\n".join(pieces) + "\n", _front(config, card, subject.output))
+
+
+def _front(config: ExportConfig, card: EncoderCard, output: Output) -> dict[str, object]:
+    """What the Hub reads of a card. Data sets are named where they are the Hub's own."""
+    found: dict[str, object] = {} if config.license is None else {"license": config.license}
+    found["library_name"] = "timm" if card.plain_timm and not card.note else "retouch"
+    found["pipeline_tag"] = "image-classification" if output == "classifier" else "image-feature-extraction"
+    known = DATA_SET.fullmatch(card.provenance.source or "")
+    if known is not None and not Path(known[1]).exists():
+        found["datasets"] = [known[1]]
+    return found
+
+
+def _about(card: EncoderCard) -> About:
+    """What the provenance says, where no run is there to say more."""
+    known = card.provenance.model_dump(mode="json").items()
+    method = card.provenance.kind or card.provenance.stage or card.name.rpartition("/")[2]
+    lines = [f"{key}: {value}." for key, value in known if isinstance(value, str | int | float)]
+    return About(method, (Section("Provenance", tuple(lines or ["Where it comes from is not known."])),))
+
+
+def _from_hub(name: str, card: EncoderCard) -> str:
+    kind = "classifier" if card.class_names else "encoder"
+    lines = [f'    {kind} = retouch.load_{kind}("{SCHEME}{name}")']
+    if card.plain_timm:
+        classes = "" if card.class_names else ", num_classes=0"
+        lines.append(f'    timm.create_model("hf-hub:{name}", pretrained=True{classes})  # in timm, without Retouch')
+    return "\n".join(lines)
+
+
+def describe(folder: Path, text: str, subject: Subject) -> None:
+    """Write the card, and name the classes as the Hub's programs read them."""
+    write_text(folder / README, text)
+    if subject.class_names:
+        names = dict(enumerate(subject.class_names))
+        labels = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+        write_json(folder / CONFIG, {**read_json(folder), **labels})
+
+
+# ---- the upload
+
+
+class Repository(NamedTuple):
+    """Where to upload to."""
+
+    name: str  # USER/NAME
+    user: str  # who is logged in
+
+
+def check_push(config: ExportConfig) -> Repository | None:
+    """Whether the folder may be uploaded, if that is asked for: who is logged in, and what the repository holds.
+
+    Raises:
+        UserError: nobody is logged in, or is not to write there; the Hub does not answer; there are files already.
+    """
+    if config.push is None:
+        return None
+    from huggingface_hub import HfApi, errors
+
+    api, name = HfApi(), config.push
+    try:
+        who = within(ANSWER_SECONDS, api.whoami)
+    except errors.LocalTokenNotFoundError:
+        raise UserError("push: you are not logged in to the Hub; run `hf auth login` once, or set HF_TOKEN") from None
+    except Exception as error:  # those of network libraries share no base class
+        raise UserError(f"push: the Hub cannot say who is logged in: {_reason(error)}") from None
+    owners = [who["name"], *(one["name"] for one in who.get("orgs", []))]
+    if name.partition("/")[0] not in owners:
+        raise UserError(
+            f"push: you are logged in as {who['name']}, who may write to {', '.join(owners)}; not to {name}"
+        )
+    try:
+        there = set(within(ANSWER_SECONDS, lambda: api.list_repo_files(name))) - {OWN}
+    except errors.RepositoryNotFoundError:
+        there = set()
+    except Exception as error:
+        raise UserError(f"push: the Hub cannot say what {name} holds: {_reason(error)}") from None
+    if there and not config.overwrite:
+        raise UserError(
+            f"push: {name} holds files already ({', '.join(sorted(there)[:3])}); name a new one, or set "
+            "overwrite=true, which adds a commit with files of the same names"
+        )
+    return Repository(name, who["name"])
+
+
+def push(config: ExportConfig, to: Repository) -> str:
+    """Upload the folder as one commit; returns its address.
+
+    Raises:
+        UserError: it could not be uploaded; the folder is there.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(to.name, private=config.private, exist_ok=True)
+        done = api.upload_folder(repo_id=to.name, folder_path=config.to, commit_message=MESSAGE)
+    except Exception as error:  # those of network libraries share no base class
+        raise UserError(
+            f"{config.to} is written, but could not be uploaded to {to.name}: {_reason(error)}; run the same command "
+            "again with overwrite=true"
+        ) from None
+    return str(done.commit_url)
+
+
+def _reason(error: Exception) -> str:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set; unset it"
+    return one_line(error, 200)

@@ -1,0 +1,74 @@
+"""``export.json``: what an export holds, what it was made of, and how it was checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from common.encoders.provenance import Provenance
+from common.errors import UserError
+from common.files import is_marked, write_json
+from common.runs.made import Made
+from common.runs.results import Record
+from retouch.exporting.check import Check
+from retouch.exporting.settings import ExportConfig, FormatName, Output
+
+RECORD = "export.json"
+MARK = '"retouch_export": 1'  # its first key: by this a folder is known as an export of ours
+
+
+class ExportRecord(Record):
+    """The content of ``export.json``."""
+
+    retouch_export: Literal[1] = 1  # the version of this file
+    format: FormatName
+    output: Output
+    files: tuple[str, ...]  # besides this one
+    run: str  # as it was named
+    sha256: str  # of the encoder or classifier that was exported, as its own folder says
+    facts: dict[str, Any]  # input, outputs, classes, ...
+    provenance: Provenance  # of the encoder or classifier
+    made: Made
+    tools: dict[str, str]  # versions of the packages that wrote it
+    check: Check
+
+
+def write_record(folder: Path, record: ExportRecord) -> None:
+    """Write ``export.json``."""
+    write_json(folder / RECORD, record.model_dump(mode="json"))
+
+
+def check_folder(config: ExportConfig) -> None:
+    """Refuse a folder that holds anything but an earlier export, or one without ``overwrite``.
+
+    Raises:
+        UserError: says what is there.
+    """
+    folder = config.to
+    if folder.name in ("", ".."):
+        raise UserError(f"to: {folder} is no name of a new folder; give one")
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if not folder.is_dir():
+        raise UserError(f"to: {folder} is a file; name a new folder")
+    found = sorted(path.name for path in folder.iterdir())
+    if not found:
+        return
+    if not is_marked(folder / RECORD, MARK):
+        raise UserError(f"to: {folder} contains other files ({', '.join(found[:3])}); name a new folder")
+    own = _files(folder)
+    if others := [name for name in found if name not in own]:
+        raise UserError(f"to: {folder} contains other files too ({', '.join(others[:3])}); name a new folder")
+    if not config.overwrite:
+        raise UserError(f"to: {folder} contains an earlier export; name a new folder, or set overwrite=true")
+
+
+def _files(folder: Path) -> set[str]:
+    """The names of an export's own files."""
+    try:
+        record = ExportRecord.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(
+            f"to: {folder}/{RECORD} is damaged, and says no more what is there; name a new folder"
+        ) from None
+    return {RECORD, *record.files}

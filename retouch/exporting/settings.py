@@ -1,0 +1,84 @@
+"""Settings of ``retouch export``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from common.config import Config, ProblemsError, read_settings, validate
+from common.recipes import Settings, understand_run
+
+FormatName = Literal["timm", "onnx", "torch", "hub"]
+Output = Literal["features", "classifier"]
+
+HUB_ONLY = ("license", "push", "private", "report")
+REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+
+
+class ExportConfig(Config):
+    """``retouch export``: a trained network as a file that works without Retouch."""
+
+    run: str = Field(min_length=1)
+    """A finished run of pretrain, finetune or probe, a folder in it, or hf:USER/NAME."""
+    to: Path
+    """The folder to write."""
+    format: FormatName
+    """timm: a folder for timm; onnx: model.onnx; torch: model.pt2 of torch.export; hub: for the Hugging Face Hub."""
+    output: Output | None = None
+    """One vector of features per image, or logits and probabilities; by default the classifier, where there is one."""
+    task: str | None = None
+    """Which of a probe's tasks; not needed where there is one."""
+    encoder: Path | None = None
+    """Where the encoder of a probe is now, if it was moved."""
+    check: int = Field(default=64, ge=1, le=100_000)
+    """Images on which the export is compared with the network in torch."""
+    data: str | None = Field(default=None, min_length=1)
+    """These images; by default those that the run learned from, if no server has to be asked, else generated ones."""
+    license: str | None = None
+    """Of the weights, such as apache-2.0, mit or cc-by-4.0 (format=hub)."""
+    push: str | None = None
+    """USER/NAME: also upload the folder to the Hugging Face Hub (format=hub), where you are logged in."""
+    private: bool = False
+    """Make the repository on the Hub private, if it is new."""
+    report: tuple[Path, ...] = ()
+    """Further runs whose results the model card has, such as probes of this encoder (format=hub)."""
+    overwrite: bool = False
+    """Replace an earlier export in the folder, and files of the same names on the Hub."""
+
+    @classmethod
+    def about_unknown(cls, key: str) -> str:
+        if key == "token":
+            return "no token is taken or written: log in once with `hf auth login`, or set HF_TOKEN"
+        return super().about_unknown(key)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        problems = []
+        given = [key for key in HUB_ONLY if getattr(self, key)]
+        if self.format != "hub" and given:
+            problems.append(f"{', '.join(given)}: of the Hub alone; set format=hub, or remove {', '.join(given)}")
+        if self.license is not None and not LICENSE.fullmatch(self.license):
+            problems.append(
+                f"license: {self.license!r} is no identifier of the Hub; use such as apache-2.0, mit, cc-by-4.0, other"
+            )
+        if self.push is not None and not REPOSITORY.fullmatch(self.push):
+            problems.append(f"push: {self.push!r} is not of the form USER/NAME")
+        if self.push is not None and self.license is None:
+            problems.append("license: say under which license others may use the weights, such as license=apache-2.0")
+        if problems:
+            raise ProblemsError(problems)
+        return self
+
+
+def export_config(run: Settings, *overrides: str) -> ExportConfig:
+    """The settings: a text is the run, unless it is one of the settings itself.
+
+    Raises:
+        UserError: with every problem.
+    """
+    given = understand_run("export", run, overrides)
+    return validate(ExportConfig, read_settings(ExportConfig, given.source, given.overrides), given.origin)

@@ -1,0 +1,161 @@
+"""What is exported: a trained network whose view, standardization and pooling are inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from common.encoders import Encoder
+from common.encoders.card import CONFIG, RESIZE, EncoderCard
+from common.encoders.hub import on_hub
+from common.encoders.load import encoder_folder, load_encoder, read_encoder_card
+from common.encoders.provenance import Provenance
+from common.errors import UserError
+from common.files import run_stage
+from finetune.classifier import CARD, CLASSIFIER, CLASSIFIERS, Probed, open_classifier
+from retouch.exporting.settings import ExportConfig, Output
+
+IMAGES, FEATURES, LOGITS, PROBABILITIES = "images", "features", "logits", "probabilities"  # input and outputs
+
+
+class Features(nn.Module):
+    """Images ``[B 3 S S]``, RGB in [0, 1] -> ``features`` ``[B D]``: the average of the last map, as ``encode``."""
+
+    names = (FEATURES,)
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        maps: Tensor = self.encoder(images)
+        return {FEATURES: maps.float().mean(dim=(2, 3))}
+
+
+class Classes(nn.Module):
+    """Images ``[B 3 S S]``, RGB in [0, 1] -> ``logits`` and ``probabilities`` ``[B classes]``.
+
+    Probabilities are the softmax of logits divided by ``temperature``: calibrated, where one was fitted.
+    """
+
+    names = (LOGITS, PROBABILITIES)
+
+    def __init__(self, logits: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.logits, self.temperature = logits, temperature
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        logits: Tensor = self.logits(images).float()
+        return {LOGITS: logits, PROBABILITIES: (logits / self.temperature).softmax(dim=1)}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to export, and what is known of it.
+
+    Attributes:
+        network: on the CPU, in eval mode.
+        encoder: the one inside it; of a fine-tuned network, with its classifier.
+        card: of the folder that holds the whole network; None: no such folder can, because a probe's classifier is
+            beside its encoder.
+        folder: the one that was opened.
+        run: the run folder around it, if it is in one.
+        sha256: of everything that decides the outputs.
+        image_size: side in px of the images it takes.
+        class_names: of the outputs; none, if they are features.
+    """
+
+    network: Features | Classes
+    encoder: Encoder
+    card: EncoderCard | None
+    folder: Path
+    run: Path | None
+    sha256: str
+    image_size: int
+    provenance: Provenance
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def output(self) -> Output:
+        return "features" if isinstance(self.network, Features) else "classifier"
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by for calibrated probabilities; 1 where none was fitted."""
+        return self.network.temperature if isinstance(self.network, Classes) else 1.0
+
+
+def open_subject(config: ExportConfig) -> Subject:
+    """Open what the settings name.
+
+    Raises:
+        UserError: there is no such run, it has no classifier where one is asked for, or its files are damaged.
+    """
+    if config.output == "classifier" or (config.output is None and _has_classifier(config.run)):
+        return _open_classifier(config)
+    if config.task is not None:
+        raise UserError("task: it chooses a classifier, and features are exported; remove task")
+    folder = encoder_folder(config.run)
+    encoder, card = load_encoder(folder), read_encoder_card(folder)
+    network = Features(encoder).eval()
+    run = _run_around(config.run, folder)
+    return Subject(network, encoder, card, folder, run, card.sha256, card.image_size, card.provenance)
+
+
+def _open_classifier(config: ExportConfig) -> Subject:
+    applied = open_classifier(config.run, config.task, config.encoder)
+    whole = not isinstance(applied.network, Probed)
+    folder = _classifier_folder(config.run)
+    return Subject(
+        network=Classes(applied, applied.temperature).eval(),
+        encoder=applied.encoder,
+        card=read_encoder_card(folder) if whole else None,
+        folder=folder,
+        run=_run_around(config.run, folder),
+        sha256=applied.sha256,
+        image_size=applied.image_size,
+        provenance=applied.provenance,
+        class_names=applied.class_names,
+    )
+
+
+def _has_classifier(run: str) -> bool:
+    """Whether a run, or a folder in it, holds a classifier rather than an encoder alone."""
+    folder = Path(run).expanduser()
+    if on_hub(run) or (folder / CONFIG).is_file():
+        return bool(read_encoder_card(run).class_names)
+    places = (f"{CLASSIFIER}/{CONFIG}", CARD, f"*/{CARD}", f"{CLASSIFIERS}/*/{CARD}")
+    return any(next(folder.glob(place), None) is not None for place in places)
+
+
+def _classifier_folder(run: str) -> Path:
+    """The folder of a fine-tuned network, where its run may be named in its place."""
+    folder = Path(run).expanduser()
+    if on_hub(run) or (folder / CONFIG).is_file():
+        return encoder_folder(run)
+    return folder / CLASSIFIER if (folder / CLASSIFIER / CONFIG).is_file() else folder
+
+
+def _run_around(run: str, folder: Path) -> Path | None:
+    """The run folder that was named, or in which this folder is."""
+    places = () if on_hub(run) else (folder, folder.parent, folder.parent.parent)
+    return next((place for place in places if run_stage(place) is not None), None)
+
+
+def facts(subject: Subject) -> Mapping[str, Any]:
+    """What a program that uses the export has to know."""
+    size = subject.image_size
+    return {
+        "input": f"{IMAGES}: float32 [B 3 {size} {size}], RGB in [0, 1]",
+        "outputs": list(subject.network.names),
+        "image_size": size,
+        "resize": RESIZE,
+        "class_names": list(subject.class_names),
+        "temperature": subject.temperature,
+        "sha256": subject.sha256,
+        "encoder": subject.encoder.name,
+    }

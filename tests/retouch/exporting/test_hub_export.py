@@ -1,0 +1,195 @@
+"""Exports for the Hugging Face Hub: the card, the labels, and the upload to a server on this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+import yaml
+
+import retouch
+from common.encoders import Classifier
+from common.encoders.export import export_classifier, export_encoder
+from common.encoders.load import load_classifier, load_encoder, read_encoder_card
+from common.encoders.provenance import Provenance
+from common.encoders.readme import MARK
+from common.errors import UserError
+from tests.common.encoders.test_encoder_folder import build, images
+from tests.hub import TOKEN, Hub, Repo, serving
+
+NAMES = ("cat", "dog")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """Someone called me is logged in."""
+    with serving(monkeypatch, tmp_path / "cache") as hub:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield hub
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    export_encoder(
+        build(), tmp_path / "encoder", Provenance(pretext={"kind": "denoise"}, source="hf:me/pictures:train")
+    )
+    return tmp_path / "encoder"
+
+
+def export(run: Path, to: Path, *more: str) -> Any:
+    return retouch.export(run, f"to={to}", "format=hub", "check=4", *more)
+
+
+def front(folder: Path) -> dict[str, Any]:
+    text = (folder / "README.md").read_text()
+    assert text.startswith(MARK)
+    found: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
+    return found
+
+
+# ---- the folder
+
+
+def test_the_card_has_what_the_hub_reads(encoder: Path, tmp_path: Path) -> None:
+    export(encoder, tmp_path / "out", "license=cc-by-4.0")
+    assert front(tmp_path / "out") == {
+        "tags": ["retouch", "self-supervised-learning", "denoise"],
+        "license": "cc-by-4.0",
+        "library_name": "retouch",
+        "pipeline_tag": "image-feature-extraction",
+        "datasets": ["me/pictures"],
+    }
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "source: hf:me/pictures:train." in text
+    assert text.count("## How to load") == 1
+
+
+@pytest.mark.parametrize("source", ["shapes", "folder:my/pictures", "torchvision:CIFAR10", "parquet:a/*.parquet"])
+def test_data_sets_that_the_hub_does_not_know_are_not_claimed(tmp_path: Path, source: str) -> None:
+    export_encoder(build(), tmp_path / "encoder", Provenance(source=source))
+    export(tmp_path / "encoder", tmp_path / "out")
+    assert not {"datasets", "license"} & front(tmp_path / "out").keys()
+
+
+def test_a_model_that_plain_timm_runs_as_it_is_belongs_to_timm(tmp_path: Path) -> None:
+    for view, library in (("rgb", "timm"), ("gray", "retouch")):
+        export_encoder(build("timm/test_convnext", view=view), tmp_path / view)
+        export(tmp_path / view, tmp_path / f"{view} out")
+        assert front(tmp_path / f"{view} out")["library_name"] == library
+
+
+def test_the_classes_are_named_as_programs_of_the_hub_read_them(tmp_path: Path) -> None:
+    export_classifier(Classifier(build(), NAMES), tmp_path / "classifier")
+    export(tmp_path / "classifier", tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["id2label"], config["label2id"]) == ({"0": "cat", "1": "dog"}, {"cat": 0, "dog": 1})
+    assert load_classifier(tmp_path / "out").class_names == NAMES
+    assert front(tmp_path / "out")["pipeline_tag"] == "image-classification"
+
+
+def test_the_card_of_a_run_is_that_of_the_report(tmp_path: Path) -> None:
+    """And has the results of a probe that is named."""
+    small = ["data=shapes:train:16", "data.image_size=16", "steps=1", "batch_size=8", "data.workers=0"]
+    small += ["wandb.mode=disabled", "encoder.model_args={width: 4, depth: 1}", "precision=float32"]
+    retouch.pretrain("denoise", f"out={tmp_path / 'run'}", *small)
+    export(tmp_path / "run", tmp_path / "out", "license=mit")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "## How to repeat" in text
+    assert front(tmp_path / "out")["license"] == "mit"
+    assert read_encoder_card(tmp_path / "out").sha256 == read_encoder_card(tmp_path / "run").sha256
+    with pytest.raises(UserError, match="none"):
+        export(tmp_path / "run", tmp_path / "other", f"report=[{tmp_path / 'none'}]")
+    assert not (tmp_path / "other").exists()
+
+
+# ---- the upload
+
+
+@torch.no_grad()
+def test_what_is_pushed_is_read_back_by_its_name(hub: Hub, encoder: Path, tmp_path: Path) -> None:
+    done = export(encoder, tmp_path / "out", "push=me/mine", "license=apache-2.0")
+    files = hub.repos["me/mine"].files("main") or {}
+    assert files.keys() == {".gitattributes", "README.md", "config.json", "export.json", "model.safetensors"}
+    assert all((tmp_path / "out" / name).read_bytes() == data for name, data in files.items() if name[0] != ".")
+    assert done.uploaded == f"https://huggingface.co/me/mine/commit/{hub.repos['me/mine'].sha('main')}"
+    assert (hub.repos["me/mine"].visibility, done.record.check.images) == ("public", 4)
+    torch.testing.assert_close(load_encoder("hf:me/mine")(images()), load_encoder(encoder)(images()), rtol=0, atol=0)
+    assert '"hf:me/mine"' in (tmp_path / "out" / "README.md").read_text()
+    again = retouch.export("hf:me/mine", f"to={tmp_path / 'again'}", "format=torch", "check=4")
+    assert again.record.sha256 == done.record.sha256
+
+
+@torch.no_grad()
+def test_plain_timm_reads_a_timm_model_from_the_hub(hub: Hub, tmp_path: Path) -> None:
+    classifier = Classifier(build("timm/test_convnext"), NAMES).eval()
+    export_classifier(classifier, tmp_path / "classifier")
+    export(tmp_path / "classifier", tmp_path / "out", "push=me/pets", "license=mit")
+    assert 'timm.create_model("hf-hub:me/pets", pretrained=True)' in (tmp_path / "out" / "README.md").read_text()
+    plain = timm.create_model("hf-hub:me/pets", pretrained=True).eval()
+    shown = classifier.encoder.prepare(images())
+    torch.testing.assert_close(plain(shown), classifier(images()), rtol=1e-5, atol=1e-6)
+    assert plain.pretrained_cfg["label_names"] == list(NAMES)
+
+
+def test_a_repository_may_be_private_and_of_an_organization(hub: Hub, encoder: Path, tmp_path: Path) -> None:
+    export(encoder, tmp_path / "out", "push=us/mine", "license=mit", "private=true")
+    assert hub.repos["us/mine"].visibility == "private"
+
+
+def test_files_on_the_hub_are_replaced_only_if_asked_for(hub: Hub, encoder: Path, tmp_path: Path) -> None:
+    hub.repos["me/mine"] = Repo()
+    hub.repos["me/mine"].commit({"config.json": b"old", "notes.md": b"kept"})
+    with pytest.raises(
+        UserError, match=r"me/mine holds files already \(config.json, notes.md\); name a new one, or set"
+    ):
+        export(encoder, tmp_path / "out", "push=me/mine", "license=mit")
+    assert not (tmp_path / "out").exists()
+    export(encoder, tmp_path / "out", "push=me/mine", "license=mit", "overwrite=true")
+    files = hub.repos["me/mine"].files("main") or {}
+    assert files["notes.md"] == b"kept"
+    assert files["config.json"] == (tmp_path / "out" / "config.json").read_bytes()
+    assert len(hub.repos["me/mine"].revisions) == 2
+
+
+def test_no_file_holds_the_token(hub: Hub, encoder: Path, tmp_path: Path) -> None:
+    done = export(encoder, tmp_path / "out", "push=me/mine", "license=mit")
+    assert not [path for path in done.files if TOKEN.encode() in path.read_bytes()]
+
+
+def test_the_login_is_checked_before_anything_is_written(
+    hub: Hub, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*more: str) -> str:
+        with pytest.raises(UserError) as raised:
+            export(encoder, tmp_path / "out", *more)
+        assert not (tmp_path / "out").exists()
+        assert not hub.repos
+        return str(raised.value)
+
+    to = ("push=me/mine", "license=mit")
+    assert "license: say under which license others may use the weights" in refused("push=me/mine")
+    assert refused("push=you/mine", "license=mit").startswith(
+        "push: you are logged in as me, who may write to me, us; not to you/mine"
+    )
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    assert "push: the Hub cannot say who is logged in: Invalid user token." in refused(*to)
+    monkeypatch.delenv("HF_TOKEN")
+    assert refused(*to) == "push: you are not logged in to the Hub; run `hf auth login` once, or set HF_TOKEN"
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE is set; unset it" in refused(*to)
+
+
+def test_a_failed_upload_leaves_the_folder_and_says_how_to_go_on(hub: Hub, encoder: Path, tmp_path: Path) -> None:
+    hub.full = True
+    with pytest.raises(UserError, match=r"out is written, but could not be uploaded to me/mine: .*overwrite=true"):
+        export(encoder, tmp_path / "out", "push=me/mine", "license=mit")
+    assert read_encoder_card(tmp_path / "out").sha256 == read_encoder_card(encoder).sha256
+    hub.full = False
+    assert export(encoder, tmp_path / "out", "push=me/mine", "license=mit", "overwrite=true").uploaded
