@@ -32,9 +32,9 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made: list[str] = []
     fit, cluster = Objective.fit, MiniBatchKMeans.fit
 
-    def counted(self: Objective, images: torch.Tensor) -> None:
+    def counted(self: Objective, *given: Any, **named: Any) -> None:
         made.append("objective")
-        fit(self, images)
+        fit(self, *given, **named)
 
     def clustered(self: MiniBatchKMeans, *given: Any, **named: Any) -> Any:
         made.append("k-means")
