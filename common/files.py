@@ -25,6 +25,30 @@ def is_too_long(path: Path) -> bool:
     return False
 
 
+def check_place(folder: Path, key: str) -> None:
+    """Check that a folder can be written to, or made, before anything is; ``key`` is the setting that names it.
+
+    Raises:
+        UserError: says why not.
+    """
+    if "\0" in str(folder):
+        raise UserError(f"{key}: no path has a zero byte in it: {str(folder)!r}; remove it")
+    if is_too_long(folder):
+        raise UserError(f"{key}: {str(folder)[:60]}...: longer than this file system takes; choose a shorter {key}")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{key}: {folder} is a file; choose a folder")
+    if not folder.exists():
+        above = next(parent for parent in folder.absolute().parents if parent.exists())
+        if not above.is_dir():
+            raise UserError(f"{key}: {folder} cannot be created: {above} is a file; choose another {key}")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise UserError(
+                f"{key}: {folder} cannot be created: no permission to write to {above}; choose another {key}"
+            )
+    elif not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise UserError(f"{key}: no permission to write to {folder}; choose another {key}")
+
+
 def stream_at(path: str | Path) -> str:
     """``a pipe``, ``a device`` or ``a socket`` where there is one: it is no file, and to read it might take forever.
 

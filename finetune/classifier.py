@@ -117,8 +117,8 @@ class ClassifierCard(Record):
     image_size: int
     view: View
     levels: Levels | None  # black and white of training images of more than 8 bits
-    encoder: str  # its folder then, absolute
-    encoder_beside: str  # the same, from the folder of the run: both may have been moved together
+    encoder: str  # its folder then, absolute, or hf:USER/NAME
+    encoder_beside: str  # the folder from that of the run: both may have been moved together; empty on the Hub
     encoder_sha256: str
     sha256: str  # of all that decides its answers
 
@@ -169,7 +169,8 @@ def make_card(
         encoder: its folder, or its run.
         run: the folder of the run that keeps the head.
     """
-    here = encoder.expanduser().absolute()
+    remote = on_hub(encoder)
+    here = encoder if remote else encoder.expanduser().absolute()
     return ClassifierCard(
         task=labels.task,
         class_names=labels.names,
@@ -181,11 +182,19 @@ def make_card(
         image_size=images.size,
         view=encoder_card.view,
         levels=images.levels,
-        encoder=str(here),
-        encoder_beside=os.path.relpath(here, run.absolute()),
+        encoder=here.as_posix() if remote else str(here),
+        encoder_beside="" if remote else _beside(here, run.absolute()),
         encoder_sha256=encoder_card.sha256,
         sha256="",
     )
+
+
+def _beside(folder: Path, run: Path) -> str:
+    """A folder, from that of the run; empty where there is no such way, as between drives."""
+    try:
+        return os.path.relpath(folder, run)
+    except ValueError:
+        return ""
 
 
 def _digest(card: ClassifierCard, folder: Path) -> str:
@@ -295,8 +304,8 @@ def _no_classifier(folder: Path) -> str:
 def _choose(folder: Path, found: Sequence[Path], task: str | None) -> tuple[Path, ClassifierCard]:
     """The one of this task, or the only one."""
     cards = {one: _read_card(one) for one in found}
-    meant = [one for one in found if task in (None, one.name)]
-    meant = meant or [one for one in found if cards[one].task == task]
+    meant = [one for one in found if task is None or (one.name == task and cards[one].task == task)]
+    meant = meant or [one for one in found if cards[one].task == task] or [one for one in found if one.name == task]
     if len(meant) == 1:
         return meant[0], cards[meant[0]]
     names = ", ".join(one.name for one in found)
@@ -341,7 +350,8 @@ def _encoder_of(folder: Path, card: ClassifierCard, given: str | Path | None) ->
         UserError: it is not there, or there is another.
     """
     run = folder.absolute().parent.parent
-    places = [Path(card.encoder), run / card.encoder_beside] if given is None else [Path(given)]
+    kept = [Path(card.encoder), *([run / card.encoder_beside] if card.encoder_beside else [])]
+    places = kept if given is None else [Path(given)]
     problem = ""
     for place in places:
         try:

@@ -198,6 +198,8 @@ class TunedConfig(StartConfig):
 
     @model_validator(mode="after")
     def _has_a_start(self) -> Self:
+        if self.from_scratch and self.pretrained:
+            raise ValueError("pretrained and from_scratch exclude each other: remove one")
         if self.path is None and not self.from_scratch and not self.pretrained:
             raise ValueError("set encoder=PATH to an exported encoder, or set encoder.from_scratch=true")
         return self
@@ -283,8 +285,6 @@ class FinetuneConfig(StageConfig, GradientConfig):
                 for key, off in KEEPING.items()
                 if getattr(self, key) != off
             ]
-        if (self.mixup or self.cutmix) and self.batch_size == self.accumulate:
-            problems.append("mixup and cutmix pair images, but a micro-batch has one: lower accumulate")
         if problems:
             raise ProblemsError(problems)
         return self

@@ -47,7 +47,7 @@ from finetune.predictions import Predictions, read_predictions, write_prediction
 from finetune.probe import probe
 from finetune.results import FinetuneResult, ProbeResult, StepChoice, Tuned, write_results
 from finetune.summary import finetune_notes, log_finetuned, print_finetuned
-from finetune.supervised import FineTuner, Split, Supervised, class_weights, predict, temperature_of
+from finetune.supervised import FineTuner, Split, Supervised, check_mixing, class_weights, predict, temperature_of
 from finetune.tracked import errors_sheet, send
 
 log = logging.getLogger("retouch")
@@ -130,6 +130,7 @@ def _run(config: FinetuneConfig, here: World, images: LabeledImages | None = Non
             lambda: _start(config, here),
             lambda: open_images(config, here) if images is None else Sources(images.train.source, images.test.source),
             lambda: check_shares(config, here),
+            lambda: check_mixing(config, here),
             lambda: check_run_folder(config),
         )
         start = config.encoder

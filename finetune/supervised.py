@@ -30,7 +30,8 @@ class Supervised(nn.Module):
 
     Of an image with shares ``t_c`` of the classes (a label is a share of 1), smoothed to ``(1 - ε) t_c + ε / C``, the
     loss is ``-Σ_c w_c t_c log p_c``; that of a batch is the mean over its images. The weights ``w`` are not divided by
-    their sum over the batch, so that micro-batches and processes give the gradient of the whole.
+    their sum over the batch, so that micro-batches and processes give the gradient of the whole; mixed, images have
+    their partners in the same micro-batch.
 
     Args:
         mixup: α of mixup (Zhang et al. 2018); 0 is never. With both, either is drawn for each batch, as often.
@@ -76,6 +77,18 @@ class Supervised(nn.Module):
         if self.weights is None:
             return augmented, labels
         return augmented, F.one_hot(labels, len(self.weights)).float()
+
+
+def check_mixing(config: FinetuneConfig, here: World) -> None:
+    """Check that images have others to be mixed with: they are, within a micro-batch of a process.
+
+    Raises:
+        UserError: each has one image, and so would be mixed with itself.
+    """
+    if (config.mixup or config.cutmix) and config.batch_size <= here.size * config.accumulate:
+        raise UserError(
+            "mixup and cutmix pair images, but a process has one at a time: raise batch_size, or lower accumulate"
+        )
 
 
 def _mix(mixup: float, cutmix: float, classes: int) -> Mix | None:

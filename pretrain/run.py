@@ -114,11 +114,11 @@ def _say_start(config: PretrainConfig, began: EncoderCard, run: Run) -> None:
     run.tracker.use_encoder(config.start.path, began.sha256, earlier.artifact)
     log.info("before, it learned by %s", earlier.story)
     seeds = [one.seed for one in earlier.chain if one.source == config.data.source and one.seed is not None]
-    if set(seeds) - {config.seed}:
+    if others := [seed for seed in seeds if seed != config.seed]:
         log.warning(
             "it learned from %s with seed=%d before, and so it may know images that are held out now: the same seed "
             "holds out the same",
-            *(config.data.source, seeds[-1]),
+            *(config.data.source, others[-1]),
         )
 
 

@@ -36,6 +36,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for folder in ("my/pictures", f"my/labeled/{'ab'[number % 2]}"):
             (home / folder).mkdir(parents=True, exist_ok=True)
             picture(number, 40, 36).save(home / folder / f"{number}.png")
+    picture(3, 40, 36).save(home / "image.jpg")
     return home
 
 

@@ -37,7 +37,7 @@ class StartConfig(EncoderConfig):
     of_network: ClassVar[tuple[str, ...]] = ("name", "pretrained", "model_args", "stem")  # an exported one has its own
 
     path: Path | None = None
-    """A finished run, its encoder/ folder or one of timm's; without it, the network is that of name and model_args."""
+    """A finished run, its encoder/ folder, one of timm's, or hf:USER/NAME; without it, the network named here."""
     sha256: str | None = None
     """That of the encoder in path; a run sets it when it starts, so that it cannot go on from another one."""
 

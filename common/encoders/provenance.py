@@ -89,6 +89,10 @@ class Provenance(Config):
         before = (*earlier.before, Provenance.model_validate(alone))
         return self.model_copy(update={"started_from": path, "started_sha256": sha256, "before": before})
 
+    def starting_pretrained(self, name: str) -> Provenance:
+        """This training where it began with the weights that timm has for a network: what they learned is not known."""
+        return self.model_copy(update={"started_from": name, "before": (Provenance(),)})
+
     @model_serializer(mode="wrap")
     def _known(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {key: value for key, value in dump(self).items() if key in self.model_fields_set}

@@ -57,9 +57,10 @@ def front_matter(methods: Sequence[str]) -> str:
 
 
 def with_front(text: str, fields: Mapping[str, object]) -> str:
-    """A card with these fields in its front matter as well."""
+    """A card with these fields in its front matter after our own, in place of any that were added before."""
     end = text.index("\n---\n")
-    return f"{text[:end]}\n{yaml.safe_dump(dict(fields), sort_keys=False).rstrip()}{text[end:]}"
+    own = "\n".join(text[:end].split("\n")[:2])
+    return f"{own}\n{yaml.safe_dump(dict(fields), sort_keys=False).rstrip()}{text[end:]}"
 
 
 def loading(card: EncoderCard) -> str:

@@ -69,6 +69,11 @@ def start_encoder(
     _carry_over(learned, encoder, start.path)
     changed = _changes(learned, encoder)
     log.info("%s goes on from %s%s", encoder.name, start.path, f", with {', '.join(changed)}" if changed else "")
+    if image_size < learned.image_size:
+        log.warning(
+            "it learned from images of %d px, and now sees %d: set data.image_size=%d to keep its scale",
+            *(learned.image_size, image_size, learned.image_size),
+        )
     return encoder
 
 
@@ -90,7 +95,7 @@ def _carry_over(learned: Encoder, encoder: Encoder, path: Path) -> None:
 
 def _widened(tensor: Tensor, fresh: Tensor) -> Tensor:
     """The weights of the first convolution with zeros for the mask, and every other tensor as it is."""
-    if tensor.shape == fresh.shape:
+    if tensor.ndim != 4 or tensor.shape[1] + 1 != fresh.shape[1]:
         return tensor
     return torch.cat([tensor, torch.zeros_like(tensor[:, :1])], dim=1)
 

@@ -193,7 +193,7 @@ def run_stages(program: str, stages: Sequence[Stage], arguments: Sequence[str] |
         The exit code: 0, or 2 with one plain message for a user's mistake.
     """
     if len(stages) == 1:
-        parser = Parser(prog=program, description=stages[0].help)
+        parser = Parser(prog=program, description=stages[0].help, allow_abbrev=False)
         stages[0].add_arguments(parser)
     else:
         parser = Parser(prog=program)
@@ -206,7 +206,9 @@ def run_stages(program: str, stages: Sequence[Stage], arguments: Sequence[str] |
 def add_stages(commands: argparse._SubParsersAction[Parser], stages: Sequence[Stage]) -> None:
     """One command per stage."""
     for stage in stages:
-        stage.add_arguments(commands.add_parser(stage.name, help=stage.help, description=stage.help))
+        # a flag that is cut short would be parsed, and then not be a setting
+        parser = commands.add_parser(stage.name, help=stage.help, description=stage.help, allow_abbrev=False)
+        stage.add_arguments(parser)
 
 
 class _Terminated(BaseException):

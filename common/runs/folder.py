@@ -1,6 +1,6 @@
 """A stage's run folder: one run at a time, refused if it is not empty, resumed only with the same config.
 
-Rank 0 alone writes.
+Rank 0 alone writes, but for the parts of ``predict``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import Field
 
 from common.config import MANY, Config, dump_config
 from common.errors import UserError
-from common.files import command, is_group, is_too_long, leftover, remove_folder, run_stage, write_text
+from common.files import check_place, command, is_group, leftover, remove_folder, run_stage, write_text
 from common.machine.distributed import World, gather
 from common.runs.lock import LOCK, check_unused, locked
 from common.runs.logs import EarlyLog, add_log_file, log_versions
@@ -300,21 +300,9 @@ def check_run_folder(config: StageConfig) -> bool:
         raise UserError("resume=true and overwrite=true exclude each other; set one of them")
     if NUMBER in out.name:
         raise _which_run(config)
-    if "\0" in str(out):
-        raise UserError(f"out: no path has a zero byte in it: {str(out)!r}; remove it")
-    if is_too_long(out):
-        raise UserError(f"out: {str(out)[:60]}...: longer than this file system takes; choose a shorter out")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"out: {out} is a file; choose a folder")
+    check_place(out, "out")
     if not out.exists():
-        above = next(parent for parent in out.absolute().parents if parent.exists())
-        if not above.is_dir():
-            raise UserError(f"out: {out} cannot be created: {above} is a file; choose another out")
-        if not os.access(above, os.W_OK | os.X_OK):
-            raise UserError(f"out: {out} cannot be created: no permission to write to {above}; choose another out")
         return False
-    if not os.access(out, os.R_OK | os.W_OK | os.X_OK):
-        raise UserError(f"out: no permission to write to {out}; choose another out")
     check_unused(out)
     return _check_contents(config)
 

@@ -91,7 +91,7 @@ def predict(config: PredictConfig) -> PredictResult:
         some_readable(images, config.data.workers)
         config = with_group(config, classifier.provenance.group)
         with open_run(config, here, early) as run:
-            result = _finished(run)
+            result = _finished(config, classifier, images, run)
             if result is None:
                 _check_plan(config, classifier, images, run)
                 columns = Columns(classifier.class_names, classifier.temperature, config.top)
@@ -154,14 +154,25 @@ def _load(data: NewImages, classifier: Applied, source: Source) -> Images:
 # ---- an interrupted run that goes on
 
 
-def _finished(run: Run) -> PredictResult | None:
-    """The result of a run that had finished before."""
+def _finished(config: PredictConfig, classifier: Applied, images: Images, run: Run) -> PredictResult | None:
+    """The result of a run that had finished before.
+
+    Raises:
+        UserError: it was of another classifier, or of other images.
+    """
     if not run.resumed or not (run.folder / RESULTS).is_file():
         return None
+    found = load_results(run.folder, TypeAdapter(PredictResult), ("predict",))
+    now = {"classifier": (CLASSIFIER, classifier.sha256), "images": ("data", images.fingerprint)}
+    if changed := [name for name, (key, value) in now.items() if found.made.inputs.get(key) != value]:
+        raise UserError(
+            f"resume=true, but {run.folder} has finished, with {' and '.join(f'other {name}' for name in changed)}: "
+            "set overwrite=true to start over, or choose another out"
+        )
     if run.world.is_main and (run.folder / PARTS).is_dir():  # it was stopped before it removed them
         remove_folder(run.folder / PARTS)
     log.info("%s: finished before", run.folder)
-    return load_results(run.folder, TypeAdapter(PredictResult), ("predict",))
+    return found.model_copy(update={"path": run.folder / TABLES[config.format]})  # the folder may have moved
 
 
 def _check_plan(config: PredictConfig, classifier: Applied, images: Images, run: Run) -> None:

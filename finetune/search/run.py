@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +38,6 @@ from finetune.solvers.whitening import Whitening
 log = logging.getLogger("retouch")
 
 MOST_QUERIES = 10_000
-BATCH = 256  # images per pass of the encoder
 
 
 class Neighbor(Record):
@@ -84,13 +84,18 @@ def search(config: SearchConfig) -> SearchResult:
         )
         data, card = config.data, read_encoder_card(config.run)
         size = data.image_size or encoder.image_size
-        images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", check=False)
+        # values of more than 8 bits are scaled as those that the encoder learned from
+        levels = card.provenance.levels if data.levels is None and source.levels is not None else None
+        images = load_images(
+            source, size, limit=data.limit, workers=data.workers, cache="none", check=False, levels=levels
+        )
         images = some_readable(images, data.workers)
         queries = some_readable(load_images(asked, size, cache="none", check=False, levels=images.levels), 0)
         warn_of_levels(card.provenance, images)
         with open_run(with_group(config, card.provenance.group), here, early) as run:
             run.tracker.use_encoder(config.run, card.sha256, card.provenance.artifact)
-            how = Extraction(here.device, resolve_precision(config.precision, here.device), BATCH, data.workers)
+            precision = resolve_precision(config.precision, here.device)
+            how = Extraction(here.device, precision, config.batch_size, data.workers)
             known = _features(config, encoder, card.sha256, images, space, how)
             wanted = extract(encoder, queries, space.parts, how)
             rows, wishes = _compared(known.matrix(space), wanted.matrix(space), config.components)
@@ -166,11 +171,12 @@ def _found(
     said, kept = [], []
     for number, query in enumerate(asked.tolist()):
         name = queries.where(query)
+        own = os.path.realpath(name)
         pairs = [
             (int(index[place]), value)
             for value, place in zip(similar[number].tolist(), places[number].tolist(), strict=True)
         ]
-        pairs = [(row, value) for row, value in pairs if not _same_file(images.where(row), name)][:top]
+        pairs = [(row, value) for row, value in pairs if os.path.realpath(images.where(row)) != own][:top]
         said.append(
             Found(
                 query=as_utf8(name),
@@ -181,10 +187,6 @@ def _found(
         )
         kept.append(tuple(row for row, _ in pairs))
     return _Places(said=tuple(said), queries=tuple(asked.tolist()), rows=tuple(kept))
-
-
-def _same_file(one: str, other: str) -> bool:
-    return one == other or Path(one).absolute() == Path(other).absolute()
 
 
 def _write_table(path: Path, found: Sequence[Found]) -> Path:

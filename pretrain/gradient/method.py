@@ -71,7 +71,8 @@ class Gradient(GradientConfig, Method):
 
     @property
     def provenance(self) -> Provenance:
-        return Provenance(pretext=self.pretext.model_dump(mode="json"), base_lr=self.base_lr)
+        found = Provenance(pretext=self.pretext.model_dump(mode="json"), base_lr=self.base_lr)
+        return found.starting_pretrained(self.encoder.name) if self.encoder.pretrained else found
 
     def build(self, image_size: int, augment: AugmentConfig, world: World, seed: int) -> AutoencoderLearner:
         encoder, _ = check_all(lambda: self._encoder(image_size, seed), lambda: check_shares(self, world))
@@ -88,6 +89,11 @@ class Gradient(GradientConfig, Method):
             )
         except UserError as error:
             raise UserError(*error.lines, *self.decoder.check()) from None
+        if self.encoder.path is not None and not any(one.requires_grad for one in encoder.parameters()):
+            raise UserError(
+                f"encoder: {encoder.name} has no weights that learn by gradient descent, so only a decoder would be "
+                "trained: start from another encoder"
+            )
         # if nothing is damaged, the code must be narrow or sparse
         free = pretext.narrow_code and has_sparse_code(encoder, self.penalty)
         problems = [] if free else pretext.check(encoder)

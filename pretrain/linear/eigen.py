@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+from scipy.sparse.linalg import ArpackError, eigsh
 from torch import Tensor
 
 # A whole decomposition reads the matrix about once per row of it, Lanczos steps only some times for each vector. On two
@@ -26,7 +26,7 @@ def leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
         start = np.random.default_rng(0).standard_normal(d)
         try:
             values, vectors = eigsh(matrix.numpy(), count, which="LA", v0=start)
-        except ArpackNoConvergence:  # eigenvalues that are all alike
+        except ArpackError:  # no convergence, or eigenvalues that are all alike
             pass
         else:
             return torch.from_numpy(values).flip(0), torch.from_numpy(vectors).T.flip(0).contiguous()

@@ -19,6 +19,7 @@ from retouch.report.card import model_card
 
 ANSWER_SECONDS = 30  # the longest wait for an answer of the Hub before anything is written
 MESSAGE = "Export of Retouch"
+FROM_HUB = "\n## From the Hub\n"  # the last part of a card that was pushed
 OWN = ".gitattributes"  # the Hub writes it into every new repository
 DATA_SET = re.compile(rf"{SCHEME}([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?::\w+)?", re.ASCII)
 
@@ -39,14 +40,14 @@ def card_text(config: ExportConfig, subject: Subject) -> str:
     if runs:
         text = model_card(runs)
     elif is_marked(subject.folder / README, MARK):
-        text = (subject.folder / README).read_text(encoding="utf-8")
+        text = (subject.folder / README).read_text(encoding="utf-8").partition(FROM_HUB)[0]
     else:
         text = readme(card, _about(card))
     pieces = [text.rstrip("\n")]
     if "\n## How to load" not in text:
         pieces.append(f"## How to load it\n\n{loading(card)}")
     if config.push is not None:
-        pieces.append(f"## From the Hub\n\n{_from_hub(config.push, card)}")
+        pieces.append(f"{FROM_HUB.strip()}\n\n{_from_hub(config.push, card)}")
     return with_front("\n\n".join(pieces) + "\n", _front(config, card, subject.output))
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from common.encoders.provenance import Provenance
 from common.errors import UserError
-from common.files import is_marked, write_json
+from common.files import check_place, is_marked, write_json
 from common.runs.made import Made
 from common.runs.results import Record
 from retouch.exporting.check import Check
@@ -47,10 +47,11 @@ def check_folder(config: ExportConfig) -> None:
     folder = config.to
     if folder.name in ("", ".."):
         raise UserError(f"to: {folder} is no name of a new folder; give one")
-    if not folder.exists() and not folder.is_symlink():
+    check_place(folder, "to")
+    if folder.is_symlink():
+        raise UserError(f"to: {folder} is a link; name the folder itself")
+    if not folder.exists():
         return
-    if not folder.is_dir():
-        raise UserError(f"to: {folder} is a file; name a new folder")
     found = sorted(path.name for path in folder.iterdir())
     if not found:
         return

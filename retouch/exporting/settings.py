@@ -34,7 +34,7 @@ class ExportConfig(Config):
     """Which of a probe's tasks; not needed where there is one."""
     encoder: Path | None = None
     """Where the encoder of a probe is now, if it was moved."""
-    check: int = Field(default=64, ge=1, le=100_000)
+    check: int = Field(default=64, ge=1, le=2_000)
     """Images on which the export is compared with the network in torch."""
     data: str | None = Field(default=None, min_length=1)
     """These images; by default those that the run learned from, if no server has to be asked, else generated ones."""

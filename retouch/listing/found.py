@@ -19,7 +19,8 @@ from retouch.report.logs import read_log
 
 State = Literal["running", "stopped", "finished"]
 Order = Literal["name", "started", "stage", "state", "result", "size"]
-FEATURES = "features.parquet"  # all that retouch embed leaves
+# what stages without a results.json write last
+LAST = {"embed": "features.parquet", "search": "neighbors.png"}
 
 
 class RunFacts(Config):
@@ -89,7 +90,7 @@ def facts_of(folder: Path) -> RunFacts:
     """What the files of a run folder say."""
     mark = run_stage(folder) or ""
     asked, headline = _asked(folder), read_headline(folder, mark)
-    finished = headline is not None or (mark == "embed" and (folder / FEATURES).is_file())
+    finished = headline is not None or (mark in LAST and (folder / LAST[mark]).is_file())
     running = is_used(folder) or (is_group(folder) and any(map(is_used, folder.glob("seed-*"))))
     trains = mark in ("pretrain", "finetune")
     return RunFacts(

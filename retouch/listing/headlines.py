@@ -247,7 +247,7 @@ def read_headline(folder: Path, mark: str) -> Headline | None:
     try:
         found = json.loads(text)
         return kind.model_validate(found if isinstance(found, Mapping) else {}).headline
-    except (ValueError, ValidationError, KeyError):
+    except (ValueError, ValidationError, LookupError):
         return Headline(DAMAGED)
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from common.files import GROUP
+from common.files import GROUP, as_utf8
 from common.machine.memory import readable_size
 from common.runs.console import columns
 from retouch.listing.found import RunFacts
@@ -26,9 +26,9 @@ def runs_text(runs: Sequence[RunFacts]) -> str:
     table.add_column("size", justify="right", no_wrap=True)
     for run in runs:
         stage = run.stage.removesuffix(GROUP)
-        cells = (str(run.path), stage, run.recipe, run.state_text, run.result, readable_size(run.bytes))
+        cells = (as_utf8(str(run.path)), stage, run.recipe, run.state_text, run.result, readable_size(run.bytes))
         table.add_row(*map(escape, cells))
-    console = Console(width=columns())
+    console = Console(width=columns(), emoji=False)  # names such as shapes:train:500 hold no emoji
     with console.capture() as shown:
         console.print(table)
     return shown.get().rstrip("\n")
@@ -36,4 +36,6 @@ def runs_text(runs: Sequence[RunFacts]) -> str:
 
 def runs_json(runs: Sequence[RunFacts]) -> str:
     """A list of objects, one per run, with every fact."""
-    return json.dumps([run.model_dump(mode="json") for run in runs], indent=2, ensure_ascii=False)
+    return json.dumps(
+        [run.model_dump(mode="json") | {"path": as_utf8(str(run.path))} for run in runs], indent=2, ensure_ascii=False
+    )

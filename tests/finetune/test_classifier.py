@@ -197,3 +197,12 @@ def test_folders_of_tasks_have_names_that_all_file_systems_take() -> None:
     names = folder_names(tasks)
     assert names == ["color", "a_b", "a_b-2", "task", "task-2", "Color-2", "x" * 60, "Größe", "color-3"]
     assert len({name.casefold() for name in names}) == len(tasks)
+
+
+def test_a_task_is_found_by_its_name_whatever_its_folder_is_called(copied: Path) -> None:
+    kept = copied / "probed" / "classifiers"
+    (kept / "color").rename(kept / "other")
+    (kept / "texture").rename(kept / "color")  # as the folder of a task "a_b" may be that of "a b"
+    assert open_classifier(copied / "probed", "color").task == "color"
+    assert open_classifier(copied / "probed", "texture").task == "texture"
+    assert open_classifier(copied / "probed", "other").task == "color"

@@ -22,10 +22,11 @@ from common.encoders.export import export_encoder
 from common.encoders.load import load_encoder
 from common.engine.schedule import seed_step
 from common.errors import UserError
+from common.machine.distributed import World
 from common.pixels import to_float
 from finetune.config import FinetuneConfig
 from finetune.head_start import start_at_probe
-from finetune.supervised import Supervised, class_weights
+from finetune.supervised import Supervised, check_mixing, class_weights
 from tests.recipe import Killed, kill_at
 
 SIDE, IMAGES = 16, 120
@@ -277,6 +278,10 @@ def test_options_are_felt_in_the_weights_and_killed_runs_with_them_end_bit_for_b
     assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
-def test_a_micro_batch_of_one_cannot_be_mixed(start: Path) -> None:
-    with pytest.raises(UserError, match="mixup and cutmix pair images, but a micro-batch has one: lower accumulate"):
-        validate(FinetuneConfig, settings(Path("x"), str(start), mixup=0.2, accumulate=16))
+@pytest.mark.parametrize(("accumulate", "processes"), [(16, 1), (4, 4)])
+def test_an_image_alone_cannot_be_mixed(start: Path, accumulate: int, processes: int) -> None:
+    config = validate(FinetuneConfig, settings(Path("x"), str(start), mixup=0.2, accumulate=accumulate))
+    here = World(rank=0, size=processes, device=torch.device("cpu"))
+    with pytest.raises(UserError, match="mixup and cutmix pair images, but a process has one at a time"):
+        check_mixing(config, here)
+    check_mixing(config.model_copy(update={"mixup": 0.0}), here)

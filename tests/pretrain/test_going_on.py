@@ -17,7 +17,9 @@ from common.encoders.export import export_encoder
 from common.encoders.load import random_twin, read_encoder_card
 from common.encoders.provenance import Provenance
 from common.errors import UserError
+from common.recipes import stage_config
 from common.runs.folder import run_name
+from pretrain.config import PretrainConfig
 from retouch.report.card import model_card
 from tests.recipe import Killed, kill_at, logged, pretraining
 
@@ -157,6 +159,10 @@ def test_what_cannot_go_on_is_said_at_once_and_nothing_is_written(tmp_path: Path
     fitted = retouch.pretrain("pca", f"out={tmp_path / 'pca'}", "data.limit=40", "data.image_size=16", "data.workers=0",
                               "fit.components=4", "wandb.mode=disabled")  # fmt: skip
     assert fitted.encoder is not None
+    small = ["data.limit=60", "data.image_size=16", "data.workers=0", "steps=1", "fit.atoms=8", "batch_size=16"]
+    codes = retouch.pretrain("sparse_coding", f"out={tmp_path / 'codes'}", *small, "wandb.mode=disabled")
+    with pytest.raises(UserError, match="has no weights that learn by gradient descent"):
+        retouch.pretrain(pretraining(tmp_path / "run", encoder={"path": str(codes.encoder)}))
     assert not (tmp_path / "run").exists()
 
 
@@ -170,6 +176,15 @@ def test_labels_that_may_have_been_seen_before_are_said() -> None:
     assert found.story == "fine-tuning for bird (2,000 steps on A), then denoise (3 steps on B)"
     assert now.starting("a", "0", Provenance()).story == "unrecorded training, then denoise (3 steps on B)"
     assert Provenance.model_validate(found.model_dump()) == found
+
+
+def test_weights_of_timm_are_a_training_that_is_not_known() -> None:
+    asked = ["encoder.name=timm/resnet18", "encoder.pretrained=true"]
+    found = stage_config(PretrainConfig, "denoise", asked).method.provenance
+    assert found.knew_labels
+    assert found.started_from == "timm/resnet18"
+    assert found.story == "unrecorded training, then denoise"
+    assert not stage_config(PretrainConfig, "denoise", asked[:1]).method.provenance.knew_labels
 
 
 def test_the_report_of_a_run_tells_its_chain(tmp_path: Path, first: Path) -> None:

@@ -274,3 +274,10 @@ def test_settings_typed_as_options_get_a_hint_on_how_to_write_them(
 def test_a_single_stage_program_takes_its_recipe_first(tmp_path: Path) -> None:
     (tmp_path / "nothing.yaml").write_text("")
     assert run_stages("python -m pretrain", PRETRAINING, [str(tmp_path / "nothing.yaml"), "steps=x"]) == 2
+
+
+def test_a_flag_that_is_cut_short_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", "runs/mine", "data=x", "--to", "5"])
+    assert ended.value.code == 2
+    assert "--to" in capsys.readouterr().err

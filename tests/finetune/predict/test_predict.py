@@ -321,6 +321,19 @@ def test_a_finished_run_that_is_resumed_has_its_result(
     assert not (tmp_path / "out" / "parts").exists()
 
 
+def test_a_finished_run_is_no_answer_for_other_images_or_another_classifier(runs: Path, tmp_path: Path) -> None:
+    folder = saved_images(tmp_path / "new", 4)
+    config = config_of(tmp_path / "out", runs / "tuned", data={"source": str(folder), "limit": None})
+    first = predict(config)
+    (tmp_path / "out").rename(tmp_path / "moved")
+    found = predict(config.model_copy(update={"out": tmp_path / "moved", "resume": True}))
+    assert (found.path.parent, found.rows) == (tmp_path / "moved", first.rows)
+    (folder / "000.png").unlink()
+    with pytest.raises(UserError, match="has finished, with other images: set overwrite=true to start over"):
+        predict(config.model_copy(update={"out": tmp_path / "moved", "resume": True}))
+    assert found.path.is_file()
+
+
 def test_parts_of_other_images_are_not_continued(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "PART_ROWS", 4)
     folder = saved_images(tmp_path / "new", 12)

@@ -130,3 +130,10 @@ def test_a_mistake_is_named_and_nothing_is_written(
     with pytest.raises(UserError, match=message):
         searched(here, tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_query_that_is_reached_by_another_way_does_not_find_itself(here: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(here / "pictures")
+    result = searched(here, tmp_path / "out", query=str(tmp_path / "link" / "03.png"), top=20)
+    assert "03.png" not in [Path(near.path).name for near in result.found[0].neighbors]
+    assert len(result.found[0].neighbors) == 11

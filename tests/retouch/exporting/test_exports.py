@@ -394,6 +394,19 @@ def test_nothing_is_overwritten(encoder: Path, tmp_path: Path) -> None:
         retouch.export(encoder, *settings(to / "export.json", "hub"))
 
 
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_computed(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retouch.exporting.export.compared", lambda *given: pytest.fail("computed"))
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    for to, message in (("file/out", "is a file"), ("link", "is a link"), ("x" * 300, "longer than this file system")):
+        with pytest.raises(UserError, match=f"to: .*{message}"):
+            retouch.export(encoder, *settings(tmp_path / to, "torch"))
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
 def test_every_problem_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError) as raised:

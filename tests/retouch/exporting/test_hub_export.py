@@ -20,7 +20,9 @@ from common.encoders.load import load_classifier, load_encoder, read_encoder_car
 from common.encoders.provenance import Provenance
 from common.encoders.readme import MARK
 from common.errors import UserError
+from finetune.classifier import open_classifier
 from tests.common.encoders.test_encoder_folder import build, images
+from tests.finetune.predict.runs import probed
 from tests.hub import TOKEN, Hub, Repo, serving
 
 NAMES = ("cat", "dog")
@@ -123,6 +125,22 @@ def test_what_is_pushed_is_read_back_by_its_name(hub: Hub, encoder: Path, tmp_pa
     assert '"hf:me/mine"' in (tmp_path / "out" / "README.md").read_text()
     again = retouch.export("hf:me/mine", f"to={tmp_path / 'again'}", "format=torch", "check=4")
     assert again.record.sha256 == done.record.sha256
+
+
+def test_a_folder_of_the_hub_is_exported_again_with_one_front_matter(hub: Hub, encoder: Path, tmp_path: Path) -> None:
+    export(encoder, tmp_path / "one", "push=me/mine", "license=mit")
+    export(tmp_path / "one", tmp_path / "two", "push=me/other", "license=apache-2.0")
+    text = (tmp_path / "two" / "README.md").read_text()
+    assert front(tmp_path / "two")["license"] == "apache-2.0"
+    assert text.count("license:") == text.count("library_name:") == text.count("## From the Hub") == 1
+    assert "hf:me/mine" not in text
+
+
+def test_a_probe_of_an_encoder_of_the_hub_keeps_a_classifier(hub: Hub, encoder: Path, tmp_path: Path) -> None:
+    export(encoder, tmp_path / "out", "push=me/mine", "license=mit")
+    run = probed(tmp_path / "probe", Path("hf:me/mine"))
+    found = open_classifier(run, "color")
+    assert found(images()).shape == (len(images()), len(found.class_names))
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from pretrain.results import read_results as read_pretraining
 from retouch.cli import main
 from retouch.listing.found import RunFacts, find_runs
 from retouch.listing.headlines import DAMAGED
-from retouch.listing.table import runs_text
+from retouch.listing.table import runs_json, runs_text
 from tests.retouch.report.runs import probe_result, start, write_pretraining, write_probe
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -158,3 +159,22 @@ def test_listing_does_not_load_torch(home: Path) -> None:
     script = f"import sys; from retouch.cli import main; main(['runs', {str(home)!r}]); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_a_finished_search_is_finished(tmp_path: Path) -> None:
+    start(tmp_path / "found", "search", "run: runs/noisy\n")
+    assert find_runs(tmp_path)[0].state == "stopped"
+    (tmp_path / "found" / "neighbors.png").touch()
+    assert find_runs(tmp_path)[0].state == "finished"
+
+
+def test_awkward_names_and_results_do_not_hide_the_other_runs(tmp_path: Path) -> None:
+    start(tmp_path / "odd", "strange", "run: runs/noisy\n")
+    write_json(tmp_path / "odd" / "results.json", {"ranked": 0, "top": []})
+    start(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")), "study", "data: shapes:train:500\n")
+    found = find_runs(tmp_path, "name")
+    assert [run.result for run in found] == ["", DAMAGED]
+    text = runs_text(found)
+    text.encode()
+    assert "shapes:train:500" in "".join(text.split())
+    runs_json(found).encode()
