@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,7 @@ from common.recipes import Settings, stage_config  # noqa: E402
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from common.data.given import Items
     from common.encoders.base import Encoder
     from finetune.classifier import Applied
     from finetune.embed import EmbedResult
@@ -87,6 +88,7 @@ __all__ = [
     "export",
     "finetune",
     "fit",
+    "images",
     "load_classifier",
     "load_encoder",
     "open_restorer",
@@ -185,6 +187,30 @@ def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = 
 
     with without_main():
         return work(result, out, resume=resume)
+
+
+def images(items: Items, name: str = "images", labels: Sequence[object] | None = None) -> str:
+    """Give images of this program a name that settings can mean, in place of a path.
+
+        data = retouch.images(dataset, "birds")
+        retouch.pretrain("denoise", f"data={data}")
+
+    Args:
+        items: PIL images, uint8 arrays ``[h w 3]``, or tensors ``[3 h w]`` (uint8, or float in [0, 1]): a list of
+            them, a tensor ``[N 3 h w]``, or a torch ``Dataset`` with a length, whose items may be tuples of an image
+            and its class. An item has to be the same whenever it is asked for: without random augmentation.
+        name: what to call them; images that had this name before lose it.
+        labels: a class for each image; by default those of the data set.
+
+    Returns:
+        ``memory:NAME``, for ``data=`` and all other settings that name images, in this program alone.
+
+    Raises:
+        UserError: there are none, they are no images, or labels are too few or too many.
+    """
+    from common.data.given import hold
+
+    return hold(items, name, labels)
 
 
 def search(run: Settings, *overrides: str) -> SearchResult:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.data.decode import image_suffixes
 from common.data.folder import FolderSource
+from common.data.given import held
 from common.data.levels import Levels, has_deep
 from common.data.lists import list_source, one_image
 from common.data.patches import PatchesSource
@@ -34,6 +35,7 @@ FORMS = {
     "list": "list:PATH",
     "zip": "zip:PATH",
     "patches": "patches:SOURCE",
+    "memory": "memory:NAME",
 }
 GENERATED = ("shapes", "photos")  # always available, at any length
 REMOTE = {"hf", "torchvision"}  # that may ask a server
@@ -112,7 +114,7 @@ def _opened(
     spec: str, scheme: str, rest: str, split: str, image: str | None, label: str | None, root: str | None, seed: int
 ) -> Source:
     name, _, part = rest.partition(":")
-    if scheme not in (*GENERATED, "torchvision"):
+    if scheme not in (*GENERATED, "torchvision", "memory"):
         refuse_stream(Path(rest).expanduser(), spec)
     match scheme:
         case "shapes" | "photos":
@@ -133,6 +135,8 @@ def _opened(
             return list_source(spec, rest, split, image, label)
         case "image":
             return one_image(rest)
+        case "memory":
+            return held(rest)
         case "zip":
             return ZipSource(spec, rest).split(split)
         case _:
@@ -144,7 +148,7 @@ def _check_columns(spec: str, scheme: str, image: str | None, label: str | None)
     problems = []
     if image is not None and scheme not in ("parquet", "hf", "csv"):
         problems.append(f"data.image: {spec} has no columns to choose from; remove it")
-    if label not in (None, "label") and scheme in ("folder", "zip", "torchvision"):
+    if label not in (None, "label") and scheme in ("folder", "zip", "torchvision", "memory"):
         problems.append(f"data.label: {spec} has no label {label!r}; remove it, or use label")
     if problems:
         raise UserError(*problems)
