@@ -175,7 +175,8 @@ def decoder_folder(run: str | Path) -> Path:
         UserError: there is none; says why, and what to do.
     """
     path = Path(run).expanduser()
-    found = next((one for one in (path, path / DECODER, path.parent / DECODER) if (one / CARD).is_file()), None)
+    beside = [path.parent / DECODER] if path.name == ENCODER else []  # not of any folder: a run may lie in another
+    found = next((one for one in (path, path / DECODER, *beside) if (one / CARD).is_file()), None)
     if found is not None:
         return found
     if not path.is_dir():

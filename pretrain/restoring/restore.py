@@ -59,8 +59,9 @@ def restore(config: RestoreConfig) -> RestoreResult:
             _say_of_scale(restorer, pictures, config)
             journal = Journal(run, restorer, pictures)
             failed = _restore_all(restorer, pictures, config, journal)
+            result = _results(restorer, config, run, journal, failed, pictures.names)
             _draw(restorer, pictures, config, run)
-            return _results(restorer, config, run, journal, failed, pictures.names)
+            return result
 
 
 def provenance(run: Path) -> Provenance:
@@ -128,7 +129,7 @@ def damaged_picture(restorer: PictureRestorer, picture: Picture, config: Restore
     if config.damage == "recipe":
         return restorer.damage(image.float() / 255, config.seed, number_of(name))
     hidden = torch.zeros_like(image[:, :1]) if picture.hidden is None else picture.hidden[None]
-    return punched(Damaged(image, hidden))
+    return punched(Damaged(image, hidden), restorer.fill)
 
 
 def clean_picture(picture: Picture, config: RestoreConfig) -> Tensor | None:
@@ -196,17 +197,23 @@ class Journal:
     """Which pictures are done: ``pictures.jsonl``, a line for each as soon as its file is there.
 
     Raises:
-        UserError: the run goes on, but the pictures or the decoder are others than before.
+        UserError: the run goes on, but the pictures, what is known of them, or the decoder are others than before.
     """
 
     def __init__(self, run: Run, restorer: PictureRestorer, pictures: Pictures) -> None:
         self.path, self.folder = run.folder / JOURNAL, run.folder / PICTURES
         self.done: dict[str, RestoredPicture] = {}
-        head = {"pictures": pictures.source.fingerprint, "decoder": restorer.card.sha256}
+        head = {
+            "pictures": pictures.source.fingerprint,
+            "masks": None if pictures.masks is None else pictures.masks.fingerprint,
+            "clean versions": None if pictures.clean is None else pictures.clean.fingerprint,
+            "decoder": restorer.card.sha256,
+        }
         lines = self.path.read_text(encoding="utf-8").splitlines() if run.resumed and self.path.is_file() else []
-        if lines and json.loads(lines[0]) != head:
+        begun = json.loads(lines[0]) if lines else head
+        if changed := [what for what, now in head.items() if begun.get(what) != now]:
             raise UserError(
-                f"out: {run.folder} was begun with other pictures or another decoder; use overwrite=true to start "
+                f"out: {run.folder} was begun before these changed: {', '.join(changed)}; use overwrite=true to start "
                 "over, or another out"
             )
         kept = list(_whole_lines(lines[1:]))
@@ -244,23 +251,30 @@ def _whole_lines(lines: Sequence[str]) -> Iterator[RestoredPicture]:
 
 
 def _draw(restorer: PictureRestorer, pictures: Pictures, config: RestoreConfig, run: Run) -> None:
-    """Write the sheet of some pictures: the middle of each, as large as it is."""
+    """Write the sheet of some pictures: the middle of each, as large as it is. Those that have gone are left out."""
     shown: list[Shown] = []
     there = [name for name in pictures.names if (run.folder / PICTURES / name).is_file()]
     chosen = {there[place] for place in even_rows(len(there), SHOWN).tolist()} if there else set()
     for row, name in zip(pictures.rows, pictures.names, strict=True):
         if name in chosen:
-            picture = pictures.read(row)
-            damaged = damaged_picture(restorer, picture, config, name)
-            place = middle(damaged.hidden[0, 0])
-            clean = clean_picture(picture, config)
-            rows = {} if clean is None else {"original": part_of(clean, place)}
-            rows["damaged" if rows else "given"] = restorer.seen(part_of(damaged.images[0], place)[None])[0]
-            rows["restored"] = part_of(read_back(run.folder / PICTURES / name), place)
-            shown.append(Shown(rows, (as_utf8(name),)))
+            try:
+                picture, restored = pictures.read(row), read_back(run.folder / PICTURES / name)
+            except Exception:  # of any kind; it could be read when it was restored
+                continue
+            shown.append(_shown(restorer, picture, restored, config, name))
     if shown:
         save_png(sheet(shown, f"{restorer.card.pretext.kind}: {pictures.source.spec}"), run.folder / SHEET)
         run.image("sheet", run.folder / SHEET, 0)
+
+
+def _shown(restorer: PictureRestorer, picture: Picture, restored: Tensor, config: RestoreConfig, name: str) -> Shown:
+    damaged = damaged_picture(restorer, picture, config, name)
+    place = middle(damaged.hidden[0, 0])
+    clean = clean_picture(picture, config)
+    rows = {} if clean is None else {"original": part_of(clean, place)}
+    rows["damaged" if rows else "given"] = restorer.seen(part_of(damaged.images[0], place)[None])[0]
+    rows["restored"] = part_of(restored, place)
+    return Shown(rows, (as_utf8(name),))
 
 
 def _results(

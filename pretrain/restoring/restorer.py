@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common.encoders.base import LUMA, TokenEncoder
-from common.engine.schedule import seed_step
 from common.machine.precision import Precision, autocast, resolve_precision
 from common.pixels import to_uint8
 from pretrain.gradient.example import HIDDEN
 from pretrain.gradient.kept import DecoderCard, decoder_folder, open_objective
 from pretrain.gradient.objective import Objective
-from pretrain.gradient.pretexts import Pretext
+from pretrain.gradient.pretexts import Mixed, Pretext
 from pretrain.restoring.tiles import Grid, restored_strips
 from pretrain.ruler.restorers import Damaged
 
@@ -43,6 +44,11 @@ class PictureRestorer(nn.Module):
         return self.objective.pretext
 
     @property
+    def fill(self) -> Literal["gray", "mean"]:
+        """What stands for hidden pixels, as in training."""
+        return self.pretext.hole_fill if isinstance(self.pretext, Mixed) else "gray"
+
+    @property
     def device(self) -> torch.device:
         return self.objective.encoder.mean.device
 
@@ -53,14 +59,14 @@ class PictureRestorer(nn.Module):
             hidden: ``[B 1 H W]``, 1 where a pixel is to be filled; its own color is not looked at.
         """
         hidden = torch.zeros_like(images[:, :1]) if hidden is None else hidden
-        given = Damaged(*(part.cpu() for part in punched(Damaged(images, hidden))))
+        given = punched(Damaged(images.cpu(), hidden.cpu()), self.fill)
         return torch.cat(list(self.strips(given)), dim=2).to(images.device)
 
     def strips(self, pictures: Damaged) -> Iterator[Tensor]:
         """Pictures of one size, restored in strips ``[B 3 h W]`` in [0, 1], from top to bottom, on the CPU.
 
         Args:
-            pictures: ``[B 3 H W]``, uint8 0..255 or float 0..1, with hidden pixels gray, and ``[B 1 H W]``.
+            pictures: ``[B 3 H W]``, uint8 0..255 or float 0..1, with hidden pixels filled, and ``[B 1 H W]``.
         """
         top = 0
         for strip in restored_strips(self._tiles, pictures, self.grid):
@@ -73,10 +79,11 @@ class PictureRestorer(nn.Module):
     def damage(self, pictures: Tensor, seed: int, number: int) -> Damaged:
         """Clean pictures ``[B 3 H W]`` in [0, 1] -> damaged as in training; what is drawn depends on the two numbers.
 
-        On the CPU, so that it is the same on every machine; the caller's random generator does not change.
+        On the CPU, so that it is the same on every machine; the caller's random generators do not change.
         """
+        drawn = np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):
-            seed_step(seed, number)
+            torch.default_generator.manual_seed(int(drawn[0]))  # torch.manual_seed would seed every GPU too
             return self.pretext.damage(pictures.cpu(), self.objective.encoder)
 
     def seen(self, images: Tensor) -> Tensor:
@@ -94,12 +101,20 @@ class PictureRestorer(nn.Module):
             return self.objective.mend(Damaged(*(part.to(device) for part in tiles))).float().cpu()
 
 
-def punched(damaged: Damaged) -> Damaged:
-    """The same with hidden pixels gray, whatever was there."""
+def punched(damaged: Damaged, fill: Literal["gray", "mean"]) -> Damaged:
+    """The same with hidden pixels filled, whatever was there: gray, or the mean color of the visible ones."""
     if not damaged.hidden.any():  # a large picture is not copied
         return damaged
-    gray = round(255 * HIDDEN) if damaged.images.dtype == torch.uint8 else HIDDEN
-    return Damaged(torch.where(damaged.hidden > 0, gray, damaged.images).to(damaged.images.dtype), damaged.hidden)
+    images, hidden = damaged.images, damaged.hidden > 0
+    whole = 255 if images.dtype == torch.uint8 else 1
+    color = torch.full((len(images), 3, 1, 1), HIDDEN * whole, dtype=torch.float64)
+    if fill == "mean":
+        visible = (~hidden).sum((2, 3), keepdim=True)
+        total = images.masked_fill(hidden, 0).sum((2, 3), keepdim=True, dtype=torch.float64)
+        color = torch.where(visible > 0, total / visible, color)
+    if whole == 255:
+        color = color.round()
+    return Damaged(torch.where(hidden, color.to(images.dtype), images), damaged.hidden)
 
 
 def open_restorer(

@@ -38,9 +38,14 @@ def middle(hidden: Tensor) -> Place:
     """The part of a picture that is shown: around the middle of what is hidden in it (``[H W]``), or its own."""
     height, width = hidden.shape
     side = min(height, width, MOST)
-    holes = hidden.nonzero().double()
-    row, column = holes.mean(0).tolist() if len(holes) else (height / 2, width / 2)
+    row, column = (_center(hidden.count_nonzero(across)) for across in (1, 0))
     return Place(_start(row, side, height), _start(column, side, width), side)
+
+
+def _center(counts: Tensor) -> float:
+    """The mean place of what is counted by place, int64 ``[n]``; of nothing, the middle."""
+    total = int(counts.sum())
+    return int((counts * torch.arange(len(counts))).sum()) / total if total else len(counts) / 2
 
 
 def _start(center: float, side: int, length: int) -> int:
@@ -48,9 +53,9 @@ def _start(center: float, side: int, length: int) -> int:
 
 
 def part_of(picture: Tensor, place: Place) -> Tensor:
-    """``[C H W]`` -> ``[C side side]``."""
+    """``[C H W]`` -> ``[C side side]``, a copy: a view would keep the whole picture in memory."""
     top, left, side = place
-    return picture[:, top : top + side, left : left + side]
+    return picture[:, top : top + side, left : left + side].clone()
 
 
 def read_back(path: Path) -> Tensor:

@@ -11,7 +11,8 @@ import csv
 import io
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -205,7 +206,7 @@ def ranked(paths: Sequence[str], network: NDArray[np.float64], trivial: NDArray[
 
 
 def _results(judge: Judge, images: Images, levels: Levels, config: StrangeConfig, run: Run) -> StrangeResult:
-    """Write ``strange.csv``, the sheet and ``results.json``."""
+    """Write ``strange.csv``, ``results.json`` and the sheet."""
     paths = [as_utf8(images.where(row)) for row in levels.rows.tolist()]
     pictures = ranked(paths, levels.psnr, levels.trivial)
     top = pictures[: config.top]
@@ -224,7 +225,6 @@ def _results(judge: Judge, images: Images, levels: Levels, config: StrangeConfig
         pictures=tuple(pictures),
     )
     write_text(run.folder / STRANGE, _table(pictures))
-    _draw(judge, images.rows(torch.tensor([row_of[one.path] for one in top])), top, run, images.source.spec)
     write_json(run.folder / RESULTS, result.model_dump(mode="json"))
     run.tracker.summary({"ranked": result.ranked, "surprise": top[0].surprise})
     first, behind = top[0], float(np.median(levels.trivial - levels.psnr))
@@ -238,6 +238,7 @@ def _results(judge: Judge, images: Images, levels: Levels, config: StrangeConfig
         "%s pictures ranked: %s; the strangest is %s, %.1f dB below what pictures as hard get",
         *(f"{len(pictures):,}", run.folder / STRANGE, first.path, first.surprise),
     )
+    _draw(judge, images, {row_of[one.path]: one for one in top}, run)
     return result
 
 
@@ -250,28 +251,38 @@ def _table(pictures: Sequence[StrangePicture]) -> str:
     return text.getvalue()
 
 
-def _draw(judge: Judge, pixels: Tensor, top: Sequence[StrangePicture], run: Run, spec: str) -> None:
-    """The sheet: each picture, a damaged copy, what became of it, and where it is wrong, over all copies."""
+def _draw(judge: Judge, images: Images, top: Mapping[int, StrangePicture], run: Run) -> None:
+    """The sheet: each picture, a damaged copy, what became of it, and where it is wrong, over all copies.
+
+    Args:
+        top: by row of ``images``; those that can no longer be read are left out.
+    """
+    pixels, rows = next(images.batches([torch.tensor(list(top))]))
     clean = to_float(pixels)
-    copies = list(judge.copies(clean))
-    wrong = sum((one.restored - clean).square().mean(1, keepdim=True) * one.counted for one in copies)
-    counted = sum(one.counted for one in copies)
-    assert isinstance(wrong, Tensor)
-    assert isinstance(counted, Tensor)
-    errors = (wrong / counted.clamp_min(1))[:, 0].sqrt()
+    first, errors = first_and_errors(judge.copies(clean), clean)
     most = float(errors.flatten()[:: max(1, errors.numel() // 1_000_000)].quantile(BRIGHT))  # it takes so many at most
     shown = [
         Shown(
             {
                 "original": pixels[place],
-                "damaged": to_uint8(copies[0].seen[place]),
-                "restored": to_uint8(copies[0].restored[place]),
+                "damaged": to_uint8(first.seen[place]),
+                "restored": to_uint8(first.restored[place]),
                 "error": heat(errors[place], most),
             },
             (one.path, f"{one.rank}: {one.psnr:.1f} dB, expected {one.expected:.1f}"),
         )
-        for place, one in enumerate(top)
+        for place, one in enumerate(top[row] for row in rows.tolist())
     ]
-    title = f"the strangest of {spec}, by {judge.restorer.pretext.kind}"
+    title = f"the strangest of {images.source.spec}, by {judge.restorer.pretext.kind}"
     save_png(sheet(shown, title), run.folder / SHEET)
     run.image("sheet", run.folder / SHEET, 0)
+
+
+def first_and_errors(copies: Iterator[Tried], clean: Tensor) -> tuple[Tried, Tensor]:
+    """The first copy, and the root mean squared error of each pixel where it counts, over all copies: ``[B S S]``."""
+    first = next(copies)
+    wrong, counted = torch.zeros_like(clean[:, :1]), torch.zeros_like(clean[:, :1])
+    for one in chain([first], copies):
+        wrong += (one.restored - clean).square().mean(1, keepdim=True) * one.counted
+        counted += one.counted
+    return first, (wrong / counted.clamp_min(1))[:, 0].sqrt()

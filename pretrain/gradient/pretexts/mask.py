@@ -136,25 +136,30 @@ def hidden_mean(error: Tensor, hidden: Tensor) -> Tensor:
 def likely_statistics(images: Tensor, hidden: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """``patch_statistics`` of images with holes (``hidden`` ``[B 1 H W]``), of which nobody knows the true ones.
 
-    A mean over all patches, weighted by the share of each that is visible, and by ``exp(-4 d)`` of its distance ``d``
-    in patches: nearly that of the nearest ones. Where nothing is visible, gray.
+    A mean over all patches, weighted by the share of each that is visible, and by ``exp(-4 d)`` of its distance ``d``:
+    nearly that of the nearest ones. Distance is rows plus columns, so that the weights are a product of the two, and
+    memory does not grow with the square of the number of patches. Where nothing is visible, gray.
     """
     visible = 1 - hidden
     share = F.avg_pool2d(visible, size)  # [B 1 h w]
     mean = F.avg_pool2d(images * visible, size).mean(dim=1, keepdim=True) / share.clamp_min(1e-6)
     apart = (images - enlarge(mean, size)).square() * visible
     variance = F.avg_pool2d(apart, size).mean(dim=1, keepdim=True) / share.clamp_min(1e-6)
-    height, width = share.shape[2:]
-    place = torch.cartesian_prod(torch.arange(float(height)), torch.arange(float(width))).to(images)
-    near = torch.exp(-4 * torch.cdist(place, place).double())  # in float32, it would be 0 far away
-    total = share.flatten(2).double() @ near + NOTHING
+    rows, columns = (_near(side, images.device) for side in share.shape[2:])
+    total = rows @ share.double() @ columns + NOTHING
 
     def around(one: Tensor, otherwise: float) -> Tensor:
-        weighted = (share * one).flatten(2).double() @ near + NOTHING * otherwise
-        return (weighted / total).to(images).view_as(share)
+        weighted = rows @ (share * one).double() @ columns + NOTHING * otherwise
+        return (weighted / total).to(images)
 
     shift, spread = around(mean, HIDDEN), around(variance, 0.0)
     return enlarge(shift, size), enlarge((spread + VARIANCE_FLOOR).sqrt(), size)
+
+
+def _near(count: int, device: torch.device) -> Tensor:
+    """``exp(-4 d)`` of the distances of ``count`` places, ``[n n]``; in float32, it would be 0 far away."""
+    place = torch.arange(count, dtype=torch.float64, device=device)
+    return torch.exp(-4 * (place - place[:, None]).abs())
 
 
 def patch_statistics(images: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -72,6 +72,11 @@ class Mixed(Restore):
     def fills_holes(self) -> bool:
         return bool(self.mask_channel)
 
+    @property
+    def hole_fill(self) -> Literal["gray", "mean"]:
+        """What stands for hidden pixels, as in ``Holes``: that of the first one among the members."""
+        return next((member.fill for member in self.members if isinstance(member, Holes)), "gray")
+
     def given(self, damaged: Damaged, encoder: Encoder) -> Example:
         seen = torch.cat(damaged, dim=1) if self.mask_channel else damaged.images
         return Example(input=seen, clean=damaged.images, target=damaged.images)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from kornia.color import rgb_to_lab
 from torch import Tensor
 
+from common.corruptions import Gaussian, Holes
 from common.encoders import Encoder
 from common.encoders.base import TokenEncoder
 from pretrain.gradient.decoders import DecoderConfig
@@ -112,6 +115,39 @@ def test_likely_statistics_are_those_of_visible_patches_and_of_the_neighbors_of_
     shift, scale = likely_statistics(torch.full((1, 3, 16, 16), 0.5), torch.ones(1, 1, 16, 16), 4)
     assert torch.allclose(shift, torch.tensor(0.5))
     assert torch.allclose(scale, torch.tensor(0.01))
+
+
+def test_likely_statistics_are_weighted_by_visible_pixels_and_distance() -> None:
+    torch.manual_seed(1)
+    images, hidden = torch.rand(2, 3, 12, 20), torch.rand(2, 1, 12, 20).round()
+    hidden[0, :, :8, :8] = 1
+    found = torch.cat(likely_statistics(images, hidden, 4), dim=1)[:, :, ::4, ::4].numpy()
+    for picture, holes, (shift, scale) in zip(images.double().numpy(), hidden[:, 0].numpy(), found, strict=True):
+        parts = {}
+        for row, column in product(range(3), range(5)):
+            patch = (slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4))
+            parts[row, column] = picture[:, *patch][:, holes[patch] == 0]
+        seen = {place: part for place, part in parts.items() if part.size}
+        for row, column in parts:
+            weights = [part.size * np.exp(-4 * (abs(row - r) + abs(column - c))) for (r, c), part in seen.items()]
+            mean = np.average([part.mean() for part in seen.values()], weights=weights)
+            variance = np.average([part.var() for part in seen.values()], weights=weights)
+            assert shift[row, column] == pytest.approx(mean, rel=1e-5)
+            assert scale[row, column] == pytest.approx(np.sqrt(variance + 1e-4), rel=1e-4)
+
+
+def test_a_large_tile_of_small_patches_fits_in_memory() -> None:
+    images, hidden = torch.full((1, 3, 256, 256), 0.3), torch.zeros(1, 1, 256, 256)
+    hidden[..., 200:] = 1
+    # a weight for each pair of patches would take 34 GB
+    shift, scale = likely_statistics(torch.where(hidden > 0, 0.5, images), hidden, 1)
+    assert torch.allclose(shift, torch.tensor(0.3))
+    assert torch.allclose(scale, torch.tensor(0.01))
+
+
+def test_mixed_damage_says_what_stands_for_hidden_pixels() -> None:
+    assert Mixed().hole_fill == "gray"
+    assert Mixed(members=[Gaussian(), Holes(fill="mean"), Holes()]).hole_fill == "mean"
 
 
 def test_colors_are_given_to_gray_pictures_and_their_lightness_is_kept(

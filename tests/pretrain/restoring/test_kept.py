@@ -135,6 +135,11 @@ def test_the_card_is_checked(run: Path) -> None:
     assert "cannot be read" in refused(run)
 
 
+def test_a_folder_in_a_run_does_not_use_the_decoder_of_that_run(run: Path) -> None:
+    (run / "inside").mkdir()
+    assert f"{run / 'inside'} is no run of retouch pretrain" in refused(run / "inside")
+
+
 def test_a_run_without_decoder_says_why_and_what_to_do(run: Path, tmp_path: Path) -> None:
     shutil.rmtree(run / "decoder")
     for one in (run, run / "encoder"):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from pretrain.__main__ import RESTORING
 from pretrain.restoring import restore as stage
 from pretrain.restoring.config import RestoreConfig, StrangeConfig
 from pretrain.restoring.results import RestoredPicture, RestoreResult
+from pretrain.restoring.sheets import Shown, sheet
 from retouch.cli import main
 from retouch.report.folders import find_runs
 from tests.pretrain.restoring.toys import SIZES, RunOf, pixels, save
@@ -47,8 +51,8 @@ def test_pictures_are_restored_at_their_own_size_and_paths(run_of: RunOf, pictur
     assert list(found.failed) == [str(pictures / "broken.png")]
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert RestoreResult.model_validate(written) == found.model_copy(update={"pictures": ()})
-    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
-        assert sheet.height > 2 * 192
+    with Image.open(tmp_path / "out" / "sheet.png") as drawn:
+        assert drawn.height > 2 * 192
 
 
 def test_of_pictures_that_are_damaged_here_scores_are_known(run_of: RunOf, pictures: Path, tmp_path: Path) -> None:
@@ -212,8 +216,47 @@ def test_a_stopped_run_goes_on_where_it_was(
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     # other pictures are another run
     save(torch.zeros(3, 20, 20, dtype=torch.uint8), pictures / "new.png")
-    with pytest.raises(UserError, match="was begun with other pictures or another decoder"):
+    with pytest.raises(UserError, match="was begun before these changed: pictures;"):
         restore(run_of("denoise"), pictures, tmp_path / "out", "damage=recipe", "resume=true")
+
+
+@pytest.mark.parametrize(("setting", "what"), [("masks", "masks"), ("clean", "clean versions")])
+def test_other_masks_or_clean_versions_are_another_run(
+    setting: str, what: str, run_of: RunOf, pictures: Path, tmp_path: Path
+) -> None:
+    (pictures / "broken.png").unlink()
+    for name, size in SIZES.items():
+        path = tmp_path / "beside" / Path(name).with_suffix(".png")
+        save(torch.zeros(1, *size, dtype=torch.uint8), path)
+        os.utime(path, (0, 0))
+    settings = (run_of("mixed"), pictures, tmp_path / "out", f"data.{setting}={tmp_path / 'beside'}")
+    found = restore(*settings)
+    assert restore(*settings, "resume=true").pictures == found.pictures
+    os.utime(tmp_path / "beside" / "a.png", (1, 1))
+    with pytest.raises(UserError, match=f"was begun before these changed: {what};"):
+        restore(*settings, "resume=true")
+
+
+def test_results_are_written_before_the_sheet_which_does_without_pictures_that_have_gone(
+    run_of: RunOf, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = stage._results
+    shown: list[str] = []
+
+    def writing(*given: Any) -> RestoreResult:
+        found = write(*given)
+        (pictures / "a.png").unlink()
+        return found
+
+    def drawing(columns: Sequence[Shown], title: str) -> Image.Image:
+        assert (tmp_path / "out" / "results.json").is_file()
+        shown.extend(one.captions[0] for one in columns)
+        return sheet(columns, title)
+
+    monkeypatch.setattr(stage, "_results", writing)
+    monkeypatch.setattr("pretrain.restoring.restore.sheet", drawing)
+    assert restore(run_of("denoise"), pictures, tmp_path / "out").restored == 4
+    assert shown == ["deep/c.png", "deep/d.png", "deep/er/b.png"]
 
 
 def test_nothing_is_overwritten(run_of: RunOf, pictures: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pretrain.report.panels import EDGE, GAP, HEAD, LABEL, LINE
 from pretrain.restoring.sheets import ACROSS, MOST, TILE, Shown, middle, part_of, sheet
@@ -37,4 +39,16 @@ def test_a_large_picture_is_shown_in_part_around_its_holes() -> None:
     hidden[900:910, 100:110] = 1
     assert middle(hidden) == (1000 - MOST, 0, MOST)
     assert middle(torch.zeros(30, 50)) == (0, 10, 30)
-    assert part_of(torch.arange(20).view(1, 4, 5), middle(torch.zeros(4, 5))).shape == (1, 4, 4)
+    part = part_of(torch.arange(20).view(1, 4, 5), middle(torch.zeros(4, 5)))
+    assert part.tolist() == [[[0, 1, 2, 3], [5, 6, 7, 8], [10, 11, 12, 13], [15, 16, 17, 18]]]
+    assert part.untyped_storage().nbytes() == part.nbytes  # the picture need not stay in memory
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000))
+def test_the_middle_of_holes_is_the_mean_of_their_pixels(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    hidden = np.zeros((3, 500), dtype=bool)
+    hidden[random.integers(0, 3, 9), random.integers(0, 500, 9)] = True
+    column = np.argwhere(hidden)[:, 1].mean()
+    assert middle(torch.from_numpy(hidden)) == (0, min(max(round(column - 1.5), 0), 497), 3)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +15,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch import Tensor
 
 import retouch
-from common.data import build_source
+from common.data import Images, build_source, load_images
 from common.errors import UserError
-from pretrain.restoring.results import StrangeResult
-from pretrain.restoring.sheets import heat
-from pretrain.restoring.strange import expected_psnr, ranked
+from common.runs.folder import Run
+from pretrain.restoring import strange as stage
+from pretrain.restoring.results import StrangePicture, StrangeResult
+from pretrain.restoring.sheets import Shown, heat, sheet
+from pretrain.restoring.strange import Tried, expected_psnr, first_and_errors, ranked
 from tests.pretrain.restoring.toys import SIDE, RunOf, save
 
 QUIET = ["wandb.mode=disabled", "precision=float32", "data.workers=0"]
@@ -64,6 +70,23 @@ def test_of_few_pictures_or_of_equally_hard_ones_the_line_is_as_steep_as_the_tri
 def test_heat_goes_from_black_through_red_and_yellow_to_white() -> None:
     shown = heat(torch.tensor([[0.0, 1.0, 2.0, 3.0, 9.0]]), 3.0)
     assert shown[:, 0].T.tolist() == [[0, 0, 0], [255, 0, 0], [255, 255, 0], [255, 255, 255], [255, 255, 255]]
+
+
+def test_errors_are_over_all_copies_and_only_the_first_copy_is_kept() -> None:
+    clean = torch.zeros(1, 3, 1, 2)
+    kept: list[weakref.ref[Tensor]] = []
+
+    def copies() -> Iterator[Tried]:
+        for wrong, counted in ((0.1, [1.0, 0.0]), (0.2, [1.0, 1.0]), (0.4, [0.0, 1.0]), (0.7, [0.0, 0.0])):
+            assert sum(one() is not None for one in kept) <= 2  # the first, and the one before
+            restored = torch.full_like(clean, wrong)
+            kept.append(weakref.ref(restored))
+            nothing = torch.zeros(1)
+            yield Tried(clean, restored, nothing, nothing, torch.tensor(counted).view(1, 1, 1, 2))
+
+    first, errors = first_and_errors(copies(), clean)
+    assert first.restored.flatten()[0].item() == pytest.approx(0.1)
+    assert errors.flatten().tolist() == pytest.approx([math.sqrt(0.05 / 2), math.sqrt(0.2 / 2)])
 
 
 # ---- the stage
@@ -122,8 +145,8 @@ def test_pictures_of_another_kind_come_first(trained: Path, mixture: Path, tmp_p
     assert [float(row["surprise"]) for row in rows] == [one.surprise for one in found.pictures]
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert StrangeResult.model_validate(written) == found.model_copy(update={"pictures": ()})
-    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
-        assert sheet.height > 4 * 192
+    with Image.open(tmp_path / "out" / "sheet.png") as drawn:
+        assert drawn.height > 4 * 192
 
 
 def test_a_picture_is_judged_alike_whatever_is_judged_with_it(trained: Path, mixture: Path, tmp_path: Path) -> None:
@@ -152,6 +175,31 @@ def test_every_pretext_ranks(
 def test_pictures_may_be_larger_than_the_network_has_seen(trained: Path, mixture: Path, tmp_path: Path) -> None:
     found = strange(trained, mixture, tmp_path / "out", "data.limit=8", "data.image_size=40", "draws=1", "top=2")
     assert found.image_size == 40
+
+
+def test_results_are_written_before_the_sheet_which_does_without_pictures_that_have_gone(
+    run_of: RunOf, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = stage._draw
+    shown: list[Shown] = []
+
+    def beginning(judge: stage.Judge, images: Images, top: Mapping[int, StrangePicture], run: Run) -> None:
+        Path(next(iter(top.values())).path).unlink()
+        begin(judge, images, top, run)
+
+    def drawing(columns: Sequence[Shown], title: str) -> Image.Image:
+        assert (tmp_path / "out" / "results.json").is_file()
+        assert (tmp_path / "out" / "strange.csv").is_file()
+        shown.extend(columns)
+        return sheet(columns, title)
+
+    monkeypatch.setattr(stage, "_draw", beginning)
+    monkeypatch.setattr("pretrain.restoring.strange.sheet", drawing)
+    found = strange(run_of("denoise"), pictures, tmp_path / "out", "draws=2")
+    assert [one.captions[0] for one in shown] == [one.path for one in found.pictures[1:]]
+    for one in shown:  # each with its own picture
+        square = load_images(build_source(one.captions[0], single=True), SIDE).rows(torch.tensor([0]))[0]
+        assert torch.equal(one.rows["original"], square)
 
 
 def test_what_cannot_be_done_is_said_at_once(tmp_path: Path) -> None:
