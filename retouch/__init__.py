@@ -15,48 +15,13 @@ overrides. A text is a path if it ends in .yaml or holds a separator. ``predict`
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retouch.packages import check_packages
 
-def _check_packages() -> None:
-    """Refuse a user's package or module that hides one of ours. A script that is run and not imported hides nothing.
-
-    Raises:
-        ImportError: names the file and what to do.
-    """
-    root = Path(__file__).resolve().parent.parent
-    script = getattr(sys.modules.get("__main__"), "__file__", None)
-    for name in ("common", "pretrain", "finetune"):
-        spec = None if name in sys.modules else importlib.util.find_spec(name)
-        found = getattr(sys.modules.get(name), "__file__", None) if spec is None else spec.origin
-        if found is None:
-            raise ImportError(f"retouch needs its own package {name!r}, which cannot be found; reinstall retouch")
-        file = Path(found).resolve()
-        if script is not None and file == Path(script).resolve():
-            _import_own(name, root / name)
-        elif file.parent != root / name:
-            other = file.parent if file.name == "__init__.py" else file
-            raise ImportError(
-                f"retouch needs its own package {name!r}, but {other} is imported in its place; rename it"
-            )
-
-
-def _import_own(name: str, folder: Path) -> None:
-    """Import one of our packages from its folder, wherever Python would look first."""
-    spec = importlib.util.spec_from_file_location(
-        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
-
-
-_check_packages()  # before ours are imported
+check_packages()  # before ours are imported
 
 from common.config import validate  # noqa: E402
 from common.errors import UserError  # noqa: E402
@@ -189,7 +154,7 @@ def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = 
         return work(result, out, resume=resume)
 
 
-def images(items: Items, name: str = "images", labels: Sequence[object] | None = None) -> str:
+def images(items: Items, name: str = "images", labels: Items | None = None) -> str:
     """Give images of this program a name that settings can mean, in place of a path.
 
         data = retouch.images(dataset, "birds")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -27,7 +27,7 @@ class Items(Protocol):
     def __getitem__(self, index: int) -> Any: ...
 
 
-def hold(items: Items, name: str, labels: Sequence[object] | None = None) -> str:
+def hold(items: Items, name: str, labels: Items | None = None) -> str:
     """Keep images under a name; returns ``memory:NAME``. Images that had this name before lose it.
 
     Raises:
@@ -73,7 +73,7 @@ class GivenSource(Source):
     [0, 1]), or tuples that begin with one of these. An item has to be the same whenever it is asked for.
     """
 
-    def __init__(self, items: Items, name: str, labels: Sequence[object] | None = None) -> None:
+    def __init__(self, items: Items, name: str, labels: Items | None = None) -> None:
         self.items, self.spec, self._given = items, f"{SCHEME}:{name}", labels
         self.tasks = ("label",) if labels is not None or self._labeled else ()
 
@@ -108,10 +108,10 @@ class GivenSource(Source):
     def _names(self) -> tuple[str, ...]:
         """The class of each image."""
         if self._given is not None:
-            return tuple(class_name(str(_plain(one))) for one in self._given)
+            return tuple(class_name(str(_plain(one))) for one in _all(self._given))
         targets = getattr(self.items, "targets", None)  # of torchvision's data sets: no image has to be read
         if targets is None or len(targets) != len(self):
-            targets = [self.items[index][1] for index in range(len(self))]
+            targets = [item[1] for item in _all(self.items)]
         classes = getattr(self.items, "classes", None)
         plain = [_plain(one) for one in targets]
         return tuple(class_name(str(classes[one] if classes and isinstance(one, int) else one)) for one in plain)
@@ -121,6 +121,10 @@ class GivenSource(Source):
         classes = sorted(set(self._names), key=_in_order)
         values = torch.tensor([classes.index(name) for name in self._names])
         return Labels(values if rows is None else values[rows], tuple(classes), task)
+
+
+def _all(items: Items) -> Iterator[Any]:
+    return (items[index] for index in range(len(items)))
 
 
 def _plain(label: object) -> object:

