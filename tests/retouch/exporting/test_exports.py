@@ -413,7 +413,7 @@ def test_every_problem_is_said_at_once(tmp_path: Path) -> None:
         retouch.export(tmp_path / "none", f"to={tmp_path / 'file'}", "format=onnx")
     assert [line.rpartition(": ")[2] for line in raised.value.lines] == [
         "no such folder; use the folder of a finished run",
-        f"{tmp_path / 'file'} is a file; name a new folder",
+        f"{tmp_path / 'file'} is a file; choose a folder",
     ]
     with pytest.raises(UserError) as raised:
         retouch.export("run", "to=out", "format=onnx", "push=me", "token=hf_x", "license=My own", "check=0")
