@@ -135,7 +135,7 @@ def tuned_checks(probed: Checks | None) -> Checks:
     """Those of fine-tuning, from those of the linear probe if it ran."""
     trained = {"frozen": "the network is trained"}
     if probed is None:
-        return Checks(frozen=None, null=None, missing={**trained, "null": "no linear probe was run beside it"})
+        return Checks(frozen=None, null=None, missing={**trained, "null": "no linear probe was run"})
     if probed.frozen is False:  # the probe's encoder should have been
         return probed
     return probed.model_copy(update={"frozen": None, "missing": {**trained, **probed.missing}})

@@ -30,7 +30,7 @@ from common.runs.results import Record
 from finetune.config import EmbedConfig
 from finetune.data import warn_of_levels
 from finetune.features import layer_shapes
-from finetune.pooling import Space, build_spaces, concatenate, pool
+from finetune.pooling import Space, concatenate, one_space, pool
 
 log = logging.getLogger("retouch")
 
@@ -177,12 +177,7 @@ def _encoder(config: EmbedConfig) -> tuple[Encoder, Space]:
     """
     encoder = load_encoder(config.encoder)
     shapes = layer_shapes(encoder, config.data.image_size or encoder.image_size)
-    spaces, _ = build_spaces(shapes, [config.layer], [config.pooling], max_width=1 << 30)
-    if len(spaces) != 1:
-        raise UserError(
-            f"layer: {config.layer!r} selects several feature sets; choose one with a number, all, or lastN"
-        )
-    return encoder, spaces[0]
+    return encoder, one_space(shapes, config.layer, config.pooling)
 
 
 def _open(config: EmbedConfig) -> tuple[Source, str | None]:

@@ -130,6 +130,18 @@ def build_spaces(
     return sorted(spaces.values(), key=lambda space: space.width), skipped
 
 
+def one_space(shapes: Sequence[Shape], layer: int | str, pooling: str) -> Space:
+    """The features of one choice of layers under one pooling, however wide.
+
+    Raises:
+        UserError: there is no such layer, or ``layer`` means several choices.
+    """
+    spaces, _ = build_spaces(shapes, [layer], [pooling], max_width=1 << 30)
+    if len(spaces) != 1:
+        raise UserError(f"layer: {layer!r} selects several feature sets; choose one with a number, all, or lastN")
+    return spaces[0]
+
+
 def concatenate(parts: Sequence[Tensor]) -> Tensor:
     """Parts ``[n F_p]`` -> one matrix ``[n ΣF_p]``, always a new tensor."""
     return torch.cat(list(parts), dim=1) if len(parts) > 1 else parts[0].clone()

@@ -28,7 +28,7 @@ from common.runs.logs import early_log
 from common.runs.results import Record
 from finetune.data import warn_of_levels
 from finetune.features import Extraction, Features, cached_features, extract, feature_key, layer_shapes
-from finetune.pooling import Space, build_spaces
+from finetune.pooling import Space, one_space
 from finetune.search.config import NEIGHBORS, SHEET, SearchConfig
 from finetune.search.nearest import nearest
 from finetune.search.sheet import COLUMNS, ROWS, SIDE, SheetRow, contact_sheet
@@ -117,12 +117,7 @@ def search(config: SearchConfig) -> SearchResult:
 def _encoder(config: SearchConfig) -> tuple[Encoder, Space]:
     encoder = load_encoder(config.run)
     shapes = layer_shapes(encoder, config.data.image_size or encoder.image_size)
-    spaces, _ = build_spaces(shapes, [config.layer], [config.pooling], max_width=1 << 30)
-    if len(spaces) != 1:
-        raise UserError(
-            f"layer: {config.layer!r} selects several feature sets; choose one with a number, all, or lastN"
-        )
-    return encoder, spaces[0]
+    return encoder, one_space(shapes, config.layer, config.pooling)
 
 
 def _source(config: SearchConfig) -> Source:

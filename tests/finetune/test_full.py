@@ -106,7 +106,7 @@ def test_result_equals_the_score_of_the_exported_classifier_on_the_test_set(tmp_
     assert sum(map(sum, tuned.test.confusion)) == 80
     assert result.checks is not None
     assert (result.checks.frozen, result.checks.null) == (None, None)
-    assert result.checks.missing == {"frozen": "the network is trained", "null": "no linear probe was run beside it"}
+    assert result.checks.missing == {"frozen": "the network is trained", "null": "no linear probe was run"}
 
 
 @pytest.mark.usefixtures("few_strengths")
