@@ -39,7 +39,7 @@ def export_encoder(
     Without its mask channel, which is zero for whole images, and without its classifier.
 
     Args:
-        about: what a model card beside it says. The sha256 does not depend on it.
+        about: what the model card in the folder says. The sha256 does not depend on it.
 
     Raises:
         UserError: ``folder`` contains something else, or a tensor is not finite.

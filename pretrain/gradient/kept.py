@@ -202,7 +202,7 @@ def read_decoder_card(folder: Path) -> DecoderCard:
     """The card in a folder that ``decoder_folder`` has found.
 
     Raises:
-        UserError: it is damaged, or of another version, or the encoder beside it is of another training.
+        UserError: it is damaged, or of another version, or the encoder in the same run is of another training.
     """
     path = folder / CARD
     refuse_stream(path)
@@ -221,7 +221,7 @@ def read_decoder_card(folder: Path) -> DecoderCard:
     if (folder.parent / ENCODER / CONFIG).is_file():
         beside = read_encoder_card(folder.parent / ENCODER).sha256
         if beside != card.encoder_sha256:
-            raise UserError(f"{folder} and the encoder beside it are of different trainings; {AGAIN}")
+            raise UserError(f"{folder} and the encoder of its run are of different trainings; {AGAIN}")
     return card
 
 

@@ -212,11 +212,11 @@ class Objective(nn.Module):
             self.train(training)
 
     @torch.no_grad()
-    def mend(self, damaged: Damaged) -> Tensor:
+    def restore_damaged(self, damaged: Damaged) -> Tensor:
         """Images ``[B 3 S S]`` that are damaged already -> restored RGB in [0, 1], same shape."""
         if len(damaged.images) > 1 and self.pretext.drops_tokens(self.encoder):  # of each, another number of them
             parts = zip(*(torch.split(part, 1) for part in damaged), strict=True)
-            return torch.cat([self.mend(Damaged(*one)) for one in parts])
+            return torch.cat([self.restore_damaged(Damaged(*one)) for one in parts])
         with torch.autocast(damaged.images.device.type, enabled=False):
             example = self.pretext.given(damaged, self.encoder)
         return self.pretext.picture(self.predict(example)[0], example, self.state)

@@ -98,7 +98,7 @@ class PictureRestorer(nn.Module):
     def _tiles(self, tiles: Damaged) -> Tensor:
         device = self.device
         with autocast(device, resolve_precision(self.precision, device)):
-            return self.objective.mend(Damaged(*(part.to(device) for part in tiles))).float().cpu()
+            return self.objective.restore_damaged(Damaged(*(part.to(device) for part in tiles))).float().cpu()
 
 
 def punched(damaged: Damaged, fill: Literal["gray", "mean"]) -> Damaged:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from pydantic import JsonValue
 
 from common.encoders.provenance import Provenance
 from common.errors import UserError
@@ -26,7 +28,7 @@ class ExportRecord(Record):
     files: tuple[str, ...]  # besides this one
     run: str  # as it was named
     sha256: str  # of the encoder or classifier that was exported, as its own folder says
-    facts: dict[str, Any]  # input, outputs, classes, ...
+    facts: dict[str, JsonValue]  # input, outputs, classes, ...
     provenance: Provenance  # of the encoder or classifier
     made: Made
     tools: dict[str, str]  # versions of the packages that wrote it

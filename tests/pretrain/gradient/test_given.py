@@ -43,14 +43,14 @@ def test_it_restores_what_the_objective_restores_of_the_same_damage(model: Objec
     torch.manual_seed(3)
     damaged = pretext.damage(photographs, encoder)
     assert torch.equal(damaged.hidden, example.hidden)
-    assert torch.allclose(model.mend(damaged), wanted, atol=1e-5)
+    assert torch.allclose(model.restore_damaged(damaged), wanted, atol=1e-5)
 
 
 def test_what_is_restored_of_one_does_not_depend_on_the_others(model: Objective, photographs: Tensor) -> None:
     torch.manual_seed(3)
     damaged = model.pretext.damage(photographs[:4], model.encoder)
-    alone = [model.mend(Damaged(*(part[place : place + 1] for part in damaged))) for place in range(4)]
-    assert torch.allclose(model.mend(damaged), torch.cat(alone), atol=1e-5)
+    alone = [model.restore_damaged(Damaged(*(part[place : place + 1] for part in damaged))) for place in range(4)]
+    assert torch.allclose(model.restore_damaged(damaged), torch.cat(alone), atol=1e-5)
 
 
 def test_a_picture_of_any_size_is_damaged_in_its_own_size(model: Objective) -> None:
@@ -75,7 +75,7 @@ def test_holes_of_any_shape_are_filled_and_the_rest_is_kept(
     hidden[1, :, :, :7] = 1
     hidden[2] = 1  # all of it
     images = torch.where(hidden > 0, 0.5, photographs)
-    restored = model.mend(Damaged(images, hidden))
+    restored = model.restore_damaged(Damaged(images, hidden))
     assert torch.equal(torch.where(hidden > 0, 0.0, restored), torch.where(hidden > 0, 0.0, photographs))
     assert torch.isfinite(restored).all()
     assert (restored[0] != images[0]).any()
@@ -158,7 +158,7 @@ def test_colors_are_given_to_gray_pictures_and_their_lightness_is_kept(
     model.fit(photographs)
     gray = photographs.mean(1, keepdim=True).expand(-1, 3, -1, -1) * 0.4 + 0.3
     damaged = Damaged(gray, torch.zeros_like(gray[:, :1]))
-    restored = pretext.kept(model.mend(damaged), damaged)
+    restored = pretext.kept(model.restore_damaged(damaged), damaged)
     assert (restored.amax(1) - restored.amin(1)).mean() > 0.01
     assert (rgb_to_lab(restored)[:, 0] - rgb_to_lab(gray)[:, 0]).abs().mean() < 0.5
     # two colors of one lightness, averaged, have another lightness: that is mended too

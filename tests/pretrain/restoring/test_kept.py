@@ -127,7 +127,7 @@ def test_the_card_is_checked(run: Path) -> None:
         ({**card, "schema_version": 9}, "has schema_version 9, and this Retouch reads 1"),
         ({**card, "image_size": "large"}, "is damaged (image_size)"),
         ({**card, "source": "elsewhere"}, "have been modified"),
-        ({**card, "encoder_sha256": "0"}, "and the encoder beside it are of different trainings"),
+        ({**card, "encoder_sha256": "0"}, "and the encoder of its run are of different trainings"),
     ):
         path.write_text(json.dumps(changed))
         assert why in refused(run)

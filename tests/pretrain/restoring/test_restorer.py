@@ -50,7 +50,9 @@ def test_hidden_pixels_are_gray_or_the_mean_of_the_visible_ones() -> None:
 
 
 def test_given_holes_have_the_color_of_training(restorer: PictureRestorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(restorer.objective, "mend", lambda damaged: damaged.images)  # what the network is given
+    monkeypatch.setattr(
+        restorer.objective, "restore_damaged", lambda damaged: damaged.images
+    )  # what the network is given
     image, hidden = torch.rand(1, 3, SIDE, SIDE), torch.zeros(1, 1, SIDE, SIDE)
     hidden[..., 4:8, 4:8] = 1
     mean = (image * (1 - hidden)).sum((2, 3), keepdim=True) / (1 - hidden).sum()
