@@ -50,8 +50,8 @@ def hold(items: Items, name: str, labels: Items | None = None) -> str:
         raise UserError("there are no images; give one at least")
     if labels is not None and len(labels) != len(items):
         raise UserError(f"labels: {len(labels):,} of them for {len(items):,} images; give one for each")
-    if hasattr(items, "iloc"):  # of pandas, which counts by its own index
-        items = list(items)
+    if hasattr(items, "to_list"):  # of pandas, which counts by its own index
+        items = items.to_list()
     source = GivenSource(items, name, None if labels is None else _classes(labels))
     try:
         source.image(0)

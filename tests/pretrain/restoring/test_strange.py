@@ -20,7 +20,7 @@ from torch import Tensor
 
 import retouch
 from common.data import Images, build_source, load_images
-from common.data.levels import Levels
+from common.data.levels import SAMPLE, Levels
 from common.data.rows import even_rows
 from common.encoders.provenance import Provenance
 from common.errors import UserError
@@ -211,7 +211,7 @@ def test_one_readable_picture_of_many_is_found_and_scaled_as_in_training(
 ) -> None:
     folder = tmp_path / "broken"
     folder.mkdir()
-    place = int(min(set(even_rows(70, stage.SAMPLE).tolist()) - set(even_rows(70, stage.TUNED).tolist())))
+    place = int(min(set(even_rows(70, SAMPLE).tolist()) - set(even_rows(70, stage.TUNED).tolist())))
     for number in range(70):
         (folder / f"{number:02}.png").write_bytes(b"nothing")
     Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20)).save(folder / f"{place:02}.png")
