@@ -16,7 +16,8 @@ from common.encoders.load import encoder_folder, load_encoder, read_encoder_card
 from common.encoders.provenance import Provenance
 from common.errors import UserError
 from common.files import run_stage
-from finetune.classifier import CARD, CLASSIFIER, CLASSIFIERS, Probed, open_classifier
+from finetune.applied import Answers, Masked, Probed, likely
+from finetune.classifier import CARD, CLASSIFIER, CLASSIFIERS, open_classifier
 from retouch.exporting.settings import ExportConfig, Output
 
 IMAGES, FEATURES, LOGITS, PROBABILITIES = "images", "features", "logits", "probabilities"  # input and outputs
@@ -39,18 +40,20 @@ class Features(nn.Module):
 class Classes(nn.Module):
     """Images ``[B 3 S S]``, RGB in [0, 1] -> ``logits`` and ``probabilities`` ``[B classes]``.
 
-    Probabilities are the softmax of logits divided by ``temperature``: calibrated, where one was fitted.
+    Probabilities are of classes, or of each of several labels per image, from logits divided by ``temperature``:
+    calibrated, where one was fitted. Of masks, ``logits`` ``[B classes S S]`` alone: they are not calibrated.
     """
 
-    names = (LOGITS, PROBABILITIES)
-
-    def __init__(self, logits: nn.Module, temperature: float) -> None:
+    def __init__(self, logits: nn.Module, temperature: float, answers: Answers = "class") -> None:
         super().__init__()
-        self.logits, self.temperature = logits, temperature
+        self.logits, self.temperature, self.answers = logits, temperature, answers
+        self.names = (LOGITS,) if answers == "mask" else (LOGITS, PROBABILITIES)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         logits: Tensor = self.logits(images).float()
-        return {LOGITS: logits, PROBABILITIES: (logits / self.temperature).softmax(dim=1)}
+        if self.answers == "mask":
+            return {LOGITS: logits}
+        return {LOGITS: logits, PROBABILITIES: likely(logits, self.answers, self.temperature)}
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Subject:
         sha256: of everything that decides the outputs.
         image_size: side in px of the images it takes.
         class_names: of the outputs; none, if they are features.
+        class_numbers: of the classes in masks; none of others.
     """
 
     network: Features | Classes
@@ -78,6 +82,7 @@ class Subject:
     image_size: int
     provenance: Provenance
     class_names: tuple[str, ...] = ()
+    class_numbers: tuple[int, ...] = ()
 
     @property
     def output(self) -> Output:
@@ -108,10 +113,10 @@ def open_subject(config: ExportConfig) -> Subject:
 
 def _open_classifier(config: ExportConfig) -> Subject:
     applied = open_classifier(config.run, config.task, config.encoder)
-    whole = not isinstance(applied.network, Probed)
+    whole = not isinstance(applied.network, Probed | Masked)
     folder = _classifier_folder(config.run)
     return Subject(
-        network=Classes(applied, applied.temperature).eval(),
+        network=Classes(applied, applied.temperature, applied.answers).eval(),
         encoder=applied.encoder,
         card=read_encoder_card(folder) if whole else None,
         folder=folder,
@@ -120,6 +125,7 @@ def _open_classifier(config: ExportConfig) -> Subject:
         image_size=applied.image_size,
         provenance=applied.provenance,
         class_names=applied.class_names,
+        class_numbers=applied.class_numbers,
     )
 
 
@@ -155,6 +161,8 @@ def facts(subject: Subject) -> Mapping[str, Any]:
         "image_size": size,
         "resize": RESIZE,
         "class_names": list(subject.class_names),
+        **({"answers": subject.network.answers} if isinstance(subject.network, Classes) else {}),
+        **({"class_numbers": list(subject.class_numbers)} if subject.class_numbers else {}),
         "temperature": subject.temperature,
         "sha256": subject.sha256,
         "encoder": subject.encoder.name,
