@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -20,12 +20,21 @@ from finetune.applied import Answers, Masked, Probed, likely
 from finetune.classifier import CARD, CLASSIFIER, CLASSIFIERS, open_classifier
 from retouch.exporting.settings import ExportConfig, Output
 
-IMAGES, FEATURES, LOGITS, PROBABILITIES = "images", "features", "logits", "probabilities"  # input and outputs
+# input and outputs
+IMAGES, FEATURES, LOGITS, PROBABILITIES, RESTORED = "images", "features", "logits", "probabilities", "restored"
 
 
-class Features(nn.Module):
+class Exportable(nn.Module):
+    """Images ``[B 3 S S]``, RGB in [0, 1] -> outputs by name."""
+
+    output: ClassVar[Output]
+    names: tuple[str, ...]  # of the outputs
+
+
+class Features(Exportable):
     """Images ``[B 3 S S]``, RGB in [0, 1] -> ``features`` ``[B D]``: the average of the last map, as ``encode``."""
 
+    output = "features"
     names = (FEATURES,)
 
     def __init__(self, encoder: Encoder) -> None:
@@ -37,12 +46,14 @@ class Features(nn.Module):
         return {FEATURES: maps.float().mean(dim=(2, 3))}
 
 
-class Classes(nn.Module):
+class Classes(Exportable):
     """Images ``[B 3 S S]``, RGB in [0, 1] -> ``logits`` and ``probabilities`` ``[B classes]``.
 
     Probabilities are of classes, or of each of several labels per image, from logits divided by ``temperature``:
     calibrated, where one was fitted. Of masks, ``logits`` ``[B classes S S]`` alone: they are not calibrated.
     """
+
+    output = "classifier"
 
     def __init__(self, logits: nn.Module, temperature: float, answers: Answers = "class") -> None:
         super().__init__()
@@ -64,7 +75,7 @@ class Subject:
         network: on the CPU, in eval mode.
         encoder: the one inside it; of a fine-tuned network, with its classifier.
         card: of the folder that holds the whole network; None: no such folder can, because a probe's classifier is
-            beside its encoder.
+            beside its encoder, as a decoder is.
         folder: the one that was opened.
         run: the run folder around it, if it is in one.
         sha256: of everything that decides the outputs.
@@ -73,7 +84,7 @@ class Subject:
         class_numbers: of the classes in masks; none of others.
     """
 
-    network: Features | Classes
+    network: Exportable
     encoder: Encoder
     card: EncoderCard | None
     folder: Path
@@ -86,7 +97,7 @@ class Subject:
 
     @property
     def output(self) -> Output:
-        return "features" if isinstance(self.network, Features) else "classifier"
+        return self.network.output
 
     @property
     def temperature(self) -> float:
@@ -95,7 +106,7 @@ class Subject:
 
 
 def open_subject(config: ExportConfig) -> Subject:
-    """Open what the settings name.
+    """Open the encoder or classifier that the settings name.
 
     Raises:
         UserError: there is no such run, it has no classifier where one is asked for, or its files are damaged.
@@ -107,7 +118,7 @@ def open_subject(config: ExportConfig) -> Subject:
     folder = encoder_folder(config.run)
     encoder, card = load_encoder(folder), read_encoder_card(folder)
     network = Features(encoder).eval()
-    run = _run_around(config.run, folder)
+    run = run_around(config.run, folder)
     return Subject(network, encoder, card, folder, run, card.sha256, card.image_size, card.provenance)
 
 
@@ -120,7 +131,7 @@ def _open_classifier(config: ExportConfig) -> Subject:
         encoder=applied.encoder,
         card=read_encoder_card(folder) if whole else None,
         folder=folder,
-        run=_run_around(config.run, folder),
+        run=run_around(config.run, folder),
         sha256=applied.sha256,
         image_size=applied.image_size,
         provenance=applied.provenance,
@@ -146,7 +157,7 @@ def _classifier_folder(run: str) -> Path:
     return folder / CLASSIFIER if (folder / CLASSIFIER / CONFIG).is_file() else folder
 
 
-def _run_around(run: str, folder: Path) -> Path | None:
+def run_around(run: str, folder: Path) -> Path | None:
     """The run folder that was named, or in which this folder is."""
     places = () if on_hub(run) else (folder, folder.parent, folder.parent.parent)
     return next((place for place in places if run_stage(place) is not None), None)
