@@ -32,7 +32,8 @@ from common.machine.layout import channels_last
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import to_float, to_pil
 from common.runs.logs import setup_console
-from finetune.classifier import Applied, open_classifier
+from finetune.applied import Applied
+from finetune.classifier import open_classifier
 from finetune.predict.run import PredictResult
 
 SIDE, BATCH, SEED = 32, 256, 0

@@ -27,7 +27,7 @@ STAGES = (
     ),
     Stage(
         "predict",
-        "write the class, its confidence and all probabilities of new images to a CSV or parquet file",
+        "write class and confidence, labels or masks of new images, and all probabilities, as CSV or parquet",
         "finetune.predict.run",
         "finetune.predict.config:PredictConfig",
         takes="a finished run of probe or finetune, or one of its classifiers",

@@ -1,6 +1,6 @@
 """Calibrated confidence: logits divided by one temperature, fitted on held-out training images (Guo et al. 2017).
 
-The temperature changes no answer, only how sure it is.
+The temperature changes no answer, only how sure it is. Of several labels per image, each logit is that of one label.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from finetune.metrics import calibration_error, reliability
 from finetune.records import Calibration
@@ -20,12 +20,13 @@ UNFITTED = 1.0  # where there are no held-out images: the probabilities stay as 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """The temperature T with the smallest log loss of ``softmax(logits / T)``, in [0.01, 100].
 
-    One more image, whose class is unknown, takes part (label smoothing by ``1 / (n + 1)``): otherwise a few images that
-    are all right would make every answer certain.
+    Of several labels per image, of ``sigmoid(logits / T)``, over all labels together. One more image, whose class or
+    labels are unknown, takes part (label smoothing by ``1 / (n + 1)``): otherwise a few images that are all right would
+    make every answer certain.
 
     Args:
         logits: ``[n C]`` of images that the classifier was not fitted on.
-        labels: int64 ``[n]``.
+        labels: int64 ``[n]``; or bool ``[n C]``, several labels per image.
 
     Returns:
         1 without images.
@@ -35,10 +36,13 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     if not len(labels):
         return UNFITTED
     logits, labels = logits.double().cpu(), labels.cpu()
+    smoothing = 1 / (len(labels) + 1)
 
     def loss(log_temperature: float) -> float:  # convex in 1 / T, so it has one minimum
         scaled = logits * math.exp(-log_temperature)
-        return float(cross_entropy(scaled, labels, label_smoothing=1 / (len(labels) + 1)))
+        if labels.ndim == 2:
+            return float(binary_cross_entropy_with_logits(scaled, labels * (1 - smoothing) + smoothing / 2))
+        return float(cross_entropy(scaled, labels, label_smoothing=smoothing))
 
     found = minimize_scalar(loss, bounds=(math.log(LOWEST), math.log(HIGHEST)), method="bounded")
     return math.exp(float(found.x))
@@ -49,13 +53,18 @@ def confidence(logits: Tensor, temperature: float) -> Tensor:
     return (logits.float() / temperature).softmax(1).amax(1)
 
 
+def label_confidence(logits: Tensor, temperature: float) -> Tensor:
+    """Logits ``[n L]`` of labels -> the probability of the answer, yes or no, to each label, float32 ``[n L]``."""
+    return (logits.float().abs() / temperature).sigmoid()
+
+
 def calibrated(temperature: float, fitted_on: int, before: Tensor, after: Tensor, right: Tensor) -> Calibration:
     """What a temperature has done for the confidence in test images.
 
     Args:
         fitted_on: number of held-out training images.
-        before, after: confidence ``[n]`` without and with it.
-        right: bool ``[n]``.
+        before, after: confidence ``[n]`` without and with it, of each answer.
+        right: bool ``[n]``, whether it is right.
     """
     errors = [calibration_error(reliability(one, right)) for one in (before, after)]
     return Calibration(temperature=temperature, fitted_on=fitted_on, error_before=errors[0], error_after=errors[1])

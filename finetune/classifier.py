@@ -12,104 +12,42 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from common.data import Images, Labels
+from common.data import Images
 from common.data.levels import Levels
-from common.encoders.base import Encoder, View
+from common.encoders.base import View
 from common.encoders.card import CONFIG, WEIGHTS, EncoderCard
 from common.encoders.hub import on_hub
 from common.encoders.load import encoder_folder, load_classifier, load_encoder, read_encoder_card
-from common.encoders.provenance import Provenance
 from common.errors import UserError, one_line
 from common.files import GROUP, command, new_folder, run_stage, write_json
 from common.runs.results import Record
+from finetune.applied import Answers, Applied, Masked, Probed
 from finetune.heads import Head
-from finetune.pooling import Part, concatenate, pool
+from finetune.pooling import Part
 
 CLASSIFIERS = "classifiers"  # the folder of a probe's classifiers in that of its run
 CLASSIFIER = "classifier"  # the folder of a fine-tuned network in that of its run
 CARD = "classifier.json"
 
-
-class Applied(nn.Module):
-    """A classifier to apply: frozen, in eval mode.
-
-    Attributes:
-        network: images to logits: the fine-tuned network, or ``Probed``.
-        class_names: one per class, all different, in the order of the logits.
-        task: what it tells apart.
-        temperature: ``softmax(logits / temperature)`` is calibrated; 1 if no temperature was fitted.
-        image_size: side in px of the images it learned from.
-        levels: black and white of training images of more than 8 bits; ``None`` for 8 bits.
-        sha256: of everything that decides its answers, the encoder included; not of the temperature.
-        provenance: of its encoder.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        class_names: Sequence[str],
-        task: str,
-        temperature: float,
-        image_size: int,
-        levels: Levels | None,
-        sha256: str,
-        provenance: Provenance,
-    ) -> None:
-        super().__init__()
-        self.network, self.class_names, self.task = network, tuple(class_names), task
-        self.temperature, self.image_size, self.levels = temperature, image_size, levels
-        self.sha256, self.provenance = sha256, provenance
-        self.eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images ``[B 3 S S]``, RGB in [0, 1] -> logits float32 ``[B classes]``; their softmax are probabilities."""
-        logits: Tensor = self.network(images)
-        return logits.float()
-
-    @property
-    def encoder(self) -> Encoder:
-        """The network without its classifier on top."""
-        encoder = self.network.encoder
-        assert isinstance(encoder, Encoder)
-        return encoder
-
-
-class Probed(nn.Module):
-    """A frozen encoder, the pooled maps that a probe chose, and its linear classifier."""
-
-    def __init__(self, encoder: Encoder, parts: Sequence[Part], weight: Tensor, bias: Tensor) -> None:
-        """``weight`` ``[F C]`` and ``bias`` ``[C]`` are for features that are not standardized."""
-        super().__init__()
-        self.encoder, self.parts = encoder, tuple(parts)
-        self.linear = nn.Linear(*weight.shape)
-        self.linear.load_state_dict({"weight": weight.T.contiguous(), "bias": bias})
-        self.linear.requires_grad_(False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images ``[B 3 S S]``, RGB in [0, 1] -> logits ``[B C]``; the features, and what follows, in float32."""
-        maps = self.encoder.layers(images)
-        features = concatenate([pool(maps[part.layer], part.pooling) for part in self.parts])
-        if not torch.is_autocast_enabled(features.device.type):
-            return self.linear(features)  # type: ignore[no-any-return]
-        with torch.autocast(features.device.type, enabled=False):
-            return self.linear(features)  # type: ignore[no-any-return]
+Kind = Literal["logistic", "ridge", "discriminant"]  # how it was fitted
 
 
 class ClassifierCard(Record):
     """What ``classifier.json`` says of a probe's linear classifier."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     task: str
-    class_names: tuple[str, ...]
-    kind: Literal["logistic", "ridge"]
+    answers: Answers = "class"  # as those of the first version
+    class_names: tuple[str, ...]  # or those of the labels
+    class_numbers: tuple[int, ...] = ()  # in masks
+    kind: Kind
     parts: tuple[Part, ...]  # (layer, pooling), in the order of the features
     features: int
     temperature: float = Field(gt=0)  # of calibrated confidence
@@ -124,19 +62,29 @@ class ClassifierCard(Record):
 
 
 ASIDE = {"temperature", "calibrated_on", "encoder", "encoder_beside", "sha256"}  # decide no answer
+LATER = {"answers", "class_numbers"}  # no part of the digest in the first version
+
+
+class Kept(NamedTuple):
+    """A classifier to keep."""
+
+    card: ClassifierCard
+    weight: Tensor  # float32 [F C]
+    bias: Tensor  # float32 [C]
 
 
 # ---- what a probe writes
 
 
-def write_classifiers(run: Path, found: Sequence[tuple[ClassifierCard, Head]]) -> list[str]:
+def write_classifiers(run: Path, found: Sequence[Kept]) -> list[str]:
     """Write ``classifiers/`` in the folder of a run, atomically; returns the folder of each, from that of the run."""
-    names = folder_names([card.task for card, _ in found])
+    # masks are known by the path of their folder
+    names = folder_names([Path(card.task).name if card.answers == "mask" else card.task for card, *_ in found])
     with new_folder(run / CLASSIFIERS) as writing:
-        for name, (card, head) in zip(names, found, strict=True):
+        for name, (card, weight, bias) in zip(names, found, strict=True):
             folder = writing / name
             folder.mkdir()
-            save_file({"weight": head.weight.contiguous(), "bias": head.bias}, folder / WEIGHTS)
+            save_file({"weight": weight.contiguous(), "bias": bias}, folder / WEIGHTS)
             write_json(folder / CARD, card.model_copy(update={"sha256": _digest(card, folder)}).model_dump(mode="json"))
     return [f"{CLASSIFIERS}/{name}" for name in names]
 
@@ -153,32 +101,39 @@ def folder_names(tasks: Sequence[str]) -> list[str]:
     return names
 
 
-def make_card(
+def keep(
     head: Head,
-    kind: Literal["logistic", "ridge"],
-    labels: Labels,
+    kind: Kind,
+    task: str,
+    answers: Answers,
+    names: tuple[str, ...],
     images: Images,
     encoder: Path,
     encoder_card: EncoderCard,
     run: Path,
-) -> ClassifierCard:
-    """The card of a head.
+    numbers: tuple[int, ...] = (),
+) -> Kept:
+    """A head with its card.
 
     Args:
-        labels, images: of training.
+        names: of the classes or labels.
+        images: of training.
         encoder: its folder, or its run.
         run: the folder of the run that keeps the head.
+        numbers: of the classes in masks.
     """
     remote = on_hub(encoder)
     here = encoder if remote else encoder.expanduser().absolute()
-    return ClassifierCard(
-        task=labels.task,
-        class_names=labels.names,
+    card = ClassifierCard(
+        task=task,
+        answers=answers,
+        class_names=names,
+        class_numbers=numbers,
         kind=kind,
         parts=head.space.parts,
         features=head.space.width,
         temperature=head.temperature,
-        calibrated_on=head.calibration.fitted_on,
+        calibrated_on=0 if head.calibration is None else head.calibration.fitted_on,
         image_size=images.size,
         view=encoder_card.view,
         levels=images.levels,
@@ -187,6 +142,7 @@ def make_card(
         encoder_sha256=encoder_card.sha256,
         sha256="",
     )
+    return Kept(card, head.weight, head.bias)
 
 
 def _beside(folder: Path, run: Path) -> str:
@@ -198,7 +154,8 @@ def _beside(folder: Path, run: Path) -> str:
 
 
 def _digest(card: ClassifierCard, folder: Path) -> str:
-    facts = json.dumps(card.model_dump(mode="json", exclude=ASIDE), sort_keys=True)
+    left_out = ASIDE | LATER if card.schema_version == 1 else ASIDE
+    facts = json.dumps(card.model_dump(mode="json", exclude=left_out), sort_keys=True)
     return hashlib.sha256(facts.encode() + (folder / WEIGHTS).read_bytes()).hexdigest()
 
 
@@ -224,9 +181,19 @@ def open_classifier(path: str | Path, task: str | None = None, encoder: str | Pa
     weight, bias = _read(folder, card)
     place = _encoder_of(folder, card, encoder)
     provenance = read_encoder_card(place).provenance
-    network = Probed(load_encoder(place), card.parts, weight, bias)
+    loaded = load_encoder(place)
+    masked = card.answers == "mask"
     return Applied(
-        network, card.class_names, card.task, card.temperature, card.image_size, card.levels, card.sha256, provenance
+        Masked(loaded, card.parts[0].layer, weight, bias) if masked else Probed(loaded, card.parts, weight, bias),
+        card.answers,
+        card.class_names,
+        card.class_numbers,
+        card.task,
+        card.temperature,
+        card.image_size,
+        card.levels,
+        card.sha256,
+        provenance,
     )
 
 
@@ -255,7 +222,9 @@ def _open_tuned(folder: Path, task: str | None, encoder: str | Path | None) -> A
     network = load_classifier(folder)
     return Applied(
         network,
+        "class",
         card.class_names,
+        (),
         own,
         card.temperature,
         card.image_size,
@@ -291,8 +260,8 @@ def _no_classifier(folder: Path) -> str:
         return f"{folder} holds runs with several seeds: give one of them, such as {one}"
     if stage == "probe" and (folder / "results.json").is_file():
         return (
-            f"{folder} keeps no classifier: those of masks and of several labels per image are not kept, nor were any "
-            "by an older Retouch; run the probe again, on classes"
+            f"{folder} keeps no classifier: an older Retouch kept none, or none of several labels and masks; run the "
+            "probe again"
         )
     if stage in ("probe", "finetune"):
         return f"{folder} is a run that has not finished: continue it with out={folder} resume=true"
@@ -318,7 +287,7 @@ def _read_card(folder: Path) -> ClassifierCard:
     again = "copy it again, or run the probe again"
     try:
         given = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        if isinstance(given, dict) and given.get("schema_version") != 1:
+        if isinstance(given, dict) and given.get("schema_version") not in (1, 2):
             raise UserError(f"{folder} was written by another version of Retouch; update Retouch, or {again}")
         return ClassifierCard.model_validate(given)
     except ValidationError as error:

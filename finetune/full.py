@@ -27,6 +27,7 @@ from common.runs.tracking import Tracker
 from finetune.baselines import share_statistics
 from finetune.beside import probe_settings, scratch_settings, with_baselines
 from finetune.calibration import calibrated
+from finetune.card import write_cards
 from finetune.checks import tuned_checks
 from finetune.config import FinetuneConfig
 from finetune.data import (
@@ -116,6 +117,7 @@ def finetune(
         result, predictions = with_baselines(*ran.tested, scratch, linear_probe)
         write_predictions(config.out, [predictions])
         write_results(config.out, result)
+        write_cards(config, result)
         if result.from_scratch is not None or result.linear_probe is not None:
             _log_baselines(config, result)
         print_finetuned(config, result)
@@ -152,6 +154,7 @@ def _run(config: FinetuneConfig, here: World, images: LabeledImages | None = Non
                 write_predictions(config.out, [predictions])
                 write_leaks(config.out, [(images.train.source.spec, images.leaks)])
                 write_results(config.out, result)
+                write_cards(config, result)
                 log_finetuned(run, result)
                 if run.tracker.active:
                     send(run.tracker, [errors_sheet(images.test, [predictions], "tuned")])

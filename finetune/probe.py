@@ -27,7 +27,7 @@ from common.runs.folder import numbered, open_run, with_group
 from common.runs.logs import early_log
 from common.runs.made import ENCODER, made
 from finetune.checks import check_null, state_digests, why_no_null
-from finetune.classifier import ClassifierCard, make_card, write_classifiers
+from finetune.classifier import Kept, keep, write_classifiers
 from finetune.config import FROM_SCRATCH, ProbeConfig
 from finetune.data import (
     LabeledData,
@@ -122,14 +122,12 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
             for one, images in zip(ready, loaded, strict=True):
                 how = Extraction(here.device, precision, config.batch_size, one.data.workers)
                 found.add(config, one, images, encoder, card, how, pictures=run.tracker.active)
-            kept = write_classifiers(run.folder, found.classifiers) if found.classifiers else []
+            kept = [*found.classifiers, *found.label_classifiers, *found.mask_classifiers]
+            folders = iter(write_classifiers(run.folder, kept))
             report = ProbeReport(
-                results=tuple(
-                    result.model_copy(update={"classifier": folder})
-                    for result, folder in zip(found.results, kept, strict=True)
-                ),
-                multilabel=tuple(found.multilabel),
-                dense=tuple(found.dense),
+                results=tuple(one.model_copy(update={"classifier": next(folders)}) for one in found.results),
+                multilabel=tuple(one.model_copy(update={"classifier": next(folders)}) for one in found.multilabel),
+                dense=tuple(one.model_copy(update={"classifier": next(folders)}) for one in found.dense),
                 notes=notes(config, found.results, found.multilabel, found.dense),
                 made=made({ENCODER: card.sha256, **inputs([one.sources for one in ready])}),
             )
@@ -155,7 +153,9 @@ class Found:
     dense: list[DenseResult] = field(default_factory=list)
     label_scores: list[LabelScores] = field(default_factory=list)
     predictions: list[Predictions] = field(default_factory=list)
-    classifiers: list[tuple[ClassifierCard, Head]] = field(default_factory=list)  # of each of the results
+    classifiers: list[Kept] = field(default_factory=list)  # of each of the results
+    label_classifiers: list[Kept] = field(default_factory=list)  # of each with several labels
+    mask_classifiers: list[Kept] = field(default_factory=list)  # of each with masks
     embeddings: list[Embedding] = field(default_factory=list)
     places: list[int] = field(default_factory=list)  # of each result's test set among the embeddings
     shown: list[Sheet] = field(default_factory=list)  # images for W&B
@@ -174,13 +174,16 @@ class Found:
         """Probe one more data set; ``pictures`` asks for images for W&B."""
         if isinstance(ready, ReadyMasks):
             assert isinstance(images, MaskedImages)
-            self.dense.append(probe_masks(config, ready.data, ready.sources, images, ready.layers, encoder, card, how))
+            masked, kept = probe_masks(config, ready.data, ready.sources, images, ready.layers, encoder, card, how)
+            self.dense.append(masked)
+            self.mask_classifiers.append(kept)
             return
         assert not isinstance(images, MaskedImages)
         data, sources, spaces = ready
         if isinstance(images, MultiLabelImages):
-            one, scores = probe_labels(config, data, sources, images, spaces, encoder, card, how)
+            one, scores, kept = probe_labels(config, data, sources, images, spaces, encoder, card, how)
             self.multilabel.append(one)
+            self.label_classifiers.append(kept)
             self.label_scores.append(scores)
             return
         found, embedding = _probe_data(config, data, sources, images, spaces, encoder, card, how)
@@ -199,7 +202,7 @@ class Done(NamedTuple):
 
     result: ProbeResult
     answers: Predictions
-    classifier: tuple[ClassifierCard, Head]
+    classifier: Kept
 
 
 def _probe_data(
@@ -255,8 +258,18 @@ def _probe_data(
         sure = {f"{subject}.{key}": share for subject, one in mine.items() for key, share in one.confidences.items()}
         rows, classes = torch.arange(len(images.test)), train_labels.names
         predictions = Predictions.of(images.test, rows, name, classes, test_labels.values, answers, sure)
-        kept = make_card(head, config.probe.kind, train_labels, images.train, config.encoder, card, config.out)
-        found.append(Done(result, predictions, (kept, head)))
+        kept = keep(
+            head,
+            config.probe.kind,
+            train_labels.task,
+            "class",
+            classes,
+            images.train,
+            config.encoder,
+            card,
+            config.out,
+        )
+        found.append(Done(result, predictions, kept))
     return found, embedding
 
 

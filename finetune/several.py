@@ -15,7 +15,7 @@ from pydantic import Field
 
 from common.encoders.base import View
 from common.runs.results import Record
-from finetune.records import Checks, CodeProperties, DataFacts, EncoderFacts, NullCheck, ProbeChoice
+from finetune.records import Calibration, Checks, CodeProperties, DataFacts, EncoderFacts, NullCheck, ProbeChoice
 from finetune.spreads import Measure
 
 
@@ -101,6 +101,8 @@ class SeveralResult(Record, Generic[P]):
     frozen: bool  # no tensor of the encoder or its twin changed, buffers included
     null: NullCheck | None = None
     missing: dict[str, str] = Field(default_factory=dict)  # by check that is None: why (empty in older files)
+    # of the encoder's probe: its folder in that of the run, which `retouch predict` reads (None in older files)
+    classifier: str | None = None
 
     @property
     def checks(self) -> Checks:
@@ -179,6 +181,8 @@ class LabelResult(SeveralResult[LabelProbed]):
     measure: ClassVar[Measure] = "mean_average_precision"
 
     labels: tuple[str, ...]
+    # of the encoder's probe, over the answers to all labels together (None in older files)
+    calibration: Calibration | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from common.data.given import Items
     from common.encoders.base import Encoder
-    from finetune.classifier import Applied
+    from finetune.applied import Applied
     from finetune.embed import EmbedResult
     from finetune.predict.run import PredictResult
     from finetune.results import FinetuneResult, ProbeReport
@@ -230,7 +230,7 @@ def embed(config: Settings | None = None, *overrides: str) -> EmbedResult:
 
 
 def predict(run: Settings, *overrides: str) -> PredictResult:
-    """Write class, confidence and probabilities of every image to a file. See ``finetune.predict.config`` for settings.
+    """Write class or labels and probabilities of every image to a file. See ``finetune.predict.config`` for settings.
 
         found = retouch.predict("runs/mine-probe", "data=new/pictures")
         table = pandas.read_csv(found)
@@ -239,7 +239,7 @@ def predict(run: Settings, *overrides: str) -> PredictResult:
         run: a finished run of ``probe`` or ``finetune``, or one of its classifiers; or a mapping of all settings.
 
     Returns:
-        The file's ``path``, and how many images each class has.
+        The file's ``path``, and how many images each class or label has.
 
     Raises:
         UserError: with every problem at once; nothing has been written.
@@ -403,8 +403,8 @@ def load_encoder(folder: str | Path) -> Encoder:
 def load_classifier(run: str | Path, task: str | None = None, encoder: str | Path | None = None) -> Applied:
     """The classifier of a run of ``probe`` or ``finetune``: frozen, in eval mode, every tensor checked.
 
-    Calls take images ``[B 3 H W]``, RGB in [0, 1], and return logits ``[B classes]`` in the order of ``class_names``.
-    ``softmax(1)`` of them are probabilities, and ``(logits / classifier.temperature).softmax(1)`` calibrated ones.
+    Calls take images ``[B 3 H W]``, RGB in [0, 1], and return logits ``[B classes]`` in the order of ``class_names``;
+    ``classifier.probabilities(logits)`` are calibrated: of each class, or of each of several labels per image.
 
     Args:
         run: a finished run, or one of its classifiers.

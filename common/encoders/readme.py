@@ -11,6 +11,7 @@ import yaml
 from common.encoders.card import EncoderCard
 
 README = "README.md"
+SHOWN = 20  # classes that are named
 MARK = "---\ntags: [retouch"  # by this a model card is known as ours
 
 
@@ -36,13 +37,13 @@ def readme(card: EncoderCard, about: About) -> str:
         f"{channels} × {height} × {width}.",
         f"It learned from images of {card.image_size} px: {card.resize}.",
         f"It sees {'gray only, and turns images gray itself' if card.view == 'gray' else 'RGB'}, in [0, 1].",
+        *([f"It tells {len(card.class_names)} classes apart: {_some(card.class_names)}."] if card.class_names else []),
         f"sha256: {card.sha256}.",
     )
-    before = card.provenance.before
-    learned = "went on learning" if before else "learned"
+    methods = [*(one.kind or "" for one in card.provenance.before), about.method]
     pieces = [
-        front_matter([*(one.kind or "" for one in before), about.method]),
-        f"# {plain(about.method)}: an encoder that {learned} from images without labels",
+        front_matter(methods, tuned=card.provenance.stage == "finetune"),
+        f"# {plain(_title(card, about))}",
         "Written by Retouch, which trains networks to restore damaged images.",
         *map(_section, (Section("What it is", network), *about.sections)),
         f"## How to load it\n\n{loading(card)}",
@@ -50,9 +51,30 @@ def readme(card: EncoderCard, about: About) -> str:
     return "\n\n".join(pieces) + "\n"
 
 
-def front_matter(methods: Sequence[str]) -> str:
-    """What model hubs read first."""
-    tags = dict.fromkeys(["retouch", "self-supervised-learning", *filter(str.isidentifier, methods)])
+def _title(card: EncoderCard, about: About) -> str:
+    known = card.provenance
+    if known.stage == "finetune":
+        what = "a classifier" if card.class_names else "the encoder of a classifier"
+        return f"{known.task or 'label'}: {what}, fine-tuned on labeled images"
+    learned = "went on learning" if known.before else "learned"
+    return f"{about.method}: an encoder that {learned} from images without labels"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def front_matter(methods: Sequence[str], *, tuned: bool = False) -> str:
+    """What model hubs read first.
+
+    Args:
+        methods: of training without labels, among others.
+        tuned: the network has learned from labels last.
+    """
+    known = list(filter(str.isidentifier, methods))
+    alone = [] if tuned and not known else ["self-supervised-learning"]
+    tags = dict.fromkeys(["retouch", *(["fine-tuning"] if tuned else []), *alone, *known])
     return f"---\ntags: [{', '.join(tags)}]\n---"
 
 
@@ -64,14 +86,18 @@ def with_front(text: str, fields: Mapping[str, object]) -> str:
 
 
 def loading(card: EncoderCard) -> str:
-    """How to use the folder that holds an encoder, as Markdown."""
-    timm = '    timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=0)  # in timm, without Retouch'
-    lines = [
+    """How to use the folder that holds an encoder or a classifier, as Markdown."""
+    encoder = (
         '    encoder = retouch.load_encoder("FOLDER")  # this folder, or that of the run around it',
         "    vectors = encoder.encode(images)  # [B 3 H W], RGB in [0, 1] -> [B D]; all maps: encoder.layers(images)",
-        *([timm] if card.plain_timm else []),
-    ]
-    code = "\n".join(lines)
+    )
+    classifier = (
+        '    classifier = retouch.load_classifier("FOLDER")  # this folder, or that of the run around it',
+        "    shares = classifier.probabilities(classifier(images))  # [B 3 H W], RGB in [0, 1] -> [B classes]",
+    )
+    bare = "" if card.class_names else ", num_classes=0"
+    timm = f'    timm.create_model("local-dir:FOLDER", pretrained=True{bare})  # in timm, without Retouch'
+    code = "\n".join([*(classifier if card.class_names else encoder), *([timm] if card.plain_timm else [])])
     return f"{code}\n\n{plain(card.note[:1].upper() + card.note[1:])}." if card.note else code
 
 

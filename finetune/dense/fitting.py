@@ -78,6 +78,13 @@ class Discriminant:
         """What the share of each class adds to its score, ``[C]``: γ log π."""
         return torch.where(self.log_share.isfinite(), prior * self.log_share, -torch.inf)
 
+    def folded(self, prior: float) -> tuple[Tensor, Tensor]:
+        """Weight ``[D C]`` and bias ``[C]`` of the first strength, with center and shares in it, float32 on the CPU."""
+        weight = self.weight[0].double()
+        bias = self.bias[0].double() - self.center.double() @ weight + self.shares(prior).double()
+        # never the answer, but a number
+        return self.weight[0].cpu(), bias.clamp_min(torch.finfo(torch.float32).min / 2).float().cpu()
+
     def only(self, place: int) -> Discriminant:
         """That of one strength."""
         some = slice(place, place + 1)

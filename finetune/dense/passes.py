@@ -222,9 +222,13 @@ def _facts(chosen: int, scores: dict[int, Tensor], sums: Sums, strengths: Sequen
 # ---- test
 
 
-def test_once(encoder: Encoder, chosen: Chosen, sums: Sums, test: MaskedSet, how: Extraction) -> Tensor:
+def fit_all(chosen: Chosen, sums: Sums) -> Discriminant:
+    """The fit on all training images."""
+    return discriminant(sums.whole(chosen.layer), sums.centers[chosen.layer], [chosen.strength])
+
+
+def test_once(encoder: Encoder, chosen: Chosen, fit: Discriminant, test: MaskedSet, how: Extraction) -> Tensor:
     """The overlaps of each test image, int64 ``[n 3 C]``, at its own resolution, by a fit on all training images."""
-    fit = discriminant(sums.whole(chosen.layer), sums.centers[chosen.layer], [chosen.strength])
     shares, side, classes = fit.shares(chosen.prior)[:, None, None], test.images.size, len(fit.log_share)
     found = []
     for batch in maps_of(encoder, test, how):

@@ -15,16 +15,18 @@ from common.encoders.card import EncoderCard
 from common.errors import UserError
 from finetune.baselines import untrained
 from finetune.checks import state_digests, why_no_null
+from finetune.classifier import Kept, keep
 from finetune.config import ProbeConfig
 from finetune.data import data_facts
 from finetune.dense.data import MaskedImages, MaskedSources
 from finetune.dense.null import check_null_masks
-from finetune.dense.passes import CHOICE_IMAGES, CHOICE_SIDE, Parts, build_parts, choose, gather, test_once
+from finetune.dense.passes import CHOICE_IMAGES, CHOICE_SIDE, Parts, build_parts, choose, fit_all, gather, test_once
 from finetune.dense.pixels import Patches
 from finetune.dense.scores import bootstrap, compare_masks, score_masks
 from finetune.features import Extraction, layer_shapes
+from finetune.heads import Head
 from finetune.multilabel.data import ProbeData
-from finetune.pooling import layer_choices
+from finetune.pooling import Part, Space, layer_choices
 from finetune.properties import measure_properties
 from finetune.records import NullCheck
 from finetune.several import DenseProbed, DenseResult, LabelComparison, compared_with
@@ -34,6 +36,7 @@ log = logging.getLogger("retouch")
 
 WIDEST = 2048  # channels: the second moments of a wider map take too much memory and time
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # unless probe.l2 has others
+CELLS = "cells"  # in place of a pooling
 
 
 class MapSubject(NamedTuple):
@@ -50,6 +53,7 @@ class Measured(NamedTuple):
     outcome: DenseProbed
     counts: Tensor  # int64 [n 3 C]
     drawn: NDArray[np.float64]
+    head: Head  # its linear classifier of cells
     null: NullCheck | None  # of the encoder, if it is checked
 
 
@@ -83,8 +87,8 @@ def probe_masks(
     encoder: Encoder,
     card: EncoderCard,
     how: Extraction,
-) -> DenseResult:
-    """The result of this data set."""
+) -> tuple[DenseResult, Kept]:
+    """The result of this data set, and the encoder's classifier."""
     subjects = [MapSubject("encoder", encoder, layers)]
     if config.baselines.random_init:
         twin = untrained(config.encoder, config.seed, images.train.images, how.device)
@@ -104,7 +108,7 @@ def probe_masks(
         return compare_masks(mine.counts, measured[name].counts, mine.drawn, measured[name].drawn)
 
     assert data.masks is not None
-    return DenseResult(
+    result = DenseResult(
         task=data.masks,
         classes=images.classes,
         data=data_facts(sources.images, images.train.images, images.test.images, images.leaks, images.left_out),
@@ -116,6 +120,20 @@ def probe_masks(
         null=mine.null,
         missing=why_no_null(mine.null, config.null_check),
     )
+    names, numbers = images.train.classes.names, images.train.classes.numbers
+    kept = keep(
+        mine.head,
+        "discriminant",
+        data.masks,
+        "mask",
+        names,
+        images.train.images,
+        config.encoder,
+        card,
+        config.out,
+        numbers,
+    )
+    return result, kept
 
 
 def strengths(config: ProbeConfig) -> tuple[float, ...]:
@@ -128,7 +146,8 @@ def _measure(config: ProbeConfig, subject: MapSubject, images: MaskedImages, par
     started = time.monotonic()
     sums = gather(subject.encoder, subject.layers, images.train, parts, len(images.classes), how)
     chosen = choose(subject.encoder, sums, images.train, parts, strengths(config), how)
-    counts = test_once(subject.encoder, chosen, sums, images.test, how)
+    fit = fit_all(chosen, sums)
+    counts = test_once(subject.encoder, chosen, fit, images.test, how)
     drawn = bootstrap(counts)
     outcome = DenseProbed(
         view=subject.encoder.view,
@@ -145,7 +164,9 @@ def _measure(config: ProbeConfig, subject: MapSubject, images: MaskedImages, par
         *(subject.name, outcome.seconds, 100 * outcome.test.mean_iou),
     )
     log.debug("%s: %s, chosen by %s", subject.name, outcome.choice.text, outcome.choice.how)
-    return Measured(outcome, counts, drawn, null)
+    weight, bias = fit.folded(chosen.prior)
+    space = Space((chosen.layer,), (CELLS,), (Part(chosen.layer, CELLS),), len(weight))
+    return Measured(outcome, counts, drawn, Head(space, weight, bias), null)
 
 
 def _protocol(config: ProbeConfig, parts: Parts, size: int) -> str:

@@ -13,9 +13,11 @@ from torch import Tensor
 from common.encoders.base import Encoder
 from common.encoders.card import EncoderCard
 from finetune.checks import state_digests, why_no_null
+from finetune.classifier import Kept, keep
 from finetune.config import ProbeConfig
 from finetune.data import Sources, data_facts
 from finetune.features import Extraction
+from finetune.heads import Head, make_label_head
 from finetune.multilabel.data import MultiLabelImages, ProbeData
 from finetune.multilabel.null import check_null_labels
 from finetune.multilabel.scores import LabelScores
@@ -38,6 +40,7 @@ class Measured(NamedTuple):
     rows: Tensor  # int64 [n], test images that have features
     scores: Tensor  # float32 [n L]
     of_halves: NDArray[np.float64]
+    head: Head | None  # of the encoder: its linear classifier, to be kept
     null: NullCheck | None  # of the encoder, if it is checked
 
 
@@ -50,8 +53,8 @@ def probe_labels(
     encoder: Encoder,
     card: EncoderCard,
     how: Extraction,
-) -> tuple[LabelResult, LabelScores]:
-    """The result of this data set, and what each subject gave for each test image."""
+) -> tuple[LabelResult, LabelScores, Kept]:
+    """The result of this data set, what each subject gave for each test image, and the encoder's classifier."""
     itself = Subject("encoder", encoder, card.sha256, *spaces)
     subjects = [itself, *baselines_of(config, itself, images.train, how)]
     before = state_digests(subject.encoder for subject in subjects)
@@ -60,6 +63,7 @@ def probe_labels(
     frozen = state_digests(subject.encoder for subject in subjects) == before
 
     mine = measured[itself.name]
+    assert mine.head is not None
 
     def against(name: str) -> LabelComparison:
         other = measured[name]
@@ -77,9 +81,22 @@ def probe_labels(
         frozen=frozen,
         null=mine.null,
         missing=why_no_null(mine.null, config.null_check),
+        calibration=mine.head.calibration,
     )
     shown = test._replace(values=test.values[mine.rows])
-    return result, LabelScores(images.test, mine.rows, shown, {name: one.scores for name, one in measured.items()})
+    scores = LabelScores(images.test, mine.rows, shown, {name: one.scores for name, one in measured.items()})
+    kept = keep(
+        mine.head,
+        config.probe.kind,
+        train.task,
+        "labels",
+        train.names,
+        images.train,
+        config.encoder,
+        card,
+        config.out,
+    )
+    return result, scores, kept
 
 
 def _measure(
@@ -97,6 +114,9 @@ def _measure(
     fitted = config.probe.refit(candidates, task, chosen)
     scores, truth = fitted.predict(test), test_labels.values[test.index]
     of_halves = halves(scores, truth)
+    head = None
+    if subject.name == "encoder":
+        head = make_label_head(config.probe, candidates, task, chosen, fitted, test, truth, scores)
     null = None
     if config.null_check and subject.name == "encoder":
         fitted_on = labels._replace(values=task.labels)
@@ -118,7 +138,7 @@ def _measure(
         100 * outcome.test.mean_average_precision,
     )
     log.debug("%s, %s: %s, chosen by %s", subject.name, task.name, outcome.choice.text, outcome.choice.how)
-    return Measured(outcome, task, test.index, scores, of_halves, null)
+    return Measured(outcome, task, test.index, scores, of_halves, head, null)
 
 
 def _protocol(config: ProbeConfig, task: MultiLabelTask) -> str:

@@ -12,6 +12,7 @@ from common.data.levels import LevelsSetting
 from common.machine.cores import usable_cores
 from common.machine.precision import Precision
 from common.runs.folder import StageConfig
+from finetune.predict.masks import MASKS
 from finetune.predict.parts import PARTS, TABLES
 
 
@@ -37,11 +38,11 @@ class NewImages(Config):
 
 
 class PredictConfig(StageConfig):
-    """``retouch predict``: class and confidence of new images, as ``OUT/predictions.csv``."""
+    """``retouch predict``: class and confidence, labels, or masks of new images, as ``OUT/predictions.csv``."""
 
     stage: ClassVar[str] = "predict"
     takes_run: ClassVar[bool] = True
-    writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, *TABLES.values(), PARTS)
+    writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, *TABLES.values(), PARTS, MASKS)
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers", "encoder"}
 
     run: Path
@@ -57,3 +58,5 @@ class PredictConfig(StageConfig):
     """Of the table of predictions."""
     top: int | None = Field(default=None, gt=0, le=MANY)
     """So many of the most likely classes with their probabilities, in place of the probability of every class."""
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    """Of several labels per image: from which probability on an image has a label; by default 0.5."""

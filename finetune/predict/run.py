@@ -1,4 +1,4 @@
-"""The predict stage: classes and calibrated confidence of new images, written part by part."""
+"""The predict stage: classes, labels or masks of new images, written part by part."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from itertools import groupby, tee
 from operator import itemgetter
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
 from pydantic import TypeAdapter
 
@@ -29,23 +30,20 @@ from common.runs.folder import Run, check_run_folder, numbered, open_run, with_g
 from common.runs.logs import early_log
 from common.runs.made import Made, made
 from common.runs.results import RESULTS, SCHEMA_VERSION, Record, load_results
-from finetune.classifier import Applied, open_classifier
+from finetune.applied import Answers, Applied
+from finetune.classifier import open_classifier
+from finetune.dense.cells import in_parts
+from finetune.predict.columns import ClassColumns, Columns, LabelColumns, MaskColumns
 from finetune.predict.config import NewImages, PredictConfig
-from finetune.predict.parts import (
-    PARTS,
-    TABLES,
-    Answered,
-    Columns,
-    join_parts,
-    missing_parts,
-    part_rows,
-    write_part,
-)
+from finetune.predict.masks import MaskFiles
+from finetune.predict.parts import PARTS, TABLES, join_parts, missing_parts, part_rows, write_part
 
 log = logging.getLogger("retouch")
 
 PLAN = "plan.json"  # in the folder of the parts: what they were computed from
 SHOWN = 10  # classes in one line
+THRESHOLD = 0.5  # a label that is more likely than not
+NAMES: dict[Answers, str] = {"class": "classes", "labels": "labels", "mask": "classes"}
 CLASSIFIER = "classifier"  # the key of a classifier among the inputs
 
 
@@ -59,11 +57,15 @@ class PredictResult(Record):
     stage: Literal["predict"] = "predict"
     path: Path
     task: str
-    classes: tuple[str, ...]
+    answers: Answers = "class"
+    classes: tuple[str, ...]  # or the labels
+    numbers: tuple[int, ...] = ()  # of the classes in masks
+    outside: int | None = None  # in masks: where the network sees nothing of an image
     rows: int  # images, the unreadable ones included
-    unreadable: int  # of these: rows without a class
-    counts: dict[str, int]  # images by class
-    temperature: float  # of the confidence
+    unreadable: int  # of these: rows without an answer
+    counts: dict[str, int]  # images by class or label; of masks, those that show it
+    temperature: float  # of the calibrated probabilities
+    threshold: float | None = None  # of several labels per image: from which probability on an image has one
     image_size: int
     made: Made  # its inputs are the sha256 of the classifier and the fingerprint of the images
 
@@ -72,11 +74,12 @@ class PredictResult(Record):
 
 
 def predict(config: PredictConfig) -> PredictResult:
-    """Write ``OUT/predictions.csv``, one row per image; see ``finetune.predict.parts`` for its columns.
+    """Write ``OUT/predictions.csv``, one row per image; see ``finetune.predict.columns`` for its columns.
 
-    ``class`` is the most likely class, and ``p(NAME)`` the probability of each class by the classifier itself.
-    ``confidence`` is how likely ``class`` is right: the probability after the temperature, which was fitted on images
-    that the classifier had not learned from. Several processes share the parts, and the first one joins them.
+    Of a probe of masks, also ``OUT/masks/``, a mask at the path of each image, as large as the image.
+
+    Calibrated probabilities are those after the temperature, which was fitted on images that the classifier had not
+    learned from. Several processes share the parts, and the first one joins them.
 
     Raises:
         UserError: the classifier, the images or the run folder cannot be used; nothing has been written.
@@ -94,10 +97,10 @@ def predict(config: PredictConfig) -> PredictResult:
             result = _finished(config, classifier, images, run)
             if result is None:
                 _check_plan(config, classifier, images, run)
-                columns = Columns(classifier.class_names, classifier.temperature, config.top)
-                _write_parts(config, classifier, images, columns, here)
+                work = _work(config, classifier, images)
+                _write_parts(config, work, here)
                 here.barrier()
-                result = _join(config, classifier, images, columns, run) if here.is_main else None
+                result = _join(config, work, run) if here.is_main else None
             found = gather(result)[0]
             assert found is not None
             return found
@@ -107,17 +110,50 @@ def _classifier(config: PredictConfig) -> Applied:
     """The classifier, for images of the size asked for.
 
     Raises:
-        UserError: there is none, it supports no images of this size, or it has fewer classes than are to be written.
+        UserError: there is none, it supports no images of this size, or it has not what is asked for.
     """
     classifier = open_classifier(config.run, config.task, config.encoder)
-    classes = len(classifier.class_names)
-
-    def check_top() -> None:
-        if config.top is not None and config.top > classes:
-            raise UserError(f"top: the classifier has {classes} classes; give {classes} or fewer")
-
-    check_all(check_top, lambda: _check_size(classifier, config.data.image_size or classifier.image_size))
+    check_all(
+        lambda: _check_settings(config, classifier),
+        lambda: _check_size(classifier, config.data.image_size or classifier.image_size),
+    )
     return classifier
+
+
+def _check_settings(config: PredictConfig, classifier: Applied) -> None:
+    answers, count = classifier.answers, len(classifier.class_names)
+    problems = []
+    if config.top is not None and answers == "mask":
+        problems.append("top: of classes or labels of whole images, and this classifier gives masks: remove top")
+    elif config.top is not None and config.top > count:
+        problems.append(f"top: the classifier has {count} {NAMES[answers]}; give {count} or fewer")
+    if config.threshold is not None and answers != "labels":
+        given = "masks" if answers == "mask" else "one class"
+        problems.append(f"threshold: of several labels per image, and this classifier gives {given}: remove threshold")
+    if problems:
+        raise UserError(*problems)
+
+
+class Work(NamedTuple):
+    """What is written of which images."""
+
+    classifier: Applied
+    images: Images
+    columns: Columns
+    masks: MaskFiles | None
+
+
+def _work(config: PredictConfig, classifier: Applied, images: Images) -> Work:
+    names, temperature = classifier.class_names, classifier.temperature
+    match classifier.answers:
+        case "class":
+            return Work(classifier, images, ClassColumns(names, temperature, config.top), None)
+        case "labels":
+            columns = LabelColumns(names, temperature, config.top, config.threshold or THRESHOLD)
+            return Work(classifier, images, columns, None)
+        case "mask":
+            masks = MaskFiles.of(config.out, images, classifier.class_numbers)
+            return Work(classifier, images, MaskColumns(names, temperature, masks.files), masks)
 
 
 def _check_size(classifier: Applied, size: int) -> None:
@@ -205,9 +241,10 @@ def _check_plan(config: PredictConfig, classifier: Applied, images: Images, run:
 # ---- the parts
 
 
-def _write_parts(config: PredictConfig, classifier: Applied, images: Images, columns: Columns, here: World) -> None:
+def _write_parts(config: PredictConfig, work: Work, here: World) -> None:
     """Write this process's share of the parts that are missing; workers decode ahead while the network computes."""
-    channels_last(classifier, here.device)
+    images = work.images
+    channels_last(work.classifier, here.device)
     precision = resolve_precision(config.precision, here.device)
     missing = gather(missing_parts(config.out, len(images)))[0]  # those that the first process sees
     mine = missing[here.rank :: here.size]
@@ -220,51 +257,55 @@ def _write_parts(config: PredictConfig, classifier: Applied, images: Images, col
     for number, batches in groupby(zip(asked, fetched, strict=False), key=lambda pair: pair[0][0]):
         answered, came = [], []
         for _, batch in batches:
-            answered.append(_answers(classifier, images, columns, batch, here.device, precision))
+            answered += _answers(work, batch, here.device, precision)
             came.append(batch.index)
         rows = part_rows(number, len(images))
         readable = np.isin(rows.numpy(), torch.cat(came).numpy())
         paths = [images.where(row) for row in rows.tolist()]
-        write_part(config.out, number, columns.table(paths, readable, Answered.together(answered)))
+        write_part(config.out, number, work.columns.table(paths, readable, answered))
         done += len(rows)
         speed = done / max(time.monotonic() - started, 1e-9)
         level = logging.INFO if len(missing) > 1 else logging.DEBUG
         log.log(level, "part %d: %s images here so far, %s images/s", number + 1, f"{done:,}", f"{speed:,.0f}")
 
 
-def _answers(
-    classifier: Applied,
-    images: Images,
-    columns: Columns,
-    batch: Fetched,
-    device: torch.device,
-    precision: torch.dtype,
-) -> Answered:
-    if not len(batch.index):
-        return columns.answers(torch.empty(0, len(columns.classes)))
-    with torch.inference_mode():
+@torch.inference_mode()
+def _answers(work: Work, batch: Fetched, device: torch.device, precision: torch.dtype) -> list[pa.Table]:
+    """What is written of a batch; its masks are written now. Masks take much memory, so a batch is shown in parts."""
+    found = []
+    per_image = 1 if work.masks is None else len(work.columns.names) * work.images.size**2
+    for some in in_parts(len(batch.index), per_image):
+        index = batch.index[some]
         with autocast(device, precision):
-            logits = classifier(to_float(batch.images.to(device)))  # uint8 0..255 -> float 0..1
-        wrong = (~logits.isfinite()).any(1).nonzero().flatten().tolist()
+            logits = work.classifier(to_float(batch.images[some].to(device)))  # uint8 0..255 -> float 0..1
+        wrong = (~logits.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
         if wrong:
             raise UserError(
-                f"the classifier gives NaN or infinite numbers for {images.where(int(batch.index[wrong[0]]))}; set "
+                f"the classifier gives NaN or infinite numbers for {work.images.where(int(index[wrong[0]]))}; set "
                 "precision=float32"
             )
-        return columns.answers(logits)
+        found.append(work.columns.answers(logits, index))
+        if work.masks is not None:
+            work.masks.write(logits.argmax(1), index)
+    return found
 
 
-def _join(config: PredictConfig, classifier: Applied, images: Images, columns: Columns, run: Run) -> PredictResult:
+def _join(config: PredictConfig, work: Work, run: Run) -> PredictResult:
     """One file of all parts, and ``results.json``."""
+    classifier, images, columns, masks = work
     counts = join_parts(run.folder, len(images), columns, config.format)
     result = PredictResult(
         path=run.folder / TABLES[config.format],
         task=classifier.task,
+        answers=classifier.answers,
         classes=classifier.class_names,
+        numbers=classifier.class_numbers,
+        outside=None if masks is None else masks.outside,
         rows=len(images),
         unreadable=counts.unreadable,
         counts=counts.classes,
         temperature=classifier.temperature,
+        threshold=columns.threshold if isinstance(columns, LabelColumns) else None,
         image_size=images.size,
         made=made({CLASSIFIER: classifier.sha256, "data": images.fingerprint}),
     )
@@ -284,6 +325,6 @@ def _said(result: PredictResult) -> Iterator[str]:
     found = sorted(((name, count) for name, count in result.counts.items() if count), key=itemgetter(1), reverse=True)
     yield from (f"{name} {count:,}" for name, count in found[:SHOWN])
     if len(found) > SHOWN:
-        yield f"and {len(found) - SHOWN} more classes"
+        yield f"and {len(found) - SHOWN} more {NAMES[result.answers]}"
     if result.unreadable:
         yield f"{result.unreadable:,} unreadable"

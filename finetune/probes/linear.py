@@ -85,7 +85,7 @@ class Linear(Probe):
         """What the chosen space and strength give for every held-out image, when fitted without it.
 
         Returns:
-            Outputs ``[m C]`` of the held-out images of all splits, and their labels ``[m]``.
+            Outputs ``[m C]`` of the held-out images of all splits, and their labels ``[m]`` or ``[m C]``.
         """
         # of several splits, the fits of the last one know the held-out images of the others
         start = chosen.start if len(task.folds) == 1 else None
@@ -94,13 +94,19 @@ class Linear(Probe):
             split = self._split(candidates, chosen.space, task, fold)
             fitted = self._fit(split.rows._replace(start=start), chosen.space, task, [chosen.setting], final=False)
             assert isinstance(fitted, LinearClassifiers)
-            outputs.append(fitted.outputs(split.held)[0])
+            outputs.append(fitted.outputs(split.held)[0] + fitted.offset)
             labels.append(split.labels)
         return torch.cat(outputs).cpu(), torch.cat(labels).cpu()
 
 
 class LinearClassifiers(Classifiers):
-    """Linear classifiers, one per strength."""
+    """Linear classifiers, one per strength.
+
+    Attributes:
+        offset: added to an output, it gives the logit.
+    """
+
+    offset: float = 0.0
 
     def __init__(self, fit: LinearFit) -> None:
         self.fit = fit
@@ -126,6 +132,9 @@ class LinearClassifiers(Classifiers):
 class LinearScores(LinearClassifiers):
     """The same for any number of labels per row: log-odds of each, or what ridge regression gives above one half."""
 
+    def __init__(self, fit: LinearFit) -> None:
+        super().__init__(fit)
+        self.offset = 0.0 if isinstance(fit, LogisticFit) else -0.5
+
     def predict(self, features: Tensor) -> Tensor:
-        outputs = self.outputs(features)
-        return outputs if isinstance(self.fit, LogisticFit) else outputs - 0.5
+        return self.outputs(features) + self.offset

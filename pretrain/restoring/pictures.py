@@ -1,12 +1,8 @@
-"""Pictures at their own resolution, with their holes and clean versions, and the names of their results."""
+"""Pictures at their own resolution, with their holes and clean versions."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections import Counter
-from collections.abc import Sequence
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +17,8 @@ from common.data.decode import upright
 from common.data.folder import TreeSource
 from common.data.images import kept_rows
 from common.data.levels import Levels
-from common.data.lists import ListSource
 from common.data.masks import find_masks, read_mask
+from common.data.result_names import result_names
 from common.errors import UserError, check_all
 from pretrain.restoring.config import PicturesToRestore
 
@@ -143,48 +139,6 @@ def holes(mask: Image.Image | Tensor) -> NDArray[np.bool_]:
 def _pixels(image: Image.Image) -> Tensor:
     """RGB -> uint8 ``[3 H W]``."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-# ---- the names of results
-
-
-def result_names(source: Source, rows: list[int]) -> list[str]:
-    """Where results are written: paths with forward slashes, each different, none outside of the folder they are in.
-
-    That of the picture below its folder, with the suffix ``.png`` in place of its own, or behind it where two pictures
-    differ in their suffix alone. Pictures without such a path have the number of their row.
-    """
-    paths = [_inside(source, row) for row in rows]
-    plain = [
-        f"{row:08d}.png" if path is None else str(path.with_suffix(".png"))
-        for path, row in zip(paths, rows, strict=True)
-    ]
-    taken = _taken(plain)
-    names = [
-        one if one.casefold() not in taken or path is None else f"{path}.png"
-        for one, path in zip(plain, paths, strict=True)
-    ]
-    taken = _taken(names)  # a.jpg and a.png are a.jpg.png and a.png.png, which may be there too
-    return [
-        one if one.casefold() not in taken else f"{row:08d}-{PurePosixPath(one).name}"
-        for one, row in zip(names, rows, strict=True)
-    ]
-
-
-def _taken(names: Sequence[str]) -> set[str]:
-    """Names, in lower case, of two results, or of a result and a folder of others."""
-    known = Counter(map(str.casefold, names))
-    folders = {name.rpartition("/")[0] for name in known}
-    folders |= {str(above) for folder in folders for above in PurePosixPath(folder).parents}
-    return {name for name, count in known.items() if count > 1 or name in folders}
-
-
-def _inside(source: Source, row: int) -> PurePosixPath | None:
-    """The path of a picture below the folder of all; None if it has none."""
-    if not isinstance(source, TreeSource | ListSource):
-        return None
-    path = PurePosixPath(source.paths[row].replace(os.sep, "/"))
-    return None if path.is_absolute() or ".." in path.parts or not path.name else path
 
 
 def number_of(name: str) -> int:

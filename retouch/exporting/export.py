@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.errors import check_all
+from common.errors import UserError, check_all
 from common.files import new_folder
 from common.machine.versions import version_of
 from common.runs.made import ENCODER, made
 from retouch.exporting.check import Check, compared, images_of, refuse_apart
 from retouch.exporting.formats import check_packages, chosen_format
 from retouch.exporting.hub import card_text, check_push, describe, push
+from retouch.exporting.paths import folders_of, has_path, shared, without_paths
 from retouch.exporting.record import ExportRecord, check_folder, write_record
+from retouch.exporting.restorer import open_restored
 from retouch.exporting.settings import ExportConfig
-from retouch.exporting.subject import facts, open_subject
+from retouch.exporting.subject import Subject, facts, open_subject
 
 
 @dataclass(frozen=True)
@@ -25,18 +27,15 @@ class Exported:
     Attributes:
         files: all of them, in ``folder``.
         check: how it was compared with the network; ``max_difference`` and ``images_checked`` are of it.
-        record: the content of ``export.json``.
+        record: the content of ``export.json``, which names no folder of this machine.
         uploaded: address of the commit on the Hub, if it was pushed.
     """
 
     folder: Path
     files: tuple[Path, ...]
     record: ExportRecord
+    check: Check
     uploaded: str | None = None
-
-    @property
-    def check(self) -> Check:
-        return self.record.check
 
     @property
     def max_difference(self) -> float:
@@ -63,14 +62,19 @@ def export(config: ExportConfig) -> Exported:
             written; or it was written, but could not be uploaded.
     """
     subject, repository, *_ = check_all(
-        lambda: open_subject(config),
+        lambda: open_restored(config) if config.output == "restorer" else open_subject(config),
         lambda: check_push(config),
         lambda: check_folder(config),
         lambda: check_packages(config.format),
     )
     form = chosen_format(config.format, subject)
+    _check_shared(config, subject)
     text = card_text(config, subject) if config.format == "hub" else ""
     shown = images_of(config, subject)
+    # what is written is for others
+    folders = folders_of(_named(config, subject))
+    subject = replace(subject, provenance=shared(subject.provenance, folders))
+    text = without_paths(text, folders, subject.class_names)
     with new_folder(config.to) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of exporters, about their own future
         form.write(subject, folder)
@@ -82,14 +86,34 @@ def export(config: ExportConfig) -> Exported:
             format=form.name,
             output=subject.output,
             files=tuple(sorted(path.name for path in folder.iterdir())),
-            run=config.run,
+            run=without_paths(config.run, folders),
             sha256=subject.sha256,
             facts=dict(facts(subject)),
             provenance=subject.provenance,
             made=made({ENCODER: subject.sha256}),
             tools={name: version_of(name) or "" for name in form.needs},
-            check=check,
+            check=check.model_copy(update={"source": without_paths(check.source, folders)}),
         )
         write_record(folder, record)
     files = tuple(sorted(config.to.iterdir()))
-    return Exported(config.to, files, record, None if repository is None else push(config, repository))
+    return Exported(config.to, files, record, check, None if repository is None else push(config, repository))
+
+
+def _named(config: ExportConfig, subject: Subject) -> list[str | Path | None]:
+    """The paths and sources that are known of an export."""
+    trainings = [text for one in subject.provenance.chain for text in (one.source, one.started_from)]
+    given = [config.run, config.data, config.to, config.encoder, *config.report]
+    return [*given, subject.folder, subject.run, *trainings]
+
+
+def _check_shared(config: ExportConfig, subject: Subject) -> None:
+    """Refuse to push a path that cannot be left out.
+
+    Raises:
+        UserError: it is an argument of the network.
+    """
+    if config.push is not None and has_path(subject.encoder.config.model_args):
+        raise UserError(
+            "push: encoder.model_args holds a path of this machine, which others cannot open, and the encoder's sha256 "
+            "is of it: remove push, or train without this argument"
+        )

@@ -53,6 +53,8 @@ class EncoderFolder(Format):
     """``config.json`` and ``model.safetensors``, as pretraining and fine-tuning write them."""
 
     def refusal(self, subject: Subject) -> str:
+        if subject.output == "restorer":
+            return "it is an encoder with its decoder, and these two files hold the encoder alone"
         if subject.card is None:
             return "it is the classifier of a probe, and these two files hold one on the average of the last map alone"
         return ""
@@ -68,11 +70,11 @@ class TimmFolder(EncoderFolder):
 
     def refusal(self, subject: Subject) -> str:
         encoder = subject.encoder
+        if reason := super().refusal(subject):
+            return reason
         if not isinstance(encoder, TimmEncoder):
             return f"{encoder.name} is not a timm model"
-        if not encoder.plain:
-            return "its stem was replaced for small images, and timm has no such network"
-        return super().refusal(subject)
+        return "" if encoder.plain else "its stem was replaced for small images, and timm has no such network"
 
     def opened(self, subject: Subject, folder: Path) -> Run:
         """timm's own network, shown images as the note asks for it."""
@@ -187,7 +189,8 @@ def chosen_format(name: FormatName, subject: Subject) -> Format:
     """
     if reason := FORMATS[name].refusal(subject):
         others = " or ".join(f"format={one.name}" for one in FORMATS.values() if not one.refusal(subject))
-        raise UserError(f"format={name} cannot hold this network: {reason}; use {others}")
+        use = f"use {others}" if others else "no other format can: use it in Python"
+        raise UserError(f"format={name} cannot hold this network: {reason}; {use}")
     return FORMATS[name]
 
 
@@ -212,8 +215,9 @@ def traced(subject: Subject) -> torch.export.ExportedProgram:
                 subject.network, (images,), dynamic_shapes={IMAGES: {0: torch.export.Dim.DYNAMIC}}
             )
     except Exception as error:  # the networks of others may do anything
+        other = "" if subject.card is None else "; use format=hub"
         raise UserError(
-            f"torch.export has no graph of {subject.encoder.name}: {one_line(error, 300)}; use format=hub"
+            f"torch.export has no graph of {subject.encoder.name}: {one_line(error, 300)}{other}"
         ) from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it has paths of this machine

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from common.encoders.card import CONFIG, EncoderCard, read_json
 from common.encoders.hub import SCHEME
-from common.encoders.readme import MARK, README, About, Section, loading, readme, with_front
+from common.encoders.readme import MARK, README, About, Section, readme, with_front
 from common.errors import UserError, one_line
 from common.files import is_marked, write_json, write_text
 from common.runs.results import RESULTS
@@ -38,14 +38,12 @@ def card_text(config: ExportConfig, subject: Subject) -> str:
     finished = subject.run is not None and (subject.run / RESULTS).is_file()
     runs = [*([subject.run] if subject.run is not None and finished else []), *config.report]
     if runs:
-        text = model_card(runs)
+        text = model_card(runs, card)
     elif is_marked(subject.folder / README, MARK):
         text = (subject.folder / README).read_text(encoding="utf-8").partition(FROM_HUB)[0]
     else:
         text = readme(card, _about(card))
     pieces = [text.rstrip("\n")]
-    if "\n## How to load" not in text:
-        pieces.append(f"## How to load it\n\n{loading(card)}")
     if config.push is not None:
         pieces.append(f"{FROM_HUB.strip()}\n\n{_from_hub(config.push, card)}")
     return with_front("\n\n".join(pieces) + "\n", _front(config, card, subject.output))

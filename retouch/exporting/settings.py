@@ -12,7 +12,7 @@ from common.config import Config, ProblemsError, read_settings, validate
 from common.recipes import Settings, understand_run
 
 FormatName = Literal["timm", "onnx", "torch", "hub"]
-Output = Literal["features", "classifier"]
+Output = Literal["features", "classifier", "restorer"]
 
 HUB_ONLY = ("license", "push", "private", "report")
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
@@ -29,7 +29,7 @@ class ExportConfig(Config):
     format: FormatName
     """timm: a folder for timm; onnx: model.onnx; torch: model.pt2 of torch.export; hub: for the Hugging Face Hub."""
     output: Output | None = None
-    """One vector of features per image, or logits and probabilities; by default the classifier, where there is one."""
+    """Features (a vector per image), classifier (by default, where there is one), or restorer: encoder and decoder."""
     task: str | None = None
     """Which of a probe's tasks; not needed where there is one."""
     encoder: Path | None = None

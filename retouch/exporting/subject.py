@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -16,15 +16,25 @@ from common.encoders.load import encoder_folder, load_encoder, read_encoder_card
 from common.encoders.provenance import Provenance
 from common.errors import UserError
 from common.files import run_stage
-from finetune.classifier import CARD, CLASSIFIER, CLASSIFIERS, Probed, open_classifier
+from finetune.applied import Answers, Masked, Probed, likely
+from finetune.classifier import CARD, CLASSIFIER, CLASSIFIERS, open_classifier
 from retouch.exporting.settings import ExportConfig, Output
 
-IMAGES, FEATURES, LOGITS, PROBABILITIES = "images", "features", "logits", "probabilities"  # input and outputs
+# input and outputs
+IMAGES, FEATURES, LOGITS, PROBABILITIES, RESTORED = "images", "features", "logits", "probabilities", "restored"
 
 
-class Features(nn.Module):
+class Exportable(nn.Module):
+    """Images ``[B 3 S S]``, RGB in [0, 1] -> outputs by name."""
+
+    output: ClassVar[Output]
+    names: tuple[str, ...]  # of the outputs
+
+
+class Features(Exportable):
     """Images ``[B 3 S S]``, RGB in [0, 1] -> ``features`` ``[B D]``: the average of the last map, as ``encode``."""
 
+    output = "features"
     names = (FEATURES,)
 
     def __init__(self, encoder: Encoder) -> None:
@@ -36,21 +46,25 @@ class Features(nn.Module):
         return {FEATURES: maps.float().mean(dim=(2, 3))}
 
 
-class Classes(nn.Module):
+class Classes(Exportable):
     """Images ``[B 3 S S]``, RGB in [0, 1] -> ``logits`` and ``probabilities`` ``[B classes]``.
 
-    Probabilities are the softmax of logits divided by ``temperature``: calibrated, where one was fitted.
+    Probabilities are of classes, or of each of several labels per image, from logits divided by ``temperature``:
+    calibrated, where one was fitted. Of masks, ``logits`` ``[B classes S S]`` alone: they are not calibrated.
     """
 
-    names = (LOGITS, PROBABILITIES)
+    output = "classifier"
 
-    def __init__(self, logits: nn.Module, temperature: float) -> None:
+    def __init__(self, logits: nn.Module, temperature: float, answers: Answers = "class") -> None:
         super().__init__()
-        self.logits, self.temperature = logits, temperature
+        self.logits, self.temperature, self.answers = logits, temperature, answers
+        self.names = (LOGITS,) if answers == "mask" else (LOGITS, PROBABILITIES)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         logits: Tensor = self.logits(images).float()
-        return {LOGITS: logits, PROBABILITIES: (logits / self.temperature).softmax(dim=1)}
+        if self.answers == "mask":
+            return {LOGITS: logits}
+        return {LOGITS: logits, PROBABILITIES: likely(logits, self.answers, self.temperature)}
 
 
 @dataclass(frozen=True)
@@ -61,15 +75,16 @@ class Subject:
         network: on the CPU, in eval mode.
         encoder: the one inside it; of a fine-tuned network, with its classifier.
         card: of the folder that holds the whole network; None: no such folder can, because a probe's classifier is
-            beside its encoder.
+            beside its encoder, as a decoder is.
         folder: the one that was opened.
         run: the run folder around it, if it is in one.
         sha256: of everything that decides the outputs.
         image_size: side in px of the images it takes.
         class_names: of the outputs; none, if they are features.
+        class_numbers: of the classes in masks; none of others.
     """
 
-    network: Features | Classes
+    network: Exportable
     encoder: Encoder
     card: EncoderCard | None
     folder: Path
@@ -78,10 +93,11 @@ class Subject:
     image_size: int
     provenance: Provenance
     class_names: tuple[str, ...] = ()
+    class_numbers: tuple[int, ...] = ()
 
     @property
     def output(self) -> Output:
-        return "features" if isinstance(self.network, Features) else "classifier"
+        return self.network.output
 
     @property
     def temperature(self) -> float:
@@ -90,7 +106,7 @@ class Subject:
 
 
 def open_subject(config: ExportConfig) -> Subject:
-    """Open what the settings name.
+    """Open the encoder or classifier that the settings name.
 
     Raises:
         UserError: there is no such run, it has no classifier where one is asked for, or its files are damaged.
@@ -102,24 +118,25 @@ def open_subject(config: ExportConfig) -> Subject:
     folder = encoder_folder(config.run)
     encoder, card = load_encoder(folder), read_encoder_card(folder)
     network = Features(encoder).eval()
-    run = _run_around(config.run, folder)
+    run = run_around(config.run, folder)
     return Subject(network, encoder, card, folder, run, card.sha256, card.image_size, card.provenance)
 
 
 def _open_classifier(config: ExportConfig) -> Subject:
     applied = open_classifier(config.run, config.task, config.encoder)
-    whole = not isinstance(applied.network, Probed)
+    whole = not isinstance(applied.network, Probed | Masked)
     folder = _classifier_folder(config.run)
     return Subject(
-        network=Classes(applied, applied.temperature).eval(),
+        network=Classes(applied, applied.temperature, applied.answers).eval(),
         encoder=applied.encoder,
         card=read_encoder_card(folder) if whole else None,
         folder=folder,
-        run=_run_around(config.run, folder),
+        run=run_around(config.run, folder),
         sha256=applied.sha256,
         image_size=applied.image_size,
         provenance=applied.provenance,
         class_names=applied.class_names,
+        class_numbers=applied.class_numbers,
     )
 
 
@@ -140,7 +157,7 @@ def _classifier_folder(run: str) -> Path:
     return folder / CLASSIFIER if (folder / CLASSIFIER / CONFIG).is_file() else folder
 
 
-def _run_around(run: str, folder: Path) -> Path | None:
+def run_around(run: str, folder: Path) -> Path | None:
     """The run folder that was named, or in which this folder is."""
     places = () if on_hub(run) else (folder, folder.parent, folder.parent.parent)
     return next((place for place in places if run_stage(place) is not None), None)
@@ -155,6 +172,8 @@ def facts(subject: Subject) -> Mapping[str, Any]:
         "image_size": size,
         "resize": RESIZE,
         "class_names": list(subject.class_names),
+        **({"answers": subject.network.answers} if isinstance(subject.network, Classes) else {}),
+        **({"class_numbers": list(subject.class_numbers)} if subject.class_numbers else {}),
         "temperature": subject.temperature,
         "sha256": subject.sha256,
         "encoder": subject.encoder.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.encoders.card import EncoderCard
 from common.encoders.readme import MARK, front_matter, loading, plain
 from common.errors import UserError, check_all
 from common.files import write_text
@@ -32,22 +33,27 @@ def write_card(folders: Sequence[str | Path], out: str | Path) -> Path:
     return out
 
 
-def model_card(folders: Sequence[str | Path]) -> str:
+def model_card(folders: Sequence[str | Path], beside: EncoderCard | None = None) -> str:
     """The model card of some runs.
+
+    Args:
+        beside: the card of the one encoder or classifier that it describes.
 
     Raises:
         UserError: with every folder that is no finished run.
     """
-    text = card(read_facts(folders))
+    text = card(read_facts(folders), beside)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")  # names that are not UTF-8 cannot be printed
 
 
-def card(facts: Facts) -> str:
+def card(facts: Facts, beside: EncoderCard | None = None) -> str:
     """Front matter, the question, the verdict, and the parts."""
     methods = [run.results.method for run in facts.pretraining]
     methods += [entry.result.encoder.pretext or "" for entry in facts.entries]
+    tuned = [run.card for run in facts.finetuning if run.card is not None]
+    methods += [one.kind or "" for card in tuned for one in card.provenance.before]
     pieces = [
-        front_matter(methods),
+        front_matter(methods, tuned=bool(tuned) if beside is None else beside.provenance.stage == "finetune"),
         f"# {plain(question(facts))}",
         *map(plain, verdict(facts)),
         plain(about(facts)),
@@ -55,9 +61,12 @@ def card(facts: Facts) -> str:
     for part in card_parts(facts):
         shown = [block for block in part.blocks if not (isinstance(block, Prose) and block.wide)]  # about charts
         pieces += [f"## {plain(part.title)}", *map(_block, shown)]
-    cards = [run.card for run in facts.pretraining if run.card is not None]
-    if cards:
-        pieces += ["## How to load an encoder", *distinct(map(loading, cards))]
+    trained = [run.card for run in facts.pretraining if run.card is not None]
+    if beside is not None:
+        return "\n\n".join([*pieces, "## How to load it", loading(beside)]) + "\n"
+    for title, cards in (("an encoder", trained), ("a classifier", tuned)):
+        if cards:
+            pieces += [f"## How to load {title}", *distinct(map(loading, cards))]
     return "\n\n".join(pieces) + "\n"
 
 

@@ -114,6 +114,7 @@ class FineTuning:
     result: FinetuneResult
     curves: Curves
     predictions: tuple[Predictions, ...]
+    card: EncoderCard | None = None  # of the exported classifier; None if it was removed
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from common.files import is_group, run_stage
 from common.runs.results import RESULTS
 from common.runs.seeds import finished_runs
 from common.settings import read_yaml
+from finetune.classifier import CLASSIFIER
 from finetune.data import LabeledData
 from finetune.embedding import EMBEDDING, read_embeddings
 from finetune.multilabel.data import ProbeData
@@ -103,7 +104,7 @@ def _read(folder: Path, name: str) -> Pretraining | Probing | FineTuning | Studi
     if isinstance(results, ProbeReport):
         embeddings = tuple(read_embeddings(folder)) if (folder / EMBEDDING).is_file() else ()
         return Probing(origin, results, predictions, embeddings)
-    return FineTuning(origin, results, _read_curves(folder), predictions)
+    return FineTuning(origin, results, _read_curves(folder), predictions, _read_card(folder / CLASSIFIER))
 
 
 def _labeled(blocks: Sequence[object]) -> tuple[LabeledData, ...]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
-from finetune.calibration import UNFITTED, calibrated, confidence, fit_temperature
+from finetune.calibration import UNFITTED, calibrated, confidence, fit_temperature, label_confidence
 
 
 def noisy(n: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,3 +88,21 @@ def test_errors_are_those_of_the_test_images() -> None:
     assert (found.temperature, found.fitted_on) == (2.0, 100)
     assert found.error_before == pytest.approx(0.45)
     assert found.error_after == pytest.approx(0.15)
+
+
+def test_labels_have_one_temperature_for_all_of_them() -> None:
+    """By a grid, of the mean log loss over all answers, with one more image of unknown labels."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 6 * torch.randn(300, 4, generator=generator)
+    labels = torch.rand(300, 4, generator=generator) < (logits / 3).sigmoid()
+    target, grid = labels.double() * 300 / 301 + 0.5 / 301, np.exp(np.linspace(np.log(0.5), np.log(20), 4000))
+    losses = []
+    for temperature in grid:
+        shares = (logits.double() / temperature).sigmoid()
+        losses.append(float(-(target * shares.log() + (1 - target) * (1 - shares).log()).mean()))
+    assert fit_temperature(logits, labels) == pytest.approx(grid[int(np.argmin(losses))], rel=0.01)
+
+
+def test_the_confidence_of_a_label_is_the_probability_of_the_answer() -> None:
+    sure = label_confidence(torch.tensor([[2.0, -2.0, 0.0]]), 2.0)
+    torch.testing.assert_close(sure, torch.tensor([[1 / (1 + math.exp(-1)), 1 / (1 + math.exp(-1)), 0.5]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -92,6 +93,21 @@ def test_the_temperature_is_not_part_of_what_a_classifier_is(copied: Path) -> No
     assert (before.sha256 == after.sha256, after.temperature) == (True, 3.0)
 
 
+def test_a_classifier_of_the_first_version_opens(copied: Path) -> None:
+    """Its digest knows nothing of what came later."""
+    expected = open_classifier(copied / "probed", "color")
+    folder = copied / "probed" / "classifiers" / "color"
+    card = json.loads((folder / "classifier.json").read_text()) | {"schema_version": 1}
+    del card["answers"], card["class_numbers"]
+    aside = ("temperature", "calibrated_on", "encoder", "encoder_beside", "sha256")
+    facts = json.dumps({key: value for key, value in card.items() if key not in aside}, sort_keys=True)
+    card["sha256"] = hashlib.sha256(facts.encode() + (folder / "model.safetensors").read_bytes()).hexdigest()
+    (folder / "classifier.json").write_text(json.dumps(card))
+    found = open_classifier(copied / "probed", "color")
+    assert (found.answers, found.sha256) == ("class", card["sha256"])
+    assert torch.equal(found(IMAGES), expected(IMAGES))
+
+
 # ---- the encoder
 
 
@@ -153,7 +169,7 @@ def test_one_of_several_tasks_has_to_be_named(runs: Path) -> None:
         ("mine/encoder", "is an encoder without a classifier: run retouch probe or retouch finetune"),
         ("file", "is a file; give a finished run"),
         ("half", "is a run that has not finished: continue it with out="),
-        ("older", "keeps no classifier: those of masks and of several labels"),
+        ("older", "keeps no classifier: an older Retouch kept none"),
         ("group", "holds runs with several seeds: give one of them, such as .*group/seed-3"),
         ("pretrained", "is a run of retouch pretrain, which makes no classifier that is kept"),
     ],
@@ -177,7 +193,7 @@ def test_what_is_no_classifier_is_told_apart(copied: Path, name: str, message: s
         ("classifier.json", lambda text: text.replace(b'"red"', b'"rot"'), "have been modified"),
         (
             "classifier.json",
-            lambda text: text.replace(b'"schema_version": 1', b'"schema_version": 2'),
+            lambda text: text.replace(b'"schema_version": 2', b'"schema_version": 3'),
             "another version",
         ),
         ("model.safetensors", lambda data: data[:-4], "model.safetensors cannot be read"),

@@ -80,6 +80,7 @@ def test_the_temperature_is_of_held_out_images_by_classifiers_fitted_without_the
     # logistic fits that choices are made on end earlier than those that are tested
     torch.testing.assert_close(*centered, atol=0.3 if kind == "logistic" else 1e-4, rtol=0.02)
     head, *_ = head_of(kind, folds)
+    assert head.calibration is not None
     assert head.calibration.fitted_on == len(held) == task.held
     assert head.calibration.temperature == pytest.approx(fit_temperature(expected, held), rel=0.03)
 
@@ -107,6 +108,7 @@ def test_ridge_has_its_temperature_in_its_weights() -> None:
     """What it gives is no log-probability, so its softmax alone would mean nothing."""
     head, test, labels, answers = head_of("ridge", 4)
     assert head.temperature == 1
+    assert head.calibration is not None
     assert head.calibration.temperature < 0.5
     assert head.calibration.error_after < head.calibration.error_before
     right = float((answers == labels).float().mean())

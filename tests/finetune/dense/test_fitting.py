@@ -94,3 +94,17 @@ def test_the_share_of_a_class_counts_by_the_prior() -> None:
     share = counts.sum(0) / counts.sum()
     np.testing.assert_allclose(fit.shares(0.5), 0.5 * share.log(), rtol=1e-5)
     assert fit.shares(0.0).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("prior", [0.0, 0.5, 1.0])
+def test_one_map_of_features_gives_the_same_scores_with_the_shares_in_it(prior: float) -> None:
+    cells, counts = cells_of(200)
+    counts[:, 2] = 0  # a class without pixels is never the answer, and its score is a number
+    center = cells.mean(0)
+    fit = discriminant(moments_of(cells, counts, center), center, [0.1])
+    weight, bias = fit.folded(prior)
+    expected = fit.scores(as_maps(cells))[0, :, :, 0, 0] + fit.shares(prior)
+    found = cells @ weight + bias
+    torch.testing.assert_close(found[:, :2], expected[:, :2], rtol=1e-4, atol=1e-3)
+    assert found.isfinite().all()
+    assert (found.argmax(1) < 2).all()

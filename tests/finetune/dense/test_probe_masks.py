@@ -251,7 +251,8 @@ def test_the_tested_classifier_is_fitted_on_every_training_image(here: Path) -> 
     assert whole.pixels.tolist() == [int((truth == number).sum()) for number in range(3)]
     choice = passes.choose(Patches(SIZE), sums, images.train, build_parts(images.present, Search(), 0), [0.1], HOW)
     assert choice.images == 60
-    found = passes.test_once(Patches(SIZE), choice._replace(layer=1), sums, images.test, HOW)
+    choice = choice._replace(layer=1)
+    found = passes.test_once(Patches(SIZE), choice, passes.fit_all(choice, sums), images.test, HOW)
     fit = discriminant(whole, center, [0.1])
     maps = Patches(SIZE).layers(to_float(images.test.images.rows(torch.arange(40))))[1]
     scores = enlarge(fit.scores(maps)[0], SIZE) + fit.shares(choice.prior)[:, None, None]

@@ -301,7 +301,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_file(
     real = stage._answers
 
     def count(*given: Any) -> Any:
-        answered.append(len(given[3].index))
+        answered.append(len(given[1].index))
         return real(*given)
 
     monkeypatch.setattr(stage, "_answers", count)

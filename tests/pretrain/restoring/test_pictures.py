@@ -9,11 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from common.data import build_source
 from common.data.levels import Levels
 from common.errors import UserError
 from pretrain.restoring.config import PicturesToRestore
-from pretrain.restoring.pictures import open_pictures, result_names
+from pretrain.restoring.pictures import open_pictures
 from tests.pretrain.restoring.toys import SIZES, pixels, save
 
 
@@ -31,22 +30,6 @@ def test_one_picture_is_a_source(pictures: Path) -> None:
     opened = open_pictures(PicturesToRestore(source=str(pictures / "deep" / "c.png")), 1.0)
     assert opened.names == ["c.png"]
     assert torch.equal(opened.read(0).image, pixels(pictures / "deep" / "c.png"))
-
-
-def test_every_result_has_a_name_of_its_own_inside_its_folder(tmp_path: Path) -> None:
-    names = ["one.jpg", "one.png", "One.PNG", "one.jpg.png", "sub/one.png", "two.tiff", "six.jpg", "six.png/a/b.png"]
-    for name in names:
-        save(torch.zeros(3, 4, 4, dtype=torch.uint8), tmp_path / "all" / name)
-    source = build_source(str(tmp_path / "all"))
-    found = result_names(source, list(range(len(source))))
-    assert len({one.casefold() for one in found}) == len(names)
-    assert not any(one.startswith(f"{other}/") for one in found for other in found)  # a file is no folder
-    assert {"sub/one.png", "two.png"} <= set(found)
-    # a list may name files anywhere
-    (tmp_path / "list.txt").write_text(f"all/two.tiff\n{tmp_path}/all/one.png\n../{tmp_path.name}/all/one.jpg\n")
-    source = build_source(str(tmp_path / "list.txt"))
-    assert result_names(source, [0, 1, 2]) == ["all/two.png", "00000001.png", "00000002.png"]
-    assert result_names(build_source("shapes:test:3"), [0, 2]) == ["00000000.png", "00000002.png"]
 
 
 def test_holes_are_the_pixels_of_a_mask_that_are_not_0(pictures: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from common.encoders import Classifier, Encoder
 from common.encoders.export import export_classifier, export_encoder
 from common.encoders.load import load_classifier, load_encoder, read_encoder_card
 from common.encoders.provenance import Provenance
+from common.encoders.readme import About, Section
 from common.errors import UserError
 from retouch.cli import main
 from retouch.exporting import formats
@@ -192,14 +193,25 @@ def test_a_program_of_torch_takes_batches_of_any_size_and_says_what_it_is(classi
     assert json.loads(said["retouch.json"])["class_names"] == list(NAMES)
 
 
-@pytest.mark.parametrize("form", ["onnx", "torch"])
-def test_no_file_holds_a_path_of_this_machine(encoder: Path, tmp_path: Path, form: str) -> None:
-    done = retouch.export(encoder, *settings(tmp_path / "out", form))
+@pytest.mark.parametrize("form", ["onnx", "torch", "timm", "hub"])
+def test_no_file_holds_a_path_of_this_machine(tmp_path: Path, form: str) -> None:
+    home = tmp_path / "my home"
+    earlier = Provenance(source=f"folder:{home}/first pictures", started_from=f"{home}/runs/zero")
+    training = Provenance(pretext={"kind": "denoise"}, source=f"folder:{home}/new pictures")
+    training = training.starting(f"{home}/runs/first", "0" * 64, earlier)
+    about = About("denoise", (Section("Data", (f"7 images of folder:{home}/new pictures.",)),))
+    export_encoder(build("timm/test_convnext"), home / "runs" / "mine" / "encoder", training, about)
+    done = retouch.export(home / "runs" / "mine" / "encoder", *settings(tmp_path / "out", form))
     for path in done.files:
-        if path.name != "export.json":  # which says where the run was
-            assert b"site-packages" not in path.read_bytes()
-            assert str(ROOT).encode() not in path.read_bytes()
-            assert str(tmp_path).encode() not in path.read_bytes()
+        for local in ("site-packages", str(ROOT), str(tmp_path), "my home"):
+            assert local.encode() not in path.read_bytes(), path.name
+    record = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert (record["run"], record["provenance"]["source"]) == ("…/encoder", "folder:…/new pictures")
+    assert record["provenance"]["started_from"] == "…/first"
+    assert record["provenance"]["before"][0]["source"] == "folder:…/first pictures"
+    assert record["provenance"]["started_sha256"] == "0" * 64
+    if form == "hub":
+        assert "7 images of folder:…/new pictures." in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_record_says_what_was_exported_and_how_it_was_checked(encoder: Path, tmp_path: Path) -> None:

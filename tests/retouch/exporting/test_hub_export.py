@@ -211,3 +211,11 @@ def test_a_failed_upload_leaves_the_folder_and_says_how_to_go_on(hub: Hub, encod
     assert read_encoder_card(tmp_path / "out").sha256 == read_encoder_card(encoder).sha256
     hub.full = False
     assert export(encoder, tmp_path / "out", "push=me/mine", "license=mit", "overwrite=true").uploaded
+
+
+def test_an_argument_that_is_a_path_is_not_pushed(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export_encoder(build(), tmp_path / "encoder")
+    monkeypatch.setattr("retouch.exporting.export.has_path", lambda args: True)
+    with pytest.raises(UserError, match=r"push: encoder.model_args holds a path of this machine"):
+        export(tmp_path / "encoder", tmp_path / "out", "push=me/mine", "license=mit")
+    assert not (tmp_path / "out").exists()
