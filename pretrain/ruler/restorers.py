@@ -257,7 +257,8 @@ def for_damage(corruptions: Iterable[AnyCorruption], *, told: bool) -> tuple[Res
 
 def _box(images: Tensor, side: int) -> Tensor:
     """The mean of each square of ``side`` pixels (odd), cut off at the border: ten times as fast as ``avg_pool2d``."""
-    return _sums(images, side) / _inside(*images.shape[2:], side)
+    height, width = images.shape[2:]
+    return _sums(images, side) / _inside(height, width, side)
 
 
 def _sums(images: Tensor, side: int) -> Tensor:
