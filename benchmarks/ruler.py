@@ -1,26 +1,33 @@
-"""The cost of the ruler and of the watch, as shares of the run that they measure: the shipped recipes of the demo.
+"""What the ruler and the watch add to the time of a run: every shipped recipe that restores images.
 
     python benchmarks/ruler.py
-    python benchmarks/ruler.py --recipes denoise mask --steps 200
+    python benchmarks/ruler.py --recipes denoise mask --steps 20
+    python benchmarks/ruler.py --recipes denoise_cifar10 --source "parquet:PATH/TO/cifar10/train-*.parquet"
 
-Processor time of one thread is counted, so other work on the machine is not. A shorter run (``--steps``) is scaled
-to the recipe's own length: what is computed once is counted once, and the measurement at every panel as often as the
-recipe takes one. The watch is that of ``watch.data=shapes``: 1,000 images, three tasks. Results are written to
-``benchmarks/results/ruler.json``.
+Short runs of three kinds follow each other in turn: without either, with the ruler, and with both. They take a few
+steps of the recipe, and three panels. Processor time of one thread is counted, so other work on the machine is not. A
+step is timed in the runs without, from the first panel on; what is measured at a panel is timed where it happens.
+Medians over rounds are scaled to the recipe's own length: what training computes before its first step, and the ruler
+at its first panel, once; every further panel as often as the recipe has one. The watch is that of
+``watch.data=shapes``, with its three tasks; reading its images counts. That nothing is left out is seen from the whole
+short runs (``in_turn``).
+Results are written to ``benchmarks/results/ruler.json``.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 import torch
 from record import record
 
-from common.data import Loader, build_source, load_images
-from common.engine.loop import learn
+from common.data import Images, Loader, build_source, load_images
+from common.engine.loop import Periodic, learn
 from common.machine.distributed import World
 from common.recipes import stage_config
 from common.runs.logs import setup_console
@@ -29,51 +36,112 @@ from pretrain.config import GradientPretraining
 from pretrain.ruler.ruler import Ruler
 from pretrain.ruler.watch import Watch, WatchConfig, open_watched
 
+RECIPES = (
+    *("denoise_demo", "colorize_demo", "denoise", "colorize", "mask", "mixed"),
+    *("bottleneck", "deep_sparse_autoencoder", "linear_sparse_autoencoder"),
+)
+PANELS = 3  # of a short run
+KINDS = {"without": (), "ruler": ("ruler",), "both": ("ruler", "watch")}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", nargs="+", default=["denoise_demo", "colorize_demo"])
-    parser.add_argument("--steps", type=int, default=60, help="steps of training that are timed")
+    parser.add_argument("--recipes", nargs="+", default=RECIPES)
+    parser.add_argument("--source", help="images in place of the recipe's own")
+    parser.add_argument("--steps", type=int, default=30, help="steps of a short run")
+    parser.add_argument("--rounds", type=int, default=2, help="short runs of each kind")
     given = parser.parse_args()
     setup_console()
     torch.set_num_threads(1)
-    record("ruler", {name: cost(name, given.steps) for name in given.recipes}, seed=0, add=True)
+    for name in given.recipes:
+        record("ruler", {name: cost(name, given.source, given.steps, given.rounds)}, seed=0, add=True)
 
 
-def cost(recipe: str, steps: int) -> dict[str, Any]:
+@dataclass
+class Timed:
+    """Processor seconds of one short run: of all of it, after each of its panels' steps, and of what was measured."""
+
+    whole: float = 0.0
+    steps: list[float] = field(default_factory=list)
+    measured: dict[str, list[float]] = field(default_factory=dict)
+
+
+def cost(recipe: str, source: str | None, steps: int, rounds: int) -> dict[str, Any]:
     """Seconds of the recipe's training, and of the ruler and the watch in it."""
-    config = stage_config(GradientPretraining, recipe, ["out=unused"])
+    changes = ["out=unused"] if source is None else ["out=unused", f"data.source={source}"]
+    config = stage_config(GradientPretraining, recipe, changes)
+    images = load_images(build_source(config.data.source), config.data.image_size, limit=config.data.limit)
+    found = {kind: list[Timed]() for kind in KINDS}
+    for _ in range(rounds):
+        for kind, measures in KINDS.items():
+            found[kind].append(short_run(config, images, steps, measures))
+
+    every = steps // PANELS
+    step = median((one.steps[-1] - one.steps[0]) / (every * (PANELS - 1)) for one in found["without"])
+    before = median(one.steps[0] - every * step for one in found["without"])
     whole = config.steps or 0
-    here = World(0, 1, torch.device("cpu"))
-    learner = config.build(config.data.image_size, config.augment, here, config.seed)
-    learner.attach(load_images(build_source(config.data.source), config.data.image_size))
-    loader = Loader(learner.images, batch_size=config.batch_size, seed=config.seed)
-    short = config.model_copy(update={"steps": steps})
-    training = seconds(lambda: learn(learner, loader, short, MemoryRun(here), title=recipe)) * whole / steps
-    learner.model.eval()
-    measurements = -(-whole // config.panels_every)
-
-    def share(show: Callable[[int], object]) -> dict[str, float]:
-        first, each = seconds(lambda: show(steps)), seconds(lambda: show(steps + 1))
-        total = first + (measurements - 1) * each
-        return {"first": round(first, 2), "each_further": round(each, 2), "share": round(total / training, 4)}
-
-    watched = open_watched(WatchConfig(data="shapes"), root=None, seed=config.seed)
+    training, panels = before + whole * step, -(-whole // config.panels_every)
+    measured = {name: scaled([one.measured[name] for one in found["both"]], panels, training) for name in KINDS["both"]}
     return {
         "steps": whole,
-        "timed_steps": steps,
-        "training_seconds": round(training, 2),
-        "measurements": measurements,
-        "ruler_seconds": share(Ruler(learner).show),
-        "watch_seconds": share(Watch(learner.encoder, watched, workers=0, seed=config.seed).show),
+        "panels": panels,
+        "training": {"before": round(before, 2), "step": round(step, 4), "seconds": round(training, 1)},
+        **measured,
+        "share": round(sum(one["share"] for one in measured.values()), 4),
+        "timed_steps": every * PANELS,
+        "in_turn": {kind: [round(one.whole, 2) for one in runs] for kind, runs in found.items()},
     }
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Processor time that it takes."""
+def scaled(rounds: list[list[float]], panels: int, training: float) -> Mapping[str, float]:
+    """Seconds of the first and of each further measurement, and the share of them all in the time of the training."""
+    first = median(times[0] for times in rounds)
+    further = median(seconds for times in rounds for seconds in times[1:])
+    share = (first + (panels - 1) * further) / training
+    return {"first": round(first, 2), "each_further": round(further, 2), "share": round(share, 4)}
+
+
+def short_run(config: GradientPretraining, images: Images, steps: int, measures: tuple[str, ...]) -> Timed:
+    """Learn for a few steps with ``PANELS`` panels, each with these measurements."""
+    every, here, timed = steps // PANELS, World(0, 1, torch.device("cpu")), Timed()
+    learner = config.build(config.data.image_size, config.augment, here, config.seed)
+    learner.attach(images)
+    loader = Loader(learner.images, batch_size=config.batch_size, seed=config.seed)
     started = time.process_time()
-    work()
-    return time.process_time() - started
+
+    def after_steps(step: int) -> dict[str, float]:
+        timed.steps.append(time.process_time() - started)
+        return {}
+
+    def watch() -> Watch:
+        watched = open_watched(WatchConfig(data="shapes"), root=None, seed=config.seed)
+        return Watch(learner.encoder, watched, learned=learned, workers=0, seed=config.seed)
+
+    learned = min(config.panels_every, config.total_steps(loader.steps_per_epoch)) * config.batch_size
+    makers: dict[str, Callable[[], Ruler | Watch]] = {"ruler": lambda: Ruler(learner, learned), "watch": watch}
+    tasks = [Periodic(every, after_steps)]
+    for name in measures:
+        timed.measured[name] = []
+        tasks.append(Periodic(every, clocked(makers[name], timed.measured[name])))
+    short = config.model_copy(update={"steps": every * PANELS, "epochs": None})
+    learn(learner, loader, short, MemoryRun(here), title=learner.title, periodic=tasks)
+    timed.whole = time.process_time() - started
+    return timed
+
+
+def clocked(make: Callable[[], Ruler | Watch], seconds: list[float]) -> Callable[[int], Mapping[str, float]]:
+    """``show`` of what it makes, before the first panel, that notes the processor time of each."""
+    made: list[Ruler | Watch] = []
+
+    def show(step: int) -> Mapping[str, float]:
+        started = time.process_time()
+        if not made:
+            made.append(make())
+        found = made[0].show(step)
+        seconds.append(time.process_time() - started)
+        return found
+
+    return show
 
 
 if __name__ == "__main__":

@@ -142,10 +142,18 @@ class MethodLearner(Learner):
         """The trivial restorers that it is compared with; empty if it restores nothing."""
         return ()
 
-    def trials(self, chunks: Iterable[Tensor]) -> Iterator[Trial]:
-        """Chunks of images ``[n 3 S S]`` in [0, 1] -> damaged, restored and scored, on the CPU.
+    def damaged(self, chunks: Iterable[Tensor]) -> Iterator[Example]:
+        """Chunks of images ``[n 3 S S]`` in [0, 1] -> damaged, on the CPU; none if it restores nothing.
 
-        Every call damages the same images in the same way. There are none if it restores nothing.
+        Every call damages the same images in the same way.
+        """
+        return iter(())
+
+    def trials(self, chunks: Iterable[Tensor], shown: int) -> Iterator[Trial]:
+        """Chunks that are damaged as by ``damaged`` -> scored by the network, on the CPU.
+
+        Args:
+            shown: restored images are given too, of the chunks that hold the first so many images.
         """
         return iter(())
 

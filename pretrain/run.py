@@ -65,16 +65,19 @@ def pretrain(config: PretrainConfig, images: Images | None = None) -> Pretrained
             log.info("%s from %s; %s", _counted(learner), learner.images.source.spec, learner.description)
             if began is not None:
                 _say_start(config, began, run)
-            panels, ruler = Panels(learner, config.method.title, run), Ruler(learner)
+            loader = _loader(learner.images, config, here)
+            # images from one panel to the next
+            learned = config.batch_size * min(config.panels_every, config.total_steps(loader.steps_per_epoch))
+            panels, ruler = Panels(learner, config.method.title, run), Ruler(learner, learned)
             periodic = [Periodic(config.panels_every, panels.show, at_end=False)]
             if learner.restorers:
                 periodic.append(Periodic(config.panels_every, ruler.show, curve=ruler.curve, enough=ruler.flat))
             if watched is not None:
-                watch = Watch(learner.encoder, watched, workers=config.data.workers, seed=config.seed)
+                watch = Watch(learner.encoder, watched, learned=learned, workers=config.data.workers, seed=config.seed)
                 periodic.append(Periodic(config.panels_every, watch.show))
             training = learn(
                 learner,
-                _loader(learner.images, config, here),
+                loader,
                 config,
                 run,
                 title=f"pretrain {config.method.title}",

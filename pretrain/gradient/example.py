@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -30,11 +29,6 @@ class Example(NamedTuple):
         """The same example on the CPU."""
         return Example._make(part if part is None else part.cpu() for part in self)
 
-    def each(self) -> Iterator[Example]:
-        """The examples of single images, batches of one."""
-        for row in range(len(self.input)):
-            yield Example._make(part if part is None else part[row : row + 1] for part in self)
-
     @property
     def hidden(self) -> Tensor:
         """Where the encoder knows that a pixel is hidden: ``[B 1 H W]``, 1 there and 0 elsewhere."""
@@ -52,5 +46,9 @@ class Trial(NamedTuple):
     """A damaged batch, and how the network restores and scores it."""
 
     example: Example
-    restored: Tensor  # RGB in [0, 1]                                         [B 3 H W]
+    restored: Tensor | None  # RGB in [0, 1]; None where it was not asked for  [B 3 H W]
     losses: Tensor  # the sum of the objective's losses, of each image        [B]
+
+    def cpu(self) -> Trial:
+        """The same trial on the CPU."""
+        return Trial(self.example.cpu(), None if self.restored is None else self.restored.cpu(), self.losses.cpu())

@@ -22,6 +22,7 @@ from common.engine.schedule import seed_step
 from common.engine.settings import GradientConfig, StopConfig
 from common.errors import UserError, check_all
 from common.machine.distributed import World
+from common.machine.precision import autocast
 from pretrain.gradient.decoders import DecoderConfig
 from pretrain.gradient.example import Example, Trial
 from pretrain.gradient.kept import keep_decoder
@@ -145,11 +146,19 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
     def restorers(self) -> tuple[Restorer, ...]:
         return self.objective.pretext.restorers(self.encoder)
 
-    def trials(self, chunks: Iterable[Tensor]) -> Iterator[Trial]:
+    def damaged(self, chunks: Iterable[Tensor]) -> Iterator[Example]:
         seed_step(self.config.seed, 0)
         for images in chunks:
-            example, restored, losses = self.objective.trial(images.to(self.world.device))
-            yield Trial(example.cpu(), restored.cpu(), losses.cpu())
+            yield self.objective.damage(images.to(self.world.device)).cpu()
+
+    def trials(self, chunks: Iterable[Tensor], shown: int) -> Iterator[Trial]:
+        seed_step(self.config.seed, 0)
+        for images in chunks:
+            example = self.objective.damage(images.to(self.world.device))
+            with autocast(self.world.device, self.dtype):  # as in training
+                trial = self.objective.trial(example, pictured=shown > 0)
+            yield trial.cpu()
+            shown -= len(images)
 
     def aided(self, restored: Tensor, example: Example) -> Tensor:
         return self.objective.pretext.aided(restored, example, self.encoder)

@@ -109,10 +109,14 @@ class Objective(nn.Module):
         return self.losses(example, *self.predict(example))
 
     def losses(self, example: Example, prediction: Tensor, code: Tensor) -> dict[str, Tensor]:
-        """The named losses of what ``predict`` gives for a damaged batch."""
+        """The named losses of what ``predict`` gives for a damaged batch: means over its images."""
+        return {name: each.mean() for name, each in self.each_loss(example, prediction, code).items()}
+
+    def each_loss(self, example: Example, prediction: Tensor, code: Tensor) -> dict[str, Tensor]:
+        """The named losses of each image, ``[B]``; a scalar where it is the same for all."""
         losses = {"restore": self.pretext.loss(prediction, example, self.state)}
         if self.penalty.l1:
-            losses["sparsity"] = self.penalty.l1 * code.float().abs().flatten(1).sum(1).mean()
+            losses["sparsity"] = self.penalty.l1 * code.float().abs().flatten(1).sum(1)
         if self.penalty.dictionary:
             assert isinstance(self.decoder, LinearDecoder)
             losses["dictionary"] = self.penalty.dictionary * self.decoder.weight.square().sum()
@@ -194,22 +198,31 @@ class Objective(nn.Module):
 
         The images are not augmented.
         """
-        return self.trial(images)[:2]
+        example = self.damage(images)
+        restored = self.trial(example, pictured=True).restored
+        assert restored is not None
+        return example, restored
 
     @torch.no_grad()
-    def trial(self, images: Tensor) -> Trial:
-        """Clean images ``[B 3 S S]`` in [0, 1] -> damaged, restored and scored, in eval mode and not augmented."""
+    def damage(self, images: Tensor) -> Example:
+        """Clean images ``[B 3 S S]`` in [0, 1] -> damaged, and not augmented."""
+        return self.pretext.corrupt(images, self.encoder)
+
+    @torch.no_grad()
+    def trial(self, example: Example, *, pictured: bool) -> Trial:
+        """A damaged batch -> scored and, if it is to be ``pictured``, restored, in eval mode."""
         training = self.training
-        self.eval()
+        if training:  # going through all modules takes as long as a small network
+            self.eval()
         try:
-            example = self.pretext.corrupt(images, self.encoder)
             prediction, code = self.predict(example)
-            # every loss is a mean over images, so the loss of a batch of one is that of its image
-            parts = zip(example.each(), torch.split(prediction, 1), torch.split(code, 1), strict=True)
-            losses = torch.stack([torch.stack(list(self.losses(*one).values())).sum() for one in parts])
-            return Trial(example, self.pretext.picture(prediction, example, self.state), losses)
         finally:
-            self.train(training)
+            if training:
+                self.train()
+        each = self.each_loss(example, prediction, code).values()
+        losses = torch.stack([loss.expand(len(prediction)) for loss in each]).sum(0)
+        restored = self.pretext.picture(prediction, example, self.state) if pictured else None
+        return Trial(example, restored, losses)
 
     @torch.no_grad()
     def restore_damaged(self, damaged: Damaged) -> Tensor:

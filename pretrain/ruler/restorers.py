@@ -111,15 +111,16 @@ def non_local_means(damaged: Damaged, strength: float, reach: int = 4, side: int
     reach = min(reach, height - 1, width - 1)
     variance = noise_level(images).square()
     scale = (strength**2 * variance).clamp_min(1e-8)
+    share = 1 / (images.shape[1] * _inside(height, width, side) * scale)  # d² / h² is so much of a sum of squares
     around = F.pad(images, [reach] * 4, mode="reflect")
     total, weights = images.clone(), torch.ones_like(images[:, :1])
     for down, right in product(range(2 * reach + 1), repeat=2):
         if (down, right) == (reach, reach):
             continue  # the pixel itself, which weighs 1
         moved = around[:, :, down : down + height, right : right + width]
-        apart = _box((images - moved).square().mean(1, keepdim=True), side)
-        weight = torch.exp(-(apart - 2 * variance).clamp_min(0) / scale)
-        total += weight * moved
+        apart = _sums((images - moved).square_().sum(1, keepdim=True), side)
+        weight = apart.mul_(share).sub_(2 * variance / scale).clamp_min_(0).neg_().exp_()  # in place, as it is faster
+        total.addcmul_(weight, moved)
         weights += weight
     return total / weights
 
@@ -256,15 +257,28 @@ def for_damage(corruptions: Iterable[AnyCorruption], *, told: bool) -> tuple[Res
 
 def _box(images: Tensor, side: int) -> Tensor:
     """The mean of each square of ``side`` pixels (odd), cut off at the border: ten times as fast as ``avg_pool2d``."""
+    height, width = images.shape[2:]
+    return _sums(images, side) / _inside(height, width, side)
+
+
+def _sums(images: Tensor, side: int) -> Tensor:
+    """The sum of each square of ``side`` pixels (odd), cut off at the border."""
+    sums = F.pad(images, [side // 2] * 4)
+    for axis in (3, 2):
+        around, length = sums, images.shape[axis]
+        sums = around.narrow(axis, 0, length).clone()
+        for shift in range(1, side):
+            sums += around.narrow(axis, shift, length)
+    return sums
+
+
+def _inside(height: int, width: int, side: int) -> Tensor:
+    """How many pixels of the square around each one lie in the image, ``[H W]``."""
+    rows, columns = (torch.arange(length) for length in (height, width))
     reach = side // 2
-    for axis in (2, 3):
-        length = images.shape[axis]
-        place = torch.arange(length)
-        inside = place.clamp(max=reach) + (length - 1 - place).clamp(max=reach) + 1
-        padded = F.pad(images, (0, 0, reach, reach) if axis == 2 else (reach, reach))
-        images = sum(padded.narrow(axis, shift, length) for shift in range(1, side)) + padded.narrow(axis, 0, length)
-        images = images / inside.view((-1, 1) if axis == 2 else (-1,))
-    return images
+    down = rows.clamp(max=reach) + rows.flip(0).clamp(max=reach) + 1
+    right = columns.clamp(max=reach) + columns.flip(0).clamp(max=reach) + 1
+    return down[:, None] * right
 
 
 def _filtered(function: Callable[..., NDArray[np.float32]], images: Tensor, **settings: object) -> Tensor:

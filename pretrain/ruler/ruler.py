@@ -15,17 +15,19 @@ from common.data.rows import even_rows
 from common.engine.curve import Curve, stall
 from common.errors import UserError
 from common.pixels import CHUNK_PIXELS, to_float, to_uint8
-from pretrain.gradient.example import Trial
+from pretrain.gradient.example import Example
 from pretrain.method import MethodLearner
+from pretrain.ruler.budget import affordable
 from pretrain.ruler.health import Health, health
 from pretrain.ruler.measured import Measured
 from pretrain.ruler.restorers import Damaged, Restore, do_nothing, psnr
 from pretrain.ruler.twin import STATISTICS, untrained
 from pretrain.ruler.verdicts import Losses, progress, verdicts
-from pretrain.sample import sample, sampled
+from pretrain.sample import SAMPLE_IMAGES, sample, sampled
 
 log = logging.getLogger("retouch")
 
+LEAST = 64  # images, held out and of training, that losses are measured on; most: SAMPLE_IMAGES
 FEWEST, MOST, PIXELS = 32, 512, 1 << 18  # images that restorers and health are measured on: 256 of 32 px
 TUNED = 32  # training images on which the strength of a restorer is chosen
 CHUNK = 32  # images per pass
@@ -56,10 +58,13 @@ class Ruler:
 
     Every measurement damages the same images in the same way, so its curves are smooth. What does not change is
     computed at the first one.
+
+    Args:
+        learned: images that are learned from between two measurements, which decide how many are measured on.
     """
 
-    def __init__(self, learner: MethodLearner) -> None:
-        self.learner = learner
+    def __init__(self, learner: MethodLearner, learned: int) -> None:
+        self.learner, self.most = learner, affordable(learned, least=LEAST, most=SAMPLE_IMAGES)
         self.curve = Curve()  # of the held-out loss
         self.last: Measured | None = None
 
@@ -121,22 +126,21 @@ class Ruler:
         """Losses over uint8 images ``[n 3 S S]``, and what the network makes of the first ``shown``."""
         losses, levels = list[Tensor](), list[Tensor]()
         moved = damage = 0.0
-        for trial in self._trials(to_float(images)):
-            if sum(map(len, losses)) < shown:
-                idle, weight = self._restored(do_nothing, trial), trial.example.weight
-                levels.append(psnr(trial.restored, trial.example.clean, weight))
-                moved += _apart(trial.restored, idle, weight)
-                damage += _apart(trial.example.clean, idle, weight)
-            losses.append(trial.losses.double())
+        for example, restored, loss in self.learner.trials(_chunks(to_float(images)), shown):
+            if restored is not None:
+                idle = self._restored(do_nothing, example)
+                levels.append(psnr(restored, example.clean, example.weight))
+                moved += _apart(restored, idle, example.weight)
+                damage += _apart(example.clean, idle, example.weight)
+            losses.append(loss.double())
         level = float(torch.cat(levels).mean()) if levels else 0.0
         return _Tried(torch.cat(losses), round(level, 3), moved / damage if damage else None)
 
-    def _trials(self, images: Tensor) -> Iterator[Trial]:
-        return self.learner.trials(torch.split(images, _chunk(images)))
+    def _damaged(self, images: Tensor) -> Iterator[Example]:
+        return self.learner.damaged(_chunks(images))
 
-    def _restored(self, restore: Restore, trial: Trial) -> Tensor:
-        """What a trivial restorer makes of the images of a trial, RGB in [0, 1]."""
-        example = trial.example
+    def _restored(self, restore: Restore, example: Example) -> Tensor:
+        """What a trivial restorer makes of damaged images, RGB in [0, 1]."""
         return self.learner.aided(restore(Damaged(example.seen, example.hidden)), example).clamp(0, 1)
 
     # ---- what stays the same
@@ -145,15 +149,15 @@ class Ruler:
     def _fixed(self) -> _Fixed:
         learner = self.learner
         known, measured = sample(learner.images), learner.images if learner.held is None else learner.held
-        images = known if learner.held is None else sample(measured)
+        images = sample(measured, self.most)
         shown = _shown(images)
         order = _spread(len(images), shown)
-        images, rows = images[order], measured.kept[sampled(measured)][order]
+        images, rows = images[order], measured.kept[sampled(measured, self.most)][order]
         restorers = self._tuned(known)
         levels = {name: list[Tensor]() for name in restorers}
-        for trial in self._trials(images[:shown]):
+        for example in self._damaged(images[:shown]):
             for name, restore in restorers.items():
-                levels[name].append(psnr(self._restored(restore, trial), trial.example.clean, trial.example.weight))
+                levels[name].append(psnr(self._restored(restore, example), example.clean, example.weight))
         return _Fixed(
             images=to_uint8(images),
             shown=shown,
@@ -165,10 +169,10 @@ class Ruler:
 
     def _tuned(self, training: Tensor) -> dict[str, Restore]:
         """Each restorer by name, at the strength that restores damaged training images ``[N 3 S S]`` best."""
-        trials = list(self._trials(training[even_rows(len(training), TUNED)]))
+        examples = list(self._damaged(training[even_rows(len(training), TUNED)]))
 
         def level(restore: Restore) -> float:
-            found = (psnr(self._restored(restore, one), one.example.clean, one.example.weight) for one in trials)
+            found = (psnr(self._restored(restore, one), one.clean, one.weight) for one in examples)
             return sum(float(part.sum()) for part in found)
 
         candidates = {one.name: one.candidates(training) for one in self.learner.restorers}
@@ -179,6 +183,10 @@ def _apart(one: Tensor, other: Tensor, weight: Tensor | None) -> float:
     """Summed squared difference of images, where error counts."""
     difference = (one - other).square()
     return float((difference if weight is None else difference * weight).sum())
+
+
+def _chunks(images: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(images, _chunk(images))
 
 
 def _chunk(images: Tensor) -> int:

@@ -9,7 +9,7 @@ from common.encoders.card import rebuild
 from common.encoders.statistics import settle_norms
 from common.pixels import in_chunks
 
-STATISTICS = 256  # training images that the untrained network's BatchNorm is settled on
+STATISTICS = 128  # training images that the untrained network's BatchNorm is settled on
 
 
 def untrained(encoder: Encoder, training: Tensor) -> Encoder:

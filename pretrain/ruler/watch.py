@@ -24,11 +24,12 @@ from common.data.rows import even_rows
 from common.encoders.base import Encoder
 from common.errors import UserError, check_all
 from common.pixels import in_chunks, to_float
+from pretrain.ruler.budget import affordable
 from pretrain.ruler.twin import STATISTICS, untrained
 
 log = logging.getLogger("retouch")
 
-MOST = 1000  # labeled images
+LEAST, MOST = 250, 1000  # labeled images
 STRENGTHS = np.logspace(-1, 5, 7)  # of the ridge penalty, on standardized features
 
 
@@ -38,7 +39,7 @@ class WatchConfig(Config):
     short: ClassVar[str] = "data"
 
     data: str = Field(min_length=1)
-    """A folder of class folders, or another source with labels; of its training images, 1,000 at most are used."""
+    """A folder of class folders, or another source with labels; of its training images, 250 to 1,000 are used."""
     task: str | None = None
     """Label column; by default, every task that is obvious."""
     image: str | None = None
@@ -75,11 +76,16 @@ def _check(labels: Labels, config: WatchConfig) -> None:
 
 
 class Watch:
-    """Measures an encoder, and says how it compares with the same network before training."""
+    """Measures an encoder, and says how it compares with the same network before training.
 
-    def __init__(self, encoder: Encoder, watched: Watched, *, workers: int, seed: int) -> None:
+    Args:
+        learned: images that are learned from between two measurements, which decide how many are measured on.
+    """
+
+    def __init__(self, encoder: Encoder, watched: Watched, *, learned: int, workers: int, seed: int) -> None:
         self.encoder = encoder
-        images = load_images(watched.source, encoder.image_size, limit=MOST, workers=workers, seed=seed)
+        limit = affordable(learned, least=LEAST, most=MOST)
+        images = load_images(watched.source, encoder.image_size, limit=limit, workers=workers, seed=seed)
         self.images = images.rows(torch.arange(len(images)))
         self.labels = {task: images.labels(task).values for task in watched.tasks}
         self._before: dict[str, float] | None = None
@@ -125,7 +131,8 @@ def ridge_accuracies(matrix: Tensor, labels: Mapping[str, Tensor]) -> dict[str, 
     deviation = matrix.std(0, correction=0)
     standard = (matrix - matrix.mean(0)) / torch.where(deviation > 0, deviation, 1)
     targets = [F.one_hot(values).double() for values in labels.values()]  # regressed on, as by RidgeClassifier
-    fit = RidgeCV(STRENGTHS, scoring="neg_mean_squared_error", store_cv_results=True)
+    # by default, every strength would invert the covariance again
+    fit = RidgeCV(STRENGTHS, scoring="neg_mean_squared_error", store_cv_results=True, gcv_mode="svd")
     left_out = torch.from_numpy(fit.fit(standard.numpy(), torch.cat(targets, 1).numpy()).cv_results_)  # [N C strengths]
     parts = torch.split(left_out, [target.shape[1] for target in targets], dim=1)
     found = {}

@@ -67,15 +67,15 @@ class Pretext(Config, ABC):
         """Clean images ``[B 3 H W]``, RGB in [0, 1] -> the damaged example."""
 
     def loss(self, prediction: Tensor, example: Example, state: State) -> Tensor:
-        """Prediction ``[B K h' w']`` (any dtype) -> scalar: the mean over scored entries, always float32."""
+        """Prediction ``[B K h' w']`` (any dtype) -> the loss of each image, ``[B]``, always float32."""
         with torch.autocast(prediction.device.type, enabled=False):
             return self.score(prediction.float(), example, state)
 
     @abstractmethod
     def score(self, prediction: Tensor, example: Example, state: State) -> Tensor:
-        """The loss of a float32 prediction ``[B K h' w']``, a scalar.
+        """The loss of each image of a float32 prediction ``[B K h' w']``, ``[B]``: the mean over its scored entries.
 
-        A mean of per-image losses: the mean over micro-batches and processes then equals the loss of the whole batch,
+        No image looks at another: the mean over micro-batches and processes then equals the loss of the whole batch,
         and so does its gradient. So weights are never divided by their sum over the batch.
         """
 

@@ -117,13 +117,13 @@ class Colorize(Pretext):
     def score(self, prediction: Tensor, example: Example, state: State) -> Tensor:
         colors = example.target.float()
         if self.objective == "regression":
-            return (prediction - colors / AB_SCALE).square().mean()
+            return (prediction - colors / AB_SCALE).square().mean((1, 2, 3))
         bins, shares = soft_code(colors, state)  # [B 5 h w] each
         # cross-entropy against a target of five bins: log Z - Σ share * logit
         logits = prediction.gather(1, bins)
         wrong = prediction.logsumexp(dim=1, keepdim=True) - (shares * logits).sum(dim=1, keepdim=True)
         # rarity has mean 1 over the training images: normalizing by its sum would couple the images of a batch
-        return (wrong * state["rarity"][bins[:, :1]]).mean()
+        return (wrong * state["rarity"][bins[:, :1]]).mean((1, 2, 3))
 
     # ---- the picture, and what it is compared with
 

@@ -128,9 +128,9 @@ class Mask(Pretext):
 
 
 def hidden_mean(error: Tensor, hidden: Tensor) -> Tensor:
-    """Mean of ``error`` ``[B K H W]`` where ``hidden`` ``[B 1 H W]`` is 1, equally often in every image."""
-    count = (hidden.sum() * error.shape[1]).clamp_min(1)
-    return (error * hidden).sum() / count
+    """Mean of each ``error`` ``[B K H W]`` where ``hidden`` ``[B 1 H W]`` is 1, ``[B]``; 0 where it nowhere is."""
+    count = (hidden.sum((1, 2, 3)) * error.shape[1]).clamp_min(1)
+    return (error * hidden).sum((1, 2, 3)) / count
 
 
 def likely_statistics(images: Tensor, hidden: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ class Restore(Pretext, ABC):
         return {"spectrum": fit_spectrum(images)} if self.distance == "whitened" else {}
 
     def score(self, prediction: Tensor, example: Example, state: State) -> Tensor:
-        return error(self.distance, prediction, example.target.float(), state.get("spectrum")).mean()
+        return error(self.distance, prediction, example.target.float(), state.get("spectrum")).mean((1, 2, 3))
 
     def picture(self, prediction: Tensor, example: Example, state: State) -> Tensor:
         return prediction.float().clamp(0, 1)

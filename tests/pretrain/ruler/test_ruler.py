@@ -26,6 +26,7 @@ from pretrain.gradient.example import Example
 from pretrain.gradient.method import AutoencoderLearner
 from pretrain.gradient.pretexts import Colorize, Mask
 from pretrain.results import read_results
+from pretrain.ruler.budget import affordable
 from pretrain.ruler.restorers import psnr
 from pretrain.ruler.ruler import Ruler
 from pretrain.ruler.twin import untrained
@@ -34,6 +35,7 @@ from tests.recipe import Killed, kill_at, last_checkpoint, pretraining
 from tests.toys import RandomSource, noise_images
 
 HERE = World(0, 1, torch.device("cpu"))
+PLENTY = 1 << 20  # images learned from between two panels, so that all images are measured on
 LONG = {"steps": 40, "panels_every": 2, "checkpoint": {"every": 2}}
 
 
@@ -48,7 +50,7 @@ def learner(tmp_path: Path, **changes: Any) -> AutoencoderLearner:
 
 def test_measurement_is_that_of_the_held_out_images_worked_out_by_hand(tmp_path: Path) -> None:
     built = learner(tmp_path)
-    ruler = Ruler(built)
+    ruler = Ruler(built, PLENTY)
     found = ruler.result(0)
     assert built.held is not None
     images = to_float(built.held.rows(torch.arange(64)))
@@ -81,7 +83,8 @@ def test_loss_of_each_image_is_that_of_a_batch_of_it_alone_and_their_mean_that_o
     pretext = {"kind": kind, "bins": 8} if kind == "colorize" else {"kind": kind}
     objective = learner(tmp_path, pretext=pretext, penalty={"l1": 0.01}, decoder={"kind": "linear"}).objective
     images = to_float(noise_images(6, 16).rows(torch.arange(6)))
-    trial = objective.trial(images)
+    trial = objective.trial(objective.damage(images), pictured=False)
+    assert trial.restored is None
     assert trial.losses.shape == (6,)
     with torch.no_grad():
         whole = objective.losses(trial.example, *objective.predict(trial.example))
@@ -90,6 +93,50 @@ def test_loss_of_each_image_is_that_of_a_batch_of_it_alone_and_their_mean_that_o
     torch.testing.assert_close(trial.losses.mean(), torch.stack(list(whole.values())).sum())
     torch.testing.assert_close(trial.losses[2], torch.stack(list(alone.values())).sum())
     assert trial.losses.std() > 0
+
+
+def test_images_are_damaged_alike_with_and_without_the_network_and_restored_where_shown(tmp_path: Path) -> None:
+    built = learner(tmp_path)
+    chunks = to_float(noise_images(6, 16).rows(torch.arange(6))).split(2)
+    damaged = list(built.damaged(chunks))
+    trials = list(built.trials(chunks, shown=3))
+    assert [trial.restored is not None for trial in trials] == [True, True, False]
+    for example, trial in zip(damaged, trials, strict=True):
+        assert torch.equal(example.input, trial.example.input)
+    assert not torch.equal(damaged[0].input - chunks[0], damaged[1].input - chunks[1])
+
+
+def test_the_network_is_measured_in_the_precision_that_it_learns_in(tmp_path: Path) -> None:
+    built = learner(tmp_path, precision="bfloat16")
+    images = to_float(noise_images(6, 16).rows(torch.arange(6)))
+    (trial,) = built.trials([images], shown=0)
+    exact = built.objective.trial(trial.example, pictured=False).losses
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = built.objective.trial(trial.example, pictured=False).losses
+    assert torch.equal(trial.losses, rounded)
+    assert not torch.equal(trial.losses, exact)
+
+
+@pytest.mark.parametrize(("panels_every", "images"), [(6, 96), (1000, 128)])
+def test_fewer_images_are_measured_on_where_fewer_are_learned_from(
+    panels_every: int, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pretrain.ruler.budget.LEARNED", 1)
+    monkeypatch.setattr("pretrain.ruler.watch.LEAST", 1)
+    data = {"source": "shapes", "image_size": 16, "limit": 400, "workers": 0}
+    settings = {"panels_every": panels_every, "held_out": 0.5, "data": data, "watch": "shapes"}
+    with caplog.at_level(logging.INFO, logger="retouch"):
+        run = retouch.pretrain(pretraining(tmp_path / "run", **settings))
+    assert run.results is not None
+    assert run.results.ruler is not None
+    assert run.results.ruler.images == images
+    assert f"step 8: watch on {images} labeled training images" in caplog.text
+
+
+def test_how_many_images_a_measurement_may_take() -> None:
+    assert affordable(12_800, least=64, most=2048) == 100
+    assert affordable(12_800, least=250, most=1000) == 250
+    assert affordable(1 << 20, least=64, most=2048) == 2048
 
 
 def test_untrained_twin_has_the_statistics_of_the_images_and_other_weights(tmp_path: Path) -> None:
@@ -128,7 +175,7 @@ def test_every_pretext_is_measured(tmp_path: Path, kind: str) -> None:
     changes: dict[str, Any] = {"pretext": {"kind": kind, "bins": 8} if kind == "colorize" else {"kind": kind}}
     if kind == "identity":
         changes["encoder"] = {"name": "small_cnn", "model_args": {"width": 8, "depth": 1, "code_channels": 4}}
-    found = Ruler(learner(tmp_path, **changes)).result(0)
+    found = Ruler(learner(tmp_path, **changes), PLENTY).result(0)
     names = {
         "colorize": ["leaving it gray", "the mean color of equal lightness"],
         "mask": ["doing nothing", "the mean image", "the nearest visible pixel", "smooth inpainting"],
@@ -185,7 +232,7 @@ def test_patches_cut_from_one_held_out_image_count_as_one(tmp_path: Path, monkey
         return real(training, held_out, groups)
 
     monkeypatch.setattr(Losses, "of", of)
-    Ruler(built).result(0)
+    Ruler(built, PLENTY).result(0)
     assert built.held is not None
     images = (built.held.kept // 5).unique()
     assert counted[0].nonzero().flatten().tolist() == images.tolist()
