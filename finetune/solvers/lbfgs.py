@@ -175,7 +175,8 @@ class Problems:
         low_slope, high_slope = slope.clone(), torch.zeros_like(slope)
         # with rounded logits the loss is uncertain by more than this: smaller decreases are not required
         most = value * (1 + torch.finfo(logits.dtype).eps)
-        every, found = torch.arange(len(slope), device=slope.device), None
+        found: _Point | None = None
+        every = torch.arange(len(slope), device=slope.device)
         pending: Tensor | slice = slice(None)  # unlike their numbers, it copies nothing: one trial is mostly enough
         for _ in range(MOST_TRIALS):
             here = self._evaluate(logits[pending] + length[pending, None, None] * slopes[pending])
