@@ -96,6 +96,7 @@ def config_of(here: Path, out: Path, **changes: Any) -> ProbeConfig:
         "data": data | changes.pop("data", {}),
         "precision": "float32",
         "batch_size": 16,
+        "probe": {"l2": [1e-3, 1e-1]},
         "properties": False,
         "null_check": False,
         "wandb": {"mode": "disabled"},
@@ -475,7 +476,7 @@ def test_the_end_of_the_grid_is_noted(report: ProbeReport, here: Path) -> None:
     [result] = report.dense
     mine = result.linear.model_copy(update={"choice": result.linear.choice.model_copy(update={"at_end_of_grid": True})})
     at_end = result.model_copy(update={"subjects": {**result.subjects, "encoder": mine}})
-    said = notes(config_of(here, here / "none"), [], dense=[at_end])
+    said = notes(config_of(here, here / "none", probe={}), [], dense=[at_end])
     assert f"at an end of the grid for {result.task}: widen probe.l2, which now goes from 0.0001 to 1" in said[-1]
 
 
