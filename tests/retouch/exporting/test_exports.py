@@ -51,15 +51,16 @@ class Kind(NamedTuple):
         return build(self.encoder, self.args, view=self.view)
 
 
+SHALLOW = {"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]}  # exporters take their time for every operation
 KINDS = (
     Kind("small_cnn", "small_cnn", {"width": 8, "depth": 1}),
     Kind("gray", "small_cnn", {"width": 8, "depth": 1}, view="gray"),
     Kind("code", "small_cnn", {"width": 8, "depth": 1, "code_channels": 16, "top_k": 4}),
-    Kind("resnet", "timm/resnet18", {"channels": [8, 8, 8, 8]}, timm=True),  # with the stem for small images
-    Kind("gray resnet", "timm/resnet18", {"channels": [8, 8, 8, 8]}, view="gray", timm=True),
+    Kind("resnet", "timm/resnet18", SHALLOW, timm=True),  # with the stem for small images
+    Kind("gray resnet", "timm/resnet18", SHALLOW, view="gray", timm=True),
     Kind("convnext", "timm/test_convnext", timm=True),
-    Kind("vit", "timm/vit_tiny_patch16_224", TINY_VIT, timm=True),
-    Kind("antialiased", "timm/resnetblur18", {"channels": [8, 8, 8, 8]}),  # a stem that timm cannot have
+    Kind("vit", "timm/vit_tiny_patch16_224", {**TINY_VIT, "depth": 1}, timm=True),
+    Kind("antialiased", "timm/resnetblur18", SHALLOW),  # a stem that timm cannot have
     Kind("mlp", "mlp", {"hidden": [16], "code": 8}),
     Kind("pca", "linear", {"code": 8}),
     Kind("tca", "kernel", {"code": 8, "landmarks": 16}),
