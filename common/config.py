@@ -17,6 +17,7 @@ from common.settings import (
     apply_overrides,
     counts,
     is_list,
+    is_union,
     kind_of,
     models_in,
     plain,
@@ -135,7 +136,7 @@ def dump_config(config: Config) -> str:
 
 def _all_problems(schema: type[Config], values: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
     """Every problem as a plain line, also those that pydantic finds only once unknown keys are out of its way."""
-    items = error.errors(include_url=False)
+    items = _one_per_union(schema, error.errors(include_url=False))
     inner = [item["loc"][:-1] for item in items]  # pydantic counts a list without its wrong items
     for item in items:
         if item["type"] == "too_short" and any(place[: len(item["loc"])] == item["loc"] for place in inner):
@@ -150,6 +151,36 @@ def _all_problems(schema: type[Config], values: Mapping[str, Any], error: Valida
             schema.model_validate(rest)
         except ValidationError as further:
             yield from _all_problems(schema, rest, further)
+
+
+def _one_per_union(schema: type[Config], items: Sequence[Any]) -> list[Any]:
+    """pydantic reports every member of a union, such as ``stem`` and a number; the user made one mistake.
+
+    Where a member fits but for something in it, that is the mistake.
+    """
+    found: list[Any] = []
+    unions: dict[tuple[Any, ...], list[Any]] = {}
+    for item in items:
+        place = _union_in(schema, item["loc"])
+        if place is None:
+            found.append(item)
+        else:
+            unions.setdefault(item["loc"][:place], []).append(item)
+    for field, members in unions.items():
+        inside = [item for item in members if len(item["loc"]) > len(field) + 1]
+        found += [item | {"loc": (*field, *item["loc"][len(field) + 1 :])} for item in inside]
+        if not inside:
+            messages = dict.fromkeys(str(item["msg"]).partition(", unable")[0] for item in members)
+            first, *others = messages
+            text = " or ".join([first, *(one.removeprefix("Input should be ") for one in others)])
+            found.append(members[0] | {"loc": field, "msg": text})
+    return found
+
+
+def _union_in(schema: type[Config], location: Sequence[Any]) -> int | None:
+    """Where a location has the member of a union that is not one of blocks: a part that no user typed."""
+    names = [str(part) for part in location]
+    return next((place for place in range(1, len(names)) if is_union(_walk(schema, names[:place])[1])), None)
 
 
 def _remove(tree: Any, path: Sequence[str]) -> None:

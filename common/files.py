@@ -15,6 +15,8 @@ from typing import Any
 
 from common.errors import UserError
 
+LONGEST_NAME = 255  # bytes of a name, on nearly all file systems
+
 
 def is_too_long(path: Path) -> bool:
     """Whether the file system takes no path, or name in it, of this length."""
@@ -176,11 +178,18 @@ def leftover(path: Path) -> str | None:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return _hidden(path, "tmp")
 
 
 def _discarded(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.old")
+    return _hidden(path, "old")
+
+
+def _hidden(path: Path, end: str) -> Path:
+    """A name that ``leftover`` recognizes; of a name as long as a file system takes, the beginning is kept."""
+    end = f".{os.getpid()}.{end}"
+    kept = os.fsencode(path.name)[: LONGEST_NAME - len(end) - 1].decode(errors="ignore")
+    return path.with_name(f".{kept}{end}")
 
 
 def _sync(path: Path) -> None:

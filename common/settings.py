@@ -320,6 +320,15 @@ def is_list(annotation: Any) -> bool:
     return origin is list or (origin is tuple and arguments[-1] is ...)
 
 
+def is_union(annotation: Any) -> bool:
+    """Whether an annotation takes values of several types, none of which are blocks; null does not count."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return is_union(arguments[0])
+    members = [inner for inner in arguments if inner is not type(None)]
+    return origin in (Union, types.UnionType) and len(members) > 1 and not models_in(annotation)
+
+
 def takes_list(annotation: Any) -> bool:
     """Whether an annotation takes lists, perhaps of one length only, besides other values."""
     return _takes(_expected(annotation), list)

@@ -26,7 +26,7 @@ from common.data import (
 from common.data.images import Cache, kept_rows
 from common.data.levels import Levels, LevelsSetting
 from common.data.split import classes_without, first
-from common.encoders.provenance import Provenance
+from common.encoders.provenance import Provenance, warn_of_levels
 from common.errors import UserError, check_all
 from common.machine.cores import usable_cores
 from finetune.leaks import Leaks, find_leaks, without_leaks
@@ -226,7 +226,7 @@ def load_pair(
 
     train = loaded(sources.train, data.limit, seed)
     test = loaded(sources.test, data.test_limit, 0, train.levels)
-    warn_of_levels(trained_on, train)
+    warn_of_levels(trained_on, train.levels, train.source.spec)
     leaks = find_leaks(test, train, trained_on, data.workers)
     train, test = train.readable(), test.readable()
     whole = len(train)
@@ -251,21 +251,6 @@ def _warn_of_gaps(train: Labels, test: Labels) -> None:
     if wrong:
         log.warning(
             "task %s: test images of %s count as wrong, since no training image shows them", train.task, first(wrong)
-        )
-
-
-def warn_of_levels(trained_on: Provenance | None, images: Images) -> None:
-    """Warn if the encoder with this provenance was trained on images whose values were scaled in another way."""
-    if trained_on is None or not trained_on.knows_levels:
-        return
-    then = trained_on.levels
-    if then != images.levels:
-        then_text, now = (f"values {levels}" if levels else "images of 8 bits" for levels in (then, images.levels))
-        setting = f"set data.levels=[{then.black:g}, {then.white:g}], " if then and images.levels else ""
-        log.warning(
-            "the encoder was trained on %s, but %s has %s: the same value is another gray; %sconvert the images to one "
-            "range, or pretrain on such images",
-            *(then_text, images.source.spec, now, setting),
         )
 
 

@@ -18,6 +18,7 @@ from common.data import Images, Labels, Source, build_source, in_order, load_ima
 from common.data.images import some_readable
 from common.encoders.base import Encoder
 from common.encoders.load import load_encoder, read_encoder_card
+from common.encoders.provenance import warn_of_levels
 from common.errors import UserError, check_all, one_line
 from common.files import as_utf8, replacing
 from common.machine.distributed import world
@@ -28,7 +29,6 @@ from common.runs.folder import check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
 from common.runs.results import Record
 from finetune.config import EmbedConfig
-from finetune.data import warn_of_levels
 from finetune.features import layer_shapes
 from finetune.pooling import Space, concatenate, one_space, pool
 
@@ -93,7 +93,7 @@ def embed(config: EmbedConfig) -> EmbedResult:
         size = data.image_size or encoder.image_size
         images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", check=False)
         images = some_readable(images, data.workers)
-        warn_of_levels(card.provenance, images)
+        warn_of_levels(card.provenance, images.levels, source.spec)
         labels = None if task is None else images.labels(task)
         config = with_group(config, card.provenance.group)
         with open_run(config, here, early) as run:

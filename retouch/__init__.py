@@ -161,9 +161,9 @@ def images(items: Items, name: str = "images", labels: Items | None = None) -> s
         retouch.pretrain("denoise", f"data={data}")
 
     Args:
-        items: PIL images, uint8 arrays ``[h w 3]``, or tensors ``[3 h w]`` (uint8, or float in [0, 1]): a list of
-            them, a tensor ``[N 3 h w]``, or a torch ``Dataset`` with a length, whose items may be tuples of an image
-            and its class. An item has to be the same whenever it is asked for: without random augmentation.
+        items: PIL images, arrays ``[h w 3]`` or tensors ``[3 h w]`` (uint8, or float in [0, 1]): a list of them, a
+            tensor ``[N 3 h w]``, or a torch ``Dataset`` with a length, whose items may be tuples of an image and its
+            class. An item has to be the same whenever it is asked for: without random augmentation.
         name: what to call them; images that had this name before lose it.
         labels: a class for each image; by default those of the data set.
 

@@ -32,6 +32,7 @@ from pretrain.results import PretrainSeeds, read_seeds
 from pretrain.results import read_results as read_pretraining
 from pretrain.seeds import pretrain
 from retouch.comparison import Repetition, Results, compared, show
+from retouch.report.folders import LEFT
 from retouch.studies import images as studied
 from retouch.studies.config import StudyConfig
 from retouch.studies.journal import read_plan
@@ -101,10 +102,10 @@ def _folder(path: Path) -> Path:
     inside, *above = folder.absolute().parents
     if inside.name == CONTESTANTS and run_stage(study := above[0]) == "study":
         raise UserError(f"{folder}: a part of the study {study}, which chose its images; repeat the study: {study}")
-    if mark == "embed":
+    if mark in LEFT:
         raise UserError(
-            f"{folder}: retouch embed leaves features, and no numbers to compare; to write them again: retouch embed "
-            f"{folder}/config.yaml out={folder}-repeat"
+            f"{folder}: retouch {mark} leaves {LEFT[mark]}, and no numbers to compare; to write them again: retouch "
+            f"{mark} {folder}/config.yaml out={folder}-repeat"
         )
     if not (folder / RESULTS).is_file():
         raise UserError(f"{folder}: this run of {command(mark)} has not finished; continue it, and repeat it then")

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import io
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}  # chunks of a PNG that decide over its pixels
 
 MAX_PIXELS = 1_000_000_000  # per image; PIL's own limit of 179 million refuses panoramas and scans
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # half of that limit is no news either
 _limit = threading.Lock()
 
 
@@ -46,7 +48,7 @@ def image_suffixes() -> frozenset[str]:
     """Lower-case file suffixes (``.png``) of every image type that PIL or torchvision opens."""
     known = Image.registered_extensions()  # loads PIL's plugins
     readable = (suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in _NOT_IMAGES)
-    return frozenset(readable) | {".avif", ".heic", ".heif"}
+    return frozenset(readable) | {".avif", ".heic", ".heif", ".hif"}
 
 
 def open_image(data: bytes | str | Path) -> Image.Image | Tensor:
@@ -104,7 +106,10 @@ def _open_heif(raw: bytes) -> Image.Image | Tensor:
     heic = raw[8:12] not in (b"avif", b"avis")
     if heic and importlib.util.find_spec("pillow_heif") is not None:
         importlib.import_module("pillow_heif").register_heif_opener()
-        return Image.open(io.BytesIO(raw))
+        try:
+            return Image.open(io.BytesIO(raw))
+        except UnidentifiedImageError:
+            raise ValueError("pillow-heif cannot read this HEIC file") from None
     kind, remedy = ("HEIC", "pip install pillow-heif") if heic else ("AVIF", "pip install --upgrade pillow")
     return _open_with_torchvision(raw, f"{kind} images need another package here: {remedy}")
 

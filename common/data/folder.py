@@ -22,6 +22,7 @@ from common.data.names import Names
 from common.data.source import Labels, Source, class_name, digest
 from common.data.split import Split, choose_split, first, split_of
 from common.errors import UserError
+from common.files import command, run_stage
 from common.runs.logs import say_once
 
 log = logging.getLogger("retouch")
@@ -177,6 +178,8 @@ class FolderSource(TreeSource):
         if not Path(self.root).is_dir():
             what = "is a file, not a folder" if Path(self.root).exists() else "no such folder"
             raise UserError(f"{self.spec}: {what}: {Path(self.root).absolute()}")
+        if (mark := run_stage(self.root)) is not None:
+            raise UserError(f"{self.spec}: {_own_run(self.root, mark)}")
         try:
             listing = list_images(self.root, image_suffixes())
         except OSError as error:
@@ -203,6 +206,13 @@ class FolderSource(TreeSource):
 
     def image(self, index: int) -> Image.Image | Tensor:
         return open_image(self.where(index))
+
+
+def _own_run(root: str, mark: str) -> str:
+    """Why the folder of a run is no data: its panels and sheets are no images of the user."""
+    restored = Path(root, "pictures")
+    hint = f"the pictures that it wrote: {restored}" if restored.is_dir() else "a folder of images"
+    return f"{command(mark)} wrote this folder, and what it drew there is no image of yours; give {hint}"
 
 
 def _nothing(root: str, listing: Listing) -> str:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.data.findings import read_findings, write_findings
-from common.data.levels import SAMPLE, Levels
+from common.data.levels import SAMPLE, Levels, say_levels
 from common.data.originals import Originals, find_originals
 from common.data.pages import warn_of_pages
 from common.data.reader import Decoder, Failure, decode_ahead
@@ -246,11 +246,7 @@ def load_images(
     source = source.at(size)
     kept = kept_rows(source, limit, seed)
     levels = gather(levels or source.levels)[0]  # of the first process, if one has read a sample that others cannot
-    if levels is not None:
-        log.info(
-            "%s: has images of more than 8 bits; their values %s become 0 to 255 (data.levels sets others)",
-            *(source.spec, levels),
-        )
+    say_levels(levels, source.spec)
     need = len(kept) * 3 * size * size
     room = int(available_memory() * RAM_SHARE / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if cache == "none" or (cache == "auto" and need > room):

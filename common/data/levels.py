@@ -79,6 +79,28 @@ def source_levels(source: Source) -> Levels | None:
     return _levels(seen)
 
 
+def levels_of_training(source: Source, given: tuple[float, float] | None, trained_on: Levels | None) -> Levels | None:
+    """Black and white of images that a trained network is applied to: those that it learned from.
+
+    Args:
+        given: those that the user set, which ``source`` has.
+        trained_on: of the network's training images; ``None`` of 8 bits, or if they are not known.
+
+    Returns:
+        ``None`` where they are the source's own.
+    """
+    return trained_on if given is None and source.levels is not None else None
+
+
+def say_levels(levels: Levels | None, spec: str) -> None:
+    """Log what becomes of the values of images of more than 8 bits, if there are any."""
+    if levels is not None:
+        log.info(
+            "%s: has images of more than 8 bits; their values %s become 0 to 255 (data.levels sets others)",
+            *(spec, levels),
+        )
+
+
 def lone_value(values: NDArray[np.float64]) -> tuple[float, tuple[float, float]] | None:
     """A smallest or largest value that lies apart from all others by more than half of the range, and their range.
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from pydantic import ConfigDict, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
 from common.config import Config
 from common.data.levels import Levels
+
+log = logging.getLogger("retouch")
 
 
 class Provenance(Config):
@@ -99,3 +102,23 @@ class Provenance(Config):
 
 
 UNKNOWN = Provenance()  # of a network that nobody trained, or whose writer recorded nothing
+
+
+def warn_of_levels(trained_on: Provenance | None, levels: Levels | None, spec: str) -> None:
+    """Warn if a network with this provenance learned from images whose values were scaled in another way.
+
+    Args:
+        levels: of the images that it is shown.
+        spec: what the user knows them by.
+    """
+    if trained_on is None or not trained_on.knows_levels:
+        return
+    then = trained_on.levels
+    if then != levels:
+        then_text, now = (f"values {one}" if one else "images of 8 bits" for one in (then, levels))
+        setting = f"set data.levels=[{then.black:g}, {then.white:g}], " if then and levels else ""
+        log.warning(
+            "the encoder was trained on %s, but %s has %s: the same value is another gray; %sconvert the images to one "
+            "range, or pretrain on such images",
+            *(then_text, spec, now, setting),
+        )

@@ -17,7 +17,8 @@ from pydantic import TypeAdapter
 
 from common.data import Images, Source, build_source, load_images
 from common.data.images import Fetched, some_readable
-from common.encoders.provenance import Provenance
+from common.data.levels import levels_of_training
+from common.encoders.provenance import Provenance, warn_of_levels
 from common.errors import UserError, check_all, one_line
 from common.files import remove_folder, write_json
 from common.machine.distributed import World, gather, world
@@ -29,7 +30,6 @@ from common.runs.logs import early_log
 from common.runs.made import Made, made
 from common.runs.results import RESULTS, SCHEMA_VERSION, Record, load_results
 from finetune.classifier import Applied, open_classifier
-from finetune.data import warn_of_levels
 from finetune.predict.config import NewImages, PredictConfig
 from finetune.predict.parts import (
     PARTS,
@@ -145,9 +145,9 @@ def _open(data: NewImages) -> Source:
 def _load(data: NewImages, classifier: Applied, source: Source) -> Images:
     """The images, none of which is decoded yet. Values of more than 8 bits are scaled as those of training."""
     size = data.image_size or classifier.image_size
-    levels = classifier.levels if data.levels is None and source.levels is not None else None
+    levels = levels_of_training(source, data.levels, classifier.levels)
     images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", check=False, levels=levels)
-    warn_of_levels(Provenance(levels=classifier.levels), images)
+    warn_of_levels(Provenance(levels=classifier.levels), images.levels, source.spec)
     return images
 
 

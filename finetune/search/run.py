@@ -15,8 +15,10 @@ from torch import Tensor
 
 from common.data import Images, Source, build_source, load_images
 from common.data.images import some_readable
+from common.data.levels import levels_of_training
 from common.encoders.base import Encoder
 from common.encoders.load import load_encoder, read_encoder_card
+from common.encoders.provenance import warn_of_levels
 from common.errors import UserError, check_all
 from common.files import as_utf8, replacing
 from common.machine.cache import cache_folder
@@ -26,7 +28,6 @@ from common.pixels import save_png
 from common.runs.folder import check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
 from common.runs.results import Record
-from finetune.data import warn_of_levels
 from finetune.features import Extraction, Features, cached_features, extract, feature_key, layer_shapes
 from finetune.pooling import Space, one_space
 from finetune.search.config import NEIGHBORS, SHEET, SearchConfig
@@ -84,14 +85,13 @@ def search(config: SearchConfig) -> SearchResult:
         )
         data, card = config.data, read_encoder_card(config.run)
         size = data.image_size or encoder.image_size
-        # values of more than 8 bits are scaled as those that the encoder learned from
-        levels = card.provenance.levels if data.levels is None and source.levels is not None else None
+        levels = levels_of_training(source, data.levels, card.provenance.levels)
         images = load_images(
             source, size, limit=data.limit, workers=data.workers, cache="none", check=False, levels=levels
         )
         images = some_readable(images, data.workers)
         queries = some_readable(load_images(asked, size, cache="none", check=False, levels=images.levels), 0)
-        warn_of_levels(card.provenance, images)
+        warn_of_levels(card.provenance, images.levels, source.spec)
         with open_run(with_group(config, card.provenance.group), here, early) as run:
             run.tracker.use_encoder(config.run, card.sha256, card.provenance.artifact)
             precision = resolve_precision(config.precision, here.device)

@@ -32,7 +32,7 @@ class GivenPictures(Config):
     root: str | None = None
     """Folder for downloads."""
     levels: LevelsSetting | None = None
-    """Black and white of images of more than 8 bits, as [0, 4095]; by default, a sample decides."""
+    """Black and white of images of more than 8 bits, as [0, 4095]; by default those of the training images."""
 
 
 class PicturesToRestore(GivenPictures):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -19,10 +20,13 @@ from common.data.beside import beside
 from common.data.decode import upright
 from common.data.folder import TreeSource
 from common.data.images import kept_rows
+from common.data.levels import Levels
 from common.data.lists import ListSource
 from common.data.masks import find_masks, read_mask
 from common.errors import UserError, check_all
 from pretrain.restoring.config import PicturesToRestore
+
+PROFILE_SPACE = slice(16, 20)  # where a color profile says of which colors it is (ICC.1, 7.2.8)
 
 
 class Picture(NamedTuple):
@@ -41,6 +45,7 @@ class Pictures:
         rows: those that are used.
         names: of the result of each of ``rows``: the path of the picture below its folder, as PNG.
         scale: they are made this much smaller, together with masks and clean versions.
+        levels: black and white of pictures and clean versions of more than 8 bits; by default, those of the source.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class Pictures:
     ) -> None:
         self.source, self.rows, self.masks, self.clean, self.scale = source, rows.tolist(), masks, clean, scale
         self.names = result_names(source, self.rows)
+        self.levels: Levels | None = None
 
     def read(self, row: int) -> Picture:
         """Row ``row`` of the source.
@@ -55,11 +61,12 @@ class Pictures:
         Raises:
             Exception: of any kind, if it cannot be read; ValueError if the clean one or the mask is of another size.
         """
-        opened = self.source.image(row)
-        profile = opened.info.get("icc_profile") if isinstance(opened, Image.Image) and opened.mode == "RGB" else None
-        image = upright(opened, self.source.levels)
+        opened, levels = self.source.image(row), self.levels or self.source.levels
+        profile = _profile(opened)
+        image = upright(opened, levels)
         hidden = None if self.masks is None else holes(self.masks.image(row))
-        clean = None if self.clean is None else upright(self.clean.image(row), self.clean.levels)
+        # the same value has to be the same gray in both
+        clean = None if self.clean is None else upright(self.clean.image(row), levels or self.clean.levels)
         if hidden is not None and hidden.shape != (image.height, image.width):
             height, width = hidden.shape
             raise ValueError(f"its mask has {width}x{height} pixels, but the picture {image.width}x{image.height}")
@@ -105,6 +112,12 @@ def open_pictures(data: PicturesToRestore, scale: float) -> Pictures:
     return Pictures(source, kept_rows(source, data.limit), masks, clean, scale)
 
 
+def _profile(opened: Image.Image | Tensor) -> bytes | None:
+    """The color profile of an opened file, where it is one of RGB: only then do the colors of the result have it."""
+    found = opened.info.get("icc_profile") if isinstance(opened, Image.Image) else None
+    return found if found and found[PROFILE_SPACE] == b"RGB " else None
+
+
 def _clean(source: Source, spec: str) -> Source:
     try:
         clean = build_source(spec)
@@ -146,16 +159,24 @@ def result_names(source: Source, rows: list[int]) -> list[str]:
         f"{row:08d}.png" if path is None else str(path.with_suffix(".png"))
         for path, row in zip(paths, rows, strict=True)
     ]
-    known = Counter(map(str.casefold, plain))
+    taken = _taken(plain)
     names = [
-        one if known[one.casefold()] == 1 or path is None else f"{path}.png"
+        one if one.casefold() not in taken or path is None else f"{path}.png"
         for one, path in zip(plain, paths, strict=True)
     ]
-    known = Counter(map(str.casefold, names))  # a.jpg and a.png are a.jpg.png and a.png.png, which may be there too
+    taken = _taken(names)  # a.jpg and a.png are a.jpg.png and a.png.png, which may be there too
     return [
-        one if known[one.casefold()] == 1 else f"{row:08d}-{PurePosixPath(one).name}"
+        one if one.casefold() not in taken else f"{row:08d}-{PurePosixPath(one).name}"
         for one, row in zip(names, rows, strict=True)
     ]
+
+
+def _taken(names: Sequence[str]) -> set[str]:
+    """Names, in lower case, of two results, or of a result and a folder of others."""
+    known = Counter(map(str.casefold, names))
+    folders = {name.rpartition("/")[0] for name in known}
+    folders |= {str(above) for folder in folders for above in PurePosixPath(folder).parents}
+    return {name for name, count in known.items() if count > 1 or name in folders}
 
 
 def _inside(source: Source, row: int) -> PurePosixPath | None:

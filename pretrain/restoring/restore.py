@@ -14,9 +14,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from common.data.levels import levels_of_training, say_levels
+from common.data.pages import warn_of_pages
 from common.data.rows import even_rows
 from common.encoders.load import ENCODER, read_encoder_card
-from common.encoders.provenance import UNKNOWN, Provenance
+from common.encoders.provenance import UNKNOWN, Provenance, warn_of_levels
 from common.errors import UserError, check_all, one_line
 from common.files import as_utf8, write_json, write_text
 from common.machine.distributed import world
@@ -53,7 +55,9 @@ def restore(config: RestoreConfig) -> RestoreResult:
         _, restorer, pictures = check_all(
             lambda: check_run_folder(config), lambda: _opened(config), lambda: open_pictures(config.data, config.scale)
         )
-        config = with_group(config, provenance(config.run).group)
+        trained_on = provenance(config.run)
+        _look_at(pictures, config, trained_on)
+        config = with_group(config, trained_on.group)
         with open_run(config, here, early) as run:
             restorer = restorer.to(here.device)
             _say_of_scale(restorer, pictures, config)
@@ -62,6 +66,15 @@ def restore(config: RestoreConfig) -> RestoreResult:
             result = _results(restorer, config, run, journal, failed, pictures.names)
             _draw(restorer, pictures, config, run)
             return result
+
+
+def _look_at(pictures: Pictures, config: RestoreConfig, trained_on: Provenance) -> None:
+    """Choose the levels of the pictures, and say what their files hold that is not restored."""
+    source = pictures.source
+    pictures.levels = levels_of_training(source, config.data.levels, trained_on.levels) or source.levels
+    say_levels(pictures.levels, source.spec)
+    warn_of_levels(trained_on, pictures.levels, source.spec)
+    warn_of_pages(source)
 
 
 def provenance(run: Path) -> Provenance:
@@ -209,7 +222,9 @@ class Journal:
             "clean versions": None if pictures.clean is None else pictures.clean.fingerprint,
             "decoder": restorer.card.sha256,
         }
-        lines = self.path.read_text(encoding="utf-8").splitlines() if run.resumed and self.path.is_file() else []
+        text = self.path.read_text(encoding="utf-8") if run.resumed and self.path.is_file() else ""
+        # not splitlines(): a path may hold one of the other characters that end lines
+        lines = [line for line in text.split("\n") if line]
         begun = json.loads(lines[0]) if lines else head
         if changed := [what for what, now in head.items() if begun.get(what) != now]:
             raise UserError(

@@ -23,7 +23,9 @@ from torch import Tensor
 
 from common.data import Images, Source, build_source, in_order, load_images
 from common.data.images import some_readable
+from common.data.levels import SAMPLE, levels_of_training
 from common.data.rows import even_rows
+from common.encoders.provenance import warn_of_levels
 from common.errors import UserError, check_all
 from common.files import as_utf8, write_json, write_text
 from common.machine.distributed import world
@@ -63,15 +65,19 @@ def strange(config: StrangeConfig) -> StrangeResult:
         )
         data = config.data
         size = data.image_size or restorer.card.image_size
-        images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", check=False)
+        trained_on = provenance(config.run)
+        levels = levels_of_training(source, data.levels, trained_on.levels)
+        images = load_images(
+            source, size, limit=data.limit, workers=data.workers, cache="none", check=False, levels=levels
+        )
         images = some_readable(images, data.workers)
-        config = with_group(config, provenance(config.run).group)
+        warn_of_levels(trained_on, images.levels, source.spec)
+        config = with_group(config, trained_on.group)
         with open_run(config, here, early) as run:
             restorer = restorer.to(here.device)
             judge = Judge(restorer, images, config)
             log.info("%d copies of each picture; the best trivial restorer is %s", judge.draws, judge.name)
-            levels = _measure(judge, images, config)
-            return _results(judge, images, levels, config, run)
+            return _results(judge, images, _measure(judge, images, config), config, run)
 
 
 def _source(config: StrangeConfig) -> Source:
@@ -102,8 +108,9 @@ class Judge:
 
     def __init__(self, restorer: PictureRestorer, images: Images, config: StrangeConfig) -> None:
         self.restorer, self.seed = restorer, config.seed
-        sample = images.only(even_rows(len(images), TUNED))
-        some = to_float(next(iter(in_order(sample, TUNED))).images)
+        sample = images.only(even_rows(len(images), SAMPLE))  # of which one at least can be read
+        known = next(iter(in_order(sample, SAMPLE))).images
+        some = to_float(known[even_rows(len(known), TUNED)])
         images.unreadable |= sample.unreadable  # each is warned of once
         first, second = (self._damaged(some, draw) for draw in (0, 1))
         self.draws = 1 if all(map(torch.equal, first, second)) else config.draws

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from abc import ABC, abstractmethod
@@ -121,8 +122,9 @@ class TorchProgram(Graph):
     file = "model.pt2"
 
     def write(self, subject: Subject, folder: Path) -> None:
-        program = traced(subject)
-        torch.export.save(program, folder / self.file, extra_files={FACTS: json.dumps(facts(subject))})
+        written = io.BytesIO()  # torch's own writer ends the whole program where the disk is full
+        torch.export.save(traced(subject), written, extra_files={FACTS: json.dumps(facts(subject))})
+        (folder / self.file).write_bytes(written.getbuffer())
 
     def opened(self, subject: Subject, folder: Path) -> Run:
         found: Run = torch.export.load(folder / self.file).module()

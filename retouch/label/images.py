@@ -14,8 +14,10 @@ from torch import Tensor
 
 from common.data import Images, Source, build_source, load_images
 from common.data.build import OF_FILES
+from common.data.levels import levels_of_training
 from common.encoders.base import Encoder
-from common.encoders.load import load_encoder
+from common.encoders.load import load_encoder, read_encoder_card
+from common.encoders.provenance import warn_of_levels
 from common.errors import UserError, check_all
 from common.machine.distributed import world
 from common.machine.precision import resolve_precision
@@ -52,7 +54,10 @@ def read_images(config: LabelConfig) -> Shown:
     encoder, source = check_all(lambda: _encoder(config), lambda: _source(config.data.source))
     data = config.data
     size = data.image_size or encoder.image_size
-    images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", check=False)
+    trained_on = read_encoder_card(config.encoder).provenance
+    levels = levels_of_training(source, None, trained_on.levels)
+    images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", check=False, levels=levels)
+    warn_of_levels(trained_on, images.levels, source.spec)
     with world() as here:
         how = Extraction(here.device, resolve_precision(config.precision, here.device), config.batch_size, data.workers)
         [space], _ = build_spaces(layer_shapes(encoder, size), ["all"], ["avg"], max_width=1 << 30)
@@ -64,7 +69,9 @@ def read_images(config: LabelConfig) -> Shown:
     chosen = torch.tensor([rows[int(row)] for row in places])
     if len(places) < 2:
         raise UserError(f"{source.spec}: fewer than two images can be read and named; nothing to label")
-    small = load_images(source, SIDE, limit=data.limit, workers=data.workers, cache="none", check=False)
+    small = load_images(
+        source, SIDE, limit=data.limit, workers=data.workers, cache="none", check=False, levels=images.levels
+    )
     paths = tuple(str(Path(images.where(int(row))).absolute()) for row in places)
     features = features[chosen]
     return Shown(paths, features.half(), tuple(_sheets(small, places, data.workers)), _mapped(features))

@@ -133,6 +133,7 @@ def load(config: StudyConfig, opened: Opened, size: int) -> tuple[Images, list[L
     else:
         data = config.data
         pool = load_images(opened.unlabeled, size, limit=data.limit, workers=data.workers, cache=data.cache)
+        _warn_of_levels(pool, [images.train for images in labeled])
     known, seen = fingerprints(pool, config.data.workers), torch.zeros(len(pool), dtype=torch.bool)
     for images in labeled:
         seen[_repeated(known, fingerprints(images.test, config.data.workers))] = True
@@ -143,6 +144,18 @@ def load(config: StudyConfig, opened: Opened, size: int) -> tuple[Images, list[L
         log.info("%d images of %s repeat test images and are not learned from", repeated, pool.source.spec)
         pool = pool.only((~seen).nonzero().squeeze(1))
     return pool, labeled, repeated
+
+
+def _warn_of_levels(pool: Images, labeled: Sequence[Images]) -> None:
+    """Warn if what is learned from and what is judged on are scaled in different ways."""
+    for images in labeled:
+        if images.levels != pool.levels:
+            ours, theirs = (f"values {one}" if one else "images of 8 bits" for one in (pool.levels, images.levels))
+            log.warning(
+                "%s has %s, but %s has %s: the same value is another gray; set data.levels and labels.levels to one "
+                "range, or convert the images to it",
+                *(pool.source.spec, ours, images.source.spec, theirs),
+            )
 
 
 def _repeated(pool: Prints, test: Prints) -> Tensor:

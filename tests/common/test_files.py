@@ -42,6 +42,14 @@ def test_temporary_names_are_known_as_leftovers(tmp_path: Path) -> None:
     assert all(leftover(entry) is None for entry in tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["n" * 255, "é" * 127])
+def test_a_name_may_be_as_long_as_the_file_system_takes(name: str, tmp_path: Path) -> None:
+    with replacing(tmp_path / name) as unfinished:
+        unfinished.write_bytes(b"all")
+        assert name.startswith(str(leftover(unfinished)))
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
 @pytest.mark.parametrize("name", [".a.tmp", "a.1.tmp", ".a.x.tmp", ".git", ".a.1.part"])
 def test_other_names_are_no_leftovers(name: str) -> None:
     assert leftover(Path(name)) is None

@@ -1,4 +1,4 @@
-"""The notebooks run from the first cell to the last, and hold small outputs. ``make notebooks`` runs them at full size."""
+"""The notebooks run from the first cell to the last, and hold small outputs. ``make notebooks`` runs all of them whole."""
 
 from __future__ import annotations
 

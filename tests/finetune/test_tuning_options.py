@@ -97,6 +97,24 @@ def test_frozen_parts_get_no_gradient_and_stay_in_eval_mode(name: str) -> None:
     assert any(parameter.requires_grad for parameter in moving.parameters())
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"freeze": "stom"}, "freeze: input should be 'stem' or a valid integer, got 'stom'"),
+        ({"freeze": 0}, "freeze: input should be 'stem' or greater than 0, got 0"),
+        (
+            {"class_weights": "ballanced"},
+            "class_weights: input should be 'none' or 'balanced' or a valid dictionary, got 'ballanced'",
+        ),
+        ({"class_weights": {"cat": 0}}, "class_weights.cat: input should be greater than 0, got 0"),
+    ],
+)
+def test_a_wrong_option_is_one_mistake(setting: dict[str, Any], message: str, start: Path) -> None:
+    with pytest.raises(UserError) as error:
+        validate(FinetuneConfig, settings(Path("x"), start, **setting))
+    assert error.value.problems == (message,)
+
+
 def test_too_many_layers_to_freeze_are_refused_before_anything_is_written(tmp_path: Path, start: Path) -> None:
     with pytest.raises(UserError) as error:
         retouch.finetune(settings(tmp_path / "run", start, freeze=4))

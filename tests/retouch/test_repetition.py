@@ -262,6 +262,7 @@ def test_what_cannot_be_repeated_is_refused_with_what_would_work(
     wanted = {
         part: f"repeat the study: {study}",
         folder("features", "embed"): "retouch embed",
+        folder("found", "search"): "retouch search leaves images that were found, and no numbers to compare",
         folder("unfinished", "pretrain"): "has not finished",
         tmp_path / "nothing": "not a run",
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
 import pytest
 import torch
 from PIL import Image
@@ -15,6 +16,7 @@ from torch.utils.data import Dataset
 import retouch
 from common.data import build_source, load_images
 from common.errors import UserError
+from tests.common.data.samples import png
 from tests.recipe import pretraining
 
 PIXELS = torch.randint(0, 256, (24, 3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -40,9 +42,11 @@ class Birds(Dataset[tuple[Image.Image, int]]):
         list(PIXELS),
         [Image.fromarray(one.permute(1, 2, 0).numpy()) for one in PIXELS],
         [one.permute(1, 2, 0).numpy() for one in PIXELS],
+        (PIXELS.float() / 255).permute(0, 2, 3, 1).numpy(),
+        pd.Series([Image.fromarray(one.permute(1, 2, 0).numpy()) for one in PIXELS], index=range(5, 29)),
         Birds(),
     ],
-    ids=["tensor", "floats", "tensors", "pil", "arrays", "dataset"],
+    ids=["tensor", "floats", "tensors", "pil", "arrays", "float arrays", "pandas", "dataset"],
 )
 def test_every_kind_of_items_gives_the_same_images(items: Any) -> None:
     assert retouch.images(items, "birds") == "memory:birds"
@@ -74,6 +78,79 @@ def test_the_fingerprint_is_that_of_pixels_and_labels() -> None:
     assert found(PIXELS) != found(PIXELS, ["a", "b"] * 12) != found(PIXELS, ["b", "a"] * 12)
 
 
+class Parity(Birds):
+    """A data set that maps its labels, and keeps those of before beside."""
+
+    def __init__(self) -> None:
+        self.targets = list(range(24))
+        self.target_transform = lambda target: target % 2
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return super().__getitem__(index)[0], self.target_transform(self.targets[index])
+
+
+class Reordered(Birds):
+    """A data set that shows its items in another order than its ``targets``."""
+
+    def __init__(self) -> None:
+        self.targets = sorted(index % 2 for index in range(24))
+
+
+@pytest.mark.parametrize(("items", "names"), [(Parity(), ("0", "1")), (Reordered(), ("auk", "owl"))])
+def test_labels_are_those_that_come_with_the_images(items: Birds, names: tuple[str, ...]) -> None:
+    retouch.images(items, "birds")
+    labels = build_source("memory:birds").labels()
+    assert labels.names == names
+    wanted = [items[row][1] if names == ("0", "1") else 1 - items[row][1] for row in range(24)]
+    assert labels.values.tolist() == wanted
+
+
+def test_labels_of_a_pandas_column_are_in_its_order() -> None:
+    column = pd.Series(["a", "b"] * 12, index=range(24)).sample(frac=1, random_state=0)
+    retouch.images(PIXELS, "mine", labels=column)
+    labels = build_source("memory:mine").labels()
+    assert [labels.names[value] for value in labels.values] == column.tolist()
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), "", "nan", np.float32("nan")])
+def test_an_image_without_a_class_is_no_class(missing: object) -> None:
+    retouch.images(PIXELS, "mine", labels=["a", missing, "b"] * 8)
+    with pytest.raises(UserError, match=r"8 of 24 images have no class, such as memory:mine\[1\]: leave them out"):
+        build_source("memory:mine").labels()
+
+
+class PartlyLabeled(Birds):
+    """As torchvision numbers an image without a class."""
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return super().__getitem__(index)[0], -1 if index == 3 else index % 2
+
+
+def test_the_number_before_the_first_class_is_none() -> None:
+    retouch.images(PartlyLabeled(), "birds")
+    with pytest.raises(UserError, match="1 of 24 images have no class"):
+        build_source("memory:birds").labels()
+
+
+def test_one_that_cannot_be_read_costs_no_other() -> None:
+    retouch.images([b"none of", *(png(number) for number in range(3))][::-1], "mine")
+    source = build_source("memory:mine")
+    assert len(load_images(source, 12)) == 3
+    first = source.fingerprint
+    retouch.images([b"none at", *(png(number) for number in range(3))][::-1], "mine")
+    assert build_source("memory:mine").fingerprint != first
+
+
+def test_the_fingerprint_is_that_of_the_colors_of_a_palette() -> None:
+    found = []
+    for color in ((255, 0, 0), (0, 0, 255)):
+        drawn = Image.new("P", (8, 8))
+        drawn.putpalette(color)
+        retouch.images([drawn], "mine")
+        found.append(build_source("memory:mine").fingerprint)
+    assert len(set(found)) == 2
+
+
 @pytest.mark.parametrize(
     ("items", "more", "message"),
     [
@@ -83,7 +160,11 @@ def test_the_fingerprint_is_that_of_pixels_and_labels() -> None:
         (torch.zeros(3, 4, 8, 8), {}, r"a tensor \[4, 8, 8\] is no image"),
         (torch.full((3, 3, 8, 8), 2.0), {}, r"outside \[0, 1\]"),
         (PIXELS.int(), {}, "a tensor of torch.int32 is no image"),
+        (PIXELS.numpy(), {}, r"an array \[3, 12, 12\] of uint8 is no image; give uint8 \[h w 3\] or \[h w\]"),
         (PIXELS, {"labels": ["a"]}, "1 of them for 24 images"),
+        (PIXELS, {"labels": np.eye(24)}, r"labels: that of image 0 is \[1\. 0\..*, and no class"),
+        ([{"image": PIXELS[0]}], {}, "dict is no image; .* such as the column of images of this table"),
+        ([b"\0\0\0\x1cftypheic" + bytes(40)], {}, "HEIC|not an image"),
         (PIXELS, {"name": "a:b"}, "'a:b' is no name of images"),
     ],
 )

@@ -58,9 +58,16 @@ def test_a_picture_anywhere_in_a_run_folder_is_no_image_of_the_user(tmp_path: Pa
     assert len(build_source(f"folder:{tmp_path}/cat")) == 3
 
 
-def test_a_run_that_is_named_is_read(tmp_path: Path) -> None:
+def test_a_run_is_no_folder_of_images_but_what_it_drew_may_be_named(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run")
-    assert len(build_source(f"folder:{run}/panels")) == len(build_source(f"folder:{run}")) == 1
+    assert len(build_source(f"folder:{run}/panels")) == 1
+    with pytest.raises(
+        UserError, match="retouch stage wrote this folder, and what it drew there is no image of yours; "
+    ):
+        build_source(f"folder:{run}")
+    write_picture(run / "pictures" / "a.png")
+    with pytest.raises(UserError, match=f"give the pictures that it wrote: {run}/pictures$"):
+        build_source(str(run))
 
 
 def test_a_config_file_of_another_program_hides_no_image(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import ExifTags, Image
 
 from common.data import build_source, load_images
 from common.data.decode import open_image, square
@@ -121,6 +122,24 @@ def test_heic_without_a_decoder_says_what_to_install(tmp_path: Path, monkeypatch
     (tmp_path / "IMG_1.HEIC").write_bytes(HEIC)
     with pytest.raises(UserError, match=r"1\.HEIC \(HEIC images need another package here: pip install pillow-heif"):
         load_images(build_source(f"folder:{tmp_path}"), 8)
+
+
+def test_what_a_phone_writes_is_read_upright(tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif, which is optional, is not installed")
+    drawn = np.zeros((48, 64, 3), np.uint8)
+    drawn[:24, :, 0] = drawn[24:, :, 2] = 255
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6  # by a quarter, clockwise
+    file = pillow_heif.from_pillow(Image.fromarray(drawn))
+    file.save(tmp_path / "IMG_1.HEIC", quality=95)
+    file.save(tmp_path / "IMG_2.HIF", quality=95, exif=turned.tobytes())
+    first, second = load_images(build_source(str(tmp_path)), 48).rows(torch.arange(2)).int()
+    wanted = torch.from_numpy(square(Image.fromarray(drawn), 48)).int()
+    (tmp_path / "IMG_3.HEIC").write_bytes((tmp_path / "IMG_1.HEIC").read_bytes()[:400])
+    with pytest.raises(ValueError, match="pillow-heif cannot read this HEIC file"):
+        open_image(tmp_path / "IMG_3.HEIC")
+    assert (first - wanted).abs().float().mean() < 4
+    assert (second - wanted.rot90(-1, (1, 2))).abs().float().mean() < 4
 
 
 def test_heic_is_read_by_its_package_if_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from common.data import build_source
+from common.data.levels import Levels
 from common.errors import UserError
 from pretrain.restoring.config import PicturesToRestore
 from pretrain.restoring.pictures import open_pictures, result_names
@@ -33,12 +34,13 @@ def test_one_picture_is_a_source(pictures: Path) -> None:
 
 
 def test_every_result_has_a_name_of_its_own_inside_its_folder(tmp_path: Path) -> None:
-    names = ["one.jpg", "one.png", "One.PNG", "one.jpg.png", "sub/one.png", "two.tiff"]
+    names = ["one.jpg", "one.png", "One.PNG", "one.jpg.png", "sub/one.png", "two.tiff", "six.jpg", "six.png/a/b.png"]
     for name in names:
         save(torch.zeros(3, 4, 4, dtype=torch.uint8), tmp_path / "all" / name)
     source = build_source(str(tmp_path / "all"))
     found = result_names(source, list(range(len(source))))
     assert len({one.casefold() for one in found}) == len(names)
+    assert not any(one.startswith(f"{other}/") for one in found for other in found)  # a file is no folder
     assert {"sub/one.png", "two.png"} <= set(found)
     # a list may name files anywhere
     (tmp_path / "list.txt").write_text(f"all/two.tiff\n{tmp_path}/all/one.png\n../{tmp_path.name}/all/one.jpg\n")
@@ -82,6 +84,31 @@ def test_all_that_is_missing_is_said_at_once(pictures: Path, tmp_path: Path) -> 
         open_pictures(asked, 1.0)
     assert "data.masks: 4 of 5 images" in str(error.value)
     assert "have no clean version in" in str(error.value)
+
+
+def test_a_clean_version_has_the_levels_of_its_picture(tmp_path: Path) -> None:
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 16
+    for folder, more in (("noisy", 3000), ("clean", 0)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(values + np.uint16(more)).save(tmp_path / folder / "a.png")
+    asked = PicturesToRestore(source=str(tmp_path / "noisy"), clean=str(tmp_path / "clean"))
+    found = open_pictures(asked, 1.0).read(0)
+    assert found.clean is not None
+    # of 12 bits, as the noisy one; by itself it has 10
+    assert torch.equal(found.clean[0], torch.arange(64, dtype=torch.uint8).view(8, 8))
+    opened = open_pictures(asked, 1.0)
+    opened.levels = Levels(0, 65535)
+    assert opened.read(0).image.max() == (3000 + 63 * 16) // 256
+
+
+@pytest.mark.parametrize(
+    ("mode", "space", "kept"), [("RGBA", b"RGB ", True), ("P", b"RGB ", True), ("L", b"GRAY", False)]
+)
+def test_a_color_profile_is_kept_where_it_is_one_of_rgb(mode: str, space: bytes, kept: bool, tmp_path: Path) -> None:
+    profile = bytes(16) + space + bytes(108)
+    Image.new(mode, (8, 8)).save(tmp_path / "a.png", icc_profile=profile)
+    found = open_pictures(PicturesToRestore(source=str(tmp_path)), 1.0).read(0).profile
+    assert found == (profile if kept else None)
 
 
 def test_a_clean_version_has_the_size_of_its_picture(pictures: Path, tmp_path: Path) -> None:

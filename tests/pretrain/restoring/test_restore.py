@@ -9,17 +9,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from kornia.color import rgb_to_lab
 from PIL import Image
 
 import retouch
+from common.data.levels import Levels
+from common.encoders.provenance import Provenance
 from common.errors import UserError
 from common.runs.folder import StageConfig
 from pretrain.__main__ import RESTORING
 from pretrain.restoring import restore as stage
 from pretrain.restoring.config import RestoreConfig, StrangeConfig
+from pretrain.restoring.pictures import Pictures, open_pictures
 from pretrain.restoring.results import RestoredPicture, RestoreResult
 from pretrain.restoring.sheets import Shown, sheet
 from retouch.cli import main
@@ -27,6 +31,7 @@ from retouch.report.folders import find_runs
 from tests.pretrain.restoring.toys import SIZES, RunOf, pixels, save
 
 QUIET = ["wandb.mode=disabled", "precision=float32"]
+ODD = "a\u2028\x85"  # a name with characters that end a line
 
 
 def restore(run: Path, pictures: Path, out: Path, *more: str) -> RestoreResult:
@@ -187,12 +192,39 @@ def test_a_network_of_small_pictures_is_told_apart_from_one_of_details(
         assert "shows it what it knows" not in caplog.text
 
 
+@pytest.mark.parametrize(("asked", "levels"), [("null", (0, 65535)), ("[0, 8191]", (0, 8191))])
+def test_values_are_scaled_as_in_training_and_pages_that_are_left_are_said(
+    asked: str,
+    levels: tuple[float, float],
+    run_of: RunOf,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    deep = Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20))
+    (tmp_path / "deep").mkdir()
+    deep.save(tmp_path / "deep" / "a.tif", save_all=True, append_images=[deep])
+    opened: list[Pictures] = []
+
+    def opening(*given: Any) -> Pictures:
+        opened.append(open_pictures(*given))
+        return opened[-1]
+
+    monkeypatch.setattr(stage, "open_pictures", opening)
+    monkeypatch.setattr(stage, "provenance", lambda run: Provenance(levels=Levels(0, 65535)))
+    restore(run_of("denoise"), tmp_path / "deep", tmp_path / "out", f"data.levels={asked}")
+    assert opened[0].levels == levels
+    assert "have several pages" in caplog.text
+    assert ("the encoder was trained on values 0 to 65535" in caplog.text) == (asked != "null")
+
+
 # ---- stopped, resumed, refused
 
 
 def test_a_stopped_run_goes_on_where_it_was(
     run_of: RunOf, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (pictures / "a.png").rename(pictures / f"{ODD}.png")
     whole = restore(run_of("denoise"), pictures, tmp_path / "whole", "damage=recipe")
     add, left = stage.Journal.add, [2]
 
@@ -207,7 +239,7 @@ def test_a_stopped_run_goes_on_where_it_was(
         restore(run_of("denoise"), pictures, tmp_path / "out", "damage=recipe")
     with (tmp_path / "out" / "pictures.jsonl").open("a") as journal:
         journal.write('{"path": "half')
-    done = tmp_path / "out" / "pictures" / "a.png"
+    done = tmp_path / "out" / "pictures" / f"{ODD}.png"
     times = done.stat().st_mtime_ns
     resumed = restore(run_of("denoise"), pictures, tmp_path / "out", "damage=recipe", "resume=true")
     assert resumed.pictures == whole.pictures

@@ -8,6 +8,7 @@ import math
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,9 @@ from torch import Tensor
 
 import retouch
 from common.data import Images, build_source, load_images
+from common.data.levels import SAMPLE, Levels
+from common.data.rows import even_rows
+from common.encoders.provenance import Provenance
 from common.errors import UserError
 from common.runs.folder import Run
 from pretrain.restoring import strange as stage
@@ -200,6 +204,28 @@ def test_results_are_written_before_the_sheet_which_does_without_pictures_that_h
     for one in shown:  # each with its own picture
         square = load_images(build_source(one.captions[0], single=True), SIDE).rows(torch.tensor([0]))[0]
         assert torch.equal(one.rows["original"], square)
+
+
+def test_one_readable_picture_of_many_is_found_and_scaled_as_in_training(
+    run_of: RunOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    place = int(min(set(even_rows(70, SAMPLE).tolist()) - set(even_rows(70, stage.TUNED).tolist())))
+    for number in range(70):
+        (folder / f"{number:02}.png").write_bytes(b"nothing")
+    Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20)).save(folder / f"{place:02}.png")
+    seen: list[Images] = []
+
+    def load(*given: Any, **named: Any) -> Images:
+        seen.append(load_images(*given, **named))
+        return seen[-1]
+
+    monkeypatch.setattr(stage, "load_images", load)
+    monkeypatch.setattr(stage, "provenance", lambda run: Provenance(levels=Levels(0, 65535)))
+    found = retouch.strange(str(run_of("denoise")), f"data={folder}", f"out={tmp_path / 'out'}", "draws=1", *QUIET)
+    assert (found.ranked, found.unreadable) == (1, 69)
+    assert seen[0].levels == (0, 65535)
 
 
 def test_what_cannot_be_done_is_said_at_once(tmp_path: Path) -> None:

@@ -17,10 +17,12 @@ import torch
 from PIL import Image
 
 import retouch
-from common.data import build_source
+from common.data import Images, build_source, load_images
+from common.data.levels import Levels
 from common.encoders import EncoderConfig
 from common.encoders.build import build_encoder
 from common.encoders.export import export_encoder
+from common.encoders.provenance import Provenance
 from common.recipes import stage_config
 from retouch.cli import main
 from retouch.label.images import Shown, read_images
@@ -301,6 +303,25 @@ def test_images_that_are_no_files_are_refused_and_nothing_of_the_users_is_replac
     assert main(["label", f"encoder={here}/encoder", f"data={here}/pictures", "-o", f"{tmp_path}/mine.html"]) == 2
     assert (tmp_path / "mine.html").read_text() == "mine"
     assert main(["label", f"encoder={here}/encoder", "-o", f"{tmp_path}/a.html"]) == 2
+
+
+def test_values_are_scaled_as_in_training_on_the_page_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = EncoderConfig(name="small_cnn", model_args={"width": 4, "depth": 1})
+    encoder = build_encoder(small, image_size=16)
+    export_encoder(encoder, tmp_path / "encoder", Provenance(levels=Levels(0, 65535)))
+    (tmp_path / "deep").mkdir()
+    for number in range(2):
+        Image.fromarray(np.full((16, 16), 900 + number, np.uint16)).save(tmp_path / "deep" / f"{number}.png")
+    seen: list[Images] = []
+
+    def loading(*given: Any, **named: Any) -> Images:
+        seen.append(load_images(*given, **named))
+        return seen[-1]
+
+    monkeypatch.setattr("retouch.label.images.load_images", loading)
+    data = LabelData(source=str(tmp_path / "deep"), workers=0)
+    read_images(LabelConfig(encoder=tmp_path / "encoder", data=data))
+    assert [images.levels for images in seen] == [(0, 65535), (0, 65535)]  # thumbnails as well
 
 
 def test_names_that_no_csv_file_can_hold_are_left_out(here: Path, caplog: pytest.LogCaptureFixture) -> None:

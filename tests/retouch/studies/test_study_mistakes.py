@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import retouch
 from common.errors import UserError
+from common.recipes import stage_config
 from retouch.cli import main
+from retouch.studies.config import StudyConfig
+from retouch.studies.images import load, open_images
 from tests.retouch.studies.studies import settings
 
 
@@ -102,3 +107,18 @@ def test_a_folder_of_another_stage_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds a run of retouch pretrain"):
         retouch.study(settings(tmp_path, "run", overwrite=True))
     assert (other / "config.yaml").read_text() == "# retouch pretrain\nsteps: 3\n"
+
+
+def test_images_of_two_ranges_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    random = np.random.default_rng(0)
+    for number in range(40):
+        path = tmp_path / "labeled" / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 900, (16, 16), dtype=np.uint16)).save(path)
+    (tmp_path / "pool").mkdir()
+    Image.fromarray(np.full((16, 16), 4000, np.uint16)).save(tmp_path / "pool" / "a.png")
+    data = {"source": str(tmp_path / "pool"), "workers": 0}
+    values = {"data": data, "labels": {"train": str(tmp_path / "labeled"), "workers": 0}, "out": str(tmp_path / "out")}
+    load(config := stage_config(StudyConfig, values), open_images(config), 16)
+    assert "pool has values 0 to 4095 (12 bits), but" in caplog.text
+    assert "has values 0 to 1023 (10 bits): the same value is another gray; set data.levels and" in caplog.text
