@@ -29,6 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Tests are small: a second thread gains nothing, and waits badly where other processes share the cores.
 torch.set_num_threads(1)
+# So it is for the BLAS of numpy and scikit-learn, and for what tests start; workers of pytest-xdist start with it too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # each run of W&B starts a process of it: what a test reads of them, it asks for with wandb.mode=offline
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("WANDB_SILENT", "true")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 
+@cache  # read from disk, and each run asks for a dozen
 def version_of(package: str) -> str | None:
     """Such as ``2.11.0``; None for what is not installed, as Retouch itself where it runs from its source."""
     try:

@@ -175,8 +175,9 @@ class Problems:
         low_slope, high_slope = slope.clone(), torch.zeros_like(slope)
         # with rounded logits the loss is uncertain by more than this: smaller decreases are not required
         most = value * (1 + torch.finfo(logits.dtype).eps)
-        pending = torch.arange(len(slope), device=slope.device)
         found: _Point | None = None
+        every = torch.arange(len(slope), device=slope.device)
+        pending: Tensor | slice = slice(None)  # unlike their numbers, it copies nothing: one trial is mostly enough
         for _ in range(MOST_TRIALS):
             here = self._evaluate(logits[pending] + length[pending, None, None] * slopes[pending])
             found = here if found is None else found.replaced(pending, here)
@@ -194,7 +195,7 @@ class Problems:
             high_slope[pending] = torch.where(back, slope_t.clamp_min(0), high_slope[pending])
             slow = high[pending] - low[pending] > width / 2
             going = ~(falls & flat)
-            pending, slow = pending[going], slow[going]
+            pending, slow = every[pending][going], slow[going]
             if not len(pending):
                 break
             length[pending] = _next_trial(low[pending], low_slope[pending], high[pending], high_slope[pending], slow)
@@ -241,7 +242,7 @@ class _Point(NamedTuple):
     residual: Tensor  # probabilities minus one-hot labels [g C n]
     curvature: Tensor  # [g 1], or [g L] of independent labels
 
-    def replaced(self, places: Tensor, other: _Point) -> _Point:
+    def replaced(self, places: Tensor | slice, other: _Point) -> _Point:
         for mine, new in zip(self, other, strict=True):
             mine[places] = new
         return self
@@ -269,8 +270,9 @@ class _Pair(NamedTuple):
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """``[g C F] . [g C F] -> [g]``."""
-    return torch.einsum("gcf,gcf->g", a, b)
+    """``[g C F] . [g C F] -> [g]``; to the last bit what ``einsum`` gives, in half the time for small problems."""
+    g = len(a)
+    return torch.bmm(a.reshape(g, 1, -1), b.reshape(g, -1, 1)).view(g)
 
 
 def _remaining(values: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The notebooks run from the first cell to the last, small, and hold small outputs; ``make notebooks`` runs them whole."""
+"""The notebooks run from the first cell to the last, made smaller; `make notebooks` runs them whole."""
 
 from __future__ import annotations
 

@@ -51,12 +51,9 @@ def check(found: Score) -> None:
 
 
 def test_a_probe_measures_the_classes_there_are(here: Path, tmp_path: Path) -> None:
-    damage = [{"kind": "gaussian", "sigma": 0.01}]
-    report = probe(
-        ProbeConfig.model_validate(
-            settings(here, tmp_path / "run", probe={"l2": [1e-2]}, knn={"k": [3]}, damage=damage)
-        )
-    )
+    short = {"probe": {"l2": [1e-2], "layers": ["all"], "poolings": ["avg"]}, "knn": {"k": [3]}, "properties": False}
+    short |= {"damage": [{"kind": "gaussian", "sigma": 0.01}], "null_check": False}
+    report = probe(ProbeConfig.model_validate(settings(here, tmp_path / "run", **short)))
     [result] = report.results
     assert result.classes == ("blue", "green", "red")
     for one in result.subjects["encoder"].probes.values():

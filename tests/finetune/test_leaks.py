@@ -59,6 +59,7 @@ def probed(out: Path, encoder: Path, data: Path, **changes: Any) -> ProbeReport:
             "knn": None,
             "properties": False,
             "damage": [],
+            "null_check": False,
             "baselines": {"pixels": False, "random_init": False},
             "feature_cache": False,
             "precision": "float32",

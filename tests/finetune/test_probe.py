@@ -38,13 +38,29 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+# one space, one strength, and nothing beside the classifiers and what they are compared with
+SHORT: dict[str, Any] = {
+    "probe": {"l2": [1e-2], "layers": [-1], "poolings": ["avg"]},
+    "damage": [],
+    "properties": False,
+    "null_check": False,
+}
+ALONE = {"random_init": False, "pixels": False}
+
+
 def config_of(out: Path, encoder: Path, **changes: Any) -> ProbeConfig:
     data = {"train": "shapes", "limit": 300, "test_limit": 90, "task": ["color", "texture"], "workers": 0}
     values: dict[str, Any] = {
         "out": out,
         "encoder": encoder,
         "data": data | changes.pop("data", {}),
-        "probe": {"l2": [1e-3, 1e-1], "layers": ["each"], "poolings": ["avg", "avg2"], "search_images": 200},
+        "probe": {
+            "l2": [1e-3, 1e-1],
+            "layers": ["each"],
+            "poolings": ["avg", "avg2"],
+            "search_images": 100,
+            "folds": 2,
+        },
         "precision": "float32",
         "wandb": {"mode": "disabled"},
     }
@@ -97,7 +113,7 @@ def test_results_say_what_was_measured_on_what_and_how(report: ProbeReport, enco
         assert [subject.view for subject in result.subjects.values()] == ["gray", "gray", "rgb"]
         assert len(result.classes) == len(result.linear.test.confusion)
         assert "tested once" in result.protocol
-        assert "5-fold cross-validation of the training images (stratified, seed 0" in result.protocol
+        assert "2-fold cross-validation of the training images (stratified, seed 0" in result.protocol
 
 
 def test_every_outcome_has_its_counts_and_a_score_that_agrees_with_its_confusion(report: ProbeReport) -> None:
@@ -106,7 +122,7 @@ def test_every_outcome_has_its_counts_and_a_score_that_agrees_with_its_confusion
             assert list(subject.probes) == ["linear", "knn"]
             for outcome in subject.probes.values():
                 assert (outcome.n_train, outcome.n_val, outcome.test.n) == (300, 300, 90)
-                assert outcome.choice.how == "5-fold cross-validation"
+                assert outcome.choice.how == "2-fold cross-validation"
                 confusion = torch.tensor(outcome.test.confusion)
                 assert int(confusion.sum()) == 90
                 assert outcome.test.accuracy == pytest.approx(int(confusion.diagonal().sum()) / 90)
@@ -134,7 +150,8 @@ def test_the_untrained_twin_gets_exactly_the_encoders_spaces(
         return real(config, data, subject, *rest)
 
     monkeypatch.setattr(stage, "_measure", spy)
-    probe(config_of(tmp_path / "out", encoder, damage=[], data={"task": "texture"}))
+    spaces = {"l2": [1e-2], "layers": ["each"], "poolings": ["avg", "avg2"], "folds": 2}
+    probe(config_of(tmp_path / "out", encoder, data={"task": "texture"}, **{**SHORT, "probe": spaces, "knn": None}))
     assert offered["random_init"] == offered["encoder"]
     assert offered["pixels"] == ["0 flatten"]
 
@@ -181,8 +198,7 @@ def test_numbers_are_logged_under_distinct_names(report: ProbeReport) -> None:
 
 
 def test_properties_can_be_switched_off(encoder: Path, tmp_path: Path) -> None:
-    baselines = {"random_init": False, "pixels": False}
-    config = config_of(tmp_path / "out", encoder, properties=False, damage=[], baselines=baselines)
+    config = config_of(tmp_path / "out", encoder, **SHORT, knn=None, baselines=ALONE)
     assert all(result.code is None for result in probe(config).results)
 
 
@@ -194,7 +210,7 @@ def test_test_labels_change_only_the_accuracy_not_the_choice(
         return Sources(train, Shuffled(test))
 
     monkeypatch.setattr(opening, "open_sources", shuffled)
-    other = probe(config_of(tmp_path / "out", encoder, damage=[], properties=False))
+    other = probe(config_of(tmp_path / "out", encoder, damage=[], properties=False, null_check=False))
     for one, two in zip(report.results, other.results, strict=True):
         assert one.linear.test.confusion != two.linear.test.confusion
         assert list(one.subjects) == list(two.subjects) == ["encoder", "random_init", "pixels"]
@@ -209,8 +225,7 @@ def test_the_test_set_is_scored_once_for_each_reported_row(
     scored: list[int] = []
     real = metrics.score
     monkeypatch.setattr(stage, "score", lambda *given: scored.append(1) or real(*given))
-    config = config_of(tmp_path / "out", encoder, damage=[], baselines={"random_init": False, "pixels": False})
-    probe(config)
+    probe(config_of(tmp_path / "out", encoder, **SHORT, baselines=ALONE))
     assert len(scored) == 2 * 2  # linear and k-NN, two tasks
 
 
@@ -218,7 +233,7 @@ def test_a_second_probe_reads_features_from_the_cache_and_agrees(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     one_task = {"task": "texture"}
-    short = {"damage": [], "properties": False, "baselines": {"pixels": False}, "cache_folder": tmp_path / "cache"}
+    short = {**SHORT, "baselines": {"pixels": False}, "cache_folder": tmp_path / "cache"}
     first = probe(config_of(tmp_path / "one", encoder, data=one_task, **short))
     monkeypatch.setattr("finetune.features.extract", lambda *given: pytest.fail("features were recomputed"))
     second = probe(config_of(tmp_path / "two", encoder, data=one_task, **short))
@@ -234,11 +249,9 @@ def test_several_data_sets_can_be_probed_in_one_call(encoder: Path, tmp_path: Pa
     config = config_of(
         tmp_path / "out",
         encoder,
-        probe={"l2": [1e-2], "layers": ["each"], "poolings": ["avg"]},
-        damage=[],
+        **SHORT,
         knn=None,
-        properties=False,
-        baselines={"random_init": False, "pixels": False},
+        baselines=ALONE,
         more_data=[more, other],
     )
     results = probe(config).results
@@ -260,10 +273,9 @@ def test_wandb_holds_the_hash_of_the_encoder_and_its_results(encoder: Path, tmp_
         tmp_path / "out",
         encoder,
         data={"task": "texture"},
-        damage=[],
+        **SHORT,
         knn=None,
-        properties=False,
-        baselines={"random_init": False, "pixels": False},
+        baselines=ALONE,
         wandb={"mode": "offline"},
     )
     [result] = probe(config).results
@@ -277,7 +289,7 @@ def test_wandb_holds_the_hash_of_the_encoder_and_its_results(encoder: Path, tmp_
 
 def test_protocol_says_how_layers_and_poolings_were_compared(report: ProbeReport) -> None:
     assert (
-        "of the training images (stratified, seed 0; layers and poolings first compared on 200 of them, then the best "
+        "of the training images (stratified, seed 0; layers and poolings first compared on 100 of them, then the best "
         "2 and the widest on all; logistic probe: all features unless fewer are better by a standard error); "
     ) in report.results[0].protocol
 
@@ -286,10 +298,10 @@ def test_ridge_is_a_probe_too(encoder: Path, tmp_path: Path) -> None:
     config = config_of(
         tmp_path / "out",
         encoder,
-        damage=[],
-        baselines={"random_init": False, "pixels": False},
+        **{**SHORT, "probe": {"kind": "ridge", "folds": 2}},
+        knn=None,
+        baselines=ALONE,
         data={"limit": 600, "test_limit": 300, "task": "texture"},
-        probe={"kind": "ridge"},
     )
     result = probe(config).results[0]
     assert "ridge probe" in result.protocol
@@ -303,11 +315,9 @@ def test_test_images_that_are_training_images_are_reported(
         tmp_path / "out",
         encoder,
         data={"train": "shapes:train:120", "test": "shapes:train:40", "limit": None, "test_limit": None},
-        probe={"l2": [1e-2], "layers": ["last3"], "poolings": ["avg"]},
+        **SHORT,
         knn=None,
-        properties=False,
-        damage=[],
-        baselines={"random_init": False, "pixels": False},
+        baselines=ALONE,
     )
     with caplog.at_level(logging.WARNING, logger="retouch"):
         report = probe(config)

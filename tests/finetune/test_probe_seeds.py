@@ -14,8 +14,8 @@ from finetune.results import ProbeReport, read_results
 from tests.recipe import pretraining
 
 QUICK: dict[str, Any] = {
-    "data": {"train": "shapes", "task": "color", "limit": 200, "test_limit": 80, "workers": 0},
-    "probe": {"l2": [1e-2], "layers": [-1], "poolings": ["avg"]},
+    "data": {"train": "shapes", "task": "color", "limit": 100, "test_limit": 60, "workers": 0},
+    "probe": {"l2": [1e-2], "layers": [-1], "poolings": ["avg"], "folds": 2},
     "knn": {"k": [5]},
     "properties": False,
     "damage": [],
@@ -115,12 +115,12 @@ def test_table_says_over_which_seeds(
 
 
 def test_interrupted_probes_go_on_but_not_with_results_of_another_encoder(trained: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    probed(out, trained / "seed-3", seeds=2)
+    out, alone = tmp_path / "out", {"seeds": 2, "baselines": {"random_init": False, "pixels": False}}
+    probed(out, trained / "seed-3", **alone)
     stamps = {run: (out / run / "results.json").stat().st_mtime_ns for run in ("seed-0", "seed-1")}
     (out / "seed-1" / "results.json").unlink()
     (out / "results.json").unlink()
-    probed(out, trained / "seed-3", seeds=2, resume=True)
+    probed(out, trained / "seed-3", **alone, resume=True)
     assert (out / "seed-0" / "results.json").stat().st_mtime_ns == stamps["seed-0"]
     assert (out / "results.json").is_file()
     # the same path holds another encoder now
@@ -128,7 +128,7 @@ def test_interrupted_probes_go_on_but_not_with_results_of_another_encoder(traine
     wanted = read_results(out)
     assert wanted.made is not None
     (out / "seed-0" / "results.json").write_text(stored.replace(wanted.made.inputs["encoder"], "0" * 64))
-    probed(out, trained / "seed-3", seeds=2, resume=True)
+    probed(out, trained / "seed-3", **alone, resume=True)
     assert "0" * 64 not in (out / "seed-0" / "results.json").read_text()
 
 

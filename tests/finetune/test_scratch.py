@@ -59,7 +59,8 @@ def test_a_curve_of_fewer_budgets_is_read_off_as_the_others_are() -> None:
 def test_it_is_off_unless_asked_for_and_a_stopped_one_is_said(
     tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = retouch.probe({**settings(tmp_path / "out", encoder), "label_efficiency": [0.5]})
+    alone = {"baselines": {"random_init": False, "pixels": False}}
+    report = retouch.probe({**settings(tmp_path / "out", encoder), **alone, "label_efficiency": [0.5]})
     found = report.results[0].label_efficiency
     assert found is not None
     assert "from_scratch" not in found.curves
@@ -67,4 +68,4 @@ def test_it_is_off_unless_asked_for_and_a_stopped_one_is_said(
     monkeypatch.setattr("finetune.full.finetune", lambda *given: None)
     asked = {"shares": [0.5], "draws": 1, "from_scratch": True}
     with pytest.raises(UserError, match="training was stopped"):
-        retouch.probe({**settings(tmp_path / "again", encoder), "label_efficiency": asked})
+        retouch.probe({**settings(tmp_path / "again", encoder), **alone, "label_efficiency": asked})

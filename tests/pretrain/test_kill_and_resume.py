@@ -24,8 +24,8 @@ DENOISING = [
 ]  # fmt: skip
 SPARSE_CODING = [
     "sparse_coding",
-    "steps=60", "batch_size=32", "data.limit=96", "data.image_size=8", "data.workers=0", "fit.atoms=24",
-    "checkpoint.every=10", "panels_every=1000", "wandb.mode=disabled",
+    "steps=30", "batch_size=32", "data.limit=96", "data.image_size=8", "data.workers=0", "fit.atoms=24",
+    "checkpoint.every=5", "panels_every=1000", "wandb.mode=disabled",
 ]  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def killed_and_resumed(out: Path, recipe: list[str]) -> str:
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
     said = out.with_name("said")
-    finish(start(said, pretrain, out, DENOISING), said)
+    finish(start(said, pretrain, out, DENOISING, "wandb.mode=disabled"), said)
     return out
 
 
@@ -98,7 +98,9 @@ def test_killed_sparse_coding_ends_bit_for_bit_like_one_never_interrupted(tmp_pa
 
 def test_sigterm_leaves_a_checkpoint_and_exits_zero(uninterrupted: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start(tmp_path / "said", pretrain, out, DENOISING, "steps=4000", "checkpoint.every=20")
+    process = start(
+        tmp_path / "said", pretrain, out, DENOISING, "steps=4000", "checkpoint.every=20", "wandb.mode=disabled"
+    )
     signal_at_checkpoint(process, out, signal.SIGTERM)
     said = finish(process, tmp_path / "said")
     assert f"run the same command with out={out} resume=true" in said

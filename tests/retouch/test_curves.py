@@ -15,6 +15,7 @@ from common.encoders.storage import NONZERO_BYTES
 from common.pixels import to_float
 from common.solvers import omp
 from pretrain.linear.sparse_coding import random_rows
+from retouch import curves
 from retouch.curves import BUDGETS, COLORS, L0, L1, Point, centered_rows, save_curves, sparsity_curves
 
 
@@ -73,7 +74,11 @@ def test_no_code_of_matching_pursuit_exceeds_its_budget(rows: Tensor, dictionary
         assert int((omp(rows, dictionary, k) != 0).sum(1).max()) <= k
 
 
-def test_a_budget_beyond_the_dictionary_is_skipped(rows: Tensor, dictionary: Tensor) -> None:
+def test_a_budget_beyond_the_dictionary_is_skipped(
+    rows: Tensor, dictionary: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curves, "L1", ())
+    monkeypatch.setattr(curves, "L0", ())
     points = sparsity_curves(rows[:20], dictionary[:, :10].contiguous())
     assert [point.setting for point in along(points, "L0, matching pursuit")] == ["k 1", "k 2", "k 4", "k 8"]
 

@@ -26,6 +26,7 @@ SMALL = {
     "probe": [
         *("data.limit=60", "data.test_limit=30", "data.task=color", "knn=null", "damage=[]", "properties=false"),
         *("baselines.random_init=false", "baselines.pixels=false", "probe.layers=[-1]", "probe.poolings=[avg]"),
+        *("probe.l2=[0.01]", "null_check=false"),
     ],
     "finetune": [
         *("steps=1", "batch_size=8", "data.limit=60", "data.test_limit=30", "data.task=color"),
@@ -70,6 +71,7 @@ def test_a_fine_tuned_encoder_passes_the_group_on(pretrained: Path, tmp_path: Pa
     assert (card.provenance.group, card.provenance.artifact) == ("birds", "encoder-tuned")
 
 
+@pytest.mark.usefixtures("few_strengths")
 def test_the_baselines_of_fine_tuning_join_its_group(tmp_path: Path) -> None:
     foreign = tmp_path / "foreign"  # an encoder from outside of any experiment
     export_encoder(build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), foreign)

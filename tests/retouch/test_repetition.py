@@ -336,7 +336,8 @@ def test_data_of_one_task_have_names_of_their_own(probes: Path) -> None:
 def test_a_group_is_repeated_with_the_seeds_that_it_has_now(tmp_path: Path) -> None:
     encoders = tmp_path / "mine"
     retouch.pretrain(pretraining(encoders, seeds=2, steps=1))
-    probe = {**QUICK, "out": str(tmp_path / "probes"), "encoder": str(encoders)}
+    alone = {"knn": None, "baselines": {"random_init": False, "pixels": False}}
+    probe = {**QUICK, **alone, "out": str(tmp_path / "probes"), "encoder": str(encoders)}
     retouch.probe(probe)
     retouch.pretrain(pretraining(encoders, seeds=3, steps=1, resume=True))
     found = repeat(tmp_path / "probes")  # of the two encoders of then

@@ -22,8 +22,10 @@ def test_the_command_line_works_where_retouch_is_not_installed(
     def missing(package: str) -> str:
         raise PackageNotFoundError(package)
 
+    versions.version_of.cache_clear()
     monkeypatch.setattr(versions, "version", missing)
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == "retouch (not installed)\n"
+    versions.version_of.cache_clear()

@@ -96,6 +96,9 @@ def config_of(here: Path, out: Path, **changes: Any) -> ProbeConfig:
         "data": data | changes.pop("data", {}),
         "precision": "float32",
         "batch_size": 16,
+        "probe": {"l2": [1e-3, 1e-1]},
+        "properties": False,
+        "null_check": False,
         "wandb": {"mode": "disabled"},
     }
     return ProbeConfig.model_validate(values | changes)
@@ -108,7 +111,7 @@ def loaded(here: Path) -> MaskedImages:
 
 @pytest.fixture(scope="module")
 def report(here: Path) -> ProbeReport:
-    return probe(config_of(here, here / "run"), show=False)
+    return probe(config_of(here, here / "run", properties=True, null_check=True), show=False)
 
 
 def test_what_maps_show_is_found_and_measured(here: Path, report: ProbeReport) -> None:
@@ -181,7 +184,8 @@ def test_training_masks_of_other_images_teach_nothing(here: Path, report: ProbeR
     for number in range(60):
         other = here / f"train/masks/{(number + 7) % 60}.png"
         (tmp_path / "masks" / f"{number}.png").write_bytes(other.read_bytes())
-    [wrong] = probe(config_of(here, tmp_path / "out", data={"masks": str(tmp_path / "masks")}), show=False).dense
+    changes = {"data": {"masks": str(tmp_path / "masks")}, "baselines": {"random_init": False, "pixels": False}}
+    [wrong] = probe(config_of(here, tmp_path / "out", **changes), show=False).dense
     assert wrong.subjects["encoder"].test.mean_iou < 0.4
     assert wrong.subjects["encoder"].choice.val_accuracy < 0.4
 
@@ -191,7 +195,7 @@ def test_the_same_whatever_the_batch_and_the_room(
 ) -> None:
     monkeypatch.setattr("finetune.dense.cells.ROOM", 5000)
     monkeypatch.setattr("common.data.masks.available_memory", lambda: 0)
-    changes = {"batch_size": 7, "properties": False, "data": {"cache": "none"}}
+    changes = {"batch_size": 7, "data": {"cache": "none"}}
     [found] = probe(config_of(here, tmp_path / "out", **changes), show=False).dense
     for name, one in report.dense[0].subjects.items():
         assert found.subjects[name].test.mean_iou == pytest.approx(one.test.mean_iou, abs=2e-3)
@@ -207,8 +211,7 @@ def test_each_subject_passes_the_test_set_once(here: Path, tmp_path: Path, monke
         return original(encoder, some, how)
 
     monkeypatch.setattr(passes, "maps_of", counting)
-    values = {"properties": False, "baselines": {"random_init": False}, "null_check": False}
-    probe(config_of(here, tmp_path / "out", **values), show=False)
+    probe(config_of(here, tmp_path / "out", baselines={"random_init": False}), show=False)
     assert seen == [*["small_cnn train"] * 2, "small_cnn test", *["pixels train"] * 2, "pixels test"]
 
 
@@ -223,7 +226,7 @@ def test_a_changed_encoder_is_noted(here: Path, tmp_path: Path, monkeypatch: pyt
         return found
 
     monkeypatch.setattr(probing, "gather", spoiling)
-    found = probe(config_of(here, tmp_path / "out", properties=False), show=False)
+    found = probe(config_of(here, tmp_path / "out"), show=False)
     assert not found.dense[0].frozen
     assert any("changed while it was measured" in note for note in found.notes)
 
@@ -341,7 +344,7 @@ def test_unreadable_images_are_left_out_with_their_masks(here: Path, tmp_path: P
 
 def test_shapes_have_masks(here: Path, tmp_path: Path) -> None:
     data = {"train": "shapes:train:40", "masks": "object", "test": "shapes:test:20", "test_masks": None}
-    config = config_of(here, tmp_path / "out", data=data | {"mask_names": []}, properties=False)
+    config = config_of(here, tmp_path / "out", data=data | {"mask_names": []})
     [result] = probe(config, show=False).dense
     assert (result.task, result.classes) == ("object", ("background", "object"))
     source = ShapesSource("test", 20)
@@ -355,7 +358,7 @@ def test_shapes_have_masks(here: Path, tmp_path: Path) -> None:
 def test_classes_and_masks_are_measured_in_one_run(here: Path, tmp_path: Path) -> None:
     more = [{"train": "shapes:train:60", "test": "shapes:test:20", "task": "color", "workers": 0}]
     config = config_of(
-        here, tmp_path / "out", more_data=more, knn=None, damage=[], properties=False, null_check=False,
+        here, tmp_path / "out", more_data=more, knn=None, damage=[],
         probe={"l2": [1e-2], "layers": ["each"], "poolings": ["avg"]},
     )  # fmt: skip
     found = probe(config)
@@ -365,7 +368,7 @@ def test_classes_and_masks_are_measured_in_one_run(here: Path, tmp_path: Path) -
 
 
 def test_several_seeds_have_a_mean(here: Path, tmp_path: Path) -> None:
-    config = config_of(here, tmp_path / "out", seeds=2, properties=False, baselines={"random_init": False})
+    config = config_of(here, tmp_path / "out", seeds=2, baselines={"random_init": False})
     found = seeds.probe(config)
     assert len(found.dense) == 2
     assert found.seeds is not None
@@ -474,7 +477,7 @@ def test_the_end_of_the_grid_is_noted(report: ProbeReport, here: Path) -> None:
     [result] = report.dense
     mine = result.linear.model_copy(update={"choice": result.linear.choice.model_copy(update={"at_end_of_grid": True})})
     at_end = result.model_copy(update={"subjects": {**result.subjects, "encoder": mine}})
-    said = notes(config_of(here, here / "none"), [], dense=[at_end])
+    said = notes(config_of(here, here / "none", probe={}), [], dense=[at_end])
     assert f"at an end of the grid for {result.task}: widen probe.l2, which now goes from 0.0001 to 1" in said[-1]
 
 

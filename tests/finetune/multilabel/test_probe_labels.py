@@ -164,6 +164,8 @@ def config_of(here: Path, out: Path, **changes: Any) -> ProbeConfig:
         "encoder": here / "encoder",
         "data": data | changes.pop("data", {}),
         "probe": {"l2": [1e-2, 1e-1, 1.0], "layers": ["each"], "poolings": ["avg"]},
+        "properties": False,
+        "null_check": False,
         "feature_cache": False,
         "precision": "float32",
         "wandb": {"mode": "disabled"},
@@ -173,7 +175,7 @@ def config_of(here: Path, out: Path, **changes: Any) -> ProbeConfig:
 
 @pytest.fixture(scope="module")
 def report(here: Path) -> ProbeReport:
-    return probe(config_of(here, here / "run"), show=False)
+    return probe(config_of(here, here / "run", properties=True, null_check=True), show=False)
 
 
 def scores_of(folder: Path) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -259,7 +261,7 @@ def test_test_labels_change_only_the_scores_not_the_choice(here: Path, report: P
 
 def test_classes_and_several_labels_are_measured_in_one_run(here: Path, tmp_path: Path) -> None:
     more = {"train": str(here / "train/a.csv"), "test": str(here / "test/a.csv"), "task": "kind", "workers": 0}
-    config = config_of(here, tmp_path / "out", more_data=[more], knn=None, damage=[], properties=False)
+    config = config_of(here, tmp_path / "out", more_data=[more], knn=None, damage=[])
     found = probe(config)
     assert [result.task for result in found.results] == ["kind"]
     assert [result.task for result in found.multilabel] == ["tags"]
@@ -303,7 +305,7 @@ def test_exchanged_rows_of_labels_give_chance(here: Path, report: ProbeReport, t
     assert null.chance > report.multilabel[0].subjects["encoder"].test.chance  # orders here are good, or bad
     assert null.ci95[0] < null.chance < null.ci95[1]
     assert not any("at random" in note for note in report.notes)
-    [without] = probe(config_of(here, tmp_path / "out", null_check=False), show=False).multilabel
+    [without] = probe(config_of(here, tmp_path / "out"), show=False).multilabel
     assert without.checks.missing == {"null": "switched off (null_check)"}
     assert without.subjects["encoder"].test == report.multilabel[0].subjects["encoder"].test
 
@@ -316,7 +318,8 @@ def test_rows_of_labels_stay_together(here: Path, tmp_path: Path, monkeypatch: p
         return build_multilabel_task(labels, *rest)
 
     monkeypatch.setattr(null, "build_multilabel_task", watched)
-    config = config_of(here, tmp_path / "out", baselines={"random_init": False, "pixels": False}, properties=False)
+    alone = {"random_init": False, "pixels": False}
+    config = config_of(here, tmp_path / "out", baselines=alone, null_check=True)
     probe(config, show=False)
     true = load_multilabel(open_multilabel(config.data, 0), config.data, 16, seed=0).labels[0].values
     assert len(given) == 9
@@ -336,7 +339,8 @@ def test_a_probe_that_is_told_test_labels_is_caught(
         return said + 10 * truth if len(said) == 90 else said
 
     monkeypatch.setattr(Fitted, "predict", leaky)
-    found = probe(config_of(here, tmp_path / "out"), show=False)
+    alone = {"random_init": False, "pixels": False}
+    found = probe(config_of(here, tmp_path / "out", baselines=alone, null_check=True), show=False)
     [result] = found.multilabel
     assert result.null is not None
     assert result.null.accuracy > 0.95

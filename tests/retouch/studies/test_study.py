@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 import retouch
 from common.encoders.load import load_encoder
 from finetune.predictions import read_predictions
+from finetune.probes import linear
 from retouch.studies import final, run
 from retouch.studies.contestants import Learned, Restoring, Speed
 from retouch.studies.journal import Clock, read_plan
@@ -24,6 +26,14 @@ from tests.common.data.samples import picture
 from tests.retouch.studies.studies import NAMES, settings
 
 FILES = {"config.yaml", "contestants", "judged.json", "metrics.jsonl", "plan.json", "predictions.parquet"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_strengths() -> Iterator[None]:
+    """The usual probe of the winner tries two strengths: the judge has its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(linear.STRENGTHS, "logistic", (1e-3, 1e-1))
+        yield
 
 
 @pytest.fixture(scope="module")
