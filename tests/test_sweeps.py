@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -58,16 +55,18 @@ def test_the_agents_command_means_what_the_search_says(sweep: Recipe) -> None:
 
 @pytest.mark.slow
 @every
-def test_an_agent_without_a_server_gets_the_number_that_it_searches_by(sweep: Recipe, tmp_path: Path) -> None:
+def test_an_agent_without_a_server_gets_the_number_that_it_searches_by(
+    sweep: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"WANDB_MODE": "offline", "WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "r1"}.items():
+        monkeypatch.setenv(name, value)
     for number in range(60):
         path = tmp_path / "my" / ("pictures", "labeled")[number % 2] / "abc"[number % 3] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(number).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(path)
     [(_, command), _] = ends_of(sweep)
-    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "r1"}
-    subprocess.run(
-        [sys.executable, "-m", *command, *SMALL], cwd=tmp_path, check=True, env=environment, capture_output=True
-    )
+    assert main([*command[1:], *SMALL]) == 0
     [run] = (tmp_path / "runs").iterdir()
     assert any(yaml.safe_load(sweep.text)["metric"]["name"] in line for line in logged(run))
     assert len(list((run / "wandb").glob("offline-run-*-r1"))) == 1
