@@ -191,13 +191,14 @@ def dictionary_of(one: Contestant) -> PatchDictionaryFit | None:
 
 
 def wider_ones(one: Contestant) -> list[Wider]:
-    """Dictionaries with more atoms than a contestant's, the best first: more atoms are better than more cells."""
+    """Dictionaries with more atoms than a contestant's, by atoms times cells per side: roughly, the best first."""
     learned = dictionary_of(one)
     if learned is None:
         return []
     atoms, grid = learned.network.atoms, learned.network.grid
     cells = range(grid, min(grid, FEWEST_CELLS) - 1, -1)
-    return [Wider(of=one.name, atoms=times * atoms, grid=side) for times in TIMES for side in cells]
+    found = [Wider(of=one.name, atoms=times * atoms, grid=side) for times in TIMES for side in cells]
+    return sorted(found, key=lambda one: -one.atoms * one.grid)
 
 
 def widened(one: Contestant, wider: Wider) -> Wide:

@@ -31,7 +31,10 @@ from retouch.studies.plan import JudgeCost, ProbeKind
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 RIDGE = Linear(kind="ridge", l2=STRENGTHS)
-PROBES: dict[ProbeKind, Linear] = {"logistic": Linear(), "ridge": RIDGE}  # on all labeled images; the first is usual
+PROBES: dict[ProbeKind, Linear] = {  # on all labeled images, which are many where ridge regression is needed
+    "logistic": Linear(),  # the usual linear probe
+    "ridge": Linear(kind="ridge", l2=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
+}
 SEARCH = Search(search_images=None)
 WIDEST = 8192  # features: a wider space takes another pooling
 

@@ -43,7 +43,7 @@ class ProbeCost(NamedTuple):
     share: float  # of the time for training that it may take
 
 
-PROBES: dict[ProbeKind, ProbeCost] = {"logistic": ProbeCost(5.0, 0.25), "ridge": ProbeCost(1.0, 1 / 3)}
+PROBES: dict[ProbeKind, ProbeCost] = {"logistic": ProbeCost(5.0, 0.25), "ridge": ProbeCost(1.0, 0.45)}
 
 
 class Sizes(Record):

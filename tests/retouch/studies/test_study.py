@@ -17,7 +17,7 @@ from finetune.predictions import read_predictions
 from retouch.studies import final, run
 from retouch.studies.contestants import Learned, Restoring, Speed
 from retouch.studies.journal import Clock, read_plan
-from retouch.studies.judge import STRENGTHS, Judge
+from retouch.studies.judge import PROBES, Judge
 from retouch.studies.parts import Parts
 from retouch.studies.results import StudyReport, read_results
 from tests.common.data.samples import picture
@@ -150,7 +150,7 @@ def test_the_test_of_the_winner_is_the_same_from_the_features_of_its_probe(ended
     tested, probed = parts.judge.probe(parts.field.named("mask_tiny"), "ridge")
     assert tested["color"].outcome.test.accuracy == report.named("mask_tiny").test["color"].accuracy
     assert (tested["color"].outcome.n_train, probed["color"].outcome.n_train) == (70, 90)
-    assert probed["color"].outcome.choice.setting["l2"] in STRENGTHS
+    assert probed["color"].outcome.choice.setting["l2"] in (PROBES["ridge"].l2 or ())
     assert tested["color"].checks is None
     assert probed["color"].checks is not None
 
