@@ -59,6 +59,7 @@ def run(name: str, data: Path, budget: str, out: Path) -> dict[str, Any]:
         "repeated": report.repeated,
         "contestants": {one.name: _contender(one) for one in report.contenders},
         "comparisons": [one.model_dump(mode="json") for one in report.comparisons],
+        "probe_kind": report.probe_kind,
         "probe": {task: one.test.model_dump(mode="json") for task, one in report.probe.items()},
         "worth": {task: one.model_dump(mode="json") for task, one in report.worth.items()},
         "left_out": report.left_out,
@@ -69,6 +70,7 @@ def run(name: str, data: Path, budget: str, out: Path) -> dict[str, Any]:
 def _contender(one: Contender) -> dict[str, Any]:
     return {
         "kind": one.kind,
+        "features": one.features,
         "steps": one.steps,
         "validations": [found.model_dump(mode="json") for found in one.validations],
         "test": {task: {"accuracy": score.accuracy, "ci95": score.ci95} for task, score in one.test.items()},

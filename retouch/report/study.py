@@ -12,6 +12,7 @@ from retouch.report.compare import LEVEL, holm
 from retouch.report.facts import Facts
 from retouch.report.sentences import counted, interval, number, signed
 from retouch.report.tables import EMPTY, accuracy, gain
+from retouch.studies.plan import ProbeKind
 from retouch.studies.results import Contender, StudyReport
 from retouch.studies.verdict import shown_name
 
@@ -19,6 +20,8 @@ RULE = (
     "Bold: shown. The 95% interval of the paired difference on the test images excludes zero, and McNemar's exact p "
     "stays below 0.05 after Holm's correction for all differences in the column."
 )
+
+PROBES: dict[ProbeKind, str] = {"logistic": "the usual linear probe", "ridge": "a linear probe by ridge regression"}
 
 
 def study_blocks(facts: Facts) -> tuple[Block, ...]:
@@ -46,7 +49,7 @@ def _tables(report: StudyReport) -> list[Block]:
         found.append(
             Points(
                 tuple(
-                    f"{task}: the usual linear probe of {report.winner}, on all {one.n_train:,} labeled images: "
+                    f"{task}: {PROBES[report.probe_kind]} of {report.winner}, on all {one.n_train:,} labeled images: "
                     f"{percent(one.test)}%."
                     for task, one in report.probe.items()
                 )
@@ -65,6 +68,7 @@ def _contenders(report: StudyReport, task: str) -> Table:
     against = {one.other: one for one in report.comparisons if one.task == task}
     columns = (
         Column("contestant", numeric=False),
+        Column("features"),
         Column("training", "s"),
         Column("validation", "judged once, %"),
         *(Column("validation", f"after rung {number_}, %") for number_ in range(1, rungs + 1)),
@@ -80,6 +84,7 @@ def _contenders(report: StudyReport, task: str) -> Table:
         rows.append(
             (
                 Cell(shown_name(one.name, one.kind), "best on validation" if one.name == report.winner else ""),
+                Cell(f"{one.features:,}" if one.features else ""),
                 Cell(f"{seconds:.0f}" if seconds else ""),
                 *(Cell(number(by_rung[rung]) if rung in by_rung else "") for rung in (None, *range(1, rungs + 1))),
                 accuracy(one.test[task]),

@@ -8,6 +8,7 @@ plan.py         the time: rung lengths in seconds and in steps, as pure arithmet
 journal.py      what a study remembers on disk, to be continued
 race.py         successive halving of what learns by gradient
 budget.py       from measurements on this machine to a plan
+wider.py        the dictionary that leads, learned again with more atoms
 scratch.py      the network that is trained on the labels alone
 final.py        the test, once, and comparisons of the winner
 verdict.py      the answer in plain words, from typed facts

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from common.machine.memory import available_memory
 from finetune.checks import NULL_IMAGES
 from finetune.probes.search import FEW_IMAGES
 from retouch.studies import plan as planning
 from retouch.studies.contestants import SCRATCH
 from retouch.studies.judge import STRENGTHS
 from retouch.studies.parts import Parts
-from retouch.studies.plan import JudgeCost, Plan, Timing
+from retouch.studies.plan import PROBES, JudgeCost, Plan, ProbeKind, Timing, Wider
 from retouch.studies.race import judge_once
 from retouch.studies.scratch import scratch_pace
 
@@ -49,15 +50,22 @@ def fit_simple(parts: Parts, saved: Plan | None) -> SimpleDone | None:
     return SimpleDone(tuple(names), tuple(left_out))
 
 
-def make_plan(parts: Parts, simple: SimpleDone) -> Plan:
-    """Measure the speed of all that learn by gradient, and plan the race with the time that the end leaves."""
+def make_plan(parts: Parts, simple: Sequence[str], wider: Wider | None, without: Sequence[str]) -> Plan:
+    """Measure the speed of all that learn by gradient, and plan the race with the time that the end leaves.
+
+    Args:
+        simple: the simple methods, by name, and of these the dictionary that was learned again.
+        without: a line about each of them that was left out.
+    """
     config, field, journal = parts.config, parts.field, parts.journal
-    left_out = [*field.left_out, *simple.left_out]
+    left_out = [*field.left_out, *without]
+    told = len(left_out)
     timings = {}
     for one in field.restoring:
         speed, cost = one.speed(), journal.last(one.twin).cost
-        test = _fit_seconds(parts, cost, parts.images.fitted)
-        timings[one.name] = Timing(start=speed.start, step=speed.step, judge=cost.seconds, test=test)
+        timings[one.name] = Timing(
+            start=speed.start, step=speed.step, judge=cost.seconds, test=testing_seconds(parts, cost)
+        )
         log.info("%s: %.0f ms per step of %d images", one.name, 1000 * speed.step, one.config.batch_size)
     scratch_step = 0.0
     if SCRATCH in config.contestants and not field.restoring:
@@ -65,13 +73,13 @@ def make_plan(parts: Parts, simple: SimpleDone) -> Plan:
     elif SCRATCH in config.contestants:
         scratch_step = scratch_pace(config, field, parts.images.sets, parts.images.size, parts.here)
 
-    spare = planning.SPARE * config.seconds + planning.REPORTING
-    ready = [one.name for one in field.ready]
-    testing = _testing(parts, [*ready, *simple.names])
-    available = journal.clock.left - testing - spare
-    probing = probe_seconds(parts)
-    probe = probing < planning.PROBE_SHARE * available
-    available -= probing if probe else 0.0
+    available = time_left(parts)
+    probe = planned_probe(parts, journal.costs, available)
+    if probe is None:
+        left_out.append(
+            "the linear probe of the winner on all labeled images: takes too much of the time or the memory"
+        )
+    available -= probe_seconds(parts, probe) if probe else 0.0
     valuing = worth_seconds(parts) if field.restoring else math.inf
     worth = valuing < planning.WORTH_SHARE * available
     available -= valuing if worth else 0.0
@@ -83,19 +91,21 @@ def make_plan(parts: Parts, simple: SimpleDone) -> Plan:
         scratch, scratch_seconds = 0, 0.0
     inside, slow = planning.enter(timings, available - scratch_seconds)
     left_out += slow
-    for line in left_out[len(field.left_out) + len(simple.left_out) :]:
+    for line in left_out[told:]:
         log.info("left out: %s", line)
     whole = planning.whole_seconds(available - scratch_seconds, list(inside.values()))
     steps, rungs = planning.rungs_of(inside, whole)
     return Plan(
         image_size=parts.images.size,
         sizes=planning.sizes(config.seconds),
-        simple=simple.names,
+        simple=tuple(simple),
+        wider=wider,
         steps=steps,
         rungs=rungs,
         scratch=scratch,
         scratch_seconds=scratch_seconds,
-        probe=probe,
+        probe=probe is not None,
+        probe_kind=probe or "logistic",
         worth=worth,
         timings=inside,
         left_out=tuple(left_out),
@@ -104,21 +114,58 @@ def make_plan(parts: Parts, simple: SimpleDone) -> Plan:
 
 def reserve(parts: Parts, plan: Plan) -> float:
     """Seconds that must be left when the race ends."""
-    probing = probe_seconds(parts) if plan.probe else 0.0
+    probing = probe_seconds(parts, plan.probe_kind) if plan.probe else 0.0
     valuing = worth_seconds(parts) if plan.worth else 0.0
-    return _testing(parts, parts.journal.judged) + plan.scratch_seconds + probing + valuing + planning.REPORTING
+    return _testing(parts) + plan.scratch_seconds + probing + valuing + planning.REPORTING
 
 
-def _testing(parts: Parts, names: Iterable[str]) -> float:
-    """Seconds to test contestants, from what judging them took."""
-    return sum(_fit_seconds(parts, parts.journal.last(name).cost, parts.images.fitted) for name in names)
+def time_left(parts: Parts) -> float:
+    """Seconds that are left before the race, without those that testing all who were judged, and the end, will take."""
+    spare = planning.SPARE * parts.config.seconds + planning.REPORTING
+    return parts.journal.clock.left - _testing(parts) - spare
 
 
-def probe_seconds(parts: Parts) -> float:
+def _testing(parts: Parts) -> float:
+    """Seconds to test all who were judged."""
+    return sum(testing_seconds(parts, parts.journal.last(name).cost) for name in parts.journal.judged)
+
+
+def testing_seconds(parts: Parts, cost: JudgeCost) -> float:
+    """Seconds to test a contestant, from what judging it took."""
+    images = parts.images
+    return planning.fit_seconds(
+        cost, *(images.judged, images.fitted, images.tested), strengths=len(STRENGTHS), few=FEW_IMAGES
+    )
+
+
+def planned_probe(parts: Parts, costs: Sequence[JudgeCost], available: float) -> ProbeKind | None:
+    """The linear probe on all labeled images that whoever wins can have: the usual one if it fits, or a faster one.
+
+    Args:
+        costs: of judging those who may win.
+        available: seconds for it and for training.
+    """
+    widest = max(cost.width for cost in costs)
+    if not fits_in_memory(parts.images.labeled, widest, parts.images.tested):
+        return None
+    fitting = (kind for kind, one in PROBES.items() if _probing(parts, costs, kind) < one.share * available)
+    return next(fitting, None)
+
+
+def fits_in_memory(rows: int, width: int, tested: int) -> bool:
+    """Whether a fit of so many rows and features leaves enough free memory."""
+    return planning.fit_bytes(rows, width, tested) < planning.FREE * available_memory()
+
+
+def probe_seconds(parts: Parts, kind: ProbeKind) -> float:
     """Estimated seconds of the linear probe of the winner on all labeled images, and its null check, whoever wins."""
-    costs = [one.cost for one in parts.journal.memory.judgments]
-    rows = parts.images.labeled + NULL_IMAGES
-    return planning.LOGISTIC * max(_fit_seconds(parts, cost, rows) for cost in costs)
+    return _probing(parts, parts.journal.costs, kind)
+
+
+def _probing(parts: Parts, costs: Sequence[JudgeCost], kind: ProbeKind) -> float:
+    images, counts = parts.images, {"strengths": len(STRENGTHS), "few": FEW_IMAGES}
+    rows = images.labeled + NULL_IMAGES
+    return max(planning.probe_seconds(cost, images.judged, images.fitted, rows, kind, **counts) for cost in costs)
 
 
 def worth_seconds(parts: Parts) -> float:
@@ -133,8 +180,3 @@ def worth_seconds(parts: Parts) -> float:
         )
         for twin in twins
     )
-
-
-def _fit_seconds(parts: Parts, cost: JudgeCost, rows: int) -> float:
-    images = parts.images
-    return planning.fit_seconds(cost, images.judged, rows, images.tested, strengths=len(STRENGTHS), few=FEW_IMAGES)

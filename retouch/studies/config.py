@@ -88,7 +88,7 @@ class StudyConfig(StageConfig):
     """Side in px; by default 32, or 64 for images of at least 64 px (on a GPU 128 for those of at least 128)."""
     contestants: tuple[str, ...] = Field(default=DEFAULT, min_length=1)
     """What competes besides raw pixels and untrained networks: recipes by name or path, random_patches, kmeans, pca,
-    and scratch: the network trained on the labels alone."""
+    and scratch: the network trained on the labels alone. A dictionary of patches that leads is learned again, wider."""
     pretrained: str | None = Field(default=None, pattern="^timm/.+")
     """A timm model with its own weights, as timm/resnet18, that competes as well."""
     plan: Path | None = None

@@ -29,8 +29,10 @@ from common.runs.tracking import WandbConfig
 from common.waiting import within
 from finetune.baselines import STATISTICS_IMAGES, Pixels
 from pretrain.config import GradientPretraining, PretrainConfig
+from pretrain.linear import PatchDictionaryFit
 from pretrain.run import pretrain
 from retouch.studies.config import StudyConfig
+from retouch.studies.plan import Wider
 from retouch.studies.results import CONTESTANTS, Kind
 
 log = logging.getLogger("retouch")
@@ -44,6 +46,9 @@ SIMPLE: dict[str, tuple[str, tuple[str, ...]]] = {  # recipes with changes, by t
     "pca": ("pca", ()),
 }
 MAPS = ("avg+avg2+max", "avg+max", "avg")  # poolings of a network's maps: the first that is narrow enough
+FIXED = ("pca", "ica")  # ways to learn a dictionary that give a fixed number of atoms
+TIMES = (8, 6, 4, 3, 2)  # times the atoms of its recipe that a wider dictionary has
+FEWEST_CELLS = 2  # per side, over which its codes are averaged
 CODES = ("flatten", *MAPS)  # of codes whose places have a meaning: pixels, components, a grid of atoms
 
 
@@ -151,6 +156,19 @@ class Simple(Learned):
         return (self.config.out / RESULTS).is_file() or self._run().finished
 
 
+class Wide(Simple):
+    """A dictionary with more atoms than its recipe has, whose features are judged as they are, however many."""
+
+    poolings: ClassVar[tuple[str, ...]] = ("flatten",)
+
+    @property
+    def features(self) -> int:
+        """How many."""
+        learned = dictionary_of(self)
+        assert learned is not None
+        return learned.network.channels * learned.network.grid**2
+
+
 @dataclass(frozen=True)
 class Restoring(Learned):
     """An autoencoder, which learns by gradient for as long as it stays in the race."""
@@ -161,6 +179,40 @@ class Restoring(Learned):
     def fit(self, steps: int, until: int) -> Trained:
         """Train to step ``until`` of a training that takes ``steps`` in all."""
         return self._run(steps=steps, epochs=None, stop=StopConfig(at=until))
+
+
+# ---- wider dictionaries
+
+
+def dictionary_of(one: Contestant) -> PatchDictionaryFit | None:
+    """How a contestant learns its dictionary; None if it has none, or always one of as many atoms."""
+    method = one.config.method if isinstance(one, Simple) else None
+    return method if isinstance(method, PatchDictionaryFit) and method.learn not in FIXED else None
+
+
+def wider_ones(one: Contestant) -> list[Wider]:
+    """Dictionaries with more atoms than a contestant's, by atoms times cells per side: roughly, the best first."""
+    learned = dictionary_of(one)
+    if learned is None:
+        return []
+    atoms, grid = learned.network.atoms, learned.network.grid
+    cells = range(grid, min(grid, FEWEST_CELLS) - 1, -1)
+    found = [Wider(of=one.name, atoms=times * atoms, grid=side) for times in TIMES for side in cells]
+    return sorted(found, key=lambda one: -one.atoms * one.grid)
+
+
+def widened(one: Contestant, wider: Wider) -> Wide:
+    """The contestant that a wider dictionary is.
+
+    Raises:
+        UserError: another study planned it, of a recipe that is different here.
+    """
+    learned = dictionary_of(one)
+    if learned is None or not isinstance(one, Simple):
+        raise UserError(f"plan: it has {wider.of} with more atoms, which is no such dictionary here; remove plan")
+    network = learned.network.model_copy(update={"atoms": wider.atoms, "grid": wider.grid})
+    changed = {"fit": learned.model_copy(update={"network": network}), "out": one.config.out.with_name(wider.name)}
+    return Wide(wider.name, one.config.model_copy(update=changed), one.pool, one.here)
 
 
 # ---- from settings
@@ -245,9 +297,14 @@ class Field:
     restoring: tuple[Restoring, ...]
     left_out: tuple[str, ...]
 
+    @property
+    def all(self) -> tuple[Contestant, ...]:
+        """Those who compete."""
+        return (*self.ready, *self.simple, *self.restoring)
+
     def named(self, name: str) -> Contestant:
         """The contestant of this name."""
-        return next(one for one in (*self.ready, *self.simple, *self.restoring) if one.name == name)
+        return next(one for one in self.all if one.name == name)
 
 
 def line_up(config: StudyConfig, pool: Images, size: int, here: World) -> Field:

@@ -20,7 +20,7 @@ from finetune.summary import failed, leaks
 from finetune.tracked import send
 from finetune.worth import LabelEfficiency
 from retouch.report.compare import holm
-from retouch.studies.budget import probe_seconds, worth_seconds
+from retouch.studies.budget import probe_seconds, testing_seconds, worth_seconds
 from retouch.studies.contestants import SCRATCH, Field, Restoring
 from retouch.studies.images import LabelSet, titled_tasks
 from retouch.studies.judge import Tested
@@ -47,7 +47,7 @@ def rivals_of(winner: str, field: Field, ranked: Sequence[str]) -> dict[Role, st
     Args:
         ranked: all that were judged, the best on validation first.
     """
-    of = {one.name: one for one in (*field.ready, *field.simple, *field.restoring)}
+    of = {one.name: one for one in field.all}
 
     def best(kind: str) -> str | None:
         return next((name for name in ranked if of[name].kind == kind and name != winner), None)
@@ -129,9 +129,10 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
         if said is None:
             return None
         answers[SCRATCH] = said
+    tested = {name: parts.judge.test(field.named(name)) for name in competing if name != winner}
+    tested[winner], probed, skipped = _test_winner(parts, plan, winner)
     for name in competing:
-        tested = parts.judge.test(field.named(name))
-        answers[name] = {task: one.predictions for task, one in tested.items()}
+        answers[name] = {task: one.predictions for task, one in tested[name].items()}
     labels, classes = labels_of_tests(images.sets), _classes(images.sets)
     scores = {
         name: {task: score(said, labels[task], len(classes[task])) for task, said in of.items()}
@@ -143,7 +144,6 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
         rivals["scratch"] = SCRATCH
     comparisons = compared(winner, rivals, answers, labels)
     contenders = tuple(_contender(parts, plan, name, scores[name], answers, labels) for name in answers)
-    probed, skipped = _probe(parts, plan, winner)
     facts = _facts(images.sets)
     checks = {task: one.checks for task, one in probed.items() if one.checks is not None}
     worth, unknown = worth_of(parts, plan, winner, comparisons)
@@ -164,6 +164,7 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
         contenders=tuple(sorted(contenders, key=lambda one: -one.mean)),
         comparisons=comparisons,
         probe={task: one.outcome for task, one in probed.items()},
+        probe_kind=plan.probe_kind,
         checks=checks,
         notes=_notes(checks, facts, labels),
         worth=worth,
@@ -194,20 +195,23 @@ def _winner(parts: Parts, plan: Plan) -> str:
     return better(judged, 1)[0]
 
 
-def _probe(parts: Parts, plan: Plan, winner: str) -> tuple[dict[str, Tested], list[str]]:
-    """The usual linear probe of the winner, if it was planned and there is still time, else why there is none."""
+def _test_winner(parts: Parts, plan: Plan, winner: str) -> tuple[dict[str, Tested], dict[str, Tested], list[str]]:
+    """The test, and the linear probe on all labeled images if it was planned and there is still time, else why not."""
+    one = parts.field.named(winner)
     if not plan.probe:
-        return {}, []
-    needed, left = probe_seconds(parts), parts.journal.clock.left
+        return parts.judge.test(one), {}, []
+    needed, left = probe_seconds(parts, plan.probe_kind), parts.journal.clock.left
+    left -= testing_seconds(parts, parts.journal.last(winner).cost)
     if parts.config.plan is None and left < ENOUGH * needed:
-        return {}, [f"the linear probe of {winner}: takes up to {needed:.0f} s, and {max(0, left):.0f} s were left"]
-    found = parts.judge.probe(parts.field.named(winner))
-    for task, (one, *_) in found.items():
+        why = f"the linear probe of {winner}: takes up to {needed:.0f} s, and {max(0, left):.0f} s were left"
+        return parts.judge.test(one), {}, [why]
+    tested, probed = parts.judge.probe(one, plan.probe_kind)
+    for task, (found, *_) in probed.items():
         log.info(
-            "%s: linear probe on all %s labeled images: %.1f%% on %s",
-            *(winner, f"{one.n_train:,}", 100 * one.test.accuracy, task),
+            "%s: %s probe on all %s labeled images: %.1f%% on %s",
+            *(winner, plan.probe_kind, f"{found.n_train:,}", 100 * found.test.accuracy, task),
         )
-    return found, []
+    return tested, probed, []
 
 
 def worth_of(
@@ -237,6 +241,7 @@ def _contender(
         view=one.encoder().view,
         twin=twin,
         planned=plan.steps.get(name, 0),
+        features=parts.journal.last(name).cost.width,
         validations=tuple(
             Validation(rung=j.rung, steps=j.steps, seconds=j.seconds, accuracy=j.accuracy)
             for j in parts.journal.memory.judgments

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from common.errors import UserError, one_line
 from common.files import refuse_stream, write_json
 from common.runs.results import Record
-from retouch.studies.plan import JudgeCost, Plan
+from retouch.studies.plan import JudgeCost, Plan, Wider
 from retouch.studies.results import PLAN
 
 JUDGED = "judged.json"
@@ -38,6 +38,7 @@ class Memory(Record):
 
     spent: float = 0.0  # seconds, by all processes so far
     judgments: tuple[Judgment, ...] = ()
+    wider: Wider | None = None  # the dictionary that is learned again, from before it is
 
 
 class Clock:
@@ -83,9 +84,19 @@ class Journal:
         self.memory = self.memory.model_copy(update={"judgments": (*self.memory.judgments, judgment)})
         self.save()
 
+    def keep(self, wider: Wider) -> None:
+        """Remember which dictionary is learned again."""
+        self.memory = self.memory.model_copy(update={"wider": wider})
+        self.save()
+
     def of(self, name: str, rung: int | None = None) -> Judgment | None:
         """The judgment of a contestant after a rung, if it was made."""
         return next((one for one in self.memory.judgments if (one.name, one.rung) == (name, rung)), None)
+
+    @property
+    def costs(self) -> list[JudgeCost]:
+        """What every judgment took."""
+        return [one.cost for one in self.memory.judgments]
 
     @property
     def judged(self) -> list[str]:

@@ -27,11 +27,14 @@ from finetune.results import Probed
 from finetune.worth import LabelEfficiency
 from retouch.studies.contestants import Contestant
 from retouch.studies.images import LabelSet, titled_tasks
-from retouch.studies.plan import JudgeCost
+from retouch.studies.plan import JudgeCost, ProbeKind
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 RIDGE = Linear(kind="ridge", l2=STRENGTHS)
-LOGISTIC = Linear()  # the usual linear probe
+PROBES: dict[ProbeKind, Linear] = {  # on all labeled images, which are many where ridge regression is needed
+    "logistic": Linear(),  # the usual linear probe
+    "ridge": Linear(kind="ridge", l2=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
+}
 SEARCH = Search(search_images=None)
 WIDEST = 8192  # features: a wider space takes another pooling
 
@@ -87,11 +90,40 @@ class Judge:
 
     def test(self, one: Contestant) -> dict[str, Tested]:
         """Choose a strength and fit on the fitted rows, and predict the test images once: by task."""
-        return self._tested(one, RIDGE, everything=False)
+        encoder = one.encoder()
+        space = space_of(encoder, one.poolings)
+        found = {}
+        for part, tasks in titled_tasks(self.sets):
+            images = part.images.train.only(part.fitted)
+            train, test = self._features(encoder, space, images), self._features(encoder, space, part.images.test)
+            candidates = Candidates(train, [space], self.how.device)
+            for title, name in tasks.items():
+                found[title] = self._tested(RIDGE, candidates, _labels(images, name, train), test, part, name)
+        return found
 
-    def probe(self, one: Contestant) -> dict[str, Tested]:
-        """The same by logistic regression, the usual linear probe, on all labeled training images, and checked."""
-        return self._tested(one, LOGISTIC, everything=True)
+    def probe(self, one: Contestant, kind: ProbeKind) -> tuple[dict[str, Tested], dict[str, Tested]]:
+        """The test, and the same by a linear probe on all labeled training images, which is checked: by task.
+
+        Both are of the same features, which take most of the time.
+        """
+        encoder = one.encoder()
+        before = state_digests([encoder])
+        space = space_of(encoder, one.poolings)
+        tested, probed = {}, {}
+        for part, tasks in titled_tasks(self.sets):
+            images = part.images.train
+            train, test = self._features(encoder, space, images), self._features(encoder, space, part.images.test)
+            fitted = train.only(torch.isin(train.index, part.fitted).nonzero().squeeze(1))
+            some, every = (Candidates(rows, [space], self.how.device) for rows in (fitted, train))
+            for title, name in tasks.items():
+                tested[title] = self._tested(RIDGE, some, _labels(images, name, fitted), test, part, name)
+                labels, true = _labels(images, name, train), part.images.tasks[name][1].values[test.index]
+                found = self._tested(PROBES[kind], every, labels, test, part, name)
+                null = check_null(PROBES[kind], SEARCH, self.seed, every, space, labels, test, true)
+                frozen = state_digests([encoder]) == before
+                checks = Checks(frozen=frozen, null=null, missing=why_no_null(null, asked=True))
+                probed[title] = found._replace(checks=checks)
+        return tested, probed
 
     def worth(self, one: Contestant, other: Contestant, draws: LabelEfficiencyConfig) -> dict[str, LabelEfficiency]:
         """How many labels one contestant saves next to another, by task: both tested again on draws of the fitted rows.
@@ -119,27 +151,11 @@ class Judge:
                 found[title] = right_answers(RIDGE, SEARCH, candidates, labels, test, true, draws, self.seed)
         return found
 
-    def _tested(self, one: Contestant, probe: Linear, *, everything: bool) -> dict[str, Tested]:
-        encoder = one.encoder()
-        before = state_digests([encoder])
-        space = space_of(encoder, one.poolings)
-        found = {}
-        for part, tasks in titled_tasks(self.sets):
-            images = part.images.train if everything else part.images.train.only(part.fitted)
-            train, test = self._features(encoder, space, images), self._features(encoder, space, part.images.test)
-            for title, name in tasks.items():
-                candidates = Candidates(train, [space], self.how.device)
-                labels, asked = _labels(images, name, train), part.images.tasks[name][1]
-                task = build_task(labels, SEARCH, self.seed)
-                ran = run_probe(probe, candidates, task, test, asked)
-                checks = None
-                if everything:
-                    true = asked.values[test.index]
-                    null = check_null(probe, SEARCH, self.seed, candidates, space, labels, test, true)
-                    frozen = state_digests([encoder]) == before
-                    checks = Checks(frozen=frozen, null=null, missing=why_no_null(null, asked=True))
-                found[title] = Tested(ran.outcome, ran.answers.classes, checks)
-        return found
+    def _tested(
+        self, probe: Linear, candidates: Candidates, labels: Labels, test: Features, part: LabelSet, task: str
+    ) -> Tested:
+        ran = run_probe(probe, candidates, build_task(labels, SEARCH, self.seed), test, part.images.tasks[task][1])
+        return Tested(ran.outcome, ran.answers.classes)
 
     def _features(self, encoder: Encoder, space: Space, images: Images) -> Features:
         return extract(encoder, images, list(space.parts), self.how)

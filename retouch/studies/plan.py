@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from pydantic import Field
 
 from common.runs.results import Record
 from finetune.solvers.ridge import MANY_ROWS, WIDE
+
+ProbeKind = Literal["logistic", "ridge"]
 
 PLAN_VERSION: Final = 1
 GROWTH = 3  # a rung adds so many times the training of the rung before
@@ -24,13 +26,24 @@ EIGEN = 20  # float32 products that take as long as an eigendecomposition of the
 SAVING = 3.0  # seconds of a rung that are no training: checkpoint, pictures, export
 RULER_STEPS = 12  # as many steps take as long as measuring what the loss means at its end
 BASELINE_SHARE = 0.1  # of the budget that one simple method may take
+WIDER_SHARE = 0.2  # of the time that is left that a wider dictionary may take: to be learned, judged and tested
+CAREFUL = 0.8  # of a share that an estimate may take which is not measured yet
 SCRATCH_SHARE = 0.125  # of the time for training that the network from scratch gets
-PROBE_SHARE = 0.25  # of the time for training that the linear probe of the winner may take; else it is left out
 WORTH_SHARE = 0.1  # likewise, what its training is worth in labels
 WORTH_SHARES, WORTH_DRAWS = (0.05, 0.1, 0.25, 0.5), 3  # of the fitted images
 SPARE = 0.03  # of the budget: for what the estimates miss
 REPORTING = 6.0  # seconds for comparisons, results and report
-LOGISTIC = 3.0  # a logistic fit takes so many times a ridge fit with its choice of a strength
+FREE = 0.7  # of the free memory that features and fits may take
+
+
+class ProbeCost(NamedTuple):
+    """What a linear probe of the winner costs; the first that fits is taken, or none."""
+
+    fits: float  # a fit takes so many times a ridge fit, both with their choice of a strength
+    share: float  # of the time for training that it may take
+
+
+PROBES: dict[ProbeKind, ProbeCost] = {"logistic": ProbeCost(5.0, 0.25), "ridge": ProbeCost(1.0, 0.45)}
 
 
 class Sizes(Record):
@@ -67,6 +80,20 @@ class JudgeCost(Record):
         return self.extraction + self.fitting
 
 
+class Wider(Record):
+    """A dictionary that is learned again, with more atoms than its recipe has."""
+
+    of: str  # the contestant with its recipe's number
+    atoms: int
+    grid: int  # cells per side over which codes are averaged
+    left_out: tuple[str, ...] = ()  # the next better one, which takes too much
+
+    @property
+    def name(self) -> str:
+        """The contestant that it is."""
+        return f"{self.of}_{self.atoms}"
+
+
 class Rung(Record):
     """A part of the race."""
 
@@ -81,12 +108,14 @@ class Plan(Record):
     image_size: int
     sizes: Sizes
     simple: tuple[str, ...]  # the simple methods that fit in
+    wider: Wider | None = None  # the dictionary that is learned again, if one of them leads
     steps: dict[str, int]  # of the whole training of each contestant in the race
     rungs: tuple[Rung, ...]
     settled: int = 1  # rungs whose length is final; later ones may become shorter
     scratch: int  # steps of the network from scratch; 0: it does not compete
     scratch_seconds: float = 0.0
-    probe: bool  # whether the winner gets the usual linear probe
+    probe: bool  # whether the winner gets a linear probe on all labeled images
+    probe_kind: ProbeKind = "logistic"  # the usual one, or the faster ridge regression
     worth: bool = False  # whether it is measured how many labels the winner saves
     timings: dict[str, Timing] = Field(default_factory=dict)
     left_out: tuple[str, ...] = ()
@@ -130,12 +159,42 @@ def fit_seconds(cost: JudgeCost, judged: int, fitted: int, tested: int, *, stren
     Args:
         few: with fewer images, a strength is chosen by 5-fold cross-validation.
     """
+    fitting = _fitting(cost, judged, fitted, strengths, few)
+    return cost.extraction * (fitted + tested) / judged + fitting
 
-    def choosing(rows: int) -> float:
-        return fit_work(rows, cost.width, strengths, 5 if rows < few else 1)
 
-    work = choosing(fitted) + ridge_work(fitted, cost.width, 1)
-    return cost.extraction * (fitted + tested) / judged + cost.fitting * work / choosing(judged)
+def probe_seconds(
+    cost: JudgeCost, judged: int, fitted: int, labeled: int, kind: ProbeKind, *, strengths: int, few: int
+) -> float:
+    """The same for a linear probe on ``labeled`` images, beyond a test with a fit on ``fitted`` of them."""
+    extraction = cost.extraction * max(0, labeled - fitted) / judged
+    return extraction + PROBES[kind].fits * _fitting(cost, judged, labeled, strengths, few)
+
+
+def _fitting(cost: JudgeCost, judged: int, fitted: int, strengths: int, few: int) -> float:
+    """Seconds to choose a strength and to fit, without features."""
+    work = _choosing(fitted, cost.width, strengths, few) + ridge_work(fitted, cost.width, 1)
+    return cost.fitting * work / _choosing(judged, cost.width, strengths, few)
+
+
+def _choosing(rows: int, width: int, strengths: int, few: int) -> float:
+    return fit_work(rows, width, strengths, 5 if rows < few else 1)
+
+
+def wider_cost(cost: JudgeCost, judged: int, width: int, image: float, *, strengths: int, few: int) -> JudgeCost:
+    """Estimated cost of judging ``width`` features, which take ``image`` seconds an image, from that of fewer."""
+    more, known = (_choosing(judged, features, strengths, few) for features in (width, cost.width))
+    return JudgeCost(width=width, extraction=image * judged, fitting=cost.fitting * more / known)
+
+
+def fit_bytes(rows: int, width: int, tested: int) -> int:
+    """Memory that a ridge fit takes at most: the features, a standardized copy of them, and what solves it.
+
+    As ``finetune/solvers/ridge.py`` works: with more rows than features, moments in float64 with a copy and a factor in
+    float32; otherwise the features in float64, twice, and their products.
+    """
+    solving = 16 * width**2 if rows >= width else 16 * rows * (width + rows)
+    return 4 * width * (2 * rows + tested) + solving
 
 
 def worth_seconds(cost: JudgeCost, judged: int, fitted: int, tested: int, *, strengths: int, few: int) -> float:

@@ -13,7 +13,7 @@ from common.runs.results import SCHEMA_VERSION, Record, load_results
 from finetune.records import Checks, DataFacts
 from finetune.results import Comparison, Probed, Score
 from finetune.worth import LabelEfficiency
-from retouch.studies.plan import Sizes
+from retouch.studies.plan import ProbeKind, Sizes
 
 CONTESTANTS = "contestants"  # the folder of their runs in that of the study
 PLAN = "plan.json"
@@ -44,6 +44,7 @@ class Contender(Record):
     twin: str | None = None  # its untrained network
     validations: tuple[Validation, ...] = ()  # none of the network from scratch, which is validated in another way
     planned: int = 0  # steps of its whole training
+    features: int | None = None  # that are judged; None of the network from scratch (and in older files)
     test: dict[str, Score]  # by task
     over_twin: dict[str, Comparison] = Field(default_factory=dict)  # by task, on the test images
 
@@ -80,6 +81,7 @@ class StudyReport(Record):
     contenders: tuple[Contender, ...]
     comparisons: tuple[Versus, ...]
     probe: dict[str, Probed] = Field(default_factory=dict)  # linear, of the winner on all labeled images, by task
+    probe_kind: ProbeKind = "logistic"
     checks: dict[str, Checks] = Field(default_factory=dict)  # of that probe (empty in older files)
     notes: tuple[str, ...] = ()  # what a reader of these numbers has to know (empty in older files)
     # by task, what the winner's training is worth: it is "encoder", and its untrained network "random_init"

@@ -31,6 +31,7 @@ from retouch.studies.plan import Plan
 from retouch.studies.race import judge_once, run_race
 from retouch.studies.results import CONTESTANTS, StudyReport
 from retouch.studies.table import study_table
+from retouch.studies.wider import widen
 
 log = logging.getLogger("retouch")
 
@@ -93,7 +94,8 @@ def _given(config: StudyConfig) -> Plan | None:
     if config.plan is None:
         return None
     found = read_plan(config.plan)
-    missing = {*found.steps, *found.simple} - set(map(title_of, config.contestants))
+    wider = () if found.wider is None else (found.wider.of,)
+    missing = {*found.steps, *found.simple, *wider} - set(map(title_of, config.contestants))
     if found.scratch and SCRATCH not in config.contestants:
         missing.add(SCRATCH)
     if missing:
@@ -142,7 +144,12 @@ def _answer(parts: Parts, given: Plan | None) -> StudyReport | None:
     simple = fit_simple(parts, saved)
     if simple is None:
         return None
-    plan = saved or make_plan(parts, simple)
+    widened = widen(parts, saved)
+    if widened is None:
+        return None
+    parts = widened.parts
+    left_out = (*simple.left_out, *widened.left_out)
+    plan = saved or make_plan(parts, simple.names, widened.wider, left_out)
     if given is not None:  # it is kept as it is, whatever time it takes
         plan = given.model_copy(update={"settled": len(given.rungs)})
     parts.journal.save_plan(plan)

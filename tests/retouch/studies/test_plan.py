@@ -10,6 +10,7 @@ from retouch.studies.config import seconds_of
 from retouch.studies.plan import (
     FEWEST_STEPS,
     FINALISTS,
+    PROBES,
     RULER_STEPS,
     SAVING,
     JudgeCost,
@@ -20,7 +21,9 @@ from retouch.studies.plan import (
     adapted,
     enter,
     first_steps,
+    fit_bytes,
     fit_seconds,
+    probe_seconds,
     race_seconds,
     ridge_work,
     rung_ends,
@@ -28,6 +31,7 @@ from retouch.studies.plan import (
     sizes,
     survivors,
     whole_seconds,
+    wider_cost,
 )
 
 seconds = st.floats(0.0, 30.0)
@@ -150,6 +154,27 @@ def test_costs_of_tests_follow_from_what_judging_took() -> None:
     same = fit_seconds(cost, 1000, 1000, 0, strengths=6, few=5000)
     assert same == pytest.approx(2.0 + 4.0 * (1 + ridge_work(1000, 100, 1) / (5 * ridge_work(800, 100, 6))))
     assert fit_seconds(cost, 1000, 1000, 500, strengths=6, few=5000) == pytest.approx(same + 1.0)
+
+
+def test_a_probe_costs_what_a_test_has_not_paid_for() -> None:
+    cost = JudgeCost(width=100, extraction=2.0, fitting=4.0)
+    work = (ridge_work(9000, 100, 6) + ridge_work(10_000, 100, 1)) / (5 * ridge_work(800, 100, 6))
+    by_ridge = probe_seconds(cost, 1000, 4000, 10_000, "ridge", strengths=6, few=5000)
+    assert by_ridge == pytest.approx(2.0 * 6000 / 1000 + 4.0 * work)
+    usual = probe_seconds(cost, 1000, 10_000, 10_000, "logistic", strengths=6, few=5000)
+    assert usual == pytest.approx(PROBES["logistic"].fits * 4.0 * work)
+
+
+def test_costs_of_a_wider_dictionary_follow_from_those_of_a_narrow_one() -> None:
+    cost = JudgeCost(width=3600, extraction=2.0, fitting=4.0)
+    found = wider_cost(cost, 2400, 6400, 0.003, strengths=6, few=5000)
+    more, known = (4 * 1920**2 * width + 6 * 1920**3 for width in (6400, 3600))  # more features than rows
+    assert found.model_dump() == pytest.approx({"width": 6400, "extraction": 7.2, "fitting": 4.0 * more / known})
+
+
+def test_a_fit_takes_features_a_copy_and_what_solves_it() -> None:
+    assert fit_bytes(10_000, 100, 1000) == 4 * 100 * 21_000 + 16 * 100**2
+    assert fit_bytes(100, 1000, 50) == 4 * 1000 * 250 + 16 * 100 * 1100
 
 
 def test_a_plan_survives_its_file() -> None:

@@ -19,7 +19,7 @@ from finetune.probes import linear
 from retouch.studies import final, run
 from retouch.studies.contestants import Learned, Restoring, Speed
 from retouch.studies.journal import Clock, read_plan
-from retouch.studies.judge import Judge
+from retouch.studies.judge import PROBES, Judge
 from retouch.studies.parts import Parts
 from retouch.studies.results import StudyReport, read_results
 from tests.common.data.samples import picture
@@ -155,6 +155,16 @@ def test_the_usual_probe_of_the_winner_is_checked(found: StudyReport) -> None:
     assert found.notes == ()
 
 
+def test_the_test_of_the_winner_is_the_same_from_the_features_of_its_probe(ended: tuple[StudyReport, Parts]) -> None:
+    report, parts = ended
+    tested, probed = parts.judge.probe(parts.field.named("mask_tiny"), "ridge")
+    assert tested["color"].outcome.test.accuracy == report.named("mask_tiny").test["color"].accuracy
+    assert (tested["color"].outcome.n_train, probed["color"].outcome.n_train) == (70, 90)
+    assert probed["color"].outcome.choice.setting["l2"] in (PROBES["ridge"].l2 or ())
+    assert tested["color"].checks is None
+    assert probed["color"].checks is not None
+
+
 def test_an_encoder_that_changes_while_it_is_probed_and_leaks_are_noted(
     ended: tuple[StudyReport, Parts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,7 +176,8 @@ def test_an_encoder_that_changes_while_it_is_probed_and_leaks_are_noted(
         return forward(self, images)
 
     monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", training)
-    checks = {task: one.checks for task, one in parts.judge.probe(parts.field.named("mask_tiny")).items()}
+    _, probed = parts.judge.probe(parts.field.named("mask_tiny"), "logistic")
+    checks = {task: one.checks for task, one in probed.items()}
     failing = {task: one for task, one in checks.items() if one is not None}
     assert failing["color"].frozen is False
     facts = {"color": report.data["color"].model_copy(update={"duplicates": 3})}

@@ -1,0 +1,98 @@
+"""The dictionary that leads is learned again, with as many atoms as the time and the memory allow.
+
+What a network gains from longer training, a dictionary gains from more atoms. So if the best so far is a dictionary, a
+wider one competes as well. It is chosen before the race is planned, which gets the time that is left.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import NamedTuple
+
+from common.machine.memory import available_memory, readable_size
+from finetune.probes.search import FEW_IMAGES
+from retouch.studies import plan as planning
+from retouch.studies.budget import fits_in_memory, planned_probe, testing_seconds, time_left
+from retouch.studies.contestants import Speed, Wide, dictionary_of, widened, wider_ones
+from retouch.studies.judge import STRENGTHS
+from retouch.studies.parts import Parts
+from retouch.studies.plan import JudgeCost, Plan, Wider
+from retouch.studies.race import better, judge_once
+
+log = logging.getLogger("retouch")
+
+
+class Widened(NamedTuple):
+    """The study with the wider dictionary among its contestants, if there is one, and a line about what is left out."""
+
+    parts: Parts
+    wider: Wider | None
+    left_out: tuple[str, ...]
+
+
+def widen(parts: Parts, saved: Plan | None) -> Widened | None:
+    """Learn a wider dictionary and judge it: that of the plan, or the best that fits. None: a signal came."""
+    journal = parts.journal
+    chosen = journal.memory.wider if saved is None else saved.wider
+    left_out: tuple[str, ...] = ()
+    if chosen is None and saved is None:
+        chosen, left_out = choose(parts)
+        for line in left_out:
+            log.info("left out: %s", line)
+        if chosen is not None:
+            journal.keep(chosen)
+    if chosen is None:
+        return Widened(parts, None, left_out)
+    one = widened(parts.field.named(chosen.of), chosen)
+    log.info("%s leads, and is learned again with %s atoms", chosen.of, f"{chosen.atoms:,}")
+    if not one.fit():
+        return None
+    judge_once(one, parts.judge, journal, parts.run, steps=one.steps)
+    field = replace(parts.field, simple=(*parts.field.simple, one))
+    return Widened(replace(parts, field=field), chosen, chosen.left_out)
+
+
+def choose(parts: Parts) -> tuple[Wider | None, tuple[str, ...]]:
+    """The best wider dictionary that fits, if a dictionary leads; and a line about the last one that does not fit."""
+    [leader] = better(parts.journal.memory.judgments, 1)
+    base, cost = parts.field.named(leader), parts.journal.last(leader).cost
+    learned = dictionary_of(base)
+    if learned is None:
+        return None, ()
+    left_out: tuple[str, ...] = ()
+    taken = {one.name for one in parts.field.all}
+    for wider in wider_ones(base):
+        one = widened(base, wider)
+        if one.features <= cost.width or wider.name in taken:
+            continue
+        # whoever is much too slow by the pace of fewer atoms is not measured
+        image = cost.extraction / parts.images.judged * wider.atoms / learned.network.atoms
+        reason = _too_much(parts, one, cost, Speed(0.0, 0.0, image)) or _too_much(parts, one, cost, one.speed())
+        if not reason:
+            return wider.model_copy(update={"left_out": left_out}), left_out
+        left_out = (f"{wider.name} with {one.features:,} features: {reason}",)
+    return None, left_out
+
+
+def _too_much(parts: Parts, one: Wide, narrow: JudgeCost, speed: Speed) -> str:
+    """Why a wider dictionary does not fit; empty if it does.
+
+    Args:
+        narrow: what it took to judge the one with fewer atoms.
+    """
+    images, available = parts.images, time_left(parts)
+    counts = {"strengths": len(STRENGTHS), "few": FEW_IMAGES}
+    cost = planning.wider_cost(narrow, images.judged, one.features, speed.image, **counts)
+    learning = speed.start + speed.step * one.steps + planning.SAVING
+    needed, most = learning + cost.seconds + testing_seconds(parts, cost), planning.WIDER_SHARE * available
+    if needed > most:
+        return f"takes about {needed:.0f} s, and a wider dictionary may take {max(0, most):.0f} s"
+    if not fits_in_memory(images.fitted, one.features, images.tested):
+        return f"needs more than the {readable_size(available_memory())} of memory that are free"
+    if (
+        planned_probe(parts, [narrow], available) is not None
+        and planned_probe(parts, [cost], planning.CAREFUL * (available - needed)) is None
+    ):
+        return "a linear probe of it on all labeled images takes too much"
+    return ""
