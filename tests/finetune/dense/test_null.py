@@ -34,8 +34,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def probed(here: Path, out: Path, **changes: Any) -> ProbeReport:
-    quick = {"baselines": {"random_init": False, "pixels": False}, "properties": False}
-    return probe(config_of(here, out, **quick, **changes), show=False)
+    quick: dict[str, Any] = {"baselines": {"random_init": False, "pixels": False}, "null_check": True}
+    return probe(config_of(here, out, **(quick | changes)), show=False)
 
 
 def null_of(report: ProbeReport) -> NullCheck:
