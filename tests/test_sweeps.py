@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -53,22 +56,32 @@ def test_the_agents_command_means_what_the_search_says(sweep: Recipe) -> None:
         assert config.watch is not None
 
 
-@pytest.mark.slow
-@every
-def test_an_agent_without_a_server_gets_the_number_that_it_searches_by(
-    sweep: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name, value in {"WANDB_MODE": "offline", "WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "r1"}.items():
-        monkeypatch.setenv(name, value)
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder with pictures, and labeled ones."""
     for number in range(60):
         path = tmp_path / "my" / ("pictures", "labeled")[number % 2] / "abc"[number % 3] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(number).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(path)
+    return tmp_path
+
+
+@every
+def test_the_number_that_is_searched_by_is_logged(sweep: Recipe, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
     [(_, command), _] = ends_of(sweep)
-    assert main([*command[1:], *SMALL]) == 0
-    [run] = (tmp_path / "runs").iterdir()
+    assert main([*command[1:], *SMALL, "--wandb.mode=disabled"]) == 0
+    [run] = (home / "runs").iterdir()
     assert any(yaml.safe_load(sweep.text)["metric"]["name"] in line for line in logged(run))
+
+
+@pytest.mark.slow
+def test_a_run_of_an_agent_has_the_agents_number(home: Path) -> None:
+    """In a process of its own, as an agent starts it: W&B reads its variables once per process."""
+    [(_, command), _] = ends_of(sweeps()[0])
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "r1"}
+    subprocess.run([sys.executable, "-m", *command, *SMALL], cwd=home, check=True, env=environment, capture_output=True)
+    [run] = (home / "runs").iterdir()
     assert len(list((run / "wandb").glob("offline-run-*-r1"))) == 1
 
 

@@ -58,5 +58,5 @@ class PredictConfig(StageConfig):
     """Of the table of predictions."""
     top: int | None = Field(default=None, gt=0, le=MANY)
     """So many of the most likely classes with their probabilities, in place of the probability of every class."""
-    threshold: float | None = Field(default=None, gt=0, lt=1)
+    threshold: float | None = Field(default=None, ge=1e-6, lt=1)
     """Of several labels per image: from which probability on an image has a label; by default 0.5."""

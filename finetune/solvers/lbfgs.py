@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from finetune.solvers.preconditioner import Preconditioner
 
@@ -24,6 +25,7 @@ SUFFICIENT, FLAT = 1e-4, 0.5  # Wolfe constants: sufficient decrease, and curvat
 MOST_TRIALS = 30  # step lengths tried per line search
 WINDOW = 10  # steps over which the rate of convergence is measured, twice
 SLACK = 10
+PRODUCT_ROWS = 2048  # whose products are computed at once
 LEAST_CURVATURE = 1e-6  # below it, rows are fitted: a step by the curvature alone would have no bounds
 
 
@@ -108,9 +110,13 @@ class Problems:
         """Weights and bias ``[g C F+1]`` -> logits of all rows ``[g C n]``."""
         weight, bias = point[..., :-1], point[..., -1]
         g, C, F = weight.shape
-        # [n F] x [F g·C]: this order reads the features once, and was the fastest of the four in measurements on CPUs
-        logits = torch.mm(weight.reshape(g * C, F), self.features.T).view(g, C, -1)
-        return logits.add_((bias - weight @ self.mean)[:, :, None])
+        flat = weight.reshape(g * C, F)
+        logits = flat.new_empty(g * C, len(self.features))
+        # on CPUs, blocks of rows take 0.4 (10 columns) to 0.9 (60) times as long as one product
+        step = PRODUCT_ROWS if flat.device.type == "cpu" else len(self.features)
+        for start in range(0, len(self.features), step):
+            logits[:, start : start + step] = linear(self.features[start : start + step], flat).T
+        return logits.view(g, C, -1).add_((bias - weight @ self.mean)[:, :, None])
 
     def _evaluate(self, logits: Tensor) -> _Point:
         """Logits ``[g C n]`` -> mean loss, residual and curvature; the loss is summed in float64.
