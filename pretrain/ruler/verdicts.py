@@ -13,7 +13,8 @@ from common.config import Config
 from common.engine.curve import GAIN, Stall
 from pretrain.ruler.health import Health
 
-SAME = 0.05  # dB: restorers that are closer than this are equally good
+SAME = 0.05  # dB: restorers that are closer than this are equally good,
+SLIGHT = 0.5  # and those that are closer than this differ by about a tenth of the squared error, or less
 COPIED = 0.05  # a network copies where it changes its input by less than this share of the damage (squared)
 DEAD = 0.5  # share of dead features from which an encoder is called dead, if it is far above the untrained one's
 CONSTANT = 0.5  # share of constant features from which it is called collapsed
@@ -73,7 +74,8 @@ def standing(psnr: float, restorers: Mapping[str, float]) -> str:
         worst = min(restorers, key=restorers.__getitem__)
         return f"no better than {worst} (PSNR {psnr:.1f} against {restorers[worst]:.1f})"
     next_below = max(beaten, key=beaten.__getitem__)
-    better = f"better than {next_below} (PSNR {psnr:.1f} against {beaten[next_below]:.1f})"
+    slightly = "slightly " if psnr < beaten[next_below] + SLIGHT else ""
+    better = f"{slightly}better than {next_below} (PSNR {psnr:.1f} against {beaten[next_below]:.1f})"
     return better if best in beaten else f"{better}, but not than {best} ({restorers[best]:.1f})"
 
 

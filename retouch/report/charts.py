@@ -75,7 +75,7 @@ def curves_chart(title: str, strips: Sequence[Strip]) -> Markup:
     for strip in strips:
         parts.append(_strip(strip, top, first, last))
         top += strip.height
-    parts.append(svg.text(LEFT, top + 14, f"{first:,}", "start"))
+    parts.append(svg.text(LEFT, top + 14, f"step {first:,}", "start"))
     parts.append(svg.text(WIDTH - RIGHT, top + 14, f"step {last:,}", "end"))
     return svg.chart(WIDTH, top + 20, title, *parts)
 

@@ -36,23 +36,31 @@ def chosen(facts: Facts) -> list[str]:
 
 def touched(facts: Facts) -> list[str]:
     """How often each test set was looked at."""
-    answers: Counter[tuple[str, int]] = Counter()
+    own: Counter[tuple[str, int]] = Counter()  # answers of encoders and trained networks
+    others: Counter[tuple[str, int]] = Counter()  # of what they are compared with
     damaged: Counter[tuple[str, int]] = Counter()
     for entry in facts.entries:
         key = entry.result.data.test, entry.result.linear.test.n
-        for subject in entry.result.subjects.values():
-            answers[key] += len(subject.probes)
+        for name, subject in entry.result.subjects.items():
+            (own if name == "encoder" else others)[key] += len(subject.probes)
             damaged[key] += sum(len(outcome.damaged) for outcome in subject.probes.values())
     for one in facts.several:
-        answers[one.result.data.test, one.result.linear.test.n] += len(one.result.subjects)
+        key = one.result.data.test, one.result.linear.test.n
+        own[key] += 1
+        others[key] += len(one.result.subjects) - 1
     for run in facts.finetuning:
-        outcomes = (run.result.tuned, run.result.from_scratch, run.result.linear_probe)
-        answers[run.result.data.test, run.result.tuned.test.n] += sum(one is not None for one in outcomes)
+        key = run.result.data.test, run.result.tuned.test.n
+        own[key] += 1
+        others[key] += sum(one is not None for one in (run.result.from_scratch, run.result.linear_probe))
     return [
-        f"{counted(count, 'classifier')} answered the {n:,} images of {test} once each{_damaged_too(damaged[test, n])}"
-        "; nothing was chosen by their answers."
-        for (test, n), count in answers.items()
+        f"{counted(count + others[key], 'classifier')}{_baselines_too(others[key])} answered the {key[1]:,} images of "
+        f"{key[0]} once each{_damaged_too(damaged[key])}; nothing was chosen by their answers."
+        for key, count in own.items()
     ]
+
+
+def _baselines_too(count: int) -> str:
+    return f", {count:,} of them of baselines," if count else ""
 
 
 def _damaged_too(count: int) -> str:

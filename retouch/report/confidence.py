@@ -8,8 +8,10 @@ from finetune.metrics import Bin, calibration_error, chance_calibration_error
 from retouch.report.sentences import number
 
 RELIABILITY = (
-    "How sure the same classifiers were, and how often right. Each dot is the answers of one tenth of the confidence, "
-    "larger for more answers; on the line, confidence is exactly right."
+    "How sure the same classifiers were, and how often right. Answers are put in ten groups by their confidence: 0 to "
+    "10% sure, 10 to 20%, and so on. A dot is a group, larger for more answers. On the line, confidence is exactly "
+    "right; below it, the classifier is too sure. The expected calibration error is the mean distance from the line: "
+    "lower is better, and chance alone leaves a little."
 )
 
 
@@ -19,6 +21,6 @@ def sureness(bins: Sequence[Bin]) -> str:
     sure, right = sum(one.n * one.confidence for one in bins) / total, sum(one.n * one.accuracy for one in bins) / total
     error, least = calibration_error(bins), chance_calibration_error(bins)
     return (
-        f"{number(sure)}% sure on average, {number(right)}% right; expected calibration error {number(error)} points, "
-        f"where chance alone would give about {number(least)}"
+        f"{number(sure)}% sure on average, {number(right)}% right; expected calibration error {number(error)} points "
+        f"({number(least)} by chance alone)"
     )

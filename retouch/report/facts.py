@@ -37,6 +37,14 @@ class Images(BaseModel):
     image_size: int | None = None
 
 
+class Neighbors(BaseModel):
+    """The numbers of neighbors that k-NN chose from."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    k: tuple[int, ...] = ()
+
+
 class Settings(BaseModel):
     """The settings that a report states. The others are in ``config.yaml``."""
 
@@ -47,6 +55,7 @@ class Settings(BaseModel):
     resume: bool = False
     overwrite: bool = False
     data: Images = Images()
+    knn: Neighbors | None = None
 
 
 class Curve(NamedTuple):
@@ -153,6 +162,11 @@ class Entry:
     origin: Origin
     predictions: Predictions | None
     embedding: Embedding | None = None
+
+    @property
+    def blind(self) -> bool:
+        """Whether the encoder could not see what the task is about."""
+        return self.result.needs_color and self.result.encoder.view == "gray"
 
 
 Probed = ProbeResult | Several

@@ -8,8 +8,19 @@ from finetune.records import DataFacts
 from finetune.results import Score
 from retouch.report.compare import FROZEN, PIXELS, SCRATCH, UNTRAINED
 from retouch.report.facts import Facts
-from retouch.report.sentences import chance, counted, distinct, half_width, listed, number, uneven, wrong
+from retouch.report.sentences import (
+    NAMED,
+    chance,
+    counted,
+    distinct,
+    half_width,
+    listed,
+    number,
+    trained_once,
+    uneven,
+)
 from retouch.report.several import several_limits
+from retouch.report.training import wrong
 
 FEW_TO_CHOOSE = 200  # images: an accuracy on fewer is known to seven points either way, or worse
 TUNED_OVER = {SCRATCH: "training from scratch", FROZEN: "a linear probe of the frozen encoder"}
@@ -25,6 +36,7 @@ def limits(facts: Facts) -> list[str]:
             *_imbalance(facts),
             *_no_better_than_guessing(facts),
             *_chosen_on_few(facts),
+            *_ends_of_neighbors(facts),
             *several_limits(facts),
             *_one_seed(facts),
             *_best_of_many(facts),
@@ -101,16 +113,32 @@ def _chosen_on_few(facts: Facts) -> list[str]:
     ]
 
 
+def _ends_of_neighbors(facts: Facts) -> list[str]:
+    """Where k-NN chose an end of the numbers of neighbors that it tried; probes note the ends of other grids."""
+    found: dict[tuple[int, ...], list[str]] = {}
+    for entry in facts.entries:
+        knn, probed = entry.origin.settings.knn, entry.result.subjects["encoder"].probes.get("knn")
+        tried = () if knn is None else tuple(sorted(set(knn.k)))
+        if len(tried) > 1 and probed is not None and probed.choice.setting.get("k") in (tried[0], tried[-1]):
+            found.setdefault(tried, []).append(f"{entry.encoder} on {entry.task}")
+    return [
+        f"k-NN tried only {listed([f'{k:,}' for k in tried])} neighbors (knn.k), and chose the fewest or the most for "
+        f"{listed(who) if len(who) <= NAMED else f'{len(who)} encoders and tasks'}: another number may be better."
+        for tried, who in found.items()
+    ]
+
+
 def _one_seed(facts: Facts) -> list[str]:
-    encoders = Counter(
-        result.encoder.title for result in {e.result.encoder.sha256: e.result for e in facts.entries}.values()
-    )
     networks = Counter((run.result.task, run.result.start) for run in facts.finetuning)
+    once = bool(networks) and max(networks.values()) == 1
     return [
         f"Each {what} was trained once. The intervals are those of the test images: how much another seed of "
         f"{training} would change is not in them."
-        for what, training, found in (("encoder", "pretraining", encoders), ("network", "fine-tuning", networks))
-        if found and max(found.values()) == 1
+        for what, training, found in (
+            ("encoder", "pretraining", trained_once(facts)),
+            ("network", "fine-tuning", once),
+        )
+        if found
     ]
 
 
@@ -118,8 +146,8 @@ def _best_of_many(facts: Facts) -> list[str]:
     encoders = [len({entry.result.encoder.sha256 for entry in facts.of_task(task)}) for task in facts.tasks]
     networks = Counter((run.result.task, run.result.data.test) for run in facts.finetuning)
     return [
-        f"{most} {what} answered the same test images: to pick the best by this table is to choose on the test set, "
-        "and its accuracy is then slightly too high."
+        f"{most} {what} answered the same test images: to use the one that is best on them is to choose on the test "
+        "set, and its accuracy is then slightly too high. Their validation accuracy is there to choose by."
         for what, most in (("encoders", max(encoders, default=0)), ("networks", max(networks.values(), default=0)))
         if most > 1
     ]

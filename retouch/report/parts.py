@@ -14,14 +14,12 @@ from finetune.predictions import Predictions
 from finetune.records import DataFacts
 from finetune.results import Score
 from finetune.table import worth_lines
-from pretrain.report.panels import panel_images
 from retouch.report.blocks import (
     Block,
     Commands,
     Confusion,
     Figure,
     Figures,
-    Grid,
     Panel,
     Part,
     Points,
@@ -29,16 +27,15 @@ from retouch.report.blocks import (
     Table,
     Thumbnails,
 )
-from retouch.report.charts import Strip, curves_chart, labels_chart, reliability_chart
+from retouch.report.charts import labels_chart, reliability_chart
 from retouch.report.choices import chosen
 from retouch.report.confidence import RELIABILITY, sureness
-from retouch.report.facts import Curves, Facts, FineTuning, Group, Origin, Pretraining
+from retouch.report.facts import Facts, Group, Origin
 from retouch.report.labeling import labeling_blocks
 from retouch.report.layers import depth_sentences, layer_map, on_few
 from retouch.report.limits import limits
 from retouch.report.maps import FEW, MOST_CLASSES, confusion_chart, layer_chart
 from retouch.report.pictures import (
-    TILE,
     Confused,
     ImageSet,
     ImageSets,
@@ -61,19 +58,36 @@ from retouch.report.seeds import seeds_blocks
 from retouch.report.sentences import (
     LEGEND,
     RULE,
-    RULER,
     chains,
     counted,
     distinct,
     number,
-    training_sentences,
 )
 from retouch.report.several import several_blocks
 from retouch.report.study import study_blocks, study_tables
-from retouch.report.tables import baseline_table, choice_table, damage_table, finetune_table, probe_tables
+from retouch.report.tables import (
+    baseline_table,
+    choice_table,
+    choice_terms,
+    damage_table,
+    finetune_table,
+    probe_tables,
+)
+from retouch.report.training import restored_blocks, training_blocks
 from retouch.studies.results import CONTESTANTS
 
 OPEN_MAPS = 6  # of layers and poolings: more are folded
+CODE = "The code of an image is the encoder's last map, all its numbers in a row."
+PROPERTIES = (
+    "Compact: how few numbers it has, and how many of them are not zero.",
+    "Invariant: 1 if a change to the image does not move the code, 0 if it moves it as far as to another image.",
+    "Abstract: the linear probe's accuracy.",
+)
+STORAGE = (
+    "Bytes: in the smaller of two formats, all numbers or those that are not zero with their places.",
+    "Error: of undamaged images made from their codes, 0 if they are exact and 1 if they are no closer than the mean "
+    "image; empty where the code does not give an image by itself.",
+)
 
 
 def page_parts(facts: Facts) -> list[Part]:
@@ -91,12 +105,12 @@ def page_parts(facts: Facts) -> list[Part]:
         Part("layers", "Layers and poolings", _layers(facts)),
         Part("errors", "Errors", _errors(facts, sets)),
         Part("places", "Map and neighbors", places_part(facts, sets)),
-        Part("training", "Training", _training(facts)),
-        Part("restored", "Original, damaged, restored", _restored(facts)),
+        Part("training", "Training", training_blocks(facts)),
+        Part("restored", "Original, damaged, restored", restored_blocks(facts)),
         Part("atoms", "Atoms", _atoms(facts)),
         Part("data", "Data", _data(facts)),
         Part("damage", "Robustness to damage", _damage(facts)),
-        Part("code", "Compact, invariant, abstract", _code(facts)),
+        _code(facts),
         Part("cost", "Cost", _only(cost_table(facts))),
         Part("repeat", "How to repeat", _repeat(facts)),
         Part("limits", "Limits", _limits(facts)),
@@ -127,7 +141,10 @@ def _only(table: Table | None) -> tuple[Block, ...]:
 
 def _choices(facts: Facts) -> tuple[Block, ...]:
     table = choice_table(facts)
-    return () if table is None else (Prose(tuple(chosen(facts))), table)
+    if table is None:
+        return ()
+    terms = choice_terms(facts)
+    return (Prose(tuple(chosen(facts))), *((Prose(tuple(terms), small=True),) if terms else ()), table)
 
 
 def _results(facts: Facts) -> tuple[Block, ...]:
@@ -165,7 +182,10 @@ def _layers(facts: Facts) -> tuple[Block, ...]:
     figures = [Figure(layer_chart(one), f"{entry.encoder} on {entry.task}") for entry, one in found]
     about = [
         "Validation accuracy of the linear probe in percent, each with its best strength.",
-        "Framed: chosen, which is the widest unless another is better by a standard error.",
+        "Framed: chosen. The widest, with the most features, is preferred; a narrower one is chosen only if it is "
+        "better by more than a standard error.",
+        "If an early layer is best by far, the last layers have specialized on what they were trained for, such as "
+        "restoring.",
     ]
     few = max((images for _, one in found if (images := on_few(one)) is not None), default=None)
     if few is not None:
@@ -275,63 +295,6 @@ def _pair(one: _Answers, pair: Confused, images: ImageSet | str) -> Thumbnails:
 # ---- pictures
 
 
-def _training(facts: Facts) -> tuple[Block, ...]:
-    """The curves of each run, with what they mean."""
-    found = [_trained(run) for run in facts.pretraining]
-    found += [_tuned(run) for run in facts.finetuning]
-    figures = tuple(figure for figure in found if figure is not None)
-    said = training_sentences(facts)
-    return (
-        *((Figures(figures),) if figures else ()),
-        *((Points(tuple(said)),) if said else ()),
-        *((Prose(RULER, small=True),) if any(run.results.ruler for run in facts.pretraining) else ()),
-    )
-
-
-def _trained(run: Pretraining) -> Figure | None:
-    ruler = run.results.ruler
-    best = max(ruler.restorers, key=ruler.restorers.__getitem__) if ruler is not None and ruler.restorers else None
-    level = None if ruler is None or best is None else ruler.restorers[best]
-    name = "PSNR of restored images, dB" + ("" if best is None else f"; dashed: {best}")
-    return _curves(run.origin.name, run.curves, Strip(name, run.curves.psnr, 110, beside=level))
-
-
-def _tuned(run: FineTuning) -> Figure | None:
-    return _curves(run.origin.name, run.curves, Strip("accuracy on held-out images", run.curves.accuracy, 90))
-
-
-def _curves(name: str, curves: Curves, goal: Strip) -> Figure | None:
-    if len(curves.loss.steps) < 2:
-        return None
-    strips = (
-        Strip("loss", curves.loss, 150, wide=True),
-        Strip("loss on held-out images", curves.held_out, 110, wide=True),
-        goal,
-        Strip("learning rate", curves.rate, 80),
-    )
-    first, last = curves.loss.values[0], curves.loss.values[-1]
-    caption = f"{name}: loss {first:.3g} → {last:.3g} in {curves.loss.steps[-1]:,} steps"
-    return Figure(curves_chart(f"Training of {name}", strips), caption)
-
-
-def _restored(facts: Facts) -> tuple[Block, ...]:
-    return tuple(block for run in facts.pretraining if (block := _panel(run)) is not None)
-
-
-def _panel(run: Pretraining) -> Block | None:
-    """The images of the last panel, row by row; the picture as it is, if it cannot be taken apart."""
-    drawn = None if run.panel is None else read_picture(run.panel)
-    if drawn is None:
-        return None
-    method = "" if run.results.method == run.origin.name else f"{run.results.method}, "
-    caption = f"{run.origin.name}: {method}images of the training set"
-    images = None if run.card is None else panel_images(drawn, run.card.image_size)
-    if images is None:
-        return Panel(picture(drawn, f"Original, damaged and restored images of {run.origin.name}"), caption)
-    rows = ((label, tuple(picture(image, label, most=TILE) for image in some)) for label, some in images.items())
-    return Grid(tuple(rows), caption)
-
-
 def _atoms(facts: Facts) -> tuple[Block, ...]:
     found: list[Block] = []
     for run in facts.pretraining:
@@ -362,18 +325,15 @@ def _damage(facts: Facts) -> tuple[Block, ...]:
     )
 
 
-def _code(facts: Facts) -> tuple[Block, ...]:
-    table = code_table(facts)
-    if table is None:
-        return _only(storage_table(facts))
-    about = Prose(
-        (
-            "Compact: the size of an image's code, the encoder's last map.",
-            "Invariant: 1 if a change does not move the code, 0 if it moves it as far as to another image.",
-            "Abstract: the linear probe's accuracy.",
-        )
-    )
-    return (about, table, *_only(storage_table(facts)))
+def _code(facts: Facts) -> Part:
+    """The code is measured in full by a probe with ``properties``, and its size alone by pretraining."""
+    table, storage = code_table(facts), storage_table(facts)
+    found: list[Block] = [Prose((CODE, *(PROPERTIES if table is not None else ())))]
+    found += _only(table)
+    if storage is not None:
+        found += [storage, Prose(STORAGE, small=True)]
+    title = "The size of the code" if table is None else "Compact, invariant, abstract"
+    return Part("code", title, tuple(found) if len(found) > 1 else ())
 
 
 # ---- how to repeat

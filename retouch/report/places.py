@@ -111,12 +111,12 @@ def apart(points: NDArray[np.float32], distance: float, most: int) -> list[int]:
     return taken
 
 
-def neighbor_sentences(found: Placed, near: Sequence[Near], task: str = "") -> list[str]:
+def neighbor_sentences(found: Placed, near: Sequence[Near], encoder: str, task: str = "") -> list[str]:
     """What the rows of neighbors are; ``task``: whose classes count, if there are several."""
     whose = f" of {task}" if task else ""
     return [
-        f"{counted(len(near), 'test image')} drawn at random, and the {len(near[0].neighbors)} with the most similar "
-        f"features (by cosine) of {len(found.labels) - 1:,} others.",
+        f"{counted(len(near), 'test image')} drawn at random, and the {len(near[0].neighbors)} most similar of "
+        f"{len(found.labels) - 1:,} others, by the cosine of {encoder}'s features in all layers that were probed.",
         f"Underlined: of the same class{whose}; dotted: of another.",
     ]
 
@@ -124,6 +124,6 @@ def neighbor_sentences(found: Placed, near: Sequence[Near], task: str = "") -> l
 def agreement_sentence(task: str, found: Agreement) -> str:
     """Whether images that lie near each other are of the same class."""
     return (
-        f"{task}: {number(found.same)}% of all these images have a nearest neighbor of their own class; chance would "
-        f"give {number(found.chance)}%."
+        f"{task}: {number(found.same)}% of all these images have a nearest neighbor of their own class; of neighbors "
+        f"drawn at random, {number(found.chance)}% would be."
     )

@@ -46,7 +46,7 @@ def places_part(facts: Facts, sets: ImageSets) -> tuple[Block, ...]:
     missing = f"The images themselves are not shown: {images}."
     return (
         _map(f"{task}: test images as {best.encoder} sees them", one, images),
-        Prose(tuple(neighbor_sentences(one, near, task if len(found) > 1 else ""))),
+        Prose(tuple(neighbor_sentences(one, near, best.encoder, task if len(found) > 1 else ""))),
         Neighbors(tuple(_nearby(one, each.image, each.neighbors, images) for each in near)),
         Points(tuple(agreement_sentence(name, each) for name, each in agree.items())),
         *((Prose((missing,), small=True),) if isinstance(images, str) else ()),

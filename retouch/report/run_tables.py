@@ -41,9 +41,9 @@ def labeled_table(facts: Facts) -> Table | None:
         Column("classes"),
         Column("smallest class", "test images"),
         Column("largest class", "test images"),
-        Column("same test images", "in training"),
-        Column("nearly the same", "in training"),
-        Column("nearly the same", "in pretraining"),
+        Column("same as a training image", "test images"),
+        Column("nearly the same as one", "test images"),
+        Column("seen in pretraining"),
         Column("left out", "of training"),
         Column("unreadable", "in training"),
         Column("unreadable", "in test"),
@@ -100,10 +100,13 @@ def _several(task: str, result: Several) -> tuple[Cell, ...]:
 
 def _labeled(task: str, result: ProbeResult | FinetuneResult, outcome: Outcome[Choice]) -> tuple[Cell, ...]:
     sizes = {name: sum(row) for name, row in zip(result.classes, outcome.test.confusion, strict=True)}
-    return _data_row(task, result.data, outcome.n_train, outcome.test.n, sizes)
+    scratch = isinstance(result, FinetuneResult) and result.start == "scratch"
+    return _data_row(task, result.data, outcome.n_train, outcome.test.n, sizes, pretrained=not scratch)
 
 
-def _data_row(task: str, data: DataFacts, train: int, test: int, sizes: Mapping[str, int]) -> tuple[Cell, ...]:
+def _data_row(
+    task: str, data: DataFacts, train: int, test: int, sizes: Mapping[str, int], *, pretrained: bool = True
+) -> tuple[Cell, ...]:
     """``sizes``: test images of each class or label."""
     fewest, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
     differ = sizes[fewest] < sizes[most]
@@ -119,7 +122,7 @@ def _data_row(task: str, data: DataFacts, train: int, test: int, sizes: Mapping[
         Cell(f"{sizes[most]:,}", most if differ else ""),
         Cell(f"{data.duplicates:,}"),
         _repeated(data.near_duplicates),
-        _repeated(data.in_pretraining),
+        _seen(data) if pretrained else Cell(),
         Cell(f"{data.left_out:,}" if data.left_out else ""),
         _unreadable(data.originals),
         _unreadable(data.test_originals),
@@ -144,6 +147,12 @@ def _original_size(originals: Originals | None) -> Cell:
 def _repeated(near: NearDuplicates | None) -> Cell:
     """Test images that are repeated at least nearly; empty where that is not known."""
     return Cell("" if near is None else f"{near.test_images:,}")
+
+
+def _seen(data: DataFacts) -> Cell:
+    """Test images that images of pretraining repeat at least nearly; those are not looked at if they were generated."""
+    near = data.in_pretraining
+    return Cell("not known") if near is None else Cell(f"{near.test_images:,}", "test images")
 
 
 def unlabeled_table(facts: Facts) -> Table | None:
@@ -174,7 +183,7 @@ def unlabeled_table(facts: Facts) -> Table | None:
         Column("unreadable", "left out"),
         ORIGINAL_SIZE,
     )
-    return condensed(Table(columns, tuple(rows), title="Unlabeled"))
+    return condensed(Table(columns, tuple(rows), title="Unlabeled, for pretraining"))
 
 
 # ---- code, cost
@@ -193,8 +202,8 @@ def code_table(facts: Facts) -> Table | None:
         rows.append((Cell(name), *compact, *invariant, *tasks))
     columns = (
         Column("code", numeric=False),
-        Column("entries", "compact"),
-        Column("non-zero", "compact"),
+        Column("numbers", "compact"),
+        Column("not zero", "compact"),
         Column("bytes", "compact"),
         *(Column(change, "invariant") for change in changes),
         *(Column(task, "abstract, %") for task in facts.tasks),
@@ -223,10 +232,10 @@ def storage_table(facts: Facts) -> Table | None:
         )
     columns = (
         Column("run", numeric=False),
-        Column("entries"),
-        Column("non-zero", "per image"),
+        Column("numbers", "per image"),
+        Column("not zero", "per image"),
         Column("bytes", "per image"),
-        Column("error", "relative, undamaged images"),
+        Column("error", "relative"),
         Column("atoms"),
     )
     return condensed(Table(columns, tuple(rows)))

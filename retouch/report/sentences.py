@@ -29,15 +29,9 @@ LEGEND = (
     "network, and the tick the accuracy of always answering the most frequent class."
 )
 RULE = (
-    "Bold: shown. The 95% interval of the paired difference excludes zero, and McNemar's exact p stays below 0.05 "
-    "after Holm's correction for all differences over the same baseline by the same probe."
-)
-SOUND = "No fault was found."
-RULER = (
-    "PSNR: how close restored images are to the originals, in decibels; higher is closer.",
-    "It is compared with simple restorers that learn nothing, such as leaving the damage as it is.",
-    "Effective rank: how many independent directions the features use; 1 would mean that all images look alike to the "
-    "encoder.",
+    "In brackets: 95% intervals. Bold: a difference that is shown, which means two things: its interval excludes zero, "
+    "and the p of McNemar's exact test on the same test images stays below 0.05 after Holm's correction for all "
+    "differences on this page from the same baseline by the same probe."
 )
 
 
@@ -143,7 +137,8 @@ def about(facts: Facts) -> str:
     runs = [counted(len(found), kind, "studies" if kind == "study" else "") for kind, found in kinds if found]
     started = sorted(origin.log.started[:10] for origin in facts.origins if origin.log.started)
     days = f", {' to '.join(distinct([started[0], started[-1]]))}" if started else ""
-    return f"{listed(runs)}{days}: {listed([origin.name for origin in facts.origins])}."
+    probe = " A probe is a classifier on the features of the frozen encoder." if facts.probes else ""
+    return f"{listed(runs)}{days}: {listed([origin.name for origin in facts.origins])}.{probe}"
 
 
 def chains(facts: Facts) -> list[str]:
@@ -161,11 +156,13 @@ def verdict(facts: Facts) -> list[str]:
     if facts.entries:
         found = gains(facts, UNTRAINED)
         answer = answered(found, "the untrained network") if found else _not_compared(facts)
+        answer = f"{answer} {_measured(facts)}"
         over_seeds = map(rival_sentence, group_rivals(facts))
         more = [text for text in (_between(facts), *over_seeds, _tuned(facts)) if text]
         return [answer, *(more or [_level(facts)]), *several_verdict(facts)]
     if facts.several:
-        return [*several_verdict(facts), *several_level(facts)]
+        *first, last = several_verdict(facts) + several_level(facts)
+        return [*first, f"{last} {_measured(facts)}"]
     if facts.finetuning:
         return [_tuned(facts) or "Not compared: neither training from scratch nor a linear probe was run next to it.",
                 _tuned_level(facts)]  # fmt: skip
@@ -230,6 +227,27 @@ def _where(found: Sequence[Contrast]) -> str:
     return f"for {listed([f'{one.one} on {one.task}' for one in found])}"
 
 
+def _measured(facts: Facts) -> str:
+    """By what, on which images, and how often each encoder was trained."""
+    probed = (*facts.entries, *facts.several)
+    encoders = counted(len({one.result.encoder.sha256 for one in probed}), "encoder")
+    tasks = counted(len({one.task for one in probed}), "task")
+    tests = distinct(f"the {one.result.linear.test.n:,} of {one.result.data.test}" for one in probed)
+    where = listed(tests) if len(tests) <= NAMED else f"those of {len(tests)} data sets"
+    once = "; each encoder was trained once" if trained_once(facts) else ""
+    return (
+        f"Measured by linear probes, which are linear classifiers on the frozen features, of {encoders} on {tasks}, on "
+        f"test images: {where}{once}."
+    )
+
+
+def trained_once(facts: Facts) -> bool:
+    """Whether no two of the probed encoders differ in their seed alone."""
+    probed = [one.result.encoder for one in (*facts.entries, *facts.several)]
+    titles = {encoder.sha256: encoder.title for encoder in probed}
+    return bool(titles) and len(set(titles.values())) == len(titles)
+
+
 def _not_compared(facts: Facts) -> str:
     if any(entry.result.subjects.keys() & {UNTRAINED} for entry in facts.entries):
         return (
@@ -244,10 +262,12 @@ def _between(facts: Facts) -> str:
     found = rivals(facts)
     if not found:
         return ""
+    blind = {(entry.task, entry.encoder) for entry in facts.entries if entry.blind}
     best: dict[str, list[str]] = {}
     for one in found:
         if one.shown == "better":
-            best.setdefault(one.one, []).append(f"{one.task} (by {points(one.found)})")
+            why = f", but {one.other} saw gray only" if (one.task, one.other) in blind else ""
+            best.setdefault(one.one, []).append(f"{one.task} (by {points(one.found)}{why})")
     unshown = [one.task for one in found if one.shown != "better"]
     parts = [f"{name} is best on {listed(tasks)}" for name, tasks in best.items()]
     if unshown:
@@ -358,37 +378,3 @@ def several_level(facts: Facts) -> list[str]:
         ]
         found += [f"The {what} is {listed(shown)}."] if shown else []
     return found
-
-
-# ---- what the curves of training mean
-
-
-def training_sentences(facts: Facts) -> list[str]:
-    """For each run, what its training has come to, and whether anything was found wrong."""
-    return [*restoration(facts), *tuning(facts)]
-
-
-def restoration(facts: Facts) -> list[str]:
-    """How well each network restores images, next to trivial restorers, and what is wrong with it."""
-    found = [(run.origin.name, run.results.ruler) for run in facts.pretraining]
-    return [
-        f"{name}: {ruler.sentence}. {' '.join(f'A fault was found: {one.text}.' for one in ruler.verdicts) or SOUND}"
-        for name, ruler in found
-        if ruler is not None
-    ]
-
-
-def tuning(facts: Facts) -> list[str]:
-    """Which step of each trained network was kept."""
-    return [
-        f"{run.origin.name}: step {choice.step:,} of {choice.of_steps:,} was kept, the best on "
-        f"{counted(run.result.tuned.n_val, 'held-out training image')} ({number(choice.val_accuracy)}% right)."
-        for run in facts.finetuning
-        for choice in [run.result.tuned.choice]
-    ]
-
-
-def wrong(facts: Facts) -> list[str]:
-    """What training itself found wrong."""
-    found = [(run.origin.name, run.results.ruler) for run in facts.pretraining]
-    return [f"{name}: {one.text}." for name, ruler in found if ruler is not None for one in ruler.verdicts]

@@ -17,8 +17,9 @@ from retouch.studies.results import Contender, StudyReport
 from retouch.studies.verdict import shown_name
 
 RULE = (
-    "Bold: shown. The 95% interval of the paired difference on the test images excludes zero, and McNemar's exact p "
-    "stays below 0.05 after Holm's correction for all differences in the column."
+    "In brackets: 95% intervals. Bold: a difference that is shown, which means two things: its interval excludes zero, "
+    "and the p of McNemar's exact test on the same test images stays below 0.05 after Holm's correction for all "
+    "differences in the column."
 )
 
 PROBES: dict[ProbeKind, str] = {"logistic": "the usual linear probe", "ridge": "a linear probe by ridge regression"}

@@ -19,6 +19,16 @@ from retouch.report.sentences import chance, counted, distinct, interval, layer_
 EMPTY = Cell("")
 OPEN_ROWS = 8  # of the table of choices: more are folded
 OVER = {UNTRAINED: "untrained", PIXELS: "raw pixels", "from_scratch": "from scratch", "linear_probe": "linear probe"}
+POOLING = (
+    "Pooling turns a map into few numbers for each of its channels: avg is the mean over all positions (avg2 over each "
+    "quarter), max the largest."
+)
+SETTINGS = {
+    "l2": "l2 is the strength of the penalty on a classifier's weights.",
+    "prior": "prior is how far answers lean to classes of many pixels: 0 not at all, 1 as far as their shares say.",
+    "k": "k-NN answers by the vote of the k most similar training images.",
+}
+END = "End of those tried: the smallest or largest value, so one beyond may be better."
 
 
 def probe_name(key: str) -> str:
@@ -107,10 +117,11 @@ def _probe_table(
     guess = chance(tests[0])
     span = span_of([guess, *(end for score in (*tests, *twins) for end in score.ci95)])
     asked = [key for key, found in contrasts.items() if any((task, entry.encoder) in found for entry in entries)]
-    columns = [Column("encoder", numeric=False), Column("", f"{100 * span[0]:.0f} to {100 * span[1]:.0f}%", chart=True)]
+    axis = f"axis from {100 * span[0]:.0f} to {100 * span[1]:.0f}%"
+    columns = [Column("encoder", numeric=False), Column("linear, drawn", axis, chart=True)]
     balanced = uneven(tests[0]) and any(score.balanced_accuracy is not None for score in tests)
     if balanced:
-        columns.append(Column("balanced", "linear, %"))
+        columns.append(Column("balanced", "linear, each class alike, %"))
     for probe in probes:
         columns.append(Column(probe_name(probe), "%"))
         columns += [Column("gain over", OVER[baseline]) for key, baseline in asked if key == probe]
@@ -133,14 +144,13 @@ def _probe_table(
         rows.append(tuple(row))
     result = entries[0].result
     classes = counted(len(result.classes), "class", "classes")
-    about = f"{classes}, {tests[0].n:,} test images, most frequent class {number(guess)}%"
+    about = f"{classes}, {tests[0].n:,} test images; always answering the most frequent class: {number(guess)}% right"
     return Table(tuple(columns), tuple(rows), title=task, note=about)
 
 
 def encoder_cell(entry: Entry) -> Cell:
     """The encoder's name, and a mark if it could not see what the task is about."""
-    blind = entry.result.needs_color and entry.result.encoder.view == "gray"
-    return Cell(entry.encoder, "saw gray only" if blind else "")
+    return Cell(entry.encoder, "saw gray only" if entry.blind else "")
 
 
 def baseline_table(facts: Facts) -> Table | None:
@@ -227,9 +237,27 @@ def choice_table(facts: Facts) -> Table | None:
         Column("chosen on", "images"),
         Column("fitted on", "images"),
     )
-    table = Table(columns, tuple(rows), folded=f"{counted(len(rows), 'choice')}" if len(rows) > OPEN_ROWS else "")
+    folded = f"{counted(len(rows), 'choice')}, a row for each" if len(rows) > OPEN_ROWS else ""
+    table = Table(columns, tuple(rows), folded=folded)
     short = condensed(table)
     return replace(short, rows=merged(short.rows))
+
+
+def choice_terms(facts: Facts) -> list[str]:
+    """What layer, pooling and setting mean, for the probes that are in the table."""
+    choices = [one.choice for entry in facts.entries for one in entry.result.subjects["encoder"].probes.values()]
+    choices += [entry.result.linear.choice for entry in facts.several]
+    choices += [run.result.linear_probe.choice for run in facts.finetuning if run.result.linear_probe is not None]
+    settings = {name for choice in choices for name in choice.setting}
+    if not choices:
+        return []
+    return [
+        "Layers are the encoder's maps of features, from 0, the one next to the image; of several, the features stand "
+        "side by side.",
+        *([POOLING] if any("avg" in choice.pooling for choice in choices) else []),
+        *(text for name, text in SETTINGS.items() if name in settings),
+        *([END] if any(choice.at_end_of_grid for choice in choices) else []),
+    ]
 
 
 def _choice(outcome: Outcome[Choice] | SeveralProbed[SeveralScore]) -> tuple[Cell, ...]:
@@ -238,7 +266,7 @@ def _choice(outcome: Outcome[Choice] | SeveralProbed[SeveralScore]) -> tuple[Cel
     return (
         Cell(layer_text(layer)),
         Cell(pooling),
-        Cell(setting, "end of grid" if probed is not None and probed.at_end_of_grid else ""),
+        Cell(setting, "end of those tried" if probed is not None and probed.at_end_of_grid else ""),
         Cell("" if probed is None else f"{probed.features:,}"),
         Cell(number(outcome.choice.val_accuracy)),
         Cell(f"{outcome.n_val:,}"),

@@ -116,7 +116,7 @@ def test_data_choices_cost_and_looks_at_the_test_set_are_told(tmp_path: Path) ->
     assert "3.0" in [cell.text for row in cost.rows for cell in row]
     assert any("5-fold cross-validation" in line for line in chosen(facts))
     [line] = touched(facts)
-    assert line.startswith("3 classifiers answered the 60 images of folder:a (test) once each")
+    assert line.startswith("3 classifiers, 2 of them of baselines, answered the 60 images of folder:a (test) once each")
 
 
 def test_gains_are_bold_only_where_they_are_shown(tmp_path: Path) -> None:

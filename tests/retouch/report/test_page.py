@@ -82,8 +82,10 @@ def runs(tmp_path: Path) -> list[Path]:
 
 def test_parts_are_in_order_and_there_only_where_their_facts_are(runs: list[Path]) -> None:
     assert Page(html(read_facts(runs))).sections == ORDER
-    alone = Page(html(read_facts(runs[:1]))).sections
-    assert alone == ["training", "restored", "atoms", "data", "code", "cost", "repeat"]
+    alone = Page(html(read_facts(runs[:1])))
+    assert alone.sections == ["training", "restored", "atoms", "data", "code", "cost", "repeat"]
+    assert "The size of the code" in alone.said
+    assert "Abstract:" not in alone.said
     assert Page(html(read_facts(runs[2:]))).sections == [
         "choices",
         "results",
@@ -128,7 +130,8 @@ def test_data_facts_have_counts_sizes_and_duplicates(tmp_path: Path) -> None:
     ):
         assert fact in data
     assert "smallest class, test images 100" in data
-    assert "same test images, in training 7" in data
+    assert "same as a training image, test images 7" in data
+    assert "seen in pretraining not known" in data
 
 
 def test_what_the_images_were_before_is_said_where_it_is_known(tmp_path: Path) -> None:
@@ -263,9 +266,17 @@ def test_the_surest_errors_of_a_pair_come_first_and_it_is_said_how_sure_it_was(t
     assert confused_rows(old, "encoder.linear", pair)[:3] == [0, 3, 6]
     said = Page(html(read_facts([write_probe(tmp_path / "p", found)]))).said
     assert "those with the highest confidence come first" in said
-    assert "65.0% sure on average, 0.0% right; expected calibration error 65.0 points" in said
+    assert "65.0% sure on average, 0.0% right; expected calibration error 65.0 points (" in said
     said = Page(html(read_facts([write_probe(tmp_path / "old", (found[0], old))]))).said
     assert "confidence" not in said[said.index("Errors") :]
+
+
+def test_the_numbers_of_neighbors_that_were_tried_are_read_from_the_settings(tmp_path: Path) -> None:
+    for name, knn, said in (("a", "{k: [20, 100]}", True), ("b", "{k: [10, 20, 100]}", False), ("c", "null", False)):
+        run = write_probe(tmp_path / name, probe_result(), config=f"seed: 3\nknn: {knn}\ndata: {{train: animals}}\n")
+        facts = read_facts([run])
+        assert facts.probes[0].origin.settings.seed == 3
+        assert ("k-NN tried only 20 and 100 neighbors" in Page(html(facts)).said) == said
 
 
 def test_sources_that_may_be_downloaded_are_not_opened(tmp_path: Path) -> None:

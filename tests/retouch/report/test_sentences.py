@@ -14,23 +14,13 @@ from finetune.predictions import Predictions
 from finetune.results import Comparison, ProbeReport, ProbeResult
 from retouch.report.choices import chosen
 from retouch.report.compare import Contrast, gains, holm, rivals
-from retouch.report.facts import Facts, Origin, Probing, Settings
+from retouch.report.facts import Facts, Neighbors, Origin, Probing, Settings
 from retouch.report.limits import limits
 from retouch.report.logs import Log
 from retouch.report.reading import read_facts
-from retouch.report.sentences import (
-    about,
-    answered,
-    half_width,
-    interval,
-    listed,
-    points,
-    question,
-    restoration,
-    signed,
-    verdict,
-)
-from retouch.report.tables import probe_tables
+from retouch.report.sentences import about, answered, half_width, interval, listed, points, question, signed, verdict
+from retouch.report.tables import choice_terms, probe_tables
+from retouch.report.training import restoration
 from tests.retouch.report.runs import RIGHT, probe_result, write_finetuning, write_pretraining
 
 
@@ -165,7 +155,10 @@ def test_a_verdict_is_two_sentences_with_the_difference_as_it_was_measured() -> 
     said = verdict(encoders(denoise=0.8))
     assert len(said) == 2
     assert said[0].startswith("Yes: denoise beats the untrained network on animal by 30.0 points [")
-    assert "(McNemar p < 0.001)" in said[0]
+    assert said[0].endswith(
+        "(McNemar p < 0.001). Measured by linear probes, which are linear classifiers on the frozen features, of 1 "
+        "encoder on 1 task, on test images: the 300 of folder:animals-test; each encoder was trained once."
+    )
     assert said[1].startswith("The linear probe's accuracy is 80.0% [")
     assert said[1].endswith("on animal, where the most frequent class alone gives 33.3%.")
 
@@ -176,6 +169,21 @@ def test_the_better_of_two_encoders_is_named_only_where_that_is_shown() -> None:
     )
     assert verdict(encoders(denoise=0.8, mask=0.8))[1] == "Of the encoders, on animal none is shown to be best."
     assert [one.one for one in rivals(encoders(denoise=0.6, mask=0.8))] == ["mask"]
+
+
+def test_the_best_encoder_is_not_praised_for_color_that_the_other_could_not_see_without_saying_so() -> None:
+    seeing = probe_result({"encoder": 0.8, "random_init": 0.5}, needs_color=True)
+    for gray in (True, False):
+        other = probe_result(
+            {"encoder": 0.6, "random_init": 0.5}, pretext="colorize", sha256="c" * 64, gray=gray, needs_color=True
+        )
+        said = verdict(facts_of(seeing, other))[1]
+        assert ("], but colorize saw gray only)." in said) == gray
+
+
+def test_two_seeds_of_one_pretext_are_not_said_to_be_trained_once() -> None:
+    both = facts_of(probe_result(sha256="a" * 64), probe_result(sha256="b" * 64))
+    assert "of 2 encoders on 1 task, on test images: the 300 of folder:animals-test." in verdict(both)[0]
 
 
 def test_without_an_untrained_network_there_is_no_verdict() -> None:
@@ -216,7 +224,7 @@ def test_what_restoring_means_is_said_next_to_trivial_restorers_and_what_is_wron
     assert said.endswith(" A fault was found: the network gives back its input.")
     assert "mine: the network gives back its input." in limits(facts)
     well = read_facts([write_pretraining(tmp_path / "well")])
-    assert restoration(well)[0].endswith(" No fault was found.")
+    assert "No fault of training was found" in restoration(well)[0]
     assert limits(well) == []
 
 
@@ -226,13 +234,30 @@ def test_what_restoring_means_is_said_next_to_trivial_restorers_and_what_is_wron
 def test_every_answer_to_the_test_set_is_counted() -> None:
     [said] = [text for text in chosen(facts_of(probe_result(damage=["gray", "holes"]))) if "once each" in text]
     assert said == (
-        "6 classifiers answered the 300 images of folder:animals-test once each, and damaged copies 2 times without "
-        "being fitted again; nothing was chosen by their answers."
+        "6 classifiers, 4 of them of baselines, answered the 300 images of folder:animals-test once each, and damaged "
+        "copies 2 times without being fitted again; nothing was chosen by their answers."
     )
     assert "5-fold cross-validation" in chosen(facts_of(probe_result()))[0]
 
 
+def tried(*k: int) -> Facts:
+    """A probe whose k-NN chose 20 of these numbers of neighbors."""
+    facts = facts_of(probe_result())
+    [run] = facts.probes
+    settings = Settings(knn=Neighbors(k=k))
+    return Facts(probes=(replace(run, origin=replace(run.origin, settings=settings)),))
+
+
+def test_terms_are_explained_where_choices_are_shown_and_only_those_that_are_there() -> None:
+    said = " ".join(choice_terms(facts_of(probe_result())))
+    for term in ("Layers are", "avg is", "l2 is", "k-NN answers", "End of those tried"):
+        assert term in said
+    assert "prior" not in said
+    assert choice_terms(Facts()) == []
+
+
 LIMITS = [
+    (tried(100, 20), "k-NN tried only 20 and 100 neighbors (knn.k), and chose the fewest or the most for denoise on"),
     (facts_of(probe_result(n=51)), "51 test images: the interval of an accuracy is up to 13.2 points either way."),
     (
         facts_of(probe_result(n=51)),
@@ -251,9 +276,14 @@ def test_a_limit_is_said_where_its_cause_is(facts: Facts, said: str) -> None:
     assert [text for text in limits(facts) if text.startswith(said)]
 
 
-@pytest.mark.parametrize("said", [said for _, said in LIMITS[2:] if not said.startswith("Each")])
+@pytest.mark.parametrize("said", [said for _, said in LIMITS[3:] if not said.startswith("Each")])
 def test_a_limit_is_not_said_without_its_cause(said: str) -> None:
     assert not [text for text in limits(facts_of(probe_result())) if text.startswith(said[:20])]
+
+
+@pytest.mark.parametrize("k", [(), (20,), (10, 20, 100)])
+def test_neighbors_between_those_tried_are_no_limit(k: tuple[int, ...]) -> None:
+    assert not [text for text in limits(tried(*k)) if text.startswith("k-NN")]
 
 
 def test_two_seeds_of_one_pretext_take_the_limit_of_one_seed_away() -> None:
