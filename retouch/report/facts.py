@@ -237,6 +237,11 @@ class Facts:
         """Both of these."""
         return (*self.label_entries, *self.dense_entries)
 
+    @property
+    def probed(self) -> tuple[Entry | SeveralEntry[Several], ...]:
+        """All that was probed, however many labels an image has."""
+        return (*self.entries, *self.several)
+
     def _several(self, found: Sequence[tuple[Origin, R]]) -> tuple[SeveralEntry[R], ...]:
         tasks = task_names([result for _, result in found])
         names = _with_run(self._encoder_names, found, tasks)

@@ -229,10 +229,9 @@ def _where(found: Sequence[Contrast]) -> str:
 
 def _measured(facts: Facts) -> str:
     """By what, on which images, and how often each encoder was trained."""
-    probed = (*facts.entries, *facts.several)
-    encoders = counted(len({one.result.encoder.sha256 for one in probed}), "encoder")
-    tasks = counted(len({one.task for one in probed}), "task")
-    tests = distinct(f"the {one.result.linear.test.n:,} of {one.result.data.test}" for one in probed)
+    encoders = counted(len({one.result.encoder.sha256 for one in facts.probed}), "encoder")
+    tasks = counted(len({one.task for one in facts.probed}), "task")
+    tests = distinct(f"the {one.result.linear.test.n:,} of {one.result.data.test}" for one in facts.probed)
     where = listed(tests) if len(tests) <= NAMED else f"those of {len(tests)} data sets"
     once = "; each encoder was trained once" if trained_once(facts) else ""
     return (
@@ -243,8 +242,7 @@ def _measured(facts: Facts) -> str:
 
 def trained_once(facts: Facts) -> bool:
     """Whether no two of the probed encoders differ in their seed alone."""
-    probed = [one.result.encoder for one in (*facts.entries, *facts.several)]
-    titles = {encoder.sha256: encoder.title for encoder in probed}
+    titles = {one.result.encoder.sha256: one.result.encoder.title for one in facts.probed}
     return bool(titles) and len(set(titles.values())) == len(titles)
 
 
