@@ -231,12 +231,12 @@ def _measured(facts: Facts) -> str:
     """By what, on which images, and how often each encoder was trained."""
     encoders = counted(len({one.result.encoder.sha256 for one in facts.probed}), "encoder")
     tasks = counted(len({one.task for one in facts.probed}), "task")
-    tests = distinct(f"the {one.result.linear.test.n:,} of {one.result.data.test}" for one in facts.probed)
-    where = listed(tests) if len(tests) <= NAMED else f"those of {len(tests)} data sets"
+    tests = distinct(f"{one.result.linear.test.n:,} test images of {one.result.data.test}" for one in facts.probed)
+    where = listed(tests) if len(tests) <= NAMED else f"the test images of {len(tests)} data sets"
     once = "; each encoder was trained once" if trained_once(facts) else ""
     return (
         f"Measured by linear probes, which are linear classifiers on the frozen features, of {encoders} on {tasks}, on "
-        f"test images: {where}{once}."
+        f"{where}{once}."
     )
 
 

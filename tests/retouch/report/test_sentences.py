@@ -157,7 +157,7 @@ def test_a_verdict_is_two_sentences_with_the_difference_as_it_was_measured() -> 
     assert said[0].startswith("Yes: denoise beats the untrained network on animal by 30.0 points [")
     assert said[0].endswith(
         "(McNemar p < 0.001). Measured by linear probes, which are linear classifiers on the frozen features, of 1 "
-        "encoder on 1 task, on test images: the 300 of folder:animals-test; each encoder was trained once."
+        "encoder on 1 task, on 300 test images of folder:animals-test; each encoder was trained once."
     )
     assert said[1].startswith("The linear probe's accuracy is 80.0% [")
     assert said[1].endswith("on animal, where the most frequent class alone gives 33.3%.")
@@ -183,7 +183,7 @@ def test_the_best_encoder_is_not_praised_for_color_that_the_other_could_not_see_
 
 def test_two_seeds_of_one_pretext_are_not_said_to_be_trained_once() -> None:
     both = facts_of(probe_result(sha256="a" * 64), probe_result(sha256="b" * 64))
-    assert "of 2 encoders on 1 task, on test images: the 300 of folder:animals-test." in verdict(both)[0]
+    assert "of 2 encoders on 1 task, on 300 test images of folder:animals-test." in verdict(both)[0]
 
 
 def test_without_an_untrained_network_there_is_no_verdict() -> None:
