@@ -173,8 +173,8 @@ def test_costs_of_a_wider_dictionary_follow_from_those_of_a_narrow_one() -> None
 
 
 def test_a_fit_takes_features_a_copy_and_what_solves_it() -> None:
-    assert fit_bytes(10_000, 100, 1000) == 4 * 100 * 21_000 + 16 * 100**2
-    assert fit_bytes(100, 1000, 50) == 4 * 1000 * 250 + 16 * 100 * 1100
+    assert fit_bytes(10_000, 100, 1000, copies=2) == 4 * 100 * 31_000 + 24 * 100**2
+    assert fit_bytes(100, 1000, 50, copies=5) == 4 * 1000 * 650 + 16 * 100 * 1100
 
 
 def test_a_plan_survives_its_file() -> None:
