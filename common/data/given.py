@@ -75,9 +75,10 @@ def _by_number(given: Any) -> Items | None:
     """
     if not hasattr(given, "__len__") or not hasattr(given, "__getitem__"):
         return None
-    if not callable(getattr(given, "keys", None)):
-        return given  # type: ignore[no-any-return]
-    return given.to_list() if hasattr(given, "to_list") else None
+    found: Items | None = given
+    if callable(getattr(given, "keys", None)):
+        found = given.to_list() if hasattr(given, "to_list") else None
+    return found
 
 
 def _check_images(source: GivenSource) -> None:

@@ -234,9 +234,9 @@ class Facts:
     def sources(self) -> tuple[str, ...]:
         """The images of all runs, as their settings name them."""
         studied = [data for run in self.studies for data in run.report.data.values()]
-        labeled = [*studied, *(result.data for result in (*self._results, *self._several_results))]
+        one, several = (result.data for result in self._results), (result.data for result in self._several_results)
         unlabeled = [run.origin.settings.data.source for run in self.pretraining]
-        return (*unlabeled, *(text for data in labeled for text in (data.train, data.test)))
+        return (*unlabeled, *(text for data in (*studied, *one, *several) for text in (data.train, data.test)))
 
     @property
     def _results(self) -> list[ProbeResult | FinetuneResult]:
