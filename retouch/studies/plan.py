@@ -22,6 +22,7 @@ PLAN_VERSION: Final = 1
 GROWTH = 3  # a rung adds so many times the training of the rung before
 FINALISTS = 2  # who reach the last rung, if there are that many
 FEWEST_STEPS = 20  # of a first rung: fewer teach nothing
+FACTOR = 1 / 3  # of the cube of its side: operations of the Cholesky factorization of a matrix
 EIGEN = 20  # float32 products that take as long as an eigendecomposition of the same size
 SAVING = 3.0  # seconds of a rung that are no training: checkpoint, pictures, export
 RULER_STEPS = 12  # as many steps take as long as measuring what the loss means at its end
@@ -143,8 +144,8 @@ def ridge_work(rows: int, width: int, strengths: int) -> float:
     product; then an eigendecomposition, or one factorization per strength.
     """
     if rows >= width:
-        return rows * width**2 + (strengths if width > WIDE else EIGEN) * width**3
-    return 4 * rows**2 * width + (strengths if rows > MANY_ROWS else EIGEN) * rows**3
+        return rows * width**2 + (strengths * FACTOR if width > WIDE else EIGEN) * width**3
+    return 4 * rows**2 * width + (strengths * FACTOR if rows > MANY_ROWS else EIGEN) * rows**3
 
 
 def fit_work(rows: int, width: int, strengths: int, folds: int) -> float:
