@@ -116,8 +116,8 @@ def finetune(
             return None
         result, predictions = with_baselines(*ran.tested, scratch, linear_probe)
         write_predictions(config.out, [predictions])
-        write_results(config.out, result)
         write_cards(config, result)
+        write_results(config.out, result)
         if result.from_scratch is not None or result.linear_probe is not None:
             _log_baselines(config, result)
         print_finetuned(config, result)
@@ -153,8 +153,8 @@ def _run(config: FinetuneConfig, here: World, images: LabeledImages | None = Non
                 result, predictions = ran.tested
                 write_predictions(config.out, [predictions])
                 write_leaks(config.out, [(images.train.source.spec, images.leaks)])
-                write_results(config.out, result)
                 write_cards(config, result)
+                write_results(config.out, result)  # last: it marks the run as finished
                 log_finetuned(run, result)
                 if run.tracker.active:
                     send(run.tracker, [errors_sheet(images.test, [predictions], "tuned")])

@@ -161,17 +161,20 @@ def images(items: Items, name: str = "images", labels: Items | None = None) -> s
         retouch.pretrain("denoise", f"data={data}")
 
     Args:
-        items: PIL images, arrays ``[h w 3]`` or tensors ``[3 h w]`` (uint8, or float in [0, 1]): a list of them, a
-            tensor ``[N 3 h w]``, or a torch ``Dataset`` with a length, whose items may be tuples of an image and its
-            class. An item has to be the same whenever it is asked for: without random augmentation.
+        items: PIL images, arrays ``[h w 3]`` or tensors ``[3 h w]`` (uint8, or float in [0, 1]), or the bytes of image
+            files: a list of them, a tensor ``[N 3 h w]``, a column of pandas, or a torch ``Dataset`` with a length,
+            whose items may be tuples of an image and its class. An item has to be the same whenever it is asked for:
+            without random augmentation. One that cannot be read is left out later.
         name: what to call them; images that had this name before lose it.
-        labels: a class for each image; by default those of the data set.
+        labels: a class for each image, a word or a number, as a list, a tensor or a column of pandas; by default those
+            of the data set.
 
     Returns:
         ``memory:NAME``, for ``data=`` and all other settings that name images, in this program alone.
 
     Raises:
-        UserError: there are none, they are no images, or labels are too few or too many.
+        UserError: there are none, or no images, or labels are too few, too many or no classes; items or labels are a
+            table or a mapping, which have no order 0, 1, ...
     """
     from common.data.given import hold
 

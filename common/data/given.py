@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -18,10 +18,10 @@ from common.data.rows import even_rows
 from common.data.source import Labels, Source, class_name, digest
 from common.data.wide import wide_values
 from common.data.words import MISSING
-from common.errors import UserError, one_line
+from common.errors import UserError, check_all, one_line
 
 SCHEME = "memory"
-LOOKED_AT = 16  # items of a data set, to see whether its `targets` are their labels
+LOOKED_AT = 16  # items, to see whether they are images, and whether the `targets` of a data set are their labels
 _held: dict[str, GivenSource] = {}
 
 
@@ -37,28 +37,64 @@ def hold(items: Items, name: str, labels: Items | None = None) -> str:
     """Keep images under a name; returns ``memory:NAME``. Images that had this name before lose it.
 
     Raises:
-        UserError: there are none, the first one is no image, labels are too few, too many or no classes, or the name is
-            none.
+        UserError: there are none, or no images, or they are not in order; labels are too few, too many, not in order or
+            no classes; or the name is none.
     """
     if not name or ":" in name or name != name.strip():
         raise UserError(f"name: {name!r} is no name of images; use letters, such as mine")
-    if not hasattr(items, "__len__") or not hasattr(items, "__getitem__"):
-        raise UserError(
-            f"{type(items).__name__} has no length or no order; give a list, a tensor or a Dataset with both"
-        )
+    items, labels = check_all(lambda: _ordered(items), lambda: None if labels is None else _ordered(labels, "labels: "))
     if not len(items):
         raise UserError("there are no images; give one at least")
     if labels is not None and len(labels) != len(items):
         raise UserError(f"labels: {len(labels):,} of them for {len(items):,} images; give one for each")
-    if hasattr(items, "to_list"):  # of pandas, which counts by its own index
-        items = items.to_list()
     source = GivenSource(items, name, None if labels is None else _classes(labels))
-    try:
-        source.image(0)
-    except (TypeError, ValueError, OSError) as error:
-        raise UserError(f"the first of the images cannot be used: {one_line(error)}") from None
+    _check_images(source)
     _held[name] = source
     return source.spec
+
+
+def _ordered(given: Items, key: str = "") -> Items:
+    """What has items 0, 1, ..., as ``_by_number``; ``key`` begins the message.
+
+    Raises:
+        UserError: it has none.
+    """
+    found = _by_number(given)
+    if found is None:
+        raise UserError(
+            f"{key}{type(given).__name__} has no length or no order 0, 1, ...; give a list, a tensor, a Dataset with "
+            "both, or one column of a table"
+        )
+    return found
+
+
+def _by_number(given: Any) -> Items | None:
+    """Itself if it has a length and items 0, 1, ...; a pandas column, which has an index of its own, as a list.
+
+    None where there are no such items: tables and mappings have names for them.
+    """
+    if not hasattr(given, "__len__") or not hasattr(given, "__getitem__"):
+        return None
+    found: Items | None = given
+    if callable(getattr(given, "keys", None)):
+        found = given.to_list() if hasattr(given, "to_list") else None
+    return found
+
+
+def _check_images(source: GivenSource) -> None:
+    """Refuse items that are no images. Where one of some is an image, others that cannot be read are left out later.
+
+    Raises:
+        UserError: says why the first one is none.
+    """
+    problems = []
+    for row in source.looked_at:
+        try:
+            source.image(row)
+            return
+        except Exception as error:  # data sets and decoders raise anything
+            problems.append(one_line(error))
+    raise UserError(f"the first of the images cannot be used: {problems[0]}")
 
 
 def held(name: str) -> GivenSource:
@@ -93,8 +129,23 @@ class GivenSource(Source):
     @property
     def _labeled(self) -> bool:
         """Whether items bring labels, as those of torchvision's data sets do."""
-        item = None if isinstance(self.items, Tensor) else self.items[0]
-        return isinstance(item, tuple | list) and len(item) > 1 and isinstance(_plain(item[1]), int | str)
+        _, item = next(self._read(self.looked_at), (0, None))
+        return isinstance(_label(item), int | str)
+
+    @property
+    def looked_at(self) -> list[int]:
+        """Some rows that stand for all, the first one first."""
+        found: list[int] = even_rows(len(self), LOOKED_AT).tolist()
+        return found
+
+    def _read(self, rows: Iterable[int]) -> Iterator[tuple[int, object]]:
+        """The items of these rows, without those that cannot be read."""
+        for row in rows:
+            try:
+                item = self.items[row]
+            except Exception:  # data sets raise anything; it is left out where images are decoded
+                continue
+            yield row, item
 
     @cached_property
     def fingerprint(self) -> str:
@@ -103,10 +154,10 @@ class GivenSource(Source):
 
     def _bytes(self, index: int) -> bytes:
         """All that decides over the pixels of an image."""
-        item = self._item(index)
-        if isinstance(item, bytes):
-            return item
         try:
+            item = self._item(index)
+            if isinstance(item, bytes):
+                return item
             image = _as_image(item)
             if isinstance(image, Tensor):
                 return str(tuple(image.shape)).encode() + image.contiguous().numpy().tobytes()
@@ -114,8 +165,8 @@ class GivenSource(Source):
             pixels = image.tobytes() if values is None else values.tobytes()
             facts = (image.mode, image.size, image.getpalette(), image.info.get("transparency"))
             return f"{facts} {image.getexif().get(ExifTags.Base.Orientation)}".encode() + pixels
-        except Exception as error:  # decoders raise anything; it is left out where images are decoded
-            return one_line(error).encode()
+        except Exception as error:  # data sets and decoders raise anything; it is left out where images are decoded
+            return type(error).__name__.encode()  # a message may hold an address, which no other program has
 
     def __len__(self) -> int:
         return len(self.items)
@@ -139,15 +190,22 @@ class GivenSource(Source):
         classes = None if mapped else getattr(self.items, "classes", None)
         return _classes(self._targets(mapped), classes if isinstance(classes, list | tuple) else None)
 
-    def _targets(self, mapped: bool) -> Any:
-        """The labels of the items: ``targets`` of torchvision's data sets, for which no image has to be read."""
+    def _targets(self, mapped: bool) -> Items:
+        """The labels of the items: ``targets`` of torchvision's data sets, for which no image has to be read.
+
+        Otherwise an item that cannot be read has that of another: as its image is left out, any will do.
+        """
         count = len(self)
-        targets = None if mapped else getattr(self.items, "targets", None)
-        if targets is not None and len(targets) == count:
-            some = even_rows(count, LOOKED_AT).tolist()
-            if all(_plain(self.items[row][1]) == _plain(targets[row]) for row in some):
-                return targets
-        return [self.items[row][1] for row in range(count)]
+        targets = None if mapped else _by_number(getattr(self.items, "targets", None))
+        if targets is not None and len(targets) == count and self._shows(targets):
+            return targets
+        known = {row: _label(item) for row, item in self._read(range(count))}
+        other = next(iter(known.values()), None)
+        return [known.get(row, other) for row in range(count)]
+
+    def _shows(self, targets: Items) -> bool:
+        """Whether some items bring these labels."""
+        return all(_same(_label(item), _plain(targets[row])) for row, item in self._read(self.looked_at))
 
     def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
         task = self.resolve(task)
@@ -162,7 +220,17 @@ class GivenSource(Source):
         return Labels(values if rows is None else values[rows], tuple(classes), task)
 
 
-def _classes(labels: Any, names: Sequence[str] | None = None) -> tuple[str, ...]:
+def _label(item: object) -> object:
+    """The label that an item brings after its image; None if it brings none."""
+    return _plain(item[1]) if isinstance(item, tuple | list) and len(item) > 1 else None
+
+
+def _same(label: object, target: object) -> bool:
+    """Whether both are one class; arrays are none."""
+    return isinstance(label, int | str) and isinstance(target, int | str) and label == target
+
+
+def _classes(labels: Items, names: Sequence[str] | None = None) -> tuple[str, ...]:
     """Labels as the names of classes, empty where there is none.
 
     Args:
@@ -172,8 +240,8 @@ def _classes(labels: Any, names: Sequence[str] | None = None) -> tuple[str, ...]
         UserError: one is neither a number nor a word.
     """
     found = []
-    for row, label in enumerate(labels):  # not by index: a pandas column has its own
-        plain = _plain(label)
+    for row in range(len(labels)):  # by its length: what has items may have no end
+        plain = _plain(labels[row])
         if plain is None or (isinstance(plain, float) and math.isnan(plain)):
             found.append("")
         elif not isinstance(plain, str | int | float):

@@ -40,9 +40,10 @@ def readme(card: EncoderCard, about: About) -> str:
         *([f"It tells {len(card.class_names)} classes apart: {_some(card.class_names)}."] if card.class_names else []),
         f"sha256: {card.sha256}.",
     )
-    methods = [*(one.kind or "" for one in card.provenance.before), about.method]
+    tuned = card.provenance.stage == "finetune"
+    methods = [*(one.kind or "" for one in card.provenance.before), *([] if tuned else [about.method])]
     pieces = [
-        front_matter(methods, tuned=card.provenance.stage == "finetune"),
+        front_matter(methods, tuned=tuned),
         f"# {plain(_title(card, about))}",
         "Written by Retouch, which trains networks to restore damaged images.",
         *map(_section, (Section("What it is", network), *about.sections)),
@@ -69,7 +70,7 @@ def front_matter(methods: Sequence[str], *, tuned: bool = False) -> str:
     """What model hubs read first.
 
     Args:
-        methods: of training without labels, among others.
+        methods: of training without labels.
         tuned: the network has learned from labels last.
     """
     known = list(filter(str.isidentifier, methods))

@@ -36,6 +36,8 @@ class StageConfig(Config):
     takes_run: ClassVar[bool] = False  # `retouch STAGE RUN`, the setting `run`, in place of a recipe
     # What a stage writes into its folder; `overwrite=true` removes these entries, in this order, and nothing else.
     writes: ClassVar[tuple[str, ...]] = ("metrics.jsonl", "train.log", "results.json", "wandb", "config.yaml")
+    # Those of them that are folders of folders, in which a killed run may leave half-written files anywhere.
+    trees: ClassVar[tuple[str, ...]] = ()
     # Keys that may differ between a run and its resumption, because they change no number.
     free_keys: ClassVar[frozenset[str]] = frozenset({"out", "resume", "overwrite", "wandb"})
 
@@ -259,7 +261,7 @@ def claim(config: StageConfig, world: World, held: ExitStack) -> bool:
             out.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(out))
             _check_contents(config)  # another process may have used it since
-            for entry in _leftovers(config):
+            for entry in (*_leftovers(config), *_inner_leftovers(config)):
                 _remove(entry)
             if not resumed:
                 _start_over(config)
@@ -278,12 +280,14 @@ def _start_over(config: StageConfig) -> None:
 
 
 def _leftovers(config: StageConfig) -> list[Path]:
-    """What killed runs left next to their entries, and inside those that are folders: half-written or half-removed."""
-    out = config.out
-    return [
-        *(path for path in out.glob(".*") if leftover(path) in config.entries),
-        *(path for name in config.entries for path in (out / name).glob(".*") if leftover(path)),
-    ]
+    """What killed runs left next to their entries: half-written or half-removed."""
+    return [path for path in config.out.glob(".*") if leftover(path) in config.entries]
+
+
+def _inner_leftovers(config: StageConfig) -> list[Path]:
+    """The same inside of those entries that are folders."""
+    below = [(config.out / name).glob("**/.*" if name in config.trees else ".*") for name in config.entries]
+    return [path for found in below for path in found if leftover(path)]
 
 
 def _remove(entry: Path) -> None:

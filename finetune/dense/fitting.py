@@ -26,6 +26,8 @@ from torch import Tensor
 from finetune.solvers.gram import gram
 from finetune.solvers.ridge import solve_moments
 
+BEHIND = 30.0  # its softmax is 1e-13 of the other's: less than float32 can add to it
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -79,11 +81,17 @@ class Discriminant:
         return torch.where(self.log_share.isfinite(), prior * self.log_share, -torch.inf)
 
     def folded(self, prior: float) -> tuple[Tensor, Tensor]:
-        """Weight ``[D C]`` and bias ``[C]`` of the first strength, with center and shares in it, float32 on the CPU."""
+        """Weight ``[D C]`` and bias ``[C]`` of the first strength, with center and shares in it, float32 on the CPU.
+
+        A class without pixels has the scores of the most frequent one less ``BEHIND``: so it is never the answer, and
+        its scores are of the size of others.
+        """
         weight = self.weight[0].double()
         bias = self.bias[0].double() - self.center.double() @ weight + self.shares(prior).double()
-        # never the answer, but a number
-        return self.weight[0].cpu(), bias.clamp_min(torch.finfo(torch.float32).min / 2).float().cpu()
+        there, most = self.log_share.isfinite(), int(self.log_share.argmax())
+        weight = torch.where(there, weight, weight[:, most, None])
+        bias = torch.where(there, bias, bias[most] - BEHIND)
+        return weight.float().cpu(), bias.float().cpu()
 
     def only(self, place: int) -> Discriminant:
         """That of one strength."""

@@ -5,9 +5,9 @@ from logits divided by the classifier's temperature; and ``p(NAME)``, the probab
 gives it, the softmax of its logits; or with ``top``, in their place, ``class_1``, ``p_1``, ``class_2``, ``p_2``, ...,
 most likely first.
 
-Several labels per image: ``path``; ``labels``, those whose probability is at least the threshold, in CSV with ``;``
-between them; and ``p(NAME)``, the calibrated probability of each label; or with ``top``, in their place, ``label_1``,
-``p_1``, ..., most likely first.
+Several labels per image: ``path``; ``labels``, those whose probability is at least the threshold, in parquet as a list,
+in CSV with ``;`` between them; and ``p(NAME)``, the calibrated probability of each label; or with ``top``, in their
+place, ``label_1``, ``p_1``, ..., most likely first.
 
 Masks: ``path``; ``mask``, the file of the mask, from the folder of the table; and ``share(NAME)``, the share of each
 class among the pixels of the central square.
@@ -32,7 +32,7 @@ from common.files import as_utf8
 from finetune.applied import likely
 from finetune.calibration import UNFITTED, confidence
 
-JOINT = ";"  # between labels in CSV: `data.labels` reads them back
+JOINT = ";"  # between labels in CSV
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class PredictConfig(StageConfig):
     stage: ClassVar[str] = "predict"
     takes_run: ClassVar[bool] = True
     writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, *TABLES.values(), PARTS, MASKS)
+    trees: ClassVar[tuple[str, ...]] = (MASKS,)
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers", "encoder"}
 
     run: Path

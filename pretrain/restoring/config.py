@@ -52,6 +52,7 @@ class RestoreConfig(StageConfig):
     stage: ClassVar[str] = "restore"
     takes_run: ClassVar[bool] = True
     writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, PICTURES, JOURNAL, SCORES, SHEET)
+    trees: ClassVar[tuple[str, ...]] = (PICTURES,)
 
     run: Path
     """A finished run of retouch pretrain, or its decoder/ folder."""

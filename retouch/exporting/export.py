@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +12,15 @@ from common.files import new_folder
 from common.machine.versions import version_of
 from common.runs.made import ENCODER, made
 from retouch.exporting.check import Check, compared, images_of, refuse_apart
-from retouch.exporting.formats import check_packages, chosen_format
+from retouch.exporting.formats import EncoderFolder, Format, check_packages, chosen_format
 from retouch.exporting.hub import card_text, check_push, describe, push
 from retouch.exporting.paths import folders_of, has_path, shared, without_paths
 from retouch.exporting.record import ExportRecord, check_folder, write_record
 from retouch.exporting.restorer import open_restored
 from retouch.exporting.settings import ExportConfig
 from retouch.exporting.subject import Subject, facts, open_subject
+
+log = logging.getLogger("retouch")
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,11 @@ def export(config: ExportConfig) -> Exported:
         lambda: check_packages(config.format),
     )
     form = chosen_format(config.format, subject)
-    _check_shared(config, subject)
-    text = card_text(config, subject) if config.format == "hub" else ""
-    shown = images_of(config, subject)
-    # what is written is for others
+    _check_shared(config, subject, form)
     folders = folders_of(_named(config, subject))
-    subject = replace(subject, provenance=shared(subject.provenance, folders))
-    text = without_paths(text, folders, subject.class_names)
+    text = card_text(config, subject, folders) if config.format == "hub" else ""
+    shown = images_of(config, subject)
+    subject = replace(subject, provenance=shared(subject.provenance, folders))  # what is written is for others
     with new_folder(config.to) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of exporters, about their own future
         form.write(subject, folder)
@@ -106,14 +107,20 @@ def _named(config: ExportConfig, subject: Subject) -> list[str | Path | None]:
     return [*given, subject.folder, subject.run, *trainings]
 
 
-def _check_shared(config: ExportConfig, subject: Subject) -> None:
-    """Refuse to push a path that cannot be left out.
+def _check_shared(config: ExportConfig, subject: Subject, form: Format) -> None:
+    """Refuse to push a path that cannot be left out, and warn of it in a folder.
 
     Raises:
         UserError: it is an argument of the network.
     """
-    if config.push is not None and has_path(subject.encoder.config.model_args):
+    if not isinstance(form, EncoderFolder) or not has_path(subject.encoder.config.model_args):
+        return
+    if config.push is not None:
         raise UserError(
             "push: encoder.model_args holds a path of this machine, which others cannot open, and the encoder's sha256 "
             "is of it: remove push, or train without this argument"
         )
+    log.warning(
+        "encoder.model_args holds a path of this machine, and so will config.json of the export: the encoder's sha256 "
+        "is of it; train without this argument before you give the folder to others"
+    )

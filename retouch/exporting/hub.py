@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from common.encoders.card import CONFIG, EncoderCard, read_json
 from common.encoders.hub import SCHEME
+from common.encoders.load import read_encoder_card
 from common.encoders.readme import MARK, README, About, Section, readme, with_front
 from common.errors import UserError, one_line
 from common.files import is_marked, write_json, write_text
 from common.runs.results import RESULTS
 from common.waiting import within
+from retouch.exporting.paths import folders_of, in_markdown, without_paths
 from retouch.exporting.settings import ExportConfig, Output
 from retouch.exporting.subject import Subject
-from retouch.report.card import model_card
+from retouch.report.card import card as card_of_runs
+from retouch.report.reading import read_facts
 
 ANSWER_SECONDS = 30  # the longest wait for an answer of the Hub before anything is written
 MESSAGE = "Export of Retouch"
@@ -27,8 +31,11 @@ DATA_SET = re.compile(rf"{SCHEME}([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?::\w+)?", re.
 # ---- what the folder says of the network
 
 
-def card_text(config: ExportConfig, subject: Subject) -> str:
+def card_text(config: ExportConfig, subject: Subject, folders: Sequence[str]) -> str:
     """The model card: that of the report where there are runs, else the one beside the encoder, or a short one.
+
+    Args:
+        folders: of this machine, of ``folders_of``.
 
     Raises:
         UserError: with every run that cannot be reported.
@@ -37,13 +44,16 @@ def card_text(config: ExportConfig, subject: Subject) -> str:
     assert card is not None  # others are refused
     finished = subject.run is not None and (subject.run / RESULTS).is_file()
     runs = [*([subject.run] if subject.run is not None and finished else []), *config.report]
+    names = subject.class_names
     if runs:
-        text = model_card(runs, card)
-    elif is_marked(subject.folder / README, MARK):
+        facts = read_facts(runs)
+        text = card_of_runs(facts, card)
+        names, folders = (*names, *facts.class_names), (*folders, *folders_of(facts.sources))
+    elif is_marked(subject.folder / README, MARK) and read_encoder_card(subject.folder).class_names == card.class_names:
         text = (subject.folder / README).read_text(encoding="utf-8").partition(FROM_HUB)[0]
     else:
         text = readme(card, _about(card))
-    pieces = [text.rstrip("\n")]
+    pieces = [without_paths(text.rstrip("\n"), in_markdown(folders), in_markdown(names))]
     if config.push is not None:
         pieces.append(f"{FROM_HUB.strip()}\n\n{_from_hub(config.push, card)}")
     return with_front("\n\n".join(pieces) + "\n", _front(config, card, subject.output))

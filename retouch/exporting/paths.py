@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath
 
 from pydantic import JsonValue
 
 from common.encoders.hub import on_hub
 from common.encoders.provenance import Provenance
+from common.encoders.readme import plain
 
 REST = "…"  # stands for the folders that are left out; no path begins so
 END = r"""[^\s"'`,;:()<>\[\]{}|]+"""  # of a path, as far as it can be told from the text around it
 BEFORE = rf"(?<![\w./~{REST}*-])"  # no path begins in the middle of a word, of a relative path or of an address
-ABSOLUTE = re.compile(rf"{BEFORE}/(?!/){END}|(?<!\w)[A-Za-z]:[\\/](?!/){END}|\\\\[\w.-]+\\{END}")
+AFTER = r"(?![\w/\\-]|\.\w)"  # a path or a name does not end within a longer one
+ABSOLUTE = rf"{BEFORE}/(?!/){END}|(?<!\w)[A-Za-z]:[\\/](?!/){END}|\\\\[\w.-]+\\{END}"
+PARTS = r"[\\/]+"  # what is between the parts of a path
+NOTHING = r"(?!)"  # never matches
 SCHEME = re.compile(r"^[a-z]\w+:(?!/?/?$)")  # of a source, such as folder:
 
 
@@ -29,23 +33,29 @@ def folders_of(named: Iterable[str | Path | None]) -> list[str]:
     return sorted(found, key=len, reverse=True)
 
 
-def without_paths(text: str, folders: Sequence[str], kept: Collection[str] = ()) -> str:
+def in_markdown(texts: Iterable[str]) -> list[str]:
+    """Folders or names as they are and as a model card has them, the longest first."""
+    return sorted({form for text in texts for form in (text, plain(text))}, key=len, reverse=True)
+
+
+def without_paths(text: str, folders: Sequence[str], kept: Sequence[str] = ()) -> str:
     """A text with ``…`` in place of the folders of every absolute path.
 
     Args:
-        folders: of ``folders_of``.
-        kept: what looks like a path and is none, such as the name of a class.
+        folders: of ``folders_of``, or of ``in_markdown``.
+        kept: what may look like a path and is none, such as the names of classes; the longest first.
     """
+    like_paths = [re.escape(name) for name in kept if name and without_paths(name, folders) != name]
+    names = rf"(?<![\w/])(?:{'|'.join(like_paths) or NOTHING}){AFTER}"
     text = re.sub(r"file:/+", "/", text)
     for folder in folders:
-        text = re.sub(rf"{BEFORE}{re.escape(folder)}(?![\w.-])", REST, text)
+        text = _replaced(rf"{BEFORE}{re.escape(folder)}(?![\w.-])", text, names, lambda path: REST)
+    return _replaced(ABSOLUTE, text, names, lambda path: f"{REST}/{re.split(PARTS, path.rstrip('/'))[-1]}")
 
-    def last(found: re.Match[str]) -> str:
-        path = found[0]
-        name = re.split(r"[\\/]+", path.rstrip("/"))[-1]
-        return path if path in kept else f"{REST}/{name}"
 
-    return ABSOLUTE.sub(last, text)
+def _replaced(pattern: str, text: str, kept: str, by: Callable[[str], str]) -> str:
+    """A text with what matches a pattern replaced, but for what matches ``kept``."""
+    return re.sub(rf"({kept})|{pattern}", lambda found: found[0] if found[1] is not None else by(found[0]), text)
 
 
 def without_paths_in(value: JsonValue, folders: Sequence[str]) -> JsonValue:

@@ -119,6 +119,7 @@ def open_subject(config: ExportConfig) -> Subject:
     encoder, card = load_encoder(folder), read_encoder_card(folder)
     network = Features(encoder).eval()
     run = run_around(config.run, folder)
+    card = card.model_copy(update={"class_names": ()})  # of a classifier, the encoder alone is exported
     return Subject(network, encoder, card, folder, run, card.sha256, card.image_size, card.provenance)
 
 

@@ -33,21 +33,26 @@ def write_card(folders: Sequence[str | Path], out: str | Path) -> Path:
     return out
 
 
-def model_card(folders: Sequence[str | Path], beside: EncoderCard | None = None) -> str:
+def model_card(folders: Sequence[str | Path]) -> str:
     """The model card of some runs.
-
-    Args:
-        beside: the card of the one encoder or classifier that it describes.
 
     Raises:
         UserError: with every folder that is no finished run.
     """
-    text = card(read_facts(folders), beside)
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # names that are not UTF-8 cannot be printed
+    return card(read_facts(folders))
 
 
 def card(facts: Facts, beside: EncoderCard | None = None) -> str:
-    """Front matter, the question, the verdict, and the parts."""
+    """Front matter, the question, the verdict, and the parts.
+
+    Args:
+        beside: the card of the one encoder or classifier that it describes.
+    """
+    text = "\n\n".join(_pieces(facts, beside)) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # names that are not UTF-8 cannot be printed
+
+
+def _pieces(facts: Facts, beside: EncoderCard | None) -> list[str]:
     methods = [run.results.method for run in facts.pretraining]
     methods += [entry.result.encoder.pretext or "" for entry in facts.entries]
     tuned = [run.card for run in facts.finetuning if run.card is not None]
@@ -63,11 +68,11 @@ def card(facts: Facts, beside: EncoderCard | None = None) -> str:
         pieces += [f"## {plain(part.title)}", *map(_block, shown)]
     trained = [run.card for run in facts.pretraining if run.card is not None]
     if beside is not None:
-        return "\n\n".join([*pieces, "## How to load it", loading(beside)]) + "\n"
+        return [*pieces, "## How to load it", loading(beside)]
     for title, cards in (("an encoder", trained), ("a classifier", tuned)):
         if cards:
             pieces += [f"## How to load {title}", *distinct(map(loading, cards))]
-    return "\n\n".join(pieces) + "\n"
+    return pieces
 
 
 def _block(block: Block) -> str:

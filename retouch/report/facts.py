@@ -242,6 +242,31 @@ class Facts:
         """All that was probed, however many labels an image has."""
         return (*self.entries, *self.several)
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes and labels of all results."""
+        studied = [names for run in self.studies for names in run.report.classes.values()]
+        one, several = (result.classes for result in self._results), (result.names for result in self._several_results)
+        return tuple(dict.fromkeys(name for names in (*studied, *one, *several) for name in names))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The images of all runs, as their settings name them."""
+        studied = [data for run in self.studies for data in run.report.data.values()]
+        one, several = (result.data for result in self._results), (result.data for result in self._several_results)
+        unlabeled = [run.origin.settings.data.source for run in self.pretraining]
+        return (*unlabeled, *(text for data in (*studied, *one, *several) for text in (data.train, data.test)))
+
+    @property
+    def _results(self) -> list[ProbeResult | FinetuneResult]:
+        tuned = [run.result for run in self.finetuning]
+        return [*(result for run in self.probes for result in run.report.results), *tuned]
+
+    @property
+    def _several_results(self) -> list[Several]:
+        reports = [run.report for run in self.probes]
+        return [result for report in reports for result in (*report.multilabel, *report.dense)]
+
     def _several(self, found: Sequence[tuple[Origin, R]]) -> tuple[SeveralEntry[R], ...]:
         tasks = task_names([result for _, result in found])
         names = _with_run(self._encoder_names, found, tasks)
@@ -258,10 +283,8 @@ class Facts:
     @cached_property
     def _encoder_names(self) -> dict[str, str]:
         """By sha256, those that images of one label each were probed on first."""
-        reports = [run.report for run in self.probes]
-        classes: list[Probed] = [result for report in reports for result in report.results]
-        several: list[Probed] = [result for report in reports for result in (*report.multilabel, *report.dense)]
-        return self._titles([*classes, *several])
+        classes = [result for run in self.probes for result in run.report.results]
+        return self._titles([*classes, *self._several_results])
 
     @property
     def tasks(self) -> tuple[str, ...]:

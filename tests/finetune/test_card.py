@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ import retouch
 from common.encoders.load import read_encoder_card
 from common.encoders.provenance import Provenance
 from common.encoders.readme import MARK, About, readme
+from common.runs.results import RESULTS
+from finetune import full
 from finetune.card import write_cards
 from finetune.config import FinetuneConfig
-from finetune.results import FinetuneResult, read_results
+from finetune.results import FinetuneResult, read_results, write_results
 from retouch.report.card import model_card
 from tests.finetune.predict.runs import export, tuned
 from tests.finetune.toys import gain_of
@@ -48,8 +51,19 @@ def test_both_networks_of_a_run_have_a_card_with_its_results(run: Path) -> None:
         assert (f"It tells 8 classes apart: {', '.join(result_of(run).classes)}." in said) == (folder == "classifier")
 
 
+def test_a_run_is_finished_when_its_cards_are_there(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(config: FinetuneConfig, result: FinetuneResult) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(full, "write_cards", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(tmp_path / "tuned", run.parent / "encoder")
+    assert (tmp_path / "tuned" / "classifier").is_dir()
+    assert not (tmp_path / "tuned" / RESULTS).exists()
+
+
 def test_a_card_has_the_comparisons_that_were_made_later(run: Path, tmp_path: Path) -> None:
-    again = tuned(tmp_path / "tuned", run.parent / "encoder")
+    again = Path(shutil.copytree(run, tmp_path / "tuned"))
     result = result_of(again)
     found = result.tuned.model_copy(update={"compared": {"from_scratch": gain_of(0.12)}})
     config = FinetuneConfig.model_validate({"out": again, "encoder": run.parent / "encoder", "steps": 4})
@@ -87,3 +101,15 @@ def test_the_hub_gets_the_results_and_the_way_to_load_what_is_there(
     assert f'retouch.{loading}("FOLDER")' in said
     assert "tags: [retouch, fine-tuning]" in said
     assert str(run.parent) not in said
+
+
+def test_the_hub_gets_the_classes_of_reported_runs_as_they_are(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "reported").mkdir()
+    shutil.copy(run / "config.yaml", tmp_path / "reported")
+    result = result_of(run)
+    names = tuple(f"/m/{name}" for name in result.classes)
+    write_results(tmp_path / "reported", result.model_copy(update={"classes": names}))
+    encoder = run.parent / "encoder"
+    retouch.export(encoder, f"to={tmp_path / 'out'}", "format=hub", "check=4", f"report=[{tmp_path / 'reported'}]")
+    said = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert any(f"of {name}, the smallest class" in said for name in names)

@@ -105,6 +105,21 @@ def test_labels_are_those_that_come_with_the_images(items: Birds, names: tuple[s
     assert labels.values.tolist() == wanted
 
 
+class Endless:
+    """Labels with a length whose items have no end, as those of a ``Dataset``."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> int:
+        return index % 2
+
+
+def test_labels_are_counted() -> None:
+    retouch.images(PIXELS, "mine", labels=Endless())
+    assert build_source("memory:mine").labels().values.tolist() == [0, 1] * 12
+
+
 def test_labels_of_a_pandas_column_are_in_its_order() -> None:
     column = pd.Series(["a", "b"] * 12, index=range(24)).sample(frac=1, random_state=0)
     retouch.images(PIXELS, "mine", labels=column)
@@ -117,6 +132,34 @@ def test_an_image_without_a_class_is_no_class(missing: object) -> None:
     retouch.images(PIXELS, "mine", labels=["a", missing, "b"] * 8)
     with pytest.raises(UserError, match=r"8 of 24 images have no class, such as memory:mine\[1\]: leave them out"):
         build_source("memory:mine").labels()
+
+
+class Lazy(Birds):
+    """A data set that reads an image when it is asked for: files 0 and 3 are truncated."""
+
+    def __init__(self, targets: Any = None) -> None:
+        if targets is not None:
+            self.targets = targets
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        if index in (0, 3):
+            raise OSError("image file is truncated")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [None, [0, 1] * 12, pd.Series([0, 1] * 12, index=range(5, 29)), dict.fromkeys(range(24), 0), torch.eye(24)],
+    ids=["none", "list", "pandas", "mapping", "one hot"],
+)
+def test_an_item_that_a_data_set_cannot_read_costs_no_other(targets: Any) -> None:
+    retouch.images(Lazy(targets), "birds")
+    source = build_source("memory:birds")
+    images = load_images(source, 12)
+    assert len(images) == 22
+    labels = images.labels()
+    assert [labels.names[value] for value in labels.values] == [Birds.classes[row % 2] for row in images.kept.tolist()]
+    assert source.fingerprint
 
 
 class PartlyLabeled(Birds):
@@ -155,7 +198,12 @@ def test_the_fingerprint_is_that_of_the_colors_of_a_palette() -> None:
     ("items", "more", "message"),
     [
         ([], {}, "there are no images"),
-        (iter([1]), {}, "has no length or no order"),
+        (iter([1]), {}, "list_iterator has no length or no order 0, 1, .*; give a list, .* one column of a table"),
+        ({"a": PIXELS[0]}, {}, "^dict has no length or no order"),
+        (pd.DataFrame({"image": list(PIXELS)}), {}, "^DataFrame has no length or no order"),
+        (PIXELS, {"labels": dict.fromkeys(range(24), "a")}, "^labels: dict has no length or no order"),
+        (PIXELS, {"labels": pd.DataFrame({"label": [0, 1] * 12})}, "^labels: DataFrame has no length or no order"),
+        (PIXELS, {"labels": iter("ab")}, "^labels: str_(ascii_)?iterator has no length or no order"),
         (["a.png"], {}, "str is no image; give PIL images, arrays or tensors"),
         (torch.zeros(3, 4, 8, 8), {}, r"a tensor \[4, 8, 8\] is no image"),
         (torch.full((3, 3, 8, 8), 2.0), {}, r"outside \[0, 1\]"),

@@ -28,6 +28,7 @@ class Paint(StageConfig):
 
     stage: ClassVar[str] = "paint"
     writes: ClassVar[tuple[str, ...]] = ("checkpoints", "panels", "encoder", *StageConfig.writes)
+    trees: ClassVar[tuple[str, ...]] = ("panels",)
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"workers"}
 
     workers: int = 0
@@ -177,8 +178,9 @@ def test_leftovers_of_a_killed_run_are_removed_and_do_not_make_a_folder_non_empt
     (out / ".config.yaml.123.tmp").write_text("half")
     started(out)
     (out / "checkpoints" / ".step-0000004.123.old").mkdir()
-    (out / "panels").mkdir()
+    (out / "panels" / "deep" / "er").mkdir(parents=True)
     (out / "panels" / ".atoms.png.123.tmp").write_text("half")
+    (out / "panels" / "deep" / "er" / ".a.png.123.tmp").write_text("half")
     (out / ".metrics.jsonl.123.tmp").write_text("half")
     (out / ".theirs.123.tmp").write_text("not ours")
     with open_run(config(out, resume=True), HERE) as run:

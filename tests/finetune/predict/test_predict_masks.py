@@ -90,6 +90,15 @@ def test_masks_can_be_read_as_masks(here: Path, tmp_path: Path) -> None:
     assert len(find_masks(images, str(tmp_path / "out" / "masks"), "test", "data.masks")) == N
 
 
+def test_half_written_masks_of_a_killed_run_are_removed(here: Path, tmp_path: Path) -> None:
+    first = predicted(here, tmp_path / "out")
+    half = tmp_path / "out" / "masks" / "deep" / ".a.png.1.tmp"
+    half.parent.mkdir()
+    half.write_bytes(b"half")
+    assert predicted(here, tmp_path / "out", resume=True) == first
+    assert not half.exists()
+
+
 def test_masks_do_not_depend_on_the_batch_or_the_room(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -239,11 +239,15 @@ def test_a_stopped_run_goes_on_where_it_was(
         restore(run_of("denoise"), pictures, tmp_path / "out", "damage=recipe")
     with (tmp_path / "out" / "pictures.jsonl").open("a") as journal:
         journal.write('{"path": "half')
+    half = tmp_path / "out" / "pictures" / "deep" / "er" / ".b.png.1.tmp"
+    half.parent.mkdir(parents=True, exist_ok=True)
+    half.write_bytes(b"half")
     done = tmp_path / "out" / "pictures" / f"{ODD}.png"
     times = done.stat().st_mtime_ns
     resumed = restore(run_of("denoise"), pictures, tmp_path / "out", "damage=recipe", "resume=true")
     assert resumed.pictures == whole.pictures
     assert done.stat().st_mtime_ns == times
+    assert not half.exists()
     for name in ("pictures.csv", "sheet.png", "pictures/deep/er/b.png"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     # other pictures are another run

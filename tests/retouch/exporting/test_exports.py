@@ -206,7 +206,7 @@ def test_a_program_of_torch_takes_batches_of_any_size_and_says_what_it_is(classi
 
 @pytest.mark.parametrize("form", ["onnx", "torch", "timm", "hub"])
 def test_no_file_holds_a_path_of_this_machine(tmp_path: Path, form: str) -> None:
-    home = tmp_path / "my home"
+    home = tmp_path / "my home & #1"
     earlier = Provenance(source=f"folder:{home}/first pictures", started_from=f"{home}/runs/zero")
     training = Provenance(pretext={"kind": "denoise"}, source=f"folder:{home}/new pictures")
     training = training.starting(f"{home}/runs/first", "0" * 64, earlier)

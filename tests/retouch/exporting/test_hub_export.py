@@ -18,8 +18,9 @@ from common.encoders import Classifier
 from common.encoders.export import export_classifier, export_encoder
 from common.encoders.load import load_classifier, load_encoder, read_encoder_card
 from common.encoders.provenance import Provenance
-from common.encoders.readme import MARK
+from common.encoders.readme import MARK, About, readme
 from common.errors import UserError
+from common.files import write_text
 from finetune.classifier import open_classifier
 from tests.common.encoders.test_encoder_folder import build, images
 from tests.finetune.predict.runs import probed
@@ -93,6 +94,27 @@ def test_the_classes_are_named_as_programs_of_the_hub_read_them(tmp_path: Path) 
     assert (config["id2label"], config["label2id"]) == ({"0": "cat", "1": "dog"}, {"cat": 0, "dog": 1})
     assert load_classifier(tmp_path / "out").class_names == NAMES
     assert front(tmp_path / "out")["pipeline_tag"] == "image-classification"
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_the_card_of_the_features_of_a_classifier_is_of_an_encoder(tmp_path: Path, told: bool) -> None:
+    folder = tmp_path / "classifier"
+    export_classifier(Classifier(build(), NAMES), folder, Provenance(stage="finetune", task="pet"))
+    if told:
+        write_text(folder / "README.md", readme(read_encoder_card(folder), About("fine-tuning", ())))
+    export(folder, tmp_path / "out", "output=features")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert 'retouch.load_encoder("FOLDER")' in text
+    assert "classifier(" not in text
+    assert "classes apart" not in text
+    assert front(tmp_path / "out")["tags"] == ["retouch", "fine-tuning"]
+
+
+def test_names_of_classes_stay_in_the_card_though_they_look_like_paths(tmp_path: Path) -> None:
+    export_classifier(Classifier(build(), ("/m/0a", "left /right & up")), tmp_path / "classifier")
+    export(tmp_path / "classifier", tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "It tells 2 classes apart: /m/0a, left /right &amp; up." in text
 
 
 def test_the_card_of_a_run_is_that_of_the_report(tmp_path: Path) -> None:
@@ -213,9 +235,13 @@ def test_a_failed_upload_leaves_the_folder_and_says_how_to_go_on(hub: Hub, encod
     assert export(encoder, tmp_path / "out", "push=me/mine", "license=mit", "overwrite=true").uploaded
 
 
-def test_an_argument_that_is_a_path_is_not_pushed(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_argument_that_is_a_path_is_not_pushed_and_warned_of(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     export_encoder(build(), tmp_path / "encoder")
     monkeypatch.setattr("retouch.exporting.export.has_path", lambda args: True)
     with pytest.raises(UserError, match=r"push: encoder.model_args holds a path of this machine"):
         export(tmp_path / "encoder", tmp_path / "out", "push=me/mine", "license=mit")
     assert not (tmp_path / "out").exists()
+    export(tmp_path / "encoder", tmp_path / "out")
+    assert "encoder.model_args holds a path of this machine, and so will config.json of the export" in caplog.text

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retouch.exporting.paths import folders_of, has_path, without_paths
+from common.encoders.readme import plain
+from retouch.exporting.paths import folders_of, has_path, in_markdown, without_paths
 
-NAME = st.text(st.characters(categories=("Ll", "Lu", "Nd"), include_characters="._- "), min_size=1).filter(
+NAME = st.text(st.characters(categories=("Ll", "Lu", "Nd"), include_characters="._- &#*|`"), min_size=1).filter(
     lambda text: text.strip(". ") == text
 )
 
@@ -48,15 +50,20 @@ def test_what_is_no_path_of_this_machine_stays(text: str) -> None:
     assert not has_path([text])
 
 
-def test_the_name_of_a_class_is_no_path() -> None:
-    assert without_paths("of /m/01g317 and /m/other", (), ["/m/01g317"]) == "of /m/01g317 and …/other"
+@pytest.mark.parametrize("form", [str, plain])
+def test_the_name_of_a_class_is_no_path(form: Callable[[str], str]) -> None:
+    names = in_markdown(["cat", "/m/0a", "/m/0a/b", "left /right & up", "/data/a"])
+    text = form("classes: /m/0a, /m/0a/b, left /right & up, cat, /m/0a. Not /m/0ab, /m/other, /m/0a/c, /data/a/b/cat.")
+    expected = form("classes: /m/0a, /m/0a/b, left /right & up, cat, /m/0a. Not …/0ab, …/other, …/0a/c, …/cat.")
+    assert without_paths(text, ["/m"], names) == expected
 
 
 @given(st.lists(NAME, min_size=2, max_size=4), NAME)
 def test_folders_that_are_known_may_have_any_names(parts: list[str], name: str) -> None:
     folder = "/" + "/".join(parts)
-    found = without_paths(f"of {folder}/{name}.", folders_of([f"{folder}/{name}"]))
-    assert found == f"of …/{name}."
+    known = in_markdown(folders_of([f"{folder}/{name}"]))
+    for form in (str, plain):  # as it is, and as a model card has it
+        assert without_paths(form(f"of {folder}/{name}."), known) == form(f"of …/{name}.")
 
 
 def test_the_home_and_the_working_folder_are_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
