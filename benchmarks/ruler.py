@@ -1,4 +1,4 @@
-"""What the ruler and the watch add to the time of a run: every shipped recipe that restores images.
+"""What the ruler and the watch add to the time of a run, for recipes that restore generated images.
 
     python benchmarks/ruler.py
     python benchmarks/ruler.py --recipes denoise mask --steps 20

@@ -2,6 +2,7 @@
 
     make mutants                                   # all of them, and the table in tests/mutants.md
     python tests/mutants.py --only "betas ignored" # one; part of a name will do
+    python tests/mutants.py --new --write          # those that the table lacks
     python tests/mutants.py --list
 
 ``tests/mutants.toml`` names each break: a file, a text that stands in it exactly once, what to put there, and the tests
@@ -178,8 +179,14 @@ def check_baseline(mutants: Sequence[Mutant], tree: Path) -> None:
         raise SystemExit(f"these tests fail although nothing is broken:\n{said[-3000:]}")
 
 
-def report(outcomes: dict[Mutant, Outcome]) -> str:
-    """The table for people."""
+def rows(report: Path = REPORT) -> dict[str, str]:
+    """The lines of the table for people, by the names of the breaks."""
+    text = report.read_text(encoding="utf-8") if report.is_file() else ""
+    return {line[2:].partition(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
+
+
+def report(mutants: Sequence[Mutant], outcomes: dict[Mutant, Outcome], before: dict[str, str]) -> str:
+    """The table for people: what was tried now, and the lines from before of what was not."""
     lines = [
         "# What is broken on purpose, and which test sees it",
         "",
@@ -189,9 +196,12 @@ def report(outcomes: dict[Mutant, Outcome]) -> str:
         "| broken | in | seen by |",
         "| --- | --- | --- |",
     ]
-    for mutant, outcome in outcomes.items():
-        seen = f"`{outcome.by}`" if outcome.verdict == "killed" else f"**{outcome.verdict}** {outcome.by}"
-        lines.append(f"| {mutant.name} | `{mutant.file}` | {seen.replace('tests/', '')} |")
+    for mutant in mutants:
+        if outcome := outcomes.get(mutant):
+            seen = f"`{outcome.by}`" if outcome.verdict == "killed" else f"**{outcome.verdict}** {outcome.by}"
+            lines.append(f"| {mutant.name} | `{mutant.file}` | {seen.replace('tests/', '')} |")
+        elif mutant.name in before:
+            lines.append(before[mutant.name])
     return "\n".join([*lines, ""])
 
 
@@ -199,14 +209,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", metavar="NAME", help="breaks whose name holds this; repeatable")
     parser.add_argument("--list", action="store_true", help="names, and which entries are stale")
-    parser.add_argument("--write", action="store_true", help="write tests/mutants.md, after all of them were tried")
+    parser.add_argument("--new", action="store_true", help="those that tests/mutants.md does not have")
+    parser.add_argument("--write", action="store_true", help="write what came out into tests/mutants.md")
     parser.add_argument("--no-baseline", action="store_true", help="do not run the tests unbroken first")
     given = parser.parse_args()
-    mutants = read_table()
+    every, before = read_table(), rows()
+    mutants = [mutant for mutant in every if not (given.new and mutant.name in before)]
     if given.only:
         mutants = [mutant for mutant in mutants if any(part in mutant.name for part in given.only)]
-        if not mutants or given.write:
-            raise SystemExit("--write needs all of them" if mutants else "no break has such a name; see --list")
+    if not mutants:
+        raise SystemExit("no break has such a name; see --list")
     if given.list:
         for mutant in mutants:
             why = stale(mutant, ROOT)
@@ -228,7 +240,7 @@ def main() -> int:
         f"{len(outcomes) - len(wrong)} of {len(outcomes)} breaks were noticed" + "".join(f"\n  not: {n}" for n in wrong)
     )
     if given.write:
-        REPORT.write_text(report(outcomes), encoding="utf-8")
+        REPORT.write_text(report(every, outcomes, before), encoding="utf-8")
     return 1 if wrong else 0
 
 

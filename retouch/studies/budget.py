@@ -7,11 +7,14 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
+
 from common.machine.memory import available_memory
 from finetune.checks import NULL_IMAGES
 from finetune.probes.search import FEW_IMAGES
+from pretrain.sample import SAMPLE_IMAGES
 from retouch.studies import plan as planning
-from retouch.studies.contestants import SCRATCH
+from retouch.studies.contestants import SCRATCH, Simple, Speed
 from retouch.studies.judge import STRENGTHS
 from retouch.studies.parts import Parts
 from retouch.studies.plan import PROBES, JudgeCost, Plan, ProbeKind, Timing, Wider
@@ -38,13 +41,15 @@ def fit_simple(parts: Parts, saved: Plan | None) -> SimpleDone | None:
             continue
         if saved is None and parts.journal.of(one.name) is None:
             speed = one.speed()
-            needed = speed.start + speed.step * one.steps + planning.SAVING + speed.image * everything
+            needed = learning_seconds(one, speed) + speed.image * everything
             if needed > most:
                 left_out.append(f"{one.name}: takes about {needed:.0f} s, and a simple method may take {most:.0f} s")
                 log.info("left out: %s", left_out[-1])
                 continue
-        if not one.fit():
-            return None
+        if parts.journal.of(one.name) is None:
+            if not one.fit():
+                return None
+            parts.journal.save()  # the time that it took
         names.append(one.name)
         judge_once(one, parts.judge, parts.journal, parts.run, steps=one.steps)
     return SimpleDone(tuple(names), tuple(left_out))
@@ -146,15 +151,30 @@ def planned_probe(parts: Parts, costs: Sequence[JudgeCost], available: float) ->
         available: seconds for it and for training.
     """
     widest = max(cost.width for cost in costs)
-    if not fits_in_memory(parts.images.labeled, widest, parts.images.tested):
+    if bytes_needed(parts, parts.images.labeled, widest) > free_memory(parts):
         return None
     fitting = (kind for kind, one in PROBES.items() if _probing(parts, costs, kind) < one.share * available)
     return next(fitting, None)
 
 
-def fits_in_memory(rows: int, width: int, tested: int) -> bool:
-    """Whether a fit of so many rows and features leaves enough free memory."""
-    return planning.fit_bytes(rows, width, tested) < planning.FREE * available_memory()
+def learning_seconds(one: Simple, speed: Speed) -> float:
+    """Seconds until a simple method is learned and exported, with what it then says of its codes."""
+    said = speed.image * min(SAMPLE_IMAGES, len(one.pool))
+    return speed.start + speed.step * one.steps + planning.SAVING + said
+
+
+def bytes_needed(parts: Parts, rows: int, width: int) -> int:
+    """Memory that a test takes with a fit on so many rows and features."""
+    others = parts.images.tested + (parts.images.fitted if rows > parts.images.fitted else 0)
+    return planning.fit_bytes(rows, width, others, copies=5 if rows < FEW_IMAGES else 2)
+
+
+def free_memory(parts: Parts) -> int:
+    """Memory that a fit may take, in bytes: of the machine, and of its GPU if fits are computed there."""
+    free = available_memory()
+    if parts.here.device.type == "cuda":
+        free = min(free, torch.cuda.mem_get_info(parts.here.device)[0])
+    return int(planning.FREE * free)
 
 
 def probe_seconds(parts: Parts, kind: ProbeKind) -> float:

@@ -22,6 +22,7 @@ from common.engine.pace import measure_pace
 from common.engine.settings import StopConfig
 from common.errors import UserError
 from common.machine.distributed import World
+from common.machine.precision import autocast, resolve_precision
 from common.pixels import in_chunks, to_float
 from common.recipes import stage_config
 from common.runs.results import RESULTS
@@ -127,7 +128,8 @@ class Learned(Contestant):
         start, step = measure_pace(learner, loader)
         images = to_float(self.pool.rows(even_rows(len(self.pool), TIMED_IMAGES))).to(self.here.device)
         encoder = learner.encoder.eval()
-        with torch.inference_mode():
+        precision = resolve_precision("auto", self.here.device)  # as the judge computes them
+        with torch.inference_mode(), autocast(self.here.device, precision):
             encoder.layers(images)
             begun = time.perf_counter()
             encoder.layers(images)

@@ -22,11 +22,12 @@ PLAN_VERSION: Final = 1
 GROWTH = 3  # a rung adds so many times the training of the rung before
 FINALISTS = 2  # who reach the last rung, if there are that many
 FEWEST_STEPS = 20  # of a first rung: fewer teach nothing
+FACTOR = 1 / 3  # of the cube of its side: operations of the Cholesky factorization of a matrix
 EIGEN = 20  # float32 products that take as long as an eigendecomposition of the same size
 SAVING = 3.0  # seconds of a rung that are no training: checkpoint, pictures, export
 RULER_STEPS = 12  # as many steps take as long as measuring what the loss means at its end
 BASELINE_SHARE = 0.1  # of the budget that one simple method may take
-WIDER_SHARE = 0.2  # of the time that is left that a wider dictionary may take: to be learned, judged and tested
+WIDER_SHARE = 0.25  # of the time that is left that a wider dictionary may take: to be learned, judged and tested
 CAREFUL = 0.8  # of a share that an estimate may take which is not measured yet
 SCRATCH_SHARE = 0.125  # of the time for training that the network from scratch gets
 WORTH_SHARE = 0.1  # likewise, what its training is worth in labels
@@ -143,8 +144,8 @@ def ridge_work(rows: int, width: int, strengths: int) -> float:
     product; then an eigendecomposition, or one factorization per strength.
     """
     if rows >= width:
-        return rows * width**2 + (strengths if width > WIDE else EIGEN) * width**3
-    return 4 * rows**2 * width + (strengths if rows > MANY_ROWS else EIGEN) * rows**3
+        return rows * width**2 + (strengths * FACTOR if width > WIDE else EIGEN) * width**3
+    return 4 * rows**2 * width + (strengths * FACTOR if rows > MANY_ROWS else EIGEN) * rows**3
 
 
 def fit_work(rows: int, width: int, strengths: int, folds: int) -> float:
@@ -187,14 +188,18 @@ def wider_cost(cost: JudgeCost, judged: int, width: int, image: float, *, streng
     return JudgeCost(width=width, extraction=image * judged, fitting=cost.fitting * more / known)
 
 
-def fit_bytes(rows: int, width: int, tested: int) -> int:
-    """Memory that a ridge fit takes at most: the features, a standardized copy of them, and what solves it.
+def fit_bytes(rows: int, width: int, others: int, copies: int) -> int:
+    """Memory that a ridge fit takes at most: the features, standardized copies of them, and what solves it.
 
-    As ``finetune/solvers/ridge.py`` works: with more rows than features, moments in float64 with a copy and a factor in
-    float32; otherwise the features in float64, twice, and their products.
+    As ``finetune/solvers/ridge.py`` works: with more rows than features, moments in float64, two copies of them and a
+    factor in float32; otherwise the features in float64, twice, and their products.
+
+    Args:
+        others: rows of features that are kept beside those to fit on.
+        copies: of the features to fit on, at once: the splits of a cross-validation are kept together.
     """
-    solving = 16 * width**2 if rows >= width else 16 * rows * (width + rows)
-    return 4 * width * (2 * rows + tested) + solving
+    solving = 24 * width**2 if rows >= width else 16 * rows * (width + rows)
+    return 4 * width * ((1 + copies) * rows + others) + solving
 
 
 def worth_seconds(cost: JudgeCost, judged: int, fitted: int, tested: int, *, strengths: int, few: int) -> float:

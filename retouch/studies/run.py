@@ -98,6 +98,11 @@ def _given(config: StudyConfig) -> Plan | None:
     missing = {*found.steps, *found.simple, *wider} - set(map(title_of, config.contestants))
     if found.scratch and SCRATCH not in config.contestants:
         missing.add(SCRATCH)
+    if found.wider is not None and found.wider.name in map(title_of, config.contestants):
+        raise UserError(
+            f"plan: {config.plan} has {found.wider.of} again, as {found.wider.name}, which is a contestant of its own "
+            "here; remove it from contestants, or remove plan"
+        )
     if missing:
         raise UserError(
             f"plan: {config.plan} has the contestants {', '.join(sorted(missing))}, which this study has not; add them "

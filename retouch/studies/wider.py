@@ -10,17 +10,27 @@ import logging
 from dataclasses import replace
 from typing import NamedTuple
 
-from common.machine.memory import available_memory, readable_size
+from common.errors import UserError
+from common.machine.memory import readable_size
 from finetune.probes.search import FEW_IMAGES
 from retouch.studies import plan as planning
-from retouch.studies.budget import fits_in_memory, planned_probe, testing_seconds, time_left
-from retouch.studies.contestants import Speed, Wide, dictionary_of, widened, wider_ones
+from retouch.studies.budget import (
+    bytes_needed,
+    free_memory,
+    learning_seconds,
+    planned_probe,
+    testing_seconds,
+    time_left,
+)
+from retouch.studies.contestants import Contestant, Speed, Wide, dictionary_of, widened, wider_ones
 from retouch.studies.judge import STRENGTHS
 from retouch.studies.parts import Parts
 from retouch.studies.plan import JudgeCost, Plan, Wider
 from retouch.studies.race import better, judge_once
 
 log = logging.getLogger("retouch")
+
+MEASURED = 3  # dictionaries whose real steps are timed, at most
 
 
 class Widened(NamedTuple):
@@ -44,10 +54,13 @@ def widen(parts: Parts, saved: Plan | None) -> Widened | None:
             journal.keep(chosen)
     if chosen is None:
         return Widened(parts, None, left_out)
-    one = widened(parts.field.named(chosen.of), chosen)
-    log.info("%s leads, and is learned again with %s atoms", chosen.of, f"{chosen.atoms:,}")
-    if not one.fit():
-        return None
+    one = widened(_narrow(parts, chosen), chosen)
+    if journal.of(one.name) is None:
+        why = "leads, and is learned again" if saved is None else "is learned again, as planned,"
+        log.info("%s %s with %s atoms", chosen.of, why, f"{chosen.atoms:,}")
+        if not one.fit():
+            return None
+        journal.save()  # the time that it took
     judge_once(one, parts.judge, journal, parts.run, steps=one.steps)
     field = replace(parts.field, simple=(*parts.field.simple, one))
     return Widened(replace(parts, field=field), chosen, chosen.left_out)
@@ -61,18 +74,35 @@ def choose(parts: Parts) -> tuple[Wider | None, tuple[str, ...]]:
     if learned is None:
         return None, ()
     left_out: tuple[str, ...] = ()
-    taken = {one.name for one in parts.field.all}
+    taken, measured = {one.name for one in parts.field.all}, 0
     for wider in wider_ones(base):
         one = widened(base, wider)
         if one.features <= cost.width or wider.name in taken:
             continue
-        # whoever is much too slow by the pace of fewer atoms is not measured
+        # whoever is too slow at the pace of fewer atoms is not measured: measuring takes time, too
         image = cost.extraction / parts.images.judged * wider.atoms / learned.network.atoms
-        reason = _too_much(parts, one, cost, Speed(0.0, 0.0, image)) or _too_much(parts, one, cost, one.speed())
+        reason = _too_much(parts, one, cost, Speed(0.0, 0.0, image))
+        if not reason:
+            if measured == MEASURED:
+                break
+            measured += 1
+            reason = _too_much(parts, one, cost, one.speed())
         if not reason:
             return wider.model_copy(update={"left_out": left_out}), left_out
         left_out = (f"{wider.name} with {one.features:,} features: {reason}",)
     return None, left_out
+
+
+def _narrow(parts: Parts, chosen: Wider) -> Contestant:
+    """The contestant with fewer atoms.
+
+    Raises:
+        UserError: another study planned it, and here it was left out.
+    """
+    if all(one.name != chosen.of for one in parts.field.all):
+        reasons = [line for line in parts.field.left_out if line.startswith(f"{chosen.of}:")]
+        raise UserError(f"plan: it has {chosen.of} with more atoms, which cannot compete here; remove plan", *reasons)
+    return parts.field.named(chosen.of)
 
 
 def _too_much(parts: Parts, one: Wide, narrow: JudgeCost, speed: Speed) -> str:
@@ -84,12 +114,13 @@ def _too_much(parts: Parts, one: Wide, narrow: JudgeCost, speed: Speed) -> str:
     images, available = parts.images, time_left(parts)
     counts = {"strengths": len(STRENGTHS), "few": FEW_IMAGES}
     cost = planning.wider_cost(narrow, images.judged, one.features, speed.image, **counts)
-    learning = speed.start + speed.step * one.steps + planning.SAVING
+    learning = learning_seconds(one, speed)
     needed, most = learning + cost.seconds + testing_seconds(parts, cost), planning.WIDER_SHARE * available
     if needed > most:
         return f"takes about {needed:.0f} s, and a wider dictionary may take {max(0, most):.0f} s"
-    if not fits_in_memory(images.fitted, one.features, images.tested):
-        return f"needs more than the {readable_size(available_memory())} of memory that are free"
+    memory, room = bytes_needed(parts, images.fitted, one.features), free_memory(parts)
+    if memory > room:
+        return f"takes about {readable_size(memory)}, and may take {readable_size(room)} of memory"
     if (
         planned_probe(parts, [narrow], available) is not None
         and planned_probe(parts, [cost], planning.CAREFUL * (available - needed)) is None

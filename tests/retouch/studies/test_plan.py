@@ -168,13 +168,13 @@ def test_a_probe_costs_what_a_test_has_not_paid_for() -> None:
 def test_costs_of_a_wider_dictionary_follow_from_those_of_a_narrow_one() -> None:
     cost = JudgeCost(width=3600, extraction=2.0, fitting=4.0)
     found = wider_cost(cost, 2400, 6400, 0.003, strengths=6, few=5000)
-    more, known = (4 * 1920**2 * width + 6 * 1920**3 for width in (6400, 3600))  # more features than rows
+    more, known = (4 * 1920**2 * width + 6 * 1920**3 / 3 for width in (6400, 3600))  # more features than rows
     assert found.model_dump() == pytest.approx({"width": 6400, "extraction": 7.2, "fitting": 4.0 * more / known})
 
 
 def test_a_fit_takes_features_a_copy_and_what_solves_it() -> None:
-    assert fit_bytes(10_000, 100, 1000) == 4 * 100 * 21_000 + 16 * 100**2
-    assert fit_bytes(100, 1000, 50) == 4 * 1000 * 250 + 16 * 100 * 1100
+    assert fit_bytes(10_000, 100, 1000, copies=2) == 4 * 100 * 31_000 + 24 * 100**2
+    assert fit_bytes(100, 1000, 50, copies=5) == 4 * 1000 * 650 + 16 * 100 * 1100
 
 
 def test_a_plan_survives_its_file() -> None:

@@ -19,10 +19,11 @@ from common.machine.distributed import World
 from finetune.predictions import read_predictions
 from pretrain.config import PretrainConfig
 from retouch.studies import wider
+from retouch.studies.budget import planned_probe, probe_seconds
 from retouch.studies.contestants import Field, RawPixels, Simple, Speed, Wide, dictionary_of, widened, wider_ones
 from retouch.studies.journal import Clock, Journal, Judgment, read_plan
 from retouch.studies.judge import Judge
-from retouch.studies.plan import JudgeCost, Wider
+from retouch.studies.plan import PROBES, JudgeCost, Wider
 from tests.retouch.studies.studies import settings
 
 HERE = World(0, 1, torch.device("cpu"))
@@ -56,6 +57,7 @@ def parts(folder: Path, *, left: float, leads: str = "kmeans") -> Any:
     journal.clock = SimpleNamespace(left=left)  # type: ignore[assignment]
     return SimpleNamespace(
         config=SimpleNamespace(seconds=1200.0),
+        here=HERE,
         images=SimpleNamespace(judged=2400, fitted=9600, tested=10_000, labeled=50_000),
         field=Field((RawPixels("pixels", 32),), (dictionary(folder),), (), ()),
         journal=journal,
@@ -126,12 +128,35 @@ def test_whoever_turns_out_slower_than_the_pace_of_fewer_atoms_is_left_out(
 def test_the_memory_that_is_free_bounds_the_width(
     tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for free, width in ((8 << 30, 9600), (4 << 30, 4800), (1 << 30, 0)):
+    for free, width in ((12 << 30, 9600), (8 << 30, 6400), (1 << 30, 0)):
         monkeypatch.setattr("retouch.studies.budget.available_memory", lambda free=free: free)
         study = parts(tmp_path, left=20_000.0)
         chosen, [line] = wider.choose(study)
         assert (widened(study.field.named("kmeans"), chosen).features if chosen else 0) == width
-    assert "needs more than the" in line
+    assert "and may take 717 MiB of memory" in line
+
+
+def test_the_winner_gets_the_usual_probe_or_a_faster_one_or_none(
+    tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = parts(tmp_path, left=1000.0)
+    costs = study.journal.costs
+    found = []
+    for kind, cost in PROBES.items():
+        enough = probe_seconds(study, kind) / cost.share
+        found += [planned_probe(study, costs, enough * share) for share in (1.01, 0.99)]
+    assert found == ["logistic", "ridge", "ridge", None]
+    monkeypatch.setattr("retouch.studies.budget.available_memory", lambda: 1 << 30)
+    assert planned_probe(study, costs, 1e6) is None
+
+
+def test_a_planned_dictionary_that_cannot_be_learned_here_is_said(tmp_path: Path) -> None:
+    study = parts(tmp_path, left=1000.0)
+    study.field = Field((), (), (), ("kmeans: patches of 40 px do not fit",))
+    plan = SimpleNamespace(wider=Wider(of="kmeans", atoms=800, grid=2))
+    with pytest.raises(UserError, match="kmeans with more atoms, which cannot compete here") as refused:
+        wider.widen(study, plan)  # type: ignore[arg-type]
+    assert "patches of 40 px" in str(refused.value)
 
 
 def test_only_a_dictionary_that_leads_is_learned_again(tmp_path: Path, measured: list[str]) -> None:
