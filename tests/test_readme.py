@@ -19,10 +19,17 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line.strip() for line in re.findall(r"^    retouch .*$", README, re.MULTILINE)]
 RUN = [line for line in COMMANDS if line.split()[1] not in ("demo", "lecture")]  # those are tested on their own
+TRAINED = {"steps": 2, "batch_size": 8, "precision": "float32"}
 QUICK: dict[str, dict[str, Any]] = {
-    "pretrain": {"steps": 2, "batch_size": 8, "precision": "float32"},
-    "finetune": {"steps": 2, "epochs": None, "batch_size": 8, "precision": "float32"},
-    "probe": {"precision": "float32", "damage": [], "probe": {"layers": ["last3"], "poolings": ["avg"]}},
+    "pretrain": {**TRAINED, "encoder": {"model_args": {"depth": 1}}},
+    "finetune": {**TRAINED, "epochs": None, "compare": {"linear_probe": False, "from_scratch": False}},
+    "probe": {
+        "precision": "float32",
+        "probe": {"layers": ["last3"], "poolings": ["avg"]},
+        "damage": [],
+        "properties": False,
+        "null_check": False,
+    },
     "embed": {"precision": "float32"},
     "study": {"contestants": ["scratch"]},
 }
@@ -33,7 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of a user, with pictures and labeled ones."""
     home = tmp_path_factory.mktemp("home")
     for number in range(24):
-        for folder in ("my/pictures", f"my/labeled/{'ab'[number % 2]}"):
+        for folder in ("my/pictures", f"my/labeled/{'abcd'[number % 4]}"):
             (home / folder).mkdir(parents=True, exist_ok=True)
             picture(number, 40, 36).save(home / folder / f"{number}.png")
     picture(3, 40, 36).save(home / "image.jpg")

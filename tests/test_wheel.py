@@ -76,17 +76,11 @@ def test_an_installed_program_works_from_a_folder_of_the_user(installed: Install
     # one process for three commands: it imports torch once
     small = ["batch_size=4", "data.workers=0", "encoder.model_args={width: 4, depth: 1}"]
     pretrained = ["denoise", "data=my pictures", "steps=2", *small]
-    probed = [
-        "encoder=runs/denoise-1",
-        "data=my pictures",
-        "data.test=my pictures",
-        "data.workers=0",
-        "knn=null",
-        "probe.validation=0.4",
-        "probe.l2=[0.01]",
-    ]
-    narrow = ["steps=2", "encoder.model_args={width: 8}", "data.limit=256", "data.workers=0"]
-    few = ["data.limit=120", "data.test_limit=120", "probe.l2=[0.1]", "probe.folds=0", "knn=null", "data.workers=0"]
+    quick = ["data.workers=0", "knn=null", "damage=[]", "null_check=false", "properties=false", "probe.layers=[-1]"]
+    pictures = ["data=my pictures", "data.test=my pictures", "probe.validation=0.4", "probe.l2=[0.01]"]
+    probed = ["encoder=runs/denoise-1", *pictures, *quick]
+    narrow = ["steps=2", "encoder.model_args={width: 8}", "data.limit=128", "data.workers=0"]
+    few = ["data.limit=120", "data.test_limit=120", "probe.l2=[0.1]", "probe.poolings=[avg]", "probe.folds=0", *quick]
     script = (
         "from retouch.cli import main\n"
         "from retouch.demo import demo\n"

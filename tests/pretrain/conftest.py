@@ -13,6 +13,7 @@ from torch import Tensor
 from common.encoders import Encoder, EncoderConfig, build_encoder
 from common.encoders.base import TokenEncoder
 from pretrain.gradient.pretexts import Pretext
+from tests.recipe import near_means
 
 SIDE = 16
 CONFIGS = {
@@ -53,6 +54,12 @@ def _few_patches() -> Iterator[None]:
     """Methods of patches look at fewer of them: small images have few that differ."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pretrain.linear.patch_dictionary.SAMPLE_PATCHES", 5000)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _near_means() -> Iterator[None]:
+    with near_means():
         yield
 
 

@@ -16,7 +16,7 @@ from common.config import dump_config, validate
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
 from retouch.cli import main
-from tests.pretrain.toys import settings
+from tests.pretrain.toys import STREAMING, settings
 from tests.recipe import pretraining
 
 METHODS = ("denoise", "pca", "cca-damage", "sparse_coding-l1", "patch_dictionary-kmeans")
@@ -27,7 +27,7 @@ Damage = Callable[[Path], None]
 def config_of(out: Path, name: str) -> PretrainConfig:
     if name == "denoise":
         return validate(PretrainConfig, pretraining(out, steps=2))
-    return settings(out, name)
+    return settings(out, name, **({"steps": 2} if name in STREAMING else {}))
 
 
 @pytest.fixture(scope="module")

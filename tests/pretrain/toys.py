@@ -21,7 +21,7 @@ from pretrain.run import pretrain
 
 SIDE, IMAGES, BATCH, STEPS = 8, 96, 32, 12  # four epochs
 NETWORK = {"atoms": 16, "patch": 4}
-SPARSE = {"kind": "sparse_coding", "atoms": 24, "strength": 0.5}  # a large λ: codes take few steps
+SPARSE = {"kind": "sparse_coding", "atoms": 24, "strength": 1.0}  # a large λ: codes take few steps
 EVERY: dict[str, dict[str, Any]] = {
     "pca": {"kind": "pca", "components": 8},
     "pca-whitened": {"kind": "pca", "components": 8, "whiten": True},

@@ -83,8 +83,10 @@ def test_mistake_in_python_gives_the_same_plain_error() -> None:
         retouch.pretrain({"out": "run", "steps": 1}, "stepz=2")
 
 
-NARROW = ["encoder.model_args={width: 8}", "data.limit=256"]
-FEW = ["data.limit=120", "data.test_limit=120", "probe.l2=[0.1]", "probe.poolings=[avg]", "probe.folds=0", "knn.k=[5]"]
+NARROW = ["encoder.model_args={width: 8, depth: 1}", "data.limit=128"]
+FEW = ["data.limit=120", "data.test_limit=120"]
+FEW += ["probe.l2=[0.1]", "probe.layers=[-1]", "probe.poolings=[avg]", "probe.folds=0"]
+ALONE = [*FEW, "knn=null", "damage=[]", "properties=false", "null_check=false"]
 
 
 def test_demo_ends_with_one_table_over_both_encoders_and_all_tasks(
@@ -92,7 +94,7 @@ def test_demo_ends_with_one_table_over_both_encoders_and_all_tasks(
 ) -> None:
     (tmp_path / "demo" / "denoise").mkdir(parents=True)
     (tmp_path / "demo" / "denoise" / "config.yaml").write_text("seed: 7\n")  # an earlier demo is replaced
-    results = demo.demo(tmp_path / "demo", pretraining=["steps=2", *NARROW], probing=FEW)
+    results = demo.demo(tmp_path / "demo", pretraining=["steps=2", *NARROW], probing=[*FEW, "knn.k=[5]"])
     assert [(one.encoder.pretext, one.task) for one in results] == [
         (pretext, task) for pretext in ("denoise", "colorize") for task in ("shape", "color", "texture")
     ]
@@ -125,9 +127,9 @@ def test_a_stopped_demo_continues(
     with monkeypatch.context() as patch, caplog.at_level(logging.INFO, "retouch"):
         patch.setattr(StepProgress, "waiting", True)
         patch.setattr(StepProgress, "update", stop)
-        assert demo.demo(tmp_path / "demo", pretraining=["steps=4", *NARROW], probing=FEW) == []
+        assert demo.demo(tmp_path / "demo", pretraining=["steps=4", *NARROW], probing=ALONE) == []
         assert "to continue the demo, run it again" in caplog.text
     monkeypatch.setattr(demo, "write_report", lambda folders, out: out)
     with caplog.at_level(logging.INFO, "retouch"):
-        assert len(demo.demo(tmp_path / "demo", pretraining=["steps=4", *NARROW], probing=FEW)) == 6
+        assert len(demo.demo(tmp_path / "demo", pretraining=["steps=4", *NARROW], probing=ALONE)) == 6
         assert "resumed from step 3" in caplog.text

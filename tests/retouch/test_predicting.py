@@ -13,16 +13,23 @@ from retouch.cli import main
 from tests.finetune.predict.runs import export, probed, rows_of
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a probe and new pictures."""
-    probed(tmp_path / "runs" / "mine-probe", export(tmp_path / "runs" / "mine" / "encoder"))
-    (tmp_path / "new").mkdir()
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a probe and new pictures."""
+    folder = tmp_path_factory.mktemp("home")
+    probed(folder / "runs" / "mine-probe", export(folder / "runs" / "mine" / "encoder"))
+    (folder / "new").mkdir()
     for number in range(5):
         pixels = torch.randint(0, 256, (24, 20, 3), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
-        Image.fromarray(pixels.numpy()).save(tmp_path / "new" / f"{number}.jpg")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+        Image.fromarray(pixels.numpy()).save(folder / "new" / f"{number}.jpg")
+    return folder
+
+
+@pytest.fixture
+def home(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That folder, to work in."""
+    monkeypatch.chdir(made)
+    return made
 
 
 def test_command_function_and_mapping_write_the_same_table(home: Path) -> None:

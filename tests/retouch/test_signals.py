@@ -28,8 +28,8 @@ SETTINGS = {
     "pretrain": [*TRAINED, "data.limit=40", "data.image_size=16", "encoder.model_args={width: 4, depth: 1}"],
     "finetune": [*TRAINED, *LABELED, "evaluate_every=1", "compare.linear_probe=false"],
     "probe": [
-        *(*LABELED, "knn=null", "damage=[]", "properties=false", "baselines.pixels=false"),
-        *("probe.layers=[-1]", "probe.poolings=[avg]", "probe.l2=[0.01]"),
+        *(*LABELED, "knn=null", "damage=[]", "properties=false", "null_check=false", "baselines.pixels=false"),
+        *("probe.layers=[-1]", "probe.poolings=[avg]", "probe.l2=[0.01]", "probe.folds=2"),
     ],
     "embed": ["data.source=shapes", "data.limit=20"],
 }

@@ -237,6 +237,7 @@ def test_stages_take_them(tmp_path: Path) -> None:
         "damage=[]",
         "knn=null",
         "properties=false",
+        "null_check=false",
     ]
     report = retouch.probe(
         "linear", f"encoder={run.encoder}", f"data={labeled}", *small, f"out={tmp_path / 'probe'}",

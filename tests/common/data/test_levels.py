@@ -122,6 +122,14 @@ def test_color_files_that_use_16_bits_are_what_pil_makes_of_them(tmp_path: Path)
     assert np.array_equal(loaded.permute(1, 2, 0).numpy(), values >> 8)
 
 
+@pytest.fixture
+def few_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images give four patches, not 100,000."""
+    monkeypatch.setattr("common.data.patches.ROWS", 4)
+    monkeypatch.setattr("common.data.patches.EACH", 2)
+
+
+@pytest.mark.usefixtures("few_patches")
 def test_parts_and_patches_of_a_source_share_its_levels(tmp_path: Path) -> None:
     source = build_source(write_gray(tmp_path, [900, 4000]))
     assert Subset(source, torch.tensor([0]), "the dark one").levels == Levels(0, 4095)
@@ -150,6 +158,7 @@ def test_the_range_is_logged_and_8_bits_are_not_worth_a_word(tmp_path: Path, cap
     assert "bits" not in caplog.text
 
 
+@pytest.mark.usefixtures("few_patches")
 def test_levels_can_be_set(tmp_path: Path) -> None:
     spec = write_gray(tmp_path, [900, 4000])
     source = build_source(spec, levels=(0, 1023))

@@ -67,7 +67,7 @@ FAMILY = [
     Member("patch_dictionary", (12, 2, 2), ATOMS, "threshold"),
     Member("patch_dictionary", (24, 2, 2), {**ATOMS, "mirror": False}, "threshold_unmirrored"),
     Member("patch_dictionary", (12, 2, 2), {**ATOMS, "code": "top_k", "top_k": 3}, "top_k"),
-    Member("patch_dictionary", (12, 2, 2), {**ATOMS, "code": "lasso", "l1": 4.0}, "lasso"),
+    Member("patch_dictionary", (12, 2, 2), {**ATOMS, "patch": 3, "code": "lasso", "l1": 4.0}, "lasso"),
     Member("patch_dictionary", (12, 2, 2), {**ATOMS, "code": "triangle"}, "triangle"),
     Member("patch_dictionary", (24, 2, 2), {**ATOMS, "code": "triangle", "mirror": False}, "triangle_unmirrored"),
 ]

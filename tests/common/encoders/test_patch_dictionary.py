@@ -16,7 +16,7 @@ from common.encoders.patch_dictionary import PatchDictionary, mirrored
 from common.errors import UserError
 from common.solvers import lasso_objective
 
-ARGS: dict[str, Any] = {"atoms": 10, "patch": 4, "grid": 3, "threshold": 0.3, "top_k": 3, "l1": 0.4}
+ARGS: dict[str, Any] = {"atoms": 10, "patch": 4, "grid": 3, "threshold": 0.3, "top_k": 3, "l1": 2.0}
 CODES = ("threshold", "top_k", "lasso", "triangle")
 
 

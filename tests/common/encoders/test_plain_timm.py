@@ -26,7 +26,7 @@ from tests.common.encoders.test_encoders import FAMILY, Member
     ("name", "args", "stem"),
     [
         ("timm/convnext_atto", {}, "auto"),
-        ("timm/resnet18", {}, "default"),
+        ("timm/resnet18", {"channels": [8, 8, 8, 8]}, "default"),
         ("timm/vit_tiny_patch16_224", TINY_VIT, "auto"),
         ("timm/vit_tiny_patch16_224", {**TINY_VIT, "class_token": False, "global_pool": "avg"}, "auto"),
         ("timm/test_efficientnet", {}, "auto"),

@@ -123,10 +123,10 @@ def test_l1_codes_of_photographs_are_within_1e4_of_the_least_objective_by_defaul
         return to_float(load_images(build_source(source), 12, limit=count).rows(torch.arange(count)))
 
     encoder.dictionary.copy_(normalize(encoder.vectors(patches("photos", 256)), dim=1).T)
-    x, W = encoder.vectors(patches("photos:test", 100)), encoder.dictionary
-    exact = fista(x.double(), W.double(), 0.5, steps=5000, tolerance=1e-8)
+    x, W = encoder.vectors(patches("photos:test", 40)), encoder.dictionary
+    exact = fista(x.double(), W.double(), 0.5, steps=3000, tolerance=1e-8)
     least = lasso_objective(x.double(), W.double(), exact, 0.5)
-    codes = encoder(patches("photos:test", 100)).flatten(1)
+    codes = encoder(patches("photos:test", 40)).flatten(1)
     assert (lasso_objective(x.double(), W.double(), codes.double(), 0.5) / least - 1).max() < 1e-4
 
 

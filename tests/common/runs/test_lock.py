@@ -11,8 +11,9 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 import torch
@@ -111,22 +112,36 @@ def test_folder_is_free_for_the_next_run_of_the_same_process(tmp_path: Path) -> 
 
 def test_one_of_many_at_once_gets_the_folder(tmp_path: Path) -> None:
     script = """
-        import sys, time
+        import sys
         from pathlib import Path
         from common.errors import UserError
         from common.runs.lock import locked
 
-        time.sleep(max(0, float(sys.argv[2]) - time.time()))
+        print("ready", flush=True)
+        sys.stdin.readline()
         try:
             with locked(Path(sys.argv[1])):
-                time.sleep(3)
+                sys.stdin.readline()
         except UserError:
             sys.exit(2)
     """
-    start = str(time.time() + 1.5)
-    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path), start]
-    processes = [subprocess.Popen(command) for _ in range(4)]
-    assert sorted(process.wait() for process in processes) == [0, 2, 2, 2]
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
+    with ExitStack() as ended:
+        processes = [ended.enter_context(subprocess.Popen(command, stdin=PIPE, stdout=PIPE)) for _ in range(4)]
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+        for process in processes:  # all imports are done: they ask for it at once
+            assert process.stdin is not None
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+        patience = time.monotonic() + 20
+        while sum(process.poll() == 2 for process in processes) < 3:
+            assert time.monotonic() < patience
+            time.sleep(0.01)
+        [winner] = [process for process in processes if process.poll() is None]
+        winner.communicate(b"\n")
+        assert winner.returncode == 0
 
 
 def test_file_system_without_locks_is_used_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

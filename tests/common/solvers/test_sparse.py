@@ -70,7 +70,7 @@ def test_the_gap_bounds_how_far_codes_are_from_their_optimum() -> None:
 def test_codes_are_apart_from_their_minimum_or_not_whatever_rounding_leaves_of_the_gap() -> None:
     x, dictionary = problem(B=10, dtype=torch.float32)
     best = lasso_objective(x, dictionary, fista(x.double(), dictionary.double(), 0.01, steps=2000).float(), 0.01)
-    for steps in (1, 20, 60, 600):
+    for steps in (1, 60, 600):
         codes = fista(x, dictionary, 0.01, steps=steps, tolerance=0)
         above = lasso_objective(x, dictionary, codes, 0.01) / best - 1
         known = apart(x, dictionary, codes, 0.01)

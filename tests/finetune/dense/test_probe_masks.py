@@ -226,7 +226,8 @@ def test_a_changed_encoder_is_noted(here: Path, tmp_path: Path, monkeypatch: pyt
         return found
 
     monkeypatch.setattr(probing, "gather", spoiling)
-    found = probe(config_of(here, tmp_path / "out"), show=False)
+    alone = {"random_init": False, "pixels": False}
+    found = probe(config_of(here, tmp_path / "out", baselines=alone), show=False)
     assert not found.dense[0].frozen
     assert any("changed while it was measured" in note for note in found.notes)
 

@@ -24,7 +24,7 @@ CLOSE = 1e-4  # relative excess over scikit-learn's minimum
 families = st.sampled_from(sorted(FAMILIES))
 strengths = st.floats(-5, -0.5).map(lambda exponent: 10**exponent)
 seeds = st.integers(0, 2**16)
-few_examples = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+few_examples = settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def excess(fit: LogisticFit, features: Tensor, labels: Tensor, classes: int) -> float:
@@ -48,7 +48,7 @@ def test_every_family_reaches_sklearns_minimum(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(few_examples, max_examples=4)
+@settings(few_examples, max_examples=3)
 @given(n=st.integers(60, 500), F=st.integers(2, 40), l2=strengths, seed=seeds)
 def test_a_refit_that_starts_at_a_coarse_fit_of_fewer_rows_reaches_sklearns_minimum(
     family: str, n: int, F: int, l2: float, seed: int
@@ -69,7 +69,7 @@ def test_the_probe_that_is_tested_is_the_minimum_where_rows_are_far_out() -> Non
     assert excess(tested.fit, features, labels, 3) < CLOSE
 
 
-@settings(few_examples, max_examples=3)
+@settings(few_examples, max_examples=2)
 @given(family=families, n=st.integers(60, 150), classes=st.integers(50, 60), l2=st.floats(1e-4, 1e-2), seed=seeds)
 def test_many_classes_of_which_some_are_absent_reach_sklearns_minimum(
     family: str, n: int, classes: int, l2: float, seed: int
@@ -111,7 +111,7 @@ def test_no_fit_ends_above_its_start(
         assert torch.equal(fit.objective, objective(features, labels, fit.weight, fit.bias, [l2]))
 
 
-@settings(few_examples, max_examples=6)
+@few_examples
 @given(family=families, n=st.integers(80, 200), l2=strengths, seed=seeds)
 def test_a_warm_start_reaches_the_same_minimum(family: str, n: int, l2: float, seed: int) -> None:
     features, labels = problem(family, n, 10, 3, seed)
@@ -121,7 +121,7 @@ def test_a_warm_start_reaches_the_same_minimum(family: str, n: int, l2: float, s
     torch.testing.assert_close(warm.objective, cold.objective, rtol=1e-5, atol=0)
 
 
-@settings(few_examples, max_examples=6)
+@few_examples
 @given(family=families, n=st.integers(20, 200), F=st.integers(2, 20), seed=seeds)
 def test_the_grid_at_once_equals_each_strength_alone(family: str, n: int, F: int, seed: int) -> None:
     features, labels = problem(family, n, F, 3, seed)

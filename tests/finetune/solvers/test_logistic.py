@@ -180,10 +180,10 @@ def test_few_rows_in_their_span_give_the_same_solution(dtype: torch.dtype, monke
     tolerance = 1e-12 if dtype == torch.float64 else 1e-6
     # partly outside the span, which the solution must forget
     start = (1e-3 * torch.randn(60, 3, generator=torch.Generator().manual_seed(2)), torch.zeros(3))
-    span = fit_logistic(features, labels, 3, L2, tolerance=tolerance)
-    started = fit_logistic(features, labels, 3, L2, tolerance=tolerance, start=start)
+    span = fit_logistic(features, labels, 3, L2[:4], tolerance=tolerance)
+    started = fit_logistic(features, labels, 3, L2[:4], tolerance=tolerance, start=start)
     monkeypatch.setattr("finetune.solvers.logistic.few_rows", lambda features: False)
-    direct = fit_logistic(features, labels, 3, L2, tolerance=tolerance)
+    direct = fit_logistic(features, labels, 3, L2[:4], tolerance=tolerance)
     assert all(span.converged)
     for fit in (span, started):
         exact = dtype == torch.float64

@@ -77,6 +77,7 @@ def test_test_images_that_are_training_images_are_counted(here: Path, capsys: py
     shutil.rmtree(here / "three" / "c")
     config, _, right = CONFIGS["probe"]
     quick = ["knn=null", "damage=[]", "properties=false", "baselines.random_init=false", "baselines.pixels=false"]
+    quick += ["null_check=false", "probe.layers=[-1]", "probe.poolings=[avg]", "probe.l2=[0.01]"]
     common = ["out=new", "data.workers=0", "wandb.mode=disabled", "data.test=folder:three"]
     assert main(["probe", config, *common, *right, *quick]) == 0
     assert [line for line in messages(capsys) if line.startswith("warning")] == [

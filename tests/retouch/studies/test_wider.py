@@ -179,6 +179,7 @@ def study_of(folder: Path, out: str, **changes: Any) -> dict[str, Any]:
     return settings(folder, out, **changed) | changes
 
 
+@pytest.mark.usefixtures("few_strengths")
 def test_a_study_that_is_killed_before_its_wider_dictionary_is_judged_goes_on_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

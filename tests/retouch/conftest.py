@@ -1,0 +1,15 @@
+"""What makes the runs of these tests faster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.recipe import near_means
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _near_means() -> Iterator[None]:
+    with near_means():
+        yield
