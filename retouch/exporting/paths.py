@@ -70,7 +70,7 @@ def without_paths_in(value: JsonValue, folders: Sequence[str]) -> JsonValue:
 
 
 def shared(provenance: Provenance, folders: Sequence[str]) -> Provenance:
-    """What others are told of a training."""
+    """The facts of a training that an export names to others."""
     return Provenance.model_validate(without_paths_in(provenance.model_dump(mode="json"), folders))
 
 
