@@ -6,7 +6,7 @@ One rule for all: the same rows, the same strengths, all layers of an encoder at
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -90,13 +90,9 @@ class Judge:
 
     def test(self, one: Contestant) -> dict[str, Tested]:
         """Choose a strength and fit on the fitted rows, and predict the test images once: by task."""
-        encoder = one.encoder()
-        space = space_of(encoder, one.poolings)
         found = {}
-        for part, tasks in titled_tasks(self.sets):
-            images = part.images.train.only(part.fitted)
-            train, test = self._features(encoder, space, images), self._features(encoder, space, part.images.test)
-            candidates = Candidates(train, [space], self.how.device)
+        for part, tasks, candidates, test in self._fitted(one):
+            images, train = part.images.train.only(part.fitted), candidates.features
             for title, name in tasks.items():
                 found[title] = self._tested(RIDGE, candidates, _labels(images, name, train), test, part, name)
         return found
@@ -136,18 +132,23 @@ class Judge:
             for title in rights[0]
         }
 
-    def _right(self, one: Contestant, how: LabelEfficiencyConfig) -> dict[str, Right]:
-        """Which test images are right, by task, from few labels to all of the fitted rows."""
+    def _fitted(self, one: Contestant) -> Iterator[tuple[LabelSet, dict[str, str], Candidates, Features]]:
+        """Each label set with its tasks by title, the features of the fitted rows, and those of the test images."""
         encoder = one.encoder()
         space = space_of(encoder, one.poolings)
-        found = {}
         for part, tasks in titled_tasks(self.sets):
-            images = part.images.train.only(part.fitted)
-            train, test = self._features(encoder, space, images), self._features(encoder, space, part.images.test)
+            train = self._features(encoder, space, part.images.train.only(part.fitted))
+            test = self._features(encoder, space, part.images.test)
+            yield part, tasks, Candidates(train, [space], self.how.device), test
+
+    def _right(self, one: Contestant, how: LabelEfficiencyConfig) -> dict[str, Right]:
+        """Which test images are right, by task, from few labels to all of the fitted rows."""
+        found = {}
+        for part, tasks, candidates, test in self._fitted(one):
+            images, train = part.images.train.only(part.fitted), candidates.features
             for title, name in tasks.items():
                 labels, true = _labels(images, name, train), part.images.tasks[name][1].values[test.index]
                 draws = draw_rows(labels, how, self.seed) | {len(train): [torch.arange(len(train))]}
-                candidates = Candidates(train, [space], self.how.device)
                 found[title] = right_answers(RIDGE, SEARCH, candidates, labels, test, true, draws, self.seed)
         return found
 

@@ -52,7 +52,7 @@ class Kind(NamedTuple):
         return build(self.encoder, self.args, view=self.view)
 
 
-SHALLOW = {"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]}  # exporters take their time for every operation
+SHALLOW = {"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]}  # an exporter's time grows with the number of operations
 SHORT = {"depths": [1, 1, 1, 1]}
 KINDS = (
     Kind("small_cnn", "small_cnn", {"width": 8, "depth": 1}),
