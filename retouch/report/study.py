@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from finetune.results import Comparison
-from finetune.table import percent
+from finetune.table import percent, worth_lines
 from retouch.report.blocks import Block, Cell, Column, Figure, Figures, Points, Prose, Table
 from retouch.report.charts import Racer, labels_chart, race_chart
 from retouch.report.compare import LEVEL, holm
@@ -119,7 +119,7 @@ def _race(report: StudyReport) -> Figures:
     return Figures((Figure(race_chart("The race", racers), caption),))
 
 
-def _worth(report: StudyReport) -> tuple[Figures, ...]:
+def _worth(report: StudyReport) -> tuple[Block, ...]:
     """Accuracy of the winner and of its untrained network, from few labels to all."""
     figures = [
         Figure(
@@ -129,7 +129,8 @@ def _worth(report: StudyReport) -> tuple[Figures, ...]:
         )
         for task, found in report.worth.items()
     ]
-    return (Figures(tuple(figures)),) if figures else ()
+    said = [f"{line}." for task, found in report.worth.items() for line in worth_lines(task, report.winner, found)]
+    return (Figures(tuple(figures)), Points(tuple(said))) if figures else ()
 
 
 def _racer(one: Contender) -> Racer:

@@ -139,7 +139,7 @@ def make_plan(
     known = len(left_out)
     scratch_step = 0.0
     if SCRATCH in config.contestants and not field.restoring:
-        left_out.append(f"{SCRATCH}: it has the network of a contestant that restores images, and there is none")
+        left_out.append(f"{SCRATCH}: it has the network of a contestant that restores images, but none competes")
     elif SCRATCH in config.contestants:
         scratch_step = scratch_pace(config, field, parts.images.sets, parts.images.size, parts.here)
     kept = kept_seconds(parts, timings)
@@ -176,7 +176,7 @@ def plan_end(parts: Parts, purse: Purse, *, scratch: bool) -> End:
     if probe is not None:
         purse.take(slower * probe_seconds(parts, probe), PROBES[probe].share)
     worth = not purse.alone and purse.take(slower * worth_seconds(parts), planning.WORTH_SHARE)
-    seconds = min(purse.room(planning.SCRATCH_SHARE), planning.SCRATCH_SHARE * purse.left) if scratch else 0.0
+    seconds = min(purse.room(planning.SCRATCH_SHARE), max(0.0, planning.SCRATCH_SHARE * purse.left)) if scratch else 0.0
     purse.left -= seconds
     return End(probe, worth, seconds, purse.left)
 
@@ -241,7 +241,7 @@ def learning_seconds(one: Simple, speed: Speed) -> float:
 
 
 def bytes_needed(parts: Parts, rows: int, width: int) -> int:
-    """Memory that a test takes with a fit on so many rows and features."""
+    """Bytes that a test takes with a fit on so many rows and features."""
     others = parts.images.tested + (parts.images.fitted if rows > parts.images.fitted else 0)
     return planning.fit_bytes(rows, width, others, copies=5 if rows < FEW_IMAGES else 2)
 
@@ -296,7 +296,7 @@ def scratch_steps(parts: Parts, plan: Plan, valuing: float) -> int:
 
 
 def _first_cost(parts: Parts, name: str) -> JudgeCost:
-    """What judging a contestant took before the race; of a network, what its untrained twin took."""
+    """What judging a contestant took before the race; for a network, what judging its untrained twin took."""
     twins = {one.name: one.twin for one in parts.field.restoring}
     return parts.journal.last(twins.get(name, name)).cost
 

@@ -218,11 +218,11 @@ def widened(one: Contestant, wider: Wider) -> Wide:
     """The contestant that a wider dictionary is.
 
     Raises:
-        UserError: another study planned it, of a recipe that is different here.
+        UserError: another study planned it, and the recipe is different here.
     """
     learned = dictionary_of(one)
     if learned is None or not isinstance(one, Simple):
-        raise UserError(f"plan: it has {wider.of} with more atoms, which is no such dictionary here; remove plan")
+        raise UserError(f"plan: it has {wider.of} with more atoms, which is not a dictionary of patches here; remove plan")
     network = learned.network.model_copy(update={"atoms": wider.atoms, "grid": wider.grid})
     changed = {"fit": learned.model_copy(update={"network": network}), "out": one.config.out.with_name(wider.name)}
     return Wide(wider.name, one.config.model_copy(update=changed), one.pool, one.here)
@@ -252,7 +252,7 @@ def recipe_of(name: str, config: StudyConfig) -> PretrainConfig:
 
 
 def title_of(name: str) -> str:
-    """The name of a contestant: of a file, its name without the ending."""
+    """The name of a contestant: for a file, its name without the ending."""
     return Path(name).stem if name.endswith((".yaml", ".yml")) else name
 
 

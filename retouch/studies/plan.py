@@ -27,7 +27,7 @@ RACE_ALL = 0.8  # of the time that is left, if that is less: baselines get the r
 FEWEST_STEPS = 20  # of a first rung: fewer teach nothing
 FACTOR = 1 / 3  # of the cube of its side: operations of the Cholesky factorization of a matrix
 EIGEN = 20  # float32 products that take as long as an eigendecomposition of the same size
-SAVING = 3.0  # seconds of a rung that are no training: checkpoint, pictures, export
+SAVING = 3.0  # seconds of a rung for checkpoint, pictures and export
 RULER_STEPS = 12  # as many steps take as long as measuring what the loss means at its end
 BASELINE_SHARE = 0.1  # of the budget that one simple method may take
 WIDER_SHARE = 0.25  # of the time that is left that a wider dictionary may take: to be learned, judged and tested
@@ -184,7 +184,7 @@ def ridge_work(rows: int, width: int, strengths: int) -> float:
 
 
 def fit_work(rows: int, width: int, strengths: int, folds: int) -> float:
-    """The same to choose a strength: cross-validated, or with one fold on a held-out tenth."""
+    """Operations of choosing a strength: cross-validated, or with one fold on a held-out tenth."""
     fitted = round(rows * (folds - 1) / folds) if folds > 1 else round(0.9 * rows)
     return folds * ridge_work(fitted, width, strengths)
 
@@ -202,7 +202,7 @@ def fit_seconds(cost: JudgeCost, judged: int, fitted: int, tested: int, *, stren
 def probe_seconds(
     cost: JudgeCost, judged: int, fitted: int, labeled: int, kind: ProbeKind, *, strengths: int, few: int
 ) -> float:
-    """The same for a linear probe on ``labeled`` images, beyond a test with a fit on ``fitted`` of them."""
+    """Estimated seconds of a linear probe on ``labeled`` images, beyond a test with a fit on ``fitted`` of them."""
     extraction = cost.extraction * max(0, labeled - fitted) / judged
     return extraction + PROBES[kind].fits * _fitting(cost, judged, labeled, strengths, few)
 
@@ -218,7 +218,7 @@ def _choosing(rows: int, width: int, strengths: int, few: int) -> float:
 
 
 def wider_cost(cost: JudgeCost, judged: int, width: int, image: float, *, strengths: int, few: int) -> JudgeCost:
-    """Estimated cost of judging ``width`` features, which take ``image`` seconds an image, from that of fewer."""
+    """Estimated cost of judging ``width`` features, which take ``image`` seconds per image, from that of fewer."""
     more, known = (_choosing(judged, features, strengths, few) for features in (width, cost.width))
     return JudgeCost(width=width, extraction=image * judged, fitting=cost.fitting * more / known)
 
@@ -230,7 +230,7 @@ def fit_bytes(rows: int, width: int, others: int, copies: int) -> int:
     factor in float32; otherwise the features in float64, twice, and their products.
 
     Args:
-        others: rows of features that are kept beside those to fit on.
+        others: rows of features that are kept next to those to fit on.
         copies: of the features to fit on, at once: the splits of a cross-validation are kept together.
     """
     solving = 24 * width**2 if rows >= width else 16 * rows * (width + rows)

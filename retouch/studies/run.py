@@ -90,7 +90,7 @@ def _given(config: StudyConfig) -> Plan | None:
     """The plan of another study, if one is given.
 
     Raises:
-        UserError: there is no such plan, or it has contestants that this study has not.
+        UserError: the plan does not exist, or it has contestants that this study does not have.
     """
     if config.plan is None:
         return None
@@ -106,7 +106,7 @@ def _given(config: StudyConfig) -> Plan | None:
         )
     if missing:
         raise UserError(
-            f"plan: {config.plan} has the contestants {', '.join(sorted(missing))}, which this study has not; add them "
+            f"plan: {config.plan} has the contestants {', '.join(sorted(missing))}, which this study does not have; add them "
             "to contestants, or remove plan"
         )
     return found

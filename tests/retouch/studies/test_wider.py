@@ -174,7 +174,7 @@ def test_only_a_dictionary_that_leads_is_learned_again(tmp_path: Path, measured:
 
 
 def test_a_plan_whose_dictionary_is_none_here_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="pixels with more atoms, which is no such dictionary here"):
+    with pytest.raises(UserError, match="pixels with more atoms, which is not a dictionary of patches here"):
         widened(RawPixels("pixels", 32), Wider(of="pixels", atoms=16, grid=2))
 
 
