@@ -222,7 +222,9 @@ def widened(one: Contestant, wider: Wider) -> Wide:
     """
     learned = dictionary_of(one)
     if learned is None or not isinstance(one, Simple):
-        raise UserError(f"plan: it has {wider.of} with more atoms, which is not a dictionary of patches here; remove plan")
+        raise UserError(
+            f"plan: it has {wider.of} with more atoms, which is not a dictionary of patches here; remove plan"
+        )
     network = learned.network.model_copy(update={"atoms": wider.atoms, "grid": wider.grid})
     changed = {"fit": learned.model_copy(update={"network": network}), "out": one.config.out.with_name(wider.name)}
     return Wide(wider.name, one.config.model_copy(update=changed), one.pool, one.here)

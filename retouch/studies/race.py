@@ -94,7 +94,9 @@ def run_race(
             break
         stay = better(judged, counts[number])
         gone = [one.name for one in alive if one.name not in stay]
-        log.info("%s go on%s", " and ".join(stay), f"; {' and '.join(gone)} stay as they are" if gone else "")
+        log.info(
+            "%s for the next rung%s", " and ".join(stay), f"; {' and '.join(gone)} stay as they are" if gone else ""
+        )
         alive = [one for one in alive if one.name in stay]
         if plan.settled <= number:
             plan, available = plan_again(plan)

@@ -6,7 +6,7 @@ All that costs time moves a clock; what is planned, chosen, kept on disk and con
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +24,7 @@ from common.runs.tracking import Tracker
 from finetune.data import LabeledData, load_labeled, open_sources
 from finetune.embedding import Embedding
 from pretrain.config import PretrainConfig
-from retouch.studies import budget, final, run
+from retouch.studies import budget, final, judge, run
 from retouch.studies.config import StudyConfig
 from retouch.studies.contestants import (
     SAVE_SECONDS,
@@ -40,7 +40,7 @@ from retouch.studies.contestants import (
 )
 from retouch.studies.images import label_set
 from retouch.studies.journal import BEAT, CLOCK, Clock, Journal, ProbedOnce, read_plan
-from retouch.studies.judge import Judged, Probing, Tested
+from retouch.studies.judge import Judged, Probing
 from retouch.studies.parts import Parts
 from retouch.studies.plan import RACE_SHARE, JudgeCost, ProbeKind
 from retouch.studies.results import StudyReport
@@ -71,7 +71,7 @@ class Machine:
     racing: bool = False
     done: dict[str, Trained] = field(default_factory=dict)  # as of the last checkpoint
     networks: float = 0.0  # seconds that they got
-    worked: Counter[str] = field(default_factory=Counter)
+    worked: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @property
     def pace(self) -> float:
@@ -116,10 +116,10 @@ class FakeJudge:
         right = RIGHT.get(one.name, 0.65 if "kmeans" in one.name else 0.4)
         return Judged({"color": right}, JudgeCost(width=cost.width, extraction=extraction, fitting=fitting))
 
-    def test(self, one: Contestant) -> dict[str, Tested]:
+    def test(self, one: Contestant) -> dict[str, judge.Tested]:
         self.machine.work(budget.testing_seconds(self.parts, cost_of(one)) * self.machine.tests, one.name)
         right = RIGHT.get(one.name, 0.4)
-        return {"color": Tested(None, answers_of(self.labels, right, 8))}  # type: ignore[arg-type]
+        return {"color": judge.Tested(None, answers_of(self.labels, right, 8))}  # type: ignore[arg-type]
 
     def probe(self, one: Contestant, kind: ProbeKind | None) -> Probing:
         tested = self.test(one)
@@ -136,8 +136,8 @@ class FakeJudge:
 
 @pytest.fixture(scope="module")
 def images() -> SimpleNamespace:
-    data = LabeledData(train="shapes:train:90", test="shapes:test:60", task="color", workers=0)
-    labeled = load_labeled(open_sources(data, 0), data.model_copy(update={"image_size": 16}), 16, 0)
+    data = LabeledData(train="shapes:train:90", test="shapes:test:60", task="color", image_size=16, workers=0)
+    labeled = load_labeled(open_sources(data, 0), data, 16, 0)
     sets = (label_set(labeled, judged=60, fitted=70, tested=50, seed=0),)
     return SimpleNamespace(
         size=16, pool=load_images(build_source("shapes"), 16, limit=90), sets=sets, repeated=0, **COUNTS
@@ -166,9 +166,9 @@ def parts_of(config: StudyConfig, machine: Machine, images: SimpleNamespace) -> 
     study = SimpleNamespace(log=lambda *given, **named: None, tracker=Tracker.disabled(out))
     field_ = Field(ready, simple, restoring, ())
     [part] = images.sets
-    judge: Any = FakeJudge(machine, None, part.images.tasks["color"][1].values)
-    parts = Parts(config, HERE, study, images, field_, judge, journal, None)  # type: ignore[arg-type]
-    judge.parts = parts
+    fake: Any = FakeJudge(machine, None, part.images.tasks["color"][1].values)
+    parts = Parts(config, HERE, study, images, field_, fake, journal, None)  # type: ignore[arg-type]
+    fake.parts = parts
     return parts
 
 
@@ -260,12 +260,12 @@ def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetune.metrics.RESAMPLES", 100)
 
 
-speeds = st.floats(0.5, 2.0)
+speeds, drifts = st.floats(0.5, 1.4), st.floats(0.5, 2.0)
 errors = st.floats(0.6, 1.1)
 
 
 @settings(max_examples=40, deadline=None)
-@given(speeds, speeds, errors, st.floats(0.4, 1.1))
+@given(speeds, drifts, errors, st.floats(0.4, 1.1))
 @example(1.0, 0.5, 1.0, 0.5)
 @example(1.0, 2.0, 1.0, 1.0)
 def test_a_study_takes_its_budget_on_fast_and_slow_machines(

@@ -89,9 +89,9 @@ def test_test_images_that_only_the_linear_probe_of_the_winner_has_seen_are_count
             folder.mkdir(parents=True, exist_ok=True)
             picture(number, 20, 24).save(folder / f"{number}.png")
     data = LabeledData(train=str(tmp_path / "train"), test=str(tmp_path / "test"), image_size=16, workers=0)
-    part = label_set(load_labeled(open_sources(data, 0), data, 16, 0), judged=20, fitted=20, tested=40, seed=0)
-    [fitted] = _facts([part], everything=False).values()
-    [whole] = _facts([part], everything=True).values()
+    images = label_set(load_labeled(open_sources(data, 0), data, 16, 0), judged=20, fitted=20, tested=40, seed=0)
+    [fitted] = _facts([images], everything=False).values()
+    [whole] = _facts([images], everything=True).values()
     assert (fitted.duplicates, whole.duplicates) == (20, 40)
 
 
