@@ -78,7 +78,14 @@ def measured(parts: Parts) -> dict[str, Timing]:
 
 def kept_seconds(parts: Parts, timings: Mapping[str, Timing]) -> float:
     """Seconds that nothing else may take, since networks can use them: none if all are too slow to compete."""
-    return planning.kept_seconds(list(timings.values()), parts.config.seconds, time_left(parts))
+    share = planning.RACE_SHARE * parts.config.seconds - _twin_seconds(parts)
+    return planning.kept_seconds(list(timings.values()), share, time_left(parts))
+
+
+def _twin_seconds(parts: Parts) -> float:
+    """Seconds to judge and test the untrained networks, which are there for the others' sake."""
+    costs = [parts.journal.last(twin).cost for twin in dict.fromkeys(one.twin for one in parts.field.restoring)]
+    return sum(cost.seconds + testing_seconds(parts, cost) for cost in costs)
 
 
 def change(parts: Parts) -> float:
@@ -184,7 +191,7 @@ def plan_end(parts: Parts, purse: Purse, *, scratch: bool) -> End:
 def planned_again(parts: Parts, plan: Plan) -> tuple[Plan, float]:
     """The plan with an end for the time that is really left after a rung, and what the rest of the race may take."""
     tests = change(parts) * sum(plan.timings[name].test for name in plan.steps)
-    kept = planning.RACE_SHARE * parts.config.seconds - parts.journal.race_taken - tests
+    kept = planning.RACE_SHARE * parts.config.seconds - _twin_seconds(parts) - parts.journal.race_taken - tests
     end = plan_end(parts, Purse(time_left(parts), max(0.0, kept)), scratch=not plan.scratch_settled)
     found = plan.model_copy(
         update={

@@ -25,7 +25,7 @@ from retouch.studies.contestants import SCRATCH, Restoring
 from retouch.studies.images import LabelSet, titled_tasks
 from retouch.studies.judge import Probing
 from retouch.studies.parts import Parts
-from retouch.studies.plan import PROBES, WORTH_DRAWS, WORTH_SHARES, Plan, ProbeKind
+from retouch.studies.plan import CAREFUL, PROBES, WORTH_DRAWS, WORTH_SHARES, Plan, ProbeKind
 from retouch.studies.race import better
 from retouch.studies.reporting import study_report
 from retouch.studies.results import StudyReport, Versus
@@ -167,22 +167,20 @@ def _test_winner(parts: Parts, plan: Plan, winner: str, answers: Answers) -> Pla
 
 
 def _probe_kind(parts: Parts, plan: Plan, winner: str) -> ProbeKind | None:
-    """The probe that a plan gives; otherwise the most usual one of those that fit into the time that is left.
+    """The probe that a plan gives; otherwise the one that was planned, or a faster one, if it fits into what is left.
 
-    One that was planned, or a faster one, may take all of the time, and a slower one what nothing else will take.
+    If none was planned, it may take what nothing else will take.
     """
     planned = plan.probe_kind if plan.probe else None
     if parts.config.plan is not None:
         return planned
     left = end_seconds(parts, winner)
     spare = left - plan.scratch_seconds - (change(parts) * worth_seconds(parts) if plan.worth else 0.0)
-    kinds = list(PROBES)
-    for kind in kinds:
-        needed = change(parts) * probe_seconds(parts, kind, winner)
-        promised = planned is not None and kinds.index(kind) >= kinds.index(planned)
-        if probe_fits(parts, winner) and needed < (left / ENOUGH if promised else spare):
-            return kind
-    return None
+    kinds, most = list(PROBES), CAREFUL * spare
+    if planned is not None:
+        kinds, most = kinds[kinds.index(planned) :], left / ENOUGH
+    fitting = (kind for kind in kinds if change(parts) * probe_seconds(parts, kind, winner) < most)
+    return next(fitting, None) if probe_fits(parts, winner) else None
 
 
 # ---- the network from scratch, and what a gain is worth

@@ -22,7 +22,7 @@ PLAN_VERSION: Final = 1
 GROWTH = 3  # a rung adds so many times the training of the rung before
 FINALISTS = 2  # who reach the last rung, if there are that many
 FEWEST_RUNGS = 2  # the last one gets the time that is left when the others have ended
-RACE_SHARE = 0.5  # of the budget that the networks get at least: to be trained, judged and tested
+RACE_SHARE = 0.5  # of the budget that networks get at least: to be trained, judged and tested, with untrained ones
 RACE_ALL = 0.8  # of the time that is left, if that is less: baselines get the rest
 FEWEST_STEPS = 20  # of a first rung: fewer teach nothing
 FACTOR = 1 / 3  # of the cube of its side: operations of the Cholesky factorization of a matrix
@@ -291,10 +291,14 @@ def least_seconds(one: Timing) -> float:
     return race_seconds(FEWEST_STEPS * one.step / first, [one])
 
 
-def kept_seconds(timings: Sequence[Timing], budget: float, left: float) -> float:
-    """What nothing but the networks may take of the seconds that are left: 0 if all of them are too slow to compete."""
+def kept_seconds(timings: Sequence[Timing], share: float, left: float) -> float:
+    """What nothing but the networks may take of the seconds that are left: 0 if all of them are too slow to compete.
+
+    Args:
+        share: of the budget that they are to have, in seconds.
+    """
     least = CAREFUL_RACE * min(map(least_seconds, timings), default=math.inf)
-    return max(least, min(RACE_SHARE * budget, RACE_ALL * left)) if least <= left else 0.0
+    return max(least, min(share, RACE_ALL * left)) if least <= left else 0.0
 
 
 def enter(timings: Mapping[str, Timing], available: float) -> tuple[dict[str, Timing], list[str]]:

@@ -94,9 +94,8 @@ def run_race(
             break
         stay = better(judged, counts[number])
         gone = [one.name for one in alive if one.name not in stay]
-        log.info(
-            "%s for the next rung%s", " and ".join(stay), f"; {' and '.join(gone)} stay as they are" if gone else ""
-        )
+        rest = f"; {' and '.join(gone)} stay as they are" if gone else ""
+        log.info("in the next rung: %s%s", " and ".join(stay), rest)
         alive = [one for one in alive if one.name in stay]
         if plan.settled <= number:
             plan, available = plan_again(plan)

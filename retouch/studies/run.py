@@ -106,8 +106,8 @@ def _given(config: StudyConfig) -> Plan | None:
         )
     if missing:
         raise UserError(
-            f"plan: {config.plan} has the contestants {', '.join(sorted(missing))}, which this study does not have; add "
-            "them to contestants, or remove plan"
+            f"plan: {config.plan} has the contestants {', '.join(sorted(missing))}, which this study does not have; "
+            "add them to contestants, or remove plan"
         )
     return found
 

@@ -144,14 +144,14 @@ def test_later_rungs_take_the_time_that_is_left_be_it_less_or_more_than_planned(
 
 
 @given(field, st.floats(1.0, 5000.0), st.floats(0.0, 5000.0))
-def test_what_the_networks_keep_is_half_of_the_budget_or_most_of_what_is_left(
-    timings: dict[str, Timing], budget: float, left: float
+def test_what_the_networks_keep_is_their_share_of_the_budget_or_most_of_what_is_left(
+    timings: dict[str, Timing], share: float, left: float
 ) -> None:
-    kept = kept_seconds(list(timings.values()), budget, left)
+    kept = kept_seconds(list(timings.values()), share, left)
     assert kept <= left + 1e-6
     if kept:
         assert enter(timings, kept)[0]
-        assert kept >= min(0.5 * budget, 0.8 * left) - 1e-6
+        assert kept >= min(share, 0.8 * left) - 1e-6
     else:
         assert not enter(timings, 0.9 * left)[0]
 
