@@ -39,6 +39,7 @@ from common.engine.settings import LoopConfig
 from common.errors import UserError
 from common.machine.cores import warn_of_busy_cores
 from common.machine.distributed import World
+from common.machine.turns import asked_to_stop
 from common.runs.folder import Run
 
 log = logging.getLogger("retouch")
@@ -298,7 +299,7 @@ class _Stop:
     """
 
     def __init__(self, *, enabled: bool) -> None:
-        self.asked, self.enabled = False, enabled
+        self._signaled, self.enabled = False, enabled
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> _Stop:
@@ -312,10 +313,15 @@ class _Stop:
         for number, handler in self._old.items():
             signal.signal(number, handler)
 
+    @property
+    def asked(self) -> bool:
+        """Whether to stop: after a signal, or since the call was cancelled in asyncio."""
+        return self._signaled or (self.enabled and asked_to_stop())
+
     def _ask(self, number: int, frame: object) -> None:
-        if self.asked and number == signal.SIGINT:
+        if self._signaled and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = True
+        self._signaled = True
 
 
 def _snapshot(
