@@ -157,6 +157,19 @@ def run_stage(folder: str | Path) -> str | None:
     return None if found is None else found[1].decode()
 
 
+def run_recipe(folder: str | Path) -> str:
+    """The recipe or settings file that a run was started with, as the first line of its ``config.yaml`` says.
+
+    Empty if it was started with neither.
+    """
+    try:
+        with Path(folder, "config.yaml").open(encoding="utf-8", errors="replace") as file:
+            found = re.match(r"# retouch \w+ (.+)", file.readline(1000))
+    except OSError:
+        return ""
+    return "" if found is None else found[1].strip()
+
+
 GROUP = "_seeds"  # ends the mark of a folder of runs of one stage with several seeds
 
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from common.config import MANY, Config, dump_config
 from common.errors import UserError
@@ -53,10 +53,17 @@ class StageConfig(Config):
     """Replace the run in the folder `out`."""
     wandb: WandbConfig = WandbConfig()
 
+    _recipe: str = PrivateAttr(default="")  # or the file that the settings are from; empty if they are from neither
+
     @property
     def mark(self) -> str:
         """What the first line of the folder's ``config.yaml`` says of it: the stage that writes there."""
         return self.stage
+
+    @property
+    def heading(self) -> str:
+        """That line: the command, and the recipe if it is known."""
+        return f"# retouch {self.mark} {self._recipe}".rstrip()
 
     @property
     def entries(self) -> tuple[str, ...]:
@@ -222,7 +229,7 @@ def open_run(config: StageConfig, world: World, early: EarlyLog | None = None) -
         if not world.is_main:
             yield Run(config.out, world, Tracker.disabled(config.out), resumed)
             return
-        handler = add_log_file(config.out / "train.log", early)
+        log_file = add_log_file(config.out / "train.log", early)
         log.info("run folder: %s", config.out)
         log_versions()
         settings = config.model_dump(mode="json")
@@ -233,8 +240,7 @@ def open_run(config: StageConfig, world: World, early: EarlyLog | None = None) -
             exit_code = 0
         finally:
             tracker.finish(exit_code)
-            log.removeHandler(handler)
-            handler.close()
+            log_file.close()
 
 
 def claim(config: StageConfig, world: World, held: ExitStack) -> bool:
@@ -276,7 +282,7 @@ def _start_over(config: StageConfig) -> None:
         # replaced below: without it, a half-emptied folder could be neither resumed nor overwritten
         if name != "config.yaml":
             _remove(config.out / name)
-    write_text(config.out / "config.yaml", f"# retouch {config.mark}\n{dump_config(config)}")
+    write_text(config.out / "config.yaml", f"{config.heading}\n{dump_config(config)}")
 
 
 def _leftovers(config: StageConfig) -> list[Path]:
