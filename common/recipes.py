@@ -208,5 +208,5 @@ def stage_config(schema: type[S], source: Settings | None = None, overrides: Seq
     tree = read_settings(schema, given.source, given.overrides)
     config = validate(schema, {**given.defaults, **tree}, given.origin)
     if isinstance(given.source, Path):
-        config._recipe = " ".join(as_utf8(given.name).split())  # a name is one line
+        vars(config)["recipe"] = " ".join(as_utf8(given.name).split())  # a name is one line
     return config

@@ -12,10 +12,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
 from common.config import MANY, Config, dump_config
 from common.errors import UserError
@@ -53,17 +54,23 @@ class StageConfig(Config):
     """Replace the run in the folder `out`."""
     wandb: WandbConfig = WandbConfig()
 
-    _recipe: str = PrivateAttr(default="")  # or the file that the settings are from; empty if they are from neither
-
     @property
     def mark(self) -> str:
         """What the first line of the folder's ``config.yaml`` says of it: the stage that writes there."""
         return self.stage
 
+    @cached_property
+    def recipe(self) -> str:
+        """The recipe or settings file that these settings are from, as ``stage_config`` notes it; else empty.
+
+        It is not a setting: the same settings from another file are equal.
+        """
+        return ""
+
     @property
     def heading(self) -> str:
         """That line: the command, and the recipe if it is known."""
-        return f"# retouch {self.mark} {self._recipe}".rstrip()
+        return f"# retouch {self.mark} {self.recipe}".rstrip()
 
     @property
     def entries(self) -> tuple[str, ...]:

@@ -143,7 +143,7 @@ def test_one_image_is_one(rows: int, text: str, tmp_path: Path) -> None:
     write_json(tmp_path / "run" / "results.json", {"rows": rows, "unreadable": 0})
     [found] = find_runs(tmp_path)
     assert found.result == text
-    assert runs_text([found]).startswith("1 run\n")
+    assert runs_text([found]).splitlines()[0].strip() == "1 run"
 
 
 def test_runs_are_sorted_as_asked(home: Path) -> None:
