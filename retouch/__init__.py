@@ -28,6 +28,7 @@ from common.errors import UserError  # noqa: E402
 from common.machine.turns import in_thread, in_turn  # noqa: E402
 from common.recipes import Settings, stage_config  # noqa: E402
 from retouch.calls import stage  # noqa: E402
+from retouch.pages import label, model_card, report  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,13 +57,16 @@ __all__ = [
     "fit",
     "images",
     "in_thread",
+    "label",
     "load_classifier",
     "load_encoder",
+    "model_card",
     "open_restorer",
     "predict",
     "pretrain",
     "probe",
     "repeat",
+    "report",
     "restore",
     "runs",
     "search",

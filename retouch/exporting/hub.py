@@ -18,8 +18,8 @@ from common.waiting import within
 from retouch.exporting.paths import folders_of, in_markdown, without_paths
 from retouch.exporting.settings import ExportConfig, Output
 from retouch.exporting.subject import Subject
-from retouch.report.card import card as card_of_runs
-from retouch.report.reading import read_facts
+from retouch.reporting.card import card as card_of_runs
+from retouch.reporting.reading import read_facts
 
 ANSWER_SECONDS = 30  # the longest wait for an answer of the Hub before anything is written
 MESSAGE = "Export of Retouch"

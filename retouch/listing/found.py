@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.files import as_utf8, is_group, run_recipe, run_stage
 from common.runs.lock import is_used
 from retouch.listing.headlines import read_headline
-from retouch.report.logs import read_log
+from retouch.reporting.logs import read_log
 
 State = Literal["running", "stopped", "finished"]
 Order = Literal["name", "started", "stage", "state", "result", "size"]

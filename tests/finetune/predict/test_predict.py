@@ -358,6 +358,16 @@ def test_parts_of_other_images_are_not_continued(runs: Path, tmp_path: Path, mon
     assert predict(config.model_copy(update={"overwrite": True})).rows == 11
 
 
+def test_parts_of_another_size_are_not_continued(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART_ROWS", 16)
+    stop_after(1, monkeypatch)
+    with pytest.raises(Stopped):
+        predict(config_of(tmp_path / "out", runs / "tuned"))
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="no longer the same: the size of a part; start over"):
+        predict(config_of(tmp_path / "out", runs / "tuned", resume=True))
+
+
 def test_a_non_empty_folder_is_not_written_to(runs: Path, tmp_path: Path) -> None:
     path = predict(config_of(tmp_path / "out", runs / "tuned")).path
     before = path.read_bytes()

@@ -25,7 +25,7 @@ from retouch.cli import main
 from retouch.listing.found import RunFacts, find_runs
 from retouch.listing.headlines import DAMAGED
 from retouch.listing.table import runs_json, runs_text
-from tests.retouch.report.runs import probe_result, start, write_pretraining, write_probe
+from tests.retouch.reporting.runs import probe_result, start, write_pretraining, write_probe
 
 ROOT = Path(__file__).resolve().parents[3]
 
