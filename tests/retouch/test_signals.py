@@ -141,10 +141,10 @@ def export(folder: Path) -> None:
     torch.manual_seed(0)
     encoder = build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16)
     sha256 = export_encoder(encoder, folder / "encoder")
-    export_classifier(Classifier(encoder, ("even", "odd")), folder / "classifier")
     config = DecoderConfig(kind="upsampler", width=32)
     objective = Objective(encoder, config, Denoise(corruption=Gaussian(sigma=0.1)))
     keep_decoder(objective, config, folder / "decoder", source="memory:pictures", encoder_sha256=sha256)
+    export_classifier(Classifier(encoder, ("even", "odd")), folder / "classifier")  # it adds to the encoder
 
 
 @pytest.mark.parametrize(("stage", "number", "place", "call"), MOMENTS)
