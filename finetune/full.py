@@ -25,10 +25,10 @@ from common.runs.logs import early_log
 from common.runs.made import ENCODER, Made, made
 from common.runs.tracking import Tracker
 from finetune.baselines import share_statistics
-from finetune.beside import probe_settings, scratch_settings, with_baselines
 from finetune.calibration import calibrated
 from finetune.card import write_cards
 from finetune.checks import tuned_checks
+from finetune.comparisons import probe_settings, scratch_settings, with_baselines
 from finetune.config import FinetuneConfig
 from finetune.data import (
     LabeledImages,

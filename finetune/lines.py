@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from finetune.records import Choice
 from finetune.results import FinetuneResult, Outcome, ProbeReport, ProbeResult
-from finetune.several import Several
+from finetune.structured_results import Several
 
 SUBJECTS = {"random_init": "untrained", "pixels": "raw pixels"}  # display names that differ from the key
 

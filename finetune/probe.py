@@ -53,7 +53,7 @@ from finetune.properties import measure_properties
 from finetune.records import Checks, NullCheck
 from finetune.results import Probed, ProbeReport, ProbeResult, Score, SubjectResult, write_results
 from finetune.scratch import scratch_right
-from finetune.several import DenseResult, LabelResult
+from finetune.structured_results import DenseResult, LabelResult
 from finetune.subjects import Spaces, Subject, baselines_of, encoder_facts, features_of
 from finetune.summary import log_report, notes, print_report
 from finetune.tracked import Sheet, image_sheets, send

@@ -22,8 +22,8 @@ from finetune.config import ProbeConfig
 from finetune.lines import group_title, task_names
 from finetune.opening import drawn_by_seed, open_encoder, open_images, prepare
 from finetune.results import ProbeReport, read_results, write_results
-from finetune.several import Several
 from finetune.spreads import Over, Seeds, SubjectSpread
+from finetune.structured_results import Several
 from finetune.table import seeds_table
 
 log = logging.getLogger("retouch")

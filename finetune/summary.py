@@ -14,8 +14,8 @@ from finetune.dense.probing import strengths
 from finetune.lines import data_names, finetune_lines, probe_lines, task_names
 from finetune.records import Checks, CodeProperties, DataFacts, ProbeChoice
 from finetune.results import FinetuneResult, Probed, ProbeReport, ProbeResult
-from finetune.several import DenseResult, LabelProbed, LabelResult, Several
 from finetune.spreads import MEASURES
+from finetune.structured_results import DenseResult, LabelProbed, LabelResult, Several
 from finetune.table import (
     damage_table,
     efficiency_table,

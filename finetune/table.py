@@ -11,8 +11,8 @@ from rich.table import Table
 from common.runs.spread import Spread
 from finetune.lines import SUBJECTS, Line, subject_name, task_names
 from finetune.results import ProbeResult, Score
-from finetune.several import Several
 from finetune.spreads import MEASURES, Seeds
+from finetune.structured_results import Several
 from finetune.worth import LabelEfficiency, LabelPoint, Worth
 
 TITLE = "Test accuracy, % [95% interval]"

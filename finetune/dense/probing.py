@@ -29,7 +29,7 @@ from finetune.multilabel.data import ProbeData
 from finetune.pooling import Part, Space, layer_choices
 from finetune.properties import measure_properties
 from finetune.records import NullCheck
-from finetune.several import DenseProbed, DenseResult, LabelComparison, compared_with
+from finetune.structured_results import DenseProbed, DenseResult, LabelComparison, compared_with
 from finetune.subjects import encoder_facts
 
 log = logging.getLogger("retouch")

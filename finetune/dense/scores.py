@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.dense.cells import intersection_over_union, mean_iou
-from finetune.several import DenseScore, LabelComparison
+from finetune.structured_results import DenseScore, LabelComparison
 
 DRAWS = 2000  # of the bootstrap: limits then vary by about a fortieth of the interval
 TOGETHER = 100  # of them are in memory at once

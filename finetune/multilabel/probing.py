@@ -26,7 +26,7 @@ from finetune.probes import Candidates
 from finetune.properties import measure_properties
 from finetune.ranking import compare_labels, halves, score_labels
 from finetune.records import NullCheck
-from finetune.several import LabelComparison, LabelProbed, LabelResult, compared_with
+from finetune.structured_results import LabelComparison, LabelProbed, LabelResult, compared_with
 from finetune.subjects import Spaces, Subject, baselines_of, encoder_facts, features_of
 
 log = logging.getLogger("retouch")

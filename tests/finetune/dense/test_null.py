@@ -19,7 +19,7 @@ from finetune.dense.passes import maps_of
 from finetune.probe import probe
 from finetune.records import NullCheck
 from finetune.results import ProbeReport
-from finetune.several import DenseResult
+from finetune.structured_results import DenseResult
 from tests.finetune.dense.test_probe_masks import config_of, exported, loaded, pictures
 
 

@@ -36,7 +36,7 @@ from finetune.multilabel.data import ProbeData
 from finetune.probe import probe
 from finetune.probes import Search
 from finetune.results import ProbeReport, read_results
-from finetune.several import DenseResult
+from finetune.structured_results import DenseResult
 from finetune.summary import logged_several, notes
 from finetune.table import several_table
 from finetune.tracked import Sheet, probe_shown

@@ -32,7 +32,7 @@ from finetune.probe import probe
 from finetune.probes import Candidates, Fitted, Linear, Probe, Search
 from finetune.ranking import average_precision, compare_labels, halves, mean_average_precision
 from finetune.results import ProbeReport, read_results
-from finetune.several import LabelResult
+from finetune.structured_results import LabelResult
 from finetune.summary import logged_several
 from finetune.table import several_table
 from tests.finetune.probes.features import BAD, BAD_SPACE, CPU

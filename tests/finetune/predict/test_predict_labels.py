@@ -18,7 +18,7 @@ from finetune.classifier import open_classifier
 from finetune.predict.run import predict
 from finetune.probe import probe
 from finetune.results import ProbeReport, read_results
-from finetune.several import LabelResult
+from finetune.structured_results import LabelResult
 from tests.finetune.multilabel.test_probe_labels import config_of as probing
 from tests.finetune.multilabel.test_probe_labels import pictures
 from tests.finetune.predict.runs import config_of, export, rows_of

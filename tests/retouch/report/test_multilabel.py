@@ -10,7 +10,7 @@ import torch
 from finetune.ranking import compare_labels, halves, score_labels
 from finetune.records import DataFacts, EncoderFacts, ProbeChoice
 from finetune.results import ProbeReport, write_results
-from finetune.several import LabelComparison, LabelProbed, LabelResult
+from finetune.structured_results import LabelComparison, LabelProbed, LabelResult
 from retouch.report.blocks import Table
 from retouch.report.facts import Facts
 from retouch.report.limits import limits
