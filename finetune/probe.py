@@ -40,7 +40,7 @@ from finetune.dense.probing import probe_masks
 from finetune.efficiency import Right, label_efficiency, measure_efficiency
 from finetune.embedding import Embedding, embedded, write_embeddings
 from finetune.features import Extraction, Features, extract
-from finetune.heads import Head, make_head
+from finetune.heads import Head, Tested, make_head
 from finetune.leaks import write_leaks
 from finetune.metrics import compare, score
 from finetune.multilabel.data import MultiLabelImages
@@ -303,12 +303,10 @@ def _measure(
                 linear = ran
             choice = ran.outcome.choice
             log.debug("%s, %s, %s: %s, chosen by %s", subject.name, name, key, choice.text, choice.how)
-        head = None
+        head, answers = None, test_labels.values[test.index]
         if subject.name == "encoder":
-            head = make_head(
-                config.probe, candidates, task, linear.chosen, linear.fitted, test, test_labels, linear.answers
-            )
-        answers = test_labels.values[test.index]
+            tested = Tested(test, answers, linear.answers.classes)
+            head = make_head(config.probe, candidates, task, linear.chosen, linear.fitted, tested)
         null = None
         if config.null_check and subject.name == "encoder":
             space = linear.fitted.space

@@ -17,7 +17,7 @@ from finetune.classifier import Kept, keep
 from finetune.config import ProbeConfig
 from finetune.data import Sources, data_facts
 from finetune.features import Extraction
-from finetune.heads import Head, make_label_head
+from finetune.heads import Head, Tested, make_head
 from finetune.multilabel.data import MultiLabelImages, ProbeData
 from finetune.multilabel.null import check_null_labels
 from finetune.multilabel.scores import LabelScores
@@ -116,7 +116,7 @@ def _measure(
     of_halves = halves(scores, truth)
     head = None
     if subject.name == "encoder":
-        head = make_label_head(config.probe, candidates, task, chosen, fitted, test, truth, scores)
+        head = make_head(config.probe, candidates, task, chosen, fitted, Tested(test, truth, task.decide(scores)))
     null = None
     if config.null_check and subject.name == "encoder":
         fitted_on = labels._replace(values=task.labels)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from common.config import MANY, Config
 from common.data import Labels, stratified_split
+from finetune.calibration import confidence
 from finetune.data import Fold, cross_validation, hold_out
 from finetune.features import Features
 from finetune.metrics import accuracy
@@ -96,6 +97,14 @@ class Task:
     def score(self, answers: Tensor, labels: Tensor) -> Tensor:
         """How good answers ``[G m]`` to rows with these labels ``[m]`` are: their accuracy, float64 ``[G]``."""
         return accuracy(answers, labels)
+
+    def decide(self, logits: Tensor) -> Tensor:
+        """Logits ``[n C]`` -> the most likely class, int64 ``[n]``."""
+        return logits.argmax(1)
+
+    def confidence(self, logits: Tensor, temperature: float) -> Tensor:
+        """Logits ``[n C]`` -> the probability of what was decided, float32 ``[n]`` in [0, 1]."""
+        return confidence(logits, temperature)
 
     @property
     def subsampled(self) -> bool:
