@@ -65,6 +65,16 @@ ASIDE = {"temperature", "calibrated_on", "encoder", "encoder_beside", "sha256"} 
 LATER = {"answers", "class_numbers"}  # no part of the digest in the first version
 
 
+class Saved(NamedTuple):
+    """What a classifier that is kept answers."""
+
+    task: str
+    answers: Answers
+    kind: Kind
+    names: tuple[str, ...]  # of the classes or labels
+    numbers: tuple[int, ...] = ()  # of the classes in masks
+
+
 class Kept(NamedTuple):
     """A classifier to keep."""
 
@@ -101,35 +111,22 @@ def folder_names(tasks: Sequence[str]) -> list[str]:
     return names
 
 
-def keep(
-    head: Head,
-    kind: Kind,
-    task: str,
-    answers: Answers,
-    names: tuple[str, ...],
-    images: Images,
-    encoder: Path,
-    encoder_card: EncoderCard,
-    run: Path,
-    numbers: tuple[int, ...] = (),
-) -> Kept:
+def keep(head: Head, saved: Saved, images: Images, encoder: Path, encoder_card: EncoderCard, run: Path) -> Kept:
     """A head with its card.
 
     Args:
-        names: of the classes or labels.
         images: of training.
         encoder: its folder, or its run.
         run: the folder of the run that keeps the head.
-        numbers: of the classes in masks.
     """
     remote = on_hub(encoder)
     here = encoder if remote else encoder.expanduser().absolute()
     card = ClassifierCard(
-        task=task,
-        answers=answers,
-        class_names=names,
-        class_numbers=numbers,
-        kind=kind,
+        task=saved.task,
+        answers=saved.answers,
+        class_names=saved.names,
+        class_numbers=saved.numbers,
+        kind=saved.kind,
         parts=head.space.parts,
         features=head.space.width,
         temperature=head.temperature,

@@ -126,13 +126,18 @@ class ProbeConfig(Repeated):
     @model_validator(mode="after")
     def _classes_for_what_needs_them(self) -> Self:
         asked = [name for name in ("more_probes", "label_efficiency") if getattr(self, name)]
-        if asked and all(data.labels or data.masks for data in (self.data, *self.more_data)):
+        if asked and all(data.labels or data.masks for data in self.all_data):
             which = "data.labels" if self.data.labels else "data.masks"
             raise ValueError(
                 f"{', '.join(asked)}: of images with one label each; with {which} the linear probe alone is "
                 f"measured: remove them, or {which}"
             )
         return self
+
+    @property
+    def all_data(self) -> tuple[ProbeData, ...]:
+        """The data sets, the first one first."""
+        return (self.data, *self.more_data)
 
     @property
     def probes(self) -> dict[str, Probe]:

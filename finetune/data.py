@@ -111,6 +111,30 @@ class Sources(NamedTuple):
         return {f"{key}.train": self.train.fingerprint, f"{key}.test": self.test.fingerprint}
 
 
+class Pair(NamedTuple):
+    """Training and test images, and which of them repeat."""
+
+    train: Images
+    test: Images
+    leaks: Leaks  # test images that are also training images, or nearly
+    left_out: int = 0  # training images, because of that
+
+    @property
+    def facts(self) -> DataFacts:
+        """What results say of the data."""
+        return DataFacts(
+            train=self.train.source.spec,
+            test=self.test.source.spec,
+            image_size=self.train.size,
+            duplicates=self.leaks.exact,
+            near_duplicates=self.leaks.training.facts,
+            in_pretraining=None if self.leaks.pretraining is None else self.leaks.pretraining.facts,
+            left_out=self.left_out,
+            originals=self.train.originals,
+            test_originals=self.test.originals,
+        )
+
+
 class LabeledImages(NamedTuple):
     """Images, and the ``(train, test)`` labels of one or more tasks, both by the training set's classes.
 
@@ -120,8 +144,13 @@ class LabeledImages(NamedTuple):
     train: Images
     test: Images
     tasks: dict[str, tuple[Labels, Labels]]
-    leaks: Leaks  # test images that are also training images, or nearly
-    left_out: int = 0  # training images, because of that
+    leaks: Leaks
+    left_out: int = 0
+
+    @property
+    def pair(self) -> Pair:
+        """The images without their labels."""
+        return Pair(self.train, self.test, self.leaks, self.left_out)
 
     def only(self, train: Tensor | None = None, test: Tensor | None = None) -> LabeledImages:
         """Some rows of the training and of the test images, int64 in ascending order; ``None`` is all."""
@@ -212,10 +241,8 @@ def load_labeled(
     return LabeledImages(train, test, tasks, leaks, left_out)
 
 
-def load_pair(
-    sources: Sources, data: LabeledData, size: int, seed: int, trained_on: Provenance | None
-) -> tuple[Images, Images, Leaks, int]:
-    """Training and test images, which of them repeat, and how many training images were left out for that."""
+def load_pair(sources: Sources, data: LabeledData, size: int, seed: int, trained_on: Provenance | None) -> Pair:
+    """Decode both sets at ``size`` pixels, and look for images that repeat."""
     log.info("images at %d px%s", size, "" if data.image_size else ", the encoder's size")
 
     def loaded(source: Source, limit: int | None, seed: int, levels: Levels | None = None) -> Images:
@@ -231,7 +258,7 @@ def load_pair(
     train, test = train.readable(), test.readable()
     whole = len(train)
     train = without_leaks(train, leaks) if data.leaks == "drop" else train
-    return train, test, leaks, whole - len(train)
+    return Pair(train, test, leaks, whole - len(train))
 
 
 def _classes(train: Labels, test: Labels) -> str:
@@ -252,21 +279,6 @@ def _warn_of_gaps(train: Labels, test: Labels) -> None:
         log.warning(
             "task %s: test images of %s count as wrong, since no training image shows them", train.task, first(wrong)
         )
-
-
-def data_facts(sources: Sources, train: Images, test: Images, leaks: Leaks, left_out: int) -> DataFacts:
-    """What results say of the data."""
-    return DataFacts(
-        train=sources.train.spec,
-        test=sources.test.spec,
-        image_size=train.size,
-        duplicates=leaks.exact,
-        near_duplicates=leaks.training.facts,
-        in_pretraining=None if leaks.pretraining is None else leaks.pretraining.facts,
-        left_out=left_out,
-        originals=train.originals,
-        test_originals=test.originals,
-    )
 
 
 class Fold(NamedTuple):

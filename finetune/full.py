@@ -34,7 +34,6 @@ from finetune.data import (
     LabeledImages,
     Sources,
     check_enough,
-    data_facts,
     hold_out,
     load_labeled,
     open_sources,
@@ -342,7 +341,7 @@ def _test(
     result = FinetuneResult(
         task=task,
         classes=train_labels.names,
-        data=data_facts(sources, images.train, images.test, images.leaks, images.left_out),
+        data=images.pair.facts,
         protocol=_protocol(config),
         start="scratch" if config.encoder.from_scratch else str(config.encoder.path or config.encoder.name),
         encoder_sha256=sha256,

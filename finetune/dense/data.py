@@ -15,7 +15,7 @@ from common.data.multilabel import iterative_parts
 from common.data.split import first
 from common.encoders.provenance import Provenance
 from common.errors import UserError, check_all
-from finetune.data import SHOWN, Sources, load_pair, open_source, open_test
+from finetune.data import SHOWN, Pair, Sources, load_pair, open_source, open_test
 from finetune.dense.cells import cell_counts
 from finetune.leaks import Leaks
 from finetune.multilabel.data import ProbeData
@@ -42,6 +42,11 @@ class MaskedSources(NamedTuple):
     images: Sources
     masks: Sources
     classes: Classes
+
+    @property
+    def split(self) -> bool:
+        """Whether both sets are parts of one source without a test set, which the seed draws."""
+        return self.images.split
 
     def inputs(self, key: str = "data") -> dict[str, str]:
         """The fingerprints of images and masks, by the setting ``key`` that names them."""
@@ -81,6 +86,11 @@ class MaskedImages(NamedTuple):
     @property
     def classes(self) -> tuple[str, ...]:
         return self.train.classes.names
+
+    @property
+    def pair(self) -> Pair:
+        """The images without their masks."""
+        return Pair(self.train.images, self.test.images, self.leaks, self.left_out)
 
 
 def open_masked(data: ProbeData, size: int, seed: int) -> MaskedSources:

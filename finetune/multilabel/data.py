@@ -12,7 +12,7 @@ from common.data.multilabel import iterative_parts, match_labels
 from common.data.split import first
 from common.encoders.provenance import Provenance
 from common.errors import UserError, check_all
-from finetune.data import SHOWN, Fold, LabeledData, Sources, load_pair, open_source, open_test
+from finetune.data import SHOWN, Fold, LabeledData, Pair, Sources, load_pair, open_source, open_test
 from finetune.leaks import Leaks
 
 log = logging.getLogger("retouch")
@@ -56,6 +56,11 @@ class MultiLabelImages(NamedTuple):
     labels: tuple[MultiLabels, MultiLabels]  # of training and test images
     leaks: Leaks
     left_out: int = 0
+
+    @property
+    def pair(self) -> Pair:
+        """The images without their labels."""
+        return Pair(self.train, self.test, self.leaks, self.left_out)
 
 
 def open_multilabel(data: ProbeData, seed: int) -> Sources:

@@ -25,7 +25,7 @@ from common.errors import UserError
 from common.pixels import to_float
 from finetune import seeds
 from finetune.config import ProbeConfig
-from finetune.dense import passes, probing
+from finetune.dense import passes
 from finetune.dense.cells import enlarge, overlaps
 from finetune.dense.data import MaskedImages, load_masked, open_masked
 from finetune.dense.fitting import discriminant
@@ -122,7 +122,7 @@ def test_what_maps_show_is_found_and_measured(here: Path, report: ProbeReport) -
     assert len(set(report.made.inputs.values())) == 5
     [result] = report.dense
     assert result.task == str(here / "train/masks")
-    assert (result.classes, result.frozen) == (("ground", "red", "blue"), True)
+    assert (result.classes, result.checks.frozen) == (("ground", "red", "blue"), True)
     assert list(result.subjects) == ["encoder", "random_init", "pixels"]
     for one in result.subjects.values():
         assert (one.n_train, one.n_val, one.test.n) == (60, 60, 40)
@@ -225,10 +225,10 @@ def test_a_changed_encoder_is_noted(here: Path, tmp_path: Path, monkeypatch: pyt
             break
         return found
 
-    monkeypatch.setattr(probing, "gather", spoiling)
+    monkeypatch.setattr("finetune.kinds.masks.gather", spoiling)
     alone = {"random_init": False, "pixels": False}
     found = probe(config_of(here, tmp_path / "out", baselines=alone), show=False)
-    assert not found.dense[0].frozen
+    assert not found.dense[0].checks.frozen
     assert any("changed while it was measured" in note for note in found.notes)
 
 
@@ -478,7 +478,7 @@ def test_the_end_of_the_grid_is_noted(report: ProbeReport, here: Path) -> None:
     [result] = report.dense
     mine = result.linear.model_copy(update={"choice": result.linear.choice.model_copy(update={"at_end_of_grid": True})})
     at_end = result.model_copy(update={"subjects": {**result.subjects, "encoder": mine}})
-    said = notes(config_of(here, here / "none", probe={}), [], dense=[at_end])
+    said = notes(config_of(here, here / "none", probe={}), ProbeReport(results=(), dense=(at_end,)))
     assert f"at an end of the grid for {result.task}: widen probe.l2, which now goes from 0.0001 to 1" in said[-1]
 
 
