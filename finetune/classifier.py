@@ -215,7 +215,7 @@ def _open_tuned(folder: Path, task: str | None, encoder: str | Path | None) -> A
         raise UserError("encoder: a fine-tuned network has its encoder in its own folder; remove encoder")
     own = card.provenance.task or "label"
     if task not in (None, own):
-        raise UserError(f"task: {folder} tells {own} apart, not {task}; remove task")
+        raise UserError(f"task: {folder} classifies {own}, not {task}; remove task")
     network = load_classifier(folder)
     return Applied(
         network,
@@ -257,13 +257,13 @@ def _no_classifier(folder: Path) -> str:
         return f"{folder} holds runs with several seeds: give one of them, such as {one}"
     if stage == "probe" and (folder / "results.json").is_file():
         return (
-            f"{folder} keeps no classifier: an older Retouch kept none, or none of several labels and masks; run the "
-            "probe again"
+            f"{folder} has no classifier: older versions of Retouch saved none, or none for several labels and masks; "
+            "run the probe again"
         )
     if stage in ("probe", "finetune"):
         return f"{folder} is a run that has not finished: continue it with out={folder} resume=true"
     if stage is not None:
-        return f"{folder} is a run of {command(stage)}, which makes no classifier that is kept: {learn}"
+        return f"{folder} is a run of {command(stage)}, which does not save a classifier: {learn}"
     return f"{folder} holds no classifier: {learn}"
 
 
@@ -328,7 +328,7 @@ def _encoder_of(folder: Path, card: ClassifierCard, given: str | Path | None) ->
         if found == card.encoder_sha256:
             return place
         problem = (
-            f"{place} is another encoder (sha256 {found[:12]}) than the one that this classifier was fitted on "
-            f"({card.encoder_sha256[:12]})"
+            f"{place} is not the encoder that this classifier was fitted on: its sha256 is {found[:12]}, not "
+            f"{card.encoder_sha256[:12]}"
         )
-    raise UserError(f"{folder}: its encoder is needed: {problem}; name it with encoder=FOLDER, where it is now")
+    raise UserError(f"{folder} needs its encoder: {problem}; set encoder=FOLDER to where it is now")

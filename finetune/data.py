@@ -55,11 +55,11 @@ class LabeledData(Config):
     image_size: int | None = Field(default=None, ge=8, le=1024)
     """Side in px; by default the encoder's."""
     limit: int | None = Field(default=None, gt=1, le=MANY)
-    """Use this many training images only."""
+    """Use only this many training images."""
     test_limit: int | None = Field(default=None, gt=0, le=MANY)
-    """Use this many test images only."""
+    """Use only this many test images."""
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
-    """Held-out share if there is no test set."""
+    """Share held out as the test set, if there is none."""
     workers: int = Field(default_factory=usable_cores, ge=0, le=1024)
     """Decoding processes; by default one per core."""
     cache: Cache = "auto"
@@ -73,7 +73,7 @@ class LabeledData(Config):
     levels: LevelsSetting | None = None
     """Black and white of images of more than 8 bits, as [0, 4095]; by default, a sample of `train` decides."""
     leaks: Literal["keep", "drop"] = "keep"
-    """Training images that repeat test images, exactly or nearly: they are counted; drop leaves them out."""
+    """Training images that repeat test images, exactly or nearly, are counted; drop also leaves them out."""
 
     @field_validator("task")
     @classmethod
@@ -274,7 +274,7 @@ def _warn_of_gaps(train: Labels, test: Labels) -> None:
     unlearned, untested = classes_without(train), classes_without(test)
     wrong = [name for name in unlearned if name not in untested]
     if untested:
-        log.warning("task %s: no test images of %s, so nothing is measured there", train.task, first(untested))
+        log.warning("task %s: no test image shows %s, so the accuracy there is unknown", train.task, first(untested))
     if wrong:
         log.warning(
             "task %s: test images of %s count as wrong, since no training image shows them", train.task, first(wrong)
@@ -297,7 +297,7 @@ def hold_out(labels: Labels, fraction: float, seed: int) -> Fold:
     found = torch.unique(labels.values).tolist()
     if len(found) == 1:
         raise UserError(
-            f"task {labels.task!r}: all {len(labels.values)} training images are of one class "
+            f"task {labels.task!r}: all {len(labels.values)} training images have the same class "
             f"({labels.names[found[0]]}); at least two are needed: add images"
         )
     fold = Fold(*stratified_split(labels.values, fraction, seed))

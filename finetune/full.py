@@ -241,7 +241,7 @@ def open_images(config: FinetuneConfig, here: World) -> Sources:
         sources = open_sources(config.data, config.seed, config.validation)
     if len(tasks := config.data.tasks(sources.train)) > 1:
         raise UserError(
-            f"{sources.train.spec} has the tasks {', '.join(tasks)}, and fine-tuning trains on one: set data.task to it"
+            f"{sources.train.spec} has the tasks {', '.join(tasks)}, but fine-tuning trains on one: set data.task"
         )
     return sources
 

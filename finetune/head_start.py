@@ -45,8 +45,8 @@ def check_start(encoder: Encoder, config: FinetuneConfig) -> None:
             seen = _input(trial.eval(), _head(trial), image)
         if seen.ndim != 2:
             raise UserError(
-                f"head_start=probe: the classifier of {encoder.name} sees {list(seen.shape[1:])} numbers of an image, "
-                "and not one vector: use head_start=random"
+                f"head_start=probe: the classifier of {encoder.name} sees a tensor of shape {list(seen.shape[1:])} per "
+                "image, not one vector: use head_start=random"
             )
 
 

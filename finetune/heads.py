@@ -38,7 +38,7 @@ class Head:
         return _logits(features.matrix(self.space), self.weight, self.bias)
 
 
-class Tested(NamedTuple):
+class Answered(NamedTuple):
     """The test images, with what the classifier predicted for them."""
 
     features: Features
@@ -47,7 +47,7 @@ class Tested(NamedTuple):
 
 
 def make_head(
-    probe: Linear, candidates: Candidates, task: Task, chosen: Chosen, fitted: Fitted, tested: Tested
+    probe: Linear, candidates: Candidates, task: Task, chosen: Chosen, fitted: Fitted, tested: Answered
 ) -> Head:
     """The classifier that was tested, and the temperature of what the same choice gives for held-out images.
 

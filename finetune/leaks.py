@@ -149,7 +149,7 @@ def write_leaks(folder: Path, named: Sequence[tuple[str, Leaks]]) -> None:
 def _found(images: str, test: Images, other: Images, pairs: list[Pair] | None) -> Found:
     rows = torch.tensor([[pair.test, pair.other] for pair in pairs or ()], dtype=torch.int64).view(-1, 2)
     if pairs is None:
-        log.info("images of %s and test look so much alike that near-duplicates cannot be told", images)
+        log.info("images of %s and test look so much alike that near-duplicates cannot be detected", images)
         repeats = None
     else:
         repeats = [

@@ -144,7 +144,7 @@ def _split(source: Source, named: str, data: ProbeData, size: int, seed: int) ->
     limited = [str(number) for number in training.numbers if number not in (*classes.numbers, data.mask_ignore)]
     if limited:
         log.warning(
-            "%s: no training image of data.limit=%s shows class %s, so it is none; raise the limit to have it",
+            "%s: no training image of data.limit=%s shows class %s, so it is dropped; raise data.limit to keep it",
             *(masks.spec, data.limit, first(limited)),
         )
     tested = seen.only(rows[1]).only(kept_rows(images.test, data.test_limit, 0))
@@ -157,15 +157,15 @@ def _classes(masks: Source, seen: Seen, data: ProbeData, size: int) -> Classes:
     numbers = tuple(number for number in seen.numbers if number != data.mask_ignore)
     if lost := [str(number) for number in seen.lost if number != data.mask_ignore]:
         log.warning(
-            "%s: class %s has no pixel in the squares of %d px that are measured: a larger data.image_size may show it",
+            "%s: class %s has no pixel left at %d px, the size that is measured: a larger data.image_size may show it",
             *(masks.spec, first(lost), size),
         )
     if len(numbers) < 2:
         hint = ""
         if data.mask_ignore in seen.numbers:
             hint = (
-                f"; {data.mask_ignore} is ignored: if it is a class, set data.mask_ignore=null (or another number that "
-                "masks hold where nothing counts)"
+                f"; {data.mask_ignore} is ignored: if it is a class, set data.mask_ignore=null, or to the number of "
+                "the pixels to ignore"
             )
         found = f"only class {numbers[0]}" if numbers else "no class"
         raise UserError(
@@ -185,7 +185,7 @@ def _check_test(masks: Source, seen: Seen, classes: Classes, data: ProbeData) ->
     numbers = [number for number in seen.numbers if number != data.mask_ignore]
     unknown = [str(number) for number in numbers if number not in classes.numbers]
     if unknown:
-        raised = "" if data.limit is None else f" (by a higher data.limit than {data.limit:,}, perhaps)"
+        raised = "" if data.limit is None else f" (perhaps by raising data.limit above {data.limit:,})"
         raise UserError(
             f"{masks.spec}: masks of test images hold class {first(unknown)}, and those of training images do not; "
             f"training has {first(list(map(str, classes.numbers)))}: add such images to training{raised}, or take them "

@@ -22,7 +22,7 @@ from finetune.data import LabeledImages, Pair, Sources, check_enough, load_label
 from finetune.efficiency import Right, label_efficiency, measure_efficiency
 from finetune.embedding import Embedding, embedded, write_embeddings
 from finetune.features import Extraction, Features, extract
-from finetune.heads import Tested, make_head
+from finetune.heads import Answered, make_head
 from finetune.kinds.base import Ready, Shared
 from finetune.kinds.features import ImageLabels, MeasuredImages
 from finetune.metrics import compare, score
@@ -143,7 +143,7 @@ class ClassLabels(ImageLabels[MeasuredClasses, ClassAnswers]):
             log.debug("%s, %s, %s: %s, chosen by %s", subject.name, name, key, choice.text, choice.how)
         head = null = None
         if subject.is_encoder:
-            tested = Tested(test, truth, linear.answers.classes)
+            tested = Answered(test, truth, linear.answers.classes)
             head = make_head(config.probe, candidates, task, linear.chosen, linear.fitted, tested)
         if self.checked(subject):
             space = linear.fitted.space

@@ -18,7 +18,7 @@ from finetune.classifier import Saved
 from finetune.config import ProbeConfig
 from finetune.data import Pair, Sources
 from finetune.features import Features
-from finetune.heads import Tested, make_head
+from finetune.heads import Answered, make_head
 from finetune.kinds.base import Ready, Shared
 from finetune.kinds.features import ImageLabels, MeasuredImages
 from finetune.multilabel.data import MultiLabelImages, ProbeData, load_multilabel, open_multilabel
@@ -107,7 +107,7 @@ class SeveralLabels(ImageLabels[MeasuredLabels, LabelScores]):
         log.debug("%s, %s: %s, chosen by %s", subject.name, task.name, outcome.choice.text, outcome.choice.how)
         head = null = None
         if subject.is_encoder:
-            tested = Tested(test, truth, task.decide(scores))
+            tested = Answered(test, truth, task.decide(scores))
             head = make_head(config.probe, candidates, task, chosen, fitted, tested)
         if self.checked(subject):
             null = check_null_labels(

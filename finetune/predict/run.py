@@ -124,12 +124,14 @@ def _check_settings(config: PredictConfig, classifier: Applied) -> None:
     answers, count = classifier.answers, len(classifier.class_names)
     problems = []
     if config.top is not None and answers == "mask":
-        problems.append("top: of classes or labels of whole images, and this classifier gives masks: remove top")
+        problems.append("top applies to classifiers of classes or labels, but this one predicts masks: remove top")
     elif config.top is not None and config.top > count:
         problems.append(f"top: the classifier has {count} {NAMES[answers]}; give {count} or fewer")
     if config.threshold is not None and answers != "labels":
         given = "masks" if answers == "mask" else "one class"
-        problems.append(f"threshold: of several labels per image, and this classifier gives {given}: remove threshold")
+        problems.append(
+            f"threshold applies to classifiers of several labels, but this one predicts {given}: remove threshold"
+        )
     if problems:
         raise UserError(*problems)
 
@@ -168,8 +170,8 @@ def _check_size(classifier: Applied, size: int) -> None:
             f"support this size: {one_line(error).rstrip('.')}; remove data.image_size"
         ) from None
     log.warning(
-        "data.image_size=%d, but the classifier learned from images of %d px; it sees things at another scale than it "
-        "knows, and its confidence is not calibrated there",
+        "data.image_size=%d, but the classifier learned from images of %d px; it sees objects at a scale it was not "
+        "trained on, and its confidence is not calibrated there",
         *(size, classifier.image_size),
     )
 

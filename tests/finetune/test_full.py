@@ -145,7 +145,7 @@ def test_of_several_tasks_one_has_to_be_named(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         finetune(config(tmp_path / "run", encoder=exported(tmp_path / "encoder"), data={"train": "shapes"}))
     assert str(error.value) == (
-        "shapes:train:20000 has the tasks shape, color, texture, and fine-tuning trains on one: set data.task to it"
+        "shapes:train:20000 has the tasks shape, color, texture, but fine-tuning trains on one: set data.task"
     )
     assert not (tmp_path / "run").exists()
 

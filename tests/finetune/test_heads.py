@@ -13,7 +13,7 @@ from torch import Tensor
 
 from finetune.calibration import fit_temperature
 from finetune.features import Features
-from finetune.heads import Head, Tested, make_head
+from finetune.heads import Answered, Head, make_head
 from finetune.probes import Candidates, Linear, Task
 from tests.finetune.probes.features import CPU, GOOD, GOOD_SPACE, informative, task_of
 
@@ -42,7 +42,7 @@ def head_of(kind: Kind, folds: int) -> tuple[Head, Features, Tensor, Tensor]:
     chosen = probe.choose(candidates, task)
     fitted = probe.refit(candidates, task, chosen)
     answers = fitted.answers(test)
-    head = make_head(probe, candidates, task, chosen, fitted, Tested(test, test_labels, answers.classes))
+    head = make_head(probe, candidates, task, chosen, fitted, Answered(test, test_labels, answers.classes))
     return head, test, test_labels, answers.classes
 
 
@@ -96,7 +96,7 @@ def test_logits_are_those_of_the_standardized_features() -> None:
     fitted = probe.refit(candidates, task, chosen)
     test, labels = uneven(150, 1)
     answers = fitted.answers(test)
-    head = make_head(probe, candidates, task, chosen, fitted, Tested(test, labels, answers.classes))
+    head = make_head(probe, candidates, task, chosen, fitted, Answered(test, labels, answers.classes))
     assert answers.confidence is not None
     torch.testing.assert_close(head.logits(test).softmax(1).amax(1), answers.confidence, atol=1e-4, rtol=1e-4)
 
@@ -119,7 +119,7 @@ def test_test_labels_do_not_change_the_head() -> None:
     fitted = probe.refit(candidates, task, chosen)
     test, labels = uneven(150, 1)
     one, other = (
-        make_head(probe, candidates, task, chosen, fitted, Tested(test, some, fitted.answers(test).classes))
+        make_head(probe, candidates, task, chosen, fitted, Answered(test, some, fitted.answers(test).classes))
         for some in (labels, labels.roll(1))
     )
     assert one.temperature == other.temperature
@@ -135,5 +135,5 @@ def test_a_head_that_rounding_has_spoiled_is_warned_of(caplog: pytest.LogCapture
     test, labels = uneven(150, 1)
     wrong = (fitted.answers(test).classes + 1) % len(task.classes)
     with caplog.at_level(logging.WARNING, "retouch"):
-        make_head(probe, candidates, task, chosen, fitted, Tested(test, labels, wrong))
+        make_head(probe, candidates, task, chosen, fitted, Answered(test, labels, wrong))
     assert "predictions differ from the tested classifier on 150 of 150 test images" in caplog.text

@@ -392,12 +392,12 @@ def errors(here: Path, tmp_path: Path, **changes: Any) -> str:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"data": {"task": "kind"}}, ["masks: they are the task; remove task"]),
-        ({"data": {"labels": ["a"]}}, ["masks: they are the task; remove labels"]),
+        ({"data": {"task": "kind"}}, ["masks: they define the task; remove task"]),
+        ({"data": {"labels": ["a"]}}, ["masks: they define the task; remove labels"]),
         ({"data": {"masks": None}}, ["test_masks and mask_names belong to masks"]),
         ({"data": {"mask_names": ["a", "a"]}}, ["mask_names: must be different names"]),
         ({"data": {"mask_names": ["a", "b"]}}, ["masks hold 2, but there are only 2 names, for the numbers 0 to 1"]),
-        ({"more_probes": [{"kind": "ridge"}]}, ["more_probes: of images with one label each; with data.masks"]),
+        ({"more_probes": [{"kind": "ridge"}]}, ["more_probes need one label per image; with data.masks"]),
         ({"data": {"masks": "nowhere"}}, ["data.masks: 'nowhere': no such file or folder"]),
         ({"data": {"masks": "shapes"}}, ["data.masks=shapes: must be a folder or a zip file"]),
         ({"data": {"test": None}}, ["data.test_masks: ", "has no test set; set data.test, or remove it"]),
@@ -445,7 +445,7 @@ def test_classes_that_training_lacks_are_refused(here: Path, tmp_path: Path) -> 
 def test_an_encoder_without_maps_is_refused(here: Path, tmp_path: Path) -> None:
     vector = EncoderConfig(name="mlp")
     export_encoder(build_encoder(vector, image_size=SIZE), tmp_path / "encoder")
-    assert "one vector per image tells no pixels apart" in errors(here, tmp_path, encoder=tmp_path / "encoder")
+    assert "one vector per image cannot tell pixels apart" in errors(here, tmp_path, encoder=tmp_path / "encoder")
 
 
 def test_older_results_have_no_such_part(report: ProbeReport) -> None:

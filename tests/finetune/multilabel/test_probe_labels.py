@@ -368,9 +368,12 @@ def errors(here: Path, tmp_path: Path, **changes: Any) -> str:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"data": {"task": "kind"}}, ["labels: they are the task; remove task and label"]),
+        ({"data": {"task": "kind"}}, ["labels: they define the task; remove task and label"]),
         ({"data": {"labels": ["light", "light"]}}, ["labels: must be different columns"]),
-        ({"more_probes": [{"kind": "ridge"}], "label_efficiency": True}, ["more_probes, label_efficiency: of images"]),
+        (
+            {"more_probes": [{"kind": "ridge"}], "label_efficiency": True},
+            ["more_probes and label_efficiency need one label per image; with data.labels"],
+        ),
         ({"data": {"labels": ["tag"]}}, ["no column 'tag'; it has", "tags"]),
         ({"data": {"labels": ["light", "kind"]}}, ["column 'kind' holds x, y"]),
         ({"data": {"train": "shapes", "test": None}}, [": data.labels names columns of a table"]),
