@@ -1,7 +1,7 @@
-"""Classifiers to apply: a probe's linear classifiers, as its run keeps them, and fine-tuned networks.
+"""Classifiers to apply: the linear classifiers that a probe keeps, and fine-tuned networks.
 
 ``classifiers/TASK/`` of a probe's run holds ``classifier.json`` (the card) and ``model.safetensors`` (weight and bias);
-the encoder stays where it is, and is known by its sha256. ``open_classifier`` opens either kind.
+the encoder stays where it is, and is recognized by its sha256. ``open_classifier`` opens either kind.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ClassifierCard(Record):
 
     schema_version: Literal[1, 2] = 2
     task: str
-    answers: Answers = "class"  # as those of the first version
+    answers: Answers = "class"  # as in the first version
     class_names: tuple[str, ...]  # or those of the labels
     class_numbers: tuple[int, ...] = ()  # in masks
     kind: Kind
@@ -56,17 +56,17 @@ class ClassifierCard(Record):
     view: View
     levels: Levels | None  # black and white of training images of more than 8 bits
     encoder: str  # its folder then, absolute, or hf:USER/NAME
-    encoder_beside: str  # the folder from that of the run: both may have been moved together; empty on the Hub
+    encoder_beside: str  # relative to the folder of the run: both may move together; empty on the Hub
     encoder_sha256: str
-    sha256: str  # of all that decides its answers
+    sha256: str  # of everything that decides its answers
 
 
-ASIDE = {"temperature", "calibrated_on", "encoder", "encoder_beside", "sha256"}  # decide no answer
-LATER = {"answers", "class_numbers"}  # no part of the digest in the first version
+ASIDE = {"temperature", "calibrated_on", "encoder", "encoder_beside", "sha256"}  # do not decide answers
+LATER = {"answers", "class_numbers"}  # not in the digest of the first version
 
 
 class Saved(NamedTuple):
-    """What a classifier that is kept answers."""
+    """What a kept classifier answers."""
 
     task: str
     answers: Answers
@@ -87,8 +87,8 @@ class Kept(NamedTuple):
 
 
 def write_classifiers(run: Path, found: Sequence[Kept]) -> list[str]:
-    """Write ``classifiers/`` in the folder of a run, atomically; returns the folder of each, from that of the run."""
-    # masks are known by the path of their folder
+    """Write ``classifiers/`` in the folder of a run, atomically; returns the folder of each, relative to the run."""
+    # the task of masks is the path of their folder
     names = folder_names([Path(card.task).name if card.answers == "mask" else card.task for card, *_ in found])
     with new_folder(run / CLASSIFIERS) as writing:
         for name, (card, weight, bias) in zip(names, found, strict=True):
@@ -100,7 +100,7 @@ def write_classifiers(run: Path, found: Sequence[Kept]) -> list[str]:
 
 
 def folder_names(tasks: Sequence[str]) -> list[str]:
-    """A folder for each task: its name as far as all file systems take it, numbered where two would be the same."""
+    """A folder for each task: its name as far as all file systems allow, numbered where two would be the same."""
     names: list[str] = []
     for task in tasks:
         name = re.sub(r"[^\w.-]+", "_", task)[:60].strip(".") or "task"
@@ -115,7 +115,7 @@ def keep(head: Head, saved: Saved, images: Images, encoder: Path, encoder_card: 
     """A head with its card.
 
     Args:
-        images: of training.
+        images: the training images.
         encoder: its folder, or its run.
         run: the folder of the run that keeps the head.
     """
@@ -143,7 +143,7 @@ def keep(head: Head, saved: Saved, images: Images, encoder: Path, encoder_card: 
 
 
 def _beside(folder: Path, run: Path) -> str:
-    """A folder, from that of the run; empty where there is no such way, as between drives."""
+    """A folder relative to that of the run; empty where there is no such path, as between drives."""
     try:
         return os.path.relpath(folder, run)
     except ValueError:
@@ -169,7 +169,7 @@ def open_classifier(path: str | Path, task: str | None = None, encoder: str | Pa
         encoder: where the encoder of a probe is now, if it was moved.
 
     Raises:
-        UserError: there is no classifier, or none of this task; it is damaged; or its encoder is not there, or another.
+        UserError: there is no classifier, or none for this task; it is damaged; or its encoder is missing or differs.
     """
     folder = Path(path).expanduser()
     if (tuned := _tuned_folder(folder)) is not None:
@@ -232,7 +232,7 @@ def _open_tuned(folder: Path, task: str | None, encoder: str | Path | None) -> A
 
 
 def _saved(folder: Path) -> list[Path]:
-    """The folders of a probe's classifiers: itself, those below it, or those of the run.
+    """The folders of a probe's classifiers: this one, those below it, or those of the run.
 
     Raises:
         UserError: there are none; says what the folder is, and what to do.
@@ -268,7 +268,7 @@ def _no_classifier(folder: Path) -> str:
 
 
 def _choose(folder: Path, found: Sequence[Path], task: str | None) -> tuple[Path, ClassifierCard]:
-    """The one of this task, or the only one."""
+    """The classifier of this task, or the only one."""
     cards = {one: _read_card(one) for one in found}
     meant = [one for one in found if task is None or (one.name == task and cards[one].task == task)]
     meant = meant or [one for one in found if cards[one].task == task] or [one for one in found if one.name == task]
@@ -310,10 +310,10 @@ def _read(folder: Path, card: ClassifierCard) -> tuple[Tensor, Tensor]:
 
 
 def _encoder_of(folder: Path, card: ClassifierCard, given: str | Path | None) -> Path:
-    """Where the very encoder is that the classifier was fitted on.
+    """The folder of the same encoder that the classifier was fitted on.
 
     Raises:
-        UserError: it is not there, or there is another.
+        UserError: it is missing, or another encoder is there.
     """
     run = folder.absolute().parent.parent
     kept = [Path(card.encoder), *([run / card.encoder_beside] if card.encoder_beside else [])]

@@ -219,7 +219,7 @@ class CompareConfig(Config):
     """The same network and recipe from random initialization."""
 
 
-KEEPING: dict[str, object] = {"freeze": None, "head_start": "random"}  # they keep learned weights; here, they do not
+KEEPING: dict[str, object] = {"freeze": None, "head_start": "random"}  # settings that keep learned weights, and off
 
 
 class FinetuneConfig(StageConfig, GradientConfig):

@@ -86,7 +86,7 @@ class LabeledData(Config):
         """The tasks asked for, or all that ``source`` has.
 
         Raises:
-            UserError: it does not have them, or no labels, or none that are obvious.
+            UserError: it lacks them, has no labels, or none that are obvious.
         """
         if self.task is None:
             return list(source.default_tasks())
@@ -210,7 +210,7 @@ def open_sources(data: LabeledData, seed: int, validation: float | None = None) 
 
 def open_source(data: LabeledData, spec: str, split: str) -> Source:
     """The images of ``spec``, with the columns and levels that the settings name."""
-    levels = data.levels if split == "train" else None  # a test set has those of its training set
+    levels = data.levels if split == "train" else None  # a test set uses those of its training set
     return build_source(spec, split=split, image=data.image, label=data.label, root=data.root, levels=levels)
 
 
@@ -270,7 +270,7 @@ def _classes(train: Labels, test: Labels) -> str:
 
 
 def _warn_of_gaps(train: Labels, test: Labels) -> None:
-    """Say which classes cannot be measured, and which test images cannot be classified rightly."""
+    """Warn of classes that cannot be measured, and of test images that cannot be classified correctly."""
     unlearned, untested = classes_without(train), classes_without(test)
     wrong = [name for name in unlearned if name not in untested]
     if untested:
@@ -292,7 +292,7 @@ def hold_out(labels: Labels, fraction: float, seed: int) -> Fold:
     """Hold out a share of the rows: seeded and stratified.
 
     Raises:
-        UserError: too few training images for a validation split, or of one class only.
+        UserError: too few training images for a validation split, or all of one class.
     """
     found = torch.unique(labels.values).tolist()
     if len(found) == 1:
@@ -310,7 +310,7 @@ def hold_out(labels: Labels, fraction: float, seed: int) -> Fold:
 
 
 def cross_validation(labels: Labels, folds: int, seed: int) -> tuple[Fold, ...]:
-    """Splits of which each holds out another part, so that every row is held out once: seeded and stratified.
+    """Splits that each hold out another part, so that every row is held out once: seeded and stratified.
 
     There are fewer than ``folds``, at least two, where the largest class has fewer rows.
 

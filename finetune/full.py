@@ -73,9 +73,9 @@ def finetune(
     untrained twin.
 
     Args:
-        images: those of one task, already decoded, in place of those that ``config.data`` names. They are for a network
-            from scratch, which is compared with nothing else.
-        feature_cache: the linear probe may take its features from those on disk.
+        images: images of one task, already decoded, used in place of ``config.data``. They are for a network from
+            scratch, which is compared with nothing else.
+        feature_cache: whether the linear probe may read its features from disk.
 
     Returns:
         The content of ``results.json``; None if a signal stopped training, and in all processes but the first.
@@ -194,7 +194,7 @@ def _open(config: FinetuneConfig, here: World, images: LabeledImages | None) -> 
     check_enough(images, config.validation, config.seed)
     inputs = sources.inputs() | ({} if card is None else {ENCODER: card.sha256})
     opened = Opened(_with_group(config), encoder, card, images, made(inputs))
-    class_weights(config.class_weights, opened.train_labels)  # refuses names that are no classes
+    class_weights(config.class_weights, opened.train_labels)  # refuses names that are not classes
     return opened
 
 
@@ -211,7 +211,7 @@ def _start(config: FinetuneConfig, here: World) -> Encoder:
             weights of it learn.
     """
     start = config.encoder
-    read_start(start)  # refuses another encoder than that of an earlier part of this run
+    read_start(start)  # refuses an encoder that differs from the one this run began with
     if start.path is None:
         seed_step(config.seed, 0)
         with here.main_first():  # weights may be downloaded
@@ -373,7 +373,7 @@ def _protocol(config: FinetuneConfig) -> str:
 
 
 def _log_baselines(config: FinetuneConfig, result: FinetuneResult) -> None:
-    """Add to the W&B run what is known only now, after the baselines: it goes on, as one that is resumed does."""
+    """Add to the W&B run what is known only after the baselines: it continues, as a resumed run does."""
     settings = config.model_dump(mode="json")
     tracker = Tracker(config.wandb, config.out, job_type=config.stage, settings=settings)
     tracker.table("compared", Line._fields, finetune_lines(result))

@@ -51,8 +51,8 @@ def make_head(
 ) -> Head:
     """The classifier that was tested, and the temperature of what the same choice gives for held-out images.
 
-    All labels of an image share one temperature. The outputs of ridge regression are no log-probabilities: its head is
-    divided by the temperature, and needs none.
+    All labels of an image share one temperature. The outputs of ridge regression are not log-probabilities: its head
+    is divided by the temperature, and needs none.
 
     Args:
         tested: only measures what the temperature does.
@@ -92,7 +92,7 @@ def _logits(matrix: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _check_same(mine: Tensor, tested: Tensor) -> None:
-    """Warn if rounding made the head another classifier than the one that was tested."""
+    """Warn if rounding made the head differ from the classifier that was tested."""
     differing = int((mine != tested).view(len(tested), -1).any(1).sum())
     if differing > max(1, len(tested) // 1000):
         log.warning(

@@ -55,7 +55,7 @@ def subject_name(key: str, encoder: str) -> str:
 
 
 def group_title(report: ProbeReport) -> str:
-    """What the encoders of probes with several seeds are called: they differ in their seed alone."""
+    """What the encoders of probes with several seeds are called: they differ only in their seed."""
     return (report.results or report.multilabel or report.dense)[0].encoder.title
 
 

@@ -89,7 +89,11 @@ class Found(NamedTuple):
 
 
 def measure(one: LabelKind[X, M, A], encoder: Encoder, card: EncoderCard, how: Extraction) -> list[Done[A]]:
-    """Measure the encoder and its baselines on a data set, compare them, and check that they stayed frozen: by task."""
+    """Measure the encoder and its baselines on a data set, compare them, and check that they stayed frozen.
+
+    Returns:
+        One entry per task.
+    """
     config, pair = one.config, one.pair
     subjects = subjects_of(one, encoder, card, how)
     before = state_digests(subject.encoder for subject in subjects)

@@ -1,4 +1,4 @@
-"""Results of probes that give several answers for each image: of several labels, and of masks.
+"""Results of probes that give several answers for each image: several labels, or masks.
 
 SeveralScore    how well the answers are, on one set of images: LabelScore, DenseScore
 SeveralProbed   a probe of one subject: choice, score, comparisons with the baselines: LabelProbed, DenseProbed
@@ -32,7 +32,7 @@ class LabelComparison(Record):
 
 
 class SeveralScore(Record):
-    """How well a probe does for several labels, or for the classes of pixels, on one set of images."""
+    """How well a probe predicts several labels, or the classes of pixels, on one set of images."""
 
     ci95: tuple[float, float]  # of the mean
     n: int  # images
@@ -45,7 +45,7 @@ class SeveralScore(Record):
     @property
     @abstractmethod
     def each(self) -> tuple[float | None, ...]:
-        """The same of every label or class; None for one that no image shows."""
+        """The same for every label or class; None for one that no image shows."""
 
     @property
     @abstractmethod
@@ -55,7 +55,7 @@ class SeveralScore(Record):
     @property
     @abstractmethod
     def shares(self) -> tuple[float, ...]:
-        """The share of each among all: of the images, or of the pixels."""
+        """The share of each: of the images, or of the pixels."""
 
     @property
     @abstractmethod
@@ -65,7 +65,7 @@ class SeveralScore(Record):
     @property
     @abstractmethod
     def chance(self) -> float:
-        """The mean of answers that look at no image."""
+        """The mean of answers that ignore the images."""
 
 
 S = TypeVar("S", bound=SeveralScore, covariant=True)

@@ -91,10 +91,10 @@ def pixels_of(config: ProbeConfig, images: Images) -> Subject:
 def features_of(
     config: ProbeConfig, subject: Subject, images: Images, split: str, limit: int | None, how: Extraction
 ) -> Features:
-    """A subject's features of one split, read from the cache where they are there.
+    """A subject's features of one split, read from the cache if they are there.
 
     Args:
-        limit: that the split was cut to; part of the key.
+        limit: the number that the split was cut to; part of the key.
     """
     if subject.identity is None or not config.feature_cache:
         return extract(subject.encoder, images, subject.parts, how)

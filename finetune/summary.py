@@ -67,7 +67,7 @@ def _at_end(choices: Sequence[tuple[str, ProbeChoice]], grid: Sequence[float]) -
 
 
 def finetune_notes(result: FinetuneResult) -> tuple[str, ...]:
-    """The same of a fine-tuned network and its baselines."""
+    """The same for a fine-tuned network and its baselines."""
     found = [f"{result.task}: {line}" for line in leaks(result.data, result.tuned.test.n)]
     trained = {"the trained network": result.tuned, "the same network from scratch": result.from_scratch}
     for name, one in trained.items():

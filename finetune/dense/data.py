@@ -24,7 +24,7 @@ log = logging.getLogger("retouch")
 
 
 class Classes(NamedTuple):
-    """The classes of masks: those numbers that training masks hold, without the one that is ignored."""
+    """The classes of masks: the numbers in training masks, without the one that is ignored."""
 
     numbers: tuple[int, ...]  # ascending, 0..255
     names: tuple[str, ...]
@@ -97,11 +97,11 @@ def open_masked(data: ProbeData, size: int, seed: int) -> MaskedSources:
     """Open the training and test sets with their masks, and read all masks that will be used, at ``size`` pixels.
 
     A source without a test set is split so that each class keeps its share of the images (iterative stratification).
-    Classes are those that training masks show: of the rows that will be used, and at that size.
+    Classes are those that the training masks show, in the rows that will be used and at that size.
 
     Raises:
-        UserError: a source cannot be opened, an image has no mask, a mask is none or of another size, there are fewer
-            than two classes, the test set has classes that training lacks, or there are too few images.
+        UserError: a source cannot be opened, an image has no mask, or one that is unreadable or of another size, there
+            are fewer than two classes, the test set has classes that training lacks, or there are too few images.
     """
     named = data.masks
     assert named is not None

@@ -45,7 +45,7 @@ class Opened(Protocol):
 class Measured(ABC):
     """One subject on one task."""
 
-    head: Head | None  # the linear classifier, at least of the encoder, which is kept
+    head: Head | None  # the linear classifier; that of the encoder is kept
     null: NullCheck | None  # of the encoder, if it is checked
 
     @abstractmethod

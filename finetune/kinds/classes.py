@@ -195,7 +195,7 @@ class ClassLabels(ImageLabels[MeasuredClasses, ClassAnswers]):
         )
 
     def _label_efficiency(self, task: str, measured: Mapping[str, MeasuredClasses]) -> LabelEfficiency | None:
-        """Of all subjects on one task, and of the network from scratch, if it was measured."""
+        """The curves of all subjects on one task, and of the network from scratch if it was measured."""
         config = self.config
         right = {name: one.right for name, one in measured.items() if one.right is not None}
         if not right or config.label_efficiency is None:

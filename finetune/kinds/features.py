@@ -1,4 +1,4 @@
-"""Kinds of labels that describe an image as a whole: the probes are of one vector of features per image."""
+"""Kinds of labels that describe an image as a whole: probes see one vector of features per image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class MeasuredImages(Measured):
     @property
     @abstractmethod
     def score(self) -> str:
-        """That of its linear probe, for the log."""
+        """The score of its linear probe, for the log."""
 
 
 M = TypeVar("M", bound=MeasuredImages)

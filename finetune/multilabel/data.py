@@ -92,7 +92,7 @@ def open_multilabel(data: ProbeData, seed: int) -> Sources:
 
 
 def _learnable(source: Source, labels: MultiLabels) -> MultiLabels:
-    """The labels, if some images have one that others lack."""
+    """The same labels, if some images have one that others lack."""
     counts = labels.values.sum(0)
     if not bool(((counts > 0) & (counts < len(labels.values))).any()):
         said = "all images have the same labels" if bool(counts.any()) else "no image has a label"
@@ -128,7 +128,7 @@ def load_multilabel(
 
 
 def multilabel_folds(labels: MultiLabels, folds: int, fraction: float, seed: int) -> tuple[Fold, ...]:
-    """Splits for the choices, by iterative stratification: cross-validation, or of one fold a held-out ``fraction``.
+    """Splits for the choices, by iterative stratification: cross-validation, or with one fold a held-out ``fraction``.
 
     Raises:
         UserError: too few training images with a label for a validation split.

@@ -1,4 +1,4 @@
-"""A task with several labels per image: how it is split for the choices, and what these are made by."""
+"""A task with several labels per image: how it is split for the choices, and the score that makes them."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ class Attention:
         return (len(self.query) * self.weight.square().sum() + self.query.square().sum()) / 2
 
     def train(self, features: Tensor, labels: Tensor, l2: float, steps: int) -> None:
-        """Minimize the objective above by so many steps of L-BFGS (torch's, with a strong Wolfe line search)."""
+        """Minimize the objective above by ``steps`` steps of L-BFGS (torch's, with a strong Wolfe line search)."""
         if steps == 0:
             self.query.zero_()
             return

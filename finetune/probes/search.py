@@ -1,7 +1,7 @@
 """The search of every probe: feature spaces and settings, compared on training images that were not fitted on.
 
-Few images are cross-validated: on a tenth of 2,000 images, chance decides between neighboring layers and strengths, so
-that the accuracy that is then tested moves by several points from seed to seed. Of many images, a part is held out.
+Few images are cross-validated: on a tenth of 2,000 images, chance decides between neighboring layers and strengths, and
+the test accuracy then moves by several points from seed to seed. With many images, a part is held out.
 
 Nothing here sees the test set. A probe gets a ``Task``, which has training labels only.
 """
@@ -294,7 +294,7 @@ def _at_end(grid: Sequence[Setting], name: str, value: float) -> bool:
 def _scores(
     found: Mapping[Space, Validated], grid: Sequence[Setting], fitted_on: int | None = None
 ) -> list[SpaceScore]:
-    """What each space reached with its best setting, the later one of equals."""
+    """The score of each space with its best setting, the later one of equals."""
     scores = []
     for space, one in found.items():
         place = max(range(len(grid)), key=lambda place: (one.accuracy[place], place))
