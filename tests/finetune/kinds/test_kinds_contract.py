@@ -269,7 +269,7 @@ def test_labels_at_random_give_chance(run: tuple[Path, ProbeReport]) -> None:
     result = result_of(run[1])
     checks = checks_of(result)
     assert checks.null is not None
-    assert checks.null.accuracy == pytest.approx(checks.null.chance, abs=0.12)
+    assert checks.null.accuracy < checks.null.chance + 0.12
     assert checks.null.accuracy < number(linear(result)["encoder"]) - 0.2
     assert not checks.null.above_chance
     assert (checks.frozen, checks.missing) == (True, {})
