@@ -125,7 +125,7 @@ class PretrainSeeds(Config):
     """``results.json`` of pretraining with several seeds.
 
     Attributes:
-        seeds: of the runs, in order.
+        seeds: seeds of the runs, in order.
         spreads: each number over the seeds, by its name.
         runs: the results of each run, in the same order.
     """

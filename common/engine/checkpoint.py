@@ -28,13 +28,13 @@ class TrainingState(Record):
 
     Attributes:
         step: the steps that are done.
-        seconds: of training so far, over all resumptions.
+        seconds: training time so far, over all resumptions.
         window: the steps since the last line of metrics.
         totals: each reported number, summed over these steps; the mean over all processes.
         best, best_step: the best score of a periodic task, and its step; None if no task selects.
         curves: the ``(step, value)`` points of each curve that a periodic task follows, in the order of the tasks.
         data: identifies the training images and their order.
-        wandb_id: of the W&B run; None if there is none.
+        wandb_id: id of the W&B run; None if there is none.
     """
 
     step: int

@@ -39,7 +39,7 @@ class GradientLearner(Learner):
             ``[b 3 S S]`` on the device and returns a dict of scalar losses. Every parameter that requires a gradient
             gets one. Whatever it draws at random comes from torch's global generators, which are a function of
             (seed, step, rank, micro-batch) at each call.
-        groups: of AdamW; by default ``weight_decay_groups``.
+        groups: AdamW's groups of parameters; by default ``weight_decay_groups``.
 
     Raises:
         UserError: the batch cannot be shared evenly by processes and micro-batches.

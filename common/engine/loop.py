@@ -72,7 +72,7 @@ class Trained:
     step: int
     steps: int
     finished: bool
-    seconds: float  # of training, over all resumptions
+    seconds: float  # training time, over all resumptions
     best: float | None
     best_step: int | None
 
@@ -175,7 +175,10 @@ class _Due(NamedTuple):
     save: bool  # a checkpoint is written
     stop: bool  # a signal has asked for the end
     pause: bool  # training goes no further now
-    tasks: list[Periodic]
+    tasks: Sequence[Periodic]
+
+
+IDLE = _Due(last=False, line=False, save=False, stop=False, pause=False, tasks=())  # most steps: nothing to do
 
 
 @dataclass(frozen=True)
@@ -198,14 +201,11 @@ class _Training:
         last = done == self.steps
         # asking every process costs a collective, so several processes ask now and then
         stopping = world.any(stop.asked) if world.size == 1 or step % 8 == 0 else False
-        return _Due(
-            last=last,
-            line=last or done % config.log_every == 0,
-            save=last or done % config.checkpoint.every == 0,
-            stop=stopping,
-            pause=done == self.end,
-            tasks=[task for task in self.periodic if (task.at_end if last else done % task.every == 0)],
-        )
+        line = last or done % config.log_every == 0
+        save = last or done % config.checkpoint.every == 0
+        pause = done == self.end
+        tasks = [task for task in self.periodic if (task.at_end if last else done % task.every == 0)]
+        return _Due(last, line, save, stopping, pause, tasks) if line or save or stopping or pause or tasks else IDLE
 
     def report(self, due: _Due, step: int, losses: Named) -> dict[str, float]:
         """The line of metrics; empty if none is due.
@@ -213,7 +213,7 @@ class _Training:
         Raises:
             UserError: before anything is saved or shown, the mean of a number is not finite.
         """
-        if not any(due):
+        if due is IDLE:
             return {}
         learner, progress = self.learner, self.progress
         means = progress.means(self.run.world)
@@ -325,9 +325,10 @@ class _Progress:
         """One step is done, and reported these numbers."""
         self.step += 1
         self.window += 1
-        for name, value in (item for group in numbers for item in group.items()):
-            value = value.detach().double()
-            self.totals[name] = self.totals[name] + value if name in self.totals else value
+        for group in numbers:
+            for name, value in group.items():
+                value = value.detach().double()
+                self.totals[name] = self.totals[name] + value if name in self.totals else value
 
     def means(self, world: World) -> dict[str, float]:
         """Per step since the last logged line. The mean of all processes takes the place of each one's sums, so that

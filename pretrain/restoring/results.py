@@ -82,9 +82,9 @@ class StrangePicture(Record):
     Attributes:
         rank: 1 is the strangest: the largest ``surprise``.
         surprise: ``expected - psnr``, in dB.
-        psnr: of the network, in dB.
-        trivial: of doing nothing, or of the best trivial restorer: whichever is better for this picture.
-        expected: of the network, for pictures of this ``trivial``.
+        psnr: PSNR of the network, in dB.
+        trivial: PSNR of doing nothing or of the best trivial restorer, whichever is better for this picture.
+        expected: the network's PSNR to expect for pictures with this ``trivial``.
         rank_by_psnr: 1 is the lowest ``psnr``.
     """
 

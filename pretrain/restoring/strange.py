@@ -1,8 +1,9 @@
 """``retouch strange``: pictures that the network of a run restores worse than it restores others that are as hard.
 
 How well a picture is restored says first of all how hard it is: fine texture is lost in noise, whatever restores it. So
-every picture is also given to trivial restorers, which know nothing of what the network has learned. Most pictures lie
-along a line of the network's PSNR over theirs. A strange one lies far below: what helps with others does not help here.
+every picture is also given to trivial restorers, which know nothing about what the network has learned. Most pictures
+lie along a line of the network's PSNR over theirs. A strange one lies far below: what helps with others does not help
+here.
 """
 
 from __future__ import annotations

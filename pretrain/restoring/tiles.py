@@ -46,7 +46,7 @@ class Axis(NamedTuple):
     """The tiles along one side of a picture.
 
     Attributes:
-        starts: of each tile; before 0 and beyond the end, the picture is reflected.
+        starts: where each tile starts; before 0 and beyond the end, the picture is reflected.
         weights: ``[n T]``, how much each pixel of each tile counts. They sum to one over the tiles of a pixel; outside
             of the picture they are 0.
     """

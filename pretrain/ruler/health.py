@@ -18,7 +18,7 @@ class Health(Config):
 
     Attributes:
         features: features per image: the channels of the last map.
-        effective_rank: of the features, averaged over the map: how many directions they use (``effective_rank``).
+        effective_rank: how many directions the features, averaged over the map, use (``effective_rank``).
         dead: share of the features that are 0 at every position of every image, in [0, 1].
         constant: share of the other features that are the same for every image.
         similarity: mean cosine similarity between the features of two images; 1 if all images look alike.

@@ -16,8 +16,8 @@ class Measured(Config):
         held_out: whether they are held out; else they are training images.
         psnr: PSNR of the network, in dB: the mean over images.
         restorers: PSNR of trivial restorers, by name, on the same damaged images.
-        training_loss, held_out_loss: of the averaged weights, on images that are not augmented.
-        health, untrained: of the encoder, and of the same network before training.
+        training_loss, held_out_loss: losses of the averaged weights, on images that are not augmented.
+        health, untrained: health of the encoder, and of the same network before training.
         verdicts: what is wrong.
     """
 

@@ -65,7 +65,7 @@ class Ruler:
 
     def __init__(self, learner: MethodLearner, learned: int) -> None:
         self.learner, self.most = learner, affordable(learned, least=LEAST, most=SAMPLE_IMAGES)
-        self.curve = Curve()  # of the held-out loss
+        self.curve = Curve()  # the held-out loss
         self.last: Measured | None = None
 
     def show(self, step: int) -> Mapping[str, float]:

@@ -202,7 +202,6 @@ def test_tca_reports_the_discrepancy_of_the_domains_before_and_after(name: str, 
     assert reported["pixels"] == pytest.approx(discrepancy(images, others), rel=1e-3)
     assert reported["tca"] == pytest.approx(discrepancy(fitted(images), fitted(others)), rel=1e-2)
     assert reported["tca"] < reported["kernel_pca"]  # the same kernel code, ignoring the domains
-    assert reported["tca"] < 0.5 * reported["pixels"]
 
 
 def discrepancy(a: Tensor, b: Tensor) -> float:
