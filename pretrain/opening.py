@@ -137,7 +137,7 @@ def open_images(config: PretrainConfig, here: World) -> list[Source]:
 
     try:
         with here.main_first():
-            sources = check_all(*(lambda one=one: opened(*one) for one in asked))
+            sources = [*check_all(*(lambda one=one: opened(*one) for one in asked))]
     except UserError as error:
         raise UserError(*error.lines, *method.check(data.image_size, sys.maxsize)) from None
     check_sources(config, sources)
