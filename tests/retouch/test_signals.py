@@ -58,13 +58,13 @@ KEPT = ("model.safetensors", "features.parquet", "predictions.csv", "neighbors.c
 STEP = "torch.optim.AdamW.step"
 TERM, CTRL_C = signal.SIGTERM, signal.SIGINT
 MOMENTS = [
-    ("pretrain", TERM, "pretrain.run.load_images", 0),
-    ("pretrain", CTRL_C, "pretrain.run.load_images", 0),
+    ("pretrain", TERM, "pretrain.opening.load_images", 0),
+    ("pretrain", CTRL_C, "pretrain.opening.load_images", 0),
     ("pretrain", CTRL_C, STEP, 0),
     ("pretrain", TERM, STEP, STEPS - 1),
     ("pretrain", CTRL_C, "common.engine.loop.save_checkpoint", 0),  # after the last step
-    ("pretrain", TERM, "pretrain.run.export_encoder", 0),
-    ("pretrain", CTRL_C, "pretrain.run.code_storage", 0),  # for results.json
+    ("pretrain", TERM, "pretrain.export.export_encoder", 0),
+    ("pretrain", CTRL_C, "pretrain.export.code_storage", 0),  # for results.json
     ("finetune", TERM, "finetune.full.load_labeled", 0),
     ("finetune", TERM, STEP, 1),
     ("finetune", CTRL_C, STEP, STEPS - 1),
@@ -72,8 +72,8 @@ MOMENTS = [
     ("finetune", CTRL_C, "finetune.full.predict", STEPS),  # the test images
     ("finetune", CTRL_C, "finetune.full.export_encoder", 0),
     ("finetune", TERM, STEP, 2 * STEPS - 1),  # the last one from scratch
-    ("probe", TERM, "finetune.opening.load_labeled", 0),
-    ("probe", CTRL_C, "finetune.probe._measure", 1),
+    ("probe", TERM, "finetune.kinds.classes.load_labeled", 0),
+    ("probe", CTRL_C, "finetune.kinds.classes.ClassLabels.measure", 1),
     ("embed", CTRL_C, "finetune.embed._write", 0),
     ("predict", TERM, "finetune.predict.run.load_images", 0),
     ("predict", CTRL_C, "finetune.predict.run.write_part", 1),
