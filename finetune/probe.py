@@ -42,6 +42,7 @@ from finetune.embedding import Embedding, embedded, write_embeddings
 from finetune.features import Extraction, Features, extract
 from finetune.heads import Head, make_head
 from finetune.leaks import write_leaks
+from finetune.lines import subject_name
 from finetune.metrics import compare, score
 from finetune.multilabel.data import MultiLabelImages
 from finetune.multilabel.probing import probe_labels
@@ -315,10 +316,11 @@ def _measure(
             null = check_null(config.probe, config.probe, config.seed, candidates, space, train_labels, test, answers)
         right = measure_efficiency(config, candidates, train_labels, test, answers, predictions["linear"])
         found[name] = Measured(task, outcomes, predictions, confidences, linear.fitted, head, null, right)
-    log.info(
-        "%s: features of %s images in %.1f s, probed in %.1f s: %s",
+    accuracies = ", ".join(f"{name} {one.outcomes['linear'].test.accuracy:.1%}" for name, one in found.items())
+    log.info("%s: %s", subject_name(subject.name, "encoder"), accuracies)
+    log.debug(
+        "%s: features of %s images in %.1f s, probed in %.1f s",
         *(subject.name, f"{len(train) + len(test):,}", extracted - started, time.monotonic() - extracted),
-        ", ".join(f"{name} {one.outcomes['linear'].test.accuracy:.1%}" for name, one in found.items()),
     )
     return found, embedded(test, images.test, subject.spaces) if subject.name == "encoder" else None
 

@@ -43,6 +43,8 @@ from pretrain.sample import sample
 
 log = logging.getLogger("retouch")
 
+FEW = 50  # of fewer images, a warning says that little can be learned
+
 P = TypeVar("P", bound=PretrainConfig)
 
 
@@ -63,6 +65,8 @@ def pretrain(config: PretrainConfig, images: Images | None = None) -> Pretrained
         learner.attach(*(_load(sources, config) if images is None else _enough([images], config)))
         with open_run(config, here, early) as run:
             log.info("%s from %s; %s", _counted(learner), learner.images.source.spec, learner.description)
+            if (count := len(learner.images)) < FEW:
+                log.warning("%d image%s to learn from: very few, expect little", count, "" if count == 1 else "s")
             if began is not None:
                 _say_start(config, began, run)
             loader = _loader(learner.images, config, here)
@@ -303,7 +307,6 @@ def _results(
     log.debug("%s", results.code.text)
     for note in results.notes:
         log.warning("%s", note)
-    log.info("all of this run: %s", run.folder)
     write_json(run.folder / "results.json", results.model_dump(mode="json"))
     run.tracker.summary(results.model_dump(mode="json", exclude_none=True))
     return results

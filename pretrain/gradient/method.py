@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -122,6 +123,13 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
             )
         if self.objective.pretext.needs_color:
             _refuse_gray(images, self.objective.pretext.kind)
+
+    def begin(self, steps: int) -> None:
+        if self.config.compile:
+            # compiling would not speed up random numbers and color tables, and eager random numbers stay reproducible
+            eager = torch.compiler.disable(self.objective.corrupt)  # not as a decorator: it takes a second to import
+            self.objective.corrupt = eager  # type: ignore[method-assign]
+        super().begin(steps)
 
     @property
     def description(self) -> str:

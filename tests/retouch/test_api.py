@@ -114,6 +114,15 @@ def test_demo_ends_with_one_table_over_both_encoders_and_all_tasks(
         assert isinstance(read_results(tmp_path / "demo" / f"{run}-probe"), ProbeReport)
 
 
+@pytest.mark.parametrize(("pretraining", "probing"), [(["stepz=2"], []), ([], ["knm=null"])])
+def test_a_misspelled_setting_of_the_demo_is_found_before_anything_is_trained(
+    tmp_path: Path, pretraining: list[str], probing: list[str]
+) -> None:
+    with pytest.raises(retouch.UserError, match="did you mean"):
+        demo.demo(tmp_path / "demo", pretraining=pretraining, probing=probing)
+    assert not (tmp_path / "demo").exists()
+
+
 def test_a_stopped_demo_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
