@@ -70,7 +70,12 @@ def command_line() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=signature())
-    parser.set_defaults(run=lambda given: say(parser.format_help()) or 0)  # where no command is named
+
+    def show_help(given: argparse.Namespace) -> int:
+        say(parser.format_help().rstrip())
+        return 0
+
+    parser.set_defaults(run=show_help)  # where no command is named
     commands = parser.add_subparsers(metavar="COMMAND")
     add_stages(commands, (*PRETRAINING, *TRANSFER, *RESTORING, STUDY))
     shipped = commands.add_parser("recipes", help="list the recipes, or print one", description=_recipes.__doc__)
