@@ -43,7 +43,7 @@ from pretrain.sample import sample
 
 log = logging.getLogger("retouch")
 
-FEW = 50  # of fewer images, a warning says that little can be learned
+FEW = 30  # images; of fewer, a warning says that little can be learned
 
 P = TypeVar("P", bound=PretrainConfig)
 
