@@ -90,10 +90,17 @@ def command_line() -> Parser:
     )
     demo.add_argument("--out", default="runs/demo", help="folder for everything the demo writes (default: runs/demo)")
     demo.add_argument(
-        "settings", nargs="*", metavar="key.sub=value", help="settings of both pretraining runs, such as steps=200"
+        "settings",
+        nargs="*",
+        metavar="key.sub=value",
+        help="settings of both pretraining runs, such as steps=200; retouch pretrain denoise_demo --help lists them",
     )
     demo.add_argument(
-        "--probe", action="append", default=[], metavar="key.sub=value", help="a setting of both probes, such as seed=1"
+        "--probe",
+        action="append",
+        default=[],
+        metavar="key.sub=value",
+        help="a setting of both probes, such as seed=1; retouch probe demo --help lists them",
     )
     demo.set_defaults(run=_demo)
     lecture = commands.add_parser(
