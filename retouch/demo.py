@@ -85,7 +85,7 @@ def demo(
         f"  restored pictures: {out}/denoise/panels, {out}/colorize/panels",
         f"  encoders, for retouch.load_encoder: {out}/denoise/encoder, {out}/colorize/encoder",
         f"  all numbers: {out}/*/results.json; W&B runs: {out}/*/wandb",
-        "next, with your own pictures (about ten minutes on two CPU cores), and a folder with a folder for each class:",
+        "next, with your own pictures (about ten minutes on two CPU cores), and labeled ones in a folder per class:",
         f"  {program('retouch')} pretrain colorize data=my/pictures out=runs/mine",
         f"  {program('retouch')} probe linear encoder=runs/mine data=my/labeled out=runs/mine-probe",
         f"  {program('retouch')} report runs/mine runs/mine-probe -o report.html",

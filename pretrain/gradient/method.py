@@ -127,7 +127,8 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
     def begin(self, steps: int) -> None:
         if self.config.compile:
             # compiling would not speed up random numbers and color tables, and eager random numbers stay reproducible
-            eager = torch.compiler.disable(self.objective.corrupt)  # not as a decorator: it takes a second to import
+            # not as a decorator, which takes a second to import
+            eager = torch.compiler.disable(self.objective.corrupt)  # type: ignore[no-untyped-call]
             self.objective.corrupt = eager  # type: ignore[method-assign]
         super().begin(steps)
 

@@ -55,7 +55,7 @@ class Measured(Config):
         return (
             f"step {self.step:,}: {standing(self.psnr, self.restorers)} on {count} "
             f"{'held-out' if self.held_out else 'training'} images"
-            f"{'' if beaten else '; a probe will show what the features are worth'}"
+            f"{'' if beaten else '; a probe judges the features'}"
         )
 
     @property

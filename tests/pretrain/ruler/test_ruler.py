@@ -225,7 +225,7 @@ def test_the_console_says_on_how_many_of_the_held_out_images_and_that_a_probe_ha
     worse = found.model_copy(update={"psnr": 16.0})
     assert worse.brief(256) == (
         "step 0: better than doing nothing (PSNR 16.0 against 15.0), but not than a Gaussian filter (18.0) on 256 "
-        "held-out images; a probe will show what the features are worth"
+        "held-out images; a probe judges the features"
     )
 
 
