@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from common.data.beside import SHOWN, beside
 from common.data.build import build_source
 from common.data.decode import central_square
 from common.data.folder import TreeSource
 from common.data.images import FILL_ROWS, RAM_SHARE
+from common.data.paired_files import SHOWN, paired_files
 from common.data.source import Source
 from common.data.split import first
 from common.errors import UserError, one_line
@@ -70,7 +70,7 @@ def find_masks(images: Source, spec: str, split: str, setting: str) -> Source:
         raise UserError(*(f"{setting}: {problem}" for problem in error.problems)) from None
     if not isinstance(masks, TreeSource):
         raise UserError(f"{setting}={spec}: must be a folder or a zip file, as the images are; or a column of a table")
-    return beside(images, masks, setting, "mask", OTHERWISE)
+    return paired_files(images, masks, setting, "mask", OTHERWISE)
 
 
 # ---- what they hold

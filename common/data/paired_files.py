@@ -16,7 +16,7 @@ from common.errors import UserError
 SHOWN = 3  # images that a message names, of each kind of problem
 
 
-def beside(images: TreeSource, others: TreeSource, setting: str, what: str, otherwise: str = "") -> Source:
+def paired_files(images: TreeSource, others: TreeSource, setting: str, what: str, otherwise: str = "") -> Source:
     """One of ``others`` for each of ``images``, in their order.
 
     Args:
