@@ -19,6 +19,7 @@ from torch import Tensor
 from common.data.decode import image_suffixes, open_image
 from common.data.listing import Listing, list_images
 from common.data.names import Names
+from common.data.request import Request
 from common.data.source import Labels, Source, class_name, digest
 from common.data.split import Split, choose_split, first, split_of
 from common.errors import UserError
@@ -206,6 +207,15 @@ class FolderSource(TreeSource):
 
     def image(self, index: int) -> Image.Image | Tensor:
         return open_image(self.where(index))
+
+
+def folder_source(request: Request) -> FolderSource:
+    """``folder:PATH``, or the one of its splits that is asked for.
+
+    Raises:
+        UserError: as ``FolderSource`` and ``TreeSource.split``.
+    """
+    return FolderSource(request.rest, request.spec).split(request.split)
 
 
 def _own_run(root: str, mark: str) -> str:

@@ -14,6 +14,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from common.data.decode import open_image
+from common.data.request import Request
 from common.data.rows import even_rows
 from common.data.source import Labels, Source, class_name, digest
 from common.data.wide import wide_values
@@ -97,18 +98,18 @@ def _check_images(source: GivenSource) -> None:
     raise UserError(f"the first of the images cannot be used: {problems[0]}")
 
 
-def held(name: str) -> GivenSource:
-    """The images of this name.
+def given_source(request: Request) -> GivenSource:
+    """``memory:NAME``: the images of this name.
 
     Raises:
         UserError: this program holds none.
     """
-    if name not in _held:
+    if request.rest not in _held:
         known = f"it holds {', '.join(f'{SCHEME}:{one}' for one in _held)}" if _held else "it holds none"
         raise UserError(
-            f"{SCHEME}:{name}: this program holds no such images; {known}: give them to retouch.images first"
+            f"{request.spec}: this program holds no such images; {known}: give them to retouch.images first"
         )
-    return _held[name]
+    return _held[request.rest]
 
 
 class GivenSource(Source):

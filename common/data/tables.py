@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from common.data.columns import (
 )
 from common.data.decode import image_suffixes, open_image
 from common.data.listing import in_run_folder
+from common.data.request import Request
 from common.data.source import Labels, Source, class_name, digest
 from common.data.split import Split, choose_split, first, split_of
 from common.data.words import MISSING
@@ -177,9 +179,7 @@ class TableSource(ColumnSource):
         return Labels(chosen if rows is None else chosen[rows], tuple(map(str, names)), task)
 
 
-def parquet_source(
-    spec: str, pattern: str, image: str | None = None, label: str | None = None, split: str = "train"
-) -> TableSource:
+def parquet_source(request: Request) -> TableSource:
     """``parquet:GLOB``: all matching files, sorted by name (``**`` also matches folders).
 
     If they are named after splits (``train-00000.parquet``, ``train/0.parquet``), only those of ``split`` are read, and
@@ -189,7 +189,8 @@ def parquet_source(
     Raises:
         UserError: no file matches, one is not a parquet file, or none has rows.
     """
-    pattern = str(Path(pattern).expanduser())
+    spec, split = request.spec, request.split
+    pattern = str(Path(request.rest).expanduser())
     matching = [pattern] if Path(pattern).is_file() else glob.glob(pattern, recursive=True)  # noqa: PTH207
     files = sorted(path for path in matching if Path(path).is_file())
     for path in matching:
@@ -214,7 +215,7 @@ def parquet_source(
             say_once(
                 logging.WARNING, f"{spec}: {one} is taken as the other files are; if it is for testing, name the others"
             )
-        return _parquet_table(spec, files, image, label, split)
+        return _parquet_table(request, files)
     if stray := parts.get(None):
         say_once(logging.WARNING, f"{spec}: files in no split are left out: {first(stray)}")
     chosen, test = choose_split(named, split)
@@ -222,9 +223,9 @@ def parquet_source(
         raise UserError(f"{spec}: no {split} files among those of its splits {', '.join(named)}")
     counts = ", ".join(f"{name} ({len(part)} files)" for name, part in named.items())
     log.info("%s holds the splits %s: %s is used", spec, counts, ", ".join(chosen[:3]))
-    source = _parquet_table(spec, chosen, image, label, split)
+    source = _parquet_table(request, chosen)
     if test is not None:
-        source.test = partial(_parquet_table, spec, test, image, label, "test")
+        source.test = partial(_parquet_table, replace(request, split="test"), test)
     return source
 
 
@@ -242,7 +243,8 @@ def _file_split(file: str) -> Split | None:
     return named.pop() if len(named) == 1 else split_of(path.parent.name)
 
 
-def _parquet_table(spec: str, files: list[str], image: str | None, label: str | None, split: str) -> TableSource:
+def _parquet_table(request: Request, files: list[str]) -> TableSource:
+    spec, image, label = request.spec, request.image, request.label
     files = with_rows(spec, files)
     with _quiet():
         try:
@@ -255,7 +257,7 @@ def _parquet_table(spec: str, files: list[str], image: str | None, label: str | 
     parts = [part for name, stat in status for part in (name, stat.st_size, stat.st_mtime_ns)]
     folders = {str(Path(file).parent) for file in files}
     root = folders.pop() if len(folders) == 1 else ""
-    table, chosen = rows_of_split(spec, table, split, label)
+    table, chosen = rows_of_split(spec, table, request.split, label)
     source = TableSource(spec, table, digest(parts), image, label, chosen.rows, root)
     if chosen.test is not None:
         source.test = partial(TableSource, f"{spec} (test)", table, digest(parts), image, label, chosen.test, root)
