@@ -6,7 +6,7 @@ import errno
 import os
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar, overload
 
 
 class UserError(Exception):
@@ -50,9 +50,40 @@ def refused_by_system(error: Exception) -> str:
     return ""
 
 
-def check_all(*steps: Callable[[], Any]) -> list[Any]:
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+E = TypeVar("E")
+
+
+@overload
+def check_all(a: Callable[[], A], b: Callable[[], B], /) -> tuple[A, B]: ...
+
+
+@overload
+def check_all(a: Callable[[], A], b: Callable[[], B], c: Callable[[], C], /) -> tuple[A, B, C]: ...
+
+
+@overload
+def check_all(
+    a: Callable[[], A], b: Callable[[], B], c: Callable[[], C], d: Callable[[], D], /
+) -> tuple[A, B, C, D]: ...
+
+
+@overload
+def check_all(
+    a: Callable[[], A], b: Callable[[], B], c: Callable[[], C], d: Callable[[], D], e: Callable[[], E], /
+) -> tuple[A, B, C, D, E]: ...
+
+
+@overload
+def check_all(*steps: Callable[[], A]) -> tuple[A, ...]: ...
+
+
+def check_all(*steps: Callable[[], object]) -> tuple[object, ...]:
     """Run independent checks and return their values; the problems of all are raised as one error."""
-    values: list[Any] = []
+    values: list[object] = []
     problems: list[str] = []
     for step in steps:
         try:
@@ -61,7 +92,7 @@ def check_all(*steps: Callable[[], Any]) -> list[Any]:
             problems += error.lines
     if problems:
         raise UserError(*dict.fromkeys(problems))  # two steps may find the same problem
-    return values
+    return tuple(values)
 
 
 def one_line(error: BaseException, limit: int | None = None) -> str:

@@ -53,10 +53,16 @@ def prepare(config: ProbeConfig, here: World) -> tuple[Encoder, list[Ready]]:
         lambda: open_encoder(config),
         lambda: open_images(config),
     )
-    return encoder, [
-        ReadyMasks(data, opened, choice) if data.masks is not None else ReadyImages(data, opened, choice)
-        for data, opened, choice in zip((config.data, *config.more_data), sources, choices, strict=True)
-    ]
+    all_data = (config.data, *config.more_data)
+    return encoder, [_ready(*one) for one in zip(all_data, sources, choices, strict=True)]
+
+
+def _ready(data: ProbeData, sources: Sources | MaskedSources, choice: Spaces | tuple[int, ...]) -> Ready:
+    if isinstance(sources, MaskedSources):
+        assert not isinstance(choice, Spaces)
+        return ReadyMasks(data, sources, choice)
+    assert isinstance(choice, Spaces)
+    return ReadyImages(data, sources, choice)
 
 
 def open_images(config: ProbeConfig) -> list[Sources | MaskedSources]:
@@ -65,7 +71,7 @@ def open_images(config: ProbeConfig) -> list[Sources | MaskedSources]:
     Raises:
         UserError: with every problem.
     """
-    return check_all(*(lambda data=data: _open(config, data) for data in (config.data, *config.more_data)))
+    return [*check_all(*(lambda data=data: _open(config, data) for data in (config.data, *config.more_data)))]
 
 
 def _open(config: ProbeConfig, data: ProbeData) -> Sources | MaskedSources:
