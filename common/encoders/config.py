@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from common.config import Config
 
 Stem = Literal["auto", "small", "default"]
+Args = dict[str, Any]  # arguments of a network, by name; what builds the network checks them
 
 
 class EncoderConfig(Config):
@@ -24,7 +25,7 @@ class EncoderConfig(Config):
     """small_cnn, mlp, linear, or timm/NAME: any timm model with intermediate features."""
     pretrained: bool = False
     """Start from timm's own weights."""
-    model_args: dict[str, Any] = Field(default_factory=dict)
+    model_args: Args = Field(default_factory=dict)
     """Arguments of the model, such as {width: 32} or {patch_size: 4, depth: 6}."""
     stem: Stem = "auto"
     """auto adapts a timm model to small images; default changes nothing."""
