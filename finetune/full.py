@@ -22,7 +22,7 @@ from common.errors import UserError, check_all
 from common.machine.distributed import World, world
 from common.runs.folder import Run, check_run_folder, numbered, open_run, say_how_to_continue, with_group
 from common.runs.logs import early_log
-from common.runs.made import ENCODER, Made, made
+from common.runs.made import ENCODER_INPUT, Made, made
 from common.runs.tracking import Tracker
 from finetune.baselines import share_statistics
 from finetune.beside import probe_settings, scratch_settings, with_baselines
@@ -147,7 +147,7 @@ def _run(config: FinetuneConfig, here: World, images: LabeledImages | None = Non
         with open_run(config, here, early) as run:
             if start.path is not None and card is not None:
                 run.tracker.use_encoder(start.path, card.sha256, card.provenance.artifact)
-            read = sources.inputs() | ({} if card is None else {ENCODER: card.sha256})
+            read = sources.inputs() | ({} if card is None else {ENCODER_INPUT: card.sha256})
             ran = _train_and_test(config, encoder, sources, images, run, made(read))
             if ran.tested is not None:
                 result, predictions = ran.tested

@@ -25,7 +25,7 @@ from common.machine.distributed import world
 from common.machine.precision import resolve_precision
 from common.runs.folder import numbered, open_run, with_group
 from common.runs.logs import early_log
-from common.runs.made import ENCODER, made
+from common.runs.made import ENCODER_INPUT, made
 from finetune.checks import check_null, state_digests, why_no_null
 from finetune.classifier import Kept, keep, write_classifiers
 from finetune.config import FROM_SCRATCH, ProbeConfig
@@ -129,7 +129,7 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
                 multilabel=tuple(one.model_copy(update={"classifier": next(folders)}) for one in found.multilabel),
                 dense=tuple(one.model_copy(update={"classifier": next(folders)}) for one in found.dense),
                 notes=notes(config, found.results, found.multilabel, found.dense),
-                made=made({ENCODER: card.sha256, **inputs([one.sources for one in ready])}),
+                made=made({ENCODER_INPUT: card.sha256, **inputs([one.sources for one in ready])}),
             )
             if found.results:
                 write_predictions(run.folder, found.predictions)

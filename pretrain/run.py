@@ -29,7 +29,7 @@ from common.runs.folder import (
     with_group,
 )
 from common.runs.logs import early_log
-from common.runs.made import ENCODER, Made, made
+from common.runs.made import ENCODER_INPUT, Made, made
 from pretrain.config import PretrainConfig
 from pretrain.method import DECODER, MethodLearner
 from pretrain.report.card import about
@@ -93,7 +93,7 @@ def pretrain(config: PretrainConfig, images: Images | None = None) -> Pretrained
             found = ruler.result(training.step) if learner.restorers else None
             sha256 = _export(learner, config, began, run, training, found)
             shown = sample(learner.images, size=config.data.image_size)
-            read = inputs(sources) | ({} if began is None else {ENCODER: began.sha256})
+            read = inputs(sources) | ({} if began is None else {ENCODER_INPUT: began.sha256})
             results = _results(learner, shown, run, training, sha256, found, made(read))
             return Pretrained(training, config.out / "encoder", results)
 
@@ -161,7 +161,7 @@ def open_images(config: PretrainConfig, here: World) -> list[Source]:
 
     try:
         with here.main_first():
-            sources = check_all(*(lambda one=one: opened(*one) for one in asked))
+            sources = [*check_all(*(lambda one=one: opened(*one) for one in asked))]
     except UserError as error:
         raise UserError(*error.lines, *method.check(data.image_size, sys.maxsize)) from None
     check_sources(config, sources)

@@ -19,7 +19,7 @@ from common.runs.results import Record
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("common", "finetune", "pretrain", "retouch")
-ENCODER = "encoder"  # the key of an encoder among the inputs
+ENCODER_INPUT = "encoder"  # the key of an encoder among the inputs
 
 
 class Made(Record):
