@@ -34,9 +34,9 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def refused_by_system(error: Exception) -> str:
-    """What to do about an error that only the user can end: a missing permission, a full disk, a limit of file sizes.
+    """What to do about an error that only the user can fix: a missing permission, a full disk, a limit of file sizes.
 
-    Empty for all others.
+    Empty for all other errors.
     """
     number, path = getattr(error, "errno", None), getattr(error, "filename", None)
     if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):  # as safetensors puts it
@@ -98,3 +98,10 @@ def check_all(*steps: Callable[[], object]) -> tuple[object, ...]:
 def one_line(error: BaseException, limit: int | None = None) -> str:
     """An error's message on one line, at most ``limit`` characters of it; its type where it has no message."""
     return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def reason_of(error: BaseException) -> str:
+    """The root cause of an error on one line; some packages, such as `datasets`, wrap it in a general error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return one_line(error, 300)

@@ -154,7 +154,7 @@ def recognize(spec: str) -> str:
     scheme comes first: ``photos`` is the built-in source, and ``./photos`` a folder.
 
     Raises:
-        UserError: it has no known scheme, and is no path of these; says what was looked for.
+        UserError: it has no known scheme, and is not such a path; says what was looked for.
     """
     scheme = spec.partition(":")[0]
     if scheme in SOURCES:
@@ -193,9 +193,9 @@ def _holds_tables(folder: Path) -> bool:
 
 
 def _not_recognized(spec: str, path: Path) -> str:
-    """Why a text is no source, and what to do."""
+    """Why a text does not name a source, and what to do."""
     if spec == "null":
-        return "this is no source; leave the setting out for its default, or write ./null for a folder of this name"
+        return "this is not a source; leave the setting out for its default, or write ./null for a folder of this name"
     if "://" in spec:
         return "images are not read from the network: download them, and give their folder (or use hf:NAME)"
     if path.is_file():
@@ -203,7 +203,7 @@ def _not_recognized(spec: str, path: Path) -> str:
             return f"this is a single image; give the folder that it is in: {path.parent}"
         if path.suffix.lower() == ".jsonl":
             return "save it as metadata.jsonl in the folder of the images, with a column file_name, and use hf:FOLDER"
-        return f"this file is of no known kind; give {PLAIN}"
+        return f"this is not a file of a known kind; give {PLAIN}"
     if os.sep == "/" and re.match(r"[A-Za-z]:[\\/]|.*\\", spec):
         return "this looks like a Windows path; write it as this machine names it, with forward slashes"
     if glob.has_magic(spec):

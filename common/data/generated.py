@@ -1,4 +1,4 @@
-"""Opens the sources that are generated: `shapes` and `photos`, which are always there, at any length."""
+"""Opens the generated sources, `shapes` and `photos`, which are always available, at any length."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from common.data.request import Request
 from common.data.shapes import ShapesSource
 from common.errors import UserError
 
-FORM = "[:train|test[:LENGTH]]"  # of what follows their scheme
+FORM = "[:train|test[:LENGTH]]"  # what follows their scheme
 LONGEST = 100_000_000  # images of one pass over them: their order alone takes 8 bytes per image
 
 

@@ -13,11 +13,12 @@ from urllib.parse import unquote
 import datasets
 import huggingface_hub
 
+from common.data.footers import check_shards, with_rows
 from common.data.listing import run_folders
 from common.data.request import Request
 from common.data.source import Source, digest
-from common.data.tables import TableSource, check_cache, check_shards, reason_of, rows_of_split, with_rows
-from common.errors import UserError
+from common.data.tables import TableSource, check_cache, rows_of_split
+from common.errors import UserError, reason_of
 from common.files import refuse_stream
 
 
@@ -88,8 +89,8 @@ def hub_source(request: Request) -> HubSource:
 
 
 def _load(path: str, split: str, root: str | None) -> tuple[Any, list[str]]:
-    """One split, and the files of all splits that it was built from; none are known of one built in an earlier version
-    of its set, or where the hub cannot be asked."""
+    """One split, and the files of all splits that it was built from; none are known for one built from an earlier
+    version of its set, or where the hub cannot be reached."""
     builder = datasets.load_dataset_builder(path, cache_dir=root)
     builder.download_and_prepare()
     files = builder.config.data_files or {}

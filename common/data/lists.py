@@ -1,4 +1,4 @@
-"""`csv:PATH` and `list:PATH`: images named in a file, one per line, with labels beside them.
+"""`csv:PATH` and `list:PATH`: images named in a file, one per line, with labels next to them.
 
 Paths are relative to the folder of the file or, if the first image is not there, to the working folder. A listed file
 that is missing counts as an unreadable image. A line that starts with ``#`` is a comment, unless there is such a file.
@@ -127,7 +127,7 @@ class ListSource(ColumnSource):
         return [names[value] if value >= 0 else "" for value in values.tolist()]
 
     def published_test(self) -> Source | None:
-        """Its rows whose split is test, where a column says of every row to which split it belongs."""
+        """Its rows whose split is test, where a column gives the split of every row."""
         return self.test
 
     def _different(self, column: str) -> int:
@@ -257,7 +257,7 @@ def _table(spec: str, text: str, image: str | None, exists: Callable[[str], bool
     uneven = [number for number, row in enumerate(cells, start=2) if len(row) != len(names)]
     if uneven:
         raise UserError(
-            f"{spec}: {len(uneven)} rows, the first of them number {uneven[0]}, have another number of cells than "
+            f"{spec}: {len(uneven)} rows, the first of them number {uneven[0]}, have a different number of cells than "
             f"the {len(names)} columns {', '.join(names)}"
         )
     columns = {name: [row[place] for row in cells] for place, name in enumerate(names)}

@@ -25,7 +25,7 @@ class Batch(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """Tells the data of one run from those of another."""
+    """Distinguishes the data of one run from those of another."""
 
     images: int  # their number
     rows: str  # digest

@@ -25,7 +25,7 @@ class Labels(NamedTuple):
 
 
 class MultiLabels(NamedTuple):
-    """Labels of which an image may have any number, by row."""
+    """Labels by row, where an image may have any number of them."""
 
     values: Tensor  # bool [N L]
     names: tuple[str, ...]

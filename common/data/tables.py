@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import glob
-import json
 import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -20,8 +19,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torch import Tensor
@@ -36,12 +33,13 @@ from common.data.columns import (
     without_label,
 )
 from common.data.decode import image_suffixes, open_image
+from common.data.footers import with_rows
 from common.data.listing import in_run_folder
 from common.data.request import Request
 from common.data.source import Labels, Source, class_name, digest
 from common.data.split import Split, choose_split, first, split_of
 from common.data.words import MISSING
-from common.errors import UserError, one_line
+from common.errors import UserError, reason_of
 from common.files import stream_at
 from common.runs.logs import say_once
 
@@ -127,8 +125,8 @@ class TableSource(ColumnSource):
         return found
 
     def _path(self, path: str | None) -> str | None:
-        beside = os.path.join(self._root, path or "")  # noqa: PTH118 -- by image
-        return beside if path and os.path.exists(beside) else path  # noqa: PTH110
+        local = os.path.join(self._root, path or "")  # noqa: PTH118 -- by image
+        return local if path and os.path.exists(local) else path  # noqa: PTH110
 
     def where(self, index: int) -> str:
         return f"{self.spec}[{index if self._rows is None else self._rows[index]}]"
@@ -199,7 +197,7 @@ def parquet_source(request: Request) -> TableSource:
     if not files:
         folder = Path(pattern)
         hint = f"; for a folder use {spec}/*.parquet" if folder.is_dir() else f" (from {Path.cwd()})"
-        hint += "; in a pattern, a bracket of a name is written [[]" if "[" in pattern else ""
+        hint += "; in a pattern, a [ that is part of a name is written [[]" if "[" in pattern else ""
         raise UserError(f"{spec}: no file matches{hint}")
     own = [file for file in files if in_run_folder(Path(file), _fixed(pattern))]
     if own and len(own) < len(files):
@@ -213,7 +211,7 @@ def parquet_source(request: Request) -> TableSource:
         if None in parts and named.keys() & {"test", "val"}:
             one = next(iter(named.values()))[0]
             say_once(
-                logging.WARNING, f"{spec}: {one} is taken as the other files are; if it is for testing, name the others"
+                logging.WARNING, f"{spec}: {one} is used like the other files; if it is for testing, name the others"
             )
         return _parquet_table(request, files)
     if stray := parts.get(None):
@@ -280,74 +278,10 @@ def rows_of_split(spec: str, table: Any, split: str, label: str | None) -> tuple
     return table.remove_columns(chosen.columns), chosen
 
 
-def with_rows(spec: str, files: Sequence[str]) -> list[str]:
-    """Those of ``files`` that have rows, according to their footers.
-
-    Raises:
-        UserError: a file is not readable, none has rows, or two number the classes of a column in different ways, of
-            which `datasets` would take the first for both.
-    """
-    footers, problems = _footers(spec, {file: file for file in files})
-    _refuse(spec, problems + _numbered_differently(spec, footers))
-    if not footers:
-        raise UserError(f"{spec}: no rows in {', '.join(files[:3])}{' and others' if len(files) > 3 else ''}")
-    return list(footers)
-
-
-def check_shards(spec: str, files: Mapping[str, str]) -> None:
-    """Files of one table, by the name that a user knows, must number their classes alike: a number has one meaning.
-
-    Raises:
-        UserError: two do not.
-    """
-    _refuse(spec, _numbered_differently(spec, _footers(spec, files)[0]))
-
-
-def _footers(spec: str, files: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """The footers of the files that have rows, and what is wrong with the others."""
-    footers, problems = {}, []
-    for name, file in files.items():
-        try:
-            footer = pq.read_metadata(file)
-        except (OSError, pa.ArrowException) as error:
-            problems.append(f"{spec}: {name} is not readable as parquet: {reason_of(error)}")
-            continue
-        if footer.num_rows:
-            footers[name] = footer
-    return footers, problems
-
-
-def _numbered_differently(spec: str, footers: Mapping[str, Any]) -> list[str]:
-    problems = []
-    classes: dict[str, tuple[str, list[str]]] = {}  # of each column: the first file that lists them, and their names
-    for file, footer in footers.items():
-        for column, names in _class_names(footer).items():
-            before, known = classes.setdefault(column, (file, names))
-            if names != known:
-                problems.append(
-                    f"{spec}: {before} and {file} number the classes of {column!r} differently ({first(known)}; "
-                    f"{first(names)}): use one as data.test, or write both with the same list of classes"
-                )
-    return problems
-
-
-def _refuse(spec: str, problems: list[str]) -> None:
-    if problems:
-        more = [f"{spec}: and {len(problems) - 3} more files"] if len(problems) > 3 else []
-        raise UserError(*problems[:3], *more)
-
-
-def _class_names(footer: Any) -> dict[str, list[str]]:
-    """The classes that `datasets` has written into the footer of a parquet file, by column."""
-    note = json.loads((footer.metadata or {}).get(b"huggingface", b"{}"))
-    features = note.get("info", {}).get("features", {})
-    return {name: one["names"] for name, one in features.items() if isinstance(one, dict) and "names" in one}
-
-
 def check_cache(spec: str, root: str | None) -> None:
     """Say so if a table could not be loaded because `datasets` cannot write its copy of it.
 
-    Its own error does not tell: a good file looks unreadable.
+    Its own error does not say so: a good file looks unreadable.
 
     Raises:
         UserError: its cache cannot be written.
@@ -420,13 +354,6 @@ def _wrong_column(name: str, table: Any, good: list[str], what: str) -> str:
 
 def _columns(table: Any) -> str:
     return ", ".join(table.features)
-
-
-def reason_of(error: BaseException) -> str:
-    """The root cause in one line: `datasets` wraps it in a general error."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return one_line(error, 300)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ class StartConfig(EncoderConfig):
     path: Path | None = None
     """A finished run, its encoder/ folder, one of timm's, or hf:USER/NAME; without it, the network named here."""
     sha256: str | None = None
-    """That of the encoder in path; a run sets it when it starts, so that it cannot go on from another one."""
+    """sha256 of the starting encoder; recorded by the run, so that it cannot resume from another."""
 
     @model_validator(mode="after")
     def _one_network(self) -> Self:
@@ -51,7 +51,7 @@ class StartConfig(EncoderConfig):
                 f"path is an exported encoder, which has its own {', '.join(given)}: give one or the other"
             )
         if self.path is None and self.sha256 is not None:
-            raise ValueError("sha256 is that of path: give both")
+            raise ValueError("sha256 belongs to path: give both")
         return self
 
     @property

@@ -36,7 +36,7 @@ class _Plain(logging.Formatter):
 
 @lru_cache
 def say_once(level: int, text: str) -> None:
-    """Log it, unless this program has."""
+    """Log a message, unless this program has logged it before."""
     log.log(level, "%s", text)
 
 
@@ -67,7 +67,7 @@ def setup_console(is_main: bool = True) -> None:
 
 
 class EarlyLog(logging.Handler):
-    """The messages of a stage before it opens its run folder, of which nothing is written while all is checked."""
+    """The messages of a stage before it opens its run folder: nothing is written while settings are checked."""
 
     def __init__(self) -> None:
         super().__init__()

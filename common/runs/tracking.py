@@ -273,7 +273,7 @@ class Tracker:
 
 
 def _chart(name: str) -> str:
-    """A name that W&B may use as the path of a file: tasks are called as users like."""
+    """A name that W&B may use as the path of a file: users choose the names of tasks."""
     return re.sub(r"[^\w ./()+-]|\.\.", "_", name)
 
 
