@@ -147,7 +147,7 @@ def remove_folder(path: Path) -> None:
 
 
 def run_stage(folder: str | Path) -> str | None:
-    """The stage of Retouch that writes to a folder, as the first line of its ``config.yaml`` says; ``None`` if none."""
+    """The stage of Retouch that writes to a folder, by the first line of its ``config.yaml``, or ``None``."""
     try:
         # called for every folder of a data set; reading a pipe of this name would block
         with os.fdopen(os.open(f"{folder}/config.yaml", os.O_RDONLY | os.O_NONBLOCK), "rb") as file:

@@ -93,7 +93,7 @@ def near_pairs(test: Prints, other: Prints) -> list[Pair] | None:
 
 
 def _confirmed(test: Prints, other: Prints, near: Tensor) -> list[Pair]:
-    """Those of the candidates, places ``[k 2]``, whose thumbnails are alike."""
+    """The candidates, places ``[k 2]``, whose thumbnails are alike."""
     left, right = (_centered(prints.thumbnails[near[:, side]]) for side, prints in enumerate((test, other)))
     correlation = (left * right).sum(1)
     pairs = []

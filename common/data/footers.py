@@ -14,7 +14,7 @@ from common.errors import UserError, reason_of
 
 
 def with_rows(spec: str, files: Sequence[str]) -> list[str]:
-    """Those of ``files`` that have rows, according to their footers.
+    """The ``files`` that have rows, according to their footers.
 
     Raises:
         UserError: a file is not readable, none has rows, or two number the classes of a column in different ways, of

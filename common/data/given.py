@@ -184,7 +184,7 @@ class GivenSource(Source):
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
-        """The class of each image, empty where it has none."""
+        """The class of each image, empty where there is none."""
         if self._given is not None:
             return tuple(self._given)
         mapped = getattr(self.items, "target_transform", None) is not None  # then the classes have other numbers
@@ -222,7 +222,7 @@ class GivenSource(Source):
 
 
 def _label(item: object) -> object:
-    """The label that an item brings after its image; None if it brings none."""
+    """The label that an item has after its image; None without one."""
     return _plain(item[1]) if isinstance(item, tuple | list) and len(item) > 1 else None
 
 

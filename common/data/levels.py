@@ -117,7 +117,7 @@ def lone_value(values: NDArray[np.float64]) -> tuple[float, tuple[float, float]]
 
 
 def has_deep(source: Source) -> bool:
-    """Whether an image of that sample has more than 8 bits; true as well where none can be opened. Decodes none."""
+    """Whether an image of that sample has more than 8 bits, or none can be opened. No image is decoded."""
     none_opened = True
     for row in even_rows(len(source), SAMPLE).tolist():
         try:

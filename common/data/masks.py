@@ -135,7 +135,7 @@ class Seen(NamedTuple):
 
     @property
     def numbers(self) -> list[int]:
-        """Those of any mask, ascending."""
+        """The class numbers in any of the masks, ascending."""
         found: list[int] = self.values.any(0).nonzero().squeeze(1).tolist()
         return found
 

@@ -18,7 +18,7 @@ Size = tuple[int, int]  # width and height in px
 
 
 class Sizes(Record):
-    """Of some images as they are stored, by their number of pixels."""
+    """Sizes of some images as they are stored, by their number of pixels."""
 
     images: int  # evenly spread over the source
     smallest: Size

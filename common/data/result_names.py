@@ -44,7 +44,7 @@ def _taken(names: Sequence[str]) -> set[str]:
 
 
 def _inside(source: Source, row: int) -> PurePosixPath | None:
-    """The path of a picture below the folder of all; None if it has none."""
+    """The path of a picture below the common folder; None for pictures without one."""
     if not isinstance(source, TreeSource | ListSource):
         return None
     path = PurePosixPath(source.paths[row].replace(os.sep, "/"))

@@ -358,7 +358,7 @@ def _columns(table: Any) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress bars of `datasets`: a local file takes a moment."""
+    """Hide the progress bars of `datasets`: a local file takes a moment."""
     shown = datasets.utils.logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:

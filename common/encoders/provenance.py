@@ -53,7 +53,7 @@ class Provenance(Config):
 
     @property
     def kind(self) -> str | None:
-        """Of the method, such as ``denoise`` or ``pca``."""
+        """The kind of the method, such as ``denoise`` or ``pca``."""
         found = self.pretext.get("kind") if isinstance(self.pretext, dict) else self.pretext
         return None if found is None else str(found)
 

@@ -285,7 +285,7 @@ def _leftovers(config: StageConfig) -> list[Path]:
 
 
 def _inner_leftovers(config: StageConfig) -> list[Path]:
-    """The same inside of those entries that are folders."""
+    """The same for what is inside entries that are folders."""
     below = [(config.out / name).glob("**/.*" if name in config.trees else ".*") for name in config.entries]
     return [path for found in below for path in found if leftover(path)]
 

@@ -41,7 +41,7 @@ def say_once(level: int, text: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, and of the packages that the digits of a result depend on."""
+    """Versions of Python and of the packages that the digits of a result depend on."""
     found = {"Python": platform.python_version()}
     for name in VERSIONED:
         if number := version_of(name):
@@ -50,7 +50,7 @@ def versions() -> dict[str, str]:
 
 
 def log_versions() -> None:
-    """For repeating the run: ``versions: Python 3.12.3, torch 2.11.0, ...``, in ``train.log`` only."""
+    """Log what repeating the run needs: ``versions: Python 3.12.3, torch 2.11.0, ...``, in ``train.log`` only."""
     log.debug("versions: %s", ", ".join(f"{name} {number}" for name, number in versions().items()))
 
 
