@@ -263,6 +263,7 @@ def data_facts(sources: Sources, train: Images, test: Images, leaks: Leaks, left
         duplicates=leaks.exact,
         near_duplicates=leaks.training.facts,
         in_pretraining=None if leaks.pretraining is None else leaks.pretraining.facts,
+        not_compared=leaks.not_compared,
         left_out=left_out,
         originals=train.originals,
         test_originals=test.originals,
