@@ -26,7 +26,7 @@ from common.machine.precision import resolve_precision
 from common.runs.folder import numbered, open_run, with_group
 from common.runs.logs import early_log
 from common.runs.made import ENCODER, made
-from finetune.checks import check_null, state_digests, why_no_null
+from finetune.checks import before_and_after, check_null, state_digests, why_no_null
 from finetune.classifier import Kept, keep, write_classifiers
 from finetune.config import FROM_SCRATCH, ProbeConfig
 from finetune.data import (
@@ -229,7 +229,8 @@ def _probe_data(
     # the baselines
     for subject in subjects[1:]:
         measured[subject.name], _ = _measure(config, data, subject, images, how)
-    frozen = state_digests(subject.encoder for subject in subjects) == before
+    after = state_digests(subject.encoder for subject in subjects)
+    digests = before_and_after((subject.name for subject in subjects), before, after)
 
     found = []
     for name, (train_labels, test_labels) in images.tasks.items():
@@ -251,7 +252,9 @@ def _probe_data(
             },
             code=code,
             label_efficiency=_label_efficiency(config, images, name, mine),
-            checks=Checks(frozen=frozen, null=null, missing=why_no_null(null, config.null_check)),
+            checks=Checks(
+                frozen=after == before, null=null, missing=why_no_null(null, config.null_check), sha256=digests
+            ),
             calibration=head.calibration,
         )
         answers = {f"{subject}.{key}": said for subject, one in mine.items() for key, said in one.predictions.items()}

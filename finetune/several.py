@@ -7,9 +7,10 @@ SeveralResult   everything measured on one data set: LabelResult, DenseResult
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 from pydantic import Field
 
@@ -24,12 +25,24 @@ class LabelComparison(Record):
 
     difference: float  # of their mean average precisions or mean IoUs, positive where the first is better
     ci95: tuple[float, float]  # paired: by the same halves, or the same draws, of the images
+    # two-sided, normal, by the deviation of these differences (None: an older file, whose interval then gives it)
+    p_value: float | None = None
 
     @property
-    def shown(self) -> bool:
-        """Whether the interval excludes zero."""
+    def p(self) -> float:
+        """The chance of a difference as large if there were none; not corrected for other comparisons."""
         low, high = self.ci95
-        return not low <= 0 <= high
+        return _normal_p(self.difference, (high - low) / (2 * 1.96)) if self.p_value is None else self.p_value
+
+    @classmethod
+    def of(cls, difference: float, low: float, high: float, deviation: float) -> Self:
+        """A difference with its interval, and its p-value by its standard deviation."""
+        return cls(difference=difference, ci95=(low, high), p_value=_normal_p(difference, deviation))
+
+
+def _normal_p(difference: float, deviation: float) -> float:
+    """The two-sided p-value of a difference that is normal around zero with this deviation."""
+    return math.erfc(abs(difference) / deviation / math.sqrt(2)) if deviation else float(difference == 0)
 
 
 class SeveralScore(Record):
@@ -101,13 +114,14 @@ class SeveralResult(Record, Generic[P]):
     frozen: bool  # no tensor of the encoder or its twin changed, buffers included
     null: NullCheck | None = None
     missing: dict[str, str] = Field(default_factory=dict)  # by check that is None: why (empty in older files)
+    sha256: dict[str, tuple[str, str]] = Field(default_factory=dict)  # as in Checks (empty in older files)
     # of the encoder's probe: its folder in that of the run, which `retouch predict` reads (None in older files)
     classifier: str | None = None
 
     @property
     def checks(self) -> Checks:
         """The same as of one label per image."""
-        return Checks(frozen=self.frozen, null=self.null, missing=self.missing)
+        return Checks(frozen=self.frozen, null=self.null, missing=self.missing, sha256=self.sha256)
 
     @property
     @abstractmethod

@@ -14,7 +14,7 @@ from common.encoders.base import Encoder
 from common.encoders.card import EncoderCard
 from common.errors import UserError
 from finetune.baselines import untrained
-from finetune.checks import state_digests, why_no_null
+from finetune.checks import before_and_after, state_digests, why_no_null
 from finetune.classifier import Kept, keep
 from finetune.config import ProbeConfig
 from finetune.data import data_facts
@@ -100,7 +100,8 @@ def probe_masks(
     parts = build_parts(images.present, config.probe, config.seed)
     measured = {subject.name: _measure(config, subject, images, parts, how) for subject in subjects}
     code = measure_properties(encoder, images.test.images, how, config.seed) if config.properties else None
-    frozen = state_digests(subject.encoder for subject in subjects) == before
+    after = state_digests(subject.encoder for subject in subjects)
+    digests = before_and_after((subject.name for subject in subjects), before, after)
 
     mine = measured["encoder"]
 
@@ -116,7 +117,8 @@ def probe_masks(
         encoder=encoder_facts(config, card),
         subjects=compared_with({name: one.outcome for name, one in measured.items()}, against),
         code=code,
-        frozen=frozen,
+        frozen=after == before,
+        sha256=digests,
         null=mine.null,
         missing=why_no_null(mine.null, config.null_check),
     )
@@ -177,5 +179,5 @@ def _protocol(config: ProbeConfig, parts: Parts, size: int) -> str:
         f"{config.seed}; at most {CHOICE_IMAGES:,} held-out images, at {min(CHOICE_SIDE, size)} px); refitted on the "
         f"whole training set; tested once: scores of cells enlarged bilinearly to {size} px, mean IoU over all "
         "pixels of the test set that count and the classes that have some; ci95: bootstrap over test images, paired "
-        "for differences, not corrected for the number of comparisons"
+        "for differences, whose p_value is normal, by the deviation of the draws"
     )

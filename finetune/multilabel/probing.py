@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.encoders.base import Encoder
 from common.encoders.card import EncoderCard
-from finetune.checks import state_digests, why_no_null
+from finetune.checks import before_and_after, state_digests, why_no_null
 from finetune.classifier import Kept, keep
 from finetune.config import ProbeConfig
 from finetune.data import Sources, data_facts
@@ -60,7 +60,8 @@ def probe_labels(
     before = state_digests(subject.encoder for subject in subjects)
     measured = {subject.name: _measure(config, data, subject, images, how) for subject in subjects}
     code = measure_properties(encoder, images.test, how, config.seed) if config.properties else None
-    frozen = state_digests(subject.encoder for subject in subjects) == before
+    after = state_digests(subject.encoder for subject in subjects)
+    digests = before_and_after((subject.name for subject in subjects), before, after)
 
     mine = measured[itself.name]
     assert mine.head is not None
@@ -78,7 +79,8 @@ def probe_labels(
         encoder=encoder_facts(config, card),
         subjects=compared_with({name: one.outcome for name, one in measured.items()}, against),
         code=code,
-        frozen=frozen,
+        frozen=after == before,
+        sha256=digests,
         null=mine.null,
         missing=why_no_null(mine.null, config.null_check),
         calibration=mine.head.calibration,
@@ -148,6 +150,6 @@ def _protocol(config: ProbeConfig, task: MultiLabelTask) -> str:
         "strength; layer, pooling and strength chosen by mean average precision in "
         f"{task.how} of the training images (iterative stratification, seed {config.seed}{compared}); refitted on the "
         "whole training set; tested once; mean average precision over the labels that test images have; ci95: "
-        "delete-half jackknife over test images, paired for differences, not corrected for the number of comparisons; "
-        "F1 of labels more likely than not"
+        "delete-half jackknife over test images, paired for differences, whose p_value is normal, by the deviation of "
+        "the halves; F1 of labels more likely than not"
     )
