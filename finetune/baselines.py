@@ -49,9 +49,9 @@ def untrained(folder: Path, seed: int, images: Images, device: torch.device) -> 
 
 
 def share_statistics(twin: Encoder, folder: Path, images: Images, device: torch.device) -> None:
-    """Give the twin all that the encoder in ``folder`` knows of its data besides learned weights, on ``device``.
+    """Give the twin all that the encoder in ``folder`` knows of its data apart from learned weights, on ``device``.
 
-    The one rule for every untrained baseline, frozen or fine-tuned: twin and encoder differ in learned weights alone. A
+    The one rule for every untrained baseline, frozen or fine-tuned: twin and encoder differ only in learned weights. A
     mean image or a whitening transform is copied from the encoder. BatchNorm statistics belong to the weights below
     them, so they are averaged for its own, over evenly spaced ``images``. The twin stays in eval mode.
     """

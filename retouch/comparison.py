@@ -19,8 +19,8 @@ from finetune.lines import task_names
 from finetune.metrics import compare
 from finetune.predictions import PREDICTIONS, read_predictions
 from finetune.results import Comparison, FinetuneResult, ProbeReport
-from finetune.several import Several
 from finetune.spreads import MEASURES
+from finetune.structured_results import Several
 from pretrain.results import PretrainResults, PretrainSeeds
 from retouch.report.compare import LEVEL, holm
 from retouch.studies.results import StudyReport

@@ -16,8 +16,8 @@ import torch
 from finetune.metrics import SeedComparison, compare, compare_seeds
 from finetune.predictions import Predictions
 from finetune.results import Comparison
-from finetune.several import LabelComparison, Several
 from finetune.spreads import Over
+from finetune.structured_results import LabelComparison, Several
 from retouch.report.facts import Entry, Facts, SeveralEntry
 
 LEVEL = 0.05
