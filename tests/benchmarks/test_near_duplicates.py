@@ -19,7 +19,7 @@ def found() -> dict[str, dict[str, float]]:
         interpolate(torch.randn(150, 3, side, side, generator=generator), (64, 64), mode="bilinear") / side
         for side in (3, 6, 12, 24)
     ]
-    pixels = (128 + 60 * sum(octaves) * 3).clamp(0, 255).byte()
+    pixels = (128 + 180 * torch.stack(octaves).sum(0)).clamp(0, 255).byte()
     return recalls(Images(BrightSource(150), 64, torch.arange(150), pixels), 150, 150, 0)
 
 

@@ -282,7 +282,6 @@ def test_a_limit_is_not_said_without_its_cause(said: str) -> None:
     assert not [text for text in limits(facts_of(probe_result())) if text.startswith(said[:20])]
 
 
-@pytest.mark.parametrize("k", [(), (20,), (10, 20, 100)])
 def test_how_much_another_draw_would_change_is_said_where_draws_were_measured() -> None:
     result, predictions = probe_result()
     measured = facts_of((result.model_copy(update={"label_efficiency": LABELS}), predictions))
@@ -291,6 +290,7 @@ def test_how_much_another_draw_would_change_is_said_where_draws_were_measured() 
     assert said.endswith(f"Draws of fewer show how much: {found}")
 
 
+@pytest.mark.parametrize("k", [(), (20,), (10, 20, 100)])
 def test_neighbors_between_those_tried_are_no_limit(k: tuple[int, ...]) -> None:
     assert not [text for text in limits(tried(*k)) if text.startswith("k-NN")]
 
