@@ -26,7 +26,7 @@ from finetune.full import finetune
 from finetune.results import FinetuneResult, ProbeReport
 from finetune.results import read_results as read_transfer
 from finetune.seeds import plan_of, probe, with_every_encoder
-from pretrain import run as pretraining
+from pretrain import opening as pretraining
 from pretrain.config import GradientPretraining, PretrainConfig
 from pretrain.results import PretrainSeeds, read_seeds
 from pretrain.results import read_results as read_pretraining
