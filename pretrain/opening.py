@@ -16,7 +16,7 @@ from common.encoders.start import pinned
 from common.errors import UserError, check_all
 from common.machine.distributed import World
 from common.runs.folder import Run, check_run_folder, with_group
-from common.runs.made import ENCODER
+from common.runs.made import ENCODER_INPUT
 from pretrain.config import PretrainConfig
 from pretrain.method import MethodLearner
 from pretrain.ruler.watch import Watched, open_watched
@@ -58,7 +58,7 @@ class Opened:
     @property
     def inputs(self) -> dict[str, str]:
         """The fingerprints of what the run reads, by the setting that names it."""
-        return inputs(self.sources) | ({} if self.began is None else {ENCODER: self.began.sha256})
+        return inputs(self.sources) | ({} if self.began is None else {ENCODER_INPUT: self.began.sha256})
 
     def describe(self, run: Run) -> None:
         """Log the images, the encoder, what trains it, and what it learned before."""

@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from common.data import Source, build_source
-from common.data.beside import beside
 from common.data.decode import upright
 from common.data.folder import TreeSource
 from common.data.images import kept_rows
 from common.data.levels import Levels
 from common.data.masks import find_masks, read_mask
+from common.data.paired_files import paired_files
 from common.data.result_names import result_names
 from common.errors import UserError, check_all
 from pretrain.restoring.config import PicturesToRestore
@@ -121,7 +121,7 @@ def _clean(source: Source, spec: str) -> Source:
         raise UserError(*(f"data.clean: {problem}" for problem in error.lines)) from None
     if not (isinstance(source, TreeSource) and isinstance(clean, TreeSource)):
         raise UserError("data.clean: pictures and their clean versions are matched by their paths: give two folders")
-    return beside(source, clean, "data.clean", "clean version")
+    return paired_files(source, clean, "data.clean", "clean version")
 
 
 def holes(mask: Image.Image | Tensor) -> NDArray[np.bool_]:
