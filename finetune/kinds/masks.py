@@ -186,5 +186,5 @@ def _protocol(config: ProbeConfig, parts: Parts, size: int) -> str:
         f"{config.seed}; at most {CHOICE_IMAGES:,} held-out images, at {min(CHOICE_SIDE, size)} px); refitted on the "
         f"whole training set; tested once: scores of cells enlarged bilinearly to {size} px, mean IoU over all "
         "pixels of the test set that count and the classes that have some; ci95: bootstrap over test images, paired "
-        "for differences, not corrected for the number of comparisons"
+        "for differences, whose p_value is normal, by the deviation of the draws"
     )
