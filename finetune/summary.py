@@ -34,7 +34,7 @@ def notes(config: ProbeConfig, report: ProbeReport) -> tuple[str, ...]:
     found, results, multilabel, dense = [], report.results, report.multilabel, report.dense
     encoders = [one.encoder for some in (results, multilabel, dense) for one in some]
     if encoders[0].view == "gray":
-        found.append("this encoder and its random initialization saw gray only; raw pixels keep their color")
+        found.append("this encoder and its untrained twin saw gray only; raw pixels keep their color")
     linear = [(result.task, result.linear.choice) for result in results]
     linear += [(many.task, many.linear.choice) for many in multilabel]
     found += _at_end(linear, config.probe.strengths)
