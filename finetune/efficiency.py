@@ -32,7 +32,15 @@ PROTOCOL = (
     "ci95, of accuracies and of what labels are worth: bootstrap over draws and test images"
 )
 
-Right = dict[int, Tensor]  # by number of labels: bool [draws n], whether each test image is right
+
+class Right(dict[int, Tensor]):
+    """Whether each test image is right, bool ``[draws n]``, by number of labels.
+
+    Attributes:
+        unconverged: fits, compared or tested, that did not converge.
+    """
+
+    unconverged: int = 0
 
 
 # ---- draws
@@ -107,13 +115,15 @@ def right_answers(
     seed: int,
 ) -> Right:
     """Choose and fit a probe on each draw of the training images, and see which test images it gets right."""
-    right: Right = {}
+    right = Right()
     for count, some in draws.items():
         answers = []
         for rows in some:
             drawn = candidates.of(rows)
             task = build_task(train._replace(values=train.values[rows]), search, seed)
-            answers.append(probe.refit(drawn, task, probe.choose(drawn, task)).predict(test) == test_labels)
+            fitted, failed = probe.choose_and_fit(drawn, task)
+            right.unconverged += failed
+            answers.append(fitted.predict(test) == test_labels)
         right[count] = torch.stack(answers)
     return right
 
@@ -121,7 +131,7 @@ def right_answers(
 # ---- what labels are worth
 
 
-def label_efficiency(right: Mapping[str, Right], seed: int = 0) -> LabelEfficiency:
+def label_efficiency(right: Mapping[str, Mapping[int, Tensor]], seed: int = 0) -> LabelEfficiency:
     """The curve of each subject, and what the encoder's labels are worth to each baseline, with intervals.
 
     Args:
@@ -147,10 +157,11 @@ def label_efficiency(right: Mapping[str, Right], seed: int = 0) -> LabelEfficien
                 Worth(labels=count, equals=_whole(value), ci95=(_whole(a), _whole(b)))
                 for count, value, a, b in zip(budgets, equal, low, high, strict=True)
             )
-    return LabelEfficiency(protocol=PROTOCOL, curves=curves, worth=worth)
+    unconverged = {name: one.unconverged for name, one in right.items() if isinstance(one, Right) and one.unconverged}
+    return LabelEfficiency(protocol=PROTOCOL, curves=curves, worth=worth, unconverged=unconverged)
 
 
-def _curve(right: Right, resampled: NDArray[np.float64]) -> tuple[LabelPoint, ...]:
+def _curve(right: Mapping[int, Tensor], resampled: NDArray[np.float64]) -> tuple[LabelPoint, ...]:
     """The points of one subject, with the percentiles of its curves ``[RESAMPLES budgets]``."""
     low, high = np.quantile(resampled, [0.025, 0.975], axis=0).tolist()
     return tuple(
@@ -174,7 +185,9 @@ def labels_for(budgets: Sequence[int], accuracies: NDArray[np.float64], accuracy
     return math.exp((1 - part) * math.log(budgets[place - 1]) + part * math.log(budgets[place]))
 
 
-def _bootstrap(right: Mapping[str, Right], random: np.random.Generator) -> dict[str, NDArray[np.float64]]:
+def _bootstrap(
+    right: Mapping[str, Mapping[int, Tensor]], random: np.random.Generator
+) -> dict[str, NDArray[np.float64]]:
     """Curves ``[RESAMPLES budgets]`` of each subject, on resampled test images and draws, the same for all."""
     draws = max(len(hits) for hits in right["encoder"].values())
     # [budgets draws n]; the whole training set is every draw

@@ -216,6 +216,7 @@ class _Fit(NamedTuple):
     training: Trained
     n_train: int
     validation: Split  # held out of it
+    start_converged: bool  # whether the probe at which its classifier started did
 
 
 def _train_and_test(
@@ -266,15 +267,16 @@ def _train(config: FinetuneConfig, encoder: Encoder, images: LabeledImages, run:
         return {"val/accuracy": float(accuracy(found.answers, found.labels))}
 
     # train, keeping the weights with the best validation accuracy
+    tuner = FineTuner(model, config, here, shown, fitted)
     training = learn(
-        FineTuner(model, config, here, shown, fitted),
+        tuner,
         loader,
         config,
         run,
         title=f"finetune {task}",
         periodic=[Periodic(config.evaluate_every, evaluate, select="val/accuracy")],
     )
-    return _Fit(classifier, training, len(fit), validation)
+    return _Fit(classifier, training, len(fit), validation, tuner.start_converged)
 
 
 def _export(
@@ -347,6 +349,7 @@ def _test(
         start="scratch" if config.encoder.from_scratch else str(config.encoder.path or config.encoder.name),
         encoder_sha256=sha256,
         tuned=tuned,
+        start_converged=fit.start_converged,
         calibration=calibrated(temperature, n_val, found.confidence, found.calibrated, right),
         made=made_with,
         checks=tuned_checks(None),

@@ -154,6 +154,7 @@ class NullCheck(Record):
     p_value: float | None = None  # of an accuracy as high as this by chance; None: of an earlier version
     images: int  # that it was fitted on
     repetitions: int
+    unconverged: int = 0  # fits, compared or tested, that did not converge
 
     @property
     def above_chance(self) -> bool:

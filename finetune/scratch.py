@@ -33,7 +33,7 @@ def scratch_right(config: ProbeConfig, how: LabelEfficiencyConfig, images: Label
     labels, _ = images.tasks[task]
     draws = {count: some[0] for count, some in draw_rows(labels, how, config.seed).items()}
     draws[len(labels.values)] = torch.arange(len(labels.values))
-    right: Right = {}
+    right = Right()
     for count in budgets(list(draws), len(torch.unique(labels.values))):
         settings = scratch_config(config, how, images, f"{task}-{count}")
         part = images.of_task(task).only(train=draws[count])
