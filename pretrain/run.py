@@ -12,6 +12,7 @@ from torch import Tensor
 
 from common.data import Images, Loader, Source, build_source, load_images, paired
 from common.data.images import kept_rows
+from common.data.levels import Levels, levels_of_training
 from common.encoders.card import EncoderCard
 from common.encoders.export import export_encoder
 from common.encoders.start import pinned
@@ -73,7 +74,14 @@ def pretrain(config: PretrainConfig, images: Images | None = None) -> Pretrained
             if learner.restorers:
                 periodic.append(Periodic(config.panels_every, ruler.show, curve=ruler.curve, enough=ruler.flat))
             if watched is not None:
-                watch = Watch(learner.encoder, watched, learned=learned, workers=config.data.workers, seed=config.seed)
+                watch = Watch(
+                    learner.encoder,
+                    watched,
+                    learned=learned,
+                    workers=config.data.workers,
+                    seed=config.seed,
+                    levels=learner.images.levels,
+                )
                 periodic.append(Periodic(config.panels_every, watch.show))
             training = learn(
                 learner,
@@ -207,7 +215,15 @@ def _load(sources: Sequence[Source], config: PretrainConfig) -> list[Images]:
     """
     data, method = config.data, config.method
     size = method.loaded_size(data.image_size)
-    images = [load_images(one, size, limit=data.limit, workers=data.workers, cache=data.cache) for one in sources]
+
+    def loaded(source: Source, levels: Levels | None = None) -> Images:
+        return load_images(source, size, limit=data.limit, workers=data.workers, cache=data.cache, levels=levels)
+
+    images = [loaded(sources[0])]
+    for source in sources[1:]:
+        # one encoder sees both domains, as it will see the images of transfer; a second view has an encoder of its own
+        shared = levels_of_training(source, None, images[0].levels) if method.second == "domain" else None
+        images.append(loaded(source, shared))
     return _enough(list(paired(*images)) if method.second == "view" else images, config)
 
 
