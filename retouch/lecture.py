@@ -40,6 +40,7 @@ SHAPES = ["data.source=shapes", "data.image_size=32", "data.limit=20000"]
 CROP = "augment.crop=[0.6, 1.0]"
 LABELED = 2000  # images
 CURVE_PATCHES = 2000
+GUIDE = Path(__file__).resolve().parents[1] / "docs/guides/lecture.md"
 CHANGES = ("gaussian", "shift", "flip", "brightness", "gray")
 TASKS = ("shape", "color", "texture")
 HEADER = ["code", "numbers", "non-zeros", *CHANGES, *TASKS]
@@ -129,7 +130,7 @@ def _lecture(out: Path) -> list[Row]:
         f"  atoms: {out}/*/panels/atoms.png, and the patches that excite them: {out}/*/panels/exciting.png",
         f"  L1 against L0: {out}/sparsity.png ({len(points)} points)",
         f"  restored pictures: {out}/denoise/panels, {out}/colorize/panels",
-        "step-by-step guide: docs/guides/lecture.md",
+        *([f"step-by-step guide: {GUIDE}"] if GUIDE.is_file() else []),  # not in a wheel
     ):
         log.info("%s", line)
     return rows

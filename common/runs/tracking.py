@@ -74,6 +74,7 @@ class Tracker:
     def __init__(self, config: WandbConfig, folder: Path, *, job_type: str, settings: Mapping[str, Any]) -> None:
         self.folder = folder
         self.files = Path(os.environ.get("WANDB_DIR") or folder)  # W&B makes a folder `wandb` in it
+        self.parts = self.files / "wandb"  # of offline runs
         self.mode = _resolve_mode(config.mode)
         self.run_id: str | None = None
         self._run: Any = None
@@ -83,6 +84,8 @@ class Tracker:
         try:
             self.run_id = self._id()
             self._start(config, job_type, settings)
+            if self.mode == "offline":
+                self.parts = _parts_of(self._run)
         except Exception as error:
             self._fail("could not start", error)
 
@@ -204,7 +207,7 @@ class Tracker:
 
     def sync_command(self) -> str | None:
         """The command that uploads every offline part of this run; a resumed run has several parts under one id."""
-        parts = sorted(self.files.glob(f"wandb/offline-run-*-{self.run_id}"))
+        parts = sorted(self.parts.glob(f"offline-run-*-{self.run_id}"))
         return f"{program('wandb')} sync {shlex.join(map(str, parts))}" if self.run_id and parts else None
 
     def _start(self, config: WandbConfig, job_type: str, settings: Mapping[str, Any]) -> None:
@@ -265,6 +268,11 @@ class Tracker:
     def _fail(self, what: str, error: Exception) -> None:
         self._run, self._failed = None, self._run
         log.warning("W&B %s (%s); continuing without it, the numbers are in metrics.jsonl", what, _reason(error))
+
+
+def _parts_of(run: Any) -> Path:
+    """The folder of the parts of an offline run: W&B takes another one if it cannot write to the one it is given."""
+    return Path(run.dir).parents[1]
 
 
 def _chart(name: str) -> str:

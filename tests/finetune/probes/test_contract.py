@@ -300,9 +300,9 @@ def test_fits_that_did_not_converge_are_counted_wherever_a_probe_is_repeated() -
     features, values = informative(300, 0)
     labels, hasty = Labels(values, ("a", "b", "c"), "t"), HastyMedian()
     given = (Search(), 0, both(features), labels, features, values)
-    null = random_labels(hasty, *given, range(2))  # type: ignore[arg-type]
+    null = random_labels(hasty, *given, range(2))
     draws = {30: [torch.arange(30), torch.arange(30, 60)]}
-    right = right_answers(hasty, Search(), both(features), labels, features, values, draws, 0)  # type: ignore[arg-type]
+    right = right_answers(hasty, Search(), both(features), labels, features, values, draws, 0)
     assert null.unconverged > 2
     assert right.unconverged > 2
     found = label_efficiency({"encoder": right, "pixels": Right(right)})
