@@ -1,8 +1,8 @@
 """Label efficiency: the linear probe's accuracy from few labels to all, and how many labels an encoder saves.
 
 The probe is run again from the start on nested, stratified draws of the training images: its features, strength and fit
-all come from the drawn images, so nothing has seen more labels than the budget says. Encoder and baselines get the same
-draws. The last budget is the whole training set, which is the probe itself.
+all come from the drawn images, so nothing has seen more labels than the budget allows. Encoder and baselines get the
+same draws. The last budget is the whole training set, which is the probe itself.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def draw_rows(labels: Labels, config: LabelEfficiencyConfig, seed: int) -> dict[
     """Nested, stratified draws of the training images: by their number, the rows of each draw, int64, ascending.
 
     In draw d, the images of each class are in an order of their own, a function of ``(seed, d)``, and every budget
-    takes the first of them: a share, or so many. A class with fewer gives all. Budgets below two labels per class are
+    takes the first of them: a share, or a number. A class with fewer gives all. Budgets below two labels per class are
     left out, and so is the whole training set.
     """
     least = FEWEST * len(torch.unique(labels.values))
@@ -94,7 +94,7 @@ def measure_efficiency(
 
     Args:
         train: labels of the training images.
-        test_labels, whole: int64 ``[n]``: the labels of ``test``, and what the probe of all training images predicted.
+        test_labels, whole: int64 ``[n]``: the labels of ``test``, and the predictions of the probe with all labels.
     """
     if config.label_efficiency is None:
         return None
@@ -135,9 +135,9 @@ def label_efficiency(right: Mapping[str, Mapping[int, Tensor]], seed: int = 0) -
     """The curve of each subject, and what the encoder's labels are worth to each baseline, with intervals.
 
     Args:
-        right: of ``encoder`` and the baselines: the same test images and draws; ``from_scratch`` has some of the
+        right: for ``encoder`` and the baselines, on the same test images and draws; ``from_scratch`` has some of the
             budgets, and one draw of each.
-        seed: of the bootstrap, which draws test images and draws, the same for all subjects.
+        seed: for the bootstrap, which resamples test images and draws, the same for all subjects.
     """
     resampled = _bootstrap(right, np.random.default_rng(seed))
     curves = {name: _curve(one, resampled[name]) for name, one in right.items()}

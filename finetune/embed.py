@@ -191,7 +191,7 @@ def _encoder(config: EmbedConfig) -> tuple[Encoder, Space]:
 def _open(config: EmbedConfig) -> tuple[Source, str | None]:
     """The source, and the task whose labels are written: the configured one, or the default one if it has labels.
 
-    Images do not depend on the seed: those of a source are the same in every stage.
+    Images do not depend on the seed: a source has the same ones in every stage.
 
     Raises:
         UserError: the source cannot be opened, or labels that the config names are missing.

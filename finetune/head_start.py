@@ -45,8 +45,8 @@ def check_start(encoder: Encoder, config: FinetuneConfig) -> None:
             seen = _input(trial.eval(), _head(trial), image)
         if seen.ndim != 2:
             raise UserError(
-                f"head_start=probe: the classifier of {encoder.name} sees {list(seen.shape[1:])} numbers of an image, "
-                "and not one vector: use head_start=random"
+                f"head_start=probe: the classifier of {encoder.name} sees a tensor of shape {list(seen.shape[1:])} per "
+                "image, not one vector: use head_start=random"
             )
 
 
@@ -56,10 +56,10 @@ def start_at_probe(
     """Set weight and bias of the classifier to the linear probe of its own input, on images as they are.
 
     It is the probe of ``retouch probe``: multinomial logistic regression on standardized features, with the strength
-    that held-out images of these choose. The standardization is folded into the weights.
+    chosen on held-out images. The standardization is folded into the weights.
 
     Args:
-        images, labels: those to learn from, row by row.
+        images, labels: to learn from, row by row.
 
     Returns:
         Whether its fit converged.

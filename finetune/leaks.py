@@ -31,13 +31,13 @@ class Found(NamedTuple):
     """Test images that images of one set repeat, pair by pair, the most alike first."""
 
     images: str  # training, or pretraining
-    repeats: list[Repeat] | None  # None: all images look too much alike to tell
+    repeats: list[Repeat] | None  # None: all images look too much alike to compare
     test: Tensor  # int64 [pairs], rows of the test set's source
     others: Tensor  # int64 [pairs], rows of the other set's source
 
     @property
     def facts(self) -> NearDuplicates | None:
-        """What results say of it; None where it cannot be told."""
+        """What results say of it; None where it cannot be detected."""
         if self.repeats is None:
             return None
         return NearDuplicates(
@@ -56,7 +56,7 @@ class Found(NamedTuple):
 
 
 class Leaks(NamedTuple):
-    """What was found of one data set."""
+    """What was found in one data set."""
 
     identical: Tensor  # int64, rows of the test set's source: the very pixels of a training image
     training: Found
@@ -74,7 +74,7 @@ class Leaks(NamedTuple):
     def among(self, train: Tensor, test: Tensor) -> Leaks:
         """The same of some training and test images, by their rows in the sources.
 
-        Where all images look alike, pairs are not known, and a test image counts that any training image repeats.
+        Where all images look alike, pairs are unknown, and every test image that any training image repeats is counted.
         """
         training = self.training.among(test, train)
         identical = self.identical[torch.isin(self.identical, test)]
@@ -149,7 +149,7 @@ def write_leaks(folder: Path, named: Sequence[tuple[str, Leaks]]) -> None:
 def _found(images: str, test: Images, other: Images, pairs: list[Pair] | None) -> Found:
     rows = torch.tensor([[pair.test, pair.other] for pair in pairs or ()], dtype=torch.int64).view(-1, 2)
     if pairs is None:
-        log.info("images of %s and test look so much alike that near-duplicates cannot be told", images)
+        log.info("images of %s and test look so much alike that near-duplicates cannot be detected", images)
         repeats = None
     else:
         repeats = [
@@ -160,14 +160,14 @@ def _found(images: str, test: Images, other: Images, pairs: list[Pair] | None) -
 
 
 def _together(found: Sequence[Found]) -> Found | None:
-    """What was found in several sets as one; ``None`` of none. Where all images of a set look alike, it has no say."""
-    told = [one for one in found if one.repeats is not None]
-    if len(told) < 2:
-        return next(iter([*told, *found]), None)
-    repeats = [repeat for one in told for repeat in one.repeats or ()]
+    """What was found in several sets, joined; ``None`` without sets. A set whose images all look alike is left out."""
+    known = [one for one in found if one.repeats is not None]
+    if len(known) < 2:
+        return next(iter([*known, *found]), None)
+    repeats = [repeat for one in known for repeat in one.repeats or ()]
     order = sorted(range(len(repeats)), key=lambda place: -repeats[place].alike)
-    test, others = torch.cat([one.test for one in told]), torch.cat([one.others for one in told])
-    return Found(told[0].images, [repeats[place] for place in order], test[order], others[order])
+    test, others = torch.cat([one.test for one in known]), torch.cat([one.others for one in known])
+    return Found(known[0].images, [repeats[place] for place in order], test[order], others[order])
 
 
 def _pools(trained_on: Provenance | None, test: Images, workers: int) -> Iterator[Images]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from finetune.records import Choice
 from finetune.results import FinetuneResult, Outcome, ProbeReport, ProbeResult
-from finetune.several import Several
+from finetune.structured_results import Several
 
 SUBJECTS = {"random_init": "untrained", "pixels": "raw pixels"}  # display names that differ from the key
 
@@ -55,7 +55,7 @@ def subject_name(key: str, encoder: str) -> str:
 
 
 def group_title(report: ProbeReport) -> str:
-    """What the encoders of probes with several seeds are called: they differ in their seed alone."""
+    """What the encoders of probes with several seeds are called: they differ only in their seed."""
     return (report.results or report.multilabel or report.dense)[0].encoder.title
 
 

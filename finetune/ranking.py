@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.several import LabelComparison, LabelScore
+from finetune.structured_results import LabelComparison, LabelScore
 
 DRAWS = 1000  # halves that are drawn: limits then vary by about a twentieth of the interval
 TOGETHER = 50  # of them are in memory at once

@@ -141,7 +141,7 @@ ALARM = 1e-3  # how seldom a sound null check is noted
 
 
 class NullCheck(Record):
-    """The linear probe with training labels at random, which has to be as accurate as chance.
+    """The linear probe with training labels at random, which must be as accurate as chance.
 
     Where images have several labels, an accuracy here is a mean average precision; with masks, it is a mean IoU.
     """
@@ -151,7 +151,7 @@ class NullCheck(Record):
     # share of the images; what the same answers reach on masks of other images
     chance: float
     ci95: tuple[float, float]  # of the accuracy, if labels mean nothing
-    p_value: float | None = None  # of an accuracy as high as this by chance; None: of an earlier version
+    p_value: float | None = None  # of an accuracy this high by chance; None: from an earlier version
     images: int  # that it was fitted on
     repetitions: int
     unconverged: int = 0  # fits, compared or tested, that did not converge

@@ -17,7 +17,7 @@ from finetune.predictions import read_predictions
 log = logging.getLogger("retouch")
 
 BUDGETS = 3  # numbers of labels that it is trained with, all of them included
-FEWEST = 10  # labels per class: of fewer, a tenth cannot be held out to choose the step on
+FEWEST = 10  # labels per class: with fewer, a tenth cannot be held out to choose the step on
 
 
 def scratch_right(config: ProbeConfig, how: LabelEfficiencyConfig, images: LabeledImages, task: str) -> Right:

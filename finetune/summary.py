@@ -10,12 +10,12 @@ from rich.console import Console
 from common.runs.folder import Run
 from common.runs.results import RESULTS
 from finetune.config import FinetuneConfig, ProbeConfig
-from finetune.dense.probing import strengths
+from finetune.kinds.masks import strengths
 from finetune.lines import data_names, finetune_lines, probe_lines, task_names
 from finetune.records import Checks, CodeProperties, DataFacts, ProbeChoice
 from finetune.results import FinetuneResult, Probed, ProbeReport, ProbeResult
-from finetune.several import DenseResult, LabelProbed, LabelResult, Several
 from finetune.spreads import MEASURES
+from finetune.structured_results import LabelProbed, Several
 from finetune.table import (
     damage_table,
     efficiency_table,
@@ -29,14 +29,9 @@ from finetune.tracked import finetune_shown, probe_shown, send
 log = logging.getLogger("retouch")
 
 
-def notes(
-    config: ProbeConfig,
-    results: Sequence[ProbeResult],
-    multilabel: Sequence[LabelResult] = (),
-    dense: Sequence[DenseResult] = (),
-) -> tuple[str, ...]:
+def notes(config: ProbeConfig, report: ProbeReport) -> tuple[str, ...]:
     """What a reader of these numbers has to know."""
-    found = []
+    found, results, multilabel, dense = [], report.results, report.multilabel, report.dense
     encoders = [one.encoder for some in (results, multilabel, dense) for one in some]
     if encoders[0].view == "gray":
         found.append("this encoder and its random initialization saw gray only; raw pixels keep their color")
@@ -78,7 +73,7 @@ def _at_end(choices: Sequence[tuple[str, ProbeChoice]], grid: Sequence[float]) -
 
 
 def finetune_notes(result: FinetuneResult) -> tuple[str, ...]:
-    """The same of a fine-tuned network and its baselines."""
+    """The same for a fine-tuned network and its baselines."""
     found = [f"{result.task}: {line}" for line in leaks(result.data, result.tuned.test.n)]
     trained = {"the trained network": result.tuned, "the same network from scratch": result.from_scratch}
     for name, one in trained.items():

@@ -36,7 +36,7 @@ class Supervised(nn.Module):
     Args:
         mixup: α of mixup (Zhang et al. 2018); 0 is never. With both, either is drawn for each batch, as often.
         cutmix: α of CutMix (Yun et al. 2019); 0 is never. Both draw from torch's global generators.
-        weights: of the classes, float32 ``[C]``; ``None`` are ones.
+        weights: of the classes, float32 ``[C]``; ``None``: all 1.
     """
 
     weights: Tensor | None
@@ -104,13 +104,13 @@ def _mix(mixup: float, cutmix: float, classes: int) -> Mix | None:
 
 
 def class_weights(setting: str | Mapping[str, float], labels: Labels) -> Tensor | None:
-    """The weight of each class, float32 ``[C]``, by the setting ``class_weights``; ``None`` if it is none.
+    """The weight of each class, float32 ``[C]``, by the setting ``class_weights``; ``None`` if it is "none".
 
     Balanced is ``n / (K n_c)`` of ``n`` labels in ``K`` classes, with ``n_c`` in this one, as scikit-learn's: the mean
     over the images is 1. A class without an image gets 1.
 
     Raises:
-        UserError: a name is no class.
+        UserError: a name is not a class.
     """
     if setting == "none":
         return None
@@ -213,7 +213,7 @@ def predict(
 
 
 def temperature_of(classifier: Classifier, held: Split, config: FinetuneConfig, here: World) -> float:
-    """The temperature that suits its answers to images which it was not trained on."""
+    """The temperature fitted on images that it was not trained on."""
     found = list(_logits(classifier, held, config, here))
     places = torch.cat([index for _, index in found])
     return fit_temperature(torch.cat([logits for logits, _ in found]), held.labels[places])

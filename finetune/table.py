@@ -11,8 +11,8 @@ from rich.table import Table
 from common.runs.spread import Spread
 from finetune.lines import SUBJECTS, Line, subject_name, task_names
 from finetune.results import ProbeResult, Score
-from finetune.several import Several
 from finetune.spreads import MEASURES, Seeds
+from finetune.structured_results import Several
 from finetune.worth import LabelEfficiency, LabelPoint, Worth
 
 TITLE = "Test accuracy, % [95% interval]"
@@ -195,7 +195,7 @@ def seeds_table(seeds: Seeds, encoder: str) -> Table:
 def worth_lines(task: str, encoder: str, found: LabelEfficiency) -> list[str]:
     """For each baseline: ``shape: denoise with 500 labels equals the untrained network with about 2,100``.
 
-    It is said of the most labels whose worth is known, and if there are none, of the fewest.
+    The line is about the most labels whose worth is known, or if there are none, about the fewest.
     """
     lines = []
     for name, worth in found.worth.items():

@@ -13,8 +13,8 @@ from rich.table import Table
 from common.runs.results import RESULTS, Record
 from finetune.lines import task_names
 from finetune.results import FinetuneResult, ProbeReport
-from finetune.several import Several
 from finetune.spreads import MEASURES
+from finetune.structured_results import Several
 from pretrain.results import PretrainResults, PretrainSeeds
 from retouch.studies.results import StudyReport
 

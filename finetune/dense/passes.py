@@ -1,6 +1,6 @@
-"""The three passes of a probe of masks over a frozen encoder's maps: sums to fit from, choices, and the test.
+"""The three passes of a mask probe over a frozen encoder's maps: sums to fit from, choices, and the test.
 
-Maps are used batch by batch and never kept. Of the training images, only the moments of each part of the split stay.
+Maps are used batch by batch and never kept. Only the moments of each part of the split of the training images stay.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Parts(NamedTuple):
 def build_parts(present: Tensor, search: Search, seed: int) -> Parts:
     """Split images by iterative stratification, so that each class, bool ``[n C]``, is shown in each part.
 
-    Cross-validation of fewer than 5,000 images, a held-out share of more.
+    Cross-validation below 5,000 images, a held-out share above.
 
     Raises:
         UserError: too few training images.
@@ -102,7 +102,7 @@ class Sums(NamedTuple):
     sides: dict[int, tuple[int, int]]  # cells
 
     def whole(self, layer: int) -> Moments:
-        """Those of all images."""
+        """The moments of all images."""
         first, *others = self.moments[layer]
         for one in others:
             first = first + one
@@ -195,7 +195,7 @@ def _compared(fit: Discriminant, maps: Tensor, truth: Tensor) -> Tensor:
 
 
 def _best(scores: Tensor, strengths: Sequence[float]) -> tuple[float, float]:
-    """The strength and prior of the highest score ``[G P]``; of equals the strongest, then the first prior."""
+    """The strength and prior of the highest score ``[G P]``; among equals the strongest, then the first prior."""
     place = max(
         ((row, column) for row in range(len(strengths)) for column in range(len(PRIORS))),
         key=lambda one: (float(scores[one]), one[0], -one[1]),

@@ -1,4 +1,4 @@
-"""The columns of the table of predictions. Probabilities are float32 in [0, 1]; an unreadable image has its path alone.
+"""The columns of the table of predictions. Probabilities are float32 in [0, 1]; an unreadable image has only its path.
 
 One class per image: ``path``; ``class``, the most likely one; ``confidence``, the calibrated probability of that class,
 from logits divided by the classifier's temperature; and ``p(NAME)``, the probability of each class as the classifier
@@ -37,7 +37,7 @@ JOINT = ";"  # between labels in CSV
 
 @dataclass(frozen=True)
 class Columns(ABC):
-    """What is written of each image."""
+    """The answers that are written for each image."""
 
     names: tuple[str, ...]  # of the classes or labels
     temperature: float

@@ -44,7 +44,7 @@ class Attentive(Probe):
     layers: tuple[LayerChoice, ...] | None = Field(default=None, min_length=1)
     """Maps to choose from: numbers or each; by default the last one that has more than one position."""
     cells: int = Field(default=8, ge=2, le=16)
-    """Larger maps are averaged to so many positions per side, and to fewer if a map has more than max_width numbers."""
+    """Larger maps are averaged to this many positions per side, or to fewer if they exceed max_width features."""
     heads: tuple[Annotated[int, Field(gt=0, le=64)], ...] = Field(default=(1, 4), min_length=1)
     """Numbers of queries to choose from."""
     l2: tuple[Annotated[float, Field(ge=1e-12, le=1e12)], ...] = Field(default=(1e-4, 1e-3, 1e-2, 1e-1), min_length=1)
@@ -135,7 +135,7 @@ class Attention:
         return (len(self.query) * self.weight.square().sum() + self.query.square().sum()) / 2
 
     def train(self, features: Tensor, labels: Tensor, l2: float, steps: int) -> bool:
-        """Minimize the objective above by so many steps of L-BFGS (torch's, with a strong Wolfe line search).
+        """Minimize the objective above by ``steps`` steps of L-BFGS (torch's, with a strong Wolfe line search).
 
         Returns:
             Whether it ends at no higher value than its start; if not, it is left at the lowest value on its way.

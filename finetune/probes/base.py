@@ -110,7 +110,7 @@ class Probe(Config, ABC):
         return searched
 
     def standardizer(self, matrix: Tensor, space: Space) -> Standardizer:
-        """What standardizes the features of a space, from those that are fitted on, ``[n F]``."""
+        """The standardizer of a space, from the features that are fitted on, ``[n F]``."""
         return Standardizer.of(matrix)
 
     def parts(self, grid: Sequence[Setting]) -> list[slice]:
@@ -121,7 +121,7 @@ class Probe(Config, ABC):
         return [slice(len(grid))]
 
     def choose(self, candidates: Candidates, task: Task) -> Chosen:
-        """The space and setting with the best accuracy on held-out training images; a preferred space if it is near."""
+        """The space and setting with the best accuracy on held-out training images; a preferred space if close."""
         grid, widest = self.grid(task), max(candidates.spaces, key=lambda space: space.width)
 
         def validate(space: Space, folds: Sequence[Fold]) -> Validated:

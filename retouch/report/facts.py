@@ -18,8 +18,8 @@ from finetune.lines import task_names
 from finetune.predictions import Predictions
 from finetune.records import EncoderFacts
 from finetune.results import FinetuneResult, ProbeReport, ProbeResult
-from finetune.several import DenseResult, LabelResult, Several
 from finetune.spreads import Over
+from finetune.structured_results import DenseResult, LabelResult, Several
 from pretrain.results import PretrainResults, PretrainSeeds
 from retouch.report.logs import Log
 from retouch.studies.results import StudyReport

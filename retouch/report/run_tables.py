@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from common.data.originals import Originals
 from finetune.records import Choice, DataFacts, NearDuplicates
 from finetune.results import FinetuneResult, Outcome, ProbeResult
-from finetune.several import Several
+from finetune.structured_results import Several
 from finetune.table import two_decimals
 from retouch.report.blocks import Cell, Column, Table
 from retouch.report.facts import Facts, Origin

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from common.files import as_utf8
 from finetune.metrics import wilson_interval
 from finetune.results import Comparison, Score
-from finetune.several import LabelComparison, Several
 from finetune.spreads import MEASURES
+from finetune.structured_results import LabelComparison, Several
 from retouch.report.compare import (
     PIXELS,
     SCRATCH,

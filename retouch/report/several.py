@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from finetune.lines import subject_name
-from finetune.several import Several, SeveralProbed, SeveralScore
 from finetune.spreads import MEASURES, Measure
+from finetune.structured_results import Several, SeveralProbed, SeveralScore
 from retouch.report.blocks import Block, Cell, Column, Prose, Table
 from retouch.report.compare import PIXELS, UNTRAINED
 from retouch.report.facts import Facts, SeveralEntry

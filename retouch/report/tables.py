@@ -8,7 +8,7 @@ from dataclasses import replace
 from finetune.lines import SUBJECTS
 from finetune.records import Choice, ProbeChoice
 from finetune.results import Comparison, Outcome, Score
-from finetune.several import SeveralProbed, SeveralScore
+from finetune.structured_results import SeveralProbed, SeveralScore
 from finetune.table import PROBES
 from retouch.report.blocks import Cell, Column, Table
 from retouch.report.charts import interval_mark, span_of

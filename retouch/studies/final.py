@@ -11,7 +11,6 @@ from torch import Tensor
 from common.files import write_json
 from common.runs.results import RESULTS
 from finetune.config import LabelEfficiencyConfig
-from finetune.data import Sources, data_facts
 from finetune.metrics import compare, score
 from finetune.predictions import Predictions, write_predictions
 from finetune.records import Checks, DataFacts
@@ -264,10 +263,8 @@ def _facts(sets: Sequence[LabelSet]) -> dict[str, DataFacts]:
     found: dict[str, DataFacts] = {}
     for part, tasks in titled_tasks(sets):
         images = part.images
-        sources = Sources(images.train.source, images.test.source)
         repeated = images.leaks.among(images.train.kept[part.fitted], images.test.kept)
-        facts = data_facts(sources, images.train, images.test, repeated, images.left_out)
-        found |= dict.fromkeys(tasks, facts)
+        found |= dict.fromkeys(tasks, images.pair._replace(leaks=repeated).facts)
     return found
 
 

@@ -19,8 +19,8 @@ from finetune.checks import check_null, state_digests, why_no_null
 from finetune.config import LabelEfficiencyConfig
 from finetune.efficiency import Right, draw_rows, label_efficiency, right_answers
 from finetune.features import Extraction, Features, extract
+from finetune.kinds.classes import run_probe
 from finetune.pooling import Space, build_spaces
-from finetune.probe import run_probe
 from finetune.probes import Candidates, Linear, Search, build_task
 from finetune.records import Checks
 from finetune.results import Probed

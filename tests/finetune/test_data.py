@@ -92,7 +92,7 @@ def test_a_test_set_of_some_classes_is_labeled_by_the_classes_of_training(
     known, held = images.tasks["label"]
     assert known.names == held.names == ("bee", "cat", "dog")
     assert held.values.tolist() == [1, 2, 2]
-    assert "task label: no test images of bee, so nothing is measured there" in caplog.text
+    assert "task label: no test image shows bee, so the accuracy there is unknown" in caplog.text
     assert "count as wrong" not in caplog.text
 
 

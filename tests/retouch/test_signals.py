@@ -51,8 +51,8 @@ MOMENTS = [
     ("finetune", CTRL_C, "finetune.full.predict", STEPS),  # the test images
     ("finetune", CTRL_C, "finetune.full.export_encoder", 0),
     ("finetune", TERM, STEP, 2 * STEPS - 1),  # the last one from scratch
-    ("probe", TERM, "finetune.opening.load_labeled", 0),
-    ("probe", CTRL_C, "finetune.probe._measure", 1),
+    ("probe", TERM, "finetune.kinds.classes.load_labeled", 0),
+    ("probe", CTRL_C, "finetune.kinds.classes.ClassLabels.measure", 1),
     ("embed", CTRL_C, "finetune.embed._write", 0),
 ]
 

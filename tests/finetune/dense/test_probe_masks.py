@@ -26,7 +26,7 @@ from common.errors import UserError
 from common.pixels import to_float
 from finetune import seeds
 from finetune.config import ProbeConfig
-from finetune.dense import passes, probing
+from finetune.dense import passes
 from finetune.dense.cells import enlarge, overlaps
 from finetune.dense.data import MaskedImages, load_masked, open_masked
 from finetune.dense.fitting import discriminant
@@ -37,7 +37,7 @@ from finetune.multilabel.data import ProbeData
 from finetune.probe import probe
 from finetune.probes import Search
 from finetune.results import ProbeReport, read_results
-from finetune.several import DenseResult
+from finetune.structured_results import DenseResult
 from finetune.summary import logged_several, notes
 from finetune.table import several_table
 from finetune.tracked import Sheet, probe_shown
@@ -147,7 +147,7 @@ def test_what_maps_show_is_found_and_measured(here: Path, report: ProbeReport) -
     assert "training images that show ground (60), red (" in text
     [result] = report.dense
     assert result.task == str(here / "train/masks")
-    assert (result.classes, result.frozen) == (("ground", "red", "blue"), True)
+    assert (result.classes, result.checks.frozen) == (("ground", "red", "blue"), True)
     assert list(result.subjects) == ["encoder", "random_init", "pixels"]
     for one in result.subjects.values():
         assert (one.n_train, one.n_val, one.test.n) == (60, 60, 40)
@@ -250,10 +250,10 @@ def test_a_changed_encoder_is_noted(here: Path, tmp_path: Path, monkeypatch: pyt
             break
         return found
 
-    monkeypatch.setattr(probing, "gather", spoiling)
+    monkeypatch.setattr("finetune.kinds.masks.gather", spoiling)
     alone = {"random_init": False, "pixels": False}
     found = probe(config_of(here, tmp_path / "out", baselines=alone), show=False)
-    assert not found.dense[0].frozen
+    assert not found.dense[0].checks.frozen
     assert any("changed while it was measured" in note for note in found.notes)
 
 
@@ -417,12 +417,12 @@ def errors(here: Path, tmp_path: Path, **changes: Any) -> str:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"data": {"task": "kind"}}, ["masks: they are the task; remove task"]),
-        ({"data": {"labels": ["a"]}}, ["masks: they are the task; remove labels"]),
+        ({"data": {"task": "kind"}}, ["masks: they define the task; remove task"]),
+        ({"data": {"labels": ["a"]}}, ["masks: they define the task; remove labels"]),
         ({"data": {"masks": None}}, ["test_masks and mask_names belong to masks"]),
         ({"data": {"mask_names": ["a", "a"]}}, ["mask_names: must be different names"]),
         ({"data": {"mask_names": ["a", "b"]}}, ["masks hold 2, but there are only 2 names, for the numbers 0 to 1"]),
-        ({"more_probes": [{"kind": "ridge"}]}, ["more_probes: of images with one label each; with data.masks"]),
+        ({"more_probes": [{"kind": "ridge"}]}, ["more_probes need one label per image; with data.masks"]),
         ({"data": {"masks": "nowhere"}}, ["data.masks: 'nowhere': no such file or folder"]),
         ({"data": {"masks": "shapes"}}, ["data.masks=shapes: must be a folder or a zip file"]),
         ({"data": {"test": None}}, ["data.test_masks: ", "has no test set; set data.test, or remove it"]),
@@ -470,7 +470,7 @@ def test_classes_that_training_lacks_are_refused(here: Path, tmp_path: Path) -> 
 def test_an_encoder_without_maps_is_refused(here: Path, tmp_path: Path) -> None:
     vector = EncoderConfig(name="mlp")
     export_encoder(build_encoder(vector, image_size=SIZE), tmp_path / "encoder")
-    assert "one vector per image tells no pixels apart" in errors(here, tmp_path, encoder=tmp_path / "encoder")
+    assert "one vector per image cannot tell pixels apart" in errors(here, tmp_path, encoder=tmp_path / "encoder")
 
 
 def test_older_results_have_no_such_part(report: ProbeReport) -> None:
@@ -503,7 +503,7 @@ def test_the_end_of_the_grid_is_noted(report: ProbeReport, here: Path) -> None:
     [result] = report.dense
     mine = result.linear.model_copy(update={"choice": result.linear.choice.model_copy(update={"at_end_of_grid": True})})
     at_end = result.model_copy(update={"subjects": {**result.subjects, "encoder": mine}})
-    said = notes(config_of(here, here / "none", probe={}), [], dense=[at_end])
+    said = notes(config_of(here, here / "none", probe={}), ProbeReport(results=(), dense=(at_end,)))
     assert f"at an end of the grid for {result.task}: widen probe.l2, which now goes from 0.0001 to 1" in said[-1]
 
 

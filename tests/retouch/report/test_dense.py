@@ -9,9 +9,9 @@ import torch
 
 from finetune.dense.cells import overlaps
 from finetune.dense.scores import bootstrap, compare_masks, score_masks
-from finetune.records import DataFacts, EncoderFacts, NearDuplicates, ProbeChoice, Repeat
+from finetune.records import Checks, DataFacts, EncoderFacts, NearDuplicates, ProbeChoice, Repeat
 from finetune.results import ProbeReport, write_results
-from finetune.several import DenseProbed, DenseResult
+from finetune.structured_results import DenseProbed, DenseResult
 from retouch.report.blocks import Table
 from retouch.report.choices import chosen, touched
 from retouch.report.facts import Facts
@@ -61,7 +61,7 @@ def mask_result(
             )
             for name in counts
         },
-        frozen=True,
+        checks=Checks(frozen=True, null=None),
     )  # fmt: skip
 
 

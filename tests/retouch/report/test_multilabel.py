@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from finetune.ranking import compare_labels, halves, score_labels
-from finetune.records import DataFacts, EncoderFacts, ProbeChoice
+from finetune.records import Checks, DataFacts, EncoderFacts, ProbeChoice
 from finetune.results import ProbeReport, write_results
-from finetune.several import LabelComparison, LabelProbed, LabelResult
+from finetune.structured_results import LabelComparison, LabelProbed, LabelResult
 from retouch.report.blocks import Table
 from retouch.report.facts import Facts
 from retouch.report.limits import limits
@@ -58,7 +58,7 @@ def label_result(
             )
             for name, test in tests.items()
         },
-        frozen=True,
+        checks=Checks(frozen=True, null=None),
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from finetune.checks import tuned_checks
 from finetune.config import FROM_SCRATCH, FinetuneConfig, ProbeConfig
@@ -47,34 +48,45 @@ def probe_settings(config: FinetuneConfig, feature_cache: bool) -> ProbeConfig:
     )
 
 
-def with_baselines(
-    result: FinetuneResult,
-    mine: Predictions,
-    scratch: tuple[FinetuneResult, Predictions] | None,
-    linear: tuple[ProbeResult, Predictions] | None,
-) -> tuple[FinetuneResult, Predictions]:
-    """Result and predictions with those of the baselines, compared image by image."""
-    answers, confidences = dict(mine.answers), dict(mine.confidences)
-    if scratch is not None:
-        result = result.model_copy(update={"from_scratch": scratch[0].tuned})
-        answers["from_scratch"] = scratch[1].answers["tuned"]
-        confidences["from_scratch"] = scratch[1].confidences["tuned"]
-    if linear is not None:
-        answers["linear_probe"] = linear[1].answers["encoder.linear"]
-        if "encoder.linear" in linear[1].confidences:
-            confidences["linear_probe"] = linear[1].confidences["encoder.linear"]
+class Tested(NamedTuple):
+    """A network that was tested once."""
 
-    def compared(one: str, *baselines: str) -> dict[str, dict[str, Comparison]]:
-        found = {name: compare(answers[one], answers[name], mine.labels) for name in baselines if name in answers}
+    result: FinetuneResult
+    predictions: Predictions  # of the test images
+
+
+class TestedProbe(NamedTuple):
+    """The linear probe of the frozen encoder, on the same images."""
+
+    result: ProbeResult
+    predictions: Predictions
+
+
+def with_baselines(mine: Tested, scratch: Tested | None, linear: TestedProbe | None) -> Tested:
+    """Result and predictions with those of the baselines, compared image by image."""
+    result, predictions = mine
+    answers, confidences = dict(predictions.answers), dict(predictions.confidences)
+    baselines = [
+        *([] if scratch is None else [(FROM_SCRATCH, scratch.predictions, "tuned")]),
+        *([] if linear is None else [("linear_probe", linear.predictions, "encoder.linear")]),
+    ]
+    for name, said, column in baselines:
+        answers[name] = said.answers[column]
+        if column in said.confidences:
+            confidences[name] = said.confidences[column]
+
+    def compared(one: str, *others: str) -> dict[str, dict[str, Comparison]]:
+        found = {name: compare(answers[one], answers[name], predictions.labels) for name in others if name in answers}
         return {"compared": found}
 
+    tuned = result.tuned.model_copy(update=compared("tuned", FROM_SCRATCH, "linear_probe"))
+    known: dict[str, object] = {"tuned": tuned}
+    if scratch is not None:
+        known["from_scratch"] = scratch.result.tuned
     if linear is not None:
-        probed = linear[0].linear.model_copy(update=compared("linear_probe", "from_scratch"))
-        checks = tuned_checks(linear[0].checks)
-        result = result.model_copy(
-            update={"linear_probe": probed, "linear_probe_protocol": linear[0].protocol, "checks": checks}
-        )
-    tuned = result.tuned.model_copy(update=compared("tuned", "from_scratch", "linear_probe"))
-    result = result.model_copy(update={"tuned": tuned})
+        known["linear_probe"] = linear.result.linear.model_copy(update=compared("linear_probe", FROM_SCRATCH))
+        known["linear_probe_protocol"] = linear.result.protocol
+        known["checks"] = tuned_checks(linear.result.checks)
+    result = result.model_copy(update=known)
     result = result.model_copy(update={"notes": finetune_notes(result)})
-    return result, replace(mine, answers=answers, confidences=confidences)
+    return Tested(result, replace(predictions, answers=answers, confidences=confidences))

@@ -1,4 +1,4 @@
-"""Results of probes that give several answers for each image: of several labels, and of masks.
+"""Results of probes that give several answers for each image: several labels, or masks.
 
 SeveralScore    how well the answers are, on one set of images: LabelScore, DenseScore
 SeveralProbed   a probe of one subject: choice, score, comparisons with the baselines: LabelProbed, DenseProbed
@@ -8,14 +8,13 @@ SeveralResult   everything measured on one data set: LabelResult, DenseResult
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.encoders.base import View
 from common.runs.results import Record
-from finetune.records import Calibration, Checks, CodeProperties, DataFacts, EncoderFacts, NullCheck, ProbeChoice
+from finetune.records import Calibration, Checks, CodeProperties, DataFacts, EncoderFacts, ProbeChoice
 from finetune.spreads import Measure
 
 
@@ -33,7 +32,7 @@ class LabelComparison(Record):
 
 
 class SeveralScore(Record):
-    """How well a probe does for several labels, or for the classes of pixels, on one set of images."""
+    """How well a probe predicts several labels, or the classes of pixels, on one set of images."""
 
     ci95: tuple[float, float]  # of the mean
     n: int  # images
@@ -46,7 +45,7 @@ class SeveralScore(Record):
     @property
     @abstractmethod
     def each(self) -> tuple[float | None, ...]:
-        """The same of every label or class; None for one that no image shows."""
+        """The same for every label or class; None for one that no image shows."""
 
     @property
     @abstractmethod
@@ -56,7 +55,7 @@ class SeveralScore(Record):
     @property
     @abstractmethod
     def shares(self) -> tuple[float, ...]:
-        """The share of each among all: of the images, or of the pixels."""
+        """The share of each: of the images, or of the pixels."""
 
     @property
     @abstractmethod
@@ -66,7 +65,7 @@ class SeveralScore(Record):
     @property
     @abstractmethod
     def chance(self) -> float:
-        """The mean of answers that look at no image."""
+        """The mean of answers that ignore the images."""
 
 
 S = TypeVar("S", bound=SeveralScore, covariant=True)
@@ -98,16 +97,19 @@ class SeveralResult(Record, Generic[P]):
     encoder: EncoderFacts
     subjects: dict[str, P]  # encoder, random_init, pixels
     code: CodeProperties | None = None
-    frozen: bool  # no tensor of the encoder or its twin changed, buffers included
-    null: NullCheck | None = None
-    missing: dict[str, str] = Field(default_factory=dict)  # by check that is None: why (empty in older files)
+    checks: Checks
     # of the encoder's probe: its folder in that of the run, which `retouch predict` reads (None in older files)
     classifier: str | None = None
 
-    @property
-    def checks(self) -> Checks:
-        """The same as of one label per image."""
-        return Checks(frozen=self.frozen, null=self.null, missing=self.missing)
+    @model_validator(mode="before")
+    @classmethod
+    def _checks_of_older_files(cls, values: Any) -> Any:
+        """In older files, what is in ``checks`` now stands next to it."""
+        if not isinstance(values, dict) or "checks" in values or "frozen" not in values:
+            return values
+        of_checks = {key: values[key] for key in ("frozen", "null", "missing") if key in values}
+        others = {key: value for key, value in values.items() if key not in of_checks}
+        return others | {"checks": {"null": None} | of_checks}
 
     @property
     @abstractmethod
@@ -121,12 +123,6 @@ class SeveralResult(Record, Generic[P]):
 
 
 Several = SeveralResult[SeveralProbed[SeveralScore]]
-
-
-def compared_with(outcomes: Mapping[str, P], compare: Callable[[str], LabelComparison]) -> dict[str, P]:
-    """The outcomes of all subjects, that of the encoder with its comparison with each baseline."""
-    found = {name: compare(name) for name in outcomes if name != "encoder"}
-    return {**outcomes, "encoder": outcomes["encoder"].model_copy(update={"compared": found})}
 
 
 # ---- several labels per image
