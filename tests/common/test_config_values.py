@@ -101,9 +101,10 @@ def test_an_override_is_read_by_the_type_of_its_field(override: str, expected: d
 
 def test_a_list_on_the_command_line_has_no_comment() -> None:
     with pytest.raises(
-        UserError, match=r"not a valid YAML list or mapping: line 1, column 7: something follows its end"
+        UserError, match="not a valid YAML list or mapping: line 1, column 14: something follows its end"
     ):
-        load_config(Types, {}, ["names=[a, b] # c"])
+        load_config(Types, {}, ["damage={kind: noise} # c"])
+    assert load_config(Types, {}, ["names=[a, b] # c"]).names == "[a, b] # c"  # text will do there
     assert load_config(Types, {}, ["names=[a, b] "]).names == ["a", "b"]
 
 

@@ -174,7 +174,7 @@ def test_features_that_are_not_finite_are_named_and_nothing_is_written(
         "layer 2, max: 1 of 8 images, first shapes:train[2]",
     )
     assert not (tmp_path / "out" / "features.parquet").exists()
-    embed(config_of(tmp_path / "first", encoder, layer="0"))  # another layer is not asked for
+    embed(config_of(tmp_path / "first", encoder, layer=0))  # another layer is not asked for
 
 
 def through_relu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +242,7 @@ def test_the_report_reads_as_a_sentence() -> None:
 def test_codes_that_are_zero_everywhere_can_be_written(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "_vectors", lambda encoder, images, space, precision: torch.zeros(len(images), 16))
+    monkeypatch.setattr(stage, "_vectors", lambda encoder, batch, *rest: torch.zeros(len(batch.images), 16))
     path = embed(config_of(tmp_path / "out", encoder, store="sparse")).path
     assert torch.equal(read_sparse(path).to_dense(), torch.zeros(20, 16))
     assert storage_report(path).zero_share == 1

@@ -177,7 +177,7 @@ def test_the_protocol_the_log_and_the_table_say_what_was_done(here: Path, report
     assert numbers["mean_iou"] == result.subjects["encoder"].test.mean_iou
     assert logged[f"{result.task}/pixels_pixel_accuracy"] == result.subjects["pixels"].test.pixel_accuracy
     assert {f"{result.task}/{key}" for key in numbers} <= logged.keys()
-    assert "masks: 3 classes: ground, red, blue" in (here / "run" / "train.log").read_text()
+    assert "masks: 3 classes, 60 training and 40 test images" in (here / "run" / "train.log").read_text()
     sheets = {one.name: one for one in probe_shown(report) if isinstance(one, Sheet)}
     assert [row[2] for row in sheets["mask_results"].rows] == [one.test.mean_iou for one in result.subjects.values()]
     test = result.subjects["encoder"].test
@@ -231,9 +231,9 @@ def test_each_subject_passes_the_test_set_once(here: Path, tmp_path: Path, monke
     seen: list[str] = []
     original = passes.maps_of
 
-    def counting(encoder: Any, some: Any, how: Any) -> Any:
+    def counting(encoder: Any, some: Any, *rest: Any) -> Any:
         seen.append(f"{encoder.name} {some.source.spec.rpartition('/')[0].rpartition('/')[2]}")
-        return original(encoder, some, how)
+        return original(encoder, some, *rest)
 
     monkeypatch.setattr(passes, "maps_of", counting)
     probe(config_of(here, tmp_path / "out", baselines={"random_init": False}), show=False)
