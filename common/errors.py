@@ -6,7 +6,7 @@ import errno
 import os
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar, overload
 
 
 class UserError(Exception):
@@ -37,9 +37,9 @@ LONG = 200  # characters of a path that is too long, in a message
 
 
 def refused_by_system(error: Exception) -> str:
-    """What to do about an error that only the user can end: a missing permission, a full disk, a limit of file sizes.
+    """What to do about an error that only the user can fix: a missing permission, a full disk, a limit of file sizes.
 
-    Also a name that is too long. Empty for all others.
+    Also a name that is too long. Empty for all other errors.
     """
     number, path = getattr(error, "errno", None), getattr(error, "filename", None)
     if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):  # as safetensors puts it
@@ -73,9 +73,40 @@ def cache_refused(error: BaseException, setting: str) -> str:
     return ""
 
 
-def check_all(*steps: Callable[[], Any]) -> list[Any]:
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+E = TypeVar("E")
+
+
+@overload
+def check_all(a: Callable[[], A], b: Callable[[], B], /) -> tuple[A, B]: ...
+
+
+@overload
+def check_all(a: Callable[[], A], b: Callable[[], B], c: Callable[[], C], /) -> tuple[A, B, C]: ...
+
+
+@overload
+def check_all(
+    a: Callable[[], A], b: Callable[[], B], c: Callable[[], C], d: Callable[[], D], /
+) -> tuple[A, B, C, D]: ...
+
+
+@overload
+def check_all(
+    a: Callable[[], A], b: Callable[[], B], c: Callable[[], C], d: Callable[[], D], e: Callable[[], E], /
+) -> tuple[A, B, C, D, E]: ...
+
+
+@overload
+def check_all(*steps: Callable[[], A]) -> tuple[A, ...]: ...
+
+
+def check_all(*steps: Callable[[], object]) -> tuple[object, ...]:
     """Run independent checks and return their values; the problems of all are raised as one error."""
-    values: list[Any] = []
+    values: list[object] = []
     problems: list[str] = []
     for step in steps:
         try:
@@ -84,9 +115,16 @@ def check_all(*steps: Callable[[], Any]) -> list[Any]:
             problems += error.lines
     if problems:
         raise UserError(*dict.fromkeys(problems))  # two steps may find the same problem
-    return values
+    return tuple(values)
 
 
 def one_line(error: BaseException, limit: int | None = None) -> str:
     """An error's message on one line, at most ``limit`` characters of it; its type where it has no message."""
     return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def reason_of(error: BaseException) -> str:
+    """The root cause of an error on one line; some packages, such as `datasets`, wrap it in a general error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return one_line(error, 300)

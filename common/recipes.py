@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 STAGES = ("pretrain", "probe", "finetune", "embed", "study")
-SWEEP = "sweep"  # the folder of searches for W&B, which start stages and are no settings of one
+SWEEP = "sweep"  # the folder of W&B sweeps: they start stages, and are not settings of one
 STANDARD = {"probe": "linear", "finetune": "full", "embed": "embed", "study": "study"}  # where no recipe is named
 EXPECT = "Expect: "
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
@@ -34,7 +34,7 @@ S = TypeVar("S", bound="StageConfig")
 
 
 class Recipe(NamedTuple):
-    """A shipped recipe. The comments at its top say what it is, how it is called and what to expect."""
+    """A shipped recipe. The comments at its top say what it is, how to run it and what to expect."""
 
     stage: str
     name: str
@@ -78,7 +78,7 @@ def sweeps() -> list[Recipe]:
 
 
 def full_names(found: Sequence[Recipe]) -> list[str]:
-    """Their names, after the stage where two stages have a recipe of that name."""
+    """Their names, preceded by the stage where two stages have a recipe of that name."""
     names = [one.name for one in found]
     return [f"{one.stage}/{one.name}" if names.count(one.name) > 1 else one.name for one in found]
 

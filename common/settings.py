@@ -60,7 +60,7 @@ for _class in (_Loader, _Dumper):
 def _integer(loader: _Loader, node: yaml.ScalarNode) -> int | str:
     try:
         return int(node.value)
-    except ValueError:  # more digits than Python reads: as text, which no number accepts
+    except ValueError:  # more digits than Python reads: kept as text, which no field for numbers accepts
         return str(node.value)
 
 

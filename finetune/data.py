@@ -89,7 +89,7 @@ class LabeledData(Config):
         if self.task is None:
             return list(source.default_tasks())
         asked = self.task if isinstance(self.task, list) else [self.task]
-        return check_all(*(lambda task=task: source.resolve(task) for task in asked))
+        return [*check_all(*(lambda task=task: source.resolve(task) for task in asked))]
 
 
 class Sources(NamedTuple):

@@ -23,7 +23,7 @@ from common.errors import UserError, check_all
 from common.machine.distributed import World, world
 from common.runs.folder import Run, check_run_folder, numbered, open_run, say_how_to_continue, with_group
 from common.runs.logs import early_log
-from common.runs.made import ENCODER, Made, made
+from common.runs.made import ENCODER_INPUT, Made, made
 from common.runs.tracking import Tracker
 from finetune.baselines import share_statistics
 from finetune.calibration import calibrated
@@ -192,7 +192,7 @@ def _open(config: FinetuneConfig, here: World, images: LabeledImages | None) -> 
     trained_on = None if card is None else card.provenance
     images = images or load_labeled(sources, config.data, size, config.seed, trained_on)
     check_enough(images, config.validation, config.seed)
-    inputs = sources.inputs() | ({} if card is None else {ENCODER: card.sha256})
+    inputs = sources.inputs() | ({} if card is None else {ENCODER_INPUT: card.sha256})
     opened = Opened(_with_group(config), encoder, card, images, made(inputs))
     class_weights(config.class_weights, opened.train_labels)  # refuses names that are not classes
     return opened

@@ -19,7 +19,7 @@ from common.machine.distributed import world
 from common.machine.precision import resolve_precision
 from common.runs.folder import Run, numbered, open_run, with_group
 from common.runs.logs import early_log
-from common.runs.made import ENCODER, Made, made
+from common.runs.made import ENCODER_INPUT, Made, made
 from finetune.checks import state_digests, why_no_null
 from finetune.classifier import Kept, keep, write_classifiers
 from finetune.config import ProbeConfig
@@ -63,7 +63,9 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
             for one in loaded:
                 how = Extraction(here.device, precision, config.batch_size, one.data.workers)
                 found.append(Found(one, measure(one, encoder, card, how)))
-            report = write(config, run, found, made({ENCODER: card.sha256, **inputs([one.sources for one in ready])}))
+            report = write(
+                config, run, found, made({ENCODER_INPUT: card.sha256, **inputs([one.sources for one in ready])})
+            )
             if show:
                 print_report(run, report)
             log_report(run, report)

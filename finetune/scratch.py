@@ -6,6 +6,7 @@ import logging
 
 import torch
 
+from common.data.rows import even_rows
 from common.errors import UserError
 from common.recipes import stage_config
 from common.runs.tracking import WandbConfig
@@ -48,8 +49,7 @@ def scratch_right(config: ProbeConfig, how: LabelEfficiencyConfig, images: Label
 def budgets(counts: list[int], classes: int) -> list[int]:
     """A few of these numbers of labels, spread evenly over those that are enough; the last is among them."""
     enough = [count for count in counts if count >= FEWEST * classes] or counts[-1:]
-    places = torch.linspace(0, len(enough) - 1, min(BUDGETS, len(enough))).round().int().tolist()
-    return [enough[place] for place in places] if len(enough) > 1 else enough
+    return [enough[place] for place in even_rows(len(enough), BUDGETS).tolist()]
 
 
 def scratch_config(config: ProbeConfig, how: LabelEfficiencyConfig, images: LabeledImages, name: str) -> FinetuneConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from common.augment import AugmentConfig
 from common.data import Images, Labels, in_order
 from common.data.source import class_name
 from common.encoders import Classifier, layer_decay_groups
-from common.engine.gradient import GradientLearner, decayed_names
+from common.engine.gradient import GradientLearner, ParameterGroup, decayed_names
 from common.errors import UserError
 from common.machine.distributed import World
 from common.machine.precision import autocast, resolve_precision
@@ -162,12 +162,12 @@ class FineTuner(GradientLearner):
             self.start_converged = bool(groups["start"]["converged"])
 
 
-def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[dict[str, Any]]:
+def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[ParameterGroup]:
     """AdamW groups with layer-wise learning-rate decay (Bao et al. 2022): ``layer_decay ** (deepest - depth)``."""
     named = {name: p for name, p in model.classifier.named_parameters() if p.requires_grad}
     depths = dict(layer_decay_groups(model.classifier))
     deepest, decayed = max(depths.values()), decayed_names(model.classifier)
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    groups: dict[tuple[int, bool], ParameterGroup] = {}
     for name, parameter in named.items():
         decays = name in decayed
         group = groups.setdefault(

@@ -24,8 +24,8 @@ from common.pixels import to_float
 
 log = logging.getLogger("retouch")
 
-BITS, APART = 64, 10  # of a hash, and bits that those of one picture may differ in
-SIDE, ALIKE = 16, 0.9  # px of the thumbnails that are correlated, and the least correlation of one picture
+BITS, APART = 64, 10  # of a hash, and the most of them that differ between hashes of one picture
+SIDE, ALIKE = 16, 0.9  # side in px of correlated thumbnails, and the least correlation of one picture
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 ROWS = 256  # test images that are compared with all others at once
 PIECE = 1 << 16  # candidates that are confirmed at once
@@ -93,7 +93,7 @@ def near_pairs(test: Prints, other: Prints) -> list[Pair] | None:
 
 
 def _confirmed(test: Prints, other: Prints, near: Tensor) -> list[Pair]:
-    """Those of the candidates, places ``[k 2]``, whose thumbnails are alike."""
+    """The candidates, places ``[k 2]``, whose thumbnails are alike."""
     left, right = (_centered(prints.thumbnails[near[:, side]]) for side, prints in enumerate((test, other)))
     correlation = (left * right).sum(1)
     pairs = []

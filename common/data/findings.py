@@ -21,9 +21,9 @@ DECODERS = ("pillow", "torchvision", "pillow-heif")
 
 
 def read_findings(source: Source, size: int, kept: Tensor) -> dict[int, str] | None:
-    """Unreadable rows of the source among ``kept`` and why, as an earlier run found them; ``None`` if none has looked.
+    """Unreadable rows of the source among ``kept`` and why, as an earlier run found them; ``None`` without one.
 
-    Findings are of these very files (``Source.fingerprint``), this size and these versions of the decoders.
+    Findings hold for these very files (``Source.fingerprint``), this size and these versions of the decoders.
     """
     try:
         found = json.loads(_path(source, size, kept).read_text(encoding="utf-8"))["unreadable"]

@@ -81,7 +81,7 @@ class Images:
 
     @property
     def fingerprint(self) -> str:
-        """Of the source, and of the scale of its values."""
+        """Identifies the images of the source and the scale of their values."""
         return self.source.fingerprint if self.levels is None else digest([self.source.fingerprint, *self.levels])
 
     @cached_property
@@ -181,7 +181,7 @@ class Images:
                 log.warning("more than %d images are unreadable and left out; no others are listed", WARNED)
 
     def _remember(self) -> bool:
-        """Take over what an earlier run found, if it is still so."""
+        """Use what an earlier run found, if it still holds."""
         known = read_findings(self.source, self.size, self.kept)
         if known is None:
             return False
@@ -253,7 +253,7 @@ def load_images(
     if cache == "none" or (cache == "auto" and need > room):
         sizes = f"they would take {readable_size(need)}, a quarter of the free memory is {readable_size(room)}"
         reason = "" if cache == "none" else f": {sizes}"
-        level = logging.INFO if reason else logging.DEBUG  # slower than was asked for, or as it was asked for
+        level = logging.INFO if reason else logging.DEBUG  # shown only where it is slower than what was asked for
         log.log(level, "%s: %s images, decoded when needed%s", source.spec, f"{len(kept):,}", reason)
         images = Images(source, size, kept, levels=levels)
         images = images.readable(workers) if check else images
@@ -276,7 +276,7 @@ def some_readable(images: Images, workers: int = 0) -> Images:
 
 
 def paired(first: Images, second: Images) -> tuple[Images, Images]:
-    """Both without the pairs of which one image cannot be read. Row i of one belongs to row i of the other's source."""
+    """Both without the pairs in which an image cannot be read. Row i of one belongs to row i of the other's source."""
     if torch.equal(first.kept, second.kept):
         return first, second
     both = np.intersect1d(first.kept.numpy(), second.kept.numpy())
@@ -368,7 +368,7 @@ def _without(kept: Tensor, found: Mapping[int, str]) -> Tensor:
 
 
 def _report(source: Source, found: Mapping[int, str], count: int) -> None:
-    if found and place()[0] == 0:  # all processes have the same to say
+    if found and place()[0] == 0:  # every process would say the same
         log.warning("%d of %d images cannot be read and are left out: %s", len(found), count, _shown(source, found))
 
 

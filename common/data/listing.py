@@ -61,7 +61,7 @@ class Listing:
 def list_images(root: str, suffixes: frozenset[str]) -> Listing:
     """The image files below ``root``, without hidden ones, ``ADDED`` folders and run folders.
 
-    A run folder below the images would otherwise be trained on by the next run, and be other data when it is resumed.
+    Otherwise the next run would train on a run folder below the images, and would find other data when resumed.
     """
     listing = Listing()
     visited: set[str] = set()  # real paths of the folders listed so far
@@ -94,7 +94,7 @@ def list_images(root: str, suffixes: frozenset[str]) -> Listing:
                     links.append((path, target))
             elif entry.is_dir():
                 pending.append((path + "/", entry.path))
-            elif _suffix(entry.name) in suffixes and entry.is_file():  # no pipe, which would be waited for
+            elif _suffix(entry.name) in suffixes and entry.is_file():  # not a pipe: reading it would block
                 listing.images.append(path)
             else:
                 listing.others[_suffix(entry.name)] += 1

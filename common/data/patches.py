@@ -54,6 +54,9 @@ class PatchesSource(Source):
     def levels(self) -> Levels | None:
         return self._levels or self.source.levels
 
+    def set_levels(self, levels: Levels) -> None:
+        self.source.set_levels(levels)
+
     def at(self, size: int) -> PatchesSource:
         return PatchesSource(self.source, self.seed, self.each, size, self._levels)
 

@@ -23,7 +23,7 @@ from common.data.levels import Levels
 from common.data.source import Source
 from common.errors import one_line
 
-PAUSES = (0.2, 2.0)  # seconds before a file is tried again after an error of the system, such as a network drive's
+PAUSES = (0.2, 2.0)  # seconds before a file is tried again after a system error, such as that of a network drive
 PASSING = {errno.EIO, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.EHOSTDOWN}
 
 Failure = tuple[int, str]  # a row, and why it cannot be read
@@ -36,7 +36,7 @@ class Decoded(NamedTuple):
 
 
 class Decoder(Dataset[Decoded]):
-    """Turns a batch of rows into the pixels of those that can be read. ``send=False``: only tells which those are."""
+    """Turns a batch of rows into the pixels of those that can be read. ``send=False``: only finds which those are."""
 
     def __init__(
         self, source: Source, size: int, kept: Tensor, levels: Levels | None = None, *, send: bool = True

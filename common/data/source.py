@@ -12,7 +12,7 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
-from common.data.levels import Levels, source_levels
+from common.data.levels import Levels, has_deep, source_levels
 from common.errors import UserError
 
 
@@ -25,7 +25,7 @@ class Labels(NamedTuple):
 
 
 class MultiLabels(NamedTuple):
-    """Labels of which an image may have any number, by row."""
+    """Labels by row, where an image may have any number of them."""
 
     values: Tensor  # bool [N L]
     names: tuple[str, ...]
@@ -71,6 +71,18 @@ class Source(ABC):
     def levels(self) -> Levels | None:
         """Which values are black and white in images of more than 8 bits, measured on a sample; ``None`` for 8 bits."""
         return None if self.endless else source_levels(self)
+
+    def set_levels(self, levels: Levels) -> None:
+        """Let the user say which values are black and white, instead of a sample.
+
+        Raises:
+            UserError: its images have 8 bits.
+        """
+        if self.endless or not has_deep(self):
+            raise UserError(
+                f"data.levels: {self.spec} has images of 8 bits, for which there is nothing to set; remove it"
+            )
+        self.levels = levels
 
     def at(self, size: int) -> Source:
         """The same rows generated as squares of ``size`` pixels, if the source can do that; otherwise itself.

@@ -19,7 +19,7 @@ NAMES: dict[str, Split] = {
     **dict.fromkeys(("test", "testing", "testset"), "test"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
 }
-BESIDES = {"data", "image", "images", "img", "imgs", "set", "split"}  # words that may stand beside the name of a split
+BESIDES = {"data", "image", "images", "img", "imgs", "set", "split"}  # words that may stand next to the name of a split
 SHOWN = 5  # classes named in a message
 LINE, MOST = 100, 20  # columns of a line that names classes with their counts, and classes in it
 P = TypeVar("P")
@@ -119,7 +119,7 @@ def check_classes(train: Labels, test: Labels) -> None:
         if twice:
             raise UserError(
                 f"task {train.task!r}: training has two classes named {first(twice)}, and the test set lists its "
-                "classes in another way, so they cannot be told apart: give them different names"
+                "classes in another way, so they cannot be distinguished: give them different names"
             )
     known = set(_with_images(train))
     unknown = [name for name in _with_images(test) if name not in known]
@@ -146,7 +146,7 @@ def match_classes(train: Labels, test: Labels) -> Labels:
 
 
 def classes_without(labels: Labels) -> list[str]:
-    """The classes of which no row is."""
+    """The classes without a row."""
     counts = labels.values.bincount(minlength=len(labels.names)).tolist()
     return [name for name, count in zip(labels.names, counts, strict=True) if not count]
 

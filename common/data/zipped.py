@@ -15,6 +15,7 @@ from torch import Tensor
 from common.data.decode import image_suffixes, open_image
 from common.data.folder import TreeSource
 from common.data.listing import list_names
+from common.data.request import Request
 from common.data.source import digest
 from common.errors import UserError, one_line
 from common.files import LONGEST_MARK, command, stage_of
@@ -92,6 +93,15 @@ class ZipSource(TreeSource):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}  # an open file cannot be sent to a worker
+
+
+def zip_source(request: Request) -> ZipSource:
+    """``zip:PATH``, or the one of its splits that is asked for.
+
+    Raises:
+        UserError: as ``ZipSource`` and ``TreeSource.split``.
+    """
+    return ZipSource(request.spec, request.rest).split(request.split)
 
 
 def _plain(name: str) -> str:

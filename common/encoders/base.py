@@ -293,7 +293,7 @@ class Encoder(nn.Module, ABC):
         return self
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch, except that a frozen encoder stays in eval mode."""
+        """Like torch's, except that a frozen encoder stays in eval mode."""
         return super().train(mode and not self._frozen)
 
     # ---- set-up

@@ -67,7 +67,7 @@ class Classifier(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch, except that frozen parts stay in eval mode."""
+        """Like torch's, except that frozen parts stay in eval mode."""
         super().train(mode)
         for module in self._still:
             module.eval()

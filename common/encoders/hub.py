@@ -28,7 +28,7 @@ def hub_folder(path: str | Path) -> Path:
     an earlier download are used.
 
     Raises:
-        UserError: the name is no such name, the Hub has nothing like it, or it cannot be reached; says what to do.
+        UserError: the name has another form, or the Hub has no such model or cannot be reached; says what to do.
     """
     return _downloaded(Path(path).as_posix())
 
@@ -54,7 +54,7 @@ def _downloaded(spec: str) -> Path:
         ) from None
     except errors.LocalEntryNotFoundError:
         raise UserError(
-            f"{spec}: the Hub cannot be asked (no network, or HF_HUB_OFFLINE is set), and this machine has not "
+            f"{spec}: the Hub cannot be reached (no network, or HF_HUB_OFFLINE is set), and this machine has not "
             "downloaded it before; use a folder, or try again with a network"
         ) from None
     except Exception as error:  # those of network libraries share no base class

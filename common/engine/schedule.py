@@ -17,7 +17,7 @@ def learning_rate(step: int, steps: int, warmup: float, peak: float) -> float:
 
 
 def seed_step(seed: int, step: int, rank: int = 0, micro: int = 0) -> None:
-    """Seed torch's global generators, CPU and accelerator, from the place in training.
+    """Seed torch's global generators, CPU and accelerator, from the position in training.
 
     Augmentation, corruption and dropout draw from them, so a resumed run draws what an uninterrupted one would.
     """

@@ -55,8 +55,8 @@ class Stage:
     Attributes:
         module: holds the function that runs it, which has the stage's name; imported when it runs: ``--help`` is quick.
         settings: where the type of its settings is, as ``module:name``.
-        lossless: a stopped run continues from its checkpoints, so to stop it is no failure.
-        takes: in place of a recipe, a finished run, its setting ``run``: what that may be, in words.
+        lossless: a stopped run continues from its checkpoints, so stopping it is not a failure.
+        takes: for a stage that takes a finished run (the setting ``run``) in place of a recipe: what it may be.
         flags: settings that may also be written as flags.
     """
 
@@ -121,10 +121,10 @@ class Stage:
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes settings with dashes too, ``--key.sub=value``: the agent of a W&B sweep writes them so. So are flags read.
+    """Also reads settings with dashes, ``--key.sub=value``, as the agent of a W&B sweep writes them, and flags.
 
     Attributes:
-        stage: the stage that it parses arguments for, if it is one's.
+        stage: the stage whose arguments it parses, if there is one.
     """
 
     stage: Stage | None = None
@@ -174,7 +174,7 @@ def _as_settings(args: Sequence[str], flags: Sequence[str]) -> list[str]:
 
 
 def say(text: str) -> None:
-    """Print to standard output, whose reader, such as ``head``, may have enough before the end."""
+    """Print to standard output, whose reader, such as ``head``, may stop before the end."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -206,13 +206,13 @@ def run_stages(program: str, stages: Sequence[Stage], arguments: Sequence[str] |
 def add_stages(commands: argparse._SubParsersAction[Parser], stages: Sequence[Stage]) -> None:
     """One command per stage."""
     for stage in stages:
-        # a flag that is cut short would be parsed, and then not be a setting
+        # an abbreviated flag would be parsed, but would not be a setting
         parser = commands.add_parser(stage.name, help=stage.help, description=stage.help, allow_abbrev=False)
         stage.add_arguments(parser)
 
 
 class _Terminated(BaseException):
-    """SIGTERM. Like Ctrl-C, it is not caught where errors are, and closes what is open on its way up."""
+    """SIGTERM. Like Ctrl-C, it is not caught as an error, and closes what is open on its way up."""
 
 
 def answer(name: str, work: Callable[[], object], *, lossless: bool = False, again: str = RESUMED) -> int:
@@ -223,7 +223,7 @@ def answer(name: str, work: Callable[[], object], *, lossless: bool = False, aga
     is 130 (Ctrl-C) or 143 (SIGTERM).
 
     Args:
-        lossless: a stopped run continues from its checkpoints, so to stop it is no failure.
+        lossless: a stopped run continues from its checkpoints, so stopping it is not a failure.
         again: how to continue.
     """
     setup_console(is_main=os.environ.get("RANK", "0") == "0")
@@ -287,6 +287,6 @@ def program(name: str) -> str:
     path = Path(installed)
     try:
         here = Path.cwd()
-    except FileNotFoundError:  # it was deleted; a command that needs it will say so
+    except FileNotFoundError:  # the folder was deleted; a command that needs it will say so
         return shlex.quote(installed)
     return shlex.quote(str(path.relative_to(here) if here in path.parent.parents else path))

@@ -21,6 +21,7 @@ from PIL.Image import Image
 from pydantic import Field
 
 from common.config import Config
+from common.errors import one_line
 from common.files import write_text
 from common.runs.console import program
 from common.waiting import within
@@ -33,7 +34,7 @@ Cell = str | int | float | Image | None  # of a table
 ANSWER_SECONDS = 30.0  # time limit for a server's answer, at the start or about an artifact
 FINISH_SECONDS = 600.0  # time limit for the remaining uploads at the end
 FAILED_SECONDS = 15.0  # time limit for closing a run that has already failed
-
+LONGEST_REASON = 300  # characters of a warning about what W&B could not do
 
 _used_ids: set[str] = set()  # by this process
 
@@ -186,7 +187,7 @@ class Tracker:
         except Exception as error:
             log.warning(
                 "W&B could not link the input artifact (%s); the encoder's sha256 and path are in the run's config",
-                _reason(error),
+                one_line(error, LONGEST_REASON),
             )
 
     def finish(self, exit_code: int = 0) -> None:
@@ -267,7 +268,11 @@ class Tracker:
 
     def _fail(self, what: str, error: Exception) -> None:
         self._run, self._failed = None, self._run
-        log.warning("W&B %s (%s); continuing without it, the numbers are in metrics.jsonl", what, _reason(error))
+        log.warning(
+            "W&B %s (%s); continuing without it, the numbers are in metrics.jsonl",
+            what,
+            one_line(error, LONGEST_REASON),
+        )
 
 
 def _parts_of(run: Any) -> Path:
@@ -276,7 +281,7 @@ def _parts_of(run: Any) -> Path:
 
 
 def _chart(name: str) -> str:
-    """A name that W&B may use as the path of a file: tasks are called as users like."""
+    """A name that W&B may use as the path of a file: users choose the names of tasks."""
     return re.sub(r"[^\w ./()+-]|\.\.", "_", name)
 
 
@@ -289,11 +294,6 @@ def _use_version(run: Any, artifact: str, sha256: str) -> None:
     if same is None:
         raise LookupError(f"no version of {artifact} has this sha256")
     run.use_artifact(same)
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of an error's message, or its type."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _resolve_mode(mode: Mode) -> Literal["online", "offline", "disabled"]:
@@ -310,7 +310,7 @@ def _resolve_mode(mode: Mode) -> Literal["online", "offline", "disabled"]:
     try:
         found, complaint = _find_login()
     except Exception as error:  # whatever the user's or W&B's own files contain
-        found, complaint = False, _reason(error)
+        found, complaint = False, one_line(error, LONGEST_REASON)
     if found:
         return "online"
     if complaint:

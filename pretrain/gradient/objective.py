@@ -150,7 +150,7 @@ class Objective(nn.Module):
 
     @property
     def fits(self) -> bool:
-        """Whether ``fit`` has anything to learn."""
+        """Whether there is anything to fit."""
         return bool(self._state_names) or isinstance(self.encoder, VectorEncoder) or self._dictionary is not None
 
     @property
@@ -186,7 +186,7 @@ class Objective(nn.Module):
         l1, gamma = self.penalty.l1 * share, self.penalty.dictionary * share
         weight, atoms = diagonal_autoencoder(encoder.vectors(images), l1, gamma or None)
         kept = min(len(weight), len(encoder.code.weight))
-        # the remaining entries code nothing yet, and keep their atoms
+        # the remaining entries are not used yet, and keep their atoms
         encoder.code.weight.zero_()[:kept] = weight[:kept].to(encoder.code.weight)
         decoder.weight[:kept] = atoms.T[:kept].to(decoder.weight).view_as(decoder.weight[:kept])
 
@@ -230,7 +230,7 @@ class Objective(nn.Module):
 
         NaN where the decoder's output for an image is not finite, which a picture alone would not show.
         """
-        if len(damaged.images) > 1 and self.pretext.drops_tokens(self.encoder):  # of each, another number of them
+        if len(damaged.images) > 1 and self.pretext.drops_tokens(self.encoder):  # the number of tokens differs
             parts = zip(*(torch.split(part, 1) for part in damaged), strict=True)
             return torch.cat([self.restore_damaged(Damaged(*one)) for one in parts])
         with torch.autocast(damaged.images.device.type, enabled=False):

@@ -86,9 +86,9 @@ class Ica(SampledMethod, ProjectedMethod):
 
     kind: Literal["ica"] = "ica"
     sample: int = Field(default=20_000, ge=2, le=MANY)
-    """Images to fit on at most, drawn at random with the seed."""
+    """Largest number of images to fit on, drawn at random with the seed."""
     max_steps: int = Field(default=200, gt=0, le=MANY)
-    """Iterations of FastICA at most."""
+    """Largest number of iterations of FastICA."""
     tolerance: float = Field(default=1e-4, ge=1e-12, le=1)
     """Change of the components at which FastICA stops."""
 

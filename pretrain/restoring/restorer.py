@@ -20,10 +20,10 @@ from pretrain.gradient.pretexts import Mixed, Pretext
 from pretrain.restoring.tiles import Grid, restored_strips
 from pretrain.ruler.restorers import Damaged
 
-OVERLAP = 0.5  # of a tile: every pixel is then in the inner half of some tile
+OVERLAP = 0.5  # share of a tile: every pixel is then in the inner half of some tile
 BATCH = 64
-PASS_PIXELS = 1 << 20  # per pass at most: 20 tiles of 224 px
-ROWS = 512  # of a picture that are made gray at a time
+PASS_PIXELS = 1 << 20  # pixels per pass, at most: 20 tiles of 224 px
+ROWS = 512  # rows of a picture that are made gray at a time
 
 
 class NotFiniteError(ValueError):
@@ -42,9 +42,9 @@ class PictureRestorer(nn.Module):
     """An encoder and its decoder, in eval mode, without gradients.
 
     Attributes:
-        card: what is known of its training.
+        card: what is known about its training.
         grid: how pictures are cut into tiles.
-        precision: of the network.
+        precision: the network's precision.
     """
 
     def __init__(self, objective: Objective, card: DecoderCard, grid: Grid, precision: Precision = "float32") -> None:
@@ -57,7 +57,7 @@ class PictureRestorer(nn.Module):
 
     @property
     def fill(self) -> Literal["gray", "mean"]:
-        """What stands for hidden pixels, as in training."""
+        """What hidden pixels are filled with, as in training."""
         return self.pretext.hole_fill if isinstance(self.pretext, Mixed) else "gray"
 
     @property
@@ -159,10 +159,10 @@ def open_restorer(
         run: the folder of the run, or that of its encoder or decoder.
         tile: side of a tile in pixels, by default that of the images it learned from.
         overlap: the share of a tile that neighbors share.
-        batch_size: tiles per pass; fewer of large ones.
+        batch_size: tiles per pass; fewer if they are large.
 
     Raises:
-        UserError: there is no decoder, or it is damaged; or the network takes no tiles of this size.
+        UserError: there is no decoder, or it is damaged; or the network does not take tiles of this size.
     """
     objective, card = open_objective(decoder_folder(run), tile)
     encoder = objective.encoder

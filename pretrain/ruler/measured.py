@@ -1,4 +1,4 @@
-"""What the ruler measured at one step, as it is logged, said and kept in ``results.json``."""
+"""What the ruler measured at one step, as it is logged, printed and kept in ``results.json``."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pretrain.ruler.verdicts import Verdict, standing
 
 
 class Measured(Config):
-    """A network beside trivial restorers and its untrained twin, without labels.
+    """A network next to trivial restorers and its untrained twin, without labels.
 
     Attributes:
-        step: of training.
+        step: step of training.
         images: number of images that everything but the losses is measured on.
         held_out: whether they are held out; else they are training images.
-        psnr: of the network, in dB: the mean over images.
-        restorers: of trivial restorers, by name, on the same damaged images.
-        training_loss, held_out_loss: of the averaged weights, on images that are not augmented.
-        health, untrained: of the encoder, and of the same network before training.
+        psnr: PSNR of the network, in dB: the mean over images.
+        restorers: PSNR of trivial restorers, by name, on the same damaged images.
+        training_loss, held_out_loss: losses of the averaged weights, on images that are not augmented.
+        health, untrained: health of the encoder, and of the same network before training.
         verdicts: what is wrong.
     """
 
@@ -34,7 +34,7 @@ class Measured(Config):
 
     @property
     def numbers(self) -> dict[str, float]:
-        """For curves; the trivial restorers are constant lines beside the network's."""
+        """For curves; the trivial restorers are constant lines next to the network's."""
         held_out = {} if self.held_out_loss is None else {"held_out/loss": self.held_out_loss}
         return {
             "psnr/network": self.psnr,

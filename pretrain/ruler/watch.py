@@ -1,7 +1,7 @@
 """A cheap accuracy to watch while an encoder learns, on a few labeled training images.
 
-It is a curve beside the loss, called "watch", and no result: it is measured again and again, so whatever is chosen by
-it looks better than it is. It sees no image that a probe of the same source and seed tests on.
+It is a curve next to the loss, called "watch", not a result: it is measured again and again, so whatever is chosen by
+it looks better than it is. It uses no image that a probe of the same source and seed tests on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pretrain.ruler.twin import STATISTICS, untrained
 log = logging.getLogger("retouch")
 
 LEAST, MOST = 250, 1000  # labeled images
-STRENGTHS = np.logspace(-1, 5, 7)  # of the ridge penalty, on standardized features
+STRENGTHS = np.logspace(-1, 5, 7)  # strengths of the ridge penalty, on standardized features
 
 
 class WatchConfig(Config):
@@ -42,7 +42,7 @@ class WatchConfig(Config):
     data: str = Field(min_length=1)
     """A folder of class folders, or another source with labels; of its training images, 250 to 1,000 are used."""
     task: str | None = None
-    """Label column; by default, every task that is obvious."""
+    """Label column; by default, every obvious one."""
     image: str | None = None
     """Column of images, if it is not the obvious one."""
     label: str | None = None
@@ -61,7 +61,7 @@ def open_watched(config: WatchConfig, *, root: str | None, seed: int) -> Watched
     """Open the labeled images, and leave out those that a probe would test on.
 
     Raises:
-        UserError: they cannot be opened, have no such labels, or labels of one class only.
+        UserError: they cannot be opened, have no such labels, or have only one class.
     """
     source = build_source(config.data, image=config.image, label=config.label, root=root)
     tasks = source.default_tasks() if config.task is None else (source.resolve(config.task),)
@@ -73,7 +73,7 @@ def open_watched(config: WatchConfig, *, root: str | None, seed: int) -> Watched
 
 def _check(labels: Labels, config: WatchConfig) -> None:
     if len(torch.unique(labels.values)) < 2:
-        raise UserError(f"watch.data={config.data}: all images are of one class; at least two are needed")
+        raise UserError(f"watch.data={config.data}: all images have the same class; at least two classes are needed")
 
 
 class Watch:

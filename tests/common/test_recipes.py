@@ -42,7 +42,7 @@ def test_a_name_of_two_stages_needs_its_stage() -> None:
     [
         ("probe", "linea", "no recipe 'linea'; did you mean linear?; those of retouch probe are cifar10, "),
         ("pretrain", "linear", "no recipe 'linear'; it is a recipe of retouch probe; those of retouch pretrain are "),
-        ("pretrain", "zzz", "no recipe 'zzz'; those of retouch pretrain are bottleneck, cca, colorize, "),
+        ("pretrain", "zzz", "no recipe 'zzz'; those of retouch pretrain are bottleneck, bottleneck_lecture, cca, "),
         ("pretrain", "mine", "no recipe 'mine'; for the file here, write mine.yaml; those of "),
         ("pretrain", "plain", "no recipe 'plain'; for the file here, write ./plain; those of "),
         ("pretrain", None, "name a recipe; those of retouch pretrain are bottleneck, "),

@@ -176,9 +176,14 @@ def test_other_levels_than_the_encoder_was_trained_on_are_warned_of(
     assert "the encoder was trained on" not in caplog.text
     load_labeled(sources, data, 16, 0, Provenance(levels=None))
     assert "the encoder was trained on images of 8 bits, but folder:" in caplog.text
-    assert "has values 0 to 4095 (12 bits): the same value is another gray; convert the images to one" in caplog.text
+    assert (
+        "has values 0 to 4095 (12 bits): the same value is a different gray; convert the images to one" in caplog.text
+    )
     load_labeled(sources, data, 16, 0, Provenance(levels=Levels(0, 16383)))
-    assert "is another gray; set data.levels=[0, 16383], convert the images to one range, or pretrain on" in caplog.text
+    assert (
+        "is a different gray; set data.levels=[0, 16383], convert the images to one range, or pretrain on"
+        in caplog.text
+    )
     caplog.clear()
     data = LabeledData.model_validate(folders | {"workers": 0, "levels": [0, 16383]})
     images = load_labeled(open_sources(data, 0), data, 16, 0, Provenance(levels=Levels(0, 16383)))

@@ -225,7 +225,12 @@ def completions(line: str, folder: Path) -> list[str]:
 
 def test_shells_complete_commands_recipes_keys_and_paths(tmp_path: Path) -> None:
     assert completions("retouch pre", tmp_path) == ["pretrain", "predict"]
-    assert set(completions("retouch pretrain deno", tmp_path)) == {"denoise", "denoise_demo", "denoise_cifar10"}
+    assert set(completions("retouch pretrain deno", tmp_path)) == {
+        "denoise",
+        "denoise_demo",
+        "denoise_cifar10",
+        "denoise_lecture",
+    }
     assert completions("retouch recipes probe/pa", tmp_path) == [
         "probe/patch_dictionary",
         "probe/patch_dictionary_best",

@@ -77,7 +77,7 @@ def test_without_a_network_the_last_download_is_used(hub: Hub, encoder: Path, mo
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert load_encoder("hf:me/mine").view == "rgb"
     with pytest.raises(
-        UserError, match=r"^hf:me/new: the Hub cannot be asked \(no network, or HF_HUB_OFFLINE is set\)"
+        UserError, match=r"^hf:me/new: the Hub cannot be reached \(no network, or HF_HUB_OFFLINE is set\)"
     ):
         load_encoder("hf:me/new")
 

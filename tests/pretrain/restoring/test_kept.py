@@ -72,7 +72,7 @@ def test_tiles_may_have_another_size_where_the_weights_allow_it(run_of: RunOf, t
     larger = retouch.open_restorer(run_of("denoise"), tile=32)
     assert larger.grid.tile == 32
     assert torch.isfinite(larger(picture)).all()
-    with pytest.raises(UserError, match=r"tile=12: small_cnn .*; leave it out for tiles of 16 px"):
+    with pytest.raises(UserError, match=r"tile=12: small_cnn .*; remove tile for tiles of 16 px"):
         retouch.open_restorer(run_of("denoise"), tile=12)
     fixed = pretraining(tmp_path / "mlp", steps=1, encoder={"name": "mlp"}, decoder={"kind": "mlp"})
     retouch.pretrain(fixed)
@@ -178,7 +178,7 @@ def test_the_card_is_checked(run: Path) -> None:
         ({**card, "schema_version": 9}, "has schema_version 9, and this Retouch reads 1"),
         ({**card, "image_size": "large"}, "is damaged (image_size)"),
         ({**card, "source": "elsewhere"}, "have been modified"),
-        ({**card, "encoder_sha256": "0"}, "and the encoder of its run are of different trainings"),
+        ({**card, "encoder_sha256": "0"}, "and the encoder of its run come from different trainings"),
     ):
         path.write_text(json.dumps(changed))
         assert why in refused(run)
@@ -188,7 +188,7 @@ def test_the_card_is_checked(run: Path) -> None:
 
 def test_a_folder_in_a_run_does_not_use_the_decoder_of_that_run(run: Path) -> None:
     (run / "inside").mkdir()
-    assert f"{run / 'inside'} is no run of retouch pretrain" in refused(run / "inside")
+    assert f"{run / 'inside'} is not a run of retouch pretrain" in refused(run / "inside")
 
 
 def test_a_run_without_decoder_says_why_and_what_to_do(run: Path, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_run_without_decoder_says_why_and_what_to_do(run: Path, tmp_path: Path
     assert "no such folder" in refused(tmp_path / "nowhere")
     assert "results.json: is a file; give the folder of a finished run" in refused(run / "results.json")
     (tmp_path / "empty").mkdir()
-    assert "is no run of retouch pretrain" in refused(tmp_path / "empty")
+    assert "is not a run of retouch pretrain" in refused(tmp_path / "empty")
 
 
 def test_a_method_without_decoder_is_named(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_holes_are_the_pixels_of_a_mask_that_are_not_0(pictures: Path, tmp_path:
     assert smaller.hidden.nonzero()[:, 1].unique().tolist() == [1, 2, 3]
     # of another size than its picture, or of inexact values
     save(torch.zeros(1, 5, 5, dtype=torch.uint8), tmp_path / "masks" / "a.png")
-    with pytest.raises(ValueError, match="its mask has 5x5 pixels, but the picture 52x40"):
+    with pytest.raises(ValueError, match="its mask has 5x5 pixels, but the picture has 52x40"):
         open_pictures(PicturesToRestore(source=str(pictures), masks=str(tmp_path / "masks")), 1.0).read(0)
     (tmp_path / "masks" / "a.png").unlink()
     Image.fromarray(np.zeros((40, 52, 3), np.uint8)).save(tmp_path / "masks" / "a.jpg")
@@ -106,7 +106,7 @@ def test_a_clean_version_has_the_size_of_its_picture(pictures: Path, tmp_path: P
     assert torch.equal(clean, pixels(pictures / "a.png"))
     save(torch.zeros(3, 5, 5, dtype=torch.uint8), tmp_path / "clean" / "a.png")
     opened = open_pictures(PicturesToRestore(source=str(pictures), clean=str(tmp_path / "clean")), 1.0)
-    with pytest.raises(ValueError, match="its clean version has 5x5 pixels, but the picture 52x40"):
+    with pytest.raises(ValueError, match="its clean version has 5x5 pixels, but the picture has 52x40"):
         opened.read(0)
 
 

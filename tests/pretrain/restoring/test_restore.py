@@ -201,7 +201,7 @@ def test_a_network_of_small_pictures_is_told_apart_from_one_of_details(
         path.unlink()
     with caplog.at_level("WARNING", logger="retouch"):
         restore(run_of("denoise"), pictures, tmp_path / "out")
-        assert "scale=0.4 shows it what it knows" in caplog.text
+        assert "Use scale=0.4 to show it what it knows" in caplog.text
         caplog.clear()
         restore(run_of("denoise"), pictures, tmp_path / "smaller", "scale=0.4")
         assert "shows it what it knows" not in caplog.text
@@ -338,9 +338,9 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(
     said = refused(denoise, "data=nowhere", "tile=12")
     assert "no such file or folder" in said
     assert "tile=12" in said
-    assert "fills holes, and nothing says where they are" in refused(mask, f"data={pictures}")
+    assert "fills holes, but nothing says where they are" in refused(mask, f"data={pictures}")
     save(torch.zeros(1, 40, 52, dtype=torch.uint8), tmp_path / "masks" / "a.png")
-    assert "was never told where pixels are hidden" in refused(denoise, f"data={pictures}", "data.masks=masks")
+    assert "does not know which pixels are hidden" in refused(denoise, f"data={pictures}", "data.masks=masks")
     both = refused(denoise, f"data={pictures}", "data.masks=m", "data.clean=c", "damage=recipe")
     assert "damage=recipe draws them" in both
     assert "remove data.clean" in both
@@ -365,7 +365,7 @@ def test_both_commands_take_a_run_and_settings(
     assert len(json.loads((tmp_path / "runs" / "strange-1" / "results.json").read_text())["top"]) == 2
     capsys.readouterr()
     assert main(["restore", str(tmp_path), "data=pictures", *QUIET]) == 2
-    assert capsys.readouterr().err.startswith(f"retouch restore: {tmp_path} is no run of retouch pretrain")
+    assert capsys.readouterr().err.startswith(f"retouch restore: {tmp_path} is not a run of retouch pretrain")
     assert main(["strange", run]) == 2
     assert "data: required, but not given: which pictures" in capsys.readouterr().err
     texts = {run.stage: run.result for run in retouch.runs(tmp_path / "runs")}

@@ -103,7 +103,7 @@ def test_all_tasks_are_watched_unless_one_is_named(tmp_path: Path) -> None:
 def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
     alone = pictures(tmp_path / "alone", classes=1)
     for watch, message in (
-        ({"data": alone}, "one class"),
+        ({"data": alone}, "all images have the same class; at least two classes are needed"),
         ({"data": str(tmp_path / "nowhere")}, "nowhere"),
         ({"data": "shapes", "task": "size"}, "size"),
     ):

@@ -216,13 +216,13 @@ def test_pretraining_alone_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_what_restoring_means_is_said_next_to_trivial_restorers_and_what_is_wrong_is_a_limit(tmp_path: Path) -> None:
-    facts = read_facts([write_pretraining(tmp_path / "mine", wrong="the network gives back its input")])
+    facts = read_facts([write_pretraining(tmp_path / "mine", wrong="the network returns its input")])
     [said] = restoration(facts)
     assert said.startswith(
         "mine: step 300: better than non-local means (PSNR 27.1 against 25.9) on 24 held-out images;"
     )
-    assert said.endswith(" A fault was found: the network gives back its input.")
-    assert "mine: the network gives back its input." in limits(facts)
+    assert said.endswith(" A fault was found: the network returns its input.")
+    assert "mine: the network returns its input." in limits(facts)
     well = read_facts([write_pretraining(tmp_path / "well")])
     assert "No fault of training was found" in restoration(well)[0]
     assert limits(well) == []
