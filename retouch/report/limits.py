@@ -39,6 +39,7 @@ def limits(facts: Facts) -> list[str]:
             *_ends_of_neighbors(facts),
             *several_limits(facts),
             *_one_seed(facts),
+            *_one_twin(facts),
             *_best_of_many(facts),
             *_no_baseline(facts),
             *_generated(facts),
@@ -139,6 +140,16 @@ def _one_seed(facts: Facts) -> list[str]:
             ("network", "fine-tuning", once),
         )
         if found
+    ]
+
+
+def _one_twin(facts: Facts) -> list[str]:
+    if not trained_once(facts) or not any("random_init" in entry.result.subjects for entry in facts.entries):
+        return []
+    return [
+        "A gain over the untrained network is over one such network, the one that training began with. Networks with "
+        "other random weights can differ from it by more than the interval says: seeds=5 for pretraining, and a probe "
+        "of that folder, compares five with five."
     ]
 
 
