@@ -151,12 +151,18 @@ def run_stage(folder: str | Path) -> str | None:
     try:
         # called for every folder of a data set; reading a pipe of this name would block
         with os.fdopen(os.open(f"{folder}/config.yaml", os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            found = re.match(rb"# retouch (\w+)\s", file.readline(100))
+            return stage_of(file.readline(LONGEST_MARK))
     except OSError:
         return None
+
+
+def stage_of(line: bytes) -> str | None:
+    """The stage of Retouch that the first line of a ``config.yaml`` names, or ``None``."""
+    found = re.match(rb"# retouch (\w+)\s", line)
     return None if found is None else found[1].decode()
 
 
+LONGEST_MARK = 100  # bytes of such a line, of which more are not read
 GROUP = "_seeds"  # the end of the mark of a group: a folder of runs of one stage with several seeds
 
 

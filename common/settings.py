@@ -236,24 +236,30 @@ def _read_value(text: str, annotation: Any) -> Any:
     expected = _expected(annotation)
     if text.strip()[:1] in ("[", "{") and _takes(expected, list, dict):
         try:
-            return _parse(text, annotation)
+            return _parse(text, annotation, whole=True)
         except NOT_YAML as error:
             if not _takes_text(expected):
                 raise ValueError(f"not a valid YAML list or mapping: {_why_not_yaml(error)}") from None
             return text
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         try:
-            return yaml.safe_load(text)
+            return _parse(text, str, whole=True)
         except yaml.YAMLError:
             return text
     return _typed(_scalar(text), text, expected)
 
 
-def _parse(text: str, annotation: Any) -> Any:
-    """YAML text as plain values, with each scalar read by the type expected there."""
+def _parse(text: str, annotation: Any, *, whole: bool = False) -> Any:
+    """YAML text as plain values, with each scalar read by the type expected there.
+
+    Args:
+        whole: refuse a comment after the value: what is typed as one setting has none.
+    """
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
+        if whole and node is not None and node.end_mark.index < len(text.rstrip()):
+            raise yaml.MarkedYAMLError(problem="something follows its end", problem_mark=node.end_mark)
         return None if node is None else _build(loader, node, annotation)
     finally:
         loader.dispose()

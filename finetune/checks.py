@@ -65,15 +65,16 @@ def random_labels(
     """One repetition for each number: a draw of training images with labels at random, each class as often."""
     classes = len(train.names)
     images = min(max(NULL_IMAGES, 2 * classes), len(train.values)) // classes * classes
-    confusions = []
+    confusions, unconverged = [], 0
     for number in numbers:
         random = np.random.default_rng([seed, number])
         rows = torch.from_numpy(np.sort(random.permutation(len(train.values))[:images]))
         labels = train._replace(values=torch.from_numpy(random.permutation(images) % classes))
         drawn, task = candidates.of(rows), build_task(labels, search, seed)
-        answers = probe.refit(drawn, task, probe.choose(drawn, task)).predict(test)
-        confusions.append(confusion_matrix(answers, test_labels, classes))
-    return null_check(torch.stack(confusions), images)
+        fitted, failed = probe.choose_and_fit(drawn, task)
+        unconverged += failed
+        confusions.append(confusion_matrix(fitted.predict(test), test_labels, classes))
+    return null_check(torch.stack(confusions), images).model_copy(update={"unconverged": unconverged})
 
 
 def null_check(confusions: Tensor, images: int) -> NullCheck:

@@ -33,7 +33,15 @@ PROTOCOL = (
     "draw over test images alone"
 )
 
-Right = dict[int, Tensor]  # by number of labels: bool [draws n], whether each test image is right
+
+class Right(dict[int, Tensor]):
+    """Whether each test image is right, bool ``[draws n]``, by number of labels.
+
+    Attributes:
+        unconverged: fits, compared or tested, that did not converge.
+    """
+
+    unconverged: int = 0
 
 
 # ---- draws
@@ -108,13 +116,15 @@ def right_answers(
     seed: int,
 ) -> Right:
     """Choose and fit a probe on each draw of the training images, and see which test images it gets right."""
-    right: Right = {}
+    right = Right()
     for count, some in draws.items():
         answers = []
         for rows in some:
             drawn = candidates.of(rows)
             task = build_task(train._replace(values=train.values[rows]), search, seed)
-            answers.append(probe.refit(drawn, task, probe.choose(drawn, task)).predict(test) == test_labels)
+            fitted, failed = probe.choose_and_fit(drawn, task)
+            right.unconverged += failed
+            answers.append(fitted.predict(test) == test_labels)
         right[count] = torch.stack(answers)
     return right
 
@@ -122,7 +132,7 @@ def right_answers(
 # ---- what labels are worth
 
 
-def label_efficiency(right: Mapping[str, Right], seed: int = 0) -> LabelEfficiency:
+def label_efficiency(right: Mapping[str, Mapping[int, Tensor]], seed: int = 0) -> LabelEfficiency:
     """The curve of each subject, and what the encoder's labels are worth to each baseline, with intervals.
 
     Args:
@@ -144,10 +154,11 @@ def label_efficiency(right: Mapping[str, Right], seed: int = 0) -> LabelEfficien
                 Worth(labels=count, equals=_whole(value), ci95=(_whole(a), _whole(b)))
                 for count, value, a, b in zip(right["encoder"], equal, low, high, strict=True)
             )
-    return LabelEfficiency(protocol=PROTOCOL, curves=curves, worth=worth)
+    unconverged = {name: one.unconverged for name, one in right.items() if isinstance(one, Right) and one.unconverged}
+    return LabelEfficiency(protocol=PROTOCOL, curves=curves, worth=worth, unconverged=unconverged)
 
 
-def _curve(right: Right, simulated: NDArray[np.float64]) -> tuple[LabelPoint, ...]:
+def _curve(right: Mapping[int, Tensor], simulated: NDArray[np.float64]) -> tuple[LabelPoint, ...]:
     """The points of one subject, with intervals from its simulated curves ``[RESAMPLES budgets]``."""
     points = []
     for (count, hits), values in zip(right.items(), simulated.T, strict=True):
@@ -182,7 +193,9 @@ def labels_for(
     return np.asarray(found[..., 0])
 
 
-def _simulated(right: Mapping[str, Right], random: np.random.Generator) -> dict[str, NDArray[np.float64]]:
+def _simulated(
+    right: Mapping[str, Mapping[int, Tensor]], random: np.random.Generator
+) -> dict[str, NDArray[np.float64]]:
     """Curves ``[RESAMPLES budgets]`` of each subject, as other test images and other draws might have given them.
 
     Test images: normal, with the covariance over images of all points of all curves (``_of_images``). Draws:

@@ -166,6 +166,7 @@ class NullCheck(Record):
     p_value: float | None = None  # of an accuracy this high by chance; None: from an earlier version
     images: int  # that it was fitted on
     repetitions: int
+    unconverged: int = 0  # fits, compared or tested, that did not converge
 
     @property
     def above_chance(self) -> bool:

@@ -34,7 +34,7 @@ def scratch_right(config: ProbeConfig, how: LabelEfficiencyConfig, images: Label
     labels, _ = images.tasks[task]
     draws = draw_rows(labels, how, config.seed)
     draws[len(labels.values)] = [torch.arange(len(labels.values))] * how.draws
-    right: Right = {}
+    right = Right()
     for count in budgets(list(draws), len(torch.unique(labels.values))):
         answers = []
         for number, rows in enumerate(draws[count][: how.scratch_draws]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from common.runs.results import Record
 
 
@@ -36,6 +38,7 @@ class LabelEfficiency(Record):
     protocol: str
     curves: dict[str, tuple[LabelPoint, ...]]  # by subject, few labels first; the last has all
     worth: dict[str, tuple[Worth, ...]]  # by baseline, for each budget of the encoder
+    unconverged: dict[str, int] = Field(default_factory=dict)  # fits that did not converge, by subject that has some
 
     def once(self, subject: str) -> bool:
         """Whether no point of its curve has several draws, so that all its intervals are over test images alone."""

@@ -11,6 +11,7 @@ import torch
 
 from common.data import Images, Source, build_source, load_images, paired
 from common.data.images import kept_rows
+from common.data.levels import Levels, levels_of_training
 from common.encoders.card import EncoderCard
 from common.encoders.start import pinned
 from common.errors import UserError, check_all
@@ -183,5 +184,13 @@ def _load(sources: Sequence[Source], config: PretrainConfig) -> list[Images]:
     """The readable images of each source; of two views, those that both can give."""
     data, method = config.data, config.method
     size = method.loaded_size(data.image_size)
-    images = [load_images(one, size, limit=data.limit, workers=data.workers, cache=data.cache) for one in sources]
+
+    def loaded(source: Source, levels: Levels | None = None) -> Images:
+        return load_images(source, size, limit=data.limit, workers=data.workers, cache=data.cache, levels=levels)
+
+    images = [loaded(sources[0])]
+    for source in sources[1:]:
+        # one encoder sees both domains, as it will see the images of transfer; a second view has an encoder of its own
+        shared = levels_of_training(source, None, images[0].levels) if method.second == "domain" else None
+        images.append(loaded(source, shared))
     return list(paired(*images)) if method.second == "view" else images

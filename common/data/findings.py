@@ -38,7 +38,10 @@ def write_findings(source: Source, size: int, kept: Tensor, unreadable: dict[int
     try:
         write_json(path, {"source": source.spec, "images": len(kept), "unreadable": unreadable})
     except OSError as error:
-        log.info("%s: not remembered in %s (%s)", source.spec, path.parent, one_line(error))
+        log.info(
+            "%s: which images can be read is not remembered in %s (%s); set RETOUCH_CACHE to another folder",
+            *(source.spec, path.parent, one_line(error)),
+        )
 
 
 def _path(source: Source, size: int, kept: Tensor) -> Path:

@@ -123,6 +123,8 @@ class GivenSource(Source):
         classes: the class of each image, empty where it has none; by default those that the items bring.
     """
 
+    only_here = True
+
     def __init__(self, items: Items, name: str, classes: Sequence[str] | None = None) -> None:
         self.items, self.spec, self._given = items, f"{SCHEME}:{name}", classes
         self.tasks = ("label",) if classes is not None or self._labeled else ()

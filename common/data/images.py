@@ -167,8 +167,8 @@ class Images:
         if failures and self.checked:
             row, why = failures[0]
             raise UserError(
-                f"{self.where(row)} could be read before, but not any more ({why}): bring it back and start again; "
-                "training continues from its last checkpoint with resume=true"
+                f"{self.where(row)} could be read before, but not any more ({why}): bring it back and start again "
+                "(with resume=true if a run has left checkpoints)"
             )
         for row, why in failures:
             number = int(self.kept[row])
@@ -246,6 +246,7 @@ def load_images(
     source = source.at(size)
     kept = kept_rows(source, limit, seed)
     levels = gather(levels or source.levels)[0]  # of the first process, if one has read a sample that others cannot
+    source = source.scaled(levels)
     say_levels(levels, source.spec)
     need = len(kept) * 3 * size * size
     room = int(available_memory() * RAM_SHARE / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import signal
 import threading
@@ -75,9 +76,13 @@ class Decoder(Dataset[Decoded]):
 
 
 def decode_ahead(decoder: Decoder, rows: Iterable[Tensor], workers: int) -> Iterator[Decoded]:
-    """Each batch of rows decoded, in order, by ``workers`` processes; 0 decodes in this one."""
+    """Each batch of rows decoded, in order, by ``workers`` processes; 0 decodes in this one.
+
+    So do images of this program where processes are not forked: its classes may be those of a script, which workers do
+    not import, and some objects, such as lambdas, cannot be sent at all.
+    """
     requests = (index.numpy() for index in rows)
-    if workers == 0:
+    if workers == 0 or (decoder.source.only_here and multiprocessing.get_start_method() != "fork"):
         yield from map(decoder.__getitem__, requests)
         return
     with warnings.catch_warnings():

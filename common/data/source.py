@@ -40,6 +40,7 @@ class Source(ABC):
         tasks: names of the labels it has, the default first; empty if unlabeled.
         color_tasks: those of ``tasks`` that need color: an encoder that sees gray only cannot learn them.
         endless: rows are generated, and exist beyond ``len``.
+        only_here: images are objects of this program, which only a forked process is sure to have too.
         rows_per_image: neighboring rows that are parts of one image: row i is cut from image ``i // rows_per_image``.
         mask_columns: names of the masks it has.
         mask_names: of a source of masks, the names of the class numbers 0, 1, ..., where it knows them.
@@ -49,6 +50,7 @@ class Source(ABC):
     tasks: tuple[str, ...]
     color_tasks: tuple[str, ...] = ()
     endless: bool = False
+    only_here: bool = False
     rows_per_image: int = 1
     mask_columns: tuple[str, ...] = ()
     mask_names: tuple[str, ...] = ()
@@ -86,6 +88,13 @@ class Source(ABC):
         """The same rows generated as squares of ``size`` pixels, if the source can do that; otherwise itself.
 
         ``load_images`` calls this first, and then resizes whatever does not have that size.
+        """
+        return self
+
+    def scaled(self, levels: Levels | None) -> Source:
+        """The same rows with these black and white, where it makes pixels of the images itself; otherwise itself.
+
+        All other sources give images as stored, of which ``load_images`` makes pixels.
         """
         return self
 
@@ -157,6 +166,7 @@ class Subset(Source):
         self.spec = f"{source.spec} ({name})"
         self.tasks, self.color_tasks = source.tasks, source.color_tasks
         self.mask_columns, self.mask_names = source.mask_columns, source.mask_names
+        self.only_here = source.only_here
 
     @property
     def fingerprint(self) -> str:
@@ -171,6 +181,10 @@ class Subset(Source):
 
     def at(self, size: int) -> Source:
         return Subset(self.source.at(size), self.rows, self.name)
+
+    def scaled(self, levels: Levels | None) -> Source:
+        source = self.source.scaled(levels)
+        return self if source is self.source else Subset(source, self.rows, self.name)
 
     def image(self, index: int) -> Image.Image | Tensor:
         return self.source.image(int(self.rows[index]))

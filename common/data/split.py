@@ -21,6 +21,7 @@ NAMES: dict[str, Split] = {
 }
 BESIDES = {"data", "image", "images", "img", "imgs", "set", "split"}  # words that may stand next to the name of a split
 SHOWN = 5  # classes named in a message
+LINE, MOST = 100, 20  # columns of a line that names classes with their counts, and classes in it
 P = TypeVar("P")
 
 
@@ -157,3 +158,22 @@ def _with_images(labels: Labels) -> list[str]:
 def first(names: Sequence[str]) -> str:
     """The first few, for a message."""
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def with_counts(start: str, names: Sequence[str], *counts: Sequence[int]) -> str:
+    """``start``, and the names with their counts: ``cat (6 + 4), dog (7 + 5) and 12 more``.
+
+    As many as one line of a console holds, 20 at most.
+
+    Args:
+        counts: of each set, by name.
+    """
+    each = [
+        f"{name} ({' + '.join(f'{one:,}' for one in numbers)})" for name, *numbers in zip(names, *counts, strict=True)
+    ]
+    for shown in range(min(len(each), MOST), 0, -1):
+        rest = f" and {len(each) - shown:,} more" if len(each) > shown else ""
+        line = f"{start}{', '.join(each[:shown])}{rest}"
+        if len(line) <= LINE or shown == 1:
+            return line
+    return start

@@ -18,6 +18,7 @@ from common.data.listing import list_names
 from common.data.request import Request
 from common.data.source import digest
 from common.errors import UserError, one_line
+from common.files import LONGEST_MARK, command, stage_of
 from common.runs.logs import say_once
 
 
@@ -42,10 +43,21 @@ class ZipSource(TreeSource):
         if twice := sum(not one.filename.endswith(("/", "\\")) for one in entries) - len(names):
             say_once(logging.WARNING, f"{spec}: {twice} of its files have the name of a later one, and are left out")
         self._stored = {name: stored for name, stored in names.items() if name != stored}
-        listing = list_names([name.removeprefix(inside) for name in names if name.startswith(inside)], image_suffixes())
+        if (stage := stage_of(self._first_line(f"{inside}config.yaml"))) is not None:
+            raise UserError(
+                f"{spec}: {command(stage)} wrote what is in it, and its drawings are not your images; give a zip file "
+                "of images"
+            )
+        listing = list_names(
+            [name.removeprefix(inside) for name in names if name.startswith(inside)],
+            image_suffixes(),
+            lambda name: self._first_line(inside + name),
+        )
         listing.report(spec)
         if not listing.images:
-            raise UserError(f"{spec}: no image files in it" + (f" (found {listing.kinds})" if listing.others else ""))
+            found = f" (found {listing.kinds})" if listing.others else ""
+            found = ", except in folders that are left out" if listing.runs or listing.added else found
+            raise UserError(f"{spec}: no image files in it{found}")
         locked = sum(one.flag_bits & 1 for one in entries)
         if locked:
             raise UserError(f"{spec}: {locked} of its {len(entries)} entries are encrypted: unpack it")
@@ -64,6 +76,14 @@ class ZipSource(TreeSource):
     def image(self, index: int) -> Image.Image | Tensor:
         name = self.where(index)[len(str(self.archive)) + 1 :]
         return open_image(self._zip().read(self._stored.get(name, name)))
+
+    def _first_line(self, name: str) -> bytes:
+        """Of one of its files; empty where there is none, or it cannot be read."""
+        try:
+            with self._zip().open(self._stored.get(name, name)) as file:
+                return file.readline(LONGEST_MARK)
+        except Exception:  # damaged and encrypted entries raise anything, and others will speak of them
+            return b""
 
     def _zip(self) -> zipfile.ZipFile:
         """The file, opened once per process: a forked one would share its position with its parent."""

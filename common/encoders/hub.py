@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from common.encoders.card import CONFIG, WEIGHTS
-from common.errors import UserError, one_line
+from common.errors import UserError, cache_refused, one_line
 
 log = logging.getLogger("retouch")
 
@@ -58,6 +58,8 @@ def _downloaded(spec: str) -> Path:
             "downloaded it before; use a folder, or try again with a network"
         ) from None
     except Exception as error:  # those of network libraries share no base class
+        if kept := cache_refused(error, "HF_HOME"):
+            raise UserError(f"{spec}: {kept}") from None
         raise UserError(f"{spec} cannot be downloaded: {one_line(error, 200)}") from None
     if not (found / CONFIG).is_file():
         raise UserError(f"{spec} is not an encoder: it has no {CONFIG}; use a model of Retouch or timm")

@@ -60,7 +60,7 @@ def load_classifier(folder: str | Path) -> Classifier:
 def random_twin(folder: str | Path, seed: int) -> Encoder:
     """The same architecture, view and standardization with random weights drawn from ``seed``, in eval mode.
 
-    Not frozen, and without the statistics of the data: see ``finetune.baselines.share_statistics``.
+    Not frozen, and without the statistics of the data: see ``common.encoders.statistics.share_statistics``.
     """
     card = read_encoder_card(folder)
     twin = rebuild(card.config, card.image_size, card.view, seed=seed).eval()

@@ -15,7 +15,7 @@ from torch import nn
 
 from common.encoders.config import Args, EncoderConfig
 from common.encoders.small_stem import replace_stem
-from common.errors import UserError, one_line
+from common.errors import UserError, cache_refused, one_line
 
 log = logging.getLogger("retouch")
 
@@ -157,6 +157,8 @@ def _create(architecture: str, pretrained: bool, args: Args) -> Any:
         return timm.create_model(architecture, pretrained=pretrained, num_classes=0, in_chans=3, **args)
     except Exception as error:  # timm and its downloaders raise anything
         reason = one_line(error)
+        if pretrained and (kept := cache_refused(error, "HF_HOME (or TORCH_HOME)")):
+            raise UserError(f"timm/{architecture}: its pretrained weights: {kept}") from error
         if pretrained:
             raise UserError(
                 f"timm/{architecture}: its pretrained weights cannot be downloaded or do not match these model_args "

@@ -75,6 +75,7 @@ class Tracker:
     def __init__(self, config: WandbConfig, folder: Path, *, job_type: str, settings: Mapping[str, Any]) -> None:
         self.folder = folder
         self.files = Path(os.environ.get("WANDB_DIR") or folder)  # W&B makes a folder `wandb` in it
+        self.parts = self.files / "wandb"  # of offline runs
         self.mode = _resolve_mode(config.mode)
         self.run_id: str | None = None
         self._run: Any = None
@@ -84,6 +85,8 @@ class Tracker:
         try:
             self.run_id = self._id()
             self._start(config, job_type, settings)
+            if self.mode == "offline":
+                self.parts = _parts_of(self._run)
         except Exception as error:
             self._fail("could not start", error)
 
@@ -205,7 +208,7 @@ class Tracker:
 
     def sync_command(self) -> str | None:
         """The command that uploads every offline part of this run; a resumed run has several parts under one id."""
-        parts = sorted(self.files.glob(f"wandb/offline-run-*-{self.run_id}"))
+        parts = sorted(self.parts.glob(f"offline-run-*-{self.run_id}"))
         return f"{program('wandb')} sync {shlex.join(map(str, parts))}" if self.run_id and parts else None
 
     def _start(self, config: WandbConfig, job_type: str, settings: Mapping[str, Any]) -> None:
@@ -270,6 +273,11 @@ class Tracker:
             what,
             one_line(error, LONGEST_REASON),
         )
+
+
+def _parts_of(run: Any) -> Path:
+    """The folder of the parts of an offline run: W&B takes another one if it cannot write to the one it is given."""
+    return Path(run.dir).parents[1]
 
 
 def _chart(name: str) -> str:

@@ -41,6 +41,7 @@ def limits(facts: Facts) -> list[str]:
             *_ends_of_neighbors(facts),
             *several_limits(facts),
             *_one_seed(facts),
+            *_one_twin(facts),
             *_one_draw(facts),
             *_best_of_many(facts),
             *_no_baseline(facts),
@@ -163,6 +164,16 @@ def _one_draw(facts: Facts) -> list[str]:
     return [
         "The labeled images that classifiers learned from are one draw: another draw would move every accuracy, and "
         f"that is not in the intervals.{measured}"
+    ]
+
+
+def _one_twin(facts: Facts) -> list[str]:
+    if not trained_once(facts) or not any("random_init" in entry.result.subjects for entry in facts.entries):
+        return []
+    return [
+        "A gain over the untrained network is over one such network, the one that training began with. Networks with "
+        "other random weights can differ from it by more than the interval says: seeds=5 for pretraining, and a probe "
+        "of that folder, compares five with five."
     ]
 
 

@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import retouch
-from common.data import build_source, load_images
+from common.data import Subset, build_source, load_images
+from common.data.given import hold
+from common.data.patches import PatchesSource
 from common.errors import UserError
 from tests.common.data.samples import png
 from tests.recipe import pretraining
@@ -250,3 +252,12 @@ def test_stages_take_them(tmp_path: Path) -> None:
     )
     assert found.rows == 1
     assert "memory:new[0]" in found.path.read_text()
+
+
+def test_parts_and_patches_of_images_in_memory_are_in_memory_too() -> None:
+    hold(PIXELS, "parts")
+    source = build_source("memory:parts")
+    assert source.only_here
+    assert Subset(source, torch.tensor([1, 2]), "some").only_here
+    assert PatchesSource(source, side=8).only_here
+    assert not build_source("shapes").only_here

@@ -52,6 +52,28 @@ def test_a_folder_that_holds_everything_is_no_class(tmp_path: Path) -> None:
     assert load_images(source, 8).pixels is not None
 
 
+def test_runs_in_it_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = pack(
+        tmp_path / "a.zip",
+        *("data/cat/0.png", "data/dog/1.png", "data/runs/mine/panels/2.png", "data/runs/mine/encoder/3.png"),
+        *("data/venv/lib/4.png", "data/dog/pages/5.png"),
+    )
+    with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
+        archive.writestr("data/runs/mine/config.yaml", "# retouch pretrain 1.0\nsteps: 3\n")
+        archive.writestr("data/venv/pyvenv.cfg", "home = /usr/bin")
+        archive.writestr("data/dog/config.yaml", "steps: 3\n")  # not of ours
+    with caplog.at_level(logging.INFO, logger="retouch"):
+        source = build_source(spec)
+    assert source.labels().names == ("cat", "dog")
+    assert len(source) == 3
+    assert f"{spec}: 1 folder written by retouch left out: data/runs/mine" in caplog.messages
+    assert f"{spec}: 1 folder that holds no images of yours left out: data/venv" in caplog.messages
+    with pytest.raises(UserError, match=r"no image files in it, except in folders that are left out"):
+        build_source(f"{spec}/data/runs")
+    with pytest.raises(UserError, match=r"retouch pretrain wrote what is in it"):
+        build_source(f"{spec}/data/runs/mine")
+
+
 def test_splits_in_it_are_splits_and_can_be_named(tmp_path: Path) -> None:
     names = ("p/train/cat/0.png", "p/train/dog/1.png", "p/test/cat/2.png", "p/test/dog/3.png")
     spec = pack(tmp_path / "a.zip", *names)
