@@ -133,18 +133,33 @@ class FineTuner(GradientLearner):
 
     Args:
         images, labels: those that it learns from, for a classifier that starts at their linear probe.
+
+    Attributes:
+        start_converged: whether the fit of that probe did.
     """
 
     def __init__(self, model: Supervised, config: FinetuneConfig, world: World, images: Images, labels: Labels) -> None:
         super().__init__(model, config, world, groups=decayed_groups(model, config))
         self.settings, self.classifier, self.images, self.labels = config, model.classifier, images, labels
+        self.start_converged = True
 
     def start(self) -> None:
         if self.settings.head_start == "random":
             return
-        start_at_probe(self.classifier, self.images, self.labels, self.settings, self.world.device)
+        self.start_converged = start_at_probe(
+            self.classifier, self.images, self.labels, self.settings, self.world.device
+        )
         if self.ema:
             self.ema.reset()
+
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        start = {"start": {"converged": torch.tensor(self.start_converged)}}
+        return super().tensors() | (start if self.settings.head_start == "probe" else {})
+
+    def restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        super().restore(groups)
+        if "start" in groups:  # not in older checkpoints
+            self.start_converged = bool(groups["start"]["converged"])
 
 
 def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[ParameterGroup]:

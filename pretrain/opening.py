@@ -11,17 +11,20 @@ import torch
 
 from common.data import Images, Source, build_source, load_images, paired
 from common.data.images import kept_rows
+from common.data.levels import Levels, levels_of_training
 from common.encoders.card import EncoderCard
 from common.encoders.start import pinned
 from common.errors import UserError, check_all
 from common.machine.distributed import World
 from common.runs.folder import Run, check_run_folder, with_group
-from common.runs.made import ENCODER
+from common.runs.made import ENCODER_INPUT
 from pretrain.config import PretrainConfig
 from pretrain.method import MethodLearner
 from pretrain.ruler.watch import Watched, open_watched
 
 log = logging.getLogger("retouch")
+
+FEW = 30  # images; of fewer, a warning says that little can be learned
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Opened:
     @property
     def inputs(self) -> dict[str, str]:
         """The fingerprints of what the run reads, by the setting that names it."""
-        return inputs(self.sources) | ({} if self.began is None else {ENCODER: self.began.sha256})
+        return inputs(self.sources) | ({} if self.began is None else {ENCODER_INPUT: self.began.sha256})
 
     def describe(self, run: Run) -> None:
         """Log the images, the encoder, what trains it, and what it learned before."""
@@ -66,6 +69,8 @@ class Opened:
         held = "" if learner.held is None else f" and {len(learner.held):,} held out"
         spec = learner.images.source.spec
         log.info("%s unlabeled images%s from %s; %s", f"{len(learner.images):,}", held, spec, learner.description)
+        if (count := len(learner.images)) < FEW:
+            log.warning("%d image%s to learn from: very few, expect little", count, "" if count == 1 else "s")
         if self.began is not None:
             _describe_start(self.config, self.began, run)
 
@@ -179,5 +184,13 @@ def _load(sources: Sequence[Source], config: PretrainConfig) -> list[Images]:
     """The readable images of each source; of two views, those that both can give."""
     data, method = config.data, config.method
     size = method.loaded_size(data.image_size)
-    images = [load_images(one, size, limit=data.limit, workers=data.workers, cache=data.cache) for one in sources]
+
+    def loaded(source: Source, levels: Levels | None = None) -> Images:
+        return load_images(source, size, limit=data.limit, workers=data.workers, cache=data.cache, levels=levels)
+
+    images = [loaded(sources[0])]
+    for source in sources[1:]:
+        # one encoder sees both domains, as it will see the images of transfer; a second view has an encoder of its own
+        shared = levels_of_training(source, None, images[0].levels) if method.second == "domain" else None
+        images.append(loaded(source, shared))
     return list(paired(*images)) if method.second == "view" else images

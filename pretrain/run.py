@@ -84,8 +84,14 @@ class _Shown:
         if (ruler := self.ruler) is not None:
             self.tasks.append(Periodic(config.panels_every, ruler.show, curve=ruler.curve, enough=ruler.flat))
         if opened.watched is not None:
-            encoder, workers = self.learner.encoder, config.data.workers
-            watch = Watch(encoder, opened.watched, learned=learned, workers=workers, seed=config.seed)
+            watch = Watch(
+                self.learner.encoder,
+                opened.watched,
+                learned=learned,
+                workers=config.data.workers,
+                seed=config.seed,
+                levels=self.learner.images.levels,
+            )
             self.tasks.append(Periodic(config.panels_every, watch.show))
 
     def last(self, step: int) -> Measured | None:

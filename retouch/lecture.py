@@ -35,6 +35,7 @@ from retouch.curves import Point, centered_rows, save_curves, sparsity_curves
 log = logging.getLogger("retouch")
 
 CURVE_PATCHES = 2000
+GUIDE = Path(__file__).resolve().parents[1] / "docs/guides/lecture.md"
 CHANGES = ("gaussian", "shift", "flip", "brightness", "gray")
 TASKS = ("shape", "color", "texture")
 HEADER = ["code", "numbers", "non-zeros", *CHANGES, *TASKS]
@@ -108,7 +109,7 @@ def _lecture(out: Path) -> list[Row]:
         f"  atoms: {out}/*/panels/atoms.png, and the patches that excite them: {out}/*/panels/exciting.png",
         f"  L1 against L0: {out}/sparsity.png ({len(points)} points)",
         f"  restored pictures: {out}/denoise/panels, {out}/colorize/panels",
-        "step-by-step guide: docs/guides/lecture.md",
+        *([f"step-by-step guide: {GUIDE}"] if GUIDE.is_file() else []),  # not in a wheel
     ):
         log.info("%s", line)
     return rows

@@ -27,7 +27,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Identity:
-    """Tells the data of one run from those of another."""
+    """Distinguishes the data of one run from those of another."""
 
     images: int  # their number
     rows: str  # digest

@@ -182,7 +182,8 @@ def decoder_folder(run: str | Path) -> Path:
     if found is not None:
         return found
     if not path.is_dir():
-        raise UserError(f"{path}: no such folder; give the folder of a finished run of retouch pretrain")
+        what = "is a file" if path.exists() else "no such folder"
+        raise UserError(f"{path}: {what}; give the folder of a finished run of retouch pretrain")
     if is_group(path):
         one = min(path.glob("seed-*"), default=path / "seed-0")
         raise UserError(f"{path} holds runs with several seeds: give one of them, such as {one}")

@@ -122,8 +122,6 @@ class Objective(nn.Module):
             losses["dictionary"] = self.penalty.dictionary * self.decoder.weight.square().sum()
         return losses
 
-    # compiling would not speed up random numbers and color tables, and eager random numbers stay reproducible
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def corrupt(self, images: Tensor) -> Example:
         """Images ``[B 3 S S]``, uint8 0..255 or float 0..1 -> augmented and damaged, float32 also under autocast."""
         with torch.autocast(images.device.type, enabled=False):
@@ -226,13 +224,18 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def restore_damaged(self, damaged: Damaged) -> Tensor:
-        """Images ``[B 3 S S]`` that are damaged already -> restored RGB in [0, 1], same shape."""
+        """Images ``[B 3 S S]`` that are damaged already -> restored RGB in [0, 1], same shape.
+
+        NaN where the decoder's output for an image is not finite, which a picture alone would not show.
+        """
         if len(damaged.images) > 1 and self.pretext.drops_tokens(self.encoder):  # the number of tokens differs
             parts = zip(*(torch.split(part, 1) for part in damaged), strict=True)
             return torch.cat([self.restore_damaged(Damaged(*one)) for one in parts])
         with torch.autocast(damaged.images.device.type, enabled=False):
             example = self.pretext.given(damaged, self.encoder)
-        return self.pretext.picture(self.predict(example)[0], example, self.state)
+        prediction = self.predict(example)[0]
+        whole = prediction.isfinite().flatten(1).all(1).view(-1, 1, 1, 1)
+        return self.pretext.picture(prediction, example, self.state).where(whole, torch.nan)
 
     @torch.no_grad()
     def explain(self, images: Tensor) -> Explained | None:

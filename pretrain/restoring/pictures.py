@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from common.data import Source, build_source
-from common.data.beside import beside
 from common.data.decode import upright
 from common.data.folder import TreeSource
 from common.data.images import kept_rows
 from common.data.levels import Levels
-from common.data.masks import find_masks, read_mask
+from common.data.masks import find_masks
+from common.data.paired_files import paired_files
 from common.data.result_names import result_names
+from common.data.wide import load, wide_values
 from common.errors import UserError, check_all
 from pretrain.restoring.config import PicturesToRestore
 
@@ -121,19 +123,34 @@ def _clean(source: Source, spec: str) -> Source:
         raise UserError(*(f"data.clean: {problem}" for problem in error.lines)) from None
     if not (isinstance(source, TreeSource) and isinstance(clean, TreeSource)):
         raise UserError("data.clean: pictures and their clean versions are matched by their paths: give two folders")
-    return beside(source, clean, "data.clean", "clean version")
+    return paired_files(source, clean, "data.clean", "clean version")
 
 
 def holes(mask: Image.Image | Tensor) -> NDArray[np.bool_]:
-    """Which pixels of a mask are not 0, ``[h w]``; of one in color, not black.
+    """Which pixels of a mask are not 0, ``[h w]``, upright; in color, which are not black. Any number of bits will do.
 
     Raises:
-        ValueError: it is a JPEG, whose values are not exact, or has transparency.
+        ValueError: it is a JPEG, whose values are not exact, or is transparent in places.
     """
-    in_color = isinstance(mask, Image.Image) and mask.mode == "RGB" and mask.format != "JPEG"
-    values = np.asarray(upright(mask)).max(axis=2) if in_color else read_mask(mask)
-    hidden: NDArray[np.bool_] = values > 0
-    return hidden
+    if isinstance(mask, Tensor) or mask.format == "JPEG":
+        raise ValueError("its mask is in a format that changes values, such as JPEG: save it as PNG")
+    load(mask)
+    if "A" in mask.getbands() and np.asarray(mask.getchannel("A")).min() < 255:
+        raise ValueError(
+            "its mask has transparency, which may stand for either: save it without, black where the picture stays and "
+            "white where it is to be filled"
+        )
+    values = wide_values(mask)
+    if values is None:
+        in_color = mask.mode not in ("1", "L", "P")
+        values = np.asarray(mask.convert("RGB") if in_color else mask)
+    hidden = values != 0
+    shown = Image.fromarray(hidden.any(2) if hidden.ndim == 3 else hidden)
+    with contextlib.suppress(Exception):  # a broken orientation is none
+        shown.getexif()[ExifTags.Base.Orientation] = mask.getexif()[ExifTags.Base.Orientation]
+        shown = ImageOps.exif_transpose(shown)
+    found: NDArray[np.bool_] = np.array(shown)
+    return found
 
 
 def _pixels(image: Image.Image) -> Tensor:

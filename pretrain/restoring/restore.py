@@ -30,7 +30,7 @@ from pretrain.gradient.kept import decoder_folder
 from pretrain.gradient.pretexts import Mask
 from pretrain.restoring.config import JOURNAL, PICTURES, SCORES, SHEET, RestoreConfig
 from pretrain.restoring.pictures import Picture, Pictures, number_of, open_pictures
-from pretrain.restoring.restorer import PictureRestorer, open_restorer, punched
+from pretrain.restoring.restorer import NotFiniteError, PictureRestorer, open_restorer, punched
 from pretrain.restoring.results import RestoredPicture, RestoreResult, Scores
 from pretrain.restoring.scores import score
 from pretrain.restoring.sheets import Shown, middle, part_of, read_back, sheet
@@ -72,6 +72,7 @@ def _look_at(pictures: Pictures, config: RestoreConfig, trained_on: Provenance) 
     """Choose the levels of the pictures, and say what their files hold that is not restored."""
     source = pictures.source
     pictures.levels = levels_of_training(source, config.data.levels, trained_on.levels) or source.levels
+    pictures.source = source.scaled(pictures.levels)
     say_levels(pictures.levels, source.spec)
     warn_of_levels(trained_on, pictures.levels, source.spec)
     warn_of_pages(source)
@@ -168,7 +169,10 @@ def _restore_all(
                 log.warning("left out: %s (%s)", where, failed[where])
             continue
         damaged = damaged_picture(restorer, picture, config, name)
-        restored = _whole(restorer, damaged)
+        try:
+            restored = _whole(restorer, damaged)
+        except NotFiniteError as error:
+            raise UserError(f"{where}: {error}") from None
         counted = damaged.hidden[0] > 0 if isinstance(restorer.pretext, Mask) else None
         clean = clean_picture(picture, config)
         given = restorer.seen(damaged.images)[0]

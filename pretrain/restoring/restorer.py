@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.encoders.base import LUMA, TokenEncoder
+from common.encoders.base import LUMA, TokenEncoder, refuse_other_ranges
 from common.machine.precision import Precision, autocast, resolve_precision
 from common.pixels import to_uint8
 from pretrain.gradient.example import HIDDEN
@@ -24,6 +24,18 @@ OVERLAP = 0.5  # share of a tile: every pixel is then in the inner half of some 
 BATCH = 64
 PASS_PIXELS = 1 << 20  # pixels per pass, at most: 20 tiles of 224 px
 ROWS = 512  # rows of a picture that are made gray at a time
+
+
+class NotFiniteError(ValueError):
+    """The network gives NaN or infinite numbers.
+
+    Attributes:
+        place: of the first such picture in its batch.
+    """
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+        super().__init__("the network gives NaN or infinite numbers; set precision=float32, or use another run")
 
 
 class PictureRestorer(nn.Module):
@@ -57,9 +69,16 @@ class PictureRestorer(nn.Module):
 
         Args:
             hidden: ``[B 1 H W]``, 1 where a pixel is to be filled; its own color is ignored.
+
+        Raises:
+            ValueError: values are farther outside [0, 1] than by the noise of its training, or their mean is.
         """
+        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3:
+            kind = f"{list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+            raise ValueError(f"pictures must be a torch tensor [B 3 H W], RGB in [0, 1], not {kind}")
         hidden = torch.zeros_like(images[:, :1]) if hidden is None else hidden
         given = punched(Damaged(images.cpu(), hidden.cpu()), self.fill)
+        refuse_other_ranges(given.images, self.pretext.noise)
         return torch.cat(list(self.strips(given)), dim=2).to(images.device)
 
     def strips(self, pictures: Damaged) -> Iterator[Tensor]:
@@ -67,9 +86,15 @@ class PictureRestorer(nn.Module):
 
         Args:
             pictures: ``[B 3 H W]``, uint8 0..255 or float 0..1, with hidden pixels filled, and ``[B 1 H W]``.
+
+        Raises:
+            NotFiniteError: names the first picture that cannot be restored.
         """
         top = 0
         for strip in restored_strips(self._tiles, pictures, self.grid):
+            broken = (~strip.isfinite()).flatten(1).any(1)
+            if bool(broken.any()):
+                raise NotFiniteError(int(broken.nonzero()[0]))
             rows = slice(top, top + strip.shape[2])
             images, hidden = (part[:, :, rows] for part in pictures)
             images = images if images.is_floating_point() else images.float() / 255

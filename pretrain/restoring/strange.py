@@ -37,7 +37,7 @@ from common.runs.results import RESULTS
 from pretrain.gradient.pretexts import Mask
 from pretrain.restoring.config import SHEET, STRANGE, StrangeConfig
 from pretrain.restoring.restore import provenance
-from pretrain.restoring.restorer import PictureRestorer, open_restorer
+from pretrain.restoring.restorer import NotFiniteError, PictureRestorer, open_restorer
 from pretrain.restoring.results import StrangePicture, StrangeResult
 from pretrain.restoring.sheets import Shown, heat, sheet
 from pretrain.ruler.restorers import Damaged, Restore, do_nothing, psnr
@@ -172,7 +172,10 @@ def _measure(judge: Judge, images: Images, config: StrangeConfig) -> Levels:
     parts: list[Levels] = []
     done, logged = 0, time.monotonic()
     for batch in in_order(images, config.batch_size, config.data.workers):
-        copies = [(one.psnr, one.trivial) for one in judge.copies(to_float(batch.images))]
+        try:
+            copies = [(one.psnr, one.trivial) for one in judge.copies(to_float(batch.images))]
+        except NotFiniteError as error:
+            raise UserError(f"{as_utf8(images.where(int(batch.index[error.place])))}: {error}") from None
         network, trivial = (torch.stack(level).mean(0).numpy() for level in zip(*copies, strict=True))
         parts.append(Levels(batch.index.numpy(), network, trivial))
         done += len(batch.index)
@@ -238,16 +241,21 @@ def _results(judge: Judge, images: Images, levels: Levels, config: StrangeConfig
     first, behind = top[0], float(np.median(levels.trivial - levels.psnr))
     if behind > 0:
         log.warning(
-            "the network is no better than %s on these pictures (%.1f dB below, in the median): what it fails on says "
+            "the network is no better than %s on these pictures (%s dB below, in the median): what it fails on says "
             "little about them; train it for longer, or on pictures like these",
-            *(judge.name, behind),
+            *(judge.name, decibels(behind)),
         )
     log.info(
-        "%s pictures ranked: %s; the strangest is %s, %.1f dB below equally hard ones",
-        *(f"{len(pictures):,}", run.folder / STRANGE, first.path, first.surprise),
+        "%s pictures ranked: %s; the strangest is %s, %s dB below equally hard ones",
+        *(f"{len(pictures):,}", run.folder / STRANGE, first.path, decibels(first.surprise)),
     )
     _draw(judge, images, {row_of[one.path]: one for one in top}, run)
     return result
+
+
+def decibels(level: float) -> str:
+    """With one decimal; what rounds to zero has no sign."""
+    return f"{round(level, 1) + 0.0:.1f}"
 
 
 def _table(pictures: Sequence[StrangePicture]) -> str:
@@ -279,7 +287,7 @@ def _draw(judge: Judge, images: Images, top: Mapping[int, StrangePicture], run: 
                 "restored": to_uint8(first.restored[place]),
                 "error": heat(errors[place], most),
             },
-            (one.path, f"{one.rank}: {one.psnr:.1f} dB, expected {one.expected:.1f}"),
+            (one.path, f"{one.rank}: {decibels(one.psnr)} dB, expected {decibels(one.expected)}"),
         )
         for place, one in enumerate(top[row] for row in rows.tolist())
     ]

@@ -14,12 +14,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 from pydantic import Field
-from sklearn.linear_model import RidgeCV
 from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import Config
 from common.data import Labels, Source, build_source, load_images, split_source
+from common.data.levels import Levels, levels_of_training
 from common.data.rows import even_rows
 from common.encoders.base import Encoder
 from common.errors import UserError, check_all
@@ -80,12 +80,16 @@ class Watch:
 
     Args:
         learned: images that are learned from between two measurements, which decide how many are measured on.
+        levels: black and white of training images of more than 8 bits, which these images get as well.
     """
 
-    def __init__(self, encoder: Encoder, watched: Watched, *, learned: int, workers: int, seed: int) -> None:
+    def __init__(
+        self, encoder: Encoder, watched: Watched, *, learned: int, workers: int, seed: int, levels: Levels | None = None
+    ) -> None:
         self.encoder = encoder
         limit = affordable(learned, least=LEAST, most=MOST)
-        images = load_images(watched.source, encoder.image_size, limit=limit, workers=workers, seed=seed)
+        shared = levels_of_training(watched.source, None, levels)
+        images = load_images(watched.source, encoder.image_size, limit=limit, workers=workers, seed=seed, levels=shared)
         self.images = images.rows(torch.arange(len(images)))
         self.labels = {task: images.labels(task).values for task in watched.tasks}
         self._before: dict[str, float] | None = None
@@ -128,6 +132,8 @@ def ridge_accuracies(matrix: Tensor, labels: Mapping[str, Tensor]) -> dict[str, 
     Returns:
         In [0, 1], by task, each at its best strength.
     """
+    from sklearn.linear_model import RidgeCV  # takes a second to import
+
     deviation = matrix.std(0, correction=0)
     standard = (matrix - matrix.mean(0)) / torch.where(deviation > 0, deviation, 1)
     targets = [F.one_hot(values).double() for values in labels.values()]  # regressed on, as by RidgeClassifier

@@ -39,6 +39,11 @@ class Pretext(Config, ABC):
         """Whether gray images have nothing to teach."""
         return False
 
+    @property
+    def noise(self) -> float:
+        """Largest standard deviation of the noise that its damage adds; infinite where it has no limit."""
+        return 0.0
+
     def drops_tokens(self, encoder: Encoder) -> bool:
         """Whether the encoder drops hidden patches, so that the decoder must insert tokens in their place."""
         return False

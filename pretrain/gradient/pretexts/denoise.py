@@ -23,6 +23,10 @@ class Denoise(Restore):
     def needs_color(self) -> bool:
         return isinstance(self.corruption, Gray)
 
+    @property
+    def noise(self) -> float:
+        return self.corruption.noise
+
     def check(self, encoder: Encoder) -> list[str]:
         return [f"pretext.corruption: {problem}" for problem in self.corruption.check(encoder.image_size)]
 

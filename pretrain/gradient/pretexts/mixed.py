@@ -41,6 +41,10 @@ class Mixed(Restore):
     def needs_color(self) -> bool:
         return all(isinstance(member, Gray) for member in self.members)
 
+    @property
+    def noise(self) -> float:
+        return max(member.noise for member in self.members)
+
     def check(self, encoder: Encoder) -> list[str]:
         return [
             f"pretext.members.{place}: {problem}"

@@ -148,7 +148,7 @@ def test_a_run_of_another_stage_is_neither_overwritten_nor_resumed(tmp_path: Pat
     with pytest.raises(UserError) as caught:
         check_run_folder(config(out, **{asked: True}))
     assert str(caught.value) == (
-        f"out: {out} holds a run of {writer}, and {asked}=true of retouch paint is for its own runs only; "
+        f"out: {out} holds a run of {writer}, and {asked}=true of retouch paint applies to its own runs only; "
         "choose another out"
     )
     assert contents(out) == before

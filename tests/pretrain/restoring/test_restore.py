@@ -24,6 +24,7 @@ from pretrain.__main__ import RESTORING
 from pretrain.restoring import restore as stage
 from pretrain.restoring.config import RestoreConfig, StrangeConfig
 from pretrain.restoring.pictures import Pictures, open_pictures
+from pretrain.restoring.restorer import PictureRestorer
 from pretrain.restoring.results import RestoredPicture, RestoreResult
 from pretrain.restoring.sheets import Shown, sheet
 from retouch.cli import main
@@ -58,6 +59,20 @@ def test_pictures_are_restored_at_their_own_size_and_paths(run_of: RunOf, pictur
     assert RestoreResult.model_validate(written) == found.model_copy(update={"pictures": ()})
     with Image.open(tmp_path / "out" / "sheet.png") as drawn:
         assert drawn.height > 2 * 192
+
+
+def test_a_picture_of_which_the_network_makes_no_numbers_is_named(
+    run_of: RunOf, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PictureRestorer, "_tiles", lambda self, tiles: tiles.images * torch.nan)
+    first = f"{pictures}/a.png: the network gives NaN or infinite numbers; set precision=float32"
+    with pytest.raises(UserError) as refused:
+        restore(run_of("denoise"), pictures, tmp_path / "out")
+    assert str(refused.value).startswith(first)
+    assert not list((tmp_path / "out" / "pictures").rglob("*.png"))
+    with pytest.raises(UserError) as refused:
+        retouch.strange(str(run_of("denoise")), f"data={pictures}", f"out={tmp_path / 'other'}", *QUIET)
+    assert str(refused.value).startswith(first)
 
 
 def test_of_pictures_that_are_damaged_here_scores_are_known(run_of: RunOf, pictures: Path, tmp_path: Path) -> None:
