@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from common.config import Config, read_settings, validate
 from common.errors import UserError
-from common.files import run_stage
+from common.files import as_utf8, run_stage
 
 if TYPE_CHECKING:
     from common.runs.folder import StageConfig
@@ -221,4 +221,7 @@ def stage_config(schema: type[S], source: Settings | None = None, overrides: Seq
     """
     given = (understand_run if schema.takes_run else understand)(schema.stage, source, overrides)
     tree = read_settings(schema, given.source, given.overrides)
-    return validate(schema, {**given.defaults, **tree}, given.origin)
+    config = validate(schema, {**given.defaults, **tree}, given.origin)
+    if isinstance(given.source, Path):
+        vars(config)["recipe"] = " ".join(as_utf8(given.name).split())  # a name is one line
+    return config

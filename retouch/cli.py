@@ -232,8 +232,8 @@ def _report(given: argparse.Namespace) -> int:
     """Write what runs have shown as one HTML file, which needs no network and no script."""
 
     def work() -> None:
-        from retouch.report.card import model_card, write_card
-        from retouch.report.page import write_report
+        from retouch.reporting.card import model_card, write_card
+        from retouch.reporting.page import write_report
 
         if not given.markdown:
             say(f"{write_report(given.runs, given.out or 'report.html')}")
@@ -267,10 +267,10 @@ def _label(given: argparse.Namespace) -> int:
 
     def work() -> None:
         from common.config import load_config
-        from retouch.label.page import write_page
-        from retouch.label.settings import LabelConfig
+        from retouch.labeling.page import write_page
+        from retouch.labeling.settings import LabelConfig
 
-        say(f"{write_page(load_config(LabelConfig, {}, given.settings), given.out)}")
+        say(f"{write_page(load_config(LabelConfig, {}, given.settings), given.out).path}")
 
     return answer("retouch label", work, again="run it again")
 
