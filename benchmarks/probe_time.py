@@ -22,9 +22,9 @@ from record import record
 
 from common.recipes import stage_config
 from common.runs.logs import setup_console
-from finetune import opening
 from finetune import probe as stage
 from finetune.config import ProbeConfig
+from finetune.kinds import classes, features
 from finetune.pooling import Space
 from finetune.probes import Candidates, Fitted, Linear, Nearest, Probe, Rows
 
@@ -56,9 +56,9 @@ def watched() -> Clock:
     """A clock on the parts of the stage."""
     clock = Clock()
     clock.watch(stage, "probe", lambda *_: "total")
-    clock.watch(opening, "load_labeled", lambda *_: "images")
-    clock.watch(stage, "features_of", lambda *_: "features")
-    clock.watch(stage, "_damaged", lambda *_: "damage")
+    clock.watch(classes, "load_labeled", lambda *_: "images")
+    clock.watch(features, "features_of", lambda *_: "features")
+    clock.watch(classes, "extract", lambda *_, **__: "damage")
     clock.watch(stage, "measure_properties", lambda *_: "properties")
 
     def fitting(one: Probe, rows: Rows, space: Space, *_: Any, final: bool) -> str:

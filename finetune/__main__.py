@@ -1,4 +1,4 @@
-"""``python -m finetune STAGE ...``: the transfer stages, and what applies encoders and classifiers to new images."""
+"""``python -m finetune STAGE ...``: the transfer stages, and commands for new images."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from common.data.levels import Levels
-from common.encoders.base import Encoder
+from common.encoders.base import Encoder, refuse_other_ranges
 from common.encoders.provenance import Provenance
 from finetune.dense.cells import enlarge
 from finetune.pooling import Part, concatenate, pool
@@ -22,16 +22,16 @@ class Applied(nn.Module):
 
     Attributes:
         network: images to logits: the fine-tuned network, ``Probed``, or ``Masked``.
-        answers: ``class``: one class per image; ``labels``: any number of labels per image, of which each logit is one;
-            ``mask``: the class of each pixel.
+        answers: ``class``: one class per image; ``labels``: any number of labels per image, a logit each; ``mask``: the
+            class of each pixel.
         class_names: one per class or label, all different, in the order of the logits.
-        task: what it tells apart.
-        class_numbers: what stands for each class in a mask; empty of others.
-        temperature: logits divided by it are calibrated; 1 if no temperature was fitted, as of masks.
+        task: the column that names the classes or labels, or the masks.
+        class_numbers: the number of each class in a mask; empty without masks.
+        temperature: logits divided by it are calibrated; 1 if no temperature was fitted, as for masks.
         image_size: side in px of the images it learned from.
         levels: black and white of training images of more than 8 bits; ``None`` for 8 bits.
-        sha256: of everything that decides its answers, the encoder included; not of the temperature.
-        provenance: of its encoder.
+        sha256: of everything that decides its answers, including the encoder but not the temperature.
+        provenance: that of its encoder.
     """
 
     def __init__(
@@ -55,14 +55,19 @@ class Applied(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``[B 3 S S]``, RGB in [0, 1] -> logits float32 ``[B classes]``; of masks ``[B classes S S]``."""
+        """Images ``[B 3 S S]``, RGB in [0, 1] -> logits float32 ``[B classes]``; for masks ``[B classes S S]``.
+
+        Raises:
+            ValueError: not floating-point images ``[B 3 H W]``, or their values are far outside [0, 1].
+        """
+        refuse_other_ranges(images)
         logits: Tensor = self.network(images)
         return logits.float()
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Logits -> calibrated probabilities, of the same shape: of each class, or of each label by itself.
+        """Logits -> calibrated probabilities, of the same shape: for each class, or each label by itself.
 
-        Those of masks are not calibrated.
+        Probabilities of masks are not calibrated.
         """
         return likely(logits, self.answers, self.temperature)
 
@@ -75,7 +80,7 @@ class Applied(nn.Module):
 
 
 def likely(logits: Tensor, answers: Answers, temperature: float) -> Tensor:
-    """Logits ``[B classes ...]`` -> probabilities: of classes, which sum to one, or of each label."""
+    """Logits ``[B classes ...]`` -> probabilities: of the classes, summing to one, or of each label."""
     logits = logits / temperature
     return logits.sigmoid() if answers == "labels" else logits.softmax(1)
 
@@ -116,7 +121,7 @@ class Masked(nn.Module):
 
 
 def in_float32(layer: nn.Module, features: Tensor) -> Tensor:
-    """What a layer gives for float32 features, whatever the autocast around it."""
+    """The output of a layer for float32 features, even under autocast."""
     if not torch.is_autocast_enabled(features.device.type):
         return layer(features)  # type: ignore[no-any-return]
     with torch.autocast(features.device.type, enabled=False):

@@ -1,6 +1,6 @@
 """Calibrated confidence: logits divided by one temperature, fitted on held-out training images (Guo et al. 2017).
 
-The temperature changes no answer, only how sure it is. Of several labels per image, each logit is that of one label.
+The temperature changes only confidence, never an answer. With several labels per image, each label has its own logit.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ UNFITTED = 1.0  # where there are no held-out images: the probabilities stay as 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """The temperature T with the smallest log loss of ``softmax(logits / T)``, in [0.01, 100].
 
-    Of several labels per image, of ``sigmoid(logits / T)``, over all labels together. One more image, whose class or
-    labels are unknown, takes part (label smoothing by ``1 / (n + 1)``): otherwise a few images that are all right would
-    make every answer certain.
+    With several labels per image, the loss is that of ``sigmoid(logits / T)`` over all labels together. One more image
+    is added, whose class or labels are unknown (label smoothing by ``1 / (n + 1)``): otherwise a few images that are
+    all classified correctly would make every answer certain.
 
     Args:
-        logits: ``[n C]`` of images that the classifier was not fitted on.
+        logits: ``[n C]`` for images that the classifier was not fitted on.
         labels: int64 ``[n]``; or bool ``[n C]``, several labels per image.
 
     Returns:
-        1 without images.
+        1 if there are no images.
     """
     from scipy.optimize import minimize_scalar  # takes a second to import
 
@@ -54,12 +54,12 @@ def confidence(logits: Tensor, temperature: float) -> Tensor:
 
 
 def label_confidence(logits: Tensor, temperature: float) -> Tensor:
-    """Logits ``[n L]`` of labels -> the probability of the answer, yes or no, to each label, float32 ``[n L]``."""
+    """Logits ``[n L]`` of labels -> the probability of each answer, yes or no, float32 ``[n L]``."""
     return (logits.float().abs() / temperature).sigmoid()
 
 
 def calibrated(temperature: float, fitted_on: int, before: Tensor, after: Tensor, right: Tensor) -> Calibration:
-    """What a temperature has done for the confidence in test images.
+    """How a temperature changed the calibration error on test images.
 
     Args:
         fitted_on: number of held-out training images.

@@ -1,4 +1,4 @@
-"""The model cards that fine-tuning writes beside its network and its encoder, with what it has measured."""
+"""The model cards that fine-tuning writes next to its network and its encoder, with what it has measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BASELINES = {"from_scratch": "the same network from scratch", "linear_probe": "t
 
 
 def write_cards(config: FinetuneConfig, result: FinetuneResult) -> None:
-    """Write ``README.md`` beside the classifier and the encoder of the run, atomically."""
+    """Write ``README.md`` next to the classifier and the encoder of the run, atomically."""
     about = _about(config, result)
     for folder in (config.out / CLASSIFIER, config.out / ENCODER):
         write_text(folder / README, readme(read_encoder_card(folder), about))
@@ -30,7 +30,7 @@ def _about(config: FinetuneConfig, result: FinetuneResult) -> About:
     )
     limits = (
         *(f"{note}." for note in result.notes),
-        "What it knows of other images than those of its training and test has to be measured on them.",
+        "Accuracy on other images must be measured on them.",
     )
     return About(
         "fine-tuning",

@@ -21,7 +21,7 @@ from finetune.records import Checks, NullCheck
 
 NULL_IMAGES, NULL_TESTS = 500, 2000  # images at most; more would only narrow an interval that is narrow enough
 FREEDOM = 9  # numbers that the interval is estimated from, at least: (classes - 1)² per repetition
-ROUNDING = 1e-9  # of accuracies: a smaller error is none
+ROUNDING = 1e-9  # smaller errors of an accuracy are rounding
 
 
 # ---- labels at random
@@ -41,8 +41,8 @@ def check_null(
 
     Args:
         space: the features that the probe itself chose; its strength is chosen again.
-        train: labels of the training images, of which only the classes are used.
-        test_labels: int64 ``[n]``, of ``test``.
+        train: labels of the training images; only their classes are used.
+        test_labels: int64 ``[n]``, those of ``test``.
     """
     if len(train.values) < 2 * len(train.names):
         return None
@@ -65,22 +65,23 @@ def random_labels(
     """One repetition for each number: a draw of training images with labels at random, each class as often."""
     classes = len(train.names)
     images = min(max(NULL_IMAGES, 2 * classes), len(train.values)) // classes * classes
-    confusions = []
+    confusions, unconverged = [], 0
     for number in numbers:
         random = np.random.default_rng([seed, number])
         rows = torch.from_numpy(np.sort(random.permutation(len(train.values))[:images]))
         labels = train._replace(values=torch.from_numpy(random.permutation(images) % classes))
         drawn, task = candidates.of(rows), build_task(labels, search, seed)
-        answers = probe.refit(drawn, task, probe.choose(drawn, task)).predict(test)
-        confusions.append(confusion_matrix(answers, test_labels, classes))
-    return null_check(torch.stack(confusions), images)
+        fitted, failed = probe.choose_and_fit(drawn, task)
+        unconverged += failed
+        confusions.append(confusion_matrix(fitted.predict(test), test_labels, classes))
+    return null_check(torch.stack(confusions), images).model_copy(update={"unconverged": unconverged})
 
 
 def null_check(confusions: Tensor, images: int) -> NullCheck:
     """The accuracy of R classifiers that learned random labels, with its interval, from counts ``[R C C]``.
 
     Test images of a class look alike, so their answers are alike: a binomial interval would be far too narrow. But as
-    no label meant anything, the names of the answers may be exchanged, and each of the C! orders was as likely. The
+    the labels meant nothing, the names of the answers may be exchanged, and each of the C! orders was as likely. The
     variance of the accuracy over these orders (Hoeffding 1951) is ``|D|² / (C - 1)``, where D is the matrix of shares
     minus the means of its rows and columns. The accuracy minus 1/C is the trace of D, one direction of (C - 1)²; the
     others estimate the variance, for Student's interval.
@@ -97,10 +98,10 @@ def null_check(confusions: Tensor, images: int) -> NullCheck:
 
 
 def null_of_repetitions(found: Sequence[float], chance: Sequence[float], images: int) -> NullCheck:
-    """The same from R scores of classifiers that learned labels at random, each with what chance gives.
+    """The same from the scores of R classifiers that learned labels at random, each with its score by chance.
 
-    Where answers have no names that may be exchanged. Each repetition has labels of its own, so that Student's interval
-    of the mean excess holds, whatever test images have in common.
+    This is for answers whose names cannot be exchanged. Each repetition has labels of its own, so Student's interval of
+    the mean excess holds, whatever test images have in common.
     """
     excess = np.subtract(found, chance)
     error = float(excess.std(ddof=1)) / math.sqrt(len(excess))
@@ -125,28 +126,34 @@ def _tested(excess: float, error: float, freedom: int, chance: float, images: in
 
 
 def why_no_null(null: NullCheck | None, asked: bool) -> dict[str, str]:
-    """What a missing null check is missing for, as ``Checks.missing``."""
+    """Why there is no null check, as ``Checks.missing``."""
     if null is not None:
         return {}
     return {"null": "too few training images" if asked else "switched off (null_check)"}
 
 
 def tuned_checks(probed: Checks | None) -> Checks:
-    """Those of fine-tuning, from those of the linear probe if it ran."""
+    """The checks of fine-tuning, from those of its linear probe if it ran."""
     trained = {"frozen": "the network is trained"}
     if probed is None:
         return Checks(frozen=None, null=None, missing={**trained, "null": "no linear probe was run"})
     if probed.frozen is False:  # the probe's encoder should have been
         return probed
-    return probed.model_copy(update={"frozen": None, "missing": {**trained, **probed.missing}})
+    return probed.model_copy(update={"frozen": None, "sha256": {}, "missing": {**trained, **probed.missing}})
 
 
 # ---- frozen
 
 
 def state_digests(modules: Iterable[nn.Module]) -> list[str]:
-    """For each, the sha256 of all its tensors: parameters and buffers, those that are not saved included."""
+    """For each, the sha256 of all its tensors: parameters and buffers, including those that are not saved."""
     return [_digest(module) for module in modules]
+
+
+def before_and_after(names: Iterable[str], before: Sequence[str], after: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """By name, both digests, as ``Checks.sha256``; what has no tensors is left out."""
+    nothing = hashlib.sha256().hexdigest()
+    return {name: (then, now) for name, then, now in zip(names, before, after, strict=True) if then != nothing}
 
 
 def _digest(module: nn.Module) -> str:

@@ -1,7 +1,7 @@
-"""Classifiers to apply: a probe's linear classifiers, as its run keeps them, and fine-tuned networks.
+"""Classifiers to apply: the linear classifiers that a probe keeps, and fine-tuned networks.
 
 ``classifiers/TASK/`` of a probe's run holds ``classifier.json`` (the card) and ``model.safetensors`` (weight and bias);
-the encoder stays where it is, and is known by its sha256. ``open_classifier`` opens either kind.
+the encoder stays where it is, and is recognized by its sha256. ``open_classifier`` opens either kind.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ClassifierCard(Record):
 
     schema_version: Literal[1, 2] = 2
     task: str
-    answers: Answers = "class"  # as those of the first version
+    answers: Answers = "class"  # as in the first version
     class_names: tuple[str, ...]  # or those of the labels
     class_numbers: tuple[int, ...] = ()  # in masks
     kind: Kind
@@ -56,13 +56,23 @@ class ClassifierCard(Record):
     view: View
     levels: Levels | None  # black and white of training images of more than 8 bits
     encoder: str  # its folder then, absolute, or hf:USER/NAME
-    encoder_beside: str  # the folder from that of the run: both may have been moved together; empty on the Hub
+    encoder_beside: str  # relative to the folder of the run: both may move together; empty on the Hub
     encoder_sha256: str
-    sha256: str  # of all that decides its answers
+    sha256: str  # of everything that decides its answers
 
 
-ASIDE = {"temperature", "calibrated_on", "encoder", "encoder_beside", "sha256"}  # decide no answer
-LATER = {"answers", "class_numbers"}  # no part of the digest in the first version
+ASIDE = {"temperature", "calibrated_on", "encoder", "encoder_beside", "sha256"}  # do not decide answers
+LATER = {"answers", "class_numbers"}  # not in the digest of the first version
+
+
+class Saved(NamedTuple):
+    """What a kept classifier answers."""
+
+    task: str
+    answers: Answers
+    kind: Kind
+    names: tuple[str, ...]  # of the classes or labels
+    numbers: tuple[int, ...] = ()  # of the classes in masks
 
 
 class Kept(NamedTuple):
@@ -77,8 +87,8 @@ class Kept(NamedTuple):
 
 
 def write_classifiers(run: Path, found: Sequence[Kept]) -> list[str]:
-    """Write ``classifiers/`` in the folder of a run, atomically; returns the folder of each, from that of the run."""
-    # masks are known by the path of their folder
+    """Write ``classifiers/`` in the folder of a run, atomically; returns the folder of each, relative to the run."""
+    # the task of masks is the path of their folder
     names = folder_names([Path(card.task).name if card.answers == "mask" else card.task for card, *_ in found])
     with new_folder(run / CLASSIFIERS) as writing:
         for name, (card, weight, bias) in zip(names, found, strict=True):
@@ -90,7 +100,7 @@ def write_classifiers(run: Path, found: Sequence[Kept]) -> list[str]:
 
 
 def folder_names(tasks: Sequence[str]) -> list[str]:
-    """A folder for each task: its name as far as all file systems take it, numbered where two would be the same."""
+    """A folder for each task: its name as far as all file systems allow, numbered where two would be the same."""
     names: list[str] = []
     for task in tasks:
         name = re.sub(r"[^\w.-]+", "_", task)[:60].strip(".") or "task"
@@ -101,35 +111,22 @@ def folder_names(tasks: Sequence[str]) -> list[str]:
     return names
 
 
-def keep(
-    head: Head,
-    kind: Kind,
-    task: str,
-    answers: Answers,
-    names: tuple[str, ...],
-    images: Images,
-    encoder: Path,
-    encoder_card: EncoderCard,
-    run: Path,
-    numbers: tuple[int, ...] = (),
-) -> Kept:
+def keep(head: Head, saved: Saved, images: Images, encoder: Path, encoder_card: EncoderCard, run: Path) -> Kept:
     """A head with its card.
 
     Args:
-        names: of the classes or labels.
-        images: of training.
+        images: the training images.
         encoder: its folder, or its run.
         run: the folder of the run that keeps the head.
-        numbers: of the classes in masks.
     """
     remote = on_hub(encoder)
     here = encoder if remote else encoder.expanduser().absolute()
     card = ClassifierCard(
-        task=task,
-        answers=answers,
-        class_names=names,
-        class_numbers=numbers,
-        kind=kind,
+        task=saved.task,
+        answers=saved.answers,
+        class_names=saved.names,
+        class_numbers=saved.numbers,
+        kind=saved.kind,
         parts=head.space.parts,
         features=head.space.width,
         temperature=head.temperature,
@@ -146,7 +143,7 @@ def keep(
 
 
 def _beside(folder: Path, run: Path) -> str:
-    """A folder, from that of the run; empty where there is no such way, as between drives."""
+    """A folder relative to that of the run; empty where there is no such path, as between drives."""
     try:
         return os.path.relpath(folder, run)
     except ValueError:
@@ -172,7 +169,7 @@ def open_classifier(path: str | Path, task: str | None = None, encoder: str | Pa
         encoder: where the encoder of a probe is now, if it was moved.
 
     Raises:
-        UserError: there is no classifier, or none of this task; it is damaged; or its encoder is not there, or another.
+        UserError: there is no classifier, or none for this task; it is damaged; or its encoder is missing or differs.
     """
     folder = Path(path).expanduser()
     if (tuned := _tuned_folder(folder)) is not None:
@@ -218,7 +215,7 @@ def _open_tuned(folder: Path, task: str | None, encoder: str | Path | None) -> A
         raise UserError("encoder: a fine-tuned network has its encoder in its own folder; remove encoder")
     own = card.provenance.task or "label"
     if task not in (None, own):
-        raise UserError(f"task: {folder} tells {own} apart, not {task}; remove task")
+        raise UserError(f"task: {folder} classifies {own}, not {task}; remove task")
     network = load_classifier(folder)
     return Applied(
         network,
@@ -235,7 +232,7 @@ def _open_tuned(folder: Path, task: str | None, encoder: str | Path | None) -> A
 
 
 def _saved(folder: Path) -> list[Path]:
-    """The folders of a probe's classifiers: itself, those below it, or those of the run.
+    """The folders of a probe's classifiers: this one, those below it, or those of the run.
 
     Raises:
         UserError: there are none; says what the folder is, and what to do.
@@ -260,18 +257,18 @@ def _no_classifier(folder: Path) -> str:
         return f"{folder} holds runs with several seeds: give one of them, such as {one}"
     if stage == "probe" and (folder / "results.json").is_file():
         return (
-            f"{folder} keeps no classifier: an older Retouch kept none, or none of several labels and masks; run the "
-            "probe again"
+            f"{folder} has no classifier: older versions of Retouch saved none, or none for several labels and masks; "
+            "run the probe again"
         )
     if stage in ("probe", "finetune"):
         return f"{folder} is a run that has not finished: continue it with out={folder} resume=true"
     if stage is not None:
-        return f"{folder} is a run of {command(stage)}, which makes no classifier that is kept: {learn}"
+        return f"{folder} is a run of {command(stage)}, which does not save a classifier: {learn}"
     return f"{folder} holds no classifier: {learn}"
 
 
 def _choose(folder: Path, found: Sequence[Path], task: str | None) -> tuple[Path, ClassifierCard]:
-    """The one of this task, or the only one."""
+    """The classifier of this task, or the only one."""
     cards = {one: _read_card(one) for one in found}
     meant = [one for one in found if task is None or (one.name == task and cards[one].task == task)]
     meant = meant or [one for one in found if cards[one].task == task] or [one for one in found if one.name == task]
@@ -313,10 +310,10 @@ def _read(folder: Path, card: ClassifierCard) -> tuple[Tensor, Tensor]:
 
 
 def _encoder_of(folder: Path, card: ClassifierCard, given: str | Path | None) -> Path:
-    """Where the very encoder is that the classifier was fitted on.
+    """The folder of the same encoder that the classifier was fitted on.
 
     Raises:
-        UserError: it is not there, or there is another.
+        UserError: it is missing, or another encoder is there.
     """
     run = folder.absolute().parent.parent
     kept = [Path(card.encoder), *([run / card.encoder_beside] if card.encoder_beside else [])]
@@ -331,7 +328,7 @@ def _encoder_of(folder: Path, card: ClassifierCard, given: str | Path | None) ->
         if found == card.encoder_sha256:
             return place
         problem = (
-            f"{place} is another encoder (sha256 {found[:12]}) than the one that this classifier was fitted on "
-            f"({card.encoder_sha256[:12]})"
+            f"{place} is not the encoder that this classifier was fitted on: its sha256 is {found[:12]}, not "
+            f"{card.encoder_sha256[:12]}"
         )
-    raise UserError(f"{folder}: its encoder is needed: {problem}; name it with encoder=FOLDER, where it is now")
+    raise UserError(f"{folder} needs its encoder: {problem}; set encoder=FOLDER to where it is now")

@@ -51,10 +51,12 @@ class LabelEfficiencyConfig(Config):
     """Shares of the training images; by default 1, 2, 5, 10, 25 and 50%. All of them are always added."""
     per_class: tuple[Annotated[int, Field(gt=1, le=MANY)], ...] | None = Field(default=None, min_length=1)
     """Instead of shares: images per class. A class with fewer gives all."""
-    draws: int = Field(default=3, gt=0, le=1000)
-    """Draws of each size."""
+    draws: int = Field(default=5, gt=0, le=1000)
+    """Draws of each size; of a single one, intervals are over test images alone."""
     from_scratch: bool = False
     """Also train the encoder's network from scratch with three of these numbers of labels, which takes minutes each."""
+    scratch_draws: int = Field(default=3, gt=0, le=1000)
+    """How often it is trained with each number, on the first of the draws, and each time with another seed."""
     scratch_steps: int = Field(default=400, gt=0, le=MANY)
     """Steps of each such training."""
 
@@ -87,7 +89,7 @@ class ProbeConfig(Repeated):
     encoder: Path
     """A finished run, its encoder/ folder, or hf:USER/NAME; or runs made with `seeds`, each of which is probed."""
     precision: Precision = "auto"
-    """Of the encoder; auto is bfloat16 where the machine is fast at it, else float32."""
+    """Precision of the encoder; auto: bfloat16 where the machine is fast at it, else float32."""
     data: ProbeData = ProbeData()
     more_data: tuple[ProbeData, ...] = ()
     """Further data sets for the same encoder, each a mapping like data."""
@@ -95,7 +97,7 @@ class ProbeConfig(Repeated):
     knn: Nearest | None = Nearest()
     """k-NN; null skips it: with wide features it is the most expensive probe."""
     more_probes: tuple[AnyProbe, ...] = ()
-    """Further probes, each a mapping with its kind, after which it is named."""
+    """Further probes, each a mapping with a kind, which is its name in the results."""
     baselines: BaselineConfig = BaselineConfig()
     damage: tuple[AnyCorruption, ...] = (Gaussian(sigma=0.1), Gray(), Holes(ratio=0.25))
     """Robustness: corruptions of the test images, on which the chosen linear probe is tested without refitting."""
@@ -108,7 +110,7 @@ class ProbeConfig(Repeated):
     feature_cache: bool = True
     """Keep features on disk for the next probe of the same encoder and images."""
     cache_folder: Path | None = None
-    """For features; by default RETOUCH_CACHE or ~/.cache/retouch."""
+    """Folder of cached features; by default RETOUCH_CACHE or ~/.cache/retouch."""
 
     @field_validator("label_efficiency", mode="before")
     @classmethod
@@ -126,13 +128,18 @@ class ProbeConfig(Repeated):
     @model_validator(mode="after")
     def _classes_for_what_needs_them(self) -> Self:
         asked = [name for name in ("more_probes", "label_efficiency") if getattr(self, name)]
-        if asked and all(data.labels or data.masks for data in (self.data, *self.more_data)):
+        if asked and all(data.labels or data.masks for data in self.all_data):
             which = "data.labels" if self.data.labels else "data.masks"
             raise ValueError(
-                f"{', '.join(asked)}: of images with one label each; with {which} the linear probe alone is "
-                f"measured: remove them, or {which}"
+                f"{' and '.join(asked)} need one label per image; with {which} only the linear probe runs: remove "
+                f"{' and '.join(asked)}, or {which}"
             )
         return self
+
+    @property
+    def all_data(self) -> tuple[ProbeData, ...]:
+        """The data sets, the first one first."""
+        return (self.data, *self.more_data)
 
     @property
     def probes(self) -> dict[str, Probe]:
@@ -153,7 +160,7 @@ class EmbedData(Config):
     image_size: int | None = Field(default=None, ge=8, le=1024)
     """Side in px; by default the encoder's."""
     limit: int | None = Field(default=None, gt=0, le=MANY)
-    """Embed this many images only."""
+    """Embed only this many images."""
     workers: int = Field(default=0, ge=0, le=1024)
     """Decoding processes; 0 decodes in the process itself."""
     image: str | None = None
@@ -176,7 +183,7 @@ class EmbedConfig(StageConfig):
     encoder: Path
     """A finished run, its encoder/ folder, or hf:USER/NAME."""
     precision: Precision = "auto"
-    """Of the encoder; auto is bfloat16 where the machine is fast at it, else float32."""
+    """Precision of the encoder; auto: bfloat16 where the machine is fast at it, else float32."""
     data: EmbedData = EmbedData()
     layer: LayerChoice = -1
     """The map to embed: a number from the first (0) or the last (-1), all, or lastN."""
@@ -214,7 +221,7 @@ class CompareConfig(Config):
     """The same network and recipe from random initialization."""
 
 
-KEEPING: dict[str, object] = {"freeze": None, "head_start": "random"}  # they keep learned weights; here, they do not
+KEEPING: dict[str, object] = {"freeze": None, "head_start": "random"}  # settings that keep learned weights, and off
 
 
 class FinetuneConfig(StageConfig, GradientConfig):
@@ -248,11 +255,11 @@ class FinetuneConfig(StageConfig, GradientConfig):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Probability spread evenly over all classes in the target."""
     mixup: float = Field(default=0.0, ge=0, le=100)
-    """Blend pairs of images and of their labels, by shares from Beta(α, α); 0 is never, 0.2 is usual."""
+    """Blend pairs of images and of their labels, by shares from Beta(α, α); 0: never; 0.2 is usual."""
     cutmix: float = Field(default=0.0, ge=0, le=100)
-    """Paste a rectangle of another image, and its share of the label; 0 is never, 1 is usual."""
+    """Paste a rectangle of another image, and its share of the label; 0: never; 1 is usual."""
     class_weights: Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0, le=1e6)]] = "none"
-    """What an error counts by its class: balanced (each class the same in total), or {name: weight}; others are 1."""
+    """Weight of errors by class: balanced (each class counts the same in total), or {name: weight}; others have 1."""
     validation: float = Field(default=0.1, gt=0, lt=1)
     """Held-out share of the training set, on which the best step is chosen."""
     evaluate_every: int = Field(default=200, gt=0, le=MANY)

@@ -25,7 +25,7 @@ from common.data import (
 )
 from common.data.images import Cache, kept_rows
 from common.data.levels import Levels, LevelsSetting
-from common.data.split import classes_without, first
+from common.data.split import classes_without, first, with_counts
 from common.encoders.provenance import Provenance, warn_of_levels
 from common.errors import UserError, check_all
 from common.machine.cores import usable_cores
@@ -33,8 +33,6 @@ from finetune.leaks import Leaks, find_leaks, without_leaks
 from finetune.records import DataFacts
 
 log = logging.getLogger("retouch")
-
-SHOWN = 20  # classes named in the log
 
 
 class LabeledData(Config):
@@ -55,11 +53,11 @@ class LabeledData(Config):
     image_size: int | None = Field(default=None, ge=8, le=1024)
     """Side in px; by default the encoder's."""
     limit: int | None = Field(default=None, gt=1, le=MANY)
-    """Use this many training images only."""
+    """Use only this many training images."""
     test_limit: int | None = Field(default=None, gt=0, le=MANY)
-    """Use this many test images only."""
+    """Use only this many test images."""
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
-    """Held-out share if there is no test set."""
+    """Share held out as the test set, if there is none."""
     workers: int = Field(default_factory=usable_cores, ge=0, le=1024)
     """Decoding processes; by default one per core."""
     cache: Cache = "auto"
@@ -73,7 +71,7 @@ class LabeledData(Config):
     levels: LevelsSetting | None = None
     """Black and white of images of more than 8 bits, as [0, 4095]; by default, a sample of `train` decides."""
     leaks: Literal["keep", "drop"] = "keep"
-    """Training images that repeat test images, exactly or nearly: they are counted; drop leaves them out."""
+    """Training images that repeat test images, exactly or nearly, are counted; drop also leaves them out."""
 
     @field_validator("task")
     @classmethod
@@ -86,12 +84,12 @@ class LabeledData(Config):
         """The tasks asked for, or all that ``source`` has.
 
         Raises:
-            UserError: it does not have them, or no labels, or none that are obvious.
+            UserError: it lacks them, has no labels, or none that are obvious.
         """
         if self.task is None:
             return list(source.default_tasks())
         asked = self.task if isinstance(self.task, list) else [self.task]
-        return check_all(*(lambda task=task: source.resolve(task) for task in asked))
+        return [*check_all(*(lambda task=task: source.resolve(task) for task in asked))]
 
 
 class Sources(NamedTuple):
@@ -111,6 +109,31 @@ class Sources(NamedTuple):
         return {f"{key}.train": self.train.fingerprint, f"{key}.test": self.test.fingerprint}
 
 
+class Pair(NamedTuple):
+    """Training and test images, and which of them repeat."""
+
+    train: Images
+    test: Images
+    leaks: Leaks  # test images that are also training images, or nearly
+    left_out: int = 0  # training images, because of that
+
+    @property
+    def facts(self) -> DataFacts:
+        """What results say of the data."""
+        return DataFacts(
+            train=self.train.source.spec,
+            test=self.test.source.spec,
+            image_size=self.train.size,
+            duplicates=self.leaks.exact,
+            near_duplicates=self.leaks.training.facts,
+            in_pretraining=None if self.leaks.pretraining is None else self.leaks.pretraining.facts,
+            not_compared=self.leaks.not_compared,
+            left_out=self.left_out,
+            originals=self.train.originals,
+            test_originals=self.test.originals,
+        )
+
+
 class LabeledImages(NamedTuple):
     """Images, and the ``(train, test)`` labels of one or more tasks, both by the training set's classes.
 
@@ -120,8 +143,13 @@ class LabeledImages(NamedTuple):
     train: Images
     test: Images
     tasks: dict[str, tuple[Labels, Labels]]
-    leaks: Leaks  # test images that are also training images, or nearly
-    left_out: int = 0  # training images, because of that
+    leaks: Leaks
+    left_out: int = 0
+
+    @property
+    def pair(self) -> Pair:
+        """The images without their labels."""
+        return Pair(self.train, self.test, self.leaks, self.left_out)
 
     def only(self, train: Tensor | None = None, test: Tensor | None = None) -> LabeledImages:
         """Some rows of the training and of the test images, int64 in ascending order; ``None`` is all."""
@@ -181,7 +209,7 @@ def open_sources(data: LabeledData, seed: int, validation: float | None = None) 
 
 def open_source(data: LabeledData, spec: str, split: str) -> Source:
     """The images of ``spec``, with the columns and levels that the settings name."""
-    levels = data.levels if split == "train" else None  # a test set has those of its training set
+    levels = data.levels if split == "train" else None  # a test set uses those of its training set
     return build_source(spec, split=split, image=data.image, label=data.label, root=data.root, levels=levels)
 
 
@@ -207,15 +235,13 @@ def load_labeled(
         tasks[name] = labels, match_classes(labels, test.labels(name))
         counts = len(labels.names), f"{len(train):,}", f"{len(test):,}"
         log.info("task %s: %d classes, %s training and %s test images", name, *counts)
-        log.debug("task %s: %s", name, _classes(*tasks[name]))
+        log.info("%s", _classes(*tasks[name]))
         _warn_of_gaps(*tasks[name])
     return LabeledImages(train, test, tasks, leaks, left_out)
 
 
-def load_pair(
-    sources: Sources, data: LabeledData, size: int, seed: int, trained_on: Provenance | None
-) -> tuple[Images, Images, Leaks, int]:
-    """Training and test images, which of them repeat, and how many training images were left out for that."""
+def load_pair(sources: Sources, data: LabeledData, size: int, seed: int, trained_on: Provenance | None) -> Pair:
+    """Decode both sets at ``size`` pixels, and look for images that repeat."""
     log.info("images at %d px%s", size, "" if data.image_size else ", the encoder's size")
 
     def loaded(source: Source, limit: int | None, seed: int, levels: Levels | None = None) -> Images:
@@ -231,42 +257,25 @@ def load_pair(
     train, test = train.readable(), test.readable()
     whole = len(train)
     train = without_leaks(train, leaks) if data.leaks == "drop" else train
-    return train, test, leaks, whole - len(train)
+    return Pair(train, test, leaks, whole - len(train))
 
 
 def _classes(train: Labels, test: Labels) -> str:
-    """The classes, and how many images each has."""
+    """The classes, with the number of training and of test images, on one line."""
     counts = (part.values.bincount(minlength=len(part.names)).tolist() for part in (train, test))
-    each = [f"{name} ({a:,} + {b:,})" for name, a, b in zip(train.names, *counts, strict=True)]
-    more = f" and {len(each) - SHOWN} more" if len(each) > SHOWN else ""
-    return f"training + test images of each class: {', '.join(each[:SHOWN])}{more}"
+    return with_counts(f"task {train.task}: ", train.names, *counts)
 
 
 def _warn_of_gaps(train: Labels, test: Labels) -> None:
-    """Say which classes cannot be measured, and which test images cannot be classified rightly."""
+    """Warn of classes that cannot be measured, and of test images that cannot be classified correctly."""
     unlearned, untested = classes_without(train), classes_without(test)
     wrong = [name for name in unlearned if name not in untested]
     if untested:
-        log.warning("task %s: no test images of %s, so nothing is measured there", train.task, first(untested))
+        log.warning("task %s: no test image shows %s, so the accuracy there is unknown", train.task, first(untested))
     if wrong:
         log.warning(
             "task %s: test images of %s count as wrong, since no training image shows them", train.task, first(wrong)
         )
-
-
-def data_facts(sources: Sources, train: Images, test: Images, leaks: Leaks, left_out: int) -> DataFacts:
-    """What results say of the data."""
-    return DataFacts(
-        train=sources.train.spec,
-        test=sources.test.spec,
-        image_size=train.size,
-        duplicates=leaks.exact,
-        near_duplicates=leaks.training.facts,
-        in_pretraining=None if leaks.pretraining is None else leaks.pretraining.facts,
-        left_out=left_out,
-        originals=train.originals,
-        test_originals=test.originals,
-    )
 
 
 class Fold(NamedTuple):
@@ -280,12 +289,12 @@ def hold_out(labels: Labels, fraction: float, seed: int) -> Fold:
     """Hold out a share of the rows: seeded and stratified.
 
     Raises:
-        UserError: too few training images for a validation split, or of one class only.
+        UserError: too few training images for a validation split, or all of one class.
     """
     found = torch.unique(labels.values).tolist()
     if len(found) == 1:
         raise UserError(
-            f"task {labels.task!r}: all {len(labels.values)} training images are of one class "
+            f"task {labels.task!r}: all {len(labels.values)} training images have the same class "
             f"({labels.names[found[0]]}); at least two are needed: add images"
         )
     fold = Fold(*stratified_split(labels.values, fraction, seed))
@@ -298,7 +307,7 @@ def hold_out(labels: Labels, fraction: float, seed: int) -> Fold:
 
 
 def cross_validation(labels: Labels, folds: int, seed: int) -> tuple[Fold, ...]:
-    """Splits of which each holds out another part, so that every row is held out once: seeded and stratified.
+    """Splits that each hold out another part, so that every row is held out once: seeded and stratified.
 
     There are fewer than ``folds``, at least two, where the largest class has fewer rows.
 

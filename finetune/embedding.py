@@ -30,7 +30,7 @@ from finetune.probes import Standardizer
 
 EMBEDDING = "embedding.safetensors"
 MOST_ROWS = 2000  # test images that are kept: 64 numbers of two bytes each, 250 KiB
-WIDTH = 64  # numbers of an image
+WIDTH = 64  # numbers per image
 
 
 class Embedding(NamedTuple):

@@ -224,7 +224,7 @@ def layer_shapes(encoder: Encoder, size: int) -> list[Shape]:
             f"data.image_size={size}: {encoder.name} does not support this size: {reason}; remove data.image_size"
         ) from None
     log.warning(
-        "data.image_size=%d, but %s was built for images of %d px; it sees things at another scale than it knows",
+        "data.image_size=%d, but %s was built for images of %d px; it sees objects at a scale it was not trained on",
         *(size, encoder.name, encoder.image_size),
     )
     return [(tensor.shape[1], tensor.shape[2], tensor.shape[3]) for tensor in maps]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
-from common.data import Loader
+from common.data import Labels, Loader
 from common.encoders import Classifier, build_encoder
 from common.encoders.base import Encoder
-from common.encoders.card import resized
+from common.encoders.card import EncoderCard, resized
 from common.encoders.export import export_classifier, export_encoder
 from common.encoders.load import load_encoder, random_twin, read_encoder_card
 from common.encoders.provenance import Provenance
@@ -22,19 +23,19 @@ from common.errors import UserError, check_all
 from common.machine.distributed import World, world
 from common.runs.folder import Run, check_run_folder, numbered, open_run, say_how_to_continue, with_group
 from common.runs.logs import early_log
-from common.runs.made import ENCODER, Made, made
+from common.runs.made import ENCODER_INPUT, Made, made
 from common.runs.tracking import Tracker
 from finetune.baselines import share_statistics
-from finetune.beside import probe_settings, scratch_settings, with_baselines
 from finetune.calibration import calibrated
 from finetune.card import write_cards
 from finetune.checks import tuned_checks
+from finetune.classifier import CLASSIFIER
+from finetune.comparisons import Tested, TestedProbe, probe_settings, scratch_settings, with_baselines
 from finetune.config import FinetuneConfig
 from finetune.data import (
     LabeledImages,
     Sources,
     check_enough,
-    data_facts,
     hold_out,
     load_labeled,
     open_sources,
@@ -46,7 +47,7 @@ from finetune.lines import Line, finetune_lines
 from finetune.metrics import accuracy, score
 from finetune.predictions import Predictions, read_predictions, write_predictions
 from finetune.probe import probe
-from finetune.results import FinetuneResult, ProbeResult, StepChoice, Tuned, write_results
+from finetune.results import FinetuneResult, StepChoice, Tuned, write_results
 from finetune.summary import finetune_notes, log_finetuned, print_finetuned
 from finetune.supervised import FineTuner, Split, Supervised, check_mixing, class_weights, predict, temperature_of
 from finetune.tracked import errors_sheet, send
@@ -58,12 +59,7 @@ class Ran(NamedTuple):
     """How one training run ended."""
 
     finished: bool  # not stopped by a signal
-    result: FinetuneResult | None = None  # the test result; in the first process only
-    predictions: Predictions | None = None  # of the test images, likewise
-
-    @property
-    def tested(self) -> tuple[FinetuneResult, Predictions] | None:
-        return None if self.result is None or self.predictions is None else (self.result, self.predictions)
+    tested: Tested | None = None  # in the first process only
 
 
 def finetune(
@@ -77,9 +73,9 @@ def finetune(
     untrained twin.
 
     Args:
-        images: those of one task, already decoded, in place of those that ``config.data`` names. They are for a network
-            from scratch, which is compared with nothing else.
-        feature_cache: the linear probe may take its features from those on disk.
+        images: images of one task, already decoded, used in place of ``config.data``. They are for a network from
+            scratch, which is compared with nothing else.
+        feature_cache: whether the linear probe may read its features from disk.
 
     Returns:
         The content of ``results.json``; None if a signal stopped training, and in all processes but the first.
@@ -97,8 +93,8 @@ def finetune(
 
         # baselines, each a separate run in the same group
         config = _with_group(config)
-        scratch: tuple[FinetuneResult, Predictions] | None = None
-        linear_probe: tuple[ProbeResult, Predictions] | None = None
+        scratch: Tested | None = None
+        linear_probe: TestedProbe | None = None
         if config.encoder.path is not None and not config.encoder.from_scratch:
             if config.compare.from_scratch:
                 other = _run(scratch_settings(config), here)
@@ -109,56 +105,97 @@ def finetune(
             if config.compare.linear_probe and here.size == 1:
                 probing = probe_settings(config, feature_cache)
                 [found] = probe(probing, show=False).results
-                linear_probe = found, read_predictions(probing.out)[0]
+                linear_probe = TestedProbe(found, read_predictions(probing.out)[0])
             elif config.compare.linear_probe and here.is_main:
                 log.info("compare.linear_probe: skipped, a probe runs in one process; run retouch probe instead")
         if ran.tested is None:
             return None
-        result, predictions = with_baselines(*ran.tested, scratch, linear_probe)
-        write_predictions(config.out, [predictions])
-        write_cards(config, result)
-        write_results(config.out, result)
-        if result.from_scratch is not None or result.linear_probe is not None:
-            _log_baselines(config, result)
-        print_finetuned(config, result)
-        return result
+        tested = with_baselines(ran.tested, scratch, linear_probe)
+        _write(config, tested)
+        if scratch is not None or linear_probe is not None:
+            _log_baselines(config, tested.result)
+        print_finetuned(config, tested.result)
+        return tested.result
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a run reads, opened and checked."""
+
+    config: FinetuneConfig
+    encoder: Encoder  # that is trained
+    card: EncoderCard | None  # of the exported encoder whose weights it starts from
+    images: LabeledImages  # of one task
+    made: Made
+
+    @property
+    def task(self) -> str:
+        [task] = self.images.tasks
+        return task
+
+    @property
+    def train_labels(self) -> Labels:
+        return self.images.tasks[self.task][0]
+
+    @property
+    def test(self) -> Split:
+        """All test images."""
+        labels = self.images.tasks[self.task][1]
+        return Split(self.images.test, torch.arange(len(self.images.test)), labels.values)
 
 
 def _run(config: FinetuneConfig, here: World, images: LabeledImages | None = None) -> Ran:
     """One training and its test, in ``config.out``."""
     with early_log() as early:
         # everything the user can get wrong is checked before anything is written
-        encoder, sources, *_ = check_all(
-            lambda: _start(config, here),
-            lambda: open_images(config, here) if images is None else Sources(images.train.source, images.test.source),
-            lambda: check_shares(config, here),
-            lambda: check_mixing(config, here),
-            lambda: check_run_folder(config),
-        )
-        start = config.encoder
-        card = None if start.path is None or start.from_scratch else read_encoder_card(start.path)
-        size = config.data.image_size or encoder.image_size
-        trained_on = None if card is None else card.provenance
-        images = images or load_labeled(sources, config.data, size, config.seed, trained_on)
-        check_enough(images, config.validation, config.seed)
-        [(train_labels, _)] = images.tasks.values()
-        class_weights(config.class_weights, train_labels)  # refuses names that are no classes
-        config = _with_group(config)
-        with open_run(config, here, early) as run:
-            if start.path is not None and card is not None:
-                run.tracker.use_encoder(start.path, card.sha256, card.provenance.artifact)
-            read = sources.inputs() | ({} if card is None else {ENCODER: card.sha256})
-            ran = _train_and_test(config, encoder, sources, images, run, made(read))
-            if ran.tested is not None:
-                result, predictions = ran.tested
-                write_predictions(config.out, [predictions])
-                write_leaks(config.out, [(images.train.source.spec, images.leaks)])
-                write_cards(config, result)
-                write_results(config.out, result)  # last: it marks the run as finished
-                log_finetuned(run, result)
-                if run.tracker.active:
-                    send(run.tracker, [errors_sheet(images.test, [predictions], "tuned")])
-            return ran
+        opened = _open(config, here, images)
+        with open_run(opened.config, here, early) as run:
+            if opened.card is not None and config.encoder.path is not None:
+                run.tracker.use_encoder(config.encoder.path, opened.card.sha256, opened.card.provenance.artifact)
+            fit = _train(opened, run)
+            if not fit.training.finished or not here.is_main:
+                return Ran(fit.training.finished)
+            temperature = temperature_of(fit.classifier, fit.validation, opened.config, here)
+            sha256 = _export(opened, fit, temperature, run.tracker)
+            result, predictions = tested = _test(opened, fit, temperature, sha256, here)
+            write_leaks(config.out, [(opened.images.train.source.spec, opened.images.leaks)])
+            _write(opened.config, tested)
+            log_finetuned(run, result)
+            if run.tracker.active:
+                send(run.tracker, [errors_sheet(opened.images.test, [predictions], "tuned")])
+            return Ran(True, tested)
+
+
+def _write(config: FinetuneConfig, tested: Tested) -> None:
+    """Write predictions, cards and results: before the baselines run, and again with them."""
+    write_predictions(config.out, [tested.predictions])
+    write_cards(config, tested.result)
+    write_results(config.out, tested.result)  # last: it marks the run as finished
+
+
+def _open(config: FinetuneConfig, here: World, images: LabeledImages | None) -> Opened:
+    """Open and check all that a run reads, and its folder.
+
+    Raises:
+        UserError: with every problem.
+    """
+    encoder, sources, *_ = check_all(
+        lambda: _start(config, here),
+        lambda: open_images(config, here) if images is None else Sources(images.train.source, images.test.source),
+        lambda: check_shares(config, here),
+        lambda: check_mixing(config, here),
+        lambda: check_run_folder(config),
+    )
+    start = config.encoder
+    card = None if start.path is None or start.from_scratch else read_encoder_card(start.path)
+    size = config.data.image_size or encoder.image_size
+    trained_on = None if card is None else card.provenance
+    images = images or load_labeled(sources, config.data, size, config.seed, trained_on)
+    check_enough(images, config.validation, config.seed)
+    inputs = sources.inputs() | ({} if card is None else {ENCODER_INPUT: card.sha256})
+    opened = Opened(_with_group(config), encoder, card, images, made(inputs))
+    class_weights(config.class_weights, opened.train_labels)  # refuses names that are not classes
+    return opened
 
 
 def _with_group(config: FinetuneConfig) -> FinetuneConfig:
@@ -174,7 +211,7 @@ def _start(config: FinetuneConfig, here: World) -> Encoder:
             weights of it learn.
     """
     start = config.encoder
-    read_start(start)  # refuses another encoder than that of an earlier part of this run
+    read_start(start)  # refuses an encoder that differs from the one this run began with
     if start.path is None:
         seed_step(config.seed, 0)
         with here.main_first():  # weights may be downloaded
@@ -204,7 +241,7 @@ def open_images(config: FinetuneConfig, here: World) -> Sources:
         sources = open_sources(config.data, config.seed, config.validation)
     if len(tasks := config.data.tasks(sources.train)) > 1:
         raise UserError(
-            f"{sources.train.spec} has the tasks {', '.join(tasks)}, and fine-tuning trains on one: set data.task to it"
+            f"{sources.train.spec} has the tasks {', '.join(tasks)}, but fine-tuning trains on one: set data.task"
         )
     return sources
 
@@ -216,25 +253,21 @@ class _Fit(NamedTuple):
     training: Trained
     n_train: int
     validation: Split  # held out of it
+    start_converged: bool  # whether the probe at which its classifier started did
+
+    def choice(self, how: str) -> StepChoice:
+        """The step whose weights were kept."""
+        best, step = self.training.best, self.training.best_step
+        assert best is not None
+        assert step is not None
+        return StepChoice(val_accuracy=best, how=how, step=step, of_steps=self.training.steps)
 
 
-def _train_and_test(
-    config: FinetuneConfig, encoder: Encoder, sources: Sources, images: LabeledImages, run: Run, made_with: Made
-) -> Ran:
-    fit = _train(config, encoder, images, run)
-    if not fit.training.finished or not run.world.is_main:
-        return Ran(fit.training.finished)
-    temperature = temperature_of(fit.classifier, fit.validation, config, run.world)
-    sha256 = _export(config, fit, temperature, encoder, sources, images, run)
-    return _test(config, fit, temperature, sha256, sources, images, run.world, made_with)
-
-
-def _train(config: FinetuneConfig, encoder: Encoder, images: LabeledImages, run: Run) -> _Fit:
+def _train(opened: Opened, run: Run) -> _Fit:
     """Train encoder and head on a part of the training images, and choose the step on the rest."""
-    here = run.world
+    here, config, images, train_labels = run.world, opened.config, opened.images, opened.train_labels
 
     # data
-    [(task, (train_labels, _))] = images.tasks.items()
     fit, held = hold_out(train_labels, config.validation, config.seed)
     validation = Split(images.train, held, train_labels.values[held])
     shown, fitted = images.train.only(fit), train_labels._replace(values=train_labels.values[fit])
@@ -251,117 +284,85 @@ def _train(config: FinetuneConfig, encoder: Encoder, images: LabeledImages, run:
     # model
     start = config.encoder
     if start.from_scratch and start.path is not None:
-        share_statistics(encoder, start.path, shown, here.device)
+        share_statistics(opened.encoder, start.path, shown, here.device)
     seed_step(config.seed, 1)  # the new head starts with the same weights in every process
-    classifier = Classifier(encoder, train_labels.names)
+    classifier = Classifier(opened.encoder, train_labels.names)
     if config.frozen_groups:
         classifier.freeze_first(config.frozen_groups)
     weights = class_weights(config.class_weights, fitted)
     model = Supervised(classifier, config.label_smoothing, config.augment, config.mixup, config.cutmix, weights)
     counts = len(train_labels.names), len(fit), len(held)
-    log.info("%s: %d classes, %d training images, %d validation images", task, *counts)
+    log.info("%s: %d classes, %d training images, %d validation images", opened.task, *counts)
 
     def evaluate(step: int) -> dict[str, float]:
         found = predict(classifier, validation, config, here)
         return {"val/accuracy": float(accuracy(found.answers, found.labels))}
 
     # train, keeping the weights with the best validation accuracy
+    tuner = FineTuner(model, config, here, shown, fitted)
     training = learn(
-        FineTuner(model, config, here, shown, fitted),
+        tuner,
         loader,
         config,
         run,
-        title=f"finetune {task}",
+        title=f"finetune {opened.task}",
         periodic=[Periodic(config.evaluate_every, evaluate, select="val/accuracy")],
     )
-    return _Fit(classifier, training, len(fit), validation)
+    return _Fit(classifier, training, len(fit), validation, tuner.start_converged)
 
 
-def _export(
-    config: FinetuneConfig,
-    fit: _Fit,
-    temperature: float,
-    encoder: Encoder,
-    sources: Sources,
-    images: LabeledImages,
-    run: Run,
-) -> str:
+def _export(opened: Opened, fit: _Fit, temperature: float, tracker: Tracker) -> str:
     """Write classifier and encoder; returns the encoder's sha256."""
-    [task], start = images.tasks, config.encoder
+    config, card, train = opened.config, opened.card, opened.images.train
+    out, start = config.out, config.encoder
     provenance = Provenance(
         stage="finetune",
-        task=task,
-        source=sources.train.spec,
-        levels=images.train.levels,
+        task=opened.task,
+        source=train.source.spec,
+        levels=train.levels,
         steps=fit.training.best_step,
         seed=config.seed,
         started_from="scratch" if start.from_scratch else str(start.path or start.name),
         group=config.wandb.group,
     )
-    if start.path is not None and not start.from_scratch:
-        began = read_encoder_card(start.path)
-        provenance = provenance.starting(str(start.path), began.sha256, began.provenance)
-    export_classifier(fit.classifier, config.out / "classifier", provenance, temperature)
-    artifact = f"encoder-{config.out.name}"
-    sha256 = export_encoder(encoder, config.out / "encoder", provenance.model_copy(update={"artifact": artifact}))
+    if card is not None:
+        provenance = provenance.starting(str(start.path), card.sha256, card.provenance)
+    export_classifier(fit.classifier, out / CLASSIFIER, provenance, temperature)
+    artifact = f"encoder-{out.name}"
+    sha256 = export_encoder(opened.encoder, out / "encoder", provenance.model_copy(update={"artifact": artifact}))
     known = provenance.model_dump(mode="json")
-    run.tracker.artifact(f"classifier-{config.out.name}", config.out / "classifier", "classifier", known)
-    run.tracker.artifact(artifact, config.out / "encoder", "encoder", {"sha256": sha256, **known})
+    tracker.artifact(f"classifier-{out.name}", out / CLASSIFIER, "classifier", known)
+    tracker.artifact(artifact, out / "encoder", "encoder", {"sha256": sha256, **known})
     return sha256
 
 
-def _test(
-    config: FinetuneConfig,
-    fit: _Fit,
-    temperature: float,
-    sha256: str,
-    sources: Sources,
-    images: LabeledImages,
-    here: World,
-    made_with: Made,
-) -> Ran:
-    """Test the network once."""
-    [(task, (train_labels, test_labels))] = images.tasks.items()
-    test = Split(images.test, torch.arange(len(images.test)), test_labels.values)
-    found = predict(fit.classifier, test, config, here, temperature)
-    training, n_val, right = fit.training, len(fit.validation.rows), found.answers == found.labels
-    assert training.best_step is not None
-    assert training.best is not None
-    tuned = Tuned(
-        choice=StepChoice(
-            val_accuracy=training.best,
-            how=f"held-out {config.validation:.0%}",
-            step=training.best_step,
-            of_steps=training.steps,
-        ),
-        n_train=fit.n_train,
-        n_val=n_val,
-        test=score(found.answers, found.labels, len(train_labels.names)),
-        seconds=round(training.seconds, 1),
-    )
+def _test(opened: Opened, fit: _Fit, temperature: float, sha256: str, here: World) -> Tested:
+    """Test the network once; ``sha256`` is that of its encoder."""
+    config, task, names = opened.config, opened.task, opened.train_labels.names
+    found = predict(fit.classifier, opened.test, config, here, temperature)
+    n_val, right = len(fit.validation.rows), found.answers == found.labels
     result = FinetuneResult(
         task=task,
-        classes=train_labels.names,
-        data=data_facts(sources, images.train, images.test, images.leaks, images.left_out),
+        classes=names,
+        data=opened.images.pair.facts,
         protocol=_protocol(config),
         start="scratch" if config.encoder.from_scratch else str(config.encoder.path or config.encoder.name),
         encoder_sha256=sha256,
-        tuned=tuned,
+        tuned=Tuned(
+            choice=fit.choice(f"held-out {config.validation:.0%}"),
+            n_train=fit.n_train,
+            n_val=n_val,
+            test=score(found.answers, found.labels, len(names)),
+            seconds=round(fit.training.seconds, 1),
+        ),
+        start_converged=fit.start_converged,
         calibration=calibrated(temperature, n_val, found.confidence, found.calibrated, right),
-        made=made_with,
+        made=opened.made,
         checks=tuned_checks(None),
     )
     result = result.model_copy(update={"notes": finetune_notes(result)})
-    predictions = Predictions.of(
-        images.test,
-        found.index,
-        task,
-        train_labels.names,
-        found.labels,
-        {"tuned": found.answers},
-        {"tuned": found.confidence},
-    )
-    return Ran(True, result, predictions)
+    answers, sure = {"tuned": found.answers}, {"tuned": found.confidence}
+    return Tested(result, Predictions.of(opened.images.test, found.index, task, names, found.labels, answers, sure))
 
 
 def _protocol(config: FinetuneConfig) -> str:
@@ -375,7 +376,7 @@ def _protocol(config: FinetuneConfig) -> str:
 
 
 def _log_baselines(config: FinetuneConfig, result: FinetuneResult) -> None:
-    """Add to the W&B run what is known only now, after the baselines: it goes on, as one that is resumed does."""
+    """Add to the W&B run what is known only after the baselines: it continues, as a resumed run does."""
     settings = config.model_dump(mode="json")
     tracker = Tracker(config.wandb, config.out, job_type=config.stage, settings=settings)
     tracker.table("compared", Line._fields, finetune_lines(result))

@@ -1,21 +1,21 @@
-"""The chosen linear classifier of a probe as one map of features, with its temperature: what a run keeps of it.
+"""The chosen linear classifier of a probe as one linear map of the features, with its temperature: what a run keeps.
 
-Of several labels per image, each logit is that of one label.
+With several labels per image, each label has a logit of its own.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from common.data import Labels
-from finetune.calibration import UNFITTED, calibrated, confidence, fit_temperature, label_confidence
+from finetune.calibration import UNFITTED, calibrated, fit_temperature
 from finetune.features import Features
 from finetune.pooling import Space
-from finetune.probes import Answers, Candidates, Chosen, Fitted, Linear, Task
+from finetune.probes import Candidates, Chosen, Fitted, Linear, Task
 from finetune.probes.linear import LinearClassifiers
 from finetune.records import Calibration
 from finetune.solvers.gram import blocks
@@ -38,58 +38,33 @@ class Head:
         return _logits(features.matrix(self.space), self.weight, self.bias)
 
 
+class Answered(NamedTuple):
+    """The test images, with what the classifier predicted for them."""
+
+    features: Features
+    truth: Tensor  # int64 [n]; several labels per image: bool [n L]
+    answers: Tensor  # likewise
+
+
 def make_head(
-    probe: Linear,
-    candidates: Candidates,
-    task: Task,
-    chosen: Chosen,
-    fitted: Fitted,
-    test: Features,
-    test_labels: Labels,
-    answers: Answers,
+    probe: Linear, candidates: Candidates, task: Task, chosen: Chosen, fitted: Fitted, tested: Answered
 ) -> Head:
     """The classifier that was tested, and the temperature of what the same choice gives for held-out images.
 
-    What ridge regression gives is no log-probability: its head is divided by the temperature, and needs none.
+    All labels of an image share one temperature. The outputs of ridge regression are not log-probabilities: its head
+    is divided by the temperature, and needs none.
 
     Args:
-        test, test_labels, answers: the test images, which only measure what the temperature does.
+        tested: only measures what the temperature does.
     """
     weight, bias = folded(fitted)
-    logits = _logits(test.matrix(chosen.space), weight, bias)
-    _check_same(logits.argmax(1), answers.classes)
-    right = logits.argmax(1) == test_labels.values[test.index]
+    logits = _logits(tested.features.matrix(chosen.space), weight, bias)
+    decided = task.decide(logits)
+    _check_same(decided, tested.answers)
     outputs, labels = probe.held_out(candidates, task, chosen)
     temperature = fit_temperature(outputs, labels)
-    before, after = (confidence(logits, divisor) for divisor in (UNFITTED, temperature))
-    found = calibrated(temperature, len(labels), before, after, right)
-    return _head(probe, chosen, weight, bias, found)
-
-
-def make_label_head(
-    probe: Linear,
-    candidates: Candidates,
-    task: Task,
-    chosen: Chosen,
-    fitted: Fitted,
-    test: Features,
-    truth: Tensor,
-    scores: Tensor,
-) -> Head:
-    """The same of several labels per image; the temperature is one for all labels.
-
-    Args:
-        test, truth, scores: the test images, which of the labels they have, bool ``[n L]``, and what the tested
-            classifiers gave for them.
-    """
-    weight, bias = folded(fitted)
-    logits = _logits(test.matrix(chosen.space), weight, bias)
-    _check_same(logits > 0, scores > 0)
-    right = ((logits > 0) == truth).flatten()
-    outputs, labels = probe.held_out(candidates, task, chosen)
-    temperature = fit_temperature(outputs, labels)
-    before, after = (label_confidence(logits, divisor).flatten() for divisor in (UNFITTED, temperature))
-    found = calibrated(temperature, len(labels), before, after, right)
+    before, after = (task.confidence(logits, divisor).flatten() for divisor in (UNFITTED, temperature))
+    found = calibrated(temperature, len(labels), before, after, (decided == tested.truth).flatten())
     return _head(probe, chosen, weight, bias, found)
 
 
@@ -117,11 +92,11 @@ def _logits(matrix: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _check_same(mine: Tensor, tested: Tensor) -> None:
-    """Warn if rounding made the head another classifier than the one that was tested."""
+    """Warn if rounding made the head differ from the classifier that was tested."""
     differing = int((mine != tested).view(len(tested), -1).any(1).sum())
     if differing > max(1, len(tested) // 1000):
         log.warning(
-            "the saved classifier answers %d of %d test images in another way than the tested one: some features vary "
-            "too little beside their size for float32; choose other layers or poolings",
+            "predictions differ from the tested classifier on %d of %d test images: some features vary too little "
+            "relative to their magnitude; choose other layers or poolings",
             *(differing, len(tested)),
         )

@@ -91,8 +91,8 @@ def wilson_interval(right: int, total: int) -> tuple[float, float]:
 def compare(ours: Tensor, theirs: Tensor, labels: Tensor, seed: int = 0) -> Comparison:
     """How much more often ``ours`` is right than ``theirs``: predictions of the same images, int64 ``[n]``.
 
-    The p-value is McNemar's exact test (McNemar 1947): of the images that only one of the two gets right, each is as
-    likely to be the other's. The interval is the bootstrap's (Efron 1979): percentiles over seeded resamples of images.
+    The p-value is McNemar's exact test (McNemar 1947): each image that only one of the two gets right is as likely
+    to be the other's. The interval is the bootstrap's (Efron 1979): percentiles over seeded resamples of images.
 
     Raises:
         ValueError: there are no rows, or the three have different lengths.
@@ -130,11 +130,11 @@ def compare_seeds(ours: Tensor, theirs: Tensor, labels: Tensor) -> SeedCompariso
 
     Both other images and other seeds would have given another difference. Its variance is ``var(d) / n``, of the
     paired differences ``d`` of the images, each averaged over the seeds, plus ``var(a) / R + var(b) / S`` of the
-    accuracies of the seeds. Student's t with the degrees of freedom of Welch and Satterthwaite. What seeds do to single
-    images is in both parts, so the interval is rather too wide than too narrow.
+    accuracies of the seeds. Student's t with the degrees of freedom of Welch and Satterthwaite. The effect of seeds on
+    single images is in both parts, so the interval tends to be too wide rather than too narrow.
 
     Raises:
-        ValueError: there are fewer than two images or seeds, or the three are of different images.
+        ValueError: there are fewer than two images or seeds, or the three are for different images.
     """
     from scipy.stats import t  # takes a second to import
 
@@ -168,7 +168,7 @@ def per_class_accuracy(confusion: Tensor) -> list[float | None]:
 
 
 def balanced_accuracy(confusion: Tensor) -> float:
-    """Mean accuracy of the classes that have rows: of equally many rows of each, the accuracy to expect."""
+    """Mean accuracy of the classes that have rows: the accuracy to expect with equally many rows of each."""
     found = [share for share in per_class_accuracy(confusion) if share is not None]
     return sum(found) / len(found)
 

@@ -3,44 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from common.encoders.base import Encoder
 from common.encoders.card import EncoderCard
-from common.encoders.load import load_encoder, read_encoder_card
+from common.encoders.load import load_encoder
 from common.errors import UserError, check_all
 from common.machine.distributed import World
 from common.runs.folder import check_run_folder
 from finetune.config import ProbeConfig
-from finetune.data import LabeledImages, Sources, check_enough, load_labeled, open_sources
-from finetune.dense.data import MaskedImages, MaskedSources, load_masked, open_masked
-from finetune.dense.passes import build_parts
-from finetune.dense.probing import map_layers
-from finetune.multilabel.data import MultiLabelImages, ProbeData, load_multilabel, open_multilabel
-from finetune.multilabel.task import build_multilabel_task
-from finetune.subjects import Spaces, spaces_of
+from finetune.kinds import AnyKind, AnyReady, Ready, kind_of
+from finetune.kinds.base import Opened
+from finetune.subjects import Spaces
 
 
-class ReadyImages(NamedTuple):
-    """Labeled images, and the feature spaces to choose from."""
-
-    data: ProbeData
-    sources: Sources
-    spaces: Spaces
-
-
-class ReadyMasks(NamedTuple):
-    """Images with masks, and the layers to choose from."""
-
-    data: ProbeData
-    sources: MaskedSources
-    layers: tuple[int, ...]
-
-
-Ready = ReadyImages | ReadyMasks
-
-
-def prepare(config: ProbeConfig, here: World) -> tuple[Encoder, list[Ready]]:
+def prepare(config: ProbeConfig, here: World) -> tuple[Encoder, list[AnyReady]]:
     """Open what a run needs, and check its folder, before an image is decoded or anything is written.
 
     Raises:
@@ -54,30 +30,21 @@ def prepare(config: ProbeConfig, here: World) -> tuple[Encoder, list[Ready]]:
         lambda: open_images(config),
     )
     return encoder, [
-        ReadyMasks(data, opened, choice) if data.masks is not None else ReadyImages(data, opened, choice)
-        for data, opened, choice in zip((config.data, *config.more_data), sources, choices, strict=True)
+        Ready(kind_of(data), data, opened, spaces)
+        for data, opened, spaces in zip(config.all_data, sources, choices, strict=True)
     ]
 
 
-def open_images(config: ProbeConfig) -> list[Sources | MaskedSources]:
+def open_images(config: ProbeConfig) -> list[Opened]:
     """Open the images of each data set, and check their labels.
 
     Raises:
         UserError: with every problem.
     """
-    return check_all(*(lambda data=data: _open(config, data) for data in (config.data, *config.more_data)))
+    return [*check_all(*(lambda data=data: kind_of(data).open(config, data) for data in config.all_data))]
 
 
-def _open(config: ProbeConfig, data: ProbeData) -> Sources | MaskedSources:
-    if data.masks is not None:
-        size = data.image_size or read_encoder_card(config.encoder).image_size
-        return open_masked(data, size, config.seed)
-    if data.labels:
-        return open_multilabel(data, config.seed)
-    return open_sources(data, config.seed, config.probe.validation)
-
-
-def inputs(sources: Sequence[Sources | MaskedSources]) -> dict[str, str]:
+def inputs(sources: Sequence[Opened]) -> dict[str, str]:
     """The fingerprints of the images of each data set, by the setting that names them."""
     keys = ["data", *(f"more_data.{place}" for place in range(len(sources) - 1))]
     found: dict[str, str] = {}
@@ -86,28 +53,21 @@ def inputs(sources: Sequence[Sources | MaskedSources]) -> dict[str, str]:
     return found
 
 
-def drawn_by_seed(ready: Sequence[Ready]) -> bool:
+def drawn_by_seed(ready: Sequence[AnyReady]) -> bool:
     """Whether the seed decides which images are those of training or of the test."""
-    split = (one.sources.images.split if isinstance(one, ReadyMasks) else one.sources.split for one in ready)
-    return any(one.data.limit is not None for one in ready) or any(split)
+    return any(one.data.limit is not None or one.sources.split for one in ready)
 
 
-def open_encoder(config: ProbeConfig) -> tuple[Encoder, list[Spaces | tuple[int, ...]]]:
-    """The encoder, and the feature spaces to choose from for each data set; of one with masks, the layers.
+def open_encoder(config: ProbeConfig) -> tuple[Encoder, list[Spaces]]:
+    """The encoder, and the feature spaces to choose from for each data set.
 
     Raises:
         UserError: there is no such encoder, or it has no such layers or supports no images of a size.
     """
-
-    def choices(data: ProbeData) -> Spaces | tuple[int, ...]:
-        find = spaces_of if data.masks is None else map_layers
-        return find(config, data.image_size, encoder)
-
     encoder = load_encoder(config.encoder)
-    all_data = (config.data, *config.more_data)
     _, *found = check_all(
-        lambda: _check_damage(config, [data.image_size or encoder.image_size for data in all_data]),
-        *(lambda data=data: choices(data) for data in all_data),
+        lambda: _check_damage(config, [data.image_size or encoder.image_size for data in config.all_data]),
+        *(lambda data=data: kind_of(data).choices(config, data.image_size, encoder) for data in config.all_data),
     )
     return encoder, found
 
@@ -122,23 +82,10 @@ def _check_damage(config: ProbeConfig, sizes: Sequence[int]) -> None:
         raise UserError(*problems)
 
 
-def load(
-    config: ProbeConfig, ready: Ready, encoder: Encoder, card: EncoderCard
-) -> LabeledImages | MultiLabelImages | MaskedImages:
+def load(config: ProbeConfig, ready: AnyReady, encoder: Encoder, card: EncoderCard) -> AnyKind:
     """Decode the images of a data set.
 
     Raises:
         UserError: too few of them can be read.
     """
-    data, size = ready.data, ready.data.image_size or encoder.image_size
-    if isinstance(ready, ReadyMasks):
-        masked = load_masked(ready.sources, data, size, config.seed, card.provenance)
-        build_parts(masked.present, config.probe, config.seed)  # refuses too few images
-        return masked
-    if data.labels:
-        found = load_multilabel(ready.sources, data, size, config.seed, card.provenance)
-        build_multilabel_task(found.labels[0], config.probe, config.seed)  # refuses too few images
-        return found
-    images = load_labeled(ready.sources, data, size, config.seed, card.provenance)
-    check_enough(images, config.probe.validation, config.seed)
-    return images
+    return ready.kind.load(config, ready, ready.data.image_size or encoder.image_size, card.provenance)

@@ -74,7 +74,7 @@ def pooled_width(shape: Shape, pooling: str) -> int:
 
 
 def cells_within(layer: int, shape: Shape, most: int, max_width: int) -> Space:
-    """A map as it is, or averaged to as many cells per side as fit: at most ``most``, and ``max_width`` features."""
+    """A map as it is, or averaged to fewer cells: at most ``most`` per side, and ``max_width`` features."""
     whole = max(shape[1:])
     side = next(
         (cells for cells in range(min(most, whole), 1, -1) if pooled_width(shape, f"avg{cells}") <= max_width), 1
@@ -148,7 +148,7 @@ def concatenate(parts: Sequence[Tensor]) -> Tensor:
 
 
 def layer_choices(layers: Sequence[int | str], count: int) -> list[tuple[int, ...]]:
-    """The layers of an encoder with so many that each of these names, by number.
+    """The layers that each of these names, by number, in an encoder with ``count`` layers.
 
     Raises:
         UserError: a layer does not exist.

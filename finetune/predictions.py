@@ -44,7 +44,7 @@ class Predictions:
     paths: tuple[str, ...]  # where each image comes from
     labels: Tensor  # int64 [n]
     answers: Mapping[str, Tensor]  # int64 [n] each, by subject and probe: encoder.linear, pixels.knn, tuned, ...
-    # float32 [n] in [0, 1]: the probability of each answer, of the classifiers that have one (none: older files)
+    # float32 [n] in [0, 1]: the probability of each answer, for the classifiers that have one (none: older files)
     confidences: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -104,7 +104,7 @@ def _table(one: Predictions, number: int, schema: pa.Schema) -> pa.Table:
         **{name: _named(answers.tolist(), one.classes) for name, answers in one.answers.items()},
         **{f"{name}{CONFIDENCE}": pa.array(share.tolist(), pa.float32()) for name, share in one.confidences.items()},
     }
-    # of a classifier that only another result has, nothing
+    # null for a classifier that only another result has
     filled = [columns[column.name] if column.name in columns else pa.nulls(n, column.type) for column in schema]
     return pa.table(filled, schema=schema)
 

@@ -7,8 +7,8 @@ ProbeReport     results, multilabel, dense, notes
 ProbeResult     one task of one data set: data, encoder, protocol, subjects, properties of the code
 SubjectResult   one subject: the encoder, its untrained twin, or raw pixels
 Probed          one probe of a subject: the choice made on validation, the test score, comparisons with the baselines
-LabelResult     one data set with several labels per image (several.py)
-DenseResult     one data set with masks (several.py)
+LabelResult     one data set with several labels per image (structured_results.py)
+DenseResult     one data set with masks (structured_results.py)
 FinetuneResult  the fine-tuned network and its baselines
 
 What is chosen, data and encoders are in records.py.
@@ -26,8 +26,8 @@ from common.files import write_json
 from common.runs.made import Made
 from common.runs.results import RESULTS, SCHEMA_VERSION, Record, load_results
 from finetune.records import Calibration, Checks, Choice, CodeProperties, DataFacts, EncoderFacts, ProbeChoice
-from finetune.several import DenseResult, LabelResult
 from finetune.spreads import Seeds
+from finetune.structured_results import DenseResult, LabelResult
 from finetune.worth import LabelEfficiency
 
 
@@ -150,6 +150,7 @@ class FinetuneResult(Record):
     start: str  # the exported encoder or network it started from, or scratch
     encoder_sha256: str  # of the trained encoder
     tuned: Tuned
+    start_converged: bool = True  # whether the fit of the linear probe at which its classifier started did
     from_scratch: Tuned | None = None  # the same network and recipe from random initialization
     linear_probe: Probed | None = None  # of the frozen encoder, on the same images
     linear_probe_protocol: str | None = None  # how it was chosen and fitted

@@ -13,7 +13,7 @@ from common.errors import UserError, check_all
 from common.files import GROUP, run_stage
 from common.machine.distributed import World, world
 from common.runs.folder import check_run_folder, numbered, with_group
-from common.runs.made import ENCODER
+from common.runs.made import ENCODER_INPUT
 from common.runs.results import RESULTS
 from common.runs.seeds import check_group, finished_runs, has_finished, one_of, open_group, seed_of, with_each_seed
 from common.runs.spread import Spread
@@ -22,8 +22,8 @@ from finetune.config import ProbeConfig
 from finetune.lines import group_title, task_names
 from finetune.opening import drawn_by_seed, open_encoder, open_images, prepare
 from finetune.results import ProbeReport, read_results, write_results
-from finetune.several import Several
 from finetune.spreads import Over, Seeds, SubjectSpread
+from finetune.structured_results import Several
 from finetune.table import seeds_table
 
 log = logging.getLogger("retouch")
@@ -66,9 +66,9 @@ def probe(config: ProbeConfig) -> ProbeReport:
 
 
 def _check(config: ProbeConfig, here: World) -> None:
-    """Check everything that a user can get wrong, of all runs.
+    """Check everything that a user can get wrong, for all runs.
 
-    The images are those of the first, and are opened once, unless a seed draws other ones: to look at masks takes time.
+    The images of the first run are opened once for all, unless seeds draw other images: looking at masks takes time.
 
     Raises:
         UserError: with every problem.
@@ -86,7 +86,7 @@ def _check(config: ProbeConfig, here: World) -> None:
 
 
 def with_every_encoder(config: ProbeConfig) -> ProbeConfig:
-    """``config``; where its encoder is a group of pretraining runs, with as many seeds, or with the fewer asked for.
+    """``config``; if its encoder is a group of pretraining runs, with as many seeds, or with the fewer asked for.
 
     Fewer are the first ones: those that a group had before seeds were added to it.
 
@@ -122,7 +122,7 @@ def _before(config: ProbeConfig) -> ProbeReport | None:
     if not has_finished(config):
         return None
     found = read_results(config.out)
-    same = found.made is not None and found.made.inputs.get(ENCODER) == read_encoder_card(config.encoder).sha256
+    same = found.made is not None and found.made.inputs.get(ENCODER_INPUT) == read_encoder_card(config.encoder).sha256
     return found if same and isinstance(found, ProbeReport) else None
 
 
@@ -159,7 +159,7 @@ def _of_classes(reports: Sequence[ProbeReport]) -> Iterator[SubjectSpread]:
 
 
 def _of_several(runs: Sequence[Sequence[Several]]) -> Iterator[SubjectSpread]:
-    """Of the results of each run, which are of several labels, or of masks."""
+    """From the results of each run, of several labels or of masks."""
     first = runs[0]
     for place, (task, result) in enumerate(zip(task_names(first), first, strict=True)):
         for subject in result.subjects:

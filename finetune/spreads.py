@@ -27,7 +27,7 @@ class SubjectSpread(Record):
 
     @property
     def of(self) -> tuple[str, Measure]:
-        """What is measured: images of one label and masks may have a task of the same name."""
+        """What is measured: a task of classes and one of masks may have the same name."""
         return self.task, self.measure
 
 

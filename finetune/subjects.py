@@ -12,6 +12,8 @@ import torch
 from common.data import Images
 from common.encoders.base import Encoder
 from common.encoders.card import EncoderCard
+from common.encoders.load import read_encoder_card
+from common.engine.schedule import position_seed
 from common.errors import check_all
 from common.machine.cache import cache_folder
 from finetune.baselines import Pixels, untrained
@@ -21,6 +23,8 @@ from finetune.pooling import Part, Shape, Space, build_spaces
 from finetune.records import EncoderFacts
 
 log = logging.getLogger("retouch")
+
+ITSELF = "encoder"  # the key of the encoder in results; the other subjects are its baselines
 
 
 class Spaces(NamedTuple):
@@ -39,6 +43,11 @@ class Subject:
     identity: str | None  # identifies its features in the cache; None: not cached
     spaces: list[Space]  # these two as above
     own: dict[str, list[Space]]
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it is the encoder itself, and no baseline."""
+        return self.name == ITSELF
 
     @property
     def parts(self) -> list[Part]:
@@ -66,28 +75,34 @@ def _own(config: ProbeConfig, shapes: Sequence[Shape], searched: list[Space]) ->
     return {name: spaces for name, spaces in zip(config.probes, found, strict=True) if spaces is not searched}
 
 
-def baselines_of(config: ProbeConfig, itself: Subject, images: Images, how: Extraction) -> list[Subject]:
-    """The untrained twin and raw pixels, as configured."""
-    subjects = []
-    if config.baselines.random_init:
-        twin = untrained(config.encoder, config.seed, images, how.device)
-        data = f"{images.source.fingerprint} {images.size} {len(images)}"
-        identity = f"untrained {itself.identity} seed {config.seed} torch {torch.__version__} {data}"
-        subjects.append(Subject("random_init", twin, identity, itself.spaces, itself.own))
-    if config.baselines.pixels:
-        pixels = Pixels(images.size)
-        flat, _ = build_spaces(pixels.layer_shapes, [0], ["flatten"], max_width=1 << 30)
-        subjects.append(Subject("pixels", pixels, None, flat, _own(config, pixels.layer_shapes, flat)))
-    return subjects
+def twin_of(config: ProbeConfig, itself: Subject, images: Images, how: Extraction) -> Subject:
+    """The baseline of the untrained twin, with the statistics of the training ``images``.
+
+    It is drawn with the seed of the first training, if that is recorded: then it is the network before that training
+    (but for mask channels, which no export has), and another seed of the probe does not change it.
+    """
+    first = read_encoder_card(config.encoder).provenance.chain[0].seed
+    seed = config.seed if first is None else position_seed(first, 0)
+    twin = untrained(config.encoder, seed, images, how.device)
+    data = f"{images.source.fingerprint} {images.size} {len(images)}"
+    identity = f"untrained {itself.identity} seed {seed} torch {torch.__version__} {data}"
+    return Subject("random_init", twin, identity, itself.spaces, itself.own)
+
+
+def pixels_of(config: ProbeConfig, images: Images) -> Subject:
+    """The baseline of raw pixels: the whole image as one vector."""
+    pixels = Pixels(images.size)
+    flat, _ = build_spaces(pixels.layer_shapes, [0], ["flatten"], max_width=1 << 30)
+    return Subject("pixels", pixels, None, flat, _own(config, pixels.layer_shapes, flat))
 
 
 def features_of(
     config: ProbeConfig, subject: Subject, images: Images, split: str, limit: int | None, how: Extraction
 ) -> Features:
-    """A subject's features of one split, read from the cache where they are there.
+    """A subject's features of one split, read from the cache if they are there.
 
     Args:
-        limit: that the split was cut to; part of the key.
+        limit: the number that the split was cut to; part of the key.
     """
     if subject.identity is None or not config.feature_cache:
         return extract(subject.encoder, images, subject.parts, how)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from common.augment import AugmentConfig
 from common.data import Images, Labels, in_order
 from common.data.source import class_name
 from common.encoders import Classifier, layer_decay_groups
-from common.engine.gradient import GradientLearner, decayed_names
+from common.engine.gradient import GradientLearner, ParameterGroup, decayed_names
 from common.errors import UserError
 from common.machine.distributed import World
 from common.machine.precision import autocast, resolve_precision
@@ -36,7 +36,7 @@ class Supervised(nn.Module):
     Args:
         mixup: α of mixup (Zhang et al. 2018); 0 is never. With both, either is drawn for each batch, as often.
         cutmix: α of CutMix (Yun et al. 2019); 0 is never. Both draw from torch's global generators.
-        weights: of the classes, float32 ``[C]``; ``None`` are ones.
+        weights: of the classes, float32 ``[C]``; ``None``: all 1.
     """
 
     weights: Tensor | None
@@ -104,13 +104,13 @@ def _mix(mixup: float, cutmix: float, classes: int) -> Mix | None:
 
 
 def class_weights(setting: str | Mapping[str, float], labels: Labels) -> Tensor | None:
-    """The weight of each class, float32 ``[C]``, by the setting ``class_weights``; ``None`` if it is none.
+    """The weight of each class, float32 ``[C]``, by the setting ``class_weights``; ``None`` if it is "none".
 
     Balanced is ``n / (K n_c)`` of ``n`` labels in ``K`` classes, with ``n_c`` in this one, as scikit-learn's: the mean
     over the images is 1. A class without an image gets 1.
 
     Raises:
-        UserError: a name is no class.
+        UserError: a name is not a class.
     """
     if setting == "none":
         return None
@@ -133,26 +133,41 @@ class FineTuner(GradientLearner):
 
     Args:
         images, labels: those that it learns from, for a classifier that starts at their linear probe.
+
+    Attributes:
+        start_converged: whether the fit of that probe did.
     """
 
     def __init__(self, model: Supervised, config: FinetuneConfig, world: World, images: Images, labels: Labels) -> None:
         super().__init__(model, config, world, groups=decayed_groups(model, config))
         self.settings, self.classifier, self.images, self.labels = config, model.classifier, images, labels
+        self.start_converged = True
 
     def start(self) -> None:
         if self.settings.head_start == "random":
             return
-        start_at_probe(self.classifier, self.images, self.labels, self.settings, self.world.device)
+        self.start_converged = start_at_probe(
+            self.classifier, self.images, self.labels, self.settings, self.world.device
+        )
         if self.ema:
             self.ema.reset()
 
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        start = {"start": {"converged": torch.tensor(self.start_converged)}}
+        return super().tensors() | (start if self.settings.head_start == "probe" else {})
 
-def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[dict[str, Any]]:
+    def restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        super().restore(groups)
+        if "start" in groups:  # not in older checkpoints
+            self.start_converged = bool(groups["start"]["converged"])
+
+
+def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[ParameterGroup]:
     """AdamW groups with layer-wise learning-rate decay (Bao et al. 2022): ``layer_decay ** (deepest - depth)``."""
     named = {name: p for name, p in model.classifier.named_parameters() if p.requires_grad}
     depths = dict(layer_decay_groups(model.classifier))
     deepest, decayed = max(depths.values()), decayed_names(model.classifier)
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    groups: dict[tuple[int, bool], ParameterGroup] = {}
     for name, parameter in named.items():
         decays = name in decayed
         group = groups.setdefault(
@@ -198,7 +213,7 @@ def predict(
 
 
 def temperature_of(classifier: Classifier, held: Split, config: FinetuneConfig, here: World) -> float:
-    """The temperature that suits its answers to images which it was not trained on."""
+    """The temperature fitted on images that it was not trained on."""
     found = list(_logits(classifier, held, config, here))
     places = torch.cat([index for _, index in found])
     return fit_temperature(torch.cat([logits for logits, _ in found]), held.labels[places])

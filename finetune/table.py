@@ -11,8 +11,8 @@ from rich.table import Table
 from common.runs.spread import Spread
 from finetune.lines import SUBJECTS, Line, subject_name, task_names
 from finetune.results import ProbeResult, Score
-from finetune.several import Several
 from finetune.spreads import MEASURES, Seeds
+from finetune.structured_results import Several
 from finetune.worth import LabelEfficiency, LabelPoint, Worth
 
 TITLE = "Test accuracy, % [95% interval]"
@@ -49,7 +49,11 @@ def results_table(lines: Sequence[Line]) -> Table:
 def results_markdown(lines: Sequence[Line]) -> str:
     """The results table for a document."""
     header, blocks = _blocks(lines)
-    rows = [[first.task, method, *cells] for first, found in blocks for method, cells in found]
+    rows = [
+        [f"{first.task} (chance {_number(first.chance)})" if place == 0 else "", method, *cells]
+        for first, found in blocks
+        for place, (method, cells) in enumerate(found)
+    ]
     return markdown(["task", "method", *header], rows)
 
 
@@ -77,12 +81,11 @@ def _blocks(lines: Sequence[Line]) -> tuple[list[str], list[_Block]]:
         rows = []
         for (of, method), found in cells.items():
             if of == task:
-                some = next(iter(found.values()))
                 main = found.get("")
                 shown = ["" if main is None else _percent(main.test_accuracy, main.low, main.high)]
                 shown += ["" if main is None or main.over != name else _gain(main) for name in over]
                 shown += ["" if name not in found else _number(found[name].test_accuracy) for name in more]
-                rows.append((f"{method} ({some.note})" if some.note else method, shown))
+                rows.append((method, shown))
         blocks.append(_Block(next(line for line in lines if line.task == task), rows))
     return header, blocks
 
@@ -195,7 +198,7 @@ def seeds_table(seeds: Seeds, encoder: str) -> Table:
 def worth_lines(task: str, encoder: str, found: LabelEfficiency) -> list[str]:
     """For each baseline: ``shape: denoise with 500 labels equals the untrained network with about 2,100``.
 
-    It is said of the most labels whose worth is known, and if there are none, of the fewest.
+    The line is about the most labels whose worth is known, or if there are none, about the fewest.
     """
     lines = []
     for name, worth in found.worth.items():

@@ -1,4 +1,4 @@
-"""What W&B gets of results beside numbers: the tables and curves of the report, and images with what was answered.
+"""What W&B gets of results besides numbers: the tables and curves of the report, and images with their answers.
 
 Everything is a ``Sheet`` (a table), ``Curves`` or a ``Matrix``; ``send`` hands them to a run's tracker.
 """

@@ -1,7 +1,7 @@
-"""What the shell completes: recipes, and keys of settings with paths after them. Quick: nothing here imports torch.
+"""What the shell completes: recipes, keys of settings, and the paths after them. Quick: nothing here imports torch.
 
-The types of the settings do. Their keys are therefore remembered in the cache folder whenever a stage has read them, to
-run or to explain itself; before that, keys are not completed.
+The types of the settings do import it. Their keys are therefore stored in the cache folder whenever a stage has read
+them, to run or to show its help; before that, keys are not completed.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 
 from common.files import write_text
 from common.machine.cache import cache_folder
-from common.recipes import recipes
+from common.recipes import offered
 
 
 def complete_recipe(stage: str, prefix: str) -> list[str]:
     """Recipes of a stage and YAML files; or a setting, since a stage may have a standard recipe."""
-    names = [one.name for one in recipes(stage) if one.name.startswith(prefix)]
+    names = [one.name for one in offered(stage) if one.name.startswith(prefix)]
     return [*names, *complete_run(stage, prefix)]
 
 

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -58,9 +59,22 @@ class StageConfig(Config):
         """What the first line of the folder's ``config.yaml`` says of it: the stage that writes there."""
         return self.stage
 
+    @cached_property
+    def recipe(self) -> str:
+        """The recipe or settings file that these settings are from, as ``stage_config`` notes it; else empty.
+
+        It is not a setting: the same settings from another file are equal.
+        """
+        return ""
+
+    @property
+    def heading(self) -> str:
+        """That line: the command, and the recipe if it is known."""
+        return f"# retouch {self.mark} {self.recipe}".rstrip()
+
     @property
     def entries(self) -> tuple[str, ...]:
-        """What ``overwrite=true`` removes of the folder, in this order."""
+        """What ``overwrite=true`` removes from the folder, in this order."""
         return self.writes
 
 
@@ -82,12 +96,12 @@ def with_group(config: S, encoder_group: str | None = None) -> S:
 
 
 def run_name(folder: Path) -> str:
-    """A run's name outside of its folder: of one of several with different seeds, with that of their group."""
+    """A run's name outside its folder; a run of a group is named after its group too."""
     return f"{folder.parent.name}-{folder.name}" if is_group(folder.parent) else folder.name
 
 
 def say_how_to_continue(config: StageConfig) -> None:
-    """For a run that was stopped with a checkpoint. A group says it for its runs."""
+    """Log how to continue a run that was stopped with a checkpoint; a group does so for its runs."""
     if not is_group(config.out.parent):
         log.info("to continue, run the same command with out=%s resume=true", config.out)
 
@@ -99,7 +113,7 @@ def say_how_to_continue(config: StageConfig) -> None:
 def numbered(config: S, world: World) -> Iterator[S]:
     """``config`` with the next number for ``{n}`` in the name of its run folder, the same in all processes.
 
-    The folder is made at once, so that of two runs that start together each has its own. It is removed at the end if
+    The folder is made at once, so that two runs that start together have one each. It is removed at the end if
     nothing was written.
     """
     if NUMBER not in config.out.name or config.resume or config.overwrite:  # `check_run_folder` refuses the last two
@@ -222,7 +236,7 @@ def open_run(config: StageConfig, world: World, early: EarlyLog | None = None) -
         if not world.is_main:
             yield Run(config.out, world, Tracker.disabled(config.out), resumed)
             return
-        handler = add_log_file(config.out / "train.log", early)
+        log_file = add_log_file(config.out / "train.log", early)
         log.info("run folder: %s", config.out)
         log_versions()
         settings = config.model_dump(mode="json")
@@ -233,8 +247,7 @@ def open_run(config: StageConfig, world: World, early: EarlyLog | None = None) -
             exit_code = 0
         finally:
             tracker.finish(exit_code)
-            log.removeHandler(handler)
-            handler.close()
+            log_file.close()
 
 
 def claim(config: StageConfig, world: World, held: ExitStack) -> bool:
@@ -281,7 +294,7 @@ def _start_over(config: StageConfig) -> None:
 
 def write_settings(config: StageConfig) -> None:
     """Write ``config.yaml`` in the run folder: what a run that is resumed is compared with."""
-    write_text(config.out / "config.yaml", f"# retouch {config.mark}\n{dump_config(config)}")
+    write_text(config.out / "config.yaml", f"{config.heading}\n{dump_config(config)}")
 
 
 def _leftovers(config: StageConfig) -> list[Path]:
@@ -290,7 +303,7 @@ def _leftovers(config: StageConfig) -> list[Path]:
 
 
 def _inner_leftovers(config: StageConfig) -> list[Path]:
-    """The same inside of those entries that are folders."""
+    """The same for what is inside entries that are folders."""
     below = [(config.out / name).glob("**/.*" if name in config.trees else ".*") for name in config.entries]
     return [path for found in below for path in found if leftover(path)]
 
@@ -363,8 +376,8 @@ def _check_writer(config: StageConfig, saved: Path) -> None:
     if writer != command(config.mark):
         verb = "overwrite" if config.overwrite else "resume"
         raise UserError(
-            f"out: {config.out} holds a run of {writer}, and {verb}=true of {command(config.mark)} is for its own "
-            "runs only; choose another out"
+            f"out: {config.out} holds a run of {writer}, and {verb}=true of {command(config.mark)} applies "
+            "to its own runs only; choose another out"
         )
 
 

@@ -1,1 +1,1 @@
-"""The probe of masks, from their data to their result."""
+"""Masks: data, passes of the encoder, fits, scores, null check."""

@@ -43,7 +43,7 @@ def enlarge(scores: Tensor, side: int) -> Tensor:
 
 
 def overlaps(answers: Tensor, truth: Tensor, classes: int) -> Tensor:
-    """Per image and class, pixels that are of it, that are said to be, and both: int64 ``[B 3 C]`` (true, said, right).
+    """Per image and class, pixels that have it, are predicted to have it, and both: int64 ``[B 3 C]``.
 
     Args:
         answers: int64 ``[B S S]``.
@@ -58,7 +58,7 @@ def overlaps(answers: Tensor, truth: Tensor, classes: int) -> Tensor:
 
 
 def intersection_over_union(counts: Tensor) -> Tensor:
-    """Counts ``[... 3 C]`` -> IoU of each class, float64 ``[... C]``; NaN for one without true pixels."""
+    """Counts ``[... 3 C]`` -> IoU of each class, float64 ``[... C]``; NaN for a class without true pixels."""
     true, said, right = counts.double().unbind(-2)
     return torch.where(true > 0, right / (true + said - right).clamp_min(1), torch.nan)
 
@@ -69,6 +69,6 @@ def mean_iou(counts: Tensor) -> Tensor:
 
 
 def in_parts(images: int, numbers: int) -> Iterator[slice]:
-    """Parts of ``images`` of which each takes about ``ROOM``, at ``numbers`` per image."""
+    """Parts of ``images`` that take about ``ROOM`` each, at ``numbers`` per image."""
     step = max(1, ROOM // max(1, numbers))
     return (slice(start, start + step) for start in range(0, images, step))

@@ -12,10 +12,10 @@ from common.data import Images, Source, Subset
 from common.data.images import FILL_ROWS, kept_rows
 from common.data.masks import Masks, Seen, find_masks, look_at_masks
 from common.data.multilabel import iterative_parts
-from common.data.split import first
+from common.data.split import first, with_counts
 from common.encoders.provenance import Provenance
 from common.errors import UserError, check_all
-from finetune.data import SHOWN, Sources, load_pair, open_source, open_test
+from finetune.data import Pair, Sources, load_pair, open_source, open_test
 from finetune.dense.cells import cell_counts
 from finetune.leaks import Leaks
 from finetune.multilabel.data import ProbeData
@@ -24,7 +24,7 @@ log = logging.getLogger("retouch")
 
 
 class Classes(NamedTuple):
-    """The classes of masks: those numbers that training masks hold, without the one that is ignored."""
+    """The classes of masks: the numbers in training masks, without the one that is ignored."""
 
     numbers: tuple[int, ...]  # ascending, 0..255
     names: tuple[str, ...]
@@ -42,6 +42,11 @@ class MaskedSources(NamedTuple):
     images: Sources
     masks: Sources
     classes: Classes
+
+    @property
+    def split(self) -> bool:
+        """Whether both sets are parts of one source without a test set, which the seed draws."""
+        return self.images.split
 
     def inputs(self, key: str = "data") -> dict[str, str]:
         """The fingerprints of images and masks, by the setting ``key`` that names them."""
@@ -82,16 +87,21 @@ class MaskedImages(NamedTuple):
     def classes(self) -> tuple[str, ...]:
         return self.train.classes.names
 
+    @property
+    def pair(self) -> Pair:
+        """The images without their masks."""
+        return Pair(self.train.images, self.test.images, self.leaks, self.left_out)
+
 
 def open_masked(data: ProbeData, size: int, seed: int) -> MaskedSources:
     """Open the training and test sets with their masks, and read all masks that will be used, at ``size`` pixels.
 
     A source without a test set is split so that each class keeps its share of the images (iterative stratification).
-    Classes are those that training masks show: of the rows that will be used, and at that size.
+    Classes are those that the training masks show, in the rows that will be used and at that size.
 
     Raises:
-        UserError: a source cannot be opened, an image has no mask, a mask is none or of another size, there are fewer
-            than two classes, the test set has classes that training lacks, or there are too few images.
+        UserError: a source cannot be opened, an image has no mask, or one that is unreadable or of another size, there
+            are fewer than two classes, the test set has classes that training lacks, or there are too few images.
     """
     named = data.masks
     assert named is not None
@@ -134,7 +144,7 @@ def _split(source: Source, named: str, data: ProbeData, size: int, seed: int) ->
     limited = [str(number) for number in training.numbers if number not in (*classes.numbers, data.mask_ignore)]
     if limited:
         log.warning(
-            "%s: no training image of data.limit=%s shows class %s, so it is none; raise the limit to have it",
+            "%s: no training image of data.limit=%s shows class %s, so it is dropped; raise data.limit to keep it",
             *(masks.spec, data.limit, first(limited)),
         )
     tested = seen.only(rows[1]).only(kept_rows(images.test, data.test_limit, 0))
@@ -147,15 +157,15 @@ def _classes(masks: Source, seen: Seen, data: ProbeData, size: int) -> Classes:
     numbers = tuple(number for number in seen.numbers if number != data.mask_ignore)
     if lost := [str(number) for number in seen.lost if number != data.mask_ignore]:
         log.warning(
-            "%s: class %s has no pixel in the squares of %d px that are measured: a larger data.image_size may show it",
+            "%s: class %s has no pixel left at %d px, the size that is measured: a larger data.image_size may show it",
             *(masks.spec, first(lost), size),
         )
     if len(numbers) < 2:
         hint = ""
         if data.mask_ignore in seen.numbers:
             hint = (
-                f"; {data.mask_ignore} is ignored: if it is a class, set data.mask_ignore=null (or another number that "
-                "masks hold where nothing counts)"
+                f"; {data.mask_ignore} is ignored: if it is a class, set data.mask_ignore=null, or to the number of "
+                "the pixels to ignore"
             )
         found = f"only class {numbers[0]}" if numbers else "no class"
         raise UserError(
@@ -175,7 +185,7 @@ def _check_test(masks: Source, seen: Seen, classes: Classes, data: ProbeData) ->
     numbers = [number for number in seen.numbers if number != data.mask_ignore]
     unknown = [str(number) for number in numbers if number not in classes.numbers]
     if unknown:
-        raised = "" if data.limit is None else f" (by a higher data.limit than {data.limit:,}, perhaps)"
+        raised = "" if data.limit is None else f" (perhaps by raising data.limit above {data.limit:,})"
         raise UserError(
             f"{masks.spec}: masks of test images hold class {first(unknown)}, and those of training images do not; "
             f"training has {first(list(map(str, classes.numbers)))}: add such images to training{raised}, or take them "
@@ -195,10 +205,10 @@ def load_masked(
         for images, masks in zip((train, test), sources.masks, strict=True)
     )
     training, testing = found
-    names = sources.classes.names
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    log.info("masks: %d classes: %s%s", len(names), ", ".join(names[:SHOWN]), more)
-    return MaskedImages(training, testing, _present(training), leaks, left_out)
+    names, present = sources.classes.names, _present(training)
+    log.info("masks: %d classes, %s training and %s test images", len(names), f"{len(train):,}", f"{len(test):,}")
+    log.info("%s", with_counts("training images that show ", names, present.sum(0).tolist()))
+    return MaskedImages(training, testing, present, leaks, left_out)
 
 
 def _present(some: MaskedSet) -> Tensor:

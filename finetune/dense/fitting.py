@@ -11,8 +11,8 @@ strength λ,
 by others). With γ = 1 they are log-posteriors, up to a constant. Mean IoU counts every class the same, so that a
 smaller γ may be better: λ and γ are chosen together.
 
-All that is needed of the images are sums, so maps are never kept, and those of a part of the images can be taken out of
-those of all: cross-validation costs no second pass.
+Only sums over the images are needed, so maps are never kept. The sums of some images can be subtracted from those of
+all, so cross-validation costs no second pass.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Discriminant:
     def folded(self, prior: float) -> tuple[Tensor, Tensor]:
         """Weight ``[D C]`` and bias ``[C]`` of the first strength, with center and shares in it, float32 on the CPU.
 
-        A class without pixels has the scores of the most frequent one less ``BEHIND``: so it is never the answer, and
-        its scores are of the size of others.
+        A class without pixels has the scores of the most frequent class minus ``BEHIND``: so it is never the answer,
+        and its scores are as large as others.
         """
         weight = self.weight[0].double()
         bias = self.bias[0].double() - self.center.double() @ weight + self.shares(prior).double()
@@ -94,7 +94,7 @@ class Discriminant:
         return weight.float().cpu(), bias.float().cpu()
 
     def only(self, place: int) -> Discriminant:
-        """That of one strength."""
+        """The discriminant of one strength."""
         some = slice(place, place + 1)
         return Discriminant(self.center, self.weight[some], self.bias[some], self.log_share)
 

@@ -1,4 +1,4 @@
-"""The null check of masks: a probe that learned masks of other images knows nothing of those of the test images."""
+"""The null check of masks: a probe that learned masks of other images knows nothing about the test masks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Exchange(NamedTuple):
         return cls(torch.from_numpy(rows), torch.from_numpy(by))
 
     def truth(self, some: MaskedSet, index: Tensor) -> Tensor:
-        """What the images ``index`` are said to show: int64 ``[b S S]``, -1 where nothing counts."""
+        """The exchanged masks of the images ``index``: int64 ``[b S S]``, -1 where nothing counts."""
         masks = some.truth(self.rows[index])
         return torch.stack(
             [
@@ -46,12 +46,12 @@ class Exchange(NamedTuple):
 def check_null_masks(
     encoder: Encoder, chosen: Chosen, train: MaskedSet, test: MaskedSet, seed: int, how: Extraction
 ) -> NullCheck | None:
-    """Fit and test the probe as it was chosen with masks exchanged among training images; ``None`` of fewer than two.
+    """Fit and test the chosen probe with masks exchanged among training images; ``None`` with fewer than two images.
 
-    Each mask is rolled as well, by a distance of its own: masks of other images still know that skies are above, and so
-    do features. What is then right is compared with the same answers on masks of other test images: their mean IoU is
-    chance, which depends on how often each class is answered. One pass over the images that are used, and pixels at the
-    resolution of choices.
+    Each mask is also rolled, by a distance of its own: masks of other images still know that skies are above, and so do
+    features. Its mean IoU is compared with that of the same answers on the masks of other test images, which is chance
+    and depends on how often each class is answered. It takes one pass over the images that are used, at the resolution
+    of the choices.
     """
     train = train.only(even_rows(len(train.images), NULL_MASKS))
     test = test.only(even_rows(len(test.images), NULL_MASKS))
@@ -79,7 +79,7 @@ def _fitted(
     """A classifier of each exchange."""
     classes, center = len(train.classes.names), None
     sums: list[Moments] = []
-    for batch in maps_of(encoder, train, how):
+    for batch in maps_of(encoder, train, how, [chosen.layer]):
         maps = batch.maps[chosen.layer].float()
         _, D, h, w = maps.shape
         if center is None:
@@ -102,7 +102,7 @@ def _overlaps(
     """Overlaps of each classifier with the masks of the test images, and with those of others: int64 ``[R 3 C]``."""
     side, classes = min(CHOICE_SIDE, test.images.size), len(test.classes.names)
     found = torch.zeros(2, len(fits), 3, classes, dtype=torch.int64, device=how.device)
-    for batch in maps_of(encoder, test, how):
+    for batch in maps_of(encoder, test, how, [chosen.layer]):
         maps = batch.maps[chosen.layer]
         for some in in_parts(len(maps), classes * side * side):
             index = batch.index[some]

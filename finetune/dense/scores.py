@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.dense.cells import intersection_over_union, mean_iou
-from finetune.several import DenseScore, LabelComparison
+from finetune.structured_results import DenseScore, LabelComparison
 
 DRAWS = 2000  # of the bootstrap: limits then vary by about a fortieth of the interval
 TOGETHER = 100  # of them are in memory at once
 
 
 def score_masks(counts: Tensor, drawn: NDArray[np.float64]) -> DenseScore:
-    """Score what was said of all pixels of some images.
+    """Score the answers for all pixels of some images.
 
     Args:
         counts: int64 ``[n 3 C]`` from ``overlaps``; some pixel counts.
@@ -36,11 +36,11 @@ def score_masks(counts: Tensor, drawn: NDArray[np.float64]) -> DenseScore:
 
 
 def bootstrap(counts: Tensor, seed: int = 0) -> NDArray[np.float64]:
-    """Mean IoU of draws of images with replacement, ``[DRAWS]``: of the same draws for all counts of these images.
+    """Mean IoU of draws of images with replacement, ``[DRAWS]``: the same draws for all counts of these images.
 
-    An image brings all its pixels: those of one image are alike, so that pixels by themselves would promise too much.
-    The mean is over the classes that a draw shows. Images of which no pixel counts are not drawn: they say nothing, and
-    a draw of them alone would have no mean.
+    An image is drawn with all its pixels: they are alike, so intervals over single pixels would be too narrow. The mean
+    is over the classes that a draw shows. Images without a pixel that counts are not drawn: a draw of them alone would
+    have no mean.
     """
     counts = counts[counts[:, 0].sum(1) > 0]
     n, random = len(counts), np.random.default_rng(seed)
@@ -58,4 +58,4 @@ def compare_masks(
     """How much higher the mean IoU of the first is, on the same images: counts ``[n 3 C]``, and the draws of each."""
     low, high = np.quantile(mine - others, [0.025, 0.975])
     difference = float(mean_iou(ours.sum(0)) - mean_iou(theirs.sum(0)))
-    return LabelComparison(difference=difference, ci95=(float(low), float(high)))
+    return LabelComparison.of(difference, float(low), float(high), float(np.std(mine - others)))

@@ -1,1 +1,1 @@
-"""Probes of images that have several labels each, from their data to their result."""
+"""Several labels per image: data, task, null check, and the scores on disk."""

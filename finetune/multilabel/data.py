@@ -9,10 +9,10 @@ from pydantic import Field, model_validator
 
 from common.data import Images, MultiLabels, Source, Subset
 from common.data.multilabel import iterative_parts, match_labels
-from common.data.split import first
+from common.data.split import first, with_counts
 from common.encoders.provenance import Provenance
 from common.errors import UserError, check_all
-from finetune.data import SHOWN, Fold, LabeledData, Sources, load_pair, open_source, open_test
+from finetune.data import Fold, LabeledData, Pair, Sources, load_pair, open_source, open_test
 from finetune.leaks import Leaks
 
 log = logging.getLogger("retouch")
@@ -26,21 +26,21 @@ class ProbeData(LabeledData):
     masks: str | None = Field(default=None, min_length=1)
     """Masks instead of labels: a folder with a mask at the path of each image, or the column that holds them."""
     test_masks: str | None = Field(default=None, min_length=1)
-    """Masks of test images, if they are not there as well."""
+    """Masks of the test images, if they are elsewhere."""
     mask_names: tuple[str, ...] = ()
     """Names of the class numbers 0, 1, ... in masks; by default the numbers."""
     mask_ignore: int | None = Field(default=255, ge=0, le=255)
-    """Number in masks where nothing counts; null: every number is a class."""
+    """Number of the pixels to ignore in masks; null: every number is a class."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         if self.labels and (self.task is not None or self.label is not None):
-            raise ValueError("labels: they are the task; remove task and label, which name classes")
+            raise ValueError("labels: they define the task; remove task and label, which name classes")
         if len(set(self.labels)) < len(self.labels):
             raise ValueError("labels: must be different columns")
         kinds = [name for name in ("labels", "task", "label") if getattr(self, name)]
         if self.masks is not None and kinds:
-            raise ValueError(f"masks: they are the task; remove {' and '.join(kinds)}")
+            raise ValueError(f"masks: they define the task; remove {' and '.join(kinds)}")
         if self.masks is None and (self.test_masks is not None or self.mask_names):
             raise ValueError("test_masks and mask_names belong to masks: set masks, or remove them")
         if len(set(self.mask_names)) < len(self.mask_names):
@@ -56,6 +56,11 @@ class MultiLabelImages(NamedTuple):
     labels: tuple[MultiLabels, MultiLabels]  # of training and test images
     leaks: Leaks
     left_out: int = 0
+
+    @property
+    def pair(self) -> Pair:
+        """The images without their labels."""
+        return Pair(self.train, self.test, self.leaks, self.left_out)
 
 
 def open_multilabel(data: ProbeData, seed: int) -> Sources:
@@ -87,7 +92,7 @@ def open_multilabel(data: ProbeData, seed: int) -> Sources:
 
 
 def _learnable(source: Source, labels: MultiLabels) -> MultiLabels:
-    """The labels, if some images have one that others lack."""
+    """The same labels, if some images have one that others lack."""
     counts = labels.values.sum(0)
     if not bool(((counts > 0) & (counts < len(labels.values))).any()):
         said = "all images have the same labels" if bool(counts.any()) else "no image has a label"
@@ -107,23 +112,22 @@ def load_multilabel(
     labels = train.multi_labels(data.labels)
     found = labels, match_labels(labels, test.multi_labels(data.labels))
     counts = [part.values.sum(0).tolist() for part in found]
-    each = [f"{name} ({a:,} + {b:,})" for name, a, b in zip(labels.names, *counts, strict=True)]
-    more = f" and {len(each) - SHOWN} more" if len(each) > SHOWN else ""
     log.info(
-        "%s: %d labels (training + test images): %s%s; without any: %s + %s images",
-        *(labels.task, len(each), ", ".join(each[:SHOWN]), more),
+        "%s: %d labels, %s training and %s test images, %s + %s of them without any",
+        *(labels.task, len(labels.names), f"{len(train):,}", f"{len(test):,}"),
         *(f"{int((~part.values.any(1)).sum()):,}" for part in found),
     )
+    log.info("%s", with_counts(f"{labels.task}: ", labels.names, *counts))
     untested = [name for name, count in zip(labels.names, counts[1], strict=True) if not count]
     if len(untested) == len(labels.names):
         raise UserError(f"{test.source.spec}: no test image has one of the labels, so nothing can be measured")
     if untested:
-        log.warning("%s: no test image has %s, so nothing is measured there", labels.task, first(untested))
+        log.warning("%s: no test image has %s, so the average precision there is unknown", labels.task, first(untested))
     return MultiLabelImages(train, test, found, leaks, left_out)
 
 
 def multilabel_folds(labels: MultiLabels, folds: int, fraction: float, seed: int) -> tuple[Fold, ...]:
-    """Splits for the choices, by iterative stratification: cross-validation, or of one fold a held-out ``fraction``.
+    """Splits for the choices, by iterative stratification: cross-validation, or with one fold a held-out ``fraction``.
 
     Raises:
         UserError: too few training images with a label for a validation split.

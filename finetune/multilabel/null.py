@@ -30,20 +30,20 @@ def check_null_labels(
 ) -> NullCheck | None:
     """Choose, fit and test the probe with label rows exchanged among training images; ``None`` if too few have a label.
 
-    Exchanged are whole rows, so that labels come together as often as they do. An order is then as likely as its
+    Whole rows are exchanged, so that labels occur together as often as before. An order is then as likely as its
     reverse, and chance is the mean of both. It is each label's share of the test images, and more where images of a
-    label look alike: then orders are good or bad as a whole, and an average precision gains more by a good one than it
-    loses by a bad one.
+    label look alike: then orders are good or bad as a whole, and average precision gains more from a good one than it
+    loses from a bad one.
 
     Args:
         space: the features that the probe itself chose; its strength is chosen again.
         train: labels of the training images.
-        truth: bool ``[n L]``, of ``test``.
+        truth: bool ``[n L]``, the labels of ``test``.
     """
     some = even_rows(len(test), NULL_TESTS)
     test, truth = test.only(some), truth[some]
     images = min(NULL_IMAGES, len(train.values))
-    found, chance = [], []
+    found, chance, unconverged = [], [], 0
     for number in range(FREEDOM):
         random = np.random.default_rng([seed, number])
         rows = torch.from_numpy(np.sort(random.permutation(len(train.values))[:images]))
@@ -51,10 +51,12 @@ def check_null_labels(
         drawn = candidates.of(rows, [space])
         try:
             task = build_multilabel_task(labels, search, seed)
-        except UserError:  # of the images that were drawn, too few have a label
+        except UserError:  # too few of the drawn images have a label
             return None
-        scores = probe.refit(drawn, task, probe.choose(drawn, task)).predict(test)
+        fitted, failed = probe.choose_and_fit(drawn, task)
+        unconverged += failed
+        scores = fitted.predict(test)
         reached, reverse = mean_average_precision(torch.stack([scores, -scores]), truth).tolist()
         found.append(reached)
         chance.append((reached + reverse) / 2)
-    return null_of_repetitions(found, chance, images)
+    return null_of_repetitions(found, chance, images).model_copy(update={"unconverged": unconverged})

@@ -1,4 +1,4 @@
-"""``label_scores.parquet``: what the probe of each subject gave for each label of each test image.
+"""``label_scores.parquet``: the score that the probe of each subject gave each label of each test image.
 
 Columns: ``result`` (its place among the results with several labels), ``task``, ``row`` (of the test set), ``path``,
 ``labels`` (those of the image), and a list of numbers for each subject, such as ``encoder.linear``: above 0 where a
@@ -56,5 +56,5 @@ def _table(one: LabelScores, number: int, schema: pa.Schema) -> pa.Table:
         "labels": shown,
         **{f"{name}.linear": scores.tolist() for name, scores in one.scores.items()},
     }
-    # of a subject that only another result has, nothing
+    # null for a subject that only another result has
     return pa.table({field.name: pa.array(columns.get(field.name, [None] * n), field.type) for field in schema})

@@ -1,4 +1,4 @@
-"""A task with several labels per image: how it is split for the choices, and what these are made by."""
+"""A task with several labels per image: how it is split for the choices, and the score that makes them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from common.data import MultiLabels
 from common.data.multilabel import iterative_parts
+from finetune.calibration import label_confidence
 from finetune.multilabel.data import multilabel_folds
 from finetune.probes import Search, Task
 from finetune.probes.search import FEW_IMAGES
@@ -21,6 +22,14 @@ class MultiLabelTask(Task):
     def score(self, answers: Tensor, labels: Tensor) -> Tensor:
         """Mean average precision over the labels that these rows have, float64 ``[G]``."""
         return mean_average_precision(answers, labels)
+
+    def decide(self, logits: Tensor) -> Tensor:
+        """Logits ``[n L]`` -> the labels that are more likely than not, bool ``[n L]``."""
+        return logits > 0
+
+    def confidence(self, logits: Tensor, temperature: float) -> Tensor:
+        """Logits ``[n L]`` -> the probability of each decision, yes or no, float32 ``[n L]``."""
+        return label_confidence(logits, temperature)
 
 
 def build_multilabel_task(train: MultiLabels, search: Search, seed: int) -> MultiLabelTask:

@@ -53,11 +53,11 @@ class PredictConfig(StageConfig):
     encoder: Path | None = None
     """Where the encoder of a probe is now, if it was moved."""
     precision: Precision = "auto"
-    """Of the network; auto is bfloat16 where the machine is fast at it, else float32."""
+    """Precision of the network; auto: bfloat16 where the machine is fast at it, else float32."""
     data: NewImages
     format: Literal["csv", "parquet"] = "csv"
     """Of the table of predictions."""
     top: int | None = Field(default=None, gt=0, le=MANY)
-    """So many of the most likely classes with their probabilities, in place of the probability of every class."""
+    """Write only the K most likely classes with their probabilities, in place of the probability of every class."""
     threshold: float | None = Field(default=None, ge=1e-6, lt=1)
-    """Of several labels per image: from which probability on an image has a label; by default 0.5."""
+    """Multi-label only: minimum probability to assign a label; default 0.5."""

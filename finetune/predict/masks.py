@@ -22,7 +22,7 @@ MASKS = "masks"  # their folder in that of the run
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """Where masks go, and what stands in them."""
+    """Where masks are written, and which numbers they hold."""
 
     folder: Path  # of the run
     files: list[str]  # of each image, from that folder
@@ -32,7 +32,7 @@ class MaskFiles:
 
     @classmethod
     def of(cls, folder: Path, images: Images, numbers: tuple[int, ...]) -> MaskFiles:
-        """``outside`` is 255, or the next smaller number that is no class."""
+        """``outside`` is 255, or the next smaller number that is not a class."""
         unused = [number for number in range(VALUES) if number not in numbers]
         files = [f"{MASKS}/{name}" for name in result_names(images.source, images.kept.tolist())]
         return cls(folder, files, images, numbers, max(unused, default=VALUES - 1))

@@ -1,7 +1,7 @@
 """The table of predictions: its parts, and how they become one file.
 
-A part is a number of neighboring images, and a parquet file of its own until all are there. It is computed without
-regard to the others, so the table is the same however often the work was interrupted, and however it was shared.
+A part is a number of neighboring images, and a parquet file of its own until all are there. It does not
+depend on the others, so the table is the same however often the work was interrupted, and however it was shared.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from common.files import as_utf8, replacing
 from finetune.predict.columns import Columns
 
 PARTS = "parts"  # the folder of finished parts, until all are there
-PART_ROWS = 8192  # images of a part: their answers fit in memory, and little is lost if one is interrupted
+PART_ROWS = 1024  # images of a part: few, so that processes get equal shares, and little is lost if one is interrupted
 TABLES = {"csv": "predictions.csv", "parquet": "predictions.parquet"}
 Format = Literal["csv", "parquet"]
 
@@ -30,7 +30,7 @@ Format = Literal["csv", "parquet"]
 
 
 def part_count(images: int) -> int:
-    """The number of parts of so many images."""
+    """The number of parts that this many images have."""
     return -(-images // PART_ROWS)
 
 
@@ -85,7 +85,7 @@ def _parts(folder: Path, images: int) -> Iterator[pa.Table]:
 
 
 def _writer(kind: Format, path: Path, schema: pa.Schema) -> Any:
-    """What writes tables of this schema. In CSV, texts are in quotes, and the cells of unreadable images empty."""
+    """A writer of tables of this schema. In CSV, texts are quoted, and the cells of unreadable images are empty."""
     if kind == "csv":
         return pc_csv.CSVWriter(str(path), schema)
     return pq.ParquetWriter(path, schema, compression="zstd")

@@ -33,6 +33,7 @@ from common.runs.results import RESULTS, SCHEMA_VERSION, Record, load_results
 from finetune.applied import Answers, Applied
 from finetune.classifier import open_classifier
 from finetune.dense.cells import in_parts
+from finetune.predict import parts
 from finetune.predict.columns import ClassColumns, Columns, LabelColumns, MaskColumns
 from finetune.predict.config import NewImages, PredictConfig
 from finetune.predict.masks import MaskFiles
@@ -42,6 +43,7 @@ log = logging.getLogger("retouch")
 
 PLAN = "plan.json"  # in the folder of the parts: what they were computed from
 SHOWN = 10  # classes in one line
+LINE_SECONDS = 10.0  # between lines of progress on the console
 THRESHOLD = 0.5  # a label that is more likely than not
 NAMES: dict[Answers, str] = {"class": "classes", "labels": "labels", "mask": "classes"}
 CLASSIFIER = "classifier"  # the key of a classifier among the inputs
@@ -65,7 +67,7 @@ class PredictResult(Record):
     unreadable: int  # of these: rows without an answer
     counts: dict[str, int]  # images by class or label; of masks, those that show it
     temperature: float  # of the calibrated probabilities
-    threshold: float | None = None  # of several labels per image: from which probability on an image has one
+    threshold: float | None = None  # of several labels per image: the minimum probability of a label
     image_size: int
     made: Made  # its inputs are the sha256 of the classifier and the fingerprint of the images
 
@@ -76,7 +78,7 @@ class PredictResult(Record):
 def predict(config: PredictConfig) -> PredictResult:
     """Write ``OUT/predictions.csv``, one row per image; see ``finetune.predict.columns`` for its columns.
 
-    Of a probe of masks, also ``OUT/masks/``, a mask at the path of each image, as large as the image.
+    A probe of masks also writes ``OUT/masks/``: a mask at the path of each image, as large as the image.
 
     Calibrated probabilities are those after the temperature, which was fitted on images that the classifier had not
     learned from. Several processes share the parts, and the first one joins them.
@@ -110,7 +112,7 @@ def _classifier(config: PredictConfig) -> Applied:
     """The classifier, for images of the size asked for.
 
     Raises:
-        UserError: there is none, it supports no images of this size, or it has not what is asked for.
+        UserError: there is none, it does not support this size, or it lacks what is asked for.
     """
     classifier = open_classifier(config.run, config.task, config.encoder)
     check_all(
@@ -124,18 +126,20 @@ def _check_settings(config: PredictConfig, classifier: Applied) -> None:
     answers, count = classifier.answers, len(classifier.class_names)
     problems = []
     if config.top is not None and answers == "mask":
-        problems.append("top: of classes or labels of whole images, and this classifier gives masks: remove top")
+        problems.append("top applies to classifiers of classes or labels, but this one predicts masks: remove top")
     elif config.top is not None and config.top > count:
         problems.append(f"top: the classifier has {count} {NAMES[answers]}; give {count} or fewer")
     if config.threshold is not None and answers != "labels":
         given = "masks" if answers == "mask" else "one class"
-        problems.append(f"threshold: of several labels per image, and this classifier gives {given}: remove threshold")
+        problems.append(
+            f"threshold applies to classifiers of several labels, but this one predicts {given}: remove threshold"
+        )
     if problems:
         raise UserError(*problems)
 
 
 class Work(NamedTuple):
-    """What is written of which images."""
+    """The images, and the answers that are written for them."""
 
     classifier: Applied
     images: Images
@@ -168,8 +172,8 @@ def _check_size(classifier: Applied, size: int) -> None:
             f"support this size: {one_line(error).rstrip('.')}; remove data.image_size"
         ) from None
     log.warning(
-        "data.image_size=%d, but the classifier learned from images of %d px; it sees things at another scale than it "
-        "knows, and its confidence is not calibrated there",
+        "data.image_size=%d, but the classifier learned from images of %d px; it sees objects at a scale it was not "
+        "trained on, and its confidence is not calibrated there",
         *(size, classifier.image_size),
     )
 
@@ -179,7 +183,7 @@ def _open(data: NewImages) -> Source:
 
 
 def _load(data: NewImages, classifier: Applied, source: Source) -> Images:
-    """The images, none of which is decoded yet. Values of more than 8 bits are scaled as those of training."""
+    """The images; none is decoded yet. Values of more than 8 bits are scaled as in training."""
     size = data.image_size or classifier.image_size
     levels = levels_of_training(source, data.levels, classifier.levels)
     images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", check=False, levels=levels)
@@ -194,7 +198,7 @@ def _finished(config: PredictConfig, classifier: Applied, images: Images, run: R
     """The result of a run that had finished before.
 
     Raises:
-        UserError: it was of another classifier, or of other images.
+        UserError: it used another classifier, or other images.
     """
     if not run.resumed or not (run.folder / RESULTS).is_file():
         return None
@@ -212,7 +216,7 @@ def _finished(config: PredictConfig, classifier: Applied, images: Images, run: R
 
 
 def _check_plan(config: PredictConfig, classifier: Applied, images: Images, run: Run) -> None:
-    """Keep what the parts are computed from beside them; refuse to add to parts that were computed from something else.
+    """Keep what the parts are computed from; refuse to add to parts that were computed from something else.
 
     Raises:
         UserError: names what has changed.
@@ -223,6 +227,7 @@ def _check_plan(config: PredictConfig, classifier: Applied, images: Images, run:
         "its temperature": classifier.temperature,
         "the images": images.fingerprint,
         "precision": str(resolve_precision(config.precision, run.world.device)),
+        "the size of a part": parts.PART_ROWS,
     }
     try:
         before = json.loads(path.read_text(encoding="utf-8")) if run.resumed else plan
@@ -253,6 +258,7 @@ def _write_parts(config: PredictConfig, work: Work, here: World) -> None:
     workers = config.data.workers if len(images) > config.batch_size else 0  # a single batch has nothing to wait for
     fetched = images.batches((rows for _, rows in given), workers)
     started, done = time.monotonic(), 0
+    said = started
     # what was asked for comes first: after the last, no further batch is waited for
     for number, batches in groupby(zip(asked, fetched, strict=False), key=lambda pair: pair[0][0]):
         answered, came = [], []
@@ -264,14 +270,16 @@ def _write_parts(config: PredictConfig, work: Work, here: World) -> None:
         paths = [images.where(row) for row in rows.tolist()]
         write_part(config.out, number, work.columns.table(paths, readable, answered))
         done += len(rows)
-        speed = done / max(time.monotonic() - started, 1e-9)
-        level = logging.INFO if len(missing) > 1 else logging.DEBUG
+        now = time.monotonic()
+        level = logging.INFO if now - said >= LINE_SECONDS else logging.DEBUG
+        said = now if level == logging.INFO else said
+        speed = done / max(now - started, 1e-9)
         log.log(level, "part %d: %s images here so far, %s images/s", number + 1, f"{done:,}", f"{speed:,.0f}")
 
 
 @torch.inference_mode()
 def _answers(work: Work, batch: Fetched, device: torch.device, precision: torch.dtype) -> list[pa.Table]:
-    """What is written of a batch; its masks are written now. Masks take much memory, so a batch is shown in parts."""
+    """The rows of a batch; its masks are written now. Masks take much memory, so the network sees a batch in parts."""
     found = []
     per_image = 1 if work.masks is None else len(work.columns.names) * work.images.size**2
     for some in in_parts(len(batch.index), per_image):
@@ -320,8 +328,8 @@ def _join(config: PredictConfig, work: Work, run: Run) -> PredictResult:
 
 
 def _said(result: PredictResult) -> Iterator[str]:
-    """What a table holds, in short: the most frequent classes first."""
-    yield f"{result.rows:,} images"
+    """The content of a table in short, the most frequent classes first."""
+    yield f"{result.rows:,} image{'' if result.rows == 1 else 's'}"
     found = sorted(((name, count) for name, count in result.counts.items() if count), key=itemgetter(1), reverse=True)
     yield from (f"{name} {count:,}" for name, count in found[:SHOWN])
     if len(found) > SHOWN:

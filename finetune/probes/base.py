@@ -110,7 +110,7 @@ class Probe(Config, ABC):
         return searched
 
     def standardizer(self, matrix: Tensor, space: Space) -> Standardizer:
-        """What standardizes the features of a space, from those that are fitted on, ``[n F]``."""
+        """The standardizer of a space, from the features that are fitted on, ``[n F]``."""
         return Standardizer.of(matrix)
 
     def parts(self, grid: Sequence[Setting]) -> list[slice]:
@@ -121,7 +121,7 @@ class Probe(Config, ABC):
         return [slice(len(grid))]
 
     def choose(self, candidates: Candidates, task: Task) -> Chosen:
-        """The space and setting with the best accuracy on held-out training images; a preferred space if it is near."""
+        """The space and setting with the best accuracy on held-out training images; a preferred space if close."""
         grid, widest = self.grid(task), max(candidates.spaces, key=lambda space: space.width)
 
         def validate(space: Space, folds: Sequence[Fold]) -> Validated:
@@ -159,6 +159,12 @@ class Probe(Config, ABC):
         rows, standardize = self._rows(candidates, chosen.space, task, None)
         rows = rows._replace(start=chosen.start)
         return Fitted(chosen.space, standardize, self._fit(rows, chosen.space, task, [chosen.setting], final=True))
+
+    def choose_and_fit(self, candidates: Candidates, task: Task) -> tuple[Fitted, int]:
+        """The fit of what is chosen, and how many fits, compared or final, did not converge."""
+        chosen = self.choose(candidates, task)
+        fitted = self.refit(candidates, task, chosen)
+        return fitted, chosen.facts.unconverged + (not fitted.converged)
 
     def _split(self, candidates: Candidates, space: Space, task: Task, fold: Fold) -> Split:
         rows, standardize = self._rows(candidates, space, task, fold.fit)

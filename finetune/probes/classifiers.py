@@ -30,7 +30,7 @@ class Classifiers(ABC):
     def predict(self, features: Tensor) -> Tensor:
         """Standardized features ``[m F]`` -> the class of each row under each setting, int64 ``[G m]``.
 
-        Where a row has any number of labels: how much speaks for each, float32 ``[G m L]``, above 0 if it is likely.
+        Where a row has any number of labels: a score for each, float32 ``[G m L]``, above 0 if it is likely.
         """
 
     def answers(self, features: Tensor) -> Answers:

@@ -82,12 +82,12 @@ class Linear(Probe):
         )
 
     def held_out(self, candidates: Candidates, task: Task, chosen: Chosen) -> tuple[Tensor, Tensor]:
-        """What the chosen space and strength give for every held-out image, when fitted without it.
+        """The outputs of the chosen space and strength for every held-out image, when fitted without it.
 
         Returns:
             Outputs ``[m C]`` of the held-out images of all splits, and their labels ``[m]`` or ``[m C]``.
         """
-        # of several splits, the fits of the last one know the held-out images of the others
+        # with several splits, the fits of the last one know the held-out images of the others
         start = chosen.start if len(task.folds) == 1 else None
         outputs, labels = [], []
         for fold in task.folds:
@@ -123,7 +123,7 @@ class LinearClassifiers(Classifiers):
         return torch.cat([self.fit.outputs(rows) for rows in blocks(features)], 1)
 
     def answers(self, features: Tensor) -> Answers:
-        """With the softmax of logistic regression; the outputs of ridge regression are no probabilities."""
+        """With the softmax of logistic regression; the outputs of ridge regression are not probabilities."""
         return (
             Answers(*self.fit.confident(features)) if isinstance(self.fit, LogisticFit) else super().answers(features)
         )

@@ -1,7 +1,7 @@
 """The search of every probe: feature spaces and settings, compared on training images that were not fitted on.
 
-Few images are cross-validated: on a tenth of 2,000 images, chance decides between neighboring layers and strengths, so
-that the accuracy that is then tested moves by several points from seed to seed. Of many images, a part is held out.
+Few images are cross-validated: on a tenth of 2,000 images, chance decides between neighboring layers and strengths, and
+the test accuracy then moves by several points from seed to seed. With many images, a part is held out.
 
 Nothing here sees the test set. A probe gets a ``Task``, which has training labels only.
 """
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from common.config import MANY, Config
 from common.data import Labels, stratified_split
+from finetune.calibration import confidence
 from finetune.data import Fold, cross_validation, hold_out
 from finetune.features import Features
 from finetune.metrics import accuracy
@@ -96,6 +97,14 @@ class Task:
     def score(self, answers: Tensor, labels: Tensor) -> Tensor:
         """How good answers ``[G m]`` to rows with these labels ``[m]`` are: their accuracy, float64 ``[G]``."""
         return accuracy(answers, labels)
+
+    def decide(self, logits: Tensor) -> Tensor:
+        """Logits ``[n C]`` -> the most likely class, int64 ``[n]``."""
+        return logits.argmax(1)
+
+    def confidence(self, logits: Tensor, temperature: float) -> Tensor:
+        """Logits ``[n C]`` -> the probability of what was decided, float32 ``[n]`` in [0, 1]."""
+        return confidence(logits, temperature)
 
     @property
     def subsampled(self) -> bool:
@@ -285,7 +294,7 @@ def _at_end(grid: Sequence[Setting], name: str, value: float) -> bool:
 def _scores(
     found: Mapping[Space, Validated], grid: Sequence[Setting], fitted_on: int | None = None
 ) -> list[SpaceScore]:
-    """What each space reached with its best setting, the later one of equals."""
+    """The score of each space with its best setting, the later one of equals."""
     scores = []
     for space, one in found.items():
         place = max(range(len(grid)), key=lambda place: (one.accuracy[place], place))

@@ -39,8 +39,8 @@ class SearchConfig(StageConfig):
     pooling: PoolingName = "avg"
     """How a map becomes features: avg, avg2 (2x2 cells), max, flatten, or several joined by +."""
     precision: Precision = "auto"
-    """Of the encoder; auto is bfloat16 where the machine is fast at it, else float32."""
+    """Precision of the encoder; auto: bfloat16 where the machine is fast at it, else float32."""
     feature_cache: bool = True
     """Keep features, so that the next search in the same images is quick."""
     cache_folder: Path | None = None
-    """By default that of RETOUCH_CACHE, or the user's."""
+    """Folder of kept features; by default RETOUCH_CACHE or ~/.cache/retouch."""

@@ -29,8 +29,8 @@ def nearest(queries: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
         index = faiss.IndexFlatIP(rows.shape[1])
         index.add(rows.contiguous().numpy())
-        similar, places = index.search(queries.contiguous().numpy(), count)
-        return torch.from_numpy(similar), torch.from_numpy(places)
+        cosines, found = index.search(queries.contiguous().numpy(), count)
+        return torch.from_numpy(cosines), torch.from_numpy(found)
     best = torch.full((len(queries), count), -torch.inf)
     where = torch.zeros(len(queries), count, dtype=torch.int64)
     start = 0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from common.encoders.card import CONFIG, EncoderCard, read_json
 from common.encoders.hub import SCHEME
@@ -13,17 +13,18 @@ from common.encoders.load import read_encoder_card
 from common.encoders.readme import MARK, README, About, Section, readme, with_front
 from common.errors import UserError, one_line
 from common.files import is_marked, write_json, write_text
-from common.runs.results import RESULTS
+from common.runs.results import RESULTS, Record
 from common.waiting import within
 from retouch.exporting.paths import folders_of, in_markdown, without_paths
 from retouch.exporting.settings import ExportConfig, Output
 from retouch.exporting.subject import Subject
-from retouch.report.card import card as card_of_runs
-from retouch.report.reading import read_facts
+from retouch.reporting.card import card as card_of_runs
+from retouch.reporting.reading import read_facts
 
 ANSWER_SECONDS = 30  # the longest wait for an answer of the Hub before anything is written
 MESSAGE = "Export of Retouch"
 FROM_HUB = "\n## From the Hub\n"  # the last part of a card that was pushed
+WRITE = "repo.write"  # what a fine-grained token of the Hub needs
 OWN = ".gitattributes"  # the Hub writes it into every new repository
 DATA_SET = re.compile(rf"{SCHEME}([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?::\w+)?", re.ASCII)
 
@@ -56,18 +57,27 @@ def card_text(config: ExportConfig, subject: Subject, folders: Sequence[str]) ->
     pieces = [without_paths(text.rstrip("\n"), in_markdown(folders), in_markdown(names))]
     if config.push is not None:
         pieces.append(f"{FROM_HUB.strip()}\n\n{_from_hub(config.push, card)}")
-    return with_front("\n\n".join(pieces) + "\n", _front(config, card, subject.output))
+    front = _front(config, card, subject.output).model_dump(exclude_none=True)
+    return with_front("\n\n".join(pieces) + "\n", front)
 
 
-def _front(config: ExportConfig, card: EncoderCard, output: Output) -> dict[str, object]:
-    """What the Hub reads of a card. Data sets are named where they are the Hub's own."""
-    found: dict[str, object] = {} if config.license is None else {"license": config.license}
-    found["library_name"] = "timm" if card.plain_timm and not card.note else "retouch"
-    found["pipeline_tag"] = "image-classification" if output == "classifier" else "image-feature-extraction"
+class HubFront(Record):
+    """What the Hub reads at the top of a card."""
+
+    license: str | None
+    library_name: Literal["timm", "retouch"]
+    pipeline_tag: Literal["image-classification", "image-feature-extraction"]
+    datasets: list[str] | None  # where they are the Hub's own
+
+
+def _front(config: ExportConfig, card: EncoderCard, output: Output) -> HubFront:
     known = DATA_SET.fullmatch(card.provenance.source or "")
-    if known is not None and not Path(known[1]).exists():
-        found["datasets"] = [known[1]]
-    return found
+    return HubFront(
+        license=config.license,
+        library_name="timm" if card.plain_timm and not card.note else "retouch",
+        pipeline_tag="image-classification" if output == "classifier" else "image-feature-extraction",
+        datasets=[known[1]] if known is not None and not Path(known[1]).exists() else None,
+    )
 
 
 def _about(card: EncoderCard) -> About:
@@ -128,6 +138,11 @@ def check_push(config: ExportConfig) -> Repository | None:
         raise UserError(
             f"push: you are logged in as {who['name']}, who may write to {', '.join(owners)}; not to {name}"
         )
+    if not may_write(who, name):
+        raise UserError(
+            f"push: the token with which you are logged in may not write to {name}; make one that may on the Hub's "
+            "page of access tokens, then run `hf auth login` again, or set HF_TOKEN"
+        )
     try:
         there = set(within(ANSWER_SECONDS, lambda: api.list_repo_files(name))) - {OWN}
     except errors.RepositoryNotFoundError:
@@ -140,6 +155,22 @@ def check_push(config: ExportConfig) -> Repository | None:
             "overwrite=true, which adds a commit with files of the same names"
         )
     return Repository(name, who["name"])
+
+
+def may_write(who: Mapping[str, Any], name: str) -> bool:
+    """Whether the Hub's answer about a token lets it write to USER/NAME; where it does not say so, the upload decides.
+
+    Args:
+        who: the answer; a token's role is read, write or fineGrained, which names what it may do with what.
+    """
+    token = (who.get("auth") or {}).get("accessToken") or {}
+    if token.get("role") == "read":
+        return False
+    scopes = (token.get("fineGrained") or {}).get("scoped")
+    if token.get("role") != "fineGrained" or scopes is None:
+        return True
+    places = (name, name.partition("/")[0])
+    return any(WRITE in one["permissions"] and one["entity"].get("name") in places for one in scopes)
 
 
 def push(config: ExportConfig, to: Repository) -> str:

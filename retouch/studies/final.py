@@ -24,10 +24,10 @@ from retouch.studies.budget import change, end_seconds, probe_fits, probe_second
 from retouch.studies.contestants import SCRATCH, Restoring
 from retouch.studies.images import LabelSet, titled_tasks
 from retouch.studies.judge import Probing
+from retouch.studies.outcome import study_report
 from retouch.studies.parts import Parts
 from retouch.studies.plan import CAREFUL, PROBES, WORTH_DRAWS, WORTH_SHARES, Plan, ProbeKind
 from retouch.studies.race import better
-from retouch.studies.reporting import study_report
 from retouch.studies.results import StudyReport, Versus
 from retouch.studies.rivals import Answers, compared, gain_shown, labels_of_tests, rivals_of
 from retouch.studies.scratch import run_scratch

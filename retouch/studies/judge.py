@@ -15,13 +15,13 @@ from torch import Tensor
 from common.data import Images, Labels
 from common.encoders import Encoder
 from common.errors import UserError
-from finetune.checks import check_null, state_digests, why_no_null
+from finetune.checks import before_and_after, check_null, state_digests, why_no_null
 from finetune.config import LabelEfficiencyConfig
 from finetune.efficiency import Right, draw_rows, label_efficiency, right_answers
 from finetune.embedding import Embedding, embedded
 from finetune.features import Extraction, Features, extract
+from finetune.kinds.classes import run_probe
 from finetune.pooling import Space, build_spaces
-from finetune.probe import run_probe
 from finetune.probes import Candidates, Linear, Search, build_task
 from finetune.records import Checks
 from finetune.results import Probed
@@ -133,8 +133,11 @@ class Judge:
                 labels, true = _labels(images, name, train), part.images.tasks[name][1].values[test.index]
                 outcome = self._tested(PROBES[kind], every, labels, test, part, name).outcome
                 null = check_null(PROBES[kind], SEARCH, self.seed, every, space, labels, test, true)
-                frozen = state_digests([encoder]) == before
-                checks = Checks(frozen=frozen, null=null, missing=why_no_null(null, asked=True))
+                after = state_digests([encoder])
+                digests = before_and_after(["encoder"], before, after)
+                checks = Checks(
+                    frozen=after == before, null=null, missing=why_no_null(null, asked=True), sha256=digests
+                )
                 found.probed[title] = ProbedOnce(outcome=outcome, checks=checks)
         return found
 

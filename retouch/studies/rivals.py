@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from finetune.metrics import compare
-from retouch.report.compare import holm
+from retouch.reporting.compare import holm
 from retouch.studies.contestants import Field
 from retouch.studies.images import LabelSet, titled_tasks
 from retouch.studies.results import Role, Versus

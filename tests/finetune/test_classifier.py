@@ -67,6 +67,13 @@ def test_a_probes_classifier_is_encoder_pooling_and_a_linear_layer(runs: Path) -
     assert not classifier.train().encoder.training  # frozen
 
 
+@pytest.mark.parametrize("name", ["probed", "tuned"])
+def test_a_classifier_refuses_standardized_images(runs: Path, name: str) -> None:
+    classifier = open_classifier(runs / name, "color" if name == "probed" else None)
+    with pytest.raises(ValueError, match="do not standardize them: the encoder does that itself"):
+        classifier((IMAGES - 0.45) / 0.22)
+
+
 def test_the_linear_layer_is_in_float32_whatever_the_autocast(runs: Path) -> None:
     classifier = open_classifier(runs / "probed", "texture")
     with torch.autocast("cpu", torch.bfloat16):
@@ -124,13 +131,13 @@ def test_an_encoder_that_is_elsewhere_is_named(copied: Path, runs: Path, tmp_pat
     shutil.move(runs / "mine", runs / "away")
     shutil.move(copied / "mine", tmp_path / "elsewhere")
     try:
-        with pytest.raises(UserError, match=r"its encoder is needed: .*no such folder.*; name it with encoder=FOLDER"):
+        with pytest.raises(UserError, match=r"needs its encoder: .*no such folder.*; set encoder=FOLDER"):
             open_classifier(copied / "probed", "color")
         for place in (tmp_path / "elsewhere", tmp_path / "elsewhere" / "encoder"):
             assert torch.equal(open_classifier(copied / "probed", "color", place)(IMAGES), expected)
         other = export(tmp_path / "other", seed=1)
         with pytest.raises(
-            UserError, match=r"other is another encoder .* than the one that this classifier was fitted"
+            UserError, match=r"other is not the encoder that this classifier was fitted on: its sha256 is"
         ):
             open_classifier(copied / "probed", "color", other)
     finally:
@@ -143,7 +150,7 @@ def test_an_encoder_that_was_replaced_is_refused(copied: Path, runs: Path) -> No
     try:
         shutil.rmtree(copied / "mine")
         export(copied / "mine" / "encoder", seed=1)
-        with pytest.raises(UserError, match="is another encoder"):
+        with pytest.raises(UserError, match="is not the encoder that"):
             open_classifier(copied / "probed", "color")
     finally:
         shutil.move(runs / "away", runs / "mine")
@@ -157,7 +164,7 @@ def test_one_of_several_tasks_has_to_be_named(runs: Path) -> None:
         open_classifier(runs / "probed")
     with pytest.raises(UserError, match="no classifier of 'size'; it has color, texture"):
         open_classifier(runs / "probed", "size")
-    with pytest.raises(UserError, match="tells color apart, not texture; remove task"):
+    with pytest.raises(UserError, match="classifies color, not texture; remove task"):
         open_classifier(runs / "tuned", "texture")
 
 
@@ -169,9 +176,9 @@ def test_one_of_several_tasks_has_to_be_named(runs: Path) -> None:
         ("mine/encoder", "is an encoder without a classifier: run retouch probe or retouch finetune"),
         ("file", "is a file; give a finished run"),
         ("half", "is a run that has not finished: continue it with out="),
-        ("older", "keeps no classifier: an older Retouch kept none"),
+        ("older", "has no classifier: older versions of Retouch saved none"),
         ("group", "holds runs with several seeds: give one of them, such as .*group/seed-3"),
-        ("pretrained", "is a run of retouch pretrain, which makes no classifier that is kept"),
+        ("pretrained", "is a run of retouch pretrain, which does not save a classifier"),
     ],
 )
 def test_what_is_no_classifier_is_told_apart(copied: Path, name: str, message: str) -> None:

@@ -145,7 +145,7 @@ def test_of_several_tasks_one_has_to_be_named(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         finetune(config(tmp_path / "run", encoder=exported(tmp_path / "encoder"), data={"train": "shapes"}))
     assert str(error.value) == (
-        "shapes:train:20000 has the tasks shape, color, texture, and fine-tuning trains on one: set data.task to it"
+        "shapes:train:20000 has the tasks shape, color, texture, but fine-tuning trains on one: set data.task"
     )
     assert not (tmp_path / "run").exists()
 
@@ -184,7 +184,7 @@ def test_a_linear_probe_that_knows_random_labels_or_changes_its_encoder_is_noted
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alarm = NullCheck(accuracy=0.9, chance=0.125, ci95=(0.8, 1.0), p_value=1e-9, images=200, repetitions=1)
-    monkeypatch.setattr("finetune.probe.check_null", lambda *given: alarm)
+    monkeypatch.setattr("finetune.kinds.classes.check_null", lambda *given: alarm)
     changing = iter("ab")
     monkeypatch.setattr("finetune.probe.state_digests", lambda encoders: next(changing))
     start = exported(tmp_path / "encoder", EncoderConfig(model_args={"width": 4, "depth": 1}))

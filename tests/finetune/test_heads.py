@@ -11,10 +11,9 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from torch import Tensor
 
-from common.data import Labels
 from finetune.calibration import fit_temperature
 from finetune.features import Features
-from finetune.heads import Head, make_head
+from finetune.heads import Answered, Head, make_head
 from finetune.probes import Candidates, Linear, Task
 from tests.finetune.probes.features import CPU, GOOD, GOOD_SPACE, informative, task_of
 
@@ -43,9 +42,7 @@ def head_of(kind: Kind, folds: int) -> tuple[Head, Features, Tensor, Tensor]:
     chosen = probe.choose(candidates, task)
     fitted = probe.refit(candidates, task, chosen)
     answers = fitted.answers(test)
-    head = make_head(
-        probe, candidates, task, chosen, fitted, test, Labels(test_labels, task.classes, task.name), answers
-    )
+    head = make_head(probe, candidates, task, chosen, fitted, Answered(test, test_labels, answers.classes))
     return head, test, test_labels, answers.classes
 
 
@@ -99,7 +96,7 @@ def test_logits_are_those_of_the_standardized_features() -> None:
     fitted = probe.refit(candidates, task, chosen)
     test, labels = uneven(150, 1)
     answers = fitted.answers(test)
-    head = make_head(probe, candidates, task, chosen, fitted, test, Labels(labels, task.classes, "t"), answers)
+    head = make_head(probe, candidates, task, chosen, fitted, Answered(test, labels, answers.classes))
     assert answers.confidence is not None
     torch.testing.assert_close(head.logits(test).softmax(1).amax(1), answers.confidence, atol=1e-4, rtol=1e-4)
 
@@ -122,7 +119,7 @@ def test_test_labels_do_not_change_the_head() -> None:
     fitted = probe.refit(candidates, task, chosen)
     test, labels = uneven(150, 1)
     one, other = (
-        make_head(probe, candidates, task, chosen, fitted, test, Labels(some, task.classes, "t"), fitted.answers(test))
+        make_head(probe, candidates, task, chosen, fitted, Answered(test, some, fitted.answers(test).classes))
         for some in (labels, labels.roll(1))
     )
     assert one.temperature == other.temperature
@@ -136,8 +133,7 @@ def test_a_head_that_rounding_has_spoiled_is_warned_of(caplog: pytest.LogCapture
     chosen = probe.choose(candidates, task)
     fitted = probe.refit(candidates, task, chosen)
     test, labels = uneven(150, 1)
-    answers = fitted.answers(test)
-    answers = answers._replace(classes=(answers.classes + 1) % len(task.classes))
+    wrong = (fitted.answers(test).classes + 1) % len(task.classes)
     with caplog.at_level(logging.WARNING, "retouch"):
-        make_head(probe, candidates, task, chosen, fitted, test, Labels(labels, task.classes, "t"), answers)
-    assert "answers 150 of 150 test images in another way" in caplog.text
+        make_head(probe, candidates, task, chosen, fitted, Answered(test, labels, wrong))
+    assert "predictions differ from the tested classifier on 150 of 150 test images" in caplog.text

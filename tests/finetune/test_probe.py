@@ -16,12 +16,13 @@ from common.encoders.export import export_encoder
 from common.encoders.load import load_encoder, read_encoder_card
 from common.encoders.provenance import Provenance
 from common.errors import UserError
-from finetune import metrics, opening
-from finetune import probe as stage
+from finetune import metrics
 from finetune.config import ProbeConfig
 from finetune.data import Sources, open_sources
+from finetune.kinds import ClassLabels, classes
+from finetune.kinds.classes import damage_name
 from finetune.predictions import Predictions, read_predictions
-from finetune.probe import damage_name, probe
+from finetune.probe import probe
 from finetune.results import ProbeReport, ProbeResult, read_results
 from finetune.subjects import Subject
 from finetune.summary import logged_numbers
@@ -104,7 +105,11 @@ def test_results_say_what_was_measured_on_what_and_how(report: ProbeReport, enco
     for result in report.results:
         assert result.data.model_dump() == {
             "train": "shapes:train:20000", "test": "shapes:test:4000", "image_size": 16, "duplicates": 0,
-            "near_duplicates": {"test_images": 0, "pairs": 0, "most_alike": ()}, "in_pretraining": None, "left_out": 0,
+            "near_duplicates": {
+                "test_images": 0, "pairs": 0, "most_alike": (), "compared": 300, "of": 300
+            },
+            "in_pretraining": None, "left_out": 0,
+            "not_compared": {"in_pretraining": "the encoder does not name the images that it was trained on"},
             "originals": None, "test_originals": None,
         }  # fmt: skip
         assert (result.encoder.path, result.encoder.pretext) == (str(encoder), "colorize")
@@ -143,13 +148,13 @@ def test_the_untrained_twin_gets_exactly_the_encoders_spaces(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offered: dict[str, list[str]] = {}
-    real = stage._measure
+    real = ClassLabels.measure
 
-    def spy(config: Any, data: Any, subject: Subject, *rest: Any) -> Any:
+    def spy(self: ClassLabels, subject: Subject, how: Any) -> Any:
         offered[subject.name] = [f"{space.layer} {space.pooling}" for space in subject.spaces]
-        return real(config, data, subject, *rest)
+        return real(self, subject, how)
 
-    monkeypatch.setattr(stage, "_measure", spy)
+    monkeypatch.setattr(ClassLabels, "measure", spy)
     spaces = {"l2": [1e-2], "layers": ["each"], "poolings": ["avg", "avg2"], "folds": 2}
     probe(config_of(tmp_path / "out", encoder, data={"task": "texture"}, **{**SHORT, "probe": spaces, "knn": None}))
     assert offered["random_init"] == offered["encoder"]
@@ -209,7 +214,7 @@ def test_test_labels_change_only_the_accuracy_not_the_choice(
         train, test = open_sources(*given)
         return Sources(train, Shuffled(test))
 
-    monkeypatch.setattr(opening, "open_sources", shuffled)
+    monkeypatch.setattr(classes, "open_sources", shuffled)
     other = probe(config_of(tmp_path / "out", encoder, damage=[], properties=False, null_check=False))
     for one, two in zip(report.results, other.results, strict=True):
         assert one.linear.test.confusion != two.linear.test.confusion
@@ -224,7 +229,7 @@ def test_the_test_set_is_scored_once_for_each_reported_row(
 ) -> None:
     scored: list[int] = []
     real = metrics.score
-    monkeypatch.setattr(stage, "score", lambda *given: scored.append(1) or real(*given))
+    monkeypatch.setattr(classes, "score", lambda *given: scored.append(1) or real(*given))
     probe(config_of(tmp_path / "out", encoder, **SHORT, baselines=ALONE))
     assert len(scored) == 2 * 2  # linear and k-NN, two tasks
 

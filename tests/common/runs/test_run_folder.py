@@ -17,7 +17,9 @@ from common.engine.checkpoint import Checkpoint, list_checkpoints, save_checkpoi
 from common.errors import UserError
 from common.machine.distributed import World
 from common.runs.folder import Run, StageConfig, check_run_folder, open_run
+from common.runs.logs import early_log
 from common.runs.tracking import Tracker
+from tests.toys import state_at
 
 HERE = World(0, 1, torch.device("cpu"))
 QUIET = {"mode": "disabled"}
@@ -73,6 +75,37 @@ def test_metrics_go_to_metrics_jsonl_and_messages_to_train_log(tmp_path: Path) -
     assert "hello" in (run.folder / "train.log").read_text()
 
 
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.WARNING, logging.DEBUG])
+def test_a_run_writes_all_messages_to_its_log_and_shows_no_more_than_the_program_asked_for(
+    tmp_path: Path, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.getLogger("retouch")
+    logger.setLevel(level)
+    with early_log() as early:
+        logger.debug("early")
+        with open_run(config(tmp_path / "run"), HERE, early):
+            logger.info("hello")
+            with open_run(config(tmp_path / "inner"), HERE):
+                logger.debug("inside")
+            logger.warning("mind")
+    assert logger.level == level
+    logger.info("after")
+    said = {name: (tmp_path / name / "train.log").read_text() for name in ("run", "inner")}
+    assert [word for word in ("early", "hello", "inside", "mind", "after") if word in said["run"]] == (
+        ["early", "hello", "inside", "mind"]
+    )
+    assert [word for word in ("early", "hello", "inside", "mind", "after") if word in said["inner"]] == ["inside"]
+    shown = ["mind"] if level != logging.DEBUG else ["early", "hello", "inside", "mind", "after"]
+    assert [one for one in caplog.messages if one in ("early", "hello", "inside", "mind", "after")] == shown
+
+
+def test_a_level_that_is_set_while_a_run_is_open_stays(tmp_path: Path) -> None:
+    logger = logging.getLogger("retouch")
+    with open_run(config(tmp_path / "run"), HERE):
+        logger.setLevel(logging.ERROR)
+    assert logger.level == logging.ERROR
+
+
 def test_metric_that_is_not_finite_is_named_and_not_written(tmp_path: Path) -> None:
     run = Run(tmp_path, HERE, Tracker.disabled(tmp_path), False)
     with pytest.raises(UserError, match=r"val/error is nan at step 3"):
@@ -115,7 +148,7 @@ def test_a_run_of_another_stage_is_neither_overwritten_nor_resumed(tmp_path: Pat
     with pytest.raises(UserError) as caught:
         check_run_folder(config(out, **{asked: True}))
     assert str(caught.value) == (
-        f"out: {out} holds a run of {writer}, and {asked}=true of retouch paint is for its own runs only; "
+        f"out: {out} holds a run of {writer}, and {asked}=true of retouch paint applies to its own runs only; "
         "choose another out"
     )
     assert contents(out) == before
@@ -156,7 +189,7 @@ def test_a_kill_while_overwriting_leaves_a_folder_to_resume_or_overwrite(
     (out / "panels").mkdir()
     (out / "notes.txt").write_text("mine")
     for step in (1, 2):
-        save_checkpoint(out / "checkpoints", Checkpoint(step, {}, {}), keep=2)
+        save_checkpoint(out / "checkpoints", Checkpoint(state_at(step), {}), keep=2)
 
     def killed(path: Path, ignore_errors: bool = False) -> None:
         if not ignore_errors and next(calls) + 1 == kills:

@@ -19,7 +19,6 @@ from finetune.dense.passes import maps_of
 from finetune.probe import probe
 from finetune.records import NullCheck
 from finetune.results import ProbeReport
-from finetune.several import DenseResult
 from tests.finetune.dense.test_probe_masks import config_of, exported, loaded, pictures
 
 
@@ -40,8 +39,8 @@ def probed(here: Path, out: Path, **changes: Any) -> ProbeReport:
 
 def null_of(report: ProbeReport) -> NullCheck:
     [result] = report.dense
-    assert result.null is not None
-    return result.null
+    assert result.checks.null is not None
+    return result.checks.null
 
 
 def test_exchanged_masks_give_chance_and_leave_the_probe_alone(here: Path, tmp_path: Path) -> None:
@@ -97,9 +96,3 @@ def test_each_mask_is_that_of_another_image_and_rolled(here: Path) -> None:
     others = null._another(40, np.random.default_rng(1))
     assert sorted(others.tolist()) == list(range(40))
     assert not bool((others == torch.arange(40)).any())
-
-
-def test_older_results_have_no_such_check(here: Path, tmp_path: Path) -> None:
-    found = probed(here, tmp_path / "out").dense[0].model_dump(mode="json")
-    del found["null"]
-    assert DenseResult.model_validate(found).null is None

@@ -20,12 +20,13 @@ from common.data.masks import look_at_masks
 from common.data.shapes import ShapesSource
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
+from common.encoders.load import load_encoder
 from common.encoders.provenance import Provenance
 from common.errors import UserError
 from common.pixels import to_float
 from finetune import seeds
 from finetune.config import ProbeConfig
-from finetune.dense import passes, probing
+from finetune.dense import passes
 from finetune.dense.cells import enlarge, overlaps
 from finetune.dense.data import MaskedImages, load_masked, open_masked
 from finetune.dense.fitting import discriminant
@@ -36,7 +37,7 @@ from finetune.multilabel.data import ProbeData
 from finetune.probe import probe
 from finetune.probes import Search
 from finetune.results import ProbeReport, read_results
-from finetune.several import DenseResult
+from finetune.structured_results import DenseResult
 from finetune.summary import logged_several, notes
 from finetune.table import several_table
 from finetune.tracked import Sheet, probe_shown
@@ -109,6 +110,27 @@ def loaded(here: Path) -> MaskedImages:
     return load_masked(open_masked(data, SIZE, 0), data, SIZE, 0)
 
 
+@pytest.mark.parametrize("layers", [[0], [1], None], ids=["another", "this", "all"])
+def test_maps_that_are_not_finite_are_named_with_layer_and_image(
+    here: Path, monkeypatch: pytest.MonkeyPatch, layers: list[int] | None
+) -> None:
+    images, encoder = loaded(here), load_encoder(here / "encoder")
+    real = encoder.layers
+
+    def broken(shown: Tensor) -> list[Tensor]:
+        maps = [one.clone() for one in real(shown)]
+        maps[1][2, 0, 1, 1] = torch.nan
+        return maps
+
+    monkeypatch.setattr(encoder, "layers", broken)
+    if layers == [0]:
+        assert sum(len(batch.index) for batch in passes.maps_of(encoder, images.test, HOW, layers)) == 40
+        return
+    with pytest.raises(UserError, match="small_cnn gives NaN or infinite features") as refused:
+        next(passes.maps_of(encoder, images.test, HOW, layers))
+    assert refused.value.problems == (f"layer 1, cells: 1 of 8 images, first {images.test.images.where(2)}",)
+
+
 @pytest.fixture(scope="module")
 def report(here: Path) -> ProbeReport:
     return probe(config_of(here, here / "run", properties=True, null_check=True), show=False)
@@ -120,9 +142,12 @@ def test_what_maps_show_is_found_and_measured(here: Path, report: ProbeReport) -
     assert report.made is not None
     assert {"data.train", "data.test", "data.masks", "data.test_masks", "encoder"} == report.made.inputs.keys()
     assert len(set(report.made.inputs.values())) == 5
+    text = (here / "run" / "train.log").read_text()
+    assert "masks: 3 classes, 60 training and 40 test images" in text
+    assert "training images that show ground (60), red (" in text
     [result] = report.dense
     assert result.task == str(here / "train/masks")
-    assert (result.classes, result.frozen) == (("ground", "red", "blue"), True)
+    assert (result.classes, result.checks.frozen) == (("ground", "red", "blue"), True)
     assert list(result.subjects) == ["encoder", "random_init", "pixels"]
     for one in result.subjects.values():
         assert (one.n_train, one.n_val, one.test.n) == (60, 60, 40)
@@ -152,7 +177,7 @@ def test_the_protocol_the_log_and_the_table_say_what_was_done(here: Path, report
     assert numbers["mean_iou"] == result.subjects["encoder"].test.mean_iou
     assert logged[f"{result.task}/pixels_pixel_accuracy"] == result.subjects["pixels"].test.pixel_accuracy
     assert {f"{result.task}/{key}" for key in numbers} <= logged.keys()
-    assert "masks: 3 classes: ground, red, blue" in (here / "run" / "train.log").read_text()
+    assert "masks: 3 classes, 60 training and 40 test images" in (here / "run" / "train.log").read_text()
     sheets = {one.name: one for one in probe_shown(report) if isinstance(one, Sheet)}
     assert [row[2] for row in sheets["mask_results"].rows] == [one.test.mean_iou for one in result.subjects.values()]
     test = result.subjects["encoder"].test
@@ -206,9 +231,9 @@ def test_each_subject_passes_the_test_set_once(here: Path, tmp_path: Path, monke
     seen: list[str] = []
     original = passes.maps_of
 
-    def counting(encoder: Any, some: Any, how: Any) -> Any:
+    def counting(encoder: Any, some: Any, *rest: Any) -> Any:
         seen.append(f"{encoder.name} {some.source.spec.rpartition('/')[0].rpartition('/')[2]}")
-        return original(encoder, some, how)
+        return original(encoder, some, *rest)
 
     monkeypatch.setattr(passes, "maps_of", counting)
     probe(config_of(here, tmp_path / "out", baselines={"random_init": False}), show=False)
@@ -225,10 +250,10 @@ def test_a_changed_encoder_is_noted(here: Path, tmp_path: Path, monkeypatch: pyt
             break
         return found
 
-    monkeypatch.setattr(probing, "gather", spoiling)
+    monkeypatch.setattr("finetune.kinds.masks.gather", spoiling)
     alone = {"random_init": False, "pixels": False}
     found = probe(config_of(here, tmp_path / "out", baselines=alone), show=False)
-    assert not found.dense[0].frozen
+    assert not found.dense[0].checks.frozen
     assert any("changed while it was measured" in note for note in found.notes)
 
 
@@ -392,12 +417,12 @@ def errors(here: Path, tmp_path: Path, **changes: Any) -> str:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"data": {"task": "kind"}}, ["masks: they are the task; remove task"]),
-        ({"data": {"labels": ["a"]}}, ["masks: they are the task; remove labels"]),
+        ({"data": {"task": "kind"}}, ["masks: they define the task; remove task"]),
+        ({"data": {"labels": ["a"]}}, ["masks: they define the task; remove labels"]),
         ({"data": {"masks": None}}, ["test_masks and mask_names belong to masks"]),
         ({"data": {"mask_names": ["a", "a"]}}, ["mask_names: must be different names"]),
         ({"data": {"mask_names": ["a", "b"]}}, ["masks hold 2, but there are only 2 names, for the numbers 0 to 1"]),
-        ({"more_probes": [{"kind": "ridge"}]}, ["more_probes: of images with one label each; with data.masks"]),
+        ({"more_probes": [{"kind": "ridge"}]}, ["more_probes need one label per image; with data.masks"]),
         ({"data": {"masks": "nowhere"}}, ["data.masks: 'nowhere': no such file or folder"]),
         ({"data": {"masks": "shapes"}}, ["data.masks=shapes: must be a folder or a zip file"]),
         ({"data": {"test": None}}, ["data.test_masks: ", "has no test set; set data.test, or remove it"]),
@@ -445,7 +470,7 @@ def test_classes_that_training_lacks_are_refused(here: Path, tmp_path: Path) -> 
 def test_an_encoder_without_maps_is_refused(here: Path, tmp_path: Path) -> None:
     vector = EncoderConfig(name="mlp")
     export_encoder(build_encoder(vector, image_size=SIZE), tmp_path / "encoder")
-    assert "one vector per image tells no pixels apart" in errors(here, tmp_path, encoder=tmp_path / "encoder")
+    assert "one vector per image cannot tell pixels apart" in errors(here, tmp_path, encoder=tmp_path / "encoder")
 
 
 def test_older_results_have_no_such_part(report: ProbeReport) -> None:
@@ -478,7 +503,7 @@ def test_the_end_of_the_grid_is_noted(report: ProbeReport, here: Path) -> None:
     [result] = report.dense
     mine = result.linear.model_copy(update={"choice": result.linear.choice.model_copy(update={"at_end_of_grid": True})})
     at_end = result.model_copy(update={"subjects": {**result.subjects, "encoder": mine}})
-    said = notes(config_of(here, here / "none", probe={}), [], dense=[at_end])
+    said = notes(config_of(here, here / "none", probe={}), ProbeReport(results=(), dense=(at_end,)))
     assert f"at an end of the grid for {result.task}: widen probe.l2, which now goes from 0.0001 to 1" in said[-1]
 
 

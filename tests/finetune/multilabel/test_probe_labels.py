@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from finetune.probe import probe
 from finetune.probes import Candidates, Fitted, Linear, Probe, Search
 from finetune.ranking import average_precision, compare_labels, halves, mean_average_precision
 from finetune.results import ProbeReport, read_results
-from finetune.several import LabelResult
+from finetune.structured_results import LabelResult
 from finetune.summary import logged_several
 from finetune.table import several_table
 from tests.finetune.probes.features import BAD, BAD_SPACE, CPU
@@ -191,7 +192,7 @@ def test_results_can_be_computed_again_from_the_scores_on_disk(here: Path, repor
     assert read_results(here / "run") == report
     assert report.results == ()
     [result] = report.multilabel
-    assert (result.task, result.labels, result.frozen) == ("tags", ("light", "red"), True)
+    assert (result.task, result.labels, result.checks.frozen) == ("tags", ("light", "red"), True)
     scores, truth = scores_of(here / "run")
     assert list(scores) == list(result.subjects) == ["encoder", "random_init", "pixels"]
     for name, one in result.subjects.items():
@@ -226,8 +227,8 @@ def test_the_protocol_and_the_log_say_what_was_done(here: Path, report: ProbeRep
     assert logged["tags/pixels_macro_f1"] == result.subjects["pixels"].test.macro_f1
     assert {f"tags/{key}" for key in numbers} <= logged.keys()
     text = (here / "run" / "train.log").read_text()
-    assert "tags: 2 labels (training + test images): light (" in text
-    assert "without any: " in text
+    assert re.search(r"tags: 2 labels, \d+ training and \d+ test images, \d+ \+ \d+ of them without any", text)
+    assert re.search(r"tags: light \(\d+ \+ \d+\), ", text)
 
 
 def test_the_table_has_each_subject_with_its_gain(report: ProbeReport) -> None:
@@ -299,7 +300,7 @@ def test_without_a_test_set_a_fifth_is_held_out_with_each_label_in_both(here: Pa
 
 
 def test_exchanged_rows_of_labels_give_chance(here: Path, report: ProbeReport, tmp_path: Path) -> None:
-    null = report.multilabel[0].null
+    null = report.multilabel[0].checks.null
     assert null is not None
     assert (null.images, null.repetitions) == (160, 9)
     assert null.chance > report.multilabel[0].subjects["encoder"].test.chance  # orders here are good, or bad
@@ -342,9 +343,9 @@ def test_a_probe_that_is_told_test_labels_is_caught(
     alone = {"random_init": False, "pixels": False}
     found = probe(config_of(here, tmp_path / "out", baselines=alone, null_check=True), show=False)
     [result] = found.multilabel
-    assert result.null is not None
-    assert result.null.accuracy > 0.95
-    assert result.null.above_chance
+    assert result.checks.null is not None
+    assert result.checks.null.accuracy > 0.95
+    assert result.checks.null.above_chance
     assert any("the mean average precision of the linear probe is" in note for note in found.notes)
 
 
@@ -368,9 +369,12 @@ def errors(here: Path, tmp_path: Path, **changes: Any) -> str:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"data": {"task": "kind"}}, ["labels: they are the task; remove task and label"]),
+        ({"data": {"task": "kind"}}, ["labels: they define the task; remove task and label"]),
         ({"data": {"labels": ["light", "light"]}}, ["labels: must be different columns"]),
-        ({"more_probes": [{"kind": "ridge"}], "label_efficiency": True}, ["more_probes, label_efficiency: of images"]),
+        (
+            {"more_probes": [{"kind": "ridge"}], "label_efficiency": True},
+            ["more_probes and label_efficiency need one label per image; with data.labels"],
+        ),
         ({"data": {"labels": ["tag"]}}, ["no column 'tag'; it has", "tags"]),
         ({"data": {"labels": ["light", "kind"]}}, ["column 'kind' holds x, y"]),
         ({"data": {"train": "shapes", "test": None}}, [": data.labels names columns of a table"]),

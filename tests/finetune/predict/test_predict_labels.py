@@ -18,7 +18,7 @@ from finetune.classifier import open_classifier
 from finetune.predict.run import predict
 from finetune.probe import probe
 from finetune.results import ProbeReport, read_results
-from finetune.several import LabelResult
+from finetune.structured_results import LabelResult
 from tests.finetune.multilabel.test_probe_labels import config_of as probing
 from tests.finetune.multilabel.test_probe_labels import pictures
 from tests.finetune.predict.runs import config_of, export, rows_of
@@ -129,7 +129,7 @@ def test_unreadable_images_have_no_labels(here: Path, tmp_path: Path) -> None:
 
 
 def test_settings_of_labels_are_refused_of_classes_and_too_many_of_both(here: Path, runs: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"threshold: of several labels per image, .* one class: remove threshold"):
+    with pytest.raises(UserError, match=r"threshold applies to .*, but this one predicts one class: remove"):
         predict(config_of(tmp_path / "out", runs / "tuned", threshold=0.5))
     with pytest.raises(UserError, match="top: the classifier has 2 labels; give 2 or fewer"):
         predicted(here, tmp_path / "out", top=3)

@@ -133,7 +133,7 @@ def test_a_square_is_laid_over_the_middle_of_its_image(size: tuple[int, int], le
 def test_what_masks_do_not_have_is_refused(here: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError) as told:
         predicted(here, tmp_path / "out", top=2, threshold=0.5)
-    assert [one.partition(":")[0] for one in told.value.problems] == ["top", "threshold"]
+    assert [one.partition(" ")[0] for one in told.value.problems] == ["top", "threshold"]
     assert not (tmp_path / "out").exists()
 
 

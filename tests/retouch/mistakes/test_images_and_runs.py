@@ -43,7 +43,7 @@ def test_unreadable_images_of_all_classes_but_one_are_found_before_the_run(
     before = files(here)
     assert main([stage, config, "out=new", "data.workers=0", "wandb.mode=disabled", *right]) == 2
     assert messages(capsys)[-1] == (
-        f"retouch {stage}: task 'label': all 5 training images are of one class (a); at least two are needed: "
+        f"retouch {stage}: task 'label': all 5 training images have the same class (a); at least two are needed: "
         "add images"
     )
     assert files(here) == before

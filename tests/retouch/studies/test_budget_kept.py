@@ -44,7 +44,7 @@ from retouch.studies.judge import Judged, Probing
 from retouch.studies.parts import Parts
 from retouch.studies.plan import RACE_SHARE, JudgeCost, ProbeKind
 from retouch.studies.results import StudyReport
-from tests.retouch.report.runs import answers_of, probe_result
+from tests.retouch.reporting.runs import answers_of, probe_result
 
 HERE = World(0, 1, torch.device("cpu"))
 START = 15.0  # seconds until Python runs and images are decoded

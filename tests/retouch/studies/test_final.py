@@ -14,14 +14,14 @@ from finetune.data import LabeledData, load_labeled, open_sources
 from finetune.metrics import score
 from finetune.worth import LabelEfficiency, LabelPoint
 from pretrain.config import PretrainConfig
-from retouch.report.compare import holm
+from retouch.reporting.compare import holm
 from retouch.studies.contestants import Field, Pretrained, RawPixels, Restoring, Simple, Untrained
 from retouch.studies.images import label_set
-from retouch.studies.reporting import _facts, _unchecked
+from retouch.studies.outcome import _facts, _unchecked
 from retouch.studies.results import Contender, Role, touched
 from retouch.studies.rivals import compared, rivals_of
 from tests.common.data.samples import picture
-from tests.retouch.report.runs import answers_of
+from tests.retouch.reporting.runs import answers_of
 
 HERE = World(0, 1, torch.device("cpu"))
 

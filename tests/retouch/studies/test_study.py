@@ -17,7 +17,7 @@ import retouch
 from common.encoders.load import load_encoder
 from finetune.predictions import read_predictions
 from finetune.probes import linear
-from retouch.studies import final, journal, reporting, run
+from retouch.studies import final, journal, outcome, run
 from retouch.studies.contestants import Learned, Restoring, Speed
 from retouch.studies.journal import CLOCK, Clock, Journal, read_plan
 from retouch.studies.judge import PROBES, Judge
@@ -184,7 +184,7 @@ def test_an_encoder_that_changes_while_it_is_probed_and_leaks_are_noted(
     failing = {task: one for task, one in checks.items() if one is not None}
     assert failing["color"].frozen is False
     facts = {"color": report.data["color"].model_copy(update={"duplicates": 3})}
-    said = reporting._notes(failing, facts, {"color": torch.zeros(50)})
+    said = outcome._notes(failing, facts, {"color": torch.zeros(50)})
     assert said[0].startswith("color: the encoder or its untrained twin changed while it was measured")
     assert said[-1] == "color: 3 of 50 test images are also training images"
 

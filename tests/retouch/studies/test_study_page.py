@@ -19,18 +19,18 @@ from finetune.metrics import compare, score
 from finetune.predictions import Predictions, write_predictions
 from finetune.records import DataFacts
 from finetune.tracked import send
-from retouch.report.card import model_card
-from retouch.report.charts import Racer, race_chart
-from retouch.report.choices import touched
-from retouch.report.limits import limits
-from retouch.report.page import html
-from retouch.report.parts import repeat_command
-from retouch.report.reading import read_facts
+from retouch.reporting.card import model_card
+from retouch.reporting.charts import Racer, race_chart
+from retouch.reporting.choices import touched
+from retouch.reporting.limits import limits
+from retouch.reporting.page import html
+from retouch.reporting.parts import repeat_command
+from retouch.reporting.reading import read_facts
 from retouch.studies.plan import Sizes
 from retouch.studies.results import Contender, Counts, Kind, StudyReport, Validation, Versus, read_results
 from retouch.studies.table import study_table
 from retouch.studies.tracked import study_shown
-from tests.retouch.report.runs import (
+from tests.retouch.reporting.runs import (
     CLASSES,
     EVIL,
     answers_of,
@@ -39,8 +39,8 @@ from tests.retouch.report.runs import (
     write_pretraining,
     write_probe,
 )
-from tests.retouch.report.test_page import Page
-from tests.retouch.report.test_places import clusters
+from tests.retouch.reporting.test_page import Page
+from tests.retouch.reporting.test_places import clusters
 
 LABELS = torch.arange(300) % 3
 RIGHT: dict[str, tuple[Kind, float]] = {
