@@ -109,7 +109,7 @@ def test_a_run_that_started_from_an_encoder_is_repeated_and_from_another_one_it_
     with pytest.raises(UserError, match=r"is not an encoder|no such folder"):
         retouch.repeat(tmp_path / "run")
     export_encoder(build_encoder(EncoderConfig(model_args={"width": 8, "depth": 1}), image_size=16), start)
-    with pytest.raises(UserError, match="encoder: it is not the one that was measured"):
+    with pytest.raises(UserError, match="encoder: this is not the one that was measured"):
         retouch.repeat(tmp_path / "run")
 
 

@@ -444,14 +444,16 @@ def test_every_problem_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
         retouch.export("run", "to=out", "format=onnx", "push=me", "token=hf_x", "license=My own", "check=0")
     said = str(raised.value)
-    assert "token: no token is taken or written: log in once with `hf auth login`, or set HF_TOKEN" in said
+    assert (
+        "token: tokens are not settings and are never stored: log in once with `hf auth login`, or set HF_TOKEN" in said
+    )
     assert "check: input should be greater than or equal to 1" in said
     with pytest.raises(UserError) as raised:
         retouch.export("run", "to=out", "format=onnx", "push=me", "license=My own")
     said = str(raised.value)
-    assert "license, push: of the Hub alone; set format=hub, or remove license, push" in said
+    assert "license, push: for the Hub only; set format=hub, or remove license, push" in said
     assert "push: 'me' is not of the form USER/NAME" in said
-    assert "license: 'My own' is no identifier of the Hub" in said
+    assert "license: 'My own' is not an identifier of the Hub" in said
 
 
 # ---- images of the check

@@ -131,7 +131,7 @@ def made(here: Path, browser: Browser) -> Made:
     tab.click("#name")
     tab.write(' "blue",  it\'s ')
     tab.press("Enter")
-    for number in (blue[0], blue[0]):  # the second click takes it back
+    for number in (blue[0], blue[0]):  # the second click removes it
         tab.click(image(number))
     for number in blue[:4]:
         tab.evaluate(f"document.querySelector('{image(number)}').focus()")
