@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 import retouch
 from common.data import Subset, build_source, load_images
-from common.data.given import held, hold
+from common.data.given import hold
 from common.data.patches import PatchesSource
 from common.errors import UserError
 from tests.common.data.samples import png
@@ -256,7 +256,7 @@ def test_stages_take_them(tmp_path: Path) -> None:
 
 def test_parts_and_patches_of_images_in_memory_are_in_memory_too() -> None:
     hold(PIXELS, "parts")
-    source = held("parts")
+    source = build_source("memory:parts")
     assert source.only_here
     assert Subset(source, torch.tensor([1, 2]), "some").only_here
     assert PatchesSource(source, side=8).only_here
