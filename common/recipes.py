@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from common.config import Config, read_settings, validate
 from common.errors import UserError
-from common.files import run_stage
+from common.files import as_utf8, run_stage
 
 if TYPE_CHECKING:
     from common.runs.folder import StageConfig
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 STAGES = ("pretrain", "probe", "finetune", "embed", "study")
 SWEEP = "sweep"  # the folder of W&B sweeps: they start stages, and are not settings of one
+EXAMPLE = "colorize"  # the recipe that messages name where a stage has no standard one
 STANDARD = {"probe": "linear", "finetune": "full", "embed": "embed", "study": "study"}  # where no recipe is named
 EXPECT = "Expect: "
+LESSON = "lecture"
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 YAML = (".yaml", ".yml")
 
@@ -43,6 +46,11 @@ class Recipe(NamedTuple):
     @property
     def text(self) -> str:
         return self.path.read_text(encoding="utf-8")
+
+    @property
+    def is_lesson(self) -> bool:
+        """Whether it is a part of ``retouch lecture``, too short to be of use elsewhere."""
+        return self.name == LESSON or self.name.endswith(f"_{LESSON}")
 
     @property
     def title(self) -> str:
@@ -72,6 +80,11 @@ def recipes(stage: str | None = None) -> list[Recipe]:
     ]
 
 
+def offered(stage: str | None = None) -> list[Recipe]:
+    """The recipes to choose from: all but those of the lecture."""
+    return [one for one in recipes(stage) if not one.is_lesson]
+
+
 def sweeps() -> list[Recipe]:
     """The searches for ``wandb sweep`` that come with Retouch."""
     return [Recipe(SWEEP, path.stem, path) for path in sorted((FOLDER / SWEEP).glob("*.yaml"))]
@@ -96,8 +109,21 @@ def find_recipe(name: str, stage: str | None = None) -> Recipe:
     if len(found) > 1:
         raise UserError(f"recipe {name!r} is ambiguous: choose {' or '.join(full_names(found))}")
     if not found:
+        if stage is not None and Path(name).is_dir():
+            raise _folder(name, stage)
         raise UserError(f"no recipe {name!r}{_hint(name, known)}; {_choices(stage)}")
     return found[0]
+
+
+def _folder(path: str | Path, stage: str) -> UserError:
+    """A folder was given where a recipe is expected: it may be images, or a run."""
+    key = "encoder" if run_stage(path) else "data"
+    return UserError(f"{path} is a folder, not a recipe; did you mean: {_command(stage, f'{key}={path}')}?")
+
+
+def _command(stage: str, *settings: str) -> str:
+    """A command of a stage, with a recipe if it needs one."""
+    return shlex.join(["retouch", stage, *([] if stage in STANDARD else [EXAMPLE]), *settings])
 
 
 def _hint(name: str, known: Sequence[Recipe]) -> str:
@@ -113,7 +139,7 @@ def _hint(name: str, known: Sequence[Recipe]) -> str:
 
 
 def _choices(stage: str | None) -> str:
-    return f"{f'those of retouch {stage}' if stage else 'there'} are {', '.join(full_names(recipes(stage)))}"
+    return f"{f'those of retouch {stage}' if stage else 'there'} are {', '.join(full_names(offered(stage)))}"
 
 
 def listing(named: Mapping[str, Recipe], width: int, *, expect: bool = False) -> str:
@@ -157,7 +183,8 @@ def understand(stage: str, source: Settings | None, overrides: Sequence[str] = (
         overrides, source = (source, *overrides), None
     if source is None:
         if stage not in STANDARD:
-            raise UserError(f"name a recipe; {_choices(stage)}")
+            example = _command(stage, *(overrides or ["data=my/pictures"]))
+            raise UserError(f"name a recipe, such as: {example}; `retouch recipes` lists all")
         source = STANDARD[stage]
     if isinstance(source, str) and not _is_path(source):
         recipe = find_recipe(source, stage)
@@ -165,8 +192,7 @@ def understand(stage: str, source: Settings | None, overrides: Sequence[str] = (
     if isinstance(source, (str, Path)):
         path = Path(source)
         if path.is_dir():
-            key = "encoder" if run_stage(path) else "data"
-            raise UserError(f"{path} is a folder, not a YAML file; did you mean {key}={path}?")
+            raise _folder(path, stage)
         if not path.exists() and path.stem in (one.name for one in recipes(stage)):
             raise UserError(f"config file not found: {path}; the recipe is called {path.stem}")
         return Given(path, path.stem, str(path), tuple(overrides))
@@ -206,4 +232,7 @@ def stage_config(schema: type[S], source: Settings | None = None, overrides: Seq
     """
     given = (understand_run if schema.takes_run else understand)(schema.stage, source, overrides)
     tree = read_settings(schema, given.source, given.overrides)
-    return validate(schema, {**given.defaults, **tree}, given.origin)
+    config = validate(schema, {**given.defaults, **tree}, given.origin)
+    if isinstance(given.source, Path):
+        vars(config)["recipe"] = " ".join(as_utf8(given.name).split())  # a name is one line
+    return config

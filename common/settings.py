@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel
 
 from common.errors import UserError, one_line
-from common.files import refuse_stream
+from common.files import refuse_stream, run_stage
 
 Schema = type[BaseModel]
 Tree = dict[str, Any]
@@ -118,9 +118,7 @@ def apply_overrides(schema: Schema, tree: Tree, overrides: Sequence[str]) -> Tre
     Raises:
         UserError: every override that has no ``key=``, or whose key lies inside a value that is not a block.
     """
-    bad = [text for text in overrides if not all(text.partition("=")[0].split(".")) or "=" not in text]
-    if bad:
-        raise UserError(*(f"{text!r}: an override is written key=value" for text in bad))
+    check_overrides(overrides)
     problems = []
     # `kind` goes first, outer before inner, whatever the order typed: it empties its block, and must not remove the
     # override of a sibling or of an inner kind.
@@ -133,6 +131,25 @@ def apply_overrides(schema: Schema, tree: Tree, overrides: Sequence[str]) -> Tre
     if problems:
         raise UserError(*problems)
     return tree
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Check that all are written ``key.sub=value``, which needs no schema.
+
+    Raises:
+        UserError: every one that is not; of an existing path, with the setting that may be meant.
+    """
+    bad = [text for text in overrides if not all(text.partition("=")[0].split(".")) or "=" not in text]
+    if bad:
+        raise UserError(*map(_not_a_setting, bad))
+
+
+def _not_a_setting(text: str) -> str:
+    path = Path(text)
+    if text and path.exists():
+        key = "encoder" if run_stage(path) else "data"
+        return f"{text!r} is a {'folder' if path.is_dir() else 'file'}; did you mean {key}={text}?"
+    return f"{text!r}: an override is written key=value"
 
 
 def models_in(annotation: Any) -> list[Any]:

@@ -139,7 +139,7 @@ def tuned_checks(probed: Checks | None) -> Checks:
         return Checks(frozen=None, null=None, missing={**trained, "null": "no linear probe was run"})
     if probed.frozen is False:  # the probe's encoder should have been
         return probed
-    return probed.model_copy(update={"frozen": None, "missing": {**trained, **probed.missing}})
+    return probed.model_copy(update={"frozen": None, "sha256": {}, "missing": {**trained, **probed.missing}})
 
 
 # ---- frozen
@@ -148,6 +148,12 @@ def tuned_checks(probed: Checks | None) -> Checks:
 def state_digests(modules: Iterable[nn.Module]) -> list[str]:
     """For each, the sha256 of all its tensors: parameters and buffers, including those that are not saved."""
     return [_digest(module) for module in modules]
+
+
+def before_and_after(names: Iterable[str], before: Sequence[str], after: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """By name, both digests, as ``Checks.sha256``; what has no tensors is left out."""
+    nothing = hashlib.sha256().hexdigest()
+    return {name: (then, now) for name, then, now in zip(names, before, after, strict=True) if then != nothing}
 
 
 def _digest(module: nn.Module) -> str:

@@ -127,6 +127,7 @@ class Pair(NamedTuple):
             duplicates=self.leaks.exact,
             near_duplicates=self.leaks.training.facts,
             in_pretraining=None if self.leaks.pretraining is None else self.leaks.pretraining.facts,
+            not_compared=self.leaks.not_compared,
             left_out=self.left_out,
             originals=self.train.originals,
             test_originals=self.test.originals,

@@ -34,7 +34,7 @@ def notes(config: ProbeConfig, report: ProbeReport) -> tuple[str, ...]:
     found, results, multilabel, dense = [], report.results, report.multilabel, report.dense
     encoders = [one.encoder for some in (results, multilabel, dense) for one in some]
     if encoders[0].view == "gray":
-        found.append("this encoder and its random initialization saw gray only; raw pixels keep their color")
+        found.append("this encoder and its untrained twin saw gray only; raw pixels keep their color")
     linear = [(result.task, result.linear.choice) for result in results]
     linear += [(many.task, many.linear.choice) for many in multilabel]
     found += _at_end(linear, config.probe.strengths)
@@ -128,15 +128,18 @@ def leaks(data: DataFacts, total: int) -> list[str]:
     if data.duplicates:
         lines.append(f"{data.duplicates} of {total} test images are also training images")
     near, pool = data.near_duplicates, data.in_pretraining
+    of = "" if pool is None or not pool.partial else f" ({pool.compared:,} of {pool.of:,} were compared)"
     if near is not None and near.test_images > data.duplicates:
         lines.append(f"{near.test_images} of {total} test images repeat training images, at least nearly")
     if lines and data.left_out:
         lines = [f"{', and '.join(lines)}; these {data.left_out} training images were left out"]
     if pool is not None and pool.test_images:
         lines.append(
-            f"{pool.test_images} of {total} test images repeat images of pretraining, at least nearly: the encoder has "
-            "seen them, without labels"
+            f"{pool.test_images} of {total} test images repeat images of pretraining, at least nearly{of}: the encoder "
+            "has seen them, without labels"
         )
+    elif of:
+        lines.append(f"no test image repeats one of the images of pretraining that were looked at{of}")
     return lines
 
 

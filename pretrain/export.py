@@ -75,7 +75,6 @@ def report(opened: Opened, run: Run, training: Trained, ruler: Measured | None, 
     log.debug("%s", results.code.text)
     for note in results.notes:
         log.warning("%s", note)
-    log.info("all of this run: %s", run.folder)
     write_json(run.folder / RESULTS, results.model_dump(mode="json"))
     run.tracker.summary(results.model_dump(mode="json", exclude_none=True))
     return results

@@ -24,6 +24,8 @@ from pretrain.ruler.watch import Watched, open_watched
 
 log = logging.getLogger("retouch")
 
+FEW = 30  # images; of fewer, a warning says that little can be learned
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -67,6 +69,8 @@ class Opened:
         held = "" if learner.held is None else f" and {len(learner.held):,} held out"
         spec = learner.images.source.spec
         log.info("%s unlabeled images%s from %s; %s", f"{len(learner.images):,}", held, spec, learner.description)
+        if (count := len(learner.images)) < FEW:
+            log.warning("%d image%s to learn from: very few, expect little", count, "" if count == 1 else "s")
         if self.began is not None:
             _describe_start(self.config, self.began, run)
 

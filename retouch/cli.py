@@ -6,13 +6,16 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
+from common.errors import check_all
 from common.machine.versions import signature
-from common.recipes import STAGES, find_recipe, full_names, listing, recipes, sweeps
+from common.recipes import STAGES, find_recipe, full_names, listing, offered, recipes, sweeps
 from common.runs.completion import complete_run, remember_keys
 from common.runs.console import Parser, Stage, add_stages, answer, columns, program, say
 from common.runs.describe import describe, settings_of
+from common.settings import check_overrides
 from finetune.__main__ import STAGES as TRANSFER
 from pretrain.__main__ import RESTORING
 from pretrain.__main__ import STAGES as PRETRAINING
@@ -68,17 +71,42 @@ def command_line() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=signature())
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def show_help(given: argparse.Namespace) -> int:
+        say(parser.format_help().rstrip())
+        return 0
+
+    parser.set_defaults(run=show_help)  # where no command is named
+    commands = parser.add_subparsers(metavar="COMMAND")
     add_stages(commands, (*PRETRAINING, *TRANSFER, *RESTORING, STUDY))
     shipped = commands.add_parser("recipes", help="list the recipes, or print one", description=_recipes.__doc__)
     name: Any = shipped.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name, or STAGE/NAME")
-    name.completer = lambda **_: full_names([*recipes(), *sweeps()])
+    name.completer = lambda **_: full_names([*offered(), *sweeps()])
     shipped.add_argument("--json", action="store_true", help="list them for programs")
     shipped.set_defaults(run=_recipes)
-    demo = commands.add_parser("demo", help="pretrain and probe on generated images, in minutes; no data, no account")
+    demo = commands.add_parser(
+        "demo",
+        help="pretrain and probe on generated images, in minutes; no data, no account",
+        description=_demo.__doc__,
+    )
     demo.add_argument("--out", default="runs/demo", help="folder for everything the demo writes (default: runs/demo)")
+    demo.add_argument(
+        "settings",
+        nargs="*",
+        metavar="key.sub=value",
+        help="settings of both pretraining runs, such as steps=200; retouch pretrain denoise_demo --help lists them",
+    )
+    demo.add_argument(
+        "--probe",
+        action="append",
+        default=[],
+        metavar="key.sub=value",
+        help="a setting of both probes, such as seed=1; retouch probe demo --help lists them",
+    )
     demo.set_defaults(run=_demo)
-    lecture = commands.add_parser("lecture", help="every code from PCA to colorization, with pictures; no data")
+    lecture = commands.add_parser(
+        "lecture", help="every code from PCA to colorization, with pictures; no data", description=_lecture.__doc__
+    )
     lecture.add_argument("--out", default="runs/lecture", help="folder for all it writes (default: runs/lecture)")
     lecture.set_defaults(run=_lecture)
     _add_commands_of_runs(commands)
@@ -143,11 +171,13 @@ def _recipes(given: argparse.Namespace) -> int:
         elif given.recipe is not None:
             say(chosen[0].text.rstrip("\n"))
         else:
-            named = dict(zip(full_names(chosen), chosen, strict=True))
+            named = dict(zip(full_names(offered()), offered(), strict=True))
             stages = {stage: {name: one for name, one in named.items() if one.stage == stage} for stage in STAGES}
             listed = (f"retouch {stage}\n{listing(of, columns(), expect=True)}" for stage, of in stages.items())
             searches = listing({one.name: one for one in sweeps()}, columns(), expect=True)
-            say("\n\n".join([*listed, f"wandb sweep, of a copy: retouch recipes NAME > sweep.yaml\n{searches}"]))
+            searching = f"wandb sweep, of a copy: retouch recipes NAME > sweep.yaml\n{searches}"
+            lessons = ", ".join(f"{one.stage}/{one.name}" for one in chosen if one.is_lesson)
+            say("\n\n".join([*listed, searching, fill(f"parts of retouch lecture: {lessons}", columns())]))
 
     return answer("retouch recipes", work)
 
@@ -156,15 +186,25 @@ def _recipes(given: argparse.Namespace) -> int:
 
 
 def _demo(given: argparse.Namespace) -> int:
+    """Train two encoders without labels on generated images, one by denoising and one by colorization. Then a linear
+    classifier learns three tasks from each, next to the same networks untrained and to raw pixels. One table and one
+    page, report.html, show what came out. A demo that was stopped goes on if it is run again.
+    """
+
     def work() -> None:
+        check_all(lambda: check_overrides(given.settings), lambda: check_overrides(given.probe))
         from retouch.demo import demo
 
-        demo(given.out)
+        demo(given.out, pretraining=given.settings, probing=given.probe)
 
     return answer("retouch demo", work, lossless=True, again="run it again")
 
 
 def _lecture(given: argparse.Namespace) -> int:
+    """Learn every kind of code, from PCA to colorization, on data that comes with Retouch, and show with pictures and
+    numbers what each has learned.
+    """
+
     def work() -> None:
         from retouch.lecture import lecture
 
@@ -195,8 +235,8 @@ def _report(given: argparse.Namespace) -> int:
     """Write what runs have shown as one HTML file, which needs no network and no script."""
 
     def work() -> None:
-        from retouch.report.card import model_card, write_card
-        from retouch.report.page import write_report
+        from retouch.reporting.card import model_card, write_card
+        from retouch.reporting.page import write_report
 
         if not given.markdown:
             say(f"{write_report(given.runs, given.out or 'report.html')}")
@@ -230,10 +270,10 @@ def _label(given: argparse.Namespace) -> int:
 
     def work() -> None:
         from common.config import load_config
-        from retouch.label.page import write_page
-        from retouch.label.settings import LabelConfig
+        from retouch.labeling.page import write_page
+        from retouch.labeling.settings import LabelConfig
 
-        say(f"{write_page(load_config(LabelConfig, {}, given.settings), given.out)}")
+        say(f"{write_page(load_config(LabelConfig, {}, given.settings), given.out).path}")
 
     return answer("retouch label", work, again="run it again")
 

@@ -1,8 +1,12 @@
 """Test images that other images repeat, exactly or nearly.
 
-Exactly: the same decoded pixels. Nearly: another size, crop, compression or coloring of the same picture, found in two
-steps. A difference hash (dHash, 64 bits: whether each cell of an 8x9 thumbnail is darker than its right neighbor) names
-candidates, at most 10 bits apart; a correlation of at least 0.9 between gray 16x16 thumbnails confirms them.
+Exactly: the same decoded pixels. Nearly: another size, compression, brightness or coloring of the same picture, or one
+of which a few percent are cut off. Crops of a tenth and more, and mirror images, are mostly not found
+(``benchmarks/near_duplicates.py``).
+
+They are found in two steps. A difference hash (dHash, 64 bits: whether each cell of an 8x9 thumbnail is darker than its
+right neighbor) names candidates, at most 10 bits apart; a correlation of at least 0.9 between gray 16x16 thumbnails
+confirms them.
 
 On CIFAR-10, of pairs whose hashes are at most 3 bits apart, 8 in 10 show the same picture; at most 10 bits, 1 in 30.
 The correlation keeps 330 pairs of these 10,144, and they repeat 219 of the 10,000 test images.

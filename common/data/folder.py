@@ -145,7 +145,8 @@ class TreeSource(Source, ABC):
             stray = next(path for path in self.paths if "/" not in path)
             raise UserError(
                 f"{self.spec}: labels are needed, but some images (such as {stray}) are not in a class folder: "
-                "put each image into a folder named after its class"
+                "put each image into a folder named after its class, or label them with the page that "
+                f"`retouch label encoder=RUN data={self.spec.partition(':')[2]}` writes"
             )
         return super().resolve(task)
 

@@ -152,7 +152,8 @@ class Source(ABC):
             return self.tasks[0]
         if task not in self.tasks:
             raise UserError(
-                f"{self.spec}: no task {task!r}; it has {', '.join(self.tasks)}; set data.task to one, or to null"
+                f"{self.spec}: no task {task!r}; it has {', '.join(self.tasks)}; set data.task to one of them, or "
+                "remove it"
             )
         return task
 

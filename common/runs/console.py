@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import logging
 import os
@@ -19,16 +20,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from common.config import read_settings
-from common.errors import UserError, refused_by_system
-from common.recipes import STANDARD, Given, header, listing, recipes, stage_config, understand, understand_run
+from common.errors import UserError, check_all, refused_by_system
+from common.recipes import STANDARD, Given, header, listing, offered, stage_config, understand, understand_run
 from common.runs.completion import complete_recipe, complete_run, complete_setting, remember_keys
 from common.runs.describe import describe, settings_of
 from common.runs.logs import setup_console
-from common.settings import plain
+from common.settings import check_overrides, plain
 
 log = logging.getLogger("retouch")
 
 RESUMED = "start the same command again, with out=FOLDER resume=true if its run folder exists"
+UNKNOWN_COMMAND = re.compile(r"argument (?:COMMAND|STAGE): invalid choice: '(.*?)' \(choose from (.*)\)")
 DASHED = re.compile(r"--[A-Za-z_][\w.]*=")
 MOST_COLUMNS = 100
 RECIPE = "the name of a recipe, or a YAML file: what ends in .yaml or holds a separator is a file"
@@ -37,6 +39,8 @@ All settings are checked before anything is written. {prog} RECIPE --help lists 
 retouch recipes RECIPE > mine.yaml copies it."""
 RUN_SETTINGS = """\
 All settings are checked before anything is written. {prog} RUN --help lists them."""
+LABELED = "Your images: data=my/labeled, with a folder for each class"
+IMAGES = {"": "Your images: data=my/pictures", "probe": LABELED, "finetune": LABELED}
 MARKED = "settings, as key=value (* set by the recipe or on the command line; all others have their default):"
 
 
@@ -95,11 +99,19 @@ class Stage:
         """
         return (understand_run if self.takes else understand)(self.name, source, overrides)
 
+    def check_words(self, source: str | None, overrides: Sequence[str]) -> None:
+        """Check what needs no schema: that there is such a recipe, and that settings are written as settings.
+
+        Raises:
+            UserError: with every problem.
+        """
+        check_all(lambda: self.understand(source, overrides), lambda: check_overrides(overrides))
+
     def run(self, given: argparse.Namespace) -> int:
         """Run the stage; returns the exit code."""
 
         def work() -> None:
-            self.understand(given.source)  # before what takes seconds to import
+            self.check_words(given.source, given.overrides)  # before what takes seconds to import
             config = stage_config(self.schema(), given.source, given.overrides)
             remember_keys(self.name, (one.key for one in settings_of(type(config), plain(config), {})))
             getattr(importlib.import_module(self.module), self.name)(config)
@@ -113,11 +125,14 @@ class Stage:
 
     def describe(self, source: str, overrides: Sequence[str]) -> None:
         """Print what a recipe says of itself, and all settings with their values."""
+        self.check_words(source, overrides)
         given, schema = self.understand(source, overrides), self.schema()
         settings = settings_of(schema, read_settings(schema, given.source, given.overrides), given.defaults)
         remember_keys(self.name, (one.key for one in settings))
         about = header(given.source.read_text(encoding="utf-8")) if isinstance(given.source, Path) else [self.help]
-        say("\n".join([*about, *([""] if about else []), MARKED, "", describe(settings, columns())]))
+        yours = IMAGES.get(self.name, IMAGES[""]) if any(one.key.startswith("data.") for one in settings) else ""
+        parts = ["\n".join(about), yours, MARKED, describe(settings, columns())]
+        say("\n\n".join(filter(None, parts)))
 
 
 class Parser(argparse.ArgumentParser):
@@ -145,12 +160,18 @@ class Parser(argparse.ArgumentParser):
         if self.stage.takes:
             return f"{super().format_help()}\n{RUN_SETTINGS.format(prog=self.prog)}\n"
         name = self.stage.name
-        listed = listing({one.name: one for one in recipes(name)}, columns())
+        listed = listing({one.name: one for one in offered(name)}, columns())
         return f"{super().format_help()}\n{SETTINGS.format(prog=self.prog)}\n\nrecipes:\n{listed}\n"
 
     def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments"):
-            message += "; settings are written key=value"
+        if found := UNKNOWN_COMMAND.match(message):
+            near = difflib.get_close_matches(found[1].lower(), re.findall(r"[\w-]+", found[2]), n=1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            message = f"no command {found[1]!r}; {meant}`{self.prog} --help` lists all"
+        elif message.startswith("unrecognized arguments: "):
+            words = message.partition(": ")[2].split()
+            all_settings = all("=" in word and not word.startswith("-") for word in words)
+            message += "; this command takes no settings" if all_settings else "; settings are written key=value"
         super().error(message)
 
 

@@ -42,12 +42,12 @@ def settings_of(schema: type[Config], tree: Tree, defaults: Mapping[str, Any]) -
 def describe(settings: Sequence[Setting], width: int) -> str:
     """Lines ``key=value  what it means (what it takes)``; ``*`` marks the values that are given.
 
-    Settings at the top level come first, then the blocks, one after the other.
+    Those of ``data`` come first, then settings at the top level, then the other blocks, one after the other.
     """
-    groups: dict[str, list[Setting]] = {"": []}
+    groups: dict[str, list[Setting]] = {"data": [], "": []}
     for one in settings:
         groups.setdefault(one.key.partition(".")[0] if "." in one.key else "", []).append(one)
-    return "\n\n".join("\n".join(_lines(one, width) for one in group) for group in groups.values())
+    return "\n\n".join("\n".join(_lines(one, width) for one in group) for group in groups.values() if group)
 
 
 def _lines(one: Setting, width: int) -> str:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -126,6 +127,14 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
             )
         if self.objective.pretext.needs_color:
             _refuse_gray(images, self.objective.pretext.kind)
+
+    def begin(self, steps: int) -> None:
+        if self.config.compile:
+            # compiling would not speed up random numbers and color tables, and eager random numbers stay reproducible
+            # not as a decorator, which takes a second to import
+            eager = torch.compiler.disable(self.objective.corrupt)  # type: ignore[no-untyped-call]
+            self.objective.corrupt = eager  # type: ignore[method-assign]
+        super().begin(steps)
 
     @property
     def description(self) -> str:

@@ -122,8 +122,6 @@ class Objective(nn.Module):
             losses["dictionary"] = self.penalty.dictionary * self.decoder.weight.square().sum()
         return losses
 
-    # compiling would not speed up random numbers and color tables, and eager random numbers stay reproducible
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def corrupt(self, images: Tensor) -> Example:
         """Images ``[B 3 S S]``, uint8 0..255 or float 0..1 -> augmented and damaged, float32 also under autocast."""
         with torch.autocast(images.device.type, enabled=False):

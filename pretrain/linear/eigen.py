@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackError, eigsh
 from torch import Tensor
 
 # A full decomposition reads the matrix about once per row, Lanczos steps only a few times per vector. On two
@@ -23,6 +22,8 @@ def leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     d = len(matrix)
     if matrix.device.type == "cpu" and d > SMALL and count <= d // SHARE:
+        from scipy.sparse.linalg import ArpackError, eigsh  # takes a second to import
+
         start = np.random.default_rng(0).standard_normal(d)
         try:
             values, vectors = eigsh(matrix.numpy(), count, which="LA", v0=start)

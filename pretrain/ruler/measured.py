@@ -44,6 +44,20 @@ class Measured(Config):
             **{f"health/{name}": value for name, value in self.health.numbers.items()},
         }
 
+    def brief(self, held_out: int) -> str:
+        """For the console: ``step 800: better than a median filter (PSNR 27.1 against 25.9) on 256 held-out images``.
+
+        Args:
+            held_out: how many images are held out.
+        """
+        count = f"{self.images:,} of {held_out:,}" if self.held_out and self.images < held_out else f"{self.images:,}"
+        beaten = not self.restorers or self.psnr > max(self.restorers.values())
+        return (
+            f"step {self.step:,}: {standing(self.psnr, self.restorers)} on {count} "
+            f"{'held-out' if self.held_out else 'training'} images"
+            f"{'' if beaten else '; a probe judges the features'}"
+        )
+
     @property
     def sentence(self) -> str:
         """``step 800: better than non-local means (PSNR 27.1 against 25.9) on 256 held-out images; ...``"""

@@ -17,7 +17,6 @@ import torch
 from kornia.color import lab_to_rgb, rgb_to_grayscale, rgb_to_lab
 from numpy.typing import NDArray
 from scipy import ndimage
-from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -206,6 +205,8 @@ def pca(size: int) -> Callable[[Tensor], list[Restore]]:
         rows = training.flatten(1).numpy()
         if size >= min(len(rows) - 1, rows.shape[1]):
             return []
+        from sklearn.decomposition import PCA  # takes a second to import
+
         fitted = PCA(size, svd_solver="randomized", random_state=0).fit(rows)
         return [partial(projected, mean=torch.from_numpy(fitted.mean_), basis=torch.from_numpy(fitted.components_))]
 

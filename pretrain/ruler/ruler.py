@@ -75,7 +75,9 @@ class Ruler:
             UserError: the loss is not a finite number.
         """
         found = self.last = self._measure(step)
-        log.info("%s", found.sentence)
+        held = self.learner.held
+        log.info("%s", found.brief(0 if held is None else len(held)))
+        log.debug("%s", found.sentence)
         if found.held_out_loss is not None:
             self.curve.add(step, found.held_out_loss)
         if said := progress(stall(self.curve.points), self.learner.stop.patience):

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from scipy.stats import ttest_1samp
 from torch import Tensor
 
 from common.config import Config
@@ -53,6 +52,8 @@ class Losses(NamedTuple):
         """
         if held_out is None:
             return cls(float(training.mean()), None, 1.0)
+        from scipy.stats import ttest_1samp  # takes a second to import
+
         pairs = min(len(training), len(held_out))
         groups = torch.unique(groups[:pairs], return_inverse=True)[1]
         apart = torch.bincount(groups, held_out[:pairs] - training[:pairs]) / torch.bincount(groups)

@@ -14,7 +14,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 from pydantic import Field
-from sklearn.linear_model import RidgeCV
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -133,6 +132,8 @@ def ridge_accuracies(matrix: Tensor, labels: Mapping[str, Tensor]) -> dict[str, 
     Returns:
         In [0, 1], by task, each at its best strength.
     """
+    from sklearn.linear_model import RidgeCV  # takes a second to import
+
     deviation = matrix.std(0, correction=0)
     standard = (matrix - matrix.mean(0)) / torch.where(deviation > 0, deviation, 1)
     targets = [F.one_hot(values).double() for values in labels.values()]  # regressed on, as by RidgeClassifier

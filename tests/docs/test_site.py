@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -70,7 +71,8 @@ def test_every_command_is_in_the_reference_and_those_with_settings_have_a_page(m
     for one in known:
         assert f"\n## {one.name}\n" in page
         assert f"usage: retouch {one.name} " in page
-        assert ("key" in one.usage.partition("\n\n")[0]) == (one.schema is not None), one.name
+        has_key = "key" in one.usage.partition("\n\n")[0] and one.name != "demo"  # its settings are those of recipes
+        assert has_key == (one.schema is not None), one.name
         assert (one.schema is not None) == (one.settings_page in made)
 
 
@@ -150,8 +152,19 @@ def test_the_site_builds_without_a_warning_and_its_pages_load_nothing_from_elsew
         assert [one for one in page.found if re.match(r"https?:|//", one)] == [], path
     assert not list(site.rglob("*.py"))
     functions = (site / "reference/python.html").read_text(encoding="utf-8")
+    parts = (site / "reference/parts.html").read_text(encoding="utf-8")
     for name in retouch.__all__:
-        assert re.search(rf'id="(retouch|common\.errors)\.{name}"', functions), name
+        assert re.search(rf'id="[\w.]+\.{name}"', functions), name
+        for kind in returned(getattr(retouch, name)):
+            assert re.search(rf'id="[\w.]+\.{kind}"', functions + parts), f"{name} returns {kind}"
+
+
+def returned(function: Any) -> set[str]:
+    """The types of this project that a public function returns, by their names."""
+    if not inspect.isfunction(function):
+        return set()
+    words = set(re.findall(r"\b[A-Z]\w+", str(inspect.signature(function).return_annotation)))
+    return words - {"None", "Any"}
 
 
 @needs_chromium

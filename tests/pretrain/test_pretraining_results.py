@@ -68,7 +68,7 @@ def test_a_model_card_is_exported_with_the_encoder(tmp_path: Path) -> None:
 def test_ica_that_did_not_converge_is_named_in_the_log_and_in_the_results(
     changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pretrain.linear.ica.FastICA", one_step_of_ica)
+    monkeypatch.setattr("sklearn.decomposition.FastICA", one_step_of_ica)
     with caplog.at_level(logging.WARNING, logger="retouch"):
         results = pretrain(settings(tmp_path / "run", "ica", fit=changes)).results
     assert results is not None

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from kornia.color import lab_to_rgb, rgb_to_grayscale, rgb_to_lab
 from pydantic import Field
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -95,6 +94,8 @@ class Colorize(Pretext):
         """
         if self.objective == "regression":
             return {}
+        from sklearn.cluster import MiniBatchKMeans  # takes a second to import
+
         colors = self.colors(images.float().cpu()).permute(0, 2, 3, 1).reshape(-1, 2).numpy()
         colors = np.random.default_rng(0).permutation(colors)[:SAMPLE]
         distinct = len(np.unique(colors.round(1), axis=0))
