@@ -27,6 +27,7 @@ SWEEP = "sweep"  # the folder of W&B sweeps: they start stages, and are not sett
 EXAMPLE = "colorize"  # the recipe that messages name where a stage has no standard one
 STANDARD = {"probe": "linear", "finetune": "full", "embed": "embed", "study": "study"}  # where no recipe is named
 EXPECT = "Expect: "
+LESSON = "lecture"
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 YAML = (".yaml", ".yml")
 
@@ -45,6 +46,11 @@ class Recipe(NamedTuple):
     @property
     def text(self) -> str:
         return self.path.read_text(encoding="utf-8")
+
+    @property
+    def is_lesson(self) -> bool:
+        """Whether it is a part of ``retouch lecture``, too short to be of use elsewhere."""
+        return self.name == LESSON or self.name.endswith(f"_{LESSON}")
 
     @property
     def title(self) -> str:
@@ -72,6 +78,11 @@ def recipes(stage: str | None = None) -> list[Recipe]:
         if stage in (None, one)
         for path in sorted((FOLDER / one).glob("*.yaml"))
     ]
+
+
+def offered(stage: str | None = None) -> list[Recipe]:
+    """The recipes to choose from: all but those of the lecture."""
+    return [one for one in recipes(stage) if not one.is_lesson]
 
 
 def sweeps() -> list[Recipe]:
@@ -128,7 +139,7 @@ def _hint(name: str, known: Sequence[Recipe]) -> str:
 
 
 def _choices(stage: str | None) -> str:
-    return f"{f'those of retouch {stage}' if stage else 'there'} are {', '.join(full_names(recipes(stage)))}"
+    return f"{f'those of retouch {stage}' if stage else 'there'} are {', '.join(full_names(offered(stage)))}"
 
 
 def listing(named: Mapping[str, Recipe], width: int, *, expect: bool = False) -> str:

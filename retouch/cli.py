@@ -6,11 +6,12 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
 from common.errors import check_all
 from common.machine.versions import signature
-from common.recipes import STAGES, find_recipe, full_names, listing, recipes, sweeps
+from common.recipes import STAGES, find_recipe, full_names, listing, offered, recipes, sweeps
 from common.runs.completion import complete_run, remember_keys
 from common.runs.console import Parser, Stage, add_stages, answer, columns, program, say
 from common.runs.describe import describe, settings_of
@@ -80,7 +81,7 @@ def command_line() -> Parser:
     add_stages(commands, (*PRETRAINING, *TRANSFER, *RESTORING, STUDY))
     shipped = commands.add_parser("recipes", help="list the recipes, or print one", description=_recipes.__doc__)
     name: Any = shipped.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name, or STAGE/NAME")
-    name.completer = lambda **_: full_names([*recipes(), *sweeps()])
+    name.completer = lambda **_: full_names([*offered(), *sweeps()])
     shipped.add_argument("--json", action="store_true", help="list them for programs")
     shipped.set_defaults(run=_recipes)
     demo = commands.add_parser(
@@ -174,11 +175,13 @@ def _recipes(given: argparse.Namespace) -> int:
         elif given.recipe is not None:
             say(chosen[0].text.rstrip("\n"))
         else:
-            named = dict(zip(full_names(chosen), chosen, strict=True))
+            named = dict(zip(full_names(offered()), offered(), strict=True))
             stages = {stage: {name: one for name, one in named.items() if one.stage == stage} for stage in STAGES}
             listed = (f"retouch {stage}\n{listing(of, columns(), expect=True)}" for stage, of in stages.items())
             searches = listing({one.name: one for one in sweeps()}, columns(), expect=True)
-            say("\n\n".join([*listed, f"wandb sweep, with a copy: retouch recipes NAME > sweep.yaml\n{searches}"]))
+            searching = f"wandb sweep, with a copy: retouch recipes NAME > sweep.yaml\n{searches}"
+            lessons = ", ".join(f"{one.stage}/{one.name}" for one in chosen if one.is_lesson)
+            say("\n\n".join([*listed, searching, fill(f"parts of retouch lecture: {lessons}", columns())]))
 
     return answer("retouch recipes", work)
 

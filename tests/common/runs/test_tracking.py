@@ -147,10 +147,15 @@ def test_disabled_tracker_takes_every_call_and_does_nothing(
 
 
 @pytest.fixture
-def starts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """The modes W&B is started in: nothing is started here."""
     modes: list[str] = []
-    monkeypatch.setattr(wandb, "init", lambda **options: modes.append(options["mode"]))
+
+    def init(**options: Any) -> SimpleNamespace:
+        modes.append(options["mode"])
+        return SimpleNamespace(dir=str(tmp_path / "wandb" / "run" / "files"))
+
+    monkeypatch.setattr(wandb, "init", init)
     return modes
 
 
