@@ -2,10 +2,10 @@
 
     python benchmarks/probe_time.py --data PATH/TO/cifar10 --encoder runs/mask_cifar10/encoder
 
-``--data`` holds ``train-*.parquet`` and ``test-*.parquet`` with columns ``image`` and ``label``. Baselines are left
-out and no features are read from the cache. Seconds are by the clock, of a machine that does nothing else, and of the
-processor, which other work hardly affects. ``--trial`` tests on training images instead: for work on the speed, which
-needs no look at the test set.
+``--data`` holds ``train-*.parquet`` and ``test-*.parquet`` with columns ``image`` and ``label``. Baselines are left out
+and no features are read from the cache. Seconds are wall-clock time, on an otherwise idle machine, and processor time,
+which other work hardly affects. ``--trial`` tests on training images instead: for work on speed, which does not need
+the test set.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from finetune.probes import Candidates, Fitted, Linear, Nearest, Probe, Rows
 
 
 class Clock:
-    """Seconds by part, by the clock and of the processor; a part that runs inside another is counted in both."""
+    """Seconds by part, wall-clock and processor time; a part that runs inside another is counted in both."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
