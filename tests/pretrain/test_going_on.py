@@ -59,7 +59,7 @@ def test_it_starts_from_the_exported_weights_and_records_all_trainings(tmp_path:
     assert "denoise (2 steps on shapes), then colorize (4 steps on shapes)" in readme
     assert "an encoder that went on learning from images without labels" in readme
     assert "No labels were used." in readme
-    # the network beside it is untrained, not the start
+    # the network next to it is untrained, not the start
     twin = random_twin(run.encoder, 0).state_dict()
     assert not any(torch.equal(twin[name], before[name]) for name in weights)
 

@@ -81,7 +81,7 @@ def test_the_fingerprint_is_that_of_pixels_and_labels() -> None:
 
 
 class Parity(Birds):
-    """A data set that maps its labels, and keeps those of before beside."""
+    """A data set that maps its labels, and keeps the original ones too."""
 
     def __init__(self) -> None:
         self.targets = list(range(24))

@@ -162,7 +162,7 @@ def test_other_kinds_of_encoders_have_a_graph(name: str, tmp_path: Path) -> None
     assert retouch.export(tmp_path / "encoder", *settings(tmp_path / "out", "torch")).max_difference < 1e-4
 
 
-# ---- what is in the files
+# ---- the content of the files
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,7 @@ def test_the_record_says_what_was_exported_and_how_it_was_checked(in_onnx: tuple
     assert [path.name for path in done.files] == ["export.json", "model.onnx"]
 
 
-# ---- what is exported of a run
+# ---- which part of a run is exported
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The page: what is in it and in which order, that it needs nothing else and harms nobody, and the command."""
+"""The page: what is in it and in which order, that it needs nothing else and is safe, and the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was trained is said in words: the network, and the damage that it learned to restore."""
+"""Training in words: the network, and the damage that it learned to restore."""
 
 from __future__ import annotations
 
