@@ -110,8 +110,10 @@ def test_groups_run_again_are_identical(tmp_path: Path) -> None:
 def test_a_study_run_again_makes_the_same_choices_and_is_identical(tmp_path: Path) -> None:
     [denoise, *_] = recipes(tmp_path)
     values = settings(tmp_path, "mine", contestants=[denoise])
-    steps = {NAMES[0]: 2}
-    short = plan(tmp_path, simple=(), steps=steps, rungs=(Rung(seconds=1.0, steps=steps),), scratch=0)
+    steps, more = {NAMES[0]: 2}, {NAMES[0]: 4}
+    # the first study had more time for its last rung than it had planned
+    rungs = (Rung(seconds=1.0, steps=steps), Rung(seconds=2.0, steps=more, whole=more))
+    short = plan(tmp_path, simple=(), steps=steps, rungs=rungs, scratch=0)
     labels = {**values["labels"], "train": str(colored(tmp_path)), "test": None, "task": None}
     retouch.study({**values, "labels": labels})
     Path(short).unlink()  # what it needs is in the folder of the study
@@ -123,6 +125,9 @@ def test_a_study_run_again_makes_the_same_choices_and_is_identical(tmp_path: Pat
     assert "label, pixels" in [one.name for one in found.numbers]
     then = read_any(tmp_path / "mine")
     assert isinstance(then, StudyReport)
+    assert [one.steps for one in then.named(NAMES[0]).validations] == [2, 4]
+    written = (tmp_path / "mine" / "contestants" / NAMES[0] / "config.yaml").read_text(encoding="utf-8")
+    assert "\nsteps: 4\n" in written
     assert then.made is not None
     assert set(then.made.inputs) == {"labels.train", "labels.test"}
     # another winner is another result, whatever the numbers
