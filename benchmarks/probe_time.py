@@ -2,11 +2,11 @@
 
     python benchmarks/probe_time.py --data PATH/TO/cifar10 --encoder runs/mask_cifar10/encoder
 
-``--data`` holds ``train-*.parquet`` and ``test-*.parquet`` with columns ``image`` and ``label``. Baselines are left
-out and no features are read from the cache. Seconds are by the clock, of a machine that does nothing else, and of the
-processor, which other work hardly affects. A slow machine can be had anywhere: ``ATEN_CPU_CAPABILITY=avx2
-ONEDNN_MAX_CPU_ISA=AVX2`` before the command, and ``--precision float32``. ``--trial`` tests on training images instead:
-for work on the speed, which needs no look at the test set.
+``--data`` holds ``train-*.parquet`` and ``test-*.parquet`` with columns ``image`` and ``label``. Baselines are left out
+and no features are read from the cache. Seconds are wall-clock time, on an otherwise idle machine, and processor time,
+which other work hardly affects. To emulate a slow machine, put ``ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2``
+before the command, and add ``--precision float32``. ``--trial`` tests on training images instead: for work on speed,
+which does not need the test set.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from finetune.kinds import classes, features
 from finetune.pooling import Space
 from finetune.probes import Candidates, Fitted, Linear, Nearest, Probe, Rows
 
-EMULATION = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")  # hold a fast machine to what a slow one has
+EMULATION = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")  # make a fast machine behave like a slow one
 
 
 class Clock:
-    """Seconds by part, by the clock and of the processor; a part that runs inside another is counted in both."""
+    """Seconds by part, wall-clock and processor time; a part that runs inside another is counted in both."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
