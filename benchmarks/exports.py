@@ -1,10 +1,10 @@
-"""Every format of `retouch export`, opened without Retouch, on real photographs: is it what torch computes?
+"""Every format of `retouch export`, opened without Retouch, on real photographs: does it compute the same as torch?
 
     python benchmarks/exports.py --imagenette PATH/TO/imagenette128 --cifar10 PATH/TO/cifar10
 
-One encoder of each kind. Networks have random weights, since training changes no operation, and what is compared is
-arithmetic; classifiers are such networks with a head that is fitted to ten classes of 1,000 training images, so that
-their answers vary. The linear family is fitted on these images.
+One encoder of each kind. Networks have random weights, since training changes no operation and only arithmetic is
+compared; classifiers are such networks with a head fitted to ten classes of 1,000 training images, so that their
+answers vary. The linear family is fitted on these images.
 
 Each export is written by ``retouch.export`` and then run by plain timm, ONNX Runtime or torch in a process that cannot
 import Retouch (``tests/retouch/exporting/alone.py``), on 500 test images that the check of the export has not seen.
@@ -44,7 +44,7 @@ CLASSES = 10
 
 
 class Kind(NamedTuple):
-    """An encoder: a network with weights drawn at random, or a method of the linear family that is fitted."""
+    """An encoder: a network with random weights, or a fitted method of the linear family."""
 
     name: str
     encoder: EncoderConfig | dict[str, Any]
@@ -77,8 +77,8 @@ KINDS = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--imagenette", required=True, help="its parquet files, for sizes above 32 px")
-    parser.add_argument("--cifar10", required=True, help="its parquet files, for 32 px")
+    parser.add_argument("--imagenette", required=True, help="folder of its parquet files, for sizes above 32 px")
+    parser.add_argument("--cifar10", required=True, help="folder of its parquet files, for 32 px")
     parser.add_argument("--images", type=int, default=500)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -165,7 +165,7 @@ def expected(folder: Path, images: Tensor, *, classes: bool) -> dict[str, Tensor
 
 
 def export(folder: Path, to: Path, form: str, data: str) -> dict[str, Any]:
-    """What it took to write, and how large the files are; or why it was refused."""
+    """The seconds to write it and the size of the files; or why it was refused."""
     started = time.monotonic()
     try:
         done = retouch.export(folder, f"to={to}", f"format={form}", f"data={data}")

@@ -1,4 +1,4 @@
-"""Whether the numbers of a probe hold still: the demo's probe of one encoder, again and again.
+"""How stable the numbers of a probe are: the demo's probe of one encoder, repeated.
 
     python benchmarks/probe_stability.py --encoder runs/demo/denoise/encoder
 

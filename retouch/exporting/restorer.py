@@ -34,18 +34,18 @@ class Restored(Exportable):
 
 
 def open_restored(config: ExportConfig) -> Subject:
-    """The restorer that a run has kept.
+    """The restorer that a run kept.
 
     Raises:
-        UserError: it has none, its files are damaged, or it has to be told where pixels are hidden.
+        UserError: it has none, its files are damaged, or it needs to know where pixels are hidden.
     """
     if config.task is not None or config.encoder is not None:
-        raise UserError("task and encoder: of the classifiers of probes, and a restorer is exported: remove them")
+        raise UserError("task and encoder apply to classifiers of probes, but this exports a restorer: remove them")
     folder = decoder_folder(config.run)
     objective, card = open_objective(folder)
     if isinstance(objective.pretext, Mask):
         raise UserError(
-            f"output=restorer: {config.run} fills holes, and the input of an export is an image alone, which does not "
+            f"output=restorer: {config.run} fills holes, but the input of an export is only an image, which does not "
             "say where they are: use retouch restore or retouch.open_restorer"
         )
     return Subject(

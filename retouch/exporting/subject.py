@@ -1,4 +1,4 @@
-"""What is exported: a trained network whose view, standardization and pooling are inside it."""
+"""The network to export, with its view, standardization and pooling inside."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class Features(Exportable):
 class Classes(Exportable):
     """Images ``[B 3 S S]``, RGB in [0, 1] -> ``logits`` and ``probabilities`` ``[B classes]``.
 
-    Probabilities are of classes, or of each of several labels per image, from logits divided by ``temperature``:
-    calibrated, where one was fitted. Of masks, ``logits`` ``[B classes S S]`` alone: they are not calibrated.
+    Probabilities are per class, or per label if images have several, from logits divided by ``temperature``:
+    calibrated if one was fitted. For masks, only ``logits`` ``[B classes S S]``, which are not calibrated.
     """
 
     output = "classifier"
@@ -70,19 +70,19 @@ class Classes(Exportable):
 
 @dataclass(frozen=True)
 class Subject:
-    """A network to export, and what is known of it.
+    """A network to export, and what is known about it.
 
     Attributes:
         network: on the CPU, in eval mode.
-        encoder: the one inside it; of a fine-tuned network, with its classifier.
-        card: of the folder that holds the whole network; None: no such folder can, because a probe's classifier is
-            beside its encoder, as a decoder is.
+        encoder: the one inside it; for a fine-tuned network, with its classifier.
+        card: of the folder that holds the whole network; None if no folder can, because a probe's classifier, like a
+            decoder, is stored next to its encoder.
         folder: the one that was opened.
         run: the run folder around it, if it is in one.
-        sha256: of everything that decides the outputs.
+        sha256: of everything that determines the outputs.
         image_size: side in px of the images it takes.
-        class_names: of the outputs; none, if they are features.
-        class_numbers: of the classes in masks; none of others.
+        class_names: of the outputs; empty if they are features.
+        class_numbers: of the classes in masks; empty for others.
     """
 
     network: Exportable
@@ -102,7 +102,7 @@ class Subject:
 
     @property
     def temperature(self) -> float:
-        """What logits are divided by for calibrated probabilities; 1 where none was fitted."""
+        """What logits are divided by for calibrated probabilities; 1 if none was fitted."""
         return self.network.temperature if isinstance(self.network, Classes) else 1.0
 
 
@@ -110,17 +110,17 @@ def open_subject(config: ExportConfig) -> Subject:
     """Open the encoder or classifier that the settings name.
 
     Raises:
-        UserError: there is no such run, it has no classifier where one is asked for, or its files are damaged.
+        UserError: there is no such run, it has no classifier but one is asked for, or its files are damaged.
     """
     if config.output == "classifier" or (config.output is None and _has_classifier(config.run)):
         return _open_classifier(config)
     if config.task is not None:
-        raise UserError("task: it chooses a classifier, and features are exported; remove task")
+        raise UserError("task: it chooses a classifier, but features are exported; remove task")
     folder = encoder_folder(config.run)
     encoder, card = load_encoder(folder), read_encoder_card(folder)
     network = Features(encoder).eval()
     run = run_around(config.run, folder)
-    card = card.model_copy(update={"class_names": ()})  # of a classifier, the encoder alone is exported
+    card = card.model_copy(update={"class_names": ()})  # only the encoder of a classifier is exported
     return Subject(network, encoder, card, folder, run, card.sha256, card.image_size, card.provenance)
 
 
@@ -152,7 +152,7 @@ def _has_classifier(run: str) -> bool:
 
 
 def _classifier_folder(run: str) -> Path:
-    """The folder of a fine-tuned network, where its run may be named in its place."""
+    """The folder of a fine-tuned network; its run may be named instead."""
     folder = Path(run).expanduser()
     if on_hub(run) or (folder / CONFIG).is_file():
         return encoder_folder(run)
@@ -160,13 +160,13 @@ def _classifier_folder(run: str) -> Path:
 
 
 def run_around(run: str, folder: Path) -> Path | None:
-    """The run folder that was named, or in which this folder is."""
+    """The run folder that was named, or that contains this folder."""
     places = () if on_hub(run) else (folder, folder.parent, folder.parent.parent)
     return next((place for place in places if run_stage(place) is not None), None)
 
 
 class ExportFacts(Record):
-    """What a program that uses the export has to know."""
+    """What a program that uses the export needs to know."""
 
     input: str  # its name, type, shape and range
     outputs: tuple[str, ...]
@@ -180,12 +180,12 @@ class ExportFacts(Record):
     encoder: str
 
     def content(self) -> dict[str, JsonValue]:
-        """All that is known, as it is written."""
+        """All facts, as they are written."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
 def facts(subject: Subject) -> ExportFacts:
-    """What a program that uses the export of ``subject`` has to know."""
+    """What a program that uses the export of ``subject`` needs to know."""
     size = subject.image_size
     return ExportFacts(
         input=f"{IMAGES}: float32 [B 3 {size} {size}], RGB in [0, 1]",

@@ -136,7 +136,7 @@ def test_a_study_run_again_makes_the_same_choices_and_is_identical(tmp_path: Pat
     other = compared(tmp_path, tmp_path, then, now)
     assert other.verdict == "different"
     assert {one.state for one in other.numbers} == {"identical"}
-    assert f"winner: {loser}, and then {then.winner}" in sentences(other)
+    assert f"winner: {loser} now, {then.winner} then" in sentences(other)
     near = then.model_copy(update={"unlabeled_images": 1})
     assert compared(tmp_path, tmp_path, then, near).verdict == "within the interval"
 
@@ -277,7 +277,7 @@ def test_versions_and_machine_are_compared_with_a_remedy() -> None:
         }
     )
     said = "\n".join(differences(Path("runs/mine"), old, now))
-    assert "pip install torch==2.0.0\n" in said  # an index by itself knows no local versions
+    assert "pip install torch==2.0.0\n" in said  # the default index has no local versions
     assert "use Python 3.10.1" in said
     assert "made on Abacus 3000" in said
     assert f"OMP_NUM_THREADS={now.threads + 6}" in said
@@ -309,7 +309,7 @@ def test_what_cannot_be_repeated_is_refused_with_what_would_work(
     wanted = {
         part: f"repeat the study: {study}",
         folder("features", "embed"): "retouch embed",
-        folder("found", "search"): "retouch search leaves images that were found, and no numbers to compare",
+        folder("found", "search"): "retouch search leaves images that were found, but no numbers to compare",
         folder("unfinished", "pretrain"): "has not finished",
         tmp_path / "nothing": "not a run",
     }

@@ -88,7 +88,7 @@ def test_folders_of_encoders_hold_no_decoder(run: Path, tmp_path: Path) -> None:
     for form in ("timm", "hub"):
         with pytest.raises(UserError, match=r"it is an encoder with its decoder.*; use format=onnx or format=torch$"):
             retouch.export(run, *settings(tmp_path / "out", form))
-    with pytest.raises(UserError, match="task and encoder: of the classifiers of probes"):
+    with pytest.raises(UserError, match="task and encoder apply to classifiers of probes"):
         retouch.export(run, *settings(tmp_path / "out", "torch"), "task=color")
     assert not (tmp_path / "out").exists()
 

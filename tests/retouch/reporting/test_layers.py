@@ -61,7 +61,7 @@ def test_accuracies_of_fits_on_few_images_are_marked_and_finalists_have_their_la
         # the standard error of 70% on 600 images is 1.9 points
         (
             (0.5, 0.7, 0.69),
-            "the best single layer, 1, is no more than a standard error above the last: 70.0% and 69.0%",
+            "the best single layer, 1, is at most one standard error above the last: 70.0% and 69.0%",
         ),
     ],
 )
