@@ -75,7 +75,7 @@ def test_it_is_said_whether_the_last_layer_is_the_best(accuracies: tuple[float, 
 def test_layers_are_compared_among_fits_on_equally_many_images() -> None:
     spaces = (space("0", 0.65, fitted_on=90), space("1", 0.64, fitted_on=90), space("1", 0.75), space("0+1", 0.8))
     [said] = depth_sentences(facts_of(searched(*spaces)))
-    assert "fitted on 90 images: the best single layer, 0, is no more" in said
+    assert "fitted on 90 images: the best single layer, 0, is at most" in said
     assert "65.0% and 64.0%." in said
 
 
