@@ -28,10 +28,12 @@ def nearest(queries: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def by_faiss(queries: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The largest inner products of float32 rows ``[m F]`` and ``[n F]``, by an exact index of faiss."""
+    """The largest inner products of float32 rows ``[m F]`` and ``[n F]``, by an exact index of faiss.
+
+    With torch imported first, it uses torch's OpenMP, and as many threads.
+    """
     import faiss
 
-    faiss.omp_set_num_threads(torch.get_num_threads())  # it has an OpenMP of its own, which takes all cores
     index = faiss.IndexFlatIP(rows.shape[1])
     index.add(rows.contiguous().numpy())
     similar, places = index.search(queries.contiguous().numpy(), count)
