@@ -5,16 +5,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SHELL := /bin/bash
-.SHELLFLAGS := -o pipefail -c
 
-# uv where it is installed, else pip: the same versions from the same constraints. uv shows its own progress.
+# uv where it is installed, else pip: the same versions from the same constraints. uv shows its own progress, and finds or
+# fetches a Python where $(PYTHON) is too old.
 UV := $(shell command -v uv)
+RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 ifneq ($(UV),)
 INSTALLER := uv
+CHECK := true
+CREATE := $(UV) venv --quiet --python "$$($(PYTHON) -c '$(RECENT)' 2>/dev/null && echo $(PYTHON) || echo '>=3.11')" $(VENV)
 INSTALL := $(UV) pip install --compile-bytecode --python $(BIN)/python
 SHOWN := cat
 else
 INSTALLER := pip
+CHECK := $(PYTHON) -c '$(RECENT)' || { echo "Python 3.11 or later is needed: make demo PYTHON=python3.12"; exit 1; }
+CREATE := $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 SHOWN := awk '/Downloading.*[MG]B/ || /^(Installing|Building)/ {print substr($$0, 1, 100); fflush()}'  # the large ones
 endif
@@ -29,10 +34,11 @@ COVERAGE := $(if $(CI),--cov --cov-report=term)
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
-	@echo "Setting up $(VENV) with $(INSTALLER), once: about 3 GB to download and 6 GB on disk, most of it torch with its"
-	@echo "GPU libraries. Two to five minutes on a fast line."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(INSTALL) -c constraints.txt --config-settings editable_mode=compat -e ".[dev]" | $(SHOWN)
+	@test -x $(BIN)/python || { $(CHECK); }
+	@echo "Setting up $(VENV) with $(INSTALLER), once. On Linux, about 3 GB to download and 6 GB on disk, most of it torch with"
+	@echo "its GPU libraries; less elsewhere. Two to five minutes on a fast line."
+	@test -x $(BIN)/python || { $(CREATE); }
+	@set -o pipefail; $(INSTALL) -c constraints.txt --config-settings editable_mode=compat -e ".[dev]" | $(SHOWN)
 	@touch $@
 
 demo: $(STAMP)

@@ -130,7 +130,8 @@ def training_step(config: GradientPretraining) -> Callable[[Batch], None]:
     encoder = build_encoder(config.encoder, image_size=config.data.image_size)
     model = Objective(encoder, config.decoder, config.pretext, augment=config.augment)
     channels_last(model, device)
-    optimizer = torch.optim.AdamW(weight_decay_groups(model, 0.05), lr=1e-3, fused=True)
+    groups = weight_decay_groups(model, 0.05)
+    optimizer = torch.optim.AdamW([{**group} for group in groups], lr=1e-3, fused=True)
 
     def step(batch: Batch) -> None:
         with autocast(device, dtype):

@@ -6,8 +6,8 @@
 pooling and strength by cross-validation, refit, test. The encoder is an untrained small CNN on ``shapes``. Of 95%
 intervals, 93 to 97% should hold chance. For contrast, Wilson's interval of the same accuracies, which takes test
 images for independent: those of a class look alike, so it holds chance less often.
-``warm`` is a task of two classes: whether the color is one of the first four. It is repeated nine times each, and takes
-half an hour; the others take four minutes each.
+``warm`` is a task of two classes: whether the color is one of the first four. It takes half an hour, because each check
+repeats it nine times; the others take four minutes each.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def labels_of(labels: Labels, task: str) -> Labels:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS[:3])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--repeats", type=int, default=200)
     given = parser.parse_args()
     how = Extraction(torch.device("cpu"), torch.float32, batch_size=256, workers=0)

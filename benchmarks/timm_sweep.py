@@ -44,7 +44,7 @@ from record import RESULTS, record
 from timm.models import list_modules
 from torch import Tensor
 
-import pretrain.run
+import pretrain.export
 import retouch
 from common.encoders import Encoder
 from common.encoders.export import export_encoder
@@ -156,7 +156,7 @@ def isolated(work: Work, model: Model, *, patience: float = PATIENCE, method: st
         return Outcome("too large", f"more than {TOO_LARGE}M parameters; not tried")
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload(["timm", "pretrain.run"])  # imported once for all models
+        context.set_forkserver_preload(["timm", "pretrain.export"])  # imported once for all models
     answer, theirs = context.Pipe(duplex=False)
     folder = Path(tempfile.mkdtemp(prefix="timm-sweep-"))
     process = context.Process(target=_child, args=(work, model, folder, theirs))
@@ -246,7 +246,7 @@ def _trained(model: Model, size: int, out: Path) -> Outcome:
         learned.extend(_maps(encoder, images))
         return export_encoder(encoder, *given)
 
-    with mock.patch.object(pretrain.run, "export_encoder", export):
+    with mock.patch.object(pretrain.export, "export_encoder", export):
         run = retouch.pretrain(settings)
     assert run.encoder is not None
     card, encoder = read_encoder_card(run.encoder), retouch.load_encoder(run.encoder)

@@ -28,7 +28,7 @@ from common.settings import (
 
 MANY = 1_000_000_000  # the upper bound of counts of images, steps and the like, which nothing else bounds
 LONGEST_SHOWN = 100  # characters of a wrong value in a message
-LISTS = ("tuple_type", "list_type", "too_short", "too_long")  # pydantic's errors of what a user knows as a list
+LISTS = ("tuple_type", "list_type", "too_short", "too_long")  # pydantic's error types for what a user calls a list
 
 
 class ProblemsError(ValueError):
@@ -44,7 +44,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
-    short: ClassVar[str] = ""  # the key that a text in place of the whole block sets: data=PATH is data.source=PATH
+    short: ClassVar[str] = ""  # the key that a text in place of the whole block sets: data=PATH means data.source=PATH
 
     @model_validator(mode="before")
     @classmethod
@@ -54,7 +54,7 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _as_meant(cls, values: Any) -> Any:
-        """A value alone is a list of one; a block that names no kind changes its default, and keeps the rest of it."""
+        """A lone value becomes a list of one; a block without a kind changes its default and keeps the rest of it."""
         if not isinstance(values, Mapping):
             return values
         fields = cls.model_fields
@@ -67,7 +67,7 @@ class Config(BaseModel):
 
     @classmethod
     def about_unknown(cls, key: str) -> str:
-        """What to say of a key that this block does not have, where there is something better than its nearest name."""
+        """A hint for a key that this block does not have, where there is a better one than the nearest known key."""
         return ""
 
 
@@ -125,7 +125,7 @@ def _as_meant(value: Any, field: FieldInfo) -> Any:
 
 
 def _untrue(value: Any) -> Any:
-    """Python counts with truth values; as text, they are no numbers."""
+    """A boolean as text: Python takes True for 1, but a setting that counts does not."""
     return str(value).lower() if isinstance(value, bool) else value
 
 
@@ -154,9 +154,9 @@ def _all_problems(schema: type[Config], values: Mapping[str, Any], error: Valida
 
 
 def _one_per_union(schema: type[Config], items: Sequence[Any]) -> list[Any]:
-    """pydantic reports every member of a union, such as ``stem`` and a number; the user made one mistake.
+    """pydantic reports every member of a union, such as ``stem`` and a number, but the user made one mistake.
 
-    Where a member fits but for something in it, that is the mistake.
+    Where a member fits except for something inside it, that is the mistake.
     """
     found: list[Any] = []
     unions: dict[tuple[Any, ...], list[Any]] = {}
@@ -178,7 +178,7 @@ def _one_per_union(schema: type[Config], items: Sequence[Any]) -> list[Any]:
 
 
 def _union_in(schema: type[Config], location: Sequence[Any]) -> int | None:
-    """Where a location has the member of a union that is not one of blocks: a part that no user typed."""
+    """The position in ``location`` of a member of a union of values, not of blocks: a part that no user typed."""
     names = [str(part) for part in location]
     return next((place for place in range(1, len(names)) if is_union(_walk(schema, names[:place])[1])), None)
 

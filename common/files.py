@@ -19,7 +19,7 @@ LONGEST_NAME = 255  # bytes of a name, on nearly all file systems
 
 
 def is_too_long(path: Path) -> bool:
-    """Whether the file system takes no path, or name in it, of this length."""
+    """Whether a path, or a name in it, is too long for the file system."""
     try:
         os.lstat(path)
     except OSError as error:
@@ -52,9 +52,9 @@ def check_place(folder: Path, key: str) -> None:
 
 
 def stream_at(path: str | Path) -> str:
-    """``a pipe``, ``a device`` or ``a socket`` where there is one: it is no file, and to read it might take forever.
+    """``a pipe``, ``a device`` or ``a socket`` if ``path`` is one, which might take forever to read.
 
-    Empty for files, folders, and where there is nothing.
+    Empty for files and folders, and if nothing is there.
     """
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 -- asked of every image
@@ -65,9 +65,9 @@ def stream_at(path: str | Path) -> str:
 
 
 def refuse_stream(path: Path, what: str = "") -> None:
-    """Raise ``UserError`` if there is no file but a stream (``stream_at``); ``what`` is what the user knows it by."""
+    """Raise ``UserError`` if ``path`` is a stream (``stream_at``), not a file; ``what`` names it in the message."""
     if kind := stream_at(path):
-        raise UserError(f"{what or path} is {kind}, not a file: save what it gives as a file, and name that")
+        raise UserError(f"{what or path} is {kind}, not a file: save its content as a file, and name that")
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def as_utf8(name: str) -> str:
 
 
 def is_marked(path: Path, mark: str) -> bool:
-    """Whether a file begins with (or soon has) the mark of those that we write, and may therefore replace."""
+    """Whether a file has the mark of those that we write near its beginning, so that we may replace it."""
     try:
         with path.open("rb") as file:
             return mark.encode() in file.read(1000)
@@ -147,17 +147,23 @@ def remove_folder(path: Path) -> None:
 
 
 def run_stage(folder: str | Path) -> str | None:
-    """The stage of Retouch that writes to a folder, as the first line of its ``config.yaml`` says; ``None`` if none."""
+    """The stage of Retouch that writes to a folder, by the first line of its ``config.yaml``, or ``None``."""
     try:
-        # asked of every folder of a data set; a pipe of this name would be waited for
+        # called for every folder of a data set; reading a pipe of this name would block
         with os.fdopen(os.open(f"{folder}/config.yaml", os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            found = re.match(rb"# retouch (\w+)\s", file.readline(100))
+            return stage_of(file.readline(LONGEST_MARK))
     except OSError:
         return None
+
+
+def stage_of(line: bytes) -> str | None:
+    """The stage of Retouch that the first line of a ``config.yaml`` names, or ``None``."""
+    found = re.match(rb"# retouch (\w+)\s", line)
     return None if found is None else found[1].decode()
 
 
-GROUP = "_seeds"  # ends the mark of a folder of runs of one stage with several seeds
+LONGEST_MARK = 100  # bytes of such a line, of which more are not read
+GROUP = "_seeds"  # the end of the mark of a group: a folder of runs of one stage with several seeds
 
 
 def is_group(folder: str | Path) -> bool:
@@ -186,7 +192,7 @@ def _discarded(path: Path) -> Path:
 
 
 def _hidden(path: Path, end: str) -> Path:
-    """A name that ``leftover`` recognizes; of a name as long as a file system takes, the beginning is kept."""
+    """A name that ``leftover`` recognizes; of a very long name, only the beginning is kept."""
     end = f".{os.getpid()}.{end}"
     kept = os.fsencode(path.name)[: LONGEST_NAME - len(end) - 1].decode(errors="ignore")
     return path.with_name(f".{kept}{end}")

@@ -19,9 +19,14 @@ def in_chunks(images: Tensor) -> tuple[Tensor, ...]:
     return split_rows(images, images.shape[2:].numel(), CHUNK_PIXELS)
 
 
-def split_rows(rows: Tensor, cost: int, limit: int) -> tuple[Tensor, ...]:
-    """``rows`` in chunks of at most ``limit``, where each row costs ``cost``; a chunk has at least one row."""
-    return torch.split(rows, max(1, limit // cost))
+def split_rows(rows: Tensor, cost: int, limit: int, most: int | None = None) -> tuple[Tensor, ...]:
+    """``rows`` in chunks of the size that ``rows_within`` gives."""
+    return torch.split(rows, rows_within(cost, limit, most))
+
+
+def rows_within(cost: int, limit: int, most: int | None = None) -> int:
+    """How many rows that cost ``cost`` each stay within ``limit``: at least one, and no more than ``most``."""
+    return max(1, limit // cost if most is None else min(most, limit // cost))
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 STAGES = ("pretrain", "probe", "finetune", "embed", "study")
-SWEEP = "sweep"  # the folder of searches for W&B, which start stages and are no settings of one
+SWEEP = "sweep"  # the folder of W&B sweeps: they start stages, and are not settings of one
+EXAMPLE = "colorize"  # the recipe that messages name where a stage has no standard one
 STANDARD = {"probe": "linear", "finetune": "full", "embed": "embed", "study": "study"}  # where no recipe is named
 EXPECT = "Expect: "
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
@@ -34,7 +36,7 @@ S = TypeVar("S", bound="StageConfig")
 
 
 class Recipe(NamedTuple):
-    """A shipped recipe. The comments at its top say what it is, how it is called and what to expect."""
+    """A shipped recipe. The comments at its top say what it is, how to run it and what to expect."""
 
     stage: str
     name: str
@@ -78,7 +80,7 @@ def sweeps() -> list[Recipe]:
 
 
 def full_names(found: Sequence[Recipe]) -> list[str]:
-    """Their names, after the stage where two stages have a recipe of that name."""
+    """Their names, preceded by the stage where two stages have a recipe of that name."""
     names = [one.name for one in found]
     return [f"{one.stage}/{one.name}" if names.count(one.name) > 1 else one.name for one in found]
 
@@ -96,8 +98,21 @@ def find_recipe(name: str, stage: str | None = None) -> Recipe:
     if len(found) > 1:
         raise UserError(f"recipe {name!r} is ambiguous: choose {' or '.join(full_names(found))}")
     if not found:
+        if stage is not None and Path(name).is_dir():
+            raise _folder(name, stage)
         raise UserError(f"no recipe {name!r}{_hint(name, known)}; {_choices(stage)}")
     return found[0]
+
+
+def _folder(path: str | Path, stage: str) -> UserError:
+    """A folder was given where a recipe is expected: it may be images, or a run."""
+    key = "encoder" if run_stage(path) else "data"
+    return UserError(f"{path} is a folder, not a recipe; did you mean: {_command(stage, f'{key}={path}')}?")
+
+
+def _command(stage: str, *settings: str) -> str:
+    """A command of a stage, with a recipe if it needs one."""
+    return shlex.join(["retouch", stage, *([] if stage in STANDARD else [EXAMPLE]), *settings])
 
 
 def _hint(name: str, known: Sequence[Recipe]) -> str:
@@ -157,7 +172,8 @@ def understand(stage: str, source: Settings | None, overrides: Sequence[str] = (
         overrides, source = (source, *overrides), None
     if source is None:
         if stage not in STANDARD:
-            raise UserError(f"name a recipe; {_choices(stage)}")
+            example = _command(stage, *(overrides or ["data=my/pictures"]))
+            raise UserError(f"name a recipe, such as: {example}; `retouch recipes` lists all")
         source = STANDARD[stage]
     if isinstance(source, str) and not _is_path(source):
         recipe = find_recipe(source, stage)
@@ -165,8 +181,7 @@ def understand(stage: str, source: Settings | None, overrides: Sequence[str] = (
     if isinstance(source, (str, Path)):
         path = Path(source)
         if path.is_dir():
-            key = "encoder" if run_stage(path) else "data"
-            raise UserError(f"{path} is a folder, not a YAML file; did you mean {key}={path}?")
+            raise _folder(path, stage)
         if not path.exists() and path.stem in (one.name for one in recipes(stage)):
             raise UserError(f"config file not found: {path}; the recipe is called {path.stem}")
         return Given(path, path.stem, str(path), tuple(overrides))

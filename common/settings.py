@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel
 
 from common.errors import UserError, one_line
-from common.files import refuse_stream
+from common.files import refuse_stream, run_stage
 
 Schema = type[BaseModel]
 Tree = dict[str, Any]
@@ -60,7 +60,7 @@ for _class in (_Loader, _Dumper):
 def _integer(loader: _Loader, node: yaml.ScalarNode) -> int | str:
     try:
         return int(node.value)
-    except ValueError:  # more digits than Python reads: as text, which no number accepts
+    except ValueError:  # more digits than Python reads: kept as text, which no field for numbers accepts
         return str(node.value)
 
 
@@ -118,9 +118,7 @@ def apply_overrides(schema: Schema, tree: Tree, overrides: Sequence[str]) -> Tre
     Raises:
         UserError: every override that has no ``key=``, or whose key lies inside a value that is not a block.
     """
-    bad = [text for text in overrides if not all(text.partition("=")[0].split(".")) or "=" not in text]
-    if bad:
-        raise UserError(*(f"{text!r}: an override is written key=value" for text in bad))
+    check_overrides(overrides)
     problems = []
     # `kind` goes first, outer before inner, whatever the order typed: it empties its block, and must not remove the
     # override of a sibling or of an inner kind.
@@ -133,6 +131,25 @@ def apply_overrides(schema: Schema, tree: Tree, overrides: Sequence[str]) -> Tre
     if problems:
         raise UserError(*problems)
     return tree
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Check that all are written ``key.sub=value``, which needs no schema.
+
+    Raises:
+        UserError: every one that is not; of an existing path, with the setting that may be meant.
+    """
+    bad = [text for text in overrides if not all(text.partition("=")[0].split(".")) or "=" not in text]
+    if bad:
+        raise UserError(*map(_not_a_setting, bad))
+
+
+def _not_a_setting(text: str) -> str:
+    path = Path(text)
+    if text and path.exists():
+        key = "encoder" if run_stage(path) else "data"
+        return f"{text!r} is a {'folder' if path.is_dir() else 'file'}; did you mean {key}={text}?"
+    return f"{text!r}: an override is written key=value"
 
 
 def models_in(annotation: Any) -> list[Any]:
@@ -219,24 +236,30 @@ def _read_value(text: str, annotation: Any) -> Any:
     expected = _expected(annotation)
     if text.strip()[:1] in ("[", "{") and _takes(expected, list, dict):
         try:
-            return _parse(text, annotation)
+            return _parse(text, annotation, whole=True)
         except NOT_YAML as error:
             if not _takes_text(expected):
                 raise ValueError(f"not a valid YAML list or mapping: {_why_not_yaml(error)}") from None
             return text
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         try:
-            return yaml.safe_load(text)
+            return _parse(text, str, whole=True)
         except yaml.YAMLError:
             return text
     return _typed(_scalar(text), text, expected)
 
 
-def _parse(text: str, annotation: Any) -> Any:
-    """YAML text as plain values, with each scalar read by the type expected there."""
+def _parse(text: str, annotation: Any, *, whole: bool = False) -> Any:
+    """YAML text as plain values, with each scalar read by the type expected there.
+
+    Args:
+        whole: refuse a comment after the value: what is typed as one setting has none.
+    """
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
+        if whole and node is not None and node.end_mark.index < len(text.rstrip()):
+            raise yaml.MarkedYAMLError(problem="something follows its end", problem_mark=node.end_mark)
         return None if node is None else _build(loader, node, annotation)
     finally:
         loader.dispose()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from common.data.levels import Levels
-from common.encoders.base import Encoder
+from common.encoders.base import Encoder, refuse_other_ranges
 from common.encoders.provenance import Provenance
 from finetune.dense.cells import enlarge
 from finetune.pooling import Part, concatenate, pool
@@ -55,7 +55,12 @@ class Applied(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``[B 3 S S]``, RGB in [0, 1] -> logits float32 ``[B classes]``; for masks ``[B classes S S]``."""
+        """Images ``[B 3 S S]``, RGB in [0, 1] -> logits float32 ``[B classes]``; for masks ``[B classes S S]``.
+
+        Raises:
+            ValueError: not floating-point images ``[B 3 H W]``, or their values are far outside [0, 1].
+        """
+        refuse_other_ranges(images)
         logits: Tensor = self.network(images)
         return logits.float()
 

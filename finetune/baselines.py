@@ -11,9 +11,9 @@ from torch.nn.functional import interpolate
 
 from common.data import Images
 from common.data.rows import even_rows
+from common.encoders import statistics
 from common.encoders.base import Encoder
 from common.encoders.load import load_encoder, random_twin
-from common.encoders.statistics import settle_norms
 from common.pixels import to_float
 from finetune.solvers.gram import blocks
 
@@ -49,17 +49,11 @@ def untrained(folder: Path, seed: int, images: Images, device: torch.device) -> 
 
 
 def share_statistics(twin: Encoder, folder: Path, images: Images, device: torch.device) -> None:
-    """Give the twin all that the encoder in ``folder`` knows of its data apart from learned weights, on ``device``.
+    """``common.encoders.statistics.share_statistics`` with the encoder in ``folder``, over evenly spaced ``images``.
 
-    The one rule for every untrained baseline, frozen or fine-tuned: twin and encoder differ only in learned weights. A
-    mean image or a whitening transform is copied from the encoder. BatchNorm statistics belong to the weights below
-    them, so they are averaged for its own, over evenly spaced ``images``. The twin stays in eval mode.
+    The twin is moved to ``device``, and is in eval mode at the end.
     """
-    if twin.statistics:
-        trained = load_encoder(folder)
-        for name in twin.statistics:
-            twin.get_buffer(name).copy_(trained.get_buffer(name))
-    settle_norms(twin.to(device), _spread_batches(images, device))
+    statistics.share_statistics(twin.to(device), load_encoder(folder), _spread_batches(images, device))
 
 
 def _spread_batches(images: Images, device: torch.device) -> Iterator[Tensor]:

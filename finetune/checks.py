@@ -65,15 +65,16 @@ def random_labels(
     """One repetition for each number: a draw of training images with labels at random, each class as often."""
     classes = len(train.names)
     images = min(max(NULL_IMAGES, 2 * classes), len(train.values)) // classes * classes
-    confusions = []
+    confusions, unconverged = [], 0
     for number in numbers:
         random = np.random.default_rng([seed, number])
         rows = torch.from_numpy(np.sort(random.permutation(len(train.values))[:images]))
         labels = train._replace(values=torch.from_numpy(random.permutation(images) % classes))
         drawn, task = candidates.of(rows), build_task(labels, search, seed)
-        answers = probe.refit(drawn, task, probe.choose(drawn, task)).predict(test)
-        confusions.append(confusion_matrix(answers, test_labels, classes))
-    return null_check(torch.stack(confusions), images)
+        fitted, failed = probe.choose_and_fit(drawn, task)
+        unconverged += failed
+        confusions.append(confusion_matrix(fitted.predict(test), test_labels, classes))
+    return null_check(torch.stack(confusions), images).model_copy(update={"unconverged": unconverged})
 
 
 def null_check(confusions: Tensor, images: int) -> NullCheck:
@@ -138,7 +139,7 @@ def tuned_checks(probed: Checks | None) -> Checks:
         return Checks(frozen=None, null=None, missing={**trained, "null": "no linear probe was run"})
     if probed.frozen is False:  # the probe's encoder should have been
         return probed
-    return probed.model_copy(update={"frozen": None, "missing": {**trained, **probed.missing}})
+    return probed.model_copy(update={"frozen": None, "sha256": {}, "missing": {**trained, **probed.missing}})
 
 
 # ---- frozen
@@ -147,6 +148,12 @@ def tuned_checks(probed: Checks | None) -> Checks:
 def state_digests(modules: Iterable[nn.Module]) -> list[str]:
     """For each, the sha256 of all its tensors: parameters and buffers, including those that are not saved."""
     return [_digest(module) for module in modules]
+
+
+def before_and_after(names: Iterable[str], before: Sequence[str], after: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """By name, both digests, as ``Checks.sha256``; what has no tensors is left out."""
+    nothing = hashlib.sha256().hexdigest()
+    return {name: (then, now) for name, then, now in zip(names, before, after, strict=True) if then != nothing}
 
 
 def _digest(module: nn.Module) -> str:

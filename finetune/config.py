@@ -51,10 +51,12 @@ class LabelEfficiencyConfig(Config):
     """Shares of the training images; by default 1, 2, 5, 10, 25 and 50%. All of them are always added."""
     per_class: tuple[Annotated[int, Field(gt=1, le=MANY)], ...] | None = Field(default=None, min_length=1)
     """Instead of shares: images per class. A class with fewer gives all."""
-    draws: int = Field(default=3, gt=0, le=1000)
-    """Draws of each size."""
+    draws: int = Field(default=5, gt=0, le=1000)
+    """Draws of each size; of a single one, intervals are over test images alone."""
     from_scratch: bool = False
     """Also train the encoder's network from scratch with three of these numbers of labels, which takes minutes each."""
+    scratch_draws: int = Field(default=3, gt=0, le=1000)
+    """How often it is trained with each number, on the first of the draws, and each time with another seed."""
     scratch_steps: int = Field(default=400, gt=0, le=MANY)
     """Steps of each such training."""
 

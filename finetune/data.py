@@ -25,7 +25,7 @@ from common.data import (
 )
 from common.data.images import Cache, kept_rows
 from common.data.levels import Levels, LevelsSetting
-from common.data.split import classes_without, first
+from common.data.split import classes_without, first, with_counts
 from common.encoders.provenance import Provenance, warn_of_levels
 from common.errors import UserError, check_all
 from common.machine.cores import usable_cores
@@ -33,8 +33,6 @@ from finetune.leaks import Leaks, find_leaks, without_leaks
 from finetune.records import DataFacts
 
 log = logging.getLogger("retouch")
-
-SHOWN = 20  # classes named in the log
 
 
 class LabeledData(Config):
@@ -91,7 +89,7 @@ class LabeledData(Config):
         if self.task is None:
             return list(source.default_tasks())
         asked = self.task if isinstance(self.task, list) else [self.task]
-        return check_all(*(lambda task=task: source.resolve(task) for task in asked))
+        return [*check_all(*(lambda task=task: source.resolve(task) for task in asked))]
 
 
 class Sources(NamedTuple):
@@ -129,6 +127,7 @@ class Pair(NamedTuple):
             duplicates=self.leaks.exact,
             near_duplicates=self.leaks.training.facts,
             in_pretraining=None if self.leaks.pretraining is None else self.leaks.pretraining.facts,
+            not_compared=self.leaks.not_compared,
             left_out=self.left_out,
             originals=self.train.originals,
             test_originals=self.test.originals,
@@ -236,7 +235,7 @@ def load_labeled(
         tasks[name] = labels, match_classes(labels, test.labels(name))
         counts = len(labels.names), f"{len(train):,}", f"{len(test):,}"
         log.info("task %s: %d classes, %s training and %s test images", name, *counts)
-        log.debug("task %s: %s", name, _classes(*tasks[name]))
+        log.info("%s", _classes(*tasks[name]))
         _warn_of_gaps(*tasks[name])
     return LabeledImages(train, test, tasks, leaks, left_out)
 
@@ -262,11 +261,9 @@ def load_pair(sources: Sources, data: LabeledData, size: int, seed: int, trained
 
 
 def _classes(train: Labels, test: Labels) -> str:
-    """The classes, and how many images each has."""
+    """The classes, with the number of training and of test images, on one line."""
     counts = (part.values.bincount(minlength=len(part.names)).tolist() for part in (train, test))
-    each = [f"{name} ({a:,} + {b:,})" for name, a, b in zip(train.names, *counts, strict=True)]
-    more = f" and {len(each) - SHOWN} more" if len(each) > SHOWN else ""
-    return f"training + test images of each class: {', '.join(each[:SHOWN])}{more}"
+    return with_counts(f"task {train.task}: ", train.names, *counts)
 
 
 def _warn_of_gaps(train: Labels, test: Labels) -> None:

@@ -19,20 +19,29 @@ from torch import Tensor
 from common.data import Labels
 from finetune.config import LabelEfficiencyConfig, ProbeConfig
 from finetune.features import Features
+from finetune.metrics import wilson_interval
 from finetune.probes import Candidates, Probe, Search, build_task
 from finetune.worth import LabelEfficiency, LabelPoint, Worth
 
 log = logging.getLogger("retouch")
 
-RESAMPLES = 1000  # of the bootstrap: its limits then vary by about a twentieth of the interval
-TOGETHER = 100  # resamples that are in memory at once
+RESAMPLES = 10_000  # simulated curves: the limits of five draws then vary by about a fiftieth of the interval
 FEWEST = 2  # labels per class: with fewer there is nothing to choose on
 PROTOCOL = (
     "the linear probe, chosen and fitted on the drawn images alone (nested, stratified); the same draws for all; "
-    "ci95, of accuracies and of what labels are worth: bootstrap over draws and test images"
+    "ci95, of accuracies and of what labels are worth: normal over test images, Student's t over draws; of a single "
+    "draw over test images alone"
 )
 
-Right = dict[int, Tensor]  # by number of labels: bool [draws n], whether each test image is right
+
+class Right(dict[int, Tensor]):
+    """Whether each test image is right, bool ``[draws n]``, by number of labels.
+
+    Attributes:
+        unconverged: fits, compared or tested, that did not converge.
+    """
+
+    unconverged: int = 0
 
 
 # ---- draws
@@ -107,13 +116,15 @@ def right_answers(
     seed: int,
 ) -> Right:
     """Choose and fit a probe on each draw of the training images, and see which test images it gets right."""
-    right: Right = {}
+    right = Right()
     for count, some in draws.items():
         answers = []
         for rows in some:
             drawn = candidates.of(rows)
             task = build_task(train._replace(values=train.values[rows]), search, seed)
-            answers.append(probe.refit(drawn, task, probe.choose(drawn, task)).predict(test) == test_labels)
+            fitted, failed = probe.choose_and_fit(drawn, task)
+            right.unconverged += failed
+            answers.append(fitted.predict(test) == test_labels)
         right[count] = torch.stack(answers)
     return right
 
@@ -121,74 +132,116 @@ def right_answers(
 # ---- what labels are worth
 
 
-def label_efficiency(right: Mapping[str, Right], seed: int = 0) -> LabelEfficiency:
+def label_efficiency(right: Mapping[str, Mapping[int, Tensor]], seed: int = 0) -> LabelEfficiency:
     """The curve of each subject, and what the encoder's labels are worth to each baseline, with intervals.
 
     Args:
-        right: for ``encoder`` and the baselines, on the same test images and draws; ``from_scratch`` has some of the
-            budgets, and one draw of each.
-        seed: for the bootstrap, which resamples test images and draws, the same for all subjects.
+        right: of ``encoder`` and the baselines: the same test images, and in draw d the same training images;
+            ``from_scratch`` has some of the budgets, and perhaps fewer draws.
+        seed: of the simulated curves that give the intervals.
     """
-    resampled = _bootstrap(right, np.random.default_rng(seed))
-    curves = {name: _curve(one, resampled[name]) for name, one in right.items()}
-    budgets = list(right["encoder"])
+    simulated = _simulated(right, np.random.default_rng(seed))
+    curves = {name: _curve(one, simulated[name]) for name, one in right.items()}
     found = {name: np.array([point.accuracy for point in curve]) for name, curve in curves.items()}
     worth = {}
-    for name in right:
+    for name, one in right.items():
         if name != "encoder":
-            theirs_at = list(right[name])
-            equal = [labels_for(theirs_at, found[name], accuracy) for accuracy in found["encoder"]]
-            again = [
-                [labels_for(theirs_at, theirs, accuracy) for accuracy in ours]
-                for ours, theirs in zip(resampled["encoder"], resampled[name], strict=True)
-            ]
-            low, high = np.quantile(np.array(again), [0.025, 0.975], axis=0, method="inverted_cdf").tolist()
+            budgets = np.array(list(one))
+            equal = labels_for(budgets, found[name], found["encoder"]).tolist()
+            again = labels_for(budgets, simulated[name][:, None], simulated["encoder"])
+            low, high = np.quantile(again, [0.025, 0.975], axis=0, method="inverted_cdf").tolist()
             worth[name] = tuple(
                 Worth(labels=count, equals=_whole(value), ci95=(_whole(a), _whole(b)))
-                for count, value, a, b in zip(budgets, equal, low, high, strict=True)
+                for count, value, a, b in zip(right["encoder"], equal, low, high, strict=True)
             )
-    return LabelEfficiency(protocol=PROTOCOL, curves=curves, worth=worth)
+    unconverged = {name: one.unconverged for name, one in right.items() if isinstance(one, Right) and one.unconverged}
+    return LabelEfficiency(protocol=PROTOCOL, curves=curves, worth=worth, unconverged=unconverged)
 
 
-def _curve(right: Right, resampled: NDArray[np.float64]) -> tuple[LabelPoint, ...]:
-    """The points of one subject, with the percentiles of its curves ``[RESAMPLES budgets]``."""
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=0).tolist()
-    return tuple(
-        LabelPoint(labels=count, draws=tuple(hits.double().mean(1).tolist()), ci95=(a, b))
-        for (count, hits), a, b in zip(right.items(), low, high, strict=True)
-    )
+def _curve(right: Mapping[int, Tensor], simulated: NDArray[np.float64]) -> tuple[LabelPoint, ...]:
+    """The points of one subject, with intervals from its simulated curves ``[RESAMPLES budgets]``."""
+    points = []
+    for (count, hits), values in zip(right.items(), simulated.T, strict=True):
+        if len(hits) == 1:
+            ci95 = wilson_interval(int(hits.sum()), hits.shape[1])
+        else:
+            low, high = np.quantile(values, [0.025, 0.975]).clip(0, 1).tolist()
+            ci95 = (low, high)
+        points.append(LabelPoint(labels=count, draws=tuple(hits.double().mean(1).tolist()), ci95=ci95))
+    return tuple(points)
 
 
-def labels_for(budgets: Sequence[int], accuracies: NDArray[np.float64], accuracy: float) -> float:
+def labels_for(
+    budgets: NDArray[np.int64], curves: NDArray[np.float64], accuracy: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """The fewest labels with which a curve reaches an accuracy, interpolated on a logarithmic scale of labels.
 
     0 if it is that accurate with its smallest budget, infinity if it never is. A curve that falls keeps its best.
+
+    Args:
+        budgets: numbers of labels ``[budgets]``, ascending.
+        curves: accuracies ``[... budgets]``, broadcast against ``accuracy`` ``[...]``.
     """
-    best = np.maximum.accumulate(accuracies)
-    place = int(np.searchsorted(best, accuracy))
-    if place == len(budgets):
-        return math.inf
-    if place == 0:
-        return float(budgets[0]) if best[0] == accuracy else 0.0
-    part = (accuracy - best[place - 1]) / (best[place] - best[place - 1])
-    return math.exp((1 - part) * math.log(budgets[place - 1]) + part * math.log(budgets[place]))
+    best, wanted = np.broadcast_arrays(np.maximum.accumulate(curves, axis=-1), accuracy[..., None])
+    place = (best < wanted).sum(-1, keepdims=True)  # of the first budget that is enough
+    ends = np.maximum(place - 1, 0), np.minimum(place, len(budgets) - 1)
+    (low, high), (few, many) = (np.take_along_axis(best, end, -1) for end in ends), (budgets[end] for end in ends)
+    wanted = wanted[..., :1]
+    part = np.divide(wanted - low, high - low, out=np.zeros_like(low), where=high > low)
+    found = few ** (1 - part) * many**part
+    found = np.where(place == len(budgets), np.inf, np.where((place == 0) & (wanted < low), 0.0, found))
+    return np.asarray(found[..., 0])
 
 
-def _bootstrap(right: Mapping[str, Right], random: np.random.Generator) -> dict[str, NDArray[np.float64]]:
-    """Curves ``[RESAMPLES budgets]`` of each subject, on resampled test images and draws, the same for all."""
-    draws = max(len(hits) for hits in right["encoder"].values())
-    # [budgets draws n]; the whole training set is every draw
-    hits = {name: torch.stack([some.expand(draws, -1) for some in one.values()]).float() for name, one in right.items()}
-    n = hits["encoder"].shape[2]
-    found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in right}
-    for _ in range(0, RESAMPLES, TOGETHER):
-        drawn = random.integers(n, size=(TOGETHER, n)) + n * np.arange(TOGETHER)[:, None]
-        images = np.bincount(drawn.ravel(), minlength=TOGETHER * n).reshape(TOGETHER, n).T / n
-        times = torch.from_numpy(random.multinomial(draws, np.full(draws, 1 / draws), TOGETHER).T / draws)
-        for name, of in hits.items():
-            accuracies = (of @ torch.from_numpy(images).float()).double()  # [budgets draws resamples]
-            found[name].append((accuracies * times).sum(1).T.numpy())
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+def _simulated(
+    right: Mapping[str, Mapping[int, Tensor]], random: np.random.Generator
+) -> dict[str, NDArray[np.float64]]:
+    """Curves ``[RESAMPLES budgets]`` of each subject, as other test images and other draws might have given them.
+
+    Test images: normal, with the covariance over images of all points of all curves (``_of_images``). Draws:
+    Student's t (``_other_draws``).
+    """
+    points = [hits.double().numpy() for one in right.values() for hits in one.values()]
+    means = np.stack([_of_images(hits) for hits in points])  # [points n]
+    n = means.shape[1]
+    covariance = np.atleast_2d(np.cov(means, bias=True)) / max(n - 1, 1)
+    found = random.multivariate_normal(means.mean(1), covariance, RESAMPLES, method="eigh")
+    normal, other = random.standard_normal((2, RESAMPLES, max(map(len, points))))
+    for place, hits in enumerate(points):
+        found[:, place] += _other_draws(hits.mean(1), normal, other)
+    ends = np.cumsum([len(one) for one in right.values()])[:-1]
+    return dict(zip(right, np.split(found, ends, axis=1), strict=True))
+
+
+def _of_images(hits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How often each image is right, on average over the draws of it: ``[k n]`` -> ``[n]``.
+
+    Shrunk to the mean of all images, so that its variance is that of images alone: the mean of k draws also varies by
+    what each draw does to single images, and the accuracies of the draws vary by that as well.
+    """
+    k, mean = len(hits), hits.mean(0)
+    if k == 1:
+        return np.asarray(mean)
+    by_draw = hits.var(0, ddof=1).mean() - hits.mean(1).var(ddof=1)  # of single images
+    kept = max(0.0, 1 - by_draw / k / max(mean.var(), 1e-12))
+    return np.asarray(mean.mean() + math.sqrt(kept) * (mean - mean.mean()))
+
+
+def _other_draws(
+    accuracies: NDArray[np.float64], normal: NDArray[np.float64], other: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """How far the mean over other draws might be from that of these k: ``[RESAMPLES]``, 0 for one draw.
+
+    Normal numbers ``[RESAMPLES draws]`` weigh the deviations of the draws, so that the variance is ``S² / k``; the root
+    of a chi-square of others makes it Student's t with k - 1 degrees of freedom. A bootstrap of few draws would show
+    only ``(k - 1) / k`` of the variance, and take it for known. As draws are nested and the same for all subjects,
+    equal numbers for all points keep what their accuracies have in common.
+    """
+    k = len(accuracies)
+    if k == 1:
+        return np.zeros(len(normal))
+    apart = normal[:, :k] @ (accuracies - accuracies.mean()) / math.sqrt(k * (k - 1))
+    return np.asarray(apart * np.sqrt((k - 1) / np.square(other[:, : k - 1]).sum(1)))
 
 
 def _whole(labels: float) -> int | None:

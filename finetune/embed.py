@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from common.data import Images, Labels, Source, build_source, in_order, load_images
+from common.data import Batch, Images, Labels, Source, build_source, in_order, load_images
 from common.data.images import some_readable
+from common.data.levels import levels_of_training
+from common.data.split import with_counts
 from common.encoders.base import Encoder
 from common.encoders.load import load_encoder, read_encoder_card
 from common.encoders.provenance import warn_of_levels
@@ -29,7 +31,7 @@ from common.runs.folder import check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
 from common.runs.results import Record
 from finetune.config import EmbedConfig
-from finetune.features import layer_shapes
+from finetune.features import Features, check_finite, layer_shapes
 from finetune.pooling import Space, concatenate, one_space, pool
 
 log = logging.getLogger("retouch")
@@ -91,10 +93,16 @@ def embed(config: EmbedConfig) -> EmbedResult:
         )
         data, card = config.data, read_encoder_card(config.encoder)
         size = data.image_size or encoder.image_size
-        images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", check=False)
+        levels = levels_of_training(source, data.levels, card.provenance.levels)
+        images = load_images(
+            source, size, limit=data.limit, workers=data.workers, cache="none", check=False, levels=levels
+        )
         images = some_readable(images, data.workers)
         warn_of_levels(card.provenance, images.levels, source.spec)
         labels = None if task is None else images.labels(task)
+        if labels is not None:
+            counts = labels.values.bincount(minlength=len(labels.names)).tolist()
+            log.info("%s", with_counts(f"task {labels.task}: ", labels.names, counts))
         config = with_group(config, card.provenance.group)
         with open_run(config, here, early) as run:
             run.tracker.use_encoder(config.encoder, card.sha256, card.provenance.artifact)
@@ -218,7 +226,7 @@ def _write(
     waiting: list[pa.RecordBatch] = []
     with replacing(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
         for batch in in_order(images, config.batch_size, config.data.workers):
-            vectors = _vectors(encoder, batch.images, space, precision)
+            vectors = _vectors(encoder, batch, images, space, precision)
             rows += len(vectors)
             nonzeros += int(vectors.count_nonzero())
             waiting.append(_rows(schema, images, labels, batch.index, vectors))
@@ -231,13 +239,19 @@ def _write(
         writer.add_key_value_metadata({key: json.dumps(note) for key, note in notes.items()})
 
 
-def _vectors(encoder: Encoder, images: Tensor, space: Space, precision: torch.dtype) -> Tensor:
-    """Images uint8 ``[B 3 S S]`` -> features float32 ``[B F]`` on the CPU."""
+def _vectors(encoder: Encoder, batch: Batch, images: Images, space: Space, precision: torch.dtype) -> Tensor:
+    """A batch of the images, uint8 ``[B 3 S S]`` -> features float32 ``[B F]`` on the CPU.
+
+    Raises:
+        UserError: some are NaN or infinite; names layers, poolings and an image.
+    """
     device = encoder.mean.device
     with torch.inference_mode():
         with autocast(device, precision):
-            maps = encoder.layers(to_float(images.to(device)))
-        return concatenate([pool(maps[part.layer], part.pooling) for part in space.parts]).cpu()
+            maps = encoder.layers(to_float(batch.images.to(device)))  # uint8 0..255 -> float 0..1
+        parts = {part: pool(maps[part.layer], part.pooling).cpu() for part in space.parts}
+    check_finite(Features(parts, batch.index), images, encoder.name)
+    return concatenate([*parts.values()])
 
 
 def _rows(schema: pa.Schema, images: Images, labels: Labels | None, index: Tensor, vectors: Tensor) -> pa.RecordBatch:

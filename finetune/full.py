@@ -23,7 +23,7 @@ from common.errors import UserError, check_all
 from common.machine.distributed import World, world
 from common.runs.folder import Run, check_run_folder, numbered, open_run, say_how_to_continue, with_group
 from common.runs.logs import early_log
-from common.runs.made import ENCODER, Made, made
+from common.runs.made import ENCODER_INPUT, Made, made
 from common.runs.tracking import Tracker
 from finetune.baselines import share_statistics
 from finetune.calibration import calibrated
@@ -192,7 +192,7 @@ def _open(config: FinetuneConfig, here: World, images: LabeledImages | None) -> 
     trained_on = None if card is None else card.provenance
     images = images or load_labeled(sources, config.data, size, config.seed, trained_on)
     check_enough(images, config.validation, config.seed)
-    inputs = sources.inputs() | ({} if card is None else {ENCODER: card.sha256})
+    inputs = sources.inputs() | ({} if card is None else {ENCODER_INPUT: card.sha256})
     opened = Opened(_with_group(config), encoder, card, images, made(inputs))
     class_weights(config.class_weights, opened.train_labels)  # refuses names that are not classes
     return opened
@@ -253,6 +253,7 @@ class _Fit(NamedTuple):
     training: Trained
     n_train: int
     validation: Split  # held out of it
+    start_converged: bool  # whether the probe at which its classifier started did
 
     def choice(self, how: str) -> StepChoice:
         """The step whose weights were kept."""
@@ -298,15 +299,16 @@ def _train(opened: Opened, run: Run) -> _Fit:
         return {"val/accuracy": float(accuracy(found.answers, found.labels))}
 
     # train, keeping the weights with the best validation accuracy
+    tuner = FineTuner(model, config, here, shown, fitted)
     training = learn(
-        FineTuner(model, config, here, shown, fitted),
+        tuner,
         loader,
         config,
         run,
         title=f"finetune {opened.task}",
         periodic=[Periodic(config.evaluate_every, evaluate, select="val/accuracy")],
     )
-    return _Fit(classifier, training, len(fit), validation)
+    return _Fit(classifier, training, len(fit), validation, tuner.start_converged)
 
 
 def _export(opened: Opened, fit: _Fit, temperature: float, tracker: Tracker) -> str:
@@ -353,6 +355,7 @@ def _test(opened: Opened, fit: _Fit, temperature: float, sha256: str, here: Worl
             test=score(found.answers, found.labels, len(names)),
             seconds=round(fit.training.seconds, 1),
         ),
+        start_converged=fit.start_converged,
         calibration=calibrated(temperature, n_val, found.confidence, found.calibrated, right),
         made=opened.made,
         checks=tuned_checks(None),

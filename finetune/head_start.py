@@ -52,7 +52,7 @@ def check_start(encoder: Encoder, config: FinetuneConfig) -> None:
 
 def start_at_probe(
     classifier: Classifier, images: Images, labels: Labels, config: FinetuneConfig, device: torch.device
-) -> None:
+) -> bool:
     """Set weight and bias of the classifier to the linear probe of its own input, on images as they are.
 
     It is the probe of ``retouch probe``: multinomial logistic regression on standardized features, with the strength
@@ -60,6 +60,9 @@ def start_at_probe(
 
     Args:
         images, labels: to learn from, row by row.
+
+    Returns:
+        Whether its fit converged.
 
     Raises:
         UserError: the classifier is not one linear layer, or the features are not finite.
@@ -71,12 +74,14 @@ def start_at_probe(
     probe = LinearConfig()
     candidates, task = Candidates(features, [space], device), build_task(labels, probe, config.seed)
     chosen = probe.choose(candidates, task)
-    weight, bias = folded(probe.refit(candidates, task, chosen))
+    fitted = probe.refit(candidates, task, chosen)
+    weight, bias = folded(fitted)
     with torch.no_grad():
         head.weight.copy_(weight.T)
         head.bias.copy_(bias)
     accuracy = 100 * chosen.val_accuracy
     log.info("the classifier starts at the linear probe of what it sees: accuracy %.1f%%, %s", accuracy, task.how)
+    return fitted.converged
 
 
 def _head(classifier: Classifier) -> nn.Linear:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,13 +18,14 @@ from common.data.duplicates import Pair, Prints, exact_rows, fingerprints, near_
 from common.encoders.provenance import Provenance
 from common.errors import UserError, one_line
 from common.files import as_utf8, replacing
-from finetune.records import NearDuplicates, Repeat
+from finetune.records import GENERATED, NearDuplicates, Repeat
 
 log = logging.getLogger("retouch")
 
 DUPLICATES = "duplicates.csv"
 SHOWN = 20  # pairs in results.json; all are in the file
 POOL = 100_000  # images of pretraining that are looked at, at most
+ALIKE = "all images look too much alike to compare"
 
 
 class Found(NamedTuple):
@@ -34,6 +35,8 @@ class Found(NamedTuple):
     repeats: list[Repeat] | None  # None: all images look too much alike to compare
     test: Tensor  # int64 [pairs], rows of the test set's source
     others: Tensor  # int64 [pairs], rows of the other set's source
+    compared: int  # images of the other set
+    of: int  # all that can be read, or are beyond a limit
 
     @property
     def facts(self) -> NearDuplicates | None:
@@ -41,18 +44,23 @@ class Found(NamedTuple):
         if self.repeats is None:
             return None
         return NearDuplicates(
-            test_images=len(torch.unique(self.test)), pairs=len(self.repeats), most_alike=tuple(self.repeats[:SHOWN])
+            test_images=len(torch.unique(self.test)),
+            pairs=len(self.repeats),
+            most_alike=tuple(self.repeats[:SHOWN]),
+            compared=self.compared,
+            of=self.of,
         )
 
     def among(self, test: Tensor, others: Tensor | None = None) -> Found:
         """The same of some test images, and of some of the others, by their rows in the sources."""
         if self.repeats is None:
             return self
-        kept = torch.isin(self.test, test)
+        kept, compared, of = torch.isin(self.test, test), self.compared, self.of
         if others is not None:
             kept &= torch.isin(self.others, others)
+            compared = of = len(others)
         repeats = [self.repeats[place] for place in kept.nonzero().squeeze(1).tolist()]
-        return Found(self.images, repeats, self.test[kept], self.others[kept])
+        return Found(self.images, repeats, self.test[kept], self.others[kept], compared, of)
 
 
 class Leaks(NamedTuple):
@@ -60,7 +68,8 @@ class Leaks(NamedTuple):
 
     identical: Tensor  # int64, rows of the test set's source: the very pixels of a training image
     training: Found
-    pretraining: Found | None  # None: its images cannot be opened, or were generated
+    pretraining: Found | None  # None: its images were not compared
+    unseen: tuple[str, ...] = ()  # images of pretraining that were not, each with why
 
     @property
     def exact(self) -> int:
@@ -70,6 +79,22 @@ class Leaks(NamedTuple):
     @property
     def found(self) -> list[Found]:
         return [self.training, *([] if self.pretraining is None else [self.pretraining])]
+
+    @property
+    def not_compared(self) -> dict[str, str]:
+        """What is not known of training and pretraining, and why, as ``DataFacts.not_compared``."""
+        found = {}
+        if self.training.repeats is None:
+            found["near_duplicates"] = ALIKE
+        seen = self.pretraining
+        why = [one for one in self.unseen if one != GENERATED]
+        if seen is not None and seen.repeats is None:
+            why.append(ALIKE)
+        elif seen is not None and seen.compared < seen.of:
+            why.append(f"{seen.of - seen.compared:,} of {seen.of:,} images were not looked at")
+        if not why and seen is None:
+            why = list(self.unseen)
+        return found | ({"in_pretraining": "; ".join(why)} if why else {})
 
     def among(self, train: Tensor, test: Tensor) -> Leaks:
         """The same of some training and test images, by their rows in the sources.
@@ -81,7 +106,11 @@ class Leaks(NamedTuple):
         if training.repeats is not None:
             same = torch.tensor([one.alike == 1 for one in training.repeats], dtype=torch.bool)
             identical = torch.unique(training.test[same])
-        return Leaks(identical, training, None if self.pretraining is None else self.pretraining.among(test))
+        return self._replace(
+            identical=identical,
+            training=training,
+            pretraining=None if self.pretraining is None else self.pretraining.among(test),
+        )
 
 
 def find_leaks(test: Images, train: Images, trained_on: Provenance | None, workers: int) -> Leaks:
@@ -99,7 +128,7 @@ def find_leaks(test: Images, train: Images, trained_on: Provenance | None, worke
             exact,
             len(ours.rows),
         )
-    training = _found("training", test, train, near_pairs(ours, theirs))
+    training = _found("training", test, train, near_pairs(ours, theirs), len(theirs.rows), len(theirs.rows))
     if training.facts is not None and training.facts.test_images > exact:
         log.warning(
             "%d of %d test images nearly repeat training images: test accuracy may be too high; data.leaks=drop leaves "
@@ -107,14 +136,22 @@ def find_leaks(test: Images, train: Images, trained_on: Provenance | None, worke
             *(training.facts.test_images, len(ours.rows)),
         )
     seen: dict[str, Found] = {}  # by the images of each training that the encoder came from
-    for pool in _pools(trained_on, test, workers):
-        if pool.fingerprint == train.fingerprint and torch.equal(
-            pool.kept, train.kept
-        ):  # an encoder of the same images
+    unseen: list[str] = []
+    for one in () if trained_on is None else trained_on.chain:
+        pool = _pool(one, test, workers)
+        if isinstance(pool, str):
+            unseen.append(pool)
+        elif pool.fingerprint == train.fingerprint and torch.equal(pool.kept, train.kept):  # an encoder of these images
             seen[pool.fingerprint] = training._replace(images="pretraining")
-        elif pool.fingerprint not in seen and (found := _in_pool(test, ours, pool, workers)) is not None:
-            seen[pool.fingerprint] = found
-    return Leaks(identical, training, _together(list(seen.values())))
+        elif pool.fingerprint not in seen:
+            found = _in_pool(test, ours, pool, workers)
+            if isinstance(found, str):
+                unseen.append(found)
+            else:
+                seen[pool.fingerprint] = found
+    for why in unseen:
+        log.info("images of pretraining are not compared with the test images: %s", why)
+    return Leaks(identical, training, _together(list(seen.values())), tuple(dict.fromkeys(unseen)))
 
 
 def without_leaks(train: Images, leaks: Leaks) -> Images:
@@ -146,7 +183,7 @@ def write_leaks(folder: Path, named: Sequence[tuple[str, Leaks]]) -> None:
             unfinished.write_text(text.getvalue(), encoding="utf-8")
 
 
-def _found(images: str, test: Images, other: Images, pairs: list[Pair] | None) -> Found:
+def _found(images: str, test: Images, other: Images, pairs: list[Pair] | None, compared: int, of: int) -> Found:
     rows = torch.tensor([[pair.test, pair.other] for pair in pairs or ()], dtype=torch.int64).view(-1, 2)
     if pairs is None:
         log.info("images of %s and test look so much alike that near-duplicates cannot be detected", images)
@@ -156,45 +193,50 @@ def _found(images: str, test: Images, other: Images, pairs: list[Pair] | None) -
             Repeat(test=as_utf8(test.where(pair.test)), other=as_utf8(other.where(pair.other)), alike=pair.alike)
             for pair in pairs
         ]
-    return Found(images, repeats, test.kept[rows[:, 0]], other.kept[rows[:, 1]])
+    return Found(images, repeats, test.kept[rows[:, 0]], other.kept[rows[:, 1]], compared, of)
 
 
 def _together(found: Sequence[Found]) -> Found | None:
     """What was found in several sets, joined; ``None`` without sets. A set whose images all look alike is left out."""
     known = [one for one in found if one.repeats is not None]
-    if len(known) < 2:
-        return next(iter([*known, *found]), None)
+    if not known:
+        return next(iter(found), None)
     repeats = [repeat for one in known for repeat in one.repeats or ()]
     order = sorted(range(len(repeats)), key=lambda place: -repeats[place].alike)
     test, others = torch.cat([one.test for one in known]), torch.cat([one.others for one in known])
-    return Found(known[0].images, [repeats[place] for place in order], test[order], others[order])
+    return Found(
+        known[0].images,
+        [repeats[place] for place in order],
+        test[order],
+        others[order],
+        sum(one.compared for one in known),
+        sum(one.of for one in found),
+    )
 
 
-def _pools(trained_on: Provenance | None, test: Images, workers: int) -> Iterator[Images]:
-    """The images of every training that the encoder came from, if they can be opened here."""
-    for one in () if trained_on is None else trained_on.chain:
-        pool = _pool(one, test, workers)
-        if pool is not None:
-            yield pool
-
-
-def _pool(trained_on: Provenance, test: Images, workers: int) -> Images | None:
-    """The images of a training, if they can be opened here: at most 100,000 of them."""
+def _pool(trained_on: Provenance, test: Images, workers: int) -> Images | str:
+    """The images of a training, at most 100,000 of them, or why they cannot be opened here."""
+    spec = trained_on.source
+    if not spec:
+        return "the encoder does not name the images that it was trained on"
     try:
-        source = reopened(trained_on.source)
-        if source is None or source.endless:  # generated: none is a test image
-            return None
+        source = reopened(spec)
+        if source is None:
+            return f"{as_utf8(spec)}: opening it may ask a server"
+        if source.endless:
+            return GENERATED
         levels = trained_on.levels
         return load_images(*(source, test.size), limit=POOL, workers=workers, cache="none", check=False, levels=levels)
     except (UserError, OSError, TypeError) as error:
-        spec = trained_on.source
-        log.info("the images of pretraining (%s) are not compared with the test images: %s", spec, one_line(error))
-        return None
+        return as_utf8(f"{spec}: {one_line(error)}")
 
 
-def _in_pool(test: Images, ours: Prints, pool: Images, workers: int) -> Found | None:
+def _in_pool(test: Images, ours: Prints, pool: Images, workers: int) -> Found | str:
+    """What of these images repeats test images, or why that is not known."""
     try:
-        return _found("pretraining", test, pool, near_pairs(ours, fingerprints(pool, workers)))
+        theirs = fingerprints(pool, workers)
     except UserError as error:  # none can be read any more
-        log.info("the images of pretraining are not compared with the test images: %s", one_line(error))
-        return None
+        return as_utf8(f"{pool.source.spec}: {one_line(error)}")
+    beyond = len(pool.source) - len(pool.kept)  # the limit
+    compared = len(theirs.rows)
+    return _found("pretraining", test, pool, near_pairs(ours, theirs), compared, compared + beyond)

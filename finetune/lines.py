@@ -36,13 +36,16 @@ class Line(NamedTuple):
 
 def probe_lines(results: Sequence[ProbeResult]) -> list[Line]:
     """Every method on every task, from the results of one or more probe runs; a shared baseline appears once."""
-    several = len({result.encoder.title for result in results}) > 1
+    titles: dict[str, set[str]] = {}  # of the encoders, by what they see
+    for result in results:
+        titles.setdefault(result.encoder.view, set()).add(result.encoder.title)
     found: dict[Line, None] = {}
     for task, result in zip(task_names(results), results, strict=True):
         for key, subject in result.subjects.items():
             name = subject_name(key, result.encoder.title)
-            if several and key not in ("encoder", "pixels"):
-                name = f"{name} ({result.encoder.title})"
+            if key not in ("encoder", "pixels"):
+                name += ", gray" if subject.view == "gray" and len(titles) > 1 else ""
+                name += f" ({result.encoder.title})" if len(titles[result.encoder.view]) > 1 else ""
             note = "saw gray only" if result.needs_color and subject.view == "gray" else ""
             for probe, outcome in subject.probes.items():
                 found[_line(task, name, probe, outcome, "random_init", note)] = None

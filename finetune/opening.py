@@ -41,7 +41,7 @@ def open_images(config: ProbeConfig) -> list[Opened]:
     Raises:
         UserError: with every problem.
     """
-    return check_all(*(lambda data=data: kind_of(data).open(config, data) for data in config.all_data))
+    return [*check_all(*(lambda data=data: kind_of(data).open(config, data) for data in config.all_data))]
 
 
 def inputs(sources: Sequence[Opened]) -> dict[str, str]:

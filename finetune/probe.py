@@ -19,8 +19,8 @@ from common.machine.distributed import world
 from common.machine.precision import resolve_precision
 from common.runs.folder import Run, numbered, open_run, with_group
 from common.runs.logs import early_log
-from common.runs.made import ENCODER, Made, made
-from finetune.checks import state_digests, why_no_null
+from common.runs.made import ENCODER_INPUT, Made, made
+from finetune.checks import before_and_after, state_digests, why_no_null
 from finetune.classifier import Kept, keep, write_classifiers
 from finetune.config import ProbeConfig
 from finetune.features import Extraction
@@ -63,7 +63,9 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
             for one in loaded:
                 how = Extraction(here.device, precision, config.batch_size, one.data.workers)
                 found.append(Found(one, measure(one, encoder, card, how)))
-            report = write(config, run, found, made({ENCODER: card.sha256, **inputs([one.sources for one in ready])}))
+            report = write(
+                config, run, found, made({ENCODER_INPUT: card.sha256, **inputs([one.sources for one in ready])})
+            )
             if show:
                 print_report(run, report)
             log_report(run, report)
@@ -99,14 +101,16 @@ def measure(one: LabelKind[X, M, A], encoder: Encoder, card: EncoderCard, how: E
     before = state_digests(subject.encoder for subject in subjects)
     measured = {subject.name: one.measure(subject, how) for subject in subjects}
     code = measure_properties(encoder, pair.test, how, config.seed) if config.properties else None
-    frozen = state_digests(subject.encoder for subject in subjects) == before
+    after = state_digests(subject.encoder for subject in subjects)
+    digests = before_and_after((subject.name for subject in subjects), before, after)
 
     data, about, found = pair.facts, encoder_facts(config, card), []
     for task in one.tasks:
         of_task = {name: tasks[task] for name, tasks in measured.items()}
         baselines = {name: other for name, other in of_task.items() if name != ITSELF}
         of_task[ITSELF] = itself = of_task[ITSELF].compared(baselines)
-        checks = Checks(frozen=frozen, null=itself.null, missing=why_no_null(itself.null, config.null_check))
+        missing = why_no_null(itself.null, config.null_check)
+        checks = Checks(frozen=after == before, null=itself.null, missing=missing, sha256=digests)
         assert itself.head is not None
         kept = keep(itself.head, one.saved(task), pair.train, config.encoder, card, config.out)
         result = one.result(task, of_task, Shared(data, about, code, checks))

@@ -109,7 +109,8 @@ def compare_labels(
     """How much better the first ranks than the second, on the same images, from the ``halves`` of each."""
     difference = ours.mean_average_precision - theirs.mean_average_precision
     low, high = np.nanquantile(mine - others, [0.025, 0.975])
-    return LabelComparison(difference=difference, ci95=(float(2 * difference - high), float(2 * difference - low)))
+    deviation = float(np.nanstd(mine - others))
+    return LabelComparison.of(difference, float(2 * difference - high), float(2 * difference - low), deviation)
 
 
 def _log_odds(shares: NDArray[np.float64]) -> NDArray[np.float64]:

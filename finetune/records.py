@@ -80,6 +80,9 @@ class Calibration(Record):
     error_after: float
 
 
+GENERATED = "drawn by a program, so that none is a test image"  # why images of pretraining are not compared
+
+
 class Repeat(Record):
     """A test image, and an image that repeats it."""
 
@@ -89,11 +92,19 @@ class Repeat(Record):
 
 
 class NearDuplicates(Record):
-    """Test images that other images repeat: the same pixels, or another size, crop or coloring of the same picture."""
+    """Test images that other images repeat: the same pixels, or another size, compression or coloring of them."""
 
     test_images: int
     pairs: int  # all of them are in duplicates.csv
     most_alike: tuple[Repeat, ...]  # at most 20
+    # images that the test images were compared with, and how many there are that can be read (None: older files)
+    compared: int | None = None
+    of: int | None = None
+
+    @property
+    def partial(self) -> bool:
+        """Whether some images were not compared."""
+        return self.compared is not None and self.of is not None and self.compared < self.of
 
 
 class DataFacts(Record):
@@ -103,10 +114,11 @@ class DataFacts(Record):
     test: str
     image_size: int
     duplicates: int  # test images that are also training images
-    # test images that those of training, and of pretraining, repeat at least nearly; None: not looked for, or all look
-    # too much alike
+    # test images that those of training, and of pretraining, repeat at least nearly; None: not known
     near_duplicates: NearDuplicates | None = None
     in_pretraining: NearDuplicates | None = None
+    # of these two: which images were not compared, and why (older files: none); nor is it said where none are known of
+    not_compared: dict[str, str] = Field(default_factory=dict)
     left_out: int = 0  # training images, since they repeat test images (data.leaks=drop)
     # None: generated, or measured by a Retouch that did not look
     originals: Originals | None = None
@@ -154,6 +166,7 @@ class NullCheck(Record):
     p_value: float | None = None  # of an accuracy this high by chance; None: from an earlier version
     images: int  # that it was fitted on
     repetitions: int
+    unconverged: int = 0  # fits, compared or tested, that did not converge
 
     @property
     def above_chance(self) -> bool:
@@ -167,3 +180,5 @@ class Checks(Record):
     frozen: bool | None  # no tensor of the encoder or its twin changed, buffers included
     null: NullCheck | None
     missing: dict[str, str] = Field(default_factory=dict)  # by check that is None: why (empty in older files)
+    # of the encoder and its twin: of all their tensors, before and after the measurement (empty in older files)
+    sha256: dict[str, tuple[str, str]] = Field(default_factory=dict)

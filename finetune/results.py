@@ -150,6 +150,7 @@ class FinetuneResult(Record):
     start: str  # the exported encoder or network it started from, or scratch
     encoder_sha256: str  # of the trained encoder
     tuned: Tuned
+    start_converged: bool = True  # whether the fit of the linear probe at which its classifier started did
     from_scratch: Tuned | None = None  # the same network and recipe from random initialization
     linear_probe: Probed | None = None  # of the frozen encoder, on the same images
     linear_probe_protocol: str | None = None  # how it was chosen and fitted

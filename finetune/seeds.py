@@ -13,7 +13,7 @@ from common.errors import UserError, check_all
 from common.files import GROUP, run_stage
 from common.machine.distributed import World, world
 from common.runs.folder import check_run_folder, numbered, with_group
-from common.runs.made import ENCODER
+from common.runs.made import ENCODER_INPUT
 from common.runs.results import RESULTS
 from common.runs.seeds import check_group, finished_runs, has_finished, one_of, open_group, seed_of, with_each_seed
 from common.runs.spread import Spread
@@ -122,7 +122,7 @@ def _before(config: ProbeConfig) -> ProbeReport | None:
     if not has_finished(config):
         return None
     found = read_results(config.out)
-    same = found.made is not None and found.made.inputs.get(ENCODER) == read_encoder_card(config.encoder).sha256
+    same = found.made is not None and found.made.inputs.get(ENCODER_INPUT) == read_encoder_card(config.encoder).sha256
     return found if same and isinstance(found, ProbeReport) else None
 
 

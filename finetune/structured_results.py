@@ -7,8 +7,9 @@ SeveralResult   everything measured on one data set: LabelResult, DenseResult
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -23,12 +24,24 @@ class LabelComparison(Record):
 
     difference: float  # of their mean average precisions or mean IoUs, positive where the first is better
     ci95: tuple[float, float]  # paired: by the same halves, or the same draws, of the images
+    # two-sided, normal, by the deviation of these differences (None: an older file, whose interval then gives it)
+    p_value: float | None = None
 
     @property
-    def shown(self) -> bool:
-        """Whether the interval excludes zero."""
+    def p(self) -> float:
+        """The chance of a difference as large if there were none; not corrected for other comparisons."""
         low, high = self.ci95
-        return not low <= 0 <= high
+        return _normal_p(self.difference, (high - low) / (2 * 1.96)) if self.p_value is None else self.p_value
+
+    @classmethod
+    def of(cls, difference: float, low: float, high: float, deviation: float) -> Self:
+        """A difference with its interval, and its p-value by its standard deviation."""
+        return cls(difference=difference, ci95=(low, high), p_value=_normal_p(difference, deviation))
+
+
+def _normal_p(difference: float, deviation: float) -> float:
+    """The two-sided p-value of a difference that is normal around zero with this deviation."""
+    return math.erfc(abs(difference) / deviation / math.sqrt(2)) if deviation else float(difference == 0)
 
 
 class SeveralScore(Record):

@@ -12,6 +12,8 @@ import torch
 from common.data import Images
 from common.encoders.base import Encoder
 from common.encoders.card import EncoderCard
+from common.encoders.load import read_encoder_card
+from common.engine.schedule import position_seed
 from common.errors import check_all
 from common.machine.cache import cache_folder
 from finetune.baselines import Pixels, untrained
@@ -74,10 +76,16 @@ def _own(config: ProbeConfig, shapes: Sequence[Shape], searched: list[Space]) ->
 
 
 def twin_of(config: ProbeConfig, itself: Subject, images: Images, how: Extraction) -> Subject:
-    """The baseline of the untrained twin, with the statistics of the training ``images``."""
-    twin = untrained(config.encoder, config.seed, images, how.device)
+    """The baseline of the untrained twin, with the statistics of the training ``images``.
+
+    It is drawn with the seed of the first training, if that is recorded: then it is the network before that training
+    (but for mask channels, which no export has), and another seed of the probe does not change it.
+    """
+    first = read_encoder_card(config.encoder).provenance.chain[0].seed
+    seed = config.seed if first is None else position_seed(first, 0)
+    twin = untrained(config.encoder, seed, images, how.device)
     data = f"{images.source.fingerprint} {images.size} {len(images)}"
-    identity = f"untrained {itself.identity} seed {config.seed} torch {torch.__version__} {data}"
+    identity = f"untrained {itself.identity} seed {seed} torch {torch.__version__} {data}"
     return Subject("random_init", twin, identity, itself.spaces, itself.own)
 
 

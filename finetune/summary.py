@@ -34,7 +34,7 @@ def notes(config: ProbeConfig, report: ProbeReport) -> tuple[str, ...]:
     found, results, multilabel, dense = [], report.results, report.multilabel, report.dense
     encoders = [one.encoder for some in (results, multilabel, dense) for one in some]
     if encoders[0].view == "gray":
-        found.append("this encoder and its random initialization saw gray only; raw pixels keep their color")
+        found.append("this encoder and its untrained twin saw gray only; raw pixels keep their color")
     linear = [(result.task, result.linear.choice) for result in results]
     linear += [(many.task, many.linear.choice) for many in multilabel]
     found += _at_end(linear, config.probe.strengths)
@@ -42,12 +42,18 @@ def notes(config: ProbeConfig, report: ProbeReport) -> tuple[str, ...]:
     for result in results:
         for subject, measured in result.subjects.items():
             for key, one in measured.probes.items():
-                found += [f"{result.task}: {line}" for line in _unconverged(f"the {key} probe of {subject}", one)]
+                found += [f"{result.task}: {line}" for line in unconverged(f"the {key} probe of {subject}", one)]
+        if result.label_efficiency is not None:
+            found += [
+                f"{result.task}: in the label efficiency of {subject}, {count} fits did not converge: its accuracies "
+                "may be too low"
+                for subject, count in result.label_efficiency.unconverged.items()
+            ]
         found += [f"{result.task}: {line}" for line in failed(result.checks)]
         found += [f"{result.task}: {line}" for line in leaks(result.data, result.linear.test.n)]
     for many in multilabel:
         for subject, probed in many.subjects.items():
-            found += [f"{many.task}: {line}" for line in _unconverged(f"the linear probe of {subject}", probed)]
+            found += [f"{many.task}: {line}" for line in unconverged(f"the linear probe of {subject}", probed)]
     for several in (*multilabel, *dense):
         measure = MEASURES[several.measure]
         found += [f"{several.task}: {line}" for line in failed(several.checks, measure)]
@@ -76,8 +82,13 @@ def finetune_notes(result: FinetuneResult) -> tuple[str, ...]:
                 f"{result.task}: {name} was best on validation at its last step, {one.choice.of_steps:,}: more steps "
                 "may be better"
             )
+    if not result.start_converged:
+        found.append(
+            f"{result.task}: the linear probe at which the classifier started did not converge: head_start=random may "
+            "be as good"
+        )
     if (probed := result.linear_probe) is not None:
-        found += [f"{result.task}: {line}" for line in _unconverged("the linear probe", probed)]
+        found += [f"{result.task}: {line}" for line in unconverged("the linear probe", probed)]
         found += [f"{result.task}: {line}" for line in failed(result.checks)]
         if probed.choice.at_end_of_grid:
             found.append(
@@ -103,6 +114,11 @@ def failed(checks: Checks | None, measure: str = "accuracy") -> list[str]:
             f"[{low:.1%}, {high:.1%}] on the test images, and chance is {null.chance:.1%}: something seems to tell it "
             f"the test labels, so its {measure} may be too high"
         )
+    if null is not None and null.unconverged:
+        lines.append(
+            f"with training labels at random, {null.unconverged} fits of the linear probe did not converge, so that "
+            "check may miss what it looks for"
+        )
     return lines
 
 
@@ -112,19 +128,23 @@ def leaks(data: DataFacts, total: int) -> list[str]:
     if data.duplicates:
         lines.append(f"{data.duplicates} of {total} test images are also training images")
     near, pool = data.near_duplicates, data.in_pretraining
+    of = "" if pool is None or not pool.partial else f" ({pool.compared:,} of {pool.of:,} were compared)"
     if near is not None and near.test_images > data.duplicates:
         lines.append(f"{near.test_images} of {total} test images repeat training images, at least nearly")
     if lines and data.left_out:
         lines = [f"{', and '.join(lines)}; these {data.left_out} training images were left out"]
     if pool is not None and pool.test_images:
         lines.append(
-            f"{pool.test_images} of {total} test images repeat images of pretraining, at least nearly: the encoder has "
-            "seen them, without labels"
+            f"{pool.test_images} of {total} test images repeat images of pretraining, at least nearly{of}: the encoder "
+            "has seen them, without labels"
         )
+    elif of:
+        lines.append(f"no test image repeats one of the images of pretraining that were looked at{of}")
     return lines
 
 
-def _unconverged(name: str, one: Probed | LabelProbed) -> list[str]:
+def unconverged(name: str, one: Probed | LabelProbed) -> list[str]:
+    """Which fits of a probe did not converge."""
     lines = [] if one.converged else [f"{name} did not converge: its accuracy may be too low"]
     if one.choice.unconverged:
         lines.append(f"{name} was chosen among fits of which {one.choice.unconverged} did not converge")

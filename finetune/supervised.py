@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from common.augment import AugmentConfig
 from common.data import Images, Labels, in_order
 from common.data.source import class_name
 from common.encoders import Classifier, layer_decay_groups
-from common.engine.gradient import GradientLearner, decayed_names
+from common.engine.gradient import GradientLearner, ParameterGroup, decayed_names
 from common.errors import UserError
 from common.machine.distributed import World
 from common.machine.precision import autocast, resolve_precision
@@ -133,26 +133,41 @@ class FineTuner(GradientLearner):
 
     Args:
         images, labels: those that it learns from, for a classifier that starts at their linear probe.
+
+    Attributes:
+        start_converged: whether the fit of that probe did.
     """
 
     def __init__(self, model: Supervised, config: FinetuneConfig, world: World, images: Images, labels: Labels) -> None:
         super().__init__(model, config, world, groups=decayed_groups(model, config))
         self.settings, self.classifier, self.images, self.labels = config, model.classifier, images, labels
+        self.start_converged = True
 
     def start(self) -> None:
         if self.settings.head_start == "random":
             return
-        start_at_probe(self.classifier, self.images, self.labels, self.settings, self.world.device)
+        self.start_converged = start_at_probe(
+            self.classifier, self.images, self.labels, self.settings, self.world.device
+        )
         if self.ema:
             self.ema.reset()
 
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        start = {"start": {"converged": torch.tensor(self.start_converged)}}
+        return super().tensors() | (start if self.settings.head_start == "probe" else {})
 
-def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[dict[str, Any]]:
+    def restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        super().restore(groups)
+        if "start" in groups:  # not in older checkpoints
+            self.start_converged = bool(groups["start"]["converged"])
+
+
+def decayed_groups(model: Supervised, config: FinetuneConfig) -> list[ParameterGroup]:
     """AdamW groups with layer-wise learning-rate decay (Bao et al. 2022): ``layer_decay ** (deepest - depth)``."""
     named = {name: p for name, p in model.classifier.named_parameters() if p.requires_grad}
     depths = dict(layer_decay_groups(model.classifier))
     deepest, decayed = max(depths.values()), decayed_names(model.classifier)
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    groups: dict[tuple[int, bool], ParameterGroup] = {}
     for name, parameter in named.items():
         decays = name in decayed
         group = groups.setdefault(

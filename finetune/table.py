@@ -49,7 +49,11 @@ def results_table(lines: Sequence[Line]) -> Table:
 def results_markdown(lines: Sequence[Line]) -> str:
     """The results table for a document."""
     header, blocks = _blocks(lines)
-    rows = [[first.task, method, *cells] for first, found in blocks for method, cells in found]
+    rows = [
+        [f"{first.task} (chance {_number(first.chance)})" if place == 0 else "", method, *cells]
+        for first, found in blocks
+        for place, (method, cells) in enumerate(found)
+    ]
     return markdown(["task", "method", *header], rows)
 
 
@@ -77,12 +81,11 @@ def _blocks(lines: Sequence[Line]) -> tuple[list[str], list[_Block]]:
         rows = []
         for (of, method), found in cells.items():
             if of == task:
-                some = next(iter(found.values()))
                 main = found.get("")
                 shown = ["" if main is None else _percent(main.test_accuracy, main.low, main.high)]
                 shown += ["" if main is None or main.over != name else _gain(main) for name in over]
                 shown += ["" if name not in found else _number(found[name].test_accuracy) for name in more]
-                rows.append((f"{method} ({some.note})" if some.note else method, shown))
+                rows.append((method, shown))
         blocks.append(_Block(next(line for line in lines if line.task == task), rows))
     return header, blocks
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from common.runs.results import Record
 
 
@@ -10,7 +12,8 @@ class LabelPoint(Record):
 
     labels: int
     draws: tuple[float, ...]  # test accuracy with each draw of them
-    ci95: tuple[float, float] | None = None  # of the mean, by the bootstrap over draws and test images (None: older)
+    # of the mean, over test images and draws; of a single draw over test images alone (None: older)
+    ci95: tuple[float, float] | None = None
 
     @property
     def accuracy(self) -> float:
@@ -35,3 +38,8 @@ class LabelEfficiency(Record):
     protocol: str
     curves: dict[str, tuple[LabelPoint, ...]]  # by subject, few labels first; the last has all
     worth: dict[str, tuple[Worth, ...]]  # by baseline, for each budget of the encoder
+    unconverged: dict[str, int] = Field(default_factory=dict)  # fits that did not converge, by subject that has some
+
+    def once(self, subject: str) -> bool:
+        """Whether no point of its curve has several draws, so that all its intervals are over test images alone."""
+        return all(len(point.draws) == 1 for point in self.curves[subject])

@@ -21,8 +21,6 @@ from pretrain.linear import AnyLinear
 from pretrain.method import DECODER, Method
 from pretrain.ruler.watch import WatchConfig
 
-PARTS = ("encoder", "decoder", "pretext", "penalty")  # of an autoencoder
-
 
 class DataConfig(Config):
     """Unlabeled images: labels are neither needed nor read."""
@@ -59,11 +57,7 @@ class PretrainConfig(Repeated, LoopConfig):
     stage: ClassVar[str] = "pretrain"
     writes: ClassVar[tuple[str, ...]] = (*LoopConfig.loop_writes, *Repeated.writes, "panels", "encoder", DECODER)
     free_keys: ClassVar[frozenset[str]] = (
-        Repeated.free_keys
-        | LoopConfig.loop_free_keys
-        # `stop` and `watch` change no step: a flat run that was stopped can be ended
-        # an encoder that has moved is known by its sha256
-        | {"data.workers", "data.cache", "stop", "watch", "encoder.path"}
+        Repeated.free_keys | LoopConfig.loop_free_keys | {"data.workers", "data.cache", "watch"}
     )
 
     data: DataConfig = DataConfig()
@@ -71,11 +65,11 @@ class PretrainConfig(Repeated, LoopConfig):
     panels_every: int = Field(default=1000, gt=0, le=MANY)
     """Steps between two panels of original, damaged and restored images, and between two measurements."""
     watch: WatchConfig | None = None
-    """Labeled images on which a cheap accuracy is measured at every panel, to watch: `watch.data=my/labeled`."""
+    """Labeled images for a cheap accuracy at every panel: `watch.data=my/labeled`."""
 
     @classmethod
     def variant(cls, values: Mapping[str, Any]) -> type[PretrainConfig]:
-        """The one of the two subclasses that the settings select."""
+        """The subclass that the settings select."""
         if cls is not PretrainConfig:
             return cls
         return LinearPretraining if values.get("fit") is not None else GradientPretraining
@@ -87,7 +81,7 @@ class PretrainConfig(Repeated, LoopConfig):
 
     @property
     def start(self) -> StartConfig | None:
-        """The exported encoder that it starts from; ``None`` of a new network."""
+        """The exported encoder that it starts from; ``None`` for a new network."""
         return None
 
     @model_validator(mode="after")
@@ -99,6 +93,9 @@ class PretrainConfig(Repeated, LoopConfig):
 
 class GradientPretraining(PretrainConfig, Gradient):
     """An autoencoder, trained by gradient descent."""
+
+    # a run that has become flat may be ended, and an encoder that has moved is known by its sha256
+    free_keys: ClassVar[frozenset[str]] = PretrainConfig.free_keys | {"stop", "encoder.path"}
 
     @property
     def method(self) -> Gradient:
@@ -123,9 +120,9 @@ class LinearPretraining(PretrainConfig):
 
     @classmethod
     def about_unknown(cls, key: str) -> str:
-        if key in PARTS:
-            return "`fit` methods have their own encoder and objective: remove it"
-        return "`fit` methods do not use gradient descent: remove it" if key in Gradient.model_fields else ""
+        if key not in Gradient.model_fields:
+            return ""
+        return "only autoencoders, which are trained by gradient descent, use it: remove it, or remove `fit`"
 
     @model_validator(mode="before")
     @classmethod

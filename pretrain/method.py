@@ -21,13 +21,13 @@ from pretrain.gradient.example import Example, Trial
 from pretrain.report.explained import Explained
 from pretrain.ruler.restorers import Restorer
 
-# How a method uses a second source (`data.other`): not at all; as another view of every image, row by row; or as any
-# number of images of another domain.
+# How a method uses a second source (`data.other`): not at all; as another view of every image, row by row; or as
+# images of another domain, any number of them.
 Second = Literal["none", "view", "domain"]
 
 
 DECODER = "decoder"  # the folder of a kept decoder in the folder of its run
-ALIKE = 1e-6  # images closer to their mean than this (root mean square, of [0, 1]) differ by rounding alone
+ALIKE = 1e-6  # images closer to their mean than this (root mean square, of [0, 1]) differ only by rounding
 
 
 class Method(Config, ABC):
@@ -103,10 +103,10 @@ class MethodLearner(Learner):
     """The learner of a method. Its encoder is exported.
 
     Attributes:
-        title: of the method.
+        title: the method's title.
         encoder: the encoder that is trained and exported.
         images, other: the training images, and the second source if there is one; see ``attach``.
-        held: images held out of training, to be measured on; None if there are none.
+        held: images held out of training, to measure on; None if there are none.
         stop: when training ends before its last step.
     """
 
@@ -123,7 +123,7 @@ class MethodLearner(Learner):
         """One line about the encoder and what trains it, for the log."""
 
     def attach(self, images: Images, other: Images | None = None) -> None:
-        """Set the images to learn from, or to hold out. Call it before ``start``.
+        """Set the images to learn from and to hold out. Call it before ``start``.
 
         Raises:
             UserError: it cannot learn from these images.
@@ -153,7 +153,7 @@ class MethodLearner(Learner):
         """Chunks that are damaged as by ``damaged`` -> scored by the network, on the CPU.
 
         Args:
-            shown: restored images are given too, of the chunks that hold the first so many images.
+            shown: the chunks that hold the first ``shown`` images come with restored images.
         """
         return iter(())
 
@@ -195,11 +195,11 @@ class MethodLearner(Learner):
         return []
 
     def keep(self, folder: Path, *, source: str, encoder_sha256: str) -> bool:
-        """Write what restores pictures later to ``folder``; whether there is anything to write.
+        """Write what is needed to restore pictures later to ``folder``; returns whether there is anything to write.
 
         Args:
             source: the images that it learned from, as the user named them.
-            encoder_sha256: of the exported encoder.
+            encoder_sha256: the sha256 of the exported encoder.
         """
         return False
 

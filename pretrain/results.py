@@ -69,13 +69,13 @@ class PretrainResults(Config):
     Attributes:
         method: the method that trained the encoder, such as ``denoise`` or ``pca``.
         steps, seconds: length of training, over all resumptions.
-        encoder_sha256: of the exported encoder.
+        encoder_sha256: the sha256 of the exported encoder.
         code: the storage size of a code.
         relative_reconstruction_error: ``Σ ‖x − x̂‖² / Σ ‖x − mean‖²`` of undamaged images, if codes can be decoded.
-        atoms, unused_atoms: of a dictionary.
+        atoms, unused_atoms: numbers of atoms, if the code has a dictionary.
         maximum_mean_discrepancy: between two domains, by code.
-        ruler: what the losses mean, of methods that restore damaged images.
-        originals: the images that it learned from, as they are stored; None of generated ones, and in older files.
+        ruler: what the losses mean, for methods that restore damaged images.
+        originals: the images that it learned from, as they are stored; None for generated ones and in older files.
         notes: what a reader must know, such as what did not converge.
         made: versions, machine and images; None in older files.
     """
@@ -98,7 +98,7 @@ class PretrainResults(Config):
 
     @property
     def numbers(self) -> dict[str, float]:
-        """What several runs of a method can be summarized by."""
+        """The numbers by which several runs of a method can be summarized."""
         optional = {
             "relative_reconstruction_error": self.relative_reconstruction_error,
             "unused_atoms": self.unused_atoms,
@@ -125,7 +125,7 @@ class PretrainSeeds(Config):
     """``results.json`` of pretraining with several seeds.
 
     Attributes:
-        seeds: of the runs, in order.
+        seeds: seeds of the runs, in order.
         spreads: each number over the seeds, by its name.
         runs: the results of each run, in the same order.
     """
@@ -165,9 +165,9 @@ class Pretrained:
     training: Trained
     encoder: Path | None = None  # the exported folder
     results: PretrainResults | None = None
-    seeds: PretrainSeeds | None = None  # in place of ``results``, of several seeds
+    seeds: PretrainSeeds | None = None  # in place of ``results``, if there are several seeds
 
     @property
     def sha256(self) -> str | None:
-        """Of the exported encoder."""
+        """The sha256 of the exported encoder."""
         return None if self.results is None else self.results.encoder_sha256

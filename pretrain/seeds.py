@@ -10,12 +10,13 @@ from common.engine.loop import Trained
 from common.errors import check_all
 from common.files import write_json
 from common.machine.distributed import gather, world
-from common.runs.folder import check_run_folder, numbered, say_how_to_continue, with_group
+from common.runs.folder import check_run_folder, numbered, say_how_to_continue
 from common.runs.results import RESULTS
 from common.runs.seeds import check_group, has_finished, open_group, with_each_seed
 from common.runs.spread import spread_table
 from pretrain import run
 from pretrain.config import PretrainConfig
+from pretrain.opening import prepare, started
 from pretrain.results import Pretrained, PretrainSeeds, read_results
 
 log = logging.getLogger("retouch")
@@ -29,15 +30,14 @@ def pretrain(config: PretrainConfig) -> Pretrained:
     """
     if config.seeds == 1:
         return run.pretrain(config)
-    # once: a process group cannot be rejoined after leaving it
+    # once for all runs: a process group cannot be rejoined after leaving it
     with world() as here, numbered(config, here) as config:
-        config, began = run.started(config)
-        config = with_group(config, None if began is None else began.provenance.group)
+        config, _ = started(config)
         runs = with_each_seed(config)
-        # the seed changes nothing of the images and the network that can be wrong, so one run stands for all
+        # whatever can be wrong with the images and the network is the same for all seeds, so one run stands for all
         check_all(
             lambda: check_group(config, runs),
-            lambda: run.prepare(runs[0], here),
+            lambda: prepare(runs[0], here),
             *(lambda one=one: check_run_folder(one) for one in runs[1:]),
         )
         finished = gather([has_finished(one) for one in runs])[0]

@@ -307,10 +307,10 @@ def fit(
         UserError: with every problem of the settings and the images.
     """
     from pretrain.config import PretrainConfig
+    from pretrain.in_memory import fit as work
+    from pretrain.in_memory import fit_recipe
     from pretrain.linear import OneMethod
     from pretrain.linear.base import LinearMethod
-    from pretrain.memory import fit as work
-    from pretrain.memory import fit_recipe
 
     asked = {"steps": steps, "batch_size": batch_size, "seed": seed}
     given = {key: value for key, value in asked.items() if value is not None}

@@ -8,11 +8,13 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from common.errors import check_all
 from common.machine.versions import signature
 from common.recipes import STAGES, find_recipe, full_names, listing, recipes, sweeps
 from common.runs.completion import complete_run, remember_keys
 from common.runs.console import Parser, Stage, add_stages, answer, columns, program, say
 from common.runs.describe import describe, settings_of
+from common.settings import check_overrides
 from finetune.__main__ import STAGES as TRANSFER
 from pretrain.__main__ import RESTORING
 from pretrain.__main__ import STAGES as PRETRAINING
@@ -68,17 +70,42 @@ def command_line() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=signature())
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def show_help(given: argparse.Namespace) -> int:
+        say(parser.format_help().rstrip())
+        return 0
+
+    parser.set_defaults(run=show_help)  # where no command is named
+    commands = parser.add_subparsers(metavar="COMMAND")
     add_stages(commands, (*PRETRAINING, *TRANSFER, *RESTORING, STUDY))
     shipped = commands.add_parser("recipes", help="list the recipes, or print one", description=_recipes.__doc__)
     name: Any = shipped.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name, or STAGE/NAME")
     name.completer = lambda **_: full_names([*recipes(), *sweeps()])
     shipped.add_argument("--json", action="store_true", help="list them for programs")
     shipped.set_defaults(run=_recipes)
-    demo = commands.add_parser("demo", help="pretrain and probe on generated images, in minutes; no data, no account")
+    demo = commands.add_parser(
+        "demo",
+        help="pretrain and probe on generated images, in minutes; no data, no account",
+        description=_demo.__doc__,
+    )
     demo.add_argument("--out", default="runs/demo", help="folder for everything the demo writes (default: runs/demo)")
+    demo.add_argument(
+        "settings",
+        nargs="*",
+        metavar="key.sub=value",
+        help="settings of both pretraining runs, such as steps=200; retouch pretrain denoise_demo --help lists them",
+    )
+    demo.add_argument(
+        "--probe",
+        action="append",
+        default=[],
+        metavar="key.sub=value",
+        help="a setting of both probes, such as seed=1; retouch probe demo --help lists them",
+    )
     demo.set_defaults(run=_demo)
-    lecture = commands.add_parser("lecture", help="every code from PCA to colorization, with pictures; no data")
+    lecture = commands.add_parser(
+        "lecture", help="every code from PCA to colorization, with pictures; no data", description=_lecture.__doc__
+    )
     lecture.add_argument("--out", default="runs/lecture", help="folder for all it writes (default: runs/lecture)")
     lecture.set_defaults(run=_lecture)
     _add_commands_of_runs(commands)
@@ -156,15 +183,25 @@ def _recipes(given: argparse.Namespace) -> int:
 
 
 def _demo(given: argparse.Namespace) -> int:
+    """Train two encoders without labels on generated images, one by denoising and one by colorization. Then a linear
+    classifier learns three tasks from each, next to the same networks untrained and to raw pixels. One table and one
+    page, report.html, show what came out. A demo that was stopped goes on if it is run again.
+    """
+
     def work() -> None:
+        check_all(lambda: check_overrides(given.settings), lambda: check_overrides(given.probe))
         from retouch.demo import demo
 
-        demo(given.out)
+        demo(given.out, pretraining=given.settings, probing=given.probe)
 
     return answer("retouch demo", work, lossless=True, again="run it again")
 
 
 def _lecture(given: argparse.Namespace) -> int:
+    """Learn every kind of code, from PCA to colorization, on data that comes with Retouch, and show with pictures and
+    numbers what each has learned.
+    """
+
     def work() -> None:
         from retouch.lecture import lecture
 

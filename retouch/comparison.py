@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 
+from common.errors import UserError
 from common.runs.results import RESULTS, Record
 from finetune.lines import task_names
-from finetune.results import FinetuneResult, ProbeReport
+from finetune.metrics import compare
+from finetune.predictions import PREDICTIONS, read_predictions
+from finetune.results import Comparison, FinetuneResult, ProbeReport
 from finetune.spreads import MEASURES
 from finetune.structured_results import Several
 from pretrain.results import PretrainResults, PretrainSeeds
+from retouch.report.compare import LEVEL, holm
 from retouch.studies.results import StudyReport
+
+log = logging.getLogger("retouch")
 
 # Keys of results.json that are not compared, wherever they stand, and why.
 NOT_COMPARED = {
@@ -25,6 +34,9 @@ NOT_COMPARED = {
     "test_originals": "likewise",
     "made": "versions and machine, which are compared before the run starts",
 }
+
+# display names of what fine-tuning tests, by their keys in its results and columns in its predictions
+TRAINED = {"tuned": "fine-tuned", "from_scratch": "from scratch", "linear_probe": "linear probe"}
 
 Results = PretrainResults | PretrainSeeds | ProbeReport | FinetuneResult | StudyReport
 Verdict = Literal["identical", "within the interval", "different"]
@@ -38,12 +50,23 @@ class Number(Record):
     then: float
     now: float | None  # None: it is not there any more
     ci95: tuple[float, float] | None  # of then; None where one run gives none
+    # where the answers of both runs to the same test images are known: now minus then, image by image, and the p of
+    # McNemar's exact test after Holm's correction for all numbers of the result
+    paired: Comparison | None = None
+    adjusted_p: float | None = None
 
     @property
     def state(self) -> Verdict:
-        """``within the interval`` of then, if it is not the same."""
+        """``within the interval``, if it is not the same but no difference is shown.
+
+        The paired difference decides. An interval over test images knows how far other images would be, and these are
+        the same, so it decides only where the answers are not known.
+        """
         if self.then == self.now:
             return "identical"
+        if self.paired is not None and self.adjusted_p is not None:
+            low, high = self.paired.ci95
+            return "different" if self.adjusted_p < LEVEL and not low <= 0 <= high else "within the interval"
         inside = self.now is not None and self.ci95 is not None and self.ci95[0] <= self.now <= self.ci95[1]
         return "within the interval" if inside else "different"
 
@@ -78,8 +101,8 @@ def headline(found: Results) -> list[tuple[str, float, tuple[float, float] | Non
         spreads = found.spreads.items()
         return [(name, one.mean, one.ci95) for name, one in spreads if name not in NOT_COMPARED]
     if isinstance(found, FinetuneResult):
-        networks = {"fine-tuned": found.tuned, "from scratch": found.from_scratch, "linear probe": found.linear_probe}
-        return [(name, one.test.accuracy, one.test.ci95) for name, one in networks.items() if one is not None]
+        networks = {key: getattr(found, key) for key in TRAINED}
+        return [(TRAINED[key], one.test.accuracy, one.test.ci95) for key, one in networks.items() if one is not None]
     if isinstance(found, StudyReport):
         tests = [(one.name, task, score) for one in found.contenders for task, score in one.test.items()]
         tests += [("linear probe of the winner", task, one.test) for task, one in found.probe.items()]
@@ -125,8 +148,18 @@ def decided(found: Results) -> dict[str, str]:
 def compared(of: Path, folder: Path, then: Results, now: Results, changed: Sequence[str] = ()) -> Repetition:
     """The verdict on two results: of every value that they hold, and of the numbers that they are about."""
     other = {name: value for name, value, _ in headline(now)}  # of changed images, tasks may be missing
+    paired = _paired(of, folder, then, now)
+    adjusted = dict(zip(paired, holm([one.p_value for one in paired.values()]), strict=True))
     numbers = tuple(
-        Number(name=name, then=value, now=other.get(name), ci95=ci95) for name, value, ci95 in headline(then)
+        Number(
+            name=name,
+            then=value,
+            now=other.get(name),
+            ci95=ci95,
+            paired=paired.get(name),
+            adjusted_p=adjusted.get(name),
+        )
+        for name, value, ci95 in headline(then)
     )
     old, new = dict(leaves(then.model_dump(mode="json"))), dict(leaves(now.model_dump(mode="json")))
     differing = tuple(key for key in dict.fromkeys((*old, *new)) if old.get(key, ...) != new.get(key, ...))
@@ -154,6 +187,53 @@ def compared(of: Path, folder: Path, then: Results, now: Results, changed: Seque
     )
 
 
+def _paired(of: Path, folder: Path, then: Results, now: Results) -> dict[str, Comparison]:
+    """By the name of a number: the answers of now against those of then, where both are of the same test images."""
+    old, new = _answered(of, then), _answered(folder, now)
+    return {
+        name: compare(new[name].answers, one.answers, one.labels)
+        for name, one in old.items()
+        if name in new and new[name].same_images(one)
+    }
+
+
+class _Answered(NamedTuple):
+    """What one classifier answered."""
+
+    rows: Tensor  # int64 [n], of the test set
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: Tensor  # int64 [n]
+    answers: Tensor  # int64 [n]
+
+    def same_images(self, other: _Answered) -> bool:
+        pairs = ((self.rows, other.rows), (self.labels, other.labels))
+        return (self.classes, self.paths) == (other.classes, other.paths) and all(torch.equal(*one) for one in pairs)
+
+
+def _answered(folder: Path, found: Results) -> dict[str, _Answered]:
+    """The answers behind the numbers of a result, by the names of these; none where they were not kept."""
+    try:
+        kept = read_predictions(folder) if (folder / PREDICTIONS).is_file() else []
+    except UserError as error:
+        log.warning("%s", error)
+        return {}
+    tasks = task_names(found.results) if isinstance(found, ProbeReport) else [one.task for one in kept]
+    if len(tasks) != len(kept):  # of several seeds, each keeps its own
+        return {}
+
+    def name(task: str, column: str) -> str:
+        if isinstance(found, FinetuneResult):
+            return TRAINED[column]
+        return f"{task}, {column}" if isinstance(found, StudyReport) else f"{task}, {column.replace('.', ', ')}"
+
+    return {
+        name(task, column): _Answered(one.rows, one.classes, one.paths, one.labels, answers)
+        for task, one in zip(tasks, kept, strict=True)
+        for column, answers in one.answers.items()
+    }
+
+
 def leaves(value: object, key: str = "") -> Iterator[tuple[str, Leaf]]:
     """Every value of a JSON document by its dotted key, but for ``NOT_COMPARED``."""
     if isinstance(value, dict):
@@ -172,15 +252,23 @@ def show(found: Repetition) -> None:
     """The table and the verdict, on the console."""
     console = Console(width=None if Console().is_terminal else 100)
     table = Table(title=f"{found.of}, run again in {found.folder}", title_justify="left")
-    for column in ("", "then", "now", "95% interval then", ""):
+    for column in ("", "then", "now", "95% interval then", "paired difference", ""):
         table.add_column(column)
     for one in found.numbers:
         interval = "" if one.ci95 is None else f"[{one.ci95[0]:.4g}, {one.ci95[1]:.4g}]"
         now = "missing" if one.now is None else f"{one.now:.6g}"
-        table.add_row(escape(one.name), f"{one.then:.6g}", now, escape(interval), one.state)
+        table.add_row(escape(one.name), f"{one.then:.6g}", now, escape(interval), escape(_difference(one)), one.state)
     console.print(table)
     for line in sentences(found):
         console.print(line, highlight=False, markup=False)
+
+
+def _difference(one: Number) -> str:
+    """``+0.002 [-0.001, 0.005]``, of now over then on the same test images."""
+    if one.paired is None or one.then == one.now:
+        return ""
+    low, high = one.paired.ci95
+    return f"{one.paired.difference:+.4g} [{low:.4g}, {high:.4g}]"
 
 
 def sentences(found: Repetition) -> list[str]:

@@ -49,15 +49,18 @@ def demo(
         The results of both probes, as in their ``results.json``.
     """
     started, out = time.monotonic(), Path(out)
-    leave_busy_cores()
+    configs = {
+        name: stage_config(PretrainConfig, source, [*_named(out, name), *pretraining])
+        for name, source in PRETRAINING.items()
+    }
+    stage_config(ProbeConfig, PROBE, ["encoder=later", *probing])  # a mistake is found before anything is trained
     check_out(out / REPORT)
+    leave_busy_cores()
     unfinished = not (out / "table.md").exists()
     (out / "table.md").unlink(missing_ok=True)  # until the new one is written, this demo can be continued
     results: list[ProbeResult] = []
-    for name, source in PRETRAINING.items():
+    for name, config in configs.items():
         log.info("\n%s: training without labels", name)
-        group = [f"wandb.group={out.name}", f"wandb.name={name}", f"out={out / name}"]
-        config = stage_config(PretrainConfig, source, [*group, *pretraining])
         pretrained = pretrain(_continued(config) if unfinished else _restarted(config))
         if pretrained.encoder is None:  # stopped by a signal, which has been logged
             log.info("to continue the demo, run it again")
@@ -65,8 +68,8 @@ def demo(
         log.info("\n%s: probing the frozen encoder", name)
         # raw pixels are the same for every encoder
         pixels = str(name == next(iter(PRETRAINING))).lower()
-        group = [f"wandb.group={out.name}", f"wandb.name={name}-probe", f"out={out / name}-probe", "overwrite=true"]
-        changes = [*group, f"encoder={pretrained.encoder}", f"baselines.pixels={pixels}", *probing]
+        changes = [*_named(out, f"{name}-probe"), "overwrite=true"]
+        changes += [f"encoder={pretrained.encoder}", f"baselines.pixels={pixels}", *probing]
         results += probe(stage_config(ProbeConfig, PROBE, changes), show=False).results
 
     console = Console(width=None if Console().is_terminal else 100)
@@ -76,18 +79,23 @@ def demo(
     for name in PRETRAINING:  # in place of the cards that pretraining wrote, which knew no probe
         write_card([out / name, out / f"{name}-probe"], out / name / ENCODER / README)
     for line in (
+        "colorize has seen gray images only, so it can know little of color",
         f"done in {time.monotonic() - started:.0f} s",
         f"  all of it on one page, for a browser: {report}",
         f"  restored pictures: {out}/denoise/panels, {out}/colorize/panels",
         f"  encoders, for retouch.load_encoder: {out}/denoise/encoder, {out}/colorize/encoder",
         f"  all numbers: {out}/*/results.json; W&B runs: {out}/*/wandb",
-        "next, with a folder of your own pictures, and one with a folder per class:",
+        "next, with your own pictures (about ten minutes on two CPU cores), and labeled ones in a folder per class:",
         f"  {program('retouch')} pretrain colorize data=my/pictures out=runs/mine",
         f"  {program('retouch')} probe linear encoder=runs/mine data=my/labeled out=runs/mine-probe",
         f"  {program('retouch')} report runs/mine runs/mine-probe -o report.html",
     ):
         console.print(line, highlight=False, soft_wrap=True)
     return results
+
+
+def _named(out: Path, name: str) -> list[str]:
+    return [f"wandb.group={out.name}", f"wandb.name={name}", f"out={out / name}"]
 
 
 def _restarted(config: PretrainConfig) -> PretrainConfig:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.data import build_source, load_images
-from common.encoders.load import load_encoder
+from common.encoders.load import ENCODER, load_encoder
 from common.encoders.sparse_code import SparseCode
 from common.encoders.storage import ENTRY_BYTES
 from common.errors import UserError
@@ -35,37 +34,18 @@ from retouch.curves import Point, centered_rows, save_curves, sparsity_curves
 
 log = logging.getLogger("retouch")
 
-PHOTOS = ["data.source=photos", "data.image_size=12", "data.limit=100000"]
-SHAPES = ["data.source=shapes", "data.image_size=32", "data.limit=20000"]
-CROP = "augment.crop=[0.6, 1.0]"
-LABELED = 2000  # images
 CURVE_PATCHES = 2000
+GUIDE = Path(__file__).resolve().parents[1] / "docs/guides/lecture.md"
 CHANGES = ("gaussian", "shift", "flip", "brightness", "gray")
 TASKS = ("shape", "color", "texture")
 HEADER = ["code", "numbers", "non-zeros", *CHANGES, *TASKS]
+PROBE = "lecture"  # the recipe
 
-Recipes = dict[str, tuple[str, list[str]]]  # by name of the run: a shipped recipe, and changes to it
-
-# patches of photographs: what the atoms of a code look like
-ATOMS: Recipes = {
-    "pca": ("pca", [*PHOTOS, "batch_size=2048"]),
-    "ica": ("ica", PHOTOS),
-    "cca": ("cca", [*PHOTOS, "batch_size=2048", "fit={kind: cca, components: 64, views: neighbors}"]),
-    "sparse_coding": ("sparse_coding", [*PHOTOS, "steps=300"]),
-    "sparse_coding_l0": ("sparse_coding_l0", [*PHOTOS, "steps=300"]),
-    "linear_sparse_autoencoder": ("linear_sparse_autoencoder", [*PHOTOS, "steps=1500"]),
-}
-
-# whole images with labels to probe: how useful a code is
-CODES: Recipes = {
-    "pca_images": ("pca", [*SHAPES, "batch_size=2048"]),
-    "deep_sparse": ("deep_sparse_autoencoder", [*SHAPES, CROP, "steps=600"]),
-    "bottleneck": ("bottleneck", [*SHAPES, CROP, "steps=500"]),
-    "patch_dictionary": ("patch_dictionary", SHAPES),
-    # without skips: the table measures the last map, which then has to carry everything
-    "denoise": ("denoise", [*SHAPES, CROP, "steps=500", "decoder.kind=upsampler"]),
-    "colorize": ("colorize", [*SHAPES, CROP, "steps=500", "pretext.bins=96", "pretext.stride=4"]),
-}
+# Runs; each follows the recipe NAME_lecture. Of patches of photographs: what the atoms of a code look like.
+ATOMS = ("pca", "ica", "cca", "sparse_coding", "sparse_coding_l0", "linear_sparse_autoencoder")
+# Of whole images, which have labels to probe: how useful a code is.
+CODES = ("pca_images", "deep_sparse", "bottleneck", "patch_dictionary", "denoise", "colorize")
+WIDE = "patch_dictionary"  # its code is so wide that the untrained twin is not probed
 
 
 class LectureConfig(StageConfig):
@@ -113,14 +93,14 @@ def _lecture(out: Path) -> list[Row]:
     leave_busy_cores()
     for name in ATOMS:
         log.info("\n%s, on patches of photographs", name)
-        pretrain(_config(out, name, *ATOMS[name]))
+        _pretrain(out, name)
     points = _sparsity(out)
 
     rows = []
     for name in CODES:
         log.info("\n%s, on images", name)
-        pretrain(_config(out, name, *CODES[name]))
-        rows.append(_measure(out, name, wide=name == "patch_dictionary"))
+        _pretrain(out, name)
+        rows.append(_measure(out, name))
 
     Console(width=None if Console().is_terminal else 120).print(_table(rows))
     write_text(out / "table.md", markdown(HEADER, map(_cells, rows), right=True))
@@ -129,20 +109,24 @@ def _lecture(out: Path) -> list[Row]:
         f"  atoms: {out}/*/panels/atoms.png, and the patches that excite them: {out}/*/panels/exciting.png",
         f"  L1 against L0: {out}/sparsity.png ({len(points)} points)",
         f"  restored pictures: {out}/denoise/panels, {out}/colorize/panels",
-        "step-by-step guide: docs/guides/lecture.md",
+        *([f"step-by-step guide: {GUIDE}"] if GUIDE.is_file() else []),  # not in a wheel
     ):
         log.info("%s", line)
     return rows
 
 
-def _config(out: Path, name: str, shipped: str, changes: Sequence[str]) -> PretrainConfig:
-    run = [f"out={out / name}", "overwrite=true", f"wandb.group={out.name}", f"wandb.name={name}"]
-    return stage_config(PretrainConfig, shipped, [*changes, *run])
+def _pretrain(out: Path, name: str) -> None:
+    pretrain(stage_config(PretrainConfig, f"{name}_lecture", _run(out, name)))
+
+
+def _run(out: Path, name: str) -> list[str]:
+    """The settings that belong to a run, not to a recipe."""
+    return [f"out={out / name}", "overwrite=true", f"wandb.group={out.name}", f"wandb.name={name}"]
 
 
 def _sparsity(out: Path) -> list[Point]:
     """L1 against L0 with one dictionary, on held-out patches of the photographs."""
-    encoder = load_encoder(out / "sparse_coding" / "encoder")
+    encoder = load_encoder(out / "sparse_coding" / ENCODER)
     assert isinstance(encoder, SparseCode)
     images = load_images(build_source("photos:test"), encoder.image_size, limit=CURVE_PATCHES)
     rows = centered_rows(to_float(images.rows(torch.arange(len(images)))))
@@ -155,29 +139,11 @@ def _sparsity(out: Path) -> list[Point]:
     return points
 
 
-def _measure(out: Path, name: str, wide: bool) -> Row:
+def _measure(out: Path, name: str) -> Row:
     """How compact, invariant and abstract the code itself is: the encoder's last map."""
-    report = probe(
-        ProbeConfig.model_validate(
-            {
-                "out": out / f"{name}-probe",
-                "overwrite": True,
-                "encoder": out / name / "encoder",
-                "data": {
-                    "train": "shapes",
-                    "limit": LABELED,
-                    "test_limit": LABELED,
-                    "task": list(TASKS),
-                },
-                "probe": {"kind": "ridge", "layers": [-1], "poolings": ["flatten"], "search_images": None},
-                "knn": None,
-                "damage": [],
-                "baselines": {"random_init": not wide, "pixels": False},
-                "wandb": {"group": out.name, "name": f"{name}-probe"},
-            }
-        ),
-        show=False,
-    )
+    untrained = f"baselines.random_init={str(name != WIDE).lower()}"
+    run = [*_run(out, f"{name}-probe"), f"encoder={out / name / ENCODER}", untrained]
+    report = probe(stage_config(ProbeConfig, PROBE, run), show=False)
     code = report.results[0].code
     assert code is not None
     return Row(name, code, {result.task: result.linear.test.accuracy for result in report.results})

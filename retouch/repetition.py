@@ -17,7 +17,7 @@ from common.errors import UserError, check_all
 from common.files import command, run_stage
 from common.machine.distributed import World, gather, world
 from common.runs.folder import check_run_folder, numbered
-from common.runs.made import ENCODER, Made, made
+from common.runs.made import ENCODER_INPUT, Made, made
 from common.runs.results import RESULTS
 from common.runs.seeds import with_each_seed
 from finetune import full, opening
@@ -26,7 +26,7 @@ from finetune.full import finetune
 from finetune.results import FinetuneResult, ProbeReport
 from finetune.results import read_results as read_transfer
 from finetune.seeds import plan_of, probe, with_every_encoder
-from pretrain import run as pretraining
+from pretrain import opening as pretraining
 from pretrain.config import GradientPretraining, PretrainConfig
 from pretrain.results import PretrainSeeds, read_seeds
 from pretrain.results import read_results as read_pretraining
@@ -204,15 +204,15 @@ def _members(folder: Path, then: Results, config: Settings) -> list[Member]:
 def _inputs(config: Settings, here: World) -> dict[str, str]:
     """Fingerprints of what a run would read now."""
     if isinstance(config, PretrainConfig):
-        began = {} if config.start is None else {ENCODER: read_encoder_card(str(config.start.path)).sha256}
+        began = {} if config.start is None else {ENCODER_INPUT: read_encoder_card(str(config.start.path)).sha256}
         return began | pretraining.inputs(pretraining.open_images(config, here))
     if isinstance(config, ProbeConfig):
-        return {ENCODER: read_encoder_card(config.encoder).sha256, **opening.inputs(opening.open_images(config))}
+        return {ENCODER_INPUT: read_encoder_card(config.encoder).sha256, **opening.inputs(opening.open_images(config))}
     if isinstance(config, StudyConfig):
         return studied.inputs(config, studied.open_images(config))
     start = config.encoder
     trained = start.path is not None and not start.from_scratch
-    encoder = {ENCODER: read_encoder_card(start.path).sha256} if trained and start.path else {}
+    encoder = {ENCODER_INPUT: read_encoder_card(start.path).sha256} if trained and start.path else {}
     return {**encoder, **full.open_images(config, here).inputs()}
 
 
@@ -247,7 +247,7 @@ def differences(folder: Path, then: Made, now: Made) -> list[str]:
     for key, fingerprint in then.inputs.items():
         if now.inputs.get(key) == fingerprint:
             continue
-        if key == ENCODER:
+        if key == ENCODER_INPUT:
             raise UserError(
                 f"encoder: it is not the one that was measured (sha256 {fingerprint[:12]}, now "
                 f"{now.inputs.get(key, 'none')[:12]}): put that one back, or repeat its pretraining into its folder"

@@ -31,6 +31,26 @@ START = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
 )
 
+# texts that are seen, each with the contrast of its color to the page behind it (WCAG 2, 1.4.3); what lies on a colored
+# shape of a drawing is left out
+CONTRASTS = """(() => {
+  const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
+  const light = (color) => numbers(color).slice(0, 3)
+    .map((one) => one / 255).map((one) => one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, one, place) => sum + one * [0.2126, 0.7152, 0.0722][place], 0);
+  const behind = (one) => {
+    while (one && numbers(getComputedStyle(one).backgroundColor)[3] === 0) one = one.parentElement;
+    return one ? getComputedStyle(one).backgroundColor : "rgb(255, 255, 255)";
+  };
+  return [...document.querySelectorAll("body, body *")]
+    .filter((one) => [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim()))
+    .filter((one) => !one.closest("svg title, script, style, .cell, .share") && one.checkVisibility())
+    .map((one) => {
+      const drawn = one.closest("svg"), style = getComputedStyle(one);
+      const [a, b] = [drawn ? style.fill : style.color, behind(drawn ?? one)].map(light);
+      return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), one.outerHTML.slice(0, 120)];
+    });
+})()"""
 MIDDLE = """(() => {
   const one = document.querySelector(SELECTOR);
   one.scrollIntoView({block: "center"});
@@ -116,6 +136,10 @@ class Tab:
     def resize(self, width: int, height: int = 900) -> None:
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
+    def scheme(self, name: str) -> None:
+        """The colors that the reader prefers: ``light`` or ``dark``."""
+        self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
+
     def click(self, selector: str) -> None:
         """A click of the mouse in the middle of an element, wherever the page has to be scrolled for it."""
         x, y = self.evaluate(MIDDLE.replace("SELECTOR", json.dumps(selector)))
@@ -125,6 +149,12 @@ class Tab:
     def write(self, text: str) -> None:
         """Text into what has the focus."""
         self.ask("Input.insertText", text=text)
+
+    def faint(self, contrast: float = 4.5) -> list[str]:
+        """Texts that stand out from the page by less than this contrast, which WCAG 2 asks for."""
+        found = self.evaluate(CONTRASTS)
+        assert len(found) > 10
+        return [f"{ratio:.2f} {text}" for ratio, text in found if ratio < contrast]
 
     def press(self, key: str) -> None:
         """A key, where the focus is."""

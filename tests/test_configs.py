@@ -26,6 +26,8 @@ SCHEMAS: dict[str, Any] = {
     "study": StudyConfig,
 }  # fmt: skip
 
+CLASSES = {schema.__name__ for schema in SCHEMAS.values()} | {"GradientPretraining", "LinearPretraining"}
+
 every = pytest.mark.parametrize("recipe", recipes(), ids=lambda one: f"{one.stage}-{one.name}")
 
 
@@ -125,7 +127,7 @@ def test_denoisers_that_are_looked_at_have_skips() -> None:
 
 
 def test_codes_that_are_compared_by_their_last_map_have_no_way_round_it() -> None:
-    config = lecture._config(Path("out"), "denoise", *lecture.CODES["denoise"])
+    config = stage_config(PretrainConfig, "denoise_lecture")
     assert isinstance(config, GradientPretraining)
     assert config.decoder.kind == "upsampler"
 
@@ -140,16 +142,36 @@ def test_the_linear_family_is_shipped() -> None:
     assert {"probe/patch_dictionary", "probe/patch_dictionary_best"} <= shipped
 
 
-def pretrainings(tree: ast.AST) -> Iterator[str]:
-    """What each pretraining in a file starts from: the name of a recipe, or a mapping."""
+def configs_made(tree: ast.AST) -> Iterator[str]:
+    """How a file makes the settings of stages: the names of the functions that it calls with, or on, their classes."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and "PretrainConfig" in map(ast.unparse, node.args):
-            yield ast.unparse(node.func)
+        if isinstance(node, ast.Call):
+            if CLASSES & set(map(ast.unparse, node.args)):
+                yield ast.unparse(node.func)
+            if CLASSES & set(ast.unparse(node.func).split(".")):
+                yield ast.unparse(node.func)
+
+
+def settings_typed(tree: ast.AST) -> set[str]:
+    """The keys, or blocks, of all ``key=value`` that a file has in its text."""
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return {found[1] for text in texts if (found := re.match(r"([a-z_]+)(?:\.[a-z_.]+)?=", text))}
 
 
 @pytest.mark.parametrize(
     "path", ["retouch/demo.py", "retouch/lecture.py", "benchmarks/shapes.py", "benchmarks/cifar10.py"]
 )
 def test_demo_lecture_and_benchmarks_start_from_shipped_recipes(path: str) -> None:
-    found = set(pretrainings(ast.parse((ROOT / path).read_text(encoding="utf-8"))))
-    assert found == {"stage_config"}
+    assert set(configs_made(ast.parse((ROOT / path).read_text(encoding="utf-8")))) == {"stage_config"}
+
+
+@pytest.mark.parametrize("path", ["retouch/demo.py", "retouch/lecture.py"])
+def test_demo_and_lecture_change_no_more_of_a_recipe_than_belongs_to_a_run(path: str) -> None:
+    """Where it is written, which encoder is probed, and next to which baselines."""
+    typed = settings_typed(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+    assert typed == {"out", "overwrite", "wandb", "encoder", "baselines"}
+
+
+def test_every_run_of_the_lecture_has_a_recipe() -> None:
+    shipped = {one.name for one in recipes("pretrain") if one.name.endswith("_lecture")}
+    assert shipped == {f"{name}_lecture" for name in (*lecture.ATOMS, *lecture.CODES)}

@@ -17,7 +17,7 @@ PACKAGES = ("common", "pretrain", "finetune", "retouch", "configs")
 
 
 class Part(NamedTuple):
-    """A new file, and the one file that names it: each text there and what replaces it."""
+    """A new file, and the one file that names it: each text there and what replaces it, a name and its import."""
 
     most_files: int
     file: str
@@ -117,6 +117,7 @@ class Averages(Encoder):
         '''
 import torch
 from torch import Tensor
+from common.data.request import Request
 from common.data.source import Labels, Source
 
 class RampsSource(Source):
@@ -124,8 +125,8 @@ class RampsSource(Source):
 
     tasks = ("bright",)
 
-    def __init__(self, spec: str) -> None:
-        self.spec = spec
+    def __init__(self, request: Request) -> None:
+        self.spec = request.spec
 
     @property
     def fingerprint(self) -> str:
@@ -146,14 +147,10 @@ class RampsSource(Source):
 ''',
         "common/data/build.py",
         (
-            ('    "folder": "folder:PATH",\n', '    "folder": "folder:PATH",\n    "ramps": "ramps:NAME",\n'),
+            ("SOURCES = {\n", 'SOURCES = {\n    "ramps": Scheme("ramps:NAME", RampsSource),\n'),
             (
-                '        case "parquet":\n',
-                '        case "ramps":\n            return RampsSource(spec)\n        case "parquet":\n',
-            ),
-            (
-                "from common.data.photos import PhotosSource\n",
-                "from common.data.photos import PhotosSource\nfrom common.data.ramps import RampsSource\n",
+                "from common.data.request import Request, Scheme\n",
+                "from common.data.ramps import RampsSource\nfrom common.data.request import Request, Scheme\n",
             ),
         ),
     ),
@@ -269,6 +266,7 @@ def test_every_kind_of_part_is_added_in_as_few_files_as_promised_and_works(tmp_p
         shutil.copytree(ROOT / package, tmp_path / package)  # with its bytecode
     for kind, part in PARTS.items():
         assert len({part.file, part.register}) <= part.most_files, kind
+        assert len(part.edits) <= 2, kind
         assert not (tmp_path / part.file).exists()
         (tmp_path / part.file).write_text(part.text, encoding="utf-8")
         text = (tmp_path / part.register).read_text(encoding="utf-8")

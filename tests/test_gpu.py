@@ -26,7 +26,7 @@ from common.engine.gradient import GradientLearner
 from common.machine.distributed import World, world
 from common.machine.precision import resolve_precision
 from tests.recipe import Killed, kill_at, last_checkpoint, logged, pretraining
-from tests.toys import ToyAutoencoder, loop_config, noise_images
+from tests.toys import ToyAutoencoder, loop_config, noise_images, state_at
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here, or no --gpu")
 
@@ -159,7 +159,7 @@ def test_fused_optimizer_state_survives_a_checkpoint(tmp_path: Path, layout: tor
         whole.step(batch, step)
     for step in range(3):
         first.step(batch, step)
-    path = save_checkpoint(tmp_path, Checkpoint(3, first.tensors(), {}), keep=1)
+    path = save_checkpoint(tmp_path, Checkpoint(state_at(3), first.tensors()), keep=1)
     second.restore(load_checkpoint(path).tensors)
     for step in range(3, 6):
         second.step(batch, step)

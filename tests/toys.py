@@ -13,6 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from common.data import Images, Labels, Source
+from common.data.loader import Identity
+from common.engine.checkpoint import TrainingState
 from common.engine.settings import GradientConfig
 from common.runs.folder import StageConfig
 
@@ -51,6 +53,21 @@ def noise_images(length: int = 40, size: int = 8) -> Images:
     """Noise images in memory."""
     source = RandomSource(length, size)
     return Images(source, size, torch.arange(length), source.pixels)
+
+
+def state_at(step: int, seconds: float = 0.0) -> TrainingState:
+    """What a run knows after ``step`` steps of which none is in its metrics yet."""
+    return TrainingState(
+        step=step,
+        seconds=seconds,
+        window=step,
+        totals={"restore": 0.1 + 0.2},
+        best=0.7,
+        best_step=step,
+        curves=(((step, 1 / 3),),),
+        data=Identity(40, "rows"),
+        wandb_id=None,
+    )
 
 
 Example = tuple[Tensor, Tensor]  # damaged, clean

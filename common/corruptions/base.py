@@ -17,6 +17,11 @@ class Corruption(Config, ABC):
 
     kind: str
 
+    @property
+    def noise(self) -> float:
+        """Largest standard deviation of the noise that takes pixels out of [0, 1]; infinite where it has no limit."""
+        return 0.0
+
     def check(self, image_size: int) -> list[str]:
         """Problems of this corruption with square images of this side, as plain lines; empty if it damages them."""
         return []

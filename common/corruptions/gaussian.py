@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -25,6 +26,10 @@ class Gaussian(Corruption):
     """Mean of ln σ, where σ is drawn."""
     log_std: float = Field(1.2, ge=0, le=3)
     """Standard deviation of ln σ, where σ is drawn."""
+
+    @property
+    def noise(self) -> float:
+        return math.inf if self.sigma is None else self.sigma
 
     def __call__(self, images: Tensor) -> Tensor:
         return images + self.levels(images) * torch.randn_like(images)

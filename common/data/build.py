@@ -10,38 +10,69 @@ import re
 from pathlib import Path
 
 from common.data.decode import image_suffixes
-from common.data.folder import FolderSource
-from common.data.given import held
-from common.data.levels import Levels, has_deep
+from common.data.folder import folder_source
+from common.data.generated import FORM as GENERATED_FORM
+from common.data.generated import photos_source, shapes_source
+from common.data.given import given_source
+from common.data.levels import Levels
 from common.data.lists import list_source, one_image
 from common.data.patches import PatchesSource
-from common.data.photos import PhotosSource
-from common.data.shapes import ShapesSource
+from common.data.request import Request, Scheme
 from common.data.source import Source
-from common.data.zipped import ZipSource
+from common.data.zipped import zip_source
 from common.errors import UserError, check_all
 from common.files import is_too_long, refuse_stream
 
 log = logging.getLogger("retouch")
 
-FORMS = {
-    "shapes": "shapes[:train|test[:LENGTH]]",
-    "photos": "photos[:train|test[:LENGTH]]",
-    "folder": "folder:PATH",
-    "parquet": "parquet:GLOB",
-    "hf": "hf:NAME[:SPLIT]",
-    "torchvision": "torchvision:NAME[:SPLIT]",
-    "csv": "csv:PATH",
-    "list": "list:PATH",
-    "zip": "zip:PATH",
-    "patches": "patches:SOURCE",
-    "memory": "memory:NAME",
+
+def _parquet(request: Request) -> Source:
+    from common.data.tables import parquet_source  # takes a second to import
+
+    return parquet_source(request)
+
+
+def _hub(request: Request) -> Source:
+    from common.data.hub import hub_source
+
+    return hub_source(request)
+
+
+def _torchvision(request: Request) -> Source:
+    from common.data.published import torchvision_source
+
+    return torchvision_source(request)
+
+
+def _patches(request: Request) -> Source:
+    problems = []
+    if request.name in ("photos", "patches"):
+        problems.append(f"{request.spec!r}: {request.name} are already patches; use {request.rest}")
+    if request.label is not None:
+        problems.append("data.label: patches have no labels; remove it")
+    if problems:
+        raise UserError(*problems)
+    whole = build_source(request.rest, split=request.split, image=request.image, root=request.root, seed=request.seed)
+    return PatchesSource(whole, request.seed)
+
+
+SOURCES = {
+    "shapes": Scheme(f"shapes{GENERATED_FORM}", shapes_source, takes=("label",)),
+    "photos": Scheme(f"photos{GENERATED_FORM}", photos_source, takes=("label",)),
+    "folder": Scheme("folder:PATH", folder_source, path=True, files=True),
+    "parquet": Scheme("parquet:GLOB", _parquet, takes=("image", "label"), path=True, suffixes=(".parquet",)),
+    "hf": Scheme("hf:NAME[:SPLIT]", _hub, takes=("image", "label"), path=True, remote=True),
+    "torchvision": Scheme("torchvision:NAME[:SPLIT]", _torchvision, remote=True),
+    "csv": Scheme("csv:PATH", list_source, takes=("image", "label"), path=True, files=True, suffixes=(".csv", ".tsv")),
+    "list": Scheme("list:PATH", list_source, takes=("label",), path=True, files=True, suffixes=(".txt", ".lst")),
+    "zip": Scheme("zip:PATH", zip_source, path=True, suffixes=(".zip",)),
+    "patches": Scheme("patches:SOURCE", _patches, takes=("image", "label")),
+    "memory": Scheme("memory:NAME", given_source),
 }
-GENERATED = ("shapes", "photos")  # always available, at any length
-REMOTE = {"hf", "torchvision"}  # that may ask a server
-OF_FILES = ("folder", "csv", "list")  # whose images are files of their own, which a CSV file can name
-LONGEST = 100_000_000  # images of one pass over them: their order alone takes 8 bytes per image
-SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".txt": "list", ".lst": "list", ".zip": "zip"}
+ONE_IMAGE = Scheme("PATH", one_image, takes=("label",), path=True)
+REMOTE = {name for name, scheme in SOURCES.items() if scheme.remote}
+OF_FILES = {name for name, scheme in SOURCES.items() if scheme.files}
+SUFFIXES = {suffix: name for name, scheme in SOURCES.items() for suffix in scheme.suffixes}
 PLAIN = (
     "a folder, a .zip, a .csv or .txt that lists images, .parquet files, shapes, photos, hf:NAME, torchvision:NAME or "
     "patches:SOURCE"
@@ -59,7 +90,7 @@ def build_source(
     levels: tuple[float, float] | None = None,
     single: bool = False,
 ) -> Source:
-    """Open the images that ``spec`` names (see ``FORMS``). No image is decoded and no label is read.
+    """Open the images that ``spec`` names (see ``SOURCES``). No image is decoded and no label is read.
 
     Args:
         spec: ``scheme:rest``, or a plain path (see ``recognize``).
@@ -79,24 +110,24 @@ def build_source(
     if "\0" in spec:
         raise UserError(f"{spec!r}: no path has a zero byte in it; remove it")
     if single and is_image(spec):
-        scheme, rest = "image", spec
+        scheme, rest = ONE_IMAGE, spec
     else:
         spec = recognize(spec)
-        scheme, _, rest = spec.partition(":")
-    if not rest and scheme not in GENERATED:
-        raise UserError(f"{spec!r} is incomplete; the form is {FORMS[scheme]}")
-    if scheme == "patches":
-        return _patches(spec, rest, split, image, label, root, seed, levels)
-    source: Source
-    source, _ = check_all(
-        lambda: _opened(spec, scheme, rest, split, image, label, root, seed),
-        lambda: _check_columns(spec, scheme, image, label),
-    )
+        name, _, rest = spec.partition(":")
+        scheme = SOURCES[name]
+    if not rest and not scheme.complete:
+        raise UserError(f"{spec!r} is incomplete; the form is {scheme.form}")
+    request = Request(spec, rest, split, image, label, root, seed)
+    source, _ = check_all(lambda: _opened(scheme, request), lambda: scheme.check(request))
     if levels is not None:
-        if source.endless or not has_deep(source):
-            raise UserError(f"data.levels: {spec} has images of 8 bits, for which there is nothing to set; remove it")
-        source.levels = Levels(*levels)
+        source.set_levels(Levels(*levels))
     return source
+
+
+def _opened(scheme: Scheme, request: Request) -> Source:
+    if scheme.path:
+        refuse_stream(Path(request.rest).expanduser(), request.spec)
+    return scheme.open(request)
 
 
 def reopened(spec: str | None) -> Source | None:
@@ -108,94 +139,6 @@ def reopened(spec: str | None) -> Source | None:
         UserError: they cannot be opened, or not any more.
     """
     return None if not spec or REMOTE & set(spec.split(":")) else build_source(spec)
-
-
-def _opened(
-    spec: str, scheme: str, rest: str, split: str, image: str | None, label: str | None, root: str | None, seed: int
-) -> Source:
-    name, _, part = rest.partition(":")
-    if scheme not in (*GENERATED, "torchvision", "memory"):
-        refuse_stream(Path(rest).expanduser(), spec)
-    match scheme:
-        case "shapes" | "photos":
-            return _generated(spec, scheme, rest, split, label, seed)
-        case "parquet":
-            from common.data.tables import parquet_source  # takes a second to import
-
-            return parquet_source(spec, rest, image, label, split)
-        case "hf":
-            from common.data.hub import hub_source
-
-            return hub_source(spec, name, part or split, root, image, label)
-        case "torchvision":
-            from common.data.published import TorchvisionSource
-
-            return TorchvisionSource(spec, name, part or split, root)
-        case "csv" | "list":
-            return list_source(spec, rest, split, image, label)
-        case "image":
-            return one_image(rest)
-        case "memory":
-            return held(rest)
-        case "zip":
-            return ZipSource(spec, rest).split(split)
-        case _:
-            return FolderSource(rest, spec).split(split)
-
-
-def _check_columns(spec: str, scheme: str, image: str | None, label: str | None) -> None:
-    """Refuse the columns of a table for a source that is none."""
-    problems = []
-    if image is not None and scheme not in ("parquet", "hf", "csv"):
-        problems.append(f"data.image: {spec} has no columns to choose from; remove it")
-    if label not in (None, "label") and scheme in ("folder", "zip", "torchvision", "memory"):
-        problems.append(f"data.label: {spec} has no label {label!r}; remove it, or use label")
-    if problems:
-        raise UserError(*problems)
-
-
-def _generated(spec: str, scheme: str, rest: str, split: str, label: str | None, seed: int) -> Source:
-    name, _, length = rest.partition(":")
-    name = name or split
-    problems = []
-    if name not in ("train", "test"):
-        problems.append(f"{spec!r}: no split {name!r}; the form is {FORMS[scheme]}")
-    digits = length.lstrip("0")
-    if length and not (length.isascii() and length.isdecimal() and digits):
-        problems.append(f"{spec!r}: {length!r} is not a number of images; the form is {FORMS[scheme]}")
-    elif len(digits) > len(str(LONGEST)) or (length and int(length) > LONGEST):
-        problems.append(
-            f"{scheme}:{name}: a pass has at most {LONGEST:,} images; use {scheme}:{name}:{LONGEST}, or less"
-        )
-    tasks = ShapesSource().tasks if scheme == "shapes" else ()
-    if label is not None and label not in tasks:
-        known = f"no label {label!r}; it has {', '.join(tasks)}" if tasks else "no labels; remove it"
-        problems.append(f"data.label: {scheme} has {known}")
-    if problems:
-        raise UserError(*problems)
-    count = int(length) if length else None
-    return PhotosSource(name, count, seed) if scheme == "photos" else ShapesSource(name, count, seed, label)
-
-
-def _patches(
-    spec: str,
-    rest: str,
-    split: str,
-    image: str | None,
-    label: str | None,
-    root: str | None,
-    seed: int,
-    levels: tuple[float, float] | None,
-) -> Source:
-    scheme = rest.partition(":")[0]
-    problems = []
-    if scheme in ("photos", "patches"):
-        problems.append(f"{spec!r}: {scheme} are already patches; use {rest}")
-    if label is not None:
-        problems.append("data.label: patches have no labels; remove it")
-    if problems:
-        raise UserError(*problems)
-    return PatchesSource(build_source(rest, split=split, image=image, root=root, seed=seed, levels=levels), seed)
 
 
 def is_image(spec: str) -> bool:
@@ -211,10 +154,10 @@ def recognize(spec: str) -> str:
     scheme comes first: ``photos`` is the built-in source, and ``./photos`` a folder.
 
     Raises:
-        UserError: it has no known scheme, and is no path of these; says what was looked for.
+        UserError: it has no known scheme, and is not such a path; says what was looked for.
     """
     scheme = spec.partition(":")[0]
-    if scheme in FORMS:
+    if scheme in SOURCES:
         if scheme == spec and Path(spec).exists():
             log.warning("%s is the built-in source; for the folder of this name, write ./%s", spec, spec)
         return spec
@@ -250,9 +193,9 @@ def _holds_tables(folder: Path) -> bool:
 
 
 def _not_recognized(spec: str, path: Path) -> str:
-    """Why a text is no source, and what to do."""
+    """Why a text does not name a source, and what to do."""
     if spec == "null":
-        return "this is no source; leave the setting out for its default, or write ./null for a folder of this name"
+        return "this is not a source; leave the setting out for its default, or write ./null for a folder of this name"
     if "://" in spec:
         return "images are not read from the network: download them, and give their folder (or use hf:NAME)"
     if path.is_file():
@@ -260,19 +203,18 @@ def _not_recognized(spec: str, path: Path) -> str:
             return f"this is a single image; give the folder that it is in: {path.parent}"
         if path.suffix.lower() == ".jsonl":
             return "save it as metadata.jsonl in the folder of the images, with a column file_name, and use hf:FOLDER"
-        return f"this file is of no known kind; give {PLAIN}"
+        return f"this is not a file of a known kind; give {PLAIN}"
     if os.sep == "/" and re.match(r"[A-Za-z]:[\\/]|.*\\", spec):
         return "this looks like a Windows path; write it as this machine names it, with forward slashes"
     if glob.has_magic(spec):
         return "a pattern may name .parquet files only; for images, give their folder"
     scheme, mark, _ = spec.partition(":")
-    known = difflib.get_close_matches(scheme.lower(), FORMS, n=1, cutoff=0.6)
+    known = difflib.get_close_matches(scheme.lower(), SOURCES, n=1, cutoff=0.6)
     if mark and len(scheme) > 1 and "/" not in scheme:
-        return f"unknown source {scheme!r}; " + (
-            f"did you mean {known[0]!r}?" if known else f"use one of {', '.join(FORMS.values())}"
-        )
+        forms = ", ".join(one.form for one in SOURCES.values())
+        return f"unknown source {scheme!r}; " + (f"did you mean {known[0]!r}?" if known else f"use one of {forms}")
     there = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     near = [str(path.with_name(name)) for name in difflib.get_close_matches(path.name, there, n=1, cutoff=0.6)]
-    near = [f"./{one}" if one in FORMS else one for one in near]
+    near = [f"./{one}" if one in SOURCES else one for one in near]
     hint = f"did you mean {' or '.join(known + near)}?" if known or near else f"give {PLAIN}"
     return f"no such file or folder: {path.absolute()}; {hint}"

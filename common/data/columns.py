@@ -87,16 +87,16 @@ def may_name_splits(column: str) -> bool:
 
 
 def choose_rows(spec: str, columns: Mapping[str, Sequence[object]], split: str) -> ChosenRows:
-    """The rows of ``split`` where columns say of every row to which split it belongs; all where none does.
+    """The rows of ``split`` where columns give the split of every row; all rows where none does.
 
-    One column names the splits (``split``), or says of one split who is in it (``is_test``), or each split has a column
+    One column names the splits (``split``) or marks the rows of one split (``is_test``), or each split has a column
     of its own (``train`` and ``test``, or ``is_train``, ``is_val`` and ``is_test``).
 
     Args:
         columns: the cells of those that ``may_name_splits``.
 
     Raises:
-        UserError: they say it of some rows only, or two say different things, or there are no such rows.
+        UserError: a column gives the split of some rows only, two columns disagree, or no row is in the split.
     """
     cells_of = {
         name: ["" if cell is None or cell != cell else class_name(str(cell)) for cell in cells]  # NaN is not itself
@@ -172,7 +172,7 @@ def _flagged(flag: Split, word: str) -> Split | None:
 
 
 def _one_hot(spec: str, flags: Mapping[str, Split], cells_of: Mapping[str, list[str]]) -> list[Split]:
-    """The split of every row where several splits have a column each; without one of ``train``, it is all others."""
+    """The split of every row where splits have a column each; without one for ``train``, all other rows are in it."""
     rest: list[Split] = [] if "train" in flags.values() else ["train"]
     marks = [
         list(dict.fromkeys(split for split, word in zip(flags.values(), row, strict=True) if word.lower() in YES))

@@ -37,10 +37,10 @@ _NOT_IMAGES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 
 PNG = b"\x89PNG\r\n\x1a\n"  # the first bytes of such a file
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}  # chunks of a PNG that decide over its pixels
+NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}  # chunks of a PNG that determine its pixels
 
 MAX_PIXELS = 1_000_000_000  # per image; PIL's own limit of 179 million refuses panoramas and scans
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # half of that limit is no news either
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # its limit is not ours
 _limit = threading.Lock()
 
 
@@ -54,13 +54,13 @@ def image_suffixes() -> frozenset[str]:
 def open_image(data: bytes | str | Path) -> Image.Image | Tensor:
     """An image file or its bytes as PIL (only the header is read), or uint8 ``[3 h w]`` if only torchvision reads it.
 
-    What a file says besides its pixels (texts, profiles) does not decide whether it is read.
+    What else a file holds (texts, profiles) does not decide whether it is read.
 
     Raises:
         OSError, ValueError: neither can read it, or it has more than ``MAX_PIXELS``.
     """
     if not isinstance(data, bytes) and (kind := stream_at(data)):
-        raise ValueError(f"{kind}, not a file")  # it would be waited for
+        raise ValueError(f"{kind}, not a file")  # reading it would block
     try:
         return _opened(data)
     except Image.DecompressionBombError:
@@ -188,7 +188,7 @@ def upright(image: Image.Image | Tensor, levels: Levels | None = None) -> Image.
         return Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
     load(image)
     _scale_deep(image, levels)
-    with contextlib.suppress(Exception):  # a broken orientation is none
+    with contextlib.suppress(Exception):  # a broken orientation is ignored
         ImageOps.exif_transpose(image, in_place=True)  # not in place, it copies every image, rotated or not
     return to_rgb(image, levels)
 
@@ -204,7 +204,7 @@ def _scale_deep(image: Image.Image, levels: Levels | None) -> None:
     if (nothing := missing(image, values)) is not None:
         colors[nothing] = 0
     transparent = image.info.pop("transparency", None)
-    if isinstance(transparent, tuple):  # a color of 16 bits, which no pixel of 8 has
+    if isinstance(transparent, tuple):  # a 16-bit color, which no 8-bit pixel has
         colors[(values == transparent).all(2)] = 255
     alpha = image.getchannel("A") if image.mode == "RGBA" else None
     image.paste(Image.fromarray(colors).convert(image.mode))
@@ -215,8 +215,8 @@ def _scale_deep(image: Image.Image, levels: Levels | None) -> None:
 def to_rgb(image: Image.Image, levels: Levels | None = None) -> Image.Image:
     """Any PIL mode -> RGB.
 
-    Transparent images are composited on white. Values of more than 8 bits are scaled by ``levels``, by default the
-    image's own (``levels_of``): an image by itself has no other.
+    Transparent images are composited on white. Values of more than 8 bits are scaled by ``levels``, by default those
+    of this image alone (``levels_of``).
     """
     transparent = image.info.get("transparency")
     if image.mode == "RGB" and not isinstance(transparent, tuple):

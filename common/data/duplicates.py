@@ -1,8 +1,12 @@
 """Test images that other images repeat, exactly or nearly.
 
-Exactly: the same decoded pixels. Nearly: another size, crop, compression or coloring of the same picture, found in two
-steps. A difference hash (dHash, 64 bits: whether each cell of an 8x9 thumbnail is darker than its right neighbor) names
-candidates, at most 10 bits apart; a correlation of at least 0.9 between gray 16x16 thumbnails confirms them.
+Exactly: the same decoded pixels. Nearly: another size, compression, brightness or coloring of the same picture, or one
+of which a few percent are cut off. Crops of a tenth and more, and mirror images, are mostly not found
+(``benchmarks/near_duplicates.py``).
+
+They are found in two steps. A difference hash (dHash, 64 bits: whether each cell of an 8x9 thumbnail is darker than its
+right neighbor) names candidates, at most 10 bits apart; a correlation of at least 0.9 between gray 16x16 thumbnails
+confirms them.
 
 On CIFAR-10, of pairs whose hashes are at most 3 bits apart, 8 in 10 show the same picture; at most 10 bits, 1 in 30.
 The correlation keeps 330 pairs of these 10,144, and they repeat 219 of the 10,000 test images.
@@ -24,8 +28,8 @@ from common.pixels import to_float
 
 log = logging.getLogger("retouch")
 
-BITS, APART = 64, 10  # of a hash, and bits that those of one picture may differ in
-SIDE, ALIKE = 16, 0.9  # px of the thumbnails that are correlated, and the least correlation of one picture
+BITS, APART = 64, 10  # of a hash, and the most of them that differ between hashes of one picture
+SIDE, ALIKE = 16, 0.9  # side in px of correlated thumbnails, and the least correlation of one picture
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 ROWS = 256  # test images that are compared with all others at once
 PIECE = 1 << 16  # candidates that are confirmed at once
@@ -93,7 +97,7 @@ def near_pairs(test: Prints, other: Prints) -> list[Pair] | None:
 
 
 def _confirmed(test: Prints, other: Prints, near: Tensor) -> list[Pair]:
-    """Those of the candidates, places ``[k 2]``, whose thumbnails are alike."""
+    """The candidates, places ``[k 2]``, whose thumbnails are alike."""
     left, right = (_centered(prints.thumbnails[near[:, side]]) for side, prints in enumerate((test, other)))
     correlation = (left * right).sum(1)
     pairs = []

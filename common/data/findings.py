@@ -21,9 +21,9 @@ DECODERS = ("pillow", "torchvision", "pillow-heif")
 
 
 def read_findings(source: Source, size: int, kept: Tensor) -> dict[int, str] | None:
-    """Unreadable rows of the source among ``kept`` and why, as an earlier run found them; ``None`` if none has looked.
+    """Unreadable rows of the source among ``kept`` and why, as an earlier run found them; ``None`` without one.
 
-    Findings are of these very files (``Source.fingerprint``), this size and these versions of the decoders.
+    Findings hold for these very files (``Source.fingerprint``), this size and these versions of the decoders.
     """
     try:
         found = json.loads(_path(source, size, kept).read_text(encoding="utf-8"))["unreadable"]
@@ -38,7 +38,10 @@ def write_findings(source: Source, size: int, kept: Tensor, unreadable: dict[int
     try:
         write_json(path, {"source": source.spec, "images": len(kept), "unreadable": unreadable})
     except OSError as error:
-        log.info("%s: not remembered in %s (%s)", source.spec, path.parent, one_line(error))
+        log.info(
+            "%s: which images can be read is not remembered in %s (%s); set RETOUCH_CACHE to another folder",
+            *(source.spec, path.parent, one_line(error)),
+        )
 
 
 def _path(source: Source, size: int, kept: Tensor) -> Path:

@@ -19,6 +19,7 @@ from torch import Tensor
 from common.data.decode import image_suffixes, open_image
 from common.data.listing import Listing, list_images
 from common.data.names import Names
+from common.data.request import Request
 from common.data.source import Labels, Source, class_name, digest
 from common.data.split import Split, choose_split, first, split_of
 from common.errors import UserError
@@ -51,7 +52,7 @@ class TreeSource(Source, ABC):
         are left out, with a warning. A single folder around the splits does not matter.
 
         Raises:
-            UserError: it has splits, but not this one, or two folders of one.
+            UserError: it has splits, but not this one, or two folders for one split.
         """
         outer, parts = self, self._parts(0)
         while not parts and (inner := outer._only_folder()) is not None:
@@ -100,8 +101,8 @@ class TreeSource(Source, ABC):
                 return {}
         if len(splits) < len(named):
             raise UserError(
-                f"{self.spec}: {', '.join(folders)} are folders of splits, two of the same: join them, or name one "
-                f"to use, such as {self.spec.rstrip('/')}/{folders[0]}"
+                f"{self.spec}: {', '.join(folders)} are folders of splits, two for the same split: join them, or name "
+                f"one to use, such as {self.spec.rstrip('/')}/{folders[0]}"
             )
         if level and (without := [folder for folder, has in with_splits.items() if not has]):
             say_once(
@@ -144,7 +145,8 @@ class TreeSource(Source, ABC):
             stray = next(path for path in self.paths if "/" not in path)
             raise UserError(
                 f"{self.spec}: labels are needed, but some images (such as {stray}) are not in a class folder: "
-                "put each image into a folder named after its class"
+                "put each image into a folder named after its class, or label them with the page that "
+                f"`retouch label encoder=RUN data={self.spec.partition(':')[2]}` writes"
             )
         return super().resolve(task)
 
@@ -156,7 +158,7 @@ class TreeSource(Source, ABC):
         named = [str(name) for name in names if split_of(str(name))]
         if len({split_of(name) for name in named}) > 1:
             log.warning(
-                "%s: %s are taken for classes, but look like splits; if they are, name one: %s/%s",
+                "%s: %s are taken for classes, but look like splits; if they are splits, name one: %s/%s",
                 *(self.spec, " and ".join(named), self.spec, named[-1]),
             )
         chosen = torch.from_numpy(values.astype(np.int64))
@@ -164,7 +166,7 @@ class TreeSource(Source, ABC):
 
 
 class FolderSource(TreeSource):
-    """Image files below ``folder``, sorted by path, without hidden ones and what is no image of the user (``listing``).
+    """Image files below ``folder``, sorted by path, except hidden ones and those that are not the user's (``listing``).
 
     Symbolic links are followed, but a file or folder reached twice counts once, so cycles of links end.
 
@@ -208,11 +210,20 @@ class FolderSource(TreeSource):
         return open_image(self.where(index))
 
 
+def folder_source(request: Request) -> FolderSource:
+    """``folder:PATH``, or the one of its splits that is asked for.
+
+    Raises:
+        UserError: as ``FolderSource`` and ``TreeSource.split``.
+    """
+    return FolderSource(request.rest, request.spec).split(request.split)
+
+
 def _own_run(root: str, mark: str) -> str:
-    """Why the folder of a run is no data: its panels and sheets are no images of the user."""
+    """Why a run folder is not data: its panels and sheets are not the user's images."""
     restored = Path(root, "pictures")
     hint = f"the pictures that it wrote: {restored}" if restored.is_dir() else "a folder of images"
-    return f"{command(mark)} wrote this folder, and what it drew there is no image of yours; give {hint}"
+    return f"{command(mark)} wrote this folder, and its pictures are not your images; give {hint}"
 
 
 def _nothing(root: str, listing: Listing) -> str:

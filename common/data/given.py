@@ -1,4 +1,4 @@
-"""Images that a program holds, under a name by which settings can mean them: ``memory:NAME``."""
+"""Images in the memory of a program, under a name that settings can use: ``memory:NAME``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from common.data.decode import open_image
+from common.data.request import Request
 from common.data.rows import even_rows
 from common.data.source import Labels, Source, class_name, digest
 from common.data.wide import wide_values
@@ -37,14 +38,14 @@ def hold(items: Items, name: str, labels: Items | None = None) -> str:
     """Keep images under a name; returns ``memory:NAME``. Images that had this name before lose it.
 
     Raises:
-        UserError: there are none, or no images, or they are not in order; labels are too few, too many, not in order or
-            no classes; or the name is none.
+        UserError: there are no items, or they are not images or not in order; labels are too few, too many, not in
+            order or not classes; or the name cannot be used.
     """
     if not name or ":" in name or name != name.strip():
-        raise UserError(f"name: {name!r} is no name of images; use letters, such as mine")
+        raise UserError(f"name: {name!r} is not a name for images; use letters, such as mine")
     items, labels = check_all(lambda: _ordered(items), lambda: None if labels is None else _ordered(labels, "labels: "))
     if not len(items):
-        raise UserError("there are no images; give one at least")
+        raise UserError("there are no images; give at least one")
     if labels is not None and len(labels) != len(items):
         raise UserError(f"labels: {len(labels):,} of them for {len(items):,} images; give one for each")
     source = GivenSource(items, name, None if labels is None else _classes(labels))
@@ -54,10 +55,10 @@ def hold(items: Items, name: str, labels: Items | None = None) -> str:
 
 
 def _ordered(given: Items, key: str = "") -> Items:
-    """What has items 0, 1, ..., as ``_by_number``; ``key`` begins the message.
+    """Items 0, 1, ..., as ``_by_number`` finds them; ``key`` begins the message.
 
     Raises:
-        UserError: it has none.
+        UserError: there are no such items.
     """
     found = _by_number(given)
     if found is None:
@@ -82,10 +83,10 @@ def _by_number(given: Any) -> Items | None:
 
 
 def _check_images(source: GivenSource) -> None:
-    """Refuse items that are no images. Where one of some is an image, others that cannot be read are left out later.
+    """Refuse items that are not images. If one of a sample is an image, others that cannot be read are left out later.
 
     Raises:
-        UserError: says why the first one is none.
+        UserError: says why the first item is not an image.
     """
     problems = []
     for row in source.looked_at:
@@ -97,18 +98,18 @@ def _check_images(source: GivenSource) -> None:
     raise UserError(f"the first of the images cannot be used: {problems[0]}")
 
 
-def held(name: str) -> GivenSource:
-    """The images of this name.
+def given_source(request: Request) -> GivenSource:
+    """``memory:NAME``: the images of this name.
 
     Raises:
         UserError: this program holds none.
     """
-    if name not in _held:
+    if request.rest not in _held:
         known = f"it holds {', '.join(f'{SCHEME}:{one}' for one in _held)}" if _held else "it holds none"
         raise UserError(
-            f"{SCHEME}:{name}: this program holds no such images; {known}: give them to retouch.images first"
+            f"{request.spec}: this program holds no such images; {known}: give them to retouch.images first"
         )
-    return _held[name]
+    return _held[request.rest]
 
 
 class GivenSource(Source):
@@ -121,6 +122,8 @@ class GivenSource(Source):
     Args:
         classes: the class of each image, empty where it has none; by default those that the items bring.
     """
+
+    only_here = True
 
     def __init__(self, items: Items, name: str, classes: Sequence[str] | None = None) -> None:
         self.items, self.spec, self._given = items, f"{SCHEME}:{name}", classes
@@ -153,7 +156,7 @@ class GivenSource(Source):
         return digest(["memory", *map(self._bytes, range(len(self))), "labels", *names])
 
     def _bytes(self, index: int) -> bytes:
-        """All that decides over the pixels of an image."""
+        """Everything that determines the pixels of an image."""
         try:
             item = self._item(index)
             if isinstance(item, bytes):
@@ -183,17 +186,17 @@ class GivenSource(Source):
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
-        """The class of each image, empty where it has none."""
+        """The class of each image, empty where there is none."""
         if self._given is not None:
             return tuple(self._given)
-        mapped = getattr(self.items, "target_transform", None) is not None  # then these are of other numbers
+        mapped = getattr(self.items, "target_transform", None) is not None  # then the classes have other numbers
         classes = None if mapped else getattr(self.items, "classes", None)
         return _classes(self._targets(mapped), classes if isinstance(classes, list | tuple) else None)
 
     def _targets(self, mapped: bool) -> Items:
         """The labels of the items: ``targets`` of torchvision's data sets, for which no image has to be read.
 
-        Otherwise an item that cannot be read has that of another: as its image is left out, any will do.
+        Otherwise an item that cannot be read gets the label of another: its image is left out, so any will do.
         """
         count = len(self)
         targets = None if mapped else _by_number(getattr(self.items, "targets", None))
@@ -204,7 +207,7 @@ class GivenSource(Source):
         return [known.get(row, other) for row in range(count)]
 
     def _shows(self, targets: Items) -> bool:
-        """Whether some items bring these labels."""
+        """Whether a sample of the items brings these labels."""
         return all(_same(_label(item), _plain(targets[row])) for row, item in self._read(self.looked_at))
 
     def labels(self, task: str | None = None, rows: Tensor | None = None) -> Labels:
@@ -221,12 +224,12 @@ class GivenSource(Source):
 
 
 def _label(item: object) -> object:
-    """The label that an item brings after its image; None if it brings none."""
+    """The label that an item has after its image; None without one."""
     return _plain(item[1]) if isinstance(item, tuple | list) and len(item) > 1 else None
 
 
 def _same(label: object, target: object) -> bool:
-    """Whether both are one class; arrays are none."""
+    """Whether both are the same class; an array is not a class."""
     return isinstance(label, int | str) and isinstance(target, int | str) and label == target
 
 
@@ -240,13 +243,13 @@ def _classes(labels: Items, names: Sequence[str] | None = None) -> tuple[str, ..
         UserError: one is neither a number nor a word.
     """
     found = []
-    for row in range(len(labels)):  # by its length: what has items may have no end
+    for row in range(len(labels)):  # by its length: iterating over items may never end
         plain = _plain(labels[row])
         if plain is None or (isinstance(plain, float) and math.isnan(plain)):
             found.append("")
         elif not isinstance(plain, str | int | float):
             shown = " ".join(str(plain).split())[:60]
-            raise UserError(f"labels: that of image {row} is {shown}, and no class; give one word or number per image")
+            raise UserError(f"labels: image {row} has {shown}, which is not a class; give one word or number per image")
         elif names is not None and isinstance(plain, int) and plain < len(names):
             found.append(class_name(str(names[plain])) if plain >= 0 else "")  # -1 is torchvision's for none
         else:
@@ -273,7 +276,7 @@ def _as_image(item: object) -> Image.Image | Tensor:
     """One item as PIL, or as uint8 ``[3 h w]``.
 
     Raises:
-        TypeError, ValueError, OSError: it is no image; says what it is.
+        TypeError, ValueError, OSError: it is not an image; says what it is.
     """
     if isinstance(item, Image.Image):
         return item
@@ -286,15 +289,15 @@ def _as_image(item: object) -> Image.Image | Tensor:
             return _of_array(item)
     if not isinstance(item, Tensor):
         column = ", such as the column of images of this table" if isinstance(item, Mapping) else ""
-        raise TypeError(f"{type(item).__name__} is no image; give PIL images, arrays or tensors{column}")
+        raise TypeError(f"{type(item).__name__} is not an image; give PIL images, arrays or tensors{column}")
     if item.ndim != 3 or item.shape[0] not in (1, 3) or not item.numel():
-        raise ValueError(f"a tensor {list(item.shape)} is no image; give [3 h w] or [1 h w]")
+        raise ValueError(f"a tensor {list(item.shape)} is not an image; give [3 h w] or [1 h w]")
     if item.is_floating_point():
         if not bool(((item >= 0) & (item <= 1)).all()):
             raise ValueError("a tensor of floats has values outside [0, 1]; give RGB in [0, 1], or uint8")
         item = (item.float() * 255).round().byte()
     elif item.dtype != torch.uint8:
-        raise ValueError(f"a tensor of {item.dtype} is no image; give uint8, or floats in [0, 1]")
+        raise ValueError(f"a tensor of {item.dtype} is not an image; give uint8, or floats in [0, 1]")
     return item.detach().cpu().expand(3, -1, -1)
 
 
@@ -305,5 +308,5 @@ def _of_array(item: NDArray[Any]) -> Image.Image:
         return Image.fromarray(plane)
     except (TypeError, ValueError):
         raise ValueError(
-            f"an array {list(item.shape)} of {item.dtype} is no image; give uint8 [h w 3] or [h w]"
+            f"an array {list(item.shape)} of {item.dtype} is not an image; give uint8 [h w 3] or [h w]"
         ) from None

@@ -1,4 +1,4 @@
-"""Images that are kept away from training without labels, to be measured on."""
+"""Images held out of training without labels, to measure on."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from common.machine.distributed import place
 
 log = logging.getLogger("retouch")
 
-FEWEST = 100  # of fewer images none is held out: each is worth more in training
-LEAST, MOST = 32, 2048  # images held out; on fewer, a loss half as high again could not be told from chance,
-LARGEST_SHARE = 0.1  # but a small set gives no larger part than this for it
+FEWEST = 100  # of fewer images, none are held out: each is worth more in training
+LEAST, MOST = 32, 2048  # images held out; with fewer, a loss 1.5 times as high could be chance,
+LARGEST_SHARE = 0.1  # but at most this share of a small set is held out
 GENERATED = 64  # at least, of generated images, which cost training none
 LARGEST_BYTES = 1 << 28  # held-out images take at most this much as floats
 
@@ -26,7 +26,7 @@ def hold_out(images: Images, share: float, seed: int) -> tuple[Images, Images | 
     make new ones, so that training keeps all of its own. Rows cut from one image stay together.
 
     Args:
-        share: of the images, in [0, 1); 0 holds out none. Of few images it is more: ``LEAST`` images, or a tenth.
+        share: of the images, in [0, 1); 0 holds out none. Of few images, more are held out: ``LEAST``, or a tenth.
     """
     if not share:
         return images, None
@@ -39,8 +39,8 @@ def hold_out(images: Images, share: float, seed: int) -> tuple[Images, Images | 
     whole = images.kept // source.rows_per_image  # the image that each row is cut from
     names = torch.from_numpy(np.unique(whole.numpy()))
     if len(names) < FEWEST:
-        if place()[0] == 0:  # all processes have the same to say
-            log.info("%s: none of %d images is held out: they are fewer than %d", source.spec, len(names), FEWEST)
+        if place()[0] == 0:  # every process would say the same
+            log.info("%s: none of %d images are held out: there are fewer than %d", source.spec, len(names), FEWEST)
         return images, None
     least = min(LEAST, int(LARGEST_SHARE * len(names)))
     wanted = min(max(least, round(share * len(names))), max(1, most // source.rows_per_image))

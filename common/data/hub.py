@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from urllib.parse import unquote
 import datasets
 import huggingface_hub
 
+from common.data.footers import check_shards, with_rows
 from common.data.listing import run_folders
+from common.data.request import Request
 from common.data.source import Source, digest
-from common.data.tables import TableSource, check_cache, check_shards, reason_of, rows_of_split, with_rows
-from common.errors import UserError
+from common.data.tables import TableSource, check_cache, rows_of_split
+from common.errors import UserError, reason_of
 from common.files import refuse_stream
 
 
@@ -23,21 +26,12 @@ class HubSource(TableSource):
     """A table of the Hugging Face hub, which may have a test split as well.
 
     Args:
-        another: opens another split of the same data set.
+        request: what it was opened for; the other split is opened for the same.
     """
 
-    def __init__(
-        self,
-        spec: str,
-        table: Any,
-        identity: str,
-        image: str | None,
-        label: str | None,
-        another: Callable[[str], HubSource],
-        rows: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__(spec, table, identity, image, label, rows)
-        self._another = another
+    def __init__(self, request: Request, table: Any, identity: str, rows: Sequence[int] | None = None) -> None:
+        super().__init__(request.spec, table, identity, request.image, request.label, rows)
+        self._request = request
 
     def published_test(self) -> Source | None:
         """Its split ``test``, where the spec names no split and there is one, or its rows that are of it."""
@@ -46,14 +40,12 @@ class HubSource(TableSource):
         if self.test is not None:
             return self.test()
         try:
-            return self._another("test")
+            return hub_source(replace(self._request, split="test"))
         except UserError:
             return None
 
 
-def hub_source(
-    spec: str, name: str, split: str, root: str | None = None, image: str | None = None, label: str | None = None
-) -> HubSource:
+def hub_source(request: Request) -> HubSource:
     """``hf:NAME[:split]``: a data set of the Hugging Face hub, or a local folder in one of its layouts or of
     ``save_to_disk``.
 
@@ -61,6 +53,7 @@ def hub_source(
         UserError: it cannot be found or loaded, has no such split, numbers its classes in two ways, or is a folder in
             which runs have been written.
     """
+    spec, name, split, root = request.spec, request.name, request.named_split, request.root
     local = Path(name).expanduser()
     path = str(local) if local.exists() else name
     saved = _is_saved(local)
@@ -86,18 +79,18 @@ def hub_source(
         built = [part for one in status for part in (one.st_size, one.st_mtime_ns)]
     else:  # the names of its cache files contain a hash of what they were built from
         built = ["/".join(Path(file["filename"]).parts[-4:]) for file in table.cache_files]
-    another = partial(hub_source, spec, name, root=root, image=image, label=label)
     identity = digest([name, split, *built])
-    table, chosen = rows_of_split(spec, table, "test" if split == "test" else "train", label)
-    source = HubSource(spec, table, identity, image, label, another, chosen.rows)
+    table, chosen = rows_of_split(spec, table, "test" if split == "test" else "train", request.label)
+    source = HubSource(request, table, identity, chosen.rows)
     if chosen.test is not None:
-        source.test = partial(TableSource, f"{spec} (test)", table, identity, image, label, chosen.test)
+        columns = request.image, request.label
+        source.test = partial(TableSource, f"{spec} (test)", table, identity, *columns, chosen.test)
     return source
 
 
 def _load(path: str, split: str, root: str | None) -> tuple[Any, list[str]]:
-    """One split, and the files of all splits that it was built from; none are known of one built in an earlier version
-    of its set, or where the hub cannot be asked."""
+    """One split, and the files of all splits that it was built from; none are known for one built from an earlier
+    version of its set, or where the hub cannot be reached."""
     builder = datasets.load_dataset_builder(path, cache_dir=root)
     builder.download_and_prepare()
     files = builder.config.data_files or {}

@@ -81,7 +81,7 @@ class Images:
 
     @property
     def fingerprint(self) -> str:
-        """Of the source, and of the scale of its values."""
+        """Identifies the images of the source and the scale of their values."""
         return self.source.fingerprint if self.levels is None else digest([self.source.fingerprint, *self.levels])
 
     @cached_property
@@ -167,8 +167,8 @@ class Images:
         if failures and self.checked:
             row, why = failures[0]
             raise UserError(
-                f"{self.where(row)} could be read before, but not any more ({why}): bring it back and start again; "
-                "training continues from its last checkpoint with resume=true"
+                f"{self.where(row)} could be read before, but not any more ({why}): bring it back and start again "
+                "(with resume=true if a run has left checkpoints)"
             )
         for row, why in failures:
             number = int(self.kept[row])
@@ -181,7 +181,7 @@ class Images:
                 log.warning("more than %d images are unreadable and left out; no others are listed", WARNED)
 
     def _remember(self) -> bool:
-        """Take over what an earlier run found, if it is still so."""
+        """Use what an earlier run found, if it still holds."""
         known = read_findings(self.source, self.size, self.kept)
         if known is None:
             return False
@@ -246,13 +246,14 @@ def load_images(
     source = source.at(size)
     kept = kept_rows(source, limit, seed)
     levels = gather(levels or source.levels)[0]  # of the first process, if one has read a sample that others cannot
+    source = source.scaled(levels)
     say_levels(levels, source.spec)
     need = len(kept) * 3 * size * size
     room = int(available_memory() * RAM_SHARE / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if cache == "none" or (cache == "auto" and need > room):
         sizes = f"they would take {readable_size(need)}, a quarter of the free memory is {readable_size(room)}"
         reason = "" if cache == "none" else f": {sizes}"
-        level = logging.INFO if reason else logging.DEBUG  # slower than was asked for, or as it was asked for
+        level = logging.INFO if reason else logging.DEBUG  # shown only where it is slower than what was asked for
         log.log(level, "%s: %s images, decoded when needed%s", source.spec, f"{len(kept):,}", reason)
         images = Images(source, size, kept, levels=levels)
         images = images.readable(workers) if check else images
@@ -275,7 +276,7 @@ def some_readable(images: Images, workers: int = 0) -> Images:
 
 
 def paired(first: Images, second: Images) -> tuple[Images, Images]:
-    """Both without the pairs of which one image cannot be read. Row i of one belongs to row i of the other's source."""
+    """Both without the pairs in which an image cannot be read. Row i of one belongs to row i of the other's source."""
     if torch.equal(first.kept, second.kept):
         return first, second
     both = np.intersect1d(first.kept.numpy(), second.kept.numpy())
@@ -367,7 +368,7 @@ def _without(kept: Tensor, found: Mapping[int, str]) -> Tensor:
 
 
 def _report(source: Source, found: Mapping[int, str], count: int) -> None:
-    if found and place()[0] == 0:  # all processes have the same to say
+    if found and place()[0] == 0:  # every process would say the same
         log.warning("%d of %d images cannot be read and are left out: %s", len(found), count, _shown(source, found))
 
 

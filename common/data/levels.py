@@ -1,7 +1,7 @@
 """Which values are black and white in images of more than 8 bits per channel.
 
-A file of 16 bits may hold 8, 10, 12 or 14 of them, and says so nowhere; taken for 16, it is black or nearly so. So the
-values decide, not the container, and those of a sample of the whole source, so that all of its images share one scale.
+A 16-bit file may hold values of 8, 10, 12 or 14 bits without saying so; read as 16 bits, it is black or nearly so. The
+values decide, not the container: those of a sample of the whole source, so that all of its images share one scale.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def levels_of_training(source: Source, given: tuple[float, float] | None, traine
 
     Args:
         given: those that the user set, which ``source`` has.
-        trained_on: of the network's training images; ``None`` of 8 bits, or if they are not known.
+        trained_on: those of the network's training images; ``None`` for 8 bits, or if they are not known.
 
     Returns:
         ``None`` where they are the source's own.
@@ -117,7 +117,7 @@ def lone_value(values: NDArray[np.float64]) -> tuple[float, tuple[float, float]]
 
 
 def has_deep(source: Source) -> bool:
-    """Whether an image of that sample has more than 8 bits; true as well where none can be opened. Decodes none."""
+    """Whether an image of that sample has more than 8 bits, or none can be opened. No image is decoded."""
     none_opened = True
     for row in even_rows(len(source), SAMPLE).tolist():
         try:
@@ -131,7 +131,7 @@ def has_deep(source: Source) -> bool:
 
 
 def levels_of(images: Iterable[Image.Image]) -> Levels | None:
-    """Levels that these images share; those of 8 bits have no say.
+    """Levels that these images share; images of 8 bits do not count.
 
     Whole numbers from 0 up to 65535 have as many bits as their largest one needs. Floats are in [0, 1] or [0, 255] if
     they fit; whatever does not is stretched from the smallest to the largest value.
@@ -151,7 +151,7 @@ def _seen(images: Iterable[Image.Image]) -> _Seen:
     for image in images:
         try:
             values = wide_values(image)
-        except Exception:  # decoders raise anything on broken files, and others will speak of them
+        except Exception:  # decoders raise anything on broken files, which are reported elsewhere
             continue
         if values is None:
             continue

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.files import run_stage
+from common.files import run_stage, stage_of
 from common.runs.logs import say_once
 
 # folders that network drives, archive programs, desktops and W&B add, in lower case; some hold copies of the images
@@ -39,7 +39,8 @@ class Listing:
 
     def report(self, spec: str) -> None:
         """Say what is left out, once per program."""
-        for folders, what in ((self.runs, "written by retouch"), (self.added, "that hold no images of yours")):
+        hold = "holds" if len(self.added) == 1 else "hold"
+        for folders, what in ((self.runs, "written by retouch"), (self.added, f"that {hold} no images of yours")):
             if folders:
                 shown = ", ".join(sorted(folders)[:SHOWN]) + (", ..." if len(folders) > SHOWN else "")
                 say_once(
@@ -60,7 +61,7 @@ class Listing:
 def list_images(root: str, suffixes: frozenset[str]) -> Listing:
     """The image files below ``root``, without hidden ones, ``ADDED`` folders and run folders.
 
-    A run folder below the images would otherwise be trained on by the next run, and be other data when it is resumed.
+    Otherwise the next run would train on a run folder below the images, and would find other data when resumed.
     """
     listing = Listing()
     visited: set[str] = set()  # real paths of the folders listed so far
@@ -93,7 +94,7 @@ def list_images(root: str, suffixes: frozenset[str]) -> Listing:
                     links.append((path, target))
             elif entry.is_dir():
                 pending.append((path + "/", entry.path))
-            elif _suffix(entry.name) in suffixes and entry.is_file():  # no pipe, which would be waited for
+            elif _suffix(entry.name) in suffixes and entry.is_file():  # not a pipe: reading it would block
                 listing.images.append(path)
             else:
                 listing.others[_suffix(entry.name)] += 1
@@ -113,15 +114,30 @@ def list_images(root: str, suffixes: frozenset[str]) -> Listing:
     return listing
 
 
-def list_names(names: Iterable[str], suffixes: frozenset[str]) -> Listing:
-    """The image files among the paths of an archive's files, without hidden ones and ``ADDED`` folders."""
+def list_names(names: Collection[str], suffixes: frozenset[str], first_line: Callable[[str], bytes]) -> Listing:
+    """The image files among the paths of an archive's files, by the rules of ``list_images``.
+
+    Args:
+        first_line: reads that of a file; asked for every ``config.yaml``.
+    """
     listing = Listing()
+    runs, environments = set(), set()  # their folders
+    for path in names:
+        folder, _, name = path.rpartition("/")
+        if name == "config.yaml" and folder and stage_of(first_line(path)):
+            runs.add(folder)
+        elif name == "pyvenv.cfg":
+            environments.add(folder)
     for path in names:
         *folders, name = path.split("/")
-        added = [number for number, folder in enumerate(folders) if folder.lower() in ADDED]
-        if added:
-            folder = "/".join(folders[: added[0] + 1])
-            listing.added += [] if folder in listing.added else [folder]
+        out = None
+        for number, one in enumerate(folders, 1):
+            if one.lower() in ADDED or ((runs or environments) and "/".join(folders[:number]) in runs | environments):
+                out = "/".join(folders[:number])
+                break
+        if out is not None:
+            left_out = listing.runs if out in runs else listing.added
+            left_out += [] if out in left_out else [out]
         elif not any(part.startswith(".") and part != "." for part in (*folders, name)):
             if _suffix(name) in suffixes:
                 listing.images.append(path)

@@ -1,4 +1,4 @@
-"""`csv:PATH` and `list:PATH`: images named in a file, one per line, with labels beside them.
+"""`csv:PATH` and `list:PATH`: images named in a file, one per line, with labels next to them.
 
 Paths are relative to the folder of the file or, if the first image is not there, to the working folder. A listed file
 that is missing counts as an unreadable image. A line that starts with ``#`` is a comment, unless there is such a file.
@@ -31,6 +31,7 @@ from common.data.columns import (
 )
 from common.data.decode import image_suffixes, open_image
 from common.data.names import Names
+from common.data.request import Request
 from common.data.source import Labels, Source, class_name, digest
 from common.data.split import split_of
 from common.data.words import MISSING
@@ -126,33 +127,30 @@ class ListSource(ColumnSource):
         return [names[value] if value >= 0 else "" for value in values.tolist()]
 
     def published_test(self) -> Source | None:
-        """Its rows whose split is test, where a column says of every row to which split it belongs."""
+        """Its rows whose split is test, where a column gives the split of every row."""
         return self.test
 
     def _different(self, column: str) -> int:
         return len(self._labels[column][1])
 
 
-def list_source(spec: str, path: str, split: str, image: str | None = None, label: str | None = None) -> ListSource:
-    """Open ``csv:PATH`` (a table with a header) or ``list:PATH`` (a path per line, and perhaps a label after it).
+def list_source(request: Request) -> ListSource:
+    """``csv:PATH`` (a table with a header) or ``list:PATH`` (a path per line, and perhaps a label after it).
 
     Rows of a table whose column ``split`` names splits are those splits, as for folders; so are the rows of a list in
     which splits stand after the paths.
 
-    Args:
-        image: the column of paths, if it is not the obvious one.
-        label: the column of labels, if it is not the obvious one.
-
     Raises:
         UserError: the file cannot be read, or a column is missing, or not clear.
     """
-    file = Path(path).expanduser()
+    spec, label = request.spec, request.label
+    file = Path(request.rest).expanduser()
     text = _text(spec, file)
 
     def exists(path: str) -> bool:
         return any(os.path.exists(folder / _native(path)) for folder in (file.parent, Path()))  # noqa: PTH110 -- of any length
 
-    table = _table(spec, text, image, exists) if spec.startswith("csv:") else _list(text, label, exists)
+    table = _table(spec, text, request.image, exists) if request.scheme == "csv" else _list(text, label, exists)
     if not table.paths:
         raise UserError(f"{spec}: no images are listed in {file.absolute()}")
     if "://" in table.paths[0]:
@@ -163,7 +161,7 @@ def list_source(spec: str, path: str, split: str, image: str | None = None, labe
     if not (root / table.paths[0]).exists() and Path(table.paths[0]).exists():
         root = Path()
     maybe = {name: cells for name, cells in table.columns.items() if name != label and may_name_splits(name)}
-    chosen = choose_rows(spec, maybe, split)
+    chosen = choose_rows(spec, maybe, request.split)
     for name in chosen.columns:
         del table.columns[name]
     source = ListSource(spec, table if chosen.rows is None else table.only(chosen.rows), root, label)
@@ -172,10 +170,10 @@ def list_source(spec: str, path: str, split: str, image: str | None = None, labe
     return source
 
 
-def one_image(path: str) -> ListSource:
+def one_image(request: Request) -> ListSource:
     """The image in one file, as a source of its own."""
-    file = Path(path).expanduser()
-    return ListSource(path, Table([file.name], {}), file.parent)
+    file = Path(request.rest).expanduser()
+    return ListSource(request.spec, Table([file.name], {}), file.parent)
 
 
 def _native(path: str) -> str:
@@ -259,7 +257,7 @@ def _table(spec: str, text: str, image: str | None, exists: Callable[[str], bool
     uneven = [number for number, row in enumerate(cells, start=2) if len(row) != len(names)]
     if uneven:
         raise UserError(
-            f"{spec}: {len(uneven)} rows, the first of them number {uneven[0]}, have another number of cells than "
+            f"{spec}: {len(uneven)} rows, the first of them number {uneven[0]}, have a different number of cells than "
             f"the {len(names)} columns {', '.join(names)}"
         )
     columns = {name: [row[place] for row in cells] for place, name in enumerate(names)}

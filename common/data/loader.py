@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -24,8 +25,9 @@ class Batch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # int64 [b]: rows of the Images
 
 
-class Identity(NamedTuple):
-    """Tells the data of one run from those of another."""
+@dataclass(frozen=True)
+class Identity:
+    """Distinguishes the data of one run from those of another."""
 
     images: int  # their number
     rows: str  # digest

@@ -1,6 +1,6 @@
 """Masks of images: the class of each pixel, in squares with the geometry of the images.
 
-A mask is an image with a palette or of gray, whose values (of a palette: its indices) are class numbers, 0 to 255.
+A mask is a gray image or one with a palette, whose values (with a palette: its indices) are class numbers, 0 to 255.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from common.data.beside import SHOWN, beside
 from common.data.build import build_source
 from common.data.decode import central_square
 from common.data.folder import TreeSource
 from common.data.images import FILL_ROWS, RAM_SHARE
+from common.data.paired_files import SHOWN, paired_files
 from common.data.source import Source
 from common.data.split import first
 from common.errors import UserError, one_line
@@ -30,7 +30,7 @@ from common.machine.memory import available_memory
 
 log = logging.getLogger("retouch")
 
-VALUES = 256  # that a mask may have: a class number each
+VALUES = 256  # that a mask may have, each a class number
 SIDEWAYS = {5, 6, 7, 8}  # EXIF orientations that exchange width and height
 ORIENTATION = 0x0112
 OTHERWISE = "; images without one are left out by a CSV file with the columns path and mask"
@@ -51,7 +51,7 @@ def find_masks(images: Source, spec: str, split: str, setting: str) -> Source:
         spec: one of the masks that ``images`` has by name (``Source.mask_columns``); or a folder or zip file of masks,
             each of the same relative path as its image, whatever the suffix.
         split: of these masks, where the folder has splits.
-        setting: what the user knows ``spec`` by.
+        setting: the setting that names ``spec``.
 
     Raises:
         UserError: there are none, or not one for each image.
@@ -70,7 +70,7 @@ def find_masks(images: Source, spec: str, split: str, setting: str) -> Source:
         raise UserError(*(f"{setting}: {problem}" for problem in error.problems)) from None
     if not isinstance(masks, TreeSource):
         raise UserError(f"{setting}={spec}: must be a folder or a zip file, as the images are; or a column of a table")
-    return beside(images, masks, setting, "mask", OTHERWISE)
+    return paired_files(images, masks, setting, "mask", OTHERWISE)
 
 
 # ---- what they hold
@@ -80,14 +80,14 @@ def read_mask(image: Image.Image | Tensor) -> NDArray[np.uint8]:
     """The class numbers of an opened mask ``[h w]``, upright, at its own resolution.
 
     Raises:
-        NoMaskError: it is no image of class numbers.
+        NoMaskError: it is not an image of class numbers.
     """
     if isinstance(image, Tensor) or (image.mode not in ("1", "L", "P") and not image.mode.startswith("I")):
         raise NoMaskError(f"in color, but class numbers are needed, one per pixel: {TO_SAVE}")
     if image.format == "JPEG":
         raise NoMaskError(f"JPEG files, which change values: {TO_SAVE}")
     image.load()
-    with contextlib.suppress(Exception):  # as for images, a broken orientation is none
+    with contextlib.suppress(Exception):  # as for images, a broken orientation is ignored
         ImageOps.exif_transpose(image, in_place=True)
     values = np.asarray(image)
     if not 0 <= int(values.min()) <= int(values.max()) < VALUES:
@@ -129,13 +129,13 @@ class Seen(NamedTuple):
 
     @property
     def lost(self) -> list[int]:
-        """The numbers of which no pixel is left: at a larger size, some would be."""
+        """The class numbers that have lost all their pixels: at a larger size, some would be left."""
         found: list[int] = (self.finer.any(0) & ~self.values.any(0)).nonzero().squeeze(1).tolist()
         return found
 
     @property
     def numbers(self) -> list[int]:
-        """Those of any mask, ascending."""
+        """The class numbers in any of the masks, ascending."""
         found: list[int] = self.values.any(0).nonzero().squeeze(1).tolist()
         return found
 
@@ -146,8 +146,8 @@ def look_at_masks(masks: Source, images: Source, rows: Tensor, size: int) -> See
     Masks of images that cannot be opened are not compared with them: such images are left out later.
 
     Raises:
-        UserError: masks cannot be read, are none, or have not the size of their images: every kind of problem, with how
-            many have it.
+        UserError: masks cannot be read, are not masks, or differ in size from their images: every kind of problem, with
+            the number of masks that have it.
     """
     seen = Seen(*(torch.zeros(len(rows), VALUES, dtype=torch.bool) for _ in range(2)))
 

@@ -53,7 +53,7 @@ def read_flags(spec: str, columns: Sequence[str], cells: Sequence[Sequence[Cell]
     """The labels of several columns of 0 and 1, each called after its column.
 
     Raises:
-        UserError: names every column that holds something else, or does not say it of every row.
+        UserError: names every column that holds something else or has empty cells.
     """
     values = check_all(*(lambda one=one: _flags(spec, *one) for one in zip(columns, cells, strict=True)))
     return MultiLabels(torch.tensor(values).T.contiguous(), tuple(columns), "+".join(columns))
@@ -84,7 +84,7 @@ def iterative_parts(values: Tensor, shares: Sequence[float], seed: int) -> Tenso
     """Deal rows into parts so that each label keeps its share in each: int64 ``[N]``, the part of every row.
 
     Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011): the rarest label that is left is dealt first, each
-    of its rows to the part that lacks it most; of equal parts, to the one that lacks rows most, and then to the first.
+    of its rows to the part that lacks it most; of equal ones, to the part that lacks rows most, and then to the first.
 
     Args:
         values: bool ``[N L]``.
@@ -125,7 +125,7 @@ def _flags(spec: str, column: str, cells: Sequence[Cell]) -> list[bool]:
     if strange:
         shown = first([word or "nothing" for word in strange])
         raise UserError(
-            f"{spec}: data.labels: column {column!r} holds {shown}, but of several columns each holds 0 and 1; name "
-            "one column if its cells hold several labels"
+            f"{spec}: data.labels: column {column!r} holds {shown}, but each of several columns must hold 0 and 1; "
+            "name one column if its cells hold several labels"
         )
     return [word in YES for word in words]

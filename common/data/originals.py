@@ -18,7 +18,7 @@ Size = tuple[int, int]  # width and height in px
 
 
 class Sizes(Record):
-    """Of some images as they are stored, by their number of pixels."""
+    """Sizes of some images as they are stored, by their number of pixels."""
 
     images: int  # evenly spread over the source
     smallest: Size
@@ -34,9 +34,9 @@ class Originals(Record):
 
 
 def find_originals(source: Source, kept: Tensor, unreadable: Mapping[int, str]) -> Originals | None:
-    """Of the readable rows ``kept`` of a source, int64 ``[N]``; ``None`` where images are generated.
+    """What is known of the readable rows ``kept`` of a source, int64 ``[N]``; ``None`` where images are generated.
 
-    Of patches, the images that they are cut from.
+    For patches, of the images that they are cut from.
     """
     if isinstance(source, PatchesSource):
         whole = (torch.unique(kept // source.rows_per_image), {row // source.rows_per_image: "" for row in unreadable})

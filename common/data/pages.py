@@ -1,4 +1,4 @@
-"""Files of several pages or frames: stacks, animations. The first of each is the image, and that is said."""
+"""Files of several pages or frames: stacks, animations. The first of each is the image, and a warning says so."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from common.data.rows import even_rows
 from common.data.source import Source, Subset
 from common.runs.logs import say_once
 
-# what else these hold is no page: the layers of a drawing, and what a phone adds to a photograph
+# what else these hold are not pages: the layers of a drawing, and what a phone adds to a photograph
 SINGLE = {"PSD", "MPO", "HEIF"}
 SMALLER = 254  # TIFF's tag NewSubfileType, 1 for a smaller copy of another page
 
@@ -37,7 +37,7 @@ def warn_of_pages(source: Source) -> None:
 
 
 def _pages(source: Source, row: int) -> int:
-    """How many pages or frames a file has; a TIFF's smaller copies of the first, for quick looks, are none."""
+    """How many pages or frames a file has; smaller copies of the first page in a TIFF do not count."""
     try:
         image: Any = source.image(row)
         if isinstance(image, Tensor) or image.format in SINGLE or not getattr(image, "is_animated", False):
@@ -47,5 +47,5 @@ def _pages(source: Source, row: int) -> int:
             if image.tag_v2.get(SMALLER, 0) & 1:
                 return 1
         return int(image.n_frames)
-    except Exception:  # decoders raise anything on broken files, and others will speak of them
+    except Exception:  # decoders raise anything on broken files, which are reported elsewhere
         return 1

@@ -28,14 +28,19 @@ class PatchesSource(Source):
     """``each`` patches of every image of ``source``, unlabeled: row i is cut from image ``i // each``.
 
     An image smaller than a patch counts as unreadable: it is skipped with a warning, and an error if all are.
+
+    Args:
+        levels: black and white of images of more than 8 bits; by default, those of ``source``.
     """
 
     tasks = ()
 
-    def __init__(self, source: Source, seed: int = 0, each: int | None = None, side: int = SIDE) -> None:
-        self.source, self.seed, self.side = source, seed, side
+    def __init__(
+        self, source: Source, seed: int = 0, each: int | None = None, side: int = SIDE, levels: Levels | None = None
+    ) -> None:
+        self.source, self.seed, self.side, self._levels = source, seed, side, levels
         self.each = each or max(EACH, -(-ROWS // len(source)))
-        self.rows_per_image = self.each
+        self.rows_per_image, self.only_here = self.each, source.only_here
         self.spec = f"patches:{source.spec}"
 
     @property
@@ -47,10 +52,16 @@ class PatchesSource(Source):
 
     @property
     def levels(self) -> Levels | None:
-        return self.source.levels
+        return self._levels or self.source.levels
+
+    def set_levels(self, levels: Levels) -> None:
+        self.source.set_levels(levels)
 
     def at(self, size: int) -> PatchesSource:
-        return PatchesSource(self.source, self.seed, self.each, size)
+        return PatchesSource(self.source, self.seed, self.each, size, self._levels)
+
+    def scaled(self, levels: Levels | None) -> PatchesSource:
+        return PatchesSource(self.source, self.seed, self.each, self.side, levels)
 
     def image(self, index: int) -> Tensor:
         return self._cut(index // self.each, torch.tensor([index]))[0]
@@ -73,7 +84,7 @@ class PatchesSource(Source):
 
     def _cut(self, number: int, rows: Tensor) -> Tensor:
         """Patches ``rows`` ``[n]``, all from image ``number``, uint8 ``[n 3 side side]``."""
-        image, side = upright(self.source.image(number), self.source.levels), self.side
+        image, side = upright(self.source.image(number), self.levels), self.side
         width, height = image.size
         if min(width, height) < side:
             raise ValueError(f"the image has {width}x{height} px, less than a patch of {side} px")

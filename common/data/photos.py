@@ -71,11 +71,17 @@ def cut(seed: int, split: str, rows: Ints, side: int) -> NDArray[np.uint8]:
     """Patches ``rows`` ``[n]``, uint8 ``[n 3 side side]``; ``side`` is at most ``LARGEST``."""
     region = photographs()[..., REGIONS[split]]
     windows = sliding_window_view(region, (side, side), axis=(2, 3))  # [photograph 3 top left side side], a view
-    which, _, tops, lefts = windows.shape[:4]
-    u = uniform(seed, split, rows, 3).astype(np.float64)
-    photograph, top, left = ((u[:, k] * count).astype(np.int64) for k, count in enumerate((which, tops, lefts)))
+    photograph, top, left = places(seed, split, rows, side).T
     patches: NDArray[np.uint8] = windows[photograph, :, top, left]
     return patches
+
+
+def places(seed: int, split: str, rows: Ints, side: int) -> Ints:
+    """Where patches ``rows`` ``[n]`` are cut: photograph, and top and left in the region of the split, ``[n 3]``."""
+    count, _, height, width = photographs()[..., REGIONS[split]].shape
+    choices = (count, height - side + 1, width - side + 1)
+    u = uniform(seed, split, rows, 3).astype(np.float64)
+    return np.stack([(u[:, k] * number).astype(np.int64) for k, number in enumerate(choices)], axis=1)
 
 
 @lru_cache(maxsize=1)

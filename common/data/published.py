@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from common.data.request import Request
 from common.data.source import Labels, Source, digest
 from common.errors import UserError, one_line
 from common.machine.cache import cache_folder
@@ -125,6 +126,15 @@ class TorchvisionSource(Source):
         given = getattr(self._data, "classes", None)
         names = tuple(map(str, given)) if given else tuple(map(str, range(int(values.max()) + 1)))
         return Labels(values if rows is None else values[rows], names, task)
+
+
+def torchvision_source(request: Request) -> TorchvisionSource:
+    """``torchvision:NAME[:SPLIT]``.
+
+    Raises:
+        UserError: as ``TorchvisionSource``.
+    """
+    return TorchvisionSource(request.spec, request.name, request.named_split, request.root)
 
 
 def _as_classes(stored: Any) -> list[int] | None:

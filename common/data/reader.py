@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import signal
 import threading
@@ -22,7 +23,7 @@ from common.data.levels import Levels
 from common.data.source import Source
 from common.errors import one_line
 
-PAUSES = (0.2, 2.0)  # seconds before a file is tried again after an error of the system, such as a network drive's
+PAUSES = (0.2, 2.0)  # seconds before a file is tried again after a system error, such as that of a network drive
 PASSING = {errno.EIO, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.EHOSTDOWN}
 
 Failure = tuple[int, str]  # a row, and why it cannot be read
@@ -35,7 +36,7 @@ class Decoded(NamedTuple):
 
 
 class Decoder(Dataset[Decoded]):
-    """Turns a batch of rows into the pixels of those that can be read. ``send=False``: only tells which those are."""
+    """Turns a batch of rows into the pixels of those that can be read. ``send=False``: only finds which those are."""
 
     def __init__(
         self, source: Source, size: int, kept: Tensor, levels: Levels | None = None, *, send: bool = True
@@ -75,9 +76,13 @@ class Decoder(Dataset[Decoded]):
 
 
 def decode_ahead(decoder: Decoder, rows: Iterable[Tensor], workers: int) -> Iterator[Decoded]:
-    """Each batch of rows decoded, in order, by ``workers`` processes; 0 decodes in this one."""
+    """Each batch of rows decoded, in order, by ``workers`` processes; 0 decodes in this one.
+
+    So do images of this program where processes are not forked: its classes may be those of a script, which workers do
+    not import, and some objects, such as lambdas, cannot be sent at all.
+    """
     requests = (index.numpy() for index in rows)
-    if workers == 0:
+    if workers == 0 or (decoder.source.only_here and multiprocessing.get_start_method() != "fork"):
         yield from map(decoder.__getitem__, requests)
         return
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""The names of images that are made of other images, one of each."""
+"""The names of images that are made from other images, one from each."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from common.data.source import Source
 
 
 def result_names(source: Source, rows: list[int]) -> list[str]:
-    """Where results are written: paths with forward slashes, each different, none outside of the folder they are in.
+    """Where results are written: paths with forward slashes, all different, none outside the folder of results.
 
-    That of the picture below its folder, with the suffix ``.png`` in place of its own, or behind it where two pictures
-    differ in their suffix alone. Pictures without such a path have the number of their row.
+    A path is that of the picture below its folder, with the suffix ``.png`` in place of its own, or after it where two
+    pictures differ in their suffix alone. Pictures without such a path are named by the number of their row.
     """
     paths = [_inside(source, row) for row in rows]
     plain = [
@@ -36,7 +36,7 @@ def result_names(source: Source, rows: list[int]) -> list[str]:
 
 
 def _taken(names: Sequence[str]) -> set[str]:
-    """Names, in lower case, of two results, or of a result and a folder of others."""
+    """Names, in lower case, that two results share, or a result and a folder of others."""
     known = Counter(map(str.casefold, names))
     folders = {name.rpartition("/")[0] for name in known}
     folders |= {str(above) for folder in folders for above in PurePosixPath(folder).parents}
@@ -44,7 +44,7 @@ def _taken(names: Sequence[str]) -> set[str]:
 
 
 def _inside(source: Source, row: int) -> PurePosixPath | None:
-    """The path of a picture below the folder of all; None if it has none."""
+    """The path of a picture below the common folder; None for pictures without one."""
     if not isinstance(source, TreeSource | ListSource):
         return None
     path = PurePosixPath(source.paths[row].replace(os.sep, "/"))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
-from common.data.levels import Levels, source_levels
+from common.data.levels import Levels, has_deep, source_levels
 from common.errors import UserError
 
 
@@ -25,7 +25,7 @@ class Labels(NamedTuple):
 
 
 class MultiLabels(NamedTuple):
-    """Labels of which an image may have any number, by row."""
+    """Labels by row, where an image may have any number of them."""
 
     values: Tensor  # bool [N L]
     names: tuple[str, ...]
@@ -40,6 +40,7 @@ class Source(ABC):
         tasks: names of the labels it has, the default first; empty if unlabeled.
         color_tasks: those of ``tasks`` that need color: an encoder that sees gray only cannot learn them.
         endless: rows are generated, and exist beyond ``len``.
+        only_here: images are objects of this program, which only a forked process is sure to have too.
         rows_per_image: neighboring rows that are parts of one image: row i is cut from image ``i // rows_per_image``.
         mask_columns: names of the masks it has.
         mask_names: of a source of masks, the names of the class numbers 0, 1, ..., where it knows them.
@@ -49,6 +50,7 @@ class Source(ABC):
     tasks: tuple[str, ...]
     color_tasks: tuple[str, ...] = ()
     endless: bool = False
+    only_here: bool = False
     rows_per_image: int = 1
     mask_columns: tuple[str, ...] = ()
     mask_names: tuple[str, ...] = ()
@@ -70,10 +72,29 @@ class Source(ABC):
         """Which values are black and white in images of more than 8 bits, measured on a sample; ``None`` for 8 bits."""
         return None if self.endless else source_levels(self)
 
+    def set_levels(self, levels: Levels) -> None:
+        """Let the user say which values are black and white, instead of a sample.
+
+        Raises:
+            UserError: its images have 8 bits.
+        """
+        if self.endless or not has_deep(self):
+            raise UserError(
+                f"data.levels: {self.spec} has images of 8 bits, for which there is nothing to set; remove it"
+            )
+        self.levels = levels
+
     def at(self, size: int) -> Source:
         """The same rows generated as squares of ``size`` pixels, if the source can do that; otherwise itself.
 
         ``load_images`` calls this first, and then resizes whatever does not have that size.
+        """
+        return self
+
+    def scaled(self, levels: Levels | None) -> Source:
+        """The same rows with these black and white, where it makes pixels of the images itself; otherwise itself.
+
+        All other sources give images as stored, of which ``load_images`` makes pixels.
         """
         return self
 
@@ -131,7 +152,8 @@ class Source(ABC):
             return self.tasks[0]
         if task not in self.tasks:
             raise UserError(
-                f"{self.spec}: no task {task!r}; it has {', '.join(self.tasks)}; set data.task to one, or to null"
+                f"{self.spec}: no task {task!r}; it has {', '.join(self.tasks)}; set data.task to one of them, or "
+                "remove it"
             )
         return task
 
@@ -144,6 +166,7 @@ class Subset(Source):
         self.spec = f"{source.spec} ({name})"
         self.tasks, self.color_tasks = source.tasks, source.color_tasks
         self.mask_columns, self.mask_names = source.mask_columns, source.mask_names
+        self.only_here = source.only_here
 
     @property
     def fingerprint(self) -> str:
@@ -158,6 +181,10 @@ class Subset(Source):
 
     def at(self, size: int) -> Source:
         return Subset(self.source.at(size), self.rows, self.name)
+
+    def scaled(self, levels: Levels | None) -> Source:
+        source = self.source.scaled(levels)
+        return self if source is self.source else Subset(source, self.rows, self.name)
 
     def image(self, index: int) -> Image.Image | Tensor:
         return self.source.image(int(self.rows[index]))

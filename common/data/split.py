@@ -19,8 +19,9 @@ NAMES: dict[str, Split] = {
     **dict.fromkeys(("test", "testing", "testset"), "test"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
 }
-BESIDES = {"data", "image", "images", "img", "imgs", "set", "split"}  # words that may stand beside the name of a split
+BESIDES = {"data", "image", "images", "img", "imgs", "set", "split"}  # words that may stand next to the name of a split
 SHOWN = 5  # classes named in a message
+LINE, MOST = 100, 20  # columns of a line that names classes with their counts, and classes in it
 P = TypeVar("P")
 
 
@@ -118,7 +119,7 @@ def check_classes(train: Labels, test: Labels) -> None:
         if twice:
             raise UserError(
                 f"task {train.task!r}: training has two classes named {first(twice)}, and the test set lists its "
-                "classes in another way, so they cannot be told apart: give them different names"
+                "classes in another way, so they cannot be distinguished: give them different names"
             )
     known = set(_with_images(train))
     unknown = [name for name in _with_images(test) if name not in known]
@@ -145,7 +146,7 @@ def match_classes(train: Labels, test: Labels) -> Labels:
 
 
 def classes_without(labels: Labels) -> list[str]:
-    """The classes of which no row is."""
+    """The classes without a row."""
     counts = labels.values.bincount(minlength=len(labels.names)).tolist()
     return [name for name, count in zip(labels.names, counts, strict=True) if not count]
 
@@ -157,3 +158,22 @@ def _with_images(labels: Labels) -> list[str]:
 def first(names: Sequence[str]) -> str:
     """The first few, for a message."""
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def with_counts(start: str, names: Sequence[str], *counts: Sequence[int]) -> str:
+    """``start``, and the names with their counts: ``cat (6 + 4), dog (7 + 5) and 12 more``.
+
+    As many as one line of a console holds, 20 at most.
+
+    Args:
+        counts: of each set, by name.
+    """
+    each = [
+        f"{name} ({' + '.join(f'{one:,}' for one in numbers)})" for name, *numbers in zip(names, *counts, strict=True)
+    ]
+    for shown in range(min(len(each), MOST), 0, -1):
+        rest = f" and {len(each) - shown:,} more" if len(each) > shown else ""
+        line = f"{start}{', '.join(each[:shown])}{rest}"
+        if len(line) <= LINE or shown == 1:
+            return line
+    return start

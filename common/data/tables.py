@@ -6,21 +6,19 @@
 from __future__ import annotations
 
 import glob
-import json
 import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torch import Tensor
@@ -35,11 +33,13 @@ from common.data.columns import (
     without_label,
 )
 from common.data.decode import image_suffixes, open_image
+from common.data.footers import with_rows
 from common.data.listing import in_run_folder
+from common.data.request import Request
 from common.data.source import Labels, Source, class_name, digest
 from common.data.split import Split, choose_split, first, split_of
 from common.data.words import MISSING
-from common.errors import UserError, one_line
+from common.errors import UserError, reason_of
 from common.files import stream_at
 from common.runs.logs import say_once
 
@@ -125,8 +125,8 @@ class TableSource(ColumnSource):
         return found
 
     def _path(self, path: str | None) -> str | None:
-        beside = os.path.join(self._root, path or "")  # noqa: PTH118 -- by image
-        return beside if path and os.path.exists(beside) else path  # noqa: PTH110
+        local = os.path.join(self._root, path or "")  # noqa: PTH118 -- by image
+        return local if path and os.path.exists(local) else path  # noqa: PTH110
 
     def where(self, index: int) -> str:
         return f"{self.spec}[{index if self._rows is None else self._rows[index]}]"
@@ -177,9 +177,7 @@ class TableSource(ColumnSource):
         return Labels(chosen if rows is None else chosen[rows], tuple(map(str, names)), task)
 
 
-def parquet_source(
-    spec: str, pattern: str, image: str | None = None, label: str | None = None, split: str = "train"
-) -> TableSource:
+def parquet_source(request: Request) -> TableSource:
     """``parquet:GLOB``: all matching files, sorted by name (``**`` also matches folders).
 
     If they are named after splits (``train-00000.parquet``, ``train/0.parquet``), only those of ``split`` are read, and
@@ -189,7 +187,8 @@ def parquet_source(
     Raises:
         UserError: no file matches, one is not a parquet file, or none has rows.
     """
-    pattern = str(Path(pattern).expanduser())
+    spec, split = request.spec, request.split
+    pattern = str(Path(request.rest).expanduser())
     matching = [pattern] if Path(pattern).is_file() else glob.glob(pattern, recursive=True)  # noqa: PTH207
     files = sorted(path for path in matching if Path(path).is_file())
     for path in matching:
@@ -198,7 +197,7 @@ def parquet_source(
     if not files:
         folder = Path(pattern)
         hint = f"; for a folder use {spec}/*.parquet" if folder.is_dir() else f" (from {Path.cwd()})"
-        hint += "; in a pattern, a bracket of a name is written [[]" if "[" in pattern else ""
+        hint += "; in a pattern, a [ that is part of a name is written [[]" if "[" in pattern else ""
         raise UserError(f"{spec}: no file matches{hint}")
     own = [file for file in files if in_run_folder(Path(file), _fixed(pattern))]
     if own and len(own) < len(files):
@@ -212,9 +211,9 @@ def parquet_source(
         if None in parts and named.keys() & {"test", "val"}:
             one = next(iter(named.values()))[0]
             say_once(
-                logging.WARNING, f"{spec}: {one} is taken as the other files are; if it is for testing, name the others"
+                logging.WARNING, f"{spec}: {one} is used like the other files; if it is for testing, name the others"
             )
-        return _parquet_table(spec, files, image, label, split)
+        return _parquet_table(request, files)
     if stray := parts.get(None):
         say_once(logging.WARNING, f"{spec}: files in no split are left out: {first(stray)}")
     chosen, test = choose_split(named, split)
@@ -222,9 +221,9 @@ def parquet_source(
         raise UserError(f"{spec}: no {split} files among those of its splits {', '.join(named)}")
     counts = ", ".join(f"{name} ({len(part)} files)" for name, part in named.items())
     log.info("%s holds the splits %s: %s is used", spec, counts, ", ".join(chosen[:3]))
-    source = _parquet_table(spec, chosen, image, label, split)
+    source = _parquet_table(request, chosen)
     if test is not None:
-        source.test = partial(_parquet_table, spec, test, image, label, "test")
+        source.test = partial(_parquet_table, replace(request, split="test"), test)
     return source
 
 
@@ -242,7 +241,8 @@ def _file_split(file: str) -> Split | None:
     return named.pop() if len(named) == 1 else split_of(path.parent.name)
 
 
-def _parquet_table(spec: str, files: list[str], image: str | None, label: str | None, split: str) -> TableSource:
+def _parquet_table(request: Request, files: list[str]) -> TableSource:
+    spec, image, label = request.spec, request.image, request.label
     files = with_rows(spec, files)
     with _quiet():
         try:
@@ -255,7 +255,7 @@ def _parquet_table(spec: str, files: list[str], image: str | None, label: str | 
     parts = [part for name, stat in status for part in (name, stat.st_size, stat.st_mtime_ns)]
     folders = {str(Path(file).parent) for file in files}
     root = folders.pop() if len(folders) == 1 else ""
-    table, chosen = rows_of_split(spec, table, split, label)
+    table, chosen = rows_of_split(spec, table, request.split, label)
     source = TableSource(spec, table, digest(parts), image, label, chosen.rows, root)
     if chosen.test is not None:
         source.test = partial(TableSource, f"{spec} (test)", table, digest(parts), image, label, chosen.test, root)
@@ -278,74 +278,10 @@ def rows_of_split(spec: str, table: Any, split: str, label: str | None) -> tuple
     return table.remove_columns(chosen.columns), chosen
 
 
-def with_rows(spec: str, files: Sequence[str]) -> list[str]:
-    """Those of ``files`` that have rows, according to their footers.
-
-    Raises:
-        UserError: a file is not readable, none has rows, or two number the classes of a column in different ways, of
-            which `datasets` would take the first for both.
-    """
-    footers, problems = _footers(spec, {file: file for file in files})
-    _refuse(spec, problems + _numbered_differently(spec, footers))
-    if not footers:
-        raise UserError(f"{spec}: no rows in {', '.join(files[:3])}{' and others' if len(files) > 3 else ''}")
-    return list(footers)
-
-
-def check_shards(spec: str, files: Mapping[str, str]) -> None:
-    """Files of one table, by the name that a user knows, must number their classes alike: a number has one meaning.
-
-    Raises:
-        UserError: two do not.
-    """
-    _refuse(spec, _numbered_differently(spec, _footers(spec, files)[0]))
-
-
-def _footers(spec: str, files: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """The footers of the files that have rows, and what is wrong with the others."""
-    footers, problems = {}, []
-    for name, file in files.items():
-        try:
-            footer = pq.read_metadata(file)
-        except (OSError, pa.ArrowException) as error:
-            problems.append(f"{spec}: {name} is not readable as parquet: {reason_of(error)}")
-            continue
-        if footer.num_rows:
-            footers[name] = footer
-    return footers, problems
-
-
-def _numbered_differently(spec: str, footers: Mapping[str, Any]) -> list[str]:
-    problems = []
-    classes: dict[str, tuple[str, list[str]]] = {}  # of each column: the first file that lists them, and their names
-    for file, footer in footers.items():
-        for column, names in _class_names(footer).items():
-            before, known = classes.setdefault(column, (file, names))
-            if names != known:
-                problems.append(
-                    f"{spec}: {before} and {file} number the classes of {column!r} differently ({first(known)}; "
-                    f"{first(names)}): use one as data.test, or write both with the same list of classes"
-                )
-    return problems
-
-
-def _refuse(spec: str, problems: list[str]) -> None:
-    if problems:
-        more = [f"{spec}: and {len(problems) - 3} more files"] if len(problems) > 3 else []
-        raise UserError(*problems[:3], *more)
-
-
-def _class_names(footer: Any) -> dict[str, list[str]]:
-    """The classes that `datasets` has written into the footer of a parquet file, by column."""
-    note = json.loads((footer.metadata or {}).get(b"huggingface", b"{}"))
-    features = note.get("info", {}).get("features", {})
-    return {name: one["names"] for name, one in features.items() if isinstance(one, dict) and "names" in one}
-
-
 def check_cache(spec: str, root: str | None) -> None:
     """Say so if a table could not be loaded because `datasets` cannot write its copy of it.
 
-    Its own error does not tell: a good file looks unreadable.
+    Its own error does not say so: a good file looks unreadable.
 
     Raises:
         UserError: its cache cannot be written.
@@ -420,16 +356,9 @@ def _columns(table: Any) -> str:
     return ", ".join(table.features)
 
 
-def reason_of(error: BaseException) -> str:
-    """The root cause in one line: `datasets` wraps it in a general error."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return one_line(error, 300)
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress bars of `datasets`: a local file takes a moment."""
+    """Hide the progress bars of `datasets`: a local file takes a moment."""
     shown = datasets.utils.logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:

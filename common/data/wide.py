@@ -1,4 +1,4 @@
-"""The values of images of more than 8 bits per channel, of which PIL gives 8, and those that stand for no value.
+"""The values of images with more than 8 bits per channel, of which PIL gives 8, and those that stand for missing data.
 
 TIFF tags are those of TIFF 6.0, and GDAL's for missing data.
 """
@@ -32,9 +32,9 @@ def check_readable(image: Image.Image) -> None:
         ValueError: says what to save it as.
     """
     if image.mode == "L" and tag(image, SAMPLE_FORMAT) == (2,):
-        raise ValueError("PIL takes 8-bit numbers with a sign for numbers without: save it with 16 bits")
+        raise ValueError("PIL reads signed 8-bit numbers as unsigned ones: save it with 16 bits")
     if tag(image, PLANES) == 2 and max(tag(image, BITS_PER_SAMPLE) or (8,)) > 8 and len(image.getbands()) > 1:
-        raise ValueError("PIL misreads a TIFF of 16 bits that keeps its channels apart: save it with them interleaved")
+        raise ValueError("PIL misreads a 16-bit TIFF that keeps its channels apart: save it with them interleaved")
 
 
 def fourth_is_alpha(image: Image.Image) -> bool:
@@ -46,7 +46,7 @@ def fourth_is_alpha(image: Image.Image) -> bool:
 
 
 def load(image: Image.Image) -> None:
-    """Decode it; what PIL refuses after the last pixel, such as a long text, costs no image."""
+    """Decode it; what PIL refuses after the last pixel, such as a long text, does not cost the image."""
     try:
         image.load()
     except ValueError:
@@ -122,5 +122,5 @@ def missing(image: Image.Image, values: NDArray[Any]) -> NDArray[np.bool_] | Non
 
 
 def _is_unsigned(image: Image.Image) -> bool:
-    """Whether its numbers are of 32 bits without a sign, which PIL takes for numbers with one."""
+    """Whether its numbers are unsigned with 32 bits, which PIL reads as signed ones."""
     return image.mode == "I" and tag(image, BITS_PER_SAMPLE) == (32,) and tag(image, SAMPLE_FORMAT) in (None, (1,))

@@ -1,4 +1,4 @@
-"""How tables write yes, no, and nothing at all."""
+"""How tables write yes, no and missing values."""
 
 from __future__ import annotations
 

@@ -15,8 +15,10 @@ from torch import Tensor
 from common.data.decode import image_suffixes, open_image
 from common.data.folder import TreeSource
 from common.data.listing import list_names
+from common.data.request import Request
 from common.data.source import digest
 from common.errors import UserError, one_line
+from common.files import LONGEST_MARK, command, stage_of
 from common.runs.logs import say_once
 
 
@@ -41,10 +43,21 @@ class ZipSource(TreeSource):
         if twice := sum(not one.filename.endswith(("/", "\\")) for one in entries) - len(names):
             say_once(logging.WARNING, f"{spec}: {twice} of its files have the name of a later one, and are left out")
         self._stored = {name: stored for name, stored in names.items() if name != stored}
-        listing = list_names([name.removeprefix(inside) for name in names if name.startswith(inside)], image_suffixes())
+        if (stage := stage_of(self._first_line(f"{inside}config.yaml"))) is not None:
+            raise UserError(
+                f"{spec}: {command(stage)} wrote what is in it, and its drawings are not your images; give a zip file "
+                "of images"
+            )
+        listing = list_names(
+            [name.removeprefix(inside) for name in names if name.startswith(inside)],
+            image_suffixes(),
+            lambda name: self._first_line(inside + name),
+        )
         listing.report(spec)
         if not listing.images:
-            raise UserError(f"{spec}: no image files in it" + (f" (found {listing.kinds})" if listing.others else ""))
+            found = f" (found {listing.kinds})" if listing.others else ""
+            found = ", except in folders that are left out" if listing.runs or listing.added else found
+            raise UserError(f"{spec}: no image files in it{found}")
         locked = sum(one.flag_bits & 1 for one in entries)
         if locked:
             raise UserError(f"{spec}: {locked} of its {len(entries)} entries are encrypted: unpack it")
@@ -64,6 +77,14 @@ class ZipSource(TreeSource):
         name = self.where(index)[len(str(self.archive)) + 1 :]
         return open_image(self._zip().read(self._stored.get(name, name)))
 
+    def _first_line(self, name: str) -> bytes:
+        """Of one of its files; empty where there is none, or it cannot be read."""
+        try:
+            with self._zip().open(self._stored.get(name, name)) as file:
+                return file.readline(LONGEST_MARK)
+        except Exception:  # damaged and encrypted entries raise anything, and others will speak of them
+            return b""
+
     def _zip(self) -> zipfile.ZipFile:
         """The file, opened once per process: a forked one would share its position with its parent."""
         if self._opened is None or self._opened[0] != os.getpid():
@@ -72,6 +93,15 @@ class ZipSource(TreeSource):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}  # an open file cannot be sent to a worker
+
+
+def zip_source(request: Request) -> ZipSource:
+    """``zip:PATH``, or the one of its splits that is asked for.
+
+    Raises:
+        UserError: as ``ZipSource`` and ``TreeSource.split``.
+    """
+    return ZipSource(request.spec, request.rest).split(request.split)
 
 
 def _plain(name: str) -> str:

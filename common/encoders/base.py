@@ -63,6 +63,49 @@ def _refuse_no_tensor(images: object) -> None:
         raise ValueError(f"images must be a torch tensor [B 3 H W], not {type(images).__name__}; {TO_TENSOR}")
 
 
+def refuse_other_ranges(images: Tensor, noise: float = 0.0) -> None:
+    """Refuse images in 0..255, standardized ones and others that are far outside [0, 1]; ``prepare`` refuses no images.
+
+    One pass over the pixels, small compared with a network. A graph that is traced has no such check.
+
+    Args:
+        noise: standard deviation of noise that they may have; where it is infinite, only their mean is looked at.
+
+    Raises:
+        ValueError: says what to do.
+    """
+    _refuse_no_tensor(images)
+    if torch.compiler.is_compiling() or not images.is_floating_point() or not images.numel():
+        return
+    low, high = (float(value) for value in images.aminmax())
+    if low >= LOWEST - FAR * noise and high <= HIGHEST + FAR * noise:
+        if noise:
+            refuse_other_means(images[:, :3].float())
+        return
+    if low != low or high != high:
+        hint = "they have NaN"
+    elif low >= 0:
+        hint = "divide them by 255" if high <= 255 else "scale them to [0, 1]"
+    else:
+        hint = "do not standardize them: the encoder does that itself"
+    raise ValueError(f"images must be RGB in [0, 1], but their values go from {low:.3g} to {high:.3g}; {hint}")
+
+
+def refuse_other_means(rgb: Tensor) -> None:
+    """Refuse images whose mean is far outside [0, 1], which noise does not explain.
+
+    Raises:
+        ValueError: says what to do.
+    """
+    mean = float(rgb.mean())
+    if LOWEST <= mean <= HIGHEST or not rgb.numel():
+        return
+    stray = FAR * float(rgb.std()) / math.sqrt(rgb.numel())
+    if not LOWEST - stray <= mean <= HIGHEST + stray:
+        hint = "; divide them by 255" if mean > HIGHEST else ""
+        raise ValueError(f"images must be RGB in [0, 1], but their mean is {mean:.3g}{hint}")
+
+
 class Encoder(nn.Module, ABC):
     """Maps images to feature maps.
 
@@ -112,8 +155,8 @@ class Encoder(nn.Module, ABC):
         self._frozen = False
         self._trainable: frozenset[str] | None = None  # parameters that reach the output; None: all of them
         # constants, not weights: they follow the device but are not saved
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("luma", torch.tensor(LUMA).view(1, 3, 1, 1), persistent=False)
 
     @property
@@ -150,7 +193,11 @@ class Encoder(nn.Module, ABC):
         """Images ``[B 3 H W]`` (or ``[B 4 H W]`` with a mask channel), RGB in [0, 1] -> maps ``[B D_l h_l w_l]``."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``[B 3 H W]``, RGB in [0, 1] (noise may exceed the range) -> the last map ``[B D h w]``."""
+        """Images ``[B 3 H W]``, RGB in [0, 1] (noise may exceed the range) -> the last map ``[B D h w]``.
+
+        As noise may do anything to single pixels, only their mean is checked, once the encoder is frozen: standardized
+        images pass. ``encode`` refuses them.
+        """
         return self.layers(images)[-1]
 
     def encode(self, images: Tensor, layer: int = -1) -> Tensor:
@@ -159,27 +206,11 @@ class Encoder(nn.Module, ABC):
         Raises:
             ValueError: not floating-point images ``[B 3 H W]``, or their values are far outside [0, 1].
         """
-        self._refuse_other_ranges(images)
+        refuse_other_ranges(images)
         return self._average(images, layer)
 
     def _average(self, images: Tensor, layer: int = -1) -> Tensor:
         return self.layers(images)[layer].float().mean(dim=(2, 3))
-
-    def _refuse_other_ranges(self, images: Tensor) -> None:
-        """One pass over the pixels, small compared with the network; ``prepare`` refuses what has no range."""
-        _refuse_no_tensor(images)
-        if not images.is_floating_point() or not images.numel():
-            return
-        low, high = (float(value) for value in images.aminmax())
-        if low >= LOWEST and high <= HIGHEST:
-            return
-        if low != low or high != high:
-            hint = "they have NaN"
-        elif low >= 0:
-            hint = "divide them by 255" if high <= 255 else "scale them to [0, 1]"
-        else:
-            hint = "do not standardize them: the encoder does that itself"
-        raise ValueError(f"images must be RGB in [0, 1], but their values go from {low:.3g} to {high:.3g}; {hint}")
 
     def prepare(self, images: Tensor) -> Tensor:
         """RGB in [0, 1], of any precision -> the network's input: view, standardization, mask channel (zero if absent).
@@ -200,22 +231,13 @@ class Encoder(nn.Module, ABC):
         rgb, mask = images[:, :3], images[:, 3:]
         # In use, not in training, where it would make a GPU wait. Strong noise moves the mean a little.
         if self._frozen and not torch.compiler.is_compiling():
-            self._refuse_other_means(rgb.float())
+            refuse_other_means(rgb.float())
         if self.view == "gray":
             rgb = (rgb * self.luma.to(rgb.dtype)).sum(1, keepdim=True).expand(-1, 3, -1, -1)
         rgb = (rgb - self.mean.to(rgb.dtype)) / self.std.to(rgb.dtype)
         if not self.mask_channel:
             return rgb
         return torch.cat([rgb, mask if mask.shape[1] else torch.zeros_like(rgb[:, :1])], dim=1)
-
-    def _refuse_other_means(self, rgb: Tensor) -> None:
-        mean = float(rgb.mean())
-        if LOWEST <= mean <= HIGHEST or not rgb.numel():
-            return
-        stray = FAR * float(rgb.std()) / math.sqrt(rgb.numel())
-        if not LOWEST - stray <= mean <= HIGHEST + stray:
-            hint = "; divide them by 255" if mean > HIGHEST else ""
-            raise ValueError(f"images must be RGB in [0, 1], but their mean is {mean:.3g}{hint}")
 
     # ---- classification, for fine-tuning
 
@@ -252,6 +274,11 @@ class Encoder(nn.Module, ABC):
 
     # ---- frozen and trained
 
+    @property
+    def frozen(self) -> bool:
+        """Whether ``freeze`` has been called, and ``unfreeze`` not since."""
+        return self._frozen
+
     def freeze(self) -> Self:
         """No gradients, and eval mode that ``train()`` does not change: frozen features never drift."""
         self._frozen = True
@@ -266,7 +293,7 @@ class Encoder(nn.Module, ABC):
         return self
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch, except that a frozen encoder stays in eval mode."""
+        """Like torch's, except that a frozen encoder stays in eval mode."""
         return super().train(mode and not self._frozen)
 
     # ---- set-up

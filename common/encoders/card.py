@@ -5,21 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from common.config import Config
 from common.encoders import Encoder, EncoderConfig, View, build_encoder
-from common.encoders.config import Stem
+from common.encoders.config import Args, Stem
 from common.encoders.provenance import Provenance
 from common.errors import UserError
 from common.files import refuse_stream
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 RESIZE = "the shorter side to image_size (bicubic, antialiased), then the central square"
+M = TypeVar("M", bound=BaseModel)
 FORMAT = 1  # of the `retouch` block in config.json
 READING = {
     "name",
@@ -56,7 +57,7 @@ class EncoderCard(Config):
     value_range: tuple[float, float] = (0.0, 1.0)
     resize: str = RESIZE
     stem: Stem
-    model_args: dict[str, Any]
+    model_args: Args
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     layer_shapes: tuple[tuple[int, int, int], ...]
@@ -73,6 +74,44 @@ class EncoderCard(Config):
     def config(self) -> EncoderConfig:
         """The config that builds the network."""
         return EncoderConfig(name=self.name, model_args=self.model_args, stem=self.stem)
+
+
+class TimmDescription(BaseModel):
+    """timm's description of a model: ``pretrained_cfg``, or what older versions write in its place."""
+
+    model_config = ConfigDict(frozen=True)  # timm writes more than is read here
+
+    input_size: tuple[int, int, int] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+
+class PlainTimm(TimmDescription):
+    """What ``config.json`` says of a network that timm alone has written."""
+
+    architecture: str
+    num_classes: int = 0
+    label_names: tuple[str | int, ...] | None = None
+    model_args: Args = Field(default_factory=dict)
+    pretrained_cfg: TimmDescription = TimmDescription()
+
+    @property
+    def own_args(self) -> Args:
+        """The arguments without those that Retouch sets itself."""
+        return {key: value for key, value in self.model_args.items() if key not in ("in_chans", "num_classes")}
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the square images that the network takes."""
+        described = self.pretrained_cfg.input_size or self.input_size or (3, 224, 224)
+        size = self.model_args.get("img_size", described)
+        return int(size if isinstance(size, int) else size[-1])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, or their numbers where the names are not those of all classes."""
+        names = tuple(map(str, self.label_names or ()))
+        return names if len(names) == self.num_classes else tuple(map(str, range(self.num_classes)))
 
 
 def digest(card: EncoderCard, weights: Path) -> str:
@@ -134,7 +173,34 @@ def resized(encoder: Encoder, size: int) -> Encoder:
     return other.eval()
 
 
-def read_json(folder: Path) -> dict[str, Any]:
+def read_card(folder: Path) -> EncoderCard | PlainTimm:
+    """What ``config.json`` in ``folder`` says, whether Retouch or timm wrote it.
+
+    Raises:
+        UserError: it is damaged, is of another version, or does not describe an encoder.
+    """
+    config = read_json(folder)
+    if isinstance(ours := config.get("retouch"), dict) and ours.get("format") != FORMAT:
+        raise UserError(f"{folder} was written by another version of Retouch; update Retouch, or export it again")
+    if "retouch" in config:
+        return _valid(EncoderCard, ours, folder, "the retouch block is damaged")
+    if "architecture" in config:
+        return _valid(PlainTimm, config, folder, "timm's description is damaged")
+    if {"model_type", "transformers_version"} & set(config):
+        raise UserError(f"{folder} is a Hugging Face transformers model; use a Retouch or timm encoder folder")
+    raise UserError(f"{folder}/{CONFIG} does not describe an encoder; use the folder that `retouch pretrain` wrote")
+
+
+def _valid(kind: type[M], content: object, folder: Path, problem: str) -> M:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        keys = ", ".join(".".join(map(str, item["loc"])) for item in error.errors()[:3])
+        where = f" ({keys})" if keys else ""
+        raise UserError(f"{folder}/{CONFIG}: {problem}{where}; export it again") from None
+
+
+def read_json(folder: Path) -> dict[str, object]:
     """``config.json`` of ``folder``; empty if it is missing or not a mapping."""
     refuse_stream(folder / CONFIG)
     try:

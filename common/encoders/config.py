@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from common.config import Config
 
 Stem = Literal["auto", "small", "default"]
+Args = dict[str, Any]  # arguments of a network, by name; what builds the network checks them
 
 
 class EncoderConfig(Config):
@@ -24,7 +25,7 @@ class EncoderConfig(Config):
     """small_cnn, mlp, linear, or timm/NAME: any timm model with intermediate features."""
     pretrained: bool = False
     """Start from timm's own weights."""
-    model_args: dict[str, Any] = Field(default_factory=dict)
+    model_args: Args = Field(default_factory=dict)
     """Arguments of the model, such as {width: 32} or {patch_size: 4, depth: 6}."""
     stem: Stem = "auto"
     """auto adapts a timm model to small images; default changes nothing."""
@@ -39,7 +40,7 @@ class StartConfig(EncoderConfig):
     path: Path | None = None
     """A finished run, its encoder/ folder, one of timm's, or hf:USER/NAME; without it, the network named here."""
     sha256: str | None = None
-    """That of the encoder in path; a run sets it when it starts, so that it cannot go on from another one."""
+    """sha256 of the starting encoder; recorded by the run, so that it cannot resume from another."""
 
     @model_validator(mode="after")
     def _one_network(self) -> Self:
@@ -50,7 +51,7 @@ class StartConfig(EncoderConfig):
                 f"path is an exported encoder, which has its own {', '.join(given)}: give one or the other"
             )
         if self.path is None and self.sha256 is not None:
-            raise ValueError("sha256 is that of path: give both")
+            raise ValueError("sha256 belongs to path: give both")
         return self
 
     @property

@@ -36,7 +36,7 @@ def export_encoder(
 ) -> str:
     """Write ``encoder`` to ``folder`` atomically, and return its sha256.
 
-    Without its mask channel, which is zero for whole images, and without its classifier.
+    The mask channel, which is zero for whole images, and the classifier are left out.
 
     Args:
         about: what the model card in the folder says. The sha256 does not depend on it.

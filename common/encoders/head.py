@@ -7,7 +7,7 @@ from typing import Self
 
 from torch import Tensor, nn
 
-from common.encoders.base import Encoder
+from common.encoders.base import Encoder, refuse_other_ranges
 from common.errors import UserError
 
 
@@ -31,7 +31,13 @@ class Classifier(nn.Module):
             encoder.add_classifier(len(self.class_names))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``[B 3 H W]``, RGB in [0, 1] -> logits ``[B classes]``."""
+        """Images ``[B 3 H W]``, RGB in [0, 1] -> logits ``[B classes]``.
+
+        Raises:
+            ValueError: the encoder is frozen, and values are far outside [0, 1].
+        """
+        if self.encoder.frozen:  # in use; in training, the check would make a GPU wait
+            refuse_other_ranges(images)
         return self.encoder.logits(images)
 
     def freeze_first(self, count: int) -> None:
@@ -61,7 +67,7 @@ class Classifier(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch, except that frozen parts stay in eval mode."""
+        """Like torch's, except that frozen parts stay in eval mode."""
         super().train(mode)
         for module in self._still:
             module.eval()

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from common.encoders.card import CONFIG, WEIGHTS
-from common.errors import UserError, one_line
+from common.errors import UserError, cache_refused, one_line
 
 log = logging.getLogger("retouch")
 
@@ -28,7 +28,7 @@ def hub_folder(path: str | Path) -> Path:
     an earlier download are used.
 
     Raises:
-        UserError: the name is no such name, the Hub has nothing like it, or it cannot be reached; says what to do.
+        UserError: the name has another form, or the Hub has no such model or cannot be reached; says what to do.
     """
     return _downloaded(Path(path).as_posix())
 
@@ -54,10 +54,12 @@ def _downloaded(spec: str) -> Path:
         ) from None
     except errors.LocalEntryNotFoundError:
         raise UserError(
-            f"{spec}: the Hub cannot be asked (no network, or HF_HUB_OFFLINE is set), and this machine has not "
+            f"{spec}: the Hub cannot be reached (no network, or HF_HUB_OFFLINE is set), and this machine has not "
             "downloaded it before; use a folder, or try again with a network"
         ) from None
     except Exception as error:  # those of network libraries share no base class
+        if kept := cache_refused(error, "HF_HOME"):
+            raise UserError(f"{spec}: {kept}") from None
         raise UserError(f"{spec} cannot be downloaded: {one_line(error, 200)}") from None
     if not (found / CONFIG).is_file():
         raise UserError(f"{spec} is not an encoder: it has no {CONFIG}; use a model of Retouch or timm")

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import ValidationError
+from torch import Tensor
 
 from common.encoders import Classifier, Encoder, EncoderConfig
 from common.encoders.build import OWN
-from common.encoders.card import CONFIG, FORMAT, WEIGHTS, EncoderCard, digest, read_json, rebuild
+from common.encoders.card import CONFIG, WEIGHTS, EncoderCard, PlainTimm, digest, read_card, rebuild
 from common.encoders.hub import hub_folder, on_hub
 from common.encoders.tensors import misfits, read_tensors
 from common.errors import UserError
@@ -62,7 +60,7 @@ def load_classifier(folder: str | Path) -> Classifier:
 def random_twin(folder: str | Path, seed: int) -> Encoder:
     """The same architecture, view and standardization with random weights drawn from ``seed``, in eval mode.
 
-    Not frozen, and without the statistics of the data: see ``finetune.baselines.share_statistics``.
+    Not frozen, and without the statistics of the data: see ``common.encoders.statistics.share_statistics``.
     """
     card = read_encoder_card(folder)
     twin = rebuild(card.config, card.image_size, card.view, seed=seed).eval()
@@ -123,20 +121,8 @@ def read_encoder_card(folder: str | Path) -> EncoderCard:
     """
     folder = encoder_folder(folder)
     _refuse_unlikely(folder)
-    config = read_json(folder)
-    if "retouch" in config:
-        if config["retouch"].get("format") != FORMAT:
-            raise UserError(f"{folder} was written by another version of Retouch; update Retouch, or export it again")
-        try:
-            return EncoderCard.model_validate(config["retouch"])
-        except ValidationError as error:
-            keys = ", ".join(".".join(map(str, item["loc"])) for item in error.errors()[:3])
-            raise UserError(f"{folder}/{CONFIG}: the retouch block is damaged ({keys}); export it again") from None
-    if "architecture" in config:
-        return _card_of_plain_timm(folder, config)
-    if {"model_type", "transformers_version"} & set(config):
-        raise UserError(f"{folder} is a Hugging Face transformers model; use a Retouch or timm encoder folder")
-    raise UserError(f"{folder}/{CONFIG} does not describe an encoder; use the folder that `retouch pretrain` wrote")
+    card = read_card(folder)
+    return card if isinstance(card, EncoderCard) else _card_of_plain_timm(folder, card)
 
 
 def encoder_sha256(folder: str | Path) -> str:
@@ -185,25 +171,20 @@ def _refuse_unlikely(folder: Path) -> None:
     raise UserError(f"{folder} is not an encoder: it has no {CONFIG}; use the folder of a finished run")
 
 
-def _card_of_plain_timm(folder: Path, config: Mapping[str, Any]) -> EncoderCard:
-    described = {**config, **config.get("pretrained_cfg", {})}
-    args = {k: v for k, v in config.get("model_args", {}).items() if k not in ("in_chans", "num_classes")}
-    classes = config.get("num_classes", 0)
-    names = config.get("label_names") or [str(i) for i in range(classes)]
-    encoder_config = EncoderConfig(name=f"timm/{config['architecture']}", model_args=args, stem="default")
-    size = args.get("img_size", described.get("input_size", (3, 224, 224)))
-    image_size = int(size if isinstance(size, int) else size[-1])
-    encoder = rebuild(encoder_config, image_size, "rgb")
+def _card_of_plain_timm(folder: Path, plain: PlainTimm) -> EncoderCard:
+    described = plain.pretrained_cfg
+    encoder_config = EncoderConfig(name=f"timm/{plain.architecture}", model_args=plain.own_args, stem="default")
+    encoder = rebuild(encoder_config, plain.image_size, "rgb")
     card = EncoderCard(
         name=encoder_config.name,
-        image_size=image_size,
+        image_size=plain.image_size,
         view="rgb",
         stem="default",
-        model_args=args,
-        mean=described.get("mean", tuple(encoder.mean.flatten().tolist())),
-        std=described.get("std", tuple(encoder.std.flatten().tolist())),
+        model_args=plain.own_args,
+        mean=described.mean or plain.mean or _three(encoder.mean),
+        std=described.std or plain.std or _three(encoder.std),
         layer_shapes=tuple(encoder.layer_shapes),
-        class_names=tuple(map(str, names)) if len(names) == classes else tuple(map(str, range(classes))),
+        class_names=plain.class_names,
         tensors=len(encoder.body.state_dict()),
         parameters=sum(parameter.numel() for parameter in encoder.parameters()),
         sha256="",
@@ -211,3 +192,8 @@ def _card_of_plain_timm(folder: Path, config: Mapping[str, Any]) -> EncoderCard:
         note="written by timm, not by Retouch",
     )
     return card.model_copy(update={"sha256": digest(card, folder / WEIGHTS)})
+
+
+def _three(constants: Tensor) -> tuple[float, float, float]:
+    red, green, blue = constants.flatten().tolist()
+    return red, green, blue

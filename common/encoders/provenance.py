@@ -14,16 +14,16 @@ log = logging.getLogger("retouch")
 
 
 class Provenance(Config):
-    """What is known of the training of an encoder; what is not set is not known.
+    """What is known about the training of an encoder; a field that is not set is not known.
 
-    What another version of Retouch recorded besides is kept.
+    Fields that another version of Retouch recorded are kept.
 
     Attributes:
         stage: that exported it; None is pretraining.
         pretext: settings of the method, with its ``kind``.
         base_lr: learning rate per 256 images.
         source: the images it learned from, as the user named them.
-        levels: black and white of images of more than 8 bits; None of others.
+        levels: black and white of images of more than 8 bits; None for others.
         steps, batch_size, seed, seconds: of the training.
         task: that it was fine-tuned for.
         started_from: the encoder that training began with, or ``scratch``.
@@ -53,7 +53,7 @@ class Provenance(Config):
 
     @property
     def kind(self) -> str | None:
-        """Of the method, such as ``denoise`` or ``pca``."""
+        """The kind of the method, such as ``denoise`` or ``pca``."""
         found = self.pretext.get("kind") if isinstance(self.pretext, dict) else self.pretext
         return None if found is None else str(found)
 
@@ -109,7 +109,7 @@ def warn_of_levels(trained_on: Provenance | None, levels: Levels | None, spec: s
 
     Args:
         levels: of the images that it is shown.
-        spec: what the user knows them by.
+        spec: the user's name for them.
     """
     if trained_on is None or not trained_on.knows_levels:
         return
@@ -118,7 +118,7 @@ def warn_of_levels(trained_on: Provenance | None, levels: Levels | None, spec: s
         then_text, now = (f"values {one}" if one else "images of 8 bits" for one in (then, levels))
         setting = f"set data.levels=[{then.black:g}, {then.white:g}], " if then and levels else ""
         log.warning(
-            "the encoder was trained on %s, but %s has %s: the same value is another gray; %sconvert the images to one "
-            "range, or pretrain on such images",
+            "the encoder was trained on %s, but %s has %s: the same value is a different gray; %sconvert the images to "
+            "one range, or pretrain on such images",
             *(then_text, spec, now, setting),
         )

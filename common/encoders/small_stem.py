@@ -45,7 +45,7 @@ def replace_stem(name: str, model: Any) -> None:
 def timm_has_it(model: Any, model_args: Mapping[str, Any]) -> bool:
     """Whether timm's stem can compute what the small stem of ``model`` does, which was built with ``model_args``.
 
-    It cannot where the stem has not 64 channels, activates by something else than a ReLU, or pools with antialiasing.
+    It cannot where the stem does not have 64 channels, has an activation other than ReLU, or pools with antialiasing.
     """
     if not isinstance(model.act1, nn.ReLU) or model.bn1.num_features != 64:
         return False

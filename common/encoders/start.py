@@ -22,7 +22,7 @@ S = TypeVar("S", bound=StartConfig)
 
 
 def read_start(start: StartConfig) -> EncoderCard | None:
-    """The card of the exported encoder that training starts from; ``None`` of a network that is named.
+    """The card of the exported encoder that training starts from; ``None`` for a network that is named.
 
     Raises:
         UserError: there is no such encoder, or it is another one than that of ``start.sha256``.
@@ -39,9 +39,9 @@ def read_start(start: StartConfig) -> EncoderCard | None:
 
 
 def pinned(start: S) -> tuple[S, EncoderCard | None]:
-    """The settings with the sha256 of the exported encoder, and its card; ``None`` of a network that is named.
+    """The settings with the sha256 of the exported encoder, and its card; ``None`` for a network that is named.
 
-    Also ``None`` of an encoder that cannot be used: whoever builds the network says so, with all other problems.
+    Also ``None`` for an encoder that cannot be used: building the network reports it, with all other problems.
     """
     try:
         card = read_start(start)
@@ -55,8 +55,8 @@ def start_encoder(
 ) -> Encoder:
     """The network to train, on the CPU, in train mode.
 
-    An exported encoder keeps its weights. Of images of another size, a vision transformer's positions are resampled; a
-    mask channel has zero weights, and another view other images: of those that it knew, it computes what it did.
+    An exported encoder keeps its weights. For images of another size, a vision transformer's positions are resampled; a
+    new mask channel has zero weights. So the images that it learned from give what they gave before.
 
     Raises:
         UserError: the encoder or network cannot be used, or not with images of this size and kind.

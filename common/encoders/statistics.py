@@ -1,4 +1,4 @@
-"""The running statistics of BatchNorm, for networks that were not trained."""
+"""What an untrained network gets of the data, so that it differs from the trained one in learned weights alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,24 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from common.encoders.base import Encoder
+
+
+def share_statistics(twin: Encoder, encoder: Encoder, batches: Iterable[Tensor]) -> None:
+    """Give an untrained twin all that the encoder knows of its data besides learned weights.
+
+    The one rule for every untrained network, whether it is frozen, trained on labels or only watched: twin and encoder
+    differ in learned weights alone. The constants that standardize images, and statistics such as a mean image or a
+    whitening transform, are copied. BatchNorm statistics belong to the weights below them, so they are averaged for the
+    twin's own. The twin is in eval mode at the end.
+
+    Args:
+        batches: training images ``[B 3 H W]`` in [0, 1], on the twin's device.
+    """
+    for name in ("mean", "std", *encoder.statistics):
+        twin.get_buffer(name).copy_(encoder.get_buffer(name))
+    settle_norms(twin, batches)
 
 
 def settle_norms(network: nn.Module, batches: Iterable[Tensor]) -> None:

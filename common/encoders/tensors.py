@@ -28,7 +28,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """What is wrong with ``tensors`` for a network whose fresh ones are ``expected``, three of all; empty if nothing.
+    """What is wrong with ``tensors`` for a network whose fresh ones are ``expected``: three problems at most, or empty.
 
     Each must be there, with the same shape and type, and finite.
     """

@@ -13,9 +13,9 @@ import torch
 from timm.models.resnet import ResNet
 from torch import nn
 
-from common.encoders.config import EncoderConfig
+from common.encoders.config import Args, EncoderConfig
 from common.encoders.small_stem import replace_stem
-from common.errors import UserError, one_line
+from common.errors import UserError, cache_refused, one_line
 
 log = logging.getLogger("retouch")
 
@@ -129,11 +129,11 @@ def _takes(model: Any, size: int) -> bool:
     return all(tensor.ndim == 4 and 0 not in tensor.shape for tensor in maps)
 
 
-def _sized(architecture: str, model_args: Mapping[str, Any], image_size: int) -> dict[str, Any]:
+def _sized(architecture: str, model_args: Args, image_size: int) -> Args:
     """The arguments, with the size of the images where the model must know it."""
     described = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
     fixed = described is not None and described.fixed_input_size
-    return ({"img_size": image_size} if fixed else {}) | dict(model_args)
+    return ({"img_size": image_size} if fixed else {}) | model_args
 
 
 def _check_name(architecture: str) -> None:
@@ -152,11 +152,13 @@ def nearest(word: str, models: Iterable[str], own: Collection[str] = ()) -> str:
     return f"; did you mean {' or '.join(name if name in own else f'timm/{name}' for name in close)}?" if close else ""
 
 
-def _create(architecture: str, pretrained: bool, args: dict[str, Any]) -> Any:
+def _create(architecture: str, pretrained: bool, args: Args) -> Any:
     try:
         return timm.create_model(architecture, pretrained=pretrained, num_classes=0, in_chans=3, **args)
     except Exception as error:  # timm and its downloaders raise anything
         reason = one_line(error)
+        if pretrained and (kept := cache_refused(error, "HF_HOME (or TORCH_HOME)")):
+            raise UserError(f"timm/{architecture}: its pretrained weights: {kept}") from error
         if pretrained:
             raise UserError(
                 f"timm/{architecture}: its pretrained weights cannot be downloaded or do not match these model_args "
@@ -165,7 +167,7 @@ def _create(architecture: str, pretrained: bool, args: dict[str, Any]) -> Any:
         raise UserError(f"timm/{architecture} cannot be built with model_args {args}: {reason}") from error
 
 
-def _finer(name: str, model: Any, image_size: int, args: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _finer(name: str, model: Any, image_size: int, args: Args) -> tuple[Any, Args]:
     """The same architecture with a lower patch size or output stride, if its last map is too coarse."""
     if {"patch_size", "output_stride"} & set(args):
         return model, args  # the user's choice

@@ -7,31 +7,58 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from common.data.loader import Identity
 from common.errors import UserError, one_line
 from common.files import new_folder, remove_folder, write_json
+from common.runs.results import Record, validation_problems
 
+STATE = "state.json"
 ADAMW = ("exp_avg", "exp_avg_sq", "step")  # its state per parameter
+
+
+class TrainingState(Record):
+    """What a run needs, in addition to tensors, to continue.
+
+    Attributes:
+        step: the steps that are done.
+        seconds: training time so far, over all resumptions.
+        window: the steps since the last line of metrics.
+        totals: each reported number, summed over these steps; the mean over all processes.
+        best, best_step: the best score of a periodic task, and its step; None if no task selects.
+        curves: the ``(step, value)`` points of each curve that a periodic task follows, in the order of the tasks.
+        data: identifies the training images and their order.
+        wandb_id: id of the W&B run; None if there is none.
+    """
+
+    step: int
+    seconds: float
+    window: int
+    totals: dict[str, float]
+    best: float | None
+    best_step: int | None
+    curves: tuple[tuple[tuple[int, float], ...], ...]
+    data: Identity
+    wandb_id: str | None
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after ``step`` steps. ``tensors`` has groups: model, ema, optimizer, and best if there is one."""
+    """A run after some of its steps. ``tensors`` has groups: model, ema, optimizer, and best if there is one."""
 
-    step: int
+    state: TrainingState
     tensors: Mapping[str, Mapping[str, Tensor]]
-    facts: Mapping[str, Any]
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Write ``folder/step-NNNNNNN`` and remove all but the last ``keep``. A kill leaves the older ones intact."""
-    path = folder / f"step-{checkpoint.step:07d}"
+    path = folder / f"step-{checkpoint.state.step:07d}"
     with new_folder(path) as unfinished:
         for group, tensors in checkpoint.tensors.items():
             # safetensors stores contiguous tensors; copy_into restores each parameter's memory format
@@ -40,8 +67,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
                 unfinished / f"{group}.safetensors",
             )
         write_json(
-            unfinished / "state.json",
-            {"step": checkpoint.step, "groups": sorted(checkpoint.tensors), **checkpoint.facts},
+            unfinished / STATE, {"groups": sorted(checkpoint.tensors), **checkpoint.state.model_dump(mode="json")}
         )
     for old in list_checkpoints(folder)[:-keep]:
         remove_folder(old)
@@ -50,7 +76,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first. A folder under its final name is always complete."""
-    complete = (path for path in folder.glob("step-*") if (path / "state.json").is_file())
+    complete = (path for path in folder.glob("step-*") if (path / STATE).is_file())
     return sorted((path for path in complete if _step(path).isdecimal()), key=lambda path: int(_step(path)))
 
 
@@ -62,21 +88,22 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read one checkpoint back.
 
     Raises:
-        UserError: a file of it is missing or damaged; names it and what to do.
+        UserError: a file of it is missing or damaged, or another version wrote it; says what to do.
     """
     try:
-        facts = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        tensors = {group: load_file(path / f"{group}.safetensors") for group in facts.pop("groups")}
-        return Checkpoint(int(facts.pop("step")), tensors, facts)
+        values = json.loads((path / STATE).read_text(encoding="utf-8"))
+        tensors = {group: load_file(path / f"{group}.safetensors") for group in values.pop("groups")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise UserError(
             f"checkpoint {path} is damaged ({one_line(error)}); remove that folder to resume from the one before it"
         ) from None
+    with restoring(path):
+        return Checkpoint(TrainingState.model_validate(values), tensors)
 
 
 @contextmanager
 def restoring(path: Path) -> Iterator[None]:
-    """Inside, whatever does not fit this run names the checkpoint at ``path`` and what to do.
+    """Inside, an error about what does not fit this run names the checkpoint at ``path`` and says what to do.
 
     Raises:
         UserError: a state lacks something, or has other names, shapes or types than this run.
@@ -84,11 +111,16 @@ def restoring(path: Path) -> Iterator[None]:
     try:
         yield
     except (UserError, KeyError, ValueError, TypeError, AttributeError) as error:
-        reason = f"it lacks {error.args[0]}" if isinstance(error, KeyError) else one_line(error)
         raise UserError(
-            f"resume=true, but checkpoint {path} cannot be resumed: {reason}; another version or another run wrote it: "
-            "use the Retouch that wrote it, or start over with overwrite=true or another out"
+            f"resume=true, but checkpoint {path} cannot be resumed: {_reason(error)}; another version or another run "
+            "wrote it: use the Retouch that wrote it, or start over with overwrite=true or another out"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return f"{STATE}: {', '.join(validation_problems(error))}"
+    return f"it lacks {error.args[0]}" if isinstance(error, KeyError) else one_line(error)
 
 
 def check_fit(target: Mapping[str, Tensor], source: Mapping[str, Tensor], what: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-GAIN = 0.01  # a loss makes progress where it is lower than at the last progress by this share
+GAIN = 0.01  # a loss has made progress once it is this share lower than at the last progress
 
 
 class Curve:

@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +23,23 @@ from common.machine.layout import channels_last
 from common.machine.precision import autocast, resolve_precision
 
 
+class ParameterGroup(TypedDict):
+    """Some parameters, and how AdamW treats them."""
+
+    params: list[nn.Parameter]
+    weight_decay: float
+    lr_scale: NotRequired[float]  # their learning rate relative to the schedule's; 1 if it is not given
+
+
 class GradientLearner(Learner):
     """Minimize the sum of an objective's named losses.
 
     Args:
         model: the objective. ``model(images)``, or ``model(images, labels)`` where there are labels, takes uint8
-            ``[b 3 S S]`` on the device and gives a dict of scalar losses. Every parameter that requires a gradient
+            ``[b 3 S S]`` on the device and returns a dict of scalar losses. Every parameter that requires a gradient
             gets one. Whatever it draws at random comes from torch's global generators, which are a function of
             (seed, step, rank, micro-batch) at each call.
-        groups: AdamW parameter groups, each with an optional ``lr_scale``; by default ``weight_decay_groups``.
+        groups: AdamW's groups of parameters; by default ``weight_decay_groups``.
 
     Raises:
         UserError: the batch cannot be shared evenly by processes and micro-batches.
@@ -42,15 +50,17 @@ class GradientLearner(Learner):
         model: nn.Module,
         config: GradientConfig,
         world: World,
-        groups: Sequence[dict[str, Any]] | None = None,
+        groups: Sequence[ParameterGroup] | None = None,
     ) -> None:
         check_shares(config, world)
         self.config, self.world = config, world
         self.dtype = resolve_precision(config.precision, world.device)
         channels_last(model, world.device)
         self.model = model
-        chosen = weight_decay_groups(model, config.optim.weight_decay) if groups is None else groups
-        self.optimizer = torch.optim.AdamW(list(chosen), lr=config.effective_lr, betas=config.optim.betas, fused=True)
+        groups = weight_decay_groups(model, config.optim.weight_decay) if groups is None else groups
+        self.optimizer = torch.optim.AdamW(
+            [{**group} for group in groups], lr=config.effective_lr, betas=config.optim.betas, fused=True
+        )
         self.ema = Ema(model, config.ema) if config.ema else None
         self.steps = 0
         self._parallel: DistributedDataParallel | None = None
@@ -77,7 +87,7 @@ class GradientLearner(Learner):
             self._parallel = DistributedDataParallel(self.model, device_ids=ids)
             self._objective = self._parallel
         if self.config.compile:
-            # random numbers as eager draws them: a compiled run loses nothing but time
+            # random numbers as in eager mode: compiling changes the speed alone
             self._objective = torch.compile(self._objective, options={"fallback_random": True})  # type: ignore[assignment]
 
     def step(self, batch: Batch, step: int) -> StepResult:
@@ -127,7 +137,7 @@ def check_shares(config: GradientConfig, world: World) -> None:
     """Refuse a batch that cannot be shared evenly by processes and micro-batches.
 
     Raises:
-        UserError: names the numbers that would do.
+        UserError: says which numbers would work.
     """
     parts = world.size * config.accumulate
     if config.batch_size % parts:
@@ -140,8 +150,8 @@ def check_shares(config: GradientConfig, world: World) -> None:
 class Ema:
     """Averages every floating-point parameter and buffer of a model, in float32, under the model's own names.
 
-    Infinite ones, such as limits that are not set, have no average and stay as they are. The decay at step t is
-    ``min(decay, (1 + t) / (10 + t))``: young averages forget their random start.
+    Those with infinite values, such as limits that are not set, have no average and stay as they are. The decay at
+    step t is ``min(decay, (1 + t) / (10 + t))``: young averages forget their random start.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -154,7 +164,7 @@ class Ema:
         self.tensors = {name: tensor.detach().clone() for name, tensor in self.live.items()}
 
     def reset(self) -> None:
-        """Start over from the live weights, where they were set after construction."""
+        """Start over from the live weights, if they were set after construction."""
         _copy(self.tensors, {name: tensor.detach() for name, tensor in self.live.items()})
 
     @torch.no_grad()
@@ -180,7 +190,7 @@ def _copy(target: dict[str, Tensor], source: dict[str, Tensor]) -> None:
         tensor.copy_(source[name])
 
 
-def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[ParameterGroup]:
     """Two AdamW groups: matrices and filters decay; biases, norms, tokens and positions do not."""
     names = decayed_names(model)
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -203,7 +213,7 @@ def decayed_names(model: nn.Module) -> set[str]:
 
 
 def _micro_batches(batch: Batch, parts: int) -> Iterator[tuple[Tensor, ...]]:
-    """Images, and labels where there are any, of equal slices of a batch."""
+    """Equal slices of a batch: their images, and their labels if there are any."""
     images = batch.images.chunk(parts)
     labels = None if batch.labels is None else batch.labels.chunk(parts)
     for number in range(parts):

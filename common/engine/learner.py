@@ -50,11 +50,11 @@ class Learner(ABC):
 
     @property
     def remedy(self) -> str:
-        """What a user can change when a number is no longer finite."""
+        """What a user can change if a loss or gradient is no longer finite."""
         return "check the images"
 
     def start(self) -> None:  # noqa: B027  a hook that may be left out
-        """Whatever has to be known before the first step, such as statistics of the images.
+        """Compute what must be known before the first step, such as statistics of the images.
 
         Called once in the life of a run: a resumed run finds the result in its checkpoint.
         """
@@ -68,7 +68,7 @@ class Learner(ABC):
 
     @abstractmethod
     def step(self, batch: Batch, step: int) -> StepResult:
-        """Learn from one batch, which lies on the CPU; ``step`` counts from 0. Means over the batch's images."""
+        """Learn from one batch, which is on the CPU; ``step`` counts from 0. Returns means over the batch's images."""
 
     def rate(self, step: int) -> float | None:
         """The learning rate at ``step``; None for a rule without one."""

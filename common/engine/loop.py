@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -25,6 +23,7 @@ from common.data import Loader
 from common.data.loader import Identity
 from common.engine.checkpoint import (
     Checkpoint,
+    TrainingState,
     check_fit,
     copy_into,
     list_checkpoints,
@@ -33,9 +32,10 @@ from common.engine.checkpoint import (
     save_checkpoint,
 )
 from common.engine.curve import Curve
-from common.engine.learner import Learner
+from common.engine.learner import Learner, Named
 from common.engine.progress import StepProgress
 from common.engine.settings import LoopConfig
+from common.engine.stopping import StopRequest
 from common.errors import UserError
 from common.machine.cores import warn_of_busy_cores
 from common.machine.distributed import World
@@ -46,7 +46,7 @@ log = logging.getLogger("retouch")
 
 @dataclass(frozen=True)
 class Periodic:
-    """Something to do every so many steps, on rank 0, under the averaged weights in eval mode.
+    """A task for every so many steps, done on rank 0 with the averaged weights in eval mode.
 
     ``call(step)`` returns metrics to log. With ``at_end`` it is done after the last step as well. With ``select``, the
     weights where that metric was highest are kept, and are what ``learn`` leaves in the model. What ``call`` adds to
@@ -66,13 +66,13 @@ class Trained:
     """How a training ended.
 
     ``finished`` is False after SIGTERM or Ctrl-C, even in the last step: a checkpoint waits to be resumed. It is True
-    with ``step`` below ``steps`` where a periodic task found that it was enough, or training was to pause.
+    with ``step`` below ``steps`` if a periodic task found that it was enough, or training was to pause.
     """
 
     step: int
     steps: int
     finished: bool
-    seconds: float  # of training, over all resumptions
+    seconds: float  # training time, over all resumptions
     best: float | None
     best_step: int | None
 
@@ -96,71 +96,45 @@ def learn(
     Raises:
         UserError: a loss or gradient is no longer a finite number, or a checkpoint does not fit model or images.
     """
-    world, model = run.world, learner.model
+    world = run.world
     steps = config.total_steps(loader.steps_per_epoch) if learner.streams else 0
     progress = _start_or_resume(learner, loader, run, periodic)
     learner.begin(steps)
     if steps:
         _announce(title, steps, config, learner, world)
 
-    model.train()
-    meter = _Meter(config.batch_size, progress.step)
+    learner.model.train()
     end = steps if until is None else min(until, steps)
-    end = progress.step if _enough(periodic, world) else end  # it was enough before the run was killed
+    end = progress.step if _enough(periodic, world) else end  # a task had found it enough before the run was killed
+    meter = _Meter(config.batch_size, progress.step)
+    training = _Training(learner, loader, config, run, periodic, progress, meter, steps, end)
     shown = world.is_main and run.recorded and progress.step < end
     with (
-        _Stop(enabled=run.recorded and steps > 0) as stop,
+        StopRequest(enabled=run.recorded and steps > 0) as stop,
         StepProgress(title, steps, progress.step, seconds=config.log_seconds, enabled=shown) as bar,
     ):
         for step, batch in zip(range(progress.step, end), loader.stream(progress.step), strict=False):
             losses, numbers = learner.step(batch, step)
             progress.count(losses, numbers)
-
-            last = progress.step == steps
-            due = last or progress.step % config.log_every == 0
-            saving = last or progress.step % config.checkpoint.every == 0
-            # asking every process costs a collective, so several processes ask now and then
-            stopping = world.any(stop.asked) if world.size == 1 or step % 8 == 0 else False
-            pausing = progress.step == end
-            acting = [task for task in periodic if (task.at_end if last else progress.step % task.every == 0)]
-            line: dict[str, float] = {}
-            if due or saving or stopping or pausing or acting:
-                means = progress.means(world)
-                # a gradient can be non-finite while the loss is still finite: its weights must not be saved
-                _refuse_infinite({"loss": sum(means[name] for name in losses), **means}, progress.step, learner, run)
-                speed, memory = meter.read(progress, world.device)
-                if due:
-                    rate = learner.rate(step)
-                    scheduled = {} if rate is None else {"lr": rate}
-                    speeds = {"images_per_second": speed, "memory_gb": memory}
-                    line = {**_curves(means, losses), **scheduled, **speeds}
-                    progress.clear()
-            if last or bar.waiting:
-                loss = float(sum(losses.values())) if losses else None
-                bar.update(progress.step, loss, meter.read(progress, world.device)[0])
-            for task in acting:
+            due = training.due(step, stop)
+            line = training.report(due, step, losses)
+            if due.last or bar.waiting:
+                training.show(bar, losses)
+            for task in due.tasks:
                 line |= _act(task, learner, progress, run)
             if line:
                 run.log(line, progress.step)
-            ending = pausing or _enough(acting, world)
-            if (saving or stopping or ending) and run.recorded:
-                meter.read(progress, world.device)
-                if world.is_main:
-                    now = _snapshot(progress, learner, loader, run, periodic)
-                    save_checkpoint(run.checkpoints, now, config.checkpoint.keep)
-            if stopping or ending:
+            ending = due.pause or _enough(due.tasks, world)
+            if due.save or due.stop or ending:
+                training.save()
+            if due.stop or ending:
                 break
 
     # asked here again: the signal may have come in the last step, or while its weights were evaluated and saved
     if world.any(stop.asked):
         log.info("stopped at step %d of %d with a checkpoint", progress.step, steps)
         return progress.trained(steps, finished=False)
-
-    # what the model is left with: the best weights, else the averages, else its own
-    if progress.best_tensors:
-        copy_into(model.state_dict(), progress.best_tensors, "best weights")
-    else:
-        learner.finish()
+    training.leave_best()
     return progress.trained(steps, finished=True)
 
 
@@ -169,14 +143,11 @@ def _start_or_resume(learner: Learner, loader: Loader, run: Run, periodic: Seque
     saved = list_checkpoints(run.checkpoints) if run.resumed else []
     if saved:
         checkpoint = load_checkpoint(saved[-1])
-        with restoring(saved[-1]):
-            data = checkpoint.facts["data"]
-            then = Identity(int(data["images"]), str(data["rows"]))
-        _check_data(then, loader.identity, saved[-1])
+        _check_data(checkpoint.state.data, loader.identity, saved[-1])
         with restoring(saved[-1]):
             progress = _restore(checkpoint, learner, run.world.device)
             curves = [task.curve for task in periodic if task.curve]
-            for curve, points in zip(curves, checkpoint.facts["curves"], strict=True):
+            for curve, points in zip(curves, checkpoint.state.curves, strict=True):
                 curve.restore(points)
         log.info("resumed from step %d (%s)", progress.step, saved[-1])
     else:
@@ -194,6 +165,105 @@ def _announce(title: str, steps: int, config: LoopConfig, learner: Learner, worl
     log.info("%s: %s of %d images%s on %s%s", title, length, config.batch_size, rule, world.device, processes)
     if world.device.type == "cpu":
         warn_of_busy_cores()
+
+
+class _Due(NamedTuple):
+    """What there is to do after a step."""
+
+    last: bool  # the step was the last of the whole training
+    line: bool  # the means go to the metrics
+    save: bool  # a checkpoint is written
+    stop: bool  # a signal has asked for the end
+    pause: bool  # training goes no further now
+    tasks: Sequence[Periodic]
+
+
+IDLE = _Due(last=False, line=False, save=False, stop=False, pause=False, tasks=())  # most steps: nothing to do
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What the steps of a training share."""
+
+    learner: Learner
+    loader: Loader
+    config: LoopConfig
+    run: Run
+    periodic: Sequence[Periodic]
+    progress: _Progress
+    meter: _Meter
+    steps: int  # of the whole training
+    end: int  # the step after which it pauses at the latest
+
+    def due(self, step: int, stop: StopRequest) -> _Due:
+        """What there is to do after ``step`` (counted from 0)."""
+        config, world, done = self.config, self.run.world, self.progress.step
+        last = done == self.steps
+        # asking every process costs a collective, so several processes ask now and then
+        stopping = world.any(stop.asked) if world.size == 1 or step % 8 == 0 else False
+        line = last or done % config.log_every == 0
+        save = last or done % config.checkpoint.every == 0
+        pause = done == self.end
+        tasks = [task for task in self.periodic if (task.at_end if last else done % task.every == 0)]
+        return _Due(last, line, save, stopping, pause, tasks) if line or save or stopping or pause or tasks else IDLE
+
+    def report(self, due: _Due, step: int, losses: Named) -> dict[str, float]:
+        """The line of metrics; empty if none is due.
+
+        Raises:
+            UserError: before anything is saved or shown, the mean of a number is not finite.
+        """
+        if due is IDLE:
+            return {}
+        learner, progress = self.learner, self.progress
+        means = progress.means(self.run.world)
+        # a gradient can be non-finite while the loss is still finite: its weights must not be saved
+        whole = {"loss": sum(means[name] for name in losses), **means}
+        _refuse_infinite(whole, progress.step, learner, self.run)
+        speed, memory = self.meter.read(progress, self.run.world.device)
+        if not due.line:
+            return {}
+        progress.clear()
+        rate = learner.rate(step)
+        scheduled = {} if rate is None else {"lr": rate}
+        return {**_curves(means, losses), **scheduled, "images_per_second": speed, "memory_gb": memory}
+
+    def show(self, bar: StepProgress, losses: Named) -> None:
+        """Show the loss of this step and the speed to the user."""
+        loss = float(sum(losses.values())) if losses else None
+        speed, _ = self.meter.read(self.progress, self.run.world.device)
+        bar.update(self.progress.step, loss, speed)
+
+    def save(self) -> None:
+        """Write a checkpoint on rank 0, if the run is recorded."""
+        if not self.run.recorded:
+            return
+        self.meter.read(self.progress, self.run.world.device)
+        if self.run.world.is_main:
+            save_checkpoint(self.run.checkpoints, self._checkpoint(), self.config.checkpoint.keep)
+
+    def _checkpoint(self) -> Checkpoint:
+        progress = self.progress
+        state = TrainingState(
+            step=progress.step,
+            seconds=progress.seconds,
+            window=progress.window,
+            totals={name: float(value) for name, value in progress.totals.items()},
+            best=progress.best,
+            best_step=progress.best_step,
+            curves=tuple(tuple(task.curve.points) for task in self.periodic if task.curve),
+            data=self.loader.identity,
+            wandb_id=self.run.tracker.run_id,
+        )
+        best = {"best": progress.best_tensors} if progress.best_tensors else {}
+        return Checkpoint(state, self.learner.tensors() | best)
+
+    def leave_best(self) -> None:
+        """Leave the best weights in the model, else the averages, else its own."""
+        if self.progress.best_tensors:
+            copy_into(self.learner.model.state_dict(), self.progress.best_tensors, "best weights")
+        else:
+            self.learner.finish()
 
 
 def _act(task: Periodic, learner: Learner, progress: _Progress, run: Run) -> Mapping[str, float]:
@@ -236,7 +306,7 @@ def _curves(means: Mapping[str, float], losses: Mapping[str, Tensor]) -> dict[st
 
 @dataclass
 class _Progress:
-    """Progress that a checkpoint keeps besides tensors.
+    """Progress that a checkpoint keeps in addition to tensors.
 
     ``totals`` are sums since the last logged line, in float64; in a checkpoint, their mean over all processes.
     """
@@ -255,9 +325,10 @@ class _Progress:
         """One step is done, and reported these numbers."""
         self.step += 1
         self.window += 1
-        for name, value in (item for group in numbers for item in group.items()):
-            value = value.detach().double()
-            self.totals[name] = self.totals[name] + value if name in self.totals else value
+        for group in numbers:
+            for name, value in group.items():
+                value = value.detach().double()
+                self.totals[name] = self.totals[name] + value if name in self.totals else value
 
     def means(self, world: World) -> dict[str, float]:
         """Per step since the last logged line. The mean of all processes takes the place of each one's sums, so that
@@ -291,50 +362,6 @@ class _Meter:
         return self.speed, held / 1e9
 
 
-class _Stop:
-    """Turns the first SIGTERM or Ctrl-C into a request to stop after this step; a second Ctrl-C interrupts at once.
-
-    Ctrl-C does nothing to a process that was started in the background of a script, as everywhere else.
-    """
-
-    def __init__(self, *, enabled: bool) -> None:
-        self.asked, self.enabled = False, enabled
-        self._old: dict[int, Any] = {}
-
-    def __enter__(self) -> _Stop:
-        if self.enabled and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._old[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: object) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
-def _snapshot(
-    progress: _Progress, learner: Learner, loader: Loader, run: Run, periodic: Sequence[Periodic]
-) -> Checkpoint:
-    tensors = learner.tensors() | ({"best": progress.best_tensors} if progress.best_tensors else {})
-    facts = {
-        "seconds": progress.seconds,
-        "window": progress.window,
-        "totals": {name: float(value) for name, value in progress.totals.items()},
-        "best": progress.best,
-        "best_step": progress.best_step,
-        "curves": [task.curve.points for task in periodic if task.curve],
-        "data": loader.identity._asdict(),
-        "wandb_id": run.tracker.run_id,
-    }
-    return Checkpoint(progress.step, tensors, facts)
-
-
 def _check_data(then: Identity, now: Identity, path: Path) -> None:
     """Refuse to continue with different images: the order of the rows would differ."""
     if then != now:
@@ -346,16 +373,15 @@ def _check_data(then: Identity, now: Identity, path: Path) -> None:
 
 
 def _restore(checkpoint: Checkpoint, learner: Learner, device: torch.device) -> _Progress:
-    tensors, facts = checkpoint.tensors, checkpoint.facts
+    tensors, state = checkpoint.tensors, checkpoint.state
     learner.restore(tensors)
     best = {name: tensor.to(device) for name, tensor in tensors["best"].items()} if "best" in tensors else None
     if best is not None:
         check_fit(learner.model.state_dict(), best, "best weights")
-    if (best is None) != (facts["best"] is None):
+    if (best is None) != (state.best is None):
         raise ValueError("its best weights are not those of its best score")
-    seconds, window = float(facts["seconds"]), int(facts["window"])
-    progress = _Progress(checkpoint.step, seconds, window, facts["best"], facts["best_step"], best)
+    progress = _Progress(state.step, state.seconds, state.window, state.best, state.best_step, best)
     progress.totals = {
-        name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in facts["totals"].items()
+        name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in state.totals.items()
     }
     return progress

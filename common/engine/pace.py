@@ -12,7 +12,7 @@ from common.data import Loader
 from common.engine.learner import Learner
 
 WARM, TIMED = 2, 4  # steps before timing, which allocate memory and choose algorithms, and steps that are timed
-LONG = 5.0  # seconds after which fewer are timed: steps so long vary little
+LONG = 5.0  # seconds after which no further step is timed: long steps vary little
 
 
 class Pace(NamedTuple):

@@ -17,9 +17,14 @@ def learning_rate(step: int, steps: int, warmup: float, peak: float) -> float:
 
 
 def seed_step(seed: int, step: int, rank: int = 0, micro: int = 0) -> None:
-    """Seed torch's global generators, CPU and accelerator, from the place in training.
+    """Seed torch's global generators, CPU and accelerator, from the position in training.
 
     Augmentation, corruption and dropout draw from them, so a resumed run draws what an uninterrupted one would.
     """
+    torch.manual_seed(position_seed(seed, step, rank, micro))
+
+
+def position_seed(seed: int, step: int, rank: int = 0, micro: int = 0) -> int:
+    """The seed of torch's generators at a position in training; at step 0 it is that of the first weights."""
     state = np.random.SeedSequence((seed, step, rank, micro)).generate_state(2, np.uint32)
-    torch.manual_seed(int(state[0]) << 31 ^ int(state[1]))
+    return int(state[0]) << 31 ^ int(state[1])

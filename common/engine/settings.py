@@ -32,11 +32,11 @@ class StopConfig(Config):
 
 
 class LoopConfig(Config):
-    """What the loop needs to know, whatever a step does.
+    """Settings of the loop, whatever a step does.
 
     Attributes:
-        loop_writes: what training leaves in a run folder. Checkpoints go first where a run is overwritten: while there
-            is one, a run that is resumed needs the rest.
+        loop_writes: what training leaves in a run folder. Checkpoints are removed first when a run is overwritten:
+            while there is one, resuming needs the rest.
         loop_free_keys: settings that may differ between a run and its resumption, because they change no number.
     """
 
@@ -55,7 +55,7 @@ class LoopConfig(Config):
     log_every: int = Field(default=50, gt=0, le=MANY)
     """Steps between two lines of metrics.jsonl."""
     log_seconds: float = Field(default=5.0, ge=0.01, le=1e6)
-    """Seconds between two progress lines where there is no terminal."""
+    """Seconds between two progress lines if there is no terminal."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -82,7 +82,7 @@ class OptimConfig(Config):
 
 
 class GradientConfig(LoopConfig):
-    """The loop's settings where a step follows a gradient."""
+    """Settings of the loop if its steps follow a gradient."""
 
     base_lr: float = Field(default=1e-3, ge=1e-12, le=100)
     """Learning rate per 256 images; the effective rate is base_lr * batch_size / 256."""
@@ -92,7 +92,7 @@ class GradientConfig(LoopConfig):
     accumulate: int = Field(default=1, gt=0, le=MANY)
     """Micro-batches per step: less memory at the same batch size."""
     precision: Precision = "auto"
-    """Of the forward pass; auto is bfloat16 where the machine is fast at it, else float32."""
+    """Precision of the forward pass; auto: bfloat16 if the machine is fast at it, else float32."""
     compile: bool = False
     """Compile the model with torch.compile."""
 
@@ -100,7 +100,7 @@ class GradientConfig(LoopConfig):
     def _equal_micro_batches(self) -> Self:
         if self.batch_size % self.accumulate:
             raise ValueError(
-                f"batch_size {self.batch_size} cannot be cut into accumulate={self.accumulate} equal parts"
+                f"batch_size {self.batch_size} cannot be divided into accumulate={self.accumulate} equal parts"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""Memory format: channels_last, which most convolutions are faster in, except where torch is wrong in it."""
+"""Memory format: channels_last, in which most convolutions are faster, except where torch is wrong in it."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 @cache  # read from disk, and each run asks for a dozen
 def version_of(package: str) -> str | None:
-    """Such as ``2.11.0``; None for what is not installed, as Retouch itself where it runs from its source."""
+    """Such as ``2.11.0``; None for what is not installed, such as Retouch itself when it runs from its source."""
     try:
         return version(package)
     except PackageNotFoundError:

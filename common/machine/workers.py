@@ -16,7 +16,7 @@ def without_main() -> Iterator[None]:
 
     Where processes are spawned (macOS, Windows) or come from a fork server, Python imports the main script in each of
     them, so a script without ``if __name__ == "__main__"`` would start its work again in every decoding worker, and
-    fail. What workers unpickle is all of Retouch's own modules, so they do not need the script.
+    fail. All that workers unpickle comes from Retouch's own modules, so they do not need the script.
     """
     usual = spawn.get_preparation_data
 

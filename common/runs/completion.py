@@ -1,7 +1,7 @@
-"""What the shell completes: recipes, and keys of settings with paths after them. Quick: nothing here imports torch.
+"""What the shell completes: recipes, keys of settings, and the paths after them. Quick: nothing here imports torch.
 
-The types of the settings do. Their keys are therefore remembered in the cache folder whenever a stage has read them, to
-run or to explain itself; before that, keys are not completed.
+The types of the settings do import it. Their keys are therefore stored in the cache folder whenever a stage has read
+them, to run or to show its help; before that, keys are not completed.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import logging
 import os
@@ -19,16 +20,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from common.config import read_settings
-from common.errors import UserError, refused_by_system
+from common.errors import UserError, check_all, refused_by_system
 from common.recipes import STANDARD, Given, header, listing, recipes, stage_config, understand, understand_run
 from common.runs.completion import complete_recipe, complete_run, complete_setting, remember_keys
 from common.runs.describe import describe, settings_of
 from common.runs.logs import setup_console
-from common.settings import plain
+from common.settings import check_overrides, plain
 
 log = logging.getLogger("retouch")
 
 RESUMED = "start the same command again, with out=FOLDER resume=true if its run folder exists"
+UNKNOWN_COMMAND = re.compile(r"argument (?:COMMAND|STAGE): invalid choice: '(.*?)' \(choose from (.*)\)")
 DASHED = re.compile(r"--[A-Za-z_][\w.]*=")
 MOST_COLUMNS = 100
 RECIPE = "the name of a recipe, or a YAML file: what ends in .yaml or holds a separator is a file"
@@ -37,6 +39,8 @@ All settings are checked before anything is written. {prog} RECIPE --help lists 
 retouch recipes RECIPE > mine.yaml copies it."""
 RUN_SETTINGS = """\
 All settings are checked before anything is written. {prog} RUN --help lists them."""
+LABELED = "Your images: data=my/labeled, with a folder for each class"
+IMAGES = {"": "Your images: data=my/pictures", "probe": LABELED, "finetune": LABELED}
 MARKED = "settings, as key=value (* set by the recipe or on the command line; all others have their default):"
 
 
@@ -55,8 +59,8 @@ class Stage:
     Attributes:
         module: holds the function that runs it, which has the stage's name; imported when it runs: ``--help`` is quick.
         settings: where the type of its settings is, as ``module:name``.
-        lossless: a stopped run continues from its checkpoints, so to stop it is no failure.
-        takes: in place of a recipe, a finished run, its setting ``run``: what that may be, in words.
+        lossless: a stopped run continues from its checkpoints, so stopping it is not a failure.
+        takes: for a stage that takes a finished run (the setting ``run``) in place of a recipe: what it may be.
         flags: settings that may also be written as flags.
     """
 
@@ -95,11 +99,19 @@ class Stage:
         """
         return (understand_run if self.takes else understand)(self.name, source, overrides)
 
+    def check_words(self, source: str | None, overrides: Sequence[str]) -> None:
+        """Check what needs no schema: that there is such a recipe, and that settings are written as settings.
+
+        Raises:
+            UserError: with every problem.
+        """
+        check_all(lambda: self.understand(source, overrides), lambda: check_overrides(overrides))
+
     def run(self, given: argparse.Namespace) -> int:
         """Run the stage; returns the exit code."""
 
         def work() -> None:
-            self.understand(given.source)  # before what takes seconds to import
+            self.check_words(given.source, given.overrides)  # before what takes seconds to import
             config = stage_config(self.schema(), given.source, given.overrides)
             remember_keys(self.name, (one.key for one in settings_of(type(config), plain(config), {})))
             getattr(importlib.import_module(self.module), self.name)(config)
@@ -113,18 +125,21 @@ class Stage:
 
     def describe(self, source: str, overrides: Sequence[str]) -> None:
         """Print what a recipe says of itself, and all settings with their values."""
+        self.check_words(source, overrides)
         given, schema = self.understand(source, overrides), self.schema()
         settings = settings_of(schema, read_settings(schema, given.source, given.overrides), given.defaults)
         remember_keys(self.name, (one.key for one in settings))
         about = header(given.source.read_text(encoding="utf-8")) if isinstance(given.source, Path) else [self.help]
-        say("\n".join([*about, *([""] if about else []), MARKED, "", describe(settings, columns())]))
+        yours = IMAGES.get(self.name, IMAGES[""]) if any(one.key.startswith("data.") for one in settings) else ""
+        parts = ["\n".join(about), yours, MARKED, describe(settings, columns())]
+        say("\n\n".join(filter(None, parts)))
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes settings with dashes too, ``--key.sub=value``: the agent of a W&B sweep writes them so. So are flags read.
+    """Also reads settings with dashes, ``--key.sub=value``, as the agent of a W&B sweep writes them, and flags.
 
     Attributes:
-        stage: the stage that it parses arguments for, if it is one's.
+        stage: the stage whose arguments it parses, if there is one.
     """
 
     stage: Stage | None = None
@@ -149,8 +164,14 @@ class Parser(argparse.ArgumentParser):
         return f"{super().format_help()}\n{SETTINGS.format(prog=self.prog)}\n\nrecipes:\n{listed}\n"
 
     def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments"):
-            message += "; settings are written key=value"
+        if found := UNKNOWN_COMMAND.match(message):
+            near = difflib.get_close_matches(found[1].lower(), re.findall(r"[\w-]+", found[2]), n=1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            message = f"no command {found[1]!r}; {meant}`{self.prog} --help` lists all"
+        elif message.startswith("unrecognized arguments: "):
+            words = message.partition(": ")[2].split()
+            all_settings = all("=" in word and not word.startswith("-") for word in words)
+            message += "; this command takes no settings" if all_settings else "; settings are written key=value"
         super().error(message)
 
 
@@ -174,7 +195,7 @@ def _as_settings(args: Sequence[str], flags: Sequence[str]) -> list[str]:
 
 
 def say(text: str) -> None:
-    """Print to standard output, whose reader, such as ``head``, may have enough before the end."""
+    """Print to standard output, whose reader, such as ``head``, may stop before the end."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -206,13 +227,13 @@ def run_stages(program: str, stages: Sequence[Stage], arguments: Sequence[str] |
 def add_stages(commands: argparse._SubParsersAction[Parser], stages: Sequence[Stage]) -> None:
     """One command per stage."""
     for stage in stages:
-        # a flag that is cut short would be parsed, and then not be a setting
+        # an abbreviated flag would be parsed, but would not be a setting
         parser = commands.add_parser(stage.name, help=stage.help, description=stage.help, allow_abbrev=False)
         stage.add_arguments(parser)
 
 
 class _Terminated(BaseException):
-    """SIGTERM. Like Ctrl-C, it is not caught where errors are, and closes what is open on its way up."""
+    """SIGTERM. Like Ctrl-C, it is not caught as an error, and closes what is open on its way up."""
 
 
 def answer(name: str, work: Callable[[], object], *, lossless: bool = False, again: str = RESUMED) -> int:
@@ -223,7 +244,7 @@ def answer(name: str, work: Callable[[], object], *, lossless: bool = False, aga
     is 130 (Ctrl-C) or 143 (SIGTERM).
 
     Args:
-        lossless: a stopped run continues from its checkpoints, so to stop it is no failure.
+        lossless: a stopped run continues from its checkpoints, so stopping it is not a failure.
         again: how to continue.
     """
     setup_console(is_main=os.environ.get("RANK", "0") == "0")
@@ -287,6 +308,6 @@ def program(name: str) -> str:
     path = Path(installed)
     try:
         here = Path.cwd()
-    except FileNotFoundError:  # it was deleted; a command that needs it will say so
+    except FileNotFoundError:  # the folder was deleted; a command that needs it will say so
         return shlex.quote(installed)
     return shlex.quote(str(path.relative_to(here) if here in path.parent.parents else path))

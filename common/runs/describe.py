@@ -42,12 +42,12 @@ def settings_of(schema: type[Config], tree: Tree, defaults: Mapping[str, Any]) -
 def describe(settings: Sequence[Setting], width: int) -> str:
     """Lines ``key=value  what it means (what it takes)``; ``*`` marks the values that are given.
 
-    Settings at the top come first, then those of one block after the other.
+    Those of ``data`` come first, then settings at the top level, then the other blocks, one after the other.
     """
-    groups: dict[str, list[Setting]] = {"": []}
+    groups: dict[str, list[Setting]] = {"data": [], "": []}
     for one in settings:
         groups.setdefault(one.key.partition(".")[0] if "." in one.key else "", []).append(one)
-    return "\n\n".join("\n".join(_lines(one, width) for one in group) for group in groups.values())
+    return "\n\n".join("\n".join(_lines(one, width) for one in group) for group in groups.values() if group)
 
 
 def _lines(one: Setting, width: int) -> str:
@@ -82,7 +82,7 @@ def _settings(key: str, field: Any, given: Mapping[str, Any], defaults: Mapping[
 
     Args:
         given: values by name, for the block in which the field is.
-        defaults: its defaults, where the block as a whole has one; else the fields' own count.
+        defaults: the defaults of the block as a whole, if it has any; otherwise those of its fields count.
     """
     name = key.rpartition(".")[2]
     default = defaults.get(name, field.get_default(call_default_factory=True))
@@ -108,7 +108,7 @@ def _settings(key: str, field: Any, given: Mapping[str, Any], defaults: Mapping[
 
 
 def models_of(annotation: Any) -> list[type[Config]]:
-    """The models of a block, one or one of several by its kind; none where a value is no block."""
+    """The models of a block: one, or one for each kind; none for a value that is not a block."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return models_of(arguments[0])

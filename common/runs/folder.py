@@ -60,7 +60,7 @@ class StageConfig(Config):
 
     @property
     def entries(self) -> tuple[str, ...]:
-        """What ``overwrite=true`` removes of the folder, in this order."""
+        """What ``overwrite=true`` removes from the folder, in this order."""
         return self.writes
 
 
@@ -82,12 +82,12 @@ def with_group(config: S, encoder_group: str | None = None) -> S:
 
 
 def run_name(folder: Path) -> str:
-    """A run's name outside of its folder: of one of several with different seeds, with that of their group."""
+    """A run's name outside its folder; a run of a group is named after its group too."""
     return f"{folder.parent.name}-{folder.name}" if is_group(folder.parent) else folder.name
 
 
 def say_how_to_continue(config: StageConfig) -> None:
-    """For a run that was stopped with a checkpoint. A group says it for its runs."""
+    """Log how to continue a run that was stopped with a checkpoint; a group does so for its runs."""
     if not is_group(config.out.parent):
         log.info("to continue, run the same command with out=%s resume=true", config.out)
 
@@ -99,7 +99,7 @@ def say_how_to_continue(config: StageConfig) -> None:
 def numbered(config: S, world: World) -> Iterator[S]:
     """``config`` with the next number for ``{n}`` in the name of its run folder, the same in all processes.
 
-    The folder is made at once, so that of two runs that start together each has its own. It is removed at the end if
+    The folder is made at once, so that two runs that start together have one each. It is removed at the end if
     nothing was written.
     """
     if NUMBER not in config.out.name or config.resume or config.overwrite:  # `check_run_folder` refuses the last two
@@ -285,7 +285,7 @@ def _leftovers(config: StageConfig) -> list[Path]:
 
 
 def _inner_leftovers(config: StageConfig) -> list[Path]:
-    """The same inside of those entries that are folders."""
+    """The same for what is inside entries that are folders."""
     below = [(config.out / name).glob("**/.*" if name in config.trees else ".*") for name in config.entries]
     return [path for found in below for path in found if leftover(path)]
 
@@ -358,8 +358,8 @@ def _check_writer(config: StageConfig, saved: Path) -> None:
     if writer != command(config.mark):
         verb = "overwrite" if config.overwrite else "resume"
         raise UserError(
-            f"out: {config.out} holds a run of {writer}, and {verb}=true of {command(config.mark)} is for its own "
-            "runs only; choose another out"
+            f"out: {config.out} holds a run of {writer}, and {verb}=true of {command(config.mark)} applies "
+            "to its own runs only; choose another out"
         )
 
 

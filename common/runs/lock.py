@@ -24,7 +24,7 @@ _held: set[int] = set()
 
 
 def _let_go() -> None:
-    """A forked child, such as a decoding worker, must not keep the folder of a parent that was killed."""
+    """A forked child, such as a decoding worker, must not keep the lock of a parent that was killed."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
@@ -47,7 +47,7 @@ def check_unused(folder: Path) -> None:
 
 
 def is_used(folder: Path) -> bool:
-    """Whether a run uses the folder now; False where that cannot be told."""
+    """Whether a run uses the folder now; False where that cannot be determined."""
     if fcntl is None:
         return False
     try:

@@ -36,12 +36,12 @@ class _Plain(logging.Formatter):
 
 @lru_cache
 def say_once(level: int, text: str) -> None:
-    """Log it, unless this program has."""
+    """Log a message, unless this program has logged it before."""
     log.log(level, "%s", text)
 
 
 def versions() -> dict[str, str]:
-    """Of Python, and of the packages that the digits of a result depend on."""
+    """Versions of Python and of the packages that the digits of a result depend on."""
     found = {"Python": platform.python_version()}
     for name in VERSIONED:
         if number := version_of(name):
@@ -50,7 +50,7 @@ def versions() -> dict[str, str]:
 
 
 def log_versions() -> None:
-    """For repeating the run: ``versions: Python 3.12.3, torch 2.11.0, ...``, in ``train.log`` only."""
+    """Log what repeating the run needs: ``versions: Python 3.12.3, torch 2.11.0, ...``, in ``train.log`` only."""
     log.debug("versions: %s", ", ".join(f"{name} {number}" for name, number in versions().items()))
 
 
@@ -67,7 +67,7 @@ def setup_console(is_main: bool = True) -> None:
 
 
 class EarlyLog(logging.Handler):
-    """The messages of a stage before it opens its run folder, of which nothing is written while all is checked."""
+    """The messages of a stage before it opens its run folder: nothing is written while settings are checked."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from common.runs.results import Record
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("common", "finetune", "pretrain", "retouch")
-ENCODER = "encoder"  # the key of an encoder among the inputs
+ENCODER_INPUT = "encoder"  # the key of an encoder among the inputs
 
 
 class Made(Record):
@@ -36,7 +36,7 @@ class Made(Record):
 
 
 def made(inputs: Mapping[str, str]) -> Made:
-    """By this process, from these inputs."""
+    """What this process makes a result with, from these inputs."""
     return Made(
         versions=versions(),
         code=_code(),
@@ -50,7 +50,7 @@ def made(inputs: Mapping[str, str]) -> Made:
 
 @cache
 def _code() -> str:
-    """Of all our Python files. Versions alone do not tell two states of a checkout apart."""
+    """sha256 of all our Python files: versions alone do not distinguish two states of a checkout."""
     total = hashlib.sha256()
     for path in sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
         total.update(f"{path.relative_to(ROOT).as_posix()}\0".encode())

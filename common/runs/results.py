@@ -70,9 +70,10 @@ def load_results(path: str | Path, schema: TypeAdapter[T], stages: Sequence[str]
     try:
         return schema.validate_python(found)
     except ValidationError as error:
-        raise UserError(*_problems(error), title=f"{path} is damaged; run the stage again:") from None
+        raise UserError(*validation_problems(error), title=f"{path} is damaged; run the stage again:") from None
 
 
-def _problems(error: ValidationError, most: int = 5) -> Sequence[str]:
+def validation_problems(error: ValidationError, most: int = 5) -> Sequence[str]:
+    """What is wrong with a file, a line for each key: the first ``most``, and how many there are besides."""
     found = [f"{'.'.join(map(str, item['loc']))}: {item['msg'].lower()}" for item in error.errors(include_url=False)]
     return [*found[:most], *([f"and {len(found) - most} more"] if len(found) > most else [])]

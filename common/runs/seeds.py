@@ -31,7 +31,7 @@ class Repeated(StageConfig):
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"seeds"}  # more seeds may be added to a group
 
     seeds: int = Field(default=1, ge=1, le=1000)
-    """Run with so many seeds, from `seed` on, each in a folder of its own in `out`: mean, deviation and interval."""
+    """Number of seeds, starting at `seed`, each run in its own folder in `out`: mean, deviation and interval."""
 
     @model_validator(mode="after")
     def _seeds_exist(self) -> Self:
@@ -96,7 +96,7 @@ def summarized_runs(group: Path) -> list[Path]:
 
 
 def finished_runs(group: Path) -> list[Path]:
-    """The same, of which every one is there.
+    """The same folders, after checking that all of them still exist.
 
     Raises:
         UserError: it has not finished, or a run was removed since.
@@ -129,7 +129,7 @@ def with_each_seed(config: R) -> list[R]:
 
 
 def has_finished(config: Repeated) -> bool:
-    """Whether this very run is there with its results, so that a group that goes on need not make it again."""
+    """Whether this very run has finished, so that a group that goes on need not repeat it."""
     there = config.resume and run_stage(config.out) == config.mark and (config.out / RESULTS).is_file()
     return there and not changes(config, Repeated.free_keys)
 
@@ -152,7 +152,7 @@ def check_group(config: Repeated, runs: Sequence[Repeated]) -> None:
 def open_group(config: Repeated, here: World) -> Iterator[None]:
     """Open the folder of a group for its runs. If none has started by the end, nothing is left of it.
 
-    A group that goes on has no results until all of its runs have: those of fewer seeds are removed.
+    A group that goes on has no results until all of its runs have: results of fewer seeds are removed.
 
     Raises:
         UserError: as ``open_run``.

@@ -15,7 +15,7 @@ from common.runs.results import Record
 class Spread(Record):
     """One number, measured once with each seed."""
 
-    values: tuple[float, ...]  # in the order of the seeds, two at least
+    values: tuple[float, ...]  # in the order of the seeds, at least two
     mean: float
     deviation: float  # standard deviation of the values, with n - 1
     ci95: tuple[float, float]  # of the mean, by Student's t: for values that are about normal
@@ -41,7 +41,7 @@ class Spread(Record):
 
         n = len(values)
         if n < 2:
-            raise ValueError(f"{n} values have no spread; two are needed")
+            raise ValueError(f"a spread needs at least two values, got {n}")
         mean, deviation = fmean(values), stdev(values)
         half = float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
         return cls(values=tuple(values), mean=mean, deviation=deviation, ci95=(mean - half, mean + half))

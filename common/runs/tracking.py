@@ -21,6 +21,7 @@ from PIL.Image import Image
 from pydantic import Field
 
 from common.config import Config
+from common.errors import one_line
 from common.files import write_text
 from common.runs.console import program
 from common.waiting import within
@@ -33,7 +34,7 @@ Cell = str | int | float | Image | None  # of a table
 ANSWER_SECONDS = 30.0  # time limit for a server's answer, at the start or about an artifact
 FINISH_SECONDS = 600.0  # time limit for the remaining uploads at the end
 FAILED_SECONDS = 15.0  # time limit for closing a run that has already failed
-
+LONGEST_REASON = 300  # characters of a warning about what W&B could not do
 
 _used_ids: set[str] = set()  # by this process
 
@@ -74,6 +75,7 @@ class Tracker:
     def __init__(self, config: WandbConfig, folder: Path, *, job_type: str, settings: Mapping[str, Any]) -> None:
         self.folder = folder
         self.files = Path(os.environ.get("WANDB_DIR") or folder)  # W&B makes a folder `wandb` in it
+        self.parts = self.files / "wandb"  # of offline runs
         self.mode = _resolve_mode(config.mode)
         self.run_id: str | None = None
         self._run: Any = None
@@ -83,6 +85,8 @@ class Tracker:
         try:
             self.run_id = self._id()
             self._start(config, job_type, settings)
+            if self.mode == "offline":
+                self.parts = _parts_of(self._run)
         except Exception as error:
             self._fail("could not start", error)
 
@@ -183,7 +187,7 @@ class Tracker:
         except Exception as error:
             log.warning(
                 "W&B could not link the input artifact (%s); the encoder's sha256 and path are in the run's config",
-                _reason(error),
+                one_line(error, LONGEST_REASON),
             )
 
     def finish(self, exit_code: int = 0) -> None:
@@ -204,7 +208,7 @@ class Tracker:
 
     def sync_command(self) -> str | None:
         """The command that uploads every offline part of this run; a resumed run has several parts under one id."""
-        parts = sorted(self.files.glob(f"wandb/offline-run-*-{self.run_id}"))
+        parts = sorted(self.parts.glob(f"offline-run-*-{self.run_id}"))
         return f"{program('wandb')} sync {shlex.join(map(str, parts))}" if self.run_id and parts else None
 
     def _start(self, config: WandbConfig, job_type: str, settings: Mapping[str, Any]) -> None:
@@ -264,11 +268,20 @@ class Tracker:
 
     def _fail(self, what: str, error: Exception) -> None:
         self._run, self._failed = None, self._run
-        log.warning("W&B %s (%s); continuing without it, the numbers are in metrics.jsonl", what, _reason(error))
+        log.warning(
+            "W&B %s (%s); continuing without it, the numbers are in metrics.jsonl",
+            what,
+            one_line(error, LONGEST_REASON),
+        )
+
+
+def _parts_of(run: Any) -> Path:
+    """The folder of the parts of an offline run: W&B takes another one if it cannot write to the one it is given."""
+    return Path(run.dir).parents[1]
 
 
 def _chart(name: str) -> str:
-    """A name that W&B may use as the path of a file: tasks are called as users like."""
+    """A name that W&B may use as the path of a file: users choose the names of tasks."""
     return re.sub(r"[^\w ./()+-]|\.\.", "_", name)
 
 
@@ -281,11 +294,6 @@ def _use_version(run: Any, artifact: str, sha256: str) -> None:
     if same is None:
         raise LookupError(f"no version of {artifact} has this sha256")
     run.use_artifact(same)
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of an error's message, or its type."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _resolve_mode(mode: Mode) -> Literal["online", "offline", "disabled"]:
@@ -302,7 +310,7 @@ def _resolve_mode(mode: Mode) -> Literal["online", "offline", "disabled"]:
     try:
         found, complaint = _find_login()
     except Exception as error:  # whatever the user's or W&B's own files contain
-        found, complaint = False, _reason(error)
+        found, complaint = False, one_line(error, LONGEST_REASON)
     if found:
         return "online"
     if complaint:

@@ -104,7 +104,7 @@ def iht(x: Tensor, dictionary: Tensor, l0: float, *, steps: int = 200, start: Te
 
 
 def moving(x: Tensor, dictionary: Tensor, codes: Tensor, l0: float) -> Tensor:
-    """The rows whose code a step of ``iht`` would still change, bool ``[B]``: those that were not done.
+    """The rows whose code a step of ``iht`` would still change, bool ``[B]``: those that have not converged.
 
     Raises:
         ValueError: shapes, dtypes or devices do not match.

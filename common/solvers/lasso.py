@@ -34,7 +34,7 @@ from torch.nn.functional import softshrink
 from common.solvers.problem import check_penalty, check_problem, curvature, row_blocks, solve_on_support, squared_error
 
 STEPS = 500  # at most, by default
-APART = 1e-3  # how far above the minimum, relatively, the objective of a code is that did not converge
+APART = 1e-3  # relative distance of the objective from its minimum above which a code has not converged
 CHECK = 20  # steps between two polishings and gap evaluations, which together cost about ten steps
 
 RIDGE = 1e-5  # relative to the mean diagonal of WᵀW: dependent atoms need it, others are hardly affected
@@ -81,7 +81,7 @@ def apart(x: Tensor, dictionary: Tensor, codes: Tensor, l1: float) -> Tensor:
     """The rows whose objective ``fista`` left more than ``APART`` above its minimum, bool ``[B]``.
 
     A gap is only a bound, and rounding alone can keep one open in float32: rows with a large one are solved again in
-    float64, from their codes, to see what is to be gained.
+    float64, from their codes, to see how much can be gained.
 
     Raises:
         ValueError: shapes, dtypes or devices do not match.

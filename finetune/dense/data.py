@@ -12,10 +12,10 @@ from common.data import Images, Source, Subset
 from common.data.images import FILL_ROWS, kept_rows
 from common.data.masks import Masks, Seen, find_masks, look_at_masks
 from common.data.multilabel import iterative_parts
-from common.data.split import first
+from common.data.split import first, with_counts
 from common.encoders.provenance import Provenance
 from common.errors import UserError, check_all
-from finetune.data import SHOWN, Pair, Sources, load_pair, open_source, open_test
+from finetune.data import Pair, Sources, load_pair, open_source, open_test
 from finetune.dense.cells import cell_counts
 from finetune.leaks import Leaks
 from finetune.multilabel.data import ProbeData
@@ -205,10 +205,10 @@ def load_masked(
         for images, masks in zip((train, test), sources.masks, strict=True)
     )
     training, testing = found
-    names = sources.classes.names
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    log.info("masks: %d classes: %s%s", len(names), ", ".join(names[:SHOWN]), more)
-    return MaskedImages(training, testing, _present(training), leaks, left_out)
+    names, present = sources.classes.names, _present(training)
+    log.info("masks: %d classes, %s training and %s test images", len(names), f"{len(train):,}", f"{len(test):,}")
+    log.info("%s", with_counts("training images that show ", names, present.sum(0).tolist()))
+    return MaskedImages(training, testing, present, leaks, left_out)
 
 
 def _present(some: MaskedSet) -> Tensor:

@@ -79,7 +79,7 @@ def _fitted(
     """A classifier of each exchange."""
     classes, center = len(train.classes.names), None
     sums: list[Moments] = []
-    for batch in maps_of(encoder, train, how):
+    for batch in maps_of(encoder, train, how, [chosen.layer]):
         maps = batch.maps[chosen.layer].float()
         _, D, h, w = maps.shape
         if center is None:
@@ -102,7 +102,7 @@ def _overlaps(
     """Overlaps of each classifier with the masks of the test images, and with those of others: int64 ``[R 3 C]``."""
     side, classes = min(CHOICE_SIDE, test.images.size), len(test.classes.names)
     found = torch.zeros(2, len(fits), 3, classes, dtype=torch.int64, device=how.device)
-    for batch in maps_of(encoder, test, how):
+    for batch in maps_of(encoder, test, how, [chosen.layer]):
         maps = batch.maps[chosen.layer]
         for some in in_parts(len(maps), classes * side * side):
             index = batch.index[some]

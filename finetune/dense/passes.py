@@ -22,7 +22,8 @@ from common.pixels import to_float
 from finetune.dense.cells import cell_counts, enlarge, fewer_pixels, in_parts, mean_iou, overlaps
 from finetune.dense.data import MaskedSet
 from finetune.dense.fitting import Discriminant, Moments, discriminant
-from finetune.features import Extraction
+from finetune.features import Extraction, Features, check_finite
+from finetune.pooling import Part
 from finetune.probes.search import FEW_IMAGES, Search
 from finetune.records import ProbeChoice, SpaceScore
 
@@ -70,12 +71,23 @@ class Batch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # int64 [B], rows of the set
 
 
-def maps_of(encoder: Encoder, some: MaskedSet, how: Extraction) -> Iterator[Batch]:
-    """One pass of the encoder, in eval and inference mode."""
+def maps_of(encoder: Encoder, some: MaskedSet, how: Extraction, layers: Sequence[int] | None = None) -> Iterator[Batch]:
+    """One pass of the encoder, in eval and inference mode.
+
+    Args:
+        layers: whose maps will be used; by default, all.
+
+    Raises:
+        UserError: some of these are NaN or infinite; names layers and an image.
+    """
     channels_last(encoder.eval(), how.device)
     for batch in in_order(some.images, how.batch_size, how.workers):
         with torch.inference_mode(), autocast(how.device, how.precision):
             maps = encoder.layers(to_float(batch.images.to(how.device)))
+        used = {
+            Part(layer, "cells"): maps[layer].flatten(1) for layer in (range(len(maps)) if layers is None else layers)
+        }
+        check_finite(Features(used, batch.index), some.images, encoder.name)
         yield Batch(maps, some.truth(batch.index).to(how.device), batch.index)
 
 
@@ -106,7 +118,7 @@ def gather(
         UserError: the encoder gives NaN or infinite features.
     """
     sums = Sums({}, {}, {})
-    for batch in maps_of(encoder, train, how):
+    for batch in maps_of(encoder, train, how, layers):
         part = parts.of[batch.index]
         for layer in layers:
             maps = batch.maps[layer].float()
@@ -121,12 +133,12 @@ def gather(
                     cells = maps[rows[some]].permute(0, 2, 3, 1).flatten(0, 2)
                     counted = counts.sum(1) > 0
                     moments.add_(cells[counted], counts[counted], sums.centers[layer])
+    # sums of squares, of finite features that are very large
     broken = [layer for layer in layers if not bool(sums.whole(layer).products.isfinite().all())]
     if broken:
         raise UserError(
-            f"{encoder.name} gives NaN or infinite features for some images in layers "
-            f"{', '.join(map(str, broken))}; set "
-            "precision=float32 or use another encoder"
+            f"{encoder.name} gives features whose squares have no finite sum in layers "
+            f"{', '.join(map(str, broken))}; use other layers or another encoder"
         )
     return sums
 
@@ -157,7 +169,7 @@ def choose(
     rows = rows[even_rows(len(rows), CHOICE_IMAGES)]
     side = min(CHOICE_SIDE, train.images.size)
     counts: dict[int, Tensor] = {}  # of each layer, int64 [G P 3 C]
-    for batch in maps_of(encoder, train.only(rows), how):
+    for batch in maps_of(encoder, train.only(rows), how, [*sums.centers]):
         truth, part = fewer_pixels(batch.truth, side), parts.of[rows[batch.index]]
         for (layer, held), fit in fits.items():
             inside = (part == held).nonzero().squeeze(1)
@@ -231,7 +243,7 @@ def test_once(encoder: Encoder, chosen: Chosen, fit: Discriminant, test: MaskedS
     """The overlaps of each test image, int64 ``[n 3 C]``, at its own resolution, by a fit on all training images."""
     shares, side, classes = fit.shares(chosen.prior)[:, None, None], test.images.size, len(fit.log_share)
     found = []
-    for batch in maps_of(encoder, test, how):
+    for batch in maps_of(encoder, test, how, [chosen.layer]):
         maps = batch.maps[chosen.layer]
         for some in in_parts(len(maps), classes * side * side):
             answers = (enlarge(fit.scores(maps[some])[0], side) + shares).argmax(1)

@@ -58,4 +58,4 @@ def compare_masks(
     """How much higher the mean IoU of the first is, on the same images: counts ``[n 3 C]``, and the draws of each."""
     low, high = np.quantile(mine - others, [0.025, 0.975])
     difference = float(mean_iou(ours.sum(0)) - mean_iou(theirs.sum(0)))
-    return LabelComparison(difference=difference, ci95=(float(low), float(high)))
+    return LabelComparison.of(difference, float(low), float(high), float(np.std(mine - others)))

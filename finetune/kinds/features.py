@@ -14,6 +14,7 @@ from finetune.config import ProbeConfig
 from finetune.data import Sources
 from finetune.features import Extraction, Features
 from finetune.kinds.base import A, LabelKind, Measured
+from finetune.lines import subject_name
 from finetune.probes import Candidates
 from finetune.subjects import Spaces, Subject, features_of, pixels_of, spaces_of
 
@@ -51,10 +52,11 @@ class ImageLabels(LabelKind[Sources, M, A]):
         extracted = time.monotonic()
         candidates = Candidates(train, subject.spaces, how.device, config.probe.finalists)
         found = dict(self.measured(subject, candidates, test))
-        log.info(
-            "%s: features of %s images in %.1f s, probed in %.1f s: %s",
+        scores = ", ".join(f"{task} {one.score}" for task, one in found.items())
+        log.info("%s: %s", subject_name(subject.name, "encoder"), scores)
+        log.debug(
+            "%s: features of %s images in %.1f s, probed in %.1f s",
             *(subject.name, f"{len(train) + len(test):,}", extracted - started, time.monotonic() - extracted),
-            ", ".join(f"{task} {one.score}" for task, one in found.items()),
         )
         return found
 

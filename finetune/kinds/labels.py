@@ -154,6 +154,6 @@ def _protocol(config: ProbeConfig, task: MultiLabelTask) -> str:
         "strength; layer, pooling and strength chosen by mean average precision in "
         f"{task.how} of the training images (iterative stratification, seed {config.seed}{compared}); refitted on the "
         "whole training set; tested once; mean average precision over the labels that test images have; ci95: "
-        "delete-half jackknife over test images, paired for differences, not corrected for the number of comparisons; "
-        "F1 of labels more likely than not"
+        "delete-half jackknife over test images, paired for differences, whose p_value is normal, by the deviation of "
+        "the halves; F1 of labels more likely than not"
     )

@@ -28,6 +28,7 @@ from finetune.dense.scores import bootstrap, compare_masks, score_masks
 from finetune.features import Extraction, layer_shapes
 from finetune.heads import Head
 from finetune.kinds.base import LabelKind, Measured, Ready, Shared
+from finetune.lines import subject_name
 from finetune.multilabel.data import ProbeData
 from finetune.pooling import Part, Shape, Space, layer_choices
 from finetune.structured_results import DenseProbed, DenseResult
@@ -131,10 +132,8 @@ class MaskLabels(LabelKind[MaskedSources, MeasuredMasks, None]):
             test=score_masks(counts, drawn),
             seconds=round(time.monotonic() - started, 2),
         )
-        log.info(
-            "%s: probed cell by cell in %.1f s: mean IoU %.1f%%",
-            *(subject.name, outcome.seconds, 100 * outcome.test.mean_iou),
-        )
+        log.info("%s: mean IoU %.1f%%", subject_name(subject.name, "encoder"), 100 * outcome.test.mean_iou)
+        log.debug("%s: probed cell by cell in %.1f s", subject.name, outcome.seconds)
         log.debug("%s: %s, chosen by %s", subject.name, outcome.choice.text, outcome.choice.how)
         null = None
         if self.checked(subject):
@@ -187,5 +186,5 @@ def _protocol(config: ProbeConfig, parts: Parts, size: int) -> str:
         f"{config.seed}; at most {CHOICE_IMAGES:,} held-out images, at {min(CHOICE_SIDE, size)} px); refitted on the "
         f"whole training set; tested once: scores of cells enlarged bilinearly to {size} px, mean IoU over all "
         "pixels of the test set that count and the classes that have some; ci95: bootstrap over test images, paired "
-        "for differences, not corrected for the number of comparisons"
+        "for differences, whose p_value is normal, by the deviation of the draws"
     )

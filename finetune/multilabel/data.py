@@ -9,10 +9,10 @@ from pydantic import Field, model_validator
 
 from common.data import Images, MultiLabels, Source, Subset
 from common.data.multilabel import iterative_parts, match_labels
-from common.data.split import first
+from common.data.split import first, with_counts
 from common.encoders.provenance import Provenance
 from common.errors import UserError, check_all
-from finetune.data import SHOWN, Fold, LabeledData, Pair, Sources, load_pair, open_source, open_test
+from finetune.data import Fold, LabeledData, Pair, Sources, load_pair, open_source, open_test
 from finetune.leaks import Leaks
 
 log = logging.getLogger("retouch")
@@ -112,13 +112,12 @@ def load_multilabel(
     labels = train.multi_labels(data.labels)
     found = labels, match_labels(labels, test.multi_labels(data.labels))
     counts = [part.values.sum(0).tolist() for part in found]
-    each = [f"{name} ({a:,} + {b:,})" for name, a, b in zip(labels.names, *counts, strict=True)]
-    more = f" and {len(each) - SHOWN} more" if len(each) > SHOWN else ""
     log.info(
-        "%s: %d labels (training + test images): %s%s; without any: %s + %s images",
-        *(labels.task, len(each), ", ".join(each[:SHOWN]), more),
+        "%s: %d labels, %s training and %s test images, %s + %s of them without any",
+        *(labels.task, len(labels.names), f"{len(train):,}", f"{len(test):,}"),
         *(f"{int((~part.values.any(1)).sum()):,}" for part in found),
     )
+    log.info("%s", with_counts(f"{labels.task}: ", labels.names, *counts))
     untested = [name for name, count in zip(labels.names, counts[1], strict=True) if not count]
     if len(untested) == len(labels.names):
         raise UserError(f"{test.source.spec}: no test image has one of the labels, so nothing can be measured")

@@ -43,7 +43,7 @@ def check_null_labels(
     some = even_rows(len(test), NULL_TESTS)
     test, truth = test.only(some), truth[some]
     images = min(NULL_IMAGES, len(train.values))
-    found, chance = [], []
+    found, chance, unconverged = [], [], 0
     for number in range(FREEDOM):
         random = np.random.default_rng([seed, number])
         rows = torch.from_numpy(np.sort(random.permutation(len(train.values))[:images]))
@@ -53,8 +53,10 @@ def check_null_labels(
             task = build_multilabel_task(labels, search, seed)
         except UserError:  # too few of the drawn images have a label
             return None
-        scores = probe.refit(drawn, task, probe.choose(drawn, task)).predict(test)
+        fitted, failed = probe.choose_and_fit(drawn, task)
+        unconverged += failed
+        scores = fitted.predict(test)
         reached, reverse = mean_average_precision(torch.stack([scores, -scores]), truth).tolist()
         found.append(reached)
         chance.append((reached + reverse) / 2)
-    return null_of_repetitions(found, chance, images)
+    return null_of_repetitions(found, chance, images).model_copy(update={"unconverged": unconverged})

@@ -95,12 +95,13 @@ class Attentive(Probe):
         averages = _tokens(rows.features, rows.positions).mean(2)
         tolerance = FINAL if final else CHOOSING
         start = fit_logistic(averages, rows.labels, rows.classes, l2, tolerance=tolerance, confirm=final)
-        models = []
+        models, unconverged = [], {*start.unconverged}
         for place, setting in enumerate(settings):
             model = Attention.around(start.weight[place], start.bias[place], int(setting["heads"]), rows.positions)
-            model.train(rows.features, rows.labels, setting["l2"], self.steps)
+            if not model.train(rows.features, rows.labels, setting["l2"], self.steps):
+                unconverged.add(place)
             models.append(model)
-        return AttentiveClassifiers(models)
+        return AttentiveClassifiers(models, tuple(sorted(unconverged)))
 
 
 class Attention:
@@ -133,15 +134,22 @@ class Attention:
         """Half of what λ multiplies: with equal heads, that of the linear classifier that they add up to."""
         return (len(self.query) * self.weight.square().sum() + self.query.square().sum()) / 2
 
-    def train(self, features: Tensor, labels: Tensor, l2: float, steps: int) -> None:
-        """Minimize the objective above by ``steps`` steps of L-BFGS (torch's, with a strong Wolfe line search)."""
+    def train(self, features: Tensor, labels: Tensor, l2: float, steps: int) -> bool:
+        """Minimize the objective above by ``steps`` steps of L-BFGS (torch's, with a strong Wolfe line search).
+
+        Returns:
+            Whether it ends at no higher value than its start; if not, it is left at the lowest value on its way.
+        """
         if steps == 0:
             self.query.zero_()
-            return
+            return True
         parameters = [self.query, self.weight, self.bias]
         for one in parameters:
             one.requires_grad_()
         optimizer = torch.optim.LBFGS(parameters, max_iter=steps, history_size=10, line_search_fn="strong_wolfe")
+
+        values: list[float] = []
+        lowest: list[Tensor] = []
 
         def objective() -> Tensor:
             optimizer.zero_grad()
@@ -152,19 +160,31 @@ class Attention:
                 loss = cross_entropy(self.logits(some), y, reduction="sum") / len(features)
                 loss.backward()  # type: ignore[no-untyped-call]
                 total = total + loss.detach()
+            if not values or float(total) < min(values):
+                lowest[:] = [one.detach().clone() for one in parameters]
+            values.append(float(total) if total.isfinite() else math.inf)
             return total
 
         with torch.enable_grad():
             optimizer.step(objective)  # type: ignore[no-untyped-call]
-        for one in parameters:
+            sound = float(objective()) <= values[0]
+        for one, best in zip(parameters, lowest, strict=True):
             one.requires_grad_(False)
+            if not sound:
+                one.copy_(best)
+        return sound
 
 
 class AttentiveClassifiers(Classifiers):
     """Attentive classifiers, one per setting."""
 
-    def __init__(self, models: Sequence[Attention]) -> None:
-        self.models = models
+    def __init__(self, models: Sequence[Attention], unconverged: tuple[int, ...] = ()) -> None:
+        self.models, self._unconverged = models, unconverged
+
+    @property
+    def unconverged(self) -> tuple[int, ...]:
+        """Those whose linear probe, at which they start, did not converge, and those that got no better than it."""
+        return self._unconverged
 
     def predict(self, features: Tensor) -> Tensor:
         return torch.stack([_logits(model, features).argmax(1) for model in self.models])

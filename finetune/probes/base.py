@@ -160,6 +160,12 @@ class Probe(Config, ABC):
         rows = rows._replace(start=chosen.start)
         return Fitted(chosen.space, standardize, self._fit(rows, chosen.space, task, [chosen.setting], final=True))
 
+    def choose_and_fit(self, candidates: Candidates, task: Task) -> tuple[Fitted, int]:
+        """The fit of what is chosen, and how many fits, compared or final, did not converge."""
+        chosen = self.choose(candidates, task)
+        fitted = self.refit(candidates, task, chosen)
+        return fitted, chosen.facts.unconverged + (not fitted.converged)
+
     def _split(self, candidates: Candidates, space: Space, task: Task, fold: Fold) -> Split:
         rows, standardize = self._rows(candidates, space, task, fold.fit)
         return Split(rows, standardize.apply_(candidates.matrix(space, fold.held)), task.labels[fold.held])

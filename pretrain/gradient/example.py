@@ -46,7 +46,7 @@ class Trial(NamedTuple):
     """A damaged batch, and how the network restores and scores it."""
 
     example: Example
-    restored: Tensor | None  # RGB in [0, 1]; None where it was not asked for  [B 3 H W]
+    restored: Tensor | None  # RGB in [0, 1]; None if it was not asked for  [B 3 H W]
     losses: Tensor  # the sum of the objective's losses, of each image        [B]
 
     def cpu(self) -> Trial:

@@ -32,19 +32,19 @@ from pretrain.method import DECODER
 
 CARD, WEIGHTS = "decoder.json", "decoder.safetensors"
 SCHEMA: Final = 1
-AGAIN = "export it again: the same command of retouch pretrain with out=RUN resume=true does, or retouch repeat RUN"
+AGAIN = "export it again, with the same retouch pretrain command and out=RUN resume=true, or with retouch repeat RUN"
 
 
 class DecoderCard(Config):
-    """What ``decoder.json`` says.
+    """The content of ``decoder.json``.
 
     Attributes:
         encoder, image_size, view, mask_channel, mean, std: how the encoder is built, and how images are shown to it.
         decoder, pretext, penalty: the settings of the objective.
         source: the images that it learned from, as the user named them.
-        encoder_sha256: of the encoder that the run exported.
+        encoder_sha256: the sha256 of the encoder that the run exported.
         tensors, parameters: counts in the weights file.
-        sha256: of the weights file and of everything here but the counts and itself.
+        sha256: covers the weights file and everything here but the counts and itself.
     """
 
     schema_version: Literal[1] = SCHEMA
@@ -65,7 +65,7 @@ class DecoderCard(Config):
 
     @property
     def learned_at_own_resolution(self) -> bool:
-        """Whether it has seen parts of pictures at their own resolution, and not whole pictures made small."""
+        """Whether it has seen parts of pictures at their own resolution, rather than whole pictures made small."""
         return self.source.partition(":")[0] in ("patches", "photos")
 
 
@@ -124,7 +124,7 @@ def open_objective(folder: Path, tile: int | None = None) -> tuple[Objective, De
 
 
 def _built(card: DecoderCard, size: int) -> Objective:
-    """The network for images of this side, with weights at random."""
+    """The network for images of this side, with random weights."""
     args = card.encoder.model_args
     if size != card.image_size and "img_size" in args:
         args = {**args, "img_size": size}
@@ -137,26 +137,26 @@ def _built(card: DecoderCard, size: int) -> Objective:
 
 
 def _at(tile: int, card: DecoderCard, tensors: dict[str, Tensor]) -> tuple[Objective, dict[str, Tensor]]:
-    """The network for images of another side, and the tensors that it takes.
+    """The network for images of another side, and the tensors to load into it.
 
     Raises:
-        UserError: its weights belong to images of one side.
+        UserError: its weights fit images of one side only.
     """
     size = card.image_size
     try:
         if problems := card.pretext.check((objective := _built(card, tile)).encoder):
             raise UserError(*problems)
     except UserError as error:
-        raise UserError(f"tile={tile}: {one_line(error)}; leave it out for tiles of {size} px") from None
+        raise UserError(f"tile={tile}: {one_line(error)}; remove tile for tiles of {size} px") from None
     fresh = objective.state_dict()
-    # statistics of training images score, but restore nothing
+    # statistics of training images are needed for scores, not for restoring
     taken = {
         name: fresh[name] if name.startswith("state_") and tensor.shape != fresh[name].shape else tensor
         for name, tensor in tensors.items()
     }
     if misfits(taken, fresh):
         raise UserError(
-            f"tile={tile}: the weights were learned at {size} px and fit no other size; leave it out for tiles of "
+            f"tile={tile}: the weights were learned at {size} px and fit no other size; remove tile for tiles of "
             f"{size} px"
         )
     return objective, taken
@@ -175,12 +175,15 @@ def decoder_folder(run: str | Path) -> Path:
         UserError: there is none; says why, and what to do.
     """
     path = Path(run).expanduser()
-    beside = [path.parent / DECODER] if path.name == ENCODER else []  # not of any folder: a run may lie in another
+    beside = (
+        [path.parent / DECODER] if path.name == ENCODER else []
+    )  # only next to an encoder: any other folder may lie in another run
     found = next((one for one in (path, path / DECODER, *beside) if (one / CARD).is_file()), None)
     if found is not None:
         return found
     if not path.is_dir():
-        raise UserError(f"{path}: no such folder; give the folder of a finished run of retouch pretrain")
+        what = "is a file" if path.exists() else "no such folder"
+        raise UserError(f"{path}: {what}; give the folder of a finished run of retouch pretrain")
     if is_group(path):
         one = min(path.glob("seed-*"), default=path / "seed-0")
         raise UserError(f"{path} holds runs with several seeds: give one of them, such as {one}")
@@ -191,18 +194,20 @@ def decoder_folder(run: str | Path) -> Path:
     if stage == "pretrain":
         if read_encoder_card(above).provenance.kind not in [kind_of(one) for one in models_in(AnyPretext)]:
             raise UserError(
-                f"{path} is a run of the linear family, which keeps no decoder: use one of denoise, colorize, mask or "
-                "mixed"
+                f"{path} is a run of the linear family, which keeps no decoder: use a run of denoise, colorize, mask "
+                "or mixed"
             )
         raise UserError(f"{path} has no {DECODER}/: an older version of Retouch made this run; {AGAIN}")
-    raise UserError(f"{path} is no run of retouch pretrain, which alone keeps decoders; give the folder of one")
+    raise UserError(
+        f"{path} is not a run of retouch pretrain, and no other run keeps a decoder; give the folder of one"
+    )
 
 
 def read_decoder_card(folder: Path) -> DecoderCard:
     """The card in a folder that ``decoder_folder`` has found.
 
     Raises:
-        UserError: it is damaged, or of another version, or the encoder in the same run is of another training.
+        UserError: it is damaged, another version wrote it, or the run's encoder comes from another training.
     """
     path = folder / CARD
     refuse_stream(path)
@@ -221,7 +226,7 @@ def read_decoder_card(folder: Path) -> DecoderCard:
     if (folder.parent / ENCODER / CONFIG).is_file():
         beside = read_encoder_card(folder.parent / ENCODER).sha256
         if beside != card.encoder_sha256:
-            raise UserError(f"{folder} and the encoder of its run are of different trainings; {AGAIN}")
+            raise UserError(f"{folder} and the encoder of its run come from different trainings; {AGAIN}")
     return card
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -36,7 +37,9 @@ from pretrain.sample import SAMPLE_IMAGES, sample
 log = logging.getLogger("retouch")
 
 FEW_IMAGES = 64
-GRAY = 1 / 255  # an image is gray if the largest and the smallest of red, green and blue differ less on average
+GRAY = (
+    1 / 255
+)  # an image is gray if the largest and the smallest of red, green and blue differ by less than this on average
 SMALL_BYTES = 24 << 20  # size of 2,048 float images of 32 px; the sample has more images if they are smaller
 
 
@@ -48,12 +51,14 @@ class Gradient(GradientConfig, Method):
     pretext: AnyPretext = Denoise()
     penalty: PenaltyConfig = PenaltyConfig()
     held_out: float = Field(default=0.02, ge=0, le=0.5)
-    """Share of the images that is measured on, not learned from: 32 to 2,048, but of few a tenth; 0 for none."""
+    """Share of the images held out to measure on: 32 to 2,048, at most a tenth of a small data set; 0 disables it."""
     stop: StopConfig = StopConfig()
 
     @model_validator(mode="after")
     def _penalties_fit(self) -> Gradient:
-        problems = [] if self.encoder.path else self.penalty.check(self.encoder.name)  # that of a path is not read yet
+        problems = (
+            [] if self.encoder.path else self.penalty.check(self.encoder.name)
+        )  # the encoder of a path has not been read yet
         if self.stop.when == "flat" and not self.held_out:
             problems.append("stop.when=flat follows the loss on held-out images: set held_out, or stop.when=never")
         if self.penalty.dictionary and self.optim.weight_decay:
@@ -110,7 +115,7 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
         super().__init__(objective, config, world)
         self.title, self.objective, self.encoder = config.title, objective, objective.encoder
         self.decoder, self.held_out, self.stop = config.decoder, config.held_out, config.stop
-        self.learned = config.encoder.path is not None  # what it knows of its data is kept
+        self.learned = config.encoder.path is not None  # what it has learned about its data is kept
 
     def attach(self, images: Images, other: Images | None = None) -> None:
         training, self.held = hold_out(images, self.held_out, self.config.seed)
@@ -122,6 +127,14 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
             )
         if self.objective.pretext.needs_color:
             _refuse_gray(images, self.objective.pretext.kind)
+
+    def begin(self, steps: int) -> None:
+        if self.config.compile:
+            # compiling would not speed up random numbers and color tables, and eager random numbers stay reproducible
+            # not as a decorator, which takes a second to import
+            eager = torch.compiler.disable(self.objective.corrupt)  # type: ignore[no-untyped-call]
+            self.objective.corrupt = eager  # type: ignore[method-assign]
+        super().begin(steps)
 
     @property
     def description(self) -> str:
@@ -176,15 +189,15 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
 
 
 def _refuse_gray(images: Images, pretext: str) -> None:
-    """Refuse images that are all gray: a few show it, and more confirm it."""
+    """Refuse images that are all gray: if a few are, more are checked."""
     for count in (FEW_IMAGES, SAMPLE_IMAGES):
         pixels = sample(images, count)
         colors = pixels.amax(1) - pixels.amin(1)  # 0 where red, green and blue are equal
         if (colors.mean((1, 2)) > GRAY).any():
             return
     raise UserError(
-        f"pretext.kind={pretext} learns from colors, but {images.source.spec} has gray images only ({len(pixels):,} "
-        "were looked at): use color images, or another pretext"
+        f"pretext.kind={pretext} learns from colors, but {images.source.spec} has only gray images (of {len(pixels):,} "
+        "that were checked): use color images, or another pretext"
     )
 
 

@@ -122,8 +122,6 @@ class Objective(nn.Module):
             losses["dictionary"] = self.penalty.dictionary * self.decoder.weight.square().sum()
         return losses
 
-    # compiling would not speed up random numbers and color tables, and eager random numbers stay reproducible
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def corrupt(self, images: Tensor) -> Example:
         """Images ``[B 3 S S]``, uint8 0..255 or float 0..1 -> augmented and damaged, float32 also under autocast."""
         with torch.autocast(images.device.type, enabled=False):
@@ -150,7 +148,7 @@ class Objective(nn.Module):
 
     @property
     def fits(self) -> bool:
-        """Whether ``fit`` has anything to learn."""
+        """Whether there is anything to fit."""
         return bool(self._state_names) or isinstance(self.encoder, VectorEncoder) or self._dictionary is not None
 
     @property
@@ -186,7 +184,7 @@ class Objective(nn.Module):
         l1, gamma = self.penalty.l1 * share, self.penalty.dictionary * share
         weight, atoms = diagonal_autoencoder(encoder.vectors(images), l1, gamma or None)
         kept = min(len(weight), len(encoder.code.weight))
-        # the remaining entries code nothing yet, and keep their atoms
+        # the remaining entries are not used yet, and keep their atoms
         encoder.code.weight.zero_()[:kept] = weight[:kept].to(encoder.code.weight)
         decoder.weight[:kept] = atoms.T[:kept].to(decoder.weight).view_as(decoder.weight[:kept])
 
@@ -226,13 +224,18 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def restore_damaged(self, damaged: Damaged) -> Tensor:
-        """Images ``[B 3 S S]`` that are damaged already -> restored RGB in [0, 1], same shape."""
-        if len(damaged.images) > 1 and self.pretext.drops_tokens(self.encoder):  # of each, another number of them
+        """Images ``[B 3 S S]`` that are damaged already -> restored RGB in [0, 1], same shape.
+
+        NaN where the decoder's output for an image is not finite, which a picture alone would not show.
+        """
+        if len(damaged.images) > 1 and self.pretext.drops_tokens(self.encoder):  # the number of tokens differs
             parts = zip(*(torch.split(part, 1) for part in damaged), strict=True)
             return torch.cat([self.restore_damaged(Damaged(*one)) for one in parts])
         with torch.autocast(damaged.images.device.type, enabled=False):
             example = self.pretext.given(damaged, self.encoder)
-        return self.pretext.picture(self.predict(example)[0], example, self.state)
+        prediction = self.predict(example)[0]
+        whole = prediction.isfinite().flatten(1).all(1).view(-1, 1, 1, 1)
+        return self.pretext.picture(prediction, example, self.state).where(whole, torch.nan)
 
     @torch.no_grad()
     def explain(self, images: Tensor) -> Explained | None:

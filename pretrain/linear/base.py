@@ -161,7 +161,7 @@ class SampledMethod(LinearMethod, ABC):
     """A method that is fitted on one bounded sample, without steps; a resumed run fits it again."""
 
     sample: int = Field(default=5000, ge=2, le=MANY)
-    """Images to fit on at most."""
+    """Largest number of images to fit on."""
 
     @property
     def streams(self) -> bool:

@@ -115,7 +115,7 @@ def replace_unused(dictionary: Tensor, use: Tensor, candidates: Tensor, generato
         use: mean squared code of every atom, ``[h]``; see ``unused_atoms``.
         candidates: rows ``[n d]``, for example from ``worst_reconstructed``; used in order, and repeatedly if they are
             fewer than the unused atoms. Rows of zeros are skipped.
-        generator: of the noise that distinguishes copies of a row. It is not used if no atom is unused.
+        generator: draws the noise that distinguishes copies of a row. It is not used if no atom is unused.
 
     Raises:
         ValueError: shapes do not match, or there is no usable row.

@@ -18,7 +18,7 @@ NOTED = 512  # images whose codes are checked
 
 
 def unconverged_note(missed: Tensor, steps: int, advice: str) -> list[str]:
-    """What to say of codes of which some, bool ``[B]``, did not converge."""
+    """A sentence about codes of which some, bool ``[B]``, did not converge."""
     share = float(missed.float().mean())
     return [f"{share:.1%} of the codes did not converge in {steps} steps; {advice}"] if share else []
 
@@ -44,7 +44,7 @@ class DictionaryLearner(LinearLearner):
         Args:
             dictionary: ``[d h]``.
             rows: ``[B d]``, with their codes under it ``[B h]``.
-            candidates: gives that many rows ``[k d]`` to replace unused atoms with.
+            candidates: returns that many rows ``[k d]`` to replace unused atoms with.
             gamma: weight of ``‖W‖²_F``; 0 keeps atoms at unit norm.
             sweeps: passes over the atoms.
 

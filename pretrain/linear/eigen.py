@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackError, eigsh
 from torch import Tensor
 
-# A whole decomposition reads the matrix about once per row of it, Lanczos steps only some times for each vector. On two
+# A full decomposition reads the matrix about once per row, Lanczos steps only a few times per vector. On two
 # cores, 64 vectors of 3,072 rows take 0.6 s instead of 4.2, of 6,144 rows 2.8 s instead of 32.
 SMALL, SHARE = 1024, 32
 
@@ -15,7 +14,7 @@ SMALL, SHARE = 1024, 32
 def leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The ``count`` largest eigenvalues, ``[count]`` and largest first, and their vectors as rows ``[count d]``.
 
-    Exact to rounding: by Lanczos steps (ARPACK, from a fixed start) if few of many are wanted, else by the whole
+    Exact to rounding: by Lanczos steps (ARPACK, from a fixed start) if few of many are wanted, else by a full
     decomposition.
 
     Args:
@@ -23,6 +22,8 @@ def leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     d = len(matrix)
     if matrix.device.type == "cpu" and d > SMALL and count <= d // SHARE:
+        from scipy.sparse.linalg import ArpackError, eigsh  # takes a second to import
+
         start = np.random.default_rng(0).standard_normal(d)
         try:
             values, vectors = eigsh(matrix.numpy(), count, which="LA", v0=start)

@@ -19,8 +19,6 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from sklearn.decomposition import FastICA
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from common.config import MANY
@@ -43,6 +41,9 @@ def ica(rows: Tensor, components: int, *, seed: int, max_steps: int = 200, toler
         ValueError: rows that are not finite ``[n d]``, more components than ``min(n - 1, d)`` or than the directions
             in which rows vary, or a setting that is not positive.
     """
+    from sklearn.decomposition import FastICA  # takes a second to import
+    from sklearn.exceptions import ConvergenceWarning
+
     check_rows(rows, "rows")
     n, d = rows.shape
     check_components(components, min(n - 1, d), f"{n} rows of {d} columns")
@@ -86,9 +87,9 @@ class Ica(SampledMethod, ProjectedMethod):
 
     kind: Literal["ica"] = "ica"
     sample: int = Field(default=20_000, ge=2, le=MANY)
-    """Images to fit on at most, drawn at random with the seed."""
+    """Largest number of images to fit on, drawn at random with the seed."""
     max_steps: int = Field(default=200, gt=0, le=MANY)
-    """Iterations of FastICA at most."""
+    """Largest number of iterations of FastICA."""
     tolerance: float = Field(default=1e-4, ge=1e-12, le=1)
     """Change of the components at which FastICA stops."""
 

@@ -19,7 +19,7 @@ from pretrain.linear.base import LinearLearner, LinearMethod, component_problems
 from pretrain.linear.moments import BLOCK
 from pretrain.report.explained import Explained
 
-COPIES = 6  # of the moments, in memory at once during the solve: 5.2 measured for PCA, 5.5 for CCA
+COPIES = 6  # copies of the moments in memory at once during the solve: 5.2 measured for PCA, 5.5 for CCA
 
 
 @dataclass(frozen=True, eq=False)

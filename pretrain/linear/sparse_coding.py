@@ -43,7 +43,7 @@ class SparseCoding(LinearMethod):
     strength: float = Field(default=0.1, ge=1e-12, le=1e6)
     """λ, with penalty l1 or l0."""
     top_k: int = Field(default=8, gt=0, le=1 << 16)
-    """Non-zeros per code at most, with penalty=atoms."""
+    """Largest number of non-zeros per code, with penalty=atoms."""
     gamma: float = Field(default=0.0, ge=0, le=1e6)
     """γ of γ ‖W‖²_F, with penalty=l1 only; 0 keeps atoms at unit norm instead."""
     centring: Centre = "own"

@@ -43,6 +43,7 @@ from common.encoders.kernel import KernelCode
 from common.engine.schedule import seed_step
 from common.errors import UserError
 from common.machine.distributed import World
+from common.pixels import split_rows
 from common.solvers.kernels import Kernel, check_width, kernel_rows, squared_distances
 from pretrain.linear.base import SampledMethod, SampleLearner, user_errors
 from pretrain.linear.moments import Moments, check_rows
@@ -65,7 +66,7 @@ class KernelProjection:
     landmarks: Tensor  # [m d]
     weight: Tensor  # [m h]
     kernel: Kernel
-    width: float | None  # of the RBF kernel; None with the linear one
+    width: float | None  # width of the RBF kernel; None with the linear one
     shift: Tensor  # [h]
 
     def apply(self, rows: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ class KernelProjection:
             ValueError: rows that are not finite, or not ``[n d]``.
         """
         check_rows(rows, "rows", self.landmarks.shape[1])
-        chunks = _chunks(rows, len(self.landmarks))
+        chunks = split_rows(rows, len(self.landmarks), CHUNK)
         codes = [kernel_rows(x, self.landmarks, self.kernel, self.width) @ self.weight for x in chunks]
         return torch.cat(codes) - self.shift
 
@@ -101,7 +102,7 @@ def tca(
         landmarks: rows ``[m d]`` from both domains; the code combines their kernel functions.
         components: length h of the code.
         kernel: ``linear`` is x·y; ``rbf`` is exp(-‖x - y‖² / (2 width²)).
-        width: of the RBF kernel; ``None`` takes :func:`median_width` of the landmarks. The linear one ignores it.
+        width: width of the RBF kernel; ``None`` takes :func:`median_width` of the landmarks. The linear one ignores it.
         mu: weight μ of the penalty, on the scale of ‖δ‖²: a small one forces the domains to agree, a
             large one gives kernel PCA.
 
@@ -109,6 +110,18 @@ def tca(
         ValueError: rows that are not finite or differ in columns, an empty domain, too many components, an unknown
             kernel, or a width or ``mu`` that is not positive.
     """
+    _check(source, target, landmarks, components, kernel, mu)
+    landmarks = landmarks.to(source.device, torch.float64, copy=True)
+    if kernel == "linear":
+        width = None
+    elif width is None:
+        width = median_width(landmarks)
+    moments, gap = _feature_moments(source, target, landmarks, kernel, width)
+    weight = _components(moments.covariance(), gap, mu, components)
+    return KernelProjection(landmarks, weight, kernel, width, moments.mean @ weight)
+
+
+def _check(source: Tensor, target: Tensor, landmarks: Tensor, components: int, kernel: Kernel, mu: float) -> None:
     check_rows(landmarks, "landmarks")
     m, d = landmarks.shape
     check_rows(source, "source", d)
@@ -121,23 +134,33 @@ def tca(
     if not (mu > 0 and math.isfinite(mu)):
         raise ValueError(f"mu must be positive, got {mu}")
     check_components(components, min(m, n - 1), f"{n} rows and {m} landmarks")
-    landmarks = landmarks.to(source.device, torch.float64, copy=True)
-    if kernel == "linear":
-        width = None
-    elif width is None:
-        width = median_width(landmarks)
 
+
+def _feature_moments(
+    source: Tensor, target: Tensor, landmarks: Tensor, kernel: Kernel, width: float | None
+) -> tuple[Moments, Tensor]:
+    """Moments of the kernel features Φ of both domains together, and δ ``[m]``, the difference of their means."""
+    m = len(landmarks)
     pooled = Moments(m, source.device)
-    sums = []
+    means = []
     for domain in (source, target):
         total = torch.zeros(m, dtype=torch.float64, device=source.device)
-        for rows in _chunks(domain, m):
+        for rows in split_rows(domain, m, CHUNK):
             features = kernel_rows(rows, landmarks, kernel, width)
             pooled.add(features)
             total += features.sum(0)
-        sums.append(total / len(domain))
-    gap = sums[0] - sums[1]  # δ, [m]
+        means.append(total / len(domain))
+    return pooled, means[0] - means[1]
 
+
+def _components(covariance: Tensor, gap: Tensor, mu: float, components: int) -> Tensor:
+    """``A = P^-½ U Λ^-½`` of the leading components ``[m h]``, from ``Φᵀ H Φ / (n - 1)`` ``[m m]`` and δ ``[m]``.
+
+    Dividing by n - 1 makes the constraint a variance of 1. P^-½ is used without its factor μ^-½, which Λ^-½ cancels.
+
+    Raises:
+        ValueError: the features vary in fewer directions.
+    """
     square = gap.square().sum()
     shrink = (1 - (mu / (mu + square)).sqrt()) / square.clamp_min(torch.finfo(gap.dtype).tiny)
 
@@ -145,16 +168,13 @@ def tca(
         """``P^-½ √μ`` times ``[m k]``."""
         return matrix - shrink * torch.outer(gap, gap @ matrix)
 
-    # Φᵀ H Φ / (n - 1): the constraint is then a variance of 1, and U Λ only changes scale
-    covariance = pooled.covariance()
     values, basis = torch.linalg.eigh(times_root(times_root(covariance).T))
     values, basis = values.flip(0), basis.flip(1)
-    rank = int((values > m * torch.finfo(values.dtype).eps * values[0].clamp_min(0)).sum())
+    rank = int((values > len(gap) * torch.finfo(values.dtype).eps * values[0].clamp_min(0)).sum())
     if components > rank:
         raise ValueError(f"components is {components}, but the kernel features vary in only {rank} directions")
-    weight = times_root(basis[:, :components]) / values[:components].sqrt()
-    weight = weight * signs(weight.T)
-    return KernelProjection(landmarks, weight, kernel, width, pooled.mean @ weight)
+    weight: Tensor = times_root(basis[:, :components]) / values[:components].sqrt()
+    return weight * signs(weight.T)
 
 
 def maximum_mean_discrepancy(a: Tensor, b: Tensor, *, width: float | None = None) -> float:
@@ -200,14 +220,9 @@ def median_width(rows: Tensor) -> float:
 def _mean_kernel(a: Tensor, b: Tensor, width: float) -> float:
     """Mean of the RBF kernel over all pairs."""
     total = torch.zeros((), dtype=torch.float64, device=a.device)
-    for rows in _chunks(a, len(b)):
+    for rows in split_rows(a, len(b), CHUNK):
         total += kernel_rows(rows, b, "rbf", width).sum()
     return float(total / (len(a) * len(b)))
-
-
-def _chunks(rows: Tensor, columns: int) -> tuple[Tensor, ...]:
-    """``rows`` in chunks whose products with ``columns`` landmarks hold at most ``CHUNK`` numbers."""
-    return torch.split(rows, max(1, CHUNK // columns))
 
 
 # ---- the method
@@ -224,9 +239,9 @@ class Tca(SampledMethod):
     sample: int = Field(default=5000, ge=2, le=MANY)
     """Images per domain to fit on."""
     kernel: Kernel = "rbf"
-    """Of the feature space in which the domains are compared."""
+    """Kernel of the feature space in which the domains are compared."""
     width: float | None = Field(default=None, ge=1e-6, le=1e6)
-    """Of the RBF kernel; by default the median distance between landmarks."""
+    """Width of the RBF kernel; by default the median distance between landmarks."""
     mu: float = Field(default=1e-4, ge=1e-12, le=1e12)
     """Weight of the penalty, relative to the squared gap between the domains' mean kernel features: a small one forces
     the domains to agree, a large one gives kernel PCA."""

@@ -33,7 +33,7 @@ def atoms_picture(atoms: Tensor, use: Tensor | None = None, title: str = "") -> 
         use: ``[h]``, how often, or how much, each atom is used; without it atoms keep their own order.
 
     Raises:
-        ValueError: shapes do not match, or there is no atom.
+        ValueError: shapes do not match, or there are no atoms.
     """
     atoms, use = _checked(atoms, use)
     count, side = len(atoms), atoms.shape[3]
@@ -64,7 +64,7 @@ def exciting_picture(atoms: Tensor, patches: Tensor, title: str = "") -> Image.I
         patches: ``[k m 3 p p]``, RGB in [0, 1], in the order to be shown.
 
     Raises:
-        ValueError: shapes do not match, or there is no atom.
+        ValueError: shapes do not match, or there are no atoms.
     """
     atoms, _ = _checked(atoms, None)
     if patches.ndim != 5 or len(patches) != len(atoms) or patches.shape[2:] != atoms.shape[1:]:

@@ -1,4 +1,4 @@
-"""The model card that pretraining writes beside an encoder, before any label has been seen."""
+"""The model card that pretraining writes next to an encoder, before any label has been used."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pretrain.config import GradientPretraining, PretrainConfig
 from pretrain.ruler.measured import Measured
 
 UNMEASURED = (
-    "Whether it is better than the untrained network on a task, a probe says: retouch probe linear encoder=FOLDER "
+    "A probe shows whether it is better than the untrained network on a task: retouch probe linear encoder=FOLDER "
     "data=my/labeled.",
     "retouch report RUN PROBE --markdown -o FOLDER/README.md then replaces this card by one with its results.",
-    "What it knows of other images than those of its training has to be measured on them.",
+    "What it knows about other images must be measured on them.",
 )
 
 
@@ -41,22 +41,22 @@ def _data(config: PretrainConfig, images: Images) -> list[str]:
     found = [f"{len(images):,} images of {config.data.source}, without labels."]
     originals = images.originals
     if originals is not None and originals.unreadable:
-        found.append(f"{originals.unreadable:,} that could not be read were left out.")
+        found.append(f"Unreadable images that were left out: {originals.unreadable:,}.")
     if originals is not None and originals.sizes is not None:
         sizes = originals.sizes
         small, middle, large = (f"{w:,} × {h:,}" for w, h in (sizes.smallest, sizes.median, sizes.largest))
         found.append(f"Sizes of {sizes.images:,} of them, in px: smallest {small}, median {middle}, largest {large}.")
     if images.levels is not None:
-        found.append(f"Of more than 8 bits: the values {images.levels} are black to white.")
+        found.append(f"They have more than 8 bits: the values {images.levels} are black and white.")
     return found
 
 
 def _labels(config: PretrainConfig, provenance: Provenance) -> str:
-    """Whether the network may have seen labels."""
+    """Whether the network may have learned from labels."""
     named = isinstance(config, GradientPretraining) and config.encoder.pretrained
     if named or provenance.knew_labels:
-        return "This training has seen no label; what the network learned before may have."
-    return "No label has been seen."
+        return "This training used no labels; earlier training of the network may have."
+    return "No labels were used."
 
 
 def _training(config: PretrainConfig, method: str, training: Trained, images: int, provenance: Provenance) -> list[str]:
@@ -64,7 +64,7 @@ def _training(config: PretrainConfig, method: str, training: Trained, images: in
     steps = f"{training.step:,} steps of {config.batch_size:,} images: each was seen {seen / images:.1f} times."
     return [
         f"Method: {method}, seed {config.seed}; all settings are in config.yaml of the run.",
-        *([f"All trainings of the network, the first one first: {provenance.story}."] if provenance.before else []),
+        *([f"All trainings of the network, in order: {provenance.story}."] if provenance.before else []),
         *([steps] if training.step else []),
         f"It took {training.seconds:,.0f} seconds.",
     ]

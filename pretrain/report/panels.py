@@ -18,7 +18,7 @@ from pretrain.sample import PANEL_IMAGES, sample
 TILE = 128  # minimum pixels per image: 32 px images are enlarged four times
 GAP, EDGE, LABEL = 6, 20, 100  # between images, around the picture, and the column of row labels
 HEAD = 44  # the height of the title
-LINE, SMALL = 17, 13  # of a caption: the height of a line, and the size of its letters
+LINE, SMALL = 17, 13  # the height of a line of a caption, and the size of its letters
 INK, FAINT, PAPER = (28, 30, 34), (120, 124, 130), (255, 255, 255)
 
 
@@ -75,7 +75,7 @@ def in_rows(
 
 
 def _fitting(text: str, width: int) -> str:
-    """The end of a text, as much as is ``width`` pixels wide."""
+    """The end of a text: as much of it as fits into ``width`` pixels."""
     font, shown = ImageFont.load_default(SMALL), "".join(one if one.isprintable() else "?" for one in text)
     cut = shown
     while font.getlength(cut) > width:

@@ -36,14 +36,14 @@ class GivenPictures(Config):
 
 
 class PicturesToRestore(GivenPictures):
-    """Which pictures, and what is known of them."""
+    """Which pictures, and what is known about them."""
 
     source: str = Field(min_length=1)
     """A folder, another source of images, or one image file."""
     masks: str | None = None
     """Holes to fill: a folder of masks at the paths of the pictures, or a column; pixels that are not 0 are filled."""
     clean: str | None = None
-    """The undamaged pictures, to measure with: a folder with the same paths."""
+    """The undamaged pictures, to compare with: a folder with the same paths."""
 
 
 class RestoreConfig(StageConfig):
@@ -59,23 +59,25 @@ class RestoreConfig(StageConfig):
     data: PicturesToRestore
     """Which pictures: data=FOLDER."""
     damage: Literal["none", "recipe"] = "none"
-    """none: the pictures are damaged as they are; recipe: damage them as in training, and measure what is restored."""
+    """none: the pictures are already damaged; recipe: damage them as in training, and measure what is restored."""
     scale: float = Field(default=1.0, ge=0.001, le=1)
     """Make the pictures smaller first: 0.25 is a quarter of their width and height."""
     tile: int | None = Field(default=None, ge=8, le=1024)
     """Side in px of the tiles that the network sees; by default that of the images it learned from."""
     overlap: float = Field(default=OVERLAP, ge=0, le=0.9)
-    """Share of a tile that neighbors share."""
+    """Overlap of neighboring tiles, as a share of their side."""
     precision: Precision = "auto"
-    """Of the network; auto is bfloat16 where the machine is fast at it, else float32."""
+    """Precision of the network; auto: bfloat16 if the machine is fast at it, else float32."""
     batch_size: int = Field(default=BATCH, gt=0, le=MANY)
-    """Tiles per pass; fewer of large ones."""
+    """Tiles per pass; fewer if they are large."""
 
     @model_validator(mode="after")
     def _one_damage(self) -> Self:
         problems = []
         if self.damage == "recipe" and self.data.masks is not None:
-            problems.append("data.masks says where the holes are, and damage=recipe draws them: give one of them")
+            problems.append(
+                "data.masks says where the holes are, and damage=recipe draws them: give only one of the two"
+            )
         if self.damage == "recipe" and self.data.clean is not None:
             problems.append("with damage=recipe, the pictures themselves are the clean ones: remove data.clean")
         if problems:
@@ -87,7 +89,7 @@ class PicturesToRank(GivenPictures):
     """Which pictures, and how large they are made."""
 
     image_size: int | None = Field(default=None, ge=8, le=1024)
-    """Side in px of the square that each is made; by default that of the images the network learned from."""
+    """Side in px of the square that each becomes; by default that of the images the network learned from."""
     workers: int = Field(default_factory=usable_cores, ge=0, le=1024)
     """Decoding processes; by default one per core."""
 
@@ -109,6 +111,6 @@ class StrangeConfig(StageConfig):
     top: int = Field(default=20, gt=0, le=200)
     """Pictures on the sheet."""
     precision: Precision = "auto"
-    """Of the network; auto is bfloat16 where the machine is fast at it, else float32."""
+    """Precision of the network; auto: bfloat16 if the machine is fast at it, else float32."""
     batch_size: int = Field(default=BATCH, gt=0, le=MANY)
     """Pictures at a time."""

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from common.data import Source, build_source
-from common.data.beside import beside
 from common.data.decode import upright
 from common.data.folder import TreeSource
 from common.data.images import kept_rows
 from common.data.levels import Levels
-from common.data.masks import find_masks, read_mask
+from common.data.masks import find_masks
+from common.data.paired_files import paired_files
 from common.data.result_names import result_names
+from common.data.wide import load, wide_values
 from common.errors import UserError, check_all
 from pretrain.restoring.config import PicturesToRestore
 
-PROFILE_SPACE = slice(16, 20)  # where a color profile says of which colors it is (ICC.1, 7.2.8)
+PROFILE_SPACE = slice(16, 20)  # where a color profile names its color space (ICC.1, 7.2.8)
 
 
 class Picture(NamedTuple):
-    """A picture as it is given, and what is known of it."""
+    """A picture as it is given, and what is known about it."""
 
     image: Tensor  # uint8 [3 H W]
-    hidden: Tensor | None  # bool [1 H W]; None if nothing is
+    hidden: Tensor | None  # bool [1 H W]; None if nothing is hidden
     clean: Tensor | None  # uint8 [3 H W]
-    profile: bytes | None  # of its colors, as its file has it
+    profile: bytes | None  # the color profile in its file
 
 
 class Pictures:
@@ -39,7 +41,7 @@ class Pictures:
 
     Attributes:
         rows: those that are used.
-        names: of the result of each of ``rows``: the path of the picture below its folder, as PNG.
+        names: the name of the result of each of ``rows``: the path of the picture below its folder, as PNG.
         scale: they are made this much smaller, together with masks and clean versions.
         levels: black and white of pictures and clean versions of more than 8 bits; by default, those of the source.
     """
@@ -55,7 +57,7 @@ class Pictures:
         """Row ``row`` of the source.
 
         Raises:
-            Exception: of any kind, if it cannot be read; ValueError if the clean one or the mask is of another size.
+            Exception: of any kind, if it cannot be read; ValueError if the clean one or the mask has another size.
         """
         opened, levels = self.source.image(row), self.levels or self.source.levels
         profile = _profile(opened)
@@ -65,10 +67,10 @@ class Pictures:
         clean = None if self.clean is None else upright(self.clean.image(row), levels or self.clean.levels)
         if hidden is not None and hidden.shape != (image.height, image.width):
             height, width = hidden.shape
-            raise ValueError(f"its mask has {width}x{height} pixels, but the picture {image.width}x{image.height}")
+            raise ValueError(f"its mask has {width}x{height} pixels, but the picture has {image.width}x{image.height}")
         if clean is not None and clean.size != image.size:
             raise ValueError(
-                f"its clean version has {clean.width}x{clean.height} pixels, but the picture "
+                f"its clean version has {clean.width}x{clean.height} pixels, but the picture has "
                 f"{image.width}x{image.height}"
             )
         return Picture(
@@ -109,7 +111,7 @@ def open_pictures(data: PicturesToRestore, scale: float) -> Pictures:
 
 
 def _profile(opened: Image.Image | Tensor) -> bytes | None:
-    """The color profile of an opened file, where it is one of RGB: only then do the colors of the result have it."""
+    """The color profile of an opened file if it is an RGB profile: the colors of the result are RGB."""
     found = opened.info.get("icc_profile") if isinstance(opened, Image.Image) else None
     return found if found and found[PROFILE_SPACE] == b"RGB " else None
 
@@ -120,20 +122,35 @@ def _clean(source: Source, spec: str) -> Source:
     except UserError as error:
         raise UserError(*(f"data.clean: {problem}" for problem in error.lines)) from None
     if not (isinstance(source, TreeSource) and isinstance(clean, TreeSource)):
-        raise UserError("data.clean: pictures and their clean versions are found by their paths: give two folders")
-    return beside(source, clean, "data.clean", "clean version")
+        raise UserError("data.clean: pictures and their clean versions are matched by their paths: give two folders")
+    return paired_files(source, clean, "data.clean", "clean version")
 
 
 def holes(mask: Image.Image | Tensor) -> NDArray[np.bool_]:
-    """Which pixels of a mask are not 0, ``[h w]``; of one in color, not black.
+    """Which pixels of a mask are not 0, ``[h w]``, upright; in color, which are not black. Any number of bits will do.
 
     Raises:
-        ValueError: it is a JPEG, whose values are not exact, or has transparency.
+        ValueError: it is a JPEG, whose values are not exact, or is transparent in places.
     """
-    in_color = isinstance(mask, Image.Image) and mask.mode == "RGB" and mask.format != "JPEG"
-    values = np.asarray(upright(mask)).max(axis=2) if in_color else read_mask(mask)
-    hidden: NDArray[np.bool_] = values > 0
-    return hidden
+    if isinstance(mask, Tensor) or mask.format == "JPEG":
+        raise ValueError("its mask is in a format that changes values, such as JPEG: save it as PNG")
+    load(mask)
+    if "A" in mask.getbands() and np.asarray(mask.getchannel("A")).min() < 255:
+        raise ValueError(
+            "its mask has transparency, which may stand for either: save it without, black where the picture stays and "
+            "white where it is to be filled"
+        )
+    values = wide_values(mask)
+    if values is None:
+        in_color = mask.mode not in ("1", "L", "P")
+        values = np.asarray(mask.convert("RGB") if in_color else mask)
+    hidden = values != 0
+    shown = Image.fromarray(hidden.any(2) if hidden.ndim == 3 else hidden)
+    with contextlib.suppress(Exception):  # a broken orientation is none
+        shown.getexif()[ExifTags.Base.Orientation] = mask.getexif()[ExifTags.Base.Orientation]
+        shown = ImageOps.exif_transpose(shown)
+    found: NDArray[np.bool_] = np.array(shown)
+    return found
 
 
 def _pixels(image: Image.Image) -> Tensor:

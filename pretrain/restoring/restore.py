@@ -30,7 +30,7 @@ from pretrain.gradient.kept import decoder_folder
 from pretrain.gradient.pretexts import Mask
 from pretrain.restoring.config import JOURNAL, PICTURES, SCORES, SHEET, RestoreConfig
 from pretrain.restoring.pictures import Picture, Pictures, number_of, open_pictures
-from pretrain.restoring.restorer import PictureRestorer, open_restorer, punched
+from pretrain.restoring.restorer import NotFiniteError, PictureRestorer, open_restorer, punched
 from pretrain.restoring.results import RestoredPicture, RestoreResult, Scores
 from pretrain.restoring.scores import score
 from pretrain.restoring.sheets import Shown, middle, part_of, read_back, sheet
@@ -39,8 +39,8 @@ from pretrain.ruler.restorers import Damaged
 log = logging.getLogger("retouch")
 
 SHOWN = 12  # pictures on the sheet
-SMALL = 0.5  # a tile that shows less of a picture than this is of another world than the whole pictures of training
-SAID = 10  # unreadable pictures that are warned of one by one
+SMALL = 0.5  # tiles that show a smaller part of a picture than this look unlike the whole pictures of training
+SAID = 10  # unreadable pictures that each get a warning
 
 
 def restore(config: RestoreConfig) -> RestoreResult:
@@ -72,19 +72,20 @@ def _look_at(pictures: Pictures, config: RestoreConfig, trained_on: Provenance) 
     """Choose the levels of the pictures, and say what their files hold that is not restored."""
     source = pictures.source
     pictures.levels = levels_of_training(source, config.data.levels, trained_on.levels) or source.levels
+    pictures.source = source.scaled(pictures.levels)
     say_levels(pictures.levels, source.spec)
     warn_of_levels(trained_on, pictures.levels, source.spec)
     warn_of_pages(source)
 
 
 def provenance(run: Path) -> Provenance:
-    """What is known of the training of a run's encoder, if it is still there."""
+    """What is known about the training of a run's encoder, if it is still there."""
     encoder = decoder_folder(run).parent / ENCODER
     return read_encoder_card(encoder).provenance if encoder.is_dir() else UNKNOWN
 
 
 def _opened(config: RestoreConfig) -> PictureRestorer:
-    """The restorer, and whether it can do what is asked for.
+    """The restorer, which can do what is asked for.
 
     Raises:
         UserError: with every problem.
@@ -99,28 +100,28 @@ def _opened(config: RestoreConfig) -> PictureRestorer:
     pretext = restorer.pretext
     if config.data.masks is not None and not pretext.fills_holes:
         raise UserError(
-            f"data.masks: {config.run} learned {pretext.kind}, and was never told where pixels are hidden; use a run "
-            "of mask, or of mixed with holes"
+            f"data.masks: {config.run} learned {pretext.kind}, and does not know which pixels are hidden; use a "
+            "run of mask, or of mixed with holes"
         )
     if isinstance(pretext, Mask) and config.data.masks is None and config.damage == "none":
         raise UserError(
-            f"{config.run} fills holes, and nothing says where they are: give data.masks=FOLDER (a mask at the path of "
+            f"{config.run} fills holes, but nothing says where they are: give data.masks=FOLDER (a mask at the path of "
             "each picture, not 0 where it is to be filled), or damage=recipe to try it on holes that are drawn"
         )
     return restorer
 
 
 def _say_of_scale(restorer: PictureRestorer, pictures: Pictures, config: RestoreConfig) -> None:
-    """Say it where a tile shows something else than the network has learned from."""
+    """Warn if tiles look unlike what the network has learned from."""
     tile, card = restorer.grid.tile, restorer.card
     sides = [min(picture.image.shape[1:]) for picture in _some(pictures, 3)]
     if not sides or card.learned_at_own_resolution or tile >= SMALL * min(sides):
         return
     scale = config.scale * tile / min(sides)
     log.warning(
-        "the network learned from whole pictures of %d px, and a tile of %d px is a small part of these (%d px and "
-        "more): their details are another thing than it has seen. scale=%.2g shows it what it knows; a network for "
-        "details learns from data=patches:FOLDER",
+        "the network learned from whole pictures of %d px, but a tile of %d px is a small part of these pictures (%d "
+        "px and more), whose details it has never seen. Use scale=%.2g to show it what it knows; to learn details, "
+        "pretrain with data=patches:FOLDER",
         *(card.image_size, tile, min(sides), scale),
     )
 
@@ -146,7 +147,7 @@ def damaged_picture(restorer: PictureRestorer, picture: Picture, config: Restore
 
 
 def clean_picture(picture: Picture, config: RestoreConfig) -> Tensor | None:
-    """What it should become, uint8 ``[3 H W]``; None where nobody knows."""
+    """What it should become, uint8 ``[3 H W]``; None if that is not known."""
     return picture.image if config.damage == "recipe" else picture.clean
 
 
@@ -168,7 +169,10 @@ def _restore_all(
                 log.warning("left out: %s (%s)", where, failed[where])
             continue
         damaged = damaged_picture(restorer, picture, config, name)
-        restored = _whole(restorer, damaged)
+        try:
+            restored = _whole(restorer, damaged)
+        except NotFiniteError as error:
+            raise UserError(f"{where}: {error}") from None
         counted = damaged.hidden[0] > 0 if isinstance(restorer.pretext, Mask) else None
         clean = clean_picture(picture, config)
         given = restorer.seen(damaged.images)[0]
@@ -210,7 +214,7 @@ class Journal:
     """Which pictures are done: ``pictures.jsonl``, a line for each as soon as its file is there.
 
     Raises:
-        UserError: the run goes on, but the pictures, what is known of them, or the decoder are others than before.
+        UserError: the run is resumed, but the pictures, their masks or clean versions, or the decoder have changed.
     """
 
     def __init__(self, run: Run, restorer: PictureRestorer, pictures: Pictures) -> None:
@@ -244,7 +248,7 @@ class Journal:
         return name in self.done
 
     def add(self, name: str, picture: RestoredPicture) -> None:
-        """Note it; its file is there."""
+        """Record a picture whose file has been written."""
         self.done[name] = picture
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"{_line(picture)}\n")
@@ -258,7 +262,7 @@ def _whole_lines(lines: Sequence[str]) -> Iterator[RestoredPicture]:
     for line in lines:
         try:
             yield RestoredPicture.model_validate_json(line)
-        except ValidationError:  # the last one of a run that was killed
+        except ValidationError:  # the last line of a run that was killed
             continue
 
 
@@ -266,7 +270,7 @@ def _whole_lines(lines: Sequence[str]) -> Iterator[RestoredPicture]:
 
 
 def _draw(restorer: PictureRestorer, pictures: Pictures, config: RestoreConfig, run: Run) -> None:
-    """Write the sheet of some pictures: the middle of each, as large as it is. Those that have gone are left out."""
+    """Write the sheet of some pictures that still exist: the middle of each, as large as it is."""
     shown: list[Shown] = []
     there = [name for name in pictures.names if (run.folder / PICTURES / name).is_file()]
     chosen = {there[place] for place in even_rows(len(there), SHOWN).tolist()} if there else set()

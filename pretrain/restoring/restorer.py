@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.encoders.base import LUMA, TokenEncoder
+from common.encoders.base import LUMA, TokenEncoder, refuse_other_ranges
 from common.machine.precision import Precision, autocast, resolve_precision
 from common.pixels import to_uint8
 from pretrain.gradient.example import HIDDEN
@@ -20,19 +20,31 @@ from pretrain.gradient.pretexts import Mixed, Pretext
 from pretrain.restoring.tiles import Grid, restored_strips
 from pretrain.ruler.restorers import Damaged
 
-OVERLAP = 0.5  # of a tile: every pixel is then in the inner half of some tile
+OVERLAP = 0.5  # share of a tile: every pixel is then in the inner half of some tile
 BATCH = 64
-PASS_PIXELS = 1 << 20  # per pass at most: 20 tiles of 224 px
-ROWS = 512  # of a picture that are made gray at a time
+PASS_PIXELS = 1 << 20  # pixels per pass, at most: 20 tiles of 224 px
+ROWS = 512  # rows of a picture that are made gray at a time
+
+
+class NotFiniteError(ValueError):
+    """The network gives NaN or infinite numbers.
+
+    Attributes:
+        place: of the first such picture in its batch.
+    """
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+        super().__init__("the network gives NaN or infinite numbers; set precision=float32, or use another run")
 
 
 class PictureRestorer(nn.Module):
     """An encoder and its decoder, in eval mode, without gradients.
 
     Attributes:
-        card: what is known of its training.
+        card: what is known about its training.
         grid: how pictures are cut into tiles.
-        precision: of the network.
+        precision: the network's precision.
     """
 
     def __init__(self, objective: Objective, card: DecoderCard, grid: Grid, precision: Precision = "float32") -> None:
@@ -45,7 +57,7 @@ class PictureRestorer(nn.Module):
 
     @property
     def fill(self) -> Literal["gray", "mean"]:
-        """What stands for hidden pixels, as in training."""
+        """What hidden pixels are filled with, as in training."""
         return self.pretext.hole_fill if isinstance(self.pretext, Mixed) else "gray"
 
     @property
@@ -56,10 +68,17 @@ class PictureRestorer(nn.Module):
         """Damaged pictures ``[B 3 H W]`` of any size, RGB in [0, 1] (noise may exceed it) -> restored, in [0, 1].
 
         Args:
-            hidden: ``[B 1 H W]``, 1 where a pixel is to be filled; its own color is not looked at.
+            hidden: ``[B 1 H W]``, 1 where a pixel is to be filled; its own color is ignored.
+
+        Raises:
+            ValueError: values are farther outside [0, 1] than by the noise of its training, or their mean is.
         """
+        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3:
+            kind = f"{list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+            raise ValueError(f"pictures must be a torch tensor [B 3 H W], RGB in [0, 1], not {kind}")
         hidden = torch.zeros_like(images[:, :1]) if hidden is None else hidden
         given = punched(Damaged(images.cpu(), hidden.cpu()), self.fill)
+        refuse_other_ranges(given.images, self.pretext.noise)
         return torch.cat(list(self.strips(given)), dim=2).to(images.device)
 
     def strips(self, pictures: Damaged) -> Iterator[Tensor]:
@@ -67,9 +86,15 @@ class PictureRestorer(nn.Module):
 
         Args:
             pictures: ``[B 3 H W]``, uint8 0..255 or float 0..1, with hidden pixels filled, and ``[B 1 H W]``.
+
+        Raises:
+            NotFiniteError: names the first picture that cannot be restored.
         """
         top = 0
         for strip in restored_strips(self._tiles, pictures, self.grid):
+            broken = (~strip.isfinite()).flatten(1).any(1)
+            if bool(broken.any()):
+                raise NotFiniteError(int(broken.nonzero()[0]))
             rows = slice(top, top + strip.shape[2])
             images, hidden = (part[:, :, rows] for part in pictures)
             images = images if images.is_floating_point() else images.float() / 255
@@ -134,10 +159,10 @@ def open_restorer(
         run: the folder of the run, or that of its encoder or decoder.
         tile: side of a tile in pixels, by default that of the images it learned from.
         overlap: the share of a tile that neighbors share.
-        batch_size: tiles per pass; fewer of large ones.
+        batch_size: tiles per pass; fewer if they are large.
 
     Raises:
-        UserError: there is no decoder, or it is damaged; or the network takes no tiles of this size.
+        UserError: there is no decoder, or it is damaged; or the network does not take tiles of this size.
     """
     objective, card = open_objective(decoder_folder(run), tile)
     encoder = objective.encoder

@@ -14,8 +14,8 @@ class Scores(Record):
     """How close pictures are to their clean versions, as they are written, with 8 bits.
 
     Attributes:
-        psnr: in dB; where the network is told of holes and keeps the rest, of hidden pixels alone.
-        ssim: of all pixels; None of pictures below 11 px.
+        psnr: in dB; of hidden pixels alone if the network knows which they are, and keeps the rest.
+        ssim: of all pixels; None for pictures below 11 px.
     """
 
     psnr: float
@@ -26,8 +26,8 @@ class RestoredPicture(Record):
     """A picture that was restored.
 
     Attributes:
-        path: of the given picture.
-        file: of the restored one, below ``pictures/``.
+        path: path of the given picture.
+        file: path of the restored one, below ``pictures/``.
         before, after: the damaged and the restored picture, where the clean one is known.
     """
 
@@ -44,11 +44,11 @@ class RestoreResult(Record):
 
     Attributes:
         out: the folder of the run.
-        decoder_sha256: of the decoder.
+        decoder_sha256: the sha256 of the decoder.
         tile, overlap: in pixels.
         restored: how many pictures.
         failed: those that could not be read, and why.
-        measured: of how many pictures the clean version is known.
+        measured: how many pictures have a known clean version.
         before, after: means over these; PSNR over those where anything was hidden, SSIM over those of 11 px or more.
         pictures: each of them; not in ``results.json``, but in ``pictures.csv``.
     """
@@ -77,14 +77,14 @@ class RestoreResult(Record):
 
 
 class StrangePicture(Record):
-    """How well a picture is restored, and how well others are that are as hard. All PSNRs are means over its copies.
+    """How well a picture is restored, and how well equally hard ones are. All PSNRs are means over its copies.
 
     Attributes:
         rank: 1 is the strangest: the largest ``surprise``.
         surprise: ``expected - psnr``, in dB.
-        psnr: of the network, in dB.
-        trivial: of doing nothing, or of the best trivial restorer: whichever is better for this picture.
-        expected: of the network, for pictures of this ``trivial``.
+        psnr: PSNR of the network, in dB.
+        trivial: PSNR of doing nothing or of the best trivial restorer, whichever is better for this picture.
+        expected: the network's PSNR to expect for pictures with this ``trivial``.
         rank_by_psnr: 1 is the lowest ``psnr``.
     """
 
@@ -102,8 +102,8 @@ class StrangeResult(Record):
 
     Attributes:
         out: the folder of the run.
-        decoder_sha256: of the decoder.
-        image_size: side of the squares that were looked at.
+        decoder_sha256: the sha256 of the decoder.
+        image_size: side of the squares that were restored.
         draws: damaged copies of each; 1 where the damage is always the same.
         restorer: the best trivial restorer.
         pictures: all, the strangest first; not in ``results.json``, but in ``strange.csv``.

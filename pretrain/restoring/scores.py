@@ -11,12 +11,12 @@ from torch import Tensor
 from pretrain.restoring.results import Scores
 from pretrain.ruler.restorers import LEAST_ERROR
 
-PIXELS = 1 << 21  # of a picture that are looked at at a time, in whole rows
-WINDOW = 11  # side of the Gaussian window of SSIM, whose standard deviation is 1.5 pixels
+PIXELS = 1 << 21  # pixels of a picture that are compared at a time, in whole rows
+WINDOW = 11  # side of SSIM's Gaussian window, whose standard deviation is 1.5 pixels
 
 
 def score(picture: Tensor, clean: Tensor, counted: Tensor | None = None) -> Scores | None:
-    """Of pictures ``[3 H W]``, uint8. None if no pixel counts.
+    """PSNR and SSIM of pictures ``[3 H W]``, uint8. None if no pixel counts.
 
     Args:
         counted: bool ``[1 H W]``, the pixels that PSNR is of; by default, all.

@@ -35,7 +35,7 @@ class Place(NamedTuple):
 
 
 def middle(hidden: Tensor) -> Place:
-    """The part of a picture that is shown: around the middle of what is hidden in it (``[H W]``), or its own."""
+    """The part of a picture that is shown: around the middle of its hidden pixels (``[H W]``), or of the picture."""
     height, width = hidden.shape
     side = min(height, width, MOST)
     row, column = (_center(hidden.count_nonzero(across)) for across in (1, 0))
@@ -43,7 +43,7 @@ def middle(hidden: Tensor) -> Place:
 
 
 def _center(counts: Tensor) -> float:
-    """The mean place of what is counted by place, int64 ``[n]``; of nothing, the middle."""
+    """The mean position, where ``counts`` says how much is at each, int64 ``[n]``; the middle if there is nothing."""
     total = int(counts.sum())
     return int((counts * torch.arange(len(counts))).sum()) / total if total else len(counts) / 2
 
@@ -65,7 +65,7 @@ def read_back(path: Path) -> Tensor:
 
 
 def sheet(shown: Sequence[Shown], title: str) -> Image.Image:
-    """All of them, ``ACROSS`` beside each other. Rows are those of the first."""
+    """All of them, ``ACROSS`` side by side. Rows are those of the first."""
     bands = list(_bands(shown, title))
     picture = Image.new("RGB", (max(one.width for one in bands), sum(one.height for one in bands)), PAPER)
     top = 0

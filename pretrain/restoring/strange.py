@@ -1,8 +1,9 @@
 """``retouch strange``: pictures that the network of a run restores worse than it restores others that are as hard.
 
-How well a picture is restored says first of all how hard it is: fine texture is lost in noise whoever restores it. So
-every picture is also given to trivial restorers, which know nothing of what the network has learned. Most pictures lie
-along a line of the network's PSNR over theirs. A strange one lies far below: what helps with others does not help here.
+How well a picture is restored says first of all how hard it is: fine texture is lost in noise, whatever restores it. So
+every picture is also given to trivial restorers, which know nothing about what the network has learned. Most pictures
+lie along a line of the network's PSNR over theirs. A strange one lies far below: what helps with others does not help
+here.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from common.runs.results import RESULTS
 from pretrain.gradient.pretexts import Mask
 from pretrain.restoring.config import SHEET, STRANGE, StrangeConfig
 from pretrain.restoring.restore import provenance
-from pretrain.restoring.restorer import PictureRestorer, open_restorer
+from pretrain.restoring.restorer import NotFiniteError, PictureRestorer, open_restorer
 from pretrain.restoring.results import StrangePicture, StrangeResult
 from pretrain.restoring.sheets import Shown, heat, sheet
 from pretrain.ruler.restorers import Damaged, Restore, do_nothing, psnr
@@ -46,7 +47,7 @@ log = logging.getLogger("retouch")
 TUNED = 32  # pictures on which the trivial restorer is chosen
 FITTED = 1000  # pictures that the line is fitted to
 FEW = 10  # below this many pictures, the slope of the line is 1
-BRIGHT = 0.995  # the share of errors on a sheet that are not white
+BRIGHT = 0.995  # share of the errors on a sheet that are shown darker than white
 
 
 def strange(config: StrangeConfig) -> StrangeResult:
@@ -93,8 +94,8 @@ class Tried(NamedTuple):
 
     seen: Tensor
     restored: Tensor
-    psnr: Tensor  # [B], of the network
-    trivial: Tensor  # [B], of doing nothing or of the trivial restorer
+    psnr: Tensor  # [B], the network's
+    trivial: Tensor  # [B], that of doing nothing or of the trivial restorer
     counted: Tensor  # [B 1 S S], where error counts
 
 
@@ -103,15 +104,15 @@ class Judge:
 
     Attributes:
         draws: copies of each picture; one if the damage is always the same.
-        name: of the trivial restorer.
+        name: name of the trivial restorer.
     """
 
     def __init__(self, restorer: PictureRestorer, images: Images, config: StrangeConfig) -> None:
         self.restorer, self.seed = restorer, config.seed
-        sample = images.only(even_rows(len(images), SAMPLE))  # of which one at least can be read
+        sample = images.only(even_rows(len(images), SAMPLE))  # at least one of which can be read
         known = next(iter(in_order(sample, SAMPLE))).images
         some = to_float(known[even_rows(len(known), TUNED)])
-        images.unreadable |= sample.unreadable  # each is warned of once
+        images.unreadable |= sample.unreadable  # each gets one warning
         first, second = (self._damaged(some, draw) for draw in (0, 1))
         self.draws = 1 if all(map(torch.equal, first, second)) else config.draws
         candidates = [
@@ -140,7 +141,7 @@ class Judge:
             )
 
     def _damaged(self, clean: Tensor, draw: int) -> Damaged:
-        """Every picture is damaged alike, by the same noise: none has better luck than another."""
+        """Every picture gets the same noise, so none has better luck than another."""
         parts = [self.restorer.damage(one[None], self.seed, draw) for one in clean]
         return Damaged(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
@@ -171,7 +172,10 @@ def _measure(judge: Judge, images: Images, config: StrangeConfig) -> Levels:
     parts: list[Levels] = []
     done, logged = 0, time.monotonic()
     for batch in in_order(images, config.batch_size, config.data.workers):
-        copies = [(one.psnr, one.trivial) for one in judge.copies(to_float(batch.images))]
+        try:
+            copies = [(one.psnr, one.trivial) for one in judge.copies(to_float(batch.images))]
+        except NotFiniteError as error:
+            raise UserError(f"{as_utf8(images.where(int(batch.index[error.place])))}: {error}") from None
         network, trivial = (torch.stack(level).mean(0).numpy() for level in zip(*copies, strict=True))
         parts.append(Levels(batch.index.numpy(), network, trivial))
         done += len(batch.index)
@@ -182,10 +186,10 @@ def _measure(judge: Judge, images: Images, config: StrangeConfig) -> Levels:
 
 
 def expected_psnr(network: NDArray[np.float64], trivial: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What the network gives for pictures that are as hard as each of these ``[N]``, in dB.
+    """The network's PSNR to expect of pictures as hard as each of these ``[N]``, in dB.
 
     A line through most pictures (Theil 1950, Sen 1968: the median of the slopes of all pairs), which up to 29% of
-    strange ones cannot move far. Of few pictures, or of pictures that are all as hard, its slope is 1.
+    strange ones cannot move far. For few pictures, or for pictures that are all equally hard, its slope is 1.
     """
     some = even_rows(len(network), FITTED).numpy()
     x, y = trivial[some], network[some]
@@ -237,16 +241,21 @@ def _results(judge: Judge, images: Images, levels: Levels, config: StrangeConfig
     first, behind = top[0], float(np.median(levels.trivial - levels.psnr))
     if behind > 0:
         log.warning(
-            "the network is no better than %s on these pictures (%.1f dB below, in the median): what it fails on says "
-            "little of them; train it for longer, or on pictures like these",
-            *(judge.name, behind),
+            "the network is no better than %s on these pictures (%s dB below, in the median): what it fails on says "
+            "little about them; train it for longer, or on pictures like these",
+            *(judge.name, decibels(behind)),
         )
     log.info(
-        "%s pictures ranked: %s; the strangest is %s, %.1f dB below what pictures as hard get",
-        *(f"{len(pictures):,}", run.folder / STRANGE, first.path, first.surprise),
+        "%s pictures ranked: %s; the strangest is %s, %s dB below equally hard ones",
+        *(f"{len(pictures):,}", run.folder / STRANGE, first.path, decibels(first.surprise)),
     )
     _draw(judge, images, {row_of[one.path]: one for one in top}, run)
     return result
+
+
+def decibels(level: float) -> str:
+    """With one decimal; what rounds to zero has no sign."""
+    return f"{round(level, 1) + 0.0:.1f}"
 
 
 def _table(pictures: Sequence[StrangePicture]) -> str:
@@ -267,7 +276,9 @@ def _draw(judge: Judge, images: Images, top: Mapping[int, StrangePicture], run: 
     pixels, rows = next(images.batches([torch.tensor(list(top))]))
     clean = to_float(pixels)
     first, errors = first_and_errors(judge.copies(clean), clean)
-    most = float(errors.flatten()[:: max(1, errors.numel() // 1_000_000)].quantile(BRIGHT))  # it takes so many at most
+    most = float(
+        errors.flatten()[:: max(1, errors.numel() // 1_000_000)].quantile(BRIGHT)
+    )  # quantile() takes no more values
     shown = [
         Shown(
             {
@@ -276,7 +287,7 @@ def _draw(judge: Judge, images: Images, top: Mapping[int, StrangePicture], run: 
                 "restored": to_uint8(first.restored[place]),
                 "error": heat(errors[place], most),
             },
-            (one.path, f"{one.rank}: {one.psnr:.1f} dB, expected {one.expected:.1f}"),
+            (one.path, f"{one.rank}: {decibels(one.psnr)} dB, expected {decibels(one.expected)}"),
         )
         for place, one in enumerate(top[row] for row in rows.tolist())
     ]

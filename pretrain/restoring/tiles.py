@@ -1,7 +1,7 @@
 """Pictures of any size through a network of one size: overlapping tiles, blended, strip by strip.
 
-Along each side, tiles lie at equal distances and reach beyond the picture, which goes on there by reflection: what a
-network gives at the edge of a tile is its worst, so no edge of a tile is shown alone. The weights of all tiles over a
+Along each side, tiles lie at equal distances and reach beyond the picture, which goes on there by reflection: a
+network is worst at the edge of a tile, so it never shows alone. The weights of all tiles over a
 pixel sum to one. Memory does not grow with the height of a picture: a strip is done when the next row of tiles begins
 below it.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pretrain.ruler.restorers import Damaged
 
-# a tile and its holes, [b 3 T T] float and [b 1 T T] -> RGB [b 3 T T]; what it gives for one knows nothing of others
+# a tile and its holes, [b 3 T T] float and [b 1 T T] -> RGB [b 3 T T]; each is restored independently of the others
 RestoreTiles = Callable[[Damaged], Tensor]
 
 
@@ -46,7 +46,7 @@ class Axis(NamedTuple):
     """The tiles along one side of a picture.
 
     Attributes:
-        starts: of each tile; before 0 and beyond the end, the picture is reflected.
+        starts: where each tile starts; before 0 and beyond the end, the picture is reflected.
         weights: ``[n T]``, how much each pixel of each tile counts. They sum to one over the tiles of a pixel; outside
             of the picture they are 0.
     """

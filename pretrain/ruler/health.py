@@ -14,11 +14,11 @@ UNCHANGED = 1e-5  # a feature is constant if it varies less than this, relative 
 
 
 class Health(Config):
-    """What features of an encoder are like, on images without labels.
+    """What an encoder's features are like, on images without labels.
 
     Attributes:
-        features: per image: the channels of the last map.
-        effective_rank: of the features, averaged over the map: how many directions they use (``effective_rank``).
+        features: features per image: the channels of the last map.
+        effective_rank: how many directions the features, averaged over the map, use (``effective_rank``).
         dead: share of the features that are 0 at every position of every image, in [0, 1].
         constant: share of the other features that are the same for every image.
         similarity: mean cosine similarity between the features of two images; 1 if all images look alike.

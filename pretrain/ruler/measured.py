@@ -1,4 +1,4 @@
-"""What the ruler measured at one step, as it is logged, said and kept in ``results.json``."""
+"""What the ruler measured at one step, as it is logged, printed and kept in ``results.json``."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pretrain.ruler.verdicts import Verdict, standing
 
 
 class Measured(Config):
-    """A network beside trivial restorers and its untrained twin, without labels.
+    """A network next to trivial restorers and its untrained twin, without labels.
 
     Attributes:
-        step: of training.
+        step: step of training.
         images: number of images that everything but the losses is measured on.
         held_out: whether they are held out; else they are training images.
-        psnr: of the network, in dB: the mean over images.
-        restorers: of trivial restorers, by name, on the same damaged images.
-        training_loss, held_out_loss: of the averaged weights, on images that are not augmented.
-        health, untrained: of the encoder, and of the same network before training.
+        psnr: PSNR of the network, in dB: the mean over images.
+        restorers: PSNR of trivial restorers, by name, on the same damaged images.
+        training_loss, held_out_loss: losses of the averaged weights, on images that are not augmented.
+        health, untrained: health of the encoder, and of the same network before training.
         verdicts: what is wrong.
     """
 
@@ -34,7 +34,7 @@ class Measured(Config):
 
     @property
     def numbers(self) -> dict[str, float]:
-        """For curves; the trivial restorers are constant lines beside the network's."""
+        """For curves; the trivial restorers are constant lines next to the network's."""
         held_out = {} if self.held_out_loss is None else {"held_out/loss": self.held_out_loss}
         return {
             "psnr/network": self.psnr,
@@ -43,6 +43,20 @@ class Measured(Config):
             **held_out,
             **{f"health/{name}": value for name, value in self.health.numbers.items()},
         }
+
+    def brief(self, held_out: int) -> str:
+        """For the console: ``step 800: better than a median filter (PSNR 27.1 against 25.9) on 256 held-out images``.
+
+        Args:
+            held_out: how many images are held out.
+        """
+        count = f"{self.images:,} of {held_out:,}" if self.held_out and self.images < held_out else f"{self.images:,}"
+        beaten = not self.restorers or self.psnr > max(self.restorers.values())
+        return (
+            f"step {self.step:,}: {standing(self.psnr, self.restorers)} on {count} "
+            f"{'held-out' if self.held_out else 'training'} images"
+            f"{'' if beaten else '; a probe judges the features'}"
+        )
 
     @property
     def sentence(self) -> str:

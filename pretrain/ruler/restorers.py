@@ -1,6 +1,6 @@
 """Trivial restorers: small pure functions from damaged images to images, with names.
 
-A network that restores no better than these has learned nothing that a few lines do not know. Filters are tuned like
+A network that restores no better than these has learned nothing beyond a few lines of code. Filters are tuned like
 everything else, on training images: a restorer has a candidate for each strength, and the one that restores damaged
 training images best is measured.
 """
@@ -17,7 +17,6 @@ import torch
 from kornia.color import lab_to_rgb, rgb_to_grayscale, rgb_to_lab
 from numpy.typing import NDArray
 from scipy import ndimage
-from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,7 +25,7 @@ from common.corruptions import AnyCorruption
 LEAST_ERROR = 1e-10  # mean squared error below which images in [0, 1] are the same: 100 dB
 NORMAL_MEDIAN = 0.6745  # median magnitude of a standard normal number
 LIGHTNESS_BINS = 32
-COLOR_IMAGES = 256  # that the mean color of equal lightness is measured on
+COLOR_IMAGES = 256  # images on which the mean color of equal lightness is measured
 
 
 class Damaged(NamedTuple):
@@ -36,13 +35,13 @@ class Damaged(NamedTuple):
     hidden: Tensor  # [B 1 S S], 1 where a pixel is known to be hidden
 
 
-Restore = Callable[[Damaged], Tensor]  # -> RGB [B 3 S S]; what leaves [0, 1] is clipped by the caller
+Restore = Callable[[Damaged], Tensor]  # -> RGB [B 3 S S]; the caller clips it to [0, 1]
 
 
 class Restorer(NamedTuple):
     """A restorer by name. ``candidates`` gives one function per strength, from clean training images ``[N 3 S S]``.
 
-    There are none where it cannot be fitted to so few images.
+    There are none if it cannot be fitted to so few images.
     """
 
     name: str
@@ -111,7 +110,7 @@ def non_local_means(damaged: Damaged, strength: float, reach: int = 4, side: int
     reach = min(reach, height - 1, width - 1)
     variance = noise_level(images).square()
     scale = (strength**2 * variance).clamp_min(1e-8)
-    share = 1 / (images.shape[1] * _inside(height, width, side) * scale)  # d² / h² is so much of a sum of squares
+    share = 1 / (images.shape[1] * _inside(height, width, side) * scale)  # turns a sum of squares into d² / h²
     around = F.pad(images, [reach] * 4, mode="reflect")
     total, weights = images.clone(), torch.ones_like(images[:, :1])
     for down, right in product(range(2 * reach + 1), repeat=2):
@@ -206,6 +205,8 @@ def pca(size: int) -> Callable[[Tensor], list[Restore]]:
         rows = training.flatten(1).numpy()
         if size >= min(len(rows) - 1, rows.shape[1]):
             return []
+        from sklearn.decomposition import PCA  # takes a second to import
+
         fitted = PCA(size, svd_solver="randomized", random_state=0).fit(rows)
         return [partial(projected, mean=torch.from_numpy(fitted.mean_), basis=torch.from_numpy(fitted.components_))]
 
@@ -238,20 +239,21 @@ COLOR = Restorer("the mean color of equal lightness", fit_color_of_lightness)
 NEAREST = Restorer("the nearest visible pixel", _fixed(nearest_visible))
 SMOOTH = Restorer("smooth inpainting", _fixed(*(partial(smooth_inpainting, width=w) for w in (1.0, 2.0, 4.0))))
 
-# Of a corruption that is not listed here, doing nothing and the mean image say enough.
+# For a corruption that is not listed, doing nothing and the mean image are enough.
 FOR_DAMAGE: dict[str, tuple[Restorer, ...]] = {
     "gaussian": (GAUSSIAN, WIENER, NON_LOCAL),
     "salt_pepper": (MEDIAN,),
     "blur": (SHARPEN,),
     "jpeg": (GAUSSIAN, NON_LOCAL),
     "gray": (COLOR,),
-    "holes": (NEAREST, SMOOTH),  # they have to be told where the holes are
+    "holes": (NEAREST, SMOOTH),  # they need to know where the holes are
 }
 
 
-def for_damage(corruptions: Iterable[AnyCorruption], *, told: bool) -> tuple[Restorer, ...]:
-    """Restorers for images with this damage; ``told`` says whether an encoder is told where holes are."""
-    found = [one for damage in corruptions if told or damage.kind != "holes" for one in FOR_DAMAGE.get(damage.kind, ())]
+def for_damage(corruptions: Iterable[AnyCorruption], *, holes_known: bool) -> tuple[Restorer, ...]:
+    """Restorers for images with this damage; ``holes_known``: the encoder knows where holes are."""
+    usable = [damage.kind for damage in corruptions if holes_known or damage.kind != "holes"]
+    found = [one for kind in usable for one in FOR_DAMAGE.get(kind, ())]
     return tuple(dict.fromkeys([NOTHING, MEAN_IMAGE, *found]))
 
 

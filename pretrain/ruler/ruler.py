@@ -1,4 +1,4 @@
-"""Measures a learner at every panel: beside trivial restorers, on held-out images, and beside its untrained twin."""
+"""Measures a learner at every panel: next to trivial restorers, on held-out images, and next to its untrained twin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from common.data.rows import even_rows
 from common.engine.curve import Curve, stall
 from common.errors import UserError
-from common.pixels import CHUNK_PIXELS, to_float, to_uint8
+from common.pixels import CHUNK_PIXELS, rows_within, split_rows, to_float, to_uint8
 from pretrain.gradient.example import Example
 from pretrain.method import MethodLearner
 from pretrain.ruler.budget import affordable
@@ -38,7 +38,7 @@ class _Fixed(NamedTuple):
     """What stays the same from measurement to measurement. Images are uint8 ``[n 3 S S]``."""
 
     images: Tensor  # held-out images, or training images if there are none
-    shown: int  # so many of them, the first, are restored by all and shown to the encoders
+    shown: int  # how many of them, from the first on, all restorers restore and the encoders see
     training: Tensor  # as many training images; none if the others are training images too
     groups: Tensor  # int64 [n]: held-out images with the same number are cut from one image
     restorers: dict[str, float]  # PSNR of trivial restorers
@@ -49,7 +49,7 @@ class _Tried(NamedTuple):
     """One pass of the network over images."""
 
     losses: Tensor  # float64 [n]
-    psnr: float  # of the first ones
+    psnr: float  # mean over the first ones
     changed: float | None  # how much the network changes them, relative to the damage; None if there is none
 
 
@@ -65,7 +65,7 @@ class Ruler:
 
     def __init__(self, learner: MethodLearner, learned: int) -> None:
         self.learner, self.most = learner, affordable(learned, least=LEAST, most=SAMPLE_IMAGES)
-        self.curve = Curve()  # of the held-out loss
+        self.curve = Curve()  # the held-out loss
         self.last: Measured | None = None
 
     def show(self, step: int) -> Mapping[str, float]:
@@ -75,7 +75,9 @@ class Ruler:
             UserError: the loss is not a finite number.
         """
         found = self.last = self._measure(step)
-        log.info("%s", found.sentence)
+        held = self.learner.held
+        log.info("%s", found.brief(0 if held is None else len(held)))
+        log.debug("%s", found.sentence)
         if found.held_out_loss is not None:
             self.curve.add(step, found.held_out_loss)
         if said := progress(stall(self.curve.points), self.learner.stop.patience):
@@ -186,17 +188,14 @@ def _apart(one: Tensor, other: Tensor, weight: Tensor | None) -> float:
 
 
 def _chunks(images: Tensor) -> tuple[Tensor, ...]:
-    return torch.split(images, _chunk(images))
-
-
-def _chunk(images: Tensor) -> int:
-    return max(1, min(CHUNK, CHUNK_PIXELS // images.shape[2:].numel()))
+    return split_rows(images, images.shape[2:].numel(), CHUNK_PIXELS, CHUNK)
 
 
 def _shown(images: Tensor) -> int:
     """How many images are restored by all: whole chunks, so that these are damaged alike alone and among all."""
-    chunk = _chunk(images)
-    most = min(MOST, max(FEWEST, PIXELS // images.shape[2:].numel())) // chunk * chunk
+    pixels = images.shape[2:].numel()
+    chunk = rows_within(pixels, CHUNK_PIXELS, CHUNK)
+    most = min(MOST, max(FEWEST, PIXELS // pixels)) // chunk * chunk
     return min(len(images), most)
 
 

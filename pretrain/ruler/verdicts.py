@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from scipy.stats import ttest_1samp
 from torch import Tensor
 
 from common.config import Config
@@ -16,9 +15,9 @@ from pretrain.ruler.health import Health
 SAME = 0.05  # dB: restorers that are closer than this are equally good,
 SLIGHT = 0.5  # and those that are closer than this differ by about a tenth of the squared error, or less
 COPIED = 0.05  # a network copies where it changes its input by less than this share of the damage (squared)
-DEAD = 0.5  # share of dead features from which an encoder is called dead, if it is far above the untrained one's
-CONSTANT = 0.5  # share of constant features from which it is called collapsed
-FEW_DIRECTIONS = 0.1  # effective rank, relative to the untrained network's, below which it is called collapsed;
+DEAD = 0.5  # share of dead features from which an encoder counts as dead, if it is far above the untrained one's
+CONSTANT = 0.5  # share of constant features from which it counts as collapsed
+FEW_DIRECTIONS = 0.1  # effective rank, relative to the untrained network's, below which it counts as collapsed;
 ONE_DIRECTION = 1.2  # or, if the untrained network's is at least 2, in itself. Healthy training lowers it by half or so
 DIVERGED = 1.5  # held-out loss, relative to the lowest so far
 GAP = 1.1  # held-out loss, relative to the training loss, above which a network memorizes,
@@ -29,7 +28,7 @@ Kind = Literal["copying", "collapsed", "dead", "diverging", "memorizing"]
 
 
 class Verdict(Config):
-    """Something that is wrong, and its likely cause."""
+    """A fault, and its likely cause."""
 
     kind: Kind
     text: str
@@ -46,13 +45,15 @@ class Losses(NamedTuple):
     def of(cls, training: Tensor, held_out: Tensor | None, groups: Tensor) -> Losses:
         """From the loss of each training and held-out image, float64 ``[n]`` and ``[m]``, alike damaged in pairs.
 
-        Differences of pairs are free of the luck of the damage. A paired t-test says how far they are from none.
+        Differences within pairs do not depend on the luck of the damage. A paired t-test tells them from zero.
 
         Args:
             groups: int64 ``[m]``: held-out rows of one group are cut from one image, and count once.
         """
         if held_out is None:
             return cls(float(training.mean()), None, 1.0)
+        from scipy.stats import ttest_1samp  # takes a second to import
+
         pairs = min(len(training), len(held_out))
         groups = torch.unique(groups[:pairs], return_inverse=True)[1]
         apart = torch.bincount(groups, held_out[:pairs] - training[:pairs]) / torch.bincount(groups)
@@ -80,7 +81,7 @@ def standing(psnr: float, restorers: Mapping[str, float]) -> str:
 
 
 def progress(stalled: Stall, patience: int) -> str:
-    """That training may stop, once a loss has made no progress for ``patience`` measurements; else empty."""
+    """The advice to stop, once a loss has made no progress for ``patience`` measurements; else empty."""
     if stalled.points < patience:
         return ""
     return f"no progress for {stalled.steps:,} steps: stopping is safe"
@@ -94,7 +95,7 @@ def verdicts(
     losses: Losses,
     earlier: Sequence[float],
 ) -> tuple[Verdict, ...]:
-    """Everything that is wrong; empty if nothing is.
+    """All faults; empty if there are none.
 
     Args:
         found, untrained: health of the encoder, and of the same network before training.
@@ -105,7 +106,7 @@ def verdicts(
     texts: dict[Kind, str] = {}
     if changed is not None and changed < COPIED:
         texts["copying"] = (
-            "the network gives back its input, like doing nothing; likely cause: too few steps, or damage too weak to "
+            "the network returns its input, as doing nothing would; likely cause: too few steps, or damage too weak to "
             "be worth restoring"
         )
     if found.dead >= DEAD and found.dead > untrained.dead + DEAD / 2:

@@ -1,7 +1,7 @@
 """A cheap accuracy to watch while an encoder learns, on a few labeled training images.
 
-It is a curve beside the loss, called "watch", and no result: it is measured again and again, so whatever is chosen by
-it looks better than it is. It sees no image that a probe of the same source and seed tests on.
+It is a curve next to the loss, called "watch", not a result: it is measured again and again, so whatever is chosen by
+it looks better than it is. It uses no image that a probe of the same source and seed tests on.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 from pydantic import Field
-from sklearn.linear_model import RidgeCV
 from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import Config
 from common.data import Labels, Source, build_source, load_images, split_source
+from common.data.levels import Levels, levels_of_training
 from common.data.rows import even_rows
 from common.encoders.base import Encoder
 from common.errors import UserError, check_all
@@ -30,7 +30,7 @@ from pretrain.ruler.twin import STATISTICS, untrained
 log = logging.getLogger("retouch")
 
 LEAST, MOST = 250, 1000  # labeled images
-STRENGTHS = np.logspace(-1, 5, 7)  # of the ridge penalty, on standardized features
+STRENGTHS = np.logspace(-1, 5, 7)  # strengths of the ridge penalty, on standardized features
 
 
 class WatchConfig(Config):
@@ -41,7 +41,7 @@ class WatchConfig(Config):
     data: str = Field(min_length=1)
     """A folder of class folders, or another source with labels; of its training images, 250 to 1,000 are used."""
     task: str | None = None
-    """Label column; by default, every task that is obvious."""
+    """Label column; by default, every obvious one."""
     image: str | None = None
     """Column of images, if it is not the obvious one."""
     label: str | None = None
@@ -60,7 +60,7 @@ def open_watched(config: WatchConfig, *, root: str | None, seed: int) -> Watched
     """Open the labeled images, and leave out those that a probe would test on.
 
     Raises:
-        UserError: they cannot be opened, have no such labels, or labels of one class only.
+        UserError: they cannot be opened, have no such labels, or have only one class.
     """
     source = build_source(config.data, image=config.image, label=config.label, root=root)
     tasks = source.default_tasks() if config.task is None else (source.resolve(config.task),)
@@ -72,7 +72,7 @@ def open_watched(config: WatchConfig, *, root: str | None, seed: int) -> Watched
 
 def _check(labels: Labels, config: WatchConfig) -> None:
     if len(torch.unique(labels.values)) < 2:
-        raise UserError(f"watch.data={config.data}: all images are of one class; at least two are needed")
+        raise UserError(f"watch.data={config.data}: all images have the same class; at least two classes are needed")
 
 
 class Watch:
@@ -80,12 +80,16 @@ class Watch:
 
     Args:
         learned: images that are learned from between two measurements, which decide how many are measured on.
+        levels: black and white of training images of more than 8 bits, which these images get as well.
     """
 
-    def __init__(self, encoder: Encoder, watched: Watched, *, learned: int, workers: int, seed: int) -> None:
+    def __init__(
+        self, encoder: Encoder, watched: Watched, *, learned: int, workers: int, seed: int, levels: Levels | None = None
+    ) -> None:
         self.encoder = encoder
         limit = affordable(learned, least=LEAST, most=MOST)
-        images = load_images(watched.source, encoder.image_size, limit=limit, workers=workers, seed=seed)
+        shared = levels_of_training(watched.source, None, levels)
+        images = load_images(watched.source, encoder.image_size, limit=limit, workers=workers, seed=seed, levels=shared)
         self.images = images.rows(torch.arange(len(images)))
         self.labels = {task: images.labels(task).values for task in watched.tasks}
         self._before: dict[str, float] | None = None
@@ -128,6 +132,8 @@ def ridge_accuracies(matrix: Tensor, labels: Mapping[str, Tensor]) -> dict[str, 
     Returns:
         In [0, 1], by task, each at its best strength.
     """
+    from sklearn.linear_model import RidgeCV  # takes a second to import
+
     deviation = matrix.std(0, correction=0)
     standard = (matrix - matrix.mean(0)) / torch.where(deviation > 0, deviation, 1)
     targets = [F.one_hot(values).double() for values in labels.values()]  # regressed on, as by RidgeClassifier

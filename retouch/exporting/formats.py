@@ -125,7 +125,7 @@ class TorchProgram(Graph):
 
     def write(self, subject: Subject, folder: Path) -> None:
         written = io.BytesIO()  # torch's own writer ends the whole program where the disk is full
-        torch.export.save(traced(subject), written, extra_files={FACTS: json.dumps(facts(subject))})
+        torch.export.save(traced(subject), written, extra_files={FACTS: json.dumps(facts(subject).content())})
         (folder / self.file).write_bytes(written.getbuffer())
 
     def opened(self, subject: Subject, folder: Path) -> Run:
@@ -158,7 +158,7 @@ class OnnxGraph(Graph):
             raise UserError(f"ONNX has no form of {subject.encoder.name}: {one_line(error, 300)}") from error
         assert made is not None
         _clear_traces(made.model)
-        for key, value in facts(subject).items():
+        for key, value in facts(subject).content().items():
             made.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
         made.save(folder / self.file)
 

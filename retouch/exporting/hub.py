@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from common.encoders.card import CONFIG, EncoderCard, read_json
 from common.encoders.hub import SCHEME
@@ -13,7 +13,7 @@ from common.encoders.load import read_encoder_card
 from common.encoders.readme import MARK, README, About, Section, readme, with_front
 from common.errors import UserError, one_line
 from common.files import is_marked, write_json, write_text
-from common.runs.results import RESULTS
+from common.runs.results import RESULTS, Record
 from common.waiting import within
 from retouch.exporting.paths import folders_of, in_markdown, without_paths
 from retouch.exporting.settings import ExportConfig, Output
@@ -56,18 +56,27 @@ def card_text(config: ExportConfig, subject: Subject, folders: Sequence[str]) ->
     pieces = [without_paths(text.rstrip("\n"), in_markdown(folders), in_markdown(names))]
     if config.push is not None:
         pieces.append(f"{FROM_HUB.strip()}\n\n{_from_hub(config.push, card)}")
-    return with_front("\n\n".join(pieces) + "\n", _front(config, card, subject.output))
+    front = _front(config, card, subject.output).model_dump(exclude_none=True)
+    return with_front("\n\n".join(pieces) + "\n", front)
 
 
-def _front(config: ExportConfig, card: EncoderCard, output: Output) -> dict[str, object]:
-    """What the Hub reads of a card. Data sets are named where they are the Hub's own."""
-    found: dict[str, object] = {} if config.license is None else {"license": config.license}
-    found["library_name"] = "timm" if card.plain_timm and not card.note else "retouch"
-    found["pipeline_tag"] = "image-classification" if output == "classifier" else "image-feature-extraction"
+class HubFront(Record):
+    """What the Hub reads at the top of a card."""
+
+    license: str | None
+    library_name: Literal["timm", "retouch"]
+    pipeline_tag: Literal["image-classification", "image-feature-extraction"]
+    datasets: list[str] | None  # where they are the Hub's own
+
+
+def _front(config: ExportConfig, card: EncoderCard, output: Output) -> HubFront:
     known = DATA_SET.fullmatch(card.provenance.source or "")
-    if known is not None and not Path(known[1]).exists():
-        found["datasets"] = [known[1]]
-    return found
+    return HubFront(
+        license=config.license,
+        library_name="timm" if card.plain_timm and not card.note else "retouch",
+        pipeline_tag="image-classification" if output == "classifier" else "image-feature-extraction",
+        datasets=[known[1]] if known is not None and not Path(known[1]).exists() else None,
+    )
 
 
 def _about(card: EncoderCard) -> About:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from common.encoders import Encoder
@@ -16,6 +16,7 @@ from common.encoders.load import encoder_folder, load_encoder, read_encoder_card
 from common.encoders.provenance import Provenance
 from common.errors import UserError
 from common.files import run_stage
+from common.runs.results import Record
 from finetune.applied import Answers, Masked, Probed, likely
 from finetune.classifier import CARD, CLASSIFIER, CLASSIFIERS, open_classifier
 from retouch.exporting.settings import ExportConfig, Output
@@ -164,18 +165,36 @@ def run_around(run: str, folder: Path) -> Path | None:
     return next((place for place in places if run_stage(place) is not None), None)
 
 
-def facts(subject: Subject) -> Mapping[str, Any]:
+class ExportFacts(Record):
     """What a program that uses the export has to know."""
+
+    input: str  # its name, type, shape and range
+    outputs: tuple[str, ...]
+    image_size: int
+    resize: str = RESIZE
+    class_names: tuple[str, ...]
+    answers: Answers | None = None  # of a classifier
+    class_numbers: tuple[int, ...] | None = None  # of the classes in masks
+    temperature: float
+    sha256: str
+    encoder: str
+
+    def content(self) -> dict[str, JsonValue]:
+        """All that is known, as it is written."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def facts(subject: Subject) -> ExportFacts:
+    """What a program that uses the export of ``subject`` has to know."""
     size = subject.image_size
-    return {
-        "input": f"{IMAGES}: float32 [B 3 {size} {size}], RGB in [0, 1]",
-        "outputs": list(subject.network.names),
-        "image_size": size,
-        "resize": RESIZE,
-        "class_names": list(subject.class_names),
-        **({"answers": subject.network.answers} if isinstance(subject.network, Classes) else {}),
-        **({"class_numbers": list(subject.class_numbers)} if subject.class_numbers else {}),
-        "temperature": subject.temperature,
-        "sha256": subject.sha256,
-        "encoder": subject.encoder.name,
-    }
+    return ExportFacts(
+        input=f"{IMAGES}: float32 [B 3 {size} {size}], RGB in [0, 1]",
+        outputs=subject.network.names,
+        image_size=size,
+        class_names=subject.class_names,
+        answers=subject.network.answers if isinstance(subject.network, Classes) else None,
+        class_numbers=subject.class_numbers or None,
+        temperature=subject.temperature,
+        sha256=subject.sha256,
+        encoder=subject.encoder.name,
+    )

@@ -202,7 +202,8 @@ def labels_chart(title: str, found: LabelEfficiency) -> Markup:
     below = 0.0  # names of curves that end close together stand below each other
     for name in sorted(curves, key=lambda name: -curves[name][-1].accuracy):
         below = max(y(curves[name][-1].accuracy) + 3.5, below + 13)
-        parts.append(svg.text(right + 6, below, SUBJECTS.get(name, name.replace("_", " ")), "start", "name"))
+        once = "*" if found.once(name) and len(curves[name]) > 1 else ""  # said below the chart
+        parts.append(svg.text(right + 6, below, f"{SUBJECTS.get(name, name.replace('_', ' '))}{once}", "start", "name"))
     parts.append(svg.text(LEFT, lower + 16, f"{budgets[0]:,}", "start"))
     parts.append(svg.text(right, lower + 16, f"{budgets[-1]:,} labels", "end"))
     return svg.chart(WIDTH, lower + 22, title, *parts)

@@ -1,7 +1,8 @@
 """Which differences are shown: paired comparisons on the same test images, corrected for how many are made.
 
-A difference is shown where its 95% interval excludes zero, and McNemar's p stays below 0.05 after Holm's correction for
-all comparisons that answer the same question (the same probe and the same baseline, over all encoders and tasks).
+A difference is shown where its 95% interval excludes zero, and its p stays below 0.05 after Holm's correction for all
+comparisons that answer the same question (the same probe and the same baseline, over all encoders and tasks). The p is
+McNemar's; of several labels and of masks, it is normal, by the deviation of the paired difference.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from finetune.metrics import SeedComparison, compare, compare_seeds
 from finetune.predictions import Predictions
 from finetune.results import Comparison
 from finetune.spreads import Over
-from retouch.report.facts import Entry, Facts
+from finetune.structured_results import LabelComparison, Several
+from retouch.report.facts import Entry, Facts, SeveralEntry
 
 LEVEL = 0.05
 UNTRAINED, PIXELS, SCRATCH, FROZEN = "random_init", "pixels", "from_scratch", "linear_probe"  # baselines
@@ -29,7 +31,7 @@ class Contrast(NamedTuple):
     task: str
     one: str
     other: str
-    found: Comparison
+    found: Comparison | LabelComparison
     adjusted_p: float
 
     @property
@@ -98,6 +100,16 @@ def rivals(facts: Facts) -> list[Contrast]:
         if second is not None and (comparison := _paired(best, LINEAR, second, LINEAR)) is not None:
             found.append((task, best.encoder, second.encoder, comparison))
     return _contrasts(found)
+
+
+def several_gains(entries: Sequence[SeveralEntry[Several]], baseline: str) -> list[Contrast]:
+    """The same of several labels per image, or of masks: the results of one kind are corrected together."""
+    found = [(entry, entry.result.linear.compared.get(baseline)) for entry in entries]
+    known = [(entry, one) for entry, one in found if one is not None]
+    adjusted = holm([one.p for _, one in known])
+    return [
+        Contrast(entry.task, entry.encoder, baseline, one, p) for (entry, one), p in zip(known, adjusted, strict=True)
+    ]
 
 
 class GroupContrast(NamedTuple):

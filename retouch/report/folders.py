@@ -30,7 +30,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
         UserError: with every folder that is no run, has not finished, or is given twice.
     """
     left_out: list[str] = []
-    found: list[list[Path]] = check_all(*(lambda folder=folder: _expand(folder, left_out) for folder in folders))
+    found = check_all(*(lambda folder=folder: _expand(folder, left_out) for folder in folders))
     runs = [run for some in found for run in some]
     again = [run for run, count in Counter(run.resolve() for run in runs).items() if count > 1]
     if again:

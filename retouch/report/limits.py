@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from statistics import stdev
 
+from finetune.records import GENERATED as GENERATED_IMAGES
 from finetune.records import DataFacts
 from finetune.results import Score
 from retouch.report.compare import FROZEN, PIXELS, SCRATCH, UNTRAINED
@@ -39,9 +41,12 @@ def limits(facts: Facts) -> list[str]:
             *_ends_of_neighbors(facts),
             *several_limits(facts),
             *_one_seed(facts),
+            *_one_twin(facts),
+            *_one_draw(facts),
             *_best_of_many(facts),
             *_no_baseline(facts),
             *_generated(facts),
+            *_not_compared(facts),
             *_not_probed(facts),
             *wrong(facts),
             *_notes(facts),
@@ -142,6 +147,36 @@ def _one_seed(facts: Facts) -> list[str]:
     ]
 
 
+def _one_draw(facts: Facts) -> list[str]:
+    """What other training labels would change, and how much draws of fewer of them did."""
+    if not (facts.entries or facts.studies or facts.several or facts.finetuning):
+        return []
+    spreads = []
+    for entry in facts.entries:
+        if (found := entry.result.label_efficiency) is not None:
+            several = [point for point in found.curves["encoder"] if len(point.draws) > 1]
+            spreads += [
+                f"on {entry.task}, the accuracy of {entry.encoder} with draws of {most.labels:,} labels deviates by "
+                f"{number(stdev(most.draws))} points"
+                for most in several[-1:]
+            ]
+    measured = f" Draws of fewer show how much: {listed(distinct(spreads)[:NAMED])}." if spreads else ""
+    return [
+        "The labeled images that classifiers learned from are one draw: another draw would move every accuracy, and "
+        f"that is not in the intervals.{measured}"
+    ]
+
+
+def _one_twin(facts: Facts) -> list[str]:
+    if not trained_once(facts) or not any("random_init" in entry.result.subjects for entry in facts.entries):
+        return []
+    return [
+        "A gain over the untrained network is over one such network, the one that training began with. Networks with "
+        "other random weights can differ from it by more than the interval says: seeds=5 for pretraining, and a probe "
+        "of that folder, compares five with five."
+    ]
+
+
 def _best_of_many(facts: Facts) -> list[str]:
     encoders = [len({entry.result.encoder.sha256 for entry in facts.of_task(task)}) for task in facts.tasks]
     networks = Counter((run.result.task, run.result.data.test) for run in facts.finetuning)
@@ -177,6 +212,21 @@ def _generated(facts: Facts) -> list[str]:
         f"The images of {scheme} are {GENERATED[scheme]}: what holds for them need not hold for yours."
         for scheme in schemes
         if scheme in GENERATED
+    ]
+
+
+def _not_compared(facts: Facts) -> list[str]:
+    """Images that were not searched for test images."""
+    data = [entry.result.data for entry in facts.entries]
+    data += [entry.result.data for entry in facts.several]
+    data += [run.result.data for run in facts.finetuning if run.result.start != "scratch"]
+    data += [one for run in facts.studies for one in run.report.data.values()]
+    return [
+        f"Whether images of {images} repeat test images of {one.test} is not wholly known: {why}."
+        for one in data
+        for key, images in (("near_duplicates", "training"), ("in_pretraining", "pretraining"))
+        for why in [one.not_compared.get(key, "")]
+        if why and why != GENERATED_IMAGES
     ]
 
 

@@ -61,6 +61,7 @@ from retouch.report.sentences import (
     chains,
     counted,
     distinct,
+    labels_rules,
     number,
 )
 from retouch.report.several import several_blocks
@@ -157,16 +158,17 @@ def _results(facts: Facts) -> tuple[Block, ...]:
 
 def _labels(facts: Facts) -> tuple[Block, ...]:
     """A chart for each encoder and task that was measured so, and what its labels are worth."""
-    figures, said = [], []
+    figures, said, measured = [], [], []
     for entry in facts.entries:
         if (found := entry.result.label_efficiency) is not None:
             caption = f"{entry.task}: {entry.encoder}, test accuracy of the linear probe, %"
             figures.append(Figure(labels_chart(caption, found), caption))
             said += worth_lines(entry.task, entry.encoder, found)
+            measured.append(found)
     if not figures:
         return ()
-    about = "Bars and intervals: 95%, by the bootstrap over draws and test images."
-    return (Figures(tuple(figures)), Points(tuple(f"{line}." for line in said)), Prose((about,), small=True))
+    lines = tuple(f"{line}." for line in said)
+    return (Figures(tuple(figures)), Points(lines), Prose(tuple(labels_rules(measured)), small=True))
 
 
 def _limits(facts: Facts) -> tuple[Block, ...]:

@@ -52,7 +52,7 @@ def read_facts(folders: Sequence[str | Path]) -> Facts:
     """
     runs, left_out = find_runs(list(map(Path, folders)))
     names = distinct_names(runs)
-    read: list[Pretraining | Probing | FineTuning | Studied] = check_all(
+    read = check_all(
         *(lambda folder=folder, name=name: _read(folder, name) for folder, name in zip(runs, names, strict=True))
     )
     return Facts(

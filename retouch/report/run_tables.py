@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from common.data.originals import Originals
-from finetune.records import Choice, DataFacts, NearDuplicates
+from finetune.records import GENERATED, Choice, DataFacts, NearDuplicates
 from finetune.results import FinetuneResult, Outcome, ProbeResult
 from finetune.structured_results import Several
 from finetune.table import two_decimals
@@ -121,7 +121,7 @@ def _data_row(
         Cell(f"{sizes[fewest]:,}", fewest if differ else ""),
         Cell(f"{sizes[most]:,}", most if differ else ""),
         Cell(f"{data.duplicates:,}"),
-        _repeated(data.near_duplicates),
+        _repeated(data),
         _seen(data) if pretrained else Cell(),
         Cell(f"{data.left_out:,}" if data.left_out else ""),
         _unreadable(data.originals),
@@ -144,15 +144,21 @@ def _original_size(originals: Originals | None) -> Cell:
     return Cell(", ".join(distinct(all_three)), f"of {sizes.images:,} looked at")
 
 
-def _repeated(near: NearDuplicates | None) -> Cell:
-    """Test images that are repeated at least nearly; empty where that is not known."""
-    return Cell("" if near is None else f"{near.test_images:,}")
+def _repeated(data: DataFacts) -> Cell:
+    """Test images that training images repeat at least nearly, or why that is not known."""
+    near = data.near_duplicates
+    if near is None:
+        return Cell("not known", data.not_compared.get("near_duplicates", ""))
+    return Cell(f"{near.test_images:,}")
 
 
 def _seen(data: DataFacts) -> Cell:
-    """Test images that images of pretraining repeat at least nearly; those are not looked at if they were generated."""
-    near = data.in_pretraining
-    return Cell("not known") if near is None else Cell(f"{near.test_images:,}", "test images")
+    """Test images that images of pretraining repeat at least nearly, of how many, or why that is not known."""
+    near, why = data.in_pretraining, data.not_compared.get("in_pretraining", "")
+    if near is None:
+        return Cell("none" if why == GENERATED else "not known", why)
+    some = f"test images, among {near.compared:,} of {near.of:,}" if near.partial else "test images"
+    return Cell(f"{near.test_images:,}", some)
 
 
 def unlabeled_table(facts: Facts) -> Table | None:

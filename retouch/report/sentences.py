@@ -9,6 +9,8 @@ from finetune.metrics import wilson_interval
 from finetune.results import Comparison, Score
 from finetune.spreads import MEASURES
 from finetune.structured_results import LabelComparison, Several
+from finetune.table import NETWORKS
+from finetune.worth import LabelEfficiency
 from retouch.report.compare import (
     PIXELS,
     SCRATCH,
@@ -18,6 +20,7 @@ from retouch.report.compare import (
     gains,
     group_rivals,
     rivals,
+    several_gains,
     tuned_gains,
 )
 from retouch.report.facts import Facts, SeveralEntry
@@ -32,6 +35,12 @@ RULE = (
     "In brackets: 95% intervals. Bold: a difference that is shown, which means two things: its interval excludes zero, "
     "and the p of McNemar's exact test on the same test images stays below 0.05 after Holm's correction for all "
     "differences on this page from the same baseline by the same probe."
+)
+
+
+LABELS_RULE = (
+    "Bars and brackets: 95% intervals, over test images and, by Student's t, over draws of these labeled images. All "
+    "labels are one draw, so the last intervals are over test images alone."
 )
 
 
@@ -97,6 +106,19 @@ def chance(score: Score) -> float:
 def uneven(score: Score) -> bool:
     """Whether the most frequent class is half again as frequent as if all were alike."""
     return len(score.confusion) > 1 and chance(score) > 1.5 / len(score.confusion)
+
+
+def labels_rules(found: Sequence[LabelEfficiency]) -> list[str]:
+    """What the intervals of such curves hold, and which curves are of a single draw."""
+    names = {"encoder": "the encoder", **NETWORKS}
+    once = distinct(names.get(name, name) for one in found for name in one.curves if one.once(name))
+    if not once:
+        return [LABELS_RULE]
+    return [
+        LABELS_RULE,
+        f"* Measured once with each number of labels: {listed(once)}. How far another draw or another seed of training "
+        "would be is not in those intervals.",
+    ]
 
 
 def half_width(n: int) -> float:
@@ -173,12 +195,13 @@ def verdict(facts: Facts) -> list[str]:
     ]
 
 
-def answered(found: Sequence[Contrast], other: str) -> str:
-    """What one or more comparisons with the same baseline show."""
+def answered(found: Sequence[Contrast], other: str, measure: str = "") -> str:
+    """What one or more comparisons with the same baseline show; of a single one, the measure may be named."""
     better, worse, still = ([one for one in found if one.shown == kind] for kind in ("better", "worse", "open"))
     if len(found) == 1:
         [one] = found
-        by = f"{points(one.found)} (McNemar {p_text(one.found.p_value)})"
+        test = "McNemar " if isinstance(one.found, Comparison) else ""
+        by = f"{points(one.found)}{measure and f' of {measure}'} ({test}{p_text(one.adjusted_p)})"
         if better:
             return f"Yes: {one.one} beats {other} on {one.task} by {by}."
         if worse:
@@ -325,39 +348,19 @@ def several_verdict(facts: Facts) -> list[str]:
 
 def _paired_verdict(entries: Sequence[SeveralEntry[Several]], measure: str) -> list[str]:
     said = []
+    compared = {(one.task, one.one) for one in several_gains(entries, UNTRAINED)}
     for baseline, other in ((UNTRAINED, "the untrained network"), (PIXELS, "raw pixels")):
-        found = [
-            (entry, compared[baseline])
-            for entry in entries
-            for compared in [entry.result.subjects["encoder"].compared]
-            if baseline in compared and (baseline == UNTRAINED or UNTRAINED not in compared)
-        ]
+        found = several_gains(entries, baseline)
+        if baseline == PIXELS:
+            found = [one for one in found if (one.task, one.one) not in compared]
         if len(found) == 1:
-            said.append(_one_answer(*found[0], other, measure))
+            said.append(answered(found, other, measure))
         elif found:
-            # its interval alone decides, so p is nothing here but that decision
-            contrasts = [
-                Contrast(entry.task, entry.encoder, baseline, _as_comparison(one), 0.0 if one.shown else 1.0)
-                for entry, one in found
-            ]
-            said.append(f"{answered(contrasts, other)[:-1]}, in {measure}.")
-    missing = [entry for entry in entries if not entry.result.subjects["encoder"].compared]
+            said.append(f"{answered(found, other)[:-1]}, in {measure}.")
+    missing = [entry for entry in entries if not entry.result.linear.compared]
     if missing:
         said.append(f"Not compared: no baseline was probed on {listed(distinct(entry.task for entry in missing))}.")
     return said
-
-
-def _one_answer(entry: SeveralEntry[Several], found: LabelComparison, other: str, measure: str) -> str:
-    by = f"{points(found)} of {measure}"
-    if not found.shown:
-        return f"No difference shown: on {entry.task}, {entry.encoder} and {other} differ by {by}."
-    if found.difference > 0:
-        return f"Yes: {entry.encoder} beats {other} on {entry.task} by {by}."
-    return f"No: {entry.encoder} is worse than {other} on {entry.task}, by {by}."
-
-
-def _as_comparison(found: LabelComparison) -> Comparison:
-    return Comparison(difference=found.difference, ci95=found.ci95, p_value=0.0 if found.shown else 1.0, n10=0, n01=0)
 
 
 def several_level(facts: Facts) -> list[str]:

@@ -9,13 +9,17 @@ from finetune.lines import subject_name
 from finetune.spreads import MEASURES, Measure
 from finetune.structured_results import Several, SeveralProbed, SeveralScore
 from retouch.report.blocks import Block, Cell, Column, Prose, Table
-from retouch.report.compare import PIXELS, UNTRAINED
+from retouch.report.compare import PIXELS, UNTRAINED, several_gains
 from retouch.report.facts import Facts, SeveralEntry
 from retouch.report.sentences import counted, distinct, interval, layer_text, listed, number, signed
 
 OPEN_ROWS = 12  # of a table of labels or classes: more are folded
 OVER = {UNTRAINED: "untrained", PIXELS: "raw pixels"}
-BOLD = "Bold: the paired interval excludes zero; it is not corrected for the number of comparisons."
+BOLD = (
+    "In brackets: 95% intervals. Bold: a difference that is shown, which means two things: its interval excludes zero, "
+    "and its p (normal, by the deviation of the paired difference) stays below 0.05 after Holm's correction for all "
+    "differences in this part of the page from the same baseline."
+)
 
 
 class Words(NamedTuple):
@@ -64,10 +68,17 @@ WORDS: dict[Measure, Words] = {
 def several_blocks(entries: Sequence[SeveralEntry[Several]]) -> tuple[Block, ...]:
     """For each task of one kind a table of all encoders and their baselines, and one of all labels or classes."""
     blocks: list[Block] = []
+    shown = {
+        (one.task, one.one, one.other)
+        for baseline in distinct(name for entry in entries for name in entry.result.linear.compared)
+        for one in several_gains(entries, baseline)
+        if one.shown != "open"
+    }
     for task in distinct(entry.task for entry in entries):
         of_task = [entry for entry in entries if entry.task == task]
         first, subjects = of_task[0].result, _subjects(of_task)
-        blocks += [_means(task, first, subjects), _each(task, first, subjects)]
+        strong = {(encoder, other) for where, encoder, other in shown if where == task}
+        blocks += [_means(task, first, subjects, strong), _each(task, first, subjects)]
     return (*blocks, Prose((WORDS[entries[0].result.measure].about, BOLD), small=True)) if blocks else ()
 
 
@@ -98,7 +109,10 @@ def _subjects(entries: Sequence[SeveralEntry[Several]]) -> dict[str, SeveralProb
     return found
 
 
-def _means(task: str, first: Several, subjects: Mapping[str, SeveralProbed[SeveralScore]]) -> Table:
+def _means(
+    task: str, first: Several, subjects: Mapping[str, SeveralProbed[SeveralScore]], shown: set[tuple[str, str]]
+) -> Table:
+    """``shown``: the differences that are, by encoder and baseline."""
     words, test = WORDS[first.measure], first.linear.test
     over = distinct(name for one in subjects.values() for name in one.compared)
     columns = (
@@ -109,19 +123,23 @@ def _means(task: str, first: Several, subjects: Mapping[str, SeveralProbed[Sever
         Column("layer", numeric=False),
         Column(words.pooling, numeric=False),
     )
-    rows = tuple((Cell(name), *_cells(one, over)) for name, one in subjects.items())
+    rows = tuple((Cell(name), *_cells(name, one, over, shown)) for name, one in subjects.items())
     names = counted(len(first.names), words.one, words.many)
     note = f"{names}, {test.n:,} test images, {words.chance} {number(test.chance)}%"
     return Table(columns, rows, title=task, note=note)
 
 
-def _cells(one: SeveralProbed[SeveralScore], over: Sequence[str]) -> tuple[Cell, ...]:
-    gains = [one.compared.get(name) for name in over]
+def _cells(
+    encoder: str, one: SeveralProbed[SeveralScore], over: Sequence[str], shown: set[tuple[str, str]]
+) -> tuple[Cell, ...]:
+    gains = {name: one.compared.get(name) for name in over}
     return (
         Cell(number(one.test.mean), interval(*one.test.ci95)),
         *(
-            Cell("") if found is None else Cell(signed(found.difference), interval(*found.ci95), strong=found.shown)
-            for found in gains
+            Cell("")
+            if found is None
+            else Cell(signed(found.difference), interval(*found.ci95), strong=(encoder, name) in shown)
+            for name, found in gains.items()
         ),
         *(Cell(number(value)) for value in one.test.others.values()),
         Cell(layer_text(one.choice.layer)),

@@ -10,7 +10,7 @@ from retouch.report.blocks import Block, Cell, Column, Figure, Figures, Points, 
 from retouch.report.charts import Racer, labels_chart, race_chart
 from retouch.report.compare import LEVEL, holm
 from retouch.report.facts import Facts
-from retouch.report.sentences import counted, interval, number, signed
+from retouch.report.sentences import counted, interval, labels_rules, number, signed
 from retouch.report.tables import EMPTY, accuracy, gain
 from retouch.studies.plan import ProbeKind
 from retouch.studies.results import Contender, StudyReport
@@ -119,17 +119,18 @@ def _race(report: StudyReport) -> Figures:
     return Figures((Figure(race_chart("The race", racers), caption),))
 
 
-def _worth(report: StudyReport) -> tuple[Figures, ...]:
+def _worth(report: StudyReport) -> tuple[Block, ...]:
     """Accuracy of the winner and of its untrained network, from few labels to all."""
     figures = [
         Figure(
             labels_chart(f"{task}: what the training of {report.winner} is worth in labels", found),
             f"{task}: test accuracy of {report.winner} (encoder) and its untrained network by ridge regression, %; "
-            "bars: 95% intervals, by the bootstrap over draws and test images",
+            "bars: 95% intervals",
         )
         for task, found in report.worth.items()
     ]
-    return (Figures(tuple(figures)),) if figures else ()
+    rules = Prose(tuple(labels_rules(tuple(report.worth.values()))), small=True)
+    return (Figures(tuple(figures)), rules) if figures else ()
 
 
 def _racer(one: Contender) -> Racer:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from finetune.lines import SUBJECTS
 from finetune.records import Choice, ProbeChoice
 from finetune.results import Comparison, Outcome, Score
-from finetune.structured_results import SeveralProbed, SeveralScore
+from finetune.structured_results import LabelComparison, SeveralProbed, SeveralScore
 from finetune.table import PROBES
 from retouch.report.blocks import Cell, Column, Table
 from retouch.report.charts import interval_mark, span_of
@@ -41,7 +41,7 @@ def accuracy(score: Score | None) -> Cell:
     return EMPTY if score is None else Cell(number(score.accuracy), interval(*score.ci95))
 
 
-def gain(found: Comparison | None, shown: bool) -> Cell:
+def gain(found: Comparison | LabelComparison | None, shown: bool) -> Cell:
     """A paired difference in points above its interval, bold where it is shown."""
     return EMPTY if found is None else Cell(signed(found.difference), interval(*found.ci95), strong=shown)
 

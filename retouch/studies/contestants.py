@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -16,7 +17,7 @@ from common.data import Images, Loader
 from common.data.rows import even_rows
 from common.encoders import Encoder, EncoderConfig, build_encoder
 from common.encoders.load import load_encoder
-from common.encoders.statistics import settle_norms
+from common.encoders.statistics import share_statistics
 from common.engine.loop import Trained
 from common.engine.pace import measure_pace
 from common.engine.settings import StopConfig
@@ -31,6 +32,7 @@ from common.waiting import within
 from finetune.baselines import STATISTICS_IMAGES, Pixels
 from pretrain.config import GradientPretraining, PretrainConfig
 from pretrain.linear import PatchDictionaryFit
+from pretrain.method import MethodLearner
 from pretrain.run import pretrain
 from retouch.studies.config import StudyConfig
 from retouch.studies.plan import Wider
@@ -332,7 +334,7 @@ def line_up(config: StudyConfig, pool: Images, size: int, here: World) -> Field:
             continue
         key = (learner.encoder.config.model_dump_json(), learner.encoder.view)
         if key not in twins:
-            twins[key] = _before_training(learner.encoder, pool, here)
+            twins[key] = before_training(learner, pool, here)
         waiting.append((title, settings, key))
     names = dict(zip(twins, _twin_names(list(twins.values())), strict=True))
     ready += [Untrained(names[key], twin) for key, twin in twins.items()]
@@ -348,12 +350,18 @@ def line_up(config: StudyConfig, pool: Images, size: int, here: World) -> Field:
     return Field(tuple(ready), tuple(simple), tuple(restoring), tuple(left_out))
 
 
-def _before_training(encoder: Encoder, pool: Images, here: World) -> Encoder:
-    """The network before its first step, with the BatchNorm statistics of the pool; frozen."""
+def before_training(learner: MethodLearner, pool: Images, here: World) -> Encoder:
+    """The network before its first step, with the statistics of the pool; frozen.
+
+    A mean image, or another statistic that is no learned weight, is measured when the learner starts.
+    """
     images = to_float(pool.rows(even_rows(len(pool), STATISTICS_IMAGES)))
-    encoder.to(here.device)
-    settle_norms(encoder, (some.to(here.device) for some in in_chunks(images)))
-    return encoder.freeze()
+    encoder = learner.encoder.to(here.device)
+    twin = copy.deepcopy(encoder)
+    if encoder.statistics:
+        learner.start()
+    share_statistics(twin, encoder, (some.to(here.device) for some in in_chunks(images)))
+    return twin.freeze()
 
 
 def _twin_names(twins: Sequence[Encoder]) -> list[str]:

@@ -15,7 +15,7 @@ from finetune.metrics import compare, score
 from finetune.predictions import Predictions, write_predictions
 from finetune.records import Checks, DataFacts
 from finetune.results import Score
-from finetune.summary import failed, leaks
+from finetune.summary import failed, leaks, unconverged
 from finetune.tracked import send
 from finetune.worth import LabelEfficiency
 from retouch.report.compare import holm
@@ -165,7 +165,7 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
         probe={task: one.outcome for task, one in probed.items()},
         probe_kind=plan.probe_kind,
         checks=checks,
-        notes=_notes(checks, facts, labels),
+        notes=_notes(checks, facts, labels) + _unconverged(plan, probed),
         worth=worth,
         budget=config.seconds,
         seconds=round(journal.clock.taken, 1),
@@ -272,6 +272,12 @@ def _notes(checks: dict[str, Checks], facts: dict[str, DataFacts], labels: dict[
     """What a reader of these numbers has to know."""
     found = [f"{task}: {line}" for task, one in checks.items() for line in failed(one)]
     return (*found, *(f"{task}: {line}" for task, one in facts.items() for line in leaks(one, len(labels[task]))))
+
+
+def _unconverged(plan: Plan, probed: dict[str, Tested]) -> tuple[str, ...]:
+    """Which fits of the winner's linear probe did not converge, by task."""
+    kind = f"the {plan.probe_kind} probe"
+    return tuple(f"{task}: {line}" for task, one in probed.items() for line in unconverged(kind, one.outcome))
 
 
 def _protocol(parts: Parts) -> str:

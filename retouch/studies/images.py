@@ -152,8 +152,8 @@ def _warn_of_levels(pool: Images, labeled: Sequence[Images]) -> None:
         if images.levels != pool.levels:
             ours, theirs = (f"values {one}" if one else "images of 8 bits" for one in (pool.levels, images.levels))
             log.warning(
-                "%s has %s, but %s has %s: the same value is another gray; set data.levels and labels.levels to one "
-                "range, or convert the images to it",
+                "%s has %s, but %s has %s: the same value is a different gray; set data.levels and labels.levels to "
+                "one range, or convert the images to it",
                 *(pool.source.spec, ours, images.source.spec, theirs),
             )
 

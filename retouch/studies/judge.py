@@ -15,7 +15,7 @@ from torch import Tensor
 from common.data import Images, Labels
 from common.encoders import Encoder
 from common.errors import UserError
-from finetune.checks import check_null, state_digests, why_no_null
+from finetune.checks import before_and_after, check_null, state_digests, why_no_null
 from finetune.config import LabelEfficiencyConfig
 from finetune.efficiency import Right, draw_rows, label_efficiency, right_answers
 from finetune.features import Extraction, Features, extract
@@ -116,8 +116,11 @@ class Judge:
                 labels, true = _labels(images, name, train), part.images.tasks[name][1].values[test.index]
                 found = self._tested(PROBES[kind], every, labels, test, part, name)
                 null = check_null(PROBES[kind], SEARCH, self.seed, every, space, labels, test, true)
-                frozen = state_digests([encoder]) == before
-                checks = Checks(frozen=frozen, null=null, missing=why_no_null(null, asked=True))
+                after = state_digests([encoder])
+                digests = before_and_after(["encoder"], before, after)
+                checks = Checks(
+                    frozen=after == before, null=null, missing=why_no_null(null, asked=True), sha256=digests
+                )
                 probed[title] = found._replace(checks=checks)
         return tested, probed
 

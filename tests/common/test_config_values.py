@@ -85,6 +85,10 @@ READ_BY_TYPE = [
     ("anything.depth=2", {"anything": {"depth": 2}}),
     ("anything.name=a #b", {"anything": {"name": "a #b"}}),
     ("anything.sizes=[1, 2]", {"anything": {"sizes": [1, 2]}}),
+    ("text='a'", {"text": "a"}),
+    ("text=\"a\" #\"", {"text": "\"a\" #\""}),
+    ("text='a' # and 'b'", {"text": "'a' # and 'b'"}),
+    ("text=[a] #1", {"text": "[a] #1"}),
     ("damage={kind: holes, ratio: 5e-1}", {"damage": Holes(ratio=0.5)}),
     ("several=[{kind: noise}, {kind: holes, size: 2}]", {"several": (Noise(), Holes(size=2))}),
 ]  # fmt: skip
@@ -93,6 +97,15 @@ READ_BY_TYPE = [
 @pytest.mark.parametrize(("override", "expected"), READ_BY_TYPE, ids=[override for override, _ in READ_BY_TYPE])
 def test_an_override_is_read_by_the_type_of_its_field(override: str, expected: dict[str, object]) -> None:
     assert load_config(Types, {}, [override]) == Types.model_validate(expected)
+
+
+def test_a_list_on_the_command_line_has_no_comment() -> None:
+    with pytest.raises(
+        UserError, match="not a valid YAML list or mapping: line 1, column 14: something follows its end"
+    ):
+        load_config(Types, {}, ["damage={kind: noise} # c"])
+    assert load_config(Types, {}, ["names=[a, b] # c"]).names == "[a, b] # c"  # text will do there
+    assert load_config(Types, {}, ["names=[a, b] "]).names == ["a", "b"]
 
 
 def test_unquoted_text_in_a_file_is_read_by_the_type_of_its_field(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_pipe_is_refused_wherever_a_user_names_a_file(tmp_path: Path) -> None:
         lambda: read_plan(pipe),
     ]
     for read in reads:
-        with pytest.raises(UserError, match=r"config.json is a pipe, not a file: save what it gives as a file, and"):
+        with pytest.raises(UserError, match=r"config.json is a pipe, not a file: save its content as a file, and"):
             read()
     assert stream_at("/dev/null") == "a device"
     assert stream_at(tmp_path) == stream_at(tmp_path / "nothing") == ""

@@ -42,15 +42,17 @@ def test_a_name_of_two_stages_needs_its_stage() -> None:
     [
         ("probe", "linea", "no recipe 'linea'; did you mean linear?; those of retouch probe are cifar10, "),
         ("pretrain", "linear", "no recipe 'linear'; it is a recipe of retouch probe; those of retouch pretrain are "),
-        ("pretrain", "zzz", "no recipe 'zzz'; those of retouch pretrain are bottleneck, cca, colorize, "),
+        ("pretrain", "zzz", "no recipe 'zzz'; those of retouch pretrain are bottleneck, bottleneck_lecture, cca, "),
         ("pretrain", "mine", "no recipe 'mine'; for the file here, write mine.yaml; those of "),
         ("pretrain", "plain", "no recipe 'plain'; for the file here, write ./plain; those of "),
-        ("pretrain", None, "name a recipe; those of retouch pretrain are bottleneck, "),
-        ("pretrain", "steps=3", "name a recipe; those of retouch pretrain are bottleneck, "),
+        ("pretrain", None, "name a recipe, such as: retouch pretrain colorize data=my/pictures; "),
+        ("pretrain", "data=photos", "name a recipe, such as: retouch pretrain colorize data=photos; `ret"),
+        ("pretrain", "photos", "photos is a folder, not a recipe; did you mean: retouch pretrain colorize data="),
+        ("probe", "photos", "photos is a folder, not a recipe; did you mean: retouch probe data=photos?"),
         ("pretrain", "configs/pretrain/mask.yaml", "config file not found: configs/pretrain/mask.yaml; the recipe is "
          "called mask"),
-        ("pretrain", "./photos", "photos is a folder, not a YAML file; did you mean data=photos?"),
-        ("probe", "runs/a", "runs/a is a folder, not a YAML file; did you mean encoder=runs/a?"),
+        ("pretrain", "./photos", "photos is a folder, not a recipe; did you mean: retouch pretrain colorize data="),
+        ("probe", "runs/a", "runs/a is a folder, not a recipe; did you mean: retouch probe encoder=runs/a?"),
     ],
 )  # fmt: skip
 def test_one_message_says_what_may_have_been_meant(elsewhere: Path, stage: str, name: str, message: str) -> None:

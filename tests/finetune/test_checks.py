@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,15 @@ def test_digest_sees_every_tensor() -> None:
 
 
 def test_an_encoder_in_train_mode_is_caught(tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert of(probed(tmp_path / "frozen", encoder)).frozen
+    sound = of(probed(tmp_path / "frozen", encoder))
+    assert sound.frozen
+    assert {"encoder", "random_init"} <= sound.sha256.keys()
+    assert all(before == after and len(before) == 64 for before, after in sound.sha256.values())
+    assert sound.sha256["encoder"] != sound.sha256["random_init"]
+    written = json.loads((tmp_path / "frozen" / "results.json").read_text())["results"][0]["checks"]
+    assert written["sha256"]["encoder"] == list(sound.sha256["encoder"])
+    del written["sha256"]  # as older versions wrote it
+    assert Checks.model_validate(written) == sound.model_copy(update={"sha256": {}})
     forward = nn.BatchNorm2d.forward
 
     def training(self: nn.BatchNorm2d, images: Tensor) -> Tensor:
@@ -201,4 +210,7 @@ def test_an_encoder_in_train_mode_is_caught(tmp_path: Path, encoder: Path, monke
         return forward(self, images)
 
     monkeypatch.setattr(nn.BatchNorm2d, "forward", training)
-    assert not of(probed(tmp_path / "thawed", encoder)).frozen
+    thawed = of(probed(tmp_path / "thawed", encoder))
+    assert not thawed.frozen
+    before, after = thawed.sha256["encoder"]
+    assert (before, after != before) == (sound.sha256["encoder"][0], True)

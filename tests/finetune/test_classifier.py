@@ -67,6 +67,13 @@ def test_a_probes_classifier_is_encoder_pooling_and_a_linear_layer(runs: Path) -
     assert not classifier.train().encoder.training  # frozen
 
 
+@pytest.mark.parametrize("name", ["probed", "tuned"])
+def test_a_classifier_refuses_standardized_images(runs: Path, name: str) -> None:
+    classifier = open_classifier(runs / name, "color" if name == "probed" else None)
+    with pytest.raises(ValueError, match="do not standardize them: the encoder does that itself"):
+        classifier((IMAGES - 0.45) / 0.22)
+
+
 def test_the_linear_layer_is_in_float32_whatever_the_autocast(runs: Path) -> None:
     classifier = open_classifier(runs / "probed", "texture")
     with torch.autocast("cpu", torch.bfloat16):

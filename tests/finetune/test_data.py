@@ -176,9 +176,14 @@ def test_other_levels_than_the_encoder_was_trained_on_are_warned_of(
     assert "the encoder was trained on" not in caplog.text
     load_labeled(sources, data, 16, 0, Provenance(levels=None))
     assert "the encoder was trained on images of 8 bits, but folder:" in caplog.text
-    assert "has values 0 to 4095 (12 bits): the same value is another gray; convert the images to one" in caplog.text
+    assert (
+        "has values 0 to 4095 (12 bits): the same value is a different gray; convert the images to one" in caplog.text
+    )
     load_labeled(sources, data, 16, 0, Provenance(levels=Levels(0, 16383)))
-    assert "is another gray; set data.levels=[0, 16383], convert the images to one range, or pretrain on" in caplog.text
+    assert (
+        "is a different gray; set data.levels=[0, 16383], convert the images to one range, or pretrain on"
+        in caplog.text
+    )
     caplog.clear()
     data = LabeledData.model_validate(folders | {"workers": 0, "levels": [0, 16383]})
     images = load_labeled(open_sources(data, 0), data, 16, 0, Provenance(levels=Levels(0, 16383)))
@@ -197,7 +202,7 @@ def test_folders_of_splits_are_the_training_and_test_set(tmp_path: Path, caplog:
         load_labeled(sources, data, 8, seed=0)
     said = {record.getMessage(): record.levelname for record in caplog.records}
     assert said["task label: 2 classes, 13 training and 9 test images"] == "INFO"
-    assert said["task label: training + test images of each class: cat (6 + 4), dog (7 + 5)"] == "DEBUG"
+    assert said["task label: cat (6 + 4), dog (7 + 5)"] == "INFO"
 
 
 def test_no_task_means_all_that_the_images_have() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm, t
 
 import retouch
 from common.data import Labels
@@ -20,6 +21,7 @@ from finetune import efficiency
 from finetune.config import LabelEfficiencyConfig, ProbeConfig
 from finetune.efficiency import draw_rows, label_efficiency, labels_for
 from finetune.features import Extraction, extract
+from finetune.metrics import wilson_interval
 from finetune.pooling import build_spaces
 from finetune.probes import Candidates, Fitted
 from finetune.results import ProbeReport, read_results
@@ -86,19 +88,29 @@ def test_budgets_that_leave_nothing_to_choose_on_are_left_out(caplog: pytest.Log
 
 
 def test_labels_are_read_off_a_curve_on_a_logarithmic_scale() -> None:
-    budgets, curve = [100, 400, 1600], np.array([0.2, 0.4, 0.6])
-    assert labels_for(budgets, curve, 0.3) == pytest.approx(200)  # half way from 100 to 400
-    assert labels_for(budgets, curve, 0.4) == pytest.approx(400)
-    assert labels_for(budgets, curve, 0.5) == pytest.approx(800)
-    assert labels_for(budgets, curve, 0.2) == 100
-    assert labels_for(budgets, curve, 0.1) == 0
-    assert labels_for(budgets, curve, 0.61) == math.inf
+    # half way from 100 to 400, ...
+    asked, found = (0.3, 0.4, 0.5, 0.2, 0.1, 0.61), (200, 400, 800, 100, 0, math.inf)
+    assert read_off((0.2, 0.4, 0.6), *asked) == pytest.approx(found)
 
 
 def test_a_curve_that_falls_keeps_its_best() -> None:
-    assert labels_for([100, 400, 1600], np.array([0.2, 0.4, 0.3]), 0.4) == pytest.approx(400)
-    assert labels_for([100, 400, 1600], np.array([0.2, 0.4, 0.3]), 0.41) == math.inf
-    assert labels_for([100, 400, 1600], np.array([0.4, 0.2, 0.6]), 0.5) == pytest.approx(800)
+    assert read_off((0.2, 0.4, 0.3), 0.4, 0.41) == pytest.approx((400, math.inf))
+    assert read_off((0.4, 0.2, 0.6), 0.5, 0.4) == pytest.approx((800, 100))
+
+
+def test_many_curves_are_read_off_at_once() -> None:
+    budgets, random = np.array([100, 400, 1600]), np.random.default_rng(0)
+    curves, asked = random.random((20, 3)), random.random((20, 4))
+    found = labels_for(budgets, curves[:, None], asked)
+    alone = [
+        [labels_for(budgets, curve, np.array(one)) for one in some] for curve, some in zip(curves, asked, strict=True)
+    ]
+    assert found.tolist() == np.array(alone).tolist()
+
+
+def read_off(curve: tuple[float, ...], *asked: float) -> list[float]:
+    found: list[float] = labels_for(np.array([100, 400, 1600]), np.array(curve), np.array(asked)).tolist()
+    return found
 
 
 def hits(share: float, n: int = 1000, draws: int = 1) -> torch.Tensor:
@@ -127,39 +139,67 @@ def test_interval_covers_draws_that_differ() -> None:
     def drawn(*shares: float) -> torch.Tensor:
         return torch.cat([hits(share, 20_000) for share in shares])  # so many images that only the draws matter
 
-    theirs = {100: drawn(0.3, 0.3), 400: drawn(0.5, 0.5), 1600: hits(0.7, 20_000)}
-    alike, apart = (
+    theirs = {100: drawn(*[0.3] * 5), 400: drawn(*[0.5] * 5), 1600: hits(0.7, 20_000)}
+    apart = (0.47, 0.48, 0.5, 0.52, 0.53)
+    still, moved = (
         label_efficiency(
-            {"encoder": {100: drawn(*ours), 400: drawn(0.6, 0.6), 1600: hits(0.9, 20_000)}, "pixels": theirs}
+            {"encoder": {100: drawn(*ours), 400: drawn(*[0.6] * 5), 1600: hits(0.9, 20_000)}, "pixels": theirs}
         )
-        for ours in ((0.5, 0.5), (0.4, 0.6))
+        for ours in ([0.5] * 5, apart)
     )
-    assert alike.worth["pixels"][0].equals == apart.worth["pixels"][0].equals == 400
-    low, high = apart.worth["pixels"][0].ci95
-    assert low is not None
-    assert high is not None
-    assert low == pytest.approx(200, rel=0.05)
-    assert high == pytest.approx(800, rel=0.05)
-    assert alike.worth["pixels"][0].ci95[0] == pytest.approx(400, rel=0.05)
+    assert still.worth["pixels"][0].equals == moved.worth["pixels"][0].equals == 400
+    half = t.ppf(0.975, 4) * np.std(apart, ddof=1) / math.sqrt(5)  # of Student's interval
+    low, high = moved.worth["pixels"][0].ci95
+    assert low == pytest.approx(100 * 4 ** ((0.5 - half - 0.3) / 0.2), rel=0.05)
+    assert high == pytest.approx(400 * 4 ** (half / 0.2), rel=0.05)
+    assert still.worth["pixels"][0].ci95[0] == pytest.approx(400, rel=0.05)
 
 
 def test_each_point_has_an_interval_of_test_images_and_of_draws() -> None:
-    curve = {100: hits(0.4, 400), 400: torch.cat([hits(0.2, 400), hits(0.6, 400)]), 1600: hits(0.9, 400)}
-    found = label_efficiency({"encoder": curve, "pixels": curve}).curves["encoder"]
-    for point, draws in zip(found, (1, 2, 1), strict=True):
-        assert point.ci95 is not None
-        low, high = point.ci95
-        assert low < point.accuracy < high
-        if draws == 1:  # the binomial interval, which is exact for a single draw
-            half = 1.96 * math.sqrt(point.accuracy * (1 - point.accuracy) / 400)
-            assert (high - low) / 2 == pytest.approx(half, rel=0.2)
-        else:  # as often as not, one of two draws is taken twice
-            assert low == pytest.approx(0.2 - 1.96 * math.sqrt(0.2 * 0.8 / 400), abs=0.02)
-            assert high == pytest.approx(0.6 + 1.96 * math.sqrt(0.6 * 0.4 / 400), abs=0.02)
+    several = torch.cat([hits(share, 400) for share in (0.2, 0.3, 0.5, 0.6)])
+    found = label_efficiency({"encoder": {100: hits(0.4, 400), 400: several, 1600: hits(1.0, 400)}}).curves["encoder"]
+    one, some, all_ = (point.ci95 for point in found)
+    assert one == wilson_interval(160, 400)  # of a single draw, that of the test images alone
+    assert all_ == wilson_interval(400, 400)
+    assert some is not None
+    half = t.ppf(0.975, 3) * np.std([0.2, 0.3, 0.5, 0.6], ddof=1) / math.sqrt(4)  # the images add little
+    assert some == pytest.approx((0.4 - half, 0.4 + half), abs=0.02)
     older = found[0].model_dump(mode="json")
     del older["ci95"]
     assert point_text(LabelPoint.model_validate(older)) == "40.0"
     assert point_text(found[0]).startswith("40.0 [3")
+
+
+@pytest.mark.parametrize(("draws", "apart", "images"), [(3, 0.3, 400), (5, 0.3, 400), (5, 0.15, 2000), (5, 0.0, 400)])
+def test_intervals_hold_the_true_accuracy_and_worth_as_often_as_they_say(
+    draws: int, apart: float, images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulated probes: images of their own difficulty, draws that are good or bad, and what one does to the other."""
+    monkeypatch.setattr(efficiency, "RESAMPLES", 2000)
+    random, repeats = np.random.default_rng(images + draws), 300
+    budgets, skill = (100, 400), {"encoder": (0.5, 1.0), "pixels": (0.0, 1.0)}
+    # the mean over images and draws: a sum of normals with variances 1, apart² and, of the answer, 1
+    true = {name: [float(norm.cdf(mean / math.sqrt(2 + apart**2))) for mean in means] for name, means in skill.items()}
+    wanted = 100 * 4 ** ((true["encoder"][0] - true["pixels"][0]) / (true["pixels"][1] - true["pixels"][0]))
+    held, worth = [], []
+    for repeat in range(repeats):
+        difficulty, quality = random.standard_normal(images), apart * random.standard_normal((2, draws, 1))
+        right = {
+            name: {
+                count: torch.from_numpy(mean + difficulty + luck + random.standard_normal((draws, images)) > 0)
+                for count, mean, luck in zip(budgets, means, quality, strict=True)
+            }
+            for name, means in skill.items()
+        }
+        found = label_efficiency(right, repeat)
+        for name, curve in found.curves.items():
+            for point, accuracy in zip(curve, true[name], strict=True):
+                assert point.ci95 is not None
+                held.append(point.ci95[0] <= accuracy <= point.ci95[1])
+        low, high = (math.inf if end is None else end for end in found.worth["pixels"][0].ci95)
+        worth.append(low - 1 <= wanted <= high + 1)
+    assert 0.93 <= np.mean(held) <= 0.97
+    assert np.mean(worth) >= 0.93
 
 
 def test_it_is_said_in_plain_words() -> None:

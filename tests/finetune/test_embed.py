@@ -18,7 +18,12 @@ import torch
 from PIL import Image
 
 from common.data import build_source, load_images
+from common.data.levels import Levels
+from common.encoders import EncoderConfig, build_encoder
+from common.encoders.export import export_encoder
 from common.encoders.load import load_encoder, read_encoder_card
+from common.encoders.provenance import Provenance
+from common.encoders.small_cnn import SmallCNN
 from common.errors import UserError
 from common.pixels import to_float
 from finetune import embed as stage
@@ -49,6 +54,15 @@ def test_features_labels_and_paths_are_written_row_by_row(
     assert table["path"].to_pylist() == [source.where(row) for row in range(20)]
 
 
+def test_classes_are_named_with_their_counts(encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(5):
+        path = tmp_path / "pictures" / ("cat" if number else "dog") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (40 * number, 0, 0)).save(path)
+    embed(config_of(tmp_path / "out", encoder, data={"source": f"folder:{tmp_path / 'pictures'}"}))
+    assert ("retouch", logging.INFO, "task label: cat (4), dog (1)") in caplog.record_tuples
+
+
 def test_levels_of_deep_images_can_be_set(encoder: Path, tmp_path: Path) -> None:
     for number in range(4):
         ramp = np.random.default_rng(number).integers(0, 4000, (16, 16)).astype(np.uint16)
@@ -59,6 +73,19 @@ def test_levels_of_deep_images_can_be_set(encoder: Path, tmp_path: Path) -> None
     assert images.rows(torch.arange(4)).max() < 64
     expected = load_encoder(encoder).encode(to_float(images.rows(torch.arange(4))))
     torch.testing.assert_close(torch.tensor(found), expected)
+
+
+def test_images_have_the_levels_that_the_encoder_learned_from(tmp_path: Path) -> None:
+    for number in range(4):
+        ramp = np.random.default_rng(number).integers(0, 4000, (16, 16)).astype(np.uint16)
+        Image.fromarray(ramp).save(tmp_path / f"{number}.png")
+    network = build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16)
+    export_encoder(network, tmp_path / "encoder", Provenance(levels=Levels(0, 16383)))
+    data = {"source": f"folder:{tmp_path}"}
+    found = pq.read_table(embed(config_of(tmp_path / "out", tmp_path / "encoder", data=data)).path)["features"]
+    images = load_images(build_source(f"folder:{tmp_path}", levels=(0, 16383)), 16)
+    expected = load_encoder(tmp_path / "encoder").encode(to_float(images.rows(torch.arange(4))))
+    torch.testing.assert_close(torch.tensor(found.to_pylist()), expected)
 
 
 def test_wandb_holds_the_hash_of_the_encoder(encoder: Path, tmp_path: Path) -> None:
@@ -126,6 +153,30 @@ def test_layers_and_poolings_can_be_joined(encoder: Path, tmp_path: Path) -> Non
     assert len(pq.read_table(path)["features"][0]) == 2 * (8 + 16)
 
 
+def test_features_that_are_not_finite_are_named_and_nothing_is_written(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = SmallCNN.layers
+
+    def broken(self: SmallCNN, images: torch.Tensor) -> list[torch.Tensor]:
+        *maps, last = real(self, images)
+        if len(images) > 1:  # not the trial image
+            last = last.clone()
+            last[2] = torch.inf
+        return [*maps, last]
+
+    monkeypatch.setattr(SmallCNN, "layers", broken)
+    with pytest.raises(UserError) as refused:
+        embed(config_of(tmp_path / "out", encoder, layer="last2", pooling="avg+max"))
+    assert refused.value.title.startswith("small_cnn gives NaN or infinite features")
+    assert refused.value.problems == (
+        "layer 2, avg: 1 of 8 images, first shapes:train[2]",
+        "layer 2, max: 1 of 8 images, first shapes:train[2]",
+    )
+    assert not (tmp_path / "out" / "features.parquet").exists()
+    embed(config_of(tmp_path / "first", encoder, layer=0))  # another layer is not asked for
+
+
 def through_relu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Subtract the mean over features and apply a ReLU, so that about half of the entries are zero."""
     real = stage._vectors
@@ -191,7 +242,7 @@ def test_the_report_reads_as_a_sentence() -> None:
 def test_codes_that_are_zero_everywhere_can_be_written(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "_vectors", lambda encoder, images, space, precision: torch.zeros(len(images), 16))
+    monkeypatch.setattr(stage, "_vectors", lambda encoder, batch, *rest: torch.zeros(len(batch.images), 16))
     path = embed(config_of(tmp_path / "out", encoder, store="sparse")).path
     assert torch.equal(read_sparse(path).to_dense(), torch.zeros(20, 16))
     assert storage_report(path).zero_share == 1

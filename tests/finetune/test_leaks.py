@@ -19,7 +19,11 @@ from common.encoders.export import export_encoder
 from common.encoders.provenance import Provenance
 from common.errors import UserError
 from finetune.data import LabeledData, load_labeled, open_sources
+from finetune.leaks import ALIKE
+from finetune.records import GENERATED, DataFacts
 from finetune.results import ProbeReport
+from retouch.report.limits import limits
+from retouch.report.reading import read_facts
 
 
 def write(folder: Path, seeds: range, change: int = 0) -> None:
@@ -76,6 +80,8 @@ def test_leaks_are_counted_and_listed_and_all_of_them_are_in_a_file(tmp_path: Pa
     assert facts.in_pretraining is not None
     assert (facts.near_duplicates.test_images, facts.near_duplicates.pairs) == (10, 10)
     assert facts.in_pretraining.test_images == 10  # 60 to 69
+    assert [(one.compared, one.of) for one in (facts.near_duplicates, facts.in_pretraining)] == [(40, 40)] * 2
+    assert facts.not_compared == {}
     assert [pair.alike for pair in facts.near_duplicates.most_alike].count(1) == 4
     for pair in facts.near_duplicates.most_alike:
         assert Path(pair.test).name == Path(pair.other).name
@@ -131,7 +137,7 @@ def test_images_that_leak_can_be_left_out_of_training(tmp_path: Path, data: Path
     assert (kept.linear.n_train, dropped.linear.n_train) == (40, 30)
     assert (dropped.data.left_out, dropped.data.duplicates) == (10, 4)
     assert dropped.linear.test.n == kept.linear.test.n == 40
-    assert kept.data.in_pretraining is None  # generated
+    assert (kept.data.in_pretraining, kept.data.not_compared) == (None, {"in_pretraining": GENERATED})
 
 
 def test_training_images_are_not_all_left_out(tmp_path: Path, data: Path) -> None:
@@ -140,11 +146,58 @@ def test_training_images_are_not_all_left_out(tmp_path: Path, data: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("source", ["hf:somewhere/else", "gone/away", ""])
-def test_images_of_pretraining_that_cannot_be_opened_are_no_error(tmp_path: Path, data: Path, source: str) -> None:
-    facts = probed(tmp_path / "out", encoder_of(tmp_path, source), data).results[0].data
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("hf:somewhere/else", "hf:somewhere/else: opening it may ask a server"),
+        ("gone/away", "gone/away: "),
+        ("", "the encoder does not name the images that it was trained on"),
+    ],
+)
+def test_images_of_pretraining_that_cannot_be_opened_are_no_error(
+    tmp_path: Path, data: Path, source: str, why: str
+) -> None:
+    report = probed(tmp_path / "out", encoder_of(tmp_path, source), data)
+    facts = report.results[0].data
     assert facts.in_pretraining is None
     assert facts.near_duplicates is not None
+    assert facts.not_compared["in_pretraining"].startswith(why)
+    said = limits(read_facts([tmp_path / "out"]))
+    [line] = [one for one in said if "is not wholly known" in one]
+    assert line.startswith("Whether images of pretraining repeat test images of ")
+    assert why in line
+    older = facts.model_dump(mode="json")
+    del older["not_compared"], older["near_duplicates"]["compared"], older["near_duplicates"]["of"]
+    assert DataFacts.model_validate(older).near_duplicates is not None
+
+
+def test_a_search_that_was_cut_short_says_among_how_many_it_looked(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "other", range(200, 230))
+    (tmp_path / "other" / "c0" / "broken.png").write_bytes(b"no image")  # none has learned from it
+    monkeypatch.setattr("finetune.leaks.POOL", 31)
+    for name, pool, more in (("few", data / "pool", 9), ("all", tmp_path / "other", 0)):
+        report = probed(tmp_path / name, encoder_of(tmp_path / f"{name}-encoder", str(pool)), data)
+        facts = report.results[0].data
+        found = facts.in_pretraining
+        assert found is not None
+        assert (found.compared, found.partial) == ((31, True) if more else (30, False))
+        assert found.of == (40 if more else 30)
+        said = " ".join([*report.notes, *limits(read_facts([tmp_path / name]))])
+        assert ("31 of 40 were compared" in said) == ("9 of 40 images were not looked at" in said) == bool(more)
+        assert ("9 of 40 images were not looked at" in facts.not_compared.get("in_pretraining", "")) == bool(more)
+
+
+def test_images_that_all_look_alike_are_not_mistaken_for_images_that_do_not_repeat(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune.leaks.near_pairs", lambda *prints: None)
+    facts = probed(tmp_path / "out", encoder_of(tmp_path, str(data / "pool")), data).results[0].data
+    assert (facts.near_duplicates, facts.in_pretraining) == (None, None)
+    assert facts.not_compared == dict.fromkeys(("near_duplicates", "in_pretraining"), ALIKE)
+    said = [one for one in limits(read_facts([tmp_path / "out"])) if "is not wholly known" in one]
+    assert len(said) == 2
 
 
 def test_of_some_of_the_images_only_their_own_leaks_are_counted(data: Path) -> None:

@@ -105,7 +105,11 @@ def test_results_say_what_was_measured_on_what_and_how(report: ProbeReport, enco
     for result in report.results:
         assert result.data.model_dump() == {
             "train": "shapes:train:20000", "test": "shapes:test:4000", "image_size": 16, "duplicates": 0,
-            "near_duplicates": {"test_images": 0, "pairs": 0, "most_alike": ()}, "in_pretraining": None, "left_out": 0,
+            "near_duplicates": {
+                "test_images": 0, "pairs": 0, "most_alike": (), "compared": 300, "of": 300
+            },
+            "in_pretraining": None, "left_out": 0,
+            "not_compared": {"in_pretraining": "the encoder does not name the images that it was trained on"},
             "originals": None, "test_originals": None,
         }  # fmt: skip
         assert (result.encoder.path, result.encoder.pretext) == (str(encoder), "colorize")

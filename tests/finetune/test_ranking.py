@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 from sklearn.metrics import average_precision_score, f1_score
 from torch import Tensor
 
@@ -116,3 +117,19 @@ def test_a_difference_is_paired() -> None:
     assert found.difference == pytest.approx(ours.mean_average_precision - its.mean_average_precision)
     assert found.ci95[0] < found.difference < found.ci95[1]
     assert found.ci95[1] - found.ci95[0] < 0.3 * (ours.ci95[1] - ours.ci95[0])
+    assert found.p == found.p_value == pytest.approx(2 * norm.sf(abs(found.difference) / np.std(mine - theirs)))
+    older = found.model_copy(update={"p_value": None})  # its interval gives it
+    assert older.p == pytest.approx(found.p, abs=0.1)
+
+
+def test_a_p_value_is_as_small_as_it_should_be_where_nothing_differs() -> None:
+    """Two rankings that are equally good, on many samples of images: p is below 0.05 about as often."""
+    found = []
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        truth = torch.rand(150, 2, generator=generator) < 0.3
+        ours, theirs = truth + torch.randn(2, 150, 2, generator=generator)
+        mine, others = halves(ours, truth), halves(theirs, truth)
+        first, second = score_labels(ours, truth, mine), score_labels(theirs, truth, others)
+        found.append(compare_labels(first, second, mine, others).p)
+    assert 0.02 <= np.mean(np.array(found) < 0.05) <= 0.08

@@ -29,19 +29,34 @@ def test_network_from_scratch_is_trained_on_drawn_labels_and_is_in_the_curves(
     found = report.results[0].label_efficiency
     assert found is not None
     assert list(found.curves) == ["encoder", "random_init", "pixels", "from_scratch"]
-    assert [(point.labels, len(point.draws)) for point in found.curves["from_scratch"]] == [(100, 1), (200, 1)]
+    assert [(point.labels, len(point.draws)) for point in found.curves["from_scratch"]] == [(100, 2), (200, 2)]
     assert len(found.worth["from_scratch"]) == 3
     for point in found.curves["from_scratch"]:
-        run = tmp_path / "out" / "from_scratch" / f"color-{point.labels}"
-        result = read_results(run)
-        assert isinstance(result, FinetuneResult)
-        assert result.start == "scratch"
-        assert (result.tuned.n_train + result.tuned.n_val, result.tuned.choice.of_steps) == (point.labels, 2)
-        assert result.tuned.test.accuracy == point.accuracy
-        [said] = read_predictions(run)
-        assert len(said.labels) == 60
+        trained = []
+        for draw, accuracy in enumerate(point.draws):
+            run = tmp_path / "out" / "from_scratch" / f"color-{point.labels}-{draw + 1}"
+            result = read_results(run)
+            assert isinstance(result, FinetuneResult)
+            assert result.start == "scratch"
+            assert (result.tuned.n_train + result.tuned.n_val, result.tuned.choice.of_steps) == (point.labels, 2)
+            assert result.tuned.test.accuracy == accuracy
+            [said] = read_predictions(run)
+            assert len(said.labels) == 60
+            trained.append((run / "classifier" / "model.safetensors").read_bytes())
+        assert trained[0] != trained[1]  # another draw, another seed
     printed = " ".join(capsys.readouterr().out.split())
     assert "training it from scratch" in printed
+
+
+def test_fewer_trainings_than_draws_can_be_asked_for(tmp_path: Path, encoder: Path) -> None:
+    asked = {"shares": [0.5], "draws": 3, "from_scratch": True, "scratch_steps": 2, "scratch_draws": 1}
+    alone = {"baselines": {"random_init": False, "pixels": False}}
+    report = retouch.probe({**settings(tmp_path / "out", encoder), **alone, "label_efficiency": asked})
+    found = report.results[0].label_efficiency
+    assert found is not None
+    assert [len(point.draws) for point in found.curves["encoder"]] == [3, 1]
+    assert [len(point.draws) for point in found.curves["from_scratch"]] == [1, 1]
+    assert (found.once("encoder"), found.once("from_scratch")) == (False, True)
 
 
 def test_a_curve_of_fewer_budgets_is_read_off_as_the_others_are() -> None:

@@ -96,13 +96,22 @@ def test_several_encoders_share_the_pixel_baseline_and_keep_their_own_untrained_
     assert "untrained (mask)" in text
 
 
+def test_the_untrained_twin_of_an_encoder_that_sees_gray_is_named_after_that() -> None:
+    both = [probe_result("shape", 0.7), probe_result("shape", 0.6, "colorize", "gray")]
+    assert {line.method for line in probe_lines(both)} == {
+        *("denoise", "untrained", "colorize", "untrained, gray", "raw pixels")
+    }
+    assert {line.method for line in probe_lines(both[1:])} == {"colorize", "untrained", "raw pixels"}
+    three = [*both, probe_result("shape", 0.5, "mask")]
+    assert {line.method for line in probe_lines(three) if "untrained" in line.method} == {
+        *("untrained (denoise)", "untrained (mask)", "untrained, gray")
+    }
+
+
 def test_encoders_that_see_gray_only_are_marked_on_tasks_that_need_color() -> None:
     gray = [probe_result(task, 0.3, "colorize", "gray") for task in ("color", "shape")]
     marked = {(line.task, line.method, line.probe) for line in probe_lines(gray) if line.note == "saw gray only"}
     assert marked == {("color", method, probe) for method in ("colorize", "untrained") for probe in ("linear", "knn")}
-    assert "colorize (saw gray only)" in printed(results_table(probe_lines(gray)))
-    assert "colorize (saw gray only)" in results_markdown(probe_lines(gray))
-    assert "saw gray only" not in printed(results_table(probe_lines([probe_result("color", 0.3)])))
     # the name does not matter: the source declares which tasks need color
     named = probe_result("color", 0.3, "colorize", "gray").model_copy(update={"needs_color": False})
     assert not any(line.note for line in probe_lines([named]))
@@ -113,7 +122,9 @@ def test_markdown_has_a_row_per_task_and_method() -> None:
     lines = text.splitlines()
     assert lines[0] == "| task | method | accuracy | gain over untrained | k-NN |"
     assert lines[1] == "| --- | --- | --- | --- | --- |"
-    assert lines[2] == "| shape | denoise | 71.2 [70.2, 72.2] | +20.0 [+18.0, +22.0] | 35.6 |"
+    chance = 100 * max(map(sum, probe_result("shape", 0.712).linear.test.confusion)) / 10_000
+    assert lines[2] == f"| shape (chance {chance:.1f}) | denoise | 71.2 [70.2, 72.2] | +20.0 [+18.0, +22.0] | 35.6 |"
+    assert lines[3].startswith("|  | untrained | ")  # a task is named once
     assert len(lines) == 2 + 6
 
 

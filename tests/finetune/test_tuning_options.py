@@ -26,6 +26,7 @@ from common.machine.distributed import World
 from common.pixels import to_float
 from finetune.config import FinetuneConfig
 from finetune.head_start import start_at_probe
+from finetune.probes import Fitted
 from finetune.supervised import Supervised, check_mixing, class_weights
 from tests.recipe import Killed, kill_at
 
@@ -294,6 +295,25 @@ def test_options_are_felt_in_the_weights_and_killed_runs_with_them_end_bit_for_b
         retouch.finetune(settings(tmp_path / "run", str(start), **every, resume=True))
     file = "classifier/model.safetensors"
     assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_a_start_that_did_not_converge_is_named_in_the_results_also_of_a_resumed_run(
+    tmp_path: Path, start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = settings(tmp_path / "run", str(start), head_start="probe")
+    with monkeypatch.context() as patch:
+        patch.setattr(Fitted, "converged", False)
+        kill_at(patch, 2)
+        with pytest.raises(Killed):
+            retouch.finetune(options)
+    found = retouch.finetune(options | {"resume": True})
+    assert found is not None
+    assert not found.start_converged
+    assert sum("the linear probe at which the classifier started did not converge" in note for note in found.notes) == 1
+    sound = retouch.finetune(options | {"out": str(tmp_path / "sound")})
+    assert sound is not None
+    assert sound.start_converged
+    assert not any("did not converge" in note for note in sound.notes)
 
 
 @pytest.mark.parametrize(("accumulate", "processes"), [(16, 1), (4, 4)])

@@ -58,7 +58,7 @@ def test_it_starts_from_the_exported_weights_and_records_all_trainings(tmp_path:
     readme = " ".join((run.encoder / "README.md").read_text().split())
     assert "denoise (2 steps on shapes), then colorize (4 steps on shapes)" in readme
     assert "an encoder that went on learning from images without labels" in readme
-    assert "No label has been seen." in readme
+    assert "No labels were used." in readme
     # the network beside it is untrained, not the start
     twin = random_twin(run.encoder, 0).state_dict()
     assert not any(torch.equal(twin[name], before[name]) for name in weights)
@@ -152,7 +152,7 @@ def test_what_cannot_go_on_is_said_at_once_and_nothing_is_written(tmp_path: Path
     values = pretraining(tmp_path / "run", encoder={"path": str(tmp_path / "nowhere")})
     with pytest.raises(UserError, match="nowhere: no such folder"):
         retouch.pretrain(values)
-    with pytest.raises(UserError, match="encoder: `fit` methods have their own encoder and objective: remove it"):
+    with pytest.raises(UserError, match="encoder: only autoencoders, which are trained by gradient descent, use it"):
         retouch.pretrain("pca", f"encoder={first}", f"out={tmp_path / 'run'}")
     with pytest.raises(UserError, match="path is an exported encoder, which has its own model_args"):
         retouch.pretrain("denoise", f"encoder={first}", "encoder.model_args={width: 4}", f"out={tmp_path / 'run'}")

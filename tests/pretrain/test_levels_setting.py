@@ -26,3 +26,27 @@ def test_levels_of_deep_images_can_be_set(tmp_path: Path) -> None:
         assert read_encoder_card(run.encoder).provenance.levels == (None if levels is None else tuple(levels))
         found[name] = (run.encoder / "model.safetensors").read_bytes()
     assert found["deep"] == found["shifted"]
+
+
+def test_the_second_domain_has_the_levels_of_the_first(tmp_path: Path) -> None:
+    """As images of transfer will have them; by its own, 10 bits, it would be four times as bright."""
+    for number in range(20):
+        for domain, most in (("first", 4096), ("second", 1000)):
+            deep = np.random.default_rng(number).integers(0, most, (16, 16)).astype(np.uint16)
+            for kind, values in (("deep", deep), ("bytes", (deep >> 4).astype(np.uint8))):
+                (tmp_path / kind / domain).mkdir(exist_ok=True, parents=True)
+                Image.fromarray(values).save(tmp_path / kind / domain / f"{number:02}.png")
+    weights = []
+    for kind in ("deep", "bytes"):
+        data = {"source": f"folder:{tmp_path}/{kind}/first", "other": f"folder:{tmp_path}/{kind}/second"}
+        run = retouch.pretrain(
+            {
+                "out": str(tmp_path / "runs" / kind),
+                "data": data | {"image_size": 16, "workers": 0},
+                "fit": {"kind": "tca", "components": 4, "landmarks": 10},
+                "wandb": {"mode": "disabled"},
+            }
+        )
+        assert run.encoder is not None
+        weights.append((run.encoder / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]

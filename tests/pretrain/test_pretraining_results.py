@@ -16,10 +16,10 @@ from common.errors import UserError
 from common.machine.distributed import World
 from common.solvers import fista
 from finetune.results import read_results as read_transfer
+from pretrain.in_memory import fit
 from pretrain.linear import PatchDictionaryFit, SparseCoding
 from pretrain.linear.ica import Ica
 from pretrain.linear.sparse_coding import SparseCodingLearner
-from pretrain.memory import fit
 from pretrain.results import read_results
 from pretrain.run import pretrain
 from tests.common.data.samples import picture
@@ -50,10 +50,10 @@ def test_a_model_card_is_exported_with_the_encoder(tmp_path: Path) -> None:
     )
     said = (tmp_path / "run" / "encoder" / "README.md").read_text(encoding="utf-8")
     assert f"- 24 images of {tmp_path}/pictures, without labels." in said
-    assert "- 1 that could not be read were left out." in said
+    assert "- Unreadable images that were left out: 1." in said
     assert "- Sizes of 24 of them, in px: smallest 20 × 16, median 32 × 16, largest 43 × 16." in said
     assert "- Method: pca, seed 0;" in said
-    assert "No label has been seen" in said
+    assert "No labels were used" in said
     assert "How well it restores" not in said  # PCA restores nothing
 
 
@@ -68,7 +68,7 @@ def test_a_model_card_is_exported_with_the_encoder(tmp_path: Path) -> None:
 def test_ica_that_did_not_converge_is_named_in_the_log_and_in_the_results(
     changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pretrain.linear.ica.FastICA", one_step_of_ica)
+    monkeypatch.setattr("sklearn.decomposition.FastICA", one_step_of_ica)
     with caplog.at_level(logging.WARNING, logger="retouch"):
         results = pretrain(settings(tmp_path / "run", "ica", fit=changes)).results
     assert results is not None

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import pretrain.run as stage
+import pretrain.export as stage
 from common.config import validate
 from common.data import build_source, load_images
 from common.encoders import Encoder

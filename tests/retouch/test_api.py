@@ -106,12 +106,25 @@ def test_demo_ends_with_one_table_over_both_encoders_and_all_tasks(
     assert "Do denoise and colorize beat the same networks untrained?" in page
     assert page.count('class="confusion"') == 3  # one per task
     assert page.count('class="grid"') == 2  # restored images of both
+    log = (tmp_path / "demo" / "denoise-probe" / "train.log").read_text(encoding="utf-8")
+    told = [line for line in log.splitlines() if " INFO " in line]
+    assert [line for line in told if "untrained: shape " in line]
+    assert not [line for line in told if "random_init" in line or "probed in" in line]
     for run in ("denoise", "colorize"):
         assert list((tmp_path / "demo" / run / "panels").glob("*.png"))
         model_card = (tmp_path / "demo" / run / "encoder" / "README.md").read_text(encoding="utf-8")
         assert f"# Does {run} beat the same network untrained?" in model_card  # no longer pretraining's own
         assert "retouch.load_encoder" in model_card
         assert isinstance(read_results(tmp_path / "demo" / f"{run}-probe"), ProbeReport)
+
+
+@pytest.mark.parametrize(("pretraining", "probing"), [(["stepz=2"], []), ([], ["knm=null"])])
+def test_a_misspelled_setting_of_the_demo_is_found_before_anything_is_trained(
+    tmp_path: Path, pretraining: list[str], probing: list[str]
+) -> None:
+    with pytest.raises(retouch.UserError, match="did you mean"):
+        demo.demo(tmp_path / "demo", pretraining=pretraining, probing=probing)
+    assert not (tmp_path / "demo").exists()
 
 
 def test_a_stopped_demo_continues(

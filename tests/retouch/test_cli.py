@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_every_entry_point_has_the_same_help_and_errors(
     assert run("none.yaml") == (2, "", f"retouch {stage.name}: config file not found: none.yaml\n")
     code, said, errors = run()
     asked = {
-        "pretrain": "name a recipe; those of retouch pretrain are bottleneck, ",
+        "pretrain": "name a recipe, such as: retouch pretrain colorize data=my/pictures; ",
         "embed": "Found 1 error in recipe embed:",
     }
     asked |= {"probe": "Found 1 error in recipe linear:", "finetune": "Found 1 error in recipe full:"}
@@ -79,7 +80,9 @@ def test_stages_have_the_same_names_in_the_config_and_on_the_command_line() -> N
 @pytest.mark.parametrize(
     "arguments",
     [
-        *(["--help"], ["pretrain", "--help"], ["predict", "--help"], ["pretrain"], ["pretrain", "denoi"]),
+        *([], ["--help"], ["pretrain", "--help"], ["predict", "--help"], ["demo", "--help"]),
+        *(["pretrain"], ["pretrain", "denoi"], ["pretrain", "tests"], ["pretrain", "denoise", "tests"], ["train"]),
+        *(["pretrain", "denoise", "tests", "--help"], ["demo", "steps"]),
         *(["recipes"], ["recipes", "mask"]),
     ],
 )
@@ -92,6 +95,72 @@ def test_what_is_printed_at_once_does_not_load_torch(arguments: list[str]) -> No
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_settings_are_read_without_the_libraries_that_only_some_methods_need() -> None:
+    """A misspelled key is found in two seconds, not in six."""
+    script = "import sys, pretrain.config; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {"timm", "sklearn", "torch._dynamo"} & set(done.stdout.split()) == set()
+
+
+def test_no_command_gives_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert capsys.readouterr().out.startswith("usage: retouch ")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train", "no command 'train'; did you mean pretrain? `retouch --help` lists all"),
+        ("zzz", "no command 'zzz'; `retouch --help` lists all"),
+    ],
+)
+def test_a_command_that_there_is_not_gets_a_hint(
+    command: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "denoise", "data=my/pictures"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"retouch: error: {message}\n")
+
+
+def test_a_path_where_a_setting_is_expected_gets_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "many").mkdir()
+    (tmp_path / "list.csv").touch()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.yaml").write_text("# retouch pretrain\n")
+    assert main(["pretrain", "denois", "many", "list.csv", "mine", "steps"]) == 2
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "'many' is a folder; did you mean data=many?",
+        "'list.csv' is a file; did you mean data=list.csv?",
+        "'mine' is a folder; did you mean encoder=mine?",
+        "'steps': an override is written key=value",
+    ]
+
+
+def test_the_demo_explains_itself_and_takes_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["demo", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Train two encoders without labels on generated images" in said
+    given: list[Any] = []
+    monkeypatch.setattr("retouch.demo.demo", lambda out, **settings: given.append((out, settings)))
+    assert main(["demo", "steps=2", "seed=1", "--probe", "seed=1", "--probe=knn=null", "--out", "here"]) == 0
+    assert given == [("here", {"pretraining": ["steps=2", "seed=1"], "probing": ["seed=1", "knn=null"]})]
+    assert main(["demo", "steps"]) == 2
+    assert "'steps': an override is written key=value" in capsys.readouterr().err
+
+
+def test_settings_of_a_command_that_takes_none_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["lecture", "steps=2"])
+    assert "unrecognized arguments: steps=2; this command takes no settings" in capsys.readouterr().err
 
 
 # ---- recipes
@@ -225,7 +294,12 @@ def completions(line: str, folder: Path) -> list[str]:
 
 def test_shells_complete_commands_recipes_keys_and_paths(tmp_path: Path) -> None:
     assert completions("retouch pre", tmp_path) == ["pretrain", "predict"]
-    assert set(completions("retouch pretrain deno", tmp_path)) == {"denoise", "denoise_demo", "denoise_cifar10"}
+    assert set(completions("retouch pretrain deno", tmp_path)) == {
+        "denoise",
+        "denoise_demo",
+        "denoise_cifar10",
+        "denoise_lecture",
+    }
     assert completions("retouch recipes probe/pa", tmp_path) == [
         "probe/patch_dictionary",
         "probe/patch_dictionary_best",

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from PIL import Image
 
 from common.data import build_source
 from common.errors import UserError
-from finetune.config import ProbeConfig
-from finetune.probe import probe
-from finetune.results import ProbeReport
+from common.recipes import stage_config
+from common.runs.folder import StageConfig
 from retouch import lecture as walk
+
+S = TypeVar("S", bound=StageConfig)
 
 TINY = {
     "pca": ["fit.components=6"],
@@ -23,7 +26,8 @@ TINY = {
     "sparse_coding": ["fit.atoms=16", "steps=2"],
     "sparse_coding_l0": ["fit.atoms=16", "steps=2"],
     "linear_sparse_autoencoder": ["encoder.model_args.code=24", "steps=2"],
-    "deep_sparse_autoencoder": ["encoder.model_args={hidden: [16], code: 24, rectify: true, top_k: 16}", "steps=2"],
+    "pca_images": ["fit.components=6"],
+    "deep_sparse": ["encoder.model_args={hidden: [16], code: 24, rectify: true, top_k: 16}", "steps=2"],
     "bottleneck": ["encoder.model_args={width: 8, code_channels: 8}", "steps=2"],
     "patch_dictionary": ["fit.network.atoms=8", "steps=2"],
     "denoise": ["encoder.model_args={width: 8}", "steps=2"],
@@ -31,16 +35,14 @@ TINY = {
 }
 
 
-def tiny(shipped: str, changes: list[str]) -> tuple[str, list[str]]:
-    """The same code, small: few components or atoms, few images, two steps."""
-    side = [f"data.image_size={8 if 'data.source=photos' in changes else 16}"]
+def tiny(schema: type[S], recipe: str, run: Sequence[str]) -> S:
+    """The recipe, small: few components or atoms, few images, two steps, and no workers, whose start takes longer."""
+    if recipe == walk.PROBE:
+        return stage_config(schema, recipe, [*run, "data.limit=80", "data.test_limit=80", "data.workers=0"])
+    name = recipe.removesuffix("_lecture")
+    side = f"data.image_size={8 if name in walk.ATOMS else 16}"
     few = ["data.limit=64", "data.workers=0", "batch_size=32", "wandb.mode=disabled"]
-    return shipped, [*changes, *side, *few, *TINY[shipped]]
-
-
-def without_workers(config: ProbeConfig, *, show: bool) -> ProbeReport:
-    """Starting decoding processes would take longer than everything else."""
-    return probe(config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})}), show=show)
+    return stage_config(schema, recipe, [*run, side, *few, *TINY[name]])
 
 
 @pytest.mark.usefixtures("few_strengths")
@@ -48,12 +50,9 @@ def test_the_lecture_writes_its_pictures_and_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setattr(walk, "LABELED", 80)
-    monkeypatch.setattr(walk, "probe", without_workers)
+    monkeypatch.setattr(walk, "stage_config", tiny)
     monkeypatch.setattr(walk, "CURVE_PATCHES", 16)
     monkeypatch.setattr("pretrain.linear.patch_dictionary.SAMPLE_PATCHES", 5000)
-    for table in ("ATOMS", "CODES"):
-        monkeypatch.setattr(walk, table, {name: tiny(*one) for name, one in getattr(walk, table).items()})
     out = tmp_path / "lecture"
     rows = walk.lecture(out)
 
@@ -62,9 +61,9 @@ def test_the_lecture_writes_its_pictures_and_tables(
             Image.open(out / name / "panels" / f"{picture}.png").verify()
         assert json.loads((out / name / "results.json").read_text())["atoms"] in (6, 16, 24)
     Image.open(out / "sparsity.png").verify()
-    told = json.loads((out / "sparsity.json").read_text())
-    assert told["dense_bytes"] == 4 * 16
-    assert {point["method"] for point in told["points"]} == {
+    curves = json.loads((out / "sparsity.json").read_text())
+    assert curves["dense_bytes"] == 4 * 16
+    assert {point["method"] for point in curves["points"]} == {
         "L1, FISTA", "L0, hard thresholding", "L0, matching pursuit"
     }  # fmt: skip
     for name in ("denoise", "colorize"):

@@ -16,6 +16,8 @@ from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from common.errors import UserError
 from common.runs.made import made
+from finetune.metrics import score
+from finetune.predictions import Predictions, write_predictions
 from finetune.results import ProbeReport, ProbeResult, SubjectResult
 from retouch.cli import main
 from retouch.comparison import NOT_COMPARED, compared, headline, leaves, sentences
@@ -176,6 +178,45 @@ def test_number_inside_its_interval_is_no_difference_and_one_outside_is(
     said = " ".join(capsys.readouterr().out.split())
     assert "different: 3 of" in said
     assert "please report it" in said
+
+
+def test_answers_to_the_same_images_decide_what_an_interval_over_images_would_let_pass(
+    probes: Path, tmp_path: Path
+) -> None:
+    """Of 1,000 answers, 20 are wrong now that were right then: far inside the interval, and no luck of the images."""
+    then = read_any(probes)
+    assert isinstance(then, ProbeReport)
+    labels = torch.arange(1000) % 4
+    classes = tuple("abcd")
+    right = torch.where(torch.arange(1000) < 700, labels, (labels + 1) % 4)
+
+    def written(name: str, answers: torch.Tensor, paths: str = "image") -> tuple[Path, ProbeReport]:
+        linear = then.results[0].linear.model_copy(update={"test": score(answers, labels, 4)})
+        encoder = SubjectResult(view="rgb", probes={"linear": linear})
+        result = _with(then, {"encoder": encoder})
+        files = tuple(f"{paths}-{row}.png" for row in range(1000))
+        one = Predictions(result.task, classes, torch.arange(1000), files, labels, {"encoder.linear": answers})
+        (tmp_path / name).mkdir()
+        write_predictions(tmp_path / name, [one])
+        return tmp_path / name, then.model_copy(update={"results": (result,)})
+
+    worse, swapped = right.clone(), right.clone()
+    worse[:20] = (labels[:20] + 1) % 4
+    swapped[:20], swapped[700:718] = (labels[:20] + 1) % 4, labels[700:718]  # 20 lost, 18 won
+    old, before = written("then", right)
+    for name, answers, verdict in (("worse", worse, "different"), ("swapped", swapped, "within the interval")):
+        new, now = written(name, answers)
+        found = compared(old, new, before, now)
+        [number] = found.numbers
+        assert (found.verdict, number.state) == (verdict, verdict)
+        assert number.paired is not None
+        assert number.ci95 is not None
+        assert number.ci95[0] < (number.now or 0) < number.ci95[1]
+    # of other images, or where answers are missing or damaged, the interval is all there is
+    new, now = written("other images", worse, "other")
+    assert [one.paired for one in compared(old, new, before, now).numbers] == [None]
+    (old / "predictions.parquet").write_bytes(b"no parquet")
+    assert [one.state for one in compared(old, new, before, now).numbers] == ["within the interval"]
 
 
 def test_pretraining_alone_has_no_interval(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,13 +37,13 @@ SETTINGS = {
 STEP = "torch.optim.AdamW.step"
 TERM, CTRL_C = signal.SIGTERM, signal.SIGINT
 MOMENTS = [
-    ("pretrain", TERM, "pretrain.run.load_images", 0),
-    ("pretrain", CTRL_C, "pretrain.run.load_images", 0),
+    ("pretrain", TERM, "pretrain.opening.load_images", 0),
+    ("pretrain", CTRL_C, "pretrain.opening.load_images", 0),
     ("pretrain", CTRL_C, STEP, 0),
     ("pretrain", TERM, STEP, STEPS - 1),
     ("pretrain", CTRL_C, "common.engine.loop.save_checkpoint", 0),  # after the last step
-    ("pretrain", TERM, "pretrain.run.export_encoder", 0),
-    ("pretrain", CTRL_C, "pretrain.run.code_storage", 0),  # for results.json
+    ("pretrain", TERM, "pretrain.export.export_encoder", 0),
+    ("pretrain", CTRL_C, "pretrain.export.code_storage", 0),  # for results.json
     ("finetune", TERM, "finetune.full.load_labeled", 0),
     ("finetune", TERM, STEP, 1),
     ("finetune", CTRL_C, STEP, STEPS - 1),

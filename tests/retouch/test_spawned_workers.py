@@ -24,21 +24,54 @@ for method in ("spawn", "forkserver"):
     print(method, table.rows)
 """
 
+IN_MEMORY = """
+import multiprocessing
+import numpy as np
+import retouch
 
-def test_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    for number in range(4):
-        Image.new("RGB", (16, 16), (60 * number, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
+class Photos:
+    def __init__(self):
+        self.transform = lambda image: 255 - image
+    def __len__(self):
+        return 8
+    def __getitem__(self, row):
+        return self.transform(np.full((16, 16, 3), 20 * row, np.uint8)), row % 2
+
+if __name__ == "__main__":
+    given = retouch.images(Photos(), "photos")
+    for method in ("spawn", "forkserver"):
+        multiprocessing.set_start_method(method, force=True)
+        for number, spec in enumerate((given, f"patches:{given}")):
+            settings = {"source": spec, "workers": 2, "image_size": 16, "limit": 20}
+            table = retouch.embed({"encoder": "encoder", "out": f"{method}{number}", "data": settings})
+            print(method, table.rows)
+"""
+
+
+def run(script: str, folder: Path) -> list[str]:
+    """What a script prints that finds a small encoder in its folder."""
     small = EncoderConfig(model_args={"width": 4, "depth": 1})
-    export_encoder(build_encoder(small, image_size=16), tmp_path / "encoder")
-    (tmp_path / "script.py").write_text(SCRIPT)
+    export_encoder(build_encoder(small, image_size=16), folder / "encoder")
+    (folder / "script.py").write_text(script)
     done = subprocess.run(
         [sys.executable, "script.py"],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled"},
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["started", "spawn 4", "forkserver 4"]
+    return done.stdout.splitlines()
+
+
+def test_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(4):
+        Image.new("RGB", (16, 16), (60 * number, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
+    assert run(SCRIPT, tmp_path) == ["started", "spawn 4", "forkserver 4"]
+
+
+def test_images_of_a_class_in_the_script_are_used_where_processes_are_spawned(tmp_path: Path) -> None:
+    said = [line for line in run(IN_MEMORY, tmp_path) if line.startswith(("spawn", "forkserver"))]
+    assert said == ["spawn 8", "spawn 20", "forkserver 8", "forkserver 20"]

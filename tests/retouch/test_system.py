@@ -49,6 +49,7 @@ def test_a_run_without_room_says_so_and_goes_on_when_there_is(
     [
         (errno.EACCES, "Permission denied: a/b; change the permissions of it or of a folder above it, or choose"),
         (errno.EROFS, "Read-only file system: a/b; change the permissions"),
+        (errno.ENAMETOOLONG, "File name too long: a/b; choose a shorter name, or a folder with a shorter path"),
         (errno.ENOSPC, "a file cannot be written: No space left on device; make room on the disk; then run it again"),
     ],
 )

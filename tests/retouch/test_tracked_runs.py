@@ -19,7 +19,7 @@ SETTINGS: dict[str, Any] = {"checkpoint": {"every": 2}}
 class FakeRun:
     """A run on a server that takes everything."""
 
-    entity, project = "me", "pictures"
+    entity, project, dir = "me", "pictures", "wandb/run-1/files"
 
     def __init__(self, told: list[tuple[int, float]]) -> None:
         self.told, self.config, self.summary = told, self, self

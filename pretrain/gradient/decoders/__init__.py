@@ -28,7 +28,7 @@ __all__ = [
 
 
 class DecoderConfig(Config):
-    """The decoder: what transfer has no use for, and `retouch restore` has."""
+    """The decoder: `retouch restore` uses it, transfer does not."""
 
     kind: Literal["auto", "upsampler", "unet", "transformer", "linear", "mlp"] = "auto"
     """``auto``: transformer if tokens are dropped, linear if the code is penalized or top-k, else upsampler."""
@@ -40,12 +40,12 @@ class DecoderConfig(Config):
     """Convolutional decoders stop at ``1/subpixel`` of the side; each position then gives ``subpixel²`` pixels."""
 
     def resolved(self, *, masked: bool, sparse: bool) -> DecoderConfig:
-        """Itself with ``auto`` decided, for an encoder that drops tokens (``masked``) or has a sparse code."""
+        """A copy with ``auto`` decided, for an encoder that drops tokens (``masked``) or has a sparse code."""
         auto = "transformer" if masked else "linear" if sparse else "upsampler"
         return self.model_copy(update={"kind": auto}) if self.kind == "auto" else self
 
     def check(self) -> list[str]:
-        """Problems that any encoder would have with it."""
+        """Problems that it has with any encoder."""
         if self.kind == "transformer" and self.width % HEAD:
             return [f"decoder.width must be a multiple of {HEAD} for a transformer, got {self.width}"]
         return []

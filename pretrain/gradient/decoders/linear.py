@@ -62,8 +62,8 @@ class LinearDecoder(nn.Module):
 class MLPDecoder(nn.Module):
     """Last map, flattened, -> ``[B K side side]`` through hidden layers with GELU.
 
-    With ``unit_norm`` the columns of every layer have unit norm, also of hidden layers: otherwise a deeper layer could
-    grow in place of the first.
+    With ``unit_norm`` the columns of every layer have unit norm, hidden layers included: otherwise a deeper layer
+    could grow in place of the first.
     """
 
     def __init__(self, code: int, channels: int, side: int, *, hidden: list[int], unit_norm: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 HEAD = 32  # channels of one attention head
@@ -20,6 +19,8 @@ class TransformerDecoder(nn.Module):
     def __init__(
         self, depth: int, grid: tuple[int, int], channels: int, side: int, *, width: int, blocks: int, masked: bool
     ) -> None:
+        from timm.models.vision_transformer import Block  # takes seconds to import, which other decoders need not pay
+
         super().__init__()
         self.grid, self.channels, self.patch = grid, channels, side // grid[0]
         self.embed = nn.Linear(depth, width)

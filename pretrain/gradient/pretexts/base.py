@@ -36,8 +36,13 @@ class Pretext(Config, ABC):
 
     @property
     def needs_color(self) -> bool:
-        """Whether there is nothing to learn from gray images."""
+        """Whether gray images have nothing to teach."""
         return False
+
+    @property
+    def noise(self) -> float:
+        """Largest standard deviation of the noise that its damage adds; infinite where it has no limit."""
+        return 0.0
 
     def drops_tokens(self, encoder: Encoder) -> bool:
         """Whether the encoder drops hidden patches, so that the decoder must insert tokens in their place."""
@@ -75,8 +80,8 @@ class Pretext(Config, ABC):
     def score(self, prediction: Tensor, example: Example, state: State) -> Tensor:
         """The loss of each image of a float32 prediction ``[B K h' w']``, ``[B]``: the mean over its scored entries.
 
-        No image looks at another: the mean over micro-batches and processes then equals the loss of the whole batch,
-        and so does its gradient. So weights are never divided by their sum over the batch.
+        It does not depend on other images: the mean over micro-batches and processes then equals the loss of the whole
+        batch, and so does its gradient. So weights are never divided by their sum over the batch.
         """
 
     def restorers(self, encoder: Encoder) -> tuple[Restorer, ...]:
@@ -91,25 +96,25 @@ class Pretext(Config, ABC):
     def picture(self, prediction: Tensor, example: Example, state: State) -> Tensor:
         """Prediction -> the restored image for display, RGB ``[B 3 H W]`` in [0, 1]."""
 
-    # ---- use: pictures of any size, damaged by whoever
+    # ---- use: pictures of any size, however they were damaged
 
     @property
     def fills_holes(self) -> bool:
-        """Whether the network is told where pixels are hidden, and restores them."""
+        """Whether the network knows which pixels are hidden, and restores them."""
         return False
 
     def damage(self, images: Tensor, encoder: Encoder) -> Damaged:
-        """Clean pictures ``[B 3 H W]`` of any size, in [0, 1] -> damaged as in training, in the same size."""
+        """Clean pictures ``[B 3 H W]`` of any size, in [0, 1] -> damaged as in training, same shape."""
         example = self.corrupt(images, encoder)
         return Damaged(example.input[:, :3], example.hidden)
 
     def given(self, damaged: Damaged, encoder: Encoder) -> Example:
         """Images ``[B 3 S S]`` that are damaged already -> an example for the network.
 
-        Nothing of it is taken from a clean image: ``clean`` and ``target`` only stand for it.
+        No clean image is used: ``clean`` and ``target`` are placeholders.
         """
         return Example(input=damaged.images, clean=damaged.images, target=damaged.images)
 
     def kept(self, restored: Tensor, damaged: Damaged) -> Tensor:
-        """Restored pictures ``[B 3 H W]`` in [0, 1], with all that the damaged ones still have of the originals."""
+        """Restored pictures ``[B 3 H W]`` in [0, 1], with all of the originals that the damaged ones preserve."""
         return restored

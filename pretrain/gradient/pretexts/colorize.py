@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from kornia.color import lab_to_rgb, rgb_to_grayscale, rgb_to_lab
 from pydantic import Field
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,7 +23,7 @@ AB_REACH = 110  # every sRGB color has |a|, |b| below this
 NEIGHBORS = 5  # bins that share one color
 SOFTNESS = 5.0  # standard deviation, in ab units, of the Gaussian that weights them
 SAMPLE = 100_000  # colors that bins are fitted to
-PASSES = 100  # of k-means over them at most; it took 2 or 3 on photographs and generated images
+PASSES = 100  # passes of k-means over them, at most; it took 2 or 3 on photographs and generated images
 
 log = logging.getLogger("retouch")
 
@@ -56,7 +55,7 @@ class Colorize(Pretext):
     stride: int = Field(4, ge=1, le=1024)
     """Image pixels per target pixel, in each direction."""
     temperature: float = Field(0.38, ge=1e-3, le=100)
-    """Of the annealed mean that turns a distribution into one color for panels: 0 is the mode, 1 the mean."""
+    """Temperature of the annealed mean that turns a distribution into one color: 0 gives the mode, 1 the mean."""
 
     @property
     def needs_color(self) -> bool:
@@ -95,6 +94,8 @@ class Colorize(Pretext):
         """
         if self.objective == "regression":
             return {}
+        from sklearn.cluster import MiniBatchKMeans  # takes a second to import
+
         colors = self.colors(images.float().cpu()).permute(0, 2, 3, 1).reshape(-1, 2).numpy()
         colors = np.random.default_rng(0).permutation(colors)[:SAMPLE]
         distinct = len(np.unique(colors.round(1), axis=0))
@@ -148,7 +149,7 @@ class Colorize(Pretext):
             restored: Tensor = lab_to_rgb(torch.cat([lightness, colors], dim=1))
         return restored.clamp(0, 1)
 
-    # ---- pictures of any size: their color is not looked at, so nothing is damaged
+    # ---- pictures of any size: their color is ignored, so nothing is damaged
 
     def damage(self, images: Tensor, encoder: Encoder) -> Damaged:
         return Damaged(images, torch.zeros_like(images[:, :1]))
@@ -157,7 +158,7 @@ class Colorize(Pretext):
         return self.corrupt(damaged.images, encoder)
 
     def kept(self, restored: Tensor, damaged: Damaged) -> Tensor:
-        """Their lightness, also where tiles overlap: a mean of two colors of one lightness may have another."""
+        """Their lightness, even where tiles overlap: the mean of two colors of equal lightness may have another."""
         return with_lightness(restored, damaged.images).clamp(0, 1)
 
 

@@ -23,11 +23,15 @@ class Denoise(Restore):
     def needs_color(self) -> bool:
         return isinstance(self.corruption, Gray)
 
+    @property
+    def noise(self) -> float:
+        return self.corruption.noise
+
     def check(self, encoder: Encoder) -> list[str]:
         return [f"pretext.corruption: {problem}" for problem in self.corruption.check(encoder.image_size)]
 
     def restorers(self, encoder: Encoder) -> tuple[Restorer, ...]:
-        return for_damage([self.corruption], told=False)
+        return for_damage([self.corruption], holes_known=False)
 
     def corrupt(self, images: Tensor, encoder: Encoder) -> Example:
         return Example(input=self.corruption(images), clean=images, target=images)

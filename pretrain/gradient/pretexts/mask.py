@@ -18,8 +18,8 @@ from pretrain.ruler.restorers import Damaged, Restorer, for_damage
 
 # Added to the variance of a patch, pixels in [0, 1], so that the 1/255 steps of a flat patch are not amplified.
 VARIANCE_FLOOR = 1e-4
-NOTHING = 1e-200  # the weight of what stands for pixels where none is visible
-MOST_HOLE = 512  # the largest side of a patch that ``Holes`` takes
+NOTHING = 1e-200  # the weight of gray, which is all that counts where no pixel is visible
+MOST_HOLE = 512  # the largest side of a patch that ``Holes`` accepts
 
 
 class Mask(Pretext):
@@ -35,7 +35,7 @@ class Mask(Pretext):
     size: int = Field(4, ge=1, le=1024)
     """Side of a hidden patch in pixels, for a CNN; a vision transformer hides its own patches."""
     distance: Literal["l2", "l1"] = "l2"
-    """Between hidden pixels and what the decoder gives for them."""
+    """Distance between hidden pixels and their predictions."""
     normalize_patches: bool = True
     """Target: each patch minus its mean, divided by its standard deviation (MAE's norm_pix_loss)."""
     paste_visible: bool = True
@@ -64,10 +64,10 @@ class Mask(Pretext):
         return []
 
     def restorers(self, encoder: Encoder) -> tuple[Restorer, ...]:
-        return for_damage([Holes()], told=True)
+        return for_damage([Holes()], holes_known=True)
 
     def aided(self, restored: Tensor, example: Example, encoder: Encoder) -> Tensor:
-        """The true mean of every patch, where ``picture`` knows it. Not its deviation: a wrong pattern is best weak."""
+        """The true mean of every patch, where ``picture`` knows it. Not its deviation: wrong patterns are best weak."""
         if example.shift is None:
             return restored
         return restored - patch_statistics(restored, self.patch_size(encoder))[0] + example.shift
@@ -107,38 +107,38 @@ class Mask(Pretext):
         return True
 
     def damage(self, images: Tensor, encoder: Encoder) -> Damaged:
-        """As many patches are hidden; those at the right and lower edges may be cut."""
+        """The same share of patches is hidden; those at the right and lower edges may be cut off."""
         holes = Holes(ratio=self.ratio, size=min(self.patch_size(encoder), MOST_HOLE))
         return Damaged(*holes.punch(images))
 
     def given(self, damaged: Damaged, encoder: Encoder) -> Example:
-        """A vision transformer drops every patch with a hole in it. All images must then have equally many of them."""
+        """A vision transformer drops every patch with a hole in it: the same number in all images."""
         size, (images, hidden) = self.patch_size(encoder), damaged
         shift, scale = likely_statistics(images, hidden, size) if self.normalize_patches else (None, None)
         if not self.drops_tokens(encoder):
             return Example(torch.cat([images, hidden], dim=1), images, images, hidden, None, shift, scale)
         holed = F.max_pool2d(hidden, size).flatten(1)
-        holed.scatter_(1, F.avg_pool2d(hidden, size).flatten(1).argmin(1, keepdim=True), 0.0)  # one must stay
+        holed.scatter_(1, F.avg_pool2d(hidden, size).flatten(1).argmin(1, keepdim=True), 0.0)  # one patch must stay
         visible = (holed == 0).nonzero()[:, 1].view(len(images), -1)
         return Example(images, images, images, hidden, visible, shift, scale)
 
     def kept(self, restored: Tensor, damaged: Damaged) -> Tensor:
-        """Their visible pixels."""
+        """The visible pixels are those of the damaged pictures."""
         return torch.where(damaged.hidden > 0, restored, damaged.images)
 
 
 def hidden_mean(error: Tensor, hidden: Tensor) -> Tensor:
-    """Mean of each ``error`` ``[B K H W]`` where ``hidden`` ``[B 1 H W]`` is 1, ``[B]``; 0 where it nowhere is."""
+    """Mean of each ``error`` ``[B K H W]`` where ``hidden`` ``[B 1 H W]`` is 1, ``[B]``; 0 if nothing is hidden."""
     count = (hidden.sum((1, 2, 3)) * error.shape[1]).clamp_min(1)
     return (error * hidden).sum((1, 2, 3)) / count
 
 
 def likely_statistics(images: Tensor, hidden: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """``patch_statistics`` of images with holes (``hidden`` ``[B 1 H W]``), of which nobody knows the true ones.
+    """``patch_statistics`` of images with holes (``hidden`` ``[B 1 H W]``), whose true statistics are unknown.
 
-    A mean over all patches, weighted by the share of each that is visible, and by ``exp(-4 d)`` of its distance ``d``:
-    nearly that of the nearest ones. Distance is rows plus columns, so that the weights are a product of the two, and
-    memory does not grow with the square of the number of patches. Where nothing is visible, gray.
+    A mean over all patches, weighted by the visible share of each and by ``exp(-4 d)`` of its distance ``d``: nearly
+    the mean of the nearest ones. Distance is rows plus columns, so that the weights are a product of the two, and
+    memory does not grow with the square of the number of patches. Gray where nothing is visible.
     """
     visible = 1 - hidden
     share = F.avg_pool2d(visible, size)  # [B 1 h w]
@@ -157,7 +157,7 @@ def likely_statistics(images: Tensor, hidden: Tensor, size: int) -> tuple[Tensor
 
 
 def _near(count: int, device: torch.device) -> Tensor:
-    """``exp(-4 d)`` of the distances of ``count`` places, ``[n n]``; in float32, it would be 0 far away."""
+    """``exp(-4 d)`` of the distances between ``count`` places, ``[n n]``; in float32, it would be 0 far away."""
     place = torch.arange(count, dtype=torch.float64, device=device)
     return torch.exp(-4 * (place - place[:, None]).abs())
 

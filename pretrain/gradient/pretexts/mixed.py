@@ -41,6 +41,10 @@ class Mixed(Restore):
     def needs_color(self) -> bool:
         return all(isinstance(member, Gray) for member in self.members)
 
+    @property
+    def noise(self) -> float:
+        return max(member.noise for member in self.members)
+
     def check(self, encoder: Encoder) -> list[str]:
         return [
             f"pretext.members.{place}: {problem}"
@@ -49,7 +53,7 @@ class Mixed(Restore):
         ]
 
     def restorers(self, encoder: Encoder) -> tuple[Restorer, ...]:
-        return for_damage(self.members, told=True)
+        return for_damage(self.members, holes_known=True)
 
     def corrupt(self, images: Tensor, encoder: Encoder) -> Example:
         chosen = self.choose(images)  # [B M]
@@ -74,7 +78,7 @@ class Mixed(Restore):
 
     @property
     def hole_fill(self) -> Literal["gray", "mean"]:
-        """What stands for hidden pixels, as in ``Holes``: that of the first one among the members."""
+        """What hidden pixels are filled with, as in ``Holes``: the fill of its first member of that kind."""
         return next((member.fill for member in self.members if isinstance(member, Holes)), "gray")
 
     def given(self, damaged: Damaged, encoder: Encoder) -> Example:

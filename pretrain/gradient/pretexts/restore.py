@@ -42,7 +42,7 @@ class Restore(Pretext, ABC):
 # Added to every variance, relative to the mean variance. Most coefficients of an image are high-frequency, weak and
 # unpredictable: fully whitened (1e-3), they dominate all others, and a small network only predicts the mean image.
 FLOOR = 0.1
-ALIKE = 1e-12  # mean variance below which images in [0, 1] differ by rounding alone
+ALIKE = 1e-12  # mean variance below which images in [0, 1] differ only by rounding
 
 
 def error(distance: Distance, prediction: Tensor, target: Tensor, spectrum: Tensor | None) -> Tensor:

@@ -34,8 +34,8 @@ from tests.common.data.samples import picture, png, write_dtd, write_folder, wri
         ("{tmp}/*.parquet", "parquet:{tmp}/*.parquet: no file matches (from {cwd})"),
         ("{tmp}/*.png", "'{tmp}/*.png': a pattern may name .parquet files only; for images, give their folder"),
         ("{tmp}/one.png", "'{tmp}/one.png': this is a single image; give the folder that it is in: {tmp}"),
-        ("{tmp}/one.npy", "'{tmp}/one.npy': this file is of no known kind; give a folder, a .zip, a .csv or .txt that "
-         "lists images, .parquet files, shapes, photos, hf:NAME, torchvision:NAME or patches:SOURCE"),
+        ("{tmp}/one.npy", "'{tmp}/one.npy': this is not a file of a known kind; give a folder, a .zip, a .csv or .txt "
+         "that lists images, .parquet files, shapes, photos, hf:NAME, torchvision:NAME or patches:SOURCE"),
         ("{tmp}/one.jsonl", "'{tmp}/one.jsonl': save it as metadata.jsonl in the folder of the images, with a column "
          "file_name, and use hf:FOLDER"),
         ("https://some.org/cats.zip", "'https://some.org/cats.zip': images are not read from the network: download "

@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import retouch
-from common.data import build_source, load_images
+from common.data import Subset, build_source, load_images
+from common.data.given import hold
+from common.data.patches import PatchesSource
 from common.errors import UserError
 from tests.common.data.samples import png
 from tests.recipe import pretraining
@@ -204,16 +206,16 @@ def test_the_fingerprint_is_that_of_the_colors_of_a_palette() -> None:
         (PIXELS, {"labels": dict.fromkeys(range(24), "a")}, "^labels: dict has no length or no order"),
         (PIXELS, {"labels": pd.DataFrame({"label": [0, 1] * 12})}, "^labels: DataFrame has no length or no order"),
         (PIXELS, {"labels": iter("ab")}, "^labels: str_(ascii_)?iterator has no length or no order"),
-        (["a.png"], {}, "str is no image; give PIL images, arrays or tensors"),
-        (torch.zeros(3, 4, 8, 8), {}, r"a tensor \[4, 8, 8\] is no image"),
+        (["a.png"], {}, "str is not an image; give PIL images, arrays or tensors"),
+        (torch.zeros(3, 4, 8, 8), {}, r"a tensor \[4, 8, 8\] is not an image"),
         (torch.full((3, 3, 8, 8), 2.0), {}, r"outside \[0, 1\]"),
-        (PIXELS.int(), {}, "a tensor of torch.int32 is no image"),
-        (PIXELS.numpy(), {}, r"an array \[3, 12, 12\] of uint8 is no image; give uint8 \[h w 3\] or \[h w\]"),
+        (PIXELS.int(), {}, "a tensor of torch.int32 is not an image"),
+        (PIXELS.numpy(), {}, r"an array \[3, 12, 12\] of uint8 is not an image; give uint8 \[h w 3\] or \[h w\]"),
         (PIXELS, {"labels": ["a"]}, "1 of them for 24 images"),
-        (PIXELS, {"labels": np.eye(24)}, r"labels: that of image 0 is \[1\. 0\..*, and no class"),
-        ([{"image": PIXELS[0]}], {}, "dict is no image; .* such as the column of images of this table"),
+        (PIXELS, {"labels": np.eye(24)}, r"labels: image 0 has \[1\. 0\..*, which is not a class"),
+        ([{"image": PIXELS[0]}], {}, "dict is not an image; .* such as the column of images of this table"),
         ([b"\0\0\0\x1cftypheic" + bytes(40)], {}, "HEIC|not an image"),
-        (PIXELS, {"name": "a:b"}, "'a:b' is no name of images"),
+        (PIXELS, {"name": "a:b"}, "'a:b' is not a name for images"),
     ],
 )
 def test_what_cannot_be_held_is_refused(items: Any, more: dict[str, Any], message: str) -> None:
@@ -250,3 +252,12 @@ def test_stages_take_them(tmp_path: Path) -> None:
     )
     assert found.rows == 1
     assert "memory:new[0]" in found.path.read_text()
+
+
+def test_parts_and_patches_of_images_in_memory_are_in_memory_too() -> None:
+    hold(PIXELS, "parts")
+    source = build_source("memory:parts")
+    assert source.only_here
+    assert Subset(source, torch.tensor([1, 2]), "some").only_here
+    assert PatchesSource(source, side=8).only_here
+    assert not build_source("shapes").only_here

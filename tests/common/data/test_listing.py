@@ -61,9 +61,7 @@ def test_a_picture_anywhere_in_a_run_folder_is_no_image_of_the_user(tmp_path: Pa
 def test_a_run_is_no_folder_of_images_but_what_it_drew_may_be_named(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run")
     assert len(build_source(f"folder:{run}/panels")) == 1
-    with pytest.raises(
-        UserError, match="retouch stage wrote this folder, and what it drew there is no image of yours; "
-    ):
+    with pytest.raises(UserError, match="retouch stage wrote this folder, and its pictures are not your images; "):
         build_source(f"folder:{run}")
     write_picture(run / "pictures" / "a.png")
     with pytest.raises(UserError, match=f"give the pictures that it wrote: {run}/pictures$"):
@@ -219,7 +217,7 @@ def test_a_pipe_named_in_a_table_is_no_image(tmp_path: Path) -> None:
 )
 def test_a_pipe_is_no_source(form: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"a.parquet'? is a pipe, not a file: save what it gives as a file"):
+    with pytest.raises(UserError, match=r"a.parquet'? is a pipe, not a file: save its content as a file"):
         build_source(form.format(tmp_path / "a.parquet"))
     with pytest.raises(UserError, match=r"'/dev/null' is a device, not a file"):
         build_source("/dev/null")

@@ -145,7 +145,7 @@ def test_names_of_any_bytes_and_a_byte_order_mark_are_read(here: Path) -> None:
         ("a.csv", "left,right,x\n0.png,1.png,2\n", {}, "csv:a.csv: several columns hold paths of images: left, right; "
          "set data.image to one of them"),
         ("a.csv", "file,label\n0.png,1\n1.png\n2.png,1,2\n", {}, "csv:a.csv: 2 rows, the first of them number 3, have "
-         "another number of cells than the 2 columns file, label"),
+         "a different number of cells than the 2 columns file, label"),
         ("a.csv", "file,a,a\n0.png,1,2\n", {}, "csv:a.csv: two columns have the same name: file, a, a"),
         ("a.csv", "file,label\n0.png,1\n", {"label": "x"}, "csv:a.csv: data.label: no column 'x'; it has label"),
         ("a.txt", "0.png\n", {"label": "label"}, "list:a.txt: data.label: no column 'label'; it has no labels"),

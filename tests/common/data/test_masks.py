@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import re
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.data import Subset, build_source, shapes
+from common.data import Subset, build_source
 from common.data.decode import square
 from common.data.masks import Masks, NoMaskError, find_masks, look_at_masks, read_mask, side_lengths, square_mask
-from common.data.shapes import MASKS, ShapesSource, draw, draw_object
+from common.data.shapes import HUES, MASKS, TEXTURES, ShapesSource, draw, draw_object
 from common.errors import UserError
 
 Values = NDArray[np.uint8]
@@ -199,7 +200,7 @@ def test_missing_and_double_masks_are_named(tmp_path: Path) -> None:
     missing, double = wrong.value.problems
     assert "1 of 3 images" in missing
     assert "such as b.jpg: a mask has the path of its image there (b.png)" in missing
-    assert re.search(r"two masks of one image, such as c\.(tif|png): remove one", double)
+    assert re.search(r"two masks for one image, such as c\.(tif|png): remove one", double)
 
 
 def test_masks_among_the_images_are_refused(tmp_path: Path) -> None:
@@ -255,20 +256,23 @@ def test_masks_are_the_same_kept_or_not(tmp_path: Path, monkeypatch: pytest.Monk
 # ---- shapes
 
 
-def test_the_masks_of_shapes_are_where_objects_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[NDArray[np.float32]] = []
+def grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A mask ``[h w]`` with the pixels next to it."""
+    wide = np.pad(mask, 1)
+    return wide[1:-1, 1:-1] | wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:]
 
-    def seen(shape: NDArray[np.int64], draws: shapes._Draws) -> shapes._Object:
-        found = original(shape, draws)
-        drawn.append(found.cover)
-        return found
 
-    original = shapes._object
-    monkeypatch.setattr(shapes, "_object", seen)
-    rows = np.arange(80)
-    draw(3, "train", rows)
-    monkeypatch.undo()
-    assert np.array_equal(draw_object(3, "train", rows), np.concatenate(drawn) >= 0.5)
+def test_the_masks_of_shapes_have_the_color_of_their_object_up_to_their_border() -> None:
+    source = ShapesSource("train", 400, seed=3)
+    rows = (source.labels("texture").values == TEXTURES.index("plain")).nonzero().flatten().numpy()
+    hues = np.array(HUES)[source.labels("color").values.numpy()[rows]]
+    for image, mask, hue in zip(draw(3, "train", rows), draw_object(3, "train", rows), hues, strict=True):
+        pixels = image / 255
+        color = pixels[:, mask].mean(1)
+        assert abs((colorsys.rgb_to_hsv(*color)[0] * 360 - hue + 180) % 360 - 180) < 20
+        last, next_to = mask & grown(~mask), grown(mask) & ~mask
+        apart = [float(np.linalg.norm(pixels[:, border].mean(1) - color)) for border in (last, next_to)]
+        assert apart[0] < apart[1]
 
 
 @pytest.mark.parametrize("column", MASKS)

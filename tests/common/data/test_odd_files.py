@@ -107,7 +107,7 @@ def test_a_tiff_in_which_0_is_white_is_inverted(kind: type[np.generic]) -> None:
 @pytest.mark.parametrize(
     ("kind", "sample_format", "reason"),
     [
-        (np.int8, 2, "PIL takes 8-bit numbers with a sign for numbers without: save it with 16 bits"),
+        (np.int8, 2, "PIL reads signed 8-bit numbers as unsigned ones: save it with 16 bits"),
         (np.float64, 3, "not a TIFF that PIL can read: save it with 8 or 16 bits in one or three channels, or one of"),
         (np.float16, 3, "not a TIFF that PIL can read"),
     ],

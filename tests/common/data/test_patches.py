@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from common.data import Labels, Source, load_images
+from common.data import Labels, Source, Subset, load_images
 from common.data.folder import FolderSource
+from common.data.levels import Levels
 from common.data.patches import EACH, ROWS, PatchesSource
 from common.errors import UserError
 from tests.common.data.samples import picture
@@ -107,3 +108,21 @@ def test_pictures_of_a_folder_are_turned_upright_and_cut_as_they_are(tmp_path: P
     assert patches is not None
     for patch in patches.numpy():
         assert (windows == patch[:, None, None]).all((0, 3, 4)).any()
+
+
+def test_patches_have_the_levels_that_are_given(tmp_path: Path) -> None:
+    deep = np.random.default_rng(0).integers(0, 4096, (40, 40)).astype(np.uint16)
+    deep[0, 0] = 4095
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    source = PatchesSource(FolderSource(str(tmp_path)), each=20)
+    own, given = load_images(source, 12), load_images(source, 12, levels=Levels(0, 16383))
+    assert (own.levels, given.levels) == ((0, 4095), (0, 16383))
+    assert own.pixels is not None
+    assert given.pixels is not None
+    assert torch.equal(given.pixels, own.pixels // 4)
+    assert own.fingerprint != given.fingerprint
+    part = load_images(Subset(source, torch.tensor([3, 7]), "some"), 12, cache="none", levels=Levels(0, 16383))
+    assert torch.equal(part.rows(torch.arange(2)), given.pixels[[3, 7]])
+    thumbnail = given.source.at(12).image(5)
+    assert isinstance(thumbnail, Tensor)
+    assert torch.equal(thumbnail, given.pixels[5])

@@ -14,7 +14,7 @@ from common.data import (
     stratified_folds,
     stratified_split,
 )
-from common.data.split import classes_without
+from common.data.split import LINE, classes_without, with_counts
 from common.errors import UserError
 
 LABELS = st.lists(st.integers(0, 6), min_size=1, max_size=200).map(torch.tensor)
@@ -142,3 +142,14 @@ def test_test_labels_are_matched_by_name(data: st.DataObject) -> None:
     assert found.names == train.names
     assert [found.names[value] for value in found.values.tolist()] == [listed[row] for row in rows]
     assert set(classes_without(found)) == set(train.names) - {listed[row] for row in rows}
+
+
+def test_classes_are_named_with_their_counts_on_one_line() -> None:
+    assert with_counts("task label: ", ["cat", "dog"], [1200, 7], [4, 0]) == "task label: cat (1,200 + 4), dog (7 + 0)"
+    assert with_counts("", ["a class of a long name " * 9], [3]) == f"{'a class of a long name ' * 9} (3)"
+    many = [f"class {number}" for number in range(1000)]
+    line = with_counts("task label: ", many, [5] * 1000)
+    assert line.startswith("task label: class 0 (5), class 1 (5), ")
+    assert line.endswith(" more")
+    assert LINE - len(", class 5 (5)") <= len(line) <= LINE
+    assert line.count("(5)") + int(line.split()[-2]) == 1000

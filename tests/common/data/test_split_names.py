@@ -177,7 +177,9 @@ def test_parquet_files_in_no_split_are_left_out_and_named(tmp_path: Path, caplog
 def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:
     tree(tmp_path)
     write_folder(tmp_path / "training")
-    with pytest.raises(UserError, match=r"are folders of splits, two of the same: join them, or name one to use"):
+    with pytest.raises(
+        UserError, match=r"are folders of splits, two for the same split: join them, or name one to use"
+    ):
         build_source(f"folder:{tmp_path}")
 
 

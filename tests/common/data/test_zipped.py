@@ -10,11 +10,11 @@ import sys
 import zipfile
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from common.data import build_source, load_images, names
-from common.data.zipped import ZipSource
 from common.errors import UserError
 from tests.common.data.samples import png
 
@@ -52,6 +52,28 @@ def test_a_folder_that_holds_everything_is_no_class(tmp_path: Path) -> None:
     assert load_images(source, 8).pixels is not None
 
 
+def test_runs_in_it_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = pack(
+        tmp_path / "a.zip",
+        *("data/cat/0.png", "data/dog/1.png", "data/runs/mine/panels/2.png", "data/runs/mine/encoder/3.png"),
+        *("data/venv/lib/4.png", "data/dog/pages/5.png"),
+    )
+    with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
+        archive.writestr("data/runs/mine/config.yaml", "# retouch pretrain 1.0\nsteps: 3\n")
+        archive.writestr("data/venv/pyvenv.cfg", "home = /usr/bin")
+        archive.writestr("data/dog/config.yaml", "steps: 3\n")  # not of ours
+    with caplog.at_level(logging.INFO, logger="retouch"):
+        source = build_source(spec)
+    assert source.labels().names == ("cat", "dog")
+    assert len(source) == 3
+    assert f"{spec}: 1 folder written by retouch left out: data/runs/mine" in caplog.messages
+    assert f"{spec}: 1 folder that holds no images of yours left out: data/venv" in caplog.messages
+    with pytest.raises(UserError, match=r"no image files in it, except in folders that are left out"):
+        build_source(f"{spec}/data/runs")
+    with pytest.raises(UserError, match=r"retouch pretrain wrote what is in it"):
+        build_source(f"{spec}/data/runs/mine")
+
+
 def test_splits_in_it_are_splits_and_can_be_named(tmp_path: Path) -> None:
     names = ("p/train/cat/0.png", "p/train/dog/1.png", "p/test/cat/2.png", "p/test/dog/3.png")
     spec = pack(tmp_path / "a.zip", *names)
@@ -86,15 +108,18 @@ def test_a_forked_process_reads_without_moving_its_parents_place_in_the_file(tmp
     with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:  # a read buffer must not hold all of the file
         archive.writestr("notes.txt", bytes(1 << 20), zipfile.ZIP_STORED)
     source = build_source(spec)
-    assert isinstance(source, ZipSource)
-    file = source._zip().fp
-    assert file is not None
-    place = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+
+    def places() -> list[int]:
+        """Where this process is in the zip file."""
+        return [one.position for one in psutil.Process().open_files() if Path(one.path) == tmp_path / "a.zip"]
+
+    before = places()
+    assert len(before) == 1
     child = multiprocessing.get_context("fork").Process(target=source.image, args=(0,))
     child.start()
     child.join()
     assert child.exitcode == 0
-    assert os.lseek(file.fileno(), 0, os.SEEK_CUR) == place
+    assert places() == before
 
 
 def test_a_file_changed_under_a_run_is_read_again(tmp_path: Path) -> None:

@@ -402,7 +402,20 @@ def a_run(root: Path) -> None:
         (
             lambda r: (write(r / "config.json", '{"retouch": {"format": 1}}'), write(r / "model.safetensors")),
             "",
-            "the retouch block is damaged",
+            "the retouch block is damaged (name, image_size, view)",
+        ),
+        (
+            lambda r: (write(r / "config.json", '{"retouch": 1}'), write(r / "model.safetensors")),
+            "",
+            "the retouch block is damaged; export it again",
+        ),
+        (
+            lambda r: (
+                write(r / "config.json", '{"architecture": "resnet18", "num_classes": "many"}'),
+                write(r / "model.safetensors"),
+            ),
+            "",
+            "timm's description is damaged (num_classes); export it again",
         ),
     ],
 )

@@ -77,9 +77,20 @@ def test_without_a_network_the_last_download_is_used(hub: Hub, encoder: Path, mo
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert load_encoder("hf:me/mine").view == "rgb"
     with pytest.raises(
-        UserError, match=r"^hf:me/new: the Hub cannot be asked \(no network, or HF_HUB_OFFLINE is set\)"
+        UserError, match=r"^hf:me/new: the Hub cannot be reached \(no network, or HF_HUB_OFFLINE is set\)"
     ):
         load_encoder("hf:me/new")
+
+
+def test_a_cache_that_cannot_be_made_names_the_variable_to_set(
+    hub: Hub, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("me/mine", encoder)
+    (tmp_path / "file").write_text("no folder")
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.setattr(huggingface_hub.constants, name, str(tmp_path / "file" / "hub"))
+    with pytest.raises(UserError, match=r"^hf:me/mine: the download cannot be kept \(.*set HF_HOME to a folder"):
+        load_encoder("hf:me/mine")
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,17 @@ def test_values_of_another_range_are_not_encoded(
     name: str, change: Callable[[torch.Tensor], torch.Tensor], hint: str
 ) -> None:
     encoder = frozen(name)
-    with pytest.raises(ValueError, match=hint):
-        encoder.encode(change(torch.linspace(0, 1, 3 * 32 * 32).view(1, 3, 32, 32)))
+    images = change(torch.linspace(0, 1, 3 * 32 * 32).view(1, 3, 32, 32))
+    classifier = Classifier(build_encoder(EncoderConfig(name=name), image_size=32), ["a", "b"])
+    classifier.encoder.freeze()
+    for call in (encoder.encode, classifier):
+        with pytest.raises(ValueError, match=hint):
+            call(images)
+
+
+def test_a_classifier_in_training_takes_what_augmentation_gives() -> None:
+    classifier = Classifier(build_encoder(EncoderConfig(), image_size=32), ["a", "b"])
+    assert classifier(torch.full((2, 3, 32, 32), 1.8)).shape == (2, 2)
 
 
 def test_what_resizing_and_noise_leave_above_one_is_encoded() -> None:

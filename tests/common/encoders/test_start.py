@@ -106,7 +106,7 @@ def test_a_path_and_settings_of_a_network_exclude_each_other() -> None:
         ValueError, match="path is an exported encoder, which has its own name, model_args: give one or the other"
     ):
         StartConfig(path=Path("runs/a"), name="mlp", model_args={"width": 4})
-    with pytest.raises(ValueError, match="sha256 is that of path: give both"):
+    with pytest.raises(ValueError, match="sha256 belongs to path: give both"):
         StartConfig(sha256="0")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,22 @@ def test_weights_that_cannot_be_fetched_are_a_plain_message(monkeypatch: pytest.
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(UserError, match=r"weights cannot be downloaded .*no route to host.*pretrained=false"):
         build_encoder(EncoderConfig(name="timm/resnet18", pretrained=True), image_size=32)
+
+
+def test_weights_that_cannot_be_kept_name_the_variable_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        try:
+            raise PermissionError(errno.EACCES, "Permission denied", "/cache/hub")
+        except PermissionError as error:
+            raise RuntimeError("no weights") from error
+
+    monkeypatch.setattr(timm, "create_model", full)
+    with pytest.raises(UserError) as refused:
+        build_encoder(EncoderConfig(name="timm/resnet18", pretrained=True), image_size=32)
+    assert str(refused.value) == (
+        "timm/resnet18: its pretrained weights: the download cannot be kept (Permission denied: /cache/hub); set "
+        "HF_HOME (or TORCH_HOME) to a folder that can be written"
+    )
 
 
 @pytest.fixture

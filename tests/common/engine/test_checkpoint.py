@@ -20,17 +20,17 @@ from common.engine.checkpoint import (
 )
 from common.errors import UserError
 from common.files import new_folder
+from tests.toys import state_at
 
 
 def checkpoint(step: int) -> Checkpoint:
-    return Checkpoint(step, {"model": {"weight": torch.full((2, 3), float(step))}}, {"seconds": 0.1 + 0.2})
+    return Checkpoint(state_at(step, seconds=0.1 + 0.2), {"model": {"weight": torch.full((2, 3), float(step))}})
 
 
 def test_round_trip_keeps_tensors_and_floats_exactly(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, checkpoint(7), keep=2)
     loaded = load_checkpoint(path)
-    assert loaded.step == 7
-    assert loaded.facts == {"seconds": 0.1 + 0.2}
+    assert loaded.state == checkpoint(7).state
     assert torch.equal(loaded.tensors["model"]["weight"], torch.full((2, 3), 7.0))
 
 
@@ -60,7 +60,7 @@ def test_a_kill_while_an_old_checkpoint_is_removed_leaves_no_half_of_it(
     monkeypatch.setattr(shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, checkpoint(2), keep=1)
-    assert [load_checkpoint(path).step for path in list_checkpoints(tmp_path)] == [2]
+    assert [load_checkpoint(path).state.step for path in list_checkpoints(tmp_path)] == [2]
 
 
 def test_failed_write_leaves_the_old_checkpoint_and_no_rubbish(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_failed_write_leaves_the_old_checkpoint_and_no_rubbish(tmp_path: Path) -
         (beside / "model.safetensors").write_text("half")
         raise RuntimeError("disk full")
     assert [path.name for path in tmp_path.iterdir()] == ["step-0000001"]
-    assert load_checkpoint(tmp_path / "step-0000001").step == 1
+    assert load_checkpoint(tmp_path / "step-0000001").state.step == 1
 
 
 def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_restored_optimizer_continues_bit_for_bit_under_channels_last(tmp_path: 
     for number in range(2):
         step(model, optimizer, number)
     groups = {"model": model.state_dict(), "optimizer": optimizer_tensors(optimizer, model)}
-    path = save_checkpoint(tmp_path, Checkpoint(2, groups, {}), keep=1)
+    path = save_checkpoint(tmp_path, Checkpoint(state_at(2), groups), keep=1)
     step(model, optimizer, 2)
 
     resumed, resumed_optimizer = fresh()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common.data import Batch
-from common.engine.gradient import GradientLearner
+from common.engine.gradient import GradientLearner, ParameterGroup
 from common.errors import UserError
 from common.machine.distributed import World
 from tests.toys import loop_config
@@ -116,7 +116,7 @@ def test_rate_warms_up_over_its_share_of_the_steps(warmup: float, rates: list[fl
 
 def test_groups_scale_the_rate() -> None:
     model = Slope()
-    groups = [
+    groups: list[ParameterGroup] = [
         {"params": [model.matrix], "lr_scale": 0.25, "weight_decay": 0.0},
         {"params": [model.vector], "weight_decay": 0.0},
     ]

@@ -23,6 +23,7 @@ from common.engine.loop import Periodic, Trained, learn
 from common.errors import UserError
 from common.machine.distributed import World
 from common.runs.folder import open_run
+from common.runs.memory import MemoryRun
 from tests.toys import Example, RandomSource, ToyAutoencoder, ToyConfig, loop_config, noise_images, noisy
 
 HERE = World(0, 1, torch.device("cpu"))
@@ -169,7 +170,7 @@ def test_a_signal_at_the_end_of_training_stops_there_too(
         return noisy(images)
 
     def saved(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-        if checkpoint.step == 12 and moment == "while it is saved":
+        if checkpoint.state.step == 12 and moment == "while it is saved":
             os.kill(os.getpid(), signal.SIGTERM)
         return save_checkpoint(folder, checkpoint, keep)
 
@@ -340,12 +341,27 @@ def test_what_tasks_find_is_in_the_line_of_the_losses(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_processes_end_together_where_the_first_finds_it_enough() -> None:
-    class Agreed(World):
-        def any(self, flag: bool) -> bool:
-            asked.append(flag)
-            return True
+def test_processes_end_together_where_the_first_finds_it_enough(tmp_path: Path) -> None:
+    # at the start, stopping in the first step, enough after step 3, after step 6, stopping at the end
+    answers = iter([False, False, False, True, False])
 
-    asked: list[bool] = []
-    assert loop._enough([until_flat([])], Agreed(1, 2, torch.device("cpu")))
-    assert asked == [False]  # only the first process has looked
+    class Second(World):
+        """The second of two processes, which hears from the first."""
+
+        def any(self, flag: bool) -> bool:
+            assert not flag  # it has neither looked nor been stopped
+            return next(answers)
+
+        def mean(self, value: Tensor) -> Tensor:
+            return value
+
+        def barrier(self) -> None:
+            pass
+
+    config, looks = loop_config(tmp_path, steps=40), list[int]()
+    learner = GradientLearner(ToyAutoencoder(True), config, HERE)
+    loader = Loader(noise_images(), batch_size=config.batch_size, seed=config.seed)
+    here = MemoryRun(Second(1, 2, torch.device("cpu")))
+    trained = learn(learner, loader, config, here, title="toy", periodic=[until_flat(looks)])
+    assert looks == []
+    assert (trained.step, trained.steps, trained.finished) == (6, 40, True)

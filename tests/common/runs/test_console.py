@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.engine.loop import _Stop
+from common.engine.stopping import StopRequest
 from common.runs.console import RESUMED, answer, program
 
 
@@ -89,7 +89,7 @@ def test_a_signal_outside_the_loop_closes_what_is_open_and_says_what_to_do(
 def test_ctrl_c_that_the_shell_lets_a_process_ignore_does_not_stop_the_loop() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with _Stop(enabled=True) as stop:
+        with StopRequest(enabled=True) as stop:
             os.kill(os.getpid(), signal.SIGINT)
             assert not stop.asked
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
@@ -101,7 +101,7 @@ def test_sigterm_in_the_loop_is_left_to_the_loop() -> None:
     asked: list[bool] = []
 
     def work() -> None:
-        with _Stop(enabled=True) as stop:
+        with StopRequest(enabled=True) as stop:
             os.kill(os.getpid(), signal.SIGTERM)
             asked.append(stop.asked)
 

@@ -12,7 +12,7 @@ from common.config import Config, read_settings
 from common.recipes import recipes
 from common.runs.describe import describe, settings_of
 from finetune.config import EmbedConfig, FinetuneConfig, ProbeConfig
-from pretrain.config import PretrainConfig
+from pretrain.config import GradientPretraining, PretrainConfig
 from retouch.studies.config import StudyConfig
 
 SCHEMAS: dict[str, Any] = {
@@ -87,6 +87,13 @@ def test_every_setting_has_a_line_with_its_value_what_it_means_and_what_it_takes
 * canvas.path=wall                      Where it is. (path or null)
   canvas.size=[3, 4]                    In metres. (list)"""
     )
+
+
+def test_images_come_first() -> None:
+    schema: Any = GradientPretraining
+    keys = [line[2:].partition("=")[0] for line in describe(settings_of(schema, {}, {}), 100).splitlines()]
+    assert keys[0] == "data.source"
+    assert "steps" in keys
 
 
 def test_a_block_has_the_values_of_its_own_default() -> None:

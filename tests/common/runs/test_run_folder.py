@@ -18,6 +18,7 @@ from common.errors import UserError
 from common.machine.distributed import World
 from common.runs.folder import Run, StageConfig, check_run_folder, open_run
 from common.runs.tracking import Tracker
+from tests.toys import state_at
 
 HERE = World(0, 1, torch.device("cpu"))
 QUIET = {"mode": "disabled"}
@@ -115,7 +116,7 @@ def test_a_run_of_another_stage_is_neither_overwritten_nor_resumed(tmp_path: Pat
     with pytest.raises(UserError) as caught:
         check_run_folder(config(out, **{asked: True}))
     assert str(caught.value) == (
-        f"out: {out} holds a run of {writer}, and {asked}=true of retouch paint is for its own runs only; "
+        f"out: {out} holds a run of {writer}, and {asked}=true of retouch paint applies to its own runs only; "
         "choose another out"
     )
     assert contents(out) == before
@@ -156,7 +157,7 @@ def test_a_kill_while_overwriting_leaves_a_folder_to_resume_or_overwrite(
     (out / "panels").mkdir()
     (out / "notes.txt").write_text("mine")
     for step in (1, 2):
-        save_checkpoint(out / "checkpoints", Checkpoint(step, {}, {}), keep=2)
+        save_checkpoint(out / "checkpoints", Checkpoint(state_at(step), {}), keep=2)
 
     def killed(path: Path, ignore_errors: bool = False) -> None:
         if not ignore_errors and next(calls) + 1 == kills:

@@ -23,5 +23,5 @@ def test_spread_is_that_of_scipy(values: list[float]) -> None:
 
 
 def test_one_value_has_no_spread() -> None:
-    with pytest.raises(ValueError, match="two are needed"):
+    with pytest.raises(ValueError, match="needs at least two values, got 1"):
         Spread.of([0.5])

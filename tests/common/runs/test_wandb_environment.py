@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,6 +113,24 @@ def test_files_are_where_wandb_dir_says_and_can_be_uploaded_from_there(
     again.finish()
     assert command is not None
     assert str(tmp_path / "elsewhere" / "wandb" / "offline-run-") in command
+
+
+def test_the_command_to_upload_is_said_where_wandb_dir_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "other").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "other"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "file"))
+    tracker = Tracker(WandbConfig(mode="offline"), tmp_path / "run", job_type="stage", settings={})
+    assert tracker.active
+    parts = tracker.parts
+    with caplog.at_level(logging.INFO, logger="retouch"):
+        tracker.finish()
+    assert f"W&B ran offline; to upload the run: {tracker.sync_command()}" in caplog.messages
+    assert tmp_path / "file" not in parts.parents
+    assert list(parts.glob(f"offline-run-*-{tracker.run_id}"))
 
 
 def test_group_of_the_environment_comes_before_that_of_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:

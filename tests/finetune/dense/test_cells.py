@@ -83,9 +83,10 @@ def test_differences_are_paired() -> None:
     found = compare_masks(first, second, bootstrap(first), bootstrap(second))
     assert found.difference == pytest.approx(1 - float(mean_iou(second.sum(0))))
     assert found.ci95[0] < found.difference < found.ci95[1]
-    assert found.shown
+    assert found.ci95[0] > 0
+    assert found.p < 1e-6
     same = compare_masks(second, second, bootstrap(second), bootstrap(second))
-    assert (same.difference, same.ci95, same.shown) == (0, (0, 0), False)
+    assert (same.difference, same.ci95, same.p) == (0, (0, 0), 1)
 
 
 def test_scores_are_enlarged_between_the_middles_of_cells() -> None:

@@ -20,6 +20,7 @@ from common.data.masks import look_at_masks
 from common.data.shapes import ShapesSource
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
+from common.encoders.load import load_encoder
 from common.encoders.provenance import Provenance
 from common.errors import UserError
 from common.pixels import to_float
@@ -109,6 +110,27 @@ def loaded(here: Path) -> MaskedImages:
     return load_masked(open_masked(data, SIZE, 0), data, SIZE, 0)
 
 
+@pytest.mark.parametrize("layers", [[0], [1], None], ids=["another", "this", "all"])
+def test_maps_that_are_not_finite_are_named_with_layer_and_image(
+    here: Path, monkeypatch: pytest.MonkeyPatch, layers: list[int] | None
+) -> None:
+    images, encoder = loaded(here), load_encoder(here / "encoder")
+    real = encoder.layers
+
+    def broken(shown: Tensor) -> list[Tensor]:
+        maps = [one.clone() for one in real(shown)]
+        maps[1][2, 0, 1, 1] = torch.nan
+        return maps
+
+    monkeypatch.setattr(encoder, "layers", broken)
+    if layers == [0]:
+        assert sum(len(batch.index) for batch in passes.maps_of(encoder, images.test, HOW, layers)) == 40
+        return
+    with pytest.raises(UserError, match="small_cnn gives NaN or infinite features") as refused:
+        next(passes.maps_of(encoder, images.test, HOW, layers))
+    assert refused.value.problems == (f"layer 1, cells: 1 of 8 images, first {images.test.images.where(2)}",)
+
+
 @pytest.fixture(scope="module")
 def report(here: Path) -> ProbeReport:
     return probe(config_of(here, here / "run", properties=True, null_check=True), show=False)
@@ -120,6 +142,9 @@ def test_what_maps_show_is_found_and_measured(here: Path, report: ProbeReport) -
     assert report.made is not None
     assert {"data.train", "data.test", "data.masks", "data.test_masks", "encoder"} == report.made.inputs.keys()
     assert len(set(report.made.inputs.values())) == 5
+    text = (here / "run" / "train.log").read_text()
+    assert "masks: 3 classes, 60 training and 40 test images" in text
+    assert "training images that show ground (60), red (" in text
     [result] = report.dense
     assert result.task == str(here / "train/masks")
     assert (result.classes, result.checks.frozen) == (("ground", "red", "blue"), True)
@@ -152,7 +177,7 @@ def test_the_protocol_the_log_and_the_table_say_what_was_done(here: Path, report
     assert numbers["mean_iou"] == result.subjects["encoder"].test.mean_iou
     assert logged[f"{result.task}/pixels_pixel_accuracy"] == result.subjects["pixels"].test.pixel_accuracy
     assert {f"{result.task}/{key}" for key in numbers} <= logged.keys()
-    assert "masks: 3 classes: ground, red, blue" in (here / "run" / "train.log").read_text()
+    assert "masks: 3 classes, 60 training and 40 test images" in (here / "run" / "train.log").read_text()
     sheets = {one.name: one for one in probe_shown(report) if isinstance(one, Sheet)}
     assert [row[2] for row in sheets["mask_results"].rows] == [one.test.mean_iou for one in result.subjects.values()]
     test = result.subjects["encoder"].test
@@ -206,9 +231,9 @@ def test_each_subject_passes_the_test_set_once(here: Path, tmp_path: Path, monke
     seen: list[str] = []
     original = passes.maps_of
 
-    def counting(encoder: Any, some: Any, how: Any) -> Any:
+    def counting(encoder: Any, some: Any, *rest: Any) -> Any:
         seen.append(f"{encoder.name} {some.source.spec.rpartition('/')[0].rpartition('/')[2]}")
-        return original(encoder, some, how)
+        return original(encoder, some, *rest)
 
     monkeypatch.setattr(passes, "maps_of", counting)
     probe(config_of(here, tmp_path / "out", baselines={"random_init": False}), show=False)

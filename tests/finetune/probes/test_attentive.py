@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from finetune.pooling import Part, Space, cells_within
 from finetune.probe import probe
 from finetune.probes import Attentive, Candidates, Linear
 from finetune.probes.attentive import Attention
+from finetune.solvers.logistic import LogisticFit
 from tests.finetune.probes.features import CPU, task_of
 from tests.finetune.probes.test_contract import config_of
 
@@ -179,3 +181,52 @@ def test_the_stage_measures_it_for_all_subjects_on_their_own_maps(tmp_path: Path
         assert choice.features > subject.probes["linear"].choice.features or name == "pixels"
     compared = result.subjects["encoder"].probes["attentive"].compared
     assert list(compared) == ["random_init", "pixels"]
+
+
+# ---- a solver that fails
+
+
+class Failing(torch.optim.LBFGS):
+    """Looks at its start and a better place, and ends elsewhere."""
+
+    end = 0.0
+
+    def step(self, closure: Any) -> Any:  # type: ignore[override]
+        parameters = self.param_groups[0]["params"]
+        first = closure()
+        for value in (0.9, self.end):
+            with torch.no_grad():
+                for one in parameters:
+                    one.mul_(value)
+            closure()
+        return first
+
+
+@pytest.mark.parametrize("end", [math.nan, 1e6])
+def test_training_never_ends_above_its_start(end: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = marked(120, 0)
+    matrix = features.parts[TOKENS] / 10
+    generator = torch.Generator().manual_seed(1)
+    weight, bias = 20 * torch.randn(D, 3, generator=generator), torch.zeros(3)  # smaller ones are better
+    with monkeypatch.context() as patch:
+        patch.setattr(Failing, "end", end)
+        patch.setattr(torch.optim, "LBFGS", Failing)
+        model = Attention.around(weight, bias, 2, P)
+        start = model.weight.clone()
+        assert not model.train(matrix, labels, 1e-2, 5)
+    assert torch.allclose(model.weight, 0.9 * start)
+    assert not model.weight.requires_grad
+    assert Attention.around(weight, bias, 2, P).train(matrix, labels, 1e-2, 5)
+
+
+def test_a_start_or_an_end_that_is_not_found_is_no_convergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = marked(60, 0)
+    candidates, task = Candidates(features, [MAP], CPU), task_of(labels)
+    one = Attentive(l2=(1e-2,), heads=(1,), steps=2)
+    chosen = one.choose(candidates, task)
+    assert one.refit(candidates, task, chosen).converged
+    with monkeypatch.context() as patch:
+        patch.setattr(Attention, "train", lambda self, *given: False)
+        assert not one.refit(candidates, task, chosen).converged
+    monkeypatch.setattr(LogisticFit, "unconverged", (0,))
+    assert not one.refit(candidates, task, chosen).converged

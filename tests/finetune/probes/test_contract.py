@@ -17,7 +17,9 @@ from common.data import Labels
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from common.errors import UserError
+from finetune.checks import random_labels
 from finetune.config import ProbeConfig
+from finetune.efficiency import Right, label_efficiency, right_answers
 from finetune.features import Features
 from finetune.lines import probe_lines
 from finetune.probe import probe
@@ -35,10 +37,12 @@ from finetune.probes import (
     Task,
     build_task,
 )
-from finetune.records import Setting
+from finetune.records import Checks, Setting
 from finetune.results import read_results
 from finetune.solvers.logistic import fit_logistic
 from finetune.solvers.preconditioner import Preconditioner
+from finetune.summary import failed
+from finetune.worth import LabelEfficiency
 from tests.finetune.probes.features import CPU, GOOD, GOOD_SPACE, both, informative, task_of
 
 
@@ -272,6 +276,10 @@ def test_fits_that_did_not_converge_are_counted_and_logged(caplog: pytest.LogCap
     assert chosen.facts.unconverged == 3  # two spaces on few rows, and the winner on all
     assert len(caplog.messages) == 3
     assert not hasty.refit(both(features), task, chosen).converged
+    fitted, count = hasty.choose_and_fit(both(features, finalists=1), task)
+    assert torch.equal(fitted.predict(features), hasty.refit(both(features), task, chosen).predict(features))
+    assert count == 4
+    assert NearestMedian().choose_and_fit(both(features, finalists=1), task)[1] == 0
     assert caplog.messages[-1].startswith("t, refit: the hasty probe did not converge (layer 0, avg)")
 
 
@@ -286,6 +294,25 @@ def test_a_logistic_fit_that_runs_out_of_steps_is_reported(monkeypatch: pytest.M
     fitted = linear.refit(candidates, task, chosen._replace(setting={"l2": 1e-4}))
     assert not fitted.converged
     assert linear.refit(candidates, task, chosen._replace(setting={"l2": 1e6})).converged
+
+
+def test_fits_that_did_not_converge_are_counted_wherever_a_probe_is_repeated() -> None:
+    features, values = informative(300, 0)
+    labels, hasty = Labels(values, ("a", "b", "c"), "t"), HastyMedian()
+    given = (Search(), 0, both(features), labels, features, values)
+    null = random_labels(hasty, *given, range(2))
+    draws = {30: [torch.arange(30), torch.arange(30, 60)]}
+    right = right_answers(hasty, Search(), both(features), labels, features, values, draws, 0)
+    assert null.unconverged > 2
+    assert right.unconverged > 2
+    found = label_efficiency({"encoder": right, "pixels": Right(right)})
+    assert found.unconverged == {"encoder": right.unconverged}
+    assert LabelEfficiency.model_validate(found.model_dump(mode="json")) == found
+    [line] = failed(Checks(frozen=True, null=null.model_copy(update={"p_value": 0.5})))
+    assert line == (
+        f"with training labels at random, {null.unconverged} fits of the linear probe did not converge, so that check "
+        "may miss what it looks for"
+    )
 
 
 # ---- a new probe is one file and one line

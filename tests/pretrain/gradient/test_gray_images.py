@@ -57,8 +57,8 @@ def test_what_learns_from_colors_refuses_gray_images_before_anything_is_written(
     with pytest.raises(UserError) as caught:
         pretrain(settings(tmp_path / "run", source, pretext))
     assert str(caught.value) == (
-        f"pretext.kind={pretext['kind']} learns from colors, but folder:{source} has gray images only (12 were looked "
-        "at): use color images, or another pretext"
+        f"pretext.kind={pretext['kind']} learns from colors, but folder:{source} has only gray images (of 12 that "
+        "were checked): use color images, or another pretext"
     )
     assert not (tmp_path / "run").exists()
 

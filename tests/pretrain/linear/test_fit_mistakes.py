@@ -15,11 +15,13 @@ from common.config import validate
 from common.errors import UserError
 from common.machine.distributed import World
 from pretrain.config import PretrainConfig
+from pretrain.in_memory import fit
 from pretrain.linear import Cca, Ica, Pca, SparseCoding, Tca
 from pretrain.linear.base import LinearMethod
-from pretrain.memory import fit
 from pretrain.run import pretrain
 from tests.pretrain.toys import SIDE, same, settings
+
+UNUSED = "only autoencoders, which are trained by gradient descent, use it: remove it, or remove `fit`"
 
 
 def test_unreadable_images_leave_no_run_folder_behind(tmp_path: Path) -> None:
@@ -54,11 +56,11 @@ def test_several_processes_are_refused(tmp_path: Path) -> None:
             "fit.kind=patch_dictionary with learn=random is fitted on one sample: remove steps; "
             "remove epochs or set epochs=1",
         ),
-        ("pca", {"base_lr": 0.1}, "base_lr: `fit` methods do not use gradient descent: remove it"),
+        ("pca", {"base_lr": 0.1}, f"base_lr: {UNUSED}"),
         (
             "pca",
             {"decoder": {}},
-            "decoder: `fit` methods have their own encoder and objective: remove it",
+            f"decoder: {UNUSED}",
         ),
         (
             "patch_dictionary-pca",
@@ -71,7 +73,7 @@ def test_several_processes_are_refused(tmp_path: Path) -> None:
             {"fit": {"kind": "patch_dictionary", "learn": "ica", "network": {"mirror": False}}},
             "fit: learn=ica finds at most 108 atoms of 6 px patches: lower fit.network.atoms",
         ),
-        ("pca", {"accumulate": 2}, "accumulate: `fit` methods do not use gradient descent: remove it"),
+        ("pca", {"accumulate": 2}, f"accumulate: {UNUSED}"),
     ],
 )
 def test_a_setting_that_would_be_ignored_is_refused(name: str, changes: dict[str, Any], message: str) -> None:

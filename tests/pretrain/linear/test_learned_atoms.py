@@ -13,8 +13,8 @@ from common.encoders.patch_dictionary import PatchDictionary
 from common.encoders.sparse_code import SparseCode
 from common.errors import UserError
 from common.machine.distributed import World
+from pretrain.in_memory import fit
 from pretrain.linear import PatchDictionaryFit, SparseCoding
-from pretrain.memory import fit
 from pretrain.report.dictionary import most_exciting, upright
 from tests.pretrain.toys import (
     BATCH,

@@ -11,9 +11,9 @@ import torch
 from common.augment import WHOLE
 from common.errors import UserError
 from common.machine.distributed import World
+from pretrain.in_memory import fit
 from pretrain.linear import Cca, Tca
-from pretrain.memory import fit
-from pretrain.run import check_sources
+from pretrain.opening import check_sources
 from tests.pretrain.toys import (
     SIDE,
     images_of,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import retouch
+from common.corruptions import Blur, Gaussian, Gray
 from common.encoders import Encoder
 from common.errors import UserError
 from pretrain.gradient.decoders import DecoderConfig
 from pretrain.gradient.kept import CARD, WEIGHTS, decoder_folder, keep_decoder, open_objective
 from pretrain.gradient.objective import Objective
-from pretrain.gradient.pretexts import Denoise, Pretext
+from pretrain.gradient.pretexts import Colorize, Denoise, Mask, Mixed, Pretext
 from tests.pretrain.gradient.test_pretexts import EVERY
 from tests.pretrain.restoring.toys import SIDE, RunOf
 from tests.recipe import last_checkpoint, pretraining
@@ -70,7 +72,7 @@ def test_tiles_may_have_another_size_where_the_weights_allow_it(run_of: RunOf, t
     larger = retouch.open_restorer(run_of("denoise"), tile=32)
     assert larger.grid.tile == 32
     assert torch.isfinite(larger(picture)).all()
-    with pytest.raises(UserError, match=r"tile=12: small_cnn .*; leave it out for tiles of 16 px"):
+    with pytest.raises(UserError, match=r"tile=12: small_cnn .*; remove tile for tiles of 16 px"):
         retouch.open_restorer(run_of("denoise"), tile=12)
     fixed = pretraining(tmp_path / "mlp", steps=1, encoder={"name": "mlp"}, decoder={"kind": "mlp"})
     retouch.pretrain(fixed)
@@ -88,6 +90,55 @@ def test_statistics_of_another_size_are_no_obstacle(
 
 
 # ---- refused
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        (lambda images: images * 255, "divide them by 255"),
+        (lambda images: (images - 0.45) / 0.22, "do not standardize them"),
+        (lambda images: images * float("nan"), "they have NaN"),
+        (lambda images: images[0], r"must be a torch tensor \[B 3 H W\], RGB in \[0, 1\], not \[3, 20, 24\]"),
+        (lambda images: images.numpy(), r"must be a torch tensor \[B 3 H W\], RGB in \[0, 1\], not ndarray"),
+    ],
+    ids=["0..255", "standardized", "nan", "one image", "numpy"],
+)
+def test_pictures_of_another_range_are_not_restored(
+    run_of: RunOf, change: Callable[[Tensor], Tensor], hint: str
+) -> None:
+    pictures = torch.linspace(0, 1, 3 * 20 * 24).view(1, 3, 20, 24)
+    with pytest.raises(ValueError, match=hint):
+        retouch.open_restorer(run_of("colorize"))(change(pictures))
+
+
+def test_noise_may_leave_the_range_as_far_as_in_training(run_of: RunOf) -> None:
+    pictures = torch.rand(1, 3, 20, 24, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(1, 3, 20, 24, generator=torch.Generator().manual_seed(1))
+    little, much = retouch.open_restorer(run_of("denoise")), retouch.open_restorer(run_of("mixed"))
+    assert (little.pretext.noise, much.pretext.noise) == (0.1, math.inf)
+    assert little(pictures + 0.2 * noise).isfinite().all()
+    assert much(pictures + 20 * noise).isfinite().all()
+    with pytest.raises(ValueError, match="do not standardize them"):
+        little(5 * (pictures - 0.5))
+    for restorer in (little, much):
+        with pytest.raises(ValueError, match="divide them by 255"):
+            restorer(255 * pictures)
+    hidden = (pictures[:, :1] > 0.5).float()
+    assert much(pictures.where(hidden == 0, torch.tensor(-1e6)), hidden).isfinite().all()  # what is there is ignored
+
+
+@pytest.mark.parametrize(
+    ("pretext", "noise"),
+    [
+        (Denoise(corruption=Gaussian(sigma=0.1)), 0.1),
+        (Denoise(corruption=Blur()), 0.0),
+        (Mixed(members=[Gaussian(sigma=0.2), Gray()]), 0.2),
+        (Mask(), 0.0),
+        (Colorize(), 0.0),
+    ],
+)
+def test_how_far_noise_goes_is_known_of_each_pretext(pretext: Pretext, noise: float) -> None:
+    assert pretext.noise == noise
 
 
 @pytest.fixture
@@ -127,7 +178,7 @@ def test_the_card_is_checked(run: Path) -> None:
         ({**card, "schema_version": 9}, "has schema_version 9, and this Retouch reads 1"),
         ({**card, "image_size": "large"}, "is damaged (image_size)"),
         ({**card, "source": "elsewhere"}, "have been modified"),
-        ({**card, "encoder_sha256": "0"}, "and the encoder of its run are of different trainings"),
+        ({**card, "encoder_sha256": "0"}, "and the encoder of its run come from different trainings"),
     ):
         path.write_text(json.dumps(changed))
         assert why in refused(run)
@@ -137,7 +188,7 @@ def test_the_card_is_checked(run: Path) -> None:
 
 def test_a_folder_in_a_run_does_not_use_the_decoder_of_that_run(run: Path) -> None:
     (run / "inside").mkdir()
-    assert f"{run / 'inside'} is no run of retouch pretrain" in refused(run / "inside")
+    assert f"{run / 'inside'} is not a run of retouch pretrain" in refused(run / "inside")
 
 
 def test_a_run_without_decoder_says_why_and_what_to_do(run: Path, tmp_path: Path) -> None:
@@ -151,8 +202,9 @@ def test_a_run_without_decoder_says_why_and_what_to_do(run: Path, tmp_path: Path
     shutil.rmtree(run / "encoder")
     assert f"{run} is a run that has not finished: continue it with out={run} resume=true" in refused(run)
     assert "no such folder" in refused(tmp_path / "nowhere")
+    assert "results.json: is a file; give the folder of a finished run" in refused(run / "results.json")
     (tmp_path / "empty").mkdir()
-    assert "is no run of retouch pretrain" in refused(tmp_path / "empty")
+    assert "is not a run of retouch pretrain" in refused(tmp_path / "empty")
 
 
 def test_a_method_without_decoder_is_named(tmp_path: Path) -> None:

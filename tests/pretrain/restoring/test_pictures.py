@@ -9,10 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from common.data.decode import open_image
 from common.data.levels import Levels
 from common.errors import UserError
 from pretrain.restoring.config import PicturesToRestore
-from pretrain.restoring.pictures import open_pictures
+from pretrain.restoring.pictures import holes, open_pictures
+from tests.common.data.test_wide import write_png
 from tests.pretrain.restoring.toys import SIZES, pixels, save
 
 
@@ -52,7 +54,7 @@ def test_holes_are_the_pixels_of_a_mask_that_are_not_0(pictures: Path, tmp_path:
     assert smaller.hidden.nonzero()[:, 1].unique().tolist() == [1, 2, 3]
     # of another size than its picture, or of inexact values
     save(torch.zeros(1, 5, 5, dtype=torch.uint8), tmp_path / "masks" / "a.png")
-    with pytest.raises(ValueError, match="its mask has 5x5 pixels, but the picture 52x40"):
+    with pytest.raises(ValueError, match="its mask has 5x5 pixels, but the picture has 52x40"):
         open_pictures(PicturesToRestore(source=str(pictures), masks=str(tmp_path / "masks")), 1.0).read(0)
     (tmp_path / "masks" / "a.png").unlink()
     Image.fromarray(np.zeros((40, 52, 3), np.uint8)).save(tmp_path / "masks" / "a.jpg")
@@ -104,5 +106,44 @@ def test_a_clean_version_has_the_size_of_its_picture(pictures: Path, tmp_path: P
     assert torch.equal(clean, pixels(pictures / "a.png"))
     save(torch.zeros(3, 5, 5, dtype=torch.uint8), tmp_path / "clean" / "a.png")
     opened = open_pictures(PicturesToRestore(source=str(pictures), clean=str(tmp_path / "clean")), 1.0)
-    with pytest.raises(ValueError, match="its clean version has 5x5 pixels, but the picture 52x40"):
+    with pytest.raises(ValueError, match="its clean version has 5x5 pixels, but the picture has 52x40"):
         opened.read(0)
+
+
+@pytest.mark.parametrize(
+    "kind", ["bits", "gray", "palette", "16 bits", "16 bits in color", "floats", "color", "opaque"]
+)
+def test_holes_of_every_kind_of_mask(kind: str, tmp_path: Path) -> None:
+    hidden = np.zeros((5, 7), bool)
+    hidden[1:3, 2:6] = True
+    small = hidden.astype(np.uint16)  # 1 of 65535: its high byte is 0
+    color = np.stack([np.zeros_like(small), small, np.zeros_like(small)], 2)
+    if kind == "16 bits in color":
+        write_png(tmp_path / "mask.png", color, (9, 9, 9))
+    else:
+        image = {
+            "bits": lambda: Image.fromarray(hidden),
+            "gray": lambda: Image.fromarray(small.astype(np.uint8)),
+            "palette": lambda: Image.fromarray(small.astype(np.uint8)).convert("P"),
+            "16 bits": lambda: Image.fromarray(small),
+            "floats": lambda: Image.fromarray(hidden.astype(np.float32) / 1000),
+            "color": lambda: Image.fromarray(color.astype(np.uint8)),
+            "opaque": lambda: Image.fromarray(color.astype(np.uint8)).convert("RGBA"),
+        }[kind]()
+        image.save(tmp_path / ("mask.tif" if kind == "floats" else "mask.png"))
+    [path] = tmp_path.iterdir()
+    assert np.array_equal(holes(open_image(path)), hidden)
+
+
+def test_holes_are_turned_as_their_picture_is_and_transparent_ones_are_refused(tmp_path: Path) -> None:
+    hidden = np.zeros((5, 7), np.uint8)
+    hidden[0, :3] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Image.fromarray(hidden).save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(holes(open_image(tmp_path / "turned.png")), np.rot90(hidden, -1) > 0)
+    clear = Image.fromarray(hidden).convert("LA")
+    clear.putalpha(Image.fromarray(255 - hidden))
+    clear.save(tmp_path / "clear.png")
+    with pytest.raises(ValueError, match="transparency, which may stand for either: save it without, black where"):
+        holes(open_image(tmp_path / "clear.png"))

@@ -24,6 +24,7 @@ from pretrain.__main__ import RESTORING
 from pretrain.restoring import restore as stage
 from pretrain.restoring.config import RestoreConfig, StrangeConfig
 from pretrain.restoring.pictures import Pictures, open_pictures
+from pretrain.restoring.restorer import PictureRestorer
 from pretrain.restoring.results import RestoredPicture, RestoreResult
 from pretrain.restoring.sheets import Shown, sheet
 from retouch.cli import main
@@ -58,6 +59,20 @@ def test_pictures_are_restored_at_their_own_size_and_paths(run_of: RunOf, pictur
     assert RestoreResult.model_validate(written) == found.model_copy(update={"pictures": ()})
     with Image.open(tmp_path / "out" / "sheet.png") as drawn:
         assert drawn.height > 2 * 192
+
+
+def test_a_picture_of_which_the_network_makes_no_numbers_is_named(
+    run_of: RunOf, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PictureRestorer, "_tiles", lambda self, tiles: tiles.images * torch.nan)
+    first = f"{pictures}/a.png: the network gives NaN or infinite numbers; set precision=float32"
+    with pytest.raises(UserError) as refused:
+        restore(run_of("denoise"), pictures, tmp_path / "out")
+    assert str(refused.value).startswith(first)
+    assert not list((tmp_path / "out" / "pictures").rglob("*.png"))
+    with pytest.raises(UserError) as refused:
+        retouch.strange(str(run_of("denoise")), f"data={pictures}", f"out={tmp_path / 'other'}", *QUIET)
+    assert str(refused.value).startswith(first)
 
 
 def test_of_pictures_that_are_damaged_here_scores_are_known(run_of: RunOf, pictures: Path, tmp_path: Path) -> None:
@@ -186,7 +201,7 @@ def test_a_network_of_small_pictures_is_told_apart_from_one_of_details(
         path.unlink()
     with caplog.at_level("WARNING", logger="retouch"):
         restore(run_of("denoise"), pictures, tmp_path / "out")
-        assert "scale=0.4 shows it what it knows" in caplog.text
+        assert "Use scale=0.4 to show it what it knows" in caplog.text
         caplog.clear()
         restore(run_of("denoise"), pictures, tmp_path / "smaller", "scale=0.4")
         assert "shows it what it knows" not in caplog.text
@@ -323,9 +338,9 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(
     said = refused(denoise, "data=nowhere", "tile=12")
     assert "no such file or folder" in said
     assert "tile=12" in said
-    assert "fills holes, and nothing says where they are" in refused(mask, f"data={pictures}")
+    assert "fills holes, but nothing says where they are" in refused(mask, f"data={pictures}")
     save(torch.zeros(1, 40, 52, dtype=torch.uint8), tmp_path / "masks" / "a.png")
-    assert "was never told where pixels are hidden" in refused(denoise, f"data={pictures}", "data.masks=masks")
+    assert "does not know which pixels are hidden" in refused(denoise, f"data={pictures}", "data.masks=masks")
     both = refused(denoise, f"data={pictures}", "data.masks=m", "data.clean=c", "damage=recipe")
     assert "damage=recipe draws them" in both
     assert "remove data.clean" in both
@@ -350,7 +365,7 @@ def test_both_commands_take_a_run_and_settings(
     assert len(json.loads((tmp_path / "runs" / "strange-1" / "results.json").read_text())["top"]) == 2
     capsys.readouterr()
     assert main(["restore", str(tmp_path), "data=pictures", *QUIET]) == 2
-    assert capsys.readouterr().err.startswith(f"retouch restore: {tmp_path} is no run of retouch pretrain")
+    assert capsys.readouterr().err.startswith(f"retouch restore: {tmp_path} is not a run of retouch pretrain")
     assert main(["strange", run]) == 2
     assert "data: required, but not given: which pictures" in capsys.readouterr().err
     texts = {run.stage: run.result for run in retouch.runs(tmp_path / "runs")}

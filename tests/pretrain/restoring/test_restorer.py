@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +13,14 @@ from torch import Tensor
 from common.corruptions import Gaussian, Holes
 from common.encoders import Encoder
 from pretrain.gradient.decoders import DecoderConfig
+from pretrain.gradient.example import Example
 from pretrain.gradient.kept import keep_decoder
 from pretrain.gradient.objective import Objective
 from pretrain.gradient.pretexts import Mixed, Pretext
 from pretrain.restoring.config import RestoreConfig
 from pretrain.restoring.pictures import Picture
 from pretrain.restoring.restore import damaged_picture
-from pretrain.restoring.restorer import PictureRestorer, open_restorer, punched
+from pretrain.restoring.restorer import NotFiniteError, PictureRestorer, open_restorer, punched
 from pretrain.ruler.restorers import Damaged
 from tests.pretrain.restoring.toys import SIDE
 
@@ -61,6 +63,27 @@ def test_given_holes_have_the_color_of_training(restorer: PictureRestorer, monke
     config = RestoreConfig.model_validate({"out": "out", "run": "run", "data": {"source": "pictures"}})
     shown = damaged_picture(restorer, picture, config, "a.png").images
     assert torch.allclose(shown[..., 4:8, 4:8].float(), 255 * mean, atol=1.5)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_numbers_that_are_not_finite_are_refused(
+    restorer: PictureRestorer, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    real = restorer.objective.predict
+
+    def broken(example: Example) -> Any:
+        prediction, *others = real(example)
+        prediction = prediction.clone()
+        prediction[example.input[:, 0].mean((1, 2)) > 0.8, 0, 3, 3] = value  # of bright tiles
+        return prediction, *others
+
+    monkeypatch.setattr(restorer.objective, "predict", broken)
+    pictures = torch.full((3, 3, SIDE, SIDE), 0.5)
+    assert restorer(pictures).isfinite().all()
+    pictures[1] = 0.9
+    with pytest.raises(NotFiniteError, match="NaN or infinite numbers; set precision=float32") as refused:
+        restorer(pictures)
+    assert refused.value.place == 1
 
 
 def test_damage_is_drawn_from_its_numbers_and_seeds_nothing_else(

@@ -28,7 +28,7 @@ from common.runs.folder import Run
 from pretrain.restoring import strange as stage
 from pretrain.restoring.results import StrangePicture, StrangeResult
 from pretrain.restoring.sheets import Shown, heat, sheet
-from pretrain.restoring.strange import Tried, expected_psnr, first_and_errors, ranked
+from pretrain.restoring.strange import Tried, decibels, expected_psnr, first_and_errors, ranked
 from tests.pretrain.restoring.toys import SIDE, RunOf, save
 
 QUIET = ["wandb.mode=disabled", "precision=float32", "data.workers=0"]
@@ -91,6 +91,10 @@ def test_errors_are_over_all_copies_and_only_the_first_copy_is_kept() -> None:
     first, errors = first_and_errors(copies(), clean)
     assert first.restored.flatten()[0].item() == pytest.approx(0.1)
     assert errors.flatten().tolist() == pytest.approx([math.sqrt(0.05 / 2), math.sqrt(0.2 / 2)])
+
+
+def test_what_rounds_to_zero_has_no_sign() -> None:
+    assert [decibels(level) for level in (-0.04, -0.0, 0.04, -0.06, 12.34)] == ["0.0", "0.0", "0.0", "-0.1", "12.3"]
 
 
 # ---- the stage

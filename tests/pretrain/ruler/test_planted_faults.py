@@ -75,6 +75,13 @@ def test_a_sound_training_has_no_fault(tmp_path: Path, caplog: pytest.LogCapture
     assert caplog.messages == []
 
 
+def test_a_handful_of_images_gets_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = {"source": "shapes", "image_size": SIDE, "limit": 3, "workers": 0}
+    with caplog.at_level(logging.WARNING, "retouch"):
+        retouch.pretrain(pretraining(tmp_path / "run", data=data))
+    assert "3 images to learn from: very few, expect little" in caplog.messages
+
+
 # ---- a small folder, of which few images are held out
 
 

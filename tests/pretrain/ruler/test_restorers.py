@@ -156,9 +156,9 @@ def test_pca_of_equal_size_is_that_of_scikit_learn(photographs: Tensor) -> None:
 
 
 def test_damage_has_its_restorers_once_and_holes_only_where_they_are_known() -> None:
-    assert [one.name for one in for_damage([Gaussian(), Gaussian(), Gray()], told=True)] == [
+    assert [one.name for one in for_damage([Gaussian(), Gaussian(), Gray()], holes_known=True)] == [
         "doing nothing", "the mean image", "a Gaussian filter", "a Wiener filter", "non-local means",
         "the mean color of equal lightness",
     ]  # fmt: skip
-    assert len(for_damage([Holes()], told=True)) == 4
-    assert len(for_damage([Holes()], told=False)) == 2
+    assert len(for_damage([Holes()], holes_known=True)) == 4
+    assert len(for_damage([Holes()], holes_known=False)) == 2

@@ -205,8 +205,28 @@ def test_run_logs_the_ruler_beside_its_losses_says_it_and_keeps_it(
     assert found.numbers.items() <= rows[7].items()
     assert rows[3]["psnr/doing nothing"] == rows[7]["psnr/doing nothing"]
     assert rows[3]["held_out/loss"] != rows[7]["held_out/loss"]
-    assert [message for message in caplog.messages if message.startswith("step 8: ")] == [found.sentence]
+    said = [one.message for one in caplog.records if one.levelno == logging.INFO and one.message.startswith("step 8: ")]
+    assert said == [found.brief(64)]
+    assert found.sentence in (tmp_path / "run" / "train.log").read_text()
     assert "40 unlabeled images and 64 held out from shapes" in caplog.text
+
+
+def test_the_console_says_on_how_many_of_the_held_out_images_and_that_a_probe_has_the_last_word(tmp_path: Path) -> None:
+    found = (
+        Ruler(learner(tmp_path), PLENTY)
+        .result(0)
+        .model_copy(
+            update={"psnr": 20.0, "restorers": {"doing nothing": 15.0, "a Gaussian filter": 18.0}, "images": 256}
+        )
+    )
+    assert found.brief(400) == (
+        "step 0: better than a Gaussian filter (PSNR 20.0 against 18.0) on 256 of 400 held-out images"
+    )
+    worse = found.model_copy(update={"psnr": 16.0})
+    assert worse.brief(256) == (
+        "step 0: better than doing nothing (PSNR 16.0 against 15.0), but not than a Gaussian filter (18.0) on 256 "
+        "held-out images; a probe judges the features"
+    )
 
 
 def test_without_held_out_images_training_images_are_measured(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 import retouch
 from common.errors import UserError
 from finetune.data import LabeledData, open_sources
-from pretrain.ruler.watch import STRENGTHS, WatchConfig, open_watched, ridge_accuracies
+from pretrain.ruler.watch import STRENGTHS, Watch, WatchConfig, open_watched, ridge_accuracies
 from tests.recipe import pretraining
 
 
@@ -81,6 +81,20 @@ def test_it_is_logged_and_changes_no_weight(tmp_path: Path, caplog: pytest.LogCa
     assert all(torch.equal(plain[name], other[name]) for name in plain)
 
 
+def test_watched_images_have_the_levels_of_training_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(20):
+        deep = np.random.default_rng(number).integers(0, 4096, (16, 16)).astype(np.uint16)
+        for folder, values in (("training", deep << 2), (f"labeled/class{number % 2}", deep)):
+            (tmp_path / folder).mkdir(exist_ok=True, parents=True)
+            Image.fromarray(values).save(tmp_path / folder / f"{number:02}.png")
+    seen: list[Tensor] = []
+    shown = Watch.show
+    monkeypatch.setattr(Watch, "show", lambda self, step: seen.append(self.images) or shown(self, step))
+    data = {"source": f"folder:{tmp_path / 'training'}", "image_size": 16, "workers": 0}
+    retouch.pretrain(pretraining(tmp_path / "run", data=data, watch=str(tmp_path / "labeled"), panels_every=2, steps=2))
+    assert 56 <= seen[0].max() < 64  # of 14 bits, as training images: 4095 >> 6
+
+
 def test_all_tasks_are_watched_unless_one_is_named(tmp_path: Path) -> None:
     assert open_watched(WatchConfig(data="shapes"), root=None, seed=0).tasks == ("shape", "color", "texture")
     assert open_watched(WatchConfig(data="shapes", task="color"), root=None, seed=0).tasks == ("color",)
@@ -89,7 +103,7 @@ def test_all_tasks_are_watched_unless_one_is_named(tmp_path: Path) -> None:
 def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
     alone = pictures(tmp_path / "alone", classes=1)
     for watch, message in (
-        ({"data": alone}, "one class"),
+        ({"data": alone}, "all images have the same class; at least two classes are needed"),
         ({"data": str(tmp_path / "nowhere")}, "nowhere"),
         ({"data": "shapes", "task": "size"}, "size"),
     ):

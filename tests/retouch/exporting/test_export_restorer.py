@@ -97,5 +97,5 @@ def test_folders_of_encoders_hold_no_decoder(run: Path, tmp_path: Path) -> None:
 def test_what_has_to_be_told_of_holes_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"fills holes, .* use retouch restore or retouch.open_restorer"):
         retouch.export(run, *settings(tmp_path / "out", "torch"))
-    with pytest.raises(UserError, match="is no run of retouch pretrain, which alone keeps decoders"):
+    with pytest.raises(UserError, match="is not a run of retouch pretrain, and no other run keeps a decoder"):
         retouch.export(tmp_path, *settings(tmp_path / "out", "torch"))

@@ -177,6 +177,19 @@ def test_nothing_is_wider_than_the_window(here: Path, browser: Browser, width: i
 
 
 @needs_chromium
+@pytest.mark.parametrize(("scheme", "paper"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(21, 23, 27)")])
+def test_every_text_stands_out_in_light_and_in_dark(here: Path, browser: Browser, scheme: str, paper: str) -> None:
+    tab = browser.open(here / "label.html")
+    tab.scheme(scheme)
+    tab.click("#name")
+    tab.write("one")
+    tab.press("Enter")
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == paper
+    assert tab.faint() == []
+    assert tab.problems == []
+
+
+@needs_chromium
 def test_images_are_labeled_on_the_map_where_alike_is_near(here: Path, browser: Browser) -> None:
     tab = browser.open(here / "label.html")
     tab.click("#name")

@@ -28,8 +28,8 @@ FIT_MISTAKES = [
         ["encoder.name=mlp", "penalty.l1=0.1"],
         [
             "Found 2 errors in {config}:",
-            "  encoder: `fit` methods have their own encoder and objective: remove it",
-            "  penalty: `fit` methods have their own encoder and objective: remove it",
+            "  encoder: only autoencoders, which are trained by gradient descent, use it: remove it, or remove `fit`",
+            "  penalty: only autoencoders, which are trained by gradient descent, use it: remove it, or remove `fit`",
         ],
         id="encoder-beside-fit",
     ),
@@ -38,7 +38,7 @@ FIT_MISTAKES = [
         ["steps=10", "precision=bfloat16"],
         [
             "Found 2 errors in {config}:",
-            "  precision: `fit` methods do not use gradient descent: remove it",
+            "  precision: only autoencoders, which are trained by gradient descent, use it: remove it, or remove `fit`",
             "  fit.kind=pca makes exactly one pass: remove steps; remove epochs or set epochs=1",
         ],
         id="several-settings-without-use",

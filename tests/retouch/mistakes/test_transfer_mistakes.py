@@ -55,7 +55,7 @@ MISTAKES = [
         pytest.param(
             stage,
             ["data.task=color"],
-            ["folder:two: no task 'color'; it has label; set data.task to one, or to null"],
+            ["folder:two: no task 'color'; it has label; set data.task to one of them, or remove it"],
             id=f"{stage}-no-such-task",
         )
         for stage in FROZEN
@@ -64,7 +64,8 @@ MISTAKES = [
         "probe",
         ["data.train=shapes", "data.task=[hue, shape, size]"],
         [
-            f"shapes:train:20000: no task '{task}'; it has shape, color, texture, all; set data.task to one, or to null"
+            f"shapes:train:20000: no task '{task}'; it has shape, color, texture, all; set data.task to one of "
+            "them, or remove it"
             for task in ("hue", "size")
         ],
         id="probe-no-such-tasks",
@@ -91,7 +92,8 @@ MISTAKES = [
                 ["data.train=folder:photos"],
                 [
                     "folder:photos: labels are needed, but some images (such as one.png) are not in a class folder: "
-                    "put each image into a folder named after its class"
+                    "put each image into a folder named after its class, or label them with the page that "
+                    "`retouch label encoder=RUN data=photos` writes"
                 ],
             ),
         )
@@ -173,7 +175,7 @@ MISTAKES = [
         "probe",
         ["data.task=color", "data.test=folder:nowhere"],
         [
-            "folder:two: no task 'color'; it has label; set data.task to one, or to null",
+            "folder:two: no task 'color'; it has label; set data.task to one of them, or remove it",
             "folder:nowhere: no such folder: {here}/nowhere",
         ],
         id="probe-task-and-test-set",

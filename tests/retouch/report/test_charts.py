@@ -15,6 +15,7 @@ from finetune.metrics import Bin, score
 from retouch.report.charts import Strip, curves_chart, interval_mark, labels_chart, reliability_chart, span_of
 from retouch.report.facts import Curve
 from retouch.report.maps import confusion_chart
+from retouch.report.sentences import LABELS_RULE, labels_rules
 from tests.retouch.report.runs import EVIL, LABELS
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
@@ -73,6 +74,13 @@ def test_curves_over_labels_keep_to_their_frame_and_bars_are_intervals() -> None
     names = [one for one in root.iter() if one.attrib.get("class") == "name"]
     heights = [float(one.attrib["y"]) for one in names]
     assert [one.text for one in names] == ["encoder", "untrained", "raw pixels"]
+    once = [point.model_copy(update={"draws": point.draws[:1]}) for point in LABELS.curves["pixels"]]
+    marked = LABELS.model_copy(update={"curves": {**LABELS.curves, "from_scratch": tuple(once)}})
+    names = [one for one in inside(labels_chart("labels", marked)).iter() if one.attrib.get("class") == "name"]
+    assert sorted(one.text or "" for one in names) == ["encoder", "from scratch*", "raw pixels", "untrained"]
+    assert labels_rules([LABELS]) == [LABELS_RULE]
+    [_, mark] = labels_rules([marked])
+    assert mark.startswith("* Measured once with each number of labels: training it from scratch.")
     assert min(b - a for a, b in itertools.pairwise(heights)) > 12
 
 

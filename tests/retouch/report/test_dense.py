@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def facts_of(tmp_path: Path, *results: DenseResult) -> Facts:
 def test_the_verdict_is_that_of_the_paired_interval(tmp_path: Path, right: float, words: str) -> None:
     found = verdict(facts_of(tmp_path, mask_result(right)))
     assert found[0].startswith(words)
-    assert found[0].endswith("of mean IoU.")
+    assert re.search(r" of mean IoU \(p [<=] [\d.]+\)\.$", found[0])
     assert found[1].startswith("The mean IoU of the probe of masks is ")
 
 

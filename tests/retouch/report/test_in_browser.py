@@ -88,6 +88,20 @@ def test_names_are_texts_and_nothing_else(tab: Tab) -> None:
     assert tab.evaluate("[...document.images].every((one) => one.complete && one.naturalWidth > 0)")
 
 
+@pytest.mark.parametrize(("scheme", "paper"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(21, 23, 27)")])
+def test_every_text_stands_out_in_light_and_in_dark(tab: Tab, scheme: str, paper: str) -> None:
+    tab.resize(1400)
+    tab.scheme(scheme)
+    try:
+        tab.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+        assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == paper
+        assert tab.faint() == []
+        assert tab.evaluate("getComputedStyle(document.querySelector('svg .line')).stroke") != paper
+        assert tab.problems == []
+    finally:
+        tab.scheme("light")
+
+
 def test_the_page_is_printed_whole(tab: Tab) -> None:
     found = tab.printed()
     assert found.startswith(b"%PDF-")

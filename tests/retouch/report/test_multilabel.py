@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from retouch.report.page import html
 from retouch.report.parts import card_parts, page_parts
 from retouch.report.reading import read_facts
 from retouch.report.sentences import about, question, verdict
-from retouch.report.several import several_blocks
+from retouch.report.several import OVER, several_blocks
 from tests.retouch.report.runs import probe_result, start, write_probe
 
 LABELS = ("sea", "sky", "<img src=x>")
@@ -80,7 +81,7 @@ def facts_of(tmp_path: Path, *results: LabelResult) -> Facts:
 def test_the_verdict_is_that_of_the_paired_interval(tmp_path: Path, gap: float, words: str) -> None:
     found = verdict(facts_of(tmp_path, label_result(gap)))
     assert found[0].startswith(words)
-    assert found[0].endswith("of mean average precision.")
+    assert re.search(r" of mean average precision \(p [<=] [\d.]+\)\.$", found[0])
     assert found[1].startswith("The linear probe's mean average precision is ")
 
 
@@ -128,6 +129,33 @@ def test_gains_are_bold_only_where_they_are_shown(tmp_path: Path) -> None:
         place = [column.text for column in means.columns].index("gain over")
         assert means.rows[0][place].strong is bold
         assert [row[0].text for row in means.rows] == ["denoise", "untrained (denoise)", "raw pixels"]
+
+
+def test_differences_that_several_comparisons_explain_are_not_shown(tmp_path: Path) -> None:
+    """Four intervals that exclude zero by themselves, with p = 0.03 each: one in eight pages has one by chance."""
+
+    def result(pretext: str, p_value: float) -> LabelResult:
+        found = label_result(pretext=pretext)
+        against = {name: LabelComparison(difference=0.1, ci95=(0.01, 0.19), p_value=p_value) for name in OVER}
+        encoder = found.subjects["encoder"].model_copy(update={"compared": against})
+        return found.model_copy(update={"subjects": {**found.subjects, "encoder": encoder}})
+
+    def strong(facts: Facts) -> list[bool]:
+        means = several_blocks(facts.label_entries)[0]
+        assert isinstance(means, Table)
+        place = [column.text for column in means.columns].index("gain over")
+        return [row[place].strong for row in means.rows if row[place].text]
+
+    names = ("denoise", "colorize", "mask", "mixed")
+    open_ = facts_of(tmp_path / "open", *(result(name, 0.03) for name in names))
+    assert strong(open_) == [False] * 4
+    assert verdict(open_)[0].startswith("No difference shown in any of 4 comparisons with the untrained network")
+    alone = facts_of(tmp_path / "alone", result("denoise", 0.03))
+    assert strong(alone) == [True]
+    assert "Yes: denoise beats the untrained network" in verdict(alone)[0]
+    some = facts_of(tmp_path / "some", result("denoise", 0.001), *(result(name, 0.03) for name in names[1:]))
+    assert strong(some) == [True, False, False, False]
+    assert verdict(some)[0].startswith("In 1 of 4 comparisons: denoise beats")
 
 
 def test_two_encoders_share_a_table_and_data_of_one_name_are_told_apart(tmp_path: Path) -> None:

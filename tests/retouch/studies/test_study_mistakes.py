@@ -121,4 +121,4 @@ def test_images_of_two_ranges_are_warned_of(tmp_path: Path, caplog: pytest.LogCa
     values = {"data": data, "labels": {"train": str(tmp_path / "labeled"), "workers": 0}, "out": str(tmp_path / "out")}
     load(config := stage_config(StudyConfig, values), open_images(config), 16)
     assert "pool has values 0 to 4095 (12 bits), but" in caplog.text
-    assert "has values 0 to 1023 (10 bits): the same value is another gray; set data.levels and" in caplog.text
+    assert "has values 0 to 1023 (10 bits): the same value is a different gray; set data.levels and" in caplog.text

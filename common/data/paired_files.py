@@ -1,4 +1,4 @@
-"""What belongs to images and lies at the same paths in another folder, whatever the suffix: masks, clean versions."""
+"""Files that belong to images and have the same paths in another folder, whatever the suffix: masks, clean versions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from common.errors import UserError
 SHOWN = 3  # images that a message names, of each kind of problem
 
 
-def beside(images: TreeSource, others: TreeSource, setting: str, what: str, otherwise: str = "") -> Source:
+def paired_files(images: TreeSource, others: TreeSource, setting: str, what: str, otherwise: str = "") -> Source:
     """One of ``others`` for each of ``images``, in their order.
 
     Args:
-        setting: what the user knows ``others`` by.
+        setting: the setting that names ``others``.
         what: what one of them is called, such as ``mask``.
         otherwise: what to do where some are missing.
 
@@ -46,7 +46,7 @@ def beside(images: TreeSource, others: TreeSource, setting: str, what: str, othe
             f"{otherwise}"
         )
     if double:
-        problems.append(f"{setting}: {others.spec} has two {what}s of one image, such as {double[0]}: remove one")
+        problems.append(f"{setting}: {others.spec} has two {what}s for one image, such as {double[0]}: remove one")
     if problems:
         raise UserError(*problems)
     return Subset(others, torch.tensor([rows[stem][0] for stem in stems]), "by path")

@@ -75,7 +75,7 @@ def _length(method: Method, steps: int | None, batch_size: int) -> list[str]:
 
 
 def _mismatch(method: Method, images: Tensor, other: Tensor | None, length: Sequence[str] = ()) -> list[str]:
-    """What of the images does not fit the method, with the problems of its length."""
+    """Why the images do not fit the method, with the problems of its length."""
     problems = method.check_second(other is not None, "other")
     count, side = len(images), images.shape[3] // method.loaded_size(1)
     if side * method.loaded_size(1) != images.shape[3]:
@@ -89,10 +89,10 @@ def _mismatch(method: Method, images: Tensor, other: Tensor | None, length: Sequ
 
 def _unfit(images: Tensor, other: Tensor | None) -> list[str]:
     given = {"images": images} if other is None else {"images": images, "other": other}
-    return [problem for name, one in given.items() for problem in _no_images(name, one)]
+    return [problem for name, one in given.items() for problem in _not_images(name, one)]
 
 
-def _no_images(name: str, images: Tensor) -> list[str]:
+def _not_images(name: str, images: Tensor) -> list[str]:
     if not isinstance(images, Tensor):
         return [f"{name} must be a torch tensor [N 3 S S], not {type(images).__name__}"]
     shape = list(images.shape)
