@@ -20,9 +20,9 @@ from common.encoders.small_stem import ENLARGED
 from common.encoders.timm_encoder import TimmEncoder
 from common.errors import UserError, one_line
 from retouch.exporting.settings import FormatName
-from retouch.exporting.subject import FEATURES, IMAGES, LOGITS, Classes, Features, Subject, facts
+from retouch.exporting.subject import FEATURES, LOGITS, Classes, Features, Subject, facts
 
-Run = Callable[[Tensor], dict[str, Tensor]]  # images [B 3 S S], float RGB in [0, 1] -> outputs by name
+Run = Callable[..., dict[str, Tensor]]  # images [B 3 S S], float RGB in [0, 1], and further inputs -> outputs by name
 FACTS = "retouch.json"  # inside a program of torch.export
 
 
@@ -114,7 +114,7 @@ class Graph(Format):
     def refusal(self, subject: Subject) -> str:
         if subject.encoder.iterates:
             return f"the codes of {subject.encoder.name} come from a solver that ends when they are good enough"
-        return ""
+        return subject.network.varies
 
 
 class TorchProgram(Graph):
@@ -148,9 +148,9 @@ class OnnxGraph(Graph):
                 warnings.simplefilter("ignore")
                 made = torch.onnx.export(
                     program,
-                    input_names=[IMAGES],
+                    input_names=list(subject.network.inputs),
                     output_names=names,
-                    dynamic_shapes=({0: "batch"},),
+                    dynamic_shapes=tuple({0: "batch"} for _ in subject.network.inputs),
                     dynamo=True,
                     verbose=False,
                 )
@@ -171,8 +171,9 @@ class OnnxGraph(Graph):
         session = onnxruntime.InferenceSession(str(folder / self.file), options, providers=["CPUExecutionProvider"])
         names = [one.name for one in session.get_outputs()]
 
-        def run(images: Tensor) -> dict[str, Tensor]:
-            found = session.run(names, {IMAGES: images.numpy()})
+        def run(*given: Tensor) -> dict[str, Tensor]:
+            inputs = {name: one.numpy() for name, one in zip(subject.network.inputs, given, strict=True)}
+            found = session.run(names, inputs)
             return {name: torch.from_numpy(values) for name, values in zip(names, found, strict=True)}
 
         return run
@@ -207,13 +208,12 @@ def traced(subject: Subject) -> torch.export.ExportedProgram:
     Raises:
         UserError: its operations depend on the images, or on how many there are.
     """
-    size = subject.image_size
-    images = torch.full((2, 3, size, size), 0.5)
+    size, network = subject.image_size, subject.network
     try:
         with torch.no_grad():
-            program = torch.export.export(
-                subject.network, (images,), dynamic_shapes={IMAGES: {0: torch.export.Dim.DYNAMIC}}
-            )
+            given = network.given(torch.full((2, 3, size, size), 0.5))
+            shapes = {name: {0: torch.export.Dim.DYNAMIC} for name in network.inputs}
+            program = torch.export.export(network, given, dynamic_shapes=shapes)
     except Exception as error:  # the networks of others may do anything
         other = "" if subject.card is None else "; use format=hub"
         raise UserError(

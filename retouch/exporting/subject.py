@@ -21,15 +21,26 @@ from finetune.applied import Answers, Masked, Probed, likely
 from finetune.classifier import CARD, CLASSIFIER, CLASSIFIERS, open_classifier
 from retouch.exporting.settings import ExportConfig, Output
 
-# input and outputs
-IMAGES, FEATURES, LOGITS, PROBABILITIES, RESTORED = "images", "features", "logits", "probabilities", "restored"
+# inputs and outputs
+IMAGES, HIDDEN = "images", "hidden"
+FEATURES, LOGITS, PROBABILITIES, RESTORED = "features", "logits", "probabilities", "restored"
 
 
 class Exportable(nn.Module):
     """Images ``[B 3 S S]``, RGB in [0, 1] -> outputs by name."""
 
     output: ClassVar[Output]
+    inputs: ClassVar[tuple[str, ...]] = (IMAGES,)
     names: tuple[str, ...]  # of the outputs
+
+    @property
+    def varies(self) -> str:
+        """Why its operations depend on the images, so that it has no graph; empty if they do not."""
+        return ""
+
+    def given(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The inputs with which an export is compared, made of images ``[B 3 S S]`` in [0, 1]."""
+        return (images,)
 
 
 class Features(Exportable):
@@ -168,7 +179,7 @@ def run_around(run: str, folder: Path) -> Path | None:
 class ExportFacts(Record):
     """What a program that uses the export has to know."""
 
-    input: str  # its name, type, shape and range
+    input: str  # of each input, its name, type, shape and range
     outputs: tuple[str, ...]
     image_size: int
     resize: str = RESIZE
@@ -187,8 +198,12 @@ class ExportFacts(Record):
 def facts(subject: Subject) -> ExportFacts:
     """What a program that uses the export of ``subject`` has to know."""
     size = subject.image_size
+    described = {
+        IMAGES: f"float32 [B 3 {size} {size}], RGB in [0, 1]",
+        HIDDEN: f"float32 [B 1 {size} {size}], 1 where a pixel is to be filled, else 0",
+    }
     return ExportFacts(
-        input=f"{IMAGES}: float32 [B 3 {size} {size}], RGB in [0, 1]",
+        input="; ".join(f"{name}: {described[name]}" for name in subject.network.inputs),
         outputs=subject.network.names,
         image_size=size,
         class_names=subject.class_names,
