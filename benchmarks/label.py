@@ -26,8 +26,8 @@ from common.data import build_source, load_images
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from common.pixels import to_pil
-from retouch.label.page import write_page
-from retouch.label.settings import LabelConfig, LabelData
+from retouch.labeling.page import write_page
+from retouch.labeling.settings import LabelConfig, LabelData
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for the browser of the tests
 
@@ -69,7 +69,7 @@ def measured(count: int) -> dict[str, Any]:
         export_encoder(build_encoder(EncoderConfig(name="small_cnn"), image_size=32), folder / "encoder")
         config = LabelConfig(encoder=folder / "encoder", data=LabelData(source=str(folder / "images"), workers=0))
         started = time.monotonic()
-        page = write_page(config, folder / "label.html")
+        page = write_page(config, folder / "label.html").path
         seconds = time.monotonic() - started
         with chromium(folder / "profile") as browser:
             started = time.monotonic()

@@ -162,6 +162,19 @@ def stage_of(line: bytes) -> str | None:
     return None if found is None else found[1].decode()
 
 
+def run_recipe(folder: str | Path) -> str:
+    """The recipe or settings file that a run was started with, as the first line of its ``config.yaml`` says.
+
+    Empty if it was started with neither.
+    """
+    try:
+        with Path(folder, "config.yaml").open(encoding="utf-8", errors="replace") as file:
+            found = re.match(r"# retouch \w+ (.+)", file.readline(1000))
+    except OSError:
+        return ""
+    return "" if found is None else found[1].strip()
+
+
 LONGEST_MARK = 100  # bytes of such a line, of which more are not read
 GROUP = "_seeds"  # the end of the mark of a group: a folder of runs of one stage with several seeds
 

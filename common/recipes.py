@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from common.config import Config, read_settings, validate
 from common.errors import UserError
-from common.files import run_stage
+from common.files import as_utf8, run_stage
 
 if TYPE_CHECKING:
     from common.runs.folder import StageConfig
@@ -27,6 +27,7 @@ SWEEP = "sweep"  # the folder of W&B sweeps: they start stages, and are not sett
 EXAMPLE = "colorize"  # the recipe that messages name where a stage has no standard one
 STANDARD = {"probe": "linear", "finetune": "full", "embed": "embed", "study": "study"}  # where no recipe is named
 EXPECT = "Expect: "
+LESSON = "lecture"
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 YAML = (".yaml", ".yml")
 
@@ -45,6 +46,11 @@ class Recipe(NamedTuple):
     @property
     def text(self) -> str:
         return self.path.read_text(encoding="utf-8")
+
+    @property
+    def is_lesson(self) -> bool:
+        """Whether it is a part of ``retouch lecture``, too short to be of use elsewhere."""
+        return self.name == LESSON or self.name.endswith(f"_{LESSON}")
 
     @property
     def title(self) -> str:
@@ -72,6 +78,11 @@ def recipes(stage: str | None = None) -> list[Recipe]:
         if stage in (None, one)
         for path in sorted((FOLDER / one).glob("*.yaml"))
     ]
+
+
+def offered(stage: str | None = None) -> list[Recipe]:
+    """The recipes to choose from: all but those of the lecture."""
+    return [one for one in recipes(stage) if not one.is_lesson]
 
 
 def sweeps() -> list[Recipe]:
@@ -128,7 +139,7 @@ def _hint(name: str, known: Sequence[Recipe]) -> str:
 
 
 def _choices(stage: str | None) -> str:
-    return f"{f'those of retouch {stage}' if stage else 'there'} are {', '.join(full_names(recipes(stage)))}"
+    return f"{f'those of retouch {stage}' if stage else 'there'} are {', '.join(full_names(offered(stage)))}"
 
 
 def listing(named: Mapping[str, Recipe], width: int, *, expect: bool = False) -> str:
@@ -221,4 +232,7 @@ def stage_config(schema: type[S], source: Settings | None = None, overrides: Seq
     """
     given = (understand_run if schema.takes_run else understand)(schema.stage, source, overrides)
     tree = read_settings(schema, given.source, given.overrides)
-    return validate(schema, {**given.defaults, **tree}, given.origin)
+    config = validate(schema, {**given.defaults, **tree}, given.origin)
+    if isinstance(given.source, Path):
+        vars(config)["recipe"] = " ".join(as_utf8(given.name).split())  # a name is one line
+    return config

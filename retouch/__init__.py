@@ -25,8 +25,10 @@ check_packages()  # before ours are imported
 
 from common.config import validate  # noqa: E402
 from common.errors import UserError  # noqa: E402
-from common.machine.workers import without_main  # noqa: E402
+from common.machine.turns import in_thread, in_turn  # noqa: E402
 from common.recipes import Settings, stage_config  # noqa: E402
+from retouch.calls import stage  # noqa: E402
+from retouch.pages import label, model_card, report  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,13 +56,17 @@ __all__ = [
     "finetune",
     "fit",
     "images",
+    "in_thread",
+    "label",
     "load_classifier",
     "load_encoder",
+    "model_card",
     "open_restorer",
     "predict",
     "pretrain",
     "probe",
     "repeat",
+    "report",
     "restore",
     "runs",
     "search",
@@ -69,6 +75,7 @@ __all__ = [
 ]
 
 
+@stage
 def pretrain(config: Settings, *overrides: str) -> Pretrained:
     """Fit an encoder on unlabeled images. See ``pretrain.config.PretrainConfig`` for the settings.
 
@@ -79,12 +86,12 @@ def pretrain(config: Settings, *overrides: str) -> Pretrained:
         UserError: with every problem at once; nothing has been written.
     """
     from pretrain.config import PretrainConfig
-    from pretrain.seeds import pretrain as stage
+    from pretrain.seeds import pretrain as work
 
-    with without_main():
-        return stage(stage_config(PretrainConfig, config, overrides))
+    return work(stage_config(PretrainConfig, config, overrides))
 
 
+@stage
 def probe(config: Settings | None = None, *overrides: str) -> ProbeReport:
     """Evaluate a frozen encoder on labeled tasks with baselines. See ``finetune.config.ProbeConfig`` for the settings.
 
@@ -96,12 +103,12 @@ def probe(config: Settings | None = None, *overrides: str) -> ProbeReport:
         UserError: with every problem at once; nothing has been written.
     """
     from finetune.config import ProbeConfig
-    from finetune.seeds import probe as stage
+    from finetune.seeds import probe as work
 
-    with without_main():
-        return stage(stage_config(ProbeConfig, config, overrides))
+    return work(stage_config(ProbeConfig, config, overrides))
 
 
+@stage
 def finetune(config: Settings | None = None, *overrides: str) -> FinetuneResult | None:
     """Fine-tune the whole encoder with a new head. See ``finetune.config.FinetuneConfig`` for the settings.
 
@@ -112,12 +119,12 @@ def finetune(config: Settings | None = None, *overrides: str) -> FinetuneResult 
         UserError: with every problem at once; nothing has been written.
     """
     from finetune.config import FinetuneConfig
-    from finetune.full import finetune as stage
+    from finetune.full import finetune as work
 
-    with without_main():
-        return stage(stage_config(FinetuneConfig, config, overrides))
+    return work(stage_config(FinetuneConfig, config, overrides))
 
 
+@stage
 def study(config: Settings | None = None, *overrides: str) -> StudyReport | None:
     """Find out whether pretraining helps, and with which method. See ``retouch.studies.config`` for the settings.
 
@@ -128,10 +135,9 @@ def study(config: Settings | None = None, *overrides: str) -> StudyReport | None
         UserError: with every problem at once; nothing has been written.
     """
     from retouch.studies.config import StudyConfig
-    from retouch.studies.run import study as stage
+    from retouch.studies.run import study as work
 
-    with without_main():
-        return stage(stage_config(StudyConfig, config, overrides))
+    return work(stage_config(StudyConfig, config, overrides))
 
 
 def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = False) -> Repetition | None:
@@ -150,7 +156,7 @@ def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = 
     """
     from retouch.repetition import repeat as work
 
-    with without_main():
+    with in_turn():
         return work(result, out, resume=resume)
 
 
@@ -181,6 +187,7 @@ def images(items: Items, name: str = "images", labels: Items | None = None) -> s
     return hold(items, name, labels)
 
 
+@stage
 def search(run: Settings, *overrides: str) -> SearchResult:
     """Find the images most like some query images, as an encoder sees them. See ``finetune.search.config``.
 
@@ -196,10 +203,9 @@ def search(run: Settings, *overrides: str) -> SearchResult:
         UserError: with every problem at once; nothing has been written.
     """
     from finetune.search.config import SearchConfig
-    from finetune.search.run import search as stage
+    from finetune.search.run import search as work
 
-    with without_main():
-        return stage(stage_config(SearchConfig, run, overrides))
+    return work(stage_config(SearchConfig, run, overrides))
 
 
 def runs(folder: str | Path = "runs", sort: Order = "started") -> tuple[RunFacts, ...]:
@@ -216,6 +222,7 @@ def runs(folder: str | Path = "runs", sort: Order = "started") -> tuple[RunFacts
     return find_runs(folder, sort)
 
 
+@stage
 def embed(config: Settings | None = None, *overrides: str) -> EmbedResult:
     """Write path, label and features of every image to parquet.
 
@@ -226,12 +233,12 @@ def embed(config: Settings | None = None, *overrides: str) -> EmbedResult:
         UserError: with every problem at once; nothing has been written.
     """
     from finetune.config import EmbedConfig
-    from finetune.embed import embed as stage
+    from finetune.embed import embed as work
 
-    with without_main():
-        return stage(stage_config(EmbedConfig, config, overrides))
+    return work(stage_config(EmbedConfig, config, overrides))
 
 
+@stage
 def predict(run: Settings, *overrides: str) -> PredictResult:
     """Write class or labels and probabilities of every image to a file. See ``finetune.predict.config`` for settings.
 
@@ -248,12 +255,12 @@ def predict(run: Settings, *overrides: str) -> PredictResult:
         UserError: with every problem at once; nothing has been written.
     """
     from finetune.predict.config import PredictConfig
-    from finetune.predict.run import predict as stage
+    from finetune.predict.run import predict as work
 
-    with without_main():
-        return stage(stage_config(PredictConfig, run, overrides))
+    return work(stage_config(PredictConfig, run, overrides))
 
 
+@stage
 def export(run: Settings, *overrides: str) -> Exported:
     """Write a trained network for timm, ONNX Runtime, torch alone or the Hugging Face Hub.
 
@@ -316,14 +323,16 @@ def fit(
     given = {key: value for key, value in asked.items() if value is not None}
     if isinstance(config, Mapping) and "kind" in config:
         config = validate(OneMethod, {"fit": dict(config)}).fit
-    if isinstance(config, LinearMethod):
-        return work(config, images, other, **given)
     changes = [f"{key}={value}" for key, value in given.items()]
     if steps is not None:
         changes.append("epochs=null")
-    return fit_recipe(stage_config(PretrainConfig, config, changes), images, other)
+    with in_turn():
+        if isinstance(config, LinearMethod):
+            return work(config, images, other, **given)
+        return fit_recipe(stage_config(PretrainConfig, config, changes), images, other)
 
 
+@stage
 def restore(run: Settings, *overrides: str) -> RestoreResult:
     """Restore pictures at their own resolution with the decoder that a run has kept.
 
@@ -342,12 +351,12 @@ def restore(run: Settings, *overrides: str) -> RestoreResult:
         UserError: with every problem at once; nothing has been written.
     """
     from pretrain.restoring.config import RestoreConfig
-    from pretrain.restoring.restore import restore as stage
+    from pretrain.restoring.restore import restore as work
 
-    with without_main():
-        return stage(stage_config(RestoreConfig, run, overrides))
+    return work(stage_config(RestoreConfig, run, overrides))
 
 
+@stage
 def strange(run: Settings, *overrides: str) -> StrangeResult:
     """Rank pictures by how much worse a run restores them than others that are as hard.
 
@@ -363,10 +372,9 @@ def strange(run: Settings, *overrides: str) -> StrangeResult:
         UserError: with every problem at once; nothing has been written.
     """
     from pretrain.restoring.config import StrangeConfig
-    from pretrain.restoring.strange import strange as stage
+    from pretrain.restoring.strange import strange as work
 
-    with without_main():
-        return stage(stage_config(StrangeConfig, run, overrides))
+    return work(stage_config(StrangeConfig, run, overrides))
 
 
 def open_restorer(run: str | Path, *, tile: int | None = None, overlap: float = 0.5) -> PictureRestorer:

@@ -6,11 +6,12 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
 from common.errors import check_all
 from common.machine.versions import signature
-from common.recipes import STAGES, find_recipe, full_names, listing, recipes, sweeps
+from common.recipes import STAGES, find_recipe, full_names, listing, offered, recipes, sweeps
 from common.runs.completion import complete_run, remember_keys
 from common.runs.console import Parser, Stage, add_stages, answer, columns, program, say
 from common.runs.describe import describe, settings_of
@@ -80,7 +81,7 @@ def command_line() -> Parser:
     add_stages(commands, (*PRETRAINING, *TRANSFER, *RESTORING, STUDY))
     shipped = commands.add_parser("recipes", help="list the recipes, or print one", description=_recipes.__doc__)
     name: Any = shipped.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name, or STAGE/NAME")
-    name.completer = lambda **_: full_names([*recipes(), *sweeps()])
+    name.completer = lambda **_: full_names([*offered(), *sweeps()])
     shipped.add_argument("--json", action="store_true", help="list them for programs")
     shipped.set_defaults(run=_recipes)
     demo = commands.add_parser(
@@ -170,11 +171,13 @@ def _recipes(given: argparse.Namespace) -> int:
         elif given.recipe is not None:
             say(chosen[0].text.rstrip("\n"))
         else:
-            named = dict(zip(full_names(chosen), chosen, strict=True))
+            named = dict(zip(full_names(offered()), offered(), strict=True))
             stages = {stage: {name: one for name, one in named.items() if one.stage == stage} for stage in STAGES}
             listed = (f"retouch {stage}\n{listing(of, columns(), expect=True)}" for stage, of in stages.items())
             searches = listing({one.name: one for one in sweeps()}, columns(), expect=True)
-            say("\n\n".join([*listed, f"wandb sweep, of a copy: retouch recipes NAME > sweep.yaml\n{searches}"]))
+            searching = f"wandb sweep, of a copy: retouch recipes NAME > sweep.yaml\n{searches}"
+            lessons = ", ".join(f"{one.stage}/{one.name}" for one in chosen if one.is_lesson)
+            say("\n\n".join([*listed, searching, fill(f"parts of retouch lecture: {lessons}", columns())]))
 
     return answer("retouch recipes", work)
 
@@ -232,8 +235,8 @@ def _report(given: argparse.Namespace) -> int:
     """Write what runs have shown as one HTML file, which needs no network and no script."""
 
     def work() -> None:
-        from retouch.report.card import model_card, write_card
-        from retouch.report.page import write_report
+        from retouch.reporting.card import model_card, write_card
+        from retouch.reporting.page import write_report
 
         if not given.markdown:
             say(f"{write_report(given.runs, given.out or 'report.html')}")
@@ -267,10 +270,10 @@ def _label(given: argparse.Namespace) -> int:
 
     def work() -> None:
         from common.config import load_config
-        from retouch.label.page import write_page
-        from retouch.label.settings import LabelConfig
+        from retouch.labeling.page import write_page
+        from retouch.labeling.settings import LabelConfig
 
-        say(f"{write_page(load_config(LabelConfig, {}, given.settings), given.out)}")
+        say(f"{write_page(load_config(LabelConfig, {}, given.settings), given.out).path}")
 
     return answer("retouch label", work, again="run it again")
 

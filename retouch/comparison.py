@@ -22,7 +22,7 @@ from finetune.results import Comparison, FinetuneResult, ProbeReport
 from finetune.spreads import MEASURES
 from finetune.structured_results import Several
 from pretrain.results import PretrainResults, PretrainSeeds
-from retouch.report.compare import LEVEL, holm
+from retouch.reporting.compare import LEVEL, holm
 from retouch.studies.results import StudyReport
 
 log = logging.getLogger("retouch")

@@ -24,8 +24,8 @@ from finetune.results import ProbeResult
 from finetune.table import results_markdown, results_table
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
-from retouch.report.card import write_card
-from retouch.report.page import check_out, write_report
+from retouch.reporting.card import write_card
+from retouch.reporting.page import check_out, write_report
 
 log = logging.getLogger("retouch")
 

@@ -32,7 +32,7 @@ from pretrain.results import PretrainSeeds, read_seeds
 from pretrain.results import read_results as read_pretraining
 from pretrain.seeds import pretrain
 from retouch.comparison import Repetition, Results, compared, show
-from retouch.report.folders import LEFT
+from retouch.reporting.folders import LEFT
 from retouch.studies import images as studied
 from retouch.studies.config import StudyConfig
 from retouch.studies.journal import read_plan

@@ -72,8 +72,10 @@ def few_strengths(monkeypatch: pytest.MonkeyPatch) -> None:
 def _fresh_logger() -> None:
     """Undo what a command did to the program's one logger: its level and its console handler stay when it has ended.
 
+    Tests see what the console would show.
+
     Before the test, not after: a run made by a fixture of a whole module comes before what a test's own fixtures save.
     """
     logger = logging.getLogger("retouch")
-    logger.setLevel(logging.NOTSET)
+    logger.setLevel(logging.INFO)
     logger.handlers.clear()

@@ -53,6 +53,7 @@ class Hub:
     repos: dict[str, Repo] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     full: bool = False  # it takes no commit
+    token: dict[str, Any] = field(default_factory=lambda: {"displayName": "mine", "role": "write"})
 
     def add(self, name: str, folder: Path) -> str:
         """A commit with the files of a folder."""
@@ -106,7 +107,8 @@ class _Answers(BaseHTTPRequestHandler):
 
     def _who(self) -> None:
         if self.headers.get("Authorization") == f"Bearer {TOKEN}":
-            self._answer({"name": "me", "type": "user", "orgs": [{"name": "us"}]})
+            auth = {"type": "access_token", "accessToken": self.hub.token}
+            self._answer({"name": "me", "type": "user", "orgs": [{"name": "us"}], "auth": auth})
         else:
             self._answer({"error": "Invalid credentials"}, 401)
 

@@ -62,7 +62,7 @@ def test_the_wheel_holds_the_packages_and_the_recipes_and_nothing_else(installed
     assert {name for name in names if name.endswith(".yaml")} == {
         f"configs/{one.stage}/{one.name}.yaml" for one in [*recipes(), *sweeps()]
     }
-    assert "retouch/report/page.html.jinja" in names
+    assert "retouch/reporting/page.html.jinja" in names
     assert {f"{package}/py.typed" for package in ("common", "finetune", "pretrain", "retouch")} <= set(names)
 
 

@@ -1,10 +1,12 @@
-"""Stopping politely: a signal becomes a request that the loop answers after a step."""
+"""Stopping politely: a signal, or a call that is cancelled, becomes a request that the loop answers after a step."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from typing import Any
+
+from common.machine.turns import asked_to_stop
 
 
 class StopRequest:
@@ -14,7 +16,7 @@ class StopRequest:
     """
 
     def __init__(self, *, enabled: bool) -> None:
-        self.asked, self.enabled = False, enabled
+        self._signaled, self.enabled = False, enabled
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -28,7 +30,12 @@ class StopRequest:
         for number, handler in self._old.items():
             signal.signal(number, handler)
 
+    @property
+    def asked(self) -> bool:
+        """Whether to stop: after a signal, or since the call was cancelled in asyncio."""
+        return self._signaled or (self.enabled and asked_to_stop())
+
     def _ask(self, number: int, frame: object) -> None:
-        if self.asked and number == signal.SIGINT:
+        if self._signaled and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = True
+        self._signaled = True

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from common.files import write_text
 from common.machine.cache import cache_folder
-from common.recipes import recipes
+from common.recipes import offered
 
 
 def complete_recipe(stage: str, prefix: str) -> list[str]:
     """Recipes of a stage and YAML files; or a setting, since a stage may have a standard recipe."""
-    names = [one.name for one in recipes(stage) if one.name.startswith(prefix)]
+    names = [one.name for one in offered(stage) if one.name.startswith(prefix)]
     return [*names, *complete_run(stage, prefix)]
 
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from common.config import read_settings
 from common.errors import UserError, check_all, refused_by_system
-from common.recipes import STANDARD, Given, header, listing, recipes, stage_config, understand, understand_run
+from common.recipes import STANDARD, Given, header, listing, offered, stage_config, understand, understand_run
 from common.runs.completion import complete_recipe, complete_run, complete_setting, remember_keys
 from common.runs.describe import describe, settings_of
 from common.runs.logs import setup_console
@@ -160,7 +160,7 @@ class Parser(argparse.ArgumentParser):
         if self.stage.takes:
             return f"{super().format_help()}\n{RUN_SETTINGS.format(prog=self.prog)}\n"
         name = self.stage.name
-        listed = listing({one.name: one for one in recipes(name)}, columns())
+        listed = listing({one.name: one for one in offered(name)}, columns())
         return f"{super().format_help()}\n{SETTINGS.format(prog=self.prog)}\n\nrecipes:\n{listed}\n"
 
     def error(self, message: str) -> NoReturn:

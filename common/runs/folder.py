@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -57,6 +58,19 @@ class StageConfig(Config):
     def mark(self) -> str:
         """What the first line of the folder's ``config.yaml`` says of it: the stage that writes there."""
         return self.stage
+
+    @cached_property
+    def recipe(self) -> str:
+        """The recipe or settings file that these settings are from, as ``stage_config`` notes it; else empty.
+
+        It is not a setting: the same settings from another file are equal.
+        """
+        return ""
+
+    @property
+    def heading(self) -> str:
+        """That line: the command, and the recipe if it is known."""
+        return f"# retouch {self.mark} {self.recipe}".rstrip()
 
     @property
     def entries(self) -> tuple[str, ...]:
@@ -222,7 +236,7 @@ def open_run(config: StageConfig, world: World, early: EarlyLog | None = None) -
         if not world.is_main:
             yield Run(config.out, world, Tracker.disabled(config.out), resumed)
             return
-        handler = add_log_file(config.out / "train.log", early)
+        log_file = add_log_file(config.out / "train.log", early)
         log.info("run folder: %s", config.out)
         log_versions()
         settings = config.model_dump(mode="json")
@@ -233,8 +247,7 @@ def open_run(config: StageConfig, world: World, early: EarlyLog | None = None) -
             exit_code = 0
         finally:
             tracker.finish(exit_code)
-            log.removeHandler(handler)
-            handler.close()
+            log_file.close()
 
 
 def claim(config: StageConfig, world: World, held: ExitStack) -> bool:
@@ -276,7 +289,7 @@ def _start_over(config: StageConfig) -> None:
         # replaced below: without it, a half-emptied folder could be neither resumed nor overwritten
         if name != "config.yaml":
             _remove(config.out / name)
-    write_text(config.out / "config.yaml", f"# retouch {config.mark}\n{dump_config(config)}")
+    write_text(config.out / "config.yaml", f"{config.heading}\n{dump_config(config)}")
 
 
 def _leftovers(config: StageConfig) -> list[Path]:

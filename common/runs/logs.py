@@ -66,6 +66,43 @@ def setup_console(is_main: bool = True) -> None:
             handler.setLevel(logging.INFO if is_main else logging.ERROR)
 
 
+class _Details(logging.Filter):
+    """Hands every message to the files of runs, and other handlers only those that the logger let through before.
+
+    A logger makes no messages below its level, so the level is lowered while a file is open. A notebook that has set it
+    to WARNING still sees warnings alone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._files: list[logging.Handler] = []
+        self._level = self._shown = logging.NOTSET  # the logger's own level before, and what it let through
+
+    def add(self, file: logging.Handler) -> None:
+        if not self._files:
+            self._level, self._shown = log.level, log.getEffectiveLevel()
+            log.setLevel(logging.DEBUG)
+            log.addFilter(self)
+        self._files.append(file)
+
+    def remove(self, file: logging.Handler) -> None:
+        if file not in self._files:
+            return
+        self._files.remove(file)
+        if not self._files:
+            log.removeFilter(self)
+            if log.level == logging.DEBUG:  # nobody has set another one meanwhile
+                log.setLevel(self._level)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        for file in () if hasattr(record, "of_no_run") else tuple(self._files):  # of a call that waits for its turn
+            file.handle(record)
+        return record.levelno >= self._shown
+
+
+_details = _Details()
+
+
 class EarlyLog(logging.Handler):
     """The messages of a stage before it opens its run folder: nothing is written while settings are checked."""
 
@@ -77,30 +114,40 @@ class EarlyLog(logging.Handler):
         self.records.append(record)
 
     def close(self) -> None:
-        log.removeHandler(self)
+        _details.remove(self)
+        super().close()
+
+
+class LogFile(logging.FileHandler):
+    """The ``train.log`` of a run, until it is closed."""
+
+    def close(self) -> None:
+        _details.remove(self)
         super().close()
 
 
 @contextmanager
 def early_log() -> Iterator[EarlyLog]:
     """Inside, messages are kept until ``add_log_file`` takes them over."""
-    log.setLevel(logging.DEBUG)
     early = EarlyLog()
-    log.addHandler(early)
+    _details.add(early)
     try:
         yield early
     finally:
         early.close()
 
 
-def add_log_file(path: Path, early: EarlyLog | None = None) -> logging.Handler:
-    """Append every message with its time to ``path``, the ``early`` ones first; the caller removes the handler."""
-    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    log.setLevel(logging.DEBUG)
+def add_log_file(path: Path, early: EarlyLog | None = None) -> LogFile:
+    """Append every message with its time to ``path``, the ``early`` ones first; the caller closes the file.
+
+    The logger's level stays what it is for everybody else.
+    """
+    file = LogFile(path, encoding="utf-8", errors="backslashreplace")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
     if early is not None:
         for record in early.records:
-            handler.handle(record)
+            file.handle(record)
+    _details.add(file)
+    if early is not None:
         early.close()
-    log.addHandler(handler)
-    return handler
+    return file

@@ -217,31 +217,30 @@ class Tracker:
         # A process that uses W&B passes its service on to its children through this variable. If a child is killed, the
         # service still holds the child's run and accepts nothing more under its id: a resumed run would be lost.
         os.environ.pop("WANDB_SERVICE", None)
-        with contextlib.redirect_stdout(None):
-            self._run = wandb.init(
-                entity=config.entity,
-                project=config.project or os.environ.get("WANDB_PROJECT") or "retouch",
-                group=config.group,
-                name=config.name_of(self.folder),
-                tags=config.tags,
-                notes=config.notes,
-                job_type=job_type,
-                dir=str(self.files),
-                id=self.run_id,
-                resume="allow" if self.mode == "online" else None,
-                mode="online" if self.mode == "online" else "offline",
-                config=dict(settings),
-                reinit="create_new",
-                settings=wandb.Settings(
-                    silent=True,
-                    console="off",
-                    disable_git=True,
-                    disable_code=True,
-                    init_timeout=ANSWER_SECONDS,
-                    finish_timeout=FINISH_SECONDS,
-                    finish_timeout_raises=True,
-                ),
-            )
+        self._run = wandb.init(
+            entity=config.entity,
+            project=config.project or os.environ.get("WANDB_PROJECT") or "retouch",
+            group=config.group,
+            name=config.name_of(self.folder),
+            tags=config.tags,
+            notes=config.notes,
+            job_type=job_type,
+            dir=str(self.files),
+            id=self.run_id,
+            resume="allow" if self.mode == "online" else None,
+            mode="online" if self.mode == "online" else "offline",
+            config=dict(settings),
+            reinit="create_new",
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                disable_git=True,
+                disable_code=True,
+                init_timeout=ANSWER_SECONDS,
+                finish_timeout=FINISH_SECONDS,
+                finish_timeout_raises=True,
+            ),
+        )
 
     def _id(self) -> str:
         """The run's id, kept in the folder: a resumed run continues under it instead of becoming a second run.

@@ -19,7 +19,7 @@ from retouch.cli import command_line
 
 WIDTH = 80  # columns of a command's help: no more fit on the page
 # commands that take settings and are no stages: where the type of their settings is
-SETTINGS = {"label": "retouch.label.settings:LabelConfig", "export": "retouch.exporting.settings:ExportConfig"}
+SETTINGS = {"label": "retouch.labeling.settings:LabelConfig", "export": "retouch.exporting.settings:ExportConfig"}
 
 
 class Command(NamedTuple):

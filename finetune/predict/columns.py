@@ -1,9 +1,9 @@
 """The columns of the table of predictions. Probabilities are float32 in [0, 1]; an unreadable image has only its path.
 
-One class per image: ``path``; ``class``, the most likely one; ``confidence``, the calibrated probability of that class,
-from logits divided by the classifier's temperature; and ``p(NAME)``, the probability of each class as the classifier
-gives it, the softmax of its logits; or with ``top``, in their place, ``class_1``, ``p_1``, ``class_2``, ``p_2``, ...,
-most likely first.
+One class per image: ``path``; ``class``, the most likely one; ``confidence``, its probability; and ``p(NAME)``, the
+calibrated probability of each class, from logits divided by the classifier's temperature, as
+``Applied.probabilities`` and exports give it; or with ``top``, in their place, ``class_1``, ``p_1``, ``class_2``,
+``p_2``, ..., most likely first.
 
 Several labels per image: ``path``; ``labels``, those whose probability is at least the threshold, in parquet as a list,
 in CSV with ``;`` between them; and ``p(NAME)``, the calibrated probability of each label; or with ``top``, in their
@@ -30,7 +30,6 @@ from torch.nn.functional import one_hot
 
 from common.files import as_utf8
 from finetune.applied import likely
-from finetune.calibration import UNFITTED, confidence
 
 JOINT = ";"  # between labels in CSV
 
@@ -117,8 +116,9 @@ class ClassColumns(NamedColumns):
         return [pa.field("class", pa.string()), pa.field("confidence", pa.float32()), *self.probability_fields]
 
     def answers(self, logits: Tensor, rows: Tensor) -> pa.Table:
-        said = [self.named(logits.argmax(1)), array(confidence(logits, self.temperature))]
-        columns = [*said, *self.probability_columns(logits, likely(logits, "class", UNFITTED))]
+        probabilities = likely(logits, "class", self.temperature)
+        said = [self.named(logits.argmax(1)), array(probabilities.amax(1))]
+        columns = [*said, *self.probability_columns(logits, probabilities)]
         return pa.Table.from_arrays(columns, schema=pa.schema(self.fields))
 
     def counts(self, table: pa.Table) -> Counter[str]:

@@ -21,7 +21,7 @@ from common.files import as_utf8, replacing
 from finetune.predict.columns import Columns
 
 PARTS = "parts"  # the folder of finished parts, until all are there
-PART_ROWS = 8192  # images of a part: their answers fit in memory, and little is lost if one is interrupted
+PART_ROWS = 1024  # images of a part: few, so that processes get equal shares, and little is lost if one is interrupted
 TABLES = {"csv": "predictions.csv", "parquet": "predictions.parquet"}
 Format = Literal["csv", "parquet"]
 

@@ -33,6 +33,7 @@ from common.runs.results import RESULTS, SCHEMA_VERSION, Record, load_results
 from finetune.applied import Answers, Applied
 from finetune.classifier import open_classifier
 from finetune.dense.cells import in_parts
+from finetune.predict import parts
 from finetune.predict.columns import ClassColumns, Columns, LabelColumns, MaskColumns
 from finetune.predict.config import NewImages, PredictConfig
 from finetune.predict.masks import MaskFiles
@@ -42,6 +43,7 @@ log = logging.getLogger("retouch")
 
 PLAN = "plan.json"  # in the folder of the parts: what they were computed from
 SHOWN = 10  # classes in one line
+LINE_SECONDS = 10.0  # between lines of progress on the console
 THRESHOLD = 0.5  # a label that is more likely than not
 NAMES: dict[Answers, str] = {"class": "classes", "labels": "labels", "mask": "classes"}
 CLASSIFIER = "classifier"  # the key of a classifier among the inputs
@@ -225,6 +227,7 @@ def _check_plan(config: PredictConfig, classifier: Applied, images: Images, run:
         "its temperature": classifier.temperature,
         "the images": images.fingerprint,
         "precision": str(resolve_precision(config.precision, run.world.device)),
+        "the size of a part": parts.PART_ROWS,
     }
     try:
         before = json.loads(path.read_text(encoding="utf-8")) if run.resumed else plan
@@ -255,6 +258,7 @@ def _write_parts(config: PredictConfig, work: Work, here: World) -> None:
     workers = config.data.workers if len(images) > config.batch_size else 0  # a single batch has nothing to wait for
     fetched = images.batches((rows for _, rows in given), workers)
     started, done = time.monotonic(), 0
+    said = started
     # what was asked for comes first: after the last, no further batch is waited for
     for number, batches in groupby(zip(asked, fetched, strict=False), key=lambda pair: pair[0][0]):
         answered, came = [], []
@@ -266,8 +270,10 @@ def _write_parts(config: PredictConfig, work: Work, here: World) -> None:
         paths = [images.where(row) for row in rows.tolist()]
         write_part(config.out, number, work.columns.table(paths, readable, answered))
         done += len(rows)
-        speed = done / max(time.monotonic() - started, 1e-9)
-        level = logging.INFO if len(missing) > 1 else logging.DEBUG
+        now = time.monotonic()
+        level = logging.INFO if now - said >= LINE_SECONDS else logging.DEBUG
+        said = now if level == logging.INFO else said
+        speed = done / max(now - started, 1e-9)
         log.log(level, "part %d: %s images here so far, %s images/s", number + 1, f"{done:,}", f"{speed:,.0f}")
 
 
@@ -323,7 +329,7 @@ def _join(config: PredictConfig, work: Work, run: Run) -> PredictResult:
 
 def _said(result: PredictResult) -> Iterator[str]:
     """The content of a table in short, the most frequent classes first."""
-    yield f"{result.rows:,} images"
+    yield f"{result.rows:,} image{'' if result.rows == 1 else 's'}"
     found = sorted(((name, count) for name, count in result.counts.items() if count), key=itemgetter(1), reverse=True)
     yield from (f"{name} {count:,}" for name, count in found[:SHOWN])
     if len(found) > SHOWN:

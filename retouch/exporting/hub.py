@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from common.encoders.card import CONFIG, EncoderCard, read_json
 from common.encoders.hub import SCHEME
@@ -18,12 +18,13 @@ from common.waiting import within
 from retouch.exporting.paths import folders_of, in_markdown, without_paths
 from retouch.exporting.settings import ExportConfig, Output
 from retouch.exporting.subject import Subject
-from retouch.report.card import card as card_of_runs
-from retouch.report.reading import read_facts
+from retouch.reporting.card import card as card_of_runs
+from retouch.reporting.reading import read_facts
 
 ANSWER_SECONDS = 30  # the longest wait for an answer of the Hub before anything is written
 MESSAGE = "Export of Retouch"
 FROM_HUB = "\n## From the Hub\n"  # the last part of a card that was pushed
+WRITE = "repo.write"  # what a fine-grained token of the Hub needs
 OWN = ".gitattributes"  # the Hub writes it into every new repository
 DATA_SET = re.compile(rf"{SCHEME}([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?::\w+)?", re.ASCII)
 
@@ -137,6 +138,11 @@ def check_push(config: ExportConfig) -> Repository | None:
         raise UserError(
             f"push: you are logged in as {who['name']}, who may write to {', '.join(owners)}; not to {name}"
         )
+    if not may_write(who, name):
+        raise UserError(
+            f"push: the token with which you are logged in may not write to {name}; make one that may on the Hub's "
+            "page of access tokens, then run `hf auth login` again, or set HF_TOKEN"
+        )
     try:
         there = set(within(ANSWER_SECONDS, lambda: api.list_repo_files(name))) - {OWN}
     except errors.RepositoryNotFoundError:
@@ -149,6 +155,22 @@ def check_push(config: ExportConfig) -> Repository | None:
             "overwrite=true, which adds a commit with files of the same names"
         )
     return Repository(name, who["name"])
+
+
+def may_write(who: Mapping[str, Any], name: str) -> bool:
+    """Whether the Hub's answer about a token lets it write to USER/NAME; where it does not say so, the upload decides.
+
+    Args:
+        who: the answer; a token's role is read, write or fineGrained, which names what it may do with what.
+    """
+    token = (who.get("auth") or {}).get("accessToken") or {}
+    if token.get("role") == "read":
+        return False
+    scopes = (token.get("fineGrained") or {}).get("scoped")
+    if token.get("role") != "fineGrained" or scopes is None:
+        return True
+    places = (name, name.partition("/")[0])
+    return any(WRITE in one["permissions"] and one["entity"].get("name") in places for one in scopes)
 
 
 def push(config: ExportConfig, to: Repository) -> str:

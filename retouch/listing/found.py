@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.config import Config
 from common.errors import UserError
-from common.files import as_utf8, is_group, run_stage
+from common.files import as_utf8, is_group, run_recipe, run_stage
 from common.runs.lock import is_used
 from retouch.listing.headlines import read_headline
-from retouch.report.logs import read_log
+from retouch.reporting.logs import read_log
 
 State = Literal["running", "stopped", "finished"]
 Order = Literal["name", "started", "stage", "state", "result", "size"]
@@ -29,7 +29,8 @@ class RunFacts(Config):
     Attributes:
         path: its folder.
         stage: that wrote it, such as ``pretrain``; ``pretrain_seeds`` of a group.
-        recipe: what it is of: the method of pretraining, the encoder of what follows.
+        recipe: the recipe or settings file that it was started with; empty if it was started with neither.
+        subject: the method of pretraining, or the encoder or run that follows it.
         state: ``running`` while a process uses the folder; ``stopped`` if it has not finished.
         step, steps: training has reached, and was to reach; None of other stages.
         result: its headline in words; empty without results.
@@ -41,6 +42,7 @@ class RunFacts(Config):
     path: Path
     stage: str
     recipe: str
+    subject: str
     state: State
     step: int | None = None
     steps: int | None = None
@@ -48,6 +50,13 @@ class RunFacts(Config):
     value: float | None = None
     started: str = ""
     bytes: int
+
+    @property
+    def recipe_text(self) -> str:
+        """``linear (runs/mine)``; where one of both is unknown, or both are the same, one."""
+        if not self.subject or self.subject == self.recipe:
+            return self.recipe
+        return f"{self.recipe} ({self.subject})" if self.recipe else self.subject
 
     @property
     def state_text(self) -> str:
@@ -96,7 +105,8 @@ def facts_of(folder: Path) -> RunFacts:
     return RunFacts(
         path=folder,
         stage=mark,
-        recipe=as_utf8(asked.what),
+        recipe=run_recipe(folder),
+        subject=as_utf8(asked.what),
         state="running" if running else "finished" if finished else "stopped",
         step=_last_step(folder) if trains else None,
         steps=asked.steps if trains else None,

@@ -177,7 +177,7 @@ class Predict(Result):
     def headline(self) -> Headline:
         """How many images have an answer."""
         unreadable = f", {self.unreadable:,} unreadable" if self.unreadable else ""
-        return Headline(f"{self.rows:,} images{unreadable}")
+        return Headline(f"{counted(self.rows, 'image')}{unreadable}")
 
 
 class Level(Part):
@@ -192,7 +192,7 @@ class Restore(Result):
     @property
     def headline(self) -> Headline:
         """How many pictures, and their PSNR where the clean ones are known."""
-        text = f"{self.restored:,} pictures"
+        text = counted(self.restored, "picture")
         if self.before is None or self.after is None:
             return Headline(text)
         return Headline(f"{text}, PSNR {self.after.psnr:.1f} (damaged {self.before.psnr:.1f})", self.after.psnr)
@@ -209,7 +209,7 @@ class Strange(Result):
     @property
     def headline(self) -> Headline:
         """How many pictures, and how strange the first is."""
-        return Headline(f"{self.ranked:,} pictures, the strangest by {self.top[0].surprise:.1f} dB")
+        return Headline(f"{counted(self.ranked, 'picture')}, the strangest by {self.top[0].surprise:.1f} dB")
 
 
 Kind = (
@@ -233,6 +233,11 @@ KINDS: dict[str, Kind] = {
     "restore": Restore,
     "strange": Strange,
 }
+
+
+def counted(number: int, name: str) -> str:
+    """``1 image``, ``2,000 images``."""
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
 def read_headline(folder: Path, mark: str) -> Headline | None:

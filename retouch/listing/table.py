@@ -13,11 +13,12 @@ from common.files import GROUP, as_utf8
 from common.machine.memory import readable_size
 from common.runs.console import columns
 from retouch.listing.found import RunFacts
+from retouch.listing.headlines import counted
 
 
 def runs_text(runs: Sequence[RunFacts]) -> str:
     """A table as wide as the terminal, at most 100 columns."""
-    table = Table(title=f"{len(runs)} runs", title_justify="left")
+    table = Table(title=counted(len(runs), "run"), title_justify="left")
     table.add_column("run", overflow="fold")
     table.add_column("stage", no_wrap=True)
     table.add_column("recipe", overflow="fold")
@@ -26,7 +27,7 @@ def runs_text(runs: Sequence[RunFacts]) -> str:
     table.add_column("size", justify="right", no_wrap=True)
     for run in runs:
         stage = run.stage.removesuffix(GROUP)
-        cells = (as_utf8(str(run.path)), stage, run.recipe, run.state_text, run.result, readable_size(run.bytes))
+        cells = (as_utf8(str(run.path)), stage, run.recipe_text, run.state_text, run.result, readable_size(run.bytes))
         table.add_row(*map(escape, cells))
     console = Console(width=columns(), emoji=False)  # names such as shapes:train:500 hold no emoji
     with console.capture() as shown:

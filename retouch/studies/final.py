@@ -18,7 +18,7 @@ from finetune.results import Score
 from finetune.summary import failed, leaks, unconverged
 from finetune.tracked import send
 from finetune.worth import LabelEfficiency
-from retouch.report.compare import holm
+from retouch.reporting.compare import holm
 from retouch.studies.budget import probe_seconds, testing_seconds, worth_seconds
 from retouch.studies.contestants import SCRATCH, Field, Restoring
 from retouch.studies.images import LabelSet, titled_tasks

@@ -16,8 +16,8 @@ from common.runs.folder import Run, check_run_folder, numbered, open_run, say_ho
 from common.runs.logs import early_log
 from common.runs.made import made
 from finetune.features import Extraction
-from retouch.report.card import write_card
-from retouch.report.page import write_report
+from retouch.reporting.card import write_card
+from retouch.reporting.page import write_report
 from retouch.studies import plan as planning
 from retouch.studies.budget import fit_simple, make_plan, reserve
 from retouch.studies.config import StudyConfig

@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from finetune.table import percent
-from retouch.report.sentences import interval, number, signed
+from retouch.reporting.sentences import interval, number, signed
 from retouch.studies.results import Contender, StudyReport
 from retouch.studies.verdict import is_shown, shown_name
 

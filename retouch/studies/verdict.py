@@ -9,8 +9,8 @@ from statistics import NormalDist
 from finetune.results import Comparison
 from finetune.table import two_digits
 from finetune.worth import LabelEfficiency
-from retouch.report.compare import Contrast
-from retouch.report.sentences import answered, listed, number, points
+from retouch.reporting.compare import Contrast
+from retouch.reporting.sentences import answered, listed, number, points
 from retouch.studies.results import Contender, Kind, Role, Versus
 
 LEVEL, POWER = 0.05, 0.8

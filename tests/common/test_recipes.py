@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.recipes import FOLDER, Recipe, find_recipe, full_names, listing, recipes, stage_config, understand
+from common.recipes import FOLDER, Recipe, find_recipe, full_names, listing, offered, recipes, stage_config, understand
 from finetune.config import EmbedConfig, ProbeConfig
 from pretrain.config import GradientPretraining, PretrainConfig
 
@@ -42,7 +42,7 @@ def test_a_name_of_two_stages_needs_its_stage() -> None:
     [
         ("probe", "linea", "no recipe 'linea'; did you mean linear?; those of retouch probe are cifar10, "),
         ("pretrain", "linear", "no recipe 'linear'; it is a recipe of retouch probe; those of retouch pretrain are "),
-        ("pretrain", "zzz", "no recipe 'zzz'; those of retouch pretrain are bottleneck, bottleneck_lecture, cca, "),
+        ("pretrain", "zzz", "no recipe 'zzz'; those of retouch pretrain are bottleneck, cca, "),
         ("pretrain", "mine", "no recipe 'mine'; for the file here, write mine.yaml; those of "),
         ("pretrain", "plain", "no recipe 'plain'; for the file here, write ./plain; those of "),
         ("pretrain", None, "name a recipe, such as: retouch pretrain colorize data=my/pictures; "),
@@ -124,3 +124,10 @@ def test_a_listing_has_titles_and_numbers_in_100_columns(tmp_path: Path) -> None
     ]
     lines = listing(dict(zip(full_names(recipes()), recipes(), strict=True)), 100, expect=True)
     assert max(map(len, lines.splitlines())) <= 100
+
+
+def test_parts_of_the_lecture_are_found_by_name_and_not_offered() -> None:
+    lessons = [one for one in recipes() if one not in offered()]
+    assert {(one.stage, one.name) for one in lessons} >= {("pretrain", "pca_lecture"), ("probe", "lecture")}
+    assert all("lecture" in one.name for one in lessons)
+    assert all(find_recipe(one.name, one.stage) == one for one in lessons)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -151,8 +152,19 @@ def test_the_site_builds_without_a_warning_and_its_pages_load_nothing_from_elsew
         assert [one for one in page.found if re.match(r"https?:|//", one)] == [], path
     assert not list(site.rglob("*.py"))
     functions = (site / "reference/python.html").read_text(encoding="utf-8")
+    parts = (site / "reference/parts.html").read_text(encoding="utf-8")
     for name in retouch.__all__:
-        assert re.search(rf'id="(retouch|common\.errors)\.{name}"', functions), name
+        assert re.search(rf'id="[\w.]+\.{name}"', functions), name
+        for kind in returned(getattr(retouch, name)):
+            assert re.search(rf'id="[\w.]+\.{kind}"', functions + parts), f"{name} returns {kind}"
+
+
+def returned(function: Any) -> set[str]:
+    """The types of this project that a public function returns, by their names."""
+    if not inspect.isfunction(function):
+        return set()
+    words = set(re.findall(r"\b[A-Z]\w+", str(inspect.signature(function).return_annotation)))
+    return words - {"None", "Any"}
 
 
 @needs_chromium

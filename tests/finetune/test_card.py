@@ -16,7 +16,7 @@ from finetune import full
 from finetune.card import write_cards
 from finetune.config import FinetuneConfig
 from finetune.results import FinetuneResult, read_results, write_results
-from retouch.report.card import model_card
+from retouch.reporting.card import model_card
 from tests.finetune.predict.runs import export, tuned
 from tests.finetune.toys import gain_of
 

@@ -22,8 +22,8 @@ from finetune.data import LabeledData, load_labeled, open_sources
 from finetune.leaks import ALIKE
 from finetune.records import GENERATED, DataFacts
 from finetune.results import ProbeReport
-from retouch.report.limits import limits
-from retouch.report.reading import read_facts
+from retouch.reporting.limits import limits
+from retouch.reporting.reading import read_facts
 
 
 def write(folder: Path, seeds: range, change: int = 0) -> None:

@@ -21,8 +21,8 @@ from finetune.table import (
     several_table,
 )
 from tests.finetune.toys import gain_of, probe_result, score_of
-from tests.retouch.report.test_dense import mask_result
-from tests.retouch.report.test_multilabel import label_result
+from tests.retouch.reporting.test_dense import mask_result
+from tests.retouch.reporting.test_multilabel import label_result
 
 
 def printed(table: Any, width: int = 100) -> str:

@@ -20,7 +20,7 @@ from common.errors import UserError
 from common.recipes import stage_config
 from common.runs.folder import run_name
 from pretrain.config import PretrainConfig
-from retouch.report.card import model_card
+from retouch.reporting.card import model_card
 from tests.recipe import Killed, kill_at, logged, pretraining
 
 COLORIZE = {"kind": "colorize", "objective": "regression"}

@@ -169,14 +169,17 @@ def test_settings_of_a_command_that_takes_none_are_refused(capsys: pytest.Captur
 def test_recipes_are_listed_by_stage_with_what_to_expect(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
     said = capsys.readouterr().out
-    parts = dict(part.split("\n", 1) for part in said.strip().split("\n\n"))
+    *listed, lessons = said.strip().split("\n\n")
+    parts = dict(part.split("\n", 1) for part in listed)
     *stages, last = parts
     assert stages == ["retouch pretrain", "retouch probe", "retouch finetune", "retouch embed", "retouch study"]
     assert last.startswith("wandb sweep")
-    for one in recipes_module.recipes():
+    for one in recipes_module.offered():
         assert one.title in " ".join(parts[f"retouch {one.stage}"].split())
         assert f"Expect: {one.expect}" in " ".join(parts[f"retouch {one.stage}"].split())
     assert "  probe/patch_dictionary  " in parts["retouch probe"]
+    assert lessons.startswith("parts of retouch lecture: ")
+    assert all(f"{one.stage}/{one.name}" in lessons for one in recipes_module.recipes() if one.is_lesson)
     assert max(map(len, said.splitlines())) <= 100
 
 
@@ -210,7 +213,7 @@ def test_the_help_of_a_stage_lists_its_recipes(capsys: pytest.CaptureFixture[str
         "the name of a recipe, or a YAML file: what ends in .yaml or holds a separator is a file (default: linear)"
         in said
     )
-    for one in recipes_module.recipes("probe"):
+    for one in recipes_module.offered("probe"):
         assert f" {one.name} {one.title}" in said
 
 

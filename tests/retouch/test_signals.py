@@ -14,9 +14,16 @@ from typing import Any
 import pytest
 import torch
 
+import retouch
+from common.corruptions import Gaussian
 from common.encoders import EncoderConfig, build_encoder
-from common.encoders.export import export_encoder
+from common.encoders.export import export_classifier, export_encoder
+from common.encoders.head import Classifier
 from finetune.results import FinetuneResult, read_results
+from pretrain.gradient.decoders import DecoderConfig
+from pretrain.gradient.kept import keep_decoder
+from pretrain.gradient.objective import Objective
+from pretrain.gradient.pretexts import Denoise
 from retouch.cli import main
 
 STEPS = 3
@@ -32,7 +39,21 @@ SETTINGS = {
         *("probe.layers=[-1]", "probe.poolings=[avg]", "probe.l2=[0.01]", "probe.folds=2"),
     ],
     "embed": ["data.source=shapes", "data.limit=20"],
+    "predict": ["data.source=memory:pictures"],
+    "search": ["data.source=memory:pictures", "query=memory:pictures", "top=3", "feature_cache=false"],
+    "restore": ["data.source=memory:pictures", "damage=recipe"],
+    "strange": ["data.source=memory:pictures", "draws=2", "top=3"],
 }
+STARTS = {  # what a stage is given, beside its run folder
+    **dict.fromkeys(("finetune", "probe", "embed"), "encoder=encoder"),
+    "predict": "run=classifier",
+    "search": "run=encoder",
+    "restore": "run=decoder",
+    "strange": "run=decoder",
+}
+PICTURES = torch.randint(0, 256, (20, 3, 20, 24), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+PART = 8  # images in a part of predictions
+KEPT = ("model.safetensors", "features.parquet", "predictions.csv", "neighbors.csv", "pictures.csv", "strange.csv")
 # the signal comes as this function is called for the n-th time, counted from 0
 STEP = "torch.optim.AdamW.step"
 TERM, CTRL_C = signal.SIGTERM, signal.SIGINT
@@ -54,6 +75,15 @@ MOMENTS = [
     ("probe", TERM, "finetune.kinds.classes.load_labeled", 0),
     ("probe", CTRL_C, "finetune.kinds.classes.ClassLabels.measure", 1),
     ("embed", CTRL_C, "finetune.embed._write", 0),
+    ("predict", TERM, "finetune.predict.run.load_images", 0),
+    ("predict", CTRL_C, "finetune.predict.run.write_part", 1),
+    ("predict", TERM, "finetune.predict.run.join_parts", 0),
+    ("search", CTRL_C, "finetune.search.run.nearest", 0),
+    ("search", TERM, "finetune.search.run.save_png", 0),
+    ("restore", TERM, "pretrain.restoring.restore.save_png", 3),
+    ("restore", CTRL_C, "pretrain.restoring.restore._draw", 0),
+    ("strange", CTRL_C, "pretrain.restoring.strange.ranked", 0),
+    ("strange", TERM, "pretrain.restoring.strange._draw", 0),
 ]
 
 
@@ -61,8 +91,10 @@ def run(stage: str, out: Path, *overrides: str) -> int:
     """Run a stage from the command line; returns its exit code."""
     config = out.parent / f"{stage}.yaml"
     config.write_text("")
-    start = [] if stage == "pretrain" else [f"encoder={out.parent / 'encoder'}"]
-    return main([stage, str(config), f"out={out}", *start, *ALL, *SETTINGS[stage], *overrides])
+    key, _, name = STARTS.get(stage, "").partition("=")
+    start = [f"{key}={out.parent / name}"] if key else []
+    shared = [setting for setting in ALL if stage != "restore" or "workers" not in setting]  # it has none
+    return main([stage, str(config), f"out={out}", *start, *shared, *SETTINGS[stage], *overrides])
 
 
 def written(out: Path) -> dict[str, object]:
@@ -70,7 +102,8 @@ def written(out: Path) -> dict[str, object]:
 
     def timeless(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: timeless(part) for key, part in value.items() if key not in ("seconds", "path", "start")}
+            changing = ("seconds", "path", "start", "out", "run")
+            return {key: timeless(part) for key, part in value.items() if key not in changing}
         return [timeless(part) for part in value] if isinstance(value, list) else value
 
     return {
@@ -78,8 +111,8 @@ def written(out: Path) -> dict[str, object]:
         if file.name == "results.json"
         else file.read_bytes()
         for file in sorted(out.rglob("*"))
-        if file.name in ("results.json", "model.safetensors", "features.parquet")
-        if "checkpoints" not in file.parts
+        if file.name in ("results.json", *KEPT) or file.suffix == ".png"
+        if not {"checkpoints", "panels"} & set(file.parts)
     }
 
 
@@ -97,9 +130,21 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dic
     return results
 
 
+@pytest.fixture(autouse=True)
+def _pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    retouch.images(PICTURES, "pictures")
+    monkeypatch.setattr("finetune.predict.parts.PART_ROWS", PART)
+
+
 def export(folder: Path) -> None:
+    """What stages start from: an encoder, a classifier, and a decoder."""
     torch.manual_seed(0)
-    export_encoder(build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), folder / "encoder")
+    encoder = build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16)
+    sha256 = export_encoder(encoder, folder / "encoder")
+    config = DecoderConfig(kind="upsampler", width=32)
+    objective = Objective(encoder, config, Denoise(corruption=Gaussian(sigma=0.1)))
+    keep_decoder(objective, config, folder / "decoder", source="memory:pictures", encoder_sha256=sha256)
+    export_classifier(Classifier(encoder, ("even", "odd")), folder / "classifier")  # it adds to the encoder
 
 
 @pytest.mark.parametrize(("stage", "number", "place", "call"), MOMENTS)

@@ -253,6 +253,42 @@ def test_stages_take_them(tmp_path: Path) -> None:
     assert found.rows == 1
     assert "memory:new[0]" in found.path.read_text()
 
+    def folder(stage: str) -> list[str]:
+        return [f"out={tmp_path / stage}", "wandb.mode=disabled"]
+
+    own = str(tmp_path / "run")
+    near = retouch.search(own, f"data={labeled}", f"query={new}", "top=2", "data.workers=0", *folder("search"))
+    assert [one.query for one in near.found] == ["memory:new[0]"]
+    assert near.found[0].neighbors[0].path == "memory:birds[3]"  # the same picture under another name
+    restored = retouch.restore(own, f"data={new}", "damage=recipe", *folder("restore"))
+    assert [one.path for one in restored.pictures] == ["memory:new[0]"]
+    odd = retouch.strange(own, f"data={labeled}", "draws=1", "data.workers=0", *folder("strange"))
+    assert sorted(one.path for one in odd.pictures) == sorted(f"memory:birds[{row}]" for row in range(24))
+    embedded = retouch.embed(f"encoder={run.encoder}", f"data={labeled}", "data.workers=0", *folder("embed"))
+    assert embedded.rows == 24
+    alone = ["compare.linear_probe=false", "compare.from_scratch=false", "data.workers=0"]
+    tuned = retouch.finetune(
+        "full", f"encoder={run.encoder}", f"data={labeled}", "steps=2", "batch_size=8", *alone, *folder("finetune")
+    )
+    assert tuned is not None
+    assert tuned.classes == ("auk", "owl")
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "message"),
+    [
+        ([], {"data": Birds()}, 'data=Birds(...): write "data=..."; images of this program are given a name first'),
+        ([Birds()], {}, "Birds is no text and no settings; images of this program are given a name first"),
+        ([], {"steps": 5, "seed": 1}, 'steps=5: write "steps=5"\n  seed=1: write "seed=1"'),
+    ],
+)
+def test_what_is_given_otherwise_is_answered_with_how_to(given: list[Any], named: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        retouch.pretrain("denoise", *given, **named)
+    assert str(raised.value).startswith(f"retouch.pretrain takes settings as texts:\n  {message}")
+    if "name first" in message:
+        assert 'f"data={retouch.images(...)}"' in str(raised.value)
+
 
 def test_parts_and_patches_of_images_in_memory_are_in_memory_too() -> None:
     hold(PIXELS, "parts")

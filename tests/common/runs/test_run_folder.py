@@ -17,6 +17,7 @@ from common.engine.checkpoint import Checkpoint, list_checkpoints, save_checkpoi
 from common.errors import UserError
 from common.machine.distributed import World
 from common.runs.folder import Run, StageConfig, check_run_folder, open_run
+from common.runs.logs import early_log
 from common.runs.tracking import Tracker
 from tests.toys import state_at
 
@@ -72,6 +73,37 @@ def test_metrics_go_to_metrics_jsonl_and_messages_to_train_log(tmp_path: Path) -
         logging.getLogger("retouch").info("hello")
     assert [json.loads(line) for line in run.metrics_path.read_text().splitlines()] == [{"step": 3, "loss": 0.5}]
     assert "hello" in (run.folder / "train.log").read_text()
+
+
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.WARNING, logging.DEBUG])
+def test_a_run_writes_all_messages_to_its_log_and_shows_no_more_than_the_program_asked_for(
+    tmp_path: Path, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.getLogger("retouch")
+    logger.setLevel(level)
+    with early_log() as early:
+        logger.debug("early")
+        with open_run(config(tmp_path / "run"), HERE, early):
+            logger.info("hello")
+            with open_run(config(tmp_path / "inner"), HERE):
+                logger.debug("inside")
+            logger.warning("mind")
+    assert logger.level == level
+    logger.info("after")
+    said = {name: (tmp_path / name / "train.log").read_text() for name in ("run", "inner")}
+    assert [word for word in ("early", "hello", "inside", "mind", "after") if word in said["run"]] == (
+        ["early", "hello", "inside", "mind"]
+    )
+    assert [word for word in ("early", "hello", "inside", "mind", "after") if word in said["inner"]] == ["inside"]
+    shown = ["mind"] if level != logging.DEBUG else ["early", "hello", "inside", "mind", "after"]
+    assert [one for one in caplog.messages if one in ("early", "hello", "inside", "mind", "after")] == shown
+
+
+def test_a_level_that_is_set_while_a_run_is_open_stays(tmp_path: Path) -> None:
+    logger = logging.getLogger("retouch")
+    with open_run(config(tmp_path / "run"), HERE):
+        logger.setLevel(logging.ERROR)
+    assert logger.level == logging.ERROR
 
 
 def test_metric_that_is_not_finite_is_named_and_not_written(tmp_path: Path) -> None:

@@ -43,6 +43,24 @@ def ours(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "retouch"]
 
 
+def test_a_start_prints_nothing_and_leaves_the_standard_output_to_other_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("WANDB_SILENT", raising=False)
+    started, seen = wandb.init, []
+
+    def init(**given: Any) -> Any:
+        seen.append(sys.stdout)
+        return started(**given)
+
+    monkeypatch.setattr(wandb, "init", init)
+    stdout = sys.stdout
+    tracker = Tracker(WandbConfig(mode="offline"), tmp_path, job_type="pretrain", settings={})
+    tracker.finish()
+    assert seen == [stdout]
+    assert capfd.readouterr() == ("", "")
+
+
 def test_offline_run_holds_config_metrics_group_and_job_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = WandbConfig(mode="offline", project="pictures", group="first")
     tracker = Tracker(config, tmp_path, job_type="pretrain", settings={"seed": 3})
@@ -129,10 +147,15 @@ def test_disabled_tracker_takes_every_call_and_does_nothing(
 
 
 @pytest.fixture
-def starts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """The modes W&B is started in: nothing is started here."""
     modes: list[str] = []
-    monkeypatch.setattr(wandb, "init", lambda **options: modes.append(options["mode"]))
+
+    def init(**options: Any) -> SimpleNamespace:
+        modes.append(options["mode"])
+        return SimpleNamespace(dir=str(tmp_path / "wandb" / "run" / "files"))
+
+    monkeypatch.setattr(wandb, "init", init)
     return modes
 
 

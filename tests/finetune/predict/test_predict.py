@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from common.data import build_source, load_images
 from common.data.levels import Levels
@@ -36,6 +38,12 @@ def saved_images(folder: Path, count: int, size: int = 16) -> Path:
     return folder
 
 
+def uncalibrated(rows: list[dict[str, str]], classes: Sequence[str], temperature: float) -> Tensor:
+    """What the probabilities of a table were before the temperature, ``[n C]``."""
+    calibrated = torch.tensor([[float(row[f"p({name})"]) for name in classes] for row in rows]).double()
+    return (calibrated.log() * temperature).softmax(1)
+
+
 # ---- the contract: what was tested is what is applied
 
 
@@ -45,16 +53,16 @@ def test_a_probes_classifier_answers_as_the_probe_did(runs: Path, tmp_path: Path
     rows = rows_of(predict(config_of(tmp_path / "out", runs / "probed", task=task)).path)
     assert [row["path"] for row in rows] == list(expected.paths)
     assert [row["class"] for row in rows] == [expected.classes[k] for k in expected.answers["encoder.linear"]]
-    sure = [max(float(row[f"p({name})"]) for name in expected.classes) for row in rows]
-    assert sure == pytest.approx(expected.confidences["encoder.linear"].tolist(), abs=1e-5)
+    sure = uncalibrated(rows, expected.classes, open_classifier(runs / "probed", task).temperature).amax(1)
+    assert sure.tolist() == pytest.approx(expected.confidences["encoder.linear"].tolist(), abs=1e-4)
 
 
 def test_a_fine_tuned_network_answers_as_its_run_did(runs: Path, tmp_path: Path) -> None:
     [expected] = read_predictions(runs / "tuned")
     rows = rows_of(predict(config_of(tmp_path / "out", runs / "tuned")).path)
     assert [row["class"] for row in rows] == [expected.classes[k] for k in expected.answers["tuned"]]
-    sure = [max(float(row[f"p({name})"]) for name in expected.classes) for row in rows]
-    assert sure == pytest.approx(expected.confidences["tuned"].tolist(), abs=1e-5)
+    sure = uncalibrated(rows, expected.classes, open_classifier(runs / "tuned").temperature).amax(1)
+    assert sure.tolist() == pytest.approx(expected.confidences["tuned"].tolist(), abs=1e-4)
 
 
 def test_a_probe_by_ridge_regression_answers_as_the_probe_did(runs: Path, tmp_path: Path) -> None:
@@ -64,12 +72,12 @@ def test_a_probe_by_ridge_regression_answers_as_the_probe_did(runs: Path, tmp_pa
     [expected] = read_predictions(tmp_path / "probed")
     rows = rows_of(predict(config_of(tmp_path / "out", tmp_path / "probed")).path)
     assert [row["class"] for row in rows] == [expected.classes[k] for k in expected.answers["encoder.linear"]]
-    for row in rows:  # its probabilities are calibrated already
-        assert float(row["confidence"]) == pytest.approx(max(float(row[f"p({name})"]) for name in expected.classes))
+    assert open_classifier(tmp_path / "probed").temperature == 1  # the weights that are kept are calibrated
+    assert all(row["confidence"] == row[f"p({row['class']})"] for row in rows)
 
 
 @pytest.mark.parametrize(("run", "task"), [("probed", "color"), ("tuned", None)])
-def test_confidence_is_the_probability_after_the_temperature(
+def test_all_probabilities_are_those_after_the_temperature_and_confidence_is_the_largest(
     runs: Path, tmp_path: Path, run: str, task: str | None
 ) -> None:
     classifier = open_classifier(runs / run, task)
@@ -80,10 +88,10 @@ def test_confidence_is_the_probability_after_the_temperature(
     rows = rows_of(found.path)
     assert found.temperature == classifier.temperature != 1
     for row, own in zip(rows, logits, strict=True):
-        expected = [float(row[f"p({name})"]) for name in classifier.class_names]
-        assert own.softmax(0).tolist() == pytest.approx(expected, abs=1e-5)
-        calibrated = float((own / classifier.temperature).softmax(0).max())
-        assert float(row["confidence"]) == pytest.approx(calibrated, abs=1e-5)
+        calibrated = (own / classifier.temperature).softmax(0).tolist()
+        assert [float(row[f"p({name})"]) for name in classifier.class_names] == pytest.approx(calibrated, abs=1e-5)
+        assert row["confidence"] == row[f"p({row['class']})"]
+        assert float(row["confidence"]) == pytest.approx(max(calibrated), abs=1e-5)
 
 
 def test_results_hold_the_calibration_error_of_these_very_predictions(runs: Path, tmp_path: Path) -> None:
@@ -97,7 +105,7 @@ def test_results_hold_the_calibration_error_of_these_very_predictions(runs: Path
         assert calibration is not None
         rows = rows_of(predict(config_of(tmp_path / run, runs / run, task=task)).path)
         right = torch.tensor([row["class"] for row in rows] == np.array([answered.classes[k] for k in answered.labels]))
-        before = torch.tensor([max(float(row[f"p({name})"]) for name in answered.classes) for row in rows])
+        before = uncalibrated(rows, answered.classes, calibration.temperature).amax(1)
         after = torch.tensor([float(row["confidence"]) for row in rows])
         assert calibration.error_before == pytest.approx(calibration_error(reliability(before, right)), abs=1e-3)
         assert calibration.error_after == pytest.approx(calibration_error(reliability(after, right)), abs=1e-3)
@@ -147,6 +155,7 @@ def test_top_gives_the_best_classes_and_probabilities_in_place_of_all(runs: Path
         assert [row[f"class_{place}"] for place in (1, 2, 3)] == best
         assert [row[f"p_{place}"] for place in (1, 2, 3)] == [full[f"p({name})"] for name in best]
         assert (row["path"], row["class"], row["confidence"]) == (full["path"], full["class"], full["confidence"])
+        assert (row["class"], row["confidence"]) == (row["class_1"], row["p_1"])
 
 
 def test_awkward_class_names_and_paths_come_back_from_csv(
@@ -347,6 +356,16 @@ def test_parts_of_other_images_are_not_continued(runs: Path, tmp_path: Path, mon
     with pytest.raises(UserError, match="no longer the same: the images; start over with overwrite=true"):
         predict(config.model_copy(update={"resume": True}))
     assert predict(config.model_copy(update={"overwrite": True})).rows == 11
+
+
+def test_parts_of_another_size_are_not_continued(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART_ROWS", 16)
+    stop_after(1, monkeypatch)
+    with pytest.raises(Stopped):
+        predict(config_of(tmp_path / "out", runs / "tuned"))
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="no longer the same: the size of a part; start over"):
+        predict(config_of(tmp_path / "out", runs / "tuned", resume=True))
 
 
 def test_a_non_empty_folder_is_not_written_to(runs: Path, tmp_path: Path) -> None:

@@ -11,24 +11,44 @@ import pytest
 from finetune.predict import parts
 from finetune.predict.config import PredictConfig
 from finetune.predict.run import predict
-from tests.finetune.predict.runs import config_of
+from tests.finetune.predict.runs import config_of, rows_of
 from tests.processes import in_two_processes
 
+MANY = 10_000  # images: ten parts
 
-def one_of_two(rank: int, folder: Path, values: dict[str, Any]) -> None:
-    parts.PART_ROWS = 16
-    written: list[int] = []
+
+class Stopped(BaseException):
+    pass
+
+
+def one_of_two(rank: int, folder: Path, values: dict[str, Any], part: int | None, most: int | None) -> None:
+    """Predict, and say which parts were written; ``most``: as if Ctrl-C came when so many parts are written."""
+    written: dict[int, int] = {}
     real = parts.write_part
 
     def write(at: Path, number: int, table: Any) -> None:
-        written.append(number)
+        if len(written) == most:
+            raise Stopped
+        written[number] = table.num_rows
         real(at, number, table)
 
+    said: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("finetune.predict.run.write_part", write)
-        found = predict(PredictConfig.model_validate(values))
-    said = {"result": found.model_dump(mode="json"), "written": written}
+        if part is not None:
+            patched.setattr(parts, "PART_ROWS", part)
+        try:
+            said["result"] = predict(PredictConfig.model_validate(values)).model_dump(mode="json")
+        except Stopped:
+            said["result"] = None
+    said["written"] = list(written.items())
     (folder / f"rank-{rank}.json").write_text(json.dumps(said))
+
+
+def in_two(folder: Path, config: PredictConfig, part: int | None = None, most: int | None = None) -> Any:
+    """What both processes said."""
+    in_two_processes(one_of_two, folder, config.model_dump(mode="json"), part, most)
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
 
 
 def test_two_processes_share_the_parts_and_give_the_file_of_one(
@@ -37,9 +57,23 @@ def test_two_processes_share_the_parts_and_give_the_file_of_one(
     monkeypatch.setattr(parts, "PART_ROWS", 16)
     alone = predict(config_of(tmp_path / "alone", runs / "probed", task="color"))
     together = config_of(tmp_path / "together", runs / "probed", task="color")
-    in_two_processes(one_of_two, tmp_path, together.model_dump(mode="json"))
-    first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
-    assert (first["written"], second["written"]) == ([0, 2], [1, 3])
+    first, second = in_two(tmp_path, together, part=16)
+    assert (first["written"], second["written"]) == ([[0, 16], [2, 16]], [[1, 16], [3, 12]])
     assert first["result"] == second["result"]
     assert first["result"]["counts"] == alone.counts
     assert (tmp_path / "together" / "predictions.csv").read_bytes() == alone.path.read_bytes()
+
+
+def test_ten_thousand_images_are_shared_equally_and_a_stopped_run_goes_on_where_it_was(
+    runs: Path, tmp_path: Path
+) -> None:
+    data = {"source": f"shapes:test:{MANY}", "limit": None}
+    config = config_of(tmp_path / "out", runs / "tuned", data=data, batch_size=256)
+    stopped = in_two(tmp_path, config, most=3)
+    resumed = in_two(tmp_path, config.model_copy(update={"resume": True}))
+    for found in (stopped, resumed):
+        shares = [sum(rows for _, rows in one["written"]) for one in found]
+        assert abs(shares[0] - shares[1]) <= parts.PART_ROWS
+    written = [number for found in (stopped, resumed) for one in found for number, _ in one["written"]]
+    assert sorted(written) == list(range(10))  # none twice
+    assert resumed[0]["result"]["rows"] == len(rows_of(tmp_path / "out" / "predictions.csv")) == MANY

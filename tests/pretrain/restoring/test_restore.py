@@ -28,7 +28,7 @@ from pretrain.restoring.restorer import PictureRestorer
 from pretrain.restoring.results import RestoredPicture, RestoreResult
 from pretrain.restoring.sheets import Shown, sheet
 from retouch.cli import main
-from retouch.report.folders import find_runs
+from retouch.reporting.folders import find_runs
 from tests.pretrain.restoring.toys import SIZES, RunOf, pixels, save
 
 QUIET = ["wandb.mode=disabled", "precision=float32"]

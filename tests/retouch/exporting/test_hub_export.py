@@ -217,6 +217,12 @@ def test_the_login_is_checked_before_anything_is_written(
     assert refused("push=you/mine", "license=mit").startswith(
         "push: you are logged in as me, who may write to me, us; not to you/mine"
     )
+    scope = {"entity": {"name": "me", "type": "user"}, "permissions": ["repo.content.read"]}
+    for token in ({"role": "read"}, {"role": "fineGrained", "fineGrained": {"scoped": [scope]}}):
+        hub.token = token
+        assert refused(*to).startswith(
+            "push: the token with which you are logged in may not write to me/mine; make one that may on the Hub's page"
+        )
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert "push: the Hub cannot say who is logged in: Invalid user token." in refused(*to)
     monkeypatch.delenv("HF_TOKEN")
@@ -224,6 +230,22 @@ def test_the_login_is_checked_before_anything_is_written(
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set; unset it" in refused(*to)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        {},
+        {"role": "write"},
+        {"role": "fineGrained"},
+        {"role": "fineGrained", "fineGrained": {"scoped": [{"entity": {"name": "me"}, "permissions": ["repo.write"]}]}},
+    ],
+)
+def test_a_token_that_may_write_or_does_not_say_is_tried(
+    hub: Hub, encoder: Path, tmp_path: Path, token: dict[str, Any]
+) -> None:
+    hub.token = token
+    assert export(encoder, tmp_path / "out", "push=me/mine", "license=mit").uploaded
 
 
 def test_a_failed_upload_leaves_the_folder_and_says_how_to_go_on(hub: Hub, encoder: Path, tmp_path: Path) -> None:

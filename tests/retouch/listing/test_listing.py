@@ -9,18 +9,23 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import retouch
 from common.errors import UserError
 from common.files import write_json
+from common.machine.distributed import World
+from common.recipes import Settings, stage_config
+from common.runs.folder import open_run
 from common.runs.lock import locked
 from finetune.results import read_results as read_probe
+from pretrain.config import PretrainConfig
 from pretrain.results import read_results as read_pretraining
 from retouch.cli import main
 from retouch.listing.found import RunFacts, find_runs
 from retouch.listing.headlines import DAMAGED
 from retouch.listing.table import runs_json, runs_text
-from tests.retouch.report.runs import probe_result, start, write_pretraining, write_probe
+from tests.retouch.reporting.runs import probe_result, start, write_pretraining, write_probe
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -31,7 +36,7 @@ def home(tmp_path: Path) -> Path:
     write_pretraining(folder / "noisy", method="denoise")
     (folder / "noisy" / "config.yaml").write_text("# retouch pretrain\npretext: {kind: denoise}\nsteps: 300\n")
     write_probe(folder / "deep" / "probe", probe_result(), probe_result(task="size"), config="encoder: runs/noisy\n")
-    start(folder / "half", "pretrain", "fit: {kind: pca}\nsteps: 900\n")
+    start(folder / "half", "pretrain pca", "fit: {kind: pca}\nsteps: 900\n")
     (folder / "half" / "checkpoints" / "step-400").mkdir(parents=True)
     (folder / "half" / "checkpoints" / "step-1000.tmp").mkdir()
     start(folder / "features", "embed", "encoder: runs/noisy\n")
@@ -49,11 +54,11 @@ def by_name(folder: Path) -> dict[str, RunFacts]:
 def test_every_run_is_found_with_what_came_out(home: Path) -> None:
     found = by_name(home)
     assert sorted(found) == ["deep/probe", "features", "half", "noisy"]
-    assert {name: (run.stage, run.recipe, run.state_text) for name, run in found.items()} == {
-        "noisy": ("pretrain", "denoise", "finished"),
-        "deep/probe": ("probe", "runs/noisy", "finished"),
-        "half": ("pretrain", "pca", "stopped at step 400 of 900"),
-        "features": ("embed", "runs/noisy", "finished"),
+    assert {name: (run.stage, run.recipe, run.subject, run.state_text) for name, run in found.items()} == {
+        "noisy": ("pretrain", "", "denoise", "finished"),
+        "deep/probe": ("probe", "", "runs/noisy", "finished"),
+        "half": ("pretrain", "pca", "pca", "stopped at step 400 of 900"),
+        "features": ("embed", "", "runs/noisy", "finished"),
     }
     ruler = read_pretraining(home / "noisy").ruler
     assert ruler is not None
@@ -107,7 +112,38 @@ def test_damaged_results_are_a_line_that_says_so(tmp_path: Path, text: str) -> N
     (tmp_path / "run" / "results.json").write_text(text)
     [found] = find_runs(tmp_path)
     assert found.result == ("" if text == "[]" else DAMAGED)
-    assert found.recipe == ""
+    assert (found.recipe, found.subject) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "recipe", "text"),
+    [
+        ("denoise_cifar10", "denoise_cifar10", "denoise_cifar10 (denoise)"),
+        ("denoise", "denoise", "denoise"),
+        ("my first.yaml", "my first", "my first (denoise)"),
+        ({"pretext": {"kind": "denoise"}, "steps": 3}, "", "denoise"),
+    ],
+)
+def test_a_run_is_listed_with_the_recipe_or_file_that_it_was_started_with(
+    settings: Settings, recipe: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my first.yaml").write_text("pretext: {kind: denoise}\nsteps: 3\n")
+    config = stage_config(PretrainConfig, settings, ["out=runs/one", "data=shapes", "wandb.mode=disabled"])
+    with open_run(config, World(0, 1, torch.device("cpu"))):
+        pass
+    [found] = retouch.runs(tmp_path / "runs")
+    assert (found.stage, found.recipe, found.recipe_text) == ("pretrain", recipe, text)
+    assert text in runs_text([found])
+
+
+@pytest.mark.parametrize(("rows", "text"), [(1, "1 image"), (2000, "2,000 images")])
+def test_one_image_is_one(rows: int, text: str, tmp_path: Path) -> None:
+    start(tmp_path / "run", "predict", "")
+    write_json(tmp_path / "run" / "results.json", {"rows": rows, "unreadable": 0})
+    [found] = find_runs(tmp_path)
+    assert found.result == text
+    assert runs_text([found]).splitlines()[0].strip() == "1 run"
 
 
 def test_runs_are_sorted_as_asked(home: Path) -> None:

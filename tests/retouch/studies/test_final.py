@@ -11,11 +11,11 @@ from common.data import build_source, load_images
 from common.encoders import EncoderConfig, build_encoder
 from common.machine.distributed import World
 from pretrain.config import PretrainConfig
-from retouch.report.compare import holm
+from retouch.reporting.compare import holm
 from retouch.studies.contestants import Field, Pretrained, RawPixels, Restoring, Simple, Untrained
 from retouch.studies.final import compared, rivals_of
 from retouch.studies.results import Role
-from tests.retouch.report.runs import answers_of
+from tests.retouch.reporting.runs import answers_of
 
 HERE = World(0, 1, torch.device("cpu"))
 

@@ -16,17 +16,17 @@ from finetune.efficiency import label_efficiency
 from finetune.metrics import compare, score
 from finetune.records import DataFacts
 from finetune.tracked import send
-from retouch.report.card import model_card
-from retouch.report.charts import Racer, race_chart
-from retouch.report.page import html
-from retouch.report.parts import repeat_command
-from retouch.report.reading import read_facts
+from retouch.reporting.card import model_card
+from retouch.reporting.charts import Racer, race_chart
+from retouch.reporting.page import html
+from retouch.reporting.parts import repeat_command
+from retouch.reporting.reading import read_facts
 from retouch.studies.plan import Sizes
 from retouch.studies.results import Contender, Kind, StudyReport, Validation, Versus, read_results
 from retouch.studies.table import study_table
 from retouch.studies.tracked import study_shown
-from tests.retouch.report.runs import CLASSES, EVIL, answers_of, start, write_pretraining
-from tests.retouch.report.test_page import Page
+from tests.retouch.reporting.runs import CLASSES, EVIL, answers_of, start, write_pretraining
+from tests.retouch.reporting.test_page import Page
 
 LABELS = torch.arange(300) % 3
 RIGHT: dict[str, tuple[Kind, float]] = {

@@ -10,10 +10,10 @@ import torch
 
 from finetune.efficiency import label_efficiency
 from finetune.metrics import compare, score
-from retouch.report.compare import holm
+from retouch.reporting.compare import holm
 from retouch.studies.results import Contender, Kind, Role, Versus
 from retouch.studies.verdict import detectable, saved, verdict
-from tests.retouch.report.runs import answers_of
+from tests.retouch.reporting.runs import answers_of
 
 IMAGES = 400
 LABELS = torch.arange(IMAGES) % 4

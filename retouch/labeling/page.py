@@ -1,0 +1,81 @@
+"""The labeling page: one HTML file with one inline script, which a content security policy allows by its hash."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from common.errors import UserError
+from common.files import write_text
+from retouch.labeling.images import ACROSS, SIDE, Shown, read_images
+from retouch.labeling.settings import LabelConfig
+from retouch.reporting.page import check_out
+
+MARK = '<meta name="generator" content="retouch label">'  # by this a page is known as ours
+
+
+@dataclass(frozen=True)
+class LabelingPage:
+    """A page to label images in. It can be given wherever a path is expected.
+
+    Attributes:
+        path: the file.
+        images: how many it shows.
+    """
+
+    path: Path
+    images: int
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+def write_page(config: LabelConfig, out: str | Path) -> LabelingPage:
+    """Write the page, atomically; an earlier one there is replaced.
+
+    Raises:
+        UserError: with every problem: settings, images, or an ``out`` that holds something else.
+    """
+    out = Path(out)
+    check_out(out, MARK, "labeling page")
+    shown = read_images(config)
+    try:
+        write_text(out, html(shown, f"{config.data.source}"))
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}; choose another file") from None
+    return LabelingPage(out, len(shown.paths))
+
+
+def html(shown: Shown, title: str) -> str:
+    """The page."""
+    script = files("retouch.labeling").joinpath("label.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    data = {
+        "paths": shown.paths,
+        "features": base64.b64encode(shown.features.numpy().tobytes()).decode(),
+        "width": shown.features.shape[1],
+        "across": ACROSS,
+        "places": shown.places,
+    }
+    environment = Environment(
+        loader=PackageLoader("retouch.labeling", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("page.html.jinja").render(
+        mark=Markup(MARK),
+        title=title,
+        count=len(shown.paths),
+        script=Markup(script),
+        digest=digest,
+        # in a script element, only "<" could end it
+        data=Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")),
+        sheets=shown.sheets,
+        side=SIDE,
+        across=ACROSS,
+    )

@@ -1,0 +1,172 @@
+"""What a part of the page is made of: plain facts for eyes, without layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from retouch.reporting.pictures import Picture
+
+
+class Block:
+    """A piece of a part."""
+
+    @property
+    def kind(self) -> str:
+        """``table``, ``prose``, ...: the macro of the template that shows it."""
+        return type(self).__name__.lower()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: a text, a fainter one below it, or a small chart."""
+
+    text: str = ""
+    below: str = ""
+    strong: bool = False
+    chart: Markup | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """The head of a column."""
+
+    text: str
+    below: str = ""
+    numeric: bool = True  # aligned to the right
+    chart: bool = False  # not shown where there is little room, nor in Markdown: the facts are in other columns
+
+
+@dataclass(frozen=True)
+class Table(Block):
+    """Rows under columns."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    title: str = ""
+    note: str = ""  # beside the title
+    foot: str = ""  # below
+    folded: str = ""  # if not empty, what stands there until the reader opens the table
+
+
+@dataclass(frozen=True)
+class Prose(Block):
+    """Sentences of one paragraph."""
+
+    sentences: tuple[str, ...]
+    small: bool = False
+    wide: bool = False  # about charts that are not shown where there is little room
+
+
+@dataclass(frozen=True)
+class Points(Block):
+    """Statements, one below the other."""
+
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with a caption."""
+
+    chart: Markup
+    caption: str
+
+
+@dataclass(frozen=True)
+class Figures(Block):
+    """Charts next to each other."""
+
+    items: tuple[Figure, ...]
+    folded: str = ""  # as of a table
+
+
+@dataclass(frozen=True)
+class Thumbnails:
+    """Small images with what they have in common."""
+
+    title: str
+    note: str
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Confusion(Block):
+    """The errors of one classifier: its confusion matrix, unless it is too large, and the commonest ones."""
+
+    title: str
+    chart: Markup | None
+    errors: tuple[Thumbnails, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Places(Block):
+    """A map of images with the marks of their classes."""
+
+    title: str
+    chart: Markup
+    legend: tuple[tuple[Markup, str], ...]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """An image near another one; without a picture where it cannot be shown."""
+
+    name: str  # of its class
+    same: bool  # as the other's class
+    picture: Picture | None
+
+
+@dataclass(frozen=True)
+class Nearby:
+    """An image and its neighbors, the nearest first."""
+
+    image: Neighbor
+    note: str
+    neighbors: tuple[Neighbor, ...]
+
+
+@dataclass(frozen=True)
+class Neighbors(Block):
+    """Some images with their neighbors."""
+
+    items: tuple[Nearby, ...]
+
+
+@dataclass(frozen=True)
+class Grid(Block):
+    """Rows of equally many images, each row with its name."""
+
+    rows: tuple[tuple[str, tuple[Picture, ...]], ...]
+    caption: str
+
+    @property
+    def across(self) -> int:
+        return max(len(pictures) for _, pictures in self.rows)
+
+
+@dataclass(frozen=True)
+class Panel(Block):
+    """A picture as wide as the page allows."""
+
+    picture: Picture
+    caption: str
+
+
+@dataclass(frozen=True)
+class Commands(Block):
+    """Lines for a shell."""
+
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the page."""
+
+    anchor: str
+    title: str
+    blocks: tuple[Block, ...]

@@ -1,0 +1,177 @@
+"""Which differences are shown: paired comparisons on the same test images, corrected for how many are made.
+
+A difference is shown where its 95% interval excludes zero, and its p stays below 0.05 after Holm's correction for all
+comparisons that answer the same question (the same probe and the same baseline, over all encoders and tasks). The p is
+McNemar's; of several labels and of masks, it is normal, by the deviation of the paired difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Literal, NamedTuple
+
+import torch
+
+from finetune.metrics import SeedComparison, compare, compare_seeds
+from finetune.predictions import Predictions
+from finetune.results import Comparison
+from finetune.spreads import Over
+from finetune.structured_results import LabelComparison, Several
+from retouch.reporting.facts import Entry, Facts, SeveralEntry
+
+LEVEL = 0.05
+UNTRAINED, PIXELS, SCRATCH, FROZEN = "random_init", "pixels", "from_scratch", "linear_probe"  # baselines
+LINEAR = "encoder.linear"  # the column of predictions that the headline is about
+
+
+class Contrast(NamedTuple):
+    """One encoder or network against another on one task."""
+
+    task: str
+    one: str
+    other: str
+    found: Comparison | LabelComparison
+    adjusted_p: float
+
+    @property
+    def shown(self) -> Literal["better", "worse", "open"]:
+        """What is shown of the first."""
+        low, high = self.found.ci95
+        if self.adjusted_p >= LEVEL or low <= 0 <= high:
+            return "open"
+        return "better" if low > 0 else "worse"
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted so that the chance of any false discovery among them is bounded (Holm 1979)."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def gains(facts: Facts, baseline: str, probe: str = "linear") -> list[Contrast]:
+    """Every encoder against a baseline (``random_init``, ``pixels``) on every task, where they were compared."""
+    found = []
+    for entry in facts.entries:
+        outcome = entry.result.subjects["encoder"].probes.get(probe)
+        if outcome is not None:
+            comparison = outcome.compared.get(baseline)
+            if comparison is None and baseline == PIXELS:
+                comparison = _over_pixels(facts, entry, probe)
+            if comparison is not None:
+                found.append((entry.task, entry.encoder, baseline, comparison))
+    return _contrasts(found)
+
+
+def _over_pixels(facts: Facts, entry: Entry, probe: str) -> Comparison | None:
+    """Raw pixels are the same for every encoder, so those that another run probed on the same images count too."""
+    mine, theirs = f"encoder.{probe}", f"{PIXELS}.{probe}"
+    others = (_paired(entry, mine, other, theirs) for other in facts.of_task(entry.task))
+    return next((comparison for comparison in others if comparison is not None), None)
+
+
+def tuned_gains(facts: Facts, baseline: str) -> list[Contrast]:
+    """Every fine-tuned network against a baseline (``from_scratch``, ``linear_probe``), where they were compared."""
+    return _contrasts(
+        [
+            (run.result.task, run.origin.name, baseline, run.result.tuned.compared[baseline])
+            for run in facts.finetuning
+            if baseline in run.result.tuned.compared
+        ]
+    )
+
+
+def rivals(facts: Facts) -> list[Contrast]:
+    """On each task, the encoder with the best linear probe against the second, where both answered the same images.
+
+    Runs that differ in their seed alone are no rivals; their groups are compared by ``group_rivals``.
+    """
+    found = []
+    for task in facts.tasks:
+        single = [entry for entry in facts.of_task(task) if facts.group_of(entry.origin) is None]
+        if not single:
+            continue
+        ranked = sorted(single, key=lambda entry: entry.result.linear.test.accuracy, reverse=True)
+        best = ranked[0]
+        second = next((one for one in ranked if one.result.encoder.sha256 != best.result.encoder.sha256), None)
+        if second is not None and (comparison := _paired(best, LINEAR, second, LINEAR)) is not None:
+            found.append((task, best.encoder, second.encoder, comparison))
+    return _contrasts(found)
+
+
+def several_gains(entries: Sequence[SeveralEntry[Several]], baseline: str) -> list[Contrast]:
+    """The same of several labels per image, or of masks: the results of one kind are corrected together."""
+    found = [(entry, entry.result.linear.compared.get(baseline)) for entry in entries]
+    known = [(entry, one) for entry, one in found if one is not None]
+    adjusted = holm([one.p for _, one in known])
+    return [
+        Contrast(entry.task, entry.encoder, baseline, one, p) for (entry, one), p in zip(known, adjusted, strict=True)
+    ]
+
+
+class GroupContrast(NamedTuple):
+    """One group of runs with several seeds against another on one task."""
+
+    over: Over  # what the seeds of both vary
+    task: str
+    one: str
+    other: str
+    found: SeedComparison
+    adjusted_p: float
+
+    @property
+    def shown(self) -> bool:
+        """Whether the first is shown to be better; it is not worse by its choice."""
+        return self.adjusted_p < LEVEL and self.found.ci95[0] > 0
+
+
+def group_rivals(facts: Facts) -> list[GroupContrast]:
+    """On each task, the group with the best linear probes on average against the second, on the same images.
+
+    Only groups that vary the same are compared: seeds of the probe say nothing of the luck of pretraining.
+    """
+    kinds: tuple[Over, ...] = ("pretraining", "probing")
+    found = []
+    for over, task in product(kinds, facts.tasks):
+        answered: dict[str, list[Predictions]] = {}
+        for entry in facts.of_task(task):
+            group, predictions = facts.group_of(entry.origin), entry.predictions
+            if group is not None and group.over == over and predictions is not None and LINEAR in predictions.answers:
+                answered.setdefault(group.name, []).append(predictions)
+        several = {name: some for name, some in answered.items() if len(some) > 1}
+        means = {name: sum(map(_right, some)) / len(some) for name, some in several.items()}
+        best, second = [*sorted(means, key=means.__getitem__, reverse=True), "", ""][:2]
+        if second and _same_images([*several[best], *several[second]]):
+            ours, theirs = (torch.stack([one.answers[LINEAR] for one in several[name]]) for name in (best, second))
+            found.append((over, task, best, second, compare_seeds(ours, theirs, several[best][0].labels)))
+    adjusted = holm([comparison.p_value for *_, comparison in found])
+    return [GroupContrast(*one, p) for one, p in zip(found, adjusted, strict=True)]
+
+
+def _right(one: Predictions) -> float:
+    return float((one.answers[LINEAR] == one.labels).double().mean())
+
+
+def _same_images(found: Sequence[Predictions]) -> bool:
+    first = found[0]
+    return all(
+        (first.classes, first.paths) == (one.classes, one.paths) and torch.equal(first.labels, one.labels)
+        for one in found
+    )
+
+
+def _paired(one: Entry, answers: str, other: Entry, others: str) -> Comparison | None:
+    """Two classifiers on the same test images; ``None`` where the images differ or predictions are missing."""
+    mine, theirs = one.predictions, other.predictions
+    if mine is None or theirs is None or answers not in mine.answers or others not in theirs.answers:
+        return None
+    same = _same_images([mine, theirs])
+    return compare(mine.answers[answers], theirs.answers[others], mine.labels) if same else None
+
+
+def _contrasts(found: Sequence[tuple[str, str, str, Comparison]]) -> list[Contrast]:
+    adjusted = holm([comparison.p_value for *_, comparison in found])
+    return [Contrast(*one, p) for one, p in zip(found, adjusted, strict=True)]

@@ -1,0 +1,26 @@
+"""How far the confidence of answers can be trusted, in plain English."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from finetune.metrics import Bin, calibration_error, chance_calibration_error
+from retouch.reporting.sentences import number
+
+RELIABILITY = (
+    "How sure the same classifiers were, and how often right. Answers are put in ten groups by their confidence: 0 to "
+    "10% sure, 10 to 20%, and so on. A dot is a group, larger for more answers. On the line, confidence is exactly "
+    "right; below it, the classifier is too sure. The expected calibration error is the mean distance from the line: "
+    "lower is better, and chance alone leaves a little."
+)
+
+
+def sureness(bins: Sequence[Bin]) -> str:
+    """How confident a classifier was on average, how often right, and how far the two lie apart."""
+    total = sum(one.n for one in bins)
+    sure, right = sum(one.n * one.confidence for one in bins) / total, sum(one.n * one.accuracy for one in bins) / total
+    error, least = calibration_error(bins), chance_calibration_error(bins)
+    return (
+        f"{number(sure)}% sure on average, {number(right)}% right; expected calibration error {number(error)} points "
+        f"({number(least)} by chance alone)"
+    )

@@ -1,0 +1,335 @@
+"""What a report says, as frozen types. Names and paths are UTF-8."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from common.encoders.card import EncoderCard
+from finetune.data import LabeledData
+from finetune.embedding import Embedding
+from finetune.lines import task_names
+from finetune.predictions import Predictions
+from finetune.records import EncoderFacts
+from finetune.results import FinetuneResult, ProbeReport, ProbeResult
+from finetune.spreads import Over
+from finetune.structured_results import DenseResult, LabelResult, Several
+from pretrain.results import PretrainResults, PretrainSeeds
+from retouch.reporting.logs import Log
+from retouch.studies.results import StudyReport
+
+# ---- what is read of one run
+
+
+class Images(BaseModel):
+    """The images of a run, as its ``config.yaml`` names them: ``source`` of pretraining, ``train`` of other stages."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    source: str = ""
+    train: str = ""
+    image_size: int | None = None
+
+
+class Neighbors(BaseModel):
+    """The numbers of neighbors that k-NN chose from."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    k: tuple[int, ...] = ()
+
+
+class Settings(BaseModel):
+    """The settings that a report states. The others are in ``config.yaml``."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    seed: int = 0
+    batch_size: int = 0
+    resume: bool = False
+    overwrite: bool = False
+    data: Images = Images()
+    knn: Neighbors | None = None
+
+
+class Curve(NamedTuple):
+    """A metric along training; may be empty."""
+
+    steps: tuple[int, ...] = ()
+    values: tuple[float, ...] = ()
+
+
+EMPTY = Curve()
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What ``metrics.jsonl`` says of training."""
+
+    loss: Curve = EMPTY
+    held_out: Curve = EMPTY  # loss on held-out images
+    rate: Curve = EMPTY  # learning rate
+    accuracy: Curve = EMPTY  # on held-out images, in [0, 1]
+    psnr: Curve = EMPTY  # of restored images, in dB
+    speed: float | None = None  # images per second, median over the logged lines
+    memory_gb: float | None = None  # the largest
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A finished run."""
+
+    folder: Path
+    name: str  # differs from those of the other runs
+    stage: str  # pretrain, probe or finetune
+    settings: Settings
+    labeled: tuple[LabeledData, ...]  # images of one label each; empty if the settings cannot be read
+    log: Log
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """``retouch pretrain``."""
+
+    origin: Origin
+    results: PretrainResults
+    curves: Curves
+    card: EncoderCard | None  # of the exported encoder; None if it was removed
+    panel: Path | None  # the last picture of original, damaged and restored images
+    atoms: tuple[Path, ...]  # pictures of a dictionary
+
+
+@dataclass(frozen=True)
+class Probing:
+    """``retouch probe``."""
+
+    origin: Origin
+    report: ProbeReport
+    predictions: tuple[Predictions, ...]  # by result; empty if there are none
+    embeddings: tuple[Embedding, ...] = ()  # likewise
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """``retouch finetune``."""
+
+    origin: Origin
+    result: FinetuneResult
+    curves: Curves
+    predictions: tuple[Predictions, ...]
+    card: EncoderCard | None = None  # of the exported classifier; None if it was removed
+
+
+@dataclass(frozen=True)
+class Studied:
+    """``retouch study``; the pretraining runs of its contestants are reported next to it."""
+
+    origin: Origin
+    report: StudyReport
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one stage with several seeds; the runs themselves are reported as well."""
+
+    folder: Path
+    name: str
+    pretraining: PretrainSeeds | None = None
+    probing: ProbeReport | None = None  # its `seeds` is not None
+
+    @property
+    def over(self) -> Over | None:
+        """What its probes vary; None of a group of pretraining runs."""
+        return None if self.probing is None or self.probing.seeds is None else self.probing.seeds.over
+
+
+# ---- what is known of all
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One encoder on one task."""
+
+    encoder: str  # its name, which no other encoder has
+    task: str  # its name, which no other task has
+    result: ProbeResult
+    origin: Origin
+    predictions: Predictions | None
+    embedding: Embedding | None = None
+
+    @property
+    def blind(self) -> bool:
+        """Whether the encoder could not see what the task is about."""
+        return self.result.needs_color and self.result.encoder.view == "gray"
+
+
+Probed = ProbeResult | Several
+
+
+R = TypeVar("R", bound=Several, covariant=True)
+
+
+@dataclass(frozen=True)
+class SeveralEntry(Generic[R]):
+    """One encoder on one task with several labels per image, or with masks."""
+
+    encoder: str  # its name; where it was probed several times on the task, with the run
+    task: str
+    result: R
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a report says."""
+
+    pretraining: tuple[Pretraining, ...] = ()
+    probes: tuple[Probing, ...] = ()
+    finetuning: tuple[FineTuning, ...] = ()
+    studies: tuple[Studied, ...] = ()
+    groups: tuple[Group, ...] = ()
+    left_out: tuple[str, ...] = ()  # what was found in a folder of runs but is not reported, and why
+
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        """Every run, in the order of the pipeline."""
+        kinds = (self.studies, self.pretraining, self.probes, self.finetuning)
+        return tuple(run.origin for runs in kinds for run in runs)
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """Every encoder on every task that it was probed on."""
+        found = [(run, number) for run in self.probes for number in range(len(run.report.results))]
+        results = [run.report.results[number] for run, number in found]
+        tasks = task_names(results)
+        named = [(run.origin, run.report.results[number]) for run, number in found]
+        names = _with_run(self._titles(results), named, tasks)
+        return tuple(
+            Entry(
+                encoder=name,
+                task=task,
+                result=result,
+                origin=run.origin,
+                predictions=run.predictions[number] if run.predictions else None,
+                embedding=run.embeddings[number] if run.embeddings else None,
+            )
+            for (run, number), name, result, task in zip(found, names, results, tasks, strict=True)
+        )
+
+    @cached_property
+    def label_entries(self) -> tuple[SeveralEntry[LabelResult], ...]:
+        """Every encoder on every task with several labels per image."""
+        return self._several([(run.origin, result) for run in self.probes for result in run.report.multilabel])
+
+    @cached_property
+    def dense_entries(self) -> tuple[SeveralEntry[DenseResult], ...]:
+        """Every encoder on every task with masks."""
+        return self._several([(run.origin, result) for run in self.probes for result in run.report.dense])
+
+    @property
+    def several(self) -> tuple[SeveralEntry[Several], ...]:
+        """Both of these."""
+        return (*self.label_entries, *self.dense_entries)
+
+    @property
+    def probed(self) -> tuple[Entry | SeveralEntry[Several], ...]:
+        """All that was probed, however many labels an image has."""
+        return (*self.entries, *self.several)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes and labels of all results."""
+        studied = [names for run in self.studies for names in run.report.classes.values()]
+        one, several = (result.classes for result in self._results), (result.names for result in self._several_results)
+        return tuple(dict.fromkeys(name for names in (*studied, *one, *several) for name in names))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The images of all runs, as their settings name them."""
+        studied = [data for run in self.studies for data in run.report.data.values()]
+        one, several = (result.data for result in self._results), (result.data for result in self._several_results)
+        unlabeled = [run.origin.settings.data.source for run in self.pretraining]
+        return (*unlabeled, *(text for data in (*studied, *one, *several) for text in (data.train, data.test)))
+
+    @property
+    def _results(self) -> list[ProbeResult | FinetuneResult]:
+        tuned = [run.result for run in self.finetuning]
+        return [*(result for run in self.probes for result in run.report.results), *tuned]
+
+    @property
+    def _several_results(self) -> list[Several]:
+        reports = [run.report for run in self.probes]
+        return [result for report in reports for result in (*report.multilabel, *report.dense)]
+
+    def _several(self, found: Sequence[tuple[Origin, R]]) -> tuple[SeveralEntry[R], ...]:
+        tasks = task_names([result for _, result in found])
+        names = _with_run(self._encoder_names, found, tasks)
+        return tuple(
+            SeveralEntry(name, task, result, origin)
+            for name, task, (origin, result) in zip(names, tasks, found, strict=True)
+        )
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """The encoders that were probed, by name; one that was probed twice appears once."""
+        return tuple(self._encoder_names.values())
+
+    @cached_property
+    def _encoder_names(self) -> dict[str, str]:
+        """By sha256, those that images of one label each were probed on first."""
+        classes = [result for run in self.probes for result in run.report.results]
+        return self._titles([*classes, *self._several_results])
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(entry.task for entry in self.entries))
+
+    def group_of(self, origin: Origin) -> Group | None:
+        """The group that a run belongs to."""
+        return next((group for group in self.groups if group.folder == origin.folder.parent), None)
+
+    def of_task(self, task: str) -> tuple[Entry, ...]:
+        """The encoders that were probed on a task."""
+        return tuple(entry for entry in self.entries if entry.task == task)
+
+    def _titles(self, results: Sequence[Probed]) -> dict[str, str]:
+        """A name for each encoder, by its sha256: short, and longer where two would have the same."""
+        encoders = {result.encoder.sha256: result.encoder for result in results}
+        trained = {run.results.encoder_sha256: run.origin.name for run in self.pretraining}
+        ways: list[Callable[[EncoderFacts], str]] = [
+            lambda encoder: encoder.title,
+            lambda encoder: _named(encoder.title, trained.get(encoder.sha256) or _run_of(encoder.path)),
+            lambda encoder: f"{encoder.title} ({encoder.sha256[:8]})",
+        ]
+        for way in ways:
+            named = {sha: way(encoder) for sha, encoder in encoders.items()}
+            if len(set(named.values())) == len(named):
+                break
+        return named
+
+
+def _with_run(titles: Mapping[str, str], found: Sequence[tuple[Origin, Probed]], tasks: Sequence[str]) -> list[str]:
+    """The encoder of each result by name; of one that was probed several times on a task, with the name of the run."""
+    keys = [(result.encoder.sha256, task) for (_, result), task in zip(found, tasks, strict=True)]
+    times = Counter(keys)
+    return [
+        f"{titles[key[0]]}, {origin.name}" if times[key] > 1 else titles[key[0]]
+        for key, (origin, _) in zip(keys, found, strict=True)
+    ]
+
+
+def _named(title: str, run: str) -> str:
+    """The run, which often is called after what it does; otherwise both."""
+    return run if title in run else f"{title} ({run})"
+
+
+def _run_of(encoder: str) -> str:
+    """The name of the run that an encoder's path lies in."""
+    path = Path(encoder)
+    return path.parent.name if path.name == "encoder" else path.name

@@ -1,0 +1,253 @@
+"""What results do not show, in plain English: pure functions from facts to sentences."""
+
+from __future__ import annotations
+
+from collections import Counter
+from statistics import stdev
+
+from finetune.records import GENERATED as GENERATED_IMAGES
+from finetune.records import DataFacts
+from finetune.results import Score
+from retouch.reporting.compare import FROZEN, PIXELS, SCRATCH, UNTRAINED
+from retouch.reporting.facts import Facts
+from retouch.reporting.sentences import (
+    NAMED,
+    chance,
+    counted,
+    distinct,
+    half_width,
+    listed,
+    number,
+    trained_once,
+    uneven,
+)
+from retouch.reporting.several import several_limits
+from retouch.reporting.training import wrong
+
+FEW_TO_CHOOSE = 200  # images: an accuracy on fewer is known to seven points either way, or worse
+TUNED_OVER = {SCRATCH: "training from scratch", FROZEN: "a linear probe of the frozen encoder"}
+GENERATED = {"shapes": "drawn by a program", "photos": "patches of two photographs"}
+
+
+def limits(facts: Facts) -> list[str]:
+    """What these results do not show."""
+    return distinct(
+        [
+            *_few_images(facts),
+            *_few_per_class(facts),
+            *_imbalance(facts),
+            *_no_better_than_guessing(facts),
+            *_chosen_on_few(facts),
+            *_ends_of_neighbors(facts),
+            *several_limits(facts),
+            *_one_seed(facts),
+            *_one_twin(facts),
+            *_one_draw(facts),
+            *_best_of_many(facts),
+            *_no_baseline(facts),
+            *_generated(facts),
+            *_not_compared(facts),
+            *_not_probed(facts),
+            *wrong(facts),
+            *_notes(facts),
+            *(f"Left out: {one}." for one in facts.left_out),
+        ]
+    )
+
+
+def _tests(facts: Facts) -> list[tuple[str, tuple[str, ...], DataFacts, Score]]:
+    """Each task once: its name, classes, data, and a score on its test images."""
+    found: dict[str, tuple[str, tuple[str, ...], DataFacts, Score]] = {}
+    for entry in facts.entries:
+        found.setdefault(entry.task, (entry.task, entry.result.classes, entry.result.data, entry.result.linear.test))
+    for run in facts.finetuning:
+        found.setdefault(run.result.task, (run.result.task, run.result.classes, run.result.data, run.result.tuned.test))
+    return list(found.values())
+
+
+def _few_images(facts: Facts) -> list[str]:
+    sizes = distinct(f"{score.n}" for *_, score in _tests(facts))
+    return [
+        f"{counted(int(n), 'test image')}: the interval of an accuracy is up to {number(half_width(int(n)))} points "
+        "either way."
+        for n in sizes
+    ]
+
+
+def _few_per_class(facts: Facts) -> list[str]:
+    found = []
+    for task, classes, _, score in _tests(facts):
+        counts = {name: sum(row) for name, row in zip(classes, score.confusion, strict=True) if sum(row)}
+        if len(counts) < 2:
+            continue
+        name, fewest = min(counts.items(), key=lambda item: item[1])
+        which = f"of {name}, the smallest class" if fewest < max(counts.values()) else "per class"
+        found.append(
+            f"{task}: {counted(fewest, 'test image')} {which}: the interval of its accuracy is up to "
+            f"{number(half_width(fewest))} points either way."
+        )
+    return found
+
+
+def _imbalance(facts: Facts) -> list[str]:
+    return [
+        f"{task}: always answering the most frequent class would be right on {number(chance(score))}%."
+        for task, _, _, score in _tests(facts)
+        if uneven(score)
+    ]
+
+
+def _no_better_than_guessing(facts: Facts) -> list[str]:
+    answered = [(entry.task, entry.encoder, entry.result.linear.test) for entry in facts.entries]
+    answered += [(run.result.task, run.origin.name, run.result.tuned.test) for run in facts.finetuning]
+    return [
+        f"{task}: {name} is not shown to be better than always answering the most frequent class."
+        for task, name, score in answered
+        if score.ci95[0] <= chance(score)
+    ]
+
+
+def _chosen_on_few(facts: Facts) -> list[str]:
+    images = [(entry.task, entry.result.linear.n_val) for entry in facts.entries]
+    images += [(run.result.task, run.result.tuned.n_val) for run in facts.finetuning]
+    return [
+        f"{task}: choices were made on {counted(count, 'training image')}, on which an accuracy is known to "
+        f"{number(half_width(count))} points either way: other choices may be as good."
+        for task, count in images
+        if count < FEW_TO_CHOOSE
+    ]
+
+
+def _ends_of_neighbors(facts: Facts) -> list[str]:
+    """Where k-NN chose an end of the numbers of neighbors that it tried; probes note the ends of other grids."""
+    found: dict[tuple[int, ...], list[str]] = {}
+    for entry in facts.entries:
+        knn, probed = entry.origin.settings.knn, entry.result.subjects["encoder"].probes.get("knn")
+        tried = () if knn is None else tuple(sorted(set(knn.k)))
+        if len(tried) > 1 and probed is not None and probed.choice.setting.get("k") in (tried[0], tried[-1]):
+            found.setdefault(tried, []).append(f"{entry.encoder} on {entry.task}")
+    return [
+        f"k-NN tried only {listed([f'{k:,}' for k in tried])} neighbors (knn.k), and chose the fewest or the most for "
+        f"{listed(who) if len(who) <= NAMED else f'{len(who)} encoders and tasks'}: another number may be better."
+        for tried, who in found.items()
+    ]
+
+
+def _one_seed(facts: Facts) -> list[str]:
+    networks = Counter((run.result.task, run.result.start) for run in facts.finetuning)
+    once = bool(networks) and max(networks.values()) == 1
+    return [
+        f"Each {what} was trained once. The intervals are those of the test images: how much another seed of "
+        f"{training} would change is not in them."
+        for what, training, found in (
+            ("encoder", "pretraining", trained_once(facts)),
+            ("network", "fine-tuning", once),
+        )
+        if found
+    ]
+
+
+def _one_draw(facts: Facts) -> list[str]:
+    """What other training labels would change, and how much draws of fewer of them did."""
+    if not (facts.entries or facts.studies or facts.several or facts.finetuning):
+        return []
+    spreads = []
+    for entry in facts.entries:
+        if (found := entry.result.label_efficiency) is not None:
+            several = [point for point in found.curves["encoder"] if len(point.draws) > 1]
+            spreads += [
+                f"on {entry.task}, the accuracy of {entry.encoder} with draws of {most.labels:,} labels deviates by "
+                f"{number(stdev(most.draws))} points"
+                for most in several[-1:]
+            ]
+    measured = f" Draws of fewer show how much: {listed(distinct(spreads)[:NAMED])}." if spreads else ""
+    return [
+        "The labeled images that classifiers learned from are one draw: another draw would move every accuracy, and "
+        f"that is not in the intervals.{measured}"
+    ]
+
+
+def _one_twin(facts: Facts) -> list[str]:
+    if not trained_once(facts) or not any("random_init" in entry.result.subjects for entry in facts.entries):
+        return []
+    return [
+        "A gain over the untrained network is over one such network, the one that training began with. Networks with "
+        "other random weights can differ from it by more than the interval says: seeds=5 for pretraining, and a probe "
+        "of that folder, compares five with five."
+    ]
+
+
+def _best_of_many(facts: Facts) -> list[str]:
+    encoders = [len({entry.result.encoder.sha256 for entry in facts.of_task(task)}) for task in facts.tasks]
+    networks = Counter((run.result.task, run.result.data.test) for run in facts.finetuning)
+    return [
+        f"{most} {what} answered the same test images: to use the one that is best on them is to choose on the test "
+        "set, and its accuracy is then slightly too high. Their validation accuracy is there to choose by."
+        for what, most in (("encoders", max(encoders, default=0)), ("networks", max(networks.values(), default=0)))
+        if most > 1
+    ]
+
+
+def _no_baseline(facts: Facts) -> list[str]:
+    found = []
+    for baseline, text in ((UNTRAINED, "the same network untrained"), (PIXELS, "raw pixels")):
+        # raw pixels are the same for every encoder: once per task is enough
+        have = {entry.task for entry in facts.entries if baseline in entry.result.subjects}
+        missing = [task for task in facts.tasks if task not in have]
+        if missing:
+            found.append(f"No comparison with {text} on {listed(missing)}.")
+    for run in facts.finetuning:
+        lacking = [text for name, text in TUNED_OVER.items() if name not in run.result.tuned.compared]
+        if lacking and run.result.start != "scratch":
+            found.append(f"{run.origin.name} was not compared with {listed(lacking, 'or')}.")
+    return found
+
+
+def _generated(facts: Facts) -> list[str]:
+    named = [entry.result.data.train for entry in facts.entries]
+    named += [run.result.data.train for run in facts.finetuning]
+    named += [entry.result.data.train for entry in facts.several]
+    schemes = distinct(name.partition(":")[0].partition(" ")[0] for name in named)
+    return [
+        f"The images of {scheme} are {GENERATED[scheme]}: what holds for them need not hold for yours."
+        for scheme in schemes
+        if scheme in GENERATED
+    ]
+
+
+def _not_compared(facts: Facts) -> list[str]:
+    """Images that were not searched for test images."""
+    data = [entry.result.data for entry in facts.entries]
+    data += [entry.result.data for entry in facts.several]
+    data += [run.result.data for run in facts.finetuning if run.result.start != "scratch"]
+    data += [one for run in facts.studies for one in run.report.data.values()]
+    return [
+        f"Whether images of {images} repeat test images of {one.test} is not wholly known: {why}."
+        for one in data
+        for key, images in (("near_duplicates", "training"), ("in_pretraining", "pretraining"))
+        for why in [one.not_compared.get(key, "")]
+        if why and why != GENERATED_IMAGES
+    ]
+
+
+def _not_probed(facts: Facts) -> list[str]:
+    probed = {entry.result.encoder.sha256 for entry in facts.entries}
+    started = {run.result.start for run in facts.finetuning}
+    missing = [
+        run.origin.name
+        for run in facts.pretraining
+        if run.results.encoder_sha256 not in probed and not any(run.origin.name in start for start in started)
+    ]
+    return [f"Not probed here: {listed(missing)}."] if missing and facts.entries else []
+
+
+def _notes(facts: Facts) -> list[str]:
+    """What the stages themselves noted in their results."""
+    several = len(facts.probes) + len(facts.pretraining) + len(facts.finetuning) + len(facts.studies) > 1
+    named = [(run.origin.name, run.report.notes) for run in facts.probes]
+    named += [(run.origin.name, run.result.notes) for run in facts.finetuning]
+    named += [(run.origin.name, run.results.notes) for run in facts.pretraining]
+    named += [(run.origin.name, run.report.notes) for run in facts.studies]
+    return [
+        f"{name}: {note}." if several else f"{note[:1].upper()}{note[1:]}." for name, notes in named for note in notes
+    ]

@@ -1,0 +1,98 @@
+"""The page: parts as one HTML file that needs no network, no script and no other file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from common.errors import UserError, check_all
+from common.files import is_marked, write_text
+from common.machine.versions import signature
+from retouch.reporting.facts import Facts
+from retouch.reporting.parts import page_parts
+from retouch.reporting.reading import read_facts
+from retouch.reporting.sentences import about, question, verdict
+
+MARK = '<meta name="generator" content="retouch report">'  # by this a report is known as ours
+SUFFIXES = (".html", ".htm")
+TEMPLATE = "page.html.jinja"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The page about some runs, and what it says first. It can be given wherever a path is expected.
+
+    Attributes:
+        path: the file.
+        question: what the runs were made to find out.
+        verdict: the answer, in a few sentences.
+    """
+
+    path: Path
+    question: str
+    verdict: tuple[str, ...]
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+def report(folders: Sequence[str | Path], out: str | Path) -> Report:
+    """Write the report of some runs as one HTML file, atomically; an earlier report there is replaced.
+
+    Args:
+        folders: finished runs, or folders of runs.
+
+    Raises:
+        UserError: with every problem: a folder that is not a finished run, or an ``out`` that holds something else.
+    """
+    out = Path(out)
+    facts, _ = check_all(lambda: read_facts(folders), lambda: check_out(out))
+    try:
+        write_text(out, html(facts))
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}; choose another file") from None
+    return Report(out, question(facts), tuple(verdict(facts)))
+
+
+def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
+    """``report``, of which only the file is needed."""
+    return report(folders, out).path
+
+
+def check_out(out: Path, mark: str = MARK, what: str = "report", suffixes: Sequence[str] = SUFFIXES) -> None:
+    """Check that a page that begins with this mark may be written there.
+
+    Raises:
+        UserError: its name ends in another way, or it holds something else.
+    """
+    kind, end = ("HTML" if suffixes == SUFFIXES else "Markdown"), suffixes[0]
+    if out.suffix.lower() not in suffixes:
+        raise UserError(f"{out}: a {what} is {kind}; give a file that ends in {end}")
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; give a file that ends in {end}")
+    if out.exists() and not is_marked(out, mark):
+        raise UserError(f"{out} exists and is not a {what} of retouch, so it is not replaced; choose another file")
+
+
+def html(facts: Facts) -> str:
+    """The page."""
+    environment = Environment(
+        loader=PackageLoader("retouch.reporting", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE).render(
+        mark=Markup(MARK),
+        question=question(facts),
+        verdict=verdict(facts),
+        parts=page_parts(facts),
+        about=about(facts),
+        footer=f"Written on {date.today():%Y-%m-%d} by {signature()}.",
+    )

@@ -1,0 +1,363 @@
+"""The parts of the page, in its order. A part is there only where its facts are."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from common.files import as_utf8
+from finetune.metrics import Bin, reliability
+from finetune.predictions import Predictions
+from finetune.records import DataFacts
+from finetune.results import Score
+from finetune.table import worth_lines
+from retouch.reporting.blocks import (
+    Block,
+    Commands,
+    Confusion,
+    Figure,
+    Figures,
+    Panel,
+    Part,
+    Points,
+    Prose,
+    Table,
+    Thumbnails,
+)
+from retouch.reporting.charts import labels_chart, reliability_chart
+from retouch.reporting.choices import chosen
+from retouch.reporting.confidence import RELIABILITY, sureness
+from retouch.reporting.facts import Facts, Group, Origin
+from retouch.reporting.labeling import labeling_blocks
+from retouch.reporting.layers import depth_sentences, layer_map, on_few
+from retouch.reporting.limits import limits
+from retouch.reporting.maps import FEW, MOST_CLASSES, confusion_chart, layer_chart
+from retouch.reporting.pictures import (
+    Confused,
+    ImageSet,
+    ImageSets,
+    confused_rows,
+    most_confused,
+    picture,
+    read_picture,
+)
+from retouch.reporting.places_part import places_part
+from retouch.reporting.run_tables import (
+    code_table,
+    cost_table,
+    labeled_table,
+    origin_table,
+    repeats_table,
+    storage_table,
+    unlabeled_table,
+)
+from retouch.reporting.seeds import seeds_blocks
+from retouch.reporting.sentences import (
+    LEGEND,
+    RULE,
+    chains,
+    counted,
+    distinct,
+    labels_rules,
+    number,
+)
+from retouch.reporting.several import several_blocks
+from retouch.reporting.study import study_blocks, study_tables
+from retouch.reporting.tables import (
+    baseline_table,
+    choice_table,
+    choice_terms,
+    damage_table,
+    finetune_table,
+    probe_tables,
+)
+from retouch.reporting.training import restored_blocks, training_blocks
+from retouch.studies.results import CONTESTANTS
+
+OPEN_MAPS = 6  # of layers and poolings: more are folded
+CODE = "The code of an image is the encoder's last map, all its numbers in a row."
+PROPERTIES = (
+    "Compact: how few numbers it has, and how many of them are not zero.",
+    "Invariant: 1 if a change to the image does not move the code, 0 if it moves it as far as to another image.",
+    "Abstract: the linear probe's accuracy.",
+)
+STORAGE = (
+    "Bytes: in the smaller of two formats, all numbers or those that are not zero with their places.",
+    "Error: of undamaged images made from their codes, 0 if they are exact and 1 if they are no closer than the mean "
+    "image; empty where the code does not give an image by itself.",
+)
+
+
+def page_parts(facts: Facts) -> list[Part]:
+    """All parts. What is added later has its place here, and nowhere else."""
+    sets = ImageSets()
+    found = [
+        Part("study", "The race", study_blocks(facts)),
+        Part("choices", "What was chosen", _choices(facts)),
+        Part("results", "Results", _results(facts)),
+        Part("seeds", "Over several seeds", seeds_blocks(facts)),
+        Part("baselines", "Baselines", _only(baseline_table(facts))),
+        Part("multilabel", "Several labels per image", several_blocks(facts.label_entries)),
+        Part("masks", "Masks", several_blocks(facts.dense_entries)),
+        Part("labels", "With fewer labels", _labels(facts)),
+        Part("layers", "Layers and poolings", _layers(facts)),
+        Part("errors", "Errors", _errors(facts, sets)),
+        Part("places", "Map and neighbors", places_part(facts, sets)),
+        Part("training", "Training", training_blocks(facts)),
+        Part("restored", "Original, damaged, restored", restored_blocks(facts)),
+        Part("atoms", "Atoms", _atoms(facts)),
+        Part("data", "Data", _data(facts)),
+        Part("damage", "Robustness to damage", _damage(facts)),
+        _code(facts),
+        Part("cost", "Cost", _only(cost_table(facts))),
+        Part("repeat", "How to repeat", _repeat(facts)),
+        Part("limits", "Limits", _limits(facts)),
+    ]
+    return [part for part in found if part.blocks]
+
+
+def card_parts(facts: Facts) -> list[Part]:
+    """Those that a model card has."""
+    found = [
+        Part("study", "The race", study_tables(facts)),
+        Part("results", "Results", _results(facts)),
+        Part("seeds", "Over several seeds", seeds_blocks(facts)),
+        Part("baselines", "Baselines", _only(baseline_table(facts))),
+        Part("multilabel", "Several labels per image", several_blocks(facts.label_entries)),
+        Part("masks", "Masks", several_blocks(facts.dense_entries)),
+        Part("data", "Data", _data(facts)),
+        Part("choices", "How it was measured", (Prose(tuple(chosen(facts))),) if chosen(facts) else ()),
+        Part("limits", "Limits", _limits(facts)),
+        Part("repeat", "How to repeat", _repeat(facts)),
+    ]
+    return [part for part in found if part.blocks]
+
+
+def _only(table: Table | None) -> tuple[Block, ...]:
+    return () if table is None else (table,)
+
+
+def _choices(facts: Facts) -> tuple[Block, ...]:
+    table = choice_table(facts)
+    if table is None:
+        return ()
+    terms = choice_terms(facts)
+    return (Prose(tuple(chosen(facts))), *((Prose(tuple(terms), small=True),) if terms else ()), table)
+
+
+def _results(facts: Facts) -> tuple[Block, ...]:
+    blocks: list[Block] = [*probe_tables(facts)]
+    if blocks:
+        blocks.append(Prose((LEGEND,), small=True, wide=True))
+    blocks += _only(finetune_table(facts))
+    return (*blocks, Prose((RULE,), small=True)) if blocks else ()
+
+
+def _labels(facts: Facts) -> tuple[Block, ...]:
+    """A chart for each encoder and task that was measured so, and what its labels are worth."""
+    figures, said, measured = [], [], []
+    for entry in facts.entries:
+        if (found := entry.result.label_efficiency) is not None:
+            caption = f"{entry.task}: {entry.encoder}, test accuracy of the linear probe, %"
+            figures.append(Figure(labels_chart(caption, found), caption))
+            said += worth_lines(entry.task, entry.encoder, found)
+            measured.append(found)
+    if not figures:
+        return ()
+    lines = tuple(f"{line}." for line in said)
+    return (Figures(tuple(figures)), Points(lines), Prose(tuple(labels_rules(measured)), small=True))
+
+
+def _limits(facts: Facts) -> tuple[Block, ...]:
+    found = limits(facts)
+    return (Points(tuple(found)),) if found else ()
+
+
+def _layers(facts: Facts) -> tuple[Block, ...]:
+    """What was tried before a layer and a pooling were chosen."""
+    found = [(entry, one) for entry in facts.entries if (one := layer_map(entry)) is not None]
+    if not found:
+        return ()
+    figures = [Figure(layer_chart(one), f"{entry.encoder} on {entry.task}") for entry, one in found]
+    about = [
+        "Validation accuracy of the linear probe in percent, each with its best strength.",
+        "Framed: chosen. The widest, with the most features, is preferred; a narrower one is chosen only if it is "
+        "better by more than a standard error.",
+        "If an early layer is best by far, the last layers have specialized on what they were trained for, such as "
+        "restoring.",
+    ]
+    few = max((images for _, one in found if (images := on_few(one)) is not None), default=None)
+    if few is not None:
+        about.append(f"{FEW} of fits on {few:,} images, which are compared first; the others are of fits on all.")
+    said, more = depth_sentences(facts), figures[OPEN_MAPS:]
+    return (
+        *((Points(tuple(said)),) if said else ()),
+        Figures(tuple(figures[:OPEN_MAPS])),
+        *((Figures(tuple(more), folded=counted(len(more), "more map")),) if more else ()),
+        Prose(tuple(about), small=True),
+    )
+
+
+# ---- errors
+
+
+class _Answers(NamedTuple):
+    """The answers of one classifier to a task, and what is needed to show its errors."""
+
+    title: str
+    score: Score
+    classes: tuple[str, ...]
+    data: DataFacts
+    origin: Origin
+    predictions: Predictions | None
+    column: str  # of the predictions
+
+    @property
+    def confidence(self) -> Tensor | None:
+        """The probability of each answer, float ``[n]``."""
+        return None if self.predictions is None else self.predictions.confidences.get(self.column)
+
+    @property
+    def bins(self) -> list[Bin]:
+        """How often answers of each confidence are right."""
+        if self.predictions is None or self.confidence is None:
+            return []
+        return reliability(self.confidence, self.predictions.answers[self.column] == self.predictions.labels)
+
+
+def _errors(facts: Facts, sets: ImageSets) -> tuple[Block, ...]:
+    """On each task, the errors of the encoder that was best on validation images."""
+    best = [one for one in _best(facts) if len(one.classes) > 1]
+    found = [_confusion(one, sets) for one in best]
+    if not found:
+        return ()
+    one_of_several = len(facts.entries) > len(facts.tasks)
+    which = ("On each task, those of the encoder with the best validation accuracy.",) if one_of_several else ()
+    about = "Rows are true classes, columns answers, numbers percent of the row; then the pairs confused most often."
+    sure = [one for one in best if one.confidence is not None]
+    order = ("The images of each pair are its worst errors: those with the highest confidence come first.",)
+    return (Prose((*which, about, *(order if sure else ()))), *found, *_reliability(sure))
+
+
+def _best(facts: Facts) -> list[_Answers]:
+    found = []
+    for task in facts.tasks:
+        entry = max(facts.of_task(task), key=lambda one: one.result.linear.choice.val_accuracy)
+        result = entry.result
+        title = f"{task}: linear probe of {entry.encoder}"
+        answers = (result.linear.test, result.classes, result.data, entry.origin, entry.predictions)
+        found.append(_Answers(title, *answers, "encoder.linear"))
+    for run in facts.finetuning:
+        title = f"{run.result.task}: {run.origin.name}"
+        predictions = run.predictions[0] if run.predictions else None
+        answers = (run.result.tuned.test, run.result.classes, run.result.data, run.origin, predictions)
+        found.append(_Answers(title, *answers, "tuned"))
+    return found
+
+
+def _confusion(one: _Answers, sets: ImageSets) -> Confusion:
+    """The matrix, and the pairs that are confused most often with some of their images, or why there are none."""
+    images: ImageSet | str = "" if one.predictions is None else sets.of(one.origin, one.data)
+    shown = [_pair(one, pair, images) for pair in most_confused(one.score, one.classes)]
+    if isinstance(images, ImageSet) and not any(pair.pictures for pair in shown):
+        images = "they are no longer where the run saw them"
+    return Confusion(
+        title=one.title,
+        chart=confusion_chart(one.score, one.classes) if len(one.classes) <= MOST_CLASSES else None,
+        errors=tuple(shown),
+        note=f"The images themselves are not shown: {images}." if isinstance(images, str) and images else "",
+    )
+
+
+def _reliability(answered: Sequence[_Answers]) -> tuple[Block, ...]:
+    """How far the probabilities of answers can be trusted."""
+    if not answered:
+        return ()
+    figures = [Figure(reliability_chart(one.bins), f"{one.title}: {sureness(one.bins)}") for one in answered]
+    return Prose((RELIABILITY,)), Figures(tuple(figures))
+
+
+def _pair(one: _Answers, pair: Confused, images: ImageSet | str) -> Thumbnails:
+    found = []
+    if isinstance(images, ImageSet) and one.predictions is not None:
+        said = f"{pair.true}, taken for {pair.answer}"
+        for place in confused_rows(one.predictions, one.column, pair):
+            sure = "" if one.confidence is None else f", {100 * float(one.confidence[place]):.0f}% sure"
+            found.append(images.show(int(one.predictions.rows[place]), one.predictions.paths[place], said + sure))
+    return Thumbnails(
+        title=f"{pair.true} → {pair.answer}",
+        note=f"{pair.count:,} of {pair.of:,}, {number(pair.count / pair.of)}%",
+        pictures=tuple(one for one in found if one is not None),
+    )
+
+
+# ---- pictures
+
+
+def _atoms(facts: Facts) -> tuple[Block, ...]:
+    found: list[Block] = []
+    for run in facts.pretraining:
+        for path in run.atoms:
+            drawn = read_picture(path)
+            if drawn is not None:
+                what = {"atoms": "the most used first", "exciting": "and the patches that excite them"}[path.stem]
+                caption = f"{run.origin.name}: atoms, {what}"
+                found.append(Panel(picture(drawn, caption), caption))
+    return tuple(found)
+
+
+# ---- data, damage, code
+
+
+def _data(facts: Facts) -> tuple[Block, ...]:
+    warned = distinct(as_utf8(warning) for origin in facts.origins for warning in origin.log.warnings)
+    tables = [*_only(unlabeled_table(facts)), *_only(labeled_table(facts)), *_only(repeats_table(facts))]
+    said = (Prose(("The runs warned of this:",)), Points(tuple(warned))) if warned else ()
+    came = (Prose(tuple(chains(facts))),) if chains(facts) else ()
+    return (*tables, *came, *said, *labeling_blocks(facts))
+
+
+def _damage(facts: Facts) -> tuple[Block, ...]:
+    table = damage_table(facts)
+    return (
+        () if table is None else (Prose(("The same linear probes, not fitted again, on damaged test images.",)), table)
+    )
+
+
+def _code(facts: Facts) -> Part:
+    """The code is measured in full by a probe with ``properties``, and its size alone by pretraining."""
+    table, storage = code_table(facts), storage_table(facts)
+    found: list[Block] = [Prose((CODE, *(PROPERTIES if table is not None else ())))]
+    found += _only(table)
+    if storage is not None:
+        found += [storage, Prose(STORAGE, small=True)]
+    title = "The size of the code" if table is None else "Compact, invariant, abstract"
+    return Part("code", title, tuple(found) if len(found) > 1 else ())
+
+
+# ---- how to repeat
+
+
+def _repeat(facts: Facts) -> tuple[Block, ...]:
+    missing = [origin.name for origin in facts.origins if not origin.log.versions]
+    about = [
+        "Each run keeps its settings in config.yaml; the same seed, versions and machine give the same result.",
+        *([f"Versions were not recorded by {counted(len(missing), 'run')}."] if missing else []),
+    ]
+    of_studies = {run.origin.folder / CONTESTANTS for run in facts.studies}  # a study repeats its runs
+    made = [origin for origin in facts.origins if origin.folder.parent not in of_studies]
+    lines = tuple(distinct(repeat_command(origin, facts.group_of(origin)) for origin in made))
+    protocols = [entry.result.protocol for entry in facts.entries]
+    protocols += [entry.result.protocol for entry in facts.several]
+    protocols += [run.result.protocol for run in facts.finetuning]
+    said = (Prose((f"Protocol: {one}.",), small=True) for one in distinct(protocols))
+    return (Prose(tuple(about)), Commands(lines), origin_table(facts), *said)
+
+
+def repeat_command(origin: Origin, group: Group | None = None) -> str:
+    """The command that makes a run again, or all runs of its group, in another folder."""
+    folder = as_utf8(str(origin.folder if group is None else group.folder))
+    return shlex.join(["retouch", "repeat", folder])

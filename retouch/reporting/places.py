@@ -1,0 +1,129 @@
+"""Where an encoder puts the test images: a map of them in two dimensions, and what lies near ten of them.
+
+Both come from ``embedding.safetensors``, some test images in random order. Nothing here is chosen by its looks: the map
+shows the first of them, and the ten are the first ten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from retouch.reporting.facts import Entry
+from retouch.reporting.sentences import counted, number
+
+MOST_POINTS = 1000  # of the map: t-SNE takes about five seconds for them
+FEWEST = 20  # images that a map, or neighbors, are drawn of
+DRAWN, NEAR = 10, 8  # images, and neighbors of each
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Some test images with their features and the labels of one task, in random order."""
+
+    classes: tuple[str, ...]
+    features: Tensor  # float32 [n K]
+    labels: Tensor  # int64 [n]
+    rows: Tensor  # int64 [n], of the test set
+    paths: tuple[str, ...]
+
+
+def placed(entry: Entry) -> Placed | None:
+    """What is known of the places; ``None`` where there is too little."""
+    embedding, predictions = entry.embedding, entry.predictions
+    if embedding is None or predictions is None:
+        return None
+    number = {row: place for place, row in enumerate(predictions.rows.tolist())}
+    kept = [place for place, row in enumerate(embedding.rows.tolist()) if row in number]
+    if len(kept) < FEWEST or not embedding.features.shape[1]:
+        return None
+    rows = embedding.rows[kept]
+    at = [number[row] for row in rows.tolist()]
+    paths = tuple(predictions.paths[place] for place in at)
+    return Placed(predictions.classes, embedding.features[kept].float(), predictions.labels[at], rows, paths)
+
+
+def layout(features: Tensor) -> NDArray[np.float32]:
+    """t-SNE of the first ``MOST_POINTS`` rows of features ``[n K]`` (van der Maaten and Hinton 2008): in [0, 1]."""
+    from sklearn.manifold import TSNE  # takes a second to import
+
+    points = features[:MOST_POINTS].numpy()
+    perplexity = min(30.0, (len(points) - 1) / 3)
+    # principal components need two features, and points that differ
+    init = "pca" if points.shape[1] > 1 and bool((points != points[0]).any()) else "random"
+    found = TSNE(perplexity=perplexity, init=init, random_state=0).fit_transform(points)
+    low, high = found.min(0), found.max(0)
+    spread: NDArray[np.float32] = ((found - low) / np.maximum(high - low, 1e-9)).astype(np.float32)
+    return spread
+
+
+class Near(NamedTuple):
+    """One image and its neighbors, the nearest first, by their places."""
+
+    image: int
+    neighbors: tuple[int, ...]
+
+
+def neighbors(found: Placed) -> list[Near]:
+    """The first images, and those with the most similar features, by cosine."""
+    unit = normalize(found.features, dim=1)
+    similarity = unit[:DRAWN] @ unit.T
+    similarity.fill_diagonal_(-torch.inf)  # not itself
+    nearest = similarity.argsort(dim=1, descending=True, stable=True)[:, : min(NEAR, len(unit) - 1)]
+    return [Near(place, tuple(row)) for place, row in enumerate(nearest.tolist())]
+
+
+class Agreement(NamedTuple):
+    """How many images have a nearest neighbor of their own class, as shares."""
+
+    same: float
+    chance: float
+
+    @property
+    def above_chance(self) -> float:
+        """1 if all have, 0 if as many as by chance."""
+        return (self.same - self.chance) / max(1 - self.chance, 1e-9)
+
+
+def agreement(found: Placed) -> Agreement:
+    """Of all these images, nearest by cosine."""
+    unit = normalize(found.features, dim=1)
+    similarity = unit @ unit.T
+    similarity.fill_diagonal_(-torch.inf)
+    same = found.labels[similarity.argmax(1)] == found.labels
+    n, counts = len(unit), found.labels.bincount().double()
+    return Agreement(float(same.double().mean()), float((counts * (counts - 1)).sum() / (n * (n - 1))))
+
+
+def apart(points: NDArray[np.float32], distance: float, most: int) -> list[int]:
+    """Points ``[n 2]`` that lie at least so far apart along one axis, taken in their order: places for thumbnails."""
+    taken: list[int] = []
+    for place, point in enumerate(points):
+        if len(taken) < most and all(np.abs(point - points[other]).max() >= distance for other in taken):
+            taken.append(place)
+    return taken
+
+
+def neighbor_sentences(found: Placed, near: Sequence[Near], encoder: str, task: str = "") -> list[str]:
+    """What the rows of neighbors are; ``task``: whose classes count, if there are several."""
+    whose = f" of {task}" if task else ""
+    return [
+        f"{counted(len(near), 'test image')} drawn at random, and the {len(near[0].neighbors)} most similar of "
+        f"{len(found.labels) - 1:,} others, by the cosine of {encoder}'s features in all layers that were probed.",
+        f"Underlined: of the same class{whose}; dotted: of another.",
+    ]
+
+
+def agreement_sentence(task: str, found: Agreement) -> str:
+    """Whether images that lie near each other are of the same class."""
+    return (
+        f"{task}: {number(found.same)}% of all these images have a nearest neighbor of their own class; of neighbors "
+        f"drawn at random, {number(found.chance)}% would be."
+    )

@@ -1,0 +1,95 @@
+"""The part of the page that shows where an encoder puts the test images: a map, and neighbors."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from retouch.reporting.blocks import Block, Nearby, Neighbor, Neighbors, Places, Points, Prose
+from retouch.reporting.facts import Facts
+from retouch.reporting.maps import MARKS, class_mark, places_chart
+from retouch.reporting.pictures import ImageSet, ImageSets, Picture
+from retouch.reporting.places import (
+    Placed,
+    agreement,
+    agreement_sentence,
+    apart,
+    layout,
+    neighbor_sentences,
+    neighbors,
+    placed,
+)
+from retouch.reporting.sentences import counted
+
+MOST_THUMBNAILS, GAP = 80, 0.05  # on a map, and how far apart, as a share of its side
+SIDE = 40  # of the picture of a neighbor, in pixels
+
+
+def places_part(facts: Facts, sets: ImageSets) -> tuple[Block, ...]:
+    """Of one encoder, the one with the best validation accuracy on the first task.
+
+    If its images have several tasks, the marks are those of the task on which neighbors agree most, next to chance; the
+    thumbnails show the rest.
+    """
+    if not facts.entries:
+        return ()
+    best = max(facts.of_task(facts.tasks[0]), key=lambda one: one.result.linear.choice.val_accuracy)
+    same = [entry for entry in facts.entries if entry.embedding is best.embedding]
+    found = {entry.task: one for entry in same if (one := placed(entry)) is not None}
+    if not found:
+        return ()
+    agree = {task: agreement(one) for task, one in found.items()}
+    task = max(found, key=lambda name: agree[name].above_chance)
+    one, images = found[task], sets.of(best.origin, best.result.data)
+    near = neighbors(one)
+    missing = f"The images themselves are not shown: {images}."
+    return (
+        _map(f"{task}: test images as {best.encoder} sees them", one, images),
+        Prose(tuple(neighbor_sentences(one, near, best.encoder, task if len(found) > 1 else ""))),
+        Neighbors(tuple(_nearby(one, each.image, each.neighbors, images) for each in near)),
+        Points(tuple(agreement_sentence(name, each) for name, each in agree.items())),
+        *((Prose((missing,), small=True),) if isinstance(images, str) else ()),
+    )
+
+
+def _map(title: str, one: Placed, images: ImageSet | str) -> Places:
+    points = layout(one.features)
+    labels = one.labels[: len(points)]
+    counts = torch.bincount(labels, minlength=len(one.classes))
+    order = [number for number in counts.argsort(descending=True, stable=True).tolist() if counts[number]]
+    mark = {number: place for place, number in enumerate(sorted(order[:MARKS]))}  # of the most frequent classes
+    legend = [(class_mark(place), one.classes[number]) for number, place in mark.items()]
+    if len(order) > MARKS:
+        legend.append((class_mark(MARKS), counted(len(order) - MARKS, "other class", "other classes")))
+    marks = [mark.get(number, MARKS) for number in labels.tolist()]
+    return Places(
+        title=title,
+        chart=places_chart(points, marks, _thumbnails(one, points, images), title),
+        legend=tuple(legend),
+        caption=(
+            f"{counted(len(points), 'test image')}, drawn at random. Images with similar features lie close together "
+            "(t-SNE of the frozen features); how far apart groups lie, and how large they are, means nothing."
+        ),
+    )
+
+
+def _thumbnails(one: Placed, points: NDArray[np.float32], images: ImageSet | str) -> list[tuple[int, Picture]]:
+    chosen = [] if isinstance(images, str) else apart(points, GAP, MOST_THUMBNAILS)
+    return [(place, shown) for place in chosen if (shown := _show(one, place, images)) is not None]
+
+
+def _show(one: Placed, place: int, images: ImageSet | str) -> Picture | None:
+    if isinstance(images, str):
+        return None
+    return images.show(int(one.rows[place]), one.paths[place], one.classes[int(one.labels[place])], most=SIDE)
+
+
+def _nearby(one: Placed, image: int, others: tuple[int, ...], images: ImageSet | str) -> Nearby:
+    def neighbor(place: int) -> Neighbor:
+        same = bool(one.labels[place] == one.labels[image])
+        return Neighbor(one.classes[int(one.labels[place])], same, _show(one, place, images))
+
+    found = tuple(map(neighbor, others))
+    note = f"{sum(other.same for other in found)} of {len(found)} of the same class"
+    return Nearby(neighbor(image), note, found)

@@ -1,0 +1,324 @@
+"""Facts as tables: data, codes, cost, and where everything comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from common.data.originals import Originals
+from finetune.records import GENERATED, Choice, DataFacts, NearDuplicates
+from finetune.results import FinetuneResult, Outcome, ProbeResult
+from finetune.structured_results import Several
+from finetune.table import two_decimals
+from retouch.reporting.blocks import Cell, Column, Table
+from retouch.reporting.facts import Facts, Origin
+from retouch.reporting.sentences import distinct, listed, number
+from retouch.reporting.tables import condensed, upright
+
+ORIGINAL_SIZE = Column("original size", "px: smallest, median, largest", numeric=False)
+FIRST = 5  # repeated test images that are named, of each kind
+
+# ---- data
+
+
+def labeled_table(facts: Facts) -> Table | None:
+    """The labeled images of each task."""
+    found: dict[str, tuple[Cell, ...]] = {}
+    for entry in facts.entries:
+        found.setdefault(entry.task, _labeled(entry.task, entry.result, entry.result.linear))
+    for run in facts.finetuning:
+        found.setdefault(run.result.task, _labeled(run.result.task, run.result, run.result.tuned))
+    for one in facts.several:
+        found.setdefault(one.task, _several(one.task, one.result))
+    if not found:
+        return None
+    columns = (
+        Column("task", numeric=False),
+        Column("training data", numeric=False),
+        Column("test data", numeric=False),
+        Column("side", "px"),
+        Column("training", "images"),
+        Column("test", "images"),
+        Column("classes"),
+        Column("smallest class", "test images"),
+        Column("largest class", "test images"),
+        Column("same as a training image", "test images"),
+        Column("nearly the same as one", "test images"),
+        Column("seen in pretraining"),
+        Column("left out", "of training"),
+        Column("unreadable", "in training"),
+        Column("unreadable", "in test"),
+        ORIGINAL_SIZE,
+    )
+    table = Table(columns, tuple(found.values()), title="Labeled")
+    return condensed(table) if len(found) > 1 else upright(table)
+
+
+def repeats_table(facts: Facts) -> Table | None:
+    """The first test images that images of training or pretraining repeat, the most alike first."""
+    training: dict[NearDuplicates, None] = {}  # of many encoders, the same
+    pretraining: dict[NearDuplicates, list[str]] = {}
+    for name, data in _all_data(facts):
+        if data.near_duplicates is not None:
+            training[data.near_duplicates] = None
+        if data.in_pretraining is not None:
+            pretraining.setdefault(data.in_pretraining, []).append(name)
+    found = [("training", "", near) for near in training]
+    found += [("pretraining", listed(distinct(names)), near) for near, names in pretraining.items()]
+    rows = list(
+        dict.fromkeys(
+            (Cell(where, of), Cell(one.test), Cell(one.other), Cell(f"{one.alike:.3f}"))
+            for where, of, near in found
+            for one in near.most_alike[:FIRST]
+        )
+    )
+    if not rows:
+        return None
+    pairs = sum(near.pairs for *_, near in found)
+    texts = (Column(text, numeric=False) for text in ("seen in", "test image", "repeated by"))
+    most = "" if pairs == len(rows) else f"The {len(rows)} most alike of {pairs:,} pairs; all are in duplicates.csv. "
+    return Table(
+        (*texts, Column("alike")),
+        tuple(rows),
+        title="Test images that were seen before",
+        foot=f"{most}Alike: correlation of gray thumbnails; 1.000 may be the very same pixels.",
+    )
+
+
+def _all_data(facts: Facts) -> list[tuple[str, DataFacts]]:
+    """The data of every result, with the encoder, network or study that was tested on them."""
+    found = [(entry.encoder, entry.result.data) for entry in facts.entries]
+    found += [(one.encoder, one.result.data) for one in facts.several]
+    found += [(run.origin.name, run.result.data) for run in facts.finetuning]
+    return [*found, *((run.origin.name, data) for run in facts.studies for data in run.report.data.values())]
+
+
+def _several(task: str, result: Several) -> tuple[Cell, ...]:
+    probed = result.linear
+    sizes = dict(zip(result.names, probed.test.shown_by, strict=True))
+    return _data_row(task, result.data, probed.n_train, probed.test.n, sizes)
+
+
+def _labeled(task: str, result: ProbeResult | FinetuneResult, outcome: Outcome[Choice]) -> tuple[Cell, ...]:
+    sizes = {name: sum(row) for name, row in zip(result.classes, outcome.test.confusion, strict=True)}
+    scratch = isinstance(result, FinetuneResult) and result.start == "scratch"
+    return _data_row(task, result.data, outcome.n_train, outcome.test.n, sizes, pretrained=not scratch)
+
+
+def _data_row(
+    task: str, data: DataFacts, train: int, test: int, sizes: Mapping[str, int], *, pretrained: bool = True
+) -> tuple[Cell, ...]:
+    """``sizes``: test images of each class or label."""
+    fewest, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+    differ = sizes[fewest] < sizes[most]
+    return (
+        Cell(task),
+        Cell(data.train),
+        Cell(data.test),
+        Cell(f"{data.image_size}"),
+        Cell(f"{train:,}"),
+        Cell(f"{test:,}"),
+        Cell(f"{len(sizes):,}"),
+        Cell(f"{sizes[fewest]:,}", fewest if differ else ""),
+        Cell(f"{sizes[most]:,}", most if differ else ""),
+        Cell(f"{data.duplicates:,}"),
+        _repeated(data),
+        _seen(data) if pretrained else Cell(),
+        Cell(f"{data.left_out:,}" if data.left_out else ""),
+        _unreadable(data.originals),
+        _unreadable(data.test_originals),
+        _original_size(data.originals),
+    )
+
+
+def _unreadable(originals: Originals | None) -> Cell:
+    """Files that were left out; empty where that is not known."""
+    return Cell("" if originals is None else f"{originals.unreadable:,}")
+
+
+def _original_size(originals: Originals | None) -> Cell:
+    """Width and height in px; empty where they are not known."""
+    sizes = None if originals is None else originals.sizes
+    if sizes is None:
+        return Cell("")
+    all_three = (f"{width:,} × {height:,}" for width, height in (sizes.smallest, sizes.median, sizes.largest))
+    return Cell(", ".join(distinct(all_three)), f"of {sizes.images:,} looked at")
+
+
+def _repeated(data: DataFacts) -> Cell:
+    """Test images that training images repeat at least nearly, or why that is not known."""
+    near = data.near_duplicates
+    if near is None:
+        return Cell("not known", data.not_compared.get("near_duplicates", ""))
+    return Cell(f"{near.test_images:,}")
+
+
+def _seen(data: DataFacts) -> Cell:
+    """Test images that images of pretraining repeat at least nearly, of how many, or why that is not known."""
+    near, why = data.in_pretraining, data.not_compared.get("in_pretraining", "")
+    if near is None:
+        return Cell("none" if why == GENERATED else "not known", why)
+    some = f"test images, among {near.compared:,} of {near.of:,}" if near.partial else "test images"
+    return Cell(f"{near.test_images:,}", some)
+
+
+def unlabeled_table(facts: Facts) -> Table | None:
+    """The images that encoders were trained on, and how often each was seen."""
+    if not facts.pretraining:
+        return None
+    rows = []
+    for run in facts.pretraining:
+        settings, images = run.origin.settings, run.origin.log.unlabeled
+        seen = run.results.steps * settings.batch_size
+        rows.append(
+            (
+                Cell(run.origin.name),
+                Cell(settings.data.source),
+                Cell("" if settings.data.image_size is None else f"{settings.data.image_size}"),
+                Cell("" if images is None else f"{images:,}"),
+                Cell("" if not images or not seen else f"{seen / images:.1f}"),
+                _unreadable(run.results.originals),
+                _original_size(run.results.originals),
+            )
+        )
+    columns = (
+        Column("run", numeric=False),
+        Column("data", numeric=False),
+        Column("side", "px"),
+        Column("images"),
+        Column("each seen", "times"),
+        Column("unreadable", "left out"),
+        ORIGINAL_SIZE,
+    )
+    return condensed(Table(columns, tuple(rows), title="Unlabeled, for pretraining"))
+
+
+# ---- code, cost
+
+
+def code_table(facts: Facts) -> Table | None:
+    """How compact, invariant and abstract each code is."""
+    codes = {entry.encoder: entry.result.code for entry in facts.entries if entry.result.code is not None}
+    changes = distinct(change for code in codes.values() for change in code.invariance)
+    abstract = {(entry.encoder, entry.task): entry.result.linear.test.accuracy for entry in facts.entries}
+    rows = []
+    for name, code in codes.items():
+        invariant = [Cell(two_decimals(code.invariance.get(change)).replace("-", "−")) for change in changes]
+        tasks = [Cell(number(abstract[name, task]) if (name, task) in abstract else "") for task in facts.tasks]
+        compact = (Cell(f"{code.size:,}"), Cell(f"{code.nonzeros:,.0f}"), Cell(f"{code.bytes:,.0f}"))
+        rows.append((Cell(name), *compact, *invariant, *tasks))
+    columns = (
+        Column("code", numeric=False),
+        Column("numbers", "compact"),
+        Column("not zero", "compact"),
+        Column("bytes", "compact"),
+        *(Column(change, "invariant") for change in changes),
+        *(Column(task, "abstract, %") for task in facts.tasks),
+    )
+    return Table(columns, tuple(rows)) if rows else None
+
+
+def storage_table(facts: Facts) -> Table | None:
+    """The size of the codes that pretraining measured."""
+    if not facts.pretraining:
+        return None
+    rows = []
+    for run in facts.pretraining:
+        found, code = run.results, run.results.code
+        error = found.relative_reconstruction_error
+        atoms = "" if found.atoms is None else f"{found.atoms:,}"
+        rows.append(
+            (
+                Cell(run.origin.name),
+                Cell(f"{code.code_size:,}"),
+                Cell(f"{code.nonzeros:,.0f}"),
+                Cell(f"{min(code.bytes_sparse, code.bytes_dense):,.0f}"),
+                Cell("" if error is None else f"{error:.3g}"),
+                Cell(atoms, f"{found.unused_atoms:,} unused" if found.unused_atoms else ""),
+            )
+        )
+    columns = (
+        Column("run", numeric=False),
+        Column("numbers", "per image"),
+        Column("not zero", "per image"),
+        Column("bytes", "per image"),
+        Column("error", "relative"),
+        Column("atoms"),
+    )
+    return condensed(Table(columns, tuple(rows)))
+
+
+def cost_table(facts: Facts) -> Table:
+    """What each run took."""
+    rows = [_cost(run.origin, run.report.seconds) for run in facts.studies]
+    for run in facts.pretraining:
+        parameters = "" if run.card is None else f"{run.card.parameters:,}"
+        rows.append(
+            _cost(
+                run.origin, run.results.seconds, run.curves.speed, parameters, run.results.steps, run.curves.memory_gb
+            )
+        )
+    for probing in facts.probes:
+        seconds = sum(
+            outcome.seconds
+            for result in probing.report.results
+            for subject in result.subjects.values()
+            for outcome in subject.probes.values()
+        )
+        several: list[Several] = [*probing.report.multilabel, *probing.report.dense]
+        seconds += sum(one.seconds for result in several for one in result.subjects.values())
+        rows.append(_cost(probing.origin, seconds))
+    for tuning in facts.finetuning:
+        tuned = tuning.result.tuned
+        curves = tuning.curves
+        rows.append(_cost(tuning.origin, tuned.seconds, curves.speed, "", tuned.choice.of_steps, curves.memory_gb))
+    columns = (
+        Column("run", numeric=False),
+        Column("stage", numeric=False),
+        Column("seconds"),
+        Column("images", "per second"),
+        Column("steps"),
+        Column("parameters", "of the encoder"),
+        Column("memory", "GB"),
+    )
+    return condensed(Table(columns, tuple(rows)))
+
+
+def _cost(
+    origin: Origin,
+    seconds: float,
+    speed: float | None = None,
+    parameters: str = "",
+    steps: int | None = None,
+    memory: float | None = None,
+) -> tuple[Cell, ...]:
+    return (
+        Cell(origin.name),
+        Cell(origin.stage),
+        Cell(f"{seconds:,.1f}"),
+        Cell("" if speed is None else f"{speed:,.0f}"),
+        Cell("" if steps is None else f"{steps:,}"),
+        Cell(parameters),
+        Cell("" if memory is None else f"{memory:.1f}"),
+    )
+
+
+def origin_table(facts: Facts) -> Table:
+    """When each run was made, with which seed and versions, and what it left."""
+    hashes = {run.origin.name: run.results.encoder_sha256 for run in facts.pretraining}
+    hashes |= {run.origin.name: run.result.encoder_sha256 for run in facts.finetuning}
+    hashes |= {one.origin.name: one.result.encoder.sha256 for one in facts.several}
+    hashes |= {entry.origin.name: entry.result.encoder.sha256 for entry in facts.entries}
+    rows = tuple(
+        (
+            Cell(origin.name),
+            Cell(origin.log.started.rpartition(":")[0]),
+            Cell(f"{origin.settings.seed}"),
+            Cell(hashes.get(origin.name, "")[:16]),
+            Cell(origin.log.versions),
+        )
+        for origin in facts.origins
+    )
+    texts = [Column("run", numeric=False), Column("started", numeric=False), Column("seed")]
+    return condensed(
+        Table((*texts, Column("encoder", "sha256, first 16", numeric=False), Column("versions", numeric=False)), rows)
+    )

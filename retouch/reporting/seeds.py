@@ -1,0 +1,62 @@
+"""Groups of runs that differ in their seed: their spread, and which differences between groups are shown."""
+
+from __future__ import annotations
+
+from finetune.lines import group_title, subject_name
+from finetune.results import ProbeReport
+from finetune.spreads import MEASURES, Seeds
+from finetune.table import spread_text
+from pretrain.results import PretrainSeeds
+from retouch.reporting.blocks import Block, Cell, Column, Points, Prose, Table
+from retouch.reporting.compare import group_rivals
+from retouch.reporting.facts import Facts, Group
+from retouch.reporting.sentences import distinct, interval, rival_sentence
+from retouch.reporting.tables import merged, probe_name
+
+ABOUT = "Mean ± standard deviation over the seeds; below it the 95% interval of the mean, by Student's t."
+OVER = {
+    "pretraining": "each seed pretrained another encoder, and the probe is the same",
+    "probing": "the encoder is the same; each seed draws folds, untrained network and, without a test set, test images",
+}
+RULE = (
+    "Groups are compared on the same test images, with the variance of the paired differences of the images and of the "
+    "seeds of both groups; Holm's correction is over the tasks."
+)
+
+
+def seeds_blocks(facts: Facts) -> tuple[Block, ...]:
+    """A table for each group, and the comparison of the two best on each task."""
+    if not facts.groups:
+        return ()
+    found = group_rivals(facts)
+    said = (Points(tuple(map(rival_sentence, found))), Prose((RULE,), small=True)) if found else ()
+    return (Prose((ABOUT,)), *(_table(group) for group in facts.groups), *said)
+
+
+def _table(group: Group) -> Table:
+    if group.pretraining is not None:
+        return _pretraining(group.name, group.pretraining)
+    assert group.probing is not None
+    assert group.probing.seeds is not None
+    return _probing(group.name, group.probing, group.probing.seeds)
+
+
+def _pretraining(name: str, found: PretrainSeeds) -> Table:
+    rows = [(Cell(key), Cell(one.text, one.interval)) for key, one in found.spreads.items()]
+    note = f"{found.runs[0].method}, {len(found.seeds)} seeds"
+    return Table((Column("number", numeric=False), Column("mean")), tuple(rows), title=name, note=note)
+
+
+def _probing(name: str, report: ProbeReport, found: Seeds) -> Table:
+    probes = distinct(one.probe for one in found.spreads)
+    spreads = {(*one.of, one.subject, one.probe): one.spread for one in found.spreads}
+    several = len({one.measure for one in found.spreads}) > 1
+    rows = []
+    for task, measure, subject in dict.fromkeys((*one.of, one.subject) for one in found.spreads):
+        shown = [spreads.get((task, measure, subject, probe)) for probe in probes]
+        cells = (Cell("") if one is None else Cell(spread_text(one), interval(*one.ci95)) for one in shown)
+        named = f"{task}, {MEASURES[measure]}" if several else task
+        rows.append((Cell(named), Cell(subject_name(subject, group_title(report))), *cells))
+    numbers = (Column(probe_name(probe), "%") for probe in probes)
+    columns = (Column("task", numeric=False), Column("method", numeric=False), *numbers)
+    return Table(columns, merged(rows), title=name, note=OVER[found.over])

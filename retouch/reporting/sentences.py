@@ -1,0 +1,381 @@
+"""Facts in plain English: pure functions from facts to sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from common.files import as_utf8
+from finetune.metrics import wilson_interval
+from finetune.results import Comparison, Score
+from finetune.spreads import MEASURES
+from finetune.structured_results import LabelComparison, Several
+from finetune.table import NETWORKS
+from finetune.worth import LabelEfficiency
+from retouch.reporting.compare import (
+    PIXELS,
+    SCRATCH,
+    UNTRAINED,
+    Contrast,
+    GroupContrast,
+    gains,
+    group_rivals,
+    rivals,
+    several_gains,
+    tuned_gains,
+)
+from retouch.reporting.facts import Facts, SeveralEntry
+
+NARROW = "\u00a0"  # keeps the two ends of an interval on one line
+NAMED = 3  # encoders or tasks that are named one by one
+LEGEND = (
+    "In the drawings, a dot is the linear probe of the encoder with its 95% interval, a ring that of its untrained "
+    "network, and the tick the accuracy of always answering the most frequent class."
+)
+RULE = (
+    "In brackets: 95% intervals. Bold: a difference that is shown, which means two things: its interval excludes zero, "
+    "and the p of McNemar's exact test on the same test images stays below 0.05 after Holm's correction for all "
+    "differences on this page from the same baseline by the same probe."
+)
+
+
+LABELS_RULE = (
+    "Bars and brackets: 95% intervals, over test images and, by Student's t, over draws of these labeled images. All "
+    "labels are one draw, so the last intervals are over test images alone."
+)
+
+
+# ---- words and numbers
+
+
+def number(share: float) -> str:
+    """A share in percent, ``71.2``."""
+    return f"{round(100 * share, 1) + 0.0:.1f}"
+
+
+def signed(share: float) -> str:
+    """A difference in points, ``+2.4``, with a true minus."""
+    return f"{round(100 * share, 1) + 0.0:+.1f}".replace("-", "−")
+
+
+def interval(low: float, high: float) -> str:
+    """``[70.2, 72.2]``, in percent."""
+    return f"[{number(low)}, {number(high)}]".replace("-", "−").replace(" ", NARROW)
+
+
+def points(found: Comparison | LabelComparison) -> str:
+    """The size of a difference, whatever its sign: ``14.5 points [12.9, 16.1]``."""
+    low, high = found.ci95 if found.difference >= 0 else (-found.ci95[1], -found.ci95[0])
+    return f"{number(abs(found.difference))} points {interval(low, high)}"
+
+
+def p_text(p: float) -> str:
+    """``p < 0.001`` or ``p = 0.03``."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def listed(names: Sequence[str], joint: str = "and") -> str:
+    """``a, b and c``."""
+    return f" {joint} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def layer_text(layer: str) -> str:
+    """``0 to 5`` for 0+1+2+3+4+5."""
+    numbers = layer.split("+")
+    if len(numbers) > 2 and all(map(str.isdecimal, numbers)):
+        first, last = int(numbers[0]), int(numbers[-1])
+        if [*map(int, numbers)] == [*range(first, last + 1)]:
+            return f"{first} to {last}"
+    return layer
+
+
+def distinct(values: Iterable[str]) -> list[str]:
+    """Each once, in the order in which they come first."""
+    return list(dict.fromkeys(values))
+
+
+def chance(score: Score) -> float:
+    """The accuracy of always answering the most frequent class."""
+    return max(map(sum, score.confusion)) / score.n
+
+
+def uneven(score: Score) -> bool:
+    """Whether the most frequent class is half again as frequent as if all were alike."""
+    return len(score.confusion) > 1 and chance(score) > 1.5 / len(score.confusion)
+
+
+def labels_rules(found: Sequence[LabelEfficiency]) -> list[str]:
+    """What the intervals of such curves hold, and which curves are of a single draw."""
+    names = {"encoder": "the encoder", **NETWORKS}
+    once = distinct(names.get(name, name) for one in found for name in one.curves if one.once(name))
+    if not once:
+        return [LABELS_RULE]
+    return [
+        LABELS_RULE,
+        f"* Measured once with each number of labels: {listed(once)}. How far another draw or another seed of training "
+        "would be is not in those intervals.",
+    ]
+
+
+def half_width(n: int) -> float:
+    """How far the 95% interval of an accuracy of one half reaches either way, on ``n`` images: the widest there is."""
+    low, high = wilson_interval(n // 2, n)
+    return (high - low) / 2
+
+
+# ---- the question and the verdict
+
+
+def question(facts: Facts) -> str:
+    """What the runs were made to find out."""
+    if facts.studies:
+        return "Does pretraining help on these images?"
+    encoders = facts.encoders
+    if len(encoders) == 1:
+        return f"Does {encoders[0]} beat the same network untrained?"
+    if encoders:
+        who = listed(encoders) if len(encoders) <= NAMED else f"these {len(encoders)} encoders"
+        return f"Do {who} beat the same networks untrained?"
+    if tuned_gains(facts, SCRATCH):
+        return "Does fine-tuning beat training from scratch?"
+    if facts.finetuning:
+        return "How accurate is the trained network?"
+    methods = distinct(run.results.method for run in facts.pretraining)
+    return f"What has {methods[0]} learned?" if len(methods) == 1 else "What have these encoders learned?"
+
+
+def about(facts: Facts) -> str:
+    """Which runs are reported."""
+    kinds = (
+        ("study", facts.studies),
+        ("pretraining run", facts.pretraining),
+        ("probe", facts.probes),
+        ("fine-tuning run", facts.finetuning),
+    )
+    runs = [counted(len(found), kind, "studies" if kind == "study" else "") for kind, found in kinds if found]
+    started = sorted(origin.log.started[:10] for origin in facts.origins if origin.log.started)
+    days = f", {' to '.join(distinct([started[0], started[-1]]))}" if started else ""
+    probe = " A probe is a classifier on the features of the frozen encoder." if facts.probes else ""
+    return f"{listed(runs)}{days}: {listed([origin.name for origin in facts.origins])}.{probe}"
+
+
+def chains(facts: Facts) -> list[str]:
+    """All trainings of the encoders that started from others."""
+    cards = [(run.origin.name, run.card) for run in facts.pretraining if run.card is not None]
+    return [
+        f"{name} started from an encoder: {card.provenance.story}." for name, card in cards if card.provenance.before
+    ]
+
+
+def verdict(facts: Facts) -> list[str]:
+    """The answer in two sentences; three if several encoders were probed and networks were fine-tuned as well."""
+    if facts.studies:
+        return [sentence for run in facts.studies for sentence in run.report.verdict]
+    if facts.entries:
+        found = gains(facts, UNTRAINED)
+        answer = answered(found, "the untrained network") if found else _not_compared(facts)
+        answer = f"{answer} {_measured(facts)}"
+        over_seeds = map(rival_sentence, group_rivals(facts))
+        more = [text for text in (_between(facts), *over_seeds, _tuned(facts)) if text]
+        return [answer, *(more or [_level(facts)]), *several_verdict(facts)]
+    if facts.several:
+        *first, last = several_verdict(facts) + several_level(facts)
+        return [*first, f"{last} {_measured(facts)}"]
+    if facts.finetuning:
+        return [_tuned(facts) or "Not compared: neither training from scratch nor a linear probe was run next to it.",
+                _tuned_level(facts)]  # fmt: skip
+    command = f"retouch probe linear encoder={as_utf8(str(facts.pretraining[0].origin.folder))}"
+    return [
+        "Not known yet: restoring images needs no labels, and what the features are worth shows on labeled images.",
+        f"Probe {'it' if len(facts.pretraining) == 1 else 'them'}: {command} data=my/labeled.",
+    ]
+
+
+def answered(found: Sequence[Contrast], other: str, measure: str = "") -> str:
+    """What one or more comparisons with the same baseline show; of a single one, the measure may be named."""
+    better, worse, still = ([one for one in found if one.shown == kind] for kind in ("better", "worse", "open"))
+    if len(found) == 1:
+        [one] = found
+        test = "McNemar " if isinstance(one.found, Comparison) else ""
+        by = f"{points(one.found)}{measure and f' of {measure}'} ({test}{p_text(one.adjusted_p)})"
+        if better:
+            return f"Yes: {one.one} beats {other} on {one.task} by {by}."
+        if worse:
+            return f"No: {one.one} is worse than {other} on {one.task}, by {by}."
+        return f"No difference shown: on {one.task}, {one.one} and {other} differ by {by}."
+    all_ = f"{len(found)} comparisons"
+    if len(better) == len(found):
+        return f"Yes, in {'both' if len(found) == 2 else f'all {len(found)}'} comparisons: {_range(better, other)}."
+    if not better and not worse:
+        largest = max(found, key=lambda one: abs(one.found.difference))
+        return (
+            f"No difference shown in any of {all_} with {other}: the largest is {largest.one} on {largest.task}, "
+            f"{points(largest.found)}."
+        )
+    if not better:
+        unshown = f"; {_where(still)} no difference is shown" if still else ""
+        return f"No: {_range(worse, other, 'is worse than')}{unshown}."
+    rest = [
+        *([f"{_where(still)} no difference is shown"] if still else []),
+        *([f"{_where(worse)} it is worse"] if worse else []),
+    ]
+    return f"In {len(better)} of {all_}: {_range(better, other)}; {listed(rest)}."
+
+
+def _range(found: Sequence[Contrast], other: str, verb: str = "beats") -> str:
+    """The difference as a clause, or the smallest and the largest of several."""
+    ranked = sorted(found, key=lambda one: abs(one.found.difference))
+    least, most = ranked[0], ranked[-1]
+    if least is most:
+        return f"{most.one} {verb} {other} on {most.task} by {points(most.found)}"
+    names = distinct(one.one for one in found)
+    if len(names) == 1:
+        return (
+            f"{names[0]} {verb} {other} by {points(least.found)} on {least.task} to {points(most.found)} on {most.task}"
+        )
+    return (
+        f"the trained encoder {verb} {other} by {points(least.found)} ({least.one} on {least.task}) to "
+        f"{points(most.found)} ({most.one} on {most.task})"
+    )
+
+
+def _where(found: Sequence[Contrast]) -> str:
+    """``for colorize on shape``, or ``in 4 others``."""
+    if len(found) > NAMED:
+        return f"in {len(found)} others"
+    return f"for {listed([f'{one.one} on {one.task}' for one in found])}"
+
+
+def _measured(facts: Facts) -> str:
+    """By what, on which images, and how often each encoder was trained."""
+    encoders = counted(len({one.result.encoder.sha256 for one in facts.probed}), "encoder")
+    tasks = counted(len({one.task for one in facts.probed}), "task")
+    tests = distinct(f"{one.result.linear.test.n:,} test images of {one.result.data.test}" for one in facts.probed)
+    where = listed(tests) if len(tests) <= NAMED else f"the test images of {len(tests)} data sets"
+    once = "; each encoder was trained once" if trained_once(facts) else ""
+    return (
+        f"Measured by linear probes, which are linear classifiers on the frozen features, of {encoders} on {tasks}, on "
+        f"{where}{once}."
+    )
+
+
+def trained_once(facts: Facts) -> bool:
+    """Whether no two of the probed encoders differ in their seed alone."""
+    titles = {one.result.encoder.sha256: one.result.encoder.title for one in facts.probed}
+    return bool(titles) and len(set(titles.values())) == len(titles)
+
+
+def _not_compared(facts: Facts) -> str:
+    if any(entry.result.subjects.keys() & {UNTRAINED} for entry in facts.entries):
+        return (
+            "Not compared: these results are of schema version 1, which held no paired differences; probe again for a "
+            "verdict."
+        )
+    return "Not known: the untrained network was not probed (baselines.random_init=false), so there is no comparison."
+
+
+def _between(facts: Facts) -> str:
+    """Which encoder is best on which task, where that is shown."""
+    found = rivals(facts)
+    if not found:
+        return ""
+    blind = {(entry.task, entry.encoder) for entry in facts.entries if entry.blind}
+    best: dict[str, list[str]] = {}
+    for one in found:
+        if one.shown == "better":
+            why = f", but {one.other} saw gray only" if (one.task, one.other) in blind else ""
+            best.setdefault(one.one, []).append(f"{one.task} (by {points(one.found)}{why})")
+    unshown = [one.task for one in found if one.shown != "better"]
+    parts = [f"{name} is best on {listed(tasks)}" for name, tasks in best.items()]
+    if unshown:
+        parts.append(f"on {listed(unshown)} none is shown to be best")
+    return f"Of the encoders, {'; '.join(parts)}."
+
+
+def rival_sentence(one: GroupContrast) -> str:
+    """Which of two groups of runs with several seeds is better on a task, if that is shown."""
+    found = one.found
+    by = (
+        f"{signed(found.difference)} points {interval(*found.ci95)} ({p_text(one.adjusted_p)}, {found.images:,} images)"
+    )
+    seeds = "several seeds" if one.over == "pretraining" else "several seeds of the probe, of one encoder each"
+    if one.shown:
+        return f"Over {seeds}, {one.one} beats {one.other} on {one.task} by {by}."
+    return f"No difference shown over {seeds}: on {one.task}, {one.one} and {one.other} differ by {by}."
+
+
+def _level(facts: Facts) -> str:
+    """How high the accuracy itself is."""
+    shown = [
+        f"{number(test.accuracy)}% {interval(*test.ci95)} on {entry.task}, where the most frequent class alone gives "
+        f"{number(chance(test))}%"
+        for entry in facts.entries[:NAMED]
+        for test in [entry.result.linear.test]
+    ]
+    return f"The linear probe's accuracy is {listed(shown)}."
+
+
+def _tuned(facts: Facts) -> str:
+    found = tuned_gains(facts, SCRATCH)
+    if found:
+        return answered(found, "training from scratch")
+    found = tuned_gains(facts, "linear_probe")
+    return answered(found, "the linear probe of the frozen encoder") if found else ""
+
+
+def _tuned_level(facts: Facts) -> str:
+    shown = [
+        f"{number(run.result.tuned.test.accuracy)}% {interval(*run.result.tuned.test.ci95)} on {run.result.task}"
+        for run in facts.finetuning[:NAMED]
+    ]
+    return f"The trained network's accuracy is {listed(shown)}."
+
+
+# ---- several labels per image, and masks
+
+
+def several_verdict(facts: Facts) -> list[str]:
+    """What is shown against the untrained network, and against raw pixels where that was not measured."""
+    kinds: tuple[Sequence[SeveralEntry[Several]], ...] = (facts.label_entries, facts.dense_entries)
+    return [
+        line for entries in kinds if entries for line in _paired_verdict(entries, MEASURES[entries[0].result.measure])
+    ]
+
+
+def _paired_verdict(entries: Sequence[SeveralEntry[Several]], measure: str) -> list[str]:
+    said = []
+    compared = {(one.task, one.one) for one in several_gains(entries, UNTRAINED)}
+    for baseline, other in ((UNTRAINED, "the untrained network"), (PIXELS, "raw pixels")):
+        found = several_gains(entries, baseline)
+        if baseline == PIXELS:
+            found = [one for one in found if (one.task, one.one) not in compared]
+        if len(found) == 1:
+            said.append(answered(found, other, measure))
+        elif found:
+            said.append(f"{answered(found, other)[:-1]}, in {measure}.")
+    missing = [entry for entry in entries if not entry.result.linear.compared]
+    if missing:
+        said.append(f"Not compared: no baseline was probed on {listed(distinct(entry.task for entry in missing))}.")
+    return said
+
+
+def several_level(facts: Facts) -> list[str]:
+    """How high the mean average precision and the mean IoU themselves are."""
+    kinds: tuple[tuple[Sequence[SeveralEntry[Several]], str, str], ...] = (
+        (facts.label_entries, "linear probe's mean average precision", "a random order"),
+        (facts.dense_entries, "mean IoU of the probe of masks", "the most frequent class alone"),
+    )
+    found = []
+    for entries, what, chance in kinds:
+        shown = [
+            f"{number(test.mean)}% {interval(*test.ci95)} {f'for {entry.encoder} ' if len(entries) > 1 else ''}on "
+            f"{entry.task}, where {chance} gives {number(test.chance)}%"
+            for entry in entries[:NAMED]
+            for test in [entry.result.linear.test]
+        ]
+        found += [f"The {what} is {listed(shown)}."] if shown else []
+    return found

@@ -1,0 +1,170 @@
+"""Several labels per image, and masks, as tables: the mean with its gains, and the number of each label or class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from finetune.lines import subject_name
+from finetune.spreads import MEASURES, Measure
+from finetune.structured_results import Several, SeveralProbed, SeveralScore
+from retouch.reporting.blocks import Block, Cell, Column, Prose, Table
+from retouch.reporting.compare import PIXELS, UNTRAINED, several_gains
+from retouch.reporting.facts import Facts, SeveralEntry
+from retouch.reporting.sentences import counted, distinct, interval, layer_text, listed, number, signed
+
+OPEN_ROWS = 12  # of a table of labels or classes: more are folded
+OVER = {UNTRAINED: "untrained", PIXELS: "raw pixels"}
+BOLD = (
+    "In brackets: 95% intervals. Bold: a difference that is shown, which means two things: its interval excludes zero, "
+    "and its p (normal, by the deviation of the paired difference) stays below 0.05 after Holm's correction for all "
+    "differences in this part of the page from the same baseline."
+)
+
+
+class Words(NamedTuple):
+    """How one kind is spoken of."""
+
+    one: str
+    many: str
+    rarest: str  # one of which few images say much
+    each: str  # the number of one
+    shows: str  # what an image does
+    share: str  # of one among all
+    chance: str
+    pooling: str
+    about: str
+
+
+WORDS: dict[Measure, Words] = {
+    "mean_average_precision": Words(
+        "label",
+        "labels",
+        "label",
+        "average precision",
+        "has",
+        "chance",
+        "chance",
+        "pooling",
+        "Average precision: precision, averaged over the images that have a label, where all are ranked by how much "
+        "speaks for it; a random order reaches the label's share of the images. F1: of the labels that are more likely "
+        "than not.",
+    ),
+    "mean_iou": Words(
+        "class",
+        "classes",
+        "class of pixels",
+        "IoU",
+        "shows",
+        "of all pixels",
+        "the most frequent class alone",
+        "map",
+        "IoU of a class: the pixels that are of it and are said to be, divided by those that are one or the other, "
+        "over all test images together. The probe answers for cells of a map, so fine outlines are beyond coarse maps.",
+    ),
+}
+
+
+def several_blocks(entries: Sequence[SeveralEntry[Several]]) -> tuple[Block, ...]:
+    """For each task of one kind a table of all encoders and their baselines, and one of all labels or classes."""
+    blocks: list[Block] = []
+    shown = {
+        (one.task, one.one, one.other)
+        for baseline in distinct(name for entry in entries for name in entry.result.linear.compared)
+        for one in several_gains(entries, baseline)
+        if one.shown != "open"
+    }
+    for task in distinct(entry.task for entry in entries):
+        of_task = [entry for entry in entries if entry.task == task]
+        first, subjects = of_task[0].result, _subjects(of_task)
+        strong = {(encoder, other) for where, encoder, other in shown if where == task}
+        blocks += [_means(task, first, subjects, strong), _each(task, first, subjects)]
+    return (*blocks, Prose((WORDS[entries[0].result.measure].about, BOLD), small=True)) if blocks else ()
+
+
+def several_limits(facts: Facts) -> list[str]:
+    """Labels and classes of which few test images say much."""
+    found = []
+    for entry in facts.several:
+        words, test = WORDS[entry.result.measure], entry.result.linear.test
+        counts = {name: count for name, count in zip(entry.result.names, test.shown_by, strict=True) if count}
+        rarest = min(counts, key=counts.__getitem__)
+        found.append(
+            f"{entry.task}: the rarest {words.rarest}, {rarest}, is in {counted(counts[rarest], 'test image')}: its "
+            f"{words.each} depends on them alone."
+        )
+        missing = [name for name in entry.result.names if name not in counts]
+        if missing:
+            found.append(f"{entry.task}: no test image {words.shows} {listed(missing)}, so nothing is measured there.")
+    return distinct(found)
+
+
+def _subjects(entries: Sequence[SeveralEntry[Several]]) -> dict[str, SeveralProbed[SeveralScore]]:
+    """Every encoder and baseline by its name; of raw pixels, which all encoders share, the first."""
+    found: dict[str, SeveralProbed[SeveralScore]] = {}
+    for entry in entries:
+        for key, one in entry.result.subjects.items():
+            name = subject_name(key, entry.encoder)
+            found.setdefault(name if key in ("encoder", PIXELS) else f"{name} ({entry.encoder})", one)
+    return found
+
+
+def _means(
+    task: str, first: Several, subjects: Mapping[str, SeveralProbed[SeveralScore]], shown: set[tuple[str, str]]
+) -> Table:
+    """``shown``: the differences that are, by encoder and baseline."""
+    words, test = WORDS[first.measure], first.linear.test
+    over = distinct(name for one in subjects.values() for name in one.compared)
+    columns = (
+        Column("network", numeric=False),
+        Column(MEASURES[first.measure], "%"),
+        *(Column("gain over", OVER.get(name, name)) for name in over),
+        *(Column(name, "%") for name in test.others),
+        Column("layer", numeric=False),
+        Column(words.pooling, numeric=False),
+    )
+    rows = tuple((Cell(name), *_cells(name, one, over, shown)) for name, one in subjects.items())
+    names = counted(len(first.names), words.one, words.many)
+    note = f"{names}, {test.n:,} test images, {words.chance} {number(test.chance)}%"
+    return Table(columns, rows, title=task, note=note)
+
+
+def _cells(
+    encoder: str, one: SeveralProbed[SeveralScore], over: Sequence[str], shown: set[tuple[str, str]]
+) -> tuple[Cell, ...]:
+    gains = {name: one.compared.get(name) for name in over}
+    return (
+        Cell(number(one.test.mean), interval(*one.test.ci95)),
+        *(
+            Cell("")
+            if found is None
+            else Cell(signed(found.difference), interval(*found.ci95), strong=(encoder, name) in shown)
+            for name, found in gains.items()
+        ),
+        *(Cell(number(value)) for value in one.test.others.values()),
+        Cell(layer_text(one.choice.layer)),
+        Cell(one.choice.pooling),
+    )
+
+
+def _each(task: str, first: Several, subjects: Mapping[str, SeveralProbed[SeveralScore]]) -> Table:
+    """The number of each label or class, the most frequent first."""
+    words, test = WORDS[first.measure], first.linear.test
+    rows = tuple(
+        (
+            Cell(first.names[place]),
+            Cell(f"{test.shown_by[place]:,}"),
+            Cell(number(test.shares[place])),
+            *(Cell("" if (found := one.test.each[place]) is None else number(found)) for one in subjects.values()),
+        )
+        for place in sorted(range(len(first.names)), key=lambda place: -test.shares[place])
+    )
+    columns = (
+        Column(words.one, numeric=False),
+        Column("test images"),
+        Column(words.share, "%"),
+        *(Column(name, "%") for name in subjects),
+    )
+    title = f"{words.each[0].upper()}{words.each[1:]} of {counted(len(rows), words.one, words.many)}"
+    folded = title if len(rows) > OPEN_ROWS else ""
+    return Table(columns, rows, title=f"{task}: {words.each} of each {words.one}", folded=folded)

@@ -1,0 +1,139 @@
+"""The part of the page about a study: who competed, how the race went, and what is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from finetune.results import Comparison
+from finetune.table import percent
+from retouch.reporting.blocks import Block, Cell, Column, Figure, Figures, Points, Prose, Table
+from retouch.reporting.charts import Racer, labels_chart, race_chart
+from retouch.reporting.compare import LEVEL, holm
+from retouch.reporting.facts import Facts
+from retouch.reporting.sentences import counted, interval, labels_rules, number, signed
+from retouch.reporting.tables import EMPTY, accuracy, gain
+from retouch.studies.plan import ProbeKind
+from retouch.studies.results import Contender, StudyReport
+from retouch.studies.verdict import shown_name
+
+RULE = (
+    "In brackets: 95% intervals. Bold: a difference that is shown, which means two things: its interval excludes zero, "
+    "and the p of McNemar's exact test on the same test images stays below 0.05 after Holm's correction for all "
+    "differences in the column."
+)
+
+PROBES: dict[ProbeKind, str] = {"logistic": "the usual linear probe", "ridge": "a linear probe by ridge regression"}
+
+
+def study_blocks(facts: Facts) -> tuple[Block, ...]:
+    """All of it."""
+    return tuple(
+        block for run in facts.studies for block in (*_tables(run.report), _race(run.report), *_worth(run.report))
+    )
+
+
+def study_tables(facts: Facts) -> tuple[Block, ...]:
+    """Without the drawing, for a model card."""
+    return tuple(block for run in facts.studies for block in _tables(run.report))
+
+
+def _tables(report: StudyReport) -> list[Block]:
+    about = [
+        f"{report.unlabeled_images:,} images of {report.image_size} px to learn from without labels.",
+        f"It took {report.seconds:.0f} of {report.budget:.0f} seconds.",
+    ]
+    if report.repeated:
+        about.append(f"{counted(report.repeated, 'image')} that repeat a test image were not learned from.")
+    found: list[Block] = [Prose(tuple(about)), *(_contenders(report, task) for task in report.classes)]
+    found.append(Prose((RULE, f"Protocol: {report.protocol}."), small=True))
+    if report.probe:
+        found.append(
+            Points(
+                tuple(
+                    f"{task}: {PROBES[report.probe_kind]} of {report.winner}, on all {one.n_train:,} labeled images: "
+                    f"{percent(one.test)}%."
+                    for task, one in report.probe.items()
+                )
+            )
+        )
+    if report.left_out:
+        found.append(Points(tuple(f"Left out: {line}." for line in report.left_out)))
+    return found
+
+
+def _contenders(report: StudyReport, task: str) -> Table:
+    rungs = max((one.rung or 0 for each in report.contenders for one in each.validations), default=0)
+    with_twin = [one for one in report.contenders if task in one.over_twin]
+    shown_twin = _shown([one.over_twin[task] for one in with_twin])
+    twins = {one.name: (one.over_twin[task], shown) for one, shown in zip(with_twin, shown_twin, strict=True)}
+    against = {one.other: one for one in report.comparisons if one.task == task}
+    columns = (
+        Column("contestant", numeric=False),
+        Column("features"),
+        Column("training", "s"),
+        Column("validation", "judged once, %"),
+        *(Column("validation", f"after rung {number_}, %") for number_ in range(1, rungs + 1)),
+        Column("test", "%"),
+        Column("gain over", "its untrained network"),
+        Column(report.winner.replace("_", " "), "is ahead by"),
+    )
+    rows = []
+    for one in sorted(report.contenders, key=lambda one: -one.test[task].accuracy):
+        by_rung = {found.rung: found.accuracy[task] for found in one.validations}
+        seconds = one.validations[-1].seconds if one.validations else 0.0
+        versus = against.get(one.name)
+        rows.append(
+            (
+                Cell(shown_name(one.name, one.kind), "best on validation" if one.name == report.winner else ""),
+                Cell(f"{one.features:,}" if one.features else ""),
+                Cell(f"{seconds:.0f}" if seconds else ""),
+                *(Cell(number(by_rung[rung]) if rung in by_rung else "") for rung in (None, *range(1, rungs + 1))),
+                accuracy(one.test[task]),
+                gain(*twins[one.name]) if one.name in twins else EMPTY,
+                EMPTY
+                if versus is None
+                else Cell(
+                    signed(versus.found.difference),
+                    interval(*versus.found.ci95),
+                    strong=_is_shown(versus.found, versus.adjusted_p),
+                ),
+            )
+        )
+    return Table(columns, tuple(rows), title=task, note=counted(len(report.classes[task]), "class", "classes"))
+
+
+def _shown(found: Sequence[Comparison]) -> list[bool]:
+    """Which of these differences are shown, corrected together."""
+    adjusted = holm([one.p_value for one in found])
+    return [_is_shown(one, p) for one, p in zip(found, adjusted, strict=True)]
+
+
+def _is_shown(found: Comparison, adjusted_p: float) -> bool:
+    low, high = found.ci95
+    return adjusted_p < LEVEL and not low <= 0 <= high
+
+
+def _race(report: StudyReport) -> Figures:
+    racers = [_racer(one) for one in report.contenders if one.validations]
+    caption = "Mean validation accuracy against seconds of training; level: judged once."
+    return Figures((Figure(race_chart("The race", racers), caption),))
+
+
+def _worth(report: StudyReport) -> tuple[Block, ...]:
+    """Accuracy of the winner and of its untrained network, from few labels to all."""
+    figures = [
+        Figure(
+            labels_chart(f"{task}: what the training of {report.winner} is worth in labels", found),
+            f"{task}: test accuracy of {report.winner} (encoder) and its untrained network by ridge regression, %; "
+            "bars: 95% intervals",
+        )
+        for task, found in report.worth.items()
+    ]
+    rules = Prose(tuple(labels_rules(tuple(report.worth.values()))), small=True)
+    return (Figures(tuple(figures)), rules) if figures else ()
+
+
+def _racer(one: Contender) -> Racer:
+    restoring = one.kind == "restoring"
+    seconds = tuple(found.seconds if restoring else 0.0 for found in one.validations)
+    return Racer(shown_name(one.name, one.kind), seconds, tuple(found.mean for found in one.validations))

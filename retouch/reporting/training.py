@@ -1,0 +1,136 @@
+"""The part of the page about training: its curves, what they mean, what was found wrong, and restored images."""
+
+from __future__ import annotations
+
+from pretrain.report.panels import panel_images
+from retouch.reporting.blocks import Block, Figure, Figures, Grid, Panel, Points, Prose
+from retouch.reporting.charts import Strip, curves_chart
+from retouch.reporting.damage import damage_of
+from retouch.reporting.facts import Curves, Facts, FineTuning, Pretraining
+from retouch.reporting.pictures import TILE, picture, read_picture
+from retouch.reporting.sentences import counted, listed, number
+
+SOUND = "No fault of training was found: it neither copies, collapses, memorizes nor diverges."
+RULER = (
+    "PSNR: how close restored images are to the originals, in decibels; higher is closer, and 10 more is a tenth of "
+    "the squared error.",
+    "The network is compared with simple restorers that do not learn, such as a filter, the mean of all images, or "
+    "leaving the damage as it is.",
+    "If it is no better, it may still have learned useful features, as colorization often does: the probe decides.",
+    "Effective rank: how many independent directions the channels of the encoder's last map use (a probe may read "
+    "earlier maps as well). Training often halves that of the untrained network; below a tenth of it, the features "
+    "have collapsed, which the text would say.",
+)
+HELD_OUT = (
+    "The loss in the drawings is that of the images in training, cropped and flipped as they are there. The two losses "
+    "in the text are of the trained network on images as they are: compare them with each other, not with the drawing."
+)
+
+
+def training_blocks(facts: Facts) -> tuple[Block, ...]:
+    """The curves of each run, with what they mean."""
+    found = [_trained(run) for run in facts.pretraining]
+    found += [_tuned(run) for run in facts.finetuning]
+    figures = tuple(figure for figure in found if figure is not None)
+    rulers = [run.results.ruler for run in facts.pretraining if run.results.ruler is not None]
+    held_out = any(ruler.held_out_loss is not None for ruler in rulers)
+    learned, said = learned_sentences(facts), training_sentences(facts)
+    return (
+        *((Points(tuple(learned)),) if learned else ()),
+        *((Figures(figures),) if figures else ()),
+        *((Prose((*RULER, *((HELD_OUT,) if held_out else ()))),) if rulers else ()),
+        *((Points(tuple(said)),) if said else ()),
+    )
+
+
+def _trained(run: Pretraining) -> Figure | None:
+    ruler = run.results.ruler
+    best = max(ruler.restorers, key=ruler.restorers.__getitem__) if ruler is not None and ruler.restorers else None
+    level = None if ruler is None or best is None else ruler.restorers[best]
+    name = "PSNR of restored images, dB" + ("" if best is None else f"; dashed: {best}")
+    return _curves(run.origin.name, run.curves, Strip(name, run.curves.psnr, 110, beside=level))
+
+
+def _tuned(run: FineTuning) -> Figure | None:
+    return _curves(run.origin.name, run.curves, Strip("accuracy on held-out images", run.curves.accuracy, 90))
+
+
+def _curves(name: str, curves: Curves, goal: Strip) -> Figure | None:
+    if len(curves.loss.steps) < 2:
+        return None
+    strips = (
+        Strip("loss", curves.loss, 150, wide=True),
+        Strip("loss on held-out images", curves.held_out, 110, wide=True),
+        goal,
+        Strip("learning rate", curves.rate, 80),
+    )
+    first, last = curves.loss.values[0], curves.loss.values[-1]
+    caption = f"{name}: loss {first:.3g} → {last:.3g} in {curves.loss.steps[-1]:,} steps"
+    return Figure(curves_chart(f"Training of {name}", strips), caption)
+
+
+# ---- in plain English
+
+
+def learned_sentences(facts: Facts) -> list[str]:
+    """Which network each run trained, and which damage it learned to restore; runs that are alike together."""
+    found: dict[str, list[str]] = {}
+    for run in facts.pretraining:
+        if run.card is not None:
+            damage = damage_of(run.card.provenance.pretext)
+            task = f"; images to be restored had {damage}" if damage else ""
+            found.setdefault(f"{run.card.name}, {run.card.parameters:,} parameters{task}", []).append(run.origin.name)
+    return [f"{listed(names)}: {what}." for what, names in found.items()]
+
+
+def training_sentences(facts: Facts) -> list[str]:
+    """For each run, what its training has come to, and whether anything was found wrong."""
+    return [*restoration(facts), *tuning(facts)]
+
+
+def restoration(facts: Facts) -> list[str]:
+    """How well each network restores images, next to trivial restorers, and what is wrong with it."""
+    found = [(run.origin.name, run.results.ruler) for run in facts.pretraining]
+    return [
+        f"{name}: {ruler.sentence}. {' '.join(f'A fault was found: {one.text}.' for one in ruler.verdicts) or SOUND}"
+        for name, ruler in found
+        if ruler is not None
+    ]
+
+
+def tuning(facts: Facts) -> list[str]:
+    """Which step of each trained network was kept."""
+    return [
+        f"{run.origin.name}: step {choice.step:,} of {choice.of_steps:,} was kept, the best on "
+        f"{counted(run.result.tuned.n_val, 'held-out training image')} ({number(choice.val_accuracy)}% right)."
+        for run in facts.finetuning
+        for choice in [run.result.tuned.choice]
+    ]
+
+
+def wrong(facts: Facts) -> list[str]:
+    """What training itself found wrong."""
+    found = [(run.origin.name, run.results.ruler) for run in facts.pretraining]
+    return [f"{name}: {one.text}." for name, ruler in found if ruler is not None for one in ruler.verdicts]
+
+
+# ---- restored images
+
+
+def restored_blocks(facts: Facts) -> tuple[Block, ...]:
+    """Images of the last panel of each run."""
+    return tuple(block for run in facts.pretraining if (block := _panel(run)) is not None)
+
+
+def _panel(run: Pretraining) -> Block | None:
+    """The images of the last panel, row by row; the picture as it is, if it cannot be taken apart."""
+    drawn = None if run.panel is None else read_picture(run.panel)
+    if drawn is None:
+        return None
+    method = "" if run.results.method == run.origin.name else f"{run.results.method}, "
+    caption = f"{run.origin.name}: {method}some of the images that it learned from"
+    images = None if run.card is None else panel_images(drawn, run.card.image_size)
+    if images is None:
+        return Panel(picture(drawn, f"Original, damaged and restored images of {run.origin.name}"), caption)
+    rows = ((label, tuple(picture(image, label, most=TILE) for image in some)) for label, some in images.items())
+    return Grid(tuple(rows), caption)

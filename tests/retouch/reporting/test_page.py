@@ -1,0 +1,366 @@
+"""The page: what is in it and in which order, that it needs nothing else and harms nobody, and the command."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from common.data.originals import Originals, Sizes
+from common.encoders import EncoderConfig, build_encoder
+from common.encoders.export import export_encoder
+from common.encoders.readme import plain
+from common.errors import UserError
+from common.files import write_json
+from pretrain.gradient.example import Example
+from pretrain.report.panels import panel, panel_images
+from retouch.cli import main
+from retouch.reporting.card import card
+from retouch.reporting.page import html, write_report
+from retouch.reporting.pictures import Confused, confused_rows
+from retouch.reporting.reading import read_facts
+from tests.common.data.samples import picture
+from tests.retouch.reporting.runs import EVIL, LABELS, probe_result, write_finetuning, write_pretraining, write_probe
+
+ORDER = [
+    *("choices", "results", "baselines", "layers", "errors", "training", "restored", "atoms", "data", "damage", "code"),
+    *("cost", "repeat", "limits"),
+]
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; every tag that is opened is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {key: value or "" for key, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    @property
+    def said(self) -> str:
+        return " ".join("".join(self.text).split())
+
+    @property
+    def sections(self) -> list[str]:
+        return [attributes["id"] for tag, attributes in self.tags if tag == "section"]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    """One run of every stage, with all that a report can show."""
+    sheet = Image.new("RGB", (40, 40), "white")
+    pretraining = write_pretraining(tmp_path / "denoise", panel=sheet)
+    sheet.save(pretraining / "panels" / "atoms.png")
+    return [
+        pretraining,
+        write_probe(tmp_path / "linear-1", probe_result(damage=["gray"], code=True)),
+        write_finetuning(tmp_path / "full-1"),
+    ]
+
+
+def test_parts_are_in_order_and_there_only_where_their_facts_are(runs: list[Path]) -> None:
+    assert Page(html(read_facts(runs))).sections == ORDER
+    alone = Page(html(read_facts(runs[:1])))
+    assert alone.sections == ["training", "restored", "atoms", "data", "code", "cost", "repeat"]
+    assert "The size of the code" in alone.said
+    assert "Abstract:" not in alone.said
+    assert Page(html(read_facts(runs[2:]))).sections == [
+        "choices",
+        "results",
+        "errors",
+        "training",
+        "data",
+        "cost",
+        "repeat",
+        "limits",
+    ]
+
+
+def test_the_question_and_the_verdict_come_first(runs: list[Path]) -> None:
+    said = Page(html(read_facts(runs))).said
+    first = said.index("Does denoise beat the same network untrained?", said.index("}"))
+    assert first < said.index("Yes: denoise beats the untrained network") < said.index("What was chosen")
+
+
+def test_numbers_are_those_of_the_results_and_bold_only_where_shown(tmp_path: Path) -> None:
+    even = probe_result({"encoder": 0.5, "random_init": 0.5, "pixels": 0.1})
+    page = html(read_facts([write_probe(tmp_path / "p", even)]))
+    assert re.search(r'<td class="number">50.0<small>\[44.4,\u00a055.6\]</small>', page)
+    assert '<td class="number">+0.0<small>' in page
+    assert "<b>+40.0</b>" in page
+
+
+@pytest.mark.parametrize("blind", [True, False])
+def test_encoders_that_cannot_see_what_a_task_is_about_are_marked(blind: bool, tmp_path: Path) -> None:
+    found = probe_result(gray=blind, needs_color=True)
+    assert ("saw gray only" in Page(html(read_facts([write_probe(tmp_path / "p", found)]))).said) == blind
+
+
+def test_data_facts_have_counts_sizes_and_duplicates(tmp_path: Path) -> None:
+    said = Page(html(read_facts([write_probe(tmp_path / "p", probe_result(duplicates=7))]))).said
+    data = said[said.index("Labeled") : said.index("Cost", said.index("Labeled"))]
+    for fact in (
+        "training data folder:animals",
+        "side, px 16",
+        "training, images 600",
+        "test, images 300",
+        "classes 3",
+    ):
+        assert fact in data
+    assert "smallest class, test images 100" in data
+    assert "same as a training image, test images 7" in data
+    assert "seen in pretraining not known" in data
+
+
+def test_what_the_images_were_before_is_said_where_it_is_known(tmp_path: Path) -> None:
+    result, predictions = probe_result()
+    sizes = Sizes(images=256, smallest=(20, 16), median=(500, 375), largest=(4000, 3000))
+    training = Originals(unreadable=1234, sizes=sizes)
+    known = result.data.model_copy(update={"originals": training, "test_originals": Originals(unreadable=5)})
+    run = write_probe(tmp_path / "p", (result.model_copy(update={"data": known}), predictions))
+    said = Page(html(read_facts([run]))).said
+    assert "unreadable, in training 1,234 unreadable, in test 5" in said
+    assert "smallest, median, largest 20 × 16, 500 × 375, 4,000 × 3,000of 256 looked at" in said
+    pretraining = write_pretraining(tmp_path / "q")
+    assert "unreadable" not in Page(html(read_facts([pretraining]))).said
+    tree = json.loads((pretraining / "results.json").read_text())
+    write_json(pretraining / "results.json", {**tree, "originals": training.model_dump(mode="json")})
+    said = Page(html(read_facts([pretraining]))).said
+    assert "1,234" in said
+    assert "500 × 375" in said
+
+
+def test_the_page_says_how_to_label_images_that_are_files(tmp_path: Path) -> None:
+    run = write_pretraining(tmp_path / "my run")
+    export_encoder(build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16), run / "encoder")
+    (tmp_path / "my pictures").mkdir()
+    picture(0).save(tmp_path / "my pictures" / "0.png")
+    for source, said in ((tmp_path / "my pictures", True), (tmp_path / "gone", False), ("shapes", False)):
+        (run / "config.yaml").write_text(f"# retouch pretrain\nseed: 7\ndata: {{source: {source}, image_size: 16}}\n")
+        command = f"retouch label 'encoder={run}' 'data={source}'"
+        facts = read_facts([run])
+        assert (command in Page(html(facts)).said) == said
+        assert (f"    {command}" in card(facts)) == said
+    assert "## How to load an encoder" in card(facts)
+    assert 'retouch.load_encoder("FOLDER")' in card(facts)
+
+
+def test_the_page_needs_no_network_no_script_and_no_other_file(runs: list[Path]) -> None:
+    page = Page(html(read_facts(runs)))
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "link", "iframe", "object", "base", "form")
+        assert not [key for key in attributes if key.startswith("on")]
+        assert attributes.get("src", "data:image/png;base64,").startswith("data:image/png;base64,")
+        assert attributes.get("href", "#").startswith("#")
+    assert not re.search(r"url\(|@import|https?://", html(read_facts(runs)))
+
+
+def test_any_name_is_harmless(tmp_path: Path) -> None:
+    classes = (EVIL, "</style><script>alert(1)</script>", '"onload="x')
+    found = probe_result(classes=classes, task=EVIL, pretext="{{ 7*7 }}", damage=["<b>"], train="folder:</title><i>")
+    log = f"2026-01-31 12:00:00 WARNING {EVIL} cannot be read\n"
+    runs = [
+        write_probe(tmp_path / "<svg onload=alert(1)>", found, notes=[EVIL]),
+        write_pretraining(tmp_path / "a'b\"c", method=EVIL, sha256="b" * 64, log=log),
+    ]
+    facts = read_facts(runs)
+    page = Page(html(facts))
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "i", "b>"})
+    assert not [attributes for tag, attributes in page.tags if tag == "img" or "onload" in attributes]
+    assert EVIL in page.said
+    assert "{{ 7*7 }}" in page.said
+    assert "<img" not in card(facts)
+
+
+def test_a_finished_report_is_replaced_and_nothing_else(runs: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "new" / "report.html"
+    write_report(runs[:1], out)
+    first = out.read_text()
+    write_report(runs, out)
+    assert out.read_text() != first
+    assert [path.name for path in out.parent.iterdir()] == ["report.html"]
+
+    (tmp_path / "mine.html").write_text("<!doctype html> my own page")
+    (tmp_path / "folder.html").mkdir()
+    for name, said in (("mine.html", "is not a report"), ("folder.html", "is a folder"), ("a.pdf", "ends in .html")):
+        with pytest.raises(UserError, match=said):
+            write_report(runs, tmp_path / name)
+    assert (tmp_path / "mine.html").read_text() == "<!doctype html> my own page"
+
+
+def test_a_panel_is_taken_apart_into_its_images() -> None:
+    images = torch.rand(5, 3, 16, 16)
+    example = Example(input=1 - images, clean=images, target=images)
+    found = panel_images(panel(example, images / 2, title="denoise, step 3"), 16)
+    assert found is not None
+    assert [(label, len(some)) for label, some in found.items()] == [("original", 5), ("damaged", 5), ("restored", 5)]
+    pixel = (
+        round(255 * float(images[3, 0, 7, 9])),
+        round(255 * float(images[3, 1, 7, 9])),
+        round(255 * float(images[3, 2, 7, 9])),
+    )
+    assert found["original"][3].getpixel((9, 7)) == pixel
+    undamaged = example._replace(input=images)
+    assert list(panel_images(panel(undamaged, images, title="pca"), 16) or {}) == ["original", "restored"]
+    assert panel_images(Image.new("RGB", (300, 200)), 16) is None
+
+
+def test_errors_are_shown_with_their_images_if_these_are_still_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(12):
+        for split in ("train", "test"):
+            path = tmp_path / "animals" / split / ["cat", "dog", "owl"][number % 3] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(number, 20, 20).save(path)
+    config = "seed: 0\ndata: {train: animals/train, test: animals/test, image_size: 16, workers: 0}\n"
+    result, predictions = probe_result({"encoder": 0.0}, n=12)
+    data = result.data.model_copy(update={"train": "folder:animals/train", "test": "folder:animals/test"})
+    labels = torch.tensor([0] * 4 + [1] * 4 + [2] * 4)
+    said = {name: (labels + (torch.arange(12) == 5)) % 3 for name in predictions.answers}
+    files = sorted(Path("animals/test").rglob("*.png"))
+    found = replace(predictions, paths=tuple(map(str, files)), labels=labels, answers=said)
+    folder = write_probe(tmp_path / "p", (result.model_copy(update={"data": data}), found), config=config)
+
+    images = [attributes["alt"] for tag, attributes in Page(html(read_facts([folder]))).tags if tag == "img"]
+    assert images == ["dog, taken for owl, 63% sure"]
+    moved = replace(found, paths=tuple(f"elsewhere/{row}" for row in range(12)))
+    other = write_probe(tmp_path / "q", (result.model_copy(update={"data": data}), moved), config=config)
+    assert "they are no longer where the run saw them" in Page(html(read_facts([other]))).said
+
+    for file in files:
+        file.unlink()
+    assert "The images themselves are not shown" in Page(html(read_facts([folder]))).said
+
+
+def test_the_surest_errors_of_a_pair_come_first_and_it_is_said_how_sure_it_was(tmp_path: Path) -> None:
+    found = probe_result({"encoder": 0.0})
+    predictions = found[1]
+    pair = Confused("cat", "dog", 100, 100)
+    rows = confused_rows(predictions, "encoder.linear", pair)
+    assert rows == [297, 294, 291, 288, 285, 282, 279, 276]  # confidence rises along the test set
+    old = replace(predictions, confidences={})
+    assert confused_rows(old, "encoder.linear", pair)[:3] == [0, 3, 6]
+    said = Page(html(read_facts([write_probe(tmp_path / "p", found)]))).said
+    assert "those with the highest confidence come first" in said
+    assert "65.0% sure on average, 0.0% right; expected calibration error 65.0 points (" in said
+    said = Page(html(read_facts([write_probe(tmp_path / "old", (found[0], old))]))).said
+    assert "confidence" not in said[said.index("Errors") :]
+
+
+def test_the_numbers_of_neighbors_that_were_tried_are_read_from_the_settings(tmp_path: Path) -> None:
+    for name, knn, said in (("a", "{k: [20, 100]}", True), ("b", "{k: [10, 20, 100]}", False), ("c", "null", False)):
+        run = write_probe(tmp_path / name, probe_result(), config=f"seed: 3\nknn: {knn}\ndata: {{train: animals}}\n")
+        facts = read_facts([run])
+        assert facts.probes[0].origin.settings.seed == 3
+        assert ("k-NN tried only 20 and 100 neighbors" in Page(html(facts)).said) == said
+
+
+def test_sources_that_may_be_downloaded_are_not_opened(tmp_path: Path) -> None:
+    config = "seed: 0\ndata: {train: 'hf:some/name'}\n"
+    folder = write_probe(tmp_path / "p", probe_result(), config=config)
+    assert "their source may have to be downloaded" in Page(html(read_facts([folder]))).said
+
+
+# ---- the model card
+
+
+def test_a_model_card_says_the_same_as_the_page(runs: list[Path]) -> None:
+    said = card(read_facts(runs))
+    lines = said.splitlines()
+    assert lines[:3] == ["---", "tags: [retouch, self-supervised-learning, denoise]", "---"]
+    assert [line for line in lines if line.startswith("#")] == [
+        "# Does denoise beat the same network untrained?",
+        *("## Results", "## Baselines", "## Data", "## How it was measured", "## Limits", "## How to repeat"),
+    ]
+    assert "| denoise | 80.0 [" in said
+    assert "| **+30.0** [" in said
+    assert "| gain over untrained |" in said
+    assert "In the drawings" not in said
+    tables = [line for line in lines if line.startswith("| ---")]
+    assert len(tables) >= 4
+
+
+def test_a_model_card_is_written_beside_the_encoder_and_replaces_nothing_else(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "encoder" / "README.md"
+    for _ in range(2):  # an earlier one is replaced
+        assert main(["report", str(runs[1]), "--markdown", "-o", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}\n" * 2
+    assert out.read_text(encoding="utf-8") == card(read_facts(runs[1:2]))
+    out.write_text("# mine")
+    for file, said in ((out, "is not a model card of retouch"), (out.with_suffix(".html"), "ends in .md")):
+        assert main(["report", str(runs[1]), "--markdown", "-o", str(file)]) == 2
+        assert said in capsys.readouterr().err
+    assert out.read_text() == "# mine"
+
+
+def test_texts_in_markdown_do_nothing() -> None:
+    assert plain("a|b\n# c <i> [x](y) ![z](w) `e` *f*") == (
+        "a\\|b \\# c &lt;i&gt; [x]\\(y) !\\[z]\\(w) \\`e\\` \\*f\\*"
+    )
+
+
+# ---- the command
+
+
+@pytest.fixture
+def probe(tmp_path: Path) -> Path:
+    return write_probe(tmp_path / "linear-1", probe_result())
+
+
+def test_the_command_writes_the_page_and_says_where(
+    probe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "r.html"
+    assert main(["report", str(probe), "-o", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    assert out.read_text().startswith("<!doctype html>")
+    assert main(["report", str(probe), "--markdown"]) == 0
+    assert "# Does denoise beat the same network untrained?" in capsys.readouterr().out
+
+
+def test_the_command_answers_every_mistake_at_once(
+    probe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.html").write_text("mine")
+    assert main(["report", str(probe), str(tmp_path / "none"), "-o", str(tmp_path / "mine.html")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("retouch report: ")
+    assert "no such folder" in said
+    assert "is not a report" in said
+
+
+def test_what_labels_are_worth_has_a_part_where_it_was_measured(tmp_path: Path) -> None:
+    result, predictions = probe_result()
+    run = write_probe(tmp_path / "probe", (result.model_copy(update={"label_efficiency": LABELS}), predictions))
+    page = Page(html(read_facts([run])))
+    assert page.sections.index("labels") == page.sections.index("baselines") + 1
+    assert (
+        "animal: denoise with 60 labels equals the untrained network with about 460 [300, more than all 600]."
+        in page.said
+    )

@@ -1,0 +1,54 @@
+"""What was trained is said in words: the network, and the damage that it learned to restore."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.corruptions import Blur, Gaussian, Gray, Holes, Jpeg, SaltPepper
+from common.encoders import EncoderConfig, build_encoder
+from common.encoders.export import export_encoder
+from common.encoders.provenance import Provenance
+from pretrain.gradient.pretexts import AnyPretext, Colorize, Denoise, Identity, Mask, Mixed
+from retouch.reporting.damage import damage_of
+from retouch.reporting.reading import read_facts
+from retouch.reporting.training import learned_sentences
+from tests.retouch.reporting.runs import write_pretraining
+
+
+@pytest.mark.parametrize(
+    ("pretext", "said"),
+    [
+        (Denoise(corruption=Gaussian(sigma=0.2)), "Gaussian noise (standard deviation 0.2; black is 0 and white 1)"),
+        # the logarithm of the deviation is normal: e^-1.9 is 0.15, e^-3.1 is 0.045 and e^-0.7 is 0.5
+        (Denoise(), "0.15 in the median, and between 0.045 and 0.5 in two of three images"),
+        (Denoise(corruption=SaltPepper(amount=(0.1, 0.4))), "black and white pixels (10 to 40% of all)"),
+        (Denoise(corruption=Blur(sigma=(2, 2))), "blur (a Gaussian of 2 px)"),
+        (Denoise(corruption=Jpeg()), "JPEG compression (quality 5 to 50 of 100)"),
+        (Mask(ratio=0.6), "60% of the patches hidden"),
+        (Colorize(), "no color"),
+        (Mixed(members=[Gray(), Holes()]), "no color or holes (50% of the squares of 4 px)"),
+        (Mixed(members=[Gray(), Blur()], at_most=2), "no color or blur (a Gaussian of 0.4 to 2 px), up to 2 per image"),
+    ],
+)
+def test_damage_is_said_with_its_strength(pretext: AnyPretext, said: str) -> None:
+    assert said in damage_of(pretext.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize("pretext", [Identity().model_dump(), {"kind": "pca"}, {"kind": "denoise", "new": 1}, None])
+def test_methods_without_damage_and_unknown_ones_have_none(pretext: dict[str, str] | None) -> None:
+    assert damage_of(pretext) == ""  # type: ignore[arg-type]  # a mapping of JSON values is invariant
+
+
+def test_runs_of_one_network_and_damage_share_a_sentence(tmp_path: Path) -> None:
+    encoder = build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16)
+    parameters = sum(one.numel() for one in encoder.parameters())
+    runs = []
+    for name, pretext in (("a", Denoise()), ("b", Denoise()), ("c", Colorize())):
+        runs.append(write_pretraining(tmp_path / name, sha256=name * 64))
+        export_encoder(encoder, tmp_path / name / "encoder", Provenance(pretext=pretext.model_dump(mode="json")))
+    first, second = learned_sentences(read_facts(runs))
+    assert first.startswith(f"a and b: small_cnn, {parameters:,} parameters; images to be restored had Gaussian noise")
+    assert second == f"c: small_cnn, {parameters:,} parameters; images to be restored had no color."
+    assert learned_sentences(read_facts([write_pretraining(tmp_path / "d")])) == []
