@@ -15,10 +15,14 @@ import torch
 from torch import Tensor
 
 from common.encoders.export import write_files
-from common.encoders.load import load_classifier, load_encoder
+from common.encoders.load import ENCODER, load_encoder
 from common.encoders.small_stem import ENLARGED
 from common.encoders.timm_encoder import TimmEncoder
 from common.errors import UserError, one_line
+from finetune.classifier import open_classifier, share_classifier
+from pretrain.gradient.kept import open_objective, share_decoder
+from pretrain.method import DECODER
+from retouch.exporting.restorer import Restored
 from retouch.exporting.settings import FormatName
 from retouch.exporting.subject import FEATURES, LOGITS, Classes, Features, Subject, facts
 
@@ -52,13 +56,6 @@ class Format(ABC):
 class EncoderFolder(Format):
     """``config.json`` and ``model.safetensors``, as pretraining and fine-tuning write them."""
 
-    def refusal(self, subject: Subject) -> str:
-        if subject.output == "restorer":
-            return "it is an encoder with its decoder, and these two files hold the encoder alone"
-        if subject.card is None:
-            return "it is the classifier of a probe, and these two files hold one on the average of the last map alone"
-        return ""
-
     def write(self, subject: Subject, folder: Path) -> None:
         write_files(subject.encoder, folder, subject.provenance, subject.class_names, subject.temperature)
 
@@ -70,8 +67,10 @@ class TimmFolder(EncoderFolder):
 
     def refusal(self, subject: Subject) -> str:
         encoder = subject.encoder
-        if reason := super().refusal(subject):
-            return reason
+        if subject.output == "restorer":
+            return "it is an encoder with its decoder, and timm's two files hold the encoder alone"
+        if subject.card is None:
+            return "it is the classifier of a probe, and timm's two files hold one on the average of the last map alone"
         if not isinstance(encoder, TimmEncoder):
             return f"{encoder.name} is not a timm model"
         return "" if encoder.plain else "its stem was replaced for small images, and timm has no such network"
@@ -97,15 +96,38 @@ class TimmFolder(EncoderFolder):
 
 
 class HubFolder(EncoderFolder):
-    """A folder that Retouch opens, and timm too if it is a timm model."""
+    """A folder that Retouch opens, and timm too if it is a timm model.
+
+    A probe's classifier and a decoder are beside their encoder, as in a run: ``encoder/`` with ``classifiers/TASK/``
+    or ``decoder/``.
+    """
 
     name = "hub"
     needs = ("huggingface_hub",)
 
+    def refusal(self, subject: Subject) -> str:
+        missing = subject.card is None and subject.encoder_at is None
+        return f"{subject.folder} is a decoder without the {ENCODER}/ of its run beside it" if missing else ""
+
+    def write(self, subject: Subject, folder: Path) -> None:
+        if subject.card is not None:
+            super().write(subject, folder)
+            return
+        assert subject.encoder_at is not None  # others are refused
+        (folder / ENCODER).mkdir()
+        write_files(load_encoder(subject.encoder_at), folder / ENCODER, subject.provenance)
+        if isinstance(subject.network, Restored):
+            share_decoder(subject.folder, folder / DECODER, subject.provenance.source or "")
+        else:
+            share_classifier(subject.folder, folder)
+
     def opened(self, subject: Subject, folder: Path) -> Run:
+        if isinstance(subject.network, Restored):
+            return type(subject.network)(open_objective(folder / DECODER)[0])
         if isinstance(subject.network, Features):
             return Features(load_encoder(folder))
-        return Classes(load_classifier(folder), subject.temperature)
+        applied = open_classifier(folder)
+        return Classes(applied, applied.temperature, applied.answers)
 
 
 class Graph(Format):
@@ -215,7 +237,7 @@ def traced(subject: Subject) -> torch.export.ExportedProgram:
             shapes = {name: {0: torch.export.Dim.DYNAMIC} for name in network.inputs}
             program = torch.export.export(network, given, dynamic_shapes=shapes)
     except Exception as error:  # the networks of others may do anything
-        other = "" if subject.card is None else "; use format=hub"
+        other = "" if FORMATS["hub"].refusal(subject) else "; use format=hub"
         raise UserError(
             f"torch.export has no graph of {subject.encoder.name}: {one_line(error, 300)}{other}"
         ) from error

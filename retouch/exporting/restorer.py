@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from common.encoders.load import ENCODER
 from common.errors import UserError
 from pretrain.gradient.kept import decoder_folder, open_objective
 from pretrain.gradient.objective import Objective
@@ -71,6 +72,7 @@ def open_restored(config: ExportConfig) -> Subject:
         raise UserError("task and encoder: of the classifiers of probes, and a restorer is exported: remove them")
     folder = decoder_folder(config.run)
     objective, card = open_objective(folder)
+    beside = folder.parent / ENCODER
     network = HolesFilled(objective) if objective.pretext.fills_holes else Restored(objective)
     return Subject(
         network=network.eval(),
@@ -81,4 +83,5 @@ def open_restored(config: ExportConfig) -> Subject:
         sha256=card.sha256,
         image_size=card.image_size,
         provenance=provenance(folder),
+        encoder_at=beside if beside.is_dir() else None,
     )

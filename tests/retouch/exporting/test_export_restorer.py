@@ -20,6 +20,7 @@ from pretrain.gradient.objective import Objective
 from pretrain.gradient.pretexts import AnyPretext, Colorize, Denoise, Mask, Mixed
 from retouch.exporting.restorer import open_restored
 from retouch.exporting.settings import ExportConfig
+from tests.hub import TOKEN, serving
 
 SIDE = 16
 PRETEXTS: dict[str, AnyPretext] = {
@@ -53,9 +54,10 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     objective.fit(torch.rand(64, 3, SIDE, SIDE))
     for parameter in objective.decoder.parameters():
         parameter.data.add_(0.1 * torch.randn(parameter.shape))  # some start at zero
-    training = Provenance(pretext={"kind": pretext.kind}, source="shapes", levels=None)
+    source = f"folder:{tmp_path}/my pictures"
+    training = Provenance(pretext={"kind": pretext.kind}, source=source, levels=None)
     sha256 = export_encoder(encoder, folder / "encoder", training)
-    keep_decoder(objective, decoder, folder / "decoder", source="shapes", encoder_sha256=sha256)
+    keep_decoder(objective, decoder, folder / "decoder", source=source, encoder_sha256=sha256)
     (folder / "config.yaml").write_text("# retouch pretrain\n")
     return folder
 
@@ -104,13 +106,43 @@ def test_an_onnx_file_restores_as_the_run_does(run: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("run", ["denoise"], indirect=True)
-def test_folders_of_encoders_hold_no_decoder(run: Path, tmp_path: Path) -> None:
-    for form in ("timm", "hub"):
-        with pytest.raises(UserError, match=r"it is an encoder with its decoder.*; use format=onnx or format=torch$"):
-            retouch.export(run, *settings(tmp_path / "out", form))
+def test_a_folder_of_timm_holds_no_decoder(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"it is an encoder with its decoder.*; use format=onnx or format=torch or"):
+        retouch.export(run, *settings(tmp_path / "out", "timm"))
     with pytest.raises(UserError, match="task and encoder: of the classifiers of probes"):
         retouch.export(run, *settings(tmp_path / "out", "torch"), "task=color")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("run", ["colorize", "mask", "tokens"], indirect=True)
+def test_a_restorer_is_read_from_the_hub(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, inputs = restored(run), given(run)
+    with serving(monkeypatch, tmp_path / "cache") as hub:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        done = retouch.export(run, *settings(tmp_path / "out", "hub"), "push=me/mine", "license=mit")
+        decoder = ("decoder/decoder.json", "decoder/decoder.safetensors")
+        assert done.record.files == ("README.md", *decoder, "encoder/config.json", "encoder/model.safetensors")
+        assert not [path for path in done.files if str(tmp_path).encode() in path.read_bytes()]
+        text = (tmp_path / "out" / "README.md").read_text()
+        assert 'restorer = retouch.open_restorer("hf:me/mine")' in text
+        assert "pipeline_tag: image-to-image" in text
+        run.rename(tmp_path / "elsewhere")
+        torch.testing.assert_close(retouch.open_restorer("hf:me/mine")(*inputs), expected)
+        assert retouch.load_encoder("hf:me/mine").image_size == SIDE
+        hub.add("me/encoder", tmp_path / "elsewhere" / "encoder")
+        quiet = ["data=shapes:test:4", "data.workers=0", "wandb.mode=disabled", "precision=float32"]
+        ranking = retouch.strange("hf:me/mine", *quiet, f"out={tmp_path / 'strange'}")
+        assert ranking.ranked == 4
+        for command, settings_of in ((retouch.restore, ["data=shapes:test:4"]), (retouch.strange, quiet)):
+            with pytest.raises(UserError, match=r"hf:me/encoder has no decoder, .* output=restorer format=hub"):
+                command("hf:me/encoder", *settings_of, f"out={tmp_path / 'other'}")
+
+
+@pytest.mark.parametrize("run", ["denoise"], indirect=True)
+def test_a_decoder_without_its_encoder_is_not_put_on_the_hub(run: Path, tmp_path: Path) -> None:
+    (run / "encoder").rename(tmp_path / "encoder")
+    with pytest.raises(UserError, match="is a decoder without the encoder/ of its run beside it; use format=onnx or"):
+        retouch.export(run / "decoder", *settings(tmp_path / "out", "hub"))
 
 
 @pytest.mark.parametrize("run", HOLES, indirect=True)
@@ -132,7 +164,7 @@ def test_holes_are_filled_whatever_color_they_have_and_the_check_has_holes(run: 
 @pytest.mark.parametrize("run", ["tokens"], indirect=True)
 def test_a_network_that_sees_visible_patches_alone_has_no_graph(run: Path, tmp_path: Path) -> None:
     for form in ("torch", "onnx"):
-        with pytest.raises(UserError, match="its encoder sees the patches without a hole alone"):
+        with pytest.raises(UserError, match=r"its encoder sees the patches without a hole alone.*use format=hub$"):
             retouch.export(run, *settings(tmp_path / "out", form))
     assert not (tmp_path / "out").exists()
 
