@@ -2,12 +2,15 @@
 
     python benchmarks/exports.py --imagenette PATH/TO/imagenette128 --cifar10 PATH/TO/cifar10
 
-One encoder of each kind. Networks have random weights, since training changes no operation and only arithmetic is
-compared; classifiers are such networks with a head fitted to ten classes of 1,000 training images, so that their
-answers vary. The linear family is fitted on these images.
+One encoder of each kind. Networks have random weights, since training changes no operation, and what is compared is
+arithmetic; classifiers are such networks with a head that is fitted to ten classes of 1,000 training images, so that
+their answers vary, or the linear classifier that ``retouch.probe`` has chosen and calibrated on these. The linear
+family is fitted on these images.
 
 Each export is written by ``retouch.export`` and then run by plain timm, ONNX Runtime or torch in a process that cannot
 import Retouch (``tests/retouch/exporting/alone.py``), on 500 test images that the check of the export has not seen.
+``--python OTHER/bin/python`` runs it in an environment in which these three alone are installed.
+
 Recorded are the largest difference of each output, absolute and as a share of its root mean square, and for classifiers
 the images with the same top-1. Also recorded: seconds to write, and the file's size. The exit code is 1 if a difference
 is above 1e-4 of the size, or an answer differs.
@@ -51,6 +54,7 @@ class Kind(NamedTuple):
     size: int
     view: View = "rgb"
     classes: bool = False
+    probe: bool = False
 
 
 def timm_model(name: str, **args: Any) -> EncoderConfig:
@@ -63,6 +67,8 @@ KINDS = (
     Kind("small_cnn", SMALL, 32),
     Kind("small_cnn, gray", SMALL, 32, view="gray"),
     Kind("small_cnn, classes", SMALL, 32, classes=True),
+    Kind("small_cnn, probe", SMALL, 32, probe=True),
+    Kind("resnet18, probe", timm_model("resnet18"), 128, probe=True),
     Kind("resnet18, stem for small images", timm_model("resnet18"), 32),
     Kind("resnet18, stem for small images, gray, classes", timm_model("resnet18"), 32, view="gray", classes=True),
     Kind("resnet18", timm_model("resnet18"), 128),
@@ -80,14 +86,17 @@ def main() -> int:
     parser.add_argument("--imagenette", required=True, help="folder of its parquet files, for sizes above 32 px")
     parser.add_argument("--cifar10", required=True, help="folder of its parquet files, for 32 px")
     parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--python", default=sys.executable, help="of the environment in which exports are opened")
+    parser.add_argument("--only", default="", help="kinds with this in their name; nothing is recorded")
     given = parser.parse_args()
     torch.set_num_threads(1)
     results = {}
-    for kind in KINDS:
+    for kind in (one for one in KINDS if given.only in one.name):
         folder = given.cifar10 if kind.size == 32 else given.imagenette
-        results[kind.name] = measured(kind, Path(folder), given.images)
+        results[kind.name] = measured(kind, Path(folder), given.images, given.python)
         print(kind.name, json.dumps(results[kind.name]), flush=True)
-    record("exports", results, seed=0)
+    if not given.only:
+        record("exports", results, seed=0)
     written = [one for found in results.values() for one in found["formats"].values() if "refused" not in one]
     return int(not all(one.get("relative", 0) <= TOLERANCE and one.get("same_top1", 1) == 1 for one in written))
 
@@ -99,20 +108,20 @@ def photographs(folder: Path, split: str, size: int, count: int) -> tuple[Tensor
 
 
 @torch.no_grad()
-def measured(kind: Kind, folder: Path, count: int) -> dict[str, Any]:
+def measured(kind: Kind, folder: Path, count: int, python: str) -> dict[str, Any]:
     """Every format of one encoder."""
     images, _ = photographs(folder, "test", kind.size, count)
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
         run = home / "run"
         write(kind, run, folder)
-        outputs = expected(run, images, classes=kind.classes)
+        outputs = expected(run, images, kind)
         exports, formats = home / "exports", {}
         exports.mkdir()
         np.save(exports / f"images-{kind.size}.npy", images.numpy())
         for form in FORMATS:
             formats[form] = export(run, exports / form, form, str(folder / "train-00*.parquet"))
-        subprocess.run([sys.executable, "-I", str(ALONE), str(exports)], cwd=home, check=True)
+        subprocess.run([python, "-I", str(ALONE), str(exports)], cwd=home, check=True)
         for form, found in formats.items():
             if "refused" not in found and form != "hub":  # of Retouch itself
                 found |= compared(outputs, np.load(exports / f"{form}.npz"))
@@ -128,6 +137,14 @@ def write(kind: Kind, folder: Path, data: Path) -> None:
         return
     encoder = build_encoder(kind.encoder, image_size=kind.size, view=kind.view)
     settle_norms(encoder, torch.split(images, 100))
+    if kind.probe:
+        export_encoder(encoder, folder.with_name("encoder"))
+        quiet = ["wandb.mode=disabled", "knn=null", "damage=[]", "properties=false", "null_check=false"]
+        quiet += ["baselines={random_init: false, pixels: false}", "feature_cache=false", "precision=float32"]
+        labeled = [f"data=parquet:{data}/train-00*.parquet", "data.limit=1000"]
+        with torch.enable_grad():
+            retouch.probe(f"encoder={folder.with_name('encoder')}", *labeled, *quiet, f"out={folder}")
+        return
     if not kind.classes:
         export_encoder(encoder, folder)
         return
@@ -154,9 +171,13 @@ def fit_head(classifier: Classifier, images: Tensor, labels: Tensor) -> None:
     head.bias.copy_(targets.mean(0) - mean @ weight)
 
 
-def expected(folder: Path, images: Tensor, *, classes: bool) -> dict[str, Tensor]:
+def expected(folder: Path, images: Tensor, kind: Kind) -> dict[str, Tensor]:
     parts = torch.split(images, 100)
-    if not classes:
+    if kind.probe:
+        probed = retouch.load_classifier(folder)
+        logits = torch.cat([probed(part) for part in parts])
+        return {"logits": logits, "probabilities": probed.probabilities(logits)}
+    if not kind.classes:
         encoder = load_encoder(folder)
         return {"features": torch.cat([encoder.encode(part) for part in parts])}
     classifier = load_classifier(folder)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -23,8 +24,8 @@ from common.data import Images
 from common.data.levels import Levels
 from common.encoders.base import View
 from common.encoders.card import CONFIG, WEIGHTS, EncoderCard
-from common.encoders.hub import on_hub
-from common.encoders.load import encoder_folder, load_classifier, load_encoder, read_encoder_card
+from common.encoders.hub import local_folder, on_hub
+from common.encoders.load import ENCODER, load_classifier, load_encoder, read_encoder_card
 from common.errors import UserError, one_line
 from common.files import GROUP, command, new_folder, run_stage, write_json
 from common.runs.results import Record
@@ -55,7 +56,7 @@ class ClassifierCard(Record):
     image_size: int
     view: View
     levels: Levels | None  # black and white of training images of more than 8 bits
-    encoder: str  # its folder then, absolute, or hf:USER/NAME
+    encoder: str  # its folder then, absolute, or hf:USER/NAME; empty where it came along
     encoder_beside: str  # relative to the folder of the run: both may move together; empty on the Hub
     encoder_sha256: str
     sha256: str  # of everything that decides its answers
@@ -156,22 +157,57 @@ def _digest(card: ClassifierCard, folder: Path) -> str:
     return hashlib.sha256(facts.encode() + (folder / WEIGHTS).read_bytes()).hexdigest()
 
 
+def share_classifier(folder: Path, to: Path) -> None:
+    """Copy a classifier that a probe has kept to ``to/classifiers/``, for others: its encoder is to be ``to/encoder``.
+
+    The task of masks is the path of their folder, of which the last part stays.
+    """
+    card = _read_card(folder)
+    copied = to / CLASSIFIERS / folder.name
+    copied.mkdir(parents=True)
+    shutil.copyfile(folder / WEIGHTS, copied / WEIGHTS)
+    task = Path(card.task).name if card.answers == "mask" else card.task
+    card = card.model_copy(update={"task": task, "encoder": "", "encoder_beside": ENCODER})
+    card = card.model_copy(update={"sha256": _digest(card, copied)})
+    write_json(copied / CARD, card.model_dump(mode="json"))
+
+
 # ---- opening one
+
+
+class Places(NamedTuple):
+    """The folders of a classifier that a probe has kept, and of its encoder."""
+
+    classifier: Path
+    encoder: Path
+
+
+def places(path: str | Path, task: str | None = None, encoder: str | Path | None = None) -> Places | None:
+    """What ``open_classifier`` opens; None if it is a fine-tuned network.
+
+    Raises:
+        UserError: as ``open_classifier``.
+    """
+    folder = local_folder(path)
+    if _tuned_folder(folder) is not None:
+        return None
+    folder, card = _choose(folder, _saved(folder), task)
+    return Places(folder, _encoder_of(folder, card, encoder))
 
 
 def open_classifier(path: str | Path, task: str | None = None, encoder: str | Path | None = None) -> Applied:
     """The classifier of a finished run of ``probe`` or ``finetune``, or the one in a folder of its own.
 
     Args:
-        path: the run, one of the folders below its ``classifiers/``, or the ``classifier/`` of a fine-tuned network,
-            which may also be ``hf:USER/NAME`` of the Hub.
+        path: the run, one of the folders below its ``classifiers/``, the ``classifier/`` of a fine-tuned network, or
+            ``hf:USER/NAME`` of the Hub.
         task: which of a probe's tasks; not needed where there is one.
         encoder: where the encoder of a probe is now, if it was moved.
 
     Raises:
         UserError: there is no classifier, or none for this task; it is damaged; or its encoder is missing or differs.
     """
-    folder = Path(path).expanduser()
+    folder = local_folder(path)
     if (tuned := _tuned_folder(folder)) is not None:
         return _open_tuned(tuned, task, encoder)
     folder, card = _choose(folder, _saved(folder), task)
@@ -195,9 +231,7 @@ def open_classifier(path: str | Path, task: str | None = None, encoder: str | Pa
 
 
 def _tuned_folder(folder: Path) -> Path | None:
-    """The folder of a fine-tuned network: itself, the one in this run, or ``hf:USER/NAME``."""
-    if on_hub(folder):
-        return encoder_folder(folder)
+    """The folder of a fine-tuned network: itself, or the one in this run."""
     for one in (folder, folder / CLASSIFIER):
         if (one / CONFIG).is_file():
             return one
@@ -316,10 +350,10 @@ def _encoder_of(folder: Path, card: ClassifierCard, given: str | Path | None) ->
         UserError: it is missing, or another encoder is there.
     """
     run = folder.absolute().parent.parent
-    kept = [Path(card.encoder), *([run / card.encoder_beside] if card.encoder_beside else [])]
-    places = kept if given is None else [Path(given)]
+    kept = [Path(card.encoder)] if card.encoder else []
+    kept += [run / card.encoder_beside] if card.encoder_beside else []
     problem = ""
-    for place in places:
+    for place in kept if given is None else [Path(given)]:
         try:
             found = read_encoder_card(place).sha256
         except UserError as error:

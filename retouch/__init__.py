@@ -385,7 +385,7 @@ def open_restorer(run: str | Path, *, tile: int | None = None, overlap: float = 
     be filled.
 
     Args:
-        run: a finished run of pretraining, or its ``decoder/`` folder.
+        run: a finished run of pretraining, its ``decoder/`` folder, or ``hf:USER/NAME``.
         tile: side of a tile in pixels; by default that of the images the network learned from.
         overlap: the fraction of a tile that overlaps its neighbor.
 
@@ -418,7 +418,7 @@ def load_classifier(run: str | Path, task: str | None = None, encoder: str | Pat
     ``classifier.probabilities(logits)`` are calibrated: per class, or per label if images have several.
 
     Args:
-        run: a finished run, or one of its classifiers.
+        run: a finished run, one of its classifiers, or ``hf:USER/NAME``.
         task: which of a probe's tasks; not needed if there is only one.
         encoder: where the encoder of a probe is now, if it was moved.
 

@@ -57,7 +57,8 @@ class Hub:
 
     def add(self, name: str, folder: Path) -> str:
         """A commit with the files of a folder."""
-        files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        found = [path for path in folder.rglob("*") if path.is_file()]
+        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
         return self.repos.setdefault(name, Repo()).commit(files)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from common.recipes import Recipe, find_recipe, stage_config, sweeps
 from pretrain.config import PretrainConfig
 from retouch.cli import main
 from tests.recipe import logged
+from tests.starter import started_fast
+from tests.wandb_server import KEY, serving
 
 every = pytest.mark.parametrize("sweep", sweeps(), ids=lambda one: one.name)
 SMALL = [
@@ -43,6 +46,11 @@ def ends_of(sweep: Recipe) -> list[tuple[dict[str, float], list[str]]]:
     return found
 
 
+def chosen(tree: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The settings that a search chooses, by their names with dots."""
+    return {name: reduce(lambda at, key: at[key], name.split("."), tree) for name in names}
+
+
 @every
 def test_the_agents_command_means_what_the_search_says(sweep: Recipe) -> None:
     for values, command in ends_of(sweep):
@@ -50,8 +58,7 @@ def test_the_agents_command_means_what_the_search_says(sweep: Recipe) -> None:
         assert (program, stage) == ("retouch", "pretrain")
         config = stage_config(PretrainConfig, recipe, [part.removeprefix("--") for part in settings])
         tree = config.model_dump(mode="json")
-        found: dict[str, Any] = {name: reduce(lambda at, key: at[key], name.split("."), tree) for name in values}
-        assert found == values
+        assert chosen(tree, values) == values
         assert config.data.source == "my/pictures"
         assert config.watch is not None
 
@@ -75,14 +82,42 @@ def test_the_number_that_is_searched_by_is_logged(sweep: Recipe, home: Path, mon
     assert any(yaml.safe_load(sweep.text)["metric"]["name"] in line for line in logged(run))
 
 
+AGENT = """
+import sys
+import wandb
+from wandb import wandb_agent
+
+wandb_agent.Agent.POLL_INTERVAL = 0.1  # seconds; its own 5 would be most of the test
+for sweep in sys.argv[1:]:
+    wandb.agent(sweep, entity="me", project="mine", count=2)
+"""
+
+
 @pytest.mark.slow
-def test_a_run_of_an_agent_has_the_agents_number(home: Path) -> None:
-    """In a process of its own, as an agent starts it: W&B reads its variables once per process."""
-    [(_, command), _] = ends_of(sweeps()[0])
-    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "r1"}
-    subprocess.run([sys.executable, "-m", *command, *SMALL], cwd=home, check=True, env=environment, capture_output=True)
-    [run] = (home / "runs").iterdir()
-    assert len(list((run / "wandb").glob("offline-run-*-r1"))) == 1
+def test_wandbs_agent_runs_the_searches_and_its_server_gets_their_numbers(home: Path) -> None:
+    """The agent's own loop and processes, and a server that hands out the values of two runs for each search."""
+    asked: dict[str, tuple[Recipe, dict[str, float]]] = {}
+    with serving() as server, started_fast(home, SMALL) as command:
+        for sweep in sweeps():
+            runs = {f"{sweep.name}-{number}": values for number, (values, _) in enumerate(ends_of(sweep))}
+            server.add(sweep.name, sweep.text, dict(runs))
+            asked |= {run: (sweep, values) for run, values in runs.items()}
+        environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("WANDB_")},
+            "PATH": f"{command.parent}:{os.environ['PATH']}",
+            "HOME": str(home),  # nothing of the user's own login
+            "WANDB_BASE_URL": server.address,
+            "WANDB_API_KEY": KEY,
+        }
+        agent = [sys.executable, "-c", AGENT, *(one.name for one in sweeps())]
+        subprocess.run(agent, cwd=home, check=True, env=environment, capture_output=True)
+    assert server.runs.keys() == asked.keys()
+    for run, (sweep, values) in asked.items():
+        found = server.runs[run]
+        assert (found.sweep, found.exit_code) == (sweep.name, 0)
+        assert chosen(found.config, values) == values
+        assert any(yaml.safe_load(sweep.text)["metric"]["name"] in line for line in found.history)
+    assert len(list((home / "runs").glob("*/results.json"))) == len(asked)
 
 
 def test_searches_are_listed_and_copied(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,8 @@
-"""Encoders on the Hugging Face Hub: ``hf:USER/NAME[@REVISION]``, wherever the folder of an encoder is asked for."""
+"""Networks on the Hugging Face Hub: ``hf:USER/NAME[@REVISION]``, wherever a run or an encoder is asked for.
+
+A repository is an encoder folder, or is like the folder of a run: ``encoder/``, and beside it ``classifiers/`` or
+``decoder/``.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,16 @@ from common.errors import UserError, cache_refused, one_line
 log = logging.getLogger("retouch")
 
 SCHEME = "hf:"
+INNER = "encoder"  # the folder of the encoder, where more than an encoder is there
+FILES = (
+    *(CONFIG, WEIGHTS, f"{INNER}/{CONFIG}", f"{INNER}/{WEIGHTS}"),
+    *(
+        "classifiers/*/classifier.json",
+        f"classifiers/*/{WEIGHTS}",
+        "decoder/decoder.json",
+        "decoder/decoder.safetensors",
+    ),
+)
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)  # USER/NAME
 
 
@@ -33,6 +47,11 @@ def hub_folder(path: str | Path) -> Path:
     return _downloaded(Path(path).as_posix())
 
 
+def local_folder(path: str | Path) -> Path:
+    """The folder on this machine: the one that is named, or that of ``hub_folder``."""
+    return hub_folder(path) if on_hub(path) else Path(path).expanduser()
+
+
 @cache
 def _downloaded(spec: str) -> Path:
     name, _, revision = spec.removeprefix(SCHEME).partition("@")
@@ -41,7 +60,7 @@ def _downloaded(spec: str) -> Path:
     from huggingface_hub import errors, snapshot_download  # takes a second to import
 
     try:
-        found = Path(snapshot_download(name, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS]))
+        found = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
     except errors.RevisionNotFoundError:
         raise UserError(f"{spec}: the Hub has {name}, but no revision {revision!r} of it") from None
     except errors.GatedRepoError:
@@ -61,7 +80,7 @@ def _downloaded(spec: str) -> Path:
         if kept := cache_refused(error, "HF_HOME"):
             raise UserError(f"{spec}: {kept}") from None
         raise UserError(f"{spec} cannot be downloaded: {one_line(error, 200)}") from None
-    if not (found / CONFIG).is_file():
+    if not any((found / name).is_file() for name in (CONFIG, f"{INNER}/{CONFIG}")):
         raise UserError(f"{spec} is not an encoder: it has no {CONFIG}; use a model of Retouch or timm")
     log.info("%s: revision %s", spec, found.name)
     return found

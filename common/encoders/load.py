@@ -12,14 +12,14 @@ from torch import Tensor
 from common.encoders import Classifier, Encoder, EncoderConfig
 from common.encoders.build import OWN
 from common.encoders.card import CONFIG, WEIGHTS, EncoderCard, PlainTimm, digest, read_card, rebuild
-from common.encoders.hub import hub_folder, on_hub
+from common.encoders.hub import INNER, local_folder
 from common.encoders.tensors import misfits, read_tensors
 from common.errors import UserError
 from common.files import command, is_group, run_stage
 
 log = logging.getLogger("retouch")
 
-ENCODER = "encoder"  # the folder of an encoder in the folder of its run
+ENCODER = INNER  # the folder of an encoder in the folder of its run
 
 
 def load_encoder(folder: str | Path) -> Encoder:
@@ -105,9 +105,7 @@ def encoder_folder(path: str | Path) -> Path:
     Raises:
         UserError: the Hub has no such encoder, or cannot be reached.
     """
-    if on_hub(path):
-        return hub_folder(path)
-    folder = Path(path).expanduser()
+    folder = local_folder(path)
     return folder / ENCODER if not (folder / CONFIG).is_file() and (folder / ENCODER / CONFIG).is_file() else folder
 
 

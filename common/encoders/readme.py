@@ -27,6 +27,7 @@ class About(NamedTuple):
 
     method: str  # such as denoise
     sections: tuple[Section, ...]
+    title: str = ""  # in place of the usual one
 
 
 def readme(card: EncoderCard, about: About) -> str:
@@ -44,7 +45,7 @@ def readme(card: EncoderCard, about: About) -> str:
     methods = [*(one.kind or "" for one in card.provenance.before), *([] if tuned else [about.method])]
     pieces = [
         front_matter(methods, tuned=tuned),
-        f"# {plain(_title(card, about))}",
+        f"# {plain(about.title or _title(card, about))}",
         "Written by Retouch, which trains networks to restore damaged images.",
         *map(_section, (Section("What it is", network), *about.sections)),
         f"## How to load it\n\n{loading(card)}",

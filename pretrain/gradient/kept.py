@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -20,6 +21,7 @@ from common.config import Config
 from common.encoders.base import View
 from common.encoders.card import CONFIG, rebuild
 from common.encoders.config import EncoderConfig
+from common.encoders.hub import local_folder, on_hub
 from common.encoders.load import ENCODER, read_encoder_card
 from common.encoders.tensors import misfits, read_tensors
 from common.errors import UserError, one_line
@@ -169,18 +171,23 @@ def decoder_folder(run: str | Path) -> Path:
     """The folder of the decoder that a run has kept.
 
     Args:
-        run: the folder of the run, or that of its encoder or decoder.
+        run: the folder of the run, or that of its encoder or decoder, or ``hf:USER/NAME``.
 
     Raises:
         UserError: there is none; says why, and what to do.
     """
-    path = Path(run).expanduser()
+    path = local_folder(run)
     beside = (
         [path.parent / DECODER] if path.name == ENCODER else []
     )  # only next to an encoder: any other folder may lie in another run
     found = next((one for one in (path, path / DECODER, *beside) if (one / CARD).is_file()), None)
     if found is not None:
         return found
+    if on_hub(run):
+        raise UserError(
+            f"{run} has no decoder, which restores pictures: give a run of retouch pretrain, or upload one with its "
+            "decoder (retouch export RUN output=restorer format=hub push=USER/NAME)"
+        )
     if not path.is_dir():
         what = "is a file" if path.exists() else "no such folder"
         raise UserError(f"{path}: {what}; give the folder of a finished run of retouch pretrain")
@@ -228,6 +235,19 @@ def read_decoder_card(folder: Path) -> DecoderCard:
         if beside != card.encoder_sha256:
             raise UserError(f"{folder} and the encoder of its run come from different trainings; {AGAIN}")
     return card
+
+
+def share_decoder(folder: Path, to: Path, source: str) -> None:
+    """Copy a decoder to a new folder, for others.
+
+    Args:
+        source: the name of its training images for them.
+    """
+    to.mkdir()
+    shutil.copyfile(folder / WEIGHTS, to / WEIGHTS)
+    card = read_decoder_card(folder).model_copy(update={"source": source})
+    card = card.model_copy(update={"sha256": _digest(card, to / WEIGHTS)})
+    write_json(to / CARD, card.model_dump(mode="json"))
 
 
 def _digest(card: DecoderCard, weights: Path) -> str:

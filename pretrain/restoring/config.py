@@ -55,7 +55,7 @@ class RestoreConfig(StageConfig):
     trees: ClassVar[tuple[str, ...]] = (PICTURES,)
 
     run: Path
-    """A finished run of retouch pretrain, or its decoder/ folder."""
+    """A finished run of retouch pretrain, its decoder/ folder, or hf:USER/NAME."""
     data: PicturesToRestore
     """Which pictures: data=FOLDER."""
     damage: Literal["none", "recipe"] = "none"
@@ -103,7 +103,7 @@ class StrangeConfig(StageConfig):
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers"}
 
     run: Path
-    """A finished run of retouch pretrain, or its decoder/ folder."""
+    """A finished run of retouch pretrain, its decoder/ folder, or hf:USER/NAME."""
     data: PicturesToRank
     """Which pictures: data=FOLDER."""
     draws: int = Field(default=4, gt=0, le=1000)

@@ -58,7 +58,7 @@ class PictureRestorer(nn.Module):
     @property
     def fill(self) -> Literal["gray", "mean"]:
         """What hidden pixels are filled with, as in training."""
-        return self.pretext.hole_fill if isinstance(self.pretext, Mixed) else "gray"
+        return fill_of(self.pretext)
 
     @property
     def device(self) -> torch.device:
@@ -126,13 +126,21 @@ class PictureRestorer(nn.Module):
             return self.objective.restore_damaged(Damaged(*(part.to(device) for part in tiles))).float().cpu()
 
 
+def fill_of(pretext: Pretext) -> Literal["gray", "mean"]:
+    """What a pretext fills hidden pixels with in training."""
+    return pretext.hole_fill if isinstance(pretext, Mixed) else "gray"
+
+
 def punched(damaged: Damaged, fill: Literal["gray", "mean"]) -> Damaged:
     """The same with hidden pixels filled, whatever was there: gray, or the mean color of the visible ones."""
-    if not damaged.hidden.any():  # a large picture is not copied
-        return damaged
+    return filled(damaged, fill) if damaged.hidden.any() else damaged  # a large picture is not copied
+
+
+def filled(damaged: Damaged, fill: Literal["gray", "mean"]) -> Damaged:
+    """As ``punched``, by operations that do not depend on whether a pixel is hidden."""
     images, hidden = damaged.images, damaged.hidden > 0
     whole = 255 if images.dtype == torch.uint8 else 1
-    color = torch.full((len(images), 3, 1, 1), HIDDEN * whole, dtype=torch.float64)
+    color = torch.full((1, 3, 1, 1), HIDDEN * whole, dtype=torch.float64)
     if fill == "mean":
         visible = (~hidden).sum((2, 3), keepdim=True)
         total = images.masked_fill(hidden, 0).sum((2, 3), keepdim=True, dtype=torch.float64)

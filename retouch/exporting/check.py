@@ -16,7 +16,7 @@ from common.errors import UserError, one_line
 from common.runs.results import Record
 from retouch.exporting.formats import Run
 from retouch.exporting.settings import ExportConfig
-from retouch.exporting.subject import Subject
+from retouch.exporting.subject import Exportable, Subject
 
 log = logging.getLogger("retouch")
 
@@ -86,7 +86,7 @@ def _decoded(source: Source, levels: Levels | None, size: int, count: int, *, re
 
 
 @torch.no_grad()
-def compared(network: Run, export: Run, shown: Shown) -> Check:
+def compared(network: Exportable, export: Run, shown: Shown) -> Check:
     """Run both on the same images.
 
     Raises:
@@ -95,7 +95,8 @@ def compared(network: Run, export: Run, shown: Shown) -> Check:
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for part in torch.split(shown.images, BATCH):
         images = part.float() / 255  # uint8 0..255 -> float 0..1
-        expected, found = network(images), export(images)
+        given = network.given(images)
+        expected, found = network(*given), export(*given)
         for name, values in found.items():
             pairs.setdefault(name, []).append((expected[name], values))
     differences = []

@@ -15,7 +15,7 @@ from retouch.exporting.check import Check, compared, images_of, refuse_apart
 from retouch.exporting.formats import EncoderFolder, Format, check_packages, chosen_format
 from retouch.exporting.hub import card_text, check_push, describe, push
 from retouch.exporting.paths import folders_of, has_path, shared, without_paths
-from retouch.exporting.record import ExportRecord, check_folder, write_record
+from retouch.exporting.record import ExportRecord, check_folder, files_in, write_record
 from retouch.exporting.restorer import open_restored
 from retouch.exporting.settings import ExportConfig
 from retouch.exporting.subject import Subject, facts, open_subject
@@ -52,7 +52,7 @@ class Exported:
     @property
     def text(self) -> str:
         """In one line."""
-        names = ", ".join(path.name for path in self.files)
+        names = ", ".join(path.relative_to(self.folder).as_posix() for path in self.files)
         line = f"{self.folder}: {names} ({self.record.output}); {self.check.text}"
         return line if self.uploaded is None else f"{line}; uploaded: {self.uploaded}"
 
@@ -86,7 +86,7 @@ def export(config: ExportConfig) -> Exported:
         record = ExportRecord(
             format=form.name,
             output=subject.output,
-            files=tuple(sorted(path.name for path in folder.iterdir())),
+            files=tuple(path.relative_to(folder).as_posix() for path in files_in(folder)),
             run=without_paths(config.run, folders),
             sha256=subject.sha256,
             facts=facts(subject).content(),
@@ -96,7 +96,7 @@ def export(config: ExportConfig) -> Exported:
             check=check.model_copy(update={"source": without_paths(check.source, folders)}),
         )
         write_record(folder, record)
-    files = tuple(sorted(config.to.iterdir()))
+    files = files_in(config.to)
     return Exported(config.to, files, record, check, None if repository is None else push(config, repository))
 
 

@@ -15,14 +15,18 @@ import torch
 from torch import Tensor
 
 from common.encoders.export import write_files
-from common.encoders.load import load_classifier, load_encoder
+from common.encoders.load import ENCODER, load_encoder
 from common.encoders.small_stem import ENLARGED
 from common.encoders.timm_encoder import TimmEncoder
 from common.errors import UserError, one_line
+from finetune.classifier import open_classifier, share_classifier
+from pretrain.gradient.kept import open_objective, share_decoder
+from pretrain.method import DECODER
+from retouch.exporting.restorer import Restored
 from retouch.exporting.settings import FormatName
-from retouch.exporting.subject import FEATURES, IMAGES, LOGITS, Classes, Features, Subject, facts
+from retouch.exporting.subject import FEATURES, LOGITS, Classes, Features, Subject, facts
 
-Run = Callable[[Tensor], dict[str, Tensor]]  # images [B 3 S S], float RGB in [0, 1] -> outputs by name
+Run = Callable[..., dict[str, Tensor]]  # images [B 3 S S], float RGB in [0, 1], and further inputs -> outputs by name
 FACTS = "retouch.json"  # inside a program of torch.export
 
 
@@ -52,13 +56,6 @@ class Format(ABC):
 class EncoderFolder(Format):
     """``config.json`` and ``model.safetensors``, as pretraining and fine-tuning write them."""
 
-    def refusal(self, subject: Subject) -> str:
-        if subject.output == "restorer":
-            return "it is an encoder with its decoder, but these two files hold only the encoder"
-        if subject.card is None:
-            return "it is the classifier of a probe, but these two files hold only one on the average of the last map"
-        return ""
-
     def write(self, subject: Subject, folder: Path) -> None:
         write_files(subject.encoder, folder, subject.provenance, subject.class_names, subject.temperature)
 
@@ -70,8 +67,10 @@ class TimmFolder(EncoderFolder):
 
     def refusal(self, subject: Subject) -> str:
         encoder = subject.encoder
-        if reason := super().refusal(subject):
-            return reason
+        if subject.output == "restorer":
+            return "it is an encoder with its decoder, and timm's two files hold the encoder alone"
+        if subject.card is None:
+            return "it is the classifier of a probe, and timm's two files hold one on the average of the last map alone"
         if not isinstance(encoder, TimmEncoder):
             return f"{encoder.name} is not a timm model"
         return "" if encoder.plain else "its stem was replaced for small images, so timm has no such network"
@@ -97,15 +96,38 @@ class TimmFolder(EncoderFolder):
 
 
 class HubFolder(EncoderFolder):
-    """A folder that Retouch opens, and timm too if it is a timm model."""
+    """A folder that Retouch opens, and timm too if it is a timm model.
+
+    A probe's classifier and a decoder are beside their encoder, as in a run: ``encoder/`` with ``classifiers/TASK/``
+    or ``decoder/``.
+    """
 
     name = "hub"
     needs = ("huggingface_hub",)
 
+    def refusal(self, subject: Subject) -> str:
+        missing = subject.card is None and subject.encoder_at is None
+        return f"{subject.folder} is a decoder without the {ENCODER}/ of its run beside it" if missing else ""
+
+    def write(self, subject: Subject, folder: Path) -> None:
+        if subject.card is not None:
+            super().write(subject, folder)
+            return
+        assert subject.encoder_at is not None  # others are refused
+        (folder / ENCODER).mkdir()
+        write_files(load_encoder(subject.encoder_at), folder / ENCODER, subject.provenance)
+        if isinstance(subject.network, Restored):
+            share_decoder(subject.folder, folder / DECODER, subject.provenance.source or "")
+        else:
+            share_classifier(subject.folder, folder)
+
     def opened(self, subject: Subject, folder: Path) -> Run:
+        if isinstance(subject.network, Restored):
+            return type(subject.network)(open_objective(folder / DECODER)[0])
         if isinstance(subject.network, Features):
             return Features(load_encoder(folder))
-        return Classes(load_classifier(folder), subject.temperature)
+        applied = open_classifier(folder)
+        return Classes(applied, applied.temperature, applied.answers)
 
 
 class Graph(Format):
@@ -114,7 +136,7 @@ class Graph(Format):
     def refusal(self, subject: Subject) -> str:
         if subject.encoder.iterates:
             return f"the codes of {subject.encoder.name} come from a solver that runs until they are good enough"
-        return ""
+        return subject.network.varies
 
 
 class TorchProgram(Graph):
@@ -148,9 +170,9 @@ class OnnxGraph(Graph):
                 warnings.simplefilter("ignore")
                 made = torch.onnx.export(
                     program,
-                    input_names=[IMAGES],
+                    input_names=list(subject.network.inputs),
                     output_names=names,
-                    dynamic_shapes=({0: "batch"},),
+                    dynamic_shapes=tuple({0: "batch"} for _ in subject.network.inputs),
                     dynamo=True,
                     verbose=False,
                 )
@@ -171,8 +193,9 @@ class OnnxGraph(Graph):
         session = onnxruntime.InferenceSession(str(folder / self.file), options, providers=["CPUExecutionProvider"])
         names = [one.name for one in session.get_outputs()]
 
-        def run(images: Tensor) -> dict[str, Tensor]:
-            found = session.run(names, {IMAGES: images.numpy()})
+        def run(*given: Tensor) -> dict[str, Tensor]:
+            inputs = {name: one.numpy() for name, one in zip(subject.network.inputs, given, strict=True)}
+            found = session.run(names, inputs)
             return {name: torch.from_numpy(values) for name, values in zip(names, found, strict=True)}
 
         return run
@@ -207,15 +230,14 @@ def traced(subject: Subject) -> torch.export.ExportedProgram:
     Raises:
         UserError: its operations depend on the images, or on how many there are.
     """
-    size = subject.image_size
-    images = torch.full((2, 3, size, size), 0.5)
+    size, network = subject.image_size, subject.network
     try:
         with torch.no_grad():
-            program = torch.export.export(
-                subject.network, (images,), dynamic_shapes={IMAGES: {0: torch.export.Dim.DYNAMIC}}
-            )
+            given = network.given(torch.full((2, 3, size, size), 0.5))
+            shapes = {name: {0: torch.export.Dim.DYNAMIC} for name in network.inputs}
+            program = torch.export.export(network, given, dynamic_shapes=shapes)
     except Exception as error:  # third-party networks may do anything
-        other = "" if subject.card is None else "; use format=hub"
+        other = "" if FORMATS["hub"].refusal(subject) else "; use format=hub"
         raise UserError(
             f"torch.export cannot make a graph of {subject.encoder.name}: {one_line(error, 300)}{other}"
         ) from error

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from common.encoders.card import CONFIG, EncoderCard, read_json
 from common.encoders.hub import SCHEME
 from common.encoders.load import read_encoder_card
-from common.encoders.readme import MARK, README, About, Section, readme, with_front
+from common.encoders.readme import MARK, README, About, Section, plain, readme, with_front
 from common.errors import UserError, one_line
 from common.files import is_marked, write_json, write_text
 from common.runs.results import RESULTS, Record
@@ -26,6 +26,12 @@ MESSAGE = "Export by Retouch"
 FROM_HUB = "\n## From the Hub\n"  # the last part of a card that was pushed
 WRITE = "repo.write"  # what a fine-grained token of the Hub needs
 OWN = ".gitattributes"  # the Hub writes it into every new repository
+Pipeline = Literal["image-classification", "image-segmentation", "image-feature-extraction", "image-to-image"]
+PIPELINES: dict[Output, Pipeline] = {
+    "features": "image-feature-extraction",
+    "classifier": "image-classification",
+    "restorer": "image-to-image",
+}
 DATA_SET = re.compile(rf"{SCHEME}([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?::\w+)?", re.ASCII)
 
 
@@ -41,24 +47,46 @@ def card_text(config: ExportConfig, subject: Subject, folders: Sequence[str]) ->
     Raises:
         UserError: with every run that cannot be reported.
     """
-    card = subject.card
-    assert card is not None  # others are refused
+    card = _described(subject)
     finished = subject.run is not None and (subject.run / RESULTS).is_file()
     runs = [*([subject.run] if subject.run is not None and finished else []), *config.report]
-    names = subject.class_names
+    names, beside = subject.class_names, subject.encoder_at or subject.folder
     if runs:
         facts = read_facts(runs)
         text = card_of_runs(facts, card)
         names, folders = (*names, *facts.class_names), (*folders, *folders_of(facts.sources))
-    elif is_marked(subject.folder / README, MARK) and read_encoder_card(subject.folder).class_names == card.class_names:
-        text = (subject.folder / README).read_text(encoding="utf-8").partition(FROM_HUB)[0]
+    elif is_marked(beside / README, MARK) and read_encoder_card(beside).class_names == card.class_names:
+        text = (beside / README).read_text(encoding="utf-8").partition(FROM_HUB)[0]
     else:
-        text = readme(card, _about(card))
-    pieces = [without_paths(text.rstrip("\n"), in_markdown(folders), in_markdown(names))]
+        text = readme(card, _about(subject, card))
+    text = "\n\n".join([text.rstrip("\n"), *_more(subject)])
+    pieces = [without_paths(text, in_markdown(folders), in_markdown(names))]
     if config.push is not None:
-        pieces.append(f"{FROM_HUB.strip()}\n\n{_from_hub(config.push, card)}")
-    front = _front(config, card, subject.output).model_dump(exclude_none=True)
+        pieces.append(f"{FROM_HUB.strip()}\n\n{_from_hub(config.push, subject, card)}")
+    front = _front(config, card, subject).model_dump(exclude_none=True)
     return with_front("\n\n".join(pieces) + "\n", front)
+
+
+def _described(subject: Subject) -> EncoderCard:
+    """The card of the network; of an encoder with a classifier or a decoder beside it, that of the encoder."""
+    if subject.card is not None:
+        return subject.card
+    assert subject.encoder_at is not None  # others are refused
+    card = read_encoder_card(subject.encoder_at)
+    sha256 = subject.sha256 if subject.class_names else card.sha256
+    update = {"class_names": subject.class_names, "sha256": sha256, "plain_timm": False, "note": ""}
+    return card.model_copy(update=update)
+
+
+def _more(subject: Subject) -> Iterator[str]:
+    """What is beside an encoder: the names of all classes, or how pictures are restored."""
+    if subject.card is None and subject.class_names:
+        yield f"## Labels\n\n{', '.join(map(plain, subject.class_names))}"
+    if subject.output == "restorer":
+        yield (
+            '## How to restore pictures\n\n    restorer = retouch.open_restorer("FOLDER")  # a torch module\n'
+            "    restored = restorer(damaged)  # [B 3 H W], RGB in [0, 1], of any size"
+        )
 
 
 class HubFront(Record):
@@ -66,31 +94,35 @@ class HubFront(Record):
 
     license: str | None
     library_name: Literal["timm", "retouch"]
-    pipeline_tag: Literal["image-classification", "image-feature-extraction"]
-    datasets: list[str] | None  # if they are on the Hub
+    pipeline_tag: Pipeline
+    datasets: list[str] | None  # where they are the Hub's own
 
 
-def _front(config: ExportConfig, card: EncoderCard, output: Output) -> HubFront:
+def _front(config: ExportConfig, card: EncoderCard, subject: Subject) -> HubFront:
     known = DATA_SET.fullmatch(card.provenance.source or "")
     return HubFront(
         license=config.license,
         library_name="timm" if card.plain_timm and not card.note else "retouch",
-        pipeline_tag="image-classification" if output == "classifier" else "image-feature-extraction",
+        pipeline_tag="image-segmentation" if subject.class_numbers else PIPELINES[subject.output],
         datasets=[known[1]] if known is not None and not Path(known[1]).exists() else None,
     )
 
 
-def _about(card: EncoderCard) -> About:
-    """What the provenance says, if no run is there to say more."""
+def _about(subject: Subject, card: EncoderCard) -> About:
+    """What the provenance says, where no run is there to say more."""
     known = card.provenance.model_dump(mode="json").items()
     method = card.provenance.kind or card.provenance.stage or card.name.rpartition("/")[2]
     lines = [f"{key}: {value}." for key, value in known if isinstance(value, str | int | float)]
-    return About(method, (Section("Provenance", tuple(lines or ["Its origin is unknown."])),))
+    probe = subject.card is None and subject.class_names
+    title = f"{method}: an encoder and the linear classifier of a probe" if probe else ""
+    return About(method, (Section("Provenance", tuple(lines or ["Where it comes from is not known."])),), title)
 
 
-def _from_hub(name: str, card: EncoderCard) -> str:
+def _from_hub(name: str, subject: Subject, card: EncoderCard) -> str:
     kind = "classifier" if card.class_names else "encoder"
     lines = [f'    {kind} = retouch.load_{kind}("{SCHEME}{name}")']
+    if subject.output == "restorer":
+        lines.append(f'    restorer = retouch.open_restorer("{SCHEME}{name}")')
     if card.plain_timm:
         classes = "" if card.class_names else ", num_classes=0"
         lines.append(f'    timm.create_model("hf-hub:{name}", pretrained=True{classes})  # in timm, without Retouch')
@@ -100,7 +132,7 @@ def _from_hub(name: str, card: EncoderCard) -> str:
 def describe(folder: Path, text: str, subject: Subject) -> None:
     """Write the card, and name the classes in the Hub's format."""
     write_text(folder / README, text)
-    if subject.class_names:
+    if subject.class_names and subject.card is not None:
         names = dict(enumerate(subject.class_names))
         labels = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
         write_json(folder / CONFIG, {**read_json(folder), **labels})

@@ -60,10 +60,15 @@ def check_folder(config: ExportConfig) -> None:
     if not is_marked(folder / RECORD, MARK):
         raise UserError(f"to: {folder} contains other files ({', '.join(found[:3])}); name a new folder")
     own = _files(folder)
-    if others := [name for name in found if name not in own]:
+    if others := [name for path in files_in(folder) if (name := path.relative_to(folder).as_posix()) not in own]:
         raise UserError(f"to: {folder} contains other files too ({', '.join(others[:3])}); name a new folder")
     if not config.overwrite:
         raise UserError(f"to: {folder} contains an earlier export; name a new folder, or set overwrite=true")
+
+
+def files_in(folder: Path) -> tuple[Path, ...]:
+    """All files of an export, and folders with nothing in them, in order."""
+    return tuple(sorted(path for path in folder.rglob("*") if not path.is_dir() or not any(path.iterdir())))
 
 
 def _files(folder: Path) -> set[str]:

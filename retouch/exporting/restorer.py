@@ -5,14 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from common.encoders.load import ENCODER
 from common.errors import UserError
 from pretrain.gradient.kept import decoder_folder, open_objective
 from pretrain.gradient.objective import Objective
-from pretrain.gradient.pretexts import Mask
 from pretrain.restoring.restore import provenance
+from pretrain.restoring.restorer import fill_of, filled
 from pretrain.ruler.restorers import Damaged
 from retouch.exporting.settings import ExportConfig
-from retouch.exporting.subject import RESTORED, Exportable, Subject, run_around
+from retouch.exporting.subject import HIDDEN, IMAGES, RESTORED, Exportable, Subject, run_around
+
+HOLES_SEED = 0  # of the holes that an export is compared on
 
 
 class Restored(Exportable):
@@ -26,30 +29,53 @@ class Restored(Exportable):
         self.objective = objective
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return self.restored(Damaged(images, torch.zeros_like(images[:, :1])))  # nothing is hidden
+
+    def restored(self, damaged: Damaged) -> dict[str, Tensor]:
         objective, pretext = self.objective, self.objective.pretext
-        damaged = Damaged(images, torch.zeros_like(images[:, :1]))  # nothing is hidden
         example = pretext.given(damaged, objective.encoder)
         restored = pretext.picture(objective.predict(example)[0], example, objective.state)
         return {RESTORED: pretext.kept(restored, damaged).clamp(0, 1)}
+
+
+class HolesFilled(Restored):
+    """Damaged images, and ``hidden`` ``[B 1 S S]``, above 0 where a pixel is to be filled -> ``restored``.
+
+    The color of hidden pixels is ignored.
+    """
+
+    inputs = (IMAGES, HIDDEN)
+
+    def forward(self, images: Tensor, hidden: Tensor) -> dict[str, Tensor]:  # type: ignore[override]  # one more input
+        return self.restored(filled(Damaged(images, (hidden > 0).to(images)), fill_of(self.objective.pretext)))
+
+    @property
+    def varies(self) -> str:
+        dropped = self.objective.pretext.drops_tokens(self.objective.encoder)
+        return "its encoder sees the patches without a hole alone, and their number differs" if dropped else ""
+
+    def given(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images with holes as in training."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(HOLES_SEED)
+            damaged = self.objective.pretext.damage(images, self.objective.encoder)
+        return tuple(one.contiguous() for one in damaged)  # a graph is traced with the strides of its inputs
 
 
 def open_restored(config: ExportConfig) -> Subject:
     """The restorer that a run kept.
 
     Raises:
-        UserError: it has none, its files are damaged, or it needs to know where pixels are hidden.
+        UserError: it has none, or its files are damaged.
     """
     if config.task is not None or config.encoder is not None:
         raise UserError("task and encoder apply to classifiers of probes, but this exports a restorer: remove them")
     folder = decoder_folder(config.run)
     objective, card = open_objective(folder)
-    if isinstance(objective.pretext, Mask):
-        raise UserError(
-            f"output=restorer: {config.run} fills holes, but the input of an export is only an image, which does not "
-            "say where they are: use retouch restore or retouch.open_restorer"
-        )
+    beside = folder.parent / ENCODER
+    network = HolesFilled(objective) if objective.pretext.fills_holes else Restored(objective)
     return Subject(
-        network=Restored(objective).eval(),
+        network=network.eval(),
         encoder=objective.encoder,
         card=None,
         folder=folder,
@@ -57,4 +83,5 @@ def open_restored(config: ExportConfig) -> Subject:
         sha256=card.sha256,
         image_size=card.image_size,
         provenance=provenance(folder),
+        encoder_at=beside if beside.is_dir() else None,
     )

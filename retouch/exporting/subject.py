@@ -11,25 +11,36 @@ from torch import Tensor, nn
 
 from common.encoders import Encoder
 from common.encoders.card import CONFIG, RESIZE, EncoderCard
-from common.encoders.hub import on_hub
+from common.encoders.hub import local_folder, on_hub
 from common.encoders.load import encoder_folder, load_encoder, read_encoder_card
 from common.encoders.provenance import Provenance
 from common.errors import UserError
 from common.files import run_stage
 from common.runs.results import Record
-from finetune.applied import Answers, Masked, Probed, likely
-from finetune.classifier import CARD, CLASSIFIER, CLASSIFIERS, open_classifier
+from finetune.applied import Answers, likely
+from finetune.classifier import CARD, CLASSIFIER, CLASSIFIERS, open_classifier, places
 from retouch.exporting.settings import ExportConfig, Output
 
-# input and outputs
-IMAGES, FEATURES, LOGITS, PROBABILITIES, RESTORED = "images", "features", "logits", "probabilities", "restored"
+# inputs and outputs
+IMAGES, HIDDEN = "images", "hidden"
+FEATURES, LOGITS, PROBABILITIES, RESTORED = "features", "logits", "probabilities", "restored"
 
 
 class Exportable(nn.Module):
     """Images ``[B 3 S S]``, RGB in [0, 1] -> outputs by name."""
 
     output: ClassVar[Output]
+    inputs: ClassVar[tuple[str, ...]] = (IMAGES,)
     names: tuple[str, ...]  # of the outputs
+
+    @property
+    def varies(self) -> str:
+        """Why its operations depend on the images, so that it has no graph; empty if they do not."""
+        return ""
+
+    def given(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The inputs with which an export is compared, made of images ``[B 3 S S]`` in [0, 1]."""
+        return (images,)
 
 
 class Features(Exportable):
@@ -74,10 +85,11 @@ class Subject:
 
     Attributes:
         network: on the CPU, in eval mode.
-        encoder: the one inside it; for a fine-tuned network, with its classifier.
-        card: of the folder that holds the whole network; None if no folder can, because a probe's classifier, like a
-            decoder, is stored next to its encoder.
+        encoder: the one inside it; of a fine-tuned network, with its classifier.
+        card: of the encoder folder that holds the whole network; None: no such folder can, because a probe's classifier
+            is beside its encoder, as a decoder is.
         folder: the one that was opened.
+        encoder_at: the folder of the encoder beside which a probe's classifier or a decoder is; None if there is none.
         run: the run folder around it, if it is in one.
         sha256: of everything that determines the outputs.
         image_size: side in px of the images it takes.
@@ -95,6 +107,7 @@ class Subject:
     provenance: Provenance
     class_names: tuple[str, ...] = ()
     class_numbers: tuple[int, ...] = ()
+    encoder_at: Path | None = None
 
     @property
     def output(self) -> Output:
@@ -126,12 +139,12 @@ def open_subject(config: ExportConfig) -> Subject:
 
 def _open_classifier(config: ExportConfig) -> Subject:
     applied = open_classifier(config.run, config.task, config.encoder)
-    whole = not isinstance(applied.network, Probed | Masked)
-    folder = _classifier_folder(config.run)
+    kept = places(config.run, config.task, config.encoder)
+    folder = _tuned_folder(config.run) if kept is None else kept.classifier
     return Subject(
         network=Classes(applied, applied.temperature, applied.answers).eval(),
         encoder=applied.encoder,
-        card=read_encoder_card(folder) if whole else None,
+        card=read_encoder_card(folder) if kept is None else None,
         folder=folder,
         run=run_around(config.run, folder),
         sha256=applied.sha256,
@@ -139,36 +152,35 @@ def _open_classifier(config: ExportConfig) -> Subject:
         provenance=applied.provenance,
         class_names=applied.class_names,
         class_numbers=applied.class_numbers,
+        encoder_at=None if kept is None else kept.encoder,
     )
 
 
 def _has_classifier(run: str) -> bool:
     """Whether a run, or a folder in it, holds a classifier rather than an encoder alone."""
-    folder = Path(run).expanduser()
-    if on_hub(run) or (folder / CONFIG).is_file():
-        return bool(read_encoder_card(run).class_names)
-    places = (f"{CLASSIFIER}/{CONFIG}", CARD, f"*/{CARD}", f"{CLASSIFIERS}/*/{CARD}")
-    return any(next(folder.glob(place), None) is not None for place in places)
+    folder = local_folder(run)
+    if (folder / CONFIG).is_file():
+        return bool(read_encoder_card(folder).class_names)
+    files = (f"{CLASSIFIER}/{CONFIG}", CARD, f"*/{CARD}", f"{CLASSIFIERS}/*/{CARD}")
+    return any(next(folder.glob(file), None) is not None for file in files)
 
 
-def _classifier_folder(run: str) -> Path:
-    """The folder of a fine-tuned network; its run may be named instead."""
-    folder = Path(run).expanduser()
-    if on_hub(run) or (folder / CONFIG).is_file():
-        return encoder_folder(run)
-    return folder / CLASSIFIER if (folder / CLASSIFIER / CONFIG).is_file() else folder
+def _tuned_folder(run: str) -> Path:
+    """The folder of a fine-tuned network, where its run may be named in its place."""
+    folder = local_folder(run)
+    return folder if (folder / CONFIG).is_file() else folder / CLASSIFIER
 
 
 def run_around(run: str, folder: Path) -> Path | None:
-    """The run folder that was named, or that contains this folder."""
-    places = () if on_hub(run) else (folder, folder.parent, folder.parent.parent)
-    return next((place for place in places if run_stage(place) is not None), None)
+    """The run folder that was named, or in which this folder is."""
+    around = () if on_hub(run) else (folder, folder.parent, folder.parent.parent)
+    return next((place for place in around if run_stage(place) is not None), None)
 
 
 class ExportFacts(Record):
     """What a program that uses the export needs to know."""
 
-    input: str  # its name, type, shape and range
+    input: str  # of each input, its name, type, shape and range
     outputs: tuple[str, ...]
     image_size: int
     resize: str = RESIZE
@@ -187,8 +199,12 @@ class ExportFacts(Record):
 def facts(subject: Subject) -> ExportFacts:
     """What a program that uses the export of ``subject`` needs to know."""
     size = subject.image_size
+    described = {
+        IMAGES: f"float32 [B 3 {size} {size}], RGB in [0, 1]",
+        HIDDEN: f"float32 [B 1 {size} {size}], 1 where a pixel is to be filled, else 0",
+    }
     return ExportFacts(
-        input=f"{IMAGES}: float32 [B 3 {size} {size}], RGB in [0, 1]",
+        input="; ".join(f"{name}: {described[name]}" for name in subject.network.inputs),
         outputs=subject.network.names,
         image_size=size,
         class_names=subject.class_names,

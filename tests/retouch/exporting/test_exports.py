@@ -7,7 +7,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -22,6 +22,8 @@ from common.encoders.load import load_classifier, load_encoder, read_encoder_car
 from common.encoders.provenance import Provenance
 from common.encoders.readme import About, Section
 from common.errors import UserError
+from finetune.classifier import ClassifierCard, Kept, open_classifier, write_classifiers
+from finetune.pooling import POOLINGS, Part, pool
 from retouch.cli import main
 from retouch.exporting import formats
 from retouch.exporting.check import Check, Difference, refuse_apart
@@ -104,13 +106,14 @@ class Case(NamedTuple):
 
     kind: str
     format: str
-    classes: bool = False
+    of: Literal["encoder", "fine-tuned", "probe"] = "encoder"
 
 
 CASES = (
     Case("patches", "onnx"),
     *(Case("vit", form) for form in ("onnx", "timm")),
-    *(Case("gray resnet", form, classes=True) for form in ("onnx", "torch", "timm")),
+    *(Case("gray resnet", form, "fine-tuned") for form in ("onnx", "torch", "timm")),
+    *(Case("gray", form, "probe") for form in ("onnx", "torch")),
     Case("gray resnet", "timm"),
 )
 
@@ -135,7 +138,7 @@ def test_exports_give_the_features_and_answers_of_the_network_without_retouch(
         for output in found:
             values = expected[number][output].numpy()
             assert np.abs(found[output] - values).max() <= 1e-4 * np.sqrt(np.square(values).mean()), (case, output)
-        if case.classes:
+        if case.of != "encoder":
             answers = found["logits"].argmax(1)
             assert (answers == expected[number]["logits"].numpy().argmax(1)).all(), case
             assert set(answers) == {0, 1, 2}
@@ -144,15 +147,49 @@ def test_exports_give_the_features_and_answers_of_the_network_without_retouch(
 def in_torch(case: Case, folder: Path, images: Tensor) -> dict[str, Tensor]:
     """Write the encoder or classifier, and what it gives as Retouch opens it."""
     [kind] = [one for one in KINDS if one.name == case.kind]
-    if not case.classes:
+    if case.of == "encoder":
         export_encoder(kind.build(), folder)
         return {"features": load_encoder(folder).encode(images)}
+    if case.of == "probe":
+        write_probe(kind, folder, torch.zeros(len(NAMES)))
+        write_probe(kind, folder, -open_classifier(folder)(images).mean(0))  # or it would always give one answer
+        applied = open_classifier(folder)
+        logits = applied(images)
+        return {"logits": logits, "probabilities": applied.probabilities(logits)}
     classifier = Classifier(kind.build(), NAMES).eval()
     [*_, head] = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
     head.bias.sub_(classifier(images).mean(0))  # or a random network would always give one answer
     export_classifier(classifier, folder)
     logits = load_classifier(folder)(images)
     return {"logits": logits, "probabilities": logits.softmax(1)}
+
+
+def write_probe(kind: Kind, run: Path, bias: Tensor) -> None:
+    """A run of a probe with a classifier on every pooling of two maps, with weights drawn at random."""
+    encoder = kind.build()
+    export_encoder(encoder, run / "encoder")
+    known = read_encoder_card(run / "encoder")
+    parts = tuple(Part(layer, pooling) for layer in (0, 1) for pooling in POOLINGS)
+    maps = load_encoder(run / "encoder").layers(torch.rand(1, 3, 32, 32))
+    features = sum(pool(maps[part.layer], part.pooling).shape[1] for part in parts)
+    card = ClassifierCard(
+        task="pet",
+        class_names=NAMES,
+        kind="logistic",
+        parts=parts,
+        features=features,
+        temperature=2.0,
+        calibrated_on=9,
+        image_size=32,
+        view=known.view,
+        levels=None,
+        encoder="",
+        encoder_beside="encoder",
+        encoder_sha256=known.sha256,
+        sha256="",
+    )
+    weight = torch.randn(features, len(NAMES), generator=torch.Generator().manual_seed(0)) / features**0.5
+    write_classifiers(run, [Kept(card, weight, bias)])
 
 
 @pytest.mark.parametrize("name", ["code", "convnext", "vit", "mlp", "pca", "tca", "patches", "triangle", "top_k"])
@@ -309,8 +346,8 @@ def test_a_probe_gives_the_classifier_that_it_keeps(encoder: Path, tmp_path: Pat
     found = torch.export.load(tmp_path / "out" / "model.pt2").module()(shown)
     expected = (applied(shown) / applied.temperature).softmax(1)
     torch.testing.assert_close(found["probabilities"], expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(UserError, match=r"it is the classifier of a probe, .*; use format=onnx or format=torch$"):
-        retouch.export(tmp_path / "probe", *settings(tmp_path / "other", "hub"))
+    with pytest.raises(UserError, match=r"it is the classifier of a probe, .*; use format=onnx or format=torch or"):
+        retouch.export(tmp_path / "probe", *settings(tmp_path / "other", "timm"))
 
 
 @torch.no_grad()

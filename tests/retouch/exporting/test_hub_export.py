@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from common.encoders.readme import MARK, About, readme
 from common.errors import UserError
 from common.files import write_text
 from finetune.classifier import open_classifier
+from finetune.predict.run import predict
 from tests.common.encoders.test_encoder_folder import build, images
-from tests.finetune.predict.runs import probed
+from tests.finetune.predict.runs import TEST_IMAGES, config_of, probed
 from tests.hub import TOKEN, Hub, Repo, serving
 
 NAMES = ("cat", "dog")
@@ -130,6 +132,67 @@ def test_the_card_of_a_run_is_that_of_the_report(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none"):
         export(tmp_path / "run", tmp_path / "other", f"report=[{tmp_path / 'none'}]")
     assert not (tmp_path / "other").exists()
+
+
+# ---- more than an encoder
+
+
+@pytest.fixture
+def probe(encoder: Path, tmp_path: Path) -> Path:
+    """A finished probe of two tasks."""
+    return probed(tmp_path / "probe", encoder)
+
+
+@torch.no_grad()
+def test_a_probe_is_read_from_the_hub_where_nothing_else_of_it_is_left(hub: Hub, probe: Path, tmp_path: Path) -> None:
+    shown = images()
+    before = open_classifier(probe, "color")
+    expected, sha256 = before(shown), before.sha256
+    done = export(probe, tmp_path / "out", "task=color", "push=me/mine", "license=mit")
+    assert done.record.files == (
+        "README.md",
+        "classifiers/color/classifier.json",
+        "classifiers/color/model.safetensors",
+        "encoder/config.json",
+        "encoder/model.safetensors",
+    )
+    assert not [path for path in done.files if str(tmp_path).encode() in path.read_bytes()]
+    for path in (probe, tmp_path / "encoder", tmp_path / "out"):
+        path.rename(path.with_name(f"{path.name} elsewhere"))
+    for name in ("hf:me/mine", tmp_path / "out elsewhere"):
+        found = retouch.load_classifier(name)
+        assert (found.sha256, found.task, found.class_names) == (sha256, "color", before.class_names)
+        assert found.temperature == before.temperature != 1
+        torch.testing.assert_close(found(shown), expected, rtol=0, atol=0)
+    predicted = predict(config_of(tmp_path / "predictions", Path("hf:me/mine")))
+    assert (predicted.task, predicted.rows) == ("color", TEST_IMAGES)
+    assert load_encoder("hf:me/mine").layer_shapes == before.encoder.layer_shapes
+    again = retouch.export("hf:me/mine", f"to={tmp_path / 'again'}", "format=hub", "check=4", "license=mit")
+    assert again.record.sha256 == done.record.sha256
+
+
+def test_the_card_of_a_probe_names_its_labels_and_how_to_load_it(hub: Hub, probe: Path, tmp_path: Path) -> None:
+    done = export(probe, tmp_path / "out", "task=color", "push=me/mine", "license=mit")
+    text = (tmp_path / "out" / "README.md").read_text()
+    names = open_classifier(probe, "color").class_names
+    assert f"## Labels\n\n{', '.join(names)}\n" in text
+    assert 'classifier = retouch.load_classifier("hf:me/mine")' in text
+    assert "timm.create_model" not in text
+    assert front(tmp_path / "out")["pipeline_tag"] == "image-classification"
+    assert done.record.facts["class_names"] == list(names)
+    alone = shutil.copytree(probe / "classifiers", tmp_path / "alone")
+    export(alone, tmp_path / "without its run", "task=texture", f"encoder={tmp_path / 'encoder'}")
+    text = (tmp_path / "without its run" / "README.md").read_text()
+    assert "# denoise: an encoder and the linear classifier of a probe" in text
+    assert "## Labels" in text
+
+
+def test_an_export_of_a_probe_is_replaced_if_asked_for_and_other_files_are_not(probe: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        export(probe, tmp_path / "out", "task=color", "overwrite=true")
+    (tmp_path / "out" / "classifiers" / "mine.txt").touch()
+    with pytest.raises(UserError, match=r"contains other files too \(classifiers/mine.txt\)"):
+        export(probe, tmp_path / "out", "task=color", "overwrite=true")
 
 
 # ---- the upload
