@@ -12,6 +12,7 @@ from torch import Tensor
 
 from common.data.source import Labels, Source, Subset
 from common.errors import UserError
+from common.files import as_utf8
 
 Split = Literal["train", "test", "val"]
 NAMES: dict[str, Split] = {
@@ -169,7 +170,8 @@ def with_counts(start: str, names: Sequence[str], *counts: Sequence[int]) -> str
         counts: of each set, by name.
     """
     each = [
-        f"{name} ({' + '.join(f'{one:,}' for one in numbers)})" for name, *numbers in zip(names, *counts, strict=True)
+        f"{as_utf8(name)} ({' + '.join(f'{one:,}' for one in numbers)})"
+        for name, *numbers in zip(names, *counts, strict=True)
     ]
     for shown in range(min(len(each), MOST), 0, -1):
         rest = f" and {len(each) - shown:,} more" if len(each) > shown else ""
