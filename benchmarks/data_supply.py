@@ -3,7 +3,7 @@
     python benchmarks/data_supply.py --cifar10 PATH/TO/cifar10
 
 A step is augmentation, corruption, forward, backward and optimizer of the small CNN with the shipped denoising config.
-Fed and resident steps alternate in pairs, and the median ratio of seven pairs is reported, so that a drift of the
+Fed and resident steps alternate in pairs, and the median ratio of seven pairs is reported, so that drift in the
 machine's speed affects both. Also measured: the share of a step that each corruption takes, the time to fill the cache,
 and decoding of PNG files without a cache. Results are written to ``benchmarks/results/data_supply.json``.
 """
@@ -144,7 +144,7 @@ def training_step(config: GradientPretraining) -> Callable[[Batch], None]:
 
 
 def seconds(job: Callable[[], object], times: int = 1) -> float:
-    """Wall-clock seconds of running a job ``times`` times."""
+    """Wall-clock seconds for running a job ``times`` times."""
     started = time.perf_counter()
     for _ in range(times):
         job()

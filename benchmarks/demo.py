@@ -1,10 +1,10 @@
-"""The demo as a newcomer runs it: how long it takes, and whether its table makes the case, on several seeds.
+"""The demo as a newcomer runs it: how long it takes, and whether its table shows the gain, on several seeds.
 
     python benchmarks/demo.py --seeds 0 1 2
 
-A slow machine can be had anywhere: ``ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2`` before the command, and
-``--precision float32``. Each seed runs in a process of its own; its seconds include starting Python and importing
-torch. Nothing else should run meanwhile.
+To emulate a slow machine, put ``ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2`` before the command, and add
+``--precision float32``. Each seed runs in its own process; its seconds include starting Python and importing torch.
+Nothing else should run at the same time.
 """
 
 from __future__ import annotations

@@ -2,14 +2,14 @@
 
     python benchmarks/dictionary.py --cifar10 PATH/TO/cifar10
 
-Patches are 8x8 RGB in [0, 1], each less its mean, from CIFAR-10, or from scikit-learn's two sample photographs without
-it. Both sides learn 256 unit-norm atoms with λ = 0.6 (of ``‖x − W s‖² + λ ‖s‖₁``; scikit-learn's alpha is λ/2) in one
-pass over 100,000 patches, in float32 and with two threads. scikit-learn uses coordinate descent and one or two jobs,
-whichever is faster. ``--default-stopping SECONDS`` also runs it until it stops by itself, or for that long. Both
+Patches are 8x8 RGB in [0, 1], each minus its mean, from CIFAR-10, or without it from scikit-learn's two sample
+photographs. Both sides learn 256 unit-norm atoms with λ = 0.6 (of ``‖x − W s‖² + λ ‖s‖₁``; scikit-learn's alpha is λ/2)
+in one pass over 100,000 patches, in float32 and with two threads. scikit-learn uses coordinate descent and one or two
+jobs, whichever is faster. ``--default-stopping SECONDS`` also runs it until it stops by itself, or for this long. Both
 dictionaries, with atoms normalized, are judged by the mean objective on 10,000 held-out patches, coded for both by one
-accurate solver. Then the solvers alone are compared: ``fista`` and ``sparse_encode`` with our dictionary.
-Targets: our objective is not above theirs, in at most a fifth of the time of their one pass; ``fista``'s objective is
-at most 1e-4 (relative) above coordinate descent's in any row.
+accurate solver. Then the solvers alone are compared: ``fista`` and ``sparse_encode`` with our dictionary. Targets: our
+objective is not above theirs, in at most a fifth of the time of their one pass; ``fista``'s objective is at most 1e-4
+(relative) above coordinate descent's in any row.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ HELD_OUT_IMAGES = 5000  # of CIFAR-10's training images: their patches are used 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar10", help="folder of train-*.parquet and test-*.parquet; two photographs without it")
-    parser.add_argument("--patches", type=int, default=100_000, help="to learn from (default: 100000)")
+    parser.add_argument("--patches", type=int, default=100_000, help="patches to learn from (default: 100000)")
     parser.add_argument("--threads", type=int, default=THREADS, help=f"of both sides (default: {THREADS})")
-    parser.add_argument("--default-stopping", type=float, metavar="SECONDS", help="let scikit-learn go on, so long")
+    parser.add_argument("--default-stopping", type=float, metavar="SECONDS", help="let scikit-learn run this long")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -102,7 +102,7 @@ def pixels(spec: str) -> Tensor:
 
 
 def patches(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Images uint8 ``[n 3 H W]`` -> random patches, each less its mean, float32 ``[count 192]``."""
+    """Images uint8 ``[n 3 H W]`` -> random patches, each minus its mean, float32 ``[count 192]``."""
     n, _, H, W = images.shape
     windows = images.unfold(2, SIDE, 1).unfold(3, SIDE, 1)  # [n 3 H' W' 8 8], a view
     which = [torch.randint(0, size, (count,), generator=generator) for size in (n, H - SIDE + 1, W - SIDE + 1)]
@@ -125,7 +125,7 @@ def learn(x: Tensor, seed: int) -> Tensor:
 
 
 class OutOfTimeError(Exception):
-    """scikit-learn's time is up; what it has learned so far is kept."""
+    """scikit-learn's time is up; its result so far is kept."""
 
 
 def sklearn_learn(
@@ -202,7 +202,7 @@ def compare_codes(x: Tensor, dictionary: Tensor, threads: int) -> dict[str, Any]
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
-    """What ``work`` gives, and its seconds: by the clock, and of this process's threads."""
+    """The result of ``work``, and its seconds: wall-clock, and processor time of this process."""
     started, worked = time.perf_counter(), time.process_time()
     result = work()
     seconds, cpu = time.perf_counter() - started, time.process_time() - worked

@@ -1,4 +1,4 @@
-"""Every format of `retouch export`, opened without Retouch, on real photographs: is it what torch computes?
+"""Every format of `retouch export`, opened without Retouch, on real photographs: does it compute the same as torch?
 
     python benchmarks/exports.py --imagenette PATH/TO/imagenette128 --cifar10 PATH/TO/cifar10
 
@@ -47,7 +47,7 @@ CLASSES = 10
 
 
 class Kind(NamedTuple):
-    """An encoder: a network with weights drawn at random, or a method of the linear family that is fitted."""
+    """An encoder: a network with random weights, or a fitted method of the linear family."""
 
     name: str
     encoder: EncoderConfig | dict[str, Any]
@@ -83,8 +83,8 @@ KINDS = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--imagenette", required=True, help="its parquet files, for sizes above 32 px")
-    parser.add_argument("--cifar10", required=True, help="its parquet files, for 32 px")
+    parser.add_argument("--imagenette", required=True, help="folder of its parquet files, for sizes above 32 px")
+    parser.add_argument("--cifar10", required=True, help="folder of its parquet files, for 32 px")
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--python", default=sys.executable, help="of the environment in which exports are opened")
     parser.add_argument("--only", default="", help="kinds with this in their name; nothing is recorded")
@@ -186,7 +186,7 @@ def expected(folder: Path, images: Tensor, kind: Kind) -> dict[str, Tensor]:
 
 
 def export(folder: Path, to: Path, form: str, data: str) -> dict[str, Any]:
-    """What it took to write, and how large the files are; or why it was refused."""
+    """The seconds to write it and the size of the files; or why it was refused."""
     started = time.monotonic()
     try:
         done = retouch.export(folder, f"to={to}", f"format={form}", f"data={data}")

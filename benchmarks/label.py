@@ -1,4 +1,4 @@
-"""The labeling page of thousands of images: its size, and what it takes to write it and to use it in Chromium.
+"""A labeling page of thousands of images: its size, and the time to write it and to use it in Chromium.
 
     python benchmarks/label.py
     python benchmarks/label.py --images 1000 5000
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def measured(count: int) -> dict[str, Any]:
-    """Seconds to write the page, its size, and milliseconds in the browser: the median of several times."""
+    """Seconds to write the page, its size, and milliseconds in the browser: the median of several repetitions."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_images(folder / "images", count)
@@ -93,7 +93,7 @@ def measured(count: int) -> dict[str, Any]:
 
 
 def write_images(folder: Path, count: int) -> None:
-    """So many JPEGs."""
+    """Write this many JPEGs."""
     folder.mkdir()
     images = load_images(build_source("photos"), SIDE, limit=count)
     for row in range(count):

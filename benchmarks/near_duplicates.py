@@ -1,12 +1,12 @@
-"""How many changed copies of an image are found among the images of training.
+"""How many changed copies of images are found among the training images.
 
     python benchmarks/near_duplicates.py --name cifar10 --size 32 --data 'parquet:CIFAR10/train-*.parquet'
 
-Of the images that ``--data`` names, which are training images, ``--planted`` are copied and changed as those who
-publish pictures change them: cropped, compressed, scaled, made brighter. The copies stand for test images, and the
-search of ``retouch probe`` looks for them among ``--pool`` images, the originals included. ``recall`` is the share of
-copies that are found with their original; ``candidates`` is the share that the hash alone names. ``strangers`` is the
-share of images outside the pool for which it names one: published sets hold repetitions, so not all are mistakes.
+Of the training images that ``--data`` names, ``--planted`` are copied and changed as published pictures often are:
+cropped, compressed, scaled, brightened. The copies play the role of test images, and the search of ``retouch probe``
+looks for them among ``--pool`` images, the originals included. ``recall`` is the share of copies that are found with
+their original; ``candidates`` is the share that the hash alone proposes. ``strangers`` is the share of images outside
+the pool with a match: published sets contain repetitions, so not all are mistakes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Change = Callable[[Image.Image], Image.Image]
 
 
 def crop(share: float, left: float = 0.3, top: float = 0.7) -> Change:
-    """This share of each side, off the middle, enlarged to the old size."""
+    """Crop to this share of each side, off center, and enlarge to the old size."""
 
     def changed(image: Image.Image) -> Image.Image:
         width, height = (share * side for side in image.size)
@@ -49,7 +49,7 @@ def jpeg(quality: int) -> Change:
 
 
 def scaled(share: float) -> Change:
-    """To this share of each side, and back."""
+    """Scale each side to this share, and back."""
 
     def changed(image: Image.Image) -> Image.Image:
         width, height = (max(1, round(share * side)) for side in image.size)
@@ -77,10 +77,10 @@ CHANGES: dict[str, Change] = {
 
 
 def recalls(images: Images, pool: int, planted: int, strangers: int) -> dict[str, Any]:
-    """For each change, which share of ``planted`` copies of the first images is found among the first ``pool``.
+    """For each change, the share of ``planted`` copies of the first images that is found among the first ``pool``.
 
     Raises:
-        ValueError: the images look so much alike that near-duplicates cannot be told.
+        ValueError: the images are so similar that near-duplicates cannot be identified.
     """
     pixels = images.rows(torch.arange(pool + strangers))
     theirs = fingerprints(_changed(images, pixels[:pool], CHANGES["unchanged"]))
@@ -102,7 +102,7 @@ def recalls(images: Images, pool: int, planted: int, strangers: int) -> dict[str
 
 
 def _changed(images: Images, pixels: Tensor, change: Change) -> Images:
-    """Each of the pixels ``[n 3 S S]`` changed, in memory."""
+    """Every image of the pixels ``[n 3 S S]``, changed, in memory."""
     found = [np.asarray(change(Image.fromarray(one.permute(1, 2, 0).numpy()))) for one in pixels]
     changed = torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()
     return Images(images.source, images.size, torch.arange(len(changed)), changed)

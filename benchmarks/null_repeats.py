@@ -1,13 +1,13 @@
-"""Whether a probe with labels at random gives chance, and its interval holds it as often as it says.
+"""Whether a probe with random labels gives chance, and whether its interval covers chance as often as it claims.
 
     OMP_NUM_THREADS=1 python benchmarks/null_repeats.py
 
-200 times for each task, the whole procedure of a user's probe: draw training images and random labels, choose layer,
-pooling and strength by cross-validation, refit, test. The encoder is an untrained small CNN on ``shapes``. Of 95%
-intervals, 93 to 97% should hold chance. For contrast, Wilson's interval of the same accuracies, which takes test
-images for independent: those of a class look alike, so it holds chance less often.
-``warm`` is a task of two classes: whether the color is one of the first four. It takes half an hour, because each check
-repeats it nine times; the others take four minutes each.
+For each task, 200 repetitions of the whole procedure of a user's probe: draw training images and random labels, choose
+layer, pooling and strength by cross-validation, refit, test. The encoder is an untrained small CNN on ``shapes``. Of
+95% intervals, 93 to 97% should cover chance. For contrast, Wilson's interval of the same accuracies, which assumes
+independent test images: those of a class look alike, so it covers chance less often. ``warm`` is a task of two classes:
+whether the color is one of the first four. It takes half an hour, because each check repeats it nine times; the others
+take four minutes each.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from finetune.pooling import build_spaces
 from finetune.probes import Candidates, Linear, Search
 
 TASKS = ("shape", "color", "texture", "warm")
-LINEAR, SEARCH = Linear(), Search()  # the probe as it is without settings
+LINEAR, SEARCH = Linear(), Search()  # the probe with default settings
 TRAIN, TEST = 1000, 1000  # images
 SIDE, WIDTH = 16, 2  # px, and channels of the first map: small features, so that all of them are searched 200 times
 
@@ -63,7 +63,7 @@ def main() -> None:
 def repeated(
     candidates: Candidates, train_labels: Labels, test: Features, test_labels: Labels, repeats: int
 ) -> dict[str, float]:
-    """What so many probes of labels at random found."""
+    """The results of this many probes of random labels."""
     classes = len(train_labels.names)
     once = -(-FREEDOM // (classes - 1) ** 2)
     started = time.process_time()

@@ -77,7 +77,7 @@ def run(name: str, data: Path, out: Path, overrides: list[str], probing: Sequenc
 
 
 def speed(folder: Path) -> dict[str, Any]:
-    """Images per second of the encoder and of the matrix product that is all its arithmetic, at the same precision."""
+    """Images per second of the encoder and of its matrix product alone, at the same precision."""
     encoder = load_encoder(folder)
     dtype = resolve_precision("auto", torch.device("cpu"))
     images = torch.rand(128, 3, 32, 32, generator=torch.Generator().manual_seed(0))

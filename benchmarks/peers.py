@@ -4,14 +4,14 @@
     taskset -c 0 python benchmarks/peers.py --data PATH/TO/cifar10
 
 First a shipped recipe of Retouch is run, by default ``colorize_cifar10``, and then each peer for as many seconds as its
-training took. On one core, as above, neither has more of the machine: lightly's two views per image are made by
-processes beside the training.
+training took. On one core, as above, neither gets more of the machine: lightly's two views per image are made by
+processes that run next to the training.
 
 SimCLR (Chen et al. 2020) and VICReg (Bardes et al. 2022) have lightly's transforms, heads and losses, and the rates of
 lightly's own benchmarks: for SimCLR, SGD at 0.06 per 128 images with weight decay 5e-4; for VICReg, LARS at 0.3 per 256
 images with weight decay 1e-4; momentum 0.9 and a cosine. The rate follows the clock, so that training ends exactly when
-its seconds are spent. The encoder is Retouch's ``small_cnn``, its features the mean of the last map, as for training
-with labels. Nothing was tuned on the test images.
+its time is up. The encoder is Retouch's ``small_cnn``, its features the mean of the last map, as for training with
+labels. Nothing was tuned on the test images.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def parts(method: str, width: int) -> tuple[Callable[[Any], list[Tensor]], nn.Mo
 
 
 def optimizer_of(method: str, model: nn.Module) -> torch.optim.Optimizer:
-    """That of lightly's benchmarks, which say that VICReg diverges without LARS."""
+    """The optimizer of lightly's benchmarks, which say that VICReg diverges without LARS."""
     from lightly.utils.lars import LARS
 
     if method == "simclr":
@@ -132,7 +132,7 @@ def run_recipe(name: str, steps: int | None, data: Path, seed: int, folder: Path
 
 
 def measured(data: Path, folder: Path) -> dict[str, Any]:
-    """Probe ``folder/encoder`` as the other benchmarks of CIFAR-10 do."""
+    """Probe ``folder/encoder`` like the other CIFAR-10 benchmarks."""
     changes = [
         f"out={folder}-probe",
         f"encoder={folder}/encoder",
@@ -157,9 +157,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--recipe", default="colorize_cifar10")
-    parser.add_argument("--steps", type=int, help="of the recipe, where its own would take too long")
+    parser.add_argument("--steps", type=int, help="steps of the recipe, if its own would take too long")
     parser.add_argument("--methods", nargs="*", default=["simclr", "vicreg"], choices=["simclr", "vicreg"])
-    parser.add_argument("--seconds", type=float, help="of each peer, instead of those of the recipe, which is not run")
+    parser.add_argument("--seconds", type=float, help="seconds for each peer; the recipe is not run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/peers"))
     given = parser.parse_args()

@@ -1,9 +1,10 @@
-"""README's picture: photographs damaged in three ways, and restored.
+"""The picture in the README: photographs damaged in three ways, and restored.
 
     python benchmarks/pictures.py
 
 The networks are trained on patches of the two photographs that come with scikit-learn. The two patches that are shown,
-and all that overlap them, are left out of training. Writes ``docs/images/restored.png``. Ten minutes on two cores.
+and all patches that overlap them, are left out of training. Writes ``docs/images/restored.png``. Ten minutes on two
+cores.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def unseen(shown: Tensor) -> Subset:
 
 
 def restored(recipe: str, changes: list[str], shown: Tensor) -> tuple[Tensor, Tensor]:
-    """Train, then damage and restore images ``[B 3 S S]``: what the network saw, and what it made of that."""
+    """Train, then damage and restore images ``[B 3 S S]``: the network's input and output."""
     config = stage_config(PretrainConfig, recipe, ["data.source=photos", *FIXED, *changes])
     here = World(0, 1, torch.device("cpu"))
     images = load_images(unseen(SHOWN), config.method.loaded_size(SIDE), workers=0)

@@ -1,13 +1,13 @@
-"""The speed of ``retouch predict``, compared with the bare network on decoded images that are in memory.
+"""The speed of ``retouch predict``, compared with the bare network on decoded images in memory.
 
     python benchmarks/predict.py --cifar10 PATH/TO/cifar10
 
-The classifier is that of a probe of ``small_cnn`` (random weights, which are as fast as others). Bare network: batches,
+The classifier is from a probe of ``small_cnn`` (with random weights, which are as fast as any). Bare network: batches,
 one after the other, from uint8 tensors to logits. Predict: the whole command, from its settings to the CSV file; once
-from parquet, and once from a folder of JPEG files made from the same images. Both alternate in pairs, so that a drift
-of the speed affects both; the median ratio is reported. By default the network computes with one thread fewer
-than there are cores, and one process decodes: a core that decodes is no longer the network's. Target: 90% of the bare
-network's images/s. Results: ``benchmarks/results/predict.json``.
+from parquet, and once from a folder of JPEG files made from the same images. Both alternate in pairs, so that drift in
+speed affects both; the median ratio is reported. By default the network computes with one thread fewer than there are
+cores, and one process decodes: a core that decodes is not available to the network. Target: 90% of the bare network's
+images/s. Results: ``benchmarks/results/predict.json``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--cifar10", help="folder of train-*.parquet and test-*.parquet; generated images without it")
     parser.add_argument("--images", type=int, default=10_000, help="images per pass (default: 10000)")
     parser.add_argument("--pairs", type=int, default=5, help="passes of each kind (default: 5)")
-    parser.add_argument("--threads", type=int, default=max(1, usable_cores() - 1), help="of the network")
+    parser.add_argument("--threads", type=int, default=max(1, usable_cores() - 1), help="threads of the network")
     parser.add_argument("--workers", type=int, default=1, help="processes that decode (default: 1)")
     parser.add_argument("--encoder", type=Path, help="a run or encoder in place of small_cnn with random weights")
     given = parser.parse_args()
@@ -79,7 +79,7 @@ def probed(home: Path, train: str, encoder: Path | None) -> Path:
 
 
 def as_jpegs(folder: Path, source: str, count: int) -> Path:
-    """The same images as JPEG files of four times the side, as photographs are larger than what a network sees."""
+    """The same images as JPEG files of four times the side, as photographs are larger than the network's input."""
     folder.mkdir()
     images = load_images(build_source(source), SIDE, limit=count)
     for start in range(0, len(images), 1000):

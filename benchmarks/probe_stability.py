@@ -1,10 +1,9 @@
-"""Whether the numbers of a probe hold still: the demo's probe of one encoder, again and again.
+"""How stable the numbers of a probe are: the demo's probe of one encoder, repeated.
 
     python benchmarks/probe_stability.py --encoder runs/demo/denoise/encoder
 
 Against the reference (two threads, float32, seed 0), one thing changes at a time: one thread, bfloat16, four other
-seeds. Every run is compared with the 95% interval of the reference. The untrained twin is drawn from the seed: with
-another seed it is another network, and its rows move by more than the probe does.
+seeds. Every run is compared with the 95% interval of the reference.
 """
 
 from __future__ import annotations

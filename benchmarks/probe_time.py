@@ -2,15 +2,17 @@
 
     python benchmarks/probe_time.py --data PATH/TO/cifar10 --encoder runs/mask_cifar10/encoder
 
-``--data`` holds ``train-*.parquet`` and ``test-*.parquet`` with columns ``image`` and ``label``. Baselines are left
-out and no features are read from the cache. Seconds are by the clock, of a machine that does nothing else, and of the
-processor, which other work hardly affects. ``--trial`` tests on training images instead: for work on the speed, which
-needs no look at the test set.
+``--data`` holds ``train-*.parquet`` and ``test-*.parquet`` with columns ``image`` and ``label``. Baselines are left out
+and no features are read from the cache. Seconds are wall-clock time, on an otherwise idle machine, and processor time,
+which other work hardly affects. To emulate a slow machine, put ``ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2``
+before the command, and add ``--precision float32``. ``--trial`` tests on training images instead: for work on speed,
+which does not need the test set.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -28,9 +30,11 @@ from finetune.kinds import classes, features
 from finetune.pooling import Space
 from finetune.probes import Candidates, Fitted, Linear, Nearest, Probe, Rows
 
+EMULATION = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")  # make a fast machine behave like a slow one
+
 
 class Clock:
-    """Seconds by part, by the clock and of the processor; a part that runs inside another is counted in both."""
+    """Seconds by part, wall-clock and processor time; a part that runs inside another is counted in both."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -79,6 +83,7 @@ def main() -> None:
     parser.add_argument("--encoder", type=Path, required=True)
     parser.add_argument("--name", default="now", help="name of the entry (default: now)")
     parser.add_argument("--out", type=Path, default=Path("runs/probe_time"))
+    parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--trial", action="store_true", help="test on 10,000 training images; nothing is recorded")
     given = parser.parse_args()
@@ -98,6 +103,7 @@ def main() -> None:
             "feature_cache=false",
             "overwrite=true",
             "wandb.mode=disabled",
+            f"precision={given.precision}",
         ],
     )
     clock = watched()
@@ -111,6 +117,8 @@ def main() -> None:
         for name, one in result.subjects["encoder"].probes.items()
     }
     entry = {
+        "precision": given.precision,
+        "environment": {name: os.environ[name] for name in EMULATION if name in os.environ},
         "seconds": {part: round(spent, 1) for part, spent in clock.seconds.items()},
         "cpu_seconds": {part: round(spent, 1) for part, spent in clock.cpu_seconds.items()},
         "probes": probes,

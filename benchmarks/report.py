@@ -1,10 +1,10 @@
-"""What a report of many runs takes: seconds and peak memory of ``retouch report`` in a process of its own, one thread.
+"""The cost of a report of many runs: seconds and peak memory of ``retouch report`` in its own process, on one thread.
 
     python benchmarks/report.py --demo runs/demo
     python benchmarks/report.py --demo runs/demo --runs 4 20
 
-The runs are copies of those of the demo (``retouch demo``): a pretraining run and its probe, each pair with an encoder
-of its own. A probe has three tasks of 4,000 test images. Results are written to ``benchmarks/results/report.json``.
+The runs are copies of those of the demo (``retouch demo``): a pretraining run and its probe, each pair with its own
+encoder. A probe has three tasks of 4,000 test images. Results are written to ``benchmarks/results/report.json``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from record import record
 from common.files import write_json
 
 PAIRS = ("denoise", "colorize")  # pretraining runs of the demo; each has a probe, NAME-probe
-LEFT = shutil.ignore_patterns("wandb", "checkpoints")  # no part of a report
+LEFT = shutil.ignore_patterns("wandb", "checkpoints")  # not part of a report
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def measured(demo: Path, count: int) -> dict[str, Any]:
-    """Seconds, peak memory and size of the report of so many runs."""
+    """Seconds, peak memory and size of the report of this many runs."""
     with tempfile.TemporaryDirectory() as folder:
         runs = [run for number in range(count // 2) for run in copied(demo, number, Path(folder) / "runs")]
         out = Path(folder) / "report.html"

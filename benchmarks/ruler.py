@@ -1,17 +1,16 @@
-"""What the ruler and the watch add to the time of a run, for recipes that restore generated images.
+"""The time that the ruler and the watch add to a run, for recipes that restore generated images.
 
     python benchmarks/ruler.py
     python benchmarks/ruler.py --recipes denoise mask --steps 20
     python benchmarks/ruler.py --recipes denoise_cifar10 --source "parquet:PATH/TO/cifar10/train-*.parquet"
 
-Short runs of three kinds follow each other in turn: without either, with the ruler, and with both. They take a few
-steps of the recipe, and three panels. Processor time of one thread is counted, so other work on the machine is not. A
-step is timed in the runs without, from the first panel on; what is measured at a panel is timed where it happens.
-Medians over rounds are scaled to the recipe's own length: what training computes before its first step, and the ruler
-at its first panel, once; every further panel as often as the recipe has one. The watch is that of
-``watch.data=shapes``, with its three tasks; reading its images counts. That nothing is left out is seen from the whole
-short runs (``in_turn``).
-Results are written to ``benchmarks/results/ruler.json``.
+Short runs of three kinds alternate: without either, with the ruler, and with both. They take a few steps of the recipe,
+and three panels. Processor time of one thread is counted, so other work on the machine is not. A step is timed in the
+runs without, from the first panel on; measurements at a panel are timed where they happen. Medians over rounds are
+scaled to the recipe's own length: what training computes before its first step, and the ruler at its first panel, once;
+every further panel as often as the recipe has one. The watch is that of ``watch.data=shapes``, with its three tasks;
+reading its images counts. That nothing is left out is seen from the whole short runs (``in_turn``). Results are written
+to ``benchmarks/results/ruler.json``.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def main() -> None:
 
 @dataclass
 class Timed:
-    """Processor seconds of one short run: of all of it, after each of its panels' steps, and of what was measured."""
+    """Processor seconds of one short run: in total, after the step of each panel, and for the measurements."""
 
     whole: float = 0.0
     steps: list[float] = field(default_factory=list)

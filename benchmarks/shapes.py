@@ -47,7 +47,7 @@ PRETRAINED: dict[str, list[str]] = {
 
 
 def learn(name: str, out: Path) -> dict[str, Any]:
-    """Train with a shipped config; returns what is recorded of it."""
+    """Train with a shipped config; returns what is recorded."""
     started = time.monotonic()
     if name == "many_class":
         supervised = stage_config(FinetuneConfig, "many_class", [f"out={out}", "overwrite=true"])

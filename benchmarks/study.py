@@ -1,10 +1,10 @@
-"""A study as its user runs it: is its budget kept, what is its answer, and how good is its winner?
+"""A study as a user runs it: does it keep its budget, what is its answer, and how good is its winner?
 
     python benchmarks/study.py --cifar10 PATH/TO/cifar10 --imagenette PATH/TO/imagenette128 --budget 20m
 
-Each study is a command in a process of its own, whose seconds include starting Python and importing torch; the page
-that it leaves is ``report.html`` in its folder. The study uses the test set of the data once. Nothing else should run
-meanwhile.
+Each study is a command in its own process, whose seconds include starting Python and importing torch; it writes the
+page ``report.html`` in its folder. The study uses the test set of the data once. Nothing else should run at the same
+time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar10", type=Path, help="folder of its parquet files")
     parser.add_argument("--imagenette", type=Path, help="folder of its parquet files")
-    parser.add_argument("--budget", default="20m", help="of each study (default: 20m)")
+    parser.add_argument("--budget", default="20m", help="budget of each study (default: 20m)")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="where study-NAME goes (default: runs)")
     given = parser.parse_args()
     for name, data in (("cifar10", given.cifar10), ("imagenette", given.imagenette)):

@@ -1,18 +1,18 @@
-"""Every family of timm as an encoder: does it learn, and is what it exports what it learned?
+"""Every timm family as an encoder: does it learn, and does the export match what it learned?
 
     python benchmarks/timm_sweep.py
     python benchmarks/timm_sweep.py --only convnext repvgg_a0
 
 A family is a module of ``timm.models`` and a class of models in it; its smallest model by parameters stands for it. It
 is pretrained by the stage itself, in float32, on four images of 32 px per step, for three steps (one above 60M
-parameters), in a process of its own, so that one that dies or hangs is a result. Where Retouch refuses 32 px, the size
-that its message names is tried next. A model has one of these outcomes:
+parameters), in its own process, so that a crash or a hang is a result. If Retouch refuses 32 px, the size that its
+message names is tried next. A model has one of these outcomes:
 
 - trained: its losses are finite. The exported folder opens in Retouch with the features that were learned, and in timm
   with the same. A classifier for fine-tuning gives logits, if timm has one. A run that is resumed before its last step
   ends with the same weights, bit for bit.
-- refused: with a plain message, and at no size that the message names is it taken.
-- wrong, traceback, crashed, too slow: what must not be. The exit code is then 1.
+- refused: with a plain message, and also at every size that the message names.
+- wrong, traceback, crashed, too slow: must not happen. The exit code is then 1.
 - too large: more than 200M parameters; not tried.
 """
 
@@ -73,12 +73,12 @@ class Model:
 
 @dataclass
 class Outcome:
-    """What became of a model.
+    """The outcome of a model.
 
     Attributes:
         message: why it was refused, or what went wrong.
         size: side of the images it was trained on.
-        refused: the sizes at which it was refused before, with the messages.
+        refused: the sizes that were refused before, with the messages.
         plain_timm: whether timm alone opens the exported folder.
         layers: ``(D, h, w)`` of each map.
     """
@@ -99,7 +99,7 @@ Work = Callable[[Model, Path], Outcome]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="modules or models; nothing is recorded")
-    parser.add_argument("--again", action="store_true", help="put what --only finds into the recorded outcomes")
+    parser.add_argument("--again", action="store_true", help="add the outcomes of --only to the recorded ones")
     given = parser.parse_args()
     started, outcomes = time.perf_counter(), {}
     for model in families(tuple(given.only)):
@@ -124,7 +124,7 @@ def main() -> int:
 
 
 def families(only: tuple[str, ...] = ()) -> Iterator[Model]:
-    """The smallest model of each class in each module that gives intermediate features, and the known ones.
+    """The smallest model of each class in each module that provides intermediate features, and the known ones.
 
     Args:
         only: the modules and models to keep; all by default.
@@ -134,7 +134,7 @@ def families(only: tuple[str, ...] = ()) -> Iterator[Model]:
         for name in timm.list_models(module=module):
             if only and not {module, name} & set(only):
                 continue
-            with torch.device("meta"):  # to count parameters without having them
+            with torch.device("meta"):  # to count parameters without allocating them
                 network = timm.create_model(name, num_classes=0)
             if not hasattr(network, "forward_intermediates"):
                 continue
@@ -151,7 +151,7 @@ def families(only: tuple[str, ...] = ()) -> Iterator[Model]:
 
 
 def isolated(work: Work, model: Model, *, patience: float = PATIENCE, method: str = "forkserver") -> Outcome:
-    """The outcome of ``work`` in a new process, however that ends."""
+    """The outcome of ``work`` in a new process, whether it returns, fails or crashes."""
     if model.parameters > TOO_LARGE:
         return Outcome("too large", f"more than {TOO_LARGE}M parameters; not tried")
     context: Any = multiprocessing.get_context(method)
@@ -291,7 +291,7 @@ def _opens_in_timm(folder: Path, encoder: Encoder, images: Tensor) -> bool:
     plain = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
     shown = encoder.prepare(images)
     expected = ours.forward_features(shown)
-    if encoder.config.stem == "small":  # as the note of the folder says
+    if encoder.config.stem == "small":  # as the folder's note says
         shown = shown.repeat_interleave(ENLARGED, 2).repeat_interleave(ENLARGED, 3)
     found = plain.forward_features(shown)
     return _close([found], [expected]) if isinstance(found, Tensor) else _close(found, expected)

@@ -2,11 +2,10 @@
 
     python benchmarks/transfer.py --data PATH/TO/imagenette128
 
-Codes are fitted on unlabeled training images, in color and in gray. A ridge classifier is then trained on labeled
-color images and tested on color and on gray ones (``damage: gray`` of the probe). Three codes are compared: TCA, the
-same kernel code without regard to the domains (a large μ: kernel PCA), and PCA of the color images. Strengths are
-chosen on 10% of the training set; the test set is used once. Results are written to
-``benchmarks/results/transfer.json``.
+Codes are fitted on unlabeled training images, in color and in gray. A ridge classifier is then trained on labeled color
+images and tested on color and on gray ones (``damage: gray`` of the probe). Three codes are compared: TCA, the same
+kernel code, ignoring the domains (a large μ: kernel PCA), and PCA of the color images. Strengths are chosen on 10% of
+the training set; the test set is used once. Results are written to ``benchmarks/results/transfer.json``.
 """
 
 from __future__ import annotations

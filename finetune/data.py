@@ -233,8 +233,6 @@ def load_labeled(
     for name in data.tasks(sources.train):
         labels = train.labels(name)
         tasks[name] = labels, match_classes(labels, test.labels(name))
-        counts = len(labels.names), f"{len(train):,}", f"{len(test):,}"
-        log.info("task %s: %d classes, %s training and %s test images", name, *counts)
         log.info("%s", _classes(*tasks[name]))
         _warn_of_gaps(*tasks[name])
     return LabeledImages(train, test, tasks, leaks, left_out)
@@ -263,7 +261,8 @@ def load_pair(sources: Sources, data: LabeledData, size: int, seed: int, trained
 def _classes(train: Labels, test: Labels) -> str:
     """The classes, with the number of training and of test images, on one line."""
     counts = (part.values.bincount(minlength=len(part.names)).tolist() for part in (train, test))
-    return with_counts(f"task {train.task}: ", train.names, *counts)
+    start = f"task {train.task}: {len(train.names)} classes (training + test images): "
+    return with_counts(start, train.names, *counts)
 
 
 def _warn_of_gaps(train: Labels, test: Labels) -> None:

@@ -150,7 +150,8 @@ def find_leaks(test: Images, train: Images, trained_on: Provenance | None, worke
             else:
                 seen[pool.fingerprint] = found
     for why in unseen:
-        log.info("images of pretraining are not compared with the test images: %s", why)
+        level = logging.DEBUG if why == GENERATED else logging.INFO
+        log.log(level, "images of pretraining are not compared with the test images: %s", why)
     return Leaks(identical, training, _together(list(seen.values())), tuple(dict.fromkeys(unseen)))
 
 

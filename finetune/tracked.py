@@ -98,7 +98,7 @@ def probe_shown(report: ProbeReport) -> Iterator[Shown]:
     for task, result in named:
         if result.label_efficiency is not None:
             yield label_curves(task, result.encoder.title, result.label_efficiency)
-        yield from _confusion(task, result.classes, result.linear.test)
+        yield from confusion_shown(task, result.classes, result.linear.test)
     yield from _labels(report)
     yield from _masks(report)
     facts = {task: result.data for task, result in named} | {many.task: many.data for many in report.multilabel}
@@ -108,7 +108,7 @@ def probe_shown(report: ProbeReport) -> Iterator[Shown]:
 def finetune_shown(result: FinetuneResult) -> Iterator[Shown]:
     """Of a fine-tuned network: results with its baselines as far as they are known, confusion, data."""
     yield Sheet("results", Line._fields, finetune_lines(result))
-    yield from _confusion(result.task, result.classes, result.tuned.test)
+    yield from confusion_shown(result.task, result.classes, result.tuned.test)
     yield from data_shown({result.task: result.data})
 
 
@@ -148,7 +148,8 @@ def data_shown(facts: Mapping[str, DataFacts]) -> Iterator[Shown]:
     )
 
 
-def _confusion(task: str, classes: tuple[str, ...], score: Score) -> Iterator[Matrix]:
+def confusion_shown(task: str, classes: tuple[str, ...], score: Score) -> Iterator[Matrix]:
+    """The confusion matrix of a task, unless it has one class or too many."""
     if 1 < len(classes) <= MOST_CLASSES:
         yield Matrix(f"confusion/{task}", classes, score.confusion)
 

@@ -7,7 +7,7 @@
     vectors = encoder.encode(images)  # [B 3 H W], RGB in [0, 1] -> [B D]
 
 Each stage takes the name of a recipe, the path of a YAML file, a mapping or a config object, and ``key.sub=value``
-overrides. A text is a path if it ends in .yaml or holds a separator. ``predict`` takes a finished run in its place:
+overrides. A string is a path if it ends in .yaml or contains a separator. ``predict`` takes a finished run instead:
 
     retouch.predict("runs/mine-probe", "data=new/pictures")
     classifier = retouch.load_classifier("runs/mine-probe")  # images [B 3 H W] -> logits [B classes]
@@ -97,7 +97,7 @@ def probe(config: Settings | None = None, *overrides: str) -> ProbeReport:
 
     Returns:
         The content of ``results.json``; ``report.results[0].linear.test.accuracy`` is for the first task. With
-        ``seeds``, ``results`` has those of each seed, and ``report.seeds`` mean and spread.
+        ``seeds``, ``results`` holds the results of every seed, and ``report.seeds`` their mean and spread.
 
     Raises:
         UserError: with every problem at once; nothing has been written.
@@ -141,11 +141,11 @@ def study(config: Settings | None = None, *overrides: str) -> StudyReport | None
 
 
 def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = False) -> Repetition | None:
-    """Run a result of pretraining, a probe, fine-tuning or a study again from what it holds, and compare every number.
+    """Run a result of pretraining, a probe, fine-tuning or a study again with its settings, and compare every number.
 
     Args:
         result: a ``results.json``, or the run folder around it.
-        out: the folder of the repetition; by default ``RESULT-repeat-1``, or the next number that is free.
+        out: the folder of the repetition; by default ``RESULT-repeat-1``, or the next free number.
         resume: continue a repetition that was stopped, in ``out``.
 
     Returns:
@@ -161,7 +161,7 @@ def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = 
 
 
 def images(items: Items, name: str = "images", labels: Items | None = None) -> str:
-    """Give images of this program a name that settings can mean, in place of a path.
+    """Give images in memory a name that settings can use in place of a path.
 
         data = retouch.images(dataset, "birds")
         retouch.pretrain("denoise", f"data={data}")
@@ -169,18 +169,18 @@ def images(items: Items, name: str = "images", labels: Items | None = None) -> s
     Args:
         items: PIL images, arrays ``[h w 3]`` or tensors ``[3 h w]`` (uint8, or float in [0, 1]), or the bytes of image
             files: a list of them, a tensor ``[N 3 h w]``, a column of pandas, or a torch ``Dataset`` with a length,
-            whose items may be tuples of an image and its class. An item has to be the same whenever it is asked for:
-            without random augmentation. One that cannot be read is left out later.
-        name: what to call them; images that had this name before lose it.
-        labels: a class for each image, a word or a number, as a list, a tensor or a column of pandas; by default those
+            whose items may be tuples of an image and its class. An item must be the same every time it is
+            read: no random augmentation. One that cannot be read is left out later.
+        name: their name, which is taken from any images that had it before.
+        labels: one class per image, a word or a number, as a list, a tensor or a column of pandas; by default those
             of the data set.
 
     Returns:
-        ``memory:NAME``, for ``data=`` and all other settings that name images, in this program alone.
+        ``memory:NAME``, for ``data=`` and all other settings that name images, in this program only.
 
     Raises:
-        UserError: there are none, or no images, or labels are too few, too many or no classes; items or labels are a
-            table or a mapping, which have no order 0, 1, ...
+        UserError: there are no items, or they are not images; labels are too few, too many or not classes; items or
+            labels are a table or a mapping, which have no order 0, 1, ...
     """
     from common.data.given import hold
 
@@ -189,7 +189,7 @@ def images(items: Items, name: str = "images", labels: Items | None = None) -> s
 
 @stage
 def search(run: Settings, *overrides: str) -> SearchResult:
-    """Find the images most like some query images, as an encoder sees them. See ``finetune.search.config``.
+    """Find the images most similar to some query images, by an encoder's features. See ``finetune.search.config``.
 
         found = retouch.search("runs/mine", "data=my/pictures", "query=image.jpg")
 
@@ -297,21 +297,21 @@ def fit(
         encoder = retouch.fit({"kind": "pca", "components": 16}, images)
 
     Args:
-        config: a recipe of pretraining, as ``retouch.pretrain`` takes it, whatever data it names; or, of the linear
-            family alone, one of ``pretrain.linear`` or a mapping with its ``kind``.
-        images: ``[N 3 S S]``, RGB in [0, 1]; for CCA of ``neighbors`` with twice the encoder's side.
+        config: a pretraining recipe, as for ``retouch.pretrain``, whose data is ignored; or, for the linear family
+            only, a method of ``pretrain.linear`` or a mapping with its ``kind``.
+        images: ``[N 3 S S]``, RGB in [0, 1]; for CCA with ``views: neighbors``, of twice the encoder's side.
         other: CCA's second view with ``views: other``, row by row, or TCA's second domain ``[M 3 S S]``.
-        steps: in place of the recipe's. Without a recipe: one pass over the images for sparse coding and patch
-            dictionaries, and none of the other methods takes steps.
-        batch_size: in place of the recipe's; 256 without a recipe.
-        seed: in place of the recipe's; 0 without a recipe.
+        steps: replaces the recipe's. Without a recipe, sparse coding and patch dictionaries make one pass over the
+            images, and no other method takes steps.
+        batch_size: replaces the recipe's; 256 without a recipe.
+        seed: replaces the recipe's; 0 without a recipe.
 
     Returns:
         The encoder, frozen and in eval mode, on the device of ``images``; on the CPU it equals what ``pretrain``
         exports for the same settings and images.
 
     Raises:
-        UserError: with every problem of the settings and the images.
+        UserError: with every problem in the settings and the images.
     """
     from pretrain.config import PretrainConfig
     from pretrain.in_memory import fit as work
@@ -334,7 +334,7 @@ def fit(
 
 @stage
 def restore(run: Settings, *overrides: str) -> RestoreResult:
-    """Restore pictures at their own resolution with the decoder that a run has kept.
+    """Restore pictures at their own resolution with the decoder that a run kept.
 
         result = retouch.restore("runs/mine", "data=my/pictures", "damage=recipe")
         result.folder, result.after  # where they are; mean PSNR and SSIM
@@ -345,7 +345,7 @@ def restore(run: Settings, *overrides: str) -> RestoreResult:
         run: a finished run of pretraining, or its ``decoder/`` folder; or a mapping of all settings.
 
     Returns:
-        The content of ``results.json``, and in ``pictures`` what was measured of each.
+        The content of ``results.json``; ``pictures`` holds the measurements of each.
 
     Raises:
         UserError: with every problem at once; nothing has been written.
@@ -358,7 +358,7 @@ def restore(run: Settings, *overrides: str) -> RestoreResult:
 
 @stage
 def strange(run: Settings, *overrides: str) -> StrangeResult:
-    """Rank pictures by how much worse a run restores them than others that are as hard.
+    """Rank pictures by how much worse a run restores them than equally hard ones.
 
     See ``pretrain.restoring.config.StrangeConfig`` for the settings.
 
@@ -366,7 +366,7 @@ def strange(run: Settings, *overrides: str) -> StrangeResult:
         run: a finished run of pretraining, or its ``decoder/`` folder; or a mapping of all settings.
 
     Returns:
-        The content of ``results.json``, and in ``pictures`` all of them, the strangest first.
+        The content of ``results.json``; ``pictures`` ranks all of them, the strangest first.
 
     Raises:
         UserError: with every problem at once; nothing has been written.
@@ -378,16 +378,16 @@ def strange(run: Settings, *overrides: str) -> StrangeResult:
 
 
 def open_restorer(run: str | Path, *, tile: int | None = None, overlap: float = 0.5) -> PictureRestorer:
-    """Open the decoder that a run has kept: a torch module in eval mode, without gradients.
+    """Open the decoder that a run kept: a torch module in eval mode, without gradients.
 
     Calls take damaged pictures ``[B 3 H W]`` of any size, RGB in [0, 1], and return them restored:
-    ``restorer(pictures)``, or ``restorer(pictures, hidden)`` with ``hidden`` ``[B 1 H W]``, 1 where a pixel is to be
-    filled.
+    ``restorer(pictures)``, or ``restorer(pictures, hidden)`` with ``hidden`` ``[B 1 H W]``, 1 where a pixel should
+    be filled.
 
     Args:
         run: a finished run of pretraining, its ``decoder/`` folder, or ``hf:USER/NAME``.
         tile: side of a tile in pixels; by default that of the images the network learned from.
-        overlap: the share of a tile that neighbors share.
+        overlap: the fraction of a tile that overlaps its neighbor.
 
     Raises:
         UserError: there is no decoder, or it is damaged; the message says what to do.
@@ -398,7 +398,7 @@ def open_restorer(run: str | Path, *, tile: int | None = None, overlap: float = 
 
 
 def load_encoder(folder: str | Path) -> Encoder:
-    """Open an exported encoder, that of a run, or ``hf:USER/NAME``: frozen, in eval mode, every tensor checked.
+    """Open an exported encoder, the encoder of a run, or ``hf:USER/NAME``: frozen, in eval mode, every tensor checked.
 
     Calls take images ``[B 3 H W]``, RGB in [0, 1]: ``encoder(images)`` returns the last map ``[B D h w]``,
     ``encoder.layers(images)`` all maps, shallow to deep, ``encoder.encode(images)`` one vector per image ``[B D]``.
@@ -415,11 +415,11 @@ def load_classifier(run: str | Path, task: str | None = None, encoder: str | Pat
     """The classifier of a run of ``probe`` or ``finetune``: frozen, in eval mode, every tensor checked.
 
     Calls take images ``[B 3 H W]``, RGB in [0, 1], and return logits ``[B classes]`` in the order of ``class_names``;
-    ``classifier.probabilities(logits)`` are calibrated: of each class, or of each of several labels per image.
+    ``classifier.probabilities(logits)`` are calibrated: per class, or per label if images have several.
 
     Args:
         run: a finished run, one of its classifiers, or ``hf:USER/NAME``.
-        task: which of a probe's tasks; not needed where there is one.
+        task: which of a probe's tasks; not needed if there is only one.
         encoder: where the encoder of a probe is now, if it was moved.
 
     Raises:

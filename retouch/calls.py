@@ -1,4 +1,4 @@
-"""What the functions of stages in ``retouch`` have in common: settings are texts, and calls take turns."""
+"""What the stage functions of ``retouch`` have in common: settings are strings, and calls take turns."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 PLAIN = (str, int, float, Path, type(None))
-IMAGES = 'images of this program are given a name first: f"data={retouch.images(...)}"'
+IMAGES = 'give images in memory a name first: f"data={retouch.images(...)}"'
 
 
 def stage(function: Callable[P, T]) -> Callable[P, T]:
-    """A function of a recipe or a run, and then of texts such as ``steps=100``; see ``in_turn`` for calls at once.
+    """Wrap a function that takes a recipe or a run, then strings such as ``steps=100``; ``in_turn`` runs one at a time.
 
-    The function that this gives raises:
-        UserError: also where a setting is not given as a text.
+    The wrapped function raises:
+        UserError: also if a setting is not given as a string.
     """
     known = signature(function).parameters
 
@@ -32,7 +32,7 @@ def stage(function: Callable[P, T]) -> Callable[P, T]:
         more = {name: value for name, value in named.items() if name not in known}
         problems = _no_texts(given, more)
         if problems:
-            raise UserError(*problems, title=f"retouch.{function.__name__} takes settings as texts:")
+            raise UserError(*problems, title=f"retouch.{function.__name__} takes settings as strings:")
         with in_turn():
             return function(*given, **named)
 
@@ -40,11 +40,11 @@ def stage(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def _no_texts(given: Sequence[object], named: Mapping[str, object]) -> list[str]:
-    """What is wrong with the arguments of a stage."""
+    """The problems with the arguments of a stage."""
     problems = []
     for place, one in enumerate(given):
         if not isinstance(one, str if place else (Config, Mapping, *PLAIN)):
-            problems.append(f"{type(one).__name__} is no text and no settings; {IMAGES}")
+            problems.append(f"{type(one).__name__} is neither a string nor settings; {IMAGES}")
     for name, value in named.items():
         if isinstance(value, PLAIN):
             problems.append(f'{name}={value!r}: write "{name}={value}"')

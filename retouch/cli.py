@@ -76,7 +76,7 @@ def command_line() -> Parser:
         say(parser.format_help().rstrip())
         return 0
 
-    parser.set_defaults(run=show_help)  # where no command is named
+    parser.set_defaults(run=show_help)  # if no command is named
     commands = parser.add_subparsers(metavar="COMMAND")
     add_stages(commands, (*PRETRAINING, *TRANSFER, *RESTORING, STUDY))
     shipped = commands.add_parser("recipes", help="list the recipes, or print one", description=_recipes.__doc__)
@@ -86,7 +86,7 @@ def command_line() -> Parser:
     shipped.set_defaults(run=_recipes)
     demo = commands.add_parser(
         "demo",
-        help="pretrain and probe on generated images, in minutes; no data, no account",
+        help="pretrain and probe on generated images, in minutes; no data or account needed",
         description=_demo.__doc__,
     )
     demo.add_argument("--out", default="runs/demo", help="folder for everything the demo writes (default: runs/demo)")
@@ -105,18 +105,22 @@ def command_line() -> Parser:
     )
     demo.set_defaults(run=_demo)
     lecture = commands.add_parser(
-        "lecture", help="every code from PCA to colorization, with pictures; no data", description=_lecture.__doc__
+        "lecture",
+        help="every code from PCA to colorization, with pictures; no data needed",
+        description=_lecture.__doc__,
     )
-    lecture.add_argument("--out", default="runs/lecture", help="folder for all it writes (default: runs/lecture)")
+    lecture.add_argument(
+        "--out", default="runs/lecture", help="folder for everything it writes (default: runs/lecture)"
+    )
     lecture.set_defaults(run=_lecture)
     _add_commands_of_runs(commands)
     return parser
 
 
 def _add_commands_of_runs(commands: argparse._SubParsersAction[Parser]) -> None:
-    """The commands about runs that are there."""
+    """The commands about existing runs."""
     again = commands.add_parser(
-        "repeat", help="run a result again, and say whether its numbers are the same", description=_repeat.__doc__
+        "repeat", help="run a result again, and check whether its numbers are the same", description=_repeat.__doc__
     )
     again.add_argument(
         "result", metavar="RUN", help="a finished run of pretrain, probe or finetune, or its results.json"
@@ -124,21 +128,21 @@ def _add_commands_of_runs(commands: argparse._SubParsersAction[Parser]) -> None:
     again.add_argument("-o", "--out", metavar="FOLDER", help="default: RUN-repeat-1, RUN-repeat-2, ...")
     again.add_argument("--resume", action="store_true", help="continue a repetition that was stopped, in the folder -o")
     again.set_defaults(run=_repeat)
-    report = commands.add_parser("report", help="one page that says what runs have shown", description=_report.__doc__)
+    report = commands.add_parser("report", help="one page with the findings of runs", description=_report.__doc__)
     report.add_argument("runs", nargs="+", metavar="RUN", help="a finished run, or a folder of runs, such as runs/demo")
     report.add_argument(
-        "-o", "--out", metavar="FILE", help="default: report.html; of a model card, to write it: mine/encoder/README.md"
+        "-o", "--out", metavar="FILE", help="default: report.html; for a model card, such as mine/encoder/README.md"
     )
     report.add_argument("--markdown", action="store_true", help="a model card instead, printed unless -o names a file")
     report.set_defaults(run=_report)
-    runs = commands.add_parser("runs", help="which runs there are, and what came out", description=_runs.__doc__)
+    runs = commands.add_parser("runs", help="list the runs and their results", description=_runs.__doc__)
     runs.add_argument("folder", nargs="?", default="runs", metavar="FOLDER", help="default: runs")
     orders = ("started", "name", "stage", "state", "result", "size")
     runs.add_argument("--sort", choices=orders, default=orders[0], help="default: started, the latest first")
     runs.add_argument("--json", action="store_true", help="list them for programs")
     runs.set_defaults(run=_runs)
     label = commands.add_parser(
-        "label", help="a page to label images in, with an encoder's help", description=_label.__doc__
+        "label", help="a page for labeling images, with an encoder's help", description=_label.__doc__
     )
     label.add_argument(
         "settings", nargs="+", metavar="key.sub=value", help="encoder=RUN data=IMAGES, data.limit=1000, ..."
@@ -175,7 +179,7 @@ def _recipes(given: argparse.Namespace) -> int:
             stages = {stage: {name: one for name, one in named.items() if one.stage == stage} for stage in STAGES}
             listed = (f"retouch {stage}\n{listing(of, columns(), expect=True)}" for stage, of in stages.items())
             searches = listing({one.name: one for one in sweeps()}, columns(), expect=True)
-            searching = f"wandb sweep, of a copy: retouch recipes NAME > sweep.yaml\n{searches}"
+            searching = f"wandb sweep, with a copy: retouch recipes NAME > sweep.yaml\n{searches}"
             lessons = ", ".join(f"{one.stage}/{one.name}" for one in chosen if one.is_lesson)
             say("\n\n".join([*listed, searching, fill(f"parts of retouch lecture: {lessons}", columns())]))
 
@@ -188,7 +192,7 @@ def _recipes(given: argparse.Namespace) -> int:
 def _demo(given: argparse.Namespace) -> int:
     """Train two encoders without labels on generated images, one by denoising and one by colorization. Then a linear
     classifier learns three tasks from each, next to the same networks untrained and to raw pixels. One table and one
-    page, report.html, show what came out. A demo that was stopped goes on if it is run again.
+    page, report.html, show the results. To continue a demo that was stopped, run it again.
     """
 
     def work() -> None:
@@ -214,9 +218,9 @@ def _lecture(given: argparse.Namespace) -> int:
 
 
 def _repeat(given: argparse.Namespace) -> int:
-    """Run a result again from its settings, into a new folder, and compare every number. What is not as it was then
-    (versions, machine, images) is said before it starts. Exit code: 0 if the result is identical, or within the
-    interval; 1 if it is different, or was stopped.
+    """Run a result again from its settings, into a new folder, and compare every number. Differences in versions,
+    machine or images are reported before it starts. Exit code: 0 if the result is identical, or within the interval;
+    1 if it is different, or the repetition was stopped.
     """
     same = False
 
@@ -232,7 +236,7 @@ def _repeat(given: argparse.Namespace) -> int:
 
 
 def _report(given: argparse.Namespace) -> int:
-    """Write what runs have shown as one HTML file, which needs no network and no script."""
+    """Write the findings of runs as one HTML file, which needs no network and no script."""
 
     def work() -> None:
         from retouch.reporting.card import model_card, write_card
@@ -249,8 +253,8 @@ def _report(given: argparse.Namespace) -> int:
 
 
 def _runs(given: argparse.Namespace) -> int:
-    """List the runs in a folder and below: stage, recipe, whether they have finished, what came out, and their size on
-    disk. A run that is stopped goes on with the command that made it and out=RUN resume=true.
+    """List the runs in a folder and below: stage, recipe, whether they have finished, their result, and their size on
+    disk. To continue a stopped run, repeat its command with out=RUN resume=true.
     """
 
     def work() -> None:
@@ -265,7 +269,7 @@ def _runs(given: argparse.Namespace) -> int:
 
 def _label(given: argparse.Namespace) -> int:
     """Write a page in which you click images and name their classes. It learns from that which images to show next, and
-    saves labels.csv, which probe and finetune (data=labels.csv) and study (labels=labels.csv) read. It asks no server.
+    saves labels.csv for probe and finetune (data=labels.csv) and study (labels=labels.csv). It contacts no server.
     """
 
     def work() -> None:

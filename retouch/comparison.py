@@ -1,4 +1,4 @@
-"""A result and its repetition: number by number, value by value, and what that means in words."""
+"""Compare a result with its repetition: number by number, value by value, and in words."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from retouch.studies.results import StudyReport
 
 log = logging.getLogger("retouch")
 
-# Keys of results.json that are not compared, wherever they stand, and why.
+# Keys of results.json that are not compared, wherever they occur, and why.
 NOT_COMPARED = {
     "seconds": "time, which no two runs share",
-    "originals": "facts of the images, whose fingerprints are compared before the run starts",
+    "originals": "facts about the images, whose fingerprints are compared before the run starts",
     "test_originals": "likewise",
     "made": "versions and machine, which are compared before the run starts",
 }
@@ -48,19 +48,19 @@ class Number(Record):
 
     name: str
     then: float
-    now: float | None  # None: it is not there any more
-    ci95: tuple[float, float] | None  # of then; None where one run gives none
-    # where the answers of both runs to the same test images are known: now minus then, image by image, and the p of
+    now: float | None  # None: missing now
+    ci95: tuple[float, float] | None  # of the first result; None if a single run has none
+    # if the answers of both runs to the same test images are known: now minus then, image by image, and the p of
     # McNemar's exact test after Holm's correction for all numbers of the result
     paired: Comparison | None = None
     adjusted_p: float | None = None
 
     @property
     def state(self) -> Verdict:
-        """``within the interval``, if it is not the same but no difference is shown.
+        """``within the interval`` if the numbers are not equal but no difference is shown.
 
-        The paired difference decides. An interval over test images knows how far other images would be, and these are
-        the same, so it decides only where the answers are not known.
+        The paired difference decides. The interval over test images covers the choice of images, but these are the
+        same images, so it decides only if the answers are unknown.
         """
         if self.then == self.now:
             return "identical"
@@ -85,15 +85,15 @@ class Repetition(Record):
     of: Path  # the folder of the result
     folder: Path  # of its repetition
     verdict: Verdict
-    numbers: tuple[Number, ...]  # what the result is about
+    numbers: tuple[Number, ...]  # the main numbers
     decisions: tuple[Decision, ...] = ()  # of a study
-    values: int  # all that results.json holds, but for `NOT_COMPARED`
-    differing: tuple[str, ...]  # the keys of those that are not the same
-    changed: tuple[str, ...]  # versions, machine and images that were not those of then
+    values: int  # how many results.json holds, except `NOT_COMPARED`
+    differing: tuple[str, ...]  # keys of the values that differ
+    changed: tuple[str, ...]  # versions, machine and images that differ from the first run
 
 
 def headline(found: Results) -> list[tuple[str, float, tuple[float, float] | None]]:
-    """What a result is about: names, numbers, and their intervals where they have one."""
+    """The main numbers of a result: names, values, and intervals if they have one."""
     if isinstance(found, PretrainResults):
         numbers = {"steps": float(found.steps), **found.numbers}
         return [(name, value, None) for name, value in numbers.items() if name not in NOT_COMPARED]
@@ -146,8 +146,8 @@ def decided(found: Results) -> dict[str, str]:
 
 
 def compared(of: Path, folder: Path, then: Results, now: Results, changed: Sequence[str] = ()) -> Repetition:
-    """The verdict on two results: of every value that they hold, and of the numbers that they are about."""
-    other = {name: value for name, value, _ in headline(now)}  # of changed images, tasks may be missing
+    """Compare two results: every value that they hold, and their main numbers."""
+    other = {name: value for name, value, _ in headline(now)}  # if the images changed, tasks may be missing
     paired = _paired(of, folder, then, now)
     adjusted = dict(zip(paired, holm([one.p_value for one in paired.values()]), strict=True))
     numbers = tuple(
@@ -188,7 +188,7 @@ def compared(of: Path, folder: Path, then: Results, now: Results, changed: Seque
 
 
 def _paired(of: Path, folder: Path, then: Results, now: Results) -> dict[str, Comparison]:
-    """By the name of a number: the answers of now against those of then, where both are of the same test images."""
+    """By name of the number: the new answers against the old ones, if both are for the same test images."""
     old, new = _answered(of, then), _answered(folder, now)
     return {
         name: compare(new[name].answers, one.answers, one.labels)
@@ -212,14 +212,14 @@ class _Answered(NamedTuple):
 
 
 def _answered(folder: Path, found: Results) -> dict[str, _Answered]:
-    """The answers behind the numbers of a result, by the names of these; none where they were not kept."""
+    """The answers behind the numbers of a result, by the name of the number; empty if they were not kept."""
     try:
         kept = read_predictions(folder) if (folder / PREDICTIONS).is_file() else []
     except UserError as error:
         log.warning("%s", error)
         return {}
     tasks = task_names(found.results) if isinstance(found, ProbeReport) else [one.task for one in kept]
-    if len(tasks) != len(kept):  # of several seeds, each keeps its own
+    if len(tasks) != len(kept):  # with several seeds, each seed keeps its own
         return {}
 
     def name(task: str, column: str) -> str:
@@ -235,7 +235,7 @@ def _answered(folder: Path, found: Results) -> dict[str, _Answered]:
 
 
 def leaves(value: object, key: str = "") -> Iterator[tuple[str, Leaf]]:
-    """Every value of a JSON document by its dotted key, but for ``NOT_COMPARED``."""
+    """Every value of a JSON document by its dotted key, except ``NOT_COMPARED``."""
     if isinstance(value, dict):
         for name, inner in value.items():
             if name not in NOT_COMPARED:
@@ -264,7 +264,7 @@ def show(found: Repetition) -> None:
 
 
 def _difference(one: Number) -> str:
-    """``+0.002 [-0.001, 0.005]``, of now over then on the same test images."""
+    """``+0.002 [-0.001, 0.005]``: now minus then on the same test images."""
     if one.paired is None or one.then == one.now:
         return ""
     low, high = one.paired.ci95
@@ -278,16 +278,17 @@ def sentences(found: Repetition) -> list[str]:
     count = f"{len(found.differing):,} of {found.values:,} values of {RESULTS} differ, the first: {found.differing[0]}"
     lines = [f"{found.verdict}: {count}"]
     lines += [
-        f"{one.name}: {one.now or 'none'}, and then {one.then or 'none'}"
+        f"{one.name}: {one.now or 'none'} now, {one.then or 'none'} then"
         for one in found.decisions
         if one.then != one.now
     ]
     if found.verdict == "different" and all(one.ci95 is None for one in found.numbers):
-        lines.append("one pretraining run has no interval; one with seeds=5 has")
+        lines.append("a single pretraining run has no interval; one with seeds=5 has")
     if found.changed:
-        lines += ["this was not as it was then:", *(f"  {line}" for line in found.changed)]
+        lines += ["changed since the first run:", *(f"  {line}" for line in found.changed)]
     elif found.verdict == "different":
         lines.append(
-            "versions, machine, images and encoder are those of then, so this should not happen: please report it"
+            "versions, machine, images and encoder are those of the first run, so this should not happen: please "
+            "report it"
         )
     return lines

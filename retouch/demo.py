@@ -53,7 +53,7 @@ def demo(
         name: stage_config(PretrainConfig, source, [*_named(out, name), *pretraining])
         for name, source in PRETRAINING.items()
     }
-    stage_config(ProbeConfig, PROBE, ["encoder=later", *probing])  # a mistake is found before anything is trained
+    stage_config(ProbeConfig, PROBE, ["encoder=later", *probing])  # find mistakes before anything is trained
     check_out(out / REPORT)
     leave_busy_cores()
     unfinished = not (out / "table.md").exists()
@@ -76,12 +76,12 @@ def demo(
     console.print(results_table(probe_lines(results)))
     write_text(out / "table.md", results_markdown(probe_lines(results)))
     report = write_report([out], out / REPORT)
-    for name in PRETRAINING:  # in place of the cards that pretraining wrote, which knew no probe
+    for name in PRETRAINING:  # replaces the cards that pretraining wrote, which have no probe
         write_card([out / name, out / f"{name}-probe"], out / name / ENCODER / README)
     for line in (
-        "colorize has seen gray images only, so it can know little of color",
+        "colorize saw only gray images, so it can know little about color",
         f"done in {time.monotonic() - started:.0f} s",
-        f"  all of it on one page, for a browser: {report}",
+        f"  everything on one page, for a browser: {report}",
         f"  restored pictures: {out}/denoise/panels, {out}/colorize/panels",
         f"  encoders, for retouch.load_encoder: {out}/denoise/encoder, {out}/colorize/encoder",
         f"  all numbers: {out}/*/results.json; W&B runs: {out}/*/wandb",

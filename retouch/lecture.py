@@ -41,9 +41,9 @@ TASKS = ("shape", "color", "texture")
 HEADER = ["code", "numbers", "non-zeros", *CHANGES, *TASKS]
 PROBE = "lecture"  # the recipe
 
-# Runs; each follows the recipe NAME_lecture. Of patches of photographs: what the atoms of a code look like.
+# Runs; each follows the recipe NAME_lecture. On patches of photographs: what the atoms of a code look like.
 ATOMS = ("pca", "ica", "cca", "sparse_coding", "sparse_coding_l0", "linear_sparse_autoencoder")
-# Of whole images, which have labels to probe: how useful a code is.
+# On whole images, which have labels to probe: how useful a code is.
 CODES = ("pca_images", "deep_sparse", "bottleneck", "patch_dictionary", "denoise", "colorize")
 WIDE = "patch_dictionary"  # its code is so wide that the untrained twin is not probed
 
@@ -79,7 +79,7 @@ def lecture(out: str | Path = "runs/lecture") -> list[Row]:
         One row per code of images.
 
     Raises:
-        UserError: matplotlib is missing, or ``out`` holds something else than an earlier lecture.
+        UserError: matplotlib is missing, or ``out`` holds something other than an earlier lecture.
     """
     if find_spec("matplotlib") is None:
         raise UserError("the lecture draws its curves with matplotlib: install it with pip install 'retouch[lecture]'")

@@ -1,4 +1,4 @@
-"""A package of the user's that hides one of ours is refused, before ours are imported."""
+"""Refuse a user's package that shadows one of ours, before ours are imported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def check_packages() -> None:
-    """Refuse a user's package or module that hides one of ours. A script that is run and not imported hides nothing.
+    """Refuse a user's package or module that shadows one of ours. A script that is run, not imported, shadows nothing.
 
     Raises:
         ImportError: names the file and what to do.

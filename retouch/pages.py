@@ -1,4 +1,4 @@
-"""The pages of Retouch as functions of ``retouch``: a report, a model card, a page to label images in."""
+"""The pages of Retouch as functions of ``retouch``: a report, a model card, a page for labeling images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def report(*runs: str | Path, out: str | Path = "report.html") -> Report:
-    """Write what runs have shown as one HTML file, which needs no network and no script.
+    """Write the findings of runs as one HTML file, which needs no network and no script.
 
         page = retouch.report("runs/mine", "runs/mine-probe")
         page.verdict  # the answer, in a few sentences
@@ -39,7 +39,7 @@ def model_card(*runs: str | Path, out: str | Path | None = None) -> ModelCard:
 
     Args:
         runs: finished runs, or folders of runs.
-        out: the file, such as ``runs/mine/encoder/README.md``, in place of an earlier card; by default none.
+        out: the file, such as ``runs/mine/encoder/README.md``, where an earlier card is replaced; by default none.
 
     Returns:
         Its ``text``, and its ``path`` if it was written.
@@ -57,7 +57,7 @@ def model_card(*runs: str | Path, out: str | Path | None = None) -> ModelCard:
 
 
 def label(*settings: str, out: str | Path = "label.html") -> LabelingPage:
-    """Write a page in which images are labeled with the help of an encoder, and which saves ``labels.csv``.
+    """Write a page for labeling images with the help of an encoder; it saves ``labels.csv``.
 
         retouch.label("encoder=runs/mine", "data=my/pictures")
 
@@ -69,7 +69,7 @@ def label(*settings: str, out: str | Path = "label.html") -> LabelingPage:
         Its ``path``, and how many ``images`` it shows.
 
     Raises:
-        UserError: with every problem of settings and images, or ``out`` holds something else.
+        UserError: with every problem in settings and images, or ``out`` holds something else.
     """
     from common.config import load_config
     from retouch.labeling.page import write_page

@@ -1,4 +1,4 @@
-"""``retouch repeat``: run a result again from what it holds, and say number by number whether it is the same.
+"""``retouch repeat``: run a result again with its own settings, and compare it number by number.
 
 result ─> read it, its settings ─> what differs now (versions, machine, images) ─> the stage ─> compare ─> verdict
 """
@@ -72,7 +72,7 @@ def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = 
         for line in changed:
             log.warning("%s", line)
         log.info("%s is run again in %s", folder, config.out)
-        if not gather(_run(config))[0]:  # the others know nothing of the result
+        if not gather(_run(config))[0]:  # the others do not have the result
             again = shlex.join(["retouch", "repeat", str(folder), "-o", str(config.out), "--resume"])
             log.info("to continue and compare: %s", again)
             return None
@@ -89,10 +89,10 @@ def _folder(path: Path) -> Path:
     """The folder of a result that can be repeated.
 
     Raises:
-        UserError: says why it cannot be, and what would work.
+        UserError: says why not, and what would work.
     """
     folder = path.parent if path.name == RESULTS else path
-    if folder.name in ("", ".."):  # the name of the repetition follows from its own
+    if folder.name in ("", ".."):  # the name of the repetition derives from its own
         folder = Path(os.path.abspath(folder))  # noqa: PTH100 -- resolve() would follow links
     mark = run_stage(folder)
     if mark is None:
@@ -101,22 +101,22 @@ def _folder(path: Path) -> Path:
         )
     inside, *above = folder.absolute().parents
     if inside.name == CONTESTANTS and run_stage(study := above[0]) == "study":
-        raise UserError(f"{folder}: a part of the study {study}, which chose its images; repeat the study: {study}")
+        raise UserError(f"{folder} is part of the study {study}, which chose its images; repeat the study: {study}")
     if mark in LEFT:
         raise UserError(
-            f"{folder}: retouch {mark} leaves {LEFT[mark]}, and no numbers to compare; to write them again: retouch "
+            f"{folder}: retouch {mark} leaves {LEFT[mark]}, but no numbers to compare; to write them again: retouch "
             f"{mark} {folder}/config.yaml out={folder}-repeat"
         )
     if not (folder / RESULTS).is_file():
-        raise UserError(f"{folder}: this run of {command(mark)} has not finished; continue it, and repeat it then")
+        raise UserError(f"{folder}: this run of {command(mark)} has not finished; continue it first, then repeat it")
     return folder
 
 
 def read_any(folder: Path) -> Results:
-    """The results in the folder of a run, whichever of these stages wrote it.
+    """The results in a run folder, of any of these stages.
 
     Raises:
-        UserError: they are damaged, or of another version.
+        UserError: they are damaged, or written by another version.
     """
     mark = run_stage(folder)
     if mark == "pretrain":
@@ -135,12 +135,12 @@ def _settings(folder: Path, then: Results) -> Settings:
     file = folder / "config.yaml"
     if isinstance(then, StudyReport):
         read_plan(folder)
-        # what the clock decided is not decided again
+        # decisions that depended on time are not made again
         return load_config(StudyConfig, file).model_copy(update={"plan": folder / PLAN})
     if isinstance(then, FinetuneResult):
         return load_config(FinetuneConfig, file)
     if isinstance(then, ProbeReport):
-        # nothing is to be taken from the first run, and features are; seeds may have been added since
+        # take nothing from the first run, not even its features; seeds may have been added since
         seeds = 1 if then.seeds is None else len(then.seeds.runs)
         return load_config(ProbeConfig, file).model_copy(update={"feature_cache": False, "seeds": seeds})
     config = load_config(PretrainConfig, file)
@@ -148,7 +148,7 @@ def _settings(folder: Path, then: Results) -> Settings:
     config = config.model_copy(update={"seeds": len(runs)})
     ends = {run.steps for run in runs}
     if isinstance(config, GradientPretraining) and len(ends) == 1:  # seeds that stopped when flat do so again
-        # a run that was resumed may have ended elsewhere than its first settings say
+        # a resumed run may have ended at another step than its first settings say
         return config.model_copy(update={"stop": config.stop.model_copy(update={"at": ends.pop()})})
     return config
 
@@ -169,22 +169,22 @@ def _run(config: Settings) -> bool:
 
 
 class Member(NamedTuple):
-    """One run of the result, of which a group has several."""
+    """One run of the result; a group has several."""
 
     config: Settings
     made: Made | None
 
 
 def _changed(folder: Path, then: Results, config: Settings, here: World) -> list[str]:
-    """What is not as it was, each with what to do.
+    """What has changed, each with what to do.
 
     Raises:
-        UserError: images or an encoder cannot be opened, or an encoder is another one than then.
+        UserError: images or an encoder cannot be opened, or an encoder is not the same one.
     """
     found: list[str] = []
     for member in _members(folder, then, config):
         if member.made is None:
-            found.append(f"{folder} does not say what it was made with: an older Retouch wrote it")
+            found.append(f"{folder} does not record what it was made with: an older Retouch wrote it")
         else:
             found += differences(folder, member.made, made(_inputs(member.config, here)))
     return list(dict.fromkeys(found))
@@ -192,7 +192,7 @@ def _changed(folder: Path, then: Results, config: Settings, here: World) -> list
 
 def _members(folder: Path, then: Results, config: Settings) -> list[Member]:
     if isinstance(then, PretrainSeeds) and isinstance(config, PretrainConfig):
-        return [Member(with_each_seed(config)[0], then.runs[0].made)]  # the images of all are the same
+        return [Member(with_each_seed(config)[0], then.runs[0].made)]  # all use the same images
     if isinstance(then, ProbeReport) and then.seeds is not None and isinstance(config, ProbeConfig):
         runs = plan_of(with_every_encoder(config)).runs
         reports = [read_transfer(folder / name) for name in then.seeds.runs]
@@ -217,43 +217,43 @@ def _inputs(config: Settings, here: World) -> dict[str, str]:
 
 
 def differences(folder: Path, then: Made, now: Made) -> list[str]:
-    """What differs between two makings of the result in ``folder``, in words, each with what to do.
+    """What differs between the run that made the result in ``folder`` and this one, each with what to do.
 
     Raises:
-        UserError: the encoder is another one, so it would not be a repetition.
+        UserError: the encoder is a different one, so it would not be a repetition.
     """
     found = []
     for name, version in then.versions.items():
         if (other := now.versions.get(name, "none")) != version:
-            public = version.partition("+")[0]  # an index by itself knows no 2.11.0+cpu
+            public = version.partition("+")[0]  # the default index has no 2.11.0+cpu
             remedy = f"pip install {name}=={public}" if name not in ("Python", "retouch") else f"use {name} {version}"
-            found.append(f"{name} was {version}, and is {other}: for the same digits, {remedy}")
+            found.append(f"{name} was {version} and is now {other}: for the same digits, {remedy}")
     if then.code != now.code and then.versions.get("retouch") == now.versions.get("retouch"):
-        found.append("the source of Retouch has changed since: for the same digits, use that of then")
+        found.append("the source of Retouch has changed since: for the same digits, use the earlier source")
     if then.processor != now.processor:
-        found.append(f"it was made on {then.processor}, and this is {now.processor}: the last digits may differ")
+        found.append(f"it was made on {then.processor}, but this is {now.processor}: the last digits may differ")
     if then.device != now.device:
-        found.append(f"it was made on the device {then.device}, and this is {now.device}: digits will differ")
+        found.append(f"it was made on the device {then.device}, but this run uses {now.device}: digits will differ")
     if then.threads != now.threads:
         found.append(
-            f"it was made by {then.threads} threads, and these are {now.threads}: for the same digits, set "
+            f"it was made with {then.threads} threads, but this run uses {now.threads}: for the same digits, set "
             f"OMP_NUM_THREADS={then.threads}"
         )
     if then.processes != now.processes:
         found.append(
-            f"it was made by {then.processes} processes, and these are {now.processes}: for the same digits, torchrun "
-            f"--nproc-per-node {then.processes} -m retouch repeat {shlex.quote(str(folder))}"
+            f"it was made with {then.processes} processes, but this run uses {now.processes}: for the same digits, "
+            f"torchrun --nproc-per-node {then.processes} -m retouch repeat {shlex.quote(str(folder))}"
         )
     for key, fingerprint in then.inputs.items():
         if now.inputs.get(key) == fingerprint:
             continue
         if key == ENCODER_INPUT:
             raise UserError(
-                f"encoder: it is not the one that was measured (sha256 {fingerprint[:12]}, now "
+                f"encoder: this is not the one that was measured (sha256 {fingerprint[:12]}, now "
                 f"{now.inputs.get(key, 'none')[:12]}): put that one back, or repeat its pretraining into its folder"
             )
         found.append(
-            f"{key}: the images have changed since (their files, sizes, dates or labels), so numbers will differ: put "
-            "back those of then"
+            f"{key}: the images have changed since (their files, sizes, dates or labels), so numbers will differ: "
+            "restore the original images"
         )
     return found

@@ -151,7 +151,7 @@ class Tab:
         self.ask("Input.insertText", text=text)
 
     def faint(self, contrast: float = 4.5) -> list[str]:
-        """Texts that stand out from the page by less than this contrast, which WCAG 2 asks for."""
+        """Texts with less than this contrast to the page, which WCAG 2 requires."""
         found = self.evaluate(CONTRASTS)
         assert len(found) > 10
         return [f"{ratio:.2f} {text}" for ratio, text in found if ratio < contrast]
@@ -169,7 +169,7 @@ class Tab:
 
     @property
     def problems(self) -> list[str]:
-        """What went wrong in the page: violations of its policy, errors, exceptions, dialogs."""
+        """Errors in the page: violations of its policy, errors, exceptions, dialogs."""
         self.evaluate("new Promise((done) => setTimeout(done))")  # what was reported until now has come
         said = []
         for event in self.browser.events:

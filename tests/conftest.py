@@ -41,7 +41,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real CIFAR-10 and Imagenette as parquet: ``RETOUCH_TEST_DATA``, or ``shared/data`` beside the repository."""
+    """Real CIFAR-10 and Imagenette as parquet: ``RETOUCH_TEST_DATA``, or ``shared/data`` next to the repository."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("RETOUCH_TEST_DATA", default))
     if not (folder / "cifar10").is_dir():

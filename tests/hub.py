@@ -48,7 +48,7 @@ class Repo:
 
 @dataclass
 class Hub:
-    """What the server holds, and what it was asked for."""
+    """The content of the server, and the requests that it received."""
 
     repos: dict[str, Repo] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
@@ -152,7 +152,7 @@ class _Answers(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Hub]:
-    """A hub that huggingface_hub asks in place of the real one; nobody is logged in, and nothing is in the cache."""
+    """A hub that huggingface_hub uses in place of the real one; nobody is logged in, and nothing is in the cache."""
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answers", (_Answers,), {"hub": hub}))
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()

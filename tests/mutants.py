@@ -32,7 +32,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE, REPORT = ROOT / "tests" / "mutants.toml", ROOT / "tests" / "mutants.md"
-SECONDS = 240  # for one break; a test that waits for ever has noticed, too
+SECONDS = 240  # for one break; a test that hangs has noticed it too
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a break: ``killed`` by a test, ``SURVIVED``, ``STALE`` or ``BROKEN`` (its tests cannot run)."""
+    """The outcome of a break: ``killed`` by a test, ``SURVIVED``, ``STALE`` or ``BROKEN`` (its tests cannot run)."""
 
     verdict: str
     by: str
@@ -66,7 +66,7 @@ def read_table(path: Path = TABLE) -> list[Mutant]:
 
 
 def stale(mutant: Mutant, tree: Path) -> str:
-    """What of the entry the code has left behind; empty where it still fits."""
+    """What in the entry no longer matches the code; empty if it still fits."""
     path = tree / mutant.file
     count = path.read_text(encoding="utf-8").count(mutant.old) if path.is_file() else 0
     if count != 1:
@@ -79,7 +79,7 @@ def stale(mutant: Mutant, tree: Path) -> str:
 
 
 def copy_tree(target: Path) -> None:
-    """Files that git knows or would take, as they are now."""
+    """Files that git tracks or would add, in their current state."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout.decode()
     for name in filter(None, listed.split("\0")):

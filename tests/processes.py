@@ -59,7 +59,7 @@ def _one_of_two(rank: int, environment: dict[str, str], work: Callable[..., None
 
 
 def _become(environment: dict[str, str]) -> None:
-    """Of the server, a process has the environment that was when it started, not the test's."""
+    """A process of the server has the environment from the server's start, not the test's."""
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)

@@ -94,7 +94,7 @@ def assert_felt(start: Callable[[Path, dict[str, Any]], object], changes: Mappin
 
 
 def logged(out: Path) -> list[dict[str, float]]:
-    """What a run logged of its steps, without what depends on the clock."""
+    """What a run logged about its steps, except values that depend on the clock."""
     rows = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k not in ("images_per_second", "memory_gb")} for row in rows]
 

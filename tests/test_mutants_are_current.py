@@ -1,4 +1,4 @@
-"""The deliberate breaks of `make mutants` still fit the code: each text stands exactly once, each test is there."""
+"""The deliberate breaks of `make mutants` still fit the code: each text occurs exactly once, each test exists."""
 
 from __future__ import annotations
 

@@ -22,11 +22,11 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "docs/tour.md", "docs/guides/own-data.md")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-ELSEWHERE = ("retouch demo", "retouch lecture", "hf:NAME")  # tested on their own; a name that is nobody's
+ELSEWHERE = ("retouch demo", "retouch lecture", "hf:NAME")  # tested on their own; a name that does not exist
 
 
 class Command(NamedTuple):
-    """A command as it is typed, and the document that it is from."""
+    """A command as typed, and the document that contains it."""
 
     document: str
     line: str
@@ -126,7 +126,7 @@ def test_python_works_as_typed(code: str, homes: dict[str, Path], monkeypatch: p
 
 
 def test_the_table_of_the_demo_is_a_recorded_one() -> None:
-    recorded = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text(encoding="utf-8"))["slow-0"][
+    recorded = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text(encoding="utf-8"))["emulated-0"][
         "table"
     ]
     rows = re.findall(

@@ -1,4 +1,4 @@
-"""What is installed: a wheel with the recipes, which works from any folder without the repository."""
+"""The installed package: a wheel with the recipes, which works from any folder without the repository."""
 
 from __future__ import annotations
 

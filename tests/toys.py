@@ -56,7 +56,7 @@ def noise_images(length: int = 40, size: int = 8) -> Images:
 
 
 def state_at(step: int, seconds: float = 0.0) -> TrainingState:
-    """What a run knows after ``step`` steps of which none is in its metrics yet."""
+    """The state of a run after ``step`` steps, none of which is in its metrics yet."""
     return TrainingState(
         step=step,
         seconds=seconds,

@@ -289,6 +289,11 @@ def _start_over(config: StageConfig) -> None:
         # replaced below: without it, a half-emptied folder could be neither resumed nor overwritten
         if name != "config.yaml":
             _remove(config.out / name)
+    write_settings(config)
+
+
+def write_settings(config: StageConfig) -> None:
+    """Write ``config.yaml`` in the run folder: what a run that is resumed is compared with."""
     write_text(config.out / "config.yaml", f"{config.heading}\n{dump_config(config)}")
 
 

@@ -85,7 +85,7 @@ class Tracker:
         try:
             self.run_id = self._id()
             self._start(config, job_type, settings)
-            if self.mode == "offline":
+            if self.mode == "offline" and self.active:
                 self.parts = _parts_of(self._run)
         except Exception as error:
             self._fail("could not start", error)

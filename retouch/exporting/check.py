@@ -1,4 +1,4 @@
-"""An export, compared with the network that it was made of."""
+"""Compare an export with the network that it was made from."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ class Shown(NamedTuple):
 
 
 def images_of(config: ExportConfig, subject: Subject) -> Shown:
-    """Images to compare on: those that are asked for, else those that the network learned from, else generated ones.
+    """Images to compare on: the requested ones, else those that the network learned from, else generated ones.
 
     Raises:
-        UserError: images that are asked for cannot be read.
+        UserError: the requested images cannot be read.
     """
     size, count = subject.image_size, config.check
     if config.data is not None:
@@ -74,7 +74,7 @@ def images_of(config: ExportConfig, subject: Subject) -> Shown:
         if source is not None:
             return _decoded(source, subject.provenance.levels, size, count, real=True)
     except (UserError, OSError, TypeError) as error:
-        log.info("the images of the run cannot be read (%s): the check is on generated ones", one_line(error))
+        log.info("the images of the run cannot be read (%s): generated ones are used for the check", one_line(error))
     return _decoded(build_source("shapes"), None, size, count, real=False)
 
 

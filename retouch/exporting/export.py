@@ -1,4 +1,4 @@
-"""``retouch export``: open a network, write it in another form, compare the two, and perhaps upload it."""
+"""``retouch export``: open a network, write it in another format, compare the two, and upload it if asked."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Exported:
     """What was written.
 
     Attributes:
-        files: all of them, in ``folder``.
-        check: how it was compared with the network; ``max_difference`` and ``images_checked`` are of it.
+        files: all files in ``folder``.
+        check: the comparison with the network, which gives ``max_difference`` and ``images_checked``.
         record: the content of ``export.json``, which names no folder of this machine.
         uploaded: address of the commit on the Hub, if it was pushed.
     """
@@ -77,7 +77,7 @@ def export(config: ExportConfig) -> Exported:
     shown = images_of(config, subject)
     subject = replace(subject, provenance=shared(subject.provenance, folders))  # what is written is for others
     with new_folder(config.to) as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of exporters, about their own future
+        warnings.simplefilter("ignore")  # exporters warn about their own future
         form.write(subject, folder)
         check = compared(subject.network, form.opened(subject, folder), shown)
         refuse_apart(check, form.name)
@@ -101,14 +101,14 @@ def export(config: ExportConfig) -> Exported:
 
 
 def _named(config: ExportConfig, subject: Subject) -> list[str | Path | None]:
-    """The paths and sources that are known of an export."""
+    """The paths and sources that an export may mention."""
     trainings = [text for one in subject.provenance.chain for text in (one.source, one.started_from)]
     given = [config.run, config.data, config.to, config.encoder, *config.report]
     return [*given, subject.folder, subject.run, *trainings]
 
 
 def _check_shared(config: ExportConfig, subject: Subject, form: Format) -> None:
-    """Refuse to push a path that cannot be left out, and warn of it in a folder.
+    """Refuse to push a path that cannot be left out; without push, warn about it.
 
     Raises:
         UserError: it is an argument of the network.
@@ -118,9 +118,9 @@ def _check_shared(config: ExportConfig, subject: Subject, form: Format) -> None:
     if config.push is not None:
         raise UserError(
             "push: encoder.model_args holds a path of this machine, which others cannot open, and the encoder's sha256 "
-            "is of it: remove push, or train without this argument"
+            "covers it: remove push, or train without this argument"
         )
     log.warning(
         "encoder.model_args holds a path of this machine, and so will config.json of the export: the encoder's sha256 "
-        "is of it; train without this argument before you give the folder to others"
+        "covers it; train without this argument before you give the folder to others"
     )

@@ -1,4 +1,4 @@
-"""The formats, one class each: what one cannot hold, how it is written, and how it is run again."""
+"""The formats, one class each: what it cannot hold, how it is written, and how it is run again."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class Format(ABC):
         """Write its files into an empty folder.
 
         Raises:
-            UserError: the network cannot be written so.
+            UserError: the network cannot be written this way.
         """
 
     @abstractmethod
     def opened(self, subject: Subject, folder: Path) -> Run:
-        """The network in these files, without anything else of ours where the format allows it."""
+        """The network in these files, without any code of ours if the format allows it."""
 
 
 class EncoderFolder(Format):
@@ -73,10 +73,10 @@ class TimmFolder(EncoderFolder):
             return "it is the classifier of a probe, and timm's two files hold one on the average of the last map alone"
         if not isinstance(encoder, TimmEncoder):
             return f"{encoder.name} is not a timm model"
-        return "" if encoder.plain else "its stem was replaced for small images, and timm has no such network"
+        return "" if encoder.plain else "its stem was replaced for small images, so timm has no such network"
 
     def opened(self, subject: Subject, folder: Path) -> Run:
-        """timm's own network, shown images as the note asks for it."""
+        """timm's own network, with images prepared as the card's note says."""
         import timm
 
         encoder = subject.encoder
@@ -135,7 +135,7 @@ class Graph(Format):
 
     def refusal(self, subject: Subject) -> str:
         if subject.encoder.iterates:
-            return f"the codes of {subject.encoder.name} come from a solver that ends when they are good enough"
+            return f"the codes of {subject.encoder.name} come from a solver that runs until they are good enough"
         return subject.network.varies
 
 
@@ -146,7 +146,7 @@ class TorchProgram(Graph):
     file = "model.pt2"
 
     def write(self, subject: Subject, folder: Path) -> None:
-        written = io.BytesIO()  # torch's own writer ends the whole program where the disk is full
+        written = io.BytesIO()  # torch's own writer ends the whole program if the disk is full
         torch.export.save(traced(subject), written, extra_files={FACTS: json.dumps(facts(subject).content())})
         (folder / self.file).write_bytes(written.getbuffer())
 
@@ -156,7 +156,7 @@ class TorchProgram(Graph):
 
 
 class OnnxGraph(Graph):
-    """``model.onnx``; weights of more than 1.5 GB lie beside it, in ``model.onnx.data``."""
+    """``model.onnx``; weights above 1.5 GB are next to it, in ``model.onnx.data``."""
 
     name = "onnx"
     needs = ("onnx", "onnxscript", "onnxruntime")
@@ -177,7 +177,7 @@ class OnnxGraph(Graph):
                     verbose=False,
                 )
         except Exception as error:  # the exporter may raise anything
-            raise UserError(f"ONNX has no form of {subject.encoder.name}: {one_line(error, 300)}") from error
+            raise UserError(f"ONNX cannot express {subject.encoder.name}: {one_line(error, 300)}") from error
         assert made is not None
         _clear_traces(made.model)
         for key, value in facts(subject).content().items():
@@ -212,7 +212,7 @@ def chosen_format(name: FormatName, subject: Subject) -> Format:
     """
     if reason := FORMATS[name].refusal(subject):
         others = " or ".join(f"format={one.name}" for one in FORMATS.values() if not one.refusal(subject))
-        use = f"use {others}" if others else "no other format can: use it in Python"
+        use = f"use {others}" if others else "no other format can either: use it in Python"
         raise UserError(f"format={name} cannot hold this network: {reason}; {use}")
     return FORMATS[name]
 
@@ -236,18 +236,18 @@ def traced(subject: Subject) -> torch.export.ExportedProgram:
             given = network.given(torch.full((2, 3, size, size), 0.5))
             shapes = {name: {0: torch.export.Dim.DYNAMIC} for name in network.inputs}
             program = torch.export.export(network, given, dynamic_shapes=shapes)
-    except Exception as error:  # the networks of others may do anything
+    except Exception as error:  # third-party networks may do anything
         other = "" if FORMATS["hub"].refusal(subject) else "; use format=hub"
         raise UserError(
-            f"torch.export has no graph of {subject.encoder.name}: {one_line(error, 300)}{other}"
+            f"torch.export cannot make a graph of {subject.encoder.name}: {one_line(error, 300)}{other}"
         ) from error
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # it has paths of this machine
+        node.meta.pop("stack_trace", None)  # it contains paths of this machine
     return program
 
 
 def _clear_traces(model: Any) -> None:
-    """Remove what the exporter notes of its source (of an ``onnx_ir`` model): it has paths of this machine."""
+    """Remove the exporter's notes about its source from an ``onnx_ir`` model: they contain paths of this machine."""
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
         for value in node.outputs:

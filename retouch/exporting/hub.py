@@ -21,8 +21,8 @@ from retouch.exporting.subject import Subject
 from retouch.reporting.card import card as card_of_runs
 from retouch.reporting.reading import read_facts
 
-ANSWER_SECONDS = 30  # the longest wait for an answer of the Hub before anything is written
-MESSAGE = "Export of Retouch"
+ANSWER_SECONDS = 30  # the longest wait for the Hub's answer before anything is written
+MESSAGE = "Export by Retouch"
 FROM_HUB = "\n## From the Hub\n"  # the last part of a card that was pushed
 WRITE = "repo.write"  # what a fine-grained token of the Hub needs
 OWN = ".gitattributes"  # the Hub writes it into every new repository
@@ -35,14 +35,14 @@ PIPELINES: dict[Output, Pipeline] = {
 DATA_SET = re.compile(rf"{SCHEME}([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?::\w+)?", re.ASCII)
 
 
-# ---- what the folder says of the network
+# ---- what the folder says about the network
 
 
 def card_text(config: ExportConfig, subject: Subject, folders: Sequence[str]) -> str:
-    """The model card: that of the report where there are runs, else the one beside the encoder, or a short one.
+    """The model card: the report's if there are runs, else the one next to the encoder, or a short one.
 
     Args:
-        folders: of this machine, of ``folders_of``.
+        folders: of this machine, from ``folders_of``.
 
     Raises:
         UserError: with every run that cannot be reported.
@@ -130,7 +130,7 @@ def _from_hub(name: str, subject: Subject, card: EncoderCard) -> str:
 
 
 def describe(folder: Path, text: str, subject: Subject) -> None:
-    """Write the card, and name the classes as the Hub's programs read them."""
+    """Write the card, and name the classes in the Hub's format."""
     write_text(folder / README, text)
     if subject.class_names and subject.card is not None:
         names = dict(enumerate(subject.class_names))
@@ -149,10 +149,10 @@ class Repository(NamedTuple):
 
 
 def check_push(config: ExportConfig) -> Repository | None:
-    """Whether the folder may be uploaded, if that is asked for: who is logged in, and what the repository holds.
+    """Check that the folder may be uploaded, if requested: who is logged in, and what the repository holds.
 
     Raises:
-        UserError: nobody is logged in, or is not to write there; the Hub does not answer; there are files already.
+        UserError: nobody is logged in, or may not write there; the Hub does not answer; there are files already.
     """
     if config.push is None:
         return None
@@ -163,17 +163,17 @@ def check_push(config: ExportConfig) -> Repository | None:
         who = within(ANSWER_SECONDS, api.whoami)
     except errors.LocalTokenNotFoundError:
         raise UserError("push: you are not logged in to the Hub; run `hf auth login` once, or set HF_TOKEN") from None
-    except Exception as error:  # those of network libraries share no base class
+    except Exception as error:  # exceptions of network libraries share no base class
         raise UserError(f"push: the Hub cannot say who is logged in: {_reason(error)}") from None
     owners = [who["name"], *(one["name"] for one in who.get("orgs", []))]
     if name.partition("/")[0] not in owners:
         raise UserError(
-            f"push: you are logged in as {who['name']}, who may write to {', '.join(owners)}; not to {name}"
+            f"push: you are logged in as {who['name']}, who may write to {', '.join(owners)} but not to {name}"
         )
     if not may_write(who, name):
         raise UserError(
-            f"push: the token with which you are logged in may not write to {name}; make one that may on the Hub's "
-            "page of access tokens, then run `hf auth login` again, or set HF_TOKEN"
+            f"push: your access token may not write to {name}; create one that may on the Hub's page of access "
+            "tokens, then run `hf auth login` again, or set HF_TOKEN"
         )
     try:
         there = set(within(ANSWER_SECONDS, lambda: api.list_repo_files(name))) - {OWN}
@@ -183,17 +183,17 @@ def check_push(config: ExportConfig) -> Repository | None:
         raise UserError(f"push: the Hub cannot say what {name} holds: {_reason(error)}") from None
     if there and not config.overwrite:
         raise UserError(
-            f"push: {name} holds files already ({', '.join(sorted(there)[:3])}); name a new one, or set "
-            "overwrite=true, which adds a commit with files of the same names"
+            f"push: {name} already contains files ({', '.join(sorted(there)[:3])}); name a new repository, or set "
+            "overwrite=true, which adds a commit that replaces files of the same names"
         )
     return Repository(name, who["name"])
 
 
 def may_write(who: Mapping[str, Any], name: str) -> bool:
-    """Whether the Hub's answer about a token lets it write to USER/NAME; where it does not say so, the upload decides.
+    """Whether the Hub's answer about a token lets it write to USER/NAME; if it does not say, the upload decides.
 
     Args:
-        who: the answer; a token's role is read, write or fineGrained, which names what it may do with what.
+        who: the answer; a token's role is read, write or fineGrained, which lists permissions.
     """
     token = (who.get("auth") or {}).get("accessToken") or {}
     if token.get("role") == "read":
@@ -209,7 +209,7 @@ def push(config: ExportConfig, to: Repository) -> str:
     """Upload the folder as one commit; returns its address.
 
     Raises:
-        UserError: it could not be uploaded; the folder is there.
+        UserError: it could not be uploaded; the folder remains.
     """
     from huggingface_hub import HfApi
 
@@ -217,9 +217,9 @@ def push(config: ExportConfig, to: Repository) -> str:
     try:
         api.create_repo(to.name, private=config.private, exist_ok=True)
         done = api.upload_folder(repo_id=to.name, folder_path=config.to, commit_message=MESSAGE)
-    except Exception as error:  # those of network libraries share no base class
+    except Exception as error:  # exceptions of network libraries share no base class
         raise UserError(
-            f"{config.to} is written, but could not be uploaded to {to.name}: {_reason(error)}; run the same command "
+            f"{config.to} was written, but could not be uploaded to {to.name}: {_reason(error)}; run the same command "
             "again with overwrite=true"
         ) from None
     return str(done.commit_url)

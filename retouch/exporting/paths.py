@@ -1,4 +1,4 @@
-"""Paths of this machine: what an export tells others names their last part alone, as ``…/pictures``."""
+"""Paths of this machine: an export shows others only their last part, as ``…/pictures``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from common.encoders.hub import on_hub
 from common.encoders.provenance import Provenance
 from common.encoders.readme import plain
 
-REST = "…"  # stands for the folders that are left out; no path begins so
-END = r"""[^\s"'`,;:()<>\[\]{}|]+"""  # of a path, as far as it can be told from the text around it
+REST = "…"  # stands for the folders that are left out; no path begins with it
+END = r"""[^\s"'`,;:()<>\[\]{}|]+"""  # of a path, as far as it can be told apart from the text around it
 BEFORE = rf"(?<![\w./~{REST}*-])"  # no path begins in the middle of a word, of a relative path or of an address
 AFTER = r"(?![\w/\\-]|\.\w)"  # a path or a name does not end within a longer one
 ABSOLUTE = rf"{BEFORE}/(?!/){END}|(?<!\w)[A-Za-z]:[\\/](?!/){END}|\\\\[\w.-]+\\{END}"
@@ -23,9 +23,9 @@ SCHEME = re.compile(r"^[a-z]\w+:(?!/?/?$)")  # of a source, such as folder:
 
 
 def folders_of(named: Iterable[str | Path | None]) -> list[str]:
-    """Folders of this machine: those around these paths and sources, the longest first.
+    """Folders of this machine: the parents of these paths and sources, home and working folder; longest first.
 
-    With the home and the working folder. Where they are known, a path may have spaces.
+    Below a known folder, a path may have spaces.
     """
     texts = [SCHEME.sub("", str(one)) for one in named if one is not None and not on_hub(str(one))]
     around = [str(PurePath(text).parent) for text in texts if PurePath(text).is_absolute()]
@@ -34,7 +34,7 @@ def folders_of(named: Iterable[str | Path | None]) -> list[str]:
 
 
 def in_markdown(texts: Iterable[str]) -> list[str]:
-    """Folders or names as they are and as a model card has them, the longest first."""
+    """Folders or names as they are and as a model card writes them, the longest first."""
     return sorted({form for text in texts for form in (text, plain(text))}, key=len, reverse=True)
 
 
@@ -42,8 +42,8 @@ def without_paths(text: str, folders: Sequence[str], kept: Sequence[str] = ()) -
     """A text with ``…`` in place of the folders of every absolute path.
 
     Args:
-        folders: of ``folders_of``, or of ``in_markdown``.
-        kept: what may look like a path and is none, such as the names of classes; the longest first.
+        folders: from ``folders_of`` or ``in_markdown``.
+        kept: what may look like a path but is not one, such as the names of classes; the longest first.
     """
     like_paths = [re.escape(name) for name in kept if name and without_paths(name, folders) != name]
     names = rf"(?<![\w/])(?:{'|'.join(like_paths) or NOTHING}){AFTER}"
@@ -54,12 +54,12 @@ def without_paths(text: str, folders: Sequence[str], kept: Sequence[str] = ()) -
 
 
 def _replaced(pattern: str, text: str, kept: str, by: Callable[[str], str]) -> str:
-    """A text with what matches a pattern replaced, but for what matches ``kept``."""
+    """A text with what matches a pattern replaced, except what matches ``kept``."""
     return re.sub(rf"({kept})|{pattern}", lambda found: found[0] if found[1] is not None else by(found[0]), text)
 
 
 def without_paths_in(value: JsonValue, folders: Sequence[str]) -> JsonValue:
-    """The same of every text in a value."""
+    """The same for every text in a value."""
     if isinstance(value, str):
         return without_paths(value, folders)
     if isinstance(value, list):
@@ -70,7 +70,7 @@ def without_paths_in(value: JsonValue, folders: Sequence[str]) -> JsonValue:
 
 
 def shared(provenance: Provenance, folders: Sequence[str]) -> Provenance:
-    """The facts of a training that an export names to others."""
+    """The facts about a training that an export shows others."""
     return Provenance.model_validate(without_paths_in(provenance.model_dump(mode="json"), folders))
 
 

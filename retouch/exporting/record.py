@@ -1,4 +1,4 @@
-"""``export.json``: what an export holds, what it was made of, and how it was checked."""
+"""``export.json``: what an export holds, what it was made from, and how it was checked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from retouch.exporting.check import Check
 from retouch.exporting.settings import ExportConfig, FormatName, Output
 
 RECORD = "export.json"
-MARK = '"retouch_export": 1'  # its first key: by this a folder is known as an export of ours
+MARK = '"retouch_export": 1'  # its first key, which identifies a folder as an export of ours
 
 
 class ExportRecord(Record):
@@ -26,7 +26,7 @@ class ExportRecord(Record):
     format: FormatName
     output: Output
     files: tuple[str, ...]  # besides this one
-    run: str  # as it was named
+    run: str  # as given
     sha256: str  # of the encoder or classifier that was exported, as its own folder says
     facts: dict[str, JsonValue]  # input, outputs, classes, ...
     provenance: Provenance  # of the encoder or classifier
@@ -48,7 +48,7 @@ def check_folder(config: ExportConfig) -> None:
     """
     folder = config.to
     if folder.name in ("", ".."):
-        raise UserError(f"to: {folder} is no name of a new folder; give one")
+        raise UserError(f"to: {folder} is not a name for a new folder; give one")
     check_place(folder, "to")
     if folder.is_symlink():
         raise UserError(f"to: {folder} is a link; name the folder itself")
@@ -77,6 +77,6 @@ def _files(folder: Path) -> set[str]:
         record = ExportRecord.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
     except ValueError:
         raise UserError(
-            f"to: {folder}/{RECORD} is damaged, and says no more what is there; name a new folder"
+            f"to: {folder}/{RECORD} is damaged, so the files of the export are not known; name a new folder"
         ) from None
     return {RECORD, *record.files}

@@ -63,13 +63,13 @@ class HolesFilled(Restored):
 
 
 def open_restored(config: ExportConfig) -> Subject:
-    """The restorer that a run has kept.
+    """The restorer that a run kept.
 
     Raises:
         UserError: it has none, or its files are damaged.
     """
     if config.task is not None or config.encoder is not None:
-        raise UserError("task and encoder: of the classifiers of probes, and a restorer is exported: remove them")
+        raise UserError("task and encoder apply to classifiers of probes, but this exports a restorer: remove them")
     folder = decoder_folder(config.run)
     objective, card = open_objective(folder)
     beside = folder.parent / ENCODER

@@ -29,30 +29,30 @@ class ExportConfig(Config):
     format: FormatName
     """timm: a folder for timm; onnx: model.onnx; torch: model.pt2 of torch.export; hub: for the Hugging Face Hub."""
     output: Output | None = None
-    """Features (a vector per image), classifier (by default, where there is one), or restorer: encoder and decoder."""
+    """features (a vector per image), classifier (the default if there is one) or restorer (encoder and decoder)."""
     task: str | None = None
-    """Which of a probe's tasks; not needed where there is one."""
+    """Which of a probe's tasks; not needed if there is only one."""
     encoder: Path | None = None
     """Where the encoder of a probe is now, if it was moved."""
     check: int = Field(default=64, ge=1, le=2_000)
-    """Images on which the export is compared with the network in torch."""
+    """Number of images on which the export is compared with the network in torch."""
     data: str | None = Field(default=None, min_length=1)
-    """These images; by default those that the run learned from, if no server has to be asked, else generated ones."""
+    """Images to compare on; by default those the run learned from, if no download is needed, else generated ones."""
     license: str | None = None
-    """Of the weights, such as apache-2.0, mit or cc-by-4.0 (format=hub)."""
+    """License of the weights, such as apache-2.0, mit or cc-by-4.0 (format=hub)."""
     push: str | None = None
-    """USER/NAME: also upload the folder to the Hugging Face Hub (format=hub), where you are logged in."""
+    """USER/NAME: also upload the folder to the Hugging Face Hub (format=hub); log in there first."""
     private: bool = False
     """Make the repository on the Hub private, if it is new."""
     report: tuple[Path, ...] = ()
-    """Further runs whose results the model card has, such as probes of this encoder (format=hub)."""
+    """More runs whose results go into the model card, such as probes of this encoder (format=hub)."""
     overwrite: bool = False
     """Replace an earlier export in the folder, and files of the same names on the Hub."""
 
     @classmethod
     def about_unknown(cls, key: str) -> str:
         if key == "token":
-            return "no token is taken or written: log in once with `hf auth login`, or set HF_TOKEN"
+            return "tokens are not settings and are never stored: log in once with `hf auth login`, or set HF_TOKEN"
         return super().about_unknown(key)
 
     @model_validator(mode="after")
@@ -60,22 +60,25 @@ class ExportConfig(Config):
         problems = []
         given = [key for key in HUB_ONLY if getattr(self, key)]
         if self.format != "hub" and given:
-            problems.append(f"{', '.join(given)}: of the Hub alone; set format=hub, or remove {', '.join(given)}")
+            problems.append(f"{', '.join(given)}: for the Hub only; set format=hub, or remove {', '.join(given)}")
         if self.license is not None and not LICENSE.fullmatch(self.license):
             problems.append(
-                f"license: {self.license!r} is no identifier of the Hub; use such as apache-2.0, mit, cc-by-4.0, other"
+                f"license: {self.license!r} is not an identifier of the Hub; use one such as apache-2.0, mit, "
+                "cc-by-4.0 or other"
             )
         if self.push is not None and not REPOSITORY.fullmatch(self.push):
             problems.append(f"push: {self.push!r} is not of the form USER/NAME")
         if self.push is not None and self.license is None:
-            problems.append("license: say under which license others may use the weights, such as license=apache-2.0")
+            problems.append(
+                "license: name the license under which others may use the weights, such as license=apache-2.0"
+            )
         if problems:
             raise ProblemsError(problems)
         return self
 
 
 def export_config(run: Settings, *overrides: str) -> ExportConfig:
-    """The settings: a text is the run, unless it is one of the settings itself.
+    """The settings; a string is the run, unless it is itself a setting.
 
     Raises:
         UserError: with every problem.

@@ -1,4 +1,4 @@
-"""What is exported: a trained network whose view, standardization and pooling are inside it."""
+"""The network to export, with its view, standardization and pooling inside."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Features(Exportable):
 class Classes(Exportable):
     """Images ``[B 3 S S]``, RGB in [0, 1] -> ``logits`` and ``probabilities`` ``[B classes]``.
 
-    Probabilities are of classes, or of each of several labels per image, from logits divided by ``temperature``:
-    calibrated, where one was fitted. Of masks, ``logits`` ``[B classes S S]`` alone: they are not calibrated.
+    Probabilities are per class, or per label if images have several, from logits divided by ``temperature``:
+    calibrated if one was fitted. For masks, only ``logits`` ``[B classes S S]``, which are not calibrated.
     """
 
     output = "classifier"
@@ -81,7 +81,7 @@ class Classes(Exportable):
 
 @dataclass(frozen=True)
 class Subject:
-    """A network to export, and what is known of it.
+    """A network to export, and what is known about it.
 
     Attributes:
         network: on the CPU, in eval mode.
@@ -91,10 +91,10 @@ class Subject:
         folder: the one that was opened.
         encoder_at: the folder of the encoder beside which a probe's classifier or a decoder is; None if there is none.
         run: the run folder around it, if it is in one.
-        sha256: of everything that decides the outputs.
+        sha256: of everything that determines the outputs.
         image_size: side in px of the images it takes.
-        class_names: of the outputs; none, if they are features.
-        class_numbers: of the classes in masks; none of others.
+        class_names: of the outputs; empty if they are features.
+        class_numbers: of the classes in masks; empty for others.
     """
 
     network: Exportable
@@ -115,7 +115,7 @@ class Subject:
 
     @property
     def temperature(self) -> float:
-        """What logits are divided by for calibrated probabilities; 1 where none was fitted."""
+        """What logits are divided by for calibrated probabilities; 1 if none was fitted."""
         return self.network.temperature if isinstance(self.network, Classes) else 1.0
 
 
@@ -123,17 +123,17 @@ def open_subject(config: ExportConfig) -> Subject:
     """Open the encoder or classifier that the settings name.
 
     Raises:
-        UserError: there is no such run, it has no classifier where one is asked for, or its files are damaged.
+        UserError: there is no such run, it has no classifier but one is asked for, or its files are damaged.
     """
     if config.output == "classifier" or (config.output is None and _has_classifier(config.run)):
         return _open_classifier(config)
     if config.task is not None:
-        raise UserError("task: it chooses a classifier, and features are exported; remove task")
+        raise UserError("task: it chooses a classifier, but features are exported; remove task")
     folder = encoder_folder(config.run)
     encoder, card = load_encoder(folder), read_encoder_card(folder)
     network = Features(encoder).eval()
     run = run_around(config.run, folder)
-    card = card.model_copy(update={"class_names": ()})  # of a classifier, the encoder alone is exported
+    card = card.model_copy(update={"class_names": ()})  # only the encoder of a classifier is exported
     return Subject(network, encoder, card, folder, run, card.sha256, card.image_size, card.provenance)
 
 
@@ -178,7 +178,7 @@ def run_around(run: str, folder: Path) -> Path | None:
 
 
 class ExportFacts(Record):
-    """What a program that uses the export has to know."""
+    """What a program that uses the export needs to know."""
 
     input: str  # of each input, its name, type, shape and range
     outputs: tuple[str, ...]
@@ -192,12 +192,12 @@ class ExportFacts(Record):
     encoder: str
 
     def content(self) -> dict[str, JsonValue]:
-        """All that is known, as it is written."""
+        """All facts, as they are written."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
 def facts(subject: Subject) -> ExportFacts:
-    """What a program that uses the export of ``subject`` has to know."""
+    """What a program that uses the export of ``subject`` needs to know."""
     size = subject.image_size
     described = {
         IMAGES: f"float32 [B 3 {size} {size}], RGB in [0, 1]",

@@ -1,4 +1,4 @@
-"""A page to label images with the help of an encoder: ``retouch label encoder=RUN data=IMAGES -o label.html``.
+"""A page for labeling images with the help of an encoder: ``retouch label encoder=RUN data=IMAGES -o label.html``.
 
 settings.py     encoder, data
 images.py       what the page holds: features, thumbnails, paths

@@ -1,4 +1,4 @@
-"""What a labeling page holds of each image: its path, a few features, and a thumbnail in a sheet of many."""
+"""What a labeling page holds for each image: its path, a few features, and a thumbnail in a sheet of many."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read_images(config: LabelConfig) -> Shown:
     """Features and thumbnails of the images.
 
     Raises:
-        UserError: with every problem: no such encoder or source, images that are no files, or none that can be read.
+        UserError: with every problem: no such encoder or source, images that are not files, or none that can be read.
     """
     encoder, source = check_all(lambda: _encoder(config), lambda: _source(config.data.source))
     data = config.data
@@ -78,7 +78,7 @@ def read_images(config: LabelConfig) -> Shown:
 
 
 def _mapped(features: Tensor) -> tuple[tuple[int, int], ...]:
-    """Where the map shows the first of these images; none, if there are too few."""
+    """Where the map shows the first of these images; empty if there are too few."""
     if len(features) < FEWEST or not features.shape[1]:
         return ()
     return tuple((round(1000 * float(x)), round(1000 * float(y))) for x, y in layout(features))
@@ -95,7 +95,7 @@ def _source(spec: str) -> Source:
     scheme = source.spec.partition(":")[0]
     if scheme not in OF_FILES:
         raise UserError(
-            f"data: the images of {source.spec} are no files of their own, and labels.csv names files; give a folder "
+            f"data: the images of {source.spec} are not separate files, but labels.csv names files; give a folder "
             "of images, or a CSV or text file that lists them"
         )
     return source

@@ -7,15 +7,15 @@ const N = DATA.paths.length, D = DATA.width;
 const X = readHalf(DATA.features);  // Float64Array [N D]
 const SHOWN = 200;  // images at a time in the grid; the map shows all that have places
 const HUES = 10;  // colors of classes on the map
-const STRENGTH = 0.01;  // of the ridge penalty, on the scale of the mean squared error
+const STRENGTH = 0.01;  // of the ridge penalty, relative to the mean squared error
 
 const classes = [];  // names
 const labels = new Int32Array(N).fill(-1);
 let chosen = -1;  // the class that a click gives
 let counts = [];  // labeled images of each class
 let scores = null;  // Float64Array [N C], once two classes have images
-let order = Array.from({length: N}, (_, i) => i);  // what is shown, first things first
-let first = 0;  // of the images on this page, in the order
+let order = Array.from({length: N}, (_, i) => i);  // the images that are shown, in this order
+let first = 0;  // place in the order of the first image on this page
 let unsaved = false;
 
 const element = (id) => document.getElementById(id);
@@ -121,7 +121,7 @@ function sort() {
   first = 0;
 }
 
-// ---- what is seen
+// ---- what is shown
 
 function show() {
   const map = element("order").value === "map";
@@ -182,8 +182,8 @@ function showClasses() {
     button.addEventListener("click", () => { chosen = c; showClasses(); });
     return button;
   }));
-  const views = [["uncertain", "the most uncertain first"], ...classes.map((name, c) => ["class" + c, "most like " + name]),
-    ["labeled", "labeled"], ...(DATA.places.length ? [["map", "a map: alike is near"]] : [])];
+  const views = [["uncertain", "the most uncertain first"], ...classes.map((name, c) => ["class" + c, "most similar to " + name]),
+    ["labeled", "labeled"], ...(DATA.places.length ? [["map", "a map: similar images are close"]] : [])];
   const before = element("order").value;
   element("order").replaceChildren(...views.map(([value, text]) => {
     const option = document.createElement("option");
@@ -198,11 +198,11 @@ function showClasses() {
     const missing = classes.filter((_, c) => !counts[c]);
     element("status").textContent = done + " of " + N + " labeled. " + (scores
       ? "Guesses have a question mark; sort to see what to look at next."
-      : "Label images of two classes for guesses" + (missing.length ? "; none yet of " + missing.join(", ") : "") + ".");
+      : "Label images of two classes to get guesses" + (missing.length ? "; none yet of " + missing.join(", ") : "") + ".");
   }
 }
 
-// the next image that way, in the grid or on the map: the nearest of those that lie rather that way than aside
+// the next image in a direction, in the grid or on the map: the nearest of those that lie more ahead than aside
 function beside(button, [right, down]) {
   const middle = (one) => { const box = one.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; };
   const [x, y] = middle(button);
@@ -214,7 +214,7 @@ function beside(button, [right, down]) {
   return best;
 }
 
-// ---- what is done
+// ---- actions
 
 function give(button, c) {
   const i = Number(button.dataset.image);

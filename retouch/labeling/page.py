@@ -18,12 +18,12 @@ from retouch.labeling.images import ACROSS, SIDE, Shown, read_images
 from retouch.labeling.settings import LabelConfig
 from retouch.reporting.page import check_out
 
-MARK = '<meta name="generator" content="retouch label">'  # by this a page is known as ours
+MARK = '<meta name="generator" content="retouch label">'  # identifies a page as ours
 
 
 @dataclass(frozen=True)
 class LabelingPage:
-    """A page to label images in. It can be given wherever a path is expected.
+    """A page for labeling images. It can be used wherever a path is expected.
 
     Attributes:
         path: the file.

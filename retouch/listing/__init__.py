@@ -1,6 +1,6 @@
-"""``retouch runs``: which runs there are, whether they have finished, and what came out.
+"""``retouch runs``: the runs in a folder, whether they have finished, and their results.
 
-headlines.py  the number that a ``results.json`` is about, read without importing torch
+headlines.py  the main number of a ``results.json``, read without importing torch
 found.py      run folders below a folder, in frozen types
 table.py      the same on the console
 """

@@ -28,13 +28,13 @@ class RunFacts(Config):
 
     Attributes:
         path: its folder.
-        stage: that wrote it, such as ``pretrain``; ``pretrain_seeds`` of a group.
+        stage: the one that wrote it, such as ``pretrain``; ``pretrain_seeds`` for a group.
         recipe: the recipe or settings file that it was started with; empty if it was started with neither.
-        subject: the method of pretraining, or the encoder or run that follows it.
+        subject: the method of pretraining; for other stages, the encoder, run or data that it used.
         state: ``running`` while a process uses the folder; ``stopped`` if it has not finished.
-        step, steps: training has reached, and was to reach; None of other stages.
+        step, steps: that training has reached, and that it aims for; None for other stages.
         result: its headline in words; empty without results.
-        value: the same as a number, the larger the better within a stage: accuracies in [0, 1], PSNR in dB.
+        value: the same as a number, where larger is better within a stage: accuracies in [0, 1], PSNR in dB.
         started: local time, ``2026-01-31 12:00:00``; empty if unknown.
         bytes: of all its files.
     """
@@ -53,7 +53,7 @@ class RunFacts(Config):
 
     @property
     def recipe_text(self) -> str:
-        """``linear (runs/mine)``; where one of both is unknown, or both are the same, one."""
+        """``linear (runs/mine)``; only one if the other is unknown or the same."""
         if not self.subject or self.subject == self.recipe:
             return self.recipe
         return f"{self.recipe} ({self.subject})" if self.recipe else self.subject
@@ -68,7 +68,7 @@ class RunFacts(Config):
 
 
 def find_runs(folder: str | Path = "runs", sort: Order = "started") -> tuple[RunFacts, ...]:
-    """All runs in a folder and below; what is inside a run, such as contestants of a study, is a part of it.
+    """All runs in a folder and below; runs inside a run, such as contestants of a study, are part of it.
 
     Args:
         sort: ``name`` and ``stage`` in alphabetical order; ``started`` and ``size`` with the last and the largest
@@ -151,7 +151,7 @@ class _Data(BaseModel):
 
 
 class _Asked(BaseModel):
-    """The settings that say what a run is of."""
+    """The settings that say what a run is about."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -185,7 +185,7 @@ def _asked(folder: Path) -> _Asked:
 
 
 def _last_step(folder: Path) -> int | None:
-    """Where training would go on: the last checkpoint."""
+    """Where training would continue: the last checkpoint."""
     steps = [path.name.removeprefix("step-") for path in (folder / "checkpoints").glob("step-*")]
     return max((int(step) for step in steps if step.isdecimal()), default=None)
 
@@ -203,5 +203,5 @@ def _size(folder: Path) -> int:
 
 
 def _descending(text: str) -> tuple[int, ...]:
-    """By this, later texts come first, and an empty one last."""
+    """A sort key: later texts come first, and an empty one last."""
     return tuple(-ord(letter) for letter in text) if text else (1,)

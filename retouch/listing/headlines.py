@@ -1,7 +1,7 @@
-"""The number that a ``results.json`` is about.
+"""The main number of a ``results.json``.
 
-Only what a headline needs is read, into small types of its own: all else may differ between versions, and the types of
-whole results would import torch, which a list of runs need not wait for.
+Only what a headline needs is read, into small types of its own: everything else may differ between versions, and the
+types of whole results import torch, which would delay a list of runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Headline(NamedTuple):
 
 
 class Part(BaseModel):
-    """A part of a ``results.json``; what it does not name may be anything."""
+    """A part of a ``results.json``; other keys are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -42,7 +42,7 @@ class Result(Part, ABC):
 
 
 class Test(Part):
-    """A score: one of these is there."""
+    """A score: one of these is set."""
 
     accuracy: float | None = None
     mean_average_precision: float | None = None
@@ -103,7 +103,7 @@ class Probe(Result):
 
     @property
     def headline(self) -> Headline:
-        """Test accuracy of the encoder's linear probe by task; of several seeds its mean and deviation."""
+        """Test accuracy of the encoder's linear probe by task; for several seeds, mean and deviation."""
         if self.seeds is not None:
             ours = [one for one in self.seeds.spreads if (one.subject, one.probe) == ("encoder", "linear")]
             found = [
@@ -137,7 +137,7 @@ class Pretrain(Result):
 
     @property
     def headline(self) -> Headline:
-        """PSNR beside the best trivial restorer; of linear codes, the error of reconstruction."""
+        """PSNR next to the best trivial restorer; for linear codes, the reconstruction error."""
         if self.ruler is not None:
             name, best = max(self.ruler.restorers.items(), key=lambda item: item[1])
             return Headline(f"PSNR {self.ruler.psnr:.1f}, {name} {best:.1f}", self.ruler.psnr)
@@ -175,7 +175,7 @@ class Predict(Result):
 
     @property
     def headline(self) -> Headline:
-        """How many images have an answer."""
+        """How many images have a prediction."""
         unreadable = f", {self.unreadable:,} unreadable" if self.unreadable else ""
         return Headline(f"{counted(self.rows, 'image')}{unreadable}")
 
@@ -241,13 +241,13 @@ def counted(number: int, name: str) -> str:
 
 
 def read_headline(folder: Path, mark: str) -> Headline | None:
-    """That of a run folder with this mark (``run_stage``); None if it has no results yet."""
+    """The headline of a run folder with this mark (``run_stage``); None if it has no results yet."""
     kind = KINDS.get(mark)
     try:
         text = (folder / RESULTS).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
-    if kind is None:  # a stage whose results are no measurement
+    if kind is None:  # a stage whose results are not measurements
         return Headline("")
     try:
         found = json.loads(text)

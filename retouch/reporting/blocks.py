@@ -45,7 +45,7 @@ class Table(Block):
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     title: str = ""
-    note: str = ""  # beside the title
+    note: str = ""  # next to the title
     foot: str = ""  # below
     folded: str = ""  # if not empty, what stands there until the reader opens the table
 

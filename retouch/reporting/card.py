@@ -39,7 +39,7 @@ def write_card(folders: Sequence[str | Path], out: str | Path) -> Path:
     """Write the model card of some runs, atomically, for example as ``README.md`` in the folder of the encoder.
 
     Raises:
-        UserError: with every problem: a folder that is no finished run, or an ``out`` that is no model card.
+        UserError: with every problem: a folder that is not a finished run, or an ``out`` that is not a model card.
     """
     out = Path(out)
     text, _ = check_all(lambda: model_card(folders), lambda: check_out(out, MARK, "model card", (".md",)))
@@ -54,7 +54,7 @@ def model_card(folders: Sequence[str | Path]) -> str:
     """The model card of some runs.
 
     Raises:
-        UserError: with every folder that is no finished run.
+        UserError: with every folder that is not a finished run.
     """
     return card(read_facts(folders))
 
@@ -107,7 +107,7 @@ def _block(block: Block) -> str:
 
 
 def _table(table: Table) -> str:
-    """Without the columns of charts, whose facts are in the others."""
+    """Without chart columns, whose facts are in the other columns."""
     kept = [place for place in range(len(table.columns)) if not table.columns[place].chart]
     header = [_head(table.columns[place]) for place in kept]
     rows = [[_cell(row[place]) for place in kept] for row in table.rows]

@@ -20,7 +20,7 @@ MARK_WIDTH, MARK_HEIGHT, MARK_EDGE = 180, 18, 5  # of an interval, and its margi
 RACE_WIDTH, RACE_HEIGHT, RACE_NAMES = 560, 260, 150  # of a race, and its margin for names
 MOST_TICKS = 5  # of an axis
 RELIABLE = 240  # width of a chart of accuracy by confidence, in pixels
-POINTS = 400  # of a line: more are thinned, since they would not be seen
+POINTS = 400  # of a line: more are thinned, since they would not be visible
 
 
 class Strip(NamedTuple):
@@ -29,7 +29,7 @@ class Strip(NamedTuple):
     name: str
     curve: Curve
     height: int
-    wide: bool = False  # a logarithmic axis, if the values span much
+    wide: bool = False  # a logarithmic axis, if the values span a wide range
     beside: float | None = None  # a level to compare it with
 
 
@@ -110,9 +110,9 @@ def _strip(strip: Strip, top: float, first: int, last: int) -> Markup:
 
 
 def _scale(low: float, high: float, wide: bool) -> tuple[Callable[[float], float], list[float]]:
-    """An axis for values from ``low`` to ``high``, as what it makes of a value, and its ticks.
+    """An axis for values from ``low`` to ``high``: its scale, a function of a value, and its ticks.
 
-    Logarithmic for positive values that span much, if that is ``wide``; else linear.
+    Logarithmic for positive values that span a wide range, if ``wide``; else linear.
     """
     if wide and low > 0 and high > 5 * low:
         ticks = [m * 10.0**e for e in range(-12, 13) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
@@ -135,7 +135,7 @@ def _short(value: float) -> str:
 
 
 class Racer(NamedTuple):
-    """A line of a race, or, with one point, somebody who is there from the start."""
+    """A line of a race, or, with one point at zero, a contestant that is judged once."""
 
     name: str
     seconds: tuple[float, ...]
@@ -143,7 +143,7 @@ class Racer(NamedTuple):
 
 
 def race_chart(title: str, racers: Sequence[Racer]) -> Markup:
-    """Accuracy against seconds of training; a level line for those who are judged once. Names are at the right."""
+    """Accuracy against seconds of training; a level line for those that are judged once. Names are on the right."""
     right, bottom = RACE_WIDTH - RACE_NAMES, RACE_HEIGHT - 24
     scaled, ticks = _scale(min(min(r.accuracy) for r in racers), max(max(r.accuracy) for r in racers), wide=False)
     low, high = ticks[0], ticks[-1]
@@ -199,10 +199,10 @@ def labels_chart(title: str, found: LabelEfficiency) -> Markup:
             svg.line(kind, x(point.labels), y(least), x(point.labels), y(most))
             for point, (least, most) in zip(curve, map(_bar, curve), strict=True)
         ]
-    below = 0.0  # names of curves that end close together stand below each other
+    below = 0.0  # names of curves that end close together are stacked
     for name in sorted(curves, key=lambda name: -curves[name][-1].accuracy):
         below = max(y(curves[name][-1].accuracy) + 3.5, below + 13)
-        once = "*" if found.once(name) and len(curves[name]) > 1 else ""  # said below the chart
+        once = "*" if found.once(name) and len(curves[name]) > 1 else ""  # explained below the chart
         parts.append(svg.text(right + 6, below, f"{SUBJECTS.get(name, name.replace('_', ' '))}{once}", "start", "name"))
     parts.append(svg.text(LEFT, lower + 16, f"{budgets[0]:,}", "start"))
     parts.append(svg.text(right, lower + 16, f"{budgets[-1]:,} labels", "end"))
@@ -210,7 +210,7 @@ def labels_chart(title: str, found: LabelEfficiency) -> Markup:
 
 
 def _bar(point: LabelPoint) -> tuple[float, float]:
-    """The interval of a point; of older results, the least and the most accurate draw."""
+    """The interval of a point; for older results, the least and the most accurate draw."""
     return (min(point.draws), max(point.draws)) if point.ci95 is None else point.ci95
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 
 from retouch.reporting.facts import Facts
 from retouch.reporting.sentences import counted, distinct, listed
+from retouch.studies.results import StudyReport
 
 
 def chosen(facts: Facts) -> list[str]:
@@ -31,7 +32,17 @@ def chosen(facts: Facts) -> list[str]:
             "Of each trained network, the training step was chosen on training images alone"
             f"{f', by their {listed(ways)}' if ways else ''}."
         )
+    found += [_studied(run.report) for run in facts.studies]
     return [*found, *touched(facts)]
+
+
+def _studied(report: StudyReport) -> str:
+    """On which images the winner of a study was chosen."""
+    counts = distinct(f"{one.judged:,}" for one in report.counts.values()) or [f"at most {report.sizes.judged:,}"]
+    return (
+        f"{report.winner} was chosen among {len(report.contenders):,} contestants by cross-validated ridge regression "
+        f"on {listed(counts)} labeled training images; the race was decided on the same images."
+    )
 
 
 def touched(facts: Facts) -> list[str]:
@@ -52,11 +63,28 @@ def touched(facts: Facts) -> list[str]:
         key = run.result.data.test, run.result.tuned.test.n
         own[key] += 1
         others[key] += sum(one is not None for one in (run.result.from_scratch, run.result.linear_probe))
+    for study in facts.studies:
+        for task, data in study.report.data.items():
+            key = data.test, study.report.named(study.report.winner).test[task].n
+            mine, baselines = _answered(study.report, task)
+            own[key] += mine
+            others[key] += baselines
     return [
         f"{counted(count + others[key], 'classifier')}{_baselines_too(others[key])} answered the {key[1]:,} images of "
         f"{key[0]} once each{_damaged_too(damaged[key])}; nothing was chosen by their answers."
         for key, count in own.items()
     ]
+
+
+def _answered(report: StudyReport, task: str) -> tuple[int, int]:
+    """How many classifiers of a study answered the test images of a task: of contestants, and of baselines."""
+    baselines = sum(one.kind in ("pixels", "untrained") for one in report.contenders)
+    mine = len(report.contenders) - baselines + (task in report.probe)
+    if task in report.worth:  # the winner and its untrained network, again with fewer labels
+        for name, curve in report.worth[task].curves.items():
+            again = sum(len(point.draws) for point in curve)
+            mine, baselines = (mine + again, baselines) if name == "encoder" else (mine, baselines + again)
+    return mine, baselines
 
 
 def _baselines_too(count: int) -> str:

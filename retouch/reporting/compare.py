@@ -1,8 +1,8 @@
-"""Which differences are shown: paired comparisons on the same test images, corrected for how many are made.
+"""Which differences are shown: paired comparisons on the same test images, corrected for their number.
 
 A difference is shown where its 95% interval excludes zero, and its p stays below 0.05 after Holm's correction for all
 comparisons that answer the same question (the same probe and the same baseline, over all encoders and tasks). The p is
-McNemar's; of several labels and of masks, it is normal, by the deviation of the paired difference.
+McNemar's; for several labels and for masks, it is from a normal distribution with the paired difference's deviation.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Contrast(NamedTuple):
 
     @property
     def shown(self) -> Literal["better", "worse", "open"]:
-        """What is shown of the first."""
+        """What is shown about the first."""
         low, high = self.found.ci95
         if self.adjusted_p >= LEVEL or low <= 0 <= high:
             return "open"
@@ -67,7 +67,7 @@ def gains(facts: Facts, baseline: str, probe: str = "linear") -> list[Contrast]:
 
 
 def _over_pixels(facts: Facts, entry: Entry, probe: str) -> Comparison | None:
-    """Raw pixels are the same for every encoder, so those that another run probed on the same images count too."""
+    """Raw pixels are the same for every encoder, so another run's probe of them on the same images counts too."""
     mine, theirs = f"encoder.{probe}", f"{PIXELS}.{probe}"
     others = (_paired(entry, mine, other, theirs) for other in facts.of_task(entry.task))
     return next((comparison for comparison in others if comparison is not None), None)
@@ -87,7 +87,7 @@ def tuned_gains(facts: Facts, baseline: str) -> list[Contrast]:
 def rivals(facts: Facts) -> list[Contrast]:
     """On each task, the encoder with the best linear probe against the second, where both answered the same images.
 
-    Runs that differ in their seed alone are no rivals; their groups are compared by ``group_rivals``.
+    Runs that differ only in their seed are not rivals; their groups are compared by ``group_rivals``.
     """
     found = []
     for task in facts.tasks:
@@ -103,7 +103,7 @@ def rivals(facts: Facts) -> list[Contrast]:
 
 
 def several_gains(entries: Sequence[SeveralEntry[Several]], baseline: str) -> list[Contrast]:
-    """The same of several labels per image, or of masks: the results of one kind are corrected together."""
+    """The same for several labels per image, or for masks: the results of one kind are corrected together."""
     found = [(entry, entry.result.linear.compared.get(baseline)) for entry in entries]
     known = [(entry, one) for entry, one in found if one is not None]
     adjusted = holm([one.p for _, one in known])
@@ -124,14 +124,14 @@ class GroupContrast(NamedTuple):
 
     @property
     def shown(self) -> bool:
-        """Whether the first is shown to be better; it is not worse by its choice."""
+        """Whether the first, chosen as the best, is shown to be better."""
         return self.adjusted_p < LEVEL and self.found.ci95[0] > 0
 
 
 def group_rivals(facts: Facts) -> list[GroupContrast]:
     """On each task, the group with the best linear probes on average against the second, on the same images.
 
-    Only groups that vary the same are compared: seeds of the probe say nothing of the luck of pretraining.
+    Only groups whose seeds vary the same stage are compared: probe seeds say nothing about the luck of pretraining.
     """
     kinds: tuple[Over, ...] = ("pretraining", "probing")
     found = []
@@ -164,7 +164,7 @@ def _same_images(found: Sequence[Predictions]) -> bool:
 
 
 def _paired(one: Entry, answers: str, other: Entry, others: str) -> Comparison | None:
-    """Two classifiers on the same test images; ``None`` where the images differ or predictions are missing."""
+    """Two classifiers on the same test images; ``None`` if the images differ or predictions are missing."""
     mine, theirs = one.predictions, other.predictions
     if mine is None or theirs is None or answers not in mine.answers or others not in theirs.answers:
         return None

@@ -1,4 +1,4 @@
-"""How far the confidence of answers can be trusted, in plain English."""
+"""How well calibrated the classifiers are, in plain English."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from finetune.metrics import Bin, calibration_error, chance_calibration_error
 from retouch.reporting.sentences import number
 
 RELIABILITY = (
-    "How sure the same classifiers were, and how often right. Answers are put in ten groups by their confidence: 0 to "
-    "10% sure, 10 to 20%, and so on. A dot is a group, larger for more answers. On the line, confidence is exactly "
-    "right; below it, the classifier is too sure. The expected calibration error is the mean distance from the line: "
-    "lower is better, and chance alone leaves a little."
+    "How sure the same classifiers were, and how often they were right. Answers are put in ten groups by confidence: 0 "
+    "to 10% sure, 10 to 20%, and so on. A dot is a group, larger for more answers. On the line, confidence equals "
+    "accuracy; below it, the classifier is overconfident. The expected calibration error is the mean distance from the "
+    "line: lower is better, and chance alone leaves a little."
 )
 
 
 def sureness(bins: Sequence[Bin]) -> str:
-    """How confident a classifier was on average, how often right, and how far the two lie apart."""
+    """How confident a classifier was on average, how often it was right, and how far apart the two are."""
     total = sum(one.n for one in bins)
     sure, right = sum(one.n * one.confidence for one in bins) / total, sum(one.n * one.accuracy for one in bins) / total
     error, least = calibration_error(bins), chance_calibration_error(bins)

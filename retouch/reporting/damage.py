@@ -14,7 +14,7 @@ _PRETEXTS: TypeAdapter[AnyPretext] = TypeAdapter(AnyPretext)
 
 
 def damage_of(pretext: JsonValue) -> str:
-    """The damage of a pretext with these settings; empty of methods without damage, and of another version."""
+    """The damage of a pretext with these settings; empty for methods without damage, and other versions."""
     try:
         found = _PRETEXTS.validate_python(pretext)
     except ValidationError:
@@ -39,11 +39,11 @@ def damage_text(damage: AnyCorruption) -> str:
         case Gaussian(sigma=None):
             low, middle, high = (math.exp(damage.log_mean + step * damage.log_std) for step in (-1, 0, 1))
             return (
-                f"Gaussian noise, drawn per image (its standard deviation is {middle:.2g} in the median, and between "
-                f"{low:.2g} and {high:.2g} in two of three images; black is 0 and white 1)"
+                f"Gaussian noise, drawn per image (median standard deviation {middle:.2g}, and between {low:.2g} and "
+                f"{high:.2g} for two of three images; black is 0 and white is 1)"
             )
         case Gaussian():
-            return f"Gaussian noise (standard deviation {damage.sigma:g}; black is 0 and white 1)"
+            return f"Gaussian noise (standard deviation {damage.sigma:g}; black is 0 and white is 1)"
         case SaltPepper():
             low, high = (100 * share for share in damage.amount)
             return f"black and white pixels ({_range((low, high))}% of all)"

@@ -16,13 +16,13 @@ from finetune.data import LabeledData
 from finetune.embedding import Embedding
 from finetune.lines import task_names
 from finetune.predictions import Predictions
-from finetune.records import EncoderFacts
-from finetune.results import FinetuneResult, ProbeReport, ProbeResult
+from finetune.records import DataFacts, EncoderFacts
+from finetune.results import FinetuneResult, ProbeReport, ProbeResult, Score
 from finetune.spreads import Over
 from finetune.structured_results import DenseResult, LabelResult, Several
 from pretrain.results import PretrainResults, PretrainSeeds
 from retouch.reporting.logs import Log
-from retouch.studies.results import StudyReport
+from retouch.studies.results import Counts, StudyReport
 
 # ---- what is read of one run
 
@@ -32,7 +32,7 @@ class Images(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    source: str = ""
+    source: str | None = ""  # None of a study that learns from its labeled images
     train: str = ""
     image_size: int | None = None
 
@@ -87,7 +87,7 @@ class Origin:
 
     folder: Path
     name: str  # differs from those of the other runs
-    stage: str  # pretrain, probe or finetune
+    stage: str  # pretrain, probe, finetune or study
     settings: Settings
     labeled: tuple[LabeledData, ...]  # images of one label each; empty if the settings cannot be read
     log: Log
@@ -132,6 +132,42 @@ class Studied:
 
     origin: Origin
     report: StudyReport
+    predictions: tuple[Predictions, ...] = ()  # by task; empty if there are none
+    embeddings: tuple[Embedding, ...] = ()  # of the winner, likewise
+
+    @property
+    def winners(self) -> tuple[Winner, ...]:
+        """The winner on each task."""
+        winner, known = self.report.named(self.report.winner), len(self.predictions) == len(self.report.classes)
+        return tuple(
+            Winner(
+                task=task,
+                name=winner.name,
+                classes=classes,
+                data=self.report.data[task],
+                score=winner.test[task],
+                counts=self.report.counts.get(task),
+                origin=self.origin,
+                predictions=self.predictions[place] if known else None,
+                embedding=self.embeddings[place] if known and self.embeddings else None,
+            )
+            for place, (task, classes) in enumerate(self.report.classes.items())
+        )
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The winner of a study on one task."""
+
+    task: str
+    name: str
+    classes: tuple[str, ...]
+    data: DataFacts
+    score: Score  # of the test
+    counts: Counts | None  # None in older files
+    origin: Origin
+    predictions: Predictions | None
+    embedding: Embedding | None
 
 
 @dataclass(frozen=True)
@@ -197,6 +233,11 @@ class Facts:
     left_out: tuple[str, ...] = ()  # what was found in a folder of runs but is not reported, and why
 
     @property
+    def winners(self) -> tuple[Winner, ...]:
+        """The winner of each study on each task."""
+        return tuple(winner for run in self.studies for winner in run.winners)
+
+    @property
     def origins(self) -> tuple[Origin, ...]:
         """Every run, in the order of the pipeline."""
         kinds = (self.studies, self.pretraining, self.probes, self.finetuning)
@@ -254,7 +295,7 @@ class Facts:
         """The images of all runs, as their settings name them."""
         studied = [data for run in self.studies for data in run.report.data.values()]
         one, several = (result.data for result in self._results), (result.data for result in self._several_results)
-        unlabeled = [run.origin.settings.data.source for run in self.pretraining]
+        unlabeled = [run.origin.settings.data.source or "" for run in self.pretraining]
         return (*unlabeled, *(text for data in (*studied, *one, *several) for text in (data.train, data.test)))
 
     @property

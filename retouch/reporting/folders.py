@@ -27,7 +27,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """The folders of finished runs that are meant, and what else was found in folders of runs.
 
     Raises:
-        UserError: with every folder that is no run, has not finished, or is given twice.
+        UserError: with every folder that is not a run, has not finished, or is given twice.
     """
     left_out: list[str] = []
     found = check_all(*(lambda folder=folder: _expand(folder, left_out) for folder in folders))

@@ -21,7 +21,7 @@ def labeling_blocks(facts: Facts) -> tuple[Block, ...]:
     """With the encoder of the first run on each source that is still there."""
     encoders: dict[str, Path] = {}
     for run in facts.pretraining:
-        source = run.origin.settings.data.source
+        source = run.origin.settings.data.source or ""
         if run.card is not None and _is_of_files(source):
             encoders.setdefault(source, run.origin.folder)
     lines = [

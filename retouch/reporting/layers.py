@@ -1,4 +1,4 @@
-"""What the linear probe's search has shown of layers and poolings: a map for each encoder and task, and a sentence."""
+"""What the linear probe's search shows about layers and poolings: a map for each encoder and task, and a sentence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from retouch.reporting.sentences import distinct, layer_text, number
 
 
 class LayerMap(NamedTuple):
-    """Validation accuracies by layer and pooling: rows are layers, shallow to deep, and then several together."""
+    """Validation accuracies by layer and pooling: rows are layers, shallow to deep, and then combinations."""
 
     layers: tuple[str, ...]  # 0, 1, ..., 3 to 5
     poolings: tuple[str, ...]
@@ -21,7 +21,7 @@ class LayerMap(NamedTuple):
 
 
 def layer_map(entry: Entry) -> LayerMap | None:
-    """What was compared for the linear probe of the encoder; ``None`` where nothing was, or an older version did."""
+    """What was compared for the linear probe of the encoder; ``None`` if nothing was, or by an older version."""
     choice = entry.result.linear.choice
     if len(choice.spaces) < 2:
         return None
@@ -35,7 +35,7 @@ def layer_map(entry: Entry) -> LayerMap | None:
 
 
 def on_few(found: LayerMap) -> int | None:
-    """The images of the subsample, if some spaces were compared on it alone."""
+    """The images of the subsample, if some spaces were compared only on it."""
     return max((one.fitted_on for one in found.scores.values() if one.fitted_on is not None), default=None)
 
 
@@ -63,7 +63,7 @@ def _depth(entry: Entry) -> str:
         said = f"the best single layer is {best}, not the last: {number(single[best])}% against {number(single[last])}%"
     else:
         said = (
-            f"the best single layer, {best}, is no more than a standard error above the last: {number(single[best])}% "
+            f"the best single layer, {best}, is at most one standard error above the last: {number(single[best])}% "
             f"and {number(single[last])}%"
         )
     together = [one for one in spaces if not one.layer.isdecimal()]
@@ -74,6 +74,6 @@ def _depth(entry: Entry) -> str:
 
 
 def _one_round(spaces: Sequence[SpaceScore]) -> Sequence[SpaceScore]:
-    """Those that were fitted on equally many images: on the subsample, if there was one."""
+    """Those that were fitted on the same number of images: on the subsample, if there was one."""
     few = [one for one in spaces if one.fitted_on is not None]
     return few or spaces

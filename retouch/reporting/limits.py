@@ -62,6 +62,8 @@ def _tests(facts: Facts) -> list[tuple[str, tuple[str, ...], DataFacts, Score]]:
         found.setdefault(entry.task, (entry.task, entry.result.classes, entry.result.data, entry.result.linear.test))
     for run in facts.finetuning:
         found.setdefault(run.result.task, (run.result.task, run.result.classes, run.result.data, run.result.tuned.test))
+    for one in facts.winners:
+        found.setdefault(one.task, (one.task, one.classes, one.data, one.score))
     return list(found.values())
 
 
@@ -100,6 +102,7 @@ def _imbalance(facts: Facts) -> list[str]:
 def _no_better_than_guessing(facts: Facts) -> list[str]:
     answered = [(entry.task, entry.encoder, entry.result.linear.test) for entry in facts.entries]
     answered += [(run.result.task, run.origin.name, run.result.tuned.test) for run in facts.finetuning]
+    answered += [(one.task, one.name, one.score) for one in facts.winners]
     return [
         f"{task}: {name} is not shown to be better than always answering the most frequent class."
         for task, name, score in answered
@@ -110,6 +113,7 @@ def _no_better_than_guessing(facts: Facts) -> list[str]:
 def _chosen_on_few(facts: Facts) -> list[str]:
     images = [(entry.task, entry.result.linear.n_val) for entry in facts.entries]
     images += [(run.result.task, run.result.tuned.n_val) for run in facts.finetuning]
+    images += [(one.task, one.counts.judged) for one in facts.winners if one.counts is not None]
     return [
         f"{task}: choices were made on {counted(count, 'training image')}, on which an accuracy is known to "
         f"{number(half_width(count))} points either way: other choices may be as good."
@@ -136,12 +140,14 @@ def _ends_of_neighbors(facts: Facts) -> list[str]:
 def _one_seed(facts: Facts) -> list[str]:
     networks = Counter((run.result.task, run.result.start) for run in facts.finetuning)
     once = bool(networks) and max(networks.values()) == 1
+    studied = any(one.kind == "restoring" for run in facts.studies for one in run.report.contenders)
     return [
         f"Each {what} was trained once. The intervals are those of the test images: how much another seed of "
         f"{training} would change is not in them."
         for what, training, found in (
             ("encoder", "pretraining", trained_once(facts)),
             ("network", "fine-tuning", once),
+            ("contestant of a study", "training, and of its untrained network,", studied),
         )
         if found
     ]
@@ -207,6 +213,7 @@ def _generated(facts: Facts) -> list[str]:
     named = [entry.result.data.train for entry in facts.entries]
     named += [run.result.data.train for run in facts.finetuning]
     named += [entry.result.data.train for entry in facts.several]
+    named += [one.data.train for one in facts.winners]
     schemes = distinct(name.partition(":")[0].partition(" ")[0] for name in named)
     return [
         f"The images of {scheme} are {GENERATED[scheme]}: what holds for them need not hold for yours."

@@ -1,4 +1,4 @@
-"""Charts of two dimensions: confusion, places of test images, layers and poolings."""
+"""Two-dimensional charts: confusion, places of test images, layers and poolings."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def layer_chart(found: LayerMap) -> Markup:
                 continue
             x, share = left + column * side, 100 * one.val_accuracy
             box: dict[str, float] = {"x": x + 1, "y": y + 1, "width": side - 2, "height": HEAT_HEIGHT - 2}
-            opacity = 0.04 + 0.46 * (one.val_accuracy - low) / span  # never so dark that the number is not read
+            opacity = 0.04 + 0.46 * (one.val_accuracy - low) / span  # never so dark that the number cannot be read
             tooltip = f"{name}, {pooling}: {share:.1f}%, {one.features:,} features"
             parts.append(svg.tag("rect", svg.title(tooltip), class_="heat", fill_opacity=opacity, **box))
             kind = "share"

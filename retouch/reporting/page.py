@@ -18,14 +18,14 @@ from retouch.reporting.parts import page_parts
 from retouch.reporting.reading import read_facts
 from retouch.reporting.sentences import about, question, verdict
 
-MARK = '<meta name="generator" content="retouch report">'  # by this a report is known as ours
+MARK = '<meta name="generator" content="retouch report">'  # identifies a report as ours
 SUFFIXES = (".html", ".htm")
 TEMPLATE = "page.html.jinja"
 
 
 @dataclass(frozen=True)
 class Report:
-    """The page about some runs, and what it says first. It can be given wherever a path is expected.
+    """The page about some runs, and what it says first. It can be used wherever a path is expected.
 
     Attributes:
         path: the file.
@@ -60,7 +60,7 @@ def report(folders: Sequence[str | Path], out: str | Path) -> Report:
 
 
 def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
-    """``report``, of which only the file is needed."""
+    """The same as ``report``, but returns only the file."""
     return report(folders, out).path
 
 
@@ -68,7 +68,7 @@ def check_out(out: Path, mark: str = MARK, what: str = "report", suffixes: Seque
     """Check that a page that begins with this mark may be written there.
 
     Raises:
-        UserError: its name ends in another way, or it holds something else.
+        UserError: its name has another ending, or it holds something else.
     """
     kind, end = ("HTML" if suffixes == SUFFIXES else "Markdown"), suffixes[0]
     if out.suffix.lower() not in suffixes:

@@ -141,11 +141,12 @@ def _only(table: Table | None) -> tuple[Block, ...]:
 
 
 def _choices(facts: Facts) -> tuple[Block, ...]:
-    table = choice_table(facts)
-    if table is None:
-        return ()
-    terms = choice_terms(facts)
-    return (Prose(tuple(chosen(facts))), *((Prose(tuple(terms), small=True),) if terms else ()), table)
+    table, said, terms = choice_table(facts), chosen(facts), choice_terms(facts)
+    return (
+        *((Prose(tuple(said)),) if said else ()),
+        *((Prose(tuple(terms), small=True),) if terms else ()),
+        *_only(table),
+    )
 
 
 def _results(facts: Facts) -> tuple[Block, ...]:
@@ -255,6 +256,9 @@ def _best(facts: Facts) -> list[_Answers]:
         predictions = run.predictions[0] if run.predictions else None
         answers = (run.result.tuned.test, run.result.classes, run.result.data, run.origin, predictions)
         found.append(_Answers(title, *answers, "tuned"))
+    for one in facts.winners:
+        title = f"{one.task}: {one.name}, the winner of {one.origin.name}"
+        found.append(_Answers(title, one.score, one.classes, one.data, one.origin, one.predictions, one.name))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Images as data URIs: what runs drew, and test images that a probe gets wrong."""
+"""Images as data URIs: pictures that runs drew, and test images that a probe gets wrong."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Picture:
     uri: str
     width: int  # pixels
     height: int
-    text: str  # for those who do not see it
+    text: str  # alternative text
 
     @property
     def small(self) -> bool:
@@ -70,7 +70,7 @@ def read_picture(path: Path) -> Image.Image | None:
 
 @dataclass(frozen=True)
 class Confused:
-    """Images of one class that were taken for another."""
+    """Images of one class that were mistaken for another."""
 
     true: str
     answer: str
@@ -90,7 +90,7 @@ def most_confused(score: Score, classes: Sequence[str]) -> list[Confused]:
 
 
 def confused_rows(predictions: Predictions, answers: str, pair: Confused) -> list[int]:
-    """Places among the predictions of some images of the pair: the most confident answers, else the first ones."""
+    """Positions of some images of the pair among the predictions: the most confident answers, else the first ones."""
     true, answer = (predictions.classes.index(as_utf8(name)) for name in (pair.true, pair.answer))
     wrong = (predictions.labels == true) & (predictions.answers[answers] == answer)
     places = wrong.nonzero().flatten()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from retouch.reporting.facts import Entry
+from retouch.reporting.facts import Entry, Winner
 from retouch.reporting.sentences import counted, number
 
 MOST_POINTS = 1000  # of the map: t-SNE takes about five seconds for them
@@ -35,7 +35,7 @@ class Placed:
     paths: tuple[str, ...]
 
 
-def placed(entry: Entry) -> Placed | None:
+def placed(entry: Entry | Winner) -> Placed | None:
     """What is known of the places; ``None`` where there is too little."""
     embedding, predictions = entry.embedding, entry.predictions
     if embedding is None or predictions is None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from finetune.records import DataFacts
 from retouch.reporting.blocks import Block, Nearby, Neighbor, Neighbors, Places, Points, Prose
-from retouch.reporting.facts import Facts
+from retouch.reporting.facts import Entry, Facts, Winner
 from retouch.reporting.maps import MARKS, class_mark, places_chart
 from retouch.reporting.pictures import ImageSet, ImageSets, Picture
 from retouch.reporting.places import (
@@ -27,30 +30,39 @@ SIDE = 40  # of the picture of a neighbor, in pixels
 
 
 def places_part(facts: Facts, sets: ImageSets) -> tuple[Block, ...]:
-    """Of one encoder, the one with the best validation accuracy on the first task.
+    """Of one encoder, the one with the best validation accuracy on the first task, or else the winner of a study.
 
     If its images have several tasks, the marks are those of the task on which neighbors agree most, next to chance; the
     thumbnails show the rest.
     """
-    if not facts.entries:
-        return ()
-    best = max(facts.of_task(facts.tasks[0]), key=lambda one: one.result.linear.choice.val_accuracy)
-    same = [entry for entry in facts.entries if entry.embedding is best.embedding]
+    same, name, data = _shown(facts)
     found = {entry.task: one for entry in same if (one := placed(entry)) is not None}
-    if not found:
+    if not found or data is None:
         return ()
     agree = {task: agreement(one) for task, one in found.items()}
     task = max(found, key=lambda name: agree[name].above_chance)
-    one, images = found[task], sets.of(best.origin, best.result.data)
+    one, images = found[task], sets.of(same[0].origin, data)
     near = neighbors(one)
     missing = f"The images themselves are not shown: {images}."
     return (
-        _map(f"{task}: test images as {best.encoder} sees them", one, images),
-        Prose(tuple(neighbor_sentences(one, near, best.encoder, task if len(found) > 1 else ""))),
+        _map(f"{task}: test images as {name} sees them", one, images),
+        Prose(tuple(neighbor_sentences(one, near, name, task if len(found) > 1 else ""))),
         Neighbors(tuple(_nearby(one, each.image, each.neighbors, images) for each in near)),
         Points(tuple(agreement_sentence(name, each) for name, each in agree.items())),
         *((Prose((missing,), small=True),) if isinstance(images, str) else ()),
     )
+
+
+def _shown(facts: Facts) -> tuple[Sequence[Entry | Winner], str, DataFacts | None]:
+    """The tasks of the test images that are shown, the encoder by name, and these images."""
+    if facts.entries:
+        best = max(facts.of_task(facts.tasks[0]), key=lambda one: one.result.linear.choice.val_accuracy)
+        same = [entry for entry in facts.entries if entry.embedding is best.embedding]
+        return same, best.encoder, best.result.data
+    if facts.winners:
+        first = facts.winners[0]
+        return [one for one in facts.winners if one.embedding is first.embedding], first.name, first.data
+    return [], "", None
 
 
 def _map(title: str, one: Placed, images: ImageSet | str) -> Places:

@@ -42,13 +42,14 @@ from retouch.reporting.logs import read_log
 from retouch.studies.results import read_results as read_study
 
 ATOMS = ("atoms.png", "exciting.png")  # below panels/
+LABELED = {"probe": "data", "finetune": "data", "study": "labels"}  # the setting of labeled images, by stage
 
 
 def read_facts(folders: Sequence[str | Path]) -> Facts:
     """Read finished runs, or folders of runs, such as that of the demo.
 
     Raises:
-        UserError: with every folder that cannot be reported: it is no run, has not finished, or is given twice.
+        UserError: with every folder that cannot be reported: it is not a run, has not finished, or is given twice.
     """
     runs, left_out = find_runs(list(map(Path, folders)))
     names = distinct_names(runs)
@@ -86,7 +87,8 @@ def _read(folder: Path, name: str) -> Pretraining | Probing | FineTuning | Studi
         settings = Settings.model_validate(tree)
     except ValidationError:  # only what the report states of them is lost
         settings = Settings()
-    labeled = _labeled([tree.get("data"), *(tree.get("more_data") or [])]) if stage in ("probe", "finetune") else ()
+    of = LABELED.get(stage)
+    labeled = () if of is None else _labeled([tree.get(of), *(tree.get(f"more_{of}") or [])])
     origin = Origin(folder, name, stage, settings, labeled, read_log(folder))
     if stage == "pretrain":
         return Pretraining(
@@ -97,12 +99,12 @@ def _read(folder: Path, name: str) -> Pretraining | Probing | FineTuning | Studi
             panel=max((folder / "panels").glob("step-*.png"), default=None),
             atoms=tuple(filter(Path.is_file, (folder / "panels" / name for name in ATOMS))),
         )
-    if stage == "study":
-        return Studied(origin, read_study(folder))
     predictions = tuple(read_predictions(folder)) if (folder / PREDICTIONS).is_file() else ()
+    embeddings = tuple(read_embeddings(folder)) if (folder / EMBEDDING).is_file() else ()
+    if stage == "study":
+        return Studied(origin, read_study(folder), predictions, embeddings)
     results = read_transfer(folder)
     if isinstance(results, ProbeReport):
-        embeddings = tuple(read_embeddings(folder)) if (folder / EMBEDDING).is_file() else ()
         return Probing(origin, results, predictions, embeddings)
     return FineTuning(origin, results, _read_curves(folder), predictions, _read_card(folder / CLASSIFIER))
 

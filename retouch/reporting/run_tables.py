@@ -10,7 +10,7 @@ from finetune.results import FinetuneResult, Outcome, ProbeResult
 from finetune.structured_results import Several
 from finetune.table import two_decimals
 from retouch.reporting.blocks import Cell, Column, Table
-from retouch.reporting.facts import Facts, Origin
+from retouch.reporting.facts import Facts, Origin, Winner
 from retouch.reporting.sentences import distinct, listed, number
 from retouch.reporting.tables import condensed, upright
 
@@ -29,6 +29,8 @@ def labeled_table(facts: Facts) -> Table | None:
         found.setdefault(run.result.task, _labeled(run.result.task, run.result, run.result.tuned))
     for one in facts.several:
         found.setdefault(one.task, _several(one.task, one.result))
+    for winner in facts.winners:
+        found.setdefault(f"{winner.task} of {winner.data.test}", _studied(winner))
     if not found:
         return None
     columns = (
@@ -104,8 +106,14 @@ def _labeled(task: str, result: ProbeResult | FinetuneResult, outcome: Outcome[C
     return _data_row(task, result.data, outcome.n_train, outcome.test.n, sizes, pretrained=not scratch)
 
 
+def _studied(one: Winner) -> tuple[Cell, ...]:
+    sizes = {name: sum(row) for name, row in zip(one.classes, one.score.confusion, strict=True)}
+    train = "" if one.counts is None else f"{one.counts.labeled:,}"
+    return _data_row(one.task, one.data, train, one.score.n, sizes)
+
+
 def _data_row(
-    task: str, data: DataFacts, train: int, test: int, sizes: Mapping[str, int], *, pretrained: bool = True
+    task: str, data: DataFacts, train: int | str, test: int, sizes: Mapping[str, int], *, pretrained: bool = True
 ) -> tuple[Cell, ...]:
     """``sizes``: test images of each class or label."""
     fewest, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
@@ -115,7 +123,7 @@ def _data_row(
         Cell(data.train),
         Cell(data.test),
         Cell(f"{data.image_size}"),
-        Cell(f"{train:,}"),
+        Cell(train if isinstance(train, str) else f"{train:,}"),
         Cell(f"{test:,}"),
         Cell(f"{len(sizes):,}"),
         Cell(f"{sizes[fewest]:,}", fewest if differ else ""),
@@ -172,7 +180,7 @@ def unlabeled_table(facts: Facts) -> Table | None:
         rows.append(
             (
                 Cell(run.origin.name),
-                Cell(settings.data.source),
+                Cell(settings.data.source or ""),
                 Cell("" if settings.data.image_size is None else f"{settings.data.image_size}"),
                 Cell("" if images is None else f"{images:,}"),
                 Cell("" if not images or not seen else f"{seen / images:.1f}"),

@@ -15,12 +15,12 @@ from retouch.reporting.tables import merged, probe_name
 
 ABOUT = "Mean ± standard deviation over the seeds; below it the 95% interval of the mean, by Student's t."
 OVER = {
-    "pretraining": "each seed pretrained another encoder, and the probe is the same",
+    "pretraining": "each seed pretrained its own encoder; the probe is the same",
     "probing": "the encoder is the same; each seed draws folds, untrained network and, without a test set, test images",
 }
 RULE = (
-    "Groups are compared on the same test images, with the variance of the paired differences of the images and of the "
-    "seeds of both groups; Holm's correction is over the tasks."
+    "Groups are compared on the same test images; the variance combines that of the paired differences over images and "
+    "that over the seeds of both groups. Holm's correction is over the tasks."
 )
 
 

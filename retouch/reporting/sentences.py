@@ -28,7 +28,7 @@ from retouch.reporting.facts import Facts, SeveralEntry
 NARROW = "\u00a0"  # keeps the two ends of an interval on one line
 NAMED = 3  # encoders or tasks that are named one by one
 LEGEND = (
-    "In the drawings, a dot is the linear probe of the encoder with its 95% interval, a ring that of its untrained "
+    "In the charts, a dot is the linear probe of the encoder with its 95% interval, a ring that of its untrained "
     "network, and the tick the accuracy of always answering the most frequent class."
 )
 RULE = (
@@ -40,7 +40,7 @@ RULE = (
 
 LABELS_RULE = (
     "Bars and brackets: 95% intervals, over test images and, by Student's t, over draws of these labeled images. All "
-    "labels are one draw, so the last intervals are over test images alone."
+    "labels are one draw, so the last intervals are over test images only."
 )
 
 
@@ -94,7 +94,7 @@ def layer_text(layer: str) -> str:
 
 
 def distinct(values: Iterable[str]) -> list[str]:
-    """Each once, in the order in which they come first."""
+    """Each once, in order of first occurrence."""
     return list(dict.fromkeys(values))
 
 
@@ -104,25 +104,25 @@ def chance(score: Score) -> float:
 
 
 def uneven(score: Score) -> bool:
-    """Whether the most frequent class is half again as frequent as if all were alike."""
+    """Whether the most frequent class is more than 1.5 times as frequent as in a balanced set."""
     return len(score.confusion) > 1 and chance(score) > 1.5 / len(score.confusion)
 
 
 def labels_rules(found: Sequence[LabelEfficiency]) -> list[str]:
-    """What the intervals of such curves hold, and which curves are of a single draw."""
+    """What the intervals of such curves cover, and which curves have a single draw."""
     names = {"encoder": "the encoder", **NETWORKS}
     once = distinct(names.get(name, name) for one in found for name in one.curves if one.once(name))
     if not once:
         return [LABELS_RULE]
     return [
         LABELS_RULE,
-        f"* Measured once with each number of labels: {listed(once)}. How far another draw or another seed of training "
-        "would be is not in those intervals.",
+        f"* Measured once with each number of labels: {listed(once)}. Those intervals do not cover other draws or "
+        "other training seeds.",
     ]
 
 
 def half_width(n: int) -> float:
-    """How far the 95% interval of an accuracy of one half reaches either way, on ``n`` images: the widest there is."""
+    """Half the width of the 95% interval of an accuracy of one half on ``n`` images: the widest there is."""
     low, high = wilson_interval(n // 2, n)
     return (high - low) / 2
 
@@ -190,13 +190,13 @@ def verdict(facts: Facts) -> list[str]:
                 _tuned_level(facts)]  # fmt: skip
     command = f"retouch probe linear encoder={as_utf8(str(facts.pretraining[0].origin.folder))}"
     return [
-        "Not known yet: restoring images needs no labels, and what the features are worth shows on labeled images.",
+        "Not known yet: pretraining needs no labels, but only labeled images show what the features are worth.",
         f"Probe {'it' if len(facts.pretraining) == 1 else 'them'}: {command} data=my/labeled.",
     ]
 
 
 def answered(found: Sequence[Contrast], other: str, measure: str = "") -> str:
-    """What one or more comparisons with the same baseline show; of a single one, the measure may be named."""
+    """What one or more comparisons with the same baseline show; for a single one, the measure may be named."""
     better, worse, still = ([one for one in found if one.shown == kind] for kind in ("better", "worse", "open"))
     if len(found) == 1:
         [one] = found
@@ -251,7 +251,7 @@ def _where(found: Sequence[Contrast]) -> str:
 
 
 def _measured(facts: Facts) -> str:
-    """By what, on which images, and how often each encoder was trained."""
+    """How it was measured, on which images, and how often each encoder was trained."""
     encoders = counted(len({one.result.encoder.sha256 for one in facts.probed}), "encoder")
     tasks = counted(len({one.task for one in facts.probed}), "task")
     tests = distinct(f"{one.result.linear.test.n:,} test images of {one.result.data.test}" for one in facts.probed)
@@ -264,7 +264,7 @@ def _measured(facts: Facts) -> str:
 
 
 def trained_once(facts: Facts) -> bool:
-    """Whether no two of the probed encoders differ in their seed alone."""
+    """Whether no two of the probed encoders differ only in their seed."""
     titles = {one.result.encoder.sha256: one.result.encoder.title for one in facts.probed}
     return bool(titles) and len(set(titles.values())) == len(titles)
 
@@ -272,7 +272,7 @@ def trained_once(facts: Facts) -> bool:
 def _not_compared(facts: Facts) -> str:
     if any(entry.result.subjects.keys() & {UNTRAINED} for entry in facts.entries):
         return (
-            "Not compared: these results are of schema version 1, which held no paired differences; probe again for a "
+            "Not compared: these results have schema version 1, which held no paired differences; probe again for a "
             "verdict."
         )
     return "Not known: the untrained network was not probed (baselines.random_init=false), so there is no comparison."
@@ -302,7 +302,7 @@ def rival_sentence(one: GroupContrast) -> str:
     by = (
         f"{signed(found.difference)} points {interval(*found.ci95)} ({p_text(one.adjusted_p)}, {found.images:,} images)"
     )
-    seeds = "several seeds" if one.over == "pretraining" else "several seeds of the probe, of one encoder each"
+    seeds = "several seeds" if one.over == "pretraining" else "several probe seeds, with one encoder each"
     if one.shown:
         return f"Over {seeds}, {one.one} beats {one.other} on {one.task} by {by}."
     return f"No difference shown over {seeds}: on {one.task}, {one.one} and {one.other} differ by {by}."
@@ -339,7 +339,7 @@ def _tuned_level(facts: Facts) -> str:
 
 
 def several_verdict(facts: Facts) -> list[str]:
-    """What is shown against the untrained network, and against raw pixels where that was not measured."""
+    """What is shown against the untrained network, or against raw pixels if that was not measured."""
     kinds: tuple[Sequence[SeveralEntry[Several]], ...] = (facts.label_entries, facts.dense_entries)
     return [
         line for entries in kinds if entries for line in _paired_verdict(entries, MEASURES[entries[0].result.measure])

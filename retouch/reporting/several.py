@@ -17,20 +17,20 @@ OPEN_ROWS = 12  # of a table of labels or classes: more are folded
 OVER = {UNTRAINED: "untrained", PIXELS: "raw pixels"}
 BOLD = (
     "In brackets: 95% intervals. Bold: a difference that is shown, which means two things: its interval excludes zero, "
-    "and its p (normal, by the deviation of the paired difference) stays below 0.05 after Holm's correction for all "
+    "and its p (normal, from the deviation of the paired difference) stays below 0.05 after Holm's correction for all "
     "differences in this part of the page from the same baseline."
 )
 
 
 class Words(NamedTuple):
-    """How one kind is spoken of."""
+    """The words for one kind."""
 
     one: str
     many: str
-    rarest: str  # one of which few images say much
-    each: str  # the number of one
-    shows: str  # what an image does
-    share: str  # of one among all
+    rarest: str  # one that has few images
+    each: str  # its measure
+    shows: str  # the verb for an image
+    share: str  # its share of all
     chance: str
     pooling: str
     about: str
@@ -46,9 +46,9 @@ WORDS: dict[Measure, Words] = {
         "chance",
         "chance",
         "pooling",
-        "Average precision: precision, averaged over the images that have a label, where all are ranked by how much "
-        "speaks for it; a random order reaches the label's share of the images. F1: of the labels that are more likely "
-        "than not.",
+        "Average precision: images are ranked by their score for a label, and precision is averaged over those that "
+        "have it; a random order reaches the label's share of the images. F1: for labels with a probability above one "
+        "half.",
     ),
     "mean_iou": Words(
         "class",
@@ -59,8 +59,8 @@ WORDS: dict[Measure, Words] = {
         "of all pixels",
         "the most frequent class alone",
         "map",
-        "IoU of a class: the pixels that are of it and are said to be, divided by those that are one or the other, "
-        "over all test images together. The probe answers for cells of a map, so fine outlines are beyond coarse maps.",
+        "IoU of a class: the pixels that belong to it and are predicted as it, divided by those where either holds, "
+        "over all test images together. The probe predicts the cells of a map, so coarse maps miss fine outlines.",
     ),
 }
 
@@ -83,7 +83,7 @@ def several_blocks(entries: Sequence[SeveralEntry[Several]]) -> tuple[Block, ...
 
 
 def several_limits(facts: Facts) -> list[str]:
-    """Labels and classes of which few test images say much."""
+    """Labels and classes that have few test images."""
     found = []
     for entry in facts.several:
         words, test = WORDS[entry.result.measure], entry.result.linear.test
@@ -91,7 +91,7 @@ def several_limits(facts: Facts) -> list[str]:
         rarest = min(counts, key=counts.__getitem__)
         found.append(
             f"{entry.task}: the rarest {words.rarest}, {rarest}, is in {counted(counts[rarest], 'test image')}: its "
-            f"{words.each} depends on them alone."
+            f"{words.each} depends only on them."
         )
         missing = [name for name in entry.result.names if name not in counts]
         if missing:
@@ -100,7 +100,7 @@ def several_limits(facts: Facts) -> list[str]:
 
 
 def _subjects(entries: Sequence[SeveralEntry[Several]]) -> dict[str, SeveralProbed[SeveralScore]]:
-    """Every encoder and baseline by its name; of raw pixels, which all encoders share, the first."""
+    """Every encoder and baseline by its name; for raw pixels, which all encoders share, the first."""
     found: dict[str, SeveralProbed[SeveralScore]] = {}
     for entry in entries:
         for key, one in entry.result.subjects.items():
@@ -112,7 +112,7 @@ def _subjects(entries: Sequence[SeveralEntry[Several]]) -> dict[str, SeveralProb
 def _means(
     task: str, first: Several, subjects: Mapping[str, SeveralProbed[SeveralScore]], shown: set[tuple[str, str]]
 ) -> Table:
-    """``shown``: the differences that are, by encoder and baseline."""
+    """``shown``: the differences that are shown, by encoder and baseline."""
     words, test = WORDS[first.measure], first.linear.test
     over = distinct(name for one in subjects.values() for name in one.compared)
     columns = (

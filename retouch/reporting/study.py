@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from finetune.results import Comparison
-from finetune.table import percent
+from finetune.table import percent, worth_lines
 from retouch.reporting.blocks import Block, Cell, Column, Figure, Figures, Points, Prose, Table
 from retouch.reporting.charts import Racer, labels_chart, race_chart
 from retouch.reporting.compare import LEVEL, holm
@@ -129,8 +129,9 @@ def _worth(report: StudyReport) -> tuple[Block, ...]:
         )
         for task, found in report.worth.items()
     ]
+    said = [f"{line}." for task, found in report.worth.items() for line in worth_lines(task, report.winner, found)]
     rules = Prose(tuple(labels_rules(tuple(report.worth.values()))), small=True)
-    return (Figures(tuple(figures)), rules) if figures else ()
+    return (Figures(tuple(figures)), Points(tuple(said)), rules) if figures else ()
 
 
 def _racer(one: Contender) -> Racer:

@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 
 def chart(width: float, height: float, label: str, *content: Markup) -> Markup:
-    """A chart with a name for those who do not see it."""
+    """A chart with a name for screen readers."""
     box = f"0 0 {width:g} {height:g}"
     inner = Markup("").join(content)
     return tag("svg", inner, class_="chart", viewBox=box, width=width, height=height, role="img", aria_label=label)
@@ -30,7 +30,7 @@ def title(text: str) -> Markup:
 
 
 def tag(name: str, content: str = "", **attributes: str | float) -> Markup:
-    """An element. Its attributes, and a content that is no ``Markup``, are escaped; ``class_`` is ``class``."""
+    """An element. Its attributes, and content that is not ``Markup``, are escaped; ``class_`` is ``class``."""
     written = [
         Markup(' {}="{}"').format(
             key.rstrip("_").replace("_", "-"),

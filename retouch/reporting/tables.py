@@ -20,15 +20,15 @@ EMPTY = Cell("")
 OPEN_ROWS = 8  # of the table of choices: more are folded
 OVER = {UNTRAINED: "untrained", PIXELS: "raw pixels", "from_scratch": "from scratch", "linear_probe": "linear probe"}
 POOLING = (
-    "Pooling turns a map into few numbers for each of its channels: avg is the mean over all positions (avg2 over each "
-    "quarter), max the largest."
+    "Pooling reduces a map to a few numbers per channel: avg is the mean over all positions (avg2 over each quarter), "
+    "max the maximum."
 )
 SETTINGS = {
     "l2": "l2 is the strength of the penalty on a classifier's weights.",
-    "prior": "prior is how far answers lean to classes of many pixels: 0 not at all, 1 as far as their shares say.",
+    "prior": "prior is how much predictions favor classes of many pixels: 0 not at all, 1 in proportion to the shares.",
     "k": "k-NN answers by the vote of the k most similar training images.",
 }
-END = "End of those tried: the smallest or largest value, so one beyond may be better."
+END = "End of those tried: the smallest or largest value, so one beyond it may be better."
 
 
 def probe_name(key: str) -> str:
@@ -53,9 +53,9 @@ def merged(rows: Sequence[tuple[Cell, ...]]) -> tuple[tuple[Cell, ...], ...]:
 
 
 def condensed(table: Table) -> Table:
-    """Without columns that are empty, and with those that are the same in all of several rows said once, below.
+    """Without empty columns; a column with the same value in each of several rows becomes a line below the table.
 
-    If rows differ in their names alone, all columns stay.
+    If rows differ only in their names, all columns stay.
     """
     columns = list(zip(table.columns, zip(*table.rows, strict=True), strict=True))
     filled = [(column, cells) for column, cells in columns if any(cell != EMPTY for cell in cells)]
@@ -74,7 +74,7 @@ def condensed(table: Table) -> Table:
 
 
 def upright(table: Table) -> Table:
-    """A table of one row, which may be wider than a page, as two columns: what each fact is called, and the fact."""
+    """A table of one row, which may be wider than a page, as two columns: the name of each fact, and the fact."""
     [row] = table.rows
     facts = [
         (Cell(", ".join(filter(None, [column.text, column.below]))), cell)
@@ -237,7 +237,7 @@ def choice_table(facts: Facts) -> Table | None:
         Column("chosen on", "images"),
         Column("fitted on", "images"),
     )
-    folded = f"{counted(len(rows), 'choice')}, a row for each" if len(rows) > OPEN_ROWS else ""
+    folded = f"{counted(len(rows), 'choice')}, one row each" if len(rows) > OPEN_ROWS else ""
     table = Table(columns, tuple(rows), folded=folded)
     short = condensed(table)
     return replace(short, rows=merged(short.rows))
@@ -252,8 +252,8 @@ def choice_terms(facts: Facts) -> list[str]:
     if not choices:
         return []
     return [
-        "Layers are the encoder's maps of features, from 0, the one next to the image; of several, the features stand "
-        "side by side.",
+        "Layers are the encoder's feature maps, from 0, the one next to the image; features of several layers are "
+        "concatenated.",
         *([POOLING] if any("avg" in choice.pooling for choice in choices) else []),
         *(text for name, text in SETTINGS.items() if name in settings),
         *([END] if any(choice.at_end_of_grid for choice in choices) else []),

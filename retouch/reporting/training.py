@@ -10,20 +10,20 @@ from retouch.reporting.facts import Curves, Facts, FineTuning, Pretraining
 from retouch.reporting.pictures import TILE, picture, read_picture
 from retouch.reporting.sentences import counted, listed, number
 
-SOUND = "No fault of training was found: it neither copies, collapses, memorizes nor diverges."
+SOUND = "No training fault was found: the network does not copy, collapse, memorize or diverge."
 RULER = (
-    "PSNR: how close restored images are to the originals, in decibels; higher is closer, and 10 more is a tenth of "
-    "the squared error.",
+    "PSNR: how close restored images are to the originals, in decibels; higher is closer, and 10 more means a tenth "
+    "of the squared error.",
     "The network is compared with simple restorers that do not learn, such as a filter, the mean of all images, or "
     "leaving the damage as it is.",
     "If it is no better, it may still have learned useful features, as colorization often does: the probe decides.",
     "Effective rank: how many independent directions the channels of the encoder's last map use (a probe may read "
     "earlier maps as well). Training often halves that of the untrained network; below a tenth of it, the features "
-    "have collapsed, which the text would say.",
+    "have collapsed, and the text would say so.",
 )
 HELD_OUT = (
-    "The loss in the drawings is that of the images in training, cropped and flipped as they are there. The two losses "
-    "in the text are of the trained network on images as they are: compare them with each other, not with the drawing."
+    "The loss in the charts is on training images, cropped and flipped as in training. The two losses in the text are "
+    "of the trained network on unaugmented images: compare them with each other, not with the chart."
 )
 
 
@@ -73,18 +73,18 @@ def _curves(name: str, curves: Curves, goal: Strip) -> Figure | None:
 
 
 def learned_sentences(facts: Facts) -> list[str]:
-    """Which network each run trained, and which damage it learned to restore; runs that are alike together."""
+    """Which network each run trained, and which damage it learned to restore; identical runs together."""
     found: dict[str, list[str]] = {}
     for run in facts.pretraining:
         if run.card is not None:
             damage = damage_of(run.card.provenance.pretext)
-            task = f"; images to be restored had {damage}" if damage else ""
+            task = f"; the images to restore had {damage}" if damage else ""
             found.setdefault(f"{run.card.name}, {run.card.parameters:,} parameters{task}", []).append(run.origin.name)
     return [f"{listed(names)}: {what}." for what, names in found.items()]
 
 
 def training_sentences(facts: Facts) -> list[str]:
-    """For each run, what its training has come to, and whether anything was found wrong."""
+    """For each run, the outcome of its training, and whether a fault was found."""
     return [*restoration(facts), *tuning(facts)]
 
 
@@ -128,7 +128,7 @@ def _panel(run: Pretraining) -> Block | None:
     if drawn is None:
         return None
     method = "" if run.results.method == run.origin.name else f"{run.results.method}, "
-    caption = f"{run.origin.name}: {method}some of the images that it learned from"
+    caption = f"{run.origin.name}: {method}some of its training images"
     images = None if run.card is None else panel_images(drawn, run.card.image_size)
     if images is None:
         return Panel(picture(drawn, f"Original, damaged and restored images of {run.origin.name}"), caption)

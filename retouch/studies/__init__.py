@@ -10,9 +10,10 @@ race.py         successive halving of what learns by gradient
 budget.py       from measurements on this machine to a plan
 wider.py        the dictionary that leads, learned again with more atoms
 scratch.py      the network that is trained on the labels alone
-final.py        the test, once, and comparisons of the winner
+final.py        the end: tests, the linear probe of the winner, the network from scratch
+rivals.py       whom the winner is compared with
 verdict.py      the answer in plain words, from typed facts
-results.py      results.json
+results.py      results.json; outcome.py fills it
 table.py        the table on the console
 run.py          the stage
 command.py      the stage as a command, whose budget counts from the start of the process

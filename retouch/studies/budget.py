@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,11 +17,13 @@ from retouch.studies import plan as planning
 from retouch.studies.contestants import SCRATCH, Simple, Speed
 from retouch.studies.judge import STRENGTHS
 from retouch.studies.parts import Parts
-from retouch.studies.plan import PROBES, JudgeCost, Plan, ProbeKind, Timing, Wider
-from retouch.studies.race import judge_once
-from retouch.studies.scratch import scratch_pace
+from retouch.studies.plan import PROBES, JudgeCost, Plan, ProbeKind, Purse, Timing, Wider
+from retouch.studies.race import judge_once, pace_of
+from retouch.studies.scratch import CHECKS, scratch_pace
 
 log = logging.getLogger("retouch")
+
+MOMENT = 0.3  # seconds
 
 
 class SimpleDone(NamedTuple):
@@ -31,9 +33,12 @@ class SimpleDone(NamedTuple):
     left_out: tuple[str, ...]
 
 
-def fit_simple(parts: Parts, saved: Plan | None) -> SimpleDone | None:
-    """Fit and judge the simple methods: those of the plan, or those that do not take too long. None: a signal came."""
-    most = planning.BASELINE_SHARE * parts.config.seconds
+def fit_simple(parts: Parts, saved: Plan | None, kept: float) -> SimpleDone | None:
+    """Fit and judge the simple methods: those of the plan, or those that do not take too long. None: a signal came.
+
+    Args:
+        kept: seconds that the networks keep.
+    """
     everything = parts.images.judged + parts.images.fitted + parts.images.tested
     names, left_out = [], []
     for one in parts.field.simple:
@@ -42,6 +47,7 @@ def fit_simple(parts: Parts, saved: Plan | None) -> SimpleDone | None:
         if saved is None and parts.journal.of(one.name) is None:
             speed = one.speed()
             needed = learning_seconds(one, speed) + speed.image * everything
+            most = max(0.0, min(planning.BASELINE_SHARE * parts.config.seconds, time_left(parts) - kept))
             if needed > most:
                 left_out.append(f"{one.name}: takes about {needed:.0f} s, and a simple method may take {most:.0f} s")
                 log.info("left out: %s", left_out[-1])
@@ -55,50 +61,101 @@ def fit_simple(parts: Parts, saved: Plan | None) -> SimpleDone | None:
     return SimpleDone(tuple(names), tuple(left_out))
 
 
-def make_plan(parts: Parts, simple: Sequence[str], wider: Wider | None, without: Sequence[str]) -> Plan:
-    """Measure the speed of all that learn by gradient, and plan the race with the time that the end leaves.
+# ---- what was measured
 
-    Args:
-        simple: the simple methods, by name, and of these the dictionary that was learned again.
-        without: a line about each of them that was left out.
-    """
-    config, field, journal = parts.config, parts.field, parts.journal
-    left_out = [*field.left_out, *without]
-    told = len(left_out)
+
+def measured(parts: Parts) -> dict[str, Timing]:
+    """How fast each network learns here, by some real steps, and what judging and testing it takes."""
     timings = {}
-    for one in field.restoring:
-        speed, cost = one.speed(), journal.last(one.twin).cost
+    for one in parts.field.restoring:
+        speed, cost = one.speed(), parts.journal.last(one.twin).cost
         timings[one.name] = Timing(
             start=speed.start, step=speed.step, judge=cost.seconds, test=testing_seconds(parts, cost)
         )
         log.info("%s: %.0f ms per step of %d images", one.name, 1000 * speed.step, one.config.batch_size)
+    return timings
+
+
+def kept_seconds(parts: Parts, timings: Mapping[str, Timing]) -> float:
+    """Seconds that nothing else may take, since networks can use them: none if all are too slow to compete."""
+    share = planning.RACE_SHARE * parts.config.seconds - _twin_seconds(parts)
+    return planning.kept_seconds(list(timings.values()), share, time_left(parts))
+
+
+def _twin_seconds(parts: Parts) -> float:
+    """Seconds to judge and test the untrained networks, which are there for the others' sake."""
+    costs = [parts.journal.last(twin).cost for twin in dict.fromkeys(one.twin for one in parts.field.restoring)]
+    return sum(cost.seconds + testing_seconds(parts, cost) for cost in costs)
+
+
+def change(parts: Parts) -> float:
+    """How many times as long the same work takes now as before the race.
+
+    A network is judged by the same work after each rung, and so is its untrained twin before the first. What takes less
+    than a moment says little, so a moment is added to both.
+    """
+    journal = parts.journal
+    last = max((one.rung or 0 for one in journal.memory.judgments), default=0)
+    ratios = [
+        (found.cost.seconds + MOMENT) / (journal.last(one.twin).cost.seconds + MOMENT)
+        for one in parts.field.restoring
+        if last and (found := journal.of(one.name, last)) is not None
+    ]
+    return statistics.median(ratios) if ratios else 1.0
+
+
+def training_change(parts: Parts, plan: Plan) -> float:
+    """How many times as long a step of training took in the last rung as was measured before the race."""
+    journal, last = parts.journal, len(plan.rungs)
+    ratios = [
+        pace_of(found, journal) / plan.timings[name].step
+        for name in plan.timings
+        if (found := journal.of(name, last)) is not None
+    ]
+    return statistics.median(ratios) if ratios else 1.0
+
+
+# ---- the plan
+
+
+class End(NamedTuple):
+    """What follows the race, as far as the time allows, and the seconds that are left for training."""
+
+    probe: ProbeKind | None  # the linear probe of the winner on all labeled images
+    worth: bool  # whether it is measured what the winner's training is worth in labels
+    scratch_seconds: float
+    left: float
+
+
+def make_plan(
+    parts: Parts,
+    timings: Mapping[str, Timing],
+    simple: Sequence[str],
+    wider: Wider | None,
+    without: Sequence[str],
+) -> Plan:
+    """Plan the race with the time that the end leaves.
+
+    Args:
+        timings: of all that learn by gradient.
+        simple: the simple methods, by name, and of these the dictionary that was learned again.
+        without: a line about each of them that was left out.
+    """
+    config, field = parts.config, parts.field
+    left_out = [*field.left_out, *without]
+    known = len(left_out)
     scratch_step = 0.0
     if SCRATCH in config.contestants and not field.restoring:
-        left_out.append(f"{SCRATCH}: it has the network of a contestant that restores images, and there is none")
+        left_out.append(f"{SCRATCH}: it has the network of a contestant that restores images, but none competes")
     elif SCRATCH in config.contestants:
         scratch_step = scratch_pace(config, field, parts.images.sets, parts.images.size, parts.here)
-
-    available = time_left(parts)
-    probe = planned_probe(parts, journal.costs, available)
-    if probe is None:
-        left_out.append(
-            "the linear probe of the winner on all labeled images: takes too much of the time or the memory"
-        )
-    available -= probe_seconds(parts, probe) if probe else 0.0
-    valuing = worth_seconds(parts) if field.restoring else math.inf
-    worth = valuing < planning.WORTH_SHARE * available
-    available -= valuing if worth else 0.0
-    scratch_seconds = planning.SCRATCH_SHARE * available if scratch_step else 0.0
-    tasks = sum(len(one.images.tasks) for one in parts.images.sets)
-    scratch = int(scratch_seconds / tasks / scratch_step) if scratch_step else 0
-    if scratch_step and scratch < planning.FEWEST_STEPS:
-        left_out.append(f"{SCRATCH}: {max(0, scratch_seconds):.0f} s are too few to train a network")
-        scratch, scratch_seconds = 0, 0.0
-    inside, slow = planning.enter(timings, available - scratch_seconds)
+    kept = kept_seconds(parts, timings)
+    end = plan_end(parts, Purse(time_left(parts), kept, alone=not kept), scratch=scratch_step > 0)
+    inside, slow = planning.enter(timings, end.left)
     left_out += slow
-    for line in left_out[told:]:
+    for line in left_out[known:]:
         log.info("left out: %s", line)
-    whole = planning.whole_seconds(available - scratch_seconds, list(inside.values()))
+    whole = planning.whole_seconds(end.left, list(inside.values()))
     steps, rungs = planning.rungs_of(inside, whole)
     return Plan(
         image_size=parts.images.size,
@@ -107,32 +164,55 @@ def make_plan(parts: Parts, simple: Sequence[str], wider: Wider | None, without:
         wider=wider,
         steps=steps,
         rungs=rungs,
-        scratch=scratch,
-        scratch_seconds=scratch_seconds,
-        probe=probe is not None,
-        probe_kind=probe or "logistic",
-        worth=worth,
+        scratch=0,
+        scratch_step=scratch_step,
+        scratch_seconds=end.scratch_seconds,
+        scratch_settled=scratch_step == 0,
+        probe=end.probe is not None,
+        probe_kind=end.probe or "logistic",
+        worth=end.worth,
         timings=inside,
         left_out=tuple(left_out),
     )
 
 
-def reserve(parts: Parts, plan: Plan) -> float:
-    """Seconds that must be left when the race ends."""
-    probing = probe_seconds(parts, plan.probe_kind) if plan.probe else 0.0
-    valuing = worth_seconds(parts) if plan.worth else 0.0
-    return _testing(parts) + plan.scratch_seconds + probing + valuing + planning.REPORTING
+def plan_end(parts: Parts, purse: Purse, *, scratch: bool) -> End:
+    """What follows the race and the tests, from the most useful on, each if it fits next to what the networks keep."""
+    slower = change(parts)
+    probe = planned_probe(parts, parts.journal.costs, purse, slower)
+    if probe is not None:
+        purse.take(slower * probe_seconds(parts, probe), PROBES[probe].share)
+    worth = not purse.alone and purse.take(slower * worth_seconds(parts), planning.WORTH_SHARE)
+    seconds = min(purse.room(planning.SCRATCH_SHARE), max(0.0, planning.SCRATCH_SHARE * purse.left)) if scratch else 0.0
+    purse.left -= seconds
+    return End(probe, worth, seconds, purse.left)
+
+
+def planned_again(parts: Parts, plan: Plan) -> tuple[Plan, float]:
+    """The plan with an end for the time that is really left after a rung, and what the rest of the race may take."""
+    tests = change(parts) * sum(plan.timings[name].test for name in plan.steps)
+    kept = planning.RACE_SHARE * parts.config.seconds - _twin_seconds(parts) - parts.journal.race_taken - tests
+    end = plan_end(parts, Purse(time_left(parts), max(0.0, kept)), scratch=not plan.scratch_settled)
+    found = plan.model_copy(
+        update={
+            "probe": end.probe is not None,
+            "probe_kind": end.probe or "logistic",
+            "worth": end.worth,
+            "scratch_seconds": end.scratch_seconds,
+        }
+    )
+    return found, end.left
 
 
 def time_left(parts: Parts) -> float:
-    """Seconds that are left before the race, without those that testing all who were judged, and the end, will take."""
+    """Seconds that are left, without those that testing all who were judged, and the end, will take."""
     spare = planning.SPARE * parts.config.seconds + planning.REPORTING
-    return parts.journal.clock.left - _testing(parts) - spare
+    return parts.journal.clock.left - change(parts) * _testing(parts) - spare
 
 
 def _testing(parts: Parts) -> float:
-    """Seconds to test all who were judged."""
-    return sum(testing_seconds(parts, parts.journal.last(name).cost) for name in parts.journal.judged)
+    """Seconds to test all who were judged, at the speed that the machine had before the race."""
+    return sum(testing_seconds(parts, _first_cost(parts, name)) for name in parts.journal.judged)
 
 
 def testing_seconds(parts: Parts, cost: JudgeCost) -> float:
@@ -143,18 +223,22 @@ def testing_seconds(parts: Parts, cost: JudgeCost) -> float:
     )
 
 
-def planned_probe(parts: Parts, costs: Sequence[JudgeCost], available: float) -> ProbeKind | None:
+# ---- what follows the race
+
+
+def planned_probe(parts: Parts, costs: Sequence[JudgeCost], purse: Purse, slower: float = 1.0) -> ProbeKind | None:
     """The linear probe on all labeled images that whoever wins can have: the usual one if it fits, or a faster one.
 
     Args:
         costs: of judging those who may win.
-        available: seconds for it and for training.
+        purse: for it and for training.
+        slower: how many times as long everything takes now.
     """
     widest = max(cost.width for cost in costs)
     if bytes_needed(parts, parts.images.labeled, widest) > free_memory(parts):
         return None
-    fitting = (kind for kind, one in PROBES.items() if _probing(parts, costs, kind) < one.share * available)
-    return next(fitting, None)
+    needed = {kind: slower * _probing(parts, costs, kind) for kind in PROBES}
+    return next((kind for kind, one in PROBES.items() if needed[kind] < purse.room(one.share)), None)
 
 
 def learning_seconds(one: Simple, speed: Speed) -> float:
@@ -164,7 +248,7 @@ def learning_seconds(one: Simple, speed: Speed) -> float:
 
 
 def bytes_needed(parts: Parts, rows: int, width: int) -> int:
-    """Memory that a test takes with a fit on so many rows and features."""
+    """Bytes that a test takes with a fit on so many rows and features."""
     others = parts.images.tested + (parts.images.fitted if rows > parts.images.fitted else 0)
     return planning.fit_bytes(rows, width, others, copies=5 if rows < FEW_IMAGES else 2)
 
@@ -177,9 +261,51 @@ def free_memory(parts: Parts) -> int:
     return int(planning.FREE * free)
 
 
-def probe_seconds(parts: Parts, kind: ProbeKind) -> float:
-    """Estimated seconds of the linear probe of the winner on all labeled images, and its null check, whoever wins."""
-    return _probing(parts, parts.journal.costs, kind)
+def probe_seconds(parts: Parts, kind: ProbeKind, winner: str | None = None) -> float:
+    """Estimated seconds of the linear probe of the winner on all labeled images, and its null check.
+
+    Args:
+        winner: by default, whoever wins.
+    """
+    costs = parts.journal.costs if winner is None else [_first_cost(parts, winner)]
+    return _probing(parts, costs, kind)
+
+
+def probe_fits(parts: Parts, winner: str) -> bool:
+    """Whether there is memory for the linear probe of the winner."""
+    return bytes_needed(parts, parts.images.labeled, parts.journal.last(winner).cost.width) <= free_memory(parts)
+
+
+def end_seconds(parts: Parts, winner: str) -> float:
+    """Seconds that are left once all but the winner are tested, without its test and the report."""
+    return (
+        parts.journal.clock.left
+        - change(parts) * testing_seconds(parts, _first_cost(parts, winner))
+        - planning.REPORTING
+    )
+
+
+def scratch_steps(parts: Parts, plan: Plan, valuing: float) -> int:
+    """Steps of the network from scratch for which there is time when all else is done; 0 if they are too few.
+
+    Args:
+        valuing: seconds that measuring what the winner's training is worth will take.
+    """
+    images, slower = parts.images, change(parts)
+    step = training_change(parts, plan) * plan.scratch_step
+    tasks = sum(len(one.images.tasks) for one in images.sets)
+    seconds = parts.journal.clock.left - valuing - planning.REPORTING
+    # it is validated on a held-out tenth several times, tested once, and exported
+    twin = parts.journal.last(parts.field.restoring[0].twin).cost
+    fixed = slower * twin.extraction / images.judged * (CHECKS / 10 * images.fitted + images.tested) + planning.SAVING
+    steps = int((seconds / tasks - fixed) / step)
+    return steps if steps >= planning.FEWEST_STEPS else 0
+
+
+def _first_cost(parts: Parts, name: str) -> JudgeCost:
+    """What judging a contestant took before the race; for a network, what judging its untrained twin took."""
+    twins = {one.name: one.twin for one in parts.field.restoring}
+    return parts.journal.last(twins.get(name, name)).cost
 
 
 def _probing(parts: Parts, costs: Sequence[JudgeCost], kind: ProbeKind) -> float:

@@ -14,6 +14,7 @@ from common.data.levels import LevelsSetting
 from common.machine.cores import usable_cores
 from common.runs.folder import StageConfig
 from finetune.data import LabeledData
+from finetune.embedding import EMBEDDING
 from finetune.predictions import PREDICTIONS
 from retouch.studies.results import CONTESTANTS, PLAN
 
@@ -70,7 +71,7 @@ class StudyConfig(StageConfig):
 
     stage: ClassVar[str] = "study"
     writes: ClassVar[tuple[str, ...]] = (
-        *(CONTESTANTS, PLAN, "judged.json", PREDICTIONS, "report.html"),
+        *(CONTESTANTS, PLAN, "judged.json", "clock.json", PREDICTIONS, EMBEDDING, "report.html"),
         *StageConfig.writes,
     )
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {

@@ -26,6 +26,7 @@ from common.machine.distributed import World
 from common.machine.precision import autocast, resolve_precision
 from common.pixels import in_chunks, to_float
 from common.recipes import stage_config
+from common.runs.folder import changes, write_settings
 from common.runs.results import RESULTS
 from common.runs.tracking import WandbConfig
 from common.waiting import within
@@ -43,6 +44,7 @@ log = logging.getLogger("retouch")
 SCRATCH = "scratch"
 DOWNLOAD_SHARE = 0.05  # of the budget that weights from elsewhere may take
 TIMED_IMAGES = 64  # whose features are timed
+SAVE_SECONDS = 20.0  # of training between two checkpoints: what a kill may cost
 SIMPLE: dict[str, tuple[str, tuple[str, ...]]] = {  # recipes with changes, by the name of the contestant
     "random_patches": ("patch_dictionary", ("fit.learn=random", "steps=null")),
     "kmeans": ("patch_dictionary", ()),
@@ -137,10 +139,13 @@ class Learned(Contestant):
             encoder.layers(images)
         return Speed(start, step, (time.perf_counter() - begun) / len(images))
 
-    def _run(self, **changes: object) -> Trained:
+    def _run(self, **settings: object) -> Trained:
         """Start the run, or continue it."""
-        resumed = (self.config.out / "config.yaml").is_file()
-        return pretrain(self.config.model_copy(update={**changes, "resume": resumed}), self.pool).training
+        config = self.config.model_copy(update=settings)
+        resumed = (config.out / "config.yaml").is_file()
+        if resumed and not changes(config, config.free_keys | {"steps"}):
+            write_settings(config)  # of another length, perhaps: a later rung gets the time that is left then
+        return pretrain(config.model_copy(update={"resume": resumed}), self.pool).training
 
 
 class Simple(Learned):
@@ -180,9 +185,15 @@ class Restoring(Learned):
     kind: ClassVar[Kind] = "restoring"
     twin: str  # the name of its untrained network
 
-    def fit(self, steps: int, until: int) -> Trained:
-        """Train to step ``until`` of a training that takes ``steps`` in all."""
-        return self._run(steps=steps, epochs=None, stop=StopConfig(at=until))
+    def fit(self, steps: int, until: int, step: float = 0.0) -> Trained:
+        """Train to step ``until`` of a training that takes ``steps`` in all.
+
+        Args:
+            step: seconds of a step, by which checkpoints are planned; 0: as the recipe has them.
+        """
+        saved = self.config.checkpoint.every if not step else max(1, int(SAVE_SECONDS / step))
+        checkpoint = self.config.checkpoint.model_copy(update={"every": saved})
+        return self._run(steps=steps, epochs=None, stop=StopConfig(at=until), checkpoint=checkpoint)
 
 
 # ---- wider dictionaries
@@ -209,11 +220,13 @@ def widened(one: Contestant, wider: Wider) -> Wide:
     """The contestant that a wider dictionary is.
 
     Raises:
-        UserError: another study planned it, of a recipe that is different here.
+        UserError: another study planned it, and the recipe is different here.
     """
     learned = dictionary_of(one)
     if learned is None or not isinstance(one, Simple):
-        raise UserError(f"plan: it has {wider.of} with more atoms, which is no such dictionary here; remove plan")
+        raise UserError(
+            f"plan: it has {wider.of} with more atoms, which is not a dictionary of patches here; remove plan"
+        )
     network = learned.network.model_copy(update={"atoms": wider.atoms, "grid": wider.grid})
     changed = {"fit": learned.model_copy(update={"network": network}), "out": one.config.out.with_name(wider.name)}
     return Wide(wider.name, one.config.model_copy(update=changed), one.pool, one.here)
@@ -243,7 +256,7 @@ def recipe_of(name: str, config: StudyConfig) -> PretrainConfig:
 
 
 def title_of(name: str) -> str:
-    """The name of a contestant: of a file, its name without the ending."""
+    """The name of a contestant: for a file, its name without the ending."""
     return Path(name).stem if name.endswith((".yaml", ".yml")) else name
 
 

@@ -1,9 +1,14 @@
-"""The end of a study: every contestant is tested once, by one protocol, and the winner is compared with the others."""
+"""The end of a study: every contestant is tested by one protocol, and the winner is compared with the others.
+
+What was tested is kept at once, so a study that is killed here goes on where it was. The network from scratch comes
+last of all that takes long: it learns for as long as there is time.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,88 +16,94 @@ from torch import Tensor
 from common.files import write_json
 from common.runs.results import RESULTS
 from finetune.config import LabelEfficiencyConfig
-from finetune.metrics import compare, score
-from finetune.predictions import Predictions, write_predictions
-from finetune.records import Checks, DataFacts
-from finetune.results import Score
-from finetune.summary import failed, leaks, unconverged
+from finetune.embedding import write_embeddings
+from finetune.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
 from finetune.tracked import send
 from finetune.worth import LabelEfficiency
-from retouch.reporting.compare import holm
-from retouch.studies.budget import probe_seconds, testing_seconds, worth_seconds
-from retouch.studies.contestants import SCRATCH, Field, Restoring
+from retouch.studies.budget import change, end_seconds, probe_fits, probe_seconds, scratch_steps, worth_seconds
+from retouch.studies.contestants import SCRATCH, Restoring
 from retouch.studies.images import LabelSet, titled_tasks
-from retouch.studies.judge import Tested
+from retouch.studies.judge import Probing
+from retouch.studies.outcome import study_report
 from retouch.studies.parts import Parts
-from retouch.studies.plan import WORTH_DRAWS, WORTH_SHARES, Plan
+from retouch.studies.plan import CAREFUL, PROBES, WORTH_DRAWS, WORTH_SHARES, Plan, ProbeKind
 from retouch.studies.race import better
-from retouch.studies.results import Contender, Role, StudyReport, Validation, Versus
+from retouch.studies.results import StudyReport, Versus
+from retouch.studies.rivals import Answers, compared, gain_shown, labels_of_tests, rivals_of
 from retouch.studies.scratch import run_scratch
 from retouch.studies.tracked import study_shown
-from retouch.studies.verdict import is_shown, verdict
 
 log = logging.getLogger("retouch")
 
 ENOUGH = 0.7  # of the seconds that a linear probe may take, which are estimated with care
-Answers = dict[str, dict[str, Tensor]]  # predictions, int64 [n] each, by contestant and task
 
 
-# ---- comparisons
+class Ended(NamedTuple):
+    """All that the end of a study has found."""
+
+    plan: Plan  # with what the clock decided
+    winner: str
+    answers: Answers
+    comparisons: tuple[Versus, ...]
+    worth: dict[str, LabelEfficiency]
 
 
-def rivals_of(winner: str, field: Field, ranked: Sequence[str]) -> dict[Role, str]:
-    """Whom the winner is compared with, by what they are to it.
-
-    Args:
-        ranked: all that were judged, the best on validation first.
-    """
-    of = {one.name: one for one in field.all}
-
-    def best(kind: str) -> str | None:
-        return next((name for name in ranked if of[name].kind == kind and name != winner), None)
-
-    leader = winner if of[winner].kind == "restoring" else best("restoring")
-    twin = next((one.twin for one in field.restoring if one.name == leader), None)
-    found: dict[Role, str | None] = {
-        "untrained": twin or best("untrained"),
-        "pixels": "pixels",
-        "simple": best("simple"),
-        "restoring": best("restoring"),
-        "pretrained": best("pretrained"),
-    }
-    if of[winner].kind == "untrained":
-        del found["untrained"]  # of another network
-    return {role: name for role, name in found.items() if name is not None and name != winner}
+def finish(parts: Parts, plan: Plan) -> StudyReport | None:
+    """Test everybody, compare the winner, and write results and predictions; None if a signal stopped training."""
+    ended = _end(parts, plan)
+    if ended is None:
+        return None
+    report = study_report(parts, ended.plan, ended.winner, ended.answers, ended.comparisons, ended.worth)
+    write_json(parts.config.out / RESULTS, report.model_dump(mode="json"))
+    parts.run.tracker.summary({"verdict": " ".join(report.verdict), "winner": report.winner})
+    send(parts.run.tracker, study_shown(report))
+    return report
 
 
-def compared(winner: str, rivals: dict[Role, str], answers: Answers, labels: dict[str, Tensor]) -> tuple[Versus, ...]:
-    """The winner against its rivals on every task, corrected together.
+def _end(parts: Parts, plan: Plan) -> Ended | None:
+    """Tests, the linear probe of the winner, the network from scratch, and what a gain is worth in labels."""
+    journal, sets = parts.journal, parts.images.sets
+    winner = _winner(parts, plan)
+    log.info("\n%s is best on validation; now all contestants are tested", winner)
+    answers = _known(parts)
+    for name in journal.judged:
+        if name != winner and name not in answers:
+            tested = parts.judge.test(parts.field.named(name))
+            _keep(parts, answers, name, {task: one.predictions for task, one in tested.items()})
+    plan = _test_winner(parts, plan, winner, answers)
 
-    Args:
-        labels: of the test images, by task.
-    """
-    pairs = [
-        (role, other, task, compare(said, answers[other][task], labels[task]))
-        for role, other in rivals.items()
-        for task, said in answers[winner].items()
-    ]
-    adjusted = holm([found.p_value for *_, found in pairs])
-    return tuple(
-        Versus(role=role, task=task, one=winner, other=other, images=len(labels[task]), found=found, adjusted_p=p)
-        for (role, other, task, found), p in zip(pairs, adjusted, strict=True)
-    )
+    labels = labels_of_tests(sets)
+    ranked = sorted(journal.judged, key=lambda name: -journal.last(name).mean)
+    rivals = rivals_of(winner, parts.field, ranked)
+    soon = compared(winner, rivals, answers, labels, unknown=len(labels))
+    plan = _settle_scratch(parts, plan, valued=_is_valued(parts, plan, winner, soon))
+    if plan.scratch:
+        said = run_scratch(parts.config, parts.field, sets, parts.images.size, plan.scratch)
+        if said is None:
+            return None
+        rivals["scratch"] = SCRATCH
+        _keep(parts, answers, SCRATCH, said)
+    comparisons = compared(winner, rivals, answers, labels)
+    worth, unknown = worth_of(parts, plan, winner, comparisons)
+    if unknown:
+        plan = _left_out(plan.model_copy(update={"worth": False}), unknown)
+    journal.save_plan(plan)
+    return Ended(plan, winner, answers, comparisons, worth)
 
 
-def gain_shown(comparisons: Sequence[Versus]) -> bool:
-    """Whether the winner is shown to be better than its untrained network, on one task at least."""
-    return any(one.role == "untrained" and one.found.difference > 0 and is_shown(one) for one in comparisons)
+def _winner(parts: Parts, plan: Plan) -> str:
+    """The best on validation of those who trained to the end and those who are judged once."""
+    last = len(plan.rungs)
+    judged = [one for one in parts.journal.memory.judgments if one.rung in (None, last)]
+    return better(judged, 1)[0]
 
 
-def labels_of_tests(sets: Sequence[LabelSet]) -> dict[str, Tensor]:
-    """Labels of the test images by task, int64 ``[n]`` each."""
-    return {
-        title: part.images.tasks[task][1].values for part, tasks in titled_tasks(sets) for title, task in tasks.items()
-    }
+def _left_out(plan: Plan, lines: Sequence[str]) -> Plan:
+    """With what the clock left out at the end, so that a repetition leaves it out as well."""
+    return plan.model_copy(update={"left_out": tuple(dict.fromkeys((*plan.left_out, *lines)))})
+
+
+# ---- answers
 
 
 def predictions(sets: Sequence[LabelSet], answers: Answers) -> list[Predictions]:
@@ -112,105 +123,83 @@ def predictions(sets: Sequence[LabelSet], answers: Answers) -> list[Predictions]
     ]
 
 
-# ---- results
+def _known(parts: Parts) -> Answers:
+    """The answers that were kept before the study was killed."""
+    if not (parts.config.out / PREDICTIONS).is_file():
+        return {}
+    titles = labels_of_tests(parts.images.sets)
+    found: Answers = {}
+    for title, one in zip(titles, read_predictions(parts.config.out), strict=True):
+        for name, said in one.answers.items():
+            found.setdefault(name, {})[title] = said
+    return found
 
 
-def finish(parts: Parts, plan: Plan) -> StudyReport | None:
-    """Test everybody once, compare the winner, and write results and predictions; None if a signal stopped training."""
-    config, images, field, journal = parts.config, parts.images, parts.field, parts.journal
-    competing = journal.judged
-    winner = _winner(parts, plan)
-    log.info("\n%s is best on validation; now everybody is tested once", winner)
-
-    answers: Answers = {}
-    if plan.scratch:
-        said = run_scratch(config, field, images.sets, images.size, plan.scratch)
-        if said is None:
-            return None
-        answers[SCRATCH] = said
-    tested = {name: parts.judge.test(field.named(name)) for name in competing if name != winner}
-    tested[winner], probed, skipped = _test_winner(parts, plan, winner)
-    for name in competing:
-        answers[name] = {task: one.predictions for task, one in tested[name].items()}
-    labels, classes = labels_of_tests(images.sets), _classes(images.sets)
-    scores = {
-        name: {task: score(said, labels[task], len(classes[task])) for task, said in of.items()}
-        for name, of in answers.items()
-    }
-    ranked = sorted(competing, key=lambda name: -journal.last(name).mean)
-    rivals = rivals_of(winner, field, ranked)
-    if plan.scratch:
-        rivals["scratch"] = SCRATCH
-    comparisons = compared(winner, rivals, answers, labels)
-    contenders = tuple(_contender(parts, plan, name, scores[name], answers, labels) for name in answers)
-    facts = _facts(images.sets)
-    checks = {task: one.checks for task, one in probed.items() if one.checks is not None}
-    worth, unknown = worth_of(parts, plan, winner, comparisons)
-    if skipped or unknown:  # the clock decided, so that the plan has to know
-        plan = plan.model_copy(
-            update={
-                "probe": plan.probe and not skipped,
-                "worth": plan.worth and not unknown,
-                "left_out": (*plan.left_out, *skipped, *unknown),
-            }
-        )
-        journal.save_plan(plan)
-
-    [leader] = [one for one in contenders if one.name == winner]
-    report = StudyReport(
-        verdict=verdict(leader, comparisons, worth),
-        winner=winner,
-        contenders=tuple(sorted(contenders, key=lambda one: -one.mean)),
-        comparisons=comparisons,
-        probe={task: one.outcome for task, one in probed.items()},
-        probe_kind=plan.probe_kind,
-        checks=checks,
-        notes=_notes(checks, facts, labels) + _unconverged(plan, probed),
-        worth=worth,
-        budget=config.seconds,
-        seconds=round(journal.clock.taken, 1),
-        image_size=images.size,
-        unlabeled=images.pool.source.spec,
-        unlabeled_images=len(images.pool),
-        repeated=images.repeated,
-        data=facts,
-        classes=classes,
-        sizes=plan.sizes,
-        protocol=_protocol(parts),
-        left_out=plan.left_out,
-        made=parts.made,
-    )
-    write_predictions(config.out, predictions(images.sets, answers))
-    write_json(config.out / RESULTS, report.model_dump(mode="json"))
-    parts.run.tracker.summary({"verdict": " ".join(report.verdict), "winner": winner})
-    send(parts.run.tracker, study_shown(report))
-    return report
+def _keep(parts: Parts, answers: Answers, name: str, said: Mapping[str, Tensor]) -> None:
+    """Add the answers of a contestant, here and on disk."""
+    answers[name] = dict(said)
+    write_predictions(parts.config.out, predictions(parts.images.sets, answers))
+    parts.journal.save()
 
 
-def _winner(parts: Parts, plan: Plan) -> str:
-    """The best on validation of those who trained to the end and those who are judged once."""
-    last = len(plan.rungs)
-    judged = [one for one in parts.journal.memory.judgments if one.rung in (None, last)]
-    return better(judged, 1)[0]
+# ---- the winner
 
 
-def _test_winner(parts: Parts, plan: Plan, winner: str) -> tuple[dict[str, Tested], dict[str, Tested], list[str]]:
-    """The test, and the linear probe on all labeled images if it was planned and there is still time, else why not."""
-    one = parts.field.named(winner)
-    if not plan.probe:
-        return parts.judge.test(one), {}, []
-    needed, left = probe_seconds(parts, plan.probe_kind), parts.journal.clock.left
-    left -= testing_seconds(parts, parts.journal.last(winner).cost)
-    if parts.config.plan is None and left < ENOUGH * needed:
-        why = f"the linear probe of {winner}: takes up to {needed:.0f} s, and {max(0, left):.0f} s were left"
-        return parts.judge.test(one), {}, [why]
-    tested, probed = parts.judge.probe(one, plan.probe_kind)
-    for task, (found, *_) in probed.items():
+def _test_winner(parts: Parts, plan: Plan, winner: str, answers: Answers) -> Plan:
+    """The test of the winner, and with it the linear probe on all labeled images if there is time for one."""
+    if parts.journal.memory.probed or (winner in answers and not plan.probe):
+        return plan  # before a kill
+    kind = _probe_kind(parts, plan, winner)
+    found: Probing = parts.judge.probe(parts.field.named(winner), kind)
+    write_embeddings(parts.config.out, found.embeddings, found.places)
+    for task, one in found.probed.items():
         log.info(
             "%s: %s probe on all %s labeled images: %.1f%% on %s",
-            *(winner, plan.probe_kind, f"{found.n_train:,}", 100 * found.test.accuracy, task),
+            *(winner, kind, f"{one.outcome.n_train:,}", 100 * one.outcome.test.accuracy, task),
         )
-    return tested, probed, []
+    parts.journal.keep_probe(found.probed)
+    _keep(parts, answers, winner, {task: one.predictions for task, one in found.tested.items()})
+    lines = [] if kind else [f"the linear probe of {winner} on all labeled images: takes too much time or memory"]
+    plan = plan.model_copy(update={"probe": kind is not None, "probe_kind": kind or plan.probe_kind})
+    plan = _left_out(plan, lines)
+    parts.journal.save_plan(plan)
+    return plan
+
+
+def _probe_kind(parts: Parts, plan: Plan, winner: str) -> ProbeKind | None:
+    """The probe that a plan gives; otherwise the one that was planned, or a faster one, if it fits into what is left.
+
+    If none was planned, it may take what nothing else will take.
+    """
+    planned = plan.probe_kind if plan.probe else None
+    if parts.config.plan is not None:
+        return planned
+    left = end_seconds(parts, winner)
+    spare = left - plan.scratch_seconds - (change(parts) * worth_seconds(parts) if plan.worth else 0.0)
+    kinds, most = list(PROBES), CAREFUL * spare
+    if planned is not None:
+        kinds, most = kinds[kinds.index(planned) :], left / ENOUGH
+    fitting = (kind for kind in kinds if change(parts) * probe_seconds(parts, kind, winner) < most)
+    return next(fitting, None) if probe_fits(parts, winner) else None
+
+
+# ---- the network from scratch, and what a gain is worth
+
+
+def _settle_scratch(parts: Parts, plan: Plan, *, valued: bool) -> Plan:
+    """The plan with the steps of the network from scratch: as many as there is time for."""
+    if plan.scratch_settled:
+        return plan
+    steps = scratch_steps(parts, plan, change(parts) * worth_seconds(parts) if valued else 0.0)
+    plan = plan.model_copy(update={"scratch": steps, "scratch_settled": True})
+    plan = plan if steps else _left_out(plan, [f"{SCRATCH}: there was no time left to train a network"])
+    parts.journal.save_plan(plan)
+    return plan
+
+
+def _is_valued(parts: Parts, plan: Plan, winner: str, comparisons: Sequence[Versus]) -> bool:
+    """Whether it is measured what the winner's training is worth in labels, if there is time."""
+    return plan.worth and isinstance(parts.field.named(winner), Restoring) and gain_shown(comparisons)
 
 
 def worth_of(
@@ -218,73 +207,10 @@ def worth_of(
 ) -> tuple[dict[str, LabelEfficiency], list[str]]:
     """What the winner's training is worth in labels, if it was planned and a gain is shown, or why it is not known."""
     one = parts.field.named(winner)
-    if not plan.worth or not isinstance(one, Restoring) or not gain_shown(comparisons):
+    if not _is_valued(parts, plan, winner, comparisons) or not isinstance(one, Restoring):
         return {}, []
-    needed, left = worth_seconds(parts), parts.journal.clock.left
+    needed, left = change(parts) * worth_seconds(parts), parts.journal.clock.left
     if parts.config.plan is None and left < ENOUGH * needed:
         return {}, [f"what {winner} is worth in labels: takes up to {needed:.0f} s, and {max(0, left):.0f} s were left"]
     draws = LabelEfficiencyConfig(shares=WORTH_SHARES, draws=WORTH_DRAWS)
     return parts.judge.worth(one, parts.field.named(one.twin), draws), []
-
-
-def _contender(
-    parts: Parts, plan: Plan, name: str, test: dict[str, Score], answers: Answers, labels: dict[str, Tensor]
-) -> Contender:
-    if name == SCRATCH:
-        return Contender(name=name, kind="scratch", view="rgb", planned=plan.scratch, test=test)
-    one = parts.field.named(name)
-    twin = one.twin if isinstance(one, Restoring) else None
-    return Contender(
-        name=name,
-        kind=one.kind,
-        view=one.encoder().view,
-        twin=twin,
-        planned=plan.steps.get(name, 0),
-        features=parts.journal.last(name).cost.width,
-        validations=tuple(
-            Validation(rung=j.rung, steps=j.steps, seconds=j.seconds, accuracy=j.accuracy)
-            for j in parts.journal.memory.judgments
-            if j.name == name
-        ),
-        test=test,
-        over_twin={}
-        if twin is None
-        else {task: compare(said, answers[twin][task], labels[task]) for task, said in answers[name].items()},
-    )
-
-
-def _classes(sets: Sequence[LabelSet]) -> dict[str, tuple[str, ...]]:
-    return {
-        title: part.images.tasks[task][0].names for part, tasks in titled_tasks(sets) for title, task in tasks.items()
-    }
-
-
-def _facts(sets: Sequence[LabelSet]) -> dict[str, DataFacts]:
-    found: dict[str, DataFacts] = {}
-    for part, tasks in titled_tasks(sets):
-        images = part.images
-        repeated = images.leaks.among(images.train.kept[part.fitted], images.test.kept)
-        found |= dict.fromkeys(tasks, images.pair._replace(leaks=repeated).facts)
-    return found
-
-
-def _notes(checks: dict[str, Checks], facts: dict[str, DataFacts], labels: dict[str, Tensor]) -> tuple[str, ...]:
-    """What a reader of these numbers has to know."""
-    found = [f"{task}: {line}" for task, one in checks.items() for line in failed(one)]
-    return (*found, *(f"{task}: {line}" for task, one in facts.items() for line in leaks(one, len(labels[task]))))
-
-
-def _unconverged(plan: Plan, probed: dict[str, Tested]) -> tuple[str, ...]:
-    """Which fits of the winner's linear probe did not converge, by task."""
-    kind = f"the {plan.probe_kind} probe"
-    return tuple(f"{task}: {line}" for task, one in probed.items() for line in unconverged(kind, one.outcome))
-
-
-def _protocol(parts: Parts) -> str:
-    images = parts.images
-    return (
-        f"frozen encoders, all layers; chosen by cross-validated ridge regression on {images.judged:,} labeled "
-        f"training images; tested once, by ridge regression on {images.fitted:,}; the network from scratch is trained "
-        f"on the same {images.fitted:,} and keeps its best step on a held-out tenth; differences are paired, with "
-        "Holm's correction for all comparisons of the winner"
-    )

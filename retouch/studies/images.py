@@ -172,7 +172,8 @@ def chosen_rows(labels: Labels, count: int, seed: int) -> Tensor:
 
 
 def label_set(images: LabeledImages, *, judged: int, fitted: int, tested: int, seed: int) -> LabelSet:
-    """Labeled images of which at most so many are used; all contestants have the same. Stratified by the first task."""
+    """Labeled images, with at most so many rows for each use; all contestants have the same. Stratified by the first
+    task."""
     train, test = next(iter(images.tasks.values()))
     rows = chosen_rows(test, tested, seed)
     if len(rows) < len(images.test):

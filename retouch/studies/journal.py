@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from common.errors import UserError, one_line
 from common.files import refuse_stream, write_json
 from common.runs.results import Record
+from finetune.records import Checks
+from finetune.results import Probed
 from retouch.studies.plan import JudgeCost, Plan, Wider
 from retouch.studies.results import PLAN
 
-JUDGED = "judged.json"
+JUDGED, CLOCK = "judged.json", "clock.json"
+BEAT = 5.0  # seconds between two notes of the time that is spent: a kill may cost as many
 
 
 class Judgment(Record):
@@ -26,11 +32,19 @@ class Judgment(Record):
     seconds: float  # of its training
     accuracy: dict[str, float]  # validation, by task
     cost: JudgeCost
+    took: float = 0.0  # seconds of the rung, with training, saving and judging (0 in older files)
 
     @property
     def mean(self) -> float:
         """Mean accuracy over the tasks: what everything is chosen by."""
         return sum(self.accuracy.values()) / len(self.accuracy)
+
+
+class ProbedOnce(Record):
+    """The linear probe of the winner on one task."""
+
+    outcome: Probed
+    checks: Checks | None = None
 
 
 class Memory(Record):
@@ -39,6 +53,7 @@ class Memory(Record):
     spent: float = 0.0  # seconds, by all processes so far
     judgments: tuple[Judgment, ...] = ()
     wider: Wider | None = None  # the dictionary that is learned again, from before it is
+    probed: dict[str, ProbedOnce] = Field(default_factory=dict)  # by task, once that is done
 
 
 class Clock:
@@ -63,13 +78,31 @@ class Journal:
     def __init__(self, folder: Path, budget: float, started: float) -> None:
         self.folder = folder
         self.memory = _read_memory(folder / JUDGED)
-        self.clock = Clock(budget, started, self.memory.spent)
+        self.clock = Clock(budget, started, max(self.memory.spent, _read_clock(folder / CLOCK)))
 
     @property
     def plan(self) -> Plan | None:
         """The plan, if there is one."""
         path = self.folder / PLAN
         return read_plan(path) if path.is_file() else None
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Note the time that is spent every few seconds, so that what a kill interrupts counts as well."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(BEAT):
+                with suppress(OSError):  # a full disk is reported by what matters
+                    write_json(self.folder / CLOCK, {"spent": round(self.clock.taken, 2)})
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def save_plan(self, plan: Plan) -> None:
         write_json(self.folder / PLAN, plan.model_dump(mode="json"))
@@ -89,14 +122,19 @@ class Journal:
         self.memory = self.memory.model_copy(update={"wider": wider})
         self.save()
 
+    def keep_probe(self, probed: Mapping[str, ProbedOnce]) -> None:
+        """Remember what the linear probe of the winner has given."""
+        self.memory = self.memory.model_copy(update={"probed": dict(probed)})
+        self.save()
+
     def of(self, name: str, rung: int | None = None) -> Judgment | None:
         """The judgment of a contestant after a rung, if it was made."""
         return next((one for one in self.memory.judgments if (one.name, one.rung) == (name, rung)), None)
 
     @property
     def costs(self) -> list[JudgeCost]:
-        """What every judgment took."""
-        return [one.cost for one in self.memory.judgments]
+        """What every judgment before the race took; a network costs what its untrained twin does."""
+        return [one.cost for one in self.memory.judgments if one.rung is None]
 
     @property
     def judged(self) -> list[str]:
@@ -106,6 +144,11 @@ class Journal:
     def last(self, name: str) -> Judgment:
         """The last judgment of a contestant."""
         return [one for one in self.memory.judgments if one.name == name][-1]
+
+    @property
+    def race_taken(self) -> float:
+        """Seconds that the race has taken so far."""
+        return sum(one.took for one in self.memory.judgments if one.rung is not None)
 
 
 def read_plan(path: Path) -> Plan:
@@ -124,6 +167,14 @@ def read_plan(path: Path) -> Plan:
         raise UserError(f"plan: {path} cannot be read: {one_line(error)}") from None
     except ValidationError:
         raise UserError(f"plan: {path} is not a plan of retouch study; give the {PLAN} of a study") from None
+
+
+def _read_clock(path: Path) -> float:
+    """Seconds that were spent when they were last noted."""
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["spent"])
+    except (OSError, ValueError, KeyError, TypeError):  # the time of the last judgment is known all the same
+        return 0.0
 
 
 def _read_memory(path: Path) -> Memory:

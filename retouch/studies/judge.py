@@ -18,6 +18,7 @@ from common.errors import UserError
 from finetune.checks import before_and_after, check_null, state_digests, why_no_null
 from finetune.config import LabelEfficiencyConfig
 from finetune.efficiency import Right, draw_rows, label_efficiency, right_answers
+from finetune.embedding import Embedding, embedded
 from finetune.features import Extraction, Features, extract
 from finetune.kinds.classes import run_probe
 from finetune.pooling import Space, build_spaces
@@ -27,6 +28,7 @@ from finetune.results import Probed
 from finetune.worth import LabelEfficiency
 from retouch.studies.contestants import Contestant
 from retouch.studies.images import LabelSet, titled_tasks
+from retouch.studies.journal import ProbedOnce
 from retouch.studies.plan import JudgeCost, ProbeKind
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
@@ -51,7 +53,15 @@ class Tested(NamedTuple):
 
     outcome: Probed
     predictions: Tensor  # int64 [n]
-    checks: Checks | None = None  # of the usual linear probe
+
+
+class Probing(NamedTuple):
+    """The winner on the test images."""
+
+    tested: dict[str, Tested]  # by task, as everybody is tested
+    probed: dict[str, ProbedOnce]  # likewise, by a linear probe on all labeled images; empty without one
+    embeddings: list[Embedding]  # of each label set
+    places: list[int]  # of the embedding of each task
 
 
 def space_of(encoder: Encoder, poolings: Sequence[str]) -> Space:
@@ -97,32 +107,39 @@ class Judge:
                 found[title] = self._tested(RIDGE, candidates, _labels(images, name, train), test, part, name)
         return found
 
-    def probe(self, one: Contestant, kind: ProbeKind) -> tuple[dict[str, Tested], dict[str, Tested]]:
-        """The test, and the same by a linear probe on all labeled training images, which is checked: by task.
+    def probe(self, one: Contestant, kind: ProbeKind | None) -> Probing:
+        """The test, the same by a linear probe on all labeled training images, which is checked, and a map.
 
-        Both are of the same features, which take most of the time.
+        All are of the same features, which take most of the time.
+
+        Args:
+            kind: of the linear probe; None: there is none.
         """
         encoder = one.encoder()
         before = state_digests([encoder])
         space = space_of(encoder, one.poolings)
-        tested, probed = {}, {}
+        found = Probing({}, {}, [], [])
         for part, tasks in titled_tasks(self.sets):
-            images = part.images.train
+            images = part.images.train if kind else part.images.train.only(part.fitted)
             train, test = self._features(encoder, space, images), self._features(encoder, space, part.images.test)
-            fitted = train.only(torch.isin(train.index, part.fitted).nonzero().squeeze(1))
+            fitted = train.only(torch.isin(train.index, part.fitted).nonzero().squeeze(1)) if kind else train
             some, every = (Candidates(rows, [space], self.how.device) for rows in (fitted, train))
+            found.embeddings.append(embedded(test, part.images.test, [space]))
             for title, name in tasks.items():
-                tested[title] = self._tested(RIDGE, some, _labels(images, name, fitted), test, part, name)
+                found.places.append(len(found.embeddings) - 1)
+                found.tested[title] = self._tested(RIDGE, some, _labels(images, name, fitted), test, part, name)
+                if kind is None:
+                    continue
                 labels, true = _labels(images, name, train), part.images.tasks[name][1].values[test.index]
-                found = self._tested(PROBES[kind], every, labels, test, part, name)
+                outcome = self._tested(PROBES[kind], every, labels, test, part, name).outcome
                 null = check_null(PROBES[kind], SEARCH, self.seed, every, space, labels, test, true)
                 after = state_digests([encoder])
                 digests = before_and_after(["encoder"], before, after)
                 checks = Checks(
                     frozen=after == before, null=null, missing=why_no_null(null, asked=True), sha256=digests
                 )
-                probed[title] = found._replace(checks=checks)
-        return tested, probed
+                found.probed[title] = ProbedOnce(outcome=outcome, checks=checks)
+        return found
 
     def worth(self, one: Contestant, other: Contestant, draws: LabelEfficiencyConfig) -> dict[str, LabelEfficiency]:
         """How many labels one contestant saves next to another, by task: both tested again on draws of the fitted rows.

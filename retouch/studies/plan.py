@@ -2,7 +2,7 @@
 
 A rung is the part of the race after which the slower half leaves. Within a rung every contestant trains for the same
 time. What is planned before a rung starts is written to ``plan.json``; from the same plan, a study makes the same
-choices.
+choices. There are two rungs at least: what the first one takes says how long the last one can be.
 """
 
 from __future__ import annotations
@@ -21,15 +21,20 @@ ProbeKind = Literal["logistic", "ridge"]
 PLAN_VERSION: Final = 1
 GROWTH = 3  # a rung adds so many times the training of the rung before
 FINALISTS = 2  # who reach the last rung, if there are that many
+FEWEST_RUNGS = 2  # the last one gets the time that is left when the others have ended
+RACE_SHARE = 0.5  # of the budget that networks get at least: to be trained, judged and tested, with untrained ones
+RACE_ALL = 0.8  # of the time that is left, if that is less: baselines get the rest
 FEWEST_STEPS = 20  # of a first rung: fewer teach nothing
 FACTOR = 1 / 3  # of the cube of its side: operations of the Cholesky factorization of a matrix
 EIGEN = 20  # float32 products that take as long as an eigendecomposition of the same size
-SAVING = 3.0  # seconds of a rung that are no training: checkpoint, pictures, export
+SAVING = 3.0  # seconds of a rung for checkpoint, pictures and export
 RULER_STEPS = 12  # as many steps take as long as measuring what the loss means at its end
 BASELINE_SHARE = 0.1  # of the budget that one simple method may take
 WIDER_SHARE = 0.25  # of the time that is left that a wider dictionary may take: to be learned, judged and tested
+ALONE = 0.8  # of the time that is left that anything may take where no network competes
+CAREFUL_RACE = 1.1  # times the shortest race, which is kept free for the fastest network
 CAREFUL = 0.8  # of a share that an estimate may take which is not measured yet
-SCRATCH_SHARE = 0.125  # of the time for training that the network from scratch gets
+SCRATCH_SHARE = 0.125  # of the time for training that the network from scratch gets, and what is left at the end
 WORTH_SHARE = 0.1  # likewise, what its training is worth in labels
 WORTH_SHARES, WORTH_DRAWS = (0.05, 0.1, 0.25, 0.5), 5  # of the fitted images
 SPARE = 0.03  # of the budget: for what the estimates miss
@@ -62,11 +67,12 @@ class Timing(Record):
     step: float  # per step
     judge: float  # to judge it once
     test: float = 0.0  # to test it, at the end
+    saving: float = SAVING  # of a rung, for what is neither training nor judging
 
     @property
     def idle(self) -> float:
         """Seconds of a rung in which it does not train."""
-        return self.start + self.judge + SAVING + RULER_STEPS * self.step
+        return self.start + self.judge + self.saving + RULER_STEPS * self.step
 
 
 class JudgeCost(Record):
@@ -100,6 +106,8 @@ class Rung(Record):
 
     seconds: float  # of training of each contestant, from its start to the end of this rung
     steps: dict[str, int]  # of each contestant, likewise
+    # of the whole training of each contestant, as its schedule has them during this rung; empty: as planned
+    whole: dict[str, int] = Field(default_factory=dict)
 
 
 class Plan(Record):
@@ -110,16 +118,43 @@ class Plan(Record):
     sizes: Sizes
     simple: tuple[str, ...]  # the simple methods that fit in
     wider: Wider | None = None  # the dictionary that is learned again, if one of them leads
-    steps: dict[str, int]  # of the whole training of each contestant in the race
+    steps: dict[str, int]  # of the whole training of each contestant in the race, as it was planned before it
     rungs: tuple[Rung, ...]
-    settled: int = 1  # rungs whose length is final; later ones may become shorter
+    settled: int = 1  # rungs whose length is final; later ones get the time that is left
     scratch: int  # steps of the network from scratch; 0: it does not compete
-    scratch_seconds: float = 0.0
+    scratch_step: float = 0.0  # seconds of one of them; 0: nobody asked for it, or nothing has its network
+    scratch_seconds: float = 0.0  # that are set aside for it
+    scratch_settled: bool = True  # whether its steps are final: they are what is left at the end
     probe: bool  # whether the winner gets a linear probe on all labeled images
     probe_kind: ProbeKind = "logistic"  # the usual one, or the faster ridge regression
     worth: bool = False  # whether it is measured how many labels the winner saves
     timings: dict[str, Timing] = Field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+
+    def whole(self, name: str, number: int) -> int:
+        """Steps of the whole training of a contestant, as its schedule has them during a rung, counted from 1."""
+        return self.rungs[number - 1].whole.get(name, self.steps[name])
+
+
+class Purse:
+    """Seconds that are left for training and what follows it, of which the networks keep some.
+
+    Attributes:
+        alone: whether no network competes, so that what the others do not take is not used.
+    """
+
+    def __init__(self, left: float, kept: float, *, alone: bool = False) -> None:
+        self.left, self.kept, self.alone = left, kept, alone
+
+    def room(self, share: float) -> float:
+        """What something that may take such a share can have."""
+        return max(0.0, min((ALONE if self.alone else share) * self.left, self.left - self.kept))
+
+    def take(self, seconds: float, share: float) -> bool:
+        """Take so many seconds, if they are there."""
+        fits = seconds < self.room(share)
+        self.left -= seconds if fits else 0.0
+        return fits
 
 
 def sizes(budget: float) -> Sizes:
@@ -149,7 +184,7 @@ def ridge_work(rows: int, width: int, strengths: int) -> float:
 
 
 def fit_work(rows: int, width: int, strengths: int, folds: int) -> float:
-    """The same to choose a strength: cross-validated, or with one fold on a held-out tenth."""
+    """Operations of choosing a strength: cross-validated, or with one fold on a held-out tenth."""
     fitted = round(rows * (folds - 1) / folds) if folds > 1 else round(0.9 * rows)
     return folds * ridge_work(fitted, width, strengths)
 
@@ -167,7 +202,7 @@ def fit_seconds(cost: JudgeCost, judged: int, fitted: int, tested: int, *, stren
 def probe_seconds(
     cost: JudgeCost, judged: int, fitted: int, labeled: int, kind: ProbeKind, *, strengths: int, few: int
 ) -> float:
-    """The same for a linear probe on ``labeled`` images, beyond a test with a fit on ``fitted`` of them."""
+    """Estimated seconds of a linear probe on ``labeled`` images, beyond a test with a fit on ``fitted`` of them."""
     extraction = cost.extraction * max(0, labeled - fitted) / judged
     return extraction + PROBES[kind].fits * _fitting(cost, judged, labeled, strengths, few)
 
@@ -183,7 +218,7 @@ def _choosing(rows: int, width: int, strengths: int, few: int) -> float:
 
 
 def wider_cost(cost: JudgeCost, judged: int, width: int, image: float, *, strengths: int, few: int) -> JudgeCost:
-    """Estimated cost of judging ``width`` features, which take ``image`` seconds an image, from that of fewer."""
+    """Estimated cost of judging ``width`` features, which take ``image`` seconds per image, from that of fewer."""
     more, known = (_choosing(judged, features, strengths, few) for features in (width, cost.width))
     return JudgeCost(width=width, extraction=image * judged, fitting=cost.fitting * more / known)
 
@@ -195,7 +230,7 @@ def fit_bytes(rows: int, width: int, others: int, copies: int) -> int:
     factor in float32; otherwise the features in float64, twice, and their products.
 
     Args:
-        others: rows of features that are kept beside those to fit on.
+        others: rows of features that are kept next to those to fit on.
         copies: of the features to fit on, at once: the splits of a cross-validation are kept together.
     """
     solving = 24 * width**2 if rows >= width else 16 * rows * (width + rows)
@@ -216,8 +251,8 @@ def worth_seconds(cost: JudgeCost, judged: int, fitted: int, tested: int, *, str
 def survivors(count: int) -> list[int]:
     """How many train in each rung: the better half stay, down to two, who train to the end."""
     found = [count]
-    while found[-1] > FINALISTS:
-        found.append(max(FINALISTS, math.ceil(found[-1] / 2)))
+    while found[-1] > FINALISTS or len(found) < FEWEST_RUNGS:
+        found.append(min(found[-1], max(FINALISTS, math.ceil(found[-1] / 2))))
     return found if count else []
 
 
@@ -250,6 +285,22 @@ def first_steps(one: Timing, whole: float, rungs: int) -> int:
     return int(rung_ends(rungs, whole)[0] / one.step)
 
 
+def least_seconds(one: Timing) -> float:
+    """What the shortest race of one contestant takes."""
+    first = rung_ends(len(survivors(1)), 1.0)[0]
+    return race_seconds(FEWEST_STEPS * one.step / first, [one])
+
+
+def kept_seconds(timings: Sequence[Timing], share: float, left: float) -> float:
+    """What nothing but the networks may take of the seconds that are left: 0 if all of them are too slow to compete.
+
+    Args:
+        share: of the budget that they are to have, in seconds.
+    """
+    least = CAREFUL_RACE * min(map(least_seconds, timings), default=math.inf)
+    return max(least, min(share, RACE_ALL * left)) if least <= left else 0.0
+
+
 def enter(timings: Mapping[str, Timing], available: float) -> tuple[dict[str, Timing], list[str]]:
     """Who fits into a race that may take ``available`` seconds, and a line about everyone who does not.
 
@@ -261,8 +312,8 @@ def enter(timings: Mapping[str, Timing], available: float) -> tuple[dict[str, Ti
         whole, rungs = whole_seconds(available, every), len(survivors(len(every)))
         if all(first_steps(one, max(0.0, whole), rungs) >= FEWEST_STEPS for one in every):
             break
-        slowest = max(inside, key=lambda name: inside[name].step)
-        alone = race_seconds(FEWEST_STEPS * inside[slowest].step, [inside[slowest]])
+        slowest = max(inside, key=lambda name: least_seconds(inside[name]))
+        alone = least_seconds(inside[slowest])
         del inside[slowest]
         left_out.append(
             f"{slowest}: needs at least {alone:.0f} s of training, judging and testing, and there are fewer"
@@ -282,10 +333,9 @@ def rungs_of(timings: Mapping[str, Timing], whole: float) -> tuple[dict[str, int
 
 
 def adapted(plan: Plan, number: int, alive: Mapping[str, Timing], available: float) -> Plan:
-    """The plan with later rungs that fit into the time that is really left.
+    """The plan with later rungs that take the time that is really left, be it less or more than planned.
 
-    A rung is never longer than planned, since the schedule of the learning rate ends there, and never ends before the
-    rung before it.
+    The learning rate's schedule then ends where the last of them does. No rung ends before the rung before it.
 
     Args:
         number: of the next rung, from 0.
@@ -298,15 +348,15 @@ def adapted(plan: Plan, number: int, alive: Mapping[str, Timing], available: flo
     ends = [before.seconds, *(rung.seconds for rung in rest)]
     planned = sum(count * (after - start) for count, start, after in zip(counts, ends, ends[1:], strict=False))
     fixed = sum(sum(idle[:count]) for count in counts)
-    scale = min(1.0, max(0.0, (available - fixed) / planned)) if planned > 0 else 0.0
-    later = []
-    for rung in rest:
-        seconds = before.seconds + scale * (rung.seconds - before.seconds)
-        steps = dict(rung.steps)
-        for name, one in alive.items():
-            done, full = before.steps[name], rung.steps[name]
-            # at the speed that was seen: a contestant that turned out slower takes fewer steps
-            reached = done + int((seconds - before.seconds) / one.step)
-            steps[name] = min(full, max(done + 1, reached))
-        later.append(Rung(seconds=seconds, steps=steps))
+    scale = max(0.0, (available - fixed) / planned) if planned > 0 else 0.0
+    # at the speed that was seen, and for the same time: who turned out slower takes fewer steps
+    seconds = [before.seconds + scale * (rung.seconds - before.seconds) for rung in rest]
+    reached = [
+        {name: before.steps[name] + max(1, int((end - before.seconds) / one.step)) for name, one in alive.items()}
+        for end in seconds
+    ]
+    later = [
+        Rung(seconds=end, steps=rung.steps | steps, whole=rung.whole | reached[-1])
+        for rung, end, steps in zip(rest, seconds, reached, strict=True)
+    ]
     return plan.model_copy(update={"rungs": (*plan.rungs[:number], *later), "settled": number + 1})

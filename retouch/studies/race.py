@@ -1,7 +1,8 @@
 """The race: successive halving (Jamieson and Talwalkar 2016) of all contestants that learn by gradient.
 
-Each has an ordinary run folder whose schedule is that of its whole training. It trains to the end of a rung, is judged,
-and is continued bit for bit if it belongs to the better half. Those who leave stay as they are.
+Each has an ordinary run folder. It trains to the end of a rung, is judged, and goes on if it belongs to the better
+half. Those who leave stay as they are. What is left of the time decides how long the next rungs are, and the learning
+rate's schedule ends with the last of them.
 """
 
 from __future__ import annotations
@@ -32,14 +33,25 @@ def judge_once(
     steps: int = 0,
     seconds: float = 0.0,
     rung: int | None = None,
+    began: float | None = None,
 ) -> Judgment:
-    """Judge a contestant, unless that was done."""
+    """Judge a contestant, unless that was done.
+
+    Args:
+        began: when its rung did, by the study's clock.
+    """
     known = journal.of(one.name, rung)
     if known is not None:
         return known
     judged = judge.validate(one)
     found = Judgment(
-        name=one.name, rung=rung, steps=steps, seconds=round(seconds, 1), accuracy=judged.accuracy, cost=judged.cost
+        name=one.name,
+        rung=rung,
+        steps=steps,
+        seconds=round(seconds, 1),
+        accuracy=judged.accuracy,
+        cost=judged.cost,
+        took=0.0 if began is None else round(journal.clock.taken - began, 1),
     )
     journal.add(found)
     after = f", {seconds:.0f} s of training" if seconds else ""
@@ -54,19 +66,20 @@ def run_race(
     judge: Judge,
     journal: Journal,
     run: Run,
-    reserve: Callable[[Plan], float],
+    plan_again: Callable[[Plan], tuple[Plan, float]],
 ) -> Plan | None:
     """All rungs.
 
     Args:
-        reserve: seconds that must be left after the race.
+        plan_again: the plan with an end for the time that is left after a rung, and what the rest of the race may take.
 
     Returns:
         The plan as it was carried out; None if a signal stopped training.
     """
     alive = [one for one in contestants if one.name in plan.steps]
     counts = survivors(len(plan.steps))
-    for number in range(1, len(counts) + 1 if alive else 0):
+    rungs = len(plan.rungs) if alive else 0
+    for number in range(1, rungs + 1):
         log.info(
             "\nrung %d of %d: %s, each until %.0f s of training",
             *(number, len(plan.rungs), ", ".join(one.name for one in alive), plan.rungs[number - 1].seconds),
@@ -77,14 +90,16 @@ def run_race(
             if found is None:
                 return None
             judged.append(found)
-        if number == len(counts):
+        if number == rungs:
             break
         stay = better(judged, counts[number])
         gone = [one.name for one in alive if one.name not in stay]
-        log.info("%s go on%s", " and ".join(stay), f"; {' and '.join(gone)} stay as they are" if gone else "")
+        rest = f"; {' and '.join(gone)} stay as they are" if gone else ""
+        log.info("in the next rung: %s%s", " and ".join(stay), rest)
         alive = [one for one in alive if one.name in stay]
         if plan.settled <= number:
-            plan = adapted(plan, number, _seen(judged, plan.timings, stay), journal.clock.left - reserve(plan))
+            plan, available = plan_again(plan)
+            plan = adapted(plan, number, _seen(judged, plan.timings, stay, journal), available)
             journal.save_plan(plan)
     return plan
 
@@ -95,19 +110,33 @@ def _train_and_judge(
     known = journal.of(one.name, number)
     if known is not None:
         return known
-    trained = one.fit(plan.steps[one.name], plan.rungs[number - 1].steps[one.name])
+    began, timing = journal.clock.taken, plan.timings.get(one.name)
+    until = plan.rungs[number - 1].steps[one.name]
+    trained = one.fit(plan.whole(one.name, number), until, 0.0 if timing is None else timing.step)
     journal.save()
     if not trained.finished:
         return None
-    return judge_once(one, judge, journal, run, steps=trained.step, seconds=trained.seconds, rung=number)
+    return judge_once(one, judge, journal, run, steps=trained.step, seconds=trained.seconds, rung=number, began=began)
 
 
-def _seen(judged: Sequence[Judgment], planned: Mapping[str, Timing], stay: Sequence[str]) -> dict[str, Timing]:
-    """Timings of those who stay, as they were seen."""
-    return {
-        one.name: planned[one.name].model_copy(
-            update={"step": one.seconds / max(1, one.steps), "judge": one.cost.seconds}
-        )
-        for one in judged
-        if one.name in stay
-    }
+def _seen(
+    judged: Sequence[Judgment], planned: Mapping[str, Timing], stay: Sequence[str], journal: Journal
+) -> dict[str, Timing]:
+    """Timings of those who stay, as they were seen in the last rung."""
+    return {one.name: _timing(one, planned[one.name], journal) for one in judged if one.name in stay}
+
+
+def pace_of(one: Judgment, journal: Journal) -> float:
+    """Seconds of a step of training, as they were seen in the rung of a judgment."""
+    before = journal.of(one.name, (one.rung or 1) - 1)
+    seconds, steps = (0.0, 0) if before is None else (before.seconds, before.steps)
+    return max(one.seconds - seconds, 1e-3) / max(1, one.steps - steps)
+
+
+def _timing(one: Judgment, planned: Timing, journal: Journal) -> Timing:
+    before = journal.of(one.name, (one.rung or 1) - 1)
+    seconds = one.seconds - (0.0 if before is None else before.seconds)
+    known = planned.model_copy(update={"step": pace_of(one, journal), "judge": one.cost.seconds, "saving": 0.0})
+    if one.took <= seconds:  # a kill cut the rung in two, and what it took is not known
+        return known.model_copy(update={"saving": planned.saving})
+    return known.model_copy(update={"saving": max(0.0, one.took - seconds - known.idle)})

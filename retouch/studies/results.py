@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -71,6 +72,14 @@ class Versus(Record):
     adjusted_p: float
 
 
+class Counts(Record):
+    """The labeled training images of a task."""
+
+    judged: int  # everything was chosen on these
+    fitted: int  # tested classifiers were fitted on these
+    labeled: int  # all
+
+
 class StudyReport(Record):
     """Everything that a study found."""
 
@@ -95,6 +104,7 @@ class StudyReport(Record):
     data: dict[str, DataFacts]  # by task
     classes: dict[str, tuple[str, ...]]  # by task
     sizes: Sizes
+    counts: dict[str, Counts] = Field(default_factory=dict)  # by task (empty in older files)
     protocol: str
     left_out: tuple[str, ...] = ()
     made: Made | None = None  # None in older files
@@ -102,6 +112,25 @@ class StudyReport(Record):
     def named(self, name: str) -> Contender:
         """The contestant of this name."""
         return next(one for one in self.contenders if one.name == name)
+
+
+def touched(contenders: Sequence[Contender], probed: bool, worth: Mapping[str, LabelEfficiency]) -> str:
+    """How many classifiers answered the test images, which is what each of their answers has to be read next to.
+
+    Args:
+        probed: whether the winner has a linear probe on all labeled images.
+        worth: what the winner's training is worth in labels, by task.
+    """
+    curves = [len(point.draws) for one in worth.values() for curve in one.curves.values() for point in curve]
+    drawn = sum(curves) // max(1, len(worth))  # on each task
+    parts = [
+        f"{len(contenders):,} contestants",
+        *(["the winner's linear probe"] if probed else []),
+        *([f"{drawn:,} on fewer labels for what its training is worth"] if drawn else []),
+    ]
+    joined = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+    all_ = len(contenders) + probed + drawn
+    return f"the test images of a task were answered by {all_:,} classifiers, once each: {joined}"
 
 
 def read_results(path: str | Path) -> StudyReport:

@@ -19,7 +19,7 @@ from finetune.features import Extraction
 from retouch.reporting.card import write_card
 from retouch.reporting.page import write_report
 from retouch.studies import plan as planning
-from retouch.studies.budget import fit_simple, make_plan, reserve
+from retouch.studies.budget import fit_simple, kept_seconds, make_plan, measured, planned_again
 from retouch.studies.config import StudyConfig
 from retouch.studies.contestants import SCRATCH, check_contestants, check_pretrained, line_up, title_of
 from retouch.studies.final import finish
@@ -66,7 +66,8 @@ def study(config: StudyConfig, started: float | None = None) -> StudyReport | No
         config = with_group(config)
         with open_run(config, here, early) as run:
             parts = _begin(config, opened, given, here, run, started)
-            report = _answer(parts, given)
+            with parts.journal.beating():
+                report = _answer(parts, given)
             if report is None:
                 parts.journal.save()
                 say_how_to_continue(config)
@@ -89,7 +90,7 @@ def _given(config: StudyConfig) -> Plan | None:
     """The plan of another study, if one is given.
 
     Raises:
-        UserError: there is no such plan, or it has contestants that this study has not.
+        UserError: the plan does not exist, or it has contestants that this study does not have.
     """
     if config.plan is None:
         return None
@@ -105,8 +106,8 @@ def _given(config: StudyConfig) -> Plan | None:
         )
     if missing:
         raise UserError(
-            f"plan: {config.plan} has the contestants {', '.join(sorted(missing))}, which this study has not; add them "
-            "to contestants, or remove plan"
+            f"plan: {config.plan} has the contestants {', '.join(sorted(missing))}, which this study does not have; "
+            "add them to contestants, or remove plan"
         )
     return found
 
@@ -146,19 +147,21 @@ def _answer(parts: Parts, given: Plan | None) -> StudyReport | None:
     for one in parts.field.ready:  # what judging them takes is what judging all others will take
         judge_once(one, parts.judge, parts.journal, parts.run)
     saved = given or parts.journal.plan
-    simple = fit_simple(parts, saved)
+    timings = measured(parts) if saved is None else {}
+    kept = kept_seconds(parts, timings)
+    simple = fit_simple(parts, saved, kept)
     if simple is None:
         return None
-    widened = widen(parts, saved)
+    widened = widen(parts, saved, kept)
     if widened is None:
         return None
     parts = widened.parts
     left_out = (*simple.left_out, *widened.left_out)
-    plan = saved or make_plan(parts, simple.names, widened.wider, left_out)
+    plan = saved or make_plan(parts, timings, simple.names, widened.wider, left_out)
     if given is not None:  # it is kept as it is, whatever time it takes
-        plan = given.model_copy(update={"settled": len(given.rungs)})
+        plan = given.model_copy(update={"settled": len(given.rungs), "scratch_settled": True})
     parts.journal.save_plan(plan)
     raced = run_race(
-        parts.field.restoring, plan, parts.judge, parts.journal, parts.run, lambda now: reserve(parts, now)
+        parts.field.restoring, plan, parts.judge, parts.journal, parts.run, lambda now: planned_again(parts, now)
     )
     return None if raced is None else finish(parts, raced)

@@ -1,10 +1,10 @@
-"""What W&B gets of a study beside numbers: contestants, comparisons, the race and what a gain is worth in labels."""
+"""What W&B gets of a study besides numbers: contestants, comparisons, the race, what a gain is worth, confusion."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from finetune.tracked import Curves, Sheet, Shown, data_shown, label_curves
+from finetune.tracked import Curves, Sheet, Shown, confusion_shown, data_shown, label_curves
 from retouch.studies.results import Contender, StudyReport
 
 
@@ -38,6 +38,8 @@ def study_shown(report: StudyReport) -> Iterator[Shown]:
     )
     for task, worth in report.worth.items():
         yield label_curves(task, report.winner, worth)
+    for task, classes in report.classes.items():
+        yield from confusion_shown(task, classes, report.named(report.winner).test[task])
     yield from data_shown(report.data)
 
 

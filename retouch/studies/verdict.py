@@ -10,26 +10,30 @@ from finetune.results import Comparison
 from finetune.table import two_digits
 from finetune.worth import LabelEfficiency
 from retouch.reporting.compare import Contrast
-from retouch.reporting.sentences import answered, listed, number, points
+from retouch.reporting.sentences import answered, listed, number, p_text, points
 from retouch.studies.results import Contender, Kind, Role, Versus
 
 LEVEL, POWER = 0.05, 0.8
 SHOWN_AS = {"pixels": "raw pixels", "scratch": "training from scratch on the labels"}
 
 
-def detectable(images: int, discordance: float) -> float:
+def detectable(images: int, discordance: float, comparisons: int = 1) -> float:
     """The smallest difference of two accuracies that a paired test of ``images`` would usually show, as a share.
 
     With ``discordance``, the share of images that one of the two gets right and the other wrong, McNemar's test at 5%
     finds it in 80% of all samples: ``(z_α √d + z_β √(d − δ²)) / √n``, with δ² left out (Connor 1987).
+
+    Args:
+        comparisons: how many are corrected together; each then has its part of the 5%.
     """
     normal = NormalDist()
-    return min(1.0, (normal.inv_cdf(1 - LEVEL / 2) + normal.inv_cdf(POWER)) * math.sqrt(discordance / images))
+    strict = normal.inv_cdf(1 - LEVEL / (2 * comparisons))
+    return min(1.0, (strict + normal.inv_cdf(POWER)) * math.sqrt(discordance / images))
 
 
-def smallest_shown(found: Comparison, images: int) -> float:
+def smallest_shown(found: Comparison, images: int, comparisons: int = 1) -> float:
     """The same for a comparison that was made; two that agree on all images are taken to differ on one."""
-    return detectable(images, max(1, found.n10 + found.n01) / images)
+    return detectable(images, max(1, found.n10 + found.n01) / images, comparisons)
 
 
 def shown_name(name: str, kind: Kind) -> str:
@@ -41,63 +45,104 @@ def _in_words(name: str, role: Role) -> str:
     return "the untrained network" if role == "untrained" else shown_name(name, role)
 
 
+class Rivals:
+    """The comparisons of the winner, by what the other is to it."""
+
+    def __init__(self, comparisons: Sequence[Versus]) -> None:
+        self.count = len(comparisons)
+        self.by_role: dict[Role, list[Versus]] = {}
+        for one in comparisons:
+            self.by_role.setdefault(one.role, []).append(one)
+
+    def of(self, role: Role) -> list[Versus]:
+        """The comparisons with one of them, on every task."""
+        return self.by_role.get(role, [])
+
+
 def verdict(
-    winner: Contender, comparisons: Sequence[Versus], worth: Mapping[str, LabelEfficiency] | None = None
+    winner: Contender,
+    comparisons: Sequence[Versus],
+    worth: Mapping[str, LabelEfficiency] | None = None,
+    contenders: Sequence[Contender] = (),
 ) -> tuple[str, ...]:
     """The answer, and what else is shown of the winner. A no is an answer as good as a yes.
 
     Args:
         worth: by task, what the winner's training is worth in labels, where that was measured.
+        contenders: all of them: a no says how long the best network was trained.
     """
-    by_role: dict[Role, list[Versus]] = {}
-    for one in comparisons:
-        by_role.setdefault(one.role, []).append(one)
-    first, told = _answer(winner, by_role, worth or {})
-    return tuple(filter(None, [first, _others({role: by_role[role] for role in by_role if role not in told})]))
+    rivals = Rivals(comparisons)
+    first, said = _answer(winner, rivals, worth or {})
+    others = _others({role: some for role, some in rivals.by_role.items() if role not in said})
+    return tuple(filter(None, [first, others, "" if first.startswith("Yes") else trained(contenders)]))
 
 
-def _answer(
-    winner: Contender, by_role: dict[Role, list[Versus]], worth: Mapping[str, LabelEfficiency]
-) -> tuple[str, set[Role]]:
-    """The first sentence, and the comparisons that it tells."""
-    for role in ("pretrained", "scratch"):  # somebody else's work, or the labels alone, may be better than all
-        rivals = by_role.get(role, [])
-        if _all(rivals, "worse"):
-            what = f"take {rivals[0].other}'s features" if role == "pretrained" else "train on the labels from scratch"
-            return f"No: {what}, {_by(rivals)} better than {winner.name}.", {role}
+def trained(contenders: Sequence[Contender]) -> str:
+    """How long the best of the networks was trained, and whether that still helped; empty if none was."""
+    racers = [one for one in contenders if one.kind == "restoring" and one.validations]
+    if not racers:
+        return ""
+    best = max(racers, key=lambda one: (len(one.validations), one.validations[-1].mean))
+    last = best.validations[-1]
+    length = f"{shown_name(best.name, best.kind)} was trained for {last.seconds:.0f} s, which is {last.steps:,} steps"
+    if len(best.validations) < 2:
+        return f"{length}: more time may change this."
+    before = best.validations[-2]
+    change = f"from {number(before.mean)} to {number(last.mean)}% in its last {last.seconds - before.seconds:.0f} s"
+    if last.mean > before.mean:
+        return f"{length}, and its validation accuracy still rose, {change}: more time may change this."
+    return f"{length}; its validation accuracy no longer rose, {change}."
+
+
+def _answer(winner: Contender, rivals: Rivals, worth: Mapping[str, LabelEfficiency]) -> tuple[str, set[Role]]:
+    """The first sentence, and the comparisons that it speaks of."""
+    better: tuple[Role, ...] = ("pretrained", "scratch")  # somebody else's work, or the labels alone
+    better = (*better, "simple", "pixels") if winner.kind == "restoring" else better
+    for role in better:
+        others = rivals.of(role)
+        if _all(others, "worse"):
+            return f"No: {_take(role, others[0].other)}, {_by(others)} better than {winner.name}.", {role}
     if winner.kind == "restoring":
-        return _over_untrained(winner.name, by_role.get("untrained", []), worth), {"untrained"}
-    rivals = by_role.get("restoring", [])
-    name = winner.name
-    taken = {
-        "pretrained": f"take {name}'s features",
-        "pixels": "take the pixels as they are",
-        "untrained": "take the untrained network",
-    }.get(winner.kind, f"take {name}, which trains no network")
-    if not rivals:
+        return _over_untrained(winner.name, rivals, worth), {"untrained"}
+    taken, others = _take(winner.kind, winner.name), rivals.of("restoring")
+    if not others:
         return f"Nothing was trained by restoring images: {taken}.", set()
-    if _all(rivals, "better"):
-        return f"No: {taken}, {_by(rivals)} better than {rivals[0].other}.", {"restoring"}
+    if _all(others, "better"):
+        return f"No: {taken}, {_by(others)} better than {others[0].other}.", {"restoring"}
     return (
-        f"No gain shown: {taken}; {rivals[0].other} was not shown to differ from it ({_by(rivals)} apart), and "
-        f"{_limit(rivals)}.",
+        f"No gain shown: {taken}; {others[0].other} was not shown to differ from it ({_by(others)} apart), and "
+        f"{_limit(others, rivals.count)}.",
         {"restoring"},
     )
 
 
-def _over_untrained(name: str, rivals: list[Versus], worth: Mapping[str, LabelEfficiency]) -> str:
-    if not rivals:
+def _take(kind: Kind | Role, name: str) -> str:
+    """What to use in place of a network that restores images."""
+    return {
+        "pretrained": f"take {name}'s features",
+        "scratch": "train on the labels from scratch",
+        "pixels": "take the pixels as they are",
+        "untrained": "take the untrained network",
+    }.get(kind, f"take {name}, which trains no network")
+
+
+def _over_untrained(name: str, rivals: Rivals, worth: Mapping[str, LabelEfficiency]) -> str:
+    found = rivals.of("untrained")
+    if not found:
         return f"Not known: {name} was not compared with its untrained network."
-    if len(rivals) > 1:
-        return answered([_contrast(one) for one in rivals], "the untrained network")
-    [one] = rivals
+    if len(found) > 1:
+        said = [answered([_contrast(one) for one in found], "the untrained network")]
+        said += [f"On {task}, {saved(one)}." for task, one in worth.items()]
+        return " ".join(said)
+    [one] = found
     match _shown(one):
         case "better":
             labels = f"; {saved(worth[one.task])}" if one.task in worth else ""
             return f"Yes: {name} beats the untrained network by {points(one.found)}{labels}."
         case "worse":
             return f"No: {name} is worse than the untrained network, by {points(one.found)}."
-    return f"No difference shown: {name} and the untrained network are {points(one.found)} apart, and {_limit(rivals)}."
+    limit = _limit(found, rivals.count)
+    return f"No difference shown: {name} and the untrained network are {points(one.found)} apart, and {limit}."
 
 
 def saved(found: LabelEfficiency) -> str:
@@ -110,18 +155,25 @@ def saved(found: LabelEfficiency) -> str:
         ahead = f"with {first.labels:,} labels it is ahead of that network with all {all_:,}"
         return ahead if first.equals is None else "what that is worth in labels is not known"
 
-    def more(labels: int) -> str:
-        return f"{two_digits(max(0, labels - one.labels)):,}"
+    def more(labels: int | None) -> str:
+        """None: more than the baseline's curve has."""
+        beyond = "more than " if labels is None else ""
+        return f"{beyond}{two_digits(max(0, (all_ if labels is None else labels) - one.labels)):,}"
 
     low, high = one.ci95
-    most = f"more than {more(all_)}" if high is None else more(high)
-    return f"on {one.labels:,} labels that is worth about {more(one.equals)} more [{more(low or 0)}, {most}]"
+    return f"on {one.labels:,} labels that is worth about {more(one.equals)} more [{more(low)}, {more(high)}]"
 
 
-def _limit(rivals: Sequence[Versus]) -> str:
-    """What the test images could not tell."""
-    images, least = min((one.images, smallest_shown(one.found, one.images)) for one in rivals)
-    return f"{images:,} test images cannot tell differences below {number(least)} points"
+def _limit(rivals: Sequence[Versus], count: int) -> str:
+    """What the test images could not tell; ``count``: of all comparisons, which are corrected together."""
+    images, least = min((one.images, smallest_shown(one.found, one.images, count)) for one in rivals)
+    among = f" where {count} comparisons are made" if count > 1 else ""
+    said = f"{images:,} test images cannot tell differences below {number(least)} points{among}"
+    alone = [one for one in rivals if not is_shown(one) and not one.found.ci95[0] <= 0 <= one.found.ci95[1]]
+    if not alone:
+        return said
+    [p, adjusted] = [p_text(value) for value in (alone[0].found.p_value, alone[0].adjusted_p)]
+    return f"{said}: alone it would have {p}, and corrected for all of them it has {adjusted}"
 
 
 def _others(by_role: dict[Role, list[Versus]]) -> str:

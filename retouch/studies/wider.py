@@ -1,7 +1,8 @@
 """The dictionary that leads is learned again, with as many atoms as the time and the memory allow.
 
 What a network gains from longer training, a dictionary gains from more atoms. So if the best so far is a dictionary, a
-wider one competes as well. It is chosen before the race is planned, which gets the time that is left.
+wider one competes as well. It is chosen before the race is planned, and takes nothing of what the networks keep; where
+no network competes, it may take most of the time.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from retouch.studies.budget import (
 from retouch.studies.contestants import Contestant, Speed, Wide, dictionary_of, widened, wider_ones
 from retouch.studies.judge import STRENGTHS
 from retouch.studies.parts import Parts
-from retouch.studies.plan import JudgeCost, Plan, Wider
+from retouch.studies.plan import JudgeCost, Plan, Purse, Wider
 from retouch.studies.race import better, judge_once
 
 log = logging.getLogger("retouch")
@@ -41,13 +42,17 @@ class Widened(NamedTuple):
     left_out: tuple[str, ...]
 
 
-def widen(parts: Parts, saved: Plan | None) -> Widened | None:
-    """Learn a wider dictionary and judge it: that of the plan, or the best that fits. None: a signal came."""
+def widen(parts: Parts, saved: Plan | None, kept: float) -> Widened | None:
+    """Learn a wider dictionary and judge it: that of the plan, or the best that fits. None: a signal came.
+
+    Args:
+        kept: seconds that the networks keep.
+    """
     journal = parts.journal
     chosen = journal.memory.wider if saved is None else saved.wider
     left_out: tuple[str, ...] = ()
     if chosen is None and saved is None:
-        chosen, left_out = choose(parts)
+        chosen, left_out = choose(parts, kept)
         for line in left_out:
             log.info("left out: %s", line)
         if chosen is not None:
@@ -66,7 +71,7 @@ def widen(parts: Parts, saved: Plan | None) -> Widened | None:
     return Widened(replace(parts, field=field), chosen, chosen.left_out)
 
 
-def choose(parts: Parts) -> tuple[Wider | None, tuple[str, ...]]:
+def choose(parts: Parts, kept: float) -> tuple[Wider | None, tuple[str, ...]]:
     """The best wider dictionary that fits, if a dictionary leads; and a line about the last one that does not fit."""
     [leader] = better(parts.journal.memory.judgments, 1)
     base, cost = parts.field.named(leader), parts.journal.last(leader).cost
@@ -81,12 +86,12 @@ def choose(parts: Parts) -> tuple[Wider | None, tuple[str, ...]]:
             continue
         # whoever is too slow at the pace of fewer atoms is not measured: measuring takes time, too
         image = cost.extraction / parts.images.judged * wider.atoms / learned.network.atoms
-        reason = _too_much(parts, one, cost, Speed(0.0, 0.0, image))
+        reason = _too_much(parts, one, cost, Speed(0.0, 0.0, image), kept)
         if not reason:
             if measured == MEASURED:
                 break
             measured += 1
-            reason = _too_much(parts, one, cost, one.speed())
+            reason = _too_much(parts, one, cost, one.speed(), kept)
         if not reason:
             return wider.model_copy(update={"left_out": left_out}), left_out
         left_out = (f"{wider.name} with {one.features:,} features: {reason}",)
@@ -105,25 +110,25 @@ def _narrow(parts: Parts, chosen: Wider) -> Contestant:
     return parts.field.named(chosen.of)
 
 
-def _too_much(parts: Parts, one: Wide, narrow: JudgeCost, speed: Speed) -> str:
+def _too_much(parts: Parts, one: Wide, narrow: JudgeCost, speed: Speed, kept: float) -> str:
     """Why a wider dictionary does not fit; empty if it does.
 
     Args:
         narrow: what it took to judge the one with fewer atoms.
+        kept: seconds that the networks keep.
     """
-    images, available = parts.images, time_left(parts)
+    images, purse = parts.images, Purse(time_left(parts), kept, alone=not kept)
     counts = {"strengths": len(STRENGTHS), "few": FEW_IMAGES}
     cost = planning.wider_cost(narrow, images.judged, one.features, speed.image, **counts)
     learning = learning_seconds(one, speed)
-    needed, most = learning + cost.seconds + testing_seconds(parts, cost), planning.WIDER_SHARE * available
+    needed = learning + cost.seconds + testing_seconds(parts, cost)
+    most = purse.room(planning.WIDER_SHARE)
     if needed > most:
-        return f"takes about {needed:.0f} s, and a wider dictionary may take {max(0, most):.0f} s"
+        return f"takes about {needed:.0f} s, and a wider dictionary may take {most:.0f} s"
     memory, room = bytes_needed(parts, images.fitted, one.features), free_memory(parts)
     if memory > room:
         return f"takes about {readable_size(memory)}, and may take {readable_size(room)} of memory"
-    if (
-        planned_probe(parts, [narrow], available) is not None
-        and planned_probe(parts, [cost], planning.CAREFUL * (available - needed)) is None
-    ):
+    rest = Purse(planning.CAREFUL * (purse.left - needed), planning.CAREFUL * kept, alone=not kept)
+    if planned_probe(parts, [narrow], purse) is not None and planned_probe(parts, [cost], rest) is None:
         return "a linear probe of it on all labeled images takes too much"
     return ""

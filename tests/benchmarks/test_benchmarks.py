@@ -18,7 +18,7 @@ def test_a_benchmark_fits_the_code_that_it_imports(name: str) -> None:
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != "lightly":  # of peers.py, which is installed for that benchmark alone
+        if error.name != "lightly":  # for peers.py; installed only for that benchmark
             raise
         pytest.skip("lightly is not installed")
 

@@ -1,4 +1,4 @@
-"""Copies changed as those who publish pictures change them are found; what is not found is known."""
+"""Copies that are changed as published pictures often are get found; the cases that are not found are known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.finetune.toys import BrightSource
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, dict[str, float]]:
-    """Of pictures with as much contrast at all scales as photographs have: half of it at half the scale."""
+    """Pictures with contrast at all scales, like photographs: half the contrast at half the scale."""
     generator = torch.Generator().manual_seed(0)
     octaves = [
         interpolate(torch.randn(150, 3, side, side, generator=generator), (64, 64), mode="bilinear") / side
@@ -33,5 +33,5 @@ def test_a_changed_copy_is_found(found: dict[str, dict[str, float]], change: str
 
 @pytest.mark.parametrize("change", MISSED[1:])
 def test_much_of_an_image_cut_off_and_its_mirror_image_are_not(found: dict[str, dict[str, float]], change: str) -> None:
-    """So no text may promise it: those of the results and the guides say what is found."""
+    """So no text may promise it: results and guides say which copies are found."""
     assert found[change]["recall"] < 0.5

@@ -94,7 +94,7 @@ def test_errors_are_those_of_the_test_images() -> None:
 
 
 def test_labels_have_one_temperature_for_all_of_them() -> None:
-    """By a grid, of the mean log loss over all answers, with one more image of unknown labels."""
+    """By a grid search over the mean log loss of all answers, with one more image of unknown labels."""
     generator = torch.Generator().manual_seed(0)
     logits = 6 * torch.randn(300, 4, generator=generator)
     labels = torch.rand(300, 4, generator=generator) < (logits / 3).sigmoid()

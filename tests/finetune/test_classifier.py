@@ -1,4 +1,4 @@
-"""Opening classifiers: by run or folder, by task, with a moved encoder; what is damaged or missing is said."""
+"""Opening classifiers: by run or folder, by task, with a moved encoder; messages name damaged or missing files."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_the_temperature_is_not_part_of_what_a_classifier_is(copied: Path) -> No
 
 
 def test_a_classifier_of_the_first_version_opens(copied: Path) -> None:
-    """Its digest knows nothing of what came later."""
+    """Its digest does not cover later fields."""
     expected = open_classifier(copied / "probed", "color")
     folder = copied / "probed" / "classifiers" / "color"
     card = json.loads((folder / "classifier.json").read_text()) | {"schema_version": 1}

@@ -201,8 +201,7 @@ def test_folders_of_splits_are_the_training_and_test_set(tmp_path: Path, caplog:
     with caplog.at_level("DEBUG", logger="retouch"):
         load_labeled(sources, data, 8, seed=0)
     said = {record.getMessage(): record.levelname for record in caplog.records}
-    assert said["task label: 2 classes, 13 training and 9 test images"] == "INFO"
-    assert said["task label: cat (6 + 4), dog (7 + 5)"] == "INFO"
+    assert said["task label: 2 classes (training + test images): cat (6 + 4), dog (7 + 5)"] == "INFO"
 
 
 def test_no_task_means_all_that_the_images_have() -> None:

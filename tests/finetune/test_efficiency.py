@@ -159,7 +159,7 @@ def test_each_point_has_an_interval_of_test_images_and_of_draws() -> None:
     several = torch.cat([hits(share, 400) for share in (0.2, 0.3, 0.5, 0.6)])
     found = label_efficiency({"encoder": {100: hits(0.4, 400), 400: several, 1600: hits(1.0, 400)}}).curves["encoder"]
     one, some, all_ = (point.ci95 for point in found)
-    assert one == wilson_interval(160, 400)  # of a single draw, that of the test images alone
+    assert one == wilson_interval(160, 400)  # for a single draw, only that of the test images
     assert all_ == wilson_interval(400, 400)
     assert some is not None
     half = t.ppf(0.975, 3) * np.std([0.2, 0.3, 0.5, 0.6], ddof=1) / math.sqrt(4)  # the images add little

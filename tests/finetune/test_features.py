@@ -1,4 +1,4 @@
-"""Features: what is extracted, what is cached, and when it is recomputed."""
+"""Features: extraction, caching, and when they are recomputed."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def finetuning(out: Path, **changes: Any) -> dict[str, Any]:
 
 
 def scale(name: str) -> float:
-    """Of a parameter's rate, by its depth: three convolutions, then the classifier."""
+    """The factor of a parameter's rate, by its depth: three convolutions, then the classifier."""
     depth = next((k for k in range(3) if name.startswith(f"encoder.blocks.{k}.")), 3)
     return float(DECAY ** (3 - depth))
 
@@ -85,7 +85,7 @@ def test_steps_are_those_of_plain_adamw_with_layer_decay_and_label_smoothing(tmp
         loss = smoothed(reference.model(augment(pixels[rows])), labels.values[rows])
         reference.step(step, [loss])
         losses.append(loss.item())
-        # averages are what is looked at, in eval mode
+        # the averaged weights are evaluated, in eval mode
         averaged = copy.deepcopy(reference.model).eval()
         averaged.load_state_dict(averaged.state_dict() | reference.averages)
         with torch.no_grad():

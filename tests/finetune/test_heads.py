@@ -102,7 +102,7 @@ def test_logits_are_those_of_the_standardized_features() -> None:
 
 
 def test_ridge_has_its_temperature_in_its_weights() -> None:
-    """What it gives is no log-probability, so its softmax alone would mean nothing."""
+    """Its output is not a log-probability, so its softmax alone would mean nothing."""
     head, test, labels, answers = head_of("ridge", 4)
     assert head.temperature == 1
     assert head.calibration is not None

@@ -39,7 +39,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# one space, one strength, and nothing beside the classifiers and what they are compared with
+# one space, one strength, and only the classifiers and their baselines
 SHORT: dict[str, Any] = {
     "probe": {"l2": [1e-2], "layers": [-1], "poolings": ["avg"]},
     "damage": [],

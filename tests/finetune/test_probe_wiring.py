@@ -1,4 +1,4 @@
-"""What the probe stage hands on: damage, seeds and features on disk reach the numbers that are reported."""
+"""The wiring of the probe stage: damage, seeds and features on disk affect the reported numbers."""
 
 from __future__ import annotations
 

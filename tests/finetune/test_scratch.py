@@ -1,4 +1,4 @@
-"""Training from scratch with fewer labels: it sees the drawn labels alone, and stands in the curves."""
+"""Training from scratch with fewer labels: it sees only the drawn labels, and appears in the curves."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def test_the_classifier_starts_at_logistic_regression_on_what_it_sees(name: str)
 def test_a_run_starts_at_the_probe_of_its_training_rows_alone_and_so_do_its_averages(
     tmp_path: Path, start: Path
 ) -> None:
-    """With a rate of nearly nothing, what is left is the start."""
+    """With a rate of nearly zero, the result is the start."""
     run = settings(tmp_path / "run", str(start), head_start="probe", base_lr=1e-12, steps=1, ema=0.9)
     found = retouch.finetune(run)
     assert found is not None

@@ -59,7 +59,7 @@ def test_it_starts_from_the_exported_weights_and_records_all_trainings(tmp_path:
     assert "denoise (2 steps on shapes), then colorize (4 steps on shapes)" in readme
     assert "an encoder that went on learning from images without labels" in readme
     assert "No labels were used." in readme
-    # the network beside it is untrained, not the start
+    # the network next to it is untrained, not the start
     twin = random_twin(run.encoder, 0).state_dict()
     assert not any(torch.equal(twin[name], before[name]) for name in weights)
 
@@ -109,7 +109,7 @@ def test_a_run_that_started_from_an_encoder_is_repeated_and_from_another_one_it_
     with pytest.raises(UserError, match=r"is not an encoder|no such folder"):
         retouch.repeat(tmp_path / "run")
     export_encoder(build_encoder(EncoderConfig(model_args={"width": 8, "depth": 1}), image_size=16), start)
-    with pytest.raises(UserError, match="encoder: it is not the one that was measured"):
+    with pytest.raises(UserError, match="encoder: this is not the one that was measured"):
         retouch.repeat(tmp_path / "run")
 
 

@@ -44,7 +44,7 @@ def signal_at_checkpoint(process: BaseProcess, out: Path, number: int) -> None:
 
 
 def killed_and_resumed(out: Path, recipe: list[str]) -> str:
-    """What the second process said."""
+    """The output of the second process."""
     said = out.with_name("said")
     process = start(said, pretrain, out, recipe)
     signal_at_checkpoint(process, out, signal.SIGKILL)

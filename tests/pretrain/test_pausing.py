@@ -15,7 +15,7 @@ from pretrain.run import pretrain
 from tests.recipe import IMAGES, SIDE, STEPS, last_checkpoint, logged, pretraining
 
 WEIGHTS = "encoder/model.safetensors"
-LINES = {"log_every": 2, "panels_every": 4}  # a pause after three steps lies between two lines and two panels
+LINES = {"log_every": 2, "panels_every": 4}  # a pause after three steps is between two lines and two panels
 
 
 @pytest.fixture(scope="module")

@@ -74,14 +74,14 @@ def test_steps_are_those_of_plain_adamw_with_warmup_cosine_clipping_and_averages
     assert_close(saved["model"], reference.model.state_dict())
     assert_close(saved["ema"], reference.averages)
 
-    # the averages are what is exported
+    # the averaged weights are exported
     exported = retouch.load_encoder(tmp_path / "run" / "encoder").state_dict()
     averages = {name: reference.averages.get(f"encoder.{name}", tensor) for name, tensor in exported.items()}
     assert_close(exported, averages)
     live = reference.model.state_dict()["encoder.blocks.0.0.weight"]
     assert (exported["blocks.0.0.weight"] - live).abs().max() > 1e-4
 
-    # what is logged is what was done
+    # the log matches the training
     rows = logged(tmp_path / "run")
     peak, warm = BASE_LR * BATCH / 256, 2
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))

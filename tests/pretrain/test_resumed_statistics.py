@@ -28,7 +28,7 @@ def settings(out: Path, name: str, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was fitted to images, in order."""
+    """The tensors that were fitted to images, in order."""
     made: list[str] = []
     fit, cluster = Objective.fit, MiniBatchKMeans.fit
 

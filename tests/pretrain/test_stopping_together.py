@@ -1,4 +1,4 @@
-"""Two real processes, one of which is told to stop: both do, at the same step, with one checkpoint."""
+"""Two real processes, one of which gets a signal to stop: both stop at the same step, with one checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS, TOLD_AT = 40, 10
 
 
 def one_of_two(rank: int, folder: Path) -> None:
-    """A run that nothing disturbs; one whose second process, which writes nothing, is told to stop; its resumption."""
+    """An undisturbed run; one whose second process, which writes nothing, gets a signal to stop; its resumption."""
     ends = {}
     with world() as here:
         for name, changes in (("whole", {}), ("cut", {}), ("resumed", {"resume": True})):

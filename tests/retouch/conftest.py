@@ -1,4 +1,4 @@
-"""What makes the runs of these tests faster."""
+"""Settings that make the runs of these tests faster."""
 
 from __future__ import annotations
 

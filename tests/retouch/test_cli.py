@@ -301,7 +301,6 @@ def test_shells_complete_commands_recipes_keys_and_paths(tmp_path: Path) -> None
         "denoise",
         "denoise_demo",
         "denoise_cifar10",
-        "denoise_lecture",
     }
     assert completions("retouch recipes probe/pa", tmp_path) == [
         "probe/patch_dictionary",

@@ -30,7 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """That folder, to work in."""
+    """That folder, as the working folder."""
     monkeypatch.chdir(made)
     return made
 

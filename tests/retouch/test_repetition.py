@@ -110,8 +110,10 @@ def test_groups_run_again_are_identical(tmp_path: Path) -> None:
 def test_a_study_run_again_makes_the_same_choices_and_is_identical(tmp_path: Path) -> None:
     [denoise, *_] = recipes(tmp_path)
     values = settings(tmp_path, "mine", contestants=[denoise])
-    steps = {NAMES[0]: 2}
-    short = plan(tmp_path, simple=(), steps=steps, rungs=(Rung(seconds=1.0, steps=steps),), scratch=0)
+    steps, more = {NAMES[0]: 2}, {NAMES[0]: 4}
+    # the first study had more time for its last rung than it had planned
+    rungs = (Rung(seconds=1.0, steps=steps), Rung(seconds=2.0, steps=more, whole=more))
+    short = plan(tmp_path, simple=(), steps=steps, rungs=rungs, scratch=0)
     labels = {**values["labels"], "train": str(colored(tmp_path)), "test": None, "task": None}
     retouch.study({**values, "labels": labels})
     Path(short).unlink()  # what it needs is in the folder of the study
@@ -123,6 +125,9 @@ def test_a_study_run_again_makes_the_same_choices_and_is_identical(tmp_path: Pat
     assert "label, pixels" in [one.name for one in found.numbers]
     then = read_any(tmp_path / "mine")
     assert isinstance(then, StudyReport)
+    assert [one.steps for one in then.named(NAMES[0]).validations] == [2, 4]
+    written = (tmp_path / "mine" / "contestants" / NAMES[0] / "config.yaml").read_text(encoding="utf-8")
+    assert "\nsteps: 4\n" in written
     assert then.made is not None
     assert set(then.made.inputs) == {"labels.train", "labels.test"}
     # another winner is another result, whatever the numbers
@@ -131,7 +136,7 @@ def test_a_study_run_again_makes_the_same_choices_and_is_identical(tmp_path: Pat
     other = compared(tmp_path, tmp_path, then, now)
     assert other.verdict == "different"
     assert {one.state for one in other.numbers} == {"identical"}
-    assert f"winner: {loser}, and then {then.winner}" in sentences(other)
+    assert f"winner: {loser} now, {then.winner} then" in sentences(other)
     near = then.model_copy(update={"unlabeled_images": 1})
     assert compared(tmp_path, tmp_path, then, near).verdict == "within the interval"
 
@@ -272,7 +277,7 @@ def test_versions_and_machine_are_compared_with_a_remedy() -> None:
         }
     )
     said = "\n".join(differences(Path("runs/mine"), old, now))
-    assert "pip install torch==2.0.0\n" in said  # an index by itself knows no local versions
+    assert "pip install torch==2.0.0\n" in said  # the default index has no local versions
     assert "use Python 3.10.1" in said
     assert "made on Abacus 3000" in said
     assert f"OMP_NUM_THREADS={now.threads + 6}" in said
@@ -304,7 +309,7 @@ def test_what_cannot_be_repeated_is_refused_with_what_would_work(
     wanted = {
         part: f"repeat the study: {study}",
         folder("features", "embed"): "retouch embed",
-        folder("found", "search"): "retouch search leaves images that were found, and no numbers to compare",
+        folder("found", "search"): "retouch search leaves images that were found, but no numbers to compare",
         folder("unfinished", "pretrain"): "has not finished",
         tmp_path / "nothing": "not a run",
     }

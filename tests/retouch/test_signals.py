@@ -44,7 +44,7 @@ SETTINGS = {
     "restore": ["data.source=memory:pictures", "damage=recipe"],
     "strange": ["data.source=memory:pictures", "draws=2", "top=3"],
 }
-STARTS = {  # what a stage is given, beside its run folder
+STARTS = {  # the inputs of a stage, besides its run folder
     **dict.fromkeys(("finetune", "probe", "embed"), "encoder=encoder"),
     "predict": "run=classifier",
     "search": "run=encoder",
@@ -98,7 +98,7 @@ def run(stage: str, out: Path, *overrides: str) -> int:
 
 
 def written(out: Path) -> dict[str, object]:
-    """What a stage leaves, without what depends on the clock and on where it is."""
+    """The files of a stage, except what depends on the clock and on its place."""
 
     def timeless(value: Any) -> Any:
         if isinstance(value, dict):
@@ -118,7 +118,7 @@ def written(out: Path) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, object]]:
-    """What a stage writes that nothing stops."""
+    """The files of a stage that nothing stops."""
     folder = tmp_path_factory.mktemp("undisturbed")
     export(folder)
 
@@ -137,7 +137,7 @@ def _pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def export(folder: Path) -> None:
-    """What stages start from: an encoder, a classifier, and a decoder."""
+    """The inputs of stages: an encoder, a classifier, and a decoder."""
     torch.manual_seed(0)
     encoder = build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16)
     sha256 = export_encoder(encoder, folder / "encoder")

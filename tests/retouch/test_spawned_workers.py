@@ -49,7 +49,7 @@ if __name__ == "__main__":
 
 
 def run(script: str, folder: Path) -> list[str]:
-    """What a script prints that finds a small encoder in its folder."""
+    """The output of a script that finds a small encoder in its folder."""
     small = EncoderConfig(model_args={"width": 4, "depth": 1})
     export_encoder(build_encoder(small, image_size=16), folder / "encoder")
     (folder / "script.py").write_text(script)

@@ -1,4 +1,4 @@
-"""What the system refuses (permissions, room on the disk) is one plain message, and a run goes on afterwards."""
+"""A refusal of the system (permissions, disk space) gives one plain message, and a run can be continued afterwards."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def pictures(count: int, seed: int) -> Tensor:
 
 def test_byte_identical_rows_are_found() -> None:
     train = build_source("shapes:train:40")
-    test = Subset(train, torch.tensor([39, 50, 3, 60, 3]), "mixed")  # 50 and 60 lie beyond the training rows
+    test = Subset(train, torch.tensor([39, 50, 3, 60, 3]), "mixed")  # 50 and 60 are beyond the training rows
     ours, theirs = (fingerprints(load_images(source, 32)) for source in (test, train))
     assert exact_rows(ours, theirs).tolist() == [0, 2, 4]
     pairs = near_pairs(ours, theirs)

@@ -81,7 +81,7 @@ def test_the_fingerprint_is_that_of_pixels_and_labels() -> None:
 
 
 class Parity(Birds):
-    """A data set that maps its labels, and keeps those of before beside."""
+    """A data set that maps its labels, and keeps the original ones too."""
 
     def __init__(self) -> None:
         self.targets = list(range(24))
@@ -277,15 +277,15 @@ def test_stages_take_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "named", "message"),
     [
-        ([], {"data": Birds()}, 'data=Birds(...): write "data=..."; images of this program are given a name first'),
-        ([Birds()], {}, "Birds is no text and no settings; images of this program are given a name first"),
+        ([], {"data": Birds()}, 'data=Birds(...): write "data=..."; give images in memory a name first'),
+        ([Birds()], {}, "Birds is neither a string nor settings; give images in memory a name first"),
         ([], {"steps": 5, "seed": 1}, 'steps=5: write "steps=5"\n  seed=1: write "seed=1"'),
     ],
 )
 def test_what_is_given_otherwise_is_answered_with_how_to(given: list[Any], named: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as raised:
         retouch.pretrain("denoise", *given, **named)
-    assert str(raised.value).startswith(f"retouch.pretrain takes settings as texts:\n  {message}")
+    assert str(raised.value).startswith(f"retouch.pretrain takes settings as strings:\n  {message}")
     if "name first" in message:
         assert 'f"data={retouch.images(...)}"' in str(raised.value)
 

@@ -98,7 +98,7 @@ def test_the_order_is_that_of_a_source_without_its_unreadable_rows(spoiled: str,
     for where in tmp_path.glob("clean/*"):
         assert where.read_bytes() == (tmp_path / where.name).read_bytes()
     expected = load_images(build_source(f"folder:{clean}"), 8, cache="ram")
-    (tmp_path / "clean").rename(tmp_path.parent / f"{tmp_path.name}-clean")  # it lies below the spoiled one
+    (tmp_path / "clean").rename(tmp_path.parent / f"{tmp_path.name}-clean")  # it is below the spoiled one
     found = load_images(build_source(spoiled), 8, cache=cache)
     streams = [Loader(which, batch_size=4, seed=5).stream(2) for which in (expected, found)]
     for _ in range(4):
@@ -294,7 +294,7 @@ def test_a_set_of_which_no_sample_can_be_read_is_looked_at_as_a_whole(tmp_path: 
     lazy = load_images(build_source(f"folder:{tmp_path}"), 8, cache="none", check=False)
     with pytest.raises(UserError, match="no image can be read"):
         some_readable(lazy)
-    picture(0).save(tmp_path / "001.png")  # of which the sample knows nothing
+    picture(0).save(tmp_path / "001.png")  # which the sample does not contain
     assert some_readable(
         load_images(build_source(f"folder:{tmp_path}"), 8, cache="none", check=False)
     ).kept.tolist() == [1]

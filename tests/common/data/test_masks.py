@@ -43,7 +43,7 @@ def test_a_mask_is_cut_where_its_image_is(width: int, height: int, size: int) ->
         found = square_mask(values.astype(np.uint8), size).astype(float)
         line = found[0] if values is x else found[:, 0]
         middles = (whole - side) / 2 + (np.arange(size) + 0.5) * side / size
-        assert np.abs(line + 0.5 - middles).max() <= 0.51  # the pixel in which the middle lies
+        assert np.abs(line + 0.5 - middles).max() <= 0.51  # the pixel that contains the center
         assert np.abs(ramp[0] + 0.5 - middles)[2:-2].max() <= 0.6  # a bicubic ramp bends at the border
 
 
@@ -291,7 +291,7 @@ def test_the_masks_of_shapes_have_the_class_of_the_object(column: str) -> None:
 
 
 def test_classes_are_those_of_the_pixels_that_are_used(tmp_path: Path) -> None:
-    """Of five columns the square takes the last four, and of these every second at half the size."""
+    """From five columns the square takes the last four, and at half the size every second of these."""
     pair(tmp_path, "a", gray([[7, 1, 2, 3, 4]] * 4), (5, 4))
     images = build_source(str(tmp_path / "images"))
     masks = find_masks(images, str(tmp_path / "masks"), "train", "data.masks")

@@ -103,7 +103,7 @@ def test_parquet_files_have_lists_of_classes_words_and_numbers(tmp_path: Path) -
     assert sets_of(source.multi_labels(["classes"])) == [{"cat"}, {"cat", "dog"}, set()]
     assert sets_of(source.multi_labels(["words"])) == [{"x"}, set(), {"x", "y"}]
     assert sets_of(source.multi_labels(["flag", "sure"])) == [{"flag"}, {"sure"}, {"flag", "sure"}]
-    assert source.tasks == ("sure",)  # as before: lists are no classes
+    assert source.tasks == ("sure",)  # as before: lists are not classes
 
 
 def test_test_labels_are_matched_by_name_and_unknown_ones_refused() -> None:

@@ -1,4 +1,4 @@
-"""What images were before they were made squares: whichever way they are read, and of patches those they are of."""
+"""Facts about images before decoding: the same however they are read; for patches, about the whole images."""
 
 from __future__ import annotations
 

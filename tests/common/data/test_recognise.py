@@ -1,4 +1,4 @@
-"""A plain path is opened by what lies there."""
+"""A plain path is opened according to what is there."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def test_every_result_has_a_name_of_its_own_inside_its_folder(tmp_path: Path) ->
     source = build_source(str(tmp_path / "all"))
     found = result_names(source, list(range(len(source))))
     assert len({one.casefold() for one in found}) == len(names)
-    assert not any(one.startswith(f"{other}/") for one in found for other in found)  # a file is no folder
+    assert not any(one.startswith(f"{other}/") for one in found for other in found)  # a file is not a folder
     assert {"sub/one.png", "two.png"} <= set(found)
     # a list may name files anywhere
     (tmp_path / "list.txt").write_text(f"all/two.tiff\n{tmp_path}/all/one.png\n../{tmp_path.name}/all/one.jpg\n")

@@ -1,4 +1,4 @@
-"""Values of more than 8 bits, and pixels that stand for no value: what is read is what was written."""
+"""Values of more than 8 bits, and pixels that mean no value: they are read as they were written."""
 
 from __future__ import annotations
 

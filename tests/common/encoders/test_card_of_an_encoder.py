@@ -1,4 +1,4 @@
-"""The model card beside an encoder: what it says, that nothing depends on it, and that it replaces no other file."""
+"""The model card next to an encoder: what it says, that nothing depends on it, and that it replaces no other file."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_card_tells_what_was_exported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["timm/vit_xsmall_patch16_clip_224", "timm/vit_tiny_patch16_224", "small_cnn"])
 def test_constants_of_the_network_come_back_exactly(tmp_path: Path, name: str) -> None:
-    """CLIP's have eight digits; the usual ones stand in the card as people write them."""
+    """CLIP's constants have eight digits; the card has the usual ones in their common form."""
     encoder = build(name, TINY_VIT if name.startswith("timm/") else None)
     export_encoder(encoder, tmp_path / "encoder")
     loaded = load_encoder(tmp_path / "encoder")

@@ -1,4 +1,4 @@
-"""What is not images is refused with what to do, before a network makes numbers of it."""
+"""Inputs that are not images are refused with a remedy, before a network computes anything from them."""
 
 from __future__ import annotations
 

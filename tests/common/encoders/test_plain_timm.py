@@ -1,4 +1,4 @@
-"""What plain timm can do with an encoder folder, and what the folder says where it cannot."""
+"""What plain timm can do with an encoder folder, and what the folder says if it cannot."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_another_encoder_than_that_of_the_start_is_refused(tmp_path: Path) -> No
     exported(tmp_path / "encoder", "cnn", size=32)
     with pytest.raises(UserError, match=r"is not the one that this run started from \(sha256 "):
         start_encoder(start, image_size=16)
-    assert pinned(start) == (start, None)  # whoever builds it says why
+    assert pinned(start) == (start, None)  # the caller that builds it says why
     assert pinned(StartConfig()) == (StartConfig(), None)
 
 

@@ -68,7 +68,7 @@ def test_tokens_come_in_the_order_asked_and_ignore_hidden_patches(token_encoder:
     assert tokens.shape == (2, 4, 48)
     order = torch.tensor([2, 0, 3, 1])
     torch.testing.assert_close(token_encoder.tokens(images(2), visible[:, order]), tokens[:, order])
-    # repaint every hidden patch: the visible tokens must not know
+    # repaint every hidden patch: the visible tokens must not change
     hidden = torch.ones(2, 64).scatter(1, visible, 0).view(2, 1, 8, 8)
     hidden = hidden.repeat_interleave(4, 2).repeat_interleave(4, 3)
     repainted = images(2) * (1 - hidden) + images(2, seed=9) * hidden

@@ -45,7 +45,7 @@ def batches(count: int, labels: bool = False) -> list[Batch]:
 
 
 def learner(rank: int = 0, **changes: Any) -> tuple[GradientLearner, Slope]:
-    """A learner of ten steps whose batches of 8 have the rate RATE; the rank is told, but no other process is there."""
+    """A learner of ten steps whose batches of 8 have the rate RATE; the rank is given, but no other process runs."""
     values: dict[str, Any] = {
         "base_lr": 0.1,
         "optim": {"warmup": 0.0, "weight_decay": 0.0, "betas": [0.5, 0.75], "clip": 0.0},
@@ -100,7 +100,7 @@ def test_gradients_are_cut_to_the_norm_that_is_allowed() -> None:
     given = batches(3)
     for step, batch in enumerate(given):
         _, numbers = made.step(batch, step)
-        assert float(numbers["grad_norm"]) > 2  # what is reported is the norm before it was cut
+        assert float(numbers["grad_norm"]) > 2  # the reported norm is the one before clipping
     means = np.array([float(batch.images.double().mean()) for batch in given])
     cut = 2 / np.sqrt(4 * means**2 + 27)
     rates = [cosine(step) for step in range(3)]

@@ -65,7 +65,7 @@ def killed_at(step: int) -> Callable[[Tensor], Example]:
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
-    """What was logged, without what depends on the clock."""
+    """The logged values, except those that depend on the clock."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k not in ("images_per_second", "memory_gb")} for row in rows]
 

@@ -106,7 +106,7 @@ def test_parts_hold_every_image_once() -> None:
 
 
 def test_images_of_which_no_pixel_counts_are_not_drawn() -> None:
-    """Of two images one is all ignored: a draw of it alone would have no mean."""
+    """One of two images is entirely ignored: a draw of only that image would have no mean."""
     counts = torch.tensor([[[6, 4], [5, 5], [4, 3]], [[0, 0], [0, 0], [0, 0]]])
     drawn = bootstrap(counts)
     assert drawn.tolist() == [float(mean_iou(counts[0]))] * len(drawn)

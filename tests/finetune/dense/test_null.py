@@ -1,4 +1,4 @@
-"""The null check of masks: masks of other images teach nothing, and a probe that is told the test masks is caught."""
+"""The null check of masks: masks of other images teach nothing, and a probe that knows the test masks is caught."""
 
 from __future__ import annotations
 

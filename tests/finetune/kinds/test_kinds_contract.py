@@ -1,4 +1,4 @@
-"""The contract of all kinds of labels: choices, the one look at the test images, checks, and what is written."""
+"""The contract of all kinds of labels: choices, the single use of the test images, checks, and written files."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_settings_name_the_kind_and_its_results_have_their_place(
     }
 
 
-# ---- what is measured
+# ---- measurements
 
 
 def test_the_encoder_and_both_baselines_are_measured_and_compared_on_the_same_images(
@@ -296,7 +296,7 @@ def test_an_encoder_that_changes_is_recorded(loaded: AnyKind, monkeypatch: pytes
     assert any("changed while it was measured" in line for line in failed(checks))
 
 
-# ---- what is written
+# ---- written files
 
 
 def test_results_are_read_back(run: tuple[Path, ProbeReport]) -> None:

@@ -39,12 +39,12 @@ def saved_images(folder: Path, count: int, size: int = 16) -> Path:
 
 
 def uncalibrated(rows: list[dict[str, str]], classes: Sequence[str], temperature: float) -> Tensor:
-    """What the probabilities of a table were before the temperature, ``[n C]``."""
+    """The probabilities of a table before the temperature, ``[n C]``."""
     calibrated = torch.tensor([[float(row[f"p({name})"]) for name in classes] for row in rows]).double()
     return (calibrated.log() * temperature).softmax(1)
 
 
-# ---- the contract: what was tested is what is applied
+# ---- the contract: the tested classifier is the one that is applied
 
 
 @pytest.mark.parametrize("task", ["color", "texture"])

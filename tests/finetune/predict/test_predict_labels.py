@@ -48,7 +48,7 @@ def result_of(run: Path) -> LabelResult:
 
 
 def scores_of(run: Path) -> torch.Tensor:
-    """What the probe gave for each label of each test image, ``[n L]``."""
+    """The probe's output for each label of each test image, ``[n L]``."""
     return torch.tensor(pq.read_table(run / "label_scores.parquet")["encoder.linear"].to_pylist())
 
 

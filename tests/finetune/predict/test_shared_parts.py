@@ -46,7 +46,7 @@ def one_of_two(rank: int, folder: Path, values: dict[str, Any], part: int | None
 
 
 def in_two(folder: Path, config: PredictConfig, part: int | None = None, most: int | None = None) -> Any:
-    """What both processes said."""
+    """The output of both processes."""
     in_two_processes(one_of_two, folder, config.model_dump(mode="json"), part, most)
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
 

@@ -1,4 +1,4 @@
-"""``retouch search``: what is like a query is found, listed and shown."""
+"""``retouch search``: images similar to a query are found, listed and shown."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_separable_data_with_a_tiny_penalty_gives_finite_and_correct_classifiers
 
 
 def test_rows_that_are_nearly_fitted_keep_their_digits_in_float32() -> None:
-    """Their losses, residuals and curvatures lie far below the rounding error of a probability of 1."""
+    """Their losses, residuals and curvatures are far below the rounding error of a probability of 1."""
     logits = torch.zeros(1, 3, 4)  # problem, class, row
     logits[0, 0] = torch.tensor([5.0, 12.0, 20.0, -30.0])  # the label is class 0; the last row is quite wrong
     features, labels = torch.ones(4, 1), torch.zeros(4, dtype=torch.long)

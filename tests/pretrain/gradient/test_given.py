@@ -34,7 +34,7 @@ def model(request: pytest.FixtureRequest, encoder_for: EncoderFor, photographs: 
 
 
 def test_it_restores_what_the_objective_restores_of_the_same_damage(model: Objective, photographs: Tensor) -> None:
-    """Except where a mask's true statistics help with what is looked at in training."""
+    """Except where a mask's true statistics help with the pictures shown in training."""
     pretext, encoder = model.pretext, model.encoder
     if isinstance(pretext, Mask) and pretext.normalize_patches:
         pytest.skip("its true statistics are not known")
@@ -161,7 +161,7 @@ def test_colors_are_given_to_gray_pictures_and_their_lightness_is_kept(
     restored = pretext.kept(model.restore_damaged(damaged), damaged)
     assert (restored.amax(1) - restored.amin(1)).mean() > 0.01
     assert (rgb_to_lab(restored)[:, 0] - rgb_to_lab(gray)[:, 0]).abs().mean() < 0.5
-    # two colors of one lightness, averaged, have another lightness: that is mended too
+    # the average of two colors with the same lightness has another lightness: that is corrected too
     red, green = (torch.tensor(one).view(1, 3, 1, 1) for one in ((0.86, 0.0, 0.0), (0.0, 0.53, 0.0)))
     light = torch.full((1, 3, 1, 1), 0.44)
     mixed = pretext.kept((red + green) / 2, Damaged(light, torch.zeros(1, 1, 1, 1)))

@@ -1,4 +1,4 @@
-"""What learns from colors is not trained on gray images, and everything else is."""
+"""Methods that learn from colors are not trained on gray images; all others are."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def test_a_stronger_l1_on_a_rectified_code_gives_more_exact_zeros(tmp_path: Path
     assert 48 > nonzeros[0] > nonzeros[1] > nonzeros[2]
 
 
-# ---- what is refused
+# ---- refusals
 
 
 @pytest.mark.parametrize(("kind", "norm"), [("upsampler", "batches"), ("unet", "batches"), ("transformer", "tokens")])

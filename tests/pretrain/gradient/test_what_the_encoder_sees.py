@@ -19,7 +19,7 @@ SIDE = 16
 
 
 def seen(augment: AugmentConfig, sigma: float, images: Tensor) -> tuple[Tensor, Tensor]:
-    """What the encoder is shown of uint8 images, and the loss where every prediction is black."""
+    """The encoder's input for uint8 images, and the loss if every prediction is black."""
     torch.manual_seed(0)
     encoder = build_encoder(EncoderConfig(model_args={"width": 8, "depth": 1}), image_size=SIDE)
     pretext = Denoise.model_validate({"corruption": {"kind": "gaussian", "sigma": sigma}})

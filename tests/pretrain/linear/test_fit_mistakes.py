@@ -1,4 +1,4 @@
-"""What fitting refuses, in the stage and in memory, with the exact message."""
+"""Inputs that fitting refuses, in the stage and in memory, with the exact message."""
 
 from __future__ import annotations
 

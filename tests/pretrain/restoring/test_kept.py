@@ -124,7 +124,7 @@ def test_noise_may_leave_the_range_as_far_as_in_training(run_of: RunOf) -> None:
         with pytest.raises(ValueError, match="divide them by 255"):
             restorer(255 * pictures)
     hidden = (pictures[:, :1] > 0.5).float()
-    assert much(pictures.where(hidden == 0, torch.tensor(-1e6)), hidden).isfinite().all()  # what is there is ignored
+    assert much(pictures.where(hidden == 0, torch.tensor(-1e6)), hidden).isfinite().all()  # its content is ignored
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Pictures at their own resolution, with what is known of them, and where their results go."""
+"""Pictures at their own resolution, with masks and clean versions, and where their results go."""
 
 from __future__ import annotations
 

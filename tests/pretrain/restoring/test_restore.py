@@ -125,7 +125,7 @@ def test_gray_pictures_get_color_and_keep_their_lightness(run_of: RunOf, picture
     assert (restored.amax(0) - restored.amin(0)).mean() > 2
     light, wanted = (rgb_to_lab(one[None] / 255)[0, 0] for one in (restored, gray.float().expand(3, -1, -1)))
     assert (light - wanted).abs().mean() < 0.5
-    # of a color picture, its own color is what is to be found
+    # for a color picture, its own color is the target
     known = restore(run_of("colorize"), pictures, tmp_path / "known", "damage=recipe")
     assert known.measured == 4
 
@@ -144,7 +144,7 @@ def test_holes_of_a_mask_are_filled(kind: str, run_of: RunOf, pictures: Path, tm
         filled = restored[hole].clone()
         restored[hole] = given[hole]
         assert torch.equal(restored, given) == (kind == "mask")  # a mixed network restores all pixels
-        assert filled.float().std() > 0  # not the gray that stands for what is hidden
+        assert filled.float().std() > 0  # not the gray that replaces hidden pixels
     # what was under the mask is not looked at
     for name in SIZES:
         changed = pixels(pictures / name)

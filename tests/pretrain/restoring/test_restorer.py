@@ -29,7 +29,7 @@ EncoderFor = Callable[[Pretext, str], Encoder]
 
 @pytest.fixture
 def restorer(encoder_for: EncoderFor, tmp_path: Path) -> PictureRestorer:
-    """Of holes in the mean color, and of noise."""
+    """A restorer of holes in the mean color, and of noise."""
     settings, pretext = DecoderConfig(width=32), Mixed(members=[Holes(fill="mean"), Gaussian()])
     objective = Objective(encoder_for(pretext, "cnn"), settings, pretext)
     keep_decoder(objective, settings, tmp_path / "decoder", source="here", encoder_sha256="1")

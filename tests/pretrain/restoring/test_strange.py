@@ -38,7 +38,7 @@ QUIET = ["wandb.mode=disabled", "precision=float32", "data.workers=0"]
 
 
 def test_hard_pictures_of_the_same_kind_are_not_strange() -> None:
-    """Error alone ranks what is hard for all; what the network finds harder than others do is another picture."""
+    """Error alone ranks pictures that are hard for every restorer; another one is harder for the network."""
     trivial = np.linspace(15, 35, 50)
     network = 0.8 * trivial + 10
     network[40] -= 3  # easy, but restored worse than others that are as easy
@@ -173,7 +173,7 @@ def test_every_pretext_ranks(
 ) -> None:
     with caplog.at_level("WARNING", logger="retouch"):
         found = strange(run_of(kind), mixture, tmp_path / "out", "data.limit=12", "top=3")
-    # a network of a few steps knows less than a filter, so its failures say little
+    # a network trained for a few steps is worse than a filter, so its failures say little
     assert "is no better than" in caplog.text
     assert found.ranked + found.unreadable == 12
     assert found.draws == (1 if kind == "colorize" else 4)  # color is lost in the same way each time

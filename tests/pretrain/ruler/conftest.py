@@ -1,4 +1,4 @@
-"""The ruler is tested as it is."""
+"""The ruler is tested unchanged."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Runs exports as someone without Retouch does: with timm, ONNX Runtime and torch alone.
+"""Runs exports without Retouch: with timm, ONNX Runtime and torch alone.
 
     python -I alone.py FOLDER
 
-Each folder below FOLDER is an export, beside ``images-S.npy``, float32 ``[N 3 S S]``; ``NAME.npz`` gets what it gives.
+Each folder below FOLDER is an export, next to ``images-S.npy``, float32 ``[N 3 S S]``; its outputs go to ``NAME.npz``.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ def test_other_kinds_of_encoders_have_a_graph(name: str, tmp_path: Path) -> None
     assert retouch.export(tmp_path / "encoder", *settings(tmp_path / "out", "torch")).max_difference < 1e-4
 
 
-# ---- what is in the files
+# ---- the content of the files
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +277,7 @@ def test_the_record_says_what_was_exported_and_how_it_was_checked(in_onnx: tuple
     assert [path.name for path in done.files] == ["export.json", "model.onnx"]
 
 
-# ---- what is exported of a run
+# ---- which part of a run is exported
 
 
 @pytest.fixture
@@ -481,14 +481,16 @@ def test_every_problem_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
         retouch.export("run", "to=out", "format=onnx", "push=me", "token=hf_x", "license=My own", "check=0")
     said = str(raised.value)
-    assert "token: no token is taken or written: log in once with `hf auth login`, or set HF_TOKEN" in said
+    assert (
+        "token: tokens are not settings and are never stored: log in once with `hf auth login`, or set HF_TOKEN" in said
+    )
     assert "check: input should be greater than or equal to 1" in said
     with pytest.raises(UserError) as raised:
         retouch.export("run", "to=out", "format=onnx", "push=me", "license=My own")
     said = str(raised.value)
-    assert "license, push: of the Hub alone; set format=hub, or remove license, push" in said
+    assert "license, push: for the Hub only; set format=hub, or remove license, push" in said
     assert "push: 'me' is not of the form USER/NAME" in said
-    assert "license: 'My own' is no identifier of the Hub" in said
+    assert "license: 'My own' is not an identifier of the Hub" in said
 
 
 # ---- images of the check

@@ -249,7 +249,7 @@ def test_files_on_the_hub_are_replaced_only_if_asked_for(hub: Hub, encoder: Path
     hub.repos["me/mine"] = Repo()
     hub.repos["me/mine"].commit({"config.json": b"old", "notes.md": b"kept"})
     with pytest.raises(
-        UserError, match=r"me/mine holds files already \(config.json, notes.md\); name a new one, or set"
+        UserError, match=r"me/mine already contains files \(config.json, notes.md\); name a new repository, or"
     ):
         export(encoder, tmp_path / "out", "push=me/mine", "license=mit")
     assert not (tmp_path / "out").exists()
@@ -276,15 +276,15 @@ def test_the_login_is_checked_before_anything_is_written(
         return str(raised.value)
 
     to = ("push=me/mine", "license=mit")
-    assert "license: say under which license others may use the weights" in refused("push=me/mine")
+    assert "license: name the license under which others may use the weights" in refused("push=me/mine")
     assert refused("push=you/mine", "license=mit").startswith(
-        "push: you are logged in as me, who may write to me, us; not to you/mine"
+        "push: you are logged in as me, who may write to me, us but not to you/mine"
     )
     scope = {"entity": {"name": "me", "type": "user"}, "permissions": ["repo.content.read"]}
     for token in ({"role": "read"}, {"role": "fineGrained", "fineGrained": {"scoped": [scope]}}):
         hub.token = token
         assert refused(*to).startswith(
-            "push: the token with which you are logged in may not write to me/mine; make one that may on the Hub's page"
+            "push: your access token may not write to me/mine; create one that may on the Hub's page"
         )
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert "push: the Hub cannot say who is logged in: Invalid user token." in refused(*to)
@@ -313,7 +313,7 @@ def test_a_token_that_may_write_or_does_not_say_is_tried(
 
 def test_a_failed_upload_leaves_the_folder_and_says_how_to_go_on(hub: Hub, encoder: Path, tmp_path: Path) -> None:
     hub.full = True
-    with pytest.raises(UserError, match=r"out is written, but could not be uploaded to me/mine: .*overwrite=true"):
+    with pytest.raises(UserError, match=r"out was written, but could not be uploaded to me/mine: .*overwrite=true"):
         export(encoder, tmp_path / "out", "push=me/mine", "license=mit")
     assert read_encoder_card(tmp_path / "out").sha256 == read_encoder_card(encoder).sha256
     hub.full = False

@@ -1,4 +1,4 @@
-"""Texts without the paths of this machine: nothing of their folders stays, and what is no path stays as it is."""
+"""Texts without the paths of this machine: no folder remains, and text that is not a path is unchanged."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_name_of_a_class_is_no_path(form: Callable[[str], str]) -> None:
 def test_folders_that_are_known_may_have_any_names(parts: list[str], name: str) -> None:
     folder = "/" + "/".join(parts)
     known = in_markdown(folders_of([f"{folder}/{name}"]))
-    for form in (str, plain):  # as it is, and as a model card has it
+    for form in (str, plain):  # unchanged, and as a model card writes it
         assert without_paths(form(f"of {folder}/{name}."), known) == form(f"of …/{name}.")
 
 

@@ -83,7 +83,7 @@ def test_no_name_ends_the_data_or_the_title() -> None:
 
 
 class Made(NamedTuple):
-    """What a user's clicks and keys make of the page: four red images and four blue ones are labeled, and saved."""
+    """A user's clicks and keys on the page: four red and four blue images are labeled and saved."""
 
     problems: list[str]
     before: str  # what was said when an image was clicked before there was a class
@@ -102,7 +102,7 @@ BUTTONS = "[...document.querySelectorAll('#grid button')]"
 
 
 def choose(tab: Tab, order: str) -> list[int]:
-    """Choose what is shown; returns the images in their order."""
+    """Choose a view; returns the images in their order."""
     tab.evaluate(
         f"document.getElementById('order').value = '{order}';"
         "document.getElementById('order').dispatchEvent(new Event('change', {bubbles: true}))"
@@ -131,7 +131,7 @@ def made(here: Path, browser: Browser) -> Made:
     tab.click("#name")
     tab.write(' "blue",  it\'s ')
     tab.press("Enter")
-    for number in (blue[0], blue[0]):  # the second click takes it back
+    for number in (blue[0], blue[0]):  # the second click removes it
         tab.click(image(number))
     for number in blue[:4]:
         tab.evaluate(f"document.querySelector('{image(number)}').focus()")

@@ -1,4 +1,4 @@
-"""What every test of a mistake needs: the stages, and what the user sees and keeps."""
+"""Shared by the tests of mistakes: the stages, the output that the user sees, and the files that remain."""
 
 from __future__ import annotations
 

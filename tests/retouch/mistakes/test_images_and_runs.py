@@ -1,4 +1,4 @@
-"""What is refused or warned of once the images are looked at: nothing of an earlier run is lost."""
+"""Refusals and warnings after the images are opened: nothing of an earlier run is lost."""
 
 from __future__ import annotations
 

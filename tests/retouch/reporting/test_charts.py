@@ -22,7 +22,7 @@ finite = st.floats(-1e6, 1e6, allow_nan=False)
 
 
 def inside(chart: str) -> ElementTree.Element:
-    """The chart as XML; every coordinate lies in its frame."""
+    """The chart as XML; every coordinate is inside its frame."""
     root = ElementTree.fromstring(chart)
     _, _, width, height = map(float, root.attrib["viewBox"].split())
     for one in root.iter():

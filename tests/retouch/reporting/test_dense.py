@@ -140,7 +140,7 @@ def test_two_encoders_share_a_table_and_data_of_one_name_are_told_apart(tmp_path
 
 def test_limits_name_the_rarest_class_and_those_that_no_image_shows(tmp_path: Path) -> None:
     said = limits(facts_of(tmp_path / "one", mask_result()))
-    assert "masks: the rarest class of pixels, <img src=x>, is in 2 test images: its IoU depends on them alone." in said
+    assert "masks: the rarest class of pixels, <img src=x>, is in 2 test images: its IoU depends only on them." in said
     facts = facts_of(tmp_path / "other", mask_result(unseen=True))
     assert "masks: no test image shows <img src=x>, so nothing is measured there." in limits(facts)
     html(facts)

@@ -171,7 +171,7 @@ def test_limits_name_the_rarest_label_and_those_that_no_image_has(tmp_path: Path
     said = limits(facts_of(tmp_path / "one", label_result()))
     rare = label_result().subjects["encoder"].test.positives[2]
     assert (
-        f"tags: the rarest label, <img src=x>, is in {rare} test images: its average precision depends on them alone."
+        f"tags: the rarest label, <img src=x>, is in {rare} test images: its average precision depends only on them."
         in said
     )
     said = limits(facts_of(tmp_path / "other", label_result(unseen=True)))

@@ -1,4 +1,4 @@
-"""The page: what is in it and in which order, that it needs nothing else and harms nobody, and the command."""
+"""The page: what is in it and in which order, that it needs nothing else and is safe, and the command."""
 
 from __future__ import annotations
 
@@ -299,7 +299,7 @@ def test_a_model_card_says_the_same_as_the_page(runs: list[Path]) -> None:
     assert "| denoise | 80.0 [" in said
     assert "| **+30.0** [" in said
     assert "| gain over untrained |" in said
-    assert "In the drawings" not in said
+    assert "In the charts" not in said
     tables = [line for line in lines if line.startswith("| ---")]
     assert len(tables) >= 4
 

@@ -23,7 +23,7 @@ from tests.retouch.reporting.test_sentences import facts_of
 
 
 def clusters(n: int = 90, classes: int = 3, noise: float = 0.1) -> Embedding:
-    """Rows in random order; those of one class (``row % classes``) lie close together."""
+    """Rows in random order; those of one class (``row % classes``) are close together."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randperm(n, generator=generator)
     centers = 3 * torch.eye(max(classes, 8))[:, :8]
@@ -104,7 +104,7 @@ def test_the_page_has_one_map_of_the_task_that_neighbors_agree_on_and_neighbors_
     page = html(read_facts([folder]))
     said = Page(page).said
     assert said.count("test images as denoise sees them") == 1
-    assert "animal: test images as denoise sees them" in said  # clusters know nothing of even and odd
+    assert "animal: test images as denoise sees them" in said  # clusters do not depend on even and odd
     assert "Underlined: of the same class of animal" in said
     assert "8 of 8 of the same class" in said
     assert "The images themselves are not shown" in said

@@ -1,4 +1,4 @@
-"""Faults planted in real runs, from the images to the page: what is wrong with them is said there, and only there."""
+"""Faults planted in real runs, from the images to the page: the page reports each fault, and no others."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write(folder: Path, seeds: range, *, classes: int = 2, bright: int = 0, ever
 
 @pytest.fixture
 def encoder(tmp_path: Path) -> Path:
-    """That of a gray view, trained (so it says) on the pictures in ``pool``."""
+    """An encoder with a gray view, trained (according to its card) on the pictures in ``pool``."""
     torch.manual_seed(0)
     built = build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16, view="gray")
     export_encoder(built, tmp_path / "encoder", Provenance(source=str(tmp_path / "pool")))

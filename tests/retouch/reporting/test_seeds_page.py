@@ -68,7 +68,7 @@ def test_the_page_has_cells_of_mean_and_deviation(groups: list[Path]) -> None:
     page = Page(html(read_facts(groups)))
     assert "seeds" in page.sections
     assert "81.0 ± 1.0 (3 seeds)" in page.said
-    assert "each seed pretrained another encoder" in page.said
+    assert "each seed pretrained its own encoder" in page.said
     assert "27.1 ± 0" in page.said  # PSNR of pretraining
 
 
@@ -109,4 +109,4 @@ def test_seeds_of_the_probe_say_nothing_of_pretraining(groups: list[Path], tmp_p
     assert [found.one for found in group_rivals(read_facts([groups[0], one]))] == []
     other = write_probes(tmp_path / "worse", (0.50, 0.51, 0.52), "d", "probing")
     [found] = group_rivals(read_facts([one, other]))
-    assert rival_sentence(found).startswith("Over several seeds of the probe, of one encoder each, fixed beats worse")
+    assert rival_sentence(found).startswith("Over several probe seeds, with one encoder each, fixed beats worse")

@@ -224,7 +224,7 @@ def test_what_restoring_means_is_said_next_to_trivial_restorers_and_what_is_wron
     assert said.endswith(" A fault was found: the network returns its input.")
     assert "mine: the network returns its input." in limits(facts)
     well = read_facts([write_pretraining(tmp_path / "well")])
-    assert "No fault of training was found" in restoration(well)[0]
+    assert "No training fault was found" in restoration(well)[0]
     assert limits(well) == []
 
 

@@ -1,4 +1,4 @@
-"""What was trained is said in words: the network, and the damage that it learned to restore."""
+"""Training in words: the network, and the damage that it learned to restore."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.retouch.reporting.runs import write_pretraining
 @pytest.mark.parametrize(
     ("pretext", "said"),
     [
-        (Denoise(corruption=Gaussian(sigma=0.2)), "Gaussian noise (standard deviation 0.2; black is 0 and white 1)"),
+        (Denoise(corruption=Gaussian(sigma=0.2)), "Gaussian noise (standard deviation 0.2; black is 0 and white is 1)"),
         # the logarithm of the deviation is normal: e^-1.9 is 0.15, e^-3.1 is 0.045 and e^-0.7 is 0.5
-        (Denoise(), "0.15 in the median, and between 0.045 and 0.5 in two of three images"),
+        (Denoise(), "median standard deviation 0.15, and between 0.045 and 0.5 for two of three images"),
         (Denoise(corruption=SaltPepper(amount=(0.1, 0.4))), "black and white pixels (10 to 40% of all)"),
         (Denoise(corruption=Blur(sigma=(2, 2))), "blur (a Gaussian of 2 px)"),
         (Denoise(corruption=Jpeg()), "JPEG compression (quality 5 to 50 of 100)"),
@@ -49,6 +49,6 @@ def test_runs_of_one_network_and_damage_share_a_sentence(tmp_path: Path) -> None
         runs.append(write_pretraining(tmp_path / name, sha256=name * 64))
         export_encoder(encoder, tmp_path / name / "encoder", Provenance(pretext=pretext.model_dump(mode="json")))
     first, second = learned_sentences(read_facts(runs))
-    assert first.startswith(f"a and b: small_cnn, {parameters:,} parameters; images to be restored had Gaussian noise")
-    assert second == f"c: small_cnn, {parameters:,} parameters; images to be restored had no color."
+    assert first.startswith(f"a and b: small_cnn, {parameters:,} parameters; the images to restore had Gaussian noise")
+    assert second == f"c: small_cnn, {parameters:,} parameters; the images to restore had no color."
     assert learned_sentences(read_facts([write_pretraining(tmp_path / "d")])) == []

@@ -10,11 +10,17 @@ from common.config import validate
 from common.data import build_source, load_images
 from common.encoders import EncoderConfig, build_encoder
 from common.machine.distributed import World
+from finetune.data import LabeledData, load_labeled, open_sources
+from finetune.metrics import score
+from finetune.worth import LabelEfficiency, LabelPoint
 from pretrain.config import PretrainConfig
 from retouch.reporting.compare import holm
 from retouch.studies.contestants import Field, Pretrained, RawPixels, Restoring, Simple, Untrained
-from retouch.studies.final import compared, rivals_of
-from retouch.studies.results import Role
+from retouch.studies.images import label_set
+from retouch.studies.outcome import _facts, _unchecked
+from retouch.studies.results import Contender, Role, touched
+from retouch.studies.rivals import compared, rivals_of
+from tests.common.data.samples import picture
 from tests.retouch.reporting.runs import answers_of
 
 HERE = World(0, 1, torch.device("cpu"))
@@ -70,3 +76,40 @@ def test_all_comparisons_of_a_study_are_corrected_together() -> None:
     assert found[0].adjusted_p == 2 * found[0].found.p_value  # the two of pixels are smaller
     assert found[0].found.difference == (9 / 300)
     assert {one.images for one in found} == {300}
+    # what is still to come may only make differences clearer
+    soon = compared("mask", rivals, {"mask": said(0.6), "rgb": said(0.57), "pixels": said(0.4)}, labels, unknown=2)
+    assert soon[0].adjusted_p == 4 * soon[0].found.p_value
+
+
+def test_test_images_that_only_the_linear_probe_of_the_winner_has_seen_are_counted_with_it(tmp_path: Path) -> None:
+    """Every test image is a training image too; half of these are fitted on by all, and all by the linear probe."""
+    for number in range(40):
+        for part in ("train", "test"):
+            folder = tmp_path / part / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            picture(number, 20, 24).save(folder / f"{number}.png")
+    data = LabeledData(train=str(tmp_path / "train"), test=str(tmp_path / "test"), image_size=16, workers=0)
+    images = label_set(load_labeled(open_sources(data, 0), data, 16, 0), judged=20, fitted=20, tested=40, seed=0)
+    [fitted] = _facts([images], everything=False).values()
+    [whole] = _facts([images], everything=True).values()
+    assert (fitted.duplicates, whole.duplicates) == (20, 40)
+
+
+def test_a_pretrained_contestant_may_have_seen_the_test_images() -> None:
+    score_ = score(torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), 1)
+    resnet = Contender(name="resnet18", kind="pretrained", view="rgb", test={"animal": score_})
+    ours = Contender(name="mask", kind="restoring", view="rgb", test={"animal": score_})
+    assert _unchecked([ours]) == []
+    [said] = _unchecked([ours, resnet])
+    assert said == "what resnet18 was trained on is not checked: it may have seen these test images, with their labels"
+
+
+def test_everything_that_answered_the_test_images_is_counted() -> None:
+    score_ = score(torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), 1)
+    two = [Contender(name=name, kind="simple", view="rgb", test={"animal": score_}) for name in "ab"]
+    assert touched(two, False, {}).endswith("2 classifiers, once each: 2 contestants")
+    curve = tuple(LabelPoint(labels=count, draws=(0.5,) * draws) for count, draws in ((10, 3), (20, 3), (40, 1)))
+    worth = LabelEfficiency(protocol="", curves={"encoder": curve, "random_init": curve}, worth={})
+    said = touched(two, True, {"animal": worth, "color": worth})
+    assert said.endswith("17 classifiers, once each: 2 contestants, the winner's linear probe and 14 on fewer labels "
+                         "for what its training is worth")  # fmt: skip

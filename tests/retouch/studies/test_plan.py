@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,12 +11,12 @@ from hypothesis import strategies as st
 from retouch.studies.config import seconds_of
 from retouch.studies.plan import (
     FEWEST_STEPS,
-    FINALISTS,
     PROBES,
     RULER_STEPS,
     SAVING,
     JudgeCost,
     Plan,
+    Purse,
     Rung,
     Sizes,
     Timing,
@@ -23,6 +25,8 @@ from retouch.studies.plan import (
     first_steps,
     fit_bytes,
     fit_seconds,
+    kept_seconds,
+    least_seconds,
     probe_seconds,
     race_seconds,
     ridge_work,
@@ -52,9 +56,12 @@ def test_what_is_no_length_of_time_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("count", "expected"),
-    [(0, []), (1, [1]), (2, [2]), (3, [3, 2]), (4, [4, 2]), (5, [5, 3, 2]), (8, [8, 4, 2]), (9, [9, 5, 3, 2])],
+    [
+        *((0, []), (1, [1, 1]), (2, [2, 2]), (3, [3, 2]), (4, [4, 2])),
+        *((5, [5, 3, 2]), (8, [8, 4, 2]), (9, [9, 5, 3, 2])),
+    ],
 )
-def test_the_better_half_stays_and_two_train_to_the_end(count: int, expected: list[int]) -> None:
+def test_the_better_half_stays_and_two_train_to_the_end_in_two_rungs_at_least(count: int, expected: list[int]) -> None:
     assert survivors(count) == expected
 
 
@@ -87,7 +94,7 @@ def test_whoever_enters_can_be_judged_and_whoever_does_not_is_named(
     inside, left_out = enter(timings, available)
     assert len(inside) + len(left_out) == len(timings)
     assert [line.partition(":")[0] for line in left_out] == [
-        name for name in sorted(timings, key=lambda name: -timings[name].step) if name not in inside
+        name for name in sorted(timings, key=lambda name: -least_seconds(timings[name])) if name not in inside
     ]
     if inside:
         every = list(inside.values())
@@ -112,8 +119,8 @@ def planned(timings: dict[str, Timing], whole: float) -> Plan:
     return Plan(image_size=16, sizes=counts, simple=(), steps=steps, rungs=rungs, scratch=0, probe=False)
 
 
-@given(field.filter(lambda found: len(found) > FINALISTS), st.floats(100.0, 2000.0), st.floats(-50.0, 5000.0))
-def test_later_rungs_shrink_to_the_time_that_is_left_and_never_grow(
+@given(field, st.floats(100.0, 2000.0), st.floats(-50.0, 5000.0))
+def test_later_rungs_take_the_time_that_is_left_be_it_less_or_more_than_planned(
     timings: dict[str, Timing], whole: float, available: float
 ) -> None:
     plan = planned(timings, whole)
@@ -123,22 +130,47 @@ def test_later_rungs_shrink_to_the_time_that_is_left_and_never_grow(
     assert found.steps == plan.steps
     needed = 0.0
     counts = survivors(len(timings))[1:]
-    for number, (before, rung, old) in enumerate(zip(found.rungs, found.rungs[1:], plan.rungs[1:], strict=False)):
-        assert before.seconds <= rung.seconds <= old.seconds + 1e-6
+    for number, (before, rung) in enumerate(pairwise(found.rungs), start=1):
+        assert before.seconds <= rung.seconds
         for name in stay:
-            assert before.steps[name] <= rung.steps[name] <= old.steps[name]
-        needed += counts[number] * (rung.seconds - before.seconds)
+            assert before.steps[name] <= rung.steps[name]
+            assert found.whole(name, number + 1) == found.rungs[-1].steps[name]  # where its schedule ends
+            assert found.whole(name, 1) == plan.steps[name]
+        needed += counts[number - 1] * (rung.seconds - before.seconds)
         idle = sorted((one.idle for one in stay.values()), reverse=True)
-        needed += sum(idle[: counts[number]])
+        needed += sum(idle[: counts[number - 1]])
     shortest = sum(sum(sorted((one.idle for one in stay.values()), reverse=True)[:count]) for count in counts)
-    assert needed <= max(available, shortest) + 1e-6
+    assert needed == pytest.approx(max(available, shortest), abs=1e-6)
+
+
+@given(field, st.floats(1.0, 5000.0), st.floats(0.0, 5000.0))
+def test_what_the_networks_keep_is_their_share_of_the_budget_or_most_of_what_is_left(
+    timings: dict[str, Timing], share: float, left: float
+) -> None:
+    kept = kept_seconds(list(timings.values()), share, left)
+    assert kept <= left + 1e-6
+    if kept:
+        assert enter(timings, kept)[0]
+        assert kept >= min(share, 0.8 * left) - 1e-6
+    else:
+        assert not enter(timings, 0.9 * left)[0]
+
+
+@given(st.floats(-10, 100), st.floats(0, 100), st.floats(0, 100))
+def test_a_purse_gives_nothing_of_what_is_kept(left: float, kept: float, asked: float) -> None:
+    purse = Purse(left, kept)
+    given_ = purse.take(asked, 0.5)
+    assert given_ == (asked < min(0.5 * left, left - kept))
+    assert purse.left == left - (asked if given_ else 0)
+    assert purse.left >= min(left, kept)
 
 
 def test_a_contestant_that_turned_out_slower_takes_fewer_steps() -> None:
     timings = {name: Timing(start=0.0, step=0.1, judge=0.0) for name in "abc"}
     plan = planned(timings, 40.0)
     slower = {"a": timings["a"], "b": Timing(start=0.0, step=0.2, judge=0.0)}
-    last = adapted(plan, 1, slower, 1000.0).rungs[-1].steps
+    idle = sum(one.idle for one in slower.values())
+    last = adapted(plan, 1, slower, 60.0 + idle).rungs[-1].steps
     assert last == {"a": 400, "b": 100 + 150, "c": 400}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,9 @@ import retouch
 from common.encoders.load import load_encoder
 from finetune.predictions import read_predictions
 from finetune.probes import linear
-from retouch.studies import final, run
+from retouch.studies import final, journal, outcome, run
 from retouch.studies.contestants import Learned, Restoring, Speed
-from retouch.studies.journal import Clock, read_plan
+from retouch.studies.journal import CLOCK, Clock, Journal, read_plan
 from retouch.studies.judge import PROBES, Judge
 from retouch.studies.parts import Parts
 from retouch.studies.results import StudyReport, read_results
@@ -157,12 +158,14 @@ def test_the_usual_probe_of_the_winner_is_checked(found: StudyReport) -> None:
 
 def test_the_test_of_the_winner_is_the_same_from_the_features_of_its_probe(ended: tuple[StudyReport, Parts]) -> None:
     report, parts = ended
-    tested, probed = parts.judge.probe(parts.field.named("mask_tiny"), "ridge")
+    tested, probed, *_ = parts.judge.probe(parts.field.named("mask_tiny"), "ridge")
     assert tested["color"].outcome.test.accuracy == report.named("mask_tiny").test["color"].accuracy
     assert (tested["color"].outcome.n_train, probed["color"].outcome.n_train) == (70, 90)
     assert probed["color"].outcome.choice.setting["l2"] in (PROBES["ridge"].l2 or ())
-    assert tested["color"].checks is None
     assert probed["color"].checks is not None
+    alone, none, *_ = parts.judge.probe(parts.field.named("mask_tiny"), None)
+    assert torch.equal(alone["color"].predictions, tested["color"].predictions)
+    assert none == {}
 
 
 def test_an_encoder_that_changes_while_it_is_probed_and_leaks_are_noted(
@@ -176,12 +179,12 @@ def test_an_encoder_that_changes_while_it_is_probed_and_leaks_are_noted(
         return forward(self, images)
 
     monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", training)
-    _, probed = parts.judge.probe(parts.field.named("mask_tiny"), "logistic")
+    probed = parts.judge.probe(parts.field.named("mask_tiny"), "logistic").probed
     checks = {task: one.checks for task, one in probed.items()}
     failing = {task: one for task, one in checks.items() if one is not None}
     assert failing["color"].frozen is False
     facts = {"color": report.data["color"].model_copy(update={"duplicates": 3})}
-    said = final._notes(failing, facts, {"color": torch.zeros(50)})
+    said = outcome._notes(failing, facts, {"color": torch.zeros(50)})
     assert said[0].startswith("color: the encoder or its untrained twin changed while it was measured")
     assert said[-1] == "color: 3 of 50 test images are also training images"
 
@@ -225,11 +228,41 @@ def test_study_that_is_stopped_while_training_and_killed_while_judging_goes_on(
         patch.setattr(Judge, "validate", killed)
         with pytest.raises(KeyboardInterrupt):
             retouch.study(settings(home, "cut", resume=True, plan=None))
+    tests: list[str] = []
+    test = Judge.test
+
+    def killed_again(self: Judge, one: Any) -> Any:
+        if len(tests) == 2:
+            raise KeyboardInterrupt
+        tests.append(one.name)
+        return test(self, one)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Judge, "test", killed_again)
+        with pytest.raises(KeyboardInterrupt):
+            retouch.study(settings(home, "cut", resume=True, plan=None))
     assert not (home / "cut" / "results.json").exists()
+    monkeypatch.setattr(Judge, "test", lambda self, one: (tests.append(one.name), test(self, one))[1])
     resumed = retouch.study(settings(home, "cut", resume=True, plan=None))
     assert resumed is not None
     assert numbers(resumed) == numbers(found)
+    assert len(tests) == len(set(tests)) == len(found.contenders) - 2  # the winner and scratch are tested otherwise
     assert read_plan(home / "cut") == read_plan(home / "whole")
+
+
+def test_the_time_of_a_study_that_is_killed_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "BEAT", 0.01)
+    first = Journal(tmp_path, 1200.0, time.monotonic() - 100)
+    first.save()
+    first.clock.started -= 50  # of a rung, in which nothing is judged
+    with first.beating():
+        while not (tmp_path / CLOCK).exists():
+            time.sleep(0.01)
+    again = Journal(tmp_path, 1200.0, time.monotonic())
+    assert first.memory.spent == pytest.approx(100, abs=2)
+    assert again.clock.taken == pytest.approx(150, abs=2)
+    (tmp_path / CLOCK).write_text("{")  # half a file says nothing
+    assert Journal(tmp_path, 1200.0, time.monotonic()).clock.taken == pytest.approx(100, abs=2)
 
 
 def test_rungs_follow_from_measured_speeds_and_shrink_when_time_runs_out(
@@ -255,7 +288,8 @@ def test_rungs_follow_from_measured_speeds_and_shrink_when_time_runs_out(
     assert report is not None
     plan = read_plan(tmp_path / "run")
     assert plan.settled == len(plan.rungs) == 2
-    assert plan.scratch == int(plan.scratch_seconds) > 0
+    assert plan.scratch_settled
+    assert plan.scratch > 0
     planned = set(plan.steps.values())
     assert len(planned) == 1  # all are equally fast
     first, last = ({rung.steps[name] for name in NAMES} for rung in plan.rungs)

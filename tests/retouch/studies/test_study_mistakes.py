@@ -82,7 +82,10 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
 
 def test_a_plan_with_other_contestants_is_refused(tmp_path: Path) -> None:
     said = refused(settings(tmp_path, "run", contestants=["denoise"]))
-    assert "has the contestants colorize_tiny, denoise_tiny, mask_tiny, pca, scratch, which this study has not" in said
+    assert (
+        "has the contestants colorize_tiny, denoise_tiny, mask_tiny, pca, scratch, which this study does not have"
+        in said
+    )
 
 
 def test_the_command_ends_with_code_two_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,20 +14,33 @@ from rich.console import Console
 
 from common.files import write_json
 from finetune.efficiency import label_efficiency
+from finetune.embedding import write_embeddings
 from finetune.metrics import compare, score
+from finetune.predictions import Predictions, write_predictions
 from finetune.records import DataFacts
 from finetune.tracked import send
 from retouch.reporting.card import model_card
 from retouch.reporting.charts import Racer, race_chart
+from retouch.reporting.choices import touched
+from retouch.reporting.limits import limits
 from retouch.reporting.page import html
 from retouch.reporting.parts import repeat_command
 from retouch.reporting.reading import read_facts
 from retouch.studies.plan import Sizes
-from retouch.studies.results import Contender, Kind, StudyReport, Validation, Versus, read_results
+from retouch.studies.results import Contender, Counts, Kind, StudyReport, Validation, Versus, read_results
 from retouch.studies.table import study_table
 from retouch.studies.tracked import study_shown
-from tests.retouch.reporting.runs import CLASSES, EVIL, answers_of, start, write_pretraining
+from tests.retouch.reporting.runs import (
+    CLASSES,
+    EVIL,
+    answers_of,
+    probe_result,
+    start,
+    write_pretraining,
+    write_probe,
+)
 from tests.retouch.reporting.test_page import Page
+from tests.retouch.reporting.test_places import clusters
 
 LABELS = torch.arange(300) % 3
 RIGHT: dict[str, tuple[Kind, float]] = {
@@ -65,7 +79,7 @@ def contender(name: str, kind: Kind, right: float) -> Contender:
 
 def write_study(folder: Path) -> Path:
     """A finished study with one contestant's run."""
-    start(folder, "study", "seed: 1\nlabels: {train: animals}\nbudget: 20m\n")
+    start(folder, "study", "seed: 1\ndata: {source: null}\nlabels: {train: animals}\nbudget: 20m\n")
     write_pretraining(folder / "contestants" / "colorize")
     mine = answers_of(LABELS, 0.8, 3)
     versus = tuple(
@@ -96,11 +110,16 @@ def write_study(folder: Path) -> Path:
         classes={"animal": CLASSES},
         worth={"animal": WORTH},
         sizes=Sizes(judged=100, fitted=200, tested=300),
+        counts={"animal": Counts(judged=100, fitted=200, labeled=500)},
         protocol="ridge",
         left_out=("mixed: needs at least 90 s",),
         notes=("animal: 3 of 300 test images are also training images",),
     )
     write_json(folder / "results.json", report.model_dump(mode="json"))
+    answers = {name: answers_of(LABELS, right, 3) for name, (_, right) in RIGHT.items()}
+    paths = tuple(f"tests/{row}.png" for row in range(300))
+    write_predictions(folder, [Predictions("animal", CLASSES, torch.arange(300), paths, LABELS, answers)])
+    write_embeddings(folder, [clusters()], [0])
     return folder
 
 
@@ -126,6 +145,49 @@ def test_the_study_comes_first_with_its_verdict_and_its_runs_follow(study: Path)
     assert "<img src=x" not in html(facts)
 
 
+SECTIONS = [
+    *("study", "choices", "errors", "places", "training", "data", "code", "cost", "repeat", "limits"),
+]
+
+
+def test_the_page_of_a_study_has_all_its_parts(study: Path) -> None:
+    page = Page(html(read_facts([study])))
+    assert page.sections == SECTIONS
+    said = page.said
+    assert "colorize was chosen among 5 contestants by cross-validated ridge regression on 100 labeled training" in said
+    # five contestants, of which one is a baseline, and two networks again with 50 and 200 labels
+    assert "9 classifiers, 3 of them of baselines, answered the 300 images of folder:tests once each" in said
+    assert "animal: colorize, the winner of study" in said
+    assert "animal: test images as colorize sees them" in said
+    assert "300 test images: the interval of an accuracy is up to 5.6 points either way." in said
+    assert "animal: 100 test images per class" in said
+    assert "Each contestant of a study was trained once." in said
+    assert "animal: choices were made on 100 training images, on which an accuracy is known to" in said
+    assert "Labeled" in said
+
+
+def test_an_uneven_study_whose_winner_only_guesses_says_so(study: Path) -> None:
+    [run] = read_facts([study]).studies
+    guesses = score(torch.zeros(300, dtype=torch.int64), (torch.arange(300) >= 240).long(), 3)
+    contenders = tuple(
+        one.model_copy(update={"test": {"animal": guesses}}) if one.name == "colorize" else one
+        for one in run.report.contenders
+    )
+    report = run.report.model_copy(update={"contenders": contenders})
+    facts = replace(read_facts([study]), studies=(replace(run, report=report),))
+    said = limits(facts)
+    assert "animal: always answering the most frequent class would be right on 80.0%." in said
+    assert "animal: colorize is not shown to be better than always answering the most frequent class." in said
+
+
+def test_a_study_and_a_probe_on_the_same_test_images_are_counted_together(study: Path, tmp_path: Path) -> None:
+    result, predictions = probe_result()
+    same = result.model_copy(update={"data": result.data.model_copy(update={"test": "folder:tests"})})
+    probe = write_probe(tmp_path / "probe", (same, predictions))
+    [said] = touched(read_facts([study, probe]))
+    assert said.startswith("15 classifiers, 7 of them of baselines, answered the 300 images of folder:tests once each")
+
+
 def test_a_folder_of_runs_may_hold_a_study(study: Path) -> None:
     assert [run.origin.name for run in read_facts([study.parent]).studies] == ["study"]
 
@@ -135,9 +197,11 @@ def test_wandb_gets_contestants_comparisons_the_race_and_what_a_gain_is_worth(st
     tracker = SimpleNamespace(
         table=lambda name, *given: told.update({name: given}),
         curves=lambda name, *given: told.update({name: given}),
+        confusion=lambda name, *given: told.update({name: given}),
     )
     send(tracker, study_shown(read_results(study)))  # type: ignore[arg-type]
-    assert list(told) == ["contestants", "comparisons", "race", "label_efficiency/animal", "data"]
+    assert list(told) == ["contestants", "comparisons", "race", "label_efficiency/animal", "confusion/animal", "data"]
+    assert told["confusion/animal"][1] == read_results(study).named("colorize").test["animal"].confusion
     columns, rows = told["contestants"]
     assert {len(row) for row in rows} == {len(columns)}
     assert [row[1] for row in rows] == list(RIGHT)

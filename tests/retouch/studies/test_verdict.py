@@ -10,9 +10,10 @@ import torch
 
 from finetune.efficiency import label_efficiency
 from finetune.metrics import compare, score
+from finetune.worth import LabelEfficiency, LabelPoint, Worth
 from retouch.reporting.compare import holm
-from retouch.studies.results import Contender, Kind, Role, Versus
-from retouch.studies.verdict import detectable, saved, verdict
+from retouch.studies.results import Contender, Kind, Role, Validation, Versus
+from retouch.studies.verdict import detectable, saved, smallest_shown, verdict
 from tests.retouch.reporting.runs import answers_of
 
 IMAGES = 400
@@ -22,7 +23,13 @@ LABELS = torch.arange(IMAGES) % 4
 Rivals = Mapping[Role, tuple[str, float]]  # names and accuracies
 
 
-def told(kind: Kind, right: float, rivals: Rivals, tasks: tuple[str, ...] = ("animal",)) -> str:
+def told(
+    kind: Kind,
+    right: float,
+    rivals: Rivals,
+    tasks: tuple[str, ...] = ("animal",),
+    contenders: tuple[Contender, ...] = (),
+) -> str:
     """The verdict on a winner of this accuracy next to its rivals.
 
     Of two classifiers, the better one is right wherever the other is.
@@ -37,7 +44,7 @@ def told(kind: Kind, right: float, rivals: Rivals, tasks: tuple[str, ...] = ("an
         Versus(role=role, task=task, one=name, other=other, images=IMAGES, found=one, adjusted_p=p)
         for (role, other, _, task), one, p in zip(pairs, found, adjusted, strict=True)
     ]
-    return " ".join(verdict(winner, versus)).replace("\u00a0", " ")
+    return " ".join(verdict(winner, versus, contenders=contenders)).replace("\u00a0", " ")
 
 
 def test_yes() -> None:
@@ -75,6 +82,30 @@ def test_a_gain_is_worth_the_labels_that_the_untrained_network_needs_more() -> N
     )
     said = verdict(winner, [versus], {"animal": found})[0]
     assert told("restoring", 0.80, rivals)[:-1] + "; " + saved(found) + "." == said.replace("\u00a0", " ")
+
+
+def test_what_a_gain_is_worth_is_said_of_each_task() -> None:
+    found = label_efficiency({"encoder": hits(0.5, 0.6, 0.7, 0.8), "random_init": hits(0.3, 0.4, 0.5, 0.6)})
+    mine, theirs = answers_of(LABELS, 0.8, 4), answers_of(LABELS, 0.6, 4)
+    tasks = ("animal", "color")
+    winner = Contender(name="colorize", kind="restoring", view="rgb", test={"animal": score(mine, LABELS, 4)})
+    against = compare(mine, theirs, LABELS)
+    versus = [
+        Versus(role="untrained", task=task, one="colorize", other="u", images=IMAGES, found=against, adjusted_p=0.0)
+        for task in tasks
+    ]
+    said = verdict(winner, versus, {"color": found})[0]
+    assert said.startswith("Yes, in both comparisons")
+    assert said.endswith(f"On color, {saved(found)}.")
+
+
+def test_an_interval_that_goes_beyond_the_curve_says_so() -> None:
+    worth = Worth(labels=200, equals=800, ci95=(None, None))
+    curve = tuple(LabelPoint(labels=count, draws=(0.5,)) for count in (200, 800))
+    found = LabelEfficiency(
+        protocol="", curves={"encoder": curve, "random_init": curve}, worth={"random_init": (worth,)}
+    )
+    assert saved(found) == "on 200 labels that is worth about 600 more [more than 600, more than 600]"
 
 
 def test_a_gain_that_no_labels_reach_is_said_so() -> None:
@@ -117,6 +148,39 @@ def test_no_a_simple_method_is_better_or_as_good() -> None:
     assert "400 test images cannot tell differences below" in said
 
 
+def test_no_a_simple_method_is_better_than_the_network_that_was_best_on_validation() -> None:
+    said = told("restoring", 0.60, {"untrained": ("untrained", 0.5), "simple": ("kmeans", 0.70)})
+    assert said.startswith("No: take kmeans, which trains no network, 10.0 points [")
+    assert "better than colorize. It beats the untrained network by 10.0 points" in said
+    said = told("restoring", 0.60, {"untrained": ("untrained", 0.5), "pixels": ("pixels", 0.70)})
+    assert said.startswith("No: take the pixels as they are, 10.0 points [")
+
+
+def raced(*accuracies: float) -> Contender:
+    """A network after rungs that end at 10 s, 40 s, ..."""
+    rungs = [
+        Validation(rung=rung, steps=rung * 100, seconds=rung * 30.0 - 20, accuracy={"animal": right})
+        for rung, right in enumerate(accuracies, start=1)
+    ]
+    score_ = score(LABELS, LABELS, 4)
+    return Contender(name="mask", kind="restoring", view="rgb", test={"animal": score_}, validations=tuple(rungs))
+
+
+def test_a_no_says_how_long_the_best_network_was_trained_and_whether_it_was_still_improving() -> None:
+    rivals: Rivals = {"restoring": ("mask", 0.6)}
+    rising = told("simple", 0.7, rivals, contenders=(raced(0.455, 0.473), raced(0.5)))
+    assert rising.endswith(
+        "mask was trained for 40 s, which is 200 steps, and its validation accuracy still rose, from 45.5 to 47.3% in "
+        "its last 30 s: more time may change this."
+    )
+    flat = told("simple", 0.7, rivals, contenders=(raced(0.455, 0.455),))
+    assert flat.endswith("200 steps; its validation accuracy no longer rose, from 45.5 to 45.5% in its last 30 s.")
+    once = told("simple", 0.7, rivals, contenders=(raced(0.455),))
+    assert once.endswith("mask was trained for 10 s, which is 100 steps: more time may change this.")
+    assert "trained for" not in told("restoring", 0.7, {"untrained": ("u", 0.5)}, contenders=(raced(0.4, 0.5),))
+    assert "trained for" in told("restoring", 0.7, {"untrained": ("u", 0.7)}, contenders=(raced(0.4, 0.5),))
+
+
 def test_nothing_was_trained() -> None:
     said = told("simple", 0.70, {"pixels": ("pixels", 0.5)})
     assert said.startswith("Nothing was trained by restoring images: take kmeans")
@@ -133,7 +197,28 @@ def test_one_chance_finding_of_many_comparisons_is_not_shown() -> None:
     assert told("restoring", 0.60, rivals).startswith("Yes")
     roles: tuple[Role, ...] = ("pixels", "simple", "restoring", "pretrained", "scratch")
     many: Rivals = {**{role: (role, 0.6) for role in roles}, **rivals}
-    assert told("restoring", 0.60, many).startswith("No difference shown")
+    said = told("restoring", 0.60, many)
+    assert said.startswith("No difference shown")
+    # the interval excludes zero, and the limit is not below the difference: both are said
+    assert "are 1.5 points [" in said
+    assert "400 test images cannot tell differences below 2.1 points where 6 comparisons are made" in said
+    assert "alone it would have p = 0.031, and corrected for all of them it has p = 0.19" in said
+
+
+def test_the_limit_of_a_difference_that_is_not_shown_is_never_below_it() -> None:
+    """Eight against none of 400, as one of twelve comparisons."""
+    tasks = tuple(f"task {number}" for number in range(12))
+    others = {task: answers_of(LABELS, 0.58 if task == tasks[0] else 0.6, 4) for task in tasks}
+    mine = answers_of(LABELS, 0.6, 4)
+    found = [compare(mine, others[task], LABELS) for task in tasks]
+    adjusted = holm([one.p_value for one in found])
+    versus = [
+        Versus(role="restoring", task=task, one="kmeans", other="mask", images=IMAGES, found=one, adjusted_p=p)
+        for task, one, p in zip(tasks, found, adjusted, strict=True)
+    ]
+    assert (found[0].n10, found[0].n01) == (8, 0)
+    assert adjusted[0] > 0.05
+    assert smallest_shown(found[0], IMAGES, len(versus)) > found[0].difference
 
 
 def test_detectable_difference_is_found_in_four_of_five_samples() -> None:

@@ -23,7 +23,7 @@ from retouch.studies.budget import planned_probe, probe_seconds
 from retouch.studies.contestants import Field, RawPixels, Simple, Speed, Wide, dictionary_of, widened, wider_ones
 from retouch.studies.journal import Clock, Journal, Judgment, read_plan
 from retouch.studies.judge import Judge
-from retouch.studies.plan import PROBES, JudgeCost, Wider
+from retouch.studies.plan import PROBES, JudgeCost, Purse, Wider
 from tests.retouch.studies.studies import settings
 
 HERE = World(0, 1, torch.device("cpu"))
@@ -98,7 +98,7 @@ def test_wider_dictionaries_are_tried_by_atoms_and_cells(tmp_path: Path) -> None
 def test_the_best_that_fits_is_taken(
     left: float, expected: tuple[int, int], tmp_path: Path, measured: list[str]
 ) -> None:
-    chosen, left_out = wider.choose(parts(tmp_path, left=left))
+    chosen, left_out = wider.choose(parts(tmp_path, left=left), 0.1 * left)
     assert chosen is not None
     assert (chosen.atoms, chosen.grid) == expected
     assert chosen.left_out == left_out
@@ -108,18 +108,18 @@ def test_the_best_that_fits_is_taken(
 
 
 def test_what_does_not_fit_is_left_out_unmeasured_and_said(tmp_path: Path, measured: list[str]) -> None:
-    chosen, [line] = wider.choose(parts(tmp_path, left=150.0))
+    chosen, [line] = wider.choose(parts(tmp_path, left=150.0), 10.0)
     assert (chosen, measured) == (None, [])
     assert line.startswith("kmeans_800 with 7,200 features: takes about ")
     assert line.endswith(" s")
-    assert wider.choose(parts(tmp_path, left=-5.0))[0] is None
+    assert wider.choose(parts(tmp_path, left=-5.0), 10.0)[0] is None
 
 
 def test_whoever_turns_out_slower_than_the_pace_of_fewer_atoms_is_left_out(
     tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Wide, "speed", lambda one: Speed(4.0, 10.0, 1e-3))  # 1,000 s to learn
-    chosen, [line] = wider.choose(parts(tmp_path, left=1100.0))
+    chosen, [line] = wider.choose(parts(tmp_path, left=1100.0), 100.0)
     assert chosen is None
     seconds = float(line.partition("takes about ")[2].partition(" s")[0])
     assert seconds > 1000
@@ -131,7 +131,7 @@ def test_the_memory_that_is_free_bounds_the_width(
     for free, width in ((12 << 30, 9600), (8 << 30, 6400), (1 << 30, 0)):
         monkeypatch.setattr("retouch.studies.budget.available_memory", lambda free=free: free)
         study = parts(tmp_path, left=20_000.0)
-        chosen, [line] = wider.choose(study)
+        chosen, [line] = wider.choose(study, 10.0)
         assert (widened(study.field.named("kmeans"), chosen).features if chosen else 0) == width
     assert "and may take 717 MiB of memory" in line
 
@@ -144,10 +144,19 @@ def test_the_winner_gets_the_usual_probe_or_a_faster_one_or_none(
     found = []
     for kind, cost in PROBES.items():
         enough = probe_seconds(study, kind) / cost.share
-        found += [planned_probe(study, costs, enough * share) for share in (1.01, 0.99)]
+        found += [planned_probe(study, costs, Purse(enough * share, 0.0)) for share in (1.01, 0.99)]
     assert found == ["logistic", "ridge", "ridge", None]
     monkeypatch.setattr("retouch.studies.budget.available_memory", lambda: 1 << 30)
-    assert planned_probe(study, costs, 1e6) is None
+    assert planned_probe(study, costs, Purse(1e6, 0.0)) is None
+
+
+def test_a_wider_dictionary_takes_nothing_of_what_the_networks_keep(tmp_path: Path, measured: list[str]) -> None:
+    def width(left: float, kept: float) -> int:
+        chosen, _ = wider.choose(parts(tmp_path, left=left), kept)
+        return 0 if chosen is None else chosen.atoms * chosen.grid
+
+    assert width(1100.0, 275.0) > width(1100.0, 700.0) > width(1100.0, 1050.0) == 0
+    assert width(500.0, 0.0) > width(500.0, 1.0)  # where no network competes, it may take most of the time
 
 
 def test_a_planned_dictionary_that_cannot_be_learned_here_is_said(tmp_path: Path) -> None:
@@ -155,17 +164,17 @@ def test_a_planned_dictionary_that_cannot_be_learned_here_is_said(tmp_path: Path
     study.field = Field((), (), (), ("kmeans: patches of 40 px do not fit",))
     plan = SimpleNamespace(wider=Wider(of="kmeans", atoms=800, grid=2))
     with pytest.raises(UserError, match="kmeans with more atoms, which cannot compete here") as refused:
-        wider.widen(study, plan)  # type: ignore[arg-type]
+        wider.widen(study, plan, 0.0)  # type: ignore[arg-type]
     assert "patches of 40 px" in str(refused.value)
 
 
 def test_only_a_dictionary_that_leads_is_learned_again(tmp_path: Path, measured: list[str]) -> None:
-    assert wider.choose(parts(tmp_path, left=1100.0, leads="pixels")) == (None, ())
+    assert wider.choose(parts(tmp_path, left=1100.0, leads="pixels"), 0.0) == (None, ())
     assert measured == []
 
 
 def test_a_plan_whose_dictionary_is_none_here_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="pixels with more atoms, which is no such dictionary here"):
+    with pytest.raises(UserError, match="pixels with more atoms, which is not a dictionary of patches here"):
         widened(RawPixels("pixels", 32), Wider(of="pixels", atoms=16, grid=2))
 
 

@@ -1,0 +1,170 @@
+"""``results.json`` of a study, from what was judged and tested."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from finetune.metrics import compare, score
+from finetune.records import Checks, DataFacts
+from finetune.results import Score
+from finetune.summary import failed, leaks, unconverged
+from finetune.worth import LabelEfficiency
+from retouch.studies.contestants import SCRATCH, Restoring
+from retouch.studies.images import LabelSet, titled_tasks
+from retouch.studies.journal import ProbedOnce
+from retouch.studies.parts import Parts
+from retouch.studies.plan import Plan
+from retouch.studies.results import Contender, Counts, StudyReport, Validation, Versus, touched
+from retouch.studies.rivals import Answers, labels_of_tests
+from retouch.studies.verdict import verdict
+
+
+def study_report(
+    parts: Parts,
+    plan: Plan,
+    winner: str,
+    answers: Answers,
+    comparisons: tuple[Versus, ...],
+    worth: dict[str, LabelEfficiency],
+) -> StudyReport:
+    """All that a study found.
+
+    Args:
+        plan: with what the clock decided at the end.
+        comparisons: of the winner with its rivals.
+        worth: by task, what the winner's training is worth in labels, where that was measured.
+    """
+    images, journal = parts.images, parts.journal
+    labels, classes = labels_of_tests(images.sets), _classes(images.sets)
+    contenders = tuple(
+        _contender(
+            parts,
+            plan,
+            name,
+            {task: score(said, labels[task], len(classes[task])) for task, said in of.items()},
+            answers,
+            labels,
+        )
+        for name, of in answers.items()
+    )
+    probed = journal.memory.probed
+    checks = {task: one.checks for task, one in probed.items() if one.checks is not None}
+    facts = _facts(images.sets, everything=bool(probed))
+    [leader] = [one for one in contenders if one.name == winner]
+    return StudyReport(
+        verdict=verdict(leader, comparisons, worth, contenders),
+        winner=winner,
+        contenders=tuple(sorted(contenders, key=lambda one: -one.mean)),
+        comparisons=comparisons,
+        probe={task: one.outcome for task, one in probed.items()},
+        probe_kind=plan.probe_kind,
+        checks=checks,
+        notes=(*_notes(checks, facts, labels), *_unconverged(plan, probed), *_unchecked(contenders)),
+        worth=worth,
+        budget=parts.config.seconds,
+        seconds=round(journal.clock.taken, 1),
+        image_size=images.size,
+        unlabeled=images.pool.source.spec,
+        unlabeled_images=len(images.pool),
+        repeated=images.repeated,
+        data=facts,
+        classes=classes,
+        sizes=plan.sizes,
+        counts=_counts(images.sets),
+        protocol=_protocol(parts, touched(contenders, bool(probed), worth)),
+        left_out=plan.left_out,
+        made=parts.made,
+    )
+
+
+def _contender(
+    parts: Parts,
+    plan: Plan,
+    name: str,
+    test: dict[str, Score],
+    answers: Answers,
+    labels: Mapping[str, Tensor],
+) -> Contender:
+    if name == SCRATCH:
+        return Contender(name=name, kind="scratch", view="rgb", planned=plan.scratch, test=test)
+    one = parts.field.named(name)
+    twin = one.twin if isinstance(one, Restoring) else None
+    return Contender(
+        name=name,
+        kind=one.kind,
+        view=one.encoder().view,
+        twin=twin,
+        planned=plan.whole(name, len(plan.rungs)) if name in plan.steps else 0,
+        features=parts.journal.last(name).cost.width,
+        validations=tuple(
+            Validation(rung=j.rung, steps=j.steps, seconds=j.seconds, accuracy=j.accuracy)
+            for j in parts.journal.memory.judgments
+            if j.name == name
+        ),
+        test=test,
+        over_twin={}
+        if twin is None
+        else {task: compare(said, answers[twin][task], labels[task]) for task, said in answers[name].items()},
+    )
+
+
+def _classes(sets: Sequence[LabelSet]) -> dict[str, tuple[str, ...]]:
+    return {
+        title: part.images.tasks[task][0].names for part, tasks in titled_tasks(sets) for title, task in tasks.items()
+    }
+
+
+def _counts(sets: Sequence[LabelSet]) -> dict[str, Counts]:
+    return {
+        title: Counts(judged=len(part.judged), fitted=len(part.fitted), labeled=len(part.images.train))
+        for part, tasks in titled_tasks(sets)
+        for title in tasks
+    }
+
+
+def _facts(sets: Sequence[LabelSet], *, everything: bool) -> dict[str, DataFacts]:
+    """What is known of the data of each task, and which test images repeat images that a classifier was fitted on.
+
+    Args:
+        everything: whether one classifier, the winner's linear probe, was fitted on all labeled images.
+    """
+    found: dict[str, DataFacts] = {}
+    for part, tasks in titled_tasks(sets):
+        images = part.images
+        rows = images.train.kept if everything else images.train.kept[part.fitted]
+        repeated = images.leaks.among(rows, images.test.kept)
+        found |= dict.fromkeys(tasks, images.pair._replace(leaks=repeated).facts)
+    return found
+
+
+def _notes(checks: dict[str, Checks], facts: dict[str, DataFacts], labels: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """What a reader of these numbers has to know."""
+    found = [f"{task}: {line}" for task, one in checks.items() for line in failed(one)]
+    return (*found, *(f"{task}: {line}" for task, one in facts.items() for line in leaks(one, len(labels[task]))))
+
+
+def _unconverged(plan: Plan, probed: Mapping[str, ProbedOnce]) -> list[str]:
+    """Which fits of the winner's linear probe did not converge, by task."""
+    kind = f"the {plan.probe_kind} probe"
+    return [f"{task}: {line}" for task, one in probed.items() for line in unconverged(kind, one.outcome)]
+
+
+def _unchecked(contenders: Sequence[Contender]) -> list[str]:
+    """A model that others trained may have seen the test images."""
+    return [
+        f"what {one.name} was trained on is not checked: it may have seen these test images, with their labels"
+        for one in contenders
+        if one.kind == "pretrained"
+    ]
+
+
+def _protocol(parts: Parts, tested: str) -> str:
+    images = parts.images
+    return (
+        f"frozen encoders, all layers; chosen by cross-validated ridge regression on {images.judged:,} labeled "
+        f"training images; tested by ridge regression on {images.fitted:,}; the network from scratch is trained on the "
+        f"same {images.fitted:,} and keeps its best step on a held-out tenth; {tested}; differences are paired, with "
+        "Holm's correction for all comparisons of the winner"
+    )
