@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
-KEY = "0" * 40  # of the one account
+KEY = "0" * 40  # the API key of the only account
 NAMED = re.compile(r"\s*(?:query|mutation)\s+(\w+)")
 
 
@@ -89,7 +89,7 @@ class Server:
 
 class _Answers(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server_of: ClassVar[Server]
+    state: ClassVar[Server]
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -98,10 +98,10 @@ class _Answers(BaseHTTPRequestHandler):
             asked = json.loads(body)
             found = NAMED.match(asked["query"])
             assert found is not None
-            data = self.server_of.answer(found[1], asked.get("variables") or {})
+            data = self.state.answer(found[1], asked.get("variables") or {})
             answer = {"errors": [{"message": f"no {found[1]} here"}]} if data is None else {"data": data}
         elif self.path.endswith("/file_stream"):
-            self.server_of.stream(self.path.split("/")[-2], json.loads(body))
+            self.state.stream(self.path.split("/")[-2], json.loads(body))
         sent = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(sent)))
@@ -123,7 +123,7 @@ class _Http(ThreadingHTTPServer):
 def serving() -> Iterator[Server]:
     """The server; programs find it with WANDB_BASE_URL."""
     found = Server()
-    http = _Http(("127.0.0.1", 0), type("Answers", (_Answers,), {"server_of": found}))
+    http = _Http(("127.0.0.1", 0), type("Answers", (_Answers,), {"state": found}))
     found.address = f"http://127.0.0.1:{http.server_port}"
     threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
     try:

@@ -18,15 +18,16 @@ log = logging.getLogger("retouch")
 
 SCHEME = "hf:"
 INNER = "encoder"  # the folder of the encoder, where more than an encoder is there
-FILES = (
-    *(CONFIG, WEIGHTS, f"{INNER}/{CONFIG}", f"{INNER}/{WEIGHTS}"),
-    *(
-        "classifiers/*/classifier.json",
-        f"classifiers/*/{WEIGHTS}",
-        "decoder/decoder.json",
-        "decoder/decoder.safetensors",
-    ),
-)
+FILES = [
+    CONFIG,
+    WEIGHTS,
+    f"{INNER}/{CONFIG}",
+    f"{INNER}/{WEIGHTS}",
+    "classifiers/*/classifier.json",
+    f"classifiers/*/{WEIGHTS}",
+    "decoder/decoder.json",
+    "decoder/decoder.safetensors",
+]
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)  # USER/NAME
 
 
@@ -60,7 +61,7 @@ def _downloaded(spec: str) -> Path:
     from huggingface_hub import errors, snapshot_download  # takes a second to import
 
     try:
-        found = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
+        found = Path(snapshot_download(name, revision=revision or None, allow_patterns=FILES))
     except errors.RevisionNotFoundError:
         raise UserError(f"{spec}: the Hub has {name}, but no revision {revision!r} of it") from None
     except errors.GatedRepoError:

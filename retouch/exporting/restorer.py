@@ -15,7 +15,7 @@ from pretrain.ruler.restorers import Damaged
 from retouch.exporting.settings import ExportConfig
 from retouch.exporting.subject import HIDDEN, IMAGES, RESTORED, Exportable, Subject, run_around
 
-HOLES_SEED = 0  # of the holes that an export is compared on
+HOLES_SEED = 0  # for the holes on which an export is compared
 
 
 class Restored(Exportable):

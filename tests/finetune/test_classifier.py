@@ -12,7 +12,14 @@ import torch
 
 from common.encoders.load import load_classifier, load_encoder, read_encoder_card
 from common.errors import UserError
-from finetune.classifier import folder_names, open_classifier
+from finetune.classifier import (
+    ClassifierCard,
+    Kept,
+    folder_names,
+    open_classifier,
+    share_classifier,
+    write_classifiers,
+)
 from finetune.pooling import pool
 from finetune.results import ProbeReport, read_results
 from tests.finetune.predict.runs import export, probed, tuned
@@ -229,3 +236,16 @@ def test_a_task_is_found_by_its_name_whatever_its_folder_is_called(copied: Path)
     assert open_classifier(copied / "probed", "color").task == "color"
     assert open_classifier(copied / "probed", "texture").task == "texture"
     assert open_classifier(copied / "probed", "other").task == "color"
+
+
+def test_a_shared_classifier_of_masks_names_no_folder_of_this_machine(runs: Path, tmp_path: Path) -> None:
+    """Its task is the path of the masks."""
+    kept = runs / "probed" / "classifiers" / "color"
+    card = ClassifierCard.model_validate_json((kept / "classifier.json").read_text())
+    masks = card.model_copy(update={"answers": "mask", "task": "/home/me/my masks"})
+    zeros = Kept(masks, torch.zeros(card.features, len(card.class_names)), torch.zeros(len(card.class_names)))
+    [written] = write_classifiers(tmp_path / "run", [zeros])
+    share_classifier(tmp_path / "run" / written, tmp_path / "shared")
+    [shared] = (tmp_path / "shared").glob("classifiers/*/classifier.json")
+    found = json.loads(shared.read_text())
+    assert (found["task"], found["encoder"], found["encoder_beside"]) == ("my masks", "", "encoder")

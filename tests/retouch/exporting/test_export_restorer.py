@@ -109,7 +109,7 @@ def test_an_onnx_file_restores_as_the_run_does(run: Path, tmp_path: Path) -> Non
 def test_a_folder_of_timm_holds_no_decoder(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"it is an encoder with its decoder.*; use format=onnx or format=torch or"):
         retouch.export(run, *settings(tmp_path / "out", "timm"))
-    with pytest.raises(UserError, match="task and encoder: of the classifiers of probes"):
+    with pytest.raises(UserError, match="task and encoder apply to classifiers of probes"):
         retouch.export(run, *settings(tmp_path / "out", "torch"), "task=color")
     assert not (tmp_path / "out").exists()
 
