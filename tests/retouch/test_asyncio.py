@@ -32,6 +32,14 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(autouse=True)
+def _main_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The program has a main script, as a user's has: processes that run parts of the tests have none."""
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "__spec__", None)
+    monkeypatch.setattr(main, "__file__", str(tmp_path / "script.py"), raising=False)
+
+
 def encoder_of(out: Path) -> bytes:
     return (out / "encoder" / "model.safetensors").read_bytes()
 

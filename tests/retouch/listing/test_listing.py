@@ -128,6 +128,7 @@ def test_a_run_is_listed_with_the_recipe_or_file_that_it_was_started_with(
     settings: Settings, recipe: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
     (tmp_path / "my first.yaml").write_text("pretext: {kind: denoise}\nsteps: 3\n")
     config = stage_config(PretrainConfig, settings, ["out=runs/one", "data=shapes", "wandb.mode=disabled"])
     with open_run(config, World(0, 1, torch.device("cpu"))):
