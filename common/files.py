@@ -149,7 +149,7 @@ def remove_folder(path: Path) -> None:
 def run_stage(folder: str | Path) -> str | None:
     """The stage of Retouch that writes to a folder, by the first line of its ``config.yaml``, or ``None``."""
     try:
-        # called for every folder of a data set; reading a pipe of this name would block
+        # called for every folder of a data set; if this is a named pipe, reading it would block
         with os.fdopen(os.open(f"{folder}/config.yaml", os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             return stage_of(file.readline(LONGEST_MARK))
     except OSError:

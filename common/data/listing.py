@@ -118,7 +118,7 @@ def list_names(names: Collection[str], suffixes: frozenset[str], first_line: Cal
     """The image files among the paths of an archive's files, by the rules of ``list_images``.
 
     Args:
-        first_line: reads that of a file; asked for every ``config.yaml``.
+        first_line: gives the first line of a file, by its path; called per ``config.yaml``.
     """
     listing = Listing()
     runs, environments = set(), set()  # their folders

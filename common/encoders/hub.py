@@ -1,7 +1,7 @@
 """Networks on the Hugging Face Hub: ``hf:USER/NAME[@REVISION]``, wherever a run or an encoder is asked for.
 
-A repository is an encoder folder, or is like the folder of a run: ``encoder/``, and beside it ``classifiers/`` or
-``decoder/``.
+A repository is an encoder folder, or has the layout of a run folder: ``encoder/``, and
+``classifiers/`` or ``decoder/``.
 """
 
 from __future__ import annotations

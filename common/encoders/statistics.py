@@ -14,7 +14,7 @@ from common.encoders.base import Encoder
 def share_statistics(twin: Encoder, encoder: Encoder, batches: Iterable[Tensor]) -> None:
     """Give an untrained twin all that the encoder knows of its data besides learned weights.
 
-    The one rule for every untrained network, whether it is frozen, trained on labels or only watched: twin and encoder
+    The one rule for every untrained network, whether it is probed, fine-tuned or monitored: twin and encoder
     differ in learned weights alone. The constants that standardize images, and statistics such as a mean image or a
     whitening transform, are copied. BatchNorm statistics belong to the weights below them, so they are averaged for the
     twin's own. The twin is in eval mode at the end.

@@ -46,7 +46,7 @@ log = logging.getLogger("retouch")
 
 @dataclass(frozen=True)
 class Periodic:
-    """A task for every so many steps, done on rank 0 with the averaged weights in eval mode.
+    """A task that runs at regular intervals, on rank 0, with the averaged weights in eval mode.
 
     ``call(step)`` returns metrics to log. With ``at_end`` it is done after the last step as well. With ``select``, the
     weights where that metric was highest are kept, and are what ``learn`` leaves in the model. What ``call`` adds to

@@ -140,7 +140,7 @@ def early_log() -> Iterator[EarlyLog]:
 def add_log_file(path: Path, early: EarlyLog | None = None) -> LogFile:
     """Append every message with its time to ``path``, the ``early`` ones first; the caller closes the file.
 
-    The logger's level stays what it is for everybody else.
+    The logger's level is unchanged for other handlers.
     """
     file = LogFile(path, encoding="utf-8", errors="backslashreplace")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
