@@ -80,13 +80,12 @@ def _contenders(report: StudyReport, task: str) -> Table:
     rows = []
     for one in sorted(report.contenders, key=lambda one: -one.test[task].accuracy):
         by_rung = {found.rung: found.accuracy[task] for found in one.validations}
-        seconds = one.validations[-1].seconds if one.validations else 0.0
         versus = against.get(one.name)
         rows.append(
             (
                 Cell(shown_name(one.name, one.kind), "best on validation" if one.name == report.winner else ""),
                 Cell(f"{one.features:,}" if one.features else ""),
-                Cell(f"{seconds:.0f}" if seconds else ""),
+                Cell("" if one.seconds is None else f"{one.seconds:.0f}"),
                 *(Cell(number(by_rung[rung]) if rung in by_rung else "") for rung in (None, *range(1, rungs + 1))),
                 accuracy(one.test[task]),
                 gain(*twins[one.name]) if one.name in twins else EMPTY,

@@ -119,11 +119,13 @@ def training_change(parts: Parts, plan: Plan) -> float:
 
 
 class End(NamedTuple):
-    """What follows the race, as far as the time allows, and the seconds that are left for training."""
+    """What follows the race, as far as the time allows, and the seconds that are left for training.
+
+    The network from scratch is part of what is trained.
+    """
 
     probe: ProbeKind | None  # the linear probe of the winner on all labeled images
     worth: bool  # whether it is measured what the winner's training is worth in labels
-    scratch_seconds: float
     left: float
 
 
@@ -150,12 +152,18 @@ def make_plan(
     elif SCRATCH in config.contestants:
         scratch_step = scratch_pace(config, field, parts.images.sets, parts.images.size, parts.here)
     kept = kept_seconds(parts, timings)
-    end = plan_end(parts, Purse(time_left(parts), kept, alone=not kept), scratch=scratch_step > 0)
+    end = plan_end(parts, Purse(time_left(parts), kept, alone=not kept))
     inside, slow = planning.enter(timings, end.left)
+    left = end.left
+    if scratch_step:
+        left -= scratch_overhead(parts)
+        if len(planning.enter(timings, left, scratch=True)[0]) < len(inside):
+            slow.append(f"{SCRATCH}: there is no time to train it as long as the others")
+            left, scratch_step = end.left, 0.0
     left_out += slow
     for line in left_out[known:]:
         log.info("left out: %s", line)
-    whole = planning.whole_seconds(end.left, list(inside.values()))
+    whole = planning.whole_seconds(left, list(inside.values()), scratch=scratch_step > 0) if inside else left
     steps, rungs = planning.rungs_of(inside, whole)
     return Plan(
         image_size=parts.images.size,
@@ -166,7 +174,7 @@ def make_plan(
         rungs=rungs,
         scratch=0,
         scratch_step=scratch_step,
-        scratch_seconds=end.scratch_seconds,
+        scratch_seconds=whole if scratch_step else 0.0,
         scratch_settled=scratch_step == 0,
         probe=end.probe is not None,
         probe_kind=end.probe or "logistic",
@@ -176,32 +184,29 @@ def make_plan(
     )
 
 
-def plan_end(parts: Parts, purse: Purse, *, scratch: bool) -> End:
+def plan_end(parts: Parts, purse: Purse) -> End:
     """What follows the race and the tests, from the most useful on, each if it fits next to what the networks keep."""
     slower = change(parts)
     probe = planned_probe(parts, parts.journal.costs, purse, slower)
     if probe is not None:
         purse.take(slower * probe_seconds(parts, probe), PROBES[probe].share)
     worth = not purse.alone and purse.take(slower * worth_seconds(parts), planning.WORTH_SHARE)
-    seconds = min(purse.room(planning.SCRATCH_SHARE), max(0.0, planning.SCRATCH_SHARE * purse.left)) if scratch else 0.0
-    purse.left -= seconds
-    return End(probe, worth, seconds, purse.left)
+    return End(probe, worth, purse.left)
 
 
 def planned_again(parts: Parts, plan: Plan) -> tuple[Plan, float]:
     """The plan with an end for the time that is really left after a rung, and what the rest of the race may take."""
     tests = change(parts) * sum(plan.timings[name].test for name in plan.steps)
     kept = planning.RACE_SHARE * parts.config.seconds - _twin_seconds(parts) - parts.journal.race_taken - tests
-    end = plan_end(parts, Purse(time_left(parts), max(0.0, kept)), scratch=not plan.scratch_settled)
+    end = plan_end(parts, Purse(time_left(parts), max(0.0, kept)))
     found = plan.model_copy(
         update={
             "probe": end.probe is not None,
             "probe_kind": end.probe or "logistic",
             "worth": end.worth,
-            "scratch_seconds": end.scratch_seconds,
         }
     )
-    return found, end.left
+    return found, end.left - (scratch_overhead(parts) if plan.scratch_step else 0.0)
 
 
 def time_left(parts: Parts) -> float:
@@ -286,20 +291,32 @@ def end_seconds(parts: Parts, winner: str) -> float:
 
 
 def scratch_steps(parts: Parts, plan: Plan, valuing: float) -> int:
-    """Steps of the network from scratch for which there is time when all else is done; 0 if they are too few.
+    """Steps of the network from scratch: it gets the time that is left, about as much as a finalist had.
+
+    The networks of several tasks share it. 0 if it is less than half of that, which would be no fair comparison.
 
     Args:
         valuing: seconds that measuring what the winner's training is worth will take.
     """
-    images, slower = parts.images, change(parts)
     step = training_change(parts, plan) * plan.scratch_step
-    tasks = sum(len(one.images.tasks) for one in images.sets)
-    seconds = parts.journal.clock.left - valuing - planning.REPORTING
-    # it is validated on a held-out tenth several times, tested once, and exported
-    twin = parts.journal.last(parts.field.restoring[0].twin).cost
-    fixed = slower * twin.extraction / images.judged * (CHECKS / 10 * images.fitted + images.tested) + planning.SAVING
-    steps = int((seconds / tasks - fixed) / step)
-    return steps if steps >= planning.FEWEST_STEPS else 0
+    least, most = (share * plan.scratch_seconds for share in planning.FAIR)
+    seconds = min(most, parts.journal.clock.left - valuing - planning.REPORTING - scratch_overhead(parts))
+    steps = int(seconds / _tasks(parts) / step)
+    return steps if steps >= planning.FEWEST_STEPS and seconds >= least else 0
+
+
+def scratch_overhead(parts: Parts) -> float:
+    """Seconds that the networks from scratch take beside their training.
+
+    Each is validated on a held-out tenth several times, tested once, and exported.
+    """
+    images, twin = parts.images, parts.journal.last(parts.field.restoring[0].twin).cost
+    passes = twin.extraction / images.judged * (CHECKS / 10 * images.fitted + images.tested)
+    return _tasks(parts) * (change(parts) * passes + planning.SAVING)
+
+
+def _tasks(parts: Parts) -> int:
+    return sum(len(one.images.tasks) for one in parts.images.sets)
 
 
 def _first_cost(parts: Parts, name: str) -> JudgeCost:

@@ -20,7 +20,15 @@ from finetune.embedding import write_embeddings
 from finetune.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
 from finetune.tracked import send
 from finetune.worth import LabelEfficiency
-from retouch.studies.budget import change, end_seconds, probe_fits, probe_seconds, scratch_steps, worth_seconds
+from retouch.studies.budget import (
+    change,
+    end_seconds,
+    probe_fits,
+    probe_seconds,
+    scratch_overhead,
+    scratch_steps,
+    worth_seconds,
+)
 from retouch.studies.contestants import SCRATCH, Restoring
 from retouch.studies.images import LabelSet, titled_tasks
 from retouch.studies.judge import Probing
@@ -174,8 +182,8 @@ def _probe_kind(parts: Parts, plan: Plan, winner: str) -> ProbeKind | None:
     planned = plan.probe_kind if plan.probe else None
     if parts.config.plan is not None:
         return planned
-    left = end_seconds(parts, winner)
-    spare = left - plan.scratch_seconds - (change(parts) * worth_seconds(parts) if plan.worth else 0.0)
+    left = end_seconds(parts, winner) - plan.scratch_seconds - (scratch_overhead(parts) if plan.scratch_step else 0.0)
+    spare = left - (change(parts) * worth_seconds(parts) if plan.worth else 0.0)
     kinds, most = list(PROBES), CAREFUL * spare
     if planned is not None:
         kinds, most = kinds[kinds.index(planned) :], left / ENOUGH
@@ -187,12 +195,12 @@ def _probe_kind(parts: Parts, plan: Plan, winner: str) -> ProbeKind | None:
 
 
 def _settle_scratch(parts: Parts, plan: Plan, *, valued: bool) -> Plan:
-    """The plan with the steps of the network from scratch: as many as there is time for."""
+    """The plan with the steps of the network from scratch, for which there may be less time than was planned."""
     if plan.scratch_settled:
         return plan
     steps = scratch_steps(parts, plan, change(parts) * worth_seconds(parts) if valued else 0.0)
     plan = plan.model_copy(update={"scratch": steps, "scratch_settled": True})
-    plan = plan if steps else _left_out(plan, [f"{SCRATCH}: there was no time left to train a network"])
+    plan = plan if steps else _left_out(plan, [f"{SCRATCH}: there was no time left to train it as long as the others"])
     parts.journal.save_plan(plan)
     return plan
 

@@ -18,6 +18,7 @@ from retouch.studies.parts import Parts
 from retouch.studies.plan import Plan
 from retouch.studies.results import Contender, Counts, StudyReport, Validation, Versus, touched
 from retouch.studies.rivals import Answers, labels_of_tests
+from retouch.studies.scratch import scratch_seconds
 from retouch.studies.verdict import verdict
 
 
@@ -73,7 +74,7 @@ def study_report(
         classes=classes,
         sizes=plan.sizes,
         counts=_counts(images.sets),
-        protocol=_protocol(parts, touched(contenders, bool(probed), worth)),
+        protocol=_protocol(parts, contenders, touched(contenders, bool(probed), worth)),
         left_out=plan.left_out,
         made=parts.made,
     )
@@ -88,7 +89,8 @@ def _contender(
     labels: Mapping[str, Tensor],
 ) -> Contender:
     if name == SCRATCH:
-        return Contender(name=name, kind="scratch", view="rgb", planned=plan.scratch, test=test)
+        seconds = scratch_seconds(parts.config, parts.images.sets)
+        return Contender(name=name, kind="scratch", view="rgb", planned=plan.scratch, trained=seconds, test=test)
     one = parts.field.named(name)
     twin = one.twin if isinstance(one, Restoring) else None
     return Contender(
@@ -160,11 +162,12 @@ def _unchecked(contenders: Sequence[Contender]) -> list[str]:
     ]
 
 
-def _protocol(parts: Parts, tested: str) -> str:
+def _protocol(parts: Parts, contenders: Sequence[Contender], tested: str) -> str:
     images = parts.images
+    trained = "".join(f" for {one.seconds:.0f} s" for one in contenders if one.kind == "scratch")
     return (
         f"frozen encoders, all layers; chosen by cross-validated ridge regression on {images.judged:,} labeled "
         f"training images; tested by ridge regression on {images.fitted:,}; the network from scratch is trained on the "
-        f"same {images.fitted:,} and keeps its best step on a held-out tenth; {tested}; differences are paired, with "
-        "Holm's correction for all comparisons of the winner"
+        f"same {images.fitted:,}{trained} and keeps its best step on a held-out tenth; {tested}; differences are "
+        "paired, with Holm's correction for all comparisons of the winner"
     )

@@ -34,8 +34,8 @@ WIDER_SHARE = 0.25  # of the time that is left that a wider dictionary may take:
 ALONE = 0.8  # of the time that is left that anything may take where no network competes
 CAREFUL_RACE = 1.1  # times the shortest race, which is kept free for the fastest network
 CAREFUL = 0.8  # of a share that an estimate may take which is not measured yet
-SCRATCH_SHARE = 0.125  # of the time for training that the network from scratch gets, and what is left at the end
-WORTH_SHARE = 0.1  # likewise, what its training is worth in labels
+FAIR = (0.5, 2.0)  # times the training of a finalist that the network from scratch gets, or it does not compete
+WORTH_SHARE = 0.1  # of the time for training that measuring its worth in labels may take
 WORTH_SHARES, WORTH_DRAWS = (0.05, 0.1, 0.25, 0.5), 5  # of the fitted images
 SPARE = 0.03  # of the budget: for what the estimates miss
 REPORTING = 6.0  # seconds for comparisons, results and report
@@ -122,9 +122,9 @@ class Plan(Record):
     rungs: tuple[Rung, ...]
     settled: int = 1  # rungs whose length is final; later ones get the time that is left
     scratch: int  # steps of the network from scratch; 0: it does not compete
-    scratch_step: float = 0.0  # seconds of one of them; 0: nobody asked for it, or nothing has its network
-    scratch_seconds: float = 0.0  # that are set aside for it
-    scratch_settled: bool = True  # whether its steps are final: they are what is left at the end
+    scratch_step: float = 0.0  # seconds of one of them; 0: it does not compete
+    scratch_seconds: float = 0.0  # of training that are set aside for it: as many as a finalist gets
+    scratch_settled: bool = True  # whether its steps are final: they are known once the race has ended
     probe: bool  # whether the winner gets a linear probe on all labeled images
     probe_kind: ProbeKind = "logistic"  # the usual one, or the faster ridge regression
     worth: bool = False  # whether it is measured how many labels the winner saves
@@ -262,21 +262,30 @@ def rung_ends(rungs: int, whole: float) -> list[float]:
     return [whole * sum(shares[: number + 1]) / sum(shares) for number in range(rungs)]
 
 
-def race_seconds(whole: float, timings: Sequence[Timing]) -> float:
+def race_seconds(whole: float, timings: Sequence[Timing], *, scratch: bool = False) -> float:
     """What a race takes, with the test of all who were in it, if those who stay to the end train for ``whole`` seconds.
 
     The most expensive are taken to stay.
+
+    Args:
+        scratch: whether the network from scratch is trained as long as they are.
     """
     counts = survivors(len(timings))
     ends = [0.0, *rung_ends(len(counts), whole)]
     idle = sorted((one.idle for one in timings), reverse=True)
     training = sum(count * (ends[number + 1] - ends[number]) for number, count in enumerate(counts))
-    return training + sum(sum(idle[:count]) for count in counts) + sum(one.test for one in timings)
+    others = sum(sum(idle[:count]) for count in counts) + sum(one.test for one in timings)
+    return training + others + (whole if scratch else 0.0)
 
 
-def whole_seconds(available: float, timings: Sequence[Timing]) -> float:
-    """How long a contestant that survives can train if the race may take ``available``; negative if it cannot start."""
-    fixed, unit = race_seconds(0.0, timings), race_seconds(1.0, timings) - race_seconds(0.0, timings)
+def whole_seconds(available: float, timings: Sequence[Timing], *, scratch: bool = False) -> float:
+    """How long a contestant that survives can train if the race may take ``available``; negative if it cannot start.
+
+    Args:
+        scratch: whether the network from scratch is trained as long.
+    """
+    fixed = race_seconds(0.0, timings)
+    unit = race_seconds(1.0, timings, scratch=scratch) - fixed
     return (available - fixed) / unit if unit else 0.0
 
 
@@ -301,15 +310,20 @@ def kept_seconds(timings: Sequence[Timing], share: float, left: float) -> float:
     return max(least, min(share, RACE_ALL * left)) if least <= left else 0.0
 
 
-def enter(timings: Mapping[str, Timing], available: float) -> tuple[dict[str, Timing], list[str]]:
+def enter(
+    timings: Mapping[str, Timing], available: float, *, scratch: bool = False
+) -> tuple[dict[str, Timing], list[str]]:
     """Who fits into a race that may take ``available`` seconds, and a line about everyone who does not.
 
     The slowest leave first, until all others take enough steps in their first rung to be judged.
+
+    Args:
+        scratch: whether the network from scratch is trained as long as those who stay to the end.
     """
     inside, left_out = dict(timings), []
     while inside:
         every = list(inside.values())
-        whole, rungs = whole_seconds(available, every), len(survivors(len(every)))
+        whole, rungs = whole_seconds(available, every, scratch=scratch), len(survivors(len(every)))
         if all(first_steps(one, max(0.0, whole), rungs) >= FEWEST_STEPS for one in every):
             break
         slowest = max(inside, key=lambda name: least_seconds(inside[name]))
@@ -340,7 +354,7 @@ def adapted(plan: Plan, number: int, alive: Mapping[str, Timing], available: flo
     Args:
         number: of the next rung, from 0.
         alive: who is still in the race, with the speeds that were seen.
-        available: seconds that the rest of the race may take.
+        available: seconds that the rest of the race may take, with the training of the network from scratch.
     """
     before, rest = plan.rungs[number - 1], plan.rungs[number:]
     counts = survivors(len(plan.steps))[number:]
@@ -348,6 +362,9 @@ def adapted(plan: Plan, number: int, alive: Mapping[str, Timing], available: flo
     ends = [before.seconds, *(rung.seconds for rung in rest)]
     planned = sum(count * (after - start) for count, start, after in zip(counts, ends, ends[1:], strict=False))
     fixed = sum(sum(idle[:count]) for count in counts)
+    if plan.scratch_step:  # it is trained from the start, and as long as they are in all
+        planned += ends[-1] - before.seconds
+        fixed += before.seconds
     scale = max(0.0, (available - fixed) / planned) if planned > 0 else 0.0
     # at the speed that was seen, and for the same time: who turned out slower takes fewer steps
     seconds = [before.seconds + scale * (rung.seconds - before.seconds) for rung in rest]
@@ -359,4 +376,5 @@ def adapted(plan: Plan, number: int, alive: Mapping[str, Timing], available: flo
         Rung(seconds=end, steps=rung.steps | steps, whole=rung.whole | reached[-1])
         for rung, end, steps in zip(rest, seconds, reached, strict=True)
     ]
-    return plan.model_copy(update={"rungs": (*plan.rungs[:number], *later), "settled": number + 1})
+    changed = {"rungs": (*plan.rungs[:number], *later), "settled": number + 1}
+    return plan.model_copy(update=changed | ({"scratch_seconds": seconds[-1]} if plan.scratch_step else {}))

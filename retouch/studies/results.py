@@ -45,6 +45,7 @@ class Contender(Record):
     twin: str | None = None  # its untrained network
     validations: tuple[Validation, ...] = ()  # none of the network from scratch, which is validated in another way
     planned: int = 0  # steps of its whole training
+    trained: float | None = None  # seconds that the network from scratch was trained; None of all others
     features: int | None = None  # that are judged; None of the network from scratch (and in older files)
     test: dict[str, Score]  # by task
     over_twin: dict[str, Comparison] = Field(default_factory=dict)  # by task, on the test images
@@ -53,6 +54,13 @@ class Contender(Record):
     def steps(self) -> int:
         """Training steps it took."""
         return self.validations[-1].steps if self.validations else self.planned
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of training by gradient; None if it took none."""
+        if self.kind == "restoring" and self.validations:
+            return self.validations[-1].seconds
+        return self.trained
 
     @property
     def mean(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from common.runs.tracking import WandbConfig
 from finetune.config import FinetuneConfig
 from finetune.full import finetune
 from finetune.predictions import read_predictions
+from finetune.results import FinetuneResult, read_results
 from finetune.supervised import Supervised, decayed_groups
 from pretrain.config import GradientPretraining
 from retouch.studies.config import StudyConfig
@@ -40,7 +42,7 @@ def scratch_config(config: StudyConfig, field: Field, size: int, number: int, st
     return found.model_copy(
         update={
             "encoder": found.encoder.model_copy(update={**start, "image_size": size}),
-            "out": config.out / CONTESTANTS / f"{SCRATCH}_{number}",
+            "out": _folder(config, number),
             "seed": config.seed,
             "steps": steps,
             "base_lr": recipe.base_lr,
@@ -83,3 +85,14 @@ def run_scratch(
         [said] = read_predictions(settings.out)
         found[title] = said.answers["tuned"]
     return found
+
+
+def scratch_seconds(config: StudyConfig, sets: Sequence[LabelSet]) -> float:
+    """How long the networks from scratch were trained, over all tasks, in seconds."""
+    count = sum(len(tasks) for _, tasks in titled_tasks(sets))
+    found = [read_results(_folder(config, number)) for number in range(1, count + 1)]
+    return round(sum(one.tuned.seconds for one in found if isinstance(one, FinetuneResult)), 1)
+
+
+def _folder(config: StudyConfig, number: int) -> Path:
+    return config.out / CONTESTANTS / f"{SCRATCH}_{number}"

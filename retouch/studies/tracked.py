@@ -15,7 +15,7 @@ def study_shown(report: StudyReport) -> Iterator[Shown]:
         ("task", "contestant", "kind", "seconds", "val_accuracy", "test_accuracy", "low", "high"),
         [
             (
-                *(task, one.name, one.kind, *_last(one, task)),
+                *(task, one.name, one.kind, one.seconds, _validated(one, task)),
                 *(score.accuracy, *score.ci95),
             )
             for one in report.contenders
@@ -43,8 +43,6 @@ def study_shown(report: StudyReport) -> Iterator[Shown]:
     yield from data_shown(report.data)
 
 
-def _last(one: Contender, task: str) -> tuple[float | None, float | None]:
-    """Seconds of training and validation accuracy at the end; the network from scratch is validated in another way."""
-    if not one.validations:
-        return None, None
-    return one.validations[-1].seconds, one.validations[-1].accuracy[task]
+def _validated(one: Contender, task: str) -> float | None:
+    """Validation accuracy at the end; the network from scratch is validated in another way."""
+    return one.validations[-1].accuracy[task] if one.validations else None

@@ -24,7 +24,7 @@ from common.runs.tracking import Tracker
 from finetune.data import LabeledData, load_labeled, open_sources
 from finetune.embedding import Embedding
 from pretrain.config import PretrainConfig
-from retouch.studies import budget, final, judge, run
+from retouch.studies import budget, final, judge, outcome, run
 from retouch.studies.config import StudyConfig
 from retouch.studies.contestants import (
     SAVE_SECONDS,
@@ -70,7 +70,8 @@ class Machine:
     now: float = 0.0
     racing: bool = False
     done: dict[str, Trained] = field(default_factory=dict)  # as of the last checkpoint
-    networks: float = 0.0  # seconds that they got
+    networks: float = 0.0  # seconds that they got, with the network from scratch
+    trained: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # seconds of training alone
     worked: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @property
@@ -84,7 +85,7 @@ class Machine:
             raise KilledError
         self.now += taken
         self.worked[what] += taken
-        self.networks += taken if what in (*NETWORKS, "untrained") else 0.0
+        self.networks += taken if what in (*NETWORKS, "untrained", "scratch") else 0.0
         return taken
 
 
@@ -208,6 +209,7 @@ def patched(patch: pytest.MonkeyPatch, machine: Machine) -> None:
         while before.step < until:
             some = min(until - before.step, max(1, int(SAVE_SECONDS / step)))
             seconds = machine.work(some * step_of(one.name), one.name)
+            machine.trained[one.name] += seconds
             before = Trained(before.step + some, steps, True, before.seconds + seconds, None, None)
             machine.done[one.name] = before
         machine.work(2.0, one.name)
@@ -217,7 +219,7 @@ def patched(patch: pytest.MonkeyPatch, machine: Machine) -> None:
         done = machine.done.get("scratch", Trained(0, steps, True, 0.0, None, None)).step
         while done < steps:
             some = min(steps - done, 50)
-            machine.work(some * 0.2, "scratch")
+            machine.trained["scratch"] += machine.work(some * 0.2, "scratch")
             done += some
             machine.done["scratch"] = Trained(done, steps, True, 0.0, None, None)
         machine.work(15.0, "scratch")
@@ -232,6 +234,7 @@ def patched(patch: pytest.MonkeyPatch, machine: Machine) -> None:
     patch.setattr(budget, "scratch_pace", lambda *given: machine.work(1.2, "measuring") / 6)
     patch.setattr(budget, "available_memory", lambda: 64 << 30)
     patch.setattr(final, "run_scratch", scratch)
+    patch.setattr(outcome, "scratch_seconds", lambda *given: machine.trained["scratch"])
 
 
 def studied(machine: Machine, images: SimpleNamespace, seconds: float = 1200.0, **changes: Any) -> StudyReport:
@@ -292,3 +295,19 @@ def test_the_networks_get_half_of_the_budget(images: SimpleNamespace, speed: flo
     machine = Machine(speed)
     studied(machine, images, seconds)
     assert machine.networks >= 0.97 * RACE_SHARE * seconds, machine
+
+
+@settings(max_examples=30, deadline=None)
+@given(speeds, drifts, st.floats(0.8, 1.2))
+def test_the_network_from_scratch_trains_about_as_long_as_a_finalist(
+    images: SimpleNamespace, speed: float, drift: float, tests: float
+) -> None:
+    machine = Machine(speed, drift, tests)
+    report = studied(machine, images)
+    trained = dict(machine.trained)
+    scratch, longest = trained.pop("scratch", 0.0), max(trained.values())
+    if "scratch" in {one.name for one in report.contenders}:
+        assert 0.45 * longest <= scratch <= 2.1 * longest, (machine, trained, scratch)
+    else:
+        assert any(line.startswith("scratch: ") for line in report.left_out)
+    assert speed * drift > 1.3 or scratch, (machine, report.left_out)
