@@ -24,12 +24,13 @@ from common.data import Images
 from common.data.levels import Levels
 from common.encoders.base import View
 from common.encoders.card import CONFIG, WEIGHTS, EncoderCard
+from common.encoders.head import Answers
 from common.encoders.hub import local_folder, on_hub
 from common.encoders.load import ENCODER, load_classifier, load_encoder, read_encoder_card
 from common.errors import UserError, one_line
 from common.files import GROUP, command, new_folder, run_stage, write_json
 from common.runs.results import Record
-from finetune.applied import Answers, Applied, Masked, Probed
+from finetune.applied import Applied, Masked, Probed
 from finetune.heads import Head
 from finetune.pooling import Part
 

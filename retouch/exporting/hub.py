@@ -17,7 +17,7 @@ from common.runs.results import RESULTS, Record
 from common.waiting import within
 from retouch.exporting.paths import folders_of, in_markdown, without_paths
 from retouch.exporting.settings import ExportConfig, Output
-from retouch.exporting.subject import Subject
+from retouch.exporting.subject import HIDDEN, Subject
 from retouch.reporting.card import card as card_of_runs
 from retouch.reporting.reading import read_facts
 
@@ -51,14 +51,15 @@ def card_text(config: ExportConfig, subject: Subject, folders: Sequence[str]) ->
     finished = subject.run is not None and (subject.run / RESULTS).is_file()
     runs = [*([subject.run] if subject.run is not None and finished else []), *config.report]
     names, beside = subject.class_names, subject.encoder_at or subject.folder
+    answers = subject.answers or "class"
     if runs:
         facts = read_facts(runs)
-        text = card_of_runs(facts, card)
+        text = card_of_runs(facts, card, answers)
         names, folders = (*names, *facts.class_names), (*folders, *folders_of(facts.sources))
     elif is_marked(beside / README, MARK) and read_encoder_card(beside).class_names == card.class_names:
         text = (beside / README).read_text(encoding="utf-8").partition(FROM_HUB)[0]
     else:
-        text = readme(card, _about(subject, card))
+        text = readme(card, _about(subject, card), answers)
     text = "\n\n".join([text.rstrip("\n"), *_more(subject)])
     pieces = [without_paths(text, in_markdown(folders), in_markdown(names))]
     if config.push is not None:
@@ -83,10 +84,18 @@ def _more(subject: Subject) -> Iterator[str]:
     if subject.card is None and subject.class_names:
         yield f"## Labels\n\n{', '.join(map(plain, subject.class_names))}"
     if subject.output == "restorer":
-        yield (
-            '## How to restore pictures\n\n    restorer = retouch.open_restorer("FOLDER")  # a torch module\n'
-            "    restored = restorer(damaged)  # [B 3 H W], RGB in [0, 1], of any size"
-        )
+        yield f"## How to restore pictures\n\n{_restoring(holes=HIDDEN in subject.network.inputs)}"
+
+
+def _restoring(*, holes: bool) -> str:
+    """Code that restores pictures, given ``damaged`` ones, and ``hidden`` pixels where the network fills holes."""
+    given, about = (
+        ("damaged, hidden", "; hidden [B 1 H W]: 1 where a pixel is to be filled") if holes else ("damaged", "")
+    )
+    return (
+        '    import retouch\n    restorer = retouch.open_restorer("FOLDER")  # a torch module\n'
+        f"    restored = restorer({given})  # [B 3 H W], RGB in [0, 1], of any size{about}"
+    )
 
 
 class HubFront(Record):

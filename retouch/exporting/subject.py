@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from common.encoders import Encoder
 from common.encoders.card import CONFIG, RESIZE, EncoderCard
+from common.encoders.head import Answers
 from common.encoders.hub import local_folder, on_hub
 from common.encoders.load import encoder_folder, load_encoder, read_encoder_card
 from common.encoders.provenance import Provenance
 from common.errors import UserError
 from common.files import run_stage
 from common.runs.results import Record
-from finetune.applied import Answers, likely
+from finetune.applied import likely
 from finetune.classifier import CARD, CLASSIFIER, CLASSIFIERS, open_classifier, places
 from retouch.exporting.settings import ExportConfig, Output
 
@@ -114,6 +115,11 @@ class Subject:
         return self.network.output
 
     @property
+    def answers(self) -> Answers | None:
+        """What it answers; None if it is no classifier."""
+        return self.network.answers if isinstance(self.network, Classes) else None
+
+    @property
     def temperature(self) -> float:
         """What logits are divided by for calibrated probabilities; 1 if none was fitted."""
         return self.network.temperature if isinstance(self.network, Classes) else 1.0
@@ -208,7 +214,7 @@ def facts(subject: Subject) -> ExportFacts:
         outputs=subject.network.names,
         image_size=size,
         class_names=subject.class_names,
-        answers=subject.network.answers if isinstance(subject.network, Classes) else None,
+        answers=subject.answers,
         class_numbers=subject.class_numbers or None,
         temperature=subject.temperature,
         sha256=subject.sha256,
