@@ -61,7 +61,7 @@ def readme(card: EncoderCard, about: About, answers: Answers = "class") -> str:
         f"It learned from images of {card.image_size} px: {card.resize}.",
         f"It sees {'gray only, and turns images gray itself' if card.view == 'gray' else 'RGB'}, in [0, 1].",
         *([f"{known}: {_some(card.class_names)}."] if card.class_names else []),
-        f"sha256: {card.sha256}.",
+        *([f"sha256: {card.sha256}."] if card.sha256 else []),
     )
     tuned = card.provenance.stage == "finetune"
     methods = [*(one.kind or "" for one in card.provenance.before), *([] if tuned else [about.method])]

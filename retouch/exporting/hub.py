@@ -23,7 +23,9 @@ from retouch.reporting.reading import read_facts
 
 ANSWER_SECONDS = 30  # the longest wait for the Hub's answer before anything is written
 MESSAGE = "Export by Retouch"
+EXPORTED = "\n## What was exported\n"  # the first part of what an export adds to a card
 FROM_HUB = "\n## From the Hub\n"  # the last part of a card that was pushed
+KINDS: dict[Output, str] = {"features": "encoder", "classifier": "classifier", "restorer": "encoder with its decoder"}
 WRITE = "repo.write"  # what a fine-grained token of the Hub needs
 OWN = ".gitattributes"  # the Hub writes it into every new repository
 Pipeline = Literal["image-classification", "image-segmentation", "image-feature-extraction", "image-to-image"]
@@ -57,7 +59,8 @@ def card_text(config: ExportConfig, subject: Subject, folders: Sequence[str]) ->
         text = card_of_runs(facts, card, answers)
         names, folders = (*names, *facts.class_names), (*folders, *folders_of(facts.sources))
     elif is_marked(beside / README, MARK) and read_encoder_card(beside).class_names == card.class_names:
-        text = (beside / README).read_text(encoding="utf-8").partition(FROM_HUB)[0]
+        text = (beside / README).read_text(encoding="utf-8")
+        text = text.partition(EXPORTED)[0].partition(FROM_HUB)[0]
     else:
         text = readme(card, _about(subject, card), answers)
     text = "\n\n".join([text.rstrip("\n"), *_more(subject)])
@@ -80,7 +83,14 @@ def _described(subject: Subject) -> EncoderCard:
 
 
 def _more(subject: Subject) -> Iterator[str]:
-    """What is beside an encoder: the names of all classes, or how pictures are restored."""
+    """What the export is, by its sha256; then what is beside an encoder: all classes, or how pictures are restored."""
+    alone = (
+        "" if subject.encoder_at is None else f" (of the encoder alone: {read_encoder_card(subject.encoder_at).sha256})"
+    )
+    part = subject.card is not None and not subject.card.sha256
+    kind = "encoder of the classifier" if part else KINDS[subject.output]
+    said = f"The {kind} with the sha256 {subject.sha256}{alone}, as export.json has it."
+    yield f"{EXPORTED.strip()}\n\n{said}"
     if subject.card is None and subject.class_names:
         yield f"## Labels\n\n{', '.join(map(plain, subject.class_names))}"
     if subject.output == "restorer":
