@@ -10,16 +10,17 @@ from finetune.metrics import Bin, calibration_error, chance_calibration_error, r
 from retouch.reporting.sentences import number
 
 RELIABILITY = (
-    "How sure the same classifiers were, and how often they were right. Answers are put in ten groups by confidence: 0 "
-    "to 10% sure, 10 to 20%, and so on. A dot is a group, larger for more answers. On the line, confidence equals "
-    "accuracy; below it, the classifier is overconfident. The expected calibration error is the mean distance from the "
-    "line: lower is better, and chance alone leaves a little."
+    "How sure the same classifiers were, before calibration, and how often they were right. Answers are put in ten "
+    "groups by confidence: 0 to 10% sure, 10 to 20%, and so on. A dot is a group, larger for more answers. On the "
+    "line, confidence equals accuracy; below it, the classifier is overconfident. The expected calibration error is "
+    "the mean distance from the line: lower is better, and chance alone leaves a little."
 )
 LABELS_RELIABILITY = (
-    "How probable the same probes called the labels, and how often images have them. Each label of each test image is "
-    "a case. Cases are put in ten groups by probability: 0 to 10%, 10 to 20%, and so on. A dot is a group, larger for "
-    "more cases. On the line, a label that is called 70% probable is there in 70% of the cases; below it, more seldom. "
-    "The mean distance from the line: lower is better, and chance alone leaves a little."
+    "How probable the same probes called the labels, calibrated as by retouch predict, and how often images have them. "
+    "Each label of each test image is a case. Cases are put in ten groups by probability: 0 to 10%, 10 to 20%, and so "
+    "on. A dot is a group, larger for more cases. On the line, a label that is called 70% probable is there in 70% of "
+    "the cases; below it, more seldom. The mean distance from the line: lower is better, and chance alone leaves a "
+    "little."
 )
 
 
