@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from common.data.levels import Levels
 from common.encoders.base import Encoder, refuse_other_ranges
+from common.encoders.head import Answers
 from common.encoders.provenance import Provenance
 from finetune.dense.cells import enlarge
 from finetune.pooling import Part, concatenate, pool
-
-Answers = Literal["class", "labels", "mask"]  # one class per image; any number of labels; or the class of each pixel
 
 
 class Applied(nn.Module):

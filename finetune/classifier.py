@@ -24,12 +24,13 @@ from common.data import Images
 from common.data.levels import Levels
 from common.encoders.base import View
 from common.encoders.card import CONFIG, WEIGHTS, EncoderCard
+from common.encoders.head import Answers
 from common.encoders.hub import local_folder, on_hub
 from common.encoders.load import ENCODER, load_classifier, load_encoder, read_encoder_card
 from common.errors import UserError, one_line
 from common.files import GROUP, command, new_folder, run_stage, write_json
 from common.runs.results import Record
-from finetune.applied import Answers, Applied, Masked, Probed
+from finetune.applied import Applied, Masked, Probed
 from finetune.heads import Head
 from finetune.pooling import Part
 
@@ -43,7 +44,7 @@ Kind = Literal["logistic", "ridge", "discriminant"]  # how it was fitted
 class ClassifierCard(Record):
     """What ``classifier.json`` says of a probe's linear classifier."""
 
-    schema_version: Literal[1, 2] = 2
+    schema_version: Literal[1, 2, 3] = 3
     task: str
     answers: Answers = "class"  # as in the first version
     class_names: tuple[str, ...]  # or those of the labels
@@ -62,8 +63,8 @@ class ClassifierCard(Record):
     sha256: str  # of everything that decides its answers
 
 
-ASIDE = {"temperature", "calibrated_on", "encoder", "encoder_beside", "sha256"}  # do not decide answers
-LATER = {"answers", "class_numbers"}  # not in the digest of the first version
+ASIDE = {"temperature", "calibrated_on", "encoder", "encoder_beside", "sha256", "task"}  # do not decide answers
+ASIDE_IN = {3: ASIDE, 2: ASIDE - {"task"}, 1: ASIDE - {"task"} | {"answers", "class_numbers"}}  # by version
 
 
 class Saved(NamedTuple):
@@ -152,15 +153,14 @@ def _beside(folder: Path, run: Path) -> str:
 
 
 def _digest(card: ClassifierCard, folder: Path) -> str:
-    left_out = ASIDE | LATER if card.schema_version == 1 else ASIDE
-    facts = json.dumps(card.model_dump(mode="json", exclude=left_out), sort_keys=True)
+    facts = json.dumps(card.model_dump(mode="json", exclude=ASIDE_IN[card.schema_version]), sort_keys=True)
     return hashlib.sha256(facts.encode() + (folder / WEIGHTS).read_bytes()).hexdigest()
 
 
 def share_classifier(folder: Path, to: Path) -> None:
     """Copy a classifier that a probe has kept to ``to/classifiers/``, for others: its encoder is to be ``to/encoder``.
 
-    The task of masks is the path of their folder, of which the last part stays.
+    It keeps its sha256. The task of masks is the path of their folder, of which the last part stays.
     """
     card = _read_card(folder)
     copied = to / CLASSIFIERS / folder.name
@@ -318,7 +318,7 @@ def _read_card(folder: Path) -> ClassifierCard:
     again = "copy it again, or run the probe again"
     try:
         given = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        if isinstance(given, dict) and given.get("schema_version") not in (1, 2):
+        if isinstance(given, dict) and given.get("schema_version") not in ASIDE_IN:
             raise UserError(f"{folder} was written by another version of Retouch; update Retouch, or {again}")
         return ClassifierCard.model_validate(given)
     except ValidationError as error:

@@ -73,8 +73,8 @@ def finetune(
     untrained twin.
 
     Args:
-        images: images of one task, already decoded, used in place of ``config.data``. They are for a network from
-            scratch, which is compared with nothing else.
+        images: images of one task, already decoded, used in place of ``config.data``, which baselines would still read:
+            they are for settings that compare the network with nothing else.
         feature_cache: whether the linear probe may read its features from disk.
 
     Returns:

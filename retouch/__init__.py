@@ -415,7 +415,8 @@ def load_classifier(run: str | Path, task: str | None = None, encoder: str | Pat
     """The classifier of a run of ``probe`` or ``finetune``: frozen, in eval mode, every tensor checked.
 
     Calls take images ``[B 3 H W]``, RGB in [0, 1], and return logits ``[B classes]`` in the order of ``class_names``;
-    ``classifier.probabilities(logits)`` are calibrated: per class, or per label if images have several.
+    ``classifier.probabilities(logits)`` are calibrated: per class, or per label if images have several. A classifier of
+    masks takes square images, and its logits ``[B classes S S]`` and probabilities, not calibrated, are of pixels.
 
     Args:
         run: a finished run, one of its classifiers, or ``hf:USER/NAME``.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Literal, Self
 
 from torch import Tensor, nn
 
 from common.encoders.base import Encoder, refuse_other_ranges
 from common.errors import UserError
+
+Answers = Literal["class", "labels", "mask"]  # one class per image; any number of labels; or the class of each pixel
 
 
 class Classifier(nn.Module):

@@ -9,10 +9,27 @@ from typing import NamedTuple
 import yaml
 
 from common.encoders.card import EncoderCard
+from common.encoders.head import Answers
 
 README = "README.md"
 SHOWN = 20  # classes that are named
 MARK = "---\ntags: [retouch"  # by this a model card is known as ours
+
+
+class Told(NamedTuple):
+    """What a card says of a classifier, by what it answers."""
+
+    known: str  # before the names of its classes or labels
+    shapes: str  # of images and of their probabilities
+
+
+TOLD: dict[Answers, Told] = {
+    "class": Told("It tells {} classes apart", "[B 3 H W], RGB in [0, 1] -> [B classes]"),
+    "labels": Told("It knows {} labels, any number of them in an image", "[B 3 H W], RGB in [0, 1] -> [B labels]"),
+    "mask": Told(
+        "It tells the pixels of {} classes apart", "[B 3 S S], RGB in [0, 1] -> [B classes S S], not calibrated"
+    ),
+}
 
 
 class Section(NamedTuple):
@@ -30,16 +47,21 @@ class About(NamedTuple):
     title: str = ""  # in place of the usual one
 
 
-def readme(card: EncoderCard, about: About) -> str:
-    """The card that is exported with an encoder, as Markdown."""
+def readme(card: EncoderCard, about: About, answers: Answers = "class") -> str:
+    """The card that is exported with an encoder or a classifier, as Markdown.
+
+    Args:
+        answers: of a classifier.
+    """
+    known = TOLD[answers].known.format(len(card.class_names))
     channels, height, width = card.layer_shapes[-1]
     network = (
         f"{card.name}: {card.parameters:,} parameters in {len(card.layer_shapes)} layers; the last map is "
         f"{channels} × {height} × {width}.",
         f"It learned from images of {card.image_size} px: {card.resize}.",
         f"It sees {'gray only, and turns images gray itself' if card.view == 'gray' else 'RGB'}, in [0, 1].",
-        *([f"It tells {len(card.class_names)} classes apart: {_some(card.class_names)}."] if card.class_names else []),
-        f"sha256: {card.sha256}.",
+        *([f"{known}: {_some(card.class_names)}."] if card.class_names else []),
+        *([f"sha256: {card.sha256}."] if card.sha256 else []),
     )
     tuned = card.provenance.stage == "finetune"
     methods = [*(one.kind or "" for one in card.provenance.before), *([] if tuned else [about.method])]
@@ -48,7 +70,7 @@ def readme(card: EncoderCard, about: About) -> str:
         f"# {plain(about.title or _title(card, about))}",
         "Written by Retouch, which trains networks to restore damaged images.",
         *map(_section, (Section("What it is", network), *about.sections)),
-        f"## How to load it\n\n{loading(card)}",
+        f"## How to load it\n\n{loading(card, answers)}",
     ]
     return "\n\n".join(pieces) + "\n"
 
@@ -87,19 +109,27 @@ def with_front(text: str, fields: Mapping[str, object]) -> str:
     return f"{own}\n{yaml.safe_dump(dict(fields), sort_keys=False).rstrip()}{text[end:]}"
 
 
-def loading(card: EncoderCard) -> str:
-    """How to use the folder that holds an encoder or a classifier, as Markdown."""
+def loading(card: EncoderCard, answers: Answers = "class") -> str:
+    """How to use the folder that holds an encoder or a classifier, as Markdown: code that runs, given ``images``.
+
+    Args:
+        answers: of a classifier.
+    """
     encoder = (
         '    encoder = retouch.load_encoder("FOLDER")  # this folder, or that of the run around it',
         "    vectors = encoder.encode(images)  # [B 3 H W], RGB in [0, 1] -> [B D]; all maps: encoder.layers(images)",
     )
     classifier = (
         '    classifier = retouch.load_classifier("FOLDER")  # this folder, or that of the run around it',
-        "    shares = classifier.probabilities(classifier(images))  # [B 3 H W], RGB in [0, 1] -> [B classes]",
+        f"    probabilities = classifier.probabilities(classifier(images))  # {TOLD[answers].shapes}",
     )
     bare = "" if card.class_names else ", num_classes=0"
-    timm = f'    timm.create_model("local-dir:FOLDER", pretrained=True{bare})  # in timm, without Retouch'
-    code = "\n".join([*(classifier if card.class_names else encoder), *([timm] if card.plain_timm else [])])
+    timm = (
+        "    import timm  # without Retouch",
+        f'    network = timm.create_model("local-dir:FOLDER", pretrained=True{bare})',
+    )
+    ours = ("    import retouch", *(classifier if card.class_names else encoder))
+    code = "\n".join([*ours, *(("", *timm) if card.plain_timm else ())])
     return f"{code}\n\n{plain(card.note[:1].upper() + card.note[1:])}." if card.note else code
 
 

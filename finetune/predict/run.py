@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from common.data import Images, Source, build_source, load_images
 from common.data.images import Fetched, some_readable
 from common.data.levels import levels_of_training
+from common.encoders.head import Answers
 from common.encoders.provenance import Provenance, warn_of_levels
 from common.errors import UserError, check_all, one_line
 from common.files import remove_folder, write_json
@@ -30,7 +31,7 @@ from common.runs.folder import Run, check_run_folder, numbered, open_run, with_g
 from common.runs.logs import early_log
 from common.runs.made import Made, made
 from common.runs.results import RESULTS, SCHEMA_VERSION, Record, load_results
-from finetune.applied import Answers, Applied
+from finetune.applied import Applied
 from finetune.classifier import open_classifier
 from finetune.dense.cells import in_parts
 from finetune.predict import parts

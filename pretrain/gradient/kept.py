@@ -33,7 +33,8 @@ from pretrain.gradient.pretexts import AnyPretext
 from pretrain.method import DECODER
 
 CARD, WEIGHTS = "decoder.json", "decoder.safetensors"
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+ASIDE = {"sha256", "tensors", "parameters", "source"}  # do not decide what it restores
 AGAIN = "export it again, with the same retouch pretrain command and out=RUN resume=true, or with retouch repeat RUN"
 
 
@@ -46,10 +47,11 @@ class DecoderCard(Config):
         source: the images that it learned from, as the user named them.
         encoder_sha256: the sha256 of the encoder that the run exported.
         tensors, parameters: counts in the weights file.
-        sha256: covers the weights file and everything here but the counts and itself.
+        sha256: covers the weights file and everything here but the source, the counts and itself; in the first version,
+            the source too.
     """
 
-    schema_version: Literal[1] = SCHEMA
+    schema_version: Literal[1, 2] = SCHEMA
     encoder: EncoderConfig
     image_size: int
     view: View
@@ -223,8 +225,8 @@ def read_decoder_card(folder: Path) -> DecoderCard:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({one_line(error)}); {AGAIN}") from None
     version = found.get("schema_version") if isinstance(found, dict) else None
-    if version != SCHEMA:
-        raise UserError(f"{path} has schema_version {version!r}, and this Retouch reads {SCHEMA}; {AGAIN}")
+    if version not in (1, SCHEMA):
+        raise UserError(f"{path} has schema_version {version!r}, and this Retouch reads 1 and {SCHEMA}; {AGAIN}")
     try:
         card = DecoderCard.model_validate(found)
     except ValidationError as error:
@@ -238,7 +240,7 @@ def read_decoder_card(folder: Path) -> DecoderCard:
 
 
 def share_decoder(folder: Path, to: Path, source: str) -> None:
-    """Copy a decoder to a new folder, for others.
+    """Copy a decoder to a new folder, for others: it keeps its sha256.
 
     Args:
         source: the name of its training images for them.
@@ -251,7 +253,8 @@ def share_decoder(folder: Path, to: Path, source: str) -> None:
 
 
 def _digest(card: DecoderCard, weights: Path) -> str:
-    facts = card.model_dump(mode="json", exclude={"sha256", "tensors", "parameters"})
+    left_out = ASIDE - {"source"} if card.schema_version == 1 else ASIDE
+    facts = card.model_dump(mode="json", exclude=left_out)
     total = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     refuse_stream(weights)
     with weights.open("rb") as file:

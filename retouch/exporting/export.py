@@ -10,7 +10,7 @@ from pathlib import Path
 from common.errors import UserError, check_all
 from common.files import new_folder
 from common.machine.versions import version_of
-from common.runs.made import ENCODER_INPUT, made
+from common.runs.made import made
 from retouch.exporting.check import Check, compared, images_of, refuse_apart
 from retouch.exporting.formats import EncoderFolder, Format, check_packages, chosen_format
 from retouch.exporting.hub import card_text, check_push, describe, push
@@ -91,7 +91,7 @@ def export(config: ExportConfig) -> Exported:
             sha256=subject.sha256,
             facts=facts(subject).content(),
             provenance=subject.provenance,
-            made=made({ENCODER_INPUT: subject.sha256}),
+            made=made({"run": subject.sha256}),
             tools={name: version_of(name) or "" for name in form.needs},
             check=check.model_copy(update={"source": without_paths(check.source, folders)}),
         )

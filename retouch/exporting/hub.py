@@ -17,13 +17,15 @@ from common.runs.results import RESULTS, Record
 from common.waiting import within
 from retouch.exporting.paths import folders_of, in_markdown, without_paths
 from retouch.exporting.settings import ExportConfig, Output
-from retouch.exporting.subject import Subject
+from retouch.exporting.subject import HIDDEN, Subject
 from retouch.reporting.card import card as card_of_runs
 from retouch.reporting.reading import read_facts
 
 ANSWER_SECONDS = 30  # the longest wait for the Hub's answer before anything is written
 MESSAGE = "Export by Retouch"
+EXPORTED = "\n## What was exported\n"  # the first part of what an export adds to a card
 FROM_HUB = "\n## From the Hub\n"  # the last part of a card that was pushed
+KINDS: dict[Output, str] = {"features": "encoder", "classifier": "classifier", "restorer": "encoder with its decoder"}
 WRITE = "repo.write"  # what a fine-grained token of the Hub needs
 OWN = ".gitattributes"  # the Hub writes it into every new repository
 Pipeline = Literal["image-classification", "image-segmentation", "image-feature-extraction", "image-to-image"]
@@ -51,14 +53,16 @@ def card_text(config: ExportConfig, subject: Subject, folders: Sequence[str]) ->
     finished = subject.run is not None and (subject.run / RESULTS).is_file()
     runs = [*([subject.run] if subject.run is not None and finished else []), *config.report]
     names, beside = subject.class_names, subject.encoder_at or subject.folder
+    answers = subject.answers or "class"
     if runs:
         facts = read_facts(runs)
-        text = card_of_runs(facts, card)
+        text = card_of_runs(facts, card, answers)
         names, folders = (*names, *facts.class_names), (*folders, *folders_of(facts.sources))
     elif is_marked(beside / README, MARK) and read_encoder_card(beside).class_names == card.class_names:
-        text = (beside / README).read_text(encoding="utf-8").partition(FROM_HUB)[0]
+        text = (beside / README).read_text(encoding="utf-8")
+        text = text.partition(EXPORTED)[0].partition(FROM_HUB)[0]
     else:
-        text = readme(card, _about(subject, card))
+        text = readme(card, _about(subject, card), answers)
     text = "\n\n".join([text.rstrip("\n"), *_more(subject)])
     pieces = [without_paths(text, in_markdown(folders), in_markdown(names))]
     if config.push is not None:
@@ -79,14 +83,29 @@ def _described(subject: Subject) -> EncoderCard:
 
 
 def _more(subject: Subject) -> Iterator[str]:
-    """What is beside an encoder: the names of all classes, or how pictures are restored."""
+    """What the export is, by its sha256; then what is beside an encoder: all classes, or how pictures are restored."""
+    alone = (
+        "" if subject.encoder_at is None else f" (of the encoder alone: {read_encoder_card(subject.encoder_at).sha256})"
+    )
+    part = subject.card is not None and not subject.card.sha256
+    kind = "encoder of the classifier" if part else KINDS[subject.output]
+    said = f"The {kind} with the sha256 {subject.sha256}{alone}, as export.json has it."
+    yield f"{EXPORTED.strip()}\n\n{said}"
     if subject.card is None and subject.class_names:
         yield f"## Labels\n\n{', '.join(map(plain, subject.class_names))}"
     if subject.output == "restorer":
-        yield (
-            '## How to restore pictures\n\n    restorer = retouch.open_restorer("FOLDER")  # a torch module\n'
-            "    restored = restorer(damaged)  # [B 3 H W], RGB in [0, 1], of any size"
-        )
+        yield f"## How to restore pictures\n\n{_restoring(holes=HIDDEN in subject.network.inputs)}"
+
+
+def _restoring(*, holes: bool) -> str:
+    """Code that restores pictures, given ``damaged`` ones, and ``hidden`` pixels where the network fills holes."""
+    given, about = (
+        ("damaged, hidden", "; hidden [B 1 H W]: 1 where a pixel is to be filled") if holes else ("damaged", "")
+    )
+    return (
+        '    import retouch\n    restorer = retouch.open_restorer("FOLDER")  # a torch module\n'
+        f"    restored = restorer({given})  # [B 3 H W], RGB in [0, 1], of any size{about}"
+    )
 
 
 class HubFront(Record):

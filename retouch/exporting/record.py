@@ -27,7 +27,7 @@ class ExportRecord(Record):
     output: Output
     files: tuple[str, ...]  # besides this one
     run: str  # as given
-    sha256: str  # of the encoder or classifier that was exported, as its own folder says
+    sha256: str  # of what was exported: ``Subject.sha256``
     facts: dict[str, JsonValue]  # input, outputs, classes, ...
     provenance: Provenance  # of the encoder or classifier
     made: Made

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from common.encoders import Encoder
 from common.encoders.card import CONFIG, RESIZE, EncoderCard
+from common.encoders.head import Answers
 from common.encoders.hub import local_folder, on_hub
 from common.encoders.load import encoder_folder, load_encoder, read_encoder_card
 from common.encoders.provenance import Provenance
 from common.errors import UserError
 from common.files import run_stage
 from common.runs.results import Record
-from finetune.applied import Answers, likely
+from finetune.applied import likely
 from finetune.classifier import CARD, CLASSIFIER, CLASSIFIERS, open_classifier, places
 from retouch.exporting.settings import ExportConfig, Output
 
@@ -91,7 +92,10 @@ class Subject:
         folder: the one that was opened.
         encoder_at: the folder of the encoder beside which a probe's classifier or a decoder is; None if there is none.
         run: the run folder around it, if it is in one.
-        sha256: of everything that determines the outputs.
+        sha256: of what was opened, as its own file names it: ``config.json`` of an encoder or a fine-tuned network,
+            ``classifier.json`` of a probe's classifier, ``decoder.json`` of a restorer. ``export.json``, the facts in
+            a program and the model card name this one, and a folder that Retouch opens keeps it. (Where only the
+            encoder of a fine-tuned ``classifier/`` is exported, the folder has one of its own.)
         image_size: side in px of the images it takes.
         class_names: of the outputs; empty if they are features.
         class_numbers: of the classes in masks; empty for others.
@@ -114,6 +118,11 @@ class Subject:
         return self.network.output
 
     @property
+    def answers(self) -> Answers | None:
+        """What it answers; None if it is no classifier."""
+        return self.network.answers if isinstance(self.network, Classes) else None
+
+    @property
     def temperature(self) -> float:
         """What logits are divided by for calibrated probabilities; 1 if none was fitted."""
         return self.network.temperature if isinstance(self.network, Classes) else 1.0
@@ -132,9 +141,10 @@ def open_subject(config: ExportConfig) -> Subject:
     folder = encoder_folder(config.run)
     encoder, card = load_encoder(folder), read_encoder_card(folder)
     network = Features(encoder).eval()
-    run = run_around(config.run, folder)
-    card = card.model_copy(update={"class_names": ()})  # only the encoder of a classifier is exported
-    return Subject(network, encoder, card, folder, run, card.sha256, card.image_size, card.provenance)
+    run, sha256 = run_around(config.run, folder), card.sha256
+    if card.class_names:  # only the encoder of a classifier is exported: its file is another one
+        card = card.model_copy(update={"class_names": (), "sha256": ""})
+    return Subject(network, encoder, card, folder, run, sha256, card.image_size, card.provenance)
 
 
 def _open_classifier(config: ExportConfig) -> Subject:
@@ -208,7 +218,7 @@ def facts(subject: Subject) -> ExportFacts:
         outputs=subject.network.names,
         image_size=size,
         class_names=subject.class_names,
-        answers=subject.network.answers if isinstance(subject.network, Classes) else None,
+        answers=subject.answers,
         class_numbers=subject.class_numbers or None,
         temperature=subject.temperature,
         sha256=subject.sha256,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.encoders.card import EncoderCard
+from common.encoders.head import Answers
 from common.encoders.readme import MARK, front_matter, loading, plain
 from common.errors import UserError, check_all
 from common.files import write_text
@@ -59,17 +60,18 @@ def model_card(folders: Sequence[str | Path]) -> str:
     return card(read_facts(folders))
 
 
-def card(facts: Facts, beside: EncoderCard | None = None) -> str:
+def card(facts: Facts, beside: EncoderCard | None = None, answers: Answers = "class") -> str:
     """Front matter, the question, the verdict, and the parts.
 
     Args:
         beside: the card of the one encoder or classifier that it describes.
+        answers: of that classifier.
     """
-    text = "\n\n".join(_pieces(facts, beside)) + "\n"
+    text = "\n\n".join(_pieces(facts, beside, answers)) + "\n"
     return text.encode("utf-8", "backslashreplace").decode("utf-8")  # names that are not UTF-8 cannot be printed
 
 
-def _pieces(facts: Facts, beside: EncoderCard | None) -> list[str]:
+def _pieces(facts: Facts, beside: EncoderCard | None, answers: Answers) -> list[str]:
     methods = [run.results.method for run in facts.pretraining]
     methods += [entry.result.encoder.pretext or "" for entry in facts.entries]
     tuned = [run.card for run in facts.finetuning if run.card is not None]
@@ -85,7 +87,7 @@ def _pieces(facts: Facts, beside: EncoderCard | None) -> list[str]:
         pieces += [f"## {plain(part.title)}", *map(_block, shown)]
     trained = [run.card for run in facts.pretraining if run.card is not None]
     if beside is not None:
-        return [*pieces, "## How to load it", loading(beside)]
+        return [*pieces, "## How to load it", loading(beside, answers)]
     for title, cards in (("an encoder", trained), ("a classifier", tuned)):
         if cards:
             pieces += [f"## How to load {title}", *distinct(map(loading, cards))]

@@ -217,7 +217,27 @@ def _bar(point: LabelPoint) -> tuple[float, float]:
 # ---- confidence
 
 
-def reliability_chart(found: Sequence[Bin]) -> Markup:
+class Reliability(NamedTuple):
+    """The words of a chart of accuracy by confidence."""
+
+    title: str
+    sure: str  # on the axis of confidence
+    right: str  # on the axis of accuracy
+    tooltip: str  # of a bin, given n, confidence and accuracy in percent
+
+
+OF_ANSWERS = Reliability(
+    "Accuracy by confidence", "% sure", "% right", "{:,} answers, {:.1f}% sure on average: {:.1f}% right"
+)
+OF_LABELS = Reliability(
+    "How often labels are there, by their probability",
+    "% probable",
+    "% there",
+    "{:,} cases, {:.1f}% probable on average: {:.1f}% there",
+)
+
+
+def reliability_chart(found: Sequence[Bin], words: Reliability = OF_ANSWERS) -> Markup:
     """Accuracy by confidence: a dot for each bin, larger for more answers; on the line, confidence is exactly right."""
     side, top = RELIABLE - LEFT - RIGHT, 24
     bottom = top + side
@@ -234,12 +254,12 @@ def reliability_chart(found: Sequence[Bin]) -> Markup:
     parts += [svg.text(x(0) - 6, y(tick) + 3.5, f"{100 * tick:.0f}", "end") for tick in ticks]
     parts += [svg.text(x(tick), bottom + 14, f"{100 * tick:.0f}", "middle") for tick in ticks]
     parts += [
-        svg.text(x(0), top - 10, "% right", "start", "name"),
-        svg.text(x(1), bottom + 28, "% sure", "end", "name"),
+        svg.text(x(0), top - 10, words.right, "start", "name"),
+        svg.text(x(1), bottom + 28, words.sure, "end", "name"),
     ]
     parts.append(svg.line("chance", x(0), y(0), x(1), y(1)))
     for one in found:
-        tooltip = f"{one.n:,} answers, {100 * one.confidence:.1f}% sure on average: {100 * one.accuracy:.1f}% right"
+        tooltip = words.tooltip.format(one.n, 100 * one.confidence, 100 * one.accuracy)
         place = {"cx": x(one.confidence), "cy": y(one.accuracy), "r": 2 + 8 * math.sqrt(one.n / total)}
         parts.append(svg.tag("circle", svg.title(tooltip), class_="dot bin", **place))
-    return svg.chart(RELIABLE, bottom + 34, "Accuracy by confidence", *parts)
+    return svg.chart(RELIABLE, bottom + 34, words.title, *parts)

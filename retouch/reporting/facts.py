@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
@@ -15,6 +15,7 @@ from common.encoders.card import EncoderCard
 from finetune.data import LabeledData
 from finetune.embedding import Embedding
 from finetune.lines import task_names
+from finetune.multilabel.scores import ReadScores
 from finetune.predictions import Predictions
 from finetune.records import DataFacts, EncoderFacts
 from finetune.results import FinetuneResult, ProbeReport, ProbeResult, Score
@@ -113,6 +114,7 @@ class Probing:
     report: ProbeReport
     predictions: tuple[Predictions, ...]  # by result; empty if there are none
     embeddings: tuple[Embedding, ...] = ()  # likewise
+    label_scores: tuple[ReadScores, ...] = ()  # by result with several labels per image; empty if there are none
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,7 @@ class SeveralEntry(Generic[R]):
     task: str
     result: R
     origin: Origin
+    scores: ReadScores | None = None  # of labels, for the test images
 
 
 @dataclass(frozen=True)
@@ -266,7 +269,13 @@ class Facts:
     @cached_property
     def label_entries(self) -> tuple[SeveralEntry[LabelResult], ...]:
         """Every encoder on every task with several labels per image."""
-        return self._several([(run.origin, result) for run in self.probes for result in run.report.multilabel])
+        found = self._several([(run.origin, result) for run in self.probes for result in run.report.multilabel])
+        scores = [
+            run.label_scores[number] if run.label_scores else None
+            for run in self.probes
+            for number in range(len(run.report.multilabel))
+        ]
+        return tuple(replace(entry, scores=one) for entry, one in zip(found, scores, strict=True))
 
     @cached_property
     def dense_entries(self) -> tuple[SeveralEntry[DenseResult], ...]:

@@ -27,9 +27,15 @@ from retouch.reporting.blocks import (
     Table,
     Thumbnails,
 )
-from retouch.reporting.charts import labels_chart, reliability_chart
+from retouch.reporting.charts import OF_LABELS, labels_chart, reliability_chart
 from retouch.reporting.choices import chosen
-from retouch.reporting.confidence import RELIABILITY, sureness
+from retouch.reporting.confidence import (
+    LABELS_RELIABILITY,
+    RELIABILITY,
+    label_bins,
+    label_sureness,
+    sureness,
+)
 from retouch.reporting.facts import Facts, Group, Origin
 from retouch.reporting.labeling import labeling_blocks
 from retouch.reporting.layers import depth_sentences, layer_map, on_few
@@ -100,7 +106,7 @@ def page_parts(facts: Facts) -> list[Part]:
         Part("results", "Results", _results(facts)),
         Part("seeds", "Over several seeds", seeds_blocks(facts)),
         Part("baselines", "Baselines", _only(baseline_table(facts))),
-        Part("multilabel", "Several labels per image", several_blocks(facts.label_entries)),
+        Part("multilabel", "Several labels per image", _multilabel(facts)),
         Part("masks", "Masks", several_blocks(facts.dense_entries)),
         Part("labels", "With fewer labels", _labels(facts)),
         Part("layers", "Layers and poolings", _layers(facts)),
@@ -170,6 +176,20 @@ def _labels(facts: Facts) -> tuple[Block, ...]:
         return ()
     lines = tuple(f"{line}." for line in said)
     return (Figures(tuple(figures)), Points(lines), Prose(tuple(labels_rules(measured)), small=True))
+
+
+def _multilabel(facts: Facts) -> tuple[Block, ...]:
+    """The tables; and on each task, how far the probabilities of the encoder with the best choice can be trusted."""
+    figures = []
+    for task in distinct(entry.task for entry in facts.label_entries):
+        of_task = (entry for entry in facts.label_entries if entry.task == task)
+        best = max(of_task, key=lambda entry: entry.result.linear.choice.val_accuracy)
+        if best.scores is not None and best.result.calibration is not None:
+            bins = label_bins(best.scores.scores["encoder"], best.scores.truth, best.result.calibration.temperature)
+            chart = reliability_chart(bins, OF_LABELS)
+            figures.append(Figure(chart, f"{task}: linear probe of {best.encoder}: {label_sureness(bins)}"))
+    shown = (Prose((LABELS_RELIABILITY,)), Figures(tuple(figures))) if figures else ()
+    return (*several_blocks(facts.label_entries), *shown)
 
 
 def _limits(facts: Facts) -> tuple[Block, ...]:

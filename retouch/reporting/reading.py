@@ -20,6 +20,7 @@ from finetune.classifier import CLASSIFIER
 from finetune.data import LabeledData
 from finetune.embedding import EMBEDDING, read_embeddings
 from finetune.multilabel.data import ProbeData
+from finetune.multilabel.scores import LABEL_SCORES, read_scores
 from finetune.predictions import PREDICTIONS, read_predictions
 from finetune.results import ProbeReport
 from finetune.results import read_results as read_transfer
@@ -105,7 +106,8 @@ def _read(folder: Path, name: str) -> Pretraining | Probing | FineTuning | Studi
         return Studied(origin, read_study(folder), predictions, embeddings)
     results = read_transfer(folder)
     if isinstance(results, ProbeReport):
-        return Probing(origin, results, predictions, embeddings)
+        scores = tuple(read_scores(folder)) if (folder / LABEL_SCORES).is_file() else ()
+        return Probing(origin, results, predictions, embeddings, scores)
     return FineTuning(origin, results, _read_curves(folder), predictions, _read_card(folder / CLASSIFIER))
 
 

@@ -107,12 +107,14 @@ def test_the_temperature_is_not_part_of_what_a_classifier_is(copied: Path) -> No
     assert (before.sha256 == after.sha256, after.temperature) == (True, 3.0)
 
 
-def test_a_classifier_of_the_first_version_opens(copied: Path) -> None:
-    """Its digest does not cover later fields."""
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_classifier_of_an_earlier_version_opens(copied: Path, version: int) -> None:
+    """Its digest covers the name of its task, and in the first version not the later fields."""
     expected = open_classifier(copied / "probed", "color")
     folder = copied / "probed" / "classifiers" / "color"
-    card = json.loads((folder / "classifier.json").read_text()) | {"schema_version": 1}
-    del card["answers"], card["class_numbers"]
+    card = json.loads((folder / "classifier.json").read_text()) | {"schema_version": version}
+    if version == 1:
+        del card["answers"], card["class_numbers"]
     aside = ("temperature", "calibrated_on", "encoder", "encoder_beside", "sha256")
     facts = json.dumps({key: value for key, value in card.items() if key not in aside}, sort_keys=True)
     card["sha256"] = hashlib.sha256(facts.encode() + (folder / "model.safetensors").read_bytes()).hexdigest()
@@ -207,7 +209,7 @@ def test_what_is_no_classifier_is_told_apart(copied: Path, name: str, message: s
         ("classifier.json", lambda text: text.replace(b'"red"', b'"rot"'), "have been modified"),
         (
             "classifier.json",
-            lambda text: text.replace(b'"schema_version": 2', b'"schema_version": 3'),
+            lambda text: text.replace(b'"schema_version": 3', b'"schema_version": 4'),
             "another version",
         ),
         ("model.safetensors", lambda data: data[:-4], "model.safetensors cannot be read"),
@@ -249,3 +251,4 @@ def test_a_shared_classifier_of_masks_names_no_folder_of_this_machine(runs: Path
     [shared] = (tmp_path / "shared").glob("classifiers/*/classifier.json")
     found = json.loads(shared.read_text())
     assert (found["task"], found["encoder"], found["encoder_beside"]) == ("my masks", "", "encoder")
+    assert found["sha256"] == json.loads((tmp_path / "run" / written / "classifier.json").read_text())["sha256"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,11 +46,23 @@ def test_an_encoder_of_the_hub_is_the_one_that_was_uploaded(hub: Hub, encoder: P
     assert random_twin("hf:me/mine", 0).map_shape == load_encoder(encoder).map_shape
 
 
-def test_only_the_files_of_an_encoder_are_downloaded(hub: Hub, encoder: Path) -> None:
-    (encoder / "large.bin").write_bytes(b"0")
-    hub.add("me/mine", encoder)
-    load_encoder("hf:me/mine")
-    assert not [one for one in hub.asked if "large.bin" in one]
+@pytest.mark.parametrize("inside", ["", "encoder"])
+def test_only_the_files_that_are_read_are_downloaded(hub: Hub, encoder: Path, tmp_path: Path, inside: str) -> None:
+    """Not what else repositories hold: other formats of the network, cards, checkpoints, pictures."""
+    read = {str(Path(inside, name)) for name in ("config.json", "model.safetensors")}
+    home = tmp_path / "uploaded"
+    shutil.copytree(encoder, home / inside)
+    others = ["model.onnx", "model.onnx.data", "model.pt2", "pytorch_model.bin", "model.fp16.safetensors", "README.md"]
+    others += ["onnx/config.json", "onnx/model.safetensors", "checkpoints/step-1/model.safetensors", "export.json"]
+    for name in (*others, *(f"encoder/{name}" for name in others)):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_bytes(b"0")
+    hub.add("me/mine", home)
+    assert load_encoder("hf:me/mine").view == "rgb"
+    got = [found[1] for one in hub.asked if (found := re.search(r"/me/mine/resolve/[^/]+/(.+)", one)) is not None]
+    assert set(got) == read
+    folder = reading.hub_folder("hf:me/mine")
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == read
 
 
 def test_one_program_sees_one_revision(hub: Hub, encoder: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
-from common.data import MultiLabels
+from common.data import MultiLabels, build_source, load_images
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from common.encoders.provenance import Provenance
@@ -27,6 +27,7 @@ from finetune.config import ProbeConfig
 from finetune.features import Features
 from finetune.multilabel import null
 from finetune.multilabel.data import ProbeData, load_multilabel, open_multilabel
+from finetune.multilabel.scores import LABEL_SCORES, LabelScores, read_scores, write_scores
 from finetune.multilabel.task import MultiLabelTask, build_multilabel_task
 from finetune.pooling import Part, Space
 from finetune.probe import probe
@@ -186,6 +187,26 @@ def scores_of(folder: Path) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     truth = torch.tensor([[name in row for name in names] for row in table["labels"].to_pylist()])
     columns = [name for name in table.column_names if name.endswith(".linear")]
     return {name.removesuffix(".linear"): torch.tensor(table[name].to_pylist()) for name in columns}, truth
+
+
+def test_scores_of_several_results_are_read_back(here: Path, tmp_path: Path) -> None:
+    """Each with its own images, labels and subjects."""
+    images = load_images(build_source(str(here / "test" / "a.csv")), 16)
+    found = []
+    for number, names in enumerate((("a", "b"), ("b", "c", "d"))):
+        values = torch.rand(5 + number, len(names), generator=torch.Generator().manual_seed(number)) < 0.5
+        scores = torch.randn(values.shape, generator=torch.Generator().manual_seed(number))
+        subjects = {"encoder": scores} if number else {"encoder": scores, "pixels": -scores}
+        found.append(LabelScores(images, torch.arange(len(values)), MultiLabels(values, names, "t"), subjects))
+    write_scores(tmp_path, found)
+    for written, read in zip(found, read_scores(tmp_path), strict=True):
+        assert torch.equal(read.truth, written.labels.values)
+        assert {name: one.tolist() for name, one in read.scores.items()} == {
+            name: one.tolist() for name, one in written.scores.items()
+        }
+    (tmp_path / LABEL_SCORES).write_bytes(b"no table")
+    with pytest.raises(UserError, match="cannot be read as scores of labels"):
+        read_scores(tmp_path)
 
 
 def test_results_can_be_computed_again_from_the_scores_on_disk(here: Path, report: ProbeReport) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -18,7 +19,15 @@ from common.corruptions import Blur, Gaussian, Gray
 from common.encoders import Encoder
 from common.errors import UserError
 from pretrain.gradient.decoders import DecoderConfig
-from pretrain.gradient.kept import CARD, WEIGHTS, decoder_folder, keep_decoder, open_objective
+from pretrain.gradient.kept import (
+    CARD,
+    WEIGHTS,
+    decoder_folder,
+    keep_decoder,
+    open_objective,
+    read_decoder_card,
+    share_decoder,
+)
 from pretrain.gradient.objective import Objective
 from pretrain.gradient.pretexts import Colorize, Denoise, Mask, Mixed, Pretext
 from tests.pretrain.gradient.test_pretexts import EVERY
@@ -175,15 +184,32 @@ def test_the_card_is_checked(run: Path) -> None:
     path = run / "decoder" / CARD
     card = json.loads(path.read_text())
     for changed, why in (
-        ({**card, "schema_version": 9}, "has schema_version 9, and this Retouch reads 1"),
+        ({**card, "schema_version": 9}, "has schema_version 9, and this Retouch reads 1 and 2"),
         ({**card, "image_size": "large"}, "is damaged (image_size)"),
-        ({**card, "source": "elsewhere"}, "have been modified"),
+        ({**card, "mean": [0.1, 0.2, 0.3]}, "have been modified"),
         ({**card, "encoder_sha256": "0"}, "and the encoder of its run come from different trainings"),
     ):
         path.write_text(json.dumps(changed))
         assert why in refused(run)
     path.write_text("{")
     assert "cannot be read" in refused(run)
+
+
+def test_a_decoder_that_is_shared_is_the_same_and_one_of_the_first_version_opens(run: Path, tmp_path: Path) -> None:
+    """What its images are called does not decide what it restores; the first digest covered that too."""
+    card = read_decoder_card(run / "decoder")
+    share_decoder(run / "decoder", tmp_path / "shared", "folder:…/pictures")
+    shared = open_objective(tmp_path / "shared")[1]
+    assert (shared.sha256, shared.source) == (card.sha256, "folder:…/pictures")
+    path = run / "decoder" / CARD
+    first = json.loads(path.read_text()) | {"schema_version": 1}
+    facts = {key: value for key, value in first.items() if key not in ("sha256", "tensors", "parameters")}
+    covered = json.dumps(facts, sort_keys=True).encode() + (run / "decoder" / WEIGHTS).read_bytes()
+    first["sha256"] = hashlib.sha256(covered).hexdigest()
+    path.write_text(json.dumps(first))
+    assert retouch.open_restorer(run).card.sha256 == first["sha256"] != card.sha256
+    path.write_text(json.dumps({**first, "source": "elsewhere"}))
+    assert "have been modified" in refused(run)
 
 
 def test_a_folder_in_a_run_does_not_use_the_decoder_of_that_run(run: Path) -> None:

@@ -21,6 +21,7 @@ from pretrain.gradient.pretexts import AnyPretext, Colorize, Denoise, Mask, Mixe
 from retouch.exporting.restorer import open_restored
 from retouch.exporting.settings import ExportConfig
 from tests.hub import TOKEN, serving
+from tests.retouch.exporting.test_sample_code import code_of, run_code
 
 SIDE = 16
 PRETEXTS: dict[str, AnyPretext] = {
@@ -136,6 +137,17 @@ def test_a_restorer_is_read_from_the_hub(run: Path, tmp_path: Path, monkeypatch:
         for command, settings_of in ((retouch.restore, ["data=shapes:test:4"]), (retouch.strange, quiet)):
             with pytest.raises(UserError, match=r"hf:me/encoder has no decoder, .* output=restorer format=hub"):
                 command("hf:me/encoder", *settings_of, f"out={tmp_path / 'other'}")
+
+
+@pytest.mark.parametrize("run", ["colorize", "mask", "tokens"], indirect=True)
+@torch.no_grad()
+def test_the_code_in_the_card_restores_and_fills_holes_where_the_run_does(run: Path, tmp_path: Path) -> None:
+    retouch.export(run, *settings(tmp_path / "out", "hub"))
+    code = code_of(tmp_path / "out", "How to restore pictures")
+    images, *hidden = given(run)
+    made = run_code(code, images, **dict(zip(("damaged", "hidden"), given(run), strict=False)))
+    torch.testing.assert_close(made["restored"], restored(run))
+    assert ("hidden" in code) == bool(hidden)
 
 
 @pytest.mark.parametrize("run", ["denoise"], indirect=True)
