@@ -19,7 +19,7 @@ from common.encoders.export import export_classifier, export_encoder
 from common.encoders.load import encoder_sha256, load_classifier, load_encoder, random_twin, read_encoder_card
 from common.encoders.provenance import Provenance
 from common.errors import UserError
-from tests.common.encoders.test_encoder_folder import build, images
+from tests.common.encoders.toys import build, images
 from tests.hub import Hub, serving
 
 

@@ -30,7 +30,7 @@ from retouch.exporting.check import Check, Difference, refuse_apart
 from retouch.exporting.export import Exported
 from retouch.exporting.settings import ExportConfig
 from retouch.exporting.subject import open_subject
-from tests.common.encoders.test_encoder_folder import TINY_VIT, build
+from tests.common.encoders.toys import TINY_VIT, build
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = ("cat", "dog", "fox")
