@@ -17,6 +17,7 @@ MAY_IMPORT = {
 # started as programs, these are faces too: like `import retouch`, they refuse packages that hide ours
 FACES = {ROOT / package / "__main__.py" for package in ("pretrain", "finetune")}
 FILES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
 def imported_packages(path: Path) -> set[str]:
@@ -42,8 +43,19 @@ def test_packages_import_only_downwards(package: str) -> None:
 
 
 def test_no_file_is_a_drawer_and_none_is_too_long() -> None:
-    assert [str(path) for path in FILES if path.stem in {"utils", "helpers", "misc"}] == []
-    assert [str(path) for path in FILES if len(path.read_text(encoding="utf-8").splitlines()) > 440] == []
+    assert [str(path) for path in (*FILES, *TESTS) if path.stem in {"utils", "helpers", "misc"}] == []
+    lengths = {str(path): len(path.read_text(encoding="utf-8").splitlines()) for path in (*FILES, *TESTS)}
+    assert {path: length for path, length in lengths.items() if length > 440} == {}
+
+
+def test_what_tests_share_is_in_no_test_file() -> None:
+    wrong = {
+        str(path.relative_to(ROOT)): node.module
+        for path in TESTS
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module and ".test_" in node.module
+    }
+    assert wrong == {}
 
 
 def test_nothing_is_unpickled() -> None:

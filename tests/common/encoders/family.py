@@ -1,4 +1,4 @@
-"""Every encoder in small: the members of the contract, and of whatever else must hold for all."""
+"""Every encoder in small: the members of its contract, and of others."""
 
 from __future__ import annotations
 

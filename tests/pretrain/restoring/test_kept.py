@@ -21,7 +21,7 @@ from pretrain.gradient.decoders import DecoderConfig
 from pretrain.gradient.kept import CARD, WEIGHTS, decoder_folder, keep_decoder, open_objective
 from pretrain.gradient.objective import Objective
 from pretrain.gradient.pretexts import Colorize, Denoise, Mask, Mixed, Pretext
-from tests.pretrain.gradient.test_pretexts import EVERY
+from tests.pretrain.gradient.family import EVERY
 from tests.pretrain.restoring.toys import SIDE, RunOf
 from tests.recipe import last_checkpoint, pretraining
 
