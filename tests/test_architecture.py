@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,13 @@ def test_no_file_is_a_drawer_and_none_is_too_long() -> None:
     assert [str(path) for path in (*FILES, *TESTS) if path.stem in {"utils", "helpers", "misc"}] == []
     lengths = {str(path): len(path.read_text(encoding="utf-8").splitlines()) for path in (*FILES, *TESTS)}
     assert {path: length for path, length in lengths.items() if length > 440} == {}
+
+
+def test_names_of_test_files_are_unique() -> None:
+    """pytest takes files of one name, in folders that are no packages, for one module."""
+    names = Counter(path.name for path in TESTS if path.name.startswith("test_"))
+    assert [name for name, count in names.items() if count > 1] == []
+    assert [str(path) for path in TESTS if path.name == "__init__.py"] == []
 
 
 def test_what_tests_share_is_in_no_test_file() -> None:
