@@ -21,7 +21,7 @@ from finetune.predictions import Predictions, write_predictions
 from finetune.results import ProbeReport, ProbeResult, SubjectResult
 from retouch.cli import main
 from retouch.comparison import NOT_COMPARED, compared, headline, leaves, sentences
-from retouch.repetition import _folder, differences, read_any, repeat
+from retouch.repetition import differences, read_any, repeat, result_folder
 from retouch.studies.plan import Rung
 from retouch.studies.results import StudyReport
 from tests.finetune.probing import ALONE, probing
@@ -349,9 +349,9 @@ def repeated(rank: int, folder: Path) -> None:
 
 def test_a_run_is_named_by_the_folder_one_is_in(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run)
-    assert _folder(Path()) == _folder(Path("results.json")) == _folder(run)
+    assert result_folder(Path()) == result_folder(Path("results.json")) == result_folder(run)
     monkeypatch.chdir(run / "encoder")
-    assert _folder(Path("..")) == run
+    assert result_folder(Path("..")) == run
 
 
 def test_a_number_that_is_missing_now_is_different(probes: Path, tmp_path: Path) -> None:

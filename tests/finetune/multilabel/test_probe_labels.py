@@ -77,7 +77,7 @@ def test_the_informative_features_are_chosen_by_mean_average_precision(
     for fold in task.folds:
         matrix = features.matrix(GOOD_SPACE, fold.fit)
         mean, scale = matrix.mean(0), matrix.std(0, correction=0)
-        rows = one._split(Candidates(features, [GOOD_SPACE], CPU), GOOD_SPACE, task, fold).rows
+        rows = one.split(Candidates(features, [GOOD_SPACE], CPU), GOOD_SPACE, task, fold).rows
         fitted = one.fit(rows._replace(features=(matrix - mean) / scale), [chosen.setting], final=True)
         scores.append(fitted.predict((features.matrix(GOOD_SPACE, fold.held) - mean) / scale)[0])
     held = torch.cat([fold.held for fold in task.folds])
