@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -47,6 +48,24 @@ def test_no_file_is_a_drawer_and_none_is_too_long() -> None:
     assert [str(path) for path in (*FILES, *TESTS) if path.stem in {"utils", "helpers", "misc"}] == []
     lengths = {str(path): len(path.read_text(encoding="utf-8").splitlines()) for path in (*FILES, *TESTS)}
     assert {path: length for path, length in lengths.items() if length > 440} == {}
+
+
+def test_tests_reach_the_code_by_public_names() -> None:
+    """What they import and replace is public: else they would break with every change of the inside."""
+    torchs = {"_is_amx_tile_supported", "_is_avx512_bf16_supported"}  # no public name says this of a processor
+    wrong = set()
+    for path in TESTS:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in MAY_IMPORT:
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "setattr":
+                names = [
+                    one.value for one in node.args[:2] if isinstance(one, ast.Constant) and isinstance(one.value, str)
+                ]
+            last = {name.rpartition(".")[2] for name in names} - torchs
+            wrong |= {(str(path.relative_to(ROOT)), name) for name in last if re.match(r"_[a-z]", name)}
+    assert wrong == set()
 
 
 def test_names_of_test_files_are_unique() -> None:

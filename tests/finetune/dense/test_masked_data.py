@@ -15,12 +15,11 @@ from common.data.images import kept_rows
 from common.data.masks import look_at_masks
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
-from common.errors import UserError
 from finetune import seeds
 from finetune.dense.data import load_masked, open_masked
 from finetune.multilabel.data import ProbeData
-from finetune.probe import probe
 from tests.finetune.dense.pictures import SIZE, config_of, pictures
+from tests.finetune.probing import refusal
 
 
 def test_without_a_test_set_a_fifth_is_held_out_with_its_masks(here: Path) -> None:
@@ -50,37 +49,6 @@ def test_unreadable_images_are_left_out_with_their_masks(here: Path, tmp_path: P
         assert np.array_equal(found.train.truth(torch.tensor([row]))[0].numpy(), expected)
 
 
-def errors(here: Path, tmp_path: Path, **changes: Any) -> str:
-    with pytest.raises((UserError, ValueError)) as wrong:
-        probe(config_of(here, tmp_path / "out", **changes), show=False)
-    assert not (tmp_path / "out").exists()
-    return str(wrong.value)
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"data": {"task": "kind"}}, ["masks: they define the task; remove task"]),
-        ({"data": {"labels": ["a"]}}, ["masks: they define the task; remove labels"]),
-        ({"data": {"masks": None}}, ["test_masks and mask_names belong to masks"]),
-        ({"data": {"mask_names": ["a", "a"]}}, ["mask_names: must be different names"]),
-        ({"data": {"mask_names": ["a", "b"]}}, ["masks hold 2, but there are only 2 names, for the numbers 0 to 1"]),
-        ({"more_probes": [{"kind": "ridge"}]}, ["more_probes need one label per image; with data.masks"]),
-        ({"data": {"masks": "nowhere"}}, ["data.masks: 'nowhere': no such file or folder"]),
-        ({"data": {"masks": "shapes"}}, ["data.masks=shapes: must be a folder or a zip file"]),
-        ({"data": {"test": None}}, ["data.test_masks: ", "has no test set; set data.test, or remove it"]),
-        ({"data": {"train": "shapes", "test": None, "test_masks": None}}, ["no such masks; it has object, shape"]),
-        ({"probe": {"layers": [9]}}, ["there is no layer 9"]),
-    ],
-)
-def test_mistakes_are_said_before_anything_is_written(
-    here: Path, tmp_path: Path, changes: dict[str, Any], said: Sequence[str]
-) -> None:
-    found = errors(here, tmp_path, **changes)
-    for words in said:
-        assert words in found
-
-
 def numbered(folder: Path, names: Path, values: Sequence[int]) -> str:
     """Masks for the images of a folder, each of all these numbers."""
     folder.mkdir()
@@ -92,7 +60,7 @@ def numbered(folder: Path, names: Path, values: Sequence[int]) -> str:
 
 def test_one_class_is_refused_with_a_hint_about_what_is_ignored(here: Path, tmp_path: Path) -> None:
     masks = numbered(tmp_path / "a", here / "train/images", [0, 255])
-    found = errors(here, tmp_path, data={"masks": masks, "mask_names": []})
+    found = refusal(config_of, here, tmp_path / "out", data={"masks": masks, "mask_names": []})
     assert "masks hold only class 0, so there is nothing to tell apart" in found
     assert "255 is ignored: if it is a class, set data.mask_ignore=null" in found
     data = ProbeData(
@@ -103,17 +71,21 @@ def test_one_class_is_refused_with_a_hint_about_what_is_ignored(here: Path, tmp_
 
 def test_classes_that_training_lacks_are_refused(here: Path, tmp_path: Path) -> None:
     masks = numbered(tmp_path / "a", here / "test/images", [0, 1, 7])
-    assert "test images hold class 7, and those of training images do not; training has 0, 1, 2" in errors(
-        here, tmp_path, data={"test_masks": masks}
+    assert "test images hold class 7, and those of training images do not; training has 0, 1, 2" in refusal(
+        config_of, here, tmp_path / "out", data={"test_masks": masks}
     )
     masks = numbered(tmp_path / "b", here / "test/images", [255])
-    assert "no pixel of a test image has a class" in errors(here, tmp_path, data={"test_masks": masks})
+    assert "no pixel of a test image has a class" in refusal(
+        config_of, here, tmp_path / "out", data={"test_masks": masks}
+    )
 
 
 def test_an_encoder_without_maps_is_refused(here: Path, tmp_path: Path) -> None:
     vector = EncoderConfig(name="mlp")
     export_encoder(build_encoder(vector, image_size=SIZE), tmp_path / "encoder")
-    assert "one vector per image cannot tell pixels apart" in errors(here, tmp_path, encoder=tmp_path / "encoder")
+    assert "one vector per image cannot tell pixels apart" in refusal(
+        config_of, here, tmp_path / "out", encoder=tmp_path / "encoder"
+    )
 
 
 def test_classes_that_only_the_limit_leaves_out_are_named(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from finetune.summary import logged_several
 from finetune.table import several_table
 from tests.finetune.multilabel.pictures import config_of, pictures
 from tests.finetune.probes.features import BAD, BAD_SPACE, CPU
+from tests.finetune.probing import refusal
 
 GOOD = Part(0, "avg")
 GOOD_SPACE = Space((0,), ("avg",), (GOOD,), 4)
@@ -299,42 +299,15 @@ def test_too_few_images_with_a_label_leave_the_check_out() -> None:
     assert null.check_null_labels(Linear(), Search(folds=0, validation=0.9), 0, *given) is None
 
 
-def errors(here: Path, tmp_path: Path, **changes: Any) -> str:
-    with pytest.raises((UserError, ValueError)) as wrong:
-        probe(config_of(here, tmp_path / "out", **changes), show=False)
-    assert not (tmp_path / "out").exists()
-    return str(wrong.value)
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"data": {"task": "kind"}}, ["labels: they define the task; remove task and label"]),
-        ({"data": {"labels": ["light", "light"]}}, ["labels: must be different columns"]),
-        (
-            {"more_probes": [{"kind": "ridge"}], "label_efficiency": True},
-            ["more_probes and label_efficiency need one label per image; with data.labels"],
-        ),
-        ({"data": {"labels": ["tag"]}}, ["no column 'tag'; it has", "tags"]),
-        ({"data": {"labels": ["light", "kind"]}}, ["column 'kind' holds x, y"]),
-        ({"data": {"train": "shapes", "test": None}}, [": data.labels names columns of a table"]),
-    ],
-)
-def test_mistakes_are_said_before_anything_is_written(
-    here: Path, tmp_path: Path, changes: dict[str, Any], said: Sequence[str]
-) -> None:
-    found = errors(here, tmp_path, **changes)
-    for words in said:
-        assert words in found
-
-
 def test_labels_that_training_lacks_are_refused(here: Path, tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text(f"path,tags\n{here / 'test' / '0.png'},light;blue\n")
-    assert "blue in the test set only" in errors(here, tmp_path, data={"test": str(tmp_path / "b.csv")})
+    assert "blue in the test set only" in refusal(
+        config_of, here, tmp_path / "out", data={"test": str(tmp_path / "b.csv")}
+    )
 
 
 @pytest.mark.parametrize(("tags", "said"), [("", "no image has a label"), ("a;b", "all images have the same labels")])
 def test_labels_without_anything_to_learn_are_refused(here: Path, tmp_path: Path, tags: str, said: str) -> None:
     rows = [f"{here / 'train' / f'{number}.png'},{tags}" for number in range(20)]
     (tmp_path / "b.csv").write_text("\n".join(["path,tags", *rows]) + "\n")
-    assert said in errors(here, tmp_path, data={"train": str(tmp_path / "b.csv"), "test": None})
+    assert said in refusal(config_of, here, tmp_path / "out", data={"train": str(tmp_path / "b.csv"), "test": None})
