@@ -1,4 +1,4 @@
-"""Settings of several labels per image, and of masks, that fit no data or not each other: each is said, nothing written."""
+"""Settings of several labels per image, and of masks, that fit no data or not each other: said, and nothing written."""
 
 from __future__ import annotations
 
