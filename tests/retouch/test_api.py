@@ -35,7 +35,9 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
-def test_folder_to_features(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_becomes_an_encoder_and_its_features(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     result = retouch.pretrain("denoise", "data=pictures", *SMALL)
     assert result.encoder == Path("runs/denoise-1/encoder")

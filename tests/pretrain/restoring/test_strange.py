@@ -168,7 +168,7 @@ def test_a_picture_is_judged_alike_whatever_is_judged_with_it(trained: Path, mix
 
 
 @pytest.mark.parametrize("kind", ["colorize", "mask", "mixed"])
-def test_every_pretext_ranks(
+def test_every_pretext_ranks_pictures_and_says_where_a_filter_is_better(
     kind: str, run_of: RunOf, mixture: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("WARNING", logger="retouch"):
