@@ -73,6 +73,16 @@ def a_run(root: Path) -> None:
     write(root / "encoder" / "config.json", "{}")
 
 
+def described(text: str) -> Callable[[Path], None]:
+    """A folder with this description of an encoder, and a file of tensors."""
+
+    def make(root: Path) -> None:
+        write(root / "config.json", text)
+        write(root / "model.safetensors")
+
+    return make
+
+
 @pytest.mark.parametrize(
     ("make", "given", "message"),
     [
@@ -98,37 +108,14 @@ def a_run(root: Path) -> None:
         (lambda r: write(r / "checkpoints/step-9/x"), "checkpoints/step-9", "is a training checkpoint"),
         (lambda r: write(r / "checkpoints/step-9/x"), "checkpoints", "is a training checkpoint"),
         (lambda r: write(r / "config.json", "{}"), "", "has no model.safetensors"),
-        (lambda r: (write(r / "config.json", "{"), write(r / "model.safetensors")), "", "is damaged (not JSON)"),
+        (described("{"), "", "is damaged (not JSON)"),
+        (described("{}"), "", "does not describe an encoder"),
+        (described('{"model_type": "vit"}'), "", "is a Hugging Face transformers model"),
+        (described('{"retouch": {"format": 99}}'), "", "written by another version of Retouch"),
+        (described('{"retouch": {"format": 1}}'), "", "the retouch block is damaged (name, image_size, view)"),
+        (described('{"retouch": 1}'), "", "the retouch block is damaged; export it again"),
         (
-            lambda r: (write(r / "config.json", "{}"), write(r / "model.safetensors")),
-            "",
-            "does not describe an encoder",
-        ),
-        (
-            lambda r: (write(r / "config.json", '{"model_type": "vit"}'), write(r / "model.safetensors")),
-            "",
-            "is a Hugging Face transformers model",
-        ),
-        (
-            lambda r: (write(r / "config.json", '{"retouch": {"format": 99}}'), write(r / "model.safetensors")),
-            "",
-            "written by another version of Retouch",
-        ),
-        (
-            lambda r: (write(r / "config.json", '{"retouch": {"format": 1}}'), write(r / "model.safetensors")),
-            "",
-            "the retouch block is damaged (name, image_size, view)",
-        ),
-        (
-            lambda r: (write(r / "config.json", '{"retouch": 1}'), write(r / "model.safetensors")),
-            "",
-            "the retouch block is damaged; export it again",
-        ),
-        (
-            lambda r: (
-                write(r / "config.json", '{"architecture": "resnet18", "num_classes": "many"}'),
-                write(r / "model.safetensors"),
-            ),
+            described('{"architecture": "resnet18", "num_classes": "many"}'),
             "",
             "timm's description is damaged (num_classes); export it again",
         ),
