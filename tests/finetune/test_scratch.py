@@ -51,7 +51,7 @@ def test_network_from_scratch_is_trained_on_drawn_labels_and_is_in_the_curves(
 
 def test_fewer_trainings_than_draws_can_be_asked_for(tmp_path: Path, encoder: Path) -> None:
     asked = {"shares": [0.5], "draws": 3, "from_scratch": True, "scratch_steps": 2, "scratch_draws": 1}
-    report = retouch.probe(probing(tmp_path / "out", encoder, baselines=ALONE, label_efficiency=asked))
+    report = retouch.probe(probing(tmp_path / "out", encoder, limit=200, baselines=ALONE, label_efficiency=asked))
     found = report.results[0].label_efficiency
     assert found is not None
     assert [len(point.draws) for point in found.curves["encoder"]] == [3, 1]

@@ -40,8 +40,9 @@ class Case(NamedTuple):
 
 CASES = (
     Case("patches", "onnx"),
-    *(Case("vit", form) for form in ("onnx", "timm")),
-    *(Case("gray resnet", form, "fine-tuned") for form in ("onnx", "torch", "timm")),
+    Case("vit", "onnx", "fine-tuned"),
+    Case("vit", "timm"),
+    *(Case("gray resnet", form, "fine-tuned") for form in ("torch", "timm")),
     *(Case("gray", form, "probe") for form in ("onnx", "torch")),
     Case("gray resnet", "timm"),
 )
