@@ -28,6 +28,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: at the end, one of them would keep one process busy while the others idle."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 # Tests are small: a second thread gains nothing, and waits badly where other processes share the cores.
 torch.set_num_threads(1)
 # So it is for the BLAS of numpy and scikit-learn, and for what tests start; workers of pytest-xdist start with it too.
