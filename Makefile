@@ -24,8 +24,9 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 SHOWN := awk '/Downloading.*[MG]B/ || /^(Installing|Building)/ {print substr($$0, 1, 100); fflush()}'  # the large ones
 endif
 
-# One process per core; the tests of one file stay together, and share what they prepared.
-PARALLEL := -n auto --dist loadfile
+# One process per core; the tests of one file stay together, and share what they prepared. Files are taken in the order of
+# tests/conftest.py, slow ones first.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 # In CI the tests also print which lines and branches they reach.
 COVERAGE := $(if $(CI),--cov --cov-report=term)
 

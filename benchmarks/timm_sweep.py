@@ -207,7 +207,7 @@ def attempt(model: Model, folder: Path) -> Outcome:
     size, refused = SIZE, dict[int, str]()
     while True:
         try:
-            outcome = _trained(model, size, folder / str(size))
+            outcome = trained(model, size, folder / str(size))
         except UserError as error:
             named = re.search(r"set data\.image_size=(\d+)", str(error))
             refused[size] = str(error)
@@ -219,7 +219,7 @@ def attempt(model: Model, folder: Path) -> Outcome:
         return outcome
 
 
-def _trained(model: Model, size: int, out: Path) -> Outcome:
+def trained(model: Model, size: int, out: Path) -> Outcome:
     """The outcome of one size.
 
     Raises:

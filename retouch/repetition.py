@@ -62,7 +62,7 @@ def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = 
     """
     if resume and out is None:
         raise UserError("to continue a repetition, name its folder: -o FOLDER --resume")
-    folder = _folder(Path(result))
+    folder = result_folder(Path(result))
     then = read_any(folder)
     settings = _settings(folder, then)
     where = folder.with_name(f"{folder.name}-repeat-{{n}}") if out is None else Path(out)
@@ -85,7 +85,7 @@ def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = 
 # ---- the result, and its settings
 
 
-def _folder(path: Path) -> Path:
+def result_folder(path: Path) -> Path:
     """The folder of a result that can be repeated.
 
     Raises:

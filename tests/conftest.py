@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if not config.getoption("--gpu"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: at the end, one of them would keep one process busy while the others idle."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 # Tests are small: a second thread gains nothing, and waits badly where other processes share the cores.
@@ -56,10 +63,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield started
 
 
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for the cache of each test, made by whoever writes to it: pytest looks at all folders to number one."""
+    folder = tmp_path_factory.mktemp("caches")
+    return (folder / f"{number}" for number in count())
+
+
 @pytest.fixture(autouse=True)
-def _isolated_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep feature caches and W&B's own folders of tests out of the home directory."""
-    monkeypatch.setenv("RETOUCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+def _isolated_cache(_caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep feature caches of tests out of the home directory."""
+    monkeypatch.setenv("RETOUCH_CACHE", str(next(_caches)))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import huggingface_hub
 import pytest
 
-from common.encoders import hub as reading
+from common.encoders.hub import forget_revisions
 
 URL = "/{repo_id}/resolve/{revision}/{filename}"
 TOKEN = "hf_of_me"
@@ -170,10 +170,10 @@ def serving(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Hub]:
         monkeypatch.setattr(constants, name, value)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
-    reading._downloaded.cache_clear()
+    forget_revisions()
     try:
         yield hub
     finally:
         server.shutdown()
         server.server_close()
-        reading._downloaded.cache_clear()
+        forget_revisions()

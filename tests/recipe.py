@@ -78,6 +78,14 @@ def near_means() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def few_patches() -> Iterator[None]:
+    """Methods of patches look at fewer of them: small images have few that differ."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pretrain.linear.patch_dictionary.SAMPLE_PATCHES", 5000)
+        yield
+
+
 def assert_felt(start: Callable[[Path, dict[str, Any]], object], changes: Mapping[str, dict[str, Any]]) -> None:
     """Every change of the recipe gives other weights than the recipe, and than every other change.
 

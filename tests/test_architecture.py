@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ MAY_IMPORT = {
 # started as programs, these are faces too: like `import retouch`, they refuse packages that hide ours
 FACES = {ROOT / package / "__main__.py" for package in ("pretrain", "finetune")}
 FILES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
 def imported_packages(path: Path) -> set[str]:
@@ -42,8 +45,44 @@ def test_packages_import_only_downwards(package: str) -> None:
 
 
 def test_no_file_is_a_drawer_and_none_is_too_long() -> None:
-    assert [str(path) for path in FILES if path.stem in {"utils", "helpers", "misc"}] == []
-    assert [str(path) for path in FILES if len(path.read_text(encoding="utf-8").splitlines()) > 440] == []
+    assert [str(path) for path in (*FILES, *TESTS) if path.stem in {"utils", "helpers", "misc"}] == []
+    lengths = {str(path): len(path.read_text(encoding="utf-8").splitlines()) for path in (*FILES, *TESTS)}
+    assert {path: length for path, length in lengths.items() if length > 440} == {}
+
+
+def test_tests_reach_the_code_by_public_names() -> None:
+    """What they import and replace is public: else they would break with every change of the inside."""
+    torchs = {"_is_amx_tile_supported", "_is_avx512_bf16_supported"}  # no public name says this of a processor
+    wrong = set()
+    for path in TESTS:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in MAY_IMPORT:
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "setattr":
+                names = [
+                    one.value for one in node.args[:2] if isinstance(one, ast.Constant) and isinstance(one.value, str)
+                ]
+            last = {name.rpartition(".")[2] for name in names} - torchs
+            wrong |= {(str(path.relative_to(ROOT)), name) for name in last if re.match(r"_[a-z]", name)}
+    assert wrong == set()
+
+
+def test_names_of_test_files_are_unique() -> None:
+    """pytest takes files of one name, in folders that are no packages, for one module."""
+    names = Counter(path.name for path in TESTS if path.name.startswith("test_"))
+    assert [name for name, count in names.items() if count > 1] == []
+    assert [str(path) for path in TESTS if path.name == "__init__.py"] == []
+
+
+def test_what_tests_share_is_in_no_test_file() -> None:
+    wrong = {
+        str(path.relative_to(ROOT)): node.module
+        for path in TESTS
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module and ".test_" in node.module
+    }
+    assert wrong == {}
 
 
 def test_nothing_is_unpickled() -> None:

@@ -110,7 +110,7 @@ def _taken(values: Sequence[Any]) -> list[str]:
     ]
 
 
-def test_numbers_are_found() -> None:
+def test_settings_of_all_stages_are_looked_at() -> None:
     names = {number.name for number in NUMBERS}
     assert {"OptimConfig.clip", "Gaussian.sigma", "Nearest.k", "Tca.mu", "MLPArgs.hidden", "LabelData.limit"} <= names
 

@@ -53,6 +53,11 @@ def local_folder(path: str | Path) -> Path:
     return hub_folder(path) if on_hub(path) else Path(path).expanduser()
 
 
+def forget_revisions() -> None:
+    """Ask the Hub again for every repository that is named without a revision, as another program would."""
+    _downloaded.cache_clear()
+
+
 @cache
 def _downloaded(spec: str) -> Path:
     name, _, revision = spec.removeprefix(SCHEME).partition("@")

@@ -39,8 +39,10 @@ def leave_busy_cores() -> None:
 
     For work whose last bits do not matter: the thread count changes floating-point summation order.
     """
+    if "OMP_NUM_THREADS" in os.environ or torch.get_num_threads() == 1:
+        return
     threads = free_threads(busy_cores())
-    if "OMP_NUM_THREADS" not in os.environ and threads < torch.get_num_threads():
+    if threads < torch.get_num_threads():
         log.info("other programs keep this machine busy: computing with %d of %d threads", threads, usable_cores())
         torch.set_num_threads(threads)
 

@@ -73,7 +73,7 @@ def relative_gap(x: Tensor, dictionary: Tensor, codes: Tensor, l1: float) -> Ten
         ValueError: shapes, dtypes or devices do not match.
     """
     check_problem(x, dictionary, codes)
-    block = _Block(x.double(), dictionary.double(), l1, 1.0, codes.double(), nonnegative=False)
+    block = Block(x.double(), dictionary.double(), l1, 1.0, codes.double(), nonnegative=False)
     return block.relative_gap()
 
 
@@ -130,7 +130,7 @@ def fista(
     codes = x.new_zeros(len(x), dictionary.shape[1]) if start is None else start.clone()
     bound, gram = curvature(dictionary), dictionary.T @ dictionary
     for rows in row_blocks(x, dictionary.shape[1]):
-        block = _Block(x[rows], dictionary, l1, bound, codes[rows], nonnegative)
+        block = Block(x[rows], dictionary, l1, bound, codes[rows], nonnegative)
         out = codes[rows]
         remaining = torch.arange(len(out), device=x.device)
         for step in range(1, steps + 1):
@@ -150,7 +150,7 @@ def fista(
     return codes
 
 
-class _Block:
+class Block:
     """A block of rows: the best codes so far with residual and objective, and the extrapolated point."""
 
     def __init__(

@@ -59,14 +59,14 @@ def check_null_masks(
         return None
     random = [np.random.default_rng([seed, number]) for number in range(FREEDOM)]
     exchanges = [Exchange.drawn(len(train.images), train.images.size, one) for one in random]
-    others = [_another(len(test.images), one) for one in random]
+    others = [other_images(len(test.images), one) for one in random]
     fits = _fitted(encoder, chosen, train, exchanges, how)
     mine, theirs = _overlaps(encoder, chosen, fits, test, others, how)
     return null_of_repetitions(mean_iou(mine).tolist(), mean_iou(theirs).tolist(), len(train.images))
 
 
-def _another(images: int, random: np.random.Generator) -> Tensor:
-    """Another image for each, int64 ``[n]``."""
+def other_images(images: int, random: np.random.Generator) -> Tensor:
+    """Another image for each of ``n``, none twice: int64 ``[n]``."""
     order = random.permutation(images)
     found = np.empty(images, np.int64)
     found[order] = np.roll(order, 1)

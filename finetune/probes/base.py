@@ -133,7 +133,7 @@ class Probe(Config, ABC):
         self, candidates: Candidates, space: Space, task: Task, folds: Sequence[Fold], grid: Sequence[Setting]
     ) -> Validated:
         """Score the settings of the grid in one space, on all splits together."""
-        splits = [self._split(candidates, space, task, fold) for fold in folds]
+        splits = [self.split(candidates, space, task, fold) for fold in folds]
         labels = torch.cat([split.labels for split in splits])
         scores, unconverged, best, idle = [NOT_TRIED] * len(grid), 0, 0.0, 0
         fits: list[Classifiers | None] = [None] * len(grid)
@@ -166,7 +166,8 @@ class Probe(Config, ABC):
         fitted = self.refit(candidates, task, chosen)
         return fitted, chosen.facts.unconverged + (not fitted.converged)
 
-    def _split(self, candidates: Candidates, space: Space, task: Task, fold: Fold) -> Split:
+    def split(self, candidates: Candidates, space: Space, task: Task, fold: Fold) -> Split:
+        """The rows of a fold to fit on, and those it holds out, all standardized by the statistics of the former."""
         rows, standardize = self._rows(candidates, space, task, fold.fit)
         return Split(rows, standardize.apply_(candidates.matrix(space, fold.held)), task.labels[fold.held])
 

@@ -91,7 +91,7 @@ class Linear(Probe):
         start = chosen.start if len(task.folds) == 1 else None
         outputs, labels = [], []
         for fold in task.folds:
-            split = self._split(candidates, chosen.space, task, fold)
+            split = self.split(candidates, chosen.space, task, fold)
             fitted = self._fit(split.rows._replace(start=start), chosen.space, task, [chosen.setting], final=False)
             assert isinstance(fitted, LinearClassifiers)
             outputs.append(fitted.outputs(split.held)[0] + fitted.offset)

@@ -64,7 +64,7 @@ class Problems:
         l2 = self.l2
         point = torch.cat([self.weight, self.centered_bias[:, :, None]], dim=2)  # [g C F+1]
         logits = self._product(point)  # [g C n]
-        here = self._evaluate(logits)
+        here = self.evaluate(logits)
         value, gradient = self._penalized(here, point, l2)
         first, values = value, [value]
         pairs: list[_Pair] = []
@@ -98,7 +98,7 @@ class Problems:
             if bool(failed.any()):
                 again = failed.nonzero().squeeze(1)
                 logits[again] = self._product(point[again])
-                here = here.replaced(again, self._evaluate(logits[again]))
+                here = here.replaced(again, self.evaluate(logits[again]))
             value, new_gradient = self._penalized(here, point, l2)
             pairs = [*pairs, _Pair.of(step, new_gradient - gradient)][-self.history :]
             if bool(failed.any()):
@@ -120,7 +120,7 @@ class Problems:
             logits = flat @ self.features.T
         return logits.view(g, C, -1).add_((bias - weight @ self.mean)[:, :, None])
 
-    def _evaluate(self, logits: Tensor) -> _Point:
+    def evaluate(self, logits: Tensor) -> _Point:
         """Logits ``[g C n]`` -> mean loss, residual and curvature; the loss is summed in float64.
 
         What a row lacks of probability 1 is the sum ``q`` of the other classes, not a difference from 1: of rows that
@@ -187,7 +187,7 @@ class Problems:
         every = torch.arange(len(slope), device=slope.device)
         pending: Tensor | slice = slice(None)  # unlike their numbers, it copies nothing: one trial is mostly enough
         for _ in range(MOST_TRIALS):
-            here = self._evaluate(logits[pending] + length[pending, None, None] * slopes[pending])
+            here = self.evaluate(logits[pending] + length[pending, None, None] * slopes[pending])
             found = here if found is None else found.replaced(pending, here)
             t = length[pending]
             slope_t = (here.residual * slopes[pending]).sum(dim=(1, 2)) / logits.shape[2]
@@ -233,7 +233,7 @@ class IndependentProblems(Problems):
     own curvature, because that of a rare label is small: with one for all, it took up to twice as many steps.
     """
 
-    def _evaluate(self, logits: Tensor) -> _Point:
+    def evaluate(self, logits: Tensor) -> _Point:
         """Logits ``[g L n]`` -> loss, summed over labels, residual and curvature."""
         sign = self.labels.to(logits.dtype) * 2 - 1
         margin = logits * sign

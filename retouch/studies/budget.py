@@ -242,7 +242,7 @@ def planned_probe(parts: Parts, costs: Sequence[JudgeCost], purse: Purse, slower
     widest = max(cost.width for cost in costs)
     if bytes_needed(parts, parts.images.labeled, widest) > free_memory(parts):
         return None
-    needed = {kind: slower * _probing(parts, costs, kind) for kind in PROBES}
+    needed = {kind: slower * probing_seconds(parts, costs, kind) for kind in PROBES}
     return next((kind for kind, one in PROBES.items() if needed[kind] < purse.room(one.share)), None)
 
 
@@ -273,7 +273,7 @@ def probe_seconds(parts: Parts, kind: ProbeKind, winner: str | None = None) -> f
         winner: by default, whoever wins.
     """
     costs = parts.journal.costs if winner is None else [_first_cost(parts, winner)]
-    return _probing(parts, costs, kind)
+    return probing_seconds(parts, costs, kind)
 
 
 def probe_fits(parts: Parts, winner: str) -> bool:
@@ -325,7 +325,7 @@ def _first_cost(parts: Parts, name: str) -> JudgeCost:
     return parts.journal.last(twins.get(name, name)).cost
 
 
-def _probing(parts: Parts, costs: Sequence[JudgeCost], kind: ProbeKind) -> float:
+def probing_seconds(parts: Parts, costs: Sequence[JudgeCost], kind: ProbeKind) -> float:
     images, counts = parts.images, {"strengths": len(STRENGTHS), "few": FEW_IMAGES}
     rows = images.labeled + NULL_IMAGES
     return max(planning.probe_seconds(cost, images.judged, images.fitted, rows, kind, **counts) for cost in costs)

@@ -52,7 +52,7 @@ def study_report(
     )
     probed = journal.memory.probed
     checks = {task: one.checks for task, one in probed.items() if one.checks is not None}
-    facts = _facts(images.sets, everything=bool(probed))
+    facts = data_facts(images.sets, everything=bool(probed))
     [leader] = [one for one in contenders if one.name == winner]
     return StudyReport(
         verdict=verdict(leader, comparisons, worth, contenders),
@@ -62,7 +62,7 @@ def study_report(
         probe={task: one.outcome for task, one in probed.items()},
         probe_kind=plan.probe_kind,
         checks=checks,
-        notes=(*_notes(checks, facts, labels), *_unconverged(plan, probed), *_unchecked(contenders)),
+        notes=(*notes(checks, facts, labels), *_unconverged(plan, probed), *unchecked(contenders)),
         worth=worth,
         budget=parts.config.seconds,
         seconds=round(journal.clock.taken, 1),
@@ -126,7 +126,7 @@ def _counts(sets: Sequence[LabelSet]) -> dict[str, Counts]:
     }
 
 
-def _facts(sets: Sequence[LabelSet], *, everything: bool) -> dict[str, DataFacts]:
+def data_facts(sets: Sequence[LabelSet], *, everything: bool) -> dict[str, DataFacts]:
     """What is known of the data of each task, and which test images repeat images that a classifier was fitted on.
 
     Args:
@@ -141,7 +141,7 @@ def _facts(sets: Sequence[LabelSet], *, everything: bool) -> dict[str, DataFacts
     return found
 
 
-def _notes(checks: dict[str, Checks], facts: dict[str, DataFacts], labels: Mapping[str, Tensor]) -> tuple[str, ...]:
+def notes(checks: dict[str, Checks], facts: dict[str, DataFacts], labels: Mapping[str, Tensor]) -> tuple[str, ...]:
     """What a reader of these numbers has to know."""
     found = [f"{task}: {line}" for task, one in checks.items() for line in failed(one)]
     return (*found, *(f"{task}: {line}" for task, one in facts.items() for line in leaks(one, len(labels[task]))))
@@ -153,7 +153,7 @@ def _unconverged(plan: Plan, probed: Mapping[str, ProbedOnce]) -> list[str]:
     return [f"{task}: {line}" for task, one in probed.items() for line in unconverged(kind, one.outcome)]
 
 
-def _unchecked(contenders: Sequence[Contender]) -> list[str]:
+def unchecked(contenders: Sequence[Contender]) -> list[str]:
     """A model that others trained may have seen the test images."""
     return [
         f"what {one.name} was trained on is not checked: it may have seen these test images, with their labels"

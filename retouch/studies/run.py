@@ -67,7 +67,7 @@ def study(config: StudyConfig, started: float | None = None) -> StudyReport | No
         with open_run(config, here, early) as run:
             parts = _begin(config, opened, given, here, run, started)
             with parts.journal.beating():
-                report = _answer(parts, given)
+                report = answer(parts, given)
             if report is None:
                 parts.journal.save()
                 say_how_to_continue(config)
@@ -142,7 +142,7 @@ def _images(config: StudyConfig, opened: Opened, saved: Plan | None, here: World
     return StudyImages(size, pool, sets, repeated)
 
 
-def _answer(parts: Parts, given: Plan | None) -> StudyReport | None:
+def answer(parts: Parts, given: Plan | None) -> StudyReport | None:
     """The study itself; None if a signal stopped training."""
     for one in parts.field.ready:  # what judging them takes is what judging all others will take
         judge_once(one, parts.judge, parts.journal, parts.run)

@@ -37,7 +37,7 @@ def test_the_size_that_a_refusal_names_is_tried(tmp_path: Path, monkeypatch: pyt
             raise UserError(f"too small; set data.image_size={2 * size}")
         return Outcome("trained", size=size)
 
-    monkeypatch.setattr(timm_sweep, "_trained", trained)
+    monkeypatch.setattr(timm_sweep, "trained", trained)
     outcome = attempt(TINY, tmp_path)
     assert asked == [32, 64]
     assert (outcome.outcome, outcome.refused) == ("trained", {32: "too small; set data.image_size=64"})
@@ -54,7 +54,7 @@ def test_a_refusal_without_a_size_that_works_is_an_outcome(tmp_path: Path) -> No
 def test_features_that_differ_after_reopening_are_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layers = TimmEncoder.layers
     monkeypatch.setattr(  # as if the statistics of training were lost
-        TimmEncoder, "layers", lambda self, images: [m * (1.1 if self._frozen else 1) for m in layers(self, images)]
+        TimmEncoder, "layers", lambda self, images: [m * (1.1 if self.frozen else 1) for m in layers(self, images)]
     )
     outcome = attempt(TINY, tmp_path)
     assert outcome.outcome == "wrong"

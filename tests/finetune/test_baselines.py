@@ -16,7 +16,7 @@ from common.encoders.load import load_encoder, random_twin
 from common.encoders.statistics import settle_norms
 from common.pixels import to_float
 from finetune.baselines import Pixels, share_statistics, untrained
-from tests.common.encoders.test_encoders import FAMILY, Member
+from tests.common.encoders.family import FAMILY, Member
 from tests.finetune.toys import bright_images
 from tests.toys import noise_images
 

@@ -216,7 +216,9 @@ def test_what_is_no_classifier_is_told_apart(copied: Path, name: str, message: s
         ("model.safetensors", lambda data: data[:-4] + b"1234", "have been modified"),
     ],
 )
-def test_damage_is_found(copied: Path, file: str, change: object, message: str) -> None:
+def test_a_classifier_whose_files_were_changed_is_refused(
+    copied: Path, file: str, change: object, message: str
+) -> None:
     path = copied / "probed" / "classifiers" / "color" / file
     assert callable(change)
     path.write_bytes(change(path.read_bytes()))

@@ -27,7 +27,8 @@ from finetune.probes import Candidates, Fitted
 from finetune.results import ProbeReport, read_results
 from finetune.table import labels_text, point_text, worth_lines
 from finetune.worth import LabelEfficiency, LabelPoint, Worth
-from tests.finetune.toys import HalvingEncoder, bright_images, probe_result
+from tests.finetune.probing import probing
+from tests.finetune.toys import HalvingEncoder, bright_images, hits, probe_result
 
 predict = Fitted.predict
 
@@ -111,10 +112,6 @@ def test_many_curves_are_read_off_at_once() -> None:
 def read_off(curve: tuple[float, ...], *asked: float) -> list[float]:
     found: list[float] = labels_for(np.array([100, 400, 1600]), np.array(curve), np.array(asked)).tolist()
     return found
-
-
-def hits(share: float, n: int = 1000, draws: int = 1) -> torch.Tensor:
-    return (torch.arange(n) < share * n).expand(draws, -1)
 
 
 def test_worth_is_the_baselines_curve_at_the_encoders_accuracy_with_an_interval_around_it() -> None:
@@ -243,27 +240,11 @@ def test_it_is_off_unless_asked_for_and_has_a_short_form() -> None:
 # ---- wiring
 
 
-def settings(out: Path, encoder: Path) -> dict[str, Any]:
-    return {
-        "out": str(out),
-        "encoder": str(encoder),
-        "data": {"train": "shapes", "task": "color", "limit": 200, "test_limit": 60, "workers": 0},
-        "probe": {"l2": [1e-2], "layers": [-1], "poolings": ["avg"], "folds": 2},
-        "knn": None,
-        "null_check": False,
-        "properties": False,
-        "damage": [],
-        "precision": "float32",
-        "feature_cache": False,
-        "wandb": {"mode": "disabled"},
-    }
-
-
 def test_curves_end_at_the_probe_itself_and_are_in_the_results(
     tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = {**settings(tmp_path / "out", encoder), "label_efficiency": {"shares": [0.2, 0.5], "draws": 2}}
-    report = retouch.probe(config)
+    asked = {"shares": [0.2, 0.5], "draws": 2}
+    report = retouch.probe(probing(tmp_path / "out", encoder, limit=200, label_efficiency=asked))
     found = report.results[0].label_efficiency
     assert found is not None
     assert list(found.curves) == ["encoder", "random_init", "pixels"]

@@ -177,22 +177,20 @@ def test_features_that_are_not_finite_are_named_and_nothing_is_written(
     embed(config_of(tmp_path / "first", encoder, layer=0))  # another layer is not asked for
 
 
-def through_relu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Subtract the mean over features and apply a ReLU, so that about half of the entries are zero."""
-    real = stage._vectors
+@pytest.fixture(scope="module")
+def rectified(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder whose last layer is a code of 8 channels, in which about half of the entries are zero."""
+    folder = tmp_path_factory.mktemp("rectified") / "encoder"
+    torch.manual_seed(0)
+    args = {"width": 4, "depth": 1, "code_channels": 8, "rectify": True}
+    export_encoder(build_encoder(EncoderConfig(model_args=args), image_size=16), folder)
+    return folder
 
-    def relu(*given: Any) -> torch.Tensor:
-        vectors = real(*given)
-        return (vectors - vectors.mean(1, keepdim=True)).relu()
 
-    monkeypatch.setattr(stage, "_vectors", relu)
-
-
-def test_sparse_features_equal_the_dense_ones(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    through_relu(monkeypatch)
+def test_sparse_features_equal_the_dense_ones(rectified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "GROUP_ROWS", 10)
-    dense = pq.read_table(embed(config_of(tmp_path / "dense", encoder, pooling="flatten")).path)
-    path = embed(config_of(tmp_path / "sparse", encoder, pooling="flatten", store="sparse")).path
+    dense = pq.read_table(embed(config_of(tmp_path / "dense", rectified, pooling="flatten")).path)
+    path = embed(config_of(tmp_path / "sparse", rectified, pooling="flatten", store="sparse")).path
     expected = torch.tensor(dense["features"].to_pylist())
     assert 0.2 < float((expected == 0).float().mean()) < 0.8
 
@@ -214,22 +212,22 @@ def test_sparse_features_equal_the_dense_ones(encoder: Path, tmp_path: Path, mon
 
 @pytest.mark.parametrize("store", ["dense", "sparse"])
 def test_the_storage_report_counts_the_non_zeros(
-    store: str, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    store: str, rectified: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    through_relu(monkeypatch)
     with caplog.at_level(logging.INFO, logger="retouch"):
-        path = embed(config_of(tmp_path / "out", encoder, store=store)).path
+        path = embed(config_of(tmp_path / "out", rectified, pooling="flatten", store=store)).path
     report = storage_report(path)
     table = pq.read_table(path)
     lists = table["features" if store == "dense" else "values"].to_pylist()
     count = sum(value != 0 for values in lists for value in values)
-    assert (report.rows, report.width, report.nonzeros) == (20, 16, count)
-    assert report.bytes_dense == 20 * 16 * 4
+    assert 0 < count < 20 * 32
+    assert (report.rows, report.width, report.nonzeros) == (20, 32, count)
+    assert report.bytes_dense == 20 * 32 * 4
     assert 0 < report.bytes_on_disk < path.stat().st_size
     assert report.nonzeros_per_image == count / 20
-    assert report.zero_share == pytest.approx(1 - count / 320)
+    assert report.zero_share == pytest.approx(1 - count / 640)
     assert storage_text(report) in caplog.text
-    assert json.loads(pq.ParquetFile(path).metadata.metadata[b"shape"]) == [20, 16]
+    assert json.loads(pq.ParquetFile(path).metadata.metadata[b"shape"]) == [20, 32]
 
 
 def test_the_report_reads_as_a_sentence() -> None:
@@ -239,12 +237,13 @@ def test_the_report_reads_as_a_sentence() -> None:
     )
 
 
-def test_codes_that_are_zero_everywhere_can_be_written(
-    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stage, "_vectors", lambda encoder, batch, *rest: torch.zeros(len(batch.images), 16))
-    path = embed(config_of(tmp_path / "out", encoder, store="sparse")).path
-    assert torch.equal(read_sparse(path).to_dense(), torch.zeros(20, 16))
+def test_codes_that_are_zero_everywhere_can_be_written(rectified: Path, tmp_path: Path) -> None:
+    encoder = load_encoder(rectified)
+    for tensor in encoder.state_dict().values():
+        tensor.zero_()
+    export_encoder(encoder, tmp_path / "encoder")
+    path = embed(config_of(tmp_path / "out", tmp_path / "encoder", store="sparse")).path
+    assert torch.equal(read_sparse(path).to_dense(), torch.zeros(20, 8))
     assert storage_report(path).zero_share == 1
 
 

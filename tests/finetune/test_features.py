@@ -11,22 +11,14 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from common.corruptions import Gaussian
 from common.data import Images
 from common.encoders import EncoderConfig, build_encoder
 from common.errors import UserError
 from common.pixels import to_float
-from finetune.features import (
-    Extraction,
-    FeatureKey,
-    Features,
-    _write,
-    cached_features,
-    extract,
-    feature_key,
-    layer_shapes,
-)
+from finetune.features import Extraction, FeatureKey, Features, cached_features, extract, feature_key, layer_shapes
 from finetune.pooling import Part, Space, build_spaces, pool
 from tests.finetune.toys import BrightSource, HalvingEncoder, bright_images
 
@@ -97,10 +89,12 @@ def test_infinite_features_are_refused_with_their_layers_and_the_first_image(tmp
 def test_a_cache_with_nan_features_is_refused(tmp_path: Path) -> None:
     images, encoder = bright_images(20), HalvingEncoder()
     key = feature_key(encoder, "sha", images, "train", None, PARTS, HOW)
-    features = extract(encoder, images, PARTS, HOW)
-    parts = {part: values.clone() for part, values in features.parts.items()}
-    parts[PARTS[1]][5] = torch.nan
-    _write(tmp_path / "features" / f"{key.digest}.safetensors", key, Features(parts, features.index.clone()))
+    cached_features(tmp_path, key, encoder, images, PARTS, HOW)
+    [path] = tmp_path.rglob("*.safetensors")
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    tensors[PARTS[1].name][5] = torch.nan
+    path.unlink()  # the tensors that were read are views of the old file
+    save_file(tensors, path, metadata={"key": key.text})
     with pytest.raises(UserError, match=r"layer 1, avg: 1 of 20 images, first bright\[5\]"):
         cached_features(tmp_path, key, encoder, images, PARTS, HOW)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from torch import Tensor
 from finetune.calibration import fit_temperature
 from finetune.features import Features
 from finetune.heads import Answered, Head, make_head
-from finetune.probes import Candidates, Linear, Task
+from finetune.probes import Answers, Candidates, Linear, Task
 from tests.finetune.probes.features import CPU, GOOD, GOOD_SPACE, informative, task_of
 
 L2 = 1e-2
@@ -34,16 +36,29 @@ def data(folds: int, n: int = 200) -> tuple[Features, Tensor, Task, Candidates]:
     return features, labels, task_of(labels, folds=folds), Candidates(features, [GOOD_SPACE], CPU)
 
 
-def head_of(kind: Kind, folds: int) -> tuple[Head, Features, Tensor, Tensor]:
-    """A head, test images with their labels, and what the tested classifier answers."""
+class Fitted(NamedTuple):
+    """A probe that was tested: its choice, its answers for the test images, and their labels."""
+
+    make: Callable[[Answered], Head]
+    test: Features
+    labels: Tensor
+    answers: Answers
+
+    def head(self, labels: Tensor | None = None, answers: Tensor | None = None) -> Head:
+        """The head, given what is said of the test images: by default what is true."""
+        said = Answered(
+            self.test, self.labels if labels is None else labels, self.answers.classes if answers is None else answers
+        )
+        return self.make(said)
+
+
+def fitted(kind: Kind = "logistic", folds: int = 4) -> Fitted:
     _, _, task, candidates = data(folds)
     probe = Linear(kind=kind, l2=(L2,))
-    test, test_labels = uneven(150, 1)
     chosen = probe.choose(candidates, task)
-    fitted = probe.refit(candidates, task, chosen)
-    answers = fitted.answers(test)
-    head = make_head(probe, candidates, task, chosen, fitted, Answered(test, test_labels, answers.classes))
-    return head, test, test_labels, answers.classes
+    found = probe.refit(candidates, task, chosen)
+    test, labels = uneven(150, 1)
+    return Fitted(partial(make_head, probe, candidates, task, chosen, found), test, labels, found.answers(test))
 
 
 def held_out_by_hand(kind: Kind, features: Features, labels: Tensor, task: Task) -> tuple[Tensor, Tensor]:
@@ -76,7 +91,7 @@ def test_the_temperature_is_of_held_out_images_by_classifiers_fitted_without_the
     centered = [one.double() - one.double().mean(1, keepdim=True) for one in (outputs, expected)]
     # logistic fits that choices are made on end earlier than those that are tested
     torch.testing.assert_close(*centered, atol=0.3 if kind == "logistic" else 1e-4, rtol=0.02)
-    head, *_ = head_of(kind, folds)
+    head = fitted(kind, folds).head()
     assert head.calibration is not None
     assert head.calibration.fitted_on == len(held) == task.held
     assert head.calibration.temperature == pytest.approx(fit_temperature(expected, held), rel=0.03)
@@ -84,56 +99,41 @@ def test_the_temperature_is_of_held_out_images_by_classifiers_fitted_without_the
 
 @pytest.mark.parametrize("kind", ["logistic", "ridge"])
 def test_the_folded_head_gives_the_answers_that_were_tested(kind: Kind) -> None:
-    head, test, _, answers = head_of(kind, 4)
-    assert torch.equal(head.logits(test).argmax(1), answers)
+    one = fitted(kind)
+    head = one.head()
+    assert torch.equal(head.logits(one.test).argmax(1), one.answers.classes)
     assert not head.weight[0].any()  # the constant feature
 
 
 def test_logits_are_those_of_the_standardized_features() -> None:
-    _, _, task, candidates = data(4)
-    probe = Linear(l2=(L2,))
-    chosen = probe.choose(candidates, task)
-    fitted = probe.refit(candidates, task, chosen)
-    test, labels = uneven(150, 1)
-    answers = fitted.answers(test)
-    head = make_head(probe, candidates, task, chosen, fitted, Answered(test, labels, answers.classes))
-    assert answers.confidence is not None
-    torch.testing.assert_close(head.logits(test).softmax(1).amax(1), answers.confidence, atol=1e-4, rtol=1e-4)
+    one = fitted()
+    assert one.answers.confidence is not None
+    found = one.head().logits(one.test).softmax(1).amax(1)
+    torch.testing.assert_close(found, one.answers.confidence, atol=1e-4, rtol=1e-4)
 
 
 def test_ridge_has_its_temperature_in_its_weights() -> None:
     """Its output is not a log-probability, so its softmax alone would mean nothing."""
-    head, test, labels, answers = head_of("ridge", 4)
+    one = fitted("ridge")
+    head = one.head()
     assert head.temperature == 1
     assert head.calibration is not None
     assert head.calibration.temperature < 0.5
     assert head.calibration.error_after < head.calibration.error_before
-    right = float((answers == labels).float().mean())
-    assert float(head.logits(test).softmax(1).amax(1).mean()) == pytest.approx(right, abs=0.15)
+    right = float((one.answers.classes == one.labels).float().mean())
+    assert float(head.logits(one.test).softmax(1).amax(1).mean()) == pytest.approx(right, abs=0.15)
 
 
 def test_test_labels_do_not_change_the_head() -> None:
-    _, _, task, candidates = data(4)
-    probe = Linear(l2=(L2,))
-    chosen = probe.choose(candidates, task)
-    fitted = probe.refit(candidates, task, chosen)
-    test, labels = uneven(150, 1)
-    one, other = (
-        make_head(probe, candidates, task, chosen, fitted, Answered(test, some, fitted.answers(test).classes))
-        for some in (labels, labels.roll(1))
-    )
+    found = fitted()
+    one, other = found.head(), found.head(labels=found.labels.roll(1))
     assert one.temperature == other.temperature
     assert torch.equal(one.weight, other.weight)
     assert one.calibration != other.calibration
 
 
 def test_a_head_that_rounding_has_spoiled_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    _, _, task, candidates = data(4)
-    probe = Linear(l2=(L2,))
-    chosen = probe.choose(candidates, task)
-    fitted = probe.refit(candidates, task, chosen)
-    test, labels = uneven(150, 1)
-    wrong = (fitted.answers(test).classes + 1) % len(task.classes)
+    one = fitted()
     with caplog.at_level(logging.WARNING, "retouch"):
-        make_head(probe, candidates, task, chosen, fitted, Answered(test, labels, wrong))
+        one.head(answers=(one.answers.classes + 1) % 3)
     assert "predictions differ from the tested classifier on 150 of 150 test images" in caplog.text

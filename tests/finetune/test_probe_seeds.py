@@ -11,23 +11,12 @@ import pytest
 import retouch
 from common.errors import UserError
 from finetune.results import ProbeReport, read_results
+from tests.finetune.probing import ALONE, probing
 from tests.recipe import pretraining
-
-QUICK: dict[str, Any] = {
-    "data": {"train": "shapes", "task": "color", "limit": 100, "test_limit": 60, "workers": 0},
-    "probe": {"l2": [1e-2], "layers": [-1], "poolings": ["avg"], "folds": 2},
-    "knn": {"k": [5]},
-    "properties": False,
-    "damage": [],
-    "null_check": False,
-    "precision": "float32",
-    "feature_cache": False,
-    "wandb": {"mode": "disabled"},
-}
 
 
 def probed(out: Path, encoder: Path, **changes: Any) -> ProbeReport:
-    return retouch.probe({**QUICK, "out": str(out), "encoder": str(encoder), **changes})
+    return retouch.probe(probing(out, encoder, **{"knn": {"k": [5]}, **changes}))
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +104,7 @@ def test_table_says_over_which_seeds(
 
 
 def test_interrupted_probes_go_on_but_not_with_results_of_another_encoder(trained: Path, tmp_path: Path) -> None:
-    out, alone = tmp_path / "out", {"seeds": 2, "baselines": {"random_init": False, "pixels": False}}
+    out, alone = tmp_path / "out", {"seeds": 2, "baselines": ALONE}
     probed(out, trained / "seed-3", **alone)
     stamps = {run: (out / run / "results.json").stat().st_mtime_ns for run in ("seed-0", "seed-1")}
     (out / "seed-1" / "results.json").unlink()

@@ -4,51 +4,24 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
-import pytest
 import torch
 
 import retouch
 from common.data import Images
-from common.encoders import EncoderConfig, build_encoder
 from common.encoders.base import Encoder
-from common.encoders.export import export_encoder
 from finetune.features import Extraction, cached_features, extract, feature_key
 from finetune.pooling import Part
+from tests.finetune.probing import ALONE, probing
 from tests.finetune.toys import HalvingEncoder, bright_images
 
 PARTS = [Part(0, "avg"), Part(1, "avg")]
 HOW = Extraction(torch.device("cpu"), torch.float32, batch_size=16, workers=0)
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "encoder"
-    torch.manual_seed(0)
-    export_encoder(build_encoder(EncoderConfig(model_args={"width": 8, "depth": 1}), image_size=16), folder)
-    return folder
-
-
-def settings(out: Path, encoder: Path, **changes: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "out": str(out),
-        "encoder": str(encoder),
-        "data": {"train": "shapes", "task": "color", "limit": 200, "test_limit": 80, "workers": 0},
-        "probe": {"l2": [1e-2], "layers": [-1], "poolings": ["avg"], "folds": 2},
-        "knn": None,
-        "null_check": False,
-        "properties": False,
-        "damage": [],
-        "precision": "float32",
-        "wandb": {"mode": "disabled"},
-    }
-    return values | changes
-
-
 def test_damage_is_on_the_test_images_and_the_stronger_the_worse(tmp_path: Path, encoder: Path) -> None:
     damage = [{"kind": "gaussian", "sigma": sigma} for sigma in (1e-6, 20.0)]
-    report = retouch.probe(settings(tmp_path / "out", encoder, damage=damage, baselines={"pixels": False}))
+    report = retouch.probe(probing(tmp_path / "out", encoder, limit=200, damage=damage, baselines=ALONE))
     linear = report.results[0].linear
     faint, strong = linear.damaged.values()
     assert linear.test.accuracy > 0.2  # of 8 colors
@@ -64,7 +37,8 @@ def test_each_seed_has_its_own_untrained_twin_and_all_share_the_encoders_feature
     def kept(seed: int) -> int:
         """How many files of features there are after a probe with this seed."""
         out = tmp_path / f"seed-{seed}-{len(list(tmp_path.iterdir()))}"
-        retouch.probe(settings(out, encoder, seed=seed, cache_folder=str(cache), baselines={"pixels": False}))
+        kept = {"feature_cache": True, "cache_folder": str(cache)}
+        retouch.probe(probing(out, encoder, seed=seed, baselines={"pixels": False}, **kept))
         return len(list(cache.rglob("*.safetensors")))
 
     assert kept(0) == 4  # of the encoder and its twin, training and test images
@@ -74,7 +48,7 @@ def test_each_seed_has_its_own_untrained_twin_and_all_share_the_encoders_feature
 
 def test_a_probe_that_may_not_keep_features_keeps_none(tmp_path: Path, encoder: Path) -> None:
     cache = tmp_path / "cache"
-    retouch.probe(settings(tmp_path / "out", encoder, feature_cache=False, cache_folder=str(cache)))
+    retouch.probe(probing(tmp_path / "out", encoder, baselines=ALONE, feature_cache=False, cache_folder=str(cache)))
     assert not list(cache.rglob("*.safetensors"))
 
 

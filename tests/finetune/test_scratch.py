@@ -12,7 +12,8 @@ from finetune.efficiency import label_efficiency
 from finetune.predictions import read_predictions
 from finetune.results import FinetuneResult, read_results
 from finetune.scratch import budgets
-from tests.finetune.test_efficiency import hits, settings
+from tests.finetune.probing import ALONE, probing
+from tests.finetune.toys import hits
 
 
 def test_a_few_budgets_are_spread_over_those_that_are_enough() -> None:
@@ -25,7 +26,7 @@ def test_network_from_scratch_is_trained_on_drawn_labels_and_is_in_the_curves(
     tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = {"shares": [0.2, 0.5], "draws": 2, "from_scratch": True, "scratch_steps": 2}
-    report = retouch.probe({**settings(tmp_path / "out", encoder), "label_efficiency": asked})
+    report = retouch.probe(probing(tmp_path / "out", encoder, limit=200, label_efficiency=asked))
     found = report.results[0].label_efficiency
     assert found is not None
     assert list(found.curves) == ["encoder", "random_init", "pixels", "from_scratch"]
@@ -50,8 +51,7 @@ def test_network_from_scratch_is_trained_on_drawn_labels_and_is_in_the_curves(
 
 def test_fewer_trainings_than_draws_can_be_asked_for(tmp_path: Path, encoder: Path) -> None:
     asked = {"shares": [0.5], "draws": 3, "from_scratch": True, "scratch_steps": 2, "scratch_draws": 1}
-    alone = {"baselines": {"random_init": False, "pixels": False}}
-    report = retouch.probe({**settings(tmp_path / "out", encoder), **alone, "label_efficiency": asked})
+    report = retouch.probe(probing(tmp_path / "out", encoder, limit=200, baselines=ALONE, label_efficiency=asked))
     found = report.results[0].label_efficiency
     assert found is not None
     assert [len(point.draws) for point in found.curves["encoder"]] == [3, 1]
@@ -74,8 +74,7 @@ def test_a_curve_of_fewer_budgets_is_read_off_as_the_others_are() -> None:
 def test_it_is_off_unless_asked_for_and_a_stopped_one_is_said(
     tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = {"baselines": {"random_init": False, "pixels": False}}
-    report = retouch.probe({**settings(tmp_path / "out", encoder), **alone, "label_efficiency": [0.5]})
+    report = retouch.probe(probing(tmp_path / "out", encoder, baselines=ALONE, label_efficiency=[0.5]))
     found = report.results[0].label_efficiency
     assert found is not None
     assert "from_scratch" not in found.curves
@@ -83,4 +82,4 @@ def test_it_is_off_unless_asked_for_and_a_stopped_one_is_said(
     monkeypatch.setattr("finetune.full.finetune", lambda *given: None)
     asked = {"shares": [0.5], "draws": 1, "from_scratch": True}
     with pytest.raises(UserError, match="training was stopped"):
-        retouch.probe({**settings(tmp_path / "again", encoder), **alone, "label_efficiency": asked})
+        retouch.probe(probing(tmp_path / "again", encoder, baselines=ALONE, label_efficiency=asked))

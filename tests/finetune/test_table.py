@@ -21,8 +21,7 @@ from finetune.table import (
     several_table,
 )
 from tests.finetune.toys import gain_of, probe_result, score_of
-from tests.retouch.reporting.test_dense import mask_result
-from tests.retouch.reporting.test_multilabel import label_result
+from tests.retouch.reporting.several import label_result, mask_result
 
 
 def printed(table: Any, width: int = 100) -> str:

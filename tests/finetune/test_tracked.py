@@ -15,7 +15,7 @@ import retouch
 from common.runs.tracking import Tracker, WandbConfig
 from finetune.results import FinetuneResult, ProbeReport
 from finetune.tracked import Curves, Matrix, Sheet, send
-from tests.finetune.test_full import config, exported, finetune
+from tests.finetune.tuning import config, exported, finetune
 from tests.offline_wandb import history, offline_records
 
 ODD = "../../up <b>:*?"

@@ -159,3 +159,8 @@ def probe_result(
             invariance={"gaussian": 0.912, "shift": -1.234, "flip": None, "brightness": 1.0, "gray": -0.001},
         ),
     )
+
+
+def hits(share: float, n: int = 1000, draws: int = 1) -> Tensor:
+    """Which of ``n`` test images are answered right: the first ones, in every draw, ``[draws n]``."""
+    return (torch.arange(n) < share * n).expand(draws, -1)

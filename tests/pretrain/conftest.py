@@ -13,7 +13,7 @@ from torch import Tensor
 from common.encoders import Encoder, EncoderConfig, build_encoder
 from common.encoders.base import TokenEncoder
 from pretrain.gradient.pretexts import Pretext
-from tests.recipe import near_means
+from tests.recipe import few_patches, near_means
 
 SIDE = 16
 CONFIGS = {
@@ -50,16 +50,8 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _few_patches() -> Iterator[None]:
-    """Methods of patches look at fewer of them: small images have few that differ."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pretrain.linear.patch_dictionary.SAMPLE_PATCHES", 5000)
-        yield
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _near_means() -> Iterator[None]:
-    with near_means():
+def _less_work() -> Iterator[None]:
+    with near_means(), few_patches():
         yield
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.recipe import near_means
+from tests.recipe import few_patches, near_means
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _near_means() -> Iterator[None]:
-    with near_means():
+def _less_work() -> Iterator[None]:
+    with near_means(), few_patches():
         yield

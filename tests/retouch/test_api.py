@@ -35,7 +35,9 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
-def test_folder_to_features(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_becomes_an_encoder_and_its_features(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     result = retouch.pretrain("denoise", "data=pictures", *SMALL)
     assert result.encoder == Path("runs/denoise-1/encoder")
@@ -83,8 +85,8 @@ def test_mistake_in_python_gives_the_same_plain_error() -> None:
         retouch.pretrain({"out": "run", "steps": 1}, "stepz=2")
 
 
-NARROW = ["encoder.model_args={width: 8, depth: 1}", "data.limit=128"]
-FEW = ["data.limit=120", "data.test_limit=120"]
+NARROW = ["encoder.model_args={width: 8, depth: 1}", "data.limit=128", "data.workers=0"]
+FEW = ["data.limit=120", "data.test_limit=120", "data.workers=0"]
 FEW += ["probe.l2=[0.1]", "probe.layers=[-1]", "probe.poolings=[avg]", "probe.folds=0"]
 ALONE = [*FEW, "knn=null", "damage=[]", "properties=false", "null_check=false"]
 

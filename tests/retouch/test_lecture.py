@@ -52,7 +52,6 @@ def test_the_lecture_writes_its_pictures_and_tables(
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr(walk, "stage_config", tiny)
     monkeypatch.setattr(walk, "CURVE_PATCHES", 16)
-    monkeypatch.setattr("pretrain.linear.patch_dictionary.SAMPLE_PATCHES", 5000)
     out = tmp_path / "lecture"
     rows = walk.lecture(out)
 

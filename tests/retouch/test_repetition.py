@@ -21,10 +21,10 @@ from finetune.predictions import Predictions, write_predictions
 from finetune.results import ProbeReport, ProbeResult, SubjectResult
 from retouch.cli import main
 from retouch.comparison import NOT_COMPARED, compared, headline, leaves, sentences
-from retouch.repetition import _folder, differences, read_any, repeat
+from retouch.repetition import differences, read_any, repeat, result_folder
 from retouch.studies.plan import Rung
 from retouch.studies.results import StudyReport
-from tests.finetune.test_probe_seeds import QUICK
+from tests.finetune.probing import ALONE, probing
 from tests.processes import in_two_processes
 from tests.recipe import pretraining
 from tests.retouch.studies.studies import NAMES, plan, recipes, settings
@@ -47,7 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def probes(run: Path) -> Path:
     cached = {"feature_cache": True, "cache_folder": str(run.parent / "cache")}
-    retouch.probe({**QUICK, **cached, "out": str(run.parent / "probe"), "encoder": str(run)})
+    retouch.probe(probing(run.parent / "probe", run, knn={"k": [5]}, **cached))
     return run.parent / "probe"
 
 
@@ -100,7 +100,7 @@ def test_groups_run_again_are_identical(tmp_path: Path) -> None:
     assert found is not None
     assert (found.verdict, found.folder.name) == ("identical", "mine-repeat-1")
     assert (found.folder / "seed-4" / "encoder").is_dir()
-    retouch.probe({**QUICK, "out": str(tmp_path / "probes"), "encoder": str(tmp_path / "mine")})
+    retouch.probe(probing(tmp_path / "probes", tmp_path / "mine", knn={"k": [5]}))
     found = repeat(tmp_path / "probes")
     assert found is not None
     assert (found.verdict, len(found.numbers)) == ("identical", 6)
@@ -349,9 +349,9 @@ def repeated(rank: int, folder: Path) -> None:
 
 def test_a_run_is_named_by_the_folder_one_is_in(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run)
-    assert _folder(Path()) == _folder(Path("results.json")) == _folder(run)
+    assert result_folder(Path()) == result_folder(Path("results.json")) == result_folder(run)
     monkeypatch.chdir(run / "encoder")
-    assert _folder(Path("..")) == run
+    assert result_folder(Path("..")) == run
 
 
 def test_a_number_that_is_missing_now_is_different(probes: Path, tmp_path: Path) -> None:
@@ -383,8 +383,7 @@ def test_data_of_one_task_have_names_of_their_own(probes: Path) -> None:
 def test_a_group_is_repeated_with_the_seeds_that_it_has_now(tmp_path: Path) -> None:
     encoders = tmp_path / "mine"
     retouch.pretrain(pretraining(encoders, seeds=2, steps=1))
-    alone = {"knn": None, "baselines": {"random_init": False, "pixels": False}}
-    probe = {**QUICK, **alone, "out": str(tmp_path / "probes"), "encoder": str(encoders)}
+    probe = probing(tmp_path / "probes", encoders, baselines=ALONE)
     retouch.probe(probe)
     retouch.pretrain(pretraining(encoders, seeds=3, steps=1, resume=True))
     found = repeat(tmp_path / "probes")  # of the two encoders of then

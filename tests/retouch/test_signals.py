@@ -74,16 +74,16 @@ MOMENTS = [
     ("finetune", TERM, STEP, 2 * STEPS - 1),  # the last one from scratch
     ("probe", TERM, "finetune.kinds.classes.load_labeled", 0),
     ("probe", CTRL_C, "finetune.kinds.classes.ClassLabels.measure", 1),
-    ("embed", CTRL_C, "finetune.embed._write", 0),
+    ("embed", CTRL_C, "finetune.embed.in_order", 0),
     ("predict", TERM, "finetune.predict.run.load_images", 0),
     ("predict", CTRL_C, "finetune.predict.run.write_part", 1),
     ("predict", TERM, "finetune.predict.run.join_parts", 0),
     ("search", CTRL_C, "finetune.search.run.nearest", 0),
     ("search", TERM, "finetune.search.run.save_png", 0),
     ("restore", TERM, "pretrain.restoring.restore.save_png", 3),
-    ("restore", CTRL_C, "pretrain.restoring.restore._draw", 0),
+    ("restore", CTRL_C, "pretrain.restoring.restore.sheet", 0),
     ("strange", CTRL_C, "pretrain.restoring.strange.ranked", 0),
-    ("strange", TERM, "pretrain.restoring.strange._draw", 0),
+    ("strange", TERM, "pretrain.restoring.strange.sheet", 0),
 ]
 
 

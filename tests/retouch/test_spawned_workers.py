@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from common.encoders import EncoderConfig, build_encoder
@@ -65,6 +66,7 @@ def run(script: str, folder: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for number in range(4):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,17 @@ def write_dtd(root: Path) -> Path:
     (dtd / "labels" / "train1.txt").write_text("\n".join(names[:4]))
     (dtd / "labels" / "test1.txt").write_text("\n".join(names[4:]))
     return root
+
+
+def write_png(path: Path, values: NDArray[np.uint16], transparent: tuple[int, int, int]) -> None:
+    """A PNG of 3 x 16 bits with one transparent color."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", *values.shape[1::-1], 16, 2, 0, 0, 0))]
+    parts += [(b"tRNS", struct.pack(">3H", *transparent)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in parts
+        )
+    )

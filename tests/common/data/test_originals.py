@@ -41,7 +41,7 @@ def test_of_patches_it_is_the_images_that_are_cut(folder: Path) -> None:
     assert images.originals == EXPECTED
 
 
-def test_generated_images_have_none() -> None:
+def test_generated_images_have_no_originals() -> None:
     assert load_images(build_source("shapes"), 8, limit=4).originals is None
 
 

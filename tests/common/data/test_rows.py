@@ -19,5 +19,5 @@ def test_rows_are_the_nearest_to_exact_even_steps(length: int, count: int) -> No
     assert rows.tolist() == [round(place) for place in exact]  # halves to even, as in torch
 
 
-def test_no_rows_of_nothing() -> None:
+def test_of_no_rows_none_are_chosen() -> None:
     assert even_rows(0, 5).tolist() == []

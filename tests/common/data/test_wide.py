@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from common.data import build_source, load_images
 from common.data.decode import open_image, upright
 from common.data.levels import Levels, lone_value
 from common.errors import UserError
+from tests.common.data.samples import write_png
 
 RAMP = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
 NO_DATA = 42113
@@ -46,20 +46,6 @@ def write_tiff(path: Path, values: NDArray[Any], *, extra: list[int] | None = No
         blob += b"" if len(numbers) == 1 else packed
     head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0)
     path.write_bytes(head + blob + b"".join(pixels))
-
-
-def write_png(path: Path, values: NDArray[np.uint16], transparent: tuple[int, int, int]) -> None:
-    """A PNG of 3 x 16 bits with one transparent color."""
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    parts = [(b"IHDR", struct.pack(">IIBBBBB", *values.shape[1::-1], 16, 2, 0, 0, 0))]
-    parts += [(b"tRNS", struct.pack(">3H", *transparent)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + b"".join(
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-            for name, data in parts
-        )
-    )
 
 
 def read(folder: Path) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from common.encoders.export import export_encoder
 from common.encoders.load import encoder_sha256, load_encoder
 from common.encoders.readme import MARK, README, About, Section
 from common.errors import UserError
-from tests.common.encoders.test_encoder_folder import TINY_VIT, build, images
+from tests.common.encoders.toys import TINY_VIT, build, images
 
 ABOUT = About("denoise", (Section("Data", ("7 images of <img src=x onerror=alert(1)>, *without* labels.",)),))
 

@@ -15,12 +15,12 @@ import torch
 
 import retouch
 from common.encoders import Classifier
-from common.encoders import hub as reading
 from common.encoders.export import export_classifier, export_encoder
+from common.encoders.hub import forget_revisions
 from common.encoders.load import encoder_sha256, load_classifier, load_encoder, random_twin, read_encoder_card
 from common.encoders.provenance import Provenance
 from common.errors import UserError
-from tests.common.encoders.test_encoder_folder import build, images
+from tests.common.encoders.toys import build, images
 from tests.hub import Hub, serving
 
 
@@ -86,7 +86,7 @@ def test_the_revision_is_logged(hub: Hub, encoder: Path, caplog: pytest.LogCaptu
 def test_without_a_network_the_last_download_is_used(hub: Hub, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("me/mine", encoder)
     load_encoder("hf:me/mine")
-    reading._downloaded.cache_clear()  # as in another program
+    forget_revisions()  # as in another program
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert load_encoder("hf:me/mine").view == "rgb"
     with pytest.raises(

@@ -17,8 +17,8 @@ from common.encoders import Classifier, View
 from common.encoders.export import export_classifier, export_encoder
 from common.encoders.load import load_classifier, load_encoder, read_encoder_card
 from common.encoders.provenance import Provenance
-from tests.common.encoders.test_encoder_folder import TINY_VIT, build, images
-from tests.common.encoders.test_encoders import FAMILY, Member
+from tests.common.encoders.family import FAMILY, Member
+from tests.common.encoders.toys import TINY_VIT, build, images
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ from torch.optim.swa_utils import update_bn
 
 from common.encoders.statistics import share_statistics
 from pretrain.ruler.twin import untrained
-from tests.common.encoders.test_encoders import FAMILY, Member, images
+from tests.common.encoders.family import FAMILY, Member
+from tests.common.encoders.toys import images
 
 
 @pytest.mark.parametrize("member", FAMILY, ids=str)

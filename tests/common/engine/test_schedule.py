@@ -14,7 +14,7 @@ from common.engine.gradient import Ema
 from common.engine.schedule import learning_rate, seed_step
 
 
-def test_learning_rate_by_hand() -> None:
+def test_the_rate_warms_up_and_falls_by_half_a_cosine() -> None:
     rates = [learning_rate(step, 10, 0.2, 4.0) for step in range(10)]
     assert rates[:3] == [2.0, 4.0, 4.0]
     assert rates[6] == pytest.approx(2.0)

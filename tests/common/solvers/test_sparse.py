@@ -134,7 +134,7 @@ def steps_of_fista(x: Tensor, dictionary: Tensor, l1: float, **how: Any) -> list
     """The codes after everything that ``fista`` does to them."""
     seen: list[Tensor] = []
 
-    class Watched(lasso._Block):
+    class Watched(lasso.Block):
         def step(self) -> None:
             super().step()
             seen.append(self.codes.clone())
@@ -147,7 +147,7 @@ def steps_of_fista(x: Tensor, dictionary: Tensor, l1: float, **how: Any) -> list
             return torch.full_like(self.objective, torch.inf)  # all rows stay to the end
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(lasso, "_Block", Watched)
+        patched.setattr(lasso, "Block", Watched)
         codes = fista(x, dictionary, l1, tolerance=0, **how)
     assert torch.equal(codes, seen[-1])
     return seen

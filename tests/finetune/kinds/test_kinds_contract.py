@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +33,9 @@ from finetune.ranking import mean_average_precision
 from finetune.records import Checks, ProbeChoice
 from finetune.results import Probed, ProbeReport, ProbeResult, read_results
 from finetune.structured_results import LabelComparison, Several, SeveralProbed, SeveralScore
-from finetune.summary import failed
-from tests.finetune.dense.test_probe_masks import exported
-from tests.finetune.dense.test_probe_masks import pictures as with_masks
-from tests.finetune.multilabel.test_probe_labels import pictures as with_labels
+from tests.finetune.dense.pictures import exported
+from tests.finetune.dense.pictures import pictures as with_masks
+from tests.finetune.multilabel.pictures import pictures as with_labels
 
 CPU = World(0, 1, torch.device("cpu"))
 HOW = Extraction(CPU.device, torch.float32, 16, 0)
@@ -46,27 +48,11 @@ class Member:
 
     kind: type[AnyKind]
     data: Callable[[Path], dict[str, Any]]  # settings, given the folder of all images
-    turned: Callable[[Any], AnyKind]  # the same, with labels or masks of other test images
+    turned: Callable[
+        [Path, Path], dict[str, Any]
+    ]  # the same, with labels or masks of other test images, in a new folder
     score: Callable[[Tensor, Any], float]  # of logits, in [0, 1]
     answers: tuple[str, ...]  # files of them
-
-
-def turned_classes(one: ClassLabels) -> AnyKind:
-    tasks = {
-        name: (train, test._replace(values=test.values.roll(1))) for name, (train, test) in one.images.tasks.items()
-    }
-    return replace(one, images=one.images._replace(tasks=tasks))
-
-
-def turned_labels(one: SeveralLabels) -> AnyKind:
-    train, test = one.images.labels
-    return replace(one, images=one.images._replace(labels=(train, test._replace(values=test.values.roll(7, 0)))))
-
-
-def turned_masks(one: MaskLabels) -> AnyKind:
-    test = one.images.test
-    others = test._replace(masks=test.masks.only(torch.arange(len(test.images)).roll(7)))
-    return replace(one, images=one.images._replace(test=others))
 
 
 def accuracy(logits: Tensor, one: ClassLabels) -> float:
@@ -96,16 +82,36 @@ def masks(folder: Path) -> dict[str, Any]:
     }
 
 
+def turned_tables(folder: Path, new: Path, **labels: Any) -> dict[str, Any]:
+    _, *rows = (folder / "labels/test/a.csv").read_text().splitlines()
+    cells = [row.partition(",") for row in rows]
+    others = [told for *_, told in cells[7:] + cells[:7]]
+    lines = [f"{folder / 'labels/test' / path},{told}" for (path, *_), told in zip(cells, others, strict=True)]
+    (new / "turned.csv").write_text("\n".join(["path,tags,kind", *lines]) + "\n")
+    return tables(folder, **labels) | {"test": str(new / "turned.csv")}
+
+
+def turned_masks(folder: Path, new: Path) -> dict[str, Any]:
+    true = sorted((folder / "masks/test/masks").iterdir())
+    (new / "turned").mkdir()
+    for path, other in zip(true, true[7:] + true[:7], strict=True):
+        shutil.copyfile(other, new / "turned" / path.name)
+    return masks(folder) | {"test_masks": str(new / "turned")}
+
+
 # a new kind of labels is added here
 MEMBERS = {
     "classes": Member(
-        ClassLabels, lambda folder: tables(folder, task="kind"), turned_classes, accuracy, (PREDICTIONS, EMBEDDING)
+        ClassLabels, partial(tables, task="kind"), partial(turned_tables, task="kind"), accuracy,
+        (PREDICTIONS, EMBEDDING),
     ),
     "labels": Member(
-        SeveralLabels, lambda folder: tables(folder, labels=["tags"]), turned_labels, precision, (LABEL_SCORES,)
+        SeveralLabels, partial(tables, labels=["tags"]), partial(turned_tables, labels=["tags"]), precision,
+        (LABEL_SCORES,),
     ),
     "masks": Member(MaskLabels, masks, turned_masks, iou, ()),
-}
+}  # fmt: skip
+STRENGTHS = (0.013, 0.17)  # no default grid has them
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +141,8 @@ def config_of(member: Member, folder: Path, out: Path, **changes: Any) -> ProbeC
     values: dict[str, Any] = {
         "out": out,
         "encoder": folder / "encoder",
-        "data": member.data(folder) | {"workers": 0},
-        "probe": {"l2": [1e-2, 1e-1], "layers": ["each"], "poolings": ["avg"]},
+        "data": (changes.pop("data", None) or member.data(folder)) | {"workers": 0},
+        "probe": {"l2": STRENGTHS, "layers": ["each"], "poolings": ["avg"]},
         "knn": None,
         "damage": [],
         "properties": False,
@@ -164,6 +170,14 @@ def run(member: Member, folder: Path) -> tuple[Path, ProbeReport]:
     return out, probe(config_of(member, folder, out, null_check=True), show=False)
 
 
+@pytest.fixture(scope="module")
+def together(folder: Path) -> ProbeReport:
+    """Data sets of all kinds in one run."""
+    first, *more = MEMBERS.values()
+    others = [one.data(folder) | {"workers": 0} for one in more]
+    return probe(config_of(first, folder, folder / "together", more_data=others), show=False)
+
+
 def measured(one: AnyKind) -> Done[Any]:
     encoder, _ = prepare(one.config, CPU)
     [done] = measure(one, encoder, read_encoder_card(one.config.encoder), HOW)
@@ -174,8 +188,9 @@ AnyResult = ProbeResult | Several
 AnyProbed = Probed | SeveralProbed[SeveralScore]
 
 
-def result_of(report: ProbeReport) -> AnyResult:
-    results: list[AnyResult] = [*report.results, *report.multilabel, *report.dense]
+def result_of(report: ProbeReport, of: type[AnyKind] | None = None) -> AnyResult:
+    """The only result, or the only one of a kind."""
+    results: list[AnyResult] = [one for kind in KINDS if of in (None, kind) for one in getattr(report, kind.part)]
     [result] = results
     return result
 
@@ -237,14 +252,34 @@ def test_the_encoder_and_both_baselines_are_measured_and_compared_on_the_same_im
     assert number(subjects["encoder"]) > 0.6  # what the images show is easy to see
 
 
-def test_choices_and_classifiers_know_no_test_label(member: Member, loaded: AnyKind) -> None:
-    one, other = measured(loaded), measured(member.turned(loaded))
-    assert choices(one.result) == choices(other.result)
-    assert torch.equal(one.classifier.weight, other.classifier.weight)
-    assert torch.equal(one.classifier.bias, other.classifier.bias)
-    assert one.classifier.card == other.classifier.card  # the temperature, too
-    for name, probed in linear(one.result).items():
-        assert number(probed) > number(linear(other.result)[name]) + 0.1
+def test_strengths_are_those_of_the_settings(run: tuple[Path, ProbeReport]) -> None:
+    assert {one.setting["l2"] for one in choices(result_of(run[1])).values()} <= set(STRENGTHS)
+
+
+def test_choices_and_classifiers_know_no_test_label(
+    member: Member, folder: Path, run: tuple[Path, ProbeReport], tmp_path: Path
+) -> None:
+    (out, report), turned = run, member.turned(folder, tmp_path)
+    config = config_of(member, folder, tmp_path / "out", data=turned)
+    one, other = result_of(report), result_of(probe(config, show=False))
+    assert choices(one) == choices(other)
+    first, second = (open_classifier(at / str(of.classifier)) for at, of in ((out, one), (config.out, other)))
+    assert first.sha256 == second.sha256
+    assert first.temperature == second.temperature
+    for name, probed in linear(one).items():
+        assert number(probed) > number(linear(other)[name]) + 0.1
+
+
+def test_all_kinds_are_measured_in_one_run_as_each_alone(
+    member: Member, together: ProbeReport, run: tuple[Path, ProbeReport], folder: Path
+) -> None:
+    alone, found = result_of(run[1]), result_of(together, member.kind)
+    assert choices(found) == choices(alone)
+    assert [number(one) for one in linear(found).values()] == [number(one) for one in linear(alone).values()]
+    assert all((folder / "together" / name).is_file() for name in member.answers)
+    lines = [json.loads(line) for line in (folder / "together" / "metrics.jsonl").read_text().splitlines()]
+    told = [{key.rpartition("/")[0] for key in line if "/" in key} for line in lines]
+    assert told.count({alone.task}) == 1
 
 
 def test_each_subject_sees_every_test_image_once(loaded: AnyKind, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,24 +311,32 @@ def test_labels_at_random_give_chance(run: tuple[Path, ProbeReport]) -> None:
     assert not any("at random" in note or "changed while" in note for note in run[1].notes)
 
 
-def test_a_check_that_is_switched_off_says_so(loaded: AnyKind) -> None:
-    checks = checks_of(measured(loaded).result)
+def test_a_check_that_is_switched_off_says_so_and_changes_nothing_else(
+    loaded: AnyKind, run: tuple[Path, ProbeReport]
+) -> None:
+    without, checked = measured(loaded).result, result_of(run[1])
+    checks = checks_of(without)
     assert (checks.null, checks.missing) == (None, {"null": "switched off (null_check)"})
+    for name, one in linear(without).items():
+        other = linear(checked)[name]
+        assert (one.choice, one.test) == (other.choice, other.test)
 
 
-def test_an_encoder_that_changes_is_recorded(loaded: AnyKind, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = type(loaded).measure
+def test_an_encoder_that_changes_is_recorded_and_noted(
+    member: Member, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = member.kind.measure
 
     def spoiling(self: AnyKind, subject: Any, how: Extraction) -> Any:
         found = real(self, subject, how)
-        if subject.is_encoder:
-            next(subject.encoder.parameters()).data.add_(1e-3)
+        next(subject.encoder.parameters()).data.add_(1e-3)
         return found
 
-    monkeypatch.setattr(type(loaded), "measure", spoiling)
-    checks = checks_of(measured(loaded).result)
-    assert checks.frozen is False
-    assert any("changed while it was measured" in line for line in failed(checks))
+    monkeypatch.setattr(member.kind, "measure", spoiling)
+    alone = {"random_init": False, "pixels": False}
+    report = probe(config_of(member, folder, tmp_path / "out", baselines=alone), show=False)
+    assert checks_of(result_of(report)).frozen is False
+    assert any("changed while it was measured" in note for note in report.notes)
 
 
 # ---- written files
@@ -321,17 +364,20 @@ def test_the_classifier_that_is_kept_scores_as_the_one_that_was_tested(
     assert member.score(logits, loaded) == pytest.approx(number(linear(result)["encoder"]), abs=2e-3)
 
 
-def test_checks_of_older_files_are_read(run: tuple[Path, ProbeReport]) -> None:
-    """In files of several labels or masks, they stood next to the other facts, and the first ones had no null check."""
-    result = result_of(run[1])
-    if isinstance(result, ProbeResult):
-        return
+@pytest.mark.parametrize("member", ["labels", "masks"], indirect=True)
+def test_older_files_are_read(run: tuple[Path, ProbeReport], member: Member) -> None:
+    """Files of classes alone had no such part; in the next ones, checks stood next to the other facts."""
+    report, result = run[1], result_of(run[1])
+    assert not isinstance(result, ProbeResult)
+    tree = report.model_dump(mode="json")
+    del tree[member.kind.part]
+    assert getattr(ProbeReport.model_validate(tree), member.kind.part) == ()
     older = result.model_dump(mode="json")
     older |= older.pop("checks")
     del older["sha256"]
     checks = result.checks.model_copy(update={"sha256": {}})
     assert type(result).model_validate(older) == result.model_copy(update={"checks": checks})
-    first = {key: value for key, value in older.items() if key not in ("null", "missing")}
+    first = {key: value for key, value in older.items() if key not in ("null", "missing")}  # without a null check
     assert type(result).model_validate(first).checks == Checks(frozen=True, null=None)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
@@ -23,7 +21,6 @@ from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from common.encoders.provenance import Provenance
 from common.errors import UserError
-from finetune.config import ProbeConfig
 from finetune.features import Features
 from finetune.multilabel import null
 from finetune.multilabel.data import ProbeData, load_multilabel, open_multilabel
@@ -34,10 +31,11 @@ from finetune.probe import probe
 from finetune.probes import Candidates, Fitted, Linear, Probe, Search
 from finetune.ranking import average_precision, compare_labels, halves, mean_average_precision
 from finetune.results import ProbeReport, read_results
-from finetune.structured_results import LabelResult
 from finetune.summary import logged_several
 from finetune.table import several_table
+from tests.finetune.multilabel.pictures import config_of, pictures
 from tests.finetune.probes.features import BAD, BAD_SPACE, CPU
+from tests.finetune.probing import refusal
 
 GOOD = Part(0, "avg")
 GOOD_SPACE = Space((0,), ("avg",), (GOOD,), 4)
@@ -80,7 +78,7 @@ def test_the_informative_features_are_chosen_by_mean_average_precision(
     for fold in task.folds:
         matrix = features.matrix(GOOD_SPACE, fold.fit)
         mean, scale = matrix.mean(0), matrix.std(0, correction=0)
-        rows = one._split(Candidates(features, [GOOD_SPACE], CPU), GOOD_SPACE, task, fold).rows
+        rows = one.split(Candidates(features, [GOOD_SPACE], CPU), GOOD_SPACE, task, fold).rows
         fitted = one.fit(rows._replace(features=(matrix - mean) / scale), [chosen.setting], final=True)
         scores.append(fitted.predict((features.matrix(GOOD_SPACE, fold.held) - mean) / scale)[0])
     held = torch.cat([fold.held for fold in task.folds])
@@ -131,22 +129,6 @@ def test_too_few_images_with_a_label_are_refused(folds: int) -> None:
 # ---- the stage
 
 
-def pictures(folder: Path, n: int, seed: int) -> Path:
-    """Images that are light or not, red or not, and a table of both as lists, words and numbers."""
-    folder.mkdir()
-    random = np.random.default_rng(seed)
-    light, red = random.random(n) < 0.5, random.random(n) < 0.3
-    pixels = random.integers(0, 120, (n, 16, 16, 3)) + 60 * light[:, None, None, None]
-    pixels[..., 0] += 60 * red[:, None, None]
-    lines = ["path,tags,light,red,kind"]
-    for number in range(n):
-        Image.fromarray(pixels[number].astype(np.uint8)).save(folder / f"{number}.png")
-        tags = ";".join(name for name, has in (("light", light[number]), ("red", red[number])) if has)
-        lines.append(f"{number}.png,{tags},{int(light[number])},{int(red[number])},{'xy'[number % 2]}")
-    (folder / "a.csv").write_text("\n".join(lines) + "\n")
-    return folder / "a.csv"
-
-
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder, and tables of training and test images."""
@@ -157,22 +139,6 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pictures(folder / "train", 160, 0)
     pictures(folder / "test", 90, 1)
     return folder
-
-
-def config_of(here: Path, out: Path, **changes: Any) -> ProbeConfig:
-    data = {"train": str(here / "train/a.csv"), "test": str(here / "test/a.csv"), "labels": ["tags"], "workers": 0}
-    values: dict[str, Any] = {
-        "out": out,
-        "encoder": here / "encoder",
-        "data": data | changes.pop("data", {}),
-        "probe": {"l2": [1e-2, 1e-1, 1.0], "layers": ["each"], "poolings": ["avg"]},
-        "properties": False,
-        "null_check": False,
-        "feature_cache": False,
-        "precision": "float32",
-        "wandb": {"mode": "disabled"},
-    }
-    return ProbeConfig.model_validate(values | changes)
 
 
 @pytest.fixture(scope="module")
@@ -269,29 +235,6 @@ def test_columns_of_0_and_1_give_the_same_as_lists(here: Path, report: ProbeRepo
     assert result.subjects["encoder"].test == lists.subjects["encoder"].test
 
 
-def test_test_labels_change_only_the_scores_not_the_choice(here: Path, report: ProbeReport, tmp_path: Path) -> None:
-    lines = (here / "test/a.csv").read_text().splitlines()
-    cells = [line.split(",") for line in lines[1:]]
-    turned = [cell[1] for cell in cells[7:] + cells[:7]]
-    rows = [f"{here / 'test' / cell[0]},{tags}" for cell, tags in zip(cells, turned, strict=True)]
-    (tmp_path / "b.csv").write_text("\n".join(["path,tags", *rows]) + "\n")
-    [shuffled] = probe(config_of(here, tmp_path / "out", data={"test": str(tmp_path / "b.csv")}), show=False).multilabel
-    for name, one in report.multilabel[0].subjects.items():
-        assert shuffled.subjects[name].choice == one.choice
-        assert shuffled.subjects[name].test.mean_average_precision < one.test.mean_average_precision
-
-
-def test_classes_and_several_labels_are_measured_in_one_run(here: Path, tmp_path: Path) -> None:
-    more = {"train": str(here / "train/a.csv"), "test": str(here / "test/a.csv"), "task": "kind", "workers": 0}
-    config = config_of(here, tmp_path / "out", more_data=[more], knn=None, damage=[])
-    found = probe(config)
-    assert [result.task for result in found.results] == ["kind"]
-    assert [result.task for result in found.multilabel] == ["tags"]
-    assert (tmp_path / "out" / "predictions.parquet").is_file()
-    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
-    assert [sorted({key.partition("/")[0] for key in line if "/" in key}) for line in lines] == [["kind"], ["tags"]]
-
-
 def test_test_labels_are_taken_by_name(here: Path, report: ProbeReport, tmp_path: Path) -> None:
     """The test set has a label less, so its own numbers are others."""
     lines = (here / "test/a.csv").read_text().splitlines()[1:]
@@ -320,16 +263,13 @@ def test_without_a_test_set_a_fifth_is_held_out_with_each_label_in_both(here: Pa
 # ---- labels at random
 
 
-def test_exchanged_rows_of_labels_give_chance(here: Path, report: ProbeReport, tmp_path: Path) -> None:
+def test_exchanged_rows_of_labels_give_chance(report: ProbeReport) -> None:
     null = report.multilabel[0].checks.null
     assert null is not None
     assert (null.images, null.repetitions) == (160, 9)
     assert null.chance > report.multilabel[0].subjects["encoder"].test.chance  # orders here are good, or bad
     assert null.ci95[0] < null.chance < null.ci95[1]
     assert not any("at random" in note for note in report.notes)
-    [without] = probe(config_of(here, tmp_path / "out"), show=False).multilabel
-    assert without.checks.missing == {"null": "switched off (null_check)"}
-    assert without.subjects["encoder"].test == report.multilabel[0].subjects["encoder"].test
 
 
 def test_rows_of_labels_stay_together(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,49 +320,15 @@ def test_too_few_images_with_a_label_leave_the_check_out() -> None:
     assert null.check_null_labels(Linear(), Search(folds=0, validation=0.9), 0, *given) is None
 
 
-def errors(here: Path, tmp_path: Path, **changes: Any) -> str:
-    with pytest.raises((UserError, ValueError)) as wrong:
-        probe(config_of(here, tmp_path / "out", **changes), show=False)
-    assert not (tmp_path / "out").exists()
-    return str(wrong.value)
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"data": {"task": "kind"}}, ["labels: they define the task; remove task and label"]),
-        ({"data": {"labels": ["light", "light"]}}, ["labels: must be different columns"]),
-        (
-            {"more_probes": [{"kind": "ridge"}], "label_efficiency": True},
-            ["more_probes and label_efficiency need one label per image; with data.labels"],
-        ),
-        ({"data": {"labels": ["tag"]}}, ["no column 'tag'; it has", "tags"]),
-        ({"data": {"labels": ["light", "kind"]}}, ["column 'kind' holds x, y"]),
-        ({"data": {"train": "shapes", "test": None}}, [": data.labels names columns of a table"]),
-    ],
-)
-def test_mistakes_are_said_before_anything_is_written(
-    here: Path, tmp_path: Path, changes: dict[str, Any], said: Sequence[str]
-) -> None:
-    found = errors(here, tmp_path, **changes)
-    for words in said:
-        assert words in found
-
-
 def test_labels_that_training_lacks_are_refused(here: Path, tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text(f"path,tags\n{here / 'test' / '0.png'},light;blue\n")
-    assert "blue in the test set only" in errors(here, tmp_path, data={"test": str(tmp_path / "b.csv")})
+    assert "blue in the test set only" in refusal(
+        config_of, here, tmp_path / "out", data={"test": str(tmp_path / "b.csv")}
+    )
 
 
 @pytest.mark.parametrize(("tags", "said"), [("", "no image has a label"), ("a;b", "all images have the same labels")])
 def test_labels_without_anything_to_learn_are_refused(here: Path, tmp_path: Path, tags: str, said: str) -> None:
     rows = [f"{here / 'train' / f'{number}.png'},{tags}" for number in range(20)]
     (tmp_path / "b.csv").write_text("\n".join(["path,tags", *rows]) + "\n")
-    assert said in errors(here, tmp_path, data={"train": str(tmp_path / "b.csv"), "test": None})
-
-
-def test_older_results_have_no_such_part(report: ProbeReport) -> None:
-    found = report.model_dump(mode="json")
-    del found["multilabel"]
-    assert ProbeReport.model_validate(found).multilabel == ()
-    assert LabelResult.model_validate(report.multilabel[0].model_dump(mode="json")) == report.multilabel[0]
+    assert said in refusal(config_of, here, tmp_path / "out", data={"train": str(tmp_path / "b.csv"), "test": None})

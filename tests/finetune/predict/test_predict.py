@@ -307,13 +307,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_file(
     monkeypatch.undo()
     monkeypatch.setattr(parts, "PART_ROWS", 16)
     answered: list[int] = []
-    real = stage._answers
-
-    def count(*given: Any) -> Any:
-        answered.append(len(given[1].index))
-        return real(*given)
-
-    monkeypatch.setattr(stage, "_answers", count)
+    monkeypatch.setattr(stage, "to_float", lambda batch: (answered.append(len(batch)), to_float(batch))[1])
     found = predict(config_of(out, runs / "probed", task="color", format=format, resume=True))
     assert sum(answered) == TEST_IMAGES - 32
     assert found.path.read_bytes() == whole.read_bytes()
@@ -324,7 +318,7 @@ def test_a_finished_run_that_is_resumed_has_its_result(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = predict(config_of(tmp_path / "out", runs / "tuned"))
-    monkeypatch.setattr(stage, "_answers", None)
+    monkeypatch.setattr(stage, "to_float", lambda batch: pytest.fail("answered again"))
     (tmp_path / "out" / "parts").mkdir()  # it was stopped before it removed them
     assert predict(config_of(tmp_path / "out", runs / "tuned", resume=True)) == first
     assert not (tmp_path / "out" / "parts").exists()

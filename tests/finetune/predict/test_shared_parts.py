@@ -14,14 +14,14 @@ from finetune.predict.run import predict
 from tests.finetune.predict.runs import config_of, rows_of
 from tests.processes import in_two_processes
 
-MANY = 10_000  # images: ten parts
+PART, MANY = 40, 400  # images: ten parts
 
 
 class Stopped(BaseException):
     pass
 
 
-def one_of_two(rank: int, folder: Path, values: dict[str, Any], part: int | None, most: int | None) -> None:
+def one_of_two(rank: int, folder: Path, values: dict[str, Any], part: int, most: int | None) -> None:
     """Predict, and say which parts were written; ``most``: as if Ctrl-C came when so many parts are written."""
     written: dict[int, int] = {}
     real = parts.write_part
@@ -35,8 +35,7 @@ def one_of_two(rank: int, folder: Path, values: dict[str, Any], part: int | None
     said: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("finetune.predict.run.write_part", write)
-        if part is not None:
-            patched.setattr(parts, "PART_ROWS", part)
+        patched.setattr(parts, "PART_ROWS", part)
         try:
             said["result"] = predict(PredictConfig.model_validate(values)).model_dump(mode="json")
         except Stopped:
@@ -45,7 +44,7 @@ def one_of_two(rank: int, folder: Path, values: dict[str, Any], part: int | None
     (folder / f"rank-{rank}.json").write_text(json.dumps(said))
 
 
-def in_two(folder: Path, config: PredictConfig, part: int | None = None, most: int | None = None) -> Any:
+def in_two(folder: Path, config: PredictConfig, part: int, most: int | None = None) -> Any:
     """The output of both processes."""
     in_two_processes(one_of_two, folder, config.model_dump(mode="json"), part, most)
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
@@ -64,16 +63,18 @@ def test_two_processes_share_the_parts_and_give_the_file_of_one(
     assert (tmp_path / "together" / "predictions.csv").read_bytes() == alone.path.read_bytes()
 
 
-def test_ten_thousand_images_are_shared_equally_and_a_stopped_run_goes_on_where_it_was(
-    runs: Path, tmp_path: Path
-) -> None:
+def test_ten_parts_are_shared_equally_and_a_stopped_run_goes_on_where_it_was(runs: Path, tmp_path: Path) -> None:
     data = {"source": f"shapes:test:{MANY}", "limit": None}
-    config = config_of(tmp_path / "out", runs / "tuned", data=data, batch_size=256)
-    stopped = in_two(tmp_path, config, most=3)
-    resumed = in_two(tmp_path, config.model_copy(update={"resume": True}))
+    config = config_of(tmp_path / "out", runs / "tuned", data=data, batch_size=PART)
+    stopped = in_two(tmp_path, config, PART, most=3)
+    resumed = in_two(tmp_path, config.model_copy(update={"resume": True}), PART)
     for found in (stopped, resumed):
         shares = [sum(rows for _, rows in one["written"]) for one in found]
-        assert abs(shares[0] - shares[1]) <= parts.PART_ROWS
+        assert abs(shares[0] - shares[1]) <= PART
     written = [number for found in (stopped, resumed) for one in found for number, _ in one["written"]]
     assert sorted(written) == list(range(10))  # none twice
     assert resumed[0]["result"]["rows"] == len(rows_of(tmp_path / "out" / "predictions.csv")) == MANY
+
+
+def test_ten_thousand_images_are_parts_enough_for_several_processes(tmp_path: Path) -> None:
+    assert len(parts.missing_parts(tmp_path, 10_000)) == 10

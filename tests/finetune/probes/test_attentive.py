@@ -20,7 +20,7 @@ from finetune.probes import Attentive, Candidates, Linear
 from finetune.probes.attentive import Attention
 from finetune.solvers.logistic import LogisticFit
 from tests.finetune.probes.features import CPU, task_of
-from tests.finetune.probes.test_contract import config_of
+from tests.finetune.probes.toys import config_of
 
 D, P = 5, 9
 TOKENS, MEAN = Part(0, "flatten"), Part(0, "avg")

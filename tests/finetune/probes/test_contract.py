@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 import torch
@@ -44,35 +44,7 @@ from finetune.solvers.preconditioner import Preconditioner
 from finetune.summary import failed
 from finetune.worth import LabelEfficiency
 from tests.finetune.probes.features import CPU, GOOD, GOOD_SPACE, both, informative, task_of
-
-
-class Medians(Classifiers):
-    """The nearest of the class medians."""
-
-    def __init__(self, medians: Tensor) -> None:
-        self.medians = medians
-
-    def predict(self, features: Tensor) -> Tensor:
-        return torch.cdist(features, self.medians).argmin(1)[None]
-
-
-class NearestMedian(Probe):
-    """A throwaway probe without hyperparameters: all that a new probe has to define."""
-
-    kind: Literal["nearest_median"] = "nearest_median"
-
-    def grid(self, task: Task) -> list[Setting]:
-        return [{}]
-
-    def fit(self, rows: Rows, settings: Sequence[Setting], *, final: bool) -> Medians:
-        return Medians(torch.stack([rows.features[rows.labels == k].median(0).values for k in range(rows.classes)]))
-
-
-class MoreProbes(ProbeConfig):
-    """The config with one more member in the union of probes."""
-
-    more_probes: tuple[AnyProbe | NearestMedian, ...] = ()  # type: ignore[assignment]
-
+from tests.finetune.probes.toys import Medians, NearestMedian, config_of
 
 PROBES: dict[str, Probe] = {
     "logistic": Linear(l2=(1e-4, 1e-2, 1.0)),
@@ -316,21 +288,6 @@ def test_fits_that_did_not_converge_are_counted_wherever_a_probe_is_repeated() -
 
 
 # ---- a new probe is one file and one line
-
-
-def config_of(out: Path, encoder: Path, **changes: Any) -> MoreProbes:
-    values: dict[str, Any] = {
-        "out": out,
-        "encoder": encoder,
-        "data": {"train": "shapes", "limit": 120, "test_limit": 40, "task": "color", "workers": 0},
-        "probe": {"l2": [1e-2], "layers": [-1], "poolings": ["avg"]},
-        "baselines": {"random_init": False},
-        "damage": [],
-        "properties": False,
-        "precision": "float32",
-        "wandb": {"mode": "disabled"},
-    }
-    return MoreProbes.model_validate(values | changes)
 
 
 def test_a_new_probe_is_measured_reported_logged_and_tabled_like_the_others(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_every_setting_of_the_grid_is_scored_as_if_it_were_alone() -> None:
         *({"k": 5}, {"k": 20}),
     ]
     [fold] = task.folds
-    split = one._split(candidates, GOOD_SPACE, task, fold)
+    split = one.split(candidates, GOOD_SPACE, task, fold)
     together = one.fit(split.rows, grid, final=False).predict(split.held)
     for place, setting in enumerate(grid):
         alone = one.fit(split.rows, [setting], final=True)

@@ -101,7 +101,7 @@ def test_rows_that_are_nearly_fitted_keep_their_digits_in_float32() -> None:
     exact = logits.double()
     for rows in (slice(0, 3), slice(2, 3), slice(3, 4)):
         state.labels = labels[rows]
-        found, p = state._evaluate(logits[:, :, rows]), exact[:, :, rows].softmax(1)
+        found, p = state.evaluate(logits[:, :, rows]), exact[:, :, rows].softmax(1)
         loss = torch.log1p(exact[:, 1:, rows].sub(exact[:, :1, rows]).exp().sum(1))
         torch.testing.assert_close(found.loss, loss.mean(1), rtol=1e-6, atol=0)
         expected = torch.cat([-p[:, 1:].sum(1, keepdim=True), p[:, 1:]], 1)

@@ -72,6 +72,8 @@ def test_what_learns_from_colors_refuses_gray_images_before_anything_is_written(
     ],
     ids=["one in color", "noise", "holes too"],
 )
-def test_everything_else_is_trained(pretext: dict[str, Any], colored: int, tmp_path: Path) -> None:
+def test_gray_images_are_trained_on_where_the_pretext_needs_no_color_or_some_have_it(
+    pretext: dict[str, Any], colored: int, tmp_path: Path
+) -> None:
     pretrain(settings(tmp_path / "run", photos(tmp_path / "photos", colored), pretext))
     assert (tmp_path / "run" / "encoder").is_dir()

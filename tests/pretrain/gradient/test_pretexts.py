@@ -9,35 +9,17 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from common.corruptions import AnyCorruption, Blur, Gaussian, Gray, Holes, Jpeg, SaltPepper
+from common.corruptions import AnyCorruption, Blur, Gray, Holes
 from common.encoders import Encoder
 from common.errors import UserError
 from pretrain.gradient.decoders import DecoderConfig
 from pretrain.gradient.example import Example
 from pretrain.gradient.objective import Objective
-from pretrain.gradient.pretexts import AnyPretext, Colorize, Denoise, Identity, Mask, Mixed, Pretext
+from pretrain.gradient.pretexts import AnyPretext, Denoise, Identity, Mixed, Pretext
 from pretrain.gradient.pretexts.mask import hidden_mean
+from tests.pretrain.gradient.family import EVERY, EVERYTHING, SIDE
 
-SIDE = 16
 EncoderFor = Callable[[Pretext, str], Encoder]
-EVERYTHING = [Gaussian(), SaltPepper(), Blur(), Jpeg(), Gray(), Holes()]
-EVERY: dict[str, tuple[Pretext, str]] = {
-    "denoise": (Denoise(), "cnn"),
-    "denoise-l1-salt": (Denoise(corruption=SaltPepper(), distance="l1"), "cnn"),
-    "denoise-whitened-blur": (Denoise(corruption=Blur(), distance="whitened"), "cnn"),
-    "denoise-jpeg-vit": (Denoise(corruption=Jpeg()), "vit"),
-    "colorize-classification": (Colorize(bins=12), "cnn"),
-    "colorize-regression": (Colorize(objective="regression"), "cnn"),
-    "colorize-vit": (Colorize(bins=12), "vit"),
-    "mask-cnn": (Mask(size=4, normalize_patches=False), "cnn"),
-    "mask-cnn-normalized": (Mask(size=2, distance="l1"), "cnn"),
-    "mask-vit": (Mask(normalize_patches=False), "vit"),
-    "mask-vit-normalized": (Mask(), "vit"),
-    "mixed": (Mixed(), "cnn"),
-    "mixed-everything": (Mixed(members=EVERYTHING, at_most=3, distance="whitened"), "cnn"),
-    "mixed-vit": (Mixed(members=[Gaussian(), Gray()]), "vit"),
-    "identity": (Identity(), "narrow"),
-}
 
 
 @pytest.fixture(params=list(EVERY.values()), ids=list(EVERY))

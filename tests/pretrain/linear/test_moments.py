@@ -23,7 +23,7 @@ def moments_of(rows: Tensor) -> Moments:
     return moments
 
 
-def test_a_hand_computed_case() -> None:
+def test_moments_are_the_mean_and_the_unbiased_covariance() -> None:
     moments = moments_of(torch.tensor([[0.0, 1.0], [2.0, 1.0], [4.0, 4.0]]))
     assert moments.count == 3
     assert moments.mean.tolist() == [2.0, 2.0]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from pretrain.report import atoms as module
 from pretrain.report.atoms import (
     ASIDE,
     DIMMED,
@@ -24,7 +24,7 @@ from pretrain.report.atoms import (
     save_atoms,
     save_exciting,
 )
-from pretrain.report.panels import EDGE, PAPER
+from pretrain.report.panels import EDGE, FAINT, PAPER
 
 Pixels = NDArray[np.uint8]
 
@@ -46,12 +46,16 @@ def crisp(image: Tensor, zoom: int) -> Pixels:
 
 @pytest.fixture
 def beside(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The notes next to the titles."""
+    """The notes next to the titles, as they are drawn: text in a picture cannot be read back."""
     texts: list[str] = []
-    real = module._sheet
-    monkeypatch.setattr(
-        module, "_sheet", lambda *given: (texts.append(given[3]), real(*given))[1]
-    )  # text in a picture cannot be read back
+    draw = ImageDraw.ImageDraw.text
+
+    def written(self: ImageDraw.ImageDraw, place: Any, text: str, *rest: Any, **how: Any) -> None:
+        if how["fill"] == FAINT:  # titles are darker
+            texts.append(text)
+        draw(self, place, text, *rest, **how)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", written)
     return texts
 
 

@@ -30,7 +30,7 @@ from pretrain.gradient.kept import (
 )
 from pretrain.gradient.objective import Objective
 from pretrain.gradient.pretexts import Colorize, Denoise, Mask, Mixed, Pretext
-from tests.pretrain.gradient.test_pretexts import EVERY
+from tests.pretrain.gradient.family import EVERY
 from tests.pretrain.restoring.toys import SIDE, RunOf
 from tests.recipe import last_checkpoint, pretraining
 

@@ -14,7 +14,7 @@ from common.data.levels import Levels
 from common.errors import UserError
 from pretrain.restoring.config import PicturesToRestore
 from pretrain.restoring.pictures import holes, open_pictures
-from tests.common.data.test_wide import write_png
+from tests.common.data.samples import write_png
 from tests.pretrain.restoring.toys import SIZES, pixels, save
 
 

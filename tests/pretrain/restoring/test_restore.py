@@ -19,12 +19,13 @@ import retouch
 from common.data.levels import Levels
 from common.encoders.provenance import Provenance
 from common.errors import UserError
+from common.files import write_json
 from common.runs.folder import StageConfig
 from pretrain.__main__ import RESTORING
+from pretrain.gradient.objective import Objective
 from pretrain.restoring import restore as stage
 from pretrain.restoring.config import RestoreConfig, StrangeConfig
 from pretrain.restoring.pictures import Pictures, open_pictures
-from pretrain.restoring.restorer import PictureRestorer
 from pretrain.restoring.results import RestoredPicture, RestoreResult
 from pretrain.restoring.sheets import Shown, sheet
 from retouch.cli import main
@@ -64,7 +65,7 @@ def test_pictures_are_restored_at_their_own_size_and_paths(run_of: RunOf, pictur
 def test_a_picture_of_which_the_network_makes_no_numbers_is_named(
     run_of: RunOf, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PictureRestorer, "_tiles", lambda self, tiles: tiles.images * torch.nan)
+    monkeypatch.setattr(Objective, "restore_damaged", lambda self, damaged: damaged.images * torch.nan)
     first = f"{pictures}/a.png: the network gives NaN or infinite numbers; set precision=float32"
     with pytest.raises(UserError) as refused:
         restore(run_of("denoise"), pictures, tmp_path / "out")
@@ -291,20 +292,18 @@ def test_other_masks_or_clean_versions_are_another_run(
 def test_results_are_written_before_the_sheet_which_does_without_pictures_that_have_gone(
     run_of: RunOf, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = stage._results
     shown: list[str] = []
 
-    def writing(*given: Any) -> RestoreResult:
-        found = write(*given)
+    def writing(path: Path, value: Any) -> None:
+        write_json(path, value)
         (pictures / "a.png").unlink()
-        return found
 
     def drawing(columns: Sequence[Shown], title: str) -> Image.Image:
         assert (tmp_path / "out" / "results.json").is_file()
         shown.extend(one.captions[0] for one in columns)
         return sheet(columns, title)
 
-    monkeypatch.setattr(stage, "_results", writing)
+    monkeypatch.setattr(stage, "write_json", writing)
     monkeypatch.setattr("pretrain.restoring.restore.sheet", drawing)
     assert restore(run_of("denoise"), pictures, tmp_path / "out").restored == 4
     assert shown == ["deep/c.png", "deep/d.png", "deep/er/b.png"]

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from common.data.levels import SAMPLE, Levels
 from common.data.rows import even_rows
 from common.encoders.provenance import Provenance
 from common.errors import UserError
-from common.runs.folder import Run
+from common.files import write_json
 from pretrain.restoring import strange as stage
-from pretrain.restoring.results import StrangePicture, StrangeResult
+from pretrain.restoring.results import StrangeResult
 from pretrain.restoring.sheets import Shown, heat, sheet
 from pretrain.restoring.strange import Tried, decibels, expected_psnr, first_and_errors, ranked
 from tests.pretrain.restoring.toys import SIDE, RunOf, save
@@ -168,7 +168,7 @@ def test_a_picture_is_judged_alike_whatever_is_judged_with_it(trained: Path, mix
 
 
 @pytest.mark.parametrize("kind", ["colorize", "mask", "mixed"])
-def test_every_pretext_ranks(
+def test_every_pretext_ranks_pictures_and_says_where_a_filter_is_better(
     kind: str, run_of: RunOf, mixture: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("WARNING", logger="retouch"):
@@ -188,12 +188,11 @@ def test_pictures_may_be_larger_than_the_network_has_seen(trained: Path, mixture
 def test_results_are_written_before_the_sheet_which_does_without_pictures_that_have_gone(
     run_of: RunOf, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin = stage._draw
     shown: list[Shown] = []
 
-    def beginning(judge: stage.Judge, images: Images, top: Mapping[int, StrangePicture], run: Run) -> None:
-        Path(next(iter(top.values())).path).unlink()
-        begin(judge, images, top, run)
+    def writing(path: Path, value: Any) -> None:
+        write_json(path, value)
+        Path(value["pictures"][0]["path"]).unlink()
 
     def drawing(columns: Sequence[Shown], title: str) -> Image.Image:
         assert (tmp_path / "out" / "results.json").is_file()
@@ -201,7 +200,7 @@ def test_results_are_written_before_the_sheet_which_does_without_pictures_that_h
         shown.extend(columns)
         return sheet(columns, title)
 
-    monkeypatch.setattr(stage, "_draw", beginning)
+    monkeypatch.setattr(stage, "write_json", writing)
     monkeypatch.setattr("pretrain.restoring.strange.sheet", drawing)
     found = strange(run_of("denoise"), pictures, tmp_path / "out", "draws=2")
     assert [one.captions[0] for one in shown] == [one.path for one in found.pictures[1:]]

@@ -39,7 +39,7 @@ def last(image: Tensor) -> NDArray[np.float64]:
     return image.permute(1, 2, 0).double().numpy()
 
 
-def test_psnr(photographs: Tensor, noisy: Damaged) -> None:
+def test_psnr_is_that_of_scikit_image(photographs: Tensor, noisy: Damaged) -> None:
     clean = torch.nn.functional.interpolate(photographs[:2], scale_factor=2, mode="bilinear")
     expected = [
         peak_signal_noise_ratio(a.double().numpy(), b.double().numpy(), data_range=1)
@@ -48,7 +48,7 @@ def test_psnr(photographs: Tensor, noisy: Damaged) -> None:
     assert psnr(noisy.images, clean).tolist() == pytest.approx(expected)
 
 
-def test_filters(noisy: Damaged) -> None:
+def test_filters_are_those_of_scikit_image(noisy: Damaged) -> None:
     for place, image in enumerate(noisy.images):
         smooth = gaussian(last(image), sigma=1.4, mode="reflect", truncate=4, channel_axis=-1)
         np.testing.assert_allclose(last(gaussian_filter(noisy, 1.4)[place]), smooth, atol=1e-5)
@@ -61,7 +61,7 @@ def test_filters(noisy: Damaged) -> None:
         np.testing.assert_allclose(found[INNER, INNER], sharp[INNER, INNER], atol=1e-5)
 
 
-def test_non_local_means(noisy: Damaged) -> None:
+def test_non_local_means_are_those_of_scikit_image(noisy: Damaged) -> None:
     strength = 3.0  # so wide that scikit-image leaves no weight out
     found = non_local_means(noisy, strength, reach=4, side=5)
     for place, image in enumerate(noisy.images):
@@ -75,7 +75,7 @@ def test_non_local_means(noisy: Damaged) -> None:
         assert np.abs(inner - last(image)[INNER, INNER]).max() > 0.1  # and not because nothing was done
 
 
-def test_lightness_that_a_color_is_given_to(photographs: Tensor) -> None:
+def test_gray_images_that_are_given_a_color_keep_their_lightness(photographs: Tensor) -> None:
     [restore] = COLOR.candidates(photographs[:8])
     gray = photographs[8:10].mean(1, keepdim=True).repeat(1, 3, 1, 1)
     restored = restore(Damaged(gray, torch.zeros_like(gray[:, :1])))

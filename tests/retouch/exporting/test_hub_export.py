@@ -24,7 +24,7 @@ from common.errors import UserError
 from common.files import write_text
 from finetune.classifier import open_classifier
 from finetune.predict.run import predict
-from tests.common.encoders.test_encoder_folder import build, images
+from tests.common.encoders.toys import build, images
 from tests.finetune.predict.runs import TEST_IMAGES, config_of, probed
 from tests.hub import TOKEN, Hub, Repo, serving
 

@@ -139,7 +139,7 @@ def test_a_run_is_listed_with_the_recipe_or_file_that_it_was_started_with(
 
 
 @pytest.mark.parametrize(("rows", "text"), [(1, "1 image"), (2000, "2,000 images")])
-def test_one_image_is_one(rows: int, text: str, tmp_path: Path) -> None:
+def test_images_are_counted_in_the_singular_and_the_plural(rows: int, text: str, tmp_path: Path) -> None:
     start(tmp_path / "run", "predict", "")
     write_json(tmp_path / "run" / "results.json", {"rows": rows, "unreadable": 0})
     [found] = find_runs(tmp_path)

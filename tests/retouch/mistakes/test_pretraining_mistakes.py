@@ -147,6 +147,6 @@ def test_mistake_gives_a_plain_message(
     assert_told(here, capsys, "pretrain", CONFIG, [*common, *overrides], lines)
 
 
-def test_missing_config_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_config_file_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pretrain", "none.yaml"]) == 2
     assert capsys.readouterr().err == "retouch pretrain: config file not found: none.yaml\n"

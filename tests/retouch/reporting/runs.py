@@ -1,4 +1,4 @@
-"""Run folders made by hand: small, quick, and with planted results."""
+"""Runs made by hand, as folders and as facts: small, quick, and with planted results."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from common.files import write_json
+from finetune.embedding import Embedding
 from finetune.metrics import compare, score
 from finetune.predictions import Predictions, write_predictions
 from finetune.records import CodeProperties, DataFacts, EncoderFacts, ProbeChoice, SpaceScore
@@ -29,6 +30,8 @@ from pretrain.results import CodeStorage, PretrainResults
 from pretrain.ruler.health import Health
 from pretrain.ruler.measured import Measured
 from pretrain.ruler.verdicts import Verdict
+from retouch.reporting.facts import Facts, Origin, Probing, Settings
+from retouch.reporting.logs import Log
 
 CLASSES = ("cat", "dog", "owl")
 RIGHT = {"encoder": 0.8, "random_init": 0.5, "pixels": 0.4}  # accuracy by subject
@@ -262,3 +265,21 @@ def start(folder: Path, stage: str, config: str) -> None:
     """A run that has started."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(f"# retouch {stage}\n{config}", encoding="utf-8")
+
+
+def facts_of(*found: tuple[ProbeResult, Predictions], notes: Sequence[str] = (), left_out: Sequence[str] = ()) -> Facts:
+    """A report on one probe run per result."""
+    runs = []
+    for number, (result, predictions) in enumerate(found):
+        origin = Origin(Path("runs") / f"probe-{number}", f"probe-{number}", "probe", Settings(), (), Log())
+        report = ProbeReport(results=(result,), notes=tuple(notes))
+        runs.append(Probing(origin, report, (predictions,)))
+    return Facts(probes=tuple(runs), left_out=tuple(left_out))
+
+
+def clusters(n: int = 90, classes: int = 3, noise: float = 0.1) -> Embedding:
+    """Rows in random order; those of one class (``row % classes``) are close together."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randperm(n, generator=generator)
+    centers = 3 * torch.eye(max(classes, 8))[:, :8]
+    return Embedding((centers[rows % classes] + noise * torch.randn(n, 8, generator=generator)).half(), rows)

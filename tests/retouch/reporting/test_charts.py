@@ -16,20 +16,10 @@ from retouch.reporting.charts import Strip, curves_chart, interval_mark, labels_
 from retouch.reporting.facts import Curve
 from retouch.reporting.maps import confusion_chart
 from retouch.reporting.sentences import LABELS_RULE, labels_rules
+from tests.retouch.reporting.reading import inside
 from tests.retouch.reporting.runs import EVIL, LABELS
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
-
-
-def inside(chart: str) -> ElementTree.Element:
-    """The chart as XML; every coordinate is inside its frame."""
-    root = ElementTree.fromstring(chart)
-    _, _, width, height = map(float, root.attrib["viewBox"].split())
-    for one in root.iter():
-        for key, value in one.attrib.items():
-            if key in ("x", "x1", "x2", "cx", "y", "y1", "y2", "cy"):
-                assert -0.1 <= float(value) <= (width if key[0] == "x" or key == "cx" else height) + 0.1, one.attrib
-    return root
 
 
 @given(st.lists(finite, min_size=2, max_size=30), st.booleans(), st.none() | finite)

@@ -15,16 +15,15 @@ from tests.retouch.reporting.runs import (
     CLASSES,
     EVIL,
     LABELS,
+    clusters,
     probe_result,
     start,
     write_finetuning,
     write_pretraining,
     write_probe,
 )
-from tests.retouch.reporting.test_dense import mask_result
-from tests.retouch.reporting.test_multilabel import label_result
-from tests.retouch.reporting.test_places import clusters
-from tests.retouch.studies.test_study_page import write_study
+from tests.retouch.reporting.several import label_result, mask_result
+from tests.retouch.studies.finished import write_study
 
 LONG = "a_name_without_any_place_to_break_it_" * 4
 WIDER = """

@@ -10,9 +10,8 @@ from finetune.results import ProbeResult
 from retouch.reporting.layers import depth_sentences, layer_map, on_few
 from retouch.reporting.maps import layer_chart
 from retouch.reporting.parts import page_parts
-from tests.retouch.reporting.runs import probe_result, space
-from tests.retouch.reporting.test_charts import inside
-from tests.retouch.reporting.test_sentences import facts_of
+from tests.retouch.reporting.reading import inside
+from tests.retouch.reporting.runs import facts_of, probe_result, space
 
 
 def searched(*spaces: SpaceScore) -> tuple[ProbeResult, Predictions]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -26,45 +25,13 @@ from retouch.reporting.page import html, write_report
 from retouch.reporting.pictures import Confused, confused_rows
 from retouch.reporting.reading import read_facts
 from tests.common.data.samples import picture
+from tests.retouch.reporting.reading import Page
 from tests.retouch.reporting.runs import EVIL, LABELS, probe_result, write_finetuning, write_pretraining, write_probe
 
 ORDER = [
     *("choices", "results", "baselines", "layers", "errors", "training", "restored", "atoms", "data", "damage", "code"),
     *("cost", "repeat", "limits"),
 ]
-VOID = {"meta", "img", "br", "hr", "link", "input"}
-
-
-class Page(HTMLParser):
-    """Tags, attributes and text of a page; every tag that is opened is closed."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.text: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {key: value or "" for key, value in attrs}))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-    @property
-    def said(self) -> str:
-        return " ".join("".join(self.text).split())
-
-    @property
-    def sections(self) -> list[str]:
-        return [attributes["id"] for tag, attributes in self.tags if tag == "section"]
 
 
 @pytest.fixture

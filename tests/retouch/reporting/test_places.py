@@ -16,18 +16,8 @@ from retouch.reporting.maps import MARKS, class_mark, places_chart
 from retouch.reporting.page import html
 from retouch.reporting.places import DRAWN, NEAR, Placed, agreement, apart, layout, neighbors, placed
 from retouch.reporting.reading import read_facts
-from tests.retouch.reporting.runs import EVIL, probe_result, write_probe
-from tests.retouch.reporting.test_charts import inside
-from tests.retouch.reporting.test_page import Page
-from tests.retouch.reporting.test_sentences import facts_of
-
-
-def clusters(n: int = 90, classes: int = 3, noise: float = 0.1) -> Embedding:
-    """Rows in random order; those of one class (``row % classes``) are close together."""
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randperm(n, generator=generator)
-    centers = 3 * torch.eye(max(classes, 8))[:, :8]
-    return Embedding((centers[rows % classes] + noise * torch.randn(n, 8, generator=generator)).half(), rows)
+from tests.retouch.reporting.reading import Page, inside
+from tests.retouch.reporting.runs import EVIL, clusters, facts_of, probe_result, write_probe
 
 
 def place(embedding: Embedding, n: int = 300) -> Placed | None:

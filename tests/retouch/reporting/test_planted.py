@@ -19,7 +19,7 @@ from retouch.reporting.limits import limits
 from retouch.reporting.page import html
 from retouch.reporting.reading import read_facts
 from retouch.reporting.sentences import verdict
-from tests.retouch.reporting.test_page import Page
+from tests.retouch.reporting.reading import Page
 
 QUIET: dict[str, Any] = {"precision": "float32", "wandb": {"mode": "disabled"}}
 

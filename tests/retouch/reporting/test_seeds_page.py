@@ -20,8 +20,8 @@ from retouch.reporting.page import html
 from retouch.reporting.parts import repeat_command
 from retouch.reporting.reading import read_facts
 from retouch.reporting.sentences import rival_sentence, verdict
+from tests.retouch.reporting.reading import Page
 from tests.retouch.reporting.runs import probe_result, start, write_pretraining, write_probe
-from tests.retouch.reporting.test_page import Page
 
 
 def write_probes(folder: Path, accuracies: Sequence[float], sha: str, over: Over = "pretraining") -> Path:

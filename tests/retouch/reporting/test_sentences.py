@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,28 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.predictions import Predictions
-from finetune.results import Comparison, ProbeReport, ProbeResult
+from finetune.results import Comparison
 from retouch.reporting.choices import chosen
 from retouch.reporting.compare import Contrast, gains, holm, rivals
-from retouch.reporting.facts import Facts, Neighbors, Origin, Probing, Settings
+from retouch.reporting.facts import Facts, Neighbors, Settings
 from retouch.reporting.limits import limits
-from retouch.reporting.logs import Log
 from retouch.reporting.reading import read_facts
 from retouch.reporting.sentences import about, answered, half_width, interval, listed, points, question, signed, verdict
 from retouch.reporting.tables import choice_terms, probe_tables
 from retouch.reporting.training import restoration
-from tests.retouch.reporting.runs import LABELS, RIGHT, probe_result, write_finetuning, write_pretraining
-
-
-def facts_of(*found: tuple[ProbeResult, Predictions], notes: Sequence[str] = (), left_out: Sequence[str] = ()) -> Facts:
-    """A report on one probe run per result."""
-    runs = []
-    for number, (result, predictions) in enumerate(found):
-        origin = Origin(Path("runs") / f"probe-{number}", f"probe-{number}", "probe", Settings(), (), Log())
-        report = ProbeReport(results=(result,), notes=tuple(notes))
-        runs.append(Probing(origin, report, (predictions,)))
-    return Facts(probes=tuple(runs), left_out=tuple(left_out))
+from tests.retouch.reporting.runs import LABELS, RIGHT, facts_of, probe_result, write_finetuning, write_pretraining
 
 
 def encoders(**accuracies: float) -> Facts:

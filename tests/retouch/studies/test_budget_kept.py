@@ -126,7 +126,7 @@ class FakeJudge:
         tested = self.test(one)
         if kind is None:
             return Probing(tested, {}, [], [])
-        self.machine.work(budget._probing(self.parts, [cost_of(one)], kind) * self.machine.probes, "probe")
+        self.machine.work(budget.probing_seconds(self.parts, [cost_of(one)], kind) * self.machine.probes, "probe")
         outcome = ProbedOnce(outcome=probe_result()[0].linear)
         return Probing(tested, {"color": outcome}, [Embedding(torch.zeros(50, 2), torch.arange(50))], [0])
 
@@ -246,11 +246,11 @@ def studied(machine: Machine, images: SimpleNamespace, seconds: float = 1200.0, 
         patched(patch, machine)
         machine.now = START * machine.speed
         try:
-            report = run._answer(parts_of(config, machine, images), None)
+            report = run.answer(parts_of(config, machine, images), None)
         except KilledError:
             (config.out / CLOCK).write_text(f'{{"spent": {machine.now - BEAT}}}')
             machine.now += START * machine.speed
-            report = run._answer(parts_of(config, machine, images), None)
+            report = run.answer(parts_of(config, machine, images), None)
         assert report is not None
         plan = read_plan(config.out)
         assert plan.scratch_settled

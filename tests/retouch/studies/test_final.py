@@ -17,7 +17,7 @@ from pretrain.config import PretrainConfig
 from retouch.reporting.compare import holm
 from retouch.studies.contestants import Field, Pretrained, RawPixels, Restoring, Simple, Untrained
 from retouch.studies.images import label_set
-from retouch.studies.outcome import _facts, _unchecked
+from retouch.studies.outcome import data_facts, unchecked
 from retouch.studies.results import Contender, Role, touched
 from retouch.studies.rivals import compared, rivals_of
 from tests.common.data.samples import picture
@@ -90,8 +90,8 @@ def test_test_images_that_only_the_linear_probe_of_the_winner_has_seen_are_count
             picture(number, 20, 24).save(folder / f"{number}.png")
     data = LabeledData(train=str(tmp_path / "train"), test=str(tmp_path / "test"), image_size=16, workers=0)
     images = label_set(load_labeled(open_sources(data, 0), data, 16, 0), judged=20, fitted=20, tested=40, seed=0)
-    [fitted] = _facts([images], everything=False).values()
-    [whole] = _facts([images], everything=True).values()
+    [fitted] = data_facts([images], everything=False).values()
+    [whole] = data_facts([images], everything=True).values()
     assert (fitted.duplicates, whole.duplicates) == (20, 40)
 
 
@@ -99,8 +99,8 @@ def test_a_pretrained_contestant_may_have_seen_the_test_images() -> None:
     score_ = score(torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), 1)
     resnet = Contender(name="resnet18", kind="pretrained", view="rgb", test={"animal": score_})
     ours = Contender(name="mask", kind="restoring", view="rgb", test={"animal": score_})
-    assert _unchecked([ours]) == []
-    [said] = _unchecked([ours, resnet])
+    assert unchecked([ours]) == []
+    [said] = unchecked([ours, resnet])
     assert said == "what resnet18 was trained on is not checked: it may have seen these test images, with their labels"
 
 

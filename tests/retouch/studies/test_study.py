@@ -184,7 +184,7 @@ def test_an_encoder_that_changes_while_it_is_probed_and_leaks_are_noted(
     failing = {task: one for task, one in checks.items() if one is not None}
     assert failing["color"].frozen is False
     facts = {"color": report.data["color"].model_copy(update={"duplicates": 3})}
-    said = outcome._notes(failing, facts, {"color": torch.zeros(50)})
+    said = outcome.notes(failing, facts, {"color": torch.zeros(50)})
     assert said[0].startswith("color: the encoder or its untrained twin changed while it was measured")
     assert said[-1] == "color: 3 of 50 test images are also training images"
 

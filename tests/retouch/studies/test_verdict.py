@@ -47,7 +47,7 @@ def told(
     return " ".join(verdict(winner, versus, contenders=contenders)).replace("\u00a0", " ")
 
 
-def test_yes() -> None:
+def test_a_gain_that_is_shown_is_a_yes() -> None:
     rivals: Rivals = {"untrained": ("untrained", 0.6), "pixels": ("pixels", 0.5), "restoring": ("mask", 0.795)}
     said = told("restoring", 0.80, rivals)
     assert said.startswith("Yes: colorize beats the untrained network by 20.0 points [")
@@ -124,7 +124,7 @@ def test_training_may_make_features_worse() -> None:
     assert said.startswith("No: colorize is worse than the untrained network, by 10.0 points [")
 
 
-def test_no_take_a_model_that_others_trained() -> None:
+def test_a_better_model_that_others_trained_is_a_no() -> None:
     rivals: Rivals = {"untrained": ("untrained", 0.5), "restoring": ("colorize", 0.67)}
     said = told("pretrained", 0.70, rivals)
     assert said.startswith("No: take resnet18's features, 3.0 points [")
@@ -135,12 +135,12 @@ def test_no_take_a_model_that_others_trained() -> None:
     assert "It beats the untrained network by 20.0 points" in said
 
 
-def test_no_train_on_the_labels() -> None:
+def test_a_better_network_from_scratch_is_a_no() -> None:
     said = told("restoring", 0.60, {"untrained": ("untrained", 0.5), "scratch": ("scratch", 0.75)})
     assert said.startswith("No: train on the labels from scratch, 15.0 points [")
 
 
-def test_no_a_simple_method_is_better_or_as_good() -> None:
+def test_a_simple_method_that_is_better_or_as_good_is_a_no() -> None:
     said = told("simple", 0.70, {"restoring": ("colorize", 0.60)})
     assert said.startswith("No: take kmeans, which trains no network, 10.0 points [")
     said = told("simple", 0.70, {"restoring": ("colorize", 0.695)})
@@ -148,7 +148,7 @@ def test_no_a_simple_method_is_better_or_as_good() -> None:
     assert "400 test images cannot tell differences below" in said
 
 
-def test_no_a_simple_method_is_better_than_the_network_that_was_best_on_validation() -> None:
+def test_a_simple_method_that_beats_the_network_chosen_on_validation_is_a_no() -> None:
     said = told("restoring", 0.60, {"untrained": ("untrained", 0.5), "simple": ("kmeans", 0.70)})
     assert said.startswith("No: take kmeans, which trains no network, 10.0 points [")
     assert "better than colorize. It beats the untrained network by 10.0 points" in said
@@ -181,7 +181,7 @@ def test_a_no_says_how_long_the_best_network_was_trained_and_whether_it_was_stil
     assert "trained for" in told("restoring", 0.7, {"untrained": ("u", 0.7)}, contenders=(raced(0.4, 0.5),))
 
 
-def test_nothing_was_trained() -> None:
+def test_without_a_trained_network_the_best_of_the_rest_is_named() -> None:
     said = told("simple", 0.70, {"pixels": ("pixels", 0.5)})
     assert said.startswith("Nothing was trained by restoring images: take kmeans")
 

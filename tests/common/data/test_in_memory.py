@@ -228,7 +228,7 @@ def test_images_of_another_program_are_not_known() -> None:
         build_source("memory:elsewhere")
 
 
-def test_stages_take_them(tmp_path: Path) -> None:
+def test_stages_take_images_of_a_program(tmp_path: Path) -> None:
     data = {"source": retouch.images(PIXELS, "mine"), "image_size": 16, "workers": 0}
     run = retouch.pretrain(pretraining(tmp_path / "run", data=data, steps=2))
     labeled = retouch.images(Birds(), "birds")

@@ -19,7 +19,7 @@ from pretrain.gradient.objective import Objective
 from pretrain.gradient.pretexts import Colorize, Denoise, Mask, Mixed, Pretext
 from pretrain.gradient.pretexts.mask import likely_statistics, patch_statistics
 from pretrain.ruler.restorers import Damaged
-from tests.pretrain.gradient.test_pretexts import EVERY, SIDE
+from tests.pretrain.gradient.family import EVERY, SIDE
 
 EncoderFor = Callable[[Pretext, str], Encoder]
 

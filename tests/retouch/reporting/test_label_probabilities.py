@@ -1,0 +1,48 @@
+"""How far the probabilities of several labels per image can be trusted, as the page shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from common.data import MultiLabels
+from finetune.multilabel.scores import LabelScores, write_scores
+from finetune.records import Calibration
+from retouch.reporting.page import html
+from retouch.reporting.reading import read_facts
+from tests.retouch.reporting.several import NAMES, label_result, report_on
+
+
+def planted(folder: Path, temperature: float) -> None:
+    """Scores of 100 images for three labels, which divided by the temperature are called 85, 25 and 5% probable."""
+    values = torch.arange(100)[:, None] < torch.tensor([60, 25, 5])
+    scores = (temperature * torch.tensor([0.85, 0.25, 0.05]).logit()).repeat(100, 1)
+    images: Any = SimpleNamespace(kept=torch.arange(100), where=lambda row: f"{row}.png")
+    labels = MultiLabels(values, NAMES, "tags")
+    write_scores(folder, [LabelScores(images, torch.arange(100), labels, {"encoder": scores, "pixels": -scores})])
+
+
+def test_the_page_says_how_far_the_probabilities_of_labels_can_be_trusted(tmp_path: Path) -> None:
+    """On each task, those of the encoder with the best choice; nothing where they are not known."""
+    sure = Calibration(temperature=2.0, fitted_on=500, error_before=0.2, error_after=0.1)
+    results = [label_result().model_copy(update={"calibration": sure}), label_result(pretext="mask")]
+    facts = report_on(tmp_path, *results)
+    assert "mean distance from the line" not in html(facts)
+    planted(tmp_path / "probe-0", 2.0)
+    page = html(read_facts([tmp_path]))
+    for said in (
+        "tags: linear probe of denoise: 38.3% probable on average, 30.0% there; mean distance from the line 8.3 points",
+        "100 cases, 85.0% probable on average: 60.0% there",
+        "100 cases, 25.0% probable on average: 25.0% there",
+        "100 cases, 5.0% probable on average: 5.0% there",
+    ):
+        assert said in page
+    assert page.count("mean distance from the line") == 1
+    planted(tmp_path / "probe-1", 2.0)  # without a temperature, its probabilities are not calibrated
+    best = results[1].subjects["encoder"]
+    better = best.model_copy(update={"choice": best.choice.model_copy(update={"val_accuracy": 0.8})})
+    facts = report_on(tmp_path, results[0], results[1].model_copy(update={"subjects": {"encoder": better}}))
+    assert "mean distance from the line" not in html(facts)
