@@ -36,7 +36,7 @@ class ModelCard:
 
 
 def write_card(folders: Sequence[str | Path], out: str | Path) -> Path:
-    """Write the model card of some runs, atomically, for example as ``README.md`` in the folder of the encoder.
+    """Write the model card of some runs atomically, for example as ``README.md`` in the folder of the encoder.
 
     Raises:
         UserError: with every problem: a folder that is not a finished run, or an ``out`` that is not a model card.
@@ -63,7 +63,7 @@ def card(facts: Facts, beside: EncoderCard | None = None) -> str:
     """Front matter, the question, the verdict, and the parts.
 
     Args:
-        beside: the card of the one encoder or classifier that it describes.
+        beside: the card of the encoder or classifier that it describes, if it describes one.
     """
     text = "\n\n".join(_pieces(facts, beside)) + "\n"
     return text.encode("utf-8", "backslashreplace").decode("utf-8")  # names that are not UTF-8 cannot be printed
@@ -107,7 +107,7 @@ def _block(block: Block) -> str:
 
 
 def _table(table: Table) -> str:
-    """Without chart columns, whose facts are in the other columns."""
+    """A table without its chart columns, whose facts are in the other columns."""
     kept = [place for place in range(len(table.columns)) if not table.columns[place].chart]
     header = [_head(table.columns[place]) for place in kept]
     rows = [[_cell(row[place]) for place in kept] for row in table.rows]

@@ -117,7 +117,7 @@ def test_data_choices_cost_and_looks_at_the_test_set_are_told(tmp_path: Path) ->
     assert "3.0" in [cell.text for row in cost.rows for cell in row]
     assert any("5-fold cross-validation" in line for line in chosen(facts))
     [line] = touched(facts)
-    assert line.startswith("3 classifiers, 2 of them of baselines, answered the 60 images of folder:a (test) once each")
+    assert line.startswith("3 classifiers (2 of baselines) used the 60 test images of folder:a (test) once each")
 
 
 def test_gains_are_bold_only_where_they_are_shown(tmp_path: Path) -> None:
@@ -140,9 +140,12 @@ def test_two_encoders_share_a_table_and_data_of_one_name_are_told_apart(tmp_path
 
 def test_limits_name_the_rarest_class_and_those_that_no_image_shows(tmp_path: Path) -> None:
     said = limits(facts_of(tmp_path / "one", mask_result()))
-    assert "masks: the rarest class of pixels, <img src=x>, is in 2 test images: its IoU depends only on them." in said
+    assert (
+        "masks: the rarest class of pixels, <img src=x>, is in only 2 test images, which limits how well its IoU is "
+        "known." in said
+    )
     facts = facts_of(tmp_path / "other", mask_result(unseen=True))
-    assert "masks: no test image shows <img src=x>, so nothing is measured there." in limits(facts)
+    assert "masks: no test image shows <img src=x>, so the IoU is not known." in limits(facts)
     html(facts)
     drawn = limits(facts_of(tmp_path / "third", mask_result(train="shapes:train:20")))
     assert any(line.startswith("The images of shapes are drawn by a program") for line in drawn)

@@ -171,11 +171,11 @@ def test_limits_name_the_rarest_label_and_those_that_no_image_has(tmp_path: Path
     said = limits(facts_of(tmp_path / "one", label_result()))
     rare = label_result().subjects["encoder"].test.positives[2]
     assert (
-        f"tags: the rarest label, <img src=x>, is in {rare} test images: its average precision depends only on them."
-        in said
+        f"tags: the rarest label, <img src=x>, is in only {rare} test images, which limits how well its average "
+        "precision is known." in said
     )
     said = limits(facts_of(tmp_path / "other", label_result(unseen=True)))
-    assert "tags: no test image has <img src=x>, so nothing is measured there." in said
+    assert "tags: no test image has <img src=x>, so the average precision is not known." in said
     html(facts_of(tmp_path / "third", label_result(unseen=True)))
 
 
