@@ -346,7 +346,7 @@ def test_a_probe_gives_the_classifier_that_it_keeps(encoder: Path, tmp_path: Pat
     found = torch.export.load(tmp_path / "out" / "model.pt2").module()(shown)
     expected = (applied(shown) / applied.temperature).softmax(1)
     torch.testing.assert_close(found["probabilities"], expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(UserError, match=r"it is the classifier of a probe, .*; use format=onnx or format=torch or"):
+    with pytest.raises(UserError, match=r"it is a probe's classifier, .*; use format=onnx or format=torch or"):
         retouch.export(tmp_path / "probe", *settings(tmp_path / "other", "timm"))
 
 
@@ -389,7 +389,7 @@ def test_an_export_that_computes_something_else_is_not_written(
 
     monkeypatch.setattr(formats.TorchProgram, "opened", wrong)
     with pytest.raises(
-        UserError, match=r"differs from the network in torch: features by up to \S+ \(of \S+\) on 8 images"
+        UserError, match=r"differs from the network in torch: features by up to \S+ \(RMS \S+\) on 8 images"
     ):
         retouch.export(encoder, *settings(tmp_path / "out", "torch", "overwrite=true"))
     assert (tmp_path / "out" / "model.pt2").read_bytes() == before
@@ -488,8 +488,8 @@ def test_every_problem_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
         retouch.export("run", "to=out", "format=onnx", "push=me", "license=My own")
     said = str(raised.value)
-    assert "license, push: for the Hub only; set format=hub, or remove license, push" in said
-    assert "push: 'me' is not of the form USER/NAME" in said
+    assert "license, push: only for the Hub; set format=hub, or remove license, push" in said
+    assert "push: 'me' does not have the form USER/NAME" in said
     assert "license: 'My own' is not an identifier of the Hub" in said
 
 
@@ -530,7 +530,7 @@ def test_the_command_says_in_one_line_what_it_wrote(
     assert said.startswith(
         f"{tmp_path / 'a'}: README.md, config.json, export.json, model.safetensors (features); on 4 "
     )
-    assert "the largest difference from torch is features 0.0e+00 (of " in said
+    assert "the largest difference from torch is features 0.0e+00 (RMS " in said
     assert said.count("\n") == 1
     assert main(["export", f"run={encoder}", f"to={tmp_path / 'b'}", "format=hub", "check=4"]) == 0
     assert main(["export", str(encoder), "format=onx"]) == 2
