@@ -309,7 +309,7 @@ def scratch_steps(parts: Parts, plan: Plan, valuing: float) -> int:
 
 
 def scratch_overhead(parts: Parts) -> float:
-    """Seconds that the networks from scratch take beside their training.
+    """Seconds that the networks from scratch need besides their training.
 
     Each is validated on a held-out tenth several times, tested once, and exported.
     """

@@ -1,7 +1,7 @@
 """The end of a study: every contestant is tested by one protocol, and the winner is compared with the others.
 
-Each test is saved at once, so a study that is killed here resumes after the last one. Of the steps that take long, the
-network from scratch is the last, because it trains for all the time that is left.
+Each test is saved at once, so a study that is killed here resumes after the last one. The network from scratch is
+trained last, since it absorbs the errors of the time estimates.
 """
 
 from __future__ import annotations

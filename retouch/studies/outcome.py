@@ -168,6 +168,6 @@ def _protocol(parts: Parts, contenders: Sequence[Contender], tested: str) -> str
     return (
         f"frozen encoders, all layers; chosen by cross-validated ridge regression on {images.judged:,} labeled "
         f"training images; tested by ridge regression fitted on {images.fitted:,}; the network from scratch is trained "
-        f"on the same {images.fitted:,}{trained}, and its best step is chosen on a held-out tenth; {tested}; differences are "
-        "paired, with Holm's correction for all comparisons of the winner"
+        f"on the same {images.fitted:,}{trained}, and its best step is chosen on a held-out tenth; {tested}; "
+        "differences are paired, with Holm's correction for all comparisons of the winner"
     )

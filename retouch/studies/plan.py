@@ -364,7 +364,7 @@ def adapted(plan: Plan, number: int, alive: Mapping[str, Timing], available: flo
     ends = [before.seconds, *(rung.seconds for rung in rest)]
     planned = sum(count * (after - start) for count, start, after in zip(counts, ends, ends[1:], strict=False))
     fixed = sum(sum(idle[:count]) for count in counts)
-    if plan.scratch_step:  # it is trained from the start, and as long as they are in all
+    if plan.scratch_step:  # it is trained from the start, as long as the finalists in total
         planned += ends[-1] - before.seconds
         fixed += before.seconds
     scale = max(0.0, (available - fixed) / planned) if planned > 0 else 0.0

@@ -88,7 +88,7 @@ def run_scratch(
 
 
 def scratch_seconds(config: StudyConfig, sets: Sequence[LabelSet]) -> float:
-    """How long the networks from scratch were trained, over all tasks, in seconds."""
+    """Seconds of training of the networks from scratch, over all tasks."""
     count = sum(len(tasks) for _, tasks in titled_tasks(sets))
     found = [read_results(_folder(config, number)) for number in range(1, count + 1)]
     return round(sum(one.tuned.seconds for one in found if isinstance(one, FinetuneResult)), 1)

@@ -31,8 +31,8 @@ def study_table(report: StudyReport) -> Table:
 
 
 def seconds(one: Contender) -> str:
-    """Seconds of training; empty if there was none."""
-    return f"{one.validations[-1].seconds:.0f}" if one.validations and one.validations[-1].seconds else ""
+    """Seconds of training by gradient; empty if there was none."""
+    return f"{one.seconds:.0f}" if one.seconds else ""
 
 
 def gaps(report: StudyReport, other: Contender) -> list[str]:
